@@ -167,7 +167,7 @@ fn the_smallest_network_counts() {
 fn results_and_maps_may_use_others() {
     let maps = "{ kind: { from: '{header.user-agent}', values: { '~*bot': bot }, default: person },
                  result: { from: '{map.kind} {method}', values: { bot get: 'slow {host}' } } }";
-    let filter = check(maps).send("GET", "/", &[("User-Agent", "ABot"), ("Host", "a.b")], &[]);
+    let filter = check(maps).send("GET", "/", &[("User-Agent", "Robot"), ("Host", "a.b")], &[]);
     assert_eq!(result(&filter), Some("slow a.b"));
     let filter = filter.send(
         "GET",

@@ -110,7 +110,9 @@ impl Draft {
         if let Some(host) = &self.host {
             add("Host", host);
         }
-        add("User-Agent", "test/1.0");
+        if !self.headers.iter().any(|(name, _)| name == "User-Agent") {
+            add("User-Agent", "test/1.0");
+        }
         add("Accept", "*/*");
         add(CASE, &number.to_string());
         for (name, value) in &self.headers {
@@ -556,6 +558,15 @@ impl Drawing {
         let is_cookie = text.contains("$cookie_") || text.contains("auth_request");
         let cookies = ["sid=good", "session=1", "sid=bad; session=2", "theme=dark"];
         add(if is_cookie { 2 } else { 8 }, "Cookie", &cookies);
+        if text.contains("map $http_user_agent") {
+            let agents = [
+                "Mozilla/5.0",
+                "mozilla/5.0",
+                "GoogleBot/2.1",
+                "Mozilla/5.0 bot",
+            ];
+            add(1, "User-Agent", &agents);
+        }
         if text.contains("auth_basic") {
             // ann:secret, ann:wrong, nobody:secret
             let values = [

@@ -303,7 +303,11 @@ const CHANGED: &[(&str, &str)] = &[
     ("underscores_in_headers", "`underscores` of the listener"),
     (
         "map",
-        "used where a directive that was carried over names its variable",
+        "`maps`, if a header that is set or added holds its variable",
+    ),
+    (
+        "geo",
+        "`maps`, if a header that is set or added holds its variable",
     ),
 ];
 
@@ -336,18 +340,18 @@ fn rest(directive: &Directive, fates: &mut Fates) {
         } else {
             Fate::Changed
         };
-        let fate = if name == "map" && !is_upgrade {
+        let fate = if matches!(name, "map" | "geo") && !is_upgrade {
             Fate::NotCarried
         } else {
             fate
         };
         let note = match fate {
             Fate::Carried => "not needed: `websocket: true` passes upgrades",
-            Fate::NotCarried => "a lookup table has no counterpart",
+            Fate::NotCarried => "what uses it was not carried over",
             Fate::Changed => note,
         };
         fates.mark(directive, fate, note);
-        if matches!(name, "map" | "types") {
+        if matches!(name, "map" | "geo" | "types") {
             for entry in directive.children() {
                 fates.mark(entry, fate, note);
             }

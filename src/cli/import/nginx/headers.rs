@@ -7,7 +7,8 @@ use super::{
     parse::Directive,
     report::Fates,
     scope::Scope,
-    words::{header, milliseconds},
+    tables::{header, mark},
+    words::milliseconds,
 };
 use crate::filters::security_headers::is_security_header;
 
@@ -30,11 +31,11 @@ pub(super) fn of(
             fates.changed(directive, "the gateway's own header is `X-Cache-Status`");
             continue;
         }
-        let Some(value) = header(value) else {
+        let Some(value) = header(value, scope) else {
             fates.lost(directive, "a variable of its value has no counterpart");
             continue;
         };
-        fates.carried(directive, "");
+        mark(directive, &value, scope, fates);
         if value.is_empty() {
             continue;
         }
@@ -195,13 +196,13 @@ fn request_headers(
             login["forward"] = name.into();
             continue;
         }
-        match header(value) {
+        match header(value, scope) {
             Some(value) if value.is_empty() => {
                 fates.carried(directive, "");
                 remove.push(name.to_owned());
             }
             Some(value) => {
-                fates.carried(directive, "");
+                mark(directive, &value, scope, fates);
                 set.insert(name.to_owned(), value.into());
             }
             // What nginx would have overwritten must not come from a client.

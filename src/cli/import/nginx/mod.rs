@@ -16,6 +16,7 @@ mod parse;
 mod report;
 mod scope;
 mod servers;
+mod tables;
 mod upstreams;
 mod words;
 
@@ -207,6 +208,7 @@ fn import(path: &Path) -> Result<(String, Report), String> {
     output.routes = routes.parts;
     output.rate_limits = routes.limits;
     output.upstreams = routes.upstreams.parts(&mut fates);
+    output.maps = tables::parts(&http, output.values(), &mut fates);
     directives::mark_rest(&source.directives, &mut fates);
     includes(&source, &mut fates);
     let mut top = source.directives.iter();

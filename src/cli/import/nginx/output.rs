@@ -18,12 +18,22 @@ pub(super) struct Output {
     pub(super) trusted_proxies: Vec<String>,
     pub(super) merge_slashes: bool,
     pub(super) rate_limits: Vec<(String, Part)>,
+    pub(super) maps: Vec<(String, Part)>,
     pub(super) upstreams: Vec<(String, Part)>,
     pub(super) defaults: Map<String, Value>,
     pub(super) routes: Vec<Part>,
 }
 
 impl Output {
+    /// Returns the texts that may name lookup tables.
+    pub(super) fn values(&self) -> String {
+        let mut text = String::new();
+        for part in &self.routes {
+            text.push_str(&part.value.to_string());
+        }
+        text
+    }
+
     pub(super) fn yaml(&self, source: &str) -> String {
         let mut text = format!(
             "# Made by `edgeway import nginx {source}`. Comments name the directives that each part \
@@ -47,6 +57,7 @@ impl Output {
         }
         for (section, parts) in [
             ("rate_limits", &self.rate_limits),
+            ("maps", &self.maps),
             ("upstreams", &self.upstreams),
         ] {
             if !parts.is_empty() {
@@ -78,7 +89,18 @@ impl Output {
 fn block(text: &mut String, name: &str, value: &Value) {
     let _ = writeln!(text, "  {}:", scalar(name));
     for (key, value) in value.as_object().into_iter().flatten() {
-        let _ = writeln!(text, "    {key}: {}", flow(value));
+        match value {
+            // Entries of a lookup table.
+            Value::Object(entries) if entries.len() > 3 => {
+                let _ = writeln!(text, "    {key}:");
+                for (key, value) in entries {
+                    let _ = writeln!(text, "      {}: {}", scalar(key), flow(value));
+                }
+            }
+            value => {
+                let _ = writeln!(text, "    {key}: {}", flow(value));
+            }
+        }
     }
 }
 

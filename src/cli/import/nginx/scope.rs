@@ -16,6 +16,10 @@ impl<'a> Scope<'a> {
         Self { levels }
     }
 
+    pub(super) fn outermost(&self) -> &'a [Directive] {
+        self.levels.first().copied().unwrap_or_default()
+    }
+
     pub(super) fn innermost(&self) -> &'a [Directive] {
         self.levels.last().copied().unwrap_or_default()
     }

@@ -114,8 +114,8 @@ pub(super) fn group(name: &str, known: &Known) -> Option<String> {
 }
 
 /// Returns the value of a header with placeholders of the filter `headers`; `None` if a variable
-/// has no counterpart.
-pub(super) fn header(value: &str) -> Option<String> {
+/// has no counterpart. `other` returns the placeholder of a variable that is not nginx's own.
+pub(super) fn header_with(value: &str, other: impl Fn(&str) -> Option<String>) -> Option<String> {
     let mut out = String::new();
     for piece in pieces(value) {
         match piece {
@@ -130,14 +130,13 @@ pub(super) fn header(value: &str) -> Option<String> {
                 "request_uri" => out.push_str("{uri}"),
                 "uri" | "document_uri" => out.push_str("{path}"),
                 "args" | "query_string" => out.push_str("{query}"),
-                name => {
-                    let (kind, own) = name.split_once('_')?;
-                    match kind {
-                        "http" => out.extend(["{header.", &own.replace('_', "-"), "}"]),
-                        "cookie" => out.extend(["{cookie.", own, "}"]),
-                        _ => return None,
+                name => match name.split_once('_') {
+                    Some(("http", own)) => {
+                        out.extend(["{header.", &own.replace('_', "-"), "}"]);
                     }
-                }
+                    Some(("cookie", own)) => out.extend(["{cookie.", own, "}"]),
+                    _ => out.push_str(&other(name)?),
+                },
             },
         }
     }

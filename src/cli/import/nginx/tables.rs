@@ -1,0 +1,331 @@
+//! Lookup tables: the directives `map` and `geo`, as `maps` of the gateway.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    output::Part,
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    words::{header_with, plain},
+};
+use crate::base::net::Cidr;
+
+/// Longest chain of tables that use each other, as a guard against circles.
+const MAX_CHAIN: usize = 8;
+
+/// Returns the value of a header with placeholders, those of tables included; `None` if a variable
+/// has no counterpart.
+pub(super) fn header(value: &str, scope: &Scope<'_>) -> Option<String> {
+    value_of(value, scope, MAX_CHAIN)
+}
+
+/// Marks a directive whose header has this value as carried over.
+pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates: &mut Fates) {
+    if names_host(value, scope, MAX_CHAIN) {
+        fates.changed(
+            directive,
+            "`$host` is empty for a request without `Host`; nginx takes the server's first name",
+        );
+    } else {
+        fates.carried(directive, "");
+    }
+}
+
+/// Returns true if a value holds the requested host, itself or by tables.
+fn names_host(value: &str, scope: &Scope<'_>, depth: usize) -> bool {
+    let by_table = |table: &Directive| {
+        let name = variable_of(table).unwrap_or_default();
+        value.contains(&format!("{{map.{name}}}"))
+            && depth > 0
+            && translate(table, scope, depth)
+                .is_ok_and(|table| names_host(&table.to_string(), scope, depth - 1))
+    };
+    value.contains("{host.name}") || all(scope).any(by_table)
+}
+
+fn value_of(value: &str, scope: &Scope<'_>, depth: usize) -> Option<String> {
+    header_with(value, |variable| {
+        let table = find(variable, scope)?;
+        translate(table, scope, depth.checked_sub(1)?).ok()?;
+        Some(format!("{{map.{variable}}}"))
+    })
+}
+
+/// Returns the table of a variable.
+fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directive> {
+    let tables = all(scope);
+    let mut own = tables.filter(|table| variable_of(table) == Some(variable));
+    own.next_back()
+}
+
+/// Returns the tables of the file, all of which stand in `http`.
+fn all<'a>(scope: &Scope<'a>) -> impl DoubleEndedIterator<Item = &'a Directive> {
+    let tables = scope.outermost().iter();
+    tables.filter(|one| matches!(one.name.as_str(), "map" | "geo") && one.block.is_some())
+}
+
+fn variable_of(table: &Directive) -> Option<&str> {
+    table.args.last()?.strip_prefix('$')
+}
+
+/// Returns the table as the configuration writes it, or the reason why it has no counterpart.
+fn translate(table: &Directive, scope: &Scope<'_>, depth: usize) -> Result<Value, &'static str> {
+    const VARIABLE: &str = "a variable of it has no counterpart";
+    let of = |value: &str| value_of(value, scope, depth).ok_or(VARIABLE);
+    if table.name == "geo" {
+        let from = match &table.args[..] {
+            [_] => None,
+            [from, _] => Some(of(from)?),
+            _ => return Err(VARIABLE),
+        };
+        return networks(table, from);
+    }
+    let from = of(table.arg(0))?;
+    let mut entries = Entries::default();
+    let hostnames = table.children().iter().any(|one| one.name == "hostnames");
+    for entry in table.children() {
+        let key = entry.name.as_str();
+        match (key, &entry.args[..]) {
+            ("hostnames" | "volatile", []) => {}
+            ("default", [value]) => entries.default = of(value)?,
+            (_, [value]) => entries.add(key, of(value)?, hostnames)?,
+            _ => return Err("one of its lines has no counterpart"),
+        }
+    }
+    entries.value(&from).ok_or("it has no entries")
+}
+
+fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static str> {
+    let mut value = Map::new();
+    let (mut networks, mut default) = (Map::new(), String::new());
+    if let Some(from) = from {
+        value.insert("from".to_owned(), from.into());
+    }
+    for entry in table.children() {
+        let [result] = &entry.args[..] else {
+            return Err("one of its lines has no counterpart");
+        };
+        // Results of `geo` hold no variables: `$` is a letter like any other.
+        let result = result.replace("${", "$${");
+        match entry.name.as_str() {
+            "default" => default = result,
+            "proxy" | "delete" => return Err("`proxy` and `delete` have no counterpart"),
+            network => {
+                if network.parse::<Cidr>().is_err() {
+                    return Err("one of its networks has bits beyond its prefix, or is a range");
+                }
+                networks.insert(network.to_owned(), result.into());
+            }
+        }
+    }
+    if networks.is_empty() {
+        return Err("it has no networks");
+    }
+    value.insert("networks".to_owned(), networks.into());
+    if !default.is_empty() {
+        value.insert("default".to_owned(), default.into());
+    }
+    Ok(value.into())
+}
+
+/// Entries of a `map` in the order in which nginx looks at them.
+#[derive(Default)]
+struct Entries {
+    exact: Vec<(String, String)>,
+    /// Patterns of names with a wildcard, by the length of what is fixed.
+    beginnings: Vec<(usize, String, String)>,
+    ends: Vec<(usize, String, String)>,
+    patterns: Vec<(String, String)>,
+    default: String,
+}
+
+impl Entries {
+    fn add(&mut self, key: &str, value: String, hostnames: bool) -> Result<(), &'static str> {
+        if let Some(regex) = key.strip_prefix('~') {
+            let regex = regex.strip_prefix('*').unwrap_or(regex);
+            if regex::Regex::new(regex).is_err() {
+                return Err("one of its regular expressions has no counterpart");
+            }
+            self.patterns.push((key.to_owned(), value));
+            return Ok(());
+        }
+        if hostnames {
+            if let Some(end) = key.strip_prefix("*.") {
+                let pattern = format!("~*^.+\\.{}$", regex::escape(end));
+                self.ends.push((end.len(), pattern, value));
+                return Ok(());
+            }
+            if let Some(end) = key.strip_prefix('.') {
+                let pattern = format!("~*^(?:.+\\.)?{}$", regex::escape(end));
+                self.ends.push((end.len(), pattern, value));
+                return Ok(());
+            }
+            if let Some(beginning) = key.strip_suffix(".*") {
+                let pattern = format!("~*^{}\\.", regex::escape(beginning));
+                self.beginnings.push((beginning.len(), pattern, value));
+                return Ok(());
+            }
+        }
+        let text = key.strip_prefix('\\').unwrap_or(key);
+        let text = match text.strip_prefix('~') {
+            Some(_) => format!("\\{text}"),
+            None => text.to_owned(),
+        };
+        self.exact.push((text, value));
+        Ok(())
+    }
+
+    /// Returns `None` if there is nothing but a default.
+    fn value(mut self, from: &str) -> Option<Value> {
+        self.ends.sort_by_key(|(length, ..)| usize::MAX - length);
+        self.beginnings
+            .sort_by_key(|(length, ..)| usize::MAX - length);
+        let wildcards = self.ends.into_iter().chain(self.beginnings);
+        let wildcards = wildcards.map(|(_, pattern, value)| (pattern, value));
+        let all = self.exact.into_iter().chain(wildcards).chain(self.patterns);
+        let values: Map<String, Value> = all.map(|(key, value)| (key, value.into())).collect();
+        if values.is_empty() {
+            return None;
+        }
+        let mut table = json!({ "from": from, "values": values });
+        if !self.default.is_empty() {
+            table["default"] = self.default.into();
+        }
+        Some(table)
+    }
+}
+
+/// Returns the tables whose results `uses` holds, itself or by other tables, and marks all tables.
+pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Vec<(String, Part)> {
+    let mut found: Vec<(String, Part)> = Vec::new();
+    let mut left: Vec<&Directive> = all(http).collect();
+    loop {
+        let next = left.iter().position(|table| {
+            variable_of(table).is_some_and(|name| uses.contains(&format!("{{map.{name}}}")))
+        });
+        let Some(next) = next else { break };
+        let table = left.remove(next);
+        let name = variable_of(table).unwrap_or_default().to_owned();
+        // The last table of a variable counts.
+        if find(&name, http).is_none_or(|counts| counts.id != table.id) {
+            continue;
+        }
+        let Ok(value) = translate(table, http, MAX_CHAIN) else {
+            continue;
+        };
+        fates.carried(table, "");
+        for entry in table.children() {
+            fates.carried(entry, "");
+        }
+        uses.push_str(&value.to_string());
+        let comment = table.place();
+        found.push((name, Part { comment, value }));
+    }
+    for table in left {
+        // Those for WebSockets are needed by nothing here.
+        if plain(table.arg(0)).is_none() && table.arg(0) == "$http_upgrade" {
+            continue;
+        }
+        if let Err(why) = translate(table, http, MAX_CHAIN) {
+            for one in std::iter::once(table).chain(table.children()) {
+                fates.lost(one, why);
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::cli::import::nginx::{http_of, parse};
+
+    /// Returns the `maps` for a header with the variable `$v`, and the report.
+    fn imported(tables: &str) -> (Vec<(String, Value)>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, format!("http {{ {tables} }}")).unwrap();
+        let source = parse::read(&path).unwrap();
+        let mut fates = Fates::default();
+        let http = http_of(&source, &mut fates);
+        let uses = header("<$v>", &http).unwrap_or_default();
+        let parts = parts(&http, uses, &mut fates);
+        let parts = parts.into_iter().map(|(name, part)| (name, part.value));
+        (parts.collect(), fates.report(&source.directives).text())
+    }
+
+    #[test]
+    fn tables_that_are_used_become_maps() {
+        for (tables, expected) in [
+            (
+                "map $http_a $v { x 1; ~*y $host; default d; } map $http_b $unused { x 1; }",
+                json!({ "v": {
+                    "from": "{header.a}", "values": { "x": "1", "~*y": "{host.name}" },
+                    "default": "d",
+                } }),
+            ),
+            (
+                "map $w $v { \\\\default 1; \\~a 2; } map $cookie_c $w { a b; volatile; }",
+                json!({
+                    "v": { "from": "{map.w}", "values": { "default": "1", "\\~a": "2" } },
+                    "w": { "from": "{cookie.c}", "values": { "a": "b" } },
+                }),
+            ),
+            (
+                "geo $http_x $v { default 0; 10.0.0.0/8 $1; }",
+                json!({ "v": {
+                    "from": "{header.x}", "networks": { "10.0.0.0/8": "$1" }, "default": "0",
+                } }),
+            ),
+        ] {
+            let (maps, report) = imported(tables);
+            let maps: Map<String, Value> = maps.into_iter().collect();
+            assert_eq!(Value::Object(maps), expected, "{tables}");
+            assert!(report.contains("map") || report.contains("geo"), "{report}");
+        }
+    }
+
+    #[test]
+    fn headers_that_depend_on_the_host_have_another_meaning() {
+        for (table, value, expected) in [
+            ("", "a$host", true),
+            ("", "$http_host", false),
+            ("map $host $v { a b; }", "$v", true),
+            ("map $w $v { a b; } map $http_a $w { a $host; }", "$v", true),
+            ("map $http_a $v { a b; }", "$v", false),
+        ] {
+            let text = format!(
+                "http {{ {table} server {{ listen 8080; add_header X {value};
+                 location / {{ return 200 ok; }} }} }}"
+            );
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("nginx.conf");
+            fs::write(&path, text).unwrap();
+            let (_, report) = crate::cli::import::nginx::import(&path).unwrap();
+            let note = "add_header: `$host` is empty";
+            assert_eq!(report.text().contains(note), expected, "{table} {value}");
+        }
+    }
+
+    #[test]
+    fn tables_without_a_counterpart_are_in_the_report() {
+        for (tables, why) in [
+            ("map $http_a $v { ~(.) $1; }", "a variable of it"),
+            ("map $nothing $v { a b; }", "a variable of it"),
+            ("map $v $v { a b; }", "a variable of it"),
+            ("map $http_a $v { ~(?=a)b c; }", "regular expressions"),
+            ("map $http_a $v { default c; }", "it has no entries"),
+            ("geo $v { ranges; 10.0.0.0-10.0.0.9 a; }", "lines"),
+            ("geo $v { 10.0.0.1/8 a; }", "bits beyond"),
+            ("geo $v { proxy 10.0.0.0/8; 10.0.0.0/8 a; }", "`proxy`"),
+        ] {
+            let (maps, report) = imported(tables);
+            assert!(maps.is_empty(), "{tables} {maps:?}");
+            let lost = report.split_once("Not carried over").unwrap().1;
+            assert!(lost.contains(why), "{tables}: {report}");
+        }
+    }
+}
