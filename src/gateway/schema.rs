@@ -134,7 +134,7 @@ fn complete_parts() -> Value {
     json!({
         "properties": {
             "routes": { "items": { "required": ["match"] } },
-            "upstreams": { "additionalProperties": { "required": ["backends"] } },
+            "upstreams": { "additionalProperties": { "anyOf": [{ "required": ["backends"] }, { "required": ["releases"] }] } },
             "rate_limits": {
                 "additionalProperties": {
                     "if": { "type": "object" },
