@@ -11,11 +11,15 @@ use super::{
     backends::{Gateway, Name, RequestFailure},
     out,
 };
-use crate::status::{
-    Snapshot,
-    actions::{BackendResult, NewBackend, ReleaseResult},
-    client::{ACTION, Client, ClientError, Target},
-    snapshot::{BackendStatus, UpstreamStatus},
+use crate::{
+    base::units::Percent,
+    status::{
+        Snapshot,
+        actions::{BackendResult, NewBackend, NewCanary, ReleaseResult},
+        client::{ACTION, Client, ClientError, Target},
+        snapshot::{BackendStatus, UpstreamStatus},
+    },
+    upstreams::{CanaryStatus, CanaryVerdict},
 };
 
 /// Characters kept unencoded in a segment of a path (RFC 3986, 3.3), as far as names need it.
@@ -65,6 +69,30 @@ impl Remote {
         let switched = self.0.post(&path, &switch, ACTION).await;
         let switched: ReleaseResult = switched.map_err(trouble)?;
         Ok(switched.before)
+    }
+
+    /// Begins to send a part of the visitors to `release`.
+    pub(super) async fn begin_canary(
+        &self,
+        upstream: &str,
+        release: &str,
+        share: Percent,
+    ) -> Result<CanaryStatus, RequestFailure> {
+        let path = format!("/v1/upstreams/{}/canary", segment(upstream));
+        let canary = NewCanary {
+            release: release.to_owned(),
+            share: Some(share),
+        };
+        self.0
+            .post(&path, &json!(canary), ACTION)
+            .await
+            .map_err(trouble)
+    }
+
+    /// Ends the trial of a release.
+    pub(super) async fn end_canary(&self, upstream: &str) -> Result<CanaryVerdict, RequestFailure> {
+        let path = format!("/v1/upstreams/{}/canary", segment(upstream));
+        self.0.delete(&path, ACTION).await.map_err(trouble)
     }
 
     /// Possible locations of the gateway.

@@ -17,6 +17,7 @@ use crate::{
     cache::nextjs::{Destination, ReleaseRequest},
     chain::{Exchange, Named, Phase, RequestFacts, Scheme},
     routes::{self, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target},
+    upstreams::TrialRequest,
 };
 
 /// Request to explain.
@@ -212,7 +213,8 @@ pub(crate) fn explain(
         }),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         upstream_host: route.and_then(|route| sent_host(route, &head)),
-        release: route.and_then(|route| release(gateway, route, (&target, &params), &head)),
+        release: route
+            .and_then(|route| release(gateway, route, (&target, &params), &head, facts.client.ip)),
         parameters: found
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),
@@ -389,6 +391,7 @@ fn release(
     route: &Route,
     (target, params): (&Target<'_>, &Params),
     head: &RequestHeader,
+    client: IpAddr,
 ) -> Option<String> {
     let rewritten = sent_on(route, target, params);
     let target = match &rewritten {
@@ -402,9 +405,11 @@ fn release(
         headers: &head.headers,
         beginning: None,
     };
-    let (destination, current) = gateway.release_of(route.upstream.as_ref()?, &asked)?;
-    Some(match (destination, current) {
-        (Destination::Current, Some(current)) => format!("{current} (the current one)"),
+    let choice = gateway.release_of(route.upstream.as_ref()?, &asked, client)?;
+    let is_tried = choice.trial.as_ref().is_some_and(TrialRequest::is_of_new);
+    Some(match (choice.destination, choice.own) {
+        (Destination::Current, Some(own)) if is_tried => format!("{own} (on trial)"),
+        (Destination::Current, Some(own)) => format!("{own} (the current one)"),
         (Destination::Current, None) => "none is known yet".to_owned(),
         (Destination::Release(release), _) => release.to_string(),
         (Destination::ActionGone, _) => "one that has gone: the page is loaded again".to_owned(),

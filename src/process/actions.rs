@@ -22,13 +22,16 @@ use crate::{
     },
     status::{
         actions::{
-            ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, ProfileSelection,
-            ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
+            ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, NewCanary,
+            ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
+            UpgradeResult,
         },
         http::RejectionReason,
         snapshot::BanStatus,
     },
-    upstreams::{BackendStatus, Force, MemberError, NewMember, Upstream},
+    upstreams::{
+        BackendStatus, CanaryStatus, CanaryVerdict, Force, MemberError, NewMember, Upstream,
+    },
 };
 
 /// Shortest interval between audit lines about rejected requests. Without it, any client that can
@@ -332,6 +335,32 @@ impl Actions for Operator {
             upstream,
             release,
         })
+    }
+
+    async fn begin_canary(
+        &self,
+        who: Actor,
+        upstream: String,
+        canary: NewCanary,
+    ) -> Result<CanaryStatus, ActionError> {
+        let NewCanary { release, share } = canary;
+        let target = format!(
+            "{upstream}/{}",
+            release.chars().take(100).collect::<String>()
+        );
+        self.in_turn("begin_canary", who, target, |gateway| {
+            with_upstream(gateway, &upstream, |upstream| {
+                upstream.begin_canary(&release, share)
+            })
+        })
+        .await
+    }
+
+    async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError> {
+        self.in_turn("end_canary", who, upstream.clone(), |gateway| {
+            with_upstream(gateway, &upstream, Upstream::end_canary)
+        })
+        .await
     }
 
     async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError> {

@@ -23,7 +23,7 @@ use crate::{
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     live::Live,
     routes::Params,
-    upstreams::{BackendId, Lease, Upstream},
+    upstreams::{BackendId, Lease, TrialRequest, Upstream},
 };
 
 /// Route of a request, and the form of its filter chain.
@@ -46,6 +46,8 @@ pub(crate) struct Context {
     pub(super) watch: Option<Arc<Watch>>,
     pub(super) upstream: Option<Arc<Upstream>>,
     pub(super) lease: Option<Lease>,
+    /// Comparison of releases that the outcome of the request counts for.
+    pub(super) trial: Option<TrialRequest>,
     pub(super) tried: Vec<BackendId>,
     /// Number of attempts after a pooled connection turned out to be stale.
     pub(super) stale_attempts: u32,
@@ -111,6 +113,7 @@ impl Context {
             watch: None,
             upstream: None,
             lease: None,
+            trial: None,
             tried: Vec::new(),
             stale_attempts: 0,
             tried_at: now,

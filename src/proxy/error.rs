@@ -84,6 +84,11 @@ pub(crate) enum Failure {
 /// Reason word of [`Failure::FileChanged`], and the type of the error that it is read from.
 pub(super) const FILE_CHANGED: &str = "file_changed";
 
+/// Returns true if a reason word is one of failures of the upstream.
+pub(super) fn is_of_upstream(reason: &str) -> bool {
+    reason.starts_with("upstream_")
+}
+
 impl Failure {
     #[cfg(test)]
     const ALL: [Self; 31] = [
@@ -389,6 +394,23 @@ mod tests {
         reasons.sort_unstable();
         reasons.dedup();
         assert_eq!(reasons.len(), Failure::ALL.len());
+    }
+
+    #[test]
+    fn reasons_of_failures_of_the_upstream_have_its_name() {
+        let of_upstream = Failure::ALL
+            .into_iter()
+            .filter(|failure| is_of_upstream(failure.reason()));
+        assert!(of_upstream.eq([
+            Failure::Connect,
+            Failure::AllDown,
+            Failure::Tls,
+            Failure::Reset,
+            Failure::BadResponse,
+            Failure::FirstByte,
+            Failure::Idle,
+            Failure::Total,
+        ]));
     }
 
     #[test]

@@ -39,9 +39,11 @@ pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision
         headers: &head.headers,
         beginning: beginning.map(|bytes| &**bytes),
     };
-    let (destination, current) = ctx.gateway.release_of(upstream, &asked)?;
-    match destination {
-        Destination::Current => ctx.facts.release = current,
+    let client = ctx.facts.client.ip;
+    let choice = ctx.gateway.release_of(upstream, &asked, client)?;
+    ctx.trial = choice.trial;
+    match choice.destination {
+        Destination::Current => ctx.facts.release = choice.own,
         Destination::Release(release) => ctx.facts.release = Some(release),
         Destination::NeedsBeginning => return Some(Decision::NeedsBeginning),
         Destination::ActionGone => return Some(Decision::Reply(Box::new(action_gone(head)))),

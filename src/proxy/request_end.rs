@@ -7,7 +7,7 @@ use pingora_proxy::{FailToProxy, Session};
 use super::{
     accel,
     context::{self, Context},
-    error::Failure,
+    error::{self, Failure},
     guard, reply, request, trace, upstream,
 };
 use crate::{
@@ -214,6 +214,7 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
         facts,
         connection,
         upstream,
+        trial,
         ..
     } = ctx;
     facts.bytes_sent = passed.sent;
@@ -256,6 +257,13 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
         && facts.status < 400
     {
         upstream.observe_session(&request.headers);
+    }
+    if let Some(trial) = trial.take()
+        && facts.upstream.attempts > 0
+        && facts.status != Failure::ClientGone.status().as_u16()
+    {
+        let is_failed = facts.status >= 500 || facts.reason.is_some_and(error::is_of_upstream);
+        trial.ended(is_failed, facts.upstream.first_byte);
     }
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();

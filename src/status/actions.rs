@@ -10,7 +10,10 @@ use super::{
     snapshot::{BackendStatus, BanStatus},
 };
 use crate::{
-    base::{secret::Secret, units::Span},
+    base::{
+        secret::Secret,
+        units::{Percent, Span},
+    },
     cache::purge::{PurgeRequest, Receipt},
     config::{
         changes::Changes,
@@ -18,6 +21,7 @@ use crate::{
         source::Sources,
     },
     live::audit::Actor,
+    upstreams::{CanaryStatus, CanaryVerdict},
 };
 
 /// Actions of the admin API on the running gateway.
@@ -80,6 +84,17 @@ pub(crate) trait Actions: Send + Sync + 'static {
         upstream: String,
         switch: ReleaseSwitch,
     ) -> Result<ReleaseResult, ActionError>;
+
+    /// Sends a part of the visitors to a new release.
+    async fn begin_canary(
+        &self,
+        who: Actor,
+        upstream: String,
+        canary: NewCanary,
+    ) -> Result<CanaryStatus, ActionError>;
+
+    /// Ends the trial of a release: all visitors get the current one.
+    async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError>;
 
     /// Serves with another profile, or with none.
     async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError>;
@@ -184,6 +199,16 @@ pub(crate) struct ReleaseSwitch {
     /// True if it becomes the current one even if none of its backends is in rotation.
     #[serde(default)]
     pub force: bool,
+}
+
+/// A release to try.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewCanary {
+    pub release: String,
+    /// Part of the visitors that it gets at first; the first of the configured steps if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<Percent>,
 }
 
 /// Result of a switch to another release.

@@ -13,6 +13,7 @@ use super::{
     },
     table::uptime,
 };
+use crate::upstreams::CanaryOutcome;
 
 /// Days before the end of a certificate from which it is a problem. Renewal is due long before.
 const CERTIFICATE_DAYS: i64 = 14;
@@ -25,6 +26,9 @@ const FAILING_RATE: f64 = 0.1;
 /// Slowness of a backend against the median of the others, and the time that is never slow.
 const SLOWER: f64 = 4.0;
 const SLOW_MS: f64 = 100.0;
+
+/// Time for which the rollback of a release is a problem.
+const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);
 
 /// A condition that someone should look at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,6 +64,7 @@ pub(crate) fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
             found.memory(upstream, backend);
         }
         found.upstream(upstream);
+        found.canary(upstream, at);
     }
     found.section = "routes";
     for route in &status.routes {
@@ -218,6 +223,17 @@ impl Found {
         if upstream.queue > 0 {
             let count = upstream.queue;
             self.warn(format!("{count} requests wait for upstream {name}"));
+        }
+    }
+
+    fn canary(&mut self, upstream: &UpstreamStatus, at: DateTime<Utc>) {
+        let Some(verdict) = &upstream.canary_verdict else {
+            return;
+        };
+        let at = u64::try_from(at.timestamp()).unwrap_or(0);
+        let is_recent = at.saturating_sub(verdict.at) < ROLLBACK_IS_SHOWN.as_secs();
+        if verdict.outcome == CanaryOutcome::RolledBack && is_recent {
+            self.warn(format!("upstream {}: {verdict}", upstream.name));
         }
     }
 

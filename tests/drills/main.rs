@@ -11,6 +11,7 @@ mod all_down;
 mod balance;
 mod bodies;
 mod cache_memory;
+mod canary;
 mod crawl;
 mod floods;
 mod hang;
@@ -38,7 +39,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 25] = [
+const DRILLS: [&str; 26] = [
     "balance",
     "kill9",
     "idle-close",
@@ -64,6 +65,7 @@ const DRILLS: [&str; 25] = [
     "plugin-attacks",
     "plugin-reload",
     "plugin-soak",
+    "canary",
 ];
 
 /// Outcome of one drill: it prints each check and counts the failed ones.
@@ -119,6 +121,7 @@ async fn main() -> ExitCode {
             "plugin-attacks" => plugin_attacks::run(&mut report).await,
             "plugin-reload" => plugin_reload::run(&mut report).await,
             "plugin-soak" => plugin_soak::run(&mut report).await,
+            "canary" => canary::run(&mut report).await,
             "cache-memory" => cache_memory::run(&mut report).await,
             "memory" => memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,

@@ -19,6 +19,7 @@ mod cache_owners;
 mod cache_scripts;
 mod cache_tiers;
 mod cache_upgrade;
+mod canary;
 mod cli;
 mod client_left;
 mod client_limits;

@@ -3,12 +3,7 @@
 //! Invariant: whatever a page of a build asks for comes from that build, as long as its release
 //! runs or its files are kept; a release that has gone breaks no page.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
-};
+use std::{fs, process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -19,144 +14,13 @@ use crate::{
         client::get,
         fleet::edgeway,
         gateway::Gateway,
-        ports::{free_port, free_ports},
+        ports::free_port,
+        releases::{Site, built},
         wait::wait_for,
     },
 };
 
 const SOON: Duration = Duration::from_secs(20);
-
-/// Folder of a release that `tests/apps/build.sh` has built.
-fn built(name: &str) -> PathBuf {
-    let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/next/releases/builds");
-    let build = builds.join(name);
-    let is_there = build.join(".next/BUILD_ID").exists();
-    assert!(is_there, "`{name}` is not built: run tests/apps/build.sh");
-    build
-}
-
-/// A gateway with releases in a folder of its own.
-struct Site {
-    gateway: Gateway,
-    folder: tempfile::TempDir,
-}
-
-impl Site {
-    /// Starts the gateway; `more` are further lines of `releases`.
-    async fn start(more: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a folder for the test can be made");
-        let first = free_ports(8);
-        let last = first + 7;
-        let yaml = format!(
-            "
-access_log: {{ file: access.log, fields: [path, query, status, release, cache_why] }}
-upstreams:
-  web:
-    app: nextjs
-    health: {{ path: /shop, interval: 1s, interval_down: 100ms }}
-    releases:
-      folder: {}
-      ports: {first}-{last}
-      start: [node, node_modules/next/dist/bin/next, start, -H, 127.0.0.1]
-      instances: 1
-{more}
-routes:
-  - match: {{ path: /* }}
-    upstream: web
-    cache: {{}}
-",
-            folder.path().display()
-        );
-        Self {
-            gateway: Gateway::start(&yaml).await,
-            folder,
-        }
-    }
-
-    async fn run(&self, arguments: &[&str]) -> String {
-        let ran = edgeway(&self.gateway, arguments).await;
-        assert_eq!(ran.status, Some(0), "{arguments:?}: {}", ran.stderr);
-        ran.stdout
-    }
-
-    async fn deploy(&self, build: &str) {
-        let folder = built(build);
-        let folder = folder.to_str().expect("the path is text");
-        self.run(&["deploy", "web", folder, "--name", build]).await;
-    }
-
-    /// Command line of a command of ours, for a script.
-    fn command(&self, arguments: &[&str]) -> Value {
-        let socket = format!("EDGEWAY_ADMIN_SOCKET={}", self.gateway.admin_socket());
-        let before = ["env", &socket, env!("CARGO_BIN_EXE_edgeway")];
-        json!([&before[..], arguments].concat())
-    }
-
-    fn deploying(&self, build: &str) -> Value {
-        let folder = built(build);
-        let folder = folder.to_str().expect("the path is text");
-        self.command(&["deploy", "web", folder, "--name", build])
-    }
-
-    async fn releases(&self) -> Vec<Value> {
-        let list = self.run(&["deploys", "web", "--json"]).await;
-        let list: Value = serde_json::from_str(&list).expect("it prints JSON");
-        let list = list["releases"].as_array().expect("a list");
-        list.clone()
-    }
-
-    /// Ends the instances of a release, and their supervisors.
-    async fn end_instances(&self, release: &str) {
-        let folder = self.folder.path();
-        let links = fs::read_dir(folder.join("instances")).expect("it is there");
-        for link in links {
-            let link = link.expect("it can be read").path();
-            let to = fs::read_link(&link).expect("it is a link");
-            if to.file_name().is_some_and(|name| name == release) {
-                let port = link.file_name().expect("it has a name").to_string_lossy();
-                let pid = folder.join(format!(".state/instance-{port}.pid"));
-                let id = fs::read_to_string(pid).expect("it is there");
-                let id = id.trim().parse().ok().and_then(Pid::from_raw);
-                kill_process(id.expect("an id"), Signal::TERM).expect("it runs");
-                let address = format!("127.0.0.1:{port}");
-                wait_for("the instance accepts no connection", SOON, async || {
-                    tokio::net::TcpStream::connect(&address).await.err()
-                })
-                .await;
-            }
-        }
-    }
-
-    async fn state(&self, release: &str) -> String {
-        let releases = self.releases().await;
-        let own = releases.iter().find(|listed| listed["name"] == release);
-        own.map_or("none".to_owned(), |own| {
-            own["state"].as_str().expect("a word").to_owned()
-        })
-    }
-}
-
-impl Drop for Site {
-    /// Ends the instances and the process that ends releases: they are no children of the gateway.
-    fn drop(&mut self) {
-        let state = self.folder.path().join(".state");
-        for entry in fs::read_dir(&state).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let names_one = path
-                .extension()
-                .is_some_and(|it| it == "pid" || it == "lock");
-            let Ok(text) = fs::read_to_string(&path) else {
-                continue;
-            };
-            let is_running = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_err());
-            let id = text.trim().parse().ok().and_then(Pid::from_raw);
-            if let (true, true, Some(id)) = (names_one, is_running, id) {
-                // It may end by itself.
-                let _sent = kill_process(id, Signal::TERM);
-            }
-        }
-    }
-}
 
 #[track_caller]
 fn assert_fine(outcome: &Outcome, count: usize) {

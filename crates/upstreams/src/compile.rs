@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use super::{
     Timeouts, Upstream,
     balance::{Balance, HashKey, Members, Sticky},
+    canary::CanaryMetrics,
     eject::EjectPolicy,
     health::Probing,
     members::{Source, Sources},
@@ -87,6 +88,7 @@ impl Upstream {
             max_in_flight: config.max_in_flight.per_backend,
             max_streams: config.max_streams,
             metrics: UpstreamMetrics::new(cx.metrics, &name),
+            canary: CanaryMetrics::new(cx.metrics, &name, config.releases.is_some()),
             roster: ArcSwap::default(),
             registry: cx.metrics.clone(),
             name: name.clone(),

@@ -7,6 +7,7 @@
 
 mod backend;
 mod balance;
+mod canary;
 mod client_tls;
 mod compile;
 mod connection;
@@ -59,6 +60,10 @@ use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
 
 pub use self::{
     backend::{Backend, BackendId, BackendOrigin},
+    canary::{
+        ArmStatus, CanaryOutcome, CanaryReason, CanarySettings, CanaryStatus, CanaryVerdict,
+        SplitBy, TrialRequest,
+    },
     compile::zone,
     connection::BackendConnection,
     dns::{DnsError, Resolve, Resolved, SystemResolver},

@@ -41,7 +41,7 @@ const fn one() -> u16 {
 }
 
 /// Reason why an operation was refused.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MemberError {
     #[error("upstream `{upstream}` has no backend `{address}`; it has {known}")]
     Unknown {
@@ -84,6 +84,22 @@ pub enum MemberError {
         "no backend of release `{release}` is in rotation: start its instances first, or force it"
     )]
     ReleaseDown { release: String },
+    #[error(
+        "upstream `{upstream}` has no current release to compare a new one with: deploy the first \
+         release without a canary"
+    )]
+    NoCurrentRelease { upstream: String },
+    #[error("release `{release}` is the current one already")]
+    IsCurrent { release: String },
+    #[error(
+        "release `{release}` of upstream `{upstream}` is on trial: wait for the verdict, or end \
+         the trial with `edgeway rollback {upstream}`"
+    )]
+    CanaryRuns { upstream: String, release: String },
+    #[error("no release of upstream `{upstream}` is on trial")]
+    NoCanary { upstream: String },
+    #[error("invalid share `{share}%` of a canary; write one between 0% and 100%, such as `5%`")]
+    BadShare { share: f64 },
     #[error("`{address}` has {in_flight} requests in flight: wait for them, or force it")]
     Busy { address: String, in_flight: u32 },
 }
@@ -104,23 +120,32 @@ impl MemberError {
             Self::NoReleases { .. } => "no_releases",
             Self::BadRelease { .. } => "bad_release",
             Self::ReleaseDown { .. } => "release_down",
+            Self::NoCurrentRelease { .. } => "no_current_release",
+            Self::IsCurrent { .. } => "is_current",
+            Self::CanaryRuns { .. } => "canary_runs",
+            Self::NoCanary { .. } => "no_canary",
+            Self::BadShare { .. } => "bad_share",
         }
     }
 
     /// Returns the HTTP status code of the response.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Unknown { .. } => 404,
+            Self::Unknown { .. } | Self::NoCanary { .. } => 404,
             Self::BadAddress { .. }
             | Self::BadWeight
             | Self::NoReleases { .. }
-            | Self::BadRelease { .. } => 422,
+            | Self::BadRelease { .. }
+            | Self::BadShare { .. } => 422,
             Self::Last { .. }
             | Self::Exists { .. }
             | Self::Written { .. }
             | Self::FromDns { .. }
             | Self::NotDrained { .. }
             | Self::Busy { .. }
+            | Self::NoCurrentRelease { .. }
+            | Self::IsCurrent { .. }
+            | Self::CanaryRuns { .. }
             | Self::ReleaseDown { .. } => 409,
         }
     }

@@ -9,13 +9,17 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use serde::Deserialize as _;
 use serde_json::{Map, Value, json};
 
-use super::target::{Target, parse_target};
-use crate::base::private_file;
+use super::{
+    canary::{CanaryDecision, CanaryVerdict},
+    target::{Target, parse_target},
+};
+use crate::base::{private_file, units::Percent};
 
 /// Decisions on one upstream.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct OperatorDecisions {
     /// Added backends, in the order in which they were added.
     pub(super) added: Vec<AddedBackend>,
@@ -24,6 +28,10 @@ pub(super) struct OperatorDecisions {
     pub(super) drained: BTreeSet<String>,
     /// Release that gets the requests that belong to no other.
     pub(super) current: Option<Arc<str>>,
+    /// Release on trial.
+    pub(super) canary: Option<CanaryDecision>,
+    /// Verdict on the last trial.
+    pub(super) verdict: Option<CanaryVerdict>,
 }
 
 /// Backend that was added at run time.
@@ -38,7 +46,11 @@ pub(super) struct AddedBackend {
 
 impl OperatorDecisions {
     fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.drained.is_empty() && self.current.is_none()
+        self.added.is_empty()
+            && self.drained.is_empty()
+            && self.current.is_none()
+            && self.canary.is_none()
+            && self.verdict.is_none()
     }
 
     pub(super) fn to_json(&self) -> Value {
@@ -57,6 +69,12 @@ impl OperatorDecisions {
         let mut decisions = json!({ "added": added, "drained": self.drained });
         if let Some(current) = &self.current {
             decisions["current"] = json!(&**current);
+        }
+        if let Some(canary) = &self.canary {
+            decisions["canary"] = json!({ "release": &*canary.release, "share": canary.share });
+        }
+        if let Some(verdict) = &self.verdict {
+            decisions["verdict"] = json!(verdict);
         }
         decisions
     }
@@ -85,8 +103,19 @@ impl OperatorDecisions {
             .map(str::to_owned)
             .collect();
         decisions.current = value.get("current").and_then(Value::as_str).map(Arc::from);
+        decisions.canary = value.get("canary").and_then(read_canary);
+        let verdict = value.get("verdict");
+        decisions.verdict = verdict.and_then(|verdict| CanaryVerdict::deserialize(verdict).ok());
         decisions
     }
+}
+
+fn read_canary(value: &Value) -> Option<CanaryDecision> {
+    let share = Percent::deserialize(value.get("share")?).ok()?;
+    Some(CanaryDecision {
+        release: value.get("release")?.as_str()?.into(),
+        share: Some(share).filter(|share| share.0 > 0.0 && share.0 < 100.0)?,
+    })
 }
 
 fn read_added(value: &Value) -> Option<AddedBackend> {
@@ -210,7 +239,7 @@ mod tests {
                 })
                 .collect(),
             drained: drained.iter().map(|text| (*text).to_owned()).collect(),
-            current: None,
+            ..OperatorDecisions::default()
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     Upstream,
     backend::Backend,
     balance::Members,
+    canary::{self, CanarySettings},
     operate::{Force, MemberError},
     scale,
 };
@@ -32,7 +33,7 @@ const CODE: &str = "edgeway::upstream::bad_releases";
 const MAX_NAME: usize = 100;
 
 /// Settings for the releases of an upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseSettings {
     /// Absolute path of the folder with a folder for each release.
     pub folder: PathBuf,
@@ -51,6 +52,8 @@ pub struct ReleaseSettings {
     pub vault: u64,
     /// Limit on the size of all kept files, in bytes.
     pub vault_size: u64,
+    #[serde(default)]
+    pub canary: CanarySettings,
 }
 
 /// Way in which an instance is started.
@@ -128,6 +131,7 @@ impl ReleaseSettings {
             keep: written.keep,
             vault: written.vault.0.as_secs(),
             vault_size: written.vault_size.0,
+            canary: canary::compile(&written.canary, cx),
         })
     }
 }
@@ -227,6 +231,10 @@ impl Upstream {
         force: Force,
     ) -> Result<Option<Arc<str>>, MemberError> {
         self.check_release(Some(release))?;
+        let is_possible = force == Force::Yes || self.is_release_up(release);
+        if is_possible && let Ok(ended) = self.end_canary() {
+            log::info!(upstream = &*self.name, release; "the trial of `{}` ends", ended.release);
+        }
         let mut decisions = self.shared.live.decisions();
         if force == Force::No && !self.is_release_up(release) {
             return Err(MemberError::ReleaseDown {

@@ -5,8 +5,11 @@ use std::{borrow::Cow, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    MemoryExcess, NodeStatus, ReleaseSettings, RestartAt, Scale, Upstream, backend::Backend,
-    eject::nanos, health::ProbeReport,
+    MemoryExcess, NodeStatus, ReleaseSettings, RestartAt, Scale, Upstream,
+    backend::Backend,
+    canary::{CanaryStatus, CanaryVerdict},
+    eject::nanos,
+    health::ProbeReport,
 };
 use crate::base::units::millis;
 
@@ -33,6 +36,12 @@ pub struct UpstreamStatus {
     /// Release that gets the requests that belong to no other.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_release: Option<String>,
+    /// Release on trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryStatus>,
+    /// Verdict on the last trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary_verdict: Option<CanaryVerdict>,
     /// Releases that the gateway has read, if the upstream has releases.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub known_releases: Vec<String>,
@@ -46,6 +55,14 @@ pub struct UpstreamStatus {
     pub queue: u64,
     /// True if all backends are out of rotation, so that all are used.
     pub panic: bool,
+}
+
+impl UpstreamStatus {
+    /// Returns a sentence about the trial of a release, or about the verdict on the last one.
+    pub fn trial_text(&self) -> Option<String> {
+        let trial = self.canary.as_ref().map(ToString::to_string);
+        trial.or_else(|| self.canary_verdict.as_ref().map(ToString::to_string))
+    }
 }
 
 /// Traffic of an upstream: rates of the last ten seconds, latency of the last minute.
@@ -165,6 +182,8 @@ impl Upstream {
             scale: self.scale.clone(),
             releases: self.releases.clone(),
             current_release: members.current.as_deref().map(str::to_owned),
+            canary: self.canary_status(),
+            canary_verdict: self.canary_verdict(),
             known_releases: Vec::new(),
             restart_at: self.restart_at,
             traffic: None,

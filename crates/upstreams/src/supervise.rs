@@ -104,6 +104,7 @@ impl Supervisor {
         self.take_over_verdicts();
         loop {
             let now = self.upstream.shared.now();
+            self.upstream.judge_canary(now);
             self.start_lookups(now);
             self.start_probes(now);
             let sleep = self.sleep(now);
@@ -361,7 +362,8 @@ impl Supervisor {
             .iter()
             .filter(|(name, _)| !self.work.looking_up.values().any(|asked| asked == *name))
             .map(|(_, schedule)| schedule.next());
-        let next = probes.chain(ends).chain(lookups).min();
+        let canary = self.upstream.canary_due();
+        let next = probes.chain(ends).chain(lookups).chain(canary).min();
         async move {
             match next {
                 Some(next) => {

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use super::{
     backend::BackendState,
+    canary::{CanaryMetrics, CanaryProgress},
     eject::{Cause, EjectPolicy, nanos},
     handover::Inherited,
     health::Health,
@@ -47,6 +48,8 @@ pub(super) struct UpstreamZone {
     resolved: Mutex<HashMap<String, Vec<IpAddr>>>,
     /// Added and drained backends.
     decisions: Mutex<OperatorDecisions>,
+    /// Trial of a release.
+    pub(super) canary: Mutex<Option<CanaryProgress>>,
     /// State from the previous process.
     pub(super) inherited: Mutex<Inherited>,
     /// Checks and lookups in flight, and the times of the next ones. The supervisor holds the lock;
@@ -84,6 +87,7 @@ impl UpstreamZone {
             states: Mutex::default(),
             resolved: Mutex::default(),
             decisions: Mutex::new(decisions),
+            canary: Mutex::default(),
             inherited: Mutex::default(),
             work: Arc::default(),
             changed: Notify::new(),
@@ -157,6 +161,7 @@ pub(super) struct Shared {
     /// Most streams to one backend.
     pub(super) max_streams: u32,
     pub(super) metrics: UpstreamMetrics,
+    pub(super) canary: CanaryMetrics,
     pub(super) registry: Metrics,
     pub(super) keeper: Arc<DecisionStore>,
     /// States of the present members, for decisions that depend on the others. States only:

@@ -58,14 +58,20 @@ pub(super) struct ReleaseState {
     pub(super) until: Option<u64>,
     /// True if only its files are left.
     pub(super) is_files: bool,
+    /// True while it is on trial, until the process that ends releases has seen the verdict.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_tried: bool,
 }
 
 /// A release in a listing.
 #[derive(Debug, Serialize)]
 pub(super) struct Listed {
     pub(super) name: String,
-    /// `current`, `lingers`, `stopped` or `files`.
+    /// `current`, `canary`, `lingers`, `stopped` or `files`.
     pub(super) state: &'static str,
+    /// Part of the visitors that it gets while it is on trial, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) share: Option<f64>,
     /// Number of healthy instances.
     pub(super) instances: usize,
     /// Seconds since 1970.
@@ -80,6 +86,13 @@ pub(super) struct ReleaseFolder {
 }
 
 impl State {
+    /// Returns the release that became the current one last.
+    pub(super) fn current(&self) -> Option<String> {
+        let current = self.releases.iter().max_by_key(|(_, state)| state.since);
+        let (name, _) = current.filter(|(_, state)| state.since > 0)?;
+        Some(name.clone())
+    }
+
     /// Returns the release that was the current one before the present one, among those that
     /// `is_whole` accepts.
     pub(super) fn before_current(&self, is_whole: impl Fn(&String) -> bool) -> Option<String> {
@@ -88,6 +101,8 @@ impl State {
         by_time
             .into_iter()
             .skip(1)
+            // One that was rolled back has never been the current one.
+            .filter(|(_, state)| state.since > 0)
             .map(|(name, _)| name.clone())
             .find(is_whole)
     }
@@ -234,6 +249,30 @@ impl ReleaseFolder {
         })
     }
 
+    /// Records that a release is on trial.
+    pub(super) fn trial_began(&self, release: &str) -> Result<(), String> {
+        self.change(|state| {
+            let tried = state.releases.entry(release.to_owned()).or_default();
+            (tried.is_tried, tried.until) = (true, None);
+        })
+    }
+
+    /// Removes the record of a release.
+    pub(super) fn forget(&self, release: &str) -> Result<(), String> {
+        self.change(|state| {
+            state.releases.remove(release);
+        })
+    }
+
+    /// Records that the trial of a release ended, and it is not the current one. Browsers that have
+    /// its pages get `linger` to leave them.
+    pub(super) fn trial_failed(&self, release: &str, linger: Duration) -> Result<(), String> {
+        self.change(|state| {
+            let tried = state.releases.entry(release.to_owned()).or_default();
+            (tried.is_tried, tried.until) = (false, Some(now() + linger.as_secs()));
+        })
+    }
+
     pub(super) fn kind(&self, name: &str) -> Option<Kind> {
         let folder = self.release(name);
         if !folder.join(".next/BUILD_ID").is_file() {
@@ -258,9 +297,13 @@ impl ReleaseFolder {
                 let instances = status.backends.iter().filter(of_it);
                 let instances = instances.filter(|backend| backend.healthy).count();
                 let is_current = status.current_release.as_ref() == Some(&name);
+                let canary = status.canary.as_ref();
+                let share = canary.filter(|canary| canary.release == name);
                 Some(Listed {
+                    share: share.map(|canary| canary.share),
                     state: match kind {
                         _ if is_current => "current",
+                        _ if share.is_some() => "canary",
                         Kind::Whole if instances > 0 => "lingers",
                         Kind::Whole => "stopped",
                         Kind::Files => "files",
@@ -392,9 +435,14 @@ pub(super) fn table(list: &[Listed]) -> String {
             state,
             instances,
             until,
+            share,
             ..
         } = listed;
-        let left = until.filter(|_| *state == "lingers");
+        let state = share.map_or_else(
+            || (*state).to_owned(),
+            |share| format!("{state} with {share} % of the visitors"),
+        );
+        let left = until.filter(|_| listed.state == "lingers");
         let left = left.map(|until| {
             let left = Span(Duration::from_secs(until.saturating_sub(now)));
             format!(", for {left}")

@@ -2,6 +2,7 @@
 //! starts its instances, and sends it the traffic once they are healthy. The replaced release stays
 //! for the browsers that have its pages.
 
+mod canary;
 mod folder;
 mod instances;
 mod retire;
@@ -28,7 +29,7 @@ use super::{
     progress::Progress,
 };
 use crate::{
-    base::units::Span,
+    base::units::{Percent, Span},
     status::snapshot::UpstreamStatus,
     upstreams::{ReleaseSettings, is_release_name},
 };
@@ -44,6 +45,10 @@ pub(super) struct Options {
     /// The name of the release; the time if absent
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// Send this part of the visitors to the release first, such as `5%`; the gateway compares it
+    /// with the current one, and sends it more visitors or rolls it back
+    #[arg(long, value_name = "SHARE")]
+    canary: Option<Percent>,
     #[command(flatten)]
     checks: Checks,
     #[command(flatten)]
@@ -107,13 +112,19 @@ pub(super) fn run(options: &Options) -> ExitCode {
                     interrupt,
                 );
                 let mut deploy = deploy.await?;
+                deploy.check_no_trial(options.canary).await?;
                 let release = deploy.put(&options.folder, options.name.as_deref())?;
-                match deploy.serve(&release).await {
-                    Ok(()) => Ok(()),
-                    Err(error) => {
-                        deploy.folder.remove_new(&release);
-                        Err(error)
-                    }
+                let served = match options.canary {
+                    Some(share) => deploy.try_out(&release, share).await,
+                    None => deploy.serve(&release).await,
+                };
+                if let Err(error) = served {
+                    deploy.folder.remove_new(&release);
+                    return Err(error);
+                }
+                match options.canary {
+                    Some(_) => deploy.follow_trial(&release).await,
+                    None => Ok(()),
                 }
             };
             ended(deploy.await)
@@ -134,6 +145,9 @@ pub(super) fn run_rollback(options: &RollbackOptions) -> ExitCode {
                     interrupt,
                 );
                 let mut deploy = deploy.await?;
+                if options.release.is_none() && deploy.end_trial().await? {
+                    return Ok(());
+                }
                 let release = deploy.earlier(options.release.as_deref())?;
                 deploy.serve(&release).await
             };
@@ -199,7 +213,7 @@ struct Deploy<'a> {
     progress: Progress,
     interrupt: Interrupt,
     /// Keeps another deploy of the same upstream out.
-    _alone: std::fs::File,
+    alone: Option<std::fs::File>,
 }
 
 impl<'a> Deploy<'a> {
@@ -215,7 +229,7 @@ impl<'a> Deploy<'a> {
         Ok(Self {
             gateway,
             upstream: upstream.to_owned(),
-            _alone: folder.begin_deploy()?,
+            alone: Some(folder.begin_deploy()?),
             folder,
             checks,
             admin,
@@ -266,6 +280,16 @@ impl<'a> Deploy<'a> {
 
     /// Starts the instances of a release as needed, and switches to it.
     async fn serve(&mut self, release: &str) -> Result<(), DeployError> {
+        let started = self.start_missing(release).await?;
+        if let Err(error) = self.switch(release).await {
+            self.take_back(&started).await;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Starts the instances of a release that do not run.
+    async fn start_missing(&mut self, release: &str) -> Result<Vec<Instance>, DeployError> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         let running = status
             .backends
@@ -283,11 +307,7 @@ impl<'a> Deploy<'a> {
             }
             self.progress.step_done();
         }
-        if let Err(error) = self.switch(release).await {
-            self.take_back(&started).await;
-            return Err(error);
-        }
-        Ok(())
+        Ok(started)
     }
 
     /// Starts one instance, and waits until it is healthy.

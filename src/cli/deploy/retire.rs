@@ -111,6 +111,7 @@ async fn round(
 ) -> Result<Round, String> {
     let (status, own) = settings(gateway, upstream).await?;
     let replaced = replaced(&status, &own);
+    follow_trial(&status, &own, folder)?;
     let state = folder.state()?;
     let mut running: Vec<String> = status.current_release.iter().cloned().collect();
     for (release, instances) in &replaced {
@@ -139,7 +140,34 @@ async fn round(
     let lingers = replaced
         .keys()
         .any(|release| running.contains(release) && state.releases.contains_key(release));
-    Ok(if lingers { Round::Again } else { Round::Over })
+    Ok(if lingers || status.canary.is_some() {
+        Round::Again
+    } else {
+        Round::Over
+    })
+}
+
+/// Records the verdict on a release that was on trial.
+fn follow_trial(
+    status: &UpstreamStatus,
+    own: &ReleaseSettings,
+    folder: &ReleaseFolder,
+) -> Result<(), String> {
+    let linger = Duration::from_secs(own.linger);
+    let on_trial = status.canary.as_ref().map(|canary| &canary.release);
+    let state = folder.state()?;
+    let ended = state
+        .releases
+        .iter()
+        .filter(|(name, state)| state.is_tried && Some(*name) != on_trial);
+    for (name, _) in ended {
+        if status.current_release.as_ref() == Some(name) {
+            folder.switched(name, state.current().as_deref(), linger)?;
+        } else {
+            folder.trial_failed(name, linger)?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the instances of releases that are not the current one.

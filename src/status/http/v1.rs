@@ -23,8 +23,8 @@ use crate::{
     status::{
         Snapshot,
         actions::{
-            ActionError, Actions, BackendName, NewBackend, NewBan, ProfileSelection, Profiles,
-            ReleaseSwitch,
+            ActionError, Actions, BackendName, NewBackend, NewBan, NewCanary, ProfileSelection,
+            Profiles, ReleaseSwitch,
         },
     },
 };
@@ -62,6 +62,11 @@ pub(super) fn routes() -> Vec<Route> {
             &["POST"],
             "/v1/upstreams/{upstream}/release",
             post(switch_release),
+        ),
+        (
+            &["POST", "DELETE"],
+            "/v1/upstreams/{upstream}/canary",
+            post(begin_canary).delete(end_canary),
         ),
         (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
         (&["DELETE"], "/v1/bans/{address}", delete(unban)),
@@ -249,6 +254,29 @@ async fn switch_release(
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.switch_release(who, upstream, switch).await
+    })
+    .await
+}
+
+async fn begin_canary(
+    State(served): State<AdminState>,
+    ConnectInfo(peer): From,
+    UrlPart(Path(upstream)): UrlPart<Path<String>>,
+    JsonBody(canary): JsonBody<NewCanary>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.begin_canary(who, upstream, canary).await
+    })
+    .await
+}
+
+async fn end_canary(
+    State(served): State<AdminState>,
+    ConnectInfo(peer): From,
+    UrlPart(Path(upstream)): UrlPart<Path<String>>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.end_canary(who, upstream).await
     })
     .await
 }

@@ -70,6 +70,14 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
     );
     put_section(
         &mut out,
+        &["UPSTREAM", "CANARY"],
+        snapshot
+            .upstreams
+            .iter()
+            .filter_map(|upstream| Some([upstream.name.clone(), upstream.trial_text()?])),
+    );
+    put_section(
+        &mut out,
         &[
             "PLUGIN", "FILE", "VERSION", "LOADED", "ROUTES", "CALLS", "FAILED", "HEAP", "NOTES",
         ],

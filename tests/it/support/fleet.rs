@@ -249,6 +249,11 @@ impl Running {
     pub(crate) async fn terminate(self) -> Ran {
         let pid = self.0.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
         kill_process(pid.expect("it runs"), Signal::TERM).expect("it is ours");
+        self.end().await
+    }
+
+    /// Waits for the end, and returns the outcome.
+    pub(crate) async fn end(self) -> Ran {
         ran(self.0.wait_with_output().await)
     }
 }
@@ -275,6 +280,13 @@ pub(crate) struct Ran {
 /// Runs a command against a gateway.
 pub(crate) async fn edgeway(gateway: &Gateway, arguments: &[&str]) -> Ran {
     ran(command(gateway, arguments).output().await)
+}
+
+/// Starts a command against a gateway.
+pub(crate) fn begin(gateway: &Gateway, arguments: &[&str]) -> Running {
+    let mut command = command(gateway, arguments);
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Running(piped.spawn().expect("the program runs"))
 }
 
 fn command(gateway: &Gateway, arguments: &[&str]) -> Command {

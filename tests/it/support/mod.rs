@@ -36,6 +36,7 @@ pub(crate) mod prometheus;
 pub(crate) mod races;
 pub(crate) mod redis;
 pub(crate) mod relay;
+pub(crate) mod releases;
 pub(crate) mod scope;
 pub(crate) mod sockets;
 pub(crate) mod verify;

@@ -40,7 +40,7 @@ pub use self::{
         ToHttpsConfig, UnderscoresConfig, UnknownNamesConfig,
     },
     redis::{RedisConfig, RedisMode, RedisTlsConfig, RedisUrl, SentinelConfig},
-    releases::ReleasesConfig,
+    releases::{CanaryConfig, CanarySplit, ReleasesConfig},
     route::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
         SpellingConfig, WebsocketConfig,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{shorthand::at_least_one, upstream::ScaleManager};
 use crate::{
-    base::units::{ByteSize, Span},
+    base::units::{ByteSize, Percent, Span},
     tree::Spanned,
 };
 
@@ -51,6 +51,9 @@ pub struct ReleasesConfig {
     /// Limit on the size of all kept files.
     #[serde(default = "vault_size")]
     pub vault_size: ByteSize,
+    /// Steps of `edgeway deploy --canary`, and what the new release is compared by.
+    #[serde(default)]
+    pub canary: CanaryConfig,
 }
 
 fn two() -> u32 {
@@ -71,4 +74,50 @@ fn week() -> Span {
 
 fn vault_size() -> ByteSize {
     ByteSize(2 << 30)
+}
+
+/// Trial of a new release: it gets more visitors step by step, and is rolled back if it is worse
+/// than the current one.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CanaryConfig {
+    /// Part of the visitors in each step, ascending, and all of them after the last step;
+    /// `[5%, 25%, 50%]` if absent.
+    pub steps: Option<Spanned<Vec<Percent>>>,
+    /// Shortest duration of a step.
+    pub step: Span,
+    /// Requests of the new release that each step waits for.
+    pub requests: u64,
+    /// Way in which visitors are told apart.
+    pub by: CanarySplit,
+    /// Error ratio of the new release that is tolerated, as a multiple of the current one's; `1.5`
+    /// if absent.
+    pub errors: Option<Spanned<f64>>,
+    /// 95th percentile of the new release's time to the response headers that is tolerated, as a
+    /// multiple of the current one's; `1.3` if absent.
+    pub p95: Option<Spanned<f64>>,
+}
+
+/// Way in which the visitors of a canary are told apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CanarySplit {
+    /// By client address and `User-Agent`: a visitor keeps the release.
+    #[default]
+    Client,
+    /// Each request is on its own: for load tests, and for traffic of few clients.
+    Request,
+}
+
+impl Default for CanaryConfig {
+    fn default() -> Self {
+        Self {
+            steps: None,
+            step: Span::secs(5 * 60),
+            requests: 200,
+            by: CanarySplit::Client,
+            errors: None,
+            p95: None,
+        }
+    }
 }

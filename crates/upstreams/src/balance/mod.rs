@@ -21,7 +21,7 @@ pub(super) use self::{
     round_robin::Sequence,
     sticky::Sticky,
 };
-use super::{backend::Backend, upstream_zone::Cursor};
+use super::{backend::Backend, canary::Trial, upstream_zone::Cursor};
 
 /// Balancing method of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub(super) struct Members {
     ring: Ring,
     /// Release that gets the requests that belong to no other.
     pub(super) current: Option<Arc<str>>,
+    /// Release that a part of the visitors gets in its place.
+    pub(super) trial: Option<Arc<Trial>>,
 }
 
 /// Input of a choice.
@@ -92,6 +94,7 @@ impl Members {
             sequence: Sequence::new(&weights),
             ring,
             current,
+            trial: None,
             list: list.into_boxed_slice(),
         }
     }

@@ -501,6 +501,7 @@ fn upstream_name(upstream: &UpstreamStatus) -> Markup {
         }
         @if upstream.queue > 0 { " " (mark(false, &format!("{} waiting", upstream.queue))) }
         @if upstream.panic { " " (mark(false, "none is healthy, so all are used")) }
+        @if let Some(trial) = upstream.trial_text() { br; span class="soft" { (trial) } }
     }
 }
 

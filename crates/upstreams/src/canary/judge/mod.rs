@@ -1,0 +1,254 @@
+//! Verdict on a new release, from the requests that it and the current release got at the same
+//! time. A pure state machine.
+//!
+//! Both tests are sequential: they are looked at each second, and yet the probability that a release
+//! as good as the current one is rolled back for its errors is below 0.5 %. What counts is which of
+//! the two releases the failures of a moment fall to, given the requests of each. A database that
+//! fails for both of them is therefore no evidence against the new one. A release that is worse by
+//! less than what is tolerated stays, however certain that is.
+
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use super::latency::Latencies;
+
+/// Requests of one release in a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) requests: u64,
+    pub(super) failed: u64,
+    pub(super) latencies: Latencies,
+}
+
+/// Requests of both releases in the same period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Both {
+    pub(super) new: Counts,
+    pub(super) current: Counts,
+}
+
+/// Reason for a rollback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Errors,
+    Latency,
+}
+
+/// Limits within which a new release is as good as the current one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Tolerance {
+    /// Ratio of the error ratios.
+    pub(super) errors: f64,
+    /// Ratio of the 95th percentiles of the latency.
+    pub(super) p95: f64,
+}
+
+/// Natural logarithm of the likelihood ratio from which the evidence counts: 200 to 1.
+const CERTAIN: f64 = 5.3;
+/// The same for a doubt, which holds a step.
+const DOUBTFUL: f64 = 1.5;
+/// Failures below which nothing is rolled back.
+const MIN_FAILED: u64 = 3;
+/// Period over which latencies are compared, and the number of periods in a row in which the new
+/// release must be slower: the first requests of a process take long.
+const PERIOD: Duration = Duration::from_secs(10);
+const SLOW_PERIODS: u32 = 3;
+/// Requests of the new release in a period; it takes longer if there are fewer.
+const MIN_REQUESTS: u64 = 5;
+/// Requests of the current release before its 95th percentile means something.
+const MIN_KNOWN: u64 = 50;
+
+/// Evidence so far.
+#[derive(Debug)]
+pub(super) struct Judge {
+    tolerance: Tolerance,
+    /// Requests in which failures have not been weighed: one of the releases had none.
+    unweighed: Both,
+    total: Both,
+    errors: Evidence,
+    /// Slow requests since the new release has been slower in each period.
+    slowness: Evidence,
+    slow_periods: u32,
+    period: SlowCounts,
+    period_took: Duration,
+}
+
+/// Requests slower than the limit, in the present period.
+#[derive(Clone, Copy, Debug, Default)]
+struct SlowCounts {
+    new: Events,
+    current: Events,
+}
+
+/// Requests, and those of them that failed or were slow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Events {
+    requests: u64,
+    events: u64,
+}
+
+impl Judge {
+    pub(super) fn new(tolerance: Tolerance) -> Self {
+        Self {
+            tolerance,
+            unweighed: Both::default(),
+            total: Both::default(),
+            errors: Evidence::default(),
+            slowness: Evidence::default(),
+            slow_periods: 0,
+            period: SlowCounts::default(),
+            period_took: Duration::ZERO,
+        }
+    }
+
+    /// Weighs the requests that ended since the last call, `took` ago.
+    pub(super) fn weigh(&mut self, seen: &Both, took: Duration) {
+        self.weigh_latencies(seen, took);
+        self.unweighed.add(seen);
+        self.total.add(seen);
+        let Both { new, current } = self.unweighed;
+        if new.requests > 0 && current.requests > 0 {
+            self.errors.add(new.failures(), current.failures());
+            self.unweighed = Both::default();
+        }
+    }
+
+    /// Compares how many requests took longer than the current release's 95th percentile allows.
+    fn weigh_latencies(&mut self, seen: &Both, took: Duration) {
+        let known = &self.total.current.latencies;
+        if known.count() < MIN_KNOWN {
+            return;
+        }
+        let limit = known.quantile(0.95).mul_f64(self.tolerance.p95);
+        self.period.new.add(&seen.new.latencies, limit);
+        self.period.current.add(&seen.current.latencies, limit);
+        self.period_took += took;
+        let SlowCounts { new, current } = self.period;
+        let is_over =
+            self.period_took >= PERIOD && new.requests >= MIN_REQUESTS && current.requests > 0;
+        if !is_over {
+            return;
+        }
+        // One request in twenty is slower than the 95th percentile, which is then above the limit.
+        // Under load, more requests of the current release exceed it, too.
+        if new.ratio() > (1.5 * current.ratio()).max(0.05) {
+            self.slow_periods += 1;
+            self.slowness.add(new, current);
+        } else {
+            self.slow_periods = 0;
+            self.slowness = Evidence::default();
+        }
+        self.period = SlowCounts::default();
+        self.period_took = Duration::ZERO;
+    }
+
+    /// Returns the reason why the new release is certainly worse; `None` if it may be as good.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        if self.total.new.failed >= MIN_FAILED && self.error_evidence() >= CERTAIN {
+            return Some(Fault::Errors);
+        }
+        let is_slower = self.slow_periods >= SLOW_PERIODS && self.slowness.log() >= CERTAIN;
+        is_slower.then_some(Fault::Latency)
+    }
+
+    /// Returns true if it is not clear yet whether the new release is worse.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.slow_periods > 0 || self.error_evidence() >= DOUBTFUL
+    }
+
+    /// Returns the evidence that the new release fails more often; none while the ratio of the
+    /// error ratios is tolerated.
+    fn error_evidence(&self) -> f64 {
+        let [new, current] = [&self.total.new, &self.total.current].map(Counts::error_ratio);
+        if new > self.tolerance.errors * current {
+            self.errors.log()
+        } else {
+            0.0
+        }
+    }
+
+    /// Returns all requests so far.
+    pub(super) fn total(&self) -> &Both {
+        &self.total
+    }
+}
+
+impl Both {
+    fn add(&mut self, more: &Self) {
+        self.new.add(&more.new);
+        self.current.add(&more.current);
+    }
+}
+
+impl Counts {
+    fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        self.failed += more.failed;
+        self.latencies.add(&more.latencies);
+    }
+
+    fn failures(&self) -> Events {
+        Events {
+            requests: self.requests,
+            events: self.failed,
+        }
+    }
+
+    /// Returns the part of the requests that failed.
+    pub(super) fn error_ratio(&self) -> f64 {
+        self.failures().ratio()
+    }
+}
+
+impl Events {
+    fn add(&mut self, latencies: &Latencies, limit: Duration) {
+        self.requests += latencies.count();
+        self.events += latencies.above(limit);
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+    fn ratio(self) -> f64 {
+        self.events as f64 / self.requests.max(1) as f64
+    }
+}
+
+/// Evidence that an event is more frequent in the new release: the likelihood of what was seen if it
+/// is, against the likelihood if it is as frequent in both, averaged over a few ratios.
+#[derive(Clone, Copy, Debug, Default)]
+struct Evidence {
+    /// Logarithm of the likelihood ratio for each alternative.
+    logs: [f64; ALTERNATIVES.len()],
+}
+
+/// Ratios that stand for "more frequent".
+const ALTERNATIVES: [f64; 5] = [1.7, 3.0, 6.0, 15.0, 50.0];
+
+impl Evidence {
+    /// Adds the events of one moment. Each fell to the new release with a probability that its
+    /// part of the requests and the ratio determine.
+    #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+    fn add(&mut self, new: Events, current: Events) {
+        let [new_requests, current_requests] = [new, current].map(|it| it.requests as f64);
+        let [in_new, in_current] = [new, current].map(|it| it.events as f64);
+        let part = |ratio: f64| {
+            let weighted = ratio * new_requests;
+            weighted / (weighted + current_requests)
+        };
+        let expected = part(1.0);
+        for (log, alternative) in self.logs.iter_mut().zip(ALTERNATIVES) {
+            let part = part(alternative);
+            *log += in_new * (part / expected).ln();
+            *log += in_current * ((1.0 - part) / (1.0 - expected)).ln();
+        }
+    }
+
+    /// Returns the logarithm of the average likelihood ratio.
+    #[expect(clippy::cast_precision_loss, reason = "there are five")]
+    fn log(&self) -> f64 {
+        let highest = self.logs.iter().copied().fold(f64::MIN, f64::max);
+        let sum: f64 = self.logs.iter().map(|log| (log - highest).exp()).sum();
+        highest + (sum / self.logs.len() as f64).ln()
+    }
+}

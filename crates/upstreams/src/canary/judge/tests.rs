@@ -1,0 +1,174 @@
+//! Verdicts on drawn traffic of releases that are as good as the current one, and of worse ones.
+
+use super::*;
+use crate::canary::latency::bucket;
+
+/// Traffic of two releases.
+struct Traffic {
+    /// Requests per second, and the part of them that the new release gets.
+    rate: f64,
+    share: f64,
+    errors: [f64; 2],
+    /// Returns a latency, given a number drawn between 0 and 1.
+    latency: [fn(f64) -> Duration; 2],
+}
+
+/// Latencies as those of an app: most are short, and a few are much longer.
+fn usual(drawn: f64) -> Duration {
+    Duration::from_secs_f64(0.02 * (1.0 / (1.001 - drawn)).powf(0.5))
+}
+
+fn doubled(drawn: f64) -> Duration {
+    usual(drawn) * 2
+}
+
+impl Traffic {
+    fn second(&self, random: &mut fastrand::Rng) -> Both {
+        let mut seen = Both::default();
+        // Requests come when they like: about a Poisson distribution.
+        let draws = 400;
+        for _ in 0..draws {
+            if random.f64() >= self.rate / f64::from(draws) {
+                continue;
+            }
+            let is_new = random.f64() < self.share;
+            let index = usize::from(!is_new);
+            let counts = if is_new {
+                &mut seen.new
+            } else {
+                &mut seen.current
+            };
+            counts.requests += 1;
+            counts.failed += u64::from(random.f64() < self.errors[index]);
+            counts.latencies.0[bucket((self.latency[index])(random.f64()))] += 1;
+        }
+        seen
+    }
+
+    /// Returns the first fault within so many seconds, and its second.
+    fn judged(&mut self, seconds: u32, shares: &[f64], seed: u64) -> Option<(Fault, u32)> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut judge = Judge::new(Tolerance {
+            errors: 1.5,
+            p95: 1.3,
+        });
+        let step = seconds / u32::try_from(shares.len()).unwrap();
+        for second in 0..seconds {
+            self.share = shares[(second / step) as usize % shares.len()];
+            judge.weigh(&self.second(&mut random), Duration::from_secs(1));
+            if let Some(fault) = judge.fault() {
+                return Some((fault, second));
+            }
+        }
+        None
+    }
+}
+
+fn traffic(rate: f64, errors: [f64; 2], latency: [fn(f64) -> Duration; 2]) -> Traffic {
+    Traffic {
+        rate,
+        share: 0.0,
+        errors,
+        latency,
+    }
+}
+
+const STEPS: [f64; 3] = [0.05, 0.25, 0.5];
+const SEEDS: std::ops::Range<u64> = 0..300;
+
+#[test]
+fn a_release_as_good_as_the_current_one_stays() {
+    for errors in [0.0, 0.005, 0.05] {
+        let faults: Vec<_> = SEEDS
+            .filter_map(|seed| traffic(100.0, [errors; 2], [usual; 2]).judged(180, &STEPS, seed))
+            .collect();
+        assert!(faults.len() <= 3, "{errors}: {faults:?}");
+    }
+}
+
+#[test]
+fn a_release_with_six_times_the_errors_is_found_within_a_minute() {
+    let late: Vec<_> = SEEDS
+        .map(|seed| traffic(100.0, [0.03, 0.005], [usual; 2]).judged(60, &STEPS, seed))
+        .filter(|found| !matches!(found, Some((Fault::Errors, _))))
+        .collect();
+    assert!(late.is_empty(), "{late:?}");
+}
+
+#[test]
+fn a_release_that_is_twice_as_slow_is_found() {
+    let found =
+        SEEDS.map(|seed| traffic(100.0, [0.005; 2], [doubled, usual]).judged(120, &STEPS, seed));
+    let missed = found.filter(|found| !matches!(found, Some((Fault::Latency, _))));
+    assert!(missed.count() <= 3);
+}
+
+/// Otherwise each release that is a little worse would be rolled back in the end.
+#[test]
+fn a_release_that_is_a_little_worse_stays() {
+    let faults: Vec<_> = (0..30)
+        .filter_map(|seed| traffic(100.0, [0.011, 0.01], [usual; 2]).judged(1800, &STEPS, seed))
+        .collect();
+    assert!(faults.len() <= 1, "{faults:?}");
+}
+
+/// Traffic of a small site, as long as the steps wait for requests of the new release.
+#[test]
+fn five_percent_of_errors_never_survive() {
+    for errors in [0.0, 0.005, 0.01] {
+        let survived: Vec<_> = SEEDS
+            .filter(|seed| {
+                let mut traffic = traffic(10.0, [0.05, errors], [usual; 2]);
+                traffic.judged(600, &STEPS, *seed).is_none()
+            })
+            .collect();
+        assert!(survived.is_empty(), "{errors}: {survived:?}");
+    }
+}
+
+#[test]
+fn a_failure_of_both_releases_is_no_evidence_against_the_new_one() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut judge = Judge::new(Tolerance {
+        errors: 1.5,
+        p95: 1.3,
+    });
+    for second in 0..300 {
+        let is_failing = (60..90).contains(&second);
+        let errors = if is_failing { 0.9 } else { 0.0 };
+        let slow: fn(f64) -> Duration = if is_failing {
+            |_| Duration::from_secs(9)
+        } else {
+            usual
+        };
+        let mut traffic = traffic(50.0, [errors; 2], [slow; 2]);
+        traffic.share = 0.1;
+        judge.weigh(&traffic.second(&mut random), Duration::from_secs(1));
+        assert_eq!(judge.fault(), None, "second {second}");
+    }
+}
+
+#[test]
+fn no_single_failure_and_no_slow_start_is_a_fault() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut judge = Judge::new(Tolerance {
+        errors: 1.5,
+        p95: 1.3,
+    });
+    for second in 0..200 {
+        let slow: fn(f64) -> Duration = if second < 15 {
+            |_| Duration::from_millis(900)
+        } else {
+            usual
+        };
+        let mut traffic = traffic(300.0, [0.0; 2], [slow, usual]);
+        traffic.share = 0.01;
+        let mut seen = traffic.second(&mut random);
+        if second == 20 || second == 120 {
+            seen.new.requests += 1;
+            seen.new.failed += 1;
+        }
+        judge.weigh(&seen, Duration::from_secs(1));
+        assert_eq!(judge.fault(), None, "second {second}");
+    }
+}

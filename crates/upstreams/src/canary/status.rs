@@ -1,0 +1,141 @@
+//! State of a trial and the verdict on it, as plain data for the admin API.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use super::judge::Counts;
+use crate::base::units::millis;
+
+/// Trial of a release at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanaryStatus {
+    pub release: String,
+    /// Part of the visitors that it gets, in percent.
+    pub share: f64,
+    /// Number of the step, from 1, and of all steps.
+    pub step: usize,
+    pub steps: usize,
+    /// Time since the step began, in seconds.
+    pub step_seconds: u64,
+    /// Requests of the new release in this step.
+    pub step_requests: u64,
+    /// Condition that the step waits for: `requests`, `time` or `certainty`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<Cow<'static, str>>,
+    pub new: ArmStatus,
+    pub current: ArmStatus,
+}
+
+/// Requests of one of the two releases since the trial began.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ArmStatus {
+    pub requests: u64,
+    /// Requests with a status of 500 and above, or whose response broke off.
+    pub failed: u64,
+    /// Failed requests, in percent.
+    pub error_percent: f64,
+    /// 95th percentile of the time to the headers of the backend's response, in milliseconds.
+    pub p95_ms: f64,
+}
+
+/// End of a trial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The release became the current one.
+    Promoted,
+    RolledBack,
+    /// An operator ended it.
+    #[default]
+    Ended,
+}
+
+/// Reason for the end of a trial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanaryReason {
+    Passed,
+    Errors,
+    Latency,
+    Down,
+    #[default]
+    Operator,
+}
+
+/// Verdict on a release, with the figures that led to it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CanaryVerdict {
+    pub release: String,
+    pub outcome: Outcome,
+    pub reason: CanaryReason,
+    /// Time, in seconds since 1970.
+    pub at: u64,
+    /// Part of the visitors that it had last, in percent.
+    pub share: f64,
+    pub new: ArmStatus,
+    pub current: ArmStatus,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Promoted => "promoted",
+            Self::RolledBack => "rolled_back",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+impl ArmStatus {
+    pub(super) fn of(counts: &Counts) -> Self {
+        Self {
+            requests: counts.requests,
+            failed: counts.failed,
+            error_percent: (counts.error_ratio() * 1e4).round() / 1e2,
+            p95_ms: millis(counts.latencies.quantile(0.95)),
+        }
+    }
+}
+
+impl fmt::Display for ArmStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} requests failed ({} %), p95 {:.1} ms",
+            self.failed, self.requests, self.error_percent, self.p95_ms
+        )
+    }
+}
+
+impl fmt::Display for CanaryStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "release `{}` gets {} % of the visitors, step {} of {}: {}; the current release: {}",
+            self.release, self.share, self.step, self.steps, self.new, self.current
+        )
+    }
+}
+
+impl fmt::Display for CanaryVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = match self.outcome {
+            Outcome::Promoted => "is the current one now",
+            Outcome::RolledBack => "was rolled back",
+            Outcome::Ended => "is no longer on trial, by an operator",
+        };
+        write!(f, "release `{}` {end}", self.release)?;
+        match self.reason {
+            CanaryReason::Errors => f.write_str(" for its errors")?,
+            CanaryReason::Latency => f.write_str(" for its latency")?,
+            CanaryReason::Down => f.write_str(" because no instance was in rotation")?,
+            CanaryReason::Passed | CanaryReason::Operator => {}
+        }
+        let (new, current) = (&self.new, &self.current);
+        write!(f, ": {new}; the release it was compared with: {current}")
+    }
+}

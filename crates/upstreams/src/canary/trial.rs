@@ -1,0 +1,276 @@
+//! Release on trial: which visitors get it, and what happened to the requests of both releases.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, header};
+
+use super::{
+    CanaryDecision, CanaryOutcome, SplitBy,
+    judge::{Both, Counts},
+    latency::{BUCKETS, Latencies, bucket},
+};
+use crate::{
+    balance::hash64,
+    base::{
+        metrics::{IntCounter, Metrics as Registry},
+        units::Percent,
+    },
+};
+
+/// Release on trial with its share of the visitors. The next step is another trial.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    pub(crate) release: Arc<str>,
+    pub(super) share: Percent,
+    new: Arm,
+    current: Arm,
+}
+
+/// Request whose outcome counts for one of the releases.
+#[derive(Clone, Debug)]
+pub struct TrialRequest {
+    trial: Arc<Trial>,
+    is_new: bool,
+}
+
+/// Requests of one release since they were last weighed.
+#[derive(Debug)]
+struct Arm {
+    requests: AtomicU64,
+    failed: AtomicU64,
+    latencies: [AtomicU64; BUCKETS],
+    metrics: Option<ArmMetrics>,
+}
+
+#[derive(Clone, Debug)]
+struct ArmMetrics {
+    ok: IntCounter,
+    failed: IntCounter,
+}
+
+/// Counters of an upstream's canaries; `None` without `releases`.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics(Option<Counters>);
+
+#[derive(Clone, Debug)]
+struct Counters {
+    new: ArmMetrics,
+    current: ArmMetrics,
+    promoted: IntCounter,
+    rolled_back: IntCounter,
+    ended: IntCounter,
+}
+
+impl Metrics {
+    pub(crate) fn new(registry: &Registry, upstream: &str, has_releases: bool) -> Self {
+        let arm = |release| {
+            let counter = |outcome| {
+                registry.counter(
+                    "edgeway_canary_requests_total",
+                    "Requests that were compared while a release was on trial, by release (`new`, \
+                     `current`) and outcome.",
+                    &[
+                        ("upstream", upstream),
+                        ("release", release),
+                        ("outcome", outcome),
+                    ],
+                )
+            };
+            ArmMetrics {
+                ok: counter("ok"),
+                failed: counter("failed"),
+            }
+        };
+        let verdict = |verdict: CanaryOutcome| {
+            registry.counter(
+                "edgeway_canary_verdicts_total",
+                "Trials of releases by their end: `promoted`, `rolled_back`, or `ended` by an \
+                 operator.",
+                &[("upstream", upstream), ("verdict", verdict.as_str())],
+            )
+        };
+        Self(has_releases.then(|| Counters {
+            new: arm("new"),
+            current: arm("current"),
+            promoted: verdict(CanaryOutcome::Promoted),
+            rolled_back: verdict(CanaryOutcome::RolledBack),
+            ended: verdict(CanaryOutcome::Ended),
+        }))
+    }
+
+    pub(super) fn count(&self, outcome: CanaryOutcome) {
+        let Some(counters) = &self.0 else { return };
+        match outcome {
+            CanaryOutcome::Promoted => counters.promoted.inc(),
+            CanaryOutcome::RolledBack => counters.rolled_back.inc(),
+            CanaryOutcome::Ended => counters.ended.inc(),
+        }
+    }
+}
+
+impl Arm {
+    fn new(metrics: Option<ArmMetrics>) -> Self {
+        Self {
+            requests: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            latencies: std::array::from_fn(|_| AtomicU64::new(0)),
+            metrics,
+        }
+    }
+
+    fn take(&self) -> Counts {
+        let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
+        // Failures first: a request that ends meanwhile may count as a request only.
+        let failed = take(&self.failed);
+        let mut latencies = Latencies::default();
+        for (own, counter) in latencies.0.iter_mut().zip(&self.latencies) {
+            *own = take(counter);
+        }
+        Counts {
+            requests: take(&self.requests).max(failed),
+            failed,
+            latencies,
+        }
+    }
+}
+
+impl Trial {
+    pub(super) fn new(decision: &CanaryDecision, metrics: &Metrics) -> Arc<Self> {
+        let counters = metrics.0.as_ref();
+        Arc::new(Self {
+            release: Arc::clone(&decision.release),
+            share: decision.share,
+            new: Arm::new(counters.map(|counters| counters.new.clone())),
+            current: Arm::new(counters.map(|counters| counters.current.clone())),
+        })
+    }
+
+    /// Chooses one of the two releases for a request.
+    pub(crate) fn place(
+        self: &Arc<Self>,
+        current: &Arc<str>,
+        by: SplitBy,
+        client: IpAddr,
+        headers: &HeaderMap,
+    ) -> (Arc<str>, TrialRequest) {
+        let position = match by {
+            SplitBy::Client => position(&self.release, client, headers),
+            SplitBy::Request => fastrand::f64(),
+        };
+        let is_new = position * 100.0 < self.share.0;
+        let release = if is_new { &self.release } else { current };
+        let request = TrialRequest {
+            trial: Arc::clone(self),
+            is_new,
+        };
+        (Arc::clone(release), request)
+    }
+
+    /// Returns the requests that ended since the last call.
+    pub(super) fn take(&self) -> Both {
+        Both {
+            new: self.new.take(),
+            current: self.current.take(),
+        }
+    }
+}
+
+impl TrialRequest {
+    /// Returns true if the request goes to the release on trial.
+    pub fn is_of_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Counts the request, which has ended. `latency` is the time to the headers of the backend's
+    /// response, if one came.
+    pub fn ended(&self, is_failed: bool, latency: Option<Duration>) {
+        let arm = if self.is_new {
+            &self.trial.new
+        } else {
+            &self.trial.current
+        };
+        arm.requests.fetch_add(1, Ordering::Relaxed);
+        if is_failed {
+            arm.failed.fetch_add(1, Ordering::Relaxed);
+        } else if let Some(latency) = latency {
+            // A failure may be fast, and counts as one.
+            arm.latencies[bucket(latency)].fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some(metrics) = &arm.metrics {
+            let counter = if is_failed {
+                &metrics.failed
+            } else {
+                &metrics.ok
+            };
+            counter.inc();
+        }
+    }
+}
+
+/// Returns the position of a visitor between 0 and 1: the same on every gateway and in every step
+/// of a trial, and another one in the next trial.
+#[expect(clippy::cast_precision_loss, reason = "53 bits are kept")]
+fn position(release: &str, client: IpAddr, headers: &HeaderMap) -> f64 {
+    let agent = headers.get(header::USER_AGENT);
+    let agent = agent.map_or(&[][..], |agent| agent.as_bytes());
+    let mut key = Vec::with_capacity(24 + release.len() + agent.len());
+    match client.to_canonical() {
+        IpAddr::V4(ip) => key.extend(ip.octets()),
+        // A household has a network of this size, and its devices change addresses within it.
+        IpAddr::V6(ip) => key.extend(&ip.octets()[..8]),
+    }
+    key.extend(release.as_bytes());
+    key.extend(agent);
+    (hash64(&key) >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(agent: &'static str) -> HeaderMap {
+        [(header::USER_AGENT, HeaderValue::from_static(agent))]
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn visitors_are_spread_evenly_and_keep_their_place() {
+        let headers = headers("Firefox");
+        for share in [0.01, 0.05, 0.5] {
+            let is_in = |number: &u32| {
+                position("next", Ipv4Addr::from_bits(*number).into(), &headers) < share
+            };
+            let count = (0..100_000_u32).filter(is_in).count();
+            let expected = 100_000.0 * share;
+            let off = (f64::from(u32::try_from(count).unwrap()) - expected).abs();
+            assert!(off < 5.0 * expected.sqrt(), "{share}: {count}");
+        }
+        // Another release has other visitors first.
+        let both = (0..10_000_u32).filter(|number| {
+            let client = Ipv4Addr::from_bits(*number).into();
+            position("a", client, &headers) < 0.1 && position("b", client, &headers) < 0.1
+        });
+        assert!(both.count() < 200);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_visitor() {
+        let headers = headers("Firefox");
+        let at = |text: &str| position("next", text.parse().unwrap(), &headers);
+        assert!((at("2001:db8::1") - at("2001:db8::ffff:2")).abs() < f64::EPSILON);
+        assert!((at("2001:db8::1") - at("2001:db8:0:1::1")).abs() > f64::EPSILON);
+        assert!((at("192.0.2.1") - at("::ffff:192.0.2.1")).abs() < f64::EPSILON);
+    }
+}

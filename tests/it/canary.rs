@@ -1,0 +1,227 @@
+//! Trials of new releases: `edgeway deploy --canary`.
+//!
+//! Invariant: a release that fails more often than the current one gets no visitors after the
+//! verdict, one as good gets all of them, and the visitors of a trial keep their release.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use serde_json::Value;
+
+use crate::support::{
+    client::get,
+    fleet::{Ran, begin, edgeway},
+    gateway::Gateway,
+    load::endless_paced,
+    releases::{Behaviour, Site, tried_app},
+    wait::wait_for,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// Starts a gateway with `one` as the current release; `canary` is the section.
+async fn site(canary: &str) -> Site {
+    let more = format!("      start: [node, server.js]\n      canary: {canary}");
+    let site = Site::start_app("/health", &more).await;
+    let one = failing(0.005);
+    site.run(&["deploy", "web", text(one.path()), "--name", "one"])
+        .await;
+    site
+}
+
+/// Makes a release whose requests fail with this probability.
+fn failing(errors: f64) -> tempfile::TempDir {
+    tried_app(Behaviour {
+        errors,
+        ..Behaviour::default()
+    })
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the path is text")
+}
+
+async fn try_out(gateway: &Gateway, folder: &Path, share: &str) -> Ran {
+    let deploy = ["deploy", "web", text(folder), "--name", "two"];
+    edgeway(gateway, &[&deploy[..], &["--canary", share]].concat()).await
+}
+
+async fn upstream(gateway: &Gateway) -> Value {
+    gateway.status().await["upstreams"][0].clone()
+}
+
+/// Returns the release that responds to a visitor with this name.
+async fn release_for(gateway: &Gateway, visitor: &str) -> String {
+    let request = get("/").header("user-agent", visitor);
+    let response = gateway.send(&request).await;
+    let release = response.header("x-release");
+    release.expect("the app names it").to_owned()
+}
+
+async fn begun(gateway: &Gateway) {
+    wait_for("the trial has begun", LONG, async || {
+        upstream(gateway).await["canary"].is_object().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_release_with_errors_is_rolled_back() {
+    let site = site("{ steps: [20%, 50%], step: 1min, requests: 10000, by: request }").await;
+    let gateway = &site.gateway;
+    let two = failing(0.2);
+    let load = endless_paced(gateway.address(), 100, |_| get("/"));
+    let ran = try_out(gateway, two.path(), "20%").await;
+    let tally = load.stop().await;
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stderr
+            .contains("release `two` was rolled back for its errors"),
+        "{}",
+        ran.stderr
+    );
+    assert!(tally.failed.is_empty(), "{:?}", tally.failed);
+    let verdict = upstream(gateway).await["canary_verdict"].clone();
+    assert_eq!(verdict["outcome"], "rolled_back", "{verdict}");
+    assert_eq!(verdict["reason"], "errors", "{verdict}");
+    assert!(
+        verdict["new"]["error_percent"].as_f64() > verdict["current"]["error_percent"].as_f64()
+    );
+
+    for number in 0..50 {
+        assert_eq!(
+            release_for(gateway, &format!("visitor {number}")).await,
+            "one"
+        );
+    }
+    let series = r#"edgeway_canary_verdicts_total{upstream="web",verdict="rolled_back"}"#;
+    assert_eq!(gateway.count(series).await, 1);
+    let status = site.run(&["status"]).await;
+    assert!(status.contains("release `two` was rolled back"), "{status}");
+    assert_eq!(site.state("one").await, "current");
+    // It lingers for those who have its pages, and goes then.
+    wait_for("the verdict is recorded", LONG, async || {
+        let releases = site.releases().await;
+        let tried = releases.iter().find(|listed| listed["name"] == "two")?;
+        (tried["state"] == "lingers" && tried["until"].is_u64()).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_release_whose_responses_break_off_is_rolled_back() {
+    let site = site("{ steps: [20%, 50%], step: 1min, requests: 10000, by: request }").await;
+    let gateway = &site.gateway;
+    let two = tried_app(Behaviour {
+        cuts: 0.2,
+        ..Behaviour::default()
+    });
+    let load = endless_paced(gateway.address(), 100, |_| get("/"));
+    let ran = try_out(gateway, two.path(), "20%").await;
+    let tally = load.stop().await;
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(ran.stderr.contains("for its errors"), "{}", ran.stderr);
+    assert!(tally.truncated >= 3, "{tally:?}");
+}
+
+#[tokio::test]
+async fn a_release_as_good_as_the_current_one_gets_all_visitors() {
+    let site = site("{ steps: [20%, 50%], step: 2s, requests: 50, by: request }").await;
+    let gateway = &site.gateway;
+    let two = failing(0.005);
+    let load = endless_paced(gateway.address(), 100, |_| get("/"));
+    let ran = try_out(gateway, two.path(), "20%").await;
+    let tally = load.stop().await;
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    for message in [
+        "release `two` gets 20% of the visitors",
+        "release `two` gets 50 % of the visitors, step 2 of 2",
+        "release `two` is the current one now",
+    ] {
+        let output = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(output.contains(message), "{message}: {output}");
+    }
+    assert!(tally.failed.is_empty(), "{:?}", tally.failed);
+    assert_eq!(release_for(gateway, "anyone").await, "two");
+    assert_eq!(site.state("two").await, "current");
+    wait_for("the replaced release is recorded", LONG, async || {
+        let releases = site.releases().await;
+        let before = releases.iter().find(|listed| listed["name"] == "one")?;
+        (before["state"] == "lingers" && before["until"].is_u64()).then_some(())
+    })
+    .await;
+    // There is a way back.
+    site.run(&["rollback", "web"]).await;
+    assert_eq!(release_for(gateway, "anyone").await, "one");
+}
+
+/// Also: the trial survives an upgrade of the gateway, and an operator ends it.
+#[tokio::test]
+async fn visitors_keep_their_release_until_an_operator_ends_the_trial() {
+    let mut site = site("{ steps: [30%, 60%], step: 1h }").await;
+    let two = failing(0.0);
+    let arguments = ["deploy", "web", text(two.path()), "--name", "two"];
+    let arguments = [&arguments[..], &["--canary", "30%"]].concat();
+    let deploy = begin(&site.gateway, &arguments);
+    begun(&site.gateway).await;
+
+    let visitors: Vec<String> = (0..200).map(|number| format!("visitor {number}")).collect();
+    let tried = async |gateway: &Gateway| {
+        let mut tried = BTreeSet::new();
+        for visitor in &visitors {
+            if release_for(gateway, visitor).await == "two" {
+                tried.insert(visitor.clone());
+            }
+        }
+        tried
+    };
+    let first = tried(&site.gateway).await;
+    // 60 of 200 on average; five standard deviations are 32.
+    assert!((28..=92).contains(&first.len()), "{}", first.len());
+    assert_eq!(tried(&site.gateway).await, first);
+    site.gateway.upgrade().await;
+    assert_eq!(tried(&site.gateway).await, first, "after the upgrade");
+
+    let gateway = &site.gateway;
+    let visitor = first.first().expect("there are some");
+    let header = format!("User-Agent: {visitor}");
+    let explained = site
+        .run(&["explain", "--live", "-H", &header, "GET", "/"])
+        .await;
+    assert!(explained.contains("two (on trial)"), "{explained}");
+    let listed = site.run(&["deploys", "web"]).await;
+    assert!(
+        listed.contains("canary with 30 % of the visitors"),
+        "{listed}"
+    );
+    let refused = try_out(gateway, two.path(), "5%").await;
+    assert_eq!(refused.status, Some(1));
+    assert!(
+        refused.stderr.contains("edgeway rollback web"),
+        "{}",
+        refused.stderr
+    );
+
+    site.run(&["rollback", "web"]).await;
+    assert!(tried(gateway).await.is_empty());
+    let ended = deploy.end().await;
+    assert_eq!(ended.status, Some(1));
+    assert!(
+        ended
+            .stderr
+            .contains("is no longer on trial, by an operator"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_first_release_has_nothing_to_be_compared_with() {
+    let more = "      start: [node, server.js]";
+    let site = Site::start_app("/health", more).await;
+    let two = failing(0.0);
+    let ran = try_out(&site.gateway, two.path(), "5%").await;
+    assert_eq!(ran.status, Some(1));
+    assert!(ran.stderr.contains("no current release"), "{}", ran.stderr);
+    let ran = try_out(&site.gateway, two.path(), "100%").await;
+    assert!(ran.stderr.contains("between 0% and 100%"), "{}", ran.stderr);
+}

@@ -1,0 +1,209 @@
+//! Gateway whose upstream has releases, and the commands that put them there.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use super::{fleet::edgeway, gateway::Gateway, ports::free_ports, wait::wait_for};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Folder of a release that `tests/apps/build.sh` has built.
+pub(crate) fn built(name: &str) -> PathBuf {
+    let builds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/next/releases/builds");
+    let build = builds.join(name);
+    let is_there = build.join(".next/BUILD_ID").exists();
+    assert!(is_there, "`{name}` is not built: run tests/apps/build.sh");
+    build
+}
+
+/// A gateway with releases in a folder of its own.
+pub(crate) struct Site {
+    pub(crate) gateway: Gateway,
+    pub(crate) folder: tempfile::TempDir,
+}
+
+impl Site {
+    /// Starts the gateway for Next.js; `more` are further lines of `releases`.
+    pub(crate) async fn start(more: &str) -> Self {
+        let next = "      start: [node, node_modules/next/dist/bin/next, start, -H, 127.0.0.1]";
+        Self::start_app("/shop", &format!("{next}\n{more}")).await
+    }
+
+    /// Starts the gateway for an app with this path for checks; `releases` are lines of the section,
+    /// `start` among them.
+    pub(crate) async fn start_app(health: &str, releases: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a folder for the test can be made");
+        let first = free_ports(8);
+        let last = first + 7;
+        let yaml = format!(
+            "
+access_log: {{ file: access.log, fields: [path, query, status, release, cache_why] }}
+upstreams:
+  web:
+    app: nextjs
+    health: {{ path: {health}, interval: 1s, interval_down: 100ms }}
+    releases:
+      folder: {}
+      ports: {first}-{last}
+      instances: 1
+{releases}
+routes:
+  - match: {{ path: /* }}
+    upstream: web
+    cache: {{}}
+",
+            folder.path().display()
+        );
+        Self {
+            gateway: Gateway::start(&yaml).await,
+            folder,
+        }
+    }
+
+    pub(crate) async fn run(&self, arguments: &[&str]) -> String {
+        let ran = edgeway(&self.gateway, arguments).await;
+        assert_eq!(ran.status, Some(0), "{arguments:?}: {}", ran.stderr);
+        ran.stdout
+    }
+
+    pub(crate) async fn deploy(&self, build: &str) {
+        let folder = built(build);
+        let folder = folder.to_str().expect("the path is text");
+        self.run(&["deploy", "web", folder, "--name", build]).await;
+    }
+
+    /// Command line of a command of ours, for a script.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Value {
+        let socket = format!("EDGEWAY_ADMIN_SOCKET={}", self.gateway.admin_socket());
+        let before = ["env", &socket, env!("CARGO_BIN_EXE_edgeway")];
+        json!([&before[..], arguments].concat())
+    }
+
+    pub(crate) fn deploying(&self, build: &str) -> Value {
+        let folder = built(build);
+        let folder = folder.to_str().expect("the path is text");
+        self.command(&["deploy", "web", folder, "--name", build])
+    }
+
+    pub(crate) async fn releases(&self) -> Vec<Value> {
+        let list = self.run(&["deploys", "web", "--json"]).await;
+        let list: Value = serde_json::from_str(&list).expect("it prints JSON");
+        let list = list["releases"].as_array().expect("a list");
+        list.clone()
+    }
+
+    /// Ends the instances of a release, and their supervisors.
+    pub(crate) async fn end_instances(&self, release: &str) {
+        let folder = self.folder.path();
+        let links = fs::read_dir(folder.join("instances")).expect("it is there");
+        for link in links {
+            let link = link.expect("it can be read").path();
+            let to = fs::read_link(&link).expect("it is a link");
+            if to.file_name().is_some_and(|name| name == release) {
+                let port = link.file_name().expect("it has a name").to_string_lossy();
+                let pid = folder.join(format!(".state/instance-{port}.pid"));
+                let id = fs::read_to_string(pid).expect("it is there");
+                let id = id.trim().parse().ok().and_then(Pid::from_raw);
+                kill_process(id.expect("an id"), Signal::TERM).expect("it runs");
+                let address = format!("127.0.0.1:{port}");
+                wait_for("the instance accepts no connection", SOON, async || {
+                    tokio::net::TcpStream::connect(&address).await.err()
+                })
+                .await;
+            }
+        }
+    }
+
+    pub(crate) async fn state(&self, release: &str) -> String {
+        let releases = self.releases().await;
+        let own = releases.iter().find(|listed| listed["name"] == release);
+        own.map_or("none".to_owned(), |own| {
+            own["state"].as_str().expect("a word").to_owned()
+        })
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        end_processes(self.folder.path());
+    }
+}
+
+/// Ends the instances in a folder of releases, and the process that ends releases: they are no
+/// children of the gateway.
+pub(crate) fn end_processes(folder: &Path) {
+    for entry in fs::read_dir(folder.join(".state"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = entry.path();
+        let names_one = path
+            .extension()
+            .is_some_and(|it| it == "pid" || it == "lock");
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        let is_running = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_err());
+        let id = text.trim().parse().ok().and_then(Pid::from_raw);
+        if let (true, true, Some(id)) = (names_one, is_running, id) {
+            // It may end by itself.
+            let _sent = kill_process(id, Signal::TERM);
+        }
+    }
+}
+
+/// An app without Next.js whose releases behave as `behaviour.json` of their folder says. Each
+/// response names its release.
+const TRIED_APP: &str = r"
+const http = require('node:http');
+const { errors, cuts, delay } = require('./behaviour.json');
+http.createServer((request, response) => {
+  if (request.url === '/health') return response.end('ok');
+  response.setHeader('x-release', process.env.EDGEWAY_RELEASE);
+  if (Math.random() < errors) response.statusCode = 500;
+  if (Math.random() < cuts) {
+    response.setHeader('content-length', 10);
+    response.write('ok');
+    return setTimeout(() => response.destroy(), 20);
+  }
+  setTimeout(() => response.end('ok'), delay);
+}).listen(process.env.PORT, '127.0.0.1');
+";
+
+/// Behaviour of an app that is tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Behaviour {
+    /// Probability that a request fails.
+    pub(crate) errors: f64,
+    /// Probability that a response breaks off.
+    pub(crate) cuts: f64,
+    /// Time that a response takes.
+    pub(crate) delay: Duration,
+}
+
+/// Makes a release.
+pub(crate) fn tried_app(behaviour: Behaviour) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let write = |name: &str, text: &str| {
+        fs::write(folder.path().join(name), text).expect("the folder takes files");
+    };
+    fs::create_dir_all(folder.path().join(".next/server")).expect("it can be made");
+    write(".next/BUILD_ID", &format!("build-{behaviour:?}"));
+    write("server.js", TRIED_APP);
+    let Behaviour {
+        errors,
+        cuts,
+        delay,
+    } = behaviour;
+    let delay = delay.as_millis() as u64;
+    let behaviour = json!({ "errors": errors, "cuts": cuts, "delay": delay });
+    write("behaviour.json", &behaviour.to_string());
+    folder
+}
