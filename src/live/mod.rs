@@ -6,6 +6,7 @@ pub(crate) mod history;
 pub(crate) mod reload;
 pub(crate) mod supervisor;
 pub(crate) mod traffic;
+pub(crate) mod trial;
 
 use std::{
     collections::VecDeque,
@@ -16,7 +17,10 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-use self::{audit::LineBound, event_loop::EventLoops, history::RequestHistory, traffic::Traffic};
+use self::{
+    audit::LineBound, event_loop::EventLoops, history::RequestHistory, traffic::Traffic,
+    trial::ConfigTrials,
+};
 use crate::{
     base::{
         metrics::{IntGauge, Metrics},
@@ -34,6 +38,7 @@ pub struct Live {
     /// The last reloads, the newest first.
     reloads: Mutex<VecDeque<ReloadRecord>>,
     pub(crate) traffic: Traffic,
+    pub(crate) trials: ConfigTrials,
     /// Limits of lines about clients in the audit log.
     noted: LineBound,
     banned: LineBound,
@@ -90,14 +95,27 @@ pub(crate) struct ProcessMetrics {
     pub(crate) ready: IntGauge,
     /// Predecessors that still finish requests.
     pub(crate) predecessors: IntGauge,
+    /// Problems that the status page shows.
+    pub(crate) errors: IntGauge,
+    pub(crate) warnings: IntGauge,
     event_loops: EventLoops,
 }
 
 impl ProcessMetrics {
-    fn new(metrics: &Metrics) -> Self {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
         // CPU time, memory and descriptors.
         metrics.serve_process();
+        let problems = |severity| {
+            metrics.gauge(
+                "edgeway_problems",
+                "Problems that the status page shows, by severity: `error` if requests fail or \
+                 soon will, `warning` otherwise.",
+                &[("severity", severity)],
+            )
+        };
         Self {
+            errors: problems("error"),
+            warnings: problems("warning"),
             ready: metrics.gauge("edgeway_ready", "1 while `/readyz` reports ready.", &[]),
             predecessors: metrics.gauge(
                 "edgeway_predecessors",
@@ -172,6 +190,7 @@ impl Live {
             metrics,
             reloads: Mutex::default(),
             traffic: Traffic::new(world.metrics.clone(), world.clock.clone()),
+            trials: ConfigTrials::new(&world.metrics),
             noted: LineBound::default(),
             banned: LineBound::default(),
             purged: LineBound::default(),
@@ -219,7 +238,7 @@ impl Live {
     }
 
     /// Records that a configuration was refused.
-    fn refused(&self, why: String) {
+    pub(crate) fn refused(&self, why: String) {
         let generation = {
             let mut loaded = self.loaded.lock();
             loaded.last_error = Some(why.clone());

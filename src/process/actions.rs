@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{bans, control::Control, purges, watch::WatchSettings};
 use crate::{
-    base::{metrics::IntCounter, secret::Secret},
+    base::{metrics::IntCounter, secret::Secret, units::Span},
     cache::purge::{Purge, PurgeRequest, Receipt, Source},
     config::model::File,
     gateway::Gateway,
@@ -192,7 +192,7 @@ impl WatchSettings for Operator {
 
     async fn changed(&self) {
         // The outcome is in the log.
-        drop(self.reload(Actor::Watch).await);
+        drop(self.reload(Actor::Watch, None).await);
     }
 }
 
@@ -222,9 +222,9 @@ impl Actions for Operator {
         self.live().audit(&AuditEntry::new(action, who));
     }
 
-    async fn reload(&self, who: Actor) -> Result<ReloadResult, ActionError> {
+    async fn reload(&self, who: Actor, trial: Option<Span>) -> Result<ReloadResult, ActionError> {
         let began = self.live().world.clock.now();
-        let outcome = self.control.reload().await;
+        let outcome = self.control.reload(trial).await;
         let file = self.control.path.as_ref();
         let target = file.map(|path| path.display().to_string());
         self.record("reload", who, target, began, outcome.as_ref().err());

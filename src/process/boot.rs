@@ -18,7 +18,7 @@ use super::{
     compile_thread::{CompileThread, Panicked},
     control::{Control, StartError},
     handover::LaunchState,
-    last_good, log as own_log,
+    last_good, log as own_log, problem_log,
     ready::{READY_FILE, ReadyFile},
     signals::{SignalAction, Signals},
     state_folder::state_folder,
@@ -182,6 +182,9 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     control.start(&mut |place| inherited.socket(place)).await?;
     control.line.manager.orphaned(&inherited.close_rest());
     control.tasks().spawn("log", own_log::supervise());
+    control
+        .tasks()
+        .spawn("problems", problem_log::watch(Arc::clone(&control)));
 
     if let Some(path) = std::env::var_os(READY_FILE) {
         let ready = ReadyFile::of(&control);
@@ -296,7 +299,7 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals, hangup: Ha
                 let operator = Operator::new(control);
                 let waiting = Arc::clone(control);
                 control.tasks().spawn("reload", async move {
-                    let outcome = operator.reload(Actor::Signal).await;
+                    let outcome = operator.reload(Actor::Signal, None).await;
                     if outcome.is_err_and(|refused| refused.reason == SUCCEEDED) {
                         waiting.line.pass_on(Signal::HUP);
                     }

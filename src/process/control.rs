@@ -18,10 +18,15 @@ use super::{
     compile_thread::CompileThread,
     last_good, plugins,
     source::RunningState,
+    trial::{self, BeforeTrial},
     upgrade::Lineage,
 };
 use crate::{
-    base::{error, tasks::Tasks, units::millis},
+    base::{
+        error,
+        tasks::Tasks,
+        units::{Span, millis},
+    },
     config::{
         changes::{Changes, Delta},
         diagnostic::{Diagnostic, Diagnostics},
@@ -181,9 +186,13 @@ impl Control {
         *self.stopping.borrow()
     }
 
-    /// Reads the configuration again and serves it if it is valid. Reloads are serialized, so a
-    /// second one waits.
-    pub(super) async fn reload(self: &Arc<Self>) -> Result<ReloadResult, ActionError> {
+    /// Reads the configuration again and serves it if it is valid: for good, or on trial for a time.
+    /// Reloads are serialized, so a second one waits.
+    pub(super) async fn reload(
+        self: &Arc<Self>,
+        trial: Option<Span>,
+    ) -> Result<ReloadResult, ActionError> {
+        trial.map_or(Ok(()), trial::check)?;
         let mut file = self.turn.lock().await;
         let Some(path) = &self.path else {
             let message = "this configuration is built in: there is no file to read";
@@ -195,7 +204,7 @@ impl Control {
             return Err(ActionError::new(409, "stopping", message));
         }
         self.line.manager.reloading();
-        let outcome = self.reload_from(path, &mut file).await;
+        let outcome = self.reload_from(path, &mut file, trial).await;
         self.notify_manager();
         outcome
     }
@@ -204,6 +213,7 @@ impl Control {
         self: &Arc<Self>,
         path: &Path,
         file: &mut File,
+        trial: Option<Span>,
     ) -> Result<ReloadResult, ActionError> {
         let begun = self.live.world.clock.now();
         let found = self.read(path).await;
@@ -218,6 +228,12 @@ impl Control {
             let gateway = self.live.gateway();
             (gateway.profiles.active.clone(), plugins::versions(&gateway))
         };
+        let earlier = trial.map(|_| BeforeTrial {
+            file: file.clone(),
+            profile: profile.as_deref().map(str::to_owned),
+            sources: Arc::clone(&self.sources.borrow()),
+            comparison: self.live.traffic.compare(),
+        });
         let (generation, zones) = match self.take(&candidate, SwitchReason::Read).await {
             Ok(taken) => taken,
             Err(refused) => {
@@ -260,8 +276,13 @@ impl Control {
             "configuration reloaded: {}",
             if lines.is_empty() { "nothing changed".to_owned() } else { lines.join(", ") }
         );
+        let trial = trial.filter(|_| !lines.is_empty());
+        if let (Some(length), Some(earlier)) = (trial, earlier) {
+            self.begin_trial(generation, length, earlier);
+        }
         Ok(ReloadResult {
             generation,
+            trial,
             took_ms: millis(took),
             changes,
             zones,

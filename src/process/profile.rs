@@ -66,7 +66,8 @@ impl Control {
         Ok(switched)
     }
 
-    async fn compile_with(
+    /// Compiles a configuration that was read before.
+    pub(super) async fn compile_with(
         &self,
         file: File,
         profile: Option<String>,

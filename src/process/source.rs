@@ -24,8 +24,9 @@ use crate::{
     },
     live::{Live, ServingConfiguration, history::RequestHistory},
     status::snapshot::{
-        BanStatus, BansStatus, CertificateStatus, ConfigStatus, ListenerStatus, NotReady,
-        ProcessStatus, RedisStatus, RouteStatus, Snapshot, Source, State,
+        BanStatus, BansStatus, CertificateStatus, ConfigCanaryStatus, ConfigStatus,
+        ConfigVerdictStatus, ListenerStatus, NotReady, ProcessStatus, RedisStatus, RouteStatus,
+        Snapshot, Source, State,
     },
 };
 
@@ -49,6 +50,7 @@ impl RunningState {
     }
 
     fn config(&self, loaded: ServingConfiguration, gateway: &Gateway) -> ConfigStatus {
+        let trials = self.live().trials.state();
         ConfigStatus {
             file: self
                 .control
@@ -60,31 +62,22 @@ impl RunningState {
             profile: gateway.profiles.active.as_deref().map(str::to_owned),
             profiles: gateway.profiles.names().map(ToString::to_string).collect(),
             last_error: loaded.last_error,
+            canary: trials.trial.map(|trial| ConfigCanaryStatus {
+                generation: trial.generation,
+                until: rfc3339(trial.until),
+            }),
+            canary_verdict: trials.verdict.map(|verdict| ConfigVerdictStatus {
+                generation: verdict.generation,
+                outcome: verdict.outcome,
+                at: rfc3339(verdict.at),
+                text: verdict.to_string(),
+            }),
         }
     }
 
-    fn listener(&self, open: &ListenerInfo) -> ListenerStatus {
-        let metrics = ListenerMetrics::new(&self.live().world.metrics, &open.name);
-        ListenerStatus {
-            name: open.name.to_string(),
-            address: open.address.clone(),
-            connections: u64::try_from(metrics.open.get()).unwrap_or(0),
-            accepted: metrics.accepted.get(),
-        }
-    }
-}
-
-/// Returns the path in a form that means the same in every folder.
-fn absolute(path: &Path) -> String {
-    let absolute = std::path::absolute(path);
-    absolute.as_deref().unwrap_or(path).display().to_string()
-}
-
-impl Source for RunningState {
-    fn snapshot(&self) -> Snapshot {
+    /// Reads the complete state, for nobody who asked.
+    pub(super) fn read(&self) -> Snapshot {
         let live = self.live();
-        // Certificate files are looked at for operators as well as for clients.
-        live.connections.activity().touch();
         let gateway = live.gateway();
         let not_ready = self.ready().err().unwrap_or_default();
         let not_ready = not_ready.iter().map(ToString::to_string).collect();
@@ -173,6 +166,30 @@ impl Source for RunningState {
                 })
                 .collect(),
         }
+    }
+
+    fn listener(&self, open: &ListenerInfo) -> ListenerStatus {
+        let metrics = ListenerMetrics::new(&self.live().world.metrics, &open.name);
+        ListenerStatus {
+            name: open.name.to_string(),
+            address: open.address.clone(),
+            connections: u64::try_from(metrics.open.get()).unwrap_or(0),
+            accepted: metrics.accepted.get(),
+        }
+    }
+}
+
+/// Returns the path in a form that means the same in every folder.
+fn absolute(path: &Path) -> String {
+    let absolute = std::path::absolute(path);
+    absolute.as_deref().unwrap_or(path).display().to_string()
+}
+
+impl Source for RunningState {
+    fn snapshot(&self) -> Snapshot {
+        // Certificate files are looked at for operators as well as for clients.
+        self.live().connections.activity().touch();
+        self.read()
     }
 
     /// Not ready while draining, so that outer balancers choose another gateway. An upstream

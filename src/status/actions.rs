@@ -39,8 +39,9 @@ pub(crate) trait Actions: Send + Sync + 'static {
     /// Records that a session of the status page began or ended, or that a link to it was made.
     fn session_changed(&self, who: Actor, action: &'static str);
 
-    /// Reads the configuration again and serves it if it is valid.
-    async fn reload(&self, who: Actor) -> Result<ReloadResult, ActionError>;
+    /// Reads the configuration again and serves it if it is valid, on trial for a time if one is
+    /// given.
+    async fn reload(&self, who: Actor, trial: Option<Span>) -> Result<ReloadResult, ActionError>;
 
     /// Replaces this process with a new one, started from `binary` or from the same program again.
     async fn upgrade(
@@ -115,6 +116,9 @@ pub(crate) trait Actions: Send + Sync + 'static {
 pub(crate) struct ReloadResult {
     /// The number of the configuration that serves now.
     pub generation: u64,
+    /// Time for which the configuration is on trial, if it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Span>,
     pub took_ms: f64,
     pub changes: Changes,
     pub zones: ZoneChanges,

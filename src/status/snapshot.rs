@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::{
-    live::traffic::RouteTraffic,
+    live::{traffic::RouteTraffic, trial::TrialOutcome},
     upstreams::{BackendStatus, RestartAt, Scale, UpstreamStatus, UpstreamTraffic},
 };
 
@@ -229,6 +229,33 @@ pub(crate) struct ConfigStatus {
     pub profile: Option<String>,
     /// The defined profiles.
     pub profiles: Vec<String>,
+    /// Trial of the configuration that serves: `edgeway reload --canary`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<ConfigCanaryStatus>,
+    /// Verdict on the last trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary_verdict: Option<ConfigVerdictStatus>,
+}
+
+/// Trial of a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ConfigCanaryStatus {
+    pub generation: u64,
+    /// RFC 3339, UTC.
+    pub until: String,
+}
+
+/// Verdict on a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ConfigVerdictStatus {
+    pub generation: u64,
+    pub outcome: TrialOutcome,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Sentence with the figures.
+    pub text: String,
 }
 
 /// A predecessor that is draining.

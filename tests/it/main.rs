@@ -96,6 +96,7 @@ mod readiness;
 mod redis;
 mod releases;
 mod reload;
+mod reload_canary;
 mod response_headers;
 mod rfc9111;
 mod rollout;

@@ -15,6 +15,7 @@ pub mod clock;
 pub mod credential;
 pub mod encoding;
 pub mod error;
+pub mod evidence;
 pub mod fair_queue;
 pub mod fetch;
 pub mod gateway_headers;

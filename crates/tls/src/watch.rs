@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use log::{error, info, warn};
 use rustls::server::danger::ClientCertVerifier;
 use rustls_pki_types::CertificateDer;
+use x509_parser::time::ASN1Time;
 
 use super::{
     Server,
@@ -219,7 +220,8 @@ impl Watch {
                 listener,
                 name = certificate.title(),
                 serial = &*certificate.serial,
-                file:? = paths.cert;
+                file:? = paths.cert,
+                expires = expiry(certificate.not_after);
                 "certificate loaded"
             ),
             FilesEvent::Gone(paths) => info!(listener, file:? = paths.cert; "certificate removed"),
@@ -244,4 +246,9 @@ impl Watch {
             }
         }
     }
+}
+
+/// Returns a time in seconds since 1970 as text.
+fn expiry(at: i64) -> String {
+    ASN1Time::from_timestamp(at).map_or_else(|_| "never".to_owned(), |at| at.to_string())
 }

@@ -6,6 +6,7 @@
 //! Records share what did not change between them, so that routes without requests cost nothing.
 //! While the process is quiet nothing is recorded.
 
+mod comparison;
 mod quantile;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::comparison::Comparison;
 use self::quantile::quantile;
 use crate::{
     base::{
@@ -183,6 +185,12 @@ impl Traffic {
         }
     }
 
+    /// Returns the counters of now.
+    fn now(&self) -> Record {
+        let last = self.0.history.lock().back().cloned();
+        Record::read(&self.0.metrics, self.0.clock.now(), last.as_deref())
+    }
+
     fn push(&self, record: Record) {
         let record = Arc::new(record);
         let mut history = self.0.history.lock();
@@ -198,8 +206,7 @@ impl Traffic {
 
     /// Returns the traffic up to now.
     pub(crate) fn recent(&self) -> RecentTraffic {
-        let last = self.0.history.lock().back().cloned();
-        let now = Record::read(&self.0.metrics, self.0.clock.now(), last.as_deref());
+        let now = self.now();
         let (Some(recent), Some(older)) =
             (self.before(now.at, RATES), self.before(now.at, LATENCIES))
         else {

@@ -17,6 +17,7 @@ use super::{
     off_thread,
 };
 use crate::{
+    base::units::Span,
     cache::purge::PurgeRequest,
     gateway::explain::ExplainRequest,
     live::audit::Actor,
@@ -82,6 +83,14 @@ pub(super) fn routes() -> Vec<Route> {
 }
 
 type From = ConnectInfo<PeerAddress>;
+
+/// Options of a reload.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ReloadOptions {
+    /// Time for which the configuration is on trial.
+    canary: Option<Span>,
+}
 
 /// An empty JSON object.
 #[derive(Debug, Default, Deserialize)]
@@ -184,10 +193,10 @@ async fn purge(
 async fn reload(
     State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    OptionalJsonBody(EmptyBody {}): OptionalJsonBody<EmptyBody>,
+    OptionalJsonBody(options): OptionalJsonBody<ReloadOptions>,
 ) -> Response {
     act(served, peer, |actions, who| async move {
-        actions.reload(who).await
+        actions.reload(who, options.canary).await
     })
     .await
 }

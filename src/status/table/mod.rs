@@ -158,6 +158,12 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
             ),
         ),
     ];
+    if let Some(trial) = &config.canary {
+        lines.push((
+            "trial",
+            format!("of this configuration, until {}", trial.until),
+        ));
+    }
     for problem in problems::of(snapshot, at) {
         let label = match problem.severity {
             Severity::Error => "error",

@@ -84,6 +84,7 @@ pub(crate) fn full() -> Snapshot {
             last_error: None,
             profile: Some("peak".into()),
             profiles: vec!["calm".into(), "peak".into()],
+            ..ConfigStatus::default()
         },
         bans: BansStatus {
             active: 1,

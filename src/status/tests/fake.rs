@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
-    base::{metrics::Exposition, secret::Secret},
+    base::{metrics::Exposition, secret::Secret, units::Span},
     cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt},
     gateway::explain::{ExplainError, ExplainRequest, Explanation},
     live::{audit::Actor, history::RequestHistory},
@@ -170,10 +170,11 @@ impl Actions for Fake {
         Ok(UpgradeResult::default())
     }
 
-    async fn reload(&self, _who: Actor) -> Result<ReloadResult, ActionError> {
+    async fn reload(&self, _who: Actor, trial: Option<Span>) -> Result<ReloadResult, ActionError> {
         self.act("reload".to_owned()).await?;
         Ok(ReloadResult {
             generation: 2,
+            trial,
             ..ReloadResult::default()
         })
     }

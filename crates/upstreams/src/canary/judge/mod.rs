@@ -13,6 +13,7 @@ mod tests;
 use std::time::Duration;
 
 use super::latency::Latencies;
+use crate::base::evidence::{CERTAIN, Events, Evidence};
 
 /// Requests of one release in a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,9 +46,7 @@ pub(super) struct Tolerance {
     pub(super) p95: f64,
 }
 
-/// Natural logarithm of the likelihood ratio from which the evidence counts: 200 to 1.
-const CERTAIN: f64 = 5.3;
-/// The same for a doubt, which holds a step.
+/// Logarithm of the likelihood ratio from which there is a doubt, which holds a step.
 const DOUBTFUL: f64 = 1.5;
 /// Failures below which nothing is rolled back.
 const MIN_FAILED: u64 = 3;
@@ -80,13 +79,6 @@ pub(super) struct Judge {
 struct SlowCounts {
     new: Events,
     current: Events,
-}
-
-/// Requests, and those of them that failed or were slow.
-#[derive(Clone, Copy, Debug, Default)]
-struct Events {
-    requests: u64,
-    events: u64,
 }
 
 impl Judge {
@@ -122,8 +114,8 @@ impl Judge {
             return;
         }
         let limit = known.quantile(0.95).mul_f64(self.tolerance.p95);
-        self.period.new.add(&seen.new.latencies, limit);
-        self.period.current.add(&seen.current.latencies, limit);
+        add_slow(&mut self.period.new, &seen.new.latencies, limit);
+        add_slow(&mut self.period.current, &seen.current.latencies, limit);
         self.period_took += took;
         let SlowCounts { new, current } = self.period;
         let is_over =
@@ -202,53 +194,7 @@ impl Counts {
     }
 }
 
-impl Events {
-    fn add(&mut self, latencies: &Latencies, limit: Duration) {
-        self.requests += latencies.count();
-        self.events += latencies.above(limit);
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
-    fn ratio(self) -> f64 {
-        self.events as f64 / self.requests.max(1) as f64
-    }
-}
-
-/// Evidence that an event is more frequent in the new release: the likelihood of what was seen if it
-/// is, against the likelihood if it is as frequent in both, averaged over a few ratios.
-#[derive(Clone, Copy, Debug, Default)]
-struct Evidence {
-    /// Logarithm of the likelihood ratio for each alternative.
-    logs: [f64; ALTERNATIVES.len()],
-}
-
-/// Ratios that stand for "more frequent".
-const ALTERNATIVES: [f64; 5] = [1.7, 3.0, 6.0, 15.0, 50.0];
-
-impl Evidence {
-    /// Adds the events of one moment. Each fell to the new release with a probability that its
-    /// part of the requests and the ratio determine.
-    #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
-    fn add(&mut self, new: Events, current: Events) {
-        let [new_requests, current_requests] = [new, current].map(|it| it.requests as f64);
-        let [in_new, in_current] = [new, current].map(|it| it.events as f64);
-        let part = |ratio: f64| {
-            let weighted = ratio * new_requests;
-            weighted / (weighted + current_requests)
-        };
-        let expected = part(1.0);
-        for (log, alternative) in self.logs.iter_mut().zip(ALTERNATIVES) {
-            let part = part(alternative);
-            *log += in_new * (part / expected).ln();
-            *log += in_current * ((1.0 - part) / (1.0 - expected)).ln();
-        }
-    }
-
-    /// Returns the logarithm of the average likelihood ratio.
-    #[expect(clippy::cast_precision_loss, reason = "there are five")]
-    fn log(&self) -> f64 {
-        let highest = self.logs.iter().copied().fold(f64::MIN, f64::max);
-        let sum: f64 = self.logs.iter().map(|log| (log - highest).exp()).sum();
-        highest + (sum / self.logs.len() as f64).ln()
-    }
+fn add_slow(events: &mut Events, latencies: &Latencies, limit: Duration) {
+    events.requests += latencies.count();
+    events.events += latencies.above(limit);
 }
