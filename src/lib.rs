@@ -33,6 +33,7 @@ mod routes;
 mod status;
 #[doc(hidden)]
 pub mod testing;
+mod values;
 
 #[cfg(feature = "jemalloc")]
 pub use self::base::alloc::Allocator;

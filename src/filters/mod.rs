@@ -11,6 +11,7 @@ pub(crate) mod cache;
 pub(crate) mod cache_control;
 pub(crate) mod client_cert;
 pub(crate) mod compression;
+pub(crate) mod conditions;
 pub(crate) mod cors;
 pub(crate) mod csrf;
 pub(crate) mod custom;
@@ -23,10 +24,12 @@ pub(crate) mod methods;
 pub(crate) mod plugins;
 pub(crate) mod rate_limit;
 pub(crate) mod request_id;
+pub(crate) mod response_rewrite;
 pub(crate) mod security_headers;
 #[cfg(test)]
 mod tests;
 pub(crate) mod timing;
+pub(crate) mod upstream_by;
 
 use std::sync::Arc;
 
@@ -110,6 +113,8 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<timing::Timing>().shareable(),
     Entry::of::<access_log::AccessLogKind>().shareable(),
     Entry::of::<plugins::Plugins>(),
+    // Before all that guards, as nginx looks at its own conditions first.
+    Entry::of::<conditions::Conditions>().shareable(),
     Entry::of::<methods::Methods>().shareable(),
     Entry::of::<access::Access>().shareable(),
     Entry::of::<client_cert::ClientCert>(),
@@ -122,6 +127,8 @@ pub const FILTERS: &[Entry] = &[
     Entry::of::<basic_auth::BasicAuth>(),
     Entry::of::<jwt::Jwt>(),
     Entry::of::<forward_auth::ForwardAuth>(),
+    Entry::of::<upstream_by::UpstreamBy>().shareable(),
+    Entry::of::<response_rewrite::ResponseRewrite>().shareable(),
     Entry::of::<headers::Headers>().shareable(),
     // After `cache` on responses, whose `browser_ttl` it overrides.
     Entry::of::<cache_control::CacheControl>().shareable(),

@@ -19,10 +19,12 @@ use crate::{
         net::{Cidr, TrustedProxies},
         secret,
     },
-    chain::{BackgroundWork, Chain, CompileContext, Filter, Guard, Named, Shared},
+    chain::{
+        ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, Filter, Guard, Named, Shared,
+    },
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
-        model::{File, MatchConfig, OneOrMany, RouteNode},
+        model::{File, MatchConfig, OneOrMany, RouteNode, SatisfyConfig},
         source::ReferencedFiles,
         tree::{Key, Node, Spanned},
     },
@@ -31,6 +33,7 @@ use crate::{
     plugins::kv::Owners,
     routes::{Action, RouteTable, Slashes},
     upstreams::{Protocol, Upstream},
+    values::Maps,
 };
 
 pub(super) struct Compiler<'a> {
@@ -213,8 +216,9 @@ impl Compiler<'_> {
     }
 
     fn unused_upstreams(&mut self, used: &HashSet<&str>) {
+        let maps = self.shared.get::<Maps>().unwrap_or_default();
         for (key, _) in &self.file.upstreams {
-            if !used.contains(key.name.as_str()) {
+            if !used.contains(key.name.as_str()) && !maps.result_in(&key.name) {
                 self.diagnostics.push(
                     Diagnostic::warning(
                         "edgeway::upstream::unused",
@@ -389,7 +393,13 @@ impl Compiler<'_> {
             );
         }
         let (filters, guards) = self.filters(node.place, &name, &node.filters);
-        let chain = Chain::new(filters);
+        let (chain, guards) = match self.alternatives(node, &filters) {
+            Some(any) => {
+                let guards = self.guards.with_any(&any, guards);
+                (Chain::satisfying_any(filters, &any), guards)
+            }
+            None => (Chain::new(filters), guards),
+        };
         let pass_headers = self.pass_headers(node);
         let cache = self.route_cache(node, &name, &chain, &pass_headers);
         let mut cx = self.cx(node.place, &name);
@@ -412,6 +422,25 @@ impl Compiler<'_> {
             websocket_hint: Once::new(),
             name,
         })
+    }
+
+    /// Returns the filters of a route of which one is enough, if it has `satisfy: any`.
+    fn alternatives(&mut self, node: &RouteNode, filters: &[Named]) -> Option<Arc<AnyOf>> {
+        let satisfy = node.config.satisfy.as_ref();
+        let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
+        let any = AnyOf::of(filters).map(Arc::new);
+        if any.is_none() {
+            self.error(
+                "edgeway::route::satisfy",
+                satisfy.place,
+                "`satisfy: any` needs two filters of which one is enough".to_owned(),
+                format!(
+                    "leave it out, or give the route two of `{}`",
+                    ALTERNATIVES.join("`, `")
+                ),
+            );
+        }
+        any
     }
 
     /// Compiles one filter of a route, or returns one that another route has with these settings.

@@ -181,8 +181,16 @@ pub(crate) fn explain(
         facts: &mut facts,
     };
     let filters = chain.filters().iter();
+    let alternatives = chain.alternatives();
     let explained = filters
-        .map(|named| ExplainedFilter::of(named, &ex))
+        .map(|named| {
+            let mut explained = ExplainedFilter::of(named, &ex);
+            if alternatives.contains(&named.name) {
+                let note = format!("one of {} is enough", alternatives.join(", "));
+                explained.notes.push(note);
+            }
+            explained
+        })
         .collect();
     let cache = route.and_then(|route| {
         let now = match look {
@@ -427,7 +435,9 @@ fn action_text(
 ) -> String {
     match &route.action {
         Action::Forward(forward)
-            if forward.websocket.is_none() && asks_for_websocket(&head.headers) =>
+            if forward.websocket.is_none()
+                && !forward.ignores_upgrades
+                && asks_for_websocket(&head.headers) =>
         {
             "refused with 400 websocket_off: the route lacks `websocket: true`".to_owned()
         }

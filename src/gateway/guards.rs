@@ -7,7 +7,7 @@ use std::{
 
 use super::{Route, compile::Compiler, open_routes::OpenRoutes};
 use crate::{
-    chain::{Chain, Guard, Named},
+    chain::{AnyOf, Chain, Guard, Named},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{MatchConfig, RouteNode, SpellingConfig},
@@ -21,10 +21,36 @@ use crate::{
 pub(super) struct Guards {
     /// Numbers and settings, by the digests of the settings.
     known: HashMap<(&'static str, u64), Vec<(u32, Node)>>,
+    /// Numbers of filters of which one is enough, by their own numbers.
+    alternatives: HashMap<Vec<u32>, u32>,
     count: u32,
 }
 
 impl Guards {
+    /// Returns `guards` with `any` in place of its members.
+    pub(super) fn with_any(
+        &mut self,
+        any: &AnyOf,
+        guards: Box<[DetachedGuard]>,
+    ) -> Box<[DetachedGuard]> {
+        let names = any.names();
+        let is_member = |guard: &DetachedGuard| names.contains(&guard.named.name);
+        let (members, mut rest): (Vec<_>, Vec<_>) = guards.into_iter().partition(is_member);
+        let numbers: Vec<u32> = members.iter().map(|guard| guard.number).collect();
+        let known = self.alternatives.get(&numbers).copied();
+        let number = known.unwrap_or_else(|| self.another());
+        self.alternatives.insert(numbers, number);
+        rest.push(DetachedGuard {
+            number,
+            is_access: true,
+            named: Named {
+                name: "satisfy",
+                filter: Arc::new(any.guards_alone()),
+            },
+        });
+        rest.into()
+    }
+
     /// Returns the number of a filter with these settings.
     pub(super) fn number(&mut self, name: &'static str, node: &Node) -> u32 {
         let alike = self.known.entry((name, node.value_digest())).or_default();

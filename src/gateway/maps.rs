@@ -10,7 +10,7 @@ use crate::{
         model::File,
         tree::{Key, Node, Value, read},
     },
-    filters::headers::{MapConfig, Maps},
+    values::{MapConfig, Maps},
 };
 
 impl Compiler<'_> {
@@ -263,6 +263,62 @@ mod tests {
             ),
         ] {
             assert_ne!(identity(&maps), first, "{maps}");
+        }
+    }
+
+    #[test]
+    fn a_table_may_name_upstreams_and_nothing_else() {
+        let messages = |map: &str, key: &str| {
+            let yaml = format!(
+                "listeners: [{{ address: 127.0.0.1:8080 }}]\n\
+                 maps: {{ pool: {map}, other: {{ shares: {{ canary: 5% }} }} }}\n\
+                 upstreams: {{ web: {{ backends: ['127.0.0.1:1'] }}, \
+                 canary: {{ backends: ['127.0.0.1:2'] }} }}\n\
+                 routes: [{{ match: {{}}, upstream: web, upstream_by: '{key}', \
+                 headers: {{ request: {{ set: {{ X-A: '{{map.other}}' }} }} }} }}]\n"
+            );
+            let file = load_text("test.yaml", &yaml).file.unwrap();
+            let (_, diagnostics) = compile(&file, Path::new("."), &World::default());
+            let messages = diagnostics.list().iter().map(|one| one.message.clone());
+            messages.collect::<Vec<_>>()
+        };
+        for map in [
+            "{ shares: { canary: 5%, web: 1% } }",
+            "{ from: '{host}', values: { a: '{map.other}' }, default: web }",
+        ] {
+            let found = messages(map, "{map.pool}");
+            assert!(found.is_empty(), "{map}: {found:?}");
+        }
+        for (map, key, expected) in [
+            (
+                "{ shares: { canari: 5%, canary: 1% } }",
+                "{map.pool}",
+                "names the unknown upstream `canari`",
+            ),
+            (
+                "{ values: { a: '{header.x}', b: canary } }",
+                "{map.pool}",
+                "have placeholders",
+            ),
+            (
+                "{ shares: { canary: 60%, web: 50% } }",
+                "{map.pool}",
+                "the shares are 110% together",
+            ),
+            (
+                "{ shares: { canary: 5% }, values: { a: b } }",
+                "{map.pool}",
+                "the map has `shares` beside other entries",
+            ),
+            (
+                "{ shares: { canary: 5% } }",
+                "a{map.pool}",
+                "is no lookup table",
+            ),
+        ] {
+            let found = messages(map, key);
+            let has = found.iter().any(|one| one.contains(expected));
+            assert!(has, "{map} {key}: {found:?}");
         }
     }
 }

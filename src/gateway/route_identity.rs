@@ -16,10 +16,11 @@ use crate::{
 /// Filters that change neither the request to the origin nor the client's identity nor the stored
 /// response. Routes that differ only in these share stored responses. Any other filter separates
 /// routes.
-const NON_KEY_FILTERS: [&str; 11] = [
+const NON_KEY_FILTERS: [&str; 13] = [
     "access",
     "access_log",
     "body_limit",
+    "conditions",
     "cors",
     "csrf",
     "in_flight",
@@ -28,6 +29,8 @@ const NON_KEY_FILTERS: [&str; 11] = [
     "request_id",
     "security_headers",
     "timing",
+    // The upstream that it chooses is a part of the key itself.
+    "upstream_by",
 ];
 
 /// Keys of `cache` that decide which parts of a request matter and what may be stored. The others

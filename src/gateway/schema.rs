@@ -9,8 +9,9 @@ use crate::{
         FloodGuardConfig, GeoConfig, ListenerConfig, ProfileConfig, RedisConfig, RouteConfig,
         TracingConfig, UpstreamConfig, WatchConfig,
     },
-    filters::{self, headers::MapConfig},
+    filters,
     limits::config::LimitConfig,
+    values::MapConfig,
 };
 
 /// Returns the schema as a document (JSON Schema, draft 2020-12).

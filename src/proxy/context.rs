@@ -23,7 +23,7 @@ use crate::{
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
     live::Live,
     routes::Params,
-    upstreams::{BackendId, Lease, TrialRequest, Upstream},
+    upstreams::{BackendId, Lease, Timeouts, TrialRequest, Upstream},
 };
 
 /// Route of a request, and the form of its filter chain.
@@ -45,6 +45,8 @@ pub(crate) struct Context {
     /// Deadlines of this request.
     pub(super) watch: Option<Arc<Watch>>,
     pub(super) upstream: Option<Arc<Upstream>>,
+    /// Time limits of the route, if it has its own.
+    pub(super) timeouts: Option<Box<Timeouts>>,
     pub(super) lease: Option<Lease>,
     /// Comparison of releases that the outcome of the request counts for.
     pub(super) trial: Option<TrialRequest>,
@@ -112,6 +114,7 @@ impl Context {
             connection: None,
             watch: None,
             upstream: None,
+            timeouts: None,
             lease: None,
             trial: None,
             tried: Vec::new(),

@@ -326,6 +326,7 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         params,
         facts,
         upstream,
+        timeouts,
         is_websocket,
         ..
     } = ctx;
@@ -346,7 +347,7 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
         Action::Respond(respond) => return Some(Box::new(respond.reply(request))),
         Action::Files(_) => return None,
     };
-    if is_upgrade {
+    if is_upgrade && !forward.ignores_upgrades {
         if forward.websocket.is_none() {
             // Once for each route and configuration: clients may ask as often as they like.
             route.websocket_hint.call_once(|| {
@@ -373,6 +374,9 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     if *is_websocket && upstream.as_ref().is_some_and(|u| u.is_h2()) {
         // Another filter chose the upstream. The one in the configuration was checked at load time.
         return Some(Box::new(Failure::Upgrade.reply()));
+    }
+    if let (Some(own), Some(upstream)) = (&forward.timeouts, upstream) {
+        *timeouts = Some(Box::new(upstream.timeouts.with(own)));
     }
     None
 }

@@ -14,7 +14,7 @@ use pingora::{
 use pingora_proxy::Session;
 
 use super::{
-    context::Context,
+    context::{self, Context},
     error::Failure,
     forwarded, hop_by_hop, host_header,
     retry::{self, Replay},
@@ -26,7 +26,8 @@ use crate::{
     chain::host::public_host,
     connection::deadline::Expired,
     upstreams::{
-        AttemptFailure, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol, Unavailable, Upstream,
+        AttemptFailure, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol, Timeouts, Unavailable,
+        Upstream,
     },
 };
 
@@ -35,6 +36,16 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 /// Bound on retries after pooled connections that were stale. Each retry gets a new connection, so
 /// a second one is only needed if the app restarts right then.
 const MAX_STALE: u32 = 3;
+
+/// Returns the time limits of a request to `upstream`: the route's own, if it has some.
+fn timeouts<'a>(ctx: &'a Context, upstream: &'a Upstream) -> &'a Timeouts {
+    ctx.timeouts.as_deref().unwrap_or(&upstream.timeouts)
+}
+
+/// Returns the time limit of a new connection to `upstream`.
+pub(super) fn connect_timeout(ctx: &Context, upstream: &Upstream) -> Duration {
+    timeouts(ctx, upstream).connect
+}
 
 /// Takes a place on a backend for the next attempt at `request`.
 pub(super) async fn lease(request: &RequestHeader, ctx: &mut Context) -> Result<Arc<Upstream>> {
@@ -91,7 +102,11 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
     }
     if ctx.is_background() {
         // No client waits for it, and no deadline of a client's connection ends it.
-        peer.options.read_timeout = Some(upstream.timeouts.first_byte);
+        peer.options.read_timeout = Some(timeouts(ctx, &upstream).first_byte);
+    }
+    if let Some(own) = &ctx.timeouts {
+        peer.options.connection_timeout = Some(own.connect);
+        peer.options.total_connection_timeout = Some(own.connect);
     }
     if let (Protocol::H2, Some(connection)) = (upstream.protocol(), &ctx.connection) {
         let is_complete = session.as_mut().is_body_done();
@@ -102,7 +117,7 @@ pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box
             is_complete,
             limits: &listener.limits,
         };
-        let bounds = streams::bounds(&request, &upstream.timeouts, ctx.tried_at);
+        let bounds = streams::bounds(&request, timeouts(ctx, &upstream), ctx.tried_at);
         peer.options.read_timeout = Some(bounds.silence);
         ctx.due = bounds.due;
     }
@@ -138,7 +153,7 @@ pub(super) fn connected(
         return;
     };
     let connections = &ctx.live().connections;
-    let timeouts = &upstream.timeouts;
+    let timeouts = timeouts(ctx, upstream);
     let now = connections.millis(ctx.tried_at);
     let total = timeouts
         .total
@@ -182,7 +197,7 @@ pub(super) fn sent_bytes(count: usize, ctx: &Context) {
         if ctx.responded_at.is_some() {
             watch.moved(now);
         } else {
-            watch.sent_body(now + whole_millis(upstream.timeouts.first_byte));
+            watch.sent_body(now + whole_millis(timeouts(ctx, upstream).first_byte));
         }
     }
 }
@@ -210,7 +225,8 @@ pub(super) fn on_origin_response(
     let (Some(upstream), Some(lease)) = (&ctx.upstream, &ctx.lease) else {
         return Ok(());
     };
-    let (idle, stream_idle) = (upstream.timeouts.idle, upstream.timeouts.stream_idle);
+    let timeouts = timeouts(ctx, upstream);
+    let (idle, stream_idle) = (timeouts.idle, timeouts.stream_idle);
     let now = ctx.live().world.clock.now();
     let seen = GatewayDirectives::of(response);
     ctx.facts.upstream.status = response.status.as_u16();
@@ -297,7 +313,7 @@ pub(super) fn on_origin_response(
         response.remove_header(&header::CONTENT_LENGTH);
         response.remove_header(&header::TRANSFER_ENCODING);
     }
-    if !has_location {
+    if !has_location || context::chain(&ctx.gateway, ctx.route).replaces_location() {
         return Ok(());
     }
     for name in [header::LOCATION, header::CONTENT_LOCATION] {

@@ -53,6 +53,8 @@ impl Files {
             } else {
                 Transfer::Copy
             },
+            if_modified_since: config.if_modified_since,
+            announces_parts: false,
             open_files: open_files?,
             recheck: config.recheck.0,
         };

@@ -5,7 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use crate::base::{http::entity_tags, http_date};
+use crate::{
+    base::{http::entity_tags, http_date},
+    config::model::IfModifiedSinceConfig,
+};
 
 /// Properties of a representation that conditions and ranges refer to.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +16,8 @@ pub(crate) struct Validators<'a> {
     pub(crate) etag: Option<&'a HeaderValue>,
     /// Modification time in whole seconds since 1970, as in `Last-Modified`.
     pub(crate) modified: Option<u64>,
+    /// Dates that confirm the client's copy.
+    pub(crate) dates: IfModifiedSinceConfig,
     pub(crate) size: u64,
 }
 
@@ -59,7 +64,10 @@ pub(crate) fn select(method: &Method, headers: &HeaderMap, of: Validators<'_>) -
             return Selection::NotModified;
         }
     } else if let Some(since) = date(headers, header::IF_MODIFIED_SINCE)
-        && of.modified.is_some_and(|modified| modified <= since)
+        && of.modified.is_some_and(|modified| match of.dates {
+            IfModifiedSinceConfig::Later => modified <= since,
+            IfModifiedSinceConfig::Exact => modified == since,
+        })
     {
         return Selection::NotModified;
     }
@@ -227,6 +235,7 @@ mod tests {
             etag: Some(&etag),
             // Sun, 06 Nov 1994 08:49:37 GMT
             modified: Some(784_111_777),
+            dates: IfModifiedSinceConfig::Later,
             size: 100,
         };
         select(method, &map, validators)
@@ -275,6 +284,29 @@ mod tests {
     }
 
     #[test]
+    fn on_request_only_the_own_date_confirms_a_copy() {
+        for (since, selection) in [
+            ("Sun, 06 Nov 1994 08:49:36 GMT", Selection::Whole),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Selection::NotModified),
+            ("Sun, 06 Nov 1994 08:49:38 GMT", Selection::Whole),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("if-modified-since", HeaderValue::from_static(since));
+            let validators = Validators {
+                etag: None,
+                modified: Some(784_111_777),
+                dates: IfModifiedSinceConfig::Exact,
+                size: 100,
+            };
+            assert_eq!(
+                select(&Method::GET, &headers, validators),
+                selection,
+                "{since}"
+            );
+        }
+    }
+
+    #[test]
     fn a_precondition_that_fails_ends_the_request() {
         use Selection::{PreconditionFailed, Whole};
         for (headers, selection) in [
@@ -302,6 +334,7 @@ mod tests {
         let validators = Validators {
             etag: None,
             modified: None,
+            dates: IfModifiedSinceConfig::Later,
             size: 100,
         };
         for name in ["if-unmodified-since", "if-modified-since"] {

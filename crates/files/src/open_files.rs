@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 use crate::{
     base::{clock::Clock, encoding::Encoding},
     blocking,
+    config::model::IfModifiedSinceConfig,
     media_types::MediaTypes,
     path::RelativePath,
     patterns::Patterns,
@@ -71,6 +72,9 @@ pub(crate) struct Settings {
     pub(crate) serves_dot_files: bool,
     pub(crate) types: MediaTypes,
     pub(crate) transfer: Transfer,
+    pub(crate) if_modified_since: IfModifiedSinceConfig,
+    /// True to send `Accept-Ranges` with a 206 too, as Node's servers do and nginx does not.
+    pub(crate) announces_parts: bool,
     pub(crate) open_files: NonZeroUsize,
     pub(crate) recheck: Duration,
 }
@@ -145,6 +149,8 @@ impl Files {
             serves_dot_files,
             types: MediaTypes::default(),
             transfer: Transfer::Sendfile,
+            if_modified_since: IfModifiedSinceConfig::default(),
+            announces_parts: true,
             open_files: NonZeroUsize::MIN.saturating_add(1023),
             recheck,
         };
@@ -407,6 +413,8 @@ impl Inner {
         Ok(ServedFile {
             plain,
             encoded: encoded.into(),
+            dates: self.settings.if_modified_since,
+            announces_parts: self.settings.announces_parts,
         })
     }
 

@@ -43,6 +43,7 @@ impl FileResponse {
         let validators = Validators {
             etag: own.etag(),
             modified: own.stamp.modified(),
+            dates: file.dates,
             size,
         };
         let (status, range) = match select(method, headers, validators) {
@@ -120,6 +121,10 @@ impl FileResponse {
                     headers.insert(header::CONTENT_RANGE, text);
                 }
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
+                if !self.file.announces_parts {
+                    // A 206 shows that there are ranges.
+                    headers.remove(header::ACCEPT_RANGES);
+                }
             }
             StatusCode::NOT_MODIFIED => {
                 // RFC 9110, 15.4.5: what describes the content that the client has already.

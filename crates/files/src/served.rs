@@ -11,7 +11,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use rustix::fs::{FileType, fstat};
 
-use crate::{base::encoding::Encoding, body, segment::Transfer};
+use crate::{
+    base::encoding::Encoding, body, config::model::IfModifiedSinceConfig, segment::Transfer,
+};
 
 /// Size up to which the content of a file is kept in memory, instead of a file descriptor.
 pub(crate) const SMALL: u64 = 16 * 1024;
@@ -27,6 +29,10 @@ pub struct ServedFile {
     pub(crate) plain: Representation,
     /// Compressed files beside it, in the order of preference.
     pub(crate) encoded: Box<[(Encoding, Representation)]>,
+    /// Dates of `If-Modified-Since` that confirm a client's copy.
+    pub(crate) dates: IfModifiedSinceConfig,
+    /// True if a 206 has `Accept-Ranges`.
+    pub(crate) announces_parts: bool,
 }
 
 /// Bytes that a client gets, with the headers of a complete response.

@@ -28,6 +28,8 @@ fn settings(root: &Path) -> Settings {
         serves_dot_files: false,
         types: MediaTypes::default(),
         transfer: Transfer::Sendfile,
+        if_modified_since: crate::config::model::IfModifiedSinceConfig::default(),
+        announces_parts: false,
         open_files: 64.try_into().unwrap(),
         recheck: NOW_AND_THEN,
     }

@@ -93,8 +93,8 @@ use self::{
     wire::{Trust, Wire},
 };
 use crate::{
-    base::http::begins_with,
-    config::model::{App, TimeoutsConfig},
+    base::{http::begins_with, units::Span},
+    config::model::{App, RouteTimeoutsConfig, TimeoutsConfig},
 };
 
 /// Compiled upstream: a named group of backends.
@@ -139,6 +139,21 @@ pub struct Timeouts {
     pub stream_idle: Duration,
     /// Whole request, including retries.
     pub total: Option<Duration>,
+}
+
+impl Timeouts {
+    /// Returns these with the ones that a route sets.
+    #[must_use]
+    pub fn with(self, route: &RouteTimeoutsConfig) -> Self {
+        let or = |own: Option<Span>, upstream: Duration| own.map_or(upstream, |own| own.0);
+        Self {
+            connect: or(route.connect, self.connect),
+            first_byte: or(route.first_byte, self.first_byte),
+            idle: or(route.idle, self.idle),
+            stream_idle: or(route.stream_idle, self.stream_idle),
+            total: route.total.map(|total| total.0).or(self.total),
+        }
+    }
 }
 
 impl From<&TimeoutsConfig> for Timeouts {

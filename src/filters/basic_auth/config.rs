@@ -28,7 +28,8 @@ pub(crate) struct BasicAuthConfig {
     /// Realm that browsers show when they prompt for a password.
     realm: Spanned<String>,
     /// File with lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read
-    /// when the configuration is loaded.
+    /// when the configuration is loaded. The weak hashes `$apr1$` and `{SHA}` of older files are
+    /// taken with a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Spanned<PathBuf>>,
     /// Users as name → hash, in addition to those of the file.
@@ -165,6 +166,14 @@ impl UsersFound {
                 return;
             }
         };
+        if hash.is_weak() {
+            cx.warn_at(
+                place,
+                "edgeway::basic_auth::weak",
+                format!("{at}the hash of the user `{shown}` is weak: a thief of it can guess the password"),
+                "make a new one with `edgeway hash password --user NAME`",
+            );
+        }
         let user = User {
             name: name.into(),
             hash: Arc::new(hash),

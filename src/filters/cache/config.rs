@@ -30,6 +30,7 @@ const MAX_KEYS: usize = 100_000;
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub(crate) struct RouteCacheConfig {
     /// `app`: the rules of the upstream's `app` apply in addition to RFC 9111. `strict`: RFC 9111
     /// only.
@@ -90,6 +91,13 @@ pub(crate) struct RouteCacheConfig {
     /// Bytes of `cache.memory` that responses of this route may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     quota: Option<Spanned<ByteSize>>,
+    /// Asks the origin for the whole response, and stores it, where a `HEAD` or a `Range` finds
+    /// nothing stored, as nginx does. Otherwise such a request goes to the origin as it is, and its
+    /// response is not stored.
+    whole: bool,
+    /// Keeps stored responses when a `POST`, `PUT`, `PATCH` or `DELETE` of the same URL succeeds, as
+    /// nginx does. Otherwise they are removed (RFC 9111, 4.4).
+    keep_on_write: bool,
 }
 
 /// Limits on requests that clients force to the origin.
@@ -229,6 +237,8 @@ impl Default for RouteCacheConfig {
             client_directives: ClientDirectivesConfig::default(),
             wait: Span(Duration::from_secs(5)),
             quota: None,
+            whole: false,
+            keep_on_write: false,
         }
     }
 }
@@ -259,6 +269,14 @@ impl RouteCacheConfig {
         let client_directives = self.client_directives.compile(cx)?;
         if self.force {
             self.warn_of_force(cx)?;
+        }
+        if self.keep_on_write && self.purge_on_write {
+            cx.report(
+                "edgeway::cache::keep_on_write",
+                "`keep_on_write` keeps what `purge_on_write` removes",
+                "write one of the two",
+            );
+            return None;
         }
         if let Some(max) = &self.max_object
             && max.value.0 > memory / 4
@@ -326,6 +344,8 @@ impl RouteCacheConfig {
             client_directives,
             wait: self.wait.0,
             quota: self.quota.map(|quota| quota.value.0),
+            fetches_whole: self.whole,
+            keeps_on_write: self.keep_on_write,
         })
     }
 

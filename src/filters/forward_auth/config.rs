@@ -65,6 +65,10 @@ pub(crate) struct ForwardAuthConfig {
     cache: Option<Spanned<Span>>,
     /// Handling of requests while the service fails (no response, or 5xx): `deny` (503) or `allow`.
     on_error: OnError,
+    /// Response to a request that the service refuses: the service's own (`passed`), or as with
+    /// `auth_request` of nginx (`own`) the gateway's page for 401, with the service's
+    /// `WWW-Authenticate`, and for 403; any other refusal is 500 then.
+    refusals: Refusals,
     /// Maximum number of requests in flight to this URL. Beyond it clients take turns, for at most
     /// twice `timeout`; then the request gets 503, reason `forward_auth_busy`.
     max_in_flight: Spanned<u32>,
@@ -80,6 +84,16 @@ enum OnError {
     Allow,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Refusals {
+    /// Status, headers and body of the service.
+    #[default]
+    Passed,
+    /// The gateway's own page.
+    Own,
+}
+
 impl Default for ForwardAuthConfig {
     fn default() -> Self {
         let names = ["Cookie", "Authorization"];
@@ -92,6 +106,7 @@ impl Default for ForwardAuthConfig {
             timeout: Spanned::nowhere(DEADLINE),
             cache: None,
             on_error: OnError::default(),
+            refusals: Refusals::default(),
             max_in_flight: Spanned::nowhere(IN_FLIGHT),
         }
     }
@@ -148,6 +163,7 @@ impl ForwardAuthConfig {
                 recent: RecentValues::new(REMEMBERED),
             }),
             is_lenient: self.on_error == OnError::Allow,
+            has_own_refusals: self.refusals == Refusals::Own,
             metrics: AuthMetrics::new("forward_auth", cx.route, cx.metrics),
             clock: cx.clock.clone(),
         })

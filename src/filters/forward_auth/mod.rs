@@ -73,6 +73,8 @@ pub(crate) struct ForwardAuth {
     cache: Option<Cache>,
     /// True if requests pass while the service fails.
     is_lenient: bool,
+    /// True if clients get the gateway's own page in place of the service's refusal.
+    has_own_refusals: bool,
     metrics: AuthMetrics,
     clock: Clock,
 }
@@ -319,7 +321,11 @@ impl ForwardAuth {
                 Verdict::Next
             }
             AuthVerdict::Denied(denied) => {
-                let mut reply = denied.reply();
+                let mut reply = if self.has_own_refusals {
+                    denied.own_page()
+                } else {
+                    denied.reply()
+                };
                 reply.reason = Some(DENIED);
                 self.metrics.note(ex.facts, denied.outcome(), &reply, None);
                 reply.into()

@@ -130,6 +130,23 @@ impl Denied {
         }
     }
 
+    /// Returns the gateway's own page: for 401, with the challenges, and 403. Any other refusal is
+    /// none that a client should see.
+    pub(super) fn own_page(&self) -> Reply {
+        let status = match self.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.status,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        let mut reply = Reply::empty(status);
+        reply.body = ReplyBody::Page { detail: None };
+        if status == StatusCode::UNAUTHORIZED {
+            for challenge in self.headers.get_all(header::WWW_AUTHENTICATE) {
+                reply = reply.header(header::WWW_AUTHENTICATE, challenge.clone());
+            }
+        }
+        reply
+    }
+
     /// Returns the response as it arrived, with `no-store` if it has no `Cache-Control`: browsers
     /// would cache some redirects forever.
     pub(super) fn reply(&self) -> Reply {

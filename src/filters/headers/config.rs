@@ -6,15 +6,12 @@ use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Changes, Headers,
-    lookup::Maps,
-    template::{Names, Template},
-};
+use super::{Changes, Headers};
 use crate::{
     base::secret,
     chain::CompileContext,
     config::{model::StatusSet, tree::Spanned},
+    values::{Maps, Names, Template},
 };
 
 /// Changes of headers, towards the origin and towards the client.

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
-use super::{Headers, MapConfig, Maps};
+use super::Headers;
 use crate::{
     chain::{
         CompileContext, Shared,
         testkit::{FilterCheck, check_with, refused_with},
     },
     config::tree,
+    values::{MapConfig, Maps},
 };
 
 /// Compiles `maps` in the order of the text.

@@ -1,20 +1,17 @@
 //! Sets, adds and removes headers, towards the origin and towards the client.
 
 mod config;
-mod lookup;
 #[cfg(test)]
 mod lookup_tests;
-mod template;
 #[cfg(test)]
 mod tests;
 
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
-pub(crate) use self::lookup::{MapConfig, Maps};
-use self::template::Template;
 use crate::{
     chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges},
     config::model::StatusSet,
+    values::Template,
 };
 
 /// The compiled filter.

@@ -207,6 +207,7 @@ fn route(file: &File, node: &RouteNode, route: &Route, hidden: &[Place]) -> Valu
                     printed["websocket"]["idle"] = value(&idle);
                 }
             }
+            Some(websocket) if !websocket.value.refuse => printed["websocket"] = json!("ignore"),
             _ => printed["websocket"] = json!(false),
         }
     }

@@ -26,7 +26,7 @@ use crate::{
         request,
     },
     routes::Params,
-    upstreams::Upstream,
+    upstreams::{Timeouts, Upstream},
 };
 
 /// Headers that concern only the client that sent the request: its own copy, its range, its demand
@@ -61,6 +61,7 @@ pub(in crate::proxy) struct Background {
     rewritten: Option<Box<[u8]>>,
     carried: Option<Arc<dyn Any + Send + Sync>>,
     upstream: Option<Arc<Upstream>>,
+    timeouts: Option<Box<Timeouts>>,
     trace: Option<RequestTrace>,
     head: RequestHeader,
     flow: Box<Flow>,
@@ -126,6 +127,7 @@ pub(super) fn begin(
         rewritten: ctx.facts.rewritten.clone(),
         carried: ctx.facts.carried.clone(),
         upstream: ctx.upstream.clone(),
+        timeouts: ctx.timeouts.clone(),
         trace: ctx.facts.trace.as_ref().map(RequestTrace::child),
         head,
         flow: Box::new(flow),
@@ -186,6 +188,7 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
         rewritten,
         carried,
         upstream,
+        timeouts,
         trace,
         head,
         flow,
@@ -207,6 +210,7 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
     ctx.facts.trace = trace;
     ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
     ctx.upstream = upstream;
+    ctx.timeouts = timeouts;
     ctx.cache = Some(flow);
     ctx.facts.put(claim);
     if let Some(permit) = permit {

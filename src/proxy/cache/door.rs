@@ -279,11 +279,12 @@ impl Request<'_> {
             if self.seen.wants.only_if_cached {
                 return only_if_cached();
             }
-            if self.head.method == Method::HEAD {
+            let fetches_whole = self.cache.policy.fetches_whole;
+            if self.head.method == Method::HEAD && !fetches_whole {
                 // A HEAD request does not ask for the body.
                 return bypass("head");
             }
-            if self.seen.is_range {
+            if self.seen.is_range && !fetches_whole {
                 // The range that the client wants does not justify fetching the whole.
                 return bypass("range");
             }

@@ -107,7 +107,13 @@ pub(in crate::proxy) fn range(request: &RequestHeader, response: &mut ResponseHe
     if length.is_some_and(|length| length.as_bytes().iter().all(|digit| *digit == b'0')) {
         return RangeType::None;
     }
-    range_header_filter(request, response, Some(MAX_RANGES))
+    let is_announced = response.headers.contains_key(header::ACCEPT_RANGES);
+    let range = range_header_filter(request, response, Some(MAX_RANGES));
+    if !is_announced {
+        // What the relay sends from the store has none either.
+        response.remove_header(&header::ACCEPT_RANGES);
+    }
+    range
 }
 
 /// Returns true if a stale response may replace a failure. It never allows one without an error:

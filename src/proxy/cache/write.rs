@@ -31,6 +31,9 @@ pub(in crate::proxy) async fn written(
         return;
     };
     let own_cache = context::cache(&ctx.gateway, ctx.route);
+    if own_cache.is_some_and(|cache| cache.policy.keeps_on_write) {
+        return;
+    }
     let client = &ctx.facts.client;
     let host = public_host(request, client).to_ascii_lowercase();
     let target = Target::new(&host, request.raw_path());

@@ -174,7 +174,8 @@ impl Relayed<'_, '_> {
         let Some(lease) = &ctx.lease else {
             return Err(Error::new_in(ErrorType::Custom("no lease")));
         };
-        let connected = upstream.connect(lease, ctx.stale_attempts > 0).await;
+        let time = upstream::connect_timeout(ctx, &upstream);
+        let connected = upstream.connect(lease, ctx.stale_attempts > 0, time).await;
         let mut connection = match connected {
             Ok(connection) => connection,
             Err(error) => return Err(upstream::not_connected(self.replay(), ctx, error)),

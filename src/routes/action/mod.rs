@@ -12,7 +12,8 @@ use crate::{
     chain::CompileContext,
     config::{
         diagnostic::{Place, closest},
-        model::RouteConfig,
+        model::{RouteConfig, RouteTimeoutsConfig},
+        tree::Spanned,
     },
 };
 
@@ -39,8 +40,12 @@ pub struct Forward {
     pub rewrite: Option<Rewrite>,
     /// `None` if the backend gets the client's own `Host`.
     pub host: Option<HostHeader>,
-    /// `None` if upgrades are refused.
+    /// `None` if upgrades are refused or ignored.
     pub websocket: Option<Websocket>,
+    /// True to pass requests for a WebSocket on as ordinary ones.
+    pub ignores_upgrades: bool,
+    /// Time limits in place of the upstream's.
+    pub timeouts: Option<Box<RouteTimeoutsConfig>>,
 }
 
 /// Settings of allowed WebSocket upgrades.
@@ -74,7 +79,10 @@ impl Action {
         let is_known = check_upstream(&upstream.value, upstream.place, cx);
         let rewrite = rewrite(config, &names, cx)?;
         let host = host(config, cx)?;
-        let websocket = config.websocket.as_ref().filter(|w| w.value.enabled);
+        let timeouts = timeouts(config, cx)?;
+        let websocket = config.websocket.as_ref();
+        let ignores_upgrades = websocket.is_some_and(|w| !w.value.enabled && !w.value.refuse);
+        let websocket = websocket.filter(|w| w.value.enabled);
         is_known.then(|| {
             Self::Forward(Forward {
                 upstream: Arc::from(upstream.value.as_str()),
@@ -83,6 +91,8 @@ impl Action {
                 websocket: websocket.map(|websocket| Websocket {
                     idle: websocket.value.idle.map(|idle| idle.0),
                 }),
+                ignores_upgrades,
+                timeouts: timeouts.map(Box::new),
             })
         })
     }
@@ -96,6 +106,37 @@ fn host(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Option<Host
     };
     let compiled = HostHeader::compile(&host.value);
     reported(compiled, "edgeway::route::bad_host_header", host.place, cx)
+}
+
+/// Checks the time limits of a route. `None` means that a problem was reported.
+#[expect(clippy::option_option, reason = "an error, no limits, or some")]
+fn timeouts(
+    config: &RouteConfig,
+    cx: &mut CompileContext<'_>,
+) -> Option<Option<RouteTimeoutsConfig>> {
+    let Some(Spanned { value, place }) = &config.timeouts else {
+        return Some(None);
+    };
+    let all = [
+        ("connect", value.connect),
+        ("first_byte", value.first_byte),
+        ("idle", value.idle),
+        ("stream_idle", value.stream_idle),
+        ("total", value.total),
+    ];
+    let mut is_well = true;
+    for (name, time) in all {
+        if time.is_some_and(|time| time.0.is_zero()) {
+            is_well = false;
+            cx.report_at(
+                *place,
+                "edgeway::route::zero_timeout",
+                format!("`timeouts.{name}` must be more than zero"),
+                "write how long to wait at most, such as `30s`",
+            );
+        }
+    }
+    is_well.then(|| Some(value.clone()))
 }
 
 /// Compiles the rewrite of a route, if it has one. `None` means that a problem was reported.
@@ -147,6 +188,7 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
         ("rewrite", config.rewrite.as_ref().map(|s| s.place)),
         ("websocket", config.websocket.as_ref().map(|s| s.place)),
         ("host_header", config.host_header.as_ref().map(|s| s.place)),
+        ("timeouts", config.timeouts.as_ref().map(|s| s.place)),
     ];
     let mut is_well = true;
     for (key, place) in extras {

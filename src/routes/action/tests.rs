@@ -414,11 +414,16 @@ fn a_route_does_one_thing() {
 
 #[test]
 fn websocket_is_off_unless_it_is_on() {
-    for (enabled, expected) in [(true, Some(Websocket { idle: None })), (false, None)] {
+    for (enabled, refuse, expected) in [
+        (true, true, Some(Websocket { idle: None })),
+        (false, true, None),
+        (false, false, None),
+    ] {
         let mut diagnostics = Diagnostics::default();
         let mut config = read("{ match: {}, upstream: web }", &mut diagnostics);
         let websocket = WebsocketConfig {
             enabled,
+            refuse,
             idle: None,
         };
         config.websocket = Some(Spanned {
@@ -427,7 +432,10 @@ fn websocket_is_off_unless_it_is_on() {
         });
         let compiled = compile_in(Path::new("."), &config, diagnostics);
         match compiled.action() {
-            Action::Forward(forward) => assert_eq!(forward.websocket, expected),
+            Action::Forward(forward) => {
+                assert_eq!(forward.websocket, expected);
+                assert_eq!(forward.ignores_upgrades, !refuse);
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -1,4 +1,5 @@
-//! Hashes of passwords: argon2 in the PHC string format, and bcrypt as `htpasswd -B` writes it.
+//! Hashes of passwords: argon2 in the PHC string format, bcrypt as `htpasswd -B` writes it, and the
+//! weak ones of older files.
 
 use std::{fmt, str::FromStr};
 
@@ -6,9 +7,14 @@ use argon2::{
     Argon2, Params,
     password_hash::{PasswordHasher as _, PasswordVerifier as _, phc},
 };
-use ring::rand::{SecureRandom as _, SystemRandom};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use ring::{
+    digest::SHA1_FOR_LEGACY_USE_ONLY,
+    rand::{SecureRandom as _, SystemRandom},
+};
+use subtle::ConstantTimeEq as _;
 
-use super::InvalidHash;
+use super::{InvalidHash, apr1};
 
 const HELP: &str = "make one with `edgeway hash password`, or with `htpasswd -nB USER`";
 
@@ -24,6 +30,10 @@ pub enum PasswordHash {
     Argon2(Box<phc::PasswordHash>),
     /// `$2a$…`, `$2b$…`, `$2x$…` or `$2y$…`.
     Bcrypt(Box<str>),
+    /// `$apr1$…`, as `htpasswd -m` writes it.
+    Apr1(Box<str>),
+    /// `{SHA}…`, as `htpasswd -s` writes it: a digest without salt.
+    Sha1(Box<str>, [u8; 20]),
 }
 
 impl PasswordHash {
@@ -31,7 +41,15 @@ impl PasswordHash {
     pub fn text(&self) -> String {
         match self {
             Self::Argon2(hash) => hash.to_string(),
-            Self::Bcrypt(hash) => hash.to_string(),
+            Self::Bcrypt(hash) | Self::Apr1(hash) | Self::Sha1(hash, _) => hash.to_string(),
+        }
+    }
+
+    /// Returns true if the hash is so fast to compute that a thief of the file can guess the password.
+    pub fn is_weak(&self) -> bool {
+        match self {
+            Self::Argon2(_) | Self::Bcrypt(_) => false,
+            Self::Apr1(_) | Self::Sha1(..) => true,
         }
     }
 
@@ -41,6 +59,14 @@ impl PasswordHash {
         match self {
             Self::Argon2(hash) => Argon2::default().verify_password(password, &**hash).is_ok(),
             Self::Bcrypt(hash) => bcrypt::verify(password, hash).unwrap_or(false),
+            Self::Apr1(hash) => apr1::parts(hash).is_some_and(|(salt, digest)| {
+                let shown = apr1::digest(password, salt.as_bytes());
+                bool::from(shown.as_bytes().ct_eq(digest.as_bytes()))
+            }),
+            Self::Sha1(_, digest) => {
+                let shown = ring::digest::digest(&SHA1_FOR_LEGACY_USE_ONLY, password);
+                bool::from(shown.as_ref().ct_eq(digest))
+            }
         }
     }
 }
@@ -84,13 +110,21 @@ impl FromStr for PasswordHash {
                 }
                 Ok(Self::Bcrypt(text.into()))
             }
-            Some("apr1" | "1" | "5" | "6" | "y") => Err(bad(
-                "unsupported hash type: too fast to resist guessing, or one of crypt(3)".to_owned(),
-            )),
+            Some("apr1") if apr1::parts(text).is_some() => Ok(Self::Apr1(text.into())),
+            Some("apr1") => Err(bad("invalid apr1 hash".to_owned())),
+            Some("1" | "5" | "6" | "y") => {
+                Err(bad("unsupported hash type: one of crypt(3)".to_owned()))
+            }
             // The text is not repeated: it may be the password itself.
-            _ if text.starts_with("{SHA}") || text.starts_with("{SSHA}") => Err(bad(
-                "SHA-1 is not supported: it is too fast to resist guessing".to_owned(),
-            )),
+            _ if text.starts_with("{SHA}") => {
+                let digest = STANDARD.decode(&text["{SHA}".len()..]);
+                let digest = digest.ok().and_then(|digest| digest.try_into().ok());
+                let digest = digest.ok_or_else(|| bad("invalid SHA-1 hash".to_owned()))?;
+                Ok(Self::Sha1(text.into(), digest))
+            }
+            _ if text.starts_with("{SSHA}") => {
+                Err(bad("unsupported hash type: SHA-1 with a salt".to_owned()))
+            }
             _ => Err(bad("invalid password hash".to_owned())),
         }
     }
@@ -101,6 +135,8 @@ impl fmt::Debug for PasswordHash {
         f.write_str(match self {
             Self::Argon2(_) => "argon2",
             Self::Bcrypt(_) => "bcrypt",
+            Self::Apr1(_) => "apr1",
+            Self::Sha1(..) => "SHA-1",
         })
     }
 }
@@ -155,12 +191,30 @@ mod tests {
     }
 
     #[test]
-    fn what_is_weak_or_broken_or_too_dear_is_refused_without_being_repeated() {
+    fn weak_hashes_of_older_files_are_taken_and_known_as_weak() {
+        for (text, password) in [
+            // `htpasswd -nbm alice wonderland`, with a fixed salt
+            ("$apr1$abcdefgh$VS3vSM84y6riPqgPCrpTW.", "wonderland"),
+            // `htpasswd -nbs alice wonderland`
+            ("{SHA}tiY7sUhYKUwI5L3866kDY+ENcrQ=", "wonderland"),
+        ] {
+            let hash = parse(text).unwrap();
+            assert!(hash.is_weak() && hash.verify(password.as_bytes()), "{text}");
+            assert!(!hash.verify(b"wonderlanD") && !hash.verify(b""), "{text}");
+            assert_eq!(hash.text(), text);
+        }
+        assert!(!parse(&hash_password(b"x").unwrap()).unwrap().is_weak());
+    }
+
+    #[test]
+    fn what_is_broken_or_too_dear_is_refused_without_being_repeated() {
         let dear = bcrypt::hash("x", 4).unwrap().replacen("$04$", "$18$", 1);
         for (text, why) in [
             ("hunter2", "invalid password hash"),
-            ("$apr1$hunter2$x", "unsupported"),
-            ("{SHA}hunter2", "SHA-1"),
+            ("$apr1$hunter2$x", "invalid apr1"),
+            ("$6$hunter2$x", "unsupported"),
+            ("{SHA}hunter2", "invalid SHA-1"),
+            ("{SSHA}hunter2", "unsupported"),
             ("$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ", "truncated"),
             ("$argon2id$hunter2", "argon2"),
             (

@@ -65,6 +65,10 @@ pub struct RouteCachePolicy {
     pub wait: Duration,
     /// Bytes of the store that responses of this route may use.
     pub quota: Option<u64>,
+    /// True to ask the origin for the whole response where a `HEAD` or a range finds nothing stored.
+    pub fetches_whole: bool,
+    /// True to keep stored responses when a write of the same URL succeeds.
+    pub keeps_on_write: bool,
 }
 
 /// Ways in which a request may be personal, as far as a shared cache must know.

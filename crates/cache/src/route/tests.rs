@@ -23,6 +23,8 @@ fn policy(key: KeyRules, anonymous: &[&str]) -> RouteCachePolicy {
         client_directives: None,
         wait: Duration::from_secs(5),
         quota: None,
+        fetches_whole: false,
+        keeps_on_write: false,
     }
 }
 

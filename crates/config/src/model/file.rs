@@ -48,6 +48,8 @@ pub const ROUTE_KEYS: &[&str] = &[
     "rewrite",
     "websocket",
     "host_header",
+    "timeouts",
+    "satisfy",
     "pass_headers",
     "spelling",
 ];

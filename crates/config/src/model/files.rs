@@ -49,6 +49,10 @@ pub struct FilesConfig {
     /// Cache-Control: no-cache } }`, also where it is the index or the `fallback`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Spanned<BTreeMap<String, String>>>,
+    /// Dates of `If-Modified-Since` that get 304: any that is not before the file's (`later`, RFC
+    /// 9110), or the file's own alone (`exact`, nginx's default).
+    #[serde(default)]
+    pub if_modified_since: IfModifiedSinceConfig,
     /// Serves names that begin with a dot. `/.well-known/` is served in any case.
     #[serde(default)]
     pub dot_files: bool,
@@ -75,6 +79,17 @@ pub struct FilesConfig {
     /// Time after which an open file is compared with the one on disk; `0s` for each request.
     #[serde(default = "recheck")]
     pub recheck: Span,
+}
+
+/// Dates of `If-Modified-Since` that get 304.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IfModifiedSinceConfig {
+    /// The file's own and later ones.
+    #[default]
+    Later,
+    /// The file's own alone.
+    Exact,
 }
 
 /// Symbolic links that are followed.
@@ -141,6 +156,7 @@ impl Short for FilesConfig {
             immutable: OneOrMany::default(),
             max_age: None,
             headers: BTreeMap::new(),
+            if_modified_since: IfModifiedSinceConfig::default(),
             dot_files: false,
             symlinks: SymlinksConfig::default(),
             types: BTreeMap::new(),

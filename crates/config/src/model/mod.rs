@@ -31,7 +31,7 @@ pub use self::{
     },
     extends::ExtendsConfig,
     file::ROUTE_KEYS,
-    files::{FilesConfig, PrecompressedConfig, SymlinksConfig},
+    files::{FilesConfig, IfModifiedSinceConfig, PrecompressedConfig, SymlinksConfig},
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
     geo::GeoConfig,
     listener::{
@@ -43,7 +43,7 @@ pub use self::{
     releases::{CanaryConfig, CanarySplit, ReleasesConfig},
     route::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
-        SpellingConfig, WebsocketConfig,
+        RouteTimeoutsConfig, SatisfyConfig, SpellingConfig, WebsocketConfig,
     },
     tracing::{SlowConfig, TraceTrust, TracingConfig, TracingProtocol, TracingTlsConfig},
     upstream::{

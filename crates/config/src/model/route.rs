@@ -41,6 +41,14 @@ pub struct RouteConfig {
     /// Allows WebSocket upgrades.
     #[serde(default)]
     pub websocket: Option<Spanned<WebsocketConfig>>,
+    /// Time limits of this route, in place of the upstream's own.
+    #[serde(default)]
+    pub timeouts: Option<Spanned<RouteTimeoutsConfig>>,
+    /// Filters that decide who may pass, of which one is enough (`any`), or every one must let a
+    /// request pass (`all`, the default): `access`, `client_cert`, `api_key`, `basic_auth`, `jwt`
+    /// and `forward_auth`.
+    #[serde(default)]
+    pub satisfy: Option<Spanned<SatisfyConfig>>,
     /// The `Host` that the backend gets: `sent` as the client sent it (the default), `name` without
     /// its port and in lower case, `backend` for the backend's own address, or any other text as it
     /// is written.
@@ -66,13 +74,16 @@ pub enum SpellingConfig {
     Exact,
 }
 
-/// `true`, or `{ idle: 1h }`.
+/// `true`, `false`, `ignore`, or `{ idle: 1h }`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
-#[schemars(transform = short::or_flag)]
+#[schemars(transform = short::or_flag, transform = short::or_text)]
 pub struct WebsocketConfig {
     /// Off with `enabled: false`.
     pub enabled: bool,
+    /// Refuses requests for a WebSocket with 400 where they are off. Otherwise they become ordinary
+    /// requests without `Upgrade`, as with nginx; in short `websocket: ignore`.
+    pub refuse: bool,
     /// Longest silence of both sides; the upstream's `stream_idle` if absent.
     pub idle: Option<Span>,
 }
@@ -81,9 +92,41 @@ impl Default for WebsocketConfig {
     fn default() -> Self {
         Self {
             enabled: true,
+            refuse: true,
             idle: None,
         }
     }
+}
+
+/// `all` or `any`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SatisfyConfig {
+    #[default]
+    All,
+    Any,
+}
+
+/// Time limits of a route. Those that are absent are the upstream's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteTimeoutsConfig {
+    /// TCP connect (and TLS handshake).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Span>,
+    /// Time from the last byte sent to the end of the response headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte: Option<Span>,
+    /// Time between two chunks of a response. With `protocol: h2` the longer of this and
+    /// `first_byte` limits both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Span>,
+    /// Time between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream_idle: Option<Span>,
+    /// Time limit of the whole request, retries included. Streams are not limited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<Span>,
 }
 
 /// Conditions on the requests that a route takes. All of them must hold.

@@ -168,7 +168,7 @@ impl Short for InFlightConfig {
 }
 
 impl Short for WebsocketConfig {
-    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ idle: 1h }`";
+    const WHAT: &'static str = "`true`, `false`, `ignore` or a mapping such as `{ idle: 1h }`";
 
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Self::deserialize(d)
@@ -177,8 +177,18 @@ impl Short for WebsocketConfig {
     fn flag(enabled: bool) -> Option<Result<Self, String>> {
         Some(Ok(Self {
             enabled,
-            idle: None,
+            ..Self::default()
         }))
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        (text == "ignore").then(|| {
+            Ok(Self {
+                enabled: false,
+                refuse: false,
+                ..Self::default()
+            })
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! phases that it declares ([`Filter::phases`]). A phase that no filter of a route declares costs
 //! nothing. See `docs/adding-a-filter.md`.
 
+mod any_of;
 mod auth;
 mod body;
 mod cached;
@@ -33,6 +34,7 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
+    any_of::{ALTERNATIVES, AnyOf},
     auth::{AuthMetrics, Outcome, Refusal},
     body::Body,
     cached::{CacheFacts, CacheOutcome},
@@ -162,6 +164,12 @@ pub trait Filter: Send + Sync + 'static {
     /// nevertheless.
     fn is_for(&self, _ex: &Exchange<'_>) -> bool {
         true
+    }
+
+    /// Returns true if the filter changes `Location` itself, so that the gateway leaves a backend's
+    /// own address in it. Called once, when the route is compiled.
+    fn replaces_location(&self) -> bool {
+        false
     }
 
     /// Returns configuration of this filter that other parts of the gateway use, looked up by its

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{HeaderMap, response};
 
 use super::{
-    Body, Exchange, Filter, KeyBuilder, LateFields, LoggedRequest, Phase, Phases, ReadyLines,
-    Reply, RequestChanges, Verdict,
+    AnyOf, Body, Exchange, Filter, KeyBuilder, LateFields, LoggedRequest, Phase, Phases,
+    ReadyLines, Reply, RequestChanges, Verdict,
 };
 
 /// A compiled filter and its YAML key.
@@ -86,6 +86,23 @@ fn end_step(step: &Step, ex: &mut Exchange<'_>, started: Option<Instant>) {
     }
 }
 
+/// Replaces the members of `any` by itself.
+fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Box<[Step]> {
+    let members = any.names();
+    let is_member = |step: &Step| members.contains(&step.name);
+    let last = steps.iter().rposition(is_member);
+    let before = |at: usize| steps[..at].iter().filter(|step| !is_member(step)).count();
+    let at = last.map_or(0, before);
+    steps.retain(|step| !is_member(step));
+    let step = Step {
+        name: "satisfy",
+        filter: Arc::clone(any) as Arc<dyn Filter>,
+        is_async: true,
+    };
+    steps.insert(at, step);
+    steps.into()
+}
+
 /// Filters of one route, one list for each phase.
 ///
 /// The asynchronous runners hold no future for a list without asynchronous filters.
@@ -106,6 +123,9 @@ pub struct Chain {
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
+    replaces_location: bool,
+    /// Filters of which one is enough.
+    any: Option<Arc<AnyOf>>,
     /// A selective filter, and the chain without it.
     short: Option<(Arc<dyn Filter>, Box<Chain>)>,
 }
@@ -113,6 +133,16 @@ pub struct Chain {
 impl Chain {
     /// Sorts `filters`, given in the registry's order, by phase.
     pub fn new(filters: Vec<Named>) -> Self {
+        Self::sorted(filters, None)
+    }
+
+    /// Sorts `filters` as [`Chain::new`] does, with `any` in place of its members in the request
+    /// phase: where the last of them is.
+    pub fn satisfying_any(filters: Vec<Named>, any: &Arc<AnyOf>) -> Self {
+        Self::sorted(filters, Some(any))
+    }
+
+    fn sorted(filters: Vec<Named>, any: Option<&Arc<AnyOf>>) -> Self {
         let steps = |phase: Phase| -> Box<[Step]> {
             let mut steps: Vec<Step> = filters
                 .iter()
@@ -141,8 +171,12 @@ impl Chain {
             }
             steps.into()
         };
+        let mut request = steps(Phase::Request);
+        if let Some(any) = any {
+            request = with_any(request.into(), any);
+        }
         Self {
-            request: steps(Phase::Request),
+            request,
             authorized: steps(Phase::Authorized),
             upstream: steps(Phase::Upstream),
             upstream_response: steps(Phase::UpstreamResponse),
@@ -169,10 +203,23 @@ impl Chain {
                 .map(|at| {
                     let mut others = filters.clone();
                     let choosing = others.remove(at).filter;
-                    (choosing, Box::new(Self::new(others)))
+                    (choosing, Box::new(Self::sorted(others, any)))
                 }),
+            replaces_location: filters.iter().any(|named| named.filter.replaces_location()),
+            any: any.map(Arc::clone),
             all: filters.into(),
         }
+    }
+
+    /// Returns the names of the filters of which one is enough; none if all have to let a request
+    /// pass.
+    pub fn alternatives(&self) -> Vec<&'static str> {
+        self.any.as_deref().map(AnyOf::names).unwrap_or_default()
+    }
+
+    /// Returns true if a filter changes `Location` in place of the gateway.
+    pub fn replaces_location(&self) -> bool {
+        self.replaces_location
     }
 
     /// Returns true if [`Chain::short`] is enough for this request.

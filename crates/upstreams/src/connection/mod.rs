@@ -13,7 +13,7 @@ use std::{
     os::fd::RawFd,
     pin::{Pin, pin},
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::BytesMut;
@@ -176,8 +176,13 @@ impl Upstream {
     /// if it must be a new one.
     ///
     /// # Errors
-    /// When the backend cannot be connected to within `timeouts.connect`, TLS included.
-    pub async fn connect(&self, lease: &Lease, must_be_new: bool) -> Result<BackendConnection> {
+    /// When the backend cannot be connected to in `time`, TLS included.
+    pub async fn connect(
+        &self,
+        lease: &Lease,
+        must_be_new: bool,
+        time: Duration,
+    ) -> Result<BackendConnection> {
         let backend = lease.backend();
         let tls = backend.tls.as_ref();
         if !must_be_new
@@ -188,7 +193,7 @@ impl Upstream {
         }
         // Boxed: most requests find an idle connection, and each would carry the size of this.
         let connected = Box::pin(BackendConnection::new(&backend.target, tls));
-        tokio::time::timeout(self.timeouts.connect, connected)
+        tokio::time::timeout(time, connected)
             .await
             .unwrap_or_else(|_| Error::e_explain(ErrorType::ConnectTimedout, "no connection yet"))
             .map_err(Error::into_up)

@@ -16,12 +16,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::template::{Names, Template};
 use crate::{
-    base::net::Cidr,
+    base::{net::Cidr, units::Percent},
     chain::{CompileContext, Exchange},
     config::{diagnostic::Place, tree::Spanned},
 };
 
-/// Lookup table, which values of `headers` use as `{map.NAME}`.
+/// Lookup table, which values of `headers`, `conditions` and `upstream_by` use as `{map.NAME}`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MapConfig {
@@ -40,6 +40,12 @@ pub(crate) struct MapConfig {
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
     networks: Entries,
+    /// Result → its share of the values of `from`, such as `5%`: the same value always has the same
+    /// result, by the hash of nginx's `split_clients`. What is left has the `default`. Stands in
+    /// place of `values` and `networks`.
+    #[serde(default, skip_serializing_if = "Entries::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    shares: Entries,
     /// Result of anything else; empty if absent.
     #[serde(default)]
     default: Spanned<String>,
@@ -99,6 +105,8 @@ pub(crate) struct Lookup {
     exact: Exact,
     patterns: Patterns,
     networks: Networks,
+    /// Results by the first hash that no longer has them.
+    shares: Box<[(u32, Template)]>,
     default: Template,
     is_used: AtomicBool,
 }
@@ -168,12 +176,21 @@ impl MapConfig {
         let (values, networks) = (results(&self.values), results(&self.networks));
         let (exact, patterns) = self.values(values, &mut problems);
         let networks = self.networks(networks, &mut problems);
-        if self.values.is_empty() && self.networks.is_empty() {
-            let place = problems.cx.place;
+        let shares = self.shares(&names, &mut problems);
+        let has_entries = !self.values.is_empty() || !self.networks.is_empty();
+        let place = problems.cx.place;
+        if !has_entries && self.shares.is_empty() {
             problems.report(
                 place,
                 "the map is empty".to_owned(),
-                "write `values` with a result for each text, or `networks`".to_owned(),
+                "write `values` with a result for each text, `networks`, or `shares`".to_owned(),
+            );
+        }
+        if has_entries && !self.shares.is_empty() {
+            problems.report(
+                place,
+                "the map has `shares` beside other entries".to_owned(),
+                "make it two maps, of which one uses the other".to_owned(),
             );
         }
         (problems.found == 0).then(|| Lookup {
@@ -181,9 +198,49 @@ impl MapConfig {
             exact,
             patterns,
             networks,
+            shares,
             default,
             is_used: AtomicBool::new(false),
         })
+    }
+
+    fn shares(&self, names: &Names<'_>, problems: &mut Problems<'_, '_>) -> Box<[(u32, Template)]> {
+        let mut bounds = Vec::new();
+        let (mut sum, mut last) = (0.0, 0_u64);
+        for (result, share) in &self.shares.0 {
+            let template = Template::parse(result, names).unwrap_or_else(|(message, help)| {
+                problems.report(share.place, message, help);
+                Template::empty()
+            });
+            let percent = share.value.parse::<Percent>().map(|percent| percent.0);
+            let Ok(percent) = percent else {
+                problems.report(
+                    share.place,
+                    format!("`{}` is no share", share.value),
+                    "write one such as `5%` or `0.5%`".to_owned(),
+                );
+                continue;
+            };
+            sum += percent;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a share has at most 10,000 hundredths"
+            )]
+            let hundredths = (percent * 100.0).round().clamp(0.0, 10_000.0) as u64;
+            // As in nginx: each share is rounded down by itself.
+            last += hundredths * u64::from(u32::MAX) / 10_000;
+            bounds.push((u32::try_from(last).unwrap_or(u32::MAX), template));
+        }
+        if sum > 100.0 {
+            let place = problems.cx.place;
+            problems.report(
+                place,
+                format!("the shares are {sum}% together"),
+                "write shares of at most 100% together".to_owned(),
+            );
+        }
+        bounds.into()
     }
 
     fn values(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> (Exact, Patterns) {
@@ -266,6 +323,12 @@ impl Lookup {
     }
 
     fn find(&self, value: &str) -> &Template {
+        if !self.shares.is_empty() {
+            let hash = murmur2(value.as_bytes());
+            let mut shares = self.shares.iter();
+            let share = shares.find(|(bound, _)| hash < *bound);
+            return share.map_or(&self.default, |(_, result)| result);
+        }
         let network = match &*self.networks.0 {
             [] => None,
             _ => value
@@ -285,10 +348,62 @@ impl Lookup {
             .unwrap_or(&self.default)
     }
 
+    /// Returns every result and the default, with those of the tables that they are; `None` if one
+    /// of them has other placeholders.
+    pub(crate) fn fixed_results(&self) -> Option<Vec<&str>> {
+        let networks = self
+            .networks
+            .0
+            .iter()
+            .flat_map(|(_, results)| results.values());
+        let patterns = self.patterns.iter().map(|(_, result)| result);
+        let shares = self.shares.iter().map(|(_, result)| result);
+        let all = self.exact.values().chain(patterns).chain(networks);
+        let mut found = Vec::new();
+        for result in all.chain(shares).chain([&self.default]) {
+            match (result.fixed(), result.lookup()) {
+                (Some(text), _) => found.push(text),
+                // No table uses itself.
+                (None, Some(table)) => found.extend(table.fixed_results()?),
+                (None, None) => return None,
+            }
+        }
+        Some(found)
+    }
+
     /// Returns true if any value names this table.
     pub(crate) fn is_used(&self) -> bool {
         self.is_used.load(Ordering::Relaxed)
     }
+}
+
+/// Hash of nginx's `split_clients` (`MurmurHash2` of 32 bits, with the seed 0): clients keep their
+/// share when a configuration moves over.
+fn murmur2(data: &[u8]) -> u32 {
+    const MULTIPLIER: u32 = 0x5bd1_e995;
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let mut hash = length;
+    let mut words = data.chunks_exact(4);
+    for word in &mut words {
+        let mut mixed = word
+            .iter()
+            .rev()
+            .fold(0, |mixed, byte| (mixed << 8) | u32::from(*byte));
+        mixed = mixed.wrapping_mul(MULTIPLIER);
+        mixed ^= mixed >> 24;
+        hash = hash.wrapping_mul(MULTIPLIER) ^ mixed.wrapping_mul(MULTIPLIER);
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        hash ^= rest
+            .iter()
+            .rev()
+            .fold(0, |mixed, byte| (mixed << 8) | u32::from(*byte));
+        hash = hash.wrapping_mul(MULTIPLIER);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(MULTIPLIER);
+    hash ^ (hash >> 15)
 }
 
 /// Lookup tables of the file.
@@ -317,6 +432,15 @@ impl Maps {
 
     pub(crate) fn get(&self, name: &str) -> Option<&Arc<Lookup>> {
         self.all.get(name)?.as_ref()
+    }
+
+    /// Returns true if a table has this text as a result.
+    pub(crate) fn result_in(&self, text: &str) -> bool {
+        let mut all = self.all.values().flatten();
+        all.any(|lookup| {
+            let results = lookup.fixed_results();
+            results.is_some_and(|results| results.contains(&text))
+        })
     }
 
     /// Returns the table that a value uses.

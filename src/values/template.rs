@@ -13,20 +13,20 @@ use crate::{
 
 /// A value as it is sent.
 #[derive(Debug)]
-pub(super) enum Template {
+pub(crate) enum Template {
     /// Value without a variable: made once.
     Fixed(HeaderValue),
     Pieces(Box<[Piece]>),
 }
 
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Text(Box<str>),
     Variable(Variable),
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Variable {
+pub(crate) enum Variable {
     ClientIp,
     RequestId,
     Host,
@@ -51,9 +51,9 @@ pub(super) enum Variable {
 }
 
 /// Meanings of names in a value, beside those that every request has.
-pub(super) struct Names<'a> {
-    pub(super) clock: &'a Clock,
-    pub(super) maps: &'a Maps,
+pub(crate) struct Names<'a> {
+    pub(crate) clock: &'a Clock,
+    pub(crate) maps: &'a Maps,
 }
 
 /// Beginning of a variable that is a date: `{date+30d}`.
@@ -126,8 +126,27 @@ impl Variable {
 
 impl Template {
     /// Returns the template of an empty text.
-    pub(super) fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::Fixed(HeaderValue::from_static(""))
+    }
+
+    /// Returns the text, if it has no placeholder.
+    pub(super) fn fixed(&self) -> Option<&str> {
+        match self {
+            Self::Fixed(value) => value.to_str().ok(),
+            Self::Pieces(_) => None,
+        }
+    }
+
+    /// Returns the lookup table, if the value is the result of one and nothing else.
+    pub(crate) fn lookup(&self) -> Option<&Arc<Lookup>> {
+        match self {
+            Self::Pieces(pieces) => match &**pieces {
+                [Piece::Variable(Variable::Map(lookup))] => lookup.as_ref(),
+                _ => None,
+            },
+            Self::Fixed(_) => None,
+        }
     }
 
     /// Parses a value. Text in braces that looks like a name must be a variable; other braces are
@@ -135,7 +154,7 @@ impl Template {
     ///
     /// # Errors
     /// The message and the help for the user.
-    pub(super) fn parse(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
+    pub(crate) fn parse(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
         let mut pieces = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -173,7 +192,7 @@ impl Template {
 
     /// Returns the value for a request; `None` if it is empty, as with nginx, or not allowed in a
     /// header.
-    pub(super) fn value(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
+    pub(crate) fn value(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
         if let Self::Fixed(value) = self {
             return Some(value.clone());
         }
@@ -186,7 +205,7 @@ impl Template {
     }
 
     /// Appends the text for a request.
-    pub(super) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
+    pub(crate) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
         let pieces = match self {
             Self::Fixed(value) => return push(text, value.as_bytes()),
             Self::Pieces(pieces) => pieces,

@@ -1,0 +1,180 @@
+//! Filters of which one has to let a request pass (`satisfy: any`).
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::{BoxFuture, Exchange, Filter, Guard, Named, Phase, Phases, Reply, Verdict};
+
+/// Names of the filters that stand for one another: those that decide who may pass.
+pub const ALTERNATIVES: [&str; 6] = [
+    "access",
+    "client_cert",
+    "api_key",
+    "basic_auth",
+    "jwt",
+    "forward_auth",
+];
+
+/// Several filters as one: a request passes once one of them lets it.
+///
+/// Stands in for their hooks of the request phase only. If all of them refuse, the client gets the
+/// refusal that asks for credentials, or else the last one.
+pub struct AnyOf(Box<[Named]>);
+
+impl AnyOf {
+    /// Returns the alternatives among `filters`; `None` if there are fewer than two.
+    pub fn of(filters: &[Named]) -> Option<Self> {
+        let members = filters
+            .iter()
+            .filter(|named| ALTERNATIVES.contains(&named.name));
+        let members: Box<[Named]> = members.cloned().collect();
+        (members.len() > 1).then_some(Self(members))
+    }
+
+    /// Returns the alternatives as a guard of their own.
+    #[must_use]
+    pub fn guards_alone(&self) -> Self {
+        let members = self.0.iter().map(|named| Named {
+            name: named.name,
+            filter: named
+                .filter
+                .guard_alone()
+                .unwrap_or_else(|| Arc::clone(&named.filter)),
+        });
+        Self(members.collect())
+    }
+
+    /// Returns the names of the alternatives.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|named| named.name).collect()
+    }
+
+    async fn decide(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let mut refusal: Option<Box<Reply>> = None;
+        for Named { filter, .. } in &self.0 {
+            let verdict = if filter.phases().is_async(Phase::Request) {
+                filter.on_request_async(ex).await
+            } else {
+                filter.on_request(ex)
+            };
+            let Verdict::Reply(reply) = verdict else {
+                // What another alternative noted about a refusal is not the outcome.
+                ex.facts.noted = None;
+                return Verdict::Next;
+            };
+            let asks = |reply: &Reply| reply.status == StatusCode::UNAUTHORIZED;
+            if refusal.as_deref().is_none_or(|known| !asks(known)) {
+                refusal = Some(reply);
+            }
+        }
+        refusal.map_or(Verdict::Next, Verdict::Reply)
+    }
+}
+
+impl Filter for AnyOf {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST.asynchronous()
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
+    }
+
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(self.decide(ex))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::{Chain, Client, HookOutcome, HookProgress, RequestFacts};
+
+    /// Filter that refuses with a status, or lets every request pass.
+    struct Refusing(Option<u16>);
+
+    impl Filter for Refusing {
+        fn phases(&self) -> Phases {
+            Phases::REQUEST
+        }
+
+        fn guard(&self) -> Guard {
+            Guard::Access
+        }
+
+        fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
+            match self.0 {
+                Some(status) => {
+                    Reply::refuse(StatusCode::from_u16(status).expect("a status"), "refused").into()
+                }
+                None => Verdict::Next,
+            }
+        }
+    }
+
+    async fn status(chain: &Chain) -> u16 {
+        let head = pingora::http::RequestHeader::build("GET", b"/", None).expect("a request");
+        let mut facts = RequestFacts::new(crate::base::clock::Clock::test().now());
+        facts.client = Client::default();
+        let mut ex = Exchange {
+            head: &head,
+            facts: &mut facts,
+        };
+        match chain
+            .on_request(&mut ex, &mut HookProgress::default())
+            .await
+        {
+            HookOutcome::Over(Verdict::Reply(reply)) => reply.status.as_u16(),
+            HookOutcome::Over(Verdict::Next) | HookOutcome::Body(_) => 200,
+        }
+    }
+
+    /// Invariant: a request passes if every other filter and one of the alternatives let it; else
+    /// it gets 401 if one of them asks for credentials.
+    #[tokio::test]
+    async fn one_of_several_is_enough() {
+        let mut random = fastrand::Rng::with_seed(9);
+        for _ in 0..500 {
+            let names = [
+                "methods",
+                "access",
+                "rate_limit",
+                "basic_auth",
+                "jwt",
+                "headers",
+            ];
+            let statuses = names.map(|_| match random.u8(..5) {
+                0 | 1 => None,
+                2 => Some(401),
+                _ => Some(403),
+            });
+            let named: Vec<Named> = names
+                .iter()
+                .zip(statuses)
+                .map(|(name, status)| Named {
+                    name,
+                    filter: Arc::new(Refusing(status)),
+                })
+                .collect();
+            let any = Arc::new(AnyOf::of(&named).expect("three of them"));
+            assert_eq!(any.names(), ["access", "basic_auth", "jwt"]);
+            let chain = Chain::satisfying_any(named.clone(), &any);
+            let [methods, access, limit, basic, jwt, headers] = statuses;
+            let alternatives = [access, basic, jwt];
+            let expected = if let Some(first) = methods.or(limit) {
+                first
+            } else if alternatives.contains(&None) {
+                headers.unwrap_or(200)
+            } else if alternatives.contains(&Some(401)) {
+                401
+            } else {
+                403
+            };
+            assert_eq!(status(&chain).await, expected, "{statuses:?}");
+            // Without `satisfy: any`, the first refusal counts.
+            let all = statuses.into_iter().flatten().next().unwrap_or(200);
+            assert_eq!(status(&Chain::new(named)).await, all, "{statuses:?}");
+        }
+    }
+}
