@@ -6,10 +6,13 @@ use serde_json::{Map, Value, json};
 use super::{
     conditions,
     locations::{Location, Routes, closed},
+    output::Part,
     parse::Directive,
+    rewrites,
     scope::Scope,
     servers::Server,
-    upstreams::Destination,
+    tables,
+    upstreams::{Destination, timeouts},
     words::{Known, Piece, pieces, plain},
 };
 
@@ -33,11 +36,13 @@ impl<'a> Routes<'a, '_> {
         (found, named): (&[Location<'a>], &[(String, Scope<'a>, &'a Directive)]),
     ) -> Map<String, Value> {
         let scope = &location.scope;
-        if let Some(directive) = scope.own("internal").first() {
-            self.fates.changed(
-                directive,
-                "clients get 404; write `internal` of `files` for `X-Accel-Redirect`",
-            );
+        if let Some(directive) = scope.own("internal").first().copied() {
+            if let Some(keys) = self.files_for_apps(server, location, found) {
+                self.fates
+                    .carried(directive, "for `X-Accel-Redirect` of all upstreams");
+                return keys;
+            }
+            self.fates.changed(directive, "clients get 404");
             return Map::from_iter([
                 ("respond".to_owned(), json!(404)),
                 ("body_limit".to_owned(), json!(false)),
@@ -92,7 +97,14 @@ impl<'a> Routes<'a, '_> {
         location: &Location<'a>,
         known: &Known,
     ) -> Map<String, Value> {
-        let to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url));
+        let mut by_table = None;
+        let mut to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url));
+        if to.is_none()
+            && let Some((variable, destination)) = self.chosen(pass, scope)
+        {
+            by_table = Some(format!("{{map.{variable}}}"));
+            to = Some(destination);
+        }
         let Some(to) = to else {
             self.fates
                 .closed(pass, "a destination with variables has no counterpart");
@@ -101,6 +113,9 @@ impl<'a> Routes<'a, '_> {
         self.fates.carried(pass, "");
         let name = self.upstreams.name(&to, pass, scope, &mut self.fates);
         let mut keys = Map::from_iter([("upstream".to_owned(), Value::from(name))]);
+        if let Some(table) = by_table {
+            keys.insert("upstream_by".to_owned(), table.into());
+        }
         self.host_header(&to, scope, known, &mut keys);
         let prefix = location
             .text
@@ -116,6 +131,46 @@ impl<'a> Routes<'a, '_> {
                 json!({ "regex": regex, "with": path.replace('$', "$$") }),
             );
         }
+        if let Some(action) = self.own_rewrites(scope, known, &mut keys) {
+            return action;
+        }
+        let upgrade = scope
+            .nearest("proxy_set_header")
+            .into_iter()
+            .find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
+        let websocket = match upgrade {
+            Some(upgrade) => {
+                self.fates.carried(upgrade, "");
+                true.into()
+            }
+            None => "ignore".into(),
+        };
+        keys.insert("websocket".to_owned(), websocket);
+        if let Some(timeouts) = timeouts(scope, &mut self.fates) {
+            keys.insert("timeouts".to_owned(), timeouts);
+        }
+        let prefix = (!location.text.starts_with('~')).then_some(prefix);
+        let rules = rewrites::of(&to, prefix, scope, known, &mut self.fates);
+        keys.insert("response_rewrite".to_owned(), rules);
+        for one in scope.nearest("proxy_set_header") {
+            if one.arg(0).eq_ignore_ascii_case("connection") {
+                self.fates.carried(
+                    one,
+                    "connections are kept, and upgrades pass where they are allowed",
+                );
+            }
+        }
+        keys
+    }
+
+    /// Translates the `rewrite` of a location with `proxy_pass`; returns the action of one that
+    /// responds.
+    fn own_rewrites(
+        &mut self,
+        scope: &Scope<'a>,
+        known: &Known,
+        keys: &mut Map<String, Value>,
+    ) -> Option<Map<String, Value>> {
         for directive in scope.own("rewrite") {
             let with = directive.arg(1);
             let is_path = with.starts_with('/') && !with.contains(['?', '{']);
@@ -150,29 +205,44 @@ impl<'a> Routes<'a, '_> {
                 );
             } else if let Some(action) = conditions::action(directive, known) {
                 self.fates.carried(directive, "");
-                return action;
+                return Some(action);
             } else {
                 self.fates
                     .lost(directive, "this rewrite has no counterpart here");
             }
         }
-        let upgrade = scope
-            .nearest("proxy_set_header")
-            .into_iter()
-            .find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
-        if let Some(upgrade) = upgrade {
-            self.fates.carried(upgrade, "");
-            keys.insert("websocket".to_owned(), true.into());
+        None
+    }
+
+    /// Returns the variable of a destination whose names of upstreams are in a lookup table, and the
+    /// destination by default.
+    fn chosen(&mut self, pass: &'a Directive, scope: &Scope<'a>) -> Option<(String, Destination)> {
+        let url = pass.arg(0).trim_end_matches("$request_uri");
+        let (scheme, variable) = match &pieces(url)[..] {
+            [Piece::Text(scheme), Piece::Variable(variable)] => (scheme.clone(), variable.clone()),
+            _ => return None,
+        };
+        let results = tables::results(&variable, scope, tables::MAX_CHAIN)?;
+        let hosts = scope.nearest("proxy_set_header");
+        let has_host = hosts
+            .iter()
+            .any(|one| one.arg(0).eq_ignore_ascii_case("host"));
+        if !has_host {
+            return None;
         }
-        for one in scope.nearest("proxy_set_header") {
-            if one.arg(0).eq_ignore_ascii_case("connection") {
-                self.fates.carried(
-                    one,
-                    "connections are kept, and upgrades pass where they are allowed",
-                );
+        let parse = |name: &String| Destination::parse(&format!("{scheme}{name}"));
+        for result in &results {
+            let to = parse(result)?;
+            // The table names the upstreams themselves.
+            if !self.upstreams.is_block(&to.authority) || to.path.is_some() {
+                return None;
+            }
+            let name = self.upstreams.name(&to, pass, scope, &mut self.fates);
+            if name != *result {
+                return None;
             }
         }
-        keys
+        Some((variable, parse(results.first()?)?))
     }
 
     /// Translates the `Host` that a backend gets.
@@ -214,6 +284,27 @@ impl<'a> Routes<'a, '_> {
         }
     }
 
+    /// Returns the keys of an internal location whose files apps may send with `X-Accel-Redirect`;
+    /// `None` if it has none of its own.
+    fn files_for_apps(
+        &mut self,
+        server: &Server<'a>,
+        location: &Location<'a>,
+        found: &[Location<'a>],
+    ) -> Option<Map<String, Value>> {
+        let scope = &location.scope;
+        let has_own = !scope.own("alias").is_empty() || !scope.own("root").is_empty();
+        let prefix = location.text.trim_start_matches("^~ ");
+        if !has_own || !prefix.starts_with('/') {
+            return None;
+        }
+        let mut keys = self.files(server, location, None, found);
+        keys.get_mut("files")?["internal"] = json!([ALL_UPSTREAMS]);
+        // Clients get 404 whatever they send.
+        keys.insert("body_limit".to_owned(), json!(false));
+        Some(keys)
+    }
+
     fn files(
         &mut self,
         server: &Server<'a>,
@@ -241,12 +332,30 @@ impl<'a> Routes<'a, '_> {
         self.fates.changed(
             root,
             "methods other than GET and HEAD get 405 for a file; ranges and conditions as in RFC 9110: of GET \
-             alone, one range, any later date",
+             alone, and one range",
         );
         let mut files = json!({ "root": root.arg(0) });
+        if let Some(dates) = scope.one("if_modified_since") {
+            match dates.arg(0) {
+                "off" => self.fates.lost(dates, "`If-Modified-Since` counts"),
+                _ => self.fates.carried(dates, ""),
+            }
+        }
+        let dates = scope.one("if_modified_since").map(|dates| dates.arg(0));
+        if dates != Some("before") {
+            files["if_modified_since"] = "exact".into();
+        }
         if let Some(index) = scope.one("index") {
-            self.fates.carried(index, "");
-            files["index"] = json!(index.args);
+            let names = index.args.iter();
+            let names: Vec<&String> = names
+                .filter(|name| !name.contains(['/', '$']) && !name.is_empty())
+                .collect();
+            if names.len() == index.args.len() {
+                self.fates.carried(index, "");
+            } else {
+                self.fates.changed(index, "without paths and variables");
+            }
+            files["index"] = json!(names);
         }
         if let Some(list) = scope.one("autoindex").filter(|list| list.is_on()) {
             self.fates
@@ -337,6 +446,30 @@ impl<'a> Routes<'a, '_> {
             }
         }
         all
+    }
+}
+
+/// Stands for the names of all upstreams, which are known once every location was translated.
+const ALL_UPSTREAMS: &str = "*";
+
+/// Writes the names of all upstreams into the routes whose files apps may send.
+pub(super) fn name_upstreams(routes: &mut [Part], upstreams: &[(String, Part)]) {
+    let names: Vec<&str> = upstreams.iter().map(|(name, _)| name.as_str()).collect();
+    for route in routes {
+        let Some(keys) = route.value.as_object_mut() else {
+            continue;
+        };
+        let files = keys.get_mut("files");
+        let Some(internal) = files.and_then(|files| files.get_mut("internal")) else {
+            continue;
+        };
+        *internal = json!(names);
+        if names.is_empty() {
+            // Nobody can send them.
+            keys.remove("files");
+            keys.remove("rewrite");
+            keys.insert("respond".to_owned(), json!(404));
+        }
     }
 }
 

@@ -20,9 +20,9 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     }
     fates.changed(
         zone,
-        "in memory, by RFC 9111: requests with `Authorization` or cookies share only responses that say `public`; responses have `Cache-Status`, `X-Cache-Status` and `Age`; `Range`, `If-Range` and conditions (`If-Modified-Since`, `If-None-Match`) of a request that finds nothing stored reach the backend",
+        "in memory, by RFC 9111: requests with `Authorization` share only responses that say `public`; responses have `Cache-Status`, `X-Cache-Status` and `Age`; requests that bypass the cache, or whose response is not stored, reach the backend with their method, `Range` and conditions (`If-Modified-Since`, `If-None-Match`)",
     );
-    let mut value = json!({ "mode": "strict" });
+    let mut value = json!({ "mode": "strict", "anonymous_cookies": ["*"], "whole": true, "keep_on_write": true });
     let mut by_status = Map::new();
     for valid in scope.nearest("proxy_cache_valid") {
         fates.carried(valid, "");

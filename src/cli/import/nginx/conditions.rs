@@ -4,6 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{
     parse::Directive,
+    scope::Scope,
+    tables::header,
     words::{Known, plain, target},
 };
 
@@ -54,7 +56,58 @@ pub(super) fn refuses(directive: &Directive) -> bool {
     })
 }
 
-fn subject(args: &[String]) -> Option<(Subject, bool)> {
+/// Returns an `if` as an entry of `conditions`; `None` if its variable or its block has no
+/// counterpart.
+pub(super) fn entry(directive: &Directive, scope: &Scope<'_>) -> Option<Value> {
+    let (variable, operator, value) = words(&directive.args)?;
+    let [only] = directive.children() else {
+        return None;
+    };
+    let mut entry = json!({ "if": header(&format!("${variable}"), scope)? });
+    let negated = operator.is_some_and(|operator| operator.starts_with('!'));
+    match operator.map(|operator| operator.trim_start_matches('!')) {
+        None => {}
+        Some("=") if !value.contains('$') => {
+            let escape = if value.starts_with('~') { "\\" } else { "" };
+            entry["is"] = format!("{escape}{value}").into();
+        }
+        Some(operator @ ("~" | "~*")) if regex::Regex::new(value).is_ok() => {
+            entry["is"] = format!("{operator}{value}").into();
+        }
+        Some(_) => return None,
+    }
+    if negated {
+        entry["not"] = true.into();
+    }
+    let (status, rest) = match only.name.as_str() {
+        "return" => match only.arg(0).parse::<u16>() {
+            Ok(status) => (status, only.arg(1)),
+            Err(_) => (302, only.arg(0)),
+        },
+        "deny" if only.args == ["all"] => (403, ""),
+        "rewrite" if only.arg(0) == "^" && only.arg(1).ends_with('?') => {
+            let status = if only.arg(2) == "permanent" { 301 } else { 302 };
+            (status, only.arg(1).trim_end_matches('?'))
+        }
+        _ => return None,
+    };
+    entry["status"] = status.into();
+    if [301, 302, 303, 307, 308].contains(&status) {
+        let to = rest.replace("$uri$is_args$args", "$request_uri");
+        if !to.starts_with("http") && !to.starts_with(['/', '$']) {
+            return None;
+        }
+        entry["to"] = header(&to, scope)?.into();
+    } else if !(200..600).contains(&status) {
+        return None;
+    } else if only.args.len() > 1 && only.name == "return" {
+        entry["body"] = plain(rest)?.into();
+    }
+    Some(entry)
+}
+
+/// Splits a condition into the variable, the operator and the value.
+fn words(args: &[String]) -> Option<(&str, Option<&str>, &str)> {
     let mut words: Vec<&str> = args.iter().map(String::as_str).collect();
     let first = words.first_mut()?;
     *first = first.strip_prefix('(').unwrap_or(first);
@@ -69,7 +122,12 @@ fn subject(args: &[String]) -> Option<(Subject, bool)> {
     let variable = words.first()?.strip_prefix('$')?;
     let operator = words.get(1).copied();
     let value = words.get(2).copied().unwrap_or_default();
-    if value.contains('$') && matches!(operator, Some("=" | "!=")) || words.len() > 3 {
+    (words.len() <= 3).then_some((variable, operator, value))
+}
+
+fn subject(args: &[String]) -> Option<(Subject, bool)> {
+    let (variable, operator, value) = words(args)?;
+    if value.contains('$') && matches!(operator, Some("=" | "!=")) {
         return None;
     }
     let is_negated = operator.is_some_and(|operator| operator.starts_with('!'));

@@ -19,20 +19,20 @@ pub(super) const GENERAL: [&str; 15] = [
      `defaults` takes them away",
     "ids: responses and requests to backends get `X-Request-Id`, and backends `traceparent`; \
      `request_id: false` in `defaults` takes them away",
+    "`Server` is on no response, neither the gateway's nor that of a backend",
     "forwarding headers: backends get `X-Real-IP`, `X-Forwarded-For`, `X-Forwarded-Proto`, \
      `X-Forwarded-Host` and `X-Forwarded-Port`; what a client sends under these and similar names \
      is removed unless it is in `trusted_proxies`",
     "`Cache-Control: no-store` is on the gateway's own errors, which have its own pages",
     "keep-alive: the connection is closed after a response of the gateway itself to a request \
      whose body had not arrived whole",
-    "upgrades: `Upgrade` gets 400, except on routes with `websocket: true`",
     "media types: text has `charset=utf-8`, scripts are `text/javascript`; 405 of files has `Allow`",
-    "the size of a body is checked after addresses and passwords",
+    "the size of a body is checked after conditions (`if`), addresses and passwords",
     "`Expect: 100-continue` is passed to backends",
     "spelling: what protects a path protects its other spellings as well (`/ADMIN`, `/admin%2F`); \
      `spelling: exact` of a route switches that off",
     "a request of HTTP/1.0 without `Host` has no host; redirects need one, and `Location` of a \
-     redirect to a path is that path; a `Location` with the backend's own address is repaired",
+     redirect to a path is that path",
 ];
 
 /// Directives that have a counterpart, and the counterpart.
@@ -56,10 +56,13 @@ const HANDLED: &[(&str, &str)] = &[
     ),
     (
         "if",
-        "routes with predicates: method, headers, query, cookies, host, scheme",
+        "routes with predicates (method, headers, query, cookies, host, scheme), or `conditions`",
     ),
     ("limit_except", "`methods`"),
-    ("internal", "404 for clients"),
+    (
+        "internal",
+        "`files.internal` for `X-Accel-Redirect`, or 404",
+    ),
     (
         "proxy_pass",
         "`upstream`, and `rewrite` where it has a path",
@@ -75,15 +78,16 @@ const HANDLED: &[(&str, &str)] = &[
         "`host_header`, `headers.request`, `websocket: true`",
     ),
     ("proxy_hide_header", "`headers.response.remove`"),
-    (
-        "proxy_connect_timeout",
-        "`timeouts.connect` of the upstream",
-    ),
+    ("proxy_connect_timeout", "`timeouts.connect` of the route"),
     (
         "proxy_read_timeout",
-        "`timeouts.first_byte` and `idle` of the upstream",
+        "`timeouts.first_byte` and `idle` of the route",
     ),
-    ("proxy_send_timeout", "`timeouts.idle` of the upstream"),
+    ("proxy_send_timeout", "`timeouts.idle` of the route"),
+    ("proxy_redirect", "`response_rewrite.location`"),
+    ("proxy_cookie_domain", "`response_rewrite.cookies.domain`"),
+    ("proxy_cookie_path", "`response_rewrite.cookies.path`"),
+    ("proxy_cookie_flags", "`response_rewrite.cookies.flags`"),
     ("proxy_ssl_name", "`tls.name` of the upstream"),
     ("proxy_cache", "`cache`"),
     ("proxy_cache_valid", "`cache.ttl` and `by_status`"),
@@ -108,6 +112,7 @@ const HANDLED: &[(&str, &str)] = &[
     ("index", "`files.index`"),
     ("try_files", "`files.fallback`"),
     ("gzip_static", "`files.precompressed`"),
+    ("if_modified_since", "`files.if_modified_since`"),
     ("error_page", "`error_pages`, for HTML files"),
     ("proxy_intercept_errors", "`intercept` of `error_pages`"),
     ("client_max_body_size", "`body_limit`"),
@@ -118,7 +123,7 @@ const HANDLED: &[(&str, &str)] = &[
     ("limit_conn", "`in_flight`"),
     ("allow", "`access`"),
     ("deny", "`access`"),
-    ("satisfy", "all conditions must hold"),
+    ("satisfy", "`satisfy`"),
     ("auth_basic", "`basic_auth`"),
     ("auth_request", "`forward_auth`"),
     ("auth_request_set", "`copy` of `forward_auth`"),
@@ -242,7 +247,6 @@ const NEEDLESS: &[&str] = &[
     "proxy_cache_min_uses",
     "proxy_ignore_client_abort",
     "etag",
-    "if_modified_since",
     "max_ranges",
     "absolute_redirect",
     "port_in_redirect",
@@ -283,10 +287,6 @@ const CHANGED: &[(&str, &str)] = &[
         "`retry` has a budget instead of a time",
     ),
     (
-        "proxy_redirect",
-        "a `Location` with the backend's own address is repaired",
-    ),
-    (
         "proxy_request_buffering",
         "requests are passed on as they arrive",
     ),
@@ -303,11 +303,15 @@ const CHANGED: &[(&str, &str)] = &[
     ("underscores_in_headers", "`underscores` of the listener"),
     (
         "map",
-        "`maps`, if a header that is set or added holds its variable",
+        "`maps`, if a header, a condition or `proxy_pass` uses its variable",
     ),
     (
         "geo",
-        "`maps`, if a header that is set or added holds its variable",
+        "`maps`, if a header, a condition or `proxy_pass` uses its variable",
+    ),
+    (
+        "split_clients",
+        "`maps` with `shares`, if a header, a condition or `proxy_pass` uses its variable",
     ),
 ];
 
@@ -340,7 +344,7 @@ fn rest(directive: &Directive, fates: &mut Fates) {
         } else {
             Fate::Changed
         };
-        let fate = if matches!(name, "map" | "geo") && !is_upgrade {
+        let fate = if matches!(name, "map" | "geo" | "split_clients") && !is_upgrade {
             Fate::NotCarried
         } else {
             fate
@@ -351,7 +355,7 @@ fn rest(directive: &Directive, fates: &mut Fates) {
             Fate::Changed => note,
         };
         fates.mark(directive, fate, note);
-        if matches!(name, "map" | "geo" | "types") {
+        if matches!(name, "map" | "geo" | "split_clients" | "types") {
             for entry in directive.children() {
                 fates.mark(entry, fate, note);
             }

@@ -11,6 +11,7 @@ use super::{
     scope::Scope,
     words::{Piece, bytes, duration, parameter, pieces, size},
 };
+use crate::base::credential::PasswordHash;
 
 /// Limits that routes use, by name.
 pub(super) type Limits = Vec<(String, Part)>;
@@ -42,14 +43,20 @@ pub(super) fn of(
     if passes {
         cache::of(scope, &mut filters, fates);
     }
-    if let Some(satisfy) = scope.one("satisfy") {
-        if satisfy.arg(0) == "any" {
-            fates.changed(satisfy, "all conditions must hold: address and password");
-        } else {
-            fates.carried(satisfy, "");
-        }
-    }
     filters
+}
+
+/// Translates `satisfy`, once all filters of the route are known.
+pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>, fates: &mut Fates) {
+    let Some(satisfy) = scope.one("satisfy") else {
+        return;
+    };
+    fates.carried(satisfy, "");
+    let ways = ["access", "basic_auth", "forward_auth"];
+    let count = ways.iter().filter(|way| keys.contains_key(**way)).count();
+    if satisfy.arg(0) == "any" && count > 1 {
+        keys.insert("satisfy".to_owned(), "any".into());
+    }
 }
 
 /// Directives of other modules that keep requests out.
@@ -159,16 +166,17 @@ fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     let mut lines = text
         .lines()
         .filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
-    let is_strong = |line: &str| {
+    let has_counterpart = |line: &str| {
         let hash = line.split(':').nth(1).unwrap_or_default();
-        hash.starts_with("$2") || hash.starts_with("$argon2")
+        hash.parse::<PasswordHash>().is_ok()
     };
     let is_empty = text.trim().is_empty();
-    if is_empty || !lines.all(is_strong) {
+    if is_empty || !lines.all(has_counterpart) {
         let why = if is_empty {
             "the file of users cannot be read"
         } else {
-            "the file of users has hashes that are too weak (make new ones with `edgeway hash password`)"
+            "the file of users has hashes of another kind than argon2, bcrypt, `$apr1$` and `{SHA}` \
+             (make new ones with `edgeway hash password`)"
         };
         fates.closed(file, why);
         fates.carried(realm, "");

@@ -12,8 +12,8 @@ use super::{
     report::Fates,
     scope::Scope,
     servers::{Audience, Server, Servers},
-    upstreams::{Destination, Upstreams},
-    words::{Known, Piece, named_groups, pieces, plain},
+    upstreams::Upstreams,
+    words::{Known, Piece, named_groups, pieces},
 };
 
 /// A location with a path.
@@ -34,6 +34,8 @@ pub(super) struct Routes<'a, 's> {
     pub(super) limits: Limits,
     pub(super) fates: Fates,
     pub(super) parts: Vec<Part>,
+    /// Conditions of the server that are no predicates of routes, as entries of `conditions`.
+    pub(super) conditions: Vec<Value>,
 }
 
 /// Returns the locations of a block, those within others included. `named` gets those with `@`.
@@ -114,21 +116,17 @@ impl<'a> Routes<'a, '_> {
         }
         let mut guards = Vec::new();
         let mut is_closed = filters::has_unknown_guard(&server.scope, &mut self.fates);
+        let mut later = Vec::new();
         for directive in server.scope.own("if") {
-            match Condition::read(directive, &server.known) {
+            let condition = Condition::read(directive, &server.known);
+            match condition.filter(|_| later.is_empty()) {
                 Some(condition) => {
                     self.whole(server, &condition, &mut audiences, &mut guards, directive);
                 }
-                None if conditions::refuses(directive) => {
-                    self.fates
-                        .closed(directive, "this condition has no counterpart");
-                    is_closed = true;
-                }
-                None => self
-                    .fates
-                    .lost(directive, "this condition has no counterpart"),
+                None => is_closed |= self.later(directive, &server.scope, &mut later),
             }
         }
+        self.conditions = later;
         let cases = self.cases(&guards, server.directive);
         let redirects = self.rewrites(server, &found);
         let whole = server.scope.own("return").first().copied();
@@ -145,13 +143,15 @@ impl<'a> Routes<'a, '_> {
                 let mut own = Filters::default();
                 headers::of(&server.scope, (false, false), &mut own, &mut self.fates);
                 action.extend(own.keys);
+                insert_conditions(&mut action, &self.conditions);
                 let comment = format!("{} {}", place.place(), place.name);
                 self.push(&audience, "/", &action, &comment, &cases);
                 continue;
             }
             for (text, action, comment) in &redirects {
-                let action = if is_closed { &closed() } else { action };
-                self.push(&audience, text, action, comment, &cases);
+                let mut action = if is_closed { closed() } else { action.clone() };
+                insert_conditions(&mut action, &self.conditions);
+                self.push(&audience, text, &action, comment, &cases);
             }
             for location in &found {
                 self.location(
@@ -354,8 +354,9 @@ impl<'a> Routes<'a, '_> {
         } else {
             location.scope.own("if")
         };
+        let mut later = self.conditions.clone();
         for directive in ifs {
-            let condition = Condition::read(directive, &known);
+            let condition = Condition::read(directive, &known).filter(|_| later.is_empty());
             match condition {
                 Some(condition) if matches!(condition.subject, Subject::Predicates(_)) => {
                     self.fates.carried(directive, "");
@@ -364,14 +365,7 @@ impl<'a> Routes<'a, '_> {
                     }
                     guards.push(condition);
                 }
-                _ if conditions::refuses(directive) => {
-                    self.fates
-                        .closed(directive, "this condition has no counterpart");
-                    is_closed = true;
-                }
-                _ => self
-                    .fates
-                    .lost(directive, "this condition has no counterpart"),
+                _ => is_closed |= self.later(directive, &location.scope, &mut later),
             }
         }
         let cases = self.cases(&guards, location.directive);
@@ -410,10 +404,12 @@ impl<'a> Routes<'a, '_> {
                 &mut self.fates,
             );
             is_closed |= closes | self.forward_auth(location, found, &mut keys);
+            filters::satisfy(&location.scope, &mut keys, &mut self.fates);
         }
         if is_closed {
             keys = closed();
         }
+        insert_conditions(&mut keys, &later);
         if let Some(path) = location.text.strip_suffix('/')
             && keys.contains_key("upstream")
             && path.starts_with('/')
@@ -424,10 +420,36 @@ impl<'a> Routes<'a, '_> {
             let mut own = Filters::default();
             headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
             action.extend(own.keys);
+            insert_conditions(&mut action, &self.conditions);
+            // It guards the location's other spellings, and must not ask for more than that does.
+            if let Some(limit) = keys.get("body_limit") {
+                action.insert("body_limit".to_owned(), limit.clone());
+            }
             let added = format!("{comment}: nginx adds the slash");
             self.push(audience, &format!("= {path}"), &action, &added, &cases);
         }
         self.push(audience, &location.text, &keys, &comment, &cases);
+    }
+
+    /// Adds a condition that is no predicate of a route; returns true if it has no counterpart and
+    /// kept requests out, so that what it guarded must be closed.
+    fn later(&mut self, directive: &Directive, scope: &Scope<'_>, later: &mut Vec<Value>) -> bool {
+        const WHY: &str = "this condition has no counterpart";
+        if let Some(entry) = conditions::entry(directive, scope) {
+            self.fates.carried(directive, "");
+            for inner in directive.children() {
+                self.fates.carried(inner, "");
+            }
+            later.push(entry);
+            return false;
+        }
+        let refuses = conditions::refuses(directive);
+        if refuses {
+            self.fates.closed(directive, WHY);
+        } else {
+            self.fates.lost(directive, WHY);
+        }
+        refuses
     }
 
     /// Returns the routes of a place with conditions, and reports those that have none.
@@ -477,92 +499,12 @@ impl<'a> Routes<'a, '_> {
             }
         }
     }
+}
 
-    /// Translates `limit_except`; returns true if what it guards must be closed.
-    fn limit_except(&mut self, location: &Location<'a>, keys: &mut Map<String, Value>) -> bool {
-        let Some(directive) = location.scope.own("limit_except").first().copied() else {
-            return false;
-        };
-        let denies =
-            matches!(directive.children(), [one] if one.name == "deny" && one.args == ["all"]);
-        if !denies {
-            self.fates.closed(
-                directive,
-                "other conditions than `deny all` have no counterpart",
-            );
-            return true;
-        }
-        self.fates.changed(directive, "405 instead of 403");
-        for inner in directive.children() {
-            self.fates.carried(inner, "");
-        }
-        keys.insert("methods".to_owned(), directive.args.clone().into());
-        false
-    }
-
-    /// Translates `auth_request`; returns true if what it guards must be closed.
-    fn forward_auth(
-        &mut self,
-        location: &Location<'a>,
-        found: &[Location<'a>],
-        keys: &mut Map<String, Value>,
-    ) -> bool {
-        let Some(directive) = location.scope.one("auth_request") else {
-            return false;
-        };
-        let path = directive.arg(0);
-        if path == "off" {
-            self.fates.carried(directive, "");
-            return false;
-        }
-        let exact = format!("= {path}");
-        let target = found
-            .iter()
-            .find(|other| other.text == exact || other.text == path);
-        if target.is_some_and(|target| target.directive.id == location.directive.id) {
-            return false;
-        }
-        let pass = target.and_then(|target| target.scope.own("proxy_pass").first().copied());
-        let url = pass.and_then(|pass| {
-            let to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url))?;
-            let authority = self.upstreams.first_address(&to.authority)?;
-            let scheme = if to.is_tls { "https" } else { "http" };
-            Some(format!(
-                "{scheme}://{authority}{}",
-                to.path.as_deref().unwrap_or(path)
-            ))
-        });
-        let Some(url) = url else {
-            self.fates.closed(
-                directive,
-                "its location does not lead to a service by a fixed URL",
-            );
-            return true;
-        };
-        self.fates.changed(
-            directive,
-            "the service gets `Cookie`, `Authorization` and the forwarding headers, no others; its \
-             refusals reach the client as they are",
-        );
-        let mut copy = Vec::new();
-        for set in location.scope.nearest("auth_request_set") {
-            match set.arg(1).strip_prefix("$upstream_http_") {
-                Some(name) => {
-                    self.fates
-                        .changed(set, "the header reaches the backend under its own name");
-                    copy.push(name.replace('_', "-"));
-                }
-                None => self
-                    .fates
-                    .lost(set, "only headers of the response have a counterpart"),
-            }
-        }
-        let mut value = json!({ "url": url });
-        if !copy.is_empty() {
-            value["copy"] = copy.into();
-        }
-        keys.insert("forward_auth".to_owned(), value);
-        false
+/// Adds the conditions that the filter of this name decides.
+fn insert_conditions(keys: &mut Map<String, Value>, conditions: &[Value]) {
+    if !conditions.is_empty() {
+        keys.insert("conditions".to_owned(), conditions.into());
     }
 }
 

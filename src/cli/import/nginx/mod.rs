@@ -7,6 +7,7 @@ mod compare;
 mod conditions;
 mod directives;
 mod filters;
+mod gates;
 mod guards;
 mod headers;
 mod locations;
@@ -14,6 +15,7 @@ mod output;
 mod pages;
 mod parse;
 mod report;
+mod rewrites;
 mod scope;
 mod servers;
 mod tables;
@@ -200,6 +202,7 @@ fn import(path: &Path) -> Result<(String, Report), String> {
         limits: Vec::new(),
         fates,
         parts: Vec::new(),
+        conditions: Vec::new(),
     };
     for server in &servers.list {
         routes.server(server);
@@ -208,6 +211,7 @@ fn import(path: &Path) -> Result<(String, Report), String> {
     output.routes = routes.parts;
     output.rate_limits = routes.limits;
     output.upstreams = routes.upstreams.parts(&mut fates);
+    actions::name_upstreams(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values(), &mut fates);
     directives::mark_rest(&source.directives, &mut fates);
     includes(&source, &mut fates);
@@ -312,7 +316,7 @@ mod tests {
             "auth_basic x; auth_basic_user_file /nowhere;",
             "auth_request /nowhere;",
             "if ($bad_bot) { return 403; }",
-            "if ($remote_addr = 192.0.2.1) { return 444; }",
+            "if ($ssl_client_verify != SUCCESS) { return 444; }",
         ] {
             for level in ["http", "server", "location"] {
                 if guard.starts_with("if") && level == "http" {

@@ -1,4 +1,4 @@
-//! Lookup tables: the directives `map` and `geo`, as `maps` of the gateway.
+//! Lookup tables: the directives `map`, `geo` and `split_clients`, as `maps` of the gateway.
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ use super::{
 use crate::base::net::Cidr;
 
 /// Longest chain of tables that use each other, as a guard against circles.
-const MAX_CHAIN: usize = 8;
+pub(super) const MAX_CHAIN: usize = 8;
 
 /// Returns the value of a header with placeholders, those of tables included; `None` if a variable
 /// has no counterpart.
@@ -22,26 +22,34 @@ pub(super) fn header(value: &str, scope: &Scope<'_>) -> Option<String> {
 
 /// Marks a directive whose header has this value as carried over.
 pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates: &mut Fates) {
-    if names_host(value, scope, MAX_CHAIN) {
-        fates.changed(
-            directive,
+    let mut is_as_written = true;
+    for (placeholder, note) in [
+        (
+            "{host.name}",
             "`$host` is empty for a request without `Host`; nginx takes the server's first name",
-        );
-    } else {
+        ),
+        ("{uri}", "`$request_uri` has the path in its normal form"),
+    ] {
+        if holds(placeholder, value, scope, MAX_CHAIN) {
+            is_as_written = false;
+            fates.changed(directive, note);
+        }
+    }
+    if is_as_written {
         fates.carried(directive, "");
     }
 }
 
-/// Returns true if a value holds the requested host, itself or by tables.
-fn names_host(value: &str, scope: &Scope<'_>, depth: usize) -> bool {
+/// Returns true if a value has a placeholder, itself or by tables.
+fn holds(placeholder: &str, value: &str, scope: &Scope<'_>, depth: usize) -> bool {
     let by_table = |table: &Directive| {
         let name = variable_of(table).unwrap_or_default();
         value.contains(&format!("{{map.{name}}}"))
             && depth > 0
             && translate(table, scope, depth)
-                .is_ok_and(|table| names_host(&table.to_string(), scope, depth - 1))
+                .is_ok_and(|table| holds(placeholder, &table.to_string(), scope, depth - 1))
     };
-    value.contains("{host.name}") || all(scope).any(by_table)
+    value.contains(placeholder) || all(scope).any(by_table)
 }
 
 fn value_of(value: &str, scope: &Scope<'_>, depth: usize) -> Option<String> {
@@ -62,7 +70,9 @@ fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directive> {
 /// Returns the tables of the file, all of which stand in `http`.
 fn all<'a>(scope: &Scope<'a>) -> impl DoubleEndedIterator<Item = &'a Directive> {
     let tables = scope.outermost().iter();
-    tables.filter(|one| matches!(one.name.as_str(), "map" | "geo") && one.block.is_some())
+    tables.filter(|one| {
+        matches!(one.name.as_str(), "map" | "geo" | "split_clients") && one.block.is_some()
+    })
 }
 
 fn variable_of(table: &Directive) -> Option<&str> {
@@ -82,6 +92,9 @@ fn translate(table: &Directive, scope: &Scope<'_>, depth: usize) -> Result<Value
         return networks(table, from);
     }
     let from = of(table.arg(0))?;
+    if table.name == "split_clients" {
+        return shares(table, &from);
+    }
     let mut entries = Entries::default();
     let hostnames = table.children().iter().any(|one| one.name == "hostnames");
     for entry in table.children() {
@@ -94,6 +107,62 @@ fn translate(table: &Directive, scope: &Scope<'_>, depth: usize) -> Result<Value
         }
     }
     entries.value(&from).ok_or("it has no entries")
+}
+
+/// Returns a table of shares. nginx takes the results as they are written.
+fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
+    let (mut shares, mut default) = (Map::new(), String::new());
+    for entry in table.children() {
+        let [result] = &entry.args[..] else {
+            return Err("one of its lines has no counterpart");
+        };
+        if result.contains('{') {
+            return Err("one of its results has no counterpart");
+        }
+        if entry.name == "*" {
+            default.clone_from(result);
+        } else if shares
+            .insert(result.clone(), entry.name.clone().into())
+            .is_some()
+        {
+            return Err("two of its shares have the same result");
+        }
+    }
+    if shares.is_empty() {
+        return Err("it has no shares");
+    }
+    let mut value = json!({ "from": from, "shares": shares });
+    if !default.is_empty() {
+        value["default"] = default.into();
+    }
+    Ok(value)
+}
+
+/// Returns all results of a table, with those of the tables that they are; `None` if one of them
+/// has other placeholders, or is empty.
+pub(super) fn results(variable: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
+    let table = translate(find(variable, scope)?, scope, MAX_CHAIN).ok()?;
+    let mut all = vec![table.get("default")?.as_str()?.to_owned()];
+    for (key, entries) in table.as_object()? {
+        for (own, result) in entries.as_object().into_iter().flatten() {
+            all.push(match key.as_str() {
+                "shares" => own.clone(),
+                _ => result.as_str()?.to_owned(),
+            });
+        }
+    }
+    let mut found = Vec::new();
+    for result in all {
+        let inner = result
+            .strip_prefix("{map.")
+            .and_then(|rest| rest.strip_suffix('}'));
+        match inner {
+            Some(inner) => found.extend(results(inner, scope, depth.checked_sub(1)?)?),
+            None if result.is_empty() || result.contains('{') => return None,
+            None => found.push(result),
+        }
+    }
+    Some(found)
 }
 
 fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static str> {

@@ -24,9 +24,10 @@ struct Made {
     key: (bool, String),
     value: Map<String, Value>,
     comment: String,
-    /// Milliseconds to connect, and until the response.
-    times: Option<(u64, u64)>,
 }
+
+/// Time of nginx to connect, and between two reads, unless a directive says otherwise.
+const USUAL: u64 = 60_000;
 
 /// Destination of `proxy_pass`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,21 +85,7 @@ impl<'a> Upstreams<'a> {
         fates: &mut Fates,
     ) -> String {
         let key = (to.is_tls, to.authority.clone());
-        let times = times(scope, fates);
-        if let Some(known) = self.made.iter_mut().find(|made| made.key == key) {
-            if known.times != Some(times) {
-                let (connect, read) = known.times.unwrap_or(times);
-                let longer = (connect.max(times.0), read.max(times.1));
-                for name in ["proxy_connect_timeout", "proxy_read_timeout"] {
-                    for directive in scope.nearest(name) {
-                        fates.changed(
-                            directive,
-                            "the longest time of all locations of the upstream",
-                        );
-                    }
-                }
-                known.times = Some(longer);
-            }
+        if let Some(known) = self.made.iter().find(|made| made.key == key) {
             return known.name.clone();
         }
         let block = self.blocks.get(&to.authority).copied();
@@ -126,7 +113,6 @@ impl<'a> Upstreams<'a> {
             key,
             value,
             comment: block.unwrap_or(pass).place(),
-            times: Some(times),
         });
         name
     }
@@ -139,6 +125,10 @@ impl<'a> Upstreams<'a> {
         let mut servers = block.children().iter();
         let first = servers.find(|one| one.name == "server")?;
         Some(first.arg(0).to_owned()).filter(|address| !address.starts_with("unix:"))
+    }
+
+    pub(super) fn is_block(&self, authority: &str) -> bool {
+        self.blocks.contains_key(authority)
     }
 
     fn free_name(&self, authority: &str) -> String {
@@ -166,11 +156,7 @@ impl<'a> Upstreams<'a> {
         }
         let parts = self.made.into_iter().map(|made| {
             let mut value = made.value;
-            if let Some((connect, read)) = made.times {
-                let (connect, read) = (duration(connect), duration(read));
-                let times = json!({ "connect": connect, "first_byte": read, "idle": read, "stream_idle": read });
-                value.insert("timeouts".to_owned(), times);
-            }
+            value.insert("timeouts".to_owned(), limits(USUAL, USUAL));
             let part = Part {
                 comment: made.comment,
                 value: value.into(),
@@ -181,27 +167,30 @@ impl<'a> Upstreams<'a> {
     }
 }
 
-/// Returns the times of a scope in milliseconds: to connect, and between two reads.
-fn times(scope: &Scope<'_>, fates: &mut Fates) -> (u64, u64) {
+/// Returns the time limits for these milliseconds: to connect, and between two reads.
+fn limits(connect: u64, read: u64) -> Value {
+    let (connect, read) = (duration(connect), duration(read));
+    json!({ "connect": connect, "first_byte": read, "idle": read, "stream_idle": read })
+}
+
+/// Returns the time limits of a route, if they are not those of its upstream.
+pub(super) fn timeouts(scope: &Scope<'_>, fates: &mut Fates) -> Option<Value> {
     let mut time = |name: &str| {
         let Some(directive) = scope.one(name) else {
-            return 60_000;
+            return USUAL;
         };
         let Some(ms) = milliseconds(directive.arg(0)) else {
             fates.lost(directive, "this time is not known");
-            return 60_000;
+            return USUAL;
         };
         fates.carried(directive, "");
         ms.max(1)
     };
-    let times = (time("proxy_connect_timeout"), time("proxy_read_timeout"));
+    let (connect, read) = (time("proxy_connect_timeout"), time("proxy_read_timeout"));
     if let Some(send) = scope.one("proxy_send_timeout") {
-        fates.changed(
-            send,
-            "`idle` of the upstream is the time of `proxy_read_timeout`",
-        );
+        fates.changed(send, "`timeouts.idle` is the time of `proxy_read_timeout`");
     }
-    times
+    ((connect, read) != (USUAL, USUAL)).then(|| limits(connect, read))
 }
 
 fn of_authority(authority: &str) -> Map<String, Value> {

@@ -1,0 +1,102 @@
+//! Gates of a location besides the filters of its scope: `limit_except`, and another service by
+//! `auth_request`.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    locations::{Location, Routes},
+    upstreams::Destination,
+    words::plain,
+};
+
+impl<'a> Routes<'a, '_> {
+    /// Translates `limit_except`; returns true if what it guards must be closed.
+    pub(super) fn limit_except(
+        &mut self,
+        location: &Location<'a>,
+        keys: &mut Map<String, Value>,
+    ) -> bool {
+        let Some(directive) = location.scope.own("limit_except").first().copied() else {
+            return false;
+        };
+        let denies =
+            matches!(directive.children(), [one] if one.name == "deny" && one.args == ["all"]);
+        if !denies {
+            self.fates.closed(
+                directive,
+                "other conditions than `deny all` have no counterpart",
+            );
+            return true;
+        }
+        self.fates.changed(directive, "405 instead of 403");
+        for inner in directive.children() {
+            self.fates.carried(inner, "");
+        }
+        keys.insert("methods".to_owned(), directive.args.clone().into());
+        false
+    }
+
+    /// Translates `auth_request`; returns true if what it guards must be closed.
+    pub(super) fn forward_auth(
+        &mut self,
+        location: &Location<'a>,
+        found: &[Location<'a>],
+        keys: &mut Map<String, Value>,
+    ) -> bool {
+        let Some(directive) = location.scope.one("auth_request") else {
+            return false;
+        };
+        let path = directive.arg(0);
+        if path == "off" {
+            self.fates.carried(directive, "");
+            return false;
+        }
+        let exact = format!("= {path}");
+        let target = found
+            .iter()
+            .find(|other| other.text == exact || other.text == path);
+        if target.is_some_and(|target| target.directive.id == location.directive.id) {
+            return false;
+        }
+        let pass = target.and_then(|target| target.scope.own("proxy_pass").first().copied());
+        let url = pass.and_then(|pass| {
+            let to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url))?;
+            let authority = self.upstreams.first_address(&to.authority)?;
+            let scheme = if to.is_tls { "https" } else { "http" };
+            Some(format!(
+                "{scheme}://{authority}{}",
+                to.path.as_deref().unwrap_or(path)
+            ))
+        });
+        let Some(url) = url else {
+            self.fates.closed(
+                directive,
+                "its location does not lead to a service by a fixed URL",
+            );
+            return true;
+        };
+        self.fates.changed(
+            directive,
+            "the service gets `Cookie`, `Authorization` and the forwarding headers, no others",
+        );
+        let mut copy = Vec::new();
+        for set in location.scope.nearest("auth_request_set") {
+            match set.arg(1).strip_prefix("$upstream_http_") {
+                Some(name) => {
+                    self.fates
+                        .changed(set, "the header reaches the backend under its own name");
+                    copy.push(name.replace('_', "-"));
+                }
+                None => self
+                    .fates
+                    .lost(set, "only headers of the response have a counterpart"),
+            }
+        }
+        let mut value = json!({ "url": url, "refusals": "own" });
+        if !copy.is_empty() {
+            value["copy"] = copy.into();
+        }
+        keys.insert("forward_auth".to_owned(), value);
+        false
+    }
+}

@@ -1,0 +1,190 @@
+//! Redirects and cookies of backends: `proxy_redirect`, `proxy_cookie_domain`, `proxy_cookie_path`
+//! and `proxy_cookie_flags`.
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    upstreams::Destination,
+    words::{Known, Piece, pieces, plain},
+};
+
+/// Returns the rules of a location that passes requests to `to`. `prefix`: its path, if it is no
+/// regular expression.
+pub(super) fn of(
+    to: &Destination,
+    prefix: Option<&str>,
+    scope: &Scope<'_>,
+    known: &Known,
+    fates: &mut Fates,
+) -> Value {
+    let mut rules = Map::new();
+    rules.insert(
+        "location".to_owned(),
+        redirects(to, prefix, scope, known, fates).into(),
+    );
+    let mut cookies = Map::new();
+    for (name, key) in [
+        ("proxy_cookie_domain", "domain"),
+        ("proxy_cookie_path", "path"),
+    ] {
+        let list: Vec<Value> = scope
+            .nearest(name)
+            .into_iter()
+            .filter_map(|directive| texts(directive, known, fates))
+            .collect();
+        if !list.is_empty() {
+            cookies.insert(key.to_owned(), list.into());
+        }
+    }
+    let flags: Vec<Value> = scope
+        .nearest("proxy_cookie_flags")
+        .into_iter()
+        .filter_map(|directive| flags(directive, fates))
+        .collect();
+    if !flags.is_empty() {
+        cookies.insert("flags".to_owned(), flags.into());
+    }
+    if !cookies.is_empty() {
+        rules.insert("cookies".to_owned(), cookies.into());
+    }
+    rules.into()
+}
+
+/// Returns the changes of `Location`.
+fn redirects(
+    to: &Destination,
+    prefix: Option<&str>,
+    scope: &Scope<'_>,
+    known: &Known,
+    fates: &mut Fates,
+) -> Vec<Value> {
+    let usual = || {
+        let scheme = if to.is_tls { "https" } else { "http" };
+        let authority = &to.authority;
+        match (&to.path, prefix) {
+            (Some(path), Some(prefix)) => {
+                json!({ "from": format!("{scheme}://{authority}{path}"), "to": prefix })
+            }
+            (Some(_), None) => json!({ "from": format!("{scheme}://{authority}"), "to": "" }),
+            (None, _) => json!({ "from": format!("{scheme}://{authority}/"), "to": "/" }),
+        }
+    };
+    let written = scope.nearest("proxy_redirect");
+    if written.is_empty() {
+        return vec![usual()];
+    }
+    let mut list = Vec::new();
+    for directive in written {
+        match directive.arg(0) {
+            "off" => fates.carried(directive, ""),
+            "default" => {
+                fates.carried(directive, "");
+                list.push(usual());
+            }
+            _ => list.extend(texts(directive, known, fates)),
+        }
+    }
+    list
+}
+
+/// Returns a rule of two texts.
+fn texts(directive: &Directive, known: &Known, fates: &mut Fates) -> Option<Value> {
+    let (from, to) = (directive.arg(0), directive.arg(1));
+    if from == "off" {
+        fates.carried(directive, "");
+        return None;
+    }
+    let is_regex = from.starts_with('~');
+    let from = if is_regex {
+        Some(from.to_owned())
+    } else {
+        plain(from)
+    };
+    let to = replacement(to, is_regex, known);
+    let is_known = from.as_deref().is_some_and(|from| {
+        let regex = from.trim_start_matches('~').trim_start_matches('*');
+        !is_regex || regex::Regex::new(regex).is_ok()
+    });
+    match (from, to) {
+        (Some(from), Some(to)) if is_known => {
+            fates.carried(directive, "");
+            Some(json!({ "from": from, "to": to }))
+        }
+        _ => {
+            fates.lost(
+                directive,
+                "a variable or an expression of it has no counterpart",
+            );
+            None
+        }
+    }
+}
+
+/// Returns what takes the place of a text. A URL of the requested host becomes its path, which means
+/// the same (RFC 9110, 10.2.2).
+fn replacement(to: &str, is_regex: bool, known: &Known) -> Option<String> {
+    let own = [
+        "$scheme://$host:$server_port",
+        "$scheme://$http_host",
+        "$scheme://$host",
+    ];
+    let to = own
+        .iter()
+        .find_map(|own| to.strip_prefix(own))
+        .unwrap_or(to);
+    let mut out = String::new();
+    for piece in pieces(to) {
+        match piece {
+            Piece::Text(text) if is_regex => out.push_str(&text.replace('$', "$$")),
+            Piece::Text(text) => out.push_str(&text),
+            Piece::Variable(name) if is_regex && name.parse::<u8>().is_ok() => {
+                out.extend(["${", &name, "}"]);
+            }
+            Piece::Variable(name) if name == "server_name" => {
+                out.push_str(known.server_name.as_deref()?);
+            }
+            Piece::Variable(name) if name == "scheme" => out.push_str(known.scheme?),
+            Piece::Variable(_) => return None,
+        }
+    }
+    Some(out)
+}
+
+/// Returns the flags of the cookies with a name.
+fn flags(directive: &Directive, fates: &mut Fates) -> Option<Value> {
+    let name = directive.arg(0);
+    if name == "off" {
+        fates.carried(directive, "");
+        return None;
+    }
+    if pieces(name)
+        .iter()
+        .any(|piece| matches!(piece, Piece::Variable(_)))
+        && !name.starts_with('~')
+    {
+        fates.lost(directive, "a variable of it has no counterpart");
+        return None;
+    }
+    let mut value = json!({ "name": name });
+    for flag in directive.args.iter().skip(1) {
+        match flag.to_ascii_lowercase().as_str() {
+            "secure" => value["secure"] = true.into(),
+            "nosecure" => value["secure"] = false.into(),
+            "httponly" => value["http_only"] = true.into(),
+            "nohttponly" => value["http_only"] = false.into(),
+            "nosamesite" => value["same_site"] = "remove".into(),
+            "samesite=strict" => value["same_site"] = "strict".into(),
+            "samesite=lax" => value["same_site"] = "lax".into(),
+            "samesite=none" => value["same_site"] = "none".into(),
+            flag => {
+                fates.lost(directive, format!("the flag `{flag}` is not known"));
+                return None;
+            }
+        }
+    }
+    fates.carried(directive, "");
+    Some(value)
+}
