@@ -242,7 +242,21 @@ impl Host for str {
 
 fn sent(nginx: &Seen, own: &Seen, add: &mut impl FnMut(What, String, String)) {
     if nginx.is_check() {
-        let text = |seen: &Seen| format!("{} {} {:?}", seen.method, seen.target, seen.headers);
+        // By these a service decides.
+        const DECISIVE: [&str; 3] = ["cookie", "authorization", "x-original-uri"];
+        add(What::Method, nginx.method.clone(), own.method.clone());
+        add(What::Target, nginx.target.clone(), own.target.clone());
+        for name in DECISIVE {
+            let value = |seen: &Seen| seen.header(name).unwrap_or_default().to_owned();
+            if nginx.header(name).is_some() {
+                add(What::Sent(name.to_owned()), value(nginx), value(own));
+            }
+        }
+        let text = |seen: &Seen| {
+            let others = seen.headers.iter();
+            let others = others.filter(|(name, _)| !DECISIVE.contains(&&**name));
+            format!("{:?}", others.collect::<Vec<_>>())
+        };
         add(What::Checked, text(nginx), text(own));
         return;
     }

@@ -210,6 +210,12 @@ impl Drawing {
 
     /// Returns an address of a client: a new one where limits count them.
     fn client(&mut self) -> Ipv4Addr {
+        if self.text.contains("geo $") && self.chance(3) {
+            return Ipv4Addr::new(127, 10, 0, 5);
+        }
+        if self.text.contains("split_clients \"${remote_addr}") {
+            return Ipv4Addr::new(127, 2, 0, self.random.u8(1..40));
+        }
         if !self.text.contains("limit_req") && !self.text.contains("limit_conn") {
             return Ipv4Addr::LOCALHOST;
         }
@@ -478,8 +484,13 @@ impl Drawing {
             }
             // An app that does not know its public address is rare.
             let is_misled = self.chance(300);
+            let is_moved = self.text.contains("proxy_redirect") && self.random.bool();
             let wish = if is_misled {
                 "own"
+            } else if self.text.contains("/protected/") && self.random.bool() {
+                "accel"
+            } else if is_moved {
+                *self.pick(&["moved", "crumbs"])
             } else {
                 *self.pick(&WISHES)
             };
@@ -566,6 +577,12 @@ impl Drawing {
                 "Mozilla/5.0 bot",
             ];
             add(1, "User-Agent", &agents);
+        }
+        if text.contains("split_clients") {
+            add(2, "X-Pool", &["next", "stable", "other"]);
+        }
+        if text.contains("$http_x_token") {
+            add(2, "X-Token", &["0af3", "0AF3", "", "x"]);
         }
         if text.contains("auth_basic") {
             // ann:secret, ann:wrong, nobody:secret

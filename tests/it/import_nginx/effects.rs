@@ -19,10 +19,9 @@ pub(super) struct Effect<'a> {
     pub(super) code: u16,
 }
 
-/// Statuses that differ because of a directive.
-const STATUSES: [(&[&str], &[&str]); 11] = [
-    // A request that finds nothing stored is passed on with its range and its conditions.
-    (&["proxy_cache"], &["200", "206", "304", "416"]),
+/// Statuses that differ because of a directive: one of them on one side, since it keeps requests
+/// out or lets them fail.
+const STATUSES: [(&[&str], &[&str]); 8] = [
     (
         &[
             "limit_req",
@@ -57,21 +56,28 @@ const STATUSES: [(&[&str], &[&str]); 11] = [
         &["proxy_next_upstream", "proxy_pass", "max_fails", "upstream"],
         &["502", "503", "504"],
     ),
+    (&["rewrite", "if"], &["301", "302", "503"]),
+    (&["internal"], &["404"]),
+    (
+        &["ssl_certificate", "ssl_protocols", "listen"],
+        &["0", "400", "421"],
+    ),
+];
+
+/// Statuses that differ because of a directive: on both sides one of them.
+const PAIRS: [(&[&str], &[&str]); 3] = [
+    // What is not stored is passed on with its range and its conditions.
+    (&["proxy_cache"], &["200", "206", "304", "416"]),
     (
         &["error_page", "proxy_intercept_errors"],
-        &["404", "500", "502", "503", "504"],
+        // nginx looks at the body's size again before it sends a page.
+        &["404", "413", "500", "502", "503", "504"],
     ),
-    (&["rewrite", "if"], &["301", "302", "503"]),
     (
         &["root", "alias", "try_files", "index"],
         &[
             "200", "206", "301", "304", "403", "404", "405", "412", "416", "500",
         ],
-    ),
-    (&["internal"], &["404"]),
-    (
-        &["ssl_certificate", "ssl_protocols", "listen"],
-        &["0", "400", "421"],
     ),
 ];
 
@@ -187,7 +193,9 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
     let status = |difference: &Difference| {
         let [theirs, ours] = [&*difference.nginx, &*difference.own];
         let is_returned = name == "return" && [theirs, ours].contains(&effect.directive.first());
-        about(&STATUSES, theirs) || about(&STATUSES, ours) || is_returned || chooses(name)
+        let is_pair = about(&PAIRS, theirs) && about(&PAIRS, ours);
+        let is_either = about(&STATUSES, theirs) || about(&STATUSES, ours);
+        is_pair || is_either || is_returned || chooses(name)
     };
     let argument = effect.directive.first().to_lowercase();
     match &difference.what {
@@ -202,7 +210,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
                 name,
                 "add_header" | "proxy_hide_header" | "proxy_pass_header"
             );
-            is_own && argument == *header || about(&HEADERS, header) || note.contains(&**header)
+            is_own && argument == *header || about(&HEADERS, header) || names(note, header)
         }
         What::Body => {
             const BODIES: [&str; 6] = [
@@ -224,7 +232,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
         What::Checked => name == "auth_request",
         What::Sent(header) => {
             let is_own = name == "proxy_set_header" && argument == *header;
-            is_own || note.contains(&**header)
+            is_own || names(note, header)
         }
         What::SentBody => matches!(name, "proxy_pass_request_body"),
     }
@@ -261,7 +269,13 @@ fn is_stated(name: &str, note: &str, difference: &Difference) -> bool {
         "x-real-ip",
     ];
     let may_be = difference.nginx.is_empty() || FORWARDED.contains(&name);
-    may_be && note.contains(name)
+    may_be && names(note, name)
+}
+
+/// Returns true if a note has a header in backticks, alone or with a value.
+pub(super) fn names(note: &str, header: &str) -> bool {
+    let mut quoted = note.split('`').skip(1).step_by(2);
+    quoted.any(|quoted| quoted.split(':').next() == Some(header))
 }
 
 /// Returns true if an entry for a whole server explains a difference, by its words.
@@ -277,7 +291,7 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         let strict = note.contains("strict") && (is_strange || edge.contains("encoded"));
         let is_upgrade = edge == "upgrade" || effect.request.header("upgrade").is_some();
         let is_size = note.contains("size") && found.nginx == "413";
-        is_size && matches!(&*found.own, "401" | "403")
+        is_size && found.own.starts_with('4')
             || found.own == "400" && (strict || note.contains("upgrade") && is_upgrade)
             || strict && found.nginx == "400"
             || edge == "no host" && note.contains("host")
@@ -288,10 +302,10 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Status => is_refused(difference),
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
         What::Header(_) if is_refused_as_such(effect) && note.contains("add_header") => true,
+        What::Sent(name) if name == "x-original-uri" => is_spelling,
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
-        What::Reuse | What::Body | What::Method | What::SentBody | What::Checked | What::Page => {
-            false
-        }
+        What::Reuse => note.contains("keep-alive") && !effect.request.body.is_empty(),
+        What::Body | What::Method | What::SentBody | What::Checked | What::Page => false,
     }
 }
 

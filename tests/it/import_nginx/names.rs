@@ -11,7 +11,7 @@ use super::{
     compare::{Difference, What},
     conf::{CHOOSING, Directive},
     draw::Drawn,
-    effects::{Effect, fits},
+    effects::{Effect, fits, names},
     servers::{Entry, Report},
 };
 
@@ -110,7 +110,7 @@ impl<'a, 'b> Governed<'a, 'b> {
 pub(super) struct Statements<'a> {
     entries: Vec<&'a Entry>,
     /// Entries that have one of some words.
-    known: RefCell<BTreeMap<Vec<String>, Vec<&'a Entry>>>,
+    known: RefCell<BTreeMap<Words, Vec<&'a Entry>>>,
 }
 
 impl<'a> Statements<'a> {
@@ -123,75 +123,69 @@ impl<'a> Statements<'a> {
     }
 
     /// Returns the entries that state a difference as a property of all responses of a kind, or of
-    /// all requests to backends.
-    pub(super) fn of(&self, request: &Drawn, difference: &Difference) -> Vec<&'a Entry> {
-        let words = general_words(request, difference);
-        if words.is_empty() {
+    /// all requests to backends. `code` is the status that nginx responded with.
+    pub(super) fn of(&self, request: &Drawn, code: u16, difference: &Difference) -> Vec<&'a Entry> {
+        let Some(words) = general_words(request, code, difference) else {
             return Vec::new();
-        }
-        let words: Vec<String> = words.iter().map(ToString::to_string).collect();
+        };
         let mut known = self.known.borrow_mut();
         let found = known.entry(words).or_insert_with_key(|words| {
             let mut entries = self.entries.clone();
-            entries.retain(|entry| words.iter().any(|word| entry.note.contains(word)));
+            entries.retain(|entry| match words {
+                Words::Text(text) => entry.note.contains(text),
+                Words::Header(name) => names(&entry.note, name),
+            });
             entries
         });
         found.clone()
     }
 }
 
-/// Returns the words of which a statement has one, if the difference may be of all requests.
-fn general_words<'d>(request: &Drawn, difference: &'d Difference) -> Vec<&'d str> {
+/// Words of which a statement has one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Words {
+    Text(&'static str),
+    /// Name of a header in backticks.
+    Header(String),
+}
+
+/// Returns the words that a statement has, if the difference may be of all requests.
+fn general_words(request: &Drawn, code: u16, difference: &Difference) -> Option<Words> {
     let (nginx, own) = (&*difference.nginx, &*difference.own);
     let is_added = nginx.is_empty();
+    let header = |name: &str| Some(Words::Header(name.to_owned()));
     match &difference.what {
         What::Header(name) if is_added && SECURITY.contains(&&**name) => {
-            vec![name, "security headers"]
+            Some(Words::Text("security headers"))
         }
-        What::Header(name) if name == "accept-ranges" && is_added => {
-            vec![name, "ranges and conditions"]
-        }
-        What::Header(name) if is_added && ADDED.contains(&&**name) => vec![name],
-        What::Header(name) if name == "cache-control" && own.ends_with("no-store") => {
-            let rest = own.trim_end_matches("no-store").trim_end_matches(',');
-            if rest == nginx {
-                vec!["no-store"]
-            } else {
-                Vec::new()
-            }
+        What::Header(name) if is_added && ADDED.contains(&&**name) => header(name),
+        // Only errors, which both make themselves.
+        What::Header(name) if name == "cache-control" && code >= 400 && own == "no-store" => {
+            is_added.then_some(Words::Text("no-store"))
         }
         What::Header(name) if name == "content-type" => {
             let is_charset = own.strip_suffix("; charset=utf-8") == Some(nginx);
             let is_script = nginx == "application/javascript" && own.starts_with("text/javascript");
             match (is_charset, is_script) {
-                (true, _) => vec!["charset"],
-                (_, true) => vec!["text/javascript"],
-                _ => Vec::new(),
+                (true, _) => Some(Words::Text("charset")),
+                (_, true) => Some(Words::Text("text/javascript")),
+                _ => None,
             }
         }
         What::Header(name) if name == "www-authenticate" => {
-            match own.strip_suffix(", charset=\"UTF-8\"") {
-                Some(rest) if rest == nginx => vec![name],
-                _ => Vec::new(),
-            }
+            let rest = own.strip_suffix(", charset=\"UTF-8\"")?;
+            if rest == nginx { header(name) } else { None }
         }
-        // What is sent at once with the headers is read before a response.
-        What::Reuse if own == "false" && request.body.len() > 64 * 1024 => vec!["keep-alive"],
-        // The request of another service, and pages that are compared by their status.
-        What::Checked => vec!["the service gets"],
-        What::Page => vec![
-            "refusals reach the client",
-            "a backend's are passed on",
-            "error pages of a backend are passed on",
-        ],
-        What::Sent(name) if name == "accept-encoding" && own == "identity" => vec![name],
+        // Other headers than those that a service decides by.
+        What::Checked => Some(Words::Text("the service gets")),
+        What::Sent(name) if name == "accept-encoding" && own == "identity" => header(name),
         // Set by the gateway alone; what a client sends under these names does not pass as it is.
         What::Sent(name) if SENT.contains(&&**name) => match request.header(name) {
-            Some(sent) if nginx.starts_with(sent) => vec![name],
-            _ if is_added => vec![name],
-            _ => Vec::new(),
+            Some(sent) if nginx.starts_with(sent) => header(name),
+            _ if is_added => header(name),
+            _ => None,
         },
-        _ => Vec::new(),
+        _ => None,
     }
 }
 

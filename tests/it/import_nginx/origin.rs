@@ -229,6 +229,21 @@ fn response(seen: &Seen, own: u16) -> Vec<u8> {
             status = 302;
             more = format!("location: http://127.0.0.1:{own}/next\r\n");
         }
+        "moved" => {
+            const PLACES: [&str; 5] = [
+                "http://app.internal/x?y=1",
+                "https://old.internal:8443/a/b",
+                "http://app/home",
+                "http://127.0.0.1:3000/checkout/done",
+                "http://app.internal.example/x",
+            ];
+            status = 302;
+            let place = PLACES[seen.target.len() % PLACES.len()];
+            more = format!("location: {place}\r\n");
+            if seen.method == "POST" {
+                more.push_str("refresh: 5; url=http://app.internal/later\r\n");
+            }
+        }
         "next" => status = 302,
         "away" => status = 301,
         _ => {}
@@ -237,6 +252,12 @@ fn response(seen: &Seen, own: u16) -> Vec<u8> {
         "next" => "location: /next?a=b\r\n",
         "away" => "location: https://other.example.net/x\r\n",
         "cookie" => "set-cookie: sid=1; Path=/; HttpOnly\r\n",
+        "crumbs" => {
+            "set-cookie: sid=1; Domain=.APP.internal; Path=/app/x; HttpOnly\r\n\
+            set-cookie: theme=dark; path=/other; SameSite=Strict; httponly\r\n\
+            set-cookie: lang=de; Domain=shop.internal; Max-Age=60\r\n\
+            set-cookie: plain=1\r\n"
+        }
         "fresh" => "cache-control: public, max-age=60\r\n",
         "private" => "cache-control: private, no-store\r\n",
         "vary" => "cache-control: max-age=60\r\nvary: accept-language\r\n",

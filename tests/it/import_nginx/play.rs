@@ -83,6 +83,12 @@ fn neutralise(side: &Side, seen: &mut Seen) {
     }
 }
 
+/// Files of users with hashes of `secret` as `htpasswd -m` and `-s` write them.
+const OLD_HASHES: [(&str, &str); 2] = [
+    ("old-md5.htpasswd", "$apr1$abcdefgh$h9FWgUz3n9YxylKLlR5SQ/"),
+    ("old-sha.htpasswd", "{SHA}5en6G6MezRroT3XKqkdPOmY/BfQ="),
+];
+
 /// Writes the files that a shape names: folders of sites, certificates, passwords, media types.
 pub(super) fn prepare(shared: &Path, main: &Directive, ca: &Ca) {
     let mime = fs::read("/etc/nginx/mime.types").expect("nginx brings it along");
@@ -90,6 +96,10 @@ pub(super) fn prepare(shared: &Path, main: &Directive, ca: &Ca) {
     let hash = bcrypt::hash("secret", 5).expect("a cost that there is");
     let users = format!("ann:{hash}\n");
     fs::write(shared.join("users.htpasswd"), users).expect("the folder takes files");
+    for (name, hash) in OLD_HASHES {
+        let users = format!("ann:{hash}\n");
+        fs::write(shared.join(name), users).expect("the folder takes files");
+    }
     let mut random = fastrand::Rng::with_seed(1);
     for server in servers(main, &mut random) {
         for location in &server.locations {

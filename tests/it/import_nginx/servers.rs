@@ -174,7 +174,12 @@ impl Side {
     pub(super) async fn new(shape: &Shape, shared: &Path, name: &str) -> Self {
         let folder = shared.join(name);
         fs::create_dir_all(folder.join("snippets")).expect("the folder takes folders");
-        for file in ["mime.types", "users.htpasswd"] {
+        for file in [
+            "mime.types",
+            "users.htpasswd",
+            "old-md5.htpasswd",
+            "old-sha.htpasswd",
+        ] {
             let from = shared.join(file);
             fs::copy(from, folder.join(file)).expect("the folder takes files");
         }
