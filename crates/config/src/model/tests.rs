@@ -298,6 +298,8 @@ fn the_other_shorthands() {
     assert!(value::<InFlightConfig>("0").is_err());
     assert!(value::<WebsocketConfig>("true").unwrap().enabled);
     assert!(!value::<WebsocketConfig>("false").unwrap().enabled);
+    let ignored: WebsocketConfig = value("ignore").unwrap();
+    assert!(!ignored.enabled && !ignored.refuse);
     let websocket: WebsocketConfig = value("{ idle: 1h }").unwrap();
     assert_eq!(
         (websocket.enabled, websocket.idle),
@@ -305,7 +307,7 @@ fn the_other_shorthands() {
     );
     refused::<WebsocketConfig>(
         "on",
-        "<on>: expected `true`, `false` or a mapping such as `{ idle: 1h }`, found the text `on`; write `true`",
+        "<on>: expected `true`, `false`, `ignore` or a mapping such as `{ idle: 1h }`, found the text `on`; write `true`",
     );
     assert_eq!(value::<RespondConfig>("503").unwrap().status, Some(503));
     assert_eq!(value::<RespondConfig>("hi").unwrap().body.unwrap(), "hi");
@@ -379,7 +381,10 @@ fn the_schema_knows_the_shorthands_and_every_key_of_a_route() {
             vec!["object", "string", "boolean"],
         ),
         (schema::<InFlightConfig>(), vec!["object", "integer"]),
-        (schema::<WebsocketConfig>(), vec!["object", "boolean"]),
+        (
+            schema::<WebsocketConfig>(),
+            vec!["object", "boolean", "string"],
+        ),
         (
             schema::<RespondConfig>(),
             vec!["object", "integer", "string"],
