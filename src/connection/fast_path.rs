@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::Connection;
+use super::{Connection, response_queue::ResponseQueue};
 
 /// Fingerprint of the request line and the host of a request. Zero is reserved.
 pub(crate) type Fingerprint = u64;
@@ -81,12 +81,13 @@ pub(crate) trait FastPathService<S, H>: Send + Sync {
         arrival: RequestArrival,
     ) -> BoxFuture<'a, FastPathOutcome<S>>;
 
-    /// Attempts a request on a stream of an HTTP/2 `connection`. Returns the stream if the proxy
-    /// must continue the request.
+    /// Attempts a request on a stream of an HTTP/2 `connection`, which writes the headers that are
+    /// put into `responses`. Returns the stream if the proxy must continue the request.
     fn attempt_stream<'a>(
         &'a self,
         stream: H,
         connection: &'a Arc<Connection>,
+        responses: &'a ResponseQueue,
     ) -> BoxFuture<'a, Option<(H, CarriedRequest)>>;
 }
 

@@ -20,6 +20,7 @@ pub(crate) mod progress;
 pub(crate) mod refusal;
 pub(crate) mod registry;
 pub(crate) mod response_header;
+pub(crate) mod response_queue;
 mod socket;
 
 use std::{

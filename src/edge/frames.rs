@@ -4,11 +4,13 @@
 //! It reads only frame headers (RFC 9113, 4.1). The `h2` crate, which reads the same bytes
 //! afterwards, validates the frames.
 
+use std::ops::Range;
+
 use crate::{config::model::Http2Config, connection::CloseReason};
 
 /// Length of the connection preface that a client sends before its first frame.
 const PREFACE: u32 = 24;
-const FRAME_HEADER: usize = 9;
+pub(super) const FRAME_HEADER: usize = 9;
 
 /// Milliseconds that one set of counts covers. All of them together cover the last 10 s, a little
 /// less while the newest has just begun.
@@ -29,6 +31,7 @@ const CONTINUATIONS: u32 = 5;
 const FRAME: usize = 16 * 1024;
 
 const END: u8 = 0x1;
+const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 /// Limits on the frames that a client may send on one connection.
@@ -67,9 +70,28 @@ pub(super) struct Frames {
     /// connection's first SETTINGS counts as one.
     blocks: u64,
     continuations: u32,
+    /// True once the preface was read.
+    is_open: bool,
+    /// Length of the SETTINGS frame that is being received, unless it acknowledges ours.
+    settings: Option<u32>,
+    /// What the bytes that were fed last have for the frames on their way out.
+    found: Vec<FoundFrame>,
     /// Index of the [`SPAN`] of time that the newest counts cover.
     span: u64,
     counts: [Counts; SPANS],
+}
+
+/// Frame, or a part of one, that matters to the frames on their way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FoundFrame {
+    /// The client has reset a stream.
+    Reset(u32),
+    /// Bytes of a SETTINGS frame: their place in the bytes that were fed, and in the payload.
+    Settings {
+        at: Range<usize>,
+        offset: usize,
+    },
+    EndOfSettings,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +127,9 @@ impl Default for Frames {
             ends: FrameEnd::Nothing,
             blocks: 1,
             continuations: 0,
+            is_open: false,
+            settings: None,
+            found: Vec::new(),
             span: 0,
             counts: Default::default(),
         }
@@ -116,6 +141,16 @@ impl Frames {
     /// and are incomplete. No two of them have the same number.
     pub(super) fn header_section(&self) -> u64 {
         self.blocks
+    }
+
+    /// Returns true once the client's preface was read.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Takes what the bytes that were fed last have for the frames on their way out.
+    pub(super) fn found(&mut self) -> impl Iterator<Item = FoundFrame> {
+        std::mem::take(&mut self.found).into_iter()
     }
 
     /// Records that `bytes` bytes were sent to the client.
@@ -132,11 +167,20 @@ impl Frames {
         limits: &FrameLimits,
         now: u64,
     ) -> Result<(), CloseReason> {
+        let fed = bytes.len();
         let mut bytes = bytes;
         while !bytes.is_empty() {
             if self.remainder > 0 {
                 let remainder = usize::try_from(self.remainder).unwrap_or(usize::MAX);
                 let passed = remainder.min(bytes.len());
+                if let Some(length) = self.settings {
+                    let at = fed - bytes.len();
+                    let length = usize::try_from(length).unwrap_or(usize::MAX);
+                    self.found.push(FoundFrame::Settings {
+                        at: at..at + passed,
+                        offset: length - remainder,
+                    });
+                }
                 bytes = &bytes[passed..];
                 self.remainder -= u32::try_from(passed).unwrap_or(self.remainder);
             } else {
@@ -152,7 +196,14 @@ impl Frames {
                 self.turn(now);
                 self.frame(limits)?;
             }
-            if self.remainder == 0 && self.ends == FrameEnd::Block {
+            if self.remainder > 0 {
+                continue;
+            }
+            self.is_open = true;
+            if self.settings.take().is_some() {
+                self.found.push(FoundFrame::EndOfSettings);
+            }
+            if self.ends == FrameEnd::Block {
                 self.ends = FrameEnd::Nothing;
                 self.blocks += self.blocks & 1;
             }
@@ -196,11 +247,18 @@ impl Frames {
                 self.count(Kind::Priorities, most, CloseReason::Priorities)
             }
             // RST_STREAM
-            3 => self.count(Kind::Resets, limits.resets, CloseReason::Resets),
+            3 => {
+                let stream = stream_id(&self.frame_header);
+                self.found.push(FoundFrame::Reset(stream));
+                self.count(Kind::Resets, limits.resets, CloseReason::Resets)
+            }
             // SETTINGS
             4 => {
                 if self.blocks == 1 {
                     self.ends = FrameEnd::Block;
+                }
+                if flags & ACK == 0 {
+                    self.settings = Some(self.remainder);
                 }
                 self.count(Kind::Settings, limits.settings, CloseReason::Settings)
             }
@@ -258,6 +316,12 @@ impl Frames {
         let count = &mut self.counts[slot(self.span)][kind as usize];
         *count = count.saturating_add(more);
     }
+}
+
+/// Returns the stream that a frame header names.
+pub(super) fn stream_id(header: &[u8; FRAME_HEADER]) -> u32 {
+    let [.., a, b, c, d] = *header;
+    u32::from_be_bytes([a & 0x7f, b, c, d])
 }
 
 fn slot(span: u64) -> usize {

@@ -17,7 +17,7 @@ use super::{
     guard::GuardedRequest,
 };
 use crate::{
-    chain::{Chain, Exchange, HookProgress, Reply, RequestFacts},
+    chain::{Chain, Exchange, HookProgress, Protocol, Reply, RequestFacts},
     connection::{Connection, deadline::Watch},
     filters::access_log::Redactor,
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
@@ -67,6 +67,8 @@ pub(crate) struct Context {
     pub(super) responded_at: Option<Instant>,
     /// State of the flood guard for this request.
     pub(super) guarded: GuardedRequest,
+    /// Writer of the response on an HTTP/2 stream.
+    pub(super) stream_writer: StreamWriter,
     /// True if the response over HTTP/2 has headers only.
     pub(super) is_bare: bool,
     /// Set once the filters have seen the end of the response body.
@@ -91,6 +93,15 @@ pub(crate) struct Context {
 pub(super) struct AdditionalGuards {
     pub(super) routes: VecDeque<(usize, Chain)>,
     pub(super) round: HookProgress,
+}
+
+/// Writer of responses on an HTTP/2 stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamWriter {
+    /// Pingora's session.
+    Pingora,
+    /// The connection, with headers that wait for it.
+    Direct,
 }
 
 /// Counts a request as in flight until it is dropped.
@@ -126,6 +137,7 @@ impl Context {
             due: None,
             responded_at: None,
             guarded: GuardedRequest::default(),
+            stream_writer: StreamWriter::Pingora,
             is_bare: false,
             is_body_over: false,
             client_left: OnceLock::new(),
@@ -136,6 +148,12 @@ impl Context {
             accel: None,
             in_flight: InFlight(Arc::clone(live)),
         }
+    }
+
+    /// Returns true if header lines of the response that are ready can be written as they are.
+    /// Pingora's HTTP/2 writes headers one by one.
+    pub(super) fn takes_ready_lines(&self) -> bool {
+        self.facts.client.protocol != Protocol::Http2 || self.stream_writer == StreamWriter::Direct
     }
 
     /// Returns true if this request revalidates a stale response in the background, without a

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     base::clock::Clock,
-    chain::{Certificate, Chain, Exchange, Phase, Protocol, Reply, RequestFacts},
+    chain::{Certificate, Chain, Exchange, Phase, Reply, RequestFacts},
     connection::file_segment::SegmentSlot,
     files::{FileBody, FileResponse, Files, Found, Outcome},
     gateway::metrics::FilePart,
@@ -377,6 +377,7 @@ async fn prepare(
     if let Some(kept) = kept {
         replace(&mut head, kept);
     }
+    let takes_lines = ctx.takes_ready_lines();
     let Context {
         gateway,
         route,
@@ -391,7 +392,7 @@ async fn prepare(
         head: request,
         facts,
     };
-    if ex.facts.client.protocol != Protocol::Http2 {
+    if takes_lines {
         ex.facts.lines = chain.ready_lines(&ex);
     }
     chain.on_response(&mut ex, &mut head).await;

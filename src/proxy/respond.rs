@@ -48,6 +48,7 @@ pub(super) async fn prepare(
     let now = now.unwrap_or_else(|| ctx.live().world.clock.now());
     ctx.facts.first_byte = Some(now - started);
     let cookie = upstream::cookie(ctx);
+    let takes_lines = ctx.takes_ready_lines();
     let Context {
         gateway,
         route,
@@ -55,7 +56,7 @@ pub(super) async fn prepare(
         ..
     } = ctx;
     let chain = context::chain(gateway, *route);
-    if facts.client.protocol != Protocol::Http2 {
+    if takes_lines {
         let lines = chain.ready_lines(&Exchange {
             head: request,
             facts,

@@ -8,6 +8,7 @@
 //! Pingora writes response headers and body separately. With `TCP_NODELAY` each would be a segment
 //! and a system call of its own, and with TLS a record of its own.
 
+mod http2;
 mod idle;
 mod raw_head;
 mod ready_lines;
@@ -38,10 +39,10 @@ use pingora::{
 };
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use self::websocket_close::Websocket;
+use self::{http2::Http2Frames, websocket_close::Websocket};
 use super::{
     body_remainder::{BodyRemainder, put_no_chunk},
-    frames::{FrameLimits, Frames},
+    frames::FrameLimits,
     head::{self, BodyFraming, Head, HeadLimits, ScanResult, Scanner},
     transport::Transport,
 };
@@ -75,8 +76,8 @@ pub(super) struct ConnIo {
     /// Outline of the current request, and the length of its header section.
     outline: (RequestOutline, usize),
     output: Vec<u8>,
-    /// Frame counts, for HTTP/2 only.
-    frames: Option<Box<(Frames, FrameLimits)>>,
+    /// Frames, for HTTP/2 only.
+    frames: Option<Box<Http2Frames>>,
     /// Frame state, for a `WebSocket` only.
     websocket: Option<Box<Websocket>>,
     connection: Arc<Connection>,
@@ -132,7 +133,7 @@ impl ConnIo {
 
     /// Switches to HTTP/2. From now on frames are counted.
     pub(super) fn set_http2(&mut self, limits: FrameLimits) {
-        self.frames = Some(Box::new((Frames::default(), limits)));
+        self.frames = Some(Box::new(Http2Frames::new(limits)));
         self.connection.enter(Stage::Http2);
     }
 
@@ -255,51 +256,6 @@ impl ConnIo {
             }
         }
         Poll::Pending
-    }
-
-    /// Reads frames. Once the connection is to be closed, nothing more is returned, not even its
-    /// end: [`super::http2`] checks the close reason and still has a GOAWAY to send.
-    fn poll_frames(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        if self.connection.close_reason().is_some() {
-            return Poll::Pending;
-        }
-        if self.input.is_empty() {
-            let read = ready!(Pin::new(&mut self.transport).poll_read(cx, buf));
-            if self.connection.close_reason().is_some() {
-                buf.set_filled(before);
-                return Poll::Pending;
-            }
-            read?;
-        } else {
-            // Bytes that were read before they turned out to be HTTP/2.
-            let count = self.input.len().min(buf.remaining());
-            buf.put_slice(&self.input.split_to(count));
-            if self.input.is_empty() {
-                self.input = BytesMut::new();
-            }
-        }
-        let Some((frames, limits)) = self.frames.as_deref_mut() else {
-            return Poll::Ready(Ok(()));
-        };
-        self.connection.listener.activity.touch();
-        let streams = &self.connection.streams;
-        let counted = frames.feed(&buf.filled()[before..], limits, streams.now());
-        streams.set_header_section(frames.header_section());
-        if let Err(reason) = counted {
-            self.connection.close(reason);
-            buf.set_filled(before);
-            return Poll::Pending;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Records the result of `write`.
-    fn wrote(&mut self, write: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let (Some(frames), Poll::Ready(Ok(count))) = (&mut self.frames, &write) {
-            frames.0.sent(*count);
-        }
-        write
     }
 
     /// Accepts data to write, into the buffer or the socket.
@@ -447,8 +403,7 @@ impl AsyncWrite for ConnIo {
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         if this.frames.is_some() {
-            let write = Pin::new(&mut this.transport).poll_write(cx, data);
-            return this.wrote(write);
+            return this.poll_write_frames(cx, &[IoSlice::new(data)]);
         }
         // Lines for a response do not belong to interim responses before it, such as early hints,
         // even if both are written together.
@@ -467,7 +422,7 @@ impl AsyncWrite for ConnIo {
         this.poll_put(cx, data)
     }
 
-    /// Writes frames directly, because they are already buffered by `h2`.
+    /// Writes frames, which `h2` has buffered.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -477,8 +432,7 @@ impl AsyncWrite for ConnIo {
             let first = slices.iter().find(|slice| !slice.is_empty());
             return self.poll_write(cx, first.map_or(&[], |slice| slice));
         }
-        let write = Pin::new(&mut self.transport).poll_write_vectored(cx, slices);
-        self.wrote(write)
+        self.poll_write_frames(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -488,11 +442,13 @@ impl AsyncWrite for ConnIo {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_segment(cx))?;
         ready!(self.poll_drain(cx))?;
+        ready!(self.poll_write_output(cx))?;
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
+        ready!(self.poll_write_output(cx))?;
         Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
         policy,
         store::{Body, Entry, WholeBody},
     },
-    chain::{Chain, Exchange, Phase, Protocol, RequestFacts},
+    chain::{Chain, Exchange, Phase, RequestFacts},
     gateway::RouteCache,
     proxy::{
         context::{self, Context},
@@ -122,6 +122,7 @@ async fn prepare<'e>(
         head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
+    let takes_lines = ctx.takes_ready_lines();
     let Context {
         gateway,
         route,
@@ -133,7 +134,7 @@ async fn prepare<'e>(
         head: request,
         facts,
     };
-    if ex.facts.client.protocol != Protocol::Http2 {
+    if takes_lines {
         ex.facts.lines = chain.ready_lines(&ex);
     }
     let form = if is_confirmed {

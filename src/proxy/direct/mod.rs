@@ -25,7 +25,9 @@ use crate::{
     base::clock::Clock,
     cache::store::Body,
     chain::{ReadyLines, Reply},
-    connection::{file_segment::SegmentSlot, response_header::ConnectionReuse},
+    connection::{
+        file_segment::SegmentSlot, response_header::ConnectionReuse, response_queue::ResponseQueue,
+    },
     files::{Segment, SentSegment},
     gateway::Limits,
 };
@@ -107,9 +109,10 @@ impl<'a> DirectClient<'a> {
     pub(super) fn http2(
         session: &'a mut HttpSession,
         request: &'a RequestHeader,
+        responses: &'a ResponseQueue,
         limits: &Limits,
     ) -> Self {
-        let stream = Http2Stream::new(session, limits.send_timeout);
+        let stream = Http2Stream::new(session, responses, limits.send_timeout);
         Self::new(Wire::Http2(stream), request)
     }
 
@@ -166,7 +169,7 @@ impl<'a> DirectClient<'a> {
         let status = head.status;
         match &mut self.wire {
             Wire::Http1(stream) => stream.response(head, lines, is_last, clock).await?,
-            Wire::Http2(stream) => stream.response(head, is_last)?,
+            Wire::Http2(stream) => stream.response(head, lines, reply::date(clock), is_last)?,
         }
         self.status = Some(status);
         Ok(())

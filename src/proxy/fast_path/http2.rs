@@ -10,9 +10,10 @@ use crate::{
     connection::{
         Connection,
         fast_path::{self, CarriedRequest},
+        response_queue::ResponseQueue,
     },
     proxy::{
-        context::Context,
+        context::{Context, StreamWriter},
         decision::{self, Decision},
         direct::DirectClient,
     },
@@ -24,10 +25,12 @@ impl FastPath {
         &self,
         mut session: HttpSession,
         connection: &Arc<Connection>,
+        responses: &ResponseQueue,
     ) -> Option<(HttpSession, CarriedRequest)> {
         let has_body = !session.is_body_empty();
         let mut request = mem::replace(session.req_header_mut(), nothing());
         let mut ctx = Box::new(Context::new(&self.live));
+        ctx.stream_writer = StreamWriter::Direct;
         let course = decision::decide(
             &mut request,
             Some(Arc::clone(connection)),
@@ -40,17 +43,17 @@ impl FastPath {
         match course {
             Decision::Stored(entry, None) => {
                 trace(&request, "stored");
-                let mut client = DirectClient::http2(&mut session, &request, limits);
+                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
                 self.send(&mut client, &mut ctx, &entry).await;
             }
             Decision::File(response) => {
                 trace(&request, "file");
-                let mut client = DirectClient::http2(&mut session, &request, limits);
+                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
                 self.send_file(&mut client, &mut ctx, *response).await;
             }
             Decision::Reply(reply) => {
                 trace(&request, "reply");
-                let mut client = DirectClient::http2(&mut session, &request, limits);
+                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
                 self.send_reply(&mut client, &mut ctx, *reply).await;
             }
             Decision::GoesOn(flow)
@@ -58,13 +61,14 @@ impl FastPath {
             {
                 trace(&request, "relay");
                 self.live.http.relayed.inc();
-                let mut client = DirectClient::http2(&mut session, &request, limits);
+                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
                 // Boxed: it is as large as everything that may happen on the way to a backend.
                 let outcome = Box::pin(relay::run(&mut client, has_body, flow, &mut ctx)).await;
                 self.relayed(&client, &outcome, &mut ctx);
             }
             course => {
                 trace(&request, "proxy");
+                ctx.stream_writer = StreamWriter::Pingora;
                 ctx.course = Some(course);
                 *session.req_header_mut() = request;
                 return Some((session, ctx));

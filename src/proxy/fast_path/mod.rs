@@ -47,6 +47,7 @@ use crate::{
             CarriedRequest, FastPathOutcome, FastPathService, RequestArrival, RequestOutline,
         },
         response_header::ConnectionReuse,
+        response_queue::ResponseQueue,
     },
     files::FileResponse,
     live::Live,
@@ -484,7 +485,8 @@ impl FastPathService<Stream, HttpSession> for FastPath {
         &'a self,
         session: HttpSession,
         connection: &'a Arc<Connection>,
+        responses: &'a ResponseQueue,
     ) -> BoxFuture<'a, Option<(HttpSession, CarriedRequest)>> {
-        Box::pin(self.attempt_stream(session, connection))
+        Box::pin(self.attempt_stream(session, connection, responses))
     }
 }

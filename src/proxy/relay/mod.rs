@@ -332,7 +332,7 @@ impl Relayed<'_, '_> {
         ctx: &mut Context,
         connection: &mut BackendConnection,
     ) -> Result<ResponseHeader> {
-        let memory = if self.client.is_http2() || self.cached.is_some() {
+        let memory = if self.cached.is_some() {
             ValueMemory::Own
         } else {
             ValueMemory::Input

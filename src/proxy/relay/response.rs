@@ -35,8 +35,7 @@ pub(super) enum Framing {
 pub(super) enum ValueMemory {
     /// The buffer that was read into, for headers that are written at once.
     Input,
-    /// Memory of their own size, for headers of which some stay. HTTP/2 keeps them for as long as
-    /// the connection, and would keep all of the buffer.
+    /// Memory of their own size, for headers of which some stay, and would keep all of the buffer.
     Own,
 }
 

@@ -83,10 +83,10 @@ pub struct RequestFacts {
 /// out and write. As one piece of text they cost next to nothing.
 #[derive(Clone, Debug, Default)]
 pub enum ReadyLines {
-    /// Headers go into the header map, where every filter and HTTP/2 find them.
+    /// Headers go into the header map, where every filter finds them.
     #[default]
     NotTaken,
-    /// The response is sent as HTTP/1, and no later filter needs every header.
+    /// The response is written without the header map, and no later filter needs every header.
     Taken,
     /// Lines to write. Each line ends with CRLF, and its name is not in the header map.
     Given(Arc<[u8]>),

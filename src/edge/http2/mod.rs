@@ -3,6 +3,13 @@
 //! The `h2` crate handles frames, and Pingora handles requests. The loop between them is part of
 //! the gateway, so that each listener has its own limits, and the client of a connection that is
 //! old, idle or hostile gets a GOAWAY before it is closed.
+//!
+//! Response headers are encoded here ([`writer`]).
+
+mod hpack;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::{
     future::poll_fn,
@@ -27,9 +34,12 @@ use pingora::{
 };
 use tokio::task::JoinSet;
 
+pub(super) use self::writer::{FIRST_SETTINGS, FrameWriter};
 use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
 use crate::{
-    connection::{CloseReason, Connection, fast_path, http2::Streams},
+    connection::{
+        CloseReason, Connection, fast_path, http2::Streams, response_queue::ResponseQueue,
+    },
     gateway::Listener,
 };
 
@@ -104,10 +114,18 @@ where
         proxy_digest: io.get_proxy_digest(),
         socket_digest: io.get_socket_digest(),
     });
+    let responses = io.responses();
     let mut streams = JoinSet::new();
     let ended = match Box::pin(handshake(&connection, io)).await {
         Ok(mut frames) => {
-            let ended = accept(shared, &connection, &digest, &mut frames, &mut streams).await;
+            let ended = accept(
+                shared,
+                (&connection, &responses),
+                &digest,
+                &mut frames,
+                &mut streams,
+            );
+            let ended = ended.await;
             if let LoopEnd::Cut(cut) = ended {
                 say_why(&mut frames, cut).await;
             }
@@ -142,7 +160,7 @@ async fn handshake(connection: &Connection, io: Box<ConnIo>) -> Result<Box<Frame
 /// Accepts one stream after the other.
 async fn accept<A>(
     shared: &Arc<Shared<A>>,
-    connection: &Arc<Connection>,
+    (connection, responses): (&Arc<Connection>, &Arc<ResponseQueue>),
     digest: &Arc<Digest>,
     frames: &mut Frames,
     streams: &mut JoinSet<()>,
@@ -214,9 +232,10 @@ where
                     continue;
                 }
                 let open = Streams::begin(connection);
-                let shared = Arc::clone(shared);
+                let (shared, responses) = (Arc::clone(shared), Arc::clone(responses));
                 streams.spawn(async move {
-                    let attempt = shared.fast_path.attempt_stream(session, open.connection());
+                    let fast_path = &shared.fast_path;
+                    let attempt = fast_path.attempt_stream(session, open.connection(), &responses);
                     if let Some((session, begun)) = attempt.await {
                         let session = ServerSession::new_http2(session);
                         let work = shared.app.process_new_http(session, &shared.stop);
@@ -228,7 +247,9 @@ where
             }
         }
         requests += 1;
-        if requests >= listener.http2.streams && !is_leaving {
+        // Headers that wait belong to open streams, or to some that were reset at a bad moment.
+        let has_too_many = responses.len() > most_streams;
+        if (requests >= listener.http2.streams || has_too_many) && !is_leaving {
             is_leaving = true;
             frames.graceful_shutdown();
         }
