@@ -185,9 +185,10 @@ where
             biased;
             _ = &mut stopped, if !is_leaving => None,
             () = &mut old, if !is_leaving => None,
-            accepted = until_cut(connection, next) => Some(accepted),
-            // An idle connection does not hold the task of its last request.
+            // An idle connection does not hold the task of its last request. Before the frames,
+            // which need to be looked at only once for the end of a task and what it sent.
             Some(_) = streams.join_next() => continue,
+            accepted = until_cut(connection, next) => Some(accepted),
         };
         while streams.try_join_next().is_some() {}
         let Some(accepted) = accepted else {

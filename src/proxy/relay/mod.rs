@@ -25,7 +25,6 @@ use http::{HeaderValue, StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, OrErr as _, Result,
     http::{RequestHeader, ResponseHeader},
-    protocols::http::v1::client::http_req_header_to_wire,
 };
 
 pub(super) use self::body::Piece;
@@ -319,12 +318,7 @@ impl Relayed<'_, '_> {
             let chunked = HeaderValue::from_static("chunked");
             request.insert_header(header::TRANSFER_ENCODING, chunked)?;
         }
-        let section = http_req_header_to_wire(&request).ok_or_else(|| {
-            let why = "the target has bytes that no request line can have";
-            Error::explain(ErrorType::InvalidHTTPHeader, why)
-        })?;
-        self.upload.begin(section, is_chunked);
-        Ok(())
+        self.upload.begin(&request, is_chunked)
     }
 
     async fn header_section(

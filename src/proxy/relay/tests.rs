@@ -5,7 +5,10 @@ use bytes::BytesMut;
 use http::{HeaderMap, header};
 use pingora::{
     http::RequestHeader,
-    protocols::{http::v1::client::HttpSession, l4::stream::Stream as Socket},
+    protocols::{
+        http::v1::client::{HttpSession, http_req_header_to_wire},
+        l4::stream::Stream as Socket,
+    },
 };
 use proptest::prelude::*;
 use tokio::{
@@ -16,6 +19,7 @@ use tokio::{
 use super::{
     body::{MessageBody, Piece},
     response::{self, Framing, ValueMemory},
+    upload::write_section,
 };
 
 /// A response as a reader understands it.
@@ -249,4 +253,34 @@ fn another_protocol_is_noticed_before_it_sends_an_empty_line() {
             .unwrap()
             .is_none()
     );
+}
+
+proptest! {
+    /// A header section has the bytes that Pingora would write.
+    #[test]
+    fn a_request_is_written_as_pingora_writes_it(
+        method in "(GET|POST|PURGE|M-SEARCH)",
+        path in prop_oneof![
+            "/[a-z%?=&;]{0,40}",
+            prop::collection::vec(0u8..128, 1..20)
+                .prop_map(|bytes| format!("/{}", String::from_utf8(bytes).unwrap())),
+        ],
+        fields in prop::collection::vec(("[a-zA-Z-]{1,12}", "[ -~]{0,300}"), 0..30),
+    ) {
+        let Ok(mut drawn) = RequestHeader::build_no_case(&*method, path.as_bytes(), None) else {
+            return Ok(());
+        };
+        for (name, value) in fields {
+            drawn.append_header(name, value).unwrap();
+        }
+        // A buffer that was used before.
+        let mut written = BytesMut::from(&b"GET / HTTP/1.1\r\n\r\n"[..]);
+        let length = written.len();
+        bytes::Buf::advance(&mut written, length);
+        let is_written = write_section(&drawn, &mut written).is_ok();
+        match http_req_header_to_wire(&drawn) {
+            Some(wire) => prop_assert_eq!(written, wire),
+            None => prop_assert!(!is_written),
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Body of a request on its way to a backend, while the response may already be coming.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     fmt::Write as _,
     future::poll_fn,
@@ -10,7 +11,7 @@ use std::{
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, header};
-use pingora::{Error, ErrorType, Result};
+use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
 use super::{
     body::{MessageBody, Piece},
@@ -31,6 +32,15 @@ const SMALL: usize = 4096;
 const GATHER: usize = 16 * 1024;
 /// Room for a read from the client.
 const ROOM: usize = 16 * 1024;
+/// Capacity that fits most header sections.
+const SECTION: usize = 1024;
+/// Capacity up to which a thread keeps a buffer for its next header section.
+const MAX_SPARE: usize = 8 * 1024;
+
+thread_local! {
+    /// Buffer for the next header section that this thread sends.
+    static SPARE: Cell<BytesMut> = Cell::new(BytesMut::new());
+}
 
 /// Body that is being received from the client and sent to a backend.
 #[derive(Debug)]
@@ -111,6 +121,15 @@ struct Output {
 }
 
 impl Output {
+    /// Keeps the buffer of small pieces for the next request of this thread.
+    fn keep_buffer(&mut self) {
+        let mut buffer = std::mem::take(&mut self.gathered);
+        if (1..=MAX_SPARE).contains(&buffer.capacity()) {
+            buffer.clear();
+            SPARE.set(buffer);
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.gathered.is_empty() && self.piece.is_empty() && self.end.is_empty()
     }
@@ -135,6 +154,12 @@ impl Output {
         let of_piece = (count - of_gathered).min(self.piece.len());
         self.piece.advance(of_piece);
         self.end = &self.end[count - of_gathered - of_piece..];
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.keep_buffer();
     }
 }
 
@@ -185,12 +210,11 @@ impl Upload {
         self.is_sent() || self.sent == SentState::Refused
     }
 
-    /// Begins an attempt, which sends the header `section` first.
-    pub(super) fn begin(&mut self, section: BytesMut, is_chunked: bool) {
-        self.output = Output {
-            gathered: section,
-            ..Output::default()
-        };
+    /// Begins an attempt, which sends the header section of `request` first.
+    pub(super) fn begin(&mut self, request: &RequestHeader, is_chunked: bool) -> Result<()> {
+        self.output = Output::default();
+        self.output.gathered = SPARE.take();
+        write_section(request, &mut self.output.gathered)?;
         self.is_chunked = is_chunked;
         self.sent = SentState::Flushed;
         self.is_framed = false;
@@ -209,6 +233,7 @@ impl Upload {
             }),
             None => {}
         }
+        Ok(())
     }
 
     /// Reads the rest and forgets it.
@@ -336,6 +361,28 @@ impl Upload {
         self.is_framed = is_last;
         Ok(())
     }
+}
+
+/// Writes the header section of `request`, as HTTP/1.1 whatever its client speaks. Names have the
+/// spelling that Pingora gives them.
+pub(super) fn write_section(request: &RequestHeader, out: &mut BytesMut) -> Result<()> {
+    let path = request.raw_path();
+    // RFC 9112, 3: these would end the target or the line.
+    if path
+        .iter()
+        .any(|byte| matches!(byte, b'\0' | b'\n' | b'\r' | b' '))
+    {
+        let why = "the target has bytes that no request line can have";
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, why));
+    }
+    out.reserve(SECTION);
+    out.extend_from_slice(request.method.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(path);
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    request.header_to_h1_wire(out);
+    out.extend_from_slice(b"\r\n");
+    Ok(())
 }
 
 /// Takes the next piece of a body in the framing of HTTP/1 out of what the client sends.
