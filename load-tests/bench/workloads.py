@@ -35,8 +35,8 @@ class Workload:
 
     @property
     def countable(self) -> bool:
-        """True if instructions can be counted on one connection."""
-        return self.keep_alive
+        """True if instructions can be counted: a full handshake has too few requests for it."""
+        return self.keep_alive or not self.tls
 
     @property
     def paceable(self) -> bool:
@@ -109,9 +109,15 @@ def connect(port: int, workload: Workload, cert: pathlib.Path) -> socket.socket:
 
 
 def request(port: int, workload: Workload, times: int, cert: pathlib.Path) -> bytes:
-    """Sends requests in sequence on one new connection; returns the last header section."""
-    with connect(port, workload, cert) as connection:
-        return request_on(connection, port, workload, times)
+    """Sends requests in sequence on one new connection, or on one each; returns the last header
+    section."""
+    head = b""
+    for _ in range(1 if workload.keep_alive else times):
+        with connect(port, workload, cert) as connection:
+            head = request_on(connection, port, workload, times if workload.keep_alive else 1)
+            if not workload.keep_alive and connection.recv(1):
+                raise MeasurementError("bytes after a response that ends its connection")
+    return head
 
 
 def request_h2(port: int, workload: Workload, times: int) -> None:
