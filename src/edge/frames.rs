@@ -74,7 +74,7 @@ pub(super) struct Frames {
     is_open: bool,
     /// Length of the SETTINGS frame that is being received, unless it acknowledges ours.
     settings: Option<u32>,
-    /// What the bytes that were fed last have for the frames on their way out.
+    /// Findings in the bytes that were fed last, for the frames on their way out.
     found: Vec<FoundFrame>,
     /// Index of the [`SPAN`] of time that the newest counts cover.
     span: u64,

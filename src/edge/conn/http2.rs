@@ -141,6 +141,9 @@ impl ConnIo {
                 let parts = if output.is_empty() { &both[1..] } else { &both };
                 let length = output.len();
                 let written = match Pin::new(&mut self.transport).poll_write_vectored(cx, parts) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
                     Poll::Ready(Ok(written)) => written,
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => break 'slices,

@@ -16,6 +16,15 @@ use crate::connection::response_queue::{ResponseHeaders, ResponseQueue};
 
 const DATE: &str = "Tue, 24 Nov 2026 20:20:20 GMT";
 
+/// Owners of the client's table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tables {
+    /// The writer alone.
+    One,
+    /// The writer and `h2`.
+    Two,
+}
+
 /// Response as a test draws it.
 #[derive(Clone, Debug)]
 struct Drawn {
@@ -169,9 +178,10 @@ async fn copy_in(
     writer: Arc<parking_lot::Mutex<FrameWriter>>,
     limits: FrameLimits,
     pieces: Vec<usize>,
+    tables: Tables,
 ) {
     let mut frames = crate::edge::frames::Frames::default();
-    let mut has_settings = false;
+    let mut has_settings = tables == Tables::Two;
     let mut pieces = pieces.into_iter().cycle();
     loop {
         if !has_settings && frames.is_open() {
@@ -195,6 +205,7 @@ async fn copy_in(
         for found in frames.found() {
             use crate::edge::frames::FoundFrame;
             match found {
+                FoundFrame::Settings { .. } if tables == Tables::Two => {}
                 FoundFrame::Settings { at, offset } => {
                     writer.lock().settings(&mut buffer[at], offset);
                 }
@@ -213,6 +224,7 @@ async fn check(
     pieces: Vec<usize>,
     table: Option<u32>,
     own: usize,
+    tables: Tables,
 ) -> Result<(), TestCaseError> {
     let ready = ready_sets();
     let (client, edge_client) = tokio::io::duplex(1 << 16);
@@ -229,6 +241,7 @@ async fn check(
         Arc::clone(&writer),
         limits,
         pieces.clone(),
+        tables,
     ));
     tasks.spawn(copy_out(
         from_server,
@@ -237,16 +250,16 @@ async fn check(
         Arc::clone(&queue),
         pieces,
     ));
-    let (answers, sets) = (responses.clone(), ready.clone());
+    let (drawn_responses, sets) = (responses.clone(), ready.clone());
     let on_server = Arc::clone(&queue);
     tasks.spawn(async move {
         let mut connection: server::Connection<_, Bytes> = server::handshake(server).await.unwrap();
-        let mut answers = answers.iter().enumerate();
+        let mut drawn_responses = drawn_responses.iter().enumerate();
         while let Some(accepted) = connection.accept().await {
             let Ok((_, mut respond)) = accepted else {
                 return;
             };
-            let (index, drawn) = answers.next().unwrap();
+            let (index, drawn) = drawn_responses.next().unwrap();
             let response = headers(drawn, &sets);
             let is_last = drawn.body == 0;
             let mut stream = if index % own == own - 1 {
@@ -282,12 +295,11 @@ async fn check(
     let (mut send, connection) = builder.handshake::<_, Bytes>(client).await.unwrap();
     tasks.spawn(async move { drop(connection.await) });
     for (index, drawn) in responses.iter().enumerate() {
-        send = send.ready().await.unwrap();
+        let failed = |error: h2::Error| TestCaseError::fail(format!("{index}: {error}"));
+        send = send.ready().await.map_err(failed)?;
         let request = Request::get("https://a.test/").body(()).unwrap();
-        let (response, _) = send.send_request(request, true).unwrap();
-        let response = response.await;
-        let response =
-            response.map_err(|error| TestCaseError::fail(format!("{index}: {error}")))?;
+        let (response, _) = send.send_request(request, true).map_err(failed)?;
+        let response = response.await.map_err(failed)?;
         prop_assert_eq!(response.status().as_u16(), drawn.status);
         let mut seen: Vec<_> = response
             .headers()
@@ -327,8 +339,29 @@ proptest! {
     ) {
         let responses = order.iter().map(|index| pool[index.index(pool.len())].clone()).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(check(responses, pieces, table, own))?;
+        runtime.block_on(check(responses, pieces, table, own, Tables::One))?;
     }
+}
+
+/// The control: if `h2` uses the client's table as well, clients read other headers.
+#[test]
+fn two_owners_of_a_table_contradict_each_other() {
+    let drawn = |value: u8| Drawn {
+        status: 200,
+        fields: vec![("x-a".into(), vec![value], false)],
+        ready: Some(0),
+        body: 1,
+    };
+    let responses: Vec<_> = (0..12).map(|turn| drawn(b'a' + turn / 4)).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let read = |tables| {
+        let responses = responses.clone();
+        runtime.block_on(check(responses, vec![1000], None, 2, tables))
+    };
+    read(Tables::One).unwrap();
+    read(Tables::Two).unwrap_err();
 }
 
 #[test]

@@ -27,7 +27,7 @@ const TAKE_A_REASON: [(&str, usize, &str); 15] = [
     ("refuser.ended", 1, ""),
     ("refuser.stream_refused", 1, ""),
     ("refuser.turned_away", 2, ""),
-    ("LoopEnd::Failed", 0, "src/edge/http2.rs"),
+    ("LoopEnd::Failed", 0, "src/edge/http2/mod.rs"),
     ("refused", 0, "crates/cache/src/budget/counts.rs"),
     ("Err", 0, "src/edge/serve.rs"),
     ("refuse", 0, "src/edge/serve.rs"),
