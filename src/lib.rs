@@ -13,6 +13,7 @@ use edgeway_cache as cache;
 use edgeway_config as config;
 use edgeway_core::{chain, limits, zones};
 use edgeway_files as files;
+use edgeway_images as images;
 use edgeway_script as plugins;
 use edgeway_tls as tls;
 use edgeway_tracing as tracing;

@@ -7,6 +7,7 @@ use http::HeaderName;
 
 use super::{
     app_files::AppFiles,
+    app_images::AppImages,
     compile::Compiler,
     route_identity::{RouteIdentity, RouteKeyParts},
 };
@@ -351,10 +352,12 @@ impl Compiler<'_> {
             let guarded = upstream.guarded.as_ref();
             let guarded = guarded.map(|paths| PathSet::new(paths.iter().map(|path| &*path.value)));
             let serves_files = self.serves_files(key, upstream);
+            let makes_images = is_nextjs && self.makes_images(key, upstream);
             let build = upstream.folder.as_ref().map(|folder| {
                 let name = key.name.as_str();
                 let path = self.folder.join(&folder.value);
-                let (watch, error) = BuildWatch::new_with(name, &path, serves_files);
+                let (watch, error) =
+                    BuildWatch::new_with(name, &path, serves_files || makes_images);
                 if let Some(error) = error {
                     self.diagnostics.push(
                         Diagnostic::warning(
@@ -389,9 +392,14 @@ impl Compiler<'_> {
                 }
                 _ => None,
             };
+            let images = makes_images.then(|| {
+                let name = key.name.as_str();
+                self.images(name, build.as_ref(), releases.as_ref(), guarded.as_ref())
+            });
             let app = App {
                 is_nextjs,
                 files,
+                images: images.flatten(),
                 releases,
                 guarded,
                 build,
@@ -455,18 +463,35 @@ impl Compiler<'_> {
         apps.0.iter().filter_map(of).collect()
     }
 
+    /// Returns the apps whose images are made here.
+    pub(super) fn app_images(
+        &self,
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+    ) -> Box<[(Arc<Upstream>, AppImages)]> {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let of = |(name, app): &(Arc<str>, App)| {
+            Some((Arc::clone(upstreams.get(name)?), app.images.clone()?))
+        };
+        apps.0.iter().filter_map(of).collect()
+    }
+
     fn only_of_nextjs(&mut self, key: &Key, config: &Spanned<UpstreamConfig>) {
         let upstream = &config.value;
         let folder = upstream.folder.as_ref().map(|folder| folder.place);
         let guarded = upstream.guarded.as_ref().map(|_| config.place);
         let crawlers = upstream.crawlers.as_ref().map(|crawlers| crawlers.place);
         let files = upstream.static_files.as_ref().map(|files| files.place);
-        for place in [folder, files, guarded, crawlers].into_iter().flatten() {
+        let images = upstream.images.as_ref().map(|images| images.place);
+        for place in [folder, files, images, guarded, crawlers]
+            .into_iter()
+            .flatten()
+        {
             self.error(
                 "edgeway::upstream::nextjs",
                 place,
                 format!("`{}` is not a Next.js app", key.name),
-                "add `app: nextjs`, or remove `folder`, `static_files`, `guarded` and `crawlers`",
+                "add `app: nextjs`, or remove `folder`, `static_files`, `images`, `guarded` and \
+                 `crawlers`",
             );
         }
     }
@@ -524,6 +549,7 @@ struct Apps(Vec<(Arc<str>, App)>);
 struct App {
     is_nextjs: bool,
     files: Option<AppFiles>,
+    images: Option<AppImages>,
     budget: Arc<RenderBudget>,
     crawlers: Option<Arc<Crawlers>>,
     guarded: Option<PathSet>,

@@ -179,6 +179,7 @@ impl Compiler<'_> {
             accel_upstreams: accel_upstreams(&routes),
             has_relay: routes.iter().any(is_relayed),
             app_files: self.app_files(&upstreams),
+            app_images: self.app_images(&upstreams),
             app_releases: self.app_releases(&upstreams),
             listeners,
             acme,

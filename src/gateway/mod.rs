@@ -5,6 +5,7 @@ mod acme;
 mod address;
 mod admin;
 mod app_files;
+mod app_images;
 mod audit;
 pub(crate) mod cache;
 mod compile;
@@ -52,6 +53,7 @@ pub(crate) use self::{
     address::ListenAddress,
     admin::{Admin, AdminSocket},
     app_files::AppFiles,
+    app_images::{AppImages, MadeImage},
     audit::AuditLog,
     cache::{RouteCache, UpstreamFetch},
     compile::{compile_noting, compile_with},
@@ -119,6 +121,8 @@ pub struct Gateway {
     pub flood_guard: Option<FloodGuard>,
     /// Files of apps that are served without the app, by the app's upstream.
     pub app_files: Box<[(Arc<Upstream>, AppFiles)]>,
+    /// Apps whose images are made without the app, by the app's upstream.
+    pub(crate) app_images: Box<[(Arc<Upstream>, AppImages)]>,
     /// Releases of apps that have some.
     pub app_releases: Box<[(Arc<Upstream>, Arc<crate::cache::nextjs::Releases>)]>,
     /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.

@@ -12,7 +12,7 @@ use super::{
     body,
     cache::{self, Flow},
     context::Context,
-    files, releases, reply,
+    files, images, releases, reply,
     request::{self, FilterOutcome},
     request_end,
 };
@@ -101,10 +101,14 @@ async fn act(head: &RequestHeader, ctx: &mut Context) -> Decision {
     {
         return decision;
     }
-    match files::ask(head, ctx).await {
-        Some(decision) => decision,
-        None => cache::ask(head, ctx).await,
+    if let Some(decision) = files::ask(head, ctx).await {
+        return decision;
     }
+    let decision = cache::ask(head, ctx).await;
+    if ctx.gateway.app_images.is_empty() {
+        return decision;
+    }
+    images::ask(head, ctx, decision).await
 }
 
 /// Decides the course of a session's request that has passed its filters. Reads the beginning of its

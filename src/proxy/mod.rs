@@ -18,6 +18,7 @@ mod guard;
 mod hop_by_hop;
 mod host_header;
 mod http2;
+mod images;
 pub(crate) mod page;
 mod refuse;
 mod relay;

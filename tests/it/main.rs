@@ -50,6 +50,7 @@ mod host_header;
 mod hosts;
 mod http2;
 mod identity;
+mod images;
 mod import_nginx;
 mod import_pm2;
 mod in_flight;

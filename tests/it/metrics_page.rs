@@ -16,10 +16,24 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// App whose images are made at the edge.
+const IMAGES: &str = "
+listeners: [{ address: 127.0.0.1:0 }]
+upstreams: { web: { app: nextjs, folder: .next, images: edge, backends: [127.0.0.1:3000] } }
+routes: [{ match: { path: /* }, upstream: web, cache: {} }]
+";
+
 /// Creates a process in which every metric was used once: every example configuration compiled, a
 /// request served and one refused, a connection accepted.
 fn everything() -> World {
     let world = World::default();
+    // Examples have no build of an app, which this needs; one that is missing is a warning.
+    let images = tempfile::tempdir().expect("a folder for the test can be made");
+    let path = images.path().join("images.yaml");
+    fs::write(&path, IMAGES).expect("the folder takes files");
+    let file = gateway::load(&path).file.expect("it is well-formed");
+    let (gateway, _) = gateway::compile(&file, images.path(), &world);
+    Live::new(gateway.expect("it has no error"), world.clone());
     for entry in fs::read_dir(root().join("conf/examples")).expect("conf/examples is there") {
         let path = entry.expect("it can be read").path();
         if path.extension().is_none_or(|ending| ending != "yaml") {

@@ -17,7 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["config"],
     &["zones", "chain"],
     &["limits"],
-    &["cache", "files", "plugins", "tracing", "values"],
+    &["cache", "files", "images", "plugins", "tracing", "values"],
     &["routes", "filters", "upstreams", "tls"],
     &["gateway"],
     &["connection"],

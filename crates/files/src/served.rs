@@ -126,6 +126,13 @@ impl Stamp {
             .filter(|seconds| *seconds > 1)
     }
 
+    /// Modification time in milliseconds, rounded as Node.js does.
+    fn millis(&self) -> i64 {
+        self.seconds
+            .saturating_mul(1000)
+            .saturating_add((self.nanos + 500_000) / 1_000_000)
+    }
+
     /// Returns the entity tag, which is that of nginx: modification time and size. A file that was
     /// just written has a longer one.
     fn etag(&self) -> Option<String> {
@@ -199,6 +206,28 @@ impl Representation {
 }
 
 impl ServedFile {
+    /// Returns the number of bytes.
+    pub fn size(&self) -> u64 {
+        self.plain.stamp.size
+    }
+
+    /// Returns the modification time in milliseconds since 1970.
+    pub fn modified_millis(&self) -> i64 {
+        self.plain.stamp.millis()
+    }
+
+    /// Reads the whole file, and fails if it has changed. May block.
+    pub fn read(&self) -> io::Result<Bytes> {
+        match &self.plain.content {
+            Content::Memory(content) => Ok(content.clone()),
+            Content::Open(fd, _) => {
+                let content = body::read_whole(fd, self.size())?;
+                body::check(fd, &self.plain.stamp)?;
+                Ok(content)
+            }
+        }
+    }
+
     /// Returns true if neither the file nor a compressed one beside it has changed.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.plain.stamp == other.plain.stamp

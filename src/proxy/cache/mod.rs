@@ -12,6 +12,7 @@ mod door;
 mod fill;
 mod flow;
 mod forms;
+mod made;
 mod phases;
 mod purge;
 mod relayed;
@@ -29,6 +30,7 @@ pub(super) use self::{
     collapse::{CacheStep, Fetch, begin, replaces_failure},
     door::{ask, fetch, serve},
     fill::{has_read_all, received_body},
+    made::store_made,
     phases::{
         complete, enable, forward, hit, key, not_modified, on_origin_response, range, replaced,
         serves_stale, storable, target,

@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     client::{self, Request, Response, get},
-    gateway::{rss_of, tail},
+    gateway::{cpu_of, rss_of, tail},
     ports::free_port,
     wait::until,
 };
@@ -67,6 +67,44 @@ impl NextApp {
         let functions = json!({ "/_middleware": { "runtime": "nodejs", "matchers": matchers } });
         lay_out(Kind::NextMatching, &functions).expect("the target folder is ours");
         App::start(Kind::NextMatching, &[]).await
+    }
+
+    /// Starts the same build, as if it had no `proxy.js`, with more qualities of images and with
+    /// the files of `images` as its `public/`. For one test.
+    pub(crate) async fn start_with_images(test: &'static str, images: &Path) -> App {
+        let kind = Kind::NextImages(test);
+        lay_out(kind, &json!({})).expect("the target folder is ours");
+        let folder = kind.folder();
+        let unlinked = [
+            "public",
+            "next.config.js",
+            ".next/cache",
+            ".next/images-manifest.json",
+        ];
+        for name in unlinked {
+            fs::remove_file(folder.join(name)).expect("it is a link");
+        }
+        for name in ["public", ".next/cache"] {
+            fs::create_dir(folder.join(name)).expect("its place is free");
+        }
+        for entry in fs::read_dir(images).expect("they are drawn") {
+            let entry = entry.expect("a file");
+            let to = folder.join("public").join(entry.file_name());
+            fs::copy(entry.path(), to).expect("the folder is ours");
+        }
+        let app = Kind::Next.folder();
+        let config = fs::read_to_string(app.join("next.config.js")).expect("the app has one");
+        let config = config.replace("images: {", "images: { qualities: [40, 75, 90],");
+        fs::write(folder.join("next.config.js"), config).expect("the folder is ours");
+        let manifest = fs::read(app.join(".next/images-manifest.json")).expect("it is built");
+        let mut manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
+        manifest["images"]["qualities"] = json!([40, 75, 90]);
+        fs::write(
+            folder.join(".next/images-manifest.json"),
+            manifest.to_string(),
+        )
+        .expect("the folder is ours");
+        App::start(kind, &[]).await
     }
 }
 
@@ -160,6 +198,8 @@ pub(crate) enum Kind {
     NextBare,
     /// Next.js app with other matchers for its `proxy.js`.
     NextMatching,
+    /// Next.js app with images, for the test of this name.
+    NextImages(&'static str),
     Next15,
     Next14,
     Express,
@@ -179,6 +219,7 @@ impl Kind {
         let name = match self {
             Self::NextBare => return made("next-without-proxy"),
             Self::NextMatching => return made("next-with-matchers"),
+            Self::NextImages(test) => return made(&format!("next-with-images-{test}")),
             Self::Next => "next",
             Self::Next15 => "next15",
             Self::Next14 => "next14",
@@ -195,7 +236,7 @@ impl Kind {
 
     pub(crate) fn health(self) -> &'static str {
         match self {
-            Self::Next | Self::NextBare | Self::NextMatching => "/api/health",
+            Self::Next | Self::NextBare | Self::NextMatching | Self::NextImages(_) => "/api/health",
             Self::Next15 | Self::Next14 => "/login",
             Self::Express | Self::Framework(_) => "/health",
         }
@@ -203,9 +244,12 @@ impl Kind {
 
     pub(crate) fn require_build(self) {
         let built = match self {
-            Self::Next | Self::NextBare | Self::NextMatching | Self::Next15 | Self::Next14 => {
-                self.build().join("BUILD_ID")
-            }
+            Self::Next
+            | Self::NextBare
+            | Self::NextMatching
+            | Self::NextImages(_)
+            | Self::Next15
+            | Self::Next14 => self.build().join("BUILD_ID"),
             Self::Express => self.folder().join("node_modules/express"),
             Self::Framework(_) => self.folder().join("node_modules/.stamp"),
         };
@@ -222,12 +266,15 @@ impl Kind {
             .arg("--import")
             .arg(apps().join("end-with-parent.js"));
         match self {
-            Self::Next | Self::NextBare | Self::NextMatching | Self::Next15 | Self::Next14 => {
-                command
-                    .arg("node_modules/next/dist/bin/next")
-                    .args(["start", "-H", "127.0.0.1", "-p"])
-                    .arg(port.to_string())
-            }
+            Self::Next
+            | Self::NextBare
+            | Self::NextMatching
+            | Self::NextImages(_)
+            | Self::Next15
+            | Self::Next14 => command
+                .arg("node_modules/next/dist/bin/next")
+                .args(["start", "-H", "127.0.0.1", "-p"])
+                .arg(port.to_string()),
             Self::Express => command.arg("server.js").env("PORT", port.to_string()),
             Self::Framework(name) => command
                 .arg("server.js")
@@ -324,9 +371,12 @@ impl App {
     /// Returns the number of event streams that clients closed before their end.
     pub(crate) async fn cancelled_feeds(&self) -> u64 {
         let (stats, name) = match self.kind {
-            Kind::Next | Kind::NextBare | Kind::NextMatching | Kind::Next15 | Kind::Next14 => {
-                (self.get("/api/sse?stats").await.json(), "cancelled")
-            }
+            Kind::Next
+            | Kind::NextBare
+            | Kind::NextMatching
+            | Kind::NextImages(_)
+            | Kind::Next15
+            | Kind::Next14 => (self.get("/api/sse?stats").await.json(), "cancelled"),
             Kind::Express | Kind::Framework(_) => (self.stats().await, "cancelledFeeds"),
         };
         stats[name].as_u64().expect("the app counts its feeds")
@@ -334,6 +384,11 @@ impl App {
 
     pub(crate) fn rss(&self) -> u64 {
         rss_of(self.child.id())
+    }
+
+    /// CPU time since the start.
+    pub(crate) fn cpu(&self) -> Duration {
+        cpu_of(self.child.id())
     }
 
     /// Runs `kill -9`: sockets break, nothing is finished.

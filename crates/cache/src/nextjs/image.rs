@@ -101,6 +101,13 @@ pub(super) struct Manifest {
     images: ManifestImages,
 }
 
+/// Width and quality of a valid request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ImageSize {
+    pub(super) width: u32,
+    pub(super) quality: u8,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ManifestImages {
@@ -134,7 +141,7 @@ impl ImageRules {
     }
 
     /// Checks a request in the order that Next.js uses, so that both report the same error.
-    pub(super) fn allow(&self, query: &[u8]) -> Result<(), InvalidImageRequest> {
+    pub(super) fn allow(&self, query: &[u8]) -> Result<ImageSize, InvalidImageRequest> {
         let url = single(query, "url", "", InvalidImageRequest::NoUrl)?;
         let url = query::decoded(url);
         if url.len() > 3072 {
@@ -160,7 +167,10 @@ impl ImageRules {
             Some(allowed) if !allowed.contains(&quality) => {
                 Err(InvalidImageRequest::Quality(quality))
             }
-            _ => Ok(()),
+            _ => Ok(ImageSize {
+                width,
+                quality: u8::try_from(quality).unwrap_or(u8::MAX),
+            }),
         }
     }
 }

@@ -6,8 +6,10 @@
 //! [`RequestShape`] classifies the request before any lookup; [`may_store`] decides if a response
 //! may be stored. Everything here may only narrow what [`super::policy`] allows.
 
+mod accept;
 mod build;
 mod image;
+mod optimizer;
 mod paths;
 mod releases;
 mod response;
@@ -17,6 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use build::{AssetKind, Build, BuildError, BuildWatch, Stamp};
 pub use image::{ImageForms, InvalidImageRequest};
+pub use optimizer::{ImageRequest, Optimizer};
 pub use paths::PathSet;
 pub use releases::{Destination, MAX_BEGINNING, ReleaseRequest, ReleaseTable, Releases};
 pub use response::{

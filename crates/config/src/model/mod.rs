@@ -47,9 +47,9 @@ pub use self::{
     },
     tracing::{SlowConfig, TraceTrust, TracingConfig, TracingProtocol, TracingTlsConfig},
     upstream::{
-        App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, InFlightConfig, PoolConfig,
-        ProtocolConfig, RestartAtConfig, RetryConfig, RetryOn, ScaleConfig, ScaleManager,
-        StatusSet, StickyConfig, TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
+        App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, ImagesConfig, InFlightConfig,
+        PoolConfig, ProtocolConfig, RestartAtConfig, RetryConfig, RetryOn, ScaleConfig,
+        ScaleManager, StatusSet, StickyConfig, TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
     },
     upstream_metrics::{SessionsConfig, UpstreamMetricsConfig},
 };

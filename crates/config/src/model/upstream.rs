@@ -91,6 +91,10 @@ pub struct UpstreamConfig {
     /// Serves `/_next/static` and `public/` of a Next.js app from `folder`, without the app.
     #[serde(default)]
     pub static_files: Option<Spanned<bool>>,
+    /// Maker of the images of a Next.js app (`/_next/image`): the `app` itself, or the gateway
+    /// (`edge`), which needs `folder` or `releases`, and `cache` on the route.
+    #[serde(default)]
+    pub images: Option<Spanned<ImagesConfig>>,
     /// Paths of a Next.js app whose responses are never shared, instead of those that its
     /// middleware guards according to the build: `/account/*` with everything below it, or a whole
     /// path; `[]` for none.
@@ -104,6 +108,16 @@ pub struct UpstreamConfig {
     /// crawlers.
     #[serde(default = "revalidations")]
     pub revalidations: Spanned<u32>,
+}
+
+/// Maker of the images of a Next.js app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImagesConfig {
+    /// The app's own optimizer.
+    App,
+    /// The gateway, as far as it makes the same images.
+    Edge,
 }
 
 fn max_streams() -> u32 {

@@ -18,7 +18,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use super::{BUILD_ID, FUNCTIONS, IMAGES, MIDDLEWARE, ROUTES};
 
 pub(super) const TRACE: &str = "trace";
-pub(super) const SERVER_FILES: &str = "required-server-files.json";
+pub(in super::super) const SERVER_FILES: &str = "required-server-files.json";
 
 /// Files that identify a build, as far as they exist.
 const IDENTIFYING_FILES: [&str; 9] = [

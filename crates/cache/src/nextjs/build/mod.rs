@@ -14,23 +14,30 @@ mod watch;
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
     time::SystemTime,
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{InvalidImageRequest, image, image::ImageRules, paths};
+use super::{
+    InvalidImageRequest, image,
+    image::ImageRules,
+    optimizer::{ImageRequest, Optimizer},
+    paths,
+};
 
 pub use assets::AssetKind;
 pub(super) use assets::list as list_files;
 use assets::{Assets, Rules};
 use guards::Guards;
+pub(super) use identity::SERVER_FILES;
 pub use watch::BuildWatch;
 pub(super) use watch::EVERY;
 
 const BUILD_ID: &str = "BUILD_ID";
 const ROUTES: &str = "routes-manifest.json";
-const IMAGES: &str = "images-manifest.json";
+pub(super) const IMAGES: &str = "images-manifest.json";
 /// Manifest in which Next.js 16 lists what its `proxy.js` guards.
 const FUNCTIONS: &str = "server/functions-config-manifest.json";
 /// Manifest in which earlier versions list what `middleware.js` guards.
@@ -58,6 +65,8 @@ pub struct Build {
     base_path: Box<str>,
     guards: Guards,
     images: Option<ImageRules>,
+    /// Settings of the image optimizer, if images may be made without the app.
+    optimizer: Option<Arc<Optimizer>>,
     /// Files that the gateway serves itself, if it does.
     assets: Option<Assets>,
     stamp: Stamp,
@@ -159,6 +168,11 @@ impl Build {
             base_path: routes.map(|routes| routes.base_path).unwrap_or_default(),
             guards,
             images: images.and_then(ImageRules::of),
+            optimizer: if has_assets {
+                Optimizer::read(folder)?.map(Arc::new)
+            } else {
+                None
+            },
             assets: if has_assets {
                 manifest::<Rules>(folder, ROUTES)?.map(|rules| Assets::of(folder, rules))
             } else {
@@ -177,6 +191,7 @@ impl Build {
             base_path: Box::default(),
             guards: Guards::everything(),
             images: None,
+            optimizer: None,
             assets: None,
             stamp: Stamp::default(),
         }
@@ -187,7 +202,7 @@ impl Build {
     }
 
     /// Returns the digest that identifies this build; 0 if there is none.
-    pub(super) fn mark(&self) -> u128 {
+    pub fn mark(&self) -> u128 {
         self.mark
     }
 
@@ -236,6 +251,26 @@ impl Build {
         }
     }
 
+    /// Returns what the optimizer would make of an image request, if that needs no code of the app
+    /// and no other server: the source is a file of the app, which [`Build::asset`] finds.
+    /// `accept` are the values of the header.
+    pub fn image<'a>(
+        &self,
+        path: &[u8],
+        query: Option<&[u8]>,
+        accept: impl Iterator<Item = &'a [u8]>,
+    ) -> Option<(ImageRequest, Arc<Optimizer>)> {
+        let (images, optimizer) = (self.images.as_ref()?, self.optimizer.as_ref()?);
+        if self.assets.as_ref()?.has_rule_for(path) {
+            // Headers or redirects of the app's configuration.
+            return None;
+        }
+        let query = query.unwrap_or_default();
+        let size = images.allow(query).ok()?;
+        let request = optimizer.request(query, size, accept, &self.base_path)?;
+        Some((request, Arc::clone(optimizer)))
+    }
+
     /// Number of matchers of the middleware, for humans to read.
     pub fn matchers(&self) -> usize {
         self.guards.len()
@@ -245,7 +280,7 @@ impl Build {
     /// refuse it with 400 and the same text.
     pub fn allow_image(&self, query: Option<&[u8]>) -> Result<(), InvalidImageRequest> {
         match &self.images {
-            Some(images) => images.allow(query.unwrap_or_default()),
+            Some(images) => images.allow(query.unwrap_or_default()).map(|_| ()),
             None => Ok(()),
         }
     }

@@ -1,0 +1,68 @@
+//! Decoders of sources, each after its header was checked.
+
+mod jpeg;
+mod png;
+mod webp;
+
+use crate::{Bounds, ImageError, Kind, Pixels, colour, exif::Orientation};
+
+/// Image as it is stored, and what is to be done with it.
+pub(crate) struct Decoded {
+    pub(crate) pixels: Pixels,
+    pub(crate) orientation: Orientation,
+}
+
+/// Fails for an image whose colours would have to be converted.
+fn check_colours(profile: Option<&[u8]>) -> Result<(), ImageError> {
+    match profile {
+        Some(profile) if !colour::is_srgb(profile) => Err(ImageError::Colour),
+        _ => Ok(()),
+    }
+}
+
+/// Size of a source as it is stored, and whether it is turned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    pub(crate) width: u32,
+    pub(crate) height: u32,
+    pub(crate) orientation: Orientation,
+}
+
+/// Factor by which the width and the height become smaller.
+pub(crate) struct Shrink {
+    pub(crate) across: f64,
+    pub(crate) down: f64,
+}
+
+impl Shrink {
+    /// Returns the factors for an image of this layout at `width`: it never becomes larger, and
+    /// no side less than a pixel.
+    pub(crate) fn to_width(layout: Layout, width: u32) -> Self {
+        let from = if layout.orientation.swaps() {
+            layout.height
+        } else {
+            layout.width
+        };
+        let factor = (f64::from(from) / f64::from(width)).max(1.0);
+        Self {
+            across: factor.min(f64::from(layout.width)),
+            down: factor.min(f64::from(layout.height)),
+        }
+    }
+}
+
+/// Decodes a source that is wanted at `width`. The result may be smaller than the source where its
+/// decoder can do that, but not smaller than wanted.
+pub(crate) fn decode(
+    kind: Kind,
+    bytes: &[u8],
+    width: u32,
+    bounds: &Bounds,
+) -> Result<Decoded, ImageError> {
+    match kind {
+        Kind::Jpeg => jpeg::decode(bytes, width, bounds),
+        Kind::Png => png::decode(bytes, bounds),
+        Kind::WebP => webp::decode(bytes, width, bounds),
+        _ => Err(ImageError::Unsupported),
+    }
+}

@@ -1,0 +1,170 @@
+//! Types of images by their first bytes, as Next.js tells them.
+
+/// Type of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Jpeg,
+    Png,
+    Gif,
+    WebP,
+    Svg,
+    Avif,
+    Ico,
+    Icns,
+    Tiff,
+    Bmp,
+    Jxl,
+    Heic,
+}
+
+/// First bytes of a type; zeros of WebP are its length.
+const SIGNATURES: [(Kind, &[u8]); 12] = [
+    (Kind::Jpeg, b"\xff\xd8\xff"),
+    (Kind::Png, b"\x89PNG\r\n\x1a\n"),
+    (Kind::Gif, b"GIF8"),
+    (Kind::Svg, b"<?xml"),
+    (Kind::Svg, b"<svg"),
+    (Kind::Ico, b"\0\0\x01\0"),
+    (Kind::Icns, b"icns"),
+    (Kind::Tiff, b"II*\0"),
+    (Kind::Bmp, b"BM"),
+    (Kind::Jxl, b"\xff\x0a"),
+    (Kind::Jxl, b"\0\0\0\x0cJXL \r\n\x87\n"),
+    (Kind::WebP, b"RIFF"),
+];
+
+impl Kind {
+    /// Returns the type of an image; `None` if another detector has to tell.
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let found = SIGNATURES.iter().find(|(kind, signature)| {
+            bytes.starts_with(signature)
+                && (*kind != Self::WebP || bytes.get(8..12) == Some(b"WEBP"))
+        });
+        if let Some((kind, _)) = found {
+            return Some(*kind);
+        }
+        // A box of this size, so that a text with these letters is none.
+        let size = u32::from_be_bytes(*bytes.first_chunk()?);
+        if bytes.get(4..8)? != b"ftyp" || size < 16 || size as usize > bytes.len() {
+            return None;
+        }
+        match bytes.get(8..12)? {
+            b"avif" => Some(Self::Avif),
+            b"heic" => Some(Self::Heic),
+            _ => None,
+        }
+    }
+
+    /// Returns the media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::Gif => "image/gif",
+            Self::WebP => "image/webp",
+            Self::Svg => "image/svg+xml",
+            Self::Avif => "image/avif",
+            Self::Ico => "image/x-icon",
+            Self::Icns => "image/x-icns",
+            Self::Tiff => "image/tiff",
+            Self::Bmp => "image/bmp",
+            Self::Jxl => "image/jxl",
+            Self::Heic => "image/heic",
+        }
+    }
+
+    /// Returns the ending of file names, as Next.js has it in `Content-Disposition`.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpeg",
+            Self::Png => "png",
+            Self::Gif => "gif",
+            Self::WebP => "webp",
+            Self::Svg => "svg",
+            Self::Avif => "avif",
+            Self::Ico => "ico",
+            Self::Icns => "icns",
+            Self::Tiff => "tiff",
+            Self::Bmp => "bmp",
+            Self::Jxl => "jxl",
+            Self::Heic => "heic",
+        }
+    }
+}
+
+/// Returns true for an animation, which Next.js passes on as it is.
+pub fn is_animated(kind: Kind, bytes: &[u8]) -> bool {
+    match kind {
+        Kind::Gif => has_two_frames(bytes),
+        Kind::Png => is_animated_png(bytes),
+        // Wherever these letters are: so does Next.js.
+        Kind::WebP => memchr::memmem::find(bytes, b"ANIM").is_some(),
+        _ => false,
+    }
+}
+
+/// Walks the blocks of a GIF to its second frame.
+fn has_two_frames(bytes: &[u8]) -> bool {
+    let table = |flags: u8| match flags & 0x80 {
+        0 => 0,
+        _ => 3usize << ((flags & 7) + 1),
+    };
+    // Returns the length of a chain of blocks, each with its length before it.
+    let blocks = |from: usize| {
+        let mut at = from;
+        while let Some(length) = bytes.get(at).filter(|length| **length > 0) {
+            at += usize::from(*length) + 1;
+        }
+        at + 1
+    };
+    let Some(flags) = bytes.get(10) else {
+        return false;
+    };
+    let mut at = 13 + table(*flags);
+    let mut frames = 0;
+    while let Some(block) = bytes.get(at) {
+        match block {
+            b',' => {
+                frames += 1;
+                if frames == 2 {
+                    return true;
+                }
+                let flags = bytes.get(at + 9).copied().unwrap_or_default();
+                at = blocks(at + 10 + table(flags) + 1);
+            }
+            b'!' => at = blocks(at + 2),
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// Looks for an animation's chunks in their order.
+fn is_animated_png(bytes: &[u8]) -> bool {
+    let (mut has_control, mut has_data, mut has_frame) = (false, false, false);
+    let mut before: Option<[u8; 4]> = None;
+    let mut at = 8;
+    while let Some(head) = bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
+        let [a, b, c, d, name @ ..] = *head;
+        let length = u32::from_be_bytes([a, b, c, d]);
+        match &name {
+            b"acTL" => has_control = true,
+            b"IDAT" => {
+                if !has_control || !matches!(before.as_ref(), Some(b"fcTL" | b"IDAT")) {
+                    return false;
+                }
+                has_data = true;
+            }
+            b"fdAT" => {
+                if !has_data || !matches!(before.as_ref(), Some(b"fcTL" | b"fdAT")) {
+                    return false;
+                }
+                has_frame = true;
+            }
+            _ => {}
+        }
+        before = Some(name);
+        at = at.saturating_add(12 + length as usize);
+    }
+    has_control && has_data && has_frame
+}

@@ -1,0 +1,49 @@
+// Compares pictures: reads lines with two files, and writes for each the sizes of both and their
+// structural similarity, as JSON.
+import { createRequire } from 'node:module';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+
+const sharp = createRequire(join(process.cwd(), 'package.json'))('sharp');
+
+/** Luminance on grey, so that alpha counts too. */
+async function luminance(file) {
+  const { data, info } = await sharp(file).toColourspace('srgb').ensureAlpha().raw().toBuffer({ resolveWithObject: true });
+  const pixels = new Float64Array(info.width * info.height);
+  for (let at = 0; at < pixels.length; at++) {
+    const [r, g, b, a] = data.subarray(at * 4, at * 4 + 4);
+    pixels[at] = ((0.299 * r + 0.587 * g + 0.114 * b) * a + 128 * (255 - a)) / 255;
+  }
+  return { pixels, width: info.width, height: info.height };
+}
+
+/** Mean over blocks of 8 × 8 pixels, each half of its size from the next. */
+function similarity(a, b) {
+  const { width, height } = a;
+  const side = Math.min(8, width, height);
+  let [sum, count] = [0, 0];
+  for (let top = 0; top + side <= height; top += 4) {
+    for (let left = 0; left + side <= width; left += 4) {
+      let [x, y, xx, yy, xy] = [0, 0, 0, 0, 0];
+      for (let row = top; row < top + side; row++) {
+        for (let at = row * width + left, end = at + side; at < end; at++) {
+          const [p, q] = [a.pixels[at], b.pixels[at]];
+          x += p; y += q; xx += p * p; yy += q * q; xy += p * q;
+        }
+      }
+      const n = side * side;
+      const [mx, my] = [x / n, y / n];
+      const [vx, vy, cov] = [xx / n - mx * mx, yy / n - my * my, xy / n - mx * my];
+      sum += ((2 * mx * my + 6.5025) * (2 * cov + 58.5225)) / ((mx * mx + my * my + 6.5025) * (vx + vy + 58.5225));
+      count++;
+    }
+  }
+  return sum / count;
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [a, b] = await Promise.all(line.split(' ').map(luminance));
+  const isSame = a.width === b.width && a.height === b.height;
+  const sizes = [a, b].map(({ width, height }) => [width, height]);
+  console.log(JSON.stringify({ sizes, similarity: isSame ? similarity(a, b) : 0 }));
+}

@@ -1,0 +1,381 @@
+//! Images that the gateway makes in place of a real Next.js app: the same responses, and images
+//! that look the same.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests: what goes wrong here fails the test, and says so"
+)]
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write as _,
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{
+    apps::{App, Kind, NextApp},
+    client::{Request, Response, get},
+    gateway::{Gateway, cpu_of},
+};
+
+/// Least similarity to the image of the app's own optimizer.
+const SIMILAR: f64 = 0.98;
+/// Most bytes for each byte of it.
+const MOST_BYTES: f64 = 1.05;
+
+const WEBP: &str = "image/webp,*/*";
+const WIDTHS: [u32; 4] = [64, 128, 640, 1080];
+const QUALITIES: [u32; 3] = [40, 75, 90];
+
+fn script(name: &str) -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/it/images")
+        .join(name);
+    let mut command = Command::new("node");
+    command.arg(script).current_dir(Kind::Next.folder());
+    command
+}
+
+/// Returns the folder of the drawn images, and their names.
+fn drawn_images() -> &'static (TempDir, Vec<String>) {
+    static DRAWN: OnceLock<(TempDir, Vec<String>)> = OnceLock::new();
+    DRAWN.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let seed = std::env::var("EDGEWAY_IMAGES_SEED").ok();
+        let seed = seed.unwrap_or_else(|| fastrand::u32(..).to_string());
+        eprintln!("EDGEWAY_IMAGES_SEED={seed}");
+        let mut draw = script("draw.mjs");
+        let drawn = draw.arg(folder.path()).arg(&seed).output().unwrap();
+        let errors = String::from_utf8_lossy(&drawn.stderr);
+        assert!(drawn.status.success(), "{errors}");
+        let names = String::from_utf8(drawn.stdout).unwrap();
+        (folder, names.lines().map(str::to_owned).collect())
+    })
+}
+
+/// Starts the app of a test with drawn images. Returns it with their names.
+async fn app(test: &'static str) -> (App, &'static [String]) {
+    let (folder, names) = drawn_images();
+    let app = NextApp::start_with_images(test, folder.path()).await;
+    (app, names)
+}
+
+async fn front(app: &App, more: &str) -> Gateway {
+    Gateway::start(&format!(
+        "
+cache: {{ memory: 64MiB }}
+upstreams:
+  web:
+    app: nextjs
+    folder: {}
+    {more}
+    backends: ['127.0.0.1:{}']
+    health: false
+routes: [{{ name: web, match: {{ path: /* }}, upstream: web, cache: {{}}, compression: false }}]
+",
+        app.kind().build().display(),
+        app.port()
+    ))
+    .await
+}
+
+fn image(name: &str, width: u32, quality: u32, accept: &str) -> Request {
+    let target = format!("/_next/image?url=%2F{name}&w={width}&q={quality}");
+    get(&target).header("accept", accept)
+}
+
+/// Returns the headers that matter.
+fn headers(response: &Response) -> BTreeMap<&'static str, Option<String>> {
+    [
+        "content-type",
+        "cache-control",
+        "vary",
+        "content-disposition",
+        "content-security-policy",
+    ]
+    .into_iter()
+    .map(|name| (name, response.header(name).map(str::to_owned)))
+    .collect()
+}
+
+/// Returns true for an entity tag as the optimizer has it: without quotes.
+fn is_bare_tag(tag: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    !tag.is_empty() && tag.bytes().all(is_allowed)
+}
+
+/// Pairs of images, written to files so that they can be compared.
+struct Pairs {
+    folder: TempDir,
+    list: Vec<(String, PathBuf, PathBuf)>,
+}
+
+impl Pairs {
+    fn new() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+            list: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, what: String, ours: &[u8], theirs: &[u8]) {
+        let number = self.list.len();
+        let file = |whose: &str, bytes: &[u8]| {
+            let path = self.folder.path().join(format!("{number}-{whose}"));
+            fs::write(&path, bytes).unwrap();
+            path
+        };
+        let (ours, theirs) = (file("ours", ours), file("theirs", theirs));
+        self.list.push((what, ours, theirs));
+    }
+
+    /// Returns the similarity of each pair; 0 if their sizes differ.
+    fn compare(&self) -> Vec<(&str, f64)> {
+        let mut lines = String::new();
+        for (_, ours, theirs) in &self.list {
+            writeln!(lines, "{} {}", ours.display(), theirs.display()).unwrap();
+        }
+        let mut compare = script("compare.mjs")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = compare.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
+        let output = compare.wait_with_output().unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(output.status.success());
+        let lines = String::from_utf8(output.stdout).unwrap();
+        let results = lines.lines().map(|line| {
+            let result: Value = serde_json::from_str(line).unwrap();
+            result["similarity"].as_f64().unwrap()
+        });
+        let names = self.list.iter().map(|(what, ..)| what.as_str());
+        names.zip(results).collect()
+    }
+}
+
+async fn made(gateway: &Gateway) -> u64 {
+    gateway.count("edgeway_images_total").await
+}
+
+/// Invariant: the client gets the status, the headers that matter and an image that looks the same
+/// and is no larger, as from the app's own optimizer.
+#[tokio::test]
+async fn images_are_those_of_the_app() {
+    let (app, names) = app("same").await;
+    let gateway = front(&app, "images: edge").await;
+    let mut pairs = Pairs::new();
+    let (mut asked, mut exact) = (0, 0);
+    let mut sizes = Vec::new();
+    for name in names {
+        for (at, width) in WIDTHS.into_iter().enumerate() {
+            let quality = QUALITIES[(asked + at) % QUALITIES.len()];
+            let request = image(name, width, quality, WEBP);
+            let (theirs, ours) = (app.send(&request).await, gateway.send(&request).await);
+            let what = format!("{name} w={width} q={quality}");
+            asked += 1;
+            assert_eq!(ours.status(), theirs.status(), "{what}");
+            if ours.status() != 200 {
+                assert_eq!(ours.body, theirs.body, "{what}");
+                continue;
+            }
+            assert_eq!(headers(&ours), headers(&theirs), "{what}");
+            // What is left to the app it has made a moment before.
+            let cached = ours.header("x-nextjs-cache");
+            assert!(matches!(cached, Some("MISS" | "HIT")), "{what}: {cached:?}");
+            let tag = ours.header("etag").unwrap();
+            assert!(is_bare_tag(tag), "{what}: {tag}");
+            if ours.body == theirs.body {
+                exact += 1;
+                assert_eq!(ours.header("etag"), theirs.header("etag"), "{what}");
+                continue;
+            }
+            #[expect(clippy::cast_precision_loss, reason = "lengths of images")]
+            let ratio = ours.body.len() as f64 / theirs.body.len() as f64;
+            sizes.push(ratio);
+            assert!(ratio <= MOST_BYTES, "{what}: {ratio:.3} of its bytes");
+            pairs.add(what, &ours.body, &theirs.body);
+        }
+    }
+    for (what, similarity) in pairs.compare() {
+        assert!(similarity >= SIMILAR, "{what}: similarity {similarity:.4}");
+    }
+    let made = made(&gateway).await;
+    eprintln!(
+        "{asked} images, {made} made at the edge, {exact} to the byte, {} compared",
+        pairs.list.len()
+    );
+    assert!(made > 120, "{made}");
+}
+
+/// Images that are made at the edge for clients that take WebP.
+fn is_made(name: &str) -> bool {
+    let left = ["cut", "damaged", "bomb", "noisy-end", "wide-gamut", "print"];
+    let is_left = left.iter().any(|prefix| name.starts_with(prefix));
+    let is_known = [".jpg", ".png", ".webp"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    is_known && !is_left && !matches!(name, "sixteen.png" | "text.png" | "empty.png")
+}
+
+/// Sends the requests, some at once, and returns the responses.
+async fn storm(gateway: &Gateway, requests: &[Request]) -> Vec<Response> {
+    let mut responses = Vec::new();
+    for some in requests.chunks(24) {
+        let sent = some.iter().map(|request| gateway.send(request));
+        responses.extend(futures_util::future::join_all(sent).await);
+    }
+    responses
+}
+
+/// Invariant: a storm of image requests costs the app nothing, and each image is made once. The
+/// control is the same storm without `images: edge`.
+#[tokio::test]
+async fn a_storm_leaves_the_app_alone() {
+    let (app, names) = app("storm").await;
+    let names: Vec<&String> = names.iter().filter(|name| is_made(name)).collect();
+    assert!(names.len() > 25, "{names:?}");
+    let each: Vec<Request> = names
+        .iter()
+        .flat_map(|name| WIDTHS.map(|width| image(name, width, 75, WEBP)))
+        .collect();
+    let twice: Vec<Request> = each
+        .iter()
+        .flat_map(|it| [it.clone(), it.clone()])
+        .collect();
+    let gateway = front(&app, "images: edge").await;
+    let before = (app.cpu(), app.rss());
+    let responses = storm(&gateway, &twice).await;
+    assert!(responses.iter().all(|response| response.status() == 200));
+    let again = storm(&gateway, &each).await;
+    for (response, first) in again.iter().zip(responses.iter().step_by(2)) {
+        assert_eq!(response.header("etag"), first.header("etag"));
+        assert_eq!(response.header("x-cache-status"), Some("HIT"));
+    }
+    let conditional = each[0]
+        .clone()
+        .header("if-none-match", again[0].header("etag").unwrap());
+    assert_eq!(gateway.send(&conditional).await.status(), 304);
+    assert_eq!(gateway.count("edgeway_upstream_requests_total").await, 0);
+    assert_eq!(gateway.count("edgeway_images_left_to_app_total").await, 0);
+    let edge = cpu_of(gateway.pid());
+    let idle = app.cpu().saturating_sub(before.0);
+    assert!(idle < Duration::from_millis(500), "{idle:?}");
+    assert!(
+        app.rss() < before.1 + (16 << 20),
+        "{} → {}",
+        before.1,
+        app.rss()
+    );
+
+    let control = front(&app, "images: app").await;
+    let responses = storm(&control, &each).await;
+    assert!(responses.iter().all(|response| response.status() == 200));
+    assert_eq!(made(&control).await, 0);
+    assert!(control.count("edgeway_upstream_requests_total").await > 0);
+    let sharp = app.cpu().saturating_sub(before.0 + idle);
+    eprintln!(
+        "{} images: {edge:?} at the edge, {sharp:?} in the app",
+        each.len()
+    );
+    assert!(sharp > idle, "{sharp:?}");
+}
+
+/// Invariant: what is not made here goes to the app, as before, and is counted with its reason.
+#[tokio::test]
+async fn what_is_not_made_is_left_to_the_app_and_counted() {
+    let (app, _) = app("left").await;
+    let gateway = front(&app, "images: edge").await;
+    for (name, accept, reason) in [
+        ("restarts.jpg", "image/avif,image/webp", "format"),
+        ("restarts.jpg", "*/*", "format"),
+        ("still.avif", WEBP, "format"),
+        ("print.jpg", WEBP, "format"),
+        ("drawing.svg", WEBP, "format"),
+        ("text.png", WEBP, "format"),
+        ("wide-gamut.jpg", WEBP, "colour"),
+        ("cut.jpg", WEBP, "broken"),
+        ("bomb.png", WEBP, "pixels"),
+        ("missing.png", WEBP, "source"),
+    ] {
+        let series = format!("edgeway_images_left_to_app_total{{reason=\"{reason}\"");
+        let before = gateway.count(&series).await;
+        let request = image(name, 64, 75, accept);
+        let (ours, theirs) = (gateway.send(&request).await, app.send(&request).await);
+        assert_eq!(ours.status(), theirs.status(), "{name}");
+        assert_eq!(ours.body, theirs.body, "{name}");
+        if ours.status() == 200 {
+            assert_eq!(headers(&ours), headers(&theirs), "{name}");
+        }
+        assert_eq!(gateway.count(&series).await, before + 1, "{name}: {reason}");
+    }
+    // Other methods, other preferences and sources elsewhere are the app's without a count.
+    let left = gateway.count("edgeway_images_left_to_app_total").await;
+    let target = "/_next/image?url=%2Frestarts.jpg&w=64&q=75";
+    for request in [
+        Request::new("HEAD", target).header("accept", WEBP),
+        Request::new("POST", target).header("accept", WEBP),
+        get(target).header("accept", "image/webp;v=1"),
+        get("/_next/image?url=%2F%2Fevil.test%2Fa.png&w=64&q=75").header("accept", WEBP),
+        get("/_next/image?url=https%3A%2F%2Fevil.test%2Fa.png&w=64&q=75").header("accept", WEBP),
+        get("/_next/image?url=%2Frestarts.jpg%3Fa%3D1&w=64&q=75").header("accept", WEBP),
+        get("/_next/image?url=%2F..%2Frestarts.jpg&w=64&q=75").header("accept", WEBP),
+        get("/_next/image?url=%2F_next%2Fimage%3Furl%3Da&w=64&q=75").header("accept", WEBP),
+        get("/_next/image?url=%2Fapi%2Fhello&w=65&q=75").header("accept", WEBP),
+    ] {
+        let (ours, theirs) = (gateway.send(&request).await, app.send(&request).await);
+        assert_eq!(ours.status(), theirs.status(), "{request:?}");
+        assert_eq!(ours.body, theirs.body, "{request:?}");
+    }
+    assert_eq!(
+        gateway.count("edgeway_images_left_to_app_total").await,
+        left
+    );
+    assert_eq!(made(&gateway).await, 0);
+}
+
+/// Invariant: nothing that an image says of itself makes the gateway use more than its bounds.
+#[tokio::test]
+async fn bombs_take_no_memory() {
+    let (app, names) = app("bombs").await;
+    let gateway = front(&app, "images: edge").await;
+    let small = image("grey.jpg", 64, 75, WEBP);
+    assert_eq!(gateway.send(&small).await.status(), 200);
+    let before = peak_of(gateway.pid());
+    let mut bombs = 0;
+    for name in names.iter().filter(|name| name.starts_with("bomb")) {
+        for width in WIDTHS {
+            let requests = [40, 90].map(|quality| image(name, width, quality, WEBP));
+            bombs += storm(&gateway, &requests).await.len();
+        }
+    }
+    let more = peak_of(gateway.pid()) - before;
+    eprintln!(
+        "{bombs} requests for bombs: the peak of memory rose by {} KiB",
+        more >> 10
+    );
+    assert!(bombs >= 40 && more < 64 << 20, "{more}");
+}
+
+fn peak_of(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .next()
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        << 10
+}
