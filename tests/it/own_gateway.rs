@@ -154,7 +154,14 @@ async fn a_filter_of_ones_own_is_one_like_any_other() {
 #[test]
 fn a_program_of_ones_own_can_name_every_type_of_the_contract() {
     /// Types of the runner, which no filter meets.
-    const RUNNER: [&str; 4] = ["Chain", "HookOutcome", "HookProgress", "Named"];
+    const RUNNER: [&str; 6] = [
+        "ALTERNATIVES",
+        "AnyOf",
+        "Chain",
+        "HookOutcome",
+        "HookProgress",
+        "Named",
+    ];
     let read = |path: &str| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
         fs::read_to_string(path).expect("it is there")
