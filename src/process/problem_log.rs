@@ -29,6 +29,8 @@ pub(super) async fn watch(control: Arc<Control>) {
     let mut report = ProblemReport::new(&control.live.process);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Right after the start, connections to Redis are only being made.
+    ticks.tick().await;
     loop {
         ticks.tick().await;
         let quiet = activity.quiet();

@@ -102,7 +102,7 @@ pub struct CanaryConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CanarySplit {
-    /// By client address and `User-Agent`: a visitor keeps the release.
+    /// Client address and `User-Agent`: a visitor keeps the release.
     #[default]
     Client,
     /// Each request is on its own: for load tests, and for traffic of few clients.

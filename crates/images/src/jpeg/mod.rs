@@ -1,7 +1,7 @@
 //! Decoder of JPEG, whose results are those of libjpeg to the bit, also where it makes an image
 //! smaller while it decodes.
 //!
-//! What libjpeg would warn about is an error here: such an image is not made at the edge.
+//! Images that libjpeg would warn about are errors here: they are not made at the edge.
 
 mod header;
 mod huffman;
