@@ -163,6 +163,7 @@ async fn copy_out(
                     writer.sent(length);
                 }
             }
+            // The other end may have ended: what it read counts.
             to.lock().await.write_all(&sent).await.ok();
             if !rest.is_empty() {
                 tokio::task::yield_now().await;
@@ -186,6 +187,7 @@ async fn copy_in(
     loop {
         if !has_settings && frames.is_open() {
             has_settings = true;
+            // As above.
             to.write_all(&FIRST_SETTINGS).await.ok();
         }
         // The preface is read on its own, as `h2` does.

@@ -1,4 +1,4 @@
-// Compares pictures: reads lines with two files, and writes for each the sizes of both and their
+// Compares images: reads lines with two files, and writes for each the sizes of both and their
 // structural similarity, as JSON.
 import { createRequire } from 'node:module';
 import { join } from 'node:path';

@@ -1,4 +1,4 @@
-// Draws pictures with sharp, from a seed: `node draw.mjs FOLDER SEED`. Writes their names, one a line.
+// Draws images with sharp, from a seed: `node draw.mjs FOLDER SEED`. Writes their names, one a line.
 import { createRequire } from 'node:module';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -54,8 +54,8 @@ function scene(width, height, channels = 3) {
   return sharp(pixels, { raw: { width, height, channels } });
 }
 
-const save = async (name, picture) => {
-  const bytes = Buffer.isBuffer(picture) ? picture : await picture.toBuffer();
+const save = async (name, image) => {
+  const bytes = Buffer.isBuffer(image) ? image : await image.toBuffer();
   writeFileSync(join(folder, name), bytes);
   console.log(name);
   return bytes;
@@ -68,47 +68,47 @@ for (let n = 0; n < 3; n++) {
   await save(`scene-${n}.png`, own.clone().png());
   await save(`scene-${n}.webp`, own.clone().webp({ quality: size(40, 95) }));
 }
-const picture = scene(size(700, 1200), size(400, 700));
-for (let orientation = 1; orientation <= 8; orientation++) await save(`turned-${orientation}.jpg`, picture.clone().withExif({}).withMetadata({ orientation }).jpeg());
-await save('turned.png', picture.clone().withMetadata({ orientation: 6 }).png());
-await save('turned.webp', picture.clone().withMetadata({ orientation: 8 }).webp());
-await save('restarts.jpg', picture.clone().jpeg({ mozjpeg: true }));
-await save('grey.jpg', picture.clone().greyscale().jpeg());
-await save('grey.png', picture.clone().greyscale().png());
+const image = scene(size(700, 1200), size(400, 700));
+for (let orientation = 1; orientation <= 8; orientation++) await save(`turned-${orientation}.jpg`, image.clone().withExif({}).withMetadata({ orientation }).jpeg());
+await save('turned.png', image.clone().withMetadata({ orientation: 6 }).png());
+await save('turned.webp', image.clone().withMetadata({ orientation: 8 }).webp());
+await save('restarts.jpg', image.clone().jpeg({ mozjpeg: true }));
+await save('grey.jpg', image.clone().greyscale().jpeg());
+await save('grey.png', image.clone().greyscale().png());
 await save('grey-alpha.png', scene(400, 300, 4).greyscale().png());
-await save('print.jpg', picture.clone().toColourspace('cmyk').jpeg());
-await save('wide-gamut.jpg', picture.clone().withIccProfile('p3').jpeg());
-await save('wide-gamut.png', picture.clone().withIccProfile('p3').png());
-await save('plain-gamut.jpg', picture.clone().withIccProfile('srgb').jpeg());
+await save('print.jpg', image.clone().toColourspace('cmyk').jpeg());
+await save('wide-gamut.jpg', image.clone().withIccProfile('p3').jpeg());
+await save('wide-gamut.png', image.clone().withIccProfile('p3').png());
+await save('plain-gamut.jpg', image.clone().withIccProfile('srgb').jpeg());
 const clear = scene(size(300, 900), size(300, 900), 4);
 await save('alpha.png', clear.clone().png());
 await save('alpha-palette.png', clear.clone().png({ palette: true }));
-await save('palette.png', picture.clone().png({ palette: true, colours: 64 }));
-await save('interlaced.png', picture.clone().png({ progressive: true }));
-await save('sixteen.png', picture.clone().toColourspace('rgb16').png());
+await save('palette.png', image.clone().png({ palette: true, colours: 64 }));
+await save('interlaced.png', image.clone().png({ progressive: true }));
+await save('sixteen.png', image.clone().toColourspace('rgb16').png());
 await save('alpha.webp', clear.clone().webp());
-await save('lossless.webp', picture.clone().webp({ lossless: true }));
+await save('lossless.webp', image.clone().webp({ lossless: true }));
 await save('lossless-alpha.webp', clear.clone().webp({ lossless: true }));
-await save('still.avif', picture.clone().avif({ effort: 0 }));
-await save('still.gif', picture.clone().gif());
-await save('still.tiff', picture.clone().tiff());
+await save('still.avif', image.clone().avif({ effort: 0 }));
+await save('still.gif', image.clone().gif());
+await save('still.tiff', image.clone().tiff());
 const frames = await Promise.all([1, 2, 3].map(() => scene(80, 60).raw().toBuffer()));
 const film = sharp(Buffer.concat(frames), { raw: { width: 80, height: 180, channels: 3, pageHeight: 60 } });
 await save('film.gif', film.clone().gif());
 await save('film.webp', film.clone().webp());
 await save('drawing.svg', Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'));
-await save('text.png', Buffer.from('this is no picture at all, and has more than a few bytes\n'));
+await save('text.png', Buffer.from('this is no image at all, and has more than a few bytes\n'));
 await save('empty.png', Buffer.alloc(0));
 await save('icon.ico', Buffer.concat([Buffer.from([0, 0, 1, 0, 1, 0]), Buffer.alloc(40)]));
 await save('bitmap.bmp', Buffer.concat([Buffer.from('BM'), Buffer.alloc(60)]));
 
-// Broken pictures: cut off, with damaged bytes, and with sizes that are not theirs.
-const whole = await picture.clone().jpeg().toBuffer();
+// Broken images: cut off, with damaged bytes, and with sizes that are not theirs.
+const whole = await image.clone().jpeg().toBuffer();
 await save('cut.jpg', whole.subarray(0, whole.length >> 1));
 await save('noisy-end.jpg', Buffer.concat([whole.subarray(0, whole.length - 2), Buffer.alloc(20, 7), whole.subarray(-2)]));
-const png = await picture.clone().png().toBuffer();
+const png = await image.clone().png().toBuffer();
 await save('cut.png', png.subarray(0, png.length >> 1));
-const webp = await picture.clone().webp().toBuffer();
+const webp = await image.clone().webp().toBuffer();
 await save('cut.webp', webp.subarray(0, webp.length >> 1));
 for (let n = 0; n < 6; n++) {
   const damaged = Buffer.from([whole, png, webp][n % 3]);
