@@ -109,7 +109,7 @@ impl CookieRules {
             };
             if let Some(new) = first(rules, value) {
                 is_changed = true;
-                let _ = write!(out, "; {key}={dot}{new}");
+                let _written = write!(out, "; {key}={dot}{new}");
                 continue;
             }
             if let Some(flags) = flags {
@@ -129,7 +129,7 @@ impl CookieRules {
                 let site = flags.same_site.and_then(SameSite::text);
                 if let Some(site) = site.filter(|_| is("samesite")) {
                     is_changed = true;
-                    let _ = write!(out, "; {key}={site}");
+                    let _written = write!(out, "; {key}={site}");
                     continue;
                 }
             }
