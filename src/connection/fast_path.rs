@@ -73,10 +73,12 @@ pub(crate) trait FastPathService<S, H>: Send + Sync {
     /// Returns true if an attempt is worthwhile.
     fn suits(&self, request: RequestOutline) -> bool;
 
-    /// Attempts a request that this suits. Its `head` is the next to be read from `stream`.
+    /// Attempts a request that this suits. Its `head` is the next to be read from `stream`, that of
+    /// `connection`.
     fn attempt<'a>(
         &'a self,
         stream: S,
+        connection: Arc<Connection>,
         head: &'a Bytes,
         arrival: RequestArrival,
     ) -> BoxFuture<'a, FastPathOutcome<S>>;

@@ -21,8 +21,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::oneshot,
-    task::JoinSet,
 };
+use tokio_util::task::TaskTracker;
 
 #[cfg(target_os = "linux")]
 use super::transport::MAX_UNSENT;
@@ -182,9 +182,9 @@ impl BoundListener {
     ) where
         A: HttpServerApp + Send + Sync + 'static,
     {
-        let mut tasks = JoinSet::new();
+        let tasks = TaskTracker::new();
         // Counted before it is spawned, so that no connection is open without being counted.
-        let begin = |tasks: &mut JoinSet<()>, (socket, peer): (Socket, Option<SocketAddr>)| {
+        let begin = |(socket, peer): (Socket, Option<SocketAddr>)| {
             shared.facts.load().metrics.accepted.inc();
             if let Some(guard) = shared.admit(peer) {
                 tasks.spawn(Arc::clone(&shared).serve(socket, peer, guard));
@@ -196,7 +196,6 @@ impl BoundListener {
             let outcome = tokio::select! {
                 biased;
                 _ = stopped.wait_for(|stop| *stop) => break,
-                Some(_ended) = tasks.join_next(), if !tasks.is_empty() => continue,
                 outcome = self.accept() => outcome,
             };
             match outcome {
@@ -204,7 +203,7 @@ impl BoundListener {
                     if std::mem::take(&mut is_exhausted) {
                         info!(listener = &*shared.name(); "accepting connections again");
                     }
-                    begin(&mut tasks, accepted);
+                    begin(accepted);
                 }
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
@@ -226,13 +225,14 @@ impl BoundListener {
         // the queue holds, because during a flood new ones arrive as fast as these are accepted.
         for _ in 0..BACKLOG {
             match tokio::time::timeout(Duration::ZERO, self.accept()).await {
-                Ok(Ok(accepted)) => begin(&mut tasks, accepted),
+                Ok(Ok(accepted)) => begin(accepted),
                 Ok(Err(_)) | Err(_) => break,
             }
         }
         drop(self);
         drop(closed);
-        while tasks.join_next().await.is_some() {}
+        tasks.close();
+        tasks.wait().await;
     }
 }
 

@@ -272,12 +272,17 @@ where
     /// Tries the fast path for a request that is likely to need no backend.
     async fn attempt(&self, io: Box<ConnIo>, left: u32) -> Option<Stream> {
         let (head, has_body) = (io.head(), io.outline().has_body);
+        let connection = Arc::clone(io.connection());
         let request = RequestArrival {
             left,
             is_stopping: *self.stop.borrow(),
             has_body,
         };
-        match self.fast_path.attempt(io as Stream, &head, request).await {
+        match self
+            .fast_path
+            .attempt(io as Stream, connection, &head, request)
+            .await
+        {
             FastPathOutcome::Over(stream) => {
                 let mut io = own(stream?)?;
                 io.skip_head();

@@ -22,7 +22,7 @@ use std::{
     net::SocketAddr,
     ops::Range,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -81,8 +81,9 @@ pub(super) struct ConnIo {
     /// Frame state, for a `WebSocket` only.
     websocket: Option<Box<Websocket>>,
     connection: Arc<Connection>,
-    digest: Arc<ProxyDigest>,
-    socket_digest: Arc<SocketDigest>,
+    /// Created for Pingora's first session of the connection.
+    digest: OnceLock<Arc<ProxyDigest>>,
+    socket_digest: OnceLock<Arc<SocketDigest>>,
 }
 
 /// Outcome of waiting for a request head.
@@ -99,19 +100,7 @@ pub(super) enum HeadWait {
 
 impl ConnIo {
     pub(super) fn new(transport: Transport, connection: Arc<Connection>) -> Self {
-        let socket_digest = SocketDigest::from_raw_fd(transport.socket().fd());
-        if !connection.is_unix {
-            let peer = SocketAddr::new(connection.peer, connection.peer_port);
-            // New cells: nothing has set them before.
-            drop(
-                socket_digest
-                    .peer_addr
-                    .set(Some(PingoraAddress::Inet(peer))),
-            );
-        }
         connection.socket(transport.socket().fd());
-        let response = ResponseHeader::build(200, Some(0)).expect("200 is a status");
-        let digest = ProxyDigest::new(Box::new(response), Some(Box::new(Arc::clone(&connection))));
         Self {
             transport,
             input: BytesMut::new(),
@@ -122,8 +111,8 @@ impl ConnIo {
             frames: None,
             websocket: None,
             connection,
-            digest: Arc::new(digest),
-            socket_digest: Arc::new(socket_digest),
+            digest: OnceLock::new(),
+            socket_digest: OnceLock::new(),
         }
     }
 
@@ -484,13 +473,27 @@ impl GetTimingDigest for ConnIo {
 
 impl GetProxyDigest for ConnIo {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        Some(Arc::clone(&self.digest))
+        let digest = self.digest.get_or_init(|| {
+            let response = ResponseHeader::build(200, Some(0)).expect("200 is a status");
+            let connection = Box::new(Arc::clone(&self.connection));
+            Arc::new(ProxyDigest::new(Box::new(response), Some(connection)))
+        });
+        Some(Arc::clone(digest))
     }
 }
 
 impl GetSocketDigest for ConnIo {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        Some(Arc::clone(&self.socket_digest))
+        let digest = self.socket_digest.get_or_init(|| {
+            let digest = SocketDigest::from_raw_fd(self.transport.socket().fd());
+            if !self.connection.is_unix {
+                let peer = SocketAddr::new(self.connection.peer, self.connection.peer_port);
+                // A new cell: nothing has set it before.
+                drop(digest.peer_addr.set(Some(PingoraAddress::Inet(peer))));
+            }
+            Arc::new(digest)
+        });
+        Some(Arc::clone(digest))
     }
 }
 

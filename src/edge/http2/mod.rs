@@ -13,6 +13,7 @@ mod writer;
 
 use std::{
     future::poll_fn,
+    mem,
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -32,7 +33,7 @@ use pingora::{
         },
     },
 };
-use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 pub(super) use self::writer::{FIRST_SETTINGS, FrameWriter};
 use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
@@ -50,6 +51,9 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of a response that wait for the client, in addition to those that the backend holds.
 const SEND_BUFFER: usize = 64 * 1024;
+/// Number of requests after which the end of a connection is looked for although more requests are
+/// there.
+const TURN: u32 = 32;
 /// Limit on malformed requests on one connection before it is closed; the same number as Pingora's.
 const MALFORMED: u32 = 32;
 /// Size that each header counts in addition to its bytes (RFC 9113, 6.5.2).
@@ -115,7 +119,7 @@ where
         socket_digest: io.get_socket_digest(),
     });
     let responses = io.responses();
-    let mut streams = JoinSet::new();
+    let streams = TaskTracker::new();
     let ended = match Box::pin(handshake(&connection, io)).await {
         Ok(mut frames) => {
             let ended = accept(
@@ -123,7 +127,7 @@ where
                 (&connection, &responses),
                 &digest,
                 &mut frames,
-                &mut streams,
+                &streams,
             );
             let ended = ended.await;
             if let LoopEnd::Cut(cut) = ended {
@@ -134,7 +138,8 @@ where
         Err(ended) => ended,
     };
     // Requests in flight detect that their client is gone, and end with their log line.
-    while streams.join_next().await.is_some() {}
+    streams.close();
+    streams.wait().await;
     match ended {
         LoopEnd::Cut(cut) if connection.report_close() => {
             shared.refuser.ended(&connection, cut.reason());
@@ -163,7 +168,7 @@ async fn accept<A>(
     (connection, responses): (&Arc<Connection>, &Arc<ResponseQueue>),
     digest: &Arc<Digest>,
     frames: &mut Frames,
-    streams: &mut JoinSet<()>,
+    streams: &TaskTracker,
 ) -> LoopEnd
 where
     A: HttpServerApp + Send + Sync + 'static,
@@ -180,17 +185,28 @@ where
     let mut requests = 0;
     let mut malformed = 0;
     loop {
-        let next = HttpSession::from_h2_conn(frames, Arc::clone(digest));
-        let accepted = tokio::select! {
-            biased;
-            _ = &mut stopped, if !is_leaving => None,
-            () = &mut old, if !is_leaving => None,
-            // An idle connection does not hold the task of its last request. Before the frames,
-            // which need to be looked at only once for the end of a task and what it sent.
-            Some(_) = streams.join_next() => continue,
-            accepted = until_cut(connection, next) => Some(accepted),
+        let accepted = {
+            let next = HttpSession::from_h2_conn(frames, Arc::clone(digest));
+            let mut next = pin!(until_cut(connection, next));
+            // A client that always has another request does not keep the connection from its end.
+            let mut is_turn = requests % TURN == 0;
+            let accepted = poll_fn(|cx| {
+                let mut is_over = |cx: &mut Context<'_>| {
+                    !is_leaving
+                        && (stopped.as_mut().poll(cx).is_ready()
+                            || old.as_mut().poll(cx).is_ready())
+                };
+                if mem::take(&mut is_turn) && is_over(cx) {
+                    return Poll::Ready(None);
+                }
+                match next.as_mut().poll(cx) {
+                    Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+                    Poll::Pending if is_over(cx) => Poll::Ready(None),
+                    Poll::Pending => Poll::Pending,
+                }
+            });
+            accepted.await
         };
-        while streams.try_join_next().is_some() {}
         let Some(accepted) = accepted else {
             is_leaving = true;
             frames.graceful_shutdown();

@@ -91,6 +91,7 @@ impl FastPath {
     async fn attempt(
         &self,
         mut stream: Stream,
+        connection: Option<Arc<Connection>>,
         head: &Bytes,
         arrival: RequestArrival,
     ) -> FastPathOutcome<Stream> {
@@ -98,7 +99,7 @@ impl FastPath {
             // The bytes were scanned before, so Pingora must report the error.
             return FastPathOutcome::GoesOn(stream, None);
         };
-        let connection = connection(&stream);
+        let has_tls = has_tls(connection.as_deref());
         let mut ctx = Box::new(Context::new(&self.live));
         let has_body = arrival.has_body;
         let course = decision::decide(&mut request, connection, has_body, &mut ctx).await;
@@ -109,7 +110,7 @@ impl FastPath {
                 trace(&request, "stored");
                 let mut client = DirectClient::http1(&mut stream, &request, reuse);
                 let is_kept = self.send(&mut client, &mut ctx, &entry).await && client.is_kept();
-                give_back(stream, is_kept).await
+                give_back(stream, has_tls, is_kept).await
             }
             Decision::File(response)
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
@@ -118,7 +119,7 @@ impl FastPath {
                 let mut client = DirectClient::http1(&mut stream, &request, reuse);
                 let is_sent = self.send_file(&mut client, &mut ctx, *response).await;
                 let is_kept = is_sent && client.is_kept();
-                give_back(stream, is_kept).await
+                give_back(stream, has_tls, is_kept).await
             }
             Decision::Reply(reply)
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
@@ -127,7 +128,7 @@ impl FastPath {
                 let mut client = DirectClient::http1(&mut stream, &request, reuse);
                 let is_sent = self.send_reply(&mut client, &mut ctx, *reply).await;
                 let is_kept = is_sent && client.is_kept();
-                give_back(stream, is_kept).await
+                give_back(stream, has_tls, is_kept).await
             }
             Decision::GoesOn(flow)
                 if (self.relays || ctx.is_websocket)
@@ -235,6 +236,7 @@ impl FastPath {
         arrived: Arrived,
         reuse: ConnectionReuse,
     ) -> FastPathOutcome<Stream> {
+        let has_tls = has_tls(ctx.connection.as_deref());
         let mut client = DirectClient::http1(&mut stream, request, reuse);
         let outcome = match client.skip_header_section(arrived.length).await {
             Ok(()) => relay::run(&mut client, arrived.has_body, arrived.flow, &mut ctx).await,
@@ -245,7 +247,7 @@ impl FastPath {
         };
         self.relayed(&client, &outcome, &mut ctx);
         let is_kept = outcome.is_complete && client.is_kept();
-        give_back(stream, is_kept).await
+        give_back(stream, has_tls, is_kept).await
     }
 
     /// Ends a request that was relayed.
@@ -324,13 +326,17 @@ impl FastPath {
     }
 }
 
+/// Returns true unless the connection is known to have no TLS.
+fn has_tls(connection: Option<&Connection>) -> bool {
+    connection.is_none_or(|connection| connection.tls.is_some())
+}
+
 /// Ends a request whose response was written directly. A connection that is not kept is closed.
-async fn give_back(mut stream: Stream, is_kept: bool) -> FastPathOutcome<Stream> {
+async fn give_back(mut stream: Stream, has_tls: bool, is_kept: bool) -> FastPathOutcome<Stream> {
     if is_kept {
         return FastPathOutcome::Over(Some(stream));
     }
     // Without TLS, closing says the same as shutting down before it, in one call.
-    let has_tls = connection(&stream).is_none_or(|connection| connection.tls.is_some());
     if has_tls {
         stream.shutdown().await;
     } else if let Err(error) = tokio::io::AsyncWriteExt::flush(&mut stream).await {
@@ -475,10 +481,11 @@ impl FastPathService<Stream, HttpSession> for FastPath {
     fn attempt<'a>(
         &'a self,
         stream: Stream,
+        connection: Arc<Connection>,
         head: &'a Bytes,
         arrival: RequestArrival,
     ) -> BoxFuture<'a, FastPathOutcome<Stream>> {
-        Box::pin(self.attempt(stream, head, arrival))
+        Box::pin(self.attempt(stream, Some(connection), head, arrival))
     }
 
     fn attempt_stream<'a>(

@@ -29,7 +29,7 @@ async fn a_request_that_pingora_rejects_after_all_is_counted() {
     };
     let stream: Stream = Box::new(Socket::from(ours));
     let fast_path = FastPath::new(&live, &service);
-    let outcome = fast_path.attempt(stream, &head, arrival).await;
+    let outcome = fast_path.attempt(stream, None, &head, arrival).await;
     assert!(matches!(outcome, FastPathOutcome::Over(None)));
     let page = String::from_utf8(metrics.text()).unwrap();
     for line in [
