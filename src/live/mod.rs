@@ -90,6 +90,9 @@ pub(crate) enum SwitchReason {
     Switched,
 }
 
+/// Name of the metric with a series for each problem.
+pub(crate) const PROBLEM: &str = "edgeway_problem";
+
 /// Metrics of this process beside those of its requests.
 pub(crate) struct ProcessMetrics {
     pub(crate) ready: IntGauge,
@@ -113,6 +116,10 @@ impl ProcessMetrics {
                 &[("severity", severity)],
             )
         };
+        // Registers the metric; there is a series while there is a problem.
+        let nothing = [("problem", ""), ("severity", ""), ("subject", "")];
+        Self::problem(metrics, &nothing);
+        metrics.forget(PROBLEM, &nothing);
         Self {
             errors: problems("error"),
             warnings: problems("warning"),
@@ -124,6 +131,16 @@ impl ProcessMetrics {
             ),
             event_loops: EventLoops::new(metrics),
         }
+    }
+
+    /// Returns the gauge of a problem.
+    pub(crate) fn problem(metrics: &Metrics, labels: &[(&'static str, &str)]) -> IntGauge {
+        metrics.gauge(
+            PROBLEM,
+            "1 while there is this problem, for at most 100 of those that the status page shows; \
+             `subject` names the backend, route, certificate or the like.",
+            labels,
+        )
     }
 }
 

@@ -12,8 +12,11 @@ use log::{info, warn};
 
 use super::{control::Control, source::RunningState};
 use crate::{
-    base::{metrics::IntGauge, units::Span},
-    live::ProcessMetrics,
+    base::{
+        metrics::{IntGauge, Metrics},
+        units::Span,
+    },
+    live::{PROBLEM, ProcessMetrics},
     status::problems::{self, Problem, Severity},
 };
 
@@ -23,10 +26,13 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Looks in a row without a problem after which it has ended.
 const ENDED: u32 = 2;
 
+/// Maximum number of problems with a series of their own.
+const MAX_SERIES: usize = 100;
+
 /// Looks for problems while clients send requests.
 pub(super) async fn watch(control: Arc<Control>) {
     let activity = Arc::clone(control.live.connections.activity());
-    let mut report = ProblemReport::new(&control.live.process);
+    let mut report = ProblemReport::new(&control.live.process, &control.live.world.metrics);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Right after the start, connections to Redis are only being made.
@@ -52,23 +58,29 @@ pub(super) async fn watch(control: Arc<Control>) {
 
 /// Problems that were reported and have not ended.
 struct ProblemReport {
-    open: HashMap<String, OpenProblem>,
+    open: HashMap<Key, OpenProblem>,
     errors: IntGauge,
     warnings: IntGauge,
+    metrics: Metrics,
 }
+
+/// Kind and subject.
+type Key = (&'static str, String);
 
 struct OpenProblem {
     text: String,
+    severity: Severity,
     since: Instant,
     looks_without: u32,
 }
 
 impl ProblemReport {
-    fn new(metrics: &ProcessMetrics) -> Self {
+    fn new(process: &ProcessMetrics, metrics: &Metrics) -> Self {
         Self {
             open: HashMap::new(),
-            errors: metrics.errors.clone(),
-            warnings: metrics.warnings.clone(),
+            errors: process.errors.clone(),
+            warnings: process.warnings.clone(),
+            metrics: metrics.clone(),
         }
     }
 
@@ -83,83 +95,119 @@ impl ProblemReport {
             open.looks_without += 1;
         }
         for problem in found {
-            let Some(open) = self.open.get_mut(&key(problem)) else {
-                warn!("problem began: {}", problem.text);
-                let open = OpenProblem {
-                    text: problem.text.clone(),
-                    since: now,
-                    looks_without: 0,
-                };
-                self.open.insert(key(problem), open);
+            let key = (problem.kind, problem.subject.clone());
+            let known = self.open.get_mut(&key);
+            if let Some(open) = known {
+                open.looks_without = 0;
+                if open.severity != problem.severity {
+                    forget_problem(&self.metrics, &key, open.severity);
+                    open.severity = problem.severity;
+                    publish_problem(&self.metrics, &key, open.severity);
+                }
                 continue;
+            }
+            warn!(problem = problem.kind; "problem began: {}", problem.text);
+            if self.open.len() < MAX_SERIES {
+                publish_problem(&self.metrics, &key, problem.severity);
+            }
+            let open = OpenProblem {
+                text: problem.text.clone(),
+                severity: problem.severity,
+                since: now,
+                looks_without: 0,
             };
-            open.looks_without = 0;
+            self.open.insert(key, open);
         }
-        self.open.retain(|_, open| {
+        self.open.retain(|key, open| {
             let is_open = open.looks_without < ENDED;
             if !is_open {
                 let lasted = now.saturating_duration_since(open.since).as_secs();
                 let lasted = Span::secs(lasted);
-                info!("problem ended after {lasted}: {}", open.text);
+                info!(problem = key.0; "problem ended after {lasted}: {}", open.text);
+                forget_problem(&self.metrics, key, open.severity);
             }
             is_open
         });
     }
 }
 
-/// Returns the text without the figures that change while the problem lasts.
-fn key(problem: &Problem) -> String {
-    let words = problem.text.split(' ').map(|word| {
-        let is_figure = word.starts_with(|first: char| first.is_ascii_digit());
-        // Addresses and times stay.
-        let is_name = word.trim_end_matches([':', ',']).contains([':', '/']);
-        if is_figure && !is_name { "#" } else { word }
-    });
-    let words: Vec<&str> = words.collect();
-    words.join(" ")
+/// Adds the series of a problem.
+fn publish_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
+    ProcessMetrics::problem(metrics, &labels(kind, subject, severity)).set(1);
+}
+
+/// Drops the series of a problem.
+fn forget_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
+    metrics.forget(PROBLEM, &labels(kind, subject, severity));
+}
+
+fn labels<'a>(kind: &'a str, subject: &'a str, severity: Severity) -> [(&'static str, &'a str); 3] {
+    [
+        ("problem", kind),
+        ("severity", severity.name()),
+        ("subject", subject),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::metrics::Metrics;
 
-    fn problem(text: &str) -> Problem {
+    fn problem(subject: &str, text: &str) -> Problem {
         Problem {
             severity: Severity::Warning,
+            kind: "backend_slow",
+            subject: subject.to_owned(),
             text: text.to_owned(),
             section: "upstreams",
         }
     }
 
     #[test]
-    fn a_problem_is_one_while_its_figures_change() {
-        let of = |text: &str| key(&problem(text));
-        let slow = "backend api/127.0.0.1:14002 is slow: 823 ms, the others 18 ms";
-        let slower = "backend api/127.0.0.1:14002 is slow: 1.2 ms, the others 9 ms";
-        assert_eq!(of(slow), of(slower));
-        assert_ne!(of(slow), of(&slow.replace("14002", "14003")));
-        let down = "backend web/127.0.0.1:13002 is down for 21s: connection refused";
-        assert_eq!(of(down), of(&down.replace("21s", "22s")));
-        assert_ne!(of(down), of(&down.replace("refused", "reset")));
-    }
-
-    #[test]
-    fn a_problem_ends_once_it_is_missing_twice() {
-        let metrics = ProcessMetrics::new(&Metrics::default());
-        let mut report = ProblemReport::new(&metrics);
+    fn a_problem_is_one_while_its_figures_change_and_ends_once_it_is_missing_twice() {
+        let metrics = Metrics::default();
+        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics);
+        let series = || {
+            let mut subjects = Vec::new();
+            metrics.each_gauge(PROBLEM, |series, value| {
+                assert_eq!(value, 1);
+                subjects.push(series.get("subject").unwrap_or_default().to_owned());
+            });
+            subjects.sort();
+            subjects.join(" ")
+        };
         let now = crate::base::clock::Clock::test().now();
-        report.look(&[problem("a is 1 s slow"), problem("b")], now);
+        assert_eq!(series(), "");
+        report.look(&[problem("a", "a is slow: 1 s"), problem("b", "b")], now);
         assert_eq!((report.open.len(), report.warnings.get()), (2, 2));
-        report.look(&[problem("a is 2 s slow")], now);
+        assert_eq!(series(), "a b");
+        report.look(&[problem("a", "a is slow: 2 s")], now);
         assert_eq!((report.open.len(), report.warnings.get()), (2, 1));
-        report.look(&[problem("a is 3 s slow")], now);
-        assert_eq!(report.open.len(), 1);
+        report.look(&[problem("a", "a is slow: 3 s")], now);
+        assert_eq!((report.open.len(), series()), (1, "a".to_owned()));
         report.look(&[], now);
-        report.look(&[problem("a is 4 s slow")], now);
+        let mut worse = problem("a", "a is slow: 4 s");
+        worse.severity = Severity::Error;
+        report.look(&[worse], now);
+        assert_eq!(series(), "a", "one series, with the new severity");
         report.look(&[], now);
         assert_eq!(report.open.len(), 1, "it was there in between");
         report.look(&[], now);
         assert_eq!((report.open.len(), report.warnings.get()), (0, 0));
+        assert_eq!(series(), "");
+    }
+
+    #[test]
+    fn series_of_problems_are_bounded() {
+        let metrics = Metrics::default();
+        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics);
+        let many: Vec<Problem> = (0..3 * MAX_SERIES)
+            .map(|number| problem(&number.to_string(), "slow"))
+            .collect();
+        report.look(&many, crate::base::clock::Clock::test().now());
+        let mut count = 0;
+        metrics.each_gauge(PROBLEM, |_, _| count += 1);
+        assert_eq!(count, MAX_SERIES);
+        assert_eq!(report.warnings.get(), 300);
     }
 }

@@ -54,6 +54,10 @@ pub(super) fn limits(metrics: &Metrics) -> Vec<LimitStatus> {
             _ => limit.exempt += count,
         }
     });
+    metrics.each_counter("edgeway_rate_limit_store_errors_total", |series, count| {
+        let name = series.get("limit").unwrap_or_default();
+        limits.entry(name.to_owned()).or_default().without_redis += count;
+    });
     let named = |(name, limit)| LimitStatus { name, ..limit };
     limits.into_iter().map(named).collect()
 }

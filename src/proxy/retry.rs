@@ -5,10 +5,11 @@ use pingora::{Error, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{context::Context, error::Failure, reply};
-use crate::upstreams::AttemptFailure;
+use crate::{chain::RequestFacts, upstreams::AttemptFailure};
 
-/// Logs that a request is sent again.
-pub(super) fn note(ctx: &Context, failure: Failure, error: &Error) {
+/// Records that a request is sent again, for its line in the access log, and logs why.
+pub(super) fn note(ctx: &mut Context, failure: Failure, error: &Error) {
+    record(&mut ctx.facts, failure.reason());
     if failure == Failure::Tls {
         // The backend has a log line of its own, one for all of its requests.
         return;
@@ -22,6 +23,14 @@ pub(super) fn note(ctx: &Context, failure: Failure, error: &Error) {
         error:%;
         "retrying"
     );
+}
+
+/// Records the first backend that failed, and why.
+pub(super) fn record(facts: &mut RequestFacts, reason: &'static str) {
+    if facts.upstream.failed.is_none() {
+        facts.upstream.failed.clone_from(&facts.upstream.backend);
+        facts.degraded = Some(reason);
+    }
 }
 
 /// Properties of a request on which another attempt depends.

@@ -31,6 +31,9 @@ use crate::{
     },
 };
 
+/// Reason of a retry after a response with 502, 503 or 504.
+const BAD_STATUS: &str = "upstream_status";
+
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Bound on retries after pooled connections that were stale. Each retry gets a new connection, so
@@ -452,6 +455,7 @@ pub(super) fn failed(
     if let ErrorType::HTTPStatus(status) = *error.etype() {
         // `answered` has already decided.
         trace::attempt_failed(&mut ctx.facts, None);
+        retry::record(&mut ctx.facts, BAD_STATUS);
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
             lease.finish(Outcome::Status(status));

@@ -6,6 +6,7 @@ pub(crate) mod admin_socket;
 pub(crate) mod client;
 pub(crate) mod events;
 pub(crate) mod http;
+pub(crate) mod latencies;
 pub(crate) mod metrics_page;
 mod plugins;
 pub(crate) mod problems;

@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{
+    latencies::Latencies,
     snapshot::{
         BackendStatus, CertificateExpiry, PluginRouteStatus, PluginStatus, RouteTraffic, Snapshot,
         State, UpstreamStatus,
@@ -23,10 +24,6 @@ const CERTIFICATE_DAYS: i64 = 14;
 const FAILING_SHARE: f64 = 0.05;
 const FAILING_RATE: f64 = 0.1;
 
-/// Slowness of a backend against the median of the others, and the time that is never slow.
-const SLOWER: f64 = 4.0;
-const SLOW_MS: f64 = 100.0;
-
 /// Time for which the rollback of a release is a problem.
 const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);
 
@@ -34,6 +31,11 @@ const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Problem {
     pub severity: Severity,
+    /// Fixed word for what is wrong: `backend_down`.
+    pub kind: &'static str,
+    /// What it is about, by its name: `web/127.0.0.1:3000`. Empty for the gateway as a whole.
+    pub subject: String,
+    /// Sentence for people, with the cause and the figures of the moment.
     pub text: String,
     /// Section of the status page with the details.
     #[serde(skip)]
@@ -47,6 +49,15 @@ pub(crate) enum Severity {
     Error,
     /// Degraded, still serving.
     Warning,
+}
+
+impl Severity {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
 }
 
 /// Finds the problems of a gateway at a time, the most serious first.
@@ -120,6 +131,11 @@ pub(crate) fn is_disk_fine(state: &str) -> bool {
     ["up", "opening", "busy", "catching_up", "off"].contains(&state)
 }
 
+/// Returns true if a backend gets requests.
+pub(crate) fn is_in_rotation(backend: &BackendStatus) -> bool {
+    matches!(&*backend.state, "healthy" | "slow_start")
+}
+
 /// Returns how long a backend has been down or ejected, as text.
 pub(crate) fn out_for(backend: &BackendStatus) -> Option<String> {
     // Whole seconds are enough, and a negative time is none.
@@ -135,17 +151,19 @@ struct Found {
 }
 
 impl Found {
-    fn error(&mut self, text: String) {
-        self.add(Severity::Error, text);
+    fn error(&mut self, kind: &'static str, subject: &str, text: String) {
+        self.add(Severity::Error, kind, subject, text);
     }
 
-    fn warn(&mut self, text: String) {
-        self.add(Severity::Warning, text);
+    fn warn(&mut self, kind: &'static str, subject: &str, text: String) {
+        self.add(Severity::Warning, kind, subject, text);
     }
 
-    fn add(&mut self, severity: Severity, text: String) {
+    fn add(&mut self, severity: Severity, kind: &'static str, subject: &str, text: String) {
         self.list.push(Problem {
             severity,
+            kind,
+            subject: subject.to_owned(),
             text,
             section: self.section,
         });
@@ -153,10 +171,11 @@ impl Found {
 
     fn gateway(&mut self, status: &Snapshot) {
         for reason in &status.not_ready {
-            self.error(format!("not ready: {reason}"));
+            self.error("not_ready", reason, format!("not ready: {reason}"));
         }
         if status.state == State::Draining {
-            self.warn("the gateway is draining and accepts no connections".to_owned());
+            let text = "the gateway is draining and accepts no connections";
+            self.warn("draining", "", text.to_owned());
         }
         if let Some(error) = &status.config.last_error {
             let first = error.lines().next().unwrap_or_default();
@@ -167,7 +186,10 @@ impl Found {
             let at = refused.map(|reload| &reload.at).max();
             let at = at.map_or_else(String::new, |at| format!(" at {at}"));
             self.section = "reloads";
-            self.warn(format!("the last reload was refused{at}: {first}"));
+            let text = format!(
+                "the last reload was refused{at}, so the configuration before it stays in use: {first}"
+            );
+            self.warn("reload_refused", place(first), text);
         }
     }
 
@@ -177,7 +199,12 @@ impl Found {
         backend: &BackendStatus,
         latencies: &Latencies,
     ) {
-        let name = format!("{}/{}", upstream.name, backend.address);
+        let name = &format!("{}/{}", upstream.name, backend.address);
+        let left = || {
+            let backends = upstream.backends.iter();
+            let left = backends.filter(|one| is_in_rotation(one)).count();
+            format!("; {left} of {} in rotation", upstream.backends.len())
+        };
         match &*backend.state {
             "down" => {
                 let why = match &backend.probe {
@@ -185,22 +212,18 @@ impl Found {
                     _ => String::new(),
                 };
                 let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
-                self.error(format!("backend {name} is down{out}{why}"));
+                let text = format!("backend {name} is down{out}{why}{}", left());
+                self.error("backend_down", name, text);
             }
             "ejected" => {
                 let because = backend.ejected_because.as_deref().unwrap_or("failures");
                 let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
-                self.error(format!("backend {name} is ejected{out} ({because})"));
+                let text = format!("backend {name} is ejected{out} ({because}){}", left());
+                self.error("backend_ejected", name, text);
             }
             _ => {
-                if let Some(own) = backend.ewma_ms
-                    && let Some(usual) = latencies.median_beside(own)
-                    && own > SLOW_MS
-                    && own > SLOWER * usual
-                {
-                    self.warn(format!(
-                        "backend {name} is slow: {own:.0} ms, the others {usual:.0} ms"
-                    ));
+                if let Some(slow) = latencies.slowness(backend) {
+                    self.warn("backend_slow", name, format!("backend {name} is {slow}"));
                 }
             }
         }
@@ -208,21 +231,21 @@ impl Found {
 
     fn memory(&mut self, upstream: &UpstreamStatus, backend: &BackendStatus) {
         if let Some(excess) = upstream.excess(backend) {
-            let (upstream, address) = (&upstream.name, &backend.address);
-            self.warn(format!("backend {upstream}/{address}: {excess}"));
+            let name = &format!("{}/{}", upstream.name, backend.address);
+            self.warn("backend_memory", name, format!("backend {name}: {excess}"));
         }
     }
 
     fn upstream(&mut self, upstream: &UpstreamStatus) {
         let name = &upstream.name;
         if upstream.panic {
-            self.error(format!(
-                "no backend of upstream {name} is healthy, so all are used"
-            ));
+            let text = format!("no backend of upstream {name} is healthy, so all are used");
+            self.error("upstream_down", name, text);
         }
         if upstream.queue > 0 {
             let count = upstream.queue;
-            self.warn(format!("{count} requests wait for upstream {name}"));
+            let text = format!("{count} requests wait for upstream {name}");
+            self.warn("upstream_queue", name, text);
         }
     }
 
@@ -233,7 +256,12 @@ impl Found {
         let at = u64::try_from(at.timestamp()).unwrap_or(0);
         let is_recent = at.saturating_sub(verdict.at) < ROLLBACK_IS_SHOWN.as_secs();
         if verdict.outcome == CanaryOutcome::RolledBack && is_recent {
-            self.warn(format!("upstream {}: {verdict}", upstream.name));
+            let name = &upstream.name;
+            self.warn(
+                "release_rolled_back",
+                name,
+                format!("upstream {name}: {verdict}"),
+            );
         }
     }
 
@@ -243,18 +271,21 @@ impl Found {
             Some(why) => format!(": {why}"),
             None => String::new(),
         };
+        let subject = &format!("{name} on {route}");
         if on.left_out {
-            self.warn(format!(
+            let text = format!(
                 "plugin {name} ({file}) failed too often on route {route} and is suspended \
                  there{why}"
-            ));
+            );
+            self.warn("plugin_suspended", subject, text);
         } else if on.recent_failures > 0 {
             let count = on.recent_failures;
             let plural = if count == 1 { "" } else { "s" };
-            self.warn(format!(
+            let text = format!(
                 "plugin {name} ({file}) failed {count} time{plural} on route {route} in the last \
                  minute{why}"
-            ));
+            );
+            self.warn("plugin_failing", subject, text);
         }
     }
 
@@ -265,11 +296,12 @@ impl Found {
         let (failed, all) = (traffic.server_error_rate, traffic.rate);
         let percent = 100.0 * (failed / all.max(failed)).min(1.0);
         let text = format!("route {name}: {percent:.0}% of the responses are 5xx");
-        if percent >= 50.0 {
-            self.error(text);
+        let severity = if percent >= 50.0 {
+            Severity::Error
         } else {
-            self.warn(text);
-        }
+            Severity::Warning
+        };
+        self.add(severity, "route_failing", name, text);
     }
 
     /// Redis, the purge link and the folder of the cache.
@@ -281,14 +313,18 @@ impl Found {
                 "" => String::new(),
                 since => format!(" since {since}"),
             };
-            self.error(format!("Redis at {} is down{since}: {why}", redis.address));
+            let address = &redis.address;
+            self.error(
+                "redis_down",
+                address,
+                format!("Redis at {address} is down{since}: {why}"),
+            );
         }
         if let Some(link) = &status.purges
             && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)
         {
-            self.warn(format!(
-                "purges of other gateways may not reach this one since {since}"
-            ));
+            let text = format!("purges of other gateways may not reach this one since {since}");
+            self.warn("purge_link", "", text);
         }
         self.section = "cache";
         if let Some(disk) = &status.cache_disk
@@ -296,9 +332,8 @@ impl Found {
         {
             let why = disk.last_error.as_deref().unwrap_or("no reason recorded");
             let (folder, state) = (&disk.folder, &disk.state);
-            self.warn(format!(
-                "the cache folder {folder} is unused ({state}): {why}"
-            ));
+            let text = format!("the cache folder {folder} is unused ({state}): {why}");
+            self.warn("cache_folder", folder, text);
         }
     }
 
@@ -308,13 +343,19 @@ impl Found {
         };
         let (name, listener) = (&expiry.name, &expiry.listener);
         let what = format!("certificate {name} of listener {listener}");
-        match left.num_days() {
-            _ if left.num_seconds() <= 0 => self.error(format!("{what} has expired")),
-            0 => self.error(format!("{what} expires within a day")),
-            1 => self.error(format!("{what} expires in 1 day")),
-            days if is_soon(left) => self.warn(format!("{what} expires in {days} days")),
-            _ => {}
-        }
+        let (severity, when) = match left.num_days() {
+            _ if left.num_seconds() <= 0 => (Severity::Error, "has expired".to_owned()),
+            0 => (Severity::Error, "expires within a day".to_owned()),
+            1 => (Severity::Error, "expires in 1 day".to_owned()),
+            days if is_soon(left) => (Severity::Warning, format!("expires in {days} days")),
+            _ => return,
+        };
+        self.add(
+            severity,
+            "certificate_expiry",
+            name,
+            format!("{what} {when}"),
+        );
     }
 
     fn certificates(&mut self, status: &Snapshot) {
@@ -326,38 +367,21 @@ impl Found {
             } else {
                 "orders in a row"
             };
-            self.warn(format!(
-                "certificate {name}: {count} failed {plural}: {why}"
-            ));
+            let text = format!("certificate {name}: {count} failed {plural}: {why}");
+            self.warn("certificate_order", name, text);
         }
     }
 }
 
-/// Times to the first byte of all backends of an upstream, the shortest first. Sorted once: an
-/// upstream may have thousands of backends.
-struct Latencies(Vec<f64>);
-
-impl Latencies {
-    fn of(upstream: &UpstreamStatus) -> Self {
-        let backends = upstream.backends.iter();
-        let mut all: Vec<f64> = backends.filter_map(|backend| backend.ewma_ms).collect();
-        all.sort_by(f64::total_cmp);
-        Self(all)
-    }
-
-    /// Returns the median of the others beside a backend with this time.
-    fn median_beside(&self, own: f64) -> Option<f64> {
-        let place = self.0.binary_search_by(|one| one.total_cmp(&own)).ok()?;
-        let middle = (self.0.len() - 1) / 2;
-        let skipped = usize::from(middle >= place);
-        self.0.get(middle + skipped).copied()
-    }
+/// Returns the position at the beginning of a message, such as `edgeway.yaml:3:5`, or nothing.
+fn place(message: &str) -> &str {
+    let word = message.split(' ').next().unwrap_or_default();
+    let word = word.trim_end_matches(':');
+    if word.contains(':') { word } else { "" }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::status::{
         snapshot::{CacheDiskStatus, ConfigStatus, RestartAt, RouteStatus},
@@ -419,7 +443,9 @@ mod tests {
             },
             ..Snapshot::default()
         };
-        let text = "the last reload was refused: first".to_owned();
+        let text =
+            "the last reload was refused, so the configuration before it stays in use: first";
+        let text = text.to_owned();
         assert_eq!(found(&refused), [("reloads", text)]);
     }
 
@@ -474,30 +500,6 @@ mod tests {
         });
         let text = "backend web/127.0.0.1:3000: `restart_at` reached: rss 180 MiB, limit 100MiB";
         assert!(found(&status).contains(&("upstreams", text.to_owned())));
-    }
-
-    proptest! {
-        #[test]
-        fn the_median_of_the_others_is_that_of_a_list_without_the_backend(
-            times in proptest::collection::vec(0..20_u8, 1..12),
-        ) {
-            let times: Vec<f64> = times.into_iter().map(f64::from).collect();
-            let backend = |time: &f64| BackendStatus {
-                ewma_ms: Some(*time),
-                ..BackendStatus::default()
-            };
-            let latencies = Latencies::of(&UpstreamStatus {
-                backends: times.iter().map(backend).collect(),
-                ..UpstreamStatus::default()
-            });
-            for (index, own) in times.iter().enumerate() {
-                let mut others = times.clone();
-                others.remove(index);
-                others.sort_by(f64::total_cmp);
-                let expected = others.get(others.len() / 2).copied();
-                prop_assert_eq!(latencies.median_beside(*own), expected);
-            }
-        }
     }
 
     #[test]

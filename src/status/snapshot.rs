@@ -201,6 +201,8 @@ pub(crate) struct LimitStatus {
     pub delayed: u64,
     pub refused: u64,
     pub exempt: u64,
+    /// Requests for which Redis could not be asked.
+    pub without_redis: u64,
 }
 
 /// The cache's memory.

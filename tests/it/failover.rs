@@ -7,7 +7,7 @@ use crate::support::{
     client::{get, post},
     gateway::Gateway,
     load::{lanes, paced, race},
-    origins::{ClosingOrigin, Failure, FlappingOrigin, MARK, OnceOrigin},
+    origins::{ClosingOrigin, Failure, FixedOrigin, FlappingOrigin, MARK, OnceOrigin},
     wait::{pass, wait_for},
 };
 
@@ -209,4 +209,63 @@ async fn a_failing_instance_leaves_rotation_and_returns() {
         })
         .await;
     }
+}
+
+/// Invariant: `problems=true` lists the requests for which a backend failed, whatever the client
+/// got, and no others; each names the backend that failed and why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_a_second_backend_saved_are_listed_as_problems() {
+    let good = FixedOrigin::start(200, &[], "ok").await;
+    let failing = FlappingOrigin::start().await;
+    let settings = "    health: false
+    eject: { errors: 0 }
+    retry: { attempts: 2, on: [connect, reset, 503], budget: 100% }";
+    let list = quoted(&[failing.address(), good.address()]);
+    let gateway = front(&list, settings).await;
+    let failing_address = failing.address().to_string();
+    for (how, reason) in [
+        (None, None),
+        (Some(Failure::ResetBeforeResponse), Some("upstream_reset")),
+        (Some(Failure::Status(503)), Some("upstream_status")),
+    ] {
+        match how {
+            Some(how) => failing.settings().fail(how),
+            None => failing.settings().recover(),
+        }
+        for turn in 0..6 {
+            let path = format!("/{}/{turn}", reason.unwrap_or("fine"));
+            let response = gateway.get(&path).await;
+            assert_eq!(response.status(), 200, "{path}");
+        }
+    }
+    let lines = gateway.log_lines(18).await;
+    let is_saved = |line: &&serde_json::Value| line["failed_backend"].is_string();
+    let saved: Vec<_> = lines.iter().filter(is_saved).collect();
+    // The control: both kinds of failure did occur, and other requests went well at once.
+    assert!((2..18).contains(&saved.len()), "{lines:#?}");
+    for line in &lines {
+        let path = line["path"].as_str().expect("a path");
+        if line.get("failed_backend").is_none() {
+            assert!(line["reason"].is_null(), "{line}");
+            // A kept connection that was closed meanwhile is no failure of its backend.
+            let is_reset = path.starts_with("/upstream_reset/");
+            assert!(line["attempts"] == 1 || is_reset, "{line}");
+        } else {
+            assert!(line["attempts"].as_u64() >= Some(2), "{line}");
+            assert_eq!(line["failed_backend"], *failing_address, "{line}");
+            assert_eq!(line["backend"], *good.address().to_string(), "{line}");
+            let reason = line["reason"].as_str().expect("a reason");
+            assert!(path.starts_with(&format!("/{reason}/")), "{line}");
+        }
+    }
+    let listed = gateway.admin_get("/v1/requests?problems=true").await.text();
+    let mut listed: Vec<serde_json::Value> = listed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("each line is JSON"))
+        .collect();
+    let id = |line: &serde_json::Value| line["id"].to_string();
+    listed.sort_by_key(id);
+    let mut expected: Vec<serde_json::Value> = saved.into_iter().cloned().collect();
+    expected.sort_by_key(id);
+    assert_eq!(listed, expected);
 }

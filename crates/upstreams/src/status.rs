@@ -214,6 +214,9 @@ impl Upstream {
             let labels = [("upstream", &*self.name), ("backend", backend.address())];
             let node = backend.state.node.status(now);
             let registry = &self.shared.registry;
+            if let Some(average) = backend.state.latency.average() {
+                gauges.latency(registry, &labels, average);
+            }
             gauges
                 .node
                 .publish(registry, &labels, node.as_ref(), self.restart_at);

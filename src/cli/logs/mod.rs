@@ -52,6 +52,10 @@ struct Choice {
     /// Only requests that failed: status 500 and above
     #[arg(long)]
     errors: bool,
+    /// As --errors, with requests that were served all the same: after a retry, or without a plugin
+    /// that failed
+    #[arg(long, conflicts_with = "errors")]
+    problems: bool,
     /// Only these statuses, such as 404 or 5xx, or several with commas
     #[arg(long, value_name = "STATUS")]
     status: Option<Statuses>,
@@ -115,6 +119,9 @@ pub(super) fn run(options: &Options) -> ExitCode {
         .ask(OutputFormat::Text, async |client| client.lines(&path).await);
     match found {
         Ok(lines) => {
+            if lines.is_empty() {
+                out::note(options.choice.hint());
+            }
             printer.widen(&lines);
             // A closed pipe (`| head`) is no error.
             let _closed = lines.lines().try_for_each(|line| printer.print(line));
@@ -131,6 +138,7 @@ impl Options {
         let pairs = [
             ("n", Some(self.lines.to_string())),
             ("errors", choice.errors.then(|| "true".to_owned())),
+            ("problems", choice.problems.then(|| "true".to_owned())),
             ("status", choice.status.as_ref().map(ToString::to_string)),
             ("route", text(&choice.route)),
             ("client", choice.client.as_ref().map(ToString::to_string)),
@@ -151,6 +159,18 @@ impl Options {
             Some(format!("{name}={}", segment(&value)))
         });
         written.collect::<Vec<_>>().join("&")
+    }
+}
+
+impl Choice {
+    /// Returns the note on an empty list.
+    fn hint(&self) -> &'static str {
+        if self.errors {
+            "no request with a status of 500 or above is stored; --problems also lists those that \
+             were served after a retry or without a plugin that failed"
+        } else {
+            "no stored request matches"
+        }
     }
 }
 
@@ -303,6 +323,7 @@ mod tests {
         for (arguments, expected) in [
             ("", "n=100"),
             ("-n 5 --errors", "n=5&errors=true"),
+            ("--problems", "n=100&problems=true"),
             (
                 "--status 404,5xx --route a/b --client 10.0.0.0/8 --slower 1s",
                 "n=100&status=404%2C5xx&route=a%2Fb&client=10.0.0.0%2F8&slower=1s",

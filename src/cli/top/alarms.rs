@@ -25,8 +25,10 @@ pub(super) fn alarms(observation: &Observation) -> Vec<Alarm> {
 
 fn of_unit(instance: &Instance) -> [Option<Alarm>; 2] {
     let unit = &instance.unit;
-    let alarm = |severity, text| Alarm {
+    let alarm = |severity, kind, text| Alarm {
         severity,
+        kind,
+        subject: unit.clone(),
         text,
         section: NOWHERE,
     };
@@ -47,7 +49,7 @@ fn of_unit(instance: &Instance) -> [Option<Alarm>; 2] {
         _ => None,
     };
     [
-        state.map(|text| alarm(Severity::Error, text)),
-        memory.map(|text| alarm(Severity::Warning, text)),
+        state.map(|text| alarm(Severity::Error, "unit_state", text)),
+        memory.map(|text| alarm(Severity::Warning, "unit_memory", text)),
     ]
 }

@@ -24,15 +24,18 @@ pub(super) enum Pane {
     Backends,
     Instances,
     Limits,
+    /// Plugins and certificates.
+    More,
 }
 
 impl Pane {
-    pub(super) const ALL: [Self; 5] = [
+    pub(super) const ALL: [Self; 6] = [
         Self::Overview,
         Self::Routes,
         Self::Backends,
         Self::Instances,
         Self::Limits,
+        Self::More,
     ];
 
     pub(super) fn title(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Pane {
             Self::Backends => "Backends",
             Self::Instances => "Instances",
             Self::Limits => "Limits",
+            Self::More => "More",
         }
     }
 
@@ -210,7 +214,7 @@ impl Screen {
             KeyCode::Char('s') => self.sort_by_next(),
             KeyCode::Char('r') => self.choice_mut().reversed ^= true,
             KeyCode::Char('d') => self.ask(),
-            KeyCode::Char(digit @ '1'..='5') => {
+            KeyCode::Char(digit @ '1'..='6') => {
                 self.pane = Pane::ALL[digit as usize - '1' as usize];
             }
             KeyCode::Tab | KeyCode::Right => self.pane = self.pane.at(1),

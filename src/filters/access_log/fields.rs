@@ -73,6 +73,7 @@ fields! {
     TlsCipher "tls_cipher",
     TlsAlpn "tls_alpn",
     ServerName "server_name",
+    FailedBackend "failed_backend",
 }
 
 impl Field {
@@ -200,6 +201,7 @@ impl Field {
             Self::Range => put_text(out, request, Text::Range),
             Self::Release => put_text(out, request, Text::Release),
             Self::ServerName => put_text(out, request, Text::ServerName),
+            Self::FailedBackend => put_text(out, request, Text::FailedBackend),
             Self::Scheme => put_word(out, Some(fixed.scheme.as_str())),
             Self::Protocol => put_word(out, Some(fixed.protocol.as_str())),
             Self::Class => put_word(out, Some(fixed.class.name())),

@@ -258,6 +258,9 @@ fn put_json_upstream(out: &mut Vec<u8>, request: &LoggedRequest<'_>) {
     let fixed = &request.fixed;
     put_optional(out, b",\"upstream\":", request.text(Text::Upstream));
     put_optional(out, b",\"backend\":", request.text(Text::Backend));
+    if let Some(failed) = request.text(Text::FailedBackend) {
+        put_optional(out, b",\"failed_backend\":", Some(failed));
+    }
     out.extend_from_slice(b",\"attempts\":");
     put_number(out, fixed.attempts.into());
     out.extend_from_slice(b",\"upstream_status\":");

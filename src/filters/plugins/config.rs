@@ -328,7 +328,8 @@ impl PluginConfig {
 }
 
 impl PluginConfig {
-    /// Returns the name of the plugin in logs and metrics.
+    /// Returns the name of the plugin in logs and metrics: that of its folder, or of its file in a
+    /// folder of plugins.
     fn called(&self, cx: &CompileContext<'_>) -> String {
         if let Some(name) = &self.name {
             return name.clone();
@@ -345,7 +346,8 @@ impl PluginConfig {
             }
         }
         let root = || path.file_stem().map(std::ffi::OsStr::to_string_lossy);
-        let name = folders.pop().or_else(root).unwrap_or_default();
+        let own = folders.pop().filter(|folder| folder != "plugins");
+        let name = own.or_else(root).unwrap_or_default();
         name.into_owned()
     }
 

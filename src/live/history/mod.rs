@@ -57,16 +57,20 @@ enum Kind {
     Plain,
     /// The request was refused, or something else was out of the ordinary.
     WithReason,
+    /// The request was served, with less than the full service.
+    Degraded,
     /// The status is 500 or more.
     Failed,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Plain, Self::WithReason, Self::Failed];
+    const ALL: [Self; 4] = [Self::Plain, Self::WithReason, Self::Degraded, Self::Failed];
 
     fn of(request: &LoggedRequest<'_>) -> Self {
         if request.fixed.status >= 500 {
             Self::Failed
+        } else if request.fixed.is_degraded {
+            Self::Degraded
         } else if request.fixed.reason.is_some() {
             Self::WithReason
         } else {

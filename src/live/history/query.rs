@@ -27,6 +27,9 @@ pub(crate) struct RequestQuery {
     n: Option<usize>,
     /// Only requests with a status of 500 or more.
     errors: bool,
+    /// Only requests with a status of 500 or more, and those that were served with less than the
+    /// full service.
+    problems: bool,
     #[serde(deserialize_with = "parsed")]
     status: Option<Statuses>,
     #[serde(deserialize_with = "network")]
@@ -82,8 +85,9 @@ impl RequestQuery {
     pub(super) fn may_match(&self, kind: Kind) -> bool {
         match kind {
             Kind::Failed => true,
-            Kind::WithReason => !self.errors,
-            Kind::Plain => !self.errors && self.reason.is_none(),
+            Kind::Degraded => !self.errors,
+            Kind::WithReason => !self.errors && !self.problems,
+            Kind::Plain => !self.errors && !self.problems && self.reason.is_none(),
         }
     }
 
@@ -99,7 +103,9 @@ impl RequestQuery {
                 .as_ref()
                 .is_none_or(|wanted| word.is_some_and(|word| word.eq_ignore_ascii_case(wanted)))
         };
-        (!self.errors || fixed.status >= 500)
+        let is_failed = fixed.status >= 500;
+        (!self.errors || is_failed)
+            && (!self.problems || is_failed || fixed.is_degraded)
             && self
                 .status
                 .as_ref()

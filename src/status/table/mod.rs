@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::{
-    plugins,
-    problems::{self, Severity},
+    latencies::{self, Slowness},
+    plugins, problems,
     snapshot::{
         BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateExpiry,
         CertificateStatus, Predecessor, PurgeLinkStatus, RedisStatus, Snapshot, State,
@@ -62,11 +62,8 @@ pub(crate) fn render_text(snapshot: &Snapshot) -> String {
             "AVERAGE",
             "NOTES",
         ],
-        snapshot
-            .upstreams
-            .iter()
-            .flat_map(|upstream| upstream.backends.iter().map(move |b| (upstream, b)))
-            .map(|(upstream, backend)| backend_row(upstream, backend)),
+        latencies::backends(&snapshot.upstreams)
+            .map(|(upstream, backend, slow)| backend_row(upstream, backend, slow)),
     );
     put_section(
         &mut out,
@@ -165,11 +162,7 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
         ));
     }
     for problem in problems::of(snapshot, at) {
-        let label = match problem.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
-        lines.push((label, problem.text));
+        lines.push((problem.severity.name(), problem.text));
     }
     if !config.profiles.is_empty() {
         let active = config.profile.as_deref().unwrap_or("none");
@@ -308,7 +301,13 @@ fn mib(bytes: u64) -> u64 {
     (bytes + (1 << 19)) >> 20
 }
 
-fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 9] {
+fn backend_row(
+    upstream: &UpstreamStatus,
+    backend: &BackendStatus,
+    slow: Option<Slowness>,
+) -> [String; 9] {
+    let mut notes = notes(upstream, backend);
+    notes.splice(0..0, slow.map(|slow| slow.to_string()));
     [
         upstream.name.clone(),
         backend.address.clone(),
@@ -325,7 +324,7 @@ fn backend_row(upstream: &UpstreamStatus, backend: &BackendStatus) -> [String; 9
         backend
             .ewma_ms
             .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}ms")),
-        notes(upstream, backend).join(", "),
+        notes.join(", "),
     ]
 }
 

@@ -70,6 +70,7 @@ pub(crate) fn full() -> Snapshot {
             delayed: 20,
             refused: 3,
             exempt: 0,
+            without_redis: 0,
         }],
         cache: Some(CacheStatus {
             objects: 120,
@@ -193,7 +194,7 @@ fn columns_line_up() {
     edgeway    0.1.0 (pid 4242)
     state      serving, up 1d 2h
     config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
-    error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors)
+    error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors); 1 of 2 in rotation
     error      Redis at 10.0.0.5:6379 is down since 2027-01-16T09:30:00.000Z: no response within 20ms
     warning    purges of other gateways may not reach this one since 2027-01-16T09:30:03.000Z
     warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28)
@@ -261,7 +262,7 @@ fn trouble_stands_at_the_top() {
         head,
         [
             "error      not ready: no backend of `web` is healthy",
-            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors)",
+            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors); 1 of 2 in rotation",
         ]
     );
     let refused = "warning    the last reload was refused at ";

@@ -98,6 +98,9 @@ pub struct UpstreamFacts {
     pub name: Option<Arc<str>>,
     /// Backend of the last attempt.
     pub backend: Option<Arc<str>>,
+    /// Backend of the first attempt that failed and was followed by another one; the reason is in
+    /// [`RequestFacts::degraded`].
+    pub failed: Option<Arc<str>>,
     pub attempts: u32,
     /// Status of the backend's response; 0 if there was none.
     pub status: u16,

@@ -46,6 +46,8 @@ pub struct FixedFields {
     pub first_byte: Option<Duration>,
     pub upstream_first_byte: Option<Duration>,
     pub reason: Option<&'static str>,
+    /// True if the gateway served the request all the same, with less than its full service.
+    pub is_degraded: bool,
     /// Address of the other end of the connection, a proxy's or the client's own.
     pub peer: IpAddr,
     pub port: u16,
@@ -88,10 +90,12 @@ pub enum Text {
     Range,
     Release,
     ServerName,
+    /// Backend of the first attempt that failed and was followed by another one.
+    FailedBackend,
 }
 
 impl Text {
-    pub const COUNT: usize = Self::ServerName as usize + 1;
+    pub const COUNT: usize = Self::FailedBackend as usize + 1;
 }
 
 impl Default for FixedFields {
@@ -113,6 +117,7 @@ impl Default for FixedFields {
             first_byte: None,
             upstream_first_byte: None,
             reason: None,
+            is_degraded: false,
             trace: None,
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             port: 0,
@@ -138,6 +143,7 @@ impl<'a> LoggedRequest<'a> {
         set(Text::Route, bytes(&facts.route));
         set(Text::Upstream, bytes(&facts.upstream.name));
         set(Text::Backend, bytes(&facts.upstream.backend));
+        set(Text::FailedBackend, bytes(&facts.upstream.failed));
         set(Text::Limit, bytes(&facts.limit));
         set(Text::User, user(facts));
         set(Text::UserAgent, logged.user_agent);
@@ -167,6 +173,7 @@ impl<'a> LoggedRequest<'a> {
                 first_byte: facts.first_byte,
                 upstream_first_byte: facts.upstream.first_byte,
                 reason: facts.why(),
+                is_degraded: facts.reason.is_none() && facts.degraded.is_some(),
                 trace: facts.trace.as_ref().map(|trace| TraceIds {
                     trace: trace.trace_id,
                     span: trace.span_id,

@@ -5,7 +5,7 @@ mod node;
 mod server_timing;
 mod sessions;
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use http::HeaderMap;
 
@@ -14,7 +14,7 @@ use super::Upstream;
 use crate::{
     base::{
         http::is_token_byte,
-        metrics::{Histogram, IntCounter, IntGauge, Metrics, Series},
+        metrics::{Gauge, Histogram, IntCounter, IntGauge, Metrics, Series},
     },
     chain::CompileContext,
     config::model::UpstreamMetricsConfig,
@@ -232,6 +232,8 @@ pub(super) struct BackendMetrics {
     pub(super) streams: IntGauge,
     pub(super) draining: IntGauge,
     pub(super) degraded: IntGauge,
+    /// `None` until a first response.
+    latency: OnceLock<Gauge>,
     /// Time to first byte, if the configuration asks for it.
     pub(super) first_byte: Option<Histogram>,
     /// Load that a Node app reports.
@@ -245,6 +247,7 @@ const DRAINING: &str = "edgeway_backend_draining";
 const IN_FLIGHT: &str = "edgeway_backend_in_flight";
 const STREAMS: &str = "edgeway_backend_streams";
 const DEGRADED: &str = "edgeway_backend_degraded";
+const LATENCY: &str = "edgeway_backend_latency_seconds";
 const FIRST_BYTE: &str = "edgeway_backend_first_byte_seconds";
 const OUTCOMES: [&str; 6] = [
     "ok",
@@ -275,6 +278,9 @@ impl BackendMetrics {
         };
         let labels = [("upstream", upstream), ("backend", backend)];
         let [ok, connect_failed, reset, timeout, bad_status, client_gone] = OUTCOMES.map(requests);
+        // Registers the metric; there is a series once the backend has responded.
+        latency_gauge(metrics, &labels);
+        metrics.forget(LATENCY, &labels);
         Self {
             ok,
             connect_failed,
@@ -304,6 +310,7 @@ impl BackendMetrics {
                 &labels,
             ),
             node: NodeMetrics::default(),
+            latency: OnceLock::new(),
             degraded: metrics.gauge(
                 DEGRADED,
                 "1 while a backend's health check passes as `degraded`.",
@@ -332,11 +339,22 @@ impl BackendMetrics {
             );
         }
         let of_backend = [
-            EJECTIONS, HEALTHY, IN_FLIGHT, STREAMS, DRAINING, DEGRADED, FIRST_BYTE,
+            EJECTIONS, HEALTHY, IN_FLIGHT, STREAMS, DRAINING, DEGRADED, LATENCY, FIRST_BYTE,
         ];
         for name in of_backend.into_iter().chain(node::NAMES) {
             metrics.forget(name, &[("upstream", upstream), ("backend", backend)]);
         }
+    }
+
+    /// Publishes the moving average of the times to the first byte.
+    pub(super) fn latency(
+        &self,
+        metrics: &Metrics,
+        labels: &[(&'static str, &str)],
+        average: Duration,
+    ) {
+        let gauge = self.latency.get_or_init(|| latency_gauge(metrics, labels));
+        gauge.set(average.as_secs_f64());
     }
 
     /// Number of attempts that ended, with any outcome.
@@ -347,4 +365,12 @@ impl BackendMetrics {
     pub(super) fn failures(&self) -> u64 {
         self.connect_failed.get() + self.reset.get() + self.timeout.get() + self.bad_status.get()
     }
+}
+
+fn latency_gauge(metrics: &Metrics, labels: &[(&'static str, &str)]) -> Gauge {
+    metrics.float_gauge(
+        LATENCY,
+        "Moving average of the time from the start of an attempt to the headers of its response.",
+        labels,
+    )
 }

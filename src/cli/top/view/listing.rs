@@ -14,6 +14,7 @@ use super::{
 use crate::{
     base::out::printable,
     status::{
+        latencies::{self, Slowness},
         problems,
         snapshot::{BackendStatus, UpstreamStatus},
     },
@@ -142,6 +143,7 @@ pub(in super::super) fn of(pane: Pane, observation: &Observation) -> Vec<Listing
         Pane::Backends => vec![backends(observation)],
         Pane::Instances => vec![instances(observation)],
         Pane::Limits => vec![limits(observation), bans(observation)],
+        Pane::More => vec![plugins(observation), certificates(observation)],
     }
 }
 
@@ -190,7 +192,11 @@ pub(super) fn routes(observation: &Observation) -> Listing {
 pub(super) fn upstreams(observation: &Observation) -> Listing {
     let rows = observation.snapshot.upstreams.iter().map(|upstream| {
         let all = upstream.backends.len();
-        let up = upstream.backends.iter().filter(|b| is_up(b)).count();
+        let up = upstream
+            .backends
+            .iter()
+            .filter(|b| problems::is_in_rotation(b))
+            .count();
         let traffic = upstream.traffic.as_ref();
         let in_flight = upstream.backends.iter().map(|b| b.in_flight).sum();
         Row {
@@ -230,12 +236,9 @@ pub(super) fn upstreams(observation: &Observation) -> Listing {
     }
 }
 
-fn is_up(backend: &BackendStatus) -> bool {
-    matches!(&*backend.state, "healthy" | "slow_start")
-}
-
 fn backends(observation: &Observation) -> Listing {
-    let rows = observation.backends().map(|(upstream, backend)| {
+    let backends = latencies::backends(&observation.snapshot.upstreams);
+    let rows = backends.map(|(upstream, backend, slow)| {
         let key = name(upstream, backend).to_string();
         let attempts = observation.backend_rates.get(&key).copied();
         Row {
@@ -251,11 +254,11 @@ fn backends(observation: &Observation) -> Listing {
                     format!("{count:.0}")
                 }),
                 Cell::maybe(backend.ewma_ms, milliseconds),
-                Cell::text(&notes(upstream, backend)),
+                Cell::text(&notes(upstream, backend, slow)),
             ],
             key,
             tone: match &*backend.state {
-                "healthy" if upstream.excess(backend).is_some() => Tone::Warning,
+                "healthy" if slow.is_some() || upstream.excess(backend).is_some() => Tone::Warning,
                 "healthy" => Tone::Plain,
                 "slow_start" => Tone::Warning,
                 "draining" | "drained" => Tone::Dim,
@@ -283,8 +286,8 @@ fn backends(observation: &Observation) -> Listing {
     }
 }
 
-fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> String {
-    let mut notes = Vec::new();
+fn notes(upstream: &UpstreamStatus, backend: &BackendStatus, slow: Option<Slowness>) -> String {
+    let mut notes: Vec<String> = slow.iter().map(ToString::to_string).collect();
     if let Some(out) = problems::out_for(backend) {
         notes.push(format!("{} for {out}", backend.state));
     }
@@ -367,6 +370,7 @@ fn limits(observation: &Observation) -> Listing {
             Cell::count(limit.delayed),
             Cell::count(limit.refused),
             Cell::count(limit.exempt),
+            Cell::count(limit.without_redis),
         ],
         tone: Tone::Plain,
     });
@@ -378,10 +382,100 @@ fn limits(observation: &Observation) -> Listing {
                 number("DELAYED", 1),
                 number("REFUSED", 0),
                 number("EXEMPT", 2),
+                number("WITHOUT REDIS", 3),
             ]
         },
         rows: rows.collect(),
         empty: "the configuration has no rate limits".to_owned(),
+    }
+}
+
+fn plugins(observation: &Observation) -> Listing {
+    let plugins = observation.snapshot.plugins.iter();
+    let uses = plugins.flat_map(|plugin| plugin.routes.iter().map(move |on| (plugin, on)));
+    let rows = uses.map(|(plugin, on)| {
+        let failures = on.failures.values().sum();
+        Row {
+            key: format!("plugin {} {} {}", plugin.name, plugin.version, on.route),
+            cells: vec![
+                Cell::text(&plugin.name),
+                Cell::text(&on.route),
+                Cell::count(on.calls),
+                Cell::count(failures),
+                Cell::count(on.recent_failures),
+                Cell::text(if on.left_out { "suspended" } else { "" }),
+                Cell::text(on.last_failure.as_deref().unwrap_or_default()),
+            ],
+            tone: if on.left_out {
+                Tone::Bad
+            } else if on.recent_failures > 0 {
+                Tone::Warning
+            } else {
+                Tone::Plain
+            },
+        }
+    });
+    Listing {
+        columns: const {
+            &[
+                text("PLUGIN", 0),
+                text("ROUTE", 0),
+                number("CALLS", 3),
+                number("FAILED", 2),
+                number("LAST MIN", 0),
+                text("STATE", 0),
+                text("LAST FAILURE", 1),
+            ]
+        },
+        rows: rows.collect(),
+        empty: "the configuration has no plugins".to_owned(),
+    }
+}
+
+fn certificates(observation: &Observation) -> Listing {
+    let snapshot = &observation.snapshot;
+    let at = problems::time_of(snapshot).unwrap_or(observation.at);
+    let rows = snapshot.expiries.iter().map(|expiry| {
+        let left = problems::time_left(expiry, at);
+        let order = snapshot
+            .certificates
+            .iter()
+            .find(|one| one.name == expiry.name);
+        Row {
+            key: format!("certificate {} {}", expiry.listener, expiry.name),
+            cells: vec![
+                Cell::text(&expiry.name),
+                Cell::text(&expiry.listener),
+                Cell::text(&expiry.expires),
+                Cell::maybe(
+                    left.map(|left| as_number(left.num_days().max(0).unsigned_abs())),
+                    |days| format!("{days:.0}"),
+                ),
+                Cell::text(
+                    order
+                        .and_then(|order| order.problem.as_deref())
+                        .unwrap_or_default(),
+                ),
+            ],
+            tone: match left {
+                Some(left) if left.num_days() < 2 => Tone::Bad,
+                Some(left) if problems::is_soon(left) => Tone::Warning,
+                _ => Tone::Plain,
+            },
+        }
+    });
+    Listing {
+        columns: const {
+            &[
+                text("CERTIFICATE", 0),
+                text("LISTENER", 2),
+                text("EXPIRES", 0),
+                number("DAYS", 0),
+                text("LAST ORDER", 1),
+            ]
+        },
+        rows: rows.collect(),
+        empty: "no listener has a certificate".to_owned(),
     }
 }
 

@@ -30,7 +30,7 @@ const KEYS: &str = "q quit  Tab pane  ↑↓ select  s sort  r reverse  / filter
 const MESSAGE: u16 = 5;
 
 const HELP: &[(&str, &str)] = &[
-    ("Tab, ←, →, 1 to 5", "another pane"),
+    ("Tab, ←, →, 1 to 6", "another pane"),
     ("↑, ↓, PgUp, PgDn", "select a row"),
     ("s", "sort by the next column, at last as configured"),
     ("r", "reverse the order"),

@@ -139,7 +139,7 @@ function requestRow(request) {
     [request.total_ms.toFixed(1), 'number'],
     [why],
     [request.client],
-    [request.backend ?? ''],
+    [[request.failed_backend, request.backend].filter(Boolean).join(', ')],
   ];
   for (const [text, style] of cells) {
     const cell = row.insertCell();

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 
 use super::view::{PageView, hidden_csrf};
 use crate::status::{
+    latencies::{Latencies, Slowness},
     problems,
     snapshot::{
         BackendStatus, BanStatus, CacheDiskStatus, CacheStatus, CertificateExpiry,
@@ -212,10 +213,21 @@ fn limit_table(limits: &[LimitStatus]) -> Markup {
                 td class="number" { (limit.delayed) }
                 td class="number" { (limit.refused) }
                 td class="number" { (limit.exempt) }
+                td class="number" {
+                    @if limit.without_redis > 0 { (mark(false, &limit.without_redis.to_string())) }
+                    @else { "0" }
+                }
             }
         }
     };
-    let columns = ["Limit", "#Passed", "#Delayed", "#Refused", "#Exempt"];
+    let columns = [
+        "Limit",
+        "#Passed",
+        "#Delayed",
+        "#Refused",
+        "#Exempt",
+        "#Without Redis",
+    ];
     table(&columns, &rows)
 }
 
@@ -473,8 +485,10 @@ pub(super) fn upstreams(view: &PageView<'_>) -> Markup {
             tr class="group" {
                 th colspan="8" scope="rowgroup" { (upstream_name(upstream)) }
             }
+            @let latencies = Latencies::of(upstream);
             @for backend in &upstream.backends {
-                tr { (backend_cells(upstream, backend, view.csrf.as_deref())) }
+                @let slow = latencies.slowness(backend);
+                tr { (backend_cells(upstream, backend, slow, view.csrf.as_deref())) }
             }
         }
         @if upstreams.is_empty() { (none(8)) }
@@ -515,7 +529,12 @@ fn upstream_traffic(traffic: &UpstreamTraffic) -> Markup {
     }
 }
 
-fn backend_cells(upstream: &UpstreamStatus, backend: &BackendStatus, csrf: Option<&str>) -> Markup {
+fn backend_cells(
+    upstream: &UpstreamStatus,
+    backend: &BackendStatus,
+    slow: Option<Slowness>,
+    csrf: Option<&str>,
+) -> Markup {
     let place = [
         ("upstream", upstream.name.as_str()),
         ("address", backend.address.as_str()),
@@ -535,6 +554,7 @@ fn backend_cells(upstream: &UpstreamStatus, backend: &BackendStatus, csrf: Optio
                 br;
                 span class="soft" { "check: " (probe.text) }
             }
+            @if let Some(slow) = slow { br; (mark(false, &slow.to_string())) }
             @if let Some(node) = &backend.node { br; span class="soft" { (node) } }
             @if let Some(excess) = upstream.excess(backend) { br; (mark(false, &excess.to_string())) }
         }

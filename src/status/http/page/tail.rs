@@ -22,6 +22,7 @@ const FIELDS: [(&str, &str, &str); 5] = [
     ("reason", "Reason", "rate_limit"),
 ];
 const ERRORS: &str = "errors";
+const PROBLEMS: &str = "problems";
 
 /// The latest requests that a filter lets through.
 pub(super) struct Tail {
@@ -41,6 +42,7 @@ struct TailRequest {
     status: u16,
     route: Option<String>,
     backend: Option<String>,
+    failed_backend: Option<String>,
     client: String,
     total_ms: f64,
     reason: Option<String>,
@@ -52,7 +54,9 @@ impl Tail {
     /// Reads the filter of the page's own address, and what it lets through.
     pub(super) fn of(uri: &Uri, history: &RequestHistory) -> Self {
         let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
-        let is_field = |name: &str| name == ERRORS || FIELDS.iter().any(|field| field.0 == name);
+        let is_field = |name: &str| {
+            [ERRORS, PROBLEMS].contains(&name) || FIELDS.iter().any(|field| field.0 == name)
+        };
         let fields: BTreeMap<String, String> = pairs
             .map(|(name, value)| (name.into_owned(), value.trim().to_owned()))
             .filter(|(name, value)| is_field(name) && !value.is_empty())
@@ -86,10 +90,15 @@ impl Tail {
                             input name=(name) value=(value(name)) placeholder=(example) size="12";
                         }
                     }
-                    label {
-                        input type="checkbox" name=(ERRORS) value="true"
-                            checked[self.fields.contains_key(ERRORS)];
-                        " only 5xx"
+                    @for (name, text) in [
+                        (ERRORS, " only 5xx"),
+                        (PROBLEMS, " only 5xx, retried and degraded"),
+                    ] {
+                        label {
+                            input type="checkbox" name=(name) value="true"
+                                checked[self.fields.contains_key(name)];
+                            (text)
+                        }
                     }
                     button { "Filter" }
                 }
@@ -134,9 +143,16 @@ impl TailRequest {
                 td class="number" { (format!("{:.1}", self.total_ms)) }
                 td { (self.why()) }
                 td { (self.client) }
-                td { (self.backend.as_deref().unwrap_or_default()) }
+                td { (self.backends()) }
             }
         }
+    }
+
+    /// Returns the backend that responded, after the one that failed before, if any.
+    fn backends(&self) -> String {
+        let backends = [&self.failed_backend, &self.backend];
+        let backends: Vec<&str> = backends.into_iter().flatten().map(String::as_str).collect();
+        backends.join(", ")
     }
 
     /// Returns the reason of the response: of a refusal or failure, or else of the cache.
