@@ -115,6 +115,16 @@ impl Streams {
         self.header_section.store(state, Ordering::Relaxed);
     }
 
+    /// Returns how many header blocks the client has begun to send: requests, and trailers.
+    pub fn header_blocks(&self) -> u64 {
+        // The number is 1 before the client's first SETTINGS and 2 after it; each block adds 4,
+        // and is odd until its end.
+        self.header_section
+            .load(Ordering::Relaxed)
+            .saturating_sub(1)
+            / 4
+    }
+
     /// Milliseconds as of the last check, without reading the clock.
     #[inline]
     pub fn now(&self) -> u64 {

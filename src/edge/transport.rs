@@ -189,6 +189,18 @@ impl Transport {
         }
     }
 
+    /// Polls for anything to read. Each wake-up of an HTTP/2 connection asks, and mostly there is
+    /// nothing: the socket knows that without going through TLS.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // Otherwise there is decrypted content, or the client has said that nothing follows.
+            Self::Tls(stream) if stream.get_ref().1.wants_read() => {
+                stream.get_ref().0.poll_read_ready(cx)
+            }
+            Self::Tls(_) | Self::Plain(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     pub(super) fn socket(&self) -> &Socket {
         match self {
             Self::Plain(socket) => socket,

@@ -33,7 +33,8 @@ pub(crate) struct Problem {
     pub severity: Severity,
     /// Fixed word for what is wrong: `backend_down`.
     pub kind: &'static str,
-    /// What it is about, by its name: `web/127.0.0.1:3000`. Empty for the gateway as a whole.
+    /// Name of the backend, route or the like: `web/127.0.0.1:3000`. Empty for the gateway as a
+    /// whole.
     pub subject: String,
     /// Sentence for people, with the cause and the figures of the moment.
     pub text: String,
@@ -373,11 +374,15 @@ impl Found {
     }
 }
 
-/// Returns the position at the beginning of a message, such as `edgeway.yaml:3:5`, or nothing.
+/// Returns the position in a message, such as `edgeway.yaml:3:5`, or nothing.
 fn place(message: &str) -> &str {
-    let word = message.split(' ').next().unwrap_or_default();
-    let word = word.trim_end_matches(':');
-    if word.contains(':') { word } else { "" }
+    let words = message.split(' ').map(|word| word.trim_end_matches(':'));
+    let mut places = words.filter(|word| {
+        let mut parts = word.rsplit(':').take(2);
+        parts.all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+            && word.matches(':').count() >= 2
+    });
+    places.next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -447,6 +452,21 @@ mod tests {
             "the last reload was refused, so the configuration before it stays in use: first";
         let text = text.to_owned();
         assert_eq!(found(&refused), [("reloads", text)]);
+    }
+
+    #[test]
+    fn a_refused_reload_is_about_a_place_in_a_file() {
+        for (message, expected) in [
+            (
+                "edgeway.yaml:11:21: error: unknown key `x`",
+                "edgeway.yaml:11:21",
+            ),
+            ("refused: conf/a.yaml:1:2: error", "conf/a.yaml:1:2"),
+            ("cannot listen on 127.0.0.1:80: address in use", ""),
+            ("", ""),
+        ] {
+            assert_eq!(place(message), expected, "{message}");
+        }
     }
 
     #[test]

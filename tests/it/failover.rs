@@ -268,4 +268,7 @@ async fn requests_that_a_second_backend_saved_are_listed_as_problems() {
     let mut expected: Vec<serde_json::Value> = saved.into_iter().cloned().collect();
     expected.sort_by_key(id);
     assert_eq!(listed, expected);
+    let path = format!("/v1/requests?problems=true&backend={failing_address}");
+    let failed_there = gateway.admin_get(&path).await.text();
+    assert_eq!(failed_there.lines().count(), expected.len());
 }

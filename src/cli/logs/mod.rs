@@ -86,7 +86,7 @@ struct Choice {
     /// Only requests to this upstream
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// Only requests to this backend
+    /// Only requests to this backend, at last or in vain
     #[arg(long, value_name = "ADDRESS")]
     backend: Option<String>,
     /// Only requests that this rate limit refused or delayed

@@ -23,6 +23,7 @@ struct ReadLine {
     total_ms: f64,
     route: Option<String>,
     backend: Option<String>,
+    failed_backend: Option<String>,
     cache: Option<String>,
     reason: Option<String>,
     client: String,
@@ -86,6 +87,11 @@ fn cells(line: &str) -> [String; COLUMNS] {
     let read: ReadLine = serde_json::from_str(line).unwrap_or_default();
     let optional =
         |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), printable);
+    // As nginx has them in `$upstream_addr`: first the one that failed.
+    let backends = match (&read.failed_backend, &read.backend) {
+        (Some(failed), Some(last)) => Some(format!("{failed}, {last}")),
+        (_, backend) => backend.clone(),
+    };
     let query = read.query.as_deref();
     let query = query.map_or_else(String::new, |query| format!("?{query}"));
     let ReadLine {
@@ -100,7 +106,7 @@ fn cells(line: &str) -> [String; COLUMNS] {
         read.status.to_string(),
         format!("{:.1}", read.total_ms),
         optional(&read.route),
-        optional(&read.backend),
+        optional(&backends),
         optional(&read.cache),
         optional(&read.reason),
         printable(&read.client),

@@ -72,6 +72,7 @@ impl ConnIo {
             return Poll::Ready(Ok(()));
         }
         if self.input.is_empty() {
+            ready!(self.transport.poll_readable(cx))?;
             let read = ready!(Pin::new(&mut self.transport).poll_read(cx, buf));
             if self.connection.close_reason().is_some() {
                 buf.set_filled(before);

@@ -184,12 +184,18 @@ where
     let mut is_leaving = false;
     let mut requests = 0;
     let mut malformed = 0;
+    // Number of streams that `h2` returned.
+    let mut returned = 0;
     loop {
         let accepted = {
             let next = HttpSession::from_h2_conn(frames, Arc::clone(digest));
             let mut next = pin!(until_cut(connection, next));
             // A client that always has another request does not keep the connection from its end.
             let mut is_turn = requests % TURN == 0;
+            // `h2` has handled everything that was read before it returns a stream. If it returned
+            // all of them, there is nothing to do before this task is woken.
+            let mut may_rest =
+                returned > 0 && returned == connection.streams.header_blocks() && !is_leaving;
             let accepted = poll_fn(|cx| {
                 let mut is_over = |cx: &mut Context<'_>| {
                     !is_leaving
@@ -198,6 +204,9 @@ where
                 };
                 if mem::take(&mut is_turn) && is_over(cx) {
                     return Poll::Ready(None);
+                }
+                if mem::take(&mut may_rest) {
+                    return Poll::Pending;
                 }
                 match next.as_mut().poll(cx) {
                     Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
@@ -212,6 +221,7 @@ where
             frames.graceful_shutdown();
             continue;
         };
+        returned += u64::from(matches!(accepted, Ok(Ok(Some(_)))));
         match accepted {
             Err(cut) => return LoopEnd::Cut(cut),
             Ok(Ok(None)) => return LoopEnd::Closed,
@@ -250,7 +260,8 @@ where
                 }
                 let open = Streams::begin(connection);
                 let (shared, responses) = (Arc::clone(shared), Arc::clone(responses));
-                streams.spawn(async move {
+                // Boxed: on its way into a task a future is moved several times.
+                streams.spawn(Box::pin(async move {
                     let fast_path = &shared.fast_path;
                     let attempt = fast_path.attempt_stream(session, open.connection(), &responses);
                     if let Some((session, begun)) = attempt.await {
@@ -260,7 +271,7 @@ where
                         drop(fast_path::carry(begun, work).await);
                     }
                     drop(open);
-                });
+                }));
             }
         }
         requests += 1;

@@ -17,7 +17,7 @@ const CACHE: &str = "## The cache";
 
 /// Calls that take a reason, and the position of that argument; in one file where the name is a
 /// common one. A function with a parameter `reason: &'static str` must be in this list.
-const TAKE_A_REASON: [(&str, usize, &str); 15] = [
+const TAKE_A_REASON: [(&str, usize, &str); 17] = [
     ("Reply::refuse", 1, ""),
     ("Refusal::new", 1, ""),
     ("ActionError::new", 1, ""),
@@ -28,6 +28,8 @@ const TAKE_A_REASON: [(&str, usize, &str); 15] = [
     ("refuser.stream_refused", 1, ""),
     ("refuser.turned_away", 2, ""),
     ("LoopEnd::Failed", 0, "src/edge/http2/mod.rs"),
+    ("retry::record", 1, ""),
+    ("record", 1, "src/proxy/retry.rs"),
     ("refused", 0, "crates/cache/src/budget/counts.rs"),
     ("Err", 0, "src/edge/serve.rs"),
     ("refuse", 0, "src/edge/serve.rs"),

@@ -6,6 +6,7 @@ mod forms;
 mod live;
 mod login;
 mod notice;
+mod plugins;
 mod rendered;
 mod tables;
 mod tail;

@@ -6,11 +6,11 @@ use maud::{Markup, html};
 use super::view::{PageView, hidden_csrf};
 use crate::status::{
     latencies::{Latencies, Slowness},
-    problems,
+    problems::{self, Problem, Severity},
     snapshot::{
         BackendStatus, BanStatus, CacheDiskStatus, CacheStatus, CertificateExpiry,
-        CertificateStatus, LimitStatus, ListenerStatus, PluginStatus, PurgeLinkStatus, RedisStatus,
-        ReloadStatus, RouteStatus, Snapshot, State, UpstreamStatus, UpstreamTraffic,
+        CertificateStatus, LimitStatus, ListenerStatus, PurgeLinkStatus, RedisStatus, ReloadStatus,
+        RouteStatus, Snapshot, State, UpstreamStatus, UpstreamTraffic,
     },
 };
 
@@ -28,7 +28,7 @@ fn plural(count: u64) -> &'static str {
 const ACTION: &str = "Action";
 
 /// A table that scrolls sideways on a narrow screen. Columns of numbers begin with `#`.
-fn table(columns: &[&str], rows: &Markup) -> Markup {
+pub(super) fn table(columns: &[&str], rows: &Markup) -> Markup {
     html! {
         div class="wide" {
             table {
@@ -55,7 +55,7 @@ fn none(columns: usize) -> Markup {
 }
 
 /// Formats a time of RFC 3339 to the second.
-fn when(time: &str) -> Markup {
+pub(super) fn when(time: &str) -> Markup {
     let short = time.get(..19).map(|text| text.replace('T', " "));
     html! { time datetime=(time) { (short.as_deref().unwrap_or(time)) } }
 }
@@ -105,6 +105,26 @@ fn button(
     }
 }
 
+/// Numbers of errors and warnings, for the heading.
+fn counts(problems: &[Problem]) -> Markup {
+    let count = |severity| {
+        let of_it = problems
+            .iter()
+            .filter(|problem| problem.severity == severity);
+        of_it.count() as u64
+    };
+    html! {
+        @for severity in [Severity::Error, Severity::Warning] {
+            @let number = count(severity);
+            @if number > 0 {
+                ", " span class=(severity.name()) {
+                    (number) " " (severity.name()) (plural(number))
+                }
+            }
+        }
+    }
+}
+
 pub(super) fn summary(view: &PageView<'_>) -> Markup {
     let status = view.snapshot;
     let (config, process) = (&status.config, &status.process);
@@ -114,13 +134,17 @@ pub(super) fn summary(view: &PageView<'_>) -> Markup {
         h1 {
             "edgeway " (status.version) ": "
             (mark(status.state == State::Serving && status.not_ready.is_empty(), state(status.state)))
+            (counts(&problems))
         }
         @if problems.is_empty() {
             p { (mark(true, "No problems found.")) }
         } @else {
             ul class="problems" {
                 @for problem in &problems {
-                    li { a href={ "#" (problem.section) } { (problem.text) } }
+                    li class=(problem.severity.name()) {
+                        strong { (problem.severity.name()) } " "
+                        a href={ "#" (problem.section) } { (problem.text) }
+                    }
                 }
             }
         }
@@ -574,45 +598,4 @@ fn backend_cells(
             @else { (button(csrf, "drain", &place, ("Drain", &name))) }
         }
     }
-}
-
-pub(super) fn plugins(plugins: &[PluginStatus]) -> Markup {
-    html! { @if !plugins.is_empty() { h2 { "Plugins" } (plugin_table(plugins)) } }
-}
-
-fn plugin_table(plugins: &[PluginStatus]) -> Markup {
-    let rows = html! {
-        @for plugin in plugins {
-            @for (index, route) in plugin.routes.iter().enumerate() {
-                @let is_first = index == 0;
-                tr {
-                    td { @if is_first { (plugin.name) } }
-                    td { @if is_first { code { (plugin.file) } } }
-                    td {
-                        @if is_first {
-                            code { (plugin.version) } " since " (when(&plugin.loaded_at))
-                        }
-                    }
-                    td { (route.route) }
-                    td class="number" { (route.calls) }
-                    td class="number" { @if is_first { (plugin.heap_bytes.div_ceil(1024)) } }
-                    td {
-                        @if route.left_out { (mark(false, "left out")) " " }
-                        @if route.recent_failures > 0 {
-                            (mark(false, &format!("{} in the last minute", route.recent_failures)))
-                            " "
-                        }
-                        span class="soft" {
-                            @for (kind, count) in &route.failures { (kind) " " (count) " " }
-                            @if let Some(why) = &route.last_failure { br; (why) }
-                        }
-                    }
-                }
-            }
-        }
-    };
-    let columns = [
-        "Name", "File", "Version", "Route", "#Calls", "#KiB", "Failed",
-    ];
-    table(&columns, &rows)
 }

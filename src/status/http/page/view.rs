@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    ICON_PATH, LOGIN, LOGOUT, SCRIPT_PATH, STATUS, STREAM, STYLE_PATH, tables, tail::Tail,
+    ICON_PATH, LOGIN, LOGOUT, SCRIPT_PATH, STATUS, STREAM, STYLE_PATH, plugins, tables, tail::Tail,
 };
 use crate::status::{Snapshot, snapshot::BanStatus};
 
@@ -28,7 +28,7 @@ pub(super) fn sections(view: &PageView<'_>) -> Vec<(&'static str, Markup)> {
         ("upstreams", tables::upstreams(view)),
         ("cache", tables::cache(status)),
         ("limits", tables::limits(view)),
-        ("plugins", tables::plugins(&status.plugins)),
+        ("plugins", plugins::plugins(&status.plugins)),
         ("certificates", tables::certificates(status)),
         ("reloads", tables::reloads(&status.reloads)),
         ("shared", tables::shared(status)),
