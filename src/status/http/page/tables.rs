@@ -3,10 +3,13 @@
 
 use maud::{Markup, html};
 
-use super::view::{PageView, hidden_csrf};
+use super::{
+    summary,
+    view::{PageView, hidden_csrf},
+};
 use crate::status::{
     latencies::{Latencies, Slowness},
-    problems::{self, Problem, Severity},
+    problems,
     snapshot::{
         BackendStatus, BanStatus, CacheDiskStatus, CacheStatus, CertificateExpiry,
         CertificateStatus, LimitStatus, ListenerStatus, PurgeLinkStatus, RedisStatus, ReloadStatus,
@@ -20,7 +23,7 @@ pub(super) fn mark(is_good: bool, text: &str) -> Markup {
 }
 
 /// A plural's ending.
-fn plural(count: u64) -> &'static str {
+pub(super) fn plural(count: u64) -> &'static str {
     if count == 1 { "" } else { "s" }
 }
 
@@ -105,26 +108,6 @@ fn button(
     }
 }
 
-/// Numbers of errors and warnings, for the heading.
-fn counts(problems: &[Problem]) -> Markup {
-    let count = |severity| {
-        let of_it = problems
-            .iter()
-            .filter(|problem| problem.severity == severity);
-        of_it.count() as u64
-    };
-    html! {
-        @for severity in [Severity::Error, Severity::Warning] {
-            @let number = count(severity);
-            @if number > 0 {
-                ", " span class=(severity.name()) {
-                    (number) " " (severity.name()) (plural(number))
-                }
-            }
-        }
-    }
-}
-
 pub(super) fn summary(view: &PageView<'_>) -> Markup {
     let status = view.snapshot;
     let (config, process) = (&status.config, &status.process);
@@ -134,20 +117,9 @@ pub(super) fn summary(view: &PageView<'_>) -> Markup {
         h1 {
             "edgeway " (status.version) ": "
             (mark(status.state == State::Serving && status.not_ready.is_empty(), state(status.state)))
-            (counts(&problems))
+            (summary::counts(&problems))
         }
-        @if problems.is_empty() {
-            p { (mark(true, "No problems found.")) }
-        } @else {
-            ul class="problems" {
-                @for problem in &problems {
-                    li class=(problem.severity.name()) {
-                        strong { (problem.severity.name()) } " "
-                        a href={ "#" (problem.section) } { (problem.text) }
-                    }
-                }
-            }
-        }
+        (summary::list(&problems))
         p class="soft" {
             "pid " (status.pid) ", up " (status.uptime_seconds) " s, started " (when(&status.started))
             ", CPU " (format!("{:.0}", process.cpu * 100.0)) " %, memory "
