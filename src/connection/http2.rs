@@ -7,7 +7,7 @@
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -32,6 +32,8 @@ pub struct Streams {
     header_section: AtomicU64,
     /// Milliseconds as last read by the deadline task.
     now: AtomicU64,
+    /// True once the client has reset a stream.
+    has_resets: AtomicBool,
     header_section_since: StableSince,
     stream_turns: StableSince,
 }
@@ -81,6 +83,7 @@ impl Default for Streams {
             // A connection begins with a header section.
             header_section: AtomicU64::new(1),
             now: AtomicU64::new(0),
+            has_resets: AtomicBool::new(false),
             header_section_since: StableSince::default(),
             stream_turns: StableSince::default(),
         }
@@ -113,6 +116,16 @@ impl Streams {
     #[inline]
     pub fn set_header_section(&self, state: u64) {
         self.header_section.store(state, Ordering::Relaxed);
+    }
+
+    /// Records that the client has reset a stream.
+    pub fn set_reset(&self) {
+        self.has_resets.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true once the client has reset a stream.
+    pub fn has_resets(&self) -> bool {
+        self.has_resets.load(Ordering::Relaxed)
     }
 
     /// Returns how many header blocks the client has begun to send: requests, and trailers.

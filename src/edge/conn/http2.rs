@@ -102,7 +102,10 @@ impl ConnIo {
         }
         for found in http2.incoming.found() {
             match found {
-                FoundFrame::Reset(stream) => http2.responses.forget(stream),
+                FoundFrame::Reset(stream) => {
+                    streams.set_reset();
+                    http2.responses.forget(stream);
+                }
                 FoundFrame::Settings { at, offset } => {
                     http2.outgoing.settings(&mut came[at], offset);
                 }

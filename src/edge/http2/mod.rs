@@ -247,7 +247,7 @@ where
                     }
                     continue;
                 }
-                if is_reset(&mut session) {
+                if connection.streams.has_resets() && is_reset(&mut session) {
                     // It costs no more than this, however many there are.
                     shared.refuser.stream_refused(connection, "client_gone");
                     continue;

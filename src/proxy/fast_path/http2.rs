@@ -62,8 +62,7 @@ impl FastPath {
                 trace(&request, "relay");
                 self.live.http.relayed.inc();
                 let mut client = DirectClient::http2(&mut session, &request, responses, limits);
-                // Boxed: it is as large as everything that may happen on the way to a backend.
-                let outcome = Box::pin(relay::run(&mut client, has_body, flow, &mut ctx)).await;
+                let outcome = relay::run(&mut client, has_body, flow, &mut ctx).await;
                 self.relayed(&client, &outcome, &mut ctx);
             }
             course => {

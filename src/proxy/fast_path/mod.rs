@@ -137,13 +137,12 @@ impl FastPath {
             {
                 trace(&request, "relay");
                 self.live.http.relayed.inc();
-                // Boxed: it is as large as everything that may happen on the way to a backend.
                 let arrived = Arrived {
                     length: head.len(),
                     has_body,
                     flow,
                 };
-                Box::pin(self.relay(stream, &request, ctx, arrived, reuse)).await
+                self.relay(stream, &request, ctx, arrived, reuse).await
             }
             Decision::GoesOn(_) | Decision::NeedsBody(_) | Decision::NeedsBeginning => {
                 trace(&request, "proxy");
@@ -189,7 +188,8 @@ impl FastPath {
         ctx: &mut Context,
         response: FileResponse,
     ) -> bool {
-        let sent = files::send_direct(client, ctx, response, None).await;
+        // Boxed, because otherwise every request's future would be as large.
+        let sent = Box::pin(files::send_direct(client, ctx, response, None)).await;
         self.sent(client, ctx, sent)
     }
 
