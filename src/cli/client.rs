@@ -15,7 +15,10 @@ use crate::{
     base::units::Percent,
     status::{
         Snapshot,
-        actions::{BackendResult, NewBackend, NewCanary, ReleaseResult},
+        actions::{
+            BackendResult, NewBackend, NewCanary, NewWarmUp, ReleaseResult, WarmUpPlan,
+            WarmUpResult,
+        },
         client::{ACTION, Client, ClientError, Target},
         snapshot::{BackendStatus, UpstreamStatus},
     },
@@ -87,6 +90,32 @@ impl Remote {
             .post(&path, &json!(canary), ACTION)
             .await
             .map_err(trouble)
+    }
+
+    /// Begins to prepare `release` for its visitors, and returns requests for at most this many
+    /// responses.
+    pub(super) async fn begin_warm_up(
+        &self,
+        upstream: &str,
+        release: &str,
+        responses: usize,
+    ) -> Result<WarmUpPlan, RequestFailure> {
+        let path = format!("/v1/upstreams/{}/warm-up", segment(upstream));
+        let warm_up = NewWarmUp {
+            release: release.to_owned(),
+            responses,
+        };
+        self.0
+            .post(&path, &json!(warm_up), ACTION)
+            .await
+            .map_err(trouble)
+    }
+
+    /// Ends a warm-up, and returns the number of its requests that reached the release.
+    pub(super) async fn end_warm_up(&self, upstream: &str) -> Result<u64, RequestFailure> {
+        let path = format!("/v1/upstreams/{}/warm-up", segment(upstream));
+        let ended: Result<WarmUpResult, _> = self.0.delete(&path, ACTION).await;
+        ended.map(|ended| ended.requests).map_err(trouble)
     }
 
     /// Ends the trial of a release.

@@ -149,6 +149,10 @@ enum Command {
     Deploys(deploy::ListOptions),
     /// Go back to an earlier release of an app
     Rollback(Box<deploy::RollbackOptions>),
+    /// Make a release of an app the current one
+    ///
+    /// It is one that `edgeway deploy --hold` has started, or any other that is still whole.
+    Switch(Box<deploy::SwitchOptions>),
     /// Run an instance of a release, and start it again when it ends
     #[command(hide = true)]
     SuperviseInstance(deploy::SuperviseOptions),
@@ -260,6 +264,7 @@ pub fn main() -> ExitCode {
         Command::Deploy(options) => deploy::run(&options),
         Command::Deploys(options) => deploy::run_list(&options),
         Command::Rollback(options) => deploy::run_rollback(&options),
+        Command::Switch(options) => deploy::run_switch(&options),
         Command::SuperviseInstance(options) => deploy::run_supervise(&options),
         Command::RetireReleases(options) => deploy::run_retire(&options),
         Command::Scale(options) => scale::run(&options),

@@ -2,8 +2,12 @@
 //! would.
 
 use std::{
-    fmt,
+    ffi::OsStr,
+    fmt, fs,
+    io::{self, Read as _},
     num::NonZeroUsize,
+    os::unix::ffi::OsStrExt as _,
+    path::Path,
     sync::{Arc, OnceLock},
     thread,
     time::{Duration, Instant},
@@ -327,6 +331,48 @@ impl AppImages {
         }
     }
 
+    /// Says whether a request for an image is made here, or why not; `None` if it is for something
+    /// else. `release` is the one that the request goes to, and whether that runs.
+    pub(crate) fn explain(
+        &self,
+        (path, query): (&[u8], Option<&[u8]>),
+        headers: &HeaderMap,
+        release: Option<(&str, bool)>,
+    ) -> Option<&'static str> {
+        let is_image = match &self.builds {
+            Builds::Folder(watch) => watch.now().is_image_path(path),
+            Builds::Releases(releases) => releases.build(release?.0)?.is_image_path(path),
+        };
+        if !is_image {
+            return None;
+        }
+        let Some(wanted) = self.wanted(path, query, headers, release.map(|(name, _)| name)) else {
+            return Some(
+                "left to the app: it refuses the request, or the source is on another server or \
+                 has a query, or its configuration has rules for the path",
+            );
+        };
+        let source = wanted.request.source.as_bytes();
+        let Some((files, below)) = self.files.find(source, release) else {
+            return Some("left to the app (`source`): the source is no file of this build");
+        };
+        let path = Path::new(OsStr::from_bytes(&below));
+        let path = path.strip_prefix("/").unwrap_or(path);
+        let beginning = beginning(&files.root().join(path), wanted.optimizer.max_source);
+        let Ok(Some(beginning)) = beginning else {
+            return Some("left to the app (`source`): the source is empty, too large or not there");
+        };
+        let makes_webp = wanted.request.media_type.as_deref() == Some("image/webp");
+        Some(match Kind::of(&beginning) {
+            Some(Kind::Jpeg | Kind::Png | Kind::WebP) if makes_webp => "made at the edge",
+            Some(Kind::Gif | Kind::Png | Kind::WebP) => {
+                "left to the app (`format`), unless it is an animation: those are sent as they are"
+            }
+            Some(Kind::Jpeg) => "left to the app (`format`): the client gets no WebP",
+            _ => "left to the app (`format`): the source is no JPEG, PNG or WebP",
+        })
+    }
+
     /// Counts an image that was sent, or a request that goes to the app.
     pub(crate) fn count(&self, outcome: Result<&MadeImage, ImageFailure>) {
         let counter = match outcome {
@@ -342,6 +388,16 @@ impl AppImages {
         };
         counter.inc();
     }
+}
+
+/// Returns the first bytes of a file; `None` if it is empty or has more than `most` bytes.
+fn beginning(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut file = fs::File::open(path)?;
+    let size = file.metadata()?.len();
+    let mut bytes = vec![0; 64];
+    let length = file.read(&mut bytes)?;
+    bytes.truncate(length);
+    Ok((1..=most).contains(&size).then_some(bytes))
 }
 
 /// Image that several requests may have waited for.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub(crate) use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
-use super::{Gateway, Route, explain_cache};
+use super::{Gateway, Route, explain_cache, releases::ReleaseChoice};
 use crate::{
     base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret},
     cache::nextjs::{Destination, ReleaseRequest},
@@ -77,6 +77,9 @@ pub(crate) struct Explanation {
     /// Release of the app that the request belongs to, if several can run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
+    /// Place where an image of the app is made, and why, with `images: edge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
     #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
     pub parameters: Vec<(String, String)>,
     pub filters: Vec<ExplainedFilter>,
@@ -223,6 +226,8 @@ pub(crate) fn explain(
         upstream_host: route.and_then(|route| sent_host(route, &head)),
         release: route
             .and_then(|route| release(gateway, route, (&target, &params), &head, facts.client.ip)),
+        image: route
+            .and_then(|route| image(gateway, route, (&target, &params), &head, facts.client.ip)),
         parameters: found
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),
@@ -371,7 +376,7 @@ fn parameters(
 }
 
 /// Returns the target that the backend gets, if the route rewrites it.
-fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
+pub(super) fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
     let Action::Forward(forward) = &route.action else {
         return None;
     };
@@ -393,6 +398,56 @@ fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
     }
 }
 
+/// Returns the release that the request goes to, as far as its headers tell.
+fn choice(
+    gateway: &Gateway,
+    route: &Route,
+    target: &Target<'_>,
+    head: &RequestHeader,
+    client: IpAddr,
+) -> Option<ReleaseChoice> {
+    let asked = ReleaseRequest {
+        method: &head.method,
+        path: target.path,
+        query: target.query,
+        headers: &head.headers,
+        beginning: None,
+    };
+    gateway.release_of(route.upstream.as_ref()?, &asked, client)
+}
+
+/// Says where an image of the app is made; `None` if the request is for something else, or the app
+/// makes its images.
+fn image(
+    gateway: &Gateway,
+    route: &Route,
+    (target, params): (&Target<'_>, &Params),
+    head: &RequestHeader,
+    client: IpAddr,
+) -> Option<String> {
+    let upstream = route.upstream.as_ref()?;
+    let mut apps = gateway.app_images.iter();
+    let (_, images) = apps.find(|(own, _)| Arc::ptr_eq(own, upstream))?;
+    let rewritten = sent_on(route, target, params);
+    let target = match &rewritten {
+        Some(path) => Target::new("", path.as_bytes()),
+        None => Target::new("", head.raw_path()),
+    };
+    let release = choice(gateway, route, &target, head, client);
+    let release = release.and_then(|choice| match choice.destination {
+        Destination::Release(release) => Some(release),
+        _ => choice.own,
+    });
+    let release = release.as_deref();
+    let release = release.map(|name| (name, upstream.is_release_up(name)));
+    let explained = images.explain((target.path, target.query), &head.headers, release)?;
+    Some(match &route.cache {
+        None => "left to the app: the route has no `cache`".to_owned(),
+        Some(_) if head.method != Method::GET => "left to the app: it is no GET".to_owned(),
+        Some(_) => explained.to_owned(),
+    })
+}
+
 /// Returns the release that the request belongs to, as far as its headers tell.
 fn release(
     gateway: &Gateway,
@@ -406,14 +461,7 @@ fn release(
         Some(path) => Target::new("", path.as_bytes()),
         None => Target::new("", head.raw_path()),
     };
-    let asked = ReleaseRequest {
-        method: &head.method,
-        path: target.path,
-        query: target.query,
-        headers: &head.headers,
-        beginning: None,
-    };
-    let choice = gateway.release_of(route.upstream.as_ref()?, &asked, client)?;
+    let choice = choice(gateway, route, &target, head, client)?;
     let is_tried = choice.trial.as_ref().is_some_and(TrialRequest::is_of_new);
     Some(match (choice.destination, choice.own) {
         (Destination::Current, Some(own)) if is_tried => format!("{own} (on trial)"),

@@ -47,6 +47,9 @@ pub(crate) fn text(explanation: &Explanation) -> String {
     if let Some(release) = &explanation.release {
         line("release", release);
     }
+    if let Some(image) = &explanation.image {
+        line("image", image);
+    }
     for (name, value) in &explanation.parameters {
         line("parameter", &format!("{{{name}}} = {value}"));
     }

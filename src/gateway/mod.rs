@@ -35,6 +35,7 @@ mod route_identity;
 pub(crate) mod schema;
 mod shared_filters;
 mod tracing;
+mod warm_up;
 
 use std::{
     collections::HashMap,
@@ -65,6 +66,7 @@ pub(crate) use self::{
     profiles::Profiles,
     recognise::RecognisedRequest,
     tracing::GatewayTracing,
+    warm_up::{WarmUpRequest, address_on_machine},
 };
 use crate::{
     base::{

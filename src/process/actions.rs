@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::{bans, control::Control, purges, watch::WatchSettings};
 use crate::{
-    base::{metrics::IntCounter, secret::Secret, units::Span},
+    base::{metrics::IntCounter, reserved_headers::WARM_UP, secret::Secret, units::Span},
     cache::purge::{Purge, PurgeRequest, Receipt, Source},
     config::model::File,
     gateway::Gateway,
@@ -23,14 +23,16 @@ use crate::{
     status::{
         actions::{
             ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, NewCanary,
-            ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
-            UpgradeResult,
+            NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
+            UpgradeResult, WarmUpPlan, WarmUpResult,
         },
         http::RejectionReason,
+        sessions,
         snapshot::BanStatus,
     },
     upstreams::{
         BackendStatus, CanaryStatus, CanaryVerdict, Force, MemberError, NewMember, Upstream,
+        WARM_UP_TIME,
     },
 };
 
@@ -354,6 +356,55 @@ impl Actions for Operator {
             })
         })
         .await
+    }
+
+    async fn begin_warm_up(
+        &self,
+        who: Actor,
+        upstream: String,
+        warm_up: NewWarmUp,
+    ) -> Result<WarmUpPlan, ActionError> {
+        let NewWarmUp { release, responses } = warm_up;
+        let target = format!(
+            "{upstream}/{}",
+            release.chars().take(100).collect::<String>()
+        );
+        let secret = sessions::secret();
+        let begun = self.in_turn("begin_warm_up", who, target, |gateway| {
+            with_upstream(gateway, &upstream, |upstream| {
+                upstream.begin_warm_up(&release, &secret)
+            })
+        });
+        begun.await?;
+        let gateway = self.live().gateway();
+        let listing = tokio::task::spawn_blocking(move || {
+            let upstream = gateway.upstreams.get(&*upstream);
+            let current =
+                upstream.and_then(|upstream| Some((upstream, upstream.current_release()?)));
+            current.map(|(upstream, current)| gateway.warm_up(upstream, &current, responses))
+        });
+        let list = listing.await;
+        let list = list.map_err(|_| ActionError::new(503, "stopping", "the gateway stops"))?;
+        let list = list.unwrap_or_default();
+        let opened = self.control.listeners.opened();
+        let opened = opened
+            .iter()
+            .map(|open| (open.name.to_string(), open.address.clone()));
+        Ok(WarmUpPlan {
+            header: WARM_UP.to_owned(),
+            secret,
+            seconds: WARM_UP_TIME.as_secs(),
+            requests: list.requests,
+            left_out: list.left_out,
+            listeners: opened.collect(),
+        })
+    }
+
+    async fn end_warm_up(&self, who: Actor, upstream: String) -> Result<WarmUpResult, ActionError> {
+        let ended = self.in_turn("end_warm_up", who, upstream.clone(), |gateway| {
+            with_upstream(gateway, &upstream, |upstream| Ok(upstream.end_warm_up()))
+        });
+        ended.await.map(|requests| WarmUpResult { requests })
     }
 
     async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError> {

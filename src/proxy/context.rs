@@ -48,6 +48,8 @@ pub(crate) struct Context {
     /// Time limits of the route, if it has its own.
     pub(super) timeouts: Option<Box<Timeouts>>,
     pub(super) lease: Option<Lease>,
+    /// Release that a warm-up may fetch from, and its upstream.
+    pub(super) warm_up: Option<Box<(Arc<Upstream>, Arc<str>)>>,
     /// Comparison of releases that the outcome of the request counts for.
     pub(super) trial: Option<TrialRequest>,
     pub(super) tried: Vec<BackendId>,
@@ -127,6 +129,7 @@ impl Context {
             upstream: None,
             timeouts: None,
             lease: None,
+            warm_up: None,
             trial: None,
             tried: Vec::new(),
             stale_attempts: 0,

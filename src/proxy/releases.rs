@@ -1,16 +1,17 @@
 //! Release of the app that a request goes to, while several of them run.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
 use super::{context::Context, decision::Decision, request};
 use crate::{
-    base::query,
+    base::{query, reserved_headers::WARM_UP},
     cache::nextjs::{Destination, ReleaseRequest},
     chain::{Body, Reply},
     routes::Target,
+    upstreams::Upstream,
 };
 
 /// Header by which the app sends the browser to another page after a server action.
@@ -20,9 +21,37 @@ const REFRESH: HeaderName = HeaderName::from_static("refresh");
 /// Reason word for a server action of a release that does not run any more.
 const GONE: &str = "release_gone";
 
+/// Notes the release that a request of a warm-up is for. Called before headers that no client may
+/// send are removed, this one among them: nothing else sees it.
+pub(super) fn note_warm_up(head: &RequestHeader, ctx: &mut Context) {
+    let upstreams = || {
+        ctx.gateway
+            .app_releases
+            .iter()
+            .map(|(upstream, _)| upstream)
+    };
+    if !upstreams().any(|upstream| upstream.is_warming_up()) {
+        return;
+    }
+    let Some(secret) = head.headers.get(WARM_UP) else {
+        return;
+    };
+    let release_of = |upstream: &Arc<Upstream>| {
+        let release = upstream.warm_up_release(secret.as_bytes())?;
+        Some(Box::new((Arc::clone(upstream), release)))
+    };
+    ctx.warm_up = upstreams().find_map(release_of);
+}
+
 /// Decides which release a request goes to. Returns a decision if it goes to none.
 pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
     let upstream = ctx.upstream.as_ref()?;
+    if let Some(warm_up) = &ctx.warm_up
+        && Arc::ptr_eq(&warm_up.0, upstream)
+    {
+        ctx.facts.release = Some(Arc::clone(&warm_up.1));
+        return None;
+    }
     let rewritten = match &ctx.facts.rewritten {
         Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
         None => request::rewritten(head, ctx).map(Cow::Owned),

@@ -12,7 +12,7 @@ use super::{
     context::{self, AdditionalGuards, Context},
     error::Failure,
     forwarded::{self, Forwarding},
-    guard, host_header, http2,
+    guard, host_header, http2, releases,
     streams::is_h2,
     to_https, trace, websocket,
 };
@@ -190,10 +190,13 @@ fn begin(
     }
 }
 
-/// Sets the client of the request, and begins its trace.
+/// Sets the client of the request, and begins its trace. Reads what is removed afterwards.
 fn identify(request: &RequestHeader, connection: &Connection, ctx: &mut Context) {
     ctx.facts.client = client(request, connection, &ctx.gateway);
     trace::begin(&ctx.gateway, request, &mut ctx.facts);
+    if !ctx.gateway.app_releases.is_empty() {
+        releases::note_warm_up(request, ctx);
+    }
 }
 
 /// Returns true if filters on the request's way read headers that the gateway writes.

@@ -1,6 +1,6 @@
 //! Operator actions on a running gateway, as plain data: requests, results and refusals.
 
-use std::{borrow::Cow, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,7 @@ use crate::{
         diagnostic::{Diagnostics, Problem, Style},
         source::Sources,
     },
+    gateway::WarmUpRequest,
     live::audit::Actor,
     upstreams::{CanaryStatus, CanaryVerdict},
 };
@@ -93,6 +94,18 @@ pub(crate) trait Actions: Send + Sync + 'static {
         upstream: String,
         canary: NewCanary,
     ) -> Result<CanaryStatus, ActionError>;
+
+    /// Lets the caller fetch responses of a release that is not the current one yet, and returns
+    /// requests for those that visitors of the current one want most.
+    async fn begin_warm_up(
+        &self,
+        who: Actor,
+        upstream: String,
+        warm_up: NewWarmUp,
+    ) -> Result<WarmUpPlan, ActionError>;
+
+    /// Ends a warm-up.
+    async fn end_warm_up(&self, who: Actor, upstream: String) -> Result<WarmUpResult, ActionError>;
 
     /// Ends the trial of a release: all visitors get the current one.
     async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError>;
@@ -213,6 +226,40 @@ pub(crate) struct NewCanary {
     /// Part of the visitors that it gets at first; the first of the configured steps if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<Percent>,
+}
+
+/// A release to prepare for its visitors.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewWarmUp {
+    pub release: String,
+    /// Number of responses to prepare.
+    pub responses: usize,
+}
+
+/// Requests that prepare a release. They reach it only with the secret.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct WarmUpPlan {
+    /// Header that has the secret.
+    pub header: String,
+    pub secret: String,
+    /// Time for which the secret is valid.
+    pub seconds: u64,
+    /// The most requested one first.
+    pub requests: Vec<WarmUpRequest>,
+    /// Number of responses among the most requested ones that only their own clients can ask for.
+    pub left_out: usize,
+    /// Address of each listener that the requests name.
+    pub listeners: BTreeMap<String, String>,
+}
+
+/// Result of a warm-up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct WarmUpResult {
+    /// Number of requests that had the secret.
+    pub requests: u64,
 }
 
 /// Result of a switch to another release.

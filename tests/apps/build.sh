@@ -98,7 +98,7 @@ deploys plain-two "" one
 # its own, as `edgeway deploy` gets it: releases/builds/NAME is the folder to deploy.
 release() {
     cd apps/next/releases
-    built=$(stamp ../package-lock.json next.config.js app/*.js app/shop)
+    built=$(stamp ../package-lock.json next.config.js app/*.js app/news app/shop)
     if ! is_fresh "builds/$1/.stamp" "$built"; then
         rm -rf .next "builds/$1"
         mkdir -p "builds/$1"

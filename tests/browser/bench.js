@@ -128,9 +128,9 @@ export async function shot(page, name) {
 
 /**
  * Runs all checks, one after the other, and ends the process.
- * Prints `{"passed": [names], "failed": [{"check", "why", "console"}]}`.
+ * Prints `{"passed": [names], "failed": [{"check", "why", "console"}], "figures"}`.
  */
-export async function runAll(checks) {
+export async function runAll(checks, figures = null) {
   const passed = [];
   const failed = [];
   for (const [check, run] of Object.entries(checks)) {
@@ -145,7 +145,7 @@ export async function runAll(checks) {
     console.error(`${check}: ${Math.round(performance.now() - begun)} ms`);
   }
   await stop();
-  console.log(JSON.stringify({ passed, failed }));
+  console.log(JSON.stringify({ passed, failed, figures }));
   // The parent holds standard input open, which would keep this process alive.
   process.exit(0);
 }

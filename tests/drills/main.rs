@@ -25,6 +25,7 @@ mod plugin_reload;
 mod plugin_soak;
 mod purge_races;
 mod redis_lost;
+mod releases;
 mod reload_storm;
 mod rollout;
 mod shared_limits;
@@ -39,7 +40,7 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 26] = [
+const DRILLS: [&str; 27] = [
     "balance",
     "kill9",
     "idle-close",
@@ -66,6 +67,7 @@ const DRILLS: [&str; 26] = [
     "plugin-reload",
     "plugin-soak",
     "canary",
+    "releases",
 ];
 
 /// Outcome of one drill: it prints each check and counts the failed ones.
@@ -122,6 +124,7 @@ async fn main() -> ExitCode {
             "plugin-reload" => plugin_reload::run(&mut report).await,
             "plugin-soak" => plugin_soak::run(&mut report).await,
             "canary" => canary::run(&mut report).await,
+            "releases" => releases::run(&mut report).await,
             "cache-memory" => cache_memory::run(&mut report).await,
             "memory" => memory::run(&mut report).await,
             "all-down" => all_down::run(&mut report).await,

@@ -96,6 +96,8 @@ mod rate_limit;
 mod readiness;
 mod redis;
 mod releases;
+mod releases_overlap;
+mod releases_warm_up;
 mod reload;
 mod reload_canary;
 mod response_headers;

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     browser::{Outcome, describe, look},
     support::{
-        client::get,
+        client::{self, get, post},
         fleet::edgeway,
         gateway::Gateway,
         ports::free_port,
@@ -124,6 +124,115 @@ async fn the_release_of_a_request_is_known_everywhere() {
         let line = lines.find(|line| line["query"] == query);
         assert_eq!(line.expect("it is logged")["release"], release);
     }
+}
+
+/// Returns the target of the image that a page of a build shows, as its browser asks for it.
+fn image_of(site: &Site, build: &str, deployment: &str) -> String {
+    let media = site.folder.path().join(build).join(".next/static/media");
+    let mut files = fs::read_dir(media).expect("it is there").flatten();
+    let name = files.find_map(|entry| {
+        let is_png = entry.path().extension().is_some_and(|it| it == "png");
+        is_png
+            .then(|| entry.file_name().into_string().ok())
+            .flatten()
+    });
+    let name = name.expect("the build has an image");
+    format!("/_next/image?url=%2F_next%2Fstatic%2Fmedia%2F{name}&w=256&q=75{deployment}")
+}
+
+/// Invariant: an image that a page shows is made at the edge from the file of its own build,
+/// whichever release is the current one and whether its own still runs, and is the one that its app
+/// would make.
+#[tokio::test]
+async fn images_of_old_pages_are_made_from_their_own_release() {
+    let site = Site::start("      linger: 1h\n    images: edge").await;
+    let gateway = &site.gateway;
+    let builds = [
+        ("plain-one", ""),
+        ("named-one", "&dpl=dpl-one"),
+        ("named-two", "&dpl=dpl-two"),
+    ];
+    let accept = |target: &str| get(target).header("accept", "image/webp,*/*");
+    let mut expected = Vec::new();
+    for (build, deployment) in builds {
+        site.deploy(build).await;
+        let target = image_of(&site, build, deployment);
+        let status = gateway.status().await;
+        let backends = status["upstreams"][0]["backends"]
+            .as_array()
+            .expect("a list");
+        let mut own = backends
+            .iter()
+            .filter(|backend| backend["release"] == build);
+        let address = own.next().expect("it runs")["address"].as_str();
+        let address = address.and_then(|it| it.parse().ok()).expect("an address");
+        let theirs = client::send(address, &accept(&target)).await;
+        let theirs = theirs.expect("the app responds");
+        assert_eq!(theirs.status(), 200, "{target}");
+        expected.push((build, target, theirs));
+    }
+    assert_ne!(
+        expected[1].2.body, expected[2].2.body,
+        "the builds have other images"
+    );
+    let before = gateway.count("edgeway_upstream_requests_total").await;
+    for (build, target, theirs) in &expected {
+        let explained = [
+            "explain",
+            "--live",
+            "-H",
+            "Accept: image/webp",
+            "GET",
+            target,
+        ];
+        let explained = site.run(&explained).await;
+        assert!(
+            explained.contains("image       made at the edge\n"),
+            "{explained}"
+        );
+        assert!(
+            explained.contains(&format!("release     {build}")),
+            "{explained}"
+        );
+        for round in 0..2 {
+            let ours = gateway.send(&accept(target)).await;
+            assert_eq!(ours.status(), 200, "{target}");
+            assert_eq!(ours.header("content-type"), Some("image/webp"));
+            assert_eq!(ours.body, theirs.body, "{build}, {round}");
+        }
+    }
+    // An old tab has its image even if nothing of its release runs.
+    site.end_instances("plain-one").await;
+    site.end_instances("named-one").await;
+    gateway
+        .send_admin(
+            &post("/v1/purge", r#"{ "all": true }"#).header("content-type", "application/json"),
+        )
+        .await;
+    for (build, target, theirs) in &expected {
+        let ours = gateway.send(&accept(target)).await;
+        assert_eq!(ours.body, theirs.body, "{build} is gone");
+    }
+    assert_eq!(
+        gateway.count("edgeway_upstream_requests_total").await,
+        before
+    );
+    assert!(gateway.count("edgeway_images_total").await >= 3);
+    // For a client without WebP the app makes it, and `explain` says so.
+    let target = &expected[2].1;
+    let explained = site.run(&["explain", "--live", "GET", target]).await;
+    assert!(
+        explained.contains("left to the app (`format`)"),
+        "{explained}"
+    );
+    let elsewhere = "/_next/image?url=https%3A%2F%2Felsewhere.test%2Fa.png&w=256&q=75";
+    let explained = site.run(&["explain", "--live", "GET", elsewhere]).await;
+    assert!(
+        explained.contains("image       left to the app: "),
+        "{explained}"
+    );
+    let explained = site.run(&["explain", "--live", "GET", "/shop"]).await;
+    assert!(!explained.contains("\nimage "), "{explained}");
 }
 
 /// Returns the addresses of chunks and styles in a page.

@@ -54,8 +54,13 @@ pub const OVERRIDES: [&str; 7] = [
     "x-rewrite-url",
 ];
 
-/// Headers about a client that only some proxy could know, and those that the gateway sets.
-const CLAIMS: [&str; 28] = [
+/// Header with the secret of a warm-up, which `edgeway deploy` sends to its own gateway.
+pub const WARM_UP: &str = "x-edgeway-warm-up";
+
+/// Headers about a client that only some proxy could know, and those that the gateway sets or reads
+/// itself.
+const CLAIMS: [&str; 29] = [
+    WARM_UP,
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "cf-pseudo-ipv4",

@@ -71,7 +71,7 @@ pub use self::{
     node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},
     operate::{Force, MemberError, NewMember},
     operator_decisions::DecisionStore,
-    releases::{ReleaseSettings, StartMethod, is_release_name},
+    releases::{ReleaseSettings, StartMethod, WARM_UP_TIME, is_release_name},
     restart_at::{MemoryExcess, RestartAt},
     retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,

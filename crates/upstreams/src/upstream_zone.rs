@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
@@ -23,6 +23,7 @@ use super::{
     metrics::UpstreamMetrics,
     operator_decisions::{DecisionStore, OperatorDecisions},
     queue::WaitQueue,
+    releases::WarmUp,
     retry::RetryBudget,
     supervise::SupervisorState,
 };
@@ -50,6 +51,8 @@ pub(super) struct UpstreamZone {
     decisions: Mutex<OperatorDecisions>,
     /// Trial of a release.
     pub(super) canary: Mutex<Option<CanaryProgress>>,
+    /// Permission to fetch responses of a release that is not the current one.
+    pub(super) warm_up: ArcSwapOption<WarmUp>,
     /// State from the previous process.
     pub(super) inherited: Mutex<Inherited>,
     /// Checks and lookups in flight, and the times of the next ones. The supervisor holds the lock;
@@ -88,6 +91,7 @@ impl UpstreamZone {
             resolved: Mutex::default(),
             decisions: Mutex::new(decisions),
             canary: Mutex::default(),
+            warm_up: ArcSwapOption::empty(),
             inherited: Mutex::default(),
             work: Arc::default(),
             changed: Notify::new(),

@@ -49,6 +49,8 @@ impl Deploy<'_> {
         let began = async {
             self.check_interrupt()?;
             self.found(release).await?;
+            self.warm(release).await;
+            self.check_interrupt()?;
             self.folder.trial_began(release)?;
             let began = self.gateway.begin_canary(&self.upstream, release, share);
             began.await.map_err(|failure| failure.to_string())?;

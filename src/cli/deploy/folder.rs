@@ -61,13 +61,16 @@ pub(super) struct ReleaseState {
     /// True while it is on trial, until the process that ends releases has seen the verdict.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_tried: bool,
+    /// True while it waits for a switch.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_held: bool,
 }
 
 /// A release in a listing.
 #[derive(Debug, Serialize)]
 pub(super) struct Listed {
     pub(super) name: String,
-    /// `current`, `canary`, `lingers`, `stopped` or `files`.
+    /// `current`, `canary`, `held`, `lingers`, `stopped` or `files`.
     pub(super) state: &'static str,
     /// Part of the visitors that it gets while it is on trial, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -257,6 +260,14 @@ impl ReleaseFolder {
         })
     }
 
+    /// Records that a release waits for a switch, for as long as a replaced one would stay.
+    pub(super) fn held(&self, release: &str, linger: Duration) -> Result<(), String> {
+        self.change(|state| {
+            let held = state.releases.entry(release.to_owned()).or_default();
+            (held.is_held, held.until) = (true, Some(now() + linger.as_secs()));
+        })
+    }
+
     /// Removes the record of a release.
     pub(super) fn forget(&self, release: &str) -> Result<(), String> {
         self.change(|state| {
@@ -304,6 +315,7 @@ impl ReleaseFolder {
                     state: match kind {
                         _ if is_current => "current",
                         _ if share.is_some() => "canary",
+                        Kind::Whole if instances > 0 && own.is_held => "held",
                         Kind::Whole if instances > 0 => "lingers",
                         Kind::Whole => "stopped",
                         Kind::Files => "files",
@@ -442,7 +454,7 @@ pub(super) fn table(list: &[Listed]) -> String {
             || (*state).to_owned(),
             |share| format!("{state} with {share} % of the visitors"),
         );
-        let left = until.filter(|_| listed.state == "lingers");
+        let left = until.filter(|_| ["lingers", "held"].contains(&listed.state));
         let left = left.map(|until| {
             let left = Span(Duration::from_secs(until.saturating_sub(now)));
             format!(", for {left}")

@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Instance {
     pub(super) name: Name,
     pub(super) port: u16,
-    release: String,
+    pub(super) release: String,
 }
 
 impl fmt::Display for Instance {

@@ -5,8 +5,10 @@
 mod canary;
 mod folder;
 mod instances;
+mod overlap;
 mod retire;
 mod supervise;
+mod warm;
 
 use std::{
     path::{Path, PathBuf},
@@ -30,6 +32,7 @@ use super::{
 };
 use crate::{
     base::units::{Percent, Span},
+    config::model::ReleaseOverlap,
     status::snapshot::UpstreamStatus,
     upstreams::{ReleaseSettings, is_release_name},
 };
@@ -49,6 +52,10 @@ pub(super) struct Options {
     /// with the current one, and sends it more visitors or rolls it back
     #[arg(long, value_name = "SHARE")]
     canary: Option<Percent>,
+    /// Start its instances, and wait for `edgeway switch`: first on all gateways of a site, so that
+    /// each knows the release before one of them sends its pages
+    #[arg(long, conflicts_with = "canary")]
+    hold: bool,
     #[command(flatten)]
     checks: Checks,
     #[command(flatten)]
@@ -61,6 +68,18 @@ pub(super) struct RollbackOptions {
     upstream: String,
     /// The release to go back to; the one before the current one if absent
     release: Option<String>,
+    #[command(flatten)]
+    checks: Checks,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SwitchOptions {
+    /// The upstream; its configuration has `releases`
+    upstream: String,
+    /// The release that visitors get, such as one that `edgeway deploy --hold` has started
+    release: String,
     #[command(flatten)]
     checks: Checks,
     #[command(flatten)]
@@ -113,9 +132,12 @@ pub(super) fn run(options: &Options) -> ExitCode {
                 );
                 let mut deploy = deploy.await?;
                 deploy.check_no_trial(options.canary).await?;
+                deploy.check_overlap(options)?;
                 let release = deploy.put(&options.folder, options.name.as_deref())?;
+                deploy.is_new = true;
                 let served = match options.canary {
                     Some(share) => deploy.try_out(&release, share).await,
+                    None if options.hold => deploy.hold(&release).await,
                     None => deploy.serve(&release).await,
                 };
                 if let Err(error) = served {
@@ -134,24 +156,39 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 pub(super) fn run_rollback(options: &RollbackOptions) -> ExitCode {
-    client::ask(&options.admin, async |gateway| {
+    let RollbackOptions {
+        upstream,
+        release,
+        checks,
+        admin,
+    } = options;
+    go_to(upstream, release.as_deref(), checks, admin)
+}
+
+pub(super) fn run_switch(options: &SwitchOptions) -> ExitCode {
+    let SwitchOptions {
+        upstream,
+        release,
+        checks,
+        admin,
+    } = options;
+    go_to(upstream, Some(release), checks, admin)
+}
+
+/// Makes a release that is there the current one: the one before the current one if none is given.
+fn go_to(upstream: &str, release: Option<&str>, checks: &Checks, admin: &AdminOption) -> ExitCode {
+    client::ask(admin, async |gateway| {
         interruptible(|interrupt| async {
-            let rollback = async {
-                let deploy = Deploy::begin(
-                    &gateway,
-                    &options.upstream,
-                    &options.checks,
-                    &options.admin,
-                    interrupt,
-                );
+            let gone = async {
+                let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
                 let mut deploy = deploy.await?;
-                if options.release.is_none() && deploy.end_trial().await? {
+                if release.is_none() && deploy.end_trial().await? {
                     return Ok(());
                 }
-                let release = deploy.earlier(options.release.as_deref())?;
+                let release = deploy.earlier(release)?;
                 deploy.serve(&release).await
             };
-            ended(rollback.await)
+            ended(gone.await)
         })
         .await
     })
@@ -212,6 +249,8 @@ struct Deploy<'a> {
     admin: &'a AdminOption,
     progress: Progress,
     interrupt: Interrupt,
+    /// True if the release is new, and no rollback: that waits for nothing.
+    is_new: bool,
     /// Keeps another deploy of the same upstream out.
     alone: Option<std::fs::File>,
 }
@@ -236,6 +275,7 @@ impl<'a> Deploy<'a> {
             progress: Progress::of(settings.instances as usize + 1),
             settings,
             interrupt,
+            is_new: false,
         })
     }
 
@@ -280,12 +320,48 @@ impl<'a> Deploy<'a> {
 
     /// Starts the instances of a release as needed, and switches to it.
     async fn serve(&mut self, release: &str) -> Result<(), DeployError> {
+        match self.settings.overlap {
+            ReleaseOverlap::One => self.replace_one_by_one(release).await?,
+            ReleaseOverlap::All => self.replace_at_once(release).await?,
+        }
+        retire::begin(&self.upstream, self.admin)?;
+        Ok(())
+    }
+
+    /// Starts the instances of a release, and lets it wait for its visitors.
+    async fn hold(&mut self, release: &str) -> Result<(), DeployError> {
         let started = self.start_missing(release).await?;
-        if let Err(error) = self.switch(release).await {
+        let linger = Duration::from_secs(self.settings.linger);
+        let ready = async {
+            self.check_interrupt()?;
+            self.found(release).await?;
+            self.warm(release).await;
+            self.check_interrupt()?;
+            Ok(self.folder.held(release, linger)?)
+        };
+        if let Err(error) = ready.await {
             self.take_back(&started).await;
             return Err(error);
         }
+        self.progress.step_done();
+        self.progress.pause();
+        self.progress.say(&format!(
+            "release `{release}` of upstream `{}` is ready, for {}: `edgeway switch {0} {release}` \
+             makes it the current one",
+            self.upstream,
+            Span(linger)
+        ));
+        retire::begin(&self.upstream, self.admin)?;
         Ok(())
+    }
+
+    async fn replace_at_once(&mut self, release: &str) -> Result<(), DeployError> {
+        let started = self.start_missing(release).await?;
+        let switched = self.switch(release).await;
+        if switched.is_err() {
+            self.take_back(&started).await;
+        }
+        switched
     }
 
     /// Starts the instances of a release that do not run.
@@ -358,6 +434,10 @@ impl<'a> Deploy<'a> {
     async fn switch(&mut self, release: &str) -> Result<(), DeployError> {
         self.check_interrupt()?;
         self.found(release).await?;
+        if self.is_new {
+            self.warm(release).await;
+            self.check_interrupt()?;
+        }
         let before = self.gateway.switch_release(&self.upstream, release).await;
         let before = before.map_err(|failure| failure.to_string())?;
         let linger = Duration::from_secs(self.settings.linger);
@@ -375,7 +455,6 @@ impl<'a> Deploy<'a> {
             "release `{release}` serves upstream `{}`{replaced}",
             self.upstream
         ));
-        retire::begin(&self.upstream, self.admin)?;
         Ok(())
     }
 
@@ -405,6 +484,24 @@ impl<'a> Deploy<'a> {
             if let Err(why) = instance.stop(&self.settings, &self.folder).await {
                 self.progress.say(&format!("edgeway: {instance}: {why}"));
             }
+        }
+    }
+
+    /// Checks that there may be enough instances for what is wanted.
+    fn check_overlap(&self, options: &Options) -> Result<(), DeployError> {
+        let option = match (options.canary, options.hold) {
+            (Some(_), _) => "--canary",
+            (None, true) => "--hold",
+            (None, false) => return Ok(()),
+        };
+        match self.settings.overlap {
+            ReleaseOverlap::All => Ok(()),
+            ReleaseOverlap::One => Err(format!(
+                "`{option}` needs the instances of both releases, and `overlap: one` of upstream \
+                 `{}` says that there is no memory for them: deploy without `{option}`",
+                self.upstream
+            )
+            .into()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 mod fetch;
 mod list;
-mod trust;
+pub(super) mod trust;
 
 use std::{
     cell::{Cell, RefCell},

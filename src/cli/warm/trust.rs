@@ -12,7 +12,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use crate::base::fetch::{self, Trust};
 
 /// Creates a TLS client that trusts the CA certificates in `ca`, the system's, or any certificate.
-pub(super) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, String> {
+pub(in crate::cli) fn tls(ca: Option<&Path>, is_insecure: bool) -> Result<ClientConfig, String> {
     let trust = match ca {
         Some(ca) => {
             let roots = fetch::roots(ca);

@@ -24,8 +24,8 @@ use crate::{
     status::{
         Snapshot,
         actions::{
-            ActionError, Actions, BackendName, NewBackend, NewBan, NewCanary, ProfileSelection,
-            Profiles, ReleaseSwitch,
+            ActionError, Actions, BackendName, NewBackend, NewBan, NewCanary, NewWarmUp,
+            ProfileSelection, Profiles, ReleaseSwitch,
         },
     },
 };
@@ -68,6 +68,11 @@ pub(super) fn routes() -> Vec<Route> {
             &["POST", "DELETE"],
             "/v1/upstreams/{upstream}/canary",
             post(begin_canary).delete(end_canary),
+        ),
+        (
+            &["POST", "DELETE"],
+            "/v1/upstreams/{upstream}/warm-up",
+            post(begin_warm_up).delete(end_warm_up),
         ),
         (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
         (&["DELETE"], "/v1/bans/{address}", delete(unban)),
@@ -275,6 +280,29 @@ async fn begin_canary(
 ) -> Response {
     act(served, peer, |actions, who| async move {
         actions.begin_canary(who, upstream, canary).await
+    })
+    .await
+}
+
+async fn begin_warm_up(
+    State(served): State<AdminState>,
+    ConnectInfo(peer): From,
+    UrlPart(Path(upstream)): UrlPart<Path<String>>,
+    JsonBody(warm_up): JsonBody<NewWarmUp>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.begin_warm_up(who, upstream, warm_up).await
+    })
+    .await
+}
+
+async fn end_warm_up(
+    State(served): State<AdminState>,
+    ConnectInfo(peer): From,
+    UrlPart(Path(upstream)): UrlPart<Path<String>>,
+) -> Response {
+    act(served, peer, |actions, who| async move {
+        actions.end_warm_up(who, upstream).await
     })
     .await
 }

@@ -400,7 +400,7 @@ fn push_bounded<T>(list: &mut VecDeque<T>, most: usize, item: T) {
 }
 
 /// Returns 256 random bits as text.
-fn secret() -> String {
+pub(crate) fn secret() -> String {
     let mut bytes = [0; 32];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.expect("the kernel has randomness once the machine has started");

@@ -20,8 +20,8 @@ use crate::{
         Snapshot,
         actions::{
             ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, NewCanary,
-            ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
-            UpgradeResult,
+            NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
+            UpgradeResult, WarmUpPlan, WarmUpResult,
         },
         http::RejectionReason,
         snapshot::{BackendStatus, BanStatus, NotReady, Source},
@@ -150,6 +150,25 @@ impl Actions for Fake {
     ) -> Result<CanaryStatus, ActionError> {
         self.act(format!("canary {upstream} {canary:?}")).await?;
         Ok(CanaryStatus::default())
+    }
+
+    async fn begin_warm_up(
+        &self,
+        _who: Actor,
+        upstream: String,
+        warm_up: NewWarmUp,
+    ) -> Result<WarmUpPlan, ActionError> {
+        self.act(format!("warm up {upstream} {warm_up:?}")).await?;
+        Ok(WarmUpPlan::default())
+    }
+
+    async fn end_warm_up(
+        &self,
+        _who: Actor,
+        upstream: String,
+    ) -> Result<WarmUpResult, ActionError> {
+        self.act(format!("end warm-up {upstream}")).await?;
+        Ok(WarmUpResult::default())
     }
 
     async fn end_canary(

@@ -1,9 +1,10 @@
-// Draws images with sharp, from a seed: `node draw.mjs FOLDER SEED`. Writes their names, one a line.
+// Draws images with sharp, from a seed: `node draw.mjs FOLDER SEED [COUNT]`, at least COUNT of them.
+// Writes their names, one a line.
 import { createRequire } from 'node:module';
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-const [folder, seed] = process.argv.slice(2);
+const [folder, seed, count] = process.argv.slice(2);
 const sharp = createRequire(join(process.cwd(), 'package.json'))('sharp');
 mkdirSync(folder, { recursive: true });
 
@@ -54,7 +55,9 @@ function scene(width, height, channels = 3) {
   return sharp(pixels, { raw: { width, height, channels } });
 }
 
+let saved = 0;
 const save = async (name, image) => {
+  saved += 1;
   const bytes = Buffer.isBuffer(image) ? image : await image.toBuffer();
   writeFileSync(join(folder, name), bytes);
   console.log(name);
@@ -126,3 +129,29 @@ lied.writeUInt32BE(0xffffffff, lied.indexOf(Buffer.from([0xff, 0xc0])) + 5);
 await save('bomb-header.jpg', lied);
 await save('bomb.jpg', await sharp({ create: { width: 16000, height: 7000, channels: 3, background: '#654321' } }).jpeg({ quality: 1 }).toBuffer());
 await save('bomb.webp', await sharp({ create: { width: 9000, height: 9000, channels: 3, background: '#aa4321' } }).webp({ lossless: true, effort: 0 }).toBuffer());
+
+// More, of drawn kinds, until there are enough.
+const pick = (...choices) => choices[Math.floor(random() * choices.length)];
+const kinds = {
+  jpg: (own) => {
+    const turned = random() < 0.3 ? own.withMetadata({ orientation: size(1, 8) }) : own;
+    const coloured = pick(turned, turned, turned, turned.greyscale(), turned.toColourspace('cmyk'));
+    return coloured.jpeg({ quality: size(20, 100), progressive: random() < 0.5, chromaSubsampling: pick('4:2:0', '4:4:4'), mozjpeg: random() < 0.2 });
+  },
+  png: (own) => {
+    const deep = random() < 0.2 ? own.toColourspace('rgb16') : own;
+    return deep.png({ progressive: random() < 0.3, ...(random() < 0.3 && { palette: true, colours: size(2, 256) }) });
+  },
+  webp: (own) => own.webp(pick({ quality: size(20, 100) }, { quality: size(20, 100) }, { lossless: true }, { nearLossless: true })),
+  avif: (own) => own.avif({ effort: 0 }),
+  gif: (own) => own.gif(),
+};
+const endings = ['jpg', 'jpg', 'jpg', 'png', 'png', 'png', 'webp', 'webp', 'webp', 'avif', 'gif'];
+for (let n = 0; saved < Number(count ?? 0); n++) {
+  const ending = pick(...endings);
+  const own = scene(size(1, 900), size(1, 700), random() < 0.4 && ending !== 'jpg' ? 4 : 3);
+  const bytes = await kinds[ending](own).toBuffer();
+  const isDamaged = random() < 0.1;
+  if (isDamaged) for (let i = size(1, 4); i > 0; i--) bytes[size(0, bytes.length - 1)] ^= 1 << size(0, 7);
+  await save(`${isDamaged ? 'damaged-more' : 'more'}-${n}.${ending}`, random() < 0.05 ? bytes.subarray(0, size(1, bytes.length)) : bytes);
+}

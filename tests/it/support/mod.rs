@@ -18,6 +18,7 @@
 )]
 
 pub(crate) mod apps;
+pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod fast_path;

@@ -9,9 +9,13 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{fleet::edgeway, gateway::Gateway, ports::free_ports, wait::wait_for};
+use super::{fleet::edgeway, gateway::Gateway, ports::free_ports, redis::Redis, wait::wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
+
+/// Line of the section that starts an instance.
+const START_NEXT: &str =
+    "      start: [node, node_modules/next/dist/bin/next, start, -H, 127.0.0.1]";
 
 /// Folder of a release that `tests/apps/build.sh` has built.
 pub(crate) fn built(name: &str) -> PathBuf {
@@ -31,18 +35,33 @@ pub(crate) struct Site {
 impl Site {
     /// Starts the gateway for Next.js; `more` are further lines of `releases`.
     pub(crate) async fn start(more: &str) -> Self {
-        let next = "      start: [node, node_modules/next/dist/bin/next, start, -H, 127.0.0.1]";
-        Self::start_app("/shop", &format!("{next}\n{more}")).await
+        Self::start_app("/shop", &format!("{START_NEXT}\n{more}")).await
+    }
+
+    /// Starts one of several gateways for Next.js that share what they store in Redis.
+    pub(crate) async fn start_sharing(redis: &Redis, more: &str) -> Self {
+        let shared = format!("redis: {}\ncache: {{ shared: redis }}", redis.section(""));
+        Self::start_with(&shared, "/shop", &format!("{START_NEXT}\n{more}")).await
     }
 
     /// Starts the gateway for an app with this path for checks; `releases` are lines of the section,
-    /// `start` among them.
+    /// `start` among them. A release has one instance unless they say another number.
     pub(crate) async fn start_app(health: &str, releases: &str) -> Self {
+        Self::start_with("", health, releases).await
+    }
+
+    async fn start_with(sections: &str, health: &str, releases: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the test can be made");
         let first = free_ports(8);
         let last = first + 7;
+        let instances = if releases.contains("instances:") {
+            ""
+        } else {
+            "\n      instances: 1"
+        };
         let yaml = format!(
             "
+{sections}
 access_log: {{ file: access.log, fields: [path, query, status, release, cache_why] }}
 upstreams:
   web:
@@ -50,8 +69,7 @@ upstreams:
     health: {{ path: {health}, interval: 1s, interval_down: 100ms }}
     releases:
       folder: {}
-      ports: {first}-{last}
-      instances: 1
+      ports: {first}-{last}{instances}
 {releases}
 routes:
   - match: {{ path: /* }}

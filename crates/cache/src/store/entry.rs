@@ -294,6 +294,12 @@ impl Entry {
         self.body.eviction.hits()
     }
 
+    /// Returns how much the response is requested: its hits, and the less of those of the responses
+    /// that it has replaced, the longer that was ago.
+    pub fn popularity(&self) -> u32 {
+        self.body.eviction.popularity()
+    }
+
     /// Returns the body in this content coding, if it was made ([`super::Store::add_form`]).
     pub fn form(&self, encoding: Encoding) -> Option<Bytes> {
         self.body.eviction.form(encoding)

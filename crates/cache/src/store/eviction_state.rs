@@ -22,6 +22,8 @@ pub(super) struct EvictionState {
     size: AtomicU32,
     /// Hits since eviction last looked at the entry, at most [`EvictionState::MAX_FREQUENCY`].
     pub(super) frequency: AtomicU8,
+    /// Popularity of the response that this one replaced, as a power of two.
+    before: AtomicU8,
     /// Nonzero if a compressed form was used since eviction last looked at the entry.
     form_used: AtomicU8,
 }
@@ -72,6 +74,7 @@ impl Default for EvictionState {
             node: AtomicU32::new(Self::NOWHERE),
             size: AtomicU32::new(0),
             frequency: AtomicU8::new(0),
+            before: AtomicU8::new(0),
             form_used: AtomicU8::new(0),
         }
     }
@@ -94,6 +97,19 @@ impl EvictionState {
 
     pub(super) fn hits(&self) -> u32 {
         self.hits.load(Ordering::Relaxed)
+    }
+
+    /// Returns the hits, and half of those of the response before, and so on.
+    pub(super) fn popularity(&self) -> u32 {
+        let before = self.before.load(Ordering::Relaxed).min(31);
+        self.hits().saturating_add((1 << before) >> 1)
+    }
+
+    /// Sets the popularity of the response that this one replaces.
+    pub(super) fn succeed(&self, before: u32) {
+        let before = before.checked_ilog2().unwrap_or(0);
+        let before = u8::try_from(before).unwrap_or(u8::MAX);
+        self.before.store(before, Ordering::Relaxed);
     }
 
     /// Returns the size that was last counted.

@@ -438,7 +438,9 @@ impl Store {
     fn admit(&self, part: &mut ShardSlot, entry: &Arc<Entry>) -> Vec<Arc<Entry>> {
         let replaced = part.shard.replaced_by(&self.hashes, entry);
         let removed = replaced.into_iter().map(|at| self.take_out(part, at));
-        let removed = removed.collect();
+        let removed: Vec<Arc<Entry>> = removed.collect();
+        let before = removed.iter().map(|old| old.popularity()).max();
+        entry.body.eviction.succeed(before.unwrap_or_default());
         // The entry may have been refreshed since its end, which has counted it already.
         self.count(entry);
         let mut queues = self.queues.lock();

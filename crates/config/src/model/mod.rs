@@ -40,7 +40,7 @@ pub use self::{
         ToHttpsConfig, UnderscoresConfig, UnknownNamesConfig,
     },
     redis::{RedisConfig, RedisMode, RedisTlsConfig, RedisUrl, SentinelConfig},
-    releases::{CanaryConfig, CanarySplit, ReleasesConfig},
+    releases::{CanaryConfig, CanarySplit, ReleaseOverlap, ReleasesConfig},
     route::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
         RouteTimeoutsConfig, SatisfyConfig, SpellingConfig, WebsocketConfig,

@@ -38,6 +38,14 @@ pub struct ReleasesConfig {
     #[serde(default = "two", deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub instances: u32,
+    /// Instances that may run while a release replaces another one.
+    #[serde(default)]
+    pub overlap: ReleaseOverlap,
+    /// Number of responses that `edgeway deploy` fetches from a new release before it gets visitors:
+    /// those of the current release that were requested most. At most 2000; none if 0.
+    #[serde(default)]
+    #[schemars(range(max = 2000))]
+    pub warm: Spanned<u32>,
     /// Time for which a replaced release still gets the requests of browsers that have its pages.
     #[serde(default = "half_hour")]
     pub linger: Span,
@@ -74,6 +82,18 @@ fn week() -> Span {
 
 fn vault_size() -> ByteSize {
     ByteSize(2 << 30)
+}
+
+/// Instances that may run while a release replaces another one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseOverlap {
+    /// All of both: the new release is complete before it replaces the other one.
+    #[default]
+    All,
+    /// A single one more than `instances`, for a machine without the memory for more: each new
+    /// instance takes the place of an old one.
+    One,
 }
 
 /// Trial of a new release: it gets more visitors step by step, and is rolled back if it is worse

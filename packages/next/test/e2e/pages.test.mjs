@@ -3,10 +3,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { pause } from '../support.mjs';
+import { pause, Redis } from '../support.mjs';
 import { ALL, build, Fleet, post, value } from './fleet.mjs';
 
 const STALE = 3000;
+
+/** Time in which everybody knows of a revalidation after Redis is back, in milliseconds. */
+const KNOWN = 10_000;
 
 for (const folder of ALL) {
   test(`1,000 reads after a receipt are all newer (${folder.split('/').at(-1)})`, async (t) => {
@@ -101,7 +104,37 @@ async function withoutRedis(fleet, t) {
   t.diagnostic(`without redis: ${reads} reads, ${stale} stale, none failed, the slowest took ${Math.round(slowest)} ms`);
 
   fleet.data.value = 9;
-  const receipt = JSON.parse(await post(one, '/api/revalidate?tag=data'));
-  assert.equal(receipt.instances, 'unreached');
+  // A gateway that lacks Redis waits before it responds.
+  const revalidated = post(one, '/api/revalidate?tag=data');
+  await pause(500);
   assert.equal((await value(one, '/tagged')).value, '9', 'its own revalidation counts at once');
+
+  // The other instance does not know of it, so gateways take older pages from it. Each query is a
+  // stored response of its own.
+  const paths = Array.from({ length: 20 }, (_, number) => `/tagged?n=${number}`);
+  const values = { 7: 0, 8: 0, 9: 0 };
+  for (let round = 0; round < 10; round += 1) {
+    for (const path of paths) {
+      for (const port of fleet.gateways) values[(await value(port, path)).value] += 1;
+    }
+  }
+  assert.ok(values[8] > 0, `a gateway has an older page: ${JSON.stringify(values)}`);
+  t.diagnostic(`without redis, ${20 * paths.length} reads of gateways after a revalidation, none failed: ${JSON.stringify(values)}`);
+
+  const receipt = JSON.parse(await revalidated);
+  assert.equal(receipt.instances, 'unreached');
+
+  fleet.redis = await Redis.start(fleet.redis.port);
+  const back = performance.now();
+  const newest = async () => {
+    for (const port of [...fleet.gateways, one, other]) {
+      for (const path of ['/tagged', ...paths]) if ((await value(port, path)).value !== '9') return false;
+    }
+    return true;
+  };
+  while (!(await newest())) {
+    assert.ok(performance.now() - back < KNOWN, `an older page ${KNOWN} ms after Redis came back`);
+    await pause(20);
+  }
+  t.diagnostic(`${Math.round(performance.now() - back)} ms after Redis came back every read is new`);
 }

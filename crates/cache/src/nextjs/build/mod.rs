@@ -219,6 +219,11 @@ impl Build {
         self.images.as_ref().map(|images| &*images.path)
     }
 
+    /// Returns true for the raw path of the image optimizer.
+    pub fn is_image_path(&self, path: &[u8]) -> bool {
+        self.image_path().is_some_and(|own| path == own.as_bytes())
+    }
+
     /// Returns the state of the folder that this was read from.
     pub fn stamp(&self) -> &Stamp {
         &self.stamp

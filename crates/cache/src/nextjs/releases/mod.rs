@@ -198,6 +198,9 @@ impl<'a> View<'a> {
         let found = self
             .running(|it| is_named(it) && has_source(it))
             .or_else(|| self.running(has_source))
+            // The gateway may make the image of the kept file.
+            .or_else(|| self.suitable(|it| is_named(it) && has_source(it)).next())
+            .or_else(|| self.suitable(has_source).next())
             .or_else(|| self.running(is_named));
         found.map_or(Destination::Current, Destination::of)
     }

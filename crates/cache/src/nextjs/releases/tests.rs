@@ -206,6 +206,7 @@ proptest! {
         let found = bench.ask(&get("/_next/image", Some(&url), &none));
         prop_assert_eq!(bench.plan_of(&found).is_some_and(|plan| has(plan) && plan.is_up),
             bench.ups().any(has), "{:?}", found);
+        prop_assert_eq!(bench.plan_of(&found).is_some_and(has), owned, "{:?}", found);
 
         // Actions of a script and of a form.
         let can = |plan: &Plan| plan.actions.contains(&action);

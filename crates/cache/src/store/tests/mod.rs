@@ -543,6 +543,23 @@ fn a_quota_evicts_from_its_own_route_only() {
 }
 
 #[test]
+fn a_response_inherits_a_part_of_the_popularity_of_the_one_before() {
+    let bench = bench(10 * MIB);
+    let page = key("/a");
+    let replaced = || {
+        bench.clock.advance(Duration::from_secs(1));
+        bench.put(&bench.draft(&page), b"x").unwrap().popularity()
+    };
+    assert_eq!(replaced(), 0);
+    for _ in 0..64 {
+        bench.get(&page).unwrap();
+    }
+    assert_eq!([replaced(), replaced(), replaced()], [32, 16, 8]);
+    assert_eq!(bench.get(&page).unwrap().hits(), 1);
+    assert_eq!(bench.get(&page).unwrap().popularity(), 10);
+}
+
+#[test]
 fn removal_takes_one_origin_with_all_variants_and_extras() {
     let bench = bench(10 * MIB);
     let keys = [

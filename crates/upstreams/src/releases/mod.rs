@@ -1,6 +1,8 @@
 //! Releases of an app: which backends run which, and which release gets the requests that belong to
 //! no other. The gateway itself starts nothing: `edgeway deploy` reads the settings and does.
 
+mod warm_up;
+
 use std::{
     borrow::Cow,
     net::IpAddr,
@@ -9,6 +11,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+
+pub use self::warm_up::WARM_UP_TIME;
+pub(super) use self::warm_up::WarmUp;
 
 use super::{
     Upstream,
@@ -22,12 +27,15 @@ use crate::{
     chain::CompileContext,
     config::{
         diagnostic::Place,
-        model::{App, UpstreamConfig},
+        model::{App, ReleaseOverlap, UpstreamConfig},
         tree::Spanned,
     },
 };
 
 const CODE: &str = "edgeway::upstream::bad_releases";
+
+/// Most responses that a new release can be warmed with.
+const MAX_WARM: u32 = 2000;
 
 /// Longest name of a release.
 const MAX_NAME: usize = 100;
@@ -44,6 +52,12 @@ pub struct ReleaseSettings {
     pub start: StartMethod,
     /// Number of instances of a release.
     pub instances: u32,
+    /// Instances that may run while a release replaces another one.
+    #[serde(default)]
+    pub overlap: ReleaseOverlap,
+    /// Number of responses that are fetched from a new release before it gets visitors.
+    #[serde(default)]
+    pub warm: u32,
     /// Time for which a replaced release still gets its requests, in seconds.
     pub linger: u64,
     /// Number of releases kept whole.
@@ -106,17 +120,28 @@ impl ReleaseSettings {
         let ports = scale::ports(&written.ports, cx);
         let address = scale::address(written.address.as_ref(), cx);
         let (first_port, last_port) = ports?;
-        // Instances of two releases run at the same time.
-        let needed = 2 * u64::from(written.instances);
+        let instances = u64::from(written.instances);
+        let (needed, used) = match written.overlap {
+            ReleaseOverlap::All => (
+                2 * instances,
+                format!("two releases with {instances} instances each"),
+            ),
+            ReleaseOverlap::One => (instances + 1, format!("{} instances", instances + 1)),
+        };
         if u64::from(last_port - first_port) + 1 < needed {
             cx.report_at(
                 written.ports.place,
                 CODE,
-                format!(
-                    "`ports` has too few ports for two releases with {} instances each",
-                    written.instances
-                ),
+                format!("`ports` has too few ports for {used}"),
                 format!("write a range of at least {needed} ports, such as `4000-4031`"),
+            );
+        }
+        if written.warm.value > MAX_WARM {
+            cx.report_at(
+                written.warm.place,
+                CODE,
+                format!("`warm: {}` is more than {MAX_WARM}", written.warm.value),
+                "write as many as `edgeway deploy` can fetch in a minute, such as `200`",
             );
         }
         let folder = cx.folder.join(&written.folder.value);
@@ -127,6 +152,8 @@ impl ReleaseSettings {
             address: address?,
             start: start?,
             instances: written.instances,
+            overlap: written.overlap,
+            warm: written.warm.value,
             linger: written.linger.0.as_secs(),
             keep: written.keep,
             vault: written.vault.0.as_secs(),
@@ -278,7 +305,7 @@ mod tests {
     };
     use crate::LeaseRequest;
 
-    const RELEASES: &str = "app: nextjs, health: false, \
+    pub(super) const RELEASES: &str = "app: nextjs, health: false, \
                             releases: { folder: /srv/web, ports: 4000-4031, start: [npm, start] }";
 
     #[track_caller]
@@ -289,7 +316,11 @@ mod tests {
         list.map(|d| d.message.clone()).collect()
     }
 
-    fn add(upstream: &Upstream, port: u16, release: &str) -> Result<BackendStatus, MemberError> {
+    pub(super) fn add(
+        upstream: &Upstream,
+        port: u16,
+        release: &str,
+    ) -> Result<BackendStatus, MemberError> {
         upstream.add_member(&NewMember {
             address: format!("127.0.0.1:{port}"),
             weight: 1,
@@ -342,11 +373,22 @@ mod tests {
                 "{ app: nextjs, releases: { folder: r, ports: 4000-4002, start: [npm] } }",
                 "`ports` has too few ports for two releases with 2 instances each",
             ),
+            (
+                "{ app: nextjs, releases: { folder: r, ports: 4000-4001, start: [npm], overlap: one } }",
+                "`ports` has too few ports for 3 instances",
+            ),
+            (
+                "{ app: nextjs, releases: { folder: r, ports: 4000-4031, start: [npm], warm: 2001 } }",
+                "`warm: 2001` is more than 2000",
+            ),
         ];
         for (yaml, message) in cases {
             assert_eq!(messages(yaml), [message], "{yaml}");
         }
         assert!(messages(&format!("{{ {RELEASES} }}")).is_empty());
+        let one = "{ app: nextjs, releases: { folder: r, ports: 4000-4002, start: [npm], overlap: one, \
+                   warm: 200 } }";
+        assert!(messages(one).is_empty());
     }
 
     #[tokio::test]
