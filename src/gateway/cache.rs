@@ -32,7 +32,10 @@ use crate::{
         },
         tree::{Key, Spanned},
     },
-    filters::compression::CompressionRules,
+    filters::{
+        cache::{CompiledCache, RequestValues},
+        compression::CompressionRules,
+    },
     limits::key::Source,
     routes::{ParamNames, Slot},
     upstreams::Upstream,
@@ -50,6 +53,8 @@ const MAX_SHARED: u64 = 64 << 20;
 /// Cache of one route.
 pub struct RouteCache {
     pub policy: Arc<RouteCachePolicy>,
+    /// Settings as the filter has them, with the values that requests go by.
+    compiled: Arc<CompiledCache>,
     pub tags: Box<[TagTemplate<Slot>]>,
     pub cache: Arc<Cache>,
     pub metrics: RouteCacheMetrics,
@@ -83,6 +88,11 @@ pub struct UpstreamFetch {
 }
 
 impl RouteCache {
+    /// Returns the values of requests that the cache goes by, if there are some.
+    pub(super) fn values(&self) -> Option<&RequestValues> {
+        self.compiled.values.as_ref()
+    }
+
     pub fn upstream(&self, name: &str) -> Option<&UpstreamFetch> {
         let mut all = self.upstreams.iter();
         all.find(|(own, _)| **own == *name).map(|(_, found)| found)
@@ -260,7 +270,8 @@ impl Compiler<'_> {
         chain: &Chain,
         passing: &[HeaderName],
     ) -> Option<RouteCache> {
-        let policy = chain.extension::<RouteCachePolicy>()?;
+        let compiled = chain.extension::<CompiledCache>()?;
+        let policy = Arc::clone(&compiled.policy);
         let cache = self.shared.get::<Cache>()?;
         self.build_unknown(node, &policy);
         let names = ParamNames::of(&node.config.matches.value);
@@ -303,7 +314,11 @@ impl Compiler<'_> {
             unchanged: Arc::new(unchanged),
             own,
             identity,
-            goes_by_cookies: policy.goes_by_cookies(),
+            goes_by_cookies: policy.goes_by_cookies()
+                || compiled
+                    .values
+                    .as_ref()
+                    .is_some_and(RequestValues::read_cookies),
             passing: passing.iter().filter(is_unkeyed).cloned().collect(),
             upstreams: self.fetching(&policy),
             metrics: RouteCacheMetrics::new(&self.world.metrics, route),
@@ -312,6 +327,7 @@ impl Compiler<'_> {
             quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
             coder: chain.extension::<CompressionRules>(),
             policy,
+            compiled,
             cache,
         })
     }

@@ -382,6 +382,7 @@ impl Compiler<'_> {
             }
         }
         if node.config.files.is_some()
+            && node.config.upstream.is_none()
             && let Some((key, _)) = node.filters.iter().find(|(key, _)| key.name == "cache")
         {
             self.diagnostics.push(

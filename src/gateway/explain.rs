@@ -512,10 +512,17 @@ fn action_text(
 /// Describes a route's action in a few words.
 pub(crate) fn action(route: &Route) -> String {
     match &route.action {
-        Action::Forward(forward) => match &forward.websocket {
-            Some(_) => format!("upstream {} (websocket)", forward.upstream),
-            None => format!("upstream {}", forward.upstream),
-        },
+        Action::Forward(forward) => {
+            let first = match &forward.files {
+                Some(files) => format!("files {}, else ", files.root().display()),
+                None => String::new(),
+            };
+            let only = match &forward.websocket {
+                Some(_) => " (websocket)",
+                None => "",
+            };
+            format!("{first}upstream {}{only}", forward.upstream)
+        }
         Action::Redirect(redirect) => format!("redirect {}", redirect.status().as_u16()),
         Action::Respond(respond) => match respond.status().as_u16() {
             444 => "close without a response (444)".to_owned(),

@@ -106,9 +106,16 @@ pub(super) fn explain(
             url: seen.key.url(),
             and: parts(seen.key.extra()),
         }),
-        past: seen.err().map(|why| past(why, cache, ex)),
+        past: match seen {
+            Ok(ref seen) if seen.is_renewing => Some(RENEWS.to_owned()),
+            Ok(_) => None,
+            Err(why) => Some(past(why, cache, ex)),
+        },
     })
 }
+
+const RENEWS: &str =
+    "route: a value that `bypass_if` names is set, so the origin is asked in any case";
 
 /// Returns the reason for a bypass with a description. The reason words are those of
 /// `Cache-Status`.
@@ -116,9 +123,10 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
     let text = match why {
         "method" => "only `GET` and `HEAD` are served from it",
         "route" => {
-            let item = cache.policy.bypass(ex);
-            let item = item.map_or_else(String::new, |item| format!(" has `{item}`"));
-            return format!("{why}: the request{item}, which `bypass` names");
+            let Some(item) = cache.policy.bypass(ex) else {
+                return RENEWS.to_owned();
+            };
+            return format!("{why}: the request has `{item}`, which `bypass` names");
         }
         "precondition" => "only the origin can evaluate `If-Match` and its like",
         "next_action" => "it calls a server action",
@@ -136,6 +144,9 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
 }
 
 fn not_kept(seen: &RecognisedRequest) -> Option<&'static str> {
+    if seen.is_not_stored {
+        return Some("route: a value that `no_store_if` names is set");
+    }
     if let Some(why) = seen.shape.as_ref().and_then(RequestShape::no_fill) {
         return Some(match why {
             "cookies" => "cookies: it has some that may identify the client",
@@ -205,6 +216,20 @@ fn policy_lines(cache: &RouteCache, is_nextjs: bool) -> Vec<String> {
     ] {
         if let Some(window) = window {
             lines.push(format!("stale for {} {condition}", Span(window)));
+        }
+    }
+    if let Some(uses) = &policy.min_uses {
+        lines.push(format!("stored from request {} on", uses.number()));
+    }
+    let ignored = rules.ignored;
+    for (is_ignored, name) in [
+        (ignored.cache_control, "Cache-Control"),
+        (ignored.expires, "Expires"),
+        (ignored.set_cookie, "Set-Cookie"),
+        (ignored.vary, "Vary"),
+    ] {
+        if is_ignored {
+            lines.push(format!("`{name}` of the origin is not read"));
         }
     }
     if let Some(ttl) = policy.browser_ttl {

@@ -13,6 +13,7 @@ use crate::{
         model::{MatchConfig, RouteNode, SpellingConfig},
         tree::Node,
     },
+    files::Files,
     routes::{Action, RouteProtection, RouteTable, Slashes},
 };
 
@@ -116,18 +117,24 @@ impl Compiler<'_> {
             guards.insert(self.guards.another());
         }
         let spelling = node.config.spelling.as_ref();
+        // Two routes of one root lead to the same files, as two of one upstream lead to the same
+        // app. No upstream has such a name.
+        let named = |files: &Files| {
+            let root = files.root();
+            let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+            Arc::<str>::from(format!("files {}", root.display()))
+        };
+        let files = match action {
+            Action::Forward(forward) => forward.files.as_deref().map(named),
+            Action::Files(_) | Action::Redirect(_) | Action::Respond(_) => None,
+        };
         let (upstream, rewrites) = match action {
             Action::Forward(forward) => (
                 Some(Arc::clone(&forward.upstream)),
                 forward.rewrite.is_some(),
             ),
-            // Two routes of one root lead to the same files, as two of one upstream lead to the
-            // same app. No upstream has such a name.
             Action::Files(serve) if serve.internal.is_none() => {
-                let root = serve.files.root();
-                let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
-                let root = format!("files {}", root.display());
-                (Some(Arc::from(root)), serve.rewrite.is_some())
+                (Some(named(&serve.files)), serve.rewrite.is_some())
             }
             Action::Files(_) | Action::Redirect(_) | Action::Respond(_) => (None, false),
         };
@@ -135,6 +142,7 @@ impl Compiler<'_> {
             guards,
             has_access: refuses || filters.iter().any(|guard| guard.is_access),
             upstream,
+            files,
             rewrites,
             is_exact: spelling.is_some_and(|spelling| spelling.value == SpellingConfig::Exact),
         }

@@ -63,6 +63,10 @@ pub struct RecognisedRequest {
     pub personal: PersonalHeaders,
     pub wants: RequestDirectives,
     pub is_range: bool,
+    /// True if a value of the request sends it to the origin whatever is stored (`bypass_if`).
+    pub is_renewing: bool,
+    /// True if a value of the request forbids to store its response (`no_store_if`).
+    pub is_not_stored: bool,
 }
 
 /// Adds key parts for what the origin learns of a client beyond scheme and host: that a certificate
@@ -131,6 +135,17 @@ impl RouteCache {
         if self.is_unclear(&head.headers, &seen) {
             return Err("unclear");
         }
+        let (mut is_renewing, mut is_not_stored) = (false, false);
+        if let Some(values) = self.values() {
+            if values.are_unclear(ex) {
+                return Err("unclear");
+            }
+            is_renewing = values.bypass(ex);
+            is_not_stored = values.forbid_storing(ex);
+            if is_renewing && is_not_stored && !policy.fetches_whole {
+                return Err("route");
+            }
+        }
         if chain.has(Phase::CacheKey) {
             chain.on_cache_key(ex, &mut parts);
         }
@@ -152,6 +167,8 @@ impl RouteCache {
                 policy.personal(ex)
             },
             is_range: seen.is_range,
+            is_renewing,
+            is_not_stored,
             wants: match (seen.has_wants, &policy.client_directives) {
                 (false, _) => RequestDirectives::default(),
                 (true, None) => RequestDirectives::of(&head.headers).without_demands(),
@@ -195,7 +212,7 @@ impl RouteCache {
             max_object: self.policy.max_object,
             is_compressible: self.coder.is_some(),
             quota: self.quota.clone(),
-            keeps_private: self.policy.plain.force,
+            keeps_private: self.policy.keeps_private(),
         }
     }
 

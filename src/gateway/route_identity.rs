@@ -45,6 +45,9 @@ const KEY_CACHE_SETTINGS: [&str; 7] = [
     "pass_unkeyed",
 ];
 
+/// Further such keys, which are hashed only where they are written.
+const RARE_CACHE_SETTINGS: [&str; 3] = ["bypass_if", "ignore_headers", "no_store_if"];
+
 /// Digest of a route. It is the same on every gateway with the same configuration, and after each
 /// reload that does not change the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +126,12 @@ impl Compiler<'_> {
                 "cache" => {
                     for key in KEY_CACHE_SETTINGS {
                         text.optional(filter.get(key));
+                    }
+                    for key in RARE_CACHE_SETTINGS {
+                        if let Some(node) = filter.get(key) {
+                            text.part(key.as_bytes());
+                            text.node(node);
+                        }
                     }
                 }
                 // Response headers for clients are added to each response after the lookup.
@@ -246,6 +255,7 @@ mod tests {
             "cache: true, security_headers: false, timing: true, methods: [GET]",
             "cache: {}, headers: { response: { set: { X-A: b } } }",
             "cache: { client_directives: true }, access_log: false",
+            "cache: { min_uses: 3 }",
         ]);
         for (number, same) in same.into_iter().enumerate() {
             assert_eq!(same, plain, "{number}");
@@ -268,6 +278,10 @@ mod tests {
             "cache: { key: { by: ['header:X-A'] } }",
             "cache: { bypass: ['header:X-A'] }",
             "cache: { mode: strict }",
+            "cache: { bypass_if: ['{header.x-a}'] }",
+            "cache: { no_store_if: ['{header.x-a}'] }",
+            "cache: { ignore_headers: [vary] }",
+            "cache: { ignore_headers: [set-cookie] }",
             "cache: {}, pass_headers: X-Original-URL",
             "cache: {}, pass_headers: [X-Original-URL, X-Rewrite-URL]",
             "cache: {}, jwt: { keys: 'thirty-two bytes that nobody else knows' }",

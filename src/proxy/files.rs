@@ -41,10 +41,18 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
     let route = context::route(&ctx.gateway, ctx.route)?;
     let serve = match &route.action {
         Action::Files(serve) => serve,
-        Action::Forward(_) if !ctx.gateway.app_files.is_empty() => {
+        Action::Forward(forward) => {
+            if let Some(files) = &forward.files
+                && let Some(decision) = before_upstream(files, head, ctx).await
+            {
+                return Some(decision);
+            }
+            if ctx.gateway.app_files.is_empty() {
+                return None;
+            }
             return of_app(head, ctx).await;
         }
-        Action::Forward(_) | Action::Redirect(_) | Action::Respond(_) => return None,
+        Action::Redirect(_) | Action::Respond(_) => return None,
     };
     if serve.internal.is_some() {
         // As with `internal` of nginx: it is not said that there is anything.
@@ -79,6 +87,32 @@ fn not_allowed() -> Decision {
         .header(header::ALLOW, allow)
         .detail("This address only serves a file.");
     Decision::Reply(Box::new(reply))
+}
+
+/// Decides a request for a file that a route serves in place of its upstream. `None` leaves it to
+/// the upstream: there is no file at the path.
+async fn before_upstream(files: &Files, head: &RequestHeader, ctx: &Context) -> Option<Decision> {
+    let sent = ctx.facts.rewritten.as_deref();
+    let path = Target::new("", sent.unwrap_or(head.raw_path())).path;
+    if ctx.is_websocket || path.first() != Some(&b'/') {
+        return None;
+    }
+    let found = match files.kept(path) {
+        Some(file) => Found::File(file),
+        // Boxed, because otherwise every request's future would be as large.
+        None => Box::pin(files.find(path)).await,
+    };
+    match found {
+        Found::File(_) if head.method == Method::GET || head.method == Method::HEAD => {
+            Some(decide(files, path, found, head).await)
+        }
+        Found::File(_) => Some(not_allowed()),
+        Found::NotFoundPage(_)
+        | Found::Folder
+        | Found::NotFound
+        | Found::Forbidden
+        | Found::Failed => None,
+    }
 }
 
 /// Decides a request for a file that the app would serve as it is. `None` leaves it to the app:

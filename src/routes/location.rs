@@ -428,7 +428,7 @@ impl LocationHit<'_> {
     pub(super) fn fill(&self, path: &[u8], names: &ParamNames, params: &mut Params) {
         let text = decoded(path, self.merges_slashes);
         if let Some(matcher) = self.matcher {
-            for (name, slot) in names.iter() {
+            for (name, slot) in names.iter_of_paths() {
                 if let Some(range) = matcher.range(&text, name) {
                     params.set(slot, range);
                 }

@@ -6,6 +6,7 @@
 
 mod action;
 mod class;
+mod host_regex;
 mod location;
 mod params;
 mod pattern;

@@ -1,10 +1,10 @@
 //! Values of path parameters: ranges of the path, in a fixed array.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use crate::config::model::MatchConfig;
 
-use super::{Slashes, location::Location, pattern::PathPattern};
+use super::{Slashes, host_regex::HostRegex, location::Location, pattern::PathPattern};
 
 /// Limit on the parameter names in the paths of one route.
 pub(super) const MAX_PARAMS: usize = 8;
@@ -16,17 +16,32 @@ pub(super) const RESERVED: [&str; 4] = ["host", "path", "query", "rest"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub(super) u8);
 
-/// The values of one match, as ranges of the path that was matched.
+impl Slot {
+    /// Returns true if the value is a part of the host.
+    pub(super) fn is_of_host(self) -> bool {
+        self.0 >= OF_HOSTS
+    }
+}
+
+/// First slot of the names in hosts.
+const OF_HOSTS: u8 = 64;
+
+/// The values of one match: ranges of the path that was matched, and what a regular expression has
+/// found in the host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Params {
     values: [(usize, usize); MAX_PARAMS],
     rest: (usize, usize),
+    /// Absent unless the route was found by a host with named groups.
+    of_host: Option<Arc<[Box<str>]>>,
 }
 
 /// The parameter names of a route, over all its paths.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParamNames {
     names: Vec<Name>,
+    /// Names of groups in regular expressions of hosts.
+    of_hosts: Vec<Name>,
     has_rest: bool,
     /// True if all paths are valid; otherwise a missing name needs no report.
     is_whole: bool,
@@ -49,7 +64,12 @@ pub(super) enum NoSlot {
 
 impl Params {
     /// Returns the value of a parameter, given the path that was matched.
-    pub fn get<'p>(&self, slot: Slot, path: &'p [u8]) -> &'p [u8] {
+    pub fn get<'p>(&'p self, slot: Slot, path: &'p [u8]) -> &'p [u8] {
+        if let Some(index) = slot.0.checked_sub(OF_HOSTS) {
+            let mut of_host = self.of_host.iter().flat_map(|values| values.iter());
+            let value = of_host.nth(usize::from(index));
+            return value.map(|value| value.as_bytes()).unwrap_or_default();
+        }
         let (start, end) = self.values[usize::from(slot.0)];
         path.get(start..end).unwrap_or_default()
     }
@@ -77,15 +97,43 @@ impl Params {
         }
     }
 
+    pub(super) fn set_of_host(&mut self, values: Vec<Box<str>>) {
+        self.of_host = Some(values.into());
+    }
+
     pub(super) fn set_rest(&mut self, range: Range<usize>) {
         self.rest = (range.start, range.end);
     }
 }
 
 impl ParamNames {
-    /// Collects the names of a route's paths. Invalid paths are skipped: the route table reports
-    /// them.
+    /// Collects the names of a route's paths and hosts. Invalid ones are skipped: the route table
+    /// reports them.
     pub fn of(config: &MatchConfig) -> Self {
+        let mut names = Self::of_paths(config);
+        let hosts: Vec<Option<Vec<String>>> = config
+            .host
+            .0
+            .iter()
+            .map(|host| match host.value.strip_prefix('~') {
+                Some(regex) => Some(HostRegex::compile(regex).ok()?.names()),
+                None => Some(Vec::new()),
+            })
+            .collect();
+        names.is_whole &= hosts.iter().all(Option::is_some);
+        for name in hosts.iter().flatten().flatten() {
+            if names.of_hosts.iter().all(|known| known.text != *name) {
+                let mut others = hosts.iter().flatten();
+                names.of_hosts.push(Name {
+                    text: name.clone(),
+                    is_everywhere: others.all(|other| other.contains(name)),
+                });
+            }
+        }
+        names
+    }
+
+    fn of_paths(config: &MatchConfig) -> Self {
         if let Some(text) = &config.path_regex {
             let regex = super::regex(&text.value).ok();
             let names = regex.iter().flat_map(|r| r.capture_names().flatten());
@@ -96,6 +144,7 @@ impl ParamNames {
                         is_everywhere: true,
                     })
                     .collect(),
+                of_hosts: Vec::new(),
                 has_rest: false,
                 is_whole: regex.is_some(),
             };
@@ -110,6 +159,7 @@ impl ParamNames {
                         is_everywhere: true,
                     })
                     .collect(),
+                of_hosts: Vec::new(),
                 has_rest: location.as_ref().is_some_and(Location::is_prefix),
                 is_whole: location.is_some(),
             };
@@ -133,6 +183,7 @@ impl ParamNames {
         }
         Self {
             names,
+            of_hosts: Vec::new(),
             // A route without a path takes every path, as `/*` does.
             has_rest: patterns.iter().all(|p| p.is_prefix),
             is_whole: patterns.len() == config.path.0.len(),
@@ -146,21 +197,38 @@ impl ParamNames {
 
     /// Returns each name and its slot.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Slot)> {
+        self.iter_of_paths().chain(self.iter_of_hosts())
+    }
+
+    /// Returns each name in paths and its slot.
+    pub(super) fn iter_of_paths(&self) -> impl Iterator<Item = (&str, Slot)> {
         (0u8..)
             .zip(&self.names)
             .map(|(index, name)| (name.text.as_str(), Slot(index)))
     }
 
+    fn iter_of_hosts(&self) -> impl Iterator<Item = (&str, Slot)> {
+        (OF_HOSTS..)
+            .zip(&self.of_hosts)
+            .map(|(index, name)| (name.text.as_str(), Slot(index)))
+    }
+
+    /// Returns the names in hosts.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = &str> {
+        self.of_hosts.iter().map(|name| name.text.as_str())
+    }
+
+    /// Returns the value of each name in hosts.
+    pub(super) fn of_hosts<'v>(&self, value: impl Fn(&str) -> Option<&'v str>) -> Vec<Box<str>> {
+        let values = self.hosts().map(|name| value(name).unwrap_or_default());
+        values.map(Box::from).collect()
+    }
+
     pub(super) fn lookup(&self, name: &str) -> Result<Slot, NoSlot> {
-        let index = self
-            .names
-            .iter()
-            .position(|known| known.text == name)
-            .ok_or(NoSlot::Unknown)?;
-        if !self.names[index].is_everywhere {
-            return Err(NoSlot::NotEverywhere);
-        }
-        u8::try_from(index).map(Slot).map_err(|_| NoSlot::Unknown)
+        let slot = self.any_slot(name).ok_or(NoSlot::Unknown)?;
+        let mut all = self.names.iter().chain(&self.of_hosts);
+        let is_everywhere = all.any(|known| known.text == name && known.is_everywhere);
+        is_everywhere.then_some(slot).ok_or(NoSlot::NotEverywhere)
     }
 
     /// Returns the slot of a name, even if only some paths have it.

@@ -3,7 +3,9 @@
 use crate::base::spelling;
 
 use super::{
-    RouteProblem, Slashes, host_of, normalise,
+    RouteProblem, Slashes, host_of,
+    host_regex::HostRegex,
+    normalise,
     params::{MAX_PARAMS, RESERVED},
 };
 
@@ -13,6 +15,10 @@ pub(super) enum HostPattern {
     Exact(String),
     /// Every host below this domain, at any depth, but not the domain itself.
     Below(String),
+    /// Every host that begins with this name and a dot.
+    After(String),
+    /// Every host that this regular expression matches.
+    Regex(String),
 }
 
 /// A path pattern.
@@ -41,20 +47,25 @@ impl HostPattern {
             let host = rest.split('/').next().unwrap_or_default();
             return refuse("it has a scheme", format!("write `{host}`"));
         }
+        if let Some(regex) = text.strip_prefix('~') {
+            return HostRegex::compile(regex).map(|_| Self::Regex(regex.to_owned()));
+        }
         if text == "*" {
             return refuse(
                 "`*` alone has no effect",
                 "leave `host` out to take any host".into(),
             );
         }
-        let (name, is_below) = match text.strip_prefix("*.") {
-            Some(name) => (name, true),
-            None => (text, false),
-        };
+        let (name, of): (_, fn(String) -> Self) =
+            match (text.strip_prefix("*."), text.strip_suffix(".*")) {
+                (Some(name), _) => (name, Self::Below),
+                (None, Some(name)) => (name, Self::After),
+                (None, None) => (text, Self::Exact),
+            };
         if name.contains('*') {
             return refuse(
-                "`*` may only stand at the front, before a dot",
-                "write `*.example.com`".into(),
+                "`*` may only stand at the front, before a dot, or at the end, after one",
+                "write `*.example.com`, or `www.example.*`".into(),
             );
         }
         if let Some(name) = name.strip_prefix('.') {
@@ -85,12 +96,7 @@ impl HostPattern {
                 format!("write `{host}`"),
             );
         }
-        let host = host.into_owned();
-        Ok(if is_below {
-            Self::Below(host)
-        } else {
-            Self::Exact(host)
-        })
+        Ok(of(host.into_owned()))
     }
 
     pub(super) fn matches(&self, host: &str) -> bool {
@@ -99,6 +105,10 @@ impl HostPattern {
             Self::Below(name) => host
                 .strip_suffix(name.as_str())
                 .is_some_and(|left| left.len() > 1 && left.ends_with('.')),
+            Self::After(name) => host
+                .strip_prefix(name.as_str())
+                .is_some_and(|left| left.starts_with('.')),
+            Self::Regex(text) => HostRegex::compile(text).is_ok_and(|regex| regex.is_match(host)),
         }
     }
 
@@ -106,9 +116,16 @@ impl HostPattern {
     pub(super) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Exact(name), Self::Exact(other)) => name == other,
-            (Self::Exact(_), Self::Below(_)) => false,
-            (Self::Below(_), Self::Exact(other)) => self.matches(other),
-            (Self::Below(name), Self::Below(other)) => name == other || self.matches(other),
+            (_, Self::Exact(other)) => self.matches(other),
+            (Self::Below(name), Self::Below(other)) | (Self::After(name), Self::After(other)) => {
+                name == other || self.matches(other)
+            }
+            (Self::Regex(text), Self::Regex(other)) => text == other,
+            // Two expressions may match the same hosts, which is not known before a request.
+            (
+                Self::Exact(_) | Self::Below(_) | Self::After(_) | Self::Regex(_),
+                Self::Below(_) | Self::After(_) | Self::Regex(_),
+            ) => false,
         }
     }
 }
@@ -118,6 +135,8 @@ impl std::fmt::Display for HostPattern {
         match self {
             Self::Exact(name) => f.write_str(name),
             Self::Below(name) => write!(f, "*.{name}"),
+            Self::After(name) => write!(f, "{name}.*"),
+            Self::Regex(text) => write!(f, "~{text}"),
         }
     }
 }
@@ -463,7 +482,7 @@ mod tests {
             ("*", "leave `host` out to take any host"),
             ("", "leave `host` out to take any host"),
             (".a.test", "write `*.a.test`"),
-            ("a.*.test", "write `*.example.com`"),
+            ("a.*.test", "write `*.example.com`, or `www.example.*`"),
             (
                 "bücher.test",
                 "write its punycode form (`xn--…`), as browsers send it",

@@ -19,6 +19,7 @@ use crate::{
     base::{net::Cidr, units::Percent},
     chain::{CompileContext, Exchange},
     config::{diagnostic::Place, tree::Spanned},
+    limits::key::Source,
 };
 
 /// Lookup table, which values of `headers`, `conditions` and `upstream_by` use as `{map.NAME}`.
@@ -348,19 +349,29 @@ impl Lookup {
             .unwrap_or(&self.default)
     }
 
-    /// Returns every result and the default, with those of the tables that they are; `None` if one
-    /// of them has other placeholders.
-    pub(crate) fn fixed_results(&self) -> Option<Vec<&str>> {
-        let networks = self
-            .networks
-            .0
-            .iter()
-            .flat_map(|(_, results)| results.values());
+    /// Adds the parts of a request that the results come from.
+    pub(super) fn sources(&self, found: &mut Vec<Source>) {
+        self.from.sources(found);
+        for result in self.results() {
+            result.sources(found);
+        }
+    }
+
+    /// Returns every result, and the default.
+    fn results(&self) -> impl Iterator<Item = &Template> {
+        let networks = self.networks.0.iter();
+        let networks = networks.flat_map(|(_, results)| results.values());
         let patterns = self.patterns.iter().map(|(_, result)| result);
         let shares = self.shares.iter().map(|(_, result)| result);
         let all = self.exact.values().chain(patterns).chain(networks);
+        all.chain(shares).chain([&self.default])
+    }
+
+    /// Returns every result and the default, with those of the tables that they are; `None` if one
+    /// of them has other placeholders.
+    pub(crate) fn fixed_results(&self) -> Option<Vec<&str>> {
         let mut found = Vec::new();
-        for result in all.chain(shares).chain([&self.default]) {
+        for result in self.results() {
             match (result.fixed(), result.lookup()) {
                 (Some(text), _) => found.push(text),
                 // No table uses itself.

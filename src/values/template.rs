@@ -9,6 +9,7 @@ use crate::{
     base::{clock::Clock, host::host_of, net::IpText, query, units::Span},
     chain::Exchange,
     config::diagnostic::closest,
+    limits::key::Source,
 };
 
 /// A value as it is sent.
@@ -149,45 +150,75 @@ impl Template {
         }
     }
 
+    /// Adds the parts of a request that the value comes from and that a client may send twice:
+    /// headers, cookies and names in the query.
+    pub(crate) fn sources(&self, found: &mut Vec<Source>) {
+        let pieces = match self {
+            Self::Fixed(_) => return,
+            Self::Pieces(pieces) => pieces,
+        };
+        for piece in pieces {
+            match piece {
+                Piece::Variable(Variable::Header(name)) => {
+                    found.push(Source::Header(name.clone()));
+                }
+                Piece::Variable(Variable::Cookie(name)) => {
+                    found.push(Source::Cookie(name.to_string()));
+                }
+                Piece::Variable(Variable::QueryValue(name)) => {
+                    found.push(Source::Query(name.to_string()));
+                }
+                Piece::Variable(Variable::Map(Some(lookup))) => lookup.sources(found),
+                Piece::Variable(_) | Piece::Text(_) => {}
+            }
+        }
+    }
+
     /// Parses a value. Text in braces that looks like a name must be a variable; other braces are
     /// text, since values such as those of `NEL` are JSON.
     ///
     /// # Errors
     /// The message and the help for the user.
     pub(crate) fn parse(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
-        let mut pieces = Vec::new();
-        let mut plain = String::new();
-        let mut rest = text;
-        while let Some(open) = rest.find('{') {
-            let inside = &rest[open + 1..];
-            let name = inside.find('}').map(|close| &inside[..close]);
-            let Some(name) = name.filter(|name| looks_like_a_name(name)) else {
-                plain.push_str(&rest[..=open]);
-                rest = inside;
-                continue;
-            };
-            let variable = variable(name, names)?;
-            plain.push_str(&rest[..open]);
-            if !plain.is_empty() {
-                pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
-            }
-            pieces.push(Piece::Variable(variable));
-            rest = &inside[name.len() + 1..];
-        }
-        plain.push_str(rest);
-        let Ok(fixed) = HeaderValue::from_str(&plain) else {
+        let pieces = pieces(text, names)?;
+        let mut texts = pieces.iter().filter_map(|piece| match piece {
+            Piece::Text(text) => Some(text),
+            Piece::Variable(_) => None,
+        });
+        if !texts.all(|text| HeaderValue::from_str(text).is_ok()) {
             return Err((
                 format!("invalid header value `{}`", text.escape_debug()),
                 "write plain text on one line".to_owned(),
             ));
-        };
-        if pieces.is_empty() {
-            return Ok(Self::Fixed(fixed));
         }
-        if !plain.is_empty() {
-            pieces.push(Piece::Text(plain.into()));
+        match &pieces[..] {
+            [] => Ok(Self::empty()),
+            [Piece::Text(text)] => {
+                let fixed = HeaderValue::from_str(text);
+                Ok(fixed.map_or_else(|_| Self::empty(), Self::Fixed))
+            }
+            _ => Ok(Self::Pieces(pieces.into())),
         }
-        Ok(Self::Pieces(pieces.into()))
+    }
+
+    /// Parses a text that is not the value of a header, such as a body: it may have several lines.
+    ///
+    /// # Errors
+    /// The message and the help for the user.
+    pub(crate) fn parse_text(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
+        Ok(Self::Pieces(pieces(text, names)?.into()))
+    }
+
+    /// Returns the text of a body without placeholders.
+    pub(crate) fn plain_text(&self) -> Option<&str> {
+        match self {
+            Self::Pieces(pieces) => match &**pieces {
+                [] => Some(""),
+                [Piece::Text(text)] => Some(text),
+                _ => None,
+            },
+            Self::Fixed(_) => self.fixed(),
+        }
     }
 
     /// Returns the value for a request; `None` if it is empty, as with nginx, or not allowed in a
@@ -204,6 +235,18 @@ impl Template {
         HeaderValue::try_from(text).ok()
     }
 
+    /// Returns the target of a redirect, with one slash at the beginning of a path: `//evil.test/`
+    /// would be the address of another host.
+    pub(crate) fn target(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
+        let to = self.value(ex)?;
+        let bytes = to.as_bytes();
+        let slashes = bytes.iter().take_while(|byte| **byte == b'/').count();
+        if slashes < 2 {
+            return Some(to);
+        }
+        HeaderValue::from_bytes(&bytes[slashes - 1..]).ok()
+    }
+
     /// Appends the text for a request.
     pub(crate) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
         let pieces = match self {
@@ -217,6 +260,34 @@ impl Template {
             }
         }
     }
+}
+
+/// Splits a value into text and variables.
+fn pieces(text: &str, names: &Names<'_>) -> Result<Vec<Piece>, (String, String)> {
+    let mut pieces = Vec::new();
+    let mut plain = String::new();
+    let mut rest = text;
+    while let Some(open) = rest.find('{') {
+        let inside = &rest[open + 1..];
+        let name = inside.find('}').map(|close| &inside[..close]);
+        let Some(name) = name.filter(|name| looks_like_a_name(name)) else {
+            plain.push_str(&rest[..=open]);
+            rest = inside;
+            continue;
+        };
+        let variable = variable(name, names)?;
+        plain.push_str(&rest[..open]);
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
+        }
+        pieces.push(Piece::Variable(variable));
+        rest = &inside[name.len() + 1..];
+    }
+    plain.push_str(rest);
+    if !plain.is_empty() {
+        pieces.push(Piece::Text(plain.into()));
+    }
+    Ok(pieces)
 }
 
 /// Appends bytes of a request, of which those that are not UTF-8 are replaced.

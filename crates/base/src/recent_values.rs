@@ -77,6 +77,18 @@ impl<V: Clone> RecentValues<V> {
         self.put(&mut self.shard(of).lock(), of, value);
     }
 
+    /// Replaces a value by what `change` makes of it, and returns the new one.
+    pub fn update(&self, of: Fingerprint, change: impl FnOnce(Option<V>) -> V) -> V {
+        let mut shard = self.shard(of).lock();
+        let known = match shard.young.get(&of) {
+            Some(value) => Some(value.clone()),
+            None => shard.old.remove(&of),
+        };
+        let value = change(known);
+        self.put(&mut shard, of, value.clone());
+        value
+    }
+
     /// Forgets one value.
     pub fn remove(&self, of: Fingerprint) {
         let mut shard = self.shard(of).lock();
@@ -108,6 +120,17 @@ mod tests {
 
     fn of(recent: &RecentValues<u32>, number: u32) -> Fingerprint {
         recent.fingerprint([&number.to_le_bytes()[..]])
+    }
+
+    #[test]
+    fn an_update_sees_the_value_before() {
+        let recent = RecentValues::new(1024);
+        let count = |known: Option<u32>| known.unwrap_or_default() + 1;
+        for expected in 1..4 {
+            assert_eq!(recent.update(of(&recent, 7), count), expected);
+        }
+        assert_eq!(recent.update(of(&recent, 8), count), 1);
+        assert_eq!(recent.get(of(&recent, 7)), Some(3));
     }
 
     #[test]

@@ -11,8 +11,11 @@ use crate::{
         Cache,
         name_set::{self, NameSet},
         nextjs::{self, PageCache},
-        policy::CacheRules,
-        route::{ClientDirectives, KeyRules, Mode, Query, RouteCachePolicy, TagTemplate},
+        policy::{CacheRules, IgnoredHeaders},
+        route::{
+            ClientDirectives, KeyRules, MinUses, Mode, Query, RouteCachePolicy, TagTemplate,
+            UseCounts,
+        },
     },
     chain::CompileContext,
     config::tree::{
@@ -52,10 +55,28 @@ pub(crate) struct RouteCacheConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     heuristic: Option<Percent>,
     /// Parts of the cache key in addition to scheme, host, path and query.
-    key: KeyConfig,
+    pub(super) key: KeyConfig,
     /// Requests with one of these bypass the cache: `cookie:NAME`, `header:NAME`, `query:NAME`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bypass: Vec<Spanned<KeyItem>>,
+    /// Values with the placeholders of `headers`, such as `{cookie.preview}`: if one of them is
+    /// neither empty nor `0`, the request goes to the origin although a response is stored, and the
+    /// new response takes its place unless `no_store_if` forbids it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) bypass_if: Vec<Spanned<String>>,
+    /// Values as in `bypass_if`: if one of them is neither empty nor `0`, the response to the
+    /// request is not stored. A stored one may still be used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) no_store_if: Vec<Spanned<String>>,
+    /// Response headers of the origin that the cache does not read when it decides what to store and
+    /// for how long. Clients still get them, but `set-cookie` only the client whose request it was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignore_headers: Vec<IgnoredHeader>,
+    /// Number of requests for a response within ten minutes of each other, from which on it is
+    /// stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    min_uses: Option<Spanned<u32>>,
     /// Cookies that do not identify the client, such as `theme`; `*` for all of them. The response
     /// to a request with any other cookie is stored only if the origin marks it as shared
     /// (`public`, `s-maxage`), and never if it is a page of a Next.js app. The cookies of analytics
@@ -128,10 +149,20 @@ enum PagesConfig {
     All,
 }
 
+/// Response header of an origin that decides about storing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum IgnoredHeader {
+    CacheControl,
+    Expires,
+    SetCookie,
+    Vary,
+}
+
 /// Cache key of a route's responses.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct KeyConfig {
+pub(super) struct KeyConfig {
     /// Query parameters that are part of the key; all if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     query: Option<Spanned<Vec<String>>>,
@@ -145,6 +176,10 @@ struct KeyConfig {
     /// `api_key`, `user`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     by: Vec<Spanned<KeyItem>>,
+    /// Values that are added to the key, with the placeholders of `headers`, such as
+    /// `{map.device}`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) values: Vec<Spanned<String>>,
 }
 
 impl ClientDirectivesConfig {
@@ -227,6 +262,10 @@ impl Default for RouteCacheConfig {
             heuristic: None,
             key: KeyConfig::default(),
             bypass: Vec::new(),
+            bypass_if: Vec::new(),
+            no_store_if: Vec::new(),
+            ignore_headers: Vec::new(),
+            min_uses: None,
             anonymous_cookies: None,
             stale_while_revalidate: None,
             stale_if_error: None,
@@ -270,6 +309,8 @@ impl RouteCacheConfig {
         if self.force {
             self.warn_of_force(cx)?;
         }
+        let ignored = self.ignored(cx);
+        let min_uses = self.min_uses(cx)?;
         if self.keep_on_write && self.purge_on_write {
             cx.report(
                 "edgeway::cache::keep_on_write",
@@ -300,6 +341,7 @@ impl RouteCacheConfig {
             stale_while_revalidate: self.stale_while_revalidate.map(|span| span.0),
             stale_if_error: self.stale_if_error.map(|span| span.0),
             stale_despite_s_maxage: self.mode == ModeConfig::App,
+            ignored,
             ..CacheRules::default()
         };
         let preset = nextjs::rules_for_next();
@@ -346,6 +388,7 @@ impl RouteCacheConfig {
             quota: self.quota.map(|quota| quota.value.0),
             fetches_whole: self.whole,
             keeps_on_write: self.keep_on_write,
+            min_uses,
         })
     }
 
@@ -393,6 +436,7 @@ impl RouteCacheConfig {
             ignore_query,
             pass_unkeyed,
             by,
+            values: _,
         } = &self.key;
         let ignored = || NameSet::new(ignore_query.iter().map(String::as_str));
         let query = match query {
@@ -423,6 +467,49 @@ impl RouteCacheConfig {
             passes_unkeyed: *pass_unkeyed,
             by: by.iter().map(|item| item.value.clone()).collect(),
         })
+    }
+
+    fn ignored(&self, cx: &mut CompileContext<'_>) -> IgnoredHeaders {
+        let is = |header| self.ignore_headers.contains(&header);
+        let ignored = IgnoredHeaders {
+            cache_control: is(IgnoredHeader::CacheControl),
+            expires: is(IgnoredHeader::Expires),
+            set_cookie: is(IgnoredHeader::SetCookie),
+            vary: is(IgnoredHeader::Vary),
+        };
+        if ignored.cache_control || ignored.set_cookie || ignored.vary {
+            cx.warn(
+                "edgeway::cache::ignore_headers",
+                "`ignore_headers` stores responses for all clients that the origin may have made for \
+                 one of them",
+                "make sure that no response of this route is personal; cookies themselves are never \
+                 stored, only the client whose request it was gets them",
+            );
+        }
+        ignored
+    }
+
+    /// Returns `None` if an error was reported.
+    #[expect(clippy::option_option, reason = "an error, none, or some")]
+    fn min_uses(&self, cx: &mut CompileContext<'_>) -> Option<Option<MinUses>> {
+        let Some(Spanned {
+            value: number,
+            place,
+        }) = self.min_uses
+        else {
+            return Some(None);
+        };
+        if number == 0 {
+            cx.report_at(
+                place,
+                "edgeway::cache::min_uses",
+                "no response is stored before its first request",
+                "write `1` or more; `cache: false` stores nothing",
+            );
+            return None;
+        }
+        let counts = || cx.zones.get_or_create("cache min_uses", UseCounts::default);
+        Some((number > 1).then(|| MinUses::new(number, counts())))
     }
 
     fn warn_of_force(&self, cx: &mut CompileContext<'_>) -> Option<()> {

@@ -5,6 +5,7 @@
 mod config;
 #[cfg(test)]
 mod tests;
+mod values;
 
 use std::{any::Any, sync::Arc};
 
@@ -15,15 +16,25 @@ use crate::{
         policy::{self, CacheStatus, Forward, Served},
         route::{RouteCachePolicy, SURROGATE_CONTROL, TAGS},
     },
-    chain::{CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases},
+    chain::{
+        CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, KeyBuilder, Phases,
+    },
 };
+
+pub(crate) use self::values::RequestValues;
 
 const X_CACHE_STATUS: HeaderName = HeaderName::from_static("x-cache-status");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// The compiled filter.
-pub(crate) struct Cache {
-    policy: Arc<RouteCachePolicy>,
+pub(crate) struct Cache(Arc<CompiledCache>);
+
+/// Compiled settings of a route's cache, most of which the gateway applies.
+#[derive(Debug)]
+pub(crate) struct CompiledCache {
+    pub(crate) policy: Arc<RouteCachePolicy>,
+    /// Absent if no value of a request matters.
+    pub(crate) values: Option<RequestValues>,
 }
 
 impl FilterKind for Cache {
@@ -32,25 +43,35 @@ impl FilterKind for Cache {
     type Filter = Self;
 
     fn compile(config: config::RouteCacheConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        let values = RequestValues::compile(&config, cx)?;
         let policy = Arc::new(config.compile(cx)?);
-        Some(Self { policy })
+        Some(Self(Arc::new(CompiledCache { policy, values })))
     }
 }
 
 impl Filter for Cache {
     fn phases(&self) -> Phases {
-        Phases::RESPONSE
+        match &self.0.values {
+            Some(values) if values.are_in_key() => Phases::RESPONSE | Phases::CACHE_KEY,
+            _ => Phases::RESPONSE,
+        }
     }
 
     fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::clone(&self.policy) as _)
+        Some(Arc::clone(&self.0) as _)
+    }
+
+    fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
+        if let Some(values) = &self.0.values {
+            values.add_to_key(ex, key);
+        }
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         let Some(facts) = &ex.facts.cache else {
             return;
         };
-        if let Some(ttl) = self.policy.browser_ttl
+        if let Some(ttl) = self.0.policy.browser_ttl
             && facts.outcome != CacheOutcome::Bypass
             && head.status.is_success()
         {

@@ -42,9 +42,9 @@ struct ConditionConfig {
     /// Target of a redirect, with placeholders.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Spanned<String>>,
-    /// Body as written; the built-in page of an error if absent.
+    /// Body, with placeholders; the built-in page of an error if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    body: Option<String>,
+    body: Option<Spanned<String>>,
     /// Media type of the body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content_type: Option<Spanned<String>>,
@@ -162,7 +162,16 @@ impl ConditionConfig {
             None => Ok(HeaderValue::from_static(TEXT)),
         };
         match content_type {
-            Ok(content_type) => Some(Then::Body(content_type, body.clone().into())),
+            Ok(content_type) => match Template::parse_text(&body.value, names) {
+                Ok(text) => Some(match text.plain_text() {
+                    Some(plain) => Then::Body(content_type, plain.to_owned().into()),
+                    None => Then::Text(content_type, text),
+                }),
+                Err((message, help)) => {
+                    cx.report_at(body.place, "edgeway::conditions::value", message, help);
+                    None
+                }
+            },
             Err(place) => {
                 let help = "write one such as `text/html; charset=utf-8`";
                 report(place, "invalid media type".to_owned(), help, cx);

@@ -47,6 +47,8 @@ enum Then {
     ByStatus,
     Redirect(Template),
     Body(HeaderValue, Bytes),
+    /// Body with placeholders.
+    Text(HeaderValue, Template),
 }
 
 impl Test {
@@ -78,7 +80,7 @@ impl Condition {
             }
             Then::ByStatus => {}
             Then::Redirect(to) => {
-                if let Some(to) = to.value(ex).and_then(|to| own_path(&to)) {
+                if let Some(to) = to.target(ex) {
                     reply = reply.header(header::LOCATION, to);
                 } else {
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -91,20 +93,17 @@ impl Condition {
                     body: body.clone(),
                 };
             }
+            Then::Text(content_type, text) => {
+                let mut body = String::new();
+                text.write(ex, &mut body);
+                reply.body = ReplyBody::Bytes {
+                    content_type: content_type.clone(),
+                    body: body.into(),
+                };
+            }
         }
         reply
     }
-}
-
-/// Returns the target of a redirect with one slash at its beginning: `//evil.test/` would be the
-/// address of another host.
-fn own_path(to: &HeaderValue) -> Option<HeaderValue> {
-    let bytes = to.as_bytes();
-    let slashes = bytes.iter().take_while(|byte| **byte == b'/').count();
-    if slashes < 2 {
-        return Some(to.clone());
-    }
-    HeaderValue::from_bytes(&bytes[slashes - 1..]).ok()
 }
 
 impl FilterKind for Conditions {

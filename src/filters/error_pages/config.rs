@@ -7,27 +7,98 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{ErrorPage, ErrorPages};
-use crate::{chain::CompileContext, config::tree::Spanned};
+use super::{Content, ErrorPage, ErrorPages, HTML};
+use crate::{
+    chain::CompileContext,
+    config::{
+        diagnostic::Place,
+        tree::{
+            Spanned,
+            short::{self, Short, reads_short, writes_mapping},
+        },
+    },
+    values::{Maps, Names, Template},
+};
 
 /// Maximum size of a page: all of them stay in memory.
 const MAX_FILE_SIZE: u64 = 1 << 20;
 
-/// Own HTML pages in place of the built-in one.
+/// Media type of a page that has none of its own and is no file.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Own pages, texts and redirects in place of the built-in page.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ErrorPagesConfig {
-    /// HTML files by status: `404`, or `4xx` and `5xx` for all others of that class. Read when the
-    /// configuration is loaded.
-    pages: BTreeMap<String, Spanned<PathBuf>>,
+    /// HTML files by status, or what else is sent: `404`, or `4xx` and `5xx` for all others of that
+    /// class. Files are read when the configuration is loaded.
+    pages: BTreeMap<String, Spanned<PageConfig>>,
     /// True to replace the error responses of backends too, as `proxy_intercept_errors` of nginx
     /// does.
     #[serde(default)]
     intercept: bool,
 }
+
+/// Response in place of an error's: the path of an HTML file, or a mapping with one of `file`,
+/// `body` and `redirect`.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text)]
+struct PageConfig {
+    /// File to send, of at most 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+    /// Text to send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// Media type of the file or text; `text/html` for HTML files and `text/plain` for texts if
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// Target of a redirect, with the placeholders of `headers`, such as `/login?next={uri}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirect: Option<String>,
+    /// Status in place of the error's own: from 200 to 599, for a redirect that of a redirect, 302
+    /// if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 200, max = 599))]
+    status: Option<u16>,
+    /// Clients that get it: `all`, or `html` for those that take HTML at least as gladly as JSON and
+    /// plain text.
+    clients: Clients,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Clients {
+    #[default]
+    All,
+    Html,
+}
+
+impl Short for PageConfig {
+    const WHAT: &'static str =
+        "the path of an HTML file, or a mapping such as `{ redirect: /login }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(path: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            file: Some(path.into()),
+            clients: Clients::Html,
+            ..Self::default()
+        }))
+    }
+}
+
+reads_short!(PageConfig);
+writes_mapping!(PageConfig);
 
 impl ErrorPagesConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ErrorPages> {
@@ -40,19 +111,27 @@ impl ErrorPagesConfig {
             return None;
         }
         let mut pages = Vec::new();
-        for (key, file) in &self.pages {
+        for (key, page) in &self.pages {
             let statuses = statuses(key);
             if statuses.is_none() {
                 cx.report_at(
-                    file.place,
+                    page.place,
                     "edgeway::error_pages::status",
                     format!("`{key}` is no status of an error"),
                     "write one from 400 to 599, or `4xx` or `5xx`",
                 );
             }
-            let body = read(file, cx);
-            if let (Some((first, last)), Some(body)) = (statuses, body) {
-                pages.push(ErrorPage { first, last, body });
+            let content = page.value.content(page.place, cx);
+            let status = page.value.status(page.place, cx);
+            if let (Some((first, last)), Some(content), Some(status)) = (statuses, content, status)
+            {
+                pages.push(ErrorPage {
+                    first,
+                    last,
+                    content,
+                    status,
+                    is_for_all: page.value.clients == Clients::All,
+                });
             }
         }
         if pages.len() < self.pages.len() {
@@ -79,20 +158,99 @@ fn statuses(key: &str) -> Option<(u16, u16)> {
     }
 }
 
-/// Reads a page, and reports why it cannot be used.
-fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Bytes> {
-    let path = cx.folder.join(&file.value);
-    match bytes_of(&path) {
+impl PageConfig {
+    fn content(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Content> {
+        let content_type = match &self.content_type {
+            None => None,
+            Some(text) => match HeaderValue::from_str(text) {
+                Ok(value) if self.redirect.is_none() => Some(value),
+                _ => {
+                    let help = "write one such as `application/json` beside `file` or `body`";
+                    report(
+                        place,
+                        format!("misplaced or invalid media type `{text}`"),
+                        help,
+                        cx,
+                    );
+                    return None;
+                }
+            },
+        };
+        match (&self.file, &self.body, &self.redirect) {
+            (Some(file), None, None) => {
+                let body = read(file, content_type.is_some(), place, cx)?;
+                Some(Content::Body(content_type.unwrap_or(HTML), body))
+            }
+            (None, Some(body), None) => {
+                let content_type = content_type.unwrap_or(TEXT);
+                Some(Content::Body(content_type, body.clone().into()))
+            }
+            (None, None, Some(to)) => {
+                let maps = cx.shared.get::<Maps>().unwrap_or_default();
+                let clock = cx.clock.clone();
+                let names = Names {
+                    clock: &clock,
+                    maps: &maps,
+                };
+                match Template::parse(to, &names) {
+                    Ok(to) => Some(Content::Redirect(to)),
+                    Err((message, help)) => {
+                        report(place, message, &help, cx);
+                        None
+                    }
+                }
+            }
+            _ => {
+                let help = "write one of `file`, `body` and `redirect`";
+                report(place, "the page is not one thing".to_owned(), help, cx);
+                None
+            }
+        }
+    }
+
+    /// Returns the status in place of the error's own, or `None` if an error was reported.
+    #[expect(clippy::option_option, reason = "an error, none, or a status")]
+    fn status(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Option<StatusCode>> {
+        let is_redirect = self.redirect.is_some();
+        let Some(number) = self.status else {
+            return Some(is_redirect.then_some(StatusCode::FOUND));
+        };
+        let redirects = [301, 302, 303, 307, 308].contains(&number);
+        let has_body = !matches!(number, 204 | 205 | 206 | 304);
+        let is_good = (200..600).contains(&number) && redirects == is_redirect && has_body;
+        if is_good {
+            return StatusCode::from_u16(number).ok().map(Some);
+        }
+        let help =
+            "write one from 200 to 599 that has a body, for a redirect 301, 302, 303, 307 or 308";
+        report(
+            place,
+            format!("status {number} does not fit the page"),
+            help,
+            cx,
+        );
+        None
+    }
+}
+
+fn report(place: Place, message: String, help: &str, cx: &mut CompileContext<'_>) {
+    cx.report_at(place, "edgeway::error_pages::page", message, help);
+}
+
+/// Reads a page, and reports why it cannot be used. `is_typed`: its media type is written.
+fn read(file: &Path, is_typed: bool, place: Place, cx: &mut CompileContext<'_>) -> Option<Bytes> {
+    let path = cx.folder.join(file);
+    match bytes_of(&path, is_typed) {
         Ok(bytes) => {
             cx.beside.read(path, &bytes);
             Some(bytes.into())
         }
         Err(why) => {
             cx.report_at(
-                file.place,
+                place,
                 "edgeway::error_pages::file",
                 format!("`{}` cannot be used as a page: {why}", path.display()),
-                "write the path of an HTML file, relative to this one",
+                "write the path of an HTML file, relative to this one, or `file` and `content_type`",
             );
             cx.beside.missed(path);
             None
@@ -100,11 +258,11 @@ fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Bytes> {
     }
 }
 
-fn bytes_of(path: &Path) -> Result<Vec<u8>, String> {
+fn bytes_of(path: &Path, is_typed: bool) -> Result<Vec<u8>, String> {
     let is_html = path
         .extension()
         .is_some_and(|extension| extension == "html" || extension == "htm");
-    if !is_html {
+    if !is_html && !is_typed {
         return Err("its name does not end in `.html`".to_owned());
     }
     let facts = fs::metadata(path).map_err(|error| error.to_string())?;

@@ -1,5 +1,5 @@
-//! Replaces the built-in page of errors by own HTML files, and on request the error responses of
-//! backends too.
+//! Replaces the built-in page of errors by own files, texts and redirects, and on request the error
+//! responses of backends too.
 
 mod config;
 #[cfg(test)]
@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, respo
 use crate::{
     base::accept,
     chain::{CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody},
+    values::Template,
 };
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -40,7 +41,19 @@ pub(crate) struct ErrorPages {
 struct ErrorPage {
     first: u16,
     last: u16,
-    body: Bytes,
+    content: Content,
+    /// Status in place of the error's own.
+    status: Option<StatusCode>,
+    /// True if clients that prefer JSON or plain text get it too.
+    is_for_all: bool,
+}
+
+/// Content in place of an error's response.
+#[derive(Debug)]
+enum Content {
+    /// Media type and bytes.
+    Body(HeaderValue, Bytes),
+    Redirect(Template),
 }
 
 /// Page that takes the place of a response's body.
@@ -72,11 +85,25 @@ impl Filter for ErrorPages {
         let Some(page) = self.page(reply.status, &ex.head.headers) else {
             return;
         };
-        reply.body = ReplyBody::Bytes {
-            content_type: HTML,
-            body: page.clone(),
-        };
-        reply.headers.push((header::CACHE_CONTROL, NO_STORE));
+        match &page.content {
+            Content::Body(content_type, body) => {
+                reply.body = ReplyBody::Bytes {
+                    content_type: content_type.clone(),
+                    body: body.clone(),
+                };
+            }
+            Content::Redirect(to) => {
+                let Some(to) = to.target(ex) else {
+                    return;
+                };
+                reply.body = ReplyBody::Empty;
+                reply.headers.push((header::LOCATION, to));
+            }
+        }
+        reply.status = page.status.unwrap_or(reply.status);
+        if !reply.status.is_redirection() {
+            reply.headers.push((header::CACHE_CONTROL, NO_STORE));
+        }
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
@@ -86,18 +113,35 @@ impl Filter for ErrorPages {
         let Some(page) = self.page(head.status, &ex.head.headers) else {
             return;
         };
+        let none = Bytes::new();
+        let (content_type, to, body) = match &page.content {
+            Content::Body(content_type, body) => (Some(content_type), None, body),
+            Content::Redirect(to) => match to.target(ex) {
+                Some(to) => (None, Some(to), &none),
+                None => return,
+            },
+        };
+        head.status = page.status.unwrap_or(head.status);
         let theirs = std::mem::take(&mut head.headers);
         for name in &KEPT {
             for value in theirs.get_all(name) {
                 head.headers.append(name, value.clone());
             }
         }
-        head.headers.insert(header::CONTENT_TYPE, HTML);
-        head.headers.insert(header::CACHE_CONTROL, NO_STORE);
-        let length = HeaderValue::from(page.len());
+        if let Some(content_type) = content_type {
+            head.headers
+                .insert(header::CONTENT_TYPE, content_type.clone());
+        }
+        if let Some(to) = to {
+            head.headers.insert(header::LOCATION, to);
+        }
+        if !head.status.is_redirection() {
+            head.headers.insert(header::CACHE_CONTROL, NO_STORE);
+        }
+        let length = HeaderValue::from(body.len());
         head.headers.insert(header::CONTENT_LENGTH, length);
         if ex.head.method != Method::HEAD {
-            ex.facts.put(Replaced(Some(page.clone())));
+            ex.facts.put(Replaced(Some(body.clone())));
         }
     }
 
@@ -119,7 +163,8 @@ impl Filter for ErrorPages {
         let mut all: Vec<String> = ranges.collect();
         all.sort();
         let all = all.join(", ");
-        if !takes_pages(&ex.head.headers) {
+        let is_for_all = self.pages.iter().any(|page| page.is_for_all);
+        if !is_for_all && !takes_pages(&ex.head.headers) {
             return vec![format!("pages for {all}, but the client prefers no HTML")];
         }
         let whose = if self.intercepts {
@@ -133,11 +178,11 @@ impl Filter for ErrorPages {
 
 impl ErrorPages {
     /// Returns the page for a response with this status to a request with these headers.
-    fn page(&self, status: StatusCode, request: &HeaderMap) -> Option<&Bytes> {
+    fn page(&self, status: StatusCode, request: &HeaderMap) -> Option<&ErrorPage> {
         let status = status.as_u16();
         let mut pages = self.pages.iter();
         let page = pages.find(|page| (page.first..=page.last).contains(&status))?;
-        takes_pages(request).then_some(&page.body)
+        (page.is_for_all || takes_pages(request)).then_some(page)
     }
 }
 

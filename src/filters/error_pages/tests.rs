@@ -79,13 +79,55 @@ fn responses_of_backends_stay_unless_they_are_intercepted() {
 }
 
 #[test]
+fn other_contents_are_for_every_client() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path().display();
+    fs::write(folder.path().join("a.gif"), "GIF").unwrap();
+    let yaml = format!(
+        "pages: {{ 401: {{ redirect: '/login?next={{uri}}' }}, 503: {{ body: later }}, \
+         404: {{ file: {at}/a.gif, content_type: image/gif, status: 200 }}, \
+         410: {{ body: gone, clients: html }} }}\nintercept: true"
+    );
+    let ask = |status: u16, accept: &[(&str, &str)]| {
+        let check = check::<ErrorPages>(&yaml);
+        check
+            .refused_behind(status)
+            .send("GET", "/a?b=c", accept, &[])
+    };
+    let check_401 = ask(401, JSON);
+    let last = check_401.last();
+    assert_eq!((last.status, last.reason), (302, Some("behind")));
+    assert_eq!(last.headers["location"], "/login?next=/a?b=c");
+    assert!(last.body.is_empty());
+    let check_503 = ask(503, JSON);
+    let last = check_503.last();
+    assert_eq!((last.status, &last.body[..]), (503, &b"later"[..]));
+    assert_eq!(last.headers["content-type"], "text/plain; charset=utf-8");
+    let check_404 = ask(404, BROWSER);
+    let last = check_404.last();
+    assert_eq!((last.status, &last.body[..]), (200, &b"GIF"[..]));
+    assert_eq!(last.headers["content-type"], "image/gif");
+    assert!(ask(410, JSON).last().body.is_empty());
+    assert_eq!(ask(410, BROWSER).last().body, b"gone");
+    let theirs = [("content-type", "text/plain"), ("content-length", "3")];
+    for (status, expected, body) in [(404, 200, "GIF"), (401, 302, ""), (500, 500, "own")] {
+        let check = check::<ErrorPages>(&yaml).backend(status, &theirs, &[b"own"]);
+        let check = check.send("GET", "//a", JSON, &[]);
+        let last = check.last();
+        assert_eq!((last.status, &*last.body), (expected, body.as_bytes()));
+        let length = body.len().to_string();
+        assert_eq!(last.headers["content-length"], *length);
+    }
+}
+
+#[test]
 fn bad_pages_are_reported_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path().display();
     fs::write(folder.path().join("a.html"), "<p>").unwrap();
     fs::write(folder.path().join("a.txt"), "a").unwrap();
     fs::write(folder.path().join("long.html"), vec![b'a'; (1 << 20) + 1]).unwrap();
-    let file = "write the path of an HTML file, relative to this one";
+    let file = "write the path of an HTML file, relative to this one, or `file` and `content_type`";
     for (pages, problem) in [
         (
             format!("200: {at}/a.html"),
@@ -111,6 +153,16 @@ fn bad_pages_are_reported_with_a_remedy() {
                 "`{at}/long.html` cannot be used as a page: it has 1048577 bytes, and 1 MiB is the \
                  most; help: {file}"
             ),
+        ),
+        (
+            "404: { status: 200 }".to_owned(),
+            "the page is not one thing; help: write one of `file`, `body` and `redirect`".to_owned(),
+        ),
+        (
+            "401: { redirect: /login, status: 200 }".to_owned(),
+            "status 200 does not fit the page; help: write one from 200 to 599 that has a body, for a \
+             redirect 301, 302, 303, 307 or 308"
+                .to_owned(),
         ),
         (
             String::new(),

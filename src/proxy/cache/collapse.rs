@@ -38,7 +38,7 @@ pub(super) fn use_found(entry: &Arc<Entry>, ctx: &mut Context) -> FoundUse {
     let (Some(flow), Some(cache)) = (&ctx.cache, context::cache(&ctx.gateway, ctx.route)) else {
         return FoundUse::None;
     };
-    if !flow.personal.may_read(entry) {
+    if flow.is_renewing || !flow.personal.may_read(entry) {
         return FoundUse::None;
     }
     let lifetime = entry.lifetime();

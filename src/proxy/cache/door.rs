@@ -6,7 +6,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
-use super::{Flow, background, purge, stored_response};
+use super::{
+    Flow, background,
+    flow::{BY_VALUE, TOO_FEW},
+    purge, stored_response,
+};
 use crate::{
     cache::{
         budget::{ClientKind, RenderQueueFull},
@@ -242,6 +246,9 @@ impl Request<'_> {
 
     /// Looks the request up in the store, and in the lower tiers on a miss.
     async fn decided(mut self, route: &Arc<str>, ctx: &mut Context) -> CacheDecision {
+        if self.seen.is_renewing {
+            return self.renew();
+        }
         let found = self.find(ctx);
         if found.entry.is_some() || self.tiers(found.vary.as_ref()).is_none() {
             return self.decide(found);
@@ -271,6 +278,20 @@ impl Request<'_> {
         }
     }
 
+    /// Sends the request to the origin, whose response takes the place of what is stored.
+    fn renew(self) -> CacheDecision {
+        if let Some(bad) = self.bad_image() {
+            return refuse_image(bad);
+        }
+        let is_partial = self.head.method == Method::HEAD || self.seen.is_range;
+        if is_partial && !self.cache.policy.fetches_whole {
+            return bypass("route");
+        }
+        let facts = CacheFacts::new(CacheOutcome::Bypass).why("route");
+        let flow = self.flow(None, None);
+        (facts, Decision::GoesOn(Some(flow)))
+    }
+
     fn decide(mut self, found: Lookup) -> CacheDecision {
         if let Some(bad) = self.bad_image() {
             return refuse_image(bad);
@@ -292,8 +313,24 @@ impl Request<'_> {
                 Some(_) => "vary-miss",
                 None => "uri-miss",
             };
-            let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
             let variance = found.vary.and_then(|vary| self.sent().variance(&vary));
+            let now = self.live.world.clock.now();
+            let uses = self.cache.policy.min_uses.as_ref();
+            if uses.is_some_and(|uses| !uses.reached(&self.seen.key, variance, now)) {
+                let facts = CacheFacts::new(CacheOutcome::Miss).why(TOO_FEW);
+                if self.head.method != Method::HEAD {
+                    return (facts, Decision::GoesOn(None));
+                }
+                // As one that fills the cache, it asks with GET.
+                let flow = self.flow(None, variance);
+                let flow = Flow {
+                    not_stored: Some(TOO_FEW),
+                    is_pass: true,
+                    ..*flow
+                };
+                return (facts, Decision::GoesOn(Some(Box::new(flow))));
+            }
+            let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
             let flow = self.flow(None, variance);
             return (facts, Decision::GoesOn(Some(flow)));
         };
@@ -354,6 +391,7 @@ impl Request<'_> {
         let is_pass = self.seen.personal.is_shared_by_mistake()
             || !shape.is_none_or(RequestShape::may_fill)
             || self.seen.wants.no_store
+            || self.seen.is_renewing
             || self.is_pass(variance);
         let Self { seen, sent, .. } = self;
         Box::new(Flow {
@@ -367,6 +405,8 @@ impl Request<'_> {
             confirmed: None,
             for_the_first: HeaderMap::new(),
             is_pass,
+            is_renewing: seen.is_renewing,
+            not_stored: seen.is_not_stored.then_some(BY_VALUE),
             is_background: false,
             key: seen.key,
             wants: seen.wants,

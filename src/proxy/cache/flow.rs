@@ -18,6 +18,11 @@ use crate::{
     proxy::{context::Context, request},
 };
 
+/// Reason why the response to a request with a value of `no_store_if` is not stored.
+pub(super) const BY_VALUE: &str = "route";
+/// Reason why a response is not stored that is not requested often enough.
+pub(super) const TOO_FEW: &str = "uses";
+
 impl Flow {
     /// Returns the `Vary` of responses to this URL, and the variant that this request selects; or
     /// the reason why the variant is unknown.
@@ -28,9 +33,11 @@ impl Flow {
         ctx: &mut Context,
         cache: &RouteCache,
     ) -> std::result::Result<(Vary, Variance), &'static str> {
+        let ignored = cache.rules(self.shape.as_ref()).ignored;
+        let vary = Vary::unless_ignored(headers, ignored);
         let mut vary = match &self.shape {
-            Some(shape) => nextjs::effective_vary(shape, headers, Vary::of(headers)),
-            None => Vary::of(headers),
+            Some(shape) => nextjs::effective_vary(shape, headers, vary),
+            None => vary,
         };
         if cache.coder.is_some() {
             // The origin always gets a request for unencoded bytes, no matter what the client
@@ -53,6 +60,9 @@ impl Flow {
         times: ExchangeTimes,
         cache: &RouteCache,
     ) -> std::result::Result<Lifetime, &'static str> {
+        if let Some(why) = self.not_stored {
+            return Err(why);
+        }
         let store_as = match &self.shape {
             Some(shape) => nextjs::may_store(shape, status, headers)?,
             None => StorageRule::FromHeaders,

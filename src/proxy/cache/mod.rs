@@ -75,6 +75,10 @@ pub(super) struct Flow {
     for_the_first: HeaderMap,
     /// True if no other request waits for the response.
     is_pass: bool,
+    /// True if no stored response is used, whatever there is.
+    is_renewing: bool,
+    /// Reason why the response is not stored, whatever it says.
+    not_stored: Option<&'static str>,
     /// True if the gateway began this request in the background, without a client.
     pub(super) is_background: bool,
 }

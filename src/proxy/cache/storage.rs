@@ -8,7 +8,10 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::Flow;
+use super::{
+    Flow,
+    flow::{BY_VALUE, TOO_FEW},
+};
 use crate::{
     cache::{
         budget::RenderPermit,
@@ -169,9 +172,12 @@ fn judge(
         max_object: cache.policy.max_object,
         is_compressible: false,
         quota: cache.quota.clone(),
-        keeps_private: cache.policy.plain.force,
+        keeps_private: cache.policy.keeps_private(),
     };
     flow.for_the_first = policy::for_the_first(&headers);
+    if cache.rules(flow.shape.as_ref()).ignored.set_cookie {
+        policy::cookies_for_the_first(&headers, &mut flow.for_the_first);
+    }
     policy::clean(&mut headers);
     policy::date(&mut headers, times.response_time);
     let response = OriginResponse {
@@ -207,7 +213,8 @@ impl Flow {
     ) {
         // A refusal for one client does not show what other clients may get.
         let is_for_others = self.is_for_others() || self.is_background;
-        if !is_for_others || why == NotStorable::RequestNoStore.reason() {
+        let of_request = [NotStorable::RequestNoStore.reason(), BY_VALUE, TOO_FEW];
+        if !is_for_others || of_request.contains(&why) {
             return;
         }
         if self.found.is_none() {

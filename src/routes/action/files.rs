@@ -39,6 +39,30 @@ impl ServeFiles {
         })
     }
 
+    /// Compiles the files of a route whose other requests go to an upstream.
+    pub(super) fn before_upstream(
+        config: &FilesConfig,
+        place: Place,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Files> {
+        let keys = [
+            ("fallback", config.fallback.is_some()),
+            ("not_found", config.not_found.is_some()),
+            ("internal", !config.internal.is_empty()),
+        ];
+        let mut misplaced = keys.into_iter().filter(|(_, is_there)| *is_there);
+        if let Some((key, _)) = misplaced.next() {
+            cx.report_at(
+                place,
+                "edgeway::route::action",
+                format!("`{key}` has no effect beside `upstream`, which gets what is no file"),
+                format!("leave `{key}` out, or the `upstream`"),
+            );
+            return None;
+        }
+        Files::compile(config, place, cx)
+    }
+
     pub(super) fn with_rewrite(self, rewrite: Option<Rewrite>) -> Self {
         Self { rewrite, ..self }
     }

@@ -15,6 +15,7 @@ use crate::{
         model::{RouteConfig, RouteTimeoutsConfig},
         tree::Spanned,
     },
+    files::Files,
 };
 
 pub(crate) use self::{
@@ -46,6 +47,8 @@ pub struct Forward {
     pub ignores_upgrades: bool,
     /// Time limits in place of the upstream's.
     pub timeouts: Option<Box<RouteTimeoutsConfig>>,
+    /// Files that are served in place of the upstream, where there is one at the path.
+    pub files: Option<Box<Files>>,
 }
 
 /// Settings of allowed WebSocket upgrades.
@@ -70,7 +73,9 @@ impl Action {
         if let Some(respond) = &config.respond {
             return Respond::compile(&respond.value, respond.place, cx).map(Self::Respond);
         }
-        if let Some(files) = &config.files {
+        if let Some(files) = &config.files
+            && config.upstream.is_none()
+        {
             let compiled = ServeFiles::compile(&files.value, files.place, cx);
             let rewrite = rewrite(config, &names, cx)?;
             return compiled.map(|files| Self::Files(files.with_rewrite(rewrite)));
@@ -80,6 +85,10 @@ impl Action {
         let rewrite = rewrite(config, &names, cx)?;
         let host = host(config, cx)?;
         let timeouts = timeouts(config, cx)?;
+        let files = match &config.files {
+            Some(files) => Some(ServeFiles::before_upstream(&files.value, files.place, cx)?),
+            None => None,
+        };
         let websocket = config.websocket.as_ref();
         let ignores_upgrades = websocket.is_some_and(|w| !w.value.enabled && !w.value.refuse);
         let websocket = websocket.filter(|w| w.value.enabled);
@@ -93,6 +102,7 @@ impl Action {
                 }),
                 ignores_upgrades,
                 timeouts: timeouts.map(Box::new),
+                files: files.map(Box::new),
             })
         })
     }
@@ -159,7 +169,7 @@ fn slashes(cx: &CompileContext<'_>) -> Slashes {
     cx.shared.get().map(|slashes| *slashes).unwrap_or_default()
 }
 
-/// Checks that a route has exactly one action, and that `rewrite` and `websocket` are used only
+/// Checks that a route has exactly one action (or files before an upstream), and that `rewrite` and `websocket` are used only
 /// with an action that they change.
 fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> {
     const CODE: &str = "edgeway::route::action";
@@ -172,7 +182,13 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
     .into_iter()
     .filter_map(|(key, place)| Some((key, place?)))
     .collect();
-    let [(action, _)] = actions[..] else {
+    let action = match actions[..] {
+        [(action, _)] => Some(action),
+        // What is no file goes to the upstream.
+        [("upstream", _), ("files", _)] => Some("upstream"),
+        _ => None,
+    };
+    let Some(action) = action else {
         let (place, message) = match actions[..] {
             [(first, _), (second, place), ..] => (
                 place,

@@ -130,11 +130,19 @@ fn check_authority(text: &str, to: &Template) -> Result<(), RouteProblem> {
         return Ok(());
     }
     let mut is_empty = first.len() == scheme + 3;
-    for piece in &to.pieces[1..] {
+    let mut pieces = to.pieces[1..].iter().peekable();
+    while let Some(piece) = pieces.next() {
         match piece {
             Piece::Text(text) if ends(text) => break,
             Piece::Text(_) | Piece::Host => is_empty = false,
             Piece::Path | Piece::Query(_) => break,
+            // Below a domain that the text names.
+            Piece::Slot(slot)
+                if slot.is_of_host()
+                    && matches!(pieces.peek(), Some(Piece::Text(text)) if is_domain(text)) =>
+            {
+                is_empty = false;
+            }
             Piece::Slot(_) | Piece::Rest => {
                 return refuse("write a `/` before the placeholder");
             }
@@ -149,8 +157,17 @@ fn check_authority(text: &str, to: &Template) -> Result<(), RouteProblem> {
     Ok(())
 }
 
+/// Returns true if a text goes on with a dot and a name of at least two labels.
+fn is_domain(text: &[u8]) -> bool {
+    let end = text
+        .iter()
+        .position(|b| matches!(b, b'/' | b'?' | b'#' | b':'));
+    let name = &text[..end.unwrap_or(text.len())];
+    name.first() == Some(&b'.') && name.split(|b| *b == b'.').filter(|l| !l.is_empty()).count() > 1
+}
+
 /// Percent-encodes bytes that could end or alter an address.
-fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
+pub(super) fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in value {
         let is_plain = match byte {

@@ -1,7 +1,8 @@
-//! Rewrites: a new path for the upstream, with the same query.
+//! Rewrites: a new path for the upstream, with the request's query, and on demand another one.
 
-use regex::bytes::Regex;
+use regex::bytes::{Captures, Regex};
 
+use super::redirect::encode;
 use crate::{
     base::target::join,
     config::model::RewriteConfig,
@@ -16,21 +17,81 @@ use crate::{
 pub struct Rewrite {
     kind: Kind,
     slashes: Slashes,
+    /// True if the query of the request is left out.
+    drops_query: bool,
 }
 
 #[derive(Debug)]
 enum Kind {
     /// `with` replaces `prefix`, which has no trailing slash.
-    Prefix {
-        prefix: Vec<u8>,
-        with: Template,
-    },
+    Prefix { prefix: Vec<u8>, with: Template },
     Regex {
         regex: Regex,
         with: Vec<u8>,
+        /// New query, if there is one.
+        query: Option<Vec<QueryPiece>>,
     },
     /// `with` is the whole new path.
     Whole(Template),
+}
+
+/// Piece of a query with groups of a regular expression.
+#[derive(Debug)]
+enum QueryPiece {
+    Text(Vec<u8>),
+    Numbered(usize),
+    Named(String),
+}
+
+impl QueryPiece {
+    /// Splits a query whose groups were checked.
+    fn all(text: &str) -> Vec<Self> {
+        let mut pieces = Vec::new();
+        let mut left = text;
+        while let Some(at) = left.find('$') {
+            pieces.push(Self::Text(left.as_bytes()[..at].to_vec()));
+            left = &left[at + 1..];
+            if let Some(after) = left.strip_prefix('$') {
+                pieces.push(Self::Text(b"$".to_vec()));
+                left = after;
+                continue;
+            }
+            let (name, length) = group_name(left);
+            pieces.push(match name.parse() {
+                Ok(number) => Self::Numbered(number),
+                Err(_) => Self::Named(name.to_owned()),
+            });
+            left = &left[length..];
+        }
+        pieces.push(Self::Text(left.as_bytes().to_vec()));
+        pieces
+    }
+
+    /// Appends the piece. Of the path, what means something in a query is percent-encoded: a value
+    /// must not become two parameters.
+    fn write(&self, found: &Captures<'_>, out: &mut Vec<u8>) {
+        let value = match self {
+            Self::Text(text) => return out.extend_from_slice(text),
+            Self::Numbered(number) => found.get(*number),
+            Self::Named(name) => found.name(name),
+        };
+        encode(
+            out,
+            value.map_or(&b""[..], |value| value.as_bytes()),
+            Part::Query,
+        );
+    }
+}
+
+/// Returns the name of a group behind a `$`, and its length as written.
+fn group_name(text: &str) -> (&str, usize) {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    if let Some(inner) = text.strip_prefix('{') {
+        let name = inner.split('}').next().unwrap_or_default();
+        return (name, (name.len() + 2).min(text.len()));
+    }
+    let end = text.find(|c| !is_word(c)).unwrap_or(text.len());
+    (&text[..end], end)
 }
 
 impl Rewrite {
@@ -42,6 +103,11 @@ impl Rewrite {
     ) -> Result<Option<Self>, RouteProblem> {
         let with = config.with.value.as_str();
         check_text(with)?;
+        if with.contains('?') && config.prefix.is_some() {
+            return Err(query_of_prefix(with));
+        }
+        let drops_query = with.ends_with('?');
+        let with = with.strip_suffix('?').unwrap_or(with);
         let kind = match (&config.prefix, &config.regex) {
             (Some(_), Some(_)) => {
                 return Err(RouteProblem::new(
@@ -55,9 +121,14 @@ impl Rewrite {
                 }
                 let regex = crate::routes::regex(&regex.value)?;
                 check_groups(with, &regex)?;
+                let (path, query) = match with.split_once('?') {
+                    Some((path, query)) => (path, Some(QueryPiece::all(query))),
+                    None => (with, None),
+                };
                 Kind::Regex {
                     regex,
-                    with: with.as_bytes().to_vec(),
+                    with: path.as_bytes().to_vec(),
+                    query,
                 }
             }
             (prefix, None) => {
@@ -81,7 +152,11 @@ impl Rewrite {
                 }
             }
         };
-        Ok(Some(Self { kind, slashes }))
+        Ok(Some(Self {
+            kind,
+            slashes,
+            drops_query,
+        }))
     }
 
     /// Returns the request target for the upstream; `None` if it is unchanged.
@@ -93,9 +168,15 @@ impl Rewrite {
         target: &Target<'_>,
         params: &Params,
     ) -> Result<Option<Vec<u8>>, InvalidTarget> {
-        let Some(path) = self.path(target, params) else {
+        let Some(mut path) = self.target(target, params) else {
             return Ok(None);
         };
+        // No path has a `?`, so the first one is that of the template.
+        let new_query = path.iter().position(|&byte| byte == b'?').map(|at| {
+            let query = path.split_off(at + 1);
+            path.pop();
+            query
+        });
         let slashes = path.iter().take_while(|&&b| b == b'/').count();
         // The rest of `/api//evil.test` must not be mistaken for the address of a host.
         let (lead, tail): (&[u8], _) = (b"/", &path[slashes..]);
@@ -104,11 +185,22 @@ impl Rewrite {
         joined.extend_from_slice(tail);
         let normal = normalise(&joined, self.slashes)?.path;
         // As nginx writes the target: without a `?` that nothing follows.
-        let query = target.query.filter(|query| !query.is_empty());
-        Ok(Some(join(&normal, query)))
+        let query = target
+            .query
+            .filter(|query| !query.is_empty() && !self.drops_query);
+        Ok(Some(match (new_query, query) {
+            (Some(mut both), Some(query)) if !both.is_empty() => {
+                both.push(b'&');
+                both.extend_from_slice(query);
+                join(&normal, Some(&both))
+            }
+            (Some(own), None) if !own.is_empty() => join(&normal, Some(&own)),
+            (_, query) => join(&normal, query),
+        }))
     }
 
-    fn path(&self, target: &Target<'_>, params: &Params) -> Option<Vec<u8>> {
+    /// Returns the new path, and behind a `?` the new query.
+    fn target(&self, target: &Target<'_>, params: &Params) -> Option<Vec<u8>> {
         if target.path == b"*" {
             return None;
         }
@@ -122,12 +214,18 @@ impl Rewrite {
                 with.write(&mut out, target, params, copy);
                 out.extend_from_slice(left);
             }
-            Kind::Regex { regex, with } => {
+            Kind::Regex { regex, with, query } => {
                 let found = regex.captures(target.path)?;
                 let matched = found.get(0)?;
                 out.extend_from_slice(&target.path[..matched.start()]);
                 found.expand(with, &mut out);
                 out.extend_from_slice(&target.path[matched.end()..]);
+                if let Some(query) = query {
+                    out.push(b'?');
+                    for piece in query {
+                        piece.write(&found, &mut out);
+                    }
+                }
             }
             Kind::Whole(with) => with.write(&mut out, target, params, copy),
         }
@@ -135,8 +233,11 @@ impl Rewrite {
     }
 }
 
-fn copy(out: &mut Vec<u8>, value: &[u8], _: Part) {
-    out.extend_from_slice(value);
+fn copy(out: &mut Vec<u8>, value: &[u8], part: Part) {
+    match part {
+        Part::Path => out.extend_from_slice(value),
+        Part::Query | Part::WholeQuery => encode(out, value, part),
+    }
 }
 
 fn no_slash(with: &str) -> RouteProblem {
@@ -146,17 +247,14 @@ fn no_slash(with: &str) -> RouteProblem {
     )
 }
 
-fn has_query(with: &str) -> RouteProblem {
+fn query_of_prefix(with: &str) -> RouteProblem {
     RouteProblem::new(
-        format!("`{with}` has a query"),
-        "leave it out: a rewrite changes the path, and the query goes along as it came",
+        format!("`{with}` has a query, and the rest of the path would follow it"),
+        "leave it out, or write `regex` in place of `prefix`",
     )
 }
 
 fn check_text(with: &str) -> Result<(), RouteProblem> {
-    if with.contains('?') {
-        return Err(has_query(with));
-    }
     if let Some(bad) = with
         .chars()
         .find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))
@@ -197,14 +295,8 @@ fn check_groups(with: &str, regex: &Regex) -> Result<(), RouteProblem> {
             left = after;
             continue;
         }
-        let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let (name, is_braced) = match left.strip_prefix('{') {
-            Some(inner) => (inner.split('}').next().unwrap_or_default(), true),
-            None => (
-                &left[..left.find(|c| !is_word(c)).unwrap_or(left.len())],
-                false,
-            ),
-        };
+        let is_braced = left.starts_with('{');
+        let (name, _) = group_name(left);
         let is_group = match name.parse::<usize>() {
             Ok(index) => index < regex.captures_len(),
             Err(_) => regex.capture_names().flatten().any(|known| known == name),

@@ -338,6 +338,25 @@ fn without_prefix_and_regex_the_full_path_is_new() {
 }
 
 #[test]
+fn a_rewrite_may_have_a_query() {
+    let route = compile(
+        r#"{ match: {}, upstream: web, rewrite: { regex: "^/a/([^/]*)(?<tail>.*)$", with: "/b${tail}?x=$1&y=${tail}$$" } }"#,
+    );
+    route.rewrites("h/a/1/c", Some("/b/c?x=1&y=/c$"));
+    route.rewrites("h/a/1?q=2", Some("/b?x=1&y=$&q=2"));
+    // A value stays one value.
+    route.rewrites("h/a/1&z=2+3", Some("/b?x=1%26z%3D2%2B3&y=$"));
+    route.rewrites("h/b?q", None);
+    let route =
+        compile(r#"{ match: {}, upstream: web, rewrite: { regex: "^/a/(.*)$", with: "/$1?" } }"#);
+    route.rewrites("h/a/1?q=2", Some("/1"));
+    let route = compile(
+        "{ match: { path: ['/u/{id}'] }, upstream: web, rewrite: { with: '/user?id={id}' } }",
+    );
+    route.rewrites("h/u/a=b?c", Some("/user?id=a%3Db&c"));
+}
+
+#[test]
 fn invalid_rewrites_are_reported_with_a_remedy() {
     for (rewrite, problem) in [
         (
@@ -358,7 +377,7 @@ fn invalid_rewrites_are_reported_with_a_remedy() {
         ),
         (
             "{ prefix: /a, with: /b?c }",
-            "`/b?c` has a query; leave it out: a rewrite changes the path, and the query goes along as it came",
+            "`/b?c` has a query, and the rest of the path would follow it; leave it out, or write `regex` in place of `prefix`",
         ),
         (
             "{ prefix: /a, with: '/{address}' }",

@@ -13,8 +13,9 @@ use crate::{
     },
     routes::{
         ParamNames, RouteProblem, Slashes,
+        host_regex::HostRegex,
         location::{Location, LocationsBuilder},
-        params::MAX_PARAMS,
+        params::{MAX_PARAMS, RESERVED},
         pattern::{HostPattern, PathPattern, Segment},
         predicate::Predicates,
         trie::{Leaf, Trie},
@@ -247,12 +248,33 @@ fn parse(
         );
         report("edgeway::route::bad_path", place, problem);
     }
+    if let Some(problem) = names_of_hosts(&names) {
+        report("edgeway::route::bad_host", place, problem);
+    }
     ParsedRoute {
         hosts,
         paths,
         predicates: Predicates::compile(config, diagnostics),
         names,
     }
+}
+
+/// Returns the problem of the names in a route's hosts, if there is one.
+fn names_of_hosts(names: &ParamNames) -> Option<RouteProblem> {
+    if names.hosts().count() > MAX_PARAMS {
+        return Some(RouteProblem::new(
+            format!("the hosts of a route have more than {MAX_PARAMS} names"),
+            "write `(?:…)` for groups without a name",
+        ));
+    }
+    let is_taken = |name: &&str| {
+        RESERVED.contains(name) || names.iter_of_paths().any(|(other, _)| other == *name)
+    };
+    let taken = names.hosts().find(is_taken)?;
+    Some(RouteProblem::new(
+        format!("a host uses the name `{taken}`, which has another meaning already"),
+        format!("write another name, such as `(?<host_{taken}>…)`"),
+    ))
 }
 
 impl Path {
@@ -348,11 +370,14 @@ fn build(
         groups: Vec::with_capacity(drafts.len()),
         exact: HashMap::default(),
         below: HashMap::default(),
+        after: HashMap::default(),
+        matching: Vec::new(),
         any: None,
         routes: Vec::new(),
         guarding: Arc::default(),
         guards: None,
     };
+    let mut matching = Vec::new();
     for (host, draft) in drafts {
         let index = table.groups.len();
         let group = group(&parsed, draft, (slashes, is_folded), diagnostics);
@@ -365,7 +390,22 @@ fn build(
             Some(HostPattern::Below(name)) => {
                 table.below.insert(name.into(), index);
             }
+            Some(HostPattern::After(name)) => {
+                table.after.insert(name.into(), index);
+            }
+            Some(HostPattern::Regex(text)) => {
+                // One that does not compile was reported.
+                if let Ok(regex) = HostRegex::compile(&text) {
+                    matching.push((text, regex, index));
+                }
+            }
         }
+    }
+    if !matching.is_empty() {
+        let order = order_of_regexes(&parsed);
+        matching.sort_by_key(|(text, ..)| order.get(text).copied());
+        let sorted = matching.into_iter().map(|(_, regex, index)| (regex, index));
+        table.matching = sorted.collect();
     }
     table.routes = parsed
         .into_iter()
@@ -376,6 +416,18 @@ fn build(
         })
         .collect();
     table
+}
+
+/// Returns the place of each regular expression of a host in the order of the file.
+fn order_of_regexes(parsed: &[ParsedRoute]) -> HashMap<String, usize> {
+    let mut order = HashMap::new();
+    for (host, _) in parsed.iter().flat_map(|facts| &facts.hosts) {
+        if let HostPattern::Regex(text) = host {
+            let next = order.len();
+            order.entry(text.clone()).or_insert(next);
+        }
+    }
+    order
 }
 
 fn group(

@@ -30,6 +30,8 @@ pub struct RouteProtection {
     pub has_access: bool,
     /// Upstream that its requests go to.
     pub upstream: Option<Arc<str>>,
+    /// Name of the folder whose files it serves in place of the upstream.
+    pub files: Option<Arc<str>>,
     /// True if the app sees other paths than those of the route.
     pub rewrites: bool,
     /// True if the route takes no other spelling of its paths (`spelling: exact`).
@@ -44,7 +46,14 @@ impl RouteProtection {
 
     /// Returns true if the route's paths are those of the app behind the other route.
     fn is_of_app(&self, other: &Self) -> bool {
-        self.upstream.is_some() && self.upstream == other.upstream && !self.rewrites
+        !self.rewrites
+            && self
+                .apps()
+                .any(|own| other.apps().any(|other| own == other))
+    }
+
+    fn apps(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.upstream.iter().chain(&self.files)
     }
 }
 

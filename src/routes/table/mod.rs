@@ -25,6 +25,7 @@ pub(crate) use self::{
 
 use super::{
     ParamNames, Params, Target,
+    host_regex::HostRegex,
     location::{LocationHit, Locations},
     pattern::HostPattern,
     predicate::{PredicateResult, Predicates},
@@ -38,6 +39,10 @@ pub struct RouteTable {
     exact: HashMap<Box<str>, usize, ahash::RandomState>,
     /// Groups by the domain after the `*.`.
     below: HashMap<Box<str>, usize, ahash::RandomState>,
+    /// Groups by the beginning before the `.*`.
+    after: HashMap<Box<str>, usize, ahash::RandomState>,
+    /// Groups by regular expression, in the order of the file.
+    matching: Vec<(HostRegex, usize)>,
     any: Option<usize>,
     routes: Vec<Route>,
     /// Protection of each route, which also matters for ambiguous values of a request, whatever its
@@ -85,6 +90,8 @@ struct RegexEntry {
 struct RouteCandidate<'a> {
     leaf: &'a Leaf,
     found: Found<'a>,
+    /// Regular expression that took the host, and the host.
+    host: Option<(&'a HostRegex, &'a str)>,
 }
 
 enum Found<'a> {
@@ -212,10 +219,17 @@ impl RouteTable {
     pub fn serves_host(&self, host: &str) -> bool {
         let is_below =
             |(dot, _): (usize, &str)| dot > 0 && self.below.contains_key(&host[dot + 1..]);
+        let is_after = |(dot, _): (usize, &str)| self.after.contains_key(&host[..dot]);
+        let has_none = self.exact.is_empty()
+            && self.below.is_empty()
+            && self.after.is_empty()
+            && self.matching.is_empty();
         self.any.is_some()
-            || (self.exact.is_empty() && self.below.is_empty())
+            || has_none
             || self.exact.contains_key(host)
             || host.match_indices('.').any(is_below)
+            || host.match_indices('.').any(is_after)
+            || self.matching.iter().any(|(regex, _)| regex.is_match(host))
     }
 
     /// Returns the parameter names of a route.
@@ -249,6 +263,21 @@ impl RouteTable {
                 }
             }
         }
+        if !self.after.is_empty() {
+            for (dot, _) in target.host.rmatch_indices('.') {
+                if let Some(&group) = self.after.get(&target.host[..dot]) {
+                    self.groups[group].walk(target.path, holds, visit)?;
+                }
+            }
+        }
+        for (regex, group) in &self.matching {
+            if regex.is_match(target.host) {
+                let host = Some((regex, target.host));
+                self.groups[*group].walk(target.path, holds, &mut |hit: RouteCandidate<'_>| {
+                    visit(RouteCandidate { host, ..hit })
+                })?;
+            }
+        }
         match self.any {
             Some(group) => self.groups[group].walk(target.path, holds, visit),
             None => ControlFlow::Continue(()),
@@ -268,6 +297,7 @@ impl Group {
                 visit(RouteCandidate {
                     leaf,
                     found: Found::Location(hit),
+                    host: None,
                 })
             });
         }
@@ -277,6 +307,7 @@ impl Group {
                 visit(RouteCandidate {
                     leaf,
                     found: Found::Pattern(captures),
+                    host: None,
                 })
             })?;
             if let Some(regexes) = &self.regexes {
@@ -288,6 +319,7 @@ impl Group {
             visit(RouteCandidate {
                 leaf,
                 found: Found::Pattern(&captures),
+                host: None,
             })?;
         }
         ControlFlow::Continue(())
@@ -310,6 +342,7 @@ impl Regexes {
                 visit(RouteCandidate {
                     leaf,
                     found: Found::Regex(entry.captures.as_ref()),
+                    host: None,
                 })?;
             }
         }
@@ -328,6 +361,11 @@ impl RouteCandidate<'_> {
 
     fn fill(&self, path: &[u8], names: &ParamNames, params: &mut Params) {
         params.clear();
+        if let Some((regex, host)) = self.host
+            && names.hosts().next().is_some()
+        {
+            params.set_of_host(regex.values(host, names));
+        }
         match &self.found {
             Found::Location(hit) => hit.fill(path, names, params),
             Found::Pattern(captures) => {
@@ -340,7 +378,7 @@ impl RouteCandidate<'_> {
                 let Some(captures) = regex.and_then(|regex| regex.captures(path)) else {
                     return;
                 };
-                for (name, slot) in names.iter() {
+                for (name, slot) in names.iter_of_paths() {
                     if let Some(value) = captures.name(name) {
                         params.set(slot, value.range());
                     }

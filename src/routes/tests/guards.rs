@@ -17,6 +17,7 @@ fn guarding(letters: &str) -> RouteProtection {
             "" => None,
             name => Some(name.into()),
         },
+        files: None,
         rewrites: upstream.ends_with('!'),
         is_exact: letters.starts_with('='),
     }

@@ -251,6 +251,41 @@ fn parameters_are_found_by_name_in_each_path_of_a_list() {
 }
 
 #[test]
+fn groups_of_hosts_are_parameters() {
+    let routes = compile(
+        "[{ host: ['~^(?<sub>.+)[.]a[.]test$', '~^(?<sub>b)(?=[.])'], path: '/{id}' }, { host: 'a.*' }, \
+         { host: '~[.]test$' }, { host: '*.a.test', path: /below }]",
+    );
+    let table = routes.table.as_ref().unwrap();
+    for (host, sub) in [("x.y.a.test", "x.y"), ("b.c", "b")] {
+        let (route, params) = routes.find(&format!("GET {host}/7"), &[]).unwrap();
+        let names = table.params_of(route);
+        let get = |name: &str| params.get(names.slot(name).unwrap(), b"/7").to_vec();
+        assert_eq!(
+            (route, get("sub"), get("id")),
+            (0, sub.into(), b"7".to_vec())
+        );
+    }
+    routes.reach(&[
+        ("GET x.a.test/below", "3"),
+        ("GET x.a.test/other", "0"),
+        ("GET x.a.test/a/b", "2"),
+        ("GET a.b.c/x", "1"),
+        ("GET a/x", "-"),
+    ]);
+    assert!(table.serves_host("a.b.c") && table.serves_host("z.test"));
+    assert!(!table.serves_host("a"));
+    for (hosts, problem) in [
+        ("'~('", "invalid host `~(`"),
+        ("'~(?<id>a)'", "a host uses the name `id`"),
+        ("'~(?<path>a)'", "a host uses the name `path`"),
+    ] {
+        let problems = compile(&format!("[{{ host: [{hosts}], path: '/{{id}}' }}]")).problems();
+        assert!(problems.concat().contains(problem), "{problems:?}");
+    }
+}
+
+#[test]
 fn a_way_given_up_leaves_no_parameter_behind() {
     let routes = compile("[{ path: ['/a/{x}/{y}/z'] }, { path: ['/{p}/b/{q}'] }]");
     let (route, params) = routes.find("GET h/a/b/c", &[]).unwrap();

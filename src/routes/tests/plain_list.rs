@@ -47,9 +47,13 @@ impl PlainRoute {
     fn takes(&self, host: &str, path: &str, method: &str, header: Option<&str>) -> bool {
         let takes_host = match self.host {
             None => true,
-            Some(pattern) => match pattern.strip_prefix('*') {
-                Some(suffix) => host.ends_with(suffix) && host != suffix,
-                None => host == pattern,
+            Some(pattern) => match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+                _ if pattern.starts_with('~') => {
+                    regex::Regex::new(&pattern[1..]).unwrap().is_match(host)
+                }
+                (Some(suffix), _) => host.ends_with(suffix) && host != suffix,
+                (_, Some(prefix)) => host.starts_with(prefix),
+                _ => host == pattern,
             },
         };
         let takes_path = match &self.path {
@@ -107,7 +111,12 @@ impl PlainRoute {
     fn key(&self) -> (i32, String, String) {
         let host = match self.host {
             None => 0,
-            Some(pattern) if pattern.starts_with('*') => -i32::try_from(pattern.len()).unwrap(),
+            // One expression: its place in the file does not matter.
+            Some(pattern) if pattern.starts_with('~') => -1,
+            Some(pattern) if pattern.ends_with('*') => -i32::try_from(pattern.len()).unwrap() - 10,
+            Some(pattern) if pattern.starts_with('*') => {
+                -i32::try_from(pattern.len()).unwrap() - 100
+            }
             Some(_) => -1000,
         };
         let path = match &self.path {
@@ -161,6 +170,9 @@ fn plain() -> impl Strategy<Value = PlainRoute> {
         Some("*.test"),
         Some("*.b.test"),
         Some("x.b.test"),
+        Some("x.*"),
+        Some("x.b.*"),
+        Some("~^[a-x]+[.]"),
     ];
     let segment = prop::sample::select(vec!["a", "b", "", "{}"]);
     let segments = prop::collection::vec(segment, 0..4);
@@ -211,6 +223,8 @@ fn request_case() -> impl Strategy<Value = RequestCase> {
         "b.test",
         "x.b.test",
         "y.x.b.test",
+        "x.b.other",
+        "x.test",
         "test",
         "else",
         "",

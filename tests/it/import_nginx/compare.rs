@@ -41,6 +41,9 @@ const NOT_SENT: [(&str, &str); 4] = [
     ),
 ];
 
+/// Value of [`What::Reuse`] where the gateway closes a connection after a response of its own.
+pub(super) const CLOSED_BY_ITSELF: &str = "closed after a response of its own";
+
 /// Property in which two sides differ.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
@@ -131,11 +134,16 @@ fn response(
     own: &Outcome,
     add: &mut impl FnMut(What, String, String),
 ) {
-    // Any server may close a connection; one that is kept longer harms nobody.
-    if nginx.is_kept {
-        add(What::Reuse, "true".to_owned(), own.is_kept.to_string());
-    }
     let is_made = |outcome: &Outcome| outcome.header("x-backend").is_none();
+    // Any server may close a connection; one that is kept longer harms nobody.
+    if nginx.is_kept && !own.is_kept {
+        let what = if is_made(own) {
+            CLOSED_BY_ITSELF
+        } else {
+            "false"
+        };
+        add(What::Reuse, "true".to_owned(), what.to_owned());
+    }
     // Pages of errors that a server makes itself are compared by their status.
     let is_page = nginx.status >= 300 && is_made(nginx) && is_made(own);
     if nginx.status >= 400 && is_made(nginx) != is_made(own) {

@@ -7,7 +7,7 @@ use super::{
     conf::Directive,
     edges::{FILES, edges, strange},
     origin::CASE,
-    site::{Location, Server, servers},
+    site::{Location, Server, pattern, servers},
 };
 
 /// Least number of requests for each shape.
@@ -200,6 +200,9 @@ impl Drawing {
             return "anything.example".to_owned();
         }
         let name = self.pick(&names).as_str();
+        if let Some(name) = pattern(name, &mut self.random) {
+            return name;
+        }
         match (name.strip_prefix("*."), name.strip_prefix('.')) {
             (Some(rest), _) => format!("sub.{rest}"),
             (_, Some(rest)) if self.random.bool() => rest.to_owned(),
@@ -275,7 +278,8 @@ impl Drawing {
             self.one(server, Draft::get(&path, &host, "host"));
         }
         for name in server.names.clone() {
-            let host = name.replace('*', "any");
+            let host = pattern(&name, &mut self.random);
+            let host = host.unwrap_or_else(|| name.replace('*', "any"));
             let host = host.trim_start_matches('.').to_owned();
             self.one(server, Draft::get("/", &host, "host"));
         }
@@ -497,6 +501,10 @@ impl Drawing {
             if location.is_proxied() && !wish.is_empty() {
                 target.push_str("?do=");
                 target.push_str(wish);
+                if self.text.contains("$arg_") && self.random.bool() {
+                    let more = *self.pick(&["&page=1", "&page=2", "&fresh=1", "&fresh=0"]);
+                    target.push_str(more);
+                }
             }
         }
         let method = if is_file && !self.chance(20) {
@@ -577,6 +585,9 @@ impl Drawing {
                 "Mozilla/5.0 bot",
             ];
             add(1, "User-Agent", &agents);
+        }
+        if text.contains("$http_x_fresh") {
+            add(8, "X-Fresh", &["1", "0", "", "yes"]);
         }
         if text.contains("split_clients") {
             add(2, "X-Pool", &["next", "stable", "other"]);

@@ -2,7 +2,7 @@
 //! difference that nothing here allows needs another entry of the report, not a wider table.
 
 use super::{
-    compare::{Difference, What},
+    compare::{CLOSED_BY_ITSELF, Difference, What},
     conf::Directive,
     draw::Drawn,
     servers::Entry,
@@ -70,8 +70,7 @@ const PAIRS: [(&[&str], &[&str]); 3] = [
     (&["proxy_cache"], &["200", "206", "304", "416"]),
     (
         &["error_page", "proxy_intercept_errors"],
-        // nginx looks at the body's size again before it sends a page.
-        &["404", "413", "500", "502", "503", "504"],
+        &["404", "500", "502", "503", "504"],
     ),
     (
         &["root", "alias", "try_files", "index"],
@@ -195,7 +194,11 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
         let is_returned = name == "return" && [theirs, ours].contains(&effect.directive.first());
         let is_pair = about(&PAIRS, theirs) && about(&PAIRS, ours);
         let is_either = about(&STATUSES, theirs) || about(&STATUSES, ours);
-        is_pair || is_either || is_returned || chooses(name)
+        is_pair
+            || is_either
+            || is_returned
+            || chooses(name)
+            || is_of_page(entry, (theirs, ours), effect.request)
     };
     let argument = effect.directive.first().to_lowercase();
     match &difference.what {
@@ -223,10 +226,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             ];
             BODIES.contains(&name) || chooses(name)
         }
-        What::Reuse => matches!(
-            name,
-            "keepalive_timeout" | "keepalive_requests" | "return" | "error_page"
-        ),
+        What::Reuse => matches!(name, "keepalive_timeout" | "keepalive_requests"),
         What::Method => matches!(name, "proxy_method" | "proxy_cache" | "auth_request"),
         What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias") || chooses(name),
         What::Checked => name == "auth_request",
@@ -236,6 +236,21 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
         }
         What::SentBody => matches!(name, "proxy_pass_request_body"),
     }
+}
+
+/// Returns true if statuses differ by the request that nginx makes to the page of an error, as far
+/// as the entry says so: that has a limit on bodies of its own, and conditions and ranges are about
+/// the page.
+fn is_of_page(entry: &Entry, (theirs, ours): (&str, &str), request: &Drawn) -> bool {
+    const PARTIAL: [&str; 4] = ["200", "206", "304", "416"];
+    let is_entry = |word: &str| entry.directive == "error_page" && entry.note.contains(word);
+    let is_too_large = theirs == "413" && !request.body.is_empty() && ours.starts_with(['4', '5']);
+    let is_partial = PARTIAL.contains(&theirs) && PARTIAL.contains(&ours);
+    let asks_for_part = request.header("range").is_some()
+        || request.header("if-modified-since").is_some()
+        || request.header("if-none-match").is_some();
+    is_entry("413") && is_too_large
+        || is_entry("conditions and ranges") && is_partial && asks_for_part
 }
 
 /// Directives that choose who handles a request.
@@ -278,6 +293,9 @@ pub(super) fn names(note: &str, header: &str) -> bool {
     quoted.any(|quoted| quoted.split(':').next() == Some(header))
 }
 
+/// Statuses of what comes before the size of a body is checked: conditions, addresses, passwords.
+const BEFORE: [&str; 4] = ["401", "403", "404", "410"];
+
 /// Returns true if an entry for a whole server explains a difference, by its words.
 fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
     let difference = effect.difference;
@@ -285,17 +303,18 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
     let mut spellings = SPELLINGS.iter();
     let path = effect.request.path();
     let is_spelling = spellings.any(|(part, word)| path.contains(part) && note.contains(word));
-    let is_guarded = note.contains("spelling") && matches!(edge, "case" | "encoded slash" | "path");
+    let is_guarded = note.contains("spelling") && is_other_spelling(effect.directive, path);
     let is_refused = |found: &Difference| {
         let is_strange = matches!(edge, "strange" | "headers" | "host" | "method" | "version");
         let strict = note.contains("strict") && (is_strange || edge.contains("encoded"));
         let is_upgrade = edge == "upgrade" || effect.request.header("upgrade").is_some();
         let is_size = note.contains("size") && found.nginx == "413";
-        is_size && found.own.starts_with('4')
+        is_size && !effect.request.body.is_empty() && BEFORE.contains(&&*found.own)
             || found.own == "400" && (strict || note.contains("upgrade") && is_upgrade)
             || strict && found.nginx == "400"
             || edge == "no host" && note.contains("host")
-            || is_guarded && ["401", "403", "404", "410", "413", "429"].contains(&&*found.own)
+            || is_guarded && ["401", "403", "404", "410", "429"].contains(&&*found.own)
+            || is_guarded && found.own == "302" && redirects_refusals(effect.directive)
     };
     match &difference.what {
         What::Target => is_spelling,
@@ -304,9 +323,53 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Header(_) if is_refused_as_such(effect) && note.contains("add_header") => true,
         What::Sent(name) if name == "x-original-uri" => is_spelling,
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
-        What::Reuse => note.contains("keep-alive") && !effect.request.body.is_empty(),
+        What::Reuse => {
+            let is_by_itself = difference.own == CLOSED_BY_ITSELF;
+            note.contains("keep-alive") && is_by_itself && !effect.request.body.is_empty()
+        }
         What::Body | What::Method | What::SentBody | What::Checked | What::Page => false,
     }
+}
+
+/// Returns true if an `error_page` makes something else of a refused login.
+fn redirects_refusals(whole: &Directive) -> bool {
+    let mut is_there = false;
+    whole.walk(&mut Vec::new(), &mut |directive, _| {
+        let is_of_login = directive.arguments().iter().any(|word| word == "401");
+        is_there |= directive.name() == "error_page" && is_of_login;
+    });
+    is_there
+}
+
+/// Returns true if a path is no path of some location, but another spelling of one: by case, by
+/// encoded characters, or by the slash at its end.
+fn is_other_spelling(whole: &Directive, path: &str) -> bool {
+    let folded = |path: &str| {
+        let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+        decoded.to_lowercase().trim_end_matches('/').to_owned()
+    };
+    let spelled = folded(path);
+    let mut is_spelling = false;
+    whole.walk(&mut Vec::new(), &mut |location, _| {
+        if location.name() != "location" {
+            return;
+        }
+        let text = location.arguments().last().map_or("", String::as_str);
+        is_spelling |= match location.first() {
+            "=" => spelled == folded(text) && path != text,
+            "~" | "~*" => {
+                let regex = |text: &str| regex::Regex::new(text).ok();
+                let around = text.replace("(?!well-known/)", "");
+                let (own, any) = (regex(&around), regex(&format!("(?i){around}")));
+                let matches = |one: Option<regex::Regex>, path: &str| {
+                    one.is_some_and(|one| one.is_match(path))
+                };
+                matches(any, &spelled) && !matches(own, path)
+            }
+            _ => spelled.starts_with(&folded(text)) && !path.starts_with(text),
+        };
+    });
+    is_spelling
 }
 
 /// Returns true for requests that both refuse before a location is chosen.

@@ -128,9 +128,18 @@ pub(super) fn prepare(shared: &Path, main: &Directive, ca: &Ca) {
     });
 }
 
+/// Files of every folder, besides those that are asked for by name.
+const PAGES: [&str; 5] = [
+    "404.html",
+    "50x.html",
+    "outage.html",
+    "empty.gif",
+    "report.txt",
+];
+
 fn grow(folder: &Path) {
     let long = "a line of a file that is worth its compression\n".repeat(60);
-    for name in FILES.iter().chain(&["404.html", "50x.html", "report.txt"]) {
+    for name in FILES.iter().chain(&PAGES) {
         let path = folder.join(name);
         let above = path.parent().expect("it is below the folder");
         fs::create_dir_all(above).expect("the folder takes folders");

@@ -109,6 +109,18 @@ impl Location {
     }
 }
 
+/// Ends of hosts for a wildcard.
+const ENDS: [&str; 4] = ["de", "org", "co.uk", "example"];
+
+/// Returns a host for a name that is a regular expression or has its wildcard at the end.
+pub(super) fn pattern(name: &str, random: &mut fastrand::Rng) -> Option<String> {
+    if let Some(regex) = name.strip_prefix('~') {
+        return Some(sample(regex, random).to_lowercase());
+    }
+    let beginning = name.strip_suffix('*')?;
+    Some(format!("{beginning}{}", ENDS[random.usize(..ENDS.len())]))
+}
+
 /// Returns the servers of a configuration, in its order.
 pub(super) fn servers(main: &Directive, random: &mut fastrand::Rng) -> Vec<Server> {
     let mut found = Vec::new();

@@ -8,6 +8,7 @@
 )]
 
 mod accel;
+mod before_upstream;
 mod beside;
 mod large;
 mod next;

@@ -41,6 +41,10 @@ pub(super) struct Route {
     pub(super) key: Vec<&'static str>,
     pub(super) ignores_cookies: bool,
     pub(super) bypass: Option<&'static str>,
+    /// Placeholder in the key.
+    pub(super) value: Option<&'static str>,
+    /// Placeholder of requests whose responses are not stored.
+    pub(super) no_store: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,6 +118,11 @@ impl Route {
                 random,
                 &[None, None, Some("cookie:preview"), Some("query:fresh")],
             ),
+            value: one(
+                random,
+                &[None, None, Some("header.X-Tenant"), Some("cookie.lang")],
+            ),
+            no_store: one(random, &[None, None, Some("cookie.preview")]),
         }
     }
 
@@ -153,11 +162,14 @@ impl Route {
         if self.passes_unkeyed {
             key.push("pass_unkeyed: true".to_owned());
         }
+        key.extend(self.value.map(|name| format!("values: ['{{{name}}}']")));
         let mut cache = vec![format!("key: {{ {} }}", key.join(", "))];
         if self.ignores_cookies {
             cache.push("anonymous_cookies: ['*']".to_owned());
         }
         cache.extend(self.bypass.map(|part| format!("bypass: ['{part}']")));
+        let no_store = self.no_store;
+        cache.extend(no_store.map(|name| format!("no_store_if: ['{{{name}}}']")));
         if !keeps {
             cache.push("max_object: 1B".to_owned());
         }

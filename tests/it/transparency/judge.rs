@@ -199,6 +199,32 @@ pub(super) fn may_be_served(
             _ => same(part, stored.values("x-user-id") == own.values("x-user-id"))?,
         }
     }
+    match route.value.and_then(|value| value.split_once('.')) {
+        Some(("header", name)) => {
+            let value = |it: &Reflection| it.values(name).join(", ");
+            same("value", value(stored) == value(own))?;
+            same("value than one", stored.values(name).len() <= 1)?;
+        }
+        Some((_, name)) => {
+            let values = |it: &Reflection| {
+                it.cookies(name).map(|all| {
+                    all.into_iter()
+                        .filter(|one| !one.is_empty())
+                        .collect::<Vec<_>>()
+                })
+            };
+            same("value", values(stored) == values(own))?;
+        }
+        None => {}
+    }
+    if let Some(("cookie", name)) = route.no_store.and_then(|value| value.split_once('.')) {
+        let values = stored.cookies(name);
+        let mut values = values.iter().flatten();
+        same(
+            "way than not stored",
+            values.all(|value| matches!(&**value, "" | "0")),
+        )?;
+    }
     if let Some(name) = route.bypass.and_then(|part| part.strip_prefix("cookie:")) {
         let has_one = stored.has_cookie(name) || own.has_cookie(name);
         same("way than past the cache", !has_one)?;

@@ -65,6 +65,13 @@ pub fn for_the_first(headers: &HeaderMap) -> HeaderMap {
     found
 }
 
+/// Adds the cookies of a response that is stored without them, for the client whose request it was.
+pub fn cookies_for_the_first(headers: &HeaderMap, first: &mut HeaderMap) {
+    for value in headers.get_all(header::SET_COOKIE) {
+        first.append(header::SET_COOKIE, value.clone());
+    }
+}
+
 /// Returns the fields that `Connection` lists.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
     const CONNECTION: HeaderName = header::CONNECTION;

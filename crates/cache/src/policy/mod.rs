@@ -31,7 +31,7 @@ pub use cache_status::{CacheStatus, Forward, Served};
 pub use client_lifetimes::{ClientLifetimes, forbid_storing};
 pub use conditional::{has_validator, not_modified, to_not_modified};
 pub use invalidate::{Target, invalidates};
-pub use merge::{clean, date, for_the_first, merge, updates};
+pub use merge::{clean, cookies_for_the_first, date, for_the_first, merge, updates};
 pub use request_directives::{RequestDirectives, Usability, after_error, judge};
 pub use storable::{
     NotStorable, OriginRequest, again, allows_authorization, is_for_everybody, may_be_stored, store,
@@ -64,6 +64,21 @@ pub struct CacheRules {
     /// Stores nothing without `s-maxage` or `max-age` above zero: Next.js marks responses that may
     /// be stored, and a response without either comes from application code.
     pub explicit_only: bool,
+    /// Headers of the origin that are not read.
+    pub ignored: IgnoredHeaders,
+}
+
+/// Response headers of the origin that decide about storing, and that a route's cache does not
+/// read. The client whose request it was gets all of them; `Set-Cookie` is never stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a header of its own")]
+pub struct IgnoredHeaders {
+    /// `Cache-Control`, and `Pragma` in its place. `CDN-Cache-Control` and `Surrogate-Control` are
+    /// meant for this cache, and count in any case.
+    pub cache_control: bool,
+    pub expires: bool,
+    pub set_cookie: bool,
+    pub vary: bool,
 }
 
 /// Times at which a request was sent and its response headers arrived.

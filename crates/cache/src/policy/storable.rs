@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method, StatusCode, header};
 
 use super::{
-    CacheRules, ExchangeTimes, Lifetime, RequestDirectives, Vary,
+    CacheRules, ExchangeTimes, IgnoredHeaders, Lifetime, RequestDirectives, Vary,
     conditional::has_validator,
     directives::{Directives, FieldScope},
     freshness::{self, Freshness},
@@ -81,7 +81,7 @@ pub fn store(
     times: ExchangeTimes,
     rules: &CacheRules,
 ) -> Result<Lifetime, NotStorable> {
-    check_mandatory(request, status, headers)?;
+    check_mandatory(request, status, headers, rules.ignored)?;
     let initial_age = freshness::initial_age(headers, times);
     if rules.force
         && let Some(ttl) = freshness::by_status(rules, status).or_else(|| forced(rules, status))
@@ -100,7 +100,7 @@ pub fn store(
             rules,
         ));
     }
-    let policy = Policy::of(headers);
+    let policy = Policy::without(headers, rules.ignored);
     forbidden(&policy.directives, status)?;
     check_authorization(request, Some(&policy.directives))?;
     let declared = policy.directives.lifetime();
@@ -156,7 +156,8 @@ pub fn again(
 }
 
 /// Returns true if a response that another process decided to store may be stored here.
-/// `keeps_private`: the route stores responses that its origin forbids to store ([`CacheRules::force`]).
+/// `keeps_private`: the route stores responses that its origin forbids to store ([`CacheRules::force`]
+/// or [`IgnoredHeaders::cache_control`]).
 pub fn may_be_stored(status: StatusCode, headers: &HeaderMap, keeps_private: bool) -> bool {
     let request = OriginRequest {
         method: &Method::GET,
@@ -171,15 +172,17 @@ pub fn may_be_stored(status: StatusCode, headers: &HeaderMap, keeps_private: boo
     .iter()
     .any(|name| headers.contains_key(name));
     !is_of_one_connection
-        && check_mandatory(request, status, headers).is_ok()
+        && check_mandatory(request, status, headers, IgnoredHeaders::default()).is_ok()
         && (keeps_private || forbidden(&Policy::of(headers).directives, status).is_ok())
 }
 
-/// Checks the conditions that neither the origin nor the route can override.
+/// Checks the conditions that the origin cannot override, and the route only where it says that it
+/// does not read a header.
 fn check_mandatory(
     request: OriginRequest<'_>,
     status: StatusCode,
     headers: &HeaderMap,
+    ignored: IgnoredHeaders,
 ) -> Result<(), NotStorable> {
     if request.method != Method::GET {
         return Err(NotStorable::Method);
@@ -191,10 +194,12 @@ fn check_mandatory(
     if RequestDirectives::of(request.headers).no_store {
         return Err(NotStorable::RequestNoStore);
     }
-    if headers.contains_key(header::SET_COOKIE) || headers.contains_key("set-cookie2") {
+    let sets_cookies =
+        headers.contains_key(header::SET_COOKIE) || headers.contains_key("set-cookie2");
+    if sets_cookies && !ignored.set_cookie {
         return Err(NotStorable::SetCookie);
     }
-    if Vary::of(headers) == Vary::Everything {
+    if Vary::unless_ignored(headers, ignored) == Vary::Everything {
         return Err(NotStorable::Vary);
     }
     let media_type = headers

@@ -6,7 +6,10 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, header};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
-use super::directives::{self, Argument, Directives, FieldScope, MAX_SECONDS, StaleWindow};
+use super::{
+    IgnoredHeaders,
+    directives::{self, Argument, Directives, FieldScope, MAX_SECONDS, StaleWindow},
+};
 
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
@@ -21,13 +24,23 @@ pub(super) struct Policy {
 
 impl Policy {
     pub(super) fn of(headers: &HeaderMap) -> Self {
+        Self::without(headers, IgnoredHeaders::default())
+    }
+
+    /// Reads the fields of a response, except for those that a route ignores.
+    pub(super) fn without(headers: &HeaderMap, ignored: IgnoredHeaders) -> Self {
         if let Some(directives) = cdn(headers).or_else(|| surrogate(headers)) {
             return Self {
                 directives,
                 reads_expires: false,
             };
         }
-        let directives = Directives::of(headers).unwrap_or_else(|| {
+        let written = if ignored.cache_control {
+            Some(Directives::default())
+        } else {
+            Directives::of(headers)
+        };
+        let directives = written.unwrap_or_else(|| {
             let mut none = Directives::default();
             // RFC 9111, 5.4 defines it for requests only. An origin that sends it alone does not
             // want the response stored.
@@ -38,7 +51,7 @@ impl Policy {
         });
         Self {
             directives,
-            reads_expires: true,
+            reads_expires: !ignored.expires,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, header};
 use ring::digest::{Context, SHA256};
 
+use super::IgnoredHeaders;
 use crate::{base::http::list_of, chain::RequestChanges};
 
 /// `Vary` of a response.
@@ -45,6 +46,19 @@ impl Vary {
             return Self::Nothing;
         }
         Self::Fields(fields.into())
+    }
+
+    /// Returns the fields by which the responses of a route differ that may ignore `Vary`. Encoded
+    /// bytes are not for every client, whatever the route says.
+    pub fn unless_ignored(headers: &HeaderMap, ignored: IgnoredHeaders) -> Self {
+        if !ignored.vary {
+            return Self::of(headers);
+        }
+        if headers.contains_key(header::CONTENT_ENCODING) {
+            Self::Fields(Arc::from([header::ACCEPT_ENCODING]))
+        } else {
+            Self::Nothing
+        }
     }
 
     /// Removes `name`, for a field that was not sent to the origin: the response cannot depend on

@@ -6,6 +6,7 @@ mod key;
 mod tags;
 #[cfg(test)]
 mod tests;
+mod uses;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ pub use self::{
     client_directives::ClientDirectives,
     key::{KeyRules, Query},
     tags::{SURROGATE_CONTROL, TAGS, TagProblem, TagTemplate, tags_of},
+    uses::{MinUses, UseCounts},
 };
 use super::{
     name_set::NameSet,
@@ -69,6 +71,8 @@ pub struct RouteCachePolicy {
     pub fetches_whole: bool,
     /// True to keep stored responses when a write of the same URL succeeds.
     pub keeps_on_write: bool,
+    /// Requests until a response is stored; with the first if absent.
+    pub min_uses: Option<MinUses>,
 }
 
 /// Ways in which a request may be personal, as far as a shared cache must know.
@@ -112,6 +116,11 @@ impl RouteCachePolicy {
     pub fn bypass(&self, ex: &Exchange<'_>) -> Option<&KeyItem> {
         let has = |item: &&KeyItem| item.sources().iter().all(|s| s.sent(ex).is_there());
         self.bypass.iter().find(has)
+    }
+
+    /// Returns true if responses are stored that the origin forbids to store.
+    pub fn keeps_private(&self) -> bool {
+        self.plain.force || self.plain.ignored.cache_control
     }
 
     /// Returns true if cookies of some names change the key of a request or make it bypass the

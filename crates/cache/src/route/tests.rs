@@ -25,6 +25,7 @@ fn policy(key: KeyRules, anonymous: &[&str]) -> RouteCachePolicy {
         quota: None,
         fetches_whole: false,
         keeps_on_write: false,
+        min_uses: None,
     }
 }
 

@@ -32,7 +32,7 @@ pub struct RouteConfig {
     /// Responds without a backend.
     #[serde(default)]
     pub respond: Option<Spanned<RespondConfig>>,
-    /// Serves the files of a folder.
+    /// Serves the files of a folder. Beside `upstream`, requests for which there is no file go there.
     #[serde(default)]
     pub files: Option<Spanned<FilesConfig>>,
     /// Changes the path before it goes upstream, or is looked up among the files.
@@ -133,7 +133,9 @@ pub struct RouteTimeoutsConfig {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MatchConfig {
-    /// `shop.example.com` or `*.example.com` (any depth below it); any host if absent.
+    /// `shop.example.com`, `*.example.com` (any depth below it), `www.example.*` (every ending), or
+    /// `~` and a regular expression, whose named groups are parameters as those of paths; any host
+    /// if absent.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub host: OneOrMany<Spanned<String>>,
     /// `/exact`, `/prefix/*`, `/users/{id}`, or a list of them.
@@ -270,6 +272,7 @@ pub struct RewriteConfig {
     #[serde(default)]
     pub regex: Option<Spanned<String>>,
     /// Replacement: the new beginning, the text for the match with `$1` and the like for groups, or
-    /// the whole path.
+    /// the whole path. Without `prefix` it may have a query, to which the request's own is added,
+    /// unless it ends in `?`.
     pub with: Spanned<String>,
 }

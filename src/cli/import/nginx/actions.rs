@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{
     conditions,
     locations::{Location, Routes, closed},
+    moves,
     output::Part,
     parse::Directive,
     rewrites,
@@ -49,7 +50,7 @@ impl<'a> Routes<'a, '_> {
             ]);
         }
         if let Some(directive) = scope.own("return").first()
-            && let Some(action) = self.returned(directive, known)
+            && let Some(action) = self.returned(directive, scope, known)
         {
             return action;
         }
@@ -117,11 +118,22 @@ impl<'a> Routes<'a, '_> {
             keys.insert("upstream_by".to_owned(), table.into());
         }
         self.host_header(&to, scope, known, &mut keys);
-        let prefix = location
-            .text
-            .trim_start_matches("^~ ")
-            .trim_start_matches("= ");
-        if let Some(path) = &to.path
+        let prefix = match &location.moved {
+            Some(moved) => moved.text.as_str(),
+            None => location
+                .text
+                .trim_start_matches("^~ ")
+                .trim_start_matches("= "),
+        };
+        if let Some(moved) = &location.moved {
+            let path = match &to.path {
+                Some(path) => format!("{path}{}", &moved.path[prefix.len()..]),
+                None => moved.path.clone(),
+            };
+            let with = format!("{}{}", path.replace('$', "$$"), moved.query);
+            let rewrite = json!({ "regex": moved.regex, "with": with });
+            keys.insert("rewrite".to_owned(), rewrite);
+        } else if let Some(path) = &to.path
             && !location.text.starts_with('~')
             && path != prefix
         {
@@ -149,7 +161,8 @@ impl<'a> Routes<'a, '_> {
         if let Some(timeouts) = timeouts(scope, &mut self.fates) {
             keys.insert("timeouts".to_owned(), timeouts);
         }
-        let prefix = (!location.text.starts_with('~')).then_some(prefix);
+        let is_regex = location.text.starts_with('~') && location.moved.is_none();
+        let prefix = (!is_regex).then_some(prefix);
         let rules = rewrites::of(&to, prefix, scope, known, &mut self.fates);
         keys.insert("response_rewrite".to_owned(), rules);
         for one in scope.nearest("proxy_set_header") {
@@ -173,32 +186,21 @@ impl<'a> Routes<'a, '_> {
     ) -> Option<Map<String, Value>> {
         for directive in scope.own("rewrite") {
             let with = directive.arg(1);
-            let is_path = with.starts_with('/') && !with.contains(['?', '{']);
-            let is_plain = pieces(with).iter().all(|piece| match piece {
-                Piece::Text(_) => true,
-                Piece::Variable(name) => name.parse::<u8>().is_ok(),
-            });
-            if ["break", ""].contains(&directive.arg(2))
-                && is_path
-                && is_plain
+            let with = moves::expanded(with).filter(|_| with.starts_with('/'));
+            let is_known = regex::Regex::new(directive.arg(0)).is_ok();
+            if let Some(with) = with
+                && directive.arg(2) == "break"
+                && is_known
                 && !keys.contains_key("rewrite")
             {
-                self.fates.carried(directive, "");
-                let whole = format!(
-                    "^.*?{}.*$",
-                    directive
-                        .arg(0)
-                        .trim_start_matches('^')
-                        .trim_end_matches('$')
-                );
-                let regex = if directive.arg(0).starts_with('^') && directive.arg(0).ends_with('$')
-                {
-                    directive.arg(0).to_owned()
-                } else if directive.arg(0).starts_with('^') {
-                    format!("{}.*$", directive.arg(0))
+                if with.contains('?') {
+                    let note = "of a group, characters that mean something in a query are \
+                                percent-encoded";
+                    self.fates.changed(directive, note);
                 } else {
-                    whole
-                };
+                    self.fates.carried(directive, "");
+                }
+                let regex = moves::whole(directive.arg(0));
                 keys.insert(
                     "rewrite".to_owned(),
                     json!({ "regex": regex, "with": with }),
@@ -206,7 +208,8 @@ impl<'a> Routes<'a, '_> {
             } else if let Some(action) = conditions::action(directive, known) {
                 self.fates.carried(directive, "");
                 return Some(action);
-            } else {
+            } else if !self.fates.has(directive) {
+                // One that leads to another location was reported.
                 self.fates
                     .lost(directive, "this rewrite has no counterpart here");
             }
@@ -329,11 +332,7 @@ impl<'a> Routes<'a, '_> {
             }
             return Map::from_iter([("respond".to_owned(), json!(404))]);
         };
-        self.fates.changed(
-            root,
-            "methods other than GET and HEAD get 405 for a file; ranges and conditions as in RFC 9110: of GET \
-             alone, and one range",
-        );
+        self.fates.changed(root, OF_FILES);
         let mut files = json!({ "root": root.arg(0) });
         if let Some(dates) = scope.one("if_modified_since") {
             match dates.arg(0) {
@@ -424,7 +423,9 @@ impl<'a> Routes<'a, '_> {
             let mut headers = Map::new();
             for added in scope.own("add_header") {
                 match plain(added.arg(1)) {
-                    Some(value) if !OF_FILES.contains(&&*added.arg(0).to_ascii_lowercase()) => {
+                    Some(value)
+                        if !HEADERS_OF_FILES.contains(&&*added.arg(0).to_ascii_lowercase()) =>
+                    {
                         let name = added.arg(0);
                         headers.insert(name.to_owned(), value.into());
                         self.fates.changed(
@@ -473,5 +474,9 @@ pub(super) fn name_upstreams(routes: &mut [Part], upstreams: &[(String, Part)]) 
     }
 }
 
+/// Note of the report on files.
+pub(super) const OF_FILES: &str = "methods other than GET and HEAD get 405 for a file; ranges and \
+                                   conditions as in RFC 9110: of GET alone, and one range";
+
 /// Headers that follow from a file itself.
-const OF_FILES: [&str; 4] = ["content-type", "etag", "last-modified", "content-encoding"];
+const HEADERS_OF_FILES: [&str; 4] = ["content-type", "etag", "last-modified", "content-encoding"];

@@ -1,16 +1,25 @@
 //! The cache of a location.
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 use super::{
-    filters::{Filters, limit_key},
+    filters::Filters,
+    parse::Directive,
     report::Fates,
     scope::Scope,
-    words::{duration, milliseconds},
+    tables::{header, mark},
+    words::{Piece, duration, milliseconds, parameter, pieces},
 };
+
+/// Statuses without an own line in `proxy_cache_valid` that `any` stands for, besides those that
+/// `ttl` is for.
+const OTHERS: [u16; 16] = [
+    201, 202, 302, 303, 307, 400, 401, 402, 403, 409, 422, 429, 500, 502, 503, 504,
+];
 
 /// Translates `proxy_cache` and what belongs to it.
 pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+    let ignored = ignored(scope, fates);
     let Some(zone) = scope.one("proxy_cache") else {
         return;
     };
@@ -18,76 +27,36 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         fates.carried(zone, "");
         return;
     }
+    let Some(key) = key(zone, scope, fates) else {
+        return;
+    };
+    let mut value = json!({ "mode": "strict", "anonymous_cookies": ["*"], "whole": true, "keep_on_write": true });
+    for (name, own) in [
+        ("proxy_no_cache", "no_store_if"),
+        ("proxy_cache_bypass", "bypass_if"),
+    ] {
+        match values(name, scope, fates) {
+            Some(list) if list.is_empty() => {}
+            Some(list) => value[own] = list.into(),
+            None => {
+                fates.lost(zone, format!("no cache, since `{name}` has no counterpart"));
+                return;
+            }
+        }
+    }
     fates.changed(
         zone,
-        "in memory, by RFC 9111: requests with `Authorization` share only responses that say `public`; responses have `Cache-Status`, `X-Cache-Status` and `Age`; requests that bypass the cache, or whose response is not stored, reach the backend with their method, `Range` and conditions (`If-Modified-Since`, `If-None-Match`)",
+        "in memory, by RFC 9111: requests with `Authorization` share only responses that say `public`; `X-Accel-Expires` is not read; responses have `Cache-Status`, `X-Cache-Status` and `Age`; a `Range` gets 206 although the backend does not send `Accept-Ranges`; requests with `If-Match` or `If-Unmodified-Since`, or with cookies that can be read in two ways, reach the backend with their method, `Range` and conditions",
     );
-    let mut value = json!({ "mode": "strict", "anonymous_cookies": ["*"], "whole": true, "keep_on_write": true });
-    let mut by_status = Map::new();
-    for valid in scope.nearest("proxy_cache_valid") {
-        fates.carried(valid, "");
-        let (codes, time) = match valid.args.split_last() {
-            Some((time, codes)) => (codes, milliseconds(time)),
-            None => continue,
-        };
-        let Some(time) = time else { continue };
-        let time = duration(time);
-        if codes.is_empty() {
-            value["ttl"] = time.into();
-            continue;
-        }
-        for code in codes {
-            match code.as_str() {
-                "any" | "200" => value["ttl"] = time.clone().into(),
-                code if code.parse::<u16>().is_ok() => {
-                    by_status.insert(code.to_owned(), time.clone().into());
-                }
-                _ => fates.lost(valid, format!("the status `{code}` is not known")),
-            }
-        }
+    if !key.is_empty() {
+        value["key"] = key.into();
     }
-    if !by_status.is_empty() {
-        value["by_status"] = by_status.into();
+    if !ignored.is_empty() {
+        value["ignore_headers"] = ignored.into();
     }
-    if let Some(stale) = scope.one("proxy_cache_use_stale") {
-        fates.changed(stale, "for one hour");
-        if stale.args.iter().any(|arg| arg == "updating") {
-            value["stale_while_revalidate"] = "1h".into();
-        }
-        if stale
-            .args
-            .iter()
-            .any(|arg| arg != "updating" && arg != "off")
-        {
-            value["stale_if_error"] = "1h".into();
-        }
-    }
-    let mut bypass = Vec::new();
-    for name in ["proxy_cache_bypass", "proxy_no_cache"] {
-        for directive in scope.nearest(name) {
-            for arg in &directive.args {
-                let part = limit_key(arg).filter(|part| part.contains(':') && !part.contains('+'));
-                match part {
-                    Some(part) if !bypass.contains(&part) => bypass.push(part),
-                    Some(_) => {}
-                    None => fates.lost(directive, format!("`{arg}` has no counterpart")),
-                }
-            }
-            fates.changed(
-                directive,
-                "for any value of these, `0` too; what bypasses the cache is not stored",
-            );
-        }
-    }
-    if !bypass.is_empty() {
-        value["bypass"] = bypass.into();
-    }
-    if let Some(key) = scope.one("proxy_cache_key") {
-        fates.changed(
-            key,
-            "the key is scheme, host, path and query, and the upstream",
-        );
-    }
+    min_uses(zone, scope, &mut value, fates);
+    lifetimes(scope, &mut value, fates);
+    stale(scope, &mut value, fates);
     for name in [
         "proxy_cache_lock",
         "proxy_cache_lock_timeout",
@@ -100,4 +69,227 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         }
     }
     filters.keys.insert("cache".to_owned(), value);
+}
+
+/// Translates `proxy_ignore_headers`, as far as the cache reads these headers.
+fn ignored(scope: &Scope<'_>, fates: &mut Fates) -> Vec<&'static str> {
+    const KNOWN: [&str; 4] = ["cache-control", "expires", "set-cookie", "vary"];
+    let mut found = Vec::new();
+    for directive in scope.nearest("proxy_ignore_headers") {
+        let mut notes = Vec::new();
+        for arg in &directive.args {
+            let name = arg.to_ascii_lowercase();
+            let known = KNOWN.into_iter().find(|known| *known == name);
+            match (known, &*name) {
+                (Some("set-cookie"), _) => {
+                    notes.push(
+                        "`set-cookie` reaches only the client whose request reached the backend",
+                    );
+                }
+                (Some("vary"), _) => {
+                    notes.push("encoded responses still vary by `Accept-Encoding`");
+                }
+                (None, "x-accel-redirect") => notes.push("`X-Accel-Redirect` counts"),
+                _ => {}
+            }
+            if let Some(known) = known
+                && !found.contains(&known)
+            {
+                found.push(known);
+            }
+        }
+        let has_cache = scope
+            .one("proxy_cache")
+            .is_some_and(|zone| zone.arg(0) != "off");
+        notes.retain(|note| has_cache || note.contains("Redirect"));
+        if notes.is_empty() {
+            fates.carried(directive, "");
+        } else {
+            fates.changed(directive, notes.join("; "));
+        }
+    }
+    found
+}
+
+/// Returns the key of the cache beside scheme, host, path and query; `None` if responses would be
+/// shared that nginx keeps apart.
+fn key(zone: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Map<String, Value>> {
+    let Some(directive) = scope.one("proxy_cache_key") else {
+        fates.changed(
+            zone,
+            "the key has the requested host in addition, and the path in its normal form",
+        );
+        return Some(Map::new());
+    };
+    let mut values = Vec::new();
+    let mut has = [false; 4];
+    let [scheme, host, path, query] = &mut has;
+    let mut notes = vec!["`$request_uri` and `$uri` have the path in its normal form".to_owned()];
+    for piece in pieces(directive.arg(0)) {
+        let Piece::Variable(name) = piece else {
+            continue;
+        };
+        match name.as_str() {
+            "scheme" => *scheme = true,
+            "host" | "http_host" | "server_name" => *host = true,
+            "request_uri" => (*path, *query) = (true, true),
+            "uri" | "document_uri" => *path = true,
+            "args" | "query_string" => *query = true,
+            // The upstream is a part of each key.
+            "is_args" | "proxy_host" | "proxy_port" => {}
+            "request_method" => notes.push("`GET` and `HEAD` share responses".to_owned()),
+            name => {
+                let Some(value) = value_of(&format!("${name}"), scope) else {
+                    let note = format!("`${name}` of its `proxy_cache_key` has no counterpart");
+                    fates.lost(zone, format!("no cache, since {note}"));
+                    fates.lost(directive, note);
+                    return None;
+                };
+                if !values.contains(&value) {
+                    values.push(value);
+                }
+            }
+        }
+    }
+    if *host {
+        notes.push("`$host` has the port that a client names".to_owned());
+    }
+    let missing = [(!*scheme, "scheme"), (!*host, "host"), (!*path, "path")];
+    let missing: Vec<&str> = missing
+        .into_iter()
+        .filter_map(|(is_missing, name)| is_missing.then_some(name))
+        .collect();
+    if !missing.is_empty() {
+        notes.push(format!("the key has in addition: {}", missing.join(", ")));
+    }
+    let mut key = Map::new();
+    if !*query {
+        key.insert("query".to_owned(), json!([]));
+        key.insert("pass_unkeyed".to_owned(), true.into());
+        notes.push("as with nginx, one client chooses parameters for all; without `pass_unkeyed` they do not reach the backend".to_owned());
+    }
+    if !values.is_empty() {
+        notes.push("a request that has a part of the key twice bypasses the cache".to_owned());
+        key.insert("values".to_owned(), values.into());
+    }
+    fates.changed(directive, notes.join("; "));
+    Some(key)
+}
+
+/// Returns the values of a directive of which one that is neither empty nor `0` counts; `None` if a
+/// variable has no counterpart.
+fn values(name: &str, scope: &Scope<'_>, fates: &mut Fates) -> Option<Vec<String>> {
+    let mut found = Vec::new();
+    for directive in scope.nearest(name) {
+        for arg in &directive.args {
+            let Some(value) = value_of(arg, scope) else {
+                fates.lost(directive, format!("`{arg}` has no counterpart"));
+                return None;
+            };
+            mark(directive, &value, scope, fates);
+            if !found.contains(&value) {
+                found.push(value);
+            }
+        }
+    }
+    Some(found)
+}
+
+/// Returns a value with placeholders. Unlike a header, it may be compared decoded.
+fn value_of(value: &str, scope: &Scope<'_>) -> Option<String> {
+    let name = value.strip_prefix("$arg_");
+    let is_name = |name: &&str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    match name.filter(is_name) {
+        Some(name) => Some(format!("{{query.{name}}}")),
+        None => header(value, scope),
+    }
+}
+
+fn min_uses(zone: &Directive, scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
+    let Some(directive) = scope.one("proxy_cache_min_uses") else {
+        return;
+    };
+    let Some(number) = directive.arg(0).parse::<u32>().ok().filter(|n| *n > 0) else {
+        fates.lost(directive, "this number is not known");
+        return;
+    };
+    value["min_uses"] = number.into();
+    let zones = scope.outermost().iter();
+    let mut own = zones.filter(|path| {
+        path.name == "proxy_cache_path"
+            && parameter(path, "keys_zone").and_then(|zone| zone.split(':').next())
+                == Some(zone.arg(0))
+    });
+    let inactive = own.next().and_then(|path| parameter(path, "inactive"));
+    if number == 1 {
+        fates.carried(directive, "");
+        return;
+    }
+    fates.changed(
+        directive,
+        "a `HEAD` before that reaches the backend without `if-none-match`, `if-modified-since` and \
+         `range`",
+    );
+    if inactive.is_some_and(|time| milliseconds(time) != Some(600_000)) {
+        let note = "counted again after ten minutes without a request, whatever `inactive` says";
+        fates.changed(directive, note);
+    }
+}
+
+/// Translates `proxy_cache_valid`: of the lines for a status, the first counts.
+fn lifetimes(scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
+    let mut by_status = Map::new();
+    let mut any = None;
+    for valid in scope.nearest("proxy_cache_valid") {
+        let Some((time, codes)) = valid.args.split_last() else {
+            continue;
+        };
+        let Some(time) = milliseconds(time) else {
+            fates.lost(valid, "this time is not known");
+            continue;
+        };
+        fates.carried(valid, "");
+        let time = duration(time);
+        let usual = ["200", "301", "302"].map(str::to_owned);
+        let codes: &[String] = if codes.is_empty() { &usual } else { codes };
+        for code in codes {
+            match code.parse::<u16>() {
+                _ if any.is_some() => {}
+                Err(_) if code == "any" => any = Some(time.clone()),
+                Ok(200..=205 | 207..=303 | 305..=599) => {
+                    by_status.entry(code).or_insert_with(|| time.clone().into());
+                }
+                _ => fates.changed(
+                    valid,
+                    format!("responses of status `{code}` are not stored"),
+                ),
+            }
+        }
+    }
+    if let Some(time) = &any {
+        value["ttl"] = time.clone().into();
+        for status in OTHERS {
+            let own = by_status.entry(status.to_string());
+            own.or_insert_with(|| time.clone().into());
+        }
+    } else {
+        by_status.retain(|_, time| *time != json!("0s"));
+    }
+    if !by_status.is_empty() {
+        value["by_status"] = by_status.into();
+    }
+}
+
+fn stale(scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
+    let Some(stale) = scope.one("proxy_cache_use_stale") else {
+        return;
+    };
+    fates.changed(stale, "for one hour");
+    if stale.args.iter().any(|arg| arg == "updating") {
+        value["stale_while_revalidate"] = "1h".into();
+    }
+    let mut others = stale.args.iter();
+    if others.any(|arg| arg != "updating" && arg != "off") {
+        value["stale_if_error"] = "1h".into();
+    }
 }

@@ -244,6 +244,33 @@ fn returned(directive: &Directive, known: &Known) -> Option<Map<String, Value>> 
         .then(|| Map::from_iter([("respond".to_owned(), respond)]))
 }
 
+/// Returns the keys of a route for a `return` with variables that only a condition fills in.
+pub(super) fn filled_in(directive: &Directive, scope: &Scope<'_>) -> Option<Map<String, Value>> {
+    if directive.name != "return" {
+        return None;
+    }
+    let (status, rest) = match directive.arg(0).parse::<u16>() {
+        Ok(status) => (status, directive.arg(1)),
+        Err(_) => (302, directive.arg(0)),
+    };
+    let mut entry = json!({ "if": "1", "status": status });
+    if [301, 302, 303, 307, 308].contains(&status) {
+        let begins = |text: &str| text.starts_with("http") || text.starts_with('/');
+        let to = header(rest, scope).filter(|_| begins(rest) || rest.starts_with("$scheme"))?;
+        entry["to"] = to.into();
+    } else if (200..600).contains(&status) && !matches!(status, 204 | 205 | 304) {
+        entry["body"] = header(rest, scope)?.into();
+    } else {
+        return None;
+    }
+    // Never reached.
+    let respond = ("respond".to_owned(), json!(404));
+    Some(Map::from_iter([
+        respond,
+        ("conditions".to_owned(), json!([entry])),
+    ]))
+}
+
 /// Returns the redirect of a `rewrite` whose expression names groups.
 pub(super) fn redirected(directive: &Directive, known: &Known) -> Option<Map<String, Value>> {
     let to = directive.arg(1);

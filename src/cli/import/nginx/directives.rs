@@ -43,7 +43,7 @@ const HANDLED: &[(&str, &str)] = &[
     ),
     (
         "server_name",
-        "`match: { host }`: whole names, `*.name` and `.name`",
+        "`match: { host }`: whole names, `*.name`, `.name`, `name.*` and regular expressions",
     ),
     (
         "location",
@@ -90,14 +90,19 @@ const HANDLED: &[(&str, &str)] = &[
     ("proxy_cookie_flags", "`response_rewrite.cookies.flags`"),
     ("proxy_ssl_name", "`tls.name` of the upstream"),
     ("proxy_cache", "`cache`"),
-    ("proxy_cache_valid", "`cache.ttl` and `by_status`"),
-    ("proxy_cache_key", "the gateway's own key"),
+    (
+        "proxy_cache_valid",
+        "`cache.by_status`, and `ttl` for `any`",
+    ),
+    ("proxy_cache_key", "`cache.key`"),
     (
         "proxy_cache_use_stale",
         "`stale_while_revalidate`, `stale_if_error`",
     ),
-    ("proxy_cache_bypass", "`cache.bypass`"),
-    ("proxy_no_cache", "`cache.bypass`"),
+    ("proxy_cache_bypass", "`cache.bypass_if`"),
+    ("proxy_no_cache", "`cache.no_store_if`"),
+    ("proxy_cache_min_uses", "`cache.min_uses`"),
+    ("proxy_ignore_headers", "`cache.ignore_headers`"),
     ("proxy_cache_lock", "always"),
     (
         "add_header",
@@ -110,10 +115,16 @@ const HANDLED: &[(&str, &str)] = &[
     ("root", "`files`"),
     ("alias", "`files` and `rewrite`"),
     ("index", "`files.index`"),
-    ("try_files", "`files.fallback`"),
+    (
+        "try_files",
+        "`files.fallback`, or `files` beside `upstream`",
+    ),
     ("gzip_static", "`files.precompressed`"),
     ("if_modified_since", "`files.if_modified_since`"),
-    ("error_page", "`error_pages`, for HTML files"),
+    (
+        "error_page",
+        "`error_pages`: files, texts and redirects, with another status too",
+    ),
     ("proxy_intercept_errors", "`intercept` of `error_pages`"),
     ("client_max_body_size", "`body_limit`"),
     ("limit_req_zone", "`rate_limits`"),
@@ -244,7 +255,6 @@ const NEEDLESS: &[&str] = &[
     "keepalive_disable",
     "http2_max_concurrent_streams",
     "proxy_cache_path",
-    "proxy_cache_min_uses",
     "proxy_ignore_client_abort",
     "etag",
     "max_ranges",
@@ -290,7 +300,6 @@ const CHANGED: &[(&str, &str)] = &[
         "proxy_request_buffering",
         "requests are passed on as they arrive",
     ),
-    ("proxy_ignore_headers", "the headers of the backend count"),
     (
         "proxy_pass_header",
         "every header of the backend is passed on",

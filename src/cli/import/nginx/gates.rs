@@ -75,6 +75,14 @@ impl<'a> Routes<'a, '_> {
             );
             return true;
         };
+        for (name, value) in [("proxy_pass_request_body", "off"), ("proxy_method", "GET")] {
+            let scope = target.map(|target| &target.scope);
+            for one in scope.map(|scope| scope.nearest(name)).unwrap_or_default() {
+                if one.arg(0).eq_ignore_ascii_case(value) {
+                    self.fates.carried(one, "always so");
+                }
+            }
+        }
         self.fates.changed(
             directive,
             "the service gets `Cookie`, `Authorization` and the forwarding headers, no others",

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     conditions::{self, Condition, Subject},
     filters::{self, Filters, Limits},
-    guards, headers,
+    guards, headers, moves,
     output::Part,
     pages,
     parse::Directive,
@@ -23,7 +23,32 @@ pub(super) struct Location<'a> {
     /// Text of `location` in the configuration.
     pub(super) text: String,
     /// Names of the groups of its regular expression.
-    groups: Vec<String>,
+    pub(super) groups: Vec<String>,
+    /// Rewrite that leads here from another path.
+    pub(super) moved: Option<Moved>,
+    /// Files of `try_files`, if it ends at the backend of a named location.
+    pub(super) tries: Option<Tries>,
+}
+
+/// Location, keys and comment of a redirect.
+type Redirect = (String, Map<String, Value>, String);
+
+/// Files that are looked up before a backend is asked.
+pub(super) enum Tries {
+    First(Value),
+    /// They have no counterpart.
+    Lost,
+}
+
+/// Rewrite to a fixed path of another location.
+pub(super) struct Moved {
+    pub(super) regex: String,
+    /// New path, without its query.
+    pub(super) path: String,
+    /// Query with its `?`, and the `?` at the end that leaves out the request's own.
+    pub(super) query: String,
+    /// Text of the location that takes the new path.
+    pub(super) text: String,
 }
 
 /// Translation of the servers' locations.
@@ -90,6 +115,8 @@ fn collect<'a>(
             scope: inner,
             text,
             groups,
+            moved: None,
+            tries: None,
         });
     }
 }
@@ -110,6 +137,7 @@ impl<'a> Routes<'a, '_> {
         let (mut found, mut named) = (Vec::new(), Vec::new());
         collect(&server.scope, &mut found, &mut named, &mut self.fates);
         self.repeated(&mut found);
+        moves::follow_tries(&mut found, &named, &mut self.fates);
         let mut audiences: Vec<(Audience, Option<Map<String, Value>>)> = Vec::new();
         for audience in self.servers.audiences(server) {
             audiences.push((audience, None));
@@ -128,10 +156,14 @@ impl<'a> Routes<'a, '_> {
         }
         self.conditions = later;
         let cases = self.cases(&guards, server.directive);
-        let redirects = self.rewrites(server, &found);
+        let (redirects, moved) = self.rewrites(server, &found);
         let whole = server.scope.own("return").first().copied();
-        let whole =
-            whole.and_then(|directive| Some((directive, self.returned(directive, &server.known)?)));
+        let whole = whole.and_then(|directive| {
+            Some((
+                directive,
+                self.returned(directive, &server.scope, &server.known)?,
+            ))
+        });
         for (audience, action) in audiences {
             let (action, place) = match (&action, &whole) {
                 (Some(action), _) => (Some(action.clone()), server.directive),
@@ -153,7 +185,7 @@ impl<'a> Routes<'a, '_> {
                 insert_conditions(&mut action, &self.conditions);
                 self.push(&audience, text, &action, comment, &cases);
             }
-            for location in &found {
+            for location in moved.iter().chain(&found) {
                 self.location(
                     server,
                     location,
@@ -169,6 +201,8 @@ impl<'a> Routes<'a, '_> {
                     scope: server.scope.clone(),
                     text: "/".to_owned(),
                     groups: Vec::new(),
+                    moved: None,
+                    tries: None,
                 };
                 self.location(
                     server,
@@ -206,9 +240,11 @@ impl<'a> Routes<'a, '_> {
     pub(super) fn returned(
         &mut self,
         directive: &Directive,
+        scope: &Scope<'_>,
         known: &Known,
     ) -> Option<Map<String, Value>> {
         let action = conditions::action(directive, known);
+        let action = action.or_else(|| conditions::filled_in(directive, scope));
         match &action {
             Some(_) if directive.args.len() > 1 && directive.arg(0) < "300" => {
                 let note = "`Content-Type` is that of the text, whatever the path ends in; of \
@@ -292,24 +328,31 @@ impl<'a> Routes<'a, '_> {
         }
     }
 
-    /// Returns the redirects of a server's own `rewrite`: location, action, comment.
+    /// Returns the redirects of a server's own `rewrite` (location, action, comment), and the
+    /// locations that rewrites lead to.
     fn rewrites(
         &mut self,
         server: &Server<'a>,
         found: &[Location<'a>],
-    ) -> Vec<(String, Map<String, Value>, String)> {
+    ) -> (Vec<Redirect>, Vec<Location<'a>>) {
         let mut list = Vec::new();
-        for directive in server.scope.own("rewrite") {
+        let mut moved = moves::of_locations(found, &mut self.fates);
+        let own = server.scope.own("rewrite");
+        for (index, directive) in own.iter().copied().enumerate() {
             let (regex, groups) = named_groups(directive.arg(0));
             let known = Known {
                 groups,
+                is_host_last: false,
                 ..server.known.clone()
             };
             let Some(action) = conditions::redirected(directive, &known) else {
-                self.fates.lost(
-                    directive,
-                    "only redirects of a server's `rewrite` have a counterpart",
-                );
+                match moves::of_server(directive, &own[index + 1..], found) {
+                    Ok(location) => {
+                        self.fates.changed(directive, moves::NOTE);
+                        moved.push(location);
+                    }
+                    Err(why) => self.fates.lost(directive, why),
+                }
                 continue;
             };
             let first: Vec<&str> = found
@@ -329,7 +372,7 @@ impl<'a> Routes<'a, '_> {
                 format!("{} rewrite", directive.place()),
             ));
         }
-        list
+        (list, moved)
     }
 
     fn location(
@@ -343,6 +386,7 @@ impl<'a> Routes<'a, '_> {
     ) {
         let known = Known {
             groups: location.groups.clone(),
+            is_host_last: server.known.is_host_last && !location.text.starts_with('~'),
             ..server.known.clone()
         };
         let mut guards = server_guards.to_vec();
@@ -376,6 +420,18 @@ impl<'a> Routes<'a, '_> {
             location.directive.args.join(" ")
         );
         let mut keys = self.action(server, location, &known, (found, named));
+        if let Some(Tries::First(files)) = &location.tries
+            && keys.contains_key("upstream")
+        {
+            keys.insert("files".to_owned(), files.clone());
+        }
+        if let Some(moved) = &location.moved
+            && keys.contains_key("files")
+        {
+            let with = format!("{}{}", moved.path, moved.query);
+            let rewrite = json!({ "regex": moved.regex, "with": with });
+            keys.insert("rewrite".to_owned(), rewrite);
+        }
         let responds = keys.contains_key("respond") || keys.contains_key("redirect");
         // Its block inherits no `return`: it also guards what this location returns.
         is_closed |= self.limit_except(location, &mut keys);
@@ -396,10 +452,15 @@ impl<'a> Routes<'a, '_> {
                 &mut self.fates,
             );
             keys.extend(more);
-            pages::of(
-                location,
+            let sources = pages::Sources {
                 server,
-                (found, passes),
+                found,
+                named,
+            };
+            pages::of(
+                &location.scope,
+                &sources,
+                passes,
                 &mut keys,
                 &mut self.fates,
             );
@@ -410,8 +471,22 @@ impl<'a> Routes<'a, '_> {
             keys = closed();
         }
         insert_conditions(&mut keys, &later);
+        self.added_slash((location, found), &keys, audience, &comment, &cases);
+        self.push(audience, &location.text, &keys, &comment, &cases);
+    }
+
+    /// Adds the route that redirects to the path of a location with the slash at its end.
+    fn added_slash(
+        &mut self,
+        (location, found): (&Location<'a>, &[Location<'a>]),
+        keys: &Map<String, Value>,
+        audience: &Audience,
+        comment: &str,
+        cases: &[guards::Case],
+    ) {
         if let Some(path) = location.text.strip_suffix('/')
             && keys.contains_key("upstream")
+            && location.tries.is_none()
             && path.starts_with('/')
             && !found.iter().any(|other| other.text == format!("= {path}"))
         {
@@ -426,9 +501,8 @@ impl<'a> Routes<'a, '_> {
                 action.insert("body_limit".to_owned(), limit.clone());
             }
             let added = format!("{comment}: nginx adds the slash");
-            self.push(audience, &format!("= {path}"), &action, &added, &cases);
+            self.push(audience, &format!("= {path}"), &action, &added, cases);
         }
-        self.push(audience, &location.text, &keys, &comment, &cases);
     }
 
     /// Adds a condition that is no predicate of a route; returns true if it has no counterpart and
@@ -504,7 +578,11 @@ impl<'a> Routes<'a, '_> {
 /// Adds the conditions that the filter of this name decides.
 fn insert_conditions(keys: &mut Map<String, Value>, conditions: &[Value]) {
     if !conditions.is_empty() {
-        keys.insert("conditions".to_owned(), conditions.into());
+        let mut all = conditions.to_vec();
+        // What the location itself responds comes after.
+        let own = keys.get("conditions").and_then(Value::as_array);
+        all.extend(own.into_iter().flatten().cloned());
+        keys.insert("conditions".to_owned(), all.into());
     }
 }
 

@@ -11,6 +11,7 @@ mod gates;
 mod guards;
 mod headers;
 mod locations;
+mod moves;
 mod output;
 mod pages;
 mod parse;

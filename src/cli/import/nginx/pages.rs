@@ -5,19 +5,48 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::{
-    locations::Location, parse::Directive, report::Fates, scope::Scope, servers::Server,
-    words::plain,
+    locations::Location,
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    servers::Server,
+    tables::header,
+    words::{Piece, pieces, plain},
 };
+
+/// Locations that a page may come from.
+pub(super) struct Sources<'s, 'a> {
+    pub(super) server: &'s Server<'a>,
+    pub(super) found: &'s [Location<'a>],
+    pub(super) named: &'s [(String, Scope<'a>, &'a Directive)],
+}
+
+/// Status that `error_page` writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// That of the error.
+    Kept,
+    /// `=`: that of the page.
+    OfPage,
+    /// `=CODE`.
+    Given(u16),
+}
+
+/// Page in the words of the gateway, and what the report says of it.
+struct Page<'a> {
+    value: Value,
+    carried: Option<&'a Directive>,
+    note: String,
+}
 
 /// Translates the pages of a location. `passes`: the location sends requests to a backend.
 pub(super) fn of(
-    location: &Location<'_>,
-    server: &Server<'_>,
-    (found, passes): (&[Location<'_>], bool),
+    scope: &Scope<'_>,
+    sources: &Sources<'_, '_>,
+    passes: bool,
     keys: &mut Map<String, Value>,
     fates: &mut Fates,
 ) {
-    let scope = &location.scope;
     let is_served = keys
         .get("files")
         .is_some_and(|files| files.get("not_found").is_some());
@@ -31,15 +60,24 @@ pub(super) fn of(
             // It is `files.not_found`.
             continue;
         }
-        match file(uri, &codes, (found, server)) {
-            Ok((file, root)) => {
-                fates.carried(root, "");
-                for code in codes {
-                    pages.entry(code).or_insert_with(|| json!(file));
+        let (codes, status) = match codes.split_last() {
+            Some((last, codes)) if last.starts_with('=') => match last[1..].parse() {
+                Ok(code) => (codes, Status::Given(code)),
+                Err(_) => (codes, Status::OfPage),
+            },
+            _ => (&codes[..], Status::Kept),
+        };
+        match page(uri, codes, status, scope, sources) {
+            Ok(page) => {
+                if let Some(carried) = page.carried {
+                    fates.carried(carried, "");
                 }
-                fates.changed(directive, NOTE);
+                for code in codes {
+                    pages.entry(*code).or_insert_with(|| page.value.clone());
+                }
+                fates.changed(directive, page.note);
             }
-            Err(why) => fates.lost(directive, why),
+            Err(why) => fates.lost(directive, format!("{why}: built-in page")),
         }
     }
     let intercept = scope
@@ -57,30 +95,73 @@ pub(super) fn of(
     }
 }
 
-const NOTE: &str = "for clients that prefer neither JSON nor plain text; with `Cache-Control: \
-                    no-store`, without `ETag`, `Last-Modified` and the headers of the page's own \
-                    location";
-
-/// Returns the path of the page's file.
-fn file<'a>(
+/// Returns the page for these statuses.
+fn page<'a>(
     uri: &str,
     codes: &[&str],
-    (found, server): (&[Location<'a>], &Server<'a>),
-) -> Result<(String, &'a Directive), String> {
+    status: Status,
+    scope: &Scope<'_>,
+    sources: &Sources<'_, 'a>,
+) -> Result<Page<'a>, String> {
     let is_error = |code: &&str| {
         code.parse::<u16>()
             .is_ok_and(|code| (400..600).contains(&code))
     };
     if codes.is_empty() || !codes.iter().all(is_error) {
-        return Err(
-            "another status, or one below 400, has no counterpart: built-in page".to_owned(),
-        );
+        return Err("a status below 400 has no counterpart".to_owned());
     }
-    let path = plain(uri).filter(|uri| uri.starts_with('/'));
-    let Some(path) = path else {
-        return Err("only a path of a file has a counterpart: built-in page".to_owned());
-    };
-    let scope = serving(&path, found).unwrap_or(&server.scope);
+    if let Some(name) = uri.strip_prefix('@') {
+        let mut named = sources.named.iter();
+        let (_, scope, _) = named
+            .find(|(known, ..)| known == name)
+            .ok_or("there is no such location")?;
+        return returned(scope, status);
+    }
+    if uri.starts_with("http://") || uri.starts_with("https://") {
+        let code = match status {
+            Status::Given(code) if is_redirect(code) => code,
+            _ => 302,
+        };
+        return Ok(Page {
+            value: redirect(uri, code, scope)?,
+            carried: None,
+            note: NO_HEADERS.to_owned(),
+        });
+    }
+    let path = plain(uri).filter(|uri| uri.starts_with('/') && !uri.contains('?'));
+    let path = path.ok_or("a path with variables or a query has no counterpart")?;
+    let scope = serving(&path, sources.found).unwrap_or(&sources.server.scope);
+    if scope.own("return").is_empty() {
+        file(&path, status, scope)
+    } else {
+        returned(scope, status)
+    }
+}
+
+const NO_HEADERS: &str = "without the headers of the page's own location";
+
+const FILE: &str = "with `cache-control: no-store`, without `etag`, `last-modified`, \
+                    `accept-ranges` and the headers of the page's own location; nginx has 413 in \
+                    its place for bodies beyond the limit of that location";
+
+/// Media types of files that are no HTML.
+const TYPES: [(&str, &str); 12] = [
+    ("css", "text/css"),
+    ("gif", "image/gif"),
+    ("ico", "image/x-icon"),
+    ("jpeg", "image/jpeg"),
+    ("jpg", "image/jpeg"),
+    ("js", "application/javascript"),
+    ("json", "application/json"),
+    ("png", "image/png"),
+    ("svg", "image/svg+xml"),
+    ("txt", "text/plain"),
+    ("webp", "image/webp"),
+    ("xml", "text/xml"),
+];
+
+/// Returns the page that is a file.
+fn file<'a>(path: &str, status: Status, scope: &Scope<'a>) -> Result<Page<'a>, String> {
     let acts = |one: &Directive| {
         matches!(
             &*one.name,
@@ -91,18 +172,96 @@ fn file<'a>(
         .one("root")
         .filter(|_| !scope.innermost().iter().any(acts))
         .and_then(|root| Some((root, plain(root.arg(0))?)));
-    let Some((directive, root)) = root else {
-        return Err("its location serves no files: built-in page".to_owned());
-    };
+    let (directive, root) = root.ok_or("its location serves no files")?;
     let file = format!("{}{path}", root.trim_end_matches('/'));
     let extension = Path::new(&file).extension();
-    if !extension.is_some_and(|extension| extension == "html" || extension == "htm") {
-        return Err("only HTML files have a counterpart: built-in page".to_owned());
+    let extension = extension.and_then(|own| own.to_str()).unwrap_or_default();
+    let mut value = json!({ "file": file });
+    if !matches!(extension, "html" | "htm") {
+        let mut types = TYPES.iter();
+        let known = types.find(|(own, _)| *own == extension);
+        let (_, media_type) = known.ok_or("its media type is not known")?;
+        value["content_type"] = (*media_type).into();
     }
     if !Path::new(&file).is_file() {
-        return Err(format!("`{file}` is not there: built-in page"));
+        return Err(format!("`{file}` is not there"));
     }
-    Ok((file, directive))
+    let mut note = FILE.to_owned();
+    let code = match status {
+        Status::Kept => None,
+        Status::OfPage => Some(200),
+        Status::Given(code) => Some(code),
+    };
+    if let Some(code) = code {
+        if !(200..600).contains(&code) || is_redirect(code) || matches!(code, 204..=206 | 304) {
+            return Err(format!("status {code} of a file has no counterpart"));
+        }
+        value["status"] = code.into();
+        note.push_str("; conditions and ranges have no effect on the page");
+    }
+    Ok(Page {
+        value,
+        carried: Some(directive),
+        note,
+    })
+}
+
+/// Returns the page that a location returns itself.
+fn returned<'a>(scope: &Scope<'a>, status: Status) -> Result<Page<'a>, String> {
+    let own = scope.own("return");
+    let directive = own.first().copied().ok_or("its location has no `return`")?;
+    let first = directive.arg(0);
+    let (code, text) = match first.parse::<u16>() {
+        Ok(code) => (code, directive.arg(1)),
+        Err(_) => (302, first),
+    };
+    if is_redirect(code) {
+        return Ok(Page {
+            value: redirect(text, code, scope)?,
+            carried: Some(directive),
+            note: NO_HEADERS.to_owned(),
+        });
+    }
+    if directive.args.len() < 2 || !(200..600).contains(&code) || matches!(code, 204..=206 | 304) {
+        return Err("its location returns no text".to_owned());
+    }
+    let body = plain(text).ok_or("its text has variables")?;
+    let kind = scope
+        .one("default_type")
+        .map_or("text/plain", |kind| kind.arg(0));
+    let mut value = json!({ "body": body, "content_type": kind });
+    match status {
+        Status::Kept => {}
+        Status::OfPage => value["status"] = code.into(),
+        Status::Given(code) if is_redirect(code) => {
+            return Err(format!("status {code} of a text has no counterpart"));
+        }
+        Status::Given(code) => value["status"] = code.into(),
+    }
+    let note = format!(
+        "with `cache-control: no-store`, {NO_HEADERS}; `content-type` whatever the path ends in"
+    );
+    Ok(Page {
+        value,
+        carried: Some(directive),
+        note,
+    })
+}
+
+fn is_redirect(code: u16) -> bool {
+    matches!(code, 301 | 302 | 303 | 307 | 308)
+}
+
+/// Returns the page that is a redirect.
+fn redirect(to: &str, code: u16, scope: &Scope<'_>) -> Result<Value, String> {
+    let is_url = match pieces(to).first() {
+        Some(Piece::Text(text)) => text.starts_with(['/', 'h']),
+        Some(Piece::Variable(name)) => name == "scheme",
+        None => false,
+    };
+    let to = header(to, scope).filter(|_| is_url);
+    let to = to.ok_or("a variable of its target has no counterpart")?;
+    Ok(json!({ "redirect": to, "status": code }))
 }
 
 /// Returns the scope of the location that serves a path: an exact one, or the longest prefix.

@@ -9,7 +9,7 @@ use super::{
     parse::Directive,
     report::Fates,
     scope::Scope,
-    words::{Known, bytes, duration, milliseconds, size},
+    words::{Known, bytes, duration, groups_as, milliseconds, size},
 };
 
 /// A server and the listeners that it has.
@@ -71,10 +71,11 @@ impl<'a> Servers<'a> {
         }
         all.join_families();
         all.repeated(fates);
-        for (index, listener) in all.listeners.iter().enumerate() {
+        for listener in &all.listeners {
             let server = &mut all.list[listener.default];
             server.default_of.push(listener.name.clone());
-            let _ = index;
+            // It takes requests for other hosts as well, of which nothing is known.
+            server.known.of_host.clear();
         }
         for server in &mut all.list {
             let tls = |name: &String| {
@@ -320,8 +321,12 @@ impl<'a> Servers<'a> {
                 own.any(|name| server.listeners.contains(name))
             });
             beside.any(|other| {
-                let mut suffixes = other.hosts.iter().filter_map(|host| host.strip_prefix('*'));
-                suffixes.any(|suffix| host.ends_with(suffix))
+                let mut patterns = other.hosts.iter();
+                patterns.any(|pattern| match pattern.strip_prefix('*') {
+                    Some(suffix) => host.ends_with(suffix) || host.ends_with('*'),
+                    // Which hosts two of these share is not known.
+                    None => pattern.starts_with('~') || pattern.ends_with('*'),
+                })
             })
         });
         let mut all = Vec::new();
@@ -412,11 +417,14 @@ impl Server<'_> {
                 if lower.is_empty() || lower == "_" {
                     continue;
                 }
-                if lower.starts_with('~') || lower.ends_with(".*") || lower.contains('$') {
-                    let note = format!(
-                        "requests for `{name}` go to the default server: names are whole, or begin with `*.`"
-                    );
-                    fates.lost(directive, note);
+                if let Some(regex) = name.strip_prefix('~') {
+                    match self.regex(regex) {
+                        Some(host) => self.hosts.push(host),
+                        None => fates.lost(
+                            directive,
+                            format!("requests for `{name}` go to the default server"),
+                        ),
+                    }
                     continue;
                 }
                 if let Some(below) = lower.strip_prefix('.') {
@@ -436,8 +444,27 @@ impl Server<'_> {
         }
         let mut seen = std::collections::BTreeSet::new();
         self.hosts.retain(|host| seen.insert(host.clone()));
-        let exact = self.hosts.iter().find(|host| !host.starts_with('*'));
-        self.known.server_name = exact.cloned();
+        let is_exact = |host: &&String| !host.starts_with(['*', '~']) && !host.ends_with('*');
+        self.known.server_name = self.hosts.iter().find(is_exact).cloned();
+    }
+
+    /// Returns the host for a regular expression; `None` if it has no counterpart. The groups of an
+    /// only name become parameters.
+    fn regex(&mut self, regex: &str) -> Option<String> {
+        let (named, groups) = groups_as(regex, "host");
+        let own = self.scope.own("server_name");
+        let is_only = matches!(&own[..], [only] if only.args.len() == 1);
+        let host = if is_only { named } else { regex.to_owned() };
+        let known = fancy_regex::Regex::new(&host).ok()?;
+        // What else has this name in the gateway must stay what it is.
+        let mut names = known.capture_names().flatten();
+        if names.any(|name| ["host", "path", "query", "rest"].contains(&name)) {
+            return None;
+        }
+        if is_only {
+            (self.known.of_host, self.known.is_host_last) = (groups, true);
+        }
+        Some(format!("~{host}"))
     }
 }
 

@@ -62,6 +62,10 @@ pub(super) struct Known {
     pub(super) server_name: Option<String>,
     /// Names of the groups of the location's regular expression.
     pub(super) groups: Vec<String>,
+    /// Names of the groups of the server's regular expression.
+    pub(super) of_host: Vec<String>,
+    /// True if that expression was the last one that matched, so that `$1` is its first group.
+    pub(super) is_host_last: bool,
 }
 
 /// Returns the target of a redirect with placeholders; `None` if a variable has no counterpart.
@@ -96,7 +100,16 @@ pub(super) fn target(value: &str, known: &Known) -> Option<String> {
             "host" | "http_host" => out.push_str("{host}"),
             "server_name" => out.push_str(known.server_name.as_deref()?),
             "scheme" => out.push_str(known.scheme?),
-            name => out.push_str(&group(name, known)?),
+            name => {
+                let group = group(name, known)?;
+                // Nothing but a domain of its own may follow a name that a client chooses.
+                let is_named = |text: &str| text.starts_with('.') && text[1..].contains('.');
+                let is_domain = matches!(list.peek(), Some(Piece::Text(text)) if is_named(text));
+                if out.ends_with("://") && !is_domain {
+                    return None;
+                }
+                out.push_str(&group);
+            }
         }
     }
     // A path of its own would be read as the path after the host.
@@ -107,8 +120,13 @@ pub(super) fn target(value: &str, known: &Known) -> Option<String> {
 /// Returns the placeholder of a group: `$1` or `$name`.
 pub(super) fn group(name: &str, known: &Known) -> Option<String> {
     let own = match name.parse::<usize>() {
+        // The last expression that matched has the numbers.
+        Ok(number) if known.is_host_last => known.of_host.get(number.checked_sub(1)?)?.clone(),
         Ok(number) => known.groups.get(number.checked_sub(1)?)?.clone(),
-        Err(_) => known.groups.iter().find(|own| *own == name)?.clone(),
+        Err(_) => {
+            let mut all = known.groups.iter().chain(&known.of_host);
+            all.find(|own| *own == name)?.clone()
+        }
     };
     Some(format!("{{{own}}}"))
 }
@@ -146,6 +164,11 @@ pub(super) fn header_with(value: &str, other: impl Fn(&str) -> Option<String>) -
 /// Names the capturing groups of a regular expression (`p1`, `p2`, …), and returns it with the
 /// names of all its groups.
 pub(super) fn named_groups(regex: &str) -> (String, Vec<String>) {
+    groups_as(regex, "p")
+}
+
+/// Names the capturing groups as [`named_groups`] does, with this beginning.
+pub(super) fn groups_as(regex: &str, beginning: &str) -> (String, Vec<String>) {
     let mut out = String::new();
     let mut names = Vec::new();
     let mut left = regex.chars().peekable();
@@ -167,7 +190,7 @@ pub(super) fn named_groups(regex: &str) -> (String, Vec<String>) {
                 if let Some(name) = written {
                     names.push(name);
                 } else if !rest.starts_with('?') {
-                    let name = format!("p{}", names.len() + 1);
+                    let name = format!("{beginning}{}", names.len() + 1);
                     out.extend(["?<", &name, ">"]);
                     names.push(name);
                 }
@@ -291,6 +314,8 @@ mod tests {
             scheme: Some("https"),
             server_name: Some("a.test".to_owned()),
             groups: vec!["p1".to_owned(), "id".to_owned()],
+            of_host: vec!["host1".to_owned(), "sub".to_owned()],
+            is_host_last: false,
         };
         for (value, expected) in [
             (
@@ -300,6 +325,9 @@ mod tests {
             ("$scheme://$server_name$uri", Some("https://a.test{path}")),
             ("/b/$1/$id$is_args$args", Some("/b/{p1}/{id}?{query}")),
             ("/b?x=1&$args", Some("/b?x=1&{query}")),
+            ("/$sub/$1", Some("/{sub}/{p1}")),
+            ("https://$sub.b.test/", Some("https://{sub}.b.test/")),
+            ("https://$sub/", None),
             ("/{a}", Some("/%7Ba%7D")),
             ("https://$host$request_uri/x", None),
             ("/$http_x", None),

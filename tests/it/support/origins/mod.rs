@@ -5,6 +5,7 @@ mod closing;
 mod failing;
 mod fixed;
 mod http2;
+mod lettered;
 mod numbered;
 mod plain;
 pub(crate) mod planned;
@@ -42,6 +43,7 @@ pub(crate) use self::{
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     fixed::FixedOrigin,
     http2::Http2Origin,
+    lettered::LetteredOrigin,
     numbered::NumberedOrigin,
     plain::{BigOrigin, EchoOrigin, SlowOrigin, echoed},
     preset::{NUMBER, PresetOrigin},
