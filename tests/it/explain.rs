@@ -62,7 +62,7 @@ fn explain_prints_the_same_as_json() {
         let response: Value = serde_json::from_str(json).expect("it is JSON");
         assert!(response["route"].is_string(), "{request}: {response}");
         let considered = response["considered"].as_array().expect("it is a list");
-        assert_eq!(considered.len(), 15, "{request}: every route is judged");
+        assert_eq!(considered.len(), 17, "{request}: every route is judged");
     }
     let first = all.split("\n\n").next().expect("there is a first");
     snapshot!("explain_json", first);
