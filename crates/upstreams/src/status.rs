@@ -10,6 +10,7 @@ use super::{
     canary::{CanaryStatus, CanaryVerdict},
     eject::nanos,
     health::ProbeReport,
+    metrics::latency_gauge,
 };
 use crate::base::units::millis;
 
@@ -215,7 +216,7 @@ impl Upstream {
             let node = backend.state.node.status(now);
             let registry = &self.shared.registry;
             if let Some(average) = backend.state.latency.average() {
-                gauges.latency(registry, &labels, average);
+                latency_gauge(registry, &labels).set(average.as_secs_f64());
             }
             gauges
                 .node

@@ -5,7 +5,7 @@ mod node;
 mod server_timing;
 mod sessions;
 
-use std::{sync::OnceLock, time::Duration};
+use std::time::Duration;
 
 use http::HeaderMap;
 
@@ -232,8 +232,6 @@ pub(super) struct BackendMetrics {
     pub(super) streams: IntGauge,
     pub(super) draining: IntGauge,
     pub(super) degraded: IntGauge,
-    /// `None` until a first response.
-    latency: OnceLock<Gauge>,
     /// Time to first byte, if the configuration asks for it.
     pub(super) first_byte: Option<Histogram>,
     /// Load that a Node app reports.
@@ -278,9 +276,11 @@ impl BackendMetrics {
         };
         let labels = [("upstream", upstream), ("backend", backend)];
         let [ok, connect_failed, reset, timeout, bad_status, client_gone] = OUTCOMES.map(requests);
-        // Registers the metric; there is a series once the backend has responded.
-        latency_gauge(metrics, &labels);
-        metrics.forget(LATENCY, &labels);
+        // Registers the metric; a backend has a series once it has responded. The series of others
+        // stay: this may be a configuration that is refused.
+        let nobody = [("upstream", ""), ("backend", "")];
+        latency_gauge(metrics, &nobody);
+        metrics.forget(LATENCY, &nobody);
         Self {
             ok,
             connect_failed,
@@ -310,7 +310,6 @@ impl BackendMetrics {
                 &labels,
             ),
             node: NodeMetrics::default(),
-            latency: OnceLock::new(),
             degraded: metrics.gauge(
                 DEGRADED,
                 "1 while a backend's health check passes as `degraded`.",
@@ -346,17 +345,6 @@ impl BackendMetrics {
         }
     }
 
-    /// Publishes the moving average of the times to the first byte.
-    pub(super) fn latency(
-        &self,
-        metrics: &Metrics,
-        labels: &[(&'static str, &str)],
-        average: Duration,
-    ) {
-        let gauge = self.latency.get_or_init(|| latency_gauge(metrics, labels));
-        gauge.set(average.as_secs_f64());
-    }
-
     /// Number of attempts that ended, with any outcome.
     pub(super) fn requests(&self) -> u64 {
         self.ok.get() + self.failures() + self.client_gone.get()
@@ -367,7 +355,8 @@ impl BackendMetrics {
     }
 }
 
-fn latency_gauge(metrics: &Metrics, labels: &[(&'static str, &str)]) -> Gauge {
+/// Returns the gauge of the moving average of a backend's times to the first byte.
+pub(super) fn latency_gauge(metrics: &Metrics, labels: &[(&'static str, &str)]) -> Gauge {
     metrics.float_gauge(
         LATENCY,
         "Moving average of the time from the start of an attempt to the headers of its response.",

@@ -409,6 +409,28 @@ async fn a_thousand_waiters_share_two_places_and_none_is_lost() {
     assert!(upstream.backends().iter().all(|b| b.in_flight() == 0));
 }
 
+/// Invariant: a configuration that never serves takes no series from the one that does.
+#[test]
+fn a_refused_configuration_leaves_the_latency_of_a_backend() {
+    let bench = Bench::new();
+    let series = || {
+        let text = String::from_utf8(bench.metrics.text()).unwrap();
+        let lines = text.lines();
+        lines
+            .filter(|line| line.starts_with("edgeway_backend_latency_seconds{"))
+            .count()
+    };
+    let serving = bench.upstream(&format!("{{ backends: {FOUR} }}"));
+    serving.publish();
+    assert_eq!(series(), 0, "nothing is known yet");
+    serve(&serving, 60, |_| FINE);
+    serving.publish();
+    assert_eq!(series(), 4);
+    drop(bench.upstream(&format!("{{ backends: {FOUR} }}")));
+    serving.publish();
+    assert_eq!(series(), 4);
+}
+
 #[test]
 fn counts_and_ejections_outlive_a_reload() {
     let bench = Bench::new();
