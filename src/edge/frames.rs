@@ -476,6 +476,42 @@ mod tests {
     }
 
     proptest! {
+        /// Invariant: a connection knows the number of header blocks that have begun, however their
+        /// bytes come. The loop of HTTP/2 rests by it.
+        #[test]
+        fn the_blocks_that_have_begun_are_counted(
+            blocks in prop::collection::vec((0usize..3, 0usize..40, 0usize..3), 0..60),
+            splits in prop::collection::vec(1usize..60, 1..50),
+        ) {
+            let (mut bytes, mut begins) = (Vec::new(), Vec::new());
+            for (continuations, length, others) in blocks {
+                begins.push(bytes.len() + FRAME_HEADER);
+                let flags = if continuations == 0 { END_HEADERS } else { 0 };
+                bytes.extend(frame(HEADERS, flags, length));
+                for left in (0..continuations).rev() {
+                    let flags = if left == 0 { END_HEADERS } else { 0 };
+                    bytes.extend(frame(CONTINUATION, flags, length));
+                }
+                for _ in 0..others {
+                    bytes.extend(frame(DATA, 0, 1));
+                }
+            }
+            let connection = crate::connection::Connection::test();
+            let mut frames = open();
+            let mut fed = 0;
+            for split in splits.iter().cycle() {
+                connection.streams.set_header_section(frames.header_section());
+                let begun = begins.iter().filter(|end| **end <= fed).count();
+                prop_assert_eq!(connection.streams.header_blocks(), begun as u64);
+                if fed == bytes.len() {
+                    break;
+                }
+                let end = (fed + split).min(bytes.len());
+                frames.feed(&bytes[fed..end], &limits(), 1).unwrap();
+                fed = end;
+            }
+        }
+
         #[test]
         fn frames_in_pieces_count_as_complete_frames(
             all in prop::collection::vec(any_frame(), 0..300),
