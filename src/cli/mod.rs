@@ -151,7 +151,7 @@ enum Command {
     Rollback(Box<deploy::RollbackOptions>),
     /// Make a release of an app the current one
     ///
-    /// It is one that `edgeway deploy --hold` has started, or any other that is still whole.
+    /// Switches to one that `edgeway deploy --hold` has started, or to any other that is still whole.
     Switch(Box<deploy::SwitchOptions>),
     /// Run an instance of a release, and start it again when it ends
     #[command(hide = true)]

@@ -95,8 +95,8 @@ class Session {
     await this.page.click('#open');
     equal(await text(this.page, '#lazy p'), `lazy part of ${this.build}`, 'the lazy chunk');
     await this.page.waitForFunction(() => {
-      const picture = document.querySelector('#picture');
-      return picture?.complete && picture.naturalWidth > 0;
+      const image = document.querySelector('#picture');
+      return image?.complete && image.naturalWidth > 0;
     });
     const style = await this.page.evaluate(() =>
       getComputedStyle(document.querySelector('#lazy')).getPropertyValue('--build'),

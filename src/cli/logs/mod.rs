@@ -52,8 +52,8 @@ struct Choice {
     /// Only requests that failed: status 500 and above
     #[arg(long)]
     errors: bool,
-    /// As --errors, with requests that were served all the same: after a retry, or without a plugin
-    /// that failed
+    /// Only requests that failed, or that were served all the same: after a retry, or without a
+    /// plugin that failed
     #[arg(long, conflicts_with = "errors")]
     problems: bool,
     /// Only these statuses, such as 404 or 5xx, or several with commas

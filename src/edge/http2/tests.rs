@@ -166,8 +166,10 @@ async fn copy_out(
                     writer.sent(length);
                 }
             }
-            // The other end may have ended: what it read counts.
-            to.lock().await.write_all(&sent).await.ok();
+            if to.lock().await.write_all(&sent).await.is_err() {
+                // The other end has ended: what it read counts.
+                return;
+            }
             if !rest.is_empty() {
                 tokio::task::yield_now().await;
             }
@@ -190,8 +192,9 @@ async fn copy_in(
     loop {
         if !has_settings && frames.is_open() {
             has_settings = true;
-            // As above.
-            to.write_all(&FIRST_SETTINGS).await.ok();
+            if to.write_all(&FIRST_SETTINGS).await.is_err() {
+                return;
+            }
         }
         // The preface is read on its own, as `h2` does.
         let most = pieces.next().unwrap_or(100);
@@ -218,7 +221,9 @@ async fn copy_in(
                 FoundFrame::Reset(_) => {}
             }
         }
-        to.write_all(buffer).await.ok();
+        if to.write_all(buffer).await.is_err() {
+            return;
+        }
     }
 }
 
