@@ -131,6 +131,7 @@ struct ImageWorkers(Workers<ImageKey, Result<MadeImage, ImageFailure>>);
 impl Zone for ImageWorkers {}
 
 /// Image that a request wants.
+#[derive(Clone)]
 pub(crate) struct WantedImage {
     request: ImageRequest,
     optimizer: Arc<Optimizer>,
@@ -299,12 +300,12 @@ impl AppImages {
         if file.size() == 0 || file.size() > wanted.optimizer.max_source {
             return Err(ImageFailure::Source);
         }
-        let request = wanted.request.clone();
         let deadline = now + MAX_DURATION;
+        let (key, wanted) = (wanted.key.clone(), wanted.clone());
         let made = self
             .workers
             .0
-            .get(wanted.key.clone(), move || make(&file, &request, deadline));
+            .get(key, move || make(&file, &wanted, deadline));
         let made = tokio::time::timeout(MAX_DURATION, made).await;
         let made = made.map_err(|_| ImageFailure::Time)?;
         let made = made.map_err(|_| ImageFailure::QueueFull)?;
@@ -362,13 +363,14 @@ impl AppImages {
         let Ok(Some(beginning)) = beginning else {
             return Some("left to the app (`source`): the source is empty, too large or not there");
         };
-        let makes_webp = wanted.request.media_type.as_deref() == Some("image/webp");
-        Some(match Kind::of(&beginning) {
-            Some(Kind::Jpeg | Kind::Png | Kind::WebP) if makes_webp => "made at the edge",
+        let kind = Kind::of(&beginning);
+        let is_made = kind.is_some_and(|kind| format_of(&wanted, kind).is_some());
+        Some(match kind {
+            Some(Kind::Jpeg | Kind::Png | Kind::WebP) if is_made => "made at the edge",
             Some(Kind::Gif | Kind::Png | Kind::WebP) => {
                 "left to the app (`format`), unless it is an animation: those are sent as they are"
             }
-            Some(Kind::Jpeg) => "left to the app (`format`): the client gets no WebP",
+            Some(Kind::Jpeg) => "left to the app (`format`): the client gets AVIF",
             _ => "left to the app (`format`): the source is no JPEG, PNG or WebP",
         })
     }
@@ -434,10 +436,23 @@ impl WantedImage {
     }
 }
 
+/// Returns the format of an image of a source of this type, if it is made here. A client that takes
+/// none of the app's formats gets the type of the source, and JPEG for one that not all clients
+/// know.
+fn format_of(wanted: &WantedImage, source: Kind) -> Option<(OutputFormat, Kind)> {
+    match (wanted.request.media_type.as_deref(), source) {
+        (Some("image/webp"), _) => Some((OutputFormat::WebP, Kind::WebP)),
+        (None, Kind::Jpeg | Kind::WebP) if wanted.optimizer.has_mozjpeg => {
+            Some((OutputFormat::Jpeg, Kind::Jpeg))
+        }
+        _ => None,
+    }
+}
+
 /// Makes an image. May block, and takes long.
 fn make(
     file: &ServedFile,
-    request: &ImageRequest,
+    wanted: &WantedImage,
     deadline: Instant,
 ) -> Result<MadeImage, ImageFailure> {
     let source = file.read().map_err(|_| ImageFailure::Source)?;
@@ -452,16 +467,13 @@ fn make(
             stored: OnceLock::new(),
         });
     }
-    let (format, kind_made) = match request.media_type.as_deref() {
-        Some("image/webp") => (OutputFormat::WebP, Kind::WebP),
-        _ => return Err(ImageFailure::Format),
-    };
-    let wanted = Wanted {
-        width: request.width,
-        quality: request.quality,
+    let (format, kind_made) = format_of(wanted, kind).ok_or(ImageFailure::Format)?;
+    let image = Wanted {
+        width: wanted.request.width,
+        quality: wanted.request.quality,
         format,
     };
-    let bytes = images::transform(kind, &source, wanted, &BOUNDS, deadline)?;
+    let bytes = images::transform(kind, &source, image, &BOUNDS, deadline)?;
     Ok(MadeImage {
         etag: URL_SAFE_NO_PAD.encode(digest(&SHA256, &bytes)),
         bytes: bytes.into(),

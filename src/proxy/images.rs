@@ -10,7 +10,7 @@ use super::{
     cache::{self, Flow},
     context::Context,
     decision::Decision,
-    request,
+    forward,
 };
 use crate::{
     base::open_headers::OpenResponseHeaders,
@@ -53,7 +53,7 @@ async fn make(
 ) -> Decision {
     let rewritten = match &ctx.facts.rewritten {
         Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
-        None => request::rewritten(head, ctx).map(Cow::Owned),
+        None => forward::rewritten(head, ctx).map(Cow::Owned),
     };
     let target = Target::new("", rewritten.as_deref().unwrap_or(head.raw_path()));
     let release = ctx.facts.release.as_deref();

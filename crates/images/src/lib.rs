@@ -2,8 +2,8 @@
 //! turned, scaled and encoded within bounds of pixels, memory and time.
 //!
 //! `kind` tells what bytes are, `decode` reads them, after their header was checked against the
-//! bounds, `scale` and `colour` change pixels, `encode` writes them. `workers` has the threads on
-//! which that happens. Knows nothing of routes and requests.
+//! bounds, `scale` and `colour` change pixels, `webp` and `mozjpeg` encode them. `workers` has the
+//! threads on which that happens. Knows nothing of routes and requests.
 
 mod colour;
 mod decode;
@@ -14,6 +14,11 @@ mod exif;
 )]
 mod jpeg;
 mod kind;
+#[expect(
+    clippy::inline_always,
+    reason = "loops are compiled for wider registers as part of their caller"
+)]
+mod mozjpeg;
 mod pixels;
 #[expect(
     clippy::inline_always,

@@ -21,6 +21,10 @@ const LOBES: f64 = 3.0;
 /// Factor that averaging leaves to the filter.
 const GAP: f64 = 2.0;
 
+/// Rows of the result that libvips makes at a time of a file that it reads from top to bottom, as
+/// Next.js has it read: a run of [`Plan::taps`]. A row of pixels is one run.
+const STRIP: usize = 10;
+
 /// Rows that are filtered at a time, side by side.
 const LANES: usize = 8;
 
@@ -103,7 +107,9 @@ impl Plan {
     }
 
     /// Returns the first pixel under the filter, which may be before the image, and the weights
-    /// for each pixel of the result.
+    /// for each pixel of the result. Libvips computes the place of the first pixel of each `run`, and
+    /// adds the factor for the next ones: where a place lies between two phases, its last bit
+    /// decides.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -111,10 +117,15 @@ impl Plan {
         clippy::cast_possible_wrap,
         reason = "lengths of images are far below 2^31"
     )]
-    fn taps(&self) -> impl Iterator<Item = (isize, &[i16])> {
+    fn taps(&self, run: usize) -> impl Iterator<Item = (isize, &[i16])> {
         let before = self.points.div_ceil(2) as isize - 1;
+        let mut place = 0.0;
         (0..self.length).map(move |at| {
-            let place = (at as f64 + 0.5) * self.factor - 0.5 - self.offset;
+            if at % run == 0 {
+                place = (at as f64 + 0.5) * self.factor - 0.5 - self.offset;
+            } else {
+                place += self.factor;
+            }
             let twice = (place * (PHASES * 2) as f64) as i64 as usize & (PHASES * 2 - 1);
             let phase = twice.div_ceil(2);
             (place as isize - before, self.weights[phase].as_slice())
@@ -279,7 +290,7 @@ impl Work for FilterRows<'_> {
         let data = &self.pixels.data;
         let row = |at: isize| &data[at.clamp(0, last).cast_unsigned() * stride..][..stride];
         let mut sums = vec![0i32; stride];
-        for (out, (first, weights)) in self.out.chunks_mut(stride).zip(self.plan.taps()) {
+        for (out, (first, weights)) in self.out.chunks_mut(stride).zip(self.plan.taps(STRIP)) {
             sums.fill(HALF);
             let (fours, rest) = weights.as_chunks::<4>();
             let mut at = first;
@@ -347,7 +358,7 @@ impl<const N: usize> Work for FilterColumns<'_, N> {
         // the filter is then the same for all.
         let mut lanes = vec![[[0u8; LANES]; N]; width + 2 * before + 1];
         let taps: Vec<(usize, &[i16])> = plan
-            .taps()
+            .taps(usize::MAX)
             .map(|(first, weights)| {
                 let first = first.saturating_add_unsigned(before);
                 (first.max(0).cast_unsigned(), weights)

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::{
     Kind,
     decode::{self, Decoded, Layout, Shrink},
-    scale, webp,
+    mozjpeg, scale, webp,
 };
 
 /// Bounds of one image, checked before anything is decoded.
@@ -35,6 +35,7 @@ impl Bounds {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OutputFormat {
     WebP,
+    Jpeg,
 }
 
 /// Image that is wanted of a source.
@@ -96,7 +97,9 @@ pub fn transform(
     let pixels = scale::shrink(pixels, shrink.across, shrink.down);
     let pixels = orientation.apply(pixels);
     in_time()?;
+    let pixels = pixels.into_colours();
     match wanted.format {
-        OutputFormat::WebP => webp::encode(&pixels.into_colours(), wanted.quality, deadline),
+        OutputFormat::WebP => webp::encode(&pixels, wanted.quality, deadline),
+        OutputFormat::Jpeg => mozjpeg::encode(pixels, wanted.quality, deadline),
     }
 }

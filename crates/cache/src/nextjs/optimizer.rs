@@ -34,6 +34,8 @@ pub struct Optimizer {
     pub policy: Box<str>,
     /// `attachment` or `inline`.
     pub disposition: Box<str>,
+    /// True if its JPEG is that of mozjpeg, as it is by default.
+    pub has_mozjpeg: bool,
 }
 
 /// Image request whose source is a file of the app.
@@ -85,10 +87,11 @@ struct Config {
     experimental: Option<Experimental>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Experimental {
     img_opt_max_input_pixels: Option<serde_json::Value>,
+    img_opt_mozjpeg: Option<bool>,
 }
 
 impl Optimizer {
@@ -98,13 +101,16 @@ impl Optimizer {
         let manifest: Option<Manifest> = build::manifest(folder, IMAGES)?;
         let server: Option<ServerFiles> = build::manifest(folder, build::SERVER_FILES)?;
         let experimental = server.and_then(|server| server.config?.experimental);
-        let pixels = experimental.and_then(|it| it.img_opt_max_input_pixels);
+        let experimental = experimental.unwrap_or_default();
+        let pixels = experimental.img_opt_max_input_pixels;
         let has_other_limit = pixels.is_some_and(|pixels| pixels.as_f64() != Some(MAX_PIXELS));
+        let has_mozjpeg = experimental.img_opt_mozjpeg.unwrap_or(true);
         let images = manifest.map(|manifest| manifest.images);
-        Ok(images.filter(|_| !has_other_limit).and_then(Self::of))
+        let images = images.filter(|_| !has_other_limit);
+        Ok(images.and_then(|images| Self::of(images, has_mozjpeg)))
     }
 
-    fn of(images: Images) -> Option<Self> {
+    fn of(images: Images, has_mozjpeg: bool) -> Option<Self> {
         let local = match images.local_patterns {
             Some(patterns) => {
                 let patterns = patterns.iter().filter(|it| it.is_for_paths());
@@ -124,6 +130,7 @@ impl Optimizer {
             max_source: images.maximum_response_body?,
             policy: images.content_security_policy?,
             disposition,
+            has_mozjpeg,
         })
     }
 

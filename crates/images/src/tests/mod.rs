@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use crate::{
     Bounds, Channels, ImageError, Kind, OutputFormat, Pixels, QueueFull, Wanted, Workers, colour,
-    exif::Orientation, is_animated, jpeg::Jpeg, scale, transform, webp,
+    exif::Orientation, is_animated, jpeg::Jpeg, mozjpeg, scale, transform, webp,
 };
 
 const PLAIN: &[u8] = include_bytes!("plain.jpg");
@@ -121,6 +121,60 @@ fn a_bomb_is_refused_by_its_header() {
     assert_eq!(made, Err(ImageError::Time));
 }
 
+/// The expected files are those of mozjpeg, by the optimizer of Next.js.
+#[test]
+fn jpeg_is_encoded_as_mozjpeg_does() {
+    let plain = Pixels {
+        width: 37,
+        height: 21,
+        channels: Channels::Rgb,
+        data: include_bytes!("plain.rgb").to_vec(),
+    };
+    let white = (0..37 * 21).flat_map(|at| {
+        let is_white = (at % 37) * (at / 37) % 7 < 3;
+        [if is_white { 255 } else { 40 }; 3]
+    });
+    let white = Pixels {
+        data: white.collect(),
+        ..plain.clone()
+    };
+    for (pixels, quality, expected) in [
+        (&plain, 40, &include_bytes!("encoded-40.jpg")[..]),
+        (&plain, 92, include_bytes!("encoded-92.jpg")),
+        (&white, 75, include_bytes!("encoded-white.jpg")),
+    ] {
+        let made = mozjpeg::encode(pixels.clone(), quality, soon()).expect("an image");
+        assert!(made == expected, "{quality}");
+    }
+    let made = mozjpeg::encode(white, 92, soon()).expect("an image");
+    assert!(made != include_bytes!("encoded-92.jpg"));
+    let late = mozjpeg::encode(plain, 92, webp::now());
+    assert_eq!(late, Err(ImageError::Time));
+}
+
+#[test]
+fn jpeg_is_made_of_jpeg_within_bounds() {
+    let wanted = Wanted {
+        format: OutputFormat::Jpeg,
+        ..wanted(20)
+    };
+    let made = transform(Kind::Jpeg, PLAIN, wanted, &BOUNDS, soon()).expect("an image");
+    let jpeg = Jpeg::read(&made).expect("a whole file");
+    assert_eq!(jpeg.size(), (20, 11));
+    assert_eq!(made[2..4], [0xff, 0xdb], "no segment before the tables");
+    let large = Pixels {
+        width: 4_000,
+        height: 4_001,
+        channels: Channels::Rgb,
+        data: Vec::new(),
+    };
+    assert_eq!(
+        mozjpeg::encode(large, 75, soon()),
+        Err(ImageError::Pixels),
+        "before a pixel is read"
+    );
+}
+
 #[test]
 fn types_are_recognised_by_their_first_bytes() {
     for (bytes, kind) in [
@@ -223,10 +277,12 @@ async fn an_image_is_made_once_for_all_who_wait() {
         }
     };
     assert_eq!(workers.get(3, || 0).await, Err(QueueFull));
-    let same = workers.get(1, || 8);
+    // Before the first one is made: a call of `get` begins when it is awaited.
+    let mut same = workers.begin(1, || 8).expect("it is no new one");
     go.send(()).expect("the worker waits");
-    let made = same.await.expect("it is no new one").expect("it was made");
-    assert_eq!(*made, 7, "not made again");
+    let made = same.wait_for(Option::is_some).await.expect("it was made");
+    assert_eq!(made.as_deref(), Some(&7), "not made again");
+    drop(made);
     assert!(first.wait_for(Option::is_some).await.is_ok());
     assert!(second.wait_for(Option::is_some).await.is_ok());
     let broken = workers.get(4, || panic!("a decoder fails")).await;
@@ -256,6 +312,34 @@ proptest! {
         if let Some(kind) = Kind::of(&bytes) {
             let _result = transform(kind, &bytes, wanted(width), &BOUNDS, soon());
             is_animated(kind, &bytes);
+        }
+    }
+
+    /// Invariant: JPEG of any size has that size, and the colours, on black where they are not
+    /// opaque.
+    #[test]
+    fn jpeg_has_the_colours_on_black(
+        width in 1..70u32,
+        height in 1..70u32,
+        quality in 50..=100u8,
+        colour in any::<[u8; 4]>(),
+    ) {
+        let pixels = Pixels {
+            width,
+            height,
+            channels: Channels::Rgba,
+            data: colour.repeat(width as usize * height as usize),
+        };
+        let made = mozjpeg::encode(pixels, quality, soon()).expect("an image");
+        let jpeg = Jpeg::read(&made).expect("a whole file");
+        prop_assert_eq!(jpeg.size(), (width, height));
+        let decoded = jpeg.decode(1).expect("a whole file");
+        let [expected @ .., alpha] = colour.map(u32::from);
+        let (all, _) = decoded.data.as_chunks::<3>();
+        for pixel in all {
+            for (found, expected) in pixel.iter().zip(expected) {
+                prop_assert!(u32::from(*found).abs_diff(expected * alpha / 255) <= 10);
+            }
         }
     }
 
