@@ -6,6 +6,7 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 
 use super::activity::Activity;
 use crate::{
@@ -24,6 +25,8 @@ pub struct ListenerFacts {
     config: ArcSwap<Listener>,
     /// 0 for a unix socket.
     pub port: u16,
+    /// The port in digits.
+    pub port_text: HeaderValue,
     pub metrics: ListenerMetrics,
     /// That of all clients of the process.
     pub activity: Arc<Activity>,
@@ -87,6 +90,7 @@ impl ListenerFacts {
             id,
             config: ArcSwap::new(config),
             port,
+            port_text: HeaderValue::from(port),
             activity,
             is_draining: AtomicBool::new(false),
         }

@@ -166,7 +166,7 @@ impl Connection {
             peer.ip().to_canonical()
         });
         Self {
-            text: ConnectionText::new(address, listener.port),
+            text: ConnectionText::new(address, &listener.port_text),
             listener,
             peer: address,
             peer_port: peer.map_or(0, |peer| peer.port()),

@@ -4,6 +4,8 @@ use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use rustix::process::Signal;
 use rustls::ClientConfig;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::{
     Report,
@@ -20,12 +22,16 @@ use crate::{
 
 const CONNECTIONS: usize = 1000;
 const KIB: u64 = 1024;
+/// Number of requests after which none needs memory to be remembered: more than the gateway keeps.
+const LAST_REQUESTS: usize = 10_000;
+const ON_A_CONNECTION: usize = 500;
 const SITE: &str = "idle.test";
 /// Kinds of connections, and the maximum memory of an idle one in KiB, after one request.
-const KINDS: [(Kind, u64); 4] = [
+const KINDS: [(Kind, u64); 5] = [
     (Kind::Plain, 10),
     (Kind::Tls, 20),
     (Kind::Http2, 32),
+    (Kind::TlsHttp2, 40),
     (Kind::WebSocket, 24),
 ];
 
@@ -46,6 +52,7 @@ enum Kind {
     Plain,
     Tls,
     Http2,
+    TlsHttp2,
     WebSocket,
 }
 
@@ -71,6 +78,7 @@ async fn connections(report: &mut Report) {
         let gateway = Gateway::start_in(
             &format!(
                 "
+access_log: false
 listeners:
   - {{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }}, limits: {{ connections_per_ip: 5000, idle_timeout: 600s }} }}
   - {{ address: \"127.0.0.1:0\", name: tls, tls: {{ certificates: {{ cert: site.pem, key: site.key }} }}, limits: {{ connections_per_ip: 5000, idle_timeout: 600s }} }}
@@ -90,6 +98,13 @@ routes:
         // What the first ones need stays for all of them.
         for _ in 0..50 {
             drop(open(&gateway, kind, &trust).await);
+        }
+        // So does the memory of the last requests, once that many have ended.
+        for _ in 0..LAST_REQUESTS / ON_A_CONNECTION {
+            let mut client = gateway.connect().await;
+            for _ in 0..ON_A_CONNECTION {
+                client.send(&get("/")).await.expect("it responds");
+            }
         }
         let before = gateway.rss();
         let mut held = Vec::with_capacity(CONNECTIONS);
@@ -122,6 +137,18 @@ async fn open(gateway: &Gateway, kind: Kind, trust: &Arc<ClientConfig>) -> Held 
             let response = connection.send(&request).await.expect("it responds");
             assert_eq!(response.status(), 200);
             Held::Tls(Box::new(connection))
+        }
+        Kind::TlsHttp2 => {
+            let mut trust = ClientConfig::clone(trust);
+            trust.alpn_protocols = vec![b"h2".to_vec()];
+            let to = gateway.listener("tls");
+            let socket = TcpStream::connect(to).await.expect("it listens");
+            let name = SITE.try_into().expect("it is a name");
+            let stream = TlsConnector::from(Arc::new(trust)).connect(name, socket);
+            let stream = stream.await.expect("the certificate is valid");
+            let client = http2::Client::over(stream, &mut h2::client::Builder::new()).await;
+            assert_eq!(client.get("/").await.status(), 200);
+            Held::Http2(client)
         }
         Kind::Http2 => {
             let client = http2::Client::open(gateway.address()).await;

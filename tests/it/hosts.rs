@@ -1,9 +1,12 @@
 //! Unknown hosts, and listeners that redirect their clients to HTTPS.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use crate::support::{
     client::{Connection, Request, get},
     gateway::Gateway,
-    origins::EchoOrigin,
+    origins::{EchoOrigin, echoed},
+    seed,
 };
 
 #[tokio::test]
@@ -105,4 +108,110 @@ routes:
     assert_eq!(gateway.get("/open/x").await.status(), 200);
     // The control: no other path.
     assert_eq!(gateway.get("/open").await.status(), 308);
+}
+
+/// Request that a client of its own sends: whether it is a trusted proxy, the target, `Host`, and
+/// what it reports.
+type Sent = (
+    bool,
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+const TRUSTED: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+
+const REPORTS: [&[(&str, &str)]; 4] = [
+    &[],
+    &[("x-forwarded-host", "evil.test")],
+    &[("x-forwarded-proto", "https")],
+    &[
+        ("x-forwarded-host", "evil.test:90"),
+        ("x-forwarded-port", "91"),
+    ],
+];
+
+/// Returns the host that a backend sees of a request on a connection of its own.
+async fn seen_host(gateway: &Gateway, (is_trusted, target, host, reported): Sent) -> String {
+    let from = if is_trusted {
+        TRUSTED
+    } else {
+        Ipv4Addr::LOCALHOST.into()
+    };
+    let connection = Connection::open_from(from, gateway.address()).await;
+    let request = reported.iter().fold(
+        get(target).header("host", host),
+        |request, (name, value)| request.header(name, *value),
+    );
+    let response = connection.expect("it listens").send(&request).await;
+    let response = response.expect("it responds");
+    if response.status() != 200 {
+        return response.status().to_string();
+    }
+    let seen = response.json();
+    let names = [
+        "host",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+    ];
+    let route = response.header("route").map(str::to_owned);
+    format!(
+        "{} {route:?} {:?}",
+        response.status(),
+        names.map(|name| echoed(&seen, name))
+    )
+}
+
+/// The values that the gateway keeps of a host for the next connections are those of the host alone.
+#[tokio::test]
+async fn a_host_means_the_same_whoever_came_before() {
+    let origin = EchoOrigin::start().await;
+    let config = format!(
+        "trusted_proxies: [{TRUSTED}]
+upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
+routes:
+  - {{ match: {{ host: evil.test, path: /* }}, upstream: app, headers: {{ response: {{ set: {{ Route: evil }} }} }} }}
+  - {{ match: {{ path: /* }}, upstream: app }}
+",
+        origin.address()
+    );
+    let targets = ["/", "http://evil.test/", "http://a.test/"];
+    let hosts = ["a.test", "A.test", "a.test:80", "evil.test", "a.test:443"];
+    let seed = seed::drawn();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let kinds = (0..14).map(|_| {
+        (
+            random.bool(),
+            targets[random.usize(..targets.len())],
+            hosts[random.usize(..hosts.len())],
+            REPORTS[random.usize(..REPORTS.len())],
+        )
+    });
+    // Four that differ, whatever is drawn.
+    let differing: [Sent; 4] = [
+        (false, "/", "a.test", REPORTS[1]),
+        (false, "/", "a.test:443", REPORTS[0]),
+        (false, "/", "evil.test", REPORTS[0]),
+        (true, "/", "a.test", REPORTS[2]),
+    ];
+    let kinds: Vec<Sent> = kinds.chain(differing).collect();
+    let mut alone = Vec::new();
+    for kind in &kinds {
+        let gateway = Gateway::start(&config).await;
+        alone.push(seen_host(&gateway, *kind).await);
+    }
+    let gateway = Gateway::start(&config).await;
+    for _ in 0..200 {
+        let index = random.usize(..kinds.len());
+        assert_eq!(
+            seen_host(&gateway, kinds[index]).await,
+            alone[index],
+            "{:?}",
+            kinds[index]
+        );
+    }
+    alone.sort();
+    alone.dedup();
+    assert!(alone.len() > 3, "the requests are all alike: {alone:?}");
 }

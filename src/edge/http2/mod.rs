@@ -26,7 +26,7 @@ use http::HeaderMap;
 use pingora::{
     apps::HttpServerApp,
     protocols::{
-        Digest, GetProxyDigest, GetSocketDigest, Stream,
+        Digest, GetProxyDigest, Stream,
         http::{
             ServerSession,
             v2::server::{H2Accept, HttpSession},
@@ -116,7 +116,8 @@ where
         ssl_digest: None,
         timing_digest: Vec::new(),
         proxy_digest: io.get_proxy_digest(),
-        socket_digest: io.get_socket_digest(),
+        // The addresses are those of the `Connection`.
+        socket_digest: None,
     });
     let responses = io.responses();
     let streams = TaskTracker::new();

@@ -1,6 +1,6 @@
 //! The last requests of one kind, in memory that is written again and again.
 
-use std::{ops::Range, time::SystemTime};
+use std::{ops::Range, slice, time::SystemTime};
 
 use crate::{
     chain::{FixedFields, LoggedRequest, Text},
@@ -24,6 +24,12 @@ const LONGEST: [usize; Text::COUNT] = {
 /// Memory that a record keeps for its texts. Before a query is truncated its secrets are replaced,
 /// which may make it much longer for a moment.
 const ROOM: usize = 4096;
+
+/// Length of the texts of most records.
+const USUAL: usize = 512;
+
+/// Number of bytes that a processor fetches at a time.
+const CACHE_LINE: usize = 64;
 
 const ELLIPSIS: &[u8] = "…".as_bytes();
 
@@ -69,11 +75,30 @@ impl Ring {
             self.overwritten = Some(self.records[self.next].fixed.ended);
         }
         self.records[self.next].fill(request, redact);
-        self.next += 1;
-        if self.next == self.capacity {
-            self.next = 0;
-        }
+        self.next = self.after(self.next);
         self.written += 1;
+        self.fetch_ahead();
+    }
+
+    /// Returns the index of the record that is written after the one at `index`.
+    fn after(&self, index: usize) -> usize {
+        if index + 1 == self.capacity {
+            0
+        } else {
+            index + 1
+        }
+    }
+
+    /// Fetches the memory of the next records into the cache: a ring is so large that it is never
+    /// there by itself, and a request would wait for each part that it writes.
+    fn fetch_ahead(&self) {
+        // The place of its texts is known, because the record was fetched one request earlier.
+        if let Some(record) = self.records.get(self.next) {
+            prefetch(&record.bytes[..record.bytes.len().min(USUAL)]);
+        }
+        if let Some(record) = self.records.get(self.after(self.next)) {
+            prefetch(slice::from_ref(record));
+        }
     }
 
     /// Returns the numbers of the records that are stored.
@@ -146,6 +171,27 @@ impl Record {
             fixed: self.fixed,
             texts,
         }
+    }
+}
+
+/// Asks the processor to fetch memory that is needed soon, and does not wait for it. Elsewhere than
+/// on x86-64 it does nothing.
+#[cfg_attr(
+    target_arch = "x86_64",
+    allow(unsafe_code, reason = "no safe function fetches memory ahead")
+)]
+fn prefetch<T>(memory: &[T]) {
+    let bytes = memory.as_ptr_range();
+    let (mut line, end) = (bytes.start.cast::<i8>(), bytes.end.cast::<i8>());
+    while line < end {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the instruction is part of every x86-64 processor, changes no state but the
+        // cache's, and ignores addresses that cannot be read.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(line);
+        }
+        line = line.wrapping_add(CACHE_LINE);
     }
 }
 

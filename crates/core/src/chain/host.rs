@@ -68,7 +68,8 @@ fn is_host(text: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b))
 }
 
-fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
+/// Returns `host` without the port that URLs of the scheme need not name.
+pub fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
     let default = match scheme {
         Scheme::Http => &b":80"[..],
         Scheme::Https => b":443",
