@@ -167,6 +167,8 @@ impl Compiler<'_> {
         let is_unclear = self.diagnostics.has_errors();
         let none: Arc<str> = NO_ROUTE.into();
         let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
+        let chains = routes.iter().flatten().map(|route| &route.chain);
+        self.page_upstreams(chains.chain([&fallback]), &upstreams, &mut used);
         if !is_unclear {
             self.unused_upstreams(&used);
             self.unused_rate_limits();
@@ -406,6 +408,7 @@ impl Compiler<'_> {
         let cache = self.route_cache(node, &name, &chain, &pass_headers);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
+        self.check_upstream_request(node, &action, (&chain, cache.is_some()), upstreams);
         let guarding = self.guarding(node, &guards, &action);
         Some(Route {
             matches: describe(&node.config.matches.value),

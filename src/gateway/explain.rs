@@ -16,7 +16,9 @@ use crate::{
     base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret},
     cache::nextjs::{Destination, ReleaseRequest},
     chain::{Exchange, Named, Phase, RequestFacts, Scheme},
-    routes::{self, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target},
+    routes::{
+        self, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target, UpstreamRequest,
+    },
     upstreams::TrialRequest,
 };
 
@@ -74,6 +76,9 @@ pub(crate) struct Explanation {
     /// `Host` that the backend gets, if it is not the client's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream_host: Option<String>,
+    /// Method and body that the backend gets, if they are not the client's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_request: Option<String>,
     /// Release of the app that the request belongs to, if several can run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
@@ -224,6 +229,7 @@ pub(crate) fn explain(
         }),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         upstream_host: route.and_then(|route| sent_host(route, &head)),
+        upstream_request: route.and_then(sent_as),
         release: route
             .and_then(|route| release(gateway, route, (&target, &params), &head, facts.client.ip)),
         image: route
@@ -396,6 +402,14 @@ fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
             Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
         }
     }
+}
+
+/// Describes method and body that the backend gets, if the route has its own.
+fn sent_as(route: &Route) -> Option<String> {
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    forward.request.as_deref().map(UpstreamRequest::describe)
 }
 
 /// Returns the release that the request goes to, as far as its headers tell.

@@ -44,6 +44,9 @@ pub(crate) fn text(explanation: &Explanation) -> String {
     if let Some(host) = &explanation.upstream_host {
         line("host", host);
     }
+    if let Some(sent) = &explanation.upstream_request {
+        line("sent as", sent);
+    }
     if let Some(release) = &explanation.release {
         line("release", release);
     }

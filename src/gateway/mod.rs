@@ -10,6 +10,7 @@ mod audit;
 pub(crate) mod cache;
 mod compile;
 mod effective;
+mod error_pages;
 pub(crate) mod explain;
 mod explain_cache;
 pub(crate) mod explain_text;
@@ -35,6 +36,7 @@ mod route_identity;
 pub(crate) mod schema;
 mod shared_filters;
 mod tracing;
+mod upstream_requests;
 mod warm_up;
 
 use std::{

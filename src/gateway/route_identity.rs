@@ -118,6 +118,10 @@ impl Compiler<'_> {
             text.part(b"host_header");
             text.part(host.value.as_bytes());
         }
+        if let Some(sent) = &node.config.upstream_request {
+            text.part(b"upstream_request");
+            text.part(&serde_json::to_vec(&sent.value).unwrap_or_default());
+        }
         for (entry, filter) in effective::filters(self.file, node.place, &node.filters) {
             if NON_KEY_FILTERS.contains(&entry.name) {
                 continue;

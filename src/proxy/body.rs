@@ -27,6 +27,8 @@ pub(super) struct EarlyBody {
     pub(super) beginning: Option<Bytes>,
     /// Set once the gateway itself sent `100 Continue`, before any backend could.
     pub(super) has_continued: bool,
+    /// Body that the backend gets in place of the client's, empty for none.
+    pub(super) replacement: Option<Box<Bytes>>,
 }
 
 /// Reads the body if it has at most `most` bytes, and stores it in the facts.

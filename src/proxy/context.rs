@@ -87,6 +87,10 @@ pub(crate) struct Context {
     pub(super) also: Option<Box<AdditionalGuards>>,
     /// Order of the app to send a file in place of its response.
     pub(super) accel: Option<Box<AccelRedirect>>,
+    /// Owner of the client's connection if the request fails now.
+    pub(super) owner: ConnectionOwner,
+    /// Set once a filter refused the request.
+    pub(super) refused_by: Option<RefusedBy>,
     in_flight: InFlight,
 }
 
@@ -95,6 +99,24 @@ pub(crate) struct Context {
 pub(super) struct AdditionalGuards {
     pub(super) routes: VecDeque<(usize, Chain)>,
     pub(super) round: HookProgress,
+}
+
+/// Owner of the client's connection after a failed request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionOwner {
+    /// The gateway, which may keep it.
+    Gateway,
+    /// Pingora's proxy, which was asked for a backend and closes it.
+    Pingora,
+}
+
+/// Route whose filter refused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RefusedBy {
+    /// The route of the request.
+    Own,
+    /// Another route, which guards the path as well.
+    Other,
 }
 
 /// Writer of responses on an HTTP/2 stream.
@@ -149,6 +171,8 @@ impl Context {
             cache: None,
             also: None,
             accel: None,
+            owner: ConnectionOwner::Gateway,
+            refused_by: None,
             in_flight: InFlight(Arc::clone(live)),
         }
     }

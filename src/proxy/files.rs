@@ -16,7 +16,7 @@ use super::{
     decision::Decision,
     direct::{DirectClient, ResponseSink},
     error::{FILE_CHANGED, Failure},
-    reply, request, respond,
+    forward, reply, request, respond,
 };
 use crate::{
     base::clock::Clock,
@@ -127,7 +127,7 @@ async fn of_app(head: &RequestHeader, ctx: &Context) -> Option<Decision> {
     let (_, app) = apps.find(|(own, _)| Arc::ptr_eq(own, upstream))?;
     let rewritten = match &ctx.facts.rewritten {
         Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
-        None => request::rewritten(head, ctx).map(Cow::Owned),
+        None => forward::rewritten(head, ctx).map(Cow::Owned),
     };
     let sent = rewritten.as_deref().unwrap_or(head.raw_path());
     let release = ctx.facts.release.as_deref();

@@ -191,7 +191,7 @@ mod tests {
     }
 
     fn settled(request: &mut RequestHeader, listener: &Listener) -> Result<(), Failure> {
-        let text = ConnectionText::new(Ipv4Addr::LOCALHOST.into(), 443);
+        let text = ConnectionText::new(Ipv4Addr::LOCALHOST.into(), &HeaderValue::from(443u16));
         settle(request, listener, &text)
     }
 

@@ -9,9 +9,11 @@ mod context;
 mod decision;
 mod direct;
 mod error;
+mod error_page;
 mod fast_path;
 mod files;
 mod final_headers;
+mod forward;
 pub(crate) mod forwarded;
 mod grpc;
 mod guard;
@@ -32,6 +34,7 @@ mod streams;
 mod to_https;
 mod trace;
 mod upstream;
+mod upstream_request;
 mod websocket;
 
 use std::{any::Any, sync::Arc, time::Duration};
@@ -226,8 +229,11 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         streams::check_protocol(head, ctx)?;
         cache::forward(head, ctx);
-        request::forward(session.req_header(), head, ctx).await?;
-        request::check_forwarded(head, ctx)
+        forward::forward(session.req_header(), head, ctx).await?;
+        if !session.is_body_empty() {
+            upstream_request::state_length(head, ctx)?;
+        }
+        forward::check_forwarded(head, ctx)
     }
 
     async fn request_body_filter(
@@ -251,6 +257,7 @@ impl ProxyHttp for Proxy {
                 return Err(Error::new_down(ErrorType::Custom("refused")));
             }
         }
+        upstream_request::replace(body, end_of_stream, ctx);
         body::end_once(body, end_of_stream);
         Ok(())
     }
@@ -267,10 +274,12 @@ impl ProxyHttp for Proxy {
             return Ok(());
         }
         upstream::on_origin_response(Replay::of(session), response, ctx)?;
-        if let Err(ordered) = accel::read(response, ctx) {
+        let request = session.req_header();
+        let read = accel::read(response, ctx);
+        if let Err(ordered) = read.and_then(|()| error_page::read(request, response, ctx)) {
             cache::replaced(ctx);
             // A write remains one, whatever is sent in response to it.
-            cache::written(session.req_header(), response, ctx).await;
+            cache::written(request, response, ctx).await;
             return Err(ordered);
         }
         let (chain, mut ex) = ctx.exchange(session.req_header());

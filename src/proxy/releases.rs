@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{context::Context, decision::Decision, request};
+use super::{context::Context, decision::Decision, forward};
 use crate::{
     base::{query, reserved_headers::WARM_UP},
     cache::nextjs::{Destination, ReleaseRequest},
@@ -54,7 +54,7 @@ pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision
     }
     let rewritten = match &ctx.facts.rewritten {
         Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
-        None => request::rewritten(head, ctx).map(Cow::Owned),
+        None => forward::rewritten(head, ctx).map(Cow::Owned),
     };
     let target = Target::new("", rewritten.as_deref().unwrap_or(head.raw_path()));
     let beginning = match &ctx.facts.body {

@@ -12,14 +12,11 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{
-    context::{self, Context},
-    grpc,
-    page::Page,
-};
+use super::{context::Context, error_page, grpc, page::Page};
 use crate::{
     base::{clock::Clock, open_headers::OpenResponseHeaders},
     chain::{Chain, Exchange, Reply, ReplyBody, RequestFacts},
+    filters::error_pages::PageRequest,
 };
 
 /// Time that a client may go on sending after the response.
@@ -73,17 +70,19 @@ pub(super) async fn write_head(
 pub(super) async fn make_for(
     request: &RequestHeader,
     ctx: &mut Context,
-    reply: Reply,
+    mut reply: Reply,
 ) -> Result<(ResponseHeader, Option<Bytes>)> {
     let live = Arc::clone(ctx.live());
-    let Context {
-        gateway,
-        route,
-        facts,
-        ..
-    } = ctx;
-    let chain = context::chain(gateway, *route);
-    make(request, chain, facts, &live.world.clock, reply).await
+    {
+        let (chain, ex) = ctx.exchange(request);
+        report(chain, ex, &mut reply).await;
+    }
+    if let Some(page) = ctx.facts.take::<PageRequest>() {
+        // Boxed, because otherwise every request's future would be as large.
+        Box::pin(error_page::insert(request, ctx, page, &mut reply)).await;
+    }
+    let (chain, ex) = ctx.exchange(request);
+    build(chain, ex, &live.world.clock, reply).await
 }
 
 /// Builds headers and body of `reply` to `request`, after the response phase of `chain`.
@@ -94,18 +93,31 @@ pub(super) async fn make(
     clock: &Clock,
     mut reply: Reply,
 ) -> Result<(ResponseHeader, Option<Bytes>)> {
+    let head = request;
+    report(chain, Exchange { head, facts }, &mut reply).await;
+    build(chain, Exchange { head, facts }, clock, reply).await
+}
+
+/// Runs the error phase on a reply to a failure, or with the built-in page.
+async fn report(chain: &Chain, mut ex: Exchange<'_>, reply: &mut Reply) {
     let is_failure = reply.reason.is_some();
-    facts.reason = reply.reason.or(facts.reason);
-    let mut ex = Exchange {
-        head: request,
-        facts,
-    };
-    if is_failure {
-        chain.on_error(&mut ex, &mut reply).await;
-        if grpc::is_call(&request.headers) {
-            grpc::translate(&mut reply);
-        }
+    ex.facts.reason = reply.reason.or(ex.facts.reason);
+    if is_failure || matches!(reply.body, ReplyBody::Page { .. }) {
+        chain.on_error(&mut ex, reply).await;
     }
+    if is_failure && grpc::is_call(&ex.head.headers) {
+        grpc::translate(reply);
+    }
+}
+
+/// Builds headers and body of a reply that has passed the error phase.
+async fn build(
+    chain: &Chain,
+    mut ex: Exchange<'_>,
+    clock: &Clock,
+    reply: Reply,
+) -> Result<(ResponseHeader, Option<Bytes>)> {
+    let request = ex.head;
     let mut response = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
     let mut open = OpenResponseHeaders::of(&mut response, 0);
     let headers = &mut open.parts.headers;
@@ -145,7 +157,7 @@ pub(super) async fn make(
     if body.is_some() {
         chain.on_response_body(&mut ex, &mut body, true);
     }
-    facts.status = response.status.as_u16();
+    ex.facts.status = response.status.as_u16();
     Ok((response, body))
 }
 

@@ -1,30 +1,26 @@
-//! Start of a request: identifies its client, target and route, and prepares the headers to
-//! forward.
+//! Start of a request: identifies its client, target and route, and runs it through its filters.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, header};
-use pingora::{Error, ErrorType, Result, http::RequestHeader};
+use http::{HeaderValue, header};
+use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::{
-    cache, challenge,
-    context::{self, AdditionalGuards, Context},
+    challenge,
+    context::{self, AdditionalGuards, Context, RefusedBy},
     error::Failure,
     forwarded::{self, Forwarding},
-    guard, host_header, http2, releases,
-    streams::is_h2,
-    to_https, trace, websocket,
+    guard, http2, releases, to_https, trace, websocket,
 };
 use crate::{
-    base::{open_headers::OpenRequestHeaders, query},
     chain::{
         Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
         TlsParameters, Verdict,
         host::{public_host, requested_host},
     },
     config::model::App,
-    connection::{ClientCertificateStatus, Connection},
+    connection::{ClientCertificateStatus, Connection, header_texts::ConnectionText},
     gateway::Gateway,
     routes::{self, Action, LiteralMatch, Params, Target},
 };
@@ -84,7 +80,7 @@ fn begin(
     request: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
-) -> std::result::Result<(), Box<Reply>> {
+) -> Result<(), Box<Reply>> {
     let connection = connection.ok_or(Failure::Internal)?;
     let is_http2 = request.version == http::Version::HTTP_2;
     identify(request, &connection, ctx);
@@ -120,20 +116,7 @@ fn begin(
         write_forwarding(request, ctx);
     }
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
-    let known = match (text, request.headers.get(header::HOST)) {
-        (Some(text), Some(raw)) => text.host(raw),
-        _ => None,
-    };
-    let host = if let Some(known) = known {
-        Cow::Borrowed(&*known.name)
-    } else {
-        let named = requested_host(request);
-        let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
-        if let Some(text) = text {
-            text.remember_host(|| forwarded::host_text(request, &ctx.facts.client, &host));
-        }
-        host
-    };
+    let host = host_name(request, &ctx.facts.client, text)?;
     if ctx
         .connection
         .as_ref()
@@ -210,6 +193,32 @@ fn reads_written(ctx: &Context, route: usize) -> bool {
     reads(route) || also.is_some_and(|also| also.routes.iter().any(|(index, _)| reads(*index)))
 }
 
+/// Returns the name of the requested host, as routes match it.
+fn host_name<'a>(
+    request: &'a RequestHeader,
+    client: &Client,
+    text: Option<&'a ConnectionText>,
+) -> Result<Cow<'a, str>, Failure> {
+    let raw = request.headers.get(header::HOST);
+    if let (Some(text), Some(raw)) = (text, raw)
+        && let Some(known) = text.host(raw)
+    {
+        return Ok(Cow::Borrowed(&known.name));
+    }
+    let named = requested_host(request);
+    // These values are shared with other clients, so only what `Host` itself says counts.
+    let own = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());
+    let (Some(text), Some(own)) = (text, own) else {
+        return routes::host_of(named).map_err(|_| Failure::BadHost);
+    };
+    if let Some(known) = text.recall_host(own, client.scheme) {
+        return Ok(Cow::Borrowed(&known.name));
+    }
+    let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
+    text.remember_host(|| forwarded::host_text(own, client.scheme, &host));
+    Ok(host)
+}
+
 /// Writes the forwarding headers into the request, because not only backends read them there.
 #[cold]
 fn write_forwarding(request: &mut RequestHeader, ctx: &Context) {
@@ -221,7 +230,7 @@ fn write_forwarding(request: &mut RequestHeader, ctx: &Context) {
 }
 
 /// Returns the forwarding information about the request's client.
-fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c> {
+pub(super) fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c> {
     Forwarding {
         client: &ctx.facts.client,
         trusted: &ctx.gateway.trusted,
@@ -271,6 +280,7 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
         gateway,
         facts,
         also,
+        refused_by,
         ..
     } = ctx;
     let others = also.as_mut()?;
@@ -281,13 +291,17 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
         };
         match chain.on_request(&mut ex, &mut others.round).await {
             HookOutcome::Over(Verdict::Next) => {}
-            HookOutcome::Over(Verdict::Reply(reply)) => return Some(FilterOutcome::Reply(reply)),
+            HookOutcome::Over(Verdict::Reply(reply)) => {
+                *refused_by = Some(RefusedBy::Other);
+                return Some(FilterOutcome::Reply(reply));
+            }
             HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
         }
         let action = gateway.route(*index).map(|route| &route.action);
         if let Some(Action::Respond(respond)) = action
             && respond.status().as_u16() >= 400
         {
+            *refused_by = Some(RefusedBy::Other);
             return Some(FilterOutcome::Reply(Box::new(respond.reply(request))));
         }
         others.routes.pop_front();
@@ -315,7 +329,10 @@ pub(super) async fn filter(
             Some(reply) => FilterOutcome::Reply(reply),
             None => FilterOutcome::Passed,
         },
-        HookOutcome::Over(Verdict::Reply(reply)) => FilterOutcome::Reply(reply),
+        HookOutcome::Over(Verdict::Reply(reply)) => {
+            ctx.refused_by = Some(RefusedBy::Own);
+            FilterOutcome::Reply(reply)
+        }
         HookOutcome::Body(most) => FilterOutcome::Body(most),
     }
 }
@@ -401,149 +418,6 @@ pub(super) fn settle(session: &mut Session) {
     // Disables Pingora's timeouts on the client side of a tunnel or a long response: the deadlines
     // of `connection::deadline` see both sides.
     session.set_read_timeout(None);
-}
-
-/// Turns `request`, a copy of the client's `original` request headers, into those for the backend.
-pub(super) async fn forward(
-    original: &RequestHeader,
-    request: &mut RequestHeader,
-    ctx: &mut Context,
-) -> Result<()> {
-    let Some(connection) = &ctx.connection else {
-        return Err(Error::new_in(ErrorType::Custom("no connection")));
-    };
-    if let Some(target) = &ctx.facts.rewritten {
-        // The route's own rewrite applies to the path that the client sent.
-        request.set_raw_path(target)?;
-    } else if let Some(route) = context::route(&ctx.gateway, ctx.route)
-        && let Action::Forward(forward) = &route.action
-        && let Some(rewrite) = &forward.rewrite
-    {
-        let target = Target::new("", original.raw_path());
-        match rewrite.apply(&target, &ctx.params) {
-            Ok(Some(path)) => request.set_raw_path(&path)?,
-            Ok(None) => {}
-            Err(_) => return Err(Error::new_down(ErrorType::InvalidHTTPHeader)),
-        }
-    }
-    let chain = context::chain(&ctx.gateway, ctx.route);
-    let dropped = chain.dropped_queries();
-    if !dropped.is_empty()
-        && let Some(target) = query::without(request.raw_path(), dropped)
-    {
-        request.set_raw_path(&target)?;
-    }
-    if let Some(target) = cache::target(request.raw_path(), ctx) {
-        request.set_raw_path(&target)?;
-    }
-    let mut open = open(request, connection, ctx);
-    if chain.has(Phase::Upstream) {
-        let mut ex = Exchange {
-            head: original,
-            facts: &mut ctx.facts,
-        };
-        chain.on_upstream(&mut ex, open.headers()).await;
-    }
-    open.close(request);
-    if ctx.early.has_continued {
-        request.remove_header(&header::EXPECT);
-    }
-    if original.version == http::Version::HTTP_10 {
-        name_host(request, ctx)?;
-    }
-    let backend = ctx.facts.upstream.backend.as_deref();
-    if let Some(host) = host_header::own(&request.headers, backend, ctx) {
-        request.insert_header(header::HOST, host)?;
-    }
-    Ok(())
-}
-
-/// Opens `request`, a copy of the client's request headers, as a backend gets it before filters
-/// change it.
-fn open(request: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequestHeaders {
-    let forwarding = Forwarding {
-        app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
-        is_websocket: ctx.is_websocket,
-        takes_trailers: is_h2(ctx),
-        is_written: ctx.gateway.reserved.is_read(),
-        ..forwarding(ctx, connection)
-    };
-    let mut open = forwarded::open_upstream(request, &forwarding);
-    if let Some(trace) = &ctx.facts.trace {
-        trace::pass_on(open.headers(), trace);
-    }
-    open
-}
-
-/// Returns the target that the route rewrites the client's to, if it does.
-pub(super) fn rewritten(request: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
-    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
-        return None;
-    };
-    let rewrite = forward.rewrite.as_ref()?;
-    let target = Target::new("", request.raw_path());
-    rewrite.apply(&target, &ctx.params).ok()?
-}
-
-/// Returns the headers that a backend would get for the client's `request`, or `None` if they are
-/// not known before the request is forwarded.
-///
-/// The same code that forwards requests builds them, so that no separate list can differ from it.
-#[cold]
-pub(super) fn sent_headers(request: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
-    let mut sent = request.clone();
-    let connection = ctx.connection.as_ref()?;
-    let mut open = open(&mut sent, connection, ctx);
-    let (chain, mut ex) = ctx.exchange(request);
-    let is_known = chain.foresee_upstream(&mut ex, open.headers());
-    let mut headers = std::mem::take(open.headers());
-    open.close(&mut sent);
-    if let Some(host) = host_header::own(&headers, None, ctx) {
-        headers.insert(header::HOST, host);
-    }
-    is_known.then_some(headers)
-}
-
-/// Adds `Host` to an HTTP/1.0 request that omits it. The backend gets the request in HTTP/1.1,
-/// which requires it. The value is the backend's own name (as in nginx).
-fn name_host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    if request.headers.contains_key(header::HOST) {
-        return Ok(());
-    }
-    let backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default();
-    let is_host = routes::host_of(backend.as_bytes()).is_ok_and(|host| !host.is_empty());
-    let host = if is_host { backend } else { "localhost" };
-    request.insert_header(header::HOST, host)
-}
-
-/// Longest header section that Node accepts, with a margin for its own count
-/// (`--max-http-header-size`, 16 KiB). A longer one gets a bare 431 and a closed socket.
-const NODE_HEAD: usize = 16_000;
-
-/// Returns an error with its reply if `request` must not be sent to a backend: a filter refused it,
-/// or its headers are longer than the app accepts.
-pub(super) fn check_forwarded(request: &RequestHeader, ctx: &mut Context) -> Result<()> {
-    let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
-    ctx.reply = match ctx.facts.refused.take() {
-        Some(refusal) => Some(refusal),
-        None if is_too_long(request, app) => Some(Box::new(Failure::LongHead.reply())),
-        None => return Ok(()),
-    };
-    // No part of the request was sent, and no other backend may get it.
-    Err(Error::new_down(ErrorType::Custom("refused")))
-}
-
-/// Returns true if the headers to forward are longer than the app accepts.
-fn is_too_long(request: &RequestHeader, app: App) -> bool {
-    if app == App::None {
-        return false;
-    }
-    let fields: usize = request
-        .headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
-        .sum();
-    fields + request.raw_path().len() > NODE_HEAD
 }
 
 /// Returns the connection that the request arrived on.

@@ -6,7 +6,7 @@ use pingora_proxy::{FailToProxy, Session};
 
 use super::{
     accel,
-    context::{self, Context},
+    context::{self, ConnectionOwner, Context},
     error::{self, Failure},
     guard, reply, request, trace, upstream,
 };
@@ -74,7 +74,8 @@ pub(super) async fn failed(
         // These lines belong to the response that never came.
         drop(connection.take_lines());
     }
-    let is_kept = reply::is_read(session) && !request::is_draining(ctx);
+    let is_own = ctx.owner == ConnectionOwner::Gateway;
+    let is_kept = is_own && reply::is_read(session) && !request::is_draining(ctx);
     // A client that does not see `Connection: close` would send its next request into a reset.
     reply.close |= !is_kept;
     let is_kept = !reply.close;
@@ -96,7 +97,7 @@ pub(super) struct FailedExchange {
 impl FailedExchange {
     /// Finds the reply to a request that ended with `error`, and logs the failure.
     pub(super) fn of(error: &Error, ctx: &mut Context) -> Self {
-        let failure = upstream::look_round(failure(error, ctx), ctx);
+        let failure = look_round(failure(error, ctx), ctx);
         let planned = ctx.reply.take();
         let is_planned = planned.is_some();
         let reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
@@ -176,6 +177,15 @@ fn failure(error: &Error, ctx: &Context) -> Failure {
         (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
         _ => Failure::of(error, upstream::expired(error, ctx), close_reason),
     }
+}
+
+/// Turns a failure to connect into `AllDown` if all backends are known to be down.
+fn look_round(failure: Failure, ctx: &Context) -> Failure {
+    let upstream = ctx.upstream.as_ref();
+    if failure == Failure::Connect && upstream.is_some_and(|upstream| upstream.is_all_down()) {
+        return Failure::AllDown;
+    }
+    failure
 }
 
 /// Returns the status that is logged for an incomplete response: the one that was sent, or else the

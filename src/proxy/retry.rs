@@ -4,7 +4,7 @@ use log::warn;
 use pingora::{Error, http::RequestHeader};
 use pingora_proxy::Session;
 
-use super::{context::Context, error::Failure, reply};
+use super::{context::Context, error::Failure, reply, upstream_request};
 use crate::{chain::RequestFacts, upstreams::AttemptFailure};
 
 /// Records that a request is sent again, for its line in the access log, and logs why.
@@ -53,8 +53,13 @@ impl<'a> Replay<'a> {
     }
 
     /// Returns true if the request is idempotent (RFC 9110, 9.2.2) and all of it can be sent again.
-    pub(super) fn is_possible(self) -> bool {
-        self.request.method.is_idempotent() && self.has_body && !self.is_response_begun
+    pub(super) fn is_possible(self, ctx: &Context) -> bool {
+        self.is_idempotent(ctx) && self.has_body && !self.is_response_begun
+    }
+
+    /// Returns true if the client's method is idempotent, and the one that backends get as well.
+    fn is_idempotent(self, ctx: &Context) -> bool {
+        self.request.method.is_idempotent() && upstream_request::is_idempotent(ctx)
     }
 }
 
@@ -63,7 +68,7 @@ pub(super) fn may_retry(replay: Replay<'_>, ctx: &Context, failure: AttemptFailu
     let Some(upstream) = &ctx.upstream else {
         return false;
     };
-    let is_idempotent = replay.request.method.is_idempotent();
+    let is_idempotent = replay.is_idempotent(ctx);
     let is_replayable = replay.has_body;
     !replay.is_response_begun
         && upstream.retry(

@@ -14,7 +14,7 @@ use pingora::{
 use pingora_proxy::Session;
 
 use super::{
-    context::{self, Context},
+    context::{self, ConnectionOwner, Context},
     error::Failure,
     forwarded, hop_by_hop, host_header,
     retry::{self, Replay},
@@ -88,6 +88,7 @@ pub(super) async fn lease(request: &RequestHeader, ctx: &mut Context) -> Result<
 
 /// Chooses a backend and returns how to connect to it.
 pub(super) async fn peer(session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    ctx.owner = ConnectionOwner::Pingora;
     if ctx.is_websocket {
         // The fast path takes each: Pingora may end a tunnel whose 101 comes too soon.
         debug_assert!(false, "a WebSocket goes through the relay");
@@ -481,7 +482,7 @@ pub(super) fn failed(
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
         }
-        let retry = ctx.stale_attempts < MAX_STALE && replay.is_possible();
+        let retry = ctx.stale_attempts < MAX_STALE && replay.is_possible(ctx);
         ctx.stale_attempts += u32::from(retry);
         error.set_retry(retry);
         // This needs no action by an operator.
@@ -582,13 +583,4 @@ impl<'h> GatewayDirectives<'h> {
         }
         seen
     }
-}
-
-/// Turns a failure to connect into `AllDown` if all backends are known to be down.
-pub(super) fn look_round(failure: Failure, ctx: &Context) -> Failure {
-    let upstream = ctx.upstream.as_ref();
-    if failure == Failure::Connect && upstream.is_some_and(|upstream| upstream.is_all_down()) {
-        return Failure::AllDown;
-    }
-    failure
 }

@@ -20,7 +20,7 @@ mod trie;
 #[cfg(test)]
 pub(crate) use self::table::work;
 pub(crate) use self::{
-    action::{Action, HostHeader, ServeFiles},
+    action::{Action, HostHeader, ServeFiles, UpstreamRequest},
     class::classify,
     params::{ParamNames, Params, Slot},
     table::{

@@ -32,7 +32,8 @@ pub(crate) struct MapConfig {
     from: Spanned<String>,
     /// Text → result. Case does not matter. `~` begins a regular expression, `~*` one without
     /// regard to case, and `\~` a text that begins with `~`. Texts count before regular
-    /// expressions, and of those the first in the order of the file. Results may hold placeholders.
+    /// expressions, and of those the first in the order of the file. Results may hold placeholders,
+    /// those of expressions `{group.NAME}` and `{group.1}` as well.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
     values: Entries,
@@ -174,7 +175,18 @@ impl MapConfig {
             let results = entries.0.iter().map(|(_, result)| template(result));
             results.collect()
         };
-        let (values, networks) = (results(&self.values), results(&self.networks));
+        let networks = results(&self.networks);
+        let values = self.values.0.iter().map(|(key, result)| {
+            let parsed = match regex_of(key) {
+                Some(Ok(regex)) => Template::parse_result(&result.value, &regex, &names),
+                _ => Template::parse(&result.value, &names),
+            };
+            parsed.unwrap_or_else(|(message, help)| {
+                problems.report(result.place, message, help);
+                Template::empty()
+            })
+        });
+        let values: Vec<Template> = values.collect();
         let (exact, patterns) = self.values(values, &mut problems);
         let networks = self.networks(networks, &mut problems);
         let shares = self.shares(&names, &mut problems);
@@ -247,7 +259,7 @@ impl MapConfig {
     fn values(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> (Exact, Patterns) {
         let (mut exact, mut patterns) = (HashMap::new(), Vec::new());
         for ((key, at), result) in self.values.0.iter().zip(results) {
-            let Some(regex) = key.strip_prefix('~') else {
+            let Some(regex) = regex_of(key) else {
                 let text = key.strip_prefix('\\').filter(|text| text.starts_with('~'));
                 let text = text.unwrap_or(key).to_ascii_lowercase();
                 if exact.insert(text.into(), result).is_some() {
@@ -255,12 +267,7 @@ impl MapConfig {
                 }
                 continue;
             };
-            let (regex, ignores_case) = match regex.strip_prefix('*') {
-                Some(regex) => (regex, true),
-                None => (regex, false),
-            };
-            let mut builder = RegexBuilder::new(regex);
-            match builder.case_insensitive(ignores_case).build() {
+            match regex {
                 Ok(regex) => patterns.push((regex, result)),
                 Err(error) => {
                     let error = error.to_string();
@@ -268,7 +275,10 @@ impl MapConfig {
                     let reason = reason.trim_start_matches("error: ");
                     problems.report(
                         at.place,
-                        format!("invalid regular expression `{regex}`: {reason}"),
+                        format!(
+                            "invalid regular expression `{}`: {reason}",
+                            &key[1..].trim_start_matches('*')
+                        ),
                         "correct it; look-around and back-references are not supported".to_owned(),
                     );
                 }
@@ -291,6 +301,17 @@ impl MapConfig {
         }
         networks
     }
+}
+
+/// Compiles a key that is a regular expression.
+fn regex_of(key: &str) -> Option<Result<Regex, regex::Error>> {
+    let regex = key.strip_prefix('~')?;
+    let (regex, ignores_case) = match regex.strip_prefix('*') {
+        Some(regex) => (regex, true),
+        None => (regex, false),
+    };
+    let mut builder = RegexBuilder::new(regex);
+    Some(builder.case_insensitive(ignores_case).build())
 }
 
 /// Reporter that counts the problems of one table.
@@ -320,15 +341,18 @@ impl Lookup {
     pub(super) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
         let mut value = String::new();
         self.from.write(ex, &mut value);
-        self.find(&value).write(ex, text);
+        let (result, regex) = self.find(&value);
+        let groups = regex.and_then(|regex| regex.captures(&value));
+        result.write_with(ex, groups.as_ref(), text);
     }
 
-    fn find(&self, value: &str) -> &Template {
+    /// Returns the result for a value, and the expression that chose it, if the result has groups.
+    fn find(&self, value: &str) -> (&Template, Option<&Regex>) {
         if !self.shares.is_empty() {
             let hash = murmur2(value.as_bytes());
             let mut shares = self.shares.iter();
             let share = shares.find(|(bound, _)| hash < *bound);
-            return share.map_or(&self.default, |(_, result)| result);
+            return (share.map_or(&self.default, |(_, result)| result), None);
         }
         let network = match &*self.networks.0 {
             [] => None,
@@ -339,14 +363,12 @@ impl Lookup {
         };
         let pattern = || {
             let mut patterns = self.patterns.iter();
-            let found = patterns.find(|(regex, _)| regex.is_match(value));
-            found.map(|(_, result)| result)
+            let (regex, result) = patterns.find(|(regex, _)| regex.is_match(value))?;
+            Some((result, result.has_groups().then_some(regex)))
         };
         let exact = || self.exact.get(&*value.to_ascii_lowercase());
-        network
-            .or_else(exact)
-            .or_else(pattern)
-            .unwrap_or(&self.default)
+        let alone = network.or_else(exact).map(|result| (result, None));
+        alone.or_else(pattern).unwrap_or((&self.default, None))
     }
 
     /// Adds the parts of a request that the results come from.

@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
+use regex::{Captures, Regex};
 
 use super::lookup::{Lookup, Maps, Named};
 use crate::{
     base::{clock::Clock, host::host_of, net::IpText, query, units::Span},
-    chain::Exchange,
+    chain::{CompileContext, Exchange},
     config::diagnostic::closest,
     limits::key::Source,
 };
@@ -24,6 +25,8 @@ pub(crate) enum Template {
 pub(crate) enum Piece {
     Text(Box<str>),
     Variable(Variable),
+    /// Group of the regular expression that chose this result of a lookup table.
+    Group(usize),
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +58,17 @@ pub(crate) enum Variable {
 pub(crate) struct Names<'a> {
     pub(crate) clock: &'a Clock,
     pub(crate) maps: &'a Maps,
+}
+
+impl Names<'_> {
+    /// Calls `work` with the names that values of this configuration may have.
+    pub(crate) fn with<T>(cx: &CompileContext<'_>, work: impl FnOnce(&Names<'_>) -> T) -> T {
+        let maps = cx.shared.get::<Maps>().unwrap_or_default();
+        work(&Names {
+            clock: cx.clock,
+            maps: &maps,
+        })
+    }
 }
 
 /// Beginning of a variable that is a date: `{date+30d}`.
@@ -169,7 +183,7 @@ impl Template {
                     found.push(Source::Query(name.to_string()));
                 }
                 Piece::Variable(Variable::Map(Some(lookup))) => lookup.sources(found),
-                Piece::Variable(_) | Piece::Text(_) => {}
+                Piece::Variable(_) | Piece::Text(_) | Piece::Group(_) => {}
             }
         }
     }
@@ -180,10 +194,31 @@ impl Template {
     /// # Errors
     /// The message and the help for the user.
     pub(crate) fn parse(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
-        let pieces = pieces(text, names)?;
+        let pieces = pieces(text, |name| variable(name, names).map(Piece::Variable))?;
+        Self::of(text, pieces)
+    }
+
+    /// Parses a result of a lookup table that this expression chooses: `{group.NAME}` and
+    /// `{group.1}` are its groups.
+    ///
+    /// # Errors
+    /// The message and the help for the user.
+    pub(super) fn parse_result(
+        text: &str,
+        regex: &Regex,
+        names: &Names<'_>,
+    ) -> Result<Self, (String, String)> {
+        let pieces = pieces(text, |name| match name.strip_prefix("group.") {
+            Some(own) => group(own, regex).map(Piece::Group),
+            None => variable(name, names).map(Piece::Variable),
+        })?;
+        Self::of(text, pieces)
+    }
+
+    fn of(text: &str, pieces: Vec<Piece>) -> Result<Self, (String, String)> {
         let mut texts = pieces.iter().filter_map(|piece| match piece {
             Piece::Text(text) => Some(text),
-            Piece::Variable(_) => None,
+            Piece::Variable(_) | Piece::Group(_) => None,
         });
         if !texts.all(|text| HeaderValue::from_str(text).is_ok()) {
             return Err((
@@ -206,7 +241,8 @@ impl Template {
     /// # Errors
     /// The message and the help for the user.
     pub(crate) fn parse_text(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
-        Ok(Self::Pieces(pieces(text, names)?.into()))
+        let pieces = pieces(text, |name| variable(name, names).map(Piece::Variable))?;
+        Ok(Self::Pieces(pieces.into()))
     }
 
     /// Returns the text of a body without placeholders.
@@ -218,6 +254,14 @@ impl Template {
                 _ => None,
             },
             Self::Fixed(_) => self.fixed(),
+        }
+    }
+
+    /// Returns true if it has groups of an expression.
+    pub(super) fn has_groups(&self) -> bool {
+        match self {
+            Self::Fixed(_) => false,
+            Self::Pieces(pieces) => pieces.iter().any(|one| matches!(one, Piece::Group(_))),
         }
     }
 
@@ -249,6 +293,16 @@ impl Template {
 
     /// Appends the text for a request.
     pub(crate) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
+        self.write_with(ex, None, text);
+    }
+
+    /// Appends the text for a request, with the groups of the expression that chose it.
+    pub(super) fn write_with(
+        &self,
+        ex: &Exchange<'_>,
+        groups: Option<&Captures<'_>>,
+        text: &mut String,
+    ) {
         let pieces = match self {
             Self::Fixed(value) => return push(text, value.as_bytes()),
             Self::Pieces(pieces) => pieces,
@@ -257,13 +311,20 @@ impl Template {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
                 Piece::Variable(variable) => variable.write(ex, text),
+                Piece::Group(index) => {
+                    let group = groups.and_then(|groups| groups.get(*index));
+                    text.push_str(group.map_or("", |group| group.as_str()));
+                }
             }
         }
     }
 }
 
-/// Splits a value into text and variables.
-fn pieces(text: &str, names: &Names<'_>) -> Result<Vec<Piece>, (String, String)> {
+/// Splits a value into text and what stands for something else, which `of` finds by its name.
+fn pieces(
+    text: &str,
+    of: impl Fn(&str) -> Result<Piece, (String, String)>,
+) -> Result<Vec<Piece>, (String, String)> {
     let mut pieces = Vec::new();
     let mut plain = String::new();
     let mut rest = text;
@@ -275,12 +336,12 @@ fn pieces(text: &str, names: &Names<'_>) -> Result<Vec<Piece>, (String, String)>
             rest = inside;
             continue;
         };
-        let variable = variable(name, names)?;
+        let piece = of(name)?;
         plain.push_str(&rest[..open]);
         if !plain.is_empty() {
             pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
         }
-        pieces.push(Piece::Variable(variable));
+        pieces.push(piece);
         rest = &inside[name.len() + 1..];
     }
     plain.push_str(rest);
@@ -301,6 +362,22 @@ fn looks_like_a_name(text: &str) -> bool {
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
         || text.starts_with(DATE)
+}
+
+/// Returns the number of a group, named or numbered.
+fn group(name: &str, regex: &Regex) -> Result<usize, (String, String)> {
+    let number = name
+        .parse()
+        .ok()
+        .filter(|number| *number < regex.captures_len());
+    let named = || regex.capture_names().position(|own| own == Some(name));
+    number.or_else(named).ok_or_else(|| {
+        (
+            format!("`{regex}` has no group `{name}`"),
+            "write `(?<name>…)` in it and `{group.name}` in the result, or the group's number"
+                .to_owned(),
+        )
+    })
 }
 
 /// Returns the lookup table of this name; `None` if it has a problem of its own.

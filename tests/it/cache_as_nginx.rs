@@ -15,6 +15,7 @@ use crate::support::{
     gateway::Gateway,
     nginx::Nginx,
     origins::{LetteredOrigin, Origin},
+    seed,
 };
 
 const LOCATIONS: usize = 40;
@@ -257,9 +258,7 @@ fn request(all: &[Settings], random: &mut Rng) -> Request {
 }
 
 fn seeded() -> Rng {
-    let seed = std::env::var("EDGEWAY_SEED").ok();
-    let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
+    let seed = seed::drawn();
     Rng::with_seed(seed)
 }
 

@@ -9,6 +9,7 @@ use crate::support::{
     client::get,
     gateway::Gateway,
     origins::planned::{Framing, Hints, Plan, PlannedOrigin, Plans},
+    seed,
 };
 
 const CASES: usize = 60;
@@ -57,12 +58,7 @@ fn plan(random: &mut fastrand::Rng) -> Plan {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn node_decodes_whatever_is_compressed() {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(
-        || fastrand::u64(..),
-        |seed| seed.parse().expect("a seed is a number"),
-    );
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let mut random = fastrand::Rng::with_seed(seed);
     let plans = Arc::<Plans>::default();
     let origin = PlannedOrigin::start(&plans).await;

@@ -16,7 +16,7 @@ use crate::support::{
     http2,
     origins::planned::{Framing, Hints, Plan, PlannedOrigin, Plans},
     ports::free_port,
-    verify,
+    seed, verify,
     wait::wait_for,
 };
 
@@ -78,9 +78,7 @@ fn seen(response: &Response) -> Seen {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_take_html_get_the_page_and_others_the_response() {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let mut random = Rng::with_seed(seed);
     let plans = Arc::new(Plans::default());
     let origin = PlannedOrigin::start(&plans).await;

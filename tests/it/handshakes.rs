@@ -27,6 +27,7 @@ use crate::support::{
     gateway::Gateway,
     http2,
     origins::{EchoOrigin, ScriptedOrigin},
+    seed,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -250,11 +251,7 @@ async fn a_backend_behind_tls_or_a_unix_socket_gets_a_plain_handshake_too() {
     reason = "one exchange, from what is drawn to what came of it"
 )]
 async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty_too: bool) {
-    let seed = std::env::var("EDGEWAY_SEED").map_or_else(
-        |_| fastrand::u64(..),
-        |seed| seed.parse().expect("a number"),
-    );
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let mut random = fastrand::Rng::with_seed(seed);
     for case in 0..cases {
         let key = STANDARD.encode(std::array::from_fn::<u8, 16, _>(|_| random.u8(..)));

@@ -14,6 +14,7 @@ use crate::support::{
     http2,
     origins::EchoOrigin,
     ports::free_port,
+    seed,
 };
 
 const CASES: usize = 200;
@@ -23,9 +24,7 @@ const WAYS: [&str; 4] = ["/closed", "/body", "/guarded", "/limited"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_gets_no_byte_and_others_go_on() {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let mut random = Rng::with_seed(seed);
     let origin = EchoOrigin::start().await;
     let (h1, h2) = (free_port(), free_port());

@@ -11,6 +11,7 @@ use crate::support::{
     client::{Request, Response, get, post},
     fleet::{Ran, edgeway},
     releases::{Site, built},
+    seed,
     wait::wait_for,
 };
 
@@ -152,9 +153,7 @@ async fn first_requests(site: &Site, wanted: &[Request]) -> Vec<String> {
 
 #[tokio::test]
 async fn first_requests_after_a_deploy_are_hits_of_the_new_release() {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let mut draw = fastrand::Rng::with_seed(seed);
     let most = draw.usize(5..35);
     let site = site(&format!("      warm: {most}")).await;

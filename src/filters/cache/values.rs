@@ -6,7 +6,7 @@ use crate::{
     chain::{CompileContext, Exchange, KeyBuilder},
     config::tree::Spanned,
     limits::key::{KeyValue, Source},
-    values::{Maps, Names, Template},
+    values::{Names, Template},
 };
 
 /// Compiled values, of which at least one is there.
@@ -94,15 +94,9 @@ fn templates(texts: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<V
     if texts.is_empty() {
         return Some(Vec::new());
     }
-    let maps = cx.shared.get::<Maps>().unwrap_or_default();
-    let clock = cx.clock.clone();
-    let names = Names {
-        clock: &clock,
-        maps: &maps,
-    };
     let mut found = Vec::new();
     for text in texts {
-        match Template::parse(&text.value, &names) {
+        match Names::with(cx, |names| Template::parse(&text.value, names)) {
             Ok(template) => found.push(template),
             Err((message, help)) => {
                 cx.report_at(text.place, "edgeway::cache::value", message, help);

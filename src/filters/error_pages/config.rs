@@ -11,17 +11,17 @@ use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Content, ErrorPage, ErrorPages, HTML};
+use super::{Content, ErrorPage, ErrorPages, HTML, PageSource};
 use crate::{
     chain::CompileContext,
     config::{
-        diagnostic::Place,
+        diagnostic::{Place, closest},
         tree::{
             Spanned,
             short::{self, Short, reads_short, writes_mapping},
         },
     },
-    values::{Maps, Names, Template},
+    values::{Names, Template},
 };
 
 /// Maximum size of a page: all of them stay in memory.
@@ -44,7 +44,7 @@ pub(crate) struct ErrorPagesConfig {
 }
 
 /// Response in place of an error's: the path of an HTML file, or a mapping with one of `file`,
-/// `body` and `redirect`.
+/// `body`, `redirect` and `upstream`.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
@@ -62,6 +62,20 @@ struct PageConfig {
     /// Target of a redirect, with the placeholders of `headers`, such as `/login?next={uri}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     redirect: Option<String>,
+    /// Upstream that has the page. It gets a `GET` of the gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<String>,
+    /// Path of the page at the `upstream`, with the placeholders of `headers`; that of the client if
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// True to send the client's cookies and `Authorization` to the `upstream`, and cookies of the
+    /// page to the client.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    credentials: bool,
+    /// True to send the status of the page, in place of the error's own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    own_status: bool,
     /// Status in place of the error's own: from 200 to 599, for a redirect that of a redirect, 302
     /// if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,6 +145,7 @@ impl ErrorPagesConfig {
                     content,
                     status,
                     is_for_all: page.value.clients == Clients::All,
+                    has_own_status: page.value.own_status,
                 });
             }
         }
@@ -176,7 +191,28 @@ impl PageConfig {
                 }
             },
         };
+        let is_of_upstream = self.upstream.is_some();
+        if !is_of_upstream && (self.path.is_some() || self.credentials || self.own_status) {
+            let help = "write the `upstream` that has the page, or leave them out";
+            let message = "`path`, `credentials` and `own_status` are for pages of an upstream";
+            report(place, message.to_owned(), help, cx);
+            return None;
+        }
+        if self.own_status && self.status.is_some() {
+            let help = "leave one of them out";
+            report(place, "the page has two statuses".to_owned(), help, cx);
+            return None;
+        }
         match (&self.file, &self.body, &self.redirect) {
+            (None, None, None) if content_type.is_none() && is_of_upstream => {
+                self.of_upstream(place, cx).map(Content::Upstream)
+            }
+            _ if is_of_upstream => {
+                let help = "write one of `file`, `body`, `redirect` and `upstream`, and \
+                            `content_type` beside `file` or `body` alone";
+                report(place, "the page is not one thing".to_owned(), help, cx);
+                None
+            }
             (Some(file), None, None) => {
                 let body = read(file, content_type.is_some(), place, cx)?;
                 Some(Content::Body(content_type.unwrap_or(HTML), body))
@@ -185,27 +221,42 @@ impl PageConfig {
                 let content_type = content_type.unwrap_or(TEXT);
                 Some(Content::Body(content_type, body.clone().into()))
             }
-            (None, None, Some(to)) => {
-                let maps = cx.shared.get::<Maps>().unwrap_or_default();
-                let clock = cx.clock.clone();
-                let names = Names {
-                    clock: &clock,
-                    maps: &maps,
-                };
-                match Template::parse(to, &names) {
-                    Ok(to) => Some(Content::Redirect(to)),
-                    Err((message, help)) => {
-                        report(place, message, &help, cx);
-                        None
-                    }
-                }
-            }
+            (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),
             _ => {
-                let help = "write one of `file`, `body` and `redirect`";
+                let help = "write one of `file`, `body`, `redirect` and `upstream`";
                 report(place, "the page is not one thing".to_owned(), help, cx);
                 None
             }
         }
+    }
+
+    /// Compiles the source of a page that an upstream has.
+    fn of_upstream(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<PageSource> {
+        let name = self.upstream.as_deref()?;
+        let path = match &self.path {
+            None => None,
+            Some(path) if path.starts_with('/') => Some(template(path, place, cx)?),
+            Some(path) => {
+                let help = "write one such as `/errors/404`";
+                report(place, format!("`{path}` is no path"), help, cx);
+                return None;
+            }
+        };
+        if !cx.upstreams.iter().any(|known| known == name) {
+            let known = cx.upstreams.iter().map(String::as_str);
+            let help = match closest(name, known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add it: `upstreams: {{ {name}: … }}`"),
+            };
+            report(place, format!("unknown upstream `{name}`"), &help, cx);
+            return None;
+        }
+        Some(PageSource {
+            upstream: name.into(),
+            path,
+            sends_credentials: self.credentials,
+            place,
+        })
     }
 
     /// Returns the status in place of the error's own, or `None` if an error was reported.
@@ -230,6 +281,16 @@ impl PageConfig {
             cx,
         );
         None
+    }
+}
+
+fn template(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Template> {
+    match Names::with(cx, |names| Template::parse(text, names)) {
+        Ok(template) => Some(template),
+        Err((message, help)) => {
+            report(place, message, &help, cx);
+            None
+        }
     }
 }
 

@@ -1,12 +1,18 @@
-//! Replaces the built-in page of errors by own files, texts and redirects, and on request the error
-//! responses of backends too.
+//! Replaces the built-in page of errors by own files, texts, redirects and pages of an upstream, and
+//! on request the error responses of backends too.
 
 mod config;
+mod of_upstream;
 #[cfg(test)]
 mod tests;
 
+use std::{any::Any, sync::Arc};
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
+
+use self::of_upstream::PageSource;
+pub(crate) use self::of_upstream::{PageRequest, PageStatus, PageUpstreams};
 
 use crate::{
     base::accept,
@@ -46,6 +52,8 @@ struct ErrorPage {
     status: Option<StatusCode>,
     /// True if clients that prefer JSON or plain text get it too.
     is_for_all: bool,
+    /// True to send the status of the upstream that has the page.
+    has_own_status: bool,
 }
 
 /// Content in place of an error's response.
@@ -54,6 +62,8 @@ enum Content {
     /// Media type and bytes.
     Body(HeaderValue, Bytes),
     Redirect(Template),
+    /// Response of an upstream, which is asked for each error.
+    Upstream(PageSource),
 }
 
 /// Page that takes the place of a response's body.
@@ -99,6 +109,10 @@ impl Filter for ErrorPages {
                 reply.body = ReplyBody::Empty;
                 reply.headers.push((header::LOCATION, to));
             }
+            Content::Upstream(source) => {
+                source.request(page, ex);
+                return;
+            }
         }
         reply.status = page.status.unwrap_or(reply.status);
         if !reply.status.is_redirection() {
@@ -107,7 +121,7 @@ impl Filter for ErrorPages {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if head.status.as_u16() < 400 || !is_of_backend(ex) {
+        if head.status.as_u16() < 400 || !is_of_backend(ex) || is_replaced(ex) {
             return;
         }
         let Some(page) = self.page(head.status, &ex.head.headers) else {
@@ -120,6 +134,8 @@ impl Filter for ErrorPages {
                 Some(to) => (None, Some(to), &none),
                 None => return,
             },
+            // Its response was replaced before the cache, unless it was stored before a reload.
+            Content::Upstream(_) => return,
         };
         head.status = page.status.unwrap_or(head.status);
         let theirs = std::mem::take(&mut head.headers);
@@ -155,10 +171,43 @@ impl Filter for ErrorPages {
         ex.facts.slot::<Replaced>().is_none()
     }
 
+    fn may_intercept(&self) -> bool {
+        let mut pages = self.pages.iter();
+        self.intercepts && pages.any(|page| matches!(page.content, Content::Upstream(_)))
+    }
+
+    fn intercept(
+        &self,
+        ex: &mut Exchange<'_>,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Box<Reply>> {
+        let page = self.page(status, &ex.head.headers)?;
+        if !matches!(page.content, Content::Upstream(_)) {
+            return None;
+        }
+        Some(Box::new(of_upstream::reply(status, headers)))
+    }
+
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        let names = self.pages.iter().filter_map(|page| match &page.content {
+            Content::Upstream(source) => Some(source.named()),
+            Content::Body(..) | Content::Redirect(_) => None,
+        });
+        let names: Box<[_]> = names.collect();
+        (!names.is_empty()).then(|| Arc::new(PageUpstreams(names)) as _)
+    }
+
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
-        let ranges = self.pages.iter().map(|page| match page.last - page.first {
-            0 => page.first.to_string(),
-            _ => format!("{}xx", page.first / 100),
+        let ranges = self.pages.iter().map(|page| {
+            let range = match page.last - page.first {
+                0 => page.first.to_string(),
+                _ => format!("{}xx", page.first / 100),
+            };
+            match &page.content {
+                Content::Upstream(source) => format!("{range} of upstream {}", source.upstream()),
+                Content::Body(..) | Content::Redirect(_) => range,
+            }
         });
         let mut all: Vec<String> = ranges.collect();
         all.sort();
@@ -192,6 +241,11 @@ fn takes_pages(request: &HeaderMap) -> bool {
     let accept = request.get(header::ACCEPT);
     let preferred = accept.and_then(|accept| accept::preferred(accept.as_bytes(), OFFERS));
     preferred.is_none_or(|offer| offer == 0)
+}
+
+/// Returns true if the page of an upstream was to replace this response: pages have no pages.
+fn is_replaced(ex: &Exchange<'_>) -> bool {
+    ex.facts.slot::<of_upstream::Chosen>().is_some()
 }
 
 /// Returns true if the response comes from a backend, now or stored.

@@ -156,13 +156,34 @@ fn bad_pages_are_reported_with_a_remedy() {
         ),
         (
             "404: { status: 200 }".to_owned(),
-            "the page is not one thing; help: write one of `file`, `body` and `redirect`".to_owned(),
+            "the page is not one thing; help: write one of `file`, `body`, `redirect` and `upstream`"
+                .to_owned(),
         ),
         (
             "401: { redirect: /login, status: 200 }".to_owned(),
             "status 200 does not fit the page; help: write one from 200 to 599 that has a body, for a \
              redirect 301, 302, 303, 307 or 308"
                 .to_owned(),
+        ),
+        (
+            "404: { upstream: other }".to_owned(),
+            "unknown upstream `other`; help: add it: `upstreams: { other: … }`".to_owned(),
+        ),
+        (
+            "404: { body: a, own_status: true }".to_owned(),
+            "`path`, `credentials` and `own_status` are for pages of an upstream; help: write the \
+             `upstream` that has the page, or leave them out"
+                .to_owned(),
+        ),
+        (
+            "404: { upstream: web, body: a }".to_owned(),
+            "the page is not one thing; help: write one of `file`, `body`, `redirect` and `upstream`, \
+             and `content_type` beside `file` or `body` alone"
+                .to_owned(),
+        ),
+        (
+            "404: { upstream: web, own_status: true, status: 200 }".to_owned(),
+            "the page has two statuses; help: leave one of them out".to_owned(),
         ),
         (
             String::new(),

@@ -200,3 +200,33 @@ fn unknown_maps_are_reported() {
         assert_eq!(problems(maps, value), [expected], "{maps}");
     }
 }
+
+#[test]
+fn groups_of_the_expression_that_matched_are_in_its_result() {
+    let maps = r#"
+result:
+  from: "{header.a}"
+  values:
+    '~^(?<shop>[a-z]+)\.(x|y)$': "{group.shop} of {group.2}{group.1}"
+    "~*^(?<rest>z.*)?$": "<{group.rest}>"
+  default: none
+"#;
+    for (value, expected) in [
+        ("shop.x", "shop of xshop"),
+        ("shop.z", "none"),
+        ("Zoo", "<Zoo>"),
+        ("", "<>"),
+        ("a.y", "a of ya"),
+    ] {
+        let check = check(maps).send("GET", "/", &[("A", value)], &[]);
+        assert_eq!(result(&check), Some(expected), "{value}");
+    }
+    for (key, group) in [("~^(a)$", "name"), ("~^(a)$", "2"), ("a", "1")] {
+        let maps =
+            format!("result:\n  from: '{{path}}'\n  values:\n    '{key}': '{{group.{group}}}'\n");
+        // The second problem is that of the filter.
+        let settings = "{ response: { set: { X-A: '{map.other}' } } }";
+        let problems = refused_with::<Headers>(settings, |cx, shared| share(&maps, cx, shared));
+        assert_eq!(problems.len(), 2, "{key} {group}");
+    }
+}

@@ -291,6 +291,10 @@ impl Filter for Plugins {
         reply: &'a mut Reply,
     ) -> BoxFuture<'a, ()> {
         Box::pin(async move {
+            if reply.reason.is_none() {
+                // The action of the route, and no failure.
+                return;
+            }
             for each in self.with(Hook::Error, ex) {
                 let response = Some((reply.status, HeaderMap::new()));
                 let headers = changed(ex);

@@ -364,7 +364,8 @@ impl LimitDecision {
 /// Returns true if an identity filter refuses, before the limits keyed by identity were applied.
 fn is_unknown(ex: &Exchange<'_>, reply: &Reply) -> bool {
     let taken = ex.facts.slot::<TakenUnits>();
-    reply.status == StatusCode::UNAUTHORIZED && taken.is_none_or(|taken| !taken.is_authorized)
+    let is_refused = reply.status == StatusCode::UNAUTHORIZED && reply.reason.is_some();
+    is_refused && taken.is_none_or(|taken| !taken.is_authorized)
 }
 
 /// Replaces the reply of another filter, which is logged already, with a refusal of this filter.

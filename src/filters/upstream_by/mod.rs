@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     chain::{CompileContext, Exchange, Filter, FilterKind, KeyBuilder, Phases},
     config::{diagnostic::closest, tree::Spanned},
-    values::{Maps, Names, Template},
+    values::{Names, Template},
 };
 
 const CODE: &str = "edgeway::upstream_by::map";
@@ -51,13 +51,7 @@ impl FilterKind for UpstreamBy {
 
     fn compile(config: UpstreamByConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let Spanned { value: text, place } = &config.0;
-        let maps = cx.shared.get::<Maps>().unwrap_or_default();
-        let clock = cx.clock.clone();
-        let names = Names {
-            clock: &clock,
-            maps: &maps,
-        };
-        let value = match Template::parse(text, &names) {
+        let value = match Names::with(cx, |names| Template::parse(text, names)) {
             Ok(value) => value,
             Err((message, help)) => {
                 cx.report_at(*place, CODE, message, help);

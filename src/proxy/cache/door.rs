@@ -26,7 +26,7 @@ use crate::{
     proxy::{
         context::{self, Context},
         decision::Decision,
-        request, trace,
+        forward, trace,
     },
 };
 
@@ -165,7 +165,7 @@ fn recognise<'a>(
     let chain = context::chain(&ctx.gateway, ctx.route);
     let upstream = ctx.upstream.as_ref().map(|upstream| &*upstream.name);
     let has_rules = upstream.is_some_and(|upstream| cache.nextjs(upstream).is_some());
-    let rewritten = has_rules.then(|| request::rewritten(head, ctx)).flatten();
+    let rewritten = has_rules.then(|| forward::rewritten(head, ctx)).flatten();
     let ex = Exchange {
         head,
         facts: &mut ctx.facts,
@@ -210,7 +210,7 @@ impl Request<'_> {
         if !found.is_unclear || self.sent.is_some() {
             return found;
         }
-        self.sent = request::sent_headers(self.head, ctx).map(Arc::new);
+        self.sent = forward::sent_headers(self.head, ctx).map(Arc::new);
         if self.sent.is_none() {
             return found;
         }
@@ -254,7 +254,7 @@ impl Request<'_> {
             return self.decide(found);
         }
         if self.sent.is_none() {
-            self.sent = request::sent_headers(self.head, ctx).map(Arc::new);
+            self.sent = forward::sent_headers(self.head, ctx).map(Arc::new);
         }
         if let Some((tiers, waits)) = self.tiers(found.vary.as_ref()) {
             let here = self.cache.about(route);

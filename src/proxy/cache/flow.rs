@@ -15,7 +15,7 @@ use crate::{
         route::PersonalHeaders,
     },
     gateway::RouteCache,
-    proxy::{context::Context, request},
+    proxy::{context::Context, forward},
 };
 
 /// Reason why the response to a request with a value of `no_store_if` is not stored.
@@ -46,7 +46,7 @@ impl Flow {
         }
         let client = SentHeaders::of_client(&self.headers, &cache.unchanged);
         let variance = client.variance(&vary).or_else(|| {
-            let sent = request::sent_headers(request, ctx)?;
+            let sent = forward::sent_headers(request, ctx)?;
             SentHeaders::whole(&sent).variance(&vary)
         });
         Ok((vary, variance.ok_or("vary-unknown")?))

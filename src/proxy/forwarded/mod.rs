@@ -22,7 +22,7 @@ use crate::{
     },
     chain::{
         Client, Scheme,
-        host::{first_element, forwarded_port, public_host_with},
+        host::{first_element, forwarded_port, public_host_with, without_default_port},
     },
     config::model::App,
     connection::{
@@ -121,10 +121,7 @@ fn public_and_port(
     let port = forwarded_port(request, client).map(str::as_bytes);
     let port = match port.or_else(|| port_of(host)) {
         Some(digits) => text.port(digits),
-        None => match client.scheme {
-            Scheme::Http => PORT_80,
-            Scheme::Https => PORT_443,
-        },
+        None => default_port_text(client.scheme),
     };
     let public = match host_header {
         Some(host_header) if host_header.as_bytes() == host => Some(host_header.clone()),
@@ -134,21 +131,39 @@ fn public_and_port(
     (public, port)
 }
 
-/// Resolves the `Host` header for later requests; `name` is the host as routes match it. Returns
-/// `None` if a trusted proxy reports the host instead.
-pub(crate) fn host_text(request: &RequestHeader, client: &Client, name: &str) -> Option<HostText> {
-    if client.is_trusted {
+/// Returns what follows from the `Host` of a client that is no trusted proxy; `name` is the host as
+/// routes match it. Returns `None` if the value is empty.
+pub(crate) fn host_text(raw: &HeaderValue, scheme: Scheme, name: &str) -> Option<HostText> {
+    // A copy, because the value may be a slice of all headers of its request.
+    let raw = HeaderValue::from_bytes(raw.as_bytes()).ok()?;
+    let public = without_default_port(raw.as_bytes(), scheme);
+    if public.is_empty() {
         return None;
     }
-    // The port is computed for this host alone, so no listener's text can replace it.
-    let (public, port) = public_and_port(request, client, &ConnectionText::new(client.peer, 0));
+    let port = match port_of(public) {
+        Some(digits) => HeaderValue::from_bytes(digits).ok()?,
+        None => default_port_text(scheme),
+    };
+    let public = if public.len() == raw.len() {
+        raw.clone()
+    } else {
+        HeaderValue::from_bytes(public).ok()?
+    };
     Some(HostText {
-        raw: request.headers.get(header::HOST)?.clone(),
-        scheme: client.scheme,
+        raw,
+        scheme,
         name: name.into(),
-        public: public?,
+        public,
         port,
     })
+}
+
+/// Returns the port of URLs that name none, as a header value.
+fn default_port_text(scheme: Scheme) -> HeaderValue {
+    match scheme {
+        Scheme::Http => PORT_80,
+        Scheme::Https => PORT_443,
+    }
 }
 
 /// Returns `host` without its port, if it has one.

@@ -55,7 +55,7 @@ fn upstream_of(
     let cx = Forwarding {
         client: &client,
         trusted: &trusted,
-        text: &ConnectionText::new(peer, 8080),
+        text: &ConnectionText::new(peer, &HeaderValue::from(8080u16)),
         shown,
         app,
         is_websocket: false,
@@ -227,7 +227,7 @@ fn the_client_is_written_once_and_read_back_the_same() {
         let cx = Forwarding {
             client: &client,
             trusted: &trusted,
-            text: &ConnectionText::new(peer, 8080),
+            text: &ConnectionText::new(peer, &HeaderValue::from(8080u16)),
             shown: ClientCertificateStatus::NotAsked,
             app: App::None,
             is_websocket: false,
@@ -509,4 +509,43 @@ fn a_backend_on_the_default_port_is_known_without_it() {
         ),
         None
     );
+}
+
+#[test]
+fn a_connection_recalls_what_it_would_make_of_its_host_itself() {
+    let hosts = [
+        "a.test",
+        "A.test",
+        "a.test:80",
+        "a.test:443",
+        "a.test:8080",
+        "b.test",
+        "[::1]",
+        "[::1]:80",
+        "127.0.0.1:9",
+        "a.test.",
+        "c.test",
+        "d.test:1",
+    ];
+    let mut rng = fastrand::Rng::with_seed(24);
+    let (mut recalled, mut made) = (0, 0);
+    for _ in 0..2000 {
+        let raw = HeaderValue::from_static(hosts[rng.usize(..hosts.len())]);
+        let scheme = *rng.choice(&[Scheme::Http, Scheme::Https]).unwrap();
+        let name = raw.to_str().unwrap().to_ascii_lowercase();
+        let own = host_text(&raw, scheme, &name).unwrap();
+        let text = ConnectionText::new(LOCAL.parse().unwrap(), &PORT_80);
+        if let Some(known) = text.recall_host(&raw, scheme) {
+            assert_eq!(*known, own);
+            recalled += 1;
+        } else {
+            text.remember_host(|| Some(own));
+            made += 1;
+        }
+        assert_eq!(text.host(&raw).unwrap().raw, raw);
+        assert!(text.recall_host(&raw, scheme).is_none());
+        let other = HeaderValue::from_static("other.test");
+        assert!(text.host(&other).is_none());
+    }
+    assert!(recalled > 100 && made > 100, "{recalled} and {made}");
 }

@@ -13,7 +13,7 @@ const MAX_LINE: usize = 16 * 1024;
 
 /// Body that is being received.
 #[derive(Debug)]
-pub(super) struct MessageBody(State);
+pub(in crate::proxy) struct MessageBody(State);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -38,7 +38,7 @@ pub(in crate::proxy) struct Piece {
 }
 
 impl MessageBody {
-    pub(super) fn new(framing: Framing) -> Self {
+    pub(in crate::proxy) fn new(framing: Framing) -> Self {
         Self(match framing {
             Framing::None | Framing::Length(0) => State::Complete,
             Framing::Length(length) => State::Length(length),
@@ -67,7 +67,7 @@ impl MessageBody {
     }
 
     /// Takes the next piece out of `input`; `None` if more must be read.
-    pub(super) fn take(&mut self, input: &mut BytesMut) -> Result<Option<Piece>> {
+    pub(in crate::proxy) fn take(&mut self, input: &mut BytesMut) -> Result<Option<Piece>> {
         self.skip_framing(input)?;
         let left = match self.0 {
             State::Complete => {
@@ -110,7 +110,7 @@ impl MessageBody {
     }
 
     /// Returns the last piece after the sender has closed the connection.
-    pub(super) fn close(&mut self) -> Result<Piece> {
+    pub(in crate::proxy) fn close(&mut self) -> Result<Piece> {
         if self.0 != State::UntilClose {
             let why = "the connection was closed before the end of the body";
             return Err(Error::explain(ErrorType::ConnectionClosed, why).into_up());

@@ -21,35 +21,33 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use http::{HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, OrErr as _, Result,
     http::{RequestHeader, ResponseHeader},
 };
 
-pub(super) use self::body::Piece;
-use self::{
-    body::MessageBody,
-    fill::CachedExchange,
-    response::{Framing, ValueMemory},
-    tunnel::Tunnel,
-    upload::Upload,
+pub(super) use self::{
+    body::{MessageBody, Piece},
+    response::{Framing, ValueMemory, is_kept_alive, parse as parse_response},
+    upload::write_section,
 };
+use self::{fill::CachedExchange, tunnel::Tunnel, upload::Upload};
 use super::{
     accel,
     cache::{self, Flow, OriginUse},
     context::Context,
     direct::DirectClient,
-    request,
+    error_page, forward, request,
     request_end::{self, FailedExchange},
     respond,
     retry::Replay,
-    streams, upstream,
+    streams, upstream, upstream_request,
 };
 use crate::{
     base::open_headers::{OpenResponseHeaders, roomy_copy},
     cache::budget::RenderPermit,
-    chain::Phase,
+    chain::{Phase, Protocol, Reply},
     upstreams::BackendConnection,
 };
 
@@ -134,6 +132,12 @@ pub(super) async fn run(
         let sent = Box::pin(accel::send_direct(relayed.client, ctx, *accel)).await;
         outcome = sent.map_err(request_end::of_client);
     }
+    if outcome.is_ok()
+        && relayed.client.status.is_none()
+        && let Some(reply) = ctx.reply.take()
+    {
+        outcome = relayed.replace(ctx, *reply).await;
+    }
     let is_sent = match outcome {
         Ok(()) => true,
         Err(error) => relayed.failed(ctx, &error).await,
@@ -157,6 +161,10 @@ impl Relayed<'_, '_> {
 
     /// Sends the request to a backend, or to another one after a failure that allows it.
     async fn ask_origin(&mut self, ctx: &mut Context) -> Result<()> {
+        if self.upload.has_body() && upstream_request::replaces_body(ctx) {
+            // Boxed, because otherwise every request's future would be as large.
+            Box::pin(self.take_in_body(ctx)).await?;
+        }
         let mut outcome = Ok(());
         for _ in 0..MAX_ATTEMPTS {
             outcome = self.attempt(ctx).await;
@@ -165,6 +173,21 @@ impl Relayed<'_, '_> {
             }
         }
         outcome
+    }
+
+    /// Reads the client's body, of which no backend gets anything.
+    async fn take_in_body(&mut self, ctx: &mut Context) -> Result<()> {
+        let headers = &self.client.request.headers;
+        if headers.contains_key(header::EXPECT) && ctx.facts.client.protocol == Protocol::Http11 {
+            // RFC 9110, 10.1.1: the client waits for it, and no backend would say so.
+            let interim = ResponseHeader::build_no_case(StatusCode::CONTINUE, Some(0))?;
+            let sent = self.client.interim(&interim).await;
+            sent.map_err(request_end::of_client)?;
+            if let Some(connection) = &ctx.connection {
+                connection.pace.release();
+            }
+        }
+        self.upload.take_in(self.client, ctx).await
     }
 
     /// Sends the request to one backend, and its response to the client.
@@ -215,15 +238,22 @@ impl Relayed<'_, '_> {
             let sent = self.client.interim(&response).await;
             sent.map_err(request_end::of_client)?;
         };
-        let is_kept_alive = response::is_kept_alive(&response);
+        let is_kept_alive = is_kept_alive(&response);
         let request = self.client.request;
         let framing = Framing::of(request, &mut response)?;
+        // The backend sends a body that its client did not ask for.
+        let is_kept_alive =
+            is_kept_alive && !(is_head(request) && upstream_request::has_method(ctx));
         if self.is_replaced(&response, ctx)? {
             upstream::received_body(true, ctx)?;
             return Ok(false);
         }
         upstream::on_origin_response(self.replay(), &mut response, ctx)?;
-        if accel::read(&mut response, ctx).is_err() {
+        let read = accel::read(&mut response, ctx);
+        if read
+            .and_then(|()| error_page::read(request, &response, ctx))
+            .is_err()
+        {
             cache::replaced(ctx);
             if let Some(cached) = &mut self.cached {
                 // Those that wait for the response get a file each.
@@ -310,8 +340,11 @@ impl Relayed<'_, '_> {
             cache::condition(&mut request, cached.fetch.stale.as_deref());
         }
         cache::forward(&mut request, ctx);
-        request::forward(self.client.request, &mut request, ctx).await?;
-        request::check_forwarded(&request, ctx)?;
+        forward::forward(self.client.request, &mut request, ctx).await?;
+        forward::check_forwarded(&request, ctx)?;
+        if let Some(own) = &ctx.early.replacement {
+            self.upload.replace(own);
+        }
         let is_chunked =
             self.upload.has_body() && !request.headers.contains_key(header::CONTENT_LENGTH);
         if is_chunked {
@@ -333,7 +366,7 @@ impl Relayed<'_, '_> {
         };
         loop {
             if !connection.input.is_empty()
-                && let Some(response) = response::parse(&mut connection.input, memory)?
+                && let Some(response) = parse_response(&mut connection.input, memory)?
             {
                 return Ok(response);
             }
@@ -481,6 +514,15 @@ impl Relayed<'_, '_> {
         matches!(tokio::time::timeout(LINGER_TIMEOUT, rest).await, Ok(Ok(())))
     }
 
+    /// Sends a reply in place of the response that a backend delivered.
+    async fn replace(&mut self, ctx: &mut Context, reply: Reply) -> Result<()> {
+        if self.waits_for_continue() || request::is_draining(ctx) {
+            self.client.close();
+        }
+        let sent = self.client.reply(ctx, reply).await;
+        sent.map_err(request_end::of_client)
+    }
+
     /// Sends a reply in place of the response that no backend delivered. Returns true if the client
     /// got it.
     async fn failed(&mut self, ctx: &mut Context, error: &Error) -> bool {
@@ -500,6 +542,10 @@ impl Relayed<'_, '_> {
         }
         client.reply(ctx, *failed.reply).await.is_ok()
     }
+}
+
+fn is_head(request: &RequestHeader) -> bool {
+    request.method == Method::HEAD
 }
 
 /// Reads what is there of a body of this length, without waiting: filters do better with the whole.

@@ -21,7 +21,7 @@ const MORE_FIELDS: usize = 12;
 
 /// Framing of a response's body (RFC 9112, 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(in crate::proxy) enum Framing {
     /// There is no body, whatever the headers say.
     None,
     Length(u64),
@@ -32,7 +32,7 @@ pub(super) enum Framing {
 
 /// Memory of a response's header values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ValueMemory {
+pub(in crate::proxy) enum ValueMemory {
     /// The buffer that was read into, for headers that are written at once.
     Input,
     /// Memory of their own size, for headers of which some stay, and would keep all of the buffer.
@@ -40,7 +40,10 @@ pub(super) enum ValueMemory {
 }
 
 /// Takes a header section out of `input`; `None` if it is not complete yet.
-pub(super) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<ResponseHeader>> {
+pub(in crate::proxy) fn parse(
+    input: &mut BytesMut,
+    memory: ValueMemory,
+) -> Result<Option<ResponseHeader>> {
     let empty_lines = input
         .iter()
         .take_while(|byte| matches!(byte, b'\r' | b'\n'));
@@ -142,7 +145,10 @@ fn unreadable(section: &[u8], error: httparse::Error) -> Box<Error> {
 impl Framing {
     /// Finds the framing of the `response` to `request`. A length beside a transfer coding is
     /// removed (RFC 9112, 6.3).
-    pub(super) fn of(request: &RequestHeader, response: &mut ResponseHeader) -> Result<Self> {
+    pub(in crate::proxy) fn of(
+        request: &RequestHeader,
+        response: &mut ResponseHeader,
+    ) -> Result<Self> {
         let has_coding = response.headers.contains_key(header::TRANSFER_ENCODING);
         if has_coding {
             response.remove_header(&header::CONTENT_LENGTH);
@@ -213,7 +219,7 @@ fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
 }
 
 /// Returns true if the backend keeps the connection after `response`.
-pub(super) fn is_kept_alive(response: &ResponseHeader) -> bool {
+pub(in crate::proxy) fn is_kept_alive(response: &ResponseHeader) -> bool {
     const CONNECTION: HeaderName = header::CONNECTION;
     let is_option = |option: &[u8]| {
         list_of(&response.headers, &CONNECTION).any(|it| it.eq_ignore_ascii_case(option))

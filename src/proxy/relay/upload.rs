@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     chain::{Phase, Verdict},
-    proxy::{context::Context, direct::DirectClient, upstream},
+    proxy::{context::Context, direct::DirectClient, error::Failure, upstream, upstream_request},
     upstreams::BackendConnection,
 };
 
@@ -58,6 +58,8 @@ pub(super) struct Upload {
     sent: SentState,
     /// Content so far, for another attempt; `None` if it was too long.
     kept: Option<KeptContent>,
+    /// True if the filters have seen all of the client's body, and the backend gets another one.
+    is_replaced: bool,
     /// Pieces that this attempt has still to send again.
     again: VecDeque<Piece>,
     /// Number of content bytes received.
@@ -103,6 +105,14 @@ impl KeptContent {
             self.large.push(piece.clone());
         }
         Some(self)
+    }
+
+    /// Returns a whole body, of any length.
+    fn of(body: &Bytes) -> Self {
+        Self {
+            large: Vec::from_iter((!body.is_empty()).then(|| body.clone())),
+            ..Self::default()
+        }
     }
 
     fn pieces(&self) -> impl Iterator<Item = Bytes> {
@@ -181,6 +191,7 @@ impl Upload {
             is_framed: false,
             sent: SentState::Flushed,
             kept: Some(KeptContent::default()),
+            is_replaced: false,
             again: VecDeque::new(),
             received: 0,
         }
@@ -234,6 +245,47 @@ impl Upload {
             None => {}
         }
         Ok(())
+    }
+
+    /// Reads the client's body through the filters, for a backend that gets another one.
+    pub(super) async fn take_in(
+        &mut self,
+        client: &mut DirectClient<'_>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        self.kept = None;
+        let clock = ctx.live().world.clock.clone();
+        let started = clock.now();
+        while !self.is_read() {
+            let time = upstream_request::body_time(self.received, ctx);
+            let next = poll_fn(|cx| self.poll_piece(cx, client));
+            let piece = match time {
+                None => next.await?,
+                Some(time) => {
+                    let left = time.saturating_sub(clock.now() - started);
+                    let Ok(piece) = tokio::time::timeout(left, next).await else {
+                        ctx.reply = Some(Box::new(Failure::BodyTimeout.reply()));
+                        return Err(Error::new_down(ErrorType::Custom("refused")));
+                    };
+                    piece?
+                }
+            };
+            let Piece { mut bytes, is_last } = piece;
+            upstream::sent_body(None, is_last, ctx);
+            filter(&mut bytes, is_last, client, ctx)?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the body, all of which was read, for this attempt and those after it.
+    pub(super) fn replace(&mut self, own: &Bytes) {
+        self.is_replaced = true;
+        self.kept = Some(KeptContent::of(own));
+        if own.is_empty() {
+            self.body = None;
+        } else {
+            self.body = Some(MessageBody::new(Framing::None));
+        }
     }
 
     /// Reads the rest and forgets it.
@@ -332,13 +384,8 @@ impl Upload {
     fn frame(&mut self, piece: Piece, client: &DirectClient<'_>, ctx: &mut Context) -> Result<()> {
         let Piece { mut bytes, is_last } = piece;
         upstream::sent_body(bytes.as_ref(), is_last, ctx);
-        let (chain, mut ex) = ctx.exchange(client.request);
-        if chain.has(Phase::RequestBody)
-            && let Verdict::Reply(refusal) = chain.on_request_body(&mut ex, &mut bytes, is_last)
-        {
-            ctx.reply = Some(refusal);
-            // The backend is not at fault, and no other backend may get the request.
-            return Err(Error::new_down(ErrorType::Custom("refused")));
+        if !self.is_replaced {
+            filter(&mut bytes, is_last, client, ctx)?;
         }
         let bytes = bytes.unwrap_or_default();
         let gathered = &mut self.output.gathered;
@@ -363,9 +410,27 @@ impl Upload {
     }
 }
 
+/// Passes a piece of the client's body through the filters.
+fn filter(
+    bytes: &mut Option<Bytes>,
+    is_last: bool,
+    client: &DirectClient<'_>,
+    ctx: &mut Context,
+) -> Result<()> {
+    let (chain, mut ex) = ctx.exchange(client.request);
+    if chain.has(Phase::RequestBody)
+        && let Verdict::Reply(refusal) = chain.on_request_body(&mut ex, bytes, is_last)
+    {
+        ctx.reply = Some(refusal);
+        // The backend is not at fault, and no other backend may get the request.
+        return Err(Error::new_down(ErrorType::Custom("refused")));
+    }
+    Ok(())
+}
+
 /// Writes the header section of `request`, as HTTP/1.1 whatever its client speaks. Names have the
 /// spelling that Pingora gives them.
-pub(super) fn write_section(request: &RequestHeader, out: &mut BytesMut) -> Result<()> {
+pub(in crate::proxy) fn write_section(request: &RequestHeader, out: &mut BytesMut) -> Result<()> {
     let path = request.raw_path();
     // RFC 9112, 3: these would end the target or the line.
     if path

@@ -5,6 +5,7 @@ mod host;
 mod redirect;
 mod respond;
 mod rewrite;
+mod upstream_request;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +21,7 @@ use crate::{
 
 pub(crate) use self::{
     files::ServeFiles, host::HostHeader, redirect::Redirect, respond::Respond, rewrite::Rewrite,
+    upstream_request::UpstreamRequest,
 };
 
 use super::{ParamNames, RouteProblem, Slashes};
@@ -49,6 +51,8 @@ pub struct Forward {
     pub timeouts: Option<Box<RouteTimeoutsConfig>>,
     /// Files that are served in place of the upstream, where there is one at the path.
     pub files: Option<Box<Files>>,
+    /// Method and body in place of the client's.
+    pub request: Option<Box<UpstreamRequest>>,
 }
 
 /// Settings of allowed WebSocket upgrades.
@@ -89,6 +93,15 @@ impl Action {
             Some(files) => Some(ServeFiles::before_upstream(&files.value, files.place, cx)?),
             None => None,
         };
+        let request = match &config.upstream_request {
+            Some(sent) => Some(UpstreamRequest::compile(
+                &sent.value,
+                sent.place,
+                config,
+                cx,
+            )?),
+            None => None,
+        };
         let websocket = config.websocket.as_ref();
         let ignores_upgrades = websocket.is_some_and(|w| !w.value.enabled && !w.value.refuse);
         let websocket = websocket.filter(|w| w.value.enabled);
@@ -103,6 +116,7 @@ impl Action {
                 ignores_upgrades,
                 timeouts: timeouts.map(Box::new),
                 files: files.map(Box::new),
+                request: request.map(Box::new),
             })
         })
     }
@@ -200,7 +214,9 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
         cx.report_at(place, CODE, message, help);
         return None;
     };
+    let sent = config.upstream_request.as_ref().map(|s| s.place);
     let extras = [
+        ("upstream_request", sent),
         ("rewrite", config.rewrite.as_ref().map(|s| s.place)),
         ("websocket", config.websocket.as_ref().map(|s| s.place)),
         ("host_header", config.host_header.as_ref().map(|s| s.place)),

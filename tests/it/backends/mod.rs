@@ -20,6 +20,7 @@ use crate::support::{
     apps::NextApp,
     client::{ClientError, Request, get},
     gateway::Gateway,
+    seed,
     wait::pass,
 };
 
@@ -49,14 +50,6 @@ fn hex(bytes: &[u8]) -> String {
         .fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Seed of the random choices; the environment variable repeats a run.
-fn seed() -> u64 {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
-    seed
-}
-
 /// Number of sockets of each client.
 fn sockets() -> usize {
     let given = std::env::var("EDGEWAY_SOCKETS").ok();
@@ -66,7 +59,7 @@ fn sockets() -> usize {
 /// Runs every check of an origin, with or without a proxy between the gateway and the origin.
 async fn check(mut peer: Peer, origin: Option<Peer>) {
     let gateway = front(peer.address()).await;
-    let mut random = fastrand::Rng::with_seed(seed());
+    let mut random = fastrand::Rng::with_seed(seed::drawn());
     plain(&gateway).await;
     streams(&gateway, "/stream?pieces=5&every=100").await;
     uploads(&gateway, &mut random).await;
@@ -309,7 +302,7 @@ async fn caddy() {
 async fn python_websockets() {
     let mut peer = Peer::start(Kind::Websockets).await;
     let gateway = front(peer.address()).await;
-    let mut random = fastrand::Rng::with_seed(seed());
+    let mut random = fastrand::Rng::with_seed(seed::drawn());
     websockets(&gateway, &mut random).await;
     // The backend speaks nothing but WebSocket, and responds accordingly.
     assert_eq!(gateway.get("/ws").await.status(), 426);
@@ -331,7 +324,7 @@ async fn next_js() {
     let (first, last) = (pieces.arrival_of("first"), pieces.arrival_of("last"));
     let (first, last) = (first.expect("it came"), last.expect("it came"));
     assert!(last > first + Duration::from_millis(500));
-    let mut random = fastrand::Rng::with_seed(seed());
+    let mut random = fastrand::Rng::with_seed(seed::drawn());
     for case in 0..6 {
         let body = "x".repeat(random.usize(..300_000));
         let asked = Request::new("POST", "/api/echo");

@@ -198,7 +198,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             || is_either
             || is_returned
             || chooses(name)
-            || is_of_page(entry, (theirs, ours), effect.request)
+            || is_of_page(entry, (theirs, ours), effect)
     };
     let argument = effect.directive.first().to_lowercase();
     match &difference.what {
@@ -226,31 +226,49 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             ];
             BODIES.contains(&name) || chooses(name)
         }
-        What::Reuse => matches!(name, "keepalive_timeout" | "keepalive_requests"),
-        What::Method => matches!(name, "proxy_method" | "proxy_cache" | "auth_request"),
+        What::Reuse => {
+            let is_of_page = name == "error_page" && note.contains("the connection is closed");
+            matches!(name, "keepalive_timeout" | "keepalive_requests")
+                || is_of_page && effect.code >= 400 && !effect.request.body.is_empty()
+        }
+        What::Method => {
+            let is_of_page = name == "error_page" && note.contains("asked with `get`");
+            matches!(name, "proxy_method" | "proxy_cache" | "auth_request")
+                || is_of_page && difference.own == "GET"
+        }
         What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias") || chooses(name),
         What::Checked => name == "auth_request",
         What::Sent(header) => {
             let is_own = name == "proxy_set_header" && argument == *header;
             is_own || names(note, header)
         }
-        What::SentBody => matches!(name, "proxy_pass_request_body"),
+        What::SentBody => {
+            let is_of_page = name == "error_page" && note.contains("without a body");
+            name == "proxy_pass_request_body" || is_of_page && difference.own == "0"
+        }
     }
 }
 
 /// Returns true if statuses differ by the request that nginx makes to the page of an error, as far
 /// as the entry says so: that has a limit on bodies of its own, and conditions and ranges are about
 /// the page.
-fn is_of_page(entry: &Entry, (theirs, ours): (&str, &str), request: &Drawn) -> bool {
-    const PARTIAL: [&str; 4] = ["200", "206", "304", "416"];
+fn is_of_page(entry: &Entry, (theirs, ours): (&str, &str), effect: &Effect<'_>) -> bool {
+    let request = effect.request;
     let is_entry = |word: &str| entry.directive == "error_page" && entry.note.contains(word);
     let is_too_large = theirs == "413" && !request.body.is_empty() && ours.starts_with(['4', '5']);
-    let is_partial = PARTIAL.contains(&theirs) && PARTIAL.contains(&ours);
-    let asks_for_part = request.header("range").is_some()
-        || request.header("if-modified-since").is_some()
-        || request.header("if-none-match").is_some();
-    is_entry("413") && is_too_large
-        || is_entry("conditions and ranges") && is_partial && asks_for_part
+    // The gateway has the status of the entry, nginx what it made of the request for the page.
+    let mut words = effect.directive.arguments().iter();
+    let given = words.find_map(|word| word.strip_prefix('='));
+    let is_given = given.is_some_and(|given| ours == if given.is_empty() { "200" } else { given });
+    let is_partial = match theirs {
+        "206" | "416" => request.header("range").is_some(),
+        "304" => {
+            request.header("if-modified-since").is_some()
+                || request.header("if-none-match").is_some()
+        }
+        _ => false,
+    };
+    is_entry("413") && is_too_large || is_entry("conditions and ranges") && is_given && is_partial
 }
 
 /// Directives that choose who handles a request.
@@ -314,7 +332,7 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
             || strict && found.nginx == "400"
             || edge == "no host" && note.contains("host")
             || is_guarded && ["401", "403", "404", "410", "429"].contains(&&*found.own)
-            || is_guarded && found.own == "302" && redirects_refusals(effect.directive)
+            || is_guarded && found.own == "302" && redirects_refusals(effect.directive, path)
     };
     match &difference.what {
         What::Target => is_spelling,
@@ -331,12 +349,20 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
     }
 }
 
-/// Returns true if an `error_page` makes something else of a refused login.
-fn redirects_refusals(whole: &Directive) -> bool {
+/// Returns true if a path is another spelling of a location that asks for a login itself, and leads
+/// those without one elsewhere.
+fn redirects_refusals(whole: &Directive, path: &str) -> bool {
     let mut is_there = false;
-    whole.walk(&mut Vec::new(), &mut |directive, _| {
-        let is_of_login = directive.arguments().iter().any(|word| word == "401");
-        is_there |= directive.name() == "error_page" && is_of_login;
+    whole.walk(&mut Vec::new(), &mut |location, _| {
+        let has = |name: &str, word: &str| {
+            let mut own = location.all(name);
+            own.any(|own| word.is_empty() || own.arguments().iter().any(|one| one == word))
+        };
+        let asks = has("auth_basic", "") || has("auth_request", "");
+        is_there |= location.name() == "location"
+            && asks
+            && has("error_page", "401")
+            && is_spelling_of(location, path);
     });
     is_there
 }
@@ -344,32 +370,33 @@ fn redirects_refusals(whole: &Directive) -> bool {
 /// Returns true if a path is no path of some location, but another spelling of one: by case, by
 /// encoded characters, or by the slash at its end.
 fn is_other_spelling(whole: &Directive, path: &str) -> bool {
+    let mut is_spelling = false;
+    whole.walk(&mut Vec::new(), &mut |location, _| {
+        is_spelling |= location.name() == "location" && is_spelling_of(location, path);
+    });
+    is_spelling
+}
+
+/// Returns true if a path is no path of this location, but another spelling of one.
+fn is_spelling_of(location: &Directive, path: &str) -> bool {
     let folded = |path: &str| {
         let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
         decoded.to_lowercase().trim_end_matches('/').to_owned()
     };
     let spelled = folded(path);
-    let mut is_spelling = false;
-    whole.walk(&mut Vec::new(), &mut |location, _| {
-        if location.name() != "location" {
-            return;
+    let text = location.arguments().last().map_or("", String::as_str);
+    match location.first() {
+        "=" => spelled == folded(text) && path != text,
+        "~" | "~*" => {
+            let regex = |text: &str| regex::Regex::new(text).ok();
+            let around = text.replace("(?!well-known/)", "");
+            let (own, any) = (regex(&around), regex(&format!("(?i){around}")));
+            let matches =
+                |one: Option<regex::Regex>, path: &str| one.is_some_and(|one| one.is_match(path));
+            matches(any, &spelled) && !matches(own, path)
         }
-        let text = location.arguments().last().map_or("", String::as_str);
-        is_spelling |= match location.first() {
-            "=" => spelled == folded(text) && path != text,
-            "~" | "~*" => {
-                let regex = |text: &str| regex::Regex::new(text).ok();
-                let around = text.replace("(?!well-known/)", "");
-                let (own, any) = (regex(&around), regex(&format!("(?i){around}")));
-                let matches = |one: Option<regex::Regex>, path: &str| {
-                    one.is_some_and(|one| one.is_match(path))
-                };
-                matches(any, &spelled) && !matches(own, path)
-            }
-            _ => spelled.starts_with(&folded(text)) && !path.starts_with(text),
-        };
-    });
-    is_spelling
+        _ => spelled.starts_with(&folded(text)) && !path.starts_with(text),
+    }
 }
 
 /// Returns true for requests that both refuse before a location is chosen.

@@ -13,7 +13,7 @@ use super::{
     servers::{Edge, Nginx, Shape, Side},
     wire::{Message, send},
 };
-use crate::support::certificates::Ca;
+use crate::support::{certificates::Ca, seed};
 
 const SERVERS: usize = 60;
 const REQUESTS: usize = 60;
@@ -145,9 +145,7 @@ fn request(number: usize, random: &mut Rng) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nginx_refuses_is_refused_after_the_import() {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let mut random = Rng::with_seed(seed);
     let shape = Shape::of("guards", configuration(&mut random));
     let folder = tempfile::tempdir().expect("a folder");

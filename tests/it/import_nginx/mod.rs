@@ -46,7 +46,7 @@ use self::{
     names::{Governed, Statements},
     servers::{Edge, Entry, Nginx, Report, Shape, Side},
 };
-use crate::support::{certificates::Ca, pebble::trusting};
+use crate::support::{certificates::Ca, pebble::trusting, seed};
 
 /// Most of the requests that may differ at all, in percent; docs/from-nginx.md says what differs on
 /// purpose.
@@ -347,9 +347,7 @@ fn described(differing: &Differing<'_>, difference: &Difference) -> String {
 
 #[test]
 fn whatever_differs_from_nginx_is_named_by_the_report() {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let rows = all_rows(seed);
     let mut table = String::from("shape | requests | differ | named | unnamed | import | report\n");
     let (mut problems, mut explained) = (Vec::new(), Vec::new());

@@ -17,7 +17,7 @@ const CACHE: &str = "## The cache";
 
 /// Calls that take a reason, and the position of that argument; in one file where the name is a
 /// common one. A function with a parameter `reason: &'static str` must be in this list.
-const TAKE_A_REASON: [(&str, usize, &str); 17] = [
+const TAKE_A_REASON: [(&str, usize, &str); 18] = [
     ("Reply::refuse", 1, ""),
     ("Refusal::new", 1, ""),
     ("ActionError::new", 1, ""),
@@ -30,6 +30,7 @@ const TAKE_A_REASON: [(&str, usize, &str); 17] = [
     ("LoopEnd::Failed", 0, "src/edge/http2/mod.rs"),
     ("retry::record", 1, ""),
     ("record", 1, "src/proxy/retry.rs"),
+    ("degrade", 0, "src/proxy/error_page.rs"),
     ("refused", 0, "crates/cache/src/budget/counts.rs"),
     ("Err", 0, "src/edge/serve.rs"),
     ("refuse", 0, "src/edge/serve.rs"),

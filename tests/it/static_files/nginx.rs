@@ -8,6 +8,7 @@ use crate::support::{
     client::{self, Request, Response},
     gateway::Gateway,
     nginx::Nginx,
+    seed,
 };
 
 const ROUNDS: usize = 6;
@@ -282,9 +283,7 @@ fn media_type(response: &Response) -> Option<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_request_gets_what_nginx_responds() {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("seed {seed}");
+    let seed = seed::drawn();
     let mut random = Random(fastrand::Rng::with_seed(seed));
     let yaml = "
 defaults: { compression: false }

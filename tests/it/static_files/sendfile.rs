@@ -10,6 +10,7 @@ use super::{age, front, nginx::serving, write_tree};
 use crate::support::{
     client::{Connection, Request, Response, get},
     gateway::Gateway,
+    seed,
 };
 
 /// More than the kernel holds for a client that does not read.
@@ -22,9 +23,7 @@ const SIZES: [usize; 12] = [
 ];
 
 fn seeded() -> fastrand::Rng {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("seed {seed}");
+    let seed = seed::drawn();
     fastrand::Rng::with_seed(seed)
 }
 

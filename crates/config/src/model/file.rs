@@ -50,6 +50,7 @@ pub const ROUTE_KEYS: &[&str] = &[
     "host_header",
     "timeouts",
     "satisfy",
+    "upstream_request",
     "pass_headers",
     "spelling",
 ];

@@ -43,7 +43,7 @@ pub use self::{
     releases::{CanaryConfig, CanarySplit, ReleaseOverlap, ReleasesConfig},
     route::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
-        RouteTimeoutsConfig, SatisfyConfig, SpellingConfig, WebsocketConfig,
+        RouteTimeoutsConfig, SatisfyConfig, SpellingConfig, UpstreamRequestConfig, WebsocketConfig,
     },
     tracing::{SlowConfig, TraceTrust, TracingConfig, TracingProtocol, TracingTlsConfig},
     upstream::{

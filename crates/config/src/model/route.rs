@@ -54,6 +54,9 @@ pub struct RouteConfig {
     /// is written.
     #[serde(default)]
     pub host_header: Option<Spanned<String>>,
+    /// Method and body that the backend gets in place of the client's.
+    #[serde(default)]
+    pub upstream_request: Option<Spanned<UpstreamRequestConfig>>,
     /// Headers that override a request for some apps, and reach the backend on this route only:
     /// `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`, `X-Original-URL`,
     /// `X-Original-URI`, `X-Rewrite-URL`, `Proxy`. No rule of the gateway considers their values.
@@ -127,6 +130,19 @@ pub struct RouteTimeoutsConfig {
     /// Time limit of the whole request, retries included. Streams are not limited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<Span>,
+}
+
+/// Method and body that a backend gets in place of the client's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamRequestConfig {
+    /// Method, such as `GET`; the client's if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Text in place of the client's body, with the placeholders of `headers`; empty for no body.
+    /// The client's body if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<String>,
 }
 
 /// Conditions on the requests that a route takes. All of them must hold.

@@ -15,7 +15,7 @@ const ACTIONS: [&str; 4] = ["upstream", "redirect", "respond", "files"];
 const PATHS: [&str; 3] = ["path", "path_regex", "location"];
 
 /// Keys of a route that are refused or without effect beside another action than `upstream`.
-const OF_UPSTREAMS: [&str; 3] = ["websocket", "cache", "host_header"];
+const OF_UPSTREAMS: [&str; 4] = ["websocket", "cache", "host_header", "upstream_request"];
 
 /// Keys whose texts never name an upstream or a limit, though some are the same words.
 const NO_NAMES: [&str; 6] = ["name", "match", "class", "classes", "tags", "mode"];

@@ -29,7 +29,7 @@ mod trace;
 use std::{future::Future, pin::Pin};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, response};
+use http::{HeaderMap, HeaderName, StatusCode, response};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -172,6 +172,23 @@ pub trait Filter: Send + Sync + 'static {
         false
     }
 
+    /// Returns true if [`Filter::intercept`] may replace a response of a backend. Called once, when
+    /// the route is compiled.
+    fn may_intercept(&self) -> bool {
+        false
+    }
+
+    /// Returns a reply in place of an error response of a backend, before a cache stores it. Called
+    /// for statuses from 400 on.
+    fn intercept(
+        &self,
+        _ex: &mut Exchange<'_>,
+        _status: StatusCode,
+        _headers: &HeaderMap,
+    ) -> Option<Box<Reply>> {
+        None
+    }
+
     /// Returns configuration of this filter that other parts of the gateway use, looked up by its
     /// type. Called once, when the route is compiled.
     fn extension(&self) -> Option<std::sync::Arc<dyn std::any::Any + Send + Sync>> {
@@ -285,7 +302,8 @@ pub trait Filter: Send + Sync + 'static {
         Box::pin(async {})
     }
 
-    /// Changes a reply that reports a failure, before its headers are built.
+    /// Changes a reply that reports a failure, before its headers are built, or one of the route's
+    /// action with the built-in page, which has no reason.
     fn on_error(&self, _ex: &mut Exchange<'_>, _reply: &mut Reply) {}
 
     /// Async variant of [`Filter::on_error`], for filters that wait.

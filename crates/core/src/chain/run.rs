@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, response};
+use http::{HeaderMap, StatusCode, response};
 
 use super::{
     AnyOf, Body, Exchange, Filter, KeyBuilder, LateFields, LoggedRequest, Phase, Phases,
@@ -122,6 +122,8 @@ pub struct Chain {
     log: Box<[Step]>,
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
+    /// Filters that may replace error responses of backends.
+    intercepting: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
     replaces_location: bool,
     /// Filters of which one is enough.
@@ -190,6 +192,11 @@ impl Chain {
             in_need: filters
                 .iter()
                 .filter(|named| named.filter.needs_every_header())
+                .map(|named| Arc::clone(&named.filter))
+                .collect(),
+            intercepting: filters
+                .iter()
+                .filter(|named| named.filter.may_intercept())
                 .map(|named| Arc::clone(&named.filter))
                 .collect(),
             dropped_queries: filters
@@ -376,6 +383,17 @@ impl Chain {
                 step.filter.on_upstream_response(ex, head);
             }
         }
+    }
+
+    /// Returns the reply that a filter has in place of an error response of a backend.
+    pub fn intercept(
+        &self,
+        ex: &mut Exchange<'_>,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Option<Box<Reply>> {
+        let mut filters = self.intercepting.iter();
+        filters.find_map(|filter| filter.intercept(ex, status, headers))
     }
 
     pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {

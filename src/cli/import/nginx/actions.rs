@@ -11,6 +11,7 @@ use super::{
     parse::Directive,
     rewrites,
     scope::Scope,
+    sent_as,
     servers::Server,
     tables,
     upstreams::{Destination, timeouts},
@@ -160,6 +161,9 @@ impl<'a> Routes<'a, '_> {
         keys.insert("websocket".to_owned(), websocket);
         if let Some(timeouts) = timeouts(scope, &mut self.fates) {
             keys.insert("timeouts".to_owned(), timeouts);
+        }
+        if let Some(sent) = sent_as::of(scope, &mut self.fates) {
+            keys.insert("upstream_request".to_owned(), sent);
         }
         let is_regex = location.text.starts_with('~') && location.moved.is_none();
         let prefix = (!is_regex).then_some(prefix);

@@ -77,6 +77,12 @@ const HANDLED: &[(&str, &str)] = &[
         "proxy_set_header",
         "`host_header`, `headers.request`, `websocket: true`",
     ),
+    ("proxy_method", "`upstream_request.method`"),
+    ("proxy_set_body", "`upstream_request.body`"),
+    (
+        "proxy_pass_request_body",
+        "`upstream_request.body` without a text, if `off`",
+    ),
     ("proxy_hide_header", "`headers.response.remove`"),
     ("proxy_connect_timeout", "`timeouts.connect` of the route"),
     (
@@ -123,7 +129,7 @@ const HANDLED: &[(&str, &str)] = &[
     ("if_modified_since", "`files.if_modified_since`"),
     (
         "error_page",
-        "`error_pages`: files, texts and redirects, with another status too",
+        "`error_pages`: files, texts, redirects and pages of an upstream, with another status too",
     ),
     ("proxy_intercept_errors", "`intercept` of `error_pages`"),
     ("client_max_body_size", "`body_limit`"),

@@ -185,6 +185,14 @@ fn request_headers(
             }
             continue;
         }
+        let sends_none = || {
+            let body = scope.one("proxy_pass_request_body");
+            body.is_some_and(|body| body.arg(0) == "off")
+        };
+        if lower == "content-length" && value.is_empty() && sends_none() {
+            fates.carried(directive, "");
+            continue;
+        }
         if FRAMING.contains(&&*lower) {
             fates.lost(directive, "a header of the connection cannot be changed");
             continue;

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
+    collect::collect,
     conditions::{self, Condition, Subject},
     filters::{self, Filters, Limits},
     guards, headers, moves,
@@ -13,7 +14,7 @@ use super::{
     scope::Scope,
     servers::{Audience, Server, Servers},
     upstreams::Upstreams,
-    words::{Known, Piece, named_groups, pieces},
+    words::{Known, named_groups},
 };
 
 /// A location with a path.
@@ -61,74 +62,6 @@ pub(super) struct Routes<'a, 's> {
     pub(super) parts: Vec<Part>,
     /// Conditions of the server that are no predicates of routes, as entries of `conditions`.
     pub(super) conditions: Vec<Value>,
-}
-
-/// Returns the locations of a block, those within others included. `named` gets those with `@`.
-fn collect<'a>(
-    scope: &Scope<'a>,
-    found: &mut Vec<Location<'a>>,
-    named: &mut Vec<(String, Scope<'a>, &'a Directive)>,
-    fates: &mut Fates,
-) {
-    for directive in scope.own("location") {
-        let inner = scope.inner(directive.children());
-        let (mark, path) = match &directive.args[..] {
-            [mark, path] => (mark.as_str(), path.as_str()),
-            [one] => ["^~", "~*", "~", "="]
-                .iter()
-                .find_map(|mark| Some((*mark, one.strip_prefix(mark)?)))
-                .unwrap_or(("", one)),
-            _ => ("", ""),
-        };
-        if let Some(name) = path.strip_prefix('@') {
-            fates.carried(directive, "");
-            named.push((name.to_owned(), inner, directive));
-            continue;
-        }
-        let (path, groups) = if mark.starts_with('~') {
-            let (named, groups) = named_groups(path);
-            let path = if uses_numbers(directive) {
-                named
-            } else {
-                path.to_owned()
-            };
-            let mark = |name: &str| format!("<{name}>");
-            (
-                path.clone(),
-                groups
-                    .into_iter()
-                    .filter(|name| path.contains(&mark(name)))
-                    .collect(),
-            )
-        } else {
-            (path.to_owned(), Vec::new())
-        };
-        let text = if mark.is_empty() {
-            path
-        } else {
-            format!("{mark} {path}")
-        };
-        fates.carried(directive, "");
-        collect(&inner, found, named, fates);
-        found.push(Location {
-            directive,
-            scope: inner,
-            text,
-            groups,
-            moved: None,
-            tries: None,
-        });
-    }
-}
-
-/// Returns true if a directive of the location uses a group by its number.
-fn uses_numbers(location: &Directive) -> bool {
-    let args = location.children().iter().flat_map(|one| {
-        let inner = one.children().iter().flat_map(|inner| &inner.args);
-        one.args.iter().chain(inner)
-    });
-    let mut pieces = args.flat_map(|arg| pieces(arg));
-    pieces.any(|piece| matches!(piece, Piece::Variable(name) if name.parse::<u8>().is_ok()))
 }
 
 impl<'a> Routes<'a, '_> {
@@ -412,7 +345,7 @@ impl<'a> Routes<'a, '_> {
                 _ => is_closed |= self.later(directive, &location.scope, &mut later),
             }
         }
-        let cases = self.cases(&guards, location.directive);
+        let mut cases = self.cases(&guards, location.directive);
         let comment = format!(
             "{} {} {}",
             location.directive.place(),
@@ -435,12 +368,12 @@ impl<'a> Routes<'a, '_> {
         let responds = keys.contains_key("respond") || keys.contains_key("redirect");
         // Its block inherits no `return`: it also guards what this location returns.
         is_closed |= self.limit_except(location, &mut keys);
+        let passes = keys.contains_key("upstream");
         if responds {
             let mut own = Filters::default();
             headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
             keys.extend(own.keys);
         } else {
-            let passes = keys.contains_key("upstream");
             let Filters {
                 keys: more,
                 is_closed: closes,
@@ -452,20 +385,27 @@ impl<'a> Routes<'a, '_> {
                 &mut self.fates,
             );
             keys.extend(more);
+            is_closed |= closes | self.forward_auth(location, found, &mut keys);
+            filters::satisfy(&location.scope, &mut keys, &mut self.fates);
+        }
+        // A server's own conditions hold again for the page.
+        let mut refusals: Vec<&mut Map<String, Value>> = { cases.iter_mut() }
+            .filter_map(|(_, action)| action.as_mut())
+            .filter(|action| server_guards.is_empty() && refuses_with_page(action))
+            .collect();
+        if !responds || refuses_with_page(&keys) || !refusals.is_empty() {
             let sources = pages::Sources {
                 server,
                 found,
                 named,
             };
-            pages::of(
-                &location.scope,
-                &sources,
-                passes,
-                &mut keys,
-                &mut self.fates,
-            );
-            is_closed |= closes | self.forward_auth(location, found, &mut keys);
-            filters::satisfy(&location.scope, &mut keys, &mut self.fates);
+            let to = (&mut self.upstreams, &mut self.fates);
+            pages::of(&location.scope, &sources, passes, &mut keys, to);
+        }
+        if let Some(pages) = keys.get("error_pages") {
+            for action in &mut refusals {
+                action.insert("error_pages".to_owned(), pages.clone());
+            }
         }
         if is_closed {
             keys = closed();
@@ -584,6 +524,17 @@ fn insert_conditions(keys: &mut Map<String, Value>, conditions: &[Value]) {
         all.extend(own.into_iter().flatten().cloned());
         keys.insert("conditions".to_owned(), all.into());
     }
+}
+
+/// Returns true if the route responds with the built-in page of an error, in whose place its own
+/// page is.
+fn refuses_with_page(keys: &Map<String, Value>) -> bool {
+    let Some(respond) = keys.get("respond") else {
+        return false;
+    };
+    let has_body = respond.get("body").is_some_and(|body| body != "");
+    let status = respond.get("status").unwrap_or(respond).as_u64();
+    !has_body && status.is_some_and(|status| status >= 400 && status != 444)
 }
 
 /// Returns the keys of a route that refuses everything.

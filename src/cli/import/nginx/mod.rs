@@ -3,6 +3,7 @@
 
 mod actions;
 mod cache;
+mod collect;
 mod compare;
 mod conditions;
 mod directives;
@@ -18,6 +19,7 @@ mod parse;
 mod report;
 mod rewrites;
 mod scope;
+mod sent_as;
 mod servers;
 mod tables;
 mod upstreams;

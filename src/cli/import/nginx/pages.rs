@@ -11,6 +11,7 @@ use super::{
     scope::Scope,
     servers::Server,
     tables::header,
+    upstreams::{Destination, Upstreams},
     words::{Piece, pieces, plain},
 };
 
@@ -40,12 +41,12 @@ struct Page<'a> {
 }
 
 /// Translates the pages of a location. `passes`: the location sends requests to a backend.
-pub(super) fn of(
-    scope: &Scope<'_>,
-    sources: &Sources<'_, '_>,
+pub(super) fn of<'a>(
+    scope: &Scope<'a>,
+    sources: &Sources<'_, 'a>,
     passes: bool,
     keys: &mut Map<String, Value>,
-    fates: &mut Fates,
+    (upstreams, fates): (&mut Upstreams<'a>, &mut Fates),
 ) {
     let is_served = keys
         .get("files")
@@ -67,7 +68,7 @@ pub(super) fn of(
             },
             _ => (&codes[..], Status::Kept),
         };
-        match page(uri, codes, status, scope, sources) {
+        match page((uri, codes, status), scope, sources, (upstreams, fates)) {
             Ok(page) => {
                 if let Some(carried) = page.carried {
                     fates.carried(carried, "");
@@ -97,11 +98,10 @@ pub(super) fn of(
 
 /// Returns the page for these statuses.
 fn page<'a>(
-    uri: &str,
-    codes: &[&str],
-    status: Status,
+    (uri, codes, status): (&str, &[&str], Status),
     scope: &Scope<'_>,
     sources: &Sources<'_, 'a>,
+    (upstreams, fates): (&mut Upstreams<'a>, &mut Fates),
 ) -> Result<Page<'a>, String> {
     let is_error = |code: &&str| {
         code.parse::<u16>()
@@ -115,7 +115,10 @@ fn page<'a>(
         let (_, scope, _) = named
             .find(|(known, ..)| known == name)
             .ok_or("there is no such location")?;
-        return returned(scope, status);
+        return match scope.own("proxy_pass").first().copied() {
+            Some(pass) => of_upstream(pass, None, status, scope, (upstreams, fates)),
+            None => returned(scope, status),
+        };
     }
     if uri.starts_with("http://") || uri.starts_with("https://") {
         let code = match status {
@@ -130,12 +133,89 @@ fn page<'a>(
     }
     let path = plain(uri).filter(|uri| uri.starts_with('/') && !uri.contains('?'));
     let path = path.ok_or("a path with variables or a query has no counterpart")?;
-    let scope = serving(&path, sources.found).unwrap_or(&sources.server.scope);
+    let location = serving(&path, sources.found);
+    let scope = location.map_or(&sources.server.scope, |location| &location.scope);
+    if let Some(pass) = scope.own("proxy_pass").first().copied() {
+        let prefix = location.map_or("", |location| location.text.as_str());
+        let at = Some((&*path, prefix));
+        return of_upstream(pass, at, status, scope, (upstreams, fates));
+    }
     if scope.own("return").is_empty() {
         file(&path, status, scope)
     } else {
         returned(scope, status)
     }
+}
+
+/// Note on a page that an upstream has. The header names are those that nginx sends and this gateway
+/// does not, or the other way round.
+const OF_UPSTREAM: &str = "its upstream is asked with `GET` and without a body, with cookies and \
+     `authorization`, `host` as the client sent it and the forwarding headers, but without headers \
+     that the request's own location sets, without `content-type` and others about the body, \
+     without conditions (`if-none-match`, `if-modified-since`), `range`, `expect`, and those of \
+     `proxy_set_header` of the page's own location; the client gets the page whole, with \
+     `cache-control: no-store`, without `etag`, `accept-ranges` and the headers of its own \
+     location, and the connection is closed after it if the request's body had not arrived whole; \
+     without a response of that upstream, or for a request that was refused and whose page would be \
+     its own path at the upstream of its location, the built-in page with the first status";
+
+/// Directives that decide who gets a page, or what its upstream is asked for.
+const DECIDING: [&str; 9] = [
+    "allow",
+    "deny",
+    "auth_basic",
+    "auth_request",
+    "limit_req",
+    "limit_conn",
+    "rewrite",
+    "if",
+    "return",
+];
+
+/// Returns the page that an upstream has. `at` is its path and the text of its location; of a named
+/// location it is the request's own.
+fn of_upstream<'a>(
+    pass: &'a Directive,
+    at: Option<(&str, &str)>,
+    status: Status,
+    scope: &Scope<'a>,
+    (upstreams, fates): (&mut Upstreams<'a>, &mut Fates),
+) -> Result<Page<'a>, String> {
+    let mut deciding = DECIDING.iter();
+    if let Some(name) = deciding.find(|name| !scope.own(name).is_empty()) {
+        return Err(format!("its location has `{name}`"));
+    }
+    let to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url));
+    let to = to.ok_or("its destination has variables")?;
+    let path = match (at, &to.path) {
+        (None, _) => None,
+        (Some((path, _)), None) => Some(path.to_owned()),
+        (Some((path, text)), Some(own)) => {
+            let prefix = text.trim_start_matches("^~ ").trim_start_matches("= ");
+            let rest = path.strip_prefix(prefix).unwrap_or_default();
+            Some(format!("{own}{rest}"))
+        }
+    };
+    let name = upstreams.name(&to, pass, scope, fates);
+    let mut value = json!({ "upstream": name, "credentials": true });
+    if let Some(path) = path {
+        value["path"] = path.into();
+    }
+    match status {
+        Status::Kept => {}
+        Status::OfPage => value["own_status"] = true.into(),
+        Status::Given(code) => {
+            if !(200..600).contains(&code) || is_redirect(code) || matches!(code, 204..=206 | 304) {
+                return Err(format!("status {code} of a page has no counterpart"));
+            }
+            value["status"] = code.into();
+        }
+    }
+    Ok(Page {
+        value,
+        carried: Some(pass),
+        note: OF_UPSTREAM.to_owned(),
+    })
 }
 
 const NO_HEADERS: &str = "without the headers of the page's own location";
@@ -264,8 +344,8 @@ fn redirect(to: &str, code: u16, scope: &Scope<'_>) -> Result<Value, String> {
     Ok(json!({ "redirect": to, "status": code }))
 }
 
-/// Returns the scope of the location that serves a path: an exact one, or the longest prefix.
-fn serving<'f, 'a>(path: &str, found: &'f [Location<'a>]) -> Option<&'f Scope<'a>> {
+/// Returns the location that serves a path: an exact one, or the longest prefix.
+fn serving<'f, 'a>(path: &str, found: &'f [Location<'a>]) -> Option<&'f Location<'a>> {
     let exact = found
         .iter()
         .find(|location| location.text.strip_prefix("= ") == Some(path));
@@ -274,7 +354,5 @@ fn serving<'f, 'a>(path: &str, found: &'f [Location<'a>]) -> Option<&'f Scope<'a
         (prefix.starts_with('/') && path.starts_with(prefix)).then_some((prefix.len(), location))
     });
     let longest = prefixes.max_by_key(|(length, _)| *length);
-    exact
-        .or(longest.map(|(_, location)| location))
-        .map(|location| &location.scope)
+    exact.or(longest.map(|(_, location)| location))
 }

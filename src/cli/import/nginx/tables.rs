@@ -53,8 +53,25 @@ fn holds(placeholder: &str, value: &str, scope: &Scope<'_>, depth: usize) -> boo
 }
 
 fn value_of(value: &str, scope: &Scope<'_>, depth: usize) -> Option<String> {
+    value_with(value, scope, depth, None)
+}
+
+/// Returns a value as [`value_of`] does, whose variables may be groups of an expression.
+fn value_with(
+    value: &str,
+    scope: &Scope<'_>,
+    depth: usize,
+    regex: Option<&regex::Regex>,
+) -> Option<String> {
     header_with(value, |variable| {
-        let table = find(variable, scope)?;
+        if regex.is_some_and(|regex| has_group(regex, variable)) {
+            return Some(format!("{{group.{variable}}}"));
+        }
+        let Some(table) = find(variable, scope) else {
+            let mut names = scope.nearest("server_name").into_iter();
+            let (name, _) = names.find_map(|names| of_host(names, variable))?;
+            return Some(format!("{{map.{name}}}"));
+        };
         translate(table, scope, depth.checked_sub(1)?).ok()?;
         Some(format!("{{map.{variable}}}"))
     })
@@ -65,6 +82,58 @@ fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directive> {
     let tables = all(scope);
     let mut own = tables.filter(|table| variable_of(table) == Some(variable));
     own.next_back()
+}
+
+/// Returns true if a variable is a group of the expression, by number or by name.
+fn has_group(regex: &regex::Regex, variable: &str) -> bool {
+    match variable.parse::<usize>() {
+        Ok(number) => (1..regex.captures_len()).contains(&number),
+        Err(_) => regex.capture_names().flatten().any(|name| name == variable),
+    }
+}
+
+/// Returns name and value of the table for a group of a server's name.
+fn of_host(names: &Directive, variable: &str) -> Option<(String, Value)> {
+    let mut names_in_order = names.args.iter();
+    let regex = names_in_order.find_map(|name| {
+        let regex = name.strip_prefix('~')?;
+        let known = regex::Regex::new(regex).ok()?;
+        let is_named = variable.parse::<usize>().is_err();
+        (is_named && has_group(&known, variable)).then_some(regex)
+    })?;
+    let result = format!("{{group.{variable}}}");
+    let values = Map::from_iter([(format!("~*{regex}"), result.into())]);
+    // No variable of nginx has a dot in its name.
+    let name = format!("host{}.{variable}", names.id);
+    Some((name, json!({ "from": "{host.name}", "values": values })))
+}
+
+/// Returns the tables for groups of server names that `uses` holds.
+fn of_hosts(http: &Scope<'_>, uses: &str) -> Vec<(String, Part)> {
+    let mut found: Vec<(String, Part)> = Vec::new();
+    for server in http.own("server") {
+        for names in server
+            .children()
+            .iter()
+            .filter(|one| one.name == "server_name")
+        {
+            let own = format!("{{map.host{}.", names.id);
+            let groups = uses
+                .split(&own)
+                .skip(1)
+                .filter_map(|rest| rest.split_once('}'));
+            for (variable, _) in groups {
+                let Some((name, value)) = of_host(names, variable) else {
+                    continue;
+                };
+                if found.iter().all(|(known, _)| *known != name) {
+                    let comment = names.place();
+                    found.push((name, Part { comment, value }));
+                }
+            }
+        }
+    }
+    found
 }
 
 /// Returns the tables of the file, all of which stand in `http`.
@@ -102,7 +171,14 @@ fn translate(table: &Directive, scope: &Scope<'_>, depth: usize) -> Result<Value
         match (key, &entry.args[..]) {
             ("hostnames" | "volatile", []) => {}
             ("default", [value]) => entries.default = of(value)?,
-            (_, [value]) => entries.add(key, of(value)?, hostnames)?,
+            (_, [value]) => {
+                let regex = key
+                    .strip_prefix('~')
+                    .map(|regex| regex.trim_start_matches('*'));
+                let regex = regex.and_then(|regex| regex::Regex::new(regex).ok());
+                let value = value_with(value, scope, depth, regex.as_ref());
+                entries.add(key, value.ok_or(VARIABLE)?, hostnames)?;
+            }
             _ => return Err("one of its lines has no counterpart"),
         }
     }
@@ -291,6 +367,7 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Ve
         let comment = table.place();
         found.push((name, Part { comment, value }));
     }
+    found.extend(of_hosts(http, &uses));
     for table in left {
         // Those for WebSockets are needed by nothing here.
         if plain(table.arg(0)).is_none() && table.arg(0) == "$http_upgrade" {
@@ -344,6 +421,12 @@ mod tests {
                 }),
             ),
             (
+                "map $http_a $v { ~^(?<x>.)(.)$ $x-$2; }",
+                json!({ "v": {
+                    "from": "{header.a}", "values": { "~^(?<x>.)(.)$": "{group.x}-{group.2}" },
+                } }),
+            ),
+            (
                 "geo $http_x $v { default 0; 10.0.0.0/8 $1; }",
                 json!({ "v": {
                     "from": "{header.x}", "networks": { "10.0.0.0/8": "$1" }, "default": "0",
@@ -380,9 +463,24 @@ mod tests {
     }
 
     #[test]
+    fn groups_of_a_servers_name_become_maps() {
+        let text = "http { server { listen 8080; server_name ~^(?<sub>[a-z]+)\\.example\\.com$;
+                    location / { proxy_pass http://127.0.0.1:1; proxy_set_header X-Sub <$sub>; } } }";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, text).unwrap();
+        let (yaml, report) = crate::cli::import::nginx::import(&path).unwrap();
+        let report = report.text();
+        assert!(yaml.contains("{group.sub}"), "{yaml}");
+        assert!(yaml.contains(".sub}>"), "{yaml}");
+        let lost = report.split_once("Not carried over").unwrap().1;
+        assert!(!lost.contains("proxy_set_header"), "{report}");
+    }
+
+    #[test]
     fn tables_without_a_counterpart_are_in_the_report() {
         for (tables, why) in [
-            ("map $http_a $v { ~(.) $1; }", "a variable of it"),
+            ("map $http_a $v { ~(.) $2; }", "a variable of it"),
             ("map $nothing $v { a b; }", "a variable of it"),
             ("map $v $v { a b; }", "a variable of it"),
             ("map $http_a $v { ~(?=a)b c; }", "regular expressions"),
