@@ -207,8 +207,9 @@ impl Connection {
     /// the server name of the handshake decides what is required of them.
     pub fn is_misdirected(&self, host: &str) -> bool {
         let asks = |server: &Arc<tls::Server>| server.asks_clients;
-        self.listener.config().tls.as_ref().is_some_and(asks)
-            && self.tls.as_ref().is_some_and(|tls| !tls.is_for(host))
+        self.tls.as_ref().is_some_and(|tls| {
+            self.listener.config().tls.as_ref().is_some_and(asks) && !tls.is_for(host)
+        })
     }
 
     /// Status of the client's certificate.

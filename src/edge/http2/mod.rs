@@ -50,7 +50,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Flow-control window of all streams of a connection together.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 /// Bytes of a response that wait for the client, in addition to those that the backend holds.
-const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 32 * 1024;
 /// Number of requests after which the end of a connection is looked for although more requests are
 /// there.
 const TURN: u32 = 32;

@@ -60,6 +60,8 @@ const SECTION_ROOM: usize = 8 * 1024;
 /// Limit on bytes of a body that are read before a client with TLS has got them: it is sent no more
 /// at a time, and each slow one holds such a buffer.
 const TLS_ROOM: usize = 32 * 1024;
+/// Same for a client with HTTP/2, the length of a frame. Two to three such buffers wait in `h2`.
+const HTTP2_ROOM: usize = 16 * 1024;
 
 /// Time that a client may go on sending a body that nobody reads.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,8 +75,10 @@ pub(super) fn takes(request: &RequestHeader, may_fill: bool, ctx: &Context) -> b
 
 /// Returns the room for the next read of a body at most.
 fn most_room(ctx: &Context) -> usize {
-    let connection = ctx.connection.as_ref();
-    if connection.is_some_and(|connection| connection.tls.is_some()) {
+    let client = &ctx.facts.client;
+    if client.protocol == Protocol::Http2 {
+        HTTP2_ROOM
+    } else if client.tls.is_some() {
         TLS_ROOM
     } else {
         usize::MAX

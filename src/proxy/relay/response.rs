@@ -1,6 +1,6 @@
 //! Header section of a backend's response (RFC 9112, 4 to 6), and the framing of its body.
 
-use std::{mem::MaybeUninit, str};
+use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -10,7 +10,7 @@ use pingora::{
     http::{RequestHeader, ResponseHeader, header_value_from_raw},
 };
 
-use crate::base::http::list_of;
+use crate::base::http::{decimal, list};
 
 /// Limit on headers of a response, the same as Pingora's.
 const MAX_FIELDS: usize = 256;
@@ -199,13 +199,14 @@ struct StatedLength {
 fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
     let mut stated: Option<StatedLength> = None;
     for line in headers.get_all(header::CONTENT_LENGTH) {
+        // Nearly always a single number, which needs no splitting.
+        if let (Some(length), None) = (decimal(line.as_bytes()), &stated) {
+            let is_once = true;
+            stated = Some(StatedLength { length, is_once });
+            continue;
+        }
         for text in line.as_bytes().split(|byte| *byte == b',') {
-            let text = text.trim_ascii();
-            let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-            let length: Option<u64> = is_number
-                .then(|| str::from_utf8(text).ok()?.parse().ok())
-                .flatten();
-            match (length, &mut stated) {
+            match (decimal(text.trim_ascii()), &mut stated) {
                 (Some(length), None) => {
                     let is_once = true;
                     stated = Some(StatedLength { length, is_once });
@@ -220,9 +221,13 @@ fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
 
 /// Returns true if the backend keeps the connection after `response`.
 pub(in crate::proxy) fn is_kept_alive(response: &ResponseHeader) -> bool {
-    const CONNECTION: HeaderName = header::CONNECTION;
     let is_option = |option: &[u8]| {
-        list_of(&response.headers, &CONNECTION).any(|it| it.eq_ignore_ascii_case(option))
+        let mut lines = response.headers.get_all(header::CONNECTION).iter();
+        lines.any(|line| match line.as_bytes() {
+            // Nearly always this one, which needs no splitting.
+            b"keep-alive" => option == b"keep-alive",
+            line => list(line).any(|it| it.eq_ignore_ascii_case(option)),
+        })
     };
     if response.status == StatusCode::NO_CONTENT
         && (response.headers.contains_key(header::TRANSFER_ENCODING)
