@@ -159,9 +159,9 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        _ctx: &mut Box<Context>,
+        ctx: &mut Box<Context>,
     ) -> RangeType {
-        cache::range(session.req_header(), response)
+        cache::range(session.req_header(), response, ctx)
     }
 
     fn should_serve_stale(

@@ -116,6 +116,9 @@ pub(crate) struct RouteCacheConfig {
     /// nothing stored, as nginx does. Otherwise such a request goes to the origin as it is, and its
     /// response is not stored.
     whole: bool,
+    /// Stored responses of which a `Range` gets a part: `any`, or `announced` for those alone whose
+    /// origin sends `Accept-Ranges`, as nginx does. Of others, the whole is sent.
+    ranges: RangesConfig,
     /// Keeps stored responses when a `POST`, `PUT`, `PATCH` or `DELETE` of the same URL succeeds, as
     /// nginx does. Otherwise they are removed (RFC 9111, 4.4).
     keep_on_write: bool,
@@ -130,6 +133,14 @@ struct ClientDirectivesConfig {
     enabled: bool,
     /// Rate per address. Beyond it, the stored response is sent.
     per_address: Spanned<Rate>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum RangesConfig {
+    #[default]
+    Any,
+    Announced,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -277,6 +288,7 @@ impl Default for RouteCacheConfig {
             wait: Span(Duration::from_secs(5)),
             quota: None,
             whole: false,
+            ranges: RangesConfig::Any,
             keep_on_write: false,
         }
     }
@@ -387,6 +399,7 @@ impl RouteCacheConfig {
             wait: self.wait.0,
             quota: self.quota.map(|quota| quota.value.0),
             fetches_whole: self.whole,
+            only_announced_ranges: self.ranges == RangesConfig::Announced,
             keeps_on_write: self.keep_on_write,
             min_uses,
         })

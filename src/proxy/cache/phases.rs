@@ -102,12 +102,23 @@ pub(in crate::proxy) fn not_modified(request: &RequestHeader, response: &Respons
 /// Returns the ranges of a stored response that the request asks for, and makes its headers those
 /// of a 206 or 416. For an empty body it ignores `Range` (RFC 9110, 14.2), as nginx does for ranges
 /// from its start: `Content-Range` cannot name a part of it, and Pingora would subtract from zero.
-pub(in crate::proxy) fn range(request: &RequestHeader, response: &mut ResponseHeader) -> RangeType {
+/// A route may leave responses whole whose origin announces no ranges (RFC 9110, 14.3).
+pub(in crate::proxy) fn range(
+    request: &RequestHeader,
+    response: &mut ResponseHeader,
+    ctx: &Context,
+) -> RangeType {
     let length = response.headers.get(header::CONTENT_LENGTH);
     if length.is_some_and(|length| length.as_bytes().iter().all(|digit| *digit == b'0')) {
         return RangeType::None;
     }
-    let is_announced = response.headers.contains_key(header::ACCEPT_RANGES);
+    let announced = response.headers.get(header::ACCEPT_RANGES);
+    let is_announced = announced.is_some();
+    if announced.is_none_or(|units| units.as_bytes().eq_ignore_ascii_case(b"none"))
+        && route_cache(ctx).is_some_and(|cache| cache.policy.only_announced_ranges)
+    {
+        return RangeType::None;
+    }
     let range = range_header_filter(request, response, Some(MAX_RANGES));
     if !is_announced {
         // What the relay sends from the store has none either.

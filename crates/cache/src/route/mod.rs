@@ -69,6 +69,8 @@ pub struct RouteCachePolicy {
     pub quota: Option<u64>,
     /// True to ask the origin for the whole response where a `HEAD` or a range finds nothing stored.
     pub fetches_whole: bool,
+    /// True to cut no range out of a response whose origin announces none (`Accept-Ranges`).
+    pub only_announced_ranges: bool,
     /// True to keep stored responses when a write of the same URL succeeds.
     pub keeps_on_write: bool,
     /// Requests until a response is stored; with the first if absent.
