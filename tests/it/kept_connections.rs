@@ -55,6 +55,15 @@ fn draw(number: usize, random: &mut Rng) -> Sent {
         "{method} /{path}/{number} HTTP/1.1\r\nHost: a.test\r\n"
     )
     .expect(put);
+    // As proxies write the target, and what browsers ask for besides.
+    if random.u8(..8) == 0 {
+        let target = format!("http://a.test/{path}/{number}");
+        bytes = bytes.replace(&format!("/{path}/{number}"), &target);
+    }
+    if random.u8(..8) == 0 {
+        let options = ["Upgrade", "keep-alive, Upgrade"][random.usize(..2)];
+        write!(bytes, "Connection: {options}\r\n").expect(put);
+    }
     let content = CONTENT.repeat([0, 1, 20, 400][random.usize(..4)]);
     // The backend that drops requests reads them first.
     let waits = has_body && !content.is_empty() && path != "dropped" && random.u8(..40) == 0;

@@ -376,9 +376,11 @@ fn parse(head: &Bytes) -> Option<RequestHeader> {
     });
     let (method, target) = (read.method?, read.path?);
     if !target.starts_with('/') || !target.is_ascii() {
-        // Rare, and left to Pingora's session, which cannot take a WebSocket.
+        // Rare, and left to Pingora's session, which cannot take a WebSocket. The form of requests
+        // to proxies (RFC 9112, 3.2.2) is the same request as one to the path.
         let mut names = read.headers.iter().map(|field| field.name);
-        if !names.any(|name| name.eq_ignore_ascii_case("upgrade")) {
+        let is_absolute = target.is_ascii() && target.contains("://");
+        if !is_absolute && !names.any(|name| name.eq_ignore_ascii_case("upgrade")) {
             return None;
         }
         let mut request =
@@ -440,8 +442,22 @@ fn asks_keep_alive(request: &RequestHeader) -> Option<bool> {
         None => Some(is_http11),
         Some(value) if value.eq_ignore_ascii_case(b"keep-alive") => Some(true),
         Some(value) if value.eq_ignore_ascii_case(b"close") => Some(false),
-        Some(_) => None,
+        Some(value) => asks_upgrade(value, is_http11),
     }
+}
+
+/// Returns the choice of a client that asks for another protocol as well, as browsers do
+/// (`keep-alive, Upgrade`). Without that protocol, the connection is one like any other.
+fn asks_upgrade(value: &[u8], is_http11: bool) -> Option<bool> {
+    let mut is_kept = is_http11;
+    for option in value.split(|byte| *byte == b',') {
+        match option.trim_ascii() {
+            option if option.eq_ignore_ascii_case(b"keep-alive") => is_kept = true,
+            option if option.eq_ignore_ascii_case(b"upgrade") => {}
+            _ => return None,
+        }
+    }
+    Some(is_kept)
 }
 
 /// Returns the connection that `stream` belongs to.

@@ -93,6 +93,11 @@ fn an_ambiguous_connection_header_is_left_to_pingora() {
         assert_eq!(wants("connection: Keep-Alive\r\n"), Some(true));
         assert_eq!(wants("Connection: CLOSE\r\n"), Some(false));
         assert_eq!(wants("connection: close, x-a\r\n"), None);
+        let is_http11 = version == "1.1";
+        assert_eq!(wants("connection: Upgrade\r\n"), Some(is_http11));
+        assert_eq!(wants("connection: keep-alive,Upgrade\r\n"), Some(true));
+        assert_eq!(wants("connection: upgrade, close\r\n"), None);
+        assert_eq!(wants("connection: upgrade,\r\n"), None);
         let both = "connection: keep-alive\r\nconnection: close\r\n";
         assert_eq!(wants(both), None);
         let twice = "connection: close\r\nx: y\r\nconnection: close\r\n";
@@ -105,9 +110,11 @@ fn an_unusual_head_is_left_to_pingora_unless_it_asks_for_a_websocket() {
     for line in [
         "GET http://a.test/x?y=%20 HTTP/1.1",
         "GET http://a.test HTTP/1.1",
-        "OPTIONS * HTTP/1.1",
-        "GET /\u{e9} HTTP/1.1",
+        "GET HTTPS://a.test/x HTTP/1.0",
     ] {
+        check(&format!("{line}\r\nhost: a.test\r\n\r\n"));
+    }
+    for line in ["OPTIONS * HTTP/1.1", "GET /\u{e9} HTTP/1.1"] {
         let plain = format!("{line}\r\nhost: a.test\r\n\r\n");
         assert!(parse(&Bytes::from(plain)).is_none(), "{line}");
         check(&format!(
