@@ -13,7 +13,7 @@ pub(super) const GENERAL: [&str; 15] = [
     "duplicate slashes: backends get a path with one slash for several; `merge_slashes: false` \
      keeps them",
     "percent-encoding: backends get a path in its normal form, `%61` as `a` and `%2f` as `%2F`",
-    "strict requests: what two programs could read in two ways gets 400, without headers of `add_header`, such as two hosts, a bare \
+    "strict requests: what two programs could read in two ways gets 400, without headers of `add_header` that not all servers have or that have variables, such as two hosts, a bare \
      LF, `#` and raw bytes beyond ASCII in the target, `%5c` and `%00`; `OPTIONS *` is passed on",
     "security headers: all responses get those of `security_headers`; `security_headers: false` in \
      `defaults` takes them away",
@@ -25,7 +25,8 @@ pub(super) const GENERAL: [&str; 15] = [
      is removed unless it is in `trusted_proxies`",
     "`Cache-Control: no-store` is on the gateway's own errors, which have its own pages",
     "keep-alive: the connection is closed after a response of the gateway itself to a request \
-     whose body had not arrived whole",
+     whose body has more than 1 MiB, no length, or `Expect: 100-continue`, and had not arrived \
+     whole",
     "media types: text has `charset=utf-8`, scripts are `text/javascript`; 405 of files has `Allow`",
     "the size of a body is checked after conditions (`if`), addresses and passwords",
     "`Expect: 100-continue` is passed to backends",

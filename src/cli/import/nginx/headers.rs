@@ -7,8 +7,9 @@ use super::{
     parse::Directive,
     report::Fates,
     scope::Scope,
+    servers::{Server, Servers},
     tables::{header, mark},
-    words::milliseconds,
+    words::{milliseconds, plain},
 };
 use crate::filters::security_headers::is_security_header;
 
@@ -108,6 +109,40 @@ pub(super) fn of(
     if !all.is_empty() {
         filters.keys.insert("headers".to_owned(), all.into());
     }
+}
+
+/// Returns the headers of errors that all servers have: those of a request that is refused before
+/// its server is known.
+pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
+    let ids = |server: &Server<'_>| -> Vec<usize> {
+        let all = server.scope.nearest("add_header").into_iter();
+        all.map(|directive| directive.id).collect()
+    };
+    let (first, others) = servers.list.split_first()?;
+    let own = ids(first);
+    if !others.iter().all(|other| ids(other) == own) {
+        return None;
+    }
+    let (mut add, mut set) = (Map::new(), Map::new());
+    for directive in first.scope.nearest("add_header") {
+        let name = directive.arg(0);
+        let always = directive.args.iter().any(|arg| arg == "always");
+        // Nothing is known yet that a variable may stand for.
+        let value = plain(directive.arg(1)).filter(|value| !value.is_empty());
+        let Some(value) = value.filter(|_| always) else {
+            continue;
+        };
+        let is_security = is_security_header(&name.to_ascii_lowercase());
+        let to = if is_security { &mut set } else { &mut add };
+        to.entry(name).or_insert(value.into());
+    }
+    let mut response = Map::new();
+    for (key, changes) in [("set", set), ("add", add)] {
+        if !changes.is_empty() {
+            response.insert(key.to_owned(), changes.into());
+        }
+    }
+    (!response.is_empty()).then(|| json!({ "response": response }))
 }
 
 /// Returns `Cache-Control` and `Expires` for `expires`.

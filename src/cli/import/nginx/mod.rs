@@ -213,6 +213,15 @@ fn import(path: &Path) -> Result<(String, Report), String> {
     let mut fates = routes.fates;
     output.routes = routes.parts;
     output.rate_limits = routes.limits;
+    if let Some(common) = headers::common(&servers) {
+        for route in &mut output.routes {
+            // A location with `add_header` of its own has no other ones.
+            if let Some(keys) = route.value.as_object_mut() {
+                keys.entry("headers").or_insert(json!(false));
+            }
+        }
+        output.defaults.insert("headers".to_owned(), common);
+    }
     output.upstreams = routes.upstreams.parts(&mut fates);
     actions::name_upstreams(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values(), &mut fates);
@@ -353,6 +362,31 @@ mod tests {
         assert!(yaml.contains("set: { X-Env: live }"), "{yaml}");
         let lost = report.split_once("Not carried over").unwrap().1;
         assert!(lost.contains("proxy_set_header: a variable"), "{report}");
+    }
+
+    #[test]
+    fn headers_that_all_servers_add_are_on_refusals_too() {
+        let server = "server { listen 8080; location / { return 200 ok; }
+             location /own/ { add_header X-Own 1; return 200 ok; }
+             location /lost/ { add_header X-Own $no_such; return 200 ok; } }";
+        let of = |http: &str, server: &str| {
+            imported(&format!(
+                "http {{ add_header X-Site main always; {http} {server} }}"
+            ))
+            .0
+        };
+        let yaml = of("add_header X-Page 1;", server);
+        let (defaults, routes) = yaml.split_once("\nroutes:").unwrap();
+        let added = "headers: { response: { add: { X-Site: main } } }";
+        assert!(defaults.contains(added), "{yaml}");
+        assert!(!defaults.contains("X-Page"), "{yaml}");
+        let lost = routes.rsplit_once("location: /lost/ }").unwrap().1;
+        assert!(lost.contains("headers: false"), "{yaml}");
+        // Nobody knows which of several servers a refused request was meant for.
+        let other = server.replace("8080;", "8081; add_header X-Other 1 always;");
+        let yaml = of("", &format!("{server} {other}"));
+        let defaults = yaml.split_once("\nroutes:").unwrap().0;
+        assert!(!defaults.contains("headers:"), "{yaml}");
     }
 
     fn count(all: &[Directive]) -> usize {

@@ -28,8 +28,10 @@ impl Output {
     /// Returns the texts that may name lookup tables.
     pub(super) fn values(&self) -> String {
         let mut text = String::new();
-        for part in &self.routes {
-            text.push_str(&part.value.to_string());
+        let defaults = self.defaults.values();
+        let routes = self.routes.iter().map(|part| &part.value);
+        for value in defaults.chain(routes) {
+            text.push_str(&value.to_string());
         }
         text
     }
