@@ -25,12 +25,19 @@ pub(super) fn collect<'a>(
                 .unwrap_or(("", one)),
             _ => ("", ""),
         };
+        let is_regex = mark.starts_with('~');
+        // A named location does not know which one led to it.
+        let inner = if is_regex || path.starts_with('@') {
+            inner.numbered_by(None)
+        } else {
+            inner
+        };
         if let Some(name) = path.strip_prefix('@') {
             fates.carried(directive, "");
             named.push((name.to_owned(), inner, directive));
             continue;
         }
-        let (path, groups) = if mark.starts_with('~') {
+        let (path, groups) = if is_regex {
             let (named, groups) = named_groups(path);
             let path = if uses_numbers(directive) {
                 named

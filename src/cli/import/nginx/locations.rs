@@ -319,7 +319,7 @@ impl<'a> Routes<'a, '_> {
     ) {
         let known = Known {
             groups: location.groups.clone(),
-            is_host_last: server.known.is_host_last && !location.text.starts_with('~'),
+            is_host_last: location.scope.numbered().is_some(),
             ..server.known.clone()
         };
         let mut guards = server_guards.to_vec();

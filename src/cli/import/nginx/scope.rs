@@ -6,6 +6,8 @@ use super::parse::Directive;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope<'a> {
     levels: Vec<&'a [Directive]>,
+    /// The `server_name` whose expression was the last one that matched: `$1` is its first group.
+    numbered: Option<&'a Directive>,
 }
 
 impl<'a> Scope<'a> {
@@ -13,7 +15,30 @@ impl<'a> Scope<'a> {
     pub(super) fn inner(&self, block: &'a [Directive]) -> Self {
         let mut levels = self.levels.clone();
         levels.push(block);
-        Self { levels }
+        let numbered = self.numbered;
+        Self { levels, numbered }
+    }
+
+    /// Returns the scope within which `$1` is the first group of this `server_name`, if any.
+    pub(super) fn numbered_by(self, names: Option<&'a Directive>) -> Self {
+        let numbered = names;
+        Self { numbered, ..self }
+    }
+
+    /// Returns the `server_name` whose first group is `$1` here, unless some other expression may
+    /// have matched after it.
+    pub(super) fn numbered(&self) -> Option<&'a Directive> {
+        let matches = |one: &Directive| match &*one.name {
+            "rewrite" => true,
+            "if" => one.args.iter().any(|arg| arg.contains('~')),
+            "map" => one
+                .children()
+                .iter()
+                .any(|entry| entry.name.starts_with('~')),
+            _ => false,
+        };
+        let mut all = self.levels.iter().copied().flatten();
+        self.numbered.filter(|_| !all.any(matches))
     }
 
     pub(super) fn outermost(&self) -> &'a [Directive] {

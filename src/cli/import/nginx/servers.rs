@@ -104,6 +104,10 @@ impl<'a> Servers<'a> {
             scope,
         };
         server.names(fates);
+        if server.known.is_host_last {
+            let names = server.scope.one("server_name");
+            server.scope = server.scope.numbered_by(names);
+        }
         let listens = server.scope.own("listen");
         if listens.is_empty() {
             let name = self.listener(index, directive, "80", directive);

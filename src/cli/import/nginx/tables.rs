@@ -69,7 +69,12 @@ fn value_with(
         }
         let Some(table) = find(variable, scope) else {
             let mut names = scope.nearest("server_name").into_iter();
-            let (name, _) = names.find_map(|names| of_host(names, variable))?;
+            let numbered = scope.numbered().map(|names| names.id);
+            let is_number = variable.parse::<usize>().is_ok();
+            let (name, _) = names.find_map(|names| {
+                let is_known = !is_number || numbered == Some(names.id);
+                of_host(names, variable).filter(|_| is_known)
+            })?;
             return Some(format!("{{map.{name}}}"));
         };
         translate(table, scope, depth.checked_sub(1)?).ok()?;
@@ -98,8 +103,7 @@ fn of_host(names: &Directive, variable: &str) -> Option<(String, Value)> {
     let regex = names_in_order.find_map(|name| {
         let regex = name.strip_prefix('~')?;
         let known = regex::Regex::new(regex).ok()?;
-        let is_named = variable.parse::<usize>().is_err();
-        (is_named && has_group(&known, variable)).then_some(regex)
+        has_group(&known, variable).then_some(regex)
     })?;
     let result = format!("{{group.{variable}}}");
     let values = Map::from_iter([(format!("~*{regex}"), result.into())]);
@@ -475,6 +479,38 @@ mod tests {
         assert!(yaml.contains(".sub}>"), "{yaml}");
         let lost = report.split_once("Not carried over").unwrap().1;
         assert!(!lost.contains("proxy_set_header"), "{report}");
+    }
+
+    #[test]
+    fn a_number_is_the_group_of_the_last_expression_that_matched() {
+        // What the location has besides, what stands before the servers, and whether `$1` is known.
+        for (location, before, is_known) in [
+            ("location /a/ {", "", true),
+            ("location = /a {", "", true),
+            ("location ~ ^/(b) {", "", false),
+            (
+                "location /a/ { if ($http_a ~ (c)) { return 403; }",
+                "",
+                false,
+            ),
+            ("location /a/ { rewrite ^/a/(d) /$1 break;", "", false),
+            ("location /a/ {", "map $http_a $b { ~(e) f; }", false),
+            ("location @named {", "", false),
+        ] {
+            let text = format!(
+                "http {{ {before} server {{ listen 8080; server_name ~^(.+)\\.example\\.com$;
+                 {location} proxy_pass http://127.0.0.1:1; proxy_set_header X-Sub <$1>; }} }} }}"
+            );
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("nginx.conf");
+            fs::write(&path, text).unwrap();
+            let (yaml, _) = crate::cli::import::nginx::import(&path).unwrap();
+            assert_eq!(
+                yaml.contains("{group.1}"),
+                is_known,
+                "{location}{before}: {yaml}"
+            );
+        }
     }
 
     #[test]
