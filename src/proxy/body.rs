@@ -1,4 +1,5 @@
-//! Reads a request body for filters that need it before the request is forwarded.
+//! Reads a request body for filters that need it before the request is forwarded, and for the page of
+//! an error.
 //!
 //! Pingora keeps 64 KiB of the body that was read, to send it again if a backend fails. To Pingora,
 //! a body read here looks like a failed attempt. Pingora keeps nothing of a body that turns out to
@@ -12,11 +13,18 @@ use bytes::{Bytes, BytesMut};
 use http::header;
 use pingora_proxy::Session;
 
-use super::{context::Context, error::Failure};
-use crate::chain::{Body, Protocol};
+use super::{
+    context::{Context, RefusedBy},
+    error::Failure,
+};
+use crate::chain::{Body, Phase, Protocol, Verdict};
 
 /// 64 KiB that Pingora keeps, less the 16 KiB of the largest HTTP/2 frame.
 const STREAMED: usize = 48 << 10;
+
+/// Time for the rest of a body that another upstream gets after an error. Each connection of HTTP/1
+/// has a limit of its own.
+pub(super) const AGAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Result of reading a body before its request is forwarded.
 #[derive(Debug, Default)]
@@ -75,6 +83,46 @@ pub(super) async fn read_beginning(
     }
     ctx.early.beginning = Some(bytes);
     Ok(())
+}
+
+/// Reads a body of at most `most` bytes of which a backend may have got a part, through the filters;
+/// `None` if not all of it can be had.
+pub(super) async fn read_again(
+    session: &mut Session,
+    ctx: &mut Context,
+    most: usize,
+) -> Option<Bytes> {
+    if ctx.early.beginning.is_some() || session.as_ref().retry_buffer_truncated() {
+        return None;
+    }
+    let sent = session.as_ref().get_retry_buffer().unwrap_or_default();
+    let expects_continue = session.req_header().headers.contains_key(header::EXPECT);
+    if expects_continue && sent.is_empty() && ctx.facts.client.protocol == Protocol::Http11 {
+        session.as_mut().write_continue_response().await.ok()?;
+        if let Some(connection) = &ctx.connection {
+            connection.pace.release();
+        }
+    }
+    let rest = async {
+        let mut all = BytesMut::from(&sent[..]);
+        while let Some(piece) = session.as_mut().read_request_body().await.ok()? {
+            let mut piece = Some(piece);
+            let is_last = session.as_mut().is_body_done();
+            let (chain, mut ex) = ctx.exchange(session.req_header());
+            if chain.has(Phase::RequestBody)
+                && let Verdict::Reply(_) = chain.on_request_body(&mut ex, &mut piece, is_last)
+            {
+                ctx.refused_by.get_or_insert(RefusedBy::Own);
+                return None;
+            }
+            all.extend_from_slice(&piece.unwrap_or_default());
+            if all.len() > most {
+                return None;
+            }
+        }
+        Some(all.freeze())
+    };
+    tokio::time::timeout(AGAIN_TIMEOUT, rest).await.ok()?
 }
 
 /// Reads the body to its end, or until more than `most` bytes have arrived. Returns true if that is

@@ -204,6 +204,12 @@ impl Context {
 }
 
 impl Context {
+    /// Records that a filter of the request's route refused it, after others had let it pass.
+    pub(super) fn refuse(&mut self, refusal: Box<Reply>) {
+        self.reply = Some(refusal);
+        self.refused_by.get_or_insert(RefusedBy::Own);
+    }
+
     /// Returns the route's chain, and the request as its filters see it.
     pub(super) fn exchange<'a>(
         &'a mut self,

@@ -252,7 +252,7 @@ impl ProxyHttp for Proxy {
         if chain.has(Phase::RequestBody) {
             let verdict = chain.on_request_body(&mut ex, body, end_of_stream);
             if let Verdict::Reply(refusal) = verdict {
-                ctx.reply = Some(refusal);
+                ctx.refuse(refusal);
                 // The backend is not at fault, and no other backend may get the request.
                 return Err(Error::new_down(ErrorType::Custom("refused")));
             }

@@ -12,7 +12,7 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{context::Context, error_page, grpc, page::Page};
+use super::{body, context::Context, error_page, grpc, page::Page};
 use crate::{
     base::{clock::Clock, open_headers::OpenResponseHeaders},
     chain::{Chain, Exchange, Reply, ReplyBody, RequestFacts},
@@ -21,18 +21,48 @@ use crate::{
 
 /// Time that a client may go on sending after the response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Length of a body up to which it is read after the response for the sake of the next request.
+const MAX_UNREAD: u64 = 1 << 20;
 
-/// Sends `reply` after the response phase.
-pub(super) async fn send(session: &mut Session, ctx: &mut Context, reply: Reply) -> Result<()> {
+/// Length of the content that a page of an upstream would have, in a response without content; `None`
+/// if it is not known.
+pub(super) struct LengthOfPage(pub(super) Option<HeaderValue>);
+
+/// Sends `reply` after the error and the response phase.
+pub(super) async fn send(session: &mut Session, ctx: &mut Context, mut reply: Reply) -> Result<()> {
+    prepare(session, ctx, &mut reply).await;
+    send_prepared(session, ctx, reply).await
+}
+
+/// Runs the error phase on a reply, which may give it the page of an upstream.
+pub(super) async fn prepare(session: &mut Session, ctx: &mut Context, reply: &mut Reply) {
+    if !reply.is_silent()
+        && let Some(page) = plan(session.req_header(), ctx, reply).await
+    {
+        // Boxed, because otherwise every request's future would be as large.
+        Box::pin(insert_page(session, ctx, page, reply)).await;
+    }
+}
+
+/// Sends a reply that has passed the error phase, after the response phase.
+pub(super) async fn send_prepared(
+    session: &mut Session,
+    ctx: &mut Context,
+    reply: Reply,
+) -> Result<()> {
     if reply.is_silent() {
         withhold(ctx, &reply);
         session.set_keepalive(None);
         return Ok(());
     }
     let close = reply.close;
-    let (head, body) = make_for(session.req_header(), ctx, reply).await?;
-    if close || !is_read(session) {
+    let (head, body) = finish(session.req_header(), ctx, reply).await?;
+    let is_read = is_read(session);
+    if close || !(is_read || is_soon_read(session.req_header())) {
         session.set_keepalive(None);
+    } else if !is_read {
+        // Pingora would close a connection whose request is read after its response.
+        session.set_close_on_response_before_downstream_finish(false);
     }
     write_head(session, head, body.is_some()).await?;
     if body.is_some() {
@@ -66,21 +96,39 @@ pub(super) async fn write_head(
     Ok(())
 }
 
-/// Builds headers and body of `reply` to the request of `ctx`, after its response phase.
-pub(super) async fn make_for(
+/// Runs the error phase on `reply`. Returns the page that an upstream has for it.
+pub(super) async fn plan(
     request: &RequestHeader,
     ctx: &mut Context,
-    mut reply: Reply,
+    reply: &mut Reply,
+) -> Option<PageRequest> {
+    let (chain, ex) = ctx.exchange(request);
+    report(chain, ex, reply).await;
+    ctx.facts.take::<PageRequest>()
+}
+
+/// Puts a page into the `reply`, asked for with the body that the session has.
+async fn insert_page(
+    session: &mut Session,
+    ctx: &mut Context,
+    page: PageRequest,
+    reply: &mut Reply,
+) {
+    let body = if error_page::wants_body(ctx, &page) {
+        body::read_again(session, ctx, error_page::MAX_SIZE).await
+    } else {
+        None
+    };
+    error_page::insert(session.req_header(), ctx, page, body, reply).await;
+}
+
+/// Builds headers and body of a planned `reply` to the request of `ctx`, after its response phase.
+pub(super) async fn finish(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    reply: Reply,
 ) -> Result<(ResponseHeader, Option<Bytes>)> {
     let live = Arc::clone(ctx.live());
-    {
-        let (chain, ex) = ctx.exchange(request);
-        report(chain, ex, &mut reply).await;
-    }
-    if let Some(page) = ctx.facts.take::<PageRequest>() {
-        // Boxed, because otherwise every request's future would be as large.
-        Box::pin(error_page::insert(request, ctx, page, &mut reply)).await;
-    }
     let (chain, ex) = ctx.exchange(request);
     build(chain, ex, &live.world.clock, reply).await
 }
@@ -146,8 +194,11 @@ async fn build(
     headers.insert(header::DATE, date(clock));
     let has_no_body =
         reply.status == StatusCode::NO_CONTENT || reply.status == StatusCode::NOT_MODIFIED;
-    if !has_no_body {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    match ex.facts.take::<LengthOfPage>() {
+        Some(LengthOfPage(Some(length))) => drop(headers.insert(header::CONTENT_LENGTH, length)),
+        Some(LengthOfPage(None)) => {}
+        None if has_no_body => {}
+        None => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()))),
     }
     chain.on_response(&mut ex, &mut open.parts).await;
     open.close(&mut response);
@@ -190,6 +241,17 @@ pub(super) fn is_read(session: &mut Session) -> bool {
     }
     let is_drained = session.drain_request_body().now_or_never();
     matches!(is_drained, Some(Ok(()))) && session.as_mut().is_body_done()
+}
+
+/// Returns true if what is left of a request is read after its response ([`linger`]), as nginx does:
+/// the client says how much it sends, and waits for nothing before it does.
+pub(super) fn is_soon_read(request: &RequestHeader) -> bool {
+    let headers = &request.headers;
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    length.is_some_and(|length| length <= MAX_UNREAD)
+        && !headers.contains_key(header::TRANSFER_ENCODING)
+        && !headers.contains_key(header::EXPECT)
 }
 
 /// Reads the rest of a request body that is not needed. Closing the connection with unread bytes

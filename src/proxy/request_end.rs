@@ -74,15 +74,18 @@ pub(super) async fn failed(
         // These lines belong to the response that never came.
         drop(connection.take_lines());
     }
+    // A page may need the request's body, which is read for nothing otherwise.
+    reply::prepare(session, ctx, &mut reply).await;
     let is_own = ctx.owner == ConnectionOwner::Gateway;
-    let is_kept = is_own && reply::is_read(session) && !request::is_draining(ctx);
+    let is_read = reply::is_read(session) || reply::is_soon_read(session.req_header());
+    let is_kept = is_own && is_read && !request::is_draining(ctx);
     // A client that does not see `Connection: close` would send its next request into a reset.
     reply.close |= !is_kept;
     let is_kept = !reply.close;
-    let is_sent = reply::send(session, ctx, *reply).await.is_ok();
+    let is_sent = reply::send_prepared(session, ctx, *reply).await.is_ok();
     FailToProxy {
         error_code: status,
-        can_reuse_downstream: is_kept && is_sent,
+        can_reuse_downstream: is_kept && is_sent && reply::is_read(session),
     }
 }
 

@@ -11,6 +11,7 @@ mod compile;
 mod conditions;
 mod media_types;
 mod open_files;
+mod page;
 mod path;
 mod patterns;
 mod response;
@@ -27,6 +28,7 @@ use edgeway_core::chain;
 pub use self::{
     body::FileBody,
     open_files::{BrowserCache, Files, Found},
+    page::{PageFile, PagePart},
     response::{FileResponse, Outcome},
     segment::{Segment, SentSegment},
     served::ServedFile,

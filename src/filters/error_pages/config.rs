@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, Metadata},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +21,7 @@ use crate::{
             short::{self, Short, reads_short, writes_mapping},
         },
     },
+    files::PageFile,
     values::{Names, Template},
 };
 
@@ -62,7 +63,8 @@ struct PageConfig {
     /// Target of a redirect, with the placeholders of `headers`, such as `/login?next={uri}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     redirect: Option<String>,
-    /// Upstream that has the page. It gets a `GET` of the gateway.
+    /// Upstream that has the page. It gets a `GET` of the gateway, or the client's own request
+    /// (`as_sent`).
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<String>,
     /// Path of the page at the `upstream`, with the placeholders of `headers`; that of the client if
@@ -73,6 +75,10 @@ struct PageConfig {
     /// page to the client.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     credentials: bool,
+    /// True to ask the `upstream` with the client's own request: with its body, conditions and range,
+    /// and with its method if there is no `path`. Implies `credentials`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    as_sent: bool,
     /// True to send the status of the page, in place of the error's own.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     own_status: bool,
@@ -192,9 +198,11 @@ impl PageConfig {
             },
         };
         let is_of_upstream = self.upstream.is_some();
-        if !is_of_upstream && (self.path.is_some() || self.credentials || self.own_status) {
+        let is_asked = self.path.is_some() || self.credentials || self.as_sent || self.own_status;
+        if !is_of_upstream && is_asked {
             let help = "write the `upstream` that has the page, or leave them out";
-            let message = "`path`, `credentials` and `own_status` are for pages of an upstream";
+            let message = "`path`, `credentials`, `as_sent` and `own_status` are for pages of an \
+                           upstream";
             report(place, message.to_owned(), help, cx);
             return None;
         }
@@ -214,8 +222,14 @@ impl PageConfig {
                 None
             }
             (Some(file), None, None) => {
-                let body = read(file, content_type.is_some(), place, cx)?;
-                Some(Content::Body(content_type.unwrap_or(HTML), body))
+                let (body, facts) = read(file, content_type.is_some(), place, cx)?;
+                let content_type = content_type.unwrap_or(HTML);
+                // An error is about this request alone; a success may be stored.
+                let is_success = self.status == Some(200);
+                Some(match PageFile::of(&facts).filter(|_| is_success) {
+                    Some(file) => Content::File(content_type, body, Box::new(file)),
+                    None => Content::Body(content_type, body),
+                })
             }
             (None, Some(body), None) => {
                 let content_type = content_type.unwrap_or(TEXT);
@@ -254,7 +268,8 @@ impl PageConfig {
         Some(PageSource {
             upstream: name.into(),
             path,
-            sends_credentials: self.credentials,
+            sends_credentials: self.credentials || self.as_sent,
+            is_as_sent: self.as_sent,
             place,
         })
     }
@@ -299,12 +314,17 @@ fn report(place: Place, message: String, help: &str, cx: &mut CompileContext<'_>
 }
 
 /// Reads a page, and reports why it cannot be used. `is_typed`: its media type is written.
-fn read(file: &Path, is_typed: bool, place: Place, cx: &mut CompileContext<'_>) -> Option<Bytes> {
+fn read(
+    file: &Path,
+    is_typed: bool,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Option<(Bytes, Metadata)> {
     let path = cx.folder.join(file);
     match bytes_of(&path, is_typed) {
-        Ok(bytes) => {
+        Ok((bytes, facts)) => {
             cx.beside.read(path, &bytes);
-            Some(bytes.into())
+            Some((bytes.into(), facts))
         }
         Err(why) => {
             cx.report_at(
@@ -319,7 +339,7 @@ fn read(file: &Path, is_typed: bool, place: Place, cx: &mut CompileContext<'_>) 
     }
 }
 
-fn bytes_of(path: &Path, is_typed: bool) -> Result<Vec<u8>, String> {
+fn bytes_of(path: &Path, is_typed: bool) -> Result<(Vec<u8>, Metadata), String> {
     let is_html = path
         .extension()
         .is_some_and(|extension| extension == "html" || extension == "htm");
@@ -334,5 +354,9 @@ fn bytes_of(path: &Path, is_typed: bool) -> Result<Vec<u8>, String> {
     if length > MAX_FILE_SIZE {
         return Err(format!("it has {length} bytes, and 1 MiB is the most"));
     }
-    fs::read(path).map_err(|error| error.to_string())
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 != length {
+        return Err("it is being written".to_owned());
+    }
+    Ok((bytes, facts))
 }

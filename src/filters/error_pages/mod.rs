@@ -17,6 +17,7 @@ pub(crate) use self::of_upstream::{PageRequest, PageStatus, PageUpstreams};
 use crate::{
     base::accept,
     chain::{CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody},
+    files::{PageFile, PagePart},
     values::Template,
 };
 
@@ -61,6 +62,8 @@ struct ErrorPage {
 enum Content {
     /// Media type and bytes.
     Body(HeaderValue, Bytes),
+    /// The same of a file that is a success: a response that may be stored and confirmed.
+    File(HeaderValue, Bytes, Box<PageFile>),
     Redirect(Template),
     /// Response of an upstream, which is asked for each error.
     Upstream(PageSource),
@@ -102,6 +105,19 @@ impl Filter for ErrorPages {
                     body: body.clone(),
                 };
             }
+            Content::File(content_type, body, file) => {
+                let part = file.part(&ex.head.method, &ex.head.headers);
+                reply.status = status_of(&part);
+                reply.headers.extend(file.headers(&part));
+                reply.body = match content_of(&part, body) {
+                    Some(body) => ReplyBody::Bytes {
+                        content_type: content_type.clone(),
+                        body,
+                    },
+                    None => ReplyBody::Empty,
+                };
+                return;
+            }
             Content::Redirect(to) => {
                 let Some(to) = to.target(ex) else {
                     return;
@@ -127,11 +143,21 @@ impl Filter for ErrorPages {
         let Some(page) = self.page(head.status, &ex.head.headers) else {
             return;
         };
-        let none = Bytes::new();
+        let mut part = None;
         let (content_type, to, body) = match &page.content {
-            Content::Body(content_type, body) => (Some(content_type), None, body),
+            Content::Body(content_type, body) => (Some(content_type), None, body.clone()),
+            Content::File(content_type, body, file) => {
+                // The backend's response has a body in any case.
+                let own = match file.part(&ex.head.method, &ex.head.headers) {
+                    PagePart::NotModified => PagePart::Whole,
+                    own => own,
+                };
+                let body = content_of(&own, body).unwrap_or_default();
+                part = Some((file, own));
+                (Some(content_type), None, body)
+            }
             Content::Redirect(to) => match to.target(ex) {
-                Some(to) => (None, Some(to), &none),
+                Some(to) => (None, Some(to), Bytes::new()),
                 None => return,
             },
             // Its response was replaced before the cache, unless it was stored before a reload.
@@ -151,13 +177,16 @@ impl Filter for ErrorPages {
         if let Some(to) = to {
             head.headers.insert(header::LOCATION, to);
         }
-        if !head.status.is_redirection() {
+        if let Some((file, part)) = part {
+            head.status = status_of(&part);
+            head.headers.extend(file.headers(&part));
+        } else if !head.status.is_redirection() {
             head.headers.insert(header::CACHE_CONTROL, NO_STORE);
         }
         let length = HeaderValue::from(body.len());
         head.headers.insert(header::CONTENT_LENGTH, length);
         if ex.head.method != Method::HEAD {
-            ex.facts.put(Replaced(Some(body.clone())));
+            ex.facts.put(Replaced(Some(body)));
         }
     }
 
@@ -192,7 +221,7 @@ impl Filter for ErrorPages {
     fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
         let names = self.pages.iter().filter_map(|page| match &page.content {
             Content::Upstream(source) => Some(source.named()),
-            Content::Body(..) | Content::Redirect(_) => None,
+            Content::Body(..) | Content::File(..) | Content::Redirect(_) => None,
         });
         let names: Box<[_]> = names.collect();
         (!names.is_empty()).then(|| Arc::new(PageUpstreams(names)) as _)
@@ -206,7 +235,7 @@ impl Filter for ErrorPages {
             };
             match &page.content {
                 Content::Upstream(source) => format!("{range} of upstream {}", source.upstream()),
-                Content::Body(..) | Content::Redirect(_) => range,
+                Content::Body(..) | Content::File(..) | Content::Redirect(_) => range,
             }
         });
         let mut all: Vec<String> = ranges.collect();
@@ -232,6 +261,24 @@ impl ErrorPages {
         let mut pages = self.pages.iter();
         let page = pages.find(|page| (page.first..=page.last).contains(&status))?;
         (page.is_for_all || takes_pages(request)).then_some(page)
+    }
+}
+
+/// Returns the status of a response with this part of a file that is a success.
+fn status_of(part: &PagePart) -> StatusCode {
+    match part {
+        PagePart::Whole => StatusCode::OK,
+        PagePart::Range(_) => StatusCode::PARTIAL_CONTENT,
+        PagePart::NotModified => StatusCode::NOT_MODIFIED,
+    }
+}
+
+/// Returns this part of a file.
+fn content_of(part: &PagePart, body: &Bytes) -> Option<Bytes> {
+    match part {
+        PagePart::Whole => Some(body.clone()),
+        PagePart::Range(range) => Some(body.slice(range.clone())),
+        PagePart::NotModified => None,
     }
 }
 

@@ -26,6 +26,7 @@ pub(super) struct PageSource {
     /// `None` for path and query of the client.
     pub(super) path: Option<Template>,
     pub(super) sends_credentials: bool,
+    pub(super) is_as_sent: bool,
     pub(super) place: Place,
 }
 
@@ -39,6 +40,8 @@ pub(crate) struct PageRequest {
     pub(crate) is_of_client: bool,
     /// True if the upstream gets cookies and `Authorization` of the client.
     pub(crate) sends_credentials: bool,
+    /// True if the upstream gets the client's own request.
+    pub(crate) is_as_sent: bool,
     pub(crate) status: PageStatus,
 }
 
@@ -79,6 +82,7 @@ impl PageSource {
             target,
             is_of_client: self.path.is_none(),
             sends_credentials: self.sends_credentials,
+            is_as_sent: self.is_as_sent,
             status,
         });
     }

@@ -40,6 +40,79 @@ fn a_refusal_has_the_page_of_its_status() {
 }
 
 #[test]
+fn a_file_that_is_a_success_is_a_response_like_any_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("empty.gif");
+    fs::write(&path, "0123456789").unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    file.set_modified(time).unwrap();
+    let page = |status: &str| {
+        check::<ErrorPages>(&format!(
+            "intercept: true\npages: {{ 404: {{ file: {}, content_type: image/gif{status} }} }}",
+            path.display()
+        ))
+    };
+    let tag = "\"6553f100-a\"";
+    let date = "Tue, 14 Nov 2023 22:13:20 GMT";
+    // Method, header, and of a refusal and of an intercepted response: status, and content.
+    type Expected = (u16, &'static str);
+    let cases: [(&str, (&str, &str), [Expected; 2]); 9] = [
+        ("GET", ("Accept", "*/*"), [(200, "0123456789"); 2]),
+        ("HEAD", ("Accept", "*/*"), [(200, ""); 2]),
+        (
+            "GET",
+            ("If-None-Match", tag),
+            [(304, ""), (200, "0123456789")],
+        ),
+        (
+            "GET",
+            ("If-Modified-Since", date),
+            [(304, ""), (200, "0123456789")],
+        ),
+        ("POST", ("If-None-Match", tag), [(200, "0123456789"); 2]),
+        ("GET", ("If-None-Match", "\"x\""), [(200, "0123456789"); 2]),
+        ("GET", ("Range", "bytes=2-4"), [(206, "234"); 2]),
+        ("GET", ("Range", "bytes=99-"), [(200, "0123456789"); 2]),
+        ("POST", ("Range", "bytes=2-4"), [(200, "0123456789"); 2]),
+    ];
+    for (method, header, expected) in cases {
+        let refused = page(", status: 200").refused_behind(404);
+        let intercepted = page(", status: 200").backend(404, &[("etag", "\"a\"")], &[b"own"]);
+        for (check, (status, content)) in [refused, intercepted].into_iter().zip(expected) {
+            let check = check.send(method, "/", &[header], &[]);
+            let last = check.last();
+            assert_eq!(last.status, status, "{method} {header:?}");
+            assert_eq!(
+                String::from_utf8_lossy(&last.body),
+                content,
+                "{method} {header:?}"
+            );
+            let value = |name: &str| last.headers.get(name).map(|value| value.to_str().unwrap());
+            assert_eq!(
+                (value("etag"), value("last-modified")),
+                (Some(tag), Some(date))
+            );
+            assert_eq!(value("cache-control"), None);
+            let range = (status == 206).then_some("bytes 2-4/10");
+            assert_eq!(value("content-range"), range, "{method} {header:?}");
+            assert_eq!(
+                value("accept-ranges").is_some(),
+                status == 200,
+                "{method} {header:?}"
+            );
+        }
+    }
+    // An error is about this request alone.
+    let check = page("")
+        .refused_behind(404)
+        .send("GET", "/", &[("If-None-Match", tag)], &[]);
+    assert_eq!(check.last().status, 404);
+    assert_eq!(check.last().headers["cache-control"], "no-store");
+    assert_eq!(check.last().headers.get("etag"), None);
+}
+
+#[test]
 fn responses_of_backends_stay_unless_they_are_intercepted() {
     let folder = tempfile::tempdir().unwrap();
     let headers = [
@@ -171,8 +244,8 @@ fn bad_pages_are_reported_with_a_remedy() {
         ),
         (
             "404: { body: a, own_status: true }".to_owned(),
-            "`path`, `credentials` and `own_status` are for pages of an upstream; help: write the \
-             `upstream` that has the page, or leave them out"
+            "`path`, `credentials`, `as_sent` and `own_status` are for pages of an upstream; help: \
+             write the `upstream` that has the page, or leave them out"
                 .to_owned(),
         ),
         (

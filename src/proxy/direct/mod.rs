@@ -20,7 +20,12 @@ use pingora_proxy::Session;
 
 pub(super) use self::http1::Http1Stream;
 use self::http2::Http2Stream;
-use super::{context::Context, relay::Piece, reply};
+use super::{
+    context::Context,
+    error_page,
+    relay::{self, Piece},
+    reply,
+};
 use crate::{
     base::clock::Clock,
     cache::store::Body,
@@ -29,6 +34,7 @@ use crate::{
         file_segment::SegmentSlot, response_header::ConnectionReuse, response_queue::ResponseQueue,
     },
     files::{Segment, SentSegment},
+    filters::error_pages::PageRequest,
     gateway::Limits,
 };
 
@@ -175,8 +181,29 @@ impl<'a> DirectClient<'a> {
         Ok(())
     }
 
-    /// Sends a reply of the gateway, after the response phase.
-    pub(super) async fn reply(&mut self, ctx: &mut Context, reply: Reply) -> Result<()> {
+    /// Sends a reply of the gateway, after the error and the response phase.
+    pub(super) async fn reply(&mut self, ctx: &mut Context, mut reply: Reply) -> Result<()> {
+        if !reply.is_silent()
+            && let Some(page) = reply::plan(self.request, ctx, &mut reply).await
+        {
+            // Boxed, because otherwise every request's future would be as large.
+            Box::pin(self.insert_page(ctx, page, &mut reply)).await;
+        }
+        self.planned_reply(ctx, reply).await
+    }
+
+    /// Puts a page into a reply, asked for with the body that a stream has.
+    async fn insert_page(&mut self, ctx: &mut Context, page: PageRequest, reply: &mut Reply) {
+        let body = if self.is_http2() && error_page::wants_body(ctx, &page) {
+            relay::whole_body(self, ctx).await
+        } else {
+            None
+        };
+        error_page::insert(self.request, ctx, page, body, reply).await;
+    }
+
+    /// Sends a reply that has passed the error phase, after the response phase.
+    pub(super) async fn planned_reply(&mut self, ctx: &mut Context, reply: Reply) -> Result<()> {
         if reply.close || reply.is_silent() {
             self.close();
         }
@@ -186,7 +213,7 @@ impl<'a> DirectClient<'a> {
         }
         // Lines that are ready belong to a response that never came.
         ctx.facts.lines = ReadyLines::NotTaken;
-        let (head, body) = reply::make_for(self.request, ctx, reply).await?;
+        let (head, body) = reply::finish(self.request, ctx, reply).await?;
         let clock = &ctx.live().world.clock;
         self.response(head, &ReadyLines::NotTaken, body.is_none(), clock)
             .await?;

@@ -8,6 +8,7 @@
 
 mod body;
 mod fill;
+mod replies;
 mod response;
 #[cfg(test)]
 mod tests;
@@ -17,10 +18,8 @@ mod upload;
 use std::{
     future::poll_fn,
     task::{Poll, ready},
-    time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, OrErr as _, Result,
@@ -29,6 +28,7 @@ use pingora::{
 
 pub(super) use self::{
     body::{MessageBody, Piece},
+    replies::whole_body,
     response::{Framing, ValueMemory, is_kept_alive, parse as parse_response},
     upload::write_section,
 };
@@ -38,16 +38,14 @@ use super::{
     cache::{self, Flow, OriginUse},
     context::Context,
     direct::DirectClient,
-    error_page, forward, request,
-    request_end::{self, FailedExchange},
-    respond,
+    error_page, forward, request, request_end, respond,
     retry::Replay,
     streams, upstream, upstream_request,
 };
 use crate::{
     base::open_headers::{OpenResponseHeaders, roomy_copy},
     cache::budget::RenderPermit,
-    chain::{Phase, Protocol, Reply},
+    chain::{Phase, Protocol},
     upstreams::BackendConnection,
 };
 
@@ -62,9 +60,6 @@ const SECTION_ROOM: usize = 8 * 1024;
 const TLS_ROOM: usize = 32 * 1024;
 /// Same for a client with HTTP/2, the length of a frame. Two to three such buffers wait in `h2`.
 const HTTP2_ROOM: usize = 16 * 1024;
-
-/// Time that a client may go on sending a body that nobody reads.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns true if the relay can take a `request` that goes to a backend, and may fill the cache.
 pub(super) fn takes(request: &RequestHeader, may_fill: bool, ctx: &Context) -> bool {
@@ -181,6 +176,12 @@ impl Relayed<'_, '_> {
 
     /// Reads the client's body, of which no backend gets anything.
     async fn take_in_body(&mut self, ctx: &mut Context) -> Result<()> {
+        self.release_body(ctx).await?;
+        self.upload.take_in(self.client, ctx).await
+    }
+
+    /// Lets a client go on that waits before it sends its body.
+    async fn release_body(&mut self, ctx: &Context) -> Result<()> {
         let headers = &self.client.request.headers;
         if headers.contains_key(header::EXPECT) && ctx.facts.client.protocol == Protocol::Http11 {
             // RFC 9110, 10.1.1: the client waits for it, and no backend would say so.
@@ -191,7 +192,7 @@ impl Relayed<'_, '_> {
                 connection.pace.release();
             }
         }
-        self.upload.take_in(self.client, ctx).await
+        Ok(())
     }
 
     /// Sends the request to one backend, and its response to the client.
@@ -504,47 +505,6 @@ impl Relayed<'_, '_> {
             self.client.poll_gone(cx).map(Err)
         })
         .await
-    }
-
-    /// Reads what is left of the request, which would be in the way of the next one. Closing a
-    /// connection with unread bytes resets it, and the response is lost (nginx: `lingering_close`).
-    /// On HTTP/2 the stream is reset, and a complete response before that is not lost (RFC 9113,
-    /// 8.1).
-    async fn is_read_to_the_end(&mut self) -> bool {
-        if self.upload.is_read() || self.client.is_http2() {
-            return true;
-        }
-        let rest = self.upload.discard(self.client);
-        matches!(tokio::time::timeout(LINGER_TIMEOUT, rest).await, Ok(Ok(())))
-    }
-
-    /// Sends a reply in place of the response that a backend delivered.
-    async fn replace(&mut self, ctx: &mut Context, reply: Reply) -> Result<()> {
-        if self.waits_for_continue() || request::is_draining(ctx) {
-            self.client.close();
-        }
-        let sent = self.client.reply(ctx, reply).await;
-        sent.map_err(request_end::of_client)
-    }
-
-    /// Sends a reply in place of the response that no backend delivered. Returns true if the client
-    /// got it.
-    async fn failed(&mut self, ctx: &mut Context, error: &Error) -> bool {
-        let client = &mut *self.client;
-        let failed = FailedExchange::of(error, ctx);
-        if client.status.is_some() || failed.is_clients() {
-            ctx.facts.status = request_end::status(client.status, failed.failure);
-            request_end::break_off(ctx);
-            return false;
-        }
-        if !self.upload.is_read() && !client.is_http2() {
-            // A body that is there already is not in the way of the next request.
-            drop(self.upload.discard(client).now_or_never());
-        }
-        if !self.upload.is_read() || request::is_draining(ctx) {
-            client.close();
-        }
-        client.reply(ctx, *failed.reply).await.is_ok()
     }
 }
 

@@ -288,6 +288,41 @@ impl Upload {
         }
     }
 
+    /// Reads the rest through the filters. Returns the client's whole body, of at most `most` bytes,
+    /// if all of it is still there.
+    pub(super) async fn whole(
+        &mut self,
+        most: usize,
+        client: &mut DirectClient<'_>,
+        ctx: &mut Context,
+    ) -> Option<Bytes> {
+        if self.is_replaced {
+            return None;
+        }
+        if !self.has_body() {
+            return Some(Bytes::new());
+        }
+        let mut all = BytesMut::new();
+        for piece in self.kept.take()?.pieces() {
+            all.extend_from_slice(&piece);
+        }
+        self.again.clear();
+        while !self.is_read() {
+            let piece = poll_fn(|cx| self.poll_piece(cx, client)).await.ok()?;
+            let Piece { mut bytes, is_last } = piece;
+            if filter(&mut bytes, is_last, client, ctx).is_err() {
+                // The error has its reply already.
+                ctx.reply = None;
+                return None;
+            }
+            all.extend_from_slice(&bytes.unwrap_or_default());
+            if all.len() > most {
+                return None;
+            }
+        }
+        Some(all.freeze())
+    }
+
     /// Reads the rest and forgets it.
     pub(super) async fn discard(&mut self, client: &mut DirectClient<'_>) -> Result<()> {
         self.kept = None;
@@ -421,7 +456,7 @@ fn filter(
     if chain.has(Phase::RequestBody)
         && let Verdict::Reply(refusal) = chain.on_request_body(&mut ex, bytes, is_last)
     {
-        ctx.reply = Some(refusal);
+        ctx.refuse(refusal);
         // The backend is not at fault, and no other backend may get the request.
         return Err(Error::new_down(ErrorType::Custom("refused")));
     }

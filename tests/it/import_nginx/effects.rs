@@ -191,8 +191,18 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
     };
     let status = |difference: &Difference| {
         let [theirs, ours] = [&*difference.nginx, &*difference.own];
-        let is_returned = name == "return" && [theirs, ours].contains(&effect.directive.first());
-        let is_pair = about(&PAIRS, theirs) && about(&PAIRS, ours);
+        let is_either_304 = [theirs, ours].contains(&"304");
+        let has = |name: &str| effect.request.header(name).is_some();
+        let is_conditional = has("if-none-match") || has("if-modified-since");
+        let is_returned = name == "return"
+            && note.contains("conditions")
+            && is_either_304
+            && is_conditional
+            && [theirs, ours].contains(&effect.directive.first());
+        // Of a cache, too, only what the entry says of conditions.
+        let is_pair = about(&PAIRS, theirs)
+            && about(&PAIRS, ours)
+            && (name != "proxy_cache" || !is_either_304 || is_conditional);
         let is_either = about(&STATUSES, theirs) || about(&STATUSES, ours);
         is_pair
             || is_either
@@ -226,27 +236,37 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             ];
             BODIES.contains(&name) || chooses(name)
         }
-        What::Reuse => {
-            let is_of_page = name == "error_page" && note.contains("the connection is closed");
-            matches!(name, "keepalive_timeout" | "keepalive_requests")
-                || is_of_page && effect.code >= 400 && !effect.request.body.is_empty()
-        }
+        What::Reuse => matches!(name, "keepalive_timeout" | "keepalive_requests"),
         What::Method => {
-            let is_of_page = name == "error_page" && note.contains("asked with `get`");
             matches!(name, "proxy_method" | "proxy_cache" | "auth_request")
-                || is_of_page && difference.own == "GET"
+                || name == "error_page" && difference.own == "GET" && is_not_as_sent(note, effect)
         }
         What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias") || chooses(name),
         What::Checked => name == "auth_request",
         What::Sent(header) => {
+            const OF_REQUEST: [&str; 4] = [
+                "content-type",
+                "if-none-match",
+                "if-modified-since",
+                "range",
+            ];
             let is_own = name == "proxy_set_header" && argument == *header;
-            is_own || names(note, header)
+            let is_of_page = name == "error_page" && OF_REQUEST.contains(&header.as_str());
+            is_own || names(note, header) && (!is_of_page || is_not_as_sent(note, effect))
         }
         What::SentBody => {
-            let is_of_page = name == "error_page" && note.contains("without a body");
-            name == "proxy_pass_request_body" || is_of_page && difference.own == "0"
+            let is_of_page = name == "error_page" && difference.own == "0";
+            name == "proxy_pass_request_body" || is_of_page && is_not_as_sent(note, effect)
         }
     }
+}
+
+/// Returns true if the upstream of a page does not get the client's own request, as far as the entry
+/// says so: it was refused, or its body is too long to be sent twice.
+fn is_not_as_sent(note: &str, effect: &Effect<'_>) -> bool {
+    let is_refused = matches!(effect.code, 401 | 403 | 405 | 413 | 429);
+    let is_long = effect.request.body.len() > 64 << 10;
+    note.contains("`get` without a body") && (is_refused || is_long)
 }
 
 /// Returns true if statuses differ by the request that nginx makes to the page of an error, as far
@@ -343,7 +363,10 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
         What::Reuse => {
             let is_by_itself = difference.own == CLOSED_BY_ITSELF;
-            note.contains("keep-alive") && is_by_itself && !effect.request.body.is_empty()
+            let has = |name: &str| effect.request.header(name).is_some();
+            let is_long = effect.request.body.len() > 1 << 20;
+            let is_unsaid = has("transfer-encoding") || has("expect");
+            note.contains("keep-alive") && is_by_itself && (is_long || is_unsaid)
         }
         What::Body | What::Method | What::SentBody | What::Checked | What::Page => false,
     }

@@ -149,15 +149,15 @@ fn page<'a>(
 
 /// Note on a page that an upstream has. The header names are those that nginx sends and this gateway
 /// does not, or the other way round.
-const OF_UPSTREAM: &str = "its upstream is asked with `GET` and without a body, with cookies and \
-     `authorization`, `host` as the client sent it and the forwarding headers, but without headers \
-     that the request's own location sets, without `content-type` and others about the body, \
-     without conditions (`if-none-match`, `if-modified-since`), `range`, `expect`, and those of \
-     `proxy_set_header` of the page's own location; the client gets the page whole, with \
-     `cache-control: no-store`, without `etag`, `accept-ranges` and the headers of its own \
-     location, and the connection is closed after it if the request's body had not arrived whole; \
-     without a response of that upstream, or for a request that was refused and whose page would be \
-     its own path at the upstream of its location, the built-in page with the first status";
+const OF_UPSTREAM: &str = "its upstream gets `host` as the client sent it and the forwarding headers, \
+     but no headers that the request's own location sets, nor those of `proxy_set_header` of the \
+     page's own location; of a request that was refused, or of whose body more than 64 KiB were sent \
+     before, it gets a `GET` without a body, `content-type`, `if-none-match`, `if-modified-since` and \
+     `range`; the client gets a page of at most 1 MiB, without the headers of its own location and, \
+     with the status of an error, with `cache-control: no-store`, without `etag` and \
+     `accept-ranges`; without a response of that upstream, for a page that is the client's own path \
+     and a body that was sent before, or for a request that was refused and whose page would be its \
+     own path at the upstream of its location, the built-in page with the first status";
 
 /// Directives that decide who gets a page, or what its upstream is asked for.
 const DECIDING: [&str; 9] = [
@@ -197,7 +197,7 @@ fn of_upstream<'a>(
         }
     };
     let name = upstreams.name(&to, pass, scope, fates);
-    let mut value = json!({ "upstream": name, "credentials": true });
+    let mut value = json!({ "upstream": name, "as_sent": true });
     if let Some(path) = path {
         value["path"] = path.into();
     }
@@ -223,6 +223,11 @@ const NO_HEADERS: &str = "without the headers of the page's own location";
 const FILE: &str = "with `cache-control: no-store`, without `etag`, `last-modified`, \
                     `accept-ranges` and the headers of the page's own location; nginx has 413 in \
                     its place for bodies beyond the limit of that location";
+
+const FILE_AS_SUCCESS: &str = "without the headers of the page's own location; conditions and ranges \
+                               have an effect for `GET` and `HEAD` alone, a range that is not in the \
+                               file has none, and no 304 takes the place of a backend's error; nginx \
+                               has 413 in its place for bodies beyond the limit of that location";
 
 /// Media types of files that are no HTML.
 const TYPES: [(&str, &str); 12] = [
@@ -266,7 +271,11 @@ fn file<'a>(path: &str, status: Status, scope: &Scope<'a>) -> Result<Page<'a>, S
     if !Path::new(&file).is_file() {
         return Err(format!("`{file}` is not there"));
     }
-    let mut note = FILE.to_owned();
+    let mut note = match status {
+        Status::OfPage | Status::Given(200) => FILE_AS_SUCCESS,
+        Status::Kept | Status::Given(_) => FILE,
+    }
+    .to_owned();
     let code = match status {
         Status::Kept => None,
         Status::OfPage => Some(200),
@@ -277,7 +286,9 @@ fn file<'a>(path: &str, status: Status, scope: &Scope<'a>) -> Result<Page<'a>, S
             return Err(format!("status {code} of a file has no counterpart"));
         }
         value["status"] = code.into();
-        note.push_str("; conditions and ranges have no effect on the page");
+        if code != 200 {
+            note.push_str("; conditions and ranges have no effect on the page");
+        }
     }
     Ok(Page {
         value,

@@ -1,49 +1,34 @@
-//! Pages of errors that an upstream has (`error_pages`): fetched whole for a reply, and sent in place
-//! of the built-in page. Without one, the client gets the built-in page.
-//!
-//! A page is asked for once, and never has a page itself. Its upstream gets a `GET` of the gateway
-//! with headers of the client, but without its body and what is about that, without conditions and
-//! ranges, and without its credentials unless they are wanted. Headers that filters write for the
-//! backend of the route may be meant for that backend alone, and clients could pretend to be them:
-//! they are left out.
+//! Request for the page of an error, and its response.
 
 use std::{
     future::poll_fn,
     io::{self, IoSlice},
     sync::Arc,
-    time::Duration,
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::{HeaderName, HeaderValue, Method, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::{
-    accel,
-    context::{self, Context, RefusedBy},
-    forwarded, grpc, hop_by_hop,
-    relay::{
-        Framing, MessageBody, Piece, ValueMemory, is_kept_alive, parse_response, write_section,
-    },
-    request, streams, trace, upstream,
-};
+use super::{MAX_SIZE, Page, is_as_sent};
 use crate::{
-    chain::{Phase, Reply, ReplyBody, RequestChanges, host::public_host},
+    chain::RequestChanges,
     filters::error_pages::{PageRequest, PageStatus},
-    routes::{Action, normalise},
+    proxy::{
+        context::{self, Context},
+        forwarded,
+        relay::{
+            Framing, MessageBody, Piece, ValueMemory, is_kept_alive, parse_response, write_section,
+        },
+        request, streams, trace,
+    },
+    routes::normalise,
     upstreams::{BackendConnection, BackendId, LeaseRequest, Outcome, Upstream},
 };
 
-/// Reason word for an error whose page could not be fetched.
-pub(super) const REASON: &str = "error_page";
-
-/// Time for a page, in which a client waits for nothing but an error.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum size of a page, the same as that of a file.
-const MAX_SIZE: usize = 1 << 20;
 /// Attempts, each at another backend or on a new connection.
 const ATTEMPTS: usize = 2;
 /// Room for a read.
@@ -67,34 +52,20 @@ const HARMLESS: [&str; 12] = [
 ];
 
 /// Beginnings of the names of headers about the client's body, and of conditions.
-const ABOUT_OTHERS: [&str; 2] = ["content-", "if-"];
-/// Further headers that say nothing about a page.
-const OF_REQUEST: [HeaderName; 4] = [header::EXPECT, header::RANGE, header::TRAILER, header::TE];
+const ABOUT_BODY: &str = "content-";
+const CONDITION: &str = "if-";
+/// Headers of the connection to the client.
+const OF_CONNECTION: [HeaderName; 3] = [header::EXPECT, header::TRAILER, header::TE];
 const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
+/// Framing of the client's body, which the upstream of a page gets with its length.
+const FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
 
-/// Headers about the page as a response to its own address, and about its framing.
-const OF_PAGE: [HeaderName; 11] = [
-    header::ACCEPT_RANGES,
-    header::AGE,
-    header::CACHE_CONTROL,
-    header::CONTENT_LENGTH,
-    header::CONTENT_RANGE,
-    header::DATE,
-    header::ETAG,
-    header::EXPIRES,
-    header::LAST_MODIFIED,
-    header::PRAGMA,
-    header::TRANSFER_ENCODING,
-];
-
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-
-/// Response with a page.
-struct Page {
-    head: ResponseHeader,
+/// Request for a page.
+struct Ask {
+    head: RequestHeader,
     body: Bytes,
-    backend: Arc<str>,
+    /// True if it may be sent to another backend after the first one got a part of it.
+    may_repeat: bool,
 }
 
 /// Attempt that failed.
@@ -104,140 +75,43 @@ struct Failed {
     may_retry: bool,
 }
 
-/// Replaces an error response of a backend if some filter has a page of an upstream for it. The
-/// error ends the response; the reply takes its place.
-pub(super) fn read(
-    request: &RequestHeader,
-    response: &ResponseHeader,
-    ctx: &mut Context,
-) -> Result<()> {
-    if response.status.as_u16() < 400 || grpc::is_call(&request.headers) {
-        return Ok(());
-    }
-    let (chain, mut ex) = ctx.exchange(request);
-    let Some(reply) = chain.intercept(&mut ex, response.status, &response.headers) else {
-        return Ok(());
-    };
-    ctx.reply = Some(reply);
-    Err(Error::new_in(ErrorType::Custom(REASON)))
-}
-
-/// Puts a page into the `reply` to `request`, as far as there is one.
-pub(super) async fn insert(
-    request: &RequestHeader,
-    ctx: &mut Context,
-    page: PageRequest,
-    reply: &mut Reply,
-) {
-    let is_page = matches!(reply.body, ReplyBody::Page { .. });
-    if !is_page || ctx.route.is_none() || is_way_around(ctx, &page) {
-        // Replies before a route is known are to requests that are none, or to floods.
-        return;
-    }
-    // A backend that failed is done: the page may be one of its own.
-    upstream::over(ctx);
-    let fetched = match tokio::time::timeout(TIMEOUT, fetch(request, ctx, &page)).await {
-        Ok(fetched) => fetched,
-        Err(_) => Err("it took more than 5 s".to_owned()),
-    };
-    match fetched {
-        Ok(fetched) => put(request, ctx, fetched, &page, reply),
-        Err(why) => {
-            degrade(REASON, ctx);
-            log::warn!(
-                request_id = ctx.facts.request_id.as_str(), upstream = &*page.upstream,
-                reason = REASON, error = &*why;
-                "no page of an error, the built-in one instead"
-            );
-        }
-    }
-}
-
-/// Returns true if the page may be what a filter refused to show: one that another route guards, or
-/// the client's own path at the upstream of the route.
-fn is_way_around(ctx: &Context, page: &PageRequest) -> bool {
-    match ctx.refused_by {
-        None => false,
-        Some(RefusedBy::Other) => true,
-        Some(RefusedBy::Own) => {
-            let action = context::route(&ctx.gateway, ctx.route).map(|route| &route.action);
-            let is_own = match action {
-                Some(Action::Forward(forward)) => forward.upstream == page.upstream,
-                _ => false,
-            };
-            // A filter that chooses the upstream may choose this one.
-            let chain = context::chain(&ctx.gateway, ctx.route);
-            page.is_of_client && (is_own || chain.has(Phase::Route))
-        }
-    }
-}
-
-/// Records that a client got less than was configured.
-fn degrade(reason: &'static str, ctx: &mut Context) {
-    ctx.facts.degraded = ctx.facts.degraded.or(Some(reason));
-}
-
-/// Makes the page the content of the reply.
-fn put(
-    request: &RequestHeader,
-    ctx: &Context,
-    fetched: Page,
-    page: &PageRequest,
-    reply: &mut Reply,
-) {
-    let Page {
-        mut head,
-        body,
-        backend,
-    } = fetched;
-    hop_by_hop::strip_response(&mut head);
-    forwarded::strip_internal_response(&mut head);
-    for name in OF_PAGE.iter().chain([&accel::X_ACCEL_REDIRECT]) {
-        head.remove_header(name);
-    }
-    if !page.sends_credentials {
-        head.remove_header(&header::SET_COOKIE);
-    }
-    reply.status = match page.status {
-        PageStatus::OfError => reply.status,
-        PageStatus::OfPage => head.status,
-        PageStatus::Given(status) => status,
-    };
-    let content_type = head.remove_header(&header::CONTENT_TYPE).unwrap_or(TEXT);
-    if let Some(to) = head.headers.get(header::LOCATION) {
-        let client = &ctx.facts.client;
-        let host = public_host(request, client);
-        let public = forwarded::rewrite_location(to, &[&backend], client.scheme, host);
-        if let Some(public) = public {
-            // A value from headers is valid in headers.
-            let _inserted = head.insert_header(header::LOCATION, public);
-        }
-    }
-    // What the error itself says counts.
-    let own: Vec<HeaderName> = reply.headers.iter().map(|(name, _)| name.clone()).collect();
-    for (name, value) in &head.headers {
-        if name == header::SET_COOKIE || !own.contains(name) {
-            reply.headers.push((name.clone(), value.clone()));
-        }
-    }
-    reply.headers.push((header::CACHE_CONTROL, NO_STORE));
-    reply.body = ReplyBody::Bytes { content_type, body };
-}
-
 /// Fetches the page from its upstream.
-async fn fetch(
-    request: &RequestHeader,
+pub(super) async fn fetch(
+    original: &RequestHeader,
     ctx: &Context,
     page: &PageRequest,
+    body: Option<Bytes>,
 ) -> std::result::Result<Page, String> {
     let upstream = ctx.gateway.upstreams.get(&page.upstream);
     let upstream = upstream.ok_or("there is no such upstream")?;
-    let request =
-        request_for(request, ctx, page).ok_or("its path has no normal form, or dot segments")?;
+    let is_clients = is_as_sent(ctx, page);
+    if is_clients && page.is_of_client && body.is_none() {
+        return Err("the client's body is longer than what can be sent again".to_owned());
+    }
+    let head = request_for(original, ctx, page);
+    let head = head.ok_or("its path has no normal form, or dot segments")?;
+    let mut request = Ask {
+        may_repeat: head.method.is_idempotent(),
+        body: body.filter(|_| is_clients).unwrap_or_default(),
+        head,
+    };
+    if is_clients {
+        request.state_length(original);
+    }
     let mut tried = Vec::new();
     let mut why = String::new();
     for attempt in 0..ATTEMPTS {
-        match ask(&request, ctx, upstream, (attempt > 0, &mut tried)).await {
+        // What may be sent once goes over no connection that may be closed already.
+        let must_be_new = attempt > 0 || !request.may_repeat;
+        match ask(&request, ctx, upstream, (must_be_new, &mut tried)).await {
+            Ok(part) if page.status != PageStatus::OfPage && is_part(part.head.status) => {
+                // An error has the whole page.
+                "there is only a part of it, or none".clone_into(&mut why);
+                if !request.may_repeat {
+                    break;
+                }
+                request.drop_conditions();
+            }
             Ok(page) => return Ok(page),
             Err(failed) => {
                 why = failed.why;
@@ -267,7 +141,12 @@ fn request_for(
     let rewritten = normal.rewritten();
     let target = rewritten.as_deref().unwrap_or(&page.target);
     let mut request = original.clone();
-    request.set_method(Method::GET);
+    let is_clients = is_as_sent(ctx, page);
+    let is_head = page.is_as_sent && original.method == Method::HEAD;
+    // A page at a path of its own is read, whatever the client wanted of another path.
+    if !(is_head || is_clients && page.is_of_client) {
+        request.set_method(Method::GET);
+    }
     request.set_version(Version::HTTP_11);
     request.set_raw_path(target).ok()?;
     let connection = ctx.connection.as_ref()?;
@@ -283,15 +162,19 @@ fn request_for(
     let is_passed = |name: &&HeaderName| {
         let text = name.as_str();
         let is_of_backend = match &of_filters {
-            RequestChanges::Any => !HARMLESS.contains(&text),
+            RequestChanges::Any => {
+                let is_content = is_clients && text.starts_with(ABOUT_BODY);
+                !is_content && !HARMLESS.contains(&text)
+            }
             RequestChanges::Only { names, prefixes } => {
                 names.contains(name) || prefixes.iter().any(|prefix| text.starts_with(&**prefix))
             }
         };
         !is_of_backend
             && (page.sends_credentials || !CREDENTIALS.contains(name))
-            && !OF_REQUEST.contains(name)
-            && !ABOUT_OTHERS.iter().any(|about| text.starts_with(about))
+            && !OF_CONNECTION.contains(name)
+            && !FRAMING.contains(name)
+            && (is_clients || !text.starts_with(ABOUT_BODY) && !is_condition(name))
             && !overrides.is_some_and(|overrides| overrides.contains(name))
     };
     let names = headers.keys();
@@ -309,6 +192,46 @@ fn request_for(
     Some(request)
 }
 
+impl Ask {
+    /// Names the length of the body, if the client's request has one.
+    fn state_length(&mut self, original: &RequestHeader) {
+        if FRAMING
+            .iter()
+            .any(|name| original.headers.contains_key(name))
+            || !self.body.is_empty()
+        {
+            let length = HeaderValue::from(self.body.len());
+            // A number is valid in headers.
+            let _inserted = self.head.insert_header(header::CONTENT_LENGTH, length);
+        }
+    }
+
+    /// Removes conditions and the range.
+    fn drop_conditions(&mut self) {
+        let names = self.head.headers.keys();
+        let doomed: Vec<HeaderName> = names.filter(|name| is_condition(name)).cloned().collect();
+        for name in doomed {
+            self.head.remove_header(&name);
+        }
+    }
+}
+
+fn is_condition(name: &HeaderName) -> bool {
+    name.as_str().starts_with(CONDITION) || name == header::RANGE
+}
+
+/// Returns true for the status of a response that has not all of its content because of what the
+/// request says about parts and copies.
+fn is_part(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::PARTIAL_CONTENT
+            | StatusCode::NOT_MODIFIED
+            | StatusCode::PRECONDITION_FAILED
+            | StatusCode::RANGE_NOT_SATISFIABLE
+    )
+}
+
 /// Returns true if the path of `target` has dot segments. Encoded ones have no normal form.
 fn has_dot_segments(target: &[u8]) -> bool {
     let path = target
@@ -321,7 +244,7 @@ fn has_dot_segments(target: &[u8]) -> bool {
 
 /// Asks a backend for the page.
 async fn ask(
-    request: &RequestHeader,
+    request: &Ask,
     ctx: &Context,
     upstream: &Upstream,
     (must_be_new, tried): (bool, &mut Vec<BackendId>),
@@ -332,7 +255,7 @@ async fn ask(
         .as_ref()
         .is_some_and(|own| own.name == upstream.name);
     let lease = LeaseRequest {
-        head: request,
+        head: &request.head,
         client: ctx.facts.client.ip,
         at: clock.now(),
         tried,
@@ -343,9 +266,9 @@ async fn ask(
         why: "no backend takes it".to_owned(),
         may_retry: false,
     })?;
-    let failed = |error: &Error| Failed {
+    let failed = |error: &Error, may_retry: bool| Failed {
         why: error.to_string(),
-        may_retry: true,
+        may_retry,
     };
     let time = upstream.timeouts.connect;
     let mut connection = match upstream.connect(&lease, must_be_new, time).await {
@@ -353,7 +276,7 @@ async fn ask(
         Err(error) => {
             tried.push(lease.backend().id());
             lease.finish(Outcome::ConnectFailed);
-            return Err(failed(&error));
+            return Err(failed(&error, true));
         }
     };
     let backend = Arc::clone(lease.backend().address());
@@ -382,7 +305,7 @@ async fn ask(
                 tried.push(lease.backend().id());
                 lease.finish(Outcome::Reset);
             }
-            Err(failed(&error))
+            Err(failed(&error, request.may_repeat))
         }
     }
 }
@@ -390,16 +313,18 @@ async fn ask(
 /// Sends the request and reads the whole response. Returns it, its body, and whether the backend
 /// keeps the connection.
 async fn exchange(
-    request: &RequestHeader,
+    request: &Ask,
     connection: &mut BackendConnection,
 ) -> Result<(ResponseHeader, BytesMut, bool)> {
-    let mut output = BytesMut::new();
-    write_section(request, &mut output)?;
-    while !output.is_empty() {
-        let written = poll_fn(|cx| connection.poll_output(cx, &[IoSlice::new(&output)])).await;
-        match written.map_err(broken)? {
-            0 => return Err(broken(io::ErrorKind::WriteZero.into())),
-            count => output.advance(count),
+    let mut section = BytesMut::new();
+    write_section(&request.head, &mut section)?;
+    for mut output in [section.freeze(), request.body.clone()] {
+        while !output.is_empty() {
+            let written = poll_fn(|cx| connection.poll_output(cx, &[IoSlice::new(&output)])).await;
+            match written.map_err(broken)? {
+                0 => return Err(broken(io::ErrorKind::WriteZero.into())),
+                count => output.advance(count),
+            }
         }
     }
     poll_fn(|cx| connection.poll_flush(cx))
@@ -419,7 +344,7 @@ async fn exchange(
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "an unwanted protocol");
     }
     let is_kept = is_kept_alive(&response);
-    let framing = Framing::of(request, &mut response)?;
+    let framing = Framing::of(&request.head, &mut response)?;
     let mut body = MessageBody::new(framing);
     let mut content = BytesMut::new();
     loop {
