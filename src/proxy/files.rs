@@ -430,6 +430,11 @@ async fn prepare(
         ex.facts.lines = chain.ready_lines(&ex);
     }
     chain.on_response(&mut ex, &mut head).await;
+    if head.status == StatusCode::NOT_MODIFIED {
+        // RFC 9110, 15.4.5: the client has them already.
+        head.headers.remove(header::CONTENT_TYPE);
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
     if let Some(policy) = policy
         && head.headers.get(header::CACHE_CONTROL) == Some(&policy)
     {

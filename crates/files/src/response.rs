@@ -107,7 +107,8 @@ impl FileResponse {
         self.encoded.is_some()
     }
 
-    /// Writes status and headers into `head`, and returns the body, if there is one.
+    /// Writes status and headers into `head`, and returns the body, if there is one. A 304 has the
+    /// type and the length of the file, which its client does not get.
     pub fn write(self, head: &mut response::Parts) -> Option<FileBody> {
         let own = representation(&self.file, self.encoded);
         head.status = self.status;
@@ -127,13 +128,9 @@ impl FileResponse {
                 }
             }
             StatusCode::NOT_MODIFIED => {
-                // RFC 9110, 15.4.5: what describes the content that the client has already.
-                for name in [
-                    header::CONTENT_LENGTH,
-                    header::CONTENT_TYPE,
-                    header::CONTENT_ENCODING,
-                    header::ACCEPT_RANGES,
-                ] {
+                // RFC 9110, 15.4.5: what describes the content that the client has already. Type
+                // and length stay until the filters have seen what the response stands for.
+                for name in [header::CONTENT_ENCODING, header::ACCEPT_RANGES] {
                     headers.remove(name);
                 }
             }

@@ -283,10 +283,14 @@ impl CompressionRules {
     /// Adjusts a 304 to the response that the client has: to the compressed one, if the client sent
     /// its entity tag. The 304 keeps the `Vary` of that response too, which Next.js leaves out.
     fn confirm(&self, ex: &Exchange<'_>, head: &mut response::Parts) {
-        let may_be_ours = head
-            .headers
-            .get(header::CONTENT_TYPE)
-            .is_none_or(|value| self.types.contain(value.as_bytes()));
+        let has = |name: &HeaderName| head.headers.contains_key(name);
+        let may_be_ours = if has(&header::CONTENT_TYPE) && has(&header::CONTENT_LENGTH) {
+            // Of a file, what the 200 would have is known.
+            self.may_code(StatusCode::OK, &head.headers)
+        } else {
+            let content_type = head.headers.get(header::CONTENT_TYPE);
+            content_type.is_none_or(|value| self.types.contain(value.as_bytes()))
+        };
         if !may_be_ours {
             return;
         }

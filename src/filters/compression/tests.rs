@@ -358,6 +358,22 @@ fn a_304_confirms_the_tag_that_the_client_has() {
     assert_eq!(confirm("abc", "abc"), "abc");
 }
 
+/// A 304 has the `Vary` that the 200 would have (RFC 9110, 15.4.5).
+#[test]
+fn a_304_varies_as_its_200() {
+    for (content_type, length, varies) in [
+        ("text/html", "2000", true),
+        ("text/html", "20", false),
+        ("image/png", "2000", false),
+    ] {
+        let headers = [("Content-Type", content_type), ("Content-Length", length)];
+        let check = check::<Compression>("{ min_size: 1000B }").backend(304, &headers, &[]);
+        let check = check.send("GET", "/", &[("Accept-Encoding", "gzip")], &[]);
+        let found = !vary(check.last()).is_empty();
+        assert_eq!(found, varies, "{content_type} {length}");
+    }
+}
+
 #[test]
 fn a_304_of_an_image_is_left_alone() {
     let check = check::<Compression>("{}")
