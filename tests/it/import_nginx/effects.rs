@@ -223,7 +223,14 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
                 name,
                 "add_header" | "proxy_hide_header" | "proxy_pass_header"
             );
-            is_own && argument == *header || about(&HEADERS, header) || names(note, header)
+            let (theirs, ours) = (&difference.nginx, &difference.own);
+            let is_twice = note.contains("once, not twice")
+                && effect.code == 416
+                && *theirs == format!("{ours} + {ours}");
+            is_own && argument == *header
+                || about(&HEADERS, header)
+                || names(note, header)
+                || is_twice
         }
         What::Body => {
             const BODIES: [&str; 6] = [
@@ -422,9 +429,11 @@ fn is_spelling_of(location: &Directive, path: &str) -> bool {
     }
 }
 
-/// Returns true for requests that both refuse before a location is chosen.
+/// Returns true for requests that both refuse before a location is chosen: those of an unusual
+/// kind, but no usual ones that a location refuses.
 fn is_refused_as_such(effect: &Effect<'_>) -> bool {
-    matches!(effect.code, 400 | 405 | 505)
+    let is_usual = matches!(effect.request.edge, "usual" | "body" | "path" | "client");
+    matches!(effect.code, 400 | 405 | 505) && !is_usual
 }
 
 /// Returns true for directives that replace the responses with this request's status.

@@ -480,7 +480,8 @@ pub(super) fn name_upstreams(routes: &mut [Part], upstreams: &[(String, Part)]) 
 
 /// Note of the report on files.
 pub(super) const OF_FILES: &str = "methods other than GET and HEAD get 405 for a file; ranges and \
-                                   conditions as in RFC 9110: of GET alone, and one range";
+                                   conditions as in RFC 9110: of GET alone, and one range, whose 416 has headers of \
+                                   `add_header` once, not twice";
 
 /// Headers that follow from a file itself.
 const HEADERS_OF_FILES: [&str; 4] = ["content-type", "etag", "last-modified", "content-encoding"];

@@ -38,7 +38,7 @@ pub(super) fn of(
     rate_limits(scope, http, limits, &mut filters, fates);
     connections(scope, http, &mut filters, fates);
     body_limit(scope, &mut filters, fates);
-    compression(scope, &mut filters, fates);
+    compression(scope, passes, &mut filters, fates);
     headers::of(scope, (passes, !passes), &mut filters, fates);
     if passes {
         cache::of(scope, &mut filters, fates);
@@ -357,7 +357,7 @@ fn body_limit(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     filters.keys.insert("body_limit".to_owned(), value);
 }
 
-fn compression(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut Fates) {
     let Some(gzip) = scope.one("gzip") else {
         return;
     };
@@ -384,6 +384,10 @@ fn compression(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
                 one.clone()
             }
         }));
+    }
+    if !passes && types.contains("application/javascript") {
+        // The type that its files have here.
+        types.insert("text/javascript".to_owned());
     }
     let mut value = json!({ "encodings": ["gzip"] });
     if types.contains("*/*") {

@@ -346,6 +346,15 @@ impl<'a> Routes<'a, '_> {
             }
         }
         let mut cases = self.cases(&guards, location.directive);
+        // A server's own conditions have its headers, and those of a location that has none itself.
+        if server_guards.is_empty() || location.scope.own("add_header").is_empty() {
+            let actions = cases.iter_mut().filter_map(|(_, action)| action.as_mut());
+            for action in actions {
+                let mut own = Filters::default();
+                headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
+                action.extend(own.keys);
+            }
+        }
         let comment = format!(
             "{} {} {}",
             location.directive.place(),

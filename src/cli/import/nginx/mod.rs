@@ -386,7 +386,7 @@ mod tests {
         let other = server.replace("8080;", "8081; add_header X-Other 1 always;");
         let yaml = of("", &format!("{server} {other}"));
         let defaults = yaml.split_once("\nroutes:").unwrap().0;
-        assert!(!defaults.contains("headers:"), "{yaml}");
+        assert!(!defaults.contains("\n  headers:"), "{yaml}");
     }
 
     fn count(all: &[Directive]) -> usize {
