@@ -59,7 +59,7 @@ fn a_file_that_is_a_success_is_a_response_like_any_file() {
     type Expected = (u16, &'static str);
     let cases: [(&str, (&str, &str), [Expected; 2]); 9] = [
         ("GET", ("Accept", "*/*"), [(200, "0123456789"); 2]),
-        ("HEAD", ("Accept", "*/*"), [(200, ""); 2]),
+        ("HEAD", ("Range", "bytes=2-4"), [(200, "0123456789"); 2]),
         (
             "GET",
             ("If-None-Match", tag),
@@ -83,11 +83,11 @@ fn a_file_that_is_a_success_is_a_response_like_any_file() {
             let check = check.send(method, "/", &[header], &[]);
             let last = check.last();
             assert_eq!(last.status, status, "{method} {header:?}");
-            assert_eq!(
-                String::from_utf8_lossy(&last.body),
-                content,
-                "{method} {header:?}"
-            );
+            // Those who send it leave out the content of a response to `HEAD`.
+            if method != "HEAD" {
+                let body = String::from_utf8_lossy(&last.body);
+                assert_eq!(body, content, "{method} {header:?}");
+            }
             let value = |name: &str| last.headers.get(name).map(|value| value.to_str().unwrap());
             assert_eq!(
                 (value("etag"), value("last-modified")),
