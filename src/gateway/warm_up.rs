@@ -124,25 +124,24 @@ impl Gateway {
         upstream: &Upstream,
         release: &str,
     ) -> Option<WarmUpRequest> {
+        if listener.redirect.is_some() && named.scheme == Scheme::Http {
+            return None;
+        }
         let peer = peer_of(listener)?;
-        let is_trusted = self.trusted.trusts(peer);
         let is_tls = listener.tls.is_some();
         let own = if is_tls { Scheme::Https } else { Scheme::Http };
         let mut headers = named.headers.clone();
-        if is_trusted {
-            if own != named.scheme {
-                headers.push(("x-forwarded-proto", named.scheme.as_str().to_owned()));
-            }
-            if named.host != named.public {
-                headers.push(("x-forwarded-host", named.public.clone()));
-            }
-        } else if own != named.scheme || named.host != named.public {
-            return None;
+        if own != named.scheme {
+            headers.push(("x-forwarded-proto", named.scheme.as_str().to_owned()));
+        }
+        if named.host != named.public {
+            headers.push(("x-forwarded-host", named.public.clone()));
         }
         let mut facts = RequestFacts::new(Clock::default().now());
         facts.client.ip = peer;
         facts.client.peer = peer;
-        facts.client.is_trusted = is_trusted;
+        // The gateway takes a request with the secret of the warm-up for one of a trusted proxy.
+        facts.client.is_trusted = true;
         facts.client.scheme = named.scheme;
         facts.client.listener = Arc::clone(&listener.name);
         if listener.tls.as_ref().is_some_and(|tls| tls.asks_clients) {
@@ -226,7 +225,7 @@ fn selects(head: &RequestHeader, entry: &Entry, cache: &RouteCache) -> bool {
 /// Returns the address from which a process on this machine reaches a listener; `None` if it cannot
 /// be asked like that.
 fn peer_of(listener: &Listener) -> Option<IpAddr> {
-    if listener.redirect.is_some() || listener.proxy_protocol.is_some() {
+    if listener.proxy_protocol.is_some() {
         return None;
     }
     match &listener.address {

@@ -175,11 +175,17 @@ fn begin(
 
 /// Sets the client of the request, and begins its trace. Reads what is removed afterwards.
 fn identify(request: &RequestHeader, connection: &Connection, ctx: &mut Context) {
-    ctx.facts.client = client(request, connection, &ctx.gateway);
-    trace::begin(&ctx.gateway, request, &mut ctx.facts);
     if !ctx.gateway.app_releases.is_empty() {
         releases::note_warm_up(request, ctx);
     }
+    ctx.facts.client = client(request, connection, &ctx.gateway);
+    if ctx.warm_up.is_some() {
+        // It repeats requests that trusted proxies forwarded, as one of them.
+        let own = connection.scheme();
+        ctx.facts.client.scheme = forwarded::forwarded_scheme(request).unwrap_or(own);
+        ctx.facts.client.is_trusted = true;
+    }
+    trace::begin(&ctx.gateway, request, &mut ctx.facts);
 }
 
 /// Returns true if filters on the request's way read headers that the gateway writes.

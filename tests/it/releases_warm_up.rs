@@ -1,14 +1,18 @@
 //! Warm-up of a release before its visitors come: `warm` of `releases`.
 //!
 //! Invariant: after a deploy, the first request for each of the responses that were wanted most is
-//! served with the new release's own response from the cache. No client can choose a release.
+//! served with the new release's own response from the cache, whatever listener, scheme, host and
+//! proxy it comes by, and the first one for any other response is not. No client can choose a
+//! release.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, net::IpAddr, path::Path, sync::Arc, time::Duration};
 
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 
 use crate::support::{
-    client::{Request, Response, get, post},
+    certificates::Ca,
+    client::{Connection, Request, Response, get, post},
     fleet::{Ran, edgeway},
     releases::{Site, built},
     seed,
@@ -65,9 +69,11 @@ fn app(name: &str, mode: &str) -> tempfile::TempDir {
     folder
 }
 
+/// Lines of the section that start an instance.
+const START: &str = "      start: [node, server.js]\n      linger: 1h";
+
 async fn site(more: &str) -> Site {
-    let start = "      start: [node, server.js]\n      linger: 1h";
-    Site::start_app("/health", &format!("{start}\n{more}")).await
+    Site::start_app("/health", &format!("{START}\n{more}")).await
 }
 
 async fn deploy(site: &Site, folder: &Path, name: &str) -> Ran {
@@ -123,22 +129,185 @@ fn drawn(draw: &mut fastrand::Rng, number: usize) -> Request {
     }
 }
 
-/// Lets visitors request 40 different things of the release `one`, each one a different number of
-/// times. Returns them, the most requested first.
-async fn visit(site: &Site, draw: &mut fastrand::Rng) -> Vec<Request> {
-    let mut wanted: Vec<Request> = (0..40).map(|number| drawn(draw, number)).collect();
+/// Address of a proxy before the gateway, and that of the visitors who come without one.
+const PROXY: &str = "127.0.0.2";
+const DIRECT: &str = "127.0.0.1";
+
+/// Names in the certificate of the listener with TLS.
+const NAMES: [&str; 3] = ["shop.test", "inner.test", "plain.test"];
+
+/// Way from a visitor's browser to the gateway.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    listener: &'static str,
+    from: &'static str,
+    /// `None` for the address of the listener.
+    host: Option<&'static str>,
+    headers: &'static [(&'static str, &'static str)],
+}
+
+/// Each of these ways makes other keys of the same request.
+const WAYS: [Way; 10] = [
+    Way::direct("web", None),
+    Way::direct("web", Some("shop.test")),
+    Way::direct("tls", Some("shop.test")),
+    Way::direct("tls", Some("shop.test:8443")),
+    // The proxy has taken TLS off.
+    Way::proxied("web", "lb.test", &[("x-forwarded-proto", "https")]),
+    Way::proxied(
+        "web",
+        "inner.test:3000",
+        &[
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "shop.test:9443"),
+        ],
+    ),
+    Way::proxied(
+        "web",
+        "shop.test",
+        &[("x-forwarded-proto", "https"), ("x-forwarded-port", "444")],
+    ),
+    Way::proxied("web", "other.test:443", &[("x-forwarded-proto", "https")]),
+    Way::proxied("moved", "moved.test", &[("x-forwarded-proto", "https")]),
+    // The proxy has put TLS on.
+    Way::proxied(
+        "tls",
+        "inner.test",
+        &[
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "plain.test"),
+        ],
+    ),
+];
+
+impl Way {
+    const fn direct(listener: &'static str, host: Option<&'static str>) -> Self {
+        Self {
+            listener,
+            from: DIRECT,
+            host,
+            headers: &[],
+        }
+    }
+
+    const fn proxied(
+        listener: &'static str,
+        host: &'static str,
+        headers: &'static [(&'static str, &'static str)],
+    ) -> Self {
+        Self {
+            listener,
+            from: PROXY,
+            host: Some(host),
+            headers,
+        }
+    }
+}
+
+/// Request of a visitor.
+#[derive(Clone, Debug)]
+struct Visit {
+    way: Way,
+    request: Request,
+}
+
+/// A site with listeners of each kind.
+struct Listening {
+    site: Site,
+    trust: Arc<ClientConfig>,
+}
+
+impl Listening {
+    /// Starts a site that trusts these proxies.
+    async fn start(trusted: &str, more: &str) -> Self {
+        let ca = Ca::new();
+        let sections = format!(
+            "
+trusted_proxies: ['{trusted}']
+listeners:
+  - {{ address: '127.0.0.1:0', name: web }}
+  - {{ address: '127.0.0.1:0', name: moved, redirect: https }}
+  - {{ address: '127.0.0.1:0', name: tls, tls: {{ certificates: {{ cert: a.pem, key: a.key }} }} }}"
+        );
+        let releases = format!("{START}\n{more}");
+        let prepare = |folder: &Path| ca.site(&NAMES).write(folder, "a");
+        Self {
+            site: Site::start_in(&sections, "/health", &releases, prepare).await,
+            trust: Arc::new(ca.trust()),
+        }
+    }
+
+    async fn send(&self, visit: &Visit) -> Response {
+        let Visit { way, request } = visit;
+        let mut request = request.clone();
+        for (name, value) in way.headers {
+            request = request.header(name, *value);
+        }
+        if way.from == PROXY {
+            request = request.header("x-forwarded-for", "203.0.113.7");
+        }
+        if let Some(host) = way.host {
+            request = request.header("host", host);
+        }
+        let listener = self.site.gateway.listener(way.listener);
+        let to = listener.parse().expect("an address");
+        let from: IpAddr = way.from.parse().expect("an address");
+        let sent = if way.listener == "tls" {
+            let host = way.host.expect("a certificate has names");
+            let name = host.split(':').next().unwrap_or(host);
+            let open = Connection::open_tls_from(from, to, name, &self.trust).await;
+            open.expect("the certificate is good").send(&request).await
+        } else {
+            let open = Connection::open_from(from, to).await;
+            let mut open = open.expect("the gateway accepts connections");
+            open.send(&request).await
+        };
+        sent.expect("the gateway responds")
+    }
+
+    /// Returns the cache's status of the first requests to the release `two`.
+    async fn first_requests(&self, wanted: &[Visit]) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for visit in wanted {
+            let response = self.send(visit).await;
+            assert!(response.text().starts_with("two "), "{}", response.text());
+            let way = format!("{:?} {}", visit.way, visit.request.text());
+            found.push((cache_status(&response), way));
+        }
+        found
+    }
+}
+
+/// Draws 40 different things to request of the release `one`: each page is requested in several
+/// ways.
+fn wishes(draw: &mut fastrand::Rng) -> Vec<Visit> {
+    let mut wanted = Vec::new();
+    while wanted.len() < 40 {
+        let request = drawn(draw, wanted.len());
+        let mut ways = WAYS;
+        draw.shuffle(&mut ways);
+        for way in &ways[..draw.usize(1..4)] {
+            let (way, request) = (*way, request.clone());
+            wanted.push(Visit { way, request });
+        }
+    }
+    wanted.truncate(40);
     draw.shuffle(&mut wanted);
-    let mut visits: Vec<&Request> = Vec::new();
-    for (rank, request) in wanted.iter().enumerate() {
-        visits.extend(vec![request; 42 - rank]);
+    wanted
+}
+
+/// Lets visitors request each of these of the release `one`, the first one most often.
+async fn visit(site: &Listening, wanted: &[Visit], draw: &mut fastrand::Rng) {
+    let mut visits: Vec<&Visit> = Vec::new();
+    for (rank, visit) in wanted.iter().enumerate() {
+        visits.extend(vec![visit; wanted.len() + 2 - rank]);
     }
     draw.shuffle(&mut visits);
-    for request in visits {
-        let response = site.gateway.send(request).await;
+    for visit in visits {
+        let response = site.send(visit).await;
         assert_eq!(response.status(), 200);
         assert!(response.text().starts_with("one "), "{}", response.text());
     }
-    wanted
 }
 
 async fn first_requests(site: &Site, wanted: &[Request]) -> Vec<String> {
@@ -151,48 +320,57 @@ async fn first_requests(site: &Site, wanted: &[Request]) -> Vec<String> {
     found
 }
 
+#[track_caller]
+fn all_are(status: &str, found: &[(String, String)]) {
+    let others: Vec<_> = found.iter().filter(|(it, _)| it != status).collect();
+    assert!(others.is_empty(), "not {status}: {others:#?}");
+}
+
 #[tokio::test]
 async fn first_requests_after_a_deploy_are_hits_of_the_new_release() {
-    let seed = seed::drawn();
-    let mut draw = fastrand::Rng::with_seed(seed);
-    let most = draw.usize(5..35);
-    let site = site(&format!("      warm: {most}")).await;
-    let (one, two) = (app("one", ""), app("two", ""));
-    deploy(&site, one.path(), "one").await;
-    let wanted = visit(&site, &mut draw).await;
-    for _ in 0..3 {
-        site.gateway.get("/private").await;
-    }
-    let ran = deploy(&site, two.path(), "two").await;
-    let line = format!("two: {most} of {most} responses warmed\n");
-    assert!(ran.stderr.contains(&line), "{}", ran.stderr);
-    let (warmed, others) = wanted.split_at(most);
-    let found = first_requests(&site, warmed).await;
-    assert!(found.iter().all(|status| status == "HIT"), "{found:?}");
-    // What is beyond the number was not fetched.
-    let found = first_requests(&site, others).await;
-    assert!(found.iter().all(|status| status == "MISS"), "{found:?}");
-    for release in ["one", "two"] {
-        for request in requests_of(&site, release) {
-            assert!(request["headers"].get(HEADER).is_none(), "{request}");
-            assert_ne!((release, &request["url"]), ("two", &json!("/private")));
+    // The deploy itself does not come from an address of the second.
+    for trusted in ["127.0.0.0/8", PROXY] {
+        let seed = seed::drawn();
+        let mut draw = fastrand::Rng::with_seed(seed);
+        let most = draw.usize(5..35);
+        let site = Listening::start(trusted, &format!("      warm: {most}")).await;
+        let (one, two) = (app("one", ""), app("two", ""));
+        deploy(&site.site, one.path(), "one").await;
+        let wanted = wishes(&mut draw);
+        visit(&site, &wanted, &mut draw).await;
+        for _ in 0..3 {
+            site.site.gateway.get("/private").await;
         }
+        let ran = deploy(&site.site, two.path(), "two").await;
+        let line = format!("two: {most} of {most} responses warmed\n");
+        assert!(ran.stderr.contains(&line), "{}", ran.stderr);
+        let (warmed, others) = wanted.split_at(most);
+        all_are("HIT", &site.first_requests(warmed).await);
+        // What is beyond the number was not fetched.
+        all_are("MISS", &site.first_requests(others).await);
+        for release in ["one", "two"] {
+            for request in requests_of(&site.site, release) {
+                assert!(request["headers"].get(HEADER).is_none(), "{request}");
+                assert_ne!((release, &request["url"]), ("two", &json!("/private")));
+            }
+        }
+        let log = site.site.gateway.folder().join("access.log");
+        let log = fs::read_to_string(log).expect("it is there");
+        assert!(!log.contains("warm-up"), "{log}");
     }
-    let log = fs::read_to_string(site.gateway.folder().join("access.log")).expect("it is there");
-    assert!(!log.contains("warm-up"), "{log}");
 }
 
 /// Control: without `warm` the first requests are misses.
 #[tokio::test]
 async fn first_requests_are_misses_unless_the_release_is_warmed() {
     let mut draw = fastrand::Rng::with_seed(1);
-    let site = site("").await;
+    let site = Listening::start(PROXY, "").await;
     let (one, two) = (app("one", ""), app("two", ""));
-    deploy(&site, one.path(), "one").await;
-    let wanted = visit(&site, &mut draw).await;
-    deploy(&site, two.path(), "two").await;
-    let found = first_requests(&site, &wanted).await;
-    assert!(found.iter().all(|status| status == "MISS"), "{found:?}");
+    deploy(&site.site, one.path(), "one").await;
+    let wanted = wishes(&mut draw);
+    visit(&site, &wanted, &mut draw).await;
+    deploy(&site.site, two.path(), "two").await;
+    all_are("MISS", &site.first_requests(&wanted).await);
 }
 
 /// An app that finds its own copy too old when it is asked first: nobody stores that.
@@ -312,11 +490,32 @@ async fn no_client_chooses_a_release() {
         .header(HEADER, &*secret);
     assert_eq!(release_of(form).await, "two");
 
+    // Nor does a client without the secret pose as a trusted proxy.
+    let forwarded = async |secret: &str| {
+        let path = page();
+        let request = get(&path)
+            .header("x-forwarded-proto", "https")
+            .header("x-forwarded-host", "shop.test")
+            .header(HEADER, secret);
+        gateway.send(&request).await;
+        let requests = ["one", "two"].map(|release| requests_of(&site, release));
+        let requests = requests.concat();
+        let found = requests.iter().find(|request| request["url"] == *path);
+        let headers = &found.expect("the app got it")["headers"];
+        ["proto", "host", "for"].map(|name| headers[format!("x-forwarded-{name}")].clone())
+    };
+    let host = address.to_string();
+    assert_eq!(forwarded(&other).await, ["http", &*host, "127.0.0.1"]);
+    assert_eq!(
+        forwarded(&secret).await,
+        ["https", "shop.test", "127.0.0.1"]
+    );
+
     let ended = gateway
         .send_admin(&Request::new("DELETE", "/v1/upstreams/web/warm-up"))
         .await
         .json();
-    assert_eq!(ended["requests"], 2);
+    assert_eq!(ended["requests"], 3);
     assert_eq!(
         release_of(get(&page()).header(HEADER, &*secret)).await,
         "one"

@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use http::{HeaderName, HeaderValue, Request, header};
+use http::{HeaderName, HeaderValue, Request, Uri, header, uri::Authority};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Deploy;
@@ -229,8 +229,12 @@ impl<'a> Fetcher<'a> {
     }
 
     fn request(&self, wanted: &WarmUpRequest) -> Result<Request<()>, http::Error> {
-        let mut request = Request::get(&wanted.url)
+        let url = Uri::try_from(&wanted.url)?;
+        let host = url.authority().map_or("", Authority::as_str).to_owned();
+        let mut request = Request::get(url)
             .header(header::USER_AGENT, USER_AGENT)
+            // With its port, even where that is the default one: the key has it as visitors sent it.
+            .header(header::HOST, host)
             .header(&self.name, &self.secret);
         for (name, value) in &wanted.headers {
             request = request.header(name, value);

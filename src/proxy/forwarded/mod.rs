@@ -98,7 +98,7 @@ fn hops(request: &RequestHeader, peer: IpAddr, trusted: &TrustedProxies) -> Hops
 }
 
 /// Returns the scheme as the outermost proxy saw it.
-fn forwarded_scheme(request: &RequestHeader) -> Option<Scheme> {
+pub(super) fn forwarded_scheme(request: &RequestHeader) -> Option<Scheme> {
     let first = first_element(request, &X_FORWARDED_PROTO)?;
     if first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss") {
         Some(Scheme::Https)

@@ -321,14 +321,7 @@ impl Connection {
 
     /// Opens a connection as [`Connection::open`] does, from this local address.
     pub(crate) async fn open_from(from: IpAddr, to: SocketAddr) -> Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((from, 0).into())?;
-        let stream = timeout(PATIENCE, socket.connect(to))
-            .await
-            .map_err(|_| ClientError::Stuck)?
-            .map_err(|cause| ClientError::Connect { to, cause })?;
-        stream.set_nodelay(true)?;
-        Ok(Self::over(stream, to.to_string()))
+        Ok(Self::over(connect_from(from, to).await?, to.to_string()))
     }
 }
 
@@ -339,9 +332,23 @@ impl Connection<TlsStream<TcpStream>> {
         site: &str,
         config: &Arc<ClientConfig>,
     ) -> Result<Self> {
+        Self::handshake(connect(to).await?, site, config).await
+    }
+
+    /// Opens a connection as [`Connection::open_tls`] does, from this local address.
+    pub(crate) async fn open_tls_from(
+        from: IpAddr,
+        to: SocketAddr,
+        site: &str,
+        config: &Arc<ClientConfig>,
+    ) -> Result<Self> {
+        Self::handshake(connect_from(from, to).await?, site, config).await
+    }
+
+    async fn handshake(stream: TcpStream, site: &str, config: &Arc<ClientConfig>) -> Result<Self> {
         let name = ServerName::try_from(site.to_owned()).expect("it can be a site's name");
         let connector = TlsConnector::from(Arc::clone(config));
-        let handshake = connector.connect(name, connect(to).await?);
+        let handshake = connector.connect(name, stream);
         let stream = timeout(PATIENCE, handshake)
             .await
             .map_err(|_| ClientError::Stuck)??;
@@ -356,6 +363,17 @@ impl Connection<TlsStream<TcpStream>> {
 
 async fn connect(to: SocketAddr) -> Result<TcpStream> {
     let stream = timeout(PATIENCE, TcpStream::connect(to))
+        .await
+        .map_err(|_| ClientError::Stuck)?
+        .map_err(|cause| ClientError::Connect { to, cause })?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn connect_from(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind((from, 0).into())?;
+    let stream = timeout(PATIENCE, socket.connect(to))
         .await
         .map_err(|_| ClientError::Stuck)?
         .map_err(|cause| ClientError::Connect { to, cause })?;

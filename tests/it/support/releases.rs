@@ -51,6 +51,17 @@ impl Site {
     }
 
     async fn start_with(sections: &str, health: &str, releases: &str) -> Self {
+        Self::start_in(sections, health, releases, |_| ()).await
+    }
+
+    /// Starts the gateway for an app as [`Site::start_app`] does, with further sections and with the
+    /// files that `prepare` writes into its folder.
+    pub(crate) async fn start_in(
+        sections: &str,
+        health: &str,
+        releases: &str,
+        prepare: impl FnOnce(&Path),
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder for the test can be made");
         let first = free_ports(8);
         let last = first + 7;
@@ -79,7 +90,7 @@ routes:
             folder.path().display()
         );
         Self {
-            gateway: Gateway::start(&yaml).await,
+            gateway: Gateway::start_in(&yaml, prepare).await,
             folder,
         }
     }
