@@ -60,6 +60,11 @@ impl AppFiles {
         }
     }
 
+    /// Returns true if the operator keeps this path from caches.
+    pub(super) fn is_guarded(&self, path: &[u8]) -> bool {
+        self.guarded.as_ref().is_some_and(|paths| paths.have(path))
+    }
+
     /// Returns the files among which this raw path is looked up, and its path there. `None` if the
     /// request is for the app. `release` is the one that the request goes to, and whether that
     /// runs.
@@ -89,7 +94,7 @@ impl AppFiles {
                 (kind, Cow::Owned(releases.path_of(name, kind, below)))
             }
         };
-        if self.guarded.as_ref().is_some_and(|paths| paths.have(path)) {
+        if self.is_guarded(path) {
             return None;
         }
         let files = match kind {

@@ -1,5 +1,5 @@
-//! Images of a Next.js app that the gateway makes from the app's files, as the app's own optimizer
-//! would.
+//! Images of a Next.js app that the gateway makes from the app's files and responses, as the app's
+//! own optimizer would.
 
 use std::{
     ffi::OsStr,
@@ -13,12 +13,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use ring::digest::{SHA256, digest};
 
-use super::{AppFiles, compile::Compiler};
+use super::{
+    AppFiles,
+    compile::Compiler,
+    image_source::{
+        FetchPlace, FetchedSource, ImageSource, MAX_FETCHED_SIZE, SourceFetches, SourceKey, etag_of,
+    },
+};
 use crate::{
     base::metrics::{IntCounter, Metrics},
     cache::{
@@ -52,7 +56,7 @@ const MAX_DURATION: Duration = Duration::from_secs(7);
 /// Reason why an image request goes to the app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ImageFailure {
-    /// The source is no file of the app, or cannot be read.
+    /// The source cannot be read, or the app has no image there.
     Source,
     /// The source or the image is of a type that is not made here.
     Format,
@@ -121,12 +125,17 @@ pub(crate) struct MadeImage {
     kind: Kind,
     pub(crate) etag: String,
     is_original: bool,
+    /// Seconds for which the source is fresh.
+    source_age: u64,
     /// Stored response with this image, for the other requests that wait for it.
     pub(crate) stored: OnceLock<Arc<Entry>>,
 }
 
 /// Threads that make the images of all apps.
-struct ImageWorkers(Workers<ImageKey, Result<MadeImage, ImageFailure>>);
+struct ImageWorkers {
+    workers: Workers<ImageKey, Result<MadeImage, ImageFailure>>,
+    fetches: SourceFetches,
+}
 
 impl Zone for ImageWorkers {}
 
@@ -237,7 +246,10 @@ impl Compiler<'_> {
         };
         let workers = world.zones.get_or_create("images", || {
             let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-            ImageWorkers(Workers::new(processors.min(MAX_THREADS), QUEUE))
+            ImageWorkers {
+                workers: Workers::new(processors.min(MAX_THREADS), QUEUE),
+                fetches: SourceFetches::default(),
+            }
         });
         Some(AppImages {
             name: name.into(),
@@ -288,24 +300,75 @@ impl AppImages {
         })
     }
 
-    /// Returns the image, which is made once for all requests that want it. `release` is the one
-    /// that the request goes to, and whether that runs.
-    pub(crate) async fn make(
+    /// Returns the file that the image is made of; `None` if the app has to be asked for its source.
+    /// `release` is the one that the request goes to, and whether that runs.
+    pub(crate) async fn file(
         &self,
         wanted: &WantedImage,
         release: Option<(&str, bool)>,
+    ) -> Result<Option<Arc<ServedFile>>, ImageFailure> {
+        let request = &wanted.request;
+        let path = request.path().as_bytes();
+        let is_running = release.is_none_or(|(_, is_up)| is_up);
+        let is_of_app = || {
+            if is_running && !self.files.is_guarded(path) {
+                Ok(None)
+            } else {
+                Err(ImageFailure::Source)
+            }
+        };
+        if request.has_query() {
+            return is_of_app();
+        }
+        let Some((files, path)) = self.files.find(path, release) else {
+            return is_of_app();
+        };
+        let found = match files.kept(&path) {
+            Some(file) => Some(file),
+            None => match Files::find(files, &path).await {
+                Found::File(file) => Some(file),
+                _ => None,
+            },
+        };
+        match found {
+            Some(file) if (1..=wanted.optimizer.max_source).contains(&file.size()) => {
+                Ok(Some(file))
+            }
+            Some(_) => Err(ImageFailure::Source),
+            None => is_of_app(),
+        }
+    }
+
+    /// Returns the source that the app sends, which `fetch` asks it for. It is asked for once for all
+    /// requests that want it meanwhile.
+    pub(crate) async fn fetched<F>(
+        &self,
+        wanted: &WantedImage,
+        fetch: impl FnOnce(FetchPlace) -> F,
+    ) -> Result<ImageSource, ImageFailure>
+    where
+        F: Future<Output = Result<FetchedSource, ImageFailure>>,
+    {
+        let key = SourceKey {
+            upstream: Arc::clone(&wanted.key.upstream),
+            build: wanted.key.build,
+            source: wanted.key.source.clone(),
+        };
+        let fetched = self.workers.fetches.get(key, fetch).await;
+        fetched.map(ImageSource::Fetched)
+    }
+
+    /// Returns the image, which is made once for all requests that want it.
+    pub(crate) async fn make(
+        &self,
+        wanted: &WantedImage,
+        source: ImageSource,
         now: Instant,
     ) -> Result<MadeOnce, ImageFailure> {
-        let file = self.source(wanted, release).await?;
-        if file.size() == 0 || file.size() > wanted.optimizer.max_source {
-            return Err(ImageFailure::Source);
-        }
         let deadline = now + MAX_DURATION;
         let (key, wanted) = (wanted.key.clone(), wanted.clone());
-        let made = self
-            .workers
-            .0
-            .get(key, move || make(&file, &wanted, deadline));
+        let workers = &self.workers.workers;
+        let made = workers.get(key, move || make(&source, &wanted, deadline));
         let made = tokio::time::timeout(MAX_DURATION, made).await;
         let made = made.map_err(|_| ImageFailure::Time)?;
         let made = made.map_err(|_| ImageFailure::QueueFull)?;
@@ -314,22 +377,6 @@ impl AppImages {
             return Err(*failure);
         }
         Ok(MadeOnce(made))
-    }
-
-    async fn source(
-        &self,
-        wanted: &WantedImage,
-        release: Option<(&str, bool)>,
-    ) -> Result<Arc<ServedFile>, ImageFailure> {
-        let found = self.files.find(wanted.request.source.as_bytes(), release);
-        let (files, path) = found.ok_or(ImageFailure::Source)?;
-        if let Some(file) = files.kept(&path) {
-            return Ok(file);
-        }
-        match Files::find(files, &path).await {
-            Found::File(file) => Ok(file),
-            _ => Err(ImageFailure::Source),
-        }
     }
 
     /// Says whether a request for an image is made here, or why not; `None` if it is for something
@@ -349,13 +396,23 @@ impl AppImages {
         }
         let Some(wanted) = self.wanted(path, query, headers, release.map(|(name, _)| name)) else {
             return Some(
-                "left to the app: it refuses the request, or the source is on another server or \
-                 has a query, or its configuration has rules for the path",
+                "left to the app: it refuses the request, or the source is on another server, or its \
+                 configuration has rules for the path",
             );
         };
-        let source = wanted.request.source.as_bytes();
-        let Some((files, below)) = self.files.find(source, release) else {
-            return Some("left to the app (`source`): the source is no file of this build");
+        let source = wanted.request.path().as_bytes();
+        if self.files.is_guarded(source) {
+            return Some("left to the app (`source`): the source is in `guarded`");
+        }
+        let found = self.files.find(source, release);
+        let found = found.filter(|_| !wanted.request.has_query());
+        let Some((files, below)) = found else {
+            return Some(if release.is_none_or(|(_, is_up)| is_up) {
+                "made at the edge of what the app sends for its source, if that is a JPEG, PNG or \
+                 WebP; otherwise left to the app"
+            } else {
+                "left to the app (`source`): the source is no file of this build"
+            });
         };
         let path = Path::new(OsStr::from_bytes(&below));
         let path = path.strip_prefix("/").unwrap_or(path);
@@ -412,6 +469,17 @@ impl MadeOnce {
 }
 
 impl WantedImage {
+    /// Returns the path and query of the source.
+    pub(crate) fn source(&self) -> &str {
+        &self.request.source
+    }
+
+    /// Returns the maximum bytes of a source that the app sends.
+    pub(crate) fn longest(&self) -> usize {
+        let own = usize::try_from(self.optimizer.max_source);
+        own.unwrap_or(usize::MAX).min(MAX_FETCHED_SIZE)
+    }
+
     /// Returns the headers of a response with this image, as the optimizer of the app has them.
     pub(crate) fn headers(&self, made: &MadeImage) -> Option<HeaderMap> {
         let (optimizer, request) = (&self.optimizer, &self.request);
@@ -421,7 +489,7 @@ impl WantedImage {
         headers.insert(header::VARY, text("Accept")?);
         headers.insert(
             header::CACHE_CONTROL,
-            text(&optimizer.cache_control(request))?,
+            text(&optimizer.cache_control(request, made.source_age))?,
         );
         headers.insert(header::ETAG, text(&made.etag)?);
         headers.insert(header::CONTENT_TYPE, text(made.kind.media_type())?);
@@ -451,19 +519,19 @@ fn format_of(wanted: &WantedImage, source: Kind) -> Option<(OutputFormat, Kind)>
 
 /// Makes an image. May block, and takes long.
 fn make(
-    file: &ServedFile,
+    source: &ImageSource,
     wanted: &WantedImage,
     deadline: Instant,
 ) -> Result<MadeImage, ImageFailure> {
-    let source = file.read().map_err(|_| ImageFailure::Source)?;
-    let kind = Kind::of(&source).ok_or(ImageFailure::Format)?;
-    if images::is_animated(kind, &source) {
-        let tag = format!("W/\"{:x}-{:x}\"", file.size(), file.modified_millis());
+    let bytes = source.read().ok_or(ImageFailure::Source)?;
+    let kind = Kind::of(&bytes).ok_or(ImageFailure::Format)?;
+    if images::is_animated(kind, &bytes) {
         return Ok(MadeImage {
-            bytes: source,
+            bytes,
             kind,
-            etag: URL_SAFE_NO_PAD.encode(tag),
+            etag: source.etag(),
             is_original: true,
+            source_age: source.age(),
             stored: OnceLock::new(),
         });
     }
@@ -473,12 +541,13 @@ fn make(
         quality: wanted.request.quality,
         format,
     };
-    let bytes = images::transform(kind, &source, image, &BOUNDS, deadline)?;
+    let made = images::transform(kind, &bytes, image, &BOUNDS, deadline)?;
     Ok(MadeImage {
-        etag: URL_SAFE_NO_PAD.encode(digest(&SHA256, &bytes)),
-        bytes: bytes.into(),
+        etag: etag_of(&made),
+        bytes: made.into(),
         kind: kind_made,
         is_original: false,
+        source_age: source.age(),
         stored: OnceLock::new(),
     })
 }

@@ -19,6 +19,7 @@ mod fleet;
 mod flood_guard;
 mod geo;
 mod guards;
+mod image_source;
 mod likely_mistakes;
 mod limits;
 mod listener;
@@ -56,13 +57,14 @@ pub(crate) use self::{
     address::ListenAddress,
     admin::{Admin, AdminSocket},
     app_files::AppFiles,
-    app_images::{AppImages, MadeImage},
+    app_images::{AppImages, ImageFailure, MadeImage, WantedImage},
     audit::AuditLog,
     cache::{RouteCache, UpstreamFetch},
     compile::{compile_noting, compile_with},
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     guards::DetachedGuard,
+    image_source::{FetchPlace, FetchedSource, ImageSource},
     limits::Limits,
     listener::{Listener, ToHttps},
     profiles::Profiles,

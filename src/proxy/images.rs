@@ -1,24 +1,33 @@
 //! Images of apps that are made here, in place of a request to the app: after the cache was asked,
 //! and stored like the response of the app.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
     cache::{self, Flow},
     context::Context,
     decision::Decision,
+    fetch::{self, FetchedResponse, OwnRequest},
     forward,
 };
 use crate::{
     base::open_headers::OpenResponseHeaders,
+    cache::nextjs::max_age_of,
     chain::{Phase, Reply},
-    gateway::{AppImages, MadeImage},
+    gateway::{
+        AppImages, FetchPlace, FetchedSource, ImageFailure, ImageSource, MadeImage, WantedImage,
+    },
     routes::Target,
-    upstreams::Upstream,
+    upstreams::{Protocol, Upstream},
 };
+
+/// Time for a source from the app, after which the client waits for the app itself.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+const HOST: HeaderValue = HeaderValue::from_static("localhost");
 
 /// Decides a request that would go to the app. It still does, unless it is for an image that is made
 /// here.
@@ -64,7 +73,11 @@ async fn make(
     let release = release.map(|name| (name, upstream.is_release_up(name)));
     let clock = ctx.live().world.clock.clone();
     flow.ask_now(clock.wall());
-    let made = match images.make(&wanted, release, clock.now()).await {
+    let made = match source(ctx, (upstream, images), &wanted, release).await {
+        Ok(source) => images.make(&wanted, source, clock.now()).await,
+        Err(failure) => Err(failure),
+    };
+    let made = match made {
         Ok(made) => made,
         Err(failure) => {
             images.count(Err(failure));
@@ -84,6 +97,77 @@ async fn make(
         return Decision::Stored(Arc::clone(entry), None);
     }
     respond(head, ctx, flow, (made, headers)).await
+}
+
+/// Returns the source of an image: a file of the app, or what the app sends.
+async fn source(
+    ctx: &Context,
+    (upstream, images): (&Arc<Upstream>, &AppImages),
+    wanted: &WantedImage,
+    release: Option<(&str, bool)>,
+) -> Result<ImageSource, ImageFailure> {
+    if let Some(file) = images.file(wanted, release).await? {
+        return Ok(ImageSource::File(file));
+    }
+    if upstream.protocol() == Protocol::H2 {
+        return Err(ImageFailure::Source);
+    }
+    let fetched = images.fetched(wanted, |place| {
+        fetch(ctx, upstream, wanted, (release, place))
+    });
+    let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetched).await;
+    fetched.unwrap_or(Err(ImageFailure::Time))
+}
+
+/// Asks the app for the source of an image.
+async fn fetch(
+    ctx: &Context,
+    upstream: &Upstream,
+    wanted: &WantedImage,
+    (release, place): (Option<(&str, bool)>, FetchPlace),
+) -> Result<FetchedSource, ImageFailure> {
+    let head = request_for(wanted).ok_or(ImageFailure::Source)?;
+    let request = OwnRequest {
+        head: &head,
+        body: Bytes::new(),
+        may_repeat: true,
+        client: ctx.facts.client.ip,
+        release: release.map(|(name, _)| name),
+        longest: wanted.longest(),
+    };
+    let fetched = fetch::fetch(&request, upstream, &ctx.live().world.clock).await;
+    let FetchedResponse {
+        head,
+        body,
+        release: own,
+        is_complete,
+        ..
+    } = fetched.map_err(|_| ImageFailure::Source)?;
+    // Another release responds if no backend of the wanted one is in rotation any more.
+    let is_of_release = release.is_none_or(|(name, _)| own.as_deref() == Some(name));
+    if !head.status.is_success() || body.is_empty() || !is_complete || !is_of_release {
+        return Err(ImageFailure::Source);
+    }
+    let control = joined(&head.headers, &header::CACHE_CONTROL)?;
+    let etag = joined(&head.headers, &header::ETAG)?;
+    let age = max_age_of(control.as_deref().unwrap_or_default()).ok_or(ImageFailure::Source)?;
+    Ok(FetchedSource::new(body, etag, age, place))
+}
+
+/// Builds the request for the source of an image as the optimizer of Next.js does it: without any
+/// header of the client. HTTP/1.1 needs a `Host`; this one is what Next.js calls itself.
+fn request_for(wanted: &WantedImage) -> Option<RequestHeader> {
+    let mut head = RequestHeader::build(Method::GET, wanted.source().as_bytes(), Some(1)).ok()?;
+    head.insert_header(header::HOST, HOST).ok()?;
+    Some(head)
+}
+
+/// Returns all values of a header of a source as one.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, ImageFailure> {
+    let values = headers.get_all(name).iter().map(HeaderValue::to_str);
+    let values: Result<Vec<&str>, _> = values.collect();
+    let values = values.map_err(|_| ImageFailure::Source)?;
+    Ok((!values.is_empty()).then(|| values.join(", ")))
 }
 
 /// Stores the image as if the app had sent it. If it may not be stored, only this client gets it.

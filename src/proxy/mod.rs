@@ -11,6 +11,7 @@ mod direct;
 mod error;
 mod error_page;
 mod fast_path;
+mod fetch;
 mod files;
 mod final_headers;
 mod forward;

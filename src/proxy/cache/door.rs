@@ -388,11 +388,12 @@ impl Request<'_> {
     fn flow(self, found: Option<Arc<Entry>>, variance: Option<Variance>) -> Box<Flow> {
         let mark = self.store().mark();
         let shape = self.seen.shape.as_ref();
-        let is_pass = self.seen.personal.is_shared_by_mistake()
+        let passes = self.seen.personal.is_shared_by_mistake()
             || !shape.is_none_or(RequestShape::may_fill)
             || self.seen.wants.no_store
-            || self.seen.is_renewing
-            || self.is_pass(variance);
+            || self.seen.is_renewing;
+        let is_image = shape.is_some_and(RequestShape::is_image);
+        let is_unstorable = (!passes || is_image) && self.is_pass(variance);
         let Self { seen, sent, .. } = self;
         Box::new(Flow {
             headers: Arc::new(self.head.headers.clone()),
@@ -404,7 +405,8 @@ impl Request<'_> {
             variance,
             confirmed: None,
             for_the_first: HeaderMap::new(),
-            is_pass,
+            is_pass: passes || is_unstorable,
+            is_unstorable,
             is_renewing: seen.is_renewing,
             not_stored: seen.is_not_stored.then_some(BY_VALUE),
             is_background: false,

@@ -16,11 +16,13 @@ use crate::{
 };
 
 impl Flow {
-    /// Returns true for an image that others may get too, and for which the store is asked.
+    /// Returns true for an image that others may get too, whoever asks for it, and for which the
+    /// store is asked.
     pub(in crate::proxy) fn is_image(&self) -> bool {
         let shape = self.shape.as_ref();
         let is_shared = |shape: &RequestShape| shape.is_image() && !shape.keeps_credentials();
-        !self.is_pass && shape.is_some_and(is_shared)
+        let is_stored = !self.is_unstorable && !self.is_renewing && !self.wants.no_store;
+        is_stored && shape.is_some_and(is_shared)
     }
 
     /// Notes the time at which the response began to be made.

@@ -49,6 +49,10 @@ use crate::cache::{
 };
 
 /// Cache state of a request that goes to the origin.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a separate fact about the request"
+)]
 pub(super) struct Flow {
     pub(super) key: Key,
     wants: RequestDirectives,
@@ -75,6 +79,8 @@ pub(super) struct Flow {
     for_the_first: HeaderMap,
     /// True if no other request waits for the response.
     is_pass: bool,
+    /// True if the last response to such a request could not be stored.
+    is_unstorable: bool,
     /// True if no stored response is used, whatever there is.
     is_renewing: bool,
     /// Reason why the response is not stored, whatever it says.

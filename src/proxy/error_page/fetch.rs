@@ -1,38 +1,20 @@
 //! Request for the page of an error, and its response.
 
-use std::{
-    future::poll_fn,
-    io::{self, IoSlice},
-    sync::Arc,
-};
-
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
-use pingora::{
-    Error, ErrorType, Result,
-    http::{RequestHeader, ResponseHeader},
-};
+use pingora::http::RequestHeader;
 
-use super::{MAX_SIZE, Page, is_as_sent};
+use super::{MAX_SIZE, is_as_sent};
 use crate::{
     chain::RequestChanges,
     filters::error_pages::{PageRequest, PageStatus},
     proxy::{
         context::{self, Context},
-        forwarded,
-        relay::{
-            Framing, MessageBody, Piece, ValueMemory, is_kept_alive, parse_response, write_section,
-        },
-        request, streams, trace,
+        fetch::{ATTEMPTS, FetchedResponse, OwnRequest, ask},
+        forwarded, request, trace,
     },
     routes::normalise,
-    upstreams::{BackendConnection, BackendId, LeaseRequest, Outcome, Upstream},
 };
-
-/// Attempts, each at another backend or on a new connection.
-const ATTEMPTS: usize = 2;
-/// Room for a read.
-const ROOM: usize = 16 * 1024;
 
 /// Headers that the upstream of a page gets where filters may write any: those that say which form
 /// of a page the client takes, and those that the gateway writes for every backend.
@@ -64,15 +46,7 @@ const FRAMING: [HeaderName; 2] = [header::CONTENT_LENGTH, header::TRANSFER_ENCOD
 struct Ask {
     head: RequestHeader,
     body: Bytes,
-    /// True if it may be sent to another backend after the first one got a part of it.
     may_repeat: bool,
-}
-
-/// Attempt that failed.
-struct Failed {
-    why: String,
-    /// True if another attempt may succeed.
-    may_retry: bool,
 }
 
 /// Fetches the page from its upstream.
@@ -81,7 +55,7 @@ pub(super) async fn fetch(
     ctx: &Context,
     page: &PageRequest,
     body: Option<Bytes>,
-) -> std::result::Result<Page, String> {
+) -> Result<FetchedResponse, String> {
     let upstream = ctx.gateway.upstreams.get(&page.upstream);
     let upstream = upstream.ok_or("there is no such upstream")?;
     let is_clients = is_as_sent(ctx, page);
@@ -98,12 +72,21 @@ pub(super) async fn fetch(
     if is_clients {
         request.state_length(original);
     }
+    let clock = &ctx.live().world.clock;
+    let own = ctx.upstream.as_ref();
+    let is_own = own.is_some_and(|own| own.name == upstream.name);
     let mut tried = Vec::new();
     let mut why = String::new();
     for attempt in 0..ATTEMPTS {
-        // What may be sent once goes over no connection that may be closed already.
-        let must_be_new = attempt > 0 || !request.may_repeat;
-        match ask(&request, ctx, upstream, (must_be_new, &mut tried)).await {
+        let asked = OwnRequest {
+            head: &request.head,
+            body: request.body.clone(),
+            may_repeat: request.may_repeat,
+            client: ctx.facts.client.ip,
+            release: ctx.facts.release.as_deref().filter(|_| is_own),
+            longest: MAX_SIZE,
+        };
+        match ask(&asked, upstream, clock, (attempt > 0, &mut tried)).await {
             Ok(part) if page.status != PageStatus::OfPage && is_part(part.head.status) => {
                 // An error has the whole page.
                 "there is only a part of it, or none".clone_into(&mut why);
@@ -240,143 +223,4 @@ fn has_dot_segments(target: &[u8]) -> bool {
         .unwrap_or_default();
     path.split(|byte| *byte == b'/')
         .any(|segment| matches!(segment, b"." | b".."))
-}
-
-/// Asks a backend for the page.
-async fn ask(
-    request: &Ask,
-    ctx: &Context,
-    upstream: &Upstream,
-    (must_be_new, tried): (bool, &mut Vec<BackendId>),
-) -> std::result::Result<Page, Failed> {
-    let clock = &ctx.live().world.clock;
-    let is_own = ctx
-        .upstream
-        .as_ref()
-        .is_some_and(|own| own.name == upstream.name);
-    let lease = LeaseRequest {
-        head: &request.head,
-        client: ctx.facts.client.ip,
-        at: clock.now(),
-        tried,
-        is_upgrade: false,
-        release: ctx.facts.release.as_deref().filter(|_| is_own),
-    };
-    let lease = upstream.acquire(&lease).await.map_err(|_| Failed {
-        why: "no backend takes it".to_owned(),
-        may_retry: false,
-    })?;
-    let failed = |error: &Error, may_retry: bool| Failed {
-        why: error.to_string(),
-        may_retry,
-    };
-    let time = upstream.timeouts.connect;
-    let mut connection = match upstream.connect(&lease, must_be_new, time).await {
-        Ok(connection) => connection,
-        Err(error) => {
-            tried.push(lease.backend().id());
-            lease.finish(Outcome::ConnectFailed);
-            return Err(failed(&error, true));
-        }
-    };
-    let backend = Arc::clone(lease.backend().address());
-    let is_reused = connection.is_reused();
-    match exchange(request, &mut connection).await {
-        Ok((head, body, is_kept)) => {
-            let now = clock.now();
-            if is_kept && connection.input.is_empty() {
-                upstream.put_back(&lease, connection, now);
-            }
-            let first_byte = now - lease.since();
-            lease.finish(match head.status.as_u16() {
-                status @ 502..=504 => Outcome::Status(status),
-                _ => Outcome::Ok { first_byte },
-            });
-            let body = body.freeze();
-            Ok(Page {
-                head,
-                body,
-                backend,
-            })
-        }
-        Err(error) => {
-            // An app closes idle connections when it likes.
-            if !is_reused {
-                tried.push(lease.backend().id());
-                lease.finish(Outcome::Reset);
-            }
-            Err(failed(&error, request.may_repeat))
-        }
-    }
-}
-
-/// Sends the request and reads the whole response. Returns it, its body, and whether the backend
-/// keeps the connection.
-async fn exchange(
-    request: &Ask,
-    connection: &mut BackendConnection,
-) -> Result<(ResponseHeader, BytesMut, bool)> {
-    let mut section = BytesMut::new();
-    write_section(&request.head, &mut section)?;
-    for mut output in [section.freeze(), request.body.clone()] {
-        while !output.is_empty() {
-            let written = poll_fn(|cx| connection.poll_output(cx, &[IoSlice::new(&output)])).await;
-            match written.map_err(broken)? {
-                0 => return Err(broken(io::ErrorKind::WriteZero.into())),
-                count => output.advance(count),
-            }
-        }
-    }
-    poll_fn(|cx| connection.poll_flush(cx))
-        .await
-        .map_err(broken)?;
-    let mut response = loop {
-        match parse_response(&mut connection.input, ValueMemory::Own)? {
-            Some(response) if streams::is_interim(&response) => {}
-            Some(response) => break response,
-            None if fill(connection).await? == 0 => {
-                return Err(broken(io::ErrorKind::UnexpectedEof.into()));
-            }
-            None => {}
-        }
-    };
-    if response.status.is_informational() {
-        return Error::e_explain(ErrorType::InvalidHTTPHeader, "an unwanted protocol");
-    }
-    let is_kept = is_kept_alive(&response);
-    let framing = Framing::of(&request.head, &mut response)?;
-    let mut body = MessageBody::new(framing);
-    let mut content = BytesMut::new();
-    loop {
-        let piece = match body.take(&mut connection.input)? {
-            Some(piece) => piece,
-            None if fill(connection).await? > 0 => continue,
-            None => body.close()?,
-        };
-        let Piece { bytes, is_last } = piece;
-        content.extend_from_slice(&bytes.unwrap_or_default());
-        if content.len() > MAX_SIZE {
-            let why = "the page has more than 1 MiB";
-            return Error::e_explain(ErrorType::InvalidHTTPHeader, why);
-        }
-        if is_last {
-            return Ok((response, content, is_kept && framing != Framing::UntilClose));
-        }
-    }
-}
-
-/// Reads what the backend sends next; returns the number of bytes, 0 at the end.
-async fn fill(connection: &mut BackendConnection) -> Result<usize> {
-    connection.input.reserve(ROOM);
-    poll_fn(|cx| connection.poll_input(cx))
-        .await
-        .map_err(broken)
-}
-
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
-fn broken(error: io::Error) -> Box<Error> {
-    Error::because(ErrorType::ConnectionClosed, "asking for a page", error)
 }

@@ -9,7 +9,7 @@
 
 mod fetch;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
@@ -22,6 +22,7 @@ use self::fetch::fetch;
 use super::{
     accel,
     context::{self, Context, RefusedBy},
+    fetch::FetchedResponse,
     forwarded, grpc, hop_by_hop,
     reply::LengthOfPage,
     upstream,
@@ -64,13 +65,6 @@ const OF_MESSAGE: [HeaderName; 3] = [
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-
-/// Response with a page.
-struct Page {
-    head: ResponseHeader,
-    body: Bytes,
-    backend: Arc<str>,
-}
 
 /// Replaces an error response of a backend if some filter has a page of an upstream for it. The
 /// error ends the response; the reply takes its place.
@@ -175,14 +169,15 @@ fn degrade(reason: &'static str, ctx: &mut Context) {
 fn put(
     request: &RequestHeader,
     ctx: &mut Context,
-    fetched: Page,
+    fetched: FetchedResponse,
     page: &PageRequest,
     reply: &mut Reply,
 ) {
-    let Page {
+    let FetchedResponse {
         mut head,
         body,
         backend,
+        ..
     } = fetched;
     hop_by_hop::strip_response(&mut head);
     forwarded::strip_internal_response(&mut head);

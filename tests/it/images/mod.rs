@@ -6,6 +6,8 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
+mod sources;
+
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -330,7 +332,7 @@ async fn storm_of(app: &App, names: &[&String], accept: &str) {
         .collect();
     let twice: Vec<Request> = each
         .iter()
-        .flat_map(|it| [it.clone(), it.clone()])
+        .flat_map(|it| [it.clone(), it.clone().header("cookie", "session=a")])
         .collect();
     let gateway = front(app, "images: edge").await;
     let before = (app.cpu(), app.rss());

@@ -72,8 +72,17 @@ impl NextApp {
     /// Starts the same build, as if it had no `proxy.js`, with more qualities of images and with
     /// the files of `images` as its `public/`. For one test.
     pub(crate) async fn start_with_images(test: &'static str, images: &Path) -> App {
+        Self::start_with_images_behind(test, images, &json!({})).await
+    }
+
+    /// Starts the same app, with these functions as its proxy.
+    pub(crate) async fn start_with_images_behind(
+        test: &'static str,
+        images: &Path,
+        functions: &Value,
+    ) -> App {
         let kind = Kind::NextImages(test);
-        lay_out(kind, &json!({})).expect("the target folder is ours");
+        lay_out(kind, functions).expect("the target folder is ours");
         let folder = kind.folder();
         let unlinked = [
             "public",
@@ -89,16 +98,31 @@ impl NextApp {
         }
         for entry in fs::read_dir(images).expect("they are drawn") {
             let entry = entry.expect("a file");
-            let to = folder.join("public").join(entry.file_name());
-            fs::copy(entry.path(), to).expect("the folder is ours");
+            let public = folder.join("public");
+            fs::copy(entry.path(), public.join(entry.file_name())).expect("the folder is ours");
+            // The proxy of the app lets these pass.
+            let passed = public.join("edge/init");
+            fs::create_dir_all(&passed).expect("the folder is ours");
+            fs::hard_link(
+                public.join(entry.file_name()),
+                passed.join(entry.file_name()),
+            )
+            .expect("the folder is ours");
         }
         let app = Kind::Next.folder();
         let config = fs::read_to_string(app.join("next.config.js")).expect("the app has one");
-        let config = config.replace("images: {", "images: { qualities: [40, 75, 90],");
+        let more = "images: { qualities: [40, 75, 90], \
+                    localPatterns: [{ pathname: '/**', search: '' }, { pathname: '/**', search: '?v=1' }],";
+        let config = config.replace("images: {", more);
         fs::write(folder.join("next.config.js"), config).expect("the folder is ours");
         let manifest = fs::read(app.join(".next/images-manifest.json")).expect("it is built");
         let mut manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
         manifest["images"]["qualities"] = json!([40, 75, 90]);
+        let patterns = manifest["images"]["localPatterns"].as_array_mut();
+        let patterns = patterns.expect("the default has one");
+        let mut with_query = patterns[0].clone();
+        with_query["search"] = "?v=1".into();
+        patterns.push(with_query);
         fs::write(
             folder.join(".next/images-manifest.json"),
             manifest.to_string(),

@@ -19,7 +19,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use build::{AssetKind, Build, BuildError, BuildWatch, Stamp};
 pub use image::{ImageForms, InvalidImageRequest};
-pub use optimizer::{ImageRequest, Optimizer};
+pub use optimizer::{ImageRequest, Optimizer, max_age_of};
 pub use paths::PathSet;
 pub use releases::{Destination, MAX_BEGINNING, ReleaseRequest, ReleaseTable, Releases};
 pub use response::{

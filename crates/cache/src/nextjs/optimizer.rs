@@ -1,5 +1,5 @@
 //! The image optimizer of an app, as far as its work needs no code of the app: settings of the
-//! build, and requests whose source is a file.
+//! build, and requests whose source is one of the app's own.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ pub struct Optimizer {
     /// Media types that may be made, in the order of the configuration.
     formats: Box<[Box<str>]>,
     /// Sources of the app; `None` for all.
-    local: Option<Box<[Regex]>>,
+    local: Option<Box<[LocalSources]>>,
     /// Seconds for which a response is fresh at least.
     pub min_ttl: u64,
     pub max_source: u64,
@@ -38,10 +38,18 @@ pub struct Optimizer {
     pub has_mozjpeg: bool,
 }
 
-/// Image request whose source is a file of the app.
+/// Sources of the app that one of its patterns allows.
+#[derive(Debug)]
+struct LocalSources {
+    path: Regex,
+    /// Query with its `?`, empty for none; `None` for any.
+    search: Option<Box<str>>,
+}
+
+/// Image request whose source the app has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRequest {
-    /// Path of the source.
+    /// Path of the source, with its query.
     pub source: Box<str>,
     pub width: u32,
     /// From 1 to 100.
@@ -113,8 +121,7 @@ impl Optimizer {
     fn of(images: Images, has_mozjpeg: bool) -> Option<Self> {
         let local = match images.local_patterns {
             Some(patterns) => {
-                let patterns = patterns.iter().filter(|it| it.is_for_paths());
-                let read: Result<_, _> = patterns.map(LocalPattern::read).collect();
+                let read: Result<_, _> = patterns.into_iter().map(LocalPattern::read).collect();
                 Some(read.ok()?)
             }
             None => None,
@@ -146,18 +153,20 @@ impl Optimizer {
         let source = query::values(query, b"url").next().map(query::decoded)?;
         let source = String::from_utf8(source.into_owned()).ok()?;
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~@+=,!()&$".contains(&byte);
-        let below = source.strip_prefix(base)?;
+        let (path, search) = source.split_at(source.find('?').unwrap_or(source.len()));
+        let below = path.strip_prefix(base)?;
         if !below.starts_with('/')
-            || !source.bytes().all(is_plain)
-            || source.split('/').any(|part| matches!(part, "." | ".."))
-            || source.contains("//")
-            || source.contains("/_next/image")
+            || !path.bytes().all(is_plain)
+            || !search.bytes().skip(1).all(is_plain)
+            || search == "?"
+            || path.split('/').any(|part| matches!(part, "." | ".."))
+            || path.contains("//")
+            || path.contains("/_next/image")
         {
             return None;
         }
         let mut patterns = self.local.iter().flatten();
-        let is_allowed =
-            self.local.is_none() || patterns.any(|it| it.is_match(&source).unwrap_or(false));
+        let is_allowed = self.local.is_none() || patterns.any(|it| it.allow(path, search));
         if !is_allowed {
             return None;
         }
@@ -175,18 +184,18 @@ impl Optimizer {
         })
     }
 
-    /// Returns the value of `Cache-Control` for an image that is no error's replacement.
-    pub fn cache_control(&self, request: &ImageRequest) -> String {
+    /// Returns the value of `Cache-Control` for an image that is no error's replacement. `own` is
+    /// the time for which its source is fresh, in seconds.
+    pub fn cache_control(&self, request: &ImageRequest, own: u64) -> String {
         if request.is_static {
             return "public, max-age=315360000, immutable".to_owned();
         }
-        // Files of `public/` are fresh for no time themselves.
-        format!("public, max-age={}, must-revalidate", self.min_ttl)
+        format!("public, max-age={}, must-revalidate", self.min_ttl.max(own))
     }
 
     /// Returns the value of `Content-Disposition` for an image whose file names end in `extension`.
     pub fn content_disposition(&self, request: &ImageRequest, extension: &str) -> String {
-        let last = request.source.rsplit('/').next().unwrap_or_default();
+        let last = request.path().rsplit('/').next().unwrap_or_default();
         let name = match last.split('.').next() {
             Some(name) if !last.is_empty() => format!("{name}.{extension}"),
             _ => "image.bin".to_owned(),
@@ -195,14 +204,97 @@ impl Optimizer {
     }
 }
 
-impl LocalPattern {
-    /// Returns true for a pattern of sources without a query; others are left to the app.
-    fn is_for_paths(&self) -> bool {
-        self.search.as_deref().is_none_or(str::is_empty)
+impl ImageRequest {
+    /// Returns the path of the source, without its query.
+    pub fn path(&self) -> &str {
+        self.source.split('?').next().unwrap_or_default()
     }
 
-    fn read(&self) -> Result<Regex, Box<fancy_regex::Error>> {
+    /// Returns true if the source has a query, and is no file therefore.
+    pub fn has_query(&self) -> bool {
+        self.source.contains('?')
+    }
+}
+
+impl LocalSources {
+    fn allow(&self, path: &str, search: &str) -> bool {
+        let is_same = self.search.as_deref().is_none_or(|own| own == search);
+        is_same && self.path.is_match(path).unwrap_or(false)
+    }
+}
+
+impl LocalPattern {
+    fn read(self) -> Result<LocalSources, Box<fancy_regex::Error>> {
         let mut builder = RegexBuilder::new(self.pathname.as_deref().unwrap_or("^"));
-        builder.backtrack_limit(MAX_STEPS).build().map_err(Box::new)
+        let path = builder.backtrack_limit(MAX_STEPS).build();
+        Ok(LocalSources {
+            path: path.map_err(Box::new)?,
+            search: self.search.map(Into::into),
+        })
+    }
+}
+
+/// Seconds for which a source with this `Cache-Control` is fresh, as the optimizer reads it; `None`
+/// for a number that it writes in another way.
+pub fn max_age_of(cache_control: &str) -> Option<u64> {
+    let value_of = |wanted: &str| {
+        let mut found = "";
+        for directive in cache_control.split(',') {
+            let mut parts = directive.trim().split('=');
+            let key = parts.next().unwrap_or_default();
+            if key.eq_ignore_ascii_case(wanted) {
+                found = parts.next().unwrap_or_default();
+            }
+        }
+        found
+    };
+    let shared = value_of("s-maxage");
+    let own = if shared.is_empty() {
+        value_of("max-age")
+    } else {
+        shared
+    };
+    let quoted = own.strip_prefix('"').and_then(|own| own.strip_suffix('"'));
+    let own = quoted.unwrap_or(own).trim_start();
+    let own = own.strip_prefix('+').unwrap_or(own);
+    // Anything but digits ends the number, and a negative one is less than any minimum.
+    let digits = own.bytes().take_while(u8::is_ascii_digit).count();
+    match &own[..digits] {
+        "" => Some(0),
+        digits if digits.len() > 15 => None,
+        digits => digits.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `getMaxAge` of Next.js 16.4.5 returns; a negative number is below any minimum.
+    #[test]
+    fn freshness_of_a_source_is_read_as_the_optimizer_does() {
+        for (control, expected) in [
+            ("", 0),
+            ("public, max-age=20", 20),
+            ("s-maxage=30, max-age=5", 30),
+            ("max-age=\"50\"", 50),
+            ("S-MaxAge=17", 17),
+            ("max-age=2e9", 2),
+            ("max-age=2, max-age=4", 4),
+            ("max-age=-5", 0),
+            ("s-maxage=, max-age=16", 16),
+            ("max-age = 30", 0),
+            ("max-age=15x", 15),
+            ("s-maxage=\"60, max-age=1", 0),
+            ("s-maxage, max-age=7", 7),
+            ("max-age= 9", 9),
+            ("max-age=+8", 8),
+            ("max-age=1=2", 1),
+            ("max-age=\"", 0),
+            ("no-store", 0),
+        ] {
+            assert_eq!(max_age_of(control), Some(expected), "{control}");
+        }
+        assert_eq!(max_age_of("max-age=1000000000000000000000"), None);
     }
 }
