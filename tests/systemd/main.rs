@@ -8,6 +8,7 @@
 )]
 
 mod imported;
+mod releases;
 #[path = "../it/support/mod.rs"]
 mod support;
 
@@ -131,6 +132,7 @@ async fn main() -> ExitCode {
     watchdog(&mut machine).await;
     broken_configuration(&mut machine).await;
     imported::run(&mut machine, &work).await;
+    releases::run(&mut machine, &work).await;
     let (_, log) = systemctl(&["stop", UNIT]);
     print!("{log}");
     if machine.broken > 0 {

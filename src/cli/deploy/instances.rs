@@ -86,7 +86,14 @@ impl Instance {
         linked.map_err(|error| format!("cannot link `{}`: {error}", link.display()))?;
         match &settings.start {
             StartMethod::Unit { name, manager } => {
-                systemctl(manager, "start", &unit(name, self.port)).await
+                let unit = unit(name, self.port);
+                if systemctl(manager, "start", &unit).await.is_ok() {
+                    return Ok(());
+                }
+                // A release that ended again and again has used up the unit's starts. If there is
+                // nothing to reset, the start says what is wrong.
+                drop(systemctl(manager, "reset-failed", &unit).await);
+                systemctl(manager, "start", &unit).await
             }
             StartMethod::Command(command) => {
                 supervise::begin(settings, folder, &self.release, self.port, command)
