@@ -1,7 +1,7 @@
 //! Releases whose instances are units: `overlap: one` replaces them one by one.
 //!
 //! Invariant: whatever replaces what, never more than one unit above the configured number runs, no
-//! request fails, and what stopped is inactive to systemd.
+//! request fails, what stopped is inactive to systemd, and what runs starts with the machine.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -12,7 +12,7 @@ use super::{
         fleet::edgeway,
         load::{Lanes, Tally, endless},
         releases::{Behaviour, Site, tried_app},
-        wait::pass,
+        wait::{pass, until},
     },
     systemctl,
 };
@@ -20,6 +20,11 @@ use super::{
 /// Interval of the counts, shorter than any app takes to start.
 const EVERY: Duration = Duration::from_millis(10);
 const INSTANCES: usize = 2;
+const SOON: Duration = Duration::from_secs(20);
+
+/// Target that stands for the start of the machine.
+const BOOT: &str = "boot-of-the-test.target";
+const INSTALL: &str = "[Install]\nWantedBy=boot-of-the-test.target\n";
 
 /// A command under load.
 struct Ran {
@@ -32,25 +37,31 @@ struct Ran {
 
 pub(super) async fn run(machine: &mut Machine, work: &Path) {
     println!("releases with units, one by one");
-    let most = replaced(machine, work, "one", "      overlap: one").await;
+    let most = replaced(machine, work, "one", "      overlap: one", INSTALL).await;
     let message = format!("{most} processes at most, for {INSTANCES} instances");
     machine.check(most == INSTANCES + 1, message);
     println!("control: releases with units, all at once");
-    let most = replaced(machine, work, "all", "").await;
+    let most = replaced(machine, work, "all", "", "").await;
     let message = format!("{most} processes at most, for {INSTANCES} instances");
     machine.check(most >= 2 * INSTANCES, message);
 }
 
 /// Deploys, fails to deploy, deploys again and rolls back. Returns the most processes that ran at the
 /// same time.
-async fn replaced(machine: &mut Machine, work: &Path, unit: &str, more: &str) -> usize {
+async fn replaced(
+    machine: &mut Machine,
+    work: &Path,
+    unit: &str,
+    more: &str,
+    install: &str,
+) -> usize {
     let section = format!(
         "      unit: rel-{unit}@{{port}}.service\n      manager: user\n      linger: 1h\n      \
          instances: {INSTANCES}\n{more}"
     );
     let site = Site::start_app("/health", &section).await;
     let folder = site.folder.path().canonicalize().expect("it is there");
-    write_unit(work, unit, &folder);
+    write_unit(work, unit, &folder, install);
     let [one, two, three] = [(); 3].map(|()| release());
     let broken = release();
     fs::write(broken.path().join("server.js"), "process.exit(1);\n").expect("it takes files");
@@ -108,13 +119,34 @@ async fn replaced(machine: &mut Machine, work: &Path, unit: &str, more: &str) ->
             format!("{step}: {running} units are active, and {processes} processes run"),
         );
     }
-    let (_, text) = systemctl(&["stop", &format!("rel-{unit}@*.service")]);
+    let before = active(unit);
+    let stop = || {
+        let (_, text) = systemctl(&["stop", BOOT, &format!("rel-{unit}@*.service")]);
+        print!("{text}");
+    };
+    stop();
+    let (_, text) = systemctl(&["start", BOOT]);
     print!("{text}");
+    let after = active(unit);
+    let expected = if install.is_empty() { 0 } else { before };
+    machine.check(
+        after == expected,
+        format!("started with the machine: {after} units of {before}"),
+    );
+    if after > 0 {
+        let serves = &mut async || {
+            let response = site.gateway.get("/").await;
+            (response.status() == 200).then_some(())
+        };
+        let served = until(SOON, serves).await;
+        machine.check(served.is_some(), "and they serve again");
+    }
+    stop();
     most
 }
 
 /// Writes a unit as docs/releases.md has it, which starts an app that ended again.
-fn write_unit(work: &Path, name: &str, folder: &Path) {
+fn write_unit(work: &Path, name: &str, folder: &Path, install: &str) {
     let path = std::env::var("PATH").expect("there is one");
     let unit = format!(
         "[Service]
@@ -123,10 +155,11 @@ Environment=PORT=%i NODE_ENV=production EDGEWAY_RELEASE=unit \"PATH={path}\"
 ExecStart=/usr/bin/env node server.js
 Restart=always
 RestartSec=100ms
-",
+{install}",
         folder = folder.display()
     );
     let units = work.join("config/systemd/user");
+    fs::write(units.join(BOOT), "[Unit]\nDescription=boot\n").expect("the folder is ours");
     fs::write(units.join(format!("rel-{name}@.service")), unit).expect("the folder is ours");
     let (_, text) = systemctl(&["daemon-reload"]);
     print!("{text}");

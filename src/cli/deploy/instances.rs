@@ -12,6 +12,7 @@ use super::{folder::ReleaseFolder, name_of, supervise};
 use crate::{
     cli::{
         backends::Name,
+        out,
         program::{Machine, Programs, shown},
     },
     status::snapshot::UpstreamStatus,
@@ -87,13 +88,18 @@ impl Instance {
         match &settings.start {
             StartMethod::Unit { name, manager } => {
                 let unit = unit(name, self.port);
-                if systemctl(manager, "start", &unit).await.is_ok() {
-                    return Ok(());
+                if systemctl(manager, "start", &unit).await.is_err() {
+                    // A release that ended again and again has used up the unit's starts. If there
+                    // is nothing to reset, the start says what is wrong.
+                    drop(systemctl(manager, "reset-failed", &unit).await);
+                    systemctl(manager, "start", &unit).await?;
                 }
-                // A release that ended again and again has used up the unit's starts. If there is
-                // nothing to reset, the start says what is wrong.
-                drop(systemctl(manager, "reset-failed", &unit).await);
-                systemctl(manager, "start", &unit).await
+                if let Err(why) = systemctl(manager, "enable", &unit).await {
+                    out::note(&format!(
+                        "edgeway: {self} will not start with the machine: {why}"
+                    ));
+                }
+                Ok(())
             }
             StartMethod::Command(command) => {
                 supervise::begin(settings, folder, &self.release, self.port, command)
@@ -108,7 +114,13 @@ impl Instance {
     ) -> Result<(), String> {
         match &settings.start {
             StartMethod::Unit { name, manager } => {
-                systemctl(manager, "stop", &unit(name, self.port)).await?;
+                let unit = unit(name, self.port);
+                systemctl(manager, "stop", &unit).await?;
+                if let Err(why) = systemctl(manager, "disable", &unit).await {
+                    out::note(&format!(
+                        "edgeway: {self} may start with the machine: {why}"
+                    ));
+                }
             }
             StartMethod::Command(_) => supervise::end(folder, self.port).await?,
         }
@@ -154,7 +166,8 @@ fn relink(link: &Path, to: &Path) -> io::Result<()> {
 
 async fn systemctl(manager: &str, verb: &str, unit: &str) -> Result<(), String> {
     let user: &[&str] = if manager == "user" { &["--user"] } else { &[] };
-    let line = [&["systemctl"], user, &[verb, "--", unit]].concat();
+    // Hints on units that cannot be enabled are for people who enable them by hand.
+    let line = [&["systemctl"], user, &["--quiet", verb, "--", unit]].concat();
     let line: Vec<String> = line.into_iter().map(str::to_owned).collect();
     let ran = Machine.run(&line).await;
     ran.map_err(|why| format!("`{}` failed: {why}", shown(&line)))
