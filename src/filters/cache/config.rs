@@ -13,8 +13,8 @@ use crate::{
         nextjs::{self, PageCache},
         policy::{CacheRules, IgnoredHeaders},
         route::{
-            ClientDirectives, KeyRules, MinUses, Mode, Query, RouteCachePolicy, TagTemplate,
-            UseCounts,
+            ClientDirectives, KeyRules, MinUses, Mode, Query, Ranges, RouteCachePolicy,
+            TagTemplate, UseCounts,
         },
     },
     chain::CompileContext,
@@ -399,7 +399,10 @@ impl RouteCacheConfig {
             wait: self.wait.0,
             quota: self.quota.map(|quota| quota.value.0),
             fetches_whole: self.whole,
-            only_announced_ranges: self.ranges == RangesConfig::Announced,
+            ranges: match self.ranges {
+                RangesConfig::Any => Ranges::Any,
+                RangesConfig::Announced => Ranges::Announced,
+            },
             keeps_on_write: self.keep_on_write,
             min_uses,
         })

@@ -21,6 +21,7 @@ use crate::{
     cache::{
         budget::RenderPermit,
         nextjs, policy,
+        route::Ranges,
         store::{Entry, EntryDraft, Refresh, RequestedLookup},
         unusual_request::unusual_headers,
     },
@@ -115,7 +116,7 @@ pub(in crate::proxy) fn range(
     let announced = response.headers.get(header::ACCEPT_RANGES);
     let is_announced = announced.is_some();
     if announced.is_none_or(|units| units.as_bytes().eq_ignore_ascii_case(b"none"))
-        && route_cache(ctx).is_some_and(|cache| cache.policy.only_announced_ranges)
+        && route_cache(ctx).is_some_and(|cache| cache.policy.ranges == Ranges::Announced)
     {
         return RangeType::None;
     }

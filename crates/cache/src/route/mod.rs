@@ -40,6 +40,15 @@ pub enum Mode {
     Strict,
 }
 
+/// Stored responses of which a `Range` gets a part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ranges {
+    #[default]
+    Any,
+    /// Those alone whose origin announces ranges (`Accept-Ranges`).
+    Announced,
+}
+
 /// The cache settings of one route.
 #[derive(Debug)]
 pub struct RouteCachePolicy {
@@ -69,8 +78,7 @@ pub struct RouteCachePolicy {
     pub quota: Option<u64>,
     /// True to ask the origin for the whole response where a `HEAD` or a range finds nothing stored.
     pub fetches_whole: bool,
-    /// True to cut no range out of a response whose origin announces none (`Accept-Ranges`).
-    pub only_announced_ranges: bool,
+    pub ranges: Ranges,
     /// True to keep stored responses when a write of the same URL succeeds.
     pub keeps_on_write: bool,
     /// Requests until a response is stored; with the first if absent.

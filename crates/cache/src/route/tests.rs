@@ -24,7 +24,7 @@ fn policy(key: KeyRules, anonymous: &[&str]) -> RouteCachePolicy {
         wait: Duration::from_secs(5),
         quota: None,
         fetches_whole: false,
-        only_announced_ranges: false,
+        ranges: Ranges::Any,
         keeps_on_write: false,
         min_uses: None,
     }
