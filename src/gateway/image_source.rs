@@ -189,7 +189,7 @@ mod tests {
     }
 
     /// Invariant: requests that want a source at the same time fetch it once, later ones again, and
-    /// nothing of it is kept, whoever leaves.
+    /// nothing of it is kept, also if one of them leaves.
     #[tokio::test]
     async fn a_source_is_fetched_once_for_all_who_wait() {
         let fetches = SourceFetches::default();

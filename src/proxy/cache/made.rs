@@ -16,8 +16,7 @@ use crate::{
 };
 
 impl Flow {
-    /// Returns true for an image that others may get too, whoever asks for it, and for which the
-    /// store is asked.
+    /// Returns true for an image that all clients may get, and for which the store is asked.
     pub(in crate::proxy) fn is_image(&self) -> bool {
         let shape = self.shape.as_ref();
         let is_shared = |shape: &RequestShape| shape.is_image() && !shape.keeps_credentials();
