@@ -270,7 +270,7 @@ pub fn max_age_of(cache_control: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// What `getMaxAge` of Next.js 16.4.5 returns; a negative number is below any minimum.
+    /// The results are those of `getMaxAge` of Next.js 16.4.5; negative ones are below any minimum.
     #[test]
     fn freshness_of_a_source_is_read_as_the_optimizer_does() {
         for (control, expected) in [
