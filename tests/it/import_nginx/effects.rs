@@ -224,6 +224,12 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
                 "add_header" | "proxy_hide_header" | "proxy_pass_header"
             );
             let (theirs, ours) = (&difference.nginx, &difference.own);
+            // One of the statuses of the page.
+            let code = effect.code.to_string();
+            let mut codes = effect.directive.arguments().iter();
+            let is_of_location = name == "error_page"
+                && note.contains("not those of the page's own location")
+                && codes.any(|own| own.trim_start_matches('=') == code);
             let is_twice = note.contains("once, not twice")
                 && effect.code == 416
                 && *theirs == format!("{ours} + {ours}");
@@ -231,6 +237,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
                 || about(&HEADERS, header)
                 || names(note, header)
                 || is_twice
+                || is_of_location
         }
         What::Body => {
             const BODIES: [&str; 6] = [

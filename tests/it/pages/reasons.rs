@@ -30,7 +30,7 @@ const TAKE_A_REASON: [(&str, usize, &str); 18] = [
     ("LoopEnd::Failed", 0, "src/edge/http2/mod.rs"),
     ("retry::record", 1, ""),
     ("record", 1, "src/proxy/retry.rs"),
-    ("degrade", 0, "src/proxy/error_page.rs"),
+    ("degrade", 0, "src/proxy/error_page/mod.rs"),
     ("refused", 0, "crates/cache/src/budget/counts.rs"),
     ("Err", 0, "src/edge/serve.rs"),
     ("refuse", 0, "src/edge/serve.rs"),

@@ -8,6 +8,7 @@ use super::{
     locations::{Location, Routes, closed},
     moves,
     output::Part,
+    pages,
     parse::Directive,
     rewrites,
     scope::Scope,
@@ -385,7 +386,21 @@ impl<'a> Routes<'a, '_> {
         }
         for page in scope.nearest("error_page") {
             if page.args.len() == 2 && page.arg(0) == "404" && page.arg(1).starts_with('/') {
-                self.fates.carried(page, "");
+                let own = pages::serving(page.arg(1), found).map(|own| &own.scope);
+                let ids = |scope: &Scope<'_>| -> Vec<usize> {
+                    let all = scope.nearest("add_header").into_iter();
+                    all.chain(scope.one("expires")).map(|one| one.id).collect()
+                };
+                // Without a location of its own, the page has the server's.
+                let is_same = own.map_or_else(
+                    || HEADERS.iter().all(|name| scope.own(name).is_empty()),
+                    |own| ids(own) == ids(scope),
+                );
+                if is_same {
+                    self.fates.carried(page, "");
+                } else {
+                    self.fates.changed(page, pages::NO_HEADERS);
+                }
                 files["not_found"] = page.arg(1).into();
             }
         }
@@ -477,6 +492,9 @@ pub(super) fn name_upstreams(routes: &mut [Part], upstreams: &[(String, Part)]) 
         }
     }
 }
+
+/// Directives whose headers a page has from its own location.
+const HEADERS: [&str; 2] = ["add_header", "expires"];
 
 /// Note of the report on files.
 pub(super) const OF_FILES: &str = "methods other than GET and HEAD get 405 for a file; ranges and \

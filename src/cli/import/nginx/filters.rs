@@ -366,10 +366,12 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &m
         filters.keys.insert("compression".to_owned(), false.into());
         return;
     }
-    fates.changed(
-        gzip,
-        "backends get `Accept-Encoding: identity`, so that nothing is compressed twice",
-    );
+    let mut note =
+        "backends get `Accept-Encoding: identity`, so that nothing is compressed twice".to_owned();
+    if !scope.one("gzip_vary").is_some_and(|vary| vary.is_on()) {
+        note.push_str("; responses that some clients get compressed have `Vary: Accept-Encoding`");
+    }
+    fates.changed(gzip, note);
     let mut types: BTreeSet<String> = ["text/html".to_owned()].into();
     if let Some(written) = scope.one("gzip_types") {
         fates.carried(written, "");

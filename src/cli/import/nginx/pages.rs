@@ -153,8 +153,8 @@ const OF_UPSTREAM: &str = "its upstream gets `host` as the client sent it and th
      but no headers that the request's own location sets, nor those of `proxy_set_header` of the \
      page's own location; of a request that was refused, or of whose body more than 64 KiB were sent \
      before, it gets a `GET` without a body, `content-type`, `if-none-match`, `if-modified-since` and \
-     `range`; the client gets a page of at most 1 MiB, without the headers of its own location and, \
-     with the status of an error, with `cache-control: no-store`, without `etag` and \
+     `range`; the client gets a page of at most 1 MiB, with the headers of the request's location, \
+     not those of the page's own location, and, with the status of an error, with `cache-control: no-store`, without `etag` and \
      `accept-ranges`; without a response of that upstream, for a page that is the client's own path \
      and a body that was sent before, or for a request that was refused and whose page would be its \
      own path at the upstream of its location, the built-in page with the first status";
@@ -218,16 +218,19 @@ fn of_upstream<'a>(
     })
 }
 
-const NO_HEADERS: &str = "without the headers of the page's own location";
+pub(super) const NO_HEADERS: &str =
+    "with the headers of the request's location, not those of the page's own location";
 
-const FILE: &str = "with `cache-control: no-store`, without `etag`, `last-modified`, \
-                    `accept-ranges` and the headers of the page's own location; nginx has 413 in \
-                    its place for bodies beyond the limit of that location";
+const FILE: &str = "with `cache-control: no-store`, without `etag`, `last-modified` and \
+                    `accept-ranges`, with the headers of the request's location, not those of the \
+                    page's own location; nginx has 413 in its place for bodies beyond the limit of \
+                    that location";
 
-const FILE_AS_SUCCESS: &str = "without the headers of the page's own location; conditions and ranges \
-                               have an effect for `GET` and `HEAD` alone, a range that is not in the \
-                               file has none, and no 304 takes the place of a backend's error; nginx \
-                               has 413 in its place for bodies beyond the limit of that location";
+const FILE_AS_SUCCESS: &str = "with the headers of the request's location, not those of the page's own \
+                               location; conditions and ranges have an effect for `GET` and `HEAD` \
+                               alone, a range that is not in the file has none, and no 304 takes the \
+                               place of a backend's error; nginx has 413 in its place for bodies beyond \
+                               the limit of that location";
 
 /// Media types of files that are no HTML.
 const TYPES: [(&str, &str); 12] = [
@@ -356,7 +359,7 @@ fn redirect(to: &str, code: u16, scope: &Scope<'_>) -> Result<Value, String> {
 }
 
 /// Returns the location that serves a path: an exact one, or the longest prefix.
-fn serving<'f, 'a>(path: &str, found: &'f [Location<'a>]) -> Option<&'f Location<'a>> {
+pub(super) fn serving<'f, 'a>(path: &str, found: &'f [Location<'a>]) -> Option<&'f Location<'a>> {
     let exact = found
         .iter()
         .find(|location| location.text.strip_prefix("= ") == Some(path));
