@@ -386,21 +386,7 @@ impl<'a> Routes<'a, '_> {
         }
         for page in scope.nearest("error_page") {
             if page.args.len() == 2 && page.arg(0) == "404" && page.arg(1).starts_with('/') {
-                let own = pages::serving(page.arg(1), found).map(|own| &own.scope);
-                let ids = |scope: &Scope<'_>| -> Vec<usize> {
-                    let all = scope.nearest("add_header").into_iter();
-                    all.chain(scope.one("expires")).map(|one| one.id).collect()
-                };
-                // Without a location of its own, the page has the server's.
-                let is_same = own.map_or_else(
-                    || HEADERS.iter().all(|name| scope.own(name).is_empty()),
-                    |own| ids(own) == ids(scope),
-                );
-                if is_same {
-                    self.fates.carried(page, "");
-                } else {
-                    self.fates.changed(page, pages::NO_HEADERS);
-                }
+                self.mark_page(page, scope, found);
                 files["not_found"] = page.arg(1).into();
             }
         }
@@ -422,6 +408,24 @@ impl<'a> Routes<'a, '_> {
             keys.insert("rewrite".to_owned(), json!({ "regex": regex, "with": "/" }));
         }
         keys
+    }
+
+    /// Reports the page of missing files, which nginx sends with the headers of its own location.
+    fn mark_page(&mut self, page: &Directive, scope: &Scope<'_>, found: &[Location<'a>]) {
+        let ids = |scope: &Scope<'_>| -> Vec<usize> {
+            let all = scope.nearest("add_header").into_iter();
+            all.chain(scope.one("expires")).map(|one| one.id).collect()
+        };
+        let is_same = match pages::serving(page.arg(1), found) {
+            Some(own) => ids(&own.scope) == ids(scope),
+            // Without a location of its own, the page has the server's.
+            None => HEADERS.iter().all(|name| scope.own(name).is_empty()),
+        };
+        if is_same {
+            self.fates.carried(page, "");
+        } else {
+            self.fates.changed(page, pages::NO_HEADERS);
+        }
     }
 
     /// Returns the headers of files that have locations of their own, in which nginx serves them as

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::{
     cache, headers,
     output::Part,
+    parse::Directive,
     report::Fates,
     scope::Scope,
     words::{Piece, bytes, duration, parameter, pieces, size},
@@ -368,7 +369,7 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &m
     }
     let mut note =
         "backends get `Accept-Encoding: identity`, so that nothing is compressed twice".to_owned();
-    if !scope.one("gzip_vary").is_some_and(|vary| vary.is_on()) {
+    if !scope.one("gzip_vary").is_some_and(Directive::is_on) {
         note.push_str("; responses that some clients get compressed have `Vary: Accept-Encoding`");
     }
     fates.changed(gzip, note);

@@ -346,15 +346,7 @@ impl<'a> Routes<'a, '_> {
             }
         }
         let mut cases = self.cases(&guards, location.directive);
-        // A server's own conditions have its headers, and those of a location that has none itself.
-        if server_guards.is_empty() || location.scope.own("add_header").is_empty() {
-            let actions = cases.iter_mut().filter_map(|(_, action)| action.as_mut());
-            for action in actions {
-                let mut own = Filters::default();
-                headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
-                action.extend(own.keys);
-            }
-        }
+        self.conditional_headers(location, server_guards, &mut cases);
         let comment = format!(
             "{} {} {}",
             location.directive.place(),
@@ -422,6 +414,24 @@ impl<'a> Routes<'a, '_> {
         insert_conditions(&mut keys, &later);
         self.added_slash((location, found), &keys, audience, &comment, &cases);
         self.push(audience, &location.text, &keys, &comment, &cases);
+    }
+
+    /// Gives what conditions respond the headers of their place. A server's own conditions have its
+    /// headers, and those of a location that has none itself.
+    fn conditional_headers(
+        &mut self,
+        location: &Location<'a>,
+        server_guards: &[Condition],
+        cases: &mut [guards::Case],
+    ) {
+        if !server_guards.is_empty() && !location.scope.own("add_header").is_empty() {
+            return;
+        }
+        for action in cases.iter_mut().filter_map(|(_, action)| action.as_mut()) {
+            let mut own = Filters::default();
+            headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
+            action.extend(own.keys);
+        }
     }
 
     /// Adds the route that redirects to the path of a location with the slash at its end.
