@@ -39,6 +39,9 @@ fn a_refusal_has_the_page_of_its_status() {
     assert!(check.last().body.is_empty());
 }
 
+/// Status and content of a response.
+type Expected = (u16, &'static str);
+
 #[test]
 fn a_file_that_is_a_success_is_a_response_like_any_file() {
     let folder = tempfile::tempdir().unwrap();
@@ -55,8 +58,7 @@ fn a_file_that_is_a_success_is_a_response_like_any_file() {
     };
     let tag = "\"6553f100-a\"";
     let date = "Tue, 14 Nov 2023 22:13:20 GMT";
-    // Method, header, and of a refusal and of an intercepted response: status, and content.
-    type Expected = (u16, &'static str);
+    // Method, header, and what a refusal and an intercepted response are.
     let cases: [(&str, (&str, &str), [Expected; 2]); 9] = [
         ("GET", ("Accept", "*/*"), [(200, "0123456789"); 2]),
         ("HEAD", ("Range", "bytes=2-4"), [(200, "0123456789"); 2]),
