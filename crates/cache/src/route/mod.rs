@@ -45,7 +45,7 @@ pub enum Mode {
 pub enum Ranges {
     #[default]
     Any,
-    /// Those alone whose origin announces ranges (`Accept-Ranges`).
+    /// Only responses whose origin announces ranges (`Accept-Ranges`).
     Announced,
 }
 
