@@ -8,7 +8,7 @@
     reason = "tests: what goes wrong here fails them, and says so"
 )]
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use fastrand::Rng;
 
@@ -94,20 +94,16 @@ fn draw(number: usize, random: &mut Rng) -> Sent {
     }
 }
 
-#[tokio::test]
-async fn errors_keep_the_connection() {
-    let seed = seed::drawn();
-    let mut random = Rng::with_seed(seed);
-    let dropping = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
-    let hanging = ResettingOrigin::start(Failure::Hang).await;
-    let yaml = format!(
+/// Returns a configuration whose every route leads to an error or a reply.
+fn failing(dropping: SocketAddr, hanging: SocketAddr) -> String {
+    format!(
         "
 cache: {{ memory: 8MiB }}
 defaults: {{ csrf: false }}
 upstreams:
   away: {{ backends: ['127.0.0.1:9'], health: false, eject: {{ errors: 0 }} }}
-  dropping: {{ backends: ['{}'], health: false, eject: {{ errors: 0 }} }}
-  hanging: {{ backends: ['{}'], health: false, eject: {{ errors: 0 }},
+  dropping: {{ backends: ['{dropping}'], health: false, eject: {{ errors: 0 }} }}
+  hanging: {{ backends: ['{hanging}'], health: false, eject: {{ errors: 0 }},
     timeouts: {{ first_byte: 100ms }} }}
 routes:
 - {{ match: {{ path: /moved/* }}, redirect: /here }}
@@ -117,10 +113,17 @@ routes:
 - {{ match: {{ path: /dropped/* }}, upstream: dropping }}
 - {{ match: {{ path: /hangs/* }}, upstream: hanging }}
 - {{ match: {{ path: /stored/* }}, upstream: away, cache: {{}} }}
-",
-        dropping.address(),
-        hanging.address(),
-    );
+"
+    )
+}
+
+#[tokio::test]
+async fn errors_keep_the_connection() {
+    let seed = seed::drawn();
+    let mut random = Rng::with_seed(seed);
+    let dropping = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
+    let hanging = ResettingOrigin::start(Failure::Hang).await;
+    let yaml = failing(dropping.address(), hanging.address());
     for relay in ["on", "off"] {
         let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
         let (closed, kept_bodies) = send_all(&gateway, &mut random, relay == "on").await;
@@ -158,4 +161,42 @@ async fn send_all(gateway: &Gateway, random: &mut Rng, has_relay: bool) -> (usiz
         connection = gateway.connect().await;
     }
     (closed, kept_bodies)
+}
+
+/// A client may send the headers of a request long before its body. Up to 1 MiB of it are read after
+/// the response; the response to a longer one says that the connection ends.
+#[tokio::test]
+async fn a_body_that_comes_after_the_response_is_not_taken_for_a_request() {
+    const MOST: usize = 1 << 20;
+    let dropping = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
+    let hanging = ResettingOrigin::start(Failure::Hang).await;
+    let yaml = failing(dropping.address(), hanging.address());
+    for relay in ["on", "off"] {
+        let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
+        for path in ["moved", "refused", "guarded", "away", "none"] {
+            for length in [1, CONTENT.len(), 20_000, MOST, MOST + 1] {
+                let shown = format!("{path}, {length} bytes, relay {relay}");
+                let mut connection = gateway.connect().await;
+                let head = format!(
+                    "POST /{path}/x HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n"
+                );
+                connection.write(&head).await.expect("it accepts");
+                let response = connection.read_response().await.expect("it responds");
+                let is_closing = response.header("connection") == Some("close");
+                // Pingora keeps no connection after a backend failed.
+                let is_failed = relay == "off" && response.status() >= 502;
+                assert_eq!(is_closing, length > MOST || is_failed, "{shown}");
+                if is_closing {
+                    continue;
+                }
+                let body: String = CONTENT.chars().cycle().take(length).collect();
+                connection.write(&body).await.expect("it reads on");
+                // The request in the body has another response.
+                let next = "GET /none/next HTTP/1.1\r\nHost: a.test\r\n\r\n";
+                connection.write(next).await.expect("it accepts");
+                let response = connection.read_response().await.expect("it responds");
+                assert_eq!(response.status(), 404, "{shown}");
+            }
+        }
+    }
 }
