@@ -37,12 +37,15 @@ impl Serve for LetteredOrigin {
                 'e' => "expires: Thu, 01 Jan 1970 00:00:01 GMT\r\n",
                 'v' => "vary: x-lang\r\n",
                 'w' => "vary: *\r\n",
+                'r' => "accept-ranges: bytes\r\n",
                 _ => "",
             });
             if letter == 's' {
                 write!(lines, "set-cookie: sid={number}\r\n").expect("a string takes text");
             }
         }
+        // A part of the body does not say it.
+        write!(lines, "x-number: {number}\r\n").expect("a string takes text");
         let body = format!("{number}");
         exchange.reply(200, &lines, body.as_bytes()).await
     }
