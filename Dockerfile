@@ -12,7 +12,7 @@ COPY . .
 # The commit for `edgeway --version`: the build's context has no .git.
 ARG EDGEWAY_COMMIT=""
 ARG SOURCE_DATE_EPOCH=""
-RUN cargo build --profile dist --locked --bin edgeway \
+RUN scripts/build-dist \
     && scripts/image-root target/dist/edgeway /
 
 # glibc, libgcc and CA certificates, and nothing else.

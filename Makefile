@@ -78,7 +78,7 @@ ZSHDIR ?= $(PREFIX)/share/zsh/site-functions
 
 .PHONY: install
 install: ## build a release and install the program, its systemd units and an initial configuration
-	$(CARGO) build --profile dist --locked --bin edgeway
+	scripts/build-dist
 	@DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' SYSCONFDIR='$(SYSCONFDIR)' UNITDIR='$(UNITDIR)' ZSHDIR='$(ZSHDIR)' scripts/install target/dist/edgeway
 
 # A program that is built already, to make packages of it: make dist BINARY=target/debug/edgeway
@@ -86,12 +86,12 @@ BINARY ?=
 
 .PHONY: dist
 dist: ## make the packages in target/packages: Debian, npm, archive, checksums
-	@[ -n '$(BINARY)' ] || $(CARGO) build --profile dist --locked --bin edgeway
+	@[ -n '$(BINARY)' ] || scripts/build-dist
 	@scripts/dist $(or $(BINARY),target/dist/edgeway)
 
 .PHONY: pgo
-pgo: ## build target/pgo/edgeway, optimized for load; `make dist BINARY=target/pgo/edgeway` packs it
-	@scripts/setup nginx-light wrk nghttp2-client openssl python3
+pgo: ## record what load does in the program, for the builds of `make install` and `make dist`; before a release
+	@scripts/setup nginx-light wrk nghttp2-client openssl python3 llvm-$$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 	@scripts/pgo
 
 .PHONY: test-packages
@@ -106,7 +106,7 @@ test-image: ## build the container image, and run it without rights and with a r
 
 .PHONY: compare
 compare: setup ## measure Edgeway, bare Pingora and nginx side by side
-	$(CARGO) build --profile dist --locked --bin edgeway --example bare
+	scripts/build-dist --example bare
 	load-tests/compare
 
 # The gateway that the profiles measure: BINARY, or a build of the dist profile.
@@ -117,7 +117,7 @@ REPEATS ?= 3
 .PHONY: setup-profiles
 setup-profiles:
 	@scripts/setup nghttp2-client openssl redis-server python3
-	@[ -n '$(BINARY)' ] || $(CARGO) build --profile dist --locked --bin edgeway
+	@[ -n '$(BINARY)' ] || scripts/build-dist
 
 .PHONY: profiles
 profiles: setup-profiles ## run the load profiles but soak, about ten minutes: users in steps, hits and misses, a peak, a flood
