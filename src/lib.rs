@@ -66,9 +66,10 @@ pub mod filter {
             AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts, CacheOutcome,
             Certificate, Claims, Class, Client, ClientCertificate, CompileContext, Exchange,
             Filter, FilterKind, FixedFields, Guard, Identity, KeyBuilder, LateFields, LogFields,
-            LoggedRequest, Outcome, Phase, Phases, Protocol, ReadyLines, Refusal, Reply, ReplyBody,
-            RequestChanges, RequestFacts, RequestId, RequestTrace, Scheme, Shared, Text,
-            TlsParameters, TlsWords, TraceAttempt, TraceIds, TraceStep, Verdict, host::public_host,
+            LoggedRequest, Outcome, PageOfError, Phase, Phases, Protocol, ReadyLines, Refusal,
+            Reply, ReplyBody, RequestChanges, RequestFacts, RequestId, RequestTrace, RerouteFacts,
+            RouteRequest, RouteTarget, Scheme, Shared, Text, TlsParameters, TlsWords, TraceAttempt,
+            TraceIds, TraceStep, Verdict, host::public_host,
         },
         zones::{Zone, Zones},
     };

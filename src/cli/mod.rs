@@ -153,6 +153,11 @@ enum Command {
     ///
     /// Switches to one that `edgeway deploy --hold` has started, or to any other that is still whole.
     Switch(Box<deploy::SwitchOptions>),
+    /// Start the instances of an app's releases again that ended with the machine
+    ///
+    /// Instances that systemd does not run end with the machine or the container. This starts those
+    /// that no command has stopped, on their ports, and waits for their checks.
+    Resume(deploy::ResumeOptions),
     /// Run an instance of a release, and start it again when it ends
     #[command(hide = true)]
     SuperviseInstance(deploy::SuperviseOptions),
@@ -265,6 +270,7 @@ pub fn main() -> ExitCode {
         Command::Deploys(options) => deploy::run_list(&options),
         Command::Rollback(options) => deploy::run_rollback(&options),
         Command::Switch(options) => deploy::run_switch(&options),
+        Command::Resume(options) => deploy::run_resume(&options),
         Command::SuperviseInstance(options) => deploy::run_supervise(&options),
         Command::RetireReleases(options) => deploy::run_retire(&options),
         Command::Scale(options) => scale::run(&options),

@@ -28,7 +28,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     os::fd::{BorrowedFd, RawFd},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
     },
     task::Waker,
@@ -49,6 +49,7 @@ use self::{
     listener::ListenerFacts,
     pace::{Pace, PaceLimits},
     progress::Progress,
+    registry::RegistryPlace,
     response_header::ReadyHeaderLines,
     socket::{forget_unsent, reset, shut_down, unsent},
 };
@@ -127,6 +128,8 @@ pub struct Connection {
     /// True once the close reason has been logged and counted.
     is_close_reported: AtomicBool,
     socket: Mutex<Option<RawFd>>,
+    /// Place among all connections, from when it was added until it is dropped.
+    place: OnceLock<RegistryPlace>,
     _guard: AdmissionGuard,
 }
 
@@ -191,6 +194,7 @@ impl Connection {
             closing_since: AtomicU64::new(0),
             is_close_reported: AtomicBool::new(false),
             socket: Mutex::new(None),
+            place: OnceLock::new(),
             _guard: guard,
         }
     }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use slab::Slab;
 
 use super::{
     Connection,
@@ -32,12 +33,27 @@ pub enum ConnectionSelection {
 #[derive(Clone, Debug)]
 pub struct Connections(Arc<Inner>);
 
+/// Place of a connection among all. Dropping it removes the connection.
+#[derive(Debug)]
+pub(super) struct RegistryPlace {
+    connections: Connections,
+    shard: usize,
+    key: usize,
+}
+
+impl Drop for RegistryPlace {
+    fn drop(&mut self) {
+        let shard = &self.connections.0.shards[self.shard];
+        shard.lock().remove(self.key);
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     clock: Clock,
     began: Instant,
     /// Sharded, so that accepting on one worker does not wait for another.
-    shards: [Mutex<Vec<Weak<Connection>>>; 16],
+    shards: [Mutex<Slab<Weak<Connection>>>; 16],
     next: AtomicUsize,
     /// Time of the last check.
     checked_at: AtomicU64,
@@ -68,10 +84,18 @@ impl Connections {
         self.millis(self.0.clock.now())
     }
 
-    /// Adds a connection, whose deadlines are checked from now on.
+    /// Adds a connection, whose deadlines are checked from now on. It is removed when it is dropped.
     pub fn add(&self, connection: &Arc<Connection>) {
-        let index = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
-        self.0.shards[index].lock().push(Arc::downgrade(connection));
+        let shard = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.shards.len();
+        let reference = Arc::downgrade(connection);
+        let key = self.0.shards[shard].lock().insert(reference);
+        let place = RegistryPlace {
+            connections: self.clone(),
+            shard,
+            key,
+        };
+        let is_new = connection.place.set(place).is_ok();
+        debug_assert!(is_new, "added twice");
         self.0.activity.touch();
     }
 
@@ -81,26 +105,35 @@ impl Connections {
     }
 
     pub fn open(&self) -> usize {
-        let alive = |shard: &Mutex<Vec<Weak<Connection>>>| {
-            shard.lock().iter().filter(|c| c.strong_count() > 0).count()
-        };
-        self.0.shards.iter().map(alive).sum()
+        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    /// Calls `visit` with each connection.
+    fn each(&self, mut visit: impl FnMut(&Connection)) {
+        let mut of_shard = Vec::new();
+        for shard in &self.0.shards {
+            let open = shard.lock();
+            of_shard.extend(open.iter().filter_map(|(_, open)| open.upgrade()));
+            // Not under the lock: a connection that ends meanwhile is dropped here, and takes it.
+            drop(open);
+            for connection in of_shard.drain(..) {
+                visit(&connection);
+            }
+        }
     }
 
     /// Counts the idle connections of each listener for the metrics. It visits every connection, so
     /// it runs only when metrics are requested.
     pub fn publish(&self) {
         let mut listeners: Vec<(Arc<ListenerFacts>, i64)> = Vec::new();
-        for shard in &self.0.shards {
-            for connection in shard.lock().iter().filter_map(Weak::upgrade) {
-                let facts = &connection.listener;
-                let idle = i64::from(connection.is_idle());
-                match listeners.iter_mut().find(|(f, _)| Arc::ptr_eq(f, facts)) {
-                    Some((_, count)) => *count += idle,
-                    None => listeners.push((Arc::clone(facts), idle)),
-                }
+        self.each(|connection| {
+            let facts = &connection.listener;
+            let idle = i64::from(connection.is_idle());
+            match listeners.iter_mut().find(|(f, _)| Arc::ptr_eq(f, facts)) {
+                Some((_, count)) => *count += idle,
+                None => listeners.push((Arc::clone(facts), idle)),
             }
-        }
+        });
         for (facts, idle) in listeners {
             facts.metrics.idle.set(idle);
         }
@@ -108,33 +141,25 @@ impl Connections {
 
     /// Ends the selected connections of a listener. Each `WebSocket` is sent a close frame.
     pub fn end(&self, listener: ListenerId, which: ConnectionSelection) {
-        for shard in &self.0.shards {
-            for connection in shard.lock().iter().filter_map(Weak::upgrade) {
-                let is_meant = connection.listener.id == listener
-                    && (which == ConnectionSelection::All || connection.is_idle());
-                if is_meant {
-                    connection.go_away();
-                }
+        self.each(|connection| {
+            let is_meant = connection.listener.id == listener
+                && (which == ConnectionSelection::All || connection.is_idle());
+            if is_meant {
+                connection.go_away();
             }
-        }
+        });
     }
 
-    /// Checks every connection once, and removes those that are gone. Returns the time until the
-    /// next one expires if no client sends anything before; `None` if there is no connection.
+    /// Checks every connection once. Returns the time until the next one expires if no client sends
+    /// anything before; `None` if there is no connection.
     pub(super) fn check(&self) -> Option<Duration> {
         let now = self.now();
         let elapsed = now - self.0.checked_at.swap(now, Ordering::Relaxed).min(now);
         let mut next = None;
-        for shard in &self.0.shards {
-            shard.lock().retain(|connection| {
-                let Some(connection) = connection.upgrade() else {
-                    return false;
-                };
-                let left = connection.check(now, elapsed);
-                next = Some(next.map_or(left, |next: Duration| next.min(left)));
-                true
-            });
-        }
+        self.each(|connection| {
+            let left = connection.check(now, elapsed);
+            next = Some(next.map_or(left, |next: Duration| next.min(left)));
+        });
         next
     }
 
@@ -220,6 +245,35 @@ mod tests {
             () = supervised => {}
             () = watched => {}
         }
+    }
+
+    #[test]
+    fn connections_leave_when_they_end_also_while_all_are_visited() {
+        let connections = Connections::new(Clock::test());
+        let kept = Connection::test();
+        connections.add(&kept);
+        let come_and_go = |_| {
+            let connections = connections.clone();
+            std::thread::spawn(move || {
+                for _ in 0..2000 {
+                    let connection = Connection::test();
+                    connections.add(&connection);
+                }
+            })
+        };
+        let threads: Vec<_> = (0..2).map(come_and_go).collect();
+        let mut visited = 0;
+        while !threads.iter().all(std::thread::JoinHandle::is_finished) {
+            connections.each(|_| visited += 1);
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+        assert!(visited > 0);
+        assert_eq!(connections.open(), 1);
+        drop(kept);
+        assert_eq!(connections.open(), 0);
+        assert_eq!(connections.check(), None);
     }
 
     #[tokio::test]

@@ -19,7 +19,6 @@ use crate::connection::{file_segment::PendingSegment, progress::Progress};
 
 /// Limit on unsent bytes in the kernel for each client. Without a limit the kernel buffers
 /// megabytes for a client that does not read.
-#[cfg(target_os = "linux")]
 pub(super) const MAX_UNSENT: u32 = 128 * 1024;
 /// The same while a file is sent from the kernel's memory: one segment, with the headers.
 #[cfg(target_os = "linux")]
@@ -131,7 +130,9 @@ impl Socket {
         cx: &mut Context<'_>,
         pending: &mut PendingSegment,
     ) -> Poll<io::Result<()>> {
-        self.set_holds_segments(true);
+        if pending.segment.left() > u64::from(MAX_UNSENT) {
+            self.set_holds_segments(true);
+        }
         let socket = &*self;
         while pending.segment.left() > 0 {
             if pending.is_waiting {

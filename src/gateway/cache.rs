@@ -410,7 +410,8 @@ impl Compiler<'_> {
             };
             let images = makes_images.then(|| {
                 let name = key.name.as_str();
-                self.images(name, build.as_ref(), releases.as_ref(), guarded.as_ref())
+                let builds = (build.as_ref(), releases.as_ref());
+                self.images(name, upstream, builds, guarded.as_ref())
             });
             let app = App {
                 is_nextjs,
@@ -425,18 +426,6 @@ impl Compiler<'_> {
             apps.0.push((key.name.as_str().into(), app));
         }
         self.shared.insert(Arc::new(apps));
-    }
-
-    /// Returns the releases of this app, if it has some.
-    fn releases(&mut self, key: &Key, upstream: &UpstreamConfig) -> Option<Arc<Releases>> {
-        let written = upstream.releases.as_ref()?;
-        let folder = self.folder.join(&written.value.folder.value);
-        let releases = Arc::new(Releases::new(&key.name, &folder));
-        let watched = Arc::clone(&releases);
-        self.work.add(format!("releases of {}", key.name), move || {
-            Arc::clone(&watched).watch()
-        });
-        Some(releases)
     }
 
     /// Returns the releases of the apps.

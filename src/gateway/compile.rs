@@ -8,10 +8,13 @@ use std::{
 };
 
 use super::{
-    Drain, Gateway, Profiles, Route, World, effective,
+    Drain, Gateway, Profiles, Route, World,
+    description::{describe, template},
+    effective,
     guards::{DetachedGuard, Guards},
     metrics::{self, NO_ROUTE, RouteMetrics},
     profiles::{self, ProfileSelection},
+    rules::Sites,
     shared_filters::SharedFilters,
 };
 use crate::{
@@ -24,7 +27,7 @@ use crate::{
     },
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
-        model::{File, MatchConfig, OneOrMany, RouteNode, SatisfyConfig},
+        model::{File, RouteNode, SatisfyConfig},
         source::ReferencedFiles,
         tree::{Key, Node, Spanned},
     },
@@ -134,8 +137,9 @@ impl Compiler<'_> {
         let world = self.world;
         let bans = Bans::of(&world.zones, &world.clock, &world.metrics);
         let flood_guard = self.flood_guard();
-        self.rate_limits();
         self.maps();
+        self.rate_limits();
+        self.media_types();
         let cache = self.cache();
         self.apps();
         let upstreams = self.upstreams();
@@ -150,6 +154,7 @@ impl Compiler<'_> {
             .collect();
         let mut table = RouteTable::compile(&matches, slashes, &mut self.diagnostics);
         let mut used = HashSet::new();
+        let sites = self.sites();
         let file = self.file;
         let section = file.cache.as_ref();
         let configured = section.and_then(|section| section.value.fan_out.as_ref());
@@ -157,7 +162,7 @@ impl Compiler<'_> {
         let routes: Vec<Option<Route>> = file
             .routes
             .iter()
-            .map(|node| self.route(node, &upstreams, &mut used))
+            .map(|node| self.route(node, (&upstreams, &sites), &mut used))
             .collect();
         let reserved = self.reserved(&routes);
         if let Some(table) = &mut table {
@@ -169,6 +174,7 @@ impl Compiler<'_> {
         let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
         let chains = routes.iter().flatten().map(|route| &route.chain);
         self.page_upstreams(chains.chain([&fallback]), &upstreams, &mut used);
+        let named = self.named(&routes, &fallback);
         if !is_unclear {
             self.unused_upstreams(&used);
             self.unused_rate_limits();
@@ -205,6 +211,7 @@ impl Compiler<'_> {
             flood_guard,
             table: table?,
             routes: routes.into(),
+            named,
             upstreams,
             limits: file
                 .rate_limits
@@ -362,7 +369,7 @@ impl Compiler<'_> {
     fn route<'n>(
         &mut self,
         node: &'n RouteNode,
-        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+        (upstreams, sites): (&HashMap<Arc<str>, Arc<Upstream>>, &Sites),
         used: &mut HashSet<&'n str>,
     ) -> Option<Route> {
         let name: Arc<str> = node.name().into();
@@ -406,10 +413,11 @@ impl Compiler<'_> {
         };
         let pass_headers = self.pass_headers(node);
         let cache = self.route_cache(node, &name, &chain, &pass_headers);
+        let (rules, site) = self.rules(node, &name, sites);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
         self.check_upstream_request(node, &action, (&chain, cache.is_some()), upstreams);
-        let guarding = self.guarding(node, &guards, &action);
+        let guarding = self.guarding(node, &guards, (&action, rules.as_ref()));
         Some(Route {
             matches: describe(&node.config.matches.value),
             template: template(&node.config.matches.value, &name),
@@ -424,6 +432,9 @@ impl Compiler<'_> {
             upstream,
             metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &name),
             cache,
+            rules,
+            site,
+            is_internal: node.config.matches.value.internal,
             websocket_hint: Once::new(),
             name,
         })
@@ -528,47 +539,6 @@ fn secret_queries(file: &File) -> Arc<[String]> {
         .flat_map(|(entry, node)| entry.secret_queries(&node))
         .collect();
     names.into_iter().collect()
-}
-
-/// Returns what a route's requests have in common, for traces: its path, or else its name.
-fn template(config: &MatchConfig, name: &str) -> Box<str> {
-    match &config.path.0[..] {
-        [path] => path.value.as_str().into(),
-        _ => name.into(),
-    }
-}
-
-/// Returns the match of a route in one line, for display.
-fn describe(config: &MatchConfig) -> String {
-    let texts = |list: &OneOrMany<Spanned<String>>| {
-        let texts: Vec<&str> = list.0.iter().map(|text| text.value.as_str()).collect();
-        texts.join(",")
-    };
-    let path = match (&config.path_regex, &config.location) {
-        (Some(regex), _) => format!("~{}", regex.value),
-        (None, Some(location)) => format!(" location {}", location.value),
-        (None, None) if config.path.0.is_empty() => "/*".to_owned(),
-        (None, None) => texts(&config.path),
-    };
-    let mut words = vec![
-        texts(&config.method),
-        format!("{}{path}", texts(&config.host)),
-    ];
-    if !config.listener.0.is_empty() {
-        words.push(format!("listener {}", texts(&config.listener)));
-    }
-    for (kind, demands) in [
-        ("header", &config.header),
-        ("query", &config.query),
-        ("cookie", &config.cookie),
-    ] {
-        for (name, value) in demands {
-            let value = secret::shown(name, &value.value);
-            words.push(format!("{kind} {name}={value}"));
-        }
-    }
-    words.retain(|word| !word.is_empty());
-    words.join(" ")
 }
 
 #[cfg(test)]

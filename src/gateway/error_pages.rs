@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::compile::Compiler;
-use crate::{chain::Chain, filters::error_pages::PageUpstreams, upstreams::Upstream};
+use crate::{chain::Chain, filters::error_pages::PageSources, upstreams::Upstream};
 
 impl<'a> Compiler<'a> {
     /// Adds the upstreams of pages to those that are `used`, and reports those that the gateway
@@ -19,8 +19,8 @@ impl<'a> Compiler<'a> {
     ) {
         let mut reported = Vec::new();
         let file = self.file;
-        for pages in chains.filter_map(Chain::extension::<PageUpstreams>) {
-            for (name, place) in &pages.0 {
+        for pages in chains.filter_map(Chain::extension::<PageSources>) {
+            for (name, place) in &pages.upstreams {
                 let keys = file.upstreams.iter().map(|(key, _)| key.name.as_str());
                 used.extend(keys.filter(|key| **key == **name));
                 let is_h2 = upstreams.get(name).is_some_and(|upstream| upstream.is_h2());

@@ -17,7 +17,8 @@ use crate::{
     cache::nextjs::{Destination, ReleaseRequest},
     chain::{Exchange, Named, Phase, RequestFacts, Scheme},
     routes::{
-        self, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target, UpstreamRequest,
+        self, Action, GuardSearchResult, HostHeader, Params, RouteReason, Rules, Target,
+        UpstreamRequest,
     },
     upstreams::TrialRequest,
 };
@@ -397,8 +398,9 @@ fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
     };
     match forward.host.as_ref()? {
         HostHeader::Backend => Some("the address of the backend".to_owned()),
+        HostHeader::Template(_) => Some("a text with placeholders".to_owned()),
         host => {
-            let value = host.value(head.headers.get(header::HOST), None)?;
+            let value = host.value_without(head.headers.get(header::HOST), None)?;
             Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
         }
     }
@@ -523,8 +525,23 @@ fn action_text(
     }
 }
 
-/// Describes a route's action in a few words.
+/// Describes a route's action in a few words, and what comes before it.
 pub(crate) fn action(route: &Route) -> String {
+    let rules = route.rules.iter().chain(route.site.as_deref());
+    let before = match rules.map(Rules::count).sum() {
+        0 => String::new(),
+        1 => "1 rule, else ".to_owned(),
+        count => format!("{count} rules, else "),
+    };
+    let only = if route.is_internal {
+        "404 for clients, else "
+    } else {
+        ""
+    };
+    format!("{only}{before}{}", plain_action(route))
+}
+
+fn plain_action(route: &Route) -> String {
     match &route.action {
         Action::Forward(forward) => {
             let first = match &forward.files {

@@ -5,16 +5,19 @@ use std::{
     sync::Arc,
 };
 
+use http::StatusCode;
+use pingora::http::RequestHeader;
+
 use super::{Route, compile::Compiler, open_routes::OpenRoutes};
 use crate::{
-    chain::{AnyOf, Chain, Guard, Named},
+    chain::{AnyOf, Chain, Guard, Named, Reply},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{MatchConfig, RouteNode, SpellingConfig},
         tree::Node,
     },
     files::Files,
-    routes::{Action, RouteProtection, RouteTable, Slashes},
+    routes::{Action, RouteProtection, RouteTable, Rules, Slashes},
 };
 
 /// Guards of all routes, each once: two routes with the same setting have the same protection.
@@ -102,17 +105,38 @@ impl Route {
     }
 }
 
+impl Route {
+    /// Returns the response to a request that this route guards, if it refuses all of them.
+    pub fn refusal(&self, request: &RequestHeader) -> Option<Reply> {
+        let status = refused_with(self.rules.as_ref(), &self.action)?;
+        Some(match &self.action {
+            Action::Respond(respond) if respond.status() == status => respond.reply(request),
+            _ => Reply::refuse(status, "condition"),
+        })
+    }
+}
+
+/// Returns the status with which a route refuses every request, if it does. Where its rules respond
+/// to all of them, its action has no part in it.
+fn refused_with(rules: Option<&Rules>, action: &Action) -> Option<StatusCode> {
+    let status = match (rules.and_then(Rules::last_status), action) {
+        (Some(status), _) => status,
+        (None, Action::Respond(respond)) => respond.status(),
+        (None, Action::Forward(_) | Action::Redirect(_) | Action::Files(_)) => return None,
+    };
+    (status.as_u16() >= 400).then_some(status)
+}
+
 impl Compiler<'_> {
     /// Returns the protection of a route: by its filters, and by an action that refuses.
     pub(super) fn guarding(
         &mut self,
         node: &RouteNode,
         filters: &[DetachedGuard],
-        action: &Action,
+        (action, rules): (&Action, Option<&Rules>),
     ) -> RouteProtection {
         let mut guards: BTreeSet<u32> = filters.iter().map(|guard| guard.number).collect();
-        let refuses =
-            matches!(action, Action::Respond(respond) if respond.status().as_u16() >= 400);
+        let refuses = refused_with(rules, action).is_some();
         if refuses {
             guards.insert(self.guards.another());
         }

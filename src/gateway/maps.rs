@@ -308,7 +308,7 @@ mod tests {
             (
                 "{ shares: { canary: 5% }, values: { a: b } }",
                 "{map.pool}",
-                "the map has `shares` beside other entries",
+                "the map has `shares` or `exists` beside other entries",
             ),
             (
                 "{ shares: { canary: 5% } }",

@@ -9,6 +9,7 @@ mod app_images;
 mod audit;
 pub(crate) mod cache;
 mod compile;
+mod description;
 mod effective;
 mod error_pages;
 pub(crate) mod explain;
@@ -19,11 +20,11 @@ mod fleet;
 mod flood_guard;
 mod geo;
 mod guards;
-mod image_source;
 mod likely_mistakes;
 mod limits;
 mod listener;
 mod maps;
+mod media_types;
 pub(crate) mod metrics;
 mod open_routes;
 pub(crate) mod print;
@@ -34,6 +35,7 @@ mod redis;
 mod releases;
 mod reserved;
 mod route_identity;
+mod rules;
 pub(crate) mod schema;
 mod shared_filters;
 mod tracing;
@@ -57,14 +59,16 @@ pub(crate) use self::{
     address::ListenAddress,
     admin::{Admin, AdminSocket},
     app_files::AppFiles,
-    app_images::{AppImages, ImageFailure, MadeImage, WantedImage},
+    app_images::{
+        AppImages, FetchPlace, FetchedSource, ImageFailure, ImageSource, MadeImage, Refusal,
+        RemoteAccess, SourceFailure, WantedImage,
+    },
     audit::AuditLog,
     cache::{RouteCache, UpstreamFetch},
     compile::{compile_noting, compile_with},
     fan_out::FanOut,
     flood_guard::{Challenge, FloodGuard},
     guards::DetachedGuard,
-    image_source::{FetchPlace, FetchedSource, ImageSource},
     limits::Limits,
     listener::{Listener, ToHttps},
     profiles::Profiles,
@@ -86,7 +90,7 @@ use crate::{
     },
     filters::{self, access_log::Redactor, plugins::manual::ManualSettings},
     limits::Bans,
-    routes::{Action, RouteProtection, RouteTable, Slashes},
+    routes::{Action, RouteProtection, RouteTable, Rules, Slashes},
     tls::acme::Acme,
     tracing::Exporters,
     upstreams::{DecisionStore, Upstream},
@@ -139,6 +143,8 @@ pub struct Gateway {
     /// Routes in the order of the file; the table's indices refer to it.
     pub routes: Box<[Route]>,
     pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
+    /// Routes that only their names lead to.
+    pub named: HashMap<Arc<str>, usize>,
     /// Names of `rate_limits`.
     pub limits: Box<[Arc<str>]>,
     /// Filter chain for requests that match no route.
@@ -184,8 +190,21 @@ pub struct Route {
     pub cache: Option<RouteCache>,
     /// Redactor of its access log; `None` without one.
     pub(crate) redactor: Option<Arc<Redactor>>,
+    /// Rules before the filters of the route.
+    pub(crate) rules: Option<Rules>,
+    /// Rules of the site that the route belongs to.
+    pub(crate) site: Option<Arc<Rules>>,
+    /// True if clients cannot ask for its paths.
+    pub is_internal: bool,
     /// Warning that clients ask for WebSockets on a route without `websocket: true`, written once.
     pub websocket_hint: Once,
+}
+
+impl Route {
+    /// Returns true if more than its filters is between a request and its action.
+    pub(crate) fn leads_on(&self) -> bool {
+        self.rules.is_some() || self.site.is_some() || self.is_internal
+    }
 }
 
 /// State that outlives a configuration, and the environment for compiling one.

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use super::compile::Compiler;
 use crate::{
     base::redis::Redis,
+    chain::CompileContext,
     config::{
         diagnostic::{Diagnostic, Diagnostics},
         model::File,
-        tree::read,
+        tree::{Spanned, read},
     },
     limits::{
         config::LimitConfig,
+        key::CountedText,
         limit::{Limit, Limits},
         shared::RedisBuckets,
     },
+    values::{Names, Template},
 };
 
 impl Compiler<'_> {
@@ -28,7 +31,14 @@ impl Compiler<'_> {
         for (name, node) in &file.rate_limits {
             let config = read::<LimitConfig>(node, &mut self.diagnostics);
             let mut cx = self.cx(node.place, "");
-            match config.and_then(|config| config.compile(name, file.redis.is_some(), &mut cx)) {
+            let limit = config.and_then(|config| {
+                let by = match &config.by {
+                    Some(by) => Some(counted_by(by, &mut cx)?),
+                    None => None,
+                };
+                config.compile(name, by, file.redis.is_some(), &mut cx)
+            });
+            match limit {
                 Some(limit) => {
                     limits.0.insert(name.name.clone(), Arc::new(limit));
                 }
@@ -64,6 +74,17 @@ impl Compiler<'_> {
                     key.name
                 )),
             );
+        }
+    }
+}
+
+/// Compiles the text that a limit counts by.
+fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<dyn CountedText>> {
+    match Names::with(cx, |names| Template::parse(&by.value, names)) {
+        Ok(template) => Some(Box::new(template)),
+        Err((message, help)) => {
+            cx.report_at(by.place, "edgeway::rate_limits::by", message, help);
+            None
         }
     }
 }

@@ -158,8 +158,9 @@ impl RouteCache {
             && !seen.has_cookies
             && ex.facts.identity.is_none()
             && !has_certificate;
+        let canonical = shape.as_ref().and_then(RequestShape::query);
         Ok(RecognisedRequest {
-            key: policy.key.key(ex, parts)?,
+            key: policy.key.key(ex, parts, canonical)?,
             shape,
             personal: if is_anybodys {
                 PersonalHeaders::default()

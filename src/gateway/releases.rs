@@ -1,10 +1,11 @@
-//! Release of an app that a request belongs to, while several of them run.
+//! Releases of apps, and the one that a request belongs to while several of them run.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, path::Path, sync::Arc};
 
-use super::Gateway;
+use super::{Gateway, compile::Compiler};
 use crate::{
-    cache::nextjs::{Destination, ReleaseRequest},
+    cache::nextjs::{Destination, ReleaseRequest, Releases},
+    config::{model::UpstreamConfig, tree::Key},
     upstreams::{TrialRequest, Upstream},
 };
 
@@ -38,4 +39,46 @@ impl Gateway {
             own,
         })
     }
+}
+
+impl Compiler<'_> {
+    /// Returns the releases of this app, if it has some.
+    pub(super) fn releases(
+        &mut self,
+        key: &Key,
+        upstream: &UpstreamConfig,
+    ) -> Option<Arc<Releases>> {
+        let written = upstream.releases.as_ref()?;
+        let folder = self.folder.join(&written.value.folder.value);
+        let others = self.file.upstreams.iter();
+        let mut others = others.take_while(|(other, _)| other.name != key.name);
+        let is_same = |other: &UpstreamConfig| {
+            let releases = other.releases.as_ref();
+            releases
+                .is_some_and(|it| is_same_place(&self.folder.join(&it.value.folder.value), &folder))
+        };
+        if let Some((other, _)) = others.find(|(_, other)| is_same(&other.value)) {
+            self.error(
+                "edgeway::upstream::bad_releases",
+                written.value.folder.place,
+                format!("the releases of `{}` are in this folder", other.name),
+                "write a folder of its own for each app",
+            );
+        }
+        let releases = Arc::new(Releases::new(&key.name, &folder));
+        let watched = Arc::clone(&releases);
+        self.work.add(format!("releases of {}", key.name), move || {
+            Arc::clone(&watched).watch()
+        });
+        Some(releases)
+    }
+}
+
+/// Returns true if two paths lead to one place, as far as that is known.
+fn is_same_place(one: &Path, other: &Path) -> bool {
+    let whole = |path: &Path| {
+        path.canonicalize()
+            .unwrap_or_else(|_| path.components().collect())
+    };
+    whole(one) == whole(other)
 }

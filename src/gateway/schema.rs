@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::model::{
         AcmeConfig, AdminConfig, AuditLogConfig, CacheConfig, DrainConfig, ExtendsConfig,
-        FloodGuardConfig, GeoConfig, ListenerConfig, ProfileConfig, RedisConfig, RouteConfig,
-        TracingConfig, UpstreamConfig, WatchConfig,
+        FloodGuardConfig, GeoConfig, ListenerConfig, MediaTypesConfig, ProfileConfig, RedisConfig,
+        RouteConfig, SiteConfig, TracingConfig, UpstreamConfig, WatchConfig,
     },
     filters,
     limits::config::LimitConfig,
@@ -31,6 +31,8 @@ pub fn document() -> Value {
     let upstream = generator.subschema_for::<UpstreamConfig>();
     let limit = generator.subschema_for::<LimitConfig>();
     let map = generator.subschema_for::<MapConfig>();
+    let site = generator.subschema_for::<SiteConfig>();
+    let media_types = generator.subschema_for::<MediaTypesConfig>();
     let profile = generator.subschema_for::<ProfileConfig>();
     let extends = generator.subschema_for::<ExtendsConfig>();
     let filters = filters(&mut generator);
@@ -74,6 +76,8 @@ pub fn document() -> Value {
                 "type": ["boolean", "null"],
                 "default": true,
             },
+            "media_types": or_empty(media_types.as_value()),
+            "sites": named("Rules that the routes of a site have in common.", site.as_value()),
             "redis": or_empty(redis.as_value()),
             "tracing": or_empty(tracing.as_value()),
             "rate_limits": named("Named limits, which routes apply with `rate_limit`.", limit.as_value()),

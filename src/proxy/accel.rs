@@ -149,6 +149,7 @@ async fn follow(
         }
         Decision::Stored(..)
         | Decision::GoesOn(_)
+        | Decision::Reroute(_)
         | Decision::NeedsBody(_)
         | Decision::NeedsBeginning => Err(Error::new_in(ErrorType::Custom("no file"))),
     }

@@ -17,7 +17,7 @@ use super::{
     guard::GuardedRequest,
 };
 use crate::{
-    chain::{Chain, Exchange, HookProgress, Protocol, Reply, RequestFacts},
+    chain::{Chain, Exchange, HookProgress, Protocol, Reply, RequestFacts, RouteRequest},
     connection::{Connection, deadline::Watch},
     filters::access_log::Redactor,
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
@@ -87,6 +87,8 @@ pub(crate) struct Context {
     pub(super) also: Option<Box<AdditionalGuards>>,
     /// Order of the app to send a file in place of its response.
     pub(super) accel: Option<Box<AccelRedirect>>,
+    /// Route that takes the request over in place of the backend's response.
+    pub(super) reroute: Option<Box<RouteRequest>>,
     /// Owner of the client's connection if the request fails now.
     pub(super) owner: ConnectionOwner,
     /// Set once a filter refused the request.
@@ -171,6 +173,7 @@ impl Context {
             cache: None,
             also: None,
             accel: None,
+            reroute: None,
             owner: ConnectionOwner::Gateway,
             refused_by: None,
             in_flight: InFlight(Arc::clone(live)),

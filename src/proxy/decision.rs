@@ -5,20 +5,21 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::StatusCode;
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
 
 use super::{
     body,
     cache::{self, Flow},
-    context::Context,
-    files, images, releases, reply,
+    context::{self, Context},
+    error_page, files, images, releases, reply,
     request::{self, FilterOutcome},
-    request_end,
+    request_end, reroute,
 };
 use crate::{
     cache::{nextjs::MAX_BEGINNING, store::Entry},
-    chain::{Body, HookProgress, Reply},
+    chain::{Body, HookProgress, Reply, RouteRequest},
     connection::Connection,
     files::FileResponse,
     live::Live,
@@ -33,6 +34,8 @@ pub(super) enum Decision {
     File(Box<FileResponse>),
     /// Forwarding to a backend. With a flow the response may fill the cache.
     GoesOn(Option<Box<Flow>>),
+    /// Leading to another route.
+    Reroute(Box<RouteRequest>),
     /// Reading the body, which the next filter needs.
     NeedsBody(HookProgress),
     /// Reading the beginning of the body, which tells the release that the request belongs to. All
@@ -54,6 +57,7 @@ pub(super) async fn run(live: &Live, session: &mut Session, ctx: &mut Context) -
             None => filter(session, ctx, HookProgress::default()).await,
         },
     };
+    let course = settled(session.req_header_mut(), ctx, course).await;
     let outcome = follow(course, session, ctx).await;
     let outcome = outcome.map_err(request_end::of_client);
     remember(live, ctx, matches!(outcome, Ok(true)));
@@ -81,21 +85,44 @@ pub(super) async fn decide(
     ctx: &mut Context,
 ) -> Decision {
     if let Some(reply) = request::own_reply(head, connection, ctx).await {
-        return Decision::Reply(reply);
+        return settled(head, ctx, Decision::Reply(reply)).await;
     }
     if !has_body {
         ctx.facts.body = Body::Whole(Bytes::new());
     }
     let mut round = HookProgress::default();
-    match request::filter(head, ctx, &mut round).await {
+    let decision = match request::filter(head, ctx, &mut round).await {
         FilterOutcome::Reply(reply) => Decision::Reply(reply),
         FilterOutcome::Body(_) if has_body => Decision::NeedsBody(round),
         FilterOutcome::Passed | FilterOutcome::Body(_) => act(head, ctx).await,
+    };
+    settled(head, ctx, decision).await
+}
+
+/// Follows a decision that may lead to another route. Most lead to none.
+async fn settled(head: &mut RequestHeader, ctx: &mut Context, decision: Decision) -> Decision {
+    let may_lead_on = match &decision {
+        Decision::Reroute(_) => true,
+        Decision::Reply(reply) => {
+            let chain = context::chain(&ctx.gateway, ctx.route);
+            reply.status.as_u16() >= 400 && chain.has_page_routes()
+        }
+        Decision::Stored(..)
+        | Decision::File(_)
+        | Decision::GoesOn(_)
+        | Decision::NeedsBody(_)
+        | Decision::NeedsBeginning => false,
+    };
+    if may_lead_on {
+        // Boxed, because otherwise every request's future would be as large.
+        Box::pin(reroute::settle(head, ctx, decision)).await
+    } else {
+        decision
     }
 }
 
 /// Decides the course of a request that has passed its filters.
-async fn act(head: &RequestHeader, ctx: &mut Context) -> Decision {
+pub(super) async fn act(head: &RequestHeader, ctx: &mut Context) -> Decision {
     if !ctx.gateway.app_releases.is_empty()
         && let Some(decision) = releases::choose(head, ctx)
     {
@@ -143,6 +170,16 @@ async fn filter(session: &mut Session, ctx: &mut Context, round: HookProgress) -
     }
 }
 
+/// Returns the built-in page of an error, in place of one that cannot be asked for.
+fn page_without_upstream(ctx: &mut Context) -> Reply {
+    ctx.facts.degraded = ctx.facts.degraded.or(Some(error_page::REASON));
+    let status = ctx.facts.page_status();
+    Reply::refuse(
+        status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        error_page::REASON,
+    )
+}
+
 /// Carries out `course`. Returns `true` if a response was sent.
 async fn follow(course: Decision, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     let reply = match course {
@@ -158,6 +195,12 @@ async fn follow(course: Decision, session: &mut Session, ctx: &mut Context) -> R
         }
         Decision::GoesOn(flow) => {
             request::settle(session);
+            if ctx.facts.is_page() && !session.as_mut().is_body_empty() {
+                // Its upstream would get a body that no filter has let pass.
+                let reply = page_without_upstream(ctx);
+                reply::send(session, ctx, reply).await?;
+                return Ok(true);
+            }
             let refused = match flow {
                 Some(flow) => {
                     let has_body = !session.as_mut().is_body_empty();
@@ -170,7 +213,7 @@ async fn follow(course: Decision, session: &mut Session, ctx: &mut Context) -> R
                 None => return Ok(false),
             }
         }
-        Decision::NeedsBody(_) | Decision::NeedsBeginning => {
+        Decision::NeedsBody(_) | Decision::NeedsBeginning | Decision::Reroute(_) => {
             return Err(Error::new_in(ErrorType::Custom("unread body")));
         }
     };

@@ -45,6 +45,8 @@ pub(crate) enum Failure {
     LongHead,
     /// No route matches.
     NoRoute,
+    /// The routes of the request lead to each other.
+    RouteLoop,
     /// No route has the host of the request.
     UnknownHost,
     /// The route lacks `websocket: true`.
@@ -91,7 +93,7 @@ pub(super) fn is_of_upstream(reason: &str) -> bool {
 
 impl Failure {
     #[cfg(test)]
-    const ALL: [Self; 31] = [
+    const ALL: [Self; 32] = [
         Self::ClientGone,
         Self::BadRequest,
         Self::Method,
@@ -106,6 +108,7 @@ impl Failure {
         Self::WrongName,
         Self::LongHead,
         Self::NoRoute,
+        Self::RouteLoop,
         Self::UnknownHost,
         Self::WebsocketOff,
         Self::Upgrade,
@@ -142,6 +145,7 @@ impl Failure {
             Self::WrongName => "wrong_name",
             Self::LongHead => "long_head",
             Self::NoRoute => "no_route",
+            Self::RouteLoop => "route_loop",
             Self::UnknownHost => "unknown_host",
             Self::WebsocketOff => "websocket_off",
             Self::Upgrade => "upgrade",
@@ -187,7 +191,9 @@ impl Failure {
             }
             Self::Connect | Self::Tls | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
             Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
-            Self::FileChanged | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::FileChanged | Self::Internal | Self::RouteLoop => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -208,6 +214,7 @@ impl Failure {
             Self::WrongName => "This connection is for another host name than the request.",
             Self::LongHead => "The request's headers, including cookies, are too long.",
             Self::NoRoute => "There is nothing at this address.",
+            Self::RouteLoop => "The routes of this address lead to each other.",
             Self::UnknownHost => "There is no site of this name here.",
             Self::WebsocketOff => {
                 "This address does not accept WebSocket connections: its route lacks `websocket: true`."

@@ -16,7 +16,7 @@ use super::{
     decision::Decision,
     direct::{DirectClient, ResponseSink},
     error::{FILE_CHANGED, Failure},
-    forward, reply, request, respond,
+    file_tries, forward, reply, request, respond,
 };
 use crate::{
     base::clock::Clock,
@@ -54,14 +54,23 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
         }
         Action::Redirect(_) | Action::Respond(_) => return None,
     };
-    if serve.internal.is_some() {
+    if serve.internal.is_some() && ctx.facts.rerouted.is_none() {
         // As with `internal` of nginx: it is not said that there is anything.
         return Some(not_found());
+    }
+    if !serve.candidates.is_empty() || serve.otherwise.is_some() {
+        // Boxed, because otherwise every request's future would be as large.
+        return Box::pin(file_tries::ask(head, ctx)).await;
     }
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
     // As nginx does: of a POST it says first that there is no file.
     if !is_read && head.method != Method::POST {
         return Some(not_allowed());
+    }
+    if !serve.rerouted_index.is_empty()
+        && let Some(decision) = Box::pin(file_tries::index(serve, head, ctx)).await
+    {
+        return Some(decision);
     }
     let decision = if let Some(rewritten) = &ctx.facts.rewritten {
         // The route's own rewrite applies to the path that the client sent.
@@ -81,7 +90,7 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
 }
 
 /// Returns the refusal of a method for a file that is there.
-fn not_allowed() -> Decision {
+pub(super) fn not_allowed() -> Decision {
     let allow = HeaderValue::from_static("GET, HEAD");
     let reply = Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, Failure::Method.reason())
         .header(header::ALLOW, allow)
@@ -192,7 +201,12 @@ async fn look(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
 }
 
 /// Makes the response to a request from what is at its `path`.
-async fn decide(files: &Files, path: &[u8], found: Found, head: &RequestHeader) -> Decision {
+pub(super) async fn decide(
+    files: &Files,
+    path: &[u8],
+    found: Found,
+    head: &RequestHeader,
+) -> Decision {
     match select(found, head) {
         Ok(response) if response.is_ready() => Decision::File(response),
         Ok(response) => Box::pin(begin(files, path, response, head)).await,
@@ -263,7 +277,7 @@ async fn begin(
     Decision::Reply(Failure::FileChanged.into())
 }
 
-fn not_found() -> Decision {
+pub(super) fn not_found() -> Decision {
     Decision::Reply(Box::new(no_file()))
 }
 
@@ -318,6 +332,7 @@ pub(super) async fn serve_with(
     let date = reply::date(&ctx.live().world.clock);
     head.headers.insert(header::DATE, date);
     let head = ResponseHeader::from(head);
+    reply::keep_or_close(session, false);
     reply::write_head(session, head, body.is_some()).await?;
     if let Some(body) = body {
         write(session, chain, &mut ctx.facts, body).await?;
@@ -420,6 +435,14 @@ async fn prepare(
     } = ctx;
     if head.status == StatusCode::NOT_FOUND {
         facts.reason = Some(NO_FILE);
+    }
+    facts.make_page(&mut head);
+    if facts
+        .page_status()
+        .is_some_and(|status| status != StatusCode::OK)
+    {
+        // As with nginx: an error has no parts.
+        head.headers.remove(header::ACCEPT_RANGES);
     }
     let chain = context::chain(gateway, *route);
     let mut ex = Exchange {

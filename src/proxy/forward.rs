@@ -69,8 +69,7 @@ pub(super) async fn forward(
     if original.version == http::Version::HTTP_10 {
         name_host(request, ctx)?;
     }
-    let backend = ctx.facts.upstream.backend.as_deref();
-    if let Some(host) = host_header::own(&request.headers, backend, ctx) {
+    if let Some(host) = host_header::own(original, &request.headers, ctx) {
         request.insert_header(header::HOST, host)?;
     }
     upstream_request::write(original, request, ctx)
@@ -116,7 +115,7 @@ pub(super) fn sent_headers(request: &RequestHeader, ctx: &mut Context) -> Option
     let is_known = chain.foresee_upstream(&mut ex, open.headers());
     let mut headers = std::mem::take(open.headers());
     open.close(&mut sent);
-    if let Some(host) = host_header::own(&headers, None, ctx) {
+    if let Some(host) = host_header::own(request, &headers, ctx) {
         headers.insert(header::HOST, host);
     }
     is_known.then_some(headers)

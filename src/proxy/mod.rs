@@ -12,6 +12,7 @@ mod error;
 mod error_page;
 mod fast_path;
 mod fetch;
+mod file_tries;
 mod files;
 mod final_headers;
 mod forward;
@@ -29,6 +30,7 @@ mod releases;
 mod reply;
 mod request;
 mod request_end;
+mod reroute;
 mod respond;
 mod retry;
 mod streams;
@@ -102,8 +104,7 @@ impl ProxyHttp for Proxy {
         fast_path::take_up_stream().unwrap_or_else(|| Box::new(Context::new(&self.live)))
     }
 
-    /// Installs no modules: compression is a filter of the gateway, and a module costs a box per
-    /// request.
+    /// Installs no modules, which cost a box per request: compression is a filter of the gateway.
     fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
 
     fn on_connection_reuse(
@@ -378,8 +379,7 @@ impl ProxyHttp for Proxy {
         request_end::log(&self.live, &request_end::TransferResults::of(session), ctx);
     }
 
-    /// Suppresses Pingora's error log: the gateway logs the same error with route, backend and
-    /// reason.
+    /// Suppresses Pingora's error log: the gateway logs the error with route, backend and reason.
     fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
         true
     }

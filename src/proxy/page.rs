@@ -84,7 +84,7 @@ impl Page<'_> {
     pub(crate) fn render(&self, accept: Option<&HeaderValue>) -> (HeaderValue, Bytes) {
         match PageFormat::of(accept) {
             PageFormat::Json => (JSON, self.json()),
-            PageFormat::Html => (HTML, self.html()),
+            PageFormat::Html => self.html(),
             PageFormat::Text => (TEXT, self.text()),
         }
     }
@@ -93,7 +93,8 @@ impl Page<'_> {
         self.detail.unwrap_or_else(|| sentence(self.status))
     }
 
-    fn html(&self) -> Bytes {
+    /// Returns the page's content type and body for a browser.
+    pub(crate) fn html(&self) -> (HeaderValue, Bytes) {
         let mut out = String::with_capacity(2048);
         for (text, mark) in &**TEMPLATE {
             out.push_str(text);
@@ -104,7 +105,7 @@ impl Page<'_> {
                 TemplateMark::End => {}
             }
         }
-        Bytes::from(out)
+        (HTML, Bytes::from(out))
     }
 
     fn put_title(&self, out: &mut String) {

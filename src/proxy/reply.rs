@@ -16,7 +16,7 @@ use super::{body, context::Context, error_page, grpc, page::Page};
 use crate::{
     base::{clock::Clock, open_headers::OpenResponseHeaders},
     chain::{Chain, Exchange, Reply, ReplyBody, RequestFacts},
-    filters::error_pages::PageRequest,
+    filters::error_pages::{HtmlPage, PageRequest},
 };
 
 /// Time that a client may go on sending after the response.
@@ -57,6 +57,18 @@ pub(super) async fn send_prepared(
     }
     let close = reply.close;
     let (head, body) = finish(session.req_header(), ctx, reply).await?;
+    keep_or_close(session, close);
+    write_head(session, head, body.is_some()).await?;
+    if body.is_some() {
+        session.write_response_body(body, true).await?;
+    }
+    linger(session).await;
+    Ok(())
+}
+
+/// Closes the connection after a response of the gateway itself, or one that it has stored, unless it
+/// may carry another request. Reads what has arrived of the request's body.
+pub(super) fn keep_or_close(session: &mut Session, close: bool) {
     let is_read = is_read(session);
     if close || !(is_read || is_soon_read(session.req_header())) {
         session.set_keepalive(None);
@@ -64,12 +76,6 @@ pub(super) async fn send_prepared(
         // Pingora would close a connection whose request is read after its response.
         session.set_close_on_response_before_downstream_finish(false);
     }
-    write_head(session, head, body.is_some()).await?;
-    if body.is_some() {
-        session.write_response_body(body, true).await?;
-    }
-    linger(session).await;
-    Ok(())
 }
 
 /// Records a reply of which nothing is sent.
@@ -166,6 +172,11 @@ async fn build(
     reply: Reply,
 ) -> Result<(ResponseHeader, Option<Bytes>)> {
     let request = ex.head;
+    let is_page = matches!(reply.body, ReplyBody::Page { .. });
+    let mut reply = reply;
+    if let Some(rerouted) = ex.facts.rerouted.as_ref().filter(|_| !is_page) {
+        reply.status = rerouted.status_for(reply.status);
+    }
     let mut response = ResponseHeader::build_no_case(reply.status, Some(reply.headers.len() + 5))?;
     let mut open = OpenResponseHeaders::of(&mut response, 0);
     let headers = &mut open.parts.headers;
@@ -180,7 +191,11 @@ async fn build(
                 request_id: ex.facts.request_id.as_str(),
                 app: "",
             };
-            let page = page.render(request.headers.get(header::ACCEPT));
+            let page = if ex.facts.slot::<HtmlPage>().is_some() {
+                page.html()
+            } else {
+                page.render(request.headers.get(header::ACCEPT))
+            };
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
             (Some(page.0), page.1)
         }
@@ -190,6 +205,11 @@ async fn build(
     }
     for (name, value) in reply.headers {
         headers.append(name, value);
+    }
+    if let Some(rerouted) = ex.facts.rerouted.as_ref().filter(|_| !is_page) {
+        for (name, value) in rerouted.missing(headers) {
+            headers.append(name, value);
+        }
     }
     headers.insert(header::DATE, date(clock));
     let has_no_body =

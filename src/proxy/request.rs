@@ -11,7 +11,7 @@ use super::{
     context::{self, AdditionalGuards, Context, RefusedBy},
     error::Failure,
     forwarded::{self, Forwarding},
-    guard, http2, releases, to_https, trace, websocket,
+    guard, http2, releases, reroute, to_https, trace, websocket,
 };
 use crate::{
     chain::{
@@ -21,7 +21,7 @@ use crate::{
     },
     config::model::App,
     connection::{ClientCertificateStatus, Connection, header_texts::ConnectionText},
-    gateway::Gateway,
+    gateway::{Gateway, Route},
     routes::{self, Action, LiteralMatch, Params, Target},
 };
 
@@ -169,8 +169,31 @@ fn begin(
     match redirect {
         Some(reply) => Err(reply),
         None if found.is_none() => Err(Failure::NoRoute.into()),
+        None if context::route(&ctx.gateway, ctx.route).is_some_and(Route::leads_on) => {
+            reroute::follow_rules(request, ctx)
+        }
         None => Ok(()),
     }
+}
+
+/// Finds the route of a request whose target is a new one, and assigns the request to it.
+pub(super) fn locate(request: &RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
+    let text = ctx.connection.as_ref().map(|connection| &connection.text);
+    let host = host_name(request, &ctx.facts.client, text)?;
+    let target = Target {
+        listener: &ctx.facts.client.listener,
+        ..Target::new(&host, request.raw_path())
+    };
+    ctx.facts.class = routes::classify(target.path, request);
+    let found = ctx.gateway.table.find(&target, request, &mut ctx.params);
+    let mut literal = found.ok_or(Failure::NoRoute)?;
+    ctx.also = None;
+    if !literal.also.is_empty() || ctx.gateway.table.lacks_guards(literal.route, true) {
+        let lookup = (&target, request, true);
+        ctx.also = guarded(&ctx.gateway, &mut literal, lookup, &mut ctx.params);
+    }
+    ctx.enter(literal.route, request);
+    Ok(())
 }
 
 /// Sets the client of the request, and begins its trace. Reads what is removed afterwards.
@@ -303,12 +326,10 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
             }
             HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
         }
-        let action = gateway.route(*index).map(|route| &route.action);
-        if let Some(Action::Respond(respond)) = action
-            && respond.status().as_u16() >= 400
-        {
+        let route = gateway.route(*index);
+        if let Some(reply) = route.and_then(|route| route.refusal(request)) {
             *refused_by = Some(RefusedBy::Other);
-            return Some(FilterOutcome::Reply(Box::new(respond.reply(request))));
+            return Some(FilterOutcome::Reply(Box::new(reply)));
         }
         others.routes.pop_front();
         others.round = HookProgress::default();

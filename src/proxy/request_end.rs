@@ -7,12 +7,13 @@ use pingora_proxy::{FailToProxy, Session};
 use super::{
     accel,
     context::{self, ConnectionOwner, Context},
+    decision::Decision,
     error::{self, Failure},
-    guard, reply, request, trace, upstream,
+    error_page, files, guard, reply, request, reroute, trace, upstream,
 };
 use crate::{
     base::{metrics::TraceId, trace_context::TraceContext},
-    chain::{Exchange, LoggedRequest, Reply},
+    chain::{Exchange, LoggedRequest, Reply, RouteRequest},
     live::Live,
 };
 
@@ -74,6 +75,24 @@ pub(super) async fn failed(
         // These lines belong to the response that never came.
         drop(connection.take_lines());
     }
+    let to = match ctx.reroute.take() {
+        Some(to) => Some(to),
+        None => reroute::page_of(session.req_header(), ctx, &mut reply).await,
+    };
+    if let Some(to) = to {
+        match Box::pin(page_of_route(session, ctx, to)).await {
+            Some(Decision::File(file)) => {
+                session.set_keepalive(None);
+                let sent = files::serve(session, ctx, *file).await;
+                return FailToProxy {
+                    error_code: sent.map_or(0, |()| ctx.facts.status),
+                    can_reuse_downstream: false,
+                };
+            }
+            Some(Decision::Reply(page)) => reply = page,
+            _ => error_page::degrade(error_page::REASON, ctx),
+        }
+    }
     // A page may need the request's body, which is read for nothing otherwise.
     reply::prepare(session, ctx, &mut reply).await;
     let is_own = ctx.owner == ConnectionOwner::Gateway;
@@ -87,6 +106,21 @@ pub(super) async fn failed(
         error_code: status,
         can_reuse_downstream: is_kept && is_sent && reply::is_read(session),
     }
+}
+
+/// Leads the request of a session to the page of its error, which a session cannot ask a backend for.
+async fn page_of_route(
+    session: &mut Session,
+    ctx: &mut Context,
+    to: Box<RouteRequest>,
+) -> Option<Decision> {
+    let mut head = session.req_header().clone();
+    let decision = reroute::settle(&mut head, ctx, Decision::Reroute(to)).await;
+    if !matches!(decision, Decision::Reply(_) | Decision::File(_)) {
+        return None;
+    }
+    *session.req_header_mut() = head;
+    Some(decision)
 }
 
 /// Exchange with a backend that failed, and the reply to its client.

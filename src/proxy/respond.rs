@@ -41,6 +41,14 @@ pub(super) async fn prepare(
 ) -> Option<HeaderValue> {
     // RFC 9110, 6.2: a response has the version of its sender. Pingora leaves the origin's.
     response.set_version(Version::HTTP_11);
+    if let Some(rerouted) = ctx.facts.rerouted.as_ref().filter(|own| own.page.is_some()) {
+        // A status from the configuration is a valid one.
+        let _set = response.set_status(rerouted.status_for(response.status));
+        for (name, value) in rerouted.missing(&response.headers) {
+            // A header of another response is a valid one.
+            let _added = response.append_header(name, value);
+        }
+    }
     ctx.is_bare = request.version == Version::HTTP_2
         && (request.method == Method::HEAD || response.status == StatusCode::NOT_MODIFIED);
     let started = ctx.facts.started;

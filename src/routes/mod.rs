@@ -11,6 +11,7 @@ mod location;
 mod params;
 mod pattern;
 mod predicate;
+mod rules;
 mod table;
 mod template;
 #[cfg(test)]
@@ -20,9 +21,10 @@ mod trie;
 #[cfg(test)]
 pub(crate) use self::table::work;
 pub(crate) use self::{
-    action::{Action, HostHeader, ServeFiles, UpstreamRequest},
+    action::{Action, HostHeader, Otherwise, ServeFiles, UpstreamRequest},
     class::classify,
     params::{ParamNames, Params, Slot},
+    rules::{RuleCourse, Rules, move_to},
     table::{
         GuardSearchResult, LackedGuards, LackedGuardsBy, LiteralMatch, RouteProtection,
         RouteReason, RouteTable,

@@ -79,7 +79,7 @@ impl Params {
         path.get(self.rest.0..self.rest.1).unwrap_or_default()
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         *self = Self::default();
     }
 

@@ -10,14 +10,18 @@ use std::{
     },
 };
 
-use regex::{Regex, RegexBuilder};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::template::{Names, Template};
+use super::{
+    file::WatchedFile,
+    pattern::Pattern,
+    template::{Names, Template},
+    variable::Values,
+};
 use crate::{
     base::{net::Cidr, units::Percent},
-    chain::{CompileContext, Exchange},
+    chain::CompileContext,
     config::{diagnostic::Place, tree::Spanned},
     limits::key::Source,
 };
@@ -48,6 +52,10 @@ pub(crate) struct MapConfig {
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
     shares: Entries,
+    /// Result if `from`, which has no placeholder, is the path of a file that exists, in place of
+    /// `values`, `networks` and `shares`. It is looked at once a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exists: Option<Spanned<String>>,
     /// Result of anything else; empty if absent.
     #[serde(default)]
     default: Spanned<String>,
@@ -98,7 +106,7 @@ impl Serialize for Entries {
 /// Results by text in lower case.
 type Exact = HashMap<Box<str>, Template>;
 /// Results by regular expression, in the order of the file.
-type Patterns = Vec<(Regex, Template)>;
+type Patterns = Vec<(Pattern, Template)>;
 
 /// Compiled lookup table.
 #[derive(Debug)]
@@ -109,6 +117,8 @@ pub(crate) struct Lookup {
     networks: Networks,
     /// Results by the first hash that no longer has them.
     shares: Box<[(u32, Template)]>,
+    /// File whose existence decides, and the result if it exists.
+    file: Option<(Arc<WatchedFile>, Template)>,
     default: Template,
     is_used: AtomicBool,
 }
@@ -162,13 +172,14 @@ impl MapConfig {
             maps,
         };
         let mut problems = Problems { cx, found: 0 };
-        let mut template = |text: &Spanned<String>| match Template::parse(&text.value, &names) {
-            Ok(template) => template,
-            Err((message, help)) => {
-                problems.report(text.place, message, help);
-                Template::empty()
-            }
-        };
+        let mut template =
+            |text: &Spanned<String>| match Template::parse_of_response(&text.value, &names) {
+                Ok(template) => template,
+                Err((message, help)) => {
+                    problems.report(text.place, message, help);
+                    Template::empty()
+                }
+            };
         let from = template(&self.from);
         let default = template(&self.default);
         let mut results = |entries: &Entries| -> Vec<Template> {
@@ -177,9 +188,9 @@ impl MapConfig {
         };
         let networks = results(&self.networks);
         let values = self.values.0.iter().map(|(key, result)| {
-            let parsed = match regex_of(key) {
+            let parsed = match Pattern::of_text(key) {
                 Some(Ok(regex)) => Template::parse_result(&result.value, &regex, &names),
-                _ => Template::parse(&result.value, &names),
+                _ => Template::parse_of_response(&result.value, &names),
             };
             parsed.unwrap_or_else(|(message, help)| {
                 problems.report(result.place, message, help);
@@ -190,19 +201,21 @@ impl MapConfig {
         let (exact, patterns) = self.values(values, &mut problems);
         let networks = self.networks(networks, &mut problems);
         let shares = self.shares(&names, &mut problems);
+        let file = self.file(&names, &mut problems);
         let has_entries = !self.values.is_empty() || !self.networks.is_empty();
         let place = problems.cx.place;
-        if !has_entries && self.shares.is_empty() {
+        if !has_entries && self.shares.is_empty() && self.exists.is_none() {
             problems.report(
                 place,
                 "the map is empty".to_owned(),
                 "write `values` with a result for each text, `networks`, or `shares`".to_owned(),
             );
         }
-        if has_entries && !self.shares.is_empty() {
+        let kinds = [has_entries, !self.shares.is_empty(), self.exists.is_some()];
+        if kinds.into_iter().filter(|is_there| *is_there).count() > 1 {
             problems.report(
                 place,
-                "the map has `shares` beside other entries".to_owned(),
+                "the map has `shares` or `exists` beside other entries".to_owned(),
                 "make it two maps, of which one uses the other".to_owned(),
             );
         }
@@ -212,6 +225,7 @@ impl MapConfig {
             patterns,
             networks,
             shares,
+            file,
             default,
             is_used: AtomicBool::new(false),
         })
@@ -221,10 +235,11 @@ impl MapConfig {
         let mut bounds = Vec::new();
         let (mut sum, mut last) = (0.0, 0_u64);
         for (result, share) in &self.shares.0 {
-            let template = Template::parse(result, names).unwrap_or_else(|(message, help)| {
-                problems.report(share.place, message, help);
-                Template::empty()
-            });
+            let template =
+                Template::parse_of_response(result, names).unwrap_or_else(|(message, help)| {
+                    problems.report(share.place, message, help);
+                    Template::empty()
+                });
             let percent = share.value.parse::<Percent>().map(|percent| percent.0);
             let Ok(percent) = percent else {
                 problems.report(
@@ -256,10 +271,38 @@ impl MapConfig {
         bounds.into()
     }
 
+    /// Returns the file whose existence decides, and begins to watch it.
+    fn file(
+        &self,
+        names: &Names<'_>,
+        problems: &mut Problems<'_, '_>,
+    ) -> Option<(Arc<WatchedFile>, Template)> {
+        let exists = self.exists.as_ref()?;
+        let path = &self.from.value;
+        if path.contains('{') || path.is_empty() {
+            problems.report(
+                self.from.place,
+                format!("`{path}` is no path of one file"),
+                "write a path without placeholders".to_owned(),
+            );
+            return None;
+        }
+        match Template::parse_of_response(&exists.value, names) {
+            Ok(result) => {
+                let path = problems.cx.folder.join(path);
+                Some((WatchedFile::watch(path, problems.cx), result))
+            }
+            Err((message, help)) => {
+                problems.report(exists.place, message, help);
+                None
+            }
+        }
+    }
+
     fn values(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> (Exact, Patterns) {
         let (mut exact, mut patterns) = (HashMap::new(), Vec::new());
         for ((key, at), result) in self.values.0.iter().zip(results) {
-            let Some(regex) = regex_of(key) else {
+            let Some(regex) = Pattern::of_text(key) else {
                 let text = key.strip_prefix('\\').filter(|text| text.starts_with('~'));
                 let text = text.unwrap_or(key).to_ascii_lowercase();
                 if exact.insert(text.into(), result).is_some() {
@@ -269,17 +312,12 @@ impl MapConfig {
             };
             match regex {
                 Ok(regex) => patterns.push((regex, result)),
-                Err(error) => {
-                    let error = error.to_string();
-                    let reason = error.lines().last().unwrap_or_default().trim();
-                    let reason = reason.trim_start_matches("error: ");
+                Err(reason) => {
+                    let text = key[1..].trim_start_matches('*');
                     problems.report(
                         at.place,
-                        format!(
-                            "invalid regular expression `{}`: {reason}",
-                            &key[1..].trim_start_matches('*')
-                        ),
-                        "correct it; look-around and back-references are not supported".to_owned(),
+                        format!("invalid regular expression `{text}`: {reason}"),
+                        "correct it".to_owned(),
                     );
                 }
             }
@@ -301,17 +339,6 @@ impl MapConfig {
         }
         networks
     }
-}
-
-/// Compiles a key that is a regular expression.
-fn regex_of(key: &str) -> Option<Result<Regex, regex::Error>> {
-    let regex = key.strip_prefix('~')?;
-    let (regex, ignores_case) = match regex.strip_prefix('*') {
-        Some(regex) => (regex, true),
-        None => (regex, false),
-    };
-    let mut builder = RegexBuilder::new(regex);
-    Some(builder.case_insensitive(ignores_case).build())
 }
 
 /// Reporter that counts the problems of one table.
@@ -338,16 +365,25 @@ impl Problems<'_, '_> {
 
 impl Lookup {
     /// Appends the result of a request.
-    pub(super) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
+    pub(super) fn write(&self, values: &Values<'_, '_>, text: &mut String) {
+        if let Some((file, result)) = &self.file {
+            let result = if file.exists() { result } else { &self.default };
+            return result.write_with(values, None, text);
+        }
         let mut value = String::new();
-        self.from.write(ex, &mut value);
+        self.from.write_with(values, None, &mut value);
         let (result, regex) = self.find(&value);
-        let groups = regex.and_then(|regex| regex.captures(&value));
-        result.write_with(ex, groups.as_ref(), text);
+        let groups = regex.and_then(|regex| regex.groups(&value));
+        result.write_with(values, groups.as_ref(), text);
+    }
+
+    /// Returns true if the result may come from a response.
+    pub(super) fn needs_response(&self) -> bool {
+        self.from.needs_response() || self.results().any(Template::needs_response)
     }
 
     /// Returns the result for a value, and the expression that chose it, if the result has groups.
-    fn find(&self, value: &str) -> (&Template, Option<&Regex>) {
+    fn find(&self, value: &str) -> (&Template, Option<&Pattern>) {
         if !self.shares.is_empty() {
             let hash = murmur2(value.as_bytes());
             let mut shares = self.shares.iter();
@@ -385,8 +421,9 @@ impl Lookup {
         let networks = networks.flat_map(|(_, results)| results.values());
         let patterns = self.patterns.iter().map(|(_, result)| result);
         let shares = self.shares.iter().map(|(_, result)| result);
+        let of_file = self.file.iter().map(|(_, result)| result);
         let all = self.exact.values().chain(patterns).chain(networks);
-        all.chain(shares).chain([&self.default])
+        all.chain(shares).chain(of_file).chain([&self.default])
     }
 
     /// Returns every result and the default, with those of the tables that they are; `None` if one

@@ -1,15 +1,17 @@
 //! Header values with `{names}` in them, split into pieces when they are compiled.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue};
-use regex::{Captures, Regex};
+use http::{HeaderValue, response};
 
-use super::lookup::{Lookup, Maps, Named};
+use super::{
+    lookup::{Lookup, Maps},
+    pattern::{Groups, Pattern},
+    variable::{DATE, Values, Variable, push, variable},
+};
 use crate::{
-    base::{clock::Clock, host::host_of, net::IpText, query, units::Span},
+    base::clock::Clock,
     chain::{CompileContext, Exchange},
-    config::diagnostic::closest,
     limits::key::Source,
 };
 
@@ -29,31 +31,6 @@ pub(crate) enum Piece {
     Group(usize),
 }
 
-#[derive(Clone, Debug)]
-pub(crate) enum Variable {
-    ClientIp,
-    RequestId,
-    Host,
-    HostName,
-    Route,
-    Scheme,
-    Method,
-    Path,
-    Query,
-    /// Path and query.
-    Uri,
-    /// First value of a header of the request.
-    Header(HeaderName),
-    /// First value of a cookie of the request, as it was sent.
-    Cookie(Box<str>),
-    /// First value of a name in the query, decoded.
-    QueryValue(Box<str>),
-    /// The time of the response and this much more, as an HTTP date.
-    Date(Duration, Clock),
-    /// Result of a lookup table; `None` if the table has a problem that is reported.
-    Map(Option<Arc<Lookup>>),
-}
-
 /// Meanings of names in a value, beside those that every request has.
 pub(crate) struct Names<'a> {
     pub(crate) clock: &'a Clock,
@@ -71,74 +48,6 @@ impl Names<'_> {
     }
 }
 
-/// Beginning of a variable that is a date: `{date+30d}`.
-const DATE: &str = "date+";
-
-impl Variable {
-    const ALL: [(&'static str, Self); 10] = [
-        ("client.ip", Self::ClientIp),
-        ("request_id", Self::RequestId),
-        ("host", Self::Host),
-        ("host.name", Self::HostName),
-        ("method", Self::Method),
-        ("path", Self::Path),
-        ("query", Self::Query),
-        ("uri", Self::Uri),
-        ("route", Self::Route),
-        ("scheme", Self::Scheme),
-    ];
-
-    fn write(&self, ex: &Exchange<'_>, text: &mut String) {
-        let target = || String::from_utf8_lossy(ex.head.raw_path());
-        match self {
-            Self::ClientIp => text.push_str(IpText::of(ex.facts.client.ip).as_str()),
-            Self::RequestId => text.push_str(ex.facts.request_id.as_str()),
-            Self::Host => text.push_str(ex.host()),
-            Self::HostName => match host_of(ex.host().as_bytes()) {
-                Ok(name) => text.push_str(&name),
-                Err(_) => text.push_str(ex.host()),
-            },
-            Self::Method => text.push_str(ex.head.method.as_str()),
-            Self::Path => {
-                let target = target();
-                text.push_str(target.split('?').next().unwrap_or_default());
-            }
-            Self::Query => {
-                let target = target();
-                text.push_str(target.split_once('?').map_or("", |(_, query)| query));
-            }
-            Self::Uri => text.push_str(&target()),
-            Self::Header(name) => {
-                let value = ex.head.headers.get(name);
-                text.push_str(
-                    value
-                        .and_then(|value| value.to_str().ok())
-                        .unwrap_or_default(),
-                );
-            }
-            Self::Cookie(name) => {
-                let mut values = query::cookies(&ex.head.headers, name.as_bytes());
-                push(text, values.next().unwrap_or_default());
-            }
-            Self::QueryValue(name) => {
-                let query = query::query_of(ex.head.raw_path()).unwrap_or_default();
-                let value = query::form_values(query, name.as_bytes()).next();
-                push(text, &value.unwrap_or_default());
-            }
-            Self::Date(more, clock) => {
-                text.push_str(&httpdate::fmt_http_date(clock.wall() + *more));
-            }
-            Self::Map(lookup) => {
-                if let Some(lookup) = lookup {
-                    lookup.write(ex, text);
-                }
-            }
-            Self::Route => text.push_str(ex.facts.route.as_deref().unwrap_or_default()),
-            Self::Scheme => text.push_str(ex.facts.client.scheme.as_str()),
-        }
-    }
-}
-
 impl Template {
     /// Returns the template of an empty text.
     pub(crate) fn empty() -> Self {
@@ -146,7 +55,7 @@ impl Template {
     }
 
     /// Returns the text, if it has no placeholder.
-    pub(super) fn fixed(&self) -> Option<&str> {
+    pub(crate) fn fixed(&self) -> Option<&str> {
         match self {
             Self::Fixed(value) => value.to_str().ok(),
             Self::Pieces(_) => None,
@@ -179,7 +88,7 @@ impl Template {
                 Piece::Variable(Variable::Cookie(name)) => {
                     found.push(Source::Cookie(name.to_string()));
                 }
-                Piece::Variable(Variable::QueryValue(name)) => {
+                Piece::Variable(Variable::QueryValue(name) | Variable::Argument(name)) => {
                     found.push(Source::Query(name.to_string()));
                 }
                 Piece::Variable(Variable::Map(Some(lookup))) => lookup.sources(found),
@@ -188,14 +97,47 @@ impl Template {
         }
     }
 
-    /// Parses a value. Text in braces that looks like a name must be a variable; other braces are
-    /// text, since values such as those of `NEL` are JSON.
+    /// Parses a value of a request. Text in braces that looks like a name must be a variable; other
+    /// braces are text, since values such as those of `NEL` are JSON.
     ///
     /// # Errors
     /// The message and the help for the user.
     pub(crate) fn parse(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
+        Self::parse_of_response(text, names)?.of_request(text)
+    }
+
+    /// Parses a value that is used once there is a response, and may come from it.
+    ///
+    /// # Errors
+    /// The message and the help for the user.
+    pub(crate) fn parse_of_response(
+        text: &str,
+        names: &Names<'_>,
+    ) -> Result<Self, (String, String)> {
         let pieces = pieces(text, |name| variable(name, names).map(Piece::Variable))?;
         Self::of(text, pieces)
+    }
+
+    /// Returns an error if the value comes from a response.
+    fn of_request(self, text: &str) -> Result<Self, (String, String)> {
+        if self.needs_response() {
+            return Err((
+                format!("`{text}` is a value of the response, which is not there yet"),
+                "use it in `response` of `headers`, or in a page of `error_pages`".to_owned(),
+            ));
+        }
+        Ok(self)
+    }
+
+    /// Returns true if the value comes from a response.
+    pub(super) fn needs_response(&self) -> bool {
+        match self {
+            Self::Fixed(_) => false,
+            Self::Pieces(pieces) => pieces.iter().any(|piece| match piece {
+                Piece::Variable(variable) => variable.needs_response(),
+                Piece::Text(_) | Piece::Group(_) => false,
+            }),
+        }
     }
 
     /// Parses a result of a lookup table that this expression chooses: `{group.NAME}` and
@@ -205,14 +147,21 @@ impl Template {
     /// The message and the help for the user.
     pub(super) fn parse_result(
         text: &str,
-        regex: &Regex,
+        regex: &Pattern,
         names: &Names<'_>,
     ) -> Result<Self, (String, String)> {
-        let pieces = pieces(text, |name| match name.strip_prefix("group.") {
+        Self::of(text, Self::pieces_of(text, regex, names)?)
+    }
+
+    fn pieces_of(
+        text: &str,
+        regex: &Pattern,
+        names: &Names<'_>,
+    ) -> Result<Vec<Piece>, (String, String)> {
+        pieces(text, |name| match name.strip_prefix("group.") {
             Some(own) => group(own, regex).map(Piece::Group),
             None => variable(name, names).map(Piece::Variable),
-        })?;
-        Self::of(text, pieces)
+        })
     }
 
     fn of(text: &str, pieces: Vec<Piece>) -> Result<Self, (String, String)> {
@@ -241,8 +190,36 @@ impl Template {
     /// # Errors
     /// The message and the help for the user.
     pub(crate) fn parse_text(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
+        Self::parse_text_of_response(text, names)?.of_request(text)
+    }
+
+    /// Parses a text as [`Self::parse_text`] does, of a response whose status is known.
+    ///
+    /// # Errors
+    /// The message and the help for the user.
+    pub(crate) fn parse_text_of_response(
+        text: &str,
+        names: &Names<'_>,
+    ) -> Result<Self, (String, String)> {
         let pieces = pieces(text, |name| variable(name, names).map(Piece::Variable))?;
         Ok(Self::Pieces(pieces.into()))
+    }
+
+    /// Parses a text that is used where an expression holds: `{group.1}` and `{group.NAME}` are its
+    /// groups.
+    ///
+    /// # Errors
+    /// The message and the help for the user.
+    pub(crate) fn parse_with_groups(
+        text: &str,
+        regex: Option<&Pattern>,
+        names: &Names<'_>,
+    ) -> Result<Self, (String, String)> {
+        let parsed = match regex {
+            Some(regex) => Self::pieces_of(text, regex, names)?,
+            None => pieces(text, |name| variable(name, names).map(Piece::Variable))?,
+        };
+        Self::Pieces(parsed.into()).of_request(text)
     }
 
     /// Returns the text of a body without placeholders.
@@ -258,7 +235,7 @@ impl Template {
     }
 
     /// Returns true if it has groups of an expression.
-    pub(super) fn has_groups(&self) -> bool {
+    pub(crate) fn has_groups(&self) -> bool {
         match self {
             Self::Fixed(_) => false,
             Self::Pieces(pieces) => pieces.iter().any(|one| matches!(one, Piece::Group(_))),
@@ -268,11 +245,28 @@ impl Template {
     /// Returns the value for a request; `None` if it is empty, as with nginx, or not allowed in a
     /// header.
     pub(crate) fn value(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
+        self.value_of(&Values::of_request(ex), None)
+    }
+
+    /// Returns the value for a response, as [`Self::value`] does.
+    pub(crate) fn response_value(
+        &self,
+        ex: &Exchange<'_>,
+        response: &response::Parts,
+    ) -> Option<HeaderValue> {
+        self.value_of(&Values::of_response(ex, response), None)
+    }
+
+    fn value_of(
+        &self,
+        values: &Values<'_, '_>,
+        groups: Option<&Groups<'_>>,
+    ) -> Option<HeaderValue> {
         if let Self::Fixed(value) = self {
             return Some(value.clone());
         }
         let mut text = String::with_capacity(64);
-        self.write(ex, &mut text);
+        self.write_with(values, groups, &mut text);
         if text.is_empty() {
             return None;
         }
@@ -282,7 +276,19 @@ impl Template {
     /// Returns the target of a redirect, with one slash at the beginning of a path: `//evil.test/`
     /// would be the address of another host.
     pub(crate) fn target(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
-        let to = self.value(ex)?;
+        self.target_with(ex, None)
+    }
+
+    /// Returns the target of a redirect as [`Self::target`] does, with the groups of an expression.
+    pub(crate) fn target_with(
+        &self,
+        ex: &Exchange<'_>,
+        groups: Option<&Groups<'_>>,
+    ) -> Option<HeaderValue> {
+        let to = match self.value_of(&Values::of_request(ex), groups) {
+            Some(to) if to.as_bytes().iter().all(u8::is_ascii_graphic) => to,
+            _ => self.escaped(ex, groups)?,
+        };
         let bytes = to.as_bytes();
         let slashes = bytes.iter().take_while(|byte| **byte == b'/').count();
         if slashes < 2 {
@@ -291,16 +297,28 @@ impl Template {
         HeaderValue::from_bytes(&bytes[slashes - 1..]).ok()
     }
 
-    /// Appends the text for a request.
-    pub(crate) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
-        self.write_with(ex, None, text);
+    /// Returns the value as a URL, of which what no URL has is percent-encoded.
+    #[cold]
+    fn escaped(&self, ex: &Exchange<'_>, groups: Option<&Groups<'_>>) -> Option<HeaderValue> {
+        let (mut text, mut url) = (String::new(), String::new());
+        self.write_with(&Values::of_request(ex), groups, &mut text);
+        escape(&text, IN_URL, &mut url);
+        HeaderValue::try_from(url)
+            .ok()
+            .filter(|url| !url.is_empty())
     }
 
-    /// Appends the text for a request, with the groups of the expression that chose it.
-    pub(super) fn write_with(
+    /// Appends the text for a request.
+    pub(crate) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
+        self.write_with(&Values::of_request(ex), None, text);
+    }
+
+    /// Appends the text of a query, with the groups of the expression that matched the path. What
+    /// means something in a query is percent-encoded in them: a value must not become two parameters.
+    pub(crate) fn write_query(
         &self,
-        ex: &Exchange<'_>,
-        groups: Option<&Captures<'_>>,
+        values: &Values<'_, '_>,
+        groups: Option<&Groups<'_>>,
         text: &mut String,
     ) {
         let pieces = match self {
@@ -310,10 +328,32 @@ impl Template {
         for piece in pieces {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
-                Piece::Variable(variable) => variable.write(ex, text),
+                Piece::Variable(variable) => variable.write(values, text),
                 Piece::Group(index) => {
-                    let group = groups.and_then(|groups| groups.get(*index));
-                    text.push_str(group.map_or("", |group| group.as_str()));
+                    let group = groups.map_or("", |groups| groups.get(*index));
+                    escape(group, IN_QUERY, text);
+                }
+            }
+        }
+    }
+
+    /// Appends the text for a request, with the groups of the expression that chose it.
+    pub(crate) fn write_with(
+        &self,
+        values: &Values<'_, '_>,
+        groups: Option<&Groups<'_>>,
+        text: &mut String,
+    ) {
+        let pieces = match self {
+            Self::Fixed(value) => return push(text, value.as_bytes()),
+            Self::Pieces(pieces) => pieces,
+        };
+        for piece in pieces {
+            match piece {
+                Piece::Text(plain) => text.push_str(plain),
+                Piece::Variable(variable) => variable.write(values, text),
+                Piece::Group(index) => {
+                    text.push_str(groups.map_or("", |groups| groups.get(*index)));
                 }
             }
         }
@@ -351,9 +391,32 @@ fn pieces(
     Ok(pieces)
 }
 
-/// Appends bytes of a request, of which those that are not UTF-8 are replaced.
-fn push(text: &mut String, bytes: &[u8]) {
-    text.push_str(&String::from_utf8_lossy(bytes));
+/// Bytes that stand for themselves in a URL, besides letters and digits.
+const IN_URL: &[u8] = b"-._~:/?#[]@!$&'()*+,;=%";
+/// The same in one value of a query.
+const IN_QUERY: &[u8] = b"-._~:/?@!$'()*,;";
+/// The same in a path that is not encoded yet.
+const IN_PATH: &[u8] = b"-._~:/@!$&'()*+,;=";
+
+/// Appends a text, percent-encoded but for letters, digits and these bytes.
+fn escape(value: &str, plain: &[u8], text: &mut String) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            text.push('%');
+            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+    }
+}
+
+/// Returns a path without percent-encoding as a request has it.
+pub(crate) fn encoded_path(path: &str) -> String {
+    let mut text = String::with_capacity(path.len() + 8);
+    escape(path, IN_PATH, &mut text);
+    text
 }
 
 fn looks_like_a_name(text: &str) -> bool {
@@ -365,78 +428,12 @@ fn looks_like_a_name(text: &str) -> bool {
 }
 
 /// Returns the number of a group, named or numbered.
-fn group(name: &str, regex: &Regex) -> Result<usize, (String, String)> {
-    let number = name
-        .parse()
-        .ok()
-        .filter(|number| *number < regex.captures_len());
-    let named = || regex.capture_names().position(|own| own == Some(name));
-    number.or_else(named).ok_or_else(|| {
+fn group(name: &str, pattern: &Pattern) -> Result<usize, (String, String)> {
+    pattern.group(name).ok_or_else(|| {
         (
-            format!("`{regex}` has no group `{name}`"),
+            format!("`{}` has no group `{name}`", pattern.text()),
             "write `(?<name>…)` in it and `{group.name}` in the result, or the group's number"
                 .to_owned(),
         )
     })
-}
-
-/// Returns the lookup table of this name; `None` if it has a problem of its own.
-fn map(name: &str, maps: &Maps) -> Result<Option<Arc<Lookup>>, (String, String)> {
-    match maps.used(name) {
-        Some(Named::Known(lookup)) => Ok(Some(lookup)),
-        Some(Named::Broken) => Ok(None),
-        None => {
-            let help = match closest(name, maps.names()) {
-                Some(meant) => format!("did you mean `{{map.{meant}}}`?"),
-                None => format!("add `{name}` to the section `maps`"),
-            };
-            Err((format!("unknown map `{name}`"), help))
-        }
-    }
-}
-
-fn variable(name: &str, names: &Names<'_>) -> Result<Variable, (String, String)> {
-    if let Some(more) = name.strip_prefix(DATE) {
-        return match more.parse::<Span>() {
-            Ok(span) => Ok(Variable::Date(span.0, names.clock.clone())),
-            Err(error) => Err((
-                format!("invalid time in `{{{name}}}`: {error}"),
-                "write `{date+30d}` for the time in 30 days".to_owned(),
-            )),
-        };
-    }
-    if let Some((_, variable)) = Variable::ALL.iter().find(|(known, _)| *known == name) {
-        return Ok(variable.clone());
-    }
-    if let Some(header) = name.strip_prefix("header.")
-        && let Ok(header) = HeaderName::try_from(header)
-    {
-        return Ok(Variable::Header(header));
-    }
-    match name.split_once('.') {
-        Some(("map", own)) => return map(own, names.maps).map(Variable::Map),
-        Some(("cookie", own)) if !own.is_empty() => return Ok(Variable::Cookie(own.into())),
-        Some(("query", own)) if !own.is_empty() => return Ok(Variable::QueryValue(own.into())),
-        _ => {}
-    }
-    let all = Variable::ALL.map(|(known, _)| known);
-    let of_requests = [
-        "header.NAME",
-        "cookie.NAME",
-        "query.NAME",
-        "map.NAME",
-        "date+30d",
-    ];
-    let known = || all.into_iter().chain(of_requests);
-    let help = match closest(name, known()) {
-        Some(meant) => format!("did you mean `{{{meant}}}`?"),
-        None => format!(
-            "use one of {}",
-            known()
-                .map(|n| format!("`{{{n}}}`"))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ),
-    };
-    Err((format!("unknown variable `{{{name}}}`"), help))
 }

@@ -94,25 +94,33 @@ deploys moved d2 two
 deploys plain-one "" one
 deploys plain-two "" one
 
-# release NAME DEPLOYMENT PICTURE: builds a release of an app with actions, chunks and pictures of
-# its own, as `edgeway deploy` gets it: releases/builds/NAME is the folder to deploy.
+# release NAME DEPLOYMENT PICTURE [CONFIG [BASE]]: builds a release of an app with actions, chunks and
+# images of its own, as `edgeway deploy` gets it: releases/builds/NAME is the folder to deploy.
+# CONFIG is JSON with further settings, BASE the path that is in it.
 release() {
     cd apps/next/releases
-    built=$(stamp ../package-lock.json next.config.js app/*.js app/news app/shop)
+    built=$(stamp ../package-lock.json next.config.js app/*.js app/news app/shop pages)
     if ! is_fresh "builds/$1/.stamp" "$built"; then
         rm -rf .next "builds/$1"
         mkdir -p "builds/$1"
         cp "../public/$3.png" app/picture.png
         echo "#lazy { outline: 1px solid; --build: \"$1\" }" >app/lazy.css
-        export DEPLOYMENT="$2" NEXT_PUBLIC_TEXT="$1"
+        export DEPLOYMENT="$2" NEXT_PUBLIC_TEXT="$1" MORE_CONFIG="${4:-}" NEXT_PUBLIC_BASE="${5:-}"
         quietly "next build in tests/apps/next/releases" node ../node_modules/next/dist/bin/next build
-        unset DEPLOYMENT NEXT_PUBLIC_TEXT
+        unset DEPLOYMENT NEXT_PUBLIC_TEXT MORE_CONFIG NEXT_PUBLIC_BASE
         rm -rf .next/cache
-        mv .next "builds/$1"
+        if [ -d .next/standalone ]; then
+            # As docs/releases.md has it: what the standalone app lacks is copied beside.
+            mv .next/standalone/releases/.next .next/standalone/releases/server.js "builds/$1"
+            mv .next/static .next/images-manifest.json .next/trace "builds/$1/.next"
+            echo '{ "private": true }' >"builds/$1/package.json"
+        else
+            mv .next "builds/$1"
+            cp ../package.json "builds/$1"
+            # An app that is started without its `deploymentId` sends pages without it.
+            echo "export default { deploymentId: '$2' || undefined, ...${4:-null} };" >"builds/$1/next.config.js"
+        fi
         ln -s "$(cd .. && pwd)/node_modules" "builds/$1/node_modules"
-        cp ../package.json "builds/$1"
-        # An app that is started without its `deploymentId` sends pages without it.
-        echo "export default { deploymentId: '$2' || undefined };" >"builds/$1/next.config.js"
         echo "$built" >"builds/$1/.stamp"
     fi
     cd ../../..
@@ -123,6 +131,12 @@ release named-one dpl-one picture
 release named-two dpl-two other
 release plain-one "" picture
 release plain-two "" other
+# Two below a path, which need no sources, and two whose files have another path.
+based='{ "basePath": "/site", "trailingSlash": true, "output": "standalone" }'
+release based-one dpl-based-one picture "$based" /site
+release based-two dpl-based-two other "$based" /site
+release prefixed-one "" picture '{ "assetPrefix": "/cdn" }'
+release prefixed-two "" other '{ "assetPrefix": "/cdn" }'
 for folder in $older; do
     build "$folder" middleware.js
 done

@@ -5,7 +5,7 @@ import { promisify } from 'node:util';
 
 import { isAlive, runAll, visit } from './bench.js';
 
-const { front, old, latest, tabs, deploy, isNamed, afterwards } = JSON.parse(process.argv[2]);
+const { front, home = '/', legacy = '/legacy', old, latest, tabs, deploy, isNamed, afterwards } = JSON.parse(process.argv[2]);
 const run = promisify(execFile);
 
 const steps = async (argumentsOf) => {
@@ -18,10 +18,10 @@ function equal(found, expected, what) {
   if (found !== expected) throw new Error(`${what}: "${found}" instead of "${expected}"`);
 }
 
-/** Opens a page, and collects each response that failed. */
-async function open(options) {
+/** Opens an address, and collects each response that failed. */
+async function collect(address, options) {
   const failures = [];
-  const tab = await visit(`${front}/`, options, async (page) => {
+  const tab = await visit(`${front}${address}`, options, async (page) => {
     page.on('response', (response) => {
       if (response.status() >= 400) failures.push(`${response.status()} ${response.url()}`);
     });
@@ -32,12 +32,37 @@ async function open(options) {
       if (why !== 'net::ERR_ABORTED' && why !== 'csp') failures.push(`${why} ${request.url()}`);
     });
   });
+  return { ...tab, failures };
+}
+
+/** Opens the page of the old build. */
+async function open(options) {
+  const tab = await collect(home, options);
   equal(await text(tab.page, '#build'), `page of ${old}`, 'the page before the deploy');
   if (options.javaScriptEnabled !== false) {
     await isAlive(tab.page, '#greet');
     await tab.page.evaluate(() => (window.isTheSamePage = true));
   }
-  return { ...tab, failures };
+  return tab;
+}
+
+/** Opens a page of the Pages Router. */
+async function openLegacy() {
+  const tab = await collect(legacy, {});
+  equal(await text(tab.page, '#legacy'), `step 0 of ${old} in ${old}`, 'the page of the other router');
+  await isAlive(tab.page, '#on');
+  await tab.page.evaluate(() => (window.isTheSamePage = true));
+  return tab;
+}
+
+/** Asks for data of a page of the Pages Router, which must be of the build of its code. */
+async function useLegacy({ page }) {
+  for (const step of [1, 2]) {
+    await page.click('#on');
+    await page.waitForFunction((start) => document.querySelector('#legacy').textContent.startsWith(start), `step ${step} `);
+    equal(await text(page, '#legacy'), `step ${step} of ${old} in ${old}`, 'the data of the other router');
+  }
+  equal(await page.evaluate(() => window.isTheSamePage), true, 'the page of the other router was not loaded again');
 }
 
 /** Uses a tab of the old build in an order of its own. */
@@ -91,7 +116,10 @@ const checks = {
     const openAll = (options) => Promise.all(Array.from({ length: tabs }, () => open(options)));
     const scripted = await openAll({});
     const plain = await openAll({ javaScriptEnabled: false });
+    const other = await openLegacy();
     await steps(deploy);
+    await useLegacy(other);
+    fine(other);
     const texts = {
       files: old,
       actions: old,
@@ -106,13 +134,13 @@ const checks = {
       await send(tab);
       fine(tab);
     }
-    const visitor = await visit(`${front}/`);
+    const visitor = await visit(`${front}${home}`);
     equal(await text(visitor.page, '#build'), `page of ${latest}`, 'a new visitor');
     await isAlive(visitor.page, '#greet');
     await visitor.page.click('#greet');
     await visitor.page.waitForFunction(() => document.querySelector('#greeting').textContent !== 'none');
     equal(await text(visitor.page, '#greeting'), `${latest} greets Ada`, 'its action');
-    for (const tab of [...scripted, ...plain, visitor]) await tab.leave();
+    for (const tab of [...scripted, ...plain, other, visitor]) await tab.leave();
   },
   'a tab of a release that has gone gets the new page, and no error': async () => {
     const scripted = await open({});

@@ -209,3 +209,40 @@ routes:
     )
     .await;
 }
+
+#[tokio::test]
+async fn the_built_in_page_is_html_for_all_clients_where_that_is_wanted() {
+    let gateway = Gateway::start(
+        "
+maps: { frames: { from: '{response.content-type}', values: { '~^text/html': DENY } } }
+defaults:
+  headers: { response: { set: { X-Frames: '{map.frames}' } } }
+routes:
+- { match: { path: /html }, respond: 404, error_pages: { built_in: html } }
+- { match: { path: /own }, respond: 404, error_pages: { built_in: html, pages: { 404: { body: own } } } }
+- { match: { path: /any }, respond: 404 }
+",
+    )
+    .await;
+    for accept in ACCEPTS.into_iter().chain(["text/plain"]) {
+        let of = async |path: &str| {
+            let request = Request::new("GET", path).header("accept", accept);
+            let response = gateway.send(&request).await;
+            assert_eq!(response.status(), 404, "{path}");
+            let kind = response.header("content-type").unwrap_or_default();
+            let kind = kind.split(';').next().unwrap_or_default().to_owned();
+            let frames = response.header("x-frames").map(str::to_owned);
+            (kind, frames, response.text())
+        };
+        let (kind, frames, text) = of("/html").await;
+        assert_eq!((&*kind, frames.as_deref()), ("text/html", Some("DENY")));
+        assert!(text.contains("<title>404"), "{text}");
+        assert_eq!(
+            of("/own").await,
+            ("text/plain".to_owned(), None, "own".to_owned())
+        );
+        // The control: without the option, `Accept` decides.
+        let (kind, ..) = of("/any").await;
+        assert_eq!(kind == "text/html", accept == BROWSER, "{accept}");
+    }
+}

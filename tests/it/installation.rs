@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt as _, symlink},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
@@ -380,7 +380,7 @@ fn setup_on(os_release: &str, tools: &[&str], packages: &[&str]) -> Option<Outpu
             let text = format!("#!/bin/bash\nexec {} \"$@\"\n", path.display());
             let stub = bin.join(name);
             fs::write(&stub, text).expect("the folder takes files");
-            let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            let executable = fs::Permissions::from_mode(0o755);
             fs::set_permissions(&stub, executable).expect("the folder takes files");
         }
     }
@@ -430,4 +430,92 @@ fn setup_warns_where_the_tools_are_there_and_refuses_where_they_are_not() {
     let silent = setup_on(debian, &[&all[..], &apt].concat(), &[]).unwrap();
     assert!(silent.status.success());
     assert_eq!(stderr(&silent), "");
+}
+
+/// A copy of `scripts/build-dist` with a record of load, and a compiler and a cargo that only say what
+/// they were asked.
+struct DistBuild(tempfile::TempDir);
+
+impl DistBuild {
+    const RECORD: &str = "what load does";
+
+    fn new() -> Self {
+        let build = Self(tempfile::tempdir().expect("a folder for the test"));
+        let folder = build.0.path();
+        for place in ["bin", "scripts", "packaging/pgo"] {
+            fs::create_dir_all(folder.join(place)).expect("the folder takes folders");
+        }
+        let script = folder.join("scripts/build-dist");
+        fs::copy(root().join("scripts/build-dist"), script).expect("it can be copied");
+        for (name, text) in [
+            ("rustc", "printf 'host: %s\\nrelease: %s\\n' $HOST $RELEASE"),
+            (
+                "cargo",
+                r#"if [ "$1" = tree ]; then echo "$TREE"; else echo "$RUSTFLAGS|$*"; fi"#,
+            ),
+        ] {
+            let program = folder.join("bin").join(name);
+            fs::write(&program, format!("#!/bin/sh\n{text}\n")).expect("it can be written");
+            let rights = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(&program, rights).expect("it is ours");
+        }
+        let record = folder.join("packaging/pgo/load.profdata");
+        fs::write(&record, Self::RECORD).expect("it can be written");
+        run("gzip", &["packaging/pgo/load.profdata"], folder);
+        let fits = build.run(&["--fits"], &[]).0;
+        fs::write(folder.join("packaging/pgo/fits"), fits).expect("it can be written");
+        build
+    }
+
+    /// Returns what cargo was asked, and the messages.
+    fn run(&self, arguments: &[&str], other: &[(&str, &str)]) -> (String, String) {
+        let bin = self.0.path().join("bin");
+        let path = format!("{}:/usr/bin:/bin", bin.display());
+        let ran = Command::new(self.0.path().join("scripts/build-dist"))
+            .args(arguments)
+            .env_remove("CARGO")
+            .env_remove("RUSTFLAGS")
+            .envs([("PATH", &*path), ("HOST", "here"), ("RELEASE", "1.0.0")])
+            .env("TREE", "0 edgeway v1 default (/a/path)")
+            .envs(other.iter().copied())
+            .output()
+            .expect("it starts");
+        assert!(ran.status.success(), "{ran:?}");
+        let text = |bytes| String::from_utf8(bytes).expect("it prints text");
+        (text(ran.stdout), text(ran.stderr))
+    }
+}
+
+/// A build uses the record of load exactly if that is of its compiler, and says when it is none of
+/// its own.
+#[test]
+fn packages_are_built_with_the_record_of_load_that_fits() {
+    let build = DistBuild::new();
+    for (other, is_used, text) in [
+        (&[][..], true, ""),
+        (&[("TREE", "0 edgeway v1 default (/b/path)")], true, ""),
+        (&[("TREE", "0 edgeway v1 more (/a/path)")], true, "make pgo"),
+        (&[("RELEASE", "1.0.1")], false, "rustc 1.0.0 on here"),
+        (&[("HOST", "there")], false, "rustc 1.0.0 on here"),
+        (&[("PGO", "off")], false, "without"),
+        (&[("RUSTFLAGS", "-Cown")], true, ""),
+    ] {
+        let (asked, messages) = build.run(&["--example", "bare"], other);
+        let (flags, arguments) = asked.trim_end().split_once('|').expect("cargo was asked");
+        assert!(arguments.starts_with("build --profile dist --locked "));
+        assert!(arguments.ends_with(" --example bare"), "{arguments}");
+        assert_eq!(
+            messages.is_empty(),
+            text.is_empty(),
+            "{other:?}: {messages}"
+        );
+        assert!(messages.contains(text), "{other:?}: {messages}");
+        let used = flags.split_once("-Cprofile-use=");
+        assert_eq!(used.is_some(), is_used, "{other:?}: {flags}");
+        if let Some((own, record)) = used {
+            assert_eq!(fs::read_to_string(record).unwrap(), DistBuild::RECORD);
+            let own_flags = other.iter().find(|(name, _)| *name == "RUSTFLAGS");
+            assert_eq!(own.trim(), own_flags.map_or("", |(_, flags)| flags));
+        }
+    }
 }

@@ -32,21 +32,32 @@ fn assert_fine(outcome: &Outcome, count: usize) {
 /// Uses tabs that were opened before a deploy. `more` are further steps of it.
 async fn tabs_survive(old: &str, latest: &str, is_named: bool, more: &[&str]) {
     let site = Site::start("      linger: 1h").await;
+    tabs_of_survive(&site, [old, latest], is_named, more, &json!({})).await;
+}
+
+/// Uses tabs as [`tabs_survive`] does, of an app at other `places`.
+async fn tabs_of_survive(
+    site: &Site,
+    [old, latest]: [&str; 2],
+    is_named: bool,
+    more: &[&str],
+    places: &Value,
+) {
     site.deploy(old).await;
     let mut deploy = vec![site.deploying(latest)];
     deploy.extend(more.iter().map(|command| site.command(&[command])));
-    let outcome = look(
-        "releases.js",
-        &json!({
-            "front": format!("http://{}", site.gateway.address()),
-            "old": old,
-            "latest": latest,
-            "tabs": 4,
-            "deploy": deploy,
-            "isNamed": is_named,
-        }),
-    )
-    .await;
+    let mut arguments = json!({
+        "front": format!("http://{}", site.gateway.address()),
+        "old": old,
+        "latest": latest,
+        "tabs": 4,
+        "deploy": deploy,
+        "isNamed": is_named,
+    });
+    for (name, place) in places.as_object().expect("a mapping") {
+        arguments[name] = place.clone();
+    }
+    let outcome = look("releases.js", &arguments).await;
     assert_eq!(site.state(old).await, "lingers");
     assert_eq!(site.state(latest).await, "current");
     assert_fine(&outcome, 1);
@@ -60,6 +71,21 @@ async fn tabs_of_an_app_with_deployment_ids_survive_a_deploy() {
 #[tokio::test]
 async fn tabs_of_an_app_without_deployment_ids_survive_a_deploy() {
     tabs_survive("plain-one", "plain-two", false, &[]).await;
+}
+
+/// An app below a path, whose releases need no sources.
+#[tokio::test]
+async fn tabs_of_a_standalone_app_below_a_path_survive_a_deploy() {
+    let start = "      start: [node, server.js]\n      linger: 1h";
+    let site = Site::start_app("/site/shop/", start).await;
+    let places = json!({ "home": "/site/", "legacy": "/site/legacy/" });
+    tabs_of_survive(&site, ["based-one", "based-two"], true, &[], &places).await;
+}
+
+/// An app whose files have another path than its pages.
+#[tokio::test]
+async fn tabs_of_an_app_with_prefixed_files_survive_a_deploy() {
+    tabs_survive("prefixed-one", "prefixed-two", false, &[]).await;
 }
 
 /// Invariant: log and `explain` name the release of a request, and a response of another release
@@ -235,6 +261,55 @@ async fn images_of_old_pages_are_made_from_their_own_release() {
     assert!(!explained.contains("\nimage "), "{explained}");
 }
 
+/// The same for apps whose files, or all of whose paths, are below another one.
+#[tokio::test]
+async fn images_of_apps_with_other_paths_are_made_from_their_own_release() {
+    for (kind, start, health, (optimizer, files)) in [
+        (
+            "based",
+            "      start: [node, server.js]",
+            "/site/shop/",
+            ("/site/_next/image/", "%2Fsite"),
+        ),
+        (
+            "prefixed",
+            "      start: [node, node_modules/next/dist/bin/next, start, -H, 127.0.0.1]",
+            "/shop",
+            ("/_next/image", "%2Fcdn"),
+        ),
+    ] {
+        let more = format!("{start}\n      linger: 1h\n    images: edge");
+        let site = Site::start_app(health, &more).await;
+        let gateway = &site.gateway;
+        let (old, latest) = (format!("{kind}-one"), format!("{kind}-two"));
+        site.deploy(&old).await;
+        let target = image_of(&site, &old, "");
+        let target = target.replace("/_next/image?url=", &format!("{optimizer}?url={files}"));
+        let request = get(&target).header("accept", "image/webp,*/*");
+        let status = gateway.status().await;
+        let address = status["upstreams"][0]["backends"][0]["address"].as_str();
+        let address = address.and_then(|it| it.parse().ok()).expect("an address");
+        let theirs = client::send(address, &request)
+            .await
+            .expect("the app responds");
+        assert_eq!(theirs.status(), 200, "{target}");
+        site.deploy(&latest).await;
+        let before = gateway.count("edgeway_upstream_requests_total").await;
+        let ours = gateway.send(&request).await;
+        assert_eq!(ours.status(), 200, "{target}");
+        assert_eq!(ours.body, theirs.body, "{target}");
+        for name in ["cache-control", "content-type", "content-disposition"] {
+            assert_eq!(ours.header(name), theirs.header(name), "{target}");
+        }
+        site.end_instances(&old).await;
+        let spelled = get(&format!("{target}&x=1")).header("accept", "image/webp,*/*");
+        assert_eq!(gateway.send(&spelled).await.body, theirs.body, "{target}");
+        let after = gateway.count("edgeway_upstream_requests_total").await;
+        assert_eq!(after, before, "{target}");
+        assert_eq!(gateway.count("edgeway_images_total").await, 1, "{target}");
+    }
+}
+
 /// Returns the addresses of chunks and styles in a page.
 fn files_of(page: &str) -> Vec<String> {
     let mut files: Vec<String> = page
@@ -298,21 +373,22 @@ async fn files_of_earlier_releases_need_no_backend() {
             let _sent = kill_process(id, Signal::TERM);
         }
     }
-    wait_for("no backend runs", SOON, async || {
-        // A response breaks off if its backend ends meanwhile.
-        let sent = client::send(site.gateway.address(), &get("/")).await;
-        sent.is_ok_and(|response| response.status() >= 502)
-            .then_some(())
-    })
-    .await;
+    // One is for the current release, the other for all.
+    for path in ["/", "/_next/static/chunks/none.js"] {
+        wait_for("no backend runs", SOON, async || {
+            // A response breaks off if its backend ends meanwhile.
+            let sent = client::send(site.gateway.address(), &get(path)).await;
+            sent.is_ok_and(|response| response.status() >= 502)
+                .then_some(())
+        })
+        .await;
+    }
     for file in &files {
         let response = site.gateway.get(file).await;
         assert_eq!(response.status(), 200, "{file}");
         let kept = response.header("cache-control").expect("it is there");
         assert!(kept.contains("immutable"), "{file}: {kept}");
     }
-    let unknown = site.gateway.get("/_next/static/chunks/none.js").await;
-    assert!(unknown.status() >= 502, "no release has it");
 }
 
 #[tokio::test]

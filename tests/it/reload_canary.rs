@@ -88,10 +88,10 @@ async fn a_configuration_whose_requests_fail_goes_back_by_itself() {
     let reloaded: serde_json::Value = serde_json::from_str(&ran.stdout).expect("it prints JSON");
     assert_eq!(reloaded["verdict"]["outcome"], "taken_back", "{reloaded}");
     let text = reloaded["verdict"]["text"].as_str().expect("a text");
-    assert!(
-        text.contains("route `/*` has more errors: 100 % of"),
-        "{text}"
-    );
+    let share = text.split_once("route `/*` has more errors: ");
+    let share = share.and_then(|(_, rest)| rest.split_once(" % of")?.0.parse::<f64>().ok());
+    // A request that was in flight when the configuration changed did not fail.
+    assert!(share.is_some_and(|share| share > 90.0), "{text}");
     assert_eq!(gateway.get("/").await.status(), 200);
 }
 

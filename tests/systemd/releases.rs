@@ -3,7 +3,15 @@
 //! Invariant: whatever replaces what, never more than one unit above the configured number runs, no
 //! request fails, what stopped is inactive to systemd, and what runs starts with the machine.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use super::{
     Machine,
@@ -21,6 +29,8 @@ use super::{
 const EVERY: Duration = Duration::from_millis(10);
 const INSTANCES: usize = 2;
 const SOON: Duration = Duration::from_secs(20);
+/// Requests of a load that says something.
+const LEAST: u64 = 100;
 
 /// Target that stands for the start of the machine.
 const BOOT: &str = "boot-of-the-test.target";
@@ -96,7 +106,7 @@ async fn replaced(
         most = most.max(ran.most);
         let lost = ran.tally.errors() + ran.tally.truncated;
         machine.check(
-            ran.status == expected && lost == 0 && ran.tally.total() > 10,
+            ran.status == expected && lost == 0 && ran.tally.total() > LEAST,
             format!(
                 "{step}: {} requests, {lost} lost, {} processes at most",
                 ran.tally.total(),
@@ -194,7 +204,12 @@ fn active(name: &str) -> usize {
 }
 
 async fn under_load(site: &Site, folder: &Path, arguments: &[&str]) -> Ran {
-    let load = endless(site.gateway.address(), 8, Lanes::KeepAlive, |_| get("/"));
+    let begun = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&begun);
+    let load = endless(site.gateway.address(), 8, Lanes::KeepAlive, move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        get("/")
+    });
     let mut most = 0;
     let counting = async {
         loop {
@@ -206,6 +221,10 @@ async fn under_load(site: &Site, folder: &Path, arguments: &[&str]) -> Ran {
         ran = edgeway(&site.gateway, arguments) => ran,
         () = counting => unreachable!("it counts for ever"),
     };
+    // A rollback may be over after ten requests: those that follow must not fail either.
+    let wanted = begun.load(Ordering::Relaxed) + LEAST;
+    let mut goes_on = async || (begun.load(Ordering::Relaxed) > wanted).then_some(());
+    until(SOON, &mut goes_on).await;
     Ran {
         status: ran.status,
         errors: ran.stderr,

@@ -33,6 +33,7 @@ pub mod origin;
 pub mod out;
 pub mod private_file;
 pub mod query;
+pub mod reach;
 pub mod recent_values;
 pub mod redis;
 pub mod reserved_headers;

@@ -96,7 +96,8 @@ pub fn form_values<'a>(
     })
 }
 
-fn form_decoded(text: &[u8]) -> Cow<'_, [u8]> {
+/// Decodes a name or value as form parsers do: `+` is a space.
+pub fn form_decoded(text: &[u8]) -> Cow<'_, [u8]> {
     if !text.contains(&b'+') {
         return percent_decode(text).into();
     }

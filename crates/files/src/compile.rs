@@ -131,26 +131,9 @@ fn index(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Box<[Strin
 }
 
 fn types(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<MediaTypes> {
-    let mut types = MediaTypes::default();
-    let mut is_well = true;
-    for (ending, Spanned { value, place }) in &config.types {
-        let has_slash = value
-            .split(';')
-            .next()
-            .is_some_and(|text| text.contains('/'));
-        let ending = ending.trim_start_matches('.');
-        match HeaderValue::try_from(value.as_str()) {
-            Ok(value) if has_slash && !ending.is_empty() => types.insert(ending, value),
-            _ => {
-                let message = format!("invalid media type `{value}`");
-                let help = "write one such as `text/markdown; charset=utf-8`, after the end of \
-                            the file's name: `md: text/markdown`";
-                cx.report_at(*place, CODE, message, help);
-                is_well = false;
-            }
-        }
-    }
-    is_well.then_some(types)
+    let common = cx.shared.get::<MediaTypes>();
+    let own = MediaTypes::of_config(&config.types, config.charset.as_ref(), CODE, cx)?;
+    Some(own.with(common))
 }
 
 /// Returns the headers of single files by their paths in normal form.

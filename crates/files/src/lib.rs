@@ -27,6 +27,7 @@ use edgeway_core::chain;
 
 pub use self::{
     body::FileBody,
+    media_types::MediaTypes,
     open_files::{BrowserCache, Files, Found},
     page::{PageFile, PagePart},
     response::{FileResponse, Outcome},

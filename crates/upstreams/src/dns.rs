@@ -61,36 +61,71 @@ impl Resolved {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemResolver;
 
+/// Resolver of the machine like [`SystemResolver`], which returns all addresses of both families: for
+/// a caller that has to check each of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EveryAddress;
+
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Resolved, DnsError>> {
-        Box::pin(async move {
-            if let Some(found) = in_hosts_file(name) {
-                return Ok(found);
-            }
-            tokio::time::timeout(LOOKUP, ask_servers(name))
-                .await
-                .unwrap_or(Err(DnsError::Timeout(LOOKUP)))
-        })
+        Box::pin(resolve(name, LookupIpStrategy::Ipv4thenIpv6))
     }
 }
 
-fn in_hosts_file(name: &str) -> Option<Resolved> {
-    let hosts = Hosts::from_system().ok()?;
-    let name = Name::from_utf8(name).ok()?;
-    [RecordType::A, RecordType::AAAA]
-        .into_iter()
-        .filter_map(|kind| hosts.lookup_static_host(&Query::query(name.clone(), kind)))
-        .map(|found| Resolved::new(addresses(found.answers()), HOSTS_FILE))
-        .find(|found| !found.addresses.is_empty())
+impl Resolve for EveryAddress {
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Resolved, DnsError>> {
+        Box::pin(resolve(name, LookupIpStrategy::Ipv4AndIpv6))
+    }
 }
 
-async fn ask_servers(name: &str) -> Result<Resolved, DnsError> {
+/// Next step of a lookup, after the files of the machine were read.
+enum Step {
+    Found(Resolved),
+    Ask(Box<TokioResolver>),
+}
+
+async fn resolve(name: &str, strategy: LookupIpStrategy) -> Result<Resolved, DnsError> {
+    let own = name.to_owned();
+    // Both files may be on a disk that takes its time.
+    let read = tokio::task::spawn_blocking(move || match in_hosts_file(&own, strategy) {
+        Some(found) => Ok(Step::Found(found)),
+        None => resolver(strategy).map(|resolver| Step::Ask(Box::new(resolver))),
+    });
+    let read = read.await.map_err(|e| DnsError::Other(e.to_string()))?;
+    match read? {
+        Step::Found(found) => Ok(found),
+        Step::Ask(resolver) => tokio::time::timeout(LOOKUP, ask_servers(&resolver, name))
+            .await
+            .unwrap_or(Err(DnsError::Timeout(LOOKUP))),
+    }
+}
+
+fn in_hosts_file(name: &str, strategy: LookupIpStrategy) -> Option<Resolved> {
+    let hosts = Hosts::from_system().ok()?;
+    let name = Name::from_utf8(name).ok()?;
+    let [v4, v6] = [RecordType::A, RecordType::AAAA].map(|kind| {
+        let found = hosts.lookup_static_host(&Query::query(name.clone(), kind));
+        found.map_or(Vec::new(), |found| addresses(found.answers()).collect())
+    });
+    let found = match strategy {
+        LookupIpStrategy::Ipv4AndIpv6 => [v4, v6].concat(),
+        _ if v4.is_empty() => v6,
+        _ => v4,
+    };
+    (!found.is_empty()).then(|| Resolved::new(found, HOSTS_FILE))
+}
+
+/// Creates a resolver with the servers of `resolv.conf`.
+fn resolver(strategy: LookupIpStrategy) -> Result<TokioResolver, DnsError> {
     let mut builder = TokioResolver::builder_tokio().map_err(|e| explain(&e))?;
     let options = builder.options_mut();
-    options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+    options.ip_strategy = strategy;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = 0;
-    let resolver = builder.build().map_err(|e| explain(&e))?;
+    builder.build().map_err(|e| explain(&e))
+}
+
+async fn ask_servers(resolver: &TokioResolver, name: &str) -> Result<Resolved, DnsError> {
     let found = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
     let records = found.as_lookup().answers();
     // Aliases count as well: the shortest TTL limits the whole chain.
@@ -212,7 +247,14 @@ mod tests {
     #[tokio::test]
     async fn the_hosts_file_is_read() {
         // The hosts file of every machine has this name.
+        let every = EveryAddress.resolve("localhost").await.unwrap();
         let found = SystemResolver.resolve("localhost").await.unwrap();
+        assert!(
+            found
+                .addresses
+                .iter()
+                .all(|own| every.addresses.contains(own))
+        );
         assert!(found.addresses.iter().all(IpAddr::is_loopback), "{found:?}");
         assert!(!found.addresses.is_empty());
     }

@@ -66,7 +66,7 @@ pub use self::{
     },
     compile::zone,
     connection::BackendConnection,
-    dns::{DnsError, Resolve, Resolved, SystemResolver},
+    dns::{DnsError, EveryAddress, Resolve, Resolved, SystemResolver},
     lease::{Lease, Outcome},
     node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},
     operate::{Force, MemberError, NewMember},

@@ -46,6 +46,17 @@ pub(super) enum Kind {
 #[serde(default)]
 pub(super) struct State {
     pub(super) releases: BTreeMap<String, ReleaseState>,
+    /// Release of the deploy in progress, or of one that was killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) begun: Option<BegunRelease>,
+}
+
+/// A release that is being deployed, and is none of the others yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct BegunRelease {
+    pub(super) name: String,
+    /// True if the deploy copied its folder.
+    pub(super) is_copy: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -89,6 +100,11 @@ pub(super) struct ReleaseFolder {
 }
 
 impl State {
+    /// Records that a release has become one of the others.
+    fn complete(&mut self, release: &str) {
+        self.begun = self.begun.take().filter(|begun| begun.name != release);
+    }
+
     /// Returns the release that became the current one last.
     pub(super) fn current(&self) -> Option<String> {
         let current = self.releases.iter().max_by_key(|(_, state)| state.since);
@@ -125,6 +141,19 @@ impl ReleaseFolder {
     /// Returns the path of a link that leads an instance to its release.
     pub(super) fn instance(&self, port: u16) -> PathBuf {
         self.root.join("instances").join(port.to_string())
+    }
+
+    /// Returns the ports of the instances that run or should, and their releases, in order.
+    pub(super) fn instances(&self) -> BTreeMap<u16, String> {
+        let links = fs::read_dir(self.root.join("instances"));
+        let links = links.into_iter().flatten().flatten();
+        links
+            .filter_map(|link| {
+                let port = link.file_name().to_str()?.parse().ok()?;
+                let release = fs::read_link(link.path()).ok()?;
+                Some((port, release.file_name()?.to_str()?.to_owned()))
+            })
+            .collect()
     }
 
     /// Returns a path for the commands' own files.
@@ -172,12 +201,31 @@ impl ReleaseFolder {
         Err(format!("{busy}: wait for its end"))
     }
 
-    pub(super) fn begin_deploy(&self) -> Result<File, String> {
-        self.lock("deploy", "another deploy of this upstream has not ended")
+    /// Keeps other deploys out. `gateway` is the file of the configuration that the gateway serves:
+    /// two gateways would stop and remove the releases of each other.
+    pub(super) fn begin_deploy(&self, gateway: &str) -> Result<File, String> {
+        let alone = self.lock("deploy", "another deploy of this upstream has not ended")?;
+        let path = self.own("gateway");
+        let failed = |error: io::Error| format!("cannot use `{}`: {error}", path.display());
+        match fs::read_to_string(&path) {
+            Ok(other) if other != gateway => Err(format!(
+                "the releases in `{}` are those of the gateway that serves `{other}`: write a folder \
+                 of its own for this one, or remove `{}` if that one has gone",
+                self.root.display(),
+                path.display()
+            )),
+            Ok(_) => Ok(alone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::write(&path, gateway).map_err(failed)?;
+                Ok(alone)
+            }
+            Err(error) => Err(failed(error)),
+        }
     }
 
-    /// Copies a release into place. A release that is there already stays as it is.
-    pub(super) fn put(&self, from: &Path, name: &str) -> Result<(), String> {
+    /// Copies a release into place. Returns false for a release that is there already: it stays as
+    /// it is.
+    pub(super) fn put(&self, from: &Path, name: &str) -> Result<bool, String> {
         let to = self.release(name);
         let build = from.join(".next/BUILD_ID");
         if !build.is_file() {
@@ -190,13 +238,23 @@ impl ReleaseFolder {
         if to.exists() {
             let is_same = fs::canonicalize(from).ok() == fs::canonicalize(&to).ok();
             return if is_same {
-                Ok(())
+                self.begun(name, false).map(|()| false)
             } else {
                 Err(format!(
                     "there is a release `{name}` already: choose another name"
                 ))
             };
         }
+        self.begun(name, true)?;
+        if let Err(why) = self.copy(from, name) {
+            self.remove_new(name, true)?;
+            return Err(why);
+        }
+        Ok(true)
+    }
+
+    fn copy(&self, from: &Path, name: &str) -> Result<(), String> {
+        let to = self.release(name);
         let new = self.root.join(format!(".new-{name}"));
         let failed =
             |what: &str, error: io::Error| format!("cannot {what} `{}`: {error}", new.display());
@@ -210,7 +268,6 @@ impl ReleaseFolder {
             .output();
         let copied = copied.map_err(|error| format!("cannot run `cp`: {error}"))?;
         if !copied.status.success() {
-            drop(remove(&new));
             let why = String::from_utf8_lossy(&copied.stderr);
             let why = why.lines().next().unwrap_or("cp failed").to_owned();
             return Err(format!("cannot copy `{}`: {why}", from.display()));
@@ -218,14 +275,25 @@ impl ReleaseFolder {
         fs::rename(&new, &to).map_err(|error| failed("rename", error))
     }
 
-    /// Removes a release that never became the current one.
-    pub(super) fn remove_new(&self, name: &str) {
-        let is_known = self
-            .state()
-            .is_ok_and(|state| state.releases.contains_key(name));
-        if !is_known {
-            drop(remove(&self.release(name)));
+    /// Records that a release is being deployed, for the command after one that was killed.
+    fn begun(&self, name: &str, is_copy: bool) -> Result<(), String> {
+        self.change(|state| {
+            let name = name.to_owned();
+            let is_known = state.releases.contains_key(&name);
+            state.begun = (!is_known).then_some(BegunRelease { name, is_copy });
+        })
+    }
+
+    /// Removes a release that is none of the others, if its folder `is_copy`, and its record.
+    pub(super) fn remove_new(&self, name: &str, is_copy: bool) -> Result<(), String> {
+        let is_known = self.state()?.releases.contains_key(name);
+        if is_copy && !is_known {
+            for folder in [self.root.join(format!(".new-{name}")), self.release(name)] {
+                remove(&folder)
+                    .map_err(|error| format!("cannot remove `{}`: {error}", folder.display()))?;
+            }
         }
+        self.change(|state| state.complete(name))
     }
 
     /// Records that `release` has replaced `before`.
@@ -237,6 +305,7 @@ impl ReleaseFolder {
     ) -> Result<(), String> {
         let now = now();
         self.change(|state| {
+            state.complete(release);
             if let Some(before) = before.filter(|before| *before != release) {
                 let replaced = state.releases.entry(before.to_owned()).or_default();
                 replaced.until = Some(now + linger.as_secs());
@@ -255,6 +324,7 @@ impl ReleaseFolder {
     /// Records that a release is on trial.
     pub(super) fn trial_began(&self, release: &str) -> Result<(), String> {
         self.change(|state| {
+            state.complete(release);
             let tried = state.releases.entry(release.to_owned()).or_default();
             (tried.is_tried, tried.until) = (true, None);
         })
@@ -263,6 +333,7 @@ impl ReleaseFolder {
     /// Records that a release waits for a switch, for as long as a replaced one would stay.
     pub(super) fn held(&self, release: &str, linger: Duration) -> Result<(), String> {
         self.change(|state| {
+            state.complete(release);
             let held = state.releases.entry(release.to_owned()).or_default();
             (held.is_held, held.until) = (true, Some(now() + linger.as_secs()));
         })

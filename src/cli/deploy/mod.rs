@@ -5,7 +5,9 @@
 mod canary;
 mod folder;
 mod instances;
+mod left_behind;
 mod overlap;
+mod resume;
 mod retire;
 mod supervise;
 mod warm;
@@ -87,6 +89,16 @@ pub(super) struct SwitchOptions {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct ResumeOptions {
+    /// The upstream; its configuration has `releases`
+    upstream: String,
+    #[command(flatten)]
+    checks: Checks,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct ListOptions {
     /// The upstream; its configuration has `releases`
     upstream: String,
@@ -141,7 +153,7 @@ pub(super) fn run(options: &Options) -> ExitCode {
                     None => deploy.serve(&release).await,
                 };
                 if let Err(error) = served {
-                    deploy.folder.remove_new(&release);
+                    deploy.folder.remove_new(&release, deploy.is_copy)?;
                     return Err(error);
                 }
                 match options.canary {
@@ -183,12 +195,30 @@ fn go_to(upstream: &str, release: Option<&str>, checks: &Checks, admin: &AdminOp
                 let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
                 let mut deploy = deploy.await?;
                 if release.is_none() && deploy.end_trial().await? {
-                    return Ok(());
+                    return Ok(retire::begin(upstream, admin)?);
                 }
                 let release = deploy.earlier(release)?;
                 deploy.serve(&release).await
             };
             ended(gone.await)
+        })
+        .await
+    })
+}
+
+pub(super) fn run_resume(options: &ResumeOptions) -> ExitCode {
+    let ResumeOptions {
+        upstream,
+        checks,
+        admin,
+    } = options;
+    client::ask(admin, async |gateway| {
+        interruptible(|interrupt| async {
+            let resumed = async {
+                let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
+                deploy.await?.resume().await
+            };
+            ended(resumed.await)
         })
         .await
     })
@@ -251,6 +281,8 @@ struct Deploy<'a> {
     interrupt: Interrupt,
     /// True if the release is new, and no rollback: that waits for nothing.
     is_new: bool,
+    /// True if the folder of the release was copied into place.
+    is_copy: bool,
     /// Keeps another deploy of the same upstream out.
     alone: Option<std::fs::File>,
 }
@@ -263,12 +295,14 @@ impl<'a> Deploy<'a> {
         admin: &'a AdminOption,
         interrupt: Interrupt,
     ) -> Result<Self, DeployError> {
-        let (_, settings) = settings(gateway, upstream).await?;
+        let (status, settings) = settings(gateway, upstream).await?;
         let folder = ReleaseFolder::new(&settings);
-        Ok(Self {
+        let snapshot = gateway.snapshot().await;
+        let snapshot = snapshot.map_err(|failure| failure.to_string())?;
+        let mut deploy = Self {
             gateway,
             upstream: upstream.to_owned(),
-            alone: Some(folder.begin_deploy()?),
+            alone: Some(folder.begin_deploy(&snapshot.config.file)?),
             folder,
             checks,
             admin,
@@ -276,7 +310,10 @@ impl<'a> Deploy<'a> {
             settings,
             interrupt,
             is_new: false,
-        })
+            is_copy: false,
+        };
+        deploy.end_interrupted(&status).await?;
+        Ok(deploy)
     }
 
     /// Copies a new release into place, and returns its name.
@@ -293,7 +330,7 @@ impl<'a> Deploy<'a> {
         }
         self.progress
             .now(&format!("{name}: copying {}", from.display()));
-        self.folder.put(from, &name)?;
+        self.is_copy = self.folder.put(from, &name)?;
         Ok(name)
     }
 

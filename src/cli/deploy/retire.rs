@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use super::{
     folder::{ReleaseFolder, now},
     instances::Instance,
-    settings,
+    left_behind, settings,
 };
 use crate::{
     cli::{
@@ -32,6 +32,11 @@ const EVERY: Duration = Duration::from_secs(5);
 const DRAIN: Duration = Duration::from_mins(1);
 /// Failed checks in a row after which the process ends; the next deploy begins another one.
 const MAX_FAILURES: u32 = 720;
+/// The same before the first check that succeeds: the folder of releases is not known yet.
+const MAX_FIRST_FAILURES: u32 = 12;
+/// Attempts to take the place of another such process, a second each. Within them it has looked at
+/// what the gateway does now, or has ended.
+const ATTEMPTS: u32 = 11;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Options {
@@ -43,16 +48,14 @@ pub(in crate::cli) struct Options {
 /// Begins a process that ends replaced releases.
 pub(super) fn begin(upstream: &str, admin: &AdminOption) -> Result<(), String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let begun = std::process::Command::new(program)
+    let mut process = std::process::Command::new(program);
+    process
         .arg("retire-releases")
         .arg(upstream)
         .args(admin.arguments())
-        .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn();
-    begun
-        .map(drop)
+        .stderr(Stdio::null());
+    left_behind::begin(&mut process)
         .map_err(|error| format!("cannot start the process that ends releases: {error}"))
 }
 
@@ -72,10 +75,10 @@ pub(in crate::cli) fn run(options: &Options) -> ExitCode {
 }
 
 async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Result<(), String> {
-    let (_, own) = settings(gateway, upstream).await?;
+    let own = first_settings(gateway, upstream, &interrupt).await?;
     let folder = ReleaseFolder::new(&own);
-    // Another such process sees what this one would, unless it is about to end.
-    let Ok(mut alone) = folder.lock("retire", "another process ends releases") else {
+    let lock = |_| folder.lock("retire", "another process ends releases").ok();
+    let Some(mut alone) = (0..ATTEMPTS).find_map(lock) else {
         return Ok(());
     };
     // For an operator who looks for it.
@@ -97,6 +100,23 @@ async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Resul
     Ok(())
 }
 
+/// Fetches the settings from a gateway that may be restarting.
+async fn first_settings(
+    gateway: &Remote,
+    upstream: &str,
+    interrupt: &Interrupt,
+) -> Result<ReleaseSettings, String> {
+    let mut failures = 0;
+    loop {
+        match settings(gateway, upstream).await {
+            Ok((_, own)) => return Ok(own),
+            Err(why) if failures == MAX_FIRST_FAILURES || *interrupt.borrow() => return Err(why),
+            Err(_) => failures += 1,
+        }
+        sleep(EVERY).await;
+    }
+}
+
 enum Round {
     Again,
     Over,
@@ -114,6 +134,7 @@ async fn round(
     follow_trial(&status, &own, folder)?;
     let state = folder.state()?;
     let mut running: Vec<String> = status.current_release.iter().cloned().collect();
+    let mut has_stopped = false;
     for (release, instances) in &replaced {
         let until = state.releases.get(release).and_then(|state| state.until);
         // An unfinished deploy may have left it: it is not the business of this process.
@@ -125,6 +146,7 @@ async fn round(
             running.push(release.clone());
             continue;
         }
+        has_stopped = true;
         for instance in instances {
             let name = &instance.name;
             let drained = gateway.drain(name, false).await;
@@ -140,7 +162,8 @@ async fn round(
     let lingers = replaced
         .keys()
         .any(|release| running.contains(release) && state.releases.contains_key(release));
-    Ok(if lingers || status.canary.is_some() {
+    // A release may have been deployed while instances were stopped.
+    Ok(if lingers || has_stopped || status.canary.is_some() {
         Round::Again
     } else {
         Round::Over

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::folder::ReleaseFolder;
+use super::{folder::ReleaseFolder, left_behind};
 use crate::{
     cli::{client::failed, out},
     edge::worker,
@@ -76,7 +76,8 @@ pub(super) fn begin(
         .and_then(|log| Ok((log.try_clone()?, log)))
         .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let begun = std::process::Command::new(program)
+    let mut supervisor = std::process::Command::new(program);
+    supervisor
         .arg("supervise-instance")
         .arg("--lock")
         .arg(lock_path(folder, port))
@@ -87,13 +88,10 @@ pub(super) fn begin(
         .args(["--release", release])
         .arg("--")
         .args(command)
-        .stdin(Stdio::null())
         .stdout(log.0)
-        .stderr(log.1)
-        .spawn();
+        .stderr(log.1);
     // It is a session of its own, and init inherits it.
-    begun
-        .map(drop)
+    left_behind::begin(&mut supervisor)
         .map_err(|error| format!("cannot start a supervisor: {error}"))
 }
 
@@ -104,6 +102,12 @@ fn open_log(path: &Path) -> std::io::Result<File> {
         fs::rename(path, path.with_extension("log.old"))?;
     }
     OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Returns true if an instance has a supervisor.
+pub(super) fn is_running(folder: &ReleaseFolder, port: u16) -> bool {
+    let file = File::open(lock_path(folder, port));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
 }
 
 /// Ends the supervisor of an instance, and with it the app. Nothing happens if none runs.

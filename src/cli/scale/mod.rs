@@ -322,7 +322,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         let App { name, unit, .. } = app;
         self.progress
             .now(&format!("{name} is down: starting {unit}"));
-        if let Err(why) = self.systemctl(manager, "start", unit).await {
+        if let Err(why) = self.start_unit(manager, unit).await {
             self.progress.say(&format!("edgeway: {name}: {why}"));
             return Err(ScaleError::Failed);
         }
@@ -372,7 +372,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         }
         let App { name, unit, .. } = app;
         self.progress.now(&format!("{name}: starting {unit}"));
-        if let Err(why) = self.systemctl(manager, "start", unit).await {
+        if let Err(why) = self.start_unit(manager, unit).await {
             self.progress.say(&format!("edgeway: {name}: {why}"));
             // A unit that could not be started may be halfway up.
             self.take_back(app, manager).await;
@@ -488,6 +488,17 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         }
         self.progress.say(&format!("{name}: removed and stopped"));
         Ok(())
+    }
+
+    /// Starts a unit. One that ended again and again has used up its starts: it gets new ones.
+    async fn start_unit(&mut self, manager: Manager, unit: &str) -> Result<(), String> {
+        let Err(why) = self.systemctl(manager, "start", unit).await else {
+            return Ok(());
+        };
+        if self.systemctl(manager, "reset-failed", unit).await.is_err() {
+            return Err(why);
+        }
+        self.systemctl(manager, "start", unit).await
     }
 
     async fn systemctl(&mut self, manager: Manager, verb: &str, unit: &str) -> Result<(), String> {

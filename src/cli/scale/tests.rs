@@ -137,12 +137,16 @@ struct Fake<'a> {
     gateway: &'a FakeGateway,
     /// The `systemctl` verb that fails.
     fails: Option<&'static str>,
+    /// True if units may be started again after `systemctl reset-failed`.
+    resets: bool,
 }
 
 impl Programs for Fake<'_> {
     async fn run(&self, arguments: &[String]) -> Result<(), String> {
         let line = shown(arguments);
-        let is_bad = self.fails.is_some_and(|verb| line.contains(verb));
+        let mut before = self.gateway.log().into_iter();
+        let is_reset = self.resets && before.any(|line| line.contains("reset-failed"));
+        let is_bad = self.fails.is_some_and(|verb| line.contains(verb)) && !is_reset;
         self.gateway.state.borrow_mut().log.push(line);
         if is_bad {
             Err("exit status: 1".to_owned())
@@ -157,12 +161,24 @@ async fn scale(
     count: usize,
     fails: Option<&'static str>,
 ) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
+    scale_with(gateway, count, (fails, false)).await
+}
+
+async fn scale_with(
+    gateway: &FakeGateway,
+    count: usize,
+    (fails, resets): (Option<&'static str>, bool),
+) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
     let plan = plan(gateway, count).unwrap();
     let (progress, lines) = Progress::recorded(plan.up.len());
     let (_sender, interrupt) = interrupt();
     let scaling = Scaling {
         gateway,
-        programs: &Fake { gateway, fails },
+        programs: &Fake {
+            gateway,
+            fails,
+            resets,
+        },
         progress,
         probes: 3,
         timeout: Duration::from_secs(10),
@@ -238,6 +254,8 @@ async fn a_unit_that_cannot_be_started_is_reported_with_the_command() {
     assert_eq!(
         log[1..],
         [
+            "systemctl --user reset-failed -- node-app@3002.service",
+            "systemctl --user start -- node-app@3002.service",
             "remove 127.0.0.1:3002",
             "systemctl --user stop -- node-app@3002.service"
         ]
@@ -245,6 +263,43 @@ async fn a_unit_that_cannot_be_started_is_reported_with_the_command() {
     assert!(
         lines.iter().any(|line| line
             .contains("`systemctl --user start -- node-app@3002.service` failed: exit status: 1")),
+        "{lines:?}"
+    );
+}
+
+/// An app that ended again and again has used up the starts of its unit.
+#[tokio::test(start_paused = true)]
+async fn a_unit_without_starts_left_gets_new_ones() {
+    for (added, last) in [
+        (&[][..], "undrain 127.0.0.1:3002"),
+        (
+            &[("127.0.0.1:3002", "down")],
+            "systemctl --user start -- node-app@3002.service",
+        ),
+    ] {
+        let gateway = gateway(added);
+        let (outcome, log, _) = scale_with(&gateway, 3, (Some("start"), true)).await;
+        assert_eq!(outcome, Ok(()), "{log:?}");
+        assert_eq!(
+            log[..3],
+            [
+                "systemctl --user start -- node-app@3002.service",
+                "systemctl --user reset-failed -- node-app@3002.service",
+                "systemctl --user start -- node-app@3002.service",
+            ]
+        );
+        assert_eq!(log.last().unwrap(), last);
+    }
+    // Nothing to reset: the first failure is the reason.
+    let gateway = gateway(&[("127.0.0.1:3002", "drained")]);
+    let (outcome, log, lines) = scale_with(&gateway, 3, (Some("systemctl"), false)).await;
+    assert_eq!(outcome, Err(ScaleError::Failed));
+    assert!(
+        log[2..].iter().all(|line| !line.contains(" start ")),
+        "{log:?}"
+    );
+    assert!(
+        lines.iter().any(|line| line.contains("start --")),
         "{lines:?}"
     );
 }

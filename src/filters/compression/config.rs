@@ -14,6 +14,7 @@ use crate::{
     chain::CompileContext,
     config::{
         diagnostic::closest,
+        model::StatusSet,
         tree::{
             Spanned,
             short::{self, Short, reads_short, writes_mapping},
@@ -37,6 +38,13 @@ pub(crate) struct CompressionConfig {
     /// text, JSON, XML, JavaScript, WebAssembly, SVG and uncompressed fonts. Event streams
     /// (`text/event-stream`) are never compressed.
     types: Vec<Spanned<String>>,
+    /// Statuses of compressed responses: `200`, `400-499`, or a list of both. If absent: all that
+    /// have content of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statuses: Option<StatusSet>,
+    /// False to leave out `Vary: Accept-Encoding`, as nginx does without `gzip_vary`: caches behind
+    /// the gateway may then send a compressed response to a client that cannot read it.
+    vary: bool,
 }
 
 /// Compression level of each coding: higher is smaller and slower.
@@ -69,6 +77,8 @@ impl Default for CompressionConfig {
             types: types::DEFAULT
                 .map(|text| Spanned::nowhere(text.to_owned()))
                 .into(),
+            statuses: None,
+            vary: true,
         }
     }
 }
@@ -122,6 +132,8 @@ impl CompressionConfig {
                 offered,
                 min_size: self.min_size.0,
                 types,
+                statuses: self.statuses,
+                has_vary: self.vary,
             }),
         })
     }

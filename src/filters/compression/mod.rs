@@ -24,6 +24,7 @@ use crate::{
         metrics::{IntCounter, Metrics},
     },
     chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges},
+    config::model::StatusSet,
 };
 
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
@@ -54,6 +55,10 @@ pub struct CompressionRules {
     offered: Box<[Offer]>,
     min_size: u64,
     types: MediaTypes,
+    /// Statuses of compressed responses; `None` for all that have content of their own.
+    statuses: Option<StatusSet>,
+    /// True to say that the response depends on `Accept-Encoding`.
+    has_vary: bool,
 }
 
 /// A content coding on offer.
@@ -116,6 +121,10 @@ impl Filter for Compression {
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         if ex.facts.is_coding_settled {
+            if !self.coder.has_vary {
+                // The cache keeps one form for each encoding, and says so.
+                remove_vary(&mut head.headers);
+            }
             return;
         }
         // A response that was started and then replaced by a reply leaves its stream behind.
@@ -127,7 +136,12 @@ impl Filter for Compression {
         let (index, offer) = match self.coder.fate(ex, head) {
             CompressionDecision::Untouched => return,
             CompressionDecision::Plain => {
-                add_vary(&mut head.headers);
+                if self.coder.has_vary {
+                    add_vary(&mut head.headers);
+                } else if ex.facts.cache.is_some() {
+                    // The cache has said so of what it stores.
+                    remove_vary(&mut head.headers);
+                }
                 return;
             }
             CompressionDecision::Encode(index, offer) => (index, offer),
@@ -151,7 +165,7 @@ impl Filter for Compression {
         // without `Transfer-Encoding` it would end the body by closing the connection. Over HTTP/2
         // it removes the header again.
         let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
-        offer.announce(&mut head.headers, is_chunked);
+        offer.announce(&mut head.headers, is_chunked, self.coder.has_vary);
     }
 
     fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
@@ -249,6 +263,10 @@ impl CompressionRules {
         {
             return false;
         }
+        let statuses = self.statuses.as_ref();
+        if statuses.is_some_and(|statuses| !statuses.contains(status.as_u16())) {
+            return false;
+        }
         let mut content_type = None;
         let mut length = Length::Unsaid;
         let mut has_cache_control = false;
@@ -308,7 +326,7 @@ impl CompressionRules {
         if let Some(weak) = weak {
             head.headers.insert(header::ETAG, weak);
         }
-        if !varies {
+        if !varies && self.has_vary {
             head.headers.append(header::VARY, ACCEPT_ENCODING);
         }
     }
@@ -340,6 +358,17 @@ fn is_plain(encoding: &HeaderValue) -> bool {
 fn add_vary(headers: &mut HeaderMap) {
     if !varies_by(headers, &header::ACCEPT_ENCODING) {
         headers.append(header::VARY, ACCEPT_ENCODING);
+    }
+}
+
+/// Removes the line that [`add_vary`] added.
+fn remove_vary(headers: &mut HeaderMap) {
+    let lines: Vec<HeaderValue> = headers.get_all(header::VARY).iter().cloned().collect();
+    if lines.contains(&ACCEPT_ENCODING) {
+        headers.remove(header::VARY);
+        for line in lines.into_iter().filter(|line| *line != ACCEPT_ENCODING) {
+            headers.append(header::VARY, line);
+        }
     }
 }
 
@@ -376,7 +405,7 @@ impl Offer {
     }
 
     /// Sets the headers of the compressed response.
-    pub fn announce(&self, headers: &mut HeaderMap, is_chunked: bool) {
+    pub fn announce(&self, headers: &mut HeaderMap, is_chunked: bool, has_vary: bool) {
         headers.insert(header::CONTENT_ENCODING, self.content_encoding.clone());
         for name in &PLAIN_BYTES_HEADERS {
             headers.remove(name);
@@ -384,7 +413,9 @@ impl Offer {
         if is_chunked {
             headers.insert(header::TRANSFER_ENCODING, CHUNKED);
         }
-        add_vary(headers);
+        if has_vary {
+            add_vary(headers);
+        }
         // RFC 9110, 8.8.1: one tag for several codings is a weak one.
         match headers.get(header::ETAG).map(weakened) {
             Some(WeakenedTag::Weak(tag)) => {

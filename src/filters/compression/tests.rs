@@ -165,6 +165,32 @@ fn vary_is_there_once_also_on_the_plain_response() {
 }
 
 #[test]
+fn vary_is_that_of_the_origin_alone_where_that_is_wanted() {
+    for (sent, expected) in [
+        (&[][..], &[][..]),
+        (&[("Vary", "rsc")], &["rsc"]),
+        (&[("Vary", "Accept-Encoding")], &["Accept-Encoding"]),
+    ] {
+        for accept in ["gzip", "identity"] {
+            let check = get(html("vary: false", sent), accept);
+            let is_encoded = coding(check.last()).is_some();
+            assert_eq!(is_encoded, accept == "gzip");
+            assert_eq!(vary(check.last()), expected, "{accept}");
+        }
+    }
+}
+
+#[test]
+fn only_the_statuses_that_are_named_are_compressed() {
+    for (status, is_encoded) in [(200, true), (404, true), (500, false)] {
+        let types = &[("Content-Type", "text/html")];
+        let check = check::<Compression>("statuses: [200, 404]");
+        let check = get(check.backend(status, types, &[&page()]), "gzip");
+        assert_eq!(coding(check.last()).is_some(), is_encoded, "{status}");
+    }
+}
+
+#[test]
 fn a_response_that_is_never_encoded_is_not_touched() {
     for (content_type, headers) in [
         ("text/event-stream", &[][..]),

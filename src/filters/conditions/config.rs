@@ -2,19 +2,21 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode};
-use regex::RegexBuilder;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Condition, Conditions, Test, Then};
+use super::{Condition, Conditions};
 use crate::{
     chain::CompileContext,
-    config::{diagnostic::Place, tree::Spanned},
-    values::{Maps, Names, Template},
+    config::tree::Spanned,
+    values::{Codes, Comparison, ConditionResponse, ResponseParts},
 };
 
-const TEXT: &str = "text/plain; charset=utf-8";
+const CODES: Codes = Codes {
+    value: "edgeway::conditions::value",
+    regex: "edgeway::conditions::regex",
+    response: "edgeway::conditions::response",
+};
 
 /// Conditions on values of the request, of which the first that holds responds.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -39,10 +41,11 @@ struct ConditionConfig {
     /// Status of the response; 444 closes the connection.
     #[schemars(range(min = 200, max = 599))]
     status: Spanned<u16>,
-    /// Target of a redirect, with placeholders.
+    /// Target of a redirect, with placeholders; `{group.1}` and `{group.NAME}` are groups of the
+    /// expression in `is`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Spanned<String>>,
-    /// Body, with placeholders; the built-in page of an error if absent.
+    /// Body, with the placeholders of `to`; the built-in page of an error if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<Spanned<String>>,
     /// Media type of the body.
@@ -68,132 +71,18 @@ impl ConditionsConfig {
 
 impl ConditionConfig {
     fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Condition> {
-        let maps = cx.shared.get::<Maps>().unwrap_or_default();
-        let clock = cx.clock.clone();
-        let names = Names {
-            clock: &clock,
-            maps: &maps,
+        let comparison = Comparison::compile(&self.value, self.is.as_ref(), self.not, CODES, cx);
+        let parts = ResponseParts {
+            status: &self.status,
+            to: self.to.as_ref(),
+            body: self.body.as_ref(),
+            content_type: self.content_type.as_ref(),
         };
-        let value = template(&self.value, &names, cx);
-        let test = self.test(cx);
-        let status = self.status(cx);
-        let then = self.then(&names, cx);
+        let regex = comparison.as_ref().and_then(Comparison::pattern);
+        let response = ConditionResponse::compile(&parts, regex, CODES, cx);
         Some(Condition {
-            value: value?,
-            test: test?,
-            is_negated: self.not,
-            status: status?,
-            then: then?,
+            response: response?,
+            comparison: comparison?,
         })
     }
-
-    fn test(&self, cx: &mut CompileContext<'_>) -> Option<Test> {
-        let Some(is) = &self.is else {
-            return Some(Test::True);
-        };
-        let Some(regex) = is.value.strip_prefix('~') else {
-            let text = is.value.strip_prefix('\\');
-            let text = text.filter(|text| text.starts_with('~'));
-            return Some(Test::Equal(text.unwrap_or(&is.value).into()));
-        };
-        let (regex, ignores_case) = match regex.strip_prefix('*') {
-            Some(regex) => (regex, true),
-            None => (regex, false),
-        };
-        let built = RegexBuilder::new(regex)
-            .case_insensitive(ignores_case)
-            .build();
-        match built {
-            Ok(regex) => Some(Test::Like(regex)),
-            Err(error) => {
-                let error = error.to_string();
-                let reason = error.lines().last().unwrap_or_default().trim();
-                let reason = reason.trim_start_matches("error: ");
-                cx.report_at(
-                    is.place,
-                    "edgeway::conditions::regex",
-                    format!("invalid regular expression `{regex}`: {reason}"),
-                    "correct it; look-around and back-references are not supported",
-                );
-                None
-            }
-        }
-    }
-
-    fn status(&self, cx: &mut CompileContext<'_>) -> Option<StatusCode> {
-        let number = self.status.value;
-        let is_redirect = matches!(number, 301 | 302 | 303 | 307 | 308);
-        let has_body = self.body.is_some();
-        let (why, help) = if !(200..600).contains(&number) {
-            ("is no status of a response", "write one from 200 to 599")
-        } else if is_redirect && self.to.is_none() {
-            (
-                "is a redirect without a target",
-                "write where to: `to: /new`",
-            )
-        } else if !is_redirect && self.to.is_some() {
-            (
-                "is no redirect, and has a target",
-                "write 301, 302, 303, 307 or 308, or remove `to`",
-            )
-        } else if has_body && (is_redirect || matches!(number, 204 | 205 | 304 | 444)) {
-            ("has no body", "remove `body`")
-        } else {
-            return StatusCode::from_u16(number).ok();
-        };
-        report(
-            self.status.place,
-            format!("status {number} {why}"),
-            help,
-            cx,
-        );
-        None
-    }
-
-    fn then(&self, names: &Names<'_>, cx: &mut CompileContext<'_>) -> Option<Then> {
-        if let Some(to) = &self.to {
-            return template(to, names, cx).map(Then::Redirect);
-        }
-        let Some(body) = &self.body else {
-            return Some(Then::ByStatus);
-        };
-        let content_type = match &self.content_type {
-            Some(written) => HeaderValue::from_str(&written.value).map_err(|_| written.place),
-            None => Ok(HeaderValue::from_static(TEXT)),
-        };
-        match content_type {
-            Ok(content_type) => match Template::parse_text(&body.value, names) {
-                Ok(text) => Some(match text.plain_text() {
-                    Some(plain) => Then::Body(content_type, plain.to_owned().into()),
-                    None => Then::Text(content_type, text),
-                }),
-                Err((message, help)) => {
-                    cx.report_at(body.place, "edgeway::conditions::value", message, help);
-                    None
-                }
-            },
-            Err(place) => {
-                let help = "write one such as `text/html; charset=utf-8`";
-                report(place, "invalid media type".to_owned(), help, cx);
-                None
-            }
-        }
-    }
-}
-
-fn report(place: Place, message: String, help: &str, cx: &mut CompileContext<'_>) {
-    cx.report_at(place, "edgeway::conditions::response", message, help);
-}
-
-fn template(
-    text: &Spanned<String>,
-    names: &Names<'_>,
-    cx: &mut CompileContext<'_>,
-) -> Option<Template> {
-    let parsed = Template::parse(&text.value, names);
-    parsed
-        .map_err(|(message, help)| {
-            cx.report_at(text.place, "edgeway::conditions::value", message, help);
-        })
-        .ok()
 }

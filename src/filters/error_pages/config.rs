@@ -11,7 +11,7 @@ use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Content, ErrorPage, ErrorPages, HTML, PageSource};
+use super::{Content, ErrorPage, ErrorPages, HTML, PageSource, of_route::PageRoute};
 use crate::{
     chain::CompileContext,
     config::{
@@ -37,11 +37,21 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 pub(crate) struct ErrorPagesConfig {
     /// HTML files by status, or what else is sent: `404`, or `4xx` and `5xx` for all others of that
     /// class. Files are read when the configuration is loaded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pages: BTreeMap<String, Spanned<PageConfig>>,
+    /// Format of the built-in page: `html` for all clients; the one that `Accept` prefers if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    built_in: Option<BuiltIn>,
     /// True to replace the error responses of backends too, as `proxy_intercept_errors` of nginx
     /// does.
     #[serde(default)]
     intercept: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum BuiltIn {
+    Html,
 }
 
 /// Response in place of an error's: the path of an HTML file, or a mapping with one of `file`,
@@ -53,7 +63,7 @@ struct PageConfig {
     /// File to send, of at most 1 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
-    /// Text to send.
+    /// Text to send, with the placeholders of `headers`, and `{status}` of the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
     /// Media type of the file or text; `text/html` for HTML files and `text/plain` for texts if
@@ -71,6 +81,14 @@ struct PageConfig {
     /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
+    /// Name of a route (`match: { named: true }`) that has the page. It gets the client's own
+    /// request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    /// Path that chooses the route which has the page, with the placeholders of `headers`. It is
+    /// asked for with `GET`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reroute: Option<String>,
     /// True to send the client's cookies and `Authorization` to the `upstream`, and cookies of the
     /// page to the client.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -122,7 +140,7 @@ writes_mapping!(PageConfig);
 
 impl ErrorPagesConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ErrorPages> {
-        if self.pages.is_empty() {
+        if self.pages.is_empty() && self.built_in.is_none() {
             cx.report(
                 "edgeway::error_pages::none",
                 "`error_pages` names no page",
@@ -163,6 +181,7 @@ impl ErrorPagesConfig {
         Some(ErrorPages {
             pages: pages.into(),
             intercepts: self.intercept,
+            is_html: self.built_in == Some(BuiltIn::Html),
         })
     }
 }
@@ -197,6 +216,9 @@ impl PageConfig {
                 }
             },
         };
+        if self.route.is_some() || self.reroute.is_some() {
+            return self.of_route(place, cx).map(Content::Route);
+        }
         let is_of_upstream = self.upstream.is_some();
         let is_asked = self.path.is_some() || self.credentials || self.as_sent || self.own_status;
         if !is_of_upstream && is_asked {
@@ -233,7 +255,17 @@ impl PageConfig {
             }
             (None, Some(body), None) => {
                 let content_type = content_type.unwrap_or(TEXT);
-                Some(Content::Body(content_type, body.clone().into()))
+                let text = Names::with(cx, |names| Template::parse_text_of_response(body, names));
+                match text {
+                    Ok(text) => Some(match text.plain_text() {
+                        Some(plain) => Content::Body(content_type, plain.to_owned().into()),
+                        None => Content::Text(content_type, text),
+                    }),
+                    Err((message, help)) => {
+                        report(place, message, &help, cx);
+                        None
+                    }
+                }
             }
             (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),
             _ => {
@@ -242,6 +274,32 @@ impl PageConfig {
                 None
             }
         }
+    }
+
+    /// Compiles the source of a page that another route has.
+    fn of_route(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<PageRoute> {
+        let others = [
+            self.file.is_some(),
+            self.body.is_some(),
+            self.redirect.is_some(),
+            self.upstream.is_some(),
+            self.content_type.is_some(),
+            self.path.is_some(),
+            self.credentials,
+            self.as_sent,
+        ];
+        match (&self.route, &self.reroute) {
+            _ if others.contains(&true) || (self.own_status && self.status.is_some()) => {}
+            (Some(name), None) => return Some(PageRoute::Named(name.as_str().into(), place)),
+            (None, Some(path)) if path.starts_with(['/', '{']) => {
+                return template(path, place, cx).map(PageRoute::Path);
+            }
+            _ => {}
+        }
+        let help = "write `route` with the name of a route, or `reroute` with a path, and `status` \
+                    or `own_status` alone beside it";
+        report(place, "the page is not one thing".to_owned(), help, cx);
+        None
     }
 
     /// Compiles the source of a page that an upstream has.

@@ -2,6 +2,7 @@
 //! on request the error responses of backends too.
 
 mod config;
+mod of_route;
 mod of_upstream;
 #[cfg(test)]
 mod tests;
@@ -11,14 +12,18 @@ use std::{any::Any, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
-use self::of_upstream::PageSource;
-pub(crate) use self::of_upstream::{PageRequest, PageStatus, PageUpstreams};
+pub(crate) use self::of_upstream::{PageRequest, PageStatus};
+use self::{of_route::PageRoute, of_upstream::PageSource};
 
 use crate::{
     base::accept,
-    chain::{CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody},
+    chain::{
+        CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody,
+        RouteRequest,
+    },
+    config::diagnostic::Place,
     files::{PageFile, PagePart},
-    values::Template,
+    values::{Template, Values},
 };
 
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
@@ -41,6 +46,18 @@ pub(crate) struct ErrorPages {
     pages: Box<[ErrorPage]>,
     /// True to replace responses of backends.
     intercepts: bool,
+    /// True if the built-in page is HTML for all clients.
+    is_html: bool,
+}
+
+/// Mark of a request whose built-in page is HTML, whatever its client prefers.
+pub(crate) struct HtmlPage;
+
+/// Upstreams and routes that have pages, with the places of their names.
+#[derive(Debug)]
+pub(crate) struct PageSources {
+    pub(crate) upstreams: Box<[(Arc<str>, Place)]>,
+    pub(crate) routes: Box<[(Arc<str>, Place)]>,
 }
 
 /// A page, and the statuses that it is for.
@@ -62,11 +79,15 @@ struct ErrorPage {
 enum Content {
     /// Media type and bytes.
     Body(HeaderValue, Bytes),
+    /// Media type and text with placeholders.
+    Text(HeaderValue, Template),
     /// The same of a file that is a success: a response that may be stored and confirmed.
     File(HeaderValue, Bytes, Box<PageFile>),
     Redirect(Template),
     /// Response of an upstream, which is asked for each error.
     Upstream(PageSource),
+    /// Response of another route.
+    Route(PageRoute),
 }
 
 /// Page that takes the place of a response's body.
@@ -95,6 +116,12 @@ impl Filter for ErrorPages {
         if !matches!(reply.body, ReplyBody::Page { .. }) {
             return;
         }
+        if self.is_html {
+            ex.facts.put(HtmlPage);
+        }
+        if ex.facts.is_page() {
+            return;
+        }
         let Some(page) = self.page(reply.status, &ex.head.headers) else {
             return;
         };
@@ -103,6 +130,13 @@ impl Filter for ErrorPages {
                 reply.body = ReplyBody::Bytes {
                     content_type: content_type.clone(),
                     body: body.clone(),
+                };
+            }
+            Content::Text(content_type, text) => {
+                let body = filled_in(text, ex, reply.status);
+                reply.body = ReplyBody::Bytes {
+                    content_type: content_type.clone(),
+                    body,
                 };
             }
             Content::File(content_type, body, file) => {
@@ -129,6 +163,8 @@ impl Filter for ErrorPages {
                 source.request(page, ex);
                 return;
             }
+            // The proxy leads the request there before, as far as it can.
+            Content::Route(_) => return,
         }
         reply.status = page.status.unwrap_or(reply.status);
         if !reply.status.is_redirection() {
@@ -137,7 +173,8 @@ impl Filter for ErrorPages {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if head.status.as_u16() < 400 || !is_of_backend(ex) || is_replaced(ex) {
+        let is_done = is_replaced(ex) || ex.facts.is_page();
+        if head.status.as_u16() < 400 || !is_of_backend(ex) || is_done {
             return;
         }
         let Some(page) = self.page(head.status, &ex.head.headers) else {
@@ -146,6 +183,9 @@ impl Filter for ErrorPages {
         let mut part = None;
         let (content_type, to, body) = match &page.content {
             Content::Body(content_type, body) => (Some(content_type), None, body.clone()),
+            Content::Text(content_type, text) => {
+                (Some(content_type), None, filled_in(text, ex, head.status))
+            }
             Content::File(content_type, body, file) => {
                 // The backend's response has a body in any case.
                 let own = match file.part(&ex.head.method, &ex.head.headers) {
@@ -161,7 +201,7 @@ impl Filter for ErrorPages {
                 None => return,
             },
             // Its response was replaced before the cache, unless it was stored before a reload.
-            Content::Upstream(_) => return,
+            Content::Upstream(_) | Content::Route(_) => return,
         };
         head.status = page.status.unwrap_or(head.status);
         let theirs = std::mem::take(&mut head.headers);
@@ -200,6 +240,10 @@ impl Filter for ErrorPages {
         ex.facts.slot::<Replaced>().is_none()
     }
 
+    fn replaces_errors(&self) -> bool {
+        self.intercepts
+    }
+
     fn may_intercept(&self) -> bool {
         let mut pages = self.pages.iter();
         self.intercepts && pages.any(|page| matches!(page.content, Content::Upstream(_)))
@@ -218,13 +262,42 @@ impl Filter for ErrorPages {
         Some(Box::new(of_upstream::reply(status, headers)))
     }
 
+    fn has_page_routes(&self) -> bool {
+        let mut pages = self.pages.iter();
+        pages.any(|page| matches!(page.content, Content::Route(_)))
+    }
+
+    fn page_route(
+        &self,
+        ex: &Exchange<'_>,
+        status: StatusCode,
+        is_of_backend: bool,
+    ) -> Option<RouteRequest> {
+        if ex.facts.is_page() || (is_of_backend && !self.intercepts) {
+            return None;
+        }
+        let page = self.page(status, &ex.head.headers)?;
+        match &page.content {
+            Content::Route(route) => Some(route.request(page, ex, status)),
+            _ => None,
+        }
+    }
+
     fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        let names = self.pages.iter().filter_map(|page| match &page.content {
+        let sources = self.pages.iter().filter_map(|page| match &page.content {
             Content::Upstream(source) => Some(source.named()),
-            Content::Body(..) | Content::File(..) | Content::Redirect(_) => None,
+            _ => None,
         });
-        let names: Box<[_]> = names.collect();
-        (!names.is_empty()).then(|| Arc::new(PageUpstreams(names)) as _)
+        let routes = self.pages.iter().filter_map(|page| match &page.content {
+            Content::Route(route) => route.named(),
+            _ => None,
+        });
+        let pages = PageSources {
+            upstreams: sources.collect(),
+            routes: routes.collect(),
+        };
+        let is_empty = pages.upstreams.is_empty() && pages.routes.is_empty();
+        (!is_empty).then(|| Arc::new(pages) as _)
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
@@ -235,7 +308,8 @@ impl Filter for ErrorPages {
             };
             match &page.content {
                 Content::Upstream(source) => format!("{range} of upstream {}", source.upstream()),
-                Content::Body(..) | Content::File(..) | Content::Redirect(_) => range,
+                Content::Route(PageRoute::Named(name, _)) => format!("{range} of route {name}"),
+                _ => range,
             }
         });
         let mut all: Vec<String> = ranges.collect();
@@ -262,6 +336,13 @@ impl ErrorPages {
         let page = pages.find(|page| (page.first..=page.last).contains(&status))?;
         (page.is_for_all || takes_pages(request)).then_some(page)
     }
+}
+
+/// Returns a text with its placeholders filled in, for the page of an error with this status.
+fn filled_in(text: &Template, ex: &Exchange<'_>, status: StatusCode) -> Bytes {
+    let mut body = String::new();
+    text.write_with(&Values::of_status(ex, status), None, &mut body);
+    body.into()
 }
 
 /// Returns the status of a response with this part of a file that is a success.

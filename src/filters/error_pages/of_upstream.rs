@@ -53,10 +53,6 @@ pub(crate) enum PageStatus {
     Given(StatusCode),
 }
 
-/// Upstreams that have pages of a route, with the places of their names.
-#[derive(Debug)]
-pub(crate) struct PageUpstreams(pub(crate) Box<[(Arc<str>, Place)]>);
-
 /// Mark of a response that a page of an upstream was to replace.
 pub(super) struct Chosen;
 

@@ -4,15 +4,21 @@ use std::collections::BTreeMap;
 
 use http::HeaderName;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
-use super::{Changes, Headers};
+use super::{Changes, Headers, expires::Expires};
 use crate::{
     base::secret,
     chain::CompileContext,
-    config::{model::StatusSet, tree::Spanned},
+    config::{
+        model::{OneOrMany, StatusSet},
+        tree::Spanned,
+    },
     values::{Maps, Names, Template},
 };
+
+/// Values of headers to add, by name.
+type Additions = BTreeMap<String, OneOrMany<Spanned<String>>>;
 
 /// Changes of headers, towards the origin and towards the client.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -33,9 +39,15 @@ pub(super) struct ResponseConfig {
     /// Name and value of headers to set, replacing any existing values.
     #[serde(serialize_with = "secret::by_name")]
     set: BTreeMap<String, Spanned<String>>,
-    /// Name and value of headers to add to any existing values.
-    #[serde(serialize_with = "secret::by_name")]
-    add: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values; a list of values adds a line each.
+    #[serde(serialize_with = "additions")]
+    add: Additions,
+    /// Time at which a response expires, as `Expires` and `Cache-Control`, if its status is 200, 201,
+    /// 204, 206, 301 to 304, 307 or 308: `30d` from the response on, `modified 30d` from its
+    /// `Last-Modified` on, `@15h` at that time of the day (UTC), `epoch`, `max`, `-1s`, `off`, or a
+    /// value with placeholders that is one of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<Spanned<String>>,
     /// Changes of responses with certain statuses, after those of all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     by_status: Vec<StatusChangesConfig>,
@@ -53,9 +65,9 @@ pub(super) struct StatusChangesConfig {
     /// Name and value of headers to set, replacing any existing values.
     #[serde(default, serialize_with = "secret::by_name")]
     set: BTreeMap<String, Spanned<String>>,
-    /// Name and value of headers to add to any existing values.
-    #[serde(default, serialize_with = "secret::by_name")]
-    add: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values; a list of values adds a line each.
+    #[serde(default, serialize_with = "additions")]
+    add: Additions,
 }
 
 /// Changes of one header section: first `remove`, then `set`, then `add`. Values may hold
@@ -68,9 +80,9 @@ pub(super) struct ChangesConfig {
     /// Name and value of headers to set, replacing any existing values.
     #[serde(serialize_with = "secret::by_name")]
     set: BTreeMap<String, Spanned<String>>,
-    /// Name and value of headers to add to any existing values.
-    #[serde(serialize_with = "secret::by_name")]
-    add: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values; a list of values adds a line each.
+    #[serde(serialize_with = "additions")]
+    add: Additions,
 }
 
 impl HeadersConfig {
@@ -80,8 +92,10 @@ impl HeadersConfig {
             remove,
             set,
             add,
+            expires,
             by_status,
         } = self.response;
+        let expires = expires.map(|written| compile_expires(&written, cx));
         let response = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
         let mut statuses = Vec::with_capacity(by_status.len());
         for one in by_status {
@@ -92,6 +106,10 @@ impl HeadersConfig {
         let headers = Headers {
             request: request?,
             response: response?,
+            expires: match expires {
+                Some(compiled) => Some(compiled?),
+                None => None,
+            },
             by_status: statuses.into(),
         };
         if headers.request.is_empty() && !headers.changes_responses() {
@@ -104,6 +122,35 @@ impl HeadersConfig {
         }
         Some(headers)
     }
+}
+
+/// Compiles the time at which responses expire; `None` if a problem was reported.
+fn compile_expires(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Expires> {
+    const HELP: &str =
+        "write a time such as `30d`, `modified 30d`, `@15h`, `epoch`, `max` or `off`";
+    let text = &written.value;
+    let clock = cx.clock.clone();
+    let parsed = Names::with(cx, |names| Template::parse_of_response(text, names));
+    let compiled = parsed.and_then(|template| {
+        let expires = Expires::new(text, template, clock);
+        expires.map_err(|message| (message, HELP.to_owned()))
+    });
+    compiled
+        .map_err(|(message, help)| {
+            cx.report_at(written.place, "edgeway::headers::expires", message, help);
+        })
+        .ok()
+}
+
+/// Serializes values to add, redacted as those of other headers are.
+fn additions<S: Serializer>(values: &Additions, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(values.iter().map(|(name, values)| {
+        let values = values
+            .0
+            .iter()
+            .map(|value| secret::shown(name, &value.value));
+        (name, values.collect::<Vec<_>>())
+    }))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,11 +182,11 @@ impl ChangesConfig {
             clock: &clock,
             maps: &maps,
         };
-        let mut compile_values = |values: BTreeMap<String, Spanned<String>>| {
+        let mut compile_values = |values: Vec<(String, Spanned<String>)>| {
             let mut compiled = Vec::with_capacity(values.len());
             for (name, value) in values {
                 match header_name(&name, side)
-                    .and_then(|name| Ok((name, template(&value.value, &names)?)))
+                    .and_then(|name| Ok((name, template(&value.value, side, &names)?)))
                 {
                     Ok(pair) => compiled.push(pair),
                     Err(problem) => {
@@ -150,8 +197,13 @@ impl ChangesConfig {
             }
             compiled.into_boxed_slice()
         };
-        let set = compile_values(self.set);
-        let add = compile_values(self.add);
+        let set = compile_values(self.set.into_iter().collect());
+        let add = self.add.into_iter();
+        let add = add.flat_map(|(name, values)| {
+            let values = values.0.into_iter();
+            values.map(move |value| (name.clone(), value))
+        });
+        let add = compile_values(add.collect());
         is_good.then(|| Changes {
             remove: remove.into(),
             remove_prefixes: remove_prefixes.into(),
@@ -213,9 +265,12 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
     ))
 }
 
-fn template(text: &str, names: &Names<'_>) -> Result<Template, Problem> {
-    Template::parse(text, names)
-        .map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
+fn template(text: &str, side: Side, names: &Names<'_>) -> Result<Template, Problem> {
+    let parsed = match side {
+        Side::Request => Template::parse(text, names),
+        Side::Response => Template::parse_of_response(text, names),
+    };
+    parsed.map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
 }
 
 /// Returns true for headers by which the two ends of one connection understand each other (RFC

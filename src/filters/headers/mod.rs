@@ -1,6 +1,7 @@
 //! Sets, adds and removes headers, towards the origin and towards the client.
 
 mod config;
+mod expires;
 #[cfg(test)]
 mod lookup_tests;
 #[cfg(test)]
@@ -8,6 +9,7 @@ mod tests;
 
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
+use self::expires::Expires;
 use crate::{
     chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges},
     config::model::StatusSet,
@@ -19,6 +21,8 @@ use crate::{
 pub(crate) struct Headers {
     request: Changes,
     response: Changes,
+    /// Time at which responses expire, between what is set and what is added.
+    expires: Option<Expires>,
     /// Changes of responses with certain statuses, after those of all.
     by_status: Box<[(StatusSet, Changes)]>,
 }
@@ -26,7 +30,9 @@ pub(crate) struct Headers {
 impl Headers {
     fn changes_responses(&self) -> bool {
         let mut by_status = self.by_status.iter();
-        !self.response.is_empty() || by_status.any(|(_, changes)| !changes.is_empty())
+        !self.response.is_empty()
+            || self.expires.is_some()
+            || by_status.any(|(_, changes)| !changes.is_empty())
     }
 }
 
@@ -81,14 +87,21 @@ impl Filter for Headers {
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        self.request.apply(ex, headers);
+        let changes = &self.request;
+        changes.remove_from(headers);
+        for (name, template) in &changes.set {
+            set(headers, name, template.value(ex));
+        }
+        for (name, template) in &changes.add {
+            add(headers, name, template.value(ex));
+        }
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        self.response.apply(ex, &mut head.headers);
+        self.response.apply(ex, self.expires.as_ref(), head);
         for (statuses, changes) in &self.by_status {
             if statuses.contains(head.status.as_u16()) {
-                changes.apply(ex, &mut head.headers);
+                changes.apply(ex, None, head);
             }
         }
     }
@@ -104,25 +117,27 @@ impl Changes {
         self.set.len() + self.add.len()
     }
 
-    fn apply(&self, ex: &Exchange<'_>, map: &mut HeaderMap<HeaderValue>) {
+    fn apply(&self, ex: &Exchange<'_>, expires: Option<&Expires>, head: &mut response::Parts) {
+        self.remove_from(&mut head.headers);
+        for (name, template) in &self.set {
+            let value = template.response_value(ex, head);
+            set(&mut head.headers, name, value);
+        }
+        if let Some(expires) = expires {
+            expires.apply(ex, head);
+        }
+        for (name, template) in &self.add {
+            let value = template.response_value(ex, head);
+            add(&mut head.headers, name, value);
+        }
+    }
+
+    fn remove_from(&self, map: &mut HeaderMap<HeaderValue>) {
         for name in &self.remove {
             map.remove(name);
         }
         if !self.remove_prefixes.is_empty() {
             self.remove_by_prefix(map);
-        }
-        // A value that turns out empty, as from a map without a default, or that no header may
-        // hold (bytes of a `Host` that are not repeated) leaves its header out.
-        for (name, template) in &self.set {
-            match template.value(ex) {
-                Some(value) => map.insert(name, value),
-                None => map.remove(name),
-            };
-        }
-        for (name, template) in &self.add {
-            if let Some(value) = template.value(ex) {
-                map.append(name, value);
-            }
         }
     }
 
@@ -139,5 +154,20 @@ impl Changes {
         for name in doomed {
             map.remove(name);
         }
+    }
+}
+
+/// Sets a header. A value that turns out empty, as from a map without a default, or that no header
+/// may hold (bytes of a `Host` that are not repeated) leaves its header out.
+fn set(map: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => map.insert(name, value),
+        None => map.remove(name),
+    };
+}
+
+fn add(map: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    if let Some(value) = value {
+        map.append(name, value);
     }
 }

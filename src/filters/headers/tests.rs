@@ -231,10 +231,12 @@ fn every_mistake_is_reported_with_a_remedy() {
             "invalid header name `X B`; help: write a name such as `X-Powered-By`",
             "unknown variable `{client_ip}`; help: did you mean `{client.ip}`?",
             "`Content-Length` cannot be changed; help: it is a connection header, which the gateway sets itself",
-            "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{request_id}`, \
-             `{host}`, `{host.name}`, `{method}`, `{path}`, `{query}`, `{uri}`, `{route}`, \
-             `{scheme}`, `{header.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{map.NAME}`, \
-             `{date+30d}`",
+            "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{client.port}`, \
+             `{request_id}`, `{host}`, `{host.name}`, `{listener.port}`, `{method}`, `{path}`, \
+             `{path.decoded}`, `{query}`, `{query_mark}`, `{query_and}`, `{uri}`, `{user}`, \
+             `{route}`, `{scheme}`, `{protocol}`, `{status}`, `{cache.status}`, `{now}`, \
+             `{backend}`, `{header.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{arg.NAME}`, \
+             `{response.NAME}`, `{map.NAME}`, `{date+30d}`",
         ]
     );
     assert_eq!(

@@ -1,21 +1,55 @@
 //! Configuration of `methods` as written, and its compilation.
 
-use http::{HeaderValue, Method};
+use http::{HeaderValue, Method, StatusCode};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Methods;
-use crate::{chain::CompileContext, config::tree::Spanned};
+use crate::{
+    chain::CompileContext,
+    config::tree::{
+        Spanned,
+        short::{self, Short, reads_short, writes_mapping},
+    },
+};
 
-/// Methods that may pass, such as `[GET, POST]`; all others get 405 with `Allow`. `GET` includes
-/// `HEAD`.
+/// Methods that may pass, such as `[GET, POST]`, or a mapping.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(transparent)]
-pub(crate) struct MethodsConfig(Vec<Spanned<String>>);
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = short::or_list)]
+pub(crate) struct MethodsConfig {
+    /// Methods that may pass; `GET` includes `HEAD`.
+    allow: Vec<Spanned<String>>,
+    /// Status of refusals, such as 403 as with `limit_except` of nginx: from 400 to 599.
+    #[serde(default = "not_allowed")]
+    #[schemars(range(min = 400, max = 599))]
+    status: Spanned<u16>,
+}
+
+fn not_allowed() -> Spanned<u16> {
+    Spanned::nowhere(StatusCode::METHOD_NOT_ALLOWED.as_u16())
+}
+
+impl Short for MethodsConfig {
+    const WHAT: &'static str = "a list such as `[GET, POST]`, or a mapping";
+    const TAKES_LIST: bool = true;
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn list(allow: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
+        let status = not_allowed();
+        Some(Ok(Self { allow, status }))
+    }
+}
+
+reads_short!(MethodsConfig);
+writes_mapping!(MethodsConfig);
 
 impl MethodsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Methods> {
-        if self.0.is_empty() {
+        if self.allow.is_empty() {
             cx.report(
                 "edgeway::methods::empty",
                 "`methods` allows no method",
@@ -25,7 +59,7 @@ impl MethodsConfig {
         }
         let mut allowed: Vec<Method> = Vec::new();
         let mut is_good = true;
-        for name in &self.0 {
+        for name in &self.allow {
             match parse(&name.value) {
                 Ok(method) => {
                     if !allowed.contains(&method) {
@@ -51,9 +85,18 @@ impl MethodsConfig {
         }
         let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
         let allow = HeaderValue::try_from(names.join(", ")).ok()?;
-        is_good.then(|| Methods {
+        let Spanned { value, place } = self.status;
+        let status = StatusCode::from_u16(value).ok();
+        let status = status.filter(|status| (400..600).contains(&status.as_u16()));
+        if status.is_none() {
+            let message = format!("a refusal cannot have the status {value}");
+            let help = "write one from 400 to 599, or leave `status` out for 405";
+            cx.report_at(place, "edgeway::methods::status", message, help);
+        }
+        Some(Methods {
             allowed: allowed.into(),
             allow,
+            status: status.filter(|_| is_good)?,
         })
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Methods {
     allowed: Box<[Method]>,
     /// The list as the `Allow` header has it.
     allow: HeaderValue,
+    /// Status of refusals.
+    status: StatusCode,
 }
 
 impl FilterKind for Methods {
@@ -41,10 +43,14 @@ impl Filter for Methods {
         if self.allowed.contains(&ex.head.method) || self.is_allowed_preflight(ex) {
             return Verdict::Next;
         }
-        Reply::refuse(StatusCode::METHOD_NOT_ALLOWED, "method")
-            .detail("This request method is not allowed here.")
-            .header(header::ALLOW, self.allow.clone())
-            .into()
+        let reply =
+            Reply::refuse(self.status, "method").detail("This request method is not allowed here.");
+        // RFC 9110, 15.5.6: with 405, the methods are listed.
+        match self.status {
+            StatusCode::METHOD_NOT_ALLOWED => reply.header(header::ALLOW, self.allow.clone()),
+            _ => reply,
+        }
+        .into()
     }
 }
 

@@ -52,6 +52,16 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
     if let Some(merge_slashes) = &file.merge_slashes {
         document["merge_slashes"] = value(merge_slashes);
     }
+    if let Some(media_types) = &file.media_types {
+        document["media_types"] = value(media_types);
+    }
+    if !file.sites.is_empty() {
+        let sites = file
+            .sites
+            .iter()
+            .map(|(key, site)| (key.name.clone(), value(site)));
+        document["sites"] = sites.collect::<serde_json::Map<_, _>>().into();
+    }
     if let Some(audit_log) = &file.audit_log {
         document["audit_log"] = value(audit_log);
     }

@@ -48,7 +48,7 @@ pub(super) fn choose(
         return None;
     };
     ex.facts.is_coding_settled = true;
-    offer.announce(&mut head.headers, false);
+    offer.announce(&mut head.headers, false, true);
     head.headers
         .insert(header::CONTENT_LENGTH, HeaderValue::from(form.len()));
     Some(form)

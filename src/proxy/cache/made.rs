@@ -24,6 +24,11 @@ impl Flow {
         is_stored && shape.is_some_and(is_shared)
     }
 
+    /// Returns true if a response is stored that may not be used as it is.
+    pub(in crate::proxy) fn has_stored(&self) -> bool {
+        self.found.is_some()
+    }
+
     /// Notes the time at which the response began to be made.
     pub(in crate::proxy) fn ask_now(&mut self, now: SystemTime) {
         self.asked = now;

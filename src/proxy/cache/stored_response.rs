@@ -52,6 +52,7 @@ pub(super) async fn send(
     let chain = context::chain(&ctx.gateway, ctx.route);
     respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), made);
     let head = ResponseHeader::from(head);
+    reply::keep_or_close(session, false);
     reply::write_head(session, head, body.is_some()).await?;
     if let Some(body) = body {
         write(session, chain, &mut ctx.facts, body).await?;
@@ -129,6 +130,7 @@ async fn prepare<'e>(
         facts,
         ..
     } = ctx;
+    facts.make_page(&mut head);
     let chain = context::chain(gateway, *route);
     let mut ex = Exchange {
         head: request,

@@ -5,7 +5,7 @@ mod http1;
 mod http2;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context as TaskContext, Poll},
 };
 
@@ -45,11 +45,16 @@ const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");
 pub(super) struct DirectClient<'a> {
     wire: Wire<'a>,
     pub(super) request: &'a RequestHeader,
+    /// Room for the request as another route gets it.
+    rerouted: &'a ReroutedRequest,
     /// Number of body bytes sent.
     pub(super) sent: u64,
     /// Status of the response that has begun.
     pub(super) status: Option<StatusCode>,
 }
+
+/// Request as another route gets it, if the backend of the first one leads there.
+pub(super) type ReroutedRequest = OnceLock<Box<RequestHeader>>;
 
 enum Wire<'a> {
     Http1(Http1Stream<'a>),
@@ -104,31 +109,38 @@ impl<'a> DirectClient<'a> {
     /// Creates the client of a `request` that is the next to be read from `stream`.
     pub(super) fn http1(
         stream: &'a mut Stream,
-        request: &'a RequestHeader,
+        (request, rerouted): (&'a RequestHeader, &'a ReroutedRequest),
         reuse: ConnectionReuse,
     ) -> Self {
         let stream = Http1Stream::new(stream, request.version, reuse);
-        Self::new(Wire::Http1(stream), request)
+        Self::new(Wire::Http1(stream), request, rerouted)
     }
 
     /// Creates the client of a stream's `request`.
     pub(super) fn http2(
         session: &'a mut HttpSession,
-        request: &'a RequestHeader,
+        (request, rerouted): (&'a RequestHeader, &'a ReroutedRequest),
         responses: &'a ResponseQueue,
         limits: &Limits,
     ) -> Self {
         let stream = Http2Stream::new(session, responses, limits.send_timeout);
-        Self::new(Wire::Http2(stream), request)
+        Self::new(Wire::Http2(stream), request, rerouted)
     }
 
-    fn new(wire: Wire<'a>, request: &'a RequestHeader) -> Self {
+    fn new(wire: Wire<'a>, request: &'a RequestHeader, rerouted: &'a ReroutedRequest) -> Self {
         Self {
             wire,
             request,
+            rerouted,
             sent: 0,
             status: None,
         }
+    }
+
+    /// Makes the request the one that another route gets. Only the page of an error is asked for
+    /// after a response of a backend, and it has no page itself.
+    pub(super) fn reroute(&mut self, request: RequestHeader) {
+        self.request = self.rerouted.get_or_init(|| Box::new(request));
     }
 
     /// Returns true if bytes of the request that nobody reads do not affect other requests of the

@@ -216,7 +216,7 @@ fn is_part(status: StatusCode) -> bool {
 }
 
 /// Returns true if the path of `target` has dot segments. Encoded ones have no normal form.
-fn has_dot_segments(target: &[u8]) -> bool {
+pub(in crate::proxy) fn has_dot_segments(target: &[u8]) -> bool {
     let path = target
         .split(|byte| *byte == b'?')
         .next()

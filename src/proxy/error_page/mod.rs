@@ -19,6 +19,7 @@ use pingora::{
 };
 
 use self::fetch::fetch;
+pub(super) use self::fetch::has_dot_segments;
 use super::{
     accel,
     context::{self, Context, RefusedBy},
@@ -28,7 +29,7 @@ use super::{
     upstream,
 };
 use crate::{
-    chain::{Body, Phase, Reply, ReplyBody, host::public_host},
+    chain::{Body, Phase, Reply, ReplyBody, host::public_host, is_whole},
     filters::error_pages::{PageRequest, PageStatus},
     routes::Action,
 };
@@ -63,6 +64,14 @@ const OF_MESSAGE: [HeaderName; 3] = [
     header::TRANSFER_ENCODING,
 ];
 
+/// Headers of an error that stay with the built-in page.
+pub(super) const KEPT: [HeaderName; 4] = [
+    header::ALLOW,
+    header::PROXY_AUTHENTICATE,
+    header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
+];
+
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
@@ -73,15 +82,52 @@ pub(super) fn read(
     response: &ResponseHeader,
     ctx: &mut Context,
 ) -> Result<()> {
+    if let Some(reply) = no_whole_page(response, ctx) {
+        degrade(REASON, ctx);
+        ctx.reply = Some(Box::new(reply));
+        return Err(Error::new_in(ErrorType::Custom(REASON)));
+    }
     if response.status.as_u16() < 400 || grpc::is_call(&request.headers) {
         return Ok(());
     }
     let (chain, mut ex) = ctx.exchange(request);
+    if let Some(mut to) = chain.page_route(&ex, response.status, true) {
+        let reply = kept(response);
+        to.kept.clone_from(&reply.headers);
+        ctx.reroute = Some(Box::new(to));
+        ctx.reply = Some(Box::new(reply));
+        return Err(Error::new_in(ErrorType::Custom(REASON)));
+    }
     let Some(reply) = chain.intercept(&mut ex, response.status, &response.headers) else {
         return Ok(());
     };
     ctx.reply = Some(reply);
     Err(Error::new_in(ErrorType::Custom(REASON)))
+}
+
+/// Returns the built-in page in place of a response that was to be the page of an error and is a
+/// part of one, or says that the client has it.
+fn no_whole_page(response: &ResponseHeader, ctx: &Context) -> Option<Reply> {
+    let rerouted = ctx.facts.rerouted.as_ref()?;
+    let status = rerouted.page?.status?;
+    if is_whole(response.status) || status == StatusCode::OK {
+        return None;
+    }
+    let mut reply = Reply::refuse(status, REASON);
+    reply.headers.clone_from(&rerouted.kept);
+    Some(reply)
+}
+
+/// Returns the built-in page in place of an error response, for the case that there is no other.
+fn kept(response: &ResponseHeader) -> Reply {
+    let mut reply = Reply::empty(response.status);
+    reply.body = ReplyBody::Page { detail: None };
+    for name in &KEPT {
+        for value in response.headers.get_all(name) {
+            reply.headers.push((name.clone(), value.clone()));
+        }
+    }
+    reply
 }
 
 /// Returns true if the upstream of a page gets the client's body, which was not read as a whole.
@@ -161,7 +207,7 @@ fn is_way_around(ctx: &Context, page: &PageRequest) -> bool {
 }
 
 /// Records that a client got less than was configured.
-fn degrade(reason: &'static str, ctx: &mut Context) {
+pub(super) fn degrade(reason: &'static str, ctx: &mut Context) {
     ctx.facts.degraded = ctx.facts.degraded.or(Some(reason));
 }
 

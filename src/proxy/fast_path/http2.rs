@@ -15,7 +15,7 @@ use crate::{
     proxy::{
         context::{Context, StreamWriter},
         decision::{self, Decision},
-        direct::DirectClient,
+        direct::{DirectClient, ReroutedRequest},
     },
 };
 
@@ -40,20 +40,24 @@ impl FastPath {
         .await;
         let listener = connection.listener.config();
         let limits = &listener.limits;
+        let rerouted = ReroutedRequest::new();
         match course {
             Decision::Stored(entry, None) => {
                 trace(&request, "stored");
-                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
+                let mut client =
+                    DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
                 self.send(&mut client, &mut ctx, &entry).await;
             }
             Decision::File(response) => {
                 trace(&request, "file");
-                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
+                let mut client =
+                    DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
                 self.send_file(&mut client, &mut ctx, *response).await;
             }
             Decision::Reply(reply) => {
                 trace(&request, "reply");
-                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
+                let mut client =
+                    DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
                 self.send_reply(&mut client, &mut ctx, *reply).await;
             }
             Decision::GoesOn(flow)
@@ -61,7 +65,8 @@ impl FastPath {
             {
                 trace(&request, "relay");
                 self.live.http.relayed.inc();
-                let mut client = DirectClient::http2(&mut session, &request, responses, limits);
+                let mut client =
+                    DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
                 let outcome = relay::run(&mut client, has_body, flow, &mut ctx).await;
                 self.relayed(&client, &outcome, &mut ctx);
             }

@@ -31,7 +31,7 @@ use super::{
     cache::{self, Flow},
     context::Context,
     decision::{self, Decision},
-    direct::DirectClient,
+    direct::{DirectClient, ReroutedRequest},
     error::Failure,
     files,
     relay::{self, RelayOutcome},
@@ -103,12 +103,13 @@ impl FastPath {
         let mut ctx = Box::new(Context::new(&self.live));
         let has_body = arrival.has_body;
         let course = decision::decide(&mut request, connection, has_body, &mut ctx).await;
+        let rerouted = ReroutedRequest::new();
         match course {
             Decision::Stored(entry, None)
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
             {
                 trace(&request, "stored");
-                let mut client = DirectClient::http1(&mut stream, &request, reuse);
+                let mut client = DirectClient::http1(&mut stream, (&request, &rerouted), reuse);
                 let is_kept = self.send(&mut client, &mut ctx, &entry).await && client.is_kept();
                 give_back(stream, has_tls, is_kept).await
             }
@@ -116,7 +117,7 @@ impl FastPath {
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
             {
                 trace(&request, "file");
-                let mut client = DirectClient::http1(&mut stream, &request, reuse);
+                let mut client = DirectClient::http1(&mut stream, (&request, &rerouted), reuse);
                 let is_sent = self.send_file(&mut client, &mut ctx, *response).await;
                 let is_kept = is_sent && client.is_kept();
                 give_back(stream, has_tls, is_kept).await
@@ -125,7 +126,7 @@ impl FastPath {
                 if !has_body && let Some(reuse) = reuse(&request, &ctx, arrival) =>
             {
                 trace(&request, "reply");
-                let mut client = DirectClient::http1(&mut stream, &request, reuse);
+                let mut client = DirectClient::http1(&mut stream, (&request, &rerouted), reuse);
                 let is_sent = self.send_reply(&mut client, &mut ctx, *reply).await;
                 let is_kept = is_sent && client.is_kept();
                 give_back(stream, has_tls, is_kept).await
@@ -237,7 +238,8 @@ impl FastPath {
         reuse: ConnectionReuse,
     ) -> FastPathOutcome<Stream> {
         let has_tls = has_tls(ctx.connection.as_deref());
-        let mut client = DirectClient::http1(&mut stream, request, reuse);
+        let rerouted = ReroutedRequest::new();
+        let mut client = DirectClient::http1(&mut stream, (request, &rerouted), reuse);
         let outcome = match client.skip_header_section(arrived.length).await {
             Ok(()) => relay::run(&mut client, arrived.has_body, arrived.flow, &mut ctx).await,
             Err(error) => {

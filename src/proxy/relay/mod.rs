@@ -86,6 +86,8 @@ struct Relayed<'a, 'c> {
     upload: Upload,
     /// Exchange with the cache, which the response may fill.
     cached: Option<Box<CachedExchange>>,
+    /// True if the backend gets no body, since the page of an error is asked for.
+    drops_body: bool,
 }
 
 /// Outcome for the client's connection.
@@ -105,31 +107,22 @@ pub(super) async fn run(
     flow: Option<Box<Flow>>,
     ctx: &mut Context,
 ) -> RelayOutcome {
-    let upload = Upload::new(&client.request.headers, has_body);
     let mut relayed = Relayed {
+        upload: Upload::new(&client.request.headers, has_body),
         client,
-        upload,
         cached: None,
+        drops_body: false,
     };
-    let served = match flow {
-        // Boxed, because otherwise every request's future would be as large.
-        Some(flow) => Box::pin(relayed.ask_cache(flow, ctx)).await,
-        None => Ok(false),
-    };
-    let mut outcome = match served {
-        Ok(true) => Ok(()),
-        Ok(false) => relayed.ask_origin(ctx).await,
-        Err(error) => Err(error),
-    };
-    if relayed.cached.is_some() {
-        outcome = Box::pin(relayed.finish_cached(ctx, outcome)).await;
+    if has_body && ctx.facts.is_page() {
+        // No filter has let the body of a refused request pass.
+        relayed.drop_body().await;
     }
+    let mut outcome = relayed.serve(flow, ctx).await;
     if outcome.is_ok()
-        && let Some(accel) = ctx.accel.take()
+        && let Some(to) = ctx.reroute.take()
     {
         // Boxed, because otherwise every request's future would be as large.
-        let sent = Box::pin(accel::send_direct(relayed.client, ctx, *accel)).await;
-        outcome = sent.map_err(request_end::of_client);
+        outcome = Box::pin(relayed.follow(ctx, *to)).await;
     }
     if outcome.is_ok()
         && relayed.client.status.is_none()
@@ -150,6 +143,32 @@ pub(super) async fn run(
 }
 
 impl Relayed<'_, '_> {
+    /// Sends the response of the cache or of a backend to the client, or the file that a backend
+    /// names.
+    async fn serve(&mut self, flow: Option<Box<Flow>>, ctx: &mut Context) -> Result<()> {
+        let served = match flow {
+            // Boxed, because otherwise every request's future would be as large.
+            Some(flow) => Box::pin(self.ask_cache(flow, ctx)).await,
+            None => Ok(false),
+        };
+        let mut outcome = match served {
+            Ok(true) => Ok(()),
+            Ok(false) => self.ask_origin(ctx).await,
+            Err(error) => Err(error),
+        };
+        if self.cached.is_some() {
+            outcome = Box::pin(self.finish_cached(ctx, outcome)).await;
+        }
+        if outcome.is_ok()
+            && let Some(accel) = ctx.accel.take()
+        {
+            // Boxed, because otherwise every request's future would be as large.
+            let sent = Box::pin(accel::send_direct(self.client, ctx, *accel)).await;
+            outcome = sent.map_err(request_end::of_client);
+        }
+        outcome
+    }
+
     fn replay(&self) -> Replay<'_> {
         Replay {
             request: self.client.request,
@@ -349,6 +368,9 @@ impl Relayed<'_, '_> {
         forward::check_forwarded(&request, ctx)?;
         if let Some(own) = &ctx.early.replacement {
             self.upload.replace(own);
+        }
+        if self.drops_body {
+            replies::remove_body(&mut request);
         }
         let is_chunked =
             self.upload.has_body() && !request.headers.contains_key(header::CONTENT_LENGTH);

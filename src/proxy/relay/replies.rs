@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use pingora::{Error, Result};
+use http::{HeaderMap, header};
+use pingora::{Error, Result, http::RequestHeader};
 
-use super::{Relayed, Upload};
+use super::{Relayed, Upload, takes};
 use crate::{
-    chain::Reply,
+    chain::{Reply, RouteRequest, RouteTarget},
     filters::error_pages::PageRequest,
     proxy::{
         body::AGAIN_TIMEOUT,
+        cache,
         context::Context,
+        decision::Decision,
         direct::DirectClient,
-        error_page, reply, request,
+        error::Failure,
+        error_page, files, reply, request,
         request_end::{self, FailedExchange},
+        reroute,
     },
 };
 
@@ -30,6 +35,18 @@ pub(in crate::proxy) async fn whole_body(
 ) -> Option<Bytes> {
     let mut upload = Upload::new(&client.request.headers, true);
     whole(&mut upload, client, ctx).await
+}
+
+/// Removes the headers about a body that is not sent.
+pub(super) fn remove_body(request: &mut RequestHeader) {
+    for name in [
+        header::CONTENT_LENGTH,
+        header::CONTENT_TYPE,
+        header::EXPECT,
+        header::TRANSFER_ENCODING,
+    ] {
+        request.remove_header(&name);
+    }
 }
 
 /// Reads the rest of a body, and returns all of it if it can be had, for the page of an error.
@@ -66,6 +83,66 @@ impl Relayed<'_, '_> {
         sent.map_err(request_end::of_client)
     }
 
+    /// Sends the reply that was planned in place of a response, if there is none yet.
+    async fn send_planned(&mut self, ctx: &mut Context) -> Result<()> {
+        match ctx.reply.take() {
+            Some(reply) if self.client.status.is_none() => self.replace(ctx, *reply).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Leads the request to another route, for the page of an error, and sends the response of that
+    /// one. If nothing can be sent, the reply is planned.
+    pub(super) async fn follow(&mut self, ctx: &mut Context, to: RouteRequest) -> Result<()> {
+        let fallback = ctx.reply.take();
+        let keeps_path = matches!(to.to, RouteTarget::Named(_));
+        let mut head = self.client.request.clone();
+        let has_body = self.upload.has_body();
+        if has_body && !self.upload.is_replayable() {
+            if keeps_path {
+                error_page::degrade(error_page::REASON, ctx);
+                ctx.reply = fallback;
+                return Ok(());
+            }
+            self.drop_body().await;
+        }
+        let decision = reroute::settle(&mut head, ctx, Decision::Reroute(Box::new(to))).await;
+        self.client.reroute(head);
+        self.cached = None;
+        match decision {
+            Decision::Reply(reply) => ctx.reply = Some(reply),
+            Decision::File(file) => {
+                let sent = files::send_direct(self.client, ctx, *file, None).await;
+                return sent.map_err(request_end::of_client);
+            }
+            Decision::Stored(entry, _) => {
+                let sent = cache::send_direct(self.client, ctx, &entry).await;
+                return sent.map_err(request_end::of_client);
+            }
+            Decision::GoesOn(flow) if takes(self.client.request, flow.is_some(), ctx) => {
+                return Box::pin(self.serve(flow, ctx)).await;
+            }
+            Decision::GoesOn(_)
+            | Decision::NeedsBody(_)
+            | Decision::NeedsBeginning
+            | Decision::Reroute(_) => {
+                error_page::degrade(error_page::REASON, ctx);
+                ctx.reply = fallback.or_else(|| Some(Failure::Internal.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves out the client's body, which is read first: a connection that is closed with unread
+    /// bytes is reset.
+    pub(super) async fn drop_body(&mut self) {
+        if self.waits_for_continue() || !self.is_read_to_the_end().await {
+            self.client.close();
+        }
+        self.upload = Upload::new(&HeaderMap::new(), false);
+        self.drops_body = true;
+    }
+
     /// Runs the error phase on a reply, which may give it the page of an upstream.
     async fn plan(&mut self, ctx: &mut Context, reply: &mut Reply) {
         if reply.is_silent() {
@@ -96,6 +173,14 @@ impl Relayed<'_, '_> {
             ctx.facts.status = request_end::status(self.client.status, failed.failure);
             request_end::break_off(ctx);
             return false;
+        }
+        let to = reroute::page_of(self.client.request, ctx, &mut failed.reply).await;
+        if let Some(to) = to {
+            let led = Box::pin(self.follow(ctx, *to)).await;
+            return match led {
+                Ok(()) => self.send_planned(ctx).await.is_ok(),
+                Err(error) => Box::pin(self.failed(ctx, &error)).await,
+            };
         }
         self.plan(ctx, &mut failed.reply).await;
         let client = &mut *self.client;

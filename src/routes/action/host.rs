@@ -2,21 +2,37 @@
 
 use http::HeaderValue;
 
-use crate::routes::{RouteProblem, host_of};
+use crate::{
+    chain::Exchange,
+    routes::{RouteProblem, host_of},
+    values::{Names, Template},
+};
 
 /// Source of the `Host` towards a backend, other than the client's own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum HostHeader {
     /// The requested host in lower case, without its port.
     Name,
     /// The backend's address, or the name and port that DNS resolved.
     Backend,
     Text(HeaderValue),
+    /// Text with placeholders, such as `{host.name}:{listener.port}`.
+    #[expect(
+        private_interfaces,
+        reason = "the module of values is private, and so are routes"
+    )]
+    Template(Template),
 }
 
 impl HostHeader {
     /// Compiles the key; `None` for the `Host` as it was sent.
-    pub(super) fn compile(text: &str) -> Result<Option<Self>, RouteProblem> {
+    pub(super) fn compile(text: &str, names: &Names<'_>) -> Result<Option<Self>, RouteProblem> {
+        if text.contains('{') {
+            return match Template::parse(text, names) {
+                Ok(template) => Ok(Some(Self::Template(template))),
+                Err((message, help)) => Err(RouteProblem::new(message, help)),
+            };
+        }
         match text {
             "sent" => return Ok(None),
             "name" => return Ok(Some(Self::Name)),
@@ -35,9 +51,29 @@ impl HostHeader {
 
     /// Returns the value for a request with this `Host`. `None` if it stays: the request has none,
     /// or the backend is not known yet.
-    pub fn value(&self, sent: Option<&HeaderValue>, backend: Option<&str>) -> Option<HeaderValue> {
+    pub fn value(
+        &self,
+        ex: &Exchange<'_>,
+        sent: Option<&HeaderValue>,
+        backend: Option<&str>,
+    ) -> Option<HeaderValue> {
+        let Self::Template(template) = self else {
+            return self.value_without(sent, backend);
+        };
+        let value = template.value(ex)?;
+        let is_host = host_of(value.as_bytes()).is_ok_and(|host| !host.is_empty());
+        is_host.then_some(value)
+    }
+
+    /// Returns the value as [`Self::value`] does, as far as it needs no other part of the request.
+    pub fn value_without(
+        &self,
+        sent: Option<&HeaderValue>,
+        backend: Option<&str>,
+    ) -> Option<HeaderValue> {
         match self {
             Self::Text(text) => Some(text.clone()),
+            Self::Template(_) => None,
             Self::Backend => {
                 let backend = backend?;
                 let is_host = host_of(backend.as_bytes()).is_ok_and(|host| !host.is_empty());
@@ -55,9 +91,18 @@ impl HostHeader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{base::clock::Clock, values::Maps};
 
     #[test]
     fn hosts_are_those_of_the_key() {
+        let (clock, maps) = (Clock::test(), Maps::default());
+        let compile = |text| {
+            let names = Names {
+                clock: &clock,
+                maps: &maps,
+            };
+            HostHeader::compile(text, &names)
+        };
         for (key, sent, expected) in [
             ("name", Some("Shop.Test:8080"), Some("shop.test")),
             ("name", None, None),
@@ -65,16 +110,18 @@ mod tests {
             ("web", Some("a.test"), Some("web")),
             ("a.test:80", None, Some("a.test:80")),
         ] {
-            let host = HostHeader::compile(key).unwrap().unwrap();
+            let host = compile(key).unwrap().unwrap();
             let sent = sent.map(HeaderValue::from_static);
-            let value = host.value(sent.as_ref(), Some("10.0.0.1:3000"));
+            let value = host.value_without(sent.as_ref(), Some("10.0.0.1:3000"));
             assert_eq!(value, expected.map(HeaderValue::from_static), "{key}");
         }
-        assert_eq!(HostHeader::compile("sent").unwrap(), None);
-        let socket = HostHeader::Backend.value(None, Some("unix:/run/a.sock"));
+        assert!(compile("sent").unwrap().is_none());
+        let socket = HostHeader::Backend.value_without(None, Some("unix:/run/a.sock"));
         assert_eq!(socket, Some(HeaderValue::from_static("localhost")));
-        assert!(HostHeader::compile("a b").is_err());
-        assert!(HostHeader::compile("").is_err());
-        assert!(HostHeader::compile("http://a").is_err());
+        let template = compile("{host.name}:{listener.port}").unwrap();
+        assert!(matches!(template, Some(HostHeader::Template(_))));
+        for wrong in ["a b", "", "http://a", "{nothing}"] {
+            assert!(compile(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -17,10 +17,15 @@ use crate::{
         tree::Spanned,
     },
     files::Files,
+    values::Names,
 };
 
 pub(crate) use self::{
-    files::ServeFiles, host::HostHeader, redirect::Redirect, respond::Respond, rewrite::Rewrite,
+    files::{Otherwise, ServeFiles},
+    host::HostHeader,
+    redirect::Redirect,
+    respond::Respond,
+    rewrite::Rewrite,
     upstream_request::UpstreamRequest,
 };
 
@@ -128,7 +133,7 @@ fn host(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Option<Host
     let Some(host) = &config.host_header else {
         return Some(None);
     };
-    let compiled = HostHeader::compile(&host.value);
+    let compiled = Names::with(cx, |names| HostHeader::compile(&host.value, names));
     reported(compiled, "edgeway::route::bad_host_header", host.place, cx)
 }
 

@@ -4,10 +4,10 @@ use std::{io::Read, path::Path};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Method, StatusCode,
+    HeaderName, HeaderValue, StatusCode,
     header::{
-        ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, IF_NONE_MATCH,
-        RETRY_AFTER, TRANSFER_ENCODING, UPGRADE,
+        ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 use pingora::http::RequestHeader;
@@ -21,6 +21,7 @@ use crate::{
         tree::Spanned,
     },
     routes::RouteProblem,
+    values::has_any_version,
 };
 
 /// A compiled fixed response.
@@ -109,14 +110,6 @@ impl Respond {
             close: false,
         }
     }
-}
-
-/// Returns true if the client has whichever version there is (RFC 9110, 13.1.2). A fixed response
-/// has no tag that a client could name instead.
-fn has_any_version(request: &RequestHeader) -> bool {
-    let condition = request.headers.get(IF_NONE_MATCH);
-    let is_any = condition.is_some_and(|value| value.as_bytes().trim_ascii() == b"*");
-    is_any && matches!(request.method, Method::GET | Method::HEAD)
 }
 
 fn reported<T>(

@@ -234,7 +234,17 @@ fn parse(
             Err(problem) => report("edgeway::route::bad_location", text.place, problem),
         }
     }
-    if config.path.0.is_empty() && config.path_regex.is_none() && config.location.is_none() {
+    let has_path = !paths.is_empty() || config.path_regex.is_some() || config.location.is_some();
+    if config.named {
+        // Nothing but its name leads to it.
+        if has_path || !hosts.is_empty() {
+            let problem = RouteProblem::new(
+                "a named route has no host and no path",
+                "leave them out, or `named`",
+            );
+            report("edgeway::route::named", place, problem);
+        }
+    } else if !has_path && config.path.0.is_empty() {
         paths.push((Path::Pattern(PathPattern::any()), place));
     }
     let names = ParamNames::of(config);

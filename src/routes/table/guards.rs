@@ -172,7 +172,9 @@ impl Guards {
             .folded
             .walk(reading, &holds, &mut |hit: RouteCandidate<'_>| {
                 let route = hit.leaf.route;
-                if only_regexes && !hit.is_regex() {
+                // The original path's own route takes the reading too, before what comes after it.
+                let is_skipped = only_regexes && !hit.is_regex();
+                if is_skipped && route != literal {
                     return ControlFlow::Continue(());
                 }
                 let is_certain = match self.folded.routes[route].predicates.fit(target, head) {
@@ -180,7 +182,7 @@ impl Guards {
                     PredicateResult::Unclear { .. } => false,
                     PredicateResult::Yes => true,
                 };
-                if !self.has_all(literal, route) {
+                if !is_skipped && !self.has_all(literal, route) {
                     visit(&hit);
                 }
                 // Redirects and routes of other apps do not tell how this app treats the path.

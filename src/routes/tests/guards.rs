@@ -457,3 +457,20 @@ fn no_spelling_bypasses_a_guarded_location() {
         ],
     );
 }
+
+#[test]
+fn a_location_before_a_guarding_expression_takes_its_path_with_a_slash_too() {
+    let all = guarded(
+        "[{ location: / }, { location: ^~ /.well-known/acme }, { location: '~ ^/\\.' }]",
+        &["", "", "a"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/.well-known/acme", 1, &[]),
+            ("GET h/.well-known/acme/x", 1, &[]),
+            ("GET h/.git", 2, &[]),
+            ("GET h/%2Egit/", 2, &[]),
+        ],
+    );
+}

@@ -71,7 +71,8 @@ routes:
             let (route, error, path_of) = one(&ROUTES_AS_SENT, &mut random);
             let method = one(&["GET", "HEAD", "POST", "PUT", "DELETE"], &mut random);
             let size = if matches!(method, "POST" | "PUT") {
-                one(&[0, 1, 5_000, 100_000], &mut random)
+                // Half of them cannot be sent again, or too few would be drawn.
+                one(&[0, 1, 5_000, 100_000, 100_000, 100_000], &mut random)
             } else {
                 0
             };

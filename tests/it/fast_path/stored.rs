@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 
 use crate::support::{
-    client::{Response, get},
+    client::{Response, get, post},
     gateway::Gateway,
     http2,
-    origins::ScriptedOrigin,
+    origins::{FixedOrigin, ScriptedOrigin},
 };
 
 const RESPONSES: usize = 150;
@@ -158,5 +158,58 @@ routes: [{{ match: {{}}, upstream: app, cache: {{}}, compression: false }}]
         let fields = fields.map(|(name, value)| (name.as_str(), value.to_str().expect("ASCII")));
         let fields = format!("{:#?}", by_name(fields));
         assert_eq!(Some(fields), first, "{place}");
+    }
+}
+
+/// Bytes of the large body with this number.
+fn numbered(number: usize, len: usize) -> String {
+    let letter =
+        |at: usize| char::from(b'a' + u8::try_from((at / 11 + number * 5) % 26).expect("26"));
+    (0..len).map(letter).collect()
+}
+
+/// A client gets the response that was stored when it asked, however slowly it reads: the store has
+/// dropped that response meanwhile, and others take its memory, from which the kernel still sends.
+#[tokio::test]
+async fn slow_clients_get_the_response_that_was_stored_when_they_asked() {
+    const ROUNDS: usize = 12;
+    let seed = fastrand::u64(..);
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let lens: Vec<_> = (0..ROUNDS).map(|_| dice.usize(33_000..2_000_000)).collect();
+    let fresh = ("cache-control", "max-age=600");
+    let origin = FixedOrigin::start(200, &[fresh], "").await;
+    let gateway = Gateway::start(&format!(
+        "
+listeners: [{{ address: '127.0.0.1:0' }}]
+cache: {{ memory: 16MiB, max_object: 4MiB }}
+upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes: [{{ match: {{}}, upstream: app, cache: {{}} }}]
+",
+        origin.address()
+    ))
+    .await;
+    let mut begun = Vec::new();
+    for (number, len) in lens.iter().enumerate() {
+        let body = numbered(number, *len);
+        origin.settings().set(200, &[fresh], &body);
+        let mut filler = gateway.connect().await;
+        let response = filler.send(&get("/a")).await.expect("a response");
+        assert_eq!(response.header("x-cache-status"), Some("MISS"));
+        for _ in 0..3 {
+            let mut client = gateway.connect().await;
+            let headers = client.start(&get("/a")).await.expect("headers");
+            assert_eq!(headers.header("x-cache-status"), Some("HIT"), "seed {seed}");
+            begun.push((client, headers, number));
+        }
+        let purge =
+            post("/v1/purge", r#"{ "all": true }"#).header("content-type", "application/json");
+        let purged = gateway.send_admin(&purge).await;
+        assert_eq!(purged.status(), 200, "{}", purged.text());
+    }
+    dice.shuffle(&mut begun);
+    for (mut client, headers, number) in begun {
+        let response = client.finish(headers).await.expect("the body");
+        let is_same = response.body == numbered(number, lens[number]);
+        assert!(is_same, "seed {seed}: another body than number {number}");
     }
 }

@@ -6,7 +6,11 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
+mod beside;
+mod remote;
+mod remote_rules;
 mod sources;
+mod spellings;
 
 use std::{
     collections::BTreeMap,
@@ -32,6 +36,9 @@ use crate::support::{
 const SIMILAR: f64 = 0.98;
 /// Most bytes for each byte of it.
 const MOST_BYTES: f64 = 1.05;
+
+const LEFT: &str = "edgeway_images_left_to_app_total";
+const REFUSED: &str = "edgeway_images_refused_total";
 
 const WEBP: &str = "image/webp,*/*";
 const WIDTHS: [u32; 4] = [64, 128, 640, 1080];
@@ -75,7 +82,11 @@ async fn app(test: &'static str) -> (App, &'static [String]) {
 }
 
 async fn front(app: &App, more: &str) -> Gateway {
-    Gateway::start(&format!(
+    front_with(app, more, &[]).await
+}
+
+async fn front_with(app: &App, more: &str, environment: &[(&str, &str)]) -> Gateway {
+    let yaml = format!(
         "
 cache: {{ memory: 64MiB }}
 upstreams:
@@ -89,8 +100,8 @@ routes: [{{ name: web, match: {{ path: /* }}, upstream: web, cache: {{}}, compre
 ",
         app.kind().build().display(),
         app.port()
-    ))
-    .await
+    );
+    Gateway::start_with(&yaml, environment).await
 }
 
 fn image(name: &str, width: u32, quality: u32, accept: &str) -> Request {
@@ -187,8 +198,13 @@ struct Comparison {
 
 impl Comparison {
     async fn of(app: App) -> Self {
+        let gateway = front(&app, "images: edge").await;
+        Self::between(app, gateway)
+    }
+
+    fn between(app: App, gateway: Gateway) -> Self {
         Self {
-            gateway: front(&app, "images: edge").await,
+            gateway,
             app,
             pairs: Pairs::new(),
             asked: 0,
@@ -199,9 +215,13 @@ impl Comparison {
 
     async fn ask(&mut self, name: &str, width: u32, quality: u32, accept: &str) {
         let request = image(name, width, quality, accept);
-        let theirs = self.app.send(&request).await;
-        let ours = self.gateway.send(&request).await;
         let what = format!("{name} w={width} q={quality}");
+        self.send(&request, &what).await;
+    }
+
+    async fn send(&mut self, request: &Request, what: &str) {
+        let theirs = self.app.send(request).await;
+        let ours = self.gateway.send(request).await;
         self.asked += 1;
         assert_eq!(ours.status(), theirs.status(), "{what}");
         if ours.status() != 200 {
@@ -222,7 +242,7 @@ impl Comparison {
         #[expect(clippy::cast_precision_loss, reason = "lengths of images")]
         let ratio = ours.body.len() as f64 / theirs.body.len() as f64;
         self.sizes.push(ratio);
-        self.pairs.add(what, &ours.body, &theirs.body);
+        self.pairs.add(what.to_owned(), &ours.body, &theirs.body);
     }
 
     /// Compares the images. Returns the number of those that were made at the edge.
@@ -385,7 +405,7 @@ async fn what_is_not_made_is_left_to_the_app_and_counted() {
         ("wide-gamut.jpg", WEBP, "colour"),
         ("cut.jpg", WEBP, "broken"),
         ("bomb.png", WEBP, "pixels"),
-        ("missing.png", WEBP, "source"),
+        ("api/picture/status=500/grey.jpg", WEBP, "source"),
     ] {
         let series = format!("edgeway_images_left_to_app_total{{reason=\"{reason}\"");
         let before = gateway.count(&series).await;

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Comparison, WEBP, WIDTHS, app, drawn_images, front, headers, image, made, storm};
+use super::{
+    Comparison, LEFT, WEBP, WIDTHS, app, drawn_images, front, headers, image, made, storm,
+};
 use crate::support::{
     apps::NextApp,
     client::{Request, get},
@@ -13,7 +15,6 @@ use crate::support::{
 };
 
 const SOON: Duration = Duration::from_secs(5);
-const LEFT: &str = "edgeway_images_left_to_app_total";
 
 /// Draws how a route handler responds with a file: `/api/picture/<how>/<file>`.
 fn drawn(draw: &mut fastrand::Rng, names: &[String]) -> String {
@@ -123,8 +124,8 @@ async fn sources_that_do_not_come_are_left_to_the_app() {
     let (app, _) = app("sources").await;
     let gateway = front(&app, "images: edge").await;
     for (how, reason) in [
-        ("status=404", "source"),
         ("status=500", "source"),
+        ("status=503", "source"),
         ("status=204", "source"),
         ("redirect", "source"),
         ("empty", "source"),

@@ -82,54 +82,93 @@ impl NextApp {
         functions: &Value,
     ) -> App {
         let kind = Kind::NextImages(test);
-        lay_out(kind, functions).expect("the target folder is ours");
-        let folder = kind.folder();
-        let unlinked = [
-            "public",
-            "next.config.js",
-            ".next/cache",
-            ".next/images-manifest.json",
-        ];
-        for name in unlinked {
-            fs::remove_file(folder.join(name)).expect("it is a link");
-        }
-        for name in ["public", ".next/cache"] {
-            fs::create_dir(folder.join(name)).expect("its place is free");
-        }
-        for entry in fs::read_dir(images).expect("they are drawn") {
-            let entry = entry.expect("a file");
-            let public = folder.join("public");
-            fs::copy(entry.path(), public.join(entry.file_name())).expect("the folder is ours");
-            // The proxy of the app lets these pass.
-            let passed = public.join("edge/init");
-            fs::create_dir_all(&passed).expect("the folder is ours");
-            fs::hard_link(
-                public.join(entry.file_name()),
-                passed.join(entry.file_name()),
-            )
-            .expect("the folder is ours");
-        }
-        let app = Kind::Next.folder();
-        let config = fs::read_to_string(app.join("next.config.js")).expect("the app has one");
-        let more = "images: { qualities: [40, 75, 90], \
-                    localPatterns: [{ pathname: '/**', search: '' }, { pathname: '/**', search: '?v=1' }],";
-        let config = config.replace("images: {", more);
-        fs::write(folder.join("next.config.js"), config).expect("the folder is ours");
-        let manifest = fs::read(app.join(".next/images-manifest.json")).expect("it is built");
-        let mut manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
-        manifest["images"]["qualities"] = json!([40, 75, 90]);
-        let patterns = manifest["images"]["localPatterns"].as_array_mut();
-        let patterns = patterns.expect("the default has one");
-        let mut with_query = patterns[0].clone();
-        with_query["search"] = "?v=1".into();
-        patterns.push(with_query);
-        fs::write(
-            folder.join(".next/images-manifest.json"),
-            manifest.to_string(),
-        )
-        .expect("the folder is ours");
+        lay_out_images(kind, images, functions, &json!({}), &json!({}));
         App::start(kind, &[]).await
     }
+
+    /// Starts the same app with further `settings` of images. `written` are those that
+    /// `next build` writes in another way.
+    pub(crate) async fn start_with_image_settings(
+        test: &'static str,
+        images: &Path,
+        (settings, written): (&Value, &Value),
+        environment: &[(&str, &str)],
+    ) -> App {
+        let kind = Kind::NextImages(test);
+        lay_out_images(kind, images, &json!({}), settings, written);
+        App::start(kind, environment).await
+    }
+
+    /// Lays the same app out, and returns its kind, for a test that starts it.
+    pub(crate) fn lay_out_with_image_settings(
+        test: &'static str,
+        images: &Path,
+        (settings, written): (&Value, &Value),
+    ) -> Kind {
+        let kind = Kind::NextImages(test);
+        lay_out_images(kind, images, &json!({}), settings, written);
+        kind.require_build();
+        kind
+    }
+}
+
+/// Lays the app out with the files of `images` as its `public/`.
+fn lay_out_images(kind: Kind, images: &Path, functions: &Value, settings: &Value, written: &Value) {
+    lay_out(kind, functions).expect("the target folder is ours");
+    let folder = kind.folder();
+    let unlinked = [
+        "public",
+        "next.config.js",
+        ".next/cache",
+        ".next/images-manifest.json",
+    ];
+    for name in unlinked {
+        fs::remove_file(folder.join(name)).expect("it is a link");
+    }
+    for name in ["public", ".next/cache"] {
+        fs::create_dir(folder.join(name)).expect("its place is free");
+    }
+    for entry in fs::read_dir(images).expect("they are drawn") {
+        let entry = entry.expect("a file");
+        let public = folder.join("public");
+        fs::copy(entry.path(), public.join(entry.file_name())).expect("the folder is ours");
+        // The proxy of the app lets these pass.
+        let passed = public.join("edge/init");
+        fs::create_dir_all(&passed).expect("the folder is ours");
+        fs::hard_link(
+            public.join(entry.file_name()),
+            passed.join(entry.file_name()),
+        )
+        .expect("the folder is ours");
+    }
+    let app = Kind::Next.folder();
+    let config = fs::read_to_string(app.join("next.config.js")).expect("the app has one");
+    let more = format!(
+        "images: {{ qualities: [40, 75, 90], \
+         localPatterns: [{{ pathname: '/**', search: '' }}, {{ pathname: '/**', search: '?v=1' }}], \
+         ...{settings},"
+    );
+    let config = config.replace("images: {", &more);
+    fs::write(folder.join("next.config.js"), config).expect("the folder is ours");
+    let manifest = fs::read(app.join(".next/images-manifest.json")).expect("it is built");
+    let mut manifest: Value = serde_json::from_slice(&manifest).expect("it is JSON");
+    manifest["images"]["qualities"] = json!([40, 75, 90]);
+    let patterns = manifest["images"]["localPatterns"].as_array_mut();
+    let patterns = patterns.expect("the default has one");
+    let mut with_query = patterns[0].clone();
+    with_query["search"] = "?v=1".into();
+    patterns.push(with_query);
+    for (name, value) in [settings, written]
+        .iter()
+        .flat_map(|it| it.as_object().expect("a mapping"))
+    {
+        manifest["images"][name] = value.clone();
+    }
+    fs::write(
+        folder.join(".next/images-manifest.json"),
+        manifest.to_string(),
+    )
+    .expect("the folder is ours");
 }
 
 /// Links all of the app except the manifest with the matchers of its proxy.

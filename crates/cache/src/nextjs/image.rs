@@ -1,6 +1,7 @@
 //! Images that Next.js encodes on demand: the allowed requests, and the accepted formats.
 
 use http::HeaderValue;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use serde::Deserialize;
 
 use crate::base::query;
@@ -143,7 +144,7 @@ impl ImageRules {
     /// Checks a request in the order that Next.js uses, so that both report the same error.
     pub(super) fn allow(&self, query: &[u8]) -> Result<ImageSize, InvalidImageRequest> {
         let url = single(query, "url", "", InvalidImageRequest::NoUrl)?;
-        let url = query::decoded(url);
+        let url = query::form_decoded(url);
         if url.len() > 3072 {
             return Err(InvalidImageRequest::LongUrl);
         }
@@ -174,6 +175,38 @@ impl ImageRules {
         }
     }
 }
+
+/// Returns the query of an image as pages of the app have it: the other spellings of a query, and
+/// queries with other parameters beside, are for the same image. `deployment` is that of the build.
+pub(super) fn canonical(query: &[u8], size: ImageSize, deployment: Option<&str>) -> Vec<u8> {
+    let first = |name: &'static [u8]| {
+        let mut values = query::values(query, name).map(query::form_decoded);
+        values.next().unwrap_or_default()
+    };
+    let url = first(b"url");
+    let ImageSize { width, quality } = size;
+    let url = percent_encode(&url, IN_URL);
+    let mut canonical = format!("url={url}&w={width}&q={quality}");
+    if let Some(own) = deployment
+        && first(b"dpl") == own.as_bytes()
+    {
+        canonical.push_str("&dpl=");
+        canonical.extend(utf8_percent_encode(own, IN_URL));
+    }
+    canonical.into_bytes()
+}
+
+/// Bytes that the pages of an app encode in the URL of an image.
+const IN_URL: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'!')
+    .remove(b'~')
+    .remove(b'*')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')');
 
 fn single<'q>(
     query: &'q [u8],

@@ -12,6 +12,7 @@ mod image;
 mod optimizer;
 mod paths;
 mod releases;
+mod remote;
 mod response;
 mod shape;
 
@@ -22,6 +23,7 @@ pub use image::{ImageForms, InvalidImageRequest};
 pub use optimizer::{ImageRequest, Optimizer, max_age_of};
 pub use paths::PathSet;
 pub use releases::{Destination, MAX_BEGINNING, ReleaseRequest, ReleaseTable, Releases};
+pub use remote::{RemoteSource, RemoteSources};
 pub use response::{
     MAX_BRIEF_TTL, MAX_STALE, STALE_AT_ORIGIN, StorageRule, effective_vary, may_store,
     rules_for_next,

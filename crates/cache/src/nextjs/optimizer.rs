@@ -1,20 +1,22 @@
 //! The image optimizer of an app, as far as its work needs no code of the app: settings of the
-//! build, and requests whose source is one of the app's own.
+//! build, and requests for images of its own sources and of those on other servers.
 
 use std::path::Path;
 
 use fancy_regex::{Regex, RegexBuilder};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::{
     accept::{self, FormatChoice},
     build::{self, BuildError, IMAGES},
     image::ImageSize,
+    remote::{RemoteSource, RemoteSources},
 };
 use crate::base::query;
 
 /// Maximum backtracking steps of a pattern for one path.
-const MAX_STEPS: usize = 100_000;
+pub(super) const MAX_STEPS: usize = 100_000;
 
 /// Pixels of a source up to which the optimizer of Next.js makes a smaller one; it sends larger
 /// ones as they are.
@@ -27,6 +29,8 @@ pub struct Optimizer {
     formats: Box<[Box<str>]>,
     /// Sources of the app; `None` for all.
     local: Option<Box<[LocalSources]>>,
+    /// Sources on other servers.
+    pub remote: RemoteSources,
     /// Seconds for which a response is fresh at least.
     pub min_ttl: u64,
     pub max_source: u64,
@@ -46,11 +50,13 @@ struct LocalSources {
     search: Option<Box<str>>,
 }
 
-/// Image request whose source the app has.
+/// Image request that the optimizer of the app accepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageRequest {
-    /// Path of the source, with its query.
+    /// Path of the source, with its query, or its URL on another server.
     pub source: Box<str>,
+    /// The source on another server, if it is there.
+    pub remote: Option<RemoteSource>,
     pub width: u32,
     /// From 1 to 100.
     pub quality: u8,
@@ -76,6 +82,9 @@ struct Images {
     content_security_policy: Option<Box<str>>,
     content_disposition_type: Option<Box<str>>,
     local_patterns: Option<Vec<LocalPattern>>,
+    /// All other settings, those of sources on other servers among them.
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
 }
 
 #[derive(Deserialize)]
@@ -133,6 +142,7 @@ impl Optimizer {
         Some(Self {
             formats: images.formats?,
             local,
+            remote: RemoteSources::read(images.others),
             min_ttl: images.min_ttl?,
             max_source: images.maximum_response_body?,
             policy: images.content_security_policy?,
@@ -150,8 +160,34 @@ impl Optimizer {
         accept: impl Iterator<Item = &'a [u8]>,
         base: &str,
     ) -> Option<ImageRequest> {
-        let source = query::values(query, b"url").next().map(query::decoded)?;
+        let source = query::values(query, b"url").next();
+        let source = source.map(query::form_decoded)?;
         let source = String::from_utf8(source.into_owned()).ok()?;
+        let (source, remote, is_static) = if source.starts_with('/') {
+            let is_static = self.own_source(&source, base)?;
+            (source, None, is_static)
+        } else {
+            let remote = RemoteSource::parse(&source)?;
+            if !self.remote.allow(&remote) {
+                return None;
+            }
+            (remote.as_str().to_owned(), Some(remote), false)
+        };
+        Some(ImageRequest {
+            width: size.width,
+            quality: size.quality,
+            media_type: match accept::choose(&self.formats, accept)? {
+                FormatChoice::Named(media_type) => Some(media_type),
+                FormatChoice::OfSource => None,
+            },
+            is_static,
+            source: source.into(),
+            remote,
+        })
+    }
+
+    /// Checks a source of the app itself; returns true if it is named by its content.
+    fn own_source(&self, source: &str, base: &str) -> Option<bool> {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-~@+=,!()&$".contains(&byte);
         let (path, search) = source.split_at(source.find('?').unwrap_or(source.len()));
         let below = path.strip_prefix(base)?;
@@ -167,21 +203,9 @@ impl Optimizer {
         }
         let mut patterns = self.local.iter().flatten();
         let is_allowed = self.local.is_none() || patterns.any(|it| it.allow(path, search));
-        if !is_allowed {
-            return None;
-        }
         let is_static = below.starts_with("/_next/static/media")
             || below.starts_with("/_next/static/immutable/media");
-        Some(ImageRequest {
-            width: size.width,
-            quality: size.quality,
-            media_type: match accept::choose(&self.formats, accept)? {
-                FormatChoice::Named(media_type) => Some(media_type),
-                FormatChoice::OfSource => None,
-            },
-            is_static,
-            source: source.into(),
-        })
+        is_allowed.then_some(is_static)
     }
 
     /// Returns the value of `Cache-Control` for an image that is no error's replacement. `own` is
@@ -200,7 +224,13 @@ impl Optimizer {
             Some(name) if !last.is_empty() => format!("{name}.{extension}"),
             _ => "image.bin".to_owned(),
         };
-        format!("{}; filename=\"{name}\"", self.disposition)
+        let mut value = format!("{}; filename=\"{name}\"", self.disposition);
+        if has_encoded_byte(&name) {
+            // RFC 6266, 4.3: in the other parameter it would be read as the byte itself.
+            value.push_str("; filename*=UTF-8''");
+            value.extend(utf8_percent_encode(&name, IN_NAME));
+        }
+        value
     }
 }
 
@@ -214,6 +244,21 @@ impl ImageRequest {
     pub fn has_query(&self) -> bool {
         self.source.contains('?')
     }
+}
+
+/// Bytes to encode in an extended parameter (RFC 8187, 3.2.1), as the package `content-disposition`
+/// does it.
+const IN_NAME: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'!')
+    .remove(b'~');
+
+/// Returns true if a name has a percent sign before two hexadecimal digits.
+fn has_encoded_byte(name: &str) -> bool {
+    let mut parts = name.split('%').skip(1).map(str::as_bytes);
+    parts.any(|part| matches!(part, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit()))
 }
 
 impl LocalSources {

@@ -24,8 +24,9 @@ const MAX_SEGMENT_LEN: usize = 1024;
 pub(super) enum PathKind {
     /// A file of a build, named by its content.
     File,
-    /// An image of the optimizer, made from a file of this build or from another source.
-    Image { of_build_file: bool },
+    /// An image of the optimizer. A build leaves it as it is if its source is a file that is named by
+    /// its content, or on another server.
+    Image { outlives_build: bool },
     /// A page, its payload, a route handler, or a file in `public/`.
     Page,
 }
@@ -46,7 +47,10 @@ pub struct RequestShape {
     keeps_credentials: bool,
     /// Mark of the build; 0 if none is known.
     build: u128,
-    bad_image: Option<Box<InvalidImageRequest>>,
+    /// Digest of the build's settings for images; 0 if none are known.
+    image_mark: u64,
+    /// Query by which an image is stored, or the error of an invalid request for one.
+    image: Option<Result<Box<[u8]>, Box<InvalidImageRequest>>>,
 }
 
 /// Classifies a request: `path` and `query` (without its `?`) are as the client sent them, or with
@@ -115,8 +119,13 @@ pub fn shape(
         personal: is_personal.then_some("cookies"),
         keeps_credentials: credentials_count,
         build: build.map_or(0, Build::mark),
-        bad_image: match (kind, build) {
-            (PathKind::Image { .. }, Some(build)) => build.allow_image(query).err().map(Box::new),
+        image_mark: build.map_or(0, Build::image_mark),
+        image: match (kind, build) {
+            (PathKind::Image { .. }, Some(build)) => {
+                let checked = build.image_query(path, query);
+                let checked = checked.map(|query| query.map(Vec::into_boxed_slice));
+                checked.map_err(Box::new).transpose()
+            }
             _ => None,
         },
     }
@@ -158,7 +167,13 @@ impl RequestShape {
 
     /// Returns the error of an invalid image request: the app would respond with 400 and this text.
     pub fn bad_image(&self) -> Option<&InvalidImageRequest> {
-        self.bad_image.as_deref()
+        self.image.as_ref()?.as_ref().err().map(|error| &**error)
+    }
+
+    /// Returns the query by which an image is stored, without its `?`; `None` if that is the one of
+    /// the request.
+    pub fn query(&self) -> Option<&[u8]> {
+        self.image.as_ref()?.as_deref().ok()
     }
 
     /// Returns true for a file of a build, whose key does not change with a deploy.
@@ -175,9 +190,12 @@ impl RequestShape {
     pub fn key_parts(&self, key: &mut KeyBuilder) {
         let of_build = match self.kind {
             PathKind::File => return,
-            PathKind::Image { of_build_file } => {
+            PathKind::Image { outlives_build } => {
                 key.part("image", &[self.forms.letter()]);
-                !of_build_file
+                if outlives_build && self.image_mark != 0 {
+                    key.part("settings", &self.image_mark.to_be_bytes());
+                }
+                !outlives_build
             }
             PathKind::Page => {
                 // HTML and payload are two responses, whatever `_rsc` contains.
@@ -290,27 +308,30 @@ fn is_internal(name: &str) -> bool {
         || name == "now-route-matches"
 }
 
+/// Returns the part of a raw path below the app's own; empty if it is not the app's.
+fn below<'p>(build: Option<&Build>, path: &'p [u8]) -> &'p [u8] {
+    match build {
+        Some(build) => build.below(path).unwrap_or_default(),
+        None => path,
+    }
+}
+
 fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> PathKind {
-    let base = build.map_or("", Build::base_path).as_bytes();
     let is_image = match build.and_then(Build::image_path) {
         Some(image) => path == image.as_bytes(),
-        None => path.strip_prefix(base) == Some(IMAGE.as_bytes()),
+        None => below(build, path) == IMAGE.as_bytes(),
     };
     if is_image {
-        let of_build_file = query.is_some_and(|query| {
-            query::values(query, b"url").next().is_some_and(|url| {
-                let url = query::decoded(url);
-                url.strip_prefix(base)
-                    .is_some_and(|url| url.starts_with(FILES))
-                    && !paths::may_be_another(&url)
-            })
+        let url = query.and_then(|query| query::values(query, b"url").next());
+        let outlives_build = url.is_some_and(|url| {
+            let url = query::form_decoded(url);
+            let is_file = below(build, &url).starts_with(FILES);
+            let is_elsewhere = [&b"https://"[..], b"http://"].map(|it| url.starts_with(it));
+            is_elsewhere.contains(&true) || (is_file && !paths::may_be_another(&url))
         });
-        return PathKind::Image { of_build_file };
+        return PathKind::Image { outlives_build };
     }
-    let is_file = path
-        .strip_prefix(base)
-        .is_some_and(|path| path.starts_with(FILES));
-    if is_file && !paths::may_be_another(path) {
+    if below(build, path).starts_with(FILES) && !paths::may_be_another(path) {
         PathKind::File
     } else {
         PathKind::Page

@@ -75,9 +75,15 @@ impl KeyRules {
         query.and_then(|query| self.query.of(query))
     }
 
-    /// Builds the key of the request; `parts` holds what filters and the app add. Returns an error
-    /// if the value of a part is ambiguous: backends differ in which of several values they use.
-    pub fn key(&self, ex: &Exchange<'_>, mut parts: KeyBuilder) -> Result<Key, &'static str> {
+    /// Builds the key of the request; `parts` holds what filters and the app add, and `canonical` is
+    /// the query in place of that of the request. Returns an error if the value of a part is
+    /// ambiguous: backends differ in which of several values they use.
+    pub fn key(
+        &self,
+        ex: &Exchange<'_>,
+        mut parts: KeyBuilder,
+        canonical: Option<&[u8]>,
+    ) -> Result<Key, &'static str> {
         for item in &self.by {
             for source in item.sources() {
                 let value = match source.sent(ex) {
@@ -104,7 +110,7 @@ impl KeyRules {
             Some(at) => (&target[..at], Some(&target[at + 1..])),
             None => (target, None),
         };
-        let query = self.query_of(query);
+        let query = self.query_of(canonical.or(query));
         let host = public_host(ex.head, &ex.facts.client);
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             Cow::Owned(host.to_ascii_lowercase())

@@ -49,7 +49,7 @@ fn key(rules: &KeyRules, target: &str, lines: &[(&'static str, &str)]) -> Key {
         head: &head,
         facts: &mut facts,
     };
-    rules.key(&ex, KeyBuilder::default()).unwrap()
+    rules.key(&ex, KeyBuilder::default(), None).unwrap()
 }
 
 #[test]

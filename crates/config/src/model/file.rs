@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::{
-    AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned, UpstreamConfig,
+    AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, SiteConfig, Spanned,
+    UpstreamConfig,
 };
 use crate::{
     diagnostic::{Diagnostic, Diagnostics, Place, other_gateways, suggest},
@@ -28,6 +29,8 @@ const KEYS: &[&str] = &[
     "tracing",
     "rate_limits",
     "maps",
+    "media_types",
+    "sites",
     "cache",
     "profiles",
     "drain",
@@ -53,6 +56,8 @@ pub const ROUTE_KEYS: &[&str] = &[
     "upstream_request",
     "pass_headers",
     "spelling",
+    "rules",
+    "site",
 ];
 
 type Entry = (Key, Node);
@@ -126,6 +131,8 @@ impl Sections<'_> {
             tree: Arc::new(self.node.clone()),
             rate_limits: self.mapping("rate_limits"),
             maps: self.mapping("maps"),
+            media_types: self.section("media_types"),
+            sites: self.sites(),
             drain: self.section("drain").unwrap_or_default(),
             watch: self.section("watch"),
             extends: self.section("extends"),
@@ -147,6 +154,13 @@ impl Sections<'_> {
         self.required("listeners", "a listener", example)
             .iter()
             .filter_map(|node| read(node, &mut self.found))
+            .collect()
+    }
+
+    fn sites(&mut self) -> Vec<(Key, Spanned<SiteConfig>)> {
+        self.mapping("sites")
+            .into_iter()
+            .filter_map(|(key, node)| Some((key, read(&node, &mut self.found)?)))
             .collect()
     }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use super::{OneOrMany, unplaced};
+use super::{OneOrMany, OtherwiseConfig, unplaced};
 use crate::{
     base::{encoding::Encoding, units::Span},
     tree::{
@@ -31,6 +31,18 @@ pub struct FilesConfig {
     /// a router of its own. Paths of `immutable` get 404 nevertheless.
     #[serde(default)]
     pub fallback: Option<Spanned<String>>,
+    /// Paths of files, of which the first one that exists is served in place of the request's path,
+    /// with the placeholders of `headers`: `["{path}", "{path}.html"]`. A path that ends in `/` is a
+    /// folder with an index.
+    #[serde(default, rename = "try", skip_serializing_if = "Vec::is_empty")]
+    pub candidates: Vec<Spanned<String>>,
+    /// Place that a request is led to where there is no file: another route, another path, or a
+    /// status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<Spanned<OtherwiseConfig>>,
+    /// True if the path of an index chooses the route again, as with nginx.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reroute_index: bool,
     /// Path of the page that is served with 404.
     #[serde(default)]
     pub not_found: Option<Spanned<String>>,
@@ -61,9 +73,13 @@ pub struct FilesConfig {
     #[serde(default)]
     pub symlinks: SymlinksConfig,
     /// Media types by the end of a file's name, beside those that are known: `{ md: text/markdown
-    /// }`.
+    /// }`. `"*"` is for all files that no line here names, `""` for those whose type is not known.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, Spanned<String>>,
+    /// Charset that the types of text name which are known, or `none`; that of `media_types` if
+    /// absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charset: Option<Spanned<String>>,
     /// Names of upstreams that may send these files with `X-Accel-Redirect`. Clients then get 404
     /// for the route's paths.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
@@ -139,6 +155,18 @@ fn recheck() -> Span {
 reads_short!(FilesConfig, PrecompressedConfig);
 writes_mapping!(FilesConfig);
 
+/// Media types of the files of all routes. Those in `files` count first.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct MediaTypesConfig {
+    /// Media types by the end of a file's name: `{ md: text/markdown }`. `"*"` is for all files that
+    /// no line here names, `""` for those whose type is not known.
+    pub types: BTreeMap<String, Spanned<String>>,
+    /// Charset that the types of text name which are known, or `none`; `utf-8` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub charset: Option<Spanned<String>>,
+}
+
 impl Short for FilesConfig {
     const WHAT: &'static str = "a folder, or a mapping such as `{ root: /srv/www }`";
 
@@ -151,6 +179,9 @@ impl Short for FilesConfig {
             root: Spanned::nowhere(PathBuf::from(root)),
             index: index(),
             fallback: None,
+            candidates: Vec::new(),
+            otherwise: None,
+            reroute_index: false,
             not_found: None,
             precompressed: PrecompressedConfig::default(),
             immutable: OneOrMany::default(),
@@ -160,6 +191,7 @@ impl Short for FilesConfig {
             dot_files: false,
             symlinks: SymlinksConfig::default(),
             types: BTreeMap::new(),
+            charset: None,
             internal: OneOrMany::default(),
             sendfile: sendfile(),
             open_files: open_files(),

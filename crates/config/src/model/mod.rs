@@ -7,10 +7,12 @@ mod file;
 mod files;
 mod flood_guard;
 mod geo;
+mod images;
 mod listener;
 mod redis;
 mod releases;
 mod route;
+mod rule;
 mod shorthand;
 #[cfg(test)]
 mod tests;
@@ -31,9 +33,12 @@ pub use self::{
     },
     extends::ExtendsConfig,
     file::ROUTE_KEYS,
-    files::{FilesConfig, IfModifiedSinceConfig, PrecompressedConfig, SymlinksConfig},
+    files::{
+        FilesConfig, IfModifiedSinceConfig, MediaTypesConfig, PrecompressedConfig, SymlinksConfig,
+    },
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
     geo::GeoConfig,
+    images::{ImagesAt, ImagesConfig},
     listener::{
         AcmeConfig, CertificateConfig, ChallengeConfig, ClientCertificateConfig, Http2Config,
         LimitsConfig, ListenerConfig, MinVersionConfig, ProxyProtocolConfig, TlsConfig,
@@ -45,11 +50,12 @@ pub use self::{
         MaintenanceConfig, MatchConfig, RedirectConfig, RespondConfig, RewriteConfig, RouteConfig,
         RouteTimeoutsConfig, SatisfyConfig, SpellingConfig, UpstreamRequestConfig, WebsocketConfig,
     },
+    rule::{OtherwiseConfig, RuleConfig, SiteConfig, ThenConfig},
     tracing::{SlowConfig, TraceTrust, TracingConfig, TracingProtocol, TracingTlsConfig},
     upstream::{
-        App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, ImagesConfig, InFlightConfig,
-        PoolConfig, ProtocolConfig, RestartAtConfig, RetryConfig, RetryOn, ScaleConfig,
-        ScaleManager, StatusSet, StickyConfig, TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
+        App, BackendConfig, BackendTarget, EjectConfig, HealthConfig, InFlightConfig, PoolConfig,
+        ProtocolConfig, RestartAtConfig, RetryConfig, RetryOn, ScaleConfig, ScaleManager,
+        StatusSet, StickyConfig, TimeoutsConfig, UpstreamConfig, UpstreamTlsConfig,
     },
     upstream_metrics::{SessionsConfig, UpstreamMetricsConfig},
 };
@@ -90,6 +96,10 @@ pub struct File {
     pub extends: Option<Spanned<ExtendsConfig>>,
     /// Repeated slashes of a path are merged into one, unless this is `false`.
     pub merge_slashes: Option<Spanned<bool>>,
+    /// Media types of all routes with `files`.
+    pub media_types: Option<Spanned<MediaTypesConfig>>,
+    /// Rules that the routes of a site have in common.
+    pub sites: Vec<(Key, Spanned<SiteConfig>)>,
 }
 
 /// A route as written, its filters left raw.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FilesConfig, OneOrMany,
+    FilesConfig, OneOrMany, RuleConfig,
     shorthand::{self, reply_status},
 };
 use crate::{
@@ -66,6 +66,12 @@ pub struct RouteConfig {
     /// the same (`folded`, the default), or no other (`exact`).
     #[serde(default)]
     pub spelling: Option<Spanned<SpellingConfig>>,
+    /// Conditions and rewrites, in their order, before the filters of the route.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Spanned<RuleConfig>>,
+    /// Name of the site whose rules come before those of the route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Spanned<String>>,
 }
 
 /// `folded` or `exact`.
@@ -186,11 +192,21 @@ pub struct MatchConfig {
         serialize_with = "secret::by_name"
     )]
     pub cookie: BTreeMap<String, Spanned<String>>,
+    /// True for paths that clients cannot ask for, which get 404: pages of errors, and other routes
+    /// and rewrites, lead there.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
+    /// True for a route that no path leads to, but its name alone.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub named: bool,
 }
 
 impl MatchConfig {
     /// Returns true if requests for every path match.
     pub fn takes_every_path(&self) -> bool {
+        if self.named {
+            return false;
+        }
         match (&self.path_regex, &self.location) {
             (None, Some(location)) => location.value.trim() == "/",
             (None, None) => {

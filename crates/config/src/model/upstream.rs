@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    images::ImagesConfig,
     releases::ReleasesConfig,
     shorthand::{at_least_one, or_a_path, or_a_status_number},
     upstream_metrics::UpstreamMetricsConfig,
@@ -91,7 +92,7 @@ pub struct UpstreamConfig {
     /// Serves `/_next/static` and `public/` of a Next.js app from `folder`, without the app.
     #[serde(default)]
     pub static_files: Option<Spanned<bool>>,
-    /// Maker of the images of a Next.js app (`/_next/image`): the `app` itself, or the gateway
+    /// Images of a Next.js app (`/_next/image`): made by the `app` itself, or by the gateway
     /// (`edge`), which needs `folder` or `releases`, and `cache` on the route.
     #[serde(default)]
     pub images: Option<Spanned<ImagesConfig>>,
@@ -108,16 +109,6 @@ pub struct UpstreamConfig {
     /// crawlers.
     #[serde(default = "revalidations")]
     pub revalidations: Spanned<u32>,
-}
-
-/// Maker of the images of a Next.js app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ImagesConfig {
-    /// The app's own optimizer.
-    App,
-    /// The gateway, as far as it makes the same images.
-    Edge,
 }
 
 fn max_streams() -> u32 {

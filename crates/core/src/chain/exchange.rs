@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode, response};
 use pingora::http::RequestHeader;
 
-use super::{AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply, RequestTrace};
+use super::{
+    AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply, RequestTrace, RerouteFacts,
+};
 use crate::base::{shared_copy::shared_copy, trace_context::write_hex};
 
 /// A request on its way through the gateway.
@@ -69,6 +71,8 @@ pub struct RequestFacts {
     pub is_coding_settled: bool,
     /// Path and query that a filter set for the backend in place of the client's own.
     pub rewritten: Option<Box<[u8]>>,
+    /// Set once another route or path took the place of the request's own.
+    pub rerouted: Option<Box<RerouteFacts>>,
     /// Changes that a filter made to the request sent on; also used for background requests that
     /// fetch the same response again.
     pub carried: Option<Arc<dyn Any + Send + Sync>>,
@@ -311,6 +315,24 @@ impl fmt::Debug for RequestId {
 }
 
 impl RequestFacts {
+    /// Returns the status of the response in place of its own, if it is the page of an error.
+    pub fn page_status(&self) -> Option<StatusCode> {
+        self.rerouted.as_ref()?.page?.status
+    }
+
+    /// Gives a response what it has of the error whose page it is. Most are none.
+    pub fn make_page(&self, head: &mut response::Parts) {
+        if let Some(rerouted) = &self.rerouted {
+            rerouted.make_page(head);
+        }
+    }
+
+    /// Returns true if the response is the page of an error, which has no page itself.
+    pub fn is_page(&self) -> bool {
+        let rerouted = self.rerouted.as_ref();
+        rerouted.is_some_and(|rerouted| rerouted.page.is_some())
+    }
+
     /// Returns the reason word of the refusal, failure or degradation, if any.
     pub fn why(&self) -> Option<&'static str> {
         self.reason.or(self.degraded)
@@ -345,6 +367,7 @@ impl RequestFacts {
             cache: None,
             is_coding_settled: false,
             rewritten: None,
+            rerouted: None,
             carried: None,
             started,
             first_byte: None,
@@ -389,6 +412,14 @@ impl RequestFacts {
 }
 
 impl Exchange<'_> {
+    /// Returns path and query that the client sent, in normal form.
+    pub fn sent_target(&self) -> &[u8] {
+        match &self.facts.rerouted {
+            Some(rerouted) => &rerouted.original,
+            None => self.head.raw_path(),
+        }
+    }
+
     /// Returns the first value of a request header.
     pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
         self.head.headers.get(name)

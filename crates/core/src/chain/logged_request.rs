@@ -210,7 +210,7 @@ fn target<'a>(ex: &'a Exchange<'_>) -> (&'a [u8], Option<&'a [u8]>) {
 
 fn whole_target<'a>(ex: &'a Exchange<'_>) -> (&'a [u8], Option<&'a [u8]>) {
     let head = ex.head;
-    let raw = head.raw_path();
+    let raw = ex.sent_target();
     if raw.first() != Some(&b'/') {
         // A target in absolute form may hold a password; the other form is `*`.
         let uri = &head.uri;

@@ -19,6 +19,7 @@ mod logged_request;
 mod phase;
 mod reply;
 mod request_changes;
+mod reroute;
 mod run;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testkit;
@@ -51,6 +52,7 @@ pub use self::{
     phase::{Phase, Phases},
     reply::{Reply, ReplyBody},
     request_changes::RequestChanges,
+    reroute::{PageOfError, RerouteFacts, RouteRequest, RouteTarget, is_whole},
     run::{Chain, HookOutcome, HookProgress, Named},
     trace::{RequestTrace, TraceAttempt, TraceStep, span_id},
 };
@@ -172,6 +174,12 @@ pub trait Filter: Send + Sync + 'static {
         false
     }
 
+    /// Returns true if the filter replaces error responses of backends in any phase. Called once,
+    /// when the route is compiled.
+    fn replaces_errors(&self) -> bool {
+        false
+    }
+
     /// Returns true if [`Filter::intercept`] may replace a response of a backend. Called once, when
     /// the route is compiled.
     fn may_intercept(&self) -> bool {
@@ -186,6 +194,22 @@ pub trait Filter: Send + Sync + 'static {
         _status: StatusCode,
         _headers: &HeaderMap,
     ) -> Option<Box<Reply>> {
+        None
+    }
+
+    /// Returns true if [`Filter::page_route`] may return a route. Called once, when the route is
+    /// compiled.
+    fn has_page_routes(&self) -> bool {
+        false
+    }
+
+    /// Returns the route that has the page of an error, which a backend sent or the gateway itself.
+    fn page_route(
+        &self,
+        _ex: &Exchange<'_>,
+        _status: StatusCode,
+        _is_of_backend: bool,
+    ) -> Option<RouteRequest> {
         None
     }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, StatusCode, response};
 
 use super::{
     AnyOf, Body, Exchange, Filter, KeyBuilder, LateFields, LoggedRequest, Phase, Phases,
-    ReadyLines, Reply, RequestChanges, Verdict,
+    ReadyLines, Reply, RequestChanges, RouteRequest, Verdict,
 };
 
 /// A compiled filter and its YAML key.
@@ -124,8 +124,11 @@ pub struct Chain {
     in_need: Box<[Arc<dyn Filter>]>,
     /// Filters that may replace error responses of backends.
     intercepting: Box<[Arc<dyn Filter>]>,
+    /// Filters that know routes with the pages of errors.
+    with_pages: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
     replaces_location: bool,
+    replaces_errors: bool,
     /// Filters of which one is enough.
     any: Option<Arc<AnyOf>>,
     /// A selective filter, and the chain without it.
@@ -199,6 +202,11 @@ impl Chain {
                 .filter(|named| named.filter.may_intercept())
                 .map(|named| Arc::clone(&named.filter))
                 .collect(),
+            with_pages: filters
+                .iter()
+                .filter(|named| named.filter.has_page_routes())
+                .map(|named| Arc::clone(&named.filter))
+                .collect(),
             dropped_queries: filters
                 .iter()
                 .flat_map(|named| named.filter.dropped_queries())
@@ -213,6 +221,7 @@ impl Chain {
                     (choosing, Box::new(Self::sorted(others, any)))
                 }),
             replaces_location: filters.iter().any(|named| named.filter.replaces_location()),
+            replaces_errors: filters.iter().any(|named| named.filter.replaces_errors()),
             any: any.map(Arc::clone),
             all: filters.into(),
         }
@@ -385,6 +394,12 @@ impl Chain {
         }
     }
 
+    /// Returns true if a filter sees the responses of backends, or replaces their errors: a reply of
+    /// the gateway would be another response.
+    pub fn changes_upstream_responses(&self) -> bool {
+        self.replaces_errors || self.has(Phase::UpstreamResponse)
+    }
+
     /// Returns the reply that a filter has in place of an error response of a backend.
     pub fn intercept(
         &self,
@@ -394,6 +409,22 @@ impl Chain {
     ) -> Option<Box<Reply>> {
         let mut filters = self.intercepting.iter();
         filters.find_map(|filter| filter.intercept(ex, status, headers))
+    }
+
+    /// Returns true if routes have pages of errors.
+    pub fn has_page_routes(&self) -> bool {
+        !self.with_pages.is_empty()
+    }
+
+    /// Returns the route that has the page of an error.
+    pub fn page_route(
+        &self,
+        ex: &Exchange<'_>,
+        status: StatusCode,
+        is_of_backend: bool,
+    ) -> Option<RouteRequest> {
+        let mut filters = self.with_pages.iter();
+        filters.find_map(|filter| filter.page_route(ex, status, is_of_backend))
     }
 
     pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {

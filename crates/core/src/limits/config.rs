@@ -37,6 +37,10 @@ pub struct LimitConfig {
     /// address.
     #[serde(default)]
     pub(super) key: KeyList,
+    /// Text that requests are counted by in place of `key`, with the placeholders of `headers`, such
+    /// as `{map.counted}`. A request for which it is empty is not counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<Spanned<String>>,
     /// Other rates for some clients: a part of a request such as `jwt.role`, its values, and the
     /// rate for each. The first part with a listed value decides.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
@@ -168,6 +172,7 @@ impl LimitConfig {
             rate: Spanned::nowhere(rate),
             burst: None,
             key: KeyList::default(),
+            by: None,
             tiers: Entries::default(),
             classes: OneOrMany::default(),
             delay: Spanned::default(),

@@ -14,7 +14,7 @@ use http::{HeaderValue, StatusCode};
 use super::{
     config::{HeadersConfig, LimitConfig, OnStoreError, StoreConfig, TierConfig},
     gcra::Quota,
-    key::{Hashing, Key, KeyList, Source},
+    key::{CountedText, Hashing, Key, KeyList, Source},
     lease::Leases,
     memory::{BucketTable, MAX_CONFIGURED_KEYS, MIN_KEYS},
     shared::RedisBuckets,
@@ -41,6 +41,8 @@ pub struct Limits(pub HashMap<String, Arc<Limit>>, pub Vec<String>);
 pub struct Limit {
     pub name: Arc<str>,
     pub keys: KeyList,
+    /// Text that requests are counted by in place of the keys.
+    by: Option<Box<dyn CountedText>>,
     /// All tiers; the first is for requests that match no other.
     tiers: Vec<Tier>,
     /// Tier by value of a part of the request: the first part with a listed value decides.
@@ -90,7 +92,7 @@ pub struct SharedBuckets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitMatch {
     Yes,
-    /// The client's address is exempt.
+    /// The client's address is exempt, or the text that the limit counts by is empty.
     Exempt,
     /// The request's class is not counted.
     OtherClass,
@@ -115,6 +117,9 @@ impl Limit {
             return LimitMatch::OtherClass;
         }
         if !self.exempt.is_empty() && self.exempt.contains(ex.facts.client.ip) {
+            return LimitMatch::Exempt;
+        }
+        if self.by.is_some() && self.text(ex).is_empty() {
             return LimitMatch::Exempt;
         }
         LimitMatch::Yes
@@ -149,7 +154,20 @@ impl Limit {
         if let Some(who) = &tier.who {
             hasher.part(b't', who.as_bytes());
         }
+        if self.by.is_some() {
+            hasher.part(b'v', self.text(ex).as_bytes());
+            return hasher.finish();
+        }
         self.keys.resolve_after(hasher, ex)
+    }
+
+    /// Returns the text that a request is counted by.
+    fn text(&self, ex: &Exchange<'_>) -> String {
+        let mut text = String::new();
+        if let Some(by) = &self.by {
+            by.write(ex, &mut text);
+        }
+        text
     }
 
     /// Returns true if the limit depends on the client's identity.
@@ -202,6 +220,7 @@ impl LimitConfig {
     pub fn compile(
         self,
         name: &Name,
+        by: Option<Box<dyn CountedText>>,
         has_redis: bool,
         cx: &mut CompileContext<'_>,
     ) -> Option<Limit> {
@@ -284,6 +303,7 @@ impl LimitConfig {
         let classes = self.classes.0.iter().map(|class| bit(class.class()));
         Some(Limit {
             keys: self.key,
+            by,
             tiers: all,
             members,
             classes: classes.reduce(|a, b| a | b).unwrap_or(u8::MAX),

@@ -1,7 +1,9 @@
-// Built several times with other texts, and with and without `deploymentId` (tests/apps/build.sh).
+// Built several times with other texts, with and without `deploymentId`, and with further settings
+// (tests/apps/build.sh).
 /** @type {import('next').NextConfig} */
 export default {
   turbopack: { root: `${import.meta.dirname}/..` },
   outputFileTracingRoot: `${import.meta.dirname}/..`,
   deploymentId: process.env.DEPLOYMENT || undefined,
+  ...JSON.parse(process.env.MORE_CONFIG || '{}'),
 };

@@ -18,6 +18,9 @@ use super::super::paths;
 /// Folder of a build's output below the build's folder.
 const STATIC: &str = "static";
 
+/// Path of that output in an app without a base path.
+pub(super) const OUTPUT: &[u8] = b"/_next/static/";
+
 /// Header of responses to the router.
 const DEPLOYMENT: &str = "x-nextjs-deployment-id";
 
@@ -64,6 +67,8 @@ pub(super) struct Rules {
 
 #[derive(Deserialize)]
 struct Rule {
+    #[serde(default)]
+    source: String,
     regex: Option<String>,
     #[serde(default)]
     headers: Vec<RuleHeader>,
@@ -94,6 +99,14 @@ enum Rewrites {
     List(serde::de::IgnoredAny),
 }
 
+/// Returns the path in `assetPrefix` of a configuration, as Next.js normalises it; `None` for none,
+/// and for another server.
+pub(super) fn prefix(written: &str) -> Option<Box<str>> {
+    let path = written.trim_matches('/');
+    let is_path = !path.is_empty() && !path.contains(':');
+    is_path.then(|| format!("/{path}").into())
+}
+
 /// Returns the folder of `kind` for the build in `folder`.
 pub(super) fn folder_of(folder: &Path, kind: AssetKind) -> PathBuf {
     match kind {
@@ -104,7 +117,9 @@ pub(super) fn folder_of(folder: &Path, kind: AssetKind) -> PathBuf {
 }
 
 impl Assets {
-    pub(super) fn of(folder: &Path, rules: Rules) -> Self {
+    /// Lists the files of the build in `folder`. `prefix` is the path before those of its output, if
+    /// it is not the app's base path.
+    pub(super) fn of(folder: &Path, rules: Rules, prefix: Option<&str>) -> Self {
         let Rules {
             headers,
             on_match_headers,
@@ -122,7 +137,10 @@ impl Assets {
         };
         let lists = [headers, on_match_headers, redirects, before_files];
         let rules = lists.into_iter().flatten();
-        for rule in rules.filter(|rule| !rule.is_for_router()) {
+        // The rule that Next.js itself has for the prefix.
+        let of_prefix = prefix.map(|prefix| format!("{prefix}/_next/:path+"));
+        let is_own = |rule: &Rule| of_prefix.as_ref() == Some(&rule.source);
+        for rule in rules.filter(|rule| !rule.is_for_router() && !is_own(rule)) {
             assets.add(rule.regex.as_deref());
         }
         let public = folder_of(folder, AssetKind::Public);
@@ -148,7 +166,6 @@ impl Assets {
     /// Returns the kind of the file at this raw path below the base path, and its path in the
     /// folder of that kind. Output of the build may be missing.
     pub(super) fn find<'p>(&self, below: &'p [u8]) -> Option<(AssetKind, &'p [u8])> {
-        const OUTPUT: &[u8] = b"/_next/static/";
         if let Some(rest) = below.strip_prefix(OUTPUT) {
             // Service workers have headers of their own.
             let is_worker = rest.starts_with(b"service-worker/");

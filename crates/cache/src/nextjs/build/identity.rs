@@ -55,6 +55,13 @@ pub(super) fn of(folder: &Path) -> io::Result<u128> {
     Ok(hasher.finish128().as_u128())
 }
 
+/// Returns the digest of the settings for images of the build in `folder`.
+pub(super) fn of_image_settings(folder: &Path) -> io::Result<u64> {
+    let mut hasher = SipHasher13::new();
+    add(&mut hasher, folder, Path::new(IMAGES))?;
+    Ok(hasher.finish128().h1)
+}
+
 /// Adds a file's name and content, both framed; nothing if the file is missing.
 fn add(hasher: &mut SipHasher13, folder: &Path, name: &Path) -> io::Result<()> {
     let mut file = match File::open(folder.join(name)) {

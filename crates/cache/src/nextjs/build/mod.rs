@@ -63,8 +63,14 @@ pub struct Build {
     id: Option<Box<str>>,
     mark: u128,
     base_path: Box<str>,
+    /// Path before that of files of the build, if it is not the base path (`assetPrefix`).
+    asset_prefix: Option<Box<str>>,
+    /// `deploymentId` of the app's configuration.
+    deployment: Option<Box<str>>,
     guards: Guards,
     images: Option<ImageRules>,
+    /// Digest of the settings for images.
+    image_mark: u64,
     /// Settings of the image optimizer, if images may be made without the app.
     optimizer: Option<Arc<Optimizer>>,
     /// Files that the gateway serves itself, if it does.
@@ -158,14 +164,26 @@ impl Build {
         if let Some(middleware) = middleware {
             guards.add(&folder.join(MIDDLEWARE), middleware.matchers())?;
         }
-        let mark = identity::of(folder).map_err(|source| BuildError::Read {
+        // Most builds need neither, and a file that cannot be read has neither.
+        let server: Result<Option<ServerFiles>, _> = manifest(folder, identity::SERVER_FILES);
+        let config = server.ok().flatten().and_then(|server| server.config);
+        let Config {
+            deployment_id,
+            asset_prefix,
+        } = config.unwrap_or_default();
+        let base_path = routes.map(|routes| routes.base_path).unwrap_or_default();
+        let asset_prefix = asset_prefix.and_then(|prefix| assets::prefix(&prefix));
+        let asset_prefix = asset_prefix.filter(|prefix| **prefix != *base_path);
+        let unread = |source| BuildError::Read {
             file: folder.to_path_buf(),
             source,
-        })?;
+        };
         Ok(Self {
-            mark,
+            mark: identity::of(folder).map_err(unread)?,
+            image_mark: identity::of_image_settings(folder).map_err(unread)?,
             id: Some(id.into()),
-            base_path: routes.map(|routes| routes.base_path).unwrap_or_default(),
+            base_path,
+            deployment: deployment_id.filter(|id| !id.is_empty()),
             guards,
             images: images.and_then(ImageRules::of),
             optimizer: if has_assets {
@@ -174,10 +192,12 @@ impl Build {
                 None
             },
             assets: if has_assets {
-                manifest::<Rules>(folder, ROUTES)?.map(|rules| Assets::of(folder, rules))
+                let rules = manifest::<Rules>(folder, ROUTES)?;
+                rules.map(|rules| Assets::of(folder, rules, asset_prefix.as_deref()))
             } else {
                 None
             },
+            asset_prefix,
             stamp,
         })
     }
@@ -189,8 +209,11 @@ impl Build {
             id: None,
             mark: 0,
             base_path: Box::default(),
+            asset_prefix: None,
+            deployment: None,
             guards: Guards::everything(),
             images: None,
+            image_mark: 0,
             optimizer: None,
             assets: None,
             stamp: Stamp::default(),
@@ -211,8 +234,23 @@ impl Build {
         self.stamp.since()
     }
 
-    pub(super) fn base_path(&self) -> &str {
-        &self.base_path
+    /// Returns the part of a raw path below the app's base path, or, for files of the build, below
+    /// their own.
+    pub(super) fn below<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
+        let of_file = self.asset_prefix.as_ref().and_then(|prefix| {
+            let below = path.strip_prefix(prefix.as_bytes())?;
+            below.starts_with(assets::OUTPUT).then_some(below)
+        });
+        of_file.or_else(|| path.strip_prefix(self.base_path.as_bytes()))
+    }
+
+    pub(super) fn deployment(&self) -> Option<&str> {
+        self.deployment.as_deref()
+    }
+
+    /// Returns the digest of the settings for images; 0 if none are known.
+    pub(super) fn image_mark(&self) -> u64 {
+        self.image_mark
     }
 
     pub(super) fn image_path(&self) -> Option<&str> {
@@ -239,7 +277,7 @@ impl Build {
     /// kind, if the app would serve it without any other code of the app.
     pub fn asset<'p>(&self, path: &'p [u8]) -> Option<(AssetKind, &'p [u8])> {
         let assets = self.assets.as_ref()?;
-        let below = path.strip_prefix(self.base_path.as_bytes())?;
+        let below = self.below(path)?;
         let found = assets.find(below)?;
         let is_apps =
             paths::may_be_another(path) || self.is_guarded(path) || assets.has_rule_for(path);
@@ -249,15 +287,14 @@ impl Build {
     /// Returns the path of a file of the build's output, whatever the app's configuration has for
     /// it.
     pub fn output<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
-        let below = path.strip_prefix(self.base_path.as_bytes())?;
+        let below = self.below(path)?;
         match self.assets.as_ref()?.find(below)? {
             (AssetKind::Static, below) if !paths::may_be_another(path) => Some(below),
             _ => None,
         }
     }
 
-    /// Returns what the optimizer would make of an image request, if that needs no code of the app
-    /// and no other server: the source is a file of the app, which [`Build::asset`] finds.
+    /// Returns what the optimizer would make of an image request, if that needs no code of the app.
     /// `accept` are the values of the header.
     pub fn image<'a>(
         &self,
@@ -265,15 +302,20 @@ impl Build {
         query: Option<&[u8]>,
         accept: impl Iterator<Item = &'a [u8]>,
     ) -> Option<(ImageRequest, Arc<Optimizer>)> {
-        let (images, optimizer) = (self.images.as_ref()?, self.optimizer.as_ref()?);
-        if self.assets.as_ref()?.has_rule_for(path) {
-            // Headers or redirects of the app's configuration.
-            return None;
-        }
+        let images = self.images.as_ref()?;
+        let optimizer = self.optimizer_for(path)?;
         let query = query.unwrap_or_default();
         let size = images.allow(query).ok()?;
         let request = optimizer.request(query, size, accept, &self.base_path)?;
         Some((request, Arc::clone(optimizer)))
+    }
+
+    /// Returns the optimizer, if nothing but itself decides about requests for this path: no headers
+    /// or redirects of the app's configuration.
+    fn optimizer_for(&self, path: &[u8]) -> Option<&Arc<Optimizer>> {
+        let optimizer = self.optimizer.as_ref()?;
+        let has_rule = self.assets.as_ref()?.has_rule_for(path);
+        (!has_rule).then_some(optimizer)
     }
 
     /// Number of matchers of the middleware, for humans to read.
@@ -282,12 +324,20 @@ impl Build {
     }
 
     /// Checks that a request to the image optimizer has an allowed width and quality. The app would
-    /// refuse it with 400 and the same text.
-    pub fn allow_image(&self, query: Option<&[u8]>) -> Result<(), InvalidImageRequest> {
-        match &self.images {
-            Some(images) => images.allow(query.unwrap_or_default()).map(|_| ()),
-            None => Ok(()),
-        }
+    /// refuse it with 400 and the same text. Returns the query by which all requests for the image
+    /// are stored; `None` if that is the query as it is.
+    pub fn image_query(
+        &self,
+        path: &[u8],
+        query: Option<&[u8]>,
+    ) -> Result<Option<Vec<u8>>, InvalidImageRequest> {
+        let Some(images) = &self.images else {
+            return Ok(None);
+        };
+        let query = query.unwrap_or_default();
+        let size = images.allow(query)?;
+        let canonical = || image::canonical(query, size, self.deployment());
+        Ok(self.optimizer_for(path).map(|_| canonical()))
     }
 }
 
@@ -296,6 +346,19 @@ impl Build {
 struct Routes {
     #[serde(default)]
     base_path: Box<str>,
+}
+
+/// Content of `required-server-files.json`.
+#[derive(Deserialize)]
+struct ServerFiles {
+    config: Option<Config>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Config {
+    deployment_id: Option<Box<str>>,
+    asset_prefix: Option<Box<str>>,
 }
 
 /// Reads a file; `None` if it does not exist.

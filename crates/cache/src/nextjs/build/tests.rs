@@ -132,11 +132,15 @@ fn a_middleware_without_a_matcher_guards_all_but_the_files_of_the_build() {
     );
 }
 
+fn allowed(build: &Build, query: Option<&[u8]>) -> Result<(), InvalidImageRequest> {
+    build.image_query(b"/_next/image", query).map(drop)
+}
+
 #[test]
 fn every_file_but_the_build_id_may_be_missing() {
     let build = Folder::new(&[(BUILD_ID, "abc")]).build();
     assert!(!build.is_guarded(b"/secret"));
-    assert_eq!(build.allow_image(Some(b"url=a&w=65&q=1")), Ok(()));
+    assert_eq!(allowed(&build, Some(b"url=a&w=65&q=1")), Ok(()));
     let empty = Folder::new(&[(FUNCTIONS, SECRET)]);
     let error = Build::read(empty.path()).unwrap_err();
     assert!(
@@ -199,11 +203,43 @@ fn no_key_of_draft_mode_is_stored_or_logged() {
     }
 }
 
+/// Files of a build have the path of `assetPrefix`, which is another app's for all else.
+#[test]
+fn files_below_a_prefix_are_those_of_the_build() {
+    const ROUTES_WITH_PREFIX: &str = r#"{ "basePath": "/site", "headers": [], "redirects": [],
+        "rewrites": { "beforeFiles": [{ "source": "/cdn/_next/:path+", "regex": "^/cdn/_next/" }] } }"#;
+    for (prefix, own) in [
+        ("/cdn", true),
+        ("cdn/", true),
+        ("https://cdn.test/cdn", false),
+        ("", false),
+    ] {
+        let server = format!(r#"{{ "config": {{ "assetPrefix": "{prefix}" }} }}"#);
+        let folder = Folder::new(&[
+            (BUILD_ID, "abc"),
+            (ROUTES, ROUTES_WITH_PREFIX),
+            (SERVER_FILES, &server),
+        ]);
+        let build = Build::read_with(folder.path(), true).unwrap();
+        let asset = |path: &str| build.asset(path.as_bytes()).is_some();
+        assert_eq!(asset("/cdn/_next/static/a.js"), own, "{prefix}");
+        assert!(asset("/site/_next/static/a.js"), "{prefix}");
+        for other in [
+            "/_next/static/a.js",
+            "/cdn/a.js",
+            "/cdn/_next/data/x",
+            "/cdn2/_next/static/a.js",
+        ] {
+            assert!(!asset(other), "{prefix}: {other}");
+        }
+    }
+}
+
 /// R9: a refusal has the same text as in Next.js 16.4.
 #[test]
 fn images_that_the_app_would_refuse_are_refused_alike() {
     let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, IMAGES_MANIFEST)]).build();
-    let message = |query: &str| match build.allow_image(Some(query.as_bytes())) {
+    let message = |query: &str| match allowed(&build, Some(query.as_bytes())) {
         Ok(()) => String::new(),
         Err(bad) => bad.to_string(),
     };
@@ -256,7 +292,7 @@ fn images_that_the_app_would_refuse_are_refused_alike() {
     ] {
         assert_eq!(message(query), expected, "{query}");
     }
-    assert_eq!(build.allow_image(None), Err(InvalidImageRequest::NoUrl));
+    assert_eq!(allowed(&build, None), Err(InvalidImageRequest::NoUrl));
     let folder = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, IMAGES_MANIFEST)]);
     let shape = |target| shape_of(&folder, None, target);
     let bad = shape("/_next/image?url=%2Fpic.png&w=65&q=75");
@@ -268,7 +304,7 @@ fn images_that_the_app_would_refuse_are_refused_alike() {
     assert_eq!(message(&long), "\"url\" parameter is too long");
     let none = IMAGES_MANIFEST.replace("\"unoptimized\": false", "\"unoptimized\": true");
     let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, &none)]).build();
-    assert_eq!(build.allow_image(Some(b"w=65")), Ok(()));
+    assert_eq!(allowed(&build, Some(b"w=65")), Ok(()));
 }
 
 /// R6: the effect of a deploy on keys.

@@ -180,7 +180,8 @@ impl<'a> View<'a> {
     /// Returns the destination of a request for a path of Next.js itself.
     fn of_next(&self, request: &ReleaseRequest<'_>, deployment: Option<&[u8]>) -> Destination {
         let (path, query) = (request.path, request.query.unwrap_or_default());
-        let dpl = query::values(query, b"dpl").next().map(query::decoded);
+        let dpl = query::values(query, b"dpl").next();
+        let dpl = dpl.map(query::form_decoded);
         let named = deployment.or(dpl.as_deref());
         let is_named = |it: &Release| named.is_some_and(|id| it.is_deployment(id));
         // The gateway has the files of releases that do not run any more.
@@ -188,10 +189,15 @@ impl<'a> View<'a> {
         if let Some(release) = own.or_else(|| self.suitable(|it| it.has_file(path)).next()) {
             return Destination::of(release);
         }
-        if let Some(release) = self.running(|it| it.has_data(path)) {
+        // Builds with a `deploymentId` have one build id.
+        let data = self
+            .running(|it| is_named(it) && it.has_data(path))
+            .or_else(|| self.running(|it| it.has_data(path)));
+        if let Some(release) = data {
             return Destination::of(release);
         }
-        let source = query::values(query, b"url").next().map(query::decoded);
+        let source = query::values(query, b"url").next();
+        let source = source.map(query::form_decoded);
         let has_source = |it: &Release| {
             it.is_image(path) && source.as_deref().is_some_and(|url| it.has_file(url))
         };

@@ -14,7 +14,6 @@ use super::paths;
 
 /// Folder of the build in the folder of a release.
 const BUILD: &str = ".next";
-const SERVER_FILES: &str = "required-server-files.json";
 /// Manifest of server actions. It also has the key that encrypts their arguments: only the ids are
 /// kept.
 const ACTIONS: &str = "server/server-reference-manifest.json";
@@ -27,26 +26,12 @@ const IMAGE: &[u8] = b"/_next/image";
 pub(super) struct Release {
     pub(super) name: Arc<str>,
     pub(super) build: Arc<Build>,
-    /// `deploymentId` of the app's configuration.
-    deployment: Option<Box<str>>,
     /// Ids of server actions.
     pub(super) actions: HashSet<Box<[u8]>>,
     /// Decoded paths below `/_next/static/`.
     files: HashSet<Box<[u8]>>,
     /// Time at which the build was put into place.
     pub(super) since: SystemTime,
-}
-
-#[derive(Deserialize)]
-struct ServerFiles {
-    config: Config,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Config {
-    #[serde(default)]
-    deployment_id: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -78,8 +63,6 @@ impl Release {
     pub(super) fn read(name: &str, folder: &Path) -> Result<Self, BuildError> {
         let folder = build_folder(folder);
         let build = Build::read_with(&folder, true)?;
-        let server_files: Option<ServerFiles> = manifest(&folder, SERVER_FILES)?;
-        let deployment = server_files.and_then(|it| it.config.deployment_id);
         let actions: Actions = manifest(&folder, ACTIONS)?.unwrap_or_default();
         let actions = actions.node.into_keys().chain(actions.edge.into_keys());
         let mut files = HashSet::new();
@@ -88,9 +71,6 @@ impl Release {
             name: name.into(),
             since: build.since(),
             build: Arc::new(build),
-            deployment: deployment
-                .filter(|id| !id.is_empty())
-                .map(String::into_boxed_str),
             actions: actions
                 .map(|id| id.into_bytes().into_boxed_slice())
                 .collect(),
@@ -99,9 +79,8 @@ impl Release {
     }
 
     pub(super) fn is_deployment(&self, id: &[u8]) -> bool {
-        self.deployment
-            .as_ref()
-            .is_some_and(|own| own.as_bytes() == id)
+        let own = self.build.deployment();
+        own.is_some_and(|own| own.as_bytes() == id)
     }
 
     pub(super) fn has_action(&self, id: &[u8]) -> bool {
@@ -137,7 +116,6 @@ impl Release {
     }
 
     fn below<'p>(&self, path: &'p [u8], folder: &[u8]) -> Option<&'p [u8]> {
-        path.strip_prefix(self.build.base_path().as_bytes())?
-            .strip_prefix(folder)
+        self.build.below(path)?.strip_prefix(folder)
     }
 }

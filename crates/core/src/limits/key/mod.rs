@@ -68,6 +68,12 @@ pub enum KeyValue<'e> {
     Unclear,
 }
 
+/// Text of a request that a limit counts by, which a higher layer computes.
+pub trait CountedText: fmt::Debug + Send + Sync {
+    /// Appends the text; nothing for a request that is not counted.
+    fn write(&self, ex: &Exchange<'_>, text: &mut String);
+}
+
 /// Hash functions for keys.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Hashing {

@@ -1,6 +1,8 @@
 //! Images of apps that are made here, in place of a request to the app: after the cache was asked,
 //! and stored like the response of the app.
 
+mod remote;
+
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
     cache::{self, Flow},
-    context::Context,
+    context::{self, Context},
     decision::Decision,
     fetch::{self, FetchedResponse, OwnRequest},
     forward,
@@ -19,7 +21,8 @@ use crate::{
     cache::nextjs::max_age_of,
     chain::{Phase, Reply},
     gateway::{
-        AppImages, FetchPlace, FetchedSource, ImageFailure, ImageSource, MadeImage, WantedImage,
+        AppImages, FetchPlace, FetchedSource, ImageFailure, ImageSource, MadeImage, Refusal,
+        SourceFailure, WantedImage,
     },
     routes::Target,
     upstreams::{Protocol, Upstream},
@@ -28,7 +31,15 @@ use crate::{
 /// Time for a source from the app, after which the client waits for the app itself.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Time for a source from another server, with its redirects and its time in the queue.
+const REMOTE_TIMEOUT: Duration = Duration::from_secs(12);
+
 const HOST: HeaderValue = HeaderValue::from_static("localhost");
+
+/// Reason word for an image whose source is none.
+const NO_SOURCE: &str = "image_source";
+
+const INVALID: &str = "\"url\" parameter is valid but internal response is invalid";
 
 /// Decides a request that would go to the app. It still does, unless it is for an image that is made
 /// here.
@@ -76,7 +87,16 @@ async fn make(
     flow.ask_now(clock.wall());
     let made = match source(ctx, (upstream, images), &wanted, release).await {
         Ok(source) => images.make(&wanted, source, clock.now()).await,
-        Err(failure) => Err(failure),
+        Err(SourceFailure::Left(failure)) => Err(failure),
+        // The stored image may still be used, if the route allows it, or the route has another
+        // response in place of the app's.
+        Err(SourceFailure::Refused(_)) if flow.has_stored() || has_own_errors(ctx) => {
+            Err(ImageFailure::Source)
+        }
+        Err(SourceFailure::Refused(refusal)) => {
+            images.count_refused();
+            return Decision::Reply(Box::new(refuse(refusal)));
+        }
     };
     let made = match made {
         Ok(made) => made,
@@ -100,24 +120,42 @@ async fn make(
     respond(head, ctx, flow, (made, headers)).await
 }
 
-/// Returns the source of an image: a file of the app, or what the app sends.
+/// Returns true if the route changes error responses of the app.
+fn has_own_errors(ctx: &Context) -> bool {
+    context::chain(&ctx.gateway, ctx.route).changes_upstream_responses()
+}
+
+/// Refuses an image with the status and the text of the app.
+fn refuse(refusal: Refusal) -> Reply {
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    let mut reply = Reply::bytes(refusal.status, text, refusal.text);
+    reply.reason = Some(NO_SOURCE);
+    reply
+}
+
+/// Returns the source of an image: a file of the app, or what the app or another server sends.
 async fn source(
     ctx: &Context,
     (upstream, images): (&Arc<Upstream>, &AppImages),
     wanted: &WantedImage,
     release: Option<(&str, bool)>,
-) -> Result<ImageSource, ImageFailure> {
+) -> Result<ImageSource, SourceFailure> {
+    if let Some(remote) = images.remote(wanted) {
+        let fetched = images.fetched(wanted, |place| remote::fetch(wanted, remote, place));
+        let fetched = tokio::time::timeout(REMOTE_TIMEOUT, fetched).await;
+        return fetched.unwrap_or(Err(ImageFailure::Time.into()));
+    }
     if let Some(file) = images.file(wanted, release).await? {
-        return Ok(ImageSource::File(file));
+        return Ok(file);
     }
     if upstream.protocol() == Protocol::H2 {
-        return Err(ImageFailure::Source);
+        return Err(ImageFailure::Source.into());
     }
     let fetched = images.fetched(wanted, |place| {
         fetch(ctx, upstream, wanted, (release, place))
     });
     let fetched = tokio::time::timeout(FETCH_TIMEOUT, fetched).await;
-    fetched.unwrap_or(Err(ImageFailure::Time))
+    fetched.unwrap_or(Err(ImageFailure::Time.into()))
 }
 
 /// Asks the app for the source of an image.
@@ -126,7 +164,7 @@ async fn fetch(
     upstream: &Upstream,
     wanted: &WantedImage,
     (release, place): (Option<(&str, bool)>, FetchPlace),
-) -> Result<FetchedSource, ImageFailure> {
+) -> Result<FetchedSource, SourceFailure> {
     let head = request_for(wanted).ok_or(ImageFailure::Source)?;
     let request = OwnRequest {
         head: &head,
@@ -134,7 +172,7 @@ async fn fetch(
         may_repeat: true,
         client: ctx.facts.client.ip,
         release: release.map(|(name, _)| name),
-        longest: wanted.longest(),
+        longest: wanted.longest().0,
     };
     let fetched = fetch::fetch(&request, upstream, &ctx.live().world.clock).await;
     let FetchedResponse {
@@ -146,8 +184,18 @@ async fn fetch(
     } = fetched.map_err(|_| ImageFailure::Source)?;
     // Another release responds if no backend of the wanted one is in rotation any more.
     let is_of_release = release.is_none_or(|(name, _)| own.as_deref() == Some(name));
-    if !head.status.is_success() || body.is_empty() || !is_complete || !is_of_release {
-        return Err(ImageFailure::Source);
+    if !is_complete || !is_of_release {
+        return Err(ImageFailure::Source.into());
+    }
+    // The optimizer would get the same. A failing backend gives the app another chance.
+    if head.status.is_client_error() {
+        return Err(SourceFailure::Refused(Refusal {
+            status: head.status,
+            text: INVALID,
+        }));
+    }
+    if !head.status.is_success() || body.is_empty() {
+        return Err(ImageFailure::Source.into());
     }
     let control = joined(&head.headers, &header::CACHE_CONTROL)?;
     let etag = joined(&head.headers, &header::ETAG)?;

@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use ring::digest::{SHA256, digest};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
-use super::ImageFailure;
+use super::{ImageFailure, SourceFailure};
 use crate::files::ServedFile;
 
-/// Sources from the app that are in memory at once.
+/// Sources that are in memory at once, of those from apps and of those from other servers.
 const MAX_FETCHED: usize = 16;
 
 /// Size of each of them.
@@ -22,11 +22,12 @@ pub(super) const MAX_FETCHED_SIZE: usize = 16 << 20;
 
 /// Source of an image.
 pub(crate) enum ImageSource {
-    File(Arc<ServedFile>),
+    /// A file of the app, and the seconds for which it is fresh.
+    File(Arc<ServedFile>, u64),
     Fetched(Arc<FetchedSource>),
 }
 
-/// Response of the app that images are made of, in its place in memory.
+/// Response that images are made of, in its place in memory.
 pub(crate) struct FetchedSource {
     bytes: Bytes,
     etag: Option<String>,
@@ -35,8 +36,7 @@ pub(crate) struct FetchedSource {
     _place: FetchPlace,
 }
 
-/// Sources that apps are asked for.
-#[derive(Default)]
+/// Sources that are asked for.
 pub(super) struct SourceFetches {
     places: Places,
     in_flight: Mutex<HashMap<SourceKey, Weak<SourceCell>>>,
@@ -50,7 +50,7 @@ pub(super) struct SourceKey {
     pub(super) source: Box<str>,
 }
 
-type SourceCell = OnceCell<Result<Arc<FetchedSource>, ImageFailure>>;
+type SourceCell = OnceCell<Result<Arc<FetchedSource>, SourceFailure>>;
 
 /// Part in a fetch that several requests wait for. The last one to leave removes it, and so does the
 /// first one that has the source: later ones ask again.
@@ -60,41 +60,61 @@ struct Joined<'f> {
     cell: Arc<SourceCell>,
 }
 
-/// Places for sources from apps in memory.
-struct Places(Arc<Semaphore>);
+/// Places for sources in memory.
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    /// Places in the queue for them.
+    queue: Semaphore,
+}
 
 /// Place of one source.
 pub(crate) struct FetchPlace {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Default for Places {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_FETCHED)))
-    }
-}
-
 impl Places {
-    /// Returns a place; `None` if there is none left.
-    fn take(&self) -> Option<FetchPlace> {
-        let permit = Arc::clone(&self.0).try_acquire_owned();
-        permit.ok().map(|permit| FetchPlace { _permit: permit })
+    /// Creates places for which at most `queue` requests wait.
+    pub(super) fn new(queue: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(MAX_FETCHED)),
+            queue: Semaphore::new(queue),
+        }
+    }
+
+    /// Returns a place, once there is one; `None` if too many wait already.
+    async fn take(&self) -> Option<FetchPlace> {
+        let free = Arc::clone(&self.free);
+        let permit = if let Ok(permit) = Arc::clone(&free).try_acquire_owned() {
+            permit
+        } else {
+            let _waits = self.queue.try_acquire().ok()?;
+            free.acquire_owned().await.ok()?
+        };
+        Some(FetchPlace { _permit: permit })
     }
 }
 
 impl SourceFetches {
+    pub(super) fn new(places: Places) -> Self {
+        Self {
+            places,
+            in_flight: Mutex::default(),
+        }
+    }
+
     /// Returns the source that `fetch` returns, once for all requests that want it meanwhile.
     pub(super) async fn get<F>(
         &self,
         key: SourceKey,
         fetch: impl FnOnce(FetchPlace) -> F,
-    ) -> Result<Arc<FetchedSource>, ImageFailure>
+    ) -> Result<Arc<FetchedSource>, SourceFailure>
     where
-        F: Future<Output = Result<FetchedSource, ImageFailure>>,
+        F: Future<Output = Result<FetchedSource, SourceFailure>>,
     {
         let joined = self.join(key);
         let fetched = joined.cell.get_or_init(|| async {
-            let place = self.places.take().ok_or(ImageFailure::QueueFull)?;
+            let place = self.places.take().await;
+            let place = place.ok_or(ImageFailure::QueueFull)?;
             fetch(place).await.map(Arc::new)
         });
         fetched.await.clone()
@@ -143,7 +163,7 @@ impl FetchedSource {
 impl ImageSource {
     pub(super) fn read(&self) -> Option<Bytes> {
         match self {
-            Self::File(file) => file.read().ok(),
+            Self::File(file, _) => file.read().ok(),
             Self::Fetched(source) => Some(source.bytes.clone()),
         }
     }
@@ -151,7 +171,7 @@ impl ImageSource {
     /// Returns the entity tag of an image that is this source.
     pub(super) fn etag(&self) -> String {
         let tag = match self {
-            Self::File(file) => format!("W/\"{:x}-{:x}\"", file.size(), file.modified_millis()),
+            Self::File(file, _) => format!("W/\"{:x}-{:x}\"", file.size(), file.modified_millis()),
             Self::Fetched(source) => match &source.etag {
                 Some(etag) => etag.clone(),
                 None => return etag_of(&source.bytes),
@@ -160,10 +180,10 @@ impl ImageSource {
         URL_SAFE_NO_PAD.encode(tag)
     }
 
-    /// Returns the seconds for which it is fresh; files of the app are for no time.
+    /// Returns the seconds for which it is fresh.
     pub(super) fn age(&self) -> u64 {
         match self {
-            Self::File(_) => 0,
+            Self::File(_, age) => *age,
             Self::Fetched(source) => source.age,
         }
     }
@@ -192,7 +212,7 @@ mod tests {
     /// nothing of it is kept, also if one of them leaves.
     #[tokio::test]
     async fn a_source_is_fetched_once_for_all_who_wait() {
-        let fetches = SourceFetches::default();
+        let fetches = SourceFetches::new(Places::new(0));
         let fetched = AtomicU32::new(0);
         let get = |source: &'static str| {
             let fetched = &fetched;
@@ -200,14 +220,15 @@ mod tests {
                 fetched.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
                 match source {
-                    "bad" => Err(ImageFailure::Source),
+                    "bad" => Err(ImageFailure::Source.into()),
                     _ => Ok(FetchedSource::new(Bytes::from_static(b"x"), None, 0, place)),
                 }
             })
         };
         let (one, two, bad, other) = tokio::join!(get("a"), get("a"), get("bad"), get("b"));
         assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
-        assert!(matches!(bad, Err(ImageFailure::Source)) && other.is_ok());
+        let failed = SourceFailure::Left(ImageFailure::Source);
+        assert!(bad.is_err_and(|failure| failure == failed) && other.is_ok());
         assert_eq!(fetched.load(Ordering::Relaxed), 3);
         assert!(get("a").await.is_ok());
         assert_eq!(fetched.load(Ordering::Relaxed), 4);
@@ -229,18 +250,30 @@ mod tests {
 
     #[tokio::test]
     async fn sources_in_memory_are_bounded() {
-        let fetches = SourceFetches::default();
-        let get = |number: usize| {
-            fetches.get(key(&number.to_string()), |place| async move {
-                Ok(FetchedSource::new(Bytes::new(), None, 0, place))
-            })
-        };
-        let mut held = Vec::new();
-        for number in 0..MAX_FETCHED {
-            held.push(get(number).await.unwrap());
+        for queue in [0, 2] {
+            let fetches = SourceFetches::new(Places::new(queue));
+            let get = |number: usize| {
+                fetches.get(key(&number.to_string()), |place| async move {
+                    Ok(FetchedSource::new(Bytes::new(), None, 0, place))
+                })
+            };
+            let mut held = Vec::new();
+            for number in 0..MAX_FETCHED {
+                held.push(get(number).await.unwrap());
+            }
+            let mut waiting = Vec::new();
+            for number in 0..queue {
+                let mut get = Box::pin(get(100 + number));
+                assert!(futures_util::poll!(&mut get).is_pending());
+                waiting.push(get);
+            }
+            let full = SourceFailure::Left(ImageFailure::QueueFull);
+            assert!(get(99).await.is_err_and(|failure| failure == full));
+            held.truncate(MAX_FETCHED - queue.max(1));
+            for get in waiting {
+                assert!(get.await.is_ok());
+            }
+            assert!(get(99).await.is_ok());
         }
-        assert!(matches!(get(99).await, Err(ImageFailure::QueueFull)));
-        held.pop();
-        assert!(get(99).await.is_ok());
     }
 }

@@ -5,9 +5,12 @@
 //! followed. Connections are kept alive between exchanges. HTTPS certificates are always verified,
 //! unless the caller brings a TLS configuration that does not.
 
+mod one_connection;
+#[cfg(test)]
+mod tests;
+
 use std::{
     net::SocketAddr,
-    ops::ControlFlow,
     path::Path,
     sync::Arc,
     task::{Context, Poll},
@@ -16,23 +19,23 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, client::conn::http1};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{self, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioTimer},
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_pki_types::{
     CertificateDer,
     pem::{self, PemObject},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tower_service::Service;
+
+use self::one_connection::collect;
+pub use self::one_connection::{exchange, exchange_for_success, exchange_in_pieces};
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("edgeway/", env!("CARGO_PKG_VERSION")));
@@ -314,100 +317,6 @@ pub fn tls(trust: &Trust) -> Result<ClientConfig, rustls::Error> {
     Ok(config.with_no_client_auth())
 }
 
-/// Sends one HTTP/1.1 request over its own connection and returns the whole response. The caller
-/// sets the deadline.
-pub async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Bytes>,
-    longest: usize,
-) -> Result<Response<Bytes>, FetchError> {
-    exchange_over(stream, request, None, async |_, body| {
-        collect(body, longest).await
-    })
-    .await
-}
-
-/// Sends one request like [`exchange`], and passes the body of a response with status 200 to `take`
-/// as it arrives, until that returns `Break`. Returns the rest of the response.
-///
-/// The peer sends something at least once in the time `quiet`, or the exchange fails: one whose
-/// machine is gone never closes its connection.
-pub async fn exchange_in_pieces(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Bytes>,
-    longest: usize,
-    quiet: Duration,
-    mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
-) -> Result<Response<Bytes>, FetchError> {
-    exchange_over(stream, request, Some(quiet), async |status, mut body| {
-        if status != StatusCode::OK {
-            return within(Some(quiet), collect(body, longest)).await?;
-        }
-        while let Some(frame) = within(Some(quiet), body.frame()).await? {
-            if let Some(piece) = frame?.data_ref()
-                && take(piece).is_break()
-            {
-                break;
-            }
-        }
-        Ok(Bytes::new())
-    })
-    .await
-}
-
-/// Waits for this time at most, if there is a limit.
-async fn within<T>(
-    limit: Option<Duration>,
-    work: impl Future<Output = T>,
-) -> Result<T, FetchError> {
-    match limit {
-        Some(limit) => timeout(limit, work)
-            .await
-            .map_err(|_| FetchError::Late(limit)),
-        None => Ok(work.await),
-    }
-}
-
-/// Sends one request, and passes the response to `read`. `quiet` limits the wait for its headers.
-async fn exchange_over<T>(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    mut request: Request<Bytes>,
-    quiet: Option<Duration>,
-    read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, FetchError>,
-) -> Result<Response<T>, FetchError> {
-    let headers = request.headers_mut();
-    headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let response = async {
-        let sent = sender.send_request(request.map(Full::new));
-        let (parts, body) = within(quiet, sent).await??.into_parts();
-        let body = read(parts.status, body).await?;
-        Ok(Response::from_parts(parts, body))
-    };
-    // The connection future transfers the bytes of the response, and ends no later.
-    tokio::pin!(connection);
-    tokio::pin!(response);
-    tokio::select! {
-        biased;
-        response = &mut response => response,
-        _ended = &mut connection => response.await,
-    }
-}
-
-/// Reads a whole body, which may have at most `longest` bytes.
-async fn collect(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
-    let body = Limited::new(body, longest).collect().await;
-    let body = body.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            FetchError::TooLong(longest)
-        } else {
-            FetchError::Broken(crate::error::chain(&*error))
-        }
-    })?;
-    Ok(body.to_bytes())
-}
-
 /// Reads the CA certificates of a PEM file.
 pub fn roots(path: &Path) -> Result<RootCertStore, String> {
     roots_of(CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())?)
@@ -425,150 +334,4 @@ fn roots_of(
         return Err("no certificate found".to_owned());
     }
     Ok(roots)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
-    };
-
-    use super::*;
-    use crate::tasks::Tasks;
-
-    const PATIENCE: Duration = Duration::from_secs(20);
-
-    /// Replies to each connection's first request with these bytes, then stays silent.
-    async fn server(tasks: &Tasks, response: &'static [u8]) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tasks.spawn("server", async move {
-            let mut open = Vec::new();
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut head = [0; 2048];
-                let length = stream.read(&mut head).await.unwrap();
-                assert!(head[..length].starts_with(b"GET /x HTTP/1.1\r\n"));
-                stream.write_all(response).await.unwrap();
-                open.push(stream);
-            }
-        });
-        address
-    }
-
-    async fn fetch(
-        response: &'static [u8],
-        deadline: Duration,
-    ) -> Result<Response<Bytes>, FetchError> {
-        let tasks = Tasks::default();
-        let address = server(&tasks, response).await;
-        let request = Request::get(format!("http://{address}/x"))
-            .body(())
-            .unwrap();
-        let client = Fetch::new(&Trust::Plain).unwrap();
-        client.send(request, deadline, 16).await
-    }
-
-    /// Invariant: a peer that is silent for some time is given up, whatever it has sent before.
-    #[tokio::test]
-    async fn a_stream_from_a_silent_peer_ends() {
-        for response in [
-            &b""[..],
-            b"HTTP/1.1 200 OK\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\n\r\n: \n\n",
-            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\n: \n\r\n",
-            b"HTTP/1.1 503 No\r\ncontent-length: 9\r\n\r\nhalf",
-        ] {
-            let tasks = Tasks::default();
-            let address = server(&tasks, response).await;
-            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-            let request = Request::get("/x").body(Bytes::new()).unwrap();
-            let quiet = Duration::from_millis(200);
-            let mut length = 0;
-            let exchange = exchange_in_pieces(stream, request, 16, quiet, |piece| {
-                length += piece.len();
-                ControlFlow::Continue(())
-            });
-            let ended = timeout(PATIENCE, exchange).await.expect("it gives up");
-            assert!(matches!(ended, Err(FetchError::Late(_))), "{ended:?}");
-            assert!(length <= 4);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_response_arrives_complete_and_redirects_are_responses() {
-        let response = fetch(
-            b"HTTP/1.1 302 Found\r\nlocation: /y\r\ncontent-length: 2\r\n\r\nok",
-            PATIENCE,
-        );
-        let response = response.await.unwrap();
-        assert_eq!(response.status(), 302);
-        assert_eq!(response.headers()["location"], "/y");
-        assert_eq!(&response.body()[..], b"ok");
-    }
-
-    #[tokio::test]
-    async fn a_long_response_is_refused_and_a_slow_one_abandoned() {
-        let long = b"HTTP/1.1 200 OK\r\ncontent-length: 17\r\n\r\n12345678901234567";
-        let error = fetch(long, PATIENCE).await.unwrap_err();
-        assert!(matches!(error, FetchError::TooLong(16)), "{error}");
-        let short = Duration::from_millis(20);
-        // The headers alone are no response either.
-        for slow in [
-            &b""[..],
-            b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n1234",
-        ] {
-            let error = fetch(slow, short).await.unwrap_err();
-            assert!(matches!(error, FetchError::Late(_)), "{error}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_body_of_an_error_is_not_waited_for() {
-        let tasks = Tasks::default();
-        let client = Fetch::new(&Trust::Plain).unwrap();
-        for (response, body) in [
-            (
-                &b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"[..],
-                Some(&b"ok"[..]),
-            ),
-            (
-                b"HTTP/1.1 404 Not Found\r\ncontent-length: 99\r\n\r\n",
-                None,
-            ),
-        ] {
-            let address = server(&tasks, response).await;
-            let request = Request::get(format!("http://{address}/x"))
-                .body(())
-                .unwrap();
-            let found = client.send_for_ok(request, PATIENCE, 16).await.unwrap();
-            assert_eq!(found.as_deref(), body);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_server_that_is_not_there_is_an_error_that_names_it() {
-        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = unused.local_addr().unwrap();
-        drop(unused);
-        let client = Fetch::new(&Trust::Plain).unwrap();
-        let request = Request::get(format!("http://{address}/x"))
-            .body(())
-            .unwrap();
-        let error = client.send(request, PATIENCE, 16).await.unwrap_err();
-        let text = crate::error::chain(&error);
-        assert_eq!(text.matches("refused").count(), 1, "{text}");
-    }
-
-    #[tokio::test]
-    async fn a_tls_client_speaks_nothing_else() {
-        let roots = Arc::new(RootCertStore::empty());
-        let client = Fetch::new(&Trust::Roots(roots)).unwrap();
-        let request = Request::get("http://127.0.0.1:1/x").body(()).unwrap();
-        let error = client.send(request, PATIENCE, 16).await.unwrap_err();
-        assert!(matches!(error, FetchError::Exchange(_)), "{error}");
-    }
 }

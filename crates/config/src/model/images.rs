@@ -1,0 +1,63 @@
+//! Images of a Next.js app, as written.
+
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+
+use crate::tree::{
+    Spanned,
+    short::{self, Short, reads_short, writes_mapping},
+};
+
+/// Images of a Next.js app: a mapping, or its `at` alone.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields)]
+#[schemars(transform = or_a_maker)]
+pub struct ImagesConfig {
+    /// Maker of the images.
+    pub at: ImagesAt,
+    /// True if images of other servers are made at the edge too, which the gateway then connects
+    /// to: those that `images.remotePatterns` and `images.domains` of the app's configuration
+    /// allow. Otherwise the app makes them.
+    #[serde(default = "off")]
+    pub remote: Spanned<bool>,
+}
+
+/// Maker of the images of a Next.js app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImagesAt {
+    /// The app's own optimizer.
+    App,
+    /// The gateway, as far as it makes the same images.
+    Edge,
+}
+
+reads_short!(ImagesConfig);
+writes_mapping!(ImagesConfig);
+
+fn off() -> Spanned<bool> {
+    super::unplaced(false)
+}
+
+impl Short for ImagesConfig {
+    const WHAT: &'static str = "`app`, `edge` or a mapping such as `{ at: edge, remote: true }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let at = match text {
+            "app" => ImagesAt::App,
+            "edge" => ImagesAt::Edge,
+            _ => return None,
+        };
+        Some(Ok(Self { at, remote: off() }))
+    }
+}
+
+/// Allows the maker alone in the schema as well.
+fn or_a_maker(schema: &mut Schema) {
+    short::or(schema, json!({ "type": "string", "enum": ["app", "edge"] }));
+}

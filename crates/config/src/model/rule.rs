@@ -1,0 +1,93 @@
+//! Rules of routes and sites as written: conditions and rewrites, in their order.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{base::units::ByteSize, tree::Spanned};
+
+/// Rules of all routes that name this site, before one of them is chosen for good.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SiteConfig {
+    /// Conditions and rewrites, in their order.
+    pub rules: Vec<Spanned<RuleConfig>>,
+}
+
+/// Condition, rewrite, or a rewrite under a condition.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RuleConfig {
+    /// Value to compare: text with the placeholders of `headers`, such as `{cookie.session}`. Without
+    /// it the rule is for every request.
+    #[serde(rename = "if", skip_serializing_if = "Option::is_none")]
+    pub value: Option<Spanned<String>>,
+    /// Text that the value must be; `~` begins a regular expression that it must match, `~*` one
+    /// without regard to case, and `\\~` a text that begins with `~`. If absent, the value must be
+    /// neither empty nor `0`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub is: Option<Spanned<String>>,
+    /// True if the condition is that it does not hold.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub not: bool,
+    /// Length of the body that a request names and that must be more than this, as nginx checks it
+    /// before everything else in a location: with `status: 413`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_over: Option<ByteSize>,
+    /// Regular expression that the path must match, without its percent-encoding. `{group.1}` and
+    /// `{group.NAME}` in `with`, `to` and `body` are its groups.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regex: Option<Spanned<String>>,
+    /// New path, and behind a `?` a new query before the request's own, which a `?` at the end leaves
+    /// out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub with: Option<Spanned<String>>,
+    /// Course of the request after this rule; without it, the rules that follow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub then: Option<ThenConfig>,
+    /// Name of a route (`match: { named: true }`) that takes the request after all rules, unless a
+    /// later one names another; with `status`, the route whose headers the response has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Spanned<String>>,
+    /// Status of a response in place of a rewrite; 444 closes the connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 200, max = 599))]
+    pub status: Option<Spanned<u16>>,
+    /// Target of a redirect, with placeholders. Without `regex`, `{group.1}` and `{group.NAME}` are
+    /// groups of the expression in `is`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Spanned<String>>,
+    /// Body, with the placeholders of `to`; the built-in page of an error if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body: Option<Spanned<String>>,
+    /// Media type of the body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<Spanned<String>>,
+}
+
+/// Course of a request after a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ThenConfig {
+    /// No further rule, and the route stays.
+    Stop,
+    /// No further rule; the new path chooses the route.
+    Reroute,
+    /// The rules that follow, then the new path chooses the route.
+    Later,
+}
+
+/// Place that a request is led to.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct OtherwiseConfig {
+    /// Name of a route, which may be one for this alone (`match: { named: true }`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<Spanned<String>>,
+    /// Path, which chooses the route, with the placeholders of `headers`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reroute: Option<Spanned<String>>,
+    /// Status of the response, such as 404.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 400, max = 599))]
+    pub status: Option<Spanned<u16>>,
+}

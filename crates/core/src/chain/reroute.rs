@@ -1,0 +1,77 @@
+//! Leading a request to another route of the gateway, as the internal redirects of nginx do.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, StatusCode, response};
+
+/// Route that takes a request over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteRequest {
+    pub to: RouteTarget,
+    /// The page of an error, if that is the reason.
+    pub page: Option<PageOfError>,
+    /// Headers of the error that stay with its page.
+    pub kept: Vec<(HeaderName, HeaderValue)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteTarget {
+    /// Route with this name. Method, path and body stay those of the request.
+    Named(Arc<str>),
+    /// Route of this path, which may have a query and is not normalised. It is asked for with `GET`,
+    /// or `HEAD` for a `HEAD`, if it is the page of an error.
+    Path(Box<[u8]>),
+}
+
+/// Facts about the error whose page a response is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageOfError {
+    /// Status of the error.
+    pub of: StatusCode,
+    /// Status of the response in place of the page's own.
+    pub status: Option<StatusCode>,
+}
+
+/// Course of a request through other routes.
+#[derive(Clone, Debug, Default)]
+pub struct RerouteFacts {
+    /// Target that the client sent, in normal form.
+    pub original: Box<[u8]>,
+    /// Number of routes that led to others.
+    pub count: u8,
+    /// The error whose page the response is.
+    pub page: Option<PageOfError>,
+    /// Headers of the error that stay with its page.
+    pub kept: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl RerouteFacts {
+    /// Gives a response that is the page of an error what it has of the error.
+    pub fn make_page(&self, head: &mut response::Parts) {
+        head.status = self.status_for(head.status);
+        for (name, value) in self.missing(&head.headers) {
+            head.headers.append(name, value);
+        }
+    }
+
+    /// Returns the status of a response in place of its `own`. One that is no whole page keeps it,
+    /// since it may have no body, or a part of one.
+    pub fn status_for(&self, own: StatusCode) -> StatusCode {
+        match self.page {
+            Some(page) if is_whole(own) => page.status.unwrap_or(own),
+            _ => own,
+        }
+    }
+
+    /// Returns the headers of the error that its page does not have itself.
+    pub fn missing(&self, own: &http::HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+        let kept = self.kept.iter();
+        let missing = kept.filter(|(name, _)| !own.contains_key(name));
+        missing.cloned().collect()
+    }
+}
+
+/// Returns true for the status of a response whose content is whole.
+pub fn is_whole(status: StatusCode) -> bool {
+    !matches!(status.as_u16(), 204..=206 | 304 | 412 | 416)
+}

@@ -1,0 +1,18 @@
+//! Section `media_types`, compiled before the routes whose files have these types.
+
+use std::sync::Arc;
+
+use super::compile::Compiler;
+use crate::{config::tree::Spanned, files::MediaTypes};
+
+impl Compiler<'_> {
+    /// Compiles the media types of all routes with `files`.
+    pub(super) fn media_types(&mut self) {
+        if let Some(Spanned { value, place }) = &self.file.media_types {
+            let mut cx = self.cx(*place, "");
+            if let Some(types) = MediaTypes::compile(value, &mut cx) {
+                self.shared.insert(Arc::new(types));
+            }
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Rules of routes and sites: conditions and rewrites in the order of the file, as those of nginx's
+//! rewrite module. They run once a route is found, before its filters.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use pingora::http::RequestHeader;
+
+use super::{InvalidTarget, Slashes, Target, normalise};
+use crate::{
+    base::{http::content_length, target::join},
+    chain::{CompileContext, Exchange, Reply, RequestFacts, RerouteFacts},
+    config::{
+        diagnostic::Place,
+        model::{RuleConfig, ThenConfig},
+        tree::Spanned,
+    },
+    values::{
+        Codes, Comparison, ConditionResponse, Groups, Names, Pattern, ResponseParts, Template,
+        Values, encoded_path,
+    },
+};
+
+const CODES: Codes = Codes {
+    value: "edgeway::rules::value",
+    regex: "edgeway::rules::regex",
+    response: "edgeway::rules::response",
+};
+const SHAPE: &str = "edgeway::rules::shape";
+
+/// Compiled rules, in their order.
+#[derive(Debug)]
+pub(crate) struct Rules(Box<[Rule]>);
+
+#[derive(Debug)]
+struct Rule {
+    /// `None` for every request.
+    comparison: Option<Comparison>,
+    /// Length of a body that a request must name more than.
+    body_over: Option<u64>,
+    /// Expression that the path must match, without its percent-encoding.
+    path: Option<Pattern>,
+    /// Route that takes the request, or whose headers a response has.
+    route: Option<RouteName>,
+    action: RuleAction,
+}
+
+/// Name of a route, and the place where it is written.
+type RouteName = (Arc<str>, Place);
+
+#[derive(Debug)]
+enum RuleAction {
+    Rewrite(PathRewrite),
+    Respond(ConditionResponse),
+    Then(ThenConfig),
+    /// Its route takes the request.
+    Lead,
+}
+
+/// Rewrite of the path without its percent-encoding.
+#[derive(Debug)]
+struct PathRewrite {
+    path: Template,
+    /// New query, if there is one.
+    query: Option<Template>,
+    /// True if the query of the request is left out.
+    drops_query: bool,
+    then: Option<ThenConfig>,
+}
+
+/// Course of a request after the rules.
+#[derive(Debug)]
+pub(crate) enum RuleCourse {
+    /// The route stays.
+    GoOn,
+    /// The new path chooses the route.
+    Reroute,
+    /// The route with this name takes the request.
+    Named(Arc<str>),
+    /// A response, which may have the headers of the route with this name.
+    Reply(Box<Reply>, Option<Arc<str>>),
+}
+
+impl Rules {
+    /// Returns the names of routes that the rules lead to, with their places.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &RouteName> {
+        self.0.iter().filter_map(|rule| rule.route.as_ref())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns the status of the response that every request gets which no rule before has ended.
+    pub(crate) fn last_status(&self) -> Option<StatusCode> {
+        self.0.iter().find_map(|rule| match &rule.action {
+            RuleAction::Respond(response) if rule.is_for_all() => Some(response.status()),
+            _ => None,
+        })
+    }
+
+    /// Compiles rules as written; `None` if there are none, or a problem was reported. Reports all
+    /// problems.
+    pub(crate) fn compile(
+        rules: &[Spanned<RuleConfig>],
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let all: Vec<Option<Rule>> = rules.iter().map(|rule| Rule::compile(rule, cx)).collect();
+        let all = all.into_iter().collect::<Option<Box<[Rule]>>>()?;
+        (!all.is_empty()).then_some(Self(all))
+    }
+
+    /// Runs the rules, which may change the request's path.
+    ///
+    /// # Errors
+    /// Fails if a new path is none that clients may send either.
+    pub(crate) fn run(
+        &self,
+        request: &mut RequestHeader,
+        facts: &mut RequestFacts,
+        slashes: Slashes,
+    ) -> Result<RuleCourse, InvalidTarget> {
+        let mut value = String::new();
+        let (mut is_moved, mut lead) = (false, None);
+        for rule in &self.0 {
+            let head = &*request;
+            let ex = Exchange { head, facts };
+            let holds = |own: &Comparison, value: &mut String| own.holds(&ex, value);
+            let differs = |own: &Comparison| !holds(own, &mut value);
+            if rule.comparison.as_ref().is_some_and(differs)
+                || rule.body_over.is_some_and(|most| length(head) <= most)
+            {
+                continue;
+            }
+            let path = match &rule.path {
+                Some(_) => decoded(head),
+                None => String::new(),
+            };
+            let groups = rule.path.as_ref().map(|pattern| pattern.groups(&path));
+            if let Some(None) = groups {
+                continue;
+            }
+            let groups = groups.flatten();
+            let route = rule.route.as_ref().map(|(name, _)| name);
+            let then = match &rule.action {
+                RuleAction::Respond(response) => {
+                    let own = rule.comparison.as_ref().and_then(Comparison::pattern);
+                    let groups = groups.or_else(|| own?.groups(&value));
+                    let reply = response.reply_with(&ex, groups.as_ref());
+                    return Ok(RuleCourse::Reply(Box::new(reply), route.cloned()));
+                }
+                RuleAction::Lead => {
+                    lead = route.cloned();
+                    None
+                }
+                RuleAction::Then(then) => {
+                    lead = route.cloned().or(lead);
+                    Some(*then)
+                }
+                RuleAction::Rewrite(rewrite) => {
+                    let target = rewrite.target(&ex, groups.as_ref(), slashes)?;
+                    move_to(&target, request, facts)?;
+                    rewrite.then
+                }
+            };
+            match then {
+                None => {}
+                Some(ThenConfig::Stop) => {
+                    is_moved = false;
+                    break;
+                }
+                Some(ThenConfig::Reroute) => return Ok(RuleCourse::Reroute),
+                Some(ThenConfig::Later) => is_moved = true,
+            }
+        }
+        Ok(match lead {
+            _ if is_moved => RuleCourse::Reroute,
+            Some(name) => RuleCourse::Named(name),
+            None => RuleCourse::GoOn,
+        })
+    }
+}
+
+/// Returns the path of a request without its percent-encoding.
+fn decoded(request: &RequestHeader) -> String {
+    let target = Target::new("", request.raw_path());
+    let decoded = percent_encoding::percent_decode(target.path).decode_utf8_lossy();
+    decoded.into_owned()
+}
+
+/// Returns the length that a request names for its body.
+fn length(request: &RequestHeader) -> u64 {
+    content_length(&request.headers).unwrap_or_default()
+}
+
+/// Gives a request another target, and keeps the one that the client sent.
+///
+/// # Errors
+/// Fails if the target has a form that no request may have.
+pub(crate) fn move_to(
+    target: &[u8],
+    request: &mut RequestHeader,
+    facts: &mut RequestFacts,
+) -> Result<(), InvalidTarget> {
+    if facts.rerouted.is_none() {
+        facts.rerouted = Some(Box::new(RerouteFacts {
+            original: request.raw_path().into(),
+            ..RerouteFacts::default()
+        }));
+    }
+    request
+        .set_raw_path(target)
+        .map_err(|_| InvalidTarget::Form)
+}
+
+impl Rule {
+    fn is_for_all(&self) -> bool {
+        self.comparison.is_none() && self.body_over.is_none() && self.path.is_none()
+    }
+
+    fn compile(rule: &Spanned<RuleConfig>, cx: &mut CompileContext<'_>) -> Option<Self> {
+        let Spanned { value: own, place } = rule;
+        let comparison = match &own.value {
+            Some(value) => Some(Comparison::compile(
+                value,
+                own.is.as_ref(),
+                own.not,
+                CODES,
+                cx,
+            )?),
+            None if own.is.is_some() || own.not => {
+                let help = "write the value that is compared: `if: \"{cookie.session}\"`";
+                cx.report_at(*place, SHAPE, "a rule has `is` or `not` without `if`", help);
+                return None;
+            }
+            None => None,
+        };
+        let route = own.route.as_ref();
+        let route = route.map(|name| (Arc::from(&*name.value), name.place));
+        let path = match &own.regex {
+            Some(regex) => Some(pattern(regex, cx)?),
+            None => None,
+        };
+        let is_rewrite = own.with.is_some();
+        let is_response = own.status.is_some() || own.to.is_some() || own.body.is_some();
+        let action = match (is_rewrite, is_response, own.then) {
+            (true, false, then) if route.is_none() => {
+                RuleAction::Rewrite(PathRewrite::compile(rule, path.as_ref(), then, cx)?)
+            }
+            (false, true, None) => {
+                let Some(status) = &own.status else {
+                    let help = "write one: `status: 301`";
+                    cx.report_at(*place, SHAPE, "the response of a rule has no status", help);
+                    return None;
+                };
+                let parts = ResponseParts {
+                    status,
+                    to: own.to.as_ref(),
+                    body: own.body.as_ref(),
+                    content_type: own.content_type.as_ref(),
+                };
+                let own = comparison.as_ref().and_then(Comparison::pattern);
+                let pattern = path.as_ref().or(own);
+                RuleAction::Respond(ConditionResponse::compile(&parts, pattern, CODES, cx)?)
+            }
+            (false, false, Some(then)) if route.is_none() || then == ThenConfig::Stop => {
+                RuleAction::Then(then)
+            }
+            (false, false, None) if route.is_some() => RuleAction::Lead,
+            _ => {
+                let help = "write `regex` and `with` of a rewrite, `status` of a response, \
+                            `route` alone or with `then: stop`, or `then` alone";
+                cx.report_at(*place, SHAPE, "the rule is not one thing", help);
+                return None;
+            }
+        };
+        Some(Self {
+            comparison,
+            body_over: own.body_over.map(|size| size.0),
+            path,
+            route,
+            action,
+        })
+    }
+}
+
+/// Compiles an expression over paths; `None` if a problem was reported.
+fn pattern(regex: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Pattern> {
+    match Pattern::new(&regex.value, false) {
+        Ok(pattern) => Some(pattern),
+        Err(reason) => {
+            let text = &regex.value;
+            let message = format!("invalid regular expression `{text}`: {reason}");
+            cx.report_at(regex.place, CODES.regex, message, "correct it");
+            None
+        }
+    }
+}
+
+impl PathRewrite {
+    fn compile(
+        rule: &Spanned<RuleConfig>,
+        pattern: Option<&Pattern>,
+        then: Option<ThenConfig>,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let Spanned { value: own, place } = rule;
+        let Some(with) = &own.with else {
+            cx.report_at(*place, SHAPE, "a rewrite has no new path", "write `with`");
+            return None;
+        };
+        let text = with.value.as_str();
+        let drops_query = text.ends_with('?');
+        let text = text.strip_suffix('?').unwrap_or(text);
+        let (path, query) = match text.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (text, None),
+        };
+        if !path.starts_with(['/', '{']) {
+            let message = format!("`{path}` is no path");
+            cx.report_at(with.place, SHAPE, message, "begin it with `/`");
+            return None;
+        }
+        let mut parse = |text: &str| {
+            let parsed = Names::with(cx, |names| {
+                Template::parse_with_groups(text, pattern, names)
+            });
+            parsed
+                .map_err(|(message, help)| cx.report_at(with.place, CODES.value, message, help))
+                .ok()
+        };
+        let path = parse(path);
+        let query = match query {
+            Some(query) => Some(parse(query)?),
+            None => None,
+        };
+        Some(Self {
+            path: path?,
+            query,
+            drops_query,
+            then,
+        })
+    }
+
+    /// Returns the new target of a request whose path has these groups.
+    fn target(
+        &self,
+        ex: &Exchange<'_>,
+        groups: Option<&Groups<'_>>,
+        slashes: Slashes,
+    ) -> Result<Vec<u8>, InvalidTarget> {
+        let values = Values::of_request(ex);
+        let (mut path, mut query) = (String::new(), String::new());
+        self.path.write_with(&values, groups, &mut path);
+        if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+            // A group or a value of the client would lead out of the path that is written.
+            return Err(InvalidTarget::Form);
+        }
+        // Several slashes at the beginning would be the address of a host.
+        let path = format!("/{}", encoded_path(path.trim_start_matches('/')));
+        let normal = normalise(path.as_bytes(), slashes)?.path.into_owned();
+        if let Some(own) = &self.query {
+            own.write_query(&values, groups, &mut query);
+        }
+        let theirs = Target::new("", ex.head.raw_path()).query;
+        let theirs = theirs.filter(|_| !self.drops_query).unwrap_or_default();
+        if !theirs.is_empty() {
+            if !query.is_empty() {
+                query.push('&');
+            }
+            query.push_str(&String::from_utf8_lossy(theirs));
+        }
+        let query = Some(query.as_bytes()).filter(|query| !query.is_empty());
+        Ok(join(&normal, query))
+    }
+}

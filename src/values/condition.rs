@@ -1,0 +1,295 @@
+//! Conditions on values of a request, and the responses to those for which they hold.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, StatusCode, header};
+use pingora::http::RequestHeader;
+
+use super::{Groups, Names, Pattern, Template, Values};
+use crate::{
+    chain::{CompileContext, Exchange, Reply, ReplyBody},
+    config::{diagnostic::Place, tree::Spanned},
+};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Codes of problems, by what they are about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Codes {
+    pub(crate) value: &'static str,
+    pub(crate) regex: &'static str,
+    pub(crate) response: &'static str,
+}
+
+/// Comparison of a value.
+#[derive(Debug)]
+pub(crate) struct Comparison {
+    value: Template,
+    test: Test,
+    is_negated: bool,
+}
+
+#[derive(Debug)]
+enum Test {
+    /// Neither empty nor `0`.
+    True,
+    Equal(Box<str>),
+    Like(Pattern),
+}
+
+impl Test {
+    fn holds(&self, value: &str) -> bool {
+        match self {
+            Self::True => !matches!(value, "" | "0"),
+            Self::Equal(text) => **text == *value,
+            Self::Like(regex) => regex.is_match(value),
+        }
+    }
+
+    /// Compiles a text as written; `None` if a problem was reported.
+    fn compile(
+        is: Option<&Spanned<String>>,
+        codes: Codes,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let Some(is) = is else {
+            return Some(Self::True);
+        };
+        match Pattern::of_text(&is.value) {
+            None => {
+                let text = is.value.strip_prefix('\\');
+                let text = text.filter(|text| text.starts_with('~'));
+                Some(Self::Equal(text.unwrap_or(&is.value).into()))
+            }
+            Some(Ok(pattern)) => Some(Self::Like(pattern)),
+            Some(Err(reason)) => {
+                let text = is.value[1..].trim_start_matches('*');
+                let message = format!("invalid regular expression `{text}`: {reason}");
+                cx.report_at(is.place, codes.regex, message, "correct it");
+                None
+            }
+        }
+    }
+}
+
+impl Comparison {
+    /// Compiles a comparison; `None` if a problem was reported. Reports all problems.
+    pub(crate) fn compile(
+        value: &Spanned<String>,
+        is: Option<&Spanned<String>>,
+        is_negated: bool,
+        codes: Codes,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let parsed = Names::with(cx, |names| Template::parse(&value.value, names));
+        let template = reported(parsed, value.place, codes, cx);
+        let test = Test::compile(is, codes, cx);
+        Some(Self {
+            value: template?,
+            test: test?,
+            is_negated,
+        })
+    }
+
+    /// Returns true if it holds for a request, whose value is then in `value`.
+    pub(crate) fn holds(&self, ex: &Exchange<'_>, value: &mut String) -> bool {
+        value.clear();
+        self.value.write(ex, value);
+        self.test.holds(value) != self.is_negated
+    }
+
+    /// Returns the expression that the value matches where the comparison holds. Without a match
+    /// there are no groups.
+    pub(crate) fn pattern(&self) -> Option<&Pattern> {
+        match &self.test {
+            Test::Like(regex) if !self.is_negated => Some(regex),
+            _ => None,
+        }
+    }
+}
+
+/// Response as written.
+pub(crate) struct ResponseParts<'a> {
+    pub(crate) status: &'a Spanned<u16>,
+    pub(crate) to: Option<&'a Spanned<String>>,
+    pub(crate) body: Option<&'a Spanned<String>>,
+    pub(crate) content_type: Option<&'a Spanned<String>>,
+}
+
+/// Response to a request for which a condition holds.
+#[derive(Debug)]
+pub(crate) struct ConditionResponse {
+    status: StatusCode,
+    then: Then,
+}
+
+#[derive(Debug)]
+enum Then {
+    /// Built-in page of an error, or no body.
+    ByStatus,
+    Redirect(Template),
+    Body(HeaderValue, Bytes),
+    /// Body with placeholders.
+    Text(HeaderValue, Template),
+}
+
+impl ConditionResponse {
+    /// Compiles a response, whose texts may have groups of `regex`; `None` if a problem was reported.
+    pub(crate) fn compile(
+        parts: &ResponseParts<'_>,
+        regex: Option<&Pattern>,
+        codes: Codes,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let status = parts.status(codes, cx);
+        let then = parts.then(regex, codes, cx);
+        Some(Self {
+            status: status?,
+            then: then?,
+        })
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn refuses(&self) -> bool {
+        self.status.as_u16() >= 400
+    }
+
+    /// Returns the response to a request whose `value` this expression matched.
+    pub(crate) fn reply(&self, ex: &Exchange<'_>, regex: Option<&Pattern>, value: &str) -> Reply {
+        let groups = match &self.then {
+            Then::Redirect(text) | Then::Text(_, text) if text.has_groups() => {
+                regex.and_then(|regex| regex.groups(value))
+            }
+            _ => None,
+        };
+        self.reply_with(ex, groups.as_ref())
+    }
+
+    /// Returns the response to a request with these groups of the expression that matched.
+    pub(crate) fn reply_with(&self, ex: &Exchange<'_>, groups: Option<&Groups<'_>>) -> Reply {
+        let mut reply = Reply::empty(self.status);
+        // Nobody has the page of an error, whose status is another one.
+        let sent = ex.facts.page_status().unwrap_or(self.status);
+        let is_success = self.status == StatusCode::OK && sent == StatusCode::OK;
+        if is_success && has_any_version(ex.head) {
+            reply.status = StatusCode::NOT_MODIFIED;
+            return reply;
+        }
+        match &self.then {
+            Then::ByStatus if self.refuses() => {
+                reply = Reply::refuse(self.status, "condition");
+            }
+            Then::ByStatus => {}
+            Then::Redirect(to) => {
+                if let Some(to) = to.target_with(ex, groups) {
+                    reply = reply.header(header::LOCATION, to);
+                } else {
+                    let status = StatusCode::INTERNAL_SERVER_ERROR;
+                    reply = Reply::refuse(status, "condition_target");
+                }
+            }
+            Then::Body(content_type, body) => {
+                reply.body = ReplyBody::Bytes {
+                    content_type: content_type.clone(),
+                    body: body.clone(),
+                };
+            }
+            Then::Text(content_type, text) => {
+                let mut body = String::new();
+                text.write_with(&Values::of_request(ex), groups, &mut body);
+                reply.body = ReplyBody::Bytes {
+                    content_type: content_type.clone(),
+                    body: body.into(),
+                };
+            }
+        }
+        reply
+    }
+}
+
+impl ResponseParts<'_> {
+    fn status(&self, codes: Codes, cx: &mut CompileContext<'_>) -> Option<StatusCode> {
+        let number = self.status.value;
+        let is_redirect = matches!(number, 301 | 302 | 303 | 307 | 308);
+        let has_body = self.body.is_some();
+        let (why, help) = if !(200..600).contains(&number) {
+            ("is no status of a response", "write one from 200 to 599")
+        } else if is_redirect && self.to.is_none() {
+            (
+                "is a redirect without a target",
+                "write where to: `to: /new`",
+            )
+        } else if !is_redirect && self.to.is_some() {
+            (
+                "is no redirect, and has a target",
+                "write 301, 302, 303, 307 or 308, or remove `to`",
+            )
+        } else if has_body && (is_redirect || matches!(number, 204 | 205 | 304 | 444)) {
+            ("has no body", "remove `body`")
+        } else {
+            return StatusCode::from_u16(number).ok();
+        };
+        let message = format!("status {number} {why}");
+        cx.report_at(self.status.place, codes.response, message, help);
+        None
+    }
+
+    fn then(
+        &self,
+        regex: Option<&Pattern>,
+        codes: Codes,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Then> {
+        let parse = |text: &str, cx: &CompileContext<'_>| {
+            Names::with(cx, |names| Template::parse_with_groups(text, regex, names))
+        };
+        if let Some(to) = self.to {
+            let parsed = parse(&to.value, cx);
+            return reported(parsed, to.place, codes, cx).map(Then::Redirect);
+        }
+        let Some(body) = self.body else {
+            return Some(Then::ByStatus);
+        };
+        let content_type = match self.content_type {
+            Some(written) => HeaderValue::from_str(&written.value).map_err(|_| written.place),
+            None => Ok(HeaderValue::from_static(TEXT)),
+        };
+        match content_type {
+            Ok(content_type) => {
+                let parsed = parse(&body.value, cx);
+                let text = reported(parsed, body.place, codes, cx)?;
+                Some(match text.plain_text() {
+                    Some(plain) => Then::Body(content_type, plain.to_owned().into()),
+                    None => Then::Text(content_type, text),
+                })
+            }
+            Err(place) => {
+                let help = "write one such as `text/html; charset=utf-8`";
+                cx.report_at(place, codes.response, "invalid media type", help);
+                None
+            }
+        }
+    }
+}
+
+/// Returns true if the client has whichever version there is (RFC 9110, 13.1.2). A fixed response
+/// has no tag that a client could name instead.
+pub(crate) fn has_any_version(request: &RequestHeader) -> bool {
+    let condition = request.headers.get(header::IF_NONE_MATCH);
+    let is_any = condition.is_some_and(|value| value.as_bytes().trim_ascii() == b"*");
+    is_any && matches!(request.method, Method::GET | Method::HEAD)
+}
+
+/// Reports the problem of a value.
+fn reported(
+    parsed: Result<Template, (String, String)>,
+    place: Place,
+    codes: Codes,
+    cx: &mut CompileContext<'_>,
+) -> Option<Template> {
+    parsed
+        .map_err(|(message, help)| cx.report_at(place, codes.value, message, help))
+        .ok()
+}
