@@ -8,7 +8,7 @@ use std::{
 use chrono::DateTime;
 
 use super::{
-    draw::Drawn,
+    draft::Drawn,
     origin::{CASE, Seen},
     wire::Outcome,
 };
@@ -159,12 +159,12 @@ fn response(
     }
     for (name, [theirs, ours]) in fields {
         let is_of_page = is_page && matches!(name, "content-type" | "etag" | "last-modified");
-        let is_equal = theirs == ours && name != "expires";
-        if is_equal || is_of_page || NOT_COMPARED.iter().any(|(given, _)| *given == name) {
+        if theirs == ours || is_of_page || NOT_COMPARED.iter().any(|(given, _)| *given == name) {
             continue;
         }
         let values = |outcome: &Outcome, values: &[&str]| {
             let mut all: Vec<String> = match name {
+                "expires" if is_same_time(nginx, own) => Vec::new(),
                 "expires" => values.iter().map(|text| moved(outcome, text)).collect(),
                 "location" => values.iter().map(|text| resolved(request, text)).collect(),
                 "vary" | "cache-control" => vec![listed(&values.join(","))],
@@ -194,6 +194,19 @@ fn response(
         text
     };
     add(What::Body, body(nginx), body(own));
+}
+
+/// Returns true if both responses expire after the same time, but for some seconds: they were made at
+/// different moments.
+fn is_same_time(nginx: &Outcome, own: &Outcome) -> bool {
+    let time = |text: &str| DateTime::parse_from_rfc2822(text).ok();
+    let left = |outcome: &Outcome| {
+        let expires = outcome.header("expires").and_then(time)?;
+        let date = outcome.header("date").and_then(time)?;
+        (expires >= date).then(|| (expires - date).num_seconds())
+    };
+    let both = left(nginx).zip(left(own));
+    both.is_some_and(|(theirs, ours)| (theirs - ours).abs() <= 5)
 }
 
 /// `Expires` relative to the time of the response.
@@ -232,6 +245,22 @@ fn resolved(request: &Drawn, location: &str) -> String {
     match is_own {
         Some(()) if location.starts_with("http://") => rest.to_ascii_lowercase_host(),
         _ => location.to_owned(),
+    }
+}
+
+/// Returns a value without what is another one for each request: an id that a server drew, or the
+/// time in milliseconds.
+fn lasting(value: &str) -> &str {
+    let is_id = value.len() == 32
+        && value
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let digits = value.trim_start_matches("t=");
+    let is_time = digits.len() == 14 && digits.starts_with('1') && digits.as_bytes()[10] == b'.';
+    match (is_id, is_time) {
+        (true, _) => "an id",
+        (_, true) => "a time",
+        _ => value,
     }
 }
 
@@ -282,6 +311,10 @@ fn sent(nginx: &Seen, own: &Seen, add: &mut impl FnMut(What, String, String)) {
             continue;
         }
         let what = What::Sent(name.to_owned());
-        add(what, theirs.join(" + "), ours.join(" + "));
+        let [theirs, ours] = [theirs, ours].map(|values| {
+            let values = values.iter().map(|value| lasting(value));
+            values.collect::<Vec<_>>().join(" + ")
+        });
+        add(what, theirs, ours);
     }
 }

@@ -79,6 +79,29 @@ fn read_file(name: &str, files: &BTreeMap<String, String>) -> Vec<Directive> {
     reader.block()
 }
 
+/// Returns the files that a name stands for, in their order; `*` is any part of a name.
+fn included<'f>(
+    pattern: &str,
+    files: &'f BTreeMap<String, String>,
+) -> impl Iterator<Item = &'f String> {
+    let parts = pattern.split_once('*');
+    let pattern = pattern.to_owned();
+    let parts = parts.map(|(before, after)| (before.to_owned(), after.to_owned()));
+    files.keys().filter(move |name| match &parts {
+        Some((before, after)) => {
+            let rest = name.strip_prefix(&**before);
+            let middle = rest.and_then(|rest| rest.strip_suffix(&**after));
+            middle.is_some_and(|middle| !middle.contains('/'))
+        }
+        None => **name == pattern,
+    })
+}
+
+/// Returns true for the name of files of a shape; others, such as lists of media types, are left out.
+fn is_included(pattern: &str, files: &BTreeMap<String, String>) -> bool {
+    included(pattern, files).next().is_some()
+}
+
 enum Token {
     Word(String),
     Open,
@@ -108,8 +131,10 @@ impl Reader<'_> {
                     words.push(word);
                 }
                 Token::Close => break,
-                Token::End if words[0] == "include" && self.files.contains_key(&words[1]) => {
-                    found.extend(read_file(&words[1], self.files));
+                Token::End if words[0] == "include" && is_included(&words[1], self.files) => {
+                    for name in included(&words[1], self.files) {
+                        found.extend(read_file(name, self.files));
+                    }
                     words.clear();
                 }
                 Token::End | Token::Open => {

@@ -5,165 +5,49 @@ use std::net::Ipv4Addr;
 
 use super::{
     conf::Directive,
+    draft::{Case, Draft, in_query},
     edges::{FILES, edges, strange},
-    origin::CASE,
     site::{Location, Server, pattern, servers},
+    wanted::{Part, Wanted},
 };
 
 /// Least number of requests for each shape.
 pub(super) const REQUESTS: usize = 1200;
 
-/// Connection with its requests, as bytes; `:@80` stands for the port that is 80 in the shape.
-#[derive(Clone, Debug)]
-pub(super) struct Case {
-    pub(super) listen: u16,
-    /// Name that is asked for in the handshake.
-    pub(super) tls: Option<String>,
-    pub(super) from: Ipv4Addr,
-    pub(super) requests: Vec<Drawn>,
-}
-
-/// Request with its number.
-#[derive(Clone, Debug)]
-pub(super) struct Drawn {
-    pub(super) number: usize,
-    pub(super) head: String,
-    pub(super) body: Vec<u8>,
-    pub(super) method: String,
-    /// Kind of edge that it is, such as `dot segments`.
-    pub(super) edge: &'static str,
-}
-
-impl Drawn {
-    /// Returns the path as the client wrote it.
-    pub(super) fn path(&self) -> &str {
-        let target = self.head.split(' ').nth(1).unwrap_or_default();
-        target.split('?').next().unwrap_or_default()
-    }
-
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        let mut lines = self.head.split("\r\n").skip(1);
-        lines.find_map(|line| {
-            let (given, value) = line.split_once(':')?;
-            given.eq_ignore_ascii_case(name).then_some(value.trim())
-        })
-    }
-}
-
-/// Request before its number is known.
-#[derive(Clone, Debug)]
-struct Draft {
-    method: String,
-    target: String,
-    version: &'static str,
-    host: Option<String>,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
-    is_chunked: bool,
-    edge: &'static str,
-}
-
-impl Draft {
-    fn get(target: &str, host: &str, edge: &'static str) -> Self {
-        Self {
-            method: "GET".to_owned(),
-            target: target.to_owned(),
-            version: "HTTP/1.1",
-            host: Some(host.to_owned()),
-            headers: Vec::new(),
-            body: Vec::new(),
-            is_chunked: false,
-            edge,
-        }
-    }
-
-    fn method(mut self, method: &str) -> Self {
-        method.clone_into(&mut self.method);
-        self
-    }
-
-    fn header(mut self, name: &str, value: impl Into<String>) -> Self {
-        self.headers.push((name.to_owned(), value.into()));
-        self
-    }
-
-    fn body(mut self, size: usize) -> Self {
-        self.body = vec![b'x'; size];
-        self
-    }
-
-    fn upgrade(self) -> Self {
-        self.header("Connection", "Upgrade")
-            .header("Upgrade", "websocket")
-            .header("Sec-WebSocket-Version", "13")
-            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
-    }
-
-    fn done(self, number: usize) -> Drawn {
-        let mut head = format!("{} {} {}\r\n", self.method, self.target, self.version);
-        let mut add = |name: &str, value: &str| {
-            head.push_str(name);
-            head.push_str(": ");
-            head.push_str(value);
-            head.push_str("\r\n");
-        };
-        if let Some(host) = &self.host {
-            add("Host", host);
-        }
-        if !self.headers.iter().any(|(name, _)| name == "User-Agent") {
-            add("User-Agent", "test/1.0");
-        }
-        add("Accept", "*/*");
-        add(CASE, &number.to_string());
-        for (name, value) in &self.headers {
-            add(name, value);
-        }
-        let has_body = matches!(&*self.method, "POST" | "PUT" | "PATCH");
-        let mut body = self.body;
-        if self.is_chunked {
-            add("Transfer-Encoding", "chunked");
-            let mut chunks = Vec::new();
-            for chunk in body.chunks(4000) {
-                chunks.extend(format!("{:x}\r\n", chunk.len()).bytes());
-                chunks.extend(chunk);
-                chunks.extend(b"\r\n");
-            }
-            chunks.extend(b"0\r\n\r\n");
-            body = chunks;
-        } else if has_body || !body.is_empty() {
-            add("Content-Length", &body.len().to_string());
-        }
-        head.push_str("\r\n");
-        Drawn {
-            number,
-            head,
-            body,
-            method: self.method,
-            edge: self.edge,
-        }
-    }
-}
+/// Most bytes of a body that are sent to try a limit.
+const MOST_SENT: usize = 20 << 20;
 
 /// Everything that the drawing of one shape needs.
 pub(super) struct Drawing {
     random: fastrand::Rng,
     cases: Vec<Case>,
     number: usize,
-    /// Texts of the shape that decide which headers matter.
+    /// Directives of the shape, which decide which headers matter.
     text: String,
+    wanted: Wanted,
     /// Number of client addresses given away.
     clients: u32,
 }
 
 /// Draws the cases of a shape.
-pub(super) fn cases(main: &Directive, text: &str, seed: u64) -> Vec<Case> {
+pub(super) fn cases(main: &Directive, seed: u64) -> Vec<Case> {
     let mut random = fastrand::Rng::with_seed(seed);
-    let servers = servers(main, &mut random);
+    let mut servers = servers(main, &mut random);
+    let wanted = Wanted::of(main, &mut random);
+    for server in &mut servers {
+        server.rewritten.extend(wanted.paths());
+    }
+    let mut text = String::new();
+    main.walk(&mut Vec::new(), &mut |directive, _| {
+        text.push_str(&directive.words.join(" "));
+        text.push('\n');
+    });
     let mut drawing = Drawing {
         random,
         cases: Vec::new(),
         number: 0,
-        text: text.to_owned(),
+        text,
+        wanted,
         clients: 0,
     };
     for server in &servers {
@@ -216,7 +100,7 @@ impl Drawing {
         if self.text.contains("geo $") && self.chance(3) {
             return Ipv4Addr::new(127, 10, 0, 5);
         }
-        if self.text.contains("split_clients \"${remote_addr}") {
+        if self.text.contains("split_clients ${remote_addr}") {
             return Ipv4Addr::new(127, 2, 0, self.random.u8(1..40));
         }
         if !self.text.contains("limit_req") && !self.text.contains("limit_conn") {
@@ -378,13 +262,19 @@ impl Drawing {
         let path = location.path(&mut self.random);
         let host = self.host(server);
         let limit = location.body_limit();
-        let sizes = match limit {
+        let is_large = limit.is_some_and(|limit| limit > MOST_SENT);
+        let sizes = match limit.filter(|_| !is_large) {
             Some(limit) => vec![0, 1, limit - 1, limit, limit + 1],
             None => vec![0, 1, 2 << 20],
         };
         let post = |size| Draft::get(&path, &host, "body").method("POST").body(size);
         for size in sizes {
             self.one(server, post(size));
+        }
+        if let Some(limit) = limit.filter(|_| is_large) {
+            // Announced, and refused before it is sent.
+            let announced = post(0).header("Content-Length", (limit + 1).to_string());
+            self.one(server, announced);
         }
         let mut chunked = post(300);
         chunked.is_chunked = true;
@@ -501,10 +391,6 @@ impl Drawing {
             if location.is_proxied() && !wish.is_empty() {
                 target.push_str("?do=");
                 target.push_str(wish);
-                if self.text.contains("$arg_") && self.random.bool() {
-                    let more = *self.pick(&["&page=1", "&page=2", "&fresh=1", "&fresh=0"]);
-                    target.push_str(more);
-                }
             }
         }
         let method = if is_file && !self.chance(20) {
@@ -517,11 +403,59 @@ impl Drawing {
             let size = self.random.usize(..3000);
             draft = draft.body(size);
         }
-        let draft = self.with_headers(draft);
+        let mut draft = self.with_headers(draft);
+        self.with_wanted(&mut draft);
         if upgrades && draft.method == "GET" && self.random.bool() {
             return draft.upgrade();
         }
         draft
+    }
+
+    /// Adds what the shape's variables name, with values that it compares them with, and others.
+    fn with_wanted(&mut self, draft: &mut Draft) {
+        const ANY: [&str; 5] = ["1", "0", "", "x", "yes"];
+        let all: Vec<(Part, Vec<String>)> = { self.wanted.parts() }
+            .map(|(part, values)| (part.clone(), values.iter().cloned().collect()))
+            .collect();
+        for (part, values) in all {
+            if self.random.bool() {
+                continue;
+            }
+            let mut value = if values.is_empty() || self.chance(4) {
+                ANY[self.random.usize(..ANY.len())].to_owned()
+            } else {
+                self.pick(&values).clone()
+            };
+            if self.chance(8) {
+                value = value.to_uppercase();
+            }
+            match part {
+                Part::Header(name) => {
+                    let is_it = |(given, _): &(String, String)| given.eq_ignore_ascii_case(&name);
+                    draft.headers.retain(|header| !is_it(header));
+                    draft.headers.push((name, value));
+                }
+                Part::Cookie(name) => {
+                    let value = value.replace([';', ' ', ',', '"'], "");
+                    let known = draft
+                        .headers
+                        .iter_mut()
+                        .find(|(given, _)| given == "Cookie");
+                    match known {
+                        Some((_, list)) => list.extend(["; ", &name, "=", &value]),
+                        None => draft
+                            .headers
+                            .push(("Cookie".to_owned(), format!("{name}={value}"))),
+                    }
+                }
+                Part::Query(name) => {
+                    let value = in_query(&value);
+                    draft.ask(&format!("{name}={value}"));
+                }
+                Part::Args if !value.is_empty() && self.chance(2) => draft.ask(&in_query(&value)),
+                Part::Args | Part::Path => {}
+            }
+        }
     }
 
     /// Adds headers: some of any client, and those that the shape looks at.
@@ -577,23 +511,8 @@ impl Drawing {
         let is_cookie = text.contains("$cookie_") || text.contains("auth_request");
         let cookies = ["sid=good", "session=1", "sid=bad; session=2", "theme=dark"];
         add(if is_cookie { 2 } else { 8 }, "Cookie", &cookies);
-        if text.contains("map $http_user_agent") {
-            let agents = [
-                "Mozilla/5.0",
-                "mozilla/5.0",
-                "GoogleBot/2.1",
-                "Mozilla/5.0 bot",
-            ];
-            add(1, "User-Agent", &agents);
-        }
-        if text.contains("$http_x_fresh") {
-            add(8, "X-Fresh", &["1", "0", "", "yes"]);
-        }
-        if text.contains("split_clients") {
-            add(2, "X-Pool", &["next", "stable", "other"]);
-        }
-        if text.contains("$http_x_token") {
-            add(2, "X-Token", &["0af3", "0AF3", "", "x"]);
+        if text.contains("$http_authorization") {
+            add(3, "Authorization", &["Bearer x"]);
         }
         if text.contains("auth_basic") {
             // ann:secret, ann:wrong, nobody:secret

@@ -4,7 +4,7 @@
 use super::{
     compare::{CLOSED_BY_ITSELF, Difference, What},
     conf::Directive,
-    draw::Drawn,
+    draft::Drawn,
     servers::Entry,
 };
 
@@ -21,7 +21,7 @@ pub(super) struct Effect<'a> {
 
 /// Statuses that differ because of a directive: one of them on one side, since it keeps requests
 /// out or lets them fail.
-const STATUSES: [(&[&str], &[&str]); 8] = [
+const STATUSES: [(&[&str], &[&str]); 10] = [
     (
         &[
             "limit_req",
@@ -33,16 +33,11 @@ const STATUSES: [(&[&str], &[&str]); 8] = [
         &["429", "503"],
     ),
     (
-        &[
-            "auth_basic",
-            "auth_basic_user_file",
-            "auth_request",
-            "allow",
-            "deny",
-            "satisfy",
-        ],
-        &["401", "403", "503"],
+        &["auth_basic", "auth_basic_user_file", "auth_request"],
+        &["401", "503"],
     ),
+    (&["auth_request", "allow", "deny"], &["403"]),
+    (&["satisfy"], &["401", "403"]),
     (&["client_max_body_size"], &["413"]),
     (
         &[
@@ -56,7 +51,7 @@ const STATUSES: [(&[&str], &[&str]); 8] = [
         &["proxy_next_upstream", "proxy_pass", "max_fails", "upstream"],
         &["502", "503", "504"],
     ),
-    (&["rewrite", "if"], &["301", "302", "503"]),
+    (&["rewrite", "if"], &["503"]),
     (&["internal"], &["404"]),
     (
         &["ssl_certificate", "ssl_protocols", "listen"],
@@ -65,18 +60,12 @@ const STATUSES: [(&[&str], &[&str]); 8] = [
 ];
 
 /// Statuses that differ because of a directive: on both sides one of them.
-const PAIRS: [(&[&str], &[&str]); 3] = [
+const PAIRS: [(&[&str], &[&str]); 2] = [
     // What is not stored is passed on with its range and its conditions.
     (&["proxy_cache"], &["200", "206", "304", "416"]),
     (
         &["error_page", "proxy_intercept_errors"],
         &["404", "500", "502", "503", "504"],
-    ),
-    (
-        &["root", "alias", "try_files", "index"],
-        &[
-            "200", "206", "301", "304", "403", "404", "405", "412", "416", "500",
-        ],
     ),
 ];
 
@@ -136,18 +125,10 @@ const HEADERS: [(&[&str], &[&str]); 9] = [
             "etag",
             "last-modified",
             "allow",
-            "location",
         ],
     ),
     (
-        &[
-            "proxy_redirect",
-            "proxy_pass",
-            "return",
-            "rewrite",
-            "location",
-            "server_name",
-        ],
+        &["proxy_redirect", "proxy_pass", "return", "rewrite"],
         &["location"],
     ),
     (
@@ -199,15 +180,25 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             && is_either_304
             && is_conditional
             && [theirs, ours].contains(&effect.directive.first());
+        let is_upgraded = name == "proxy_cache"
+            && note.contains("request to upgrade")
+            && ours == "101"
+            && has("upgrade");
         // Of a cache, too, only what the entry says of conditions.
         let is_pair = about(&PAIRS, theirs)
             && about(&PAIRS, ours)
             && (name != "proxy_cache" || !is_either_304 || is_conditional);
-        let is_either = about(&STATUSES, theirs) || about(&STATUSES, ours);
+        // A request that is refused as such is refused before any directive has an effect.
+        let is_of_all = |status: &str| status == "400" && !about(&STATUSES, status);
+        let is_either = (about(&STATUSES, theirs) || about(&STATUSES, ours))
+            && !is_of_all(theirs)
+            && !is_of_all(ours);
         is_pair
             || is_either
             || is_returned
-            || chooses(name)
+            || is_upgraded
+            || is_left_out(entry, name, (theirs, ours))
+            || is_of_file(entry, (theirs, ours), effect)
             || is_of_page(entry, (theirs, ours), effect)
     };
     let argument = effect.directive.first().to_lowercase();
@@ -218,44 +209,16 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
             None => asks(name),
         },
         What::Page => replaces(name, effect),
-        What::Header(header) => {
-            let is_own = matches!(
-                name,
-                "add_header" | "proxy_hide_header" | "proxy_pass_header"
-            );
-            let (theirs, ours) = (&difference.nginx, &difference.own);
-            // One of the statuses of the page.
-            let code = effect.code.to_string();
-            let mut codes = effect.directive.arguments().iter();
-            let is_of_location = name == "error_page"
-                && note.contains("not those of the page's own location")
-                && codes.any(|own| own.trim_start_matches('=') == code);
-            let is_twice = note.contains("once, not twice")
-                && effect.code == 416
-                && *theirs == format!("{ours} + {ours}");
-            is_own && argument == *header
-                || about(&HEADERS, header)
-                || names(note, header)
-                || is_twice
-                || is_of_location
-        }
+        What::Header(header) => fits_header(entry, name, header, effect),
         What::Body => {
-            const BODIES: [&str; 6] = [
-                "return",
-                "root",
-                "alias",
-                "try_files",
-                "error_page",
-                "proxy_cache",
-            ];
-            BODIES.contains(&name) || chooses(name)
+            name == "proxy_cache" || name == "error_page" && is_refused_page(note, effect)
         }
         What::Reuse => matches!(name, "keepalive_timeout" | "keepalive_requests"),
         What::Method => {
             matches!(name, "proxy_method" | "proxy_cache" | "auth_request")
                 || name == "error_page" && difference.own == "GET" && is_not_as_sent(note, effect)
         }
-        What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias") || chooses(name),
+        What::Target => matches!(name, "proxy_pass" | "rewrite" | "alias"),
         What::Checked => name == "auth_request",
         What::Sent(header) => {
             const OF_REQUEST: [&str; 4] = [
@@ -270,9 +233,53 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
         }
         What::SentBody => {
             let is_of_page = name == "error_page" && difference.own == "0";
-            name == "proxy_pass_request_body" || is_of_page && is_not_as_sent(note, effect)
+            name == "proxy_pass_request_body"
+                || is_of_page && (is_not_as_sent(note, effect) || is_refused_page(note, effect))
         }
     }
+}
+
+/// Uses of a cache as `$upstream_cache_status` has them.
+const CACHED: [&str; 7] = [
+    "HIT",
+    "MISS",
+    "BYPASS",
+    "EXPIRED",
+    "STALE",
+    "UPDATING",
+    "REVALIDATED",
+];
+
+/// Returns true if a header of a response may differ because of what an entry is about.
+fn fits_header(entry: &Entry, name: &str, header: &str, effect: &Effect<'_>) -> bool {
+    let (note, difference) = (&*entry.note, effect.difference);
+    let argument = effect.directive.first().to_lowercase();
+    let mut rows = HEADERS.iter().filter(|(names, _)| names.contains(&name));
+    let is_known = rows.any(|(_, headers)| headers.contains(&header));
+    let is_own = matches!(
+        name,
+        "add_header" | "proxy_hide_header" | "proxy_pass_header"
+    );
+    let (theirs, ours) = (&difference.nginx, &difference.own);
+    // One of the statuses of the page.
+    let code = effect.code.to_string();
+    let mut codes = effect.directive.arguments().iter();
+    let is_of_location = name == "error_page"
+        && note.contains("not those of the page's own location")
+        && codes.any(|own| own.trim_start_matches('=') == code);
+    let is_cached = name == "proxy_cache"
+        && [theirs, ours]
+            .iter()
+            .all(|value| CACHED.contains(&value.as_str()));
+    let is_twice = note.contains("once, not twice")
+        && effect.code == 416
+        && *theirs == format!("{ours} + {ours}");
+    is_own && argument == header
+        || is_cached
+        || is_known
+        || names(note, header)
+        || is_twice
+        || is_of_location
 }
 
 /// Returns true if the upstream of a page does not get the client's own request, as far as the entry
@@ -281,6 +288,30 @@ fn is_not_as_sent(note: &str, effect: &Effect<'_>) -> bool {
     let is_refused = matches!(effect.code, 401 | 403 | 405 | 413 | 429);
     let is_long = effect.request.body.len() > 64 << 10;
     note.contains("`get` without a body") && (is_refused || is_long)
+}
+
+/// Returns true if statuses of a file differ by the method, or by conditions and ranges, as far as the
+/// entry says so.
+fn is_of_file(entry: &Entry, statuses: (&str, &str), effect: &Effect<'_>) -> bool {
+    const WHOLE_OR_NOT: [&str; 5] = ["200", "206", "304", "412", "416"];
+    let (theirs, ours) = statuses;
+    let request = effect.request;
+    let is_reading = matches!(request.method.as_str(), "GET" | "HEAD");
+    let mut headers = ["range", "if-none-match", "if-modified-since"].iter();
+    let is_partial = headers.any(|name| request.header(name).is_some());
+    let is_either = |status: &str| theirs == status || ours == status;
+    let is_both = |all: &[&str]| all.contains(&theirs) && all.contains(&ours);
+    matches!(entry.directive.as_str(), "root" | "alias")
+        && (entry.note.contains("405") && is_either("405") && !is_reading
+            || entry.note.contains("ranges and conditions") && is_partial && is_both(&WHOLE_OR_NOT))
+}
+
+/// Returns true if the response is the page of an error of the gateway itself, whose upstream gets no
+/// body, as far as the entry says so.
+fn is_refused_page(note: &str, effect: &Effect<'_>) -> bool {
+    let code = effect.code.to_string();
+    let mut codes = effect.directive.arguments().iter();
+    note.contains("has no body") && codes.any(|own| own.trim_start_matches('=') == code)
 }
 
 /// Returns true if statuses differ by the request that nginx makes to the page of an error, as far
@@ -305,9 +336,9 @@ fn is_of_page(entry: &Entry, (theirs, ours): (&str, &str), effect: &Effect<'_>) 
     is_entry("413") && is_too_large || is_entry("conditions and ranges") && is_given && is_partial
 }
 
-/// Directives that choose who handles a request.
-fn chooses(name: &str) -> bool {
-    matches!(name, "location" | "server_name")
+/// Returns true if a location is left out, and the status is the one that its entry names.
+fn is_left_out(entry: &Entry, name: &str, (_, ours): (&str, &str)) -> bool {
+    name == "location" && matches!(ours, "404" | "503") && entry.note.contains(ours)
 }
 
 /// Directives that choose which backends are asked.
@@ -323,20 +354,16 @@ fn asks(name: &str) -> bool {
         "auth_request",
         "server",
     ];
-    ASKING.contains(&name) || chooses(name)
+    ASKING.contains(&name)
 }
 
 /// Returns true for a header that only the gateway has, or that backends get in another form.
 fn is_stated(name: &str, note: &str, difference: &Difference) -> bool {
-    const FORWARDED: [&str; 5] = [
-        "host",
-        "location",
-        "x-forwarded-for",
-        "x-forwarded-proto",
-        "x-real-ip",
-    ];
+    const FORWARDED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"];
     let may_be = difference.nginx.is_empty() || FORWARDED.contains(&name);
-    may_be && names(note, name)
+    // Of `Cache-Control`, one value is stated.
+    let is_stated = name != "cache-control" || difference.own == "no-store";
+    may_be && is_stated && names(note, name)
 }
 
 /// Returns true if a note has a header in backticks, alone or with a value.
@@ -367,16 +394,29 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
             || edge == "no host" && note.contains("host")
             || is_guarded && ["401", "403", "404", "410", "429"].contains(&&*found.own)
             || is_guarded && found.own == "302" && redirects_refusals(effect.directive, path)
+            || found.nginx == "400" && note.contains("above the root") && is_above_root(path)
     };
     match &difference.what {
-        What::Target => is_spelling,
+        What::Target => {
+            let has_mark = difference.own == format!("{}?", difference.nginx);
+            is_spelling || has_mark && note.contains("`?` without a query")
+        }
         What::Status => is_refused(difference),
         What::Asked | What::Broken => effect.status.is_some_and(is_refused),
         What::Header(_) if is_refused_as_such(effect) && note.contains("add_header") => true,
         What::Sent(name) if name == "x-original-uri" => is_spelling,
+        What::Header(name) if name == "location" => {
+            names(note, name) && is_same_path(effect.request, difference)
+        }
+        What::Header(name) | What::Sent(name)
+            if is_guarded && note.contains("have the headers") =>
+        {
+            is_of_guarded(effect.directive, path, name) || is_stated(name, note, difference)
+        }
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),
         What::Reuse => {
-            let is_by_itself = difference.own == CLOSED_BY_ITSELF;
+            // The page of an error may be one that is stored.
+            let is_by_itself = difference.own == CLOSED_BY_ITSELF || effect.code >= 400;
             let has = |name: &str| effect.request.header(name).is_some();
             let is_long = effect.request.body.len() > 1 << 20;
             let is_unsaid = has("transfer-encoding") || has("expect");
@@ -384,6 +424,60 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         }
         What::Body | What::Method | What::SentBody | What::Checked | What::Page => false,
     }
+}
+
+/// Returns true if a redirect leads to the same path, and to this request's own host on both sides: by
+/// name, by the address that it came to, or as a path.
+fn is_same_path(request: &Drawn, difference: &Difference) -> bool {
+    let split = |url: &str| {
+        let rest = url.split_once("//").map_or(url, |(_, rest)| rest);
+        let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let name = place.split(':').next().unwrap_or_default();
+        let name = name.trim_end_matches('.').to_lowercase();
+        (name, path.to_owned())
+    };
+    let (theirs, ours) = (split(&difference.nginx), split(&difference.own));
+    let host = request.header("host").unwrap_or_default();
+    let (host, _) = split(&format!("//{host}/"));
+    let is_own = |name: &str| name == host || host.is_empty();
+    theirs.1 == ours.1 && is_own(&theirs.0) && is_own(&ours.0)
+}
+
+/// Returns true if a path is another spelling of a location that keeps requests out, and a header is
+/// one that some location adds or sends.
+fn is_of_guarded(whole: &Directive, path: &str, header: &str) -> bool {
+    const GUARDS: [&str; 6] = [
+        "auth_basic",
+        "auth_request",
+        "allow",
+        "deny",
+        "limit_req",
+        "limit_conn",
+    ];
+    let (mut is_guarded, mut is_written) = (false, false);
+    whole.walk(&mut Vec::new(), &mut |directive, _| {
+        let mut guards = GUARDS.iter();
+        is_guarded |= directive.name() == "location"
+            && guards.any(|guard| directive.all(guard).next().is_some())
+            && is_spelling_of(directive, path);
+        is_written |= matches!(directive.name(), "add_header" | "proxy_set_header")
+            && directive.first().eq_ignore_ascii_case(header);
+    });
+    is_guarded && is_written
+}
+
+/// Returns true if the dot segments of a path lead above the root.
+fn is_above_root(path: &str) -> bool {
+    let mut depth = 0_i32;
+    let segments = path.split('/').filter(|segment| !segment.is_empty());
+    segments.into_iter().any(|segment| {
+        depth += match segment {
+            "." => 0,
+            ".." => -1,
+            _ => 1,
+        };
+        depth < 0
+    })
 }
 
 /// Returns true if a path is another spelling of a location that asks for a login itself, and leads

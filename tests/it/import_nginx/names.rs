@@ -10,7 +10,7 @@ use super::{
     Differing,
     compare::{Difference, What},
     conf::{CHOOSING, Directive},
-    draw::Drawn,
+    draft::Drawn,
     effects::{Effect, fits, names},
     servers::{Entry, Report},
 };
@@ -33,10 +33,18 @@ pub(super) struct Governed<'a, 'b> {
 }
 
 /// Returns file and line of an entry as the tree has them.
-fn place(entry: &Entry) -> String {
-    let at = entry.file.rfind("snippets/");
-    let at = at.or_else(|| entry.file.rfind('/').map(|slash| slash + 1));
-    format!("{}:{}", &entry.file[at.unwrap_or_default()..], entry.line)
+fn place(entry: &Entry, main: &Directive) -> String {
+    let mut names = BTreeSet::new();
+    main.walk(&mut Vec::new(), &mut |directive, _| {
+        names.insert(directive.file.clone());
+    });
+    let is_end = |name: &&String| {
+        let before = entry.file.strip_suffix(name.as_str());
+        before.is_some_and(|before| before.is_empty() || before.ends_with('/'))
+    };
+    let known = names.iter().filter(is_end).max_by_key(|name| name.len());
+    let file = known.unwrap_or(&entry.file);
+    format!("{file}:{}", entry.line)
 }
 
 impl<'a, 'b> Governed<'a, 'b> {
@@ -47,7 +55,7 @@ impl<'a, 'b> Governed<'a, 'b> {
             servers: BTreeSet::new(),
             entries: report
                 .explaining()
-                .map(|entry| (place(entry), entry))
+                .map(|entry| (place(entry, main), entry))
                 .collect(),
         };
         main.walk(&mut Vec::new(), &mut |directive, around| {
@@ -163,6 +171,12 @@ fn general_words(request: &Drawn, code: u16, difference: &Difference) -> Option<
         What::Header(name) if name == "cache-control" && code >= 400 && own == "no-store" => {
             is_added.then_some(Words::Text("no-store"))
         }
+        // The same of errors whose location says more.
+        What::Header(name) if name == "cache-control" && code >= 400 => {
+            let mut words: Vec<&str> = nginx.split(',').chain(["no-store"]).collect();
+            words.sort_unstable();
+            (words.join(",") == own).then_some(Words::Text("no-store"))
+        }
         What::Header(name) if name == "content-type" => {
             let is_charset = own.strip_suffix("; charset=utf-8") == Some(nginx);
             let is_script = nginx == "application/javascript" && own.starts_with("text/javascript");
@@ -250,7 +264,7 @@ fn an_entry_names_what_its_line_governs() {
         return 204;\n  }\n }\n}\n";
     let files = BTreeMap::from([("nginx.conf".to_owned(), text.to_owned())]);
     let main = super::conf::read(&files);
-    let cases = super::draw::cases(&main, text, 1);
+    let cases = super::draw::cases(&main, 1);
     let request = &cases[0].requests[0];
     let refused = || Difference {
         what: What::Status,

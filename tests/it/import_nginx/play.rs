@@ -13,7 +13,7 @@ use rustls::ClientConfig;
 use super::{
     compare::Record,
     conf::Directive,
-    draw::Case,
+    draft::Case,
     edges::FILES,
     origin::{CASE, Seen},
     servers::Side,
@@ -50,6 +50,8 @@ pub(super) async fn play(
                     *value = side.neutral(value);
                     if name == "x-backend" {
                         *value = side.group(value);
+                    } else if name == "location" {
+                        *value = side.grouped(value);
                     }
                 }
                 let record = Record {
@@ -78,8 +80,12 @@ pub(super) async fn play(
 fn neutralise(side: &Side, seen: &mut Seen) {
     seen.group = side.group(&seen.backend.to_string());
     seen.target = side.neutral(&seen.target);
-    for (_, value) in &mut seen.headers {
-        *value = side.neutral(value);
+    for (name, value) in &mut seen.headers {
+        *value = if name == "x-forwarded-port" {
+            side.neutral(&format!(":{value}"))
+        } else {
+            side.neutral(value)
+        };
     }
 }
 

@@ -41,28 +41,48 @@ impl Shape {
     pub(super) fn all() -> Vec<Self> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/import_nginx/shapes");
         let read = |path: &Path| fs::read_to_string(path).expect("a shape is UTF-8");
-        let names = |folder: &Path| {
+        let entries = |folder: &Path| {
             let entries = fs::read_dir(folder).expect("the folder is there");
             let paths = entries.map(|entry| entry.expect("it can be read").path());
-            let mut paths: Vec<PathBuf> = paths.filter(|path| path.is_file()).collect();
+            let mut paths: Vec<PathBuf> = paths.collect();
             paths.sort();
             paths
         };
+        let within = |folder: &Path| {
+            let mut files = BTreeMap::new();
+            let mut left = vec![folder.to_owned()];
+            while let Some(next) = left.pop() {
+                for path in entries(&next) {
+                    if path.is_dir() {
+                        left.push(path);
+                        continue;
+                    }
+                    let name = path.strip_prefix(folder).expect("it is below");
+                    files.insert(name.to_string_lossy().into_owned(), read(&path));
+                }
+            }
+            files
+        };
         let mut snippets = BTreeMap::new();
-        for path in names(&folder.join("snippets")) {
-            let name = path.file_name().expect("it has a name").to_string_lossy();
-            snippets.insert(format!("snippets/{name}"), read(&path));
+        for (name, text) in within(&folder.join("snippets")) {
+            snippets.insert(format!("snippets/{name}"), text);
         }
         let shape = |path: &PathBuf| {
             let mut files = snippets.clone();
-            files.insert("nginx.conf".to_owned(), read(path));
+            if path.is_dir() {
+                files.extend(within(path));
+            } else {
+                files.insert("nginx.conf".to_owned(), read(path));
+            }
             let name = path.file_stem().expect("it has a name").to_string_lossy();
             Self {
                 name: name.into_owned(),
                 files,
             }
         };
-        names(&folder).iter().map(shape).collect()
+        let shapes = entries(&folder).into_iter();
+        let shapes = shapes.filter(|path| !path.ends_with("snippets"));
+        shapes.map(|path| shape(&path)).collect()
     }
 
     /// Returns a shape of one file.
@@ -83,7 +103,9 @@ impl Shape {
 
     /// Returns the ports that the shape listens on.
     pub(super) fn listens(&self) -> BTreeSet<u16> {
-        numbers(r"\blisten\s+(\d+)", self.text())
+        let all = self.files.values();
+        all.flat_map(|text| numbers(r"\blisten\s+(\d+)", text))
+            .collect()
     }
 
     /// Returns the ports of its backends.
@@ -173,7 +195,11 @@ pub(super) struct Side {
 impl Side {
     pub(super) async fn new(shape: &Shape, shared: &Path, name: &str) -> Self {
         let folder = shared.join(name);
-        fs::create_dir_all(folder.join("snippets")).expect("the folder takes folders");
+        for name in shape.files.keys() {
+            let above = folder.join(name);
+            let above = above.parent().expect("it is below the folder");
+            fs::create_dir_all(above).expect("the folder takes folders");
+        }
         for file in [
             "mime.types",
             "users.htpasswd",
@@ -201,6 +227,17 @@ impl Side {
     pub(super) fn group(&self, backend: &str) -> String {
         let first = backend.parse().ok().and_then(|port| self.groups.get(&port));
         first.map_or_else(|| backend.to_owned(), ToString::to_string)
+    }
+
+    /// Replaces the place of a backend in a neutral URL by that of the first of its upstream: a
+    /// single request does not say which of them it gets.
+    pub(super) fn grouped(&self, url: &str) -> String {
+        let Some((before, rest)) = url.split_once("//127.0.0.1:@") else {
+            return url.to_owned();
+        };
+        let end = rest.find(|letter: char| !letter.is_ascii_digit());
+        let (port, rest) = rest.split_at(end.unwrap_or(rest.len()));
+        format!("{before}//127.0.0.1:@{}{rest}", self.group(port))
     }
 
     /// Replaces real ports and folders by those that the shape writes.
@@ -247,7 +284,7 @@ impl Nginx {
             "log_format places '$realip_remote_addr:$realip_remote_port $connection_requests \
              $place'; access_log {folder}/places.log places;"
         );
-        let left_out = r"(?m)^(\s*)(user|pid|error_log|access_log|worker_processes)\s[^;]*;";
+        let left_out = r"(?m)(^|[;{}])(\s*)(user|pid|error_log|access_log|worker_\w+)\s[^;]*;";
         let left_out = Regex::new(left_out).expect("it is valid");
         let mut files = side_files(shape, &side, &left_out);
         let log = if places { log } else { String::new() };
@@ -305,7 +342,13 @@ impl Nginx {
 
 fn side_files(shape: &Shape, side: &Side, left_out: &Regex) -> BTreeMap<String, String> {
     let files = shape.rendered(side).into_iter();
-    let cleared = |text: &str| left_out.replace_all(text, "$1").into_owned();
+    let cleared = |text: &str| {
+        let mut text = text.to_owned();
+        while left_out.is_match(&text) {
+            text = left_out.replace_all(&text, "$1$2").into_owned();
+        }
+        text
+    };
     files.map(|(name, text)| (name, cleared(&text))).collect()
 }
 

@@ -52,8 +52,11 @@ impl Location {
         found.unwrap_or_default()
     }
 
+    /// Returns true if a backend has its responses, those that are no files at least.
     pub(super) fn is_proxied(&self) -> bool {
-        self.own("proxy_pass").is_some()
+        let tries = self.own("try_files");
+        let last = tries.and_then(|tries| tries.arguments().last());
+        self.own("proxy_pass").is_some() || last.is_some_and(|last| last.starts_with('@'))
     }
 
     /// Returns true if its backend is never there.
@@ -78,7 +81,14 @@ impl Location {
         if self.compares != Compares::Regex {
             return self.text.clone();
         }
-        let text = sample(&self.text, random);
+        // Clients write this letter encoded: what follows it is no part of a request.
+        let text = sample(&self.text, random).replace('#', "%23");
+        // Those that clients resolve themselves are among the edges of each path.
+        let is_dots = |segment: &&str| matches!(*segment, "." | "..");
+        let segments = text
+            .split('/')
+            .map(|one| if is_dots(&one) { "x" } else { one });
+        let text = segments.collect::<Vec<_>>().join("/");
         if text.starts_with('/') {
             return text;
         }

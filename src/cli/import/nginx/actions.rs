@@ -1,157 +1,129 @@
-//! Actions of locations: `proxy_pass`, files, `return`.
+//! Actions of locations: `proxy_pass`, files, and what other modules would do.
 
 use regex::escape;
 use serde_json::{Map, Value, json};
 
 use super::{
-    conditions,
-    locations::{Location, Routes, closed},
-    moves,
-    output::Part,
-    pages,
+    locations::{CLOSED, INTERNAL, Location, Place, Routes},
     parse::Directive,
     rewrites,
     scope::Scope,
-    sent_as,
-    servers::Server,
-    tables,
+    sent_as, tables,
     upstreams::{Destination, timeouts},
-    words::{Known, Piece, pieces, plain},
+    variables::{At, MAX_CHAIN, add, expression, value},
+    words::plain,
 };
 
 /// Handlers of other protocols, which this gateway does not speak.
-const FOREIGN: [&str; 6] = [
+const FOREIGN: [&str; 7] = [
     "fastcgi_pass",
     "uwsgi_pass",
     "scgi_pass",
     "memcached_pass",
     "grpc_pass",
     "content_by_lua_block",
+    "js_content",
 ];
+
+/// Destination of `proxy_pass`, and what else it says.
+struct Pass {
+    to: Destination,
+    /// Lookup table that chooses among several upstreams.
+    by_table: Option<String>,
+    /// New path and query, with placeholders, in place of the request's own.
+    with: Option<String>,
+}
+
+/// Returns a directive of this name that a block has itself, or that the block of an `if` has from
+/// its location.
+pub(super) fn handler<'a>(scope: &Scope<'a>, name: &str) -> Option<&'a Directive> {
+    let own = scope.own(name).first().copied();
+    let is_block = scope.owner().is_some_and(|owner| owner.name != "location");
+    let location = scope.location().filter(|_| is_block);
+    own.or_else(|| location?.children().iter().find(|one| one.name == name))
+}
 
 impl<'a> Routes<'a, '_> {
     /// Returns the keys of what a location does: files, an upstream, a response.
     pub(super) fn action(
         &mut self,
-        server: &Server<'a>,
+        place: &Place<'_, 'a>,
         location: &Location<'a>,
-        known: &Known,
-        (found, named): (&[Location<'a>], &[(String, Scope<'a>, &'a Directive)]),
     ) -> Map<String, Value> {
         let scope = &location.scope;
+        let mut keys = self.content(place, location);
         if let Some(directive) = scope.own("internal").first().copied() {
-            if let Some(keys) = self.files_for_apps(server, location, found) {
+            keys.insert(INTERNAL.to_owned(), true.into());
+            if let Some(files) = keys.get_mut("files") {
+                files["internal"] = json!([ALL_UPSTREAMS]);
                 self.fates
-                    .carried(directive, "for `X-Accel-Redirect` of all upstreams");
-                return keys;
-            }
-            self.fates.changed(directive, "clients get 404");
-            return Map::from_iter([
-                ("respond".to_owned(), json!(404)),
-                ("body_limit".to_owned(), json!(false)),
-            ]);
-        }
-        if let Some(directive) = scope.own("return").first()
-            && let Some(action) = self.returned(directive, scope, known)
-        {
-            return action;
-        }
-        if let Some(directive) = FOREIGN
-            .iter()
-            .find_map(|name| scope.own(name).first().copied())
-        {
-            self.fates
-                .closed(directive, "this gateway speaks HTTP to its backends");
-            return closed();
-        }
-        if let Some(pass) = scope.own("proxy_pass").first().copied() {
-            return self.pass(pass, scope, location, known);
-        }
-        let tries = scope.own("try_files").first().copied();
-        if let Some(tries) = tries
-            && let Some(last) = tries.args.last()
-        {
-            let by_name = last.strip_prefix('@').and_then(|name| {
-                let (_, scope, _) = named.iter().find(|(known, ..)| known == name)?;
-                Some(scope)
-            });
-            let by_path = found
-                .iter()
-                .find(|other| other.text == format!("= {last}"))
-                .map(|other| &other.scope);
-            if let Some(target) = by_name.or(by_path)
-                && let Some(pass) = target.own("proxy_pass").first().copied()
-            {
-                let target = target.clone();
-                self.fates.lost(
-                    tries,
-                    "files are not looked up first: every request goes to the backend",
-                );
-                return self.pass(pass, &target, location, known);
+                    .carried(directive, "for `X-Accel-Redirect` of all upstreams, too");
+            } else if keys.contains_key("upstream") {
+                let note = "`X-Accel-Redirect` leads to files alone";
+                self.fates.changed(directive, note);
+            } else {
+                self.fates.carried(directive, "");
             }
         }
-        self.files(server, location, tries, found)
+        keys
     }
 
-    fn pass(
-        &mut self,
-        pass: &'a Directive,
-        scope: &Scope<'a>,
-        location: &Location<'a>,
-        known: &Known,
-    ) -> Map<String, Value> {
-        let mut by_table = None;
-        let mut to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url));
-        if to.is_none()
-            && let Some((variable, destination)) = self.chosen(pass, scope)
-        {
-            by_table = Some(format!("{{map.{variable}}}"));
-            to = Some(destination);
-        }
-        let Some(to) = to else {
+    fn content(&mut self, place: &Place<'_, 'a>, location: &Location<'a>) -> Map<String, Value> {
+        let scope = &location.scope;
+        if let Some(directive) = FOREIGN.iter().find_map(|name| handler(scope, name)) {
             self.fates
-                .closed(pass, "a destination with variables has no counterpart");
-            return closed();
+                .closed(directive, "this gateway speaks HTTP to its backends");
+            return shut();
+        }
+        if let Some(pass) = handler(scope, "proxy_pass") {
+            return self.pass(pass, location);
+        }
+        self.files(place, location)
+    }
+
+    fn pass(&mut self, pass: &'a Directive, location: &Location<'a>) -> Map<String, Value> {
+        let scope = &location.scope;
+        let Some(read) = self.destination(pass, scope) else {
+            self.fates.closed(
+                pass,
+                "a destination with these variables has no counterpart",
+            );
+            return shut();
         };
         self.fates.carried(pass, "");
+        let Pass { to, by_table, with } = read;
         let name = self.upstreams.name(&to, pass, scope, &mut self.fates);
         let mut keys = Map::from_iter([("upstream".to_owned(), Value::from(name))]);
-        if let Some(table) = by_table {
-            keys.insert("upstream_by".to_owned(), table.into());
+        if let Some(table) = &by_table {
+            keys.insert("upstream_by".to_owned(), table.clone().into());
         }
-        self.host_header(&to, scope, known, &mut keys);
-        let prefix = match &location.moved {
-            Some(moved) => moved.text.as_str(),
-            None => location
-                .text
-                .trim_start_matches("^~ ")
-                .trim_start_matches("= "),
-        };
-        if let Some(moved) = &location.moved {
-            let path = match &to.path {
-                Some(path) => format!("{path}{}", &moved.path[prefix.len()..]),
-                None => moved.path.clone(),
-            };
-            let with = format!("{}{}", path.replace('$', "$$"), moved.query);
-            let rewrite = json!({ "regex": moved.regex, "with": with });
-            keys.insert("rewrite".to_owned(), rewrite);
+        self.host_header(&to, by_table.is_some(), scope, &mut keys);
+        let prefix = location.text.trim_start_matches("^~ ");
+        let prefix = prefix.trim_start_matches("= ");
+        let is_path = prefix.starts_with('/');
+        let rewrites = scope.own("rewrite");
+        let mut rewrites = rewrites.iter();
+        let is_rewritten = rewrites.any(|one| !["permanent", "redirect"].contains(&one.arg(2)));
+        if let Some(with) = with {
+            keys.insert(REWRITE.to_owned(), with.into());
         } else if let Some(path) = &to.path
-            && !location.text.starts_with('~')
-            && path != prefix
+            && is_path
+            && (path != prefix || is_rewritten)
         {
-            let regex = format!("^{}", escape(prefix));
+            // Of a path that was rewritten, nothing is replaced.
+            let regex = if is_rewritten {
+                "^".to_owned()
+            } else {
+                format!("^{}", escape(prefix))
+            };
+            let with = path.replace('$', "$$");
             keys.insert(
                 "rewrite".to_owned(),
-                json!({ "regex": regex, "with": path.replace('$', "$$") }),
+                json!({ "regex": regex, "with": with }),
             );
         }
-        if let Some(action) = self.own_rewrites(scope, known, &mut keys) {
-            return action;
-        }
-        let upgrade = scope
-            .nearest("proxy_set_header")
-            .into_iter()
-            .find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
+        let headers = scope.nearest("proxy_set_header").into_iter();
+        let upgrade = { headers }.find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
         let websocket = match upgrade {
             Some(upgrade) => {
                 self.fates.carried(upgrade, "");
@@ -166,9 +138,9 @@ impl<'a> Routes<'a, '_> {
         if let Some(sent) = sent_as::of(scope, &mut self.fates) {
             keys.insert("upstream_request".to_owned(), sent);
         }
-        let is_regex = location.text.starts_with('~') && location.moved.is_none();
-        let prefix = (!is_regex).then_some(prefix);
-        let rules = rewrites::of(&to, prefix, scope, known, &mut self.fates);
+        let has_variables = plain(pass.arg(0)).is_none();
+        let prefix = is_path.then_some(prefix);
+        let rules = rewrites::of((&to, has_variables), prefix, scope, &mut self.fates);
         keys.insert("response_rewrite".to_owned(), rules);
         for one in scope.nearest("proxy_set_header") {
             if one.arg(0).eq_ignore_ascii_case("connection") {
@@ -181,100 +153,96 @@ impl<'a> Routes<'a, '_> {
         keys
     }
 
-    /// Translates the `rewrite` of a location with `proxy_pass`; returns the action of one that
-    /// responds.
-    fn own_rewrites(
-        &mut self,
-        scope: &Scope<'a>,
-        known: &Known,
-        keys: &mut Map<String, Value>,
-    ) -> Option<Map<String, Value>> {
-        for directive in scope.own("rewrite") {
-            let with = directive.arg(1);
-            let with = moves::expanded(with).filter(|_| with.starts_with('/'));
-            let is_known = regex::Regex::new(directive.arg(0)).is_ok();
-            if let Some(with) = with
-                && directive.arg(2) == "break"
-                && is_known
-                && !keys.contains_key("rewrite")
-            {
-                if with.contains('?') {
-                    let note = "of a group, characters that mean something in a query are \
-                                percent-encoded";
-                    self.fates.changed(directive, note);
-                } else {
-                    self.fates.carried(directive, "");
-                }
-                let regex = moves::whole(directive.arg(0));
-                keys.insert(
-                    "rewrite".to_owned(),
-                    json!({ "regex": regex, "with": with }),
-                );
-            } else if let Some(action) = conditions::action(directive, known) {
-                self.fates.carried(directive, "");
-                return Some(action);
-            } else if !self.fates.has(directive) {
-                // One that leads to another location was reported.
-                self.fates
-                    .lost(directive, "this rewrite has no counterpart here");
-            }
-        }
-        None
-    }
-
-    /// Returns the variable of a destination whose names of upstreams are in a lookup table, and the
-    /// destination by default.
-    fn chosen(&mut self, pass: &'a Directive, scope: &Scope<'a>) -> Option<(String, Destination)> {
-        let url = pass.arg(0).trim_end_matches("$request_uri");
-        let (scheme, variable) = match &pieces(url)[..] {
-            [Piece::Text(scheme), Piece::Variable(variable)] => (scheme.clone(), variable.clone()),
-            _ => return None,
+    /// Reads the destination of a `proxy_pass`; `None` if it has no counterpart.
+    fn destination(&mut self, pass: &'a Directive, scope: &Scope<'a>) -> Option<Pass> {
+        let url = pass.arg(0);
+        let fixed = |to| Pass {
+            to,
+            by_table: None,
+            with: None,
         };
-        let results = tables::results(&variable, scope, tables::MAX_CHAIN)?;
-        let hosts = scope.nearest("proxy_set_header");
-        let has_host = hosts
-            .iter()
-            .any(|one| one.arg(0).eq_ignore_ascii_case("host"));
-        if !has_host {
-            return None;
+        if let Some(url) = plain(url) {
+            return Destination::parse(&url).map(fixed);
         }
-        let parse = |name: &String| Destination::parse(&format!("{scheme}{name}"));
+        let location = scope.location().and_then(expression);
+        let regex = location.as_ref().map(|(_, regex)| regex.as_str());
+        let at = At::request(scope);
+        let text = value(url, at.with_groups(regex))?;
+        let (text, rest) = match text.strip_prefix("http") {
+            Some(_) => {
+                let start = text.find("://")? + 3;
+                let end = text[start..]
+                    .find(['/', '?'])
+                    .map_or(text.len(), |at| at + start);
+                // `$host$request_uri` has no slash between the two.
+                let uri = text[start..].find("{uri}").map(|at| at + start);
+                let end = uri.map_or(end, |uri| uri.min(end));
+                (text[..end].to_owned(), text[end..].to_owned())
+            }
+            None => (text, String::new()),
+        };
+        let with = uri_of(&rest, regex)?;
+        if !text.contains('{') {
+            let to = Destination::parse(&text)?;
+            return Some(Pass { with, ..fixed(to) });
+        }
+        let (scheme, table) = match text.split_once("{map.") {
+            Some((scheme, rest)) => (scheme.to_owned(), rest.strip_suffix('}')?.to_owned()),
+            None => return None,
+        };
+        let results = tables::results(&table, scope, MAX_CHAIN)?;
+        let mut names = Map::new();
+        let mut first = None;
         for result in &results {
-            let to = parse(result)?;
-            // The table names the upstreams themselves.
-            if !self.upstreams.is_block(&to.authority) || to.path.is_some() {
+            let to = Destination::parse(&format!("{scheme}{result}"))?;
+            if to.path.is_some() {
                 return None;
             }
             let name = self.upstreams.name(&to, pass, scope, &mut self.fates);
-            if name != *result {
-                return None;
-            }
+            names.insert(result.clone(), name.into());
+            first.get_or_insert(to);
         }
-        Some((variable, parse(results.first()?)?))
+        let is_as_named = names.iter().all(|(result, name)| name == result);
+        let by_table = if is_as_named {
+            format!("{{map.{table}}}")
+        } else {
+            let value = json!({ "from": format!("{{map.{table}}}"), "values": names });
+            let comment = pass.place();
+            let part = super::output::Part { comment, value };
+            add(&format!("upstream.{}", pass.line), part, scope)
+        };
+        Some(Pass {
+            by_table: Some(by_table),
+            with,
+            ..fixed(first?)
+        })
     }
 
     /// Translates the `Host` that a backend gets.
     fn host_header(
         &mut self,
         to: &Destination,
+        is_chosen: bool,
         scope: &Scope<'a>,
-        known: &Known,
         keys: &mut Map<String, Value>,
     ) {
-        let written = scope
-            .nearest("proxy_set_header")
-            .into_iter()
-            .find(|one| one.arg(0).eq_ignore_ascii_case("host"));
+        let headers = scope.nearest("proxy_set_header").into_iter();
+        let written = { headers }.find(|one| one.arg(0).eq_ignore_ascii_case("host"));
         let host = match written.map(|one| one.arg(1)) {
             Some("$http_host") => None,
             Some("$host") => Some("name".to_owned()),
-            Some("$server_name") => known.server_name.clone(),
-            None | Some("$proxy_host") => Some(match to.authority.strip_prefix("unix:") {
-                Some(_) => "localhost".to_owned(),
-                None => to.authority.clone(),
-            }),
+            None | Some("$proxy_host") => {
+                if let Some(one) = written.filter(|_| is_chosen) {
+                    self.fates
+                        .changed(one, "`$proxy_host` is that of the first upstream");
+                }
+                Some(match to.authority.strip_prefix("unix:") {
+                    Some(_) => "localhost".to_owned(),
+                    None => to.authority.clone(),
+                })
+            }
             Some(text) => {
-                let Some(text) = plain(text) else {
+                let Some(text) = tables::header(text, scope).filter(|text| !text.is_empty()) else {
                     if let Some(written) = written {
                         let note = "the backend gets `Host` as the client sent it";
                         self.fates.lost(written, note);
@@ -292,61 +260,101 @@ impl<'a> Routes<'a, '_> {
         }
     }
 
-    /// Returns the keys of an internal location whose files apps may send with `X-Accel-Redirect`;
-    /// `None` if it has none of its own.
-    fn files_for_apps(
+    /// Returns the keys of a location whose conditions are about the request's own file; `None` if it
+    /// has none.
+    pub(super) fn by_file(
         &mut self,
-        server: &Server<'a>,
+        place: &Place<'_, 'a>,
         location: &Location<'a>,
-        found: &[Location<'a>],
     ) -> Option<Map<String, Value>> {
         let scope = &location.scope;
-        let has_own = !scope.own("alias").is_empty() || !scope.own("root").is_empty();
-        let prefix = location.text.trim_start_matches("^~ ");
-        if !has_own || !prefix.starts_with('/') {
+        let all = scope.own("if").into_iter();
+        let all = all.filter_map(|one| Some((super::conditions::of_own_file(one)?, one)));
+        let (mut there, mut missing, mut folders) = (None, None, false);
+        for ((is_negated, has_folders), directive) in all {
+            self.fates.carried(directive, "");
+            for inner in directive.children() {
+                if ["break", "set"].contains(&inner.name.as_str()) {
+                    self.fates.carried(inner, "");
+                }
+            }
+            folders |= has_folders;
+            let which = if is_negated { &mut missing } else { &mut there };
+            which.get_or_insert(directive);
+        }
+        if there.is_none() && missing.is_none() {
             return None;
         }
-        let mut keys = self.files(server, location, None, found);
-        keys.get_mut("files")?["internal"] = json!([ALL_UPSTREAMS]);
-        // Clients get 404 whatever they send.
-        keys.insert("body_limit".to_owned(), json!(false));
+        let inner = |directive: &'a Directive| Location {
+            directive,
+            scope: scope.inner(directive),
+            text: location.text.clone(),
+        };
+        let own = there.map(inner);
+        let block = own.as_ref().unwrap_or(location);
+        let is_passed = handler(&block.scope, "proxy_pass").is_some();
+        let rest = match missing {
+            Some(directive) => {
+                let block = inner(directive);
+                let rules = self.rules(place, &block.scope);
+                let mut keys = if rules.is_end {
+                    Map::from_iter([("respond".to_owned(), json!(404))])
+                } else {
+                    self.keys(place, &block)
+                };
+                if rules.is_closed {
+                    keys.insert(CLOSED.to_owned(), true.into());
+                }
+                if !rules.list.is_empty() {
+                    keys.insert("rules".to_owned(), rules.list.into());
+                }
+                Some((directive, keys))
+            }
+            // What stands beside the condition is for what is no file.
+            None => there.map(|directive| (directive, self.keys(place, location))),
+        };
+        if is_passed {
+            let (directive, _) = rest?;
+            self.fates
+                .closed(directive, "a backend for what is a file has no counterpart");
+            return Some(shut());
+        }
+        let mut keys = self.keys(place, block);
+        if let (Some(files), Some((directive, rest))) = (keys.get_mut("files"), rest) {
+            let name = self.free_name(&format!("if-{}", directive.line));
+            let mut paths = vec!["{path.decoded}"];
+            if folders {
+                paths.push("{path.decoded}/");
+            }
+            files["try"] = json!(paths);
+            files["otherwise"] = json!({ "route": name });
+            self.push_named(&name, &rest, &directive.place());
+        }
         Some(keys)
     }
 
-    fn files(
-        &mut self,
-        server: &Server<'a>,
-        location: &Location<'a>,
-        tries: Option<&'a Directive>,
-        found: &[Location<'a>],
-    ) -> Map<String, Value> {
+    fn files(&mut self, place: &Place<'_, 'a>, location: &Location<'a>) -> Map<String, Value> {
         let scope = &location.scope;
-        let alias = scope.own("alias").first().copied();
+        let alias = handler(scope, "alias");
         let root = alias.or_else(|| scope.one("root"));
-        let Some(root) = root.filter(|root| plain(root.arg(0)).is_some()) else {
-            let place = if location.directive.id == server.directive.id {
-                None
-            } else {
-                Some(location.directive)
-            };
-            if let Some(place) = place {
-                self.fates.changed(
-                    place,
-                    "it has no `root`: 404 instead of the files of nginx itself",
-                );
-            }
-            return Map::from_iter([("respond".to_owned(), json!(404))]);
+        let path = root.and_then(|root| tables::header(root.arg(0), scope));
+        let path = path.filter(|path| !path.contains('{'));
+        let tries = handler(scope, "try_files");
+        let (Some(root), Some(path)) = (root, path) else {
+            return self.without_root(place, location, tries);
         };
         self.fates.changed(root, OF_FILES);
-        let mut files = json!({ "root": root.arg(0) });
-        if let Some(dates) = scope.one("if_modified_since") {
+        let mut files = json!({
+            "root": path, "dot_files": true, "symlinks": "follow", "reroute_index": true,
+        });
+        let dates = scope.one("if_modified_since");
+        if let Some(dates) = dates {
             match dates.arg(0) {
                 "off" => self.fates.lost(dates, "`If-Modified-Since` counts"),
                 _ => self.fates.carried(dates, ""),
             }
         }
-        let dates = scope.one("if_modified_since").map(|dates| dates.arg(0));
-        if dates != Some("before") {
+        if dates.map(|dates| dates.arg(0)) != Some("before") {
             files["if_modified_since"] = "exact".into();
         }
         if let Some(index) = scope.one("index") {
@@ -365,145 +373,204 @@ impl<'a> Routes<'a, '_> {
             self.fates
                 .lost(list, "there are no listings of folders: 403");
         }
-        if let Some(gzip) = scope.one("gzip_static").filter(|gzip| gzip.is_on()) {
+        let gzip = scope.one("gzip_static");
+        if let Some(gzip) = gzip.filter(|gzip| gzip.arg(0) != "off") {
             self.fates.carried(gzip, "");
             files["precompressed"] = json!(["gzip"]);
         }
+        self.media_types(scope, &mut files);
         if let Some(tries) = tries {
-            if !tries.args.iter().any(|arg| arg.ends_with('/')) {
-                files["index"] = json!([]);
-            }
-            match tries.args.last().map(String::as_str) {
-                Some("=404") => self.fates.carried(tries, ""),
-                Some(path) if path.starts_with('/') && plain(path).is_some() => {
-                    self.fates.carried(tries, "");
-                    files["fallback"] = path.split('?').next().unwrap_or(path).into();
-                }
-                _ => self
-                    .fates
-                    .lost(tries, "its last place has no counterpart: 404"),
-            }
-        }
-        for page in scope.nearest("error_page") {
-            if page.args.len() == 2 && page.arg(0) == "404" && page.arg(1).starts_with('/') {
-                self.mark_page(page, scope, found);
-                files["not_found"] = page.arg(1).into();
-            }
-        }
-        let own = self.headers_of_files(root, found);
-        if !own.is_empty() {
-            files["headers"] = own.into();
+            self.tries(tries, place, scope, &mut files);
         }
         let mut keys = Map::from_iter([("files".to_owned(), files)]);
         if alias.is_some() {
             let prefix = location.text.trim_start_matches("^~ ");
-            if !prefix.starts_with('/') || prefix.ends_with('/') != root.arg(0).ends_with('/') {
+            let prefix = prefix.trim_start_matches("= ");
+            let is_file = location.text.starts_with("= ");
+            if !prefix.starts_with('/')
+                || (!is_file && prefix.ends_with('/') != root.arg(0).ends_with('/'))
+            {
                 self.fates.closed(root, "this `alias` has no counterpart");
-                return closed();
+                return shut();
             }
-            let regex = match prefix.strip_suffix('/') {
-                Some(_) => format!("^{}", escape(prefix)),
-                None => format!("^{}(?:/|$)", escape(prefix)),
+            let (regex, with) = match prefix.strip_suffix('/') {
+                Some(_) => (format!("^{}", escape(prefix)), "/".to_owned()),
+                None if is_file => {
+                    // The whole path is that of one file.
+                    let (folder, name) = root.arg(0).rsplit_once('/').unwrap_or(("/", ""));
+                    keys["files"]["root"] = folder.into();
+                    (
+                        format!("^{}$", escape(prefix)),
+                        format!("/{}", name.replace('$', "$$")),
+                    )
+                }
+                None => (format!("^{}(?:/|$)", escape(prefix)), "/".to_owned()),
             };
-            keys.insert("rewrite".to_owned(), json!({ "regex": regex, "with": "/" }));
+            keys.insert(
+                "rewrite".to_owned(),
+                json!({ "regex": regex, "with": with }),
+            );
         }
         keys
     }
 
-    /// Reports the page of missing files, which nginx sends with the headers of its own location.
-    fn mark_page(&mut self, page: &Directive, scope: &Scope<'_>, found: &[Location<'a>]) {
-        let ids = |scope: &Scope<'_>| -> Vec<usize> {
-            let all = scope.nearest("add_header").into_iter();
-            all.chain(scope.one("expires")).map(|one| one.id).collect()
-        };
-        let is_same = match pages::serving(page.arg(1), found) {
-            Some(own) => ids(&own.scope) == ids(scope),
-            // Without a location of its own, the page has the server's.
-            None => HEADERS.iter().all(|name| scope.own(name).is_empty()),
-        };
-        if is_same {
-            self.fates.carried(page, "");
-        } else {
-            self.fates.changed(page, pages::NO_HEADERS);
+    /// Returns the keys of a location with the files of nginx itself, of which there are none here.
+    fn without_root(
+        &mut self,
+        place: &Place<'_, 'a>,
+        location: &Location<'a>,
+        tries: Option<&'a Directive>,
+    ) -> Map<String, Value> {
+        let is_server = location.directive.id == place.server.directive.id;
+        if let Some(tries) = tries {
+            self.fates.lost(tries, "its location has no fixed `root`");
         }
+        if !is_server && location.scope.own("internal").is_empty() {
+            let note = "it has no `root`: 404 instead of the files of nginx itself";
+            self.fates.changed(location.directive, note);
+        }
+        let mut keys = Map::from_iter([("respond".to_owned(), json!(404))]);
+        let rules = location.scope.nearest_of(&["allow", "deny"]);
+        if !rules
+            .iter()
+            .any(|rule| rule.name == "deny" && rule.arg(0) == "all")
+        {
+            // Whom nginx refuses, it refuses whatever the method.
+            let methods = json!({ "allow": ["GET", "HEAD", "POST"], "status": 405 });
+            keys.insert("methods".to_owned(), methods);
+        }
+        keys
     }
 
-    /// Returns the headers of files that have locations of their own, in which nginx serves them as
-    /// index or last place of `try_files` too.
-    fn headers_of_files(&mut self, root: &Directive, found: &[Location<'a>]) -> Map<String, Value> {
-        let mut all = Map::new();
-        for location in found {
-            let Some(path) = location.text.strip_prefix("= ") else {
-                continue;
-            };
-            let scope = &location.scope;
-            let own = scope.one("root").map(|own| own.arg(0));
-            let acts = ["return", "proxy_pass", "alias", "internal", "rewrite"];
-            let is_file = acts.iter().all(|name| scope.own(name).is_empty());
-            if path.ends_with('/') || own != Some(root.arg(0)) || !is_file {
-                continue;
-            }
-            let mut headers = Map::new();
-            for added in scope.own("add_header") {
-                match plain(added.arg(1)) {
-                    Some(value)
-                        if !HEADERS_OF_FILES.contains(&&*added.arg(0).to_ascii_lowercase()) =>
-                    {
-                        let name = added.arg(0);
-                        headers.insert(name.to_owned(), value.into());
-                        self.fates.changed(
-                            added,
-                            format!("no `{name}` beside 416 (a range beyond the file)"),
-                        );
-                    }
-                    _ => {
-                        let name = added.arg(0);
-                        let note = format!(
-                            "not for `{path}` where `index` or `try_files` lead to it: `{name}`"
-                        );
-                        self.fates.changed(added, note);
-                    }
+    /// Translates `try_files`.
+    fn tries(
+        &mut self,
+        tries: &Directive,
+        place: &Place<'_, 'a>,
+        scope: &Scope<'a>,
+        files: &mut Value,
+    ) {
+        let Some((last, paths)) = tries.args.split_last() else {
+            return;
+        };
+        let of = |text: &String| tables::header(text, scope);
+        let paths: Option<Vec<String>> = paths.iter().map(of).collect();
+        let paths = paths.filter(|paths| paths.iter().all(|path| path.starts_with(['/', '{'])));
+        let otherwise = if let Some(code) = last.strip_prefix('=') {
+            let code = code.parse::<u16>().ok();
+            code.map(|code| json!({ "status": code }))
+        } else if let Some(name) = last.strip_prefix('@') {
+            let mut named = place.named.iter();
+            let known = named.find(|known| known.name == name);
+            known.map(|known| json!({ "route": known.route }))
+        } else {
+            let path = of(last).filter(|path| path.starts_with(['/', '{']));
+            path.map(|path| json!({ "reroute": path }))
+        };
+        let (Some(paths), Some(otherwise)) = (paths, otherwise) else {
+            self.fates
+                .lost(tries, "a variable of it has no counterpart: files alone");
+            return;
+        };
+        self.fates.carried(tries, "");
+        files["try"] = json!(paths);
+        files["otherwise"] = otherwise;
+    }
+
+    /// Translates media types that are not those of all locations.
+    fn media_types(&mut self, scope: &Scope<'_>, files: &mut Value) {
+        let own = scope.nearest("types");
+        let is_own = |name: &str| {
+            let found = scope.one(name);
+            found.is_some_and(|found| self.http.own(name).iter().all(|one| one.id != found.id))
+        };
+        if !["types", "default_type", "charset"]
+            .iter()
+            .any(|name| is_own(name))
+        {
+            return;
+        }
+        let common = super::media::of(self.http);
+        let types = super::media::of(scope);
+        let default = types.default.clone();
+        let mut written = Map::new();
+        if own.iter().any(|types| types.children().is_empty()) {
+            written.insert("*".to_owned(), default.into());
+        } else {
+            for (ending, kind) in &types.by_ending {
+                if common.by_ending.get(ending) != Some(kind) {
+                    written.insert(ending.clone(), kind.clone().into());
                 }
             }
-            if !headers.is_empty() {
-                all.insert(path.to_owned(), headers.into());
+            if default != common.default {
+                written.insert(String::new(), default.into());
             }
         }
-        all
+        if !written.is_empty() {
+            files["types"] = written.into();
+        }
     }
+}
+
+/// Returns the new path of a destination with variables: empty for none, `None` if it has no
+/// counterpart.
+#[expect(clippy::option_option, reason = "an error, none, or a path")]
+fn uri_of(rest: &str, regex: Option<&str>) -> Option<Option<String>> {
+    match rest {
+        "" | "{uri}" | "{path.decoded}{query_mark}{query}" => return Some(None),
+        _ if !rest.starts_with(['/', '{']) || rest.contains("{uri}") => return None,
+        _ => {}
+    }
+    let all = "{query_mark}{query}";
+    let with = match (rest.strip_suffix(all), rest.split_once('?')) {
+        (Some(path), _) | (None, Some((path, "{query}"))) => path.to_owned(),
+        (None, Some((_, query))) if query.ends_with("&{query}") => {
+            rest.trim_end_matches("&{query}").to_owned()
+        }
+        (None, _) => format!("{rest}?"),
+    };
+    let is_known = !with.contains("{group.") || regex.is_some();
+    is_known.then_some(Some(with))
+}
+
+/// Key of a new path that is a rule, which no route has.
+pub(super) const REWRITE: &str = "with";
+
+fn shut() -> Map<String, Value> {
+    Map::from_iter([
+        ("respond".to_owned(), json!(503)),
+        (CLOSED.to_owned(), true.into()),
+    ])
 }
 
 /// Stands for the names of all upstreams, which are known once every location was translated.
 const ALL_UPSTREAMS: &str = "*";
 
 /// Writes the names of all upstreams into the routes whose files apps may send.
-pub(super) fn name_upstreams(routes: &mut [Part], upstreams: &[(String, Part)]) {
+pub(super) fn name_upstreams(
+    routes: &mut [super::output::Part],
+    upstreams: &[(String, super::output::Part)],
+) {
     let names: Vec<&str> = upstreams.iter().map(|(name, _)| name.as_str()).collect();
     for route in routes {
         let Some(keys) = route.value.as_object_mut() else {
             continue;
         };
         let files = keys.get_mut("files");
-        let Some(internal) = files.and_then(|files| files.get_mut("internal")) else {
+        let Some(files) = files.and_then(Value::as_object_mut) else {
             continue;
         };
-        *internal = json!(names);
-        if names.is_empty() {
-            // Nobody can send them.
-            keys.remove("files");
-            keys.remove("rewrite");
-            keys.insert("respond".to_owned(), json!(404));
+        if files.contains_key("internal") {
+            if names.is_empty() {
+                files.remove("internal");
+            } else {
+                files.insert("internal".to_owned(), json!(names));
+            }
         }
     }
 }
-
-/// Directives whose headers a page has from its own location.
-const HEADERS: [&str; 2] = ["add_header", "expires"];
 
 /// Note of the report on files.
 pub(super) const OF_FILES: &str = "methods other than GET and HEAD get 405 for a file; ranges and \
                                    conditions as in RFC 9110: of GET alone, and one range, whose 416 has headers of \
                                    `add_header` once, not twice";
-
-/// Headers that follow from a file itself.
-const HEADERS_OF_FILES: [&str; 4] = ["content-type", "etag", "last-modified", "content-encoding"];

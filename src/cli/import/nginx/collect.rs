@@ -1,22 +1,30 @@
 //! Locations of a server: those within each other, and named ones.
 
-use super::{
-    locations::Location,
-    parse::Directive,
-    report::Fates,
-    scope::Scope,
-    words::{Piece, named_groups, pieces},
-};
+use super::{locations::Location, parse::Directive, report::Fates, scope::Scope};
+
+/// Named location.
+pub(super) struct Named<'a> {
+    /// Name without its `@`.
+    pub(super) name: String,
+    pub(super) directive: &'a Directive,
+    pub(super) scope: Scope<'a>,
+    /// Name of its route.
+    pub(super) route: String,
+}
 
 /// Returns the locations of a block, those within others included. `named` gets those with `@`.
 pub(super) fn collect<'a>(
     scope: &Scope<'a>,
     found: &mut Vec<Location<'a>>,
-    named: &mut Vec<(String, Scope<'a>, &'a Directive)>,
+    named: &mut Vec<Named<'a>>,
     fates: &mut Fates,
 ) {
-    for directive in scope.own("location") {
-        let inner = scope.inner(directive.children());
+    let own = scope.own("location");
+    // Expressions of the server are not considered below a `^~`, for the locations within it either.
+    let is_regex = |one: &&Directive| one.arg(0).starts_with('~');
+    let skips = scope.owner().is_some_and(has_priority) && !own.iter().any(is_regex);
+    for directive in own {
+        let inner = scope.inner(directive);
         let (mark, path) = match &directive.args[..] {
             [mark, path] => (mark.as_str(), path.as_str()),
             [one] => ["^~", "~*", "~", "="]
@@ -25,60 +33,33 @@ pub(super) fn collect<'a>(
                 .unwrap_or(("", one)),
             _ => ("", ""),
         };
-        let is_regex = mark.starts_with('~');
-        // A named location does not know which one led to it.
-        let inner = if is_regex || path.starts_with('@') {
-            inner.numbered_by(None)
-        } else {
-            inner
-        };
+        fates.carried(directive, "");
         if let Some(name) = path.strip_prefix('@') {
-            fates.carried(directive, "");
-            named.push((name.to_owned(), inner, directive));
+            named.push(Named {
+                name: name.to_owned(),
+                directive,
+                scope: inner,
+                route: String::new(),
+            });
             continue;
         }
-        let (path, groups) = if is_regex {
-            let (named, groups) = named_groups(path);
-            let path = if uses_numbers(directive) {
-                named
-            } else {
-                path.to_owned()
-            };
-            let mark = |name: &str| format!("<{name}>");
-            (
-                path.clone(),
-                groups
-                    .into_iter()
-                    .filter(|name| path.contains(&mark(name)))
-                    .collect(),
-            )
-        } else {
-            (path.to_owned(), Vec::new())
-        };
-        let text = if mark.is_empty() {
-            path
+        let text = if mark.is_empty() && skips {
+            format!("^~ {path}")
+        } else if mark.is_empty() {
+            path.to_owned()
         } else {
             format!("{mark} {path}")
         };
-        fates.carried(directive, "");
         collect(&inner, found, named, fates);
         found.push(Location {
             directive,
             scope: inner,
             text,
-            groups,
-            moved: None,
-            tries: None,
         });
     }
 }
 
-/// Returns true if a directive of the location uses a group by its number.
-fn uses_numbers(location: &Directive) -> bool {
-    let args = location.children().iter().flat_map(|one| {
-        let inner = one.children().iter().flat_map(|inner| &inner.args);
-        one.args.iter().chain(inner)
-    });
-    let mut pieces = args.flat_map(|arg| pieces(arg));
-    pieces.any(|piece| matches!(piece, Piece::Variable(name) if name.parse::<u8>().is_ok()))
+/// Returns true for a location with `^~`.
+fn has_priority(location: &Directive) -> bool {
+    location.name == "location" && location.arg(0).starts_with("^~")
 }

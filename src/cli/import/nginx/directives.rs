@@ -7,14 +7,17 @@ use super::{
 };
 
 /// Differences for which no directive stands. A word of each is the name of the difference.
-pub(super) const GENERAL: [&str; 15] = [
-    "dot segments: backends get a path with its dot segments resolved; encoded ones (`%2e%2e`) get \
-     400",
+pub(super) const GENERAL: [&str; 14] = [
+    "dot segments: backends get a path with its dot segments resolved, those that lead above the \
+     root left out; encoded ones (`%2e%2e`) get 400",
     "duplicate slashes: backends get a path with one slash for several; `merge_slashes: false` \
      keeps them",
-    "percent-encoding: backends get a path in its normal form, `%61` as `a` and `%2f` as `%2F`",
-    "strict requests: what two programs could read in two ways gets 400, without headers of `add_header` that not all servers have or that have variables, such as two hosts, a bare \
-     LF, `#` and raw bytes beyond ASCII in the target, `%5c` and `%00`; `OPTIONS *` is passed on",
+    "percent-encoding: backends get a path in its normal form, `%61` as `a` and `%2f` as `%2F`; a \
+     `?` without a query is passed on, also where the path of `proxy_pass` is that of the location",
+    "strict requests: what two programs could read in two ways gets 400, without headers of \
+     `add_header` that not the default servers of all listeners have or that have variables, such as \
+     two hosts, a bare LF, `#` and raw bytes beyond ASCII in the target, `%5c` and `%00`; `OPTIONS *` \
+     is passed on",
     "security headers: all responses get those of `security_headers`; `security_headers: false` in \
      `defaults` takes them away",
     "ids: responses and requests to backends get `X-Request-Id`, and backends `traceparent`; \
@@ -24,14 +27,14 @@ pub(super) const GENERAL: [&str; 15] = [
      `X-Forwarded-Host` and `X-Forwarded-Port`; what a client sends under these and similar names \
      is removed unless it is in `trusted_proxies`",
     "`Cache-Control: no-store` is on the gateway's own errors, which have its own pages",
-    "keep-alive: the connection is closed after a response of the gateway itself to a request \
-     whose body has more than 1 MiB, no length, or `Expect: 100-continue`, and had not arrived \
-     whole",
-    "media types: text has `charset=utf-8`, scripts are `text/javascript`; 405 of files has `Allow`",
-    "the size of a body is checked after conditions (`if`), addresses and passwords",
+    "keep-alive: the connection is closed after a response of the gateway itself, or one that it \
+     has stored, to a request whose body has more than 1 MiB, no length, or `Expect: \
+     100-continue`, and had not arrived whole",
+    "405 of files has `Allow`",
     "`Expect: 100-continue` is passed to backends",
-    "spelling: what protects a path protects its other spellings as well (`/ADMIN`, `/admin%2F`); \
-     `spelling: exact` of a route switches that off",
+    "spelling: what protects a path protects its other spellings as well (`/ADMIN`, `/admin%2F`), \
+     which have the headers of that location where both lead to the same upstream; `spelling: exact` \
+     of a route switches that off",
     "a request of HTTP/1.0 without `Host` has no host; redirects need one, and `Location` of a \
      redirect to a path is that path",
 ];
@@ -50,19 +53,19 @@ const HANDLED: &[(&str, &str)] = &[
         "location",
         "`match: { location }`, in nginx's words and order",
     ),
-    ("return", "`redirect` or `respond`"),
+    ("return", "a response in `rules`"),
     (
         "rewrite",
-        "`redirect`, or `rewrite` of a location with `proxy_pass`",
+        "a rewrite or redirect in `rules`, of a `server` in those of `sites`",
     ),
     (
         "if",
-        "routes with predicates (method, headers, query, cookies, host, scheme), or `conditions`",
+        "conditions of `rules`; for files, `files.try` and `maps` with `exists`",
     ),
-    ("limit_except", "`methods`"),
+    ("limit_except", "`methods`, or a rule"),
     (
         "internal",
-        "`files.internal` for `X-Accel-Redirect`, or 404",
+        "`match: { internal: true }`, and `files.internal` for `X-Accel-Redirect`",
     ),
     (
         "proxy_pass",
@@ -115,22 +118,16 @@ const HANDLED: &[(&str, &str)] = &[
         "add_header",
         "`headers.response`, without `always` in `by_status`",
     ),
-    (
-        "expires",
-        "`Expires` and `Cache-Control` in `headers.response`",
-    ),
+    ("expires", "`expires` of `headers.response`"),
     ("root", "`files`"),
     ("alias", "`files` and `rewrite`"),
     ("index", "`files.index`"),
-    (
-        "try_files",
-        "`files.fallback`, or `files` beside `upstream`",
-    ),
+    ("try_files", "`files.try` and `files.otherwise`"),
     ("gzip_static", "`files.precompressed`"),
     ("if_modified_since", "`files.if_modified_since`"),
     (
         "error_page",
-        "`error_pages`: files, texts, redirects and pages of an upstream, with another status too",
+        "`error_pages`: pages of routes and redirects, with another status too",
     ),
     ("proxy_intercept_errors", "`intercept` of `error_pages`"),
     ("client_max_body_size", "`body_limit`"),

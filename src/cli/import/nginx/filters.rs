@@ -10,6 +10,7 @@ use super::{
     parse::Directive,
     report::Fates,
     scope::Scope,
+    tables::header,
     words::{Piece, bytes, duration, parameter, pieces, size},
 };
 use crate::base::credential::PasswordHash;
@@ -190,7 +191,7 @@ fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     filters.keys.insert("basic_auth".to_owned(), value);
 }
 
-/// Returns the key of a limit for the key of a zone.
+/// Returns the key of a limit on connections for the key of a zone.
 pub(super) fn limit_key(key: &str) -> Option<String> {
     let list = pieces(key);
     let parts = list.iter().map(|piece| match piece {
@@ -242,8 +243,8 @@ fn rate_limits(
             continue;
         };
         let rate = parameter(defined, "rate").and_then(rate);
-        let key = limit_key(defined.arg(0));
-        let (Some((count, unit)), Some(key)) = (rate, key) else {
+        let key = counted_by(defined.arg(0), scope);
+        let (Some((count, unit)), Some((kind, key))) = (rate, key) else {
             fates.lost(defined, "its key or rate has no counterpart");
             fates.closed(using, "its key or rate has no counterpart");
             filters.is_closed = true;
@@ -256,7 +257,7 @@ fn rate_limits(
         let at_once: u64 = parameter(using, "delay")
             .and_then(|n| n.parse().ok())
             .unwrap_or(0);
-        let mut value = json!({ "rate": format!("{count}/{unit}"), "key": key });
+        let mut value = json!({ "rate": format!("{count}/{unit}"), kind: key });
         let seconds = if unit == "s" { 1_000 } else { 60_000 };
         if passes_at_once || burst == 0 {
             value["burst"] = (burst + 1).into();
@@ -291,6 +292,16 @@ fn rate_limits(
     }
     if !names.is_empty() {
         filters.keys.insert("rate_limit".to_owned(), names.into());
+    }
+}
+
+/// Returns the key of a limit, or the text that it counts by, for the key of a zone.
+fn counted_by(key: &str, scope: &Scope<'_>) -> Option<(&'static str, String)> {
+    match key {
+        "$binary_remote_addr" | "$remote_addr" => Some(("key", "client.ip".to_owned())),
+        "$host" | "$http_host" => Some(("key", "host".to_owned())),
+        // nginx does not count a request whose key is empty.
+        key => Some(("by", header(key, scope).filter(|text| !text.is_empty())?)),
     }
 }
 
@@ -350,11 +361,7 @@ fn body_limit(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
             return;
         }
     };
-    if filters.keys.contains_key("access") || filters.keys.contains_key("basic_auth") {
-        fates.changed(directive, "the size is checked after address and password");
-    } else {
-        fates.carried(directive, "");
-    }
+    fates.carried(directive, "");
     filters.keys.insert("body_limit".to_owned(), value);
 }
 
@@ -367,11 +374,7 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &m
         filters.keys.insert("compression".to_owned(), false.into());
         return;
     }
-    let mut note =
-        "backends get `Accept-Encoding: identity`, so that nothing is compressed twice".to_owned();
-    if !scope.one("gzip_vary").is_some_and(Directive::is_on) {
-        note.push_str("; responses that some clients get compressed have `Vary: Accept-Encoding`");
-    }
+    let note = "backends get `Accept-Encoding: identity`, so that nothing is compressed twice";
     fates.changed(gzip, note);
     let mut types: BTreeSet<String> = ["text/html".to_owned()].into();
     if let Some(written) = scope.one("gzip_types") {
@@ -392,7 +395,10 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &m
         // The type that its files have here.
         types.insert("text/javascript".to_owned());
     }
-    let mut value = json!({ "encodings": ["gzip"] });
+    let mut value = json!({ "encodings": ["gzip"], "statuses": [200, 403, 404] });
+    if !scope.one("gzip_vary").is_some_and(Directive::is_on) {
+        value["vary"] = false.into();
+    }
     if types.contains("*/*") {
         types = ["*/*".to_owned()].into();
     }

@@ -4,36 +4,40 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    locations::{Location, Routes},
+    locations::{Location, Place, Routes},
+    parse::Directive,
     upstreams::Destination,
     words::plain,
 };
 
 impl<'a> Routes<'a, '_> {
-    /// Translates `limit_except`; returns true if what it guards must be closed.
+    /// Translates `limit_except`: a filter of methods, or the rule that leads other methods to a
+    /// route of their own. With `has_rules`, the rules of the location are not for other methods.
     pub(super) fn limit_except(
         &mut self,
+        place: &Place<'_, 'a>,
         location: &Location<'a>,
+        has_rules: bool,
         keys: &mut Map<String, Value>,
-    ) -> bool {
-        let Some(directive) = location.scope.own("limit_except").first().copied() else {
-            return false;
-        };
+    ) -> Option<Value> {
+        let directive = location.scope.own("limit_except").first().copied()?;
+        self.fates.carried(directive, "");
         let denies =
             matches!(directive.children(), [one] if one.name == "deny" && one.args == ["all"]);
-        if !denies {
-            self.fates.closed(
-                directive,
-                "other conditions than `deny all` have no counterpart",
-            );
-            return true;
+        if denies {
+            for inner in directive.children() {
+                self.fates.carried(inner, "");
+            }
+            let methods = json!({ "allow": directive.args, "status": 403 });
+            keys.insert("methods".to_owned(), methods);
+            return has_rules.then(|| for_others(directive, json!({ "status": 403 })));
         }
-        self.fates.changed(directive, "405 instead of 403");
-        for inner in directive.children() {
-            self.fates.carried(inner, "");
-        }
-        keys.insert("methods".to_owned(), directive.args.clone().into());
-        false
+        let scope = location.scope.inner(directive);
+        let route = self.named_block(place, location, directive, &scope);
+        Some(for_others(
+            directive,
+            json!({ "route": route, "then": "stop" }),
+        ))
     }
 
     /// Translates `auth_request`; returns true if what it guards must be closed.
@@ -107,4 +111,16 @@ impl<'a> Routes<'a, '_> {
         keys.insert("forward_auth".to_owned(), value);
         false
     }
+}
+
+/// Returns a rule for other methods than those of a `limit_except`.
+fn for_others(directive: &Directive, mut rule: Value) -> Value {
+    let mut methods = directive.args.clone();
+    if methods.iter().any(|method| method == "GET") {
+        methods.push("HEAD".to_owned());
+    }
+    rule["if"] = "{method}".into();
+    rule["is"] = format!("~^(?:{})$", methods.join("|")).into();
+    rule["not"] = true.into();
+    rule
 }

@@ -4,12 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     filters::Filters,
+    output::Part,
     parse::Directive,
     report::Fates,
     scope::Scope,
     servers::{Server, Servers},
-    tables::{header, mark},
-    words::{milliseconds, plain},
+    tables::{self, header, header_of_response, mark},
+    variables,
+    words::{duration, milliseconds, plain},
 };
 use crate::filters::security_headers::is_security_header;
 
@@ -25,44 +27,52 @@ pub(super) fn of(
 ) {
     let (mut add, mut usual) = (Map::new(), Map::new());
     let (mut set, mut usual_set) = (Map::new(), Map::new());
+    let mut remove = Vec::new();
     for directive in scope.nearest("add_header") {
         let (name, value) = (directive.arg(0), directive.arg(1));
         let always = directive.args.iter().any(|arg| arg == "always");
-        if value == "$upstream_cache_status" {
-            fates.changed(directive, "the gateway's own header is `X-Cache-Status`");
+        let lower = name.to_ascii_lowercase();
+        if FRAMING.contains(&&*lower) || ["connection", "upgrade", "host"].contains(&&*lower) {
+            fates.changed(directive, "a header of the connection is the gateway's own");
             continue;
         }
-        let Some(value) = header(value, scope) else {
+        let Some(value) = header_of_response(value, scope) else {
             fates.lost(directive, "a variable of its value has no counterpart");
             continue;
         };
         mark(directive, &value, scope, fates);
+        // nginx replaces these two, and with an empty value removes them.
+        let is_own = matches!(&*lower, "etag" | "last-modified");
         if value.is_empty() {
+            if is_own {
+                remove.push(name.to_owned());
+            }
             continue;
         }
-        // One line in place of the one of `security_headers`.
-        let lower = name.to_ascii_lowercase();
-        let is_only = is_files && lower == "cache-control" && scope.one("expires").is_none();
-        let replaces = is_only || is_security_header(&lower);
+        // One line in place of the gateway's own.
+        let replaces = is_own || is_security_header(&lower) || REPLACED.contains(&&*lower);
         let to = match (always, replaces) {
             (true, false) => &mut add,
             (true, true) => &mut set,
             (false, false) => &mut usual,
             (false, true) => &mut usual_set,
         };
-        if let Some(known) = to.insert(name.to_owned(), value.clone().into()) {
-            to.insert(name.to_owned(), known);
-            fates.lost(
-                directive,
-                format!("`{name}` is there twice; the first one counts"),
-            );
+        // One more line of a security header is one more line.
+        let to = match (to.contains_key(name), always, replaces && !is_own) {
+            (true, true, true) => &mut add,
+            (true, false, true) => &mut usual,
+            _ => to,
+        };
+        match to.get_mut(name) {
+            None => drop(to.insert(name.to_owned(), value.into())),
+            Some(Value::Array(all)) => all.push(value.into()),
+            Some(known) => *known = json!([known.clone(), value]),
         }
     }
     let expires = scope
         .one("expires")
-        .and_then(|expires| expiry(expires, fates));
+        .and_then(|expires| expiry(expires, scope, fates));
     let mut response = Map::new();
-    let mut remove = Vec::new();
     if passes {
         for hidden in scope.nearest("proxy_hide_header") {
             fates.carried(hidden, "");
@@ -77,7 +87,10 @@ pub(super) fn of(
             response.insert(key.to_owned(), changes.into());
         }
     }
-    if !usual.is_empty() || !usual_set.is_empty() || expires.is_some() {
+    if let Some(expires) = expires {
+        response.insert("expires".to_owned(), expires.into());
+    }
+    if !usual.is_empty() || !usual_set.is_empty() {
         let mut statuses = USUAL.to_vec();
         if is_files {
             // nginx finds that a range is not in the file once the headers are there.
@@ -86,10 +99,6 @@ pub(super) fn of(
         let mut value = json!({ "status": statuses });
         if !usual.is_empty() {
             value["add"] = usual.into();
-        }
-        if let Some([control, date]) = expires {
-            usual_set.insert("Cache-Control".to_owned(), control.into());
-            usual_set.insert("Expires".to_owned(), date.into());
         }
         if !usual_set.is_empty() {
             value["set"] = usual_set.into();
@@ -111,16 +120,17 @@ pub(super) fn of(
     }
 }
 
-/// Returns the headers of errors that all servers have: those of a request that is refused before
-/// its server is known.
+/// Returns the headers of a request that is refused before its server is known: those of the default
+/// servers of the listeners, if all of them have the same.
 pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
     let ids = |server: &Server<'_>| -> Vec<usize> {
         let all = server.scope.nearest("add_header").into_iter();
         all.map(|directive| directive.id).collect()
     };
-    let (first, others) = servers.list.split_first()?;
+    let mut defaults = servers.list.iter().filter(|server| server.is_default());
+    let first = defaults.next()?;
     let own = ids(first);
-    if !others.iter().all(|other| ids(other) == own) {
+    if !defaults.all(|other| ids(other) == own) {
         return None;
     }
     let (mut add, mut set) = (Map::new(), Map::new());
@@ -145,33 +155,60 @@ pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
     (!response.is_empty()).then(|| json!({ "response": response }))
 }
 
-/// Returns `Cache-Control` and `Expires` for `expires`.
-fn expiry(expires: &Directive, fates: &mut Fates) -> Option<[String; 2]> {
-    const EPOCH: &str = "Thu, 01 Jan 1970 00:00:01 GMT";
-    let pair = |control: &str, date: &str| Some([control.to_owned(), date.to_owned()]);
-    let found = match expires.arg(0) {
-        "off" => {
-            fates.carried(expires, "");
-            return None;
-        }
-        "max" => pair("max-age=315360000", "Thu, 31 Dec 2037 23:55:55 GMT"),
-        "epoch" => pair("no-cache", EPOCH),
-        text if text.starts_with('-') => {
-            fates.changed(expires, "`Expires` is 1970");
-            return pair("no-cache", EPOCH);
-        }
-        text if expires.args.len() == 1 => milliseconds(text.trim_start_matches('+')).map(|ms| {
-            let seconds = ms / 1_000;
-            [format!("max-age={seconds}"), format!("{{date+{seconds}s}}")]
-        }),
-        _ => None,
+/// Returns the text of `expires`; `None` if there is nothing to send.
+fn expiry(expires: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<String> {
+    let text = expires.args.join(" ");
+    let found = match text.strip_prefix('$') {
+        Some(variable) => expiry_by_table(variable, expires, scope),
+        None => time(&text),
     };
-    match found {
+    match &found {
+        Some(_) if text.starts_with('@') => {
+            fates.changed(expires, "the time of the day is that of UTC");
+        }
+        Some(found) if tables::is_by_media_type(found, scope) => {
+            fates.changed(expires, tables::REDIRECTS);
+        }
         Some(_) => fates.carried(expires, ""),
         None => fates.lost(expires, "this time has no counterpart"),
     }
-    found
+    found.filter(|found| found != "off")
 }
+
+/// Returns a time of `expires` in the gateway's units.
+fn time(text: &str) -> Option<String> {
+    if matches!(text, "off" | "epoch" | "max" | "") {
+        return Some(text.to_owned());
+    }
+    let (begin, rest) = match text.strip_prefix("modified ") {
+        Some(rest) => ("modified ", rest.trim()),
+        None => ("", text),
+    };
+    let (sign, rest) = ["@", "-", "+"]
+        .into_iter()
+        .find_map(|sign| Some((sign, rest.strip_prefix(sign)?)))
+        .unwrap_or(("", rest));
+    let span = duration(milliseconds(rest)?);
+    Some(format!("{begin}{sign}{span}"))
+}
+
+/// Returns a table of times for one whose results `expires` takes.
+fn expiry_by_table(variable: &str, expires: &Directive, scope: &Scope<'_>) -> Option<String> {
+    let results = tables::results_or_empty(variable, scope)?;
+    let mut values = Map::new();
+    for result in results {
+        // What is no time says nothing, as with nginx.
+        let time = time(&result).unwrap_or_default();
+        values.insert(result, time.into());
+    }
+    let value = json!({ "from": format!("{{map.{variable}}}"), "values": values });
+    let comment = expires.place();
+    let name = format!("expires.{}", expires.line);
+    Some(variables::add(&name, Part { comment, value }, scope))
+}
+
+/// Headers that the gateway adds to responses itself.
+const REPLACED: [&str; 2] = ["x-cache-status", "x-request-id"];
 
 /// Headers that the gateway sends to every backend, with the values that they may be set to.
 const SENT: [(&str, &[&str]); 6] = [
@@ -181,8 +218,9 @@ const SENT: [(&str, &[&str]); 6] = [
         &["$proxy_add_x_forwarded_for", "$remote_addr"],
     ),
     ("x-forwarded-proto", &["$scheme"]),
-    ("x-forwarded-host", &["$host", "$http_host"]),
-    ("x-forwarded-port", &["$server_port"]),
+    ("x-forwarded-host", &["$http_host"]),
+    // The port of the listener, which the gateway does not take if `Host` has another one.
+    ("x-forwarded-port", &[]),
     ("x-request-id", &["$request_id"]),
 ];
 
@@ -215,10 +253,12 @@ fn request_headers(
         }
         if let Some((_, values)) = SENT.iter().find(|(sent, _)| *sent == lower) {
             match value {
-                value if values.contains(&value) => fates.carried(directive, "sent in any case"),
-                _ => fates.lost(directive, "the gateway sets this header itself"),
+                value if values.contains(&value) => {
+                    fates.carried(directive, "sent in any case");
+                    continue;
+                }
+                _ => {}
             }
-            continue;
         }
         let sends_none = || {
             let body = scope.one("proxy_pass_request_body");
@@ -240,6 +280,9 @@ fn request_headers(
             continue;
         }
         match header(value, scope) {
+            Some(value) if value.is_empty() && SENT.iter().any(|(sent, _)| *sent == lower) => {
+                fates.lost(directive, "the gateway sends this header in any case");
+            }
             Some(value) if value.is_empty() => {
                 fates.carried(directive, "");
                 remove.push(name.to_owned());

@@ -7,22 +7,24 @@ mod collect;
 mod compare;
 mod conditions;
 mod directives;
+mod entries;
 mod filters;
 mod gates;
-mod guards;
 mod headers;
 mod locations;
-mod moves;
+mod media;
 mod output;
 mod pages;
 mod parse;
 mod report;
 mod rewrites;
+mod rules;
 mod scope;
 mod sent_as;
 mod servers;
 mod tables;
 mod upstreams;
+mod variables;
 mod words;
 
 use std::{
@@ -138,11 +140,11 @@ fn compare(options: &Options) -> ExitCode {
 
 /// Returns the scope of the block `http`.
 fn http_of<'a>(source: &'a Source, fates: &mut Fates) -> Scope<'a> {
-    let top = Scope::default().inner(&source.directives);
+    let top = Scope::top(&source.directives);
     match top.own("http").first() {
         Some(http) => {
             fates.carried(http, "");
-            Scope::default().inner(http.children())
+            Scope::top(http.children())
         }
         // A file with servers alone, as in `sites-enabled`.
         None => top,
@@ -205,7 +207,8 @@ fn import(path: &Path) -> Result<(String, Report), String> {
         limits: Vec::new(),
         fates,
         parts: Vec::new(),
-        conditions: Vec::new(),
+        sites: Vec::new(),
+        names: Vec::new(),
     };
     for server in &servers.list {
         routes.server(server);
@@ -213,6 +216,11 @@ fn import(path: &Path) -> Result<(String, Report), String> {
     let mut fates = routes.fates;
     output.routes = routes.parts;
     output.rate_limits = routes.limits;
+    output.sites = routes.sites;
+    let has_files = |part: &output::Part| part.value.get("files").is_some();
+    if output.routes.iter().any(has_files) {
+        output.media_types = Some(media::section(&http, &mut fates));
+    }
     if let Some(common) = headers::common(&servers) {
         for route in &mut output.routes {
             // A location with `add_header` of its own has no other ones.

@@ -19,6 +19,9 @@ pub(super) struct Output {
     pub(super) merge_slashes: bool,
     pub(super) rate_limits: Vec<(String, Part)>,
     pub(super) maps: Vec<(String, Part)>,
+    pub(super) sites: Vec<(String, Part)>,
+    /// Media types of files, if some route has any.
+    pub(super) media_types: Option<Value>,
     pub(super) upstreams: Vec<(String, Part)>,
     pub(super) defaults: Map<String, Value>,
     pub(super) routes: Vec<Part>,
@@ -30,7 +33,9 @@ impl Output {
         let mut text = String::new();
         let defaults = self.defaults.values();
         let routes = self.routes.iter().map(|part| &part.value);
-        for value in defaults.chain(routes) {
+        let limits = self.rate_limits.iter().map(|(_, part)| &part.value);
+        let sites = self.sites.iter().map(|(_, part)| &part.value);
+        for value in defaults.chain(routes).chain(limits).chain(sites) {
             text.push_str(&value.to_string());
         }
         text
@@ -60,6 +65,7 @@ impl Output {
         for (section, parts) in [
             ("rate_limits", &self.rate_limits),
             ("maps", &self.maps),
+            ("sites", &self.sites),
             ("upstreams", &self.upstreams),
         ] {
             if !parts.is_empty() {
@@ -69,6 +75,9 @@ impl Output {
                 let _ = writeln!(text, "  # {}", part.comment);
                 block(&mut text, name, &part.value);
             }
+        }
+        if let Some(types) = &self.media_types {
+            let _ = writeln!(text, "\nmedia_types: {}", flow(types));
         }
         text.push_str("\ndefaults:\n");
         for (key, value) in &self.defaults {

@@ -7,23 +7,23 @@ use super::{
     parse::Directive,
     report::Fates,
     scope::Scope,
+    tables::header,
     upstreams::Destination,
-    words::{Known, Piece, pieces, plain},
+    words::{Piece, pieces, plain},
 };
 
 /// Returns the rules of a location that passes requests to `to`. `prefix`: its path, if it is no
 /// regular expression.
 pub(super) fn of(
-    to: &Destination,
+    (to, has_variables): (&Destination, bool),
     prefix: Option<&str>,
     scope: &Scope<'_>,
-    known: &Known,
     fates: &mut Fates,
 ) -> Value {
     let mut rules = Map::new();
     rules.insert(
         "location".to_owned(),
-        redirects(to, prefix, scope, known, fates).into(),
+        redirects((to, has_variables), prefix, scope, fates).into(),
     );
     let mut cookies = Map::new();
     for (name, key) in [
@@ -33,7 +33,7 @@ pub(super) fn of(
         let list: Vec<Value> = scope
             .nearest(name)
             .into_iter()
-            .filter_map(|directive| texts(directive, known, fates))
+            .filter_map(|directive| texts(directive, scope, fates))
             .collect();
         if !list.is_empty() {
             cookies.insert(key.to_owned(), list.into());
@@ -55,10 +55,9 @@ pub(super) fn of(
 
 /// Returns the changes of `Location`.
 fn redirects(
-    to: &Destination,
+    (to, has_variables): (&Destination, bool),
     prefix: Option<&str>,
     scope: &Scope<'_>,
-    known: &Known,
     fates: &mut Fates,
 ) -> Vec<Value> {
     let usual = || {
@@ -74,6 +73,20 @@ fn redirects(
     };
     let written = scope.nearest("proxy_redirect");
     if written.is_empty() {
+        // Of a destination with variables nginx knows no redirects.
+        if has_variables {
+            return Vec::new();
+        }
+        if let Some(pass) = scope
+            .one("proxy_pass")
+            .filter(|_| scope.is_within("proxy_pass"))
+        {
+            fates.changed(
+                pass,
+                "a redirect to this backend is one to the client's own host; nginx changes those \
+                 to the backend of the outer location",
+            );
+        }
         return vec![usual()];
     }
     let mut list = Vec::new();
@@ -84,14 +97,14 @@ fn redirects(
                 fates.carried(directive, "");
                 list.push(usual());
             }
-            _ => list.extend(texts(directive, known, fates)),
+            _ => list.extend(texts(directive, scope, fates)),
         }
     }
     list
 }
 
 /// Returns a rule of two texts.
-fn texts(directive: &Directive, known: &Known, fates: &mut Fates) -> Option<Value> {
+fn texts(directive: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Value> {
     let (from, to) = (directive.arg(0), directive.arg(1));
     if from == "off" {
         fates.carried(directive, "");
@@ -103,7 +116,7 @@ fn texts(directive: &Directive, known: &Known, fates: &mut Fates) -> Option<Valu
     } else {
         plain(from)
     };
-    let to = replacement(to, is_regex, known);
+    let to = replacement(to, is_regex, scope);
     let is_known = from.as_deref().is_some_and(|from| {
         let regex = from.trim_start_matches('~').trim_start_matches('*');
         !is_regex || regex::Regex::new(regex).is_ok()
@@ -125,7 +138,7 @@ fn texts(directive: &Directive, known: &Known, fates: &mut Fates) -> Option<Valu
 
 /// Returns what takes the place of a text. A URL of the requested host becomes its path, which means
 /// the same (RFC 9110, 10.2.2).
-fn replacement(to: &str, is_regex: bool, known: &Known) -> Option<String> {
+fn replacement(to: &str, is_regex: bool, scope: &Scope<'_>) -> Option<String> {
     let own = [
         "$scheme://$host:$server_port",
         "$scheme://$http_host",
@@ -143,11 +156,13 @@ fn replacement(to: &str, is_regex: bool, known: &Known) -> Option<String> {
             Piece::Variable(name) if is_regex && name.parse::<u8>().is_ok() => {
                 out.extend(["${", &name, "}"]);
             }
-            Piece::Variable(name) if name == "server_name" => {
-                out.push_str(known.server_name.as_deref()?);
+            Piece::Variable(name) => {
+                let text = header(&format!("${{{name}}}"), scope)?;
+                if text.contains('{') {
+                    return None;
+                }
+                out.push_str(&text);
             }
-            Piece::Variable(name) if name == "scheme" => out.push_str(known.scheme?),
-            Piece::Variable(_) => return None,
         }
     }
     Some(out)

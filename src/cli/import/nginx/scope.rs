@@ -1,44 +1,57 @@
 //! Inheritance of directives: from `http` over `server` to the locations within each other.
 
-use super::parse::Directive;
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+
+use super::{output::Part, parse::Directive};
+
+/// Lookup tables that stand for other things than a `map`, by name.
+pub(super) type Derived = Rc<RefCell<BTreeMap<String, Part>>>;
 
 /// The blocks around a place, the outermost first.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scope<'a> {
     levels: Vec<&'a [Directive]>,
-    /// The `server_name` whose expression was the last one that matched: `$1` is its first group.
-    numbered: Option<&'a Directive>,
+    /// Directive of each block; `None` for the outermost.
+    owners: Vec<Option<&'a Directive>>,
+    derived: Derived,
 }
 
 impl<'a> Scope<'a> {
+    pub(super) fn top(block: &'a [Directive]) -> Self {
+        Self {
+            levels: vec![block],
+            owners: vec![None],
+            derived: Derived::default(),
+        }
+    }
+
     /// Returns the scope of a block within this one.
-    pub(super) fn inner(&self, block: &'a [Directive]) -> Self {
-        let mut levels = self.levels.clone();
-        levels.push(block);
-        let numbered = self.numbered;
-        Self { levels, numbered }
+    pub(super) fn inner(&self, owner: &'a Directive) -> Self {
+        let mut inner = self.clone();
+        inner.levels.push(owner.children());
+        inner.owners.push(Some(owner));
+        inner
     }
 
-    /// Returns the scope within which `$1` is the first group of this `server_name`, if any.
-    pub(super) fn numbered_by(self, names: Option<&'a Directive>) -> Self {
-        let numbered = names;
-        Self { numbered, ..self }
+    /// Returns the directive whose block is the innermost one.
+    pub(super) fn owner(&self) -> Option<&'a Directive> {
+        self.owners.last().copied().flatten()
     }
 
-    /// Returns the `server_name` whose first group is `$1` here, unless some other expression may
-    /// have matched after it.
-    pub(super) fn numbered(&self) -> Option<&'a Directive> {
-        let matches = |one: &Directive| match &*one.name {
-            "rewrite" => true,
-            "if" => one.args.iter().any(|arg| arg.contains('~')),
-            "map" => one
-                .children()
-                .iter()
-                .any(|entry| entry.name.starts_with('~')),
-            _ => false,
-        };
-        let mut all = self.levels.iter().copied().flatten();
-        self.numbered.filter(|_| !all.any(matches))
+    /// Returns the innermost location.
+    pub(super) fn location(&self) -> Option<&'a Directive> {
+        let mut owners = self.owners.iter().rev().copied().flatten();
+        owners.find(|owner| owner.name == "location")
+    }
+
+    /// Returns the server.
+    pub(super) fn server(&self) -> Option<&'a Directive> {
+        let mut owners = self.owners.iter().copied().flatten();
+        owners.find(|owner| owner.name == "server")
+    }
+
+    pub(super) fn derived(&self) -> &Derived {
+        &self.derived
     }
 
     pub(super) fn outermost(&self) -> &'a [Directive] {
@@ -59,17 +72,18 @@ impl<'a> Scope<'a> {
 
     /// Returns the directives of this name that apply: those of the innermost block that has any.
     pub(super) fn nearest(&self, name: &str) -> Vec<&'a Directive> {
-        let mut levels = self.levels.iter().rev();
-        let found = levels.find_map(|level| {
-            let list: Vec<&Directive> = level.iter().filter(|one| one.name == name).collect();
-            (!list.is_empty()).then_some(list)
-        });
-        found.unwrap_or_default()
+        self.nearest_of(&[name])
     }
 
     /// Returns the directive of this name that applies.
     pub(super) fn one(&self, name: &str) -> Option<&'a Directive> {
         self.nearest(name).first().copied()
+    }
+
+    /// Returns true if the innermost block with a directive of this name is within another one.
+    pub(super) fn is_within(&self, name: &str) -> bool {
+        let has = |level: &&&[Directive]| level.iter().any(|one| one.name == name);
+        self.levels.iter().filter(has).count() > 1
     }
 
     /// Returns the directives of any of these names that apply: a block that has one of them

@@ -9,7 +9,7 @@ use super::{
     parse::Directive,
     report::Fates,
     scope::Scope,
-    words::{Known, bytes, duration, groups_as, milliseconds, size},
+    words::{bytes, duration, milliseconds, size},
 };
 
 /// A server and the listeners that it has.
@@ -21,7 +21,6 @@ pub(super) struct Server<'a> {
     /// Names of the listeners whose default it is.
     default_of: Vec<String>,
     pub(super) hosts: Vec<String>,
-    pub(super) known: Known,
 }
 
 /// Requests of a server: those for its names, or those that no name takes.
@@ -59,6 +58,13 @@ pub(super) struct Servers<'a> {
     listeners: Vec<Listener<'a>>,
 }
 
+impl Server<'_> {
+    /// Returns true if a listener has this server for requests that no name takes.
+    pub(super) fn is_default(&self) -> bool {
+        !self.default_of.is_empty()
+    }
+}
+
 impl<'a> Servers<'a> {
     pub(super) fn read(http: &Scope<'a>, fates: &mut Fates) -> Self {
         let mut all = Self {
@@ -74,40 +80,21 @@ impl<'a> Servers<'a> {
         for listener in &all.listeners {
             let server = &mut all.list[listener.default];
             server.default_of.push(listener.name.clone());
-            // It takes requests for other hosts as well, of which nothing is known.
-            server.known.of_host.clear();
-        }
-        for server in &mut all.list {
-            let tls = |name: &String| {
-                let mut listeners = all.listeners.iter();
-                listeners.any(|listener| listener.name == *name && listener.is_tls)
-            };
-            let count = server.listeners.iter().filter(|name| tls(name)).count();
-            server.known.scheme = match count {
-                0 => Some("http"),
-                all if all == server.listeners.len() => Some("https"),
-                _ => None,
-            };
         }
         all
     }
 
     fn server(&mut self, directive: &'a Directive, http: &Scope<'a>, fates: &mut Fates) {
         let index = self.list.len();
-        let scope = http.inner(directive.children());
+        let scope = http.inner(directive);
         let mut server = Server {
             directive,
             listeners: Vec::new(),
             default_of: Vec::new(),
             hosts: Vec::new(),
-            known: Known::default(),
             scope,
         };
         server.names(fates);
-        if server.known.is_host_last {
-            let names = server.scope.one("server_name");
-            server.scope = server.scope.numbered_by(names);
-        }
         let listens = server.scope.own("listen");
         if listens.is_empty() {
             let name = self.listener(index, directive, "80", directive);
@@ -356,20 +343,6 @@ impl<'a> Servers<'a> {
         all
     }
 
-    /// Returns the listeners of an audience that have no TLS.
-    pub(super) fn without_tls(&self, server: &Server<'a>, audience: &Audience) -> Vec<String> {
-        let names = if audience.listeners.is_empty() {
-            &server.listeners
-        } else {
-            &audience.listeners
-        };
-        let is_plain = |name: &&String| {
-            let mut listeners = self.listeners.iter();
-            listeners.any(|own| own.name == **name && !own.is_tls)
-        };
-        names.iter().filter(is_plain).cloned().collect()
-    }
-
     /// Returns the listeners of the configuration.
     pub(super) fn parts(&self, http: &Scope<'a>, fates: &mut Fates) -> Vec<Part> {
         let limits = limits(http, &self.list, fates);
@@ -402,6 +375,15 @@ impl<'a> Servers<'a> {
             if !limits.is_empty() {
                 value.insert("limits".to_owned(), limits.clone().into());
             }
+            // As with nginx, the default server's holds for all of them.
+            let mut defaults = self.list.iter();
+            let default = defaults.find(|server| server.default_of.contains(&listener.name));
+            if let Some(own) = default.and_then(|one| one.scope.one("underscores_in_headers")) {
+                fates.carried(own, "");
+                if own.arg(0) == "on" {
+                    value.insert("underscores".to_owned(), "allow".into());
+                }
+            }
             parts.push(Part {
                 comment: listener.comment.clone(),
                 value: value.into(),
@@ -422,7 +404,7 @@ impl Server<'_> {
                     continue;
                 }
                 if let Some(regex) = name.strip_prefix('~') {
-                    match self.regex(regex) {
+                    match Self::regex(regex) {
                         Some(host) => self.hosts.push(host),
                         None => fates.lost(
                             directive,
@@ -448,27 +430,15 @@ impl Server<'_> {
         }
         let mut seen = std::collections::BTreeSet::new();
         self.hosts.retain(|host| seen.insert(host.clone()));
-        let is_exact = |host: &&String| !host.starts_with(['*', '~']) && !host.ends_with('*');
-        self.known.server_name = self.hosts.iter().find(is_exact).cloned();
     }
 
-    /// Returns the host for a regular expression; `None` if it has no counterpart. The groups of an
-    /// only name become parameters.
-    fn regex(&mut self, regex: &str) -> Option<String> {
-        let (named, groups) = groups_as(regex, "host");
-        let own = self.scope.own("server_name");
-        let is_only = matches!(&own[..], [only] if only.args.len() == 1);
-        let host = if is_only { named } else { regex.to_owned() };
-        let known = fancy_regex::Regex::new(&host).ok()?;
+    /// Returns the host for a regular expression; `None` if it has no counterpart.
+    fn regex(regex: &str) -> Option<String> {
+        let known = fancy_regex::Regex::new(regex).ok()?;
         // What else has this name in the gateway must stay what it is.
         let mut names = known.capture_names().flatten();
-        if names.any(|name| ["host", "path", "query", "rest"].contains(&name)) {
-            return None;
-        }
-        if is_only {
-            (self.known.of_host, self.known.is_host_last) = (groups, true);
-        }
-        Some(format!("~{host}"))
+        let is_taken = names.any(|name| ["host", "path", "query", "rest"].contains(&name));
+        (!is_taken).then(|| format!("~{regex}"))
     }
 }
 

@@ -1,100 +1,223 @@
 //! Lookup tables: the directives `map`, `geo` and `split_clients`, as `maps` of the gateway.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use super::{
+    entries::Entries,
     output::Part,
     parse::Directive,
     report::Fates,
     scope::Scope,
-    words::{header_with, plain},
+    variables::{At, value},
+    words::plain,
 };
-use crate::base::net::Cidr;
+use crate::{base::net::Cidr, values::Pattern};
 
-/// Longest chain of tables that use each other, as a guard against circles.
-pub(super) const MAX_CHAIN: usize = 8;
+/// Returns the value of a header of a request with placeholders; `None` if a variable has no
+/// counterpart.
+pub(super) fn header(text: &str, scope: &Scope<'_>) -> Option<String> {
+    value(text, At::request(scope))
+}
 
-/// Returns the value of a header with placeholders, those of tables included; `None` if a variable
-/// has no counterpart.
-pub(super) fn header(value: &str, scope: &Scope<'_>) -> Option<String> {
-    value_of(value, scope, MAX_CHAIN)
+/// Returns the value of a header of a response with placeholders.
+pub(super) fn header_of_response(text: &str, scope: &Scope<'_>) -> Option<String> {
+    value(text, At::response(scope))
 }
 
 /// Marks a directive whose header has this value as carried over.
 pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates: &mut Fates) {
     let mut is_as_written = true;
+    let all = with_tables(value, scope);
     for (placeholder, note) in [
         (
             "{host.name}",
             "`$host` is empty for a request without `Host`; nginx takes the server's first name",
         ),
         ("{uri}", "`$request_uri` has the path in its normal form"),
+        ("{response.content-type}", REDIRECTS),
+        (
+            "{backend}",
+            "`$upstream_addr` is the address of the last backend alone",
+        ),
     ] {
-        if holds(placeholder, value, scope, MAX_CHAIN) {
+        if all.contains(placeholder) {
             is_as_written = false;
             fates.changed(directive, note);
         }
+    }
+    if directive
+        .args
+        .iter()
+        .any(|arg| arg.contains("$binary_remote_addr"))
+    {
+        is_as_written = false;
+        fates.changed(directive, "`$binary_remote_addr` is the address as text");
+    }
+    if FORWARDED.iter().any(|begin| all.contains(begin)) {
+        is_as_written = false;
+        fates.changed(directive, UNTRUSTED);
     }
     if is_as_written {
         fates.carried(directive, "");
     }
 }
 
-/// Returns true if a value has a placeholder, itself or by tables.
-fn holds(placeholder: &str, value: &str, scope: &Scope<'_>, depth: usize) -> bool {
-    let by_table = |table: &Directive| {
-        let name = variable_of(table).unwrap_or_default();
-        value.contains(&format!("{{map.{name}}}"))
-            && depth > 0
-            && translate(table, scope, depth)
-                .is_ok_and(|table| holds(placeholder, &table.to_string(), scope, depth - 1))
-    };
-    value.contains(placeholder) || all(scope).any(by_table)
+/// Note on a value that comes from the type of a response.
+pub(super) const REDIRECTS: &str = "`$sent_http_content_type` is empty for a redirect of the gateway \
+                                    itself, of which nginx has `text/html`";
+
+/// Note on a value that comes from what proxies write.
+pub(super) const UNTRUSTED: &str = "headers of proxies, such as `X-Forwarded-Proto`, count as absent \
+                                    unless the client is in `trusted_proxies`";
+
+/// Returns true if a value comes from a header that only trusted proxies may send.
+pub(super) fn is_forwarded(value: &str, scope: &Scope<'_>) -> bool {
+    let all = with_tables(value, scope);
+    FORWARDED.iter().any(|begin| all.contains(begin))
 }
 
-fn value_of(value: &str, scope: &Scope<'_>, depth: usize) -> Option<String> {
-    value_with(value, scope, depth, None)
+/// Beginnings of the placeholders of headers that only trusted proxies may send.
+const FORWARDED: [&str; 3] = [
+    "{header.forwarded}",
+    "{header.x-forwarded-",
+    "{header.x-real-ip}",
+];
+
+/// Returns true if the values of a header depend on the media type of a response.
+pub(super) fn is_by_media_type(value: &str, scope: &Scope<'_>) -> bool {
+    with_tables(value, scope).contains("{response.content-type}")
 }
 
-/// Returns a value as [`value_of`] does, whose variables may be groups of an expression.
-fn value_with(
-    value: &str,
-    scope: &Scope<'_>,
-    depth: usize,
-    regex: Option<&regex::Regex>,
-) -> Option<String> {
-    header_with(value, |variable| {
-        if regex.is_some_and(|regex| has_group(regex, variable)) {
-            return Some(format!("{{group.{variable}}}"));
-        }
-        let Some(table) = find(variable, scope) else {
-            let mut names = scope.nearest("server_name").into_iter();
-            let numbered = scope.numbered().map(|names| names.id);
-            let is_number = variable.parse::<usize>().is_ok();
-            let (name, _) = names.find_map(|names| {
-                let is_known = !is_number || numbered == Some(names.id);
-                of_host(names, variable).filter(|_| is_known)
-            })?;
-            return Some(format!("{{map.{name}}}"));
+/// Returns a value with the tables that it leads to, each of them once.
+fn with_tables(value: &str, scope: &Scope<'_>) -> String {
+    const BEGIN: &str = "{map.";
+    let mut text = value.to_owned();
+    let mut known = BTreeSet::new();
+    let mut at = 0;
+    while let Some(found) = text[at..].find(BEGIN) {
+        at += found + BEGIN.len();
+        let Some((name, _)) = text[at..].split_once('}') else {
+            break;
         };
-        translate(table, scope, depth.checked_sub(1)?).ok()?;
-        Some(format!("{{map.{variable}}}"))
-    })
+        let name = name.to_owned();
+        let own = (!known.contains(&name)).then(|| table(&name, scope));
+        text.extend(own.flatten().map(|table| table.to_string()));
+        known.insert(name);
+    }
+    text
+}
+
+/// Returns the table of a placeholder.
+pub(super) fn table(name: &str, scope: &Scope<'_>) -> Option<Value> {
+    let known = scope
+        .derived()
+        .borrow()
+        .get(name)
+        .map(|part| part.value.clone());
+    known.or_else(|| translate(find(name, scope)?, At::response(scope)).ok())
+}
+
+/// Returns true if a table has a counterpart at a place.
+pub(super) fn is_translated(table: &Directive, at: At<'_, '_>) -> bool {
+    translate(table, at).is_ok()
 }
 
 /// Returns the table of a variable.
-fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directive> {
+pub(super) fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directive> {
     let tables = all(scope);
     let mut own = tables.filter(|table| variable_of(table) == Some(variable));
     own.next_back()
 }
 
 /// Returns true if a variable is a group of the expression, by number or by name.
-fn has_group(regex: &regex::Regex, variable: &str) -> bool {
+fn has_group(regex: &fancy_regex::Regex, variable: &str) -> bool {
     match variable.parse::<usize>() {
         Ok(number) => (1..regex.captures_len()).contains(&number),
         Err(_) => regex.capture_names().flatten().any(|name| name == variable),
     }
+}
+
+/// Returns the table of a group of the server's name: `$1` only if no other expression can have
+/// matched since.
+pub(super) fn group_of_host(variable: &str, scope: &Scope<'_>) -> Option<String> {
+    let names = scope.one("server_name")?;
+    let is_number = variable.parse::<usize>().is_ok();
+    if is_number && !is_last(names, scope) {
+        return None;
+    }
+    let (name, value) = of_host(names, variable)?;
+    let comment = names.place();
+    Some(super::variables::add(&name, Part { comment, value }, scope))
+}
+
+/// Returns true if the expression of a server's only name was the last one that matched.
+fn is_last(names: &Directive, scope: &Scope<'_>) -> bool {
+    let matches = |one: &Directive| match &*one.name {
+        "rewrite" => true,
+        "if" => one.args.iter().any(|arg| arg.contains('~')),
+        "map" => one
+            .children()
+            .iter()
+            .any(|entry| entry.name.starts_with('~')),
+        _ => false,
+    };
+    let location = scope.location();
+    let is_known = location.is_none_or(|location| {
+        let is_named = location.arg(0).starts_with('@');
+        !is_named && super::variables::expression(location).is_none()
+    });
+    let blocks = [scope.server(), location].into_iter().flatten();
+    let mut all = blocks
+        .flat_map(Directive::children)
+        .chain(scope.outermost());
+    names.args.len() == 1 && is_known && !all.any(matches)
+}
+
+/// Returns the table of `$invalid_referer`.
+pub(super) fn invalid_referer(scope: &Scope<'_>) -> Option<String> {
+    let valid = scope.nearest("valid_referers");
+    let first = valid.first()?;
+    let args = || valid.iter().flat_map(|one| &one.args);
+    let has = |word: &str| args().any(|arg| arg == word);
+    let mut values = Map::new();
+    values.insert(String::new(), if has("none") { "" } else { "1" }.into());
+    let end = r"(?:[:/?#]|$)";
+    let names = scope.one("server_name");
+    let own = names.iter().flat_map(|names| &names.args);
+    let own = own.filter(|_| has("server_names"));
+    for name in args().chain(own) {
+        if ["none", "blocked", "server_names"].contains(&name.as_str()) {
+            continue;
+        }
+        let pattern = if let Some(regex) = name.strip_prefix('~') {
+            format!("~*^https?://.*?(?:{})", regex.trim_start_matches('^'))
+        } else {
+            let (host, path) = name.split_at(name.find('/').unwrap_or(name.len()));
+            let host = match (host.strip_prefix("*."), host.strip_prefix('.')) {
+                (Some(below), _) => format!(r".+\.{}", regex::escape(below)),
+                (_, Some(below)) => format!(r"(?:.+\.)?{}", regex::escape(below)),
+                _ => match host.strip_suffix(".*") {
+                    Some(begin) => format!(r"{}\.[^/:?#]+", regex::escape(begin)),
+                    None => regex::escape(host),
+                },
+            };
+            match path {
+                "" => format!("~*^https?://{host}{end}"),
+                path => format!("~*^https?://{host}(?::[0-9]+)?{}", regex::escape(path)),
+            }
+        };
+        Pattern::of_text(&pattern)?.ok()?;
+        values.insert(pattern, "".into());
+    }
+    if has("blocked") {
+        values.insert("~*^(?!https?://)".to_owned(), "".into());
+    }
+    let value = json!({ "from": "{header.referer}", "values": values, "default": "1" });
+    let comment = first.place();
+    let name = format!("invalid_referer.{}", first.line);
+    Some(super::variables::add(&name, Part { comment, value }, scope))
 }
 
 /// Returns name and value of the table for a group of a server's name.
@@ -102,42 +225,14 @@ fn of_host(names: &Directive, variable: &str) -> Option<(String, Value)> {
     let mut names_in_order = names.args.iter();
     let regex = names_in_order.find_map(|name| {
         let regex = name.strip_prefix('~')?;
-        let known = regex::Regex::new(regex).ok()?;
+        let known = fancy_regex::Regex::new(regex).ok()?;
         has_group(&known, variable).then_some(regex)
     })?;
     let result = format!("{{group.{variable}}}");
     let values = Map::from_iter([(format!("~*{regex}"), result.into())]);
     // No variable of nginx has a dot in its name.
-    let name = format!("host{}.{variable}", names.id);
+    let name = format!("host{}.{variable}", names.line);
     Some((name, json!({ "from": "{host.name}", "values": values })))
-}
-
-/// Returns the tables for groups of server names that `uses` holds.
-fn of_hosts(http: &Scope<'_>, uses: &str) -> Vec<(String, Part)> {
-    let mut found: Vec<(String, Part)> = Vec::new();
-    for server in http.own("server") {
-        for names in server
-            .children()
-            .iter()
-            .filter(|one| one.name == "server_name")
-        {
-            let own = format!("{{map.host{}.", names.id);
-            let groups = uses
-                .split(&own)
-                .skip(1)
-                .filter_map(|rest| rest.split_once('}'));
-            for (variable, _) in groups {
-                let Some((name, value)) = of_host(names, variable) else {
-                    continue;
-                };
-                if found.iter().all(|(known, _)| *known != name) {
-                    let comment = names.place();
-                    found.push((name, Part { comment, value }));
-                }
-            }
-        }
-    }
-    found
 }
 
 /// Returns the tables of the file, all of which stand in `http`.
@@ -153,9 +248,9 @@ fn variable_of(table: &Directive) -> Option<&str> {
 }
 
 /// Returns the table as the configuration writes it, or the reason why it has no counterpart.
-fn translate(table: &Directive, scope: &Scope<'_>, depth: usize) -> Result<Value, &'static str> {
+fn translate(table: &Directive, at: At<'_, '_>) -> Result<Value, &'static str> {
     const VARIABLE: &str = "a variable of it has no counterpart";
-    let of = |value: &str| value_of(value, scope, depth).ok_or(VARIABLE);
+    let of = |text: &str| value(text, at).ok_or(VARIABLE);
     if table.name == "geo" {
         let from = match &table.args[..] {
             [_] => None,
@@ -174,14 +269,11 @@ fn translate(table: &Directive, scope: &Scope<'_>, depth: usize) -> Result<Value
         let key = entry.name.as_str();
         match (key, &entry.args[..]) {
             ("hostnames" | "volatile", []) => {}
-            ("default", [value]) => entries.default = of(value)?,
-            (_, [value]) => {
-                let regex = key
-                    .strip_prefix('~')
-                    .map(|regex| regex.trim_start_matches('*'));
-                let regex = regex.and_then(|regex| regex::Regex::new(regex).ok());
-                let value = value_with(value, scope, depth, regex.as_ref());
-                entries.add(key, value.ok_or(VARIABLE)?, hostnames)?;
+            ("default", [result]) => entries.default = of(result)?,
+            (_, [result]) => {
+                let regex = key.strip_prefix('~').map(|_| key);
+                let result = value(result, at.with_groups(regex));
+                entries.add(key, result.ok_or(VARIABLE)?, hostnames)?;
             }
             _ => return Err("one of its lines has no counterpart"),
         }
@@ -220,9 +312,19 @@ fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
 
 /// Returns all results of a table, with those of the tables that they are; `None` if one of them
 /// has other placeholders, or is empty.
-pub(super) fn results(variable: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
-    let table = translate(find(variable, scope)?, scope, MAX_CHAIN).ok()?;
-    let mut all = vec![table.get("default")?.as_str()?.to_owned()];
+pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
+    let table = table(name, scope)?;
+    let default = table
+        .get("default")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let mut all = vec![default.to_owned()];
+    all.extend(
+        table
+            .get("exists")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+    );
     for (key, entries) in table.as_object()? {
         for (own, result) in entries.as_object().into_iter().flatten() {
             all.push(match key.as_str() {
@@ -242,7 +344,24 @@ pub(super) fn results(variable: &str, scope: &Scope<'_>, depth: usize) -> Option
             None => found.push(result),
         }
     }
+    found.sort();
+    found.dedup();
     Some(found)
+}
+
+/// Returns all results of a variable's table as they are written, empty ones too.
+pub(super) fn results_or_empty(variable: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
+    let table = table(variable, scope)?;
+    let default = table
+        .get("default")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let mut all = vec![default.to_owned()];
+    for entries in table.as_object()?.values() {
+        let results = entries.as_object().into_iter().flatten();
+        all.extend(results.filter_map(|(_, result)| result.as_str().map(str::to_owned)));
+    }
+    (!all.iter().any(|result| result.contains('{'))).then_some(all)
 }
 
 fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static str> {
@@ -278,81 +397,25 @@ fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static s
     Ok(value.into())
 }
 
-/// Entries of a `map` in the order in which nginx looks at them.
-#[derive(Default)]
-struct Entries {
-    exact: Vec<(String, String)>,
-    /// Patterns of names with a wildcard, by the length of what is fixed.
-    beginnings: Vec<(usize, String, String)>,
-    ends: Vec<(usize, String, String)>,
-    patterns: Vec<(String, String)>,
-    default: String,
-}
-
-impl Entries {
-    fn add(&mut self, key: &str, value: String, hostnames: bool) -> Result<(), &'static str> {
-        if let Some(regex) = key.strip_prefix('~') {
-            let regex = regex.strip_prefix('*').unwrap_or(regex);
-            if regex::Regex::new(regex).is_err() {
-                return Err("one of its regular expressions has no counterpart");
-            }
-            self.patterns.push((key.to_owned(), value));
-            return Ok(());
-        }
-        if hostnames {
-            if let Some(end) = key.strip_prefix("*.") {
-                let pattern = format!("~*^.+\\.{}$", regex::escape(end));
-                self.ends.push((end.len(), pattern, value));
-                return Ok(());
-            }
-            if let Some(end) = key.strip_prefix('.') {
-                let pattern = format!("~*^(?:.+\\.)?{}$", regex::escape(end));
-                self.ends.push((end.len(), pattern, value));
-                return Ok(());
-            }
-            if let Some(beginning) = key.strip_suffix(".*") {
-                let pattern = format!("~*^{}\\.", regex::escape(beginning));
-                self.beginnings.push((beginning.len(), pattern, value));
-                return Ok(());
-            }
-        }
-        let text = key.strip_prefix('\\').unwrap_or(key);
-        let text = match text.strip_prefix('~') {
-            Some(_) => format!("\\{text}"),
-            None => text.to_owned(),
-        };
-        self.exact.push((text, value));
-        Ok(())
-    }
-
-    /// Returns `None` if there is nothing but a default.
-    fn value(mut self, from: &str) -> Option<Value> {
-        self.ends.sort_by_key(|(length, ..)| usize::MAX - length);
-        self.beginnings
-            .sort_by_key(|(length, ..)| usize::MAX - length);
-        let wildcards = self.ends.into_iter().chain(self.beginnings);
-        let wildcards = wildcards.map(|(_, pattern, value)| (pattern, value));
-        let all = self.exact.into_iter().chain(wildcards).chain(self.patterns);
-        let values: Map<String, Value> = all.map(|(key, value)| (key, value.into())).collect();
-        if values.is_empty() {
-            return None;
-        }
-        let mut table = json!({ "from": from, "values": values });
-        if !self.default.is_empty() {
-            table["default"] = self.default.into();
-        }
-        Some(table)
-    }
-}
-
 /// Returns the tables whose results `uses` holds, itself or by other tables, and marks all tables.
 pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Vec<(String, Part)> {
     let mut found: Vec<(String, Part)> = Vec::new();
     let mut left: Vec<&Directive> = all(http).collect();
+    let mut derived = http.derived().borrow().clone();
+    let is_used = |name: &str, uses: &str| uses.contains(&format!("{{map.{name}}}"));
     loop {
-        let next = left.iter().position(|table| {
-            variable_of(table).is_some_and(|name| uses.contains(&format!("{{map.{name}}}")))
-        });
+        let own = derived.keys().find(|name| is_used(name, &uses)).cloned();
+        if let Some(name) = own {
+            let Some(part) = derived.remove(&name) else {
+                break;
+            };
+            uses.push_str(&part.value.to_string());
+            found.push((name, part));
+            continue;
+        }
+        let next = left
+            .iter()
+            .position(|table| variable_of(table).is_some_and(|name| is_used(name, &uses)));
         let Some(next) = next else { break };
         let table = left.remove(next);
         let name = variable_of(table).unwrap_or_default().to_owned();
@@ -360,10 +423,14 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Ve
         if find(&name, http).is_none_or(|counts| counts.id != table.id) {
             continue;
         }
-        let Ok(value) = translate(table, http, MAX_CHAIN) else {
+        let Ok(value) = translate(table, At::response(http)) else {
             continue;
         };
-        fates.carried(table, "");
+        if is_forwarded(&value["from"].to_string(), http) {
+            fates.changed(table, UNTRUSTED);
+        } else {
+            fates.carried(table, "");
+        }
         for entry in table.children() {
             fates.carried(entry, "");
         }
@@ -371,13 +438,12 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Ve
         let comment = table.place();
         found.push((name, Part { comment, value }));
     }
-    found.extend(of_hosts(http, &uses));
     for table in left {
         // Those for WebSockets are needed by nothing here.
         if plain(table.arg(0)).is_none() && table.arg(0) == "$http_upgrade" {
             continue;
         }
-        if let Err(why) = translate(table, http, MAX_CHAIN) {
+        if let Err(why) = translate(table, At::response(http)) {
             for one in std::iter::once(table).chain(table.children()) {
                 fates.lost(one, why);
             }
@@ -483,19 +549,15 @@ mod tests {
 
     #[test]
     fn a_number_is_the_group_of_the_last_expression_that_matched() {
-        // What the location has besides, what stands before the servers, and whether `$1` is known.
-        for (location, before, is_known) in [
-            ("location /a/ {", "", true),
-            ("location = /a {", "", true),
-            ("location ~ ^/(b) {", "", false),
-            (
-                "location /a/ { if ($http_a ~ (c)) { return 403; }",
-                "",
-                false,
-            ),
-            ("location /a/ { rewrite ^/a/(d) /$1 break;", "", false),
-            ("location /a/ {", "map $http_a $b { ~(e) f; }", false),
-            ("location @named {", "", false),
+        // What the location has besides, what stands before the servers, and what `$1` is.
+        for (location, before, group) in [
+            ("location /a/ {", "", "<{map.host1.1}>"),
+            ("location = /a {", "", "<{map.host1.1}>"),
+            ("location ~ ^/(b) {", "", "<{map.path2.1}>"),
+            ("location /a/ { if ($http_a ~ (c)) { return 403; }", "", ""),
+            ("location /a/ { rewrite ^/a/(d) /$1 break;", "", ""),
+            ("location /a/ {", "map $http_a $b { ~(e) f; }", ""),
+            ("location @named {", "", ""),
         ] {
             let text = format!(
                 "http {{ {before} server {{ listen 8080; server_name ~^(.+)\\.example\\.com$;
@@ -505,11 +567,11 @@ mod tests {
             let path = folder.path().join("nginx.conf");
             fs::write(&path, text).unwrap();
             let (yaml, _) = crate::cli::import::nginx::import(&path).unwrap();
-            assert_eq!(
-                yaml.contains("{group.1}"),
-                is_known,
-                "{location}{before}: {yaml}"
-            );
+            let has = |text: &str| yaml.contains(text);
+            match group {
+                "" => assert!(has("remove: [X-Sub]"), "{location}{before}: {yaml}"),
+                group => assert!(has(group), "{location}{before}: {yaml}"),
+            }
         }
     }
 
@@ -519,7 +581,7 @@ mod tests {
             ("map $http_a $v { ~(.) $2; }", "a variable of it"),
             ("map $nothing $v { a b; }", "a variable of it"),
             ("map $v $v { a b; }", "a variable of it"),
-            ("map $http_a $v { ~(?=a)b c; }", "regular expressions"),
+            ("map $http_a $v { ~(?=a)(b c; }", "regular expressions"),
             ("map $http_a $v { default c; }", "it has no entries"),
             ("geo $v { ranges; 10.0.0.0-10.0.0.9 a; }", "lines"),
             ("geo $v { 10.0.0.1/8 a; }", "bits beyond"),

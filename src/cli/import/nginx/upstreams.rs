@@ -9,11 +9,13 @@ use super::{
     parse::Directive,
     report::Fates,
     scope::Scope,
+    tables,
     words::{duration, milliseconds, parameter},
 };
 
 /// Upstreams that routes use.
 pub(super) struct Upstreams<'a> {
+    http: Scope<'a>,
     blocks: BTreeMap<String, &'a Directive>,
     made: Vec<Made>,
 }
@@ -69,6 +71,7 @@ impl<'a> Upstreams<'a> {
     pub(super) fn read(http: &Scope<'a>) -> Self {
         let blocks = http.own("upstream").into_iter();
         Self {
+            http: http.clone(),
             blocks: blocks
                 .map(|block| (block.arg(0).to_owned(), block))
                 .collect(),
@@ -90,7 +93,7 @@ impl<'a> Upstreams<'a> {
         }
         let block = self.blocks.get(&to.authority).copied();
         let mut value = match block {
-            Some(block) => of_block(block, fates),
+            Some(block) => of_block(block, &self.http, fates),
             None => of_authority(&to.authority),
         };
         if to.is_tls {
@@ -125,10 +128,6 @@ impl<'a> Upstreams<'a> {
         let mut servers = block.children().iter();
         let first = servers.find(|one| one.name == "server")?;
         Some(first.arg(0).to_owned()).filter(|address| !address.starts_with("unix:"))
-    }
-
-    pub(super) fn is_block(&self, authority: &str) -> bool {
-        self.blocks.contains_key(authority)
     }
 
     fn free_name(&self, authority: &str) -> String {
@@ -247,7 +246,7 @@ fn backend(address: &str, weight: Option<u64>, is_backup: bool) -> Value {
     value
 }
 
-fn of_block(block: &Directive, fates: &mut Fates) -> Map<String, Value> {
+fn of_block(block: &Directive, http: &Scope<'_>, fates: &mut Fates) -> Map<String, Value> {
     fates.carried(block, "");
     let mut value = Map::new();
     let mut backends = Vec::new();
@@ -291,7 +290,7 @@ fn of_block(block: &Directive, fates: &mut Fates) -> Map<String, Value> {
                 fates.changed(directive, "the better of two random backends");
                 balance = "p2c".into();
             }
-            "hash" => match hash_key(directive.arg(0)) {
+            "hash" => match hash_key(directive.arg(0), http) {
                 Some(key) => {
                     fates.changed(
                         directive,
@@ -324,7 +323,7 @@ fn of_block(block: &Directive, fates: &mut Fates) -> Map<String, Value> {
     value
 }
 
-fn hash_key(key: &str) -> Option<String> {
+fn hash_key(key: &str, http: &Scope<'_>) -> Option<String> {
     Some(match key {
         "$remote_addr" | "$binary_remote_addr" => "hash:client.ip".to_owned(),
         "$uri" => "hash:path".to_owned(),
@@ -335,9 +334,26 @@ fn hash_key(key: &str) -> Option<String> {
                 format!("hash:header:{}", header.replace('_', "-"))
             } else if let Some(cookie) = name.strip_prefix("cookie_") {
                 format!("hash:cookie:{cookie}")
+            } else if let Some(query) = name.strip_prefix("arg_") {
+                format!("hash:query:{query}")
             } else {
-                format!("hash:query:{}", name.strip_prefix("arg_")?)
+                hash_by_table(name, http)?
             }
         }
     })
+}
+
+/// Returns the key for a table that has a header or cookie, and the client's address without one: the
+/// key of the gateway falls back to that as well.
+fn hash_by_table(variable: &str, http: &Scope<'_>) -> Option<String> {
+    let table = tables::table(variable, http)?;
+    let from = table["from"].as_str()?;
+    let values = table["values"].as_object()?;
+    let mut values = values.iter();
+    let is_address = values.next() == Some((&String::new(), &Value::from("{client.ip}")));
+    let is_it = table["default"].as_str() == Some(from) && is_address && values.next().is_none();
+    let inner = from.strip_prefix('{')?.strip_suffix('}')?;
+    let (kind, name) = inner.split_once('.')?;
+    let is_known = ["header", "cookie"].contains(&kind);
+    (is_it && is_known).then(|| format!("hash:{kind}:{name}"))
 }

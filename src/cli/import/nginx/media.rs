@@ -1,0 +1,95 @@
+//! Media types of files: `types`, `default_type` and `charset`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::{report::Fates, scope::Scope};
+
+/// Media types of a scope.
+#[derive(Debug)]
+pub(super) struct MediaTypes {
+    /// Types by the end of a name, with their charset.
+    pub(super) by_ending: BTreeMap<String, String>,
+    /// Type of all other names.
+    pub(super) default: String,
+}
+
+/// Types that `charset` is for unless `charset_types` says otherwise.
+const TEXT: [&str; 6] = [
+    "text/html",
+    "text/xml",
+    "text/plain",
+    "text/vnd.wap.wml",
+    "application/javascript",
+    "application/rss+xml",
+];
+
+/// Types that nginx has without a `types` of its own.
+const USUAL: [(&str, &str); 3] = [
+    ("html", "text/html"),
+    ("gif", "image/gif"),
+    ("jpg", "image/jpeg"),
+];
+
+/// Returns the media types of a scope.
+pub(super) fn of(scope: &Scope<'_>) -> MediaTypes {
+    let charset = scope.one("charset").map(|charset| charset.arg(0));
+    let charset = charset.filter(|charset| *charset != "off" && !charset.contains('$'));
+    let own = scope.nearest("charset_types");
+    let own: Vec<&str> = own
+        .iter()
+        .flat_map(|one| &one.args)
+        .map(String::as_str)
+        .collect();
+    let has_charset = |kind: &str| {
+        let is_listed = own.contains(&kind) || own.contains(&"*");
+        kind == "text/html"
+            || if own.is_empty() {
+                TEXT.contains(&kind)
+            } else {
+                is_listed
+            }
+    };
+    let whole = |kind: &str| match charset.filter(|_| has_charset(kind)) {
+        Some(charset) => format!("{kind}; charset={charset}"),
+        None => kind.to_owned(),
+    };
+    let mut by_ending = BTreeMap::new();
+    let types = scope.nearest("types");
+    if types.is_empty() {
+        let usual = USUAL.iter();
+        by_ending.extend(usual.map(|(ending, kind)| ((*ending).to_owned(), whole(kind))));
+    }
+    for entry in types.iter().flat_map(|types| types.children()) {
+        for ending in &entry.args {
+            by_ending.insert(ending.to_ascii_lowercase(), whole(&entry.name));
+        }
+    }
+    let default = scope.one("default_type");
+    let default = default.map_or("text/plain", |default| default.arg(0));
+    MediaTypes {
+        by_ending,
+        default: whole(default),
+    }
+}
+
+/// Returns the section `media_types`: what is different from the types that the gateway knows.
+pub(super) fn section(http: &Scope<'_>, fates: &mut Fates) -> Value {
+    for types in http.own("types") {
+        for one in std::iter::once(types).chain(types.children()) {
+            fates.carried(one, "");
+        }
+    }
+    for name in ["default_type", "charset", "charset_types"] {
+        for one in http.own(name) {
+            fates.carried(one, "");
+        }
+    }
+    let types = of(http);
+    let all = types.by_ending.into_iter();
+    let mut written: Map<String, Value> = all.map(|(end, kind)| (end, kind.into())).collect();
+    // Nothing but what is listed has another type than the default one.
+    written.insert("*".to_owned(), types.default.into());
+    json!({ "types": written })
+}
