@@ -260,8 +260,12 @@ impl Gateway {
         .await
     }
 
+    /// Returns the complete lines that the gateway logged so far.
     pub(crate) fn stderr(&self) -> String {
-        fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default()
+        let mut text = fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
+        // A line that is being written has no end yet.
+        text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+        text
     }
 
     /// Returns the resident memory in bytes.
