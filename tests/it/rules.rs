@@ -1,6 +1,7 @@
 //! Rules of routes. Invariant: random lists of conditions, rewrites and responses lead a request
-//! where nginx leads it with the directives that they stand for. Besides, what rules, pages of routes
-//! and tries of files have beyond that: bounds, and responses of any length.
+//! where nginx leads it with the directives that they stand for, over either protocol, with either
+//! driver, and whether or not a plugin, a cache and a profile stand beside them. Besides, what rules,
+//! pages of routes and tries of files have beyond that: bounds, and responses of any length.
 
 use std::{fmt::Write as _, fs, time::Duration};
 
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::support::{
     client::{self, Request, Response, post},
     gateway::Gateway,
+    http2,
     nginx::Nginx,
     origins::{BigOrigin, EchoOrigin, echoed},
     seed,
@@ -123,15 +125,39 @@ fn drawn(host: &str, random: &mut Rng) -> Request {
 }
 
 /// Status, `Location`, and where the request came to.
-fn seen(response: &Response) -> (u16, Option<String>, Option<(Value, String)>) {
-    let location = response.header("location").map(str::to_owned);
-    let came = (response.status() == 200).then(|| {
-        let echo = response.json();
+type Seen = (u16, Option<String>, Option<(Value, String)>);
+
+fn seen(response: &Response) -> Seen {
+    let echo = (response.status() == 200).then(|| response.json());
+    outcome(response.status(), response.header("location"), echo)
+}
+
+fn outcome(status: u16, location: Option<&str>, echo: Option<Value>) -> Seen {
+    let came = echo.map(|echo| {
         let by = echoed(&echo, "x-by").unwrap_or_default().to_owned();
         (echo["target"].clone(), by)
     });
-    (response.status(), location, came)
+    (status, location.map(str::to_owned), came)
 }
+
+/// Sends the same request over HTTP/2.
+async fn seen_over_http2(client: &http2::Client, host: &str, request: &Request) -> Seen {
+    let (method, target, headers) = request.parts();
+    let target = format!("http://{host}{target}");
+    let mut sent = http::Request::builder().method(method).uri(target);
+    for (name, value) in headers.iter().filter(|(name, _)| *name != "host") {
+        sent = sent.header(name, value);
+    }
+    let response = client.send(sent, "").await.expect("the gateway responds");
+    let echo = (response.status() == 200).then(|| response.json());
+    outcome(response.status(), response.header("location"), echo)
+}
+
+/// What stands beside the rules of a gateway: a plugin that changes nothing, a cache, and a profile.
+const BESIDE: &str = "
+defaults: { plugins: [{ file: nothing.js, on_error: continue }], cache: { ttl: 1min } }
+profiles: { peak: { cache: { ttl: 2min } } }
+";
 
 #[tokio::test]
 async fn requests_go_where_nginx_leads_them() {
@@ -185,10 +211,22 @@ location /a/ {{ {theirs} {} }} }}",
         servers.replace("ADDRESS", &address.to_string())
     })
     .await;
-    let gateway = Gateway::start(&format!(
-        "upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\nroutes:\n{routes}"
-    ))
+    let yaml = format!(
+        "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]
+upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}
+routes:\n{routes}"
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let without_relay = [("EDGEWAY_RELAY", "off")];
+    let beside = Gateway::start_prepared(&format!("{BESIDE}{yaml}"), &without_relay, |folder| {
+        let nothing = "export const onRequest = () => {};\nexport const onResponse = () => {};\n";
+        fs::write(folder.join("nothing.js"), nothing).expect("it takes files");
+    })
     .await;
+    let over_http2 = [
+        http2::Client::open(gateway.address()).await,
+        http2::Client::open(beside.address()).await,
+    ];
     let mut moved = 0;
     for (host, shown) in shown.iter().enumerate() {
         for _ in 0..REQUESTS {
@@ -198,12 +236,22 @@ location /a/ {{ {theirs} {} }} }}",
             let theirs = seen(&theirs.expect("nginx responds"));
             let own = seen(&gateway.send(&request).await);
             assert_eq!(own, theirs, "{}\n{shown}", request.text());
+            let own = seen(&beside.send(&request).await);
+            assert_eq!(own, theirs, "beside others: {}\n{shown}", request.text());
+            for (client, with) in over_http2.iter().zip(["alone", "beside others"]) {
+                let own = seen_over_http2(client, &format!("s{host}.test"), &request).await;
+                assert_eq!(own, theirs, "HTTP/2, {with}: {}\n{shown}", request.text());
+            }
             // The control: without its rules, a route does something else.
             let plain = drawn(&format!("p{host}.test"), &mut same);
             moved += usize::from(seen(&gateway.send(&plain).await) != theirs);
         }
     }
+    // Some came from the cache: it tells apart what rules tell apart.
     let all = HOSTS * REQUESTS;
+    let lines = beside.log_lines(2 * all).await;
+    let hits = lines.iter().filter(|line| line["cache"] == "HIT").count();
+    assert!(hits > all / 10, "{hits} of {}", lines.len());
     assert!(moved > all / 5, "{moved} of {all} say nothing");
 }
 

@@ -74,6 +74,11 @@ impl Request {
         }
     }
 
+    /// Returns the method, the target and the headers so far.
+    pub(crate) fn parts(&self) -> (&str, &str, &[(String, String)]) {
+        (&self.method, &self.target, &self.headers)
+    }
+
     /// Uses HTTP/1.0.
     pub(crate) fn http10(mut self) -> Self {
         self.is_http10 = true;

@@ -51,7 +51,7 @@ pub(crate) struct Outcome {
     pub(crate) older_unnamed: u64,
     /// Purges that found a stored response at both gateways.
     pub(crate) filled: u64,
-    /// Receipts by their value of `others`.
+    /// Receipts by their value of `others`, with what those wait for that are not over.
     pub(crate) others: BTreeMap<String, u64>,
     pub(crate) faults: BTreeMap<&'static str, u64>,
     pub(crate) failed: Vec<String>,
@@ -214,8 +214,7 @@ impl Course {
         let (current, receipt) = purged?;
         // By now every fill that was in flight is over.
         self.look(client, item, current, &receipt, outcome).await?;
-        let others = receipt["others"].as_str().unwrap_or("nothing");
-        *outcome.others.entry(others.to_owned()).or_default() += 1;
+        *outcome.others.entry(kind_of(&receipt)).or_default() += 1;
         Ok(())
     }
 
@@ -404,6 +403,22 @@ impl Outcome {
         }
         self.failed.extend(other.failed);
     }
+}
+
+/// Returns the value of `others`, and what the purge waits for.
+fn kind_of(receipt: &Value) -> String {
+    let others = receipt["others"].as_str().unwrap_or("nothing");
+    if others != "waiting" {
+        return others.to_owned();
+    }
+    let has = |list: &str| receipt[list].as_array().is_some_and(|all| !all.is_empty());
+    let reason = match (has("pending"), has("lapsed")) {
+        (true, _) => "pending",
+        (false, true) => "lapsed",
+        // Leases that the log lost, or level 2.
+        (false, false) => "unknown",
+    };
+    format!("waiting, {reason}")
 }
 
 async fn up_to(milliseconds: u64) {
