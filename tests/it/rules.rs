@@ -153,7 +153,7 @@ async fn seen_over_http2(client: &http2::Client, host: &str, request: &Request) 
     outcome(response.status(), response.header("location"), echo)
 }
 
-/// What stands beside the rules of a gateway: a plugin that changes nothing, a cache, and a profile.
+/// Keys beside the rules of a gateway: a plugin that changes nothing, a cache, and a profile.
 const BESIDE: &str = "
 defaults: { plugins: [{ file: nothing.js, on_error: continue }], cache: { ttl: 1min } }
 profiles: { peak: { cache: { ttl: 2min } } }

@@ -90,6 +90,13 @@ pub(super) struct Difference {
     pub(super) own: String,
 }
 
+impl Difference {
+    /// Returns true if the two sides have the responses of the origin to different requests.
+    pub(super) fn is_of_stored(&self) -> bool {
+        matches!(&self.what, What::Header(name) if name == "x-served")
+    }
+}
+
 /// Everything that one side made of one request, in neutral words.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {

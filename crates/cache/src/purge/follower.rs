@@ -2,7 +2,7 @@
 //! no I/O.
 //!
 //! The order matters. Entries are applied before the gateway reports them as applied, and a gateway
-//! whose lease ran out applies all entries before it holds a lease again. A gateway whose position
+//! whose lease ran out applies all entries from before the next lease until it relies on that. A gateway whose position
 //! is not in the log drops everything it stores and continues from the end that the log had before.
 
 use std::{
@@ -17,6 +17,8 @@ use crate::policy::Lifetime;
 const MARGIN: Duration = Duration::from_millis(200);
 /// Number of entries for which the count of dropped responses is reported.
 const MAX_REPORTED: usize = 16;
+/// Number of leases that may wait for entries to be applied; each query brings one at most.
+const MAX_GRANTED: usize = 16;
 
 /// Trust in stored responses; purges may have been missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +49,9 @@ pub(super) struct Follower {
     position: Option<Position>,
     /// Invariant: a purge that is over is applied here, or it was over after this.
     held_until: Option<Instant>,
+    /// Leases that count once an entry is applied: the last one from before each lease. Oldest
+    /// first.
+    granted: VecDeque<(Id, Instant)>,
     /// Name of the log that was seen last.
     generation: Option<String>,
     /// Newest last.
@@ -81,6 +86,7 @@ impl Follower {
     /// Ends the lease: from now on another log is followed.
     pub(super) fn release(&mut self, now: Instant) {
         self.held_until = Some(self.held_until.map_or(now, |until| until.min(now)));
+        self.granted.clear();
         self.generation = None;
     }
 
@@ -98,22 +104,38 @@ impl Follower {
     }
 
     /// Returns the action for a response of the log. `sent` is from before the query was sent: the
-    /// lease lasts at least from then.
-    pub(super) fn next(&mut self, sent: Instant, response: &LogResponse) -> FollowerAction {
+    /// lease lasts at least from then. `now` is from after the response arrived.
+    pub(super) fn next(
+        &mut self,
+        sent: Instant,
+        now: Instant,
+        response: &LogResponse,
+    ) -> FollowerAction {
         self.generation = Some(response.generation.name.clone());
-        match &response.follows {
+        let (entries, are_all) = match &response.follows {
             LogContinuity::Gap(end) => return FollowerAction::Forget(end.clone()),
-            LogContinuity::Entries(entries) => {
-                if let Some(lasts) = response.leased {
-                    let until = sent + lasts.saturating_sub(MARGIN);
-                    self.held_until = self.held_until.max(Some(until));
+            LogContinuity::Entries { entries, are_all } => (entries, *are_all),
+        };
+        if let Some(lasts) = response.leased {
+            let until = sent + lasts.saturating_sub(MARGIN);
+            // The lease has not ended since the last query.
+            let is_held = self.held_until.is_some_and(|held| now < held);
+            match entries.last() {
+                Some(last) if !is_held => {
+                    // What is over without this gateway is older than the lease, so it is among
+                    // the entries, if they are all.
+                    if are_all && self.granted.len() < MAX_GRANTED {
+                        self.granted.push_back((last.position.id, until));
+                    }
                 }
-                if !entries.is_empty() {
-                    return FollowerAction::Apply(entries.clone());
-                }
+                _ => self.held_until = self.held_until.max(Some(until)),
             }
         }
-        FollowerAction::Rest(response.leased.is_some())
+        if entries.is_empty() {
+            FollowerAction::Rest(response.leased.is_some())
+        } else {
+            FollowerAction::Apply(entries.clone())
+        }
     }
 
     /// Records that an entry is applied, and the number of responses that it dropped.
@@ -122,12 +144,16 @@ impl Follower {
         if self.done.len() > MAX_REPORTED {
             self.done.pop_front();
         }
+        while let Some((_, until)) = self.granted.pop_front_if(|(id, _)| *id <= position.id) {
+            self.held_until = self.held_until.max(Some(until));
+        }
         self.position = Some(position);
     }
 
     /// Records that everything is dropped. `position` is the end that the log had before.
     pub(super) fn forgot(&mut self, position: Position) {
         self.done.clear();
+        self.granted.clear();
         self.position = Some(position);
     }
 }
@@ -157,6 +183,13 @@ mod tests {
         }
     }
 
+    fn all(entries: Vec<Entry>) -> LogContinuity {
+        LogContinuity::Entries {
+            entries,
+            are_all: true,
+        }
+    }
+
     fn response(leased: bool, follows: LogContinuity) -> LogResponse {
         LogResponse {
             generation: Generation {
@@ -175,12 +208,16 @@ mod tests {
         let clock = Clock::test();
         let mut follower = Follower::default();
         assert_eq!(follower.question("a").position, None);
-        let step = follower.next(clock.now(), &response(false, LogContinuity::Gap(at(7))));
+        let step = follower.next(
+            clock.now(),
+            clock.now(),
+            &response(false, LogContinuity::Gap(at(7))),
+        );
         assert_eq!(step, FollowerAction::Forget(at(7)));
         assert_eq!(follower.held_until(), None);
         follower.forgot(at(7));
         assert_eq!(follower.question("a").position, Some(at(7)));
-        let step = follower.next(clock.now(), &response(true, LogContinuity::Entries(vec![])));
+        let step = follower.next(clock.now(), clock.now(), &response(true, all(vec![])));
         assert_eq!(step, FollowerAction::Rest(true));
         assert_eq!(
             follower.held_until(),
@@ -193,8 +230,8 @@ mod tests {
         let clock = Clock::test();
         let mut follower = Follower::default();
         follower.resume(at(1));
-        let follows = LogContinuity::Entries(vec![entry(2), entry(3)]);
-        let step = follower.next(clock.now(), &response(false, follows));
+        let follows = all(vec![entry(2), entry(3)]);
+        let step = follower.next(clock.now(), clock.now(), &response(false, follows));
         assert_eq!(step, FollowerAction::Apply(vec![entry(2), entry(3)]));
         assert_eq!(follower.question("a").position, Some(at(1)));
         follower.applied(at(2), 5);
@@ -214,9 +251,9 @@ mod tests {
         follower.resume(at(1));
         let early = clock.now();
         clock.advance(Duration::from_secs(1));
-        follower.next(clock.now(), &response(true, LogContinuity::Entries(vec![])));
+        follower.next(clock.now(), clock.now(), &response(true, all(vec![])));
         let until = follower.held_until();
-        follower.next(early, &response(true, LogContinuity::Entries(vec![])));
+        follower.next(early, clock.now(), &response(true, all(vec![])));
         assert_eq!(follower.held_until(), until);
     }
 

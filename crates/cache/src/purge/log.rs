@@ -24,7 +24,7 @@ pub(super) const LEASE: Duration = Duration::from_secs(3);
 /// Approximate number of entries that the log keeps.
 const LOG_LEN: u64 = 10_000;
 /// Maximum number of entries in one response.
-const BATCH: u64 = 64;
+const BATCH: usize = 64;
 
 /// Id of an entry: milliseconds since 1970 by the clock of Redis, and a sequence number within the
 /// millisecond.
@@ -88,7 +88,8 @@ pub(super) struct LogQuery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LogResponse {
     pub(super) generation: Generation,
-    /// Remaining time of the gateway's own lease when the query arrived.
+    /// Remaining time of the gateway's own lease when the query arrived. A gateway that had none
+    /// has one only if the entries are all that follow.
     pub(super) leased: Option<Duration>,
     pub(super) follows: LogContinuity,
     /// All leases, if the query asks for them.
@@ -99,8 +100,8 @@ pub(super) struct LogResponse {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LogContinuity {
-    /// The entries after the position, only the first ones if there are many.
-    Entries(Vec<Entry>),
+    /// The entries after the position; not all of them if there are many.
+    Entries { entries: Vec<Entry>, are_all: bool },
     /// The position is not in the log; this is the last entry.
     Gap(Position),
 }
@@ -213,7 +214,11 @@ impl PurgeLogStore for RedisPurgeLog {
             leases: question.wants_leases.then(|| leases().collect()),
             follows: if raw.is_in_log {
                 let entries = raw.entries.into_iter();
-                LogContinuity::Entries(entries.map(|entry| self.entry(entry)).collect())
+                let entries: Vec<Entry> = entries.map(|entry| self.entry(entry)).collect();
+                LogContinuity::Entries {
+                    are_all: entries.len() < BATCH,
+                    entries,
+                }
             } else {
                 LogContinuity::Gap(raw.end)
             },

@@ -28,9 +28,10 @@ else
   local known = redis.call('HGET', gateways, gateway)
   local ends, id, said = string.match(known or '', '^(%d+) (%S+) (%S*)$')
   local left = ends and ends - now or 0
-  -- Purges may not have waited for a gateway whose lease expired: it applies all entries before it
-  -- gets a lease again.
-  if left > 0 or #follow == 0 then
+  -- Purges may not have waited for a gateway whose lease expired. It gets one again together with
+  -- all entries that it lacks, and relies on it once they are applied: under a stream of purges
+  -- there is always another one.
+  if left > 0 or #follow < tonumber(ARGV[7]) then
     -- A remainder above the duration of a lease: the clock was set back.
     if left < lasts * 2 / 3 or left > lasts or id ~= place or said ~= done then
       left = lasts

@@ -5,6 +5,7 @@
 //! other leases in one step, every wait has the usual deadline, and the existing circuit breaker
 //! detects a Redis that hangs.
 
+mod incoming;
 mod outgoing;
 mod resume;
 #[cfg(test)]
@@ -38,7 +39,7 @@ use self::{
 use super::{
     Purge, Trust,
     follower::{Follower, FollowerAction},
-    log::{Entry, EntryContent, LEASE, Lease, LogResponse, Position, PurgeLogStore, RedisPurgeLog},
+    log::{LEASE, Lease, LogResponse, Position, PurgeLogStore, RedisPurgeLog},
     metrics::{PurgeMetrics, Source},
     receipt::{AppliedGateway, DEFAULT_WAIT, PeerStates, Peers, Receipt},
     successor_purges::SuccessorPurges,
@@ -295,7 +296,7 @@ impl PurgeLink {
     /// waits.
     pub async fn begin(&self, purges: Vec<Purge>, source: Source) -> StartedPurge {
         let at = self.clock.now();
-        let objects = self.apply(&purges, source).await;
+        let objects = self.apply(&purges, source).await.iter().sum();
         self.notes.purged(&purges);
         let receipt = Receipt {
             purges,
@@ -322,13 +323,13 @@ impl PurgeLink {
         }
     }
 
-    /// Applies purges and counts them. Returns the number of affected responses.
-    async fn apply(&self, purges: &[Purge], source: Source) -> u64 {
+    /// Applies purges and counts them. Returns the number of affected responses for each.
+    async fn apply(&self, purges: &[Purge], source: Source) -> Vec<u64> {
         let dropped = self.caches.apply(purges).await;
         for (purge, dropped) in purges.iter().zip(&dropped) {
             self.metrics.count(purge, source, *dropped);
         }
-        dropped.iter().sum()
+        dropped
     }
 
     /// Follows the log in `redis` for as long as the future is polled. Without Redis the gateway
@@ -393,8 +394,9 @@ impl PurgeLink {
             Ok(FollowerAction::Rest(_)) => Some(()),
             Ok(FollowerAction::Apply(entries)) => {
                 let since = self.clock.now();
-                for entry in entries {
-                    self.take(entry).await;
+                let mut entries = VecDeque::from(entries);
+                while !entries.is_empty() {
+                    self.take_some(&mut entries).await;
                     // The next query renews the lease, and returns the remaining entries again.
                     if self.clock.now().saturating_duration_since(since) >= LEASE / 3 {
                         break;
@@ -451,7 +453,7 @@ impl PurgeLink {
         state.last_error = None;
         state.compare(&reply.generation.name, now);
         let had_place = state.follower.position().is_some();
-        let step = state.follower.next(sent, reply);
+        let step = state.follower.next(sent, now, reply);
         if had_place && matches!(step, FollowerAction::Forget(_)) {
             state.doubt_until = Some(now + LEASE);
         }
@@ -477,55 +479,6 @@ impl PurgeLink {
             state.looked = Some(now);
         }
         step
-    }
-
-    /// Applies an entry of the log, unless it began here.
-    async fn take(&self, Entry { position, content }: Entry) {
-        let own = {
-            let state = self.state.lock();
-            let mut own = state.own.iter();
-            own.find(|(drawn, _)| *drawn == position.drawn)
-                .map(|(_, objects)| *objects)
-        };
-        let objects = match (own, content) {
-            (Some(objects), _) => objects,
-            (None, EntryContent::Purges(purges)) => {
-                let objects = self.apply(&purges, Source::Gateway).await;
-                let awaited = match WaitScope::of(&purges) {
-                    WaitScope::Writes => WaitScope::Own,
-                    other => other,
-                };
-                self.caches.settle(awaited).await;
-                objects
-            }
-            (None, EntryContent::Unknown) => {
-                warn!(id:% = position.id; "purge not readable, whole cache dropped");
-                self.caches.forget().await
-            }
-            // It may have been a purge of the fleet, whose receipt must be true. An attacker who
-            // can write it can also delete the log, which has the same effect.
-            (None, EntryContent::Unsigned) => {
-                self.refused(&position);
-                self.caches.forget().await
-            }
-        };
-        let is_replay = self.trust() != Trust::All;
-        let mut state = self.state.lock();
-        state.replayed += u64::from(is_replay);
-        state.follower.applied(position, objects);
-    }
-
-    /// Counts a purge without a valid signature, and logs one now and then.
-    fn refused(&self, position: &Position) {
-        self.metrics.unsigned.inc();
-        let now = self.clock.now();
-        let mut state = self.state.lock();
-        let logged = state.unsigned_logged;
-        if logged.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL) {
-            state.unsigned_logged = Some(now);
-            drop(state);
-            warn!(id:% = position.id; "purge in redis not signed with the secret of `redis`, whole cache dropped");
-        }
     }
 
     /// Drops everything after the log has lost this gateway's position, or never had one: stored

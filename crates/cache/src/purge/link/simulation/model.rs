@@ -24,6 +24,8 @@ use crate::base::{clock::Clock, redis::Unavailable, units::whole_millis};
 
 /// Number of entries that the log keeps here.
 const LOG_KEPT: usize = 6;
+/// Maximum number of entries in one response.
+const BATCH: usize = 3;
 
 #[derive(Clone, Debug)]
 pub(super) enum Command {
@@ -105,10 +107,11 @@ impl Data {
             };
         };
         let behind = self.log.iter().filter(|e| e.position.id > place.id);
-        let entries: Vec<Entry> = behind.take(2).cloned().collect();
+        let entries: Vec<Entry> = behind.take(BATCH).cloned().collect();
+        let are_all = entries.len() < BATCH;
         let stored = self.gateways.get(&question.gateway);
         let mut left = stored.map_or(0, |(ends, ..)| ends.saturating_sub(now));
-        if left > 0 || entries.is_empty() {
+        if left > 0 || are_all {
             let is_same = stored.is_some_and(|(_, id, _, validates)| {
                 *id == place.id && *validates == question.validates
             });
@@ -124,7 +127,7 @@ impl Data {
         LogResponse {
             generation,
             leased: (left > 0).then(|| Duration::from_millis(left)),
-            follows: LogContinuity::Entries(entries),
+            follows: LogContinuity::Entries { entries, are_all },
             leases: Some(self.leases(now)),
             is_there,
         }
