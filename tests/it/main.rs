@@ -19,6 +19,7 @@ mod cache_origin_gone;
 mod cache_owners;
 mod cache_scripts;
 mod cache_tiers;
+mod cache_under_pressure;
 mod cache_upgrade;
 mod canary;
 mod cli;

@@ -15,7 +15,7 @@ use crate::{
     cache::{
         budget::RenderPermit,
         policy::{self, Usability},
-        store::{Entry, RequestedLookup},
+        store::{Entry, Reader, RequestedLookup},
     },
     chain::CacheOutcome,
     gateway::RouteCache,
@@ -129,8 +129,8 @@ pub(in crate::proxy) fn replaces_failure(
 
 /// Next step of a request that the cache may serve or store.
 pub(in crate::proxy) enum CacheStep {
-    /// A stored response, or one that another request is storing.
-    Send(Arc<Entry>),
+    /// A stored response, or one that another request is storing, and a reader of its body.
+    Send(Arc<Entry>, Reader),
     Fetch(Fetch),
 }
 
@@ -198,10 +198,14 @@ pub(in crate::proxy) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
     let is_pass = ctx.cache.as_ref().is_none_or(|flow| flow.is_pass);
     let mut left = cache.policy.wait;
     for _ in 0..MAX_WAITS {
-        let stale = match find(&key, cache).map(|entry| (use_found(&entry, ctx), entry)) {
-            Some((FoundUse::Whole, entry)) => return Ok(CacheStep::Send(entry)),
-            Some((FoundUse::Stale, entry)) => Some(entry),
-            Some((FoundUse::None, _)) | None => None,
+        let stale = match find(&key, cache) {
+            Some((entry, reader)) => match use_found(&entry, ctx) {
+                FoundUse::Whole => return Ok(CacheStep::Send(entry, reader)),
+                // One that still arrives may never be complete.
+                FoundUse::Stale => Some(entry).filter(|entry| entry.is_complete()),
+                FoundUse::None => None,
+            },
+            None => None,
         };
         let fetch = Fetch {
             is_storing: true,
@@ -220,11 +224,11 @@ pub(in crate::proxy) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
                     lock,
                 };
                 // Another request may have stored its response since.
-                if let Some(entry) = find(&turn.key, cache)
+                if let Some((entry, reader)) = find(&turn.key, cache)
                     && use_found(&entry, ctx) == FoundUse::Whole
                 {
                     turn.end(LockStatus::Done);
-                    return Ok(CacheStep::Send(entry));
+                    return Ok(CacheStep::Send(entry, reader));
                 }
                 let turn = Some(turn);
                 return Ok(CacheStep::Fetch(Fetch { turn, ..fetch }));
@@ -250,7 +254,11 @@ async fn may_look_again(other: &ReadLock, most: std::time::Duration) -> bool {
     other.lock_status() != LockStatus::GiveUp
 }
 
-fn find(key: &CacheKey, cache: &RouteCache) -> Option<Arc<Entry>> {
+/// Finds a stored response, and attaches a reader to it at once: it may still arrive, and be
+/// stored no longer by the time that its body is wanted.
+fn find(key: &CacheKey, cache: &RouteCache) -> Option<(Arc<Entry>, Reader)> {
     let wanted = key.extensions.get::<RequestedLookup>()?;
-    cache.cache.store().find(&wanted.key, wanted.sent()).entry
+    let entry = cache.cache.store().find(&wanted.key, wanted.sent()).entry?;
+    let reader = entry.body.reader()?;
+    Some((entry, reader))
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Method, StatusCode, header};
 use pingora::{
-    Result,
+    ErrorType, OkOrErr as _, Result,
     http::{RequestHeader, ResponseHeader},
 };
 
@@ -18,15 +18,15 @@ use crate::{
     base::open_headers::OpenResponseHeaders,
     cache::{
         policy,
-        store::{Client, Entry, Fill},
+        store::{Client, Entry, Fill, Reader},
     },
     proxy::context::{self, Context},
 };
 
 /// Stored response in the form in which it is sent.
 pub(in crate::proxy) struct StoredResponse {
-    pub(in crate::proxy) entry: Arc<Entry>,
     pub(in crate::proxy) head: ResponseHeader,
+    pub(in crate::proxy) reader: Reader,
 }
 
 /// Use of a response of the origin.
@@ -87,8 +87,20 @@ pub(in crate::proxy) fn condition(request: &mut RequestHeader, stale: Option<&En
 }
 
 impl StoredResponse {
-    /// Returns `entry` as a response whose age is `age`.
-    pub(in crate::proxy) fn aged(entry: Arc<Entry>, age: Option<Duration>) -> Result<Self> {
+    /// Returns the response `entry` with these headers. Its body is complete.
+    fn complete(entry: &Entry, head: ResponseHeader) -> Result<Self> {
+        let reader = entry.body.reader();
+        let reader = reader.or_err(ErrorType::InternalError, "a stored body is incomplete")?;
+        Ok(Self { head, reader })
+    }
+
+    /// Returns the complete `entry` as a response whose age is `age`.
+    pub(in crate::proxy) fn aged(entry: &Entry, age: Option<Duration>) -> Result<Self> {
+        Self::complete(entry, Self::head(entry, age)?)
+    }
+
+    /// Returns the headers of `entry` with this age.
+    pub(in crate::proxy) fn head(entry: &Entry, age: Option<Duration>) -> Result<ResponseHeader> {
         let headers = entry.headers();
         let mut head = ResponseHeader::build_no_case(entry.status, Some(headers.len()))?;
         for (name, value) in &headers {
@@ -96,7 +108,7 @@ impl StoredResponse {
         }
         let age = age.unwrap_or_default();
         head.insert_header(header::AGE, age.as_secs())?;
-        Ok(Self { entry, head })
+        Ok(head)
     }
 }
 
@@ -139,7 +151,7 @@ impl Fetch {
                 return Ok(OriginUse::Pass);
             };
             let head = storage::response(entry.status, &headers, &entry.lifetime())?;
-            return Ok(OriginUse::Send(StoredResponse { entry, head }));
+            return Ok(OriginUse::Send(StoredResponse::complete(&entry, head)?));
         };
         let head = decision.response()?;
         match decision {
@@ -159,8 +171,8 @@ impl Fetch {
                 // If it was purged meanwhile, it is still the response to this request.
                 let _refreshed = store.refresh_with(&refresh);
                 self.release(true);
-                let entry = refresh.old;
-                Ok(OriginUse::Send(StoredResponse { entry, head }))
+                let stored = StoredResponse::complete(&refresh.old, head)?;
+                Ok(OriginUse::Send(stored))
             }
         }
     }

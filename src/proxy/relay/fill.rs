@@ -80,9 +80,10 @@ impl Relayed<'_, '_> {
             return Ok(false);
         }
         let fetch = match cache::begin(ctx).await? {
-            CacheStep::Send(entry) => {
+            CacheStep::Send(entry, reader) => {
                 let age = ctx.facts.cache.and_then(|cached| cached.age);
-                let sent = self.send_stored(ctx, StoredResponse::aged(entry, age)?);
+                let head = StoredResponse::head(&entry, age)?;
+                let sent = self.send_stored(ctx, StoredResponse { head, reader });
                 sent.await.map_err(request_end::of_client)?;
                 return Ok(true);
             }
@@ -155,7 +156,7 @@ impl Relayed<'_, '_> {
 
     /// Sends a stored response, or one that another request is storing.
     async fn send_stored(&mut self, ctx: &mut Context, stored: StoredResponse) -> Result<()> {
-        let StoredResponse { entry, mut head } = stored;
+        let StoredResponse { mut head, reader } = stored;
         let request = self.client.request;
         let is_bare =
             cache::present(request, &mut head, ctx)? || head.status == StatusCode::NO_CONTENT;
@@ -169,7 +170,7 @@ impl Relayed<'_, '_> {
         if is_bare {
             return Ok(());
         }
-        let sent = send_body(self.client, entry.body.reader(), &Mutex::new(ctx)).await;
+        let sent = send_body(self.client, reader, &Mutex::new(ctx)).await;
         Ok(sent?)
     }
 
@@ -240,10 +241,9 @@ impl CachedExchange {
             return Ok(false);
         }
         let age = ctx.facts.cache.and_then(|cached| cached.age);
-        let stale = Arc::clone(stale);
+        self.send = Some(StoredResponse::aged(stale, age)?);
         // The next of those that wait tries its luck with the origin.
         self.fetch = Fetch::default();
-        self.send = Some(StoredResponse::aged(stale, age)?);
         Ok(true)
     }
 }

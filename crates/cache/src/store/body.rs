@@ -172,7 +172,9 @@ impl Body {
     }
 
     /// Returns a reader that starts at the first byte and waits for bytes that have yet to arrive.
-    pub fn reader(self: &Arc<Self>) -> Reader {
+    /// `None` if some of them are gone: the fill failed, or no longer stores the response. From then
+    /// on no request finds the body, but one may have found it before.
+    pub fn reader(self: &Arc<Self>) -> Option<Reader> {
         Reader::new(self)
     }
 

@@ -123,6 +123,15 @@ impl Filling {
         }
     }
 
+    /// Attaches a reader of all bytes; `None` if some of them are gone already or will not arrive.
+    pub(super) fn attach_to_all(self: &Arc<Self>) -> Option<AttachedReader> {
+        let reader = self.attach(false);
+        let state = self.state.lock();
+        let has_all = state.readers.contains_key(&reader.id) && state.end != Some(End::Died);
+        drop(state);
+        has_all.then_some(reader)
+    }
+
     pub(super) fn attach(self: &Arc<Self>, is_own: bool) -> AttachedReader {
         let mut state = self.state.lock();
         let place = ReadPosition {

@@ -33,12 +33,17 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(body: &Arc<Body>) -> Self {
-        let attached = match body.whole() {
-            Some(_) => None,
-            None => body.filling().map(|filling| filling.attach(false)),
+    pub(super) fn new(body: &Arc<Body>) -> Option<Self> {
+        let attached = match (body.whole(), body.filling()) {
+            (Some(_), _) => None,
+            (None, Some(filling)) => Some(filling.attach_to_all()?),
+            // It ended after the first look, whole or not.
+            (None, None) => {
+                body.whole()?;
+                None
+            }
         };
-        Self::of(body, attached)
+        Some(Self::of(body, attached))
     }
 
     pub(super) fn of(body: &Arc<Body>, attached: Option<AttachedReader>) -> Self {

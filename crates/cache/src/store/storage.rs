@@ -105,7 +105,9 @@ impl Storage for Store {
         let Some(entry) = self.find(&wanted.key, wanted.sent()).entry else {
             return Ok(None);
         };
-        let reader = entry.body.reader();
+        let Some(reader) = entry.body.reader() else {
+            return Ok(None);
+        };
         Ok(Some((entry.meta()?, Box::new(Hit::new(reader)))))
     }
 

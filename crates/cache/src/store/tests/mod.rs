@@ -134,14 +134,17 @@ async fn a_filled_response_is_found_and_read() {
     let mut fill = bench.store.begin(&bench.draft(&page));
     let early = bench.get(&page).unwrap();
     assert!(!early.is_complete());
-    let reader = read_all(early.body.reader());
+    let reader = read_all(early.body.reader().unwrap());
     fill.write(Bytes::from_static(b"one ")).await.unwrap();
     fill.write(Bytes::from_static(b"two")).await.unwrap();
     let stored = fill.finish().unwrap().unwrap();
     assert_eq!(reader.await, Ok(b"one two".to_vec()));
     assert!(Arc::ptr_eq(&stored, &bench.get(&page).unwrap()));
     assert!(Arc::ptr_eq(&stored, &early));
-    assert_eq!(read_all(stored.body.reader()).await.unwrap(), b"one two");
+    assert_eq!(
+        read_all(stored.body.reader().unwrap()).await.unwrap(),
+        b"one two"
+    );
     assert_eq!(stored.headers()[header::ETAG], "\"1\"");
     drop((early, stored));
     assert_eq!(bench.purge(PurgeTarget::All, PurgeEffect::Hard), 1);
@@ -157,12 +160,36 @@ async fn a_dead_writer_is_an_error_to_readers_and_the_old_response_stays() {
     fill.write(Bytes::from_static(b"ne")).await.unwrap();
     let early = bench.get(&page).unwrap();
     assert!(!Arc::ptr_eq(&early, &old), "the one under way is preferred");
-    let mut reader = early.body.reader();
+    let mut reader = early.body.reader().unwrap();
     assert_eq!(reader.next().await, Ok(Some(Bytes::from_static(b"ne"))));
     drop(fill);
     assert_eq!(reader.next().await, Err(FillEnd::Writer));
-    assert_eq!(read_all(early.body.reader()).await, Err(FillEnd::Writer));
+    assert!(early.body.reader().is_none(), "the rest never comes");
     assert!(Arc::ptr_eq(&bench.get(&page).unwrap(), &old));
+}
+
+/// A request may find a response just before it is no longer stored: it must not begin to send it.
+#[tokio::test]
+async fn only_those_who_can_have_all_of_a_response_read_it() {
+    let bench = bench(10 * MIB);
+    for is_read in [false, true] {
+        let page = key("/a");
+        let mut fill = bench.store.begin(&bench.draft(&page));
+        let found = bench.get(&page).unwrap();
+        let early = is_read.then(|| found.body.reader().unwrap());
+        let own = fill.own_reader();
+        bench.purge(PurgeTarget::All, PurgeEffect::Hard);
+        fill.write(Bytes::from_static(b"one ")).await.unwrap();
+        assert_eq!(fill.passed(), Some(NotStoredReason::Purged));
+        // As long as another reader has read nothing of it, nothing is gone.
+        let late = found.body.reader().unwrap();
+        fill.write(Bytes::from_static(b"two")).await.unwrap();
+        assert!(fill.finish().unwrap().is_none());
+        assert!(found.body.reader().is_none(), "nobody keeps it");
+        for reader in [Some(own), early, Some(late)].into_iter().flatten() {
+            assert_eq!(read_all(reader).await, Ok(b"one two".to_vec()));
+        }
+    }
 }
 
 #[tokio::test]
@@ -203,7 +230,7 @@ async fn a_body_that_grows_too_large_is_passed_on_completely_and_not_stored() {
     draft.about.max_object = 100_000;
     let mut fill = bench.store.begin(&draft);
     let own = fill.own_reader();
-    let early = bench.get(&page).unwrap().body.reader();
+    let early = bench.get(&page).unwrap().body.reader().unwrap();
     let body: Vec<u8> = (0..=250).cycle().take(3_000_000).collect();
     let written = async {
         for chunk in body.chunks(30_000) {
@@ -235,7 +262,10 @@ async fn stalled_readers_hold_up_others_for_a_while_only() {
     draft.about.max_object = 0;
     let mut fill = bench.store.begin(&draft);
     assert_eq!(fill.passed(), None);
-    let (mut idle, reads) = (fill.entry().body.reader(), fill.entry().body.reader());
+    let (mut idle, reads) = (
+        fill.entry().body.reader().unwrap(),
+        fill.entry().body.reader().unwrap(),
+    );
     let chunk = Bytes::from(vec![1; 100_000]);
     let written = async {
         for _ in 0..50 {
@@ -308,7 +338,7 @@ async fn a_response_of_unknown_length_is_stored_as_fast_as_a_client_reads_it() {
     let mut fill = bench.store.begin(&bench.draft(&page));
     fill.set_client(&idle());
     let _own = fill.own_reader();
-    let reads = fill.entry().body.reader();
+    let reads = fill.entry().body.reader().unwrap();
     let chunk = Bytes::from(vec![1; 64 * 1024]);
     let written = async {
         for _ in 0..64 {
@@ -329,7 +359,7 @@ async fn bodies_in_flight_are_copied_in_small_pieces() {
     let mut draft = bench.draft(&key("/a"));
     draft.headers.insert(header::CONTENT_LENGTH, 200_000.into());
     let mut fill = bench.store.begin(&draft);
-    let mut reader = fill.entry().body.reader();
+    let mut reader = fill.entry().body.reader().unwrap();
     fill.write(Bytes::from(vec![1; 150_000])).await.unwrap();
     let mut read = 0;
     while read < 150_000 {
