@@ -216,21 +216,17 @@ impl Gateway {
     /// Returns the access log, once it has at least `at_least` lines.
     pub(crate) async fn log_lines(&self, at_least: usize) -> Vec<Value> {
         let file = self.dir.path().join("access.log");
-        wait_for(
-            &format!("the access log has {at_least} lines"),
-            Duration::from_secs(5),
-            async || {
-                let text = fs::read_to_string(&file).unwrap_or_default();
-                // A line that is being written has no end yet.
-                let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-                let lines: Vec<Value> = complete
-                    .lines()
-                    .map(|line| serde_json::from_str(line).expect("each log line is JSON"))
-                    .collect();
-                (lines.len() >= at_least).then_some(lines)
-            },
-        )
-        .await
+        let mut found = 0;
+        let mut complete = async || {
+            let text = fs::read_to_string(&file).unwrap_or_default();
+            // A line that is being written has no end yet.
+            let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+            found = complete.lines().count();
+            let lines = (found >= at_least).then(|| complete.lines().map(serde_json::from_str));
+            lines?.collect::<Result<Vec<Value>, _>>().ok()
+        };
+        let lines = until(Duration::from_secs(30), &mut complete).await;
+        lines.unwrap_or_else(|| panic!("{found} of {at_least} lines of the access log are there"))
     }
 
     /// Waits until the gateway follows the purges of others. Before that it does not know which of

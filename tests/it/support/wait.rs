@@ -5,13 +5,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 const PAUSE: Duration = Duration::from_millis(5);
+/// Time that anything may take on a machine that is busy with other tests.
+const LEAST: Duration = Duration::from_secs(30);
 
-/// Polls until there is a result; fails the test after `limit`.
+/// Polls until there is a result; fails the test after `limit`, or after [`LEAST`] if that is longer.
 pub(crate) async fn wait_for<T>(
     condition: &str,
     limit: Duration,
     mut ask: impl AsyncFnMut() -> Option<T>,
 ) -> T {
+    let limit = limit.max(LEAST);
     match until(limit, &mut ask).await {
         Some(response) => response,
         None => panic!("waited {limit:?} in vain until {condition}"),
