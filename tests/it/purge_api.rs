@@ -352,9 +352,9 @@ async fn no_purge_waits_for_a_gateway_that_was_stopped() {
     two.terminate(SOON).await;
     let (status, receipt) = purge(&one, &json!({ "url": "/a" })).await;
     assert_eq!(status, 200, "{receipt}");
-    // Its lease would have lasted for up to 3 s; it released the lease when it stopped.
+    // It released its lease when it stopped: otherwise it would be waited for, and listed here.
     assert_eq!(receipt["lapsed"], json!([]), "{receipt}");
-    assert!(receipt["took_ms"].as_f64().unwrap() < 1500.0, "{receipt}");
+    assert_eq!(receipt["pending"], json!([]), "{receipt}");
 }
 
 /// Invariant: no receipt is 200 while a gateway that was known a moment ago serves an older

@@ -411,14 +411,16 @@ async fn is_up(gateway: &Gateway, is_up: u64, within: Duration) {
     .await;
 }
 
-/// Sends 130 requests of one client; returns how many pass.
-async fn alone(gateway: &Gateway) -> usize {
+/// Sends 130 requests of one client: 100 pass, and those that the rate allows meanwhile.
+async fn alone(gateway: &Gateway) {
+    let begun = now();
     let mut passed = 0;
     for _ in 0..130 {
         let ask = get("/").header("x-client", "alone");
-        passed += usize::from(gateway.send(&ask).await.status() == 200);
+        passed += u64::from(gateway.send(&ask).await.status() == 200);
     }
-    passed
+    let most = 101 + (now() - begun).as_secs() * 100 / 60 + 2;
+    assert!((100..=most).contains(&passed), "{passed}, at most {most}");
 }
 
 /// Sends 1,600 requests of 8 clients to two gateways; returns how many pass, and the duration.
@@ -480,8 +482,7 @@ async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_
     redis.pause();
     is_up(&gateway, 0, Duration::from_secs(5)).await;
     // By the counts in the gateway's memory.
-    let passed = alone(&gateway).await;
-    assert!((100..=110).contains(&passed), "{passed}");
+    alone(&gateway).await;
     redis.resume();
     is_up(&gateway, 1, Duration::from_secs(5)).await;
     redis.kill();
@@ -529,8 +530,7 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     )
     .await;
     is_up(&gateway, 1, Duration::from_secs(30)).await;
-    let passed = alone(&gateway).await;
-    assert!((100..=110).contains(&passed), "{passed}");
+    alone(&gateway).await;
     wait_for(
         "all are counted in Redis again",
         Duration::from_secs(5),
