@@ -278,7 +278,7 @@ impl ProxyHttp for Proxy {
         upstream::on_origin_response(Replay::of(session), response, ctx)?;
         let request = session.req_header();
         let read = accel::read(response, ctx);
-        if let Err(ordered) = read.and_then(|()| error_page::read(request, response, ctx)) {
+        if let Err(ordered) = read.and_then(|()| error_page::intercept(request, response, ctx)) {
             cache::replaced(ctx);
             // A write remains one, whatever is sent in response to it.
             cache::written(request, response, ctx).await;

@@ -245,8 +245,7 @@ impl Filter for ErrorPages {
     }
 
     fn may_intercept(&self) -> bool {
-        let mut pages = self.pages.iter();
-        self.intercepts && pages.any(|page| matches!(page.content, Content::Upstream(_)))
+        self.intercepts && !self.pages.is_empty()
     }
 
     fn intercept(
@@ -254,12 +253,17 @@ impl Filter for ErrorPages {
         ex: &mut Exchange<'_>,
         status: StatusCode,
         headers: &HeaderMap,
+        is_bare: bool,
     ) -> Option<Box<Reply>> {
         let page = self.page(status, &ex.head.headers)?;
-        if !matches!(page.content, Content::Upstream(_)) {
-            return None;
-        }
-        Some(Box::new(of_upstream::reply(status, headers)))
+        let is_replied = match &page.content {
+            Content::Upstream(_) => true,
+            Content::Body(..) | Content::Text(..) | Content::File(..) => {
+                is_bare && !ex.facts.is_page()
+            }
+            Content::Redirect(_) | Content::Route(_) => false,
+        };
+        is_replied.then(|| Box::new(of_upstream::reply(status, headers)))
     }
 
     fn has_page_routes(&self) -> bool {

@@ -12,7 +12,7 @@ mod fetch;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -82,6 +82,31 @@ pub(super) fn read(
     response: &ResponseHeader,
     ctx: &mut Context,
 ) -> Result<()> {
+    replace(request, response, ctx, false)
+}
+
+/// Same as [`read`] for a response that Pingora's session sends. It has no body if the headers of
+/// the backend end it, whatever the filters of its body add.
+pub(super) fn intercept(
+    request: &RequestHeader,
+    response: &ResponseHeader,
+    ctx: &mut Context,
+) -> Result<()> {
+    let is_empty = match response.headers.get(header::CONTENT_LENGTH) {
+        Some(length) => length.as_bytes() == b"0",
+        // Over HTTP/2 the frame says so, which is not known here.
+        None => response.version == Version::HTTP_2,
+    };
+    let is_bare = is_empty && request.method != Method::HEAD;
+    replace(request, response, ctx, is_bare)
+}
+
+fn replace(
+    request: &RequestHeader,
+    response: &ResponseHeader,
+    ctx: &mut Context,
+    is_bare: bool,
+) -> Result<()> {
     if let Some(reply) = no_whole_page(response, ctx) {
         degrade(REASON, ctx);
         ctx.reply = Some(Box::new(reply));
@@ -98,7 +123,7 @@ pub(super) fn read(
         ctx.reply = Some(Box::new(reply));
         return Err(Error::new_in(ErrorType::Custom(REASON)));
     }
-    let Some(reply) = chain.intercept(&mut ex, response.status, &response.headers) else {
+    let Some(reply) = chain.intercept(&mut ex, response.status, &response.headers, is_bare) else {
         return Ok(());
     };
     ctx.reply = Some(reply);

@@ -1,6 +1,8 @@
 //! Effects of directives: the kinds of difference that an entry about each may explain. A
 //! difference that nothing here allows needs another entry of the report, not a wider table.
 
+use std::collections::BTreeSet;
+
 use super::{
     compare::{CLOSED_BY_ITSELF, Difference, What},
     conf::Directive,
@@ -17,6 +19,8 @@ pub(super) struct Effect<'a> {
     pub(super) directive: &'a Directive,
     /// Status that nginx responded with.
     pub(super) code: u16,
+    /// Headers that the configuration gives the use of the cache.
+    pub(super) of_cache: &'a BTreeSet<String>,
 }
 
 /// Statuses that differ because of a directive: one of them on one side, since it keeps requests
@@ -268,6 +272,7 @@ fn fits_header(entry: &Entry, name: &str, header: &str, effect: &Effect<'_>) -> 
         && note.contains("not those of the page's own location")
         && codes.any(|own| own.trim_start_matches('=') == code);
     let is_cached = name == "proxy_cache"
+        && effect.of_cache.contains(header)
         && [theirs, ours]
             .iter()
             .all(|value| CACHED.contains(&value.as_str()));

@@ -28,6 +28,8 @@ pub(super) struct Governed<'a, 'b> {
     around: BTreeMap<String, BTreeSet<String>>,
     /// Servers, for requests that no block handled.
     servers: BTreeSet<String>,
+    /// Headers that a configuration gives the use of the cache.
+    of_cache: BTreeSet<String>,
     /// Entries with their places.
     entries: Vec<(String, &'a Entry)>,
 }
@@ -53,6 +55,7 @@ impl<'a, 'b> Governed<'a, 'b> {
             lines: BTreeMap::new(),
             around: BTreeMap::new(),
             servers: BTreeSet::new(),
+            of_cache: BTreeSet::new(),
             entries: report
                 .explaining()
                 .map(|entry| (place(entry, main), entry))
@@ -71,6 +74,10 @@ impl<'a, 'b> Governed<'a, 'b> {
                     governed.servers.insert(directive.place());
                 }
                 needs.insert(directive.place());
+            }
+            let mut arguments = directive.arguments().iter();
+            if arguments.any(|value| value.contains("$upstream_cache_status")) {
+                governed.of_cache.insert(directive.first().to_lowercase());
             }
             // A file that is included in several places has its lines in each.
             let lines = governed.lines.entry(directive.place()).or_default();
@@ -107,6 +114,7 @@ impl<'a, 'b> Governed<'a, 'b> {
                 status,
                 directive: line.directive,
                 code: differing.code,
+                of_cache: &self.of_cache,
             };
             fits(entry, &effect)
         });

@@ -187,12 +187,14 @@ pub trait Filter: Send + Sync + 'static {
     }
 
     /// Returns a reply in place of an error response of a backend, before a cache stores it. Called
-    /// for statuses from 400 on.
+    /// for statuses from 400 on. `is_bare`: the response has no body, and gets none from the
+    /// filters of bodies.
     fn intercept(
         &self,
         _ex: &mut Exchange<'_>,
         _status: StatusCode,
         _headers: &HeaderMap,
+        _is_bare: bool,
     ) -> Option<Box<Reply>> {
         None
     }

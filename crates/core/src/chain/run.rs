@@ -406,9 +406,10 @@ impl Chain {
         ex: &mut Exchange<'_>,
         status: StatusCode,
         headers: &HeaderMap,
+        is_bare: bool,
     ) -> Option<Box<Reply>> {
         let mut filters = self.intercepting.iter();
-        filters.find_map(|filter| filter.intercept(ex, status, headers))
+        filters.find_map(|filter| filter.intercept(ex, status, headers, is_bare))
     }
 
     /// Returns true if routes have pages of errors.
