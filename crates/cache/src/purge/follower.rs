@@ -2,8 +2,9 @@
 //! no I/O.
 //!
 //! The order matters. Entries are applied before the gateway reports them as applied, and a gateway
-//! whose lease ran out applies all entries from before the next lease until it relies on that. A gateway whose position
-//! is not in the log drops everything it stores and continues from the end that the log had before.
+//! whose lease ran out applies all entries from before its next lease until it relies on that. A
+//! gateway whose position is not in the log drops everything it stores and continues from the end
+//! that the log had before.
 
 use std::{
     collections::VecDeque,

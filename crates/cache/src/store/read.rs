@@ -34,11 +34,13 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn new(body: &Arc<Body>) -> Option<Self> {
-        let attached = match (body.whole(), body.filling()) {
-            (Some(_), _) => None,
-            (None, Some(filling)) => Some(filling.attach_to_all()?),
+        if body.whole().is_some() {
+            return Some(Self::of(body, None));
+        }
+        let attached = match body.filling() {
+            Some(filling) => Some(filling.attach_to_all()?),
             // It ended after the first look, whole or not.
-            (None, None) => {
+            None => {
                 body.whole()?;
                 None
             }
