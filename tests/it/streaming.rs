@@ -15,7 +15,7 @@ use crate::support::{
 const ADDED: Duration = Duration::from_millis(50);
 
 /// Rounds of a comparison: one slow moment of the machine spoils one round only.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 10;
 
 async fn front(backend: std::net::SocketAddr, app: &str, filters: &str) -> Gateway {
     let yaml = format!(

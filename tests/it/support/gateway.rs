@@ -213,7 +213,7 @@ impl Gateway {
         .await;
     }
 
-    /// Returns the access log, once it has at least `at_least` lines.
+    /// Returns the access log by time, once it has at least `at_least` lines.
     pub(crate) async fn log_lines(&self, at_least: usize) -> Vec<Value> {
         let file = self.dir.path().join("access.log");
         let mut found = 0;
@@ -226,7 +226,11 @@ impl Gateway {
             lines?.collect::<Result<Vec<Value>, _>>().ok()
         };
         let lines = until(Duration::from_secs(30), &mut complete).await;
-        lines.unwrap_or_else(|| panic!("{found} of {at_least} lines of the access log are there"))
+        let mut lines = lines
+            .unwrap_or_else(|| panic!("{found} of {at_least} lines of the access log are there"));
+        // Each thread of the gateway writes those of its own requests.
+        lines.sort_by(|one, other| one["time"].as_str().cmp(&other["time"].as_str()));
+        lines
     }
 
     /// Waits until the gateway follows the purges of others. Before that it does not know which of
