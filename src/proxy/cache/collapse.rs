@@ -201,8 +201,7 @@ pub(in crate::proxy) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
         let stale = match find(&key, cache) {
             Some((entry, reader)) => match use_found(&entry, ctx) {
                 FoundUse::Whole => return Ok(CacheStep::Send(entry, reader)),
-                // One that still arrives may never be complete.
-                FoundUse::Stale => Some(entry).filter(|entry| entry.is_complete()),
+                FoundUse::Stale => Some(entry),
                 FoundUse::None => None,
             },
             None => None,

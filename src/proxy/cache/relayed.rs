@@ -87,16 +87,12 @@ pub(in crate::proxy) fn condition(request: &mut RequestHeader, stale: Option<&En
 }
 
 impl StoredResponse {
-    /// Returns the response `entry` with these headers. Its body is complete.
-    fn complete(entry: &Entry, head: ResponseHeader) -> Result<Self> {
+    /// Returns the response `entry` with these headers. An error if it was still arriving, and some
+    /// of it is gone.
+    pub(in crate::proxy) fn of(entry: &Entry, head: ResponseHeader) -> Result<Self> {
         let reader = entry.body.reader();
-        let reader = reader.or_err(ErrorType::InternalError, "a stored body is incomplete")?;
+        let reader = reader.or_err(ErrorType::InternalError, "a stored response is incomplete")?;
         Ok(Self { head, reader })
-    }
-
-    /// Returns the complete `entry` as a response whose age is `age`.
-    pub(in crate::proxy) fn aged(entry: &Entry, age: Option<Duration>) -> Result<Self> {
-        Self::complete(entry, Self::head(entry, age)?)
     }
 
     /// Returns the headers of `entry` with this age.
@@ -151,7 +147,7 @@ impl Fetch {
                 return Ok(OriginUse::Pass);
             };
             let head = storage::response(entry.status, &headers, &entry.lifetime())?;
-            return Ok(OriginUse::Send(StoredResponse::complete(&entry, head)?));
+            return Ok(OriginUse::Send(StoredResponse::of(&entry, head)?));
         };
         let head = decision.response()?;
         match decision {
@@ -171,7 +167,7 @@ impl Fetch {
                 // If it was purged meanwhile, it is still the response to this request.
                 let _refreshed = store.refresh_with(&refresh);
                 self.release(true);
-                let stored = StoredResponse::complete(&refresh.old, head)?;
+                let stored = StoredResponse::of(&refresh.old, head)?;
                 Ok(OriginUse::Send(stored))
             }
         }

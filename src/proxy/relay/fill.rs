@@ -237,11 +237,16 @@ impl CachedExchange {
         let Some(stale) = &self.fetch.stale else {
             return Ok(false);
         };
+        // One that was still arriving may be gone.
+        let Some(reader) = stale.body.reader() else {
+            return Ok(false);
+        };
         if !cache::replaces_failure(stale, error, ctx) {
             return Ok(false);
         }
         let age = ctx.facts.cache.and_then(|cached| cached.age);
-        self.send = Some(StoredResponse::aged(stale, age)?);
+        let head = StoredResponse::head(stale, age)?;
+        self.send = Some(StoredResponse { head, reader });
         // The next of those that wait tries its luck with the origin.
         self.fetch = Fetch::default();
         Ok(true)

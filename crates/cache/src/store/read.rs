@@ -37,13 +37,12 @@ impl Reader {
         if body.whole().is_some() {
             return Some(Self::of(body, None));
         }
-        let attached = match body.filling() {
-            Some(filling) => Some(filling.attach_to_all()?),
+        let attached = if let Some(filling) = body.filling() {
+            Some(filling.attach_to_all()?)
+        } else {
             // It ended after the first look, whole or not.
-            None => {
-                body.whole()?;
-                None
-            }
+            body.whole()?;
+            None
         };
         Some(Self::of(body, attached))
     }
