@@ -321,20 +321,9 @@ impl Template {
         groups: Option<&Groups<'_>>,
         text: &mut String,
     ) {
-        let pieces = match self {
-            Self::Fixed(value) => return push(text, value.as_bytes()),
-            Self::Pieces(pieces) => pieces,
-        };
-        for piece in pieces {
-            match piece {
-                Piece::Text(plain) => text.push_str(plain),
-                Piece::Variable(variable) => variable.write(values, text),
-                Piece::Group(index) => {
-                    let group = groups.map_or("", |groups| groups.get(*index));
-                    escape(group, IN_QUERY, text);
-                }
-            }
-        }
+        self.write_groups(values, groups, text, |group, text| {
+            escape(group, IN_QUERY, text);
+        });
     }
 
     /// Appends the text for a request, with the groups of the expression that chose it.
@@ -344,6 +333,16 @@ impl Template {
         groups: Option<&Groups<'_>>,
         text: &mut String,
     ) {
+        self.write_groups(values, groups, text, |group, text| text.push_str(group));
+    }
+
+    fn write_groups(
+        &self,
+        values: &Values<'_, '_>,
+        groups: Option<&Groups<'_>>,
+        text: &mut String,
+        write: impl Fn(&str, &mut String),
+    ) {
         let pieces = match self {
             Self::Fixed(value) => return push(text, value.as_bytes()),
             Self::Pieces(pieces) => pieces,
@@ -352,9 +351,7 @@ impl Template {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
                 Piece::Variable(variable) => variable.write(values, text),
-                Piece::Group(index) => {
-                    text.push_str(groups.map_or("", |groups| groups.get(*index)));
-                }
+                Piece::Group(index) => write(groups.map_or("", |groups| groups.get(*index)), text),
             }
         }
     }

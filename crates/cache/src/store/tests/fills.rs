@@ -34,7 +34,7 @@ async fn a_dead_writer_is_an_error_to_readers_and_the_old_response_stays() {
     let mut fill = bench.store.begin(&bench.draft(&page));
     fill.write(Bytes::from_static(b"ne")).await.unwrap();
     let early = bench.get(&page).unwrap();
-    assert!(!Arc::ptr_eq(&early, &old), "the one under way is preferred");
+    assert!(!Arc::ptr_eq(&early, &old), "the one in flight is preferred");
     let mut reader = early.body.reader().unwrap();
     assert_eq!(reader.next().await, Ok(Some(Bytes::from_static(b"ne"))));
     drop(fill);
