@@ -245,6 +245,36 @@ mod tests {
         assert_eq!(follower.held_until(), None);
     }
 
+    /// Under a stream of purges there is always another entry.
+    #[test]
+    fn a_lease_counts_once_all_entries_from_before_it_are_applied() {
+        let clock = Clock::test();
+        let mut follower = Follower::default();
+        follower.resume(at(1));
+        let until = clock.now() + LEASE.saturating_sub(MARGIN);
+        let two = response(true, all(vec![entry(2), entry(3)]));
+        follower.next(clock.now(), clock.now(), &two);
+        follower.applied(at(2), 0);
+        assert_eq!(follower.held_until(), None);
+        follower.applied(at(3), 0);
+        assert_eq!(follower.held_until(), Some(until));
+        // While it is held, a renewal counts at once, whatever follows.
+        clock.advance(Duration::from_secs(1));
+        let one = response(true, all(vec![entry(4)]));
+        follower.next(clock.now(), clock.now(), &one);
+        let until = clock.now() + LEASE.saturating_sub(MARGIN);
+        assert_eq!(follower.held_until(), Some(until));
+        // Once it has ended, one with a part of the entries does not.
+        clock.advance(LEASE);
+        let follows = LogContinuity::Entries {
+            entries: vec![entry(4)],
+            are_all: false,
+        };
+        follower.next(clock.now(), clock.now(), &response(true, follows));
+        follower.applied(at(4), 0);
+        assert_eq!(follower.held_until(), Some(until));
+    }
+
     #[test]
     fn a_late_response_does_not_shorten_the_lease() {
         let clock = Clock::test();
