@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     chain::{HookProgress, ReadyLines, Reply, ReplyBody, RouteRequest, RouteTarget},
+    filters::error_pages::KEPT_WITH_PAGE,
     gateway::Route,
     routes::{Action, RuleCourse, move_to, normalise},
 };
@@ -138,7 +139,7 @@ pub(super) async fn page_of(
     ex.facts.reason = reply.reason.or(ex.facts.reason);
     chain.on_error(&mut ex, reply).await;
     let headers = reply.headers.iter();
-    let kept = headers.filter(|(name, _)| error_page::KEPT.contains(name));
+    let kept = headers.filter(|(name, _)| KEPT_WITH_PAGE.contains(name));
     to.kept = kept.cloned().collect();
     Some(Box::new(to))
 }

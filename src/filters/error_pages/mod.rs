@@ -12,7 +12,7 @@ use std::{any::Any, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
-pub(crate) use self::of_upstream::{PageRequest, PageStatus};
+pub(crate) use self::of_upstream::{KEPT_WITH_PAGE, PageRequest, PageStatus, page_in_place_of};
 use self::{of_route::PageRoute, of_upstream::PageSource};
 
 use crate::{
@@ -263,7 +263,7 @@ impl Filter for ErrorPages {
             }
             Content::Redirect(_) | Content::Route(_) => false,
         };
-        is_replied.then(|| Box::new(of_upstream::reply(status, headers)))
+        is_replied.then(|| Box::new(page_in_place_of(status, headers)))
     }
 
     fn has_page_routes(&self) -> bool {

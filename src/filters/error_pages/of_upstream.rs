@@ -11,8 +11,9 @@ use crate::{
     values::Template,
 };
 
-/// Headers of a backend's error that stay with the page.
-const KEPT: [HeaderName; 4] = [
+/// Headers of a backend's error that stay with the page of an upstream or route, and with the
+/// built-in page.
+pub(crate) const KEPT_WITH_PAGE: [HeaderName; 4] = [
     header::ALLOW,
     header::PROXY_AUTHENTICATE,
     header::RETRY_AFTER,
@@ -92,11 +93,12 @@ impl PageSource {
     }
 }
 
-/// Returns the reply in place of an error response with these headers. Its page follows.
-pub(super) fn reply(status: StatusCode, headers: &HeaderMap) -> Reply {
+/// Returns the built-in page in place of an error response with these headers, for the case that
+/// there is no other.
+pub(crate) fn page_in_place_of(status: StatusCode, headers: &HeaderMap) -> Reply {
     let mut reply = Reply::empty(status);
     reply.body = ReplyBody::Page { detail: None };
-    for name in &KEPT {
+    for name in &KEPT_WITH_PAGE {
         for value in headers.get_all(name) {
             reply.headers.push((name.clone(), value.clone()));
         }

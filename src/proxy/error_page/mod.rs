@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     chain::{Body, Phase, Reply, ReplyBody, host::public_host, is_whole},
-    filters::error_pages::{PageRequest, PageStatus},
+    filters::error_pages::{PageRequest, PageStatus, page_in_place_of},
     routes::Action,
 };
 
@@ -62,14 +62,6 @@ const OF_MESSAGE: [HeaderName; 3] = [
     header::CONTENT_LENGTH,
     header::DATE,
     header::TRANSFER_ENCODING,
-];
-
-/// Headers of an error that stay with the built-in page.
-pub(super) const KEPT: [HeaderName; 4] = [
-    header::ALLOW,
-    header::PROXY_AUTHENTICATE,
-    header::RETRY_AFTER,
-    header::WWW_AUTHENTICATE,
 ];
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
@@ -117,7 +109,7 @@ fn replace(
     }
     let (chain, mut ex) = ctx.exchange(request);
     if let Some(mut to) = chain.page_route(&ex, response.status, true) {
-        let reply = kept(response);
+        let reply = page_in_place_of(response.status, &response.headers);
         to.kept.clone_from(&reply.headers);
         ctx.reroute = Some(Box::new(to));
         ctx.reply = Some(Box::new(reply));
@@ -141,18 +133,6 @@ fn no_whole_page(response: &ResponseHeader, ctx: &Context) -> Option<Reply> {
     let mut reply = Reply::refuse(status, REASON);
     reply.headers.clone_from(&rerouted.kept);
     Some(reply)
-}
-
-/// Returns the built-in page in place of an error response, for the case that there is no other.
-fn kept(response: &ResponseHeader) -> Reply {
-    let mut reply = Reply::empty(response.status);
-    reply.body = ReplyBody::Page { detail: None };
-    for name in &KEPT {
-        for value in response.headers.get_all(name) {
-            reply.headers.push((name.clone(), value.clone()));
-        }
-    }
-    reply
 }
 
 /// Returns true if the upstream of a page gets the client's body, which was not read as a whole.
