@@ -11,6 +11,11 @@ use parking_lot::Mutex;
 
 use crate::files::{Segment, SentSegment};
 
+/// Length up to which a segment shares its first packet with the headers (`MSG_MORE`). A client that
+/// keeps up is woken once, which is worth more than what it costs that the pages of the file then
+/// begin inside of packets. Of a longer segment each packet costs half as much with whole pages.
+const SHORT: u64 = 128 * 1024;
+
 /// Slot for the segment that the next flush sends.
 ///
 /// Only the task of the connection's request uses it; the lock is there because the response and
@@ -19,6 +24,7 @@ use crate::files::{Segment, SentSegment};
 pub struct SegmentSlot {
     segment: Mutex<Option<PendingSegment>>,
     is_taken: AtomicBool,
+    is_short: AtomicBool,
 }
 
 /// Segment that is being sent.
@@ -34,6 +40,8 @@ pub struct PendingSegment {
 impl SegmentSlot {
     /// Leaves `segment` for the next flush.
     pub fn put(&self, segment: Segment) {
+        self.is_short
+            .store(segment.left() <= SHORT, Ordering::Relaxed);
         *self.segment.lock() = Some(PendingSegment {
             segment,
             sent: SentSegment::default(),
@@ -46,6 +54,11 @@ impl SegmentSlot {
     #[inline]
     pub fn is_taken(&self) -> bool {
         self.is_taken.load(Ordering::Relaxed)
+    }
+
+    /// Returns true if the segment goes into one packet with the headers before it.
+    pub fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
     }
 
     /// Continues with the segment, if there is one.

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -86,6 +86,18 @@ impl Socket {
             Stream::Tcp(stream) => stream.try_write(data),
             Stream::Unix(stream) => stream.try_write(data),
         }
+    }
+
+    /// Writes as much as the socket accepts at once. It may wait for what is written next, to share
+    /// a packet with it (`MSG_MORE`).
+    pub(super) fn try_write_before_more(&self, data: &[u8]) -> io::Result<usize> {
+        #[cfg(target_os = "linux")]
+        let flags = SendFlags::MORE;
+        #[cfg(not(target_os = "linux"))]
+        let flags = SendFlags::empty();
+        let count = self.try_io(|| Ok(rustix::net::send(self, data, flags)?))?;
+        self.progress.wrote(&Poll::Ready(Ok(count)));
+        Ok(count)
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,6 +14,7 @@ mod cache;
 mod cache_as_nginx;
 mod cache_attacks;
 mod cache_disk;
+mod cache_files;
 mod cache_floods;
 mod cache_origin_gone;
 mod cache_owners;

@@ -3,14 +3,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::support::{
-    client::{Connection, get},
+    client::{Connection, get, narrow},
     gateway::Gateway,
     http2,
     origins::{BigOrigin, PresetOrigin},
@@ -35,15 +31,6 @@ routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{ ttl: 1h, force: tr
 "
     ))
     .await
-}
-
-/// Connects with the smallest possible receive buffer.
-async fn narrow(to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("sockets are to be had");
-    socket
-        .set_recv_buffer_size(16 << 10)
-        .expect("an option of any socket");
-    socket.connect(to).await.expect("it listens")
 }
 
 #[tokio::test]

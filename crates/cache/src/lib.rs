@@ -91,11 +91,12 @@ struct CacheZone {
 enum WorkKind {
     Fetch,
     Code(Encoding),
+    File,
 }
 
 type WorkInFlight = (u128, u128, WorkKind);
 
-/// Right to revalidate or encode one entry, held until dropped.
+/// Right to revalidate or encode one entry, or to make a file of it, held until dropped.
 pub struct WorkClaim {
     zone: Arc<CacheZone>,
     work: WorkInFlight,
@@ -243,6 +244,11 @@ impl Cache {
     /// Claims the encoding of `entry`; `None` while another request holds the claim.
     pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<WorkClaim> {
         self.claim_work(entry, WorkKind::Code(encoding))
+    }
+
+    /// Claims the making of a file of `entry`'s body; `None` while another request holds the claim.
+    pub fn claim_file(&self, entry: &Entry) -> Option<WorkClaim> {
+        self.claim_work(entry, WorkKind::File)
     }
 
     fn claim_work(&self, entry: &Entry, kind: WorkKind) -> Option<WorkClaim> {

@@ -66,6 +66,11 @@ impl Segment {
         Self { file, at, end }
     }
 
+    /// Makes a segment of a file in memory, of which no page is ever missing.
+    pub fn in_memory(file: &Arc<OwnedFd>, at: u64, end: u64) -> Self {
+        Self::new(file, at, end)
+    }
+
     /// Number of bytes that are left to send.
     pub fn left(&self) -> u64 {
         self.end - self.at

@@ -19,8 +19,9 @@ impl ConnIo {
     }
 
     fn poll_write_segment(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Not in one packet with the file (`MSG_MORE`): whole pages at the beginning of each packet
-        // cost half as much to send as pages that begin after the headers.
+        if self.connection.segment.is_short() {
+            self.write_before_segment();
+        }
         ready!(self.poll_drain(cx))?;
         let Transport::Plain(socket) = &mut self.transport else {
             // TLS encrypts what it sends, so it has to read it.
@@ -28,6 +29,19 @@ impl ConnIo {
         };
         let slot = &self.connection.segment;
         slot.poll(|segment| socket.poll_write_segment(cx, segment))
+    }
+
+    /// Writes the headers so that they share their packet with the segment after them. What the
+    /// socket does not accept stays, and an error shows in the next write.
+    fn write_before_segment(&mut self) {
+        if self.output.is_empty() {
+            return;
+        }
+        if let Transport::Plain(socket) = &self.transport
+            && let Ok(count) = socket.try_write_before_more(&self.output)
+        {
+            self.output.drain(..count);
+        }
     }
 }
 

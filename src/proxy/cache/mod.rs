@@ -7,6 +7,7 @@
 //! for the others ([`phases`]), ranges among them. What is stored is decided in [`storage`].
 
 mod background;
+mod body_file;
 mod collapse;
 mod door;
 mod fill;

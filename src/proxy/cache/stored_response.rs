@@ -10,7 +10,7 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::forms;
+use super::{body_file, forms};
 use crate::{
     cache::{
         policy,
@@ -79,6 +79,16 @@ pub(in crate::proxy) async fn send_direct(
     match body {
         Some(body) => {
             let chain = context::chain(&gateway, ctx.route);
+            let ex = Exchange {
+                head: client.request,
+                facts: &mut ctx.facts,
+            };
+            if let ResponseContent::Plain(_) = body
+                && chain.ignores_body(&ex)
+                && let Some(file) = body_file::find(client, ctx, cache, entry)
+            {
+                return body_file::send(client, file, &entry.body).await;
+            }
             write(client, chain, &mut ctx.facts, body).await
         }
         None => Ok(()),
@@ -181,10 +191,14 @@ async fn write(
         chain.on_response_body(&mut ex, &mut piece, true);
         return client.piece(piece, true).await;
     }
+    let is_sent_as_it_is = chain.ignores_body(&Exchange {
+        head: client.request(),
+        facts,
+    });
     let segments = body.whole().into_iter().flat_map(WholeBody::segments);
     for (at, segment) in segments.enumerate() {
         left -= segment.len() as u64;
-        if !chain.has(Phase::ResponseBody) {
+        if is_sent_as_it_is {
             client.segment(body, at, left == 0).await?;
             continue;
         }

@@ -4,10 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::{
-    client::{Connection, Request, get},
+    client::{Connection, Request, get, narrow},
     fast_path::{self, exits},
     gateway::Gateway,
     origins::{NumberedOrigin, Origin},
@@ -223,14 +222,6 @@ routes:
             self.logged(name).await;
         }
     }
-}
-
-/// Connects with a small receive buffer, so that a large response cannot be written at once.
-async fn narrow(to: SocketAddr) -> TcpStream {
-    let socket = TcpSocket::new_v4().expect("sockets are to be had");
-    let set = socket.set_recv_buffer_size(16 << 10);
-    set.expect("an option of any socket");
-    socket.connect(to).await.expect("it listens")
 }
 
 fn plain(path: &str) -> Request {

@@ -375,6 +375,15 @@ async fn connect(to: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
+/// Connects with the smallest possible receive buffer, so that a large response cannot be written at
+/// once.
+pub(crate) async fn narrow(to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("sockets are to be had");
+    let set = socket.set_recv_buffer_size(16 << 10);
+    set.expect("an option of any socket");
+    socket.connect(to).await.expect("it listens")
+}
+
 async fn connect_from(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;

@@ -1,6 +1,7 @@
 //! A stored response: its headers and times, the settings of its route, and its body.
 
 use std::{
+    os::fd::OwnedFd,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -303,6 +304,11 @@ impl Entry {
     /// Returns the body in this content coding, if it was made ([`super::Store::add_form`]).
     pub fn form(&self, encoding: Encoding) -> Option<Bytes> {
         self.body.eviction.form(encoding)
+    }
+
+    /// Returns the body as a file, if it was made ([`super::Store::add_file`]).
+    pub fn file(&self) -> Option<Arc<OwnedFd>> {
+        self.body.eviction.file()
     }
 
     /// Returns true if the body is complete.

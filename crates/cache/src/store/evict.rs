@@ -23,7 +23,7 @@ const NONE: u32 = u32::MAX;
 /// Hits that an entry in the small queue needs to move to the main queue.
 const TAKEN_OVER: u8 = 1;
 
-/// Number of compressed forms in a row that are spared because they are in use, before an entry is
+/// Number of forms in a row that are spared because they are in use, before an entry is
 /// evicted.
 const MAX_SPARED: usize = 4;
 
@@ -33,7 +33,7 @@ pub(super) struct Queues {
     free: Vec<u32>,
     parts: Vec<QuotaQueues>,
     ghosts: Ghosts,
-    /// Entries with compressed forms, the oldest first. Those that are gone take no more than their
+    /// Entries with forms, compressed or as a file, the oldest first. Those that are gone take no more than their
     /// place here.
     forms: VecDeque<Weak<Body>>,
 }
@@ -91,7 +91,7 @@ impl QuotaQueues {
 /// An item that eviction removes next.
 #[derive(Debug)]
 pub(super) enum Victim {
-    /// Only the compressed forms of the entry.
+    /// Only the forms of the entry.
     Forms(Arc<Body>),
     Entry(Arc<Body>),
 }

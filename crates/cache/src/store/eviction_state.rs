@@ -1,30 +1,37 @@
-//! State of a stored response for eviction, and its compressed forms.
+//! State of a stored response for eviction, and its other forms: compressed, and as a file.
 
 use std::{
     mem::size_of,
-    sync::atomic::{AtomicU8, AtomicU32, Ordering},
+    os::fd::OwnedFd,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, AtomicU32, Ordering},
+    },
 };
 
 use bytes::Bytes;
 use parking_lot::RwLock;
 
-use super::memory::{MemoryCharge, MemoryLedger, allocated};
+use super::{
+    body_file::{BodyFile, FilePlace},
+    memory::{MemoryCharge, MemoryLedger, allocated},
+};
 use crate::base::encoding::Encoding;
 
 /// State of an entry for eviction. It is part of its body, and so outlives a refresh.
 #[derive(Debug)]
 pub(super) struct EvictionState {
-    forms: RwLock<Option<Box<EncodedForms>>>,
+    forms: RwLock<Option<Box<Forms>>>,
     hits: AtomicU32,
     /// Position in the eviction queues; guarded by their lock.
     pub(super) node: AtomicU32,
-    /// Counted bytes of headers, body and compressed forms: a [`PackedSize`].
+    /// Counted bytes of headers, body and forms: a [`PackedSize`].
     size: AtomicU32,
     /// Hits since eviction last looked at the entry, at most [`EvictionState::MAX_FREQUENCY`].
     pub(super) frequency: AtomicU8,
     /// Popularity of the response that this one replaced, as a power of two.
     before: AtomicU8,
-    /// Nonzero if a compressed form was used since eviction last looked at the entry.
+    /// Nonzero if a form was used since eviction last looked at the entry.
     form_used: AtomicU8,
 }
 
@@ -50,12 +57,31 @@ impl PackedSize {
 }
 
 #[derive(Debug, Default)]
-struct EncodedForms([Option<EncodedForm>; Encoding::ALL.len()]);
+struct Forms {
+    encoded: [Option<EncodedForm>; Encoding::ALL.len()],
+    file: Option<FileForm>,
+}
 
 #[derive(Debug)]
 struct EncodedForm {
     bytes: Bytes,
     charge: MemoryCharge,
+}
+
+#[derive(Debug)]
+struct FileForm {
+    file: Arc<OwnedFd>,
+    charge: MemoryCharge,
+    _place: FilePlace,
+}
+
+impl Forms {
+    /// Returns the bytes of the forms, without this list of them.
+    fn bytes(&self) -> u64 {
+        let encoded = self.encoded.iter().flatten().map(|form| &form.charge);
+        let charges = encoded.chain(self.file.iter().map(|form| &form.charge));
+        charges.map(MemoryCharge::bytes).sum()
+    }
 }
 
 fn place(encoding: Encoding) -> usize {
@@ -126,11 +152,22 @@ impl EvictionState {
 
     pub(super) fn form(&self, encoding: Encoding) -> Option<Bytes> {
         let forms = self.forms.read();
-        let form = forms.as_ref()?.0[place(encoding)].as_ref()?;
+        let form = forms.as_ref()?.encoded[place(encoding)].as_ref()?;
+        self.use_form();
+        Some(form.bytes.clone())
+    }
+
+    pub(super) fn file(&self) -> Option<Arc<OwnedFd>> {
+        let forms = self.forms.read();
+        let form = forms.as_ref()?.file.as_ref()?;
+        self.use_form();
+        Some(Arc::clone(&form.file))
+    }
+
+    fn use_form(&self) {
         if self.form_used.load(Ordering::Relaxed) == 0 {
             self.form_used.store(1, Ordering::Relaxed);
         }
-        Some(form.bytes.clone())
     }
 
     /// Adds a compressed form. Returns `None` if the entry has it already, else true if it is the
@@ -142,22 +179,34 @@ impl EvictionState {
         bytes: &Bytes,
     ) -> Option<bool> {
         let mut forms = self.forms.write();
-        let first = forms.is_none();
-        let slot = &mut forms.get_or_insert_default().0[place(encoding)];
+        let (forms, list) = begun(&mut forms);
+        let slot = &mut forms.encoded[place(encoding)];
         if slot.is_some() {
             return None;
         }
         // A slice would keep the larger buffer that it is part of.
         let bytes = Bytes::copy_from_slice(bytes);
-        let list = if first {
-            allocated(size_of::<EncodedForms>())
-        } else {
-            0
-        };
         let size = allocated(bytes.len()) + 32 + list;
         let charge = MemoryCharge::new(ledger, size as u64);
         *slot = Some(EncodedForm { bytes, charge });
-        Some(first)
+        Some(list > 0)
+    }
+
+    /// Adds the body as a file. Returns as [`Self::set_form`] does.
+    pub(super) fn set_file(&self, ledger: &'static MemoryLedger, file: BodyFile) -> Option<bool> {
+        let mut forms = self.forms.write();
+        let (forms, list) = begun(&mut forms);
+        if forms.file.is_some() {
+            return None;
+        }
+        let charge = MemoryCharge::new(ledger, file.size() + list as u64);
+        let (file, place) = file.into_parts();
+        forms.file = Some(FileForm {
+            file: Arc::new(file),
+            charge,
+            _place: place,
+        });
+        Some(list > 0)
     }
 
     pub(super) fn drop_forms(&self) {
@@ -167,13 +216,21 @@ impl EvictionState {
 
     /// Returns the bytes of all forms.
     pub(super) fn forms_size(&self) -> u64 {
-        let forms = self.forms.read();
-        let forms = forms.iter().flat_map(|forms| forms.0.iter().flatten());
-        forms.map(|form| form.charge.bytes()).sum()
+        self.forms.read().as_ref().map_or(0, |forms| forms.bytes())
     }
 
     /// Returns true if a form was used since the last call.
     pub(super) fn take_form_used(&self) -> bool {
         self.form_used.swap(0, Ordering::Relaxed) != 0
     }
+}
+
+/// Returns the list of forms, and the bytes that it takes if it is new.
+fn begun(forms: &mut Option<Box<Forms>>) -> (&mut Forms, usize) {
+    let list = if forms.is_none() {
+        allocated(size_of::<Forms>())
+    } else {
+        0
+    };
+    (forms.get_or_insert_default(), list)
 }

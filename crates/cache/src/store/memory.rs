@@ -3,6 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::body_file::FileAccount;
+
 /// The store's account of bytes.
 ///
 /// `live` counts all bytes that have not been dropped: stored entries, fills in flight, and evicted
@@ -14,6 +16,7 @@ pub(super) struct MemoryLedger {
     pub(super) stored: AtomicU64,
     pub(super) filling: AtomicU64,
     pub(super) budget: AtomicU64,
+    pub(super) files: FileAccount,
 }
 
 impl MemoryLedger {

@@ -21,11 +21,13 @@
 //! process 256 of its responses.
 
 mod body;
+mod body_file;
 mod entry;
 mod evict;
 mod eviction_state;
 mod fill;
 mod filling;
+mod forms;
 mod headers;
 mod inspect;
 mod lifetimes;
@@ -66,6 +68,7 @@ use self::{
 };
 pub use self::{
     body::{Body, WholeBody},
+    body_file::may_have_file,
     entry::{Entry, EntryDraft, EntryRules, Refresh},
     fill::{Client, Fill, FillError},
     filling::FillEnd,
@@ -77,7 +80,7 @@ pub use self::{
 };
 pub(crate) use self::{memory::allocated, warmth::HotEntry};
 use crate::{
-    base::{clock::Clock, encoding::Encoding, metrics::Metrics},
+    base::{clock::Clock, metrics::Metrics},
     key::Key,
     policy::{Lifetime, SentHeaders, Variance, Vary},
     purge::{Purge, PurgeEffect, PurgeMatcher},
@@ -165,6 +168,7 @@ impl Store {
     pub fn set_budget(&self, budget: u64) {
         self.ledger.budget.store(budget, Ordering::Relaxed);
         self.metrics.budget.set(to_gauge(budget));
+        self.ledger.files.renew();
         self.make_room();
     }
 
@@ -315,26 +319,6 @@ impl Store {
         let removed = self.admit(&mut part, &entry);
         self.settle(part, removed, &entry);
         Some(entry)
-    }
-
-    /// Stores a compressed form of a complete entry until either is evicted. Returns `false` if the
-    /// entry is no longer stored or already has that form.
-    pub fn add_form(&self, entry: &Arc<Entry>, encoding: Encoding, bytes: &Bytes) -> bool {
-        let part = self.shard(entry.key().hash()).read();
-        if !entry.is_complete() || part.shard.slot_of(&self.hashes, entry).is_none() {
-            return false;
-        }
-        let Some(is_first) = entry.body.eviction.set_form(self.ledger, encoding, bytes) else {
-            return false;
-        };
-        self.resize(entry);
-        if is_first {
-            self.queues.lock().0.add_form(&entry.body);
-        }
-        drop(part);
-        self.make_room();
-        self.keep_quota_of(entry);
-        true
     }
 
     /// Removes, or marks as stale, every stored or arriving response that a purge affects. Returns

@@ -5,11 +5,12 @@ mod model;
 mod pingora_storage;
 mod races;
 
-use std::time::Duration;
+use std::{os::fd::OwnedFd, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use super::*;
+use crate::base::encoding::Encoding;
 use crate::purge::PurgeTarget;
 
 pub(super) const MIB: u64 = 1024 * 1024;
@@ -114,9 +115,19 @@ impl Bench {
         assert_eq!(MemoryLedger::get(&ledger.stored), 0, "stored");
         assert_eq!(MemoryLedger::get(&ledger.filling), 0, "filling");
         assert_eq!(self.store.fills.lock().len(), 0, "fills");
+        assert_eq!(ledger.files.counted(), (0, 0), "files");
         let index = self.store.queues.lock().1.bytes();
         assert_eq!(self.store.bytes(), index, "live");
     }
+}
+
+/// Returns the bytes of the file of a body.
+pub(super) fn content(file: &OwnedFd) -> Vec<u8> {
+    let length = rustix::fs::fstat(file).unwrap().st_size;
+    let mut content = vec![0; usize::try_from(length).unwrap()];
+    let read = rustix::io::pread(file, &mut content[..], 0).unwrap();
+    assert_eq!(read, content.len());
+    content
 }
 
 pub(super) async fn read_all(mut reader: Reader) -> Result<Vec<u8>, FillEnd> {
@@ -254,6 +265,55 @@ fn compressed_forms_are_counted_and_go_first() {
     );
     drop(entry);
     bench.expect_empty();
+}
+
+#[test]
+fn files_are_counted_limited_and_unchangeable() {
+    let bench = bench(4 * MIB);
+    let put = |name: &str, length| {
+        let body: Vec<u8> = (0..length).map(|at: u32| at.to_le_bytes()[0]).collect();
+        let entry = bench.put(&bench.draft(&key(name)), &body).unwrap();
+        (entry, body)
+    };
+    let (entry, body) = put("/a", 300_001);
+    let before = bench.store.bytes();
+    assert!(bench.store.add_file(&entry).unwrap());
+    assert!(!bench.store.add_file(&entry).unwrap(), "it has one");
+    let size = 300_001_u64.next_multiple_of(4096);
+    assert_eq!(bench.store.ledger.files.counted(), (1, size));
+    let more = bench.store.bytes() - before;
+    assert!((size..size + 1024).contains(&more), "{more}");
+    let file = entry.file().unwrap();
+    assert_eq!(content(&file), body);
+    assert!(rustix::io::pwrite(&file, b"x", 0).is_err());
+    assert!(rustix::fs::ftruncate(&file, 0).is_err());
+    // An eighth of the budget is for all files.
+    let (other, _) = put("/b", 300_000);
+    assert!(!bench.store.add_file(&other).unwrap());
+    let (small, _) = put("/c", 100_000);
+    assert!(bench.store.add_file(&small).unwrap());
+    drop((other, small));
+    // What is being sent stays as it is.
+    bench.purge(PurgeTarget::All, PurgeEffect::Hard);
+    assert!(entry.file().is_none());
+    assert!(!bench.store.add_file(&entry).unwrap(), "it is not stored");
+    assert_eq!(content(&file), body);
+    drop(entry);
+    bench.expect_empty();
+}
+
+#[test]
+fn a_file_is_wanted_after_some_hits() {
+    let bench = bench(MIB);
+    let page = key("/a");
+    let entry = bench.put(&bench.draft(&page), &vec![1; 64_000]).unwrap();
+    assert!(may_have_file(64_000) && !may_have_file(47_000) && !may_have_file(2 * MIB));
+    let mut hits = 0;
+    while !bench.store.wants_file(&entry) {
+        bench.get(&page).unwrap();
+        hits += 1;
+    }
+    assert_eq!(hits, 16);
 }
 
 #[test]

@@ -16,6 +16,7 @@ enum Step {
     Insert(Page, u32),
     Refresh(Page),
     Form(Page, u32),
+    File(Page),
     Purge(u8, bool),
     Remove(u8),
     Budget(u32),
@@ -123,6 +124,7 @@ fn steps(most: u32) -> impl Strategy<Value = Vec<Step>> {
         3 => (page(), 0..most).prop_map(|(page, len)| Step::Insert(page, len)),
         1 => page().prop_map(Step::Refresh),
         1 => (page(), 0..most).prop_map(|(page, len)| Step::Form(page, len)),
+        1 => page().prop_map(Step::File),
         2 => (0..11u8, any::<bool>()).prop_map(|(kind, soft)| Step::Purge(kind, soft)),
         1 => (0..PATHS).prop_map(Step::Remove),
         1 => (0..1_000_000u32).prop_map(Step::Budget),
@@ -182,6 +184,11 @@ impl Run {
                         .add_form(&entry, Encoding::Br, &body(number, *len));
                 }
             }
+            Step::File(page) => {
+                if let Some(entry) = page.find(bench) {
+                    bench.store.add_file(&entry).unwrap();
+                }
+            }
             Step::Purge(kind, soft) => self.purge(*kind, *soft),
             Step::Remove(path) => {
                 let page = Page {
@@ -215,6 +222,9 @@ impl Run {
                 let whole = entry.body.whole().unwrap();
                 let fill = u8::try_from(number % 251).unwrap();
                 assert!(whole.segments().flatten().all(|byte| *byte == fill));
+                if let Some(file) = entry.file() {
+                    assert_eq!(content(&file), whole.concat());
+                }
             }
         }
     }

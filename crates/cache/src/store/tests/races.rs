@@ -108,6 +108,7 @@ fn concurrent_changes_are_counted_correctly() {
                             if let Some(entry) = bench.get(&page) {
                                 let form = Bytes::from(vec![1; random.usize(..30_000)]);
                                 bench.store.add_form(&entry, Encoding::Gzip, &form);
+                                bench.store.add_file(&entry).unwrap();
                             }
                         }
                         _ => {
