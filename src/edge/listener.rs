@@ -26,11 +26,17 @@ use tokio_util::task::TaskTracker;
 
 #[cfg(target_os = "linux")]
 use super::transport::MAX_UNSENT;
-use super::{serve::Shared, transport::Socket};
+use super::{
+    deferral::{self, Deferral},
+    serve::Shared,
+    transport::Socket,
+};
 use crate::{base::unix_socket, gateway::ListenAddress, live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
+/// Time for the first bytes of clients that are connected when a listener ends.
+const FIRST_BYTES: Duration = Duration::from_millis(100);
 /// Pause of an accept loop when no file descriptors are left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Reason word of such a pause, counted once each time it begins.
@@ -109,6 +115,8 @@ impl BoundListener {
                 let socket = RawSocket::from(socket);
                 socket.set_nonblocking(true)?;
                 set_inherited(&socket)?;
+                // As a new socket has it, whatever another process has set.
+                deferral::set(&socket, false);
                 TcpListener::from_std(socket.into()).map(BoundSocket::Tcp)
             }
             ListenAddress::Unix { path, mode } => {
@@ -191,15 +199,23 @@ impl BoundListener {
             }
         };
         let mut stopped = shared.stop.clone();
+        let mut deferral = Deferral::new();
         let mut is_exhausted = false;
         loop {
             let outcome = tokio::select! {
                 biased;
                 _ = stopped.wait_for(|stop| *stop) => break,
                 outcome = self.accept() => outcome,
+                () = deferral.due() => {
+                    deferral.look(&*self);
+                    continue;
+                }
             };
             match outcome {
                 Ok(accepted) => {
+                    if accepted.1.is_some() {
+                        deferral.count(&*self);
+                    }
                     if std::mem::take(&mut is_exhausted) {
                         info!(listener = &*shared.name(); "accepting connections again");
                     }
@@ -218,6 +234,18 @@ impl BoundListener {
                         );
                     }
                     tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+        if deferral.is_on() {
+            // Clients whose first bytes are on their way are connected, and not in the queue yet.
+            deferral.end(&*self);
+            let until = tokio::time::Instant::now() + FIRST_BYTES;
+            while let Ok(outcome) = tokio::time::timeout_at(until, self.accept()).await {
+                match outcome {
+                    Ok(accepted) => begin(accepted),
+                    Err(error) if is_transient(&error) => {}
+                    Err(_) => break,
                 }
             }
         }

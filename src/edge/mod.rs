@@ -3,6 +3,7 @@
 mod body_remainder;
 mod chunks;
 mod conn;
+mod deferral;
 mod frames;
 mod head;
 mod http2;

@@ -70,6 +70,7 @@ mod logs;
 mod long_streams;
 mod metrics;
 mod metrics_page;
+mod new_connections;
 mod next_front;
 mod next_proxy;
 mod nextjs_cache;

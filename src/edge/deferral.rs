@@ -1,0 +1,178 @@
+//! Leaves new connections to the kernel until their first bytes arrive, while many are opened
+//! (`TCP_DEFER_ACCEPT`, as `deferred` of nginx' `listen`).
+//!
+//! A connection without bytes has nothing to serve, and accepting it with them saves a wake-up: a
+//! seventh of what a connection with a single request costs. In return, a silent client is known a
+//! second later, and its connection is lost without a word if the listener is closed before that.
+//! So nothing is deferred unless it pays.
+
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+/// New connections after which their rate is looked at.
+const BURST: u32 = 256;
+/// Time in which they are opened if there are many.
+const BURST_TIME: Duration = Duration::from_millis(256);
+/// Interval in which the rate is looked at while connections are deferred.
+const REVIEW: Duration = Duration::from_secs(1);
+/// New connections in that time at least, or no more are deferred.
+const MANY: u32 = 500;
+/// Seconds that a silent client is left to the kernel, the smallest number that there is.
+#[cfg(target_os = "linux")]
+const SILENT_SECONDS: libc::c_int = 1;
+
+/// Rate of new connections on a listener, and whether they are deferred.
+#[derive(Debug)]
+pub(super) struct Deferral {
+    opened: u32,
+    since: Instant,
+    /// Ticks while connections are deferred.
+    review: Option<Interval>,
+}
+
+impl Deferral {
+    pub(super) fn new() -> Self {
+        Self {
+            opened: 0,
+            since: Instant::now(),
+            review: None,
+        }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        self.review.is_some()
+    }
+
+    /// Counts a connection of the listener.
+    pub(super) fn count(&mut self, listener: &impl AsFd) {
+        self.opened = self.opened.saturating_add(1);
+        if self.opened < BURST || self.is_on() {
+            return;
+        }
+        let now = Instant::now();
+        if now - self.since <= BURST_TIME && set(listener, true) {
+            let mut review = interval_at(now + REVIEW, REVIEW);
+            review.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            self.review = Some(review);
+        }
+        self.opened = 0;
+        self.since = now;
+    }
+
+    /// Waits until the rate is to be looked at; for ever if nothing is deferred.
+    pub(super) async fn due(&mut self) {
+        match &mut self.review {
+            Some(review) => {
+                review.tick().await;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Defers no more connections of the listener if few are opened. Otherwise it makes sure that
+    /// they are: the predecessor of this process may have ended it for the socket that both have.
+    pub(super) fn look(&mut self, listener: &impl AsFd) {
+        if self.opened < MANY || !set(listener, true) {
+            self.end(listener);
+        }
+        self.opened = 0;
+        self.since = Instant::now();
+    }
+
+    /// Defers no more connections of the listener.
+    pub(super) fn end(&mut self, listener: &impl AsFd) {
+        if self.review.take().is_some() {
+            set(listener, false);
+        }
+    }
+}
+
+/// Sets whether new connections of a TCP listener are deferred. Returns false if that failed.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "no crate in use has this socket option")]
+pub(super) fn set(listener: &impl AsFd, is_on: bool) -> bool {
+    let seconds = if is_on { SILENT_SECONDS } else { 0 };
+    let length = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap_or_default();
+    // SAFETY: tcp(7): the option is an int, which is read during the call only; the socket is open
+    // as long as it is borrowed.
+    let status = unsafe {
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            std::ptr::from_ref(&seconds).cast(),
+            length,
+        )
+    };
+    if status != 0 {
+        let error = std::io::Error::last_os_error();
+        log::debug!(error:%; "connections are accepted before their first bytes");
+    }
+    status == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn set(_listener: &impl AsFd, _is_on: bool) -> bool {
+    false
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_many_connections_are_deferred() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut deferral = Deferral::new();
+        let mut open = async |count: u32, within: Duration| {
+            for _ in 0..count {
+                tokio::time::advance(within / count).await;
+                deferral.count(&listener);
+            }
+            let was_on = deferral.is_on();
+            if was_on {
+                deferral.due().await;
+                deferral.look(&listener);
+            }
+            (was_on, deferral.is_on())
+        };
+        let second = Duration::from_secs(1);
+        assert_eq!(open(500, second).await, (false, false));
+        assert_eq!(open(100, second / 1000).await, (false, false));
+        assert_eq!(open(2000, second).await, (true, true));
+        assert_eq!(open(600, second).await, (true, true));
+        assert_eq!(open(400, second).await, (true, false));
+        assert_eq!(open(400, second).await, (false, false));
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_is_accepted_later_and_one_that_speaks_at_once() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = async |within: u64| {
+            let within = Duration::from_millis(within);
+            let accepted = tokio::time::timeout(within, listener.accept()).await;
+            accepted.ok().map(|accepted| accepted.unwrap().1)
+        };
+        let connect = async || tokio::net::TcpStream::connect(address).await.unwrap();
+        assert!(set(&listener, true));
+        let silent = connect().await;
+        assert_eq!(accepted(100).await, None);
+        let speaks = connect().await;
+        speaks.try_write(b"x").unwrap();
+        let mut came = [accepted(20_000).await, accepted(20_000).await];
+        let mut expected = [&silent, &speaks].map(|client| client.local_addr().ok());
+        came.sort();
+        expected.sort();
+        assert_eq!(came, expected);
+        assert!(set(&listener, false));
+        let later = connect().await;
+        assert_eq!(accepted(20_000).await, later.local_addr().ok());
+    }
+}
