@@ -21,6 +21,8 @@ const BURST_TIME: Duration = Duration::from_millis(256);
 const REVIEW: Duration = Duration::from_secs(1);
 /// New connections in that time at least, or no more are deferred.
 const MANY: u32 = 500;
+/// Time for the first bytes of clients that are connected when a listener is closed.
+const FIRST_BYTES: Duration = Duration::from_millis(100);
 /// Seconds that a silent client is left to the kernel, the smallest number that there is.
 #[cfg(target_os = "linux")]
 const SILENT_SECONDS: libc::c_int = 1;
@@ -32,6 +34,8 @@ pub(super) struct Deferral {
     since: Instant,
     /// Ticks while connections are deferred.
     review: Option<Interval>,
+    /// Time at which that ended last.
+    ended: Option<Instant>,
 }
 
 impl Deferral {
@@ -40,6 +44,7 @@ impl Deferral {
             opened: 0,
             since: Instant::now(),
             review: None,
+            ended: None,
         }
     }
 
@@ -84,10 +89,19 @@ impl Deferral {
     }
 
     /// Defers no more connections of the listener.
-    pub(super) fn end(&mut self, listener: &impl AsFd) {
+    fn end(&mut self, listener: &impl AsFd) {
         if self.review.take().is_some() {
             set(listener, false);
+            self.ended = Some(Instant::now());
         }
+    }
+
+    /// Ends for a listener that is to be closed. Returns the time until which the kernel may hold
+    /// connections whose first bytes are on their way, if it may.
+    pub(super) fn close(&mut self, listener: &impl AsFd) -> Option<Instant> {
+        self.end(listener);
+        let until = self.ended? + FIRST_BYTES;
+        (until > Instant::now()).then_some(until)
     }
 }
 
@@ -149,6 +163,18 @@ mod tests {
         assert_eq!(open(600, second).await, (true, true));
         assert_eq!(open(400, second).await, (true, false));
         assert_eq!(open(400, second).await, (false, false));
+        // The kernel may hold some for a moment longer.
+        assert_eq!(deferral.close(&listener), None);
+        for _ in 0..2 * BURST {
+            deferral.count(&listener);
+        }
+        let until = Instant::now() + FIRST_BYTES;
+        assert_eq!(deferral.close(&listener), Some(until));
+        assert!(!deferral.is_on());
+        tokio::time::advance(FIRST_BYTES / 2).await;
+        assert_eq!(deferral.close(&listener), Some(until));
+        tokio::time::advance(FIRST_BYTES).await;
+        assert_eq!(deferral.close(&listener), None);
     }
 
     #[tokio::test]

@@ -35,8 +35,6 @@ use crate::{base::unix_socket, gateway::ListenAddress, live::Live};
 
 /// Connections that may wait for `accept`; the kernel's own limit if that is lower.
 const BACKLOG: i32 = 4096;
-/// Time for the first bytes of clients that are connected when a listener ends.
-const FIRST_BYTES: Duration = Duration::from_millis(100);
 /// Pause of an accept loop when no file descriptors are left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Reason word of such a pause, counted once each time it begins.
@@ -237,10 +235,8 @@ impl BoundListener {
                 }
             }
         }
-        if deferral.is_on() {
-            // Clients whose first bytes are on their way are connected, and not in the queue yet.
-            deferral.end(&*self);
-            let until = tokio::time::Instant::now() + FIRST_BYTES;
+        if let Some(until) = deferral.close(&*self) {
+            // These clients are connected, and not in the queue yet.
             while let Ok(outcome) = tokio::time::timeout_at(until, self.accept()).await {
                 match outcome {
                     Ok(accepted) => begin(accepted),
