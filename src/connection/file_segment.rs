@@ -13,8 +13,9 @@ use crate::files::{Segment, SentSegment};
 
 /// Length up to which a segment shares its first packet with the headers (`MSG_MORE`). A client that
 /// keeps up is woken once, which is worth more than what it costs that the pages of the file then
-/// begin inside of packets. Of a longer segment each packet costs half as much with whole pages.
-const SHORT: u64 = 128 * 1024;
+/// begin inside of packets. Of a longer segment each packet costs half as much with whole pages:
+/// 81,920 bytes take 16 and 20 µs together and apart, 100,000 bytes 24 and 20.
+const SHORT: u64 = 80 * 1024;
 
 /// Slot for the segment that the next flush sends.
 ///
