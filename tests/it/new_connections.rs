@@ -1,6 +1,6 @@
 //! Many new connections, which the gateway leaves to the kernel until their first bytes arrive.
-//! Invariant: a client that could connect gets its response, whenever it sends the request, also
-//! while its listener is removed and while the process is replaced.
+//! Invariant: a client that could connect, and sends its request within 100 ms, gets its response,
+//! also while its listener is removed and while the process is replaced.
 
 use std::{
     net::SocketAddr,

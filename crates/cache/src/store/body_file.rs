@@ -1,10 +1,10 @@
 //! A stored body as a file in memory, which the kernel sends to clients without copying it
 //! (`sendfile`).
 //!
-//! Of a body in the gateway's own memory the kernel makes a copy for each client. For 64 KiB that is
+//! The kernel copies a body that is in the gateway's own memory for each client. For 64 KiB that is
 //! half of what such a response costs, and more while other processes use the machine's memory. A
-//! file costs memory a second time, and one of the files that the process may open: only bodies
-//! that clients without TLS request often have one, and only so many.
+//! file takes memory a second time, and counts as one of the files that the process may open: only
+//! bodies that clients without TLS request often have one, and only so many.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
     ops::RangeInclusive,
     os::fd::OwnedFd,
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
@@ -43,7 +43,7 @@ pub(super) struct FileAccount {
 
 /// Place of a file in the account. Dropping it gives the place back.
 #[derive(Debug)]
-pub(super) struct FilePlace {
+struct FilePlace {
     ledger: &'static MemoryLedger,
     bytes: u64,
 }
@@ -59,17 +59,14 @@ impl Drop for FilePlace {
 /// The file of a body. Nothing can change what it contains.
 #[derive(Debug)]
 pub(super) struct BodyFile {
-    file: OwnedFd,
+    pub(super) file: Arc<OwnedFd>,
     place: FilePlace,
 }
 
 impl BodyFile {
+    /// Returns the bytes of the file in memory.
     pub(super) fn size(&self) -> u64 {
         self.place.bytes
-    }
-
-    pub(super) fn into_parts(self) -> (OwnedFd, FilePlace) {
-        (self.file, self.place)
     }
 
     /// Makes a file of `body`. `None` if all files together take as much as they may.
@@ -96,7 +93,8 @@ impl BodyFile {
                 account.failures.fetch_add(1, Ordering::Relaxed);
             }
         }
-        made.map(|file| Some(Self { file, place }))
+        let file = Arc::new(made?);
+        Ok(Some(Self { file, place }))
     }
 }
 

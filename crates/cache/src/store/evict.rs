@@ -23,8 +23,7 @@ const NONE: u32 = u32::MAX;
 /// Hits that an entry in the small queue needs to move to the main queue.
 const TAKEN_OVER: u8 = 1;
 
-/// Number of forms in a row that are spared because they are in use, before an entry is
-/// evicted.
+/// Number of forms in a row that are spared because they are in use, before an entry is evicted.
 const MAX_SPARED: usize = 4;
 
 #[derive(Debug, Default)]
@@ -33,8 +32,8 @@ pub(super) struct Queues {
     free: Vec<u32>,
     parts: Vec<QuotaQueues>,
     ghosts: Ghosts,
-    /// Entries with forms, compressed or as a file, the oldest first. Those that are gone take no more than their
-    /// place here.
+    /// Entries with forms, compressed or as a file, the oldest first. Those that are gone take no
+    /// more than their place here.
     forms: VecDeque<Weak<Body>>,
 }
 

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::{
-    body_file::{BodyFile, FilePlace},
+    body_file::BodyFile,
     memory::{MemoryCharge, MemoryLedger, allocated},
 };
 use crate::base::encoding::Encoding;
@@ -70,9 +70,8 @@ struct EncodedForm {
 
 #[derive(Debug)]
 struct FileForm {
-    file: Arc<OwnedFd>,
+    body: BodyFile,
     charge: MemoryCharge,
-    _place: FilePlace,
 }
 
 impl Forms {
@@ -161,7 +160,7 @@ impl EvictionState {
         let forms = self.forms.read();
         let form = forms.as_ref()?.file.as_ref()?;
         self.use_form();
-        Some(Arc::clone(&form.file))
+        Some(Arc::clone(&form.body.file))
     }
 
     fn use_form(&self) {
@@ -193,19 +192,14 @@ impl EvictionState {
     }
 
     /// Adds the body as a file. Returns as [`Self::set_form`] does.
-    pub(super) fn set_file(&self, ledger: &'static MemoryLedger, file: BodyFile) -> Option<bool> {
+    pub(super) fn set_file(&self, ledger: &'static MemoryLedger, body: BodyFile) -> Option<bool> {
         let mut forms = self.forms.write();
         let (forms, list) = begun(&mut forms);
         if forms.file.is_some() {
             return None;
         }
-        let charge = MemoryCharge::new(ledger, file.size() + list as u64);
-        let (file, place) = file.into_parts();
-        forms.file = Some(FileForm {
-            file: Arc::new(file),
-            charge,
-            _place: place,
-        });
+        let charge = MemoryCharge::new(ledger, body.size() + list as u64);
+        forms.file = Some(FileForm { body, charge });
         Some(list > 0)
     }
 
