@@ -411,16 +411,24 @@ async fn is_up(gateway: &Gateway, is_up: u64, within: Duration) {
     .await;
 }
 
+/// Requests that were counted in memory because Redis could not be asked.
+const LOST: &str = "edgeway_rate_limit_store_errors_total";
+
 /// Sends 130 requests of one client: 100 pass, and those that the rate allows meanwhile.
 async fn alone(gateway: &Gateway) {
+    let (passed, most) = passed_alone(gateway).await;
+    assert!((100..=most).contains(&passed), "{passed}, at most {most}");
+}
+
+/// Sends 130 requests of one client; returns how many pass, and how many may by one count.
+async fn passed_alone(gateway: &Gateway) -> (u64, u64) {
     let begun = now();
     let mut passed = 0;
     for _ in 0..130 {
         let ask = get("/").header("x-client", "alone");
         passed += u64::from(gateway.send(&ask).await.status() == 200);
     }
-    let most = 101 + (now() - begun).as_secs() * 100 / 60 + 2;
-    assert!((100..=most).contains(&passed), "{passed}, at most {most}");
+    (passed, 101 + (now() - begun).as_secs() * 100 / 60 + 2)
 }
 
 /// Sends 1,600 requests of 8 clients to two gateways; returns how many pass, and the duration.
@@ -456,8 +464,7 @@ async fn two_gateways_let_as_many_pass_as_one_and_each_by_itself_twice_as_many()
         }
         let (passed, took) = passed(&gateways).await;
         for gateway in &gateways {
-            let lost = "edgeway_rate_limit_store_errors_total";
-            assert_eq!(gateway.count(lost).await, 0, "{more}: Redis was there");
+            assert_eq!(gateway.count(LOST).await, 0, "{more}: Redis was there");
         }
         // The number refilled meanwhile, for each client.
         let refilled = (took.as_secs() + 1) * 100 / 60 * 8 + 8;
@@ -498,7 +505,7 @@ async fn no_request_fails_while_redis_is_killed_paused_or_flushed_and_limits_go_
     .await;
     let tally = load.stop().await;
     assert_eq!((tally.errors(), tally.truncated), (0, 0), "{tally:?}");
-    assert!(gateway.count("edgeway_rate_limit_store_errors_total").await > 0);
+    assert!(gateway.count(LOST).await > 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -511,36 +518,37 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     let load = load::endless_paced(gateway.address(), 100, |turn| {
         get("/").header("x-client", (turn % 400).to_string())
     });
-    let (lost, completed) = (
-        "edgeway_rate_limit_store_errors_total",
-        "edgeway_redis_command_duration_seconds_count{outcome=\"ok\"}",
-    );
+    let completed = "edgeway_redis_command_duration_seconds_count{outcome=\"ok\"}";
     let master = cluster.masters()[0];
     cluster.0[master].kill();
     is_up(&gateway, 0, Duration::from_secs(10)).await;
     // Keys on other nodes work meanwhile; the replica takes at least a second.
-    let (before, before_ok) = (gateway.count(lost).await, gateway.count(completed).await);
+    let (before, before_ok) = (gateway.count(LOST).await, gateway.count(completed).await);
     wait_for(
         "some are counted here",
         Duration::from_secs(10),
         async || {
-            (gateway.count(lost).await > before && gateway.count(completed).await > before_ok)
+            (gateway.count(LOST).await > before && gateway.count(completed).await > before_ok)
                 .then_some(())
         },
     )
     .await;
     is_up(&gateway, 1, Duration::from_secs(30)).await;
-    alone(&gateway).await;
+    // Some may still fail in Redis while nodes learn of the new master; another count has those.
+    let before = gateway.count(LOST).await;
+    let (passed, most) = passed_alone(&gateway).await;
+    let most = most + gateway.count(LOST).await - before;
+    assert!((100..=most).contains(&passed), "{passed}, at most {most}");
     wait_for(
         "all are counted in Redis again",
         Duration::from_secs(5),
         async || {
-            let before = gateway.count(lost).await;
+            let before = gateway.count(LOST).await;
             for client in 0..20 {
                 let ask = get("/").header("x-client", client.to_string());
                 gateway.send(&ask).await;
             }
-            (gateway.count(lost).await == before).then_some(())
+            (gateway.count(LOST).await == before).then_some(())
         },
     )
     .await;

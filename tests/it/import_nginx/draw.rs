@@ -95,7 +95,8 @@ impl Drawing {
         }
     }
 
-    /// Returns an address of a client: a new one where limits count them.
+    /// Returns an address of a client: a new one where limits count them, each in another network
+    /// for `ip_hash`, which reads three octets.
     fn client(&mut self) -> Ipv4Addr {
         if self.text.contains("geo $") && self.chance(3) {
             return Ipv4Addr::new(127, 10, 0, 5);
@@ -108,7 +109,7 @@ impl Drawing {
         }
         self.clients += 1;
         let [_, _, high, low] = self.clients.to_be_bytes();
-        Ipv4Addr::new(127, 1, high, low)
+        Ipv4Addr::new(127, 1, low, high)
     }
 
     fn push(&mut self, server: &Server, drafts: Vec<Draft>) {

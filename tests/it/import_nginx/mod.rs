@@ -302,15 +302,17 @@ impl Played {
     }
 
     /// Returns the difference of a backend's shares, in percent, that chance may explain. A hash gives
-    /// all requests of a client to one backend: four standard deviations of that.
+    /// all requests of a client to one backend, `ip_hash` those of its network of three octets: four
+    /// standard deviations of that.
     fn most_uneven(&self) -> f64 {
         const USUAL: f64 = 10.0;
-        let mut is_hashed = false;
+        let (mut is_hashed, mut is_of_network) = (false, false);
         self.shape
             .tree()
             .walk(&mut Vec::new(), &mut |directive, around| {
                 let is_of_upstream = around.last().is_some_and(|it| it.name() == "upstream");
                 is_hashed |= is_of_upstream && matches!(directive.name(), "ip_hash" | "hash");
+                is_of_network |= is_of_upstream && directive.name() == "ip_hash";
             });
         if !is_hashed {
             return USUAL;
@@ -318,7 +320,9 @@ impl Played {
         let mut counts = BTreeMap::<_, f64>::new();
         for (case, request) in self.requests() {
             let seen = &self.nginx[&request.number].seen;
-            *counts.entry(case.from).or_default() += number(seen.len());
+            let [a, b, c, d] = case.from.octets();
+            let last = if is_of_network { 0 } else { d };
+            *counts.entry([a, b, c, last]).or_default() += number(seen.len());
         }
         let sum: f64 = counts.values().sum();
         let squares: f64 = counts.values().map(|count| (count / sum).powi(2)).sum();

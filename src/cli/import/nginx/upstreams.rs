@@ -282,7 +282,8 @@ fn of_block(block: &Directive, http: &Scope<'_>, fates: &mut Fates) -> Map<Strin
             "ip_hash" => {
                 fates.changed(
                     directive,
-                    "another hash: clients move to another backend once",
+                    "another hash, of the whole address instead of its first three octets: \
+                     clients move to another backend once",
                 );
                 balance = "hash:client.ip".into();
             }
