@@ -114,6 +114,8 @@ struct Played {
     nginx: BTreeMap<usize, Record>,
     again: BTreeMap<usize, Record>,
     places: BTreeMap<String, BTreeSet<String>>,
+    /// True if nginx took a backend out for a while, which its shares then show.
+    has_disabled: bool,
     /// Records of the gateway; empty in a build without the import.
     own: BTreeMap<usize, Record>,
     report: Report,
@@ -277,6 +279,7 @@ impl Played {
     }
 
     /// Compares how often each backend was asked: within an upstream, a single request says nothing.
+    /// A backend that nginx took out for ten seconds was left out for most of the shape.
     fn shares(&self) -> Option<String> {
         let shares = |records: &BTreeMap<usize, Record>| {
             let mut counts = BTreeMap::<u16, f64>::new();
@@ -297,8 +300,13 @@ impl Played {
             let difference = share(&nginx, **port) - share(&own, **port);
             difference.abs() > most
         });
-        let is_other = differing.next().is_some();
-        is_other.then(|| format!("shares of backends: nginx {nginx:?}, own {own:?}"))
+        differing.next()?;
+        let found = format!("shares of backends: nginx {nginx:?}, own {own:?}");
+        if self.has_disabled {
+            println!("{}: nginx took a backend out; {found}", self.shape.name);
+            return None;
+        }
+        Some(found)
     }
 
     /// Returns the difference of a backend's shares, in percent, that chance may explain. A hash gives
@@ -367,6 +375,7 @@ async fn played(shape: Shape, seed: u64, ca: &Ca, trust: &Arc<ClientConfig>) -> 
     );
     Played {
         places: nginx.places(),
+        has_disabled: nginx.has_disabled(),
         nginx: theirs,
         again: twice,
         own,

@@ -291,7 +291,7 @@ impl Nginx {
         let temp = temp.concat() + if places { "" } else { " access_log off;" };
         files = conf::with_places(&files, &log, &temp);
         side.write(&files);
-        let program = "daemon off; master_process off; error_log stderr error; pid nginx.pid;";
+        let program = "daemon off; master_process off; error_log stderr warn; pid nginx.pid;";
         let errors = fs::File::create(side.folder.join("stderr")).expect("the folder takes files");
         let mut child = Command::new("/usr/sbin/nginx")
             .arg("-p")
@@ -321,6 +321,12 @@ impl Nginx {
             _child: child,
             side,
         }
+    }
+
+    /// Returns true if nginx took a backend out for a while, as after a reset on a busy machine.
+    pub(super) fn has_disabled(&self) -> bool {
+        let errors = fs::read_to_string(self.side.folder.join("stderr")).expect("it is there");
+        errors.contains("upstream server temporarily disabled")
     }
 
     /// Returns the blocks that handled each request, by client address and request number.
