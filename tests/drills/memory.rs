@@ -14,7 +14,7 @@ use crate::{
         client::{Connection, get},
         gateway::Gateway,
         http2,
-        origins::{EchoOrigin, WsOrigin},
+        origins::{EchoOrigin, SseOrigin, WsOrigin},
         sockets,
         wait::{pass, wait_for},
     },
@@ -27,12 +27,13 @@ const LAST_REQUESTS: usize = 10_000;
 const ON_A_CONNECTION: usize = 500;
 const SITE: &str = "idle.test";
 /// Kinds of connections, and the maximum memory of an idle one in KiB, after one request.
-const KINDS: [(Kind, u64); 5] = [
+const KINDS: [(Kind, u64); 6] = [
     (Kind::Plain, 10),
     (Kind::Tls, 20),
     (Kind::Http2, 32),
     (Kind::TlsHttp2, 40),
-    (Kind::WebSocket, 24),
+    (Kind::WebSocket, 16),
+    (Kind::Events, 16),
 ];
 
 /// Debug builds compile ten thousand for minutes.
@@ -54,6 +55,8 @@ enum Kind {
     Http2,
     TlsHttp2,
     WebSocket,
+    /// An event stream after its first event.
+    Events,
 }
 
 /// Open connection after its first request.
@@ -63,6 +66,7 @@ enum Held {
     Tls(Box<Connection<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>>),
     Http2(http2::Client),
     WebSocket(Box<sockets::Socket>),
+    Events(TcpStream),
 }
 
 pub(crate) async fn run(report: &mut Report) {
@@ -72,6 +76,7 @@ pub(crate) async fn run(report: &mut Report) {
 
 async fn connections(report: &mut Report) {
     let (echo, ws) = (EchoOrigin::start().await, WsOrigin::start().await);
+    let events = SseOrigin::start(Duration::from_mins(10)).await;
     let ca = Ca::new();
     let trust = Arc::new(ca.trust());
     for (kind, most) in KINDS {
@@ -85,12 +90,15 @@ listeners:
 upstreams:
   app: {{ backends: [\"{}\"], health: false }}
   ws: {{ backends: [\"{}\"], health: false }}
+  events: {{ backends: [\"{}\"], health: false }}
 routes:
   - {{ match: {{ path: /ws }}, upstream: ws, websocket: true }}
+  - {{ match: {{ path: /events }}, upstream: events }}
   - {{ match: {{ path: /* }}, upstream: app }}
 ",
                 echo.address(),
-                ws.address()
+                ws.address(),
+                events.address(),
             ),
             |folder| ca.site(&[SITE]).write(folder, "site"),
         )
@@ -154,6 +162,14 @@ async fn open(gateway: &Gateway, kind: Kind, trust: &Arc<ClientConfig>) -> Held 
             let client = http2::Client::open(gateway.address()).await;
             assert_eq!(client.get("/").await.status(), 200);
             Held::Http2(client)
+        }
+        Kind::Events => {
+            let mut connection = gateway.connect().await;
+            let response = connection.start(&get("/events")).await;
+            assert_eq!(response.expect("it responds").status, 200);
+            let event = connection.piece().await.expect("it goes on");
+            assert!(event.is_some());
+            Held::Events(connection.leave("its events have no end"))
         }
         Kind::WebSocket => {
             let mut socket = sockets::open(gateway.address()).await;

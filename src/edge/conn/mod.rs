@@ -431,6 +431,8 @@ impl AsyncWrite for ConnIo {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_segment(cx))?;
         ready!(self.poll_drain(cx))?;
+        // The rest of the response may take hours.
+        self.output = Vec::new();
         ready!(self.poll_write_output(cx))?;
         Pin::new(&mut self.transport).poll_flush(cx)
     }

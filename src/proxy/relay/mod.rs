@@ -17,7 +17,8 @@ mod upload;
 
 use std::{
     future::poll_fn,
-    task::{Poll, ready},
+    io, mem,
+    task::{Context as TaskContext, Poll, ready},
 };
 
 use http::{HeaderValue, Method, StatusCode, Version, header};
@@ -321,10 +322,12 @@ impl Relayed<'_, '_> {
             self.client.close();
         }
 
-        let lines = std::mem::take(&mut ctx.facts.lines);
+        let lines = mem::take(&mut ctx.facts.lines);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             let sent = self.client.switch(&response, &lines).await;
             sent.map_err(request_end::of_client)?;
+            // Its headers are in the buffer that was read into.
+            drop((response, lines));
             self.tunnel(ctx, connection).await?;
             return Ok(false);
         }
@@ -397,7 +400,12 @@ impl Relayed<'_, '_> {
             {
                 return Ok(response);
             }
-            if self.read(ctx, connection, SECTION_ROOM).await? == 0 {
+            connection.input.reserve(SECTION_ROOM);
+            if self
+                .read(ctx, connection, BackendConnection::poll_input)
+                .await?
+                == 0
+            {
                 let why = "the backend closed its connection before its response";
                 return Err(Error::explain(ErrorType::ConnectionClosed, why).into_up());
             }
@@ -419,10 +427,17 @@ impl Relayed<'_, '_> {
         }
         loop {
             let piece = body.take(&mut connection.input).map_err(Error::into_up)?;
-            let Piece { mut bytes, is_last } = match piece {
-                Some(piece) => piece,
-                None if self.read(ctx, connection, body.room().min(most)).await? > 0 => continue,
-                None => body.close().map_err(Error::into_up)?,
+            let Piece { mut bytes, is_last } = if let Some(piece) = piece {
+                piece
+            } else {
+                let room = body.room().min(most);
+                let poll = |connection: &mut BackendConnection, cx: &mut TaskContext<'_>| {
+                    connection.poll_body(room, cx)
+                };
+                if self.read(ctx, connection, poll).await? > 0 {
+                    continue;
+                }
+                body.close().map_err(Error::into_up)?
             };
             if let (Some(bytes), Some(upstream)) = (&bytes, &ctx.upstream) {
                 upstream.count_received(bytes.len());
@@ -473,7 +488,8 @@ impl Relayed<'_, '_> {
     ) -> Result<()> {
         // A hasty backend switches before it has the request.
         poll_fn(|cx| self.upload.poll(cx, self.client, connection, ctx)).await?;
-        let mut tunnel = Tunnel::new(connection.input.split());
+        // Taken with its memory, so that a silent tunnel holds no buffer.
+        let mut tunnel = Tunnel::new(mem::take(&mut connection.input));
         let stream = self.client.stream()?;
         let ended = poll_fn(|cx| tunnel.poll(cx, stream, connection, ctx)).await;
         self.upload.received += tunnel.received;
@@ -496,7 +512,7 @@ impl Relayed<'_, '_> {
         Ok(())
     }
 
-    /// Reads from the backend; returns the number of bytes, 0 at the end.
+    /// Reads from the backend with `poll`; returns the number of bytes, 0 at the end.
     ///
     /// While it waits, the client gets what is buffered for it, and the backend what the client
     /// sends. If the client leaves, nobody waits for the rest.
@@ -504,12 +520,11 @@ impl Relayed<'_, '_> {
         &mut self,
         ctx: &mut Context,
         connection: &mut BackendConnection,
-        room: usize,
+        mut poll: impl FnMut(&mut BackendConnection, &mut TaskContext<'_>) -> Poll<io::Result<usize>>,
     ) -> Result<usize> {
-        connection.input.reserve(room);
         let mut is_flushed = false;
         poll_fn(|cx| {
-            if let Poll::Ready(read) = connection.poll_input(cx) {
+            if let Poll::Ready(read) = poll(connection, cx) {
                 let read = read.or_err(ErrorType::ReadError, "reading a response");
                 return Poll::Ready(read.map_err(Error::into_up));
             }

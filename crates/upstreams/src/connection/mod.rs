@@ -12,7 +12,7 @@ use std::{
     net::SocketAddr,
     os::fd::RawFd,
     pin::{Pin, pin},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
@@ -92,6 +92,23 @@ impl BackendConnection {
             Transport::Plain(socket) => pin!(socket.read_buf(&mut self.input)).poll(cx),
             Transport::Tls(stream) => pin!(stream.read_buf(&mut self.input)).poll(cx),
         }
+    }
+
+    /// Reads at most about `room` bytes of a body, and waits for them without a buffer: an event
+    /// stream may be silent for hours. Returns the number of bytes, 0 at the end.
+    pub fn poll_body(&mut self, room: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            ready!(match &mut self.transport {
+                Transport::Plain(socket) => socket.poll_read_ready(cx),
+                Transport::Tls(stream) => stream.poll_arrival(cx),
+            })?;
+        }
+        self.input.reserve(room);
+        let read = self.poll_input(cx);
+        if read.is_pending() && self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        read
     }
 
     /// Reads into `room`, leaving it as it is at the end.

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::{Buf as _, BytesMut};
 use pingora::{Error, ErrorType, Result};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::socket::Socket;
@@ -73,6 +73,12 @@ impl SecureStream {
                 }
             }
         }
+    }
+
+    /// Waits until there may be content to read, without a buffer for it.
+    pub(super) fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let filled = Pin::new(&mut self.stream).poll_fill_buf(cx);
+        filled.map_ok(|_| ())
     }
 
     /// Frees memory that an idle connection does not need.

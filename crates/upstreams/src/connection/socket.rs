@@ -74,6 +74,14 @@ impl Socket {
         }
     }
 
+    /// Polls for data that may be ready to read.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(socket) => socket.poll_read_ready(cx),
+            Self::Unix(socket) => socket.poll_read_ready(cx),
+        }
+    }
+
     #[cfg(test)]
     pub(super) async fn readable(&self) -> io::Result<()> {
         match self {

@@ -1,5 +1,6 @@
-//! Tests of the pool of idle connections, without TLS and with it.
+//! Tests of connections to backends and of the pool of idle ones, without TLS and with it.
 
+mod body;
 mod secure;
 
 use std::{

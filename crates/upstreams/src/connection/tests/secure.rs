@@ -25,7 +25,7 @@ use crate::{
 const NAMES: [&str; 2] = ["a.test", "b.test"];
 
 /// App with a certificate for all names, and a gateway that trusts it.
-struct App {
+pub(super) struct App {
     listener: TcpListener,
     acceptor: TlsAcceptor,
     config: ClientConfig,
@@ -33,7 +33,7 @@ struct App {
 }
 
 impl App {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let key = KeyPair::generate().unwrap();
         let names = NAMES.map(str::to_owned).to_vec();
         let certificate = CertificateParams::new(names).unwrap();
@@ -78,7 +78,7 @@ impl App {
         (ours.unwrap(), theirs)
     }
 
-    async fn secure(&self) -> (BackendConnection, TlsStream<TcpStream>) {
+    pub(super) async fn secure(&self) -> (BackendConnection, TlsStream<TcpStream>) {
         let tls = self.tls(NAMES[0], 0, &new_sessions());
         let (ours, theirs) = self.connect(Some(&tls)).await;
         (ours, theirs.unwrap())
