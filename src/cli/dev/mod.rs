@@ -129,7 +129,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         )
         .into());
     };
-    let port = free_port()?;
+    let port = free_port(listen.port(), fastrand::u16(..PORTS))?;
     let command = child::Command::of(project.manager(), &options.script, script, port);
     let (https, renewal) = if options.https {
         let authority = LocalCa::open_or_make()?;
@@ -313,15 +313,18 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
     }
 }
 
-/// Returns a port that no program listens on, below those that the kernel gives to outgoing
-/// connections: none of these may take it before the app does.
-fn free_port() -> Result<u16, String> {
-    const FIRST: u16 = 20_000;
-    const COUNT: u16 = 10_000;
-    let start = fastrand::u16(..COUNT);
-    let ports = (0..COUNT).map(|more| FIRST + (start + more) % COUNT);
+/// First port that an app may get, and number of them.
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 10_000;
+
+/// Returns a port that no program listens on, from the one of number `start` on, and that is not
+/// the gateway's `own`. It is below those that the kernel gives to outgoing connections: none of
+/// these may take it before the app does.
+fn free_port(own: u16, start: u16) -> Result<u16, String> {
+    let ports = (0..PORTS).map(|more| FIRST_PORT + (start + more) % PORTS);
     let is_free = |port: &u16| {
-        TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
+        *port != own
+            && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()
             && TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok()
     };
     let free = ports.into_iter().find(is_free);
@@ -330,3 +333,19 @@ fn free_port() -> Result<u16, String> {
 
 /// Interval of checks whether the app listens.
 const LOOK: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_app_gets_a_port_that_neither_the_gateway_nor_another_program_has() {
+        let start = fastrand::u16(..PORTS - 100);
+        let free = free_port(0, start).unwrap();
+        // The gateway listens only later.
+        let next = free_port(free, start).unwrap();
+        assert!(next > free, "{next}, {free}");
+        let _other = TcpListener::bind((Ipv4Addr::LOCALHOST, next)).unwrap();
+        assert!(free_port(free, start).unwrap() > next);
+    }
+}

@@ -76,6 +76,8 @@ impl Home {
             .env("RUNTIME_DIRECTORY", self.path().join("run"))
             .env("XDG_STATE_HOME", self.path().join("state"))
             .env("NEXT_TELEMETRY_DISABLED", "1")
+            // npm would ask its registry about itself, and end only then.
+            .env("npm_config_update_notifier", "false")
             .current_dir(self.project())
             .stdin(Stdio::null());
         command
