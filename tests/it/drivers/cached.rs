@@ -181,12 +181,12 @@ fn script(dice: &mut fastrand::Rng, is_head: bool, turn: usize) -> (Script, bool
 
 /// Messages without what the passing of a second changes, and without what differs: Pingora's phases
 /// add `Accept-Ranges`, and leave `Content-Language` in a 304. Whether a response that breaks off is
-/// a 502 or a 304 depends on how much of it came when. Of a 304 after which the response may no
+/// a 502, a 304, a whole part of it, or no response depends on how much of it came when. Of a 304 after which the response may no
 /// longer be stored, Pingora's phases take only some headers (RFC 9111, 3.2 says all).
 fn timeless(messages: Vec<Message>, is_broken: bool) -> Vec<Message> {
     let timeless = |mut message: Message| {
         let may_differ =
-            ["304", "502"].contains(&message.start.split(' ').nth(1).unwrap_or_default());
+            ["206", "304", "502"].contains(&message.start.split(' ').nth(1).unwrap_or_default());
         if is_broken && (!message.is_complete || may_differ) {
             return without_content("broken");
         }
@@ -211,6 +211,9 @@ fn timeless(messages: Vec<Message>, is_broken: bool) -> Vec<Message> {
         }
         message
     };
+    if is_broken && messages.is_empty() {
+        return vec![without_content("broken")];
+    }
     messages.into_iter().map(timeless).collect()
 }
 
