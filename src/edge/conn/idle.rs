@@ -1,5 +1,5 @@
-//! Buffers of an idle connection: it has none. They are allocated when bytes arrive, which costs
-//! little, since the allocator keeps free blocks for each thread.
+//! Buffers of an idle connection, and of one whose response pauses: it has none. They are allocated
+//! when bytes arrive, which costs little, since the allocator keeps free blocks for each thread.
 
 use std::{
     future::poll_fn,
@@ -53,9 +53,12 @@ impl ConnIo {
 
 #[cfg(test)]
 mod tests {
-    use std::{future::Future, pin::pin, sync::Arc, task::Poll};
+    use std::{future::Future, pin::pin, task::Poll};
 
-    use tokio::{io::AsyncWriteExt, net::UnixStream};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::UnixStream,
+    };
 
     use super::super::{ConnIo, HeadWait};
     use crate::{
@@ -73,14 +76,49 @@ mod tests {
         std::future::poll_fn(|cx| Poll::Ready(head.as_mut().poll(cx).is_pending())).await
     }
 
+    fn pair() -> (ConnIo, UnixStream) {
+        let (ours, client) = UnixStream::pair().unwrap();
+        let transport = Transport::Plain(Socket::unix(ours));
+        (ConnIo::new(transport, Connection::test()), client)
+    }
+
+    #[tokio::test]
+    async fn a_response_arrives_whole_and_holds_no_buffer_while_it_pauses() {
+        let (mut io, mut client) = pair();
+        let limits = HeadLimits::new(512, 2048, 32, UnderscoresConfig::Drop);
+        client
+            .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let head = io.next_head(&limits, false).await;
+        assert!(matches!(head, HeadWait::Request), "{head:?}");
+        io.skip_head();
+        let seed = fastrand::u64(..);
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let mut written = Vec::new();
+        let write = async {
+            for _ in 0..200 {
+                // Shorter and longer than the buffer.
+                let piece = vec![dice.u8(..); dice.usize(0..9000)];
+                io.write_all(&piece).await.unwrap();
+                written.extend(piece);
+                if dice.bool() {
+                    io.flush().await.unwrap();
+                    assert_eq!(io.buffered(), 0, "seed {seed}");
+                }
+            }
+            io.flush().await.unwrap();
+            drop(io);
+        };
+        let mut came = Vec::new();
+        let (read, ()) = tokio::join!(client.read_to_end(&mut came), write);
+        read.unwrap();
+        assert!(came == written, "seed {seed}");
+    }
+
     #[tokio::test]
     async fn an_idle_connection_has_no_buffers() {
-        let (ours, mut client) = UnixStream::pair().unwrap();
-        let connection = Connection::test();
-        let mut io = ConnIo::new(
-            Transport::Plain(Socket::unix(ours)),
-            Arc::clone(&connection),
-        );
+        let (mut io, mut client) = pair();
         let limits = HeadLimits::new(512, 2048, 32, UnderscoresConfig::Drop);
         assert!(is_waiting(&mut io, &limits).await);
         assert_eq!(io.buffered(), 0);
@@ -92,9 +130,9 @@ mod tests {
             assert_eq!(&io.head()[..], request);
             io.skip_head();
             io.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            assert!(io.buffered() > 0, "the control");
             io.flush().await.unwrap();
             io.idle();
-            assert!(io.buffered() > 0, "the control");
             assert!(is_waiting(&mut io, &limits).await);
             assert_eq!(io.buffered(), 0);
         }

@@ -432,7 +432,7 @@ impl AsyncWrite for ConnIo {
         ready!(self.poll_segment(cx))?;
         ready!(self.poll_drain(cx))?;
         // The rest of the response may take hours.
-        self.output = Vec::new();
+        self.release_buffers();
         ready!(self.poll_write_output(cx))?;
         Pin::new(&mut self.transport).poll_flush(cx)
     }
