@@ -181,12 +181,12 @@ fn script(dice: &mut fastrand::Rng, is_head: bool, turn: usize) -> (Script, bool
 
 /// Messages without what the passing of a second changes, and without what differs: Pingora's phases
 /// add `Accept-Ranges`, and leave `Content-Language` in a 304. Whether a response that breaks off is
-/// a 502, a 304, a whole part of it, or no response depends on how much of it came when. Of a 304 after which the response may no
+/// a 502 or a 304 depends on how much of it came when. Of a 304 after which the response may no
 /// longer be stored, Pingora's phases take only some headers (RFC 9111, 3.2 says all).
 fn timeless(messages: Vec<Message>, is_broken: bool) -> Vec<Message> {
     let timeless = |mut message: Message| {
         let may_differ =
-            ["206", "304", "502"].contains(&message.start.split(' ').nth(1).unwrap_or_default());
+            ["304", "502"].contains(&message.start.split(' ').nth(1).unwrap_or_default());
         if is_broken && (!message.is_complete || may_differ) {
             return without_content("broken");
         }
@@ -215,6 +215,19 @@ fn timeless(messages: Vec<Message>, is_broken: bool) -> Vec<Message> {
         return vec![without_content("broken")];
     }
     messages.into_iter().map(timeless).collect()
+}
+
+/// Returns true if one client had the part of a body that it asked for before the body broke off, and
+/// the other had no whole response: that depends on when the body breaks off.
+fn is_early_part(one: &[Message], other: &[Message]) -> bool {
+    let has_part = |messages: &[Message]| {
+        let mut parts = messages.iter().filter(|message| message.is_complete);
+        parts
+            .next()
+            .is_some_and(|part| part.start.contains(" 206 "))
+    };
+    let has_none = |messages: &[Message]| messages.iter().all(|message| !message.is_complete);
+    has_part(one) && has_none(other) || has_none(one) && has_part(other)
 }
 
 fn without_content(start: &str) -> Message {
@@ -296,12 +309,16 @@ async fn agree(way: Way) {
             let of_path: Vec<_> = of_path.cloned().collect();
             of_path[of_path.len().saturating_sub(6)..].join("\n")
         };
-        assert_eq!(
-            way.shown(&timeless(by_relay, is_broken)),
-            way.shown(&timeless(by_pingora, is_broken)),
-            "to the client, EDGEWAY_DRIVERS={seed}:{count}\n{}",
-            recent()
-        );
+        let [by_relay, by_pingora] =
+            [by_relay, by_pingora].map(|messages| timeless(messages, is_broken));
+        if !is_broken || !is_early_part(&by_relay, &by_pingora) {
+            assert_eq!(
+                way.shown(&by_relay),
+                way.shown(&by_pingora),
+                "to the client, EDGEWAY_DRIVERS={seed}:{count}\n{}",
+                recent()
+            );
+        }
         let [by_relay, by_pingora] = [&one, &other].map(|origin| {
             let seen = origin.seen.lock();
             seen.get(&path).cloned().unwrap_or_default()
