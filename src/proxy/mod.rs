@@ -85,10 +85,8 @@ pub(crate) fn service(live: &Arc<Live>) -> Service {
         ca_file: upstreams::ca_file(),
         ..ServerConf::default()
     };
-    let hooks = Proxy {
-        live: Arc::clone(live),
-    };
-    let mut proxy = HttpProxy::new(hooks, Arc::new(conf));
+    let live = Arc::clone(live);
+    let mut proxy = HttpProxy::new(Proxy { live }, Arc::new(conf));
     // The gateway still refuses CONNECT itself, and logs the refusal.
     let options = proxy.server_options.get_or_insert_default();
     options.allow_connect_method_proxying = true;
@@ -373,10 +371,11 @@ impl ProxyHttp for Proxy {
         upstream::over(ctx);
         if ctx.is_background() {
             trace::end_background(session.req_header(), ctx);
-            return;
+        } else {
+            request_end::note_break(session, error, ctx);
+            request_end::log(&self.live, &request_end::TransferResults::of(session), ctx);
         }
-        request_end::note_break(session, error, ctx);
-        request_end::log(&self.live, &request_end::TransferResults::of(session), ctx);
+        cache::follow_up(session.subrequest_spawner.take(), session.req_header(), ctx);
     }
 
     /// Suppresses Pingora's error log: the gateway logs the error with route, backend and reason.

@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 pub use self::hit_for_miss::HitForMiss;
 use self::{
     key::Key,
-    policy::Lifetime,
+    policy::{Lifetime, Variance},
     purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope},
     store::{Entry, Store},
     tier::{DiskSettings, DiskStatus, TierObserver, Tiers, WaitHistograms},
@@ -236,23 +236,23 @@ impl Cache {
         &self.zone.passes
     }
 
-    /// Claims the revalidation of `entry`; `None` while another request holds the claim.
-    pub fn claim(&self, entry: &Entry) -> Option<WorkClaim> {
-        self.claim_work(entry, WorkKind::Fetch)
+    /// Claims requests in the background for a variant; `None` while another one holds the claim.
+    pub fn claim(&self, key: &Key, variance: Option<Variance>) -> Option<WorkClaim> {
+        self.claim_work(key, variance.unwrap_or_default(), WorkKind::Fetch)
     }
 
     /// Claims the encoding of `entry`; `None` while another request holds the claim.
     pub fn claim_form(&self, entry: &Entry, encoding: Encoding) -> Option<WorkClaim> {
-        self.claim_work(entry, WorkKind::Code(encoding))
+        self.claim_work(entry.key(), entry.variance(), WorkKind::Code(encoding))
     }
 
     /// Claims the making of a file of `entry`'s body; `None` while another request holds the claim.
     pub fn claim_file(&self, entry: &Entry) -> Option<WorkClaim> {
-        self.claim_work(entry, WorkKind::File)
+        self.claim_work(entry.key(), entry.variance(), WorkKind::File)
     }
 
-    fn claim_work(&self, entry: &Entry, kind: WorkKind) -> Option<WorkClaim> {
-        let work = (entry.key().hash(), entry.variance().0, kind);
+    fn claim_work(&self, key: &Key, variance: Variance, kind: WorkKind) -> Option<WorkClaim> {
+        let work = (key.hash(), variance.0, kind);
         let is_first = self.zone.claimed.lock().insert(work);
         is_first.then(|| WorkClaim {
             zone: Arc::clone(&self.zone),

@@ -1,32 +1,28 @@
-//! Revalidates a stale response while it is served. Each revalidation is one request of the
-//! gateway, with the changes of the route's filters but without headers that concern only the
-//! client.
+//! Revalidates a stale response while it is served, and fetches a page again that a Next.js app was
+//! rendering when it sent its stale copy. Each is one request of the gateway, with the changes of
+//! the route's filters but without headers that concern only the client.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{io::Cursor, sync::Arc, time::Duration};
 
 use http::{HeaderName, Method, Version, header};
-use pingora::http::RequestHeader;
-use pingora_proxy::{Session, subrequest};
+use pingora::{http::RequestHeader, protocols::http::ServerSession};
+use pingora_proxy::{Session, SubrequestSpawner, subrequest};
 
-use super::Flow;
+use super::{
+    Flow,
+    door::{client_kind, fetching},
+};
 use crate::{
     cache::{
         WorkClaim,
-        budget::RenderPermit,
         metrics::Revalidation,
         nextjs::RequestShape,
         policy::{RequestDirectives, Vary},
         route::PersonalHeaders,
-        store::Entry,
     },
-    chain::{CacheFacts, CacheOutcome, Class, Client, Identity, RequestId, RequestTrace},
-    gateway::{Gateway, RouteCache},
-    proxy::{
-        context::{Context, RoutePlacement},
-        request,
-    },
-    routes::Params,
-    upstreams::{Timeouts, Upstream},
+    chain::{CacheFacts, CacheOutcome, RequestId, RequestTrace},
+    gateway::RouteCache,
+    proxy::context::{self, Context},
 };
 
 /// Headers that concern only the client that sent the request: its own copy, its range, its demand
@@ -48,50 +44,43 @@ const CLIENT_HEADERS: [HeaderName; 11] = [
 /// Time limit of a revalidation. No client waits for it, so no one would notice that it never ends.
 const MAX_DURATION: Duration = Duration::from_mins(2);
 
-/// State of a background revalidation.
-pub(in crate::proxy) struct Background {
-    gateway: Arc<Gateway>,
-    route: Option<RoutePlacement>,
-    params: Params,
-    client: Client,
-    class: Class,
-    identity: Option<Box<Identity>>,
-    release: Option<Arc<str>>,
-    /// Target as filters rewrote it. The cache key of the response depends on it.
-    rewritten: Option<Box<[u8]>>,
-    carried: Option<Arc<dyn Any + Send + Sync>>,
-    upstream: Option<Arc<Upstream>>,
-    timeouts: Option<Box<Timeouts>>,
-    trace: Option<RequestTrace>,
+/// Waits before a page is fetched again that the app renders. They end: a page may stay stale, or
+/// be stale again by then.
+const FOLLOW_UPS: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(6),
+];
+
+/// Request that Pingora builds the session of a background request from; [`take`] replaces it.
+const SEED: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Request in the background, with the context that it begins with.
+struct Background {
     head: RequestHeader,
-    flow: Box<Flow>,
-    _claim: WorkClaim,
-    /// Permit for the origin, held until the revalidation is over.
-    permit: Option<RenderPermit>,
+    ctx: Box<Context>,
 }
 
-/// Begins to revalidate `entry`, unless a revalidation is already running.
+/// Sends `request` to the origin after `wait`, with the part of it that is not the client's, unless
+/// such a request is already running. Its response may be stored.
 pub(super) fn begin(
-    session: &mut Session,
+    spawner: SubrequestSpawner,
+    request: &RequestHeader,
     ctx: &Context,
     cache: &RouteCache,
     mut flow: Flow,
-    entry: &Entry,
-    permit: Option<RenderPermit>,
+    wait: Duration,
 ) {
-    if session.subrequest_spawner.is_none() {
-        return;
-    }
-    let Some(claim) = cache.cache.claim(entry) else {
+    let Some(claim) = cache.cache.claim(&flow.key, flow.variance) else {
         return;
     };
-    let mut head = session.req_header().clone();
+    let mut head = request.clone();
     head.set_method(Method::GET);
     head.set_version(Version::HTTP_11);
     for name in &CLIENT_HEADERS {
         head.remove_header(name);
     }
-    if flow.personal.has_cookies && !varies_by(entry, &header::COOKIE) {
+    if flow.personal.has_cookies && !varies_by_cookie(&flow) {
         head.remove_header(&header::COOKIE);
         // Otherwise a page that only signed-in users read would stay stale to the end of its
         // window.
@@ -116,42 +105,37 @@ pub(super) fn begin(
         is_pass: false,
         ..flow
     };
-    let background = Background {
-        gateway: Arc::clone(&ctx.gateway),
-        route: ctx.route,
-        params: ctx.params.clone(),
-        client: ctx.facts.client.clone(),
-        class: ctx.facts.class,
-        identity: ctx.facts.identity.clone(),
-        release: ctx.facts.release.clone(),
-        rewritten: ctx.facts.rewritten.clone(),
-        carried: ctx.facts.carried.clone(),
-        upstream: ctx.upstream.clone(),
-        timeouts: ctx.timeouts.clone(),
-        trace: ctx.facts.trace.as_ref().map(RequestTrace::child),
-        head,
-        flow: Box::new(flow),
-        _claim: claim,
-        permit,
-    };
-    let ours = subrequest::Ctx::builder()
-        .user_ctx(Box::new(Some(background)))
-        .build();
-    // Pingora serialises the request headers as HTTP/1 and parses them again, but it writes the
-    // version by name, and it cannot parse the name of HTTP/2.
-    let version = session.req_header().version;
-    session.req_header_mut().set_version(Version::HTTP_11);
-    let created = session
-        .subrequest_spawner
-        .as_ref()
-        .map(|spawner| spawner.create_subrequest(session.as_ref(), ours));
-    session.req_header_mut().set_version(version);
-    let Some((prepared, handle)) = created else {
-        return;
-    };
-    handle.drain_tasks();
-    cache.metrics.revalidation(Revalidation::Begun);
+    let mut ours = Box::new(Context::new(ctx.live()));
+    ours.connection.clone_from(&ctx.connection);
+    ours.gateway = Arc::clone(&ctx.gateway);
+    ours.route = ctx.route;
+    ours.params = ctx.params.clone();
+    ours.upstream.clone_from(&ctx.upstream);
+    ours.timeouts.clone_from(&ctx.timeouts);
+    ours.cache = Some(Box::new(flow));
+    let facts = &mut ours.facts;
+    facts.client = ctx.facts.client.clone();
+    facts.class = ctx.facts.class;
+    facts.identity.clone_from(&ctx.facts.identity);
+    facts.release.clone_from(&ctx.facts.release);
+    facts.rewritten.clone_from(&ctx.facts.rewritten);
+    facts.carried.clone_from(&ctx.facts.carried);
+    facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+    facts.trace = ctx.facts.trace.as_ref().map(RequestTrace::child);
+    facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
+    facts.put(claim);
+    let mut background = Background { head, ctx: ours };
     ctx.live().background.spawn("revalidation", async move {
+        tokio::time::sleep(wait).await;
+        let mut seed = ServerSession::new_http1(Box::new(Cursor::new(SEED.to_vec())));
+        if !background.take_place() || seed.read_request().await.is_err() {
+            return;
+        }
+        let ours = subrequest::Ctx::builder()
+            .user_ctx(Box::new(Some(background)))
+            .build();
+        let (prepared, handle) = spawner.create_subrequest(&seed, ours);
+        handle.drain_tasks();
         if tokio::time::timeout(MAX_DURATION, prepared.run())
             .await
             .is_err()
@@ -161,8 +145,61 @@ pub(super) fn begin(
     });
 }
 
-fn varies_by(entry: &Entry, name: &HeaderName) -> bool {
-    matches!(entry.vary(), Vary::Fields(fields) if fields.contains(name))
+/// Fetches a page again that the app is rendering, if it has sent its stale copy. The next visitor
+/// may come when nothing stored may be used any more, and would get such a copy again.
+pub(in crate::proxy) fn follow_up(
+    spawner: Option<SubrequestSpawner>,
+    request: &RequestHeader,
+    ctx: &mut Context,
+) {
+    let Some(flow) = ctx.cache.take_if(|flow| flow.is_stale_at_origin) else {
+        return;
+    };
+    let gateway = Arc::clone(&ctx.gateway);
+    let (Some(cache), Some(wait)) = (
+        context::cache(&gateway, ctx.route),
+        FOLLOW_UPS.get(flow.follow_ups),
+    ) else {
+        return;
+    };
+    if !flow.personal.is_known()
+        && let Some(spawner) = spawner
+    {
+        // That of a request in the background, which is over.
+        drop(ctx.facts.take::<WorkClaim>());
+        let flow = Flow {
+            is_stale_at_origin: false,
+            follow_ups: flow.follow_ups + 1,
+            ..*flow
+        };
+        begin(spawner, request, ctx, cache, flow, *wait);
+    }
+}
+
+impl Background {
+    /// Takes a place in the render budget of the upstream. Returns false if there is none.
+    fn take_place(&mut self) -> bool {
+        let ctx = &mut *self.ctx;
+        ctx.facts.started = ctx.live().world.clock.now();
+        let Some(cache) = context::cache(&ctx.gateway, ctx.route) else {
+            return false;
+        };
+        if let Some(fetching) = fetching(ctx, cache) {
+            let by = client_kind(&self.head, Some(fetching));
+            let Some(permit) = fetching.budget.revalidate(by) else {
+                cache.metrics.revalidation(Revalidation::Postponed);
+                return false;
+            };
+            ctx.facts.put(permit);
+        }
+        cache.metrics.revalidation(Revalidation::Begun);
+        true
+    }
+}
+
+fn varies_by_cookie(flow: &Flow) -> bool {
+    let found = flow.found.as_ref().map(|entry| entry.vary());
+    matches!(found, Some(Vary::Fields(fields)) if fields.contains(&header::COOKIE))
 }
 
 /// Turns the request into the one that [`begin`] prepared, if there is one. The hooks for clients
@@ -174,47 +211,10 @@ pub(in crate::proxy) fn take(session: &mut Session, ctx: &mut Context) -> bool {
         .and_then(|ours| ours.user_ctx_mut())
         .and_then(|ours| ours.downcast_mut::<Option<Background>>())
         .and_then(Option::take);
-    let Some(background) = background else {
+    let Some(Background { head, ctx: begun }) = background else {
         return false;
     };
-    let Background {
-        gateway,
-        route,
-        params,
-        client,
-        class,
-        identity,
-        release,
-        rewritten,
-        carried,
-        upstream,
-        timeouts,
-        trace,
-        head,
-        flow,
-        _claim: claim,
-        permit,
-    } = background;
-    ctx.connection = request::connection(session);
     *session.req_header_mut() = head;
-    ctx.gateway = gateway;
-    ctx.route = route;
-    ctx.params = params;
-    ctx.facts.client = client;
-    ctx.facts.class = class;
-    ctx.facts.identity = identity;
-    ctx.facts.release = release;
-    ctx.facts.rewritten = rewritten;
-    ctx.facts.carried = carried;
-    ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
-    ctx.facts.trace = trace;
-    ctx.facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
-    ctx.upstream = upstream;
-    ctx.timeouts = timeouts;
-    ctx.cache = Some(flow);
-    ctx.facts.put(claim);
-    if let Some(permit) = permit {
-        ctx.facts.put(permit);
-    }
+    *ctx = *begun;
     true
 }

@@ -1,6 +1,11 @@
 //! First entry point of the cache: serves a request from the store if that is allowed.
 
-use std::{mem, net::IpAddr, sync::Arc, time::SystemTime};
+use std::{
+    mem,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
@@ -14,7 +19,6 @@ use super::{
 use crate::{
     cache::{
         budget::{ClientKind, RenderQueueFull},
-        metrics::Revalidation,
         nextjs::{InvalidImageRequest, RequestShape},
         policy::{SentHeaders, Usability, Variance, Vary},
         store::{Entry, Lookup, Store},
@@ -71,19 +75,11 @@ pub(in crate::proxy) async fn serve(
     let Some(cache) = context::cache(&gateway, ctx.route) else {
         return Err(Error::new_in(ErrorType::Custom("no cache")));
     };
-    if let Some(flow) = refresh {
-        let fetching = fetching(ctx, cache);
-        let by = if is_crawler(session.req_header(), fetching) {
-            ClientKind::Crawler
-        } else {
-            ClientKind::Person
-        };
-        match fetching.map(|fetching| fetching.budget.revalidate(by)) {
-            Some(None) => cache.metrics.revalidation(Revalidation::Postponed),
-            permit => {
-                background::begin(session, ctx, cache, *flow, entry, permit.flatten());
-            }
-        }
+    if let Some(flow) = refresh
+        && let Some(spawner) = session.subrequest_spawner.take()
+    {
+        let request = session.req_header();
+        background::begin(spawner, request, ctx, cache, *flow, Duration::ZERO);
     }
     stored_response::send(session, ctx, cache, entry).await
 }
@@ -112,16 +108,17 @@ pub(in crate::proxy) async fn fetch(
     None
 }
 
-fn fetching<'c>(ctx: &Context, cache: &'c RouteCache) -> Option<&'c UpstreamFetch> {
+pub(super) fn fetching<'c>(ctx: &Context, cache: &'c RouteCache) -> Option<&'c UpstreamFetch> {
     cache.upstream(&ctx.upstream.as_ref()?.name)
 }
 
-fn is_crawler(request: &RequestHeader, fetching: Option<&UpstreamFetch>) -> bool {
+pub(super) fn client_kind(request: &RequestHeader, fetching: Option<&UpstreamFetch>) -> ClientKind {
     let crawlers = fetching.and_then(|fetching| fetching.crawlers.as_ref());
     let user_agent = request.headers.get(header::USER_AGENT);
-    crawlers
-        .zip(user_agent)
-        .is_some_and(|(crawlers, user_agent)| crawlers.is(user_agent))
+    match crawlers.zip(user_agent) {
+        Some((crawlers, user_agent)) if crawlers.is(user_agent) => ClientKind::Crawler,
+        _ => ClientKind::Person,
+    }
 }
 
 /// Acquires a permit for the origin, held until the response is over. Requests of people get it at
@@ -134,10 +131,9 @@ async fn place(
     let Some(fetching) = fetching(ctx, cache) else {
         return Ok(());
     };
-    let permit = if is_crawler(request, Some(fetching)) {
-        fetching.budget.crawl().await?
-    } else {
-        fetching.budget.person()
+    let permit = match client_kind(request, Some(fetching)) {
+        ClientKind::Crawler => fetching.budget.crawl().await?,
+        ClientKind::Person => fetching.budget.person(),
     };
     ctx.facts.put(permit);
     Ok(())
@@ -358,8 +354,7 @@ impl Request<'_> {
             Usability::StaleAsAsked if is_plain => {
                 return (facts(CacheOutcome::Stale), Decision::Stored(entry, None));
             }
-            // A background revalidation does not run the filters that check the client's identity.
-            Usability::StaleWhileRevalidate if is_plain && !self.is_known() => {
+            Usability::StaleWhileRevalidate if is_plain && !self.seen.personal.is_known() => {
                 let facts = facts(CacheOutcome::Stale);
                 let variance = Some(entry.variance());
                 let flow = self.flow(Some(Arc::clone(&entry)), variance);
@@ -373,11 +368,6 @@ impl Request<'_> {
         let variance = Some(entry.variance());
         let flow = self.flow(Some(entry), variance);
         (facts, Decision::GoesOn(Some(flow)))
-    }
-
-    fn is_known(&self) -> bool {
-        let personal = self.seen.personal;
-        personal.is_named || personal.has_identity || personal.has_certificate
     }
 
     fn store(&self) -> &'static Store {
@@ -410,6 +400,8 @@ impl Request<'_> {
             is_renewing: seen.is_renewing,
             not_stored: seen.is_not_stored.then_some(BY_VALUE),
             is_background: false,
+            is_stale_at_origin: false,
+            follow_ups: 0,
             key: seen.key,
             wants: seen.wants,
             personal: seen.personal,

@@ -27,7 +27,7 @@ use std::{sync::Arc, time::SystemTime};
 use http::HeaderMap;
 
 pub(super) use self::{
-    background::take,
+    background::{follow_up, take},
     collapse::{CacheStep, Fetch, begin, replaces_failure},
     door::{ask, fetch, serve},
     fill::{has_read_all, received_body},
@@ -88,4 +88,8 @@ pub(super) struct Flow {
     not_stored: Option<&'static str>,
     /// True if the gateway began this request in the background, without a client.
     pub(super) is_background: bool,
+    /// True if the response is a stale copy of the app, which renders a new one.
+    is_stale_at_origin: bool,
+    /// Number of requests in the background that followed such responses before this one.
+    follow_ups: usize,
 }

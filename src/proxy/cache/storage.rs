@@ -149,6 +149,7 @@ fn judge(
             }
             // A 304 with the stale mark of Next.js leaves the stored response as it was: stale.
             if why == nextjs::STALE_AT_ORIGIN {
+                flow.is_stale_at_origin = true;
                 return Err(why);
             }
             flow.settle_refused(cache, why, status, live.world.clock.now());

@@ -262,6 +262,10 @@ impl FastPath {
             status: client.status,
         };
         request_end::log(&self.live, &passed, ctx);
+        if ctx.cache.is_some() {
+            let spawner = SubrequestSpawner::new(Arc::clone(&self.service) as _);
+            cache::follow_up(Some(spawner), client.request, ctx);
+        }
     }
 
     /// Sends a reply through a session, which reads the request headers again.

@@ -16,6 +16,7 @@ mod cases;
 mod deploys;
 mod naive;
 mod older;
+mod rare;
 mod revalidate;
 
 use std::{net::SocketAddr, time::Duration};

@@ -114,6 +114,12 @@ impl PersonalHeaders {
             && (!self.has_certificate || policy::is_for_everybody(&headers))
     }
 
+    /// Returns true if filters know who sent the request. Those that check it do not run for
+    /// requests in the background.
+    pub fn is_known(self) -> bool {
+        self.is_named || self.has_identity || self.has_certificate
+    }
+
     /// Returns true if a response to this request may be personal and yet be found by other
     /// clients.
     pub fn is_shared_by_mistake(self) -> bool {
