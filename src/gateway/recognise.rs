@@ -7,7 +7,10 @@ use http::{HeaderMap, Method, header};
 
 use super::RouteCache;
 use crate::{
-    base::query,
+    base::{
+        query,
+        signature::{SIGNATURE_INPUT, has_signed_headers},
+    },
     cache::{
         key::Key,
         nextjs::{self, NextRules, RequestShape},
@@ -35,6 +38,7 @@ struct CacheHeaders {
     has_wants: bool,
     has_cookies: bool,
     has_authorization: bool,
+    has_signature: bool,
     is_range: bool,
 }
 
@@ -48,7 +52,7 @@ impl CacheHeaders {
                 header::AUTHORIZATION => seen.has_authorization = true,
                 header::COOKIE => seen.has_cookies = true,
                 header::RANGE => seen.is_range = true,
-                _ => {}
+                _ => seen.has_signature |= *name == SIGNATURE_INPUT,
             }
         }
         seen
@@ -131,6 +135,14 @@ impl RouteCache {
         let seen = CacheHeaders::of(&head.headers);
         if seen.has_precondition {
             return Err("precondition");
+        }
+        let query = head.uri.query();
+        if seen.has_signature
+            || (seen.has_authorization || query.is_some())
+                && has_signed_headers(&head.headers, query)
+        {
+            // The cache asks the origin with other conditions and encodings than the client.
+            return Err("signed");
         }
         if self.is_unclear(&head.headers, &seen) {
             return Err("unclear");

@@ -118,6 +118,7 @@ mod setup_host;
 mod shared_limits;
 mod shipped_plugins;
 mod shutdown;
+mod signed_requests;
 mod slow_readers;
 mod smuggling;
 mod spellings;

@@ -39,6 +39,7 @@ pub mod redis;
 pub mod reserved_headers;
 pub mod secret;
 pub mod shared_copy;
+pub mod signature;
 pub mod spelling;
 pub mod statuses;
 pub mod target;

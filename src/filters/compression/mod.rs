@@ -22,6 +22,7 @@ use crate::{
             weakened,
         },
         metrics::{IntCounter, Metrics},
+        signature::is_signed,
     },
     chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges},
     config::model::StatusSet,
@@ -79,6 +80,10 @@ struct EncodedStream {
     offer: usize,
 }
 
+/// Mark of a request whose client has signed `Accept-Encoding`: its response is what the client
+/// asked the origin for.
+struct SignedEncoding;
+
 /// Decision about a response.
 enum CompressionDecision<'a> {
     /// The response is not compressed for any client.
@@ -114,9 +119,14 @@ impl Filter for Compression {
 
     /// Requests the identity coding from the origin: the response is compressed once, here, and a
     /// stored response suits every client. A request without `Accept-Encoding` would accept any
-    /// coding.
-    fn on_upstream(&self, _ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+    /// coding. A signed header stays as it is.
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        let head = ex.head;
+        if is_signed(&head.headers, head.uri.query(), &header::ACCEPT_ENCODING) {
+            ex.facts.put(SignedEncoding);
+        } else {
+            headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+        }
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
@@ -125,6 +135,9 @@ impl Filter for Compression {
                 // The cache keeps one form for each encoding, and says so.
                 remove_vary(&mut head.headers);
             }
+            return;
+        }
+        if ex.facts.slot::<SignedEncoding>().is_some() {
             return;
         }
         // A response that was started and then replaced by a reply leaves its stream behind.
