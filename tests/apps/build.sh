@@ -70,6 +70,9 @@ build() {
 
 build apps/next proxy.js lib public
 
+# The app that the newest generator makes, with the steps of docs/guides/nextjs.md.
+quietly "tests/apps/newest/build.mjs" node apps/newest/build.mjs
+
 # deploys NAME DEPLOYMENT TEXT: builds the smallest app into builds/NAME.
 deploys() {
     cd apps/next/deploys

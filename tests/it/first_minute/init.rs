@@ -12,7 +12,7 @@ use super::Home;
 use crate::{
     cli::snapshot,
     support::{
-        apps::{App, ExpressApp, FrameworkApp, NextApp},
+        apps::{ExpressApp, FrameworkApp, NextApp},
         client::{self, get},
         ports::free_port,
         sockets,
@@ -80,15 +80,12 @@ fn eight_kinds_of_project_get_a_configuration_without_findings() {
 
 /// Serves a project in front of an app of its kind, which listens on another port than its files
 /// say; returns the port of the gateway.
-async fn serve(home: &Home, app: &App) -> (super::Foreground, std::net::SocketAddr) {
+pub(super) async fn serve(home: &Home, app_port: u16) -> (super::Foreground, std::net::SocketAddr) {
     let folder = home.project();
     let package = fs::read_to_string(folder.join("package.json")).expect("it is there");
-    let start = format!("\"start\": \"PORT={} node server.js\"", app.port());
+    let start = format!("\"start\": \"PORT={app_port} node server.js\"");
     let package = if package.contains("\"start\"") {
-        package.replace(
-            "\"next start\"",
-            &format!("\"next start -p {}\"", app.port()),
-        )
+        package.replace("\"next start\"", &format!("\"next start -p {app_port}\""))
     } else {
         package.replacen('{', &format!("{{\n \"scripts\": {{ {start} }},"), 1)
     };
@@ -98,7 +95,7 @@ async fn serve(home: &Home, app: &App) -> (super::Foreground, std::net::SocketAd
     let path = folder.join("edgeway.yaml");
     let yaml = fs::read_to_string(&path).expect("it is written");
     assert!(
-        yaml.contains(&format!("backends: [127.0.0.1:{}]", app.port())),
+        yaml.contains(&format!("backends: [127.0.0.1:{app_port}]")),
         "{yaml}"
     );
     let port = free_port();
@@ -122,7 +119,7 @@ async fn a_real_next_app_is_served_with_what_init_writes() {
     for name in [".next", "app", "proxy.js"] {
         symlink(folder.join(name), home.project().join(name)).expect("the folder takes links");
     }
-    let (_gateway, address) = serve(&home, next).await;
+    let (_gateway, address) = serve(&home, next.port()).await;
     let ask = async |path: &str| {
         let response = client::send(address, &get(path))
             .await
@@ -145,7 +142,7 @@ async fn a_real_express_app_with_websockets_is_served_with_what_init_writes() {
     for name in ["package.json", "server.js"] {
         fs::copy(folder.join(name), home.project().join(name)).expect("the folder takes files");
     }
-    let (_gateway, address) = serve(&home, &express).await;
+    let (_gateway, address) = serve(&home, express.port()).await;
     let response = client::send(address, &get("/health"))
         .await
         .expect("it responds");
@@ -166,7 +163,7 @@ async fn apps_of_other_frameworks_are_served_with_what_init_writes() {
         let home = Home::new();
         let package = format!("{{ \"dependencies\": {{ \"{dependency}\": \"*\" }} }}");
         super::write(&home.project(), &[("package.json", &package)]);
-        let (_gateway, address) = serve(&home, &app).await;
+        let (_gateway, address) = serve(&home, app.port()).await;
         let yaml = fs::read_to_string(home.project().join("edgeway.yaml")).expect("it is there");
         assert!(yaml.contains(&format!("in front of {title}")), "{yaml}");
         let response = client::send(address, &get("/open"))

@@ -9,6 +9,7 @@ mod ca;
 mod demo;
 mod dev;
 mod init;
+mod newest;
 mod proxy;
 mod quick_start;
 mod scripts;

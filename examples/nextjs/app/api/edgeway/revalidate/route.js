@@ -3,8 +3,6 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { revalidatePath, revalidateTag } from 'next/cache';
 
-export const dynamic = 'force-dynamic';
-
 const digest = (text) => createHash('sha256').update(text).digest();
 
 function isGateway(request) {
