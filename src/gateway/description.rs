@@ -27,7 +27,11 @@ pub(super) fn describe(config: &MatchConfig) -> String {
     }
     let path = match (&config.path_regex, &config.location) {
         (Some(regex), _) => format!("~{}", regex.value),
-        (None, Some(location)) => format!(" location {}", location.value),
+        (None, Some(location)) => {
+            let around = config.within.0.iter();
+            let around: String = around.flat_map(|outer| [&*outer.value, " > "]).collect();
+            format!(" location {around}{}", location.value)
+        }
         (None, None) if config.path.0.is_empty() => "/*".to_owned(),
         (None, None) => texts(&config.path),
     };

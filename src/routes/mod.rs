@@ -8,6 +8,7 @@ mod action;
 mod class;
 mod host_regex;
 mod location;
+mod locations;
 mod params;
 mod pattern;
 mod predicate;

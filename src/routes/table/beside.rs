@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::build::{Draft, Entry, ParsedRoute, PathKey};
+use super::build::{Draft, Entry, ParsedRoute, Path, PathKey};
 use crate::{
     config::diagnostic::{Diagnostic, Diagnostics},
     routes::pattern::HostPattern,
@@ -27,6 +27,37 @@ pub(super) fn repeated_regexes(
             diagnostics.push(conflict(parsed, first, entry));
         }
         earlier.push(entry);
+    }
+}
+
+/// Refuses locations within one that no route of the host has: no request would reach them.
+pub(super) fn refuse_missing_outer(
+    parsed: &[ParsedRoute],
+    draft: &Draft,
+    diagnostics: &mut Diagnostics,
+) {
+    let located = |entry: &Entry| match &parsed[entry.route].paths[entry.path] {
+        (Path::Location(location), place) => Some((location, *place)),
+        _ => None,
+    };
+    let all: Vec<_> = draft.values().flatten().filter_map(located).collect();
+    for (location, place) in &all {
+        let Some((outer, around)) = location.within.split_last() else {
+            continue;
+        };
+        if !all
+            .iter()
+            .any(|(other, _)| other.own == *outer && other.within == around)
+        {
+            diagnostics.push(
+                Diagnostic::error(
+                    "edgeway::route::bad_location",
+                    *place,
+                    format!("no route of this host has the location `{outer}` of `within`"),
+                )
+                .help("add that route, or write `within` as its `location` is written"),
+            );
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::{
     routes::{
         ParamNames, RouteProblem, Slashes,
         host_regex::HostRegex,
-        location::{Location, LocationsBuilder},
+        location::{Location, PlacedLocation},
+        locations::LocationsBuilder,
         params::{MAX_PARAMS, RESERVED},
         pattern::{HostPattern, PathPattern, Segment},
         predicate::Predicates,
@@ -24,7 +25,7 @@ use crate::{
 
 use super::{
     Group, Locations, RegexEntry, Regexes, Route, RouteProtection, RouteTable,
-    beside::{conflict, refuse_mixtures, repeated_regexes, warn_of_shadows},
+    beside::{conflict, refuse_missing_outer, refuse_mixtures, repeated_regexes, warn_of_shadows},
     guards::Guards,
 };
 
@@ -41,7 +42,7 @@ pub(super) enum Path {
     /// A folded pattern whose last parameter is empty, which some apps allow.
     EmptyEnd(PathPattern),
     Regex(String),
-    Location(Location),
+    Location(PlacedLocation),
 }
 
 /// A path without the names of its parameters, used to compare paths.
@@ -53,8 +54,8 @@ pub(super) enum PathKey {
     Pattern(Vec<Option<Vec<u8>>>, bool),
     Regex(std::cmp::Reverse<usize>, String),
     CatchAll,
-    /// An exact path, or with true a prefix.
-    Location(Vec<u8>, bool),
+    /// An exact path, or with true a prefix, and the locations around it.
+    Location(Vec<u8>, bool, String),
     /// Position of its route: such locations are compared in the order of the file.
     LocationRegex(usize, String),
 }
@@ -67,7 +68,7 @@ impl PathKey {
     pub(super) fn takes_every_path(&self) -> bool {
         match self {
             Self::CatchAll => true,
-            Self::Location(text, is_prefix) => *is_prefix && text == b"/",
+            Self::Location(text, is_prefix, _) => *is_prefix && text == b"/",
             _ => false,
         }
     }
@@ -222,7 +223,8 @@ fn parse(
         }
     }
     if let Some(text) = &config.location {
-        match Location::parse(&text.value) {
+        let within = config.within.0.iter().map(|outer| &*outer.value);
+        match PlacedLocation::parse(within, &text.value) {
             Ok(_) if !config.path.0.is_empty() || config.path_regex.is_some() => {
                 let problem = RouteProblem::new(
                     "a route has `location`, `path` or `path_regex`, and not two of them",
@@ -233,6 +235,15 @@ fn parse(
             Ok(location) => paths.push((Path::Location(location), text.place)),
             Err(problem) => report("edgeway::route::bad_location", text.place, problem),
         }
+    }
+    if let Some(outer) = config.within.0.first()
+        && config.location.is_none()
+    {
+        let problem = RouteProblem::new(
+            "`within` has no effect without `location`",
+            "write the location that is within it, or remove it",
+        );
+        report("edgeway::route::bad_location", outer.place, problem);
     }
     let has_path = !paths.is_empty() || config.path_regex.is_some() || config.location.is_some();
     if config.named {
@@ -310,11 +321,13 @@ impl Path {
                 PathKey::Pattern(segments.collect(), pattern.is_prefix)
             }
             Self::Regex(text) => PathKey::Regex(std::cmp::Reverse(text.len()), text.clone()),
-            Self::Location(Location::Exact(text)) => PathKey::Location(text.clone(), false),
-            Self::Location(Location::Prefix { text, .. }) => PathKey::Location(text.clone(), true),
-            Self::Location(regex @ Location::Regex { .. }) => {
-                PathKey::LocationRegex(route, regex.to_string())
-            }
+            Self::Location(location) => match &location.own {
+                Location::Exact(text) => PathKey::Location(text.clone(), false, String::new()),
+                Location::Prefix { text, .. } => {
+                    PathKey::Location(text.clone(), true, location.around())
+                }
+                Location::Regex { .. } => PathKey::LocationRegex(route, location.to_string()),
+            },
         }
     }
 }
@@ -366,6 +379,7 @@ fn draft(
             }
         }
         repeated_regexes(parsed, draft, diagnostics);
+        refuse_missing_outer(parsed, draft, diagnostics);
     }
     drafts
 }
@@ -493,7 +507,8 @@ fn locations(
     for entry in draft.values().flatten() {
         if let (Path::Location(location), own) = &parsed[entry.route].paths[entry.path] {
             builder.push(location, leaf(parsed, entry));
-            place = place.or(location.is_regex().then_some(*own));
+            let is_regex = matches!(location.own, Location::Regex { .. });
+            place = place.or(is_regex.then_some(*own));
         }
     }
     match builder.build(slashes == Slashes::Merge, is_folded) {

@@ -26,7 +26,7 @@ pub(crate) use self::{
 use super::{
     ParamNames, Params, Target,
     host_regex::HostRegex,
-    location::{LocationHit, Locations},
+    locations::{LocationHit, Locations},
     pattern::HostPattern,
     predicate::{PredicateResult, Predicates},
     trie::{Captures, Leaf, Trie},

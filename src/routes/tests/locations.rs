@@ -95,6 +95,67 @@ fn a_location_whose_conditions_do_not_hold_is_no_choice() {
 }
 
 #[test]
+fn locations_within_others_are_compared_in_the_order_of_nginx() {
+    compile(
+        "[{ location: / }, { location: /a/ }, { within: /a/, location: '~ x' },
+          { location: '~ x$' }, { location: '^~ /f/' }, { within: '^~ /f/', location: '~ x' },
+          { within: /a/, location: '^~ /a/q/' },
+          { within: [/a/, '^~ /a/q/'], location: '~* y' },
+          { within: '~ x$', location: '~ bx' }, { within: /a/, location: = /a/x/ }]",
+    )
+    .reach(&[
+        ("GET h/a/x", "2"),
+        ("GET h/a/b", "1"),
+        ("GET h/b/xy", "0"),
+        ("GET h/b/x", "3"),
+        ("GET h/b/bx", "8"),
+        ("GET h/f/xy", "5"),
+        ("GET h/f/b", "4"),
+        ("GET h/a/q/z", "6"),
+        ("GET h/a/q/Y", "7"),
+        // `^~` within another prefix stops the expressions of that one, not those around it.
+        ("GET h/a/q/xz", "6"),
+        ("GET h/a/q/x", "3"),
+        ("GET h/a/x/", "9"),
+    ]);
+}
+
+#[test]
+fn a_location_within_another_needs_one_that_can_have_it() {
+    for (routes, problem) in [
+        ("{ within: /a/, location: '~ x' }", "no route of this host"),
+        (
+            "{ location: '^~ /a/' }, { within: /a/, location: '~ x' }",
+            "no route of this host",
+        ),
+        (
+            "{ location: /a/ }, { within: /a/, location: /b/ }",
+            "cannot be within",
+        ),
+        (
+            "{ location: = /a }, { within: = /a, location: '~ x' }",
+            "cannot be within",
+        ),
+        (
+            "{ location: '~ a' }, { within: '~ a', location: /a }",
+            "cannot be within",
+        ),
+        (
+            "{ within: /a/, path: [/a] }",
+            "has no effect without `location`",
+        ),
+        (
+            "{ location: /a/ }, { within: /a/, location: '~ x' }, { within: /a/, location: '~ x' }",
+            "two routes match",
+        ),
+    ] {
+        let compiled = compile(&format!("[{{ location: / }}, {routes}]"));
+        let problems = compiled.problems().join(" ");
+        assert!(problems.contains(problem), "{routes}: {problems}");
+    }
+}
+
+#[test]
 fn parameters_are_named_groups_and_the_rest() {
     let compiled = compile(
         "[{ location: /api }, { location: '~ ^/u/(?<id>[^/]+)/(?<what>.*)$' }, { location: '= /e' },

@@ -121,6 +121,7 @@ impl RouteNode {
             path,
             path_regex,
             location,
+            within,
             method,
             ..
         } = &self.config.matches.value;
@@ -128,6 +129,8 @@ impl RouteNode {
         let written = path_regex.as_ref().or(location.as_ref());
         let path = path.0.first().or(written);
         let path = path.map_or("/*", |path| path.value.as_str());
+        let around = within.0.iter().map(|outer| format!("{} > ", outer.value));
+        let path: String = around.chain([path.to_owned()]).collect();
         let space = if path.starts_with('/') { "" } else { " " };
         let methods: Vec<&str> = method.0.iter().map(|m| m.value.as_str()).collect();
         match methods.as_slice() {

@@ -168,6 +168,10 @@ pub struct MatchConfig {
     /// A location as nginx has them, in place of `path`: `/prefix`, `= /exact`, `^~ /prefix`,
     /// `~ regex` or `~* regex`. All routes of its host are then compared in nginx's order.
     pub location: Option<Spanned<String>>,
+    /// The location around `location`, as that of its own route, or a list from the outermost to the
+    /// innermost: `location` counts only where these are chosen.
+    #[serde(skip_serializing_if = "OneOrMany::is_empty")]
+    pub within: OneOrMany<Spanned<String>>,
     /// `GET`, or a list of methods.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub method: OneOrMany<Spanned<String>>,
