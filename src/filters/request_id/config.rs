@@ -13,6 +13,8 @@ use crate::{chain::CompileContext, config::tree::Spanned};
 pub(crate) struct RequestIdConfig {
     /// Header that carries the id, on responses and towards the origin.
     header: Spanned<String>,
+    /// True to send the id on responses.
+    response: bool,
     /// True to keep the id that a proxy of `trusted_proxies` sends. Ids of other clients are always
     /// replaced.
     trust: bool,
@@ -25,6 +27,7 @@ impl Default for RequestIdConfig {
     fn default() -> Self {
         Self {
             header: Spanned::nowhere("X-Request-Id".to_owned()),
+            response: true,
             trust: false,
             traceparent: true,
         }
@@ -44,6 +47,7 @@ impl RequestIdConfig {
         };
         Some(RequestId {
             header,
+            response: self.response,
             trust: self.trust,
             traceparent: self.traceparent,
         })

@@ -17,6 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct RequestId {
     header: HeaderName,
+    /// True to send the id on responses.
+    response: bool,
     /// True to keep an id from a trusted proxy.
     trust: bool,
     traceparent: bool,
@@ -35,7 +37,12 @@ impl FilterKind for RequestId {
 
 impl Filter for RequestId {
     fn phases(&self) -> Phases {
-        Phases::REQUEST | Phases::UPSTREAM | Phases::RESPONSE
+        let all = Phases::REQUEST | Phases::UPSTREAM;
+        if self.response {
+            all | Phases::RESPONSE
+        } else {
+            all
+        }
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -75,6 +75,13 @@ fn an_origins_own_id_gives_way_to_ours() {
 }
 
 #[test]
+fn a_response_has_no_id_where_configured() {
+    let check = check::<RequestId>("{ response: false }").get("/");
+    assert_eq!(check.last().headers.get("x-request-id"), None);
+    assert_eq!(at_origin(check.last(), "x-request-id").len(), 32);
+}
+
+#[test]
 fn a_trace_begins_with_the_requests_id() {
     let check = check::<RequestId>("{}").get("/");
     let parent = at_origin(check.last(), "traceparent");

@@ -27,7 +27,7 @@ const CSP: &str =
     "base-uri 'self'; frame-ancestors 'self'; object-src 'none'; upgrade-insecure-requests";
 
 /// Security headers of Helmet: `helmet`, or a mapping with the differences. Each header takes a
-/// text, or `false` for none.
+/// text, or `false` for none. `none` adds no header and removes the origin's `Server` alone.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_helmet)]
@@ -193,12 +193,28 @@ impl SecurityHeadersConfig {
         ]
     }
 
-    /// Returns true if this is the name of a header that the filter can add.
-    pub(super) fn has(name: &str) -> bool {
-        let texts = Self::default();
-        let mut names = texts.texts().into_iter().map(|(_, name, ..)| name);
-        name.eq_ignore_ascii_case("strict-transport-security")
-            || names.any(|known| known.as_str().eq_ignore_ascii_case(name))
+    /// Returns the set that adds no header.
+    fn none() -> Self {
+        let off = || Spanned::nowhere(HeaderChoice::Off);
+        Self {
+            csp: off(),
+            opener_policy: off(),
+            resource_policy: off(),
+            origin_agent_cluster: off(),
+            referrer_policy: off(),
+            hsts: Spanned::nowhere(Hsts {
+                is_off: true,
+                ..Hsts::default()
+            }),
+            content_type_options: off(),
+            dns_prefetch_control: off(),
+            download_options: off(),
+            frame_options: off(),
+            permitted_cross_domain_policies: off(),
+            xss_protection: off(),
+            powered_by: PoweredBy::Keep,
+            ..Self::default()
+        }
     }
 
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<SecurityHeaders> {
@@ -301,11 +317,11 @@ fn without_upgrade(mut headers: HeaderMap<HeaderValue>) -> HeaderMap<HeaderValue
 }
 
 fn or_helmet(schema: &mut Schema) {
-    short::or(schema, json!({ "const": "helmet" }));
+    short::or(schema, json!({ "enum": ["helmet", "none"] }));
 }
 
 impl Short for SecurityHeadersConfig {
-    const WHAT: &'static str = "`helmet`, `false` or a mapping of what differs";
+    const WHAT: &'static str = "`helmet`, `none`, `false` or a mapping of what differs";
 
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         Self::deserialize(d)
@@ -314,8 +330,9 @@ impl Short for SecurityHeadersConfig {
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(match text {
             "helmet" => Ok(Self::default()),
+            "none" => Ok(Self::none()),
             _ => Err(format!(
-                "unknown set of security headers `{text}`\nhelp: write `helmet`"
+                "unknown set of security headers `{text}`\nhelp: write `helmet` or `none`"
             )),
         })
     }

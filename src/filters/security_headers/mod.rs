@@ -29,11 +29,6 @@ pub(crate) struct SecurityHeaders {
     keep_powered_by: bool,
 }
 
-/// Returns true if this is the name of a header that the filter can add.
-pub(crate) fn is_security_header(name: &str) -> bool {
-    config::SecurityHeadersConfig::has(name)
-}
-
 /// Headers that this filter adds, made once.
 #[derive(Debug)]
 struct AddedHeaders {

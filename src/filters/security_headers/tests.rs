@@ -45,6 +45,17 @@ fn the_eleven_headers_of_helmet_are_on_every_response_over_tls() {
 }
 
 #[test]
+fn none_adds_no_header_and_hides_the_server_alone() {
+    let check = over_tls(check::<SecurityHeaders>("none"))
+        .backend(200, &[("Server", "app/1"), ("X-Powered-By", "app")], &[])
+        .get("/");
+    for name in HELMET.iter().chain(&["x-xss-protection", "server"]) {
+        assert_eq!(value(check.last(), name), "(absent)", "{name}");
+    }
+    assert_eq!(value(check.last(), "x-powered-by"), "app");
+}
+
+#[test]
 fn values_are_helmets_but_for_the_content_policy() {
     let check = over_tls(check::<SecurityHeaders>("helmet")).get("/");
     let seen: Vec<_> = HELMET.map(|name| value(check.last(), name)).into();
@@ -185,7 +196,7 @@ fn a_policy_of_nothing_but_upgrading_is_absent_over_plain_http() {
 fn invalid_values_are_reported_with_a_remedy() {
     assert_eq!(
         refused::<SecurityHeaders>("shield"),
-        ["unknown set of security headers `shield`; help: write `helmet`"]
+        ["unknown set of security headers `shield`; help: write `helmet` or `none`"]
     );
     assert_eq!(
         refused::<SecurityHeaders>("{ csp: \"a\\nb\", frame_options: '' }"),
