@@ -24,6 +24,9 @@ const CERTIFICATE_DAYS: i64 = 14;
 const FAILING_SHARE: f64 = 0.05;
 const FAILING_RATE: f64 = 0.1;
 
+/// Failed requests in a row from which a backend in rotation is a problem.
+const FAILED_IN_A_ROW: u32 = 5;
+
 /// Time for which the rollback of a release is a problem.
 const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);
 
@@ -221,6 +224,17 @@ impl Found {
                 let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
                 let text = format!("backend {name} is ejected{out} ({because}){}", left());
                 self.error("backend_ejected", name, text);
+            }
+            // Those in rotation, which may be the only one, or never ejected.
+            "healthy" | "slow_start"
+                if backend.failures_in_a_row >= Some(FAILED_IN_A_ROW)
+                    && backend.recent_failures != Some(0) =>
+            {
+                let count = backend.failures_in_a_row.unwrap_or_default();
+                let text = format!(
+                    "the last {count} requests to backend {name} failed; it stays in rotation"
+                );
+                self.error("backend_failing", name, text);
             }
             _ => {
                 if let Some(slow) = latencies.slowness(backend) {
@@ -420,6 +434,24 @@ mod tests {
     #[test]
     fn a_gateway_without_problems_has_none() {
         assert_eq!(found(&Snapshot::default()), []);
+    }
+
+    #[test]
+    fn a_backend_that_fails_and_stays_is_a_problem_while_it_fails() {
+        let mut status = Snapshot::default();
+        for (failed, recent, count) in [(4, 4, 0), (5, 5, 1), (5, 0, 0)] {
+            let backend = BackendStatus {
+                state: "healthy".into(),
+                failures_in_a_row: Some(failed),
+                recent_failures: Some(recent),
+                ..BackendStatus::default()
+            };
+            status.upstreams = vec![UpstreamStatus {
+                backends: vec![backend],
+                ..UpstreamStatus::default()
+            }];
+            assert_eq!(found(&status).len(), count, "{failed} {recent}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Status of an upstream for the admin API and `/metrics`: plain data of one moment.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,9 @@ pub struct BackendStatus {
     /// Attempts that failed in the last minute, if they are recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recent_failures: Option<u64>,
+    /// Attempts that failed since the last one that did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failures_in_a_row: Option<u32>,
     /// Average time to first byte, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
@@ -266,6 +269,7 @@ impl Upstream {
             requests: backend.metrics.requests(),
             failures: backend.metrics.failures(),
             recent_failures: None,
+            failures_in_a_row: Some(state.streak().load(Ordering::Relaxed)).filter(|n| *n > 0),
             probe: probes.last.map(|probe| ProbeStatus {
                 passed: probe.passed,
                 text: probe.text,
