@@ -15,6 +15,7 @@
 mod compare;
 mod comparison;
 mod conf;
+mod dead;
 mod draft;
 mod draw;
 mod edges;
@@ -22,6 +23,7 @@ mod effects;
 mod guards;
 mod large;
 mod names;
+mod nested;
 mod origin;
 mod play;
 mod sample;
@@ -43,7 +45,7 @@ use parking_lot::Mutex;
 use rustls::ClientConfig;
 
 use self::{
-    compare::{Difference, Record, differences},
+    compare::{Difference, Record, What, differences},
     draft::{Case, Drawn},
     names::{Governed, Statements},
     servers::{Edge, Entry, Nginx, Report, Shape, Side},
@@ -260,6 +262,7 @@ impl Played {
             write!(text, " | {differing} | {named} | {unnamed} | {time} ms").expect("text");
             write!(text, " | {carried} + {changed} + {lost}").expect("text");
             found.extend(self.shares());
+            found.extend(added(&all));
             found.extend(self.missed_by_nobody(&judged, &all));
             found.extend(judged.unnamed);
             found.extend(too_many(name, differing, requests));
@@ -413,6 +416,28 @@ fn all_rows(seed: u64) -> Vec<Row> {
     });
     all.sort_by(|one, other| one.text.cmp(&other.text));
     all
+}
+
+/// Returns the response headers that the gateway sent and nginx did not, of all requests that both
+/// responded to alike.
+fn added(all: &[Differing<'_>]) -> Vec<String> {
+    let is_known = |name: &str| names::ADDED.iter().any(|(own, _)| *own == name);
+    let mut found = BTreeMap::new();
+    for differing in all {
+        for difference in &differing.all {
+            if let What::Header(name) = &difference.what
+                && difference.nginx.is_empty()
+                && !is_known(name)
+            {
+                let text = described(differing, difference);
+                found.entry(name.clone()).or_insert(text);
+            }
+        }
+    }
+    let texts = found.into_values();
+    texts
+        .map(|text| format!("a header that nginx did not send: {text}"))
+        .collect()
 }
 
 /// Returns a problem if more requests of a shape differ than may: more than a share of

@@ -171,10 +171,11 @@ fn general_words(request: &Drawn, code: u16, difference: &Difference) -> Option<
     let is_added = nginx.is_empty();
     let header = |name: &str| Some(Words::Header(name.to_owned()));
     match &difference.what {
-        What::Header(name) if is_added && SECURITY.contains(&&**name) => {
-            Some(Words::Text("security headers"))
+        What::Header(name)
+            if is_added && ADDED[..3].iter().any(|(own, _)| *own == name.as_str()) =>
+        {
+            header(name)
         }
-        What::Header(name) if is_added && ADDED.contains(&&**name) => header(name),
         // Only errors, which both make themselves.
         What::Header(name) if name == "cache-control" && code >= 400 && own == "no-store" => {
             is_added.then_some(Words::Text("no-store"))
@@ -227,32 +228,23 @@ const GENERAL: [&str; 12] = [
     "auth_basic",
 ];
 
-/// Security headers that the gateway adds to all responses.
-const SECURITY: [&str; 12] = [
-    "content-security-policy",
-    "cross-origin-opener-policy",
-    "cross-origin-resource-policy",
-    "origin-agent-cluster",
-    "referrer-policy",
-    "strict-transport-security",
-    "x-content-type-options",
-    "x-dns-prefetch-control",
-    "x-download-options",
-    "x-frame-options",
-    "x-permitted-cross-domain-policies",
-    "x-xss-protection",
-];
-
-/// Other headers that the gateway adds to all responses of some kind.
-const ADDED: [&str; 8] = [
-    "age",
-    "cache-status",
-    "x-cache-status",
-    "x-request-id",
-    "allow",
-    "retry-after",
-    "ratelimit",
-    "ratelimit-policy",
+/// Headers that the gateway adds to responses of some kind, although nginx does not send them, each
+/// with the reason.
+pub(super) const ADDED: [(&str, &str); 5] = [
+    ("age", "a stored response has it: RFC 9111, 5.1"),
+    ("allow", "405 has it: RFC 9110, 15.5.6"),
+    (
+        "retry-after",
+        "tells when to come again, and nothing that lasts",
+    ),
+    (
+        "cache-control",
+        "`no-store` keeps an error of a moment from being stored",
+    ),
+    (
+        "vary",
+        "a stored response that is compressed for some clients depends on `Accept-Encoding`",
+    ),
 ];
 
 /// Headers that the gateway adds to all requests to backends.

@@ -384,7 +384,7 @@ impl Report {
 
 /// Gateway with an imported shape.
 pub(super) struct Edge {
-    _gateway: Gateway,
+    pub(super) gateway: Gateway,
     pub(super) side: Side,
     pub(super) report: Report,
     pub(super) import_time: Duration,
@@ -417,7 +417,7 @@ impl Edge {
         }
         let yaml = fs::read_to_string(&out).expect("the import writes it");
         Self {
-            _gateway: Gateway::start(&yaml).await,
+            gateway: Gateway::start(&yaml).await,
             side,
             report,
             import_time,

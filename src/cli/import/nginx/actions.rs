@@ -1,6 +1,5 @@
 //! Actions of locations: `proxy_pass`, files, and what other modules would do.
 
-use regex::escape;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -11,7 +10,7 @@ use super::{
     sent_as, tables,
     upstreams::{Destination, timeouts},
     variables::{At, MAX_CHAIN, add, expression, value},
-    words::plain,
+    words::{plain, spelled},
 };
 
 /// Handlers of other protocols, which this gateway does not speak.
@@ -44,15 +43,9 @@ pub(super) fn handler<'a>(scope: &Scope<'a>, name: &str) -> Option<&'a Directive
 }
 
 impl<'a> Routes<'a, '_> {
-    /// Returns the keys of what a location does: files, an upstream, a response.
-    pub(super) fn action(
-        &mut self,
-        place: &Place<'_, 'a>,
-        location: &Location<'a>,
-    ) -> Map<String, Value> {
-        let scope = &location.scope;
-        let mut keys = self.content(place, location);
-        if let Some(directive) = scope.own("internal").first().copied() {
+    /// Translates `internal`, for a location that does what `keys` say.
+    pub(super) fn internal(&mut self, scope: &Scope<'a>, keys: &mut Map<String, Value>) {
+        if let Some(directive) = scope.one("internal") {
             keys.insert(INTERNAL.to_owned(), true.into());
             if let Some(files) = keys.get_mut("files") {
                 files["internal"] = json!([ALL_UPSTREAMS]);
@@ -65,10 +58,14 @@ impl<'a> Routes<'a, '_> {
                 self.fates.carried(directive, "");
             }
         }
-        keys
     }
 
-    fn content(&mut self, place: &Place<'_, 'a>, location: &Location<'a>) -> Map<String, Value> {
+    /// Returns the keys of what a location does: files, an upstream, a response.
+    pub(super) fn action(
+        &mut self,
+        place: &Place<'_, 'a>,
+        location: &Location<'a>,
+    ) -> Map<String, Value> {
         let scope = &location.scope;
         if let Some(directive) = FOREIGN.iter().find_map(|name| handler(scope, name)) {
             self.fates
@@ -98,23 +95,20 @@ impl<'a> Routes<'a, '_> {
             keys.insert("upstream_by".to_owned(), table.clone().into());
         }
         self.host_header(&to, by_table.is_some(), scope, &mut keys);
-        let prefix = location.text.trim_start_matches("^~ ");
-        let prefix = prefix.trim_start_matches("= ");
-        let is_path = prefix.starts_with('/');
+        let prefix = location.path();
         let rewrites = scope.own("rewrite");
         let mut rewrites = rewrites.iter();
         let is_rewritten = rewrites.any(|one| !["permanent", "redirect"].contains(&one.arg(2)));
         if let Some(with) = with {
             keys.insert(REWRITE.to_owned(), with.into());
-        } else if let Some(path) = &to.path
-            && is_path
+        } else if let (Some(path), Some(prefix)) = (&to.path, prefix)
             && (path != prefix || is_rewritten)
         {
             // Of a path that was rewritten, nothing is replaced.
             let regex = if is_rewritten {
                 "^".to_owned()
             } else {
-                format!("^{}", escape(prefix))
+                format!("^{}", spelled(prefix))
             };
             let with = path.replace('$', "$$");
             keys.insert(
@@ -139,7 +133,6 @@ impl<'a> Routes<'a, '_> {
             keys.insert("upstream_request".to_owned(), sent);
         }
         let has_variables = plain(pass.arg(0)).is_none();
-        let prefix = is_path.then_some(prefix);
         let rules = rewrites::of((&to, has_variables), prefix, scope, &mut self.fates);
         keys.insert("response_rewrite".to_owned(), rules);
         for one in scope.nearest("proxy_set_header") {
@@ -285,11 +278,7 @@ impl<'a> Routes<'a, '_> {
         if there.is_none() && missing.is_none() {
             return None;
         }
-        let inner = |directive: &'a Directive| Location {
-            directive,
-            scope: scope.inner(directive),
-            text: location.text.clone(),
-        };
+        let inner = |directive| Location::new(directive, scope.inner(directive), &location.text);
         let own = there.map(inner);
         let block = own.as_ref().unwrap_or(location);
         let is_passed = handler(&block.scope, "proxy_pass").is_some();
@@ -384,27 +373,26 @@ impl<'a> Routes<'a, '_> {
         }
         let mut keys = Map::from_iter([("files".to_owned(), files)]);
         if alias.is_some() {
-            let prefix = location.text.trim_start_matches("^~ ");
-            let prefix = prefix.trim_start_matches("= ");
             let is_file = location.text.starts_with("= ");
-            if !prefix.starts_with('/')
-                || (!is_file && prefix.ends_with('/') != root.arg(0).ends_with('/'))
-            {
+            let is_known =
+                |prefix: &&str| is_file || prefix.ends_with('/') == root.arg(0).ends_with('/');
+            let Some(prefix) = location.path().filter(is_known) else {
                 self.fates.closed(root, "this `alias` has no counterpart");
                 return shut();
-            }
+            };
+            let regex = spelled(prefix);
             let (regex, with) = match prefix.strip_suffix('/') {
-                Some(_) => (format!("^{}", escape(prefix)), "/".to_owned()),
+                Some(_) => (format!("^{regex}"), "/".to_owned()),
                 None if is_file => {
                     // The whole path is that of one file.
                     let (folder, name) = root.arg(0).rsplit_once('/').unwrap_or(("/", ""));
                     keys["files"]["root"] = folder.into();
                     (
-                        format!("^{}$", escape(prefix)),
+                        format!("^{regex}$"),
                         format!("/{}", name.replace('$', "$$")),
                     )
                 }
-                None => (format!("^{}(?:/|$)", escape(prefix)), "/".to_owned()),
+                None => (format!("^{regex}(?:/|$)"), "/".to_owned()),
             };
             keys.insert(
                 "rewrite".to_owned(),
@@ -425,7 +413,7 @@ impl<'a> Routes<'a, '_> {
         if let Some(tries) = tries {
             self.fates.lost(tries, "its location has no fixed `root`");
         }
-        if !is_server && location.scope.own("internal").is_empty() {
+        if !is_server && location.scope.one("internal").is_none() {
             let note = "it has no `root`: 404 instead of the files of nginx itself";
             self.fates.changed(location.directive, note);
         }

@@ -46,7 +46,7 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     }
     fates.changed(
         zone,
-        "in memory, by RFC 9111: requests with `Authorization` share only responses that say `public`; `X-Accel-Expires` is not read; responses have `Cache-Status`, `X-Cache-Status` and `Age`; conditions count as RFC 9110 and 9111 say: `If-None-Match` alone if it is there, and `If-Modified-Since` by `Date` without a `Last-Modified`; a `Range` has an effect on responses that announce ranges and are not stored, too; requests with `If-Match` or `If-Unmodified-Since`, or with cookies that can be read in two ways, reach the backend with their method, `Range` and conditions; a request to upgrade is not for the cache",
+        "in memory, by RFC 9111: requests with `Authorization` share only responses that say `public`; `X-Accel-Expires` is not read; responses have `Age`; conditions count as RFC 9110 and 9111 say: `If-None-Match` alone if it is there, and `If-Modified-Since` by `Date` without a `Last-Modified`; a `Range` has an effect on responses that announce ranges and are not stored, too; requests with `If-Match` or `If-Unmodified-Since`, or with cookies that can be read in two ways, reach the backend with their method, `Range` and conditions; a request to upgrade is not for the cache",
     );
     if !key.is_empty() {
         value["key"] = key.into();

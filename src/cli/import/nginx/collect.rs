@@ -1,5 +1,7 @@
 //! Locations of a server: those within each other, and named ones.
 
+use regex::escape;
+
 use super::{locations::Location, parse::Directive, report::Fates, scope::Scope};
 
 /// Named location.
@@ -12,18 +14,16 @@ pub(super) struct Named<'a> {
     pub(super) route: String,
 }
 
-/// Returns the locations of a block, those within others included. `named` gets those with `@`.
+/// Returns the locations of a block, those within others included: `within` are the texts of those
+/// around it. `named` gets those with `@`.
 pub(super) fn collect<'a>(
     scope: &Scope<'a>,
+    within: &[String],
     found: &mut Vec<Location<'a>>,
     named: &mut Vec<Named<'a>>,
     fates: &mut Fates,
 ) {
-    let own = scope.own("location");
-    // Expressions of the server are not considered below a `^~`, for the locations within it either.
-    let is_regex = |one: &&Directive| one.arg(0).starts_with('~');
-    let skips = scope.owner().is_some_and(has_priority) && !own.iter().any(is_regex);
-    for directive in own {
+    for directive in scope.own("location") {
         let inner = scope.inner(directive);
         let (mark, path) = match &directive.args[..] {
             [mark, path] => (mark.as_str(), path.as_str()),
@@ -43,23 +43,65 @@ pub(super) fn collect<'a>(
             });
             continue;
         }
-        let text = if mark.is_empty() && skips {
-            format!("^~ {path}")
-        } else if mark.is_empty() {
-            path.to_owned()
-        } else {
-            format!("{mark} {path}")
+        let mut location = Location::new(directive, inner, format!("{mark} {path}").trim_start());
+        location.within = within.to_vec();
+        let is_same = |one: &Location<'_>| match (one.path(), location.path()) {
+            (Some(own), Some(path)) => {
+                own == path && one.text.starts_with('=') == location.text.starts_with('=')
+            }
+            _ => one.text == location.text,
         };
-        collect(&inner, found, named, fates);
-        found.push(Location {
-            directive,
-            scope: inner,
-            text,
-        });
+        let mut beside = found.iter().filter(|one| one.within == within);
+        if beside.any(is_same) {
+            fates.lost(directive, "another location beside it has this path");
+            continue;
+        }
+        let is_in_regex = within.last().is_some_and(|outer| outer.starts_with('~'));
+        if !mark.starts_with('~') && (is_in_regex || !is_normal(path)) {
+            let end = if mark == "=" { "$" } else { "" };
+            location.text = format!("~ ^{}{end}", escape(path));
+            location.is_closed = true;
+            let why = "a path with `%`, `?`, `//` or dot segments, or one within an expression, has \
+                       no counterpart";
+            fates.closed(directive, why);
+        } else {
+            let around = [within, &[location.text.clone()]].concat();
+            collect(&location.scope, &around, found, named, fates);
+        }
+        found.push(location);
     }
 }
 
-/// Returns true for a location with `^~`.
-fn has_priority(location: &Directive) -> bool {
-    location.name == "location" && location.arg(0).starts_with("^~")
+/// Returns true if requests can have this path once it is normalised and decoded.
+fn is_normal(path: &str) -> bool {
+    let mut segments = path.split('/');
+    path.starts_with('/')
+        && !path.contains(['%', '?'])
+        && !path.contains("//")
+        && !segments.any(|segment| segment == "." || segment == "..")
+}
+
+/// Returns the path of a location as its text has it; `None` for an expression.
+pub(super) fn path_of(text: &str) -> Option<&str> {
+    let path = text.trim_start_matches(['^', '~', '=']).trim_start();
+    (!text.starts_with('~')).then_some(path)
+}
+
+/// Returns true if nginx never chooses a location with this text within others: of those beside the
+/// others, one takes its path first.
+pub(super) fn is_hidden(within: &[String], text: &str, all: &[Location<'_>]) -> bool {
+    let path = path_of(text).or_else(|| within.iter().rev().find_map(|outer| path_of(outer)));
+    let is_exact = text.starts_with('=');
+    within.iter().enumerate().any(|(depth, outer)| {
+        let mut beside = all.iter().filter(|one| one.within == within[..depth]);
+        let (Some(path), Some(outer)) = (path, path_of(outer)) else {
+            return false;
+        };
+        beside.any(|one| match one.path() {
+            Some(own) if is_exact && own.strip_suffix('/') == Some(path) => one.adds_slash(),
+            Some(own) if one.text.starts_with('=') => is_exact && own == path,
+            Some(own) => own.len() > outer.len() && path.starts_with(own),
+            None => false,
+        })
+    })
 }

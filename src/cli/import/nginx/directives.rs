@@ -8,6 +8,8 @@ use super::{
 
 /// Differences for which no directive stands. A word of each is the name of the difference.
 pub(super) const GENERAL: [&str; 14] = [
+    "security headers: those of nginx and no others; `security_headers: helmet` in `defaults` adds the \
+     usual ones, and then no `add_header` line needs to have them",
     "dot segments: backends get a path with its dot segments resolved, those that lead above the \
      root left out; encoded ones (`%2e%2e`) get 400",
     "duplicate slashes: backends get a path with one slash for several; `merge_slashes: false` \
@@ -18,10 +20,8 @@ pub(super) const GENERAL: [&str; 14] = [
      `add_header` that not the default servers of all listeners have or that have variables, such as \
      two hosts, a bare LF, `#` and raw bytes beyond ASCII in the target, `%5c` and `%00`; `OPTIONS *` \
      is passed on",
-    "security headers: all responses get those of `security_headers`; `security_headers: false` in \
-     `defaults` takes them away",
-    "ids: responses and requests to backends get `X-Request-Id`, and backends `traceparent`; \
-     `request_id: false` in `defaults` takes them away",
+    "ids: backends get `X-Request-Id` and `traceparent`; `request_id: false` in `defaults` takes them \
+     away",
     "`Server` is on no response, neither the gateway's nor that of a backend",
     "forwarding headers: backends get `X-Real-IP`, `X-Forwarded-For`, `X-Forwarded-Proto`, \
      `X-Forwarded-Host` and `X-Forwarded-Port`; what a client sends under these and similar names \
@@ -51,7 +51,7 @@ const HANDLED: &[(&str, &str)] = &[
     ),
     (
         "location",
-        "`match: { location }`, in nginx's words and order",
+        "`match: { location }`, in nginx's words and order, and `within` for one inside another",
     ),
     ("return", "a response in `rules`"),
     (

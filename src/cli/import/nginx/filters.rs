@@ -41,10 +41,10 @@ pub(super) fn of(
     connections(scope, http, &mut filters, fates);
     body_limit(scope, &mut filters, fates);
     compression(scope, passes, &mut filters, fates);
-    headers::of(scope, (passes, !passes), &mut filters, fates);
     if passes {
         cache::of(scope, &mut filters, fates);
     }
+    headers::of(scope, (passes, !passes), &mut filters, fates);
     filters
 }
 

@@ -13,7 +13,6 @@ use super::{
     variables,
     words::{duration, milliseconds, plain},
 };
-use crate::filters::security_headers::is_security_header;
 
 /// Statuses to which nginx adds headers without `always`.
 const USUAL: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
@@ -49,19 +48,11 @@ pub(super) fn of(
             }
             continue;
         }
-        // One line in place of the gateway's own.
-        let replaces = is_own || is_security_header(&lower) || REPLACED.contains(&&*lower);
-        let to = match (always, replaces) {
+        let to = match (always, is_own) {
             (true, false) => &mut add,
             (true, true) => &mut set,
             (false, false) => &mut usual,
             (false, true) => &mut usual_set,
-        };
-        // One more line of a security header is one more line.
-        let to = match (to.contains_key(name), always, replaces && !is_own) {
-            (true, true, true) => &mut add,
-            (true, false, true) => &mut usual,
-            _ => to,
         };
         match to.get_mut(name) {
             None => drop(to.insert(name.to_owned(), value.into())),
@@ -78,6 +69,10 @@ pub(super) fn of(
             fates.carried(hidden, "");
             remove.push(hidden.arg(0).to_owned());
         }
+    }
+    if filters.keys.contains_key("cache") {
+        // Before the lines of `add_header` with these names.
+        remove.extend(["Cache-Status", "X-Cache-Status"].map(str::to_owned));
     }
     if !remove.is_empty() {
         response.insert("remove".to_owned(), remove.into());
@@ -133,26 +128,17 @@ pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
     if !defaults.all(|other| ids(other) == own) {
         return None;
     }
-    let (mut add, mut set) = (Map::new(), Map::new());
+    let mut add = Map::new();
     for directive in first.scope.nearest("add_header") {
-        let name = directive.arg(0);
         let always = directive.args.iter().any(|arg| arg == "always");
         // Nothing is known yet that a variable may stand for.
         let value = plain(directive.arg(1)).filter(|value| !value.is_empty());
         let Some(value) = value.filter(|_| always) else {
             continue;
         };
-        let is_security = is_security_header(&name.to_ascii_lowercase());
-        let to = if is_security { &mut set } else { &mut add };
-        to.entry(name).or_insert(value.into());
+        add.entry(directive.arg(0)).or_insert(value.into());
     }
-    let mut response = Map::new();
-    for (key, changes) in [("set", set), ("add", add)] {
-        if !changes.is_empty() {
-            response.insert(key.to_owned(), changes.into());
-        }
-    }
-    (!response.is_empty()).then(|| json!({ "response": response }))
+    (!add.is_empty()).then(|| json!({ "response": { "add": add } }))
 }
 
 /// Returns the text of `expires`; `None` if there is nothing to send.
@@ -206,9 +192,6 @@ fn expiry_by_table(variable: &str, expires: &Directive, scope: &Scope<'_>) -> Op
     let name = format!("expires.{}", expires.line);
     Some(variables::add(&name, Part { comment, value }, scope))
 }
-
-/// Headers that the gateway adds to responses itself.
-const REPLACED: [&str; 2] = ["x-cache-status", "x-request-id"];
 
 /// Headers that the gateway sends to every backend, with the values that they may be set to.
 const SENT: [(&str, &[&str]); 6] = [

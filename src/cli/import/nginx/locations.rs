@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     actions::REWRITE,
-    collect::{Named, collect},
+    collect::{Named, collect, is_hidden, path_of},
     filters::{self, Filters, Limits},
     headers,
     output::Part,
@@ -16,15 +16,43 @@ use super::{
     servers::{Audience, Server, Servers},
     upstreams::Upstreams,
     variables::expression,
-    words::{bytes, size},
+    words::{bytes, encoded, size},
 };
 
 /// A location with a path, or a block that is like one.
 pub(super) struct Location<'a> {
     pub(super) directive: &'a Directive,
     pub(super) scope: Scope<'a>,
+    /// Texts of the locations around it, the outermost first.
+    pub(super) within: Vec<String>,
     /// Text of `location` in the configuration.
     pub(super) text: String,
+    /// True if it has no counterpart.
+    pub(super) is_closed: bool,
+}
+
+impl<'a> Location<'a> {
+    /// Creates a location that is within no other one.
+    pub(super) fn new(directive: &'a Directive, scope: Scope<'a>, text: &str) -> Self {
+        Self {
+            directive,
+            scope,
+            within: Vec::new(),
+            text: text.to_owned(),
+            is_closed: false,
+        }
+    }
+
+    /// Returns its path; `None` for an expression.
+    pub(super) fn path(&self) -> Option<&str> {
+        path_of(&self.text).filter(|path| path.starts_with('/'))
+    }
+
+    /// Returns true if nginx redirects requests for its path without the final slash.
+    pub(super) fn adds_slash(&self) -> bool {
+        let path = self.path().unwrap_or_default();
+        path.len() > 1 && path.ends_with('/') && !self.scope.own("proxy_pass").is_empty()
+    }
 }
 
 /// Place of a directive among the locations of a server.
@@ -54,8 +82,7 @@ impl<'a> Routes<'a, '_> {
     /// Makes the routes of a server.
     pub(super) fn server(&mut self, server: &Server<'a>) {
         let (mut found, mut named) = (Vec::new(), Vec::new());
-        collect(&server.scope, &mut found, &mut named, &mut self.fates);
-        self.repeated(&mut found);
+        collect(&server.scope, &[], &mut found, &mut named, &mut self.fates);
         for location in &mut named {
             location.route = self.free_name(&format!("@{}", location.name));
         }
@@ -76,17 +103,14 @@ impl<'a> Routes<'a, '_> {
             let keys = self.whole(&place, &rules, is_closed);
             for audience in &audiences {
                 let comment = format!("{} server", server.directive.place());
-                self.push(audience, "/", &keys, &comment);
+                self.push(audience, (&[], "/"), &keys, &comment);
             }
             return;
         }
         let site = self.site(server, &rules);
-        let rest = Location {
-            directive: server.directive,
-            scope: server.scope.clone(),
-            text: "/".to_owned(),
-        };
-        let is_rest = !found.iter().any(|location| location.text == "/");
+        let rest = Location::new(server.directive, server.scope.clone(), "/");
+        let mut roots = found.iter();
+        let is_rest = !roots.any(|one| one.text == "/" || one.text == "^~ /");
         let all = found.iter().chain(is_rest.then_some(&rest));
         for location in all {
             let own = Place {
@@ -98,17 +122,21 @@ impl<'a> Routes<'a, '_> {
                 keys.insert("site".to_owned(), site.clone().into());
             }
             let comment = comment_of(location.directive);
+            let is_hidden = is_hidden(&location.within, &location.text, &found);
+            if is_hidden {
+                let note = "another location of the server takes its requests, with nginx too";
+                self.fates.lost(location.directive, note);
+            }
+            let at = (&*location.within, &*location.text);
             for audience in &audiences {
                 self.added_slash((location, &found), &keys, audience, &comment);
-                self.push(audience, &location.text, &keys, &comment);
+                if !is_hidden {
+                    self.push(audience, at, &keys, &comment);
+                }
             }
         }
         for location in &named {
-            let block = Location {
-                directive: location.directive,
-                scope: location.scope.clone(),
-                text: String::new(),
-            };
+            let block = Location::new(location.directive, location.scope.clone(), "");
             let own = Place {
                 location: Some(&block),
                 ..place
@@ -166,29 +194,11 @@ impl<'a> Routes<'a, '_> {
         Some(name)
     }
 
-    /// Removes locations that an earlier one of the server has already.
-    fn repeated(&mut self, found: &mut Vec<Location<'a>>) {
-        let mut seen = Vec::<String>::new();
-        found.retain(|location| {
-            let key = location
-                .text
-                .strip_prefix("^~ ")
-                .unwrap_or(&location.text)
-                .to_owned();
-            let is_new = !seen.contains(&key);
-            if !is_new {
-                self.fates.lost(
-                    location.directive,
-                    "another location of the server has this path",
-                );
-            }
-            seen.push(key);
-            is_new
-        });
-    }
-
     /// Returns the keys of a location, with its rules.
     fn location(&mut self, place: &Place<'_, 'a>, location: &Location<'a>) -> Map<String, Value> {
+        if location.is_closed {
+            return closed();
+        }
         let scope = &location.scope;
         let is_server = location.directive.id == place.server.directive.id;
         let mut is_closed = !is_server && filters::has_unknown_guard(scope, &mut self.fates);
@@ -216,6 +226,7 @@ impl<'a> Routes<'a, '_> {
             }
             None => self.keys(place, location),
         };
+        self.internal(scope, &mut keys);
         is_closed |= keys.remove(CLOSED).is_some();
         if is_closed {
             return closed();
@@ -288,44 +299,54 @@ impl<'a> Routes<'a, '_> {
         audience: &Audience,
         comment: &str,
     ) {
-        let Some(path) = location.text.trim_start_matches("^~ ").strip_suffix('/') else {
+        let path = location.path().and_then(|path| path.strip_suffix('/'));
+        let Some(path) = path.filter(|_| location.adds_slash() && keys.contains_key("upstream"))
+        else {
             return;
         };
-        let is_exact = |other: &Location<'_>| {
-            let text = other.text.trim_start_matches("= ");
-            text.trim_start_matches("^~ ") == path
-        };
-        if !keys.contains_key("upstream")
-            || !path.starts_with('/')
-            || location.scope.own("proxy_pass").is_empty()
-            || found.iter().any(is_exact)
+        let text = format!("= {path}");
+        let outer = location.within.last().and_then(|outer| path_of(outer));
+        let is_other =
+            |other: &Location<'_>| other.within == location.within && other.path() == Some(path);
+        if outer.is_some_and(|outer| !path.starts_with(outer))
+            || found.iter().any(is_other)
+            || is_hidden(&location.within, &text, found)
         {
             return;
         }
-        let to = json!({ "to": format!("{path}/?{{query}}"), "status": 301 });
+        let to = json!({ "to": format!("{}/?{{query}}", encoded(path)), "status": 301 });
         let mut action = Map::from_iter([("redirect".to_owned(), to)]);
         let mut own = Filters::default();
         headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
         action.extend(own.keys);
-        if let Some(site) = keys.get("site") {
-            action.insert("site".to_owned(), site.clone());
-        }
         // It guards the location's other spellings, and must not ask for more than that does.
-        if let Some(limit) = keys.get("body_limit") {
-            action.insert("body_limit".to_owned(), limit.clone());
+        for key in ["site", "body_limit", INTERNAL] {
+            if let Some(value) = keys.get(key) {
+                action.insert(key.to_owned(), value.clone());
+            }
         }
         let added = format!("{comment}: nginx adds the slash");
-        self.push(audience, &format!("= {path}"), &action, &added);
+        self.push(audience, (&[], &text), &action, &added);
     }
 
     /// Adds a route.
-    fn push(&mut self, audience: &Audience, text: &str, keys: &Map<String, Value>, comment: &str) {
+    fn push(
+        &mut self,
+        audience: &Audience,
+        (within, text): (&[String], &str),
+        keys: &Map<String, Value>,
+        comment: &str,
+    ) {
         let mut matches = Map::new();
         if !audience.hosts.is_empty() {
             matches.insert("host".to_owned(), one_or_many(&audience.hosts));
         }
         if !audience.listeners.is_empty() {
             matches.insert("listener".to_owned(), one_or_many(&audience.listeners));
+        }
+        // An exact path needs no other location.
+        if !within.is_empty() && !text.starts_with('=') {
+            matches.insert("within".to_owned(), one_or_many(within));
         }
         matches.insert("location".to_owned(), text.into());
         let mut keys = keys.clone();

@@ -282,10 +282,13 @@ fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output, fates: 
     output
         .defaults
         .insert("compression".to_owned(), json!(false));
-    output.defaults.insert(
-        "security_headers".to_owned(),
-        json!({ "powered_by": "keep" }),
-    );
+    // No header that nginx does not send.
+    output
+        .defaults
+        .insert("security_headers".to_owned(), "none".into());
+    output
+        .defaults
+        .insert("request_id".to_owned(), json!({ "response": false }));
 }
 
 fn includes(source: &Source, fates: &mut Fates) {

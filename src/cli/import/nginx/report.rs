@@ -173,7 +173,9 @@ impl Report {
         let [carried, changed, lost] = self.lists.each_ref().map(Vec::len);
         let mut text = format!(
             "{carried} directives carried over, {changed} with a changed meaning, {lost} not \
-             carried over\n"
+             carried over\n\
+             no header is sent that nginx does not send; for the usual security headers write \
+             `security_headers: helmet` in `defaults`, step by step: docs/guides/security-softly.md\n"
         );
         let worst = self.lists[2].iter().chain(&self.lists[1]);
         let mut first = self.urgent.clone();

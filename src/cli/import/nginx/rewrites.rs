@@ -9,7 +9,7 @@ use super::{
     scope::Scope,
     tables::header,
     upstreams::Destination,
-    words::{Piece, pieces, plain},
+    words::{Piece, encoded, pieces, plain},
 };
 
 /// Returns the rules of a location that passes requests to `to`. `prefix`: its path, if it is no
@@ -65,7 +65,7 @@ fn redirects(
         let authority = &to.authority;
         match (&to.path, prefix) {
             (Some(path), Some(prefix)) => {
-                json!({ "from": format!("{scheme}://{authority}{path}"), "to": prefix })
+                json!({ "from": format!("{scheme}://{authority}{}", encoded(path)), "to": encoded(prefix) })
             }
             (Some(_), None) => json!({ "from": format!("{scheme}://{authority}"), "to": "" }),
             (None, _) => json!({ "from": format!("{scheme}://{authority}/"), "to": "/" }),

@@ -186,11 +186,7 @@ impl<'a> Routes<'a, '_> {
     ) -> String {
         let name = format!("{}-{}", directive.name, directive.line);
         let name = self.free_name(&name);
-        let block = Location {
-            directive,
-            scope: scope.clone(),
-            text: location.text.clone(),
-        };
+        let block = Location::new(directive, scope.clone(), &location.text);
         let inner = Place {
             location: Some(&block),
             ..*place

@@ -1,5 +1,7 @@
 //! Words of nginx in those of the gateway: variables, times, sizes, regular expressions.
 
+use regex::escape;
+
 use super::parse::Directive;
 
 /// A piece of a value: text, or the name of a variable.
@@ -52,6 +54,27 @@ pub(super) fn plain(value: &str) -> Option<String> {
         [Piece::Text(text)] => Some(text.clone()),
         _ => None,
     }
+}
+
+/// Returns a path as requests have it in their normal form.
+pub(super) fn encoded(path: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'!'..=b'~' if !b"\"<>\\^`{|}".contains(&byte) => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    path.bytes().map(byte).collect()
+}
+
+/// Returns an expression for a path as requests have it in their normal form: characters that may be
+/// percent-encoded or not, either way.
+pub(super) fn spelled(path: &str) -> String {
+    let byte = |byte: u8| match byte {
+        b'/' | b'-' | b'.' | b'_' | b'~' => escape(&char::from(byte).to_string()),
+        _ if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        b'!'..=b'~' => format!("(?:{}|%{byte:02X})", escape(&char::from(byte).to_string())),
+        _ => format!("%{byte:02X}"),
+    };
+    path.bytes().map(byte).collect()
 }
 
 /// Returns a time of nginx (`60`, `30s`, `1h30m`, `500ms`) in milliseconds.
