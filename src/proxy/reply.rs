@@ -9,6 +9,7 @@ use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{
     Result,
     http::{RequestHeader, ResponseHeader},
+    protocols::http::v2::server::HttpSession,
 };
 use pingora_proxy::Session;
 
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// Time that a client may go on sending after the response.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Length of a body up to which it is read after the response for the sake of the next request.
 const MAX_UNREAD: u64 = 1 << 20;
 
@@ -57,6 +58,9 @@ pub(super) async fn send_prepared(
     }
     let close = reply.close;
     let (head, body) = finish(session.req_header(), ctx, reply).await?;
+    if session.req_header().version == Version::HTTP_2 && head.status.is_success() {
+        linger(session).await;
+    }
     keep_or_close(session, close);
     write_head(session, head, body.is_some()).await?;
     if body.is_some() {
@@ -275,16 +279,25 @@ pub(super) fn is_soon_read(request: &RequestHeader) -> bool {
 }
 
 /// Reads the rest of a request body that is not needed. Closing the connection with unread bytes
-/// resets it, and the response in transit is lost (nginx: `lingering_close`). On HTTP/2 a complete
-/// response before a stream reset is not lost (RFC 9113, 8.1), and the connection stays open.
+/// resets it, and the response in transit is lost (nginx: `lingering_close`). On HTTP/2 the stream
+/// is reset, and some clients forget a complete response then (RFC 9113, 8.1).
 pub(super) async fn linger(session: &mut Session) {
-    if session.req_header().version == Version::HTTP_2 || session.as_mut().is_body_done() {
+    if session.as_mut().is_body_done() {
         return;
     }
     session.set_total_drain_timeout(Some(LINGER_TIMEOUT));
     if let Err(error) = session.drain_request_body().await {
         log::debug!(error:%; "client did not finish its body after the response");
         session.set_keepalive(None);
+    }
+}
+
+/// Reads the rest of the request on a stream whose response is complete, as [`linger`] does, or before
+/// one of success: some clients then go on sending, but read nothing more (curl 7.88).
+pub(super) async fn linger_on_stream(stream: &mut HttpSession) {
+    stream.set_total_drain_timeout(Some(LINGER_TIMEOUT));
+    if let Err(error) = stream.drain_request_body().await {
+        log::debug!(error:%; "client did not finish its body after the response");
     }
 }
 

@@ -152,7 +152,7 @@ impl ConnIo {
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => break 'slices,
                 };
-                http2.incoming.sent(written);
+                http2.incoming.sent(written, http2.outgoing.take_frames());
                 if length > 0 {
                     http2.outgoing.sent(written.min(length));
                 }
@@ -181,7 +181,8 @@ impl ConnIo {
             match ready!(Pin::new(&mut self.transport).poll_write(cx, output))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 written => {
-                    http2.incoming.sent(written);
+                    let frames = http2.outgoing.take_frames();
+                    http2.incoming.sent(written, frames);
                     http2.outgoing.sent(written);
                 }
             }

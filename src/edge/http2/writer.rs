@@ -10,7 +10,7 @@ use std::{cell::Cell, collections::VecDeque, task::Context};
 use super::hpack::HeaderEncoder;
 use crate::{
     connection::response_queue::{QueuedHeaders, ResponseHeaders, ResponseQueue},
-    edge::frames::{FRAME_HEADER, stream_id},
+    edge::frames::{FRAME_HEADER, SentFrames, stream_id},
 };
 
 /// The longest frame that every client accepts (RFC 9113, 4.2).
@@ -53,6 +53,8 @@ pub(in crate::edge) struct FrameWriter {
     state: Payload,
     /// Bytes for the client.
     out: Vec<u8>,
+    /// Frames that were taken since the last write.
+    frames: SentFrames,
     encoder: HeaderEncoder,
     settings: ClientSettings,
 }
@@ -116,6 +118,11 @@ impl FrameWriter {
         &self.out
     }
 
+    /// Takes the frames that came since the last write.
+    pub(in crate::edge) fn take_frames(&mut self) -> SentFrames {
+        std::mem::take(&mut self.frames)
+    }
+
     /// Removes bytes of the output that were sent.
     pub(in crate::edge) fn sent(&mut self, count: usize) {
         if count < self.out.len() {
@@ -172,6 +179,7 @@ impl FrameWriter {
                 self.length += count;
             } else if self.frame(responses, cx) {
                 self.length = 0;
+                self.frames.add(&self.header);
             } else {
                 // The rest of the frame header comes again.
                 break;

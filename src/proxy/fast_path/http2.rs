@@ -16,6 +16,7 @@ use crate::{
         context::{Context, StreamWriter},
         decision::{self, Decision},
         direct::{DirectClient, ReroutedRequest},
+        reply,
     },
 };
 
@@ -41,24 +42,28 @@ impl FastPath {
         let listener = connection.listener.config();
         let limits = &listener.limits;
         let rerouted = ReroutedRequest::new();
-        match course {
+        let is_ended = match course {
             Decision::Stored(entry, None) => {
                 trace(&request, "stored");
                 let mut client =
                     DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
-                self.send(&mut client, &mut ctx, &entry).await;
+                self.send(&mut client, &mut ctx, &entry).await
             }
             Decision::File(response) => {
                 trace(&request, "file");
                 let mut client =
                     DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
-                self.send_file(&mut client, &mut ctx, *response).await;
+                self.send_file(&mut client, &mut ctx, *response).await
             }
             Decision::Reply(reply) => {
                 trace(&request, "reply");
+                if has_body && reply.status.is_success() {
+                    reply::linger_on_stream(&mut session).await;
+                }
                 let mut client =
                     DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
-                self.send_reply(&mut client, &mut ctx, *reply).await;
+                let is_sent = self.send_reply(&mut client, &mut ctx, *reply).await;
+                is_sent && client.status.is_some()
             }
             Decision::GoesOn(flow)
                 if self.relays && relay::takes(&request, flow.is_some(), &ctx) =>
@@ -69,6 +74,7 @@ impl FastPath {
                     DirectClient::http2(&mut session, (&request, &rerouted), responses, limits);
                 let outcome = relay::run(&mut client, has_body, flow, &mut ctx).await;
                 self.relayed(&client, &outcome, &mut ctx);
+                outcome.is_complete && client.status.is_some()
             }
             course => {
                 trace(&request, "proxy");
@@ -77,6 +83,11 @@ impl FastPath {
                 *session.req_header_mut() = request;
                 return Some((session, ctx));
             }
+        };
+        if is_ended && has_body {
+            // Nothing waits for the rest of the request.
+            drop(ctx);
+            reply::linger_on_stream(&mut session).await;
         }
         // The end of a session resets a stream whose response is not complete, so that no client
         // takes a part for the whole.

@@ -1,8 +1,6 @@
 //! Replies of the gateway in place of a response that no backend delivered, or that is not wanted, and
 //! what is left of their requests.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, header};
@@ -24,9 +22,6 @@ use crate::{
         reroute,
     },
 };
-
-/// Time that a client may go on sending a body that nobody reads.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads the body of a request of which nobody has read anything, for the page of its error.
 pub(in crate::proxy) async fn whole_body(
@@ -63,14 +58,16 @@ async fn whole(
 impl Relayed<'_, '_> {
     /// Reads what is left of the request, which would be in the way of the next one. Closing a
     /// connection with unread bytes resets it, and the response is lost (nginx: `lingering_close`).
-    /// On HTTP/2 the stream is reset, and a complete response before that is not lost (RFC 9113,
-    /// 8.1).
+    /// On HTTP/2 the stream is reset, and some clients forget a complete response then.
     pub(super) async fn is_read_to_the_end(&mut self) -> bool {
-        if self.upload.is_read() || self.client.is_http2() {
+        if self.upload.is_read() {
             return true;
         }
         let rest = self.upload.discard(self.client);
-        matches!(tokio::time::timeout(LINGER_TIMEOUT, rest).await, Ok(Ok(())))
+        matches!(
+            tokio::time::timeout(reply::LINGER_TIMEOUT, rest).await,
+            Ok(Ok(()))
+        )
     }
 
     /// Sends a reply in place of the response that a backend delivered.
@@ -136,7 +133,10 @@ impl Relayed<'_, '_> {
     /// Leaves out the client's body, which is read first: a connection that is closed with unread
     /// bytes is reset.
     pub(super) async fn drop_body(&mut self) {
-        if self.waits_for_continue() || !self.is_read_to_the_end().await {
+        // A stream is read after its response.
+        if !self.client.is_http2()
+            && (self.waits_for_continue() || !self.is_read_to_the_end().await)
+        {
             self.client.close();
         }
         self.upload = Upload::new(&HeaderMap::new(), false);

@@ -1,6 +1,8 @@
 //! HTTP/2 to clients: the same requests and responses as over HTTP/1.
 
 mod bounds;
+mod clients;
+mod refusals;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -26,7 +28,11 @@ const MIB: u64 = 1024 * 1024;
 
 /// Starts a gateway that accepts HTTP/2 without TLS. `listener`: more of its keys.
 async fn gateway(listener: &str, origin: SocketAddr, more: &str) -> Gateway {
-    Gateway::start(&format!(
+    Gateway::start(&yaml(listener, origin, more)).await
+}
+
+fn yaml(listener: &str, origin: SocketAddr, more: &str) -> String {
+    format!(
         "
 listeners: [{{ address: \"127.0.0.1:0\", name: web, {listener} }}]
 upstreams:
@@ -48,8 +54,7 @@ routes:
   - match: {{ host: tenant.test, path: /fixed }}
     respond: tenant
 "
-    ))
-    .await
+    )
 }
 
 const CLEARTEXT: &str = "http2: { cleartext: true }";

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, client::SendRequest};
 use http::{HeaderMap, Request};
 use tokio::{
@@ -255,6 +255,8 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
 #[derive(Debug)]
 pub(crate) struct Frames {
     pub(crate) stream: TcpStream,
+    /// Bytes that are read at once.
+    pub(crate) room: usize,
     input: BytesMut,
 }
 
@@ -274,6 +276,7 @@ impl Frames {
         stream.set_nodelay(true).expect("an option of any socket");
         Self {
             stream,
+            room: 16 * 1024,
             input: BytesMut::new(),
         }
     }
@@ -296,7 +299,9 @@ impl Frames {
             if let Some(frame) = self.take() {
                 return Some(frame);
             }
-            match within(self.stream.read_buf(&mut self.input)).await {
+            self.input.reserve(self.room);
+            let mut room = (&mut self.input).limit(self.room);
+            match within(self.stream.read_buf(&mut room)).await {
                 Ok(0) | Err(_) => return None,
                 Ok(_) => {}
             }
