@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::pace::{Pace, PaceLimits};
-use crate::base::units::whole_millis;
+use crate::{base::units::whole_millis, upstreams::BackendSocket};
 
 /// The deadline that expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,17 +43,9 @@ pub struct Watch {
     step: AtomicU64,
     is_streaming: AtomicBool,
     expired: AtomicU8,
-    socket: Mutex<Option<Socket>>,
+    socket: Mutex<Option<BackendSocket>>,
     /// Pace of the request's body, if it is on an HTTP/2 stream.
     pub body: Pace,
-}
-
-/// A backend's socket, identified by number and by our own address on it, because the number may
-/// have been reused.
-#[derive(Clone, Copy, Debug)]
-struct Socket {
-    fd: RawFd,
-    local: Option<SocketAddr>,
 }
 
 impl Watch {
@@ -73,7 +65,7 @@ impl Watch {
         step: Duration,
         total: Option<u64>,
     ) {
-        *self.socket.lock() = Some(Socket { fd, local });
+        *self.socket.lock() = Some(BackendSocket { fd, local });
         self.step.store(whole_millis(step), Ordering::Relaxed);
         self.total.store(total.unwrap_or(0), Ordering::Relaxed);
         self.renew();
@@ -153,7 +145,7 @@ impl Watch {
         let mut socket = self.socket.lock();
         if let Some(socket) = socket.take() {
             self.expired.store(expired, Ordering::Release);
-            shut_down(socket);
+            socket.shut_down();
             // Last, and still under the lock: `end` waits for it, and the socket is not closed
             // before that.
             self.next.store(0, Ordering::Release);
@@ -167,7 +159,7 @@ impl Watch {
     fn has_unread(&self) -> bool {
         let socket = self.socket.lock();
         socket.is_some_and(|socket| {
-            let unread = with(socket, |fd| rustix::io::ioctl_fionread(fd));
+            let unread = socket.with(|fd| rustix::io::ioctl_fionread(fd));
             unread.is_some_and(|unread| unread.is_ok_and(|bytes| bytes > 0))
         })
     }
@@ -186,46 +178,20 @@ impl Watch {
         }
         if let Some(socket) = socket.take() {
             self.expired.store(4, Ordering::Release);
-            shut_down(socket);
+            socket.shut_down();
             self.next.store(0, Ordering::Release);
         }
     }
 }
 
-/// Shuts a backend's socket down, if it is still the same one.
-fn shut_down(socket: Socket) {
-    let both = rustix::net::Shutdown::Both;
-    if let Some(Err(error)) = with(socket, |fd| rustix::net::shutdown(fd, both)) {
-        log::debug!(error:%; "backend's socket closed before its deadline");
-    }
-}
-
-/// Calls `act` with a backend's socket, if it is still the same one. The caller must hold the lock
-/// that guards it.
-#[allow(
-    unsafe_code,
-    reason = "the socket belongs to Pingora, which hands out its number only"
-)]
-fn with<T>(socket: Socket, act: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
-    // SAFETY: the request holds the socket until it calls `end`, which waits for the lock that our
-    // caller holds. If Pingora has closed it before that (a failed attempt is dropped before we are
-    // notified), the number may be free or another socket's. The address detects the latter, and a
-    // free number only makes both calls fail.
-    let fd = unsafe { BorrowedFd::borrow_raw(socket.fd) };
-    let local = rustix::net::getsockname(fd)
-        .ok()
-        .and_then(|address| SocketAddr::try_from(address).ok());
-    (local == socket.local).then(|| act(fd))
-}
-
 /// Returns true if a backend's socket accepts more data. A closed one accepts none.
-fn is_writable(socket: Socket) -> bool {
+fn is_writable(socket: BackendSocket) -> bool {
     let takes_more = |fd: BorrowedFd<'_>| {
         let mut asked = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
         let outcome = poll(&mut asked, Some(&Timespec::default()));
         outcome.is_ok() && asked[0].revents().contains(PollFlags::OUT)
     };
-    with(socket, takes_more).unwrap_or(false)
+    socket.with(takes_more).unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -1,11 +1,19 @@
 //! Decision on another attempt, and the log line of one.
 
+use http::header;
 use log::warn;
-use pingora::{Error, http::RequestHeader};
+use pingora::{
+    Error,
+    http::{RequestHeader, ResponseHeader},
+};
 use pingora_proxy::Session;
 
 use super::{context::Context, error::Failure, reply, upstream_request};
-use crate::{chain::RequestFacts, upstreams::AttemptFailure};
+use crate::{
+    base::http::has_token,
+    chain::RequestFacts,
+    upstreams::{AttemptFailure, Lease, Upstream},
+};
 
 /// Records that a request is sent again, for its line in the access log, and logs why.
 pub(super) fn note(ctx: &mut Context, failure: Failure, error: &Error) {
@@ -78,4 +86,26 @@ pub(super) fn may_retry(replay: Replay<'_>, ctx: &Context, failure: AttemptFailu
             is_idempotent,
             is_replayable,
         )
+}
+
+/// Returns the failure that a response with 502, 503 or 504 is. An app that is stopping refuses what
+/// comes on open connections; that is one only while another backend can take the request.
+pub(super) fn refusal(
+    response: &ResponseHeader,
+    upstream: &Upstream,
+    lease: &Lease,
+    ctx: &Context,
+) -> AttemptFailure {
+    let status = response.status.as_u16();
+    if status != 503 || !has_token(&response.headers, &header::CONNECTION, "close") {
+        return AttemptFailure::Status(status);
+    }
+    let own = lease.backend();
+    own.close_idle();
+    if upstream.has_other(|id| id == own.id() || ctx.tried.contains(&id)) {
+        let is_pooled = ctx.facts.upstream.reused;
+        AttemptFailure::Stopping { is_pooled }
+    } else {
+        AttemptFailure::Status(status)
+    }
 }

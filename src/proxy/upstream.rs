@@ -26,8 +26,8 @@ use crate::{
     chain::host::public_host,
     connection::deadline::Expired,
     upstreams::{
-        AttemptFailure, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol, Timeouts, Unavailable,
-        Upstream,
+        AttemptFailure, BackendSocket, LeaseRequest, NODE_REPORT_HEADER, Outcome, Protocol,
+        Timeouts, Unavailable, Upstream,
     },
 };
 
@@ -153,6 +153,12 @@ pub(super) fn connected(
         // Other requests share the socket.
         return;
     }
+    if ctx.owner == ConnectionOwner::Pingora
+        && local.is_some()
+        && let Some(lease) = &mut ctx.lease
+    {
+        lease.uses(BackendSocket { fd, local });
+    }
     let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) else {
         return;
     };
@@ -249,7 +255,7 @@ pub(super) fn on_origin_response(
     }
     let status = response.status.as_u16();
     if let 502..=504 = status
-        && retry::may_retry(replay, ctx, AttemptFailure::Status(status))
+        && retry::may_retry(replay, ctx, retry::refusal(response, upstream, lease, ctx))
     {
         let mut error = Error::new_up(ErrorType::HTTPStatus(response.status.as_u16()));
         error.set_retry(true);
@@ -421,6 +427,9 @@ pub(super) fn not_connected(
         ctx.tried.push(lease.backend().id());
         if failure == Failure::Tls {
             lease.backend().report_tls(&error);
+        }
+        if *error.root_etype() == ErrorType::ConnectRefused {
+            lease.backend().close_idle();
         }
         if !was_there {
             lease.finish(Outcome::ConnectFailed);

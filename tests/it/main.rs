@@ -124,6 +124,7 @@ mod smuggling;
 mod spellings;
 mod static_files;
 mod status_page;
+mod stopping_apps;
 mod streaming;
 mod support;
 mod tidy;

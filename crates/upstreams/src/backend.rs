@@ -26,6 +26,7 @@ use super::{
     metrics::BackendMetrics,
     node::{NodeReport, NodeState},
     peer::PeerTemplate,
+    socket::PingoraSockets,
     target::Target,
     tls::LastTlsLine,
     upstream_zone::Shared,
@@ -126,6 +127,7 @@ pub(super) struct BackendState {
     pub(super) probes: Mutex<ProbeLog>,
     pub(super) last_tls_line: LastTlsLine,
     pub(super) idle: Arc<IdleConnections>,
+    pub(super) sockets: PingoraSockets,
     /// TLS sessions that later handshakes resume; unset without TLS.
     sessions: OnceLock<Arc<dyn ClientSessionStore>>,
     series: Option<(Metrics, Arc<str>)>,
@@ -219,6 +221,7 @@ impl BackendState {
             probes: Mutex::default(),
             last_tls_line: LastTlsLine::default(),
             idle: Arc::default(),
+            sockets: PingoraSockets::default(),
             sessions: OnceLock::new(),
             series,
         }
@@ -453,6 +456,13 @@ impl Backend {
     /// Returns true while the backend gets no new requests; those in flight go on.
     pub fn is_drained(&self) -> bool {
         self.state.is_drained()
+    }
+
+    /// Closes idle connections: the app accepts no new ones, or says that it is stopping, and may
+    /// wait for the end of each. Those in use are closed when their requests are over.
+    pub fn close_idle(&self) {
+        self.state.idle.close(self.shared.now());
+        self.state.sockets.close_idle();
     }
 
     /// Records a response's `Keep-Alive` header, or its absence. To be called with the headers of

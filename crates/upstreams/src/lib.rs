@@ -28,6 +28,7 @@ mod releases;
 mod restart_at;
 mod retry;
 mod scale;
+mod socket;
 mod status;
 mod supervise;
 mod system;
@@ -75,6 +76,7 @@ pub use self::{
     restart_at::{MemoryExcess, RestartAt},
     retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,
+    socket::BackendSocket,
     status::{BackendStatus, ProbeStatus, UpstreamStatus, UpstreamTraffic},
     supervise::{supervise, supervise_with},
     system::ca_file,
@@ -311,39 +313,6 @@ impl Upstream {
         }
         let cookie = lease.backend().cookie.as_ref()?;
         Some(cookie.set_cookie.clone())
-    }
-
-    /// Takes one retry from the budget; returns false if the budget is used up.
-    pub fn retry_allowed(&self) -> bool {
-        let budget = &self.shared.live.budget;
-        let allowed = budget.take(self.retry.budget, self.shared.now());
-        if allowed {
-            self.shared.metrics.retries.inc();
-        }
-        allowed
-    }
-
-    /// Returns true if a request may be retried: by its policy and by the budget, from which it
-    /// then takes one. `tries` is the number of attempts so far. `replayable` is true if all of the
-    /// body that was read is still available.
-    ///
-    /// A refused connection takes nothing from the budget: the backend was sent nothing, the
-    /// attempt cost no more than connecting, and the backend is out after three of them.
-    pub fn retry(
-        &self,
-        tries: u32,
-        failure: AttemptFailure,
-        is_idempotent: bool,
-        replayable: bool,
-    ) -> bool {
-        if !may_retry(&self.retry, tries, failure, is_idempotent, replayable) {
-            return false;
-        }
-        if failure == AttemptFailure::Connect {
-            self.shared.metrics.retries.inc();
-            return true;
-        }
-        self.retry_allowed()
     }
 
     /// Returns the present backends; DNS may change them.

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use super::{Upstream, backend::BackendId};
 use crate::config::model::{RetryConfig, RetryOn};
 
 /// Failures that are retried, and the number of attempts.
@@ -36,6 +37,8 @@ pub enum AttemptFailure {
     Reset,
     /// Response with this status, none of which was forwarded.
     Status(u16),
+    /// Response with 503 and `Connection: close`, as an app sends that is stopping.
+    Stopping { is_pooled: bool },
     /// Timeout exceeded. Never retried: the backend may still work on the request.
     Timeout,
 }
@@ -53,7 +56,10 @@ pub fn may_retry(
     replayable: bool,
 ) -> bool {
     let listed = match failure {
-        AttemptFailure::Connect => RetryOn::Connect,
+        AttemptFailure::Stopping { .. } if policy.on.contains(&RetryOn::Status503) => {
+            RetryOn::Status503
+        }
+        AttemptFailure::Connect | AttemptFailure::Stopping { .. } => RetryOn::Connect,
         AttemptFailure::Reset => RetryOn::Reset,
         AttemptFailure::Status(502) => RetryOn::Status502,
         AttemptFailure::Status(503) => RetryOn::Status503,
@@ -64,6 +70,53 @@ pub fn may_retry(
         && replayable
         && policy.on.contains(&listed)
         && (is_idempotent || failure == AttemptFailure::Connect)
+}
+
+impl Upstream {
+    /// Takes one retry from the budget; returns false if the budget is used up.
+    pub fn retry_allowed(&self) -> bool {
+        let budget = &self.shared.live.budget;
+        let allowed = budget.take(self.retry.budget, self.shared.now());
+        if allowed {
+            self.shared.metrics.retries.inc();
+        }
+        allowed
+    }
+
+    /// Returns true if a request may be retried: by its policy and by the budget, from which it
+    /// then takes one. `tries` is the number of attempts so far. `replayable` is true if all of the
+    /// body that was read is still available.
+    ///
+    /// A refused connection takes nothing from the budget: the backend was sent nothing, the
+    /// attempt cost no more than connecting, and the backend is out after three of them. Nor does an
+    /// idle connection that an app was ending: each is met once.
+    pub fn retry(
+        &self,
+        tries: u32,
+        failure: AttemptFailure,
+        is_idempotent: bool,
+        replayable: bool,
+    ) -> bool {
+        if !may_retry(&self.retry, tries, failure, is_idempotent, replayable) {
+            return false;
+        }
+        if matches!(
+            failure,
+            AttemptFailure::Connect | AttemptFailure::Stopping { is_pooled: true }
+        ) {
+            self.shared.metrics.retries.inc();
+            return true;
+        }
+        self.retry_allowed()
+    }
+
+    /// Returns true if a backend is in rotation that was not `tried`.
+    pub fn has_other(&self, tried: impl Fn(BackendId) -> bool) -> bool {
+        let now = self.shared.now();
+        let members = self.members.load();
+        let mut others = members.list.iter().filter(|backend| !tried(backend.id()));
+        others.any(|backend| backend.state.is_in_rotation(now))
+    }
 }
 
 const SLOTS: usize = 10;
@@ -211,6 +264,23 @@ mod tests {
         }
     }
 
+    const fn stopping(is_pooled: bool) -> AttemptFailure {
+        AttemptFailure::Stopping { is_pooled }
+    }
+
+    #[test]
+    fn a_stopping_app_counts_as_no_connection_or_as_its_status() {
+        for (on, is_retried) in [
+            (&[RetryOn::Connect][..], true),
+            (&[RetryOn::Status503], true),
+            (&[RetryOn::Reset, RetryOn::Status502], false),
+            (&[], false),
+        ] {
+            let may = may_retry(&policy(2, on), 1, stopping(true), true, true);
+            assert_eq!(may, is_retried, "{on:?}");
+        }
+    }
+
     #[test]
     fn only_listed_failures_are_retried() {
         let default = RetryPolicy::from(&RetryConfig::default());
@@ -224,6 +294,10 @@ mod tests {
             (AttemptFailure::Reset, true, false, false),
             (AttemptFailure::Status(502), true, true, false),
             (AttemptFailure::Timeout, true, true, false),
+            (stopping(true), true, true, true),
+            (stopping(false), true, true, true),
+            (stopping(true), false, true, false),
+            (stopping(true), true, false, false),
         ];
         for (failure, idempotent, replayable, again) in cases {
             let may = may_retry(&default, 1, failure, idempotent, replayable);

@@ -21,7 +21,9 @@ use super::{
     backend::{Backend, BackendId, BackendState},
     dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
-    health::{FoundReport, HealthChange, ProbePlan, ProbeReport, Prober, Probing, jittered},
+    health::{
+        FoundReport, HealthChange, ProbePlan, ProbeReport, Prober, Probing, REFUSED, jittered,
+    },
 };
 
 /// Shortest sleep, so that a wrong due time cannot make the loop spin.
@@ -221,6 +223,7 @@ impl Supervisor {
             let plan = self.upstream.probing.plan().clone();
             let known = self.probers.get(&backend.id()).cloned();
             let (checked, clock) = (backend.clone(), self.upstream.shared.clock.clone());
+            let probed = backend.clone();
             backend.state.probes.lock().begin();
             let task = self.work.probes.spawn(async move {
                 let prober = match known {
@@ -229,6 +232,9 @@ impl Supervisor {
                 };
                 let start = clock.now();
                 let (passed, text) = prober.probe().await;
+                if text == REFUSED {
+                    probed.close_idle();
+                }
                 Some(FinishedProbe {
                     prober,
                     passed,

@@ -3,6 +3,7 @@
 //
 // `node server.js FRAMEWORK`; PORT (0 for any). Each handler sends its name in `x-handler`.
 import { createServer } from 'node:http';
+import { setTimeout } from 'node:timers/promises';
 
 const port = Number(process.env.PORT ?? 0);
 const host = '127.0.0.1';
@@ -93,6 +94,12 @@ async function fastify(options) {
   for (const [path, name] of handlers) {
     app.all(path, (_request, reply) => reply.header('x-handler', name).send({ handler: name }));
   }
+  app.get('/wait/:time', async (request, reply) => {
+    await setTimeout(Number(request.params.time));
+    return reply.header('x-instance', port).send('waited');
+  });
+  // As Fastify's guides have it: requests in flight finish, others get 503.
+  process.once('SIGTERM', () => app.close().then(() => process.exit(0)));
   await app.listen({ port, host });
 }
 

@@ -471,6 +471,11 @@ impl App {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("the app runs");
     }
 
+    /// Returns true once the process has exited.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// Starts a killed app again on the same port.
     pub(crate) async fn restart(&mut self) {
         self.kill();

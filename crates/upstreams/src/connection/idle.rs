@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -31,6 +31,8 @@ pub(crate) struct IdleConnections {
     pub(super) lanes: Lanes<Vec<IdleConnection>>,
     sweeper: Tasks,
     has_sweeper: AtomicBool,
+    /// Time at which all were closed, in nanoseconds of the upstream's epoch.
+    closed_at: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,7 @@ impl Default for IdleConnections {
             lanes: Lanes::new(Vec::new),
             sweeper: Tasks::default(),
             has_sweeper: AtomicBool::new(false),
+            closed_at: AtomicU64::new(0),
         }
     }
 }
@@ -71,15 +74,29 @@ impl IdleConnections {
             .find_map(|lane| usable(&mut *lane.try_lock()?, identity, now))
     }
 
+    /// Closes all, and those in use when they are put back.
+    pub(crate) fn close(&self, now: u64) {
+        self.closed_at.store(now, Ordering::Relaxed);
+        for lane in self.lanes.iter() {
+            lane.lock().clear();
+        }
+    }
+
+    /// Returns true if all were closed during a request that began at `since`.
+    pub(crate) fn is_closed_since(&self, since: u64) -> bool {
+        self.closed_at.load(Ordering::Relaxed) > since
+    }
+
+    /// Puts back a connection whose last request began at `since`.
     pub(super) fn put(
         self: &Arc<Self>,
-        mut connection: BackendConnection,
+        (mut connection, since): (BackendConnection, u64),
         until: Instant,
         clock: &Clock,
     ) {
         connection.idle();
         let mut lane = self.lanes.enter();
-        if lane.len() < MAX_IDLE {
+        if lane.len() < MAX_IDLE && !self.is_closed_since(since) {
             lane.push(IdleConnection { connection, until });
         }
         drop(lane);

@@ -221,7 +221,10 @@ impl Upstream {
         let state = &lease.backend().state;
         let idle = self.pool.idle(state.keep_alive());
         if !idle.is_zero() {
-            state.idle.put(connection, now + idle, &self.shared.clock);
+            let until = now + idle;
+            state
+                .idle
+                .put((connection, lease.since), until, &self.shared.clock);
         }
     }
 }

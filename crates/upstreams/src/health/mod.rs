@@ -11,7 +11,7 @@ use pingora::http::RequestHeader;
 
 use self::probe::{HttpPlan, ProbeMethod};
 pub(super) use self::{
-    probe::{FoundReport, ProbeLog, ProbePlan, ProbeReport, Prober},
+    probe::{FoundReport, ProbeLog, ProbePlan, ProbeReport, Prober, REFUSED},
     state::{Health, HealthChange, HealthExport, HealthRules, jittered},
 };
 use super::compile::report_zero;

@@ -323,7 +323,7 @@ fn words(error: &Error) -> String {
             Some(more) => return format!("{word}: {more}"),
             None => word,
         },
-        ErrorType::ConnectRefused => "connection refused",
+        ErrorType::ConnectRefused => REFUSED,
         ErrorType::ConnectNoRoute => "no route",
         ErrorType::ConnectTimedout => "connection timed out",
         ErrorType::ReadTimedout => "no response in time",
@@ -344,6 +344,9 @@ fn transport() -> &'static TransportConnector {
     static TRANSPORT: OnceLock<TransportConnector> = OnceLock::new();
     TRANSPORT.get_or_init(|| TransportConnector::new(Some(connector_options())))
 }
+
+/// Result of a check that nobody accepted.
+pub(crate) const REFUSED: &str = "connection refused";
 
 const BODY: ErrorType = ErrorType::Custom("health body");
 

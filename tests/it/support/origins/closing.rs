@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{Exchange, Origin, Serve, Then};
+use crate::support::wait::pass;
 
 /// Closes a connection that was idle for `idle`, without looking for data in flight: a request that
 /// arrives at that moment meets a reset, as with Node's `keepAliveTimeout`.
@@ -85,5 +86,45 @@ impl Serve for OnceOrigin {
         }
         let length = exchange.drain().await?;
         exchange.json(&json!({ "length": length })).await
+    }
+}
+
+/// Refuses each request once it is stopping, as Fastify does: 503 on connections that are open, and
+/// the option `close`.
+#[derive(Default)]
+pub(crate) struct StoppingOrigin {
+    is_stopping: AtomicBool,
+    /// Set if it keeps the connections all the same.
+    keeps: AtomicBool,
+}
+
+impl StoppingOrigin {
+    pub(crate) async fn start() -> Origin<Self> {
+        Origin::listen(Self::default()).await
+    }
+
+    pub(crate) fn set(&self, is_stopping: bool, keeps: bool) {
+        self.keeps.store(keeps, Ordering::SeqCst);
+        self.is_stopping.store(is_stopping, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Serve for StoppingOrigin {
+    async fn serve(&self, exchange: &mut Exchange<'_>) -> io::Result<Then> {
+        if exchange.request.target == "/slow" {
+            pass(Duration::from_millis(100)).await;
+        }
+        let port = exchange.wire.stream.local_addr()?.port();
+        let body = json!({ "port": port }).to_string();
+        if !self.is_stopping.load(Ordering::SeqCst) {
+            return exchange.reply(200, "", body.as_bytes()).await;
+        }
+        if self.keeps.load(Ordering::SeqCst) {
+            return exchange.reply(503, "", body.as_bytes()).await;
+        }
+        let close = "connection: close\r\n";
+        exchange.reply(503, close, body.as_bytes()).await?;
+        Ok(Then::Close)
     }
 }

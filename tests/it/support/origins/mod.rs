@@ -39,7 +39,7 @@ use tokio::{
 use super::client::find;
 
 pub(crate) use self::{
-    closing::{ClosingOrigin, OnceOrigin},
+    closing::{ClosingOrigin, OnceOrigin, StoppingOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     fixed::FixedOrigin,
     http2::Http2Origin,

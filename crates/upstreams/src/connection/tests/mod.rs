@@ -40,8 +40,8 @@ async fn the_connection_used_last_is_taken_first() {
     let (first, _app) = pair().await;
     let (second, _other_app) = pair().await;
     let fds = [first.fd(), second.fd()];
-    idle.put(first, now + SWEEP, &clock);
-    idle.put(second, now + SWEEP, &clock);
+    idle.put((first, 0), now + SWEEP, &clock);
+    idle.put((second, 0), now + SWEEP, &clock);
     let mut taken = [idle.take(None, now).unwrap(), idle.take(None, now).unwrap()];
     assert_eq!([taken[1].fd(), taken[0].fd()], fds);
     assert!(taken.iter_mut().all(|connection| connection.is_reused()));
@@ -54,21 +54,40 @@ async fn a_connection_that_expired_or_that_its_app_used_is_not_taken() {
     let clock = Clock::test();
     let now = clock.now();
     let (expired, _app) = pair().await;
-    idle.put(expired, now + SWEEP, &clock);
+    idle.put((expired, 0), now + SWEEP, &clock);
     assert!(idle.take(None, now + SWEEP).is_none());
     let (closed, app) = pair().await;
-    idle.put(closed, now + SWEEP, &clock);
+    idle.put((closed, 0), now + SWEEP, &clock);
     drop(app);
     let (chatty, mut app) = pair().await;
     app.write_all(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
         .unwrap();
-    idle.put(chatty, now + SWEEP, &clock);
+    idle.put((chatty, 0), now + SWEEP, &clock);
     none_is_quiet(&idle).await;
     assert!(idle.take(None, now).is_none());
     // The control: a connection to an app that has done nothing.
     let (quiet, _app) = pair().await;
-    idle.put(quiet, now + SWEEP, &clock);
+    idle.put((quiet, 0), now + SWEEP, &clock);
     tokio::task::yield_now().await;
+    assert!(idle.take(None, now).is_some());
+}
+
+#[tokio::test]
+async fn a_stopping_app_gets_its_idle_connections_closed_and_then_those_in_use() {
+    let idle = Arc::<IdleConnections>::default();
+    let clock = Clock::test();
+    let now = clock.now();
+    let ((first, mut app), (second, mut other)) = (pair().await, pair().await);
+    idle.put((first, 1), now + SWEEP, &clock);
+    idle.close(5);
+    // Its request began before that.
+    idle.put((second, 4), now + SWEEP, &clock);
+    assert!(idle.take(None, now).is_none());
+    assert_eq!(app.read(&mut [0]).unwrap(), 0, "it is closed");
+    assert_eq!(other.read(&mut [0]).unwrap(), 0, "it is closed");
+    // The control: a request that began later, as on a new process of the app.
+    let (third, _app) = pair().await;
+    idle.put((third, 6), now + SWEEP, &clock);
     assert!(idle.take(None, now).is_some());
 }
 
@@ -81,7 +100,7 @@ async fn closed_connections_are_recognised_however_many_there_are() {
     let mut apps = Vec::new();
     for _ in 0..300 {
         let (connection, app) = pair().await;
-        idle.put(connection, now + SWEEP, &clock);
+        idle.put((connection, 0), now + SWEEP, &clock);
         apps.push(app);
     }
     drop(apps);
@@ -94,7 +113,11 @@ async fn idle_connections_are_closed_when_their_time_is_up() {
     let idle = Arc::<IdleConnections>::default();
     let clock = Clock::test();
     let (connection, mut app) = pair().await;
-    idle.put(connection, clock.now() + Duration::from_secs(5), &clock);
+    idle.put(
+        (connection, 0),
+        clock.now() + Duration::from_secs(5),
+        &clock,
+    );
     clock.advance(Duration::from_secs(6));
     let end = tokio::task::spawn_blocking(move || app.read(&mut [0]).unwrap());
     assert_eq!(end.await.unwrap(), 0);

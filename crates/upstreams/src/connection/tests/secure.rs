@@ -119,7 +119,7 @@ async fn taken(connection: BackendConnection) -> Option<BackendConnection> {
     let idle = Arc::<IdleConnections>::default();
     let clock = Clock::test();
     connection.socket().readable().await.unwrap();
-    idle.put(connection, clock.now() + SWEEP, &clock);
+    idle.put((connection, 0), clock.now() + SWEEP, &clock);
     idle.take(identity.as_ref(), clock.now())
 }
 
@@ -143,7 +143,7 @@ async fn a_request_gets_a_connection_of_its_own_settings_only() {
         if dice.bool() {
             let (connection, theirs) = app.connect(tls).await;
             apps.push(theirs);
-            idle.put(connection, clock.now() + SWEEP, &clock);
+            idle.put((connection, 0), clock.now() + SWEEP, &clock);
         } else {
             let identity = tls.map(BackendTls::identity);
             if let Some(connection) = idle.take(identity, clock.now()) {
@@ -188,7 +188,7 @@ async fn an_end_in_the_same_packet_as_a_response_is_noticed() {
     let idle = Arc::<IdleConnections>::default();
     let clock = Clock::test();
     let identity = ours.identity().cloned();
-    idle.put(ours, clock.now() + SWEEP, &clock);
+    idle.put((ours, 0), clock.now() + SWEEP, &clock);
     assert!(idle.take(identity.as_ref(), clock.now()).is_none());
 }
 
