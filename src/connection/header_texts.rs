@@ -21,14 +21,12 @@ thread_local! {
 /// one with every request of a connection, and most clients send one of a few.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HostText {
-    /// The value as the client sent it.
+    /// The value in its normal form, which is also the host as shown in the address bar.
     pub raw: HeaderValue,
     /// The scheme that the other values were made for.
     pub scheme: Scheme,
     /// The name as used by routes.
     pub name: Box<str>,
-    /// The host as shown in the address bar.
-    pub public: HeaderValue,
     pub port: HeaderValue,
 }
 

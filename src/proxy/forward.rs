@@ -18,7 +18,7 @@ use crate::{
     chain::{Exchange, Phase},
     config::model::App,
     connection::Connection,
-    routes::{self, Action, Target},
+    routes::{Action, HostHeader, Target},
 };
 
 /// Turns `request`, a copy of the client's `original` request headers, into those for the backend.
@@ -128,9 +128,10 @@ fn name_host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         return Ok(());
     }
     let backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default();
-    let is_host = routes::host_of(backend.as_bytes()).is_ok_and(|host| !host.is_empty());
-    let host = if is_host { backend } else { "localhost" };
-    request.insert_header(header::HOST, host)
+    match HostHeader::Backend.value_without(None, Some(backend)) {
+        Some(host) => request.insert_header(header::HOST, host),
+        None => Ok(()),
+    }
 }
 
 /// Longest header section that Node accepts, with a margin for its own count

@@ -17,7 +17,7 @@ use crate::{
     chain::{
         Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
         TlsParameters, Verdict,
-        host::{public_host, requested_host},
+        host::{normalise_host, public_host, requested_host},
     },
     config::model::App,
     connection::{ClientCertificateStatus, Connection, header_texts::ConnectionText},
@@ -112,11 +112,20 @@ fn begin(
         }
     }
 
+    let text = ctx.connection.as_ref().map(|connection| &connection.text);
+    let sent = request.headers.get(header::HOST);
+    // Hosts that the connection remembers are normal.
+    let known = text.zip(sent).and_then(|(text, sent)| text.host(sent));
+    if known.is_none() {
+        normalise_host(request, &ctx.facts.client);
+    }
     if ctx.gateway.reserved.is_read() {
         write_forwarding(request, ctx);
     }
-    let text = ctx.connection.as_ref().map(|connection| &connection.text);
-    let host = host_name(request, &ctx.facts.client, text)?;
+    let host = match known {
+        Some(known) => Cow::Borrowed(&*known.name),
+        None => host_name(request, &ctx.facts.client, text)?,
+    };
     if ctx
         .connection
         .as_ref()
@@ -229,11 +238,6 @@ fn host_name<'a>(
     text: Option<&'a ConnectionText>,
 ) -> Result<Cow<'a, str>, Failure> {
     let raw = request.headers.get(header::HOST);
-    if let (Some(text), Some(raw)) = (text, raw)
-        && let Some(known) = text.host(raw)
-    {
-        return Ok(Cow::Borrowed(&known.name));
-    }
     let named = requested_host(request);
     // These values are shared with other clients, so only what `Host` itself says counts.
     let own = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());

@@ -28,18 +28,22 @@ async fn a_backend_gets_the_host_of_its_route() {
     ))
     .await;
     for host in ["Shop.Test:8080", "shop.test", "[::1]:8080", "127.0.0.1"] {
-        let name = host.to_ascii_lowercase();
-        let name = match name.rsplit_once(':') {
+        let normal = host.to_ascii_lowercase();
+        let name = match normal.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-            _ => &name,
+            _ => &normal,
         };
         let own = address.to_string();
-        let expected = [host, name, &own, "App.Internal:81"];
+        let expected = [&normal, name, &own, "App.Internal:81"];
         for (number, expected) in expected.iter().enumerate() {
             let request = get(&format!("/{number}")).header("host", host);
             let seen = gateway.send(&request).await.json();
             assert_eq!(echoed(&seen, "host"), Some(*expected), "{number} {host}");
-            assert_eq!(echoed(&seen, "x-forwarded-host"), Some(host), "{number}");
+            assert_eq!(
+                echoed(&seen, "x-forwarded-host"),
+                Some(&*normal),
+                "{number}"
+            );
         }
     }
     // A HEAD that finds nothing stored goes through Pingora's proxy.
@@ -62,7 +66,7 @@ async fn by_http2_the_host_is_the_authority() {
     ))
     .await;
     let own = origin.address().to_string();
-    for (number, expected) in ["A.Test:1", "a.test", &own, "App.Internal:81"]
+    for (number, expected) in ["a.test:1", "a.test", &own, "App.Internal:81"]
         .iter()
         .enumerate()
     {

@@ -67,6 +67,25 @@ pub fn host_of(authority: &[u8]) -> Result<Cow<'_, str>, InvalidTarget> {
     Ok(Cow::Borrowed(name))
 }
 
+/// Returns the normal form of an authority that [`host_of`] accepts, for a scheme with this default
+/// port: lower case, without that port. Returns `None` if it has that form already.
+pub fn normal_authority(authority: &[u8], default_port: u16) -> Option<Vec<u8>> {
+    let is_normal = |byte: &u8| !byte.is_ascii_uppercase() && *byte != b':';
+    if authority.iter().all(is_normal) {
+        return None;
+    }
+    let mut normal = authority.to_ascii_lowercase();
+    if let Some(colon) = normal.iter().rposition(|byte| matches!(byte, b':' | b']'))
+        && normal[colon] == b':'
+    {
+        let port = std::str::from_utf8(&normal[colon + 1..]).unwrap_or_default();
+        if port.is_empty() || port.parse() == Ok(default_port) {
+            normal.truncate(colon);
+        }
+    }
+    (normal != authority).then_some(normal)
+}
+
 fn is_port(text: &[u8]) -> bool {
     text.len() <= 5 && text.iter().all(u8::is_ascii_digit)
 }
@@ -105,7 +124,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_authority_has_one_normal_form() {
+        for (authority, normal) in [
+            ("shop.test", None),
+            ("shop.test:8080", None),
+            ("[::1]", None),
+            ("[::1]:8080", None),
+            ("", None),
+            ("Shop.Test", Some("shop.test")),
+            ("Shop.Test.:8080", Some("shop.test.:8080")),
+            ("shop.test:80", Some("shop.test")),
+            ("shop.test:0080", Some("shop.test")),
+            ("shop.test:", Some("shop.test")),
+            ("[::80]:80", Some("[::80]")),
+            ("[::A]", Some("[::a]")),
+        ] {
+            let found = normal_authority(authority.as_bytes(), 80);
+            assert_eq!(found.as_deref(), normal.map(str::as_bytes), "{authority}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_normal_form_is_its_own_and_names_the_same_host(raw in "[A-Ca-c.]{1,4}(:[0-9]{0,5})?") {
+            let normal = normal_authority(raw.as_bytes(), 80).unwrap_or_else(|| raw.clone().into());
+            prop_assert_eq!(normal_authority(&normal, 80), None);
+            prop_assert_eq!(host_of(&normal), host_of(raw.as_bytes()));
+        }
+
         #[test]
         fn no_bytes_panic(raw in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _unused = host_of(&raw).is_ok();

@@ -41,11 +41,13 @@ pub const FROM_PROXIES: [&str; 4] = [
     "x-forwarded-proto",
 ];
 
-/// Headers that override the request's method or target: no rule has checked the result. A route
-/// can let them pass.
-pub const OVERRIDES: [&str; 7] = [
+/// Headers that override the request's method, target or host: no rule has checked the result. A
+/// route can let them pass.
+pub const OVERRIDES: [&str; 9] = [
     // CGI turns it into `HTTP_PROXY` (httpoxy, CVE-2016-5385).
     "proxy",
+    "x-host",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",

@@ -104,7 +104,7 @@ impl Key {
         (u128::from(upper) << 64) | u128::from(lower)
     }
 
-    /// Host and port as the client sent them, in lower case, without the scheme's default port.
+    /// Host and port, in lower case and without the scheme's default port.
     pub fn authority(&self) -> &[u8] {
         let layout = self.layout();
         &self.as_bytes()[layout.authority as usize..layout.path as usize]

@@ -31,7 +31,7 @@ pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &Rout
         return Reply::refuse(StatusCode::FORBIDDEN, "purge_denied")
             .detail("Purging is not allowed here.");
     }
-    let host = public_host(request, client).to_ascii_lowercase();
+    let host = public_host(request, client);
     let path = String::from_utf8_lossy(request.raw_path());
     let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");
     let purge = Purge {

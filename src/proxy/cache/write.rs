@@ -35,10 +35,10 @@ pub(in crate::proxy) async fn written(
         return;
     }
     let client = &ctx.facts.client;
-    let host = public_host(request, client).to_ascii_lowercase();
-    let target = Target::new(&host, request.raw_path());
+    let host = public_host(request, client);
+    let target = Target::new(host, request.raw_path());
     let own = policy::Target {
-        authority: host.clone(),
+        authority: host.to_owned(),
         path: target.path.to_vec(),
         query: target.query.map(<[u8]>::to_vec),
     };

