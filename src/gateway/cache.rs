@@ -10,6 +10,7 @@ use super::{
     app_images::AppImages,
     compile::Compiler,
     route_identity::{RouteIdentity, RouteKeyParts},
+    written::WrittenValues,
 };
 use crate::{
     base::{net::CidrSet, redis::Redis},
@@ -37,7 +38,7 @@ use crate::{
         compression::CompressionRules,
     },
     limits::key::Source,
-    routes::{ParamNames, Slot},
+    routes::{Action, ParamNames, Slot},
     upstreams::Upstream,
 };
 
@@ -63,6 +64,8 @@ pub struct RouteCache {
     pub quota: Option<Arc<Quota>>,
     /// Encoder that compresses its responses on their way to clients.
     pub coder: Option<Arc<CompressionRules>>,
+    /// Values of requests that the route writes, and that are part of the key.
+    pub(super) written: WrittenValues,
     /// Request headers that the origin gets unchanged.
     pub unchanged: Arc<UnchangedHeaders>,
     /// Prefix of its keys for requests to the route's own upstream.
@@ -267,7 +270,7 @@ impl Compiler<'_> {
         &mut self,
         node: &RouteNode,
         route: &str,
-        chain: &Chain,
+        (action, chain): (&Action, &Chain),
         passing: &[HeaderName],
     ) -> Option<RouteCache> {
         let compiled = chain.extension::<CompiledCache>()?;
@@ -311,6 +314,7 @@ impl Compiler<'_> {
         let upstream = node.config.upstream.as_ref();
         let own = upstream.map(|name| RouteKeyParts::new(&name.value, identity));
         Some(RouteCache {
+            written: WrittenValues::of(action, chain),
             unchanged: Arc::new(unchanged),
             own,
             identity,

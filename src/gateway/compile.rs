@@ -412,10 +412,10 @@ impl Compiler<'_> {
             None => (Chain::new(filters), guards),
         };
         let pass_headers = self.pass_headers(node);
-        let cache = self.route_cache(node, &name, &chain, &pass_headers);
         let (rules, site) = self.rules(node, &name, sites);
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
+        let cache = self.route_cache(node, &name, (&action, &chain), &pass_headers);
         self.check_upstream_request(node, &action, (&chain, cache.is_some()), upstreams);
         let guarding = self.guarding(node, &guards, (&action, rules.as_ref()));
         Some(Route {

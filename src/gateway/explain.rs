@@ -164,6 +164,7 @@ pub(crate) fn explain(
     let listener = question.listener.as_deref().map(Arc::from).or_else(first);
     facts.client.listener = listener.unwrap_or_default();
     let listener = Arc::clone(&facts.client.listener);
+    crate::chain::host::normalise_host(&mut head, &facts.client);
     settle(&mut head, gateway, &facts);
     let target = Target {
         listener: &listener,
@@ -185,7 +186,7 @@ pub(crate) fn explain(
     let chain = route.map_or(&gateway.fallback, |route| &route.chain);
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
-    let ex = Exchange {
+    let mut ex = Exchange {
         head: &head,
         facts: &mut facts,
     };
@@ -207,7 +208,8 @@ pub(crate) fn explain(
             ExplainScope::AtTheRules => None,
         };
         let rewritten = sent_on(route, &target, &params);
-        explain_cache::explain(route, &ex, (&target, &params), rewritten.as_deref(), now)
+        let rewritten = rewritten.as_deref();
+        explain_cache::explain(route, &mut ex, (&target, &params), rewritten, now)
     });
     Ok(Explanation {
         host: host.clone(),

@@ -76,13 +76,15 @@ pub(crate) struct StoredEntry {
 /// Explains the cache of a route, with its content `now` if that is requested.
 pub(super) fn explain(
     route: &Route,
-    ex: &Exchange<'_>,
+    ex: &mut Exchange<'_>,
     (target, params): (&Target<'_>, &Params),
     rewritten: Option<&str>,
     now: Option<SystemTime>,
 ) -> Option<ExplainedCache> {
     let cache = route.cache.as_ref()?;
-    let upstream = route.upstream.as_ref().map(|upstream| &*upstream.name);
+    let chosen = route.chain.on_route(ex);
+    let own = || Some(&*route.upstream.as_ref()?.name);
+    let upstream = chosen.as_deref().or_else(own);
     let rewritten = rewritten.map(str::as_bytes);
     let seen = cache.recognise(ex, upstream, rewritten, &route.chain);
     let is_nextjs = upstream.is_some_and(|name| cache.nextjs(name).is_some());
@@ -137,6 +139,7 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
         "draft" => "it has the draft mode cookie",
         "authorization" => "it has `Authorization`",
         "page_cache_off" => "`pages: off`",
+        "written-unknown" => "a plugin may still change it once it was looked up",
         "guarded" => "the app's middleware guards the path",
         other => return other.to_owned(),
     };
@@ -157,7 +160,7 @@ fn not_kept(seen: &RecognisedRequest) -> Option<&'static str> {
         has_cookies,
         has_identity,
         has_certificate,
-        is_named: _,
+        ..
     } = seen.personal;
     if has_cookies {
         Some(
@@ -321,6 +324,7 @@ fn parts(extra: &[u8]) -> Vec<String> {
         let value = text(value_bytes);
         match (name, lines.last_mut()) {
             (b"by", _) => lines.push(value.into_owned()),
+            (b"written", _) => lines.push(format!("written {value}")),
             (b"route", _) => lines.push(format!("route: {}", hex::encode(value_bytes))),
             (b"by none of", _) => lines.push(format!("no {value}")),
             // The value of the previous part.

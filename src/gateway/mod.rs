@@ -41,6 +41,7 @@ mod shared_filters;
 mod tracing;
 mod upstream_requests;
 mod warm_up;
+mod written;
 
 use std::{
     collections::HashMap,

@@ -87,8 +87,8 @@ fn trust_class(ex: &Exchange<'_>, parts: &mut KeyBuilder) {
     }
     // The origin gets both: `Host` as received, and the host in the browser's address bar.
     let (named, public) = (requested_host(ex.head), public_host(ex.head, client));
-    if !named.eq_ignore_ascii_case(public.as_bytes()) {
-        parts.part("host", &named.to_ascii_lowercase());
+    if named != public.as_bytes() {
+        parts.part("host", named);
     }
     if let Some(port) = forwarded_port(ex.head, client) {
         parts.part("port", port.as_bytes());
@@ -100,7 +100,7 @@ impl RouteCache {
     /// bypass. `rewritten` is the target after the route's rewrite, for apps whose rules use it.
     pub fn recognise(
         &self,
-        ex: &Exchange<'_>,
+        ex: &mut Exchange<'_>,
         upstream: Option<&str>,
         rewritten: Option<&[u8]>,
         chain: &Chain,
@@ -161,6 +161,9 @@ impl RouteCache {
         if chain.has(Phase::CacheKey) {
             chain.on_cache_key(ex, &mut parts);
         }
+        let has_written = chain.key_what_is_written(ex, &mut parts);
+        let has_written = has_written.ok_or("written-unknown")?;
+        let is_written = self.written.put(ex, &mut parts) || has_written;
         let client = &ex.facts.client;
         if client.certificate != Certificate::NotAsked || client.is_trusted {
             trust_class(ex, &mut parts);
@@ -170,14 +173,18 @@ impl RouteCache {
             && !seen.has_cookies
             && ex.facts.identity.is_none()
             && !has_certificate;
+        let personal = if is_anybodys {
+            PersonalHeaders::default()
+        } else {
+            policy.personal(ex)
+        };
         let canonical = shape.as_ref().and_then(RequestShape::query);
         Ok(RecognisedRequest {
             key: policy.key.key(ex, parts, canonical)?,
             shape,
-            personal: if is_anybodys {
-                PersonalHeaders::default()
-            } else {
-                policy.personal(ex)
+            personal: PersonalHeaders {
+                is_written,
+                ..personal
             },
             is_range: seen.is_range,
             is_renewing,

@@ -202,9 +202,9 @@ impl Gateway {
         facts.route = Some(Arc::clone(&route.name));
         facts.class = routes::classify(target.path, head);
         let rewritten = explain::sent_on(route, &target, &params);
-        let ex = Exchange { head, facts };
+        let mut ex = Exchange { head, facts };
         let rewritten = rewritten.as_deref().map(str::as_bytes);
-        let seen = cache.recognise(&ex, Some(&*upstream.name), rewritten, &route.chain);
+        let seen = cache.recognise(&mut ex, Some(&*upstream.name), rewritten, &route.chain);
         let seen = seen.ok()?;
         (seen.key == *entry.key()).then(|| selects(head, entry, cache))
     }

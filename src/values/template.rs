@@ -16,14 +16,14 @@ use crate::{
 };
 
 /// A value as it is sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Template {
     /// Value without a variable: made once.
     Fixed(HeaderValue),
     Pieces(Box<[Piece]>),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Piece {
     Text(Box<str>),
     Variable(Variable),
@@ -94,6 +94,15 @@ impl Template {
                 Piece::Variable(Variable::Map(Some(lookup))) => lookup.sources(found),
                 Piece::Variable(_) | Piece::Text(_) | Piece::Group(_) => {}
             }
+        }
+    }
+
+    /// Returns true if a cache key has to hold the value: nothing else in the key determines it.
+    pub(crate) fn is_keyed(&self) -> bool {
+        let is_keyed = |piece: &Piece| matches!(piece, Piece::Variable(own) if own.is_keyed());
+        match self {
+            Self::Fixed(_) => false,
+            Self::Pieces(pieces) => pieces.iter().any(is_keyed),
         }
     }
 

@@ -122,6 +122,21 @@ impl Variable {
         }
     }
 
+    /// Returns true if requests that are alike to a cache otherwise may differ in the value, so that a
+    /// key with the value has to keep them apart.
+    pub(super) fn is_keyed(&self) -> bool {
+        let is_in_every_key = matches!(
+            self,
+            Self::Host | Self::HostName | Self::Path | Self::PathDecoded | Self::Scheme
+        );
+        // No other request or connection has the same one: nothing would be stored for others.
+        let is_unique = matches!(
+            self,
+            Self::ClientPort | Self::RequestId | Self::Now(_) | Self::Date(..)
+        );
+        !is_in_every_key && !is_unique
+    }
+
     pub(super) fn write(&self, values: &Values<'_, '_>, text: &mut String) {
         let ex = values.ex;
         let target = || String::from_utf8_lossy(ex.head.raw_path());

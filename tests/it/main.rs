@@ -16,6 +16,7 @@ mod cache_attacks;
 mod cache_disk;
 mod cache_files;
 mod cache_floods;
+mod cache_key;
 mod cache_origin_gone;
 mod cache_owners;
 mod cache_scripts;

@@ -104,7 +104,7 @@ impl HeadersConfig {
             statuses.push((one.status, changes?));
         }
         let headers = Headers {
-            request: request?,
+            request: request?.into(),
             response: response?,
             expires: match expires {
                 Some(compiled) => Some(compiled?),

@@ -7,6 +7,8 @@ mod lookup_tests;
 #[cfg(test)]
 mod tests;
 
+use std::{any::Any, sync::Arc};
+
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
 use self::expires::Expires;
@@ -19,7 +21,7 @@ use crate::{
 /// The compiled filter.
 #[derive(Debug)]
 pub(crate) struct Headers {
-    request: Changes,
+    request: Arc<Changes>,
     response: Changes,
     /// Time at which responses expire, between what is set and what is added.
     expires: Option<Expires>,
@@ -38,7 +40,7 @@ impl Headers {
 
 /// Changes of one header section, in the order of the fields.
 #[derive(Debug, Default)]
-struct Changes {
+pub(crate) struct Changes {
     remove: Box<[HeaderName]>,
     /// Prefixes of names: `x-internal-` for `X-Internal-*`.
     remove_prefixes: Box<[Box<str>]>,
@@ -78,12 +80,17 @@ impl Filter for Headers {
             remove_prefixes,
             set,
             add,
-        } = &self.request;
+        } = &*self.request;
         let written = set.iter().chain(add).map(|(name, _)| name);
         RequestChanges::Only {
             names: remove.iter().chain(written).cloned().collect(),
             prefixes: remove_prefixes.to_vec(),
         }
+    }
+
+    /// Returns the changes of requests, whose placeholders are part of the cache key.
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.request) as _)
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
@@ -108,6 +115,11 @@ impl Filter for Headers {
 }
 
 impl Changes {
+    /// Returns the headers that are written, with their values.
+    pub(crate) fn written(&self) -> impl Iterator<Item = &(HeaderName, Template)> {
+        self.set.iter().chain(&self.add)
+    }
+
     fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.remove_prefixes.is_empty() && self.len() == 0
     }

@@ -227,6 +227,14 @@ impl Filter for Plugins {
         self.first(Hook::UpstreamRequest, ex).is_none()
     }
 
+    /// Changes of `onRequest` are part of the key. Of later ones the plugin itself says what matters.
+    fn is_keyed_without(&self) -> bool {
+        let says = |each: &RoutePlugin| {
+            !each.plugin.has(Hook::UpstreamRequest) || each.plugin.has(Hook::CacheKey)
+        };
+        self.uses.iter().all(says)
+    }
+
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         apply_to_request(sent(ex), headers);
     }

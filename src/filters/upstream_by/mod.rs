@@ -10,7 +10,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    chain::{CompileContext, Exchange, Filter, FilterKind, KeyBuilder, Phases},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Phases},
     config::{diagnostic::closest, tree::Spanned},
     values::{Names, Template},
 };
@@ -110,7 +110,7 @@ impl FilterKind for UpstreamBy {
 
 impl Filter for UpstreamBy {
     fn phases(&self) -> Phases {
-        Phases::ROUTE | Phases::CACHE_KEY
+        Phases::ROUTE
     }
 
     fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
@@ -118,12 +118,6 @@ impl Filter for UpstreamBy {
         self.value.write(ex, &mut name);
         let mut known = self.upstreams.iter();
         known.find(|known| ***known == *name).cloned()
-    }
-
-    fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
-        if let Some(upstream) = self.on_route(ex) {
-            key.part("upstream", upstream.as_bytes());
-        }
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

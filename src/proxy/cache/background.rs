@@ -114,6 +114,7 @@ pub(super) fn begin(
     ours.timeouts.clone_from(&ctx.timeouts);
     ours.cache = Some(Box::new(flow));
     let facts = &mut ours.facts;
+    facts.route.clone_from(&ctx.facts.route);
     facts.client = ctx.facts.client.clone();
     facts.class = ctx.facts.class;
     facts.identity.clone_from(&ctx.facts.identity);

@@ -98,7 +98,11 @@ impl Flow {
 
     /// Returns true if other requests wait for the response.
     pub(super) fn is_for_others(&self) -> bool {
-        self.personal == PersonalHeaders::default()
+        let personal = PersonalHeaders {
+            is_written: false,
+            ..self.personal
+        };
+        personal == PersonalHeaders::default()
             && self.shape.as_ref().is_none_or(RequestShape::may_fill)
     }
 }

@@ -186,6 +186,13 @@ impl Route {
         }
     }
 
+    /// Returns the headers that the route writes from a value of the request.
+    pub(super) fn written(&self) -> impl Iterator<Item = &'static str> {
+        let is_set = self.headers.is_some_and(|own| own.contains("{client.ip}"));
+        let user = self.jwt.map(|_| "x-user-id");
+        is_set.then_some("x-set").into_iter().chain(user)
+    }
+
     pub(super) fn knows_users(&self) -> bool {
         self.jwt.is_some()
     }

@@ -100,6 +100,8 @@ pub struct PersonalHeaders {
     pub has_certificate: bool,
     /// The key identifies this client: its responses reach no other client.
     pub is_named: bool,
+    /// The gateway writes what only this client's own request has.
+    pub is_written: bool,
 }
 
 impl PersonalHeaders {
@@ -114,10 +116,10 @@ impl PersonalHeaders {
             && (!self.has_certificate || policy::is_for_everybody(&headers))
     }
 
-    /// Returns true if filters know who sent the request. Those that check it do not run for
-    /// requests in the background.
+    /// Returns true if only the client's own request is the same to the origin: filters know who sent
+    /// it, which do not run for requests in the background, or the gateway writes parts of it.
     pub fn is_known(self) -> bool {
-        self.is_named || self.has_identity || self.has_certificate
+        self.is_named || self.has_identity || self.has_certificate || self.is_written
     }
 
     /// Returns true if a response to this request may be personal and yet be found by other
@@ -161,7 +163,7 @@ impl RouteCachePolicy {
             has_identity: headers.contains_key(header::AUTHORIZATION)
                 || ex.facts.identity.is_some(),
             has_certificate: matches!(ex.facts.client.certificate, Certificate::Verified(_)),
-            is_named: false,
+            ..PersonalHeaders::default()
         }
     }
 

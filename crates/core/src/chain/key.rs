@@ -1,5 +1,7 @@
 //! Builder of cache keys whose parts cannot run into one another.
 
+use http::HeaderName;
+
 /// Collects the parts of a cache key, each prefixed with its length.
 ///
 /// `("ab", "c")` and `("a", "bc")` are different keys.
@@ -24,6 +26,12 @@ impl KeyBuilder {
                 .extend_from_slice(&(bytes.len() as u64).to_le_bytes());
             self.0.extend_from_slice(bytes);
         }
+    }
+
+    /// Adds a header that the gateway writes into the request for a backend.
+    pub fn written(&mut self, name: &HeaderName, value: &[u8]) {
+        self.part("written", name.as_str().as_bytes());
+        self.part("=", value);
     }
 
     pub fn as_bytes(&self) -> &[u8] {

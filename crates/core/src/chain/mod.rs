@@ -302,6 +302,15 @@ pub trait Filter: Send + Sync + 'static {
         !self.phases().is_async(Phase::Upstream)
     }
 
+    /// Returns true if a cache key need not hold what [`Filter::on_upstream`] writes: it is the same for
+    /// all requests, or an id of each, or [`Filter::on_cache_key`] adds it. Otherwise the headers that it
+    /// writes become part of the key, and a request whose changes are not known in advance bypasses the
+    /// cache. Called once, when the route is compiled, for filters with that phase.
+    fn is_keyed_without(&self) -> bool {
+        let is_declared = !matches!(self.request_changes(), RequestChanges::Any);
+        is_declared && self.own_headers().is_empty()
+    }
+
     /// Changes the backend's response headers, before a cache stores the response.
     fn on_upstream_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {}
 

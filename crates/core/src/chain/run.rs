@@ -117,6 +117,8 @@ pub struct Chain {
     error: Box<[Step]>,
     route: Box<[Step]>,
     cache_key: Box<[Step]>,
+    /// Filters that write what a cache key has to hold into requests for a backend.
+    writing: Box<[Arc<dyn Filter>]>,
     request_body: Box<[Step]>,
     response_body: Box<[Step]>,
     log: Box<[Step]>,
@@ -189,6 +191,11 @@ impl Chain {
             error: steps(Phase::Error),
             route: steps(Phase::Route),
             cache_key: steps(Phase::CacheKey),
+            writing: steps(Phase::Upstream)
+                .into_iter()
+                .map(|step| step.filter)
+                .filter(|filter| !filter.is_keyed_without())
+                .collect(),
             request_body: steps(Phase::RequestBody),
             response_body: steps(Phase::ResponseBody),
             log: steps(Phase::Log),
@@ -461,6 +468,25 @@ impl Chain {
         for step in &self.cache_key {
             step.filter.on_cache_key(ex, key);
         }
+    }
+
+    /// Adds to a cache key what filters will write into the request for a backend, and returns true if
+    /// there is something. `None`: it cannot be known in advance.
+    pub fn key_what_is_written(&self, ex: &mut Exchange<'_>, key: &mut KeyBuilder) -> Option<bool> {
+        let mut has_written = false;
+        for filter in &self.writing {
+            if !filter.knows_request_changes(ex) {
+                return None;
+            }
+            // Of an empty request, all that is there afterwards was written.
+            let mut written = HeaderMap::new();
+            filter.on_upstream(ex, &mut written);
+            for (name, value) in &written {
+                key.written(name, value.as_bytes());
+                has_written = true;
+            }
+        }
+        Some(has_written)
     }
 
     pub fn on_request_body(
