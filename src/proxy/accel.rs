@@ -160,9 +160,8 @@ async fn decide(asked: &RequestHeader, ctx: &Context, accel: &AccelRedirect) -> 
     let encoded = encoded(accel.to.as_bytes());
     let refuse = || {
         let upstream = ctx.facts.upstream.name.as_deref().unwrap_or_default();
-        let to = String::from_utf8_lossy(accel.to.as_bytes());
         log::warn!(
-            request_id = ctx.facts.request_id.as_str(), upstream, to:?;
+            request_id = ctx.facts.request_id.as_str(), upstream;
             "X-Accel-Redirect leads to no internal files of this upstream"
         );
         let reply = Reply::refuse(StatusCode::NOT_FOUND, REASON)

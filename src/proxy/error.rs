@@ -1,10 +1,10 @@
 //! The single table of failures. It maps each cause to a status, the side at fault and a reason
 //! word.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
-use pingora::{Error, ErrorSource, ErrorType};
+use pingora::{Error, ErrorSource, ErrorType, ImmutStr};
 
 use crate::{
     cache::store::FillEnd,
@@ -12,6 +12,30 @@ use crate::{
     connection::{CloseReason, deadline::Expired},
     upstreams::is_alert,
 };
+
+/// Text of an error for the log. Pingora repeats what a peer sent in errors about headers; no value
+/// of a header may be logged.
+pub(super) struct LogText<'a>(pub(super) &'a Error);
+
+impl fmt::Display for LogText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.0;
+        write!(f, "{} {}", error.esource.as_str(), error.etype.as_str())?;
+        let is_shown = |text: &&ImmutStr| {
+            error.etype != ErrorType::InvalidHTTPHeader || matches!(text, ImmutStr::Static(_))
+        };
+        if let Some(context) = error.context.as_ref().filter(is_shown) {
+            write!(f, " context: {context}")?;
+        }
+        let Some(cause) = &error.cause else {
+            return Ok(());
+        };
+        match cause.downcast_ref::<Box<Error>>() {
+            Some(inner) => write!(f, " cause: {}", LogText(inner)),
+            None => write!(f, " cause: {cause}"),
+        }
+    }
+}
 
 /// Cause of a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,7 +299,7 @@ impl Failure {
         let is_clients = *error.esource() == ErrorSource::Downstream
             || matches!(self, Self::ClientGone | Self::SendTimeout);
         if is_clients || self == Self::Tls || died(error).is_some() {
-            log::debug!(reason = self.reason(), error:%; "request ended early");
+            log::debug!(reason = self.reason(), error:% = LogText(error); "request ended early");
             return;
         }
         log::warn!(
@@ -285,7 +309,7 @@ impl Failure {
             backend = facts.upstream.backend.as_deref().unwrap_or_default(),
             attempts = facts.upstream.attempts,
             reason = self.reason(),
-            error:%;
+            error:% = LogText(error);
             "request failed"
         );
     }

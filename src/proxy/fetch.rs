@@ -16,6 +16,7 @@ use pingora::{
 };
 
 use super::{
+    error::LogText,
     relay::{
         Framing, MessageBody, Piece, ValueMemory, is_kept_alive, parse_response, write_section,
     },
@@ -118,7 +119,7 @@ pub(super) async fn ask(
         may_retry: false,
     })?;
     let failed = |error: &Error, may_retry| Failed {
-        why: error.to_string(),
+        why: LogText(error).to_string(),
         may_retry,
     };
     let time = upstream.timeouts.connect;

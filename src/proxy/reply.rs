@@ -13,7 +13,7 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{body, context::Context, error_page, grpc, page::Page};
+use super::{body, context::Context, error::LogText, error_page, grpc, page::Page};
 use crate::{
     base::{clock::Clock, open_headers::OpenResponseHeaders},
     chain::{Chain, Exchange, Reply, ReplyBody, RequestFacts},
@@ -287,7 +287,7 @@ pub(super) async fn linger(session: &mut Session) {
     }
     session.set_total_drain_timeout(Some(LINGER_TIMEOUT));
     if let Err(error) = session.drain_request_body().await {
-        log::debug!(error:%; "client did not finish its body after the response");
+        log::debug!(error:% = LogText(&error); "client did not finish its body after the response");
         session.set_keepalive(None);
     }
 }

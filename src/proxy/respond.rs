@@ -8,6 +8,7 @@ use pingora_proxy::Session;
 use super::{
     cache,
     context::{self, Context},
+    error::LogText,
     final_headers, request, streams, upstream,
 };
 use crate::{
@@ -132,7 +133,7 @@ pub(super) async fn interim(session: &mut Session, response: &mut ResponseHeader
             let written = session.as_mut().write_response_header_ref(response).await;
             session.set_ignore_info_resp(true);
             if let Err(error) = written {
-                log::debug!(error:%; "client left before its response");
+                log::debug!(error:% = LogText(&error); "client left before its response");
             }
         }
         Protocol::Http11 | Protocol::Http2 => {}

@@ -8,7 +8,11 @@ use pingora::{
 };
 use pingora_proxy::Session;
 
-use super::{context::Context, error::Failure, reply, upstream_request};
+use super::{
+    context::Context,
+    error::{Failure, LogText},
+    reply, upstream_request,
+};
 use crate::{
     base::http::has_token,
     chain::RequestFacts,
@@ -28,7 +32,7 @@ pub(super) fn note(ctx: &mut Context, failure: Failure, error: &Error) {
         backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default(),
         attempts = ctx.facts.upstream.attempts,
         reason = failure.reason(),
-        error:%;
+        error:% = LogText(error);
         "retrying"
     );
 }

@@ -15,7 +15,7 @@ use pingora_proxy::Session;
 
 use super::{
     context::{self, ConnectionOwner, Context},
-    error::Failure,
+    error::{Failure, LogText},
     forwarded, hop_by_hop, host_header,
     retry::{self, Replay},
     streams::{self, is_h2},
@@ -495,7 +495,7 @@ pub(super) fn failed(
         ctx.stale_attempts += u32::from(retry);
         error.set_retry(retry);
         // This needs no action by an operator.
-        log::debug!(retry, error:%; "pooled connection was already closed");
+        log::debug!(retry, error:% = LogText(&error); "pooled connection was already closed");
         return error;
     }
     if let Some(lease) = ctx.lease.take() {

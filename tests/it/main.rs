@@ -102,6 +102,7 @@ mod quiet;
 mod rate_limit;
 mod readiness;
 mod redis;
+mod refused_responses;
 mod releases;
 mod releases_crashes;
 mod releases_overlap;

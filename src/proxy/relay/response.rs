@@ -16,6 +16,8 @@ use crate::base::http::{decimal, list};
 const MAX_FIELDS: usize = 256;
 /// Limit on the length of a header section, the same as Pingora's.
 const MAX_LENGTH: usize = 1_048_575;
+/// Limit on the length of a name in the log; a longer one is cut off.
+const MAX_NAME: usize = 64;
 /// Names that the gateway adds to a usual response.
 const MORE_FIELDS: usize = 12;
 
@@ -138,8 +140,20 @@ pub(super) fn invalid(why: &'static str) -> Box<Error> {
     reason = "Pingora's errors come and go in boxes"
 )]
 fn unreadable(section: &[u8], error: httparse::Error) -> Box<Error> {
-    let shown = section[..section.len().min(256)].escape_ascii().to_string();
-    Error::because(ErrorType::InvalidHTTPHeader, shown, error).into_up()
+    let name = faulty_name(section).map(|name| format!(", header `{name}`"));
+    let length = section.len();
+    let why = format!("{error} in {length} bytes{}", name.unwrap_or_default());
+    Error::because(ErrorType::InvalidHTTPHeader, "reading a response", why).into_up()
+}
+
+/// Returns the name of the first header whose value has a byte that no value can have. Nothing else
+/// of the section may be logged.
+fn faulty_name(section: &[u8]) -> Option<HeaderName> {
+    let is_control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r');
+    let mut lines = section.split(|byte| *byte == b'\n').skip(1);
+    let faulty = lines.find(|line| line.iter().any(is_control))?;
+    let end = memchr::memchr(b':', faulty)?;
+    HeaderName::from_bytes(&faulty[..end.min(MAX_NAME)]).ok()
 }
 
 impl Framing {
