@@ -69,7 +69,7 @@ pub mod filter {
             LoggedRequest, Outcome, PageOfError, Phase, Phases, Protocol, ReadyLines, Refusal,
             Reply, ReplyBody, RequestChanges, RequestFacts, RequestId, RequestTrace, RerouteFacts,
             RouteRequest, RouteTarget, Scheme, Shared, Text, TlsParameters, TlsWords, TraceAttempt,
-            TraceIds, TraceStep, Verdict, host::public_host,
+            TraceIds, TraceStep, UpstreamFacts, Verdict, host::public_host,
         },
         zones::{Zone, Zones},
     };

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use http::Method;
 use pingora::http::RequestHeader;
 
 use super::{
@@ -17,7 +18,9 @@ use super::{
     guard::GuardedRequest,
 };
 use crate::{
-    chain::{Chain, Exchange, HookProgress, Protocol, Reply, RequestFacts, RouteRequest},
+    chain::{
+        Chain, Exchange, HookProgress, Protocol, Reply, RequestFacts, RouteRequest, UpstreamFacts,
+    },
     connection::{Connection, deadline::Watch},
     filters::access_log::Redactor,
     gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics},
@@ -89,6 +92,8 @@ pub(crate) struct Context {
     pub(super) accel: Option<Box<AccelRedirect>>,
     /// Route that takes the request over in place of the backend's response.
     pub(super) reroute: Option<Box<RouteRequest>>,
+    /// The error that the request is booked for, in place of the page that it gets.
+    pub(super) booked: Option<Box<BookedError>>,
     /// Owner of the client's connection if the request fails now.
     pub(super) owner: ConnectionOwner,
     /// Set once a filter refused the request.
@@ -110,6 +115,15 @@ pub(super) enum ConnectionOwner {
     Gateway,
     /// Pingora's proxy, which was asked for a backend and closes it.
     Pingora,
+}
+
+/// Facts about a request at the moment of its error, if another route has the page: it is booked as
+/// it was then.
+pub(super) struct BookedError {
+    pub(super) route: Option<RoutePlacement>,
+    pub(super) method: Method,
+    pub(super) upstream: UpstreamFacts,
+    pub(super) trial: Option<TrialRequest>,
 }
 
 /// Route whose filter refused a request.
@@ -174,6 +188,7 @@ impl Context {
             also: None,
             accel: None,
             reroute: None,
+            booked: None,
             owner: ConnectionOwner::Gateway,
             refused_by: None,
             in_flight: InFlight(Arc::clone(live)),

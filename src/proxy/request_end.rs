@@ -255,6 +255,13 @@ impl<'a> TransferResults<'a> {
 /// Counts the request, adds it to the history and writes its log line.
 pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) {
     let now = live.world.clock.now();
+    if let (Some(cached), Some(cache)) = (&ctx.facts.cache, context::cache(&ctx.gateway, ctx.route))
+    {
+        cache.metrics.count(cached);
+    }
+    let booked = ctx.booked.take();
+    let as_sent = booked.and_then(|error| reroute::book(passed.request, *error, ctx));
+    let request = as_sent.as_deref().unwrap_or(passed.request);
     let Context {
         gateway,
         route,
@@ -271,11 +278,7 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
         facts.status = status.as_u16();
     }
     facts.total = now - facts.started;
-    if let (Some(cached), Some(cache)) = (&facts.cache, context::cache(gateway, *route)) {
-        cache.metrics.count(cached);
-    }
     let metrics = context::metrics(gateway, *route);
-    let request = passed.request;
     metrics.count(&request.method, facts.status);
     metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
     let seconds = facts.total.as_secs_f64();

@@ -1,14 +1,14 @@
 //! Leads requests to other routes: by the rules of a route or site, to the page of an error, and where
 //! there is no file. As the internal redirects of nginx, of which no client knows.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
 use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
 
 use super::{
     body::EarlyBody,
-    context::{self, Context, RefusedBy},
+    context::{self, BookedError, Context, RefusedBy},
     decision::{self, Decision},
     error::Failure,
     error_page,
@@ -202,6 +202,14 @@ pub(super) async fn again(
 /// Assigns a request to another route, as if it came for that one.
 fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result<(), Box<Reply>> {
     forget(ctx);
+    if ctx.booked.is_none() && to.page.is_some_and(|page| page.status.is_some()) {
+        ctx.booked = Some(Box::new(BookedError {
+            route: ctx.route,
+            method: head.method.clone(),
+            upstream: mem::take(&mut ctx.facts.upstream),
+            trial: ctx.trial.take(),
+        }));
+    }
     if ctx.facts.rerouted.is_none() {
         let target = head.raw_path().to_vec();
         move_to(&target, head, &mut ctx.facts).map_err(|_| Failure::BadPath)?;
@@ -249,6 +257,27 @@ fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result
         }
     }
     Ok(())
+}
+
+/// Books a request on the route where its error happened, if another one had the page. Returns the
+/// request if it had another method then.
+#[cold]
+pub(super) fn book(
+    request: &RequestHeader,
+    error: BookedError,
+    ctx: &mut Context,
+) -> Option<Box<RequestHeader>> {
+    let name = context::route(&ctx.gateway, error.route).map(|route| Arc::clone(&route.name));
+    let page = mem::replace(&mut ctx.facts.route, name);
+    let page = page.filter(|page| Some(page) != ctx.facts.route.as_ref());
+    ctx.facts.rerouted.get_or_insert_default().page_route = page;
+    ctx.facts.upstream = error.upstream;
+    (ctx.route, ctx.trial) = (error.route, error.trial);
+    (error.method != request.method).then(|| {
+        let mut request = request.clone();
+        request.set_method(error.method);
+        Box::new(request)
+    })
 }
 
 /// Forgets what was decided about a request as one of its route.

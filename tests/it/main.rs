@@ -83,6 +83,7 @@ mod ops_kit;
 mod other_gateways;
 mod overlapping_routes;
 mod own_gateway;
+mod page_routes;
 mod pages;
 mod plain_words;
 mod plugin_author;

@@ -74,6 +74,7 @@ fields! {
     TlsAlpn "tls_alpn",
     ServerName "server_name",
     FailedBackend "failed_backend",
+    PageRoute "page_route",
 }
 
 impl Field {
@@ -202,6 +203,7 @@ impl Field {
             Self::Release => put_text(out, request, Text::Release),
             Self::ServerName => put_text(out, request, Text::ServerName),
             Self::FailedBackend => put_text(out, request, Text::FailedBackend),
+            Self::PageRoute => put_text(out, request, Text::PageRoute),
             Self::Scheme => put_word(out, Some(fixed.scheme.as_str())),
             Self::Protocol => put_word(out, Some(fixed.protocol.as_str())),
             Self::Class => put_word(out, Some(fixed.class.name())),

@@ -149,6 +149,9 @@ impl Line<'_> {
         out.extend_from_slice(b",\"bytes_out\":");
         put_number(out, fixed.bytes_out);
         put_optional(out, b",\"route\":", request.text(Text::Route));
+        if let Some(page) = request.text(Text::PageRoute) {
+            put_optional(out, b",\"page_route\":", Some(page));
+        }
         out.extend_from_slice(b",\"class\":\"");
         out.extend_from_slice(fixed.class.name().as_bytes());
         out.push(b'"');

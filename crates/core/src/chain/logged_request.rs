@@ -92,10 +92,12 @@ pub enum Text {
     ServerName,
     /// Backend of the first attempt that failed and was followed by another one.
     FailedBackend,
+    /// Route that had the page of the request's error.
+    PageRoute,
 }
 
 impl Text {
-    pub const COUNT: usize = Self::FailedBackend as usize + 1;
+    pub const COUNT: usize = Self::PageRoute as usize + 1;
 }
 
 impl Default for FixedFields {
@@ -144,6 +146,11 @@ impl<'a> LoggedRequest<'a> {
         set(Text::Upstream, bytes(&facts.upstream.name));
         set(Text::Backend, bytes(&facts.upstream.backend));
         set(Text::FailedBackend, bytes(&facts.upstream.failed));
+        let rerouted = facts.rerouted.as_ref();
+        set(
+            Text::PageRoute,
+            rerouted.and_then(|own| bytes(&own.page_route)),
+        );
         set(Text::Limit, bytes(&facts.limit));
         set(Text::User, user(facts));
         set(Text::UserAgent, logged.user_agent);

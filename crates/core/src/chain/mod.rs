@@ -43,7 +43,7 @@ pub use self::{
     compile::{BackgroundWork, CompileContext, Shared},
     exchange::{
         Certificate, Class, Client, Exchange, Protocol, ReadyLines, RequestFacts, RequestId,
-        Scheme, TlsParameters,
+        Scheme, TlsParameters, UpstreamFacts,
     },
     identity::{AuditNote, Claims, Identity},
     key::KeyBuilder,

@@ -41,6 +41,8 @@ pub struct RerouteFacts {
     pub count: u8,
     /// The error whose page the response is.
     pub page: Option<PageOfError>,
+    /// Route that has the page, once the request is booked on the route of its error.
+    pub page_route: Option<Arc<str>>,
     /// Headers of the error that stay with its page.
     pub kept: Vec<(HeaderName, HeaderValue)>,
 }
