@@ -81,8 +81,10 @@ impl Control {
                 return;
             }
             if clock.now() >= end {
-                let requests = before.comparison.requests();
-                let text = format!("no route got worse in {length}, with {requests} requests");
+                let text = match before.comparison.requests() {
+                    0 => format!("without a verdict, as no request came in {length}"),
+                    requests => format!("no route got worse in {length}, with {requests} requests"),
+                };
                 self.end_trial(generation, TrialOutcome::Kept, text);
                 return;
             }

@@ -126,3 +126,34 @@ async fn a_configuration_that_harms_nothing_stays() {
         short.stderr
     );
 }
+
+/// A route that had no requests before has nothing to be compared with.
+#[tokio::test]
+async fn a_new_route_whose_requests_fail_goes_back_by_itself() {
+    let origin = SlowOrigin::start(Duration::from_millis(5)).await;
+    let yaml = served_by(origin.address());
+    let gateway = Gateway::start(&yaml).await;
+    let new = "  - { match: { path: /new }, name: new, respond: 503 }\n";
+    gateway.configure(&(yaml + new));
+    let load = endless_paced(gateway.address(), 50, |_| get("/new"));
+    let ran = edgeway(&gateway, &["reload", "--canary", "20s"]).await;
+    load.stop().await;
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("route `new` has more errors"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[tokio::test]
+async fn a_trial_without_requests_says_so() {
+    let origin = SlowOrigin::start(Duration::from_millis(5)).await;
+    let yaml = served_by(origin.address());
+    let gateway = Gateway::start(&yaml).await;
+    let new = "  - { match: { path: /new }, name: new, respond: 503 }\n";
+    gateway.configure(&(yaml + new));
+    let ran = edgeway(&gateway, &["reload", "--canary", "10s"]).await;
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("without a verdict"), "{}", ran.stderr);
+}

@@ -16,7 +16,26 @@ impl Events {
     pub fn ratio(self) -> f64 {
         self.events as f64 / self.requests.max(1) as f64
     }
+
+    /// Returns the logarithm of the likelihood ratio between the part that was seen and `bound`; zero
+    /// unless more was seen.
+    #[expect(clippy::cast_precision_loss, reason = "counts of requests are small")]
+    pub fn log_above(self, bound: f64) -> f64 {
+        let seen = self.ratio().max(bound);
+        let term = |seen: f64, expected: f64| {
+            let is_seen = seen > 0.0;
+            if is_seen {
+                seen * (seen / expected).ln()
+            } else {
+                0.0
+            }
+        };
+        self.requests as f64 * (term(seen, bound) + term(1.0 - seen, 1.0 - bound))
+    }
 }
+
+/// Part of the requests that may fail where there is nothing to compare with.
+pub const MAX_FAILED_ALONE: f64 = 0.05;
 
 /// Evidence that an event is more frequent in one kind of requests than in another: the likelihood
 /// of what was seen if it is, against the likelihood if it is as frequent in both, averaged over a

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use super::{Counts, LATENCIES, Latency, Record, RouteCounts, Traffic, share};
-use crate::base::evidence::{CERTAIN, Events, Evidence};
+use crate::base::evidence::{CERTAIN, Events, Evidence, MAX_FAILED_ALONE};
 
 /// Error ratio that is tolerated, as a multiple of the one before.
 const MAX_ERRORS: f64 = 1.5;
@@ -82,14 +82,11 @@ impl Traffic {
 }
 
 impl Comparison {
-    /// Returns the number of requests since the begin, of routes that had some before.
+    /// Returns the number of requests since the begin.
     pub(crate) fn requests(&self) -> u64 {
         let now = self.traffic.now();
-        let compared = now.routes.iter().filter(|(route, _)| {
-            let before = self.before.get(*route);
-            before.is_some_and(|before| before.requests > 0)
-        });
-        compared
+        let routes = now.routes.iter();
+        routes
             .map(|(route, counts)| counts.since(self.began.get(route)).requests)
             .sum()
     }
@@ -101,10 +98,9 @@ impl Comparison {
         #[expect(clippy::cast_precision_loss, reason = "there are few routes")]
         let certain = CERTAIN + (self.before.len().max(1) as f64).ln();
         let mut worse = None;
+        let none = RouteCounts::default();
         for (route, counts) in now.routes.iter() {
-            let Some(before) = self.before.get(route).filter(|it| it.requests > 0) else {
-                continue;
-            };
+            let before = self.before.get(route).unwrap_or(&none);
             let since = counts.since(self.began.get(route));
             let found = if has_more_errors(before, &since, certain) {
                 Some(WorseFigure::Errors)
@@ -135,6 +131,11 @@ fn has_more_errors(before: &RouteCounts, since: &RouteCounts, certain: f64) -> b
     });
     if failed.events < MIN_FAILED || failed.ratio() <= MAX_ERRORS * failed_before.ratio() {
         return false;
+    }
+    if before.requests < MIN_REQUESTS {
+        // There is too little to compare with.
+        let bound = MAX_FAILED_ALONE.max(MAX_ERRORS * failed_before.ratio());
+        return failed.log_above(bound) >= certain;
     }
     let mut evidence = Evidence::default();
     evidence.add(failed, failed_before);
@@ -355,13 +356,38 @@ mod tests {
     }
 
     #[test]
-    fn routes_without_earlier_requests_are_not_compared() {
+    fn routes_without_earlier_requests_have_an_absolute_bound() {
         let mut site = Site::new(1);
-        assert_eq!(site.watch(60, 0.9, 9.0), None);
+        assert_eq!(site.watch(60, 0.02, 9.0), None);
         let mut comparison = site.traffic.compare();
-        site.serve("new", 100, 0.9, 9.0);
-        assert_eq!((comparison.look(), comparison.requests()), (None, 0));
-        site.serve("shop", 7, 0.0, 1.0);
-        assert_eq!(comparison.requests(), 7);
+        site.serve("new", 4, 1.0, 1.0);
+        // A route that failed before may go on failing.
+        site.serve("old", 10, 1.0, 1.0);
+        assert_eq!(comparison.requests(), 14);
+        let mut later = site.traffic.compare();
+        site.serve("new", 4, 1.0, 1.0);
+        site.serve("old", 10, 1.0, 1.0);
+        site.pass();
+        assert_eq!(later.look(), None);
+        let worse = comparison.look().expect("there is one");
+        assert_eq!(worse.what, WorseFigure::Errors);
+    }
+
+    /// However few requests there were before, and however many come: a route that fails is found.
+    #[test]
+    fn a_route_whose_requests_all_fail_is_found_beside_any_number_before() {
+        for seed in 0..100 {
+            let mut site = Site::new(seed);
+            let before = site.random.u32(0..60);
+            site.serve("api", before, 0.0, 1.0);
+            site.pass();
+            let mut comparison = site.traffic.compare();
+            let now = site.random.u32(30..300);
+            site.serve("api", now, 1.0, 1.0);
+            site.pass();
+            let worse = comparison.look();
+            let worse = worse.unwrap_or_else(|| panic!("seed {seed}: {before}, {now}"));
+            assert_eq!(worse.what, WorseFigure::Errors, "seed {seed}");
+        }
     }
 }

@@ -109,12 +109,14 @@ impl Progress {
     fn waits_for(&self, settings: &CanarySettings, now: u64) -> Option<&'static str> {
         let end = after(self.step_began, settings.step);
         let held = after(self.step_began, settings.step * MAX_HOLD);
-        if self.step_requests < settings.requests {
+        if self.step_requests < settings.requests.max(1) {
             Some("requests")
         } else if now < end {
             Some("time")
         } else if now < held && self.judge.is_in_doubt() {
             Some("certainty")
+        } else if self.judge.fails_too_often() {
+            Some("errors")
         } else {
             None
         }

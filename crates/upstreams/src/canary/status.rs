@@ -21,7 +21,7 @@ pub struct CanaryStatus {
     pub step_seconds: u64,
     /// Requests of the new release in this step.
     pub step_requests: u64,
-    /// Condition that the step waits for: `requests`, `time` or `certainty`.
+    /// Condition that the step waits for: `requests`, `time`, `certainty`, or fewer `errors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<Cow<'static, str>>,
     pub new: ArmStatus,

@@ -6,6 +6,8 @@
 //! the two releases the failures of a moment fall to, given the requests of each. A database that
 //! fails for both of them is therefore no evidence against the new one. A release that is worse by
 //! less than what is tolerated stays, however certain that is.
+//!
+//! Where the current release gets too few requests for a comparison, an absolute bound counts.
 
 #[cfg(test)]
 mod tests;
@@ -13,7 +15,7 @@ mod tests;
 use std::time::Duration;
 
 use super::latency::Latencies;
-use crate::base::evidence::{CERTAIN, Events, Evidence};
+use crate::base::evidence::{CERTAIN, Events, Evidence, MAX_FAILED_ALONE};
 
 /// Requests of one release in a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +50,9 @@ pub(super) struct Tolerance {
 
 /// Logarithm of the likelihood ratio from which there is a doubt, which holds a step.
 const DOUBTFUL: f64 = 1.5;
+/// Part of the requests of a release that may fail before it gets all visitors, whatever the current
+/// one does meanwhile.
+const MAX_FAILED: f64 = 0.5;
 /// Failures below which nothing is rolled back.
 const MIN_FAILED: u64 = 3;
 /// Period over which latencies are compared, and the number of periods in a row in which the new
@@ -138,7 +143,10 @@ impl Judge {
 
     /// Returns the reason why the new release is certainly worse; `None` if it may be as good.
     pub(super) fn fault(&self) -> Option<Fault> {
-        if self.total.new.failed >= MIN_FAILED && self.error_evidence() >= CERTAIN {
+        let new = self.total.new.failures();
+        let is_worse = self.error_evidence() >= CERTAIN
+            || !self.is_compared() && new.log_above(MAX_FAILED_ALONE) >= CERTAIN;
+        if new.events >= MIN_FAILED && is_worse {
             return Some(Fault::Errors);
         }
         let is_slower = self.slow_periods >= SLOW_PERIODS && self.slowness.log() >= CERTAIN;
@@ -148,6 +156,22 @@ impl Judge {
     /// Returns true if it is not clear yet whether the new release is worse.
     pub(super) fn is_in_doubt(&self) -> bool {
         self.slow_periods > 0 || self.error_evidence() >= DOUBTFUL
+    }
+
+    /// Returns true if the new release fails too often to get more visitors.
+    pub(super) fn fails_too_often(&self) -> bool {
+        let bound = if self.is_compared() {
+            MAX_FAILED
+        } else {
+            MAX_FAILED_ALONE
+        };
+        self.total.new.error_ratio() > bound
+    }
+
+    /// Returns true if the current release had enough requests beside those of the new one.
+    fn is_compared(&self) -> bool {
+        let Both { new, current } = &self.total;
+        current.requests >= new.requests.min(MIN_KNOWN)
     }
 
     /// Returns the evidence that the new release fails more often; none while the ratio of the

@@ -172,3 +172,74 @@ fn no_single_failure_and_no_slow_start_is_a_fault() {
         assert_eq!(judge.fault(), None, "second {second}");
     }
 }
+
+/// Draws the requests of one second, given the failing share of each release.
+fn seen(requests: [u64; 2], shares: [f64; 2], random: &mut fastrand::Rng) -> Both {
+    let mut seen = Both::default();
+    for (counts, (requests, share)) in [&mut seen.new, &mut seen.current]
+        .into_iter()
+        .zip(requests.into_iter().zip(shares))
+    {
+        counts.requests = requests;
+        counts.failed = (0..requests).filter(|_| random.f64() < share).count() as u64;
+    }
+    seen
+}
+
+/// Invariant: whatever the two releases got and however it was spread over time, no release gets more
+/// visitors while more of its requests fail than an absolute bound allows; with nothing beside it, one
+/// that fails is rolled back, and a sound one passes.
+#[test]
+fn no_release_passes_above_an_absolute_bound() {
+    let mut random = fastrand::Rng::with_seed(48);
+    let mut alone = [0; 2];
+    for case in 0..3_000 {
+        let is_alone = random.bool();
+        let shares = [random.f64() * random.f64(), random.f64() * random.f64()];
+        let mut judge = Judge::new(Tolerance {
+            errors: 1.0 + random.f64() * 99.0,
+            p95: 1.3,
+        });
+        for _ in 0..random.usize(1..60) {
+            let current = if is_alone { 0 } else { random.u64(0..20) };
+            let requests = [random.u64(0..40), current];
+            judge.weigh(&seen(requests, shares, &mut random), Duration::from_secs(1));
+        }
+        let Both { new, current } = *judge.total();
+        let passes = judge.fault().is_none() && !judge.fails_too_often();
+        let message = format!("case {case}: {new:?} {current:?}");
+        assert!(!(passes && new.error_ratio() > MAX_FAILED), "{message}");
+        if current.requests >= new.requests.min(MIN_KNOWN) {
+            continue;
+        }
+        assert!(
+            !(passes && new.error_ratio() > MAX_FAILED_ALONE),
+            "{message}"
+        );
+        if new.requests >= 40 && new.error_ratio() > 5.0 * MAX_FAILED_ALONE {
+            assert_eq!(judge.fault(), Some(Fault::Errors), "{message}");
+            alone[0] += 1;
+        }
+        if current.requests == 0 && new.error_ratio() <= MAX_FAILED_ALONE {
+            assert!(passes, "{message}");
+            alone[1] += 1;
+        }
+    }
+    // The control: both kinds were drawn.
+    assert!(alone.iter().all(|count| *count > 50), "{alone:?}");
+}
+
+/// An outage of both releases at the begin of a trial is nothing against the new one.
+#[test]
+fn a_failure_of_both_at_the_begin_holds_the_new_release() {
+    let mut judge = Judge::new(Tolerance {
+        errors: 1.5,
+        p95: 1.3,
+    });
+    let mut random = fastrand::Rng::with_seed(1);
+    judge.weigh(
+        &seen([10, 10], [1.0; 2], &mut random),
+        Duration::from_secs(1),
+    );
+    assert_eq!((judge.fault(), judge.fails_too_often()), (None, true));
+}
