@@ -225,3 +225,74 @@ async fn a_first_release_has_nothing_to_be_compared_with() {
     let ran = try_out(&site.gateway, two.path(), "100%").await;
     assert!(ran.stderr.contains("between 0% and 100%"), "{}", ran.stderr);
 }
+
+/// A proxy in front is the only client: the current release gets none of its requests.
+#[tokio::test]
+async fn a_release_that_fails_with_nothing_beside_it_is_rolled_back() {
+    let site = site("{ steps: [99%], step: 2s, requests: 50 }").await;
+    let gateway = &site.gateway;
+    let two = failing(1.0);
+    let load = endless_paced(gateway.address(), 50, |_| {
+        get("/").header("user-agent", "proxy")
+    });
+    let ran = try_out(gateway, two.path(), "99%").await;
+    load.stop().await;
+    let verdict = upstream(gateway).await["canary_verdict"].clone();
+    assert_eq!(verdict["outcome"], "rolled_back", "{verdict}");
+    assert_eq!(verdict["reason"], "errors", "{verdict}");
+    assert_eq!(verdict["current"]["requests"], 0, "{verdict}");
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert_eq!(release_for(gateway, "proxy").await, "one");
+}
+
+#[tokio::test]
+async fn a_release_without_requests_stays_on_trial() {
+    let site = site("{ steps: [50%], step: 1s, requests: 0 }").await;
+    let two = failing(0.0);
+    let arguments = ["deploy", "web", text(two.path()), "--name", "two"];
+    let deploy = begin(
+        &site.gateway,
+        &[&arguments[..], &["--canary", "50%"]].concat(),
+    );
+    begun(&site.gateway).await;
+    let canary = wait_for("the step is over", LONG, async || {
+        let status = upstream(&site.gateway).await;
+        let canary = &status["canary"];
+        assert!(canary.is_object(), "{status}");
+        (canary["step_seconds"].as_u64()? >= 3).then(|| canary.clone())
+    })
+    .await;
+    assert_eq!(canary["waits_for"], "requests", "{canary}");
+    site.run(&["rollback", "web"]).await;
+    assert_eq!(deploy.end().await.status, Some(1));
+}
+
+/// The process that ends releases has not seen the promotion then: it looks every five seconds.
+#[tokio::test]
+async fn commands_know_of_a_promotion_at_once() {
+    let site = site("{ steps: [50%], step: 1s, requests: 20, by: request }").await;
+    let gateway = &site.gateway;
+    let (two, three) = (failing(0.0), failing(0.0));
+    site.run(&["deploy", "web", text(two.path()), "--name", "two"])
+        .await;
+    let load = endless_paced(gateway.address(), 100, |_| get("/"));
+    let deploy = ["deploy", "web", text(three.path()), "--name", "three"];
+    site.run(&[&deploy[..], &["--canary", "50%"]].concat())
+        .await;
+    let names = |releases: &[Value]| -> Vec<String> {
+        let names = releases.iter().filter_map(|listed| listed["name"].as_str());
+        names.map(str::to_owned).collect()
+    };
+    let releases = site.releases().await;
+    assert_eq!(names(&releases), ["three", "two", "one"], "{releases:?}");
+    assert!(releases[1]["until"].is_u64(), "{releases:?}");
+    site.run(&["rollback", "web"]).await;
+    load.stop().await;
+    assert_eq!(release_for(gateway, "anyone").await, "two");
+    assert_eq!(site.state("two").await, "current");
+    let releases = site.releases().await;
+    assert_eq!(names(&releases), ["two", "three", "one"], "{releases:?}");
+    // And back to where it was, which is the one before now.
+    site.run(&["rollback", "web"]).await;
+    assert_eq!(release_for(gateway, "anyone").await, "three");
+}

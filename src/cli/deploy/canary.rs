@@ -61,8 +61,6 @@ impl Deploy<'_> {
             self.take_back(&started).await;
             return Err(error);
         }
-        // A process that ends releases may have found it before it was on trial.
-        self.folder.trial_began(release)?;
         self.progress.step_done();
         self.progress.pause();
         self.progress.say(&format!(

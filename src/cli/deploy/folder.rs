@@ -105,6 +105,45 @@ impl State {
         self.begun = self.begun.take().filter(|begun| begun.name != release);
     }
 
+    /// Records that `release` has replaced `before`.
+    fn switched(&mut self, release: &str, before: Option<&str>, linger: Duration) {
+        let now = now();
+        self.complete(release);
+        if let Some(before) = before.filter(|before| *before != release) {
+            let replaced = self.releases.entry(before.to_owned()).or_default();
+            replaced.until = Some(now + linger.as_secs());
+        }
+        // Two switches within one second have an order too.
+        let latest = self.releases.values().map(|state| state.since).max();
+        let since = latest.map_or(now, |latest| now.max(latest + 1));
+        let current = ReleaseState {
+            since,
+            ..ReleaseState::default()
+        };
+        self.releases.insert(release.to_owned(), current);
+    }
+
+    /// Records what the gateway has decided since the last command: the current release, and ends of
+    /// trials. Browsers that have pages of a replaced release get `linger` to leave them. Returns
+    /// false if there is nothing new.
+    pub(super) fn settle(&mut self, status: &UpstreamStatus, linger: Duration) -> bool {
+        let before = self.current();
+        let current = status.current_release.as_ref();
+        let current = current.filter(|current| before.as_ref() != Some(*current));
+        if let Some(current) = current {
+            self.switched(current, before.as_deref(), linger);
+        }
+        let mut is_new = current.is_some();
+        let on_trial = status.canary.as_ref().map(|canary| &canary.release);
+        for (name, tried) in &mut self.releases {
+            if tried.is_tried && Some(name) != on_trial {
+                (tried.is_tried, tried.until) = (false, Some(now() + linger.as_secs()));
+                is_new = true;
+            }
+        }
+        is_new
+    }
+
     /// Returns the release that became the current one last.
     pub(super) fn current(&self) -> Option<String> {
         let current = self.releases.iter().max_by_key(|(_, state)| state.since);
@@ -170,7 +209,7 @@ impl ReleaseFolder {
     }
 
     /// Changes the state, alone.
-    fn change(&self, change: impl FnOnce(&mut State)) -> Result<(), String> {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<(), String> {
         let _alone = self.lock("state", "another command writes the state of the releases")?;
         let mut state = self.state()?;
         change(&mut state);
@@ -303,22 +342,7 @@ impl ReleaseFolder {
         before: Option<&str>,
         linger: Duration,
     ) -> Result<(), String> {
-        let now = now();
-        self.change(|state| {
-            state.complete(release);
-            if let Some(before) = before.filter(|before| *before != release) {
-                let replaced = state.releases.entry(before.to_owned()).or_default();
-                replaced.until = Some(now + linger.as_secs());
-            }
-            // Two switches within one second have an order too.
-            let latest = state.releases.values().map(|state| state.since).max();
-            let since = latest.map_or(now, |latest| now.max(latest + 1));
-            let current = ReleaseState {
-                since,
-                ..ReleaseState::default()
-            };
-            state.releases.insert(release.to_owned(), current);
-        })
+        self.change(|state| state.switched(release, before, linger))
     }
 
     /// Records that a release is on trial.
@@ -346,15 +370,6 @@ impl ReleaseFolder {
         })
     }
 
-    /// Records that the trial of a release ended, and it is not the current one. Browsers that have
-    /// its pages get `linger` to leave them.
-    pub(super) fn trial_failed(&self, release: &str, linger: Duration) -> Result<(), String> {
-        self.change(|state| {
-            let tried = state.releases.entry(release.to_owned()).or_default();
-            (tried.is_tried, tried.until) = (false, Some(now() + linger.as_secs()));
-        })
-    }
-
     pub(super) fn kind(&self, name: &str) -> Option<Kind> {
         let folder = self.release(name);
         if !folder.join(".next/BUILD_ID").is_file() {
@@ -365,8 +380,13 @@ impl ReleaseFolder {
     }
 
     /// Returns all releases, the latest first.
-    pub(super) fn list(&self, status: &UpstreamStatus) -> Result<Vec<Listed>, String> {
-        let state = self.state()?;
+    pub(super) fn list(
+        &self,
+        status: &UpstreamStatus,
+        linger: Duration,
+    ) -> Result<Vec<Listed>, String> {
+        let mut state = self.state()?;
+        state.settle(status, linger);
         let mut list: Vec<Listed> = self
             .names()
             .into_iter()

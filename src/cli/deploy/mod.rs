@@ -168,23 +168,13 @@ pub(super) fn run(options: &Options) -> ExitCode {
 }
 
 pub(super) fn run_rollback(options: &RollbackOptions) -> ExitCode {
-    let RollbackOptions {
-        upstream,
-        release,
-        checks,
-        admin,
-    } = options;
-    go_to(upstream, release.as_deref(), checks, admin)
+    let release = options.release.as_deref();
+    go_to(&options.upstream, release, &options.checks, &options.admin)
 }
 
 pub(super) fn run_switch(options: &SwitchOptions) -> ExitCode {
-    let SwitchOptions {
-        upstream,
-        release,
-        checks,
-        admin,
-    } = options;
-    go_to(upstream, Some(release), checks, admin)
+    let release = Some(&*options.release);
+    go_to(&options.upstream, release, &options.checks, &options.admin)
 }
 
 /// Makes a release that is there the current one: the one before the current one if none is given.
@@ -229,7 +219,7 @@ pub(super) fn run_list(options: &ListOptions) -> ExitCode {
         let list = async {
             let (status, settings) = settings(&gateway, &options.upstream).await?;
             let folder = ReleaseFolder::new(&settings);
-            folder.list(&status)
+            folder.list(&status, Duration::from_secs(settings.linger))
         };
         match list.await {
             Ok(list) if options.json => {
@@ -295,14 +285,19 @@ impl<'a> Deploy<'a> {
         admin: &'a AdminOption,
         interrupt: Interrupt,
     ) -> Result<Self, DeployError> {
-        let (status, settings) = settings(gateway, upstream).await?;
-        let folder = ReleaseFolder::new(&settings);
+        let (_, own) = settings(gateway, upstream).await?;
+        let folder = ReleaseFolder::new(&own);
         let snapshot = gateway.snapshot().await;
         let snapshot = snapshot.map_err(|failure| failure.to_string())?;
+        let alone = folder.begin_deploy(&snapshot.config.file)?;
+        // From now on no other command decides, and the gateway may have decided before.
+        let (status, settings) = settings(gateway, upstream).await?;
+        let linger = Duration::from_secs(settings.linger);
+        folder.change(|state| state.settle(&status, linger))?;
         let mut deploy = Self {
             gateway,
             upstream: upstream.to_owned(),
-            alone: Some(folder.begin_deploy(&snapshot.config.file)?),
+            alone: Some(alone),
             folder,
             checks,
             admin,

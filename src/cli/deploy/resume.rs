@@ -1,8 +1,6 @@
 //! Return to where the deploys left an app: after one that was killed, and with `edgeway resume`
 //! after the end of the machine or the container.
 
-use std::time::Duration;
-
 use super::{Deploy, DeployError, Instance, folder::now, retire, settings, supervise};
 use crate::{
     cli::backends::{CheckBaseline, Gateway as _, WaitFailure, until_good},
@@ -21,11 +19,6 @@ impl Deploy<'_> {
             return Ok(());
         };
         let release = &begun.name;
-        if status.current_release.as_ref() == Some(release) {
-            let linger = Duration::from_secs(self.settings.linger);
-            let before = state.current();
-            return Ok(self.folder.switched(release, before.as_deref(), linger)?);
-        }
         let canary = status.canary.as_ref();
         if canary.is_some_and(|canary| canary.release == *release) {
             return Ok(self.folder.trial_began(release)?);

@@ -129,10 +129,19 @@ async fn round(
     folder: &ReleaseFolder,
     interrupt: &Interrupt,
 ) -> Result<Round, String> {
-    let (status, own) = settings(gateway, upstream).await?;
+    let (mut status, own) = settings(gateway, upstream).await?;
+    let linger = Duration::from_secs(own.linger);
+    let mut state = folder.state()?;
+    if state.settle(&status, linger) {
+        let Ok(_alone) = folder.lock("deploy", "a deploy has not ended") else {
+            // It decides itself.
+            return Ok(Round::Again);
+        };
+        (status, _) = settings(gateway, upstream).await?;
+        folder.change(|state| state.settle(&status, linger))?;
+        state = folder.state()?;
+    }
     let replaced = replaced(&status, &own);
-    follow_trial(&status, &own, folder)?;
-    let state = folder.state()?;
     let mut running: Vec<String> = status.current_release.iter().cloned().collect();
     let mut has_stopped = false;
     for (release, instances) in &replaced {
@@ -168,29 +177,6 @@ async fn round(
     } else {
         Round::Over
     })
-}
-
-/// Records the verdict on a release that was on trial.
-fn follow_trial(
-    status: &UpstreamStatus,
-    own: &ReleaseSettings,
-    folder: &ReleaseFolder,
-) -> Result<(), String> {
-    let linger = Duration::from_secs(own.linger);
-    let on_trial = status.canary.as_ref().map(|canary| &canary.release);
-    let state = folder.state()?;
-    let ended = state
-        .releases
-        .iter()
-        .filter(|(name, state)| state.is_tried && Some(*name) != on_trial);
-    for (name, _) in ended {
-        if status.current_release.as_ref() == Some(name) {
-            folder.switched(name, state.current().as_deref(), linger)?;
-        } else {
-            folder.trial_failed(name, linger)?;
-        }
-    }
-    Ok(())
 }
 
 /// Returns the instances of releases that are not the current one.
