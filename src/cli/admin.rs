@@ -14,16 +14,17 @@ use std::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ConfigOption, EX_CONFIG, out};
+use super::{ConfigOption, EX_CONFIG, check, out};
 use crate::{
     base::secret::Secret,
     config::{
-        diagnostic::Diagnostics,
+        diagnostic::{Diagnostic, Diagnostics, Severity},
         model::AdminConfig,
         source,
         tree::{self, Node, Value},
     },
     edge::worker,
+    gateway,
     status::{
         actions::ActionError,
         admin_socket,
@@ -103,10 +104,7 @@ impl AdminOption {
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let client = self.client().map_err(|message| {
-            out::note(&format!("edgeway: {message}"));
-            ExitCode::FAILURE
-        })?;
+        let client = self.client_or_report(form)?;
         let targets = client.targets.clone();
         let runtime = worker::single().map_err(|error| {
             out::note(&format!("edgeway: cannot start the runtime: {error}"));
@@ -138,11 +136,7 @@ impl AdminOption {
         T: Serialize,
         F: Future<Output = Result<T, ClientError>>,
     {
-        let form = if is_json {
-            OutputFormat::Json
-        } else {
-            OutputFormat::Text
-        };
+        let form = OutputFormat::of(is_json);
         match self.ask(form, question) {
             Ok(result) => {
                 match form {
@@ -158,7 +152,18 @@ impl AdminOption {
         }
     }
 
-    pub(super) fn client(&self) -> Result<Client, String> {
+    /// Returns a client. On failure prints the reason, and returns the exit status.
+    pub(super) fn client_or_report(&self, form: OutputFormat) -> Result<Client, ExitCode> {
+        let client = self.client();
+        client.map_err(|error| report_refusal(&error, form))
+    }
+
+    /// Returns a client of the gateway that is named, and of no other one.
+    ///
+    /// # Errors
+    ///
+    /// If the configuration is to say where that gateway is, and cannot.
+    pub(super) fn client(&self) -> Result<Client, Box<ActionError>> {
         let written = ConfiguredAdmin::find(&self.config.config, Path::new(INSTALLED));
         let token = match &self.token_file {
             Some(path) => Some(read_token(path)?),
@@ -167,7 +172,7 @@ impl AdminOption {
         let targets = match (&self.socket, self.admin) {
             (Some(path), _) => vec![Target::Socket(path.clone())],
             (None, Some(address)) => vec![Target::Address(address)],
-            (None, None) => written.targets,
+            (None, None) => written.targets?,
         };
         Ok(Client { targets, token })
     }
@@ -210,6 +215,12 @@ impl Place {
 pub(super) enum OutputFormat {
     Text,
     Json,
+}
+
+impl OutputFormat {
+    pub(super) fn of(is_json: bool) -> Self {
+        if is_json { Self::Json } else { Self::Text }
+    }
 }
 
 /// Describes where no gateway was found, and what to pass where one runs.
@@ -275,10 +286,10 @@ fn live_sockets(folder: &Path) -> Vec<PathBuf> {
     sockets.collect()
 }
 
-/// Admin settings in the configuration, as far as they can be read: a mistake in the file must not
-/// keep commands from reaching its gateway.
+/// Admin settings in the configuration, as far as they can be read: a mistake elsewhere in the file
+/// must not keep commands from reaching the gateway that it names.
 struct ConfiguredAdmin {
-    targets: Vec<Target>,
+    targets: Result<Vec<Target>, Box<ActionError>>,
     token: Option<Secret>,
 }
 
@@ -286,23 +297,18 @@ impl ConfiguredAdmin {
     /// Reads the settings of the configuration at `path`. Where that is the default and not there,
     /// the usual sockets come first, and then the settings of an installed gateway.
     fn find(path: &Path, installed: &Path) -> Self {
-        if path != Path::new(HERE) || path.exists() || !installed.exists() {
+        if path != Path::new(HERE) || path.exists() {
             return Self::read(path);
         }
+        let mut all = usual_sockets();
         let Self { targets, token } = Self::read(installed);
-        let mut all: Vec<Target> = admin_socket::likely()
-            .into_iter()
-            .map(Target::Socket)
-            .collect();
-        all.extend(targets);
-        let mut known = Vec::new();
-        all.retain(|target| {
-            let is_new = !known.contains(target);
-            known.push(target.clone());
-            is_new
-        });
+        for target in targets.unwrap_or_else(|_| vec![Target::Address(DEFAULT)]) {
+            if !all.contains(&target) {
+                all.push(target);
+            }
+        }
         Self {
-            targets: all,
+            targets: Ok(all),
             token,
         }
     }
@@ -311,24 +317,63 @@ impl ConfiguredAdmin {
         let (sources, tree, _) = source::load(path);
         let admin = tree.as_ref().and_then(|tree| tree.get("admin"));
         let config = admin.and_then(admin_config).unwrap_or_default();
+        let socket = config.socket.map(|socket| socket.value);
+        let address = config.address.map(|address| address.value);
         let mut targets = Vec::new();
-        match config.socket.map(|socket| socket.value) {
-            None => targets.extend(admin_socket::likely().into_iter().map(Target::Socket)),
-            Some(off) if off.as_os_str() == "off" => {}
-            Some(path) => targets.push(Target::Socket(sources.folder().join(path))),
+        if let Some(path) = socket.as_ref().filter(|path| path.as_os_str() != "off") {
+            targets.push(Target::Socket(sources.folder().join(path)));
         }
-        match config.address.map(|address| address.value) {
-            None => targets.push(Target::Address(DEFAULT)),
-            Some(text) => targets.extend(text.parse().ok().map(Target::Address)),
+        let parsed = address.as_ref().and_then(|text| text.parse().ok());
+        let is_wrong = parsed.is_none() && address.as_ref().is_some_and(|text| text != "off");
+        targets.extend(parsed.map(Target::Address));
+        let token = config.token.map(|token| token.value);
+        // Keys that are not there may be misspelt: another gateway may be at the usual places.
+        let mistakes = mistakes(path, is_wrong);
+        if mistakes.is_none() && socket.is_none() {
+            targets.splice(0..0, usual_sockets());
         }
-        if targets.is_empty() {
+        let has_own = socket.is_some() && !targets.is_empty();
+        if mistakes.is_none() && address.is_none() && !has_own {
             targets.push(Target::Address(DEFAULT));
         }
+        let none = || {
+            let path = path.display();
+            let why = format!("the gateway of `{path}` has no admin listener: `admin` is `off`");
+            Box::new(ActionError::new(404, "no_address", why))
+        };
         Self {
-            targets,
-            token: config.token.map(|token| token.value),
+            targets: if targets.is_empty() {
+                Err(mistakes.unwrap_or_else(none))
+            } else {
+                Ok(targets)
+            },
+            token,
         }
     }
+}
+
+fn usual_sockets() -> Vec<Target> {
+    let paths = admin_socket::likely().into_iter();
+    paths.map(Target::Socket).collect()
+}
+
+/// Returns the problems of a configuration as `edgeway check` reports them. A variable or a secret
+/// that this user lacks is none: the gateway may have it. `is_wrong`: there is one for certain.
+fn mistakes(path: &Path, is_wrong: bool) -> Option<Box<ActionError>> {
+    let is_of_user = |problem: &Diagnostic| {
+        problem.code == "edgeway::config::environment"
+            || problem.message.starts_with("cannot read the secret in")
+    };
+    let loaded = gateway::load(path);
+    let mut problems = loaded.diagnostics.list().iter();
+    if !is_wrong && !problems.any(|it| it.severity == Severity::Error && !is_of_user(it)) {
+        return None;
+    }
+    let checked = check::load(path);
+    let why = checked.first_problem().unwrap_or_default();
+    let mut error = ActionError::new(422, "config", why);
+    error.report = checked.report();
+    Some(Box::new(error))
 }
 
 /// Reads the admin settings, without the token if that cannot be read: users other than the
@@ -344,14 +389,12 @@ fn admin_config(node: &Node) -> Option<AdminConfig> {
     })
 }
 
-fn read_token(path: &Path) -> Result<Secret, String> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Secret::new(text.trim_end_matches(['\r', '\n']))),
-        Err(error) => Err(format!(
-            "cannot read the token in `{}`: {error}",
-            path.display()
-        )),
-    }
+fn read_token(path: &Path) -> Result<Secret, Box<ActionError>> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let why = format!("cannot read the token in `{}`: {error}", path.display());
+        ActionError::new(404, "token_missing", why)
+    })?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 
 /// Prints a refusal. Problems of a configuration appear as in `edgeway check`.
@@ -377,6 +420,8 @@ fn report_refusal(refused: &ActionError, form: OutputFormat) -> ExitCode {
 mod tests {
     use super::*;
 
+    const REST: &str = "listeners: [{ address: '127.0.0.1:0' }]\nroutes: []\n";
+
     fn targets(yaml: &str) -> (Vec<String>, Option<String>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edgeway.yaml");
@@ -384,7 +429,8 @@ mod tests {
         std::fs::write(&path, yaml).unwrap();
         let written = ConfiguredAdmin::read(&path);
         let folder = folder.path().display().to_string();
-        let targets = written.targets.iter();
+        let targets = written.targets.unwrap_or_default();
+        let targets = targets.iter();
         (
             targets
                 .map(|target| target.to_string().replace(&folder, "."))
@@ -401,23 +447,34 @@ mod tests {
     #[test]
     fn the_configuration_names_the_address_of_its_gateway() {
         for (yaml, expected) in [
-            ("listeners: []", vec!["127.0.0.1:9900"]),
+            ("", vec!["127.0.0.1:9900"]),
             ("admin: { address: 127.0.0.1:9901 }", vec!["127.0.0.1:9901"]),
+            ("admin: { socket: admin.sock }", vec!["./admin.sock"]),
             (
-                "admin: { socket: admin.sock }",
-                vec!["./admin.sock", "127.0.0.1:9900"],
-            ),
-            (
-                "admin: { socket: admin.sock, address: off }",
-                vec!["./admin.sock"],
+                "admin: { socket: admin.sock, address: 127.0.0.1:9901 }",
+                vec!["./admin.sock", "127.0.0.1:9901"],
             ),
             ("admin: { socket: off }", vec!["127.0.0.1:9900"]),
-            ("admin: { address: [ }", vec!["127.0.0.1:9900"]),
         ] {
             let is_usual = !yaml.contains("socket");
             let usual = is_usual.then(usual).into_iter().flatten();
             let expected = usual.chain(expected.into_iter().map(str::to_owned));
-            assert_eq!(targets(yaml), (expected.collect(), None), "{yaml}");
+            let whole = format!("{yaml}\n{REST}");
+            assert_eq!(targets(&whole), (expected.collect(), None), "{yaml}");
+        }
+        // A file with mistakes leads to no place that it does not name.
+        for (yaml, expected) in [
+            ("admin: { address: [ }", None),
+            ("admin: { socket: off, address: off }", None),
+            ("admin: { sockets: a.sock }", None),
+            (
+                "admin: { address: 127.0.0.1:9901 }\nlist: 1",
+                Some("127.0.0.1:9901"),
+            ),
+        ] {
+            let expected = expected.map(str::to_owned).into_iter().collect();
+            let whole = format!("{yaml}\n{REST}");
+            assert_eq!(targets(&whole), (expected, None), "{yaml}");
         }
     }
 
@@ -443,11 +500,8 @@ mod tests {
         .unwrap();
         let found = |path: &str| {
             let written = ConfiguredAdmin::find(Path::new(path), &installed);
-            written
-                .targets
-                .iter()
-                .map(Target::to_string)
-                .collect::<Vec<_>>()
+            let targets = written.targets.unwrap_or_default();
+            targets.iter().map(Target::to_string).collect::<Vec<_>>()
         };
         // The tests run where no such file is.
         let own = [
@@ -456,11 +510,7 @@ mod tests {
         ];
         assert_eq!(found(HERE), usual().chain(own).collect::<Vec<_>>());
         // A file that is named is the one that counts.
-        let named = found("/nowhere/edgeway.yaml");
-        assert_eq!(
-            named,
-            usual().chain([DEFAULT.to_string()]).collect::<Vec<_>>()
-        );
+        assert!(found("/nowhere/edgeway.yaml").is_empty());
     }
 
     #[test]
@@ -506,9 +556,10 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_read_leaves_the_usual_place() {
-        let written = ConfiguredAdmin::read(Path::new("/nowhere/edgeway.yaml"));
-        let found = written.targets.iter().map(Target::to_string);
+    fn no_file_leaves_the_usual_places() {
+        let written = ConfiguredAdmin::find(Path::new(HERE), Path::new("/nowhere/edgeway.yaml"));
+        let found = written.targets.unwrap_or_default();
+        let found = found.iter().map(Target::to_string);
         let usual = usual().chain([DEFAULT.to_string()]);
         assert_eq!(found.collect::<Vec<_>>(), usual.collect::<Vec<_>>());
     }

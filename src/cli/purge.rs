@@ -65,11 +65,7 @@ impl Options {
 
 pub(super) fn run(options: &Options) -> ExitCode {
     let order = options.order();
-    let form = if options.json {
-        OutputFormat::Json
-    } else {
-        OutputFormat::Text
-    };
+    let form = OutputFormat::of(options.json);
     let outcome = options
         .admin
         .ask(form, async |client| client.purge(&order).await);

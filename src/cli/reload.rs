@@ -47,11 +47,7 @@ struct Reloaded {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let form = if options.json {
-        OutputFormat::Json
-    } else {
-        OutputFormat::Text
-    };
+    let form = OutputFormat::of(options.json);
     let body = match options.canary {
         Some(canary) => json!({ "canary": canary }),
         None => json!({}),

@@ -71,6 +71,7 @@ mod logs;
 mod long_streams;
 mod metrics;
 mod metrics_page;
+mod named_gateway;
 mod new_connections;
 mod next_front;
 mod next_proxy;

@@ -10,7 +10,7 @@ use crate::status::{
 
 /// Requests the status of the running gateway; the error says why there is none.
 pub(super) async fn snapshot(admin: &AdminOption) -> Result<Snapshot, String> {
-    let client = admin.client()?;
+    let client = admin.client().map_err(|error| error.message)?;
     let snapshot = client.snapshot().await;
     snapshot.map_err(|error| match error {
         ClientError::Refused { refused, .. } => refused.message,

@@ -20,7 +20,7 @@ use self::{
     probe::{Kind, Probe},
 };
 use super::{
-    admin::AdminOption,
+    admin::{AdminOption, OutputFormat},
     client::failed,
     out,
     program::{Machine, Programs},
@@ -152,6 +152,11 @@ enum RestartResult {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
+    if options.gateway
+        && let Err(status) = options.admin.client_or_report(OutputFormat::Text)
+    {
+        return status;
+    }
     let probes = match probes(options) {
         Ok(probes) => probes,
         Err(why) => return failed(&why),
@@ -190,7 +195,7 @@ fn probes(options: &Options) -> Result<Vec<Probe>, String> {
     if options.gateway {
         probes.push(Probe {
             name: "gateway".to_owned(),
-            kind: Kind::Gateway(options.admin.client()?),
+            kind: Kind::Gateway(options.admin.client().map_err(|error| error.message)?),
         });
     }
     for more in [&options.redis, &options.mongodb, &options.tcp] {

@@ -57,11 +57,7 @@ pub(super) fn interval(text: &str) -> Result<Span, String> {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    let form = if options.json {
-        OutputFormat::Json
-    } else {
-        OutputFormat::Text
-    };
+    let form = OutputFormat::of(options.json);
     let is_live = !options.once && io::stdout().is_terminal();
     let interval = options.interval.0;
     let done = options.admin.ask(form, async |client| {
