@@ -48,9 +48,8 @@ const STREAM: &str = "/status/stream";
 /// Beginning of the paths of forms.
 const ACT: &str = "/status/act/";
 
-const ICON: &str = "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 16 16\">\
-    <rect width=\"16\" height=\"16\" rx=\"3\" fill=\"#1a7f4b\"/>\
-    <path d=\"M4 4h8v2H6v1.2h5v1.6H6V10h6v2H4z\" fill=\"#fff\"/></svg>\n";
+/// The logo.
+const ICON: &str = include_str!("icon.svg");
 
 pub(super) fn routes() -> Vec<Route> {
     vec![

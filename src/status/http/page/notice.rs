@@ -57,7 +57,7 @@ pub(super) fn receipt(receipt: &Receipt) -> Markup {
             @if receipt.is_over() { (mark(true, "Purged.")) }
             @else { (mark(false, "Purged here, but not everywhere.")) }
         }
-        pre { (receipt_text(receipt)) }
+        pre tabindex="0" { (receipt_text(receipt)) }
     }
 }
 
@@ -104,5 +104,5 @@ pub(super) fn explanation(question: &ExplainRequest, explanation: &Explanation) 
 }
 
 fn details(explanation: &Explanation) -> Markup {
-    html! { pre { (explain_text::text(explanation)) } }
+    html! { pre tabindex="0" { (explain_text::text(explanation)) } }
 }

@@ -30,10 +30,11 @@ pub(super) fn plural(count: u64) -> &'static str {
 /// Header of the column of buttons. Their texts say it to those who see them.
 const ACTION: &str = "Action";
 
-/// A table that scrolls sideways on a narrow screen. Columns of numbers begin with `#`.
+/// A table that scrolls sideways on a narrow screen, by the keyboard too. Columns of numbers begin
+/// with `#`.
 pub(super) fn table(columns: &[&str], rows: &Markup) -> Markup {
     html! {
-        div class="wide" {
+        div class="wide" tabindex="0" data-key=[columns.first()] {
             table {
                 tr {
                     @for column in columns {

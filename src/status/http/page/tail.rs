@@ -105,7 +105,7 @@ impl Tail {
                 p id="filter-problem" class="bad" role="alert" hidden[self.requests.is_ok()] {
                     @if let Err(why) = &self.requests { (why) }
                 }
-                div class="wide tail" {
+                div class="wide tail" tabindex="0" {
                     table {
                         thead {
                             tr {

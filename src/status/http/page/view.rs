@@ -52,6 +52,7 @@ pub(super) fn page(
     };
     let body = html! {
         header {
+            a class="brand" href=(STATUS) { img src=(ICON_PATH) alt="" width="24" height="24"; "Edgeway" }
             span id="live" class="soft" role="status" {}
             noscript {
                 @if is_refreshed {
@@ -168,7 +169,7 @@ pub(super) fn login(link: Option<&str>, why: Option<&str>, has_token: bool) -> M
     let head = html! { script src=(SCRIPT_PATH) defer {} };
     let body = html! {
         main class="login" {
-            h1 { "edgeway" }
+            h1 class="brand" { img src=(ICON_PATH) alt="" width="32" height="32"; "Edgeway" }
             @if let Some(why) = why { p id="why" class="bad" role="alert" { (why) } }
             @if let Some(link) = link {
                 // A form, so that the link is not used up by programs that look at links.
