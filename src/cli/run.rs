@@ -40,7 +40,7 @@ pub(super) struct Options {
 }
 
 pub(super) fn run(options: &Options) -> ExitCode {
-    log::init_with(options.log_format);
+    log::init_with(options.log_format, log::DEFAULT);
     let birth = match LaunchState::of_this_process() {
         Ok(birth) => birth,
         Err(error) => {

@@ -29,7 +29,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Default level if `EDGEWAY_LOG` sets none.
-const DEFAULT: &str = "info";
+pub(crate) const DEFAULT: &str = "info";
 
 /// Levels of crates that `EDGEWAY_LOG` does not name, regardless of its default level.
 ///
@@ -47,16 +47,16 @@ static LOGGER: OnceLock<BoundedLogger> = OnceLock::new();
 
 /// Sets up the log as text. `EDGEWAY_LOG` takes `env_logger`'s filters.
 pub(crate) fn init() {
-    init_with(LogFormat::Text);
+    init_with(LogFormat::Text, DEFAULT);
 }
 
-/// Sets up the log in a format.
-pub(crate) fn init_with(format: LogFormat) {
+/// Sets up the log in a format, with the level that counts if `EDGEWAY_LOG` sets none.
+pub(crate) fn init_with(format: LogFormat, level: &str) {
     let written = std::env::var("EDGEWAY_LOG");
     let style = std::env::var(env_logger::DEFAULT_WRITE_STYLE_ENV);
     let mut builder = env_logger::Builder::new();
     builder
-        .parse_filters(&filters(written.as_deref().unwrap_or(DEFAULT)))
+        .parse_filters(&filters(written.as_deref().unwrap_or(level)))
         .parse_write_style(style.as_deref().unwrap_or_default())
         .format_timestamp_millis();
     if format != LogFormat::Text {
