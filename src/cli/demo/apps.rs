@@ -1,147 +1,125 @@
-//! The apps of the demonstration: a shop twice, a stock service that can be made slow, an API, and
-//! a WebSocket server.
+//! The apps of the demonstration: a shop twice, one of which can be stopped, and its page with an
+//! API.
 
 use std::{
-    convert::Infallible,
     io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use axum::{
     Json, Router,
     extract::Request,
     http::{HeaderMap, HeaderValue, header},
-    response::{
-        Html,
-        sse::{Event, Sse},
-    },
+    response::{Html, Response},
     routing::{any, get, post},
 };
-use futures_util::{SinkExt as _, StreamExt as _};
-use parking_lot::Mutex;
 use serde_json::json;
-use tokio::{net::TcpListener, runtime::Runtime};
-use tokio_tungstenite::tungstenite::Message;
+use tokio::{net::TcpListener, runtime::Runtime, sync::Notify};
 
-use super::Page;
-use crate::{
-    base::{clock::Clock, tasks::Tasks},
-    cli::program::shown,
-    edge::worker,
-};
+use crate::{base::tasks::Tasks, edge::worker, status::http::PAGE_ICON};
 
-const PAGE: &str = include_str!("page.html");
-
-/// Time that `stock-2` is slow for, and how slow.
-const SLOW_FOR: Duration = Duration::from_secs(15);
-const SLOW: Duration = Duration::from_secs(3);
+/// Time for which `shop-2` refuses connections after it was stopped.
+const STOPPED_FOR: Duration = Duration::from_secs(8);
+/// Time between attempts to listen again.
+const AGAIN: Duration = Duration::from_millis(200);
 /// Time that the page of a product takes.
 const RENDER: Duration = Duration::from_millis(500);
+/// The page runs only what is served beside it, and no page of another site frames it.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    img-src 'self'; connect-src 'self'; frame-src 'self'; form-action 'none'; base-uri 'none'; \
+    frame-ancestors 'none'";
+
+const NAMES: [&str; 4] = ["shop-1", "shop-2", "demo", "switch"];
 
 /// The apps, on ports of their own.
 pub(super) struct DemoApps {
-    pub(super) addresses: Vec<(&'static str, SocketAddr)>,
+    listeners: Vec<(&'static str, TcpListener)>,
     tasks: Tasks,
-    runtime: Option<Runtime>,
+    runtime: Runtime,
 }
 
-/// When `stock-2` is fast again.
-type SlowUntil = Arc<Mutex<Option<Instant>>>;
-
 impl DemoApps {
-    pub(super) fn start(page: &Page) -> io::Result<Self> {
+    /// Listens, so that addresses are known.
+    pub(super) fn listen() -> io::Result<Self> {
         let runtime = worker::runtime(Some(1))?;
-        let mut apps = Self {
-            addresses: Vec::new(),
-            tasks: Tasks::default(),
-            runtime: None,
-        };
-        let slow = SlowUntil::default();
-        runtime.block_on(async {
-            for name in ["shop-1", "shop-2"] {
-                apps.serve(name, shop(name, page)).await?;
+        let listeners = runtime.block_on(async {
+            let mut listeners = Vec::new();
+            for name in NAMES {
+                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+                listeners.push((name, listener));
             }
-            for name in ["stock-1", "stock-2"] {
-                apps.serve(name, stock(name, &slow)).await?;
-            }
-            apps.serve("api", api()).await?;
-            apps.chat().await
+            io::Result::Ok(listeners)
         })?;
-        apps.runtime = Some(runtime);
-        Ok(apps)
+        Ok(Self {
+            listeners,
+            tasks: Tasks::default(),
+            runtime,
+        })
+    }
+
+    pub(super) fn addresses(&self) -> io::Result<Vec<(&'static str, SocketAddr)>> {
+        let listeners = self.listeners.iter();
+        listeners
+            .map(|(name, listener)| Ok((*name, listener.local_addr()?)))
+            .collect()
     }
 
     /// Returns addresses as they might be, without apps.
     pub(super) fn sample() -> Vec<(&'static str, SocketAddr)> {
-        let names = ["shop-1", "shop-2", "stock-1", "stock-2", "api", "chat"];
-        let ports = names.into_iter().zip(4001..);
+        let ports = NAMES.into_iter().zip(4001..);
         ports
             .map(|(name, port)| (name, (Ipv4Addr::LOCALHOST, port).into()))
             .collect()
     }
 
-    pub(super) fn stop(mut self) {
-        self.tasks.stop();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+    /// Serves all apps, with this page.
+    pub(super) fn start(&mut self, page: &str) {
+        let _entered = self.runtime.enter();
+        let stop = Arc::new(Notify::new());
+        for (name, listener) in self.listeners.drain(..) {
+            let (app, stop) = match name {
+                "demo" => (demo(page.to_owned()), Arc::default()),
+                "switch" => (switch(&stop), Arc::default()),
+                "shop-2" => (shop(name), Arc::clone(&stop)),
+                _ => (shop(name), Arc::default()),
+            };
+            self.tasks.spawn(name, async move {
+                if let Err(error) = serve(listener, app, stop).await {
+                    log::error!(app = name, error:%; "demo app ended");
+                }
+            });
         }
     }
 
-    async fn listen(&mut self, name: &'static str) -> io::Result<TcpListener> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        self.addresses.push((name, listener.local_addr()?));
-        Ok(listener)
-    }
-
-    async fn serve(&mut self, name: &'static str, app: Router) -> io::Result<()> {
-        let listener = self.listen(name).await?;
-        self.tasks.spawn(name, async move {
-            if let Err(error) = axum::serve(listener, app).await {
-                log::error!(app = name, error:%; "demo app ended");
-            }
-        });
-        Ok(())
-    }
-
-    /// Serves WebSockets that repeat what they get.
-    async fn chat(&mut self) -> io::Result<()> {
-        let listener = self.listen("chat").await?;
-        let connections = self.tasks.clone();
-        self.tasks.spawn("chat", async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else {
-                    continue;
-                };
-                connections.spawn("chat connection", async move {
-                    let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else {
-                        return;
-                    };
-                    let greeting = Message::text("welcome to the chat of one");
-                    let mut sent = socket.send(greeting).await;
-                    while let (Ok(()), Some(Ok(message))) = (&sent, socket.next().await) {
-                        if let Message::Text(text) = message {
-                            sent = socket
-                                .send(Message::text(format!("you wrote: {text}")))
-                                .await;
-                        }
-                    }
-                });
-            }
-        });
-        Ok(())
+    pub(super) fn stop(self) {
+        self.tasks.stop();
+        self.runtime.shutdown_background();
     }
 }
 
-fn shop(name: &'static str, page: &Page) -> Router {
-    let program = std::env::args_os().next().unwrap_or_default();
-    let program = shown(&[program.to_string_lossy().into_owned()]);
-    let html = PAGE
-        .replace("{name}", name)
-        .replace("{base}", &page.base)
-        .replace("{program}", &program)
-        .replace("{socket}", &page.socket);
+/// Serves an app; each time that it is stopped, its port refuses connections for a while.
+async fn serve(mut listener: TcpListener, app: Router, stop: Arc<Notify>) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    loop {
+        let stopped = Arc::clone(&stop).notified_owned();
+        axum::serve(listener, app.clone())
+            .with_graceful_shutdown(stopped)
+            .await?;
+        tokio::time::sleep(STOPPED_FOR).await;
+        listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                // A connection of another program may have the port for now.
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        };
+    }
+}
+
+/// The app that visitors see: it adds its name to each response.
+fn shop(name: &'static str) -> Router {
     let product = move || async move {
         tokio::time::sleep(RENDER).await;
         let now = chrono::Local::now().format("%H:%M:%S");
@@ -159,65 +137,55 @@ fn shop(name: &'static str, page: &Page) -> Router {
             .and_then(|value| value.to_str().ok());
         format!("variant {}\n", variant.unwrap_or("none"))
     };
-    let app = Router::new()
-        .route("/", get(move || async move { Html(html) }))
+    let stock = move || async move { format!("7 teapots, says {name}\n") };
+    Router::new()
+        .route("/health", get(|| async {}))
         .route("/product", get(product))
         .route("/limited", get(|| async { "welcome\n" }))
-        .route("/split", get(split));
-    served_by(app, name)
+        .route("/split", get(split))
+        .route("/stock", get(stock))
+        .layer(axum::middleware::map_response(
+            move |mut response: Response| async move {
+                let name = HeaderValue::from_static(name);
+                response.headers_mut().insert("x-served-by", name);
+                response
+            },
+        ))
 }
 
-fn stock(name: &'static str, slow: &SlowUntil) -> Router {
-    let wait = {
-        let slow = Arc::clone(slow);
-        move || {
-            let slow = Arc::clone(&slow);
-            async move {
-                let until = *slow.lock();
-                let is_slow = until.is_some_and(|until| Clock::machine().now() < until);
-                if is_slow && name == "stock-2" {
-                    tokio::time::sleep(SLOW).await;
-                }
-            }
-        }
+/// The page with its files, and an API that shows what it receives.
+fn demo(page: String) -> Router {
+    let page = move || async move {
+        (
+            [(header::CONTENT_SECURITY_POLICY, CONTENT_POLICY)],
+            Html(page),
+        )
     };
-    let begin = {
-        let slow = Arc::clone(slow);
-        move || async move {
-            *slow.lock() = Some(Clock::machine().now() + SLOW_FOR);
-            format!("stock-2 is slow for {} s\n", SLOW_FOR.as_secs())
-        }
+    let file = |kind: &'static str, text: &'static str| {
+        get(move || async move { ([(header::CONTENT_TYPE, kind)], text) })
     };
-    let items = wait.clone();
-    let app = Router::new()
-        .route("/health", get(move || async move { wait().await }))
-        .route("/stock/slow", post(begin))
-        .route(
-            "/stock/items",
-            get(move || async move {
-                items().await;
-                format!("7 teapots, says {name}\n")
-            }),
-        );
-    served_by(app, name)
-}
-
-fn api() -> Router {
-    let app = Router::new()
+    let style = include_str!("page.css");
+    let script = include_str!("page.js");
+    Router::new()
+        .route("/", get(page))
+        .route("/demo.css", file("text/css; charset=utf-8", style))
+        .route("/demo.js", file("text/javascript; charset=utf-8", script))
+        .route("/icon.svg", file("image/svg+xml", PAGE_ICON))
         .route("/api/echo", any(echo))
-        .route("/api/events", get(events));
-    served_by(app, "api")
 }
 
-/// Adds the name of the app to each of its responses.
-fn served_by(app: Router, name: &'static str) -> Router {
-    app.layer(axum::middleware::map_response(
-        move |mut response: axum::response::Response| async move {
-            let name = HeaderValue::from_static(name);
-            response.headers_mut().insert("x-served-by", name);
-            response
-        },
-    ))
+/// Stops `shop-2`.
+fn switch(stop: &Arc<Notify>) -> Router {
+    let stop = Arc::clone(stop);
+    let begin = move || async move {
+        // Has no effect while it is stopped.
+        stop.notify_waiters();
+        format!(
+            "shop-2 refuses connections for {} s\n",
+            STOPPED_FOR.as_secs()
+        )
+    };
+    Router::new().route("/stop", post(begin))
 }
 
 async fn echo(headers: HeaderMap, request: Request) -> Json<serde_json::Value> {
@@ -231,34 +199,4 @@ async fn echo(headers: HeaderMap, request: Request) -> Json<serde_json::Value> {
         "path": request.uri().to_string(),
         "headers": seen,
     }))
-}
-
-/// Sends ten events, one every half second.
-async fn events() -> Sse<impl futures_core::Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(Ticks {
-        interval: tokio::time::interval(Duration::from_millis(500)),
-        left: 10,
-    })
-}
-
-struct Ticks {
-    interval: tokio::time::Interval,
-    left: u32,
-}
-
-impl futures_core::Stream for Ticks {
-    type Item = Result<Event, Infallible>;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        if self.left == 0 {
-            return std::task::Poll::Ready(None);
-        }
-        self.interval.poll_tick(cx).map(|_| {
-            self.left -= 1;
-            Some(Ok(Event::default().data(format!("{} to go", self.left))))
-        })
-    }
 }

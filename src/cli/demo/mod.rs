@@ -1,6 +1,7 @@
 //! `edgeway demo`: a gateway in front of built-in apps, with a page that lists what to try.
 
 mod apps;
+mod page;
 
 use std::{
     fs::{self, DirBuilder},
@@ -11,14 +12,17 @@ use std::{
     process::ExitCode,
 };
 
-use self::apps::DemoApps;
+use self::{apps::DemoApps, page::Page};
 use super::{
     foreground::{self, Foreground, quoted},
     out,
     program::shown,
     proxy::address::ListenAddress,
 };
-use crate::{process::log, status::admin_socket};
+use crate::{
+    process::log::{self, LogFormat},
+    status::admin_socket,
+};
 
 /// The configuration, with placeholders for the real addresses.
 const CONFIG: &str = include_str!("demo.yaml");
@@ -62,29 +66,29 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::data(&printed(options));
         return ExitCode::SUCCESS;
     }
-    log::init();
+    // Until the gateway has printed what to try, nothing but problems.
+    log::init_with(LogFormat::Text, "warn");
     let birth = match foreground::launched() {
         Ok(birth) => birth,
         Err(status) => return status,
     };
+    let socket = foreground::admin_socket(options.listen.port());
+    let base = base(options.listen);
     let started = PluginFolder::make().and_then(|plugin| {
-        let listen = options.listen;
-        let socket = foreground::admin_socket(listen.port());
-        let base = match listen {
-            ListenAddress::At(address) if !address.ip().is_unspecified() => {
-                format!("http://{address}")
-            }
-            ListenAddress::At(_) | ListenAddress::All(_) => {
-                format!("http://{}:{}", listen.host(), listen.port())
-            }
-        };
+        let mut apps = DemoApps::listen()?;
+        let file = plugin.0.join(PLUGIN[0].0);
+        let yaml = yaml(options, &apps.addresses()?, &file, &socket);
+        let program = std::env::args_os().next().unwrap_or_default();
         let page = Page {
-            base: base.clone(),
-            socket: shown(&[socket.display().to_string()]),
+            base: &base,
+            program: &shown(&[program.to_string_lossy().into_owned()]),
+            socket: &shown(&[socket.display().to_string()]),
+            yaml: &yaml,
         };
-        Ok((DemoApps::start(&page)?, plugin, socket, base))
+        apps.start(&page.rendered());
+        Ok((apps, plugin, yaml))
     });
-    let (apps, plugin, socket, base) = match started {
+    let (apps, _plugin, yaml) = match started {
         Ok(started) => started,
         Err(error) => {
             let message = format!("edgeway: cannot start the apps of the demonstration: {error}");
@@ -93,8 +97,6 @@ pub(super) fn run(options: &Options) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let plugin_file = plugin.0.join(PLUGIN[0].0);
-    let yaml = yaml(options, &apps.addresses, &plugin_file, &socket);
     let status = foreground::serve(
         birth,
         Foreground {
@@ -107,10 +109,14 @@ pub(super) fn run(options: &Options) -> ExitCode {
     status
 }
 
-/// Addresses for the page.
-struct Page {
-    base: String,
-    socket: String,
+/// Returns the URL at which a browser of this machine finds the listener.
+fn base(listen: ListenAddress) -> String {
+    match listen {
+        ListenAddress::At(address) if !address.ip().is_unspecified() => format!("http://{address}"),
+        ListenAddress::At(_) | ListenAddress::All(_) => {
+            format!("http://{}:{}", listen.host(), listen.port())
+        }
+    }
 }
 
 /// Returns the configuration for a reader: as it is on a machine without another gateway.
@@ -162,15 +168,16 @@ fn yaml(
 fn hello(base: &str, socket: &Path) -> Vec<String> {
     let socket = shown(&[socket.display().to_string()]);
     let lines = format!(
-        "\nEdgeway serves a demonstration: open {base}/ and press the buttons, or try here:\n\n  \
+        "\nEdgeway serves a demonstration at {base}/\n\
+         Open it in a browser: each request that you send is seen on its way. Or try here:\n\n  \
          # rendered once, then from the cache: MISS, HIT\n  \
          curl -si {base}/product | grep -i x-cache-status\n  \
          # the fourth request gets 429, and when to come back\n  \
          for i in 1 2 3 4; do curl -si {base}/limited | grep -iE '^(HTTP|retry-after)'; done\n  \
          # a plugin splits visitors into A and B\n  \
          for i in 1 2 3 4; do curl -s {base}/split; done\n  \
-         # a slow backend leaves rotation\n  \
-         curl -s -X POST {base}/stock/slow; sleep 3; curl -s {base}/stock/items\n  \
+         # a backend is stopped, and no request fails\n  \
+         curl -s -X POST {base}/stop; for i in 1 2 3 4; do curl -s {base}/stock; done\n  \
          # routes, upstreams, health\n  \
          edgeway status --socket {socket}\n\n\
          `edgeway demo --print` prints the configuration. Ctrl-C ends it.\n"

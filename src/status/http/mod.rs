@@ -24,13 +24,13 @@ use axum::{
 };
 
 pub use self::access::RejectionReason;
-pub(crate) use self::bounded::Connections;
 use self::{
     access::Reachability,
     bounded::{BoundedListener, ConnectionLifetime},
     guard::Guard,
     page::SharedSections,
 };
+pub(crate) use self::{bounded::Connections, page::ICON as PAGE_ICON};
 use super::{
     actions::{ActionError, Actions},
     sessions::Sessions,

@@ -49,7 +49,7 @@ const STREAM: &str = "/status/stream";
 const ACT: &str = "/status/act/";
 
 /// The logo.
-const ICON: &str = include_str!("icon.svg");
+pub(crate) const ICON: &str = include_str!("icon.svg");
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
