@@ -54,6 +54,13 @@ setup-drills: ## as setup, with the requirements of the drills: a load generator
 apps: ## install and build the Node and Python programs of the end-to-end tests
 	@tests/apps/build.sh
 
+.PHONY: pictures
+pictures: setup ## make the images of README: the demonstration, `edgeway top`, `edgeway explain`
+	@scripts/setup chromium fonts-dejavu-core
+	npm ci --silent --prefix tests/browser
+	$(CARGO) build --locked
+	node scripts/pictures.mjs target/debug/edgeway
+
 .PHONY: schema
 schema: ## regenerate conf/schema.json
 	$(CARGO) run --quiet --locked -- schema > conf/schema.json
