@@ -16,6 +16,7 @@ pub mod credential;
 pub mod encoding;
 pub mod error;
 pub mod evidence;
+pub mod expression;
 pub mod fair_queue;
 pub mod fetch;
 pub mod gateway_headers;

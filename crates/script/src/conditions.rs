@@ -3,13 +3,12 @@
 
 use std::borrow::Cow;
 
-use fancy_regex::Regex;
 use http::{HeaderMap, HeaderName, header};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::expression::anchored;
-use crate::base::query::query_of;
+use crate::base::{expression::Expression, query::query_of};
 
 /// Request as the client sent it, for conditions to read.
 #[derive(Clone, Debug)]
@@ -61,7 +60,7 @@ impl Conditions {
 struct Condition {
     place: Place,
     /// Pattern of the value; without one, any value matches.
-    value: Option<Box<Regex>>,
+    value: Option<Box<Expression>>,
 }
 
 #[derive(Debug)]
@@ -79,7 +78,7 @@ impl Condition {
         match (self.place.value(request), &self.value) {
             (None, _) => Some(false),
             (Some(_), None) => Some(true),
-            (Some(value), Some(regex)) => regex.is_match(&*value).ok(),
+            (Some(value), Some(regex)) => regex.is_match(&value).ok(),
         }
     }
 }

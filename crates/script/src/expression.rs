@@ -6,16 +6,14 @@
 
 use std::fmt::Write;
 
-use fancy_regex::Regex;
-
-use super::matcher::bounded;
+use crate::base::expression::Expression;
 
 /// Returns the regex of a whole value, as `new RegExp('^' + text + '$')` does: in `a|b` either end
 /// is left open.
-pub(super) fn anchored(text: &str) -> Result<Regex, String> {
+pub(super) fn anchored(text: &str) -> Result<Expression, String> {
     let why = |why: String| format!("`{text}` cannot be matched: {why}");
     let regex = translated(&format!("^{text}$")).map_err(why)?;
-    bounded(&regex).map_err(|error| why(error.to_string()))
+    Expression::parse(&regex, false).map_err(|error| why(error.to_string()))
 }
 
 const DOT_PATTERN: &str = r"[^\n\r\u2028\u2029]";
@@ -133,13 +131,13 @@ mod tests {
         for value in yes {
             assert!(
                 regex.is_match(value).unwrap(),
-                "{text} and {value}: {regex}"
+                "{text} and {value}: {regex:?}"
             );
         }
         for value in no {
             assert!(
                 !regex.is_match(value).unwrap(),
-                "{text} and {value}: {regex}"
+                "{text} and {value}: {regex:?}"
             );
         }
     }

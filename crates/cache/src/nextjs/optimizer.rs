@@ -3,7 +3,6 @@
 
 use std::path::Path;
 
-use fancy_regex::{Regex, RegexBuilder};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
@@ -13,10 +12,7 @@ use super::{
     image::ImageSize,
     remote::{RemoteSource, RemoteSources},
 };
-use crate::base::query;
-
-/// Maximum backtracking steps of a pattern for one path.
-pub(super) const MAX_STEPS: usize = 100_000;
+use crate::base::{expression::Expression, query};
 
 /// Pixels of a source up to which the optimizer of Next.js makes a smaller one; it sends larger
 /// ones as they are.
@@ -45,7 +41,7 @@ pub struct Optimizer {
 /// Sources of the app that one of its patterns allows.
 #[derive(Debug)]
 struct LocalSources {
-    path: Regex,
+    path: Expression,
     /// Query with its `?`, empty for none; `None` for any.
     search: Option<Box<str>>,
 }
@@ -270,10 +266,9 @@ impl LocalSources {
 
 impl LocalPattern {
     fn read(self) -> Result<LocalSources, Box<fancy_regex::Error>> {
-        let mut builder = RegexBuilder::new(self.pathname.as_deref().unwrap_or("^"));
-        let path = builder.backtrack_limit(MAX_STEPS).build();
+        let path = Expression::parse(self.pathname.as_deref().unwrap_or("^"), false);
         Ok(LocalSources {
-            path: path.map_err(Box::new)?,
+            path: path?,
             search: self.search.map(Into::into),
         })
     }

@@ -1,11 +1,10 @@
 //! Sources of images on other servers, as far as the configuration of the app allows them.
 
-use fancy_regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::{Host, Url};
 
-use super::optimizer::MAX_STEPS;
+use crate::base::expression::Expression;
 
 /// Ports below this one are those of other protocols, except for HTTP's own.
 const FIRST_FREE_PORT: u16 = 1024;
@@ -25,10 +24,10 @@ pub struct RemoteSources {
 #[derive(Debug)]
 struct Pattern {
     protocol: Option<Box<str>>,
-    host: Regex,
+    host: Expression,
     /// Port, empty for the default one of the protocol; `None` for any.
     port: Option<Box<str>>,
-    path: Regex,
+    path: Expression,
     /// Query with its `?`, empty for none; `None` for any.
     search: Option<Box<str>>,
 }
@@ -60,10 +59,7 @@ struct RemotePattern {
 
 impl Pattern {
     fn read(rule: RemotePattern) -> Option<Self> {
-        let compile = |text: &str| {
-            let mut builder = RegexBuilder::new(text);
-            builder.backtrack_limit(MAX_STEPS).build().ok()
-        };
+        let compile = |text: &str| Expression::parse(text, false).ok();
         Some(Self {
             protocol: rule.protocol,
             host: compile(&rule.hostname)?,

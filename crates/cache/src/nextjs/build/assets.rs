@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fancy_regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use super::super::paths;
+use crate::base::expression::Expression;
 
 /// Folder of a build's output below the build's folder.
 const STATIC: &str = "static";
@@ -27,9 +27,6 @@ const DEPLOYMENT: &str = "x-nextjs-deployment-id";
 /// Files of `public/` that are known; an app with more serves the others itself.
 const MAX_FILES: usize = 100_000;
 
-/// Maximum backtracking steps of a rule for one path; a rule that needs more counts as a match.
-const MAX_STEPS: usize = 100_000;
-
 /// Kind of a file, which decides how long browsers keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AssetKind {
@@ -41,7 +38,7 @@ pub enum AssetKind {
 /// Files of one build, and the rules of its configuration that come before them.
 #[derive(Debug, Default)]
 pub(super) struct Assets {
-    rules: Vec<Regex>,
+    rules: Vec<Expression>,
     /// True if a rule cannot be read, so that it could match any path.
     has_unknown_rule: bool,
     /// Files below `public/` when the build was read, as Next.js lists them when it starts.
@@ -149,14 +146,8 @@ impl Assets {
     }
 
     fn add(&mut self, regex: Option<&str>) {
-        let compiled = regex.and_then(|regex| {
-            RegexBuilder::new(regex)
-                // Next.js compares these without regard to case, unless it is told otherwise.
-                .case_insensitive(true)
-                .backtrack_limit(MAX_STEPS)
-                .build()
-                .ok()
-        });
+        // Next.js compares these without regard to case, unless it is told otherwise.
+        let compiled = regex.and_then(|regex| Expression::parse(regex, true).ok());
         match compiled {
             Some(regex) => self.rules.push(regex),
             None => self.has_unknown_rule = true,

@@ -2,18 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use fancy_regex::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use super::{super::paths, BuildError};
-
-/// Maximum backtracking steps of a matcher for one path; a matcher that needs more counts as a
-/// match.
-const MAX_STEPS: usize = 100_000;
+use crate::base::expression::Expression;
 
 #[derive(Debug, Default)]
 pub(super) struct Guards {
-    matchers: Vec<Regex>,
+    /// Matchers; a path that one cannot decide about counts as a match.
+    matchers: Vec<Expression>,
     has_all: bool,
 }
 
@@ -74,14 +71,12 @@ impl Guards {
                 continue;
             };
             for Matcher { regexp } in matchers {
-                let compiled = RegexBuilder::new(&regexp)
-                    .backtrack_limit(MAX_STEPS)
-                    .build();
+                let compiled = Expression::parse(&regexp, false);
                 self.matchers
                     .push(compiled.map_err(|source| BuildError::Matcher {
                         file: file.to_path_buf(),
                         matcher: regexp,
-                        source: Box::new(source),
+                        source,
                     })?);
             }
         }
