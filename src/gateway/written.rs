@@ -44,7 +44,8 @@ impl WrittenValues {
     pub(super) fn put(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) -> bool {
         for (name, template) in &self.values {
             let mut value = String::new();
-            template.write(ex, &mut value);
+            // What is sent has the default of a table that cannot decide, too.
+            let _undecided = template.write(ex, &mut value);
             key.written(name, value.as_bytes());
         }
         !self.values.is_empty() && (self.read_headers || ex.facts.rerouted.is_some())

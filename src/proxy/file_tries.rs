@@ -51,7 +51,8 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
         let ex = Exchange { head, facts };
         for candidate in &serve.candidates {
             let mut path = String::new();
-            candidate.path.write(&ex, &mut path);
+            // Without a decision, the file is that of the table's default.
+            let _undecided = candidate.path.write(&ex, &mut path);
             if candidate.is_folder && path.len() > 1 {
                 // What is left ends in a slash only if the request's own path does.
                 path.pop();
@@ -106,7 +107,7 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
         Some(Otherwise::Path(template)) => {
             let facts = &mut ctx.facts;
             let mut target = String::new();
-            template.write(&Exchange { head, facts }, &mut target);
+            let _undecided = template.write(&Exchange { head, facts }, &mut target);
             reroute(encoded_target(&target))
         }
     }

@@ -6,10 +6,7 @@ use std::{fmt, ops::Range};
 use regex::bytes::Regex;
 
 use super::RouteProblem;
-
-/// Steps that a regular expression with look-around may take before the request is refused: its
-/// time may grow with the square of a path's length, or worse.
-const MAX_STEPS: usize = 20_000;
+use crate::base::expression::Expression;
 
 /// A location, and those around it, the outermost first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -250,8 +247,8 @@ fn plain(whole: &str, path: &str) -> Result<Vec<u8>, RouteProblem> {
 pub(super) enum Matcher {
     /// In linear time.
     Plain(Regex),
-    /// With look-around or back-references, in a limited number of steps.
-    Around(Box<fancy_regex::Regex>),
+    /// With look-around or back-references.
+    Around(Box<Expression>),
 }
 
 impl Matcher {
@@ -265,10 +262,7 @@ impl Matcher {
             Ok(regex) => return Ok(Some(Self::Plain(regex))),
             Err(problem) => problem,
         };
-        let around = fancy_regex::RegexBuilder::new(&pattern)
-            .backtrack_limit(MAX_STEPS)
-            .build();
-        match around {
+        match Expression::parse(&pattern, false) {
             Ok(regex) => Ok(Some(Self::Around(Box::new(regex)))),
             Err(_) => Err(RouteProblem {
                 help: "the syntax is that of Rust's `regex`, with look-around and back-references"
@@ -280,8 +274,14 @@ impl Matcher {
 
     fn names(&self) -> Vec<String> {
         match self {
-            Self::Plain(regex) => named(regex.capture_names()),
-            Self::Around(regex) => named(regex.capture_names()),
+            Self::Plain(regex) => {
+                let names = regex.capture_names().flatten();
+                names.map(str::to_owned).collect()
+            }
+            Self::Around(regex) => {
+                let names = regex.names().into_iter().flatten();
+                names.map(str::to_owned).collect()
+            }
         }
     }
 
@@ -292,12 +292,8 @@ impl Matcher {
             Self::Around(regex) => {
                 // A path that is not UTF-8 has other offsets once it is converted.
                 let text = std::str::from_utf8(path).ok()?;
-                Some(regex.captures(text).ok()??.name(name)?.range())
+                Some(regex.groups(text).ok()??.name(name)?.range())
             }
         }
     }
-}
-
-fn named<'a>(names: impl Iterator<Item = Option<&'a str>>) -> Vec<String> {
-    names.flatten().map(str::to_owned).collect()
 }

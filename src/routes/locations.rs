@@ -265,7 +265,7 @@ impl Locations {
         let plain = self.plain.is_match(path).then(|| self.plain.matches(path));
         let finds = |expression: &Expression| match (&expression.matcher, expression.in_set) {
             (Matcher::Around(regex), _) => {
-                match regex.is_match(&*String::from_utf8_lossy(path)) {
+                match regex.is_match(&String::from_utf8_lossy(path)) {
                     Err(_) if self.finds_on_error => ControlFlow::Continue(true),
                     // Neither found nor not found: no route may take the request.
                     Err(_) => ControlFlow::Break(()),

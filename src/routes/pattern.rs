@@ -108,7 +108,9 @@ impl HostPattern {
             Self::After(name) => host
                 .strip_prefix(name.as_str())
                 .is_some_and(|left| left.starts_with('.')),
-            Self::Regex(text) => HostRegex::compile(text).is_ok_and(|regex| regex.is_match(host)),
+            Self::Regex(text) => {
+                HostRegex::compile(text).is_ok_and(|regex| regex.is_match(host).unwrap_or(true))
+            }
         }
     }
 

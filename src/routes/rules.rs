@@ -8,7 +8,7 @@ use pingora::http::RequestHeader;
 
 use super::{InvalidTarget, Slashes, Target, normalise};
 use crate::{
-    base::{http::content_length, target::join},
+    base::{expression::Undecided, http::content_length, target::join},
     chain::{CompileContext, Exchange, Reply, RequestFacts, RerouteFacts},
     config::{
         diagnostic::Place,
@@ -17,7 +17,7 @@ use crate::{
     },
     values::{
         Codes, Comparison, ConditionResponse, Groups, Names, Pattern, ResponseParts, Template,
-        Values, encoded_path,
+        Values, encoded_path, undecided,
     },
 };
 
@@ -125,27 +125,24 @@ impl Rules {
         for rule in &self.0 {
             let head = &*request;
             let ex = Exchange { head, facts };
-            let holds = |own: &Comparison, value: &mut String| own.holds(&ex, value);
-            let differs = |own: &Comparison| !holds(own, &mut value);
-            if rule.comparison.as_ref().is_some_and(differs)
-                || rule.body_over.is_some_and(|most| length(head) <= most)
-            {
-                continue;
-            }
             let path = match &rule.path {
                 Some(_) => decoded(head),
                 None => String::new(),
             };
-            let groups = rule.path.as_ref().map(|pattern| pattern.groups(&path));
-            if let Some(None) = groups {
-                continue;
-            }
-            let groups = groups.flatten();
+            let groups = match rule.holds(&ex, &path, &mut value) {
+                Ok((true, groups)) => groups,
+                Ok((false, _)) => continue,
+                // This rule, or one that it leads to or keeps from being asked, might refuse.
+                Err(Undecided) => {
+                    return Ok(RuleCourse::Reply(Box::new(undecided()), None));
+                }
+            };
             let route = rule.route.as_ref().map(|(name, _)| name);
             let then = match &rule.action {
                 RuleAction::Respond(response) => {
                     let own = rule.comparison.as_ref().and_then(Comparison::pattern);
-                    let groups = groups.or_else(|| own?.groups(&value));
+                    // It matched: it was decided.
+                    let groups = groups.or_else(|| own?.groups(&value).ok().flatten());
                     let reply = response.reply_with(&ex, groups.as_ref());
                     return Ok(RuleCourse::Reply(Box::new(reply), route.cloned()));
                 }
@@ -158,7 +155,9 @@ impl Rules {
                     Some(*then)
                 }
                 RuleAction::Rewrite(rewrite) => {
-                    let target = rewrite.target(&ex, groups.as_ref(), slashes)?;
+                    let Some(target) = rewrite.target(&ex, groups.as_ref(), slashes)? else {
+                        return Ok(RuleCourse::Reply(Box::new(undecided()), None));
+                    };
                     move_to(&target, request, facts)?;
                     rewrite.then
                 }
@@ -216,6 +215,26 @@ pub(crate) fn move_to(
 impl Rule {
     fn is_for_all(&self) -> bool {
         self.comparison.is_none() && self.body_over.is_none() && self.path.is_none()
+    }
+
+    /// Returns true if the rule holds for a request with this decoded path, and the groups of its
+    /// expression. The value of the request is then in `value`.
+    fn holds<'p>(
+        &self,
+        ex: &Exchange<'_>,
+        path: &'p str,
+        value: &mut String,
+    ) -> Result<(bool, Option<Groups<'p>>), Undecided> {
+        let comparison = self.comparison.as_ref();
+        let is_met = comparison.map_or(Ok(true), |own| own.holds(ex, value))?;
+        if !is_met || self.body_over.is_some_and(|most| length(ex.head) <= most) {
+            return Ok((false, None));
+        }
+        let Some(pattern) = &self.path else {
+            return Ok((true, None));
+        };
+        let groups = pattern.groups(path)?;
+        Ok((groups.is_some(), groups))
     }
 
     fn compile(rule: &Spanned<RuleConfig>, cx: &mut CompileContext<'_>) -> Option<Self> {
@@ -342,16 +361,17 @@ impl PathRewrite {
         })
     }
 
-    /// Returns the new target of a request whose path has these groups.
+    /// Returns the new target of a request whose path has these groups; `None` if a lookup table
+    /// cannot decide about it.
     fn target(
         &self,
         ex: &Exchange<'_>,
         groups: Option<&Groups<'_>>,
         slashes: Slashes,
-    ) -> Result<Vec<u8>, InvalidTarget> {
+    ) -> Result<Option<Vec<u8>>, InvalidTarget> {
         let values = Values::of_request(ex);
         let (mut path, mut query) = (String::new(), String::new());
-        self.path.write_with(&values, groups, &mut path);
+        let mut written = self.path.write_with(&values, groups, &mut path);
         if path.split('/').any(|segment| matches!(segment, "." | "..")) {
             // A group or a value of the client would lead out of the path that is written.
             return Err(InvalidTarget::Form);
@@ -360,7 +380,7 @@ impl PathRewrite {
         let path = format!("/{}", encoded_path(path.trim_start_matches('/')));
         let normal = normalise(path.as_bytes(), slashes)?.path.into_owned();
         if let Some(own) = &self.query {
-            own.write_query(&values, groups, &mut query);
+            written = own.write_query(&values, groups, &mut query).and(written);
         }
         let theirs = Target::new("", ex.head.raw_path()).query;
         let theirs = theirs.filter(|_| !self.drops_query).unwrap_or_default();
@@ -371,6 +391,6 @@ impl PathRewrite {
             query.push_str(&String::from_utf8_lossy(theirs));
         }
         let query = Some(query.as_bytes()).filter(|query| !query.is_empty());
-        Ok(join(&normal, query))
+        Ok(written.ok().map(|()| join(&normal, query)))
     }
 }

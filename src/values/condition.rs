@@ -6,6 +6,7 @@ use pingora::http::RequestHeader;
 
 use super::{Groups, Names, Pattern, Template, Values};
 use crate::{
+    base::expression::Undecided,
     chain::{CompileContext, Exchange, Reply, ReplyBody},
     config::{diagnostic::Place, tree::Spanned},
 };
@@ -37,10 +38,10 @@ enum Test {
 }
 
 impl Test {
-    fn holds(&self, value: &str) -> bool {
+    fn holds(&self, value: &str) -> Result<bool, Undecided> {
         match self {
-            Self::True => !matches!(value, "" | "0"),
-            Self::Equal(text) => **text == *value,
+            Self::True => Ok(!matches!(value, "" | "0")),
+            Self::Equal(text) => Ok(**text == *value),
             Self::Like(regex) => regex.is_match(value),
         }
     }
@@ -91,10 +92,13 @@ impl Comparison {
     }
 
     /// Returns true if it holds for a request, whose value is then in `value`.
-    pub(crate) fn holds(&self, ex: &Exchange<'_>, value: &mut String) -> bool {
+    ///
+    /// # Errors
+    /// Fails if an expression, here or in a lookup table, would take too much work.
+    pub(crate) fn holds(&self, ex: &Exchange<'_>, value: &mut String) -> Result<bool, Undecided> {
         value.clear();
-        self.value.write(ex, value);
-        self.test.holds(value) != self.is_negated
+        self.value.write(ex, value)?;
+        Ok(self.test.holds(value)? != self.is_negated)
     }
 
     /// Returns the expression that the value matches where the comparison holds. Without a match
@@ -105,6 +109,12 @@ impl Comparison {
             _ => None,
         }
     }
+}
+
+/// Returns the response to a request that may be one to refuse: an expression about it would look at
+/// too many bytes.
+pub(crate) fn undecided() -> Reply {
+    Reply::refuse(StatusCode::BAD_REQUEST, "expression")
 }
 
 /// Response as written.
@@ -160,7 +170,8 @@ impl ConditionResponse {
     pub(crate) fn reply(&self, ex: &Exchange<'_>, regex: Option<&Pattern>, value: &str) -> Reply {
         let groups = match &self.then {
             Then::Redirect(text) | Then::Text(_, text) if text.has_groups() => {
-                regex.and_then(|regex| regex.groups(value))
+                // The expression matched: it was decided.
+                regex.and_then(|regex| regex.groups(value).ok().flatten())
             }
             _ => None,
         };
@@ -198,7 +209,7 @@ impl ConditionResponse {
             }
             Then::Text(content_type, text) => {
                 let mut body = String::new();
-                text.write_with(&Values::of_request(ex), groups, &mut body);
+                let _undecided = text.write_with(&Values::of_request(ex), groups, &mut body);
                 reply.body = ReplyBody::Bytes {
                     content_type: content_type.clone(),
                     body: body.into(),

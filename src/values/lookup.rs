@@ -14,13 +14,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
+    Pattern,
     file::WatchedFile,
-    pattern::Pattern,
     template::{Names, Template},
     variable::Values,
 };
 use crate::{
-    base::{net::Cidr, units::Percent},
+    base::{expression::Undecided, net::Cidr, units::Percent},
     chain::CompileContext,
     config::{diagnostic::Place, tree::Spanned},
     limits::key::Source,
@@ -364,17 +364,24 @@ impl Problems<'_, '_> {
 }
 
 impl Lookup {
-    /// Appends the result of a request.
-    pub(super) fn write(&self, values: &Values<'_, '_>, text: &mut String) {
+    /// Appends the result of a request, or the default if an expression would take too much work.
+    pub(super) fn write(
+        &self,
+        values: &Values<'_, '_>,
+        text: &mut String,
+    ) -> Result<(), Undecided> {
         if let Some((file, result)) = &self.file {
             let result = if file.exists() { result } else { &self.default };
             return result.write_with(values, None, text);
         }
         let mut value = String::new();
-        self.from.write_with(values, None, &mut value);
-        let (result, regex) = self.find(&value);
-        let groups = regex.and_then(|regex| regex.groups(&value));
-        result.write_with(values, groups.as_ref(), text);
+        let from = self.from.write_with(values, None, &mut value);
+        let found = from.and_then(|()| self.find(&value));
+        let (result, regex) = found.unwrap_or((&self.default, None));
+        // The expression matched: it was decided.
+        let groups = regex.and_then(|regex| regex.groups(&value).ok().flatten());
+        let written = result.write_with(values, groups.as_ref(), text);
+        found.and(written)
     }
 
     /// Returns true if the result may come from a response.
@@ -383,12 +390,12 @@ impl Lookup {
     }
 
     /// Returns the result for a value, and the expression that chose it, if the result has groups.
-    fn find(&self, value: &str) -> (&Template, Option<&Pattern>) {
+    fn find(&self, value: &str) -> Result<(&Template, Option<&Pattern>), Undecided> {
         if !self.shares.is_empty() {
             let hash = murmur2(value.as_bytes());
             let mut shares = self.shares.iter();
             let share = shares.find(|(bound, _)| hash < *bound);
-            return (share.map_or(&self.default, |(_, result)| result), None);
+            return Ok((share.map_or(&self.default, |(_, result)| result), None));
         }
         let network = match &*self.networks.0 {
             [] => None,
@@ -397,14 +404,16 @@ impl Lookup {
                 .ok()
                 .and_then(|address| self.networks.find(address)),
         };
-        let pattern = || {
-            let mut patterns = self.patterns.iter();
-            let (regex, result) = patterns.find(|(regex, _)| regex.is_match(value))?;
-            Some((result, result.has_groups().then_some(regex)))
-        };
         let exact = || self.exact.get(&*value.to_ascii_lowercase());
-        let alone = network.or_else(exact).map(|result| (result, None));
-        alone.or_else(pattern).unwrap_or((&self.default, None))
+        if let Some(alone) = network.or_else(exact) {
+            return Ok((alone, None));
+        }
+        for (regex, result) in &self.patterns {
+            if regex.is_match(value)? {
+                return Ok((result, result.has_groups().then_some(regex)));
+            }
+        }
+        Ok((&self.default, None))
     }
 
     /// Adds the parts of a request that the results come from.

@@ -4,22 +4,25 @@
 mod condition;
 mod file;
 mod lookup;
-mod pattern;
 mod template;
 mod variable;
 
 use crate::{chain::Exchange, limits::key::CountedText};
 
+pub(crate) use crate::base::expression::{Expression as Pattern, Groups};
+
 pub(crate) use self::{
-    condition::{Codes, Comparison, ConditionResponse, ResponseParts, has_any_version},
+    condition::{Codes, Comparison, ConditionResponse, ResponseParts, has_any_version, undecided},
     lookup::{MapConfig, Maps},
-    pattern::{Groups, Pattern},
     template::{Names, Template, encoded_path},
     variable::Values,
 };
 
 impl CountedText for Template {
     fn write(&self, ex: &Exchange<'_>, text: &mut String) {
-        Self::write(self, ex, text);
+        if Self::write(self, ex, text).is_err() {
+            // The result might be a text that is counted: these requests are counted together.
+            text.push_str("undecided");
+        }
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use http::{HeaderValue, response};
 
 use super::{
+    Groups, Pattern,
     lookup::{Lookup, Maps},
-    pattern::{Groups, Pattern},
     variable::{DATE, Values, Variable, push, variable},
 };
 use crate::{
-    base::clock::Clock,
+    base::{clock::Clock, expression::Undecided},
     chain::{CompileContext, Exchange},
     limits::key::Source,
 };
@@ -275,7 +275,8 @@ impl Template {
             return Some(value.clone());
         }
         let mut text = String::with_capacity(64);
-        self.write_with(values, groups, &mut text);
+        // A header has no third value: the table's default stands.
+        let _undecided = self.write_with(values, groups, &mut text);
         if text.is_empty() {
             return None;
         }
@@ -310,7 +311,7 @@ impl Template {
     #[cold]
     fn escaped(&self, ex: &Exchange<'_>, groups: Option<&Groups<'_>>) -> Option<HeaderValue> {
         let (mut text, mut url) = (String::new(), String::new());
-        self.write_with(&Values::of_request(ex), groups, &mut text);
+        let _undecided = self.write_with(&Values::of_request(ex), groups, &mut text);
         escape(&text, IN_URL, &mut url);
         HeaderValue::try_from(url)
             .ok()
@@ -318,8 +319,11 @@ impl Template {
     }
 
     /// Appends the text for a request.
-    pub(crate) fn write(&self, ex: &Exchange<'_>, text: &mut String) {
-        self.write_with(&Values::of_request(ex), None, text);
+    ///
+    /// # Errors
+    /// Fails if an expression of a lookup table would take too much work: its default is appended.
+    pub(crate) fn write(&self, ex: &Exchange<'_>, text: &mut String) -> Result<(), Undecided> {
+        self.write_with(&Values::of_request(ex), None, text)
     }
 
     /// Appends the text of a query, with the groups of the expression that matched the path. What
@@ -329,10 +333,10 @@ impl Template {
         values: &Values<'_, '_>,
         groups: Option<&Groups<'_>>,
         text: &mut String,
-    ) {
+    ) -> Result<(), Undecided> {
         self.write_groups(values, groups, text, |group, text| {
             escape(group, IN_QUERY, text);
-        });
+        })
     }
 
     /// Appends the text for a request, with the groups of the expression that chose it.
@@ -341,8 +345,8 @@ impl Template {
         values: &Values<'_, '_>,
         groups: Option<&Groups<'_>>,
         text: &mut String,
-    ) {
-        self.write_groups(values, groups, text, |group, text| text.push_str(group));
+    ) -> Result<(), Undecided> {
+        self.write_groups(values, groups, text, |group, text| text.push_str(group))
     }
 
     fn write_groups(
@@ -351,18 +355,23 @@ impl Template {
         groups: Option<&Groups<'_>>,
         text: &mut String,
         write: impl Fn(&str, &mut String),
-    ) {
+    ) -> Result<(), Undecided> {
+        let mut written = Ok(());
         let pieces = match self {
-            Self::Fixed(value) => return push(text, value.as_bytes()),
+            Self::Fixed(value) => {
+                push(text, value.as_bytes());
+                return written;
+            }
             Self::Pieces(pieces) => pieces,
         };
         for piece in pieces {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
-                Piece::Variable(variable) => variable.write(values, text),
+                Piece::Variable(variable) => written = variable.write(values, text).and(written),
                 Piece::Group(index) => write(groups.map_or("", |groups| groups.get(*index)), text),
             }
         }
+        written
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     template::Names,
 };
 use crate::{
-    base::{clock::Clock, host::host_of, net::IpText, query, units::Span},
+    base::{clock::Clock, expression::Undecided, host::host_of, net::IpText, query, units::Span},
     chain::{CacheOutcome, Exchange},
     config::diagnostic::closest,
 };
@@ -137,7 +137,12 @@ impl Variable {
         !is_in_every_key && !is_unique
     }
 
-    pub(super) fn write(&self, values: &Values<'_, '_>, text: &mut String) {
+    /// Appends the value; an error is that of a lookup table, whose default it is then.
+    pub(super) fn write(
+        &self,
+        values: &Values<'_, '_>,
+        text: &mut String,
+    ) -> Result<(), Undecided> {
         let ex = values.ex;
         let target = || String::from_utf8_lossy(ex.head.raw_path());
         match self {
@@ -205,7 +210,7 @@ impl Variable {
             }
             Self::Map(lookup) => {
                 if let Some(lookup) = lookup {
-                    lookup.write(values, text);
+                    return lookup.write(values, text);
                 }
             }
             Self::Route => text.push_str(ex.facts.route.as_deref().unwrap_or_default()),
@@ -228,6 +233,7 @@ impl Variable {
                 text.push_str(ex.facts.upstream.backend.as_deref().unwrap_or_default());
             }
         }
+        Ok(())
     }
 }
 

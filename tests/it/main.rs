@@ -41,6 +41,7 @@ mod error_pages;
 mod error_pages_of_upstreams;
 mod explain;
 mod express_front;
+mod expressions;
 mod failover;
 mod fast_path;
 mod first_file;

@@ -73,7 +73,8 @@ impl RequestValues {
         let mut value = String::new();
         for template in &self.key {
             value.clear();
-            template.write(ex, &mut value);
+            // What a table decides is never stored undecided where it is a header of the request.
+            let _undecided = template.write(ex, &mut value);
             key.part("value", value.as_bytes());
         }
     }
@@ -84,8 +85,8 @@ fn is_any_set(templates: &[Template], ex: &Exchange<'_>) -> bool {
     let mut value = String::new();
     templates.iter().any(|template| {
         value.clear();
-        template.write(ex, &mut value);
-        !matches!(&*value, "" | "0")
+        let written = template.write(ex, &mut value);
+        written.is_err() || !matches!(&*value, "" | "0")
     })
 }
 

@@ -8,8 +8,9 @@ mod tests;
 use std::sync::Arc;
 
 use crate::{
+    base::expression::Undecided,
     chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Verdict},
-    values::{Comparison, ConditionResponse},
+    values::{Comparison, ConditionResponse, undecided},
 };
 
 /// The compiled filter: the first condition that holds decides.
@@ -57,20 +58,26 @@ impl Filter for Conditions {
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         let mut value = String::new();
-        let mut all = self.0.iter().map(|condition| &**condition);
-        match all.find(|condition| condition.comparison.holds(ex, &mut value)) {
-            Some(Condition {
-                comparison,
-                response,
-            }) => response.reply(ex, comparison.pattern(), &value).into(),
-            None => Verdict::Next,
+        for (at, own) in self.0.iter().enumerate() {
+            match own.comparison.holds(ex, &mut value) {
+                Ok(true) => {
+                    let pattern = own.comparison.pattern();
+                    return own.response.reply(ex, pattern, &value).into();
+                }
+                // This one might refuse, or one of those behind it.
+                Err(Undecided) if self.0[at..].iter().any(|own| own.response.refuses()) => {
+                    return undecided().into();
+                }
+                Ok(false) | Err(Undecided) => {}
+            }
         }
+        Verdict::Next
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let mut value = String::new();
         let mut all = self.0.iter().enumerate();
-        let held = all.find(|(_, condition)| condition.comparison.holds(ex, &mut value));
+        let held = all.find(|(_, own)| own.comparison.holds(ex, &mut value) != Ok(false));
         vec![match held {
             Some((index, condition)) => {
                 let status = condition.response.status().as_u16();

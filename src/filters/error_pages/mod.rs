@@ -345,7 +345,7 @@ impl ErrorPages {
 /// Returns a text with its placeholders filled in, for the page of an error with this status.
 fn filled_in(text: &Template, ex: &Exchange<'_>, status: StatusCode) -> Bytes {
     let mut body = String::new();
-    text.write_with(&Values::of_status(ex, status), None, &mut body);
+    let _undecided = text.write_with(&Values::of_status(ex, status), None, &mut body);
     body.into()
 }
 

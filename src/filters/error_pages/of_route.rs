@@ -31,7 +31,7 @@ impl PageRoute {
             Self::Named(name, _) => RouteTarget::Named(Arc::clone(name)),
             Self::Path(path) => {
                 let mut target = String::new();
-                path.write_with(&Values::of_status(ex, status), None, &mut target);
+                let _undecided = path.write_with(&Values::of_status(ex, status), None, &mut target);
                 RouteTarget::Path(target.into_bytes().into())
             }
         };

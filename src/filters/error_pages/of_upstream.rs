@@ -64,7 +64,7 @@ impl PageSource {
             None => ex.head.raw_path().into(),
             Some(path) => {
                 let mut target = String::new();
-                path.write(ex, &mut target);
+                let _undecided = path.write(ex, &mut target);
                 target.into_bytes().into()
             }
         };

@@ -115,7 +115,8 @@ impl Expires {
             Written::Fixed(time) => *time,
             Written::Template(template) => {
                 let mut text = String::new();
-                template.write_with(&Values::of_response(ex, head), None, &mut text);
+                let _undecided =
+                    template.write_with(&Values::of_response(ex, head), None, &mut text);
                 // Nothing is said of a time that is none, as with nginx.
                 text.parse().unwrap_or(Time::Off)
             }

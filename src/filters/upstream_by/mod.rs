@@ -115,7 +115,8 @@ impl Filter for UpstreamBy {
 
     fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
         let mut name = String::new();
-        self.value.write(ex, &mut name);
+        // Without a decision, the table's default chooses.
+        let _undecided = self.value.write(ex, &mut name);
         let mut known = self.upstreams.iter();
         known.find(|known| ***known == *name).cloned()
     }

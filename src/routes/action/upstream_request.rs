@@ -104,7 +104,7 @@ impl UpstreamRequest {
             Body::Fixed(text) => text.clone(),
             Body::Text(template) => {
                 let mut text = String::new();
-                template.write(ex, &mut text);
+                let _undecided = template.write(ex, &mut text);
                 text.into()
             }
         })

@@ -397,6 +397,7 @@ fn build(
         after: HashMap::default(),
         matching: Vec::new(),
         any: None,
+        is_folded,
         routes: Vec::new(),
         guarding: Arc::default(),
         guards: None,

@@ -31,6 +31,7 @@ use super::{
     predicate::{PredicateResult, Predicates},
     trie::{Captures, Leaf, Trie},
 };
+use crate::base::expression::Undecided;
 
 /// All routes of a gateway, compiled. Routes are indices into the list that was compiled.
 #[derive(Debug)]
@@ -44,6 +45,9 @@ pub struct RouteTable {
     /// Groups by regular expression, in the order of the file.
     matching: Vec<(HostRegex, usize)>,
     any: Option<usize>,
+    /// True for the table of spellings: what cannot be decided counts as found, so that its guards
+    /// apply.
+    is_folded: bool,
     routes: Vec<Route>,
     /// Protection of each route, which also matters for ambiguous values of a request, whatever its
     /// path.
@@ -229,7 +233,10 @@ impl RouteTable {
             || self.exact.contains_key(host)
             || host.match_indices('.').any(is_below)
             || host.match_indices('.').any(is_after)
-            || self.matching.iter().any(|(regex, _)| regex.is_match(host))
+            || self
+                .matching
+                .iter()
+                .any(|(regex, _)| regex.is_match(host) != Ok(false))
     }
 
     /// Returns the parameter names of a route.
@@ -271,7 +278,13 @@ impl RouteTable {
             }
         }
         for (regex, group) in &self.matching {
-            if regex.is_match(target.host) {
+            let takes = match regex.is_match(target.host) {
+                Ok(takes) => takes,
+                Err(Undecided) if self.is_folded => true,
+                // Neither this host nor another one: no route may take the request.
+                Err(Undecided) => return ControlFlow::Break(()),
+            };
+            if takes {
                 let host = Some((regex, target.host));
                 self.groups[*group].walk(target.path, holds, &mut |hit: RouteCandidate<'_>| {
                     visit(RouteCandidate { host, ..hit })

@@ -63,7 +63,8 @@ impl Entries {
             .sort_by_key(|(length, ..)| usize::MAX - length);
         // nginx looks at expressions only for a value that is not empty.
         let matches_nothing = |key: &str| {
-            Pattern::of_text(key).is_some_and(|own| own.is_ok_and(|own| own.is_match("")))
+            Pattern::of_text(key)
+                .is_some_and(|own| own.is_ok_and(|own| own.is_match("").unwrap_or(true)))
         };
         let has_empty = self.exact.iter().any(|(key, _)| key.is_empty());
         if !has_empty && self.patterns.iter().any(|(key, _)| matches_nothing(key)) {
