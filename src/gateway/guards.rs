@@ -224,7 +224,7 @@ pub(super) fn ways_around(all: &[(&RouteNode, &RouteProtection)]) -> Diagnostics
             found.push(beside_host(all[other].0, guarded));
         }
         if let Some(other) = open.rewritten_into(guarded, guards) {
-            found.push(behind_rewrite(all[other].0, guarded));
+            found.push(behind_rewrite(open.rewrites[other], guarded));
         }
     }
     found
@@ -267,10 +267,10 @@ pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
     .related(other.place, "matches any host")
 }
 
-pub(super) fn behind_rewrite(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
+pub(super) fn behind_rewrite(place: Place, guarded: &RouteNode) -> Diagnostic {
     Diagnostic::warning(
         "edgeway::route::rewritten_past_guard",
-        other.config.rewrite.as_ref().map_or(other.place, |rewrite| rewrite.place),
+        place,
         format!(
             "this rewrite leads to paths that `{}` guards, at the same upstream and without its filters",
             guarded.name()

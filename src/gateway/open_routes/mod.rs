@@ -7,7 +7,10 @@ mod tests;
 use std::collections::{BTreeSet, HashMap};
 
 use crate::{
-    config::model::RouteNode,
+    config::{
+        diagnostic::Place,
+        model::{RouteNode, ThenConfig},
+    },
     routes::{LackedGuards, LackedGuardsBy, RouteProtection},
 };
 
@@ -15,6 +18,8 @@ use crate::{
 #[derive(Default)]
 pub(super) struct OpenRoutes<'a> {
     all: LackedGuards,
+    /// Places of the rewrites of all routes, in their order.
+    pub(super) rewrites: Vec<Place>,
     by_upstream: HashMap<Option<&'a str>, OpenRoutesOfUpstream<'a>>,
 }
 
@@ -42,6 +47,12 @@ impl<'a> OpenRoutes<'a> {
             open.all.push(number, &guarding.guards);
             let beside = open.by_upstream.entry(upstream(node)).or_default();
             beside.push(number, node, &guarding.guards);
+            if node.config.upstream.is_some() {
+                for (with, is_open, place) in rewrites(node) {
+                    beside.push_rewrite(open.rewrites.len(), (with, is_open), &guarding.guards);
+                    open.rewrites.push(place);
+                }
+            }
         }
         open
     }
@@ -81,17 +92,26 @@ impl<'a> OpenRoutes<'a> {
             .min()
     }
 
-    /// Returns the first route to the app of `guarded` whose rewrite can produce a path of `guarded`,
-    /// and that lacks one of its guards.
+    /// Returns the number of the first rewrite, of a route to the app of `guarded` that lacks one of
+    /// its guards, which can produce a path of `guarded`.
     pub(super) fn rewritten_into(
         &self,
         guarded: &'a RouteNode,
         guards: &BTreeSet<u32>,
     ) -> Option<usize> {
         let index = self.beside(guarded)?;
-        let found = guarded.config.matches.value.path.0.iter().flat_map(|path| {
+        let matches = &guarded.config.matches.value;
+        let paths = matches.path.0.iter().map(|path| {
             let own = path.value.split(['{', '*']).next().unwrap_or_default();
-            let is_pattern = own.len() < path.value.len();
+            (own, own.len() < path.value.len())
+        });
+        let location = matches.location.as_ref().map(|own| own.value.trim());
+        let location = location.filter(|own| !own.starts_with('~'));
+        let location = location.map(|own| match own.strip_prefix('=') {
+            Some(exact) => (exact.trim_start(), false),
+            None => (own.trim_start_matches("^~").trim_start(), true),
+        });
+        let found = paths.chain(location).flat_map(|(own, is_pattern)| {
             let own = own.trim_end_matches('/');
             let ends = own.char_indices().map(|(end, _)| end).chain([own.len()]);
             let beginnings = ends.map(|end| &own[..end]);
@@ -114,24 +134,23 @@ impl<'a> OpenRoutesOfUpstream<'a> {
     fn push(&mut self, number: usize, node: &'a RouteNode, guards: &BTreeSet<u32>) {
         self.all.push(number, guards);
         let matches = &node.config.matches.value;
-        let Some(rewrite) = node.config.rewrite.as_ref() else {
-            if matches.host.0.is_empty() {
-                let any = matches.takes_every_path().then_some("");
-                let paths = matches.path.0.iter();
-                let wide = paths.filter_map(|path| path.value.strip_suffix("/*"));
-                for folder in any.into_iter().chain(wide.filter(|wide| !wide.is_empty())) {
-                    self.any_host.push(folder, number, guards);
-                }
+        if node.config.rewrite.is_none() && matches.host.0.is_empty() {
+            let any = matches.takes_every_path().then_some("");
+            let paths = matches.path.0.iter();
+            let wide = paths.filter_map(|path| path.value.strip_suffix("/*"));
+            for folder in any.into_iter().chain(wide.filter(|wide| !wide.is_empty())) {
+                self.any_host.push(folder, number, guards);
             }
-            return;
-        };
-        if node.config.upstream.is_none() {
-            return;
         }
-        let with = rewrite.value.with.value.as_str();
-        let fixed = with.split(['{', '$']).next().unwrap_or_default();
-        let is_open = rewrite.value.prefix.is_some() || fixed.len() < with.len();
-        let fixed = fixed.trim_end_matches('/');
+    }
+
+    /// Adds a rewrite to paths that begin with `fixed`, and continue in any way if it is open.
+    fn push_rewrite(
+        &mut self,
+        number: usize,
+        (fixed, is_open): (&'a str, bool),
+        guards: &BTreeSet<u32>,
+    ) {
         self.rewritten.push(fixed, number, guards);
         if is_open {
             self.rewritten_open.push(fixed, number, guards);
@@ -140,6 +159,30 @@ impl<'a> OpenRoutesOfUpstream<'a> {
             self.rewritten_below.push(folder, number, guards);
         }
     }
+}
+
+/// Returns the rewrites with which a route sends another path to its upstream: the beginning that
+/// all of their paths have, whether that is not all of it, and where they are written. A rewrite that
+/// chooses a route meets the guards of that one.
+fn rewrites(node: &RouteNode) -> impl Iterator<Item = (&str, bool, Place)> {
+    let key = node.config.rewrite.as_ref().map(|rewrite| {
+        let own = &rewrite.value;
+        (own.with.value.as_str(), own.prefix.is_some(), rewrite.place)
+    });
+    let rules = node.config.rules.iter().filter_map(|rule| {
+        let with = rule.value.with.as_ref()?.value.as_str();
+        match rule.value.then {
+            None | Some(ThenConfig::Stop) => {}
+            Some(ThenConfig::Reroute | ThenConfig::Later) => return None,
+        }
+        let path = with.split('?').next().unwrap_or_default();
+        Some((path, false, rule.place))
+    });
+    key.into_iter().chain(rules).map(|(with, is_open, place)| {
+        let fixed = with.split(['{', '$']).next().unwrap_or_default();
+        let is_open = is_open || fixed.len() < with.len();
+        (fixed.trim_end_matches('/'), is_open, place)
+    })
 }
 
 /// Returns the folders that a path lies in, as their paths without the slash at the end.

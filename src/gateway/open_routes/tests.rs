@@ -6,7 +6,10 @@ use std::{fmt::Write as _, path::Path};
 use proptest::prelude::*;
 
 use crate::{
-    config::{diagnostic::Diagnostic, model::RouteNode},
+    config::{
+        diagnostic::{Diagnostic, Place},
+        model::{RouteNode, ThenConfig},
+    },
     gateway::{
         World, compile,
         guards::{behind_rewrite, beside_host, beside_regex, needless, ways_around},
@@ -22,17 +25,27 @@ fn leads_past((_, other): &Guarded<'_>, (_, guarded): &Guarded<'_>) -> bool {
     other.upstream.is_some() && !guarded.guards.is_subset(&other.guards)
 }
 
-/// Returns true if a rewrite of `other` can produce a path of `guarded`.
-fn leads_into(other: &RouteNode, guarded: &RouteNode) -> bool {
-    let Some(rewrite) = other.config.rewrite.as_ref() else {
-        return false;
-    };
-    if other.config.upstream.is_none() {
-        return false;
-    }
-    let with = rewrite.value.with.value.as_str();
+/// Returns the first rewrite of `other` that can produce a path of `guarded`.
+fn leads_into(other: &RouteNode, guarded: &RouteNode) -> Option<Place> {
+    other.config.upstream.as_ref()?;
+    let key = other.config.rewrite.as_ref().map(|rewrite| {
+        let own = &rewrite.value;
+        (own.with.value.as_str(), own.prefix.is_some(), rewrite.place)
+    });
+    let rules = other.config.rules.iter().filter_map(|rule| {
+        let stays = matches!(rule.value.then, None | Some(ThenConfig::Stop));
+        let with = rule.value.with.as_ref().filter(|_| stays)?;
+        Some((with.value.as_str(), false, rule.place))
+    });
+    let mut all = key.into_iter().chain(rules);
+    let found = all.find(|(with, is_open, _)| produces(with, *is_open, guarded))?;
+    Some(found.2)
+}
+
+fn produces(with: &str, is_open: bool, guarded: &RouteNode) -> bool {
+    let with = with.split('?').next().unwrap_or_default();
     let fixed = with.split(['{', '$']).next().unwrap_or_default();
-    let is_open = rewrite.value.prefix.is_some() || fixed.len() < with.len();
+    let is_open = is_open || fixed.len() < with.len();
     let fixed = fixed.trim_end_matches('/');
     let mut paths = guarded.config.matches.value.path.0.iter();
     paths.any(|path| {
@@ -90,8 +103,9 @@ fn compared(all: &[Guarded<'_>]) -> Vec<Diagnostic> {
         }
         let other = open.iter().find(|other| takes_other_hosts(other, node));
         found.extend(other.map(|other| beside_host(other, node)));
-        let other = open.iter().find(|other| leads_into(other, node));
-        found.extend(other.map(|other| behind_rewrite(other, node)));
+        let mut open = open.iter();
+        let place = open.find_map(|other| leads_into(other, node));
+        found.extend(place.map(|place| behind_rewrite(place, node)));
     }
     found
 }
@@ -117,6 +131,9 @@ fn route() -> impl Strategy<Value = (String, RouteProtection)> {
         ", rewrite: { with: '/a{path}' }",
         ", rewrite: { with: '/é/x/' }",
         ", rewrite: { with: / }",
+        ", rules: [{ regex: ^/x, with: /a/b }]",
+        ", rules: [{ regex: '^/(.*)$', with: '/a/{group.1}', then: stop }, { with: /b, if: '{path}' }]",
+        ", rules: [{ regex: ^/x, with: /a/b, then: reroute }, { with: '{path}/b?x' }]",
     ]);
     let action = prop::sample::select(vec!["upstream: web", "upstream: api", "files: www"]);
     let spelling = prop::sample::select(vec!["", ", spelling: exact"]);
@@ -127,7 +144,7 @@ fn route() -> impl Strategy<Value = (String, RouteProtection)> {
             let protection = RouteProtection {
                 guards,
                 upstream,
-                rewrites: !rewrite.is_empty(),
+                rewrites: rewrite.contains("rewrite"),
                 is_exact: !spelling.is_empty(),
                 ..RouteProtection::default()
             };
