@@ -3,7 +3,7 @@
 
 use std::sync::OnceLock;
 
-use super::{Entry, FILTERS};
+use super::{Entry, FILTERS, Guarding};
 use crate::{chain::FilterKind, config::model::ROUTE_KEYS};
 
 /// A kind of filter and its place in the order of requests.
@@ -18,7 +18,7 @@ impl CustomFilter {
     /// Places the filter right before the kind `name` on requests, and right after it on responses.
     pub const fn before<K: FilterKind>(name: &'static str) -> Self {
         Self {
-            entry: Entry::of::<K>(),
+            entry: Entry::of::<K>(Guarding::AsItSays),
             before: Some(name),
         }
     }
@@ -26,7 +26,7 @@ impl CustomFilter {
     /// Places the filter after all others on requests, and before them on responses.
     pub const fn last<K: FilterKind>() -> Self {
         Self {
-            entry: Entry::of::<K>(),
+            entry: Entry::of::<K>(Guarding::AsItSays),
             before: None,
         }
     }

@@ -31,7 +31,7 @@ use crate::{
         source::ReferencedFiles,
         tree::{Key, Node, Spanned},
     },
-    filters::{Entry, access_log::Redactor},
+    filters::{Entry, Guarding, access_log::Redactor},
     limits::Bans,
     plugins::kv::Owners,
     routes::{Action, RouteTable, Slashes},
@@ -417,7 +417,8 @@ impl Compiler<'_> {
         let action = Action::compile(&node.config, &mut cx)?;
         let cache = self.route_cache(node, &name, (&action, &chain), &pass_headers);
         self.check_upstream_request(node, &action, (&chain, cache.is_some()), upstreams);
-        let guarding = self.guarding(node, &guards, (&action, rules.as_ref()));
+        let all_rules = (rules.as_ref(), site.as_deref());
+        let guarding = self.guarding(node, &guards, &action, all_rules);
         Some(Route {
             matches: describe(&node.config.matches.value),
             template: template(&node.config.matches.value, &name),
@@ -503,7 +504,11 @@ impl Compiler<'_> {
                     name: entry.name,
                     filter,
                 };
-                if named.filter.guard() != Guard::None {
+                let guard = match entry.guarding {
+                    Guarding::Never => Guard::None,
+                    Guarding::AsItSays => named.filter.guard(),
+                };
+                if guard != Guard::None {
                     let number = self.guards.number(entry.name, &node);
                     guards.push(DetachedGuard::new(number, &named));
                 }

@@ -5,19 +5,18 @@ use std::{
     sync::Arc,
 };
 
-use http::StatusCode;
 use pingora::http::RequestHeader;
 
 use super::{Route, compile::Compiler, open_routes::OpenRoutes};
 use crate::{
-    chain::{AnyOf, Chain, Guard, Named, Reply},
+    chain::{AnyOf, Chain, Guard, Named, Reply, RequestFacts},
     config::{
         diagnostic::{Diagnostic, Diagnostics, Place},
         model::{MatchConfig, RouteNode, SpellingConfig},
         tree::Node,
     },
     files::Files,
-    routes::{Action, RouteProtection, RouteTable, Rules, Slashes},
+    routes::{Action, Respond, RouteProtection, RouteTable, Rules, Slashes},
 };
 
 /// Guards of all routes, each once: two routes with the same setting have the same protection.
@@ -25,6 +24,8 @@ use crate::{
 pub(super) struct Guards {
     /// Numbers and settings, by the digests of the settings.
     known: HashMap<(&'static str, u64), Vec<(u32, Node)>>,
+    /// Numbers of the rules of sites that refuse requests.
+    sites: HashMap<String, u32>,
     /// Numbers of filters of which one is enough, by their own numbers.
     alternatives: HashMap<Vec<u32>, u32>,
     count: u32,
@@ -63,6 +64,14 @@ impl Guards {
         }
         alike.push((self.count, node.clone()));
         self.another()
+    }
+
+    /// Returns the number of the rules of a site.
+    fn of_site(&mut self, name: &str) -> u32 {
+        let known = self.sites.get(name).copied();
+        let number = known.unwrap_or_else(|| self.another());
+        self.sites.insert(name.to_owned(), number);
+        number
     }
 
     /// Returns a number that no other route has.
@@ -106,40 +115,51 @@ impl Route {
 }
 
 impl Route {
-    /// Returns the response to a request that this route guards, if it refuses all of them.
-    pub fn refusal(&self, request: &RequestHeader) -> Option<Reply> {
-        let status = refused_with(self.rules.as_ref(), &self.action)?;
-        Some(match &self.action {
-            Action::Respond(respond) if respond.status() == status => respond.reply(request),
-            _ => Reply::refuse(status, "condition"),
-        })
+    /// Returns the response of this route to a request of another one that some app may read as one
+    /// of its own, if it refuses that.
+    pub fn refusal(&self, request: &RequestHeader, facts: &mut RequestFacts) -> Option<Reply> {
+        let mut rules = self.site.as_deref().into_iter().chain(&self.rules);
+        rules
+            .find_map(|rules| rules.refusal(0, request, facts))
+            .or_else(|| refusing(self.rules.as_ref(), &self.action).map(|own| own.reply(request)))
     }
 }
 
-/// Returns the status with which a route refuses every request, if it does. Where its rules respond
-/// to all of them, its action has no part in it.
-fn refused_with(rules: Option<&Rules>, action: &Action) -> Option<StatusCode> {
-    let status = match (rules.and_then(Rules::last_status), action) {
-        (Some(status), _) => status,
-        (None, Action::Respond(respond)) => respond.status(),
-        (None, Action::Forward(_) | Action::Redirect(_) | Action::Files(_)) => return None,
-    };
-    (status.as_u16() >= 400).then_some(status)
+/// Returns the action of a route, if that refuses requests. Rules that respond to all of them come
+/// before it.
+fn refusing<'a>(rules: Option<&Rules>, action: &'a Action) -> Option<&'a Respond> {
+    let is_asked = rules.is_none_or(|rules| !rules.respond_to_all());
+    match action {
+        Action::Respond(respond) => Some(respond).filter(|own| is_asked && own.refuses()),
+        // A backend refuses by itself, whatever the spelling; a redirect and a file that is missing
+        // protect nothing.
+        Action::Forward(_) | Action::Redirect(_) | Action::Files(_) => None,
+    }
 }
 
 impl Compiler<'_> {
-    /// Returns the protection of a route: by its filters, and by an action that refuses.
+    /// Returns the protection of a route: by its filters, its rules and those of its site, by an
+    /// action that refuses, and by what only other routes lead to.
     pub(super) fn guarding(
         &mut self,
         node: &RouteNode,
         filters: &[DetachedGuard],
-        (action, rules): (&Action, Option<&Rules>),
+        action: &Action,
+        (rules, site): (Option<&Rules>, Option<&Rules>),
     ) -> RouteProtection {
         let mut guards: BTreeSet<u32> = filters.iter().map(|guard| guard.number).collect();
-        let refuses = refused_with(rules, action).is_some();
+        let is_internal = node.config.matches.value.internal;
+        let refuses =
+            is_internal || rules.is_some_and(Rules::refuse) || refusing(rules, action).is_some();
         if refuses {
             guards.insert(self.guards.another());
         }
+        let site = node
+            .config
+            .site
+            .as_ref()
+            .filter(|_| site.is_some_and(Rules::refuse));
+        guards.extend(site.map(|site| self.guards.of_site(&site.value)));
         let spelling = node.config.spelling.as_ref();
         // Two routes of one root lead to the same files, as two of one upstream lead to the same
         // app. No upstream has such a name.
@@ -164,7 +184,7 @@ impl Compiler<'_> {
         };
         RouteProtection {
             guards,
-            has_access: refuses || filters.iter().any(|guard| guard.is_access),
+            has_access: refuses || site.is_some() || filters.iter().any(|guard| guard.is_access),
             upstream,
             files,
             rewrites,

@@ -330,8 +330,13 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
             }
             HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
         }
-        let route = gateway.route(*index);
-        if let Some(reply) = route.and_then(|route| route.refusal(request)) {
+        let refusal = gateway.route(*index).and_then(|route| {
+            if route.is_internal && facts.rerouted.is_none() {
+                return Some(Failure::NoRoute.reply());
+            }
+            route.refusal(request, facts)
+        });
+        if let Some(reply) = refusal {
             *refused_by = Some(RefusedBy::Other);
             return Some(FilterOutcome::Reply(Box::new(reply)));
         }

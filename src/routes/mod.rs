@@ -22,7 +22,7 @@ mod trie;
 #[cfg(test)]
 pub(crate) use self::table::work;
 pub(crate) use self::{
-    action::{Action, HostHeader, Otherwise, ServeFiles, UpstreamRequest},
+    action::{Action, HostHeader, Otherwise, Respond, ServeFiles, UpstreamRequest},
     class::classify,
     params::{ParamNames, Params, Slot},
     rules::{RuleCourse, Rules, move_to},

@@ -3,12 +3,15 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
 use pingora::http::RequestHeader;
 
 use super::{InvalidTarget, Slashes, Target, normalise};
 use crate::{
-    base::{expression::Undecided, http::content_length, target::join},
+    base::{
+        expression::Undecided,
+        http::content_length,
+        target::{has_spellings, join},
+    },
     chain::{CompileContext, Exchange, Reply, RequestFacts, RerouteFacts},
     config::{
         diagnostic::Place,
@@ -16,8 +19,8 @@ use crate::{
         tree::Spanned,
     },
     values::{
-        Codes, Comparison, ConditionResponse, Groups, Names, Pattern, ResponseParts, Template,
-        Values, encoded_path, undecided,
+        Codes, Comparison, ConditionResponse, Groups, Names, Pattern, ReadRequest, ResponseParts,
+        Template, Values, decoded_path, encoded_path, is_odd, undecided,
     },
 };
 
@@ -40,6 +43,10 @@ struct Rule {
     body_over: Option<u64>,
     /// Expression that the path must match, without its percent-encoding.
     path: Option<Pattern>,
+    /// The same without regard to case, for the path as apps read it. `None` without an expression,
+    /// and where no rule refuses.
+    folded: Option<Pattern>,
+    is_odd: bool,
     /// Route that takes the request, or whose headers a response has.
     route: Option<RouteName>,
     action: RuleAction,
@@ -91,12 +98,12 @@ impl Rules {
         self.0.len()
     }
 
-    /// Returns the status of the response that every request gets which no rule before has ended.
-    pub(crate) fn last_status(&self) -> Option<StatusCode> {
-        self.0.iter().find_map(|rule| match &rule.action {
-            RuleAction::Respond(response) if rule.is_for_all() => Some(response.status()),
-            _ => None,
-        })
+    /// Returns true if each request that no rule before has ended gets a response.
+    pub(crate) fn respond_to_all(&self) -> bool {
+        let responds = |rule: &Rule| matches!(rule.action, RuleAction::Respond(_));
+        self.0
+            .iter()
+            .any(|rule| rule.is_for_all() && responds(rule))
     }
 
     /// Compiles rules as written; `None` if there are none, or a problem was reported. Reports all
@@ -105,9 +112,60 @@ impl Rules {
         rules: &[Spanned<RuleConfig>],
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let all: Vec<Option<Rule>> = rules.iter().map(|rule| Rule::compile(rule, cx)).collect();
+        let status = |rule: &Spanned<RuleConfig>| Some(rule.value.status.as_ref()?.value);
+        let guards = rules.iter().filter_map(status).any(|status| status >= 400);
+        let all = rules.iter().map(|rule| Rule::compile(rule, guards, cx));
+        let all: Vec<Option<Rule>> = all.collect();
         let all = all.into_iter().collect::<Option<Box<[Rule]>>>()?;
         (!all.is_empty()).then_some(Self(all))
+    }
+
+    /// Returns true if one of the rules refuses requests: they guard their route.
+    pub(crate) fn refuse(&self) -> bool {
+        self.0.iter().any(|rule| rule.refusal().is_some())
+    }
+
+    /// Returns the refusal of a request by the rules from `first` on, if some app may read its path
+    /// so that one of them refuses.
+    #[cold]
+    pub(crate) fn refusal(
+        &self,
+        first: usize,
+        request: &RequestHeader,
+        facts: &mut RequestFacts,
+    ) -> Option<Reply> {
+        let rules = self.0.get(first..).unwrap_or_default();
+        if !rules.iter().any(|rule| rule.refusal().is_some()) {
+            return None;
+        }
+        ReadRequest::first(request, |read| {
+            for rule in rules {
+                match rule.holds_as_read(read, facts) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let refusal = rule.refusal()?;
+                        return Some(refusal.reply_with(&read.exchange(facts), None));
+                    }
+                    Err(Undecided) => return Some(undecided()),
+                }
+            }
+            None
+        })
+    }
+
+    /// Returns the refusal by the rules from `first` on of a request whose path has other spellings.
+    fn refusal_of_spelling(
+        &self,
+        first: usize,
+        request: &RequestHeader,
+        facts: &mut RequestFacts,
+    ) -> Option<RuleCourse> {
+        let path = Target::new("", request.raw_path()).path;
+        let mut rules = self.0.iter().skip(first);
+        let refusal = rules
+            .any(|rule| rule.is_read(path))
+            .then(|| self.refusal(first, request, facts))?;
+        refusal.map(|reply| RuleCourse::Reply(Box::new(reply), None))
     }
 
     /// Runs the rules, which may change the request's path.
@@ -122,11 +180,14 @@ impl Rules {
     ) -> Result<RuleCourse, InvalidTarget> {
         let mut value = String::new();
         let (mut is_moved, mut lead) = (false, None);
-        for rule in &self.0 {
+        if let Some(refusal) = self.refusal_of_spelling(0, request, facts) {
+            return Ok(refusal);
+        }
+        for (index, rule) in self.0.iter().enumerate() {
             let head = &*request;
             let ex = Exchange { head, facts };
             let path = match &rule.path {
-                Some(_) => decoded(head),
+                Some(_) => decoded_path(head),
                 None => String::new(),
             };
             let groups = match rule.holds(&ex, &path, &mut value) {
@@ -159,6 +220,12 @@ impl Rules {
                         return Ok(RuleCourse::Reply(Box::new(undecided()), None));
                     };
                     move_to(&target, request, facts)?;
+                    let goes_on = matches!(rewrite.then, None | Some(ThenConfig::Later));
+                    if goes_on
+                        && let Some(refusal) = self.refusal_of_spelling(index + 1, request, facts)
+                    {
+                        return Ok(refusal);
+                    }
                     rewrite.then
                 }
             };
@@ -178,13 +245,6 @@ impl Rules {
             None => RuleCourse::GoOn,
         })
     }
-}
-
-/// Returns the path of a request without its percent-encoding.
-fn decoded(request: &RequestHeader) -> String {
-    let target = Target::new("", request.raw_path());
-    let decoded = percent_encoding::percent_decode(target.path).decode_utf8_lossy();
-    decoded.into_owned()
 }
 
 /// Returns the length that a request names for its body.
@@ -227,7 +287,7 @@ impl Rule {
     ) -> Result<(bool, Option<Groups<'p>>), Undecided> {
         let comparison = self.comparison.as_ref();
         let is_met = comparison.map_or(Ok(true), |own| own.holds(ex, value))?;
-        if !is_met || self.body_over.is_some_and(|most| length(ex.head) <= most) {
+        if !is_met || !self.takes_body(ex.head) {
             return Ok((false, None));
         }
         let Some(pattern) = &self.path else {
@@ -237,7 +297,48 @@ impl Rule {
         Ok((groups.is_some(), groups))
     }
 
-    fn compile(rule: &Spanned<RuleConfig>, cx: &mut CompileContext<'_>) -> Option<Self> {
+    fn takes_body(&self, request: &RequestHeader) -> bool {
+        self.body_over.is_none_or(|most| length(request) > most)
+    }
+
+    /// Returns true if the rule holds for a request as some app may read it.
+    fn holds_as_read(
+        &self,
+        read: &ReadRequest,
+        facts: &mut RequestFacts,
+    ) -> Result<bool, Undecided> {
+        let mut value = String::new();
+        let comparison = self.comparison.as_ref();
+        let is_met =
+            comparison.map_or(Ok(true), |own| own.holds_as_read(read, facts, &mut value))?;
+        if !is_met || !self.takes_body(read.exchange(facts).head) {
+            return Ok(false);
+        }
+        let pattern = self.folded.as_ref().or(self.path.as_ref());
+        pattern.map_or(Ok(true), |pattern| read.matches(pattern))
+    }
+
+    /// Returns true if the rule compares the path, and this path may have other spellings for an app.
+    fn is_read(&self, path: &[u8]) -> bool {
+        let comparison = self.comparison.as_ref();
+        self.folded.is_some() && (self.is_odd || has_spellings(path))
+            || comparison.is_some_and(|own| own.is_read(path))
+    }
+
+    /// Returns the response of the rule, if it is a refusal.
+    fn refusal(&self) -> Option<&ConditionResponse> {
+        // An exhaustive list: each action says whether it refuses.
+        match &self.action {
+            RuleAction::Respond(response) => Some(response).filter(|own| own.refuses()),
+            RuleAction::Rewrite(_) | RuleAction::Then(_) | RuleAction::Lead => None,
+        }
+    }
+
+    fn compile(
+        rule: &Spanned<RuleConfig>,
+        guards: bool,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
         let Spanned { value: own, place } = rule;
         let comparison = match &own.value {
             Some(value) => Some(Comparison::compile(
@@ -296,6 +397,8 @@ impl Rule {
         Some(Self {
             comparison,
             body_over: own.body_over.map(|size| size.0),
+            folded: path.as_ref().filter(|_| guards).map(Pattern::folded),
+            is_odd: own.regex.as_ref().is_some_and(|own| is_odd(&own.value)),
             path,
             route,
             action,

@@ -4,10 +4,14 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{Groups, Names, Pattern, Template, Values};
+use super::{Groups, Names, Pattern, Template, Values, encoded_path};
 use crate::{
-    base::expression::Undecided,
-    chain::{CompileContext, Exchange, Reply, ReplyBody},
+    base::{
+        expression::Undecided,
+        spelling::{Reading, decoded_readings},
+        target::{Target, has_spellings, join},
+    },
+    chain::{CompileContext, Exchange, Reply, ReplyBody, RequestFacts},
     config::{diagnostic::Place, tree::Spanned},
 };
 
@@ -26,6 +30,11 @@ pub(crate) struct Codes {
 pub(crate) struct Comparison {
     value: Template,
     test: Test,
+    /// The test without regard to case, if the value comes from the path: it is compared with the
+    /// path as apps read it.
+    folded: Option<Test>,
+    /// True if a plainly written path may be another spelling of what the test is about.
+    is_odd: bool,
     is_negated: bool,
 }
 
@@ -34,6 +43,8 @@ enum Test {
     /// Neither empty nor `0`.
     True,
     Equal(Box<str>),
+    /// Equal without regard to case.
+    Alike(Box<str>),
     Like(Pattern),
 }
 
@@ -42,7 +53,17 @@ impl Test {
         match self {
             Self::True => Ok(!matches!(value, "" | "0")),
             Self::Equal(text) => Ok(**text == *value),
+            Self::Alike(text) => Ok(text.eq_ignore_ascii_case(value)),
             Self::Like(regex) => regex.is_match(value),
+        }
+    }
+
+    /// Returns the test without regard to case.
+    fn folded(&self) -> Self {
+        match self {
+            Self::True => Self::True,
+            Self::Equal(text) | Self::Alike(text) => Self::Alike(text.clone()),
+            Self::Like(regex) => Self::Like(regex.folded()),
         }
     }
 
@@ -84,11 +105,40 @@ impl Comparison {
         let parsed = Names::with(cx, |names| Template::parse(&value.value, names));
         let template = reported(parsed, value.place, codes, cx);
         let test = Test::compile(is, codes, cx);
+        let (value, test) = (template?, test?);
         Some(Self {
-            value: template?,
-            test: test?,
+            folded: value.reads_path().then(|| test.folded()),
+            is_odd: is.is_some_and(|is| is_odd(&is.value)),
+            value,
+            test,
             is_negated,
         })
+    }
+
+    /// Returns true if it compares the path, and this path may have other spellings for an app.
+    pub(crate) fn is_read(&self, path: &[u8]) -> bool {
+        self.folded.is_some() && (self.is_odd || has_spellings(path))
+    }
+
+    /// Returns true if it holds for a request as some app may read it.
+    ///
+    /// # Errors
+    /// Fails as [`Self::holds`] does.
+    pub(crate) fn holds_as_read(
+        &self,
+        read: &ReadRequest,
+        facts: &mut RequestFacts,
+        value: &mut String,
+    ) -> Result<bool, Undecided> {
+        let test = self.folded.as_ref().unwrap_or(&self.test);
+        let mut is_met = false;
+        for head in &read.0 {
+            value.clear();
+            let facts = &mut *facts;
+            self.value.write(&Exchange { head, facts }, value)?;
+            is_met |= test.holds(value)?;
+        }
+        Ok(is_met != self.is_negated)
     }
 
     /// Returns true if it holds for a request, whose value is then in `value`.
@@ -109,6 +159,62 @@ impl Comparison {
             _ => None,
         }
     }
+}
+
+/// A request with its path as some app may read it, without and with a slash at its end.
+pub(crate) struct ReadRequest([RequestHeader; 2]);
+
+impl ReadRequest {
+    /// Returns what `refusal` returns for a request as apps may read it, of the first reading for
+    /// which it returns something.
+    #[cold]
+    pub(crate) fn first<T>(
+        request: &RequestHeader,
+        mut refusal: impl FnMut(&Self) -> Option<T>,
+    ) -> Option<T> {
+        let target = Target::new("", request.raw_path());
+        let query = target.query;
+        let mut read = Self([request.clone(), request.clone()]);
+        decoded_readings(target.path)
+            .into_iter()
+            .find_map(|reading| {
+                let text = |reading: &Reading| String::from_utf8_lossy(reading.path()).into_owned();
+                let texts = [text(&reading), text(&reading.with_slash())];
+                for (head, text) in read.0.iter_mut().zip(texts) {
+                    // A path that no request can have is no path of an app either.
+                    head.set_raw_path(&join(encoded_path(&text).as_bytes(), query))
+                        .ok()?;
+                }
+                refusal(&read)
+            })
+    }
+
+    pub(crate) fn exchange<'a>(&'a self, facts: &'a mut RequestFacts) -> Exchange<'a> {
+        let [head, _] = &self.0;
+        Exchange { head, facts }
+    }
+
+    /// Returns true if an expression over the path matches one of the two forms.
+    ///
+    /// # Errors
+    /// Fails if it would take too much work.
+    pub(crate) fn matches(&self, path: &Pattern) -> Result<bool, Undecided> {
+        let [plain, slashed] = &self.0;
+        Ok(path.is_match(&decoded_path(plain))? || path.is_match(&decoded_path(slashed))?)
+    }
+}
+
+/// Returns true if a plainly written path may be another spelling of what a text or an expression is
+/// about.
+pub(crate) fn is_odd(text: &str) -> bool {
+    text.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
+/// Returns the path of a request without its percent-encoding.
+pub(crate) fn decoded_path(request: &RequestHeader) -> String {
+    let target = Target::new("", request.raw_path());
+    let decoded = percent_encoding::percent_decode(target.path).decode_utf8_lossy();
+    decoded.into_owned()
 }
 
 /// Returns the response to a request that may be one to refuse: an expression about it would look at

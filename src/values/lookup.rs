@@ -384,6 +384,10 @@ impl Lookup {
         found.and(written)
     }
 
+    pub(super) fn reads_path(&self) -> bool {
+        self.from.reads_path()
+    }
+
     /// Returns true if the result may come from a response.
     pub(super) fn needs_response(&self) -> bool {
         self.from.needs_response() || self.results().any(Template::needs_response)

@@ -12,7 +12,10 @@ use crate::{chain::Exchange, limits::key::CountedText};
 pub(crate) use crate::base::expression::{Expression as Pattern, Groups};
 
 pub(crate) use self::{
-    condition::{Codes, Comparison, ConditionResponse, ResponseParts, has_any_version, undecided},
+    condition::{
+        Codes, Comparison, ConditionResponse, ReadRequest, ResponseParts, decoded_path,
+        has_any_version, is_odd, undecided,
+    },
     lookup::{MapConfig, Maps},
     template::{Names, Template, encoded_path},
     variable::Values,

@@ -243,6 +243,20 @@ impl Template {
         }
     }
 
+    /// Returns true if the value comes from the path, so that spellings matter.
+    pub(crate) fn reads_path(&self) -> bool {
+        let Self::Pieces(pieces) = self else {
+            return false;
+        };
+        pieces.iter().any(|piece| match piece {
+            Piece::Variable(Variable::Map(lookup)) => {
+                lookup.as_ref().is_some_and(|lookup| lookup.reads_path())
+            }
+            Piece::Variable(Variable::Path | Variable::PathDecoded | Variable::Uri) => true,
+            Piece::Variable(_) | Piece::Text(_) | Piece::Group(_) => false,
+        })
+    }
+
     /// Returns true if it has groups of an expression.
     pub(crate) fn has_groups(&self) -> bool {
         match self {

@@ -362,6 +362,150 @@ routes:
     assert_eq!(handler(&gateway.get("/OPEN").await), Some("open"));
 }
 
+/// Refusals of `/api/*`: each with the keys of a narrow route, if it has one, and those of the wide
+/// one.
+const REFUSALS: [(&str, &str, &str); 12] = [
+    ("internal", "match: { MATCH, internal: true }", ""),
+    ("respond", "respond: 403", ""),
+    ("rules-all", "rules: [{ status: 403 }]", ""),
+    (
+        "rules-if",
+        "rules: [{ if: '{header.x-key}', is: '', status: 401 }]",
+        "",
+    ),
+    ("rules-path", "", "rules: [{ regex: ^/api/, status: 403 }]"),
+    (
+        "rules-list",
+        "",
+        "rules: [{ regex: '^/(open|API/Free)', then: stop }, { regex: '^/API/', status: 403 }]",
+    ),
+    (
+        "rules-rewrite",
+        "",
+        "rules: [{ regex: '^/v1(/.*)$', with: '{group.1}' }, { regex: ^/api/, status: 403 }]",
+    ),
+    (
+        "rules-value",
+        "",
+        "rules: [{ if: '{path.decoded}', is: '~^/api/', status: 403 }]",
+    ),
+    ("site", "", "site: shut"),
+    (
+        "conditions",
+        "conditions: [{ if: '{header.x-key}', is: '', status: 401 }]",
+        "",
+    ),
+    (
+        "conditions-path",
+        "",
+        "conditions: [{ if: '{map.shut}', status: 403 }]",
+    ),
+    ("methods", "methods: [POST]", ""),
+];
+
+/// Starts a gateway in front of apps, with a host for each kind of refusal: `KIND.NAME.test`.
+async fn refusing(apps: &[(&'static str, App)]) -> Gateway {
+    let mut yaml = String::from(
+        "sites: { shut: { rules: [{ regex: ^/api/, status: 403 }] } }
+maps: { shut: { from: '{path}', values: { '~^/api/': '1' } } }
+upstreams:\n",
+    );
+    let mut routes = String::new();
+    for (name, app) in apps {
+        let address = app.address();
+        let upstream = format!("  {name}: {{ backends: [\"{address}\"], health: false }}");
+        writeln!(yaml, "{upstream}").unwrap();
+        for (kind, narrow, wide) in REFUSALS {
+            let host = format!("host: {kind}.{name}.test");
+            let comma = |keys: &str| {
+                if keys.is_empty() {
+                    String::new()
+                } else {
+                    format!(", {keys}")
+                }
+            };
+            let wide = comma(wide);
+            writeln!(
+                routes,
+                "  - {{ match: {{ {host} }}, upstream: {name}{wide} }}"
+            )
+            .unwrap();
+            let matched = format!("{host}, path: /api/*");
+            let narrow = match narrow {
+                "" => continue,
+                own if own.contains("MATCH") => own.replace("MATCH", &matched),
+                own => format!("match: {{ {matched} }}, {own}"),
+            };
+            let action = if narrow.contains("respond") {
+                ""
+            } else {
+                &format!(", upstream: {name}")
+            };
+            writeln!(routes, "  - {{ {narrow}{action} }}").unwrap();
+        }
+    }
+    Gateway::start(&format!("{yaml}routes:\n{routes}")).await
+}
+
+/// Invariant: whatever refuses a path before the app is asked refuses each of its spellings, and no
+/// path of another handler.
+#[tokio::test]
+async fn no_spelling_reaches_a_handler_that_anything_refuses() {
+    let apps = all_apps().await;
+    let gateway = refusing(&apps).await;
+    // The same cases in each run, unless a seed is given.
+    let mut random = match std::env::var("SPELLING_SEED") {
+        Ok(_) => random("spellings and refusals"),
+        Err(_) => fastrand::Rng::with_seed(48),
+    };
+    let (mut refused, mut passed) = (0, 0);
+    for case in 0..cases() {
+        let is_open = case % 4 == 3;
+        let target = match case {
+            0 => "/API/admin".to_owned(),
+            1 => "/api;a=b/admin".to_owned(),
+            2 => "/api%2fadmin".to_owned(),
+            _ if is_open => spelled("/open", &mut random),
+            _ => spelled(random.choice(PATHS).unwrap(), &mut random),
+        };
+        let Ok(normal) = normalise(target.as_bytes(), Slashes::Merge) else {
+            continue;
+        };
+        let normal = normal.rewritten().unwrap_or_else(|| target.clone().into());
+        let normal = String::from_utf8(normal).expect("it is ASCII");
+        let (name, app) = random.choice(&apps).unwrap();
+        let own = app.send(&on(name, &normal)).await;
+        for (kind, ..) in REFUSALS {
+            let host = format!("{kind}.{name}.test");
+            let response = gateway.send(&on(&host, &target)).await;
+            assert!(!is_guarded(&response), "{host} {target}: {response:?}");
+            if is_guarded(&own) {
+                let status = response.status();
+                assert!(
+                    (400..500).contains(&status),
+                    "{host} {target}: {response:?}"
+                );
+                refused += 1;
+            } else if is_open {
+                // The control: no more than those spellings.
+                assert_eq!(response.status(), own.status(), "{host} {target}");
+                passed += usize::from(handler(&response) == Some("open"));
+            }
+        }
+    }
+    for (name, _) in &apps {
+        for (kind, ..) in REFUSALS {
+            let host = format!("{kind}.{name}.test");
+            let open = gateway.send(&on(&host, "/open")).await;
+            assert_eq!(handler(&open), Some("open"), "{host}");
+            let status = gateway.send(&on(&host, "/api/admin")).await.status();
+            assert!((400..500).contains(&status), "{host}");
+        }
+    }
+    println!("{refused} refused, {passed} passed");
+    assert!(refused > 0 && passed > 0);
+}
+
 #[tokio::test]
 async fn a_plugin_that_guards_is_asked_for_every_spelling() {
     let app = FrameworkApp::start("express4").await;
@@ -385,10 +529,13 @@ routes:
 }";
         std::fs::write(folder.join("index.js"), code).unwrap();
     };
-    let gateway = Gateway::start_in(&config("role: auth"), guard).await;
-    for target in ["/api/admin", "/API/admin", "/Api/admin/", "/api%2Fadmin"] {
-        assert_eq!(gateway.get(target).await.status(), 401, "{target}");
+    for role in ["on_error: refuse", "role: auth"] {
+        let gateway = Gateway::start_in(&config(role), guard).await;
+        for target in ["/api/admin", "/API/admin", "/Api/admin/", "/api%2Fadmin"] {
+            assert_eq!(gateway.get(target).await.status(), 401, "{role} {target}");
+        }
     }
+    let gateway = Gateway::start_in(&config("role: auth"), guard).await;
     let response = gateway.send(&get("/API/admin").header("x-key", "1")).await;
     assert_eq!(handler(&response), Some("admin"));
     assert_eq!(handler(&gateway.get("/OPEN").await), Some("open"));

@@ -61,12 +61,18 @@ const DECODINGS: [Decoding; 5] = [
 
 /// Returns the distinct readings of a path in normal form; the one that changes least comes first.
 pub fn readings(path: &[u8]) -> Vec<Reading> {
+    let most = if path.contains(&b'%') { 5 } else { 1 };
+    readings_by(path, &DECODINGS[..most])
+}
+
+/// Returns the readings as [`readings`] does, of apps that remove percent-encoding: those to compare
+/// where the path of a request is compared without it.
+pub fn decoded_readings(path: &[u8]) -> Vec<Reading> {
+    readings_by(path, &DECODINGS[1..])
+}
+
+fn readings_by(path: &[u8], decodings: &[Decoding]) -> Vec<Reading> {
     let mut found: Vec<Reading> = Vec::new();
-    let decodings = if path.contains(&b'%') {
-        &DECODINGS[..]
-    } else {
-        &DECODINGS[..1]
-    };
     let mut last = DecodedPath::new();
     for decoding in decodings {
         let text = decoded(path, *decoding);

@@ -8,9 +8,11 @@ mod tests;
 use std::sync::Arc;
 
 use crate::{
-    base::expression::Undecided,
-    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Verdict},
-    values::{Comparison, ConditionResponse, undecided},
+    base::{expression::Undecided, target::Target},
+    chain::{
+        CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, RequestFacts, Verdict,
+    },
+    values::{Comparison, ConditionResponse, ReadRequest, undecided},
 };
 
 /// The compiled filter: the first condition that holds decides.
@@ -21,6 +23,26 @@ pub(crate) struct Conditions(Box<[Arc<Condition>]>);
 struct Condition {
     comparison: Comparison,
     response: ConditionResponse,
+}
+
+impl Conditions {
+    /// Returns the refusal of a request as some app may read it.
+    fn refusal(
+        &self,
+        read: &ReadRequest,
+        facts: &mut RequestFacts,
+        value: &mut String,
+    ) -> Option<Reply> {
+        for own in &self.0 {
+            match own.comparison.holds_as_read(read, facts, value) {
+                Ok(false) => {}
+                Ok(true) if !own.response.refuses() => return None,
+                Ok(true) => return Some(own.response.reply(&read.exchange(facts), None, value)),
+                Err(Undecided) => return Some(undecided()),
+            }
+        }
+        None
+    }
 }
 
 impl FilterKind for Conditions {
@@ -71,7 +93,13 @@ impl Filter for Conditions {
                 Ok(false) | Err(Undecided) => {}
             }
         }
-        Verdict::Next
+        let path = Target::new("", ex.head.raw_path()).path;
+        if !self.0.iter().any(|own| own.comparison.is_read(path)) {
+            return Verdict::Next;
+        }
+        let facts = &mut *ex.facts;
+        let refusal = ReadRequest::first(ex.head, |read| self.refusal(read, facts, &mut value));
+        refusal.map_or(Verdict::Next, Verdict::from)
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

@@ -302,10 +302,8 @@ impl PluginConfig {
                     upstreams: cx.upstreams.into(),
                     metrics,
                     clock: cx.clock.clone(),
-                    is_guard: self
-                        .role
-                        .as_ref()
-                        .is_some_and(|role| role.value == RoleConfig::Auth),
+                    // `role: auth` refuses as well.
+                    is_guard: matches!(on_error, OnErrorConfig::Refuse),
                     slashes: cx.shared.get().map(|slashes| *slashes).unwrap_or_default(),
                     geo: cx.shared.get(),
                     body: body?,

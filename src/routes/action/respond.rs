@@ -76,6 +76,10 @@ impl Respond {
         self.status
     }
 
+    pub fn refuses(&self) -> bool {
+        self.status.as_u16() >= 400
+    }
+
     /// Returns the response to this request.
     pub fn reply(&self, request: &RequestHeader) -> Reply {
         let mut reason = None;

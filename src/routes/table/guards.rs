@@ -196,6 +196,34 @@ impl Guards {
     fn has_all(&self, route: usize, other: usize) -> bool {
         self.of[other].guards.is_subset(&self.of[route].guards)
     }
+
+    /// Returns true if this route takes the path in its other form, with or without a slash at its
+    /// end, and the route of the original path comes before it there: it is open on purpose.
+    fn is_behind(
+        &self,
+        form: &Target<'_>,
+        (target, head): (&Target<'_>, &RequestHeader),
+        literal: usize,
+        route: usize,
+    ) -> bool {
+        let holds = |route: usize| {
+            let fit = self.folded.routes[route].predicates.fit(target, head);
+            matches!(fit, PredicateResult::Yes)
+        };
+        let (mut is_behind, mut is_found) = (false, false);
+        let _end = self
+            .folded
+            .walk(form, &holds, &mut |hit: RouteCandidate<'_>| {
+                let own = hit.leaf.route;
+                is_behind |= own == literal && holds(own);
+                is_found = own == route;
+                if is_found {
+                    return ControlFlow::Break(());
+                }
+                ControlFlow::Continue(())
+            });
+        is_behind && is_found
+    }
 }
 
 impl RouteTable {
@@ -251,6 +279,7 @@ impl RouteTable {
             return None;
         }
         let own = &guards.of[literal.route];
+        let has_slash = matches!(target.path, [_, .., b'/']);
         let mut first = None;
         let mut found: Vec<usize> = Vec::new();
         let mut moved = None;
@@ -263,9 +292,19 @@ impl RouteTable {
                 path: reading.path(),
                 ..*target
             };
+            // The path with a slash at its end as without one, or the other way round.
+            let form = match reading.path() {
+                [start @ .., b'/'] if !start.is_empty() && !has_slash => Some(start.to_vec()),
+                [_, .., b'/'] => None,
+                path => has_slash.then(|| [path, b"/"].concat()),
+            };
+            let form = form.as_deref().map(|path| Target { path, ..*target });
             let mut visit = |hit: &RouteCandidate<'_>| {
                 let route = hit.leaf.route;
-                if found.contains(&route) {
+                let is_open = |form: &Target<'_>| {
+                    guards.is_behind(form, (target, request), literal.route, route)
+                };
+                if found.contains(&route) || form.as_ref().is_some_and(is_open) {
                     return;
                 }
                 found.push(route);

@@ -134,6 +134,39 @@ fn an_open_route_below_a_guarded_one_stays_open() {
     );
 }
 
+/// A route that an expression opens keeps its own paths, also beside one that refuses all others:
+/// without the slash at its end, only the latter would take such a path.
+#[test]
+fn a_route_that_an_expression_opens_stays_open_beside_a_refusing_one() {
+    let all = guarded(
+        "[{ location: / }, { location: '~ ^/(?:api|auth)/' }, { location: '= /api/Secret' }]",
+        &["r>", "", "s>"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/api/", 1, &[]),
+            ("GET h/auth/x/", 1, &[]),
+            ("GET h/auth/X%20y/", 1, &[]),
+            ("GET h/api", 0, &[]),
+            ("GET h/API/x/", 0, &[]),
+            // The controls: another path for some app, and a path of its own that is refused.
+            ("GET h/api/%252e%252e/x/", 1, &[0]),
+            ("GET h/api/secret/", 1, &[2]),
+        ],
+    );
+    let whole = guarded(
+        "[{ location: '~ ^/' }, { location: '~ ^/only$' }]",
+        &["r>", ""],
+    );
+    check(&whole, &[("GET h/only", 0, &[])]);
+    let whole = guarded(
+        "[{ location: '~ ^/only$' }, { location: '~ ^/' }]",
+        &["", "r>"],
+    );
+    check(&whole, &[("GET h/only", 0, &[]), ("GET h/only/", 1, &[])]);
+}
+
 #[test]
 fn every_guard_that_may_be_meant_runs() {
     let all = guarded(
