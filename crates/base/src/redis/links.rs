@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use redis::{
-    Cmd, PushKind, RedisError, Value, aio::MultiplexedConnection, cluster_async::ClusterConnection,
+    Cmd, ConnectionAddr, PushKind, RedisError, Value, aio::MultiplexedConnection,
+    cluster_async::ClusterConnection,
 };
 use tokio::sync::Notify;
 
@@ -24,6 +25,8 @@ pub(super) struct Connections {
     links: Box<[RedisConnection]>,
     /// A single part, or [`PARTS`] parts in a cluster.
     pub(super) parts: Box<[RedisNode]>,
+    /// Address that the sentinels named.
+    pub(super) master: Option<ConnectionAddr>,
 }
 
 /// A connection. It is cloned for each command, which needs no lock.
@@ -63,6 +66,7 @@ impl Connections {
         lost: &Arc<Notify>,
     ) -> Result<Self, RedisError> {
         let mut maker = settings.maker()?;
+        let master = maker.named_master().await?;
         let mut links = Vec::with_capacity(settings.connections);
         for _ in 0..settings.connections {
             links.push(RedisConnection::make(&mut maker, lost).await?);
@@ -74,6 +78,7 @@ impl Connections {
         Ok(Self {
             links: links.into(),
             parts: (0..parts).map(|_| RedisNode::default()).collect(),
+            master,
         })
     }
 

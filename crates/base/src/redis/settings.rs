@@ -192,6 +192,17 @@ pub(super) enum ClientFactory {
     Sentinel(Box<SentinelClient>),
 }
 
+impl ClientFactory {
+    /// Returns the address of the master that the sentinels name; `None` without sentinels.
+    pub(super) async fn named_master(&mut self) -> Result<Option<ConnectionAddr>, RedisError> {
+        let Self::Sentinel(client) = self else {
+            return Ok(None);
+        };
+        let client = client.async_get_client().await?;
+        Ok(Some(client.get_connection_info().addr().clone()))
+    }
+}
+
 impl RedisSettings {
     /// Default port of Redis.
     pub const PORT: u16 = PORT;

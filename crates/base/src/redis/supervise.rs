@@ -16,6 +16,7 @@ use super::{
     Mode, Problem, Redis, Span,
     links::{Connections, MAX_FAILURES, RedisConnection},
     patience,
+    settings::ClientFactory,
     slots::slot,
 };
 
@@ -96,6 +97,7 @@ impl Redis {
     /// Watches the connections until they are lost, or must be replaced.
     async fn watch(&self, links: &Arc<Connections>, probes: &[Vec<String>]) {
         let mut broken_since = None;
+        let mut maker = self.settings.maker().ok();
         loop {
             let is_complete = links.is_complete();
             if is_complete {
@@ -108,6 +110,11 @@ impl Redis {
                 return;
             }
             match self.ask(links, probes).await {
+                Ok(()) if has_moved(links, maker.as_mut()).await => {
+                    // For some seconds the old master takes writes that will be lost.
+                    self.lose(links, "the sentinels name another master");
+                    return;
+                }
                 Ok(()) if links.is_complete() => self.went_up(),
                 Ok(()) => {
                     let since = *broken_since.get_or_insert_with(Instant::now);
@@ -189,6 +196,15 @@ impl Redis {
         let found: Vec<String> = found.into_iter().flatten().collect();
         found.chunks(PROBES).map(<[String]>::to_vec).collect()
     }
+}
+
+/// Returns true if the sentinels name another master than that of these connections.
+async fn has_moved(links: &Connections, maker: Option<&mut ClientFactory>) -> bool {
+    let Some((maker, master)) = maker.zip(links.master.as_ref()) else {
+        return false;
+    };
+    let named = timeout(CONNECT, maker.named_master()).await;
+    matches!(named, Ok(Ok(Some(named))) if named != *master)
 }
 
 /// Sends a command up to three times, with the deadline of a request's command.
