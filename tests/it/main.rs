@@ -101,6 +101,7 @@ mod purge_api;
 mod purge_floods;
 mod purge_link;
 mod purge_races;
+mod purge_rollback;
 mod quiet;
 mod rate_limit;
 mod readiness;

@@ -180,6 +180,18 @@ impl Redis {
         kill_process(Pid::from_child(child), signal).expect("a child of ours takes signals");
     }
 
+    /// Returns true for a server that takes writes.
+    pub(crate) fn is_master(&self) -> bool {
+        let role = self.try_cli(&["ROLE"]).unwrap_or_default();
+        role.starts_with("master")
+    }
+
+    /// Sets if this server, as a replica, may follow its master.
+    pub(crate) fn may_follow(&self, may_follow: bool) {
+        let password = if may_follow { "" } else { "refused" };
+        self.cli(&["CONFIG", "SET", "masterauth", password]);
+    }
+
     /// Removes every key and every script.
     pub(crate) fn flush(&self) {
         assert_eq!(self.cli(&["FLUSHALL"]), "OK");
@@ -278,12 +290,8 @@ impl Cluster {
 
     /// Returns the indices of the servers that take writes now.
     pub(crate) fn masters(&self) -> Vec<usize> {
-        let is_master = |node: &Redis| {
-            let role = node.try_cli(&["ROLE"]).unwrap_or_default();
-            role.starts_with("master")
-        };
         (0..self.0.len())
-            .filter(|index| is_master(&self.0[*index]))
+            .filter(|index| self.0[*index].is_master())
             .collect()
     }
 }

@@ -1,18 +1,25 @@
 -- KEYS: the log of purges (a stream), and the state of the gateways (a hash). In the hash, `#` is
--- the generation: the nonce and the time at which the log was created. Every other field
--- is a gateway: the time at which its lease expires, the last entry that it has applied, and the
--- number of responses that it dropped for each of the last entries.
+-- the generation: a nonce, the replication id of Redis, and the time since which both are valid.
+-- Every other field is a gateway: the time at which its lease expires, the last entry that it has
+-- applied, and the number of responses that it dropped for each of the last entries.
 --
 -- ARGV[1]: a nonce; ARGV[2]: duration of a lease, in milliseconds.
 local log, gateways = KEYS[1], KEYS[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local lasts = tonumber(ARGV[2])
+-- Redis has another one after each restart and each failover.
+local history = assert(string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'))
 local generation = redis.call('HGET', gateways, '#')
 if not generation or redis.call('EXISTS', log) == 0 then
   -- One of the keys was lost, or neither exists: positions in the old log are no longer valid.
   redis.call('DEL', log, gateways)
-  generation = string.format('%s %.0f', ARGV[1], now)
+  generation = ''
+end
+if string.match(generation, ':(%x+) ') ~= history then
+  -- The last entries and leases of the earlier history may be lost. An entry without a purge tells
+  -- gateways that come later.
+  generation = string.format('%s:%s %.0f', ARGV[1], history, now)
   redis.call('HSET', gateways, '#', generation)
   redis.call('XADD', log, '*', 'n', ARGV[1])
 end

@@ -53,6 +53,8 @@ pub(super) struct Follower {
     /// Leases that count once an entry is applied: the last one from before each lease. Oldest
     /// first.
     granted: VecDeque<(Id, Instant)>,
+    /// Set while storage may be older than the lease, since it was resumed.
+    is_resumed: bool,
     /// Name of the log that was seen last.
     generation: Option<String>,
     /// Newest last.
@@ -74,6 +76,13 @@ impl Follower {
     /// Continues from the position of another process that stored the same responses.
     pub(super) fn resume(&mut self, position: Position) {
         self.position = Some(position);
+        self.is_resumed = true;
+    }
+
+    /// Returns true if every purge that is over is applied to all storage here, whatever the log
+    /// has lost.
+    pub(super) fn is_complete(&self, now: Instant) -> bool {
+        !self.is_resumed && self.held_until.is_some_and(|held| now < held)
     }
 
     pub(super) fn position(&self) -> Option<&Position> {
@@ -133,6 +142,7 @@ impl Follower {
             }
         }
         if entries.is_empty() {
+            self.is_resumed = false;
             FollowerAction::Rest(response.leased.is_some())
         } else {
             FollowerAction::Apply(entries.clone())
@@ -155,6 +165,7 @@ impl Follower {
     pub(super) fn forgot(&mut self, position: Position) {
         self.done.clear();
         self.granted.clear();
+        self.is_resumed = false;
         self.position = Some(position);
     }
 }
@@ -273,6 +284,25 @@ mod tests {
         follower.next(clock.now(), clock.now(), &response(true, follows));
         follower.applied(at(4), 0);
         assert_eq!(follower.held_until(), Some(until));
+    }
+
+    #[test]
+    fn a_resumed_store_may_lack_purges_whatever_the_lease() {
+        let clock = Clock::test();
+        let mut follower = Follower::default();
+        let next = |follower: &mut Follower, entries| {
+            let response = response(true, all(entries));
+            follower.next(clock.now(), clock.now(), &response);
+            follower.is_complete(clock.now())
+        };
+        follower.resume(at(2));
+        assert!(next(&mut follower, vec![]));
+        follower.resume(at(1));
+        assert!(!next(&mut follower, vec![entry(2)]));
+        follower.applied(at(2), 0);
+        assert!(next(&mut follower, vec![]));
+        clock.advance(LEASE);
+        assert!(!follower.is_complete(clock.now()));
     }
 
     #[test]

@@ -55,6 +55,9 @@ pub(super) enum EntryContent {
     Unknown,
     /// Not signed with the secret of the fleet.
     Unsigned,
+    /// Written by Redis itself when it had been restarted or failed over: entries before this one
+    /// may be lost.
+    Restarted,
 }
 
 /// A gateway's lease.
@@ -256,14 +259,16 @@ impl RedisPurgeLog {
     }
 
     fn entry(&self, RawEntry { position, text }: RawEntry) -> Entry {
+        if text.is_empty() {
+            let content = EntryContent::Restarted;
+            return Entry { position, content };
+        }
         let signed = text.split_at_checked(2 * TAG);
         let signed = signed.filter(|(tag, json)| {
             let parts = self.parts(&position.drawn, json);
             self.signer.verifies_text(PURGE, &parts, tag)
         });
         let content = match signed {
-            // The first entry of a log is no purge and has no signature, but no gateway has a
-            // position before it.
             None => EntryContent::Unsigned,
             Some((_, json)) => {
                 serde_json::from_str(json).map_or(EntryContent::Unknown, EntryContent::Purges)
@@ -444,7 +449,6 @@ mod tests {
         );
         assert_eq!(entry(&new, "d", &text), EntryContent::Purges(purges));
         let unsigned = [
-            entry(&ours, "d", ""),
             entry(&ours, "d", r#"[{"all":true}]"#),
             entry(&ours, "d", &text[..2 * TAG]),
             entry(&ours, "e", &text),
@@ -457,6 +461,7 @@ mod tests {
         for content in unsigned {
             assert_eq!(content, EntryContent::Unsigned);
         }
+        assert_eq!(entry(&ours, "d", ""), EntryContent::Restarted);
         let parts = ours.parts("d", "[{}]");
         let later = format!("{}[{{}}]", ours.signer.sign_text(PURGE, &parts));
         assert_eq!(entry(&ours, "d", &later), EntryContent::Unknown);

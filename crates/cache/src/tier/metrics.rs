@@ -127,6 +127,8 @@ impl From<DecodeError> for DiscardReason {
 #[derive(Debug)]
 pub(super) struct TierMetrics {
     writes: [IntCounter; WriteOutcome::ALL.len()],
+    /// Parts whose entries no longer counted.
+    pub(super) resets: IntCounter,
     pub(super) bytes_read: IntCounter,
     pub(super) bytes_written: IntCounter,
     dropped: [IntCounter; DiscardReason::ALL.len()],
@@ -151,6 +153,12 @@ impl TierMetrics {
                     &[("outcome", outcome.name())],
                 )
             }),
+            resets: metrics.counter(
+                "edgeway_cache_level2_resets_total",
+                "Times all entries in Redis, or in one of its partitions in a cluster, counted as \
+                 purged since Redis was restarted, failed over or flushed.",
+                &[],
+            ),
             bytes_read: bytes("read"),
             bytes_written: bytes("written"),
             dropped: DiscardReason::ALL.map(|why| {

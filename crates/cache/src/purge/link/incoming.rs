@@ -34,6 +34,7 @@ impl PurgeLink {
         while let Some(Entry { position, content }) = entries.pop_front() {
             let outcome = match (self.own_objects(&position), content) {
                 (Some(objects), _) => TakenEntry::Known(objects),
+                (None, EntryContent::Restarted) if self.is_complete() => TakenEntry::Known(0),
                 (None, EntryContent::Purges(more)) => {
                     let begin = purges.len();
                     purges.extend(more);
@@ -75,6 +76,10 @@ impl PurgeLink {
         }
     }
 
+    fn is_complete(&self) -> bool {
+        self.state.lock().follower.is_complete(self.clock.now())
+    }
+
     /// Returns the number of responses that a purge dropped which began here.
     fn own_objects(&self, position: &Position) -> Option<u64> {
         let state = self.state.lock();
@@ -86,12 +91,19 @@ impl PurgeLink {
     /// Drops everything because of an entry that says nothing else. Returns the number of
     /// responses.
     async fn drop_all(&self, position: &Position, content: &EntryContent) -> u64 {
-        if *content == EntryContent::Unsigned {
+        match content {
             // It may have been a purge of the fleet, whose receipt must be true. An attacker who
             // can write it can also delete the log, which has the same effect.
-            self.refused(position);
-        } else {
-            warn!(id:% = position.id; "purge not readable, whole cache dropped");
+            EntryContent::Unsigned => self.refused(position),
+            EntryContent::Restarted => {
+                self.count_gap();
+                warn!(
+                    "redis restarted or failed over while this gateway had no lease, whole cache dropped"
+                );
+            }
+            EntryContent::Unknown | EntryContent::Purges(_) => {
+                warn!(id:% = position.id; "purge not readable, whole cache dropped");
+            }
         }
         self.caches.forget().await
     }

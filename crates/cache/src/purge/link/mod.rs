@@ -175,6 +175,7 @@ impl State {
         let current = self.follower.generation();
         if current.is_some_and(|current| current != generation) {
             self.doubt_until = Some(now + LEASE);
+            self.unsent.extend(self.tickets.take_recent(now));
         }
     }
 }
@@ -468,9 +469,9 @@ impl PurgeLink {
             } = &mut *state;
             peers.see(&self.name, &reply.generation.name, leases, now);
             let lost = tickets.observe(expected, reply, leases, peers, *doubt_until, now);
-            for (drawn, purges) in lost {
-                if state.unsent.iter().all(|unsent| unsent.drawn != drawn) {
-                    state.unsent.push_back(UnsentPurges { drawn, purges });
+            for lost in lost {
+                if state.unsent.iter().all(|unsent| unsent.drawn != lost.drawn) {
+                    state.unsent.push_back(lost);
                 }
             }
             self.count_unsent(&state);
@@ -492,14 +493,16 @@ impl PurgeLink {
         let mut state = self.state.lock();
         let is_loss = state.follower.position().is_some();
         state.follower.forgot(end);
-        if is_loss {
-            state.gaps += 1;
-            self.metrics.gaps.inc();
-        }
         drop(state);
         if is_loss {
+            self.count_gap();
             warn!(objects; "log of purges lost, whole cache dropped");
         }
+    }
+
+    fn count_gap(&self) {
+        self.state.lock().gaps += 1;
+        self.metrics.gaps.inc();
     }
 
     fn publish_trust(&self, state: &State) {

@@ -1,6 +1,7 @@
 //! Purges that a caller waits for, or that are not over yet.
 
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -8,15 +9,21 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::super::{
-    Purge,
-    log::{Lease, LogResponse, Position, Published},
-    receipt::{DEFAULT_WAIT, PeerStates, PeerView, Peers, Progress, Receipt, Waiting},
+use super::{
+    super::{
+        Purge,
+        log::{Lease, LogResponse, Position, Published},
+        receipt::{DEFAULT_WAIT, PeerStates, PeerView, Peers, Progress, Receipt, Waiting},
+    },
+    UnsentPurges,
+    outgoing::is_written,
 };
 
 /// Time for which a purge is checked to be still in the log, with or without a waiting caller:
 /// longer than a failover takes.
 const TICKET_TTL: Duration = Duration::from_mins(1);
+/// Number of purges that are kept after they are over.
+const MAX_OVER: usize = 128;
 
 /// A purge on its way to the other gateways.
 pub(super) struct Ticket {
@@ -50,7 +57,11 @@ impl Ticket {
 }
 
 #[derive(Default)]
-pub(super) struct Tickets(Vec<Arc<Ticket>>);
+pub(super) struct Tickets {
+    open: Vec<Arc<Ticket>>,
+    /// The last purges of operators that are over, with the time of each.
+    over: VecDeque<(Instant, UnsentPurges)>,
+}
 
 impl Tickets {
     pub(super) fn open(&mut self, drawn: &str, purges: &Arc<[Purge]>, now: Instant) -> Arc<Ticket> {
@@ -64,13 +75,13 @@ impl Tickets {
             over: Notify::new(),
             began: now,
         });
-        self.0.push(Arc::clone(&ticket));
+        self.open.push(Arc::clone(&ticket));
         ticket
     }
 
     /// Replaces every purge that is not in the log yet by this one.
     pub(super) fn replace(&mut self, drawn: &str, purges: &Arc<[Purge]>) {
-        for ticket in &self.0 {
+        for ticket in &self.open {
             let mut inner = ticket.inner.lock();
             if inner.waiting.is_none() {
                 drawn.clone_into(&mut inner.drawn);
@@ -81,7 +92,7 @@ impl Tickets {
 
     /// Returns true if a caller may be waiting for a purge now.
     pub(super) fn are_waited_for(&self, now: Instant) -> bool {
-        self.0
+        self.open
             .iter()
             .any(|ticket| now < ticket.began + DEFAULT_WAIT)
     }
@@ -93,7 +104,7 @@ impl Tickets {
         peers: &Peers,
         now: Instant,
     ) {
-        for ticket in &self.0 {
+        for ticket in &self.open {
             let mut inner = ticket.inner.lock();
             if inner.drawn == published.position.drawn {
                 match &mut inner.waiting {
@@ -107,8 +118,8 @@ impl Tickets {
     /// Returns the positions of purges that are in the log and not over. Drops tickets that are too
     /// old to be checked.
     pub(super) fn expected(&mut self, now: Instant) -> Vec<Position> {
-        self.0.retain(|ticket| now < ticket.began + TICKET_TTL);
-        let places = self.0.iter().filter_map(|ticket| {
+        self.open.retain(|ticket| now < ticket.began + TICKET_TTL);
+        let places = self.open.iter().filter_map(|ticket| {
             let inner = ticket.inner.lock();
             let waiting = inner.waiting.as_ref();
             waiting.map(|waiting| waiting.position().clone())
@@ -125,9 +136,9 @@ impl Tickets {
         peers: &Peers,
         doubt_until: Option<Instant>,
         now: Instant,
-    ) -> Vec<(String, Arc<[Purge]>)> {
+    ) -> Vec<UnsentPurges> {
         let mut lost = Vec::new();
-        self.0.retain(|ticket| {
+        self.open.retain(|ticket| {
             let mut guard = ticket.inner.lock();
             let inner = &mut *guard;
             let Some(waiting) = &mut inner.waiting else {
@@ -143,19 +154,36 @@ impl Tickets {
                 leases: leases.to_vec(),
                 is_there: *is_there,
             };
+            let unsent = || UnsentPurges {
+                drawn: inner.drawn.clone(),
+                purges: Arc::clone(&inner.purges),
+            };
             match waiting.observe(&view, peers, doubt_until, now) {
                 Progress::Waiting => true,
                 Progress::Lost => {
-                    lost.push((inner.drawn.clone(), Arc::clone(&inner.purges)));
+                    lost.push(unsent());
                     true
                 }
                 Progress::Over => {
+                    if !inner.purges.iter().all(is_written) {
+                        self.over.push_back((now, unsent()));
+                    }
                     inner.is_over = true;
                     ticket.over.notify_one();
                     false
                 }
             }
         });
+        let surplus = self.over.len().saturating_sub(MAX_OVER);
+        self.over.drain(..surplus);
         lost
+    }
+
+    /// Returns the purges that were over within the last minute, to be published again: Redis may
+    /// have lost them, and a gateway that followed another master meanwhile never had them.
+    pub(super) fn take_recent(&mut self, now: Instant) -> impl Iterator<Item = UnsentPurges> {
+        let over = std::mem::take(&mut self.over).into_iter();
+        let recent = over.filter(move |(at, _)| now.saturating_duration_since(*at) < TICKET_TTL);
+        recent.map(|(_, purges)| purges)
     }
 }

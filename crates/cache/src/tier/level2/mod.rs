@@ -89,7 +89,7 @@ pub(super) struct Level2 {
     varies: ArcSwap<Vec<Vary>>,
     stamping: tokio::sync::Mutex<()>,
     wake: Notify,
-    /// Time of the last log line about unusable entries.
+    /// Time of the last log line about unusable entries or lost stamps.
     last_logged: Mutex<Option<Instant>>,
 }
 
@@ -273,14 +273,21 @@ impl Level2 {
     /// Counts an unusable entry, and logs one now and then.
     fn dropped(&self, why: DiscardReason, key: &Key) -> ReadMiss {
         self.metrics.dropped(why);
-        let now = self.clock.now();
-        let mut last_logged = self.last_logged.lock();
-        if last_logged.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL) {
-            *last_logged = Some(now);
-            drop(last_logged);
+        if self.is_log_due() {
             warn!(reason = why.name(), url = key.url(); "cache entry in redis not used");
         }
         ReadMiss::Miss
+    }
+
+    /// Returns true now and then.
+    fn is_log_due(&self) -> bool {
+        let now = self.clock.now();
+        let mut last_logged = self.last_logged.lock();
+        let is_due = last_logged.is_none_or(|at| now.saturating_duration_since(at) >= LOG_INTERVAL);
+        if is_due {
+            *last_logged = Some(now);
+        }
+        is_due
     }
 
     /// Returns the time for a lookup. Timers fire late on a busy machine; the Redis client allows
@@ -317,8 +324,20 @@ impl Level2 {
         if let Some(last) = reply.get(1).and_then(|last| number(last)) {
             self.observe(last);
         } else {
-            part.is_lost.store(true, Ordering::Relaxed);
+            self.lose(part);
             self.wake.notify_one();
+        }
+    }
+
+    /// Marks a part whose stamps are gone, or from before Redis was restarted or failed over: no
+    /// entry in it counts.
+    fn lose(&self, part: &PurgePartition) {
+        if part.is_lost.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        self.metrics.resets.inc();
+        if self.is_log_due() {
+            warn!("redis may have lost purges, all of level 2 of the cache counts as purged");
         }
     }
 
@@ -423,7 +442,11 @@ impl Level2 {
         true
     }
 
-    async fn write(&self, entry: &Entry) -> WriteOutcome {
+    async fn write(&self, entry: &Arc<Entry>) -> WriteOutcome {
+        if self.store.is_outdated(entry) {
+            // Redis may have lost the stamp of the purge.
+            return WriteOutcome::Purged;
+        }
         let time_to_live = self.time_to_live(entry);
         let Some(position) = self.position(entry.mark()) else {
             return WriteOutcome::Error;

@@ -87,8 +87,8 @@ impl Level2 {
     async fn tick(&self) -> Result<u64, Unavailable> {
         // Stored with the stamps of the first part: a single Redis loses them together.
         let key = format!("{}position", self.parts[0].prefix).into_bytes();
-        let none: [Vec<u8>; 0] = [];
-        self.redis.eval(&self.scripts.tick, &[&key], &none).await
+        let known = [self.position(self.store.mark()).unwrap_or(0)];
+        self.redis.eval(&self.scripts.tick, &[&key], &known).await
     }
 
     async fn send(
@@ -143,7 +143,7 @@ impl Level2 {
         let last: Vec<u8> = self.redis.eval(script, &keys, &args).await?;
         match number(&last) {
             Some(last) => self.observe(last),
-            None => part.is_lost.store(true, Ordering::Relaxed),
+            None => self.lose(part),
         }
         Ok(())
     }

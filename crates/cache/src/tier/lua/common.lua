@@ -3,15 +3,19 @@
 --   '!'                    responses with a position below its score count as purged
 --   a digest               the position of the last purge of a URL or tag
 --   '='                    the position of the last purge
+--   '@', replication id    always last: another one in Redis, and later stamps may be lost
 -- `low` holds its first two members. Positions have 16 digits: doubles hold them exactly, and
 -- `tostring` rounds them.
+-- Redis has another one after each restart and each failover.
+local history = '@' .. assert(string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'))
+
 local function text(number)
   return string.format('%.0f', number)
 end
 
 local function low_of(stamps)
   local low = redis.call('ZRANGE', stamps, 0, 1, 'WITHSCORES')
-  if #low < 4 or low[3] ~= '!' then
+  if #low < 4 or low[3] ~= '!' or not redis.call('ZSCORE', stamps, history) then
     return nil
   end
   return low

@@ -5,7 +5,8 @@ local low = low_of(stamps)
 if not low then
   -- Earlier purges are unknown from here on.
   redis.call('DEL', stamps)
-  redis.call('ZADD', stamps, 0, 'P' .. cmsgpack.pack({}), ARGV[1], '!', ARGV[1], '=')
+  redis.call('ZADD', stamps, 0, 'P' .. cmsgpack.pack({}), ARGV[1], '!', ARGV[1], '=',
+    'inf', history)
   return ARGV[1]
 end
 if #ARGV == 3 then

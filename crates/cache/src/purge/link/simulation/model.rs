@@ -2,6 +2,7 @@
 //! them after their callers have gone.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -36,7 +37,8 @@ pub(super) enum Command {
 /// Data of the scripts, in memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Data {
-    pub(super) generation: Option<(String, u64)>,
+    /// The name, the history of Redis, and the time since which both are valid.
+    pub(super) generation: Option<(String, u64, u64)>,
     pub(super) log: Vec<Entry>,
     last: Id,
     gateways: BTreeMap<String, LeaseRecord>,
@@ -47,31 +49,32 @@ pub(super) struct Data {
 type LeaseRecord = (u64, Id, Vec<(Id, u64)>, bool);
 
 impl Data {
-    fn ensure(&mut self, now: u64) -> Generation {
-        if self.generation.is_none() || self.log.is_empty() {
+    fn ensure(&mut self, Moment { now, history }: Moment) -> Generation {
+        if self.log.is_empty() || self.generation.is_none() {
             *self = Self::default();
-            let name = draw();
-            self.generation = Some((name.clone(), now));
-            self.append(now, name, Vec::new());
         }
-        let (name, born) = self.generation.clone().expect("made above");
+        let of = self.generation.take();
+        let of = of.filter(|(_, of, _)| *of == history || IGNORES_HISTORY.get());
+        let (name, history, born) = of.unwrap_or_else(|| {
+            let name = draw();
+            self.append(now, name.clone(), EntryContent::Restarted);
+            (name, history, now)
+        });
+        self.generation = Some((name.clone(), history, born));
         Generation {
             name,
             age: Duration::from_millis(now.saturating_sub(born)),
         }
     }
 
-    fn append(&mut self, now: u64, drawn: String, purges: Vec<Purge>) -> Id {
+    fn append(&mut self, now: u64, drawn: String, content: EntryContent) -> Id {
         let next = Id(self.last.0, self.last.1 + 1);
         self.last = next.max(Id(now, 0));
         let position = Position {
             id: self.last,
             drawn,
         };
-        self.log.push(Entry {
-            position,
-            content: EntryContent::Purges(purges),
-        });
+        self.log.push(Entry { position, content });
         let over = self.log.len().saturating_sub(LOG_KEPT);
         self.log.drain(..over);
         self.last
@@ -91,8 +94,9 @@ impl Data {
             .collect()
     }
 
-    fn sync(&mut self, question: &LogQuery, now: u64) -> LogResponse {
-        let generation = self.ensure(now);
+    fn sync(&mut self, question: &LogQuery, at: Moment) -> LogResponse {
+        let generation = self.ensure(at);
+        let now = at.now;
         let is_there = |position: &Position| self.log.iter().any(|e| e.position == *position);
         let place = question.position.as_ref().filter(|place| is_there(place));
         let is_there = question.expected.iter().map(is_there).collect();
@@ -133,18 +137,32 @@ impl Data {
         }
     }
 
-    fn publish(&mut self, drawn: &str, purges: &[Purge], now: u64) -> Published {
-        let generation = self.ensure(now);
-        let id = self.append(now, drawn.to_owned(), purges.to_vec());
+    fn publish(&mut self, drawn: &str, purges: &[Purge], at: Moment) -> Published {
+        let generation = self.ensure(at);
+        let content = EntryContent::Purges(purges.to_vec());
+        let id = self.append(at.now, drawn.to_owned(), content);
         Published {
             position: Position {
                 id,
                 drawn: drawn.to_owned(),
             },
             generation,
-            leases: self.leases(now),
+            leases: self.leases(at.now),
         }
     }
+}
+
+/// State of a server that scripts see beside the data.
+#[derive(Clone, Copy)]
+struct Moment {
+    now: u64,
+    /// Another number after each failover.
+    history: u64,
+}
+
+thread_local! {
+    /// Set where scripts do not see a failover: the control.
+    pub(super) static IGNORES_HISTORY: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A Redis, with delayed commands.
@@ -153,6 +171,7 @@ pub(super) struct Model {
     rng: Mutex<Rng>,
     pub(super) data: Mutex<Data>,
     pub(super) replica: Mutex<Data>,
+    history: Mutex<u64>,
     pub(super) delayed: Mutex<Vec<Command>>,
     pub(super) put_back: Mutex<u64>,
     /// By gateway.
@@ -166,16 +185,27 @@ impl Model {
             rng: Mutex::new(Rng::with_seed(seed ^ 1)),
             data: Mutex::default(),
             replica: Mutex::default(),
+            history: Mutex::default(),
             delayed: Mutex::default(),
             put_back: Mutex::default(),
             is_partitioned: Mutex::default(),
         }
     }
 
-    /// Returns the time by the clock of Redis, which may be set back.
-    fn now(&self) -> u64 {
+    /// Returns the state of the server. Its clock may be set back.
+    fn now(&self) -> Moment {
         let since = self.clock.wall().duration_since(SystemTime::UNIX_EPOCH);
-        whole_millis(since.unwrap()) - *self.put_back.lock()
+        Moment {
+            now: whole_millis(since.unwrap()) - *self.put_back.lock(),
+            history: *self.history.lock(),
+        }
+    }
+
+    /// Fails over to the replica, or restarts from a snapshot.
+    pub(super) fn roll_back(&self) {
+        let replica = self.replica.lock().clone();
+        *self.data.lock() = replica;
+        *self.history.lock() += 1;
     }
 
     fn chance(&self, percent: u32) -> bool {
@@ -195,7 +225,7 @@ impl Model {
         &self,
         number: usize,
         command: Command,
-        run: impl FnOnce(&mut Data, u64) -> T,
+        run: impl FnOnce(&mut Data, Moment) -> T,
     ) -> Result<T, Unavailable> {
         meanwhile().await;
         if self.is_partitioned.lock()[number] {
@@ -224,16 +254,14 @@ impl PurgeLogStore for ModelConnection {
     async fn sync(&self, question: &LogQuery) -> Result<LogResponse, Unavailable> {
         let command = Command::Sync(question.clone());
         self.0
-            .send(self.1, command, |data, now| data.sync(question, now))
+            .send(self.1, command, |data, at| data.sync(question, at))
             .await
     }
 
     async fn publish(&self, drawn: &str, purges: &[Purge]) -> Result<Published, Unavailable> {
         let command = Command::Publish(drawn.to_owned(), purges.to_vec());
         self.0
-            .send(self.1, command, |data, now| {
-                data.publish(drawn, purges, now)
-            })
+            .send(self.1, command, |data, at| data.publish(drawn, purges, at))
             .await
     }
 }

@@ -1,0 +1,430 @@
+//! Redis that returns with older data: from a snapshot, or through a failover to a replica that
+//! lags. No purge that a receipt confirmed comes undone, in memory, on disk or in level 2.
+//!
+//! `EDGEWAY_PURGES` sets the number of purges of each test, `EDGEWAY_SEED` the seed.
+
+#![allow(clippy::print_stdout, reason = "the counts of a drill")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use fastrand::Rng;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::support::{
+    client::{Connection, Response, get, post},
+    gateway::Gateway,
+    origins::{Origin, Version, VersionedOrigin},
+    redis::{Cluster, Redis, SECRET, Watched},
+    wait::{pass, wait_for},
+};
+
+const PATIENCE: Duration = Duration::from_mins(1);
+const STORED: &str = "edgeway_cache_level2_writes_total{outcome=\"stored\"}";
+
+/// Redis that loses what was written since [`Store::diverge`].
+enum Store {
+    Single(Redis),
+    Sentinels(Watched),
+    Cluster(Cluster),
+}
+
+impl Store {
+    async fn sentinels() -> Self {
+        let watched = Watched::start().await;
+        for sentinel in &watched.sentinels {
+            // A replica whose link is down for ten times as long is not promoted.
+            sentinel.cli(&["SENTINEL", "SET", "main", "down-after-milliseconds", "3000"]);
+        }
+        Self::Sentinels(watched)
+    }
+
+    fn section(&self) -> String {
+        let place = match self {
+            Self::Single(redis) => format!("url: '{}'", redis.url()),
+            Self::Sentinels(watched) => {
+                let nodes: Vec<String> = watched.sentinels.iter().map(Redis::address).collect();
+                let nodes = nodes.join(", ");
+                format!("sentinel: {{ master: main, nodes: [{nodes}] }}")
+            }
+            Self::Cluster(cluster) => format!("mode: cluster, nodes: [{}]", cluster.addresses()),
+        };
+        format!("{{ {place}, secret: '{SECRET}', timeout: 500ms }}")
+    }
+
+    fn nodes(&self) -> &[Redis] {
+        match self {
+            Self::Single(redis) => std::slice::from_ref(redis),
+            Self::Sentinels(watched) => &watched.nodes,
+            Self::Cluster(cluster) => &cluster.0,
+        }
+    }
+
+    /// Takes the snapshot that comes back, or ends replication.
+    async fn diverge(&self) {
+        if let Self::Single(redis) = self {
+            assert_eq!(redis.cli(&["SAVE"]), "OK");
+            return;
+        }
+        let (masters, replicas): (Vec<_>, Vec<_>) =
+            self.nodes().iter().partition(|node| node.is_master());
+        for replica in &replicas {
+            replica.may_follow(false);
+        }
+        for master in masters {
+            wait_for("no replica follows", PATIENCE, async || {
+                master.cli(&["CLIENT", "KILL", "TYPE", "replica"]);
+                let info = master.cli(&["INFO", "replication"]);
+                info.contains("connected_slaves:0").then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Begins what brings older data back.
+    async fn fail(&mut self, random: &mut Rng) {
+        match self {
+            Self::Single(redis) => redis.restart().await,
+            Self::Sentinels(watched) => {
+                let reply = watched.sentinels[0].cli(&["SENTINEL", "FAILOVER", "main"]);
+                assert_eq!(reply, "OK");
+            }
+            Self::Cluster(cluster) => {
+                let replicas = cluster.0.iter().filter(|node| !node.is_master());
+                let mut replicas: Vec<_> = replicas.collect();
+                random.shuffle(&mut replicas);
+                for replica in &replicas[..random.usize(1..=replicas.len())] {
+                    assert_eq!(replica.cli(&["CLUSTER", "FAILOVER", "TAKEOVER"]), "OK");
+                }
+            }
+        }
+    }
+
+    /// Waits until every replica has the data of its master again.
+    async fn heal(&self) {
+        if let Self::Single(_) = self {
+            return;
+        }
+        for node in self.nodes() {
+            node.may_follow(true);
+        }
+        wait_for(
+            "half of the nodes follow the others",
+            PATIENCE,
+            async || {
+                let follows = |node: &&Redis| {
+                    let info = node.cli(&["INFO", "replication"]);
+                    info.contains("master_link_status:up")
+                };
+                let followers = self.nodes().iter().filter(follows).count();
+                (2 * followers == self.nodes().len()).then_some(())
+            },
+        )
+        .await;
+        if let Self::Sentinels(watched) = self {
+            wait_for("the sentinels name the new master", PATIENCE, async || {
+                let master = watched.nodes.iter().find(|node| node.is_master())?;
+                let port = master.port().to_string();
+                let names = |sentinel: &Redis| {
+                    let place = sentinel.cli(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", "main"]);
+                    place.ends_with(&port)
+                };
+                watched.sentinels.iter().all(names).then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+/// Versions that confirmed purges leave, and what clients saw.
+struct Pages {
+    origin: Origin<VersionedOrigin>,
+    /// Lowest version of each page that may be served.
+    least: Vec<AtomicU64>,
+    reads: AtomicU64,
+    older: parking_lot::Mutex<Vec<String>>,
+}
+
+impl Pages {
+    async fn read(&self, connection: &mut Connection, page: usize, by: &str) -> Option<Response> {
+        let least = self.least[page].load(Ordering::SeqCst);
+        let ask = get(&format!("/{page}/page")).header("host", "shop");
+        let response = connection.send(&ask).await.ok()?;
+        let version = Version::of(&response).filter(|_| response.status() == 200);
+        let version = version.expect("a page with a version");
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        if version.number < least {
+            let done = response.header("x-cache-status").unwrap_or_default();
+            let note = format!(
+                "page {page} by {by}: {} instead of {least}, {done}",
+                version.number
+            );
+            self.older.lock().push(note);
+        }
+        Some(response)
+    }
+
+    async fn read_all(&self, gateway: &Gateway, pages: std::ops::Range<usize>, by: &str) {
+        let mut connection = gateway.connect().await;
+        for page in pages {
+            let read = self.read(&mut connection, page, by).await;
+            read.expect("the gateway keeps the connection");
+        }
+    }
+}
+
+/// Two gateways that run all the time.
+struct Site {
+    store: Store,
+    gateways: [Gateway; 2],
+    pages: Arc<Pages>,
+    yaml: String,
+    random: Rng,
+    confirmed: usize,
+    purges: usize,
+}
+
+impl Site {
+    async fn start(store: Store, pages: usize) -> Self {
+        let origin = VersionedOrigin::start(pages, Duration::from_millis(3)).await;
+        let yaml = format!(
+            "redis: {}\n\
+             cache: {{ shared: redis, CACHE }}\n\
+             upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
+             routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
+            store.section(),
+            origin.address()
+        );
+        let plain = yaml.replace("CACHE", "memory: 64MiB");
+        let gateways = [Gateway::start(&plain).await, Gateway::start(&plain).await];
+        let site = Self {
+            store,
+            gateways,
+            pages: Arc::new(Pages {
+                origin,
+                least: (0..pages).map(|_| AtomicU64::new(0)).collect(),
+                reads: AtomicU64::new(0),
+                older: parking_lot::Mutex::default(),
+            }),
+            yaml,
+            random: Rng::with_seed(seed()),
+            confirmed: 0,
+            purges: 0,
+        };
+        site.linked().await;
+        site
+    }
+
+    async fn linked(&self) {
+        for gateway in &self.gateways {
+            wait_for("the gateways know one another", PATIENCE, async || {
+                let purges = gateway.status().await["purges"].take();
+                let others = purges["others"].as_array()?;
+                let is_linked = others.iter().any(|other| other["leased"] == true);
+                (purges["leased"] == true && is_linked).then_some(())
+            })
+            .await;
+            // Every partition of level 2 has stamps, and no lease is in doubt.
+            wait_for("a purge is confirmed", PATIENCE, async || {
+                let receipt = purge(gateway, &json!({ "tag": "none" })).await;
+                (receipt.status() == 200).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Fills memory and level 2.
+    async fn fill(&self, pages: std::ops::Range<usize>) {
+        let stored = async || {
+            let [one, two] = &self.gateways;
+            one.count(STORED).await + two.count(STORED).await
+        };
+        let before = stored().await;
+        for gateway in &self.gateways {
+            self.pages.read_all(gateway, pages.clone(), "a fill").await;
+        }
+        wait_for("level 2 has all pages", PATIENCE, async || {
+            (stored().await >= before + pages.len() as u64).then_some(())
+        })
+        .await;
+    }
+
+    /// Changes pages and purges them at once. Some are requested again.
+    async fn purge(&mut self, pages: std::ops::Range<usize>) {
+        let asked = pages.map(|page| {
+            let version = self.pages.origin.settings().change(page);
+            let mut order = match self.random.u8(..3) {
+                0 => json!({ "url": format!("/{page}/page") }),
+                1 => json!({ "tag": format!("item-{page}") }),
+                _ => json!({ "prefix": format!("/{page}/") }),
+            };
+            if self.random.u8(..4) == 0 {
+                order["soft"] = true.into();
+            }
+            let gateway = &self.gateways[self.random.usize(..2)];
+            let pages = Arc::clone(&self.pages);
+            let is_read = self.random.bool();
+            async move {
+                let is_confirmed = purge(gateway, &order).await.status() == 200;
+                if is_confirmed {
+                    pages.least[page].store(version, Ordering::SeqCst);
+                }
+                if is_read {
+                    pages.read_all(gateway, page..page + 1, "a client").await;
+                }
+                is_confirmed
+            }
+        });
+        let confirmed = join_all(asked).await;
+        self.purges += confirmed.len();
+        self.confirmed += confirmed.iter().filter(|it| **it).count();
+    }
+
+    /// Reads pages of `pages` at both gateways until the flag is set. No request fails.
+    fn read_on(&self, pages: std::ops::Range<usize>, is_over: &Arc<AtomicBool>) -> JoinSet<()> {
+        let mut readers = JoinSet::new();
+        for (gateway, by) in self.gateways.iter().zip(["first", "second"]) {
+            let (pages_of, is_over) = (Arc::clone(&self.pages), Arc::clone(is_over));
+            let (to, pages) = (gateway.address(), pages.clone());
+            let mut random = self.random.clone();
+            readers.spawn(async move {
+                let mut connection = Connection::open(to).await.expect("it accepts");
+                while !is_over.load(Ordering::SeqCst) {
+                    let page = random.usize(pages.clone());
+                    if pages_of.read(&mut connection, page, by).await.is_none() {
+                        connection = Connection::open(to).await.expect("it accepts");
+                        let again = pages_of.read(&mut connection, page, by).await;
+                        again.expect("the gateway responds");
+                    }
+                    pass(Duration::from_millis(2)).await;
+                }
+            });
+        }
+        readers
+    }
+
+    /// Runs one round over its own pages.
+    async fn round(&mut self, pages: std::ops::Range<usize>) {
+        let folder = tempfile::tempdir().expect("a folder for the test can be made");
+        let disk = format!(
+            "disk: {{ folder: '{}', size: 64MiB }}",
+            folder.path().display()
+        );
+        let mut with_disk = Gateway::start(&self.yaml.replace("CACHE", &disk)).await;
+        with_disk.follows_purges().await;
+        self.fill(pages.clone()).await;
+        self.pages
+            .read_all(&with_disk, pages.clone(), "a fill")
+            .await;
+        with_disk.terminate(PATIENCE).await;
+        self.store.diverge().await;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let readers = self.read_on(pages.clone(), &is_over);
+        let half = pages.start + pages.len() / 2;
+        self.purge(pages.start..half).await;
+        self.store.fail(&mut self.random).await;
+        // By now the old master may still take writes.
+        self.purge(half..pages.end).await;
+        self.store.heal().await;
+        self.linked().await;
+        is_over.store(true, Ordering::SeqCst);
+        readers.join_all().await;
+        with_disk.start_again(&[], &[]).await;
+        with_disk.follows_purges().await;
+        let mut fresh = Gateway::start(&self.yaml.replace("CACHE", "memory: 64MiB")).await;
+        fresh.follows_purges().await;
+        let all = [&self.gateways[0], &self.gateways[1], &with_disk, &fresh];
+        for (gateway, by) in all.into_iter().zip(["first", "second", "disk", "fresh"]) {
+            self.pages.read_all(gateway, pages.clone(), by).await;
+        }
+        // Purges wait a minute for a gateway that is killed.
+        with_disk.terminate(PATIENCE).await;
+        fresh.terminate(PATIENCE).await;
+    }
+}
+
+async fn purge(gateway: &Gateway, order: &Value) -> Response {
+    let request = post("/v1/purge", order.to_string());
+    let request = request.header("content-type", "application/json");
+    gateway.send_admin(&request).await
+}
+
+fn seed() -> u64 {
+    let given = std::env::var("EDGEWAY_SEED").ok();
+    given.map_or(48, |seed| seed.parse().expect("a number"))
+}
+
+async fn drill(store: Store, usual: usize, at_once: usize) {
+    let given = std::env::var("EDGEWAY_PURGES").ok();
+    let count = given.map_or(usual, |count| count.parse().expect("a number"));
+    let at_once = at_once.max(count.div_ceil(10));
+    let mut site = Site::start(store, count).await;
+    for from in (0..count).step_by(at_once) {
+        site.round(from..count.min(from + at_once)).await;
+    }
+    let (older, reads) = (site.pages.older.lock(), &site.pages.reads);
+    println!(
+        "{} of {} purges confirmed, {} reads, {} older",
+        site.confirmed,
+        site.purges,
+        reads.load(Ordering::SeqCst),
+        older.len()
+    );
+    assert!(
+        older.is_empty(),
+        "{} older: {:#?}",
+        older.len(),
+        &older[..older.len().min(20)]
+    );
+    assert!(site.confirmed > count / 3, "{} of {count}", site.confirmed);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_killed_and_returns_from_a_snapshot_undoes_no_purge() {
+    drill(Store::Single(Redis::start().await), 80, 40).await;
+}
+
+/// The control: older data that claims to be complete is served.
+#[tokio::test]
+async fn a_redis_whose_restart_goes_unnoticed_undoes_purges() {
+    const CLAIM: &str = "local id = string.match(redis.call('INFO', 'replication'), \
+         'master_replid:(%x+)') return redis.call('ZADD', KEYS[1], 'inf', '@' .. id)";
+    let mut site = Site::start(Store::Single(Redis::start().await), 20).await;
+    site.fill(0..20).await;
+    site.store.diverge().await;
+    site.purge(0..20).await;
+    assert_eq!(site.confirmed, 20);
+    let Site {
+        mut store,
+        gateways,
+        pages,
+        yaml,
+        mut random,
+        ..
+    } = site;
+    drop(gateways);
+    store.fail(&mut random).await;
+    let stamps = "edgeway:cache:{0}:stamps";
+    assert_eq!(store.nodes()[0].cli(&["EVAL", CLAIM, "1", stamps]), "1");
+    let fresh = Gateway::start(&yaml.replace("CACHE", "memory: 64MiB")).await;
+    fresh.follows_purges().await;
+    pages.read_all(&fresh, 0..20, "fresh").await;
+    assert_eq!(pages.older.lock().len(), 20);
+}
+
+#[tokio::test]
+async fn a_failover_by_sentinels_to_a_replica_that_lags_undoes_no_purge() {
+    drill(Store::sentinels().await, 50, 50).await;
+}
+
+#[tokio::test]
+async fn takeovers_of_a_cluster_by_replicas_that_lag_undo_no_purge() {
+    drill(Store::Cluster(Cluster::start().await), 100, 50).await;
+}
