@@ -267,7 +267,9 @@ fn the_tables_name_every_filter_in_the_order_of_the_registry() {
     let names: Vec<&str> = FILTERS.iter().map(|entry| entry.name).collect();
     let read = |page: &str| fs::read_to_string(root().join(page)).expect("the page is there");
     let features = read("docs/features.md");
-    let row = features.lines().find(|line| line.starts_with("| [Filters]"));
+    let row = features
+        .lines()
+        .find(|line| line.starts_with("| [Filters]"));
     let named: Vec<&str> = row
         .unwrap_or_default()
         .split('`')
