@@ -26,17 +26,10 @@ use crate::support::{
     gateway::Gateway,
     http2,
     origins::{CanonicalOrigin, EchoOrigin, Origin, ReflectingOrigin, echoed},
+    seed,
 };
 
 const SECRET: &str = "thirty-two bytes that nobody else knows";
-
-/// Returns the seed of the draws.
-fn seed() -> u64 {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = given.map_or(48, |seed| seed.parse().expect("a number"));
-    eprintln!("seed {seed}");
-    seed
-}
 
 /// Placeholders whose values differ between clients that ask for the same URL.
 const VARIABLES: [(&str, &str); 10] = [
@@ -224,7 +217,7 @@ async fn a_stored_response_is_one_to_what_the_gateway_would_write() {
     let addresses = origins.each_ref().map(Origin::address);
     let storing = Gateway::start(&yaml(addresses, true)).await;
     let asking = Gateway::start(&yaml(addresses, false)).await;
-    let mut random = Rng::with_seed(seed());
+    let mut random = Rng::with_seed(seed::drawn());
     let (mut stored, mut wrong, mut shared) = (0, Vec::new(), 0);
     for _ in 0..1500 {
         let drawn = Drawn::draw(&mut random);
@@ -410,7 +403,7 @@ routes: [{{ match: {{ path: /* }}, upstream: app, cache: {{}} }}]
 
 #[tokio::test]
 async fn no_spelling_of_a_host_makes_an_app_redirect_to_its_own_name() {
-    let mut random = Rng::with_seed(seed());
+    let mut random = Rng::with_seed(seed::drawn());
     for relay in ["on", "off"] {
         let site = Site::start(relay).await;
         let (mut own, mut others) = (0, 0);

@@ -23,6 +23,7 @@ use crate::support::{
     gateway::Gateway,
     origins::{Origin, Version, VersionedOrigin},
     redis::{Cluster, Redis, SECRET, Watched},
+    seed,
     wait::{pass, wait_for},
 };
 
@@ -214,7 +215,7 @@ impl Site {
                 older: parking_lot::Mutex::default(),
             }),
             yaml,
-            random: Rng::with_seed(seed()),
+            random: Rng::with_seed(seed::drawn()),
             confirmed: 0,
             purges: 0,
         };
@@ -354,11 +355,6 @@ async fn purge(gateway: &Gateway, order: &Value) -> Response {
     let request = post("/v1/purge", order.to_string());
     let request = request.header("content-type", "application/json");
     gateway.send_admin(&request).await
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    given.map_or(48, |seed| seed.parse().expect("a number"))
 }
 
 async fn drill(store: Store, usual: usize, at_once: usize) {

@@ -12,6 +12,7 @@ use crate::support::{
         WINDOW_UPDATE, block, frame,
     },
     origins::BigOrigin,
+    seed,
 };
 
 const CASES: usize = 40;
@@ -125,7 +126,7 @@ async fn download(gateway: &Gateway, habits: &Habits) -> (u64, String) {
 
 #[tokio::test]
 async fn clients_that_confirm_each_frame_get_everything() {
-    let seed = std::env::var("EDGEWAY_SEED").map_or(48, |seed| seed.parse().unwrap());
+    let seed = seed::drawn();
     let mut random = Rng::with_seed(seed);
     let origin = BigOrigin::start().await;
     for relay in ["on", "off"] {

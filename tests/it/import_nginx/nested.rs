@@ -11,11 +11,9 @@ use super::{
     servers::{Edge, Nginx, Shape, Side},
     wire::{Message, Outcome, send},
 };
-use crate::support::certificates::Ca;
+use crate::support::{certificates::Ca, seed};
 
 const SERVERS: usize = 120;
-/// Seed unless `EDGEWAY_SEED` gives another.
-const SEED: u64 = 48;
 const REQUESTS: usize = 60;
 /// Levels of locations, those of the server included.
 const DEPTH: usize = 3;
@@ -202,7 +200,7 @@ async fn is_guarded_spelling(nginx: &Side, text: &str, own: &Outcome) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locations_within_each_other_are_chosen_as_nginx_chooses() {
-    let seed = std::env::var("EDGEWAY_SEED").map_or(SEED, |seed| seed.parse().expect("a number"));
+    let seed = seed::drawn();
     let (mut drawn, servers) = configuration(seed);
     let shape = Shape::of("nested", drawn.text.clone());
     let folder = tempfile::tempdir().expect("a folder");

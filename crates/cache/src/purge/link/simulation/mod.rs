@@ -330,7 +330,7 @@ impl World {
             6 => self.model.data.lock().generation = None,
             7 => self.restart(number),
             8 => self.model.roll_back(),
-            8..11 => {
+            9..11 => {
                 let data = self.model.data.lock().clone();
                 *self.model.replica.lock() = data;
             }
