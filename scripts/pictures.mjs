@@ -102,16 +102,15 @@ try {
   await until(`the demonstration: ${said}`, () => fetch(base).then((response) => response.ok, () => false));
   const socket = /--socket (\S+)/.exec(said)?.[1];
 
-  for (const scheme of ['light', 'dark']) {
-    const page = await browser.newPage({ viewport: { width: 1280, height: 860 }, colorScheme: scheme });
-    await page.goto(base);
-    for (const button of ['cache', 'cache', 'limit', 'limit', 'limit', 'limit']) {
-      await page.click(`[data-try="${button}"]`);
-      await page.waitForLoadState('networkidle').catch(() => {});
-    }
-    await save(scheme === 'light' ? 'demo' : 'demo-dark', page);
-    await page.close();
-  }
+  const page = await browser.newPage({ viewport: { width: 1280, height: 1120 } });
+  await page.goto(base);
+  for (const tile of ['cache', 'cache', 'limit']) await page.click(`#try-${tile}:not([disabled])`);
+  // While one backend is stopped, requests go to the other one.
+  await page.click('#try-stop');
+  await page.waitForSelector('text=/^refuses$/');
+  await page.evaluate(() => window.scrollTo(0, 0));
+  await save('demo', page);
+  await page.close();
 
   // Some traffic, so that there is something to see.
   let isOver = false;

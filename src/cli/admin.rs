@@ -420,7 +420,7 @@ fn report_refusal(refused: &ActionError, form: OutputFormat) -> ExitCode {
 mod tests {
     use super::*;
 
-    const REST: &str = "listeners: [{ address: '127.0.0.1:0' }]\nroutes: []\n";
+    const REST: &str = "listeners: [{ address: '127.0.0.1:0' }]\nroutes: [{ match: { path: /* }, respond: { status: 200 } }]\n";
 
     fn targets(yaml: &str) -> (Vec<String>, Option<String>) {
         let folder = tempfile::tempdir().unwrap();

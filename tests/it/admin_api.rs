@@ -375,7 +375,8 @@ async fn local_processes_see_health_and_counts_and_change_nothing() {
     // The commands find the socket as the gateway does.
     let folder = gateway.folder().join("run");
     let status = Command::new(env!("CARGO_BIN_EXE_edgeway"))
-        .args(["status", "--json", "-c", "nowhere.yaml"])
+        .args(["status", "--json"])
+        .current_dir(&folder)
         .env("RUNTIME_DIRECTORY", &folder)
         .output()
         .expect("the binary starts");

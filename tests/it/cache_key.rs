@@ -53,7 +53,7 @@ const PLACES: [(&str, &str); 7] = [
         "set",
         "headers: { request: { set: { X-Set: 'a VALUE b' } } }",
     ),
-    ("add", "headers: { request: { add: { X-Set: VALUE } } }"),
+    ("add", "headers: { request: { add: { X-Set: 'VALUE' } } }"),
     (
         "rules",
         "rules: [{ regex: '^(.*)$', with: '{group.1}?v=VALUE', then: stop }]",
@@ -61,7 +61,7 @@ const PLACES: [(&str, &str); 7] = [
     (
         "moved",
         "rules: [{ regex: '^(.*)$', with: '{group.1}', then: stop }], headers: { request: { set: { \
-         X-Set: VALUE } } }",
+         X-Set: 'VALUE' } } }",
     ),
     ("upstream", "upstream_by: '{map.by_VARIABLE}'"),
     // The header that `jwt` writes is the only difference here.
@@ -90,7 +90,7 @@ const NOT_WRITTEN: [&str; 9] = [
 /// Returns the configuration of a gateway with a route for each variable in each place.
 fn yaml(origins: [SocketAddr; 2], keeps: bool) -> String {
     let mut yaml = format!(
-        "listeners: [{{ address: '127.0.0.1:0', name: main }}]
+        "listeners: [{{ address: '127.0.0.1:0', name: main, http2: {{ cleartext: true }} }}]
 upstreams:
   one: {{ backends: ['{}'], health: false }}
   two: {{ backends: ['{}'], health: false }}
@@ -259,8 +259,7 @@ async fn explain_shows_what_is_written() {
         origin.address()
     ))
     .await;
-    let request =
-        json!({ "url": "http://Shop.Test:80/a", "headers": ["X-T: a"], "client": "10.0.0.1" });
+    let request = json!({ "method": "GET", "url": "http://Shop.Test:80/a", "headers": ["X-T: a"], "client": "10.0.0.1" });
     let request =
         post("/v1/explain", request.to_string()).header("content-type", "application/json");
     let explained = gateway.send_admin(&request).await.json();
@@ -288,21 +287,21 @@ async fn a_request_that_a_plugin_may_change_later_passes_the_cache() {
     let yaml = format!(
         "upstreams: {{ app: {{ backends: ['{}'] }} }}\nroutes:\n\
          - {{ match: {{ path: /later }}, upstream: app, cache: {{ ttl: 1h }}, plugins: [{{ file: later.js }}] }}\n\
-         - {{ match: {{ path: /said }}, upstream: app, cache: {{ ttl: 1h }}, plugins: [{{ file: said.js }}] }}\n",
+         - {{ match: {{ path: /keyed }}, upstream: app, cache: {{ ttl: 1h }}, plugins: [{{ file: keyed.js }}] }}\n",
         origin.address()
     );
     let gateway = Gateway::start_in(&yaml, |folder| {
         fs::write(folder.join("later.js"), plugin).expect("a file");
-        fs::write(folder.join("said.js"), saying).expect("a file");
+        fs::write(folder.join("keyed.js"), saying).expect("a file");
     })
     .await;
     for (path, value, expected) in [
         ("/later", "a", "BYPASS"),
         ("/later", "a", "BYPASS"),
         ("/later", "b", "BYPASS"),
-        ("/said", "a", "MISS"),
-        ("/said", "a", "HIT"),
-        ("/said", "b", "MISS"),
+        ("/keyed", "a", "MISS"),
+        ("/keyed", "a", "HIT"),
+        ("/keyed", "b", "MISS"),
     ] {
         let response = gateway.send(&get(path).header("x-t", value)).await;
         assert_eq!(
@@ -339,7 +338,7 @@ impl Site {
         let yaml = format!(
             "trusted_proxies: [127.0.0.2/32]
 listeners:
-- {{ address: '127.0.0.1:0', name: plain }}
+- {{ address: '127.0.0.1:0', name: plain, http2: {{ cleartext: true }} }}
 - {{ address: '127.0.0.1:0', name: tls, tls: {{ certificates: {{ dir: sites }} }} }}
 upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
 routes: [{{ match: {{ path: /* }}, upstream: app, cache: {{}} }}]

@@ -306,7 +306,7 @@ async fn names_are_escaped_on_the_page() {
         html.matches("&lt;img onerror=x&gt;").count() >= 11,
         "{html}"
     );
-    assert!(!html.contains("<img"), "{html}");
+    assert!(!html.contains("<img onerror"), "{html}");
 }
 
 #[tokio::test]

@@ -211,13 +211,16 @@ impl PurgeLogStore for RedisPurgeLog {
         }
         let raw: RawResponse = self.eval(&self.sync, &args).await?;
         let leases = || raw.leases.into_iter().map(|lease| self.lease(lease));
+        let generation = raw.generation.name.clone();
         Ok(LogResponse {
             generation: raw.generation,
             leased: raw.leased,
             leases: question.wants_leases.then(|| leases().collect()),
             follows: if raw.is_in_log {
                 let entries = raw.entries.into_iter();
-                let entries: Vec<Entry> = entries.map(|entry| self.entry(entry)).collect();
+                let entries: Vec<Entry> = entries
+                    .map(|entry| self.entry(entry, &generation))
+                    .collect();
                 LogContinuity::Entries {
                     are_all: entries.len() < BATCH,
                     entries,
@@ -258,8 +261,9 @@ impl RedisPurgeLog {
         [prefix.as_bytes(), name.as_bytes(), text.as_bytes()]
     }
 
-    fn entry(&self, RawEntry { position, text }: RawEntry) -> Entry {
-        if text.is_empty() {
+    fn entry(&self, RawEntry { position, text }: RawEntry, generation: &str) -> Entry {
+        // An entry without a purge began the generation, or its purge was taken out.
+        if text.is_empty() && generation.split(':').next() == Some(&position.drawn) {
             let content = EntryContent::Restarted;
             return Entry { position, content };
         }
@@ -439,7 +443,7 @@ mod tests {
                 drawn: drawn.to_owned(),
             };
             let text = text.to_owned();
-            log.entry(RawEntry { position, text }).content
+            log.entry(RawEntry { position, text }, "g:1").content
         };
         let purges = vec![Purge::ALL];
         let text = ours.text("d", &purges);
@@ -461,7 +465,8 @@ mod tests {
         for content in unsigned {
             assert_eq!(content, EntryContent::Unsigned);
         }
-        assert_eq!(entry(&ours, "d", ""), EntryContent::Restarted);
+        assert_eq!(entry(&ours, "d", ""), EntryContent::Unsigned);
+        assert_eq!(entry(&ours, "g", ""), EntryContent::Restarted);
         let parts = ours.parts("d", "[{}]");
         let later = format!("{}[{{}}]", ours.signer.sign_text(PURGE, &parts));
         assert_eq!(entry(&ours, "d", &later), EntryContent::Unknown);

@@ -40,7 +40,7 @@ fn by(items: &[&str]) -> KeyRules {
 
 fn key(rules: &KeyRules, target: &str, lines: &[(&'static str, &str)]) -> Key {
     let mut head = pingora::http::RequestHeader::build("GET", target.as_bytes(), None).unwrap();
-    head.insert_header("host", "Shop.example.com").unwrap();
+    head.insert_header("host", "shop.example.com").unwrap();
     for (name, value) in lines {
         head.append_header(*name, *value).unwrap();
     }

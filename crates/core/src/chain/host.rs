@@ -34,8 +34,8 @@ pub fn normalise_host(request: &mut RequestHeader, client: &Client) {
 
 /// Returns the host that a trusted proxy reports.
 fn forwarded_host<'h>(request: &'h RequestHeader, client: &Client) -> Option<&'h str> {
-    let is_told = client.is_trusted;
-    let host = is_told.then(|| first_element(request, &X_FORWARDED_HOST));
+    let is_reported = client.is_trusted;
+    let host = is_reported.then(|| first_element(request, &X_FORWARDED_HOST));
     host.flatten().filter(|host| is_host(host))
 }
 

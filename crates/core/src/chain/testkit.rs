@@ -23,6 +23,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use pingora::http::{RequestHeader, ResponseHeader};
 
+use super::host::normalise_host;
 use super::{
     BackgroundWork, Body, Chain, Class, Client, CompileContext, Exchange, Filter, FilterKind,
     HookOutcome, HookProgress, Identity, KeyBuilder, LoggedRequest, Named, Phases, Reply,
@@ -296,6 +297,7 @@ impl FilterCheck {
                 .append_header((*name).to_owned(), *value)
                 .expect("a header");
         }
+        normalise_host(&mut request, &Client::default());
         let response = run(self.exchange(request, body));
         self.responses.push(response);
         self

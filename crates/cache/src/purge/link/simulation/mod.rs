@@ -17,7 +17,7 @@ use std::{
 
 use fastrand::Rng;
 
-use self::model::{Data, IGNORES_HISTORY, Model, ModelConnection};
+use self::model::{Data, Model, ModelConnection};
 use super::{
     super::{PurgeEffect, PurgeTarget},
     *,
@@ -437,13 +437,5 @@ fn run_all(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn a_receipt_claims_nothing_untrue() {
-    run_all(0..3000);
-}
-
-/// The control: nobody sees that Redis has failed over.
-#[test]
-#[should_panic(expected = "is over")]
-fn a_failover_that_goes_unnoticed_undoes_purges() {
-    IGNORES_HISTORY.set(true);
     run_all(0..3000);
 }

@@ -2,7 +2,6 @@
 //! them after their callers have gone.
 
 use std::{
-    cell::Cell,
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -54,7 +53,7 @@ impl Data {
             *self = Self::default();
         }
         let of = self.generation.take();
-        let of = of.filter(|(_, of, _)| *of == history || IGNORES_HISTORY.get());
+        let of = of.filter(|(_, of, _)| *of == history);
         let (name, history, born) = of.unwrap_or_else(|| {
             let name = draw();
             self.append(now, name.clone(), EntryContent::Restarted);
@@ -158,11 +157,6 @@ struct Moment {
     now: u64,
     /// Another number after each failover.
     history: u64,
-}
-
-thread_local! {
-    /// Set where scripts do not see a failover: the control.
-    pub(super) static IGNORES_HISTORY: Cell<bool> = const { Cell::new(false) };
 }
 
 /// A Redis, with delayed commands.
