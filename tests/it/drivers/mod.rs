@@ -529,6 +529,12 @@ fn logged(line: &Value, is_inexact: bool) -> Vec<String> {
     fields
         .iter()
         .filter(|name| **name != "bytes_out" || !is_inexact)
+        // Of a refused body over HTTP/2, the rest is read while the client reads the response: more
+        // or less of it has come when the line is written.
+        .filter(|name| {
+            let is_refused = line["reason"] == "body_limit" && line["protocol"] == "HTTP/2";
+            **name != "bytes_in" || !is_refused
+        })
         // A connection that breaks when it is used again is replaced, and which one it is differs.
         .filter(|name| **name != "attempts" || line["reason"] != "upstream_reset")
         .map(|name| format!("{name}={}", line[*name]))
