@@ -121,11 +121,19 @@ impl Filter for Compression {
     /// stored response suits every client. A request without `Accept-Encoding` would accept any
     /// coding. A signed header stays as it is.
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        let head = ex.head;
-        if is_signed(&head.headers, head.uri.query(), &header::ACCEPT_ENCODING) {
-            ex.facts.put(SignedEncoding);
-        } else {
-            headers.insert(header::ACCEPT_ENCODING, IDENTITY);
+        match headers.entry(header::ACCEPT_ENCODING) {
+            // A client that did not send the header cannot have signed it.
+            header::Entry::Vacant(place) => {
+                place.insert(IDENTITY);
+            }
+            header::Entry::Occupied(mut sent) => {
+                let head = ex.head;
+                if is_signed(&head.headers, head.uri.query(), sent.key()) {
+                    ex.facts.put(SignedEncoding);
+                } else {
+                    sent.insert(IDENTITY);
+                }
+            }
         }
     }
 
