@@ -193,7 +193,10 @@ impl Played {
                 let statements = stated.of(differing.request, differing.code, difference);
                 if let [only] = statements[..] {
                     let is_new = !judged.needed.contains(only);
-                    if is_new && governed.naming(differing, difference, places).is_empty() {
+                    if is_new
+                        && !is_accepted(differing.request, difference)
+                        && governed.naming(differing, difference, places).is_empty()
+                    {
                         judged.needed.insert(only.clone());
                     }
                 }
@@ -215,11 +218,7 @@ impl Played {
                         .push(format!("{text}: {place}: {}", first.note));
                 }
                 match entries[..] {
-                    // The route whose spelling it is takes it, as the general notes say.
-                    [] if differing.request.edge == "case" => {}
-                    // A page of another route closes the connection with the response, and a client
-                    // that sends the body it announced may lose the response.
-                    [] if differing.request.header("expect").is_some() => {}
+                    _ if is_accepted(differing.request, difference) => {}
                     [] => judged.unnamed.push(described(differing, difference)),
                     [only] => drop(judged.needed.insert(only.clone())),
                     _ => {}
@@ -421,6 +420,12 @@ fn all_rows(seed: u64) -> Vec<Row> {
     });
     all.sort_by(|one, other| one.text.cmp(&other.text));
     all
+}
+
+/// Returns true for a difference that no entry of a report has to name: the route of a guarded path
+/// takes its other spellings, as the general notes say, and they have its headers.
+fn is_accepted(request: &Drawn, difference: &Difference) -> bool {
+    request.edge == "case" && matches!(difference.what, What::Header(_) | What::Sent(_))
 }
 
 /// Returns the response headers that the gateway sent and nginx did not, of all requests that both
