@@ -8,7 +8,6 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -22,7 +21,7 @@ use pingora::{
 use tokio::{io::AsyncWriteExt, sync::watch};
 
 use super::{
-    conn::{ConnIo, HeadWait},
+    conn::{ConnIo, HeadWait, LINGER_TIMEOUT},
     head::HeadLimits,
     http2,
     proxy_protocol::{self, Source},
@@ -40,9 +39,6 @@ use crate::{
     gateway::Listener,
     tls,
 };
-
-/// Time that a refused client may take to read the response, and to stop sending.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Encrypted bytes of a response that may wait for a slow client, besides those in the kernel: two
 /// records. A larger limit saves system calls for clients that read as fast as they are sent to.

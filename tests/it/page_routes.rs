@@ -178,6 +178,45 @@ async fn errors_are_booked_on_the_route_where_they_happen() {
     }
 }
 
+/// Invariant: a client that sends the body it announced, without waiting for `100 Continue`, gets the
+/// page of the error. A connection that is closed with unread bytes is reset, and the client may lose
+/// the response.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_does_not_wait_gets_its_page() {
+    let broken = ResettingOrigin::start(Failure::Status(500)).await;
+    let reset = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
+    let app = EchoOrigin::start().await;
+    let addresses = [broken.address(), reset.address(), app.address()];
+    let [broken, reset, app] = addresses.map(|address| address.to_string());
+    let mut lost = Vec::new();
+    for relay in ["on", "off"] {
+        let gateway = begin(&[("EDGEWAY_RELAY", relay)], &yaml(&broken, &reset, &app)).await;
+        for (error, status, ..) in ERRORS.iter().filter(|(error, ..)| *error != "file") {
+            for (page, _) in PAGES {
+                for length in [3_000, 60_000] {
+                    for at_once in [length, length / 2, 0] {
+                        let shown = format!("{error}, {page}, {at_once}/{length}, relay {relay}");
+                        let head = format!(
+                            "POST /{error}/{page}/1 HTTP/1.1\r\nHost: a.test\r\n\
+                             Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+                        );
+                        let mut connection = gateway.connect().await;
+                        let first = head + &"a".repeat(at_once);
+                        connection.write(&first).await.expect("it accepts");
+                        let body = connection.write(&"a".repeat(length - at_once)).await;
+                        let got = connection.read_response().await;
+                        let got = got.map(|response| response.status());
+                        if body.is_err() || !matches!(got, Ok(got) if got == *status) {
+                            lost.push(format!("{shown}: {body:?}, {got:?}"));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(lost.is_empty(), "{} lost:\n{}", lost.len(), lost.join("\n"));
+}
+
 /// Checks what the operator sees of the same requests.
 async fn shown(gateway: &Gateway, sent: &[Sent]) {
     let (route, ..) = &sent[0];

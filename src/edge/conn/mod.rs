@@ -59,6 +59,8 @@ const READ_BUFFER: usize = 2048;
 const MAX_PIPELINED: usize = 16 * 1024;
 /// Limit on empty lines before a request (RFC 9112, 2.2, requires one).
 const EMPTY_LINES: u8 = 2;
+/// Time that a client may take to read a response that ends its connection, and to stop sending.
+pub(super) const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Limit on bytes that are still read from a refused client.
 const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// Connection preface of a client that uses HTTP/2 with prior knowledge (RFC 9113, 3.4).
@@ -213,7 +215,7 @@ impl ConnIo {
         self.connection.enter(Stage::Idle);
     }
 
-    /// Reads the rest of a refused client's bytes, until it closes or the limit is reached. Closing
+    /// Reads the rest of a client's bytes, until it closes or the limit is reached. Closing
     /// with unread bytes resets the connection, and the response is lost (nginx:
     /// `lingering_close`).
     pub(super) async fn linger(&mut self) -> io::Result<()> {
@@ -446,9 +448,13 @@ impl AsyncWrite for ConnIo {
 
 #[async_trait]
 impl Shutdown for ConnIo {
+    /// Closes the connection. A body of which nobody has read the rest is read first.
     async fn shutdown(&mut self) {
         if let Err(error) = AsyncWriteExt::shutdown(self).await {
             log::debug!(error:%; "client connection closed before we closed it");
+        } else if self.outline.0.has_body && !self.remainder.is_complete() {
+            let rest = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
+            log::debug!(is_read = matches!(rest, Ok(Ok(()))); "closing after an unread body");
         }
     }
 }

@@ -29,6 +29,8 @@ use crate::{
 
 /// Capacity that fits most header sections.
 const HEADER_SECTION: usize = 1024;
+/// Capacity for bytes that are discarded.
+const DISCARDED: usize = 1024;
 /// Capacity up to which a thread keeps a buffer for its next header section.
 const MAX_SPARE: usize = 8 * 1024;
 
@@ -186,14 +188,19 @@ impl<'a> Http1Stream<'a> {
         flushed.map(|flushed| flushed.or_err(WRITE.0, WRITE.1))
     }
 
-    /// Waits until the client, whose request is complete, has left.
+    /// Waits until the client has left, from whose request nothing more is wanted. What still comes
+    /// of a body is discarded.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
-        let mut byte = [0];
-        let mut room = ReadBuf::new(&mut byte);
-        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room));
-        let error = match read {
-            Ok(()) => Error::explain(ErrorType::ConnectionClosed, GONE),
-            Err(error) => Error::because(ErrorType::ReadError, GONE, error),
+        let mut room = [const { MaybeUninit::uninit() }; DISCARDED];
+        let error = loop {
+            let mut room = ReadBuf::uninit(&mut room);
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut room)) {
+                Ok(()) if room.filled().is_empty() => {
+                    break Error::explain(ErrorType::ConnectionClosed, GONE);
+                }
+                Ok(()) => {}
+                Err(error) => break Error::because(ErrorType::ReadError, GONE, error),
+            }
         };
         Poll::Ready(error.into_down())
     }

@@ -237,7 +237,8 @@ impl FastPath {
         arrived: Arrived,
         reuse: ConnectionReuse,
     ) -> FastPathOutcome<Stream> {
-        let has_tls = has_tls(ctx.connection.as_deref());
+        // What is left of a body must be read before the connection is closed.
+        let shuts_down = has_tls(ctx.connection.as_deref()) || arrived.has_body;
         let rerouted = ReroutedRequest::new();
         let mut client = DirectClient::http1(&mut stream, (request, &rerouted), reuse);
         let outcome = match client.skip_header_section(arrived.length).await {
@@ -249,7 +250,7 @@ impl FastPath {
         };
         self.relayed(&client, &outcome, &mut ctx);
         let is_kept = outcome.is_complete && client.is_kept();
-        give_back(stream, has_tls, is_kept).await
+        give_back(stream, shuts_down, is_kept).await
     }
 
     /// Ends a request that was relayed.
@@ -338,12 +339,12 @@ fn has_tls(connection: Option<&Connection>) -> bool {
 }
 
 /// Ends a request whose response was written directly. A connection that is not kept is closed.
-async fn give_back(mut stream: Stream, has_tls: bool, is_kept: bool) -> FastPathOutcome<Stream> {
+async fn give_back(mut stream: Stream, shuts_down: bool, is_kept: bool) -> FastPathOutcome<Stream> {
     if is_kept {
         return FastPathOutcome::Over(Some(stream));
     }
-    // Without TLS, closing says the same as shutting down before it, in one call.
-    if has_tls {
+    // Without TLS and a body, closing says the same as shutting down before it, in one call.
+    if shuts_down {
         stream.shutdown().await;
     } else if let Err(error) = tokio::io::AsyncWriteExt::flush(&mut stream).await {
         log::debug!(error:%; "client left before its response was complete");
