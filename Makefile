@@ -9,8 +9,8 @@ help: ## list the targets
 
 .PHONY: demo
 demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8080
-	$(CARGO) build --release --locked
-	exec target/release/edgeway demo
+	WARNINGS=allow scripts/linted build --workspace --bin edgeway --locked
+	exec target/debug/edgeway demo
 
 .PHONY: test
 test: setup-tests ## check format and lints, run unit tests and end-to-end tests with real apps and a browser
@@ -141,4 +141,4 @@ benchmarks: setup-profiles ## all profiles REPEATS times (3), then soak, and wri
 
 .PHONY: drills
 drills: setup-drills apps ## run the drills: killed instances, large bodies, idle WebSockets, a hanging upstream, floods, testssl.sh
-	$(CARGO) test --release --locked --test drills
+	$(CARGO) test --release --features jemalloc --locked --test drills

@@ -22,7 +22,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: edgeway::Allocator = edgeway::Allocator;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const BODY: &[u8] = &[b'x'; 100];
 

@@ -36,8 +36,6 @@ mod status;
 pub mod testing;
 mod values;
 
-#[cfg(feature = "jemalloc")]
-pub use self::base::alloc::Allocator;
 pub use self::{
     cli::{main, main_with},
     filters::custom::CustomFilter,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: edgeway::Allocator = edgeway::Allocator;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// jemalloc's settings, read before `main`.
 ///

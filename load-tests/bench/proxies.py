@@ -155,7 +155,7 @@ class Edgeway(Proxy):
 
     def __init__(self, settings: Settings, origin: Origin) -> None:
         super().__init__(settings, origin)
-        need(settings.edgeway, "cargo build --release")
+        need(settings.edgeway, "cargo build --release --features jemalloc")
         (self.admin,) = free_ports(1)
 
     def command(self, alone: bool) -> list[str]:
@@ -217,7 +217,7 @@ class Bare(Proxy):
 
     def __init__(self, settings: Settings, origin: Origin) -> None:
         super().__init__(settings, origin)
-        need(settings.bare, "cargo build --release --example bare")
+        need(settings.bare, "cargo build --release --features jemalloc --example bare")
 
     def command(self, alone: bool) -> list[str]:
         return [str(self.settings.bare.resolve()), f"127.0.0.1:{self.port}",

@@ -1,5 +1,5 @@
 //! Long runs against the real binary, too slow for every test run:
-//! `cargo test --release --test drills -- NAME…`, or all of them without a name. Each prints its
+//! `cargo test --release --features jemalloc --test drills -- NAME…`, or all of them without a name. Each prints its
 //! measurements, and the run fails if a limit is exceeded.
 #![allow(
     clippy::print_stdout,

@@ -20,7 +20,9 @@ fn program() -> PathBuf {
     let edgeway = Path::new(env!("CARGO_BIN_EXE_edgeway"));
     let built = edgeway.parent().expect("it is in a folder");
     let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--locked", "--example", "own_gateway"]);
+    // With the features of all crates, as the tests are built.
+    build.args(["build", "--quiet", "--locked", "--workspace"]);
+    build.args(["--example", "own_gateway"]);
     if built.ends_with("release") {
         build.arg("--release");
     }

@@ -71,7 +71,7 @@ impl FairQueue {
         waits.await.ok()
     }
 
-    #[cfg(any(test, feature = "testkit"))]
+    #[doc(hidden)]
     pub fn free(&self) -> usize {
         self.0.lock().free
     }

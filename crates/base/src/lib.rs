@@ -8,8 +8,6 @@ compile_error!(
 );
 
 pub mod accept;
-#[cfg(feature = "jemalloc")]
-pub mod alloc;
 pub mod breaker;
 pub mod clock;
 pub mod credential;

@@ -3,7 +3,7 @@
 
 mod encoder;
 mod pool;
-#[cfg(any(test, feature = "testkit"))]
+#[doc(hidden)]
 pub mod testkit;
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@
 
 mod browser;
 mod cache_status;
-#[cfg(any(test, fuzzing, feature = "testkit"))]
+#[doc(hidden)]
 pub mod checks;
 mod client_lifetimes;
 mod conditional;

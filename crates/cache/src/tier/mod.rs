@@ -4,7 +4,7 @@
 //! into the store as if it had never left. Entries of the store are written here later, beside
 //! requests, as far as a queue has room for them. A tier that fails behaves as if it were empty.
 
-#[cfg(any(test, fuzzing, feature = "testkit"))]
+#[doc(hidden)]
 pub mod checks;
 pub(crate) mod codec;
 mod disk;

@@ -21,7 +21,7 @@ mod reply;
 mod request_changes;
 mod reroute;
 mod run;
-#[cfg(any(test, feature = "testkit"))]
+#[doc(hidden)]
 pub mod testkit;
 #[cfg(test)]
 mod tests;
