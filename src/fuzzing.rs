@@ -1,20 +1,16 @@
 //! Checks of the fuzz targets, by name. `fuzz/` runs them under libFuzzer; here they run over the
 //! seeds and over a number of mutated seeds, as ordinary tests.
 
+use edgeway_base::net::TrustedProxies;
+use edgeway_cache::{policy, tier};
+use edgeway_config::diagnostic::Style;
+use edgeway_core::chain::{Client, Scheme, host::public_host};
+use edgeway_filters::jwt;
+use edgeway_gateway as gateway;
+use edgeway_proxy::{edge, forwarded};
+use edgeway_routes as routes;
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
-
-use crate::{
-    base::net::TrustedProxies,
-    cache::{policy, tier},
-    chain::{Client, Scheme, host::public_host},
-    config::diagnostic::Style,
-    edge,
-    filters::jwt,
-    gateway,
-    proxy::forwarded,
-    routes,
-};
 
 /// The check that a target runs on an input.
 pub type Check = fn(&[u8]);

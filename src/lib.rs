@@ -4,42 +4,19 @@
 //! with filters of its own beside the built-in ones: [`filter`] holds what those are made of, and
 //! `docs/adding-a-filter.md` shows how.
 //!
-//! # Layout
-//!
-//! In reading order; a module imports only from above itself (`docs/architecture.md`).
+//! The code is in the crates of `crates/` (`docs/architecture.md`); this one joins them.
 
-use edgeway_base as base;
-use edgeway_cache as cache;
-use edgeway_config as config;
-use edgeway_core::{chain, limits, zones};
-use edgeway_files as files;
-use edgeway_images as images;
-use edgeway_script as plugins;
-use edgeway_tls as tls;
-use edgeway_tracing as tracing;
-use edgeway_upstreams as upstreams;
-
-mod cli;
-mod connection;
-mod edge;
-mod filters;
+mod commands;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod gateway;
-mod live;
-mod process;
-mod proxy;
-mod routes;
-mod status;
 #[doc(hidden)]
 pub mod testing;
-mod values;
 
-pub use self::{
-    cli::{main, main_with},
-    filters::custom::CustomFilter,
-};
+pub use edgeway_base::VERSION;
+pub use edgeway_filters::custom::CustomFilter;
+
+pub use self::commands::{main, main_with};
 
 /// The contract of filters: what a filter of one's own implements, and what it gets.
 pub mod filter {
@@ -73,12 +50,6 @@ pub mod filter {
     };
     pub use pingora::http::RequestHeader;
 }
-
-/// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.
-pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {
-    Some(version) => version,
-    None => env!("CARGO_PKG_VERSION"),
-};
 
 /// Version of this build for people: in a release build with its commit and the date of it.
 pub const LONG_VERSION: &str = env!("EDGEWAY_LONG_VERSION");

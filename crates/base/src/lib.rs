@@ -47,3 +47,9 @@ pub mod trace_context;
 pub mod units;
 pub mod unix_socket;
 pub mod user_metrics;
+
+/// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.
+pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};

@@ -16,13 +16,12 @@ pub mod succession;
 pub mod tier;
 pub mod unusual_request;
 
-use edgeway_base as base;
-use edgeway_core::{chain, limits, zones};
-
 use std::{
     collections::HashSet, fmt, future::pending, panic::resume_unwind, sync::Arc, time::Duration,
 };
 
+use edgeway_base as base;
+use edgeway_core::{chain, limits, zones};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};

@@ -17,11 +17,11 @@ mod testkit;
 mod tickets;
 mod watch;
 
+use std::sync::Arc;
+
 use edgeway_base as base;
 use edgeway_config as config;
 use edgeway_core::{chain, zones};
-
-use std::sync::Arc;
 
 pub use self::{accept::HandshakeError, certificates::Certificates, server::Server};
 use crate::chain::ClientCertificate;

@@ -40,10 +40,6 @@ mod trust;
 mod upstream_zone;
 mod wire;
 
-use edgeway_base as base;
-use edgeway_config as config;
-use edgeway_core::{chain, zones};
-
 use std::{
     fmt,
     net::IpAddr,
@@ -55,6 +51,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use edgeway_base as base;
+use edgeway_config as config;
+use edgeway_core::{chain, zones};
 use http::{HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};

@@ -21,28 +21,28 @@ const TAKE_A_REASON: [(&str, usize, &str); 18] = [
     ("Reply::refuse", 1, ""),
     ("Refusal::new", 1, ""),
     ("ActionError::new", 1, ""),
-    ("Self::new", 1, "src/status/actions.rs"),
+    ("Self::new", 1, "crates/status/src/actions.rs"),
     ("live.refuse", 0, ""),
-    ("self.turn_away", 1, "src/edge/serve.rs"),
+    ("self.turn_away", 1, "crates/proxy/src/edge/serve.rs"),
     ("refuser.ended", 1, ""),
     ("refuser.stream_refused", 1, ""),
     ("refuser.turned_away", 2, ""),
-    ("LoopEnd::Failed", 0, "src/edge/http2/mod.rs"),
+    ("LoopEnd::Failed", 0, "crates/proxy/src/edge/http2/mod.rs"),
     ("retry::record", 1, ""),
-    ("record", 1, "src/proxy/retry.rs"),
-    ("degrade", 0, "src/proxy/error_page/mod.rs"),
+    ("record", 1, "crates/proxy/src/retry.rs"),
+    ("degrade", 0, "crates/proxy/src/error_page/mod.rs"),
     ("refused", 0, "crates/cache/src/budget/counts.rs"),
-    ("Err", 0, "src/edge/serve.rs"),
-    ("refuse", 0, "src/edge/serve.rs"),
-    ("refuse", 0, "src/filters/in_flight/mod.rs"),
-    ("self.refuse", 2, "src/filters/basic_auth/mod.rs"),
+    ("Err", 0, "crates/proxy/src/edge/serve.rs"),
+    ("refuse", 0, "crates/proxy/src/edge/serve.rs"),
+    ("refuse", 0, "crates/filters/src/in_flight/mod.rs"),
+    ("self.refuse", 2, "crates/filters/src/basic_auth/mod.rs"),
 ];
 
 /// Functions that return reasons, by name. `response` is that of a table of statuses and reasons.
 const RETURN_A_REASON: [(&str, &str); 4] = [
     ("reason", ""),
     ("word", ""),
-    ("response", "src/edge/head/problem.rs"),
+    ("response", "crates/proxy/src/edge/head/problem.rs"),
     ("name", "crates/cache/src/store/metrics.rs"),
 ];
 
@@ -58,7 +58,16 @@ const CACHE_RULES: [&str; 3] = [
     "crates/cache/src/nextjs/",
     "crates/cache/src/route/",
 ];
-const CACHE_HOOKS: [&str; 2] = ["src/proxy/cache/", "src/gateway/recognise.rs"];
+/// Crates whose assignments to `reason` and `degraded` end up in the log.
+const OF_REQUESTS: [&str; 6] = [
+    "crates/filters/src/",
+    "crates/gateway/src/",
+    "crates/process/src/",
+    "crates/proxy/src/",
+    "crates/routes/src/",
+    "crates/status/src/",
+];
+const CACHE_HOOKS: [&str; 2] = ["crates/proxy/src/cache/", "crates/gateway/src/recognise.rs"];
 
 fn is_in(file: &str, places: &[&str]) -> bool {
     places.iter().any(|place| file.starts_with(place))
@@ -236,7 +245,7 @@ impl Reader {
                 }
             }
         }
-        if source.file.starts_with("src/") && !source.file.starts_with("src/cli/") {
+        if is_in(&source.file, &OF_REQUESTS) {
             values.extend(Self::assigned(source, &["reason", "degraded"]));
         }
         for at in values {
@@ -404,7 +413,7 @@ fn a_word_that_the_page_lacks_is_found_wherever_it_is_written() {
             .collect();
         all.join(" ")
     };
-    let of_filter = |code: &str| check("src/filters/new/mod.rs", code);
+    let of_filter = |code: &str| check("crates/filters/src/new/mod.rs", code);
     let calls = "const OLD: &str = \"old\";\nfn a() { Reply::refuse(b(1, 2), \"new\"); \
         Refusal::new(x, OLD); }";
     assert_eq!(of_filter(calls), "new old");
@@ -425,7 +434,7 @@ fn a_word_that_the_page_lacks_is_found_wherever_it_is_written() {
     let hook = "fn a() -> Result<u8, &'static str> { if b { return Err(\"c\"); }\n\
         d.ok_or(\"e\")?; f(X.why(\"g\")) }";
     assert_eq!(
-        check("src/proxy/cache/new.rs", hook),
+        check("crates/proxy/src/cache/new.rs", hook),
         "cache c cache e cache g"
     );
     let rules = "fn by(x: &X) -> Result<(), &'static str> { match x { Y => Err(\"z\") } }";

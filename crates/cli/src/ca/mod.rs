@@ -1,0 +1,154 @@
+//! `edgeway ca`: a CA of this user for names that only this machine and its network have, and its
+//! place in the stores that browsers and programs trust.
+
+mod local_ca;
+mod names;
+mod store;
+
+use std::{process::ExitCode, time::Duration};
+
+use edgeway_base::tasks::Tasks;
+use edgeway_proxy::edge::worker;
+
+pub use self::local_ca::{Leaf, LocalCa};
+use super::out;
+
+/// Interval of checks whether the certificate of a running gateway is due.
+const RENEWAL: Duration = Duration::from_hours(1);
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make browsers and programs of this machine trust the CA
+    ///
+    /// Makes the CA if there is none. Only this command changes the system's store; it asks for
+    /// the password of root through sudo if need be.
+    Trust,
+    /// Take the CA out of the stores of this machine
+    Untrust,
+    /// Show where the CA is and what it may sign
+    Show,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    let done = match options.command {
+        Command::Trust => trust(),
+        Command::Untrust => untrust(),
+        Command::Show => show(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            out::note(&format!("edgeway: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn trust() -> Result<(), String> {
+    let by_sudo = std::env::var("SUDO_USER")
+        .ok()
+        .filter(|user| user != "root");
+    if let (Some(user), None) = (by_sudo, LocalCa::open()?) {
+        return Err(format!(
+            "this would make a CA of root, which no gateway of `{user}` uses\n\
+             help: run `edgeway ca trust` without sudo: it asks for the password itself"
+        ));
+    }
+    let authority = LocalCa::open_or_make()?;
+    let changed = store::trust(&authority)?;
+    for line in changed {
+        out::note(&line);
+    }
+    out::note(&format!(
+        "Node reads no store of the system: NODE_EXTRA_CA_CERTS={}",
+        authority.certificate().display()
+    ));
+    Ok(())
+}
+
+fn untrust() -> Result<(), String> {
+    let Some(authority) = LocalCa::open()? else {
+        let folder = local_ca::folder()?;
+        out::note(&format!(
+            "there is no CA in {}: nothing to do",
+            folder.display()
+        ));
+        return Ok(());
+    };
+    for line in store::untrust(&authority)? {
+        out::note(&line);
+    }
+    out::note(&format!(
+        "its key is still in {}; remove the folder to make another CA next time",
+        authority.folder().display()
+    ));
+    Ok(())
+}
+
+fn show() -> Result<(), String> {
+    let Some(authority) = LocalCa::open()? else {
+        let folder = local_ca::folder()?;
+        out::note(&format!(
+            "there is no CA in {}; `edgeway proxy --https` or `edgeway ca trust` makes one",
+            folder.display()
+        ));
+        return Ok(());
+    };
+    out::data(&format!(
+        "name         {}\n\
+         certificate  {}\n\
+         valid until  {}\n\
+         signs for    {}\n\
+         trusted by   {}\n",
+        authority.name(),
+        authority.certificate().display(),
+        authority.expiry(),
+        names::summary(),
+        match store::trusting(&authority).as_slice() {
+            [] => "no store of this machine (`edgeway ca trust`)".to_owned(),
+            some => some.join(", "),
+        },
+    ));
+    Ok(())
+}
+
+/// Renews the certificate for these names while it lives: a gateway may run for longer than its
+/// certificate, and reads a changed file by itself.
+pub fn keep_fresh(authority: LocalCa, names: Vec<String>) -> Option<Renewal> {
+    let runtime = worker::runtime(Some(1)).ok()?;
+    let tasks = Tasks::default();
+    let entered = runtime.enter();
+    tasks.spawn("local certificate", async move {
+        loop {
+            tokio::time::sleep(RENEWAL).await;
+            if let Err(error) = authority.leaf(&names) {
+                log::warn!("cannot renew the local certificate: {error}");
+            }
+        }
+    });
+    drop(entered);
+    Some(Renewal {
+        _tasks: tasks,
+        runtime: Some(runtime),
+    })
+}
+
+/// Background renewal of a certificate; ends when dropped.
+pub struct Renewal {
+    _tasks: Tasks,
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `edgeway check`: prints every problem of a configuration, or its effective values.
+
+use std::{path::Path, process::ExitCode};
+
+use edgeway_config::{
+    diagnostic::{Diagnostics, Severity, Style},
+    model::File,
+    source::Sources,
+};
+use edgeway_gateway::{self as gateway, Gateway, Loaded, World, print};
+
+use super::{ConfigOption, EX_CONFIG, out};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    config: ConfigOption,
+    /// Output format of problems
+    #[arg(long, value_enum, default_value = "text")]
+    format: Format,
+    /// Print the configuration with every effective value, secrets redacted
+    #[arg(long, conflicts_with = "format")]
+    print: bool,
+}
+
+/// Output format of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// A configuration that was read and compiled.
+pub struct Checked {
+    loaded: Loaded,
+    pub gateway: Option<Gateway>,
+}
+
+impl Checked {
+    /// The parsed file; `None` if there were errors.
+    pub fn file(&self) -> Option<&File> {
+        self.loaded.file.as_ref()
+    }
+
+    /// Returns the number of errors and of warnings.
+    pub fn problems(&self) -> (usize, usize) {
+        let all = self.loaded.diagnostics.list();
+        let errors = all.iter().filter(|one| one.severity == Severity::Error);
+        let errors = errors.count();
+        (errors, all.len() - errors)
+    }
+
+    /// Returns the first error, or else the first warning, in one line.
+    pub fn first_problem(&self) -> Option<String> {
+        let lines = self
+            .loaded
+            .diagnostics
+            .render(&self.loaded.sources, Style::Lines);
+        let errors = lines.lines().find(|line| line.contains(": error: "));
+        let first = errors.or_else(|| lines.lines().next());
+        first.map(str::to_owned)
+    }
+
+    /// Returns true if there are errors or warnings.
+    pub fn has_findings(&self) -> bool {
+        !self.loaded.diagnostics.list().is_empty()
+    }
+
+    /// Renders every problem as text.
+    pub fn report(&self) -> String {
+        report(&self.loaded)
+    }
+}
+
+/// Reads and compiles a configuration, without serving it.
+pub fn load(path: &Path) -> Checked {
+    let mut loaded = gateway::load(path);
+    let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+    loaded.find_rest(&folder);
+    let mut compiled = None;
+    if let Some(file) = &loaded.file {
+        let (gateway, diagnostics) = gateway::compile(file, &folder, &World::default());
+        loaded.diagnostics.extend(diagnostics);
+        compiled = gateway;
+    }
+    Checked {
+        loaded,
+        gateway: compiled,
+    }
+}
+
+/// Renders the problems of a configuration for the terminal.
+pub fn report(loaded: &Loaded) -> String {
+    render(&loaded.sources, &loaded.diagnostics)
+}
+
+/// Renders problems for the terminal.
+pub fn render(sources: &Sources, diagnostics: &Diagnostics) -> String {
+    diagnostics.render(
+        sources,
+        Style::Graphical {
+            colour: out::colour(),
+        },
+    )
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    let checked = load(&options.config.config);
+    let Loaded {
+        sources,
+        diagnostics,
+        ..
+    } = &checked.loaded;
+    if options.format == Format::Json {
+        out::data(&diagnostics.render(sources, Style::Json));
+    } else if !diagnostics.list().is_empty() {
+        out::note(&report(&checked.loaded));
+    }
+    let (Some(file), Some(gateway)) = (&checked.loaded.file, &checked.gateway) else {
+        return ExitCode::from(EX_CONFIG);
+    };
+    if options.print {
+        let expanded = sources.expanded.iter().map(|(place, _)| *place);
+        let hidden: Vec<_> = expanded.chain(diagnostics.hidden()).collect();
+        out::data(&print::yaml(file, gateway, &hidden));
+    } else if options.format == Format::Text {
+        let path = options.config.config.display();
+        out::note(&format!("{path}: the configuration is well formed"));
+    }
+    ExitCode::SUCCESS
+}

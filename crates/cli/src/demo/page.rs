@@ -1,0 +1,126 @@
+//! The page of the demonstration: its texts, with the addresses and the parts of the configuration
+//! that it shows.
+
+use maud::html;
+
+const PAGE: &str = include_str!("page.html");
+
+/// Parts of the configuration by the tile that shows them: the first line of each.
+const SHOWN: [(&str, &[&str]); 6] = [
+    ("cache", &["  - match: { path: /product }"]),
+    ("limit", &["rate_limits:", "  - match: { path: /limited }"]),
+    ("split", &["  - match: { path: /split }"]),
+    ("stop", &["  shop:"]),
+    ("headers", &["defaults:"]),
+    ("explain", &["admin:"]),
+];
+
+/// Values for the page.
+pub(super) struct Page<'a> {
+    pub(super) base: &'a str,
+    /// The program, and its admin socket, as a shell takes them.
+    pub(super) program: &'a str,
+    pub(super) socket: &'a str,
+    pub(super) yaml: &'a str,
+}
+
+impl Page<'_> {
+    pub(super) fn rendered(&self) -> String {
+        let mut page = PAGE.to_owned();
+        let mut fill = |name: &str, text: &str| {
+            page = page.replace(&format!("{{{name}}}"), &html! { (text) }.into_string());
+        };
+        fill("base", self.base);
+        fill("program", self.program);
+        fill("socket", self.socket);
+        fill("version", env!("CARGO_PKG_VERSION"));
+        for (tile, firsts) in SHOWN {
+            let parts = firsts.iter().map(|first| part(self.yaml, first));
+            fill(&format!("yaml-{tile}"), &parts.collect::<String>());
+        }
+        page.replace("{home}", &home())
+    }
+}
+
+/// Returns the link to the project's home, if the package names one.
+fn home() -> String {
+    let url = env!("CARGO_PKG_REPOSITORY");
+    html! { @if !url.is_empty() { " " a href=(url) { "Sources and documentation" } "." } }
+        .into_string()
+}
+
+/// Returns the line that begins so below its key, with the lines that belong to it by their
+/// indentation.
+fn part(yaml: &str, first: &str) -> String {
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let depth = indent(first);
+    let Some(at) = yaml.lines().position(|line| line.starts_with(first)) else {
+        return String::new();
+    };
+    let before: Vec<&str> = yaml.lines().take(at).collect();
+    let key = before
+        .into_iter()
+        .rfind(|line| !line.is_empty() && indent(line) < depth);
+    let mut lines = yaml.lines().skip(at);
+    let head = lines.next();
+    let lines = lines.take_while(|line| indent(line) > depth);
+    let all = key.into_iter().chain(head).chain(lines);
+    all.flat_map(|line| [line, "\n"]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use edgeway_gateway::{self as gateway, World};
+
+    const YAML: &str = "admin: {}\na:\n  b:\n    c: 1\n    d:\n      - 2\n  e: 3\nf: 4\n";
+
+    #[test]
+    fn a_part_ends_where_its_indentation_does() {
+        for (first, expected) in [
+            ("a:", "a:\n  b:\n    c: 1\n    d:\n      - 2\n  e: 3\n"),
+            ("  b:", "a:\n  b:\n    c: 1\n    d:\n      - 2\n"),
+            ("  e:", "a:\n  e: 3\n"),
+            ("f:", "f: 4\n"),
+            ("  none:", ""),
+        ] {
+            assert_eq!(part(YAML, first), expected);
+        }
+    }
+
+    /// Invariant: each tile shows lines of the configuration that is served, and nothing of the
+    /// page is left to fill in.
+    #[test]
+    fn the_page_shows_the_configuration_that_is_served() {
+        let yaml = &include_str!("demo.yaml").replace("{socket}", "");
+        let page = Page {
+            base: "http://localhost:1",
+            program: "edgeway",
+            socket: "'/a <b>'",
+            yaml,
+        };
+        let rendered = page.rendered();
+        assert!(rendered.contains("--socket '/a &lt;b&gt;'"));
+        for (tile, firsts) in SHOWN {
+            assert!(PAGE.contains(&format!("{{yaml-{tile}}}")), "{tile}");
+            for first in firsts {
+                assert!(part(yaml, first).contains(first), "{tile}: {first}");
+            }
+        }
+        for name in ["base", "program", "socket", "version", "yaml-"] {
+            assert!(!rendered.contains(&format!("{{{name}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_smallest_configuration_of_the_page_is_one() {
+        let (_, text) = PAGE.split_once("id=\"smallest\">").unwrap();
+        let (text, _) = text.split_once("</pre>").unwrap();
+        let loaded = gateway::load_text("smallest.yaml", text);
+        let file = loaded.file.unwrap();
+        let (gateway, found) = gateway::compile(&file, Path::new(""), &World::default());
+        assert!(gateway.is_some() && found.list().is_empty(), "{text}");
+    }
+}

@@ -1,0 +1,559 @@
+//! Folder with the releases of an app: a folder for each, and the state of the commands.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use edgeway_base::{clock::Clock, log_file::TimestampCache, units::Span};
+use edgeway_status::snapshot::UpstreamStatus;
+use edgeway_upstreams::ReleaseSettings;
+use serde::{Deserialize, Serialize};
+
+use crate::state_file;
+
+/// Names in the folder that no release can have.
+pub(super) const RESERVED: [&str; 2] = ["instances", "current"];
+
+/// Files of a build that are kept for browsers which still have its pages, and to tell which build
+/// they are of.
+const KEPT: [&str; 5] = [
+    "static",
+    "BUILD_ID",
+    "routes-manifest.json",
+    "required-server-files.json",
+    "images-manifest.json",
+];
+
+/// Kind of what is left of a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Kind {
+    /// The whole app: it can be started.
+    Whole,
+    /// Files for browsers alone.
+    Files,
+}
+
+/// State of the releases of an upstream, as the commands left it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct State {
+    pub(super) releases: BTreeMap<String, ReleaseState>,
+    /// Release of the deploy in progress, or of one that was killed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) begun: Option<BegunRelease>,
+}
+
+/// A release that is being deployed, and is none of the others yet.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct BegunRelease {
+    pub(super) name: String,
+    /// True if the deploy copied its folder.
+    pub(super) is_copy: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ReleaseState {
+    /// Time at which it last became the current one, in seconds since 1970.
+    pub(super) since: u64,
+    /// Time at which its instances are stopped, if it was replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<u64>,
+    /// True if only its files are left.
+    pub(super) is_files: bool,
+    /// True while it is on trial, until the process that ends releases has seen the verdict.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_tried: bool,
+    /// True while it waits for a switch.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_held: bool,
+}
+
+/// A release in a listing.
+#[derive(Debug, Serialize)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    /// `current`, `canary`, `held`, `lingers`, `stopped` or `files`.
+    pub(super) state: &'static str,
+    /// Part of the visitors that it gets while it is on trial, in percent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) share: Option<f64>,
+    /// Number of healthy instances.
+    pub(super) instances: usize,
+    /// Seconds since 1970.
+    pub(super) since: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) until: Option<u64>,
+}
+
+/// Folder with the releases.
+pub(super) struct ReleaseFolder {
+    root: PathBuf,
+}
+
+impl State {
+    /// Records that a release has become one of the others.
+    fn complete(&mut self, release: &str) {
+        self.begun = self.begun.take().filter(|begun| begun.name != release);
+    }
+
+    /// Records that `release` has replaced `before`.
+    fn switched(&mut self, release: &str, before: Option<&str>, linger: Duration) {
+        let now = now();
+        self.complete(release);
+        if let Some(before) = before.filter(|before| *before != release) {
+            let replaced = self.releases.entry(before.to_owned()).or_default();
+            replaced.until = Some(now + linger.as_secs());
+        }
+        // Two switches within one second have an order too.
+        let latest = self.releases.values().map(|state| state.since).max();
+        let since = latest.map_or(now, |latest| now.max(latest + 1));
+        let current = ReleaseState {
+            since,
+            ..ReleaseState::default()
+        };
+        self.releases.insert(release.to_owned(), current);
+    }
+
+    /// Records what the gateway has decided since the last command: the current release, and ends of
+    /// trials. Browsers that have pages of a replaced release get `linger` to leave them. Returns
+    /// false if there is nothing new.
+    pub(super) fn settle(&mut self, status: &UpstreamStatus, linger: Duration) -> bool {
+        let before = self.current();
+        let current = status.current_release.as_ref();
+        let current = current.filter(|current| before.as_ref() != Some(*current));
+        if let Some(current) = current {
+            self.switched(current, before.as_deref(), linger);
+        }
+        let mut is_new = current.is_some();
+        let on_trial = status.canary.as_ref().map(|canary| &canary.release);
+        for (name, tried) in &mut self.releases {
+            if tried.is_tried && Some(name) != on_trial {
+                (tried.is_tried, tried.until) = (false, Some(now() + linger.as_secs()));
+                is_new = true;
+            }
+        }
+        is_new
+    }
+
+    /// Returns the release that became the current one last.
+    pub(super) fn current(&self) -> Option<String> {
+        let current = self.releases.iter().max_by_key(|(_, state)| state.since);
+        let (name, _) = current.filter(|(_, state)| state.since > 0)?;
+        Some(name.clone())
+    }
+
+    /// Returns the release that was the current one before the present one, among those that
+    /// `is_whole` accepts.
+    pub(super) fn before_current(&self, is_whole: impl Fn(&String) -> bool) -> Option<String> {
+        let mut by_time: Vec<_> = self.releases.iter().collect();
+        by_time.sort_by_key(|(_, state)| std::cmp::Reverse(state.since));
+        by_time
+            .into_iter()
+            .skip(1)
+            // One that was rolled back has never been the current one.
+            .filter(|(_, state)| state.since > 0)
+            .map(|(name, _)| name.clone())
+            .find(is_whole)
+    }
+}
+
+impl ReleaseFolder {
+    pub(super) fn new(settings: &ReleaseSettings) -> Self {
+        Self {
+            root: settings.folder.clone(),
+        }
+    }
+
+    pub(super) fn release(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// Returns the path of a link that leads an instance to its release.
+    pub(super) fn instance(&self, port: u16) -> PathBuf {
+        self.root.join("instances").join(port.to_string())
+    }
+
+    /// Returns the ports of the instances that run or should, and their releases, in order.
+    pub(super) fn instances(&self) -> BTreeMap<u16, String> {
+        let links = fs::read_dir(self.root.join("instances"));
+        let links = links.into_iter().flatten().flatten();
+        links
+            .filter_map(|link| {
+                let port = link.file_name().to_str()?.parse().ok()?;
+                let release = fs::read_link(link.path()).ok()?;
+                Some((port, release.file_name()?.to_str()?.to_owned()))
+            })
+            .collect()
+    }
+
+    /// Returns a path for the commands' own files.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        self.root.join(".state").join(name)
+    }
+
+    fn state_path(&self) -> PathBuf {
+        self.own("releases.json")
+    }
+
+    pub(super) fn state(&self) -> Result<State, String> {
+        state_file::read(&self.state_path())
+    }
+
+    /// Changes the state, alone.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> Result<(), String> {
+        let _alone = self.lock("state", "another command writes the state of the releases")?;
+        let mut state = self.state()?;
+        change(&mut state);
+        state_file::write(&self.state_path(), &state)
+    }
+
+    /// Takes a lock for as long as the file is open.
+    pub(super) fn lock(&self, name: &str, busy: &str) -> Result<File, String> {
+        let path = self.own(name).with_extension("lock");
+        let failed = |error: io::Error| format!("cannot lock `{}`: {error}", path.display());
+        fs::create_dir_all(path.parent().unwrap_or(&self.root)).map_err(failed)?;
+        let mut open = OpenOptions::new();
+        // It has the process id of the one that holds the lock.
+        let open = open.create(true).truncate(false).write(true);
+        let file = open.open(&path).map_err(failed)?;
+        for _ in 0..50 {
+            match file.try_lock() {
+                Ok(()) => {
+                    file.set_len(0).map_err(failed)?;
+                    return Ok(file);
+                }
+                Err(TryLockError::WouldBlock) => {
+                    std::thread::park_timeout(Duration::from_millis(20));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
+            }
+        }
+        Err(format!("{busy}: wait for its end"))
+    }
+
+    /// Keeps other deploys out. `gateway` is the file of the configuration that the gateway serves:
+    /// two gateways would stop and remove the releases of each other.
+    pub(super) fn begin_deploy(&self, gateway: &str) -> Result<File, String> {
+        let alone = self.lock("deploy", "another deploy of this upstream has not ended")?;
+        let path = self.own("gateway");
+        let failed = |error: io::Error| format!("cannot use `{}`: {error}", path.display());
+        match fs::read_to_string(&path) {
+            Ok(other) if other != gateway => Err(format!(
+                "the releases in `{}` are those of the gateway that serves `{other}`: write a folder \
+                 of its own for this one, or remove `{}` if that one has gone",
+                self.root.display(),
+                path.display()
+            )),
+            Ok(_) => Ok(alone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::write(&path, gateway).map_err(failed)?;
+                Ok(alone)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Copies a release into place. Returns false for a release that is there already: it stays as
+    /// it is.
+    pub(super) fn put(&self, from: &Path, name: &str) -> Result<bool, String> {
+        let to = self.release(name);
+        let build = from.join(".next/BUILD_ID");
+        if !build.is_file() {
+            return Err(format!(
+                "`{}` has no build: `{}` is missing; run `next build` first",
+                from.display(),
+                build.display()
+            ));
+        }
+        if to.exists() {
+            let is_same = fs::canonicalize(from).ok() == fs::canonicalize(&to).ok();
+            return if is_same {
+                self.begun(name, false).map(|()| false)
+            } else {
+                Err(format!(
+                    "there is a release `{name}` already: choose another name"
+                ))
+            };
+        }
+        self.begun(name, true)?;
+        if let Err(why) = self.copy(from, name) {
+            self.remove_new(name, true)?;
+            return Err(why);
+        }
+        Ok(true)
+    }
+
+    fn copy(&self, from: &Path, name: &str) -> Result<(), String> {
+        let to = self.release(name);
+        let new = self.root.join(format!(".new-{name}"));
+        let failed =
+            |what: &str, error: io::Error| format!("cannot {what} `{}`: {error}", new.display());
+        remove(&new).map_err(|error| failed("remove", error))?;
+        fs::create_dir_all(&self.root).map_err(|error| failed("create", error))?;
+        // Keeps links, times and permissions, and shares blocks where the file system can.
+        let copied = Command::new("cp")
+            .args(["-a", "--reflink=auto", "--"])
+            .arg(from.join("."))
+            .arg(&new)
+            .output();
+        let copied = copied.map_err(|error| format!("cannot run `cp`: {error}"))?;
+        if !copied.status.success() {
+            let why = String::from_utf8_lossy(&copied.stderr);
+            let why = why.lines().next().unwrap_or("cp failed").to_owned();
+            return Err(format!("cannot copy `{}`: {why}", from.display()));
+        }
+        fs::rename(&new, &to).map_err(|error| failed("rename", error))
+    }
+
+    /// Records that a release is being deployed, for the command after one that was killed.
+    fn begun(&self, name: &str, is_copy: bool) -> Result<(), String> {
+        self.change(|state| {
+            let name = name.to_owned();
+            let is_known = state.releases.contains_key(&name);
+            state.begun = (!is_known).then_some(BegunRelease { name, is_copy });
+        })
+    }
+
+    /// Removes a release that is none of the others, if its folder `is_copy`, and its record.
+    pub(super) fn remove_new(&self, name: &str, is_copy: bool) -> Result<(), String> {
+        let is_known = self.state()?.releases.contains_key(name);
+        if is_copy && !is_known {
+            for folder in [self.root.join(format!(".new-{name}")), self.release(name)] {
+                remove(&folder)
+                    .map_err(|error| format!("cannot remove `{}`: {error}", folder.display()))?;
+            }
+        }
+        self.change(|state| state.complete(name))
+    }
+
+    /// Records that `release` has replaced `before`.
+    pub(super) fn switched(
+        &self,
+        release: &str,
+        before: Option<&str>,
+        linger: Duration,
+    ) -> Result<(), String> {
+        self.change(|state| state.switched(release, before, linger))
+    }
+
+    /// Records that a release is on trial.
+    pub(super) fn trial_began(&self, release: &str) -> Result<(), String> {
+        self.change(|state| {
+            state.complete(release);
+            let tried = state.releases.entry(release.to_owned()).or_default();
+            (tried.is_tried, tried.until) = (true, None);
+        })
+    }
+
+    /// Records that a release waits for a switch, for as long as a replaced one would stay.
+    pub(super) fn held(&self, release: &str, linger: Duration) -> Result<(), String> {
+        self.change(|state| {
+            state.complete(release);
+            let held = state.releases.entry(release.to_owned()).or_default();
+            (held.is_held, held.until) = (true, Some(now() + linger.as_secs()));
+        })
+    }
+
+    /// Removes the record of a release.
+    pub(super) fn forget(&self, release: &str) -> Result<(), String> {
+        self.change(|state| {
+            state.releases.remove(release);
+        })
+    }
+
+    pub(super) fn kind(&self, name: &str) -> Option<Kind> {
+        let folder = self.release(name);
+        if !folder.join(".next/BUILD_ID").is_file() {
+            return None;
+        }
+        let has_app = folder.join(".next/server").is_dir();
+        Some(if has_app { Kind::Whole } else { Kind::Files })
+    }
+
+    /// Returns all releases, the latest first.
+    pub(super) fn list(
+        &self,
+        status: &UpstreamStatus,
+        linger: Duration,
+    ) -> Result<Vec<Listed>, String> {
+        let mut state = self.state()?;
+        state.settle(status, linger);
+        let mut list: Vec<Listed> = self
+            .names()
+            .into_iter()
+            .filter_map(|name| {
+                let kind = self.kind(&name)?;
+                let own = state.releases.get(&name).copied().unwrap_or_default();
+                let of_it = |backend: &&edgeway_status::snapshot::BackendStatus| {
+                    backend.release.as_ref() == Some(&name)
+                };
+                let instances = status.backends.iter().filter(of_it);
+                let instances = instances.filter(|backend| backend.healthy).count();
+                let is_current = status.current_release.as_ref() == Some(&name);
+                let canary = status.canary.as_ref();
+                let share = canary.filter(|canary| canary.release == name);
+                Some(Listed {
+                    share: share.map(|canary| canary.share),
+                    state: match kind {
+                        _ if is_current => "current",
+                        _ if share.is_some() => "canary",
+                        Kind::Whole if instances > 0 && own.is_held => "held",
+                        Kind::Whole if instances > 0 => "lingers",
+                        Kind::Whole => "stopped",
+                        Kind::Files => "files",
+                    },
+                    instances,
+                    since: own.since,
+                    until: own.until,
+                    name,
+                })
+            })
+            .collect();
+        list.sort_by(|a, b| (b.since, &b.name).cmp(&(a.since, &a.name)));
+        Ok(list)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter(|name| !name.starts_with('.') && !RESERVED.contains(&name.as_str()))
+            .collect()
+    }
+
+    /// Reduces and removes releases that nobody needs any more. `running` are those with instances,
+    /// and the current one.
+    pub(super) fn prune(
+        &self,
+        settings: &ReleaseSettings,
+        running: &[String],
+    ) -> Result<(), String> {
+        let state = self.state()?;
+        let of = |name: &str| state.releases.get(name).copied().unwrap_or_default();
+        let mut names = self.names();
+        names.retain(|name| state.releases.contains_key(name));
+        names.sort_by_key(|name| std::cmp::Reverse(of(name).since));
+        let is_whole = |name: &&String| self.kind(name) == Some(Kind::Whole);
+        let spare = names.iter().filter(is_whole).skip(settings.keep as usize);
+        for name in spare.filter(|name| !running.contains(name)) {
+            self.reduce(name)
+                .map_err(|error| format!("cannot reduce release `{name}`: {error}"))?;
+        }
+        let (now, mut size) = (now(), 0);
+        for name in &names {
+            if self.kind(name) != Some(Kind::Files) || running.contains(name) {
+                continue;
+            }
+            size += size_of(&self.release(name));
+            let is_old = of(name)
+                .until
+                .is_none_or(|until| until + settings.vault < now);
+            if is_old || size > settings.vault_size {
+                remove(&self.release(name))
+                    .map_err(|error| format!("cannot remove release `{name}`: {error}"))?;
+            }
+        }
+        let left = self.names();
+        self.change(|state| state.releases.retain(|name, _| left.contains(name)))
+    }
+
+    /// Leaves of a release only the files for browsers.
+    fn reduce(&self, name: &str) -> io::Result<()> {
+        let folder = self.release(name);
+        let build = folder.join(".next");
+        for entry in fs::read_dir(&build)?.flatten() {
+            if !KEPT.iter().any(|kept| entry.file_name() == *kept) {
+                remove(&entry.path())?;
+            }
+        }
+        for entry in fs::read_dir(&folder)?.flatten() {
+            if entry.file_name() != ".next" {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file or a folder, if it is there.
+fn remove(path: &Path) -> io::Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(about) if about.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Returns the bytes of all files in a folder.
+fn size_of(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(about) if about.is_dir() => size_of(&entry.path()),
+            Ok(about) => about.len(),
+            Err(_) => 0,
+        })
+        .sum()
+}
+
+pub(super) fn now() -> u64 {
+    let since = Clock::machine()
+        .wall()
+        .duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+/// Returns the time as the name of a release, such as `20261123-154200`.
+pub(super) fn name_of_now() -> String {
+    let mut text = Vec::new();
+    TimestampCache::default().put_rfc3339(&mut text, Clock::machine().wall());
+    let digits = text.iter().filter(|byte| byte.is_ascii_digit()).take(14);
+    let mut name: String = digits.map(|byte| char::from(*byte)).collect();
+    name.insert(8, '-');
+    name
+}
+
+/// Formats a listing for people.
+pub(super) fn table(list: &[Listed]) -> String {
+    if list.is_empty() {
+        return "no releases yet".to_owned();
+    }
+    let now = now();
+    let line = |listed: &Listed| {
+        let Listed {
+            name,
+            state,
+            instances,
+            until,
+            share,
+            ..
+        } = listed;
+        let state = share.map_or_else(
+            || (*state).to_owned(),
+            |share| format!("{state} with {share} % of the visitors"),
+        );
+        let left = until.filter(|_| ["lingers", "held"].contains(&listed.state));
+        let left = left.map(|until| {
+            let left = Span(Duration::from_secs(until.saturating_sub(now)));
+            format!(", for {left}")
+        });
+        let left = left.unwrap_or_default();
+        let plural = if *instances == 1 { "" } else { "s" };
+        match instances {
+            0 => format!("{name}  {state}"),
+            _ => format!("{name}  {state}, {instances} instance{plural}{left}"),
+        }
+    };
+    list.iter().map(line).collect::<Vec<_>>().join("\n")
+}

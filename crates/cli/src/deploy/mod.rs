@@ -1,0 +1,552 @@
+//! `edgeway deploy`, `rollback` and `deploys`: puts a release of an app beside the running one,
+//! starts its instances, and sends it the traffic once they are healthy. The replaced release stays
+//! for the browsers that have its pages.
+
+mod canary;
+mod folder;
+mod instances;
+mod left_behind;
+mod overlap;
+mod resume;
+mod retire;
+mod supervise;
+mod warm;
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use edgeway_base::units::{Percent, Span};
+use edgeway_config::model::ReleaseOverlap;
+use edgeway_status::snapshot::UpstreamStatus;
+use edgeway_upstreams::{ReleaseSettings, is_release_name};
+use serde_json::json;
+
+use self::{
+    folder::{Kind, ReleaseFolder},
+    instances::Instance,
+};
+pub use self::{retire::run as run_retire, supervise::run as run_supervise};
+use super::{
+    admin::AdminOption,
+    backends::{CheckBaseline, Gateway, Interrupt, Name, WaitFailure, interruptible, until_good},
+    client::{self, Remote, failed},
+    out,
+    progress::Progress,
+};
+
+pub use self::{retire::Options as RetireOptions, supervise::Options as SuperviseOptions};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The upstream; its configuration has `releases`
+    upstream: String,
+    /// The folder of the new release, with its build in `.next`: it is copied into place
+    folder: PathBuf,
+    /// The name of the release; the time if absent
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Send this part of the visitors to the release first, such as `5%`; the gateway compares it
+    /// with the current one, and sends it more visitors or rolls it back
+    #[arg(long, value_name = "SHARE")]
+    canary: Option<Percent>,
+    /// Start its instances, and wait for `edgeway switch`: first on all gateways of a site, so that
+    /// each knows the release before one of them sends its pages
+    #[arg(long, conflicts_with = "canary")]
+    hold: bool,
+    #[command(flatten)]
+    checks: Checks,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct RollbackOptions {
+    /// The upstream; its configuration has `releases`
+    upstream: String,
+    /// The release to go back to; the one before the current one if absent
+    release: Option<String>,
+    #[command(flatten)]
+    checks: Checks,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct SwitchOptions {
+    /// The upstream; its configuration has `releases`
+    upstream: String,
+    /// The release that visitors get, such as one that `edgeway deploy --hold` has started
+    release: String,
+    #[command(flatten)]
+    checks: Checks,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ResumeOptions {
+    /// The upstream; its configuration has `releases`
+    upstream: String,
+    #[command(flatten)]
+    checks: Checks,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ListOptions {
+    /// The upstream; its configuration has `releases`
+    upstream: String,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+struct Checks {
+    /// Good checks in a row until an instance counts as healthy
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    probes: u64,
+    /// Time limit for an instance to pass its checks
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    timeout: Span,
+}
+
+/// Outcome of a deploy that did not succeed. The messages have been printed.
+enum DeployError {
+    Failed(String),
+    Interrupted,
+}
+
+impl From<String> for DeployError {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    client::ask(&options.admin, async |gateway| {
+        interruptible(|interrupt| async {
+            let deploy = async {
+                let deploy = Deploy::begin(
+                    &gateway,
+                    &options.upstream,
+                    &options.checks,
+                    &options.admin,
+                    interrupt,
+                );
+                let mut deploy = deploy.await?;
+                deploy.check_no_trial(options.canary).await?;
+                deploy.check_overlap(options)?;
+                let release = deploy.put(&options.folder, options.name.as_deref())?;
+                deploy.is_new = true;
+                let served = match options.canary {
+                    Some(share) => deploy.try_out(&release, share).await,
+                    None if options.hold => deploy.hold(&release).await,
+                    None => deploy.serve(&release).await,
+                };
+                if let Err(error) = served {
+                    deploy.folder.remove_new(&release, deploy.is_copy)?;
+                    return Err(error);
+                }
+                match options.canary {
+                    Some(_) => deploy.follow_trial(&release).await,
+                    None => Ok(()),
+                }
+            };
+            ended(deploy.await)
+        })
+        .await
+    })
+}
+
+pub fn run_rollback(options: &RollbackOptions) -> ExitCode {
+    let release = options.release.as_deref();
+    go_to(&options.upstream, release, &options.checks, &options.admin)
+}
+
+pub fn run_switch(options: &SwitchOptions) -> ExitCode {
+    let release = Some(&*options.release);
+    go_to(&options.upstream, release, &options.checks, &options.admin)
+}
+
+/// Makes a release that is there the current one: the one before the current one if none is given.
+fn go_to(upstream: &str, release: Option<&str>, checks: &Checks, admin: &AdminOption) -> ExitCode {
+    client::ask(admin, async |gateway| {
+        interruptible(|interrupt| async {
+            let gone = async {
+                let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
+                let mut deploy = deploy.await?;
+                if release.is_none() && deploy.end_trial().await? {
+                    return Ok(retire::begin(upstream, admin)?);
+                }
+                let release = deploy.earlier(release)?;
+                deploy.serve(&release).await
+            };
+            ended(gone.await)
+        })
+        .await
+    })
+}
+
+pub fn run_resume(options: &ResumeOptions) -> ExitCode {
+    let ResumeOptions {
+        upstream,
+        checks,
+        admin,
+    } = options;
+    client::ask(admin, async |gateway| {
+        interruptible(|interrupt| async {
+            let resumed = async {
+                let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
+                deploy.await?.resume().await
+            };
+            ended(resumed.await)
+        })
+        .await
+    })
+}
+
+pub fn run_list(options: &ListOptions) -> ExitCode {
+    client::ask(&options.admin, async |gateway| {
+        let list = async {
+            let (status, settings) = settings(&gateway, &options.upstream).await?;
+            let folder = ReleaseFolder::new(&settings);
+            folder.list(&status, Duration::from_secs(settings.linger))
+        };
+        match list.await {
+            Ok(list) if options.json => {
+                out::data(&json!({ "releases": list }).to_string());
+                ExitCode::SUCCESS
+            }
+            Ok(list) => {
+                out::data(&folder::table(&list));
+                ExitCode::SUCCESS
+            }
+            Err(why) => failed(&why),
+        }
+    })
+}
+
+fn ended(outcome: Result<(), DeployError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(DeployError::Failed(why)) => failed(&why),
+        Err(DeployError::Interrupted) => ExitCode::from(130),
+    }
+}
+
+/// Fetches the state of an upstream that has releases.
+async fn settings(
+    gateway: &Remote,
+    upstream: &str,
+) -> Result<(UpstreamStatus, ReleaseSettings), String> {
+    let status = gateway.upstream(upstream).await;
+    let status = status.map_err(|failure| failure.to_string())?;
+    match status.releases.clone() {
+        Some(settings) => Ok((status, settings)),
+        None => Err(format!(
+            "upstream `{upstream}` has no `releases`: write such as `releases: {{ folder: \
+             /srv/{upstream}/releases, ports: 4000-4031, start: [npm, start] }}` and reload"
+        )),
+    }
+}
+
+/// Deploy or rollback in progress.
+struct Deploy<'a> {
+    gateway: &'a Remote,
+    upstream: String,
+    settings: ReleaseSettings,
+    folder: ReleaseFolder,
+    checks: &'a Checks,
+    admin: &'a AdminOption,
+    progress: Progress,
+    interrupt: Interrupt,
+    /// True if the release is new, and no rollback: that waits for nothing.
+    is_new: bool,
+    /// True if the folder of the release was copied into place.
+    is_copy: bool,
+    /// Keeps another deploy of the same upstream out.
+    alone: Option<std::fs::File>,
+}
+
+impl<'a> Deploy<'a> {
+    async fn begin(
+        gateway: &'a Remote,
+        upstream: &str,
+        checks: &'a Checks,
+        admin: &'a AdminOption,
+        interrupt: Interrupt,
+    ) -> Result<Self, DeployError> {
+        let (_, own) = settings(gateway, upstream).await?;
+        let folder = ReleaseFolder::new(&own);
+        let snapshot = gateway.snapshot().await;
+        let snapshot = snapshot.map_err(|failure| failure.to_string())?;
+        let alone = folder.begin_deploy(&snapshot.config.file)?;
+        // From now on no other command decides, and the gateway may have decided before.
+        let (status, settings) = settings(gateway, upstream).await?;
+        let linger = Duration::from_secs(settings.linger);
+        folder.change(|state| state.settle(&status, linger))?;
+        let mut deploy = Self {
+            gateway,
+            upstream: upstream.to_owned(),
+            alone: Some(alone),
+            folder,
+            checks,
+            admin,
+            progress: Progress::of(settings.instances as usize + 1),
+            settings,
+            interrupt,
+            is_new: false,
+            is_copy: false,
+        };
+        deploy.end_interrupted(&status).await?;
+        Ok(deploy)
+    }
+
+    /// Copies a new release into place, and returns its name.
+    fn put(&mut self, from: &Path, name: Option<&str>) -> Result<String, DeployError> {
+        let name = name.map_or_else(folder::name_of_now, str::to_owned);
+        if !is_release_name(&name) || folder::RESERVED.contains(&name.as_str()) {
+            return Err(format!(
+                "invalid name of a release `{name}`; write letters, digits, `.`, `-` and `_`, at \
+                 most 100, the first of them a letter or a digit, and none of the gateway's own \
+                 names: {}",
+                folder::RESERVED.join(", ")
+            )
+            .into());
+        }
+        self.progress
+            .now(&format!("{name}: copying {}", from.display()));
+        self.is_copy = self.folder.put(from, &name)?;
+        Ok(name)
+    }
+
+    /// Returns the release to go back to.
+    fn earlier(&mut self, wanted: Option<&str>) -> Result<String, DeployError> {
+        let state = self.folder.state()?;
+        match wanted {
+            Some(name) if self.folder.kind(name) == Some(Kind::Whole) => Ok(name.to_owned()),
+            Some(name) => Err(format!(
+                "there is no whole release `{name}` in `{}`: `edgeway deploys {}` lists them",
+                self.settings.folder.display(),
+                self.upstream
+            )
+            .into()),
+            None => {
+                let whole = |name: &String| self.folder.kind(name) == Some(Kind::Whole);
+                let before = state.before_current(whole);
+                Ok(before.ok_or_else(|| {
+                    format!("upstream `{}` has no earlier release", self.upstream)
+                })?)
+            }
+        }
+    }
+
+    /// Starts the instances of a release as needed, and switches to it.
+    async fn serve(&mut self, release: &str) -> Result<(), DeployError> {
+        match self.settings.overlap {
+            ReleaseOverlap::One => self.replace_one_by_one(release).await?,
+            ReleaseOverlap::All => self.replace_at_once(release).await?,
+        }
+        retire::begin(&self.upstream, self.admin)?;
+        Ok(())
+    }
+
+    /// Starts the instances of a release, and lets it wait for its visitors.
+    async fn hold(&mut self, release: &str) -> Result<(), DeployError> {
+        let started = self.start_missing(release).await?;
+        let linger = Duration::from_secs(self.settings.linger);
+        let ready = async {
+            self.check_interrupt()?;
+            self.found(release).await?;
+            self.warm(release).await;
+            self.check_interrupt()?;
+            Ok(self.folder.held(release, linger)?)
+        };
+        if let Err(error) = ready.await {
+            self.take_back(&started).await;
+            return Err(error);
+        }
+        self.progress.step_done();
+        self.progress.pause();
+        self.progress.say(&format!(
+            "release `{release}` of upstream `{}` is ready, for {}: `edgeway switch {0} {release}` \
+             makes it the current one",
+            self.upstream,
+            Span(linger)
+        ));
+        retire::begin(&self.upstream, self.admin)?;
+        Ok(())
+    }
+
+    async fn replace_at_once(&mut self, release: &str) -> Result<(), DeployError> {
+        let started = self.start_missing(release).await?;
+        let switched = self.switch(release).await;
+        if switched.is_err() {
+            self.take_back(&started).await;
+        }
+        switched
+    }
+
+    /// Starts the instances of a release that do not run.
+    async fn start_missing(&mut self, release: &str) -> Result<Vec<Instance>, DeployError> {
+        let (status, _) = settings(self.gateway, &self.upstream).await?;
+        let running = status
+            .backends
+            .iter()
+            .filter(|backend| backend.release.as_deref() == Some(release) && backend.healthy);
+        let missing = (self.settings.instances as usize).saturating_sub(running.count());
+        let mut started = Vec::new();
+        for _ in 0..missing {
+            match self.start(release).await {
+                Ok(instance) => started.push(instance),
+                Err(error) => {
+                    self.take_back(&started).await;
+                    return Err(error);
+                }
+            }
+            self.progress.step_done();
+        }
+        Ok(started)
+    }
+
+    /// Starts one instance, and waits until it is healthy.
+    async fn start(&mut self, release: &str) -> Result<Instance, DeployError> {
+        self.check_interrupt()?;
+        let (status, _) = settings(self.gateway, &self.upstream).await?;
+        let instance = Instance::free(&self.upstream, &self.settings, &status, release)?;
+        let name = instance.name.clone();
+        self.progress
+            .now(&format!("{release}: starting {instance}"));
+        let healthy = async {
+            instance.start(&self.settings, &self.folder).await?;
+            let added = self.gateway.add_of_release(&name, release).await;
+            let added = added.map_err(|failure| failure.to_string())?;
+            let (probes, timeout) = (self.checks.probes, self.checks.timeout.0);
+            let since = CheckBaseline::now(&added);
+            let waited =
+                until_good(self.gateway, &name, since, probes, timeout, &self.interrupt).await;
+            match waited {
+                Ok(()) => {
+                    let undrained = self.gateway.undrain(&name).await;
+                    undrained.map_err(|failure| failure.to_string())?;
+                    Ok(())
+                }
+                Err(WaitFailure::TooLong(seen)) => Err(DeployError::Failed(format!(
+                    "{instance} of release `{release}` is not healthy after {}: {seen}; {}",
+                    self.checks.timeout,
+                    instance.log_hint(&self.settings, &self.folder)
+                ))),
+                Err(WaitFailure::Trouble(trouble)) => Err(trouble.to_string().into()),
+                Err(WaitFailure::Interrupted) => Err(DeployError::Interrupted),
+            }
+        };
+        match healthy.await {
+            Ok(()) => {
+                self.progress
+                    .say(&format!("{release}: {instance} is healthy"));
+                Ok(instance)
+            }
+            Err(error) => {
+                self.take_back(std::slice::from_ref(&instance)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends the traffic to the release, and lets the replaced one linger.
+    async fn switch(&mut self, release: &str) -> Result<(), DeployError> {
+        self.check_interrupt()?;
+        self.found(release).await?;
+        if self.is_new {
+            self.warm(release).await;
+            self.check_interrupt()?;
+        }
+        let before = self.gateway.switch_release(&self.upstream, release).await;
+        let before = before.map_err(|failure| failure.to_string())?;
+        let linger = Duration::from_secs(self.settings.linger);
+        self.folder.switched(release, before.as_deref(), linger)?;
+        self.progress.step_done();
+        self.progress.pause();
+        let replaced = match before.as_deref() {
+            Some(before) if before != release => format!(
+                "; `{before}` stays for {} for browsers that have its pages",
+                Span(linger)
+            ),
+            _ => String::new(),
+        };
+        self.progress.say(&format!(
+            "release `{release}` serves upstream `{}`{replaced}",
+            self.upstream
+        ));
+        Ok(())
+    }
+
+    /// Waits until the gateway has read the folder of the release.
+    async fn found(&self, release: &str) -> Result<(), DeployError> {
+        for _ in 0..100 {
+            let (status, _) = settings(self.gateway, &self.upstream).await?;
+            if status.known_releases.iter().any(|known| known == release) {
+                return Ok(());
+            }
+            self.check_interrupt()?;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        Err(format!(
+            "the gateway has not read release `{release}`: its log has the reason; the gateway \
+             needs the right to read `{}`",
+            self.settings.folder.display()
+        )
+        .into())
+    }
+
+    /// Removes instances that never got a request of the current release.
+    async fn take_back(&mut self, instances: &[Instance]) {
+        for instance in instances {
+            // It may not have been added.
+            drop(self.gateway.remove(&instance.name, true).await);
+            if let Err(why) = instance.stop(&self.settings, &self.folder).await {
+                self.progress.say(&format!("edgeway: {instance}: {why}"));
+            }
+        }
+    }
+
+    /// Checks that there may be enough instances for what is wanted.
+    fn check_overlap(&self, options: &Options) -> Result<(), DeployError> {
+        let option = match (options.canary, options.hold) {
+            (Some(_), _) => "--canary",
+            (None, true) => "--hold",
+            (None, false) => return Ok(()),
+        };
+        match self.settings.overlap {
+            ReleaseOverlap::All => Ok(()),
+            ReleaseOverlap::One => Err(format!(
+                "`{option}` needs the instances of both releases, and `overlap: one` of upstream \
+                 `{}` says that there is no memory for them: deploy without `{option}`",
+                self.upstream
+            )
+            .into()),
+        }
+    }
+
+    fn check_interrupt(&self) -> Result<(), DeployError> {
+        if *self.interrupt.borrow() {
+            return Err(DeployError::Interrupted);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the name of the backend of an upstream on a port.
+fn name_of(upstream: &str, settings: &ReleaseSettings, port: u16) -> Name {
+    Name {
+        upstream: upstream.to_owned(),
+        address: std::net::SocketAddr::new(settings.address, port).to_string(),
+    }
+}

@@ -1,0 +1,140 @@
+//! Return to where the deploys left an app: after one that was killed, and with `edgeway resume`
+//! after the end of the machine or the container.
+
+use edgeway_status::snapshot::UpstreamStatus;
+use edgeway_upstreams::StartMethod;
+
+use super::{Deploy, DeployError, Instance, folder::now, retire, settings, supervise};
+use crate::backends::{CheckBaseline, Gateway as _, WaitFailure, until_good};
+
+impl Deploy<'_> {
+    /// Ends what a deploy has begun that was killed: takes it back, unless its release has visitors.
+    pub(super) async fn end_interrupted(
+        &mut self,
+        status: &UpstreamStatus,
+    ) -> Result<(), DeployError> {
+        let state = self.folder.state()?;
+        let Some(begun) = &state.begun else {
+            return Ok(());
+        };
+        let release = &begun.name;
+        let canary = status.canary.as_ref();
+        if canary.is_some_and(|canary| canary.release == *release) {
+            return Ok(self.folder.trial_began(release)?);
+        }
+        let own = self.folder.instances().into_iter();
+        let own = own.filter(|(_, linked)| linked == release);
+        let instances: Vec<Instance> = own
+            .filter_map(|(port, _)| {
+                let name = super::name_of(&self.upstream, &self.settings, port);
+                Instance::at(&self.upstream, &self.settings, &name.address, release)
+            })
+            .collect();
+        self.take_back(&instances).await;
+        self.folder.remove_new(release, begun.is_copy)?;
+        self.progress.say(&format!(
+            "{release}: removed, as its deploy did not come to its end"
+        ));
+        Ok(())
+    }
+
+    /// Starts what does not run of the instances that no command has stopped.
+    pub(super) async fn resume(&mut self) -> Result<(), DeployError> {
+        let (status, _) = settings(self.gateway, &self.upstream).await?;
+        let state = self.folder.state()?;
+        let instances = self.folder.instances();
+        let mut begun = Vec::new();
+        let mut failed = 0;
+        for (port, release) in instances {
+            self.check_interrupt()?;
+            // A deploy that did not end has left it, or its time is over.
+            let known = state.releases.get(&release);
+            if known.is_none_or(|own| own.until.is_some_and(|until| until <= now())) {
+                continue;
+            }
+            let address = super::name_of(&self.upstream, &self.settings, port).address;
+            let instance = Instance::at(&self.upstream, &self.settings, &address, &release);
+            let Some(instance) = instance else {
+                continue;
+            };
+            match self.start_again(&instance).await {
+                Ok(()) => begun.push(instance),
+                Err(why) => {
+                    self.progress
+                        .say(&format!("edgeway: {release}: {instance}: {why}"));
+                    failed += 1;
+                }
+            }
+        }
+        for instance in &begun {
+            if let Err(why) = self.is_back(instance, &status).await {
+                self.progress
+                    .say(&format!("edgeway: {}: {instance}: {why}", instance.release));
+                failed += 1;
+            }
+        }
+        if let (None, Some(current)) = (&status.current_release, state.current()) {
+            self.found(&current).await?;
+            let switched = self.gateway.switch_release(&self.upstream, &current).await;
+            switched.map_err(|failure| failure.to_string())?;
+        }
+        retire::begin(&self.upstream, self.admin)?;
+        self.progress.pause();
+        match failed {
+            0 => Ok(()),
+            count => Err(format!("{count} of the instances did not come back").into()),
+        }
+    }
+
+    async fn start_again(&mut self, instance: &Instance) -> Result<(), String> {
+        let is_supervised = matches!(self.settings.start, StartMethod::Command(_));
+        if is_supervised && supervise::is_running(&self.folder, instance.port) {
+            return Ok(());
+        }
+        self.progress
+            .now(&format!("{}: starting {instance}", instance.release));
+        instance.start(&self.settings, &self.folder).await
+    }
+
+    /// Waits until an instance is healthy again, and sends it requests.
+    async fn is_back(
+        &mut self,
+        instance: &Instance,
+        status: &UpstreamStatus,
+    ) -> Result<(), String> {
+        let name = &instance.name;
+        let mut backends = status.backends.iter();
+        let known = backends.find(|backend| backend.address == name.address);
+        let added = match known {
+            Some(backend) if backend.release.as_deref() == Some(&*instance.release) => None,
+            Some(_) => return Err("another release has its port".to_owned()),
+            None => {
+                let added = self.gateway.add_of_release(name, &instance.release).await;
+                Some(added.map_err(|failure| failure.to_string())?)
+            }
+        };
+        let since = added
+            .as_ref()
+            .or(known)
+            .map_or_else(CheckBaseline::return_of_gateway, CheckBaseline::now);
+        let (probes, timeout) = (self.checks.probes, self.checks.timeout.0);
+        let waited = until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await;
+        waited.map_err(|failure| match failure {
+            WaitFailure::TooLong(seen) => format!(
+                "is not healthy after {}: {seen}; {}",
+                self.checks.timeout,
+                instance.log_hint(&self.settings, &self.folder)
+            ),
+            WaitFailure::Trouble(trouble) => trouble.to_string(),
+            WaitFailure::Interrupted => "not waited for".to_owned(),
+        })?;
+        if added.is_some() {
+            let undrained = self.gateway.undrain(name).await;
+            undrained.map_err(|failure| failure.to_string())?;
+        }
+        self.progress
+            .say(&format!("{}: {instance} is healthy", instance.release));
+        self.progress.step_done();
+        Ok(())
+    }
+}

@@ -1,0 +1,239 @@
+//! Supervisor of one instance, where no systemd runs it: a process of its own, so that neither an
+//! upgrade of the gateway nor the end of `edgeway deploy` touches the app.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
+    path::{Path, PathBuf},
+    process::{ExitCode, Stdio},
+    time::Duration,
+};
+
+use edgeway_proxy::edge::worker;
+use edgeway_upstreams::ReleaseSettings;
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, setsid};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{Signal as Signals, SignalKind, signal},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{folder::ReleaseFolder, left_behind};
+use crate::{client::failed, out};
+
+/// Time that an app has to end after SIGTERM, and the supervisor a little more.
+const END: Duration = Duration::from_secs(10);
+const SUPERVISOR_END: Duration = Duration::from_secs(15);
+
+/// First and longest wait before an app that ended is started again.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Time after which an app counts as having run well.
+const RAN_WELL: Duration = Duration::from_mins(1);
+
+/// Size at which the log of an instance begins again when the app is started.
+const MAX_LOG: u64 = 16 << 20;
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The file that is locked while the supervisor runs, and has its process id
+    #[arg(long)]
+    lock: PathBuf,
+    /// The folder of the release
+    #[arg(long)]
+    folder: PathBuf,
+    #[arg(long)]
+    port: u16,
+    #[arg(long)]
+    address: String,
+    #[arg(long)]
+    release: String,
+    /// The program and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+pub(super) fn log_path(folder: &ReleaseFolder, port: u16) -> PathBuf {
+    folder.own(&format!("instance-{port}.log"))
+}
+
+fn lock_path(folder: &ReleaseFolder, port: u16) -> PathBuf {
+    folder.own(&format!("instance-{port}.pid"))
+}
+
+/// Starts the supervisor of an instance.
+pub(super) fn begin(
+    settings: &ReleaseSettings,
+    folder: &ReleaseFolder,
+    release: &str,
+    port: u16,
+    command: &[String],
+) -> Result<(), String> {
+    let path = log_path(folder, port);
+    let log = open_log(&path)
+        .and_then(|log| Ok((log.try_clone()?, log)))
+        .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut supervisor = std::process::Command::new(program);
+    supervisor
+        .arg("supervise-instance")
+        .arg("--lock")
+        .arg(lock_path(folder, port))
+        .arg("--folder")
+        .arg(folder.release(release))
+        .args(["--port", &port.to_string()])
+        .args(["--address", &settings.address.to_string()])
+        .args(["--release", release])
+        .arg("--")
+        .args(command)
+        .stdout(log.0)
+        .stderr(log.1);
+    // It is a session of its own, and init inherits it.
+    left_behind::begin(&mut supervisor)
+        .map_err(|error| format!("cannot start a supervisor: {error}"))
+}
+
+fn open_log(path: &Path) -> std::io::Result<File> {
+    fs::create_dir_all(path.parent().unwrap_or(path))?;
+    let is_large = fs::metadata(path).is_ok_and(|about| about.len() > MAX_LOG);
+    if is_large {
+        fs::rename(path, path.with_extension("log.old"))?;
+    }
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Returns true if an instance has a supervisor.
+pub(super) fn is_running(folder: &ReleaseFolder, port: u16) -> bool {
+    let file = File::open(lock_path(folder, port));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+/// Ends the supervisor of an instance, and with it the app. Nothing happens if none runs.
+pub(super) async fn end(folder: &ReleaseFolder, port: u16) -> Result<(), String> {
+    let path = lock_path(folder, port);
+    let Ok(mut file) = File::open(&path) else {
+        return Ok(());
+    };
+    let began = Instant::now();
+    let mut is_asked = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(error.to_string()),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !is_asked {
+            let mut text = String::new();
+            let read = file.rewind().and_then(|()| file.read_to_string(&mut text));
+            let id = text.trim().parse().ok().and_then(Pid::from_raw);
+            if let (Ok(_), Some(id)) = (read, id) {
+                // The lock shows that it is the process that wrote its id.
+                is_asked = kill_process(id, Signal::TERM).is_ok();
+            }
+        }
+        if began.elapsed() > SUPERVISOR_END {
+            return Err(format!("the supervisor of port {port} does not end"));
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    // Signals of the terminal that the deploy was started in do not reach it. It fails only if the
+    // process leads a session already.
+    let _leads = setsid();
+    let runtime = match worker::single() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(supervise(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failed(&why),
+    }
+}
+
+async fn supervise(options: &Options) -> Result<(), String> {
+    let shown = options.lock.display();
+    let failed = |error: std::io::Error| format!("cannot lock `{shown}`: {error}");
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&options.lock);
+    let mut file = file.map_err(failed)?;
+    if file.try_lock().is_err() {
+        return Err(format!("another supervisor has `{shown}`"));
+    }
+    let written = file
+        .set_len(0)
+        .and_then(|()| write!(file, "{}", std::process::id()));
+    written.map_err(failed)?;
+    let mut term = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+    let mut wait = FIRST_WAIT;
+    loop {
+        let began = Instant::now();
+        let ended = match start(options) {
+            Ok(mut child) => tokio::select! {
+                status = child.wait() => match status {
+                    Ok(status) => format!("the app ended: {status}"),
+                    Err(error) => format!("the app was lost: {error}"),
+                },
+                _ = term.recv() => {
+                    stop(&mut child).await;
+                    return Ok(());
+                }
+            },
+            Err(why) if !options.folder.exists() => return Err(why),
+            Err(why) => why,
+        };
+        if began.elapsed() > RAN_WELL {
+            wait = FIRST_WAIT;
+        }
+        out::note(&format!(
+            "edgeway: {ended}; started again in {} s",
+            wait.as_secs()
+        ));
+        if is_ended(&mut term, wait).await {
+            return Ok(());
+        }
+        wait = (wait * 2).min(LONGEST_WAIT);
+    }
+}
+
+async fn is_ended(term: &mut Signals, within: Duration) -> bool {
+    timeout(within, term.recv()).await.is_ok()
+}
+
+fn start(options: &Options) -> Result<Child, String> {
+    let [program, arguments @ ..] = options.command.as_slice() else {
+        return Err("there is no command".to_owned());
+    };
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(&options.folder)
+        .env("PORT", options.port.to_string())
+        .env("HOSTNAME", &options.address)
+        .env("EDGEWAY_RELEASE", &options.release)
+        .stdin(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true);
+    if std::env::var_os("NODE_ENV").is_none() {
+        command.env("NODE_ENV", "production");
+    }
+    let spawned = command.spawn();
+    spawned.map_err(|error| format!("cannot run `{program}`: {error}"))
+}
+
+/// Ends the app with all of its processes.
+async fn stop(child: &mut Child) {
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let send = |signal| group.map(|group| kill_process_group(group, signal));
+    send(Signal::TERM);
+    if timeout(END, child.wait()).await.is_err() {
+        send(Signal::KILL);
+        drop(child.wait().await);
+    }
+    // What the app has started and left behind.
+    send(Signal::KILL);
+}

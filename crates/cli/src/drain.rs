@@ -1,0 +1,148 @@
+//! `edgeway drain` and `edgeway undrain`: stops requests to a backend, and sends it requests again.
+
+use std::{process::ExitCode, time::Duration};
+
+use edgeway_base::units::Span;
+
+use super::{
+    admin::AdminOption,
+    backends::{Gateway, Name, RequestFailure, WaitFailure, interruptible, requests, until_idle},
+    client::{self, failed},
+    out,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The backend, such as web/127.0.0.1:3001
+    #[arg(value_name = "UPSTREAM/BACKEND")]
+    backend: Name,
+    /// Time to wait for the requests in flight; 0s to wait for none
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    wait: Span,
+    /// Drain even if no other backend is in rotation: users get 503
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct UndrainOptions {
+    /// The backend, such as web/127.0.0.1:3001
+    #[arg(value_name = "UPSTREAM/BACKEND")]
+    backend: Name,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    let Options {
+        backend,
+        wait,
+        force,
+        admin,
+    } = options;
+    client::ask(admin, async |gateway| {
+        match drain(&gateway, backend, wait.0, *force).await {
+            Ok(message) => {
+                out::note(&message);
+                ExitCode::SUCCESS
+            }
+            Err(NotEmpty::Trouble(trouble)) => failed(&trouble),
+            Err(NotEmpty::Left(left)) => failed(&format!(
+                "{} still in flight at {backend} after {wait}; it stays drained: wait on with \
+                 the same command, or take it back with `edgeway undrain {backend}`",
+                requests(left),
+            )),
+            Err(NotEmpty::Interrupted) => {
+                out::note(&format!(
+                    "edgeway: no longer waiting; {backend} stays drained"
+                ));
+                ExitCode::from(130)
+            }
+        }
+    })
+}
+
+pub fn run_undrain(options: &UndrainOptions) -> ExitCode {
+    let UndrainOptions { backend, admin } = options;
+    client::ask(admin, async |gateway| {
+        match gateway.undrain(backend).await {
+            Ok(_) => {
+                out::note(&format!("{backend} gets requests again"));
+                ExitCode::SUCCESS
+            }
+            Err(trouble) => failed(&trouble),
+        }
+    })
+}
+
+/// Why a backend may still have requests.
+#[derive(Debug, PartialEq, Eq)]
+enum NotEmpty {
+    Trouble(RequestFailure),
+    Left(u64),
+    Interrupted,
+}
+
+async fn drain(
+    gateway: &impl Gateway,
+    name: &Name,
+    wait: Duration,
+    force: bool,
+) -> Result<String, NotEmpty> {
+    let drained = gateway
+        .drain(name, force)
+        .await
+        .map_err(NotEmpty::Trouble)?;
+    if drained.in_flight == 0 {
+        return Ok(format!("{name} is drained"));
+    }
+    let left = requests(drained.in_flight);
+    if wait.is_zero() {
+        return Ok(format!("{name} is draining: {left} in flight"));
+    }
+    out::note(&format!("{name} is draining: waiting for {left}"));
+    let waited =
+        interruptible(|interrupt| async move { until_idle(gateway, name, wait, &interrupt).await });
+    match waited.await {
+        Ok(()) => Ok(format!("{name} is drained")),
+        Err(WaitFailure::TooLong(left)) => Err(NotEmpty::Left(left)),
+        Err(WaitFailure::Interrupted) => Err(NotEmpty::Interrupted),
+        Err(WaitFailure::Trouble(trouble)) => Err(NotEmpty::Trouble(trouble)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::backends::tests::FakeGateway, *};
+
+    const NAME: &str = "web/127.0.0.1:3000";
+
+    async fn drained(in_flight: u64, finishes: u64, wait: u64) -> Result<String, NotEmpty> {
+        let gateway = FakeGateway::new(&["127.0.0.1:3000", "127.0.0.1:3001"]);
+        gateway.with("127.0.0.1:3000", |backend| backend.in_flight = in_flight);
+        gateway.state.borrow_mut().finishes = finishes;
+        let wait = Duration::from_secs(wait);
+        let outcome = drain(&gateway, &NAME.parse().unwrap(), wait, false).await;
+        assert_eq!(gateway.log(), ["drain 127.0.0.1:3000"], "it stays drained");
+        outcome
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_waits_for_the_last_request() {
+        let done = "web/127.0.0.1:3000 is drained".to_owned();
+        assert_eq!(drained(0, 0, 60).await, Ok(done.clone()));
+        assert_eq!(drained(30, 1, 60).await, Ok(done));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_number_of_remaining_requests_is_printed() {
+        assert_eq!(drained(3, 0, 5).await, Err(NotEmpty::Left(3)));
+        let message = drained(1, 0, 0).await.unwrap();
+        assert_eq!(
+            message,
+            "web/127.0.0.1:3000 is draining: 1 request in flight"
+        );
+    }
+}

@@ -1,0 +1,101 @@
+//! `edgeway explain METHOD URL`.
+
+use std::{net::IpAddr, process::ExitCode};
+
+use edgeway_gateway::{
+    explain::{ExplainRequest, ExplainScope, explain},
+    explain_text::text,
+};
+use edgeway_status::client::READ_TIMEOUT;
+
+use super::{
+    EX_CONFIG,
+    admin::{AdminOption, Place},
+    check, out,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The request's method, such as GET
+    method: String,
+    /// A path, or a whole http URL
+    url: String,
+    /// A header of the request, as with curl: `Name: value`
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    headers: Vec<String>,
+    /// The client's address
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    client: IpAddr,
+    /// The listener that receives the request [default: the first one]
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Ask the running gateway, which also knows what its cache has for the request
+    #[arg(long)]
+    live: bool,
+    /// Output format
+    #[arg(long, value_enum, default_value = "text")]
+    format: check::Format,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    let question = ExplainRequest {
+        method: options.method.clone(),
+        url: options.url.clone(),
+        headers: options.headers.clone(),
+        client: options.client,
+        listener: options.listener.clone(),
+    };
+    if options.live {
+        return live(options, &question);
+    }
+    let path = match options.admin.place() {
+        Place::File(path) => path,
+        Place::Installed(path) => {
+            out::note(&format!(
+                "edgeway: there is no edgeway.yaml here, so this is by {}",
+                path.display()
+            ));
+            path
+        }
+        Place::Running => {
+            out::note("edgeway: there is no edgeway.yaml here, so the running gateway explains");
+            return live(options, &question);
+        }
+        Place::Nowhere(why) => {
+            out::note(&why);
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    let checked = check::load(&path);
+    let Some(gateway) = &checked.gateway else {
+        out::note(&checked.report());
+        return ExitCode::from(EX_CONFIG);
+    };
+    match explain(gateway, &question, ExplainScope::AtTheRules) {
+        Ok(explanation) => {
+            let printed = match options.format {
+                check::Format::Text => text(&explanation),
+                check::Format::Json => {
+                    serde_json::to_string_pretty(&explanation).expect("plain data")
+                }
+            };
+            out::data(&printed);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            out::note(&format!("edgeway: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Lets the running gateway explain, which also knows its cache.
+fn live(options: &Options, question: &ExplainRequest) -> ExitCode {
+    options.admin.print(
+        options.format == check::Format::Json,
+        async |client| client.post("/v1/explain", question, READ_TIMEOUT).await,
+        |explanation| out::data(&text(explanation)),
+    )
+}

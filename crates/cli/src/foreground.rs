@@ -1,0 +1,307 @@
+//! Gateways that a developer starts in a terminal (`proxy`, `dev`, `demo`): they serve a text that
+//! is no file, end with the terminal, and explain an address that is taken.
+
+use std::{
+    fmt::Write as _,
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use edgeway_base::error;
+use edgeway_gateway as gateway;
+use edgeway_process::{
+    boot::{self, BootError, BootOptions, Hangup},
+    handover::LaunchState,
+};
+use edgeway_status::admin_socket;
+
+use super::{EX_CONFIG, check, out};
+
+/// Time limit for a connection to an app on this machine.
+const CONNECT: Duration = Duration::from_millis(300);
+/// Address of the admin listener if a configuration sets none.
+pub(crate) const ADMIN: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
+/// Line of `/proc/net/tcp` for a socket that listens.
+const LISTENS: &str = "0A";
+
+/// A configuration that is no file.
+pub(crate) struct Foreground<'a> {
+    /// Name of the configuration in messages.
+    pub name: &'a str,
+    pub yaml: &'a str,
+    /// Lines to print once the gateway serves.
+    pub hello: Vec<String>,
+}
+
+/// Takes what the process was started with. Must be called once, before any file is opened.
+pub(crate) fn launched() -> Result<LaunchState, ExitCode> {
+    LaunchState::of_this_process().map_err(|error| {
+        out::note(&format!("edgeway: {}", error::chain(&error)));
+        ExitCode::FAILURE
+    })
+}
+
+/// Serves until a stop signal. Problems are printed.
+pub(crate) fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
+    let report = birth.inherited.report();
+    let loaded = gateway::load_text(served.name, served.yaml);
+    if !loaded.diagnostics.list().is_empty() {
+        out::note(&check::report(&loaded));
+    }
+    let Some(file) = loaded.file else {
+        report.refuses(&check::report(&loaded));
+        return ExitCode::from(EX_CONFIG);
+    };
+    let outcome = boot::serve(BootOptions {
+        birth,
+        file,
+        path: None,
+        threads: None,
+        hello: served.hello,
+        sources: None,
+        overlay: None,
+        warn: Box::new({
+            let sources = loaded.sources.clone();
+            move |diagnostics| out::note(&check::render(&sources, diagnostics))
+        }),
+        hangup: hangup(),
+    });
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(BootError::Config { diagnostics }) => {
+            let text = check::render(&loaded.sources, &diagnostics);
+            report.refuses(&text);
+            out::note(&text);
+            ExitCode::from(EX_CONFIG)
+        }
+        Err(error) => {
+            let message = failure(&error);
+            report.refuses(&message);
+            out::note(&message);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Describes a failed start, with the remedy where an address is taken.
+pub(crate) fn failure(error: &BootError) -> String {
+    if error.is_admin() {
+        return failure_of_file(error);
+    }
+    let mut message = format!("edgeway: {}", error::chain(error));
+    let Some((address, holder)) = taken(error) else {
+        return message;
+    };
+    let port = address.port();
+    let free = (port..port.saturating_add(100))
+        .find(|port| TcpListener::bind(SocketAddr::new(address.ip(), *port)).is_ok());
+    let other = free.map_or_else(String::new, |port| {
+        let free = if address.ip().is_loopback() {
+            port.to_string()
+        } else {
+            SocketAddr::new(address.ip(), port).to_string()
+        };
+        format!(", or use an address that is free: `--listen {free}`")
+    });
+    let _infallible = write!(message, "\nhelp: {holder}{other}");
+    message
+}
+
+/// Describes the failed start of a configuration file, which has the addresses.
+pub(crate) fn failure_of_file(error: &BootError) -> String {
+    let mut message = format!("edgeway: {}", error::chain(error));
+    if let Some((_, holder)) = taken(error) {
+        let instead = if error.is_admin() {
+            "or give this one another admin address: `admin: { address: 127.0.0.1:PORT }`, or `off`"
+        } else {
+            "or change the address in the file; a gateway that serves it already takes changes by \
+             `edgeway reload`"
+        };
+        let _infallible = write!(message, "\nhelp: {holder}, {instead}");
+    }
+    message
+}
+
+/// Returns the address that another program has, and what to do with that program.
+fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
+    let address = error.taken_address()?;
+    let every = address.strip_prefix(':').map(|port| format!("[::]:{port}"));
+    let address: SocketAddr = every.unwrap_or(address).parse().ok()?;
+    let port = address.port();
+    let holder = match holder(port) {
+        Some(holder) => format!("{holder} listens there: end it"),
+        None => format!("another program listens there (`ss -ltnp 'sport = :{port}'`): end it"),
+    };
+    Some((address, holder))
+}
+
+/// Returns what SIGHUP does: closing the terminal ends the gateway, unless `nohup` started it.
+pub(crate) fn hangup() -> Hangup {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // SIGHUP is signal 1, the lowest bit.
+    if ignored.is_some_and(|mask| mask & 1 == 1) {
+        Hangup::Reload
+    } else {
+        Hangup::Stop
+    }
+}
+
+/// Returns true if a program accepts connections at this address.
+pub(crate) fn listens(address: SocketAddr) -> bool {
+    TcpStream::connect_timeout(&address, CONNECT).is_ok()
+}
+
+/// Returns the path of the admin socket for a gateway at `port`: the usual one, unless another
+/// gateway listens there.
+pub(crate) fn admin_socket(port: u16) -> PathBuf {
+    let usual = admin_socket::usual();
+    if UnixStream::connect(&usual).is_ok() {
+        usual.with_file_name(format!("gateway-{port}.sock"))
+    } else {
+        usual
+    }
+}
+
+/// Returns true if this is the usual path of the admin socket.
+pub(crate) fn is_usual(socket: &std::path::Path) -> bool {
+    socket == admin_socket::usual()
+}
+
+/// Returns the usual address of the admin listener, or `off` if another program has it.
+pub(crate) fn admin_address() -> String {
+    match TcpListener::bind(ADMIN) {
+        Ok(_) => ADMIN.to_string(),
+        Err(_) => "off".to_owned(),
+    }
+}
+
+/// Returns the `admin` section for a gateway beside others: empty if no other gateway of this
+/// machine uses the usual places.
+pub(crate) fn admin_section(port: u16) -> String {
+    let socket = admin_socket(port);
+    if socket != admin_socket::usual() {
+        return format!(
+            "# Another gateway has the usual admin socket.\n\
+             admin: {{ address: off, socket: {} }}\n",
+            quoted(&socket.display().to_string())
+        );
+    }
+    match admin_address().as_str() {
+        "off" => format!("# Another program has {ADMIN}.\nadmin: {{ address: off }}\n"),
+        _ => String::new(),
+    }
+}
+
+/// Writes a text as a scalar of YAML that is a text, within a flow collection too.
+pub(crate) fn quoted(text: &str) -> String {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._/-".contains(&b);
+    let begins = text
+        .bytes()
+        .next()
+        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'/');
+    let is_word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
+        .contains(&text.to_ascii_lowercase().as_str());
+    if begins && text.bytes().all(is_plain) && !is_word {
+        text.to_owned()
+    } else {
+        // A string of JSON is one of YAML 1.2.
+        serde_json::Value::from(text).to_string()
+    }
+}
+
+/// Returns the program that listens on a TCP port of this machine, as far as this user may see.
+fn holder(port: u16) -> Option<String> {
+    let suffix = format!(":{port:04X}");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let tables = tables.map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    let inode = tables
+        .iter()
+        .flat_map(|table| table.lines())
+        .find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let is_it = fields.get(1)?.ends_with(&suffix) && *fields.get(3)? == LISTENS;
+            is_it.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+        })?;
+    for process in std::fs::read_dir("/proc").ok()?.flatten() {
+        // `self` and the like are no processes of their own.
+        if process
+            .file_name()
+            .to_string_lossy()
+            .parse::<u32>()
+            .is_err()
+        {
+            continue;
+        }
+        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
+            continue;
+        };
+        let has = |file: std::fs::DirEntry| {
+            std::fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == &*inode)
+        };
+        if files.flatten().any(has) {
+            let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
+            let pid = process.file_name();
+            return Some(format!("`{}` (process {})", name.trim(), pid.display()));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgeway_config::{
+        diagnostic::Diagnostics,
+        tree::{self, Value},
+    };
+
+    /// Invariant: whatever the text is, YAML reads the same text again.
+    #[test]
+    fn a_quoted_text_is_read_as_that_text() {
+        for text in [
+            "a",
+            "/a/b-c.d",
+            "off",
+            "NULL",
+            "1.5",
+            "a b",
+            "a: b",
+            "#x",
+            "[::1]:3000",
+            "é\n\"\\",
+            "",
+            "-",
+            "*",
+            "&a",
+            "0x10",
+            "a,b",
+            "{",
+            "unix:/run/a",
+            "~",
+        ] {
+            let yaml = format!("k: [{}]\n", quoted(text));
+            let node = tree::parse(&yaml, 0, &mut Diagnostics::default()).expect("it is YAML");
+            let Some(Value::List(items)) = node.get("k").map(|node| &node.value) else {
+                panic!("{yaml}");
+            };
+            assert_eq!(items.len(), 1, "{yaml}");
+            assert_eq!(items[0].value, Value::Text(text.to_owned()), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn the_program_at_a_port_is_found() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let pid = std::process::id().to_string();
+        assert!(holder(port).unwrap().contains(&pid));
+        drop(listener);
+        assert_eq!(holder(port), None);
+    }
+}

@@ -1,0 +1,36 @@
+//! `edgeway import`: makes a configuration and units from what ran the apps before.
+
+mod nginx;
+mod pm2;
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    from: From,
+}
+
+#[derive(Debug, Subcommand)]
+enum From {
+    /// Make systemd units, environment files and upstreams from an ecosystem file of PM2
+    ///
+    /// Nothing is installed, started or stopped. The report lists what was carried over, what was
+    /// not, and the commands to run.
+    Pm2(pm2::Options),
+    /// Make a configuration from one of nginx, with a report of each directive
+    ///
+    /// nginx is neither read by the gateway later nor changed. The report has three headings:
+    /// Carried over, Carried over with a changed meaning, Not carried over. The exit status is 0
+    /// although not all is carried over; --strict makes it 1.
+    Nginx(Box<nginx::Options>),
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    match &options.from {
+        From::Pm2(options) => pm2::run(options),
+        From::Nginx(options) => nginx::run(options),
+    }
+}

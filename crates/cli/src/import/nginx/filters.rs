@@ -1,0 +1,423 @@
+//! Filters of a location: limits, access, authentication, headers, compression, cache.
+
+use std::collections::BTreeSet;
+
+use edgeway_base::credential::PasswordHash;
+use serde_json::{Map, Value, json};
+
+use super::{
+    cache, headers,
+    output::Part,
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    tables::header,
+    words::{Piece, bytes, duration, parameter, pieces, size},
+};
+
+/// Limits that routes use, by name.
+pub(super) type Limits = Vec<(String, Part)>;
+
+/// Filters of a route.
+#[derive(Debug, Default)]
+pub(super) struct Filters {
+    pub(super) keys: Map<String, Value>,
+    /// True if something that kept requests out is missing: the route must respond with 503.
+    pub(super) is_closed: bool,
+}
+
+/// Translates the filters of a location. `passes`: the location sends requests to a backend.
+pub(super) fn of(
+    scope: &Scope<'_>,
+    http: &Scope<'_>,
+    passes: bool,
+    limits: &mut Limits,
+    fates: &mut Fates,
+) -> Filters {
+    let mut filters = Filters::default();
+    access(scope, &mut filters, fates);
+    basic_auth(scope, &mut filters, fates);
+    rate_limits(scope, http, limits, &mut filters, fates);
+    connections(scope, http, &mut filters, fates);
+    body_limit(scope, &mut filters, fates);
+    compression(scope, passes, &mut filters, fates);
+    if passes {
+        cache::of(scope, &mut filters, fates);
+    }
+    headers::of(scope, (passes, !passes), &mut filters, fates);
+    filters
+}
+
+/// Translates `satisfy`, once all filters of the route are known.
+pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>, fates: &mut Fates) {
+    let Some(satisfy) = scope.one("satisfy") else {
+        return;
+    };
+    fates.carried(satisfy, "");
+    let ways = ["access", "basic_auth", "forward_auth"];
+    let count = ways.iter().filter(|way| keys.contains_key(**way)).count();
+    if satisfy.arg(0) == "any" && count > 1 {
+        keys.insert("satisfy".to_owned(), "any".into());
+    }
+}
+
+/// Directives of other modules that keep requests out.
+const GUARDS: [&str; 12] = [
+    "ssl_verify_client",
+    "auth_jwt",
+    "auth_digest",
+    "auth_pam",
+    "auth_ldap",
+    "auth_gss",
+    "access_by_lua",
+    "access_by_lua_block",
+    "access_by_lua_file",
+    "rewrite_by_lua",
+    "rewrite_by_lua_block",
+    "rewrite_by_lua_file",
+];
+
+/// Reports guards without a counterpart; returns true if there is one, so that what it guards must
+/// be closed.
+pub(super) fn has_unknown_guard(scope: &Scope<'_>, fates: &mut Fates) -> bool {
+    let mut is_closed = false;
+    for name in GUARDS {
+        let found = scope.one(name);
+        let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
+        if let Some(directive) = on {
+            fates.closed(
+                directive,
+                "this way to keep requests out has no counterpart here",
+            );
+            is_closed = true;
+        }
+    }
+    is_closed
+}
+
+fn access(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+    let rules = scope.nearest_of(&["allow", "deny"]);
+    if rules.is_empty() {
+        return;
+    }
+    let (mut allow, mut deny) = (Vec::new(), Vec::new());
+    let mut all = None;
+    let mut is_mixed = false;
+    for rule in &rules {
+        let (name, what) = (rule.name.as_str(), rule.arg(0));
+        match (name, what) {
+            (_, _) if all.is_some() => {}
+            (_, "all") => all = Some(name == "allow"),
+            (_, "unix:") => {}
+            ("allow", network) => allow.push(network.to_owned()),
+            (_, network) => {
+                // A network that an earlier line allows in part must stay allowed.
+                is_mixed |= !allow.is_empty();
+                deny.push(network.to_owned());
+            }
+        }
+    }
+    let can = match all {
+        Some(false) => !is_mixed,
+        _ => allow.is_empty(),
+    };
+    for rule in &rules {
+        if can {
+            fates.carried(rule, "");
+        } else {
+            fates.closed(rule, "the order of these lines has no counterpart");
+        }
+    }
+    if !can {
+        filters.is_closed = true;
+        return;
+    }
+    let mut value = Map::new();
+    if all == Some(false) {
+        // No client has this address.
+        let list = if allow.is_empty() {
+            vec!["255.255.255.255".to_owned()]
+        } else {
+            allow
+        };
+        value.insert("allow".to_owned(), list.into());
+    }
+    if !deny.is_empty() {
+        value.insert("deny".to_owned(), deny.into());
+    }
+    if !value.is_empty() {
+        filters.keys.insert("access".to_owned(), value.into());
+    }
+}
+
+fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+    let Some(realm) = scope.one("auth_basic") else {
+        return;
+    };
+    let file = scope.one("auth_basic_user_file");
+    if realm.arg(0) == "off" {
+        fates.carried(realm, "");
+        return;
+    }
+    let Some(file) = file.filter(|file| !file.arg(0).contains('$')) else {
+        fates.closed(realm, "its file of users cannot be used");
+        filters.is_closed = true;
+        return;
+    };
+    let text = std::fs::read_to_string(file.arg(0)).unwrap_or_default();
+    let mut lines = text
+        .lines()
+        .filter(|line| !line.trim().is_empty() && !line.starts_with('#'));
+    let has_counterpart = |line: &str| {
+        let hash = line.split(':').nth(1).unwrap_or_default();
+        hash.parse::<PasswordHash>().is_ok()
+    };
+    let is_empty = text.trim().is_empty();
+    if is_empty || !lines.all(has_counterpart) {
+        let why = if is_empty {
+            "the file of users cannot be read"
+        } else {
+            "the file of users has hashes of another kind than argon2, bcrypt, `$apr1$` and `{SHA}` \
+             (make new ones with `edgeway hash password`)"
+        };
+        fates.closed(file, why);
+        fates.carried(realm, "");
+        filters.is_closed = true;
+        return;
+    }
+    fates.changed(realm, "`WWW-Authenticate` names the charset UTF-8");
+    fates.carried(file, "");
+    let value = json!({ "realm": realm.arg(0), "file": file.arg(0), "strip": false });
+    filters.keys.insert("basic_auth".to_owned(), value);
+}
+
+/// Returns the key of a limit on connections for the key of a zone.
+pub(super) fn limit_key(key: &str) -> Option<String> {
+    let list = pieces(key);
+    let parts = list.iter().map(|piece| match piece {
+        Piece::Text(_) => None,
+        Piece::Variable(name) => Some(match name.as_str() {
+            "binary_remote_addr" | "remote_addr" => "client.ip".to_owned(),
+            "host" | "http_host" | "server_name" => "host".to_owned(),
+            name => {
+                let header = name
+                    .strip_prefix("http_")
+                    .map(|name| format!("header:{}", name.replace('_', "-")));
+                let cookie = name
+                    .strip_prefix("cookie_")
+                    .map(|name| format!("cookie:{name}"));
+                let query = name
+                    .strip_prefix("arg_")
+                    .map(|name| format!("query:{name}"));
+                header.or(cookie).or(query)?
+            }
+        }),
+    });
+    Some(parts.collect::<Option<Vec<String>>>()?.join("+"))
+}
+
+fn rate_limits(
+    scope: &Scope<'_>,
+    http: &Scope<'_>,
+    limits: &mut Limits,
+    filters: &mut Filters,
+    fates: &mut Fates,
+) {
+    let mut names = Vec::new();
+    let status = scope.one("limit_req_status");
+    if let Some(status) = status {
+        fates.carried(status, "");
+    }
+    let status = status
+        .and_then(|status| status.arg(0).parse().ok())
+        .unwrap_or(503u16);
+    for using in scope.nearest("limit_req") {
+        let zone = parameter(using, "zone").unwrap_or_default();
+        let zones = http.own("limit_req_zone").into_iter();
+        let mut defined = zones.filter(|one| {
+            parameter(one, "zone").and_then(|zone| zone.split(':').next()) == Some(zone)
+        });
+        let Some(defined) = defined.next_back() else {
+            fates.closed(using, "its zone is not there");
+            filters.is_closed = true;
+            continue;
+        };
+        let rate = parameter(defined, "rate").and_then(rate);
+        let key = counted_by(defined.arg(0), scope);
+        let (Some((count, unit)), Some((kind, key))) = (rate, key) else {
+            fates.lost(defined, "its key or rate has no counterpart");
+            fates.closed(using, "its key or rate has no counterpart");
+            filters.is_closed = true;
+            continue;
+        };
+        let burst: u64 = parameter(using, "burst")
+            .and_then(|burst| burst.parse().ok())
+            .unwrap_or(0);
+        let passes_at_once = using.args.iter().any(|arg| arg == "nodelay");
+        let at_once: u64 = parameter(using, "delay")
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0);
+        let mut value = json!({ "rate": format!("{count}/{unit}"), kind: key });
+        let seconds = if unit == "s" { 1_000 } else { 60_000 };
+        if passes_at_once || burst == 0 {
+            value["burst"] = (burst + 1).into();
+        } else {
+            value["burst"] = (at_once.min(burst) + 1).into();
+            let wait = (burst - at_once.min(burst)) * seconds / count.max(1);
+            value["delay"] = duration(wait.clamp(1, 60_000)).into();
+        }
+        value["headers"] = "off".into();
+        value["status"] = status.into();
+        let known = limits
+            .iter()
+            .find(|(_, part)| part.value == value && part.comment == defined.place());
+        let name = if let Some((name, _)) = known {
+            name.clone()
+        } else {
+            let mut name = zone.to_owned();
+            while limits.iter().any(|(known, _)| *known == name) {
+                fates.changed(
+                    using,
+                    "requests of this zone with another burst are counted separately",
+                );
+                name.push_str("-b");
+            }
+            let comment = defined.place();
+            limits.push((name.clone(), Part { comment, value }));
+            name
+        };
+        fates.carried(defined, "");
+        fates.changed(using, "refusals have `Retry-After`");
+        names.push(name);
+    }
+    if !names.is_empty() {
+        filters.keys.insert("rate_limit".to_owned(), names.into());
+    }
+}
+
+/// Returns the key of a limit, or the text that it counts by, for the key of a zone.
+fn counted_by(key: &str, scope: &Scope<'_>) -> Option<(&'static str, String)> {
+    match key {
+        "$binary_remote_addr" | "$remote_addr" => Some(("key", "client.ip".to_owned())),
+        "$host" | "$http_host" => Some(("key", "host".to_owned())),
+        // nginx does not count a request whose key is empty.
+        key => Some(("by", header(key, scope).filter(|text| !text.is_empty())?)),
+    }
+}
+
+/// Returns count and unit of a rate such as `10r/s`.
+fn rate(text: &str) -> Option<(u64, &'static str)> {
+    let (count, unit) = text.split_once("r/")?;
+    let unit = match unit {
+        "s" => "s",
+        "m" => "min",
+        _ => return None,
+    };
+    Some((count.parse().ok().filter(|count| *count > 0)?, unit))
+}
+
+fn connections(scope: &Scope<'_>, http: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+    let mut value = Map::new();
+    for using in scope.nearest("limit_conn") {
+        let defined = http.own("limit_conn_zone").into_iter().find(|one| {
+            parameter(one, "zone").and_then(|zone| zone.split(':').next()) == Some(using.arg(0))
+        });
+        let key = defined.and_then(|defined| limit_key(defined.arg(0)));
+        let (Some(defined), Some(key), Ok(most)) = (defined, key, using.arg(1).parse::<u64>())
+        else {
+            fates.closed(using, "its zone has no counterpart");
+            filters.is_closed = true;
+            continue;
+        };
+        fates.carried(defined, "");
+        fates.changed(using, "counted for each route");
+        if key == "host" {
+            value.insert("max".to_owned(), most.into());
+        } else {
+            value.insert("per_key".to_owned(), most.into());
+            value.insert("key".to_owned(), key.into());
+        }
+    }
+    if let Some(status) = scope.one("limit_conn_status") {
+        match status.arg(0) {
+            "503" => fates.carried(status, ""),
+            _ => fates.changed(status, "the status is 503"),
+        }
+    }
+    if !value.is_empty() {
+        filters.keys.insert("in_flight".to_owned(), value.into());
+    }
+}
+
+fn body_limit(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+    let Some(directive) = scope.one("client_max_body_size") else {
+        return;
+    };
+    let value = match bytes(directive.arg(0)) {
+        Some(0) => Value::Bool(false),
+        Some(bytes) => size(bytes).into(),
+        None => {
+            fates.lost(directive, "this size is not known");
+            return;
+        }
+    };
+    fates.carried(directive, "");
+    filters.keys.insert("body_limit".to_owned(), value);
+}
+
+fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut Fates) {
+    let Some(gzip) = scope.one("gzip") else {
+        return;
+    };
+    if !gzip.is_on() {
+        fates.carried(gzip, "");
+        filters.keys.insert("compression".to_owned(), false.into());
+        return;
+    }
+    let note = "backends get `Accept-Encoding: identity`, so that nothing is compressed twice";
+    fates.changed(gzip, note);
+    let mut types: BTreeSet<String> = ["text/html".to_owned()].into();
+    if let Some(written) = scope.one("gzip_types") {
+        fates.carried(written, "");
+        let known = written
+            .args
+            .iter()
+            .filter(|one| *one == "*" || one.contains('/'));
+        types.extend(known.map(|one| {
+            if one == "*" {
+                "*/*".to_owned()
+            } else {
+                one.clone()
+            }
+        }));
+    }
+    if !passes && types.contains("application/javascript") {
+        // The type that its files have here.
+        types.insert("text/javascript".to_owned());
+    }
+    let mut value = json!({ "encodings": ["gzip"], "statuses": [200, 403, 404] });
+    if !scope.one("gzip_vary").is_some_and(Directive::is_on) {
+        value["vary"] = false.into();
+    }
+    if types.contains("*/*") {
+        types = ["*/*".to_owned()].into();
+    }
+    value["types"] = types.into_iter().collect::<Vec<_>>().into();
+    let least = scope.one("gzip_min_length").map(|least| {
+        fates.carried(least, "");
+        bytes(least.arg(0)).unwrap_or(20)
+    });
+    value["min_size"] = size(least.unwrap_or(20)).into();
+    if let Some(level) = scope.one("gzip_comp_level") {
+        fates.carried(level, "");
+        let level = level.arg(0).parse::<u64>().unwrap_or(1).clamp(1, 9);
+        value["levels"] = json!({ "gzip": level });
+    }
+    if let Some(proxied) = scope.one("gzip_proxied") {
+        fates.changed(
+            proxied,
+            "responses to requests with `Via` are compressed as well",
+        );
+    }
+    filters.keys.insert("compression".to_owned(), value);
+}

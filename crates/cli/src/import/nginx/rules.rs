@@ -1,0 +1,333 @@
+//! Rules of servers and locations: `if`, `set`, `rewrite`, `return` and `break`, in their order.
+
+use edgeway_routes::values::Pattern;
+use serde_json::{Value, json};
+
+use super::{
+    conditions::{self, Condition},
+    locations::{Location, Place, Routes},
+    parse::Directive,
+    scope::Scope,
+    tables,
+    variables::{At, value},
+    words::{Piece, pieces},
+};
+
+/// Directives of nginx's rewrite module, which run in the order of the file.
+const OF_RULES: [&str; 7] = [
+    "set",
+    "if",
+    "rewrite",
+    "return",
+    "break",
+    "rewrite_log",
+    "uninitialized_variable_warn",
+];
+
+/// Rules of a block.
+#[derive(Debug, Default)]
+pub(super) struct Rules {
+    pub(super) list: Vec<Value>,
+    /// True if one that kept requests out has no counterpart.
+    pub(super) is_closed: bool,
+    /// True if no request gets further.
+    pub(super) is_end: bool,
+}
+
+impl Rules {
+    fn push(&mut self, condition: Option<&Value>, rule: Value) {
+        let mut keys = condition.cloned().unwrap_or_else(|| json!({}));
+        if let (Some(keys), Value::Object(rule)) = (keys.as_object_mut(), rule) {
+            keys.extend(rule);
+        }
+        self.list.push(keys);
+    }
+}
+
+impl<'a> Routes<'a, '_> {
+    /// Translates the rules of a server or location.
+    pub(super) fn rules(&mut self, place: &Place<'_, 'a>, scope: &Scope<'a>) -> Rules {
+        let mut rules = Rules::default();
+        for directive in scope.innermost() {
+            self.rule(directive, None, (place, scope), &mut rules);
+            if rules.is_end {
+                break;
+            }
+        }
+        rules
+    }
+
+    /// Translates one directive, under a condition.
+    fn rule(
+        &mut self,
+        directive: &'a Directive,
+        condition: Option<(&Condition, &Value)>,
+        (place, scope): (&Place<'_, 'a>, &Scope<'a>),
+        rules: &mut Rules,
+    ) {
+        let is_of_server = place.location.is_none();
+        let groups = condition.and_then(|(condition, _)| condition.groups());
+        let at = At::rule(scope, directive).with_groups(groups.as_deref());
+        let keys = condition.map(|(_, keys)| keys);
+        match directive.name.as_str() {
+            "set" => self.fates.carried(directive, ""),
+            "break" => {
+                self.fates.carried(directive, "");
+                rules.push(keys, json!({ "then": "stop" }));
+            }
+            "return" => {
+                if let Some(rule) = returned(directive, at, scope) {
+                    self.mark_return(directive, &rule);
+                    rules.push(keys, rule);
+                    rules.is_end |= keys.is_none();
+                } else {
+                    let why = "a variable of it has no counterpart";
+                    self.fates.closed(directive, why);
+                    rules.is_closed = true;
+                }
+            }
+            "rewrite" => match rewritten(directive, at, is_of_server) {
+                Ok(rule) => {
+                    let note = note_of_rewrite(directive);
+                    match note {
+                        Some(note) => self.fates.changed(directive, note),
+                        None => self.fates.carried(directive, ""),
+                    }
+                    rules.push(keys, rule);
+                }
+                Err(why) => self.fates.lost(directive, why),
+            },
+            "if" if conditions::of_own_file(directive).is_none() || is_of_server => {
+                self.condition(directive, (place, scope), rules);
+            }
+            _ => {}
+        }
+    }
+
+    fn condition(
+        &mut self,
+        directive: &'a Directive,
+        (place, scope): (&Place<'_, 'a>, &Scope<'a>),
+        rules: &mut Rules,
+    ) {
+        let read = Condition::read(directive, At::rule(scope, directive));
+        let keys = read.as_ref().and_then(Condition::keys);
+        // A lookup table knows of a file.
+        let keys = match (&read, keys) {
+            (Some(read), None) => Some(of_file(read, directive, scope)),
+            (_, keys) => keys,
+        };
+        let (Some(read), Some(keys)) = (read, keys) else {
+            const WHY: &str = "this condition has no counterpart";
+            if conditions::refuses(directive) {
+                self.fates.closed(directive, WHY);
+                rules.is_closed = true;
+            } else {
+                self.fates.lost(directive, WHY);
+            }
+            return;
+        };
+        if tables::is_forwarded(&read.value, scope) {
+            self.fates.changed(directive, tables::UNTRUSTED);
+        } else {
+            self.fates.carried(directive, "");
+        }
+        let inner = scope.inner(directive);
+        let is_content = |one: &Directive| !OF_RULES.contains(&one.name.as_str());
+        let first = rules.list.len();
+        for one in directive.children() {
+            self.rule(one, Some((&read, &keys)), (place, &inner), rules);
+        }
+        if directive.children().iter().any(is_content)
+            && let Some(location) = place.location
+        {
+            let name = self.named_block(place, location, directive, &inner);
+            let mut own = rules.list[first..].iter_mut();
+            // What it responds has the headers of the block.
+            let responds = own.any(|rule| {
+                let is_response = rule.get("status").is_some();
+                if is_response {
+                    rule["route"] = name.clone().into();
+                }
+                is_response
+            });
+            if !responds {
+                let mut rule = keys.clone();
+                rule["route"] = name.into();
+                rules.list.insert(first, rule);
+            }
+        }
+    }
+
+    fn mark_return(&mut self, directive: &Directive, rule: &Value) {
+        if rule.get("body").is_some() {
+            let note = "`Content-Type` is that of the text, whatever the path ends in; of \
+                        conditions, only `If-None-Match: *` of `GET` and `HEAD` has an effect";
+            self.fates.changed(directive, note);
+        } else if rule
+            .get("to")
+            .is_some_and(|to| to.to_string().contains("{uri}"))
+        {
+            let note = "`$request_uri` has the path in its normal form";
+            self.fates.changed(directive, note);
+        } else {
+            self.fates.carried(directive, "");
+        }
+    }
+
+    /// Makes the route of a block that changes more than the course of a request, and returns its
+    /// name.
+    pub(super) fn named_block(
+        &mut self,
+        place: &Place<'_, 'a>,
+        location: &Location<'a>,
+        directive: &'a Directive,
+        scope: &Scope<'a>,
+    ) -> String {
+        let name = format!("{}-{}", directive.name, directive.line);
+        let name = self.free_name(&name);
+        let block = Location::new(directive, scope.clone(), &location.text);
+        let inner = Place {
+            location: Some(&block),
+            ..*place
+        };
+        let keys = self.keys(&inner, &block);
+        self.push_named(&name, &keys, &directive.place());
+        name
+    }
+}
+
+/// Returns the keys of a condition on a file, as one on a lookup table.
+fn of_file(condition: &Condition, directive: &Directive, scope: &Scope<'_>) -> Value {
+    let name = format!("file.{}", directive.line);
+    let value = json!({ "from": condition.value, "exists": "1" });
+    let comment = directive.place();
+    let part = super::output::Part { comment, value };
+    let table = super::variables::add(&name, part, scope);
+    let mut keys = json!({ "if": table });
+    if condition.is_negated {
+        keys["not"] = true.into();
+    }
+    keys
+}
+
+/// Returns the rule for a `return`; `None` if a variable has no counterpart.
+pub(super) fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Option<Value> {
+    let (status, rest) = match directive.arg(0).parse::<u16>() {
+        Ok(status) => (status, directive.args.get(1)),
+        Err(_) => (302, directive.args.first()),
+    };
+    if is_redirect(status) {
+        let to = rest.map_or("", String::as_str);
+        return Some(json!({ "status": status, "to": target(to, at)? }));
+    }
+    if status == 444 || !(200..600).contains(&status) {
+        let is_known = status == 444;
+        return is_known.then(|| json!({ "status": 444 }));
+    }
+    let mut rule = json!({ "status": status });
+    if let Some(text) = rest.filter(|_| !matches!(status, 204 | 205 | 304)) {
+        rule["body"] = value(text, at)?.into();
+        rule["content_type"] = content_type(scope).into();
+    }
+    Some(rule)
+}
+
+/// Returns the media type of a text that a scope returns.
+pub(super) fn content_type(scope: &Scope<'_>) -> String {
+    let kind = scope.one("default_type");
+    let kind = kind.map_or("text/plain", |kind| kind.arg(0)).to_owned();
+    let charset = scope.one("charset").map(|charset| charset.arg(0));
+    let is_text = matches!(
+        kind.as_str(),
+        "text/html" | "text/xml" | "text/plain" | "application/javascript" | "application/rss+xml"
+    );
+    match charset.filter(|charset| *charset != "off" && is_text) {
+        Some(charset) => format!("{kind}; charset={charset}"),
+        None => kind,
+    }
+}
+
+pub(super) fn is_redirect(status: u16) -> bool {
+    matches!(status, 301 | 302 | 303 | 307 | 308)
+}
+
+/// Returns the target of a redirect; `None` if a variable has no counterpart, or could lead anywhere.
+pub(super) fn target(text: &str, at: At<'_, '_>) -> Option<String> {
+    let list = pieces(text);
+    let is_known = match list.first() {
+        Some(Piece::Text(text)) => {
+            text.starts_with('/') || text.starts_with("http://") || text.starts_with("https://")
+        }
+        Some(Piece::Variable(_)) => true,
+        None => false,
+    };
+    let to = value(text, at)?;
+    // A host that a client chooses by a group, and not by `Host`.
+    let leads_anywhere = to.starts_with("http") && {
+        let rest = to.split_once("://").map_or("", |(_, rest)| rest);
+        let is_group = rest.starts_with("{group.") || rest.starts_with("{arg.");
+        let after = rest.split_once('}').map_or("", |(_, after)| after);
+        is_group && !after.starts_with('.')
+    };
+    (is_known && !leads_anywhere).then_some(to)
+}
+
+/// Returns the rule for a `rewrite`, or the reason why it has none.
+fn rewritten(
+    directive: &Directive,
+    at: At<'_, '_>,
+    is_of_server: bool,
+) -> Result<Value, &'static str> {
+    const VARIABLE: &str = "a variable of it has no counterpart";
+    let (regex, with, flag) = (directive.arg(0), directive.arg(1), directive.arg(2));
+    if Pattern::new(regex, false).is_err() {
+        return Err("its expression has no counterpart");
+    }
+    let at = at.with_groups(Some(regex));
+    let is_url =
+        with.starts_with("http://") || with.starts_with("https://") || with.starts_with("$scheme");
+    let status = match flag {
+        "permanent" => Some(301),
+        "redirect" => Some(302),
+        _ if is_url => Some(302),
+        _ => None,
+    };
+    let (text, drops_query) = match with.strip_suffix('?') {
+        Some(text) => (text, true),
+        None => (with, false),
+    };
+    if let Some(status) = status {
+        let more = match (drops_query, text.contains('?')) {
+            (true, _) => "",
+            (false, true) => "{query_and}{query}",
+            (false, false) => "{query_mark}{query}",
+        };
+        let to = format!("{}{more}", target(text, at).ok_or(VARIABLE)?);
+        return Ok(json!({ "regex": regex, "status": status, "to": to }));
+    }
+    let new = value(text, at).ok_or(VARIABLE)?;
+    if !new.starts_with(['/', '{']) {
+        return Err("its new path does not begin with a slash");
+    }
+    let mark = if drops_query { "?" } else { "" };
+    let mut rule = json!({ "regex": regex, "with": format!("{new}{mark}") });
+    let then = match (flag, is_of_server) {
+        ("last" | "break", true) | ("break", false) => Some("stop"),
+        ("last", false) => Some("reroute"),
+        (_, true) => None,
+        (_, false) => Some("later"),
+    };
+    if let Some(then) = then {
+        rule["then"] = then.into();
+    }
+    Ok(rule)
+}
+
+/// Returns what is different of a rewrite.
+fn note_of_rewrite(directive: &Directive) -> Option<&'static str> {
+    let with = directive.arg(1);
+    let query = with.trim_end_matches('?').split_once('?');
+    let has_group = query.is_some_and(|(_, query)| query.contains('$'));
+    has_group.then_some("of a group, characters that mean something in a query are percent-encoded")
+}

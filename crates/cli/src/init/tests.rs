@@ -1,0 +1,276 @@
+//! Tests of `edgeway init`: whatever the project is, the file has no findings, and an existing one
+//! is left alone.
+
+use std::fs;
+
+use edgeway_config::model::BackendTarget;
+
+use super::*;
+
+/// Runs `init` on a folder with these files; returns the text that it wrote.
+fn made(files: &[(&str, &str)]) -> (String, Vec<String>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let options = Options {
+        folder: folder.path().to_owned(),
+        app: None,
+        force: false,
+    };
+    init(&options).unwrap();
+    let path = folder.path().join(FILE);
+    let checked = check::load(&path);
+    assert!(!checked.has_findings(), "{}", checked.report());
+    let file = edgeway_gateway::load(&path).file.unwrap();
+    let backends = file
+        .upstreams
+        .iter()
+        .flat_map(|(_, upstream)| &upstream.value.backends);
+    let backends = backends.map(|backend| match &backend.value.target {
+        BackendTarget::Address(text) | BackendTarget::Dns(text) => text.clone(),
+    });
+    let backends = backends.collect();
+    (fs::read_to_string(&path).unwrap(), backends, folder)
+}
+
+/// Invariant: for any mixture of files, `init` writes a file without findings whose backends are
+/// ports of the project.
+#[test]
+fn any_mixture_of_project_files_gives_a_file_without_findings() {
+    let packages = [
+        None,
+        Some(
+            "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"dev\": \"next dev\", \"start\": \"next start -p 3001\" } }",
+        ),
+        Some(
+            "{ \"dependencies\": { \"express\": \"5\", \"socket.io\": \"4\" }, \"main\": \"app.js\" }",
+        ),
+        Some("{ \"dependencies\": { \"fastify\": \"5\", \"ws\": \"8\" } }"),
+        Some("{ \"devDependencies\": { \"vite\": \"7\" } }"),
+        Some("not JSON"),
+    ];
+    let ecosystems = [
+        None,
+        Some(
+            "module.exports = { apps: [{ name: 'Shop Web', instances: 3, increment_var: 'PORT', env: { PORT: 4000 } }, { name: 'api', env: { PORT: 5000 } }, { name: 'jobs', env: { PORT: 6000 } }, { name: 'worker' }] }",
+        ),
+        Some("module.exports = {"),
+    ];
+    let composes = [
+        None,
+        Some(
+            "services:\n  web: { build: ., ports: [\"7000:3000\"] }\n  redis: { image: redis, ports: [\"6379:6379\"] }\n",
+        ),
+        Some("services: ["),
+    ];
+    for package in packages {
+        for ecosystem in ecosystems {
+            for compose in composes {
+                let files = [
+                    ("package.json", package),
+                    ("ecosystem.config.js", ecosystem),
+                    ("compose.yaml", compose),
+                    ("app.js", Some("app.listen(process.env.PORT || 4567)")),
+                    (
+                        "next.config.js",
+                        Some("export default { output: 'standalone' }"),
+                    ),
+                    (
+                        ".next/BUILD_ID",
+                        package.filter(|text| text.contains("3001")),
+                    ),
+                ];
+                let files: Vec<_> = files
+                    .iter()
+                    .filter_map(|(name, text)| Some((*name, (*text)?)))
+                    .collect();
+                let (text, backends, _folder) = made(&files);
+                let expected: &[&str] = if ecosystem.is_some_and(|text| text.len() > 30) {
+                    &[
+                        "127.0.0.1:4000",
+                        "127.0.0.1:4001",
+                        "127.0.0.1:4002",
+                        "127.0.0.1:5000",
+                    ]
+                } else if compose.is_some_and(|text| text.len() > 20) {
+                    &["127.0.0.1:7000"]
+                } else {
+                    match package {
+                        Some(text) if text.contains("next") => &["127.0.0.1:3001"],
+                        Some(text) if text.contains("vite") => &["127.0.0.1:4173"],
+                        _ => &["127.0.0.1:4567"],
+                    }
+                };
+                assert_eq!(backends, expected, "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_existing_file_is_replaced_only_by_force() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(FILE);
+    fs::write(&path, "mine").unwrap();
+    let mut options = Options {
+        folder: folder.path().to_owned(),
+        app: None,
+        force: false,
+    };
+    let refused = init(&options).unwrap_err();
+    assert!(refused.contains("--force"), "{refused}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
+    options.force = true;
+    init(&options).unwrap();
+    assert_ne!(fs::read_to_string(&path).unwrap(), "mine");
+}
+
+#[test]
+fn websockets_pass_where_the_app_has_them() {
+    let package = |text: &str| made(&[("package.json", text)]).0;
+    let next = package(
+        "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"dev\": \"next dev --turbopack\" } }",
+    );
+    assert!(
+        next.contains("/_next/webpack-hmr] }\n    upstream: web\n    websocket: true"),
+        "{next}"
+    );
+    let io = package("{ \"dependencies\": { \"express\": \"5\", \"socket.io\": \"4\" } }");
+    assert!(
+        io.contains("/socket.io/* }\n    upstream: web\n    websocket: true"),
+        "{io}"
+    );
+    let ws = package("{ \"dependencies\": { \"express\": \"5\", \"ws\": \"8\" } }");
+    assert!(
+        ws.contains("upstream: web\n    # ws is among the dependencies.\n    websocket: true"),
+        "{ws}"
+    );
+    // Controls: a package of the build or the tests is no part of the app.
+    for text in [
+        "{ \"dependencies\": { \"express\": \"5\" }, \"devDependencies\": { \"ws\": \"8\", \"socket.io\": \"4\" } }",
+        "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"dev\": \"vite\" } }",
+    ] {
+        let none = package(text);
+        assert!(!none.contains("websocket"), "{none}");
+    }
+}
+
+/// Invariant: whatever the names and folders of apps are, `init` writes a file without findings,
+/// with one upstream for each app that has a use.
+#[test]
+fn any_names_and_folders_of_apps_give_a_file_without_findings() {
+    let names = [
+        "true", "null", "7", "shop api", "shop/api", "shop-api", "", "%i", "a\nb: c", "\u{e9}",
+        "api",
+    ];
+    let folders = [
+        "",
+        ".",
+        "./web",
+        "../web",
+        "@shop/web",
+        "a: b",
+        "web #1",
+        "{x}",
+        "a\nb: c",
+        "/srv/no such",
+    ];
+    let mut random = fastrand::Rng::with_seed(5);
+    for _ in 0..60 {
+        let apps: Vec<_> = (0..random.u16(1..5))
+            .map(|number| {
+                serde_json::json!({
+                    "name": names[random.usize(..names.len())],
+                    "cwd": folders[random.usize(..folders.len())],
+                    "script": "npm", "args": "start",
+                    "env": { "PORT": 4000 + number },
+                })
+            })
+            .collect();
+        let ecosystem = serde_json::json!({ "apps": apps }).to_string();
+        let package =
+            "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"dev\": \"next dev\" } }";
+        let (text, _, _folder) = made(&[
+            ("ecosystem.config.json", &ecosystem),
+            ("package.json", package),
+            (".next/BUILD_ID", "x"),
+            ("@shop/web/package.json", package),
+            ("@shop/web/.next/BUILD_ID", "x"),
+            ("{x}/package.json", package),
+            ("{x}/.next/BUILD_ID", "x"),
+            ("next.config.js", "export default { basePath: '/docs' }"),
+        ]);
+        assert!(text.contains("/_next/webpack-hmr]"), "{text}");
+        for number in 0..apps.len() {
+            let backend = format!("backends: [127.0.0.1:{}]", 4000 + number);
+            assert_eq!(text.matches(&backend).count(), 1, "{text}");
+        }
+    }
+}
+
+#[test]
+fn the_apps_of_a_workspace_are_found_and_share_no_port_with_the_gateway() {
+    let web =
+        "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"start\": \"next start\" } }";
+    let api = "{ \"dependencies\": { \"express\": \"5\" }, \"scripts\": { \"start\": \"PORT=8080 node index.js\" } }";
+    let files = [
+        (
+            "package.json",
+            "{ \"workspaces\": [\"apps/*\"], \"scripts\": { \"start\": \"turbo run start\" } }",
+        ),
+        ("apps/api/package.json", api),
+        (
+            "apps/ui/package.json",
+            "{ \"scripts\": { \"dev\": \"storybook dev -p 6006\" } }",
+        ),
+        ("apps/web/package.json", web),
+        ("apps/web/.next/BUILD_ID", "x"),
+    ];
+    let (text, backends, _folder) = made(&files);
+    assert_eq!(backends, ["127.0.0.1:3000", "127.0.0.1:8080"], "{text}");
+    assert!(text.contains("  - address: 127.0.0.1:8081\n"), "{text}");
+    assert!(text.contains("    folder: apps/web/.next\n"), "{text}");
+    assert!(
+        text.contains("path: /api/* }\n    upstream: api\n"),
+        "{text}"
+    );
+
+    // Control: a server at the root is the project's app.
+    let (text, backends, _folder) = made(&[&files[..], &[("server.js", "")]].concat());
+    assert_eq!(backends, ["127.0.0.1:3000"], "{text}");
+    assert!(!text.contains("api"), "{text}");
+}
+
+#[test]
+fn servers_of_react_router_and_remix_are_no_preview_of_vite() {
+    for (start, package, command) in [
+        (
+            "react-router-serve ./build/server/index.js",
+            "@react-router/serve",
+            "node_modules/@react-router/serve/bin.js ./build/server/index.js",
+        ),
+        (
+            "cross-env NODE_ENV=production remix-serve build/server/index.js",
+            "@remix-run/serve",
+            "node_modules/@remix-run/serve/dist/cli.js build/server/index.js",
+        ),
+    ] {
+        let package = serde_json::json!({
+            "scripts": { "start": start, "dev": "vite" },
+            "dependencies": { package: "1" },
+            "devDependencies": { "vite": "7" },
+        });
+        let (text, backends, folder) = made(&[("package.json", &package.to_string())]);
+        assert_eq!(backends, ["127.0.0.1:3000"], "{text}");
+        let mut project = Project::read(folder.path());
+        let apps = project.apps();
+        let units = service::drop_ins(folder.path(), &project, &apps);
+        assert!(
+            units.contains(&format!("APP_COMMAND={command}\"")),
+            "{units}"
+        );
+    }
+}

@@ -1,0 +1,338 @@
+//! `edgeway logs`: prints the requests that the running gateway has handled last, and follows them.
+
+mod rows;
+
+use std::{
+    cell::RefCell,
+    ops::ControlFlow,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use edgeway_base::{clock::Clock, net::Cidr, statuses::Statuses, units::Span};
+use edgeway_status::{
+    client::{Client, ClientError},
+    events::ServerEvent,
+};
+
+use super::{
+    admin::{AdminOption, OutputFormat},
+    client::segment,
+    out,
+};
+
+use self::rows::Rows;
+
+/// Time for which a lost gateway is looked for.
+const LOST: Duration = Duration::from_secs(30);
+/// Delay before it is looked for again.
+const AGAIN: Duration = Duration::from_millis(100);
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Number of requests to print, at most 10000
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 100)]
+    lines: usize,
+    /// Go on with requests as they end
+    #[arg(short, long)]
+    follow: bool,
+    /// Print JSON lines, as in the access log
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+/// Conditions that printed requests meet.
+#[derive(Debug, clap::Args)]
+struct Choice {
+    /// Only requests that failed: status 500 and above
+    #[arg(long)]
+    errors: bool,
+    /// Only requests that failed, or that were served all the same: after a retry, or without a
+    /// plugin that failed
+    #[arg(long, conflicts_with = "errors")]
+    problems: bool,
+    /// Only these statuses, such as 404 or 5xx, or several with commas
+    #[arg(long, value_name = "STATUS")]
+    status: Option<Statuses>,
+    /// Only requests of this route; `-` for those that no route took
+    #[arg(long, value_name = "NAME", allow_hyphen_values = true)]
+    route: Option<String>,
+    /// Only requests of this client, or of this network
+    #[arg(long, value_name = "ADDRESS")]
+    client: Option<Cidr>,
+    /// Only requests that took at least this long, such as 500ms
+    #[arg(long, value_name = "TIME")]
+    slower: Option<Span>,
+    /// Only requests with this method
+    #[arg(long, value_name = "METHOD")]
+    method: Option<String>,
+    /// Only requests to this host
+    #[arg(long, value_name = "NAME")]
+    host: Option<String>,
+    /// Only requests whose path begins with this
+    #[arg(long, value_name = "PREFIX")]
+    path: Option<String>,
+    /// Only requests with this reason, a word of docs/reasons.md
+    #[arg(long, value_name = "WORD")]
+    reason: Option<String>,
+    /// Only requests with this result of the cache, such as HIT
+    #[arg(long, value_name = "WORD")]
+    cache: Option<String>,
+    /// Only requests to this upstream
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
+    /// Only requests to this backend, at last or in vain
+    #[arg(long, value_name = "ADDRESS")]
+    backend: Option<String>,
+    /// Only requests that this rate limit refused or delayed
+    #[arg(long, value_name = "NAME")]
+    limit: Option<String>,
+    /// Only requests of this user
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Only the request with this id
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    let query = options.query();
+    let mut printer = Printer::new(options.json);
+    if options.follow {
+        let path = format!("/v1/requests/stream?{query}");
+        let done = options.admin.ask(OutputFormat::Text, async |client| {
+            follow(&client, &path, &mut printer).await
+        });
+        return match done {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(status) => status,
+        };
+    }
+    let path = format!("/v1/requests?{query}");
+    let found = options
+        .admin
+        .ask(OutputFormat::Text, async |client| client.lines(&path).await);
+    match found {
+        Ok(lines) => {
+            if lines.is_empty() {
+                out::note(options.choice.hint());
+            }
+            printer.widen(&lines);
+            // A closed pipe (`| head`) is no error.
+            let _closed = lines.lines().try_for_each(|line| printer.print(line));
+            ExitCode::SUCCESS
+        }
+        Err(status) => status,
+    }
+}
+
+impl Options {
+    fn query(&self) -> String {
+        let choice = &self.choice;
+        let text = |text: &Option<String>| text.clone();
+        let pairs = [
+            ("n", Some(self.lines.to_string())),
+            ("errors", choice.errors.then(|| "true".to_owned())),
+            ("problems", choice.problems.then(|| "true".to_owned())),
+            ("status", choice.status.as_ref().map(ToString::to_string)),
+            ("route", text(&choice.route)),
+            ("client", choice.client.as_ref().map(ToString::to_string)),
+            ("slower", choice.slower.as_ref().map(ToString::to_string)),
+            ("method", text(&choice.method)),
+            ("host", text(&choice.host)),
+            ("path", text(&choice.path)),
+            ("reason", text(&choice.reason)),
+            ("cache", text(&choice.cache)),
+            ("upstream", text(&choice.upstream)),
+            ("backend", text(&choice.backend)),
+            ("limit", text(&choice.limit)),
+            ("user", text(&choice.user)),
+            ("id", text(&choice.id)),
+        ];
+        let written = pairs.into_iter().filter_map(|(name, value)| {
+            let value = value?;
+            Some(format!("{name}={}", segment(&value)))
+        });
+        written.collect::<Vec<_>>().join("&")
+    }
+}
+
+impl Choice {
+    /// Returns the note on an empty list.
+    fn hint(&self) -> &'static str {
+        if self.errors {
+            "no request with a status of 500 or above is stored; --problems also lists those that \
+             were served after a retry or without a plugin that failed"
+        } else {
+            "no stored request matches"
+        }
+    }
+}
+
+/// Prints requests until the reader of the output is gone. A stream that ends is continued: the
+/// gateway was reloaded, or replaced by a successor.
+async fn follow(client: &Client, path: &str, printer: &mut Printer) -> Result<(), ClientError> {
+    let clock = Clock::machine();
+    let mut last: Option<String> = None;
+    let loss = RefCell::new(Loss::default());
+    loop {
+        let mut is_over = false;
+        let known = last.clone();
+        let heard = || loss.borrow_mut().heard();
+        let ended = client.follow(path, known.as_deref(), heard, |event: ServerEvent| {
+            let printed = match event.name.as_str() {
+                "" => printer.print(&event.data),
+                "missed" => {
+                    out::note(&missed(&event.data));
+                    Ok(())
+                }
+                _ => Ok(()),
+            };
+            if event.id.is_some() {
+                last = event.id;
+            }
+            is_over = printed.is_err();
+            if is_over {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        let ended = ended.await;
+        if is_over {
+            return Ok(());
+        }
+        match ended {
+            // It responded, so it may be found again.
+            Ok(()) => loss.borrow_mut().heard(),
+            Err(ClientError::Connect { .. } | ClientError::Response { .. })
+                if loss.borrow_mut().may_return(clock.now()) => {}
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Whereabouts of a gateway that is followed.
+#[derive(Default)]
+struct Loss {
+    /// True once it has sent something. One that was never there is not looked for.
+    is_known: bool,
+    /// Time of the first failure since it was heard.
+    since: Option<Instant>,
+}
+
+impl Loss {
+    fn heard(&mut self) {
+        *self = Self {
+            is_known: true,
+            since: None,
+        };
+    }
+
+    /// Returns true if a gateway that cannot be reached now is looked for again.
+    fn may_return(&mut self, now: Instant) -> bool {
+        let since = *self.since.get_or_insert(now);
+        self.is_known && now < since + LOST
+    }
+}
+
+/// Prints requests, as they come or in columns.
+struct Printer {
+    /// `None` for JSON.
+    rows: Option<Rows>,
+}
+
+impl Printer {
+    fn new(is_json: bool) -> Self {
+        let rows = (!is_json).then(Rows::default);
+        if let Some(rows) = &rows
+            && out::is_terminal()
+        {
+            out::note(&rows.header());
+        }
+        Self { rows }
+    }
+
+    /// Makes columns wide enough for these lines.
+    fn widen(&mut self, lines: &str) {
+        if let Some(rows) = &mut self.rows {
+            lines.lines().for_each(|line| rows.widen(line));
+        }
+    }
+
+    fn print(&mut self, line: &str) -> std::io::Result<()> {
+        match &mut self.rows {
+            Some(rows) => out::line(&rows.row(line)),
+            None => out::line(line),
+        }
+    }
+}
+
+/// Returns the note on requests that the gateway could not send. After a lost connection it knows
+/// that some are missing, but not their number.
+fn missed(data: &str) -> String {
+    let missed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
+    let missed = missed["missed"].as_u64().unwrap_or_default();
+    format!("edgeway: {missed} or more requests came too fast to be read, and are left out")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    #[test]
+    fn the_number_of_missed_requests_is_a_lower_bound() {
+        let note = missed(r#"{"missed":16}"#);
+        assert!(note.starts_with("edgeway: 16 or more requests "), "{note}");
+    }
+
+    #[test]
+    fn a_lost_gateway_is_looked_for_from_its_loss_on() {
+        let clock = Clock::test();
+        let mut loss = Loss::default();
+        assert!(!loss.may_return(clock.now()), "it was never there");
+        loss.heard();
+        // Hours without a request are no loss.
+        clock.advance(Duration::from_hours(5));
+        assert!(loss.may_return(clock.now()));
+        clock.advance(LOST / 2);
+        assert!(loss.may_return(clock.now()));
+        loss.heard();
+        clock.advance(LOST);
+        assert!(loss.may_return(clock.now()));
+        clock.advance(LOST);
+        assert!(!loss.may_return(clock.now()));
+    }
+
+    #[test]
+    fn options_become_a_query() {
+        for (arguments, expected) in [
+            ("", "n=100"),
+            ("-n 5 --errors", "n=5&errors=true"),
+            ("--problems", "n=100&problems=true"),
+            (
+                "--status 404,5xx --route a/b --client 10.0.0.0/8 --slower 1s",
+                "n=100&status=404%2C5xx&route=a%2Fb&client=10.0.0.0%2F8&slower=1s",
+            ),
+            ("--route - --path /ü", "n=100&route=-&path=%2F%C3%BC"),
+        ] {
+            let words = ["logs"].into_iter().chain(arguments.split_whitespace());
+            let line = Line::try_parse_from(words).unwrap();
+            assert_eq!(line.options.query(), expected, "{arguments}");
+        }
+        assert!(Line::try_parse_from(["logs", "--status", "x"]).is_err());
+    }
+}

@@ -1,0 +1,123 @@
+//! `edgeway reload`: makes the running gateway read its configuration again.
+
+use std::{process::ExitCode, time::Duration};
+
+use edgeway_base::units::Span;
+use edgeway_proxy::live::trial::TrialOutcome;
+use edgeway_status::{
+    actions::ReloadResult,
+    client::{ACTION, Client, ClientError},
+    snapshot::ConfigVerdictStatus,
+};
+use serde::Serialize;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+
+use super::{
+    admin::{AdminOption, OutputFormat},
+    out,
+};
+
+const EVERY: Duration = Duration::from_secs(1);
+/// Time for which the gateway may not respond: it may be upgraded meanwhile.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Go back to the configuration before by itself if a route gets slower or fails more often
+    /// within this time, such as `10min`; the command waits for the end
+    #[arg(long, value_name = "TIME")]
+    canary: Option<Span>,
+    #[command(flatten)]
+    admin: AdminOption,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reload with the verdict on its trial.
+#[derive(Debug, Serialize)]
+struct Reloaded {
+    #[serde(flatten)]
+    reload: ReloadResult,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verdict: Option<ConfigVerdictStatus>,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    let form = OutputFormat::of(options.json);
+    let body = match options.canary {
+        Some(canary) => json!({ "canary": canary }),
+        None => json!({}),
+    };
+    let reloaded = options.admin.ask(form, async |client| {
+        let reload: ReloadResult = client.post("/v1/reload", &body, ACTION).await?;
+        if !options.json {
+            print(&reload, options.canary);
+        }
+        let verdict = match reload.trial {
+            Some(_) => Some(verdict_on(&client, reload.generation).await?),
+            None => None,
+        };
+        Ok(Reloaded { reload, verdict })
+    });
+    let reloaded = match reloaded {
+        Ok(reloaded) => reloaded,
+        Err(status) => return status,
+    };
+    if options.json {
+        let json = serde_json::to_string_pretty(&reloaded);
+        out::data(&json.expect("plain data"));
+    } else if let Some(verdict) = &reloaded.verdict {
+        out::note(&verdict.text);
+    }
+    match reloaded.verdict {
+        Some(verdict) if verdict.outcome == TrialOutcome::TakenBack => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Prints the changes to stdout, and everything else to stderr.
+fn print(reloaded: &ReloadResult, canary: Option<Span>) {
+    for warning in &reloaded.warnings {
+        out::note(warning);
+    }
+    out::data(&reloaded.changes.to_string());
+    out::note(&format!(
+        "generation {} serves, after {:.0} ms",
+        reloaded.generation, reloaded.took_ms
+    ));
+    match (reloaded.trial, canary) {
+        (Some(length), _) => out::note(&format!("it is on trial for {length}")),
+        (None, Some(_)) => out::note("nothing changed, so there is no trial"),
+        (None, None) => {}
+    }
+}
+
+/// Waits for the verdict on a configuration.
+async fn verdict_on(client: &Client, generation: u64) -> Result<ConfigVerdictStatus, ClientError> {
+    let mut seen = Instant::now();
+    loop {
+        sleep(EVERY).await;
+        let config = match client.snapshot().await {
+            Ok(snapshot) => snapshot.config,
+            Err(error) if seen.elapsed() > PATIENCE => return Err(error),
+            Err(_) => continue,
+        };
+        seen = Instant::now();
+        let verdict = config.canary_verdict;
+        if let Some(verdict) = verdict.filter(|verdict| verdict.generation == generation) {
+            return Ok(verdict);
+        }
+        if config
+            .canary
+            .is_none_or(|trial| trial.generation != generation)
+        {
+            return Ok(ConfigVerdictStatus {
+                generation,
+                text: "the trial was ended by an upgrade or another reload".to_owned(),
+                ..ConfigVerdictStatus::default()
+            });
+        }
+    }
+}

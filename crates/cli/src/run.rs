@@ -1,0 +1,254 @@
+//! `edgeway run`: loads, checks and serves a configuration.
+
+use std::{
+    io::{self, IsTerminal as _},
+    path::Path,
+    process::ExitCode,
+};
+
+use edgeway_base::error;
+use edgeway_config::{
+    model::{File, ListenerConfig},
+    source::{SourceTexts, Sources},
+};
+use edgeway_gateway::{self as gateway, Loaded};
+use edgeway_process::{boot, handover::LaunchState, last_good, log};
+use edgeway_status::admin_socket;
+
+use super::{ConfigOption, EX_CONFIG, check, foreground, out};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    config: ConfigOption,
+    /// Worker threads; one for each core if absent
+    #[arg(long, value_name = "N", env = "EDGEWAY_THREADS")]
+    threads: Option<usize>,
+    /// Format of the process's own log on stderr
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        env = "EDGEWAY_LOG_FORMAT",
+        default_value_t = log::LogFormat::Text
+    )]
+    log_format: log::LogFormat,
+    /// Start from the configuration that served last, not from the files
+    #[arg(long)]
+    last_good: bool,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    log::init_with(options.log_format, log::DEFAULT);
+    let birth = match LaunchState::of_this_process() {
+        Ok(birth) => birth,
+        Err(error) => {
+            out::note(&format!("edgeway: {}", error::chain(&error)));
+            return ExitCode::FAILURE;
+        }
+    };
+    // The predecessor receives the same error message as the terminal.
+    let report = birth.inherited.report();
+    let refuse = |message: &str| {
+        report.refuses(message);
+        out::note(message);
+    };
+    let path = &options.config.config;
+    let (mut loaded, mut hello) = match load(options) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            refuse(&format!(
+                "edgeway: no last good configuration of `{}`: {}",
+                path.display(),
+                error::chain(&error)
+            ));
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    loaded.find_rest(path.parent().unwrap_or(Path::new("")));
+    if !loaded.diagnostics.list().is_empty() {
+        out::note(&check::report(&loaded));
+    }
+    let Some(file) = loaded.file else {
+        report.refuses(&check::report(&loaded));
+        return refused(options, &loaded.sources);
+    };
+    if io::stderr().is_terminal() {
+        hello.extend(summary(&file, path));
+    }
+    let setup = boot::BootOptions {
+        birth,
+        file,
+        path: Some(path.clone()),
+        threads: options.threads,
+        hello,
+        // The stored copy stays as it is, with its time.
+        sources: (!options.last_good).then(|| loaded.sources.clone()),
+        overlay: None,
+        warn: Box::new({
+            let sources = loaded.sources.clone();
+            move |diagnostics| out::note(&check::render(&sources, diagnostics))
+        }),
+        hangup: boot::Hangup::Reload,
+    };
+    match boot::serve(setup) {
+        Ok(status) => ExitCode::from(status),
+        Err(boot::BootError::Config { diagnostics }) => {
+            refuse(&check::render(&loaded.sources, &diagnostics));
+            refused(options, &loaded.sources)
+        }
+        Err(error) => {
+            refuse(&foreground::failure_of_file(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Loads the configuration, with the notes to print once it serves.
+fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodError> {
+    let path = &options.config.config;
+    if !options.last_good {
+        return Ok((gateway::load(path), Vec::new()));
+    }
+    let found = last_good::find(path)?;
+    let shown = path.display();
+    let since = found.since();
+    ::log::warn!(since:%, file:? = path; "starting from the last good configuration");
+    let hello = format!(
+        "edgeway: this is the last good configuration of `{shown}`, which began to serve at {since}\n\
+         help: repair the file and reload"
+    );
+    Ok((gateway::load_stored(path, &found.kept), vec![hello]))
+}
+
+/// Returns what is served, for the person who started it in a terminal.
+fn summary(file: &File, path: &Path) -> Vec<String> {
+    let listeners = file.listeners.iter().map(|listener| shown(&listener.value));
+    let count = |count: usize, what: &str| {
+        let s = if count == 1 { "" } else { "s" };
+        format!("{count} {what}{s}")
+    };
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    vec![
+        format!(
+            "edgeway: serving {}",
+            listeners.collect::<Vec<_>>().join(", ")
+        ),
+        format!(
+            "  {} and {} of {}",
+            count(file.routes.len(), "route"),
+            count(file.upstreams.len(), "upstream"),
+            path.display()
+        ),
+        format!("  admin: {}", admin(file)),
+        "Ctrl-C ends it; in another terminal, `edgeway status` shows what it does.".to_owned(),
+    ]
+}
+
+/// Returns a listener as a URL, as far as it has one.
+fn shown(listener: &ListenerConfig) -> String {
+    let scheme = if listener.tls.is_some() {
+        "https"
+    } else {
+        "http"
+    };
+    let address = listener.address.value.as_str();
+    if address.starts_with("unix:") {
+        return address.to_owned();
+    }
+    let port = address.rsplit(':').next().unwrap_or_default();
+    let is_here = [":", "0.0.0.0:", "[::]:", "127.0.0.1:", "[::1]:"]
+        .iter()
+        .any(|host| address.strip_prefix(host) == Some(port));
+    if is_here {
+        format!("{scheme}://localhost:{port}")
+    } else {
+        format!("{scheme}://{address}")
+    }
+}
+
+/// Returns where the admin API is.
+fn admin(file: &File) -> String {
+    let usual = admin_socket::usual;
+    let socket = file.admin.socket.as_ref();
+    let socket = socket.map_or_else(usual, |socket| socket.value.clone());
+    let address = file.admin.address.as_ref();
+    let address = address.map_or_else(
+        || foreground::ADMIN.to_string(),
+        |address| address.value.clone(),
+    );
+    let places = [
+        (socket.as_os_str() != "off").then(|| socket.display().to_string()),
+        (address != "off").then(|| format!("http://{address}")),
+    ];
+    let places: Vec<String> = places.into_iter().flatten().collect();
+    match places.as_slice() {
+        [] => "off".to_owned(),
+        some => some.join(", "),
+    }
+}
+
+/// Prints the available fallback.
+fn refused(options: &Options, sources: &Sources) -> ExitCode {
+    let path = options.config.config.display();
+    if options.last_good {
+        out::note(
+            "edgeway: the last good configuration is refused: what it names has changed since it served\n\
+             help: only the configuration's own texts are kept; put back the file or the value that is shown above",
+        );
+    } else if let Ok(found) = last_good::find(&options.config.config) {
+        let since = found.since();
+        // A hint to start from the same refused texts would be useless.
+        let note = if found.kept == SourceTexts::new(sources) {
+            format!(
+                "edgeway: the configuration is refused, and its texts are those of the last good one, of {since}: what they name has changed since\n\
+                 help: put back the file or the value that is shown above; `--last-good` would be refused as well"
+            )
+        } else {
+            format!(
+                "edgeway: the configuration is refused; the last good one, of {since}, is kept\n\
+                 help: repair the file, or start from what is kept: `edgeway run --config {path} --last-good`"
+            )
+        };
+        out::note(&note);
+    }
+    ExitCode::from(EX_CONFIG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(yaml: &str) -> Vec<String> {
+        let file = gateway::load_text("t", yaml).file.unwrap();
+        summary(&file, Path::new("/srv/edgeway.yaml"))
+    }
+
+    #[test]
+    fn a_summary_names_addresses_routes_and_the_file() {
+        let found = lines(
+            "listeners:\n  - address: \":80\"\n    redirect: https\n  \
+             - { address: 10.0.0.7:443, tls: { acme: [a.test] } }\n  \
+             - address: unix:/run/a.sock\n\
+             acme: { email: a@a.test, folder: /x }\n\
+             admin: { address: off, socket: a.sock }\n\
+             routes: [{ match: { path: /* }, respond: ok }]\n",
+        );
+        assert_eq!(
+            found[..3],
+            [
+                "edgeway: serving http://localhost:80, https://10.0.0.7:443, unix:/run/a.sock",
+                "  1 route and 0 upstreams of /srv/edgeway.yaml",
+                "  admin: a.sock",
+            ]
+        );
+        let listener = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                        routes: [{ match: { path: /* }, respond: ok }]\n";
+        let usual = lines(listener);
+        assert!(usual[2].ends_with(", http://127.0.0.1:9900"), "{usual:?}");
+        let off = lines(&format!(
+            "{listener}admin: {{ address: off, socket: \"off\" }}\n"
+        ));
+        assert_eq!(off[2], "  admin: off");
+    }
+}

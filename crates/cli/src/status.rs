@@ -1,0 +1,49 @@
+//! `edgeway status`: prints the state of the running gateway from its admin listener.
+
+use std::process::ExitCode;
+
+use edgeway_status::{snapshot::Readiness, table};
+
+use super::{
+    admin::{AdminOption, OutputFormat},
+    out,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    admin: AdminOption,
+    /// Print everything as JSON
+    #[arg(long)]
+    json: bool,
+    /// Print only why the gateway is not ready, with exit status 1 then; for health checks of
+    /// containers
+    #[arg(long, conflicts_with = "json")]
+    ready: bool,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    if options.ready {
+        let asked = options
+            .admin
+            .ask(OutputFormat::Text, async |client| client.readiness().await);
+        return asked.map_or_else(|status| status, |readiness| report(&readiness));
+    }
+    options.admin.print(
+        options.json,
+        async |client| client.snapshot().await,
+        |snapshot| out::data(&table::render_text(snapshot)),
+    )
+}
+
+fn report(readiness: &Readiness) -> ExitCode {
+    for reason in &readiness.reasons {
+        out::note(&format!("edgeway: not ready: {reason}"));
+    }
+    if readiness.ready {
+        out::data("ready");
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

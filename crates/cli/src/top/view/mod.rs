@@ -1,0 +1,292 @@
+//! Drawing of the screen: a header, the chosen pane, and a footer with the keys.
+
+mod grid;
+pub(super) mod listing;
+mod overview;
+mod style;
+mod words;
+
+use std::fmt::Write as _;
+
+use edgeway_base::out::printable;
+use edgeway_status::snapshot::State;
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    style::{Modifier, Style},
+    text::{Line, Span},
+    widgets::{Block, Clear, Paragraph, Widget, Wrap},
+};
+
+use self::{listing::Listing, style::Tone};
+use super::{
+    alarms::{Severity, alarms},
+    observe::Observation,
+    screen::{Choice, Mode, Pane, Screen},
+};
+
+const KEYS: &str = "q quit  Tab pane  ↑↓ select  s sort  r reverse  / filter  d drain  ? help";
+
+/// Lines of a message at most.
+const MESSAGE: u16 = 5;
+
+const HELP: &[(&str, &str)] = &[
+    ("Tab, ←, →, 1 to 6", "another pane"),
+    ("↑, ↓, PgUp, PgDn", "select a row"),
+    ("s", "sort by the next column, at last as configured"),
+    ("r", "reverse the order"),
+    ("/", "show rows that contain a text; Esc shows all"),
+    ("d", "drain the selected backend, or send it requests again"),
+    ("Ctrl-L", "draw everything again"),
+    ("q, Ctrl-C", "quit"),
+];
+
+/// The rows of an area that are still free.
+struct Free(Rect);
+
+impl Free {
+    /// Takes rows from the top, as many as there are.
+    fn top(&mut self, height: u16) -> Rect {
+        let height = height.min(self.0.height);
+        let taken = Rect { height, ..self.0 };
+        self.0.y += height;
+        self.0.height -= height;
+        taken
+    }
+
+    /// Takes rows from the bottom, as many as there are.
+    fn bottom(&mut self, height: u16) -> Rect {
+        let height = height.min(self.0.height);
+        self.0.height -= height;
+        Rect {
+            y: self.0.y + self.0.height,
+            height,
+            ..self.0
+        }
+    }
+}
+
+/// Draws the screen, whatever its size.
+pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
+    let mut free = Free(area);
+    draw_header(screen, free.top(1), buffer);
+    draw_tabs(screen, free.top(1), buffer);
+    draw_footer(screen, &mut free, buffer);
+    if area.height > 12 {
+        free.top(1);
+    }
+    match screen.pane {
+        Pane::Overview => overview::draw(screen, free.0, buffer),
+        _ => draw_listings(screen, free.0, buffer),
+    }
+    if screen.mode == Mode::Help {
+        draw_help(area, buffer);
+    }
+}
+
+/// Formats everything as text, without escape codes and as wide as it is.
+pub(super) fn text(observation: &Observation) -> String {
+    let mut text = header(&observation.snapshot);
+    for (label, value) in overview::facts(observation) {
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, "\n{label:<12}{}", printable(&value));
+    }
+    text.push('\n');
+    let alarms = alarms(observation);
+    for alarm in &alarms {
+        let severity = match alarm.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        let _infallible = write!(text, "\n{severity}: {}", printable(&alarm.text));
+    }
+    if !alarms.is_empty() {
+        text.push('\n');
+    }
+    for pane in Pane::ALL {
+        let listings = match pane {
+            Pane::Overview => vec![listing::upstreams(observation)],
+            _ => listing::of(pane, observation),
+        };
+        for listing in listings {
+            text.push('\n');
+            text.push_str(&plain(&listing));
+        }
+    }
+    text
+}
+
+/// Draws a list as text.
+fn plain(listing: &Listing) -> String {
+    let rows = u16::try_from(listing.rows.len().max(1)).unwrap_or(u16::MAX - 1);
+    let area = Rect::new(0, 0, grid::natural_width(listing), rows.saturating_add(1));
+    let mut buffer = Buffer::empty(area);
+    grid::draw(listing, &Choice::default(), false, area, &mut buffer);
+    lines(&buffer)
+}
+
+/// Returns the text of a buffer, without spaces at the ends of lines.
+fn lines(buffer: &Buffer) -> String {
+    let width = usize::from(buffer.area().width).max(1);
+    let mut text = String::new();
+    for row in buffer.content().chunks(width) {
+        let mut line = String::new();
+        let mut columns = 0;
+        for (at, cell) in row.iter().enumerate() {
+            // The cells that a wide character covers are blanks.
+            if at >= columns {
+                line.push_str(cell.symbol());
+                columns = at + usize::from(grid::width(cell.symbol()).max(1));
+            }
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn header(snapshot: &edgeway_status::Snapshot) -> String {
+    format!(
+        "edgeway {}  {}  up {}",
+        printable(&snapshot.version),
+        state(snapshot.state),
+        words::age(snapshot.uptime_seconds)
+    )
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Starting => "starting",
+        State::Serving => "serving",
+        State::Draining => "draining",
+    }
+}
+
+fn draw_header(screen: &Screen, area: Rect, buffer: &mut Buffer) {
+    let observation = &screen.observation;
+    if let Some(lost) = &screen.lost {
+        let since = lost.since.format("%H:%M:%S");
+        let text = format!("no gateway since {since} UTC: {}", printable(&lost.why));
+        Line::styled(
+            grid::clipped(&text, area.width),
+            Tone::Bad.style(screen.has_colour),
+        )
+        .render(area, buffer);
+        return;
+    }
+    let left = header(&observation.snapshot);
+    let right = observation.at.format("%Y-%m-%d %H:%M:%S UTC").to_string();
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    Line::styled(grid::clipped(&left, area.width), bold).render(area, buffer);
+    if grid::width(&left).saturating_add(grid::width(&right)) < area.width {
+        Line::raw(right).right_aligned().render(area, buffer);
+    }
+}
+
+fn draw_tabs(screen: &Screen, area: Rect, buffer: &mut Buffer) {
+    let mut spans = Vec::new();
+    for (at, pane) in Pane::ALL.into_iter().enumerate() {
+        let style = if pane == screen.pane {
+            Style::new().add_modifier(Modifier::REVERSED)
+        } else {
+            Style::new()
+        };
+        let mark = if pane == screen.pane {
+            ['[', ']']
+        } else {
+            [' ', ' ']
+        };
+        let title = format!("{}{} {}{}", mark[0], at + 1, pane.title(), mark[1]);
+        spans.push(Span::styled(title, style));
+    }
+    Line::from(spans).render(area, buffer);
+    let alarms = alarms(&screen.observation);
+    let count = match alarms.len() {
+        0 => return,
+        1 => "1 alarm".to_owned(),
+        more => format!("{more} alarms"),
+    };
+    let titles: u16 = Pane::ALL
+        .map(|pane| grid::width(pane.title()) + 4)
+        .iter()
+        .sum();
+    if titles + grid::width(&count) < area.width {
+        let style = overview::tone(&alarms[0]).style(screen.has_colour);
+        Line::styled(count, style)
+            .right_aligned()
+            .render(area, buffer);
+    }
+}
+
+fn draw_footer(screen: &Screen, free: &mut Free, buffer: &mut Buffer) {
+    let filter = printable(&screen.choice().filter);
+    let (text, tone) = match (&screen.mode, &screen.message) {
+        (Mode::Filter, _) => (
+            format!("/{filter}█  Enter keeps it, Esc shows all"),
+            Tone::Plain,
+        ),
+        (Mode::Question(question), _) => (printable(&question.text), Tone::Warning),
+        (_, Some(message)) => (printable(message), Tone::Plain),
+        _ if filter.is_empty() => (KEYS.to_owned(), Tone::Dim),
+        _ => (
+            format!("only rows with `{filter}`, Esc shows all  {KEYS}"),
+            Tone::Dim,
+        ),
+    };
+    let style = tone.style(screen.has_colour);
+    if tone == Tone::Dim {
+        let line = free.bottom(1);
+        Line::styled(grid::clipped(&text, line.width), style).render(line, buffer);
+        return;
+    }
+    // The remedy is at the end of a message. Words do not fill their lines, so there is one more.
+    let lines = grid::width(&text).div_ceil(free.0.width.max(1));
+    let height = lines.saturating_add(u16::from(lines > 1)).clamp(1, MESSAGE);
+    Paragraph::new(text)
+        .style(style)
+        .wrap(Wrap { trim: true })
+        .render(free.bottom(height), buffer);
+}
+
+fn draw_listings(screen: &Screen, area: Rect, buffer: &mut Buffer) {
+    let mut free = Free(area);
+    let listings = screen.listings();
+    let mut left = u16::try_from(listings.len()).unwrap_or(1);
+    for listing in &listings {
+        let rows = u16::try_from(listing.rows.len().max(1)).unwrap_or(u16::MAX);
+        // The last one gets all that is left, the others no more than their share.
+        let height = if left == 1 {
+            free.0.height
+        } else {
+            rows.saturating_add(2).min(free.0.height / left)
+        };
+        let mut part = Free(free.top(height));
+        if left > 1 {
+            part.bottom(1);
+        }
+        grid::draw(listing, screen.choice(), screen.has_colour, part.0, buffer);
+        left -= 1;
+    }
+}
+
+fn draw_help(area: Rect, buffer: &mut Buffer) {
+    let lines = HELP.iter().map(|(key, text)| format!("{key:<19}{text}"));
+    let lines: Vec<Line<'_>> = lines.map(Line::raw).collect();
+    let width = lines.iter().map(Line::width).max().unwrap_or(0) + 4;
+    let width = u16::try_from(width).unwrap_or(u16::MAX).min(area.width);
+    let height = u16::try_from(lines.len() + 2)
+        .unwrap_or(u16::MAX)
+        .min(area.height);
+    let place = Rect {
+        x: area.x + (area.width - width) / 2,
+        y: area.y + (area.height - height) / 2,
+        width,
+        height,
+    };
+    Clear.render(place, buffer);
+    let block = Block::bordered().title(" Keys; any key closes ");
+    let padding = ratatui::widgets::Padding::horizontal(1);
+    Paragraph::new(lines)
+        .block(block.padding(padding))
+        .render(place, buffer);
+}

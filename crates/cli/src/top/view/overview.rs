@@ -1,0 +1,224 @@
+//! The first pane: the gateway in a few lines, its alarms, and where the traffic goes.
+
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use edgeway_base::out::printable;
+use edgeway_status::Snapshot;
+use ratatui::{
+    buffer::Buffer,
+    layout::Rect,
+    text::Line,
+    widgets::{Sparkline, Widget},
+};
+
+use super::{
+    super::{
+        alarms::{Alarm, Severity, alarms},
+        as_number,
+        observe::Observation,
+        screen::{Choice, Screen},
+    },
+    Free, grid,
+    listing::{self, Listing},
+    style::Tone,
+    words::{age, bytes, milliseconds, percent, rate},
+};
+
+/// Alarms that are shown at most, and their share of the pane, so that the rest stays visible.
+const ALARMS: u16 = 8;
+const ALARMS_SHARE: u16 = 4;
+
+/// Height of the graph, and of the area from which on it is shown.
+const GRAPH: u16 = 4;
+const TALL: u16 = 26;
+
+/// Returns the facts of the gateway: a label and a text each.
+pub(super) fn facts(observation: &Observation) -> Vec<(&'static str, String)> {
+    let snapshot = &observation.snapshot;
+    let mut facts = vec![
+        ("requests", requests(observation)),
+        (
+            "clients",
+            format!(
+                "{} connections, {} in flight at backends",
+                observation.connections(),
+                observation.in_flight()
+            ),
+        ),
+        (
+            "process",
+            format!(
+                "CPU {}, memory {}, pid {}",
+                percent(snapshot.process.cpu),
+                bytes(as_number(snapshot.process.memory_bytes)),
+                snapshot.pid
+            ),
+        ),
+    ];
+    if let Some(cache) = &snapshot.cache {
+        let share = as_number(cache.bytes) / as_number(cache.budget_bytes).max(1.0);
+        facts.push((
+            "cache",
+            format!(
+                "{} responses in {} of {} ({}), {} evicted",
+                cache.objects,
+                bytes(as_number(cache.bytes)),
+                bytes(as_number(cache.budget_bytes)),
+                percent(share),
+                cache.evictions
+            ),
+        ));
+    }
+    facts.push(("config", config(snapshot, observation.at)));
+    facts.extend(reload(snapshot, observation.at).map(|text| ("reload", text)));
+    facts.extend(redis(snapshot).map(|text| ("redis", text)));
+    for older in &snapshot.predecessors {
+        facts.push((
+            "older",
+            format!(
+                "process {} ({}) drains {} connections",
+                older.pid, older.version, older.connections
+            ),
+        ));
+    }
+    facts
+}
+
+fn requests(observation: &Observation) -> String {
+    let rates = observation.rates();
+    let mut text = format!(
+        "{}, 4xx {}, 5xx {}",
+        rate(rates.requests),
+        rate(rates.client_errors),
+        rate(rates.server_errors)
+    );
+    let routes = observation.snapshot.routes.iter();
+    let times = routes.filter_map(|route| Some((route.traffic.p95_ms?, &route.name)));
+    if let Some((p95, route)) = times.max_by(|(a, _), (b, _)| a.total_cmp(b)) {
+        let p95 = milliseconds(p95);
+        // Writing to a String cannot fail.
+        let _infallible = write!(text, ", p95 up to {p95} ({route})");
+    }
+    text
+}
+
+fn config(snapshot: &Snapshot, now: DateTime<Utc>) -> String {
+    let config = &snapshot.config;
+    let mut text = format!("{}, generation {}", config.file, config.generation);
+    if let Some(ago) = ago(&config.loaded_at, now) {
+        let _infallible = write!(text, ", loaded {ago}");
+    }
+    if let Some(profile) = &config.profile {
+        let _infallible = write!(text, ", profile {profile}");
+    }
+    text
+}
+
+/// Describes the last reload, if there was one.
+fn reload(snapshot: &Snapshot, now: DateTime<Utc>) -> Option<String> {
+    let last = snapshot.reloads.first()?;
+    let when = ago(&last.at, now).unwrap_or_default();
+    let outcome = match &last.error {
+        Some(error) => format!("refused: {}", error.lines().next().unwrap_or_default()),
+        None => match last.changes.as_slice() {
+            [] => "nothing changed".to_owned(),
+            changes => changes.join(", "),
+        },
+    };
+    Some(format!("{when}, {outcome}"))
+}
+
+fn redis(snapshot: &Snapshot) -> Option<String> {
+    let redis = snapshot.redis.as_ref()?;
+    let state = if redis.up { "up" } else { "down" };
+    Some(format!("{state}, {} {}", redis.mode, redis.address))
+}
+
+/// Formats the time since `text`, which is RFC 3339.
+fn ago(text: &str, now: DateTime<Utc>) -> Option<String> {
+    let then = DateTime::parse_from_rfc3339(text).ok()?;
+    let seconds = (now - then.with_timezone(&Utc)).num_seconds();
+    let seconds = u64::try_from(seconds).unwrap_or(0);
+    Some(format!("{} ago", age(seconds)))
+}
+
+pub(super) fn tone(alarm: &Alarm) -> Tone {
+    match alarm.severity {
+        Severity::Error => Tone::Bad,
+        Severity::Warning => Tone::Warning,
+    }
+}
+
+pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
+    let observation = &screen.observation;
+    let mut free = Free(area);
+    let mut say = |free: &mut Free, text: &str, tone: Tone| {
+        let line = free.top(1);
+        let text = grid::clipped(&printable(text), line.width);
+        Line::styled(text, tone.style(screen.has_colour)).render(line, buffer);
+    };
+    for (label, text) in facts(observation) {
+        say(&mut free, &format!("{label:<10}{text}"), Tone::Plain);
+    }
+    free.top(u16::from(area.height > 16));
+    let alarms = alarms(observation);
+    if alarms.is_empty() && screen.lost.is_none() {
+        say(&mut free, "no alarms", Tone::Good);
+    }
+    let shown = usize::from((area.height / ALARMS_SHARE).clamp(1, ALARMS));
+    for alarm in alarms.iter().take(shown) {
+        say(&mut free, &format!("! {}", alarm.text), tone(alarm));
+    }
+    if alarms.len() > shown {
+        let more = format!("! and {} more: edgeway top --once", alarms.len() - shown);
+        say(&mut free, &more, Tone::Dim);
+    }
+    free.top(u16::from(area.height > 16));
+    if area.height >= TALL && screen.history.len() > 1 {
+        draw_graph(screen, free.bottom(GRAPH), buffer);
+        free.bottom(1);
+    }
+    let mut routes = listing::routes(observation);
+    let busiest = Choice {
+        sort: Some(listing::RATE),
+        ..Choice::default()
+    };
+    routes.arrange(&busiest);
+    let upstreams = listing::upstreams(observation);
+    let half = free.0.height / 2;
+    let part = free.top(height(&upstreams).min(half));
+    grid::draw(
+        &upstreams,
+        &Choice::default(),
+        screen.has_colour,
+        part,
+        buffer,
+    );
+    free.top(u16::from(area.height > 24));
+    grid::draw(&routes, &busiest, screen.has_colour, free.0, buffer);
+}
+
+/// Rows that a list takes, with the line over it.
+fn height(listing: &Listing) -> u16 {
+    u16::try_from(listing.rows.len().max(1) + 1).unwrap_or(u16::MAX)
+}
+
+/// Draws the requests per second of the last observations.
+fn draw_graph(screen: &Screen, area: Rect, buffer: &mut Buffer) {
+    let mut free = Free(area);
+    let highest = screen.history.iter().max().copied().unwrap_or(0);
+    let title = format!("requests per second, up to {highest}");
+    let line = free.top(1);
+    Line::styled(
+        grid::clipped(&title, line.width),
+        Tone::Dim.style(screen.has_colour),
+    )
+    .render(line, buffer);
+    let width = usize::from(free.0.width);
+    let skipped = screen.history.len().saturating_sub(width);
+    let values = screen.history.iter().skip(skipped).copied();
+    Sparkline::default()
+        .data(values.collect::<Vec<u64>>())
+        .render(free.0, buffer);
+}

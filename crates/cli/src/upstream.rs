@@ -1,0 +1,101 @@
+//! `edgeway upstream add` and `edgeway upstream remove`: adds and removes backends without a change
+//! of the configuration.
+
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{
+    admin::AdminOption,
+    backends::{Gateway, Name},
+    client::{self, failed},
+    out,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    #[command(subcommand)]
+    command: UpstreamCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum UpstreamCommand {
+    /// Add a backend, until it is removed again
+    Add(AddOptions),
+    /// Remove a backend that was added at run time
+    Remove(RemoveOptions),
+}
+
+#[derive(Debug, clap::Args)]
+struct AddOptions {
+    /// The upstream to add the backend to
+    upstream: String,
+    /// The backend's address: IP:PORT or unix:PATH
+    #[arg(value_name = "ADDRESS")]
+    address: String,
+    /// The backend's weight, relative to those of the others
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    weight: u16,
+    /// Send it no requests before `edgeway undrain`
+    #[arg(long)]
+    drained: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+#[derive(Debug, clap::Args)]
+struct RemoveOptions {
+    /// The upstream of the backend
+    upstream: String,
+    /// The backend's address
+    #[arg(value_name = "ADDRESS")]
+    address: String,
+    /// Remove it even if it is in use; requests in flight are finished
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    match &options.command {
+        UpstreamCommand::Add(options) => add(options),
+        UpstreamCommand::Remove(options) => remove(options),
+    }
+}
+
+fn add(options: &AddOptions) -> ExitCode {
+    let name = Name {
+        upstream: options.upstream.clone(),
+        address: options.address.clone(),
+    };
+    client::ask(&options.admin, async |gateway| {
+        match gateway.add(&name, options.weight, options.drained).await {
+            Ok(_) if options.drained => {
+                out::note(&format!("{name} is added; then: edgeway undrain {name}"));
+                ExitCode::SUCCESS
+            }
+            Ok(_) => {
+                out::note(&format!("{name} is added"));
+                ExitCode::SUCCESS
+            }
+            Err(trouble) => failed(&trouble),
+        }
+    })
+}
+
+fn remove(options: &RemoveOptions) -> ExitCode {
+    let name = Name {
+        upstream: options.upstream.clone(),
+        address: options.address.clone(),
+    };
+    client::ask(&options.admin, async |gateway| {
+        match gateway.remove(&name, options.force).await {
+            Ok(_) => {
+                out::note(&format!("{name} is removed"));
+                ExitCode::SUCCESS
+            }
+            Err(trouble) => failed(&trouble),
+        }
+    })
+}

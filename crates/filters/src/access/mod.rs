@@ -1,0 +1,51 @@
+//! Allows or denies clients by their address.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use edgeway_base::net::CidrSet;
+use edgeway_core::chain::{
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+};
+use http::StatusCode;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Access {
+    /// Only these pass, unless empty.
+    allow: CidrSet,
+    /// Networks that never pass.
+    deny: CidrSet,
+}
+
+impl FilterKind for Access {
+    const NAME: &'static str = "access";
+    type Config = config::AccessConfig;
+    type Filter = Self;
+
+    fn compile(config: config::AccessConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Access {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let ip = ex.facts.client.ip;
+        let passes = !self.deny.contains(ip) && (self.allow.is_empty() || self.allow.contains(ip));
+        if passes {
+            return Verdict::Next;
+        }
+        Reply::refuse(StatusCode::FORBIDDEN, "access")
+            .detail("Your address is not allowed here.")
+            .into()
+    }
+}

@@ -1,0 +1,252 @@
+//! Fields of a JSON line by name: which ones a log has, and in what order.
+
+use edgeway_base::{log_file::TimestampCache, trace_context::write_hex};
+use edgeway_config::diagnostic;
+use edgeway_core::chain::{CacheOutcome, LoggedRequest, Text};
+
+use super::{
+    escape::{put_address, put_json, put_millis, put_millis_or_null, put_number, put_text_or_null},
+    line::Line,
+};
+
+/// Declares the fields with their names, in the order of a line.
+macro_rules! fields {
+    ($($field:ident $name:literal,)*) => {
+        /// A field of a line.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Field {
+            $($field,)*
+        }
+
+        impl Field {
+            /// Every field. Those that a line has unless the configuration chooses come first.
+            pub(super) const ALL: &[Self] = &[$(Self::$field,)*];
+
+            pub(super) fn name(self) -> &'static str {
+                match self {
+                    $(Self::$field => $name,)*
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    Time "time",
+    Id "id",
+    TraceId "trace_id",
+    SpanId "span_id",
+    Client "client",
+    Listener "listener",
+    Method "method",
+    Scheme "scheme",
+    Host "host",
+    Path "path",
+    Query "query",
+    Protocol "protocol",
+    Status "status",
+    BytesIn "bytes_in",
+    BytesOut "bytes_out",
+    Route "route",
+    Class "class",
+    Upstream "upstream",
+    Backend "backend",
+    Attempts "attempts",
+    UpstreamStatus "upstream_status",
+    Cache "cache",
+    CacheWhy "cache_why",
+    TotalMs "total_ms",
+    FirstByteMs "first_byte_ms",
+    UpstreamMs "upstream_ms",
+    Reason "reason",
+    Limit "limit",
+    User "user",
+    UserAgent "user_agent",
+    Referer "referer",
+    Retries "retries",
+    Range "range",
+    Release "release",
+    Peer "peer",
+    Port "port",
+    TlsVersion "tls_version",
+    TlsCipher "tls_cipher",
+    TlsAlpn "tls_alpn",
+    ServerName "server_name",
+    FailedBackend "failed_backend",
+    PageRoute "page_route",
+}
+
+impl Field {
+    /// Returns the fields of a line whose configuration chooses none.
+    pub(super) fn usual() -> &'static [Self] {
+        let last = Self::ALL.iter().position(|field| *field == Self::Referer);
+        &Self::ALL[..=last.unwrap_or(0)]
+    }
+
+    fn is_of_trace(self) -> bool {
+        matches!(self, Self::TraceId | Self::SpanId)
+    }
+
+    /// Parses a name; the error is help for an unknown one.
+    pub(super) fn parse(name: &str) -> Result<Self, String> {
+        let found = Self::ALL.iter().find(|field| field.name() == name);
+        found.copied().ok_or_else(|| {
+            let names = Self::ALL.iter().map(|field| field.name());
+            diagnostic::suggest(name, names, "the fields are")
+        })
+    }
+}
+
+/// Fields of a log's lines.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fields {
+    /// The usual fields of the format.
+    Usual,
+    Chosen(ChosenFields),
+}
+
+/// The chosen fields, compiled to the text before each value.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ChosenFields {
+    fields: Box<[(Box<[u8]>, Field)]>,
+    /// True if a line has no ids of a trace where no traces are exported, as in the usual line.
+    omits_traces: bool,
+}
+
+impl ChosenFields {
+    /// Compiles a list of fields.
+    pub(super) fn new(fields: impl IntoIterator<Item = Field>) -> Self {
+        let keys = fields.into_iter().map(|field| {
+            let key = format!("\"{}\":", field.name());
+            (key.into_bytes().into(), field)
+        });
+        Self {
+            fields: keys.collect(),
+            omits_traces: false,
+        }
+    }
+
+    /// Compiles the usual fields without some of them.
+    pub(super) fn without(omitted: &[Field]) -> Self {
+        let left = Field::usual().iter().copied();
+        Self {
+            omits_traces: true,
+            ..Self::new(left.filter(|field| !omitted.contains(field)))
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        let mut fields = self.fields.iter();
+        fields.all(|(_, field)| self.omits_traces && field.is_of_trace())
+    }
+
+    /// Adds a line with these fields.
+    pub(super) fn put(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
+        out.reserve(1024);
+        let omits_traces = self.omits_traces && line.request.fixed.trace.is_none();
+        let mut before = b'{';
+        for (key, field) in &self.fields {
+            if omits_traces && field.is_of_trace() {
+                continue;
+            }
+            out.push(before);
+            before = b',';
+            out.extend_from_slice(key);
+            field.put(out, stamp, line);
+        }
+        out.extend_from_slice(b"}\n");
+    }
+}
+
+impl Field {
+    fn put(self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
+        let request = line.request;
+        let fixed = &request.fixed;
+        match self {
+            Self::Time => {
+                out.push(b'"');
+                stamp.put_rfc3339(out, fixed.ended);
+                out.push(b'"');
+            }
+            Self::Client => {
+                out.push(b'"');
+                put_address(out, fixed.client);
+                out.push(b'"');
+            }
+            Self::Peer => {
+                out.push(b'"');
+                put_address(out, fixed.peer);
+                out.push(b'"');
+            }
+            Self::Query => match request.text(Text::Query) {
+                Some(query) => {
+                    out.push(b'"');
+                    line.redact.put(out, query, put_json);
+                    out.push(b'"');
+                }
+                None => out.extend_from_slice(b"null"),
+            },
+            Self::Id => put_text(out, request, Text::Id),
+            Self::Listener => put_text(out, request, Text::Listener),
+            Self::Method => put_text(out, request, Text::Method),
+            Self::Host => put_text(out, request, Text::Host),
+            Self::Path => put_text(out, request, Text::Path),
+            Self::Route => put_text(out, request, Text::Route),
+            Self::Upstream => put_text(out, request, Text::Upstream),
+            Self::Backend => put_text(out, request, Text::Backend),
+            Self::Limit => put_text(out, request, Text::Limit),
+            Self::User => put_text(out, request, Text::User),
+            Self::UserAgent => put_text(out, request, Text::UserAgent),
+            Self::Referer => put_text(out, request, Text::Referer),
+            Self::Range => put_text(out, request, Text::Range),
+            Self::Release => put_text(out, request, Text::Release),
+            Self::ServerName => put_text(out, request, Text::ServerName),
+            Self::FailedBackend => put_text(out, request, Text::FailedBackend),
+            Self::PageRoute => put_text(out, request, Text::PageRoute),
+            Self::Scheme => put_word(out, Some(fixed.scheme.as_str())),
+            Self::Protocol => put_word(out, Some(fixed.protocol.as_str())),
+            Self::Class => put_word(out, Some(fixed.class.name())),
+            Self::Cache => put_word(out, fixed.cache.map(CacheOutcome::name)),
+            Self::CacheWhy => put_word(out, fixed.cache_why),
+            Self::Reason => put_word(out, fixed.reason),
+            Self::TlsVersion => put_word(out, fixed.tls.map(|tls| tls.version)),
+            Self::TlsCipher => put_word(out, fixed.tls.map(|tls| tls.cipher)),
+            Self::TlsAlpn => put_word(out, fixed.tls.and_then(|tls| tls.alpn)),
+            Self::TraceId => put_hex(out, fixed.trace.map(|ids| ids.trace.to_be_bytes())),
+            Self::SpanId => put_hex(out, fixed.trace.map(|ids| ids.span.to_be_bytes())),
+            Self::Status => put_number(out, fixed.status.into()),
+            Self::BytesIn => put_number(out, fixed.bytes_in),
+            Self::BytesOut => put_number(out, fixed.bytes_out),
+            Self::Attempts => put_number(out, fixed.attempts.into()),
+            Self::Retries => put_number(out, fixed.attempts.saturating_sub(1).into()),
+            Self::Port => put_number(out, fixed.port.into()),
+            Self::UpstreamStatus => match fixed.upstream_status {
+                0 => out.extend_from_slice(b"null"),
+                status => put_number(out, status.into()),
+            },
+            Self::TotalMs => put_millis(out, fixed.total),
+            Self::FirstByteMs => put_millis_or_null(out, fixed.first_byte),
+            Self::UpstreamMs => put_millis_or_null(out, fixed.upstream_first_byte),
+        }
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, request: &LoggedRequest<'_>, text: Text) {
+    put_text_or_null(out, request.text(text));
+}
+
+/// Adds a word of ours, or of a list that needs no quoting.
+fn put_word(out: &mut Vec<u8>, word: Option<&str>) {
+    put_text_or_null(out, word.map(str::as_bytes));
+}
+
+fn put_hex<const N: usize>(out: &mut Vec<u8>, id: Option<[u8; N]>) {
+    let Some(id) = id else {
+        return out.extend_from_slice(b"null");
+    };
+    let mut digits = [0; 32];
+    write_hex(&mut digits, &id);
+    out.push(b'"');
+    out.extend_from_slice(&digits[..2 * N]);
+    out.push(b'"');
+}

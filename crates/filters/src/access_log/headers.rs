@@ -1,0 +1,272 @@
+//! Headers of requests and responses that a log repeats.
+
+use edgeway_base::secret;
+use edgeway_config::tree::Spanned;
+use edgeway_core::chain::{CompileContext, Exchange};
+use http::{HeaderMap, HeaderName, header};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    escape::{put_compat, put_json},
+    redact::Redactor,
+};
+
+/// Maximum length of a logged value.
+const MAX_VALUE_LEN: usize = 512;
+
+/// Headers whose values are never written, besides those whose names mark them as secrets.
+const SECRETS: [HeaderName; 4] = [
+    header::AUTHORIZATION,
+    header::PROXY_AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+];
+
+/// Headers to log.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct LoggedHeadersConfig {
+    /// Names of request headers, as the client sent them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    request: Vec<Spanned<String>>,
+    /// Names of response headers, as the client gets them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    response: Vec<Spanned<String>>,
+}
+
+/// Headers to log, checked.
+#[derive(Debug, Default)]
+pub(super) struct LoggedHeaders {
+    pub(super) request: Box<[LoggedHeader]>,
+    pub(super) response: Box<[LoggedHeader]>,
+}
+
+/// Headers whose values are URLs, with queries that may hold secrets.
+const URLS: [HeaderName; 5] = [
+    header::LOCATION,
+    header::CONTENT_LOCATION,
+    header::REFERER,
+    header::LINK,
+    header::REFRESH,
+];
+
+#[derive(Debug)]
+pub(super) struct LoggedHeader {
+    name: HeaderName,
+    is_secret: bool,
+    has_url: bool,
+}
+
+/// Values of a response, in the order of the configuration.
+pub(super) struct ResponseValues(Box<[Option<Box<[u8]>>]>);
+
+impl LoggedHeadersConfig {
+    pub(super) fn is_empty(&self) -> bool {
+        self.request.is_empty() && self.response.is_empty()
+    }
+
+    pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<LoggedHeaders> {
+        let request = compile(&self.request, cx);
+        let response = compile(&self.response, cx);
+        Some(LoggedHeaders {
+            request: request?,
+            response: response?,
+        })
+    }
+}
+
+fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Box<[LoggedHeader]>> {
+    let mut compiled = Vec::new();
+    for written in names {
+        let Ok(name) = written.value.parse::<HeaderName>() else {
+            cx.report_at(
+                written.place,
+                "edgeway::access_log::headers",
+                format!("invalid header name `{}`", written.value),
+                "write a name such as `content-type`",
+            );
+            return None;
+        };
+        let is_secret =
+            SECRETS.contains(&name) || secret::shown(name.as_str(), "") == secret::REDACTED;
+        compiled.push(LoggedHeader {
+            is_secret,
+            has_url: URLS.contains(&name),
+            name,
+        });
+    }
+    Some(compiled.into())
+}
+
+impl LoggedHeader {
+    /// Returns the value to write; several values are joined as HTTP joins them.
+    fn value(&self, headers: &HeaderMap, redact: &Redactor) -> Option<Box<[u8]>> {
+        let mut values = headers.get_all(&self.name).iter().peekable();
+        values.peek()?;
+        if self.is_secret {
+            return Some(secret::REDACTED.as_bytes().into());
+        }
+        let mut joined = Vec::new();
+        for (index, value) in values.enumerate() {
+            if index > 0 {
+                joined.extend_from_slice(b", ");
+            }
+            joined.extend_from_slice(value.as_bytes());
+        }
+        // In a URL the name stands before its value, so no secret loses the name that marks it.
+        joined.truncate(MAX_VALUE_LEN);
+        if self.has_url {
+            joined = without_secrets(&joined, redact);
+            joined.truncate(MAX_VALUE_LEN);
+        }
+        Some(joined.into())
+    }
+}
+
+/// Removes secrets from the queries and fragments of URLs.
+fn without_secrets(text: &[u8], redact: &Redactor) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    for part in text.split_inclusive(|b| matches!(b, b'?' | b'#')) {
+        let end = part.iter().position(|b| matches!(b, b'?' | b'#'));
+        let (pairs, end) = part.split_at(end.unwrap_or(part.len()));
+        redact.put(&mut out, pairs, Vec::extend_from_slice);
+        out.extend_from_slice(end);
+    }
+    out
+}
+
+impl LoggedHeaders {
+    pub(super) fn of_response(&self, headers: &HeaderMap, redact: &Redactor) -> ResponseValues {
+        let values = self
+            .response
+            .iter()
+            .map(|header| header.value(headers, redact));
+        ResponseValues(values.collect())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.request.is_empty() && self.response.is_empty()
+    }
+
+    /// Adds `,"request_headers":{…},"response_headers":{…}`.
+    pub(super) fn put_json(&self, out: &mut Vec<u8>, ex: &Exchange<'_>, redact: &Redactor) {
+        self.for_each(
+            (ex, redact),
+            |out, kind, index, name, value| {
+                let before: &[u8] = match (index, kind) {
+                    (0, Kind::Request) => b",\"request_headers\":{\"",
+                    (0, Kind::Response) => b",\"response_headers\":{\"",
+                    _ => b",\"",
+                };
+                out.extend_from_slice(before);
+                out.extend_from_slice(name.as_str().as_bytes());
+                out.extend_from_slice(b"\":");
+                match value {
+                    Some(value) => {
+                        out.push(b'"');
+                        put_json(out, value);
+                        out.push(b'"');
+                    }
+                    None => out.extend_from_slice(b"null"),
+                }
+                let count = match kind {
+                    Kind::Request => self.request.len(),
+                    Kind::Response => self.response.len(),
+                };
+                if index + 1 == count {
+                    out.push(b'}');
+                }
+            },
+            out,
+        );
+    }
+
+    /// Adds ` request_header.NAME="…" response_header.NAME="…"`.
+    pub(super) fn put_compat(&self, out: &mut Vec<u8>, ex: &Exchange<'_>, redact: &Redactor) {
+        self.for_each(
+            (ex, redact),
+            |out, kind, _, name, value| {
+                let before: &[u8] = match kind {
+                    Kind::Request => b" request_header.",
+                    Kind::Response => b" response_header.",
+                };
+                out.extend_from_slice(before);
+                out.extend_from_slice(name.as_str().as_bytes());
+                out.extend_from_slice(b"=\"");
+                put_compat(out, value.unwrap_or(b"-"));
+                out.push(b'"');
+            },
+            out,
+        );
+    }
+
+    fn for_each(
+        &self,
+        (ex, redact): (&Exchange<'_>, &Redactor),
+        mut put: impl FnMut(&mut Vec<u8>, Kind, usize, &HeaderName, Option<&[u8]>),
+        out: &mut Vec<u8>,
+    ) {
+        for (index, header) in self.request.iter().enumerate() {
+            let value = header.value(&ex.head.headers, redact);
+            put(out, Kind::Request, index, &header.name, value.as_deref());
+        }
+        // A response that never began has none.
+        let values = ex.facts.slot::<ResponseValues>();
+        for (index, header) in self.response.iter().enumerate() {
+            let value = values.and_then(|values| values.0.get(index)?.as_deref());
+            put(out, Kind::Response, index, &header.name, value);
+        }
+    }
+}
+
+/// Side that sent a header.
+#[derive(Clone, Copy)]
+enum Kind {
+    Request,
+    Response,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Generates a URL with parameters in its query and its fragment.
+    fn url() -> impl Strategy<Value = String> {
+        let pair = "(token|page|code|[a-z]{1,6})=[A-Z0-9]{8}";
+        let pairs = || proptest::collection::vec(pair, 0..4).prop_map(|pairs| pairs.join("&"));
+        (pairs(), pairs()).prop_map(|(query, fragment)| format!("/cb?{query}#{fragment}"))
+    }
+
+    proptest! {
+        /// Invariant: a logged URL is the one that was sent, with the values of secret parameters
+        /// replaced, wherever they stand.
+        #[test]
+        fn a_logged_url_has_no_secrets(url in url()) {
+            let redact = Redactor::new(["token", "=code"]);
+            let mut headers = HeaderMap::new();
+            headers.insert(header::LOCATION, url.parse().unwrap());
+            let header = LoggedHeader {
+                name: header::LOCATION,
+                is_secret: false,
+                has_url: true,
+            };
+            let value = header.value(&headers, &redact).unwrap();
+            let mut expected = String::new();
+            for part in url.split_inclusive(['?', '#', '&']) {
+                let pair = part.trim_end_matches(['?', '#', '&']);
+                match pair.split_once('=') {
+                    Some((name, value)) if name == "code" || name.ends_with("token") => {
+                        let end = &part[pair.len()..];
+                        prop_assert!(!value.is_empty());
+                        expected.extend([name, "=[redacted]", end]);
+                    }
+                    _ => expected.push_str(part),
+                }
+            }
+            prop_assert_eq!(String::from_utf8(value.into_vec()).unwrap(), expected);
+        }
+    }
+}

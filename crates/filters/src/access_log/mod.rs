@@ -1,0 +1,157 @@
+//! Writes one line for each request, to stdout or to a file that rotates. Never blocks a request.
+//!
+//! The line is formatted on the request's own thread into a buffer of the log's file
+//! ([`log_file`](edgeway_base::log_file)); a full buffer drops lines and counts them. Failed writes
+//! are retried while requests continue.
+
+mod config;
+mod escape;
+mod fields;
+mod headers;
+mod layout;
+mod line;
+mod redact;
+mod sample;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
+
+use edgeway_base::{
+    clock::Clock,
+    log_file::{LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle},
+};
+use edgeway_core::chain::{
+    CompileContext, Exchange, Filter, FilterKind, LateFields, LoggedRequest, Phases,
+};
+use http::response;
+
+use self::{config::AccessLogConfig, fields::Field, layout::Layout, sample::Sample};
+pub use self::{config::redacted_words, redact::Redactor};
+pub use self::{
+    escape::put_json as put_json_text,
+    line::{Line, LineFormat},
+};
+
+/// Returns the name of everything that a JSON line may have, for documentation and samples.
+pub fn field_names() -> Vec<&'static str> {
+    let more = [
+        "plugins",
+        "request_headers",
+        "response_headers",
+        "sample_rate",
+    ];
+    let fields = Field::ALL.iter().map(|field| field.name());
+    fields.chain(more).collect()
+}
+
+/// Counters of the log writer.
+const ACCESS_LOG: LogKind = LogKind {
+    name: "access log",
+    written: (
+        "edgeway_access_log_lines_total",
+        "Access log lines written.",
+    ),
+    dropped: (
+        "edgeway_access_log_dropped_total",
+        "Access log lines lost because the disk or the reader was too slow or failed.",
+    ),
+    failing: (
+        "edgeway_access_log_failing",
+        "Access log files that cannot be written at the moment.",
+    ),
+};
+
+/// The filter kind; see `docs/filters/access_log.md`.
+pub struct AccessLogKind;
+
+impl FilterKind for AccessLogKind {
+    const NAME: &'static str = "access_log";
+    const ON_BY_DEFAULT: bool = true;
+    type Config = AccessLogConfig;
+    type Filter = AccessLog;
+
+    fn compile(config: AccessLogConfig, cx: &mut CompileContext<'_>) -> Option<AccessLog> {
+        config.compile(cx)
+    }
+}
+
+/// The compiled filter.
+pub struct AccessLog {
+    layout: Layout,
+    sample: Option<Sample>,
+    redact: Arc<Redactor>,
+    clock: Clock,
+    target: Target,
+    rotation: RotationPolicy,
+    counts: LogMetrics,
+    /// Created by the first line: `edgeway check`, and a configuration that is refused for another
+    /// reason, open no file and change no rotation.
+    writer: OnceLock<Arc<WriterHandle>>,
+}
+
+impl Filter for AccessLog {
+    fn phases(&self) -> Phases {
+        if self.layout.headers.response.is_empty() {
+            Phases::LOG
+        } else {
+            Phases::LOG | Phases::RESPONSE
+        }
+    }
+
+    fn needs_every_header(&self) -> bool {
+        !self.layout.headers.response.is_empty()
+    }
+
+    fn observes_response(&self) -> bool {
+        true
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        let found = self.layout.headers.of_response(&head.headers, &self.redact);
+        ex.facts.put(found);
+    }
+
+    /// Returns the redactor, for other places that show queries of this route.
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.redact) as _)
+    }
+
+    fn on_log(
+        &self,
+        ex: &Exchange<'_>,
+        request: &LoggedRequest<'_>,
+        late: &mut Option<LateFields>,
+    ) {
+        let share = self
+            .sample
+            .as_ref()
+            .and_then(|sample| sample.of(&request.fixed));
+        if share.is_some_and(|share| !share.draw()) {
+            return;
+        }
+        let line = Line {
+            request,
+            redact: &self.redact,
+        };
+        let writer = self.writer.get_or_init(|| {
+            Arc::new(WriterHandle::join(
+                &self.target,
+                self.rotation.clone(),
+                &self.clock,
+                &self.counts,
+            ))
+        });
+        let Some(late) = late else {
+            return writer.push(|out, stamp| self.layout.put(out, stamp, &line, ex, share));
+        };
+        let mut text = Vec::new();
+        self.layout
+            .put(&mut text, &mut TimestampCache::default(), &line, ex, share);
+        let (writer, format) = (Arc::clone(writer), self.layout.format);
+        late.then(move |fields| writer.push(|out, _| format.put_with(out, &text, fields)));
+    }
+}

@@ -1,0 +1,208 @@
+//! Keeps query values out of the log if their names mark them as secrets.
+
+use edgeway_base::secret;
+
+/// Longest name that is decoded; of longer names only the end is checked.
+const MAX_NAME_LEN: usize = 64;
+
+/// The words, indexed by their last letters.
+pub struct Redactor {
+    /// Words in lower case, grouped by their last byte.
+    words: Box<[Word]>,
+    /// Start and end in `words` of those with a last byte of this value, modulo 32: most names are
+    /// recognized as harmless with one lookup. Upper and lower case share an entry.
+    by_end: [(u16, u16); 32],
+}
+
+struct Word {
+    text: Box<[u8]>,
+    is_exact: bool,
+}
+
+impl Redactor {
+    /// Creates a redactor for these words, and for the parameters in which filters read secrets,
+    /// whatever the words are.
+    pub fn with_secrets(words: &[impl AsRef<str>], secret_queries: &[String]) -> Self {
+        let own = secret_queries.iter().map(|name| format!("={name}"));
+        let words = words.iter().map(|word| word.as_ref().to_owned());
+        Self::new(words.chain(own))
+    }
+
+    /// Creates a redactor that hides nothing, for queries whose secrets are gone already.
+    pub fn none() -> Self {
+        Self::new([""; 0])
+    }
+
+    pub fn new(words: impl IntoIterator<Item = impl AsRef<str>>) -> Self {
+        let mut words: Vec<Word> = words
+            .into_iter()
+            .map(|word| {
+                let exact = word.as_ref().strip_prefix('=');
+                let text = exact.unwrap_or(word.as_ref()).to_ascii_lowercase();
+                Word {
+                    text: text.into_bytes().into(),
+                    is_exact: exact.is_some(),
+                }
+            })
+            .filter(|word| !word.text.is_empty())
+            .collect();
+        words.sort_by_key(|word| end_of(&word.text));
+        let mut by_end = [(0, 0); 32];
+        for (index, word) in (0u16..).zip(&words) {
+            let (start, end) = &mut by_end[end_of(&word.text)];
+            if *end == 0 {
+                *start = index;
+            }
+            *end = index + 1;
+        }
+        Self {
+            words: words.into(),
+            by_end,
+        }
+    }
+
+    /// Returns `query` without its secrets.
+    pub fn of(&self, query: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(query.len());
+        self.put(&mut out, query, Vec::extend_from_slice);
+        out
+    }
+
+    /// Adds `query` through `put`, without its secrets.
+    pub fn put(&self, out: &mut Vec<u8>, query: &[u8], put: fn(&mut Vec<u8>, &[u8])) {
+        let is_secret =
+            |pair: &[u8]| value_start(pair).is_some_and(|at| self.hides(&pair[..at - 1]));
+        if !query.split(|b| *b == b'&').any(is_secret) {
+            put(out, query);
+            return;
+        }
+        for (index, pair) in query.split(|b| *b == b'&').enumerate() {
+            if index > 0 {
+                out.push(b'&');
+            }
+            match value_start(pair) {
+                Some(at) if is_secret(pair) => {
+                    put(out, &pair[..at]);
+                    out.extend_from_slice(secret::REDACTED.as_bytes());
+                }
+                _ => put(out, pair),
+            }
+        }
+    }
+
+    /// Returns true if one of the words marks a parameter name as a secret.
+    fn hides(&self, name: &[u8]) -> bool {
+        let mut decoded = [0; MAX_NAME_LEN];
+        let name = if name.contains(&b'%') {
+            decode(name, &mut decoded)
+        } else {
+            name
+        };
+        let (start, end) = self.by_end[end_of(name)];
+        self.words[usize::from(start)..usize::from(end)]
+            .iter()
+            .any(|word| secret::is_named(name, &word.text, word.is_exact))
+    }
+}
+
+/// Returns the last byte of a name without its case, as an index.
+fn end_of(name: &[u8]) -> usize {
+    usize::from(name.last().copied().unwrap_or_default() & 31)
+}
+
+/// Returns the start of the value in `name=value`.
+fn value_start(pair: &[u8]) -> Option<usize> {
+    pair.iter().position(|b| *b == b'=').map(|at| at + 1)
+}
+
+/// Decodes `%74oken` to `token`, as the origin does. Keeps the end of a name that does not fit.
+fn decode<'a>(name: &[u8], out: &'a mut [u8; MAX_NAME_LEN]) -> &'a [u8] {
+    let mut at = MAX_NAME_LEN;
+    let mut rest = name;
+    while let Some((last, before)) = rest.split_last() {
+        if at == 0 {
+            break;
+        }
+        at -= 1;
+        (out[at], rest) = match rest {
+            [head @ .., b'%', high, low] => match (digit(*high), digit(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, head),
+                _ => (*last, before),
+            },
+            _ => (*last, before),
+        };
+    }
+    &out[at..]
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(query: &str, expected: &str) {
+        let mut out = Vec::new();
+        Redactor::new(secret::NAMES).put(&mut out, query.as_bytes(), |out, text| {
+            out.extend_from_slice(text);
+        });
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+
+    #[test]
+    fn secrets_are_known_by_their_names() {
+        for name in [
+            "token",
+            "reset_token",
+            "resetToken",
+            "access_token",
+            "TOKEN",
+            "api-key",
+            "apiKey",
+            "apikey",
+            "X-Amz-Signature",
+            "X-Amz-Credential",
+            "sig",
+            "%74oken",
+            "user%5Btoken",
+            "code",
+        ] {
+            check(
+                &format!("a=1&{name}=hunter2&b=2"),
+                &format!("a=1&{name}=[redacted]&b=2"),
+            );
+        }
+    }
+
+    #[test]
+    fn other_names_keep_their_values() {
+        for query in [
+            "monkey=1&design=2&zip_code=3",
+            "token",
+            "",
+            "&&=&",
+            "q=token%3Dx",
+            "tokens=3",
+            "%zz=1&%=2",
+        ] {
+            check(query, query);
+        }
+    }
+
+    #[test]
+    fn a_value_may_hold_anything_but_an_ampersand() {
+        check("key=a=b?c#d&x=1", "key=[redacted]&x=1");
+        check("token=", "token=[redacted]");
+    }
+
+    #[test]
+    fn a_long_encoded_name_is_judged_by_its_end() {
+        let name = format!("{}_%74oken", "a".repeat(200));
+        check(&format!("{name}=1"), &format!("{name}=[redacted]"));
+    }
+}

@@ -1,0 +1,294 @@
+//! Configuration of `api_key` as written, and its compilation.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use edgeway_base::{credential::ApiKeyHash, gateway_headers::GatewayHeaders, units::Rate};
+use edgeway_config::{diagnostic::Place, tree::Spanned};
+use edgeway_core::{
+    chain::{AuthMetrics, CompileContext},
+    limits::{
+        gcra::Quota,
+        memory::{BucketTable, DEFAULT_MAX_KEYS},
+    },
+};
+use http::{HeaderName, HeaderValue, header};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{ApiKey, Key, KeyLimit};
+
+/// Maximum size of a key file; a larger one is not a list of keys.
+const MAX_FILE_SIZE: u64 = 8 << 20;
+
+const CREATE_KEY_HELP: &str = "create a key and its line with `edgeway hash api-key NAME`";
+
+/// Requires an API key that was issued to a client.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ApiKeyConfig {
+    /// Header that carries the key; in `Authorization` after the scheme `Bearer`.
+    header: Spanned<String>,
+    /// The keys by name and hash.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    keys: Vec<Spanned<KeyConfig>>,
+    /// File with lines `NAME HASH` or `NAME HASH RATE`, in addition to `keys`. Read when the
+    /// configuration is loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Spanned<PathBuf>>,
+    /// Lets requests without a key pass, without an identity. An invalid key is still refused.
+    optional: bool,
+    /// Header that carries the name of the key to the backend; a header of this name sent by a
+    /// client is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forward: Option<Spanned<String>>,
+    /// True to remove the key from the request to the backend.
+    strip: bool,
+}
+
+impl Default for ApiKeyConfig {
+    fn default() -> Self {
+        Self {
+            header: Spanned::nowhere("X-API-Key".to_owned()),
+            keys: Vec::new(),
+            file: None,
+            optional: false,
+            forward: None,
+            strip: true,
+        }
+    }
+}
+
+/// An API key.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct KeyConfig {
+    /// Name of the key's owner in logs, limits and requests to the backend.
+    name: String,
+    /// `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it.
+    hash: String,
+    /// Number of uses per period on this gateway; unlimited if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate: Option<Rate>,
+    /// Number of uses that may come at once; the count of `rate` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+}
+
+impl ApiKeyConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ApiKey> {
+        // One table for all routes: a key has one budget, on whatever route it is used.
+        let counts = cx
+            .zones
+            .get_or_create("api_key", || BucketTable::new(DEFAULT_MAX_KEYS, cx.clock));
+        let mut found = KeysFound {
+            keys: HashMap::new(),
+            names: HashSet::new(),
+            counts,
+            has_limits: false,
+            is_wrong: false,
+        };
+        for key in self.keys {
+            found.add(key.value, key.place, "", cx);
+        }
+        if let Some(file) = &self.file {
+            found.read(file, cx);
+        }
+        let header = HeaderName::try_from(self.header.value.as_str());
+        if header.is_err() {
+            let message = format!("invalid header name `{}`", self.header.value.escape_debug());
+            let help = "write a name such as `X-API-Key`";
+            found.wrong(
+                "edgeway::api_key::header",
+                self.header.place,
+                message,
+                help,
+                cx,
+            );
+        }
+        let forward = match &self.forward {
+            Some(name) => Some(cx.own_header(name, "edgeway::api_key::forward")?),
+            None => None,
+        };
+        if found.is_wrong {
+            return None;
+        }
+        if found.names.is_empty() {
+            cx.report(
+                "edgeway::api_key::nobody",
+                "`api_key` has no keys, so no client could pass",
+                CREATE_KEY_HELP,
+            );
+            return None;
+        }
+        let header = header.ok()?;
+        let is_bearer = header == header::AUTHORIZATION;
+        Some(ApiKey {
+            is_bearer,
+            challenge: if is_bearer {
+                HeaderValue::from_static("Bearer")
+            } else {
+                HeaderValue::try_from(format!("ApiKey header=\"{header}\""))
+                    .expect("a header name is plain text")
+            },
+            header,
+            keys: found.keys,
+            optional: self.optional,
+            own: GatewayHeaders::new(forward.iter().cloned()),
+            forward,
+            strip: self.strip,
+            counts: found.has_limits.then_some(found.counts),
+            clock: cx.clock.clone(),
+            metrics: AuthMetrics::new("api_key", cx.route, cx.metrics),
+        })
+    }
+}
+
+/// Keys found so far.
+struct KeysFound {
+    keys: HashMap<u64, Vec<Key>>,
+    names: HashSet<String>,
+    counts: Arc<BucketTable>,
+    has_limits: bool,
+    is_wrong: bool,
+}
+
+impl KeysFound {
+    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) {
+        let path = cx.folder.join(&file.value);
+        let text = fs::metadata(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|metadata| match metadata.len() {
+                length if length > MAX_FILE_SIZE => Err(format!(
+                    "it has {length} bytes, too many for a list of keys"
+                )),
+                _ => fs::read_to_string(&path).map_err(|error| error.to_string()),
+            });
+        let text = match text {
+            Ok(text) => text,
+            Err(why) => {
+                let message = format!("cannot read the keys in `{}`: {why}", path.display());
+                self.wrong(
+                    "edgeway::api_key::file",
+                    file.place,
+                    message,
+                    CREATE_KEY_HELP,
+                    cx,
+                );
+                return;
+            }
+        };
+        for (index, line) in text.lines().enumerate() {
+            let line = line.split('#').next().unwrap_or_default();
+            let mut words = line.split_whitespace();
+            let at = format!("line {} of `{}`: ", index + 1, file.value.display());
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (None, ..) => {}
+                (Some(name), Some(hash), rate, None) => {
+                    let rate = match rate.map(str::parse).transpose() {
+                        Ok(rate) => rate,
+                        Err(error) => {
+                            let message = format!("{at}{error}");
+                            let help = "write a rate such as `100/min` behind the hash";
+                            self.wrong("edgeway::api_key::rate", file.place, message, help, cx);
+                            continue;
+                        }
+                    };
+                    let key = KeyConfig {
+                        name: name.to_owned(),
+                        hash: hash.to_owned(),
+                        rate,
+                        burst: None,
+                    };
+                    self.add(key, file.place, &at, cx);
+                }
+                _ => {
+                    let message = format!("{at}expected `NAME HASH` or `NAME HASH RATE`");
+                    self.wrong(
+                        "edgeway::api_key::line",
+                        file.place,
+                        message,
+                        CREATE_KEY_HELP,
+                        cx,
+                    );
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, key: KeyConfig, place: Place, at: &str, cx: &mut CompileContext<'_>) {
+        let shown = key.name.escape_debug().to_string();
+        let header = HeaderValue::from_str(&key.name);
+        let header = header.ok().filter(|_| !key.name.is_empty());
+        let Some(header) = header else {
+            let message = format!("{at}invalid key name `{shown}`");
+            let help = "write a name of visible characters";
+            self.wrong("edgeway::api_key::name", place, message, help, cx);
+            return;
+        };
+        let hash: ApiKeyHash = match key.hash.parse() {
+            Ok(hash) => hash,
+            Err(error) => {
+                let message = format!("{at}the key `{shown}`: {error}");
+                self.wrong("edgeway::api_key::hash", place, message, error.help, cx);
+                return;
+            }
+        };
+        let limit = match (key.rate, key.burst) {
+            (Some(rate), burst) => {
+                let burst = burst.unwrap_or(rate.count);
+                let Some(quota) = Quota::new(rate.count, rate.per, burst) else {
+                    let message = format!("{at}the key `{shown}` could never be used at this rate");
+                    let help =
+                        "write a rate such as `100/min`, and a `burst` above 0 if one is wanted";
+                    self.wrong("edgeway::api_key::rate", place, message, help, cx);
+                    return;
+                };
+                let mut hasher = self.counts.hashing().begin();
+                hasher.part(0, key.name.as_bytes());
+                let place = hasher.finish();
+                Some(KeyLimit { quota, place })
+            }
+            (None, Some(_)) => {
+                let message = format!("{at}the key `{shown}` has a `burst` and no `rate`");
+                let help = "write a `rate` beside it, or remove it";
+                self.wrong("edgeway::api_key::burst", place, message, help, cx);
+                return;
+            }
+            (None, None) => None,
+        };
+        let same = self.keys.entry(hash.bucket()).or_default();
+        let is_twice = same.iter().any(|other| other.hash.is(&hash));
+        if is_twice || !self.names.insert(key.name.clone()) {
+            let kind = if is_twice { "hash" } else { "name" };
+            let message = format!("{at}duplicate {kind}, already used by `{shown}`");
+            let help = "remove one of the two";
+            self.wrong("edgeway::api_key::twice", place, message, help, cx);
+            return;
+        }
+        self.has_limits |= limit.is_some();
+        let same = self.keys.entry(hash.bucket()).or_default();
+        same.push(Key {
+            header,
+            name: Arc::from(key.name),
+            hash,
+            limit,
+        });
+    }
+
+    fn wrong(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: String,
+        help: &'static str,
+        cx: &mut CompileContext<'_>,
+    ) {
+        self.is_wrong = true;
+        cx.report_at(place, code, message, help);
+    }
+}

@@ -1,0 +1,228 @@
+//! Configuration of `basic_auth` as written, and its compilation.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use edgeway_base::{credential::PasswordHash, gateway_headers::GatewayHeaders, secret::Secret};
+use edgeway_config::{diagnostic::Place, tree::Spanned};
+use edgeway_core::chain::{AuthMetrics, CompileContext};
+use http::HeaderValue;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{BasicAuth, User, check::Comparisons};
+
+/// Maximum size of a user file; a larger one is not a list of users.
+const MAX_FILE_SIZE: u64 = 8 << 20;
+
+/// Requires a user's name and password (RFC 7617).
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct BasicAuthConfig {
+    /// Realm that browsers show when they prompt for a password.
+    realm: Spanned<String>,
+    /// File with lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read
+    /// when the configuration is loaded. The weak hashes `$apr1$` and `{SHA}` of older files are
+    /// taken with a warning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<Spanned<PathBuf>>,
+    /// Users as name → hash, in addition to those of the file.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    users: BTreeMap<String, Spanned<Secret>>,
+    /// Header that carries the user's name to the backend; a header of this name sent by a client
+    /// is removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forward: Option<Spanned<String>>,
+    /// True to remove the `Authorization` header from the request to the backend.
+    strip: bool,
+}
+
+impl Default for BasicAuthConfig {
+    fn default() -> Self {
+        Self {
+            realm: Spanned::nowhere("Restricted".to_owned()),
+            file: None,
+            users: BTreeMap::new(),
+            forward: None,
+            strip: true,
+        }
+    }
+}
+
+impl BasicAuthConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BasicAuth> {
+        let mut list = UsersFound {
+            users: HashMap::new(),
+            is_right: true,
+        };
+        if let Some(file) = &self.file {
+            list.read(file, cx);
+        }
+        for (name, hash) in &self.users {
+            list.add(name, hash.value.reveal(), hash.place, "", cx);
+        }
+        let challenge = challenge(&self.realm, cx);
+        let forward = match &self.forward {
+            Some(name) => Some(cx.own_header(name, "edgeway::basic_auth::forward")?),
+            None => None,
+        };
+        if !list.is_right {
+            return None;
+        }
+        if list.users.is_empty() {
+            cx.report(
+                "edgeway::basic_auth::nobody",
+                "`basic_auth` has no users, so no user could pass",
+                "write `file: users.htpasswd`, and create its lines with `edgeway hash password \
+                 --user NAME`",
+            );
+            return None;
+        }
+        let checks = cx.zones.get_or_create("basic_auth", Comparisons::default);
+        Some(BasicAuth {
+            list: Arc::from(list.fingerprint()),
+            users: list.users,
+            challenge: challenge?,
+            own: GatewayHeaders::new(forward.iter().cloned()),
+            forward,
+            strip: self.strip,
+            checks,
+            clock: cx.clock.clone(),
+            metrics: AuthMetrics::new("basic_auth", cx.route, cx.metrics),
+        })
+    }
+}
+
+/// Users found so far.
+struct UsersFound {
+    users: HashMap<Box<str>, User>,
+    is_right: bool,
+}
+
+impl UsersFound {
+    fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) {
+        let path = cx.folder.join(&file.value);
+        let text = match text_of(&path) {
+            Ok(text) => text,
+            Err(why) => {
+                self.is_right = false;
+                cx.report_at(
+                    file.place,
+                    "edgeway::basic_auth::file",
+                    format!("cannot read the users in `{}`: {why}", path.display()),
+                    "create its line with `edgeway hash password --user NAME`",
+                );
+                return;
+            }
+        };
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let at = format!("line {} of `{}`: ", index + 1, file.value.display());
+            if let Some((name, hash)) = line.split_once(':') {
+                self.add(name, hash, file.place, &at, cx);
+                continue;
+            }
+            self.is_right = false;
+            cx.report_at(
+                file.place,
+                "edgeway::basic_auth::line",
+                format!("{at}expected `NAME:HASH`"),
+                "create its line with `edgeway hash password --user NAME`",
+            );
+        }
+    }
+
+    fn add(&mut self, name: &str, hash: &str, place: Place, at: &str, cx: &mut CompileContext<'_>) {
+        let shown = name.escape_debug();
+        if name.is_empty() || HeaderValue::from_str(name).is_err() || name.contains(':') {
+            self.is_right = false;
+            cx.report_at(
+                place,
+                "edgeway::basic_auth::name",
+                format!("{at}invalid user name `{shown}`"),
+                "write a name of visible characters without `:`",
+            );
+            return;
+        }
+        let hash: PasswordHash = match hash.trim().parse() {
+            Ok(hash) => hash,
+            Err(error) => {
+                self.is_right = false;
+                cx.report_at(
+                    place,
+                    "edgeway::basic_auth::hash",
+                    format!("{at}the user `{shown}`: {error}"),
+                    error.help,
+                );
+                return;
+            }
+        };
+        if hash.is_weak() {
+            cx.warn_at(
+                place,
+                "edgeway::basic_auth::weak",
+                format!("{at}the hash of the user `{shown}` is weak: a thief of it can guess the password"),
+                "make a new one with `edgeway hash password --user NAME`",
+            );
+        }
+        let user = User {
+            name: name.into(),
+            hash: Arc::new(hash),
+        };
+        if self.users.insert(name.into(), user).is_some() {
+            self.is_right = false;
+            cx.report_at(
+                place,
+                "edgeway::basic_auth::twice",
+                format!("{at}the user `{shown}` is listed twice"),
+                "remove one of the two",
+            );
+        }
+    }
+
+    /// Returns a hash that differs for every other list of users: credentials remembered for one
+    /// list are unknown to another.
+    fn fingerprint(&self) -> Vec<u8> {
+        let mut lines: Vec<String> = self
+            .users
+            .iter()
+            .map(|(name, user)| format!("{name}:{}", user.hash.text()))
+            .collect();
+        lines.sort();
+        let digest = ring::digest::digest(&ring::digest::SHA256, lines.join("\n").as_bytes());
+        digest.as_ref().to_vec()
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, String> {
+    let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
+    if length > MAX_FILE_SIZE {
+        return Err(format!(
+            "it has {length} bytes, too many for a list of users"
+        ));
+    }
+    fs::read_to_string(path).map_err(|e| e.to_string())
+}
+
+/// Builds `Basic realm="…"` with the charset in which names and passwords are read.
+fn challenge(realm: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
+    let quoted = realm.value.replace('\\', "\\\\").replace('"', "\\\"");
+    let value = format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"");
+    let Ok(value) = HeaderValue::try_from(value) else {
+        cx.report_at(
+            realm.place,
+            "edgeway::basic_auth::realm",
+            "this `realm` has characters that are not allowed in a header",
+            "write a few plain words such as `Staff only`",
+        );
+        return None;
+    };
+    Some(value)
+}

@@ -1,0 +1,69 @@
+//! Configuration of `body_limit` as written, and its compilation.
+
+use edgeway_base::units::{ByteSize, UnitError};
+use edgeway_config::tree::short::{self, Short, reads_short, writes_mapping};
+use edgeway_core::chain::CompileContext;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::BodyLimit;
+
+/// Maximum size of a request body: a size, or a mapping.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = or_size)]
+pub struct BodyLimitConfig {
+    /// Longer bodies get 413.
+    max: ByteSize,
+}
+
+impl Default for BodyLimitConfig {
+    fn default() -> Self {
+        Self {
+            max: ByteSize(1 << 20),
+        }
+    }
+}
+
+/// Extends the schema: a size alone is valid too.
+fn or_size(schema: &mut Schema) {
+    let size = ByteSize::json_schema(&mut SchemaGenerator::default());
+    short::or(schema, size.to_value());
+}
+
+impl Short for BodyLimitConfig {
+    const WHAT: &'static str = "a size such as `1MiB`, or `false` for no limit";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn number(bytes: u64) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            max: ByteSize(bytes),
+        }))
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let max = text.parse().map_err(|error: UnitError| error.to_string());
+        Some(max.map(|max| Self { max }))
+    }
+}
+
+reads_short!(BodyLimitConfig);
+writes_mapping!(BodyLimitConfig);
+
+impl BodyLimitConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BodyLimit> {
+        // In some products 0 means "no limit", in others "no body": report it.
+        if self.max.0 == 0 {
+            cx.report(
+                "edgeway::body_limit::zero",
+                "`body_limit` of 0 bytes",
+                "write `body_limit: false` for no limit, or `methods: [GET]` where no body is wanted",
+            );
+            return None;
+        }
+        Some(BodyLimit { max: self.max.0 })
+    }
+}

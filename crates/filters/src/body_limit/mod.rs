@@ -1,0 +1,166 @@
+//! Refuses request bodies that are too long, before or while they arrive.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use edgeway_base::http::has;
+use edgeway_core::chain::{
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+};
+use http::{StatusCode, header};
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct BodyLimit {
+    max: u64,
+}
+
+/// Bytes received so far of a body without a `Content-Length`.
+struct ReceivedBytes {
+    count: u64,
+    /// Attempt at a backend that they belong to. Another attempt sends the same body again.
+    attempt: u32,
+}
+
+impl FilterKind for BodyLimit {
+    const NAME: &'static str = "body_limit";
+    const ON_BY_DEFAULT: bool = true;
+    type Config = config::BodyLimitConfig;
+    type Filter = Self;
+
+    fn compile(config: config::BodyLimitConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for BodyLimit {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST | Phases::REQUEST_BODY
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
+        Some(Arc::new(AnnouncedLimit(Self { max: self.max })))
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if !has(&ex.head.headers, &header::CONTENT_LENGTH) {
+            return Verdict::Next;
+        }
+        match ex.header(&header::CONTENT_LENGTH) {
+            Some(length) if !self.allows(length.as_bytes()) => too_large(),
+            _ => Verdict::Next,
+        }
+    }
+
+    fn on_request_body(
+        &self,
+        ex: &mut Exchange<'_>,
+        chunk: &mut Option<Bytes>,
+        _end: bool,
+    ) -> Verdict {
+        let Some(chunk) = chunk else {
+            return Verdict::Next;
+        };
+        if !is_counted(ex) {
+            return Verdict::Next;
+        }
+        let count = chunk.len() as u64;
+        let attempt = ex.facts.upstream.attempts;
+        let received = match ex.facts.slot_mut::<ReceivedBytes>() {
+            Some(received) if received.attempt == attempt => {
+                received.count += count;
+                received.count
+            }
+            Some(received) => {
+                *received = ReceivedBytes { count, attempt };
+                count
+            }
+            None => {
+                ex.facts.put(ReceivedBytes { count, attempt });
+                count
+            }
+        };
+        if received > self.max {
+            return too_large();
+        }
+        Verdict::Next
+    }
+}
+
+/// The limit for requests that another route takes. Their body is not counted, so they must declare
+/// its length.
+struct AnnouncedLimit(BodyLimit);
+
+impl Filter for AnnouncedLimit {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        // HTTP/2 headers do not tell whether a body follows.
+        let may_have_one = ex.head.version != http::Version::HTTP_2
+            || !matches!(
+                ex.head.method.as_str(),
+                "GET" | "HEAD" | "OPTIONS" | "DELETE"
+            );
+        if is_counted(ex) && may_have_one {
+            return Reply::refuse(StatusCode::LENGTH_REQUIRED, "body_limit")
+                .detail("A request body needs a `Content-Length` here.")
+                .closing()
+                .into();
+        }
+        self.0.on_request(ex)
+    }
+}
+
+impl BodyLimit {
+    /// Returns true if the length is within the limit. An invalid length is left to the parser,
+    /// which refuses it; a length beyond any number is too large.
+    fn allows(&self, length: &[u8]) -> bool {
+        let mut total = 0u64;
+        for digit in length {
+            if !digit.is_ascii_digit() {
+                return true;
+            }
+            total = total
+                .saturating_mul(10)
+                .saturating_add(u64::from(digit - b'0'));
+        }
+        total <= self.max
+    }
+}
+
+/// Returns true if the request has a body of undeclared length.
+///
+/// A declared length was checked already, and HTTP's framing ends the body there. An HTTP/1 request
+/// that declares neither a length nor chunks has no body: any bytes that arrive are messages of a
+/// WebSocket, which have no end.
+fn is_counted(ex: &Exchange<'_>) -> bool {
+    match ex.head.version {
+        http::Version::HTTP_2 | http::Version::HTTP_3 => {
+            ex.header(&header::CONTENT_LENGTH).is_none()
+        }
+        _ => ex.header(&header::TRANSFER_ENCODING).is_some(),
+    }
+}
+
+/// Refuses the request and closes the connection: the rest of the body would otherwise have to be
+/// read.
+fn too_large() -> Verdict {
+    Reply::refuse(StatusCode::PAYLOAD_TOO_LARGE, "body_limit")
+        .detail("The request body is too large.")
+        .closing()
+        .into()
+}

@@ -1,0 +1,547 @@
+//! Configuration of a route's `cache` as written, and its compilation.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use edgeway_base::units::{ByteSize, Percent, Rate, Span};
+use edgeway_cache::{
+    Cache,
+    name_set::{self, NameSet},
+    nextjs::{self, PageCache},
+    policy::{CacheRules, IgnoredHeaders},
+    route::{
+        ClientDirectives, KeyRules, MinUses, Mode, Query, Ranges, RouteCachePolicy, TagTemplate,
+        UseCounts,
+    },
+};
+use edgeway_config::tree::{
+    Spanned,
+    short::{self, Short, reads_short, writes_mapping},
+};
+use edgeway_core::{
+    chain::CompileContext,
+    limits::{gcra::Quota, key::KeyItem, memory::BucketTable},
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Maximum number of addresses counted at once.
+const MAX_KEYS: usize = 100_000;
+
+/// Caching of a route's responses: `{}` or `true` to store whatever the origin allows, or a
+/// mapping.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
+pub struct RouteCacheConfig {
+    /// `app`: the rules of the upstream's `app` apply in addition to RFC 9111. `strict`: RFC 9111
+    /// only.
+    mode: ModeConfig,
+    /// Pages of a Next.js app that are shared: `off`, `anonymous` (those requested without cookies)
+    /// or `all`.
+    pages: PagesConfig,
+    /// Freshness lifetime of a response if the origin sends none; with `force`, also if the origin
+    /// sends one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<Spanned<Span>>,
+    /// Applies `ttl` whatever the origin sends, `no-store` and `private` included.
+    force: bool,
+    /// Freshness lifetime as `ttl`, for single statuses: `{ 404: 10s }`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    by_status: BTreeMap<String, Spanned<Span>>,
+    /// Share of the time since `Last-Modified` for which a response without explicit freshness is
+    /// fresh (RFC 9111, 4.2.2); `10%` is usual. Never if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heuristic: Option<Percent>,
+    /// Parts of the cache key in addition to scheme, host, path and query.
+    pub(super) key: KeyConfig,
+    /// Requests with one of these bypass the cache: `cookie:NAME`, `header:NAME`, `query:NAME`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    bypass: Vec<Spanned<KeyItem>>,
+    /// Values with the placeholders of `headers`, such as `{cookie.preview}`: if one of them is
+    /// neither empty nor `0`, the request goes to the origin although a response is stored, and the
+    /// new response takes its place unless `no_store_if` forbids it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) bypass_if: Vec<Spanned<String>>,
+    /// Values as in `bypass_if`: if one of them is neither empty nor `0`, the response to the
+    /// request is not stored. A stored one may still be used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) no_store_if: Vec<Spanned<String>>,
+    /// Response headers of the origin that the cache does not read when it decides what to store and
+    /// for how long. Clients still get them, but `set-cookie` only the client whose request it was.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignore_headers: Vec<IgnoredHeader>,
+    /// Number of requests for a response within ten minutes of each other, from which on it is
+    /// stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    min_uses: Option<Spanned<u32>>,
+    /// Cookies that do not identify the client, such as `theme`; `*` for all of them. The response
+    /// to a request with any other cookie is stored only if the origin marks it as shared
+    /// (`public`, `s-maxage`), and never if it is a page of a Next.js app. The cookies of analytics
+    /// (`_ga`, `_fbp` and similar) if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    anonymous_cookies: Option<Vec<String>>,
+    /// Time for which a stale response is served while it is revalidated, if the origin sends none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_while_revalidate: Option<Span>,
+    /// Time for which a stale response is served when the origin fails, if the origin sends none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale_if_error: Option<Span>,
+    /// Maximum size of a stored response; `cache.max_object` if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_object: Option<Spanned<ByteSize>>,
+    /// Tags of every response, to purge by: `products`, or with parameters of the path,
+    /// `product:{id}`. Added to the tags of `Cache-Tag` and `Surrogate-Key`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tags: Vec<Spanned<String>>,
+    /// Purges a path and its parent path on every gateway after a successful `POST`, `PUT`, `PATCH`
+    /// or `DELETE` to it.
+    purge_on_write: bool,
+    /// `max-age` sent to browsers in place of the origin's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    browser_ttl: Option<Span>,
+    /// Honors `Cache-Control` request directives that send a request to the origin although a fresh
+    /// response is stored: `no-cache`, `max-age`, `min-fresh`, `Pragma`. Browsers reload with them.
+    /// `true`, or a rate per address.
+    client_directives: ClientDirectivesConfig,
+    /// Time for which a collapsed request waits for the response to another request with the same
+    /// key before it goes to the origin itself.
+    wait: Span,
+    /// Bytes of `cache.memory` that responses of this route may use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quota: Option<Spanned<ByteSize>>,
+    /// Asks the origin for the whole response, and stores it, where a `HEAD` or a `Range` finds
+    /// nothing stored, as nginx does. Otherwise such a request goes to the origin as it is, and its
+    /// response is not stored.
+    whole: bool,
+    /// Stored responses of which a `Range` gets a part: `any`, or `announced` for those alone whose
+    /// origin sends `Accept-Ranges`, as nginx does. Of others, the whole is sent.
+    ranges: RangesConfig,
+    /// Keeps stored responses when a `POST`, `PUT`, `PATCH` or `DELETE` of the same URL succeeds, as
+    /// nginx does. Otherwise they are removed (RFC 9111, 4.4).
+    keep_on_write: bool,
+}
+
+/// Limits on requests that clients force to the origin.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+struct ClientDirectivesConfig {
+    /// False to ignore the directives.
+    enabled: bool,
+    /// Rate per address. Beyond it, the stored response is sent.
+    per_address: Spanned<Rate>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum RangesConfig {
+    #[default]
+    Any,
+    Announced,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum ModeConfig {
+    #[default]
+    App,
+    Strict,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum PagesConfig {
+    Off,
+    #[default]
+    Anonymous,
+    All,
+}
+
+/// Response header of an origin that decides about storing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+enum IgnoredHeader {
+    CacheControl,
+    Expires,
+    SetCookie,
+    Vary,
+}
+
+/// Cache key of a route's responses.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct KeyConfig {
+    /// Query parameters that are part of the key; all if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    query: Option<Spanned<Vec<String>>>,
+    /// Query parameters that are not part of the key, such as `utm_*`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignore_query: Vec<String>,
+    /// Sends query parameters that are not part of the key to the origin. Otherwise they are
+    /// removed from the request: one client could choose their values for all clients.
+    pass_unkeyed: bool,
+    /// Parts of the request that are added to the key: `header:NAME`, `cookie:NAME`, `jwt.sub`,
+    /// `api_key`, `user`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    by: Vec<Spanned<KeyItem>>,
+    /// Values that are added to the key, with the placeholders of `headers`, such as
+    /// `{map.device}`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) values: Vec<Spanned<String>>,
+}
+
+impl ClientDirectivesConfig {
+    fn new(enabled: bool) -> Self {
+        let per_address = Rate {
+            count: 10,
+            per: Duration::from_mins(1),
+        };
+        Self {
+            enabled,
+            per_address: Spanned::nowhere(per_address),
+        }
+    }
+
+    /// Returns `None` if an error was reported.
+    #[expect(clippy::option_option, reason = "an error, off, or on")]
+    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Option<ClientDirectives>> {
+        let Spanned { value: rate, place } = self.per_address;
+        let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
+            cx.report_at(
+                place,
+                "edgeway::cache::client_directives",
+                format!("no client could ever send one at `per_address: {rate}`"),
+                "write a rate such as `10/min`, or `client_directives: false`",
+            );
+            return None;
+        };
+        let counts = || {
+            cx.zones.get_or_create("cache client_directives", || {
+                BucketTable::new(MAX_KEYS, cx.clock)
+            })
+        };
+        let on = || ClientDirectives::new(quota, counts(), cx.route);
+        Some(self.enabled.then(on))
+    }
+}
+
+impl Default for ClientDirectivesConfig {
+    fn default() -> Self {
+        Self::new(false)
+    }
+}
+
+impl Short for ClientDirectivesConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ per_address: 10/min }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        /// The mapping form; it is enabled if `enabled` is absent, since a written rate is meant to
+        /// apply.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct CacheMapping {
+            enabled: Option<bool>,
+            per_address: Option<Spanned<Rate>>,
+        }
+        let written = CacheMapping::deserialize(d)?;
+        let mut config = Self::new(written.enabled.unwrap_or(true));
+        if let Some(rate) = written.per_address {
+            config.per_address = rate;
+        }
+        Ok(config)
+    }
+
+    fn flag(enabled: bool) -> Option<Result<Self, String>> {
+        Some(Ok(Self::new(enabled)))
+    }
+}
+
+reads_short!(ClientDirectivesConfig);
+writes_mapping!(ClientDirectivesConfig);
+
+impl Default for RouteCacheConfig {
+    fn default() -> Self {
+        Self {
+            mode: ModeConfig::default(),
+            pages: PagesConfig::default(),
+            ttl: None,
+            force: false,
+            by_status: BTreeMap::new(),
+            heuristic: None,
+            key: KeyConfig::default(),
+            bypass: Vec::new(),
+            bypass_if: Vec::new(),
+            no_store_if: Vec::new(),
+            ignore_headers: Vec::new(),
+            min_uses: None,
+            anonymous_cookies: None,
+            stale_while_revalidate: None,
+            stale_if_error: None,
+            max_object: None,
+            tags: Vec::new(),
+            purge_on_write: false,
+            browser_ttl: None,
+            client_directives: ClientDirectivesConfig::default(),
+            wait: Span(Duration::from_secs(5)),
+            quota: None,
+            whole: false,
+            ranges: RangesConfig::Any,
+            keep_on_write: false,
+        }
+    }
+}
+
+impl Short for RouteCacheConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        flag.then(|| Ok(Self::default()))
+    }
+}
+
+reads_short!(RouteCacheConfig);
+writes_mapping!(RouteCacheConfig);
+
+impl RouteCacheConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RouteCachePolicy> {
+        // Without a cache, the `cache` section was refused, which is reported already.
+        let cache = cx.shared.get::<Cache>();
+        let memory = cache.as_ref().map_or(u64::MAX, |cache| cache.memory());
+        let by_status = self.by_status(cx)?;
+        let tags = self.tags(cx)?;
+        let key = self.key(cx)?;
+        let client_directives = self.client_directives.compile(cx)?;
+        if self.force {
+            self.warn_of_force(cx)?;
+        }
+        let ignored = self.ignored(cx);
+        let min_uses = self.min_uses(cx)?;
+        if self.keep_on_write && self.purge_on_write {
+            cx.report(
+                "edgeway::cache::keep_on_write",
+                "`keep_on_write` keeps what `purge_on_write` removes",
+                "write one of the two",
+            );
+            return None;
+        }
+        if let Some(max) = &self.max_object
+            && max.value.0 > memory / 4
+        {
+            cx.report_at(
+                max.place,
+                "edgeway::cache::max_object",
+                format!(
+                    "a `max_object` of {} is more than a quarter of the cache's memory",
+                    max.value
+                ),
+                "write a smaller `max_object`, or a larger `cache.memory`",
+            );
+            return None;
+        }
+        let plain = CacheRules {
+            ttl: self.ttl.as_ref().map(|ttl| ttl.value.0),
+            force: self.force,
+            by_status,
+            heuristic: self.heuristic.map(|share| share.0 / 100.0),
+            stale_while_revalidate: self.stale_while_revalidate.map(|span| span.0),
+            stale_if_error: self.stale_if_error.map(|span| span.0),
+            stale_despite_s_maxage: self.mode == ModeConfig::App,
+            ignored,
+            ..CacheRules::default()
+        };
+        let preset = nextjs::rules_for_next();
+        let nextjs = CacheRules {
+            stale_if_error: plain.stale_if_error.or(preset.stale_if_error),
+            stale_while_revalidate: plain
+                .stale_while_revalidate
+                .or(preset.stale_while_revalidate),
+            max_stale_while_revalidate: plain
+                .stale_while_revalidate
+                .or(preset.max_stale_while_revalidate),
+            explicit_only: preset.explicit_only && plain.ttl.is_none(),
+            stale_despite_s_maxage: preset.stale_despite_s_maxage,
+            ..plain.clone()
+        };
+        Some(RouteCachePolicy {
+            mode: match self.mode {
+                ModeConfig::App => Mode::App,
+                ModeConfig::Strict => Mode::Strict,
+            },
+            pages: match self.pages {
+                PagesConfig::Off => PageCache::Off,
+                PagesConfig::Anonymous => PageCache::Anonymous,
+                PagesConfig::All => PageCache::All,
+            },
+            plain,
+            nextjs,
+            key,
+            bypass: self.bypass.into_iter().map(|item| item.value).collect(),
+            anonymous: match &self.anonymous_cookies {
+                Some(names) => NameSet::new(names.iter().map(String::as_str)),
+                None => NameSet::new(name_set::ANALYTICS.iter().copied()),
+            },
+            max_object: self
+                .max_object
+                .map(|max| max.value.0)
+                .or_else(|| cache.map(|cache| cache.max_object()))
+                .unwrap_or_default(),
+            tags,
+            purge_on_write: self.purge_on_write,
+            browser_ttl: self.browser_ttl.map(|span| span.0),
+            client_directives,
+            wait: self.wait.0,
+            quota: self.quota.map(|quota| quota.value.0),
+            fetches_whole: self.whole,
+            ranges: match self.ranges {
+                RangesConfig::Any => Ranges::Any,
+                RangesConfig::Announced => Ranges::Announced,
+            },
+            keeps_on_write: self.keep_on_write,
+            min_uses,
+        })
+    }
+
+    fn by_status(&self, cx: &mut CompileContext<'_>) -> Option<Vec<(u16, Duration)>> {
+        let mut by_status = Vec::new();
+        let mut is_good = true;
+        for (status, span) in &self.by_status {
+            match status.parse() {
+                Ok(code @ 200..=599) if code != 206 && code != 304 => {
+                    by_status.push((code, span.value.0));
+                }
+                _ => {
+                    is_good = false;
+                    cx.report_at(
+                        span.place,
+                        "edgeway::cache::status",
+                        format!("responses of status `{status}` are not stored"),
+                        "write a status such as `404`; 206 and 304 are incomplete responses",
+                    );
+                }
+            }
+        }
+        is_good.then_some(by_status)
+    }
+
+    fn tags(&self, cx: &mut CompileContext<'_>) -> Option<Box<[TagTemplate]>> {
+        let mut tags = Vec::new();
+        for tag in &self.tags {
+            match TagTemplate::parse(&tag.value) {
+                Ok(template) => tags.push(template),
+                Err(problem) => cx.report_at(
+                    tag.place,
+                    "edgeway::cache::tag",
+                    problem.to_string(),
+                    "write a tag such as `products`, or `product:{id}` with a path parameter",
+                ),
+            }
+        }
+        (tags.len() == self.tags.len()).then(|| tags.into())
+    }
+
+    fn key(&self, cx: &mut CompileContext<'_>) -> Option<KeyRules> {
+        let KeyConfig {
+            query,
+            ignore_query,
+            pass_unkeyed,
+            by,
+            values: _,
+        } = &self.key;
+        let ignored = || NameSet::new(ignore_query.iter().map(String::as_str));
+        let query = match query {
+            Some(only) if !ignore_query.is_empty() => {
+                cx.report_at(
+                    only.place,
+                    "edgeway::cache::query",
+                    "`query` lists the parameters of the cache key, and `ignore_query` those left \
+                     out",
+                    "write one of the two",
+                );
+                return None;
+            }
+            Some(only) => Query::Only(NameSet::new(only.value.iter().map(String::as_str))),
+            None if ignore_query.is_empty() => Query::All,
+            None => Query::Without(ignored()),
+        };
+        if *pass_unkeyed && query.is_all() {
+            cx.report(
+                "edgeway::cache::query",
+                "`pass_unkeyed` is for parameters outside the cache key, and all are in it",
+                "write `ignore_query: [utm_*]` beside it, or remove it",
+            );
+            return None;
+        }
+        Some(KeyRules {
+            query,
+            passes_unkeyed: *pass_unkeyed,
+            by: by.iter().map(|item| item.value.clone()).collect(),
+        })
+    }
+
+    fn ignored(&self, cx: &mut CompileContext<'_>) -> IgnoredHeaders {
+        let is = |header| self.ignore_headers.contains(&header);
+        let ignored = IgnoredHeaders {
+            cache_control: is(IgnoredHeader::CacheControl),
+            expires: is(IgnoredHeader::Expires),
+            set_cookie: is(IgnoredHeader::SetCookie),
+            vary: is(IgnoredHeader::Vary),
+        };
+        if ignored.cache_control || ignored.set_cookie || ignored.vary {
+            cx.warn(
+                "edgeway::cache::ignore_headers",
+                "`ignore_headers` stores responses for all clients that the origin may have made for \
+                 one of them",
+                "make sure that no response of this route is personal; cookies themselves are never \
+                 stored, only the client whose request it was gets them",
+            );
+        }
+        ignored
+    }
+
+    /// Returns `None` if an error was reported.
+    #[expect(clippy::option_option, reason = "an error, none, or some")]
+    fn min_uses(&self, cx: &mut CompileContext<'_>) -> Option<Option<MinUses>> {
+        let Some(Spanned {
+            value: number,
+            place,
+        }) = self.min_uses
+        else {
+            return Some(None);
+        };
+        if number == 0 {
+            cx.report_at(
+                place,
+                "edgeway::cache::min_uses",
+                "no response is stored before its first request",
+                "write `1` or more; `cache: false` stores nothing",
+            );
+            return None;
+        }
+        let counts = || cx.zones.get_or_create("cache min_uses", UseCounts::default);
+        Some((number > 1).then(|| MinUses::new(number, counts())))
+    }
+
+    fn warn_of_force(&self, cx: &mut CompileContext<'_>) -> Option<()> {
+        if self.ttl.is_none() && self.by_status.is_empty() {
+            cx.report(
+                "edgeway::cache::force",
+                "`force` makes `ttl` override the origin, and there is no `ttl`",
+                "write `ttl: 1min`, or remove `force`",
+            );
+            return None;
+        }
+        cx.warn(
+            "edgeway::cache::force",
+            "`force` stores responses that the origin says must not be stored",
+            "make sure that no response of this route is private; those with `Set-Cookie` or to \
+             requests with `Authorization` are still not stored",
+        );
+        Some(())
+    }
+}

@@ -1,0 +1,61 @@
+//! Configuration of `csrf` as written, and its compilation.
+
+use edgeway_base::origin::OriginPattern;
+use edgeway_config::tree::{
+    Spanned,
+    short::{self, Short, reads_short, writes_mapping},
+};
+use edgeway_core::chain::CompileContext;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Csrf;
+
+/// Refuses requests that pages of other sites make browsers send: `true`, or a mapping that lists
+/// exceptions.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_flag)]
+pub struct CsrfConfig {
+    /// Other origins whose pages may send such requests: `https://shop.example.com`, or
+    /// `https://*.example.com` for all subdomains of a domain.
+    origins: Vec<Spanned<String>>,
+    /// True to let pages of the same site pass too: other subdomains, other ports.
+    allow_same_site: bool,
+}
+
+impl Short for CsrfConfig {
+    const WHAT: &'static str = "`true`, or a mapping such as `{ origins: [https://example.com] }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        flag.then(|| Ok(Self::default()))
+    }
+}
+
+reads_short!(CsrfConfig);
+writes_mapping!(CsrfConfig);
+
+impl CsrfConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Csrf> {
+        let mut origins = Vec::with_capacity(self.origins.len());
+        for origin in &self.origins {
+            match OriginPattern::parse(&origin.value) {
+                Ok(pattern) => origins.push(pattern),
+                Err(error) => cx.report_at(
+                    origin.place,
+                    "edgeway::csrf::origin",
+                    error.to_string(),
+                    error.help,
+                ),
+            }
+        }
+        (origins.len() == self.origins.len()).then(|| Csrf {
+            origins: origins.into(),
+            allow_same_site: self.allow_same_site,
+        })
+    }
+}

@@ -1,0 +1,418 @@
+//! Configuration of `error_pages` as written, and its compilation.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, Metadata},
+    path::{Path, PathBuf},
+};
+
+use bytes::Bytes;
+use edgeway_config::{
+    diagnostic::{Place, closest},
+    tree::{
+        Spanned,
+        short::{self, Short, reads_short, writes_mapping},
+    },
+};
+use edgeway_core::chain::CompileContext;
+use edgeway_files::PageFile;
+use edgeway_routes::values::{Names, Template};
+use http::{HeaderValue, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Content, ErrorPage, ErrorPages, HTML, PageSource, of_route::PageRoute};
+
+/// Maximum size of a page: all of them stay in memory.
+const MAX_FILE_SIZE: u64 = 1 << 20;
+
+/// Media type of a page that has none of its own and is no file.
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Own pages, texts and redirects in place of the built-in page.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorPagesConfig {
+    /// HTML files by status, or what else is sent: `404`, or `4xx` and `5xx` for all others of that
+    /// class. Files are read when the configuration is loaded.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pages: BTreeMap<String, Spanned<PageConfig>>,
+    /// Format of the built-in page: `html` for all clients; the one that `Accept` prefers if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    built_in: Option<BuiltIn>,
+    /// True to replace the error responses of backends too, as `proxy_intercept_errors` of nginx
+    /// does.
+    #[serde(default)]
+    intercept: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum BuiltIn {
+    Html,
+}
+
+/// Response in place of an error's: the path of an HTML file, or a mapping with one of `file`,
+/// `body`, `redirect` and `upstream`.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text)]
+struct PageConfig {
+    /// File to send, of at most 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<PathBuf>,
+    /// Text to send, with the placeholders of `headers`, and `{status}` of the error.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// Media type of the file or text; `text/html` for HTML files and `text/plain` for texts if
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// Target of a redirect, with the placeholders of `headers`, such as `/login?next={uri}`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redirect: Option<String>,
+    /// Upstream that has the page. It gets a `GET` of the gateway, or the client's own request
+    /// (`as_sent`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<String>,
+    /// Path of the page at the `upstream`, with the placeholders of `headers`; that of the client if
+    /// absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
+    /// Name of a route (`match: { named: true }`) that has the page. It gets the client's own
+    /// request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<String>,
+    /// Path that chooses the route which has the page, with the placeholders of `headers`. It is
+    /// asked for with `GET`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reroute: Option<String>,
+    /// True to send the client's cookies and `Authorization` to the `upstream`, and cookies of the
+    /// page to the client.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    credentials: bool,
+    /// True to ask the `upstream` with the client's own request: with its body, conditions and range,
+    /// and with its method if there is no `path`. Implies `credentials`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    as_sent: bool,
+    /// True to send the status of the page, in place of the error's own.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    own_status: bool,
+    /// Status in place of the error's own: from 200 to 599, for a redirect that of a redirect, 302
+    /// if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 200, max = 599))]
+    status: Option<u16>,
+    /// Clients that get it: `all`, or `html` for those that take HTML at least as gladly as JSON and
+    /// plain text.
+    clients: Clients,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Clients {
+    #[default]
+    All,
+    Html,
+}
+
+impl Short for PageConfig {
+    const WHAT: &'static str =
+        "the path of an HTML file, or a mapping such as `{ redirect: /login }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(path: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            file: Some(path.into()),
+            clients: Clients::Html,
+            ..Self::default()
+        }))
+    }
+}
+
+reads_short!(PageConfig);
+writes_mapping!(PageConfig);
+
+impl ErrorPagesConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ErrorPages> {
+        if self.pages.is_empty() && self.built_in.is_none() {
+            cx.report(
+                "edgeway::error_pages::none",
+                "`error_pages` names no page",
+                "write `pages: { 404: errors/404.html, 5xx: errors/50x.html }`",
+            );
+            return None;
+        }
+        let mut pages = Vec::new();
+        for (key, page) in &self.pages {
+            let statuses = statuses(key);
+            if statuses.is_none() {
+                cx.report_at(
+                    page.place,
+                    "edgeway::error_pages::status",
+                    format!("`{key}` is no status of an error"),
+                    "write one from 400 to 599, or `4xx` or `5xx`",
+                );
+            }
+            let content = page.value.content(page.place, cx);
+            let status = page.value.status(page.place, cx);
+            if let (Some((first, last)), Some(content), Some(status)) = (statuses, content, status)
+            {
+                pages.push(ErrorPage {
+                    first,
+                    last,
+                    content,
+                    status,
+                    is_for_all: page.value.clients == Clients::All,
+                    has_own_status: page.value.own_status,
+                });
+            }
+        }
+        if pages.len() < self.pages.len() {
+            return None;
+        }
+        // A single status before its class.
+        pages.sort_by_key(|page| page.last - page.first);
+        Some(ErrorPages {
+            pages: pages.into(),
+            intercepts: self.intercept,
+            is_html: self.built_in == Some(BuiltIn::Html),
+        })
+    }
+}
+
+/// Returns the first and the last status of a key.
+fn statuses(key: &str) -> Option<(u16, u16)> {
+    match key {
+        "4xx" => Some((400, 499)),
+        "5xx" => Some((500, 599)),
+        _ => {
+            let status = key.parse().ok()?;
+            (400..600).contains(&status).then_some((status, status))
+        }
+    }
+}
+
+impl PageConfig {
+    fn content(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Content> {
+        let content_type = match &self.content_type {
+            None => None,
+            Some(text) => match HeaderValue::from_str(text) {
+                Ok(value) if self.redirect.is_none() => Some(value),
+                _ => {
+                    let help = "write one such as `application/json` beside `file` or `body`";
+                    report(
+                        place,
+                        format!("misplaced or invalid media type `{text}`"),
+                        help,
+                        cx,
+                    );
+                    return None;
+                }
+            },
+        };
+        if self.route.is_some() || self.reroute.is_some() {
+            return self.of_route(place, cx).map(Content::Route);
+        }
+        let is_of_upstream = self.upstream.is_some();
+        let is_asked = self.path.is_some() || self.credentials || self.as_sent || self.own_status;
+        if !is_of_upstream && is_asked {
+            let help = "write the `upstream` that has the page, or leave them out";
+            let message = "`path`, `credentials`, `as_sent` and `own_status` are for pages of an \
+                           upstream";
+            report(place, message.to_owned(), help, cx);
+            return None;
+        }
+        if self.own_status && self.status.is_some() {
+            let help = "leave one of them out";
+            report(place, "the page has two statuses".to_owned(), help, cx);
+            return None;
+        }
+        match (&self.file, &self.body, &self.redirect) {
+            (None, None, None) if content_type.is_none() && is_of_upstream => {
+                self.of_upstream(place, cx).map(Content::Upstream)
+            }
+            _ if is_of_upstream => {
+                let help = "write one of `file`, `body`, `redirect` and `upstream`, and \
+                            `content_type` beside `file` or `body` alone";
+                report(place, "the page is not one thing".to_owned(), help, cx);
+                None
+            }
+            (Some(file), None, None) => {
+                let (body, facts) = read(file, content_type.is_some(), place, cx)?;
+                let content_type = content_type.unwrap_or(HTML);
+                // An error is about this request alone; a success may be stored.
+                let is_success = self.status == Some(200);
+                Some(match PageFile::of(&facts).filter(|_| is_success) {
+                    Some(file) => Content::File(content_type, body, Box::new(file)),
+                    None => Content::Body(content_type, body),
+                })
+            }
+            (None, Some(body), None) => {
+                let content_type = content_type.unwrap_or(TEXT);
+                let text = Names::with(cx, |names| Template::parse_text_of_response(body, names));
+                match text {
+                    Ok(text) => Some(match text.plain_text() {
+                        Some(plain) => Content::Body(content_type, plain.to_owned().into()),
+                        None => Content::Text(content_type, text),
+                    }),
+                    Err((message, help)) => {
+                        report(place, message, &help, cx);
+                        None
+                    }
+                }
+            }
+            (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),
+            _ => {
+                let help = "write one of `file`, `body`, `redirect` and `upstream`";
+                report(place, "the page is not one thing".to_owned(), help, cx);
+                None
+            }
+        }
+    }
+
+    /// Compiles the source of a page that another route has.
+    fn of_route(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<PageRoute> {
+        let others = [
+            self.file.is_some(),
+            self.body.is_some(),
+            self.redirect.is_some(),
+            self.upstream.is_some(),
+            self.content_type.is_some(),
+            self.path.is_some(),
+            self.credentials,
+            self.as_sent,
+        ];
+        match (&self.route, &self.reroute) {
+            _ if others.contains(&true) || (self.own_status && self.status.is_some()) => {}
+            (Some(name), None) => return Some(PageRoute::Named(name.as_str().into(), place)),
+            (None, Some(path)) if path.starts_with(['/', '{']) => {
+                return template(path, place, cx).map(PageRoute::Path);
+            }
+            _ => {}
+        }
+        let help = "write `route` with the name of a route, or `reroute` with a path, and `status` \
+                    or `own_status` alone beside it";
+        report(place, "the page is not one thing".to_owned(), help, cx);
+        None
+    }
+
+    /// Compiles the source of a page that an upstream has.
+    fn of_upstream(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<PageSource> {
+        let name = self.upstream.as_deref()?;
+        let path = match &self.path {
+            None => None,
+            Some(path) if path.starts_with('/') => Some(template(path, place, cx)?),
+            Some(path) => {
+                let help = "write one such as `/errors/404`";
+                report(place, format!("`{path}` is no path"), help, cx);
+                return None;
+            }
+        };
+        if !cx.upstreams.iter().any(|known| known == name) {
+            let known = cx.upstreams.iter().map(String::as_str);
+            let help = match closest(name, known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add it: `upstreams: {{ {name}: … }}`"),
+            };
+            report(place, format!("unknown upstream `{name}`"), &help, cx);
+            return None;
+        }
+        Some(PageSource {
+            upstream: name.into(),
+            path,
+            sends_credentials: self.credentials || self.as_sent,
+            is_as_sent: self.as_sent,
+            place,
+        })
+    }
+
+    /// Returns the status in place of the error's own, or `None` if an error was reported.
+    #[expect(clippy::option_option, reason = "an error, none, or a status")]
+    fn status(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Option<StatusCode>> {
+        let is_redirect = self.redirect.is_some();
+        let Some(number) = self.status else {
+            return Some(is_redirect.then_some(StatusCode::FOUND));
+        };
+        let redirects = [301, 302, 303, 307, 308].contains(&number);
+        let has_body = !matches!(number, 204 | 205 | 206 | 304);
+        let is_good = (200..600).contains(&number) && redirects == is_redirect && has_body;
+        if is_good {
+            return StatusCode::from_u16(number).ok().map(Some);
+        }
+        let help =
+            "write one from 200 to 599 that has a body, for a redirect 301, 302, 303, 307 or 308";
+        report(
+            place,
+            format!("status {number} does not fit the page"),
+            help,
+            cx,
+        );
+        None
+    }
+}
+
+fn template(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Template> {
+    match Names::with(cx, |names| Template::parse(text, names)) {
+        Ok(template) => Some(template),
+        Err((message, help)) => {
+            report(place, message, &help, cx);
+            None
+        }
+    }
+}
+
+fn report(place: Place, message: String, help: &str, cx: &mut CompileContext<'_>) {
+    cx.report_at(place, "edgeway::error_pages::page", message, help);
+}
+
+/// Reads a page, and reports why it cannot be used. `is_typed`: its media type is written.
+fn read(
+    file: &Path,
+    is_typed: bool,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Option<(Bytes, Metadata)> {
+    let path = cx.folder.join(file);
+    match bytes_of(&path, is_typed) {
+        Ok((bytes, facts)) => {
+            cx.beside.read(path, &bytes);
+            Some((bytes.into(), facts))
+        }
+        Err(why) => {
+            cx.report_at(
+                place,
+                "edgeway::error_pages::file",
+                format!("`{}` cannot be used as a page: {why}", path.display()),
+                "write the path of an HTML file, relative to this one, or `file` and `content_type`",
+            );
+            cx.beside.missed(path);
+            None
+        }
+    }
+}
+
+fn bytes_of(path: &Path, is_typed: bool) -> Result<(Vec<u8>, Metadata), String> {
+    let is_html = path
+        .extension()
+        .is_some_and(|extension| extension == "html" || extension == "htm");
+    if !is_html && !is_typed {
+        return Err("its name does not end in `.html`".to_owned());
+    }
+    let facts = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !facts.is_file() {
+        return Err("it is no file".to_owned());
+    }
+    let length = facts.len();
+    if length > MAX_FILE_SIZE {
+        return Err(format!("it has {length} bytes, and 1 MiB is the most"));
+    }
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 != length {
+        return Err("it is being written".to_owned());
+    }
+    Ok((bytes, facts))
+}

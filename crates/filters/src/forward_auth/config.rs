@@ -1,0 +1,300 @@
+//! Configuration of `forward_auth` as written, and its compilation.
+
+use std::path::PathBuf;
+
+use edgeway_base::{
+    fetch::Fetch, gateway_headers::GatewayHeaders, recent_values::RecentValues,
+    secret::without_query, units::Span,
+};
+use edgeway_config::tree::{
+    Spanned,
+    short::{self, Short, reads_short, writes_mapping},
+};
+use edgeway_core::chain::{AuthMetrics, CompileContext};
+use http::{HeaderName, Uri};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{Cache, ForwardAuth, gate::Gates};
+
+const DEADLINE: Span = Span::secs(1);
+const MAX_DEADLINE: Span = Span::secs(30);
+const MAX_CACHE_TTL: Span = Span::secs(300);
+const IN_FLIGHT: u32 = 128;
+const MAX_IN_FLIGHT: u32 = 10_000;
+/// Maximum number of verdicts remembered by each filter.
+const REMEMBERED: usize = 4096;
+/// Headers that the gateway itself sets in the request to the service.
+const GATEWAY_HEADERS: [&str; 8] = [
+    "x-forwarded-method",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-uri",
+    "x-forwarded-for",
+    "x-original-method",
+    "x-original-uri",
+    "x-request-id",
+];
+
+/// Lets requests pass that an external authorization service allows: a URL, or a mapping.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text)]
+pub struct ForwardAuthConfig {
+    /// URL of the service, such as `http://127.0.0.1:9000/verify`. 2xx lets the request pass; 4xx
+    /// and redirects go to the client.
+    url: Spanned<String>,
+    /// PEM file with the CA certificates for this URL, in place of the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca: Option<Spanned<PathBuf>>,
+    /// Request headers that are sent to the service, in addition to `X-Forwarded-Method`, `-Proto`,
+    /// `-Host`, `-Uri` and `-For`.
+    headers: Vec<Spanned<String>>,
+    /// Response headers of the service that are sent to the backend. Clients cannot send them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    copy: Vec<Spanned<String>>,
+    /// Response header of the service that identifies the user, for limits and logs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<Spanned<String>>,
+    /// Timeout for a response of the service.
+    timeout: Spanned<Span>,
+    /// Time for which a response is reused for identical requests; never reused if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<Spanned<Span>>,
+    /// Handling of requests while the service fails (no response, or 5xx): `deny` (503) or `allow`.
+    on_error: OnError,
+    /// Response to a request that the service refuses: the service's own (`passed`), or as with
+    /// `auth_request` of nginx (`own`) the gateway's page for 401, with the service's
+    /// `WWW-Authenticate`, and for 403; any other refusal is 500 then.
+    refusals: Refusals,
+    /// Maximum number of requests in flight to this URL. Beyond it clients take turns, for at most
+    /// twice `timeout`; then the request gets 503, reason `forward_auth_busy`.
+    max_in_flight: Spanned<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum OnError {
+    /// Refuses with 503, reason `forward_auth_unavailable`.
+    #[default]
+    Deny,
+    /// Lets requests pass without an identity.
+    Allow,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Refusals {
+    /// Status, headers and body of the service.
+    #[default]
+    Passed,
+    /// The gateway's own page.
+    Own,
+}
+
+impl Default for ForwardAuthConfig {
+    fn default() -> Self {
+        let names = ["Cookie", "Authorization"];
+        Self {
+            url: Spanned::default(),
+            ca: None,
+            headers: names.map(|name| Spanned::nowhere(name.to_owned())).into(),
+            copy: Vec::new(),
+            user: None,
+            timeout: Spanned::nowhere(DEADLINE),
+            cache: None,
+            on_error: OnError::default(),
+            refusals: Refusals::default(),
+            max_in_flight: Spanned::nowhere(IN_FLIGHT),
+        }
+    }
+}
+
+impl Short for ForwardAuthConfig {
+    const WHAT: &'static str =
+        "a URL, or a mapping such as `{ url: http://127.0.0.1:9000/verify, copy: [X-User] }`";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            url: Spanned::nowhere(text.to_owned()),
+            ..Self::default()
+        }))
+    }
+}
+
+reads_short!(ForwardAuthConfig);
+writes_mapping!(ForwardAuthConfig);
+
+impl ForwardAuthConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ForwardAuth> {
+        let url = self.uri(cx);
+        let sent = self.sent(cx);
+        let copied = names(&self.copy, cx);
+        let user = match &self.user {
+            None => Some(None),
+            Some(user) => header_name(user, cx).map(Some),
+        };
+        let is_bound = self.is_bound(cx);
+        let url = url?;
+        let fetch = self.fetch(&url, cx)?;
+        let (sent, copied, user) = (sent?, copied?, user?);
+        if !is_bound {
+            return None;
+        }
+        let gates = cx.zones.get_or_create("forward_auth", Gates::default);
+        Some(ForwardAuth {
+            gate: gates.get_or_create(&url, self.max_in_flight.value),
+            shown: without_query(&url).into(),
+            url,
+            fetch,
+            deadline: self.timeout.value.0,
+            sent: sent.into(),
+            own: GatewayHeaders::new(copied.iter().cloned()),
+            copied: copied.into(),
+            user,
+            cache: self.cache.map(|lasts| Cache {
+                lasts: lasts.value.0,
+                recent: RecentValues::new(REMEMBERED),
+            }),
+            is_lenient: self.on_error == OnError::Allow,
+            has_own_refusals: self.refusals == Refusals::Own,
+            metrics: AuthMetrics::new("forward_auth", cx.route, cx.metrics),
+            clock: cx.clock.clone(),
+        })
+    }
+
+    fn uri(&self, cx: &mut CompileContext<'_>) -> Option<Uri> {
+        let text = self.url.value.as_str();
+        let uri = text.parse::<Uri>().ok().filter(|uri| {
+            let authority = uri.authority().map_or("", |authority| authority.as_str());
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && !authority.contains('@')
+        });
+        let message = match uri {
+            Some(uri) if self.ca.is_some() && uri.scheme_str() == Some("http") => {
+                format!("`ca` is for HTTPS, and `{text}` has none")
+            }
+            Some(uri) => return Some(uri),
+            None if text.is_empty() => "`forward_auth` has no `url`".to_owned(),
+            // Messages go to logs and the status page.
+            None if text.contains('@') => {
+                "a URL with a user or a password is not supported".to_owned()
+            }
+            None => format!("invalid URL `{text}`"),
+        };
+        let place = match self.url.place {
+            place if place == edgeway_config::diagnostic::Place::default() => cx.place,
+            place => place,
+        };
+        cx.report_at(
+            place,
+            "edgeway::forward_auth::url",
+            message,
+            "write one such as `url: http://127.0.0.1:9000/verify`",
+        );
+        None
+    }
+
+    fn fetch(&self, url: &Uri, cx: &mut CompileContext<'_>) -> Option<Fetch> {
+        let ca = self.ca.as_ref();
+        let fetch = Fetch::to(url, cx.folder, ca.map(|ca| ca.value.as_path()));
+        fetch
+            .map_err(|error| {
+                let place = ca.filter(|_| error.is_file).map_or(cx.place, |ca| ca.place);
+                let code = "edgeway::forward_auth::ca";
+                cx.report_at(place, code, error.to_string(), error.help);
+            })
+            .ok()
+    }
+
+    fn sent(&self, cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
+        let mut names = Vec::with_capacity(self.headers.len());
+        let mut is_good = true;
+        for written in &self.headers {
+            let Some(name) = header_name(written, cx) else {
+                is_good = false;
+                continue;
+            };
+            if GATEWAY_HEADERS.contains(&name.as_str()) {
+                is_good = false;
+                cx.report_at(
+                    written.place,
+                    "edgeway::forward_auth::header",
+                    format!("the gateway sets `{}` itself", written.value),
+                    "remove it: the client's value is never forwarded",
+                );
+            } else if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        is_good.then_some(names)
+    }
+
+    fn is_bound(&self, cx: &mut CompileContext<'_>) -> bool {
+        const CODE: &str = "edgeway::forward_auth::bounds";
+        let mut is_good = true;
+        let least = Span::millis(1);
+        let timeout = ("timeout", &self.timeout, MAX_DEADLINE);
+        let cache = self
+            .cache
+            .as_ref()
+            .map(|cache| ("cache", cache, MAX_CACHE_TTL));
+        for (key, span, most) in std::iter::once(timeout).chain(cache) {
+            if !(least..=most).contains(&span.value) {
+                is_good = false;
+                let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
+                cx.report_at(span.place, CODE, message, "write a time such as `1s`");
+            }
+        }
+        let Spanned { value, place } = self.max_in_flight;
+        if !(1..=MAX_IN_FLIGHT).contains(&value) {
+            is_good = false;
+            let message = format!("`max_in_flight: {value}` is not between 1 and {MAX_IN_FLIGHT}");
+            let help = format!("write a number such as `{IN_FLIGHT}`");
+            cx.report_at(place, CODE, message, help);
+        }
+        is_good
+    }
+}
+
+/// Parses names of headers that the backend gets from the service.
+fn names(written: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
+    let mut names = Vec::with_capacity(written.len());
+    let mut is_good = true;
+    for text in written {
+        match cx.own_header(text, "edgeway::forward_auth::copy") {
+            Some(name) if names.contains(&name) => {}
+            Some(name) => names.push(name),
+            None => is_good = false,
+        }
+    }
+    is_good.then_some(names)
+}
+
+/// Parses the name of a header that is read, or sent to the service.
+fn header_name(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<HeaderName> {
+    let parsed = HeaderName::from_bytes(written.value.as_bytes()).ok();
+    let name = parsed.filter(|name| {
+        // The request to the service has no body and its own host.
+        let text = name.as_str();
+        !matches!(
+            text,
+            "host" | "connection" | "upgrade" | "te" | "trailer" | "expect"
+        ) && !text.starts_with("content-")
+            && text != "transfer-encoding"
+    });
+    if name.is_none() {
+        cx.report_at(
+            written.place,
+            "edgeway::forward_auth::header",
+            format!("header `{}` cannot be forwarded", written.value),
+            "write a name such as `X-Api-Version`",
+        );
+    }
+    name
+}

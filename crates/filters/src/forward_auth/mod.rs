@@ -1,0 +1,366 @@
+//! Asks an external service of the operator to authorize each request, and copies headers of its
+//! response to the backend.
+
+mod config;
+mod gate;
+#[cfg(test)]
+mod tests;
+mod verdict;
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use edgeway_base::{
+    clock::Clock,
+    error,
+    fetch::{Fetch, FetchError},
+    gateway_headers::GatewayHeaders,
+    recent_values::{Fingerprint, RecentValues},
+    trace_context::TRACEPARENT,
+};
+use edgeway_core::chain::{
+    AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
+    Refusal, RequestChanges, Verdict, host::public_host,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use log::{info, warn};
+
+use self::{
+    gate::{Gate, GateClosed},
+    verdict::{Allowed, NoVerdict, Verdict as AuthVerdict},
+};
+
+const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Reason of a request that cannot be authorized.
+const UNAVAILABLE: &str = "forward_auth_unavailable";
+/// Reason of a request that gets no permit to reach the service.
+const BUSY: &str = "forward_auth_busy";
+/// Reason of a request that the service refuses.
+const DENIED: &str = "forward_auth_denied";
+
+/// Maximum response of the service: a page with a refusal, or a login form.
+const MAX_RESPONSE_LEN: usize = 64 * 1024;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct ForwardAuth {
+    url: Uri,
+    /// URL without its query, which may contain a key.
+    shown: Box<str>,
+    fetch: Fetch,
+    /// Gate shared by all routes with this URL.
+    gate: Arc<Gate>,
+    deadline: Duration,
+    /// Request headers that the service gets.
+    sent: Box<[HeaderName]>,
+    /// Response headers of the service that the backend gets.
+    copied: Box<[HeaderName]>,
+    own: GatewayHeaders,
+    user: Option<HeaderName>,
+    cache: Option<Cache>,
+    /// True if requests pass while the service fails.
+    is_lenient: bool,
+    /// True if clients get the gateway's own page in place of the service's refusal.
+    has_own_refusals: bool,
+    metrics: AuthMetrics,
+    clock: Clock,
+}
+
+/// Recent verdicts of the service.
+#[derive(Debug)]
+struct Cache {
+    lasts: Duration,
+    recent: RecentValues<CachedVerdict>,
+}
+
+#[derive(Clone, Debug)]
+struct CachedVerdict {
+    verdict: AuthVerdict,
+    until: Instant,
+}
+
+/// Reason why a request has no verdict.
+#[derive(Clone, Copy)]
+enum VerdictError {
+    /// The service fails, or is paused: `on_error` decides.
+    Fails,
+    /// No permit is free for this request.
+    Busy,
+    /// The response to this request cannot be interpreted; other requests may get a verdict.
+    Unclear,
+}
+
+/// Headers and user that the service returned for this request, for the backend.
+struct VerdictHeaders(Arc<Allowed>);
+
+impl FilterKind for ForwardAuth {
+    const NAME: &'static str = "forward_auth";
+    type Config = config::ForwardAuthConfig;
+    type Filter = Self;
+
+    fn compile(config: config::ForwardAuthConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for ForwardAuth {
+    fn phases(&self) -> Phases {
+        let request = Phases::REQUEST.asynchronous();
+        if self.copied.is_empty() {
+            request
+        } else {
+            request | Phases::UPSTREAM
+        }
+    }
+
+    fn own_headers(&self) -> &[HeaderName] {
+        self.own.as_slice()
+    }
+
+    fn credential_headers(&self) -> Vec<HeaderName> {
+        self.sent.to_vec()
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
+    }
+
+    fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
+        let mut lines = vec![format!(
+            "asks {} for at most {:?}",
+            self.shown, self.deadline
+        )];
+        let cache = self.cache.as_ref();
+        lines.extend(cache.map(|cache| format!("its response is reused for {:?}", cache.lasts)));
+        if self.is_lenient {
+            lines.push("requests pass while the service fails".to_owned());
+        }
+        lines
+    }
+
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let Some(question) = self.question(ex) else {
+                return self.unjudged(ex, VerdictError::Unclear);
+            };
+            let cached = self.cache.as_ref().map(|cache| {
+                let fingerprint = self.fingerprint(cache, &question);
+                (cache, fingerprint)
+            });
+            if let Some((cache, fingerprint)) = cached
+                && let Some(entry) = cache.recent.get(fingerprint)
+                && self.clock.now() < entry.until
+            {
+                return self.conclude(ex, entry.verdict);
+            }
+            let verdict = match self.ask(question, ex.facts.client.ip).await {
+                Ok(verdict) => verdict,
+                Err(unjudged) => return self.unjudged(ex, unjudged),
+            };
+            if let Some((cache, fingerprint)) = cached
+                && verdict.may_be_cached()
+            {
+                let entry = CachedVerdict {
+                    verdict: verdict.clone(),
+                    until: self.clock.now() + cache.lasts,
+                };
+                cache.recent.insert(fingerprint, entry);
+            }
+            self.conclude(ex, verdict)
+        })
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        RequestChanges::names(self.own.names().cloned())
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        self.own.strip(headers);
+        if let Some(VerdictHeaders(allowed)) = ex.facts.slot() {
+            for (name, values) in self.copied.iter().zip(&allowed.copied) {
+                for value in values {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
+    }
+}
+
+impl ForwardAuth {
+    /// Builds the request to the service. Forwarding headers of the client are not part of it.
+    fn question(&self, ex: &Exchange<'_>) -> Option<Request<()>> {
+        let client = &ex.facts.client;
+        let method = HeaderValue::from_str(ex.head.method.as_str()).ok()?;
+        let target = HeaderValue::from_bytes(ex.head.raw_path()).ok()?;
+        let address = HeaderValue::try_from(client.ip.to_string()).ok()?;
+        let mut request = Request::new(());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = self.url.clone();
+        let headers = request.headers_mut();
+        for name in &self.sent {
+            if *name == header::COOKIE {
+                if let Some(cookies) = cookies(&ex.head.headers) {
+                    headers.insert(header::COOKIE, cookies);
+                }
+                continue;
+            }
+            for value in ex.head.headers.get_all(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        headers.insert(X_FORWARDED_METHOD, method.clone());
+        headers.insert(X_ORIGINAL_METHOD, method);
+        headers.insert(X_FORWARDED_URI, target.clone());
+        headers.insert(X_ORIGINAL_URI, target);
+        headers.insert(X_FORWARDED_FOR, address);
+        headers.insert(
+            X_FORWARDED_PROTO,
+            HeaderValue::from_static(client.scheme.as_str()),
+        );
+        let host = HeaderValue::from_str(public_host(ex.head, client)).ok()?;
+        headers.insert(X_FORWARDED_HOST, host);
+        if !ex.facts.request_id.is_empty() {
+            headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
+        }
+        if let Some(trace) = ex.facts.trace.as_ref().filter(|trace| trace.is_passed_on()) {
+            headers.insert(TRACEPARENT, trace.outgoing().header_value());
+        }
+        Some(request)
+    }
+
+    /// Returns a hash of everything that the verdict depends on, which the request id is not.
+    fn fingerprint(&self, cache: &Cache, question: &Request<()>) -> Fingerprint {
+        let own = [
+            &X_FORWARDED_METHOD,
+            &X_FORWARDED_PROTO,
+            &X_FORWARDED_HOST,
+            &X_FORWARDED_URI,
+            &X_FORWARDED_FOR,
+        ];
+        let names = own.into_iter().chain(&self.sent);
+        let parts = names.flat_map(|name| {
+            let values = question.headers().get_all(name);
+            // A name marks the end of the values before it, since each value follows its own mark.
+            let values = values
+                .iter()
+                .flat_map(|value| [&b"="[..], value.as_bytes()]);
+            std::iter::once(name.as_str().as_bytes()).chain(values)
+        });
+        cache.recent.fingerprint(parts)
+    }
+
+    async fn ask(
+        &self,
+        question: Request<()>,
+        client: IpAddr,
+    ) -> Result<AuthVerdict, VerdictError> {
+        let now = || self.clock.now();
+        let slot = match self.gate.enter(client, self.deadline * 2, now).await {
+            Ok(slot) => slot,
+            Err(GateClosed::Rests) => return Err(VerdictError::Fails),
+            Err(GateClosed::Full) => return Err(VerdictError::Busy),
+        };
+        if slot.is_again {
+            info!(url = &*self.shown; "authorization service asked again");
+        }
+        let response = self
+            .fetch
+            .send(question, self.deadline, MAX_RESPONSE_LEN)
+            .await;
+        let (problem, is_failure) = match response {
+            Ok(response) => match AuthVerdict::of(response, &self.copied, self.user.as_ref()) {
+                Ok(verdict) => {
+                    slot.succeeded();
+                    return Ok(verdict);
+                }
+                Err(NoVerdict::Fails(status)) => (format!("it responded with {status}"), true),
+                Err(NoVerdict::Unclear(status)) => (format!("it responded with {status}"), false),
+            },
+            // The response may repeat what the client has sent.
+            Err(error @ FetchError::TooLong(_)) => (error::chain(&error), false),
+            Err(error) => (error::chain(&error), true),
+        };
+        if is_failure && slot.failed(now()) {
+            warn!(url = &*self.shown, error = problem.as_str(); "authorization service failed, next attempt in a second");
+        } else {
+            warn!(url = &*self.shown, error = problem.as_str(); "request not authorized: no verdict from the authorization service");
+        }
+        Err(if is_failure {
+            VerdictError::Fails
+        } else {
+            VerdictError::Unclear
+        })
+    }
+
+    fn conclude(&self, ex: &mut Exchange<'_>, verdict: AuthVerdict) -> Verdict {
+        match verdict {
+            AuthVerdict::Allowed(allowed) => {
+                self.metrics.count(Outcome::Passed);
+                // The client was authorized, whether or not its user is known: the backend's
+                // response may be for this client alone.
+                let identity = ex.facts.identity_mut();
+                if let Some(user) = &allowed.user {
+                    identity.user = Some(Arc::clone(user));
+                }
+                if !self.copied.is_empty() {
+                    ex.facts.put(VerdictHeaders(allowed));
+                }
+                Verdict::Next
+            }
+            AuthVerdict::Denied(denied) => {
+                let mut reply = if self.has_own_refusals {
+                    denied.own_page()
+                } else {
+                    denied.reply()
+                };
+                reply.reason = Some(DENIED);
+                self.metrics.note(ex.facts, denied.outcome(), &reply, None);
+                reply.into()
+            }
+        }
+    }
+
+    /// Refuses a request without a verdict. Only a failing service may be skipped
+    /// (`on_error: allow`): a problem that one client can cause for its own request never lets it
+    /// pass.
+    fn unjudged(&self, ex: &mut Exchange<'_>, why: VerdictError) -> Verdict {
+        let (reason, detail) = match why {
+            VerdictError::Fails if self.is_lenient => {
+                self.metrics.count(Outcome::Unavailable);
+                ex.facts.degraded = Some(UNAVAILABLE);
+                return Verdict::Next;
+            }
+            VerdictError::Fails | VerdictError::Unclear => {
+                (UNAVAILABLE, "Permissions cannot be checked at the moment.")
+            }
+            VerdictError::Busy => (BUSY, "Too many permission checks are in progress."),
+        };
+        let refusal = Refusal::new(Outcome::Unavailable, reason)
+            .detail(detail)
+            .retry_after(1);
+        self.metrics.refuse(ex.facts, refusal)
+    }
+}
+
+/// Joins all cookies into one line, as in HTTP/1 (RFC 9113, 8.2.3).
+fn cookies(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    let first = lines.next()?;
+    let mut joined = first.as_bytes().to_vec();
+    for line in lines {
+        joined.extend_from_slice(b"; ");
+        joined.extend_from_slice(line.as_bytes());
+    }
+    HeaderValue::from_bytes(&joined).ok()
+}

@@ -1,0 +1,290 @@
+//! Configuration of `headers` as written, and its compilation.
+
+use std::collections::BTreeMap;
+
+use edgeway_base::secret;
+use edgeway_config::{
+    model::{OneOrMany, StatusSet},
+    tree::Spanned,
+};
+use edgeway_core::chain::CompileContext;
+use edgeway_routes::values::{Maps, Names, Template};
+use http::HeaderName;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::{Changes, Headers, expires::Expires};
+
+/// Values of headers to add, by name.
+type Additions = BTreeMap<String, OneOrMany<Spanned<String>>>;
+
+/// Changes of headers, towards the origin and towards the client.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadersConfig {
+    /// Changes of the request, as the origin gets it.
+    request: ChangesConfig,
+    /// Changes of the response, as the client gets it; also of the gateway's own replies.
+    response: ResponseConfig,
+}
+
+/// Changes of responses: of all, then of those with certain statuses.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ResponseConfig {
+    /// Names of headers to remove; `X-Internal-*` for all names with this prefix.
+    remove: Vec<Spanned<String>>,
+    /// Name and value of headers to set, replacing any existing values.
+    #[serde(serialize_with = "secret::by_name")]
+    set: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values; a list of values adds a line each.
+    #[serde(serialize_with = "additions")]
+    add: Additions,
+    /// Time at which a response expires, as `Expires` and `Cache-Control`, if its status is 200, 201,
+    /// 204, 206, 301 to 304, 307 or 308: `30d` from the response on, `modified 30d` from its
+    /// `Last-Modified` on, `@15h` at that time of the day (UTC), `epoch`, `max`, `-1s`, `off`, or a
+    /// value with placeholders that is one of these.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<Spanned<String>>,
+    /// Changes of responses with certain statuses, after those of all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    by_status: Vec<StatusChangesConfig>,
+}
+
+/// Changes of responses with certain statuses.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatusChangesConfig {
+    /// Statuses: `404`, `200-299`, or a list of both.
+    status: StatusSet,
+    /// Names of headers to remove; `X-Internal-*` for all names with this prefix.
+    #[serde(default)]
+    remove: Vec<Spanned<String>>,
+    /// Name and value of headers to set, replacing any existing values.
+    #[serde(default, serialize_with = "secret::by_name")]
+    set: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values; a list of values adds a line each.
+    #[serde(default, serialize_with = "additions")]
+    add: Additions,
+}
+
+/// Changes of one header section: first `remove`, then `set`, then `add`. Values may hold
+/// placeholders, such as `{client.ip}`, `{header.NAME}`, `{cookie.NAME}` and `{map.NAME}`.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ChangesConfig {
+    /// Names of headers to remove; `X-Internal-*` for all names with this prefix.
+    remove: Vec<Spanned<String>>,
+    /// Name and value of headers to set, replacing any existing values.
+    #[serde(serialize_with = "secret::by_name")]
+    set: BTreeMap<String, Spanned<String>>,
+    /// Name and value of headers to add to any existing values; a list of values adds a line each.
+    #[serde(serialize_with = "additions")]
+    add: Additions,
+}
+
+impl HeadersConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Headers> {
+        let request = self.request.compile(Side::Request, cx);
+        let ResponseConfig {
+            remove,
+            set,
+            add,
+            expires,
+            by_status,
+        } = self.response;
+        let expires = expires.map(|written| compile_expires(&written, cx));
+        let response = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
+        let mut statuses = Vec::with_capacity(by_status.len());
+        for one in by_status {
+            let (remove, set, add) = (one.remove, one.set, one.add);
+            let changes = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
+            statuses.push((one.status, changes?));
+        }
+        let headers = Headers {
+            request: request?.into(),
+            response: response?,
+            expires: match expires {
+                Some(compiled) => Some(compiled?),
+                None => None,
+            },
+            by_status: statuses.into(),
+        };
+        if headers.request.is_empty() && !headers.changes_responses() {
+            cx.report(
+                "edgeway::headers::nothing",
+                "`headers` changes nothing",
+                "write `request:` or `response:` with `set`, `add` or `remove`",
+            );
+            return None;
+        }
+        Some(headers)
+    }
+}
+
+/// Compiles the time at which responses expire; `None` if a problem was reported.
+fn compile_expires(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Expires> {
+    const HELP: &str =
+        "write a time such as `30d`, `modified 30d`, `@15h`, `epoch`, `max` or `off`";
+    let text = &written.value;
+    let clock = cx.clock.clone();
+    let parsed = Names::with(cx, |names| Template::parse_of_response(text, names));
+    let compiled = parsed.and_then(|template| {
+        let expires = Expires::new(text, template, clock);
+        expires.map_err(|message| (message, HELP.to_owned()))
+    });
+    compiled
+        .map_err(|(message, help)| {
+            cx.report_at(written.place, "edgeway::headers::expires", message, help);
+        })
+        .ok()
+}
+
+/// Serializes values to add, redacted as those of other headers are.
+fn additions<S: Serializer>(values: &Additions, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(values.iter().map(|(name, values)| {
+        let values = values
+            .0
+            .iter()
+            .map(|value| secret::shown(name, &value.value));
+        (name, values.collect::<Vec<_>>())
+    }))
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Request,
+    Response,
+}
+
+impl ChangesConfig {
+    /// Returns `None` if a problem was reported; reports all problems.
+    fn compile(self, side: Side, cx: &mut CompileContext<'_>) -> Option<Changes> {
+        let mut is_good = true;
+        let (mut remove, mut remove_prefixes) = (Vec::new(), Vec::new());
+        for pattern in self.remove {
+            match removal(&pattern.value, side) {
+                Ok(Removal::Name(name)) => remove.push(name),
+                Ok(Removal::Prefix(prefix)) => remove_prefixes.push(prefix),
+                Err(problem) => {
+                    is_good = false;
+                    problem.report(&pattern, cx);
+                }
+            }
+        }
+        let (maps, clock) = (
+            cx.shared.get::<Maps>().unwrap_or_default(),
+            cx.clock.clone(),
+        );
+        let names = Names {
+            clock: &clock,
+            maps: &maps,
+        };
+        let mut compile_values = |values: Vec<(String, Spanned<String>)>| {
+            let mut compiled = Vec::with_capacity(values.len());
+            for (name, value) in values {
+                match header_name(&name, side)
+                    .and_then(|name| Ok((name, template(&value.value, side, &names)?)))
+                {
+                    Ok(pair) => compiled.push(pair),
+                    Err(problem) => {
+                        is_good = false;
+                        problem.report(&value, cx);
+                    }
+                }
+            }
+            compiled.into_boxed_slice()
+        };
+        let set = compile_values(self.set.into_iter().collect());
+        let add = self.add.into_iter();
+        let add = add.flat_map(|(name, values)| {
+            let values = values.0.into_iter();
+            values.map(move |value| (name.clone(), value))
+        });
+        let add = compile_values(add.collect());
+        is_good.then(|| Changes {
+            remove: remove.into(),
+            remove_prefixes: remove_prefixes.into(),
+            set,
+            add,
+        })
+    }
+}
+
+/// Code, message and help of a problem.
+struct Problem(&'static str, String, String);
+
+impl Problem {
+    fn report(self, at: &Spanned<String>, cx: &mut CompileContext<'_>) {
+        cx.report_at(at.place, self.0, self.1, self.2);
+    }
+}
+
+enum Removal {
+    Name(HeaderName),
+    Prefix(Box<str>),
+}
+
+fn removal(pattern: &str, side: Side) -> Result<Removal, Problem> {
+    let Some(prefix) = pattern.strip_suffix('*') else {
+        return header_name(pattern, side).map(Removal::Name);
+    };
+    // The same spelling rules apply; framing headers are excluded when the prefix matches.
+    match HeaderName::try_from(prefix) {
+        Ok(prefix) => Ok(Removal::Prefix(prefix.as_str().into())),
+        Err(_) => Err(Problem(
+            "edgeway::headers::pattern",
+            format!("invalid header name pattern `{pattern}`"),
+            "write the start of a name and `*`, such as `X-Internal-*`".to_owned(),
+        )),
+    }
+}
+
+fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
+    let Ok(name) = HeaderName::try_from(text) else {
+        return Err(Problem(
+            "edgeway::headers::name",
+            format!("invalid header name `{text}`"),
+            "write a name such as `X-Powered-By`".to_owned(),
+        ));
+    };
+    let help = match name.as_str() {
+        "host" if side == Side::Request => {
+            "write `host_header` beside `upstream` for another `Host`"
+        }
+        "upgrade" | "connection" => "WebSockets need `websocket: true` at the route",
+        _ if is_framing(&name) => "it is a connection header, which the gateway sets itself",
+        _ => return Ok(name),
+    };
+    Err(Problem(
+        "edgeway::headers::reserved",
+        format!("`{text}` cannot be changed"),
+        help.to_owned(),
+    ))
+}
+
+fn template(text: &str, side: Side, names: &Names<'_>) -> Result<Template, Problem> {
+    let parsed = match side {
+        Side::Request => Template::parse(text, names),
+        Side::Response => Template::parse_of_response(text, names),
+    };
+    parsed.map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
+}
+
+/// Returns true for headers by which the two ends of one connection understand each other (RFC
+/// 9110, 7.6.1): a wrong one would make one message look like two.
+pub(super) fn is_framing(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "connection"
+            | "content-length"
+            | "host"
+            | "http2-settings"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}

@@ -1,0 +1,183 @@
+//! Sets, adds and removes headers, towards the origin and towards the client.
+
+mod config;
+mod expires;
+#[cfg(test)]
+mod lookup_tests;
+#[cfg(test)]
+mod tests;
+
+use std::{any::Any, sync::Arc};
+
+use edgeway_config::model::StatusSet;
+use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges};
+use edgeway_routes::values::Template;
+use http::{HeaderMap, HeaderName, HeaderValue, response};
+
+use self::expires::Expires;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Headers {
+    request: Arc<Changes>,
+    response: Changes,
+    /// Time at which responses expire, between what is set and what is added.
+    expires: Option<Expires>,
+    /// Changes of responses with certain statuses, after those of all.
+    by_status: Box<[(StatusSet, Changes)]>,
+}
+
+impl Headers {
+    fn changes_responses(&self) -> bool {
+        let mut by_status = self.by_status.iter();
+        !self.response.is_empty()
+            || self.expires.is_some()
+            || by_status.any(|(_, changes)| !changes.is_empty())
+    }
+}
+
+/// Changes of one header section, in the order of the fields.
+#[derive(Debug, Default)]
+pub struct Changes {
+    remove: Box<[HeaderName]>,
+    /// Prefixes of names: `x-internal-` for `X-Internal-*`.
+    remove_prefixes: Box<[Box<str>]>,
+    set: Box<[(HeaderName, Template)]>,
+    add: Box<[(HeaderName, Template)]>,
+}
+
+impl FilterKind for Headers {
+    const NAME: &'static str = "headers";
+    type Config = config::HeadersConfig;
+    type Filter = Self;
+
+    fn compile(config: config::HeadersConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Headers {
+    fn phases(&self) -> Phases {
+        let mut phases = Phases::NONE;
+        if !self.request.is_empty() {
+            phases = phases | Phases::UPSTREAM;
+        }
+        if self.changes_responses() {
+            phases = phases | Phases::RESPONSE;
+        }
+        phases
+    }
+
+    fn needs_every_header(&self) -> bool {
+        self.changes_responses()
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        let Changes {
+            remove,
+            remove_prefixes,
+            set,
+            add,
+        } = &*self.request;
+        let written = set.iter().chain(add).map(|(name, _)| name);
+        RequestChanges::Only {
+            names: remove.iter().chain(written).cloned().collect(),
+            prefixes: remove_prefixes.to_vec(),
+        }
+    }
+
+    /// Returns the changes of requests, whose placeholders are part of the cache key.
+    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::clone(&self.request) as _)
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        let changes = &self.request;
+        changes.remove_from(headers);
+        for (name, template) in &changes.set {
+            set(headers, name, template.value(ex));
+        }
+        for (name, template) in &changes.add {
+            add(headers, name, template.value(ex));
+        }
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        self.response.apply(ex, self.expires.as_ref(), head);
+        for (statuses, changes) in &self.by_status {
+            if statuses.contains(head.status.as_u16()) {
+                changes.apply(ex, None, head);
+            }
+        }
+    }
+}
+
+impl Changes {
+    /// Returns the headers that are written, with their values.
+    pub fn written(&self) -> impl Iterator<Item = &(HeaderName, Template)> {
+        self.set.iter().chain(&self.add)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.remove_prefixes.is_empty() && self.len() == 0
+    }
+
+    /// Returns the number of headers that may be added.
+    fn len(&self) -> usize {
+        self.set.len() + self.add.len()
+    }
+
+    fn apply(&self, ex: &Exchange<'_>, expires: Option<&Expires>, head: &mut response::Parts) {
+        self.remove_from(&mut head.headers);
+        for (name, template) in &self.set {
+            let value = template.response_value(ex, head);
+            set(&mut head.headers, name, value);
+        }
+        if let Some(expires) = expires {
+            expires.apply(ex, head);
+        }
+        for (name, template) in &self.add {
+            let value = template.response_value(ex, head);
+            add(&mut head.headers, name, value);
+        }
+    }
+
+    fn remove_from(&self, map: &mut HeaderMap<HeaderValue>) {
+        for name in &self.remove {
+            map.remove(name);
+        }
+        if !self.remove_prefixes.is_empty() {
+            self.remove_by_prefix(map);
+        }
+    }
+
+    fn remove_by_prefix(&self, map: &mut HeaderMap<HeaderValue>) {
+        let doomed: Vec<HeaderName> = map
+            .keys()
+            .filter(|name| {
+                let begins = |prefix: &str| name.as_str().starts_with(prefix);
+                self.remove_prefixes.iter().any(|prefix| begins(prefix))
+                    && !config::is_framing(name)
+            })
+            .cloned()
+            .collect();
+        for name in doomed {
+            map.remove(name);
+        }
+    }
+}
+
+/// Sets a header. A value that turns out empty, as from a map without a default, or that no header
+/// may hold (bytes of a `Host` that are not repeated) leaves its header out.
+fn set(map: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    match value {
+        Some(value) => map.insert(name, value),
+        None => map.remove(name),
+    };
+}
+
+fn add(map: &mut HeaderMap, name: &HeaderName, value: Option<HeaderValue>) {
+    if let Some(value) = value {
+        map.append(name, value);
+    }
+}

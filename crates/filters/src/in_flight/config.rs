@@ -1,0 +1,111 @@
+//! Configuration of `in_flight` as written, and its compilation.
+
+use std::sync::Arc;
+
+use edgeway_config::tree::{
+    Spanned,
+    short::{self, Short, reads_short, writes_mapping},
+};
+use edgeway_core::{chain::CompileContext, limits::key::KeyList};
+use schemars::{JsonSchema, Schema};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::json;
+
+use super::{InFlight, PerKey, counts::Counts};
+
+/// Maximum number of requests in flight: a number for the route, or a mapping. Requests beyond it
+/// get 503.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = or_number)]
+pub struct RouteInFlightConfig {
+    /// Maximum for the whole route; unlimited if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max: Option<u32>,
+    /// Maximum per client; unlimited if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    per_key: Option<u32>,
+    /// Parts of the request that identify a client: the first of the list that a request has, and
+    /// finally its address. With a claim, an API key or a user, requests are counted once they are
+    /// authenticated. The address alone if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Spanned<KeyList>>,
+}
+
+/// Extends the schema: a number alone is valid too.
+fn or_number(schema: &mut Schema) {
+    short::or(schema, json!({ "type": "integer", "minimum": 1 }));
+}
+
+impl Short for RouteInFlightConfig {
+    const WHAT: &'static str = "a number of requests such as `200`, or a mapping";
+
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::deserialize(d)
+    }
+
+    fn number(max: u64) -> Option<Result<Self, String>> {
+        Some(Ok(Self {
+            max: Some(u32::try_from(max).unwrap_or(u32::MAX)),
+            ..Self::default()
+        }))
+    }
+}
+
+reads_short!(RouteInFlightConfig);
+writes_mapping!(RouteInFlightConfig);
+
+impl RouteInFlightConfig {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<InFlight> {
+        let Self { max, per_key, key } = self;
+        if max == Some(0) || per_key == Some(0) {
+            cx.report(
+                "edgeway::in_flight::zero",
+                "`in_flight` of 0 would refuse every request",
+                "write how many may be in flight, such as `200`, or `in_flight: false` for no limit",
+            );
+            return None;
+        }
+        if max.is_none() && per_key.is_none() {
+            cx.report(
+                "edgeway::in_flight::nothing",
+                "`in_flight` has no limit",
+                "write `max` for the route, `per_key` for each client, or both",
+            );
+            return None;
+        }
+        if let (Some(key), None) = (&key, per_key) {
+            cx.report_at(
+                key.place,
+                "edgeway::in_flight::key",
+                "`key` has no effect without `per_key`",
+                "write how many each client may have in flight as `per_key`, or remove `key`",
+            );
+            return None;
+        }
+        let key = key.map(|key| key.value).unwrap_or_default();
+        if let (Some(max), Some(per_key)) = (max, per_key)
+            && per_key >= max
+        {
+            cx.warn(
+                "edgeway::in_flight::one_client",
+                format!(
+                    "one client may have {per_key} requests in flight, and the whole route {max}"
+                ),
+                "write a `per_key` well below `max`, so that no client uses up the route's limit",
+            );
+        }
+        // One set of counts per route, whatever its bounds: requests that started under the
+        // previous configuration leave the same counts.
+        let counts = cx
+            .zones
+            .get_or_create(&format!("in_flight {}", cx.route), || {
+                Counts::new(cx.metrics, cx.route)
+            });
+        Some(InFlight {
+            counts,
+            max,
+            per_key: per_key.map(|max| Arc::new(PerKey { max, key })),
+        })
+    }
+}

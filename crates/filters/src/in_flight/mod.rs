@@ -1,0 +1,178 @@
+//! Limits the number of requests in flight of a route, and of each of its clients.
+
+mod config;
+mod counts;
+#[cfg(test)]
+mod tests;
+
+use std::{sync::Arc, time::Duration};
+
+use edgeway_core::{
+    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
+    limits::key::KeyList,
+};
+use http::StatusCode;
+
+use self::counts::{Counts, KeyPermit, RoutePermit};
+
+/// The compiled filter.
+pub struct InFlight {
+    /// Counts shared by all configurations of this route: a request counts until it is over,
+    /// whichever configuration it started under.
+    counts: Arc<Counts>,
+    max: Option<u32>,
+    per_key: Option<Arc<PerKey>>,
+}
+
+/// A limit per client.
+struct PerKey {
+    max: u32,
+    key: KeyList,
+}
+
+impl FilterKind for InFlight {
+    const NAME: &'static str = "in_flight";
+    type Config = config::RouteInFlightConfig;
+    type Filter = Self;
+
+    fn compile(config: config::RouteInFlightConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for InFlight {
+    fn phases(&self) -> Phases {
+        if self.waits_for_identity() {
+            Phases::REQUEST | Phases::AUTHORIZED
+        } else {
+            Phases::REQUEST
+        }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
+        Some(Arc::new(GuardLimits(Self {
+            counts: Arc::clone(&self.counts),
+            max: self.max,
+            per_key: self.per_key.clone(),
+        })))
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        // A refused request holds no permit while its response is sent.
+        let Some(place) = Counts::enter(&self.counts, self.max) else {
+            return too_many();
+        };
+        if !self.waits_for_identity() {
+            match self.enter_key(ex) {
+                Ok(None) => {}
+                Ok(Some(place)) => ex.facts.put::<KeyPermit>(place),
+                Err(refusal) => return refusal,
+            }
+        }
+        ex.facts.put::<RoutePermit>(place);
+        Verdict::Next
+    }
+
+    fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
+        match self.enter_key(ex) {
+            Ok(None) => Verdict::Next,
+            Ok(Some(place)) => {
+                ex.facts.put::<KeyPermit>(place);
+                Verdict::Next
+            }
+            Err(refusal) => {
+                drop(ex.facts.take::<RoutePermit>());
+                refusal
+            }
+        }
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        let route = self
+            .max
+            .map(|max| format!("at most {max} requests of the route in flight"));
+        let per_key = self.per_key.as_deref().map(|PerKey { max, key }| {
+            let by = match key.chosen(ex) {
+                Some(item) => item.to_string(),
+                None => "client.ip, in the absence of another".to_owned(),
+            };
+            format!("at most {max} of each client, by {by}")
+        });
+        route.into_iter().chain(per_key).collect()
+    }
+}
+
+impl InFlight {
+    fn waits_for_identity(&self) -> bool {
+        let key = self.per_key.as_deref().map(|per_key| &per_key.key);
+        key.is_some_and(KeyList::needs_identity)
+    }
+
+    /// Returns a permit for the client if clients are limited, or the refusal if the client has too
+    /// many requests in flight.
+    fn enter_key(&self, ex: &Exchange<'_>) -> Result<Option<KeyPermit>, Verdict> {
+        let Some(PerKey { max, key }) = self.per_key.as_deref() else {
+            return Ok(None);
+        };
+        let key = key.resolve(ex, self.counts.hashing());
+        let place = Counts::enter_key(&self.counts, key, *max);
+        place.map(Some).ok_or_else(|| {
+            refuse(
+                "in_flight_key",
+                "Too many of your requests are in progress. Please wait for their responses.",
+            )
+        })
+    }
+}
+
+/// Limits of a route for requests that another route takes.
+struct GuardLimits(InFlight);
+
+/// Permits that a request holds on routes that did not take it.
+#[derive(Default)]
+struct GuardPermits(Vec<AnyPermit>);
+
+type AnyPermit = (RoutePermit, Option<KeyPermit>);
+
+impl Filter for GuardLimits {
+    fn phases(&self) -> Phases {
+        Phases::AUTHORIZED
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let Some(place) = Counts::enter(&self.0.counts, self.0.max) else {
+            return too_many();
+        };
+        let key = match self.0.enter_key(ex) {
+            Ok(key) => key,
+            Err(refusal) => return refusal,
+        };
+        let mut places = ex.facts.take::<GuardPermits>().unwrap_or_default();
+        places.0.push((place, key));
+        ex.facts.put(places);
+        Verdict::Next
+    }
+}
+
+fn too_many() -> Verdict {
+    refuse(
+        "in_flight",
+        "Too many requests are in progress here. Please try again in a moment.",
+    )
+}
+
+/// Refuses with 503 and not 429: the request is not one too many, it only came too soon.
+fn refuse(reason: &'static str, detail: &'static str) -> Verdict {
+    Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
+        .retry_after(Duration::from_secs(1))
+        .detail(detail)
+        .into()
+}

@@ -1,0 +1,364 @@
+//! Lets requests pass by their JSON Web Token, and reports its user to limits, logs and backends.
+//!
+//! A token is verified once and remembered for a while by a fingerprint; its times are compared for
+//! each request.
+
+/// Entry points of fuzz targets.
+#[doc(hidden)]
+pub mod checks;
+mod config;
+mod jwks;
+mod keys;
+mod source;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use edgeway_base::{clock::Clock, gateway_headers::GatewayHeaders, recent_values::RecentValues};
+use edgeway_core::chain::{
+    AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
+    Refusal, RequestChanges, Verdict,
+};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use self::{
+    jwks::{Jwks, KeySet, RefreshOutcome},
+    keys::Key,
+    source::{SourceContent, TokenSource},
+    token::{Token, TokenError, TokenRules, Verified},
+};
+
+/// Maximum length of a remembered token; longer ones are verified again each time, to save memory.
+const MAX_REMEMBERED_LEN: usize = 4 * 1024;
+
+/// Value of `Retry-After`, in seconds, while there are no keys yet.
+const RETRY_AFTER: u32 = 2;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Jwt {
+    keys: Keys,
+    sources: Box<[TokenSource]>,
+    rules: TokenRules,
+    recent: RecentValues<CachedToken>,
+    is_optional: bool,
+    strip: TokenRemoval,
+    /// Query parameters that are never sent to a backend.
+    dropped: Box<[Box<str>]>,
+    /// Headers for claims, in the order of [`TokenRules::forward`].
+    names: Box<[HeaderName]>,
+    own: GatewayHeaders,
+    challenges: Challenges,
+    metrics: AuthMetrics,
+    clock: Clock,
+}
+
+#[derive(Debug)]
+enum Keys {
+    Fixed(Box<[Key]>),
+    Remote { jwks: Arc<Jwks>, stale: Duration },
+}
+
+/// Parts of the request to the backend from which the token is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TokenRemoval {
+    Query,
+    Everywhere,
+    Nowhere,
+}
+
+/// All possible `WWW-Authenticate` headers.
+#[derive(Debug)]
+struct Challenges {
+    problems: [HeaderValue; TokenError::ALL.len()],
+    denied: HeaderValue,
+    missing: HeaderValue,
+}
+
+/// A token that was verified with keys of this generation.
+#[derive(Clone, Debug)]
+struct CachedToken {
+    verified: Arc<Verified>,
+    generation: u64,
+}
+
+/// Claims of this request for the backend.
+struct ForwardedClaims(Arc<Verified>);
+
+/// Result of verifying a token.
+#[derive(Debug)]
+enum TokenVerdict {
+    Passed(Arc<Verified>),
+    Wrong(TokenError),
+    Unavailable,
+}
+
+impl From<Result<Arc<Verified>, TokenError>> for TokenVerdict {
+    fn from(result: Result<Arc<Verified>, TokenError>) -> Self {
+        match result {
+            Ok(verified) => Self::Passed(verified),
+            Err(problem) => Self::Wrong(problem),
+        }
+    }
+}
+
+impl FilterKind for Jwt {
+    const NAME: &'static str = "jwt";
+    type Config = config::JwtConfig;
+    type Filter = Self;
+
+    fn secret_queries(config: &config::JwtConfig) -> Vec<String> {
+        config.queries()
+    }
+
+    fn compile(config: config::JwtConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Jwt {
+    fn phases(&self) -> Phases {
+        let request = match self.keys {
+            Keys::Fixed(_) => Phases::REQUEST,
+            // Keys may still be in flight.
+            Keys::Remote { .. } => Phases::REQUEST.asynchronous(),
+        };
+        let changes = !self.names.is_empty() || self.strip == TokenRemoval::Everywhere;
+        if changes {
+            request | Phases::UPSTREAM
+        } else {
+            request
+        }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
+    }
+
+    fn dropped_queries(&self) -> &[Box<str>] {
+        &self.dropped
+    }
+
+    fn own_headers(&self) -> &[HeaderName] {
+        self.own.as_slice()
+    }
+
+    fn credential_headers(&self) -> Vec<HeaderName> {
+        self.sources
+            .iter()
+            .filter_map(TokenSource::header)
+            .collect()
+    }
+
+    fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
+        let places: Vec<String> = self.sources.iter().map(TokenSource::describe).collect();
+        let algorithms: Vec<&str> = self.rules.algorithms.iter().map(|alg| alg.name()).collect();
+        let mut lines = vec![format!(
+            "a token in {}, signed by {}{}",
+            places.join(" or "),
+            algorithms.join(" or "),
+            if self.is_optional {
+                "; requests without one are anonymous"
+            } else {
+                ""
+            }
+        )];
+        lines.extend(self.rules.require.iter().map(|required| {
+            let values: Vec<String> = required.values.iter().map(ToString::to_string).collect();
+            format!(
+                "its `{}` is or contains {}",
+                required.claim,
+                values.join(" or ")
+            )
+        }));
+        lines
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let token = match self.find(ex) {
+            Ok(token) => token,
+            Err(problem) => return self.refuse(ex, problem),
+        };
+        let judged = match &self.keys {
+            Keys::Fixed(keys) => self.judge(&token, keys, 0).into(),
+            Keys::Remote { .. } => TokenVerdict::Unavailable,
+        };
+        self.conclude(ex, judged)
+    }
+
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let token = match self.find(ex) {
+                Ok(token) => token,
+                Err(problem) => return self.refuse(ex, problem),
+            };
+            let judged = match &self.keys {
+                Keys::Fixed(keys) => self.judge(&token, keys, 0).into(),
+                Keys::Remote { jwks, stale } => self.judge_remote(&token, jwks, *stale).await,
+            };
+            self.conclude(ex, judged)
+        })
+    }
+
+    fn request_changes(&self) -> RequestChanges {
+        let stripped = match self.strip {
+            TokenRemoval::Everywhere => &*self.sources,
+            TokenRemoval::Query | TokenRemoval::Nowhere => &[],
+        };
+        let stripped = stripped.iter().filter_map(TokenSource::header);
+        RequestChanges::names(stripped.chain(self.own.names().cloned()))
+    }
+
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        if self.strip == TokenRemoval::Everywhere {
+            for source in &self.sources {
+                source.strip(headers);
+            }
+        }
+        self.own.strip(headers);
+        if let Some(ForwardedClaims(verified)) = ex.facts.slot() {
+            for (name, value) in self.names.iter().zip(&verified.forward) {
+                if let Some(value) = value {
+                    headers.insert(name, value.clone());
+                }
+            }
+        }
+    }
+}
+
+impl Jwt {
+    /// Returns the token of the first location that has one; `Err(None)` if there is no token.
+    fn find<'a>(&'a self, ex: &Exchange<'a>) -> Result<Cow<'a, str>, Option<TokenError>> {
+        for source in &self.sources {
+            match source.find(ex) {
+                SourceContent::Nothing => {}
+                SourceContent::Token(token) => return Ok(token),
+                SourceContent::Unclear => return Err(Some(TokenError::Malformed)),
+            }
+        }
+        Err(None)
+    }
+
+    /// Verifies a token, or takes the result from the remembered tokens.
+    fn judge(
+        &self,
+        text: &str,
+        keys: &[Key],
+        generation: u64,
+    ) -> Result<Arc<Verified>, TokenError> {
+        let now = self.clock.wall().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0.0, |since| since.as_secs_f64());
+        let fingerprint = self.recent.fingerprint([text.as_bytes()]);
+        if let Some(seen) = self.recent.get(fingerprint)
+            && seen.generation == generation
+        {
+            let timely = seen.verified.is_timely(now, self.rules.leeway);
+            if timely == Err(TokenError::Expired) {
+                self.recent.remove(fingerprint);
+            }
+            return timely.map(|()| seen.verified);
+        }
+        let verified = Token::parse(text, &self.rules)?.verify(keys, &self.rules)?;
+        verified.is_timely(now, self.rules.leeway)?;
+        let verified = Arc::new(verified);
+        if text.len() <= MAX_REMEMBERED_LEN {
+            let seen = CachedToken {
+                verified: Arc::clone(&verified),
+                generation,
+            };
+            self.recent.insert(fingerprint, seen);
+        }
+        Ok(verified)
+    }
+
+    async fn judge_remote(&self, text: &str, jwks: &Jwks, stale: Duration) -> TokenVerdict {
+        let with = |set: &KeySet| self.judge(text, &set.keys, set.generation);
+        let known = jwks.keys(stale);
+        let generation = known.as_ref().map(|set| set.generation);
+        let result = match known {
+            Some(set) => with(&set),
+            // A token that no key could make valid needs no keys.
+            None => match Token::parse(text, &self.rules) {
+                Err(problem) => Err(problem),
+                Ok(_) => Err(TokenError::Key),
+            },
+        };
+        let is_unknown = match &result {
+            Err(TokenError::Key) => true,
+            // A token without `kid` may be signed with any new key.
+            Err(TokenError::Signature) => {
+                Token::parse(text, &self.rules).is_ok_and(|token| token.kid.is_none())
+            }
+            _ => false,
+        };
+        if !is_unknown {
+            return result.into();
+        }
+        match jwks.newer(generation).await {
+            RefreshOutcome::Changed => match jwks.keys(stale) {
+                Some(set) => with(&set).into(),
+                None => TokenVerdict::Unavailable,
+            },
+            RefreshOutcome::Same => result.into(),
+            RefreshOutcome::Unknown => TokenVerdict::Unavailable,
+        }
+    }
+
+    fn conclude(&self, ex: &mut Exchange<'_>, judged: TokenVerdict) -> Verdict {
+        let verified = match judged {
+            TokenVerdict::Passed(verified) => verified,
+            TokenVerdict::Wrong(problem) => return self.refuse(ex, Some(problem)),
+            TokenVerdict::Unavailable => {
+                let refusal = Refusal::new(Outcome::Unavailable, "jwt_unavailable")
+                    .detail("Tokens cannot be verified at the moment.")
+                    .retry_after(RETRY_AFTER);
+                return self.metrics.refuse(ex.facts, refusal);
+            }
+        };
+        if !verified.is_entitled {
+            let refusal = Refusal::new(Outcome::Denied, "jwt_claims")
+                .detail("You are signed in, but not allowed to do this.")
+                .challenge(self.challenges.denied.clone())
+                .subject(verified.user.as_deref());
+            return self.metrics.refuse(ex.facts, refusal);
+        }
+        self.metrics.count(Outcome::Passed);
+        let identity = ex.facts.identity_mut();
+        identity.claims = Some(verified.claims.clone());
+        if let Some(user) = &verified.user {
+            identity.user = Some(Arc::clone(user));
+        }
+        if !self.names.is_empty() {
+            ex.facts.put(ForwardedClaims(verified));
+        }
+        Verdict::Next
+    }
+
+    /// Handles a request without a token (`None`) or with an invalid one: it passes without an
+    /// identity if tokens are optional, and is refused otherwise.
+    fn refuse(&self, ex: &mut Exchange<'_>, problem: Option<TokenError>) -> Verdict {
+        let outcome = match problem {
+            Some(_) => Outcome::Invalid,
+            None => Outcome::Missing,
+        };
+        if self.is_optional {
+            self.metrics.count(outcome);
+            return Verdict::Next;
+        }
+        let refusal = match problem {
+            Some(problem) => Refusal::new(outcome, problem.reason())
+                .detail("The token of this request is not valid.")
+                .challenge(self.challenges.problems[problem as usize].clone()),
+            None => Refusal::new(outcome, "jwt_missing")
+                .detail("A token is required.")
+                .challenge(self.challenges.missing.clone()),
+        };
+        self.metrics.refuse(ex.facts, refusal)
+    }
+}

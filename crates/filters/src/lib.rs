@@ -1,0 +1,156 @@
+//! Registry of every kind of filter, in the order in which requests meet them.
+//!
+//! A new filter is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
+
+pub mod access;
+pub mod access_log;
+pub mod api_key;
+pub mod basic_auth;
+pub mod body_limit;
+pub mod cache;
+pub mod cache_control;
+pub mod client_cert;
+pub mod compression;
+pub mod conditions;
+pub mod cors;
+pub mod csrf;
+pub mod custom;
+pub mod error_pages;
+pub mod forward_auth;
+pub mod headers;
+pub mod in_flight;
+pub mod jwt;
+pub mod methods;
+pub mod plugins;
+pub mod rate_limit;
+pub mod request_id;
+pub mod response_rewrite;
+pub mod security_headers;
+#[cfg(test)]
+mod tests;
+pub mod timing;
+pub mod upstream_by;
+
+use std::sync::Arc;
+
+use edgeway_config::{
+    diagnostic::Diagnostics,
+    tree::{self, Node},
+};
+use edgeway_core::chain::{CompileContext, Filter, FilterKind};
+use schemars::{Schema, SchemaGenerator};
+
+use self::Guarding::{AsItSays, Never};
+
+/// Part of a kind of filter in the protection of its route, in every spelling of its paths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guarding {
+    /// Refuses nothing, or nothing for the sake of a path.
+    Never,
+    /// Protects as each filter says ([`Filter::guard`]).
+    AsItSays,
+}
+
+/// A kind of filter with its types erased.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    pub name: &'static str,
+    pub on_by_default: bool,
+    /// True if filters with the same settings are alike on every route, so that routes may share one.
+    pub is_shareable: bool,
+    pub guarding: Guarding,
+    compile: fn(&Node, &mut CompileContext<'_>) -> Option<Arc<dyn Filter>>,
+    secret_queries: fn(&Node) -> Vec<String>,
+    print: fn(&Node) -> Option<serde_json::Value>,
+    schema: fn(&mut SchemaGenerator) -> Schema,
+}
+
+impl Entry {
+    pub const fn of<K: FilterKind>(guarding: Guarding) -> Self {
+        Self {
+            guarding,
+            name: K::NAME,
+            on_by_default: K::ON_BY_DEFAULT,
+            is_shareable: false,
+            compile: |node, cx| {
+                let config = tree::read::<K::Config>(node, cx.diagnostics)?;
+                K::compile(config, cx).map(|filter| Arc::new(filter) as Arc<dyn Filter>)
+            },
+            secret_queries: |node| {
+                let config = tree::read::<K::Config>(node, &mut Diagnostics::default());
+                config.map_or_else(Vec::new, |config| K::secret_queries(&config))
+            },
+            print: |node| {
+                let config: K::Config = tree::read(node, &mut Diagnostics::default())?;
+                serde_json::to_value(config).ok()
+            },
+            schema: |generator| generator.subschema_for::<K::Config>(),
+        }
+    }
+
+    /// Returns this kind as one whose filters routes may share: it makes no use of the route's name,
+    /// and keeps nothing of one route.
+    const fn shareable(mut self) -> Self {
+        self.is_shareable = true;
+        self
+    }
+
+    /// Reads and compiles the filter; `None` means that problems were reported.
+    pub fn compile(&self, node: &Node, cx: &mut CompileContext<'_>) -> Option<Arc<dyn Filter>> {
+        (self.compile)(node, cx)
+    }
+
+    /// Returns the query parameters whose values this configuration declares secret; none if it
+    /// cannot be read, which [`Self::compile`] reports.
+    pub fn secret_queries(&self, node: &Node) -> Vec<String> {
+        (self.secret_queries)(node)
+    }
+
+    /// Returns the configuration with every default filled in; `None` if it cannot be read, which
+    /// [`Self::compile`] reports.
+    pub fn print(&self, node: &Node) -> Option<serde_json::Value> {
+        (self.print)(node)
+    }
+
+    pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        (self.schema)(generator)
+    }
+}
+
+/// Every built-in kind of filter. The list's order is the chain's order on requests.
+pub const FILTERS: &[Entry] = &[
+    Entry::of::<request_id::RequestId>(Never).shareable(),
+    Entry::of::<timing::Timing>(Never).shareable(),
+    Entry::of::<access_log::AccessLogKind>(Never).shareable(),
+    Entry::of::<plugins::Plugins>(AsItSays),
+    // Before all that guards, as nginx looks at its own conditions first.
+    Entry::of::<conditions::Conditions>(AsItSays).shareable(),
+    Entry::of::<methods::Methods>(AsItSays).shareable(),
+    Entry::of::<access::Access>(AsItSays).shareable(),
+    Entry::of::<client_cert::ClientCert>(AsItSays),
+    Entry::of::<in_flight::InFlight>(AsItSays),
+    Entry::of::<rate_limit::RateLimit>(AsItSays),
+    Entry::of::<body_limit::BodyLimit>(AsItSays).shareable(),
+    Entry::of::<csrf::Csrf>(AsItSays).shareable(),
+    Entry::of::<cors::Cors>(Never).shareable(),
+    Entry::of::<api_key::ApiKey>(AsItSays),
+    Entry::of::<basic_auth::BasicAuth>(AsItSays),
+    Entry::of::<jwt::Jwt>(AsItSays),
+    Entry::of::<forward_auth::ForwardAuth>(AsItSays),
+    Entry::of::<upstream_by::UpstreamBy>(Never).shareable(),
+    Entry::of::<response_rewrite::ResponseRewrite>(Never).shareable(),
+    Entry::of::<headers::Headers>(Never).shareable(),
+    // After `cache` on responses, whose `browser_ttl` it overrides.
+    Entry::of::<cache_control::CacheControl>(Never).shareable(),
+    Entry::of::<cache::Cache>(Never),
+    Entry::of::<compression::Compression>(Never).shareable(),
+    // First on responses: the other filters then add to a map that has capacity.
+    Entry::of::<security_headers::SecurityHeaders>(Never).shareable(),
+    // Before them, while a response has the headers of its backend alone.
+    Entry::of::<error_pages::ErrorPages>(Never).shareable(),
+];
+
+/// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.
+pub fn all() -> &'static [Entry] {
+    custom::all()
+}

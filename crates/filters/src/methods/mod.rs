@@ -1,0 +1,70 @@
+//! Lets only the listed methods pass.
+
+mod config;
+#[cfg(test)]
+mod tests;
+
+use edgeway_core::chain::{
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
+
+const REQUEST_METHOD: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
+
+/// The compiled filter.
+#[derive(Debug)]
+pub struct Methods {
+    allowed: Box<[Method]>,
+    /// The list as the `Allow` header has it.
+    allow: HeaderValue,
+    /// Status of refusals.
+    status: StatusCode,
+}
+
+impl FilterKind for Methods {
+    const NAME: &'static str = "methods";
+    type Config = config::MethodsConfig;
+    type Filter = Self;
+
+    fn compile(config: config::MethodsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
+
+impl Filter for Methods {
+    fn phases(&self) -> Phases {
+        Phases::REQUEST
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Access
+    }
+
+    fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        if self.allowed.contains(&ex.head.method) || self.is_allowed_preflight(ex) {
+            return Verdict::Next;
+        }
+        let reply =
+            Reply::refuse(self.status, "method").detail("This request method is not allowed here.");
+        // RFC 9110, 15.5.6: with 405, the methods are listed.
+        match self.status {
+            StatusCode::METHOD_NOT_ALLOWED => reply.header(header::ALLOW, self.allow.clone()),
+            _ => reply,
+        }
+        .into()
+    }
+}
+
+impl Methods {
+    /// Returns true for a browser's CORS preflight for an allowed method: it is sent on behalf of
+    /// the method that it names.
+    fn is_allowed_preflight(&self, ex: &Exchange<'_>) -> bool {
+        ex.head.method == Method::OPTIONS
+            && ex.header(&header::ORIGIN).is_some()
+            && ex.header(&REQUEST_METHOD).is_some_and(|named| {
+                self.allowed
+                    .iter()
+                    .any(|method| method.as_str().as_bytes() == named.as_bytes())
+            })
+    }
+}

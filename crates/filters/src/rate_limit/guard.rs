@@ -1,0 +1,63 @@
+//! Limits of a route for a request that another route takes: they count the request, and do not
+//! change the rate limit headers of that route.
+
+use std::{ops::Range, sync::Arc};
+
+use edgeway_core::chain::{BoxFuture, Exchange, Filter, Guard, Phases, Verdict};
+
+use super::{Charge, RateLimit, TakenUnits};
+
+/// All limits of a route, applied at once when the client's identity is known.
+pub(super) struct GuardLimits(RateLimit);
+
+impl GuardLimits {
+    pub(super) fn new(limits: &RateLimit) -> Self {
+        Self(RateLimit {
+            charges: Arc::clone(&limits.charges),
+            early: limits.early,
+            clock: limits.clock.clone(),
+        })
+    }
+
+    fn all(&self) -> Range<usize> {
+        0..self.0.charges.len()
+    }
+}
+
+impl Filter for GuardLimits {
+    fn phases(&self) -> Phases {
+        if self.0.charges.iter().any(Charge::waits) {
+            Phases::AUTHORIZED.asynchronous()
+        } else {
+            Phases::AUTHORIZED
+        }
+    }
+
+    fn guard(&self) -> Guard {
+        Guard::Limit
+    }
+
+    fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
+        let own = ex.facts.take::<TakenUnits>();
+        let outcome = self.0.apply_at_once(self.all(), ex);
+        put_back(ex, own);
+        outcome.into()
+    }
+
+    fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let own = ex.facts.take::<TakenUnits>();
+            let verdict = self.0.apply_waiting(self.all(), ex).await;
+            put_back(ex, own);
+            verdict
+        })
+    }
+}
+
+/// Restores the takes of the request's own route, without those of these limits.
+fn put_back(ex: &mut Exchange<'_>, own: Option<TakenUnits>) {
+    drop(ex.facts.take::<TakenUnits>());
+    if let Some(own) = own {
+        ex.facts.put(own);
+    }
+}

@@ -1,0 +1,54 @@
+//! Access to servers that have images of an app, other than the app.
+
+use std::{fmt, sync::Arc};
+
+use edgeway_base::fetch::{self, Trust};
+use edgeway_config::model::{ImagesAt, UpstreamConfig};
+use edgeway_upstreams::{EveryAddress, Resolve};
+use rustls::ClientConfig;
+
+use crate::compile::Compiler;
+
+/// Protocol that is offered in the handshake (RFC 7301).
+const ALPN: &[u8] = b"http/1.1";
+
+/// Resolver of names, and the certificates that servers are verified against.
+#[derive(Clone)]
+pub struct RemoteAccess {
+    pub tls: Arc<ClientConfig>,
+    pub resolver: Arc<dyn Resolve>,
+}
+
+impl fmt::Debug for RemoteAccess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RemoteAccess").finish_non_exhaustive()
+    }
+}
+
+impl Compiler<'_> {
+    /// Returns the access to other servers, if images of those are made here.
+    pub(super) fn remote_access(&mut self, upstream: &UpstreamConfig) -> Option<RemoteAccess> {
+        let images = &upstream.images.as_ref()?.value;
+        if images.at == ImagesAt::App || !images.remote.value {
+            return None;
+        }
+        match fetch::tls(&Trust::System) {
+            Ok(mut tls) => {
+                tls.alpn_protocols = vec![ALPN.to_vec()];
+                Some(RemoteAccess {
+                    tls: Arc::new(tls),
+                    resolver: Arc::new(EveryAddress),
+                })
+            }
+            Err(error) => {
+                self.error(
+                    "edgeway::upstream::images",
+                    images.remote.place,
+                    format!("cannot load the system's CA certificates: {error}"),
+                    "install the package `ca-certificates`, or remove `remote`",
+                );
+                None
+            }
+        }
+    }
+}

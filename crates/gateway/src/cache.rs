@@ -1,0 +1,564 @@
+//! Compiles the section `cache` before the routes that use it, and the settings of upstreams that a
+//! route's cache needs.
+
+use std::{collections::HashMap, sync::Arc};
+
+use edgeway_base::{net::CidrSet, redis::Redis};
+use edgeway_cache::{
+    Cache, CacheSettings,
+    budget::{Crawlers, RenderBudget, RenderLimits},
+    metrics::RouteCacheMetrics,
+    nextjs::{BuildWatch, NextRules, PathSet, Releases},
+    policy::UnchangedHeaders,
+    route::{Mode, RouteCachePolicy, TagTemplate},
+    store::Quota,
+    tier::{DiskSettings, WaitHistograms},
+};
+use edgeway_config::{
+    diagnostic::Diagnostic,
+    model::{
+        self, CacheConfig, DiskConfig, PurgeLinkLost, RouteNode, SharedConfig, SharedPlace,
+        UpstreamConfig,
+    },
+    tree::{Key, Spanned},
+};
+use edgeway_core::{chain::Chain, limits::key::Source};
+use edgeway_filters::{
+    cache::{CompiledCache, RequestValues},
+    compression::CompressionRules,
+};
+use edgeway_routes::{Action, ParamNames, Slot};
+use edgeway_upstreams::Upstream;
+use http::HeaderName;
+
+use super::{
+    app_files::AppFiles,
+    app_images::AppImages,
+    compile::Compiler,
+    route_identity::{RouteIdentity, RouteKeyParts},
+    written::WrittenValues,
+};
+
+/// Lower bound on `memory`: less cannot hold what a fill needs.
+const MIN_MEMORY: u64 = 1 << 20;
+
+/// Lower bound on the size of a disk cache: less cannot hold a few responses.
+const MIN_DISK: u64 = 1 << 20;
+
+/// Upper bound on one value in Redis: a larger one would delay all other clients.
+const MAX_SHARED: u64 = 64 << 20;
+
+/// Cache of one route.
+pub struct RouteCache {
+    pub policy: Arc<RouteCachePolicy>,
+    /// Settings as the filter has them, with the values that requests go by.
+    compiled: Arc<CompiledCache>,
+    pub tags: Box<[TagTemplate<Slot>]>,
+    pub cache: Arc<Cache>,
+    pub metrics: RouteCacheMetrics,
+    /// Time limits of its requests for level 2, if that is used.
+    pub waits: Option<WaitHistograms>,
+    pub quota: Option<Arc<Quota>>,
+    /// Encoder that compresses its responses on their way to clients.
+    pub coder: Option<Arc<CompressionRules>>,
+    /// Values of requests that the route writes, and that are part of the key.
+    pub(super) written: WrittenValues,
+    /// Request headers that the origin gets unchanged.
+    pub unchanged: Arc<UnchangedHeaders>,
+    /// Prefix of its keys for requests to the route's own upstream.
+    pub(super) own: Option<RouteKeyParts>,
+    /// Digest of everything that the route changes in requests and in stored responses.
+    pub(super) identity: RouteIdentity,
+    /// True if some cookie names are part of the key or bypass the cache.
+    pub(super) goes_by_cookies: bool,
+    /// Headers of `pass_headers` that are not in the key: the origin's response depends on them.
+    pub(super) passing: Box<[HeaderName]>,
+    /// Settings per upstream: a filter may choose another one than the route's.
+    upstreams: Box<[(Arc<str>, UpstreamFetch)]>,
+}
+
+/// Cache settings of one upstream for one route.
+pub struct UpstreamFetch {
+    /// Rules of Next.js, if they apply.
+    pub nextjs: Option<NextRules>,
+    /// Limit on concurrent origin requests that no person waits for.
+    pub budget: Arc<RenderBudget>,
+    /// Crawlers whose misses wait in the budget's queue; none if absent.
+    pub crawlers: Option<Arc<Crawlers>>,
+}
+
+impl RouteCache {
+    /// Returns the values of requests that the cache goes by, if there are some.
+    pub(super) fn values(&self) -> Option<&RequestValues> {
+        self.compiled.values.as_ref()
+    }
+
+    pub fn upstream(&self, name: &str) -> Option<&UpstreamFetch> {
+        let mut all = self.upstreams.iter();
+        all.find(|(own, _)| **own == *name).map(|(_, found)| found)
+    }
+}
+
+impl Compiler<'_> {
+    /// Creates the store for everything that is compiled after it, if anything uses it.
+    pub(super) fn cache(&mut self) -> Option<Arc<Cache>> {
+        let file = self.file;
+        let names_it = |keys: &[(Key, _)]| keys.iter().any(|(key, _)| key.name == "cache");
+        let is_used =
+            names_it(&file.defaults) || file.routes.iter().any(|route| names_it(&route.filters));
+        if file.cache.is_none() && !is_used {
+            return None;
+        }
+        let (config, place) = match &file.cache {
+            Some(section) => (section.value.clone(), Some(section.place)),
+            None => (CacheConfig::default(), None),
+        };
+        let (memory, max_object) = (config.memory.value.0, config.max_object().0);
+        if memory < MIN_MEMORY {
+            self.error(
+                "edgeway::cache::memory",
+                config.memory.place,
+                format!("`memory: {}` is too small", config.memory.value),
+                "write `1MiB` or more, such as `256MiB`",
+            );
+            return None;
+        }
+        if let Some(written) = &config.max_object
+            && (max_object == 0 || max_object > memory / 4)
+        {
+            self.error(
+                "edgeway::cache::max_object",
+                written.place,
+                format!(
+                    "`max_object: {}` must be above 0 and at most a quarter of `memory: {}`",
+                    written.value, config.memory.value
+                ),
+                "write a smaller `max_object`, or a larger `memory`",
+            );
+            return None;
+        }
+        if let Some(place) = place.filter(|_| !is_used) {
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::cache::unused",
+                    place,
+                    "no route has a cache".to_owned(),
+                )
+                .help("write `cache: {}` on a route or in `defaults`, or remove the section"),
+            );
+        }
+        self.signed_redis()?;
+        let shared = self.shared_cache(config.shared.as_ref(), max_object)?;
+        let disk = self.disk_cache(config.disk.as_ref(), max_object)?;
+        let settings = CacheSettings {
+            memory,
+            max_object,
+            shared,
+            disk,
+            purgers: config.purge.allow.into_iter().collect::<CidrSet>(),
+            validates_what_may_be_purged: config.on_purge_link_lost == PurgeLinkLost::Revalidate,
+        };
+        let world = self.world;
+        let cache = Arc::new(Cache::new(
+            settings,
+            &world.zones,
+            &world.clock,
+            &world.metrics,
+        ));
+        self.shared.insert(Arc::clone(&cache));
+        let (supervised, redis) = (Arc::clone(&cache), self.shared.get::<Redis>());
+        self.work.add("cache", move || {
+            Arc::clone(&supervised).supervise(redis.clone())
+        });
+        Some(cache)
+    }
+
+    /// Returns the largest body in level 2, if there is one, or `None` if the section is invalid.
+    #[expect(clippy::option_option, reason = "an error, no level 2, or one")]
+    fn shared_cache(
+        &mut self,
+        config: Option<&Spanned<SharedConfig>>,
+        most: u64,
+    ) -> Option<Option<u64>> {
+        let Some(Spanned { value, place }) = config else {
+            return Some(None);
+        };
+        if value.place == SharedPlace::None {
+            return Some(None);
+        }
+        if self.file.redis.is_none() {
+            self.error(
+                "edgeway::cache::shared",
+                *place,
+                "there is no Redis to share responses in".to_owned(),
+                "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
+            );
+            return None;
+        }
+        let Spanned {
+            value: max_object,
+            place: at,
+        } = &value.max_object;
+        if max_object.0 == 0 || max_object.0 > MAX_SHARED {
+            self.error(
+                "edgeway::cache::shared",
+                *at,
+                format!("`max_object: {max_object}` is out of range"),
+                "write from `1KiB` to `64MiB`, such as `1MiB`: while Redis sends a large value, \
+                 every other command waits for it",
+            );
+            return None;
+        }
+        Some(Some(max_object.0.min(most)))
+    }
+
+    /// Returns the disk settings, if there are any, or `None` if the section is invalid. The folder
+    /// itself is not checked: the gateway must serve even if the folder is unusable.
+    #[expect(clippy::option_option, reason = "an error, no disk, or one")]
+    fn disk_cache(
+        &mut self,
+        config: Option<&Spanned<DiskConfig>>,
+        most: u64,
+    ) -> Option<Option<DiskSettings>> {
+        let Some(Spanned { value, .. }) = config else {
+            return Some(None);
+        };
+        if value.folder.value.trim().is_empty() {
+            self.error(
+                "edgeway::cache::disk",
+                value.folder.place,
+                "`folder` is empty".to_owned(),
+                "write a folder for this gateway alone, such as `/var/cache/edgeway`",
+            );
+            return None;
+        }
+        let size = value.size.value.0;
+        if size < MIN_DISK {
+            self.error(
+                "edgeway::cache::disk",
+                value.size.place,
+                format!("`size: {}` is too small", value.size.value),
+                "write `1MiB` or more, such as `2GiB`",
+            );
+            return None;
+        }
+        let max_object = value.max_object.as_ref();
+        if let Some(given) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
+            self.error(
+                "edgeway::cache::disk",
+                given.place,
+                format!(
+                    "`max_object: {}` must be above 0 and at most `size: {}`",
+                    given.value, value.size.value
+                ),
+                "write a smaller `max_object`, or leave it out",
+            );
+            return None;
+        }
+        Some(Some(DiskSettings {
+            folder: self.folder.join(&value.folder.value),
+            size,
+            max_object: max_object.map_or(most.min(size), |it| it.value.0.min(most)),
+        }))
+    }
+
+    /// Returns the cache of a route whose filters are compiled.
+    pub(super) fn route_cache(
+        &mut self,
+        node: &RouteNode,
+        route: &str,
+        (action, chain): (&Action, &Chain),
+        passing: &[HeaderName],
+    ) -> Option<RouteCache> {
+        let compiled = chain.extension::<CompiledCache>()?;
+        let policy = Arc::clone(&compiled.policy);
+        let cache = self.shared.get::<Cache>()?;
+        self.build_unknown(node, &policy);
+        let names = ParamNames::of(&node.config.matches.value);
+        let mut tags = Vec::new();
+        for tag in &policy.tags {
+            match tag.bind(|name| names.slot(name)) {
+                Ok(tag) => tags.push(tag),
+                Err(problem) => self.error(
+                    "edgeway::cache::tag",
+                    node.place,
+                    problem.to_string(),
+                    "name a parameter of the route's path, such as `/products/{id}`",
+                ),
+            }
+        }
+        let unchanged = UnchangedHeaders::new(chain.request_changes());
+        for source in policy.key.sources() {
+            if let Source::Header(name) = source
+                && unchanged.names(name)
+            {
+                self.error(
+                    "edgeway::cache::key",
+                    node.place,
+                    format!(
+                        "`key.by` names `header:{name}`, which a filter of this route writes: the \
+                         client's own value is not what the origin gets"
+                    ),
+                    "name what the filter goes by, such as `jwt.sub`, `user` or `client.ip`",
+                );
+            }
+        }
+        let is_unkeyed = |name: &&HeaderName| {
+            let mut sources = policy.key.sources();
+            !sources.any(|source| matches!(source, Source::Header(keyed) if keyed == *name))
+        };
+        let identity = self.route_identity(node, passing);
+        let upstream = node.config.upstream.as_ref();
+        let own = upstream.map(|name| RouteKeyParts::new(&name.value, identity));
+        Some(RouteCache {
+            written: WrittenValues::of(action, chain),
+            unchanged: Arc::new(unchanged),
+            own,
+            identity,
+            goes_by_cookies: policy.goes_by_cookies()
+                || compiled
+                    .values
+                    .as_ref()
+                    .is_some_and(RequestValues::read_cookies),
+            passing: passing.iter().filter(is_unkeyed).cloned().collect(),
+            upstreams: self.fetching(&policy),
+            metrics: RouteCacheMetrics::new(&self.world.metrics, route),
+            waits: cache.waits(&self.world.metrics, route),
+            tags: tags.into(),
+            quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
+            coder: chain.extension::<CompressionRules>(),
+            policy,
+            compiled,
+            cache,
+        })
+    }
+
+    /// Returns the settings of each upstream for one route.
+    fn fetching(&mut self, policy: &RouteCachePolicy) -> Box<[(Arc<str>, UpstreamFetch)]> {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let of = |(name, app): &(Arc<str>, App)| {
+            let rules = || NextRules {
+                pages: policy.pages,
+                cookies: policy.anonymous.clone(),
+                guarded: app.guarded.clone(),
+                build: app.build.clone(),
+                releases: app.releases.clone(),
+                ..NextRules::default()
+            };
+            let has_rules = app.is_nextjs && policy.mode == Mode::App;
+            let fetching = UpstreamFetch {
+                nextjs: has_rules.then(rules),
+                budget: Arc::clone(&app.budget),
+                crawlers: app.crawlers.clone(),
+            };
+            (Arc::clone(name), fetching)
+        };
+        apps.0.iter().map(of).collect()
+    }
+
+    /// Collects the properties of the upstreams' apps before any route is compiled.
+    pub(super) fn apps(&mut self) {
+        let mut apps = Apps::default();
+        let file = self.file;
+        for (key, config) in &file.upstreams {
+            let upstream = &config.value;
+            let is_nextjs = upstream.app == model::App::Nextjs;
+            if !is_nextjs {
+                self.only_of_nextjs(key, config);
+            }
+            let guarded = upstream.guarded.as_ref();
+            let guarded = guarded.map(|paths| PathSet::new(paths.iter().map(|path| &*path.value)));
+            let serves_files = self.serves_files(key, upstream);
+            let makes_images = is_nextjs && self.makes_images(key, upstream);
+            let build = upstream.folder.as_ref().map(|folder| {
+                let name = key.name.as_str();
+                let path = self.folder.join(&folder.value);
+                let (watch, error) =
+                    BuildWatch::new_with(name, &path, serves_files || makes_images);
+                if let Some(error) = error {
+                    self.diagnostics.push(
+                        Diagnostic::warning(
+                            "edgeway::upstream::folder",
+                            folder.place,
+                            format!("cannot read the build of `{name}`: {error}"),
+                        )
+                        .help(
+                            "no page is shared until there is a build: write the folder in which \
+                             `next build` leaves `BUILD_ID`, usually `.next`",
+                        ),
+                    );
+                }
+                let watch = Arc::new(watch);
+                let watched = Arc::clone(&watch);
+                self.work.add(format!("build of {name}"), move || {
+                    Arc::clone(&watched).watch()
+                });
+                watch
+            });
+            let releases = is_nextjs.then(|| self.releases(key, upstream)).flatten();
+            let clock = &self.world.clock;
+            let files = match (&build, &releases) {
+                (_, Some(releases)) => Some(AppFiles::of_releases(
+                    releases,
+                    serves_files,
+                    guarded.clone(),
+                    clock,
+                )),
+                (Some(build), None) if serves_files => {
+                    Some(AppFiles::new(build, guarded.clone(), clock))
+                }
+                _ => None,
+            };
+            let images = makes_images.then(|| {
+                let name = key.name.as_str();
+                let builds = (build.as_ref(), releases.as_ref());
+                self.images(name, upstream, builds, guarded.as_ref())
+            });
+            let app = App {
+                is_nextjs,
+                files,
+                images: images.flatten(),
+                releases,
+                guarded,
+                build,
+                budget: self.budget(key, upstream),
+                crawlers: is_nextjs.then(|| self.crawlers(config)).flatten(),
+            };
+            apps.0.push((key.name.as_str().into(), app));
+        }
+        self.shared.insert(Arc::new(apps));
+    }
+
+    /// Returns the releases of the apps.
+    pub(super) fn app_releases(
+        &self,
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+    ) -> Box<[(Arc<Upstream>, Arc<Releases>)]> {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let of = |(name, app): &(Arc<str>, App)| {
+            Some((Arc::clone(upstreams.get(name)?), app.releases.clone()?))
+        };
+        apps.0.iter().filter_map(of).collect()
+    }
+
+    /// Returns true if the files of this app are served from its folder.
+    fn serves_files(&mut self, key: &Key, upstream: &UpstreamConfig) -> bool {
+        let Some(Spanned { value: true, place }) = upstream.static_files else {
+            return false;
+        };
+        if upstream.folder.is_none() && upstream.releases.is_none() {
+            self.error(
+                "edgeway::upstream::static_files",
+                place,
+                format!("the files of `{}` cannot be found", key.name),
+                "write the folder of its build: `folder: /srv/web/.next`",
+            );
+        }
+        true
+    }
+
+    /// Returns the files of the apps, for requests that need no app.
+    pub(super) fn app_files(
+        &self,
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+    ) -> Box<[(Arc<Upstream>, AppFiles)]> {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let of = |(name, app): &(Arc<str>, App)| {
+            Some((Arc::clone(upstreams.get(name)?), app.files.clone()?))
+        };
+        apps.0.iter().filter_map(of).collect()
+    }
+
+    /// Returns the apps whose images are made here.
+    pub(super) fn app_images(
+        &self,
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+    ) -> Box<[(Arc<Upstream>, AppImages)]> {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let of = |(name, app): &(Arc<str>, App)| {
+            Some((Arc::clone(upstreams.get(name)?), app.images.clone()?))
+        };
+        apps.0.iter().filter_map(of).collect()
+    }
+
+    fn only_of_nextjs(&mut self, key: &Key, config: &Spanned<UpstreamConfig>) {
+        let upstream = &config.value;
+        let folder = upstream.folder.as_ref().map(|folder| folder.place);
+        let guarded = upstream.guarded.as_ref().map(|_| config.place);
+        let crawlers = upstream.crawlers.as_ref().map(|crawlers| crawlers.place);
+        let files = upstream.static_files.as_ref().map(|files| files.place);
+        let images = upstream.images.as_ref().map(|images| images.place);
+        for place in [folder, files, images, guarded, crawlers]
+            .into_iter()
+            .flatten()
+        {
+            self.error(
+                "edgeway::upstream::nextjs",
+                place,
+                format!("`{}` is not a Next.js app", key.name),
+                "add `app: nextjs`, or remove `folder`, `static_files`, `images`, `guarded` and \
+                 `crawlers`",
+            );
+        }
+    }
+
+    /// Returns the budget of an upstream, which outlives reloads.
+    fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<RenderBudget> {
+        let Spanned { value, place } = upstream.revalidations;
+        if value == 0 {
+            self.error(
+                "edgeway::upstream::revalidations",
+                place,
+                "`revalidations: 0` would leave every stale response as it is".to_owned(),
+                "write how many responses may be revalidated at once, such as `4`",
+            );
+        }
+        let limits = RenderLimits {
+            renders: value.max(1),
+            ..RenderLimits::default()
+        };
+        let world = self.world;
+        let zone = format!("renders {}", key.name);
+        let budget = world.zones.get_or_create(&zone, || {
+            RenderBudget::new(&key.name, limits, world.clock.clone(), &world.metrics)
+        });
+        budget.set(limits);
+        budget
+    }
+
+    fn crawlers(&mut self, config: &Spanned<UpstreamConfig>) -> Option<Arc<Crawlers>> {
+        let Some(Spanned { value, place }) = &config.value.crawlers else {
+            return Some(Arc::default());
+        };
+        if value.is_empty() {
+            return None;
+        }
+        match Crawlers::new(value.iter().map(String::as_str)) {
+            Ok(crawlers) => Some(Arc::new(crawlers)),
+            Err(error) => {
+                self.error(
+                    "edgeway::upstream::crawlers",
+                    *place,
+                    format!("invalid list of crawlers: {error}"),
+                    "write fewer names, such as `[Googlebot, bingbot]`",
+                );
+                None
+            }
+        }
+    }
+}
+
+/// Apps of the upstreams, by name.
+#[derive(Default)]
+struct Apps(Vec<(Arc<str>, App)>);
+
+struct App {
+    is_nextjs: bool,
+    files: Option<AppFiles>,
+    images: Option<AppImages>,
+    budget: Arc<RenderBudget>,
+    crawlers: Option<Arc<Crawlers>>,
+    guarded: Option<PathSet>,
+    build: Option<Arc<BuildWatch>>,
+    releases: Option<Arc<Releases>>,
+}

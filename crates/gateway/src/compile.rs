@@ -1,0 +1,568 @@
+//! Compiles the configuration as written into the one that serves. It continues after a problem, so
+//! that all of them are reported at once.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    path::Path,
+    sync::{Arc, Once},
+};
+
+use edgeway_base::{
+    net::{Cidr, TrustedProxies},
+    secret,
+};
+use edgeway_config::{
+    diagnostic::{Diagnostic, Diagnostics, Place},
+    model::{File, RouteNode, SatisfyConfig},
+    source::ReferencedFiles,
+    tree::{Key, Node, Spanned},
+};
+use edgeway_core::{
+    chain::{
+        ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, Filter, Guard, Named, Shared,
+    },
+    limits::Bans,
+};
+use edgeway_filters::{Entry, Guarding, access_log::Redactor};
+use edgeway_routes::{Action, RouteTable, Slashes, values::Maps};
+use edgeway_script::kv::Owners;
+use edgeway_upstreams::{Protocol, Upstream};
+
+use super::{
+    Drain, Gateway, Profiles, Route, World,
+    description::{describe, template},
+    effective,
+    guards::{DetachedGuard, Guards},
+    metrics::{self, NO_ROUTE, RouteMetrics},
+    profiles::{self, ProfileSelection},
+    rules::Sites,
+    shared_filters::SharedFilters,
+};
+
+pub(super) struct Compiler<'a> {
+    pub(super) file: &'a File,
+    pub(super) folder: &'a Path,
+    pub(super) world: &'a World,
+    /// Active profile.
+    profile: Option<&'a (Key, Node)>,
+    pub(super) names: Vec<String>,
+    pub(super) shared: Shared,
+    pub(super) work: BackgroundWork,
+    /// Query parameters that are secrets on any route: a request that misses its route by a letter
+    /// contains them too.
+    pub(super) secret_queries: Arc<[String]>,
+    pub(super) beside: ReferencedFiles,
+    pub(super) guards: Guards,
+    shared_filters: SharedFilters,
+    pub(super) diagnostics: Diagnostics,
+}
+
+/// Compiles a configuration whose relative paths start at `folder`. The gateway is `None` if any
+/// problem was an error.
+pub fn compile(file: &File, folder: &Path, world: &World) -> (Option<Gateway>, Diagnostics) {
+    compile_with(file, folder, world, ProfileSelection::Same)
+}
+
+/// Compiles as [`compile`] does, and always records the files that it reads or would read.
+pub fn compile_noting(
+    file: &File,
+    folder: &Path,
+    world: &World,
+    beside: &mut ReferencedFiles,
+) -> (Option<Gateway>, Diagnostics) {
+    let (gateway, diagnostics, read) = compile_all(file, folder, world, ProfileSelection::Same);
+    *beside = read;
+    (gateway, diagnostics)
+}
+
+/// Compiles as [`compile`] does, with the requested profile.
+pub fn compile_with(
+    file: &File,
+    folder: &Path,
+    world: &World,
+    profile: ProfileSelection<'_>,
+) -> (Option<Gateway>, Diagnostics) {
+    let (gateway, diagnostics, _) = compile_all(file, folder, world, profile);
+    (gateway, diagnostics)
+}
+
+fn compile_all(
+    file: &File,
+    folder: &Path,
+    world: &World,
+    profile: ProfileSelection<'_>,
+) -> (Option<Gateway>, Diagnostics, ReferencedFiles) {
+    let mut compiler = Compiler {
+        file,
+        folder,
+        world,
+        profile: profile.of(file, &world.zones),
+        names: file
+            .upstreams
+            .iter()
+            .map(|(key, _)| key.name.clone())
+            .collect(),
+        shared: {
+            let mut shared = Shared::default();
+            shared.insert(Arc::new(world.late.clone()));
+            shared
+        },
+        work: BackgroundWork::default(),
+        secret_queries: secret_queries(file),
+        beside: ReferencedFiles::default(),
+        guards: Guards::default(),
+        shared_filters: SharedFilters::default(),
+        diagnostics: Diagnostics::default(),
+    };
+    let gateway = compiler.gateway();
+    let diagnostics = compiler.diagnostics;
+    let gateway = gateway.filter(|_| !diagnostics.has_errors());
+    (gateway, diagnostics, compiler.beside)
+}
+
+impl Compiler<'_> {
+    fn gateway(&mut self) -> Option<Gateway> {
+        metrics::admit(self.file, &self.world.metrics);
+        let listeners = self.listeners();
+        let acme = self.acme(&listeners);
+        let admin = self.admin();
+        self.beside_admin(&listeners, admin.address);
+        let drain = self.drain();
+        let audit = self.audit();
+        let redis = self.redis();
+        let tracing = self.tracing();
+        self.shared.insert(Arc::new(Owners::default()));
+        self.geo();
+        let trusted = self.trusted();
+        let world = self.world;
+        let bans = Bans::of(&world.zones, &world.clock, &world.metrics);
+        let flood_guard = self.flood_guard();
+        self.maps();
+        self.rate_limits();
+        self.media_types();
+        let cache = self.cache();
+        self.apps();
+        let upstreams = self.upstreams();
+        let fan_out = self.fan_out(|name| upstreams.get(name));
+        self.check_listeners(&listeners);
+        let slashes = self.slashes();
+        let matches: Vec<_> = self
+            .file
+            .routes
+            .iter()
+            .map(|route| (&route.config.matches.value, route.place))
+            .collect();
+        let mut table = RouteTable::compile(&matches, slashes, &mut self.diagnostics);
+        let mut used = HashSet::new();
+        let sites = self.sites();
+        let file = self.file;
+        let section = file.cache.as_ref();
+        let configured = section.and_then(|section| section.value.fan_out.as_ref());
+        used.extend(configured.map(|configured| configured.upstream.value.as_str()));
+        let routes: Vec<Option<Route>> = file
+            .routes
+            .iter()
+            .map(|node| self.route(node, (&upstreams, &sites), &mut used))
+            .collect();
+        let reserved = self.reserved(&routes);
+        if let Some(table) = &mut table {
+            self.guard(table, &matches, &routes, slashes);
+        }
+        // A misspelled name is a use of the upstream that it was meant for.
+        let is_unclear = self.diagnostics.has_errors();
+        let none: Arc<str> = NO_ROUTE.into();
+        let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
+        let chains = routes.iter().flatten().map(|route| &route.chain);
+        self.page_upstreams(chains.chain([&fallback]), &upstreams, &mut used);
+        let named = self.named(&routes, &fallback);
+        if !is_unclear {
+            self.unused_upstreams(&used);
+            self.unused_rate_limits();
+            self.unused_maps();
+            self.roots_alone();
+            self.check_profiles();
+        }
+        let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
+        Some(Gateway {
+            accel_upstreams: accel_upstreams(&routes),
+            has_relay: routes.iter().any(is_relayed),
+            app_files: self.app_files(&upstreams),
+            app_images: self.app_images(&upstreams),
+            app_releases: self.app_releases(&upstreams),
+            listeners,
+            acme,
+            admin,
+            drain,
+            watch: file
+                .watch
+                .as_ref()
+                .filter(|watch| watch.value.enabled)
+                .map(|watch| watch.value.debounce.0),
+            audit,
+            redis,
+            tracing,
+            trusted,
+            reserved,
+            slashes,
+            cache,
+            fan_out,
+            profiles: Profiles::new(file, self.profile, world),
+            bans,
+            flood_guard,
+            table: table?,
+            routes: routes.into(),
+            named,
+            upstreams,
+            limits: file
+                .rate_limits
+                .iter()
+                .map(|(key, _)| key.name.as_str().into())
+                .collect(),
+            redactor: self.redactor(&fallback),
+            fallback,
+            work: std::mem::take(&mut self.work),
+            fallback_metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &none),
+        })
+    }
+
+    fn unused_upstreams(&mut self, used: &HashSet<&str>) {
+        let maps = self.shared.get::<Maps>().unwrap_or_default();
+        for (key, _) in &self.file.upstreams {
+            if !used.contains(key.name.as_str()) && !maps.result_in(&key.name) {
+                self.diagnostics.push(
+                    Diagnostic::warning(
+                        "edgeway::upstream::unused",
+                        key.place,
+                        format!("no route uses the upstream `{}`", key.name),
+                    )
+                    .help("remove it, or send a route to it with `upstream:`"),
+                );
+            }
+        }
+    }
+
+    /// Returns the redactor of requests without a route.
+    fn redactor(&self, fallback: &Chain) -> Arc<Redactor> {
+        let secrets = &self.secret_queries;
+        let usual = || Arc::new(Redactor::with_secrets(&secret::NAMES, secrets));
+        fallback.extension().unwrap_or_else(usual)
+    }
+
+    /// Returns the compile context for the item at `place`.
+    pub(super) fn cx<'c>(&'c mut self, place: Place, route: &'c str) -> CompileContext<'c> {
+        self.cx_with(place, route, &[])
+    }
+
+    fn cx_with<'c>(
+        &'c mut self,
+        place: Place,
+        route: &'c str,
+        secret_queries: &'c [String],
+    ) -> CompileContext<'c> {
+        CompileContext {
+            place,
+            route,
+            folder: self.folder,
+            upstreams: &self.names,
+            secret_queries,
+            clock: &self.world.clock,
+            metrics: &self.world.metrics,
+            zones: &self.world.zones,
+            shared: &self.shared,
+            work: &mut self.work,
+            beside: &mut self.beside,
+            diagnostics: &mut self.diagnostics,
+        }
+    }
+
+    pub(super) fn error(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: String,
+        help: impl Into<String>,
+    ) {
+        self.diagnostics
+            .push(Diagnostic::error(code, place, message).help(help));
+    }
+
+    fn drain(&mut self) -> Drain {
+        let Spanned { value, place } = &self.file.drain;
+        let (idle, deadline) = (value.idle().0, value.deadline.0);
+        if deadline.is_zero() {
+            self.error(
+                "edgeway::drain::deadline",
+                *place,
+                "`deadline: 0s` would end every request in flight".to_owned(),
+                "write a time such as `30s`",
+            );
+        } else if idle.is_zero() {
+            self.error(
+                "edgeway::drain::idle",
+                *place,
+                "`idle: 0s` would close connections whose client has sent its next request"
+                    .to_owned(),
+                "write a time such as `1s`",
+            );
+        }
+        if idle > deadline {
+            self.error(
+                "edgeway::drain::deadline",
+                *place,
+                format!(
+                    "idle connections would stay for `{}`, longer than requests in flight",
+                    value.idle()
+                ),
+                "write a `deadline` that is longer than `idle`",
+            );
+        }
+        Drain {
+            announce: value.announce.0,
+            idle,
+            deadline,
+        }
+    }
+
+    pub(super) fn slashes(&mut self) -> Slashes {
+        let merges = self.file.merge_slashes.as_ref();
+        let slashes = if merges.is_none_or(|merges| merges.value) {
+            Slashes::Merge
+        } else {
+            Slashes::Keep
+        };
+        self.shared.insert(Arc::new(slashes));
+        slashes
+    }
+
+    fn trusted(&mut self) -> TrustedProxies {
+        let mut networks = Vec::new();
+        let file = self.file;
+        for Spanned { value, place } in &file.trusted_proxies {
+            match value.parse::<Cidr>() {
+                Ok(network) => networks.push(network),
+                Err(error) => self.error(
+                    "edgeway::trusted_proxies",
+                    *place,
+                    error.to_string(),
+                    error.help,
+                ),
+            }
+        }
+        TrustedProxies::new(networks.into_iter().collect())
+    }
+
+    fn upstreams(&mut self) -> HashMap<Arc<str>, Arc<Upstream>> {
+        let mut upstreams = HashMap::new();
+        let file = self.file;
+        for (key, config) in &file.upstreams {
+            let world = self.world;
+            let mut cx = self.cx(config.place, "");
+            if let Some(upstream) =
+                Upstream::compile(key, config, &world.zones, &world.keeper, &mut cx)
+            {
+                upstreams.insert(Arc::clone(&upstream.name), upstream);
+            }
+        }
+        upstreams
+    }
+
+    fn route<'n>(
+        &mut self,
+        node: &'n RouteNode,
+        (upstreams, sites): (&HashMap<Arc<str>, Arc<Upstream>>, &Sites),
+        used: &mut HashSet<&'n str>,
+    ) -> Option<Route> {
+        let name: Arc<str> = node.name().into();
+        let mut upstream = None;
+        if let Some(Spanned { value, .. }) = &node.config.upstream {
+            used.insert(value);
+            upstream = upstreams.get(value.as_str()).map(Arc::clone);
+            let websocket = node.config.websocket.as_ref().filter(|w| w.value.enabled);
+            if let (Some(websocket), Some(upstream)) = (websocket, &upstream)
+                && upstream.protocol() == Protocol::H2
+            {
+                self.error(
+                    "edgeway::route::websocket_over_h2",
+                    websocket.place,
+                    format!("no WebSocket can reach `{value}`, which uses HTTP/2"),
+                    "remove `websocket`, or send these requests to an upstream without \
+                     `protocol: h2`",
+                );
+            }
+        }
+        if node.config.files.is_some()
+            && node.config.upstream.is_none()
+            && let Some((key, _)) = node.filters.iter().find(|(key, _)| key.name == "cache")
+        {
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::route::cache_of_files",
+                    key.place,
+                    "`cache` has no effect with `files`, which are on this machine already",
+                )
+                .help("leave it out; `max_age` and `immutable` of `files` are for browsers"),
+            );
+        }
+        let (filters, guards) = self.filters(node.place, &name, &node.filters);
+        let (chain, guards) = match self.alternatives(node, &filters) {
+            Some(any) => {
+                let guards = self.guards.with_any(&any, guards);
+                (Chain::satisfying_any(filters, &any), guards)
+            }
+            None => (Chain::new(filters), guards),
+        };
+        let pass_headers = self.pass_headers(node);
+        let (rules, site) = self.rules(node, &name, sites);
+        let mut cx = self.cx(node.place, &name);
+        let action = Action::compile(&node.config, &mut cx)?;
+        let cache = self.route_cache(node, &name, (&action, &chain), &pass_headers);
+        self.check_upstream_request(node, &action, (&chain, cache.is_some()), upstreams);
+        let all_rules = (rules.as_ref(), site.as_deref());
+        let guarding = self.guarding(node, &guards, &action, all_rules);
+        Some(Route {
+            matches: describe(&node.config.matches.value),
+            template: template(&node.config.matches.value, &name),
+            place: node.place,
+            redactor: chain.extension(),
+            chain,
+            pass_headers,
+            reads_written: self.reads_written(node),
+            guarding,
+            guards,
+            action,
+            upstream,
+            metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &name),
+            cache,
+            rules,
+            site,
+            is_internal: node.config.matches.value.internal,
+            websocket_hint: Once::new(),
+            name,
+        })
+    }
+
+    /// Returns the filters of a route of which one is enough, if it has `satisfy: any`.
+    fn alternatives(&mut self, node: &RouteNode, filters: &[Named]) -> Option<Arc<AnyOf>> {
+        let satisfy = node.config.satisfy.as_ref();
+        let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
+        let any = AnyOf::of(filters).map(Arc::new);
+        if any.is_none() {
+            self.error(
+                "edgeway::route::satisfy",
+                satisfy.place,
+                "`satisfy: any` needs two filters of which one is enough".to_owned(),
+                format!(
+                    "leave it out, or give the route two of `{}`",
+                    ALTERNATIVES.join("`, `")
+                ),
+            );
+        }
+        any
+    }
+
+    /// Compiles one filter of a route, or returns one that another route has with these settings.
+    fn filter(
+        &mut self,
+        entry: &Entry,
+        node: &Node,
+        route: &str,
+        secret_queries: &[String],
+    ) -> Option<Arc<dyn Filter>> {
+        if entry.is_shareable
+            && let Some(filter) = self.shared_filters.get(entry.name, node)
+        {
+            return Some(filter);
+        }
+        let problems = self.diagnostics.list().len();
+        let mut cx = self.cx_with(node.place, route, secret_queries);
+        let filter = entry.compile(node, &mut cx)?;
+        // A problem is reported for each route that has it.
+        if entry.is_shareable && self.diagnostics.list().len() == problems {
+            self.shared_filters.insert(entry.name, node, &filter);
+        }
+        Some(filter)
+    }
+
+    /// Returns the filters of one route, in the registry's order, and those that protect it.
+    fn filters(
+        &mut self,
+        place: Place,
+        route: &str,
+        own: &[(Key, Node)],
+    ) -> (Vec<Named>, Box<[DetachedGuard]>) {
+        let mut filters = Vec::new();
+        let mut guards = Vec::new();
+        let secret_queries = Arc::clone(&self.secret_queries);
+        for (entry, mut node) in effective::filters(self.file, place, own) {
+            if let Some((_, profile)) = self.profile
+                && entry.name == "cache"
+            {
+                node = profiles::overlaid(node, profile, route);
+            }
+            if let Some(filter) = self.filter(entry, &node, route, &secret_queries) {
+                let named = Named {
+                    name: entry.name,
+                    filter,
+                };
+                let guard = match entry.guarding {
+                    Guarding::Never => Guard::None,
+                    Guarding::AsItSays => named.filter.guard(),
+                };
+                if guard != Guard::None {
+                    let number = self.guards.number(entry.name, &node);
+                    guards.push(DetachedGuard::new(number, &named));
+                }
+                filters.push(named);
+            }
+        }
+        (filters, guards.into())
+    }
+}
+
+/// Returns true if the relay can take requests of `route`, unless something about them is against
+/// it.
+fn is_relayed(route: &Route) -> bool {
+    let upstream = route.upstream.as_ref();
+    upstream.is_some_and(|upstream| upstream.is_http1())
+}
+
+/// Returns the upstreams that some internal route names.
+fn accel_upstreams(routes: &[Route]) -> Box<[Arc<str>]> {
+    let internal = routes.iter().filter_map(|route| match &route.action {
+        Action::Files(serve) => serve.internal.as_ref(),
+        Action::Forward(_) | Action::Redirect(_) | Action::Respond(_) => None,
+    });
+    let names: BTreeSet<&Arc<str>> = internal.flatten().collect();
+    names.into_iter().cloned().collect()
+}
+
+/// Returns the secret query parameters of all routes.
+fn secret_queries(file: &File) -> Arc<[String]> {
+    let routes = file.routes.iter();
+    let names: BTreeSet<String> = routes
+        .flat_map(|route| effective::filters(file, route.place, &route.filters))
+        .flat_map(|(entry, node)| entry.secret_queries(&node))
+        .collect();
+    names.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load_text;
+
+    #[test]
+    fn a_cache_before_files_is_a_warning() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("www")).unwrap();
+        let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                    routes: [{ match: {}, files: www, cache: {} }]\n";
+        let file = load_text("t.yaml", yaml).file.unwrap();
+        let (gateway, diagnostics) = compile(&file, folder.path(), &World::default());
+        assert!(gateway.is_some());
+        let [warning] = diagnostics.list() else {
+            panic!("{diagnostics:#?}");
+        };
+        assert_eq!(warning.code, "edgeway::route::cache_of_files");
+    }
+}

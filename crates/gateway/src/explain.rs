@@ -1,0 +1,587 @@
+//! Explains the route, filters and action of a request, with the same engine that serves.
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
+
+use edgeway_base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret};
+use edgeway_cache::nextjs::{Destination, ReleaseRequest};
+use edgeway_core::chain::{Exchange, Named, Phase, RequestFacts, Scheme};
+use edgeway_routes::{
+    self as routes, Action, GuardSearchResult, HostHeader, Params, RouteReason, Rules, Target,
+    UpstreamRequest,
+};
+use edgeway_upstreams::TrialRequest;
+use http::{HeaderName, HeaderValue, Method, header};
+use pingora::http::RequestHeader;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
+pub use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
+use super::{Gateway, Route, explain_cache, releases::ReleaseChoice};
+
+/// Request to explain.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    pub method: String,
+    /// Path or complete URL.
+    pub url: String,
+    /// Headers as `Name: value`.
+    #[serde(default)]
+    pub headers: Vec<String>,
+    #[serde(default = "localhost")]
+    pub client: IpAddr,
+    /// Listener that the request arrives on; the first one if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+}
+
+const fn localhost() -> IpAddr {
+    IpAddr::V4(Ipv4Addr::LOCALHOST)
+}
+
+/// Scope of an explanation: with or without the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExplainScope {
+    /// Includes the store of a gateway that serves.
+    IntoTheStore,
+    /// Only the rules, because the caller's own store is empty.
+    AtTheRules,
+}
+
+/// Output of `edgeway explain`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    pub host: String,
+    /// Path and query as routes see them.
+    pub target: String,
+    /// Path as requested, if it was normalised.
+    pub rewritten_from: Option<String>,
+    pub class: String,
+    pub route: Option<String>,
+    /// Path as the route guards it, if the requested spelling differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spelling: Option<String>,
+    /// Other routes whose guards also apply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also_guarded_by: Vec<String>,
+    /// Status of the response if no route takes the request.
+    pub without_route: Option<u16>,
+    pub action: Option<String>,
+    /// Target that the backend gets, if the route rewrites it.
+    pub upstream_target: Option<String>,
+    /// `Host` that the backend gets, if it is not the client's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_host: Option<String>,
+    /// Method and body that the backend gets, if they are not the client's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_request: Option<String>,
+    /// Release of the app that the request belongs to, if several can run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
+    /// Place where an image of the app is made, and why, with `images: edge`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
+    pub parameters: Vec<(String, String)>,
+    pub filters: Vec<ExplainedFilter>,
+    /// Cache of the route, if it has one.
+    pub cache: Option<ExplainedCache>,
+    /// Every route in the order of evaluation, and why it won or lost.
+    pub considered: Vec<ConsideredRoute>,
+}
+
+/// Route, and why it won or lost.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ConsideredRoute {
+    pub route: String,
+    pub why: String,
+}
+
+fn as_map<S: Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(pairs.iter().map(|(name, value)| (name, value)))
+}
+
+fn from_map<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<(String, String)>, D::Error> {
+    let map = Map::deserialize(d)?;
+    let text = |value: Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(map
+        .into_iter()
+        .map(|(name, value)| (name, text(value)))
+        .collect())
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExplainedFilter {
+    pub name: String,
+    pub phases: Vec<String>,
+    /// Parts of this request that the filter would check.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// Reason why a request cannot be explained.
+#[derive(Debug, thiserror::Error)]
+pub enum ExplainError {
+    #[error("invalid method `{0}`")]
+    Method(String),
+    #[error("invalid header `{0}`: write `Name: value`")]
+    Header(String),
+    #[error("`{0}` is neither a path nor an http URL")]
+    Url(String),
+    #[error("this request gets 400: {0}")]
+    Refused(#[from] routes::InvalidTarget),
+}
+
+/// Explains a request.
+pub fn explain(
+    gateway: &Gateway,
+    question: &ExplainRequest,
+    look: ExplainScope,
+) -> Result<Explanation, ExplainError> {
+    let (mut head, raw) = request(&question.method, &question.url, &question.headers)?;
+    let normal = routes::normalise(raw.as_bytes(), gateway.slashes)?;
+    let has_spellings = normal.has_spellings;
+    let normal = normal
+        .rewritten()
+        .unwrap_or_else(|| raw.as_bytes().to_vec());
+    // Normalised as in the gateway, so that filters and cache see the same.
+    head.set_raw_path(&normal)
+        .map_err(|_| ExplainError::Url(question.url.clone()))?;
+    let named = head.headers.get(header::HOST);
+    let host = routes::host_of(named.map_or(&b""[..], HeaderValue::as_bytes))?.into_owned();
+    let mut facts = RequestFacts::new(Clock::default().now());
+    facts.client.ip = question.client.to_canonical();
+    facts.client.peer = facts.client.ip;
+    if question.url.starts_with("https://") {
+        facts.client.scheme = Scheme::Https;
+    }
+    let first = || Some(Arc::clone(&gateway.listeners.first()?.name));
+    let listener = question.listener.as_deref().map(Arc::from).or_else(first);
+    facts.client.listener = listener.unwrap_or_default();
+    let listener = Arc::clone(&facts.client.listener);
+    edgeway_core::chain::host::normalise_host(&mut head, &facts.client);
+    settle(&mut head, gateway, &facts);
+    let target = Target {
+        listener: &listener,
+        ..Target::new(&host, &normal)
+    };
+    let mut params = Params::default();
+    let literal = gateway.table.find(&target, &head, &mut params);
+    let guarded = literal
+        .as_ref()
+        .filter(|literal| gateway.table.lacks_guards(literal.route, has_spellings))
+        .and_then(|literal| gateway.table.guarded(&target, &head, literal, &mut params));
+    let (found, also) = match (&guarded, literal) {
+        (Some(guarded), _) => (Some(guarded.route), guarded.also.clone()),
+        (None, Some(literal)) => (Some(literal.route), literal.also),
+        (None, None) => (None, Vec::new()),
+    };
+    let name_of = |route: &usize| gateway.route(*route).map(|route| route.name.to_string());
+    let route = found.and_then(|index| gateway.route(index));
+    let chain = route.map_or(&gateway.fallback, |route| &route.chain);
+    facts.route = route.map(|route| Arc::clone(&route.name));
+    facts.class = routes::classify(target.path, &head);
+    let mut ex = Exchange {
+        head: &head,
+        facts: &mut facts,
+    };
+    let filters = chain.filters().iter();
+    let alternatives = chain.alternatives();
+    let explained = filters
+        .map(|named| {
+            let mut explained = ExplainedFilter::of(named, &ex);
+            if alternatives.contains(&named.name) {
+                let note = format!("one of {} is enough", alternatives.join(", "));
+                explained.notes.push(note);
+            }
+            explained
+        })
+        .collect();
+    let cache = route.and_then(|route| {
+        let now = match look {
+            ExplainScope::IntoTheStore => explain_cache::now(gateway),
+            ExplainScope::AtTheRules => None,
+        };
+        let rewritten = sent_on(route, &target, &params);
+        let rewritten = rewritten.as_deref();
+        explain_cache::explain(route, &mut ex, (&target, &params), rewritten, now)
+    });
+    Ok(Explanation {
+        host: host.clone(),
+        target: String::from_utf8_lossy(&normal).into_owned(),
+        rewritten_from: (normal != raw.as_bytes()).then(|| raw.to_owned()),
+        class: routes::classify(target.path, &head).name().to_owned(),
+        route: route.map(|route| route.name.to_string()),
+        spelling: guarded
+            .as_ref()
+            .map(|guarded| String::from_utf8_lossy(&guarded.reading).into_owned()),
+        also_guarded_by: also.iter().filter_map(name_of).collect(),
+        without_route: match found {
+            Some(_) => None,
+            None if gateway.table.serves_host(&host) => Some(404),
+            None => Some(421),
+        },
+        action: route.map(|route| {
+            let action = action_text(route, &target, &params, &head);
+            secret::without_shapes(&action).into_owned()
+        }),
+        upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
+        upstream_host: route.and_then(|route| sent_host(route, &head)),
+        upstream_request: route.and_then(sent_as),
+        release: route
+            .and_then(|route| release(gateway, route, (&target, &params), &head, facts.client.ip)),
+        image: route
+            .and_then(|route| image(gateway, route, (&target, &params), &head, facts.client.ip)),
+        parameters: found
+            .map(|index| parameters(gateway, index, &target, &params))
+            .unwrap_or_default(),
+        filters: explained,
+        cache,
+        considered: considered(gateway, &target, &head, guarded.as_ref()),
+    })
+}
+
+/// Builds the request as a client would send it, and returns its target.
+fn request<'u>(
+    method: &str,
+    url: &'u str,
+    headers: &[String],
+) -> Result<(RequestHeader, &'u str), ExplainError> {
+    let method = Method::from_bytes(method.as_bytes())
+        .map_err(|_| ExplainError::Method(method.to_owned()))?;
+    let bad_url = || ExplainError::Url(url.to_owned());
+    let (authority, raw) = split(url).ok_or_else(bad_url)?;
+    let mut head = RequestHeader::build(method, raw.as_bytes(), None).map_err(|_| bad_url())?;
+    let host = HeaderValue::from_str(authority).map_err(|_| bad_url())?;
+    head.insert_header(header::HOST, host)
+        .map_err(|_| bad_url())?;
+    for text in headers {
+        let bad = || ExplainError::Header(text.clone());
+        let (name, value) = text.split_once(':').ok_or_else(bad)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| bad())?;
+        let value = HeaderValue::from_str(value.trim()).map_err(|_| bad())?;
+        if name == header::HOST {
+            head.insert_header(name, value).map_err(|_| bad())?;
+        } else {
+            head.append_header(name, value).map_err(|_| bad())?;
+        }
+    }
+    Ok((head, raw))
+}
+
+/// Removes headers that clients may not send, and writes the forwarding headers if routes read
+/// them.
+fn settle(request: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
+    let is_reserved = |name: &&HeaderName| {
+        let found = gateway.reserved.find(name.as_str().as_bytes());
+        matches!(found, Some(Reserved::Always | Reserved::Untrusted))
+    };
+    let doomed: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(is_reserved)
+        .cloned()
+        .collect();
+    for name in doomed {
+        request.remove_header(&name);
+    }
+    let mut routes = gateway.routes.iter();
+    if !gateway.reserved.is_read() && !routes.any(|route| route.reads_written) {
+        return;
+    }
+    let ip = facts.client.ip.to_string();
+    let host = request.headers.get(header::HOST).cloned();
+    let forwarding = [
+        ("x-real-ip", HeaderValue::from_str(&ip).ok()),
+        ("x-forwarded-for", HeaderValue::from_str(&ip).ok()),
+        (
+            "x-forwarded-proto",
+            Some(HeaderValue::from_static(facts.client.scheme.as_str())),
+        ),
+        ("x-forwarded-host", host),
+    ];
+    for (name, value) in forwarding {
+        if let Some(value) = value {
+            let inserted = request.insert_header(name, value);
+            debug_assert!(inserted.is_ok(), "four names more");
+        }
+    }
+}
+
+impl ExplainedFilter {
+    fn of(named: &Named, ex: &Exchange<'_>) -> Self {
+        let phases = named.filter.phases();
+        Self {
+            name: named.name.to_owned(),
+            phases: Phase::ALL
+                .into_iter()
+                .filter(|phase| phases.wants(*phase))
+                .map(|phase| phase.name().to_owned())
+                .collect(),
+            notes: named
+                .filter
+                .explain(ex)
+                .iter()
+                .map(|note| secret::without_shapes(note).into_owned())
+                .collect(),
+        }
+    }
+}
+
+fn considered(
+    gateway: &Gateway,
+    target: &Target<'_>,
+    request: &RequestHeader,
+    guarded: Option<&GuardSearchResult>,
+) -> Vec<ConsideredRoute> {
+    let name = |index: usize| {
+        gateway
+            .route(index)
+            .map_or_else(String::new, |route| route.name.to_string())
+    };
+    let why = |why| match why {
+        RouteReason::Matched => "matched".to_owned(),
+        RouteReason::LessSpecific(winner) => format!("less specific than {}", name(winner)),
+        RouteReason::Predicate(predicate) => format!("path fits, but {predicate}"),
+        RouteReason::Path => "another path".to_owned(),
+        RouteReason::Host => "another host".to_owned(),
+    };
+    let by_spelling = guarded.map(|guarded| ConsideredRoute {
+        route: name(guarded.by),
+        why: format!(
+            "guards this path by folded spelling, as {}",
+            String::from_utf8_lossy(&guarded.reading)
+        ),
+    });
+    let literal = gateway
+        .table
+        .explain(target, request)
+        .into_iter()
+        .map(|considered| ConsideredRoute {
+            route: name(considered.route),
+            why: why(considered.why),
+        });
+    by_spelling.into_iter().chain(literal).collect()
+}
+
+fn parameters(
+    gateway: &Gateway,
+    index: usize,
+    target: &Target<'_>,
+    params: &Params,
+) -> Vec<(String, String)> {
+    let value = |slot| String::from_utf8_lossy(params.get(slot, target.path)).into_owned();
+    gateway
+        .table
+        .params_of(index)
+        .iter()
+        .map(|(name, slot)| (name.to_owned(), value(slot)))
+        .collect()
+}
+
+/// Returns the target that the backend gets, if the route rewrites it.
+pub(super) fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    let path = forward.rewrite.as_ref()?.apply(target, params).ok()??;
+    Some(String::from_utf8_lossy(&path).into_owned())
+}
+
+/// Returns the `Host` that the backend gets, if the route has one for it.
+fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    match forward.host.as_ref()? {
+        HostHeader::Backend => Some("the address of the backend".to_owned()),
+        HostHeader::Template(_) => Some("a text with placeholders".to_owned()),
+        host => {
+            let value = host.value_without(head.headers.get(header::HOST), None)?;
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        }
+    }
+}
+
+/// Describes method and body that the backend gets, if the route has its own.
+fn sent_as(route: &Route) -> Option<String> {
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    forward.request.as_deref().map(UpstreamRequest::describe)
+}
+
+/// Returns the release that the request goes to, as far as its headers tell.
+fn choice(
+    gateway: &Gateway,
+    route: &Route,
+    target: &Target<'_>,
+    head: &RequestHeader,
+    client: IpAddr,
+) -> Option<ReleaseChoice> {
+    let asked = ReleaseRequest {
+        method: &head.method,
+        path: target.path,
+        query: target.query,
+        headers: &head.headers,
+        beginning: None,
+    };
+    gateway.release_of(route.upstream.as_ref()?, &asked, client)
+}
+
+/// Says where an image of the app is made; `None` if the request is for something else, or the app
+/// makes its images.
+fn image(
+    gateway: &Gateway,
+    route: &Route,
+    (target, params): (&Target<'_>, &Params),
+    head: &RequestHeader,
+    client: IpAddr,
+) -> Option<String> {
+    let upstream = route.upstream.as_ref()?;
+    let mut apps = gateway.app_images.iter();
+    let (_, images) = apps.find(|(own, _)| Arc::ptr_eq(own, upstream))?;
+    let rewritten = sent_on(route, target, params);
+    let target = match &rewritten {
+        Some(path) => Target::new("", path.as_bytes()),
+        None => Target::new("", head.raw_path()),
+    };
+    let release = choice(gateway, route, &target, head, client);
+    let release = release.and_then(|choice| match choice.destination {
+        Destination::Release(release) => Some(release),
+        _ => choice.own,
+    });
+    let release = release.as_deref();
+    let release = release.map(|name| (name, upstream.is_release_up(name)));
+    let explained = images.explain((target.path, target.query), &head.headers, release)?;
+    Some(match &route.cache {
+        None => "left to the app: the route has no `cache`".to_owned(),
+        Some(_) if head.method != Method::GET => "left to the app: it is no GET".to_owned(),
+        Some(_) => explained.to_owned(),
+    })
+}
+
+/// Returns the release that the request belongs to, as far as its headers tell.
+fn release(
+    gateway: &Gateway,
+    route: &Route,
+    (target, params): (&Target<'_>, &Params),
+    head: &RequestHeader,
+    client: IpAddr,
+) -> Option<String> {
+    let rewritten = sent_on(route, target, params);
+    let target = match &rewritten {
+        Some(path) => Target::new("", path.as_bytes()),
+        None => Target::new("", head.raw_path()),
+    };
+    let choice = choice(gateway, route, &target, head, client)?;
+    let is_tried = choice.trial.as_ref().is_some_and(TrialRequest::is_of_new);
+    Some(match (choice.destination, choice.own) {
+        (Destination::Current, Some(own)) if is_tried => format!("{own} (on trial)"),
+        (Destination::Current, Some(own)) => format!("{own} (the current one)"),
+        (Destination::Current, None) => "none is known yet".to_owned(),
+        (Destination::Release(release), _) => release.to_string(),
+        (Destination::ActionGone, _) => "one that has gone: the page is loaded again".to_owned(),
+        (Destination::FormGone, _) => "one that has gone: 409".to_owned(),
+        (Destination::NeedsBeginning, _) => "depends on the beginning of the body".to_owned(),
+    })
+}
+
+/// Describes the action, with the target of a redirect and the path of a file.
+fn action_text(
+    route: &Route,
+    target: &Target<'_>,
+    params: &Params,
+    head: &RequestHeader,
+) -> String {
+    match &route.action {
+        Action::Forward(forward)
+            if forward.websocket.is_none()
+                && !forward.ignores_upgrades
+                && asks_for_websocket(&head.headers) =>
+        {
+            "refused with 400 websocket_off: the route lacks `websocket: true`".to_owned()
+        }
+        Action::Redirect(redirect) => match redirect.location(target, params) {
+            Some(location) => format!(
+                "redirect {} to {}",
+                redirect.status().as_u16(),
+                String::from_utf8_lossy(location.as_bytes())
+            ),
+            None => action(route),
+        },
+        Action::Files(serve) => {
+            let rewritten = serve.rewrite.as_ref();
+            let rewritten = rewritten.and_then(|rewrite| rewrite.apply(target, params).ok()?);
+            match rewritten {
+                Some(path) => format!("{} at {}", action(route), String::from_utf8_lossy(&path)),
+                None => action(route),
+            }
+        }
+        Action::Forward(_) | Action::Respond(_) => action(route),
+    }
+}
+
+/// Describes a route's action in a few words, and what comes before it.
+pub fn action(route: &Route) -> String {
+    let rules = route.rules.iter().chain(route.site.as_deref());
+    let before = match rules.map(Rules::count).sum() {
+        0 => String::new(),
+        1 => "1 rule, else ".to_owned(),
+        count => format!("{count} rules, else "),
+    };
+    let only = if route.is_internal {
+        "404 for clients, else "
+    } else {
+        ""
+    };
+    format!("{only}{before}{}", plain_action(route))
+}
+
+fn plain_action(route: &Route) -> String {
+    match &route.action {
+        Action::Forward(forward) => {
+            let first = match &forward.files {
+                Some(files) => format!("files {}, else ", files.root().display()),
+                None => String::new(),
+            };
+            let only = match &forward.websocket {
+                Some(_) => " (websocket)",
+                None => "",
+            };
+            format!("{first}upstream {}{only}", forward.upstream)
+        }
+        Action::Redirect(redirect) => format!("redirect {}", redirect.status().as_u16()),
+        Action::Respond(respond) => match respond.status().as_u16() {
+            444 => "close without a response (444)".to_owned(),
+            status => format!("respond {status}"),
+        },
+        Action::Files(serve) => {
+            let only = if serve.internal.is_some() {
+                " (internal)"
+            } else {
+                ""
+            };
+            format!("files {}{only}", serve.files.root().display())
+        }
+    }
+}
+
+/// Splits a URL or path into authority and request target.
+fn split(url: &str) -> Option<(&str, &str)> {
+    if url.starts_with('/') || url == "*" {
+        return Some(("localhost", url));
+    }
+    let rest = url
+        .strip_prefix("http://")
+        .or_else(|| url.strip_prefix("https://"))?;
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, target) = rest.split_at(end);
+    if authority.is_empty() {
+        return None;
+    }
+    Some((authority, if target.is_empty() { "/" } else { target }))
+}

@@ -1,0 +1,299 @@
+//! Guards of routes, and warnings about configurations that leave a way around them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use edgeway_config::{
+    diagnostic::{Diagnostic, Diagnostics, Place},
+    model::{MatchConfig, RouteNode, SpellingConfig},
+    tree::Node,
+};
+use edgeway_core::chain::{AnyOf, Chain, Guard, Named, Reply, RequestFacts};
+use edgeway_files::Files;
+use edgeway_routes::{Action, Respond, RouteProtection, RouteTable, Rules, Slashes};
+use pingora::http::RequestHeader;
+
+use super::{Route, compile::Compiler, open_routes::OpenRoutes};
+
+/// Guards of all routes, each once: two routes with the same setting have the same protection.
+#[derive(Default)]
+pub(super) struct Guards {
+    /// Numbers and settings, by the digests of the settings.
+    known: HashMap<(&'static str, u64), Vec<(u32, Node)>>,
+    /// Numbers of the rules of sites that refuse requests.
+    sites: HashMap<String, u32>,
+    /// Numbers of filters of which one is enough, by their own numbers.
+    alternatives: HashMap<Vec<u32>, u32>,
+    count: u32,
+}
+
+impl Guards {
+    /// Returns `guards` with `any` in place of its members.
+    pub(super) fn with_any(
+        &mut self,
+        any: &AnyOf,
+        guards: Box<[DetachedGuard]>,
+    ) -> Box<[DetachedGuard]> {
+        let names = any.names();
+        let is_member = |guard: &DetachedGuard| names.contains(&guard.named.name);
+        let (members, mut rest): (Vec<_>, Vec<_>) = guards.into_iter().partition(is_member);
+        let numbers: Vec<u32> = members.iter().map(|guard| guard.number).collect();
+        let known = self.alternatives.get(&numbers).copied();
+        let number = known.unwrap_or_else(|| self.another());
+        self.alternatives.insert(numbers, number);
+        rest.push(DetachedGuard {
+            number,
+            is_access: true,
+            named: Named {
+                name: "satisfy",
+                filter: Arc::new(any.guards_alone()),
+            },
+        });
+        rest.into()
+    }
+
+    /// Returns the number of a filter with these settings.
+    pub(super) fn number(&mut self, name: &'static str, node: &Node) -> u32 {
+        let alike = self.known.entry((name, node.value_digest())).or_default();
+        if let Some((number, _)) = alike.iter().find(|(_, at)| at.has_same_value(node)) {
+            return *number;
+        }
+        alike.push((self.count, node.clone()));
+        self.another()
+    }
+
+    /// Returns the number of the rules of a site.
+    fn of_site(&mut self, name: &str) -> u32 {
+        let known = self.sites.get(name).copied();
+        let number = known.unwrap_or_else(|| self.another());
+        self.sites.insert(name.to_owned(), number);
+        number
+    }
+
+    /// Returns a number that no other route has.
+    fn another(&mut self) -> u32 {
+        let number = self.count;
+        self.count = number.saturating_add(1);
+        number
+    }
+}
+
+/// Filter that guards a route, applied to requests that another route takes.
+pub struct DetachedGuard {
+    /// Number that is the same for identical settings.
+    number: u32,
+    is_access: bool,
+    named: Named,
+}
+
+impl DetachedGuard {
+    pub(super) fn new(number: u32, named: &Named) -> Self {
+        let alone = named.filter.guard_alone();
+        Self {
+            number,
+            is_access: named.filter.guard() == Guard::Access,
+            named: Named {
+                name: named.name,
+                filter: alone.unwrap_or_else(|| Arc::clone(&named.filter)),
+            },
+        }
+    }
+}
+
+impl Route {
+    /// Returns the guards of this route that have not checked a request yet, and marks them in
+    /// `asked`.
+    pub fn guards_beside(&self, covered: &mut BTreeSet<u32>) -> Chain {
+        let guards = self.guards.iter();
+        let missing = guards.filter(|guard| covered.insert(guard.number));
+        Chain::new(missing.map(|guard| guard.named.clone()).collect())
+    }
+}
+
+impl Route {
+    /// Returns the response of this route to a request of another one that some app may read as one
+    /// of its own, if it refuses that.
+    pub fn refusal(&self, request: &RequestHeader, facts: &mut RequestFacts) -> Option<Reply> {
+        let mut rules = self.site.as_deref().into_iter().chain(&self.rules);
+        rules
+            .find_map(|rules| rules.refusal(0, request, facts))
+            .or_else(|| refusing(self.rules.as_ref(), &self.action).map(|own| own.reply(request)))
+    }
+}
+
+/// Returns the action of a route, if that refuses requests. Rules that respond to all of them come
+/// before it.
+fn refusing<'a>(rules: Option<&Rules>, action: &'a Action) -> Option<&'a Respond> {
+    let is_asked = rules.is_none_or(|rules| !rules.respond_to_all());
+    match action {
+        Action::Respond(respond) => Some(respond).filter(|own| is_asked && own.refuses()),
+        // A backend refuses by itself, whatever the spelling; a redirect and a file that is missing
+        // protect nothing.
+        Action::Forward(_) | Action::Redirect(_) | Action::Files(_) => None,
+    }
+}
+
+impl Compiler<'_> {
+    /// Returns the protection of a route: by its filters, its rules and those of its site, by an
+    /// action that refuses, and by what only other routes lead to.
+    pub(super) fn guarding(
+        &mut self,
+        node: &RouteNode,
+        filters: &[DetachedGuard],
+        action: &Action,
+        (rules, site): (Option<&Rules>, Option<&Rules>),
+    ) -> RouteProtection {
+        let mut guards: BTreeSet<u32> = filters.iter().map(|guard| guard.number).collect();
+        let is_internal = node.config.matches.value.internal;
+        let refuses =
+            is_internal || rules.is_some_and(Rules::refuse) || refusing(rules, action).is_some();
+        if refuses {
+            guards.insert(self.guards.another());
+        }
+        let site = node
+            .config
+            .site
+            .as_ref()
+            .filter(|_| site.is_some_and(Rules::refuse));
+        guards.extend(site.map(|site| self.guards.of_site(&site.value)));
+        let spelling = node.config.spelling.as_ref();
+        // Two routes of one root lead to the same files, as two of one upstream lead to the same
+        // app. No upstream has such a name.
+        let named = |files: &Files| {
+            let root = files.root();
+            let root = root.canonicalize().unwrap_or_else(|_| root.to_path_buf());
+            Arc::<str>::from(format!("files {}", root.display()))
+        };
+        let files = match action {
+            Action::Forward(forward) => forward.files.as_deref().map(named),
+            Action::Files(_) | Action::Redirect(_) | Action::Respond(_) => None,
+        };
+        let (upstream, rewrites) = match action {
+            Action::Forward(forward) => (
+                Some(Arc::clone(&forward.upstream)),
+                forward.rewrite.is_some(),
+            ),
+            Action::Files(serve) if serve.internal.is_none() => {
+                (Some(named(&serve.files)), serve.rewrite.is_some())
+            }
+            Action::Files(_) | Action::Redirect(_) | Action::Respond(_) => (None, false),
+        };
+        RouteProtection {
+            guards,
+            has_access: refuses || site.is_some() || filters.iter().any(|guard| guard.is_access),
+            upstream,
+            files,
+            rewrites,
+            is_exact: spelling.is_some_and(|spelling| spelling.value == SpellingConfig::Exact),
+        }
+    }
+
+    /// Makes the table guard every spelling, and warns where it cannot.
+    pub(super) fn guard(
+        &mut self,
+        table: &mut RouteTable,
+        matches: &[(&MatchConfig, Place)],
+        routes: &[Option<Route>],
+        slashes: Slashes,
+    ) {
+        let known = routes
+            .iter()
+            .map(|route| route.as_ref().map(|r| r.guarding.clone()));
+        let Some(guarding) = known.collect::<Option<Vec<RouteProtection>>>() else {
+            return;
+        };
+        table.guard(matches, &guarding, slashes, &mut self.diagnostics);
+        let all: Vec<(&RouteNode, &RouteProtection)> =
+            self.file.routes.iter().zip(&guarding).collect();
+        self.diagnostics.extend(ways_around(&all));
+    }
+}
+
+/// Returns warnings of guards that do not keep requests from their app, and of needless spellings.
+pub(super) fn ways_around(all: &[(&RouteNode, &RouteProtection)]) -> Diagnostics {
+    let open = OpenRoutes::new(all);
+    let mut found = Diagnostics::default();
+    for (guarded, guarding) in all {
+        let guards = &guarding.guards;
+        if let Some(spelling) = &guarded.config.spelling
+            && open.of_any_app(guards).is_none()
+        {
+            found.push(needless(spelling.place));
+        }
+        if guards.is_empty() || guarding.is_exact {
+            continue;
+        }
+        let matches = &guarded.config.matches.value;
+        let location = matches.location.as_ref();
+        let regex = location.filter(|location| location.value.trim_start().starts_with('~'));
+        if let Some(regex) = matches.path_regex.as_ref().or(regex) {
+            // A route that refuses does so for any app.
+            let other = match guarded.config.upstream {
+                Some(_) => open.of_same_app(guarded, guards),
+                None => open.of_any_app(guards),
+            };
+            if let Some(other) = other {
+                found.push(beside_regex(regex.place, all[other].0));
+            }
+        }
+        if let Some(other) = open.of_other_hosts(guarded, guards) {
+            found.push(beside_host(all[other].0, guarded));
+        }
+        if let Some(other) = open.rewritten_into(guarded, guards) {
+            found.push(behind_rewrite(open.rewrites[other], guarded));
+        }
+    }
+    found
+}
+
+pub(super) fn needless(place: Place) -> Diagnostic {
+    Diagnostic::warning(
+        "edgeway::route::spelling",
+        place,
+        "`spelling` has no effect here: no other route lacks a filter that protects this one",
+    )
+    .help("remove it; every route takes its paths in their normal form")
+}
+
+pub(super) fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
+    Diagnostic::warning(
+        "edgeway::route::guarded_regex",
+        place,
+        format!(
+            "of the spellings that an app may take for these paths, a regular expression finds only \
+             some; the others go to `{}` and the same upstream",
+            other.name()
+        ),
+    )
+    .help("write the paths in `path`, or give the other route the same filters")
+    .related(other.place, "matches the others without these filters")
+}
+
+pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
+    Diagnostic::warning(
+        "edgeway::route::guarded_host",
+        guarded.config.matches.place,
+        format!(
+            "these paths are guarded for the hosts that are named; for any other host they go to \
+             `{}` and the same upstream",
+            other.name()
+        ),
+    )
+    .help("leave `host` out here, name hosts at the other route, or give it the same filters")
+    .related(other.place, "matches any host")
+}
+
+pub(super) fn behind_rewrite(place: Place, guarded: &RouteNode) -> Diagnostic {
+    Diagnostic::warning(
+        "edgeway::route::rewritten_past_guard",
+        place,
+        format!(
+            "this rewrite leads to paths that `{}` guards, at the same upstream and without its filters",
+            guarded.name()
+        ),
+    )
+    .help("give this route the same filters, or rewrite to a path beside the guarded one")
+    .related(guarded.place, "guards them")
+}

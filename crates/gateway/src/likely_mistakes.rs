@@ -1,0 +1,166 @@
+//! Warnings about settings that are valid, and that users of other gateways rarely mean.
+
+use std::sync::Arc;
+
+use edgeway_cache::{
+    nextjs::PageCache,
+    route::{Mode, RouteCachePolicy},
+};
+use edgeway_config::{
+    diagnostic::Diagnostic,
+    model::{App, BackendTarget, MatchConfig, OneOrMany, RouteNode},
+    tree::Spanned,
+};
+
+use super::{ListenAddress, Listener, compile::Compiler};
+
+impl Compiler<'_> {
+    /// Warns of routes that take `/` alone where no other route takes the rest of the site: nginx,
+    /// Traefik and Express mean every path by that.
+    pub(super) fn roots_alone(&mut self) {
+        let routes = &self.file.routes;
+        for route in routes {
+            let own = &route.config.matches.value;
+            let [path] = &own.path.0[..] else { continue };
+            let has_rest = || {
+                let mut others = routes.iter();
+                others.any(|other| takes_rest(&other.config.matches.value, own))
+            };
+            if path.value != "/" || has_rest() {
+                continue;
+            }
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::route::root_alone",
+                    path.place,
+                    "`path: /` is the path `/` alone, and no route takes the rest of the site",
+                )
+                .help(
+                    "write `path: /*` for every path; if the start page alone is meant, add a \
+                     route for the rest, such as `{ match: { path: /* }, respond: 404 }`",
+                ),
+            );
+        }
+    }
+
+    /// Warns of backends that are listeners of this gateway: an app and the gateway often have the
+    /// same usual port.
+    pub(super) fn circles(&mut self, listeners: &[Arc<Listener>]) {
+        let upstreams = self.file.upstreams.iter();
+        for backend in upstreams.flat_map(|(_, upstream)| &upstream.value.backends) {
+            let BackendTarget::Address(text) = &backend.value.target else {
+                continue;
+            };
+            let Ok(target) = text.parse::<ListenAddress>() else {
+                continue;
+            };
+            if !listeners.iter().any(|own| own.address.takes(&target)) {
+                continue;
+            }
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::upstream::circle",
+                    backend.place,
+                    format!("`{text}` is a listener of this gateway: requests would go round in a circle"),
+                )
+                .help(
+                    "write the port that the app listens on; if that is this one, give the \
+                     listener another port, such as `127.0.0.1:8081`",
+                ),
+            );
+        }
+    }
+
+    /// Warns of stored pages of a Next.js app whose build is not known.
+    pub(super) fn build_unknown(&mut self, route: &RouteNode, policy: &RouteCachePolicy) {
+        if policy.mode != Mode::App || policy.pages == PageCache::Off {
+            return;
+        }
+        let Some(name) = &route.config.upstream else {
+            return;
+        };
+        let mut upstreams = self.file.upstreams.iter();
+        let Some((key, upstream)) = upstreams.find(|(key, _)| key.name == name.value) else {
+            return;
+        };
+        let app = &upstream.value;
+        if app.app != App::Nextjs
+            || app.folder.is_some()
+            || app.releases.is_some()
+            || app.guarded.is_some()
+        {
+            return;
+        }
+        self.diagnostics.push(
+            Diagnostic::warning(
+                "edgeway::upstream::build_unknown",
+                key.place,
+                format!(
+                    "pages of `{}` are cached, and its build is not known: stored pages outlive a \
+                     deploy, and the paths that its middleware guards are unknown",
+                    key.name
+                ),
+            )
+            .help(format!(
+                "write `folder: /srv/{}/.next`, the folder in which `next build` leaves \
+                 `BUILD_ID`; where the gateway cannot read it, write `guarded: [/account/*]` with \
+                 the paths that are never shared, and purge after a deploy; or write `pages: off` \
+                 in the route's `cache`",
+                key.name
+            )),
+        );
+    }
+}
+
+/// Returns true if requests for other paths, with everything else that `root` demands, match.
+fn takes_rest(other: &MatchConfig, root: &MatchConfig) -> bool {
+    let takes = |other: &OneOrMany<Spanned<String>>, root: &OneOrMany<Spanned<String>>| {
+        let has = |text: &Spanned<String>| other.0.iter().any(|own| own.value == text.value);
+        other.is_empty() || (!root.is_empty() && root.0.iter().all(has))
+    };
+    let has_conditions =
+        !(other.header.is_empty() && other.query.is_empty() && other.cookie.is_empty());
+    other.takes_every_path()
+        && !has_conditions
+        && takes(&other.host, &root.host)
+        && takes(&other.method, &root.method)
+        && takes(&other.listener, &root.listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::{World, compile, load_text};
+
+    #[test]
+    fn a_backend_that_is_a_listener_of_the_gateway_is_a_warning() {
+        for (listener, backend, is_circle) in [
+            ("127.0.0.1:8080", "127.0.0.1:8080", true),
+            ("0.0.0.0:8080", "127.0.0.1:8080", true),
+            (":8080", "[::1]:8080", true),
+            ("unix:/run/a.sock", "unix:/run/a.sock", true),
+            ("127.0.0.1:8080", "127.0.0.1:3000", false),
+            ("127.0.0.1:8080", "127.0.0.2:8080", false),
+            // Another machine.
+            ("0.0.0.0:8080", "192.0.2.1:8080", false),
+            (":8080", "192.0.2.1:8080", false),
+            ("0.0.0.0:8080", "[::1]:8080", false),
+        ] {
+            let yaml = format!(
+                "listeners: [{{ address: \"{listener}\" }}]\n\
+                 upstreams: {{ web: {{ backends: [\"{backend}\"] }} }}\n\
+                 routes: [{{ match: {{ path: /* }}, upstream: web }}]\n"
+            );
+            let file = load_text("t.yaml", &yaml).file.expect("it is well formed");
+            let (_, found) = compile(&file, Path::new("."), &World::default());
+            let codes: Vec<&str> = found.list().iter().map(|one| one.code).collect();
+            let expected: &[&str] = if is_circle {
+                &["edgeway::upstream::circle"]
+            } else {
+                &[]
+            };
+            assert_eq!(codes, expected, "{yaml}");
+        }
+    }
+}

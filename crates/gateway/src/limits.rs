@@ -1,0 +1,179 @@
+//! Compiles the limits on clients, and reports those that make no sense.
+
+use std::time::Duration;
+
+use edgeway_base::units::ByteSize;
+use edgeway_config::{
+    diagnostic::Diagnostic,
+    model::{LimitsConfig, ListenerConfig},
+};
+
+use super::compile::Compiler;
+
+/// Limits on clients; see [`LimitsConfig`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub connections: Option<u32>,
+    pub connections_per_ip: Option<u32>,
+    pub connections_per_network: Option<u32>,
+    pub requests_per_connection: u32,
+    pub header_timeout: Duration,
+    pub idle_timeout: Duration,
+    /// Bytes per second; 0 for no limit.
+    pub body_rate: u64,
+    pub body_grace: Duration,
+    pub send_timeout: Duration,
+    pub request_line: usize,
+    pub headers: usize,
+    pub header_count: usize,
+}
+
+impl Limits {
+    pub fn new(config: &LimitsConfig) -> Self {
+        let bytes = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+        Self {
+            connections: config.connections,
+            connections_per_ip: config.connections_per_ip,
+            connections_per_network: config.connections_per_network,
+            requests_per_connection: config.requests_per_connection,
+            header_timeout: config.header_timeout.0,
+            idle_timeout: config.idle_timeout.0,
+            body_rate: config.body_rate.0,
+            body_grace: config.body_grace.0,
+            send_timeout: config.send_timeout.0,
+            request_line: bytes(config.request_line().0),
+            headers: bytes(config.headers().0),
+            header_count: bytes(u64::from(config.header_count)),
+        }
+    }
+}
+
+/// Longest header section that Pingora reads. It responds to longer ones with 400.
+const MAX_HEAD_LEN: ByteSize = ByteSize(1_000_000);
+/// Bound on header fields: Pingora accepts 256, and the gateway adds some.
+const MAX_HEADERS: u32 = 200;
+
+const CODE: &str = "edgeway::listener::limits";
+
+impl Compiler<'_> {
+    /// Reports limits that no request could meet, or that have no effect.
+    pub(super) fn check_limits(&mut self, listener: &ListenerConfig, is_unix: bool) {
+        let place = listener.limits.place;
+        let limits = &listener.limits.value;
+        for (key, time) in [
+            ("header_timeout", limits.header_timeout),
+            ("idle_timeout", limits.idle_timeout),
+            ("send_timeout", limits.send_timeout),
+        ] {
+            if time.0.is_zero() {
+                self.error(
+                    CODE,
+                    place,
+                    format!("`{key}: 0s` would close every connection at once"),
+                    "write a time such as `10s`; a long one such as `1h` where it is not to matter",
+                );
+            }
+        }
+        if limits.body_grace.0.is_zero() && limits.body_rate.0 > 0 {
+            self.error(
+                CODE,
+                place,
+                "`body_grace: 0s` would end every request with a body".to_owned(),
+                "write a time such as `10s`, or `body_rate: 0` for no such limit",
+            );
+        }
+        for (key, most) in [
+            ("connections", limits.connections),
+            ("connections_per_ip", limits.connections_per_ip),
+            ("connections_per_network", limits.connections_per_network),
+        ] {
+            if most == Some(0) {
+                self.error(
+                    CODE,
+                    place,
+                    format!("`{key}: 0` lets no client connect"),
+                    "write a number, or leave the key out",
+                );
+            }
+        }
+        self.check_heads(listener);
+        self.check_counts(listener, is_unix);
+    }
+
+    fn check_heads(&mut self, listener: &ListenerConfig) {
+        let place = listener.limits.place;
+        let limits = &listener.limits.value;
+        let (request_line, headers) = (limits.request_line(), limits.headers());
+        if headers.0 > MAX_HEAD_LEN.0 {
+            self.error(
+                CODE,
+                place,
+                format!("`headers: {headers}` is more than {MAX_HEAD_LEN}"),
+                format!("write at most {MAX_HEAD_LEN}; browsers need less than 32KiB"),
+            );
+        }
+        if request_line.0 == 0 || headers.0 < request_line.0 {
+            self.error(
+                CODE,
+                place,
+                format!(
+                    "`request_line: {request_line}` does not fit in `headers: {headers}`, of which \
+                     it is a part"
+                ),
+                "write a `headers` that is larger than `request_line`, such as 32KiB and 8KiB",
+            );
+        }
+        if limits.header_count > MAX_HEADERS {
+            self.error(
+                CODE,
+                place,
+                format!(
+                    "`header_count: {}` is more than {MAX_HEADERS}",
+                    limits.header_count
+                ),
+                format!("write at most {MAX_HEADERS}"),
+            );
+        }
+    }
+
+    fn check_counts(&mut self, listener: &ListenerConfig, is_unix: bool) {
+        let place = listener.limits.place;
+        let limits = &listener.limits.value;
+        let counts = [
+            ("connections_per_ip", limits.connections_per_ip),
+            ("connections_per_network", limits.connections_per_network),
+            ("connections", limits.connections),
+        ];
+        let written: Vec<_> = counts
+            .iter()
+            .filter_map(|(key, most)| most.map(|most| (key, most)))
+            .collect();
+        for pair in written.windows(2) {
+            let [(inner, few), (outer, many)] = pair else {
+                continue;
+            };
+            if many < few {
+                let warning = Diagnostic::warning(
+                    CODE,
+                    place,
+                    format!("`{outer}: {many}` is reached before `{inner}: {few}` ever is"),
+                );
+                self.diagnostics
+                    .push(warning.help(format!("raise `{outer}`, or leave `{inner}` out")));
+            }
+        }
+        let by_address = limits.connections_per_ip.is_some();
+        let is_counted = by_address || limits.connections_per_network.is_some();
+        if is_counted && is_unix && listener.proxy_protocol.is_none() {
+            let warning = Diagnostic::warning(
+                CODE,
+                place,
+                "connections to a unix socket have no address to count them by".to_owned(),
+            );
+            self.diagnostics.push(warning.help(
+                "leave `connections_per_ip` and `connections_per_network` out, or have the \
+                 clients' addresses sent by `proxy_protocol`",
+            ));
+        }
+    }
+}

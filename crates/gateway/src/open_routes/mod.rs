@@ -1,0 +1,194 @@
+//! Index of the routes that lead to an app without some guard, by the ways on which a request for a
+//! guarded path can reach them.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, HashMap};
+
+use edgeway_config::{
+    diagnostic::Place,
+    model::{RouteNode, ThenConfig},
+};
+use edgeway_routes::{LackedGuards, LackedGuardsBy, RouteProtection};
+
+/// The routes of a configuration, by upstream.
+#[derive(Default)]
+pub(super) struct OpenRoutes<'a> {
+    all: LackedGuards,
+    /// Places of the rewrites of all routes, in their order.
+    pub(super) rewrites: Vec<Place>,
+    by_upstream: HashMap<Option<&'a str>, OpenRoutesOfUpstream<'a>>,
+}
+
+#[derive(Default)]
+struct OpenRoutesOfUpstream<'a> {
+    all: LackedGuards,
+    /// Routes for any host, by the paths that they have everything below of.
+    any_host: LackedGuardsBy<&'a str>,
+    /// Routes by the beginning of the paths that their rewrite produces.
+    rewritten: LackedGuardsBy<&'a str>,
+    /// Rewriting routes whose paths may continue in any way.
+    rewritten_open: LackedGuardsBy<&'a str>,
+    /// Rewriting routes by the folders above the beginning of these paths.
+    rewritten_below: LackedGuardsBy<&'a str>,
+}
+
+impl<'a> OpenRoutes<'a> {
+    pub(super) fn new(routes: &[(&'a RouteNode, &RouteProtection)]) -> Self {
+        let mut open = Self::default();
+        for (number, (node, guarding)) in routes.iter().enumerate() {
+            // A route without an app leads past nothing.
+            if guarding.upstream.is_none() {
+                continue;
+            }
+            open.all.push(number, &guarding.guards);
+            let beside = open.by_upstream.entry(upstream(node)).or_default();
+            beside.push(number, node, &guarding.guards);
+            if node.config.upstream.is_some() {
+                for (with, is_open, place) in rewrites(node) {
+                    beside.push_rewrite(open.rewrites.len(), (with, is_open), &guarding.guards);
+                    open.rewrites.push(place);
+                }
+            }
+        }
+        open
+    }
+
+    /// Returns the first route to any app that lacks one of these guards.
+    pub(super) fn of_any_app(&self, guards: &BTreeSet<u32>) -> Option<usize> {
+        self.all.first_without(guards)
+    }
+
+    /// Returns the first route to the app of `guarded` that lacks one of its guards.
+    pub(super) fn of_same_app(
+        &self,
+        guarded: &'a RouteNode,
+        guards: &BTreeSet<u32>,
+    ) -> Option<usize> {
+        self.beside(guarded)?.all.first_without(guards)
+    }
+
+    /// Returns the first route to the app of `guarded` that takes the same paths for hosts that
+    /// `guarded` does not name, and that lacks one of its guards.
+    pub(super) fn of_other_hosts(
+        &self,
+        guarded: &'a RouteNode,
+        guards: &BTreeSet<u32>,
+    ) -> Option<usize> {
+        let matches = &guarded.config.matches.value;
+        if matches.host.0.is_empty() {
+            return None;
+        }
+        let index = &self.beside(guarded)?.any_host;
+        // An app that selects by host has all its paths below one host.
+        let paths = matches.path.0.iter().map(|path| path.value.as_str());
+        paths
+            .filter(|path| *path != "/*")
+            .flat_map(|path| folders(path).chain(["", path]))
+            .filter_map(|folder| index.first_without(&folder, guards))
+            .min()
+    }
+
+    /// Returns the number of the first rewrite, of a route to the app of `guarded` that lacks one of
+    /// its guards, which can produce a path of `guarded`.
+    pub(super) fn rewritten_into(
+        &self,
+        guarded: &'a RouteNode,
+        guards: &BTreeSet<u32>,
+    ) -> Option<usize> {
+        let index = self.beside(guarded)?;
+        let matches = &guarded.config.matches.value;
+        let paths = matches.path.0.iter().map(|path| {
+            let own = path.value.split(['{', '*']).next().unwrap_or_default();
+            (own, own.len() < path.value.len())
+        });
+        let location = matches.location.as_ref().map(|own| own.value.trim());
+        let location = location.filter(|own| !own.starts_with('~'));
+        let location = location.map(|own| match own.strip_prefix('=') {
+            Some(exact) => (exact.trim_start(), false),
+            None => (own.trim_start_matches("^~").trim_start(), true),
+        });
+        let found = paths.chain(location).flat_map(|(own, is_pattern)| {
+            let own = own.trim_end_matches('/');
+            let ends = own.char_indices().map(|(end, _)| end).chain([own.len()]);
+            let beginnings = ends.map(|end| &own[..end]);
+            let below = is_pattern.then(|| index.rewritten_below.first_without(&own, guards));
+            beginnings
+                .map(|beginning| index.rewritten_open.first_without(&beginning, guards))
+                .chain([index.rewritten.first_without(&own, guards)])
+                .chain(below)
+                .flatten()
+        });
+        found.min()
+    }
+
+    fn beside(&self, guarded: &'a RouteNode) -> Option<&OpenRoutesOfUpstream<'a>> {
+        self.by_upstream.get(&upstream(guarded))
+    }
+}
+
+impl<'a> OpenRoutesOfUpstream<'a> {
+    fn push(&mut self, number: usize, node: &'a RouteNode, guards: &BTreeSet<u32>) {
+        self.all.push(number, guards);
+        let matches = &node.config.matches.value;
+        if node.config.rewrite.is_none() && matches.host.0.is_empty() {
+            let any = matches.takes_every_path().then_some("");
+            let paths = matches.path.0.iter();
+            let wide = paths.filter_map(|path| path.value.strip_suffix("/*"));
+            for folder in any.into_iter().chain(wide.filter(|wide| !wide.is_empty())) {
+                self.any_host.push(folder, number, guards);
+            }
+        }
+    }
+
+    /// Adds a rewrite to paths that begin with `fixed`, and continue in any way if it is open.
+    fn push_rewrite(
+        &mut self,
+        number: usize,
+        (fixed, is_open): (&'a str, bool),
+        guards: &BTreeSet<u32>,
+    ) {
+        self.rewritten.push(fixed, number, guards);
+        if is_open {
+            self.rewritten_open.push(fixed, number, guards);
+        }
+        for folder in folders(fixed) {
+            self.rewritten_below.push(folder, number, guards);
+        }
+    }
+}
+
+/// Returns the rewrites with which a route sends another path to its upstream: the beginning that
+/// all of their paths have, whether that is not all of it, and where they are written. A rewrite that
+/// chooses a route meets the guards of that one.
+fn rewrites(node: &RouteNode) -> impl Iterator<Item = (&str, bool, Place)> {
+    let key = node.config.rewrite.as_ref().map(|rewrite| {
+        let own = &rewrite.value;
+        (own.with.value.as_str(), own.prefix.is_some(), rewrite.place)
+    });
+    let rules = node.config.rules.iter().filter_map(|rule| {
+        let with = rule.value.with.as_ref()?.value.as_str();
+        match rule.value.then {
+            None | Some(ThenConfig::Stop) => {}
+            Some(ThenConfig::Reroute | ThenConfig::Later) => return None,
+        }
+        let path = with.split('?').next().unwrap_or_default();
+        Some((path, false, rule.place))
+    });
+    key.into_iter().chain(rules).map(|(with, is_open, place)| {
+        let fixed = with.split(['{', '$']).next().unwrap_or_default();
+        let is_open = is_open || fixed.len() < with.len();
+        (fixed.trim_end_matches('/'), is_open, place)
+    })
+}
+
+/// Returns the folders that a path lies in, as their paths without the slash at the end.
+fn folders(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(at, _)| &path[..at])
+}
+
+fn upstream(node: &RouteNode) -> Option<&str> {
+    let upstream = node.config.upstream.as_ref();
+    upstream.map(|name| name.value.as_str())
+}

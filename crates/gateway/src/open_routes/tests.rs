@@ -1,0 +1,235 @@
+//! Tests that the index finds what a comparison of each route with each other one finds, with work
+//! in proportion to the number of routes.
+
+use std::{fmt::Write as _, path::Path};
+
+use edgeway_config::{
+    diagnostic::{Diagnostic, Place},
+    model::{RouteNode, ThenConfig},
+};
+use edgeway_routes::{RouteProtection, work};
+use proptest::prelude::*;
+
+use crate::{
+    World, compile,
+    guards::{behind_rewrite, beside_host, beside_regex, needless, ways_around},
+    load_text,
+};
+
+type Guarded<'a> = (&'a RouteNode, &'a RouteProtection);
+
+/// Returns true if `other` lets requests reach an app without a guard of `guarded`.
+fn leads_past((_, other): &Guarded<'_>, (_, guarded): &Guarded<'_>) -> bool {
+    other.upstream.is_some() && !guarded.guards.is_subset(&other.guards)
+}
+
+/// Returns the first rewrite of `other` that can produce a path of `guarded`.
+fn leads_into(other: &RouteNode, guarded: &RouteNode) -> Option<Place> {
+    other.config.upstream.as_ref()?;
+    let key = other.config.rewrite.as_ref().map(|rewrite| {
+        let own = &rewrite.value;
+        (own.with.value.as_str(), own.prefix.is_some(), rewrite.place)
+    });
+    let rules = other.config.rules.iter().filter_map(|rule| {
+        let stays = matches!(rule.value.then, None | Some(ThenConfig::Stop));
+        let with = rule.value.with.as_ref().filter(|_| stays)?;
+        Some((with.value.as_str(), false, rule.place))
+    });
+    let mut all = key.into_iter().chain(rules);
+    let found = all.find(|(with, is_open, _)| produces(with, *is_open, guarded))?;
+    Some(found.2)
+}
+
+fn produces(with: &str, is_open: bool, guarded: &RouteNode) -> bool {
+    let with = with.split('?').next().unwrap_or_default();
+    let fixed = with.split(['{', '$']).next().unwrap_or_default();
+    let is_open = is_open || fixed.len() < with.len();
+    let fixed = fixed.trim_end_matches('/');
+    let mut paths = guarded.config.matches.value.path.0.iter();
+    paths.any(|path| {
+        let own = path.value.split(['{', '*']).next().unwrap_or_default();
+        let is_pattern = own.len() < path.value.len();
+        let own = own.trim_end_matches('/');
+        own == fixed || is_open && own.starts_with(fixed) || is_pattern && is_below(fixed, own)
+    })
+}
+
+fn is_below(path: &str, other: &str) -> bool {
+    let rest = path.strip_prefix(other);
+    rest.is_some_and(|rest| rest.starts_with('/'))
+}
+
+/// Returns true if `other` takes the paths of `guarded` for hosts that `guarded` does not name.
+fn takes_other_hosts(other: &RouteNode, guarded: &RouteNode) -> bool {
+    let (open, own) = (&other.config.matches.value, &guarded.config.matches.value);
+    if own.host.0.is_empty() || !open.host.0.is_empty() || other.config.rewrite.is_some() {
+        return false;
+    }
+    let covers = |path: &str| {
+        let paths = open.path.0.iter();
+        let mut wide = paths.filter_map(|path| path.value.strip_suffix("/*"));
+        open.path.0.is_empty() && open.path_regex.is_none()
+            || wide.any(|wide| wide.is_empty() || wide == path || is_below(path, wide))
+    };
+    let mut paths = own.path.0.iter().map(|path| path.value.as_str());
+    paths.any(|path| path != "/*" && covers(path))
+}
+
+/// Returns the warnings that a comparison of each route with each other one finds.
+fn compared(all: &[Guarded<'_>]) -> Vec<Diagnostic> {
+    let upstream = |node: &RouteNode| node.config.upstream.as_ref().map(|name| name.value.clone());
+    let mut found = Vec::new();
+    for guarded in all {
+        let (node, protection) = guarded;
+        let lacking: Vec<&Guarded<'_>> = all.iter().filter(|o| leads_past(o, guarded)).collect();
+        let beside = lacking.iter().filter(|o| upstream(o.0) == upstream(node));
+        let open: Vec<&RouteNode> = beside.map(|other| other.0).collect();
+        if let Some(spelling) = &node.config.spelling
+            && lacking.is_empty()
+        {
+            found.push(needless(spelling.place));
+        }
+        if protection.guards.is_empty() || protection.is_exact {
+            continue;
+        }
+        if let Some(regex) = &node.config.matches.value.path_regex {
+            let other = match upstream(node) {
+                Some(_) => open.first().copied(),
+                None => lacking.first().map(|other| other.0),
+            };
+            found.extend(other.map(|other| beside_regex(regex.place, other)));
+        }
+        let other = open.iter().find(|other| takes_other_hosts(other, node));
+        found.extend(other.map(|other| beside_host(other, node)));
+        let mut open = open.iter();
+        let place = open.find_map(|other| leads_into(other, node));
+        found.extend(place.map(|place| behind_rewrite(place, node)));
+    }
+    found
+}
+
+/// A route as written, its guards, and whether it leads to an app.
+fn route() -> impl Strategy<Value = (String, RouteProtection)> {
+    let path = prop::sample::select(vec![
+        "path: /*",
+        "path: /a/*",
+        "path: [/a, /b/*]",
+        "path: '/a/{id}'",
+        "path: /a/b/c",
+        "path: /a/b/*",
+        "path: '/é/{x}/*'",
+        "path_regex: '^/a/[0-9]+$'",
+        "method: POST",
+    ]);
+    let host = prop::sample::select(vec!["", "host: x.example, ", "host: [y.example], "]);
+    let rewrite = prop::sample::select(vec![
+        "",
+        ", rewrite: { prefix: /a, with: /b }",
+        ", rewrite: { with: /a/b }",
+        ", rewrite: { with: '/a{path}' }",
+        ", rewrite: { with: '/é/x/' }",
+        ", rewrite: { with: / }",
+        ", rules: [{ regex: ^/x, with: /a/b }]",
+        ", rules: [{ regex: '^/(.*)$', with: '/a/{group.1}', then: stop }, { with: /b, if: '{path}' }]",
+        ", rules: [{ regex: ^/x, with: /a/b, then: reroute }, { with: '{path}/b?x' }]",
+    ]);
+    let action = prop::sample::select(vec!["upstream: web", "upstream: api", "files: www"]);
+    let spelling = prop::sample::select(vec!["", ", spelling: exact"]);
+    let guards = prop::collection::btree_set(0..4_u32, 0..4);
+    (host, path, action, rewrite, spelling, guards).prop_map(
+        |(host, path, action, rewrite, spelling, guards)| {
+            let upstream = Some(action.into());
+            let protection = RouteProtection {
+                guards,
+                upstream,
+                rewrites: rewrite.contains("rewrite"),
+                is_exact: !spelling.is_empty(),
+                ..RouteProtection::default()
+            };
+            let text = format!("- {{ match: {{ {host}{path} }}, {action}{rewrite}{spelling} }}\n");
+            (text, protection)
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn the_index_finds_what_comparing_all_routes_finds(
+        routes in prop::collection::vec((route(), prop::bool::weighted(0.9)), 1..9),
+    ) {
+        let mut yaml = "listeners: [{ address: 127.0.0.1:8080 }]\nroutes:\n".to_owned();
+        let mut protections = Vec::new();
+        for ((text, mut protection), leads_to_app) in routes {
+            yaml.push_str(&text);
+            if !leads_to_app {
+                protection.upstream = None;
+            }
+            protections.push(protection);
+        }
+        let file = load_text("t.yaml", &yaml).file.expect("every shape is valid");
+        let all: Vec<Guarded<'_>> = file.routes.iter().zip(&protections).collect();
+        let found = ways_around(&all);
+        prop_assert_eq!(found.list(), &compared(&all)[..]);
+    }
+}
+
+/// Counts the comparisons of guards when `count` routes are compiled.
+fn work_of(count: usize, route: impl Fn(usize) -> String) -> u64 {
+    let mut yaml = "listeners: [{ address: 127.0.0.1:8080 }]\n\
+                    upstreams: { web: { backends: [127.0.0.1:3000] } }\nroutes:\n"
+        .to_owned();
+    for number in 0..count {
+        writeln!(yaml, "- {{ {}, upstream: web }}", route(number)).expect("a string takes it");
+    }
+    let file = load_text("t.yaml", &yaml).file.expect("it is valid");
+    let ((gateway, problems), work) =
+        work::of(|| compile(&file, Path::new("."), &World::default()));
+    assert!(gateway.is_some(), "{problems:?}");
+    work
+}
+
+#[test]
+fn work_grows_with_the_number_of_routes_and_not_with_its_square() {
+    type Shape = fn(usize) -> String;
+    let shapes: [Shape; 5] = [
+        // The defaults guard these alike.
+        |n| format!("match: {{ path: /p{n}/* }}"),
+        |n| {
+            format!(
+                "match: {{ path: /p{n}/* }}, access: {{ allow: [10.0.{}.{}/32] }}",
+                n / 250,
+                n % 250
+            )
+        },
+        |n| {
+            format!(
+                "match: {{ host: h{n}.example, path: /a/* }}, in_flight: {}",
+                n + 1
+            )
+        },
+        |n| {
+            format!(
+                "match: {{ path: /p{n}/* }}, body_limit: {{ max: {} }}, rewrite: {{ prefix: /p{n}, with: /q{n} }}",
+                n + 1
+            )
+        },
+        |n| {
+            format!(
+                "match: {{ path: /p{n}/* }}{}",
+                if n == 0 {
+                    ", access: { allow: [10.0.0.1] }"
+                } else {
+                    ""
+                }
+            )
+        },
+    ];
+    for (number, shape) in shapes.into_iter().enumerate() {
+        let (few, many) = (work_of(50, shape), work_of(400, shape));
+        assert!(few > 0, "shape {number} compares nothing");
+        assert!(
+            many <= few * 9,
+            "shape {number}: {few} for 50 routes, {many} for 400"
+        );
+    }
+}

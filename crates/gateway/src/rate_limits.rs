@@ -1,0 +1,100 @@
+//! Section `rate_limits`: named limits, compiled before the routes that apply them.
+
+use std::sync::Arc;
+
+use edgeway_base::redis::Redis;
+use edgeway_config::{
+    diagnostic::{Diagnostic, Diagnostics},
+    model::File,
+    tree::{Spanned, read},
+};
+use edgeway_core::{
+    chain::CompileContext,
+    limits::{
+        config::LimitConfig,
+        key::CountedText,
+        limit::{Limit, Limits},
+        shared::RedisBuckets,
+    },
+};
+use edgeway_routes::values::{Names, Template};
+
+use super::compile::Compiler;
+
+impl Compiler<'_> {
+    /// Compiles the limits for everything that is compiled after them.
+    pub(super) fn rate_limits(&mut self) {
+        let file = self.file;
+        if let Some(redis) = self.shared.get::<Redis>() {
+            self.shared.insert(Arc::new(RedisBuckets::new(redis)));
+        }
+        let mut limits = Limits::default();
+        for (name, node) in &file.rate_limits {
+            let config = read::<LimitConfig>(node, &mut self.diagnostics);
+            let mut cx = self.cx(node.place, "");
+            let limit = config.and_then(|config| {
+                let by = match &config.by {
+                    Some(by) => Some(counted_by(by, &mut cx)?),
+                    None => None,
+                };
+                config.compile(name, by, file.redis.is_some(), &mut cx)
+            });
+            match limit {
+                Some(limit) => {
+                    limits.0.insert(name.name.clone(), Arc::new(limit));
+                }
+                None => limits.1.push(name.name.clone()),
+            }
+        }
+        self.shared.insert(Arc::new(limits));
+    }
+
+    /// Warns about limits that no route names, because they protect nothing.
+    pub(super) fn unused_rate_limits(&mut self) {
+        let limits = self.shared.get::<Limits>().unwrap_or_default();
+        let is_unused = |name: &str| {
+            limits
+                .0
+                .get(name)
+                .is_some_and(|limit: &Arc<Limit>| !limit.is_used())
+        };
+        for (key, _) in self
+            .file
+            .rate_limits
+            .iter()
+            .filter(|(key, _)| is_unused(&key.name))
+        {
+            self.diagnostics.push(
+                Diagnostic::warning(
+                    "edgeway::rate_limits::unused",
+                    key.place,
+                    format!("no route applies the limit `{}`", key.name),
+                )
+                .help(format!(
+                    "remove it, or write `rate_limit: [{}]` on a route or in `defaults`",
+                    key.name
+                )),
+            );
+        }
+    }
+}
+
+/// Compiles the text that a limit counts by.
+fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<dyn CountedText>> {
+    match Names::with(cx, |names| Template::parse(&by.value, names)) {
+        Ok(template) => Some(Box::new(template)),
+        Err((message, help)) => {
+            cx.report_at(by.place, "edgeway::rate_limits::by", message, help);
+            None
+        }
+    }
+}
+
+/// Returns the section with every default filled in.
+pub(super) fn print(file: &File) -> serde_json::Value {
+    let limits = file.rate_limits.iter().filter_map(|(name, node)| {
+        let config: LimitConfig = read(node, &mut Diagnostics::default())?;
+        Some((name.name.clone(), serde_json::to_value(config).ok()?))
+    });
+    limits.collect::<serde_json::Map<_, _>>().into()
+}

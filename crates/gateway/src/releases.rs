@@ -1,0 +1,83 @@
+//! Releases of apps, and the one that a request belongs to while several of them run.
+
+use std::{net::IpAddr, path::Path, sync::Arc};
+
+use edgeway_cache::nextjs::{Destination, ReleaseRequest, Releases};
+use edgeway_config::{model::UpstreamConfig, tree::Key};
+use edgeway_upstreams::{TrialRequest, Upstream};
+
+use super::{Gateway, compile::Compiler};
+
+/// Release that a request goes to.
+pub struct ReleaseChoice {
+    pub destination: Destination,
+    /// Release that the client gets wherever its request belongs to no other: the current one, or
+    /// one on trial.
+    pub own: Option<Arc<str>>,
+    /// Comparison that the outcome of the request counts for.
+    pub trial: Option<TrialRequest>,
+}
+
+impl Gateway {
+    /// Returns the destination of a request to this upstream. `None` if the upstream has no
+    /// releases.
+    pub fn release_of(
+        &self,
+        upstream: &Arc<Upstream>,
+        asked: &ReleaseRequest<'_>,
+        client: IpAddr,
+    ) -> Option<ReleaseChoice> {
+        let mut apps = self.app_releases.iter();
+        let (_, releases) = apps.find(|(own, _)| Arc::ptr_eq(own, upstream))?;
+        let (own, trial) = upstream.release_for(client, asked.headers);
+        let is_up = |release: &str| upstream.is_release_up(release);
+        let destination = releases.now().destination(asked, own.as_deref(), is_up);
+        Some(ReleaseChoice {
+            trial: trial.filter(|_| destination == Destination::Current),
+            destination,
+            own,
+        })
+    }
+}
+
+impl Compiler<'_> {
+    /// Returns the releases of this app, if it has some.
+    pub(super) fn releases(
+        &mut self,
+        key: &Key,
+        upstream: &UpstreamConfig,
+    ) -> Option<Arc<Releases>> {
+        let written = upstream.releases.as_ref()?;
+        let folder = self.folder.join(&written.value.folder.value);
+        let others = self.file.upstreams.iter();
+        let mut others = others.take_while(|(other, _)| other.name != key.name);
+        let is_same = |other: &UpstreamConfig| {
+            let releases = other.releases.as_ref();
+            releases
+                .is_some_and(|it| is_same_place(&self.folder.join(&it.value.folder.value), &folder))
+        };
+        if let Some((other, _)) = others.find(|(_, other)| is_same(&other.value)) {
+            self.error(
+                "edgeway::upstream::bad_releases",
+                written.value.folder.place,
+                format!("the releases of `{}` are in this folder", other.name),
+                "write a folder of its own for each app",
+            );
+        }
+        let releases = Arc::new(Releases::new(&key.name, &folder));
+        let watched = Arc::clone(&releases);
+        self.work.add(format!("releases of {}", key.name), move || {
+            Arc::clone(&watched).watch()
+        });
+        Some(releases)
+    }
+}
+
+/// Returns true if two paths lead to one place, as far as that is known.
+fn is_same_place(one: &Path, other: &Path) -> bool {
+    let whole = |path: &Path| {
+        path.canonicalize()
+            .unwrap_or_else(|_| path.components().collect())
+    };
+    whole(one) == whole(other)
+}

@@ -1,0 +1,114 @@
+//! Rules of sites and routes, and the routes that only names lead to.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use edgeway_config::{
+    diagnostic::{Place, closest},
+    model::RouteNode,
+};
+use edgeway_core::chain::Chain;
+use edgeway_filters::error_pages::PageSources;
+use edgeway_routes::{Action, Otherwise, Rules};
+
+use super::{Route, compile::Compiler};
+
+/// Rules of the sites by name; `None` for one with a problem, or without rules.
+pub(super) type Sites = BTreeMap<String, Option<Arc<Rules>>>;
+
+impl Compiler<'_> {
+    /// Compiles the rules of all sites.
+    pub(super) fn sites(&mut self) -> Sites {
+        let file = self.file;
+        let mut sites = Sites::new();
+        for (key, site) in &file.sites {
+            let mut cx = self.cx(site.place, "");
+            let rules = Rules::compile(&site.value.rules, &mut cx);
+            sites.insert(key.name.clone(), rules.map(Arc::new));
+        }
+        sites
+    }
+
+    /// Returns the rules of a route, and those of its site.
+    pub(super) fn rules(
+        &mut self,
+        node: &RouteNode,
+        name: &str,
+        sites: &Sites,
+    ) -> (Option<Rules>, Option<Arc<Rules>>) {
+        let mut cx = self.cx(node.place, name);
+        let rules = Rules::compile(&node.config.rules, &mut cx);
+        let Some(site) = &node.config.site else {
+            return (rules, None);
+        };
+        let own = sites.get(&site.value);
+        if own.is_none() {
+            let help = match closest(&site.value, sites.keys().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add it: `sites: {{ {}: {{ rules: … }} }}`", site.value),
+            };
+            let message = format!("unknown site `{}`", site.value);
+            self.error("edgeway::route::unknown_site", site.place, message, help);
+        }
+        (rules, own.cloned().flatten())
+    }
+
+    /// Returns the routes that only their names lead to, and reports names that no such route has.
+    pub(super) fn named(
+        &mut self,
+        routes: &[Option<Route>],
+        fallback: &Chain,
+    ) -> HashMap<Arc<str>, usize> {
+        let mut named = HashMap::new();
+        let file = self.file;
+        for (index, node) in file.routes.iter().enumerate() {
+            let matches = &node.config.matches;
+            if !matches.value.named {
+                continue;
+            }
+            let Some(name) = &node.config.name else {
+                let help = "write its name: `name: old`";
+                let message = "nothing leads to a named route without a name".to_owned();
+                self.error("edgeway::route::named", matches.place, message, help);
+                continue;
+            };
+            if named.insert(Arc::from(&*name.value), index).is_some() {
+                let message = format!("two named routes are `{}`", name.value);
+                self.error("edgeway::route::named", name.place, message, "rename one");
+            }
+        }
+        let chains = routes.iter().flatten().map(|route| &route.chain);
+        let mut wanted: Vec<(Arc<str>, Place)> = Vec::new();
+        for pages in chains
+            .chain([fallback])
+            .filter_map(Chain::extension::<PageSources>)
+        {
+            wanted.extend(pages.routes.iter().cloned());
+        }
+        for route in routes.iter().flatten() {
+            let own = route.rules.iter().chain(route.site.as_deref());
+            wanted.extend(own.flat_map(Rules::names).cloned());
+            if let Action::Files(serve) = &route.action
+                && let Some(Otherwise::Named(name, place)) = &serve.otherwise
+            {
+                wanted.push((Arc::clone(name), *place));
+            }
+        }
+        wanted.sort();
+        wanted.dedup();
+        for (name, place) in wanted {
+            if named.contains_key(&name) {
+                continue;
+            }
+            let help = match closest(&name, named.keys().map(|key| &**key)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add a route with `name: {name}` and `match: {{ named: true }}`"),
+            };
+            let message = format!("no route is named `{name}`");
+            self.error("edgeway::route::unknown_name", place, message, help);
+        }
+        named
+    }
+}

@@ -1,0 +1,160 @@
+//! Checks `upstream_request` of routes against what else they have.
+
+use std::{collections::HashMap, sync::Arc};
+
+use edgeway_config::model::RouteNode;
+use edgeway_core::chain::{Chain, Phase};
+use edgeway_routes::{Action, UpstreamRequest};
+use edgeway_upstreams::Upstream;
+
+use super::compile::Compiler;
+
+const CODE: &str = "edgeway::route::upstream_request";
+
+impl Compiler<'_> {
+    /// Reports a method or body that cannot reach the backend of a route, or whose responses its
+    /// cache would return to requests that are for something else.
+    pub(super) fn check_upstream_request(
+        &mut self,
+        node: &RouteNode,
+        action: &Action,
+        (chain, has_cache): (&Chain, bool),
+        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+    ) {
+        let (Action::Forward(forward), Some(written)) = (action, &node.config.upstream_request)
+        else {
+            return;
+        };
+        let Some(request) = forward.request.as_deref() else {
+            return;
+        };
+        let own = |name: &str| upstreams.get(name).is_some_and(|upstream| upstream.is_h2());
+        let may_be_h2 = if chain.has(Phase::Route) {
+            // A filter chooses the upstream.
+            upstreams.values().any(|upstream| upstream.is_h2())
+        } else {
+            own(&forward.upstream)
+        };
+        if request.has_text() && may_be_h2 {
+            self.error(
+                CODE,
+                written.place,
+                "no body of the configuration can be sent over HTTP/2".to_owned(),
+                "send these requests to an upstream without `protocol: h2`, or write `body: \"\"`",
+            );
+        }
+        if has_cache && !is_same_to_all(request) {
+            self.error(
+                CODE,
+                written.place,
+                "`cache` would store responses to other requests than those that clients send"
+                    .to_owned(),
+                "write `cache: false` for this route, or leave `method` and the text of `body` out",
+            );
+        }
+    }
+}
+
+/// Returns true if the response to a `GET` of a client is one to a `GET` without a text of its own.
+fn is_same_to_all(request: &UpstreamRequest) -> bool {
+    let is_get = request.method.as_ref().is_none_or(|method| method == "GET");
+    is_get && !request.has_text()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::{World, compile, load_text};
+
+    /// Returns the problems of a route with these keys, as `code: message`.
+    fn problems(keys: &str) -> Vec<String> {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]\n\
+             upstreams:\n  web: {{ backends: [127.0.0.1:1] }}\n\
+             \x20 h2: {{ backends: [127.0.0.1:2], protocol: h2 }}\n\
+             routes:\n- {{ match: {{ path: /h2 }}, upstream: h2 }}\n\
+             - {{ match: {{ path: /web }}, upstream: web }}\n- {{ match: {{}}, {keys} }}\n"
+        );
+        let file = load_text("t.yaml", &yaml).file.expect("it is YAML");
+        let (_, diagnostics) = compile(&file, Path::new("."), &World::default());
+        let list = diagnostics.list().iter();
+        list.map(|one| format!("{}: {}", one.code, one.message))
+            .collect()
+    }
+
+    #[test]
+    fn what_cannot_work_is_an_error() {
+        for (keys, problem) in [
+            ("upstream: web, upstream_request: { method: POST }", ""),
+            (
+                "upstream: h2, upstream_request: { method: POST, body: '' }",
+                "",
+            ),
+            (
+                "upstream: web, upstream_request: { method: GET, body: '' }, cache: {}",
+                "",
+            ),
+            (
+                "upstream: web, upstream_request: {}",
+                "`upstream_request` changes nothing",
+            ),
+            (
+                "upstream: web, upstream_request: { method: HEAD }",
+                "`HEAD` is no method for every request to a backend",
+            ),
+            (
+                "upstream: web, upstream_request: { method: post }",
+                "`post` is no method for every request to a backend",
+            ),
+            (
+                "upstream: web, upstream_request: { method: GET }, websocket: true",
+                "a request for a WebSocket is always a `GET` without a body",
+            ),
+            (
+                "upstream: web, upstream_request: { body: '{nothing}' }",
+                "unknown variable `{nothing}`",
+            ),
+            (
+                "upstream: h2, upstream_request: { body: a }",
+                "no body of the configuration can be sent over HTTP/2",
+            ),
+            (
+                "upstream: web, upstream_request: { method: POST }, cache: {}",
+                "`cache` would store responses to other requests than those that clients send",
+            ),
+            (
+                "upstream: web, upstream_request: { body: '{cookie.a}' }, cache: {}",
+                "`cache` would store responses to other requests than those that clients send",
+            ),
+        ] {
+            let expected = match problem {
+                "" => Vec::new(),
+                problem => vec![format!("edgeway::route::upstream_request: {problem}")],
+            };
+            assert_eq!(problems(keys), expected, "{keys}");
+        }
+        let redirect = problems("redirect: https, upstream_request: { method: GET }");
+        assert!(
+            redirect[0].contains("`upstream_request` has no effect"),
+            "{redirect:?}"
+        );
+    }
+
+    #[test]
+    fn a_page_needs_an_upstream_that_speaks_http1() {
+        let pages = |keys: &str| {
+            problems(&format!(
+                "upstream: web, error_pages: {{ pages: {{ 404: {keys} }} }}"
+            ))
+        };
+        assert_eq!(pages("{ upstream: web, path: /a }"), [""; 0]);
+        let found = pages("{ upstream: h2, path: /a }");
+        assert_eq!(
+            found,
+            [
+                "edgeway::error_pages::page: the gateway asks for pages over HTTP/1, and `h2` uses HTTP/2"
+            ]
+        );
+    }
+}

@@ -1,0 +1,523 @@
+//! Operator actions on the running gateway, recorded in the audit log.
+
+use std::{
+    borrow::Cow,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use edgeway_base::{metrics::IntCounter, reserved_headers::WARM_UP, secret::Secret, units::Span};
+use edgeway_cache::purge::{Purge, PurgeRequest, Receipt, Source};
+use edgeway_config::model::File;
+use edgeway_gateway::Gateway;
+use edgeway_proxy::live::{
+    Live,
+    audit::{Actor, AuditEntry, Outcome},
+};
+use edgeway_status::{
+    actions::{
+        ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, NewCanary, NewWarmUp,
+        ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
+        WarmUpPlan, WarmUpResult,
+    },
+    http::RejectionReason,
+    sessions,
+    snapshot::BanStatus,
+};
+use edgeway_upstreams::{
+    BackendStatus, CanaryStatus, CanaryVerdict, Force, MemberError, NewMember, Upstream,
+    WARM_UP_TIME,
+};
+use parking_lot::Mutex;
+
+use super::{bans, control::Control, purges, watch::WatchSettings};
+
+/// Shortest interval between audit lines about rejected requests. Without it, any client that can
+/// connect could fill the audit log.
+const TURNED_AWAY_EVERY: Duration = Duration::from_secs(1);
+
+/// Performs operator actions on the running gateway.
+pub(super) struct Operator {
+    control: Arc<Control>,
+    refused: [IntCounter; RejectionReason::ALL.len()],
+    turned_away: Mutex<RejectedCount>,
+}
+
+/// Number of rejected requests since the last line about them.
+#[derive(Default)]
+struct RejectedCount {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl RejectedCount {
+    /// Returns how many were left out before this one, or `None` if this one is left out as well.
+    fn one_more(&mut self, now: Instant) -> Option<u64> {
+        let is_soon = |last| now.saturating_duration_since(last) < TURNED_AWAY_EVERY;
+        if self.last.is_some_and(is_soon) {
+            self.left_out += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl Operator {
+    pub(super) fn new(control: &Arc<Control>) -> Self {
+        Self {
+            control: Arc::clone(control),
+            refused: RejectionReason::counters(&control.live.world.metrics),
+            turned_away: Mutex::default(),
+        }
+    }
+
+    fn live(&self) -> &Live {
+        &self.control.live
+    }
+
+    /// Performs an action on the gateway that serves, and records it.
+    async fn in_turn<T: Send>(
+        &self,
+        action: &'static str,
+        who: Actor,
+        target: String,
+        act: impl FnOnce(&Gateway) -> Result<T, ActionError> + Send,
+    ) -> Result<T, ActionError> {
+        let began = self.live().world.clock.now();
+        let _turn = self.turn().await;
+        let outcome = match self.control.line.is_ours() {
+            Ok(()) => act(&self.live().gateway()),
+            Err(refused) => Err(refused),
+        };
+        self.record(action, who, Some(target), began, outcome.as_ref().err());
+        outcome
+    }
+
+    /// Waits for its turn. An action in the middle of an upgrade would be lost on the successor.
+    async fn turn(&self) -> Option<tokio::sync::MutexGuard<'_, File>> {
+        tokio::select! {
+            turn = self.control.turn.lock() => Some(turn),
+            () = self.control.stop_requested() => None,
+        }
+    }
+
+    /// Purges here, serialized with upgrades, and then waits for the other gateways outside the
+    /// lock.
+    async fn purged(&self, order: PurgeRequest) -> Result<Receipt, ActionError> {
+        let gateway = self.live().gateway();
+        purges::link(&gateway)?;
+        let purges = order.purges.iter().map(|purge| {
+            let purge = purge.clone().in_normal_form(gateway.slashes);
+            purge.map_err(|bad| ActionError::new(422, "bad_purge", bad.to_string()))
+        });
+        let purges = purges.collect::<Result<Vec<_>, _>>()?;
+        // Instances come first, so that everything the gateways fetch from then on is new.
+        let instances = match &gateway.fan_out {
+            Some(fan_out) if order.fan_out => fan_out.notify(&order.purges).await,
+            _ => Vec::new(),
+        };
+        let (link, mut begun) = {
+            let _turn = self.turn().await;
+            self.control.line.is_ours()?;
+            let link = purges::link(&self.live().gateway())?;
+            let begun = link.begin(purges, Source::Admin).await;
+            (link, begun)
+        };
+        begun.receipt.instances = instances;
+        Ok(link.finish(begun).await)
+    }
+
+    /// Performs an action on a configured upstream.
+    async fn on_upstream(
+        &self,
+        action: &'static str,
+        who: Actor,
+        name: &BackendName,
+        act: impl FnOnce(&Upstream) -> Result<BackendStatus, MemberError> + Send,
+    ) -> Result<BackendResult, ActionError> {
+        let target = format!("{}/{}", name.upstream, name.address);
+        let outcome = self.in_turn(action, who, target, |gateway| {
+            with_upstream(gateway, &name.upstream, act)
+        });
+        outcome.await.map(|mut backend| {
+            backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
+            BackendResult {
+                upstream: name.upstream.clone(),
+                backend,
+            }
+        })
+    }
+
+    /// Requests of predecessors in flight to a backend.
+    fn in_flight_before(&self, upstream: &str, address: &str) -> u64 {
+        let line = &self.control.line;
+        line.predecessors.in_flight(upstream, address)
+    }
+
+    fn record(
+        &self,
+        action: &'static str,
+        who: Actor,
+        target: Option<String>,
+        began: Instant,
+        refused: Option<&ActionError>,
+    ) {
+        let outcome = match refused {
+            None => Outcome::Ok,
+            Some(refused) if refused.status >= 500 => Outcome::Failed,
+            Some(_) => Outcome::Refused,
+        };
+        self.live().audit(&AuditEntry {
+            target,
+            outcome,
+            reason: refused.map(|refused| refused.reason.clone()),
+            message: refused.map(|refused| refused.message.clone()),
+            took: Some(self.live().world.clock.now() - began),
+            generation: Some(self.live().loaded().generation),
+            ..AuditEntry::new(action, who)
+        });
+    }
+}
+
+#[async_trait]
+impl WatchSettings for Operator {
+    fn debounce(&self) -> Option<Duration> {
+        // A process that is stopping leaves the change to its successor.
+        let watch = self.live().gateway().watch;
+        watch.filter(|_| !self.control.is_stopping())
+    }
+
+    async fn changed(&self) {
+        // The outcome is in the log.
+        drop(self.reload(Actor::Watch, None).await);
+    }
+}
+
+#[async_trait]
+impl Actions for Operator {
+    fn token(&self) -> Option<Secret> {
+        self.live().gateway().admin.token.clone()
+    }
+
+    fn turned_away(&self, who: Actor, reason: RejectionReason, path: &str) {
+        self.refused[reason as usize].inc();
+        let now = self.live().world.clock.now();
+        let Some(left_out) = self.turned_away.lock().one_more(now) else {
+            return;
+        };
+        self.live().audit(&AuditEntry {
+            target: Some(path.chars().take(200).collect()),
+            outcome: Outcome::Refused,
+            reason: Some(Cow::Borrowed(reason.word())),
+            generation: Some(self.live().loaded().generation),
+            message: (left_out > 0).then(|| format!("{left_out} more since the last line")),
+            ..AuditEntry::new("enter", who)
+        });
+    }
+
+    fn session_changed(&self, who: Actor, action: &'static str) {
+        self.live().audit(&AuditEntry::new(action, who));
+    }
+
+    async fn reload(&self, who: Actor, trial: Option<Span>) -> Result<ReloadResult, ActionError> {
+        let began = self.live().world.clock.now();
+        let outcome = self.control.reload(trial).await;
+        let file = self.control.path.as_ref();
+        let target = file.map(|path| path.display().to_string());
+        self.record("reload", who, target, began, outcome.as_ref().err());
+        outcome
+    }
+
+    async fn upgrade(
+        &self,
+        who: Actor,
+        binary: Option<PathBuf>,
+    ) -> Result<UpgradeResult, ActionError> {
+        let began = self.live().world.clock.now();
+        let target = binary.as_ref().map(|path| path.display().to_string());
+        let outcome = self.control.upgrade(binary).await;
+        self.record("upgrade", who, target, began, outcome.as_ref().err());
+        outcome
+    }
+
+    async fn drain(
+        &self,
+        who: Actor,
+        backend: BackendName,
+        force: bool,
+    ) -> Result<BackendResult, ActionError> {
+        self.on_upstream("drain", who, &backend, |upstream| {
+            upstream.drain(&backend.address, forced(force))
+        })
+        .await
+    }
+
+    async fn undrain(
+        &self,
+        who: Actor,
+        backend: BackendName,
+    ) -> Result<BackendResult, ActionError> {
+        self.on_upstream("undrain", who, &backend, |upstream| {
+            upstream.undrain(&backend.address)
+        })
+        .await
+    }
+
+    async fn add_backend(
+        &self,
+        who: Actor,
+        upstream: String,
+        backend: NewBackend,
+    ) -> Result<BackendResult, ActionError> {
+        let NewBackend {
+            address,
+            weight,
+            drained,
+            release,
+        } = backend;
+        let name = BackendName {
+            upstream,
+            address: address.clone(),
+        };
+        let member = NewMember {
+            address,
+            weight,
+            drained,
+            release,
+        };
+        self.on_upstream("add_backend", who, &name, |upstream| {
+            upstream.add_member(&member)
+        })
+        .await
+    }
+
+    async fn remove_backend(
+        &self,
+        who: Actor,
+        backend: BackendName,
+        force: bool,
+    ) -> Result<BackendResult, ActionError> {
+        let older = self.in_flight_before(&backend.upstream, &backend.address);
+        self.on_upstream("remove_backend", who, &backend, |upstream| {
+            if older > 0 && !force {
+                return Err(MemberError::Busy {
+                    address: backend.address.clone(),
+                    in_flight: u32::try_from(older).unwrap_or(u32::MAX),
+                });
+            }
+            upstream.remove_member(&backend.address, forced(force))
+        })
+        .await
+    }
+
+    async fn switch_release(
+        &self,
+        who: Actor,
+        upstream: String,
+        switch: ReleaseSwitch,
+    ) -> Result<ReleaseResult, ActionError> {
+        let ReleaseSwitch { release, force } = switch;
+        let target = format!(
+            "{upstream}/{}",
+            release.chars().take(100).collect::<String>()
+        );
+        let outcome = self.in_turn("switch_release", who, target, |gateway| {
+            with_upstream(gateway, &upstream, |upstream| {
+                upstream.switch_release(&release, forced(force))
+            })
+        });
+        let before = outcome.await?;
+        Ok(ReleaseResult {
+            before: before.as_deref().map(str::to_owned),
+            upstream,
+            release,
+        })
+    }
+
+    async fn begin_canary(
+        &self,
+        who: Actor,
+        upstream: String,
+        canary: NewCanary,
+    ) -> Result<CanaryStatus, ActionError> {
+        let NewCanary { release, share } = canary;
+        let target = format!(
+            "{upstream}/{}",
+            release.chars().take(100).collect::<String>()
+        );
+        self.in_turn("begin_canary", who, target, |gateway| {
+            with_upstream(gateway, &upstream, |upstream| {
+                upstream.begin_canary(&release, share)
+            })
+        })
+        .await
+    }
+
+    async fn begin_warm_up(
+        &self,
+        who: Actor,
+        upstream: String,
+        warm_up: NewWarmUp,
+    ) -> Result<WarmUpPlan, ActionError> {
+        let NewWarmUp { release, responses } = warm_up;
+        let target = format!(
+            "{upstream}/{}",
+            release.chars().take(100).collect::<String>()
+        );
+        let secret = sessions::secret();
+        let begun = self.in_turn("begin_warm_up", who, target, |gateway| {
+            with_upstream(gateway, &upstream, |upstream| {
+                upstream.begin_warm_up(&release, &secret)
+            })
+        });
+        begun.await?;
+        let gateway = self.live().gateway();
+        let listing = tokio::task::spawn_blocking(move || {
+            let upstream = gateway.upstreams.get(&*upstream);
+            let current =
+                upstream.and_then(|upstream| Some((upstream, upstream.current_release()?)));
+            current.map(|(upstream, current)| gateway.warm_up(upstream, &current, responses))
+        });
+        let list = listing.await;
+        let list = list.map_err(|_| ActionError::new(503, "stopping", "the gateway stops"))?;
+        let list = list.unwrap_or_default();
+        let opened = self.control.listeners.opened();
+        let opened = opened
+            .iter()
+            .map(|open| (open.name.to_string(), open.address.clone()));
+        Ok(WarmUpPlan {
+            header: WARM_UP.to_owned(),
+            secret,
+            seconds: WARM_UP_TIME.as_secs(),
+            requests: list.requests,
+            left_out: list.left_out,
+            listeners: opened.collect(),
+        })
+    }
+
+    async fn end_warm_up(&self, who: Actor, upstream: String) -> Result<WarmUpResult, ActionError> {
+        let ended = self.in_turn("end_warm_up", who, upstream.clone(), |gateway| {
+            with_upstream(gateway, &upstream, |upstream| Ok(upstream.end_warm_up()))
+        });
+        ended.await.map(|requests| WarmUpResult { requests })
+    }
+
+    async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError> {
+        self.in_turn("end_canary", who, upstream.clone(), |gateway| {
+            with_upstream(gateway, &upstream, Upstream::end_canary)
+        })
+        .await
+    }
+
+    async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError> {
+        let began = self.live().world.clock.now();
+        let target = to.name.as_deref().unwrap_or("none");
+        let target = target.chars().take(100).collect();
+        let outcome = self.control.switch(to.name).await;
+        self.record("profile", who, Some(target), began, outcome.as_ref().err());
+        outcome
+    }
+
+    async fn ban(&self, who: Actor, ban: NewBan) -> Result<BanStatus, ActionError> {
+        let target = ban.address.chars().take(100).collect();
+        self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
+            .await
+    }
+
+    async fn purge(&self, who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError> {
+        let began = self.live().world.clock.now();
+        let target = Purge::line(&order.purges);
+        let outcome = self.purged(order).await;
+        match outcome.as_ref().map(Receipt::shortfall) {
+            Ok(Some(shortfall)) => self.live().audit(&AuditEntry {
+                target: Some(target),
+                reason: Some(Cow::Borrowed(shortfall.word())),
+                took: Some(self.live().world.clock.now() - began),
+                generation: Some(self.live().loaded().generation),
+                ..AuditEntry::new("purge", who)
+            }),
+            Ok(None) => self.record("purge", who, Some(target), began, None),
+            Err(refused) => self.record("purge", who, Some(target), began, Some(refused)),
+        }
+        outcome
+    }
+
+    async fn unban(&self, who: Actor, address: String) -> Result<BanStatus, ActionError> {
+        let target = address.chars().take(100).collect();
+        self.in_turn("unban", who, target, |gateway| {
+            bans::unban(gateway, &address)
+        })
+        .await
+    }
+}
+
+fn forced(force: bool) -> Force {
+    if force { Force::Yes } else { Force::No }
+}
+
+/// Performs an action on the upstream of this name.
+fn with_upstream<T>(
+    gateway: &Gateway,
+    name: &str,
+    act: impl FnOnce(&Upstream) -> Result<T, MemberError>,
+) -> Result<T, ActionError> {
+    match gateway.upstreams.get(name) {
+        Some(upstream) => act(upstream)
+            .map_err(|error| ActionError::new(error.status(), error.reason(), error.to_string())),
+        None => Err(no_such_upstream(
+            name,
+            gateway.upstreams.keys().map(|name| &**name),
+        )),
+    }
+}
+
+fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> ActionError {
+    let mut known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
+    known.sort();
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        known.join(", ")
+    };
+    ActionError::new(
+        404,
+        "no_such_upstream",
+        format!("unknown upstream `{name}`; there is {known}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use edgeway_base::clock::Clock;
+
+    #[test]
+    fn a_flood_of_strangers_is_a_line_a_second() {
+        let clock = Clock::test();
+        let mut turned_away = RejectedCount::default();
+        let mut one_more = || turned_away.one_more(clock.now());
+        assert_eq!(one_more(), Some(0));
+        for _ in 0..41 {
+            assert_eq!(one_more(), None);
+        }
+        clock.advance(TURNED_AWAY_EVERY);
+        assert_eq!(one_more(), Some(41));
+        assert_eq!(one_more(), None);
+        clock.advance(TURNED_AWAY_EVERY);
+        assert_eq!(one_more(), Some(1));
+    }
+
+    #[test]
+    fn an_unknown_upstream_is_reported_with_the_known_ones() {
+        let refused = no_such_upstream("wbe", ["web", "api"].into_iter());
+        assert_eq!(
+            refused.message,
+            "unknown upstream `wbe`; there is `api`, `web`"
+        );
+        let refused = no_such_upstream("web", std::iter::empty());
+        assert_eq!(refused.message, "unknown upstream `web`; there is none");
+    }
+}

@@ -1,0 +1,551 @@
+//! The giving side: starts a successor with everything that it inherits, and waits until it serves.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::{fs::MetadataExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{MemfdFlags, memfd_create},
+    io::{FdFlags, fcntl_setfd},
+    pipe::{PipeFlags, pipe_with},
+    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal},
+};
+use tokio::{io::AsyncReadExt, net::unix::pipe};
+
+use super::{HandoverManifest, ManifestSocket, SuccessorReport, Upgrades, VARIABLE};
+
+/// Variables hidden from a successor: they are ours, or name processes and files that are not its.
+const NOT_INHERITED: [&str; 5] = [
+    VARIABLE,
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_PID",
+];
+/// Size limit of a successor's report.
+const MAX_REPORT_LEN: u64 = 1 << 20;
+/// Time limit for a successor that has refused to exit by itself.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// Command line of this process, so that a successor can be started in the same way.
+#[derive(Clone, Debug)]
+pub struct Launch {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Launch {
+    /// Must be called early. Later the file may have been replaced, which is the point of an
+    /// upgrade, and Linux then reports a path that no longer exists.
+    pub fn of_this_process() -> io::Result<Self> {
+        let mut arguments = std::env::args_os();
+        let named = arguments.next();
+        let own = std::env::current_exe()?;
+        let search = std::env::var_os("PATH").unwrap_or_default();
+        let program = program(named.as_deref(), &own, &std::env::current_dir()?, &search);
+        Ok(Self {
+            program,
+            arguments: arguments.collect(),
+        })
+    }
+
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+}
+
+/// The path that we were called by, if it leads to our program. A link on the way
+/// (`current/edgeway`) may lead to a newer build when a successor is started.
+fn program(named: Option<&OsStr>, own: &Path, folder: &Path, search: &OsStr) -> PathBuf {
+    let is_own = |candidate: &PathBuf| match (candidate.metadata(), own.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    };
+    let found = named.and_then(|named| {
+        if named.as_encoded_bytes().contains(&b'/') {
+            return Some(folder.join(named)).filter(is_own);
+        }
+        std::env::split_paths(search)
+            .map(|place| folder.join(place).join(named))
+            .find(is_own)
+    });
+    found.unwrap_or_else(|| own.to_owned())
+}
+
+/// Everything that a successor inherits.
+#[derive(Debug, Default)]
+pub struct InheritedState {
+    /// Listening sockets by the address in the configuration.
+    pub sockets: Vec<(String, OwnedFd)>,
+    pub state: serde_json::Map<String, serde_json::Value>,
+    /// The reading ends of the draining processes' reports, including our own.
+    pub predecessors: Vec<OwnedFd>,
+    /// The writing end of the pipe that process 1 of a container reads.
+    pub init: Option<OwnedFd>,
+    /// The reading end of the pipe for the cache.
+    pub cache: Option<OwnedFd>,
+    /// Counts this upgrade as successful: only then is there a successor to report it.
+    pub upgrades: Upgrades,
+}
+
+/// Why no successor took over.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    #[error("cannot start `{}`", program.display())]
+    Start {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot prepare what `{}` inherits", program.display())]
+    Prepare {
+        program: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{}` does not serve: {message}", program.display())]
+    Refused { program: PathBuf, message: String },
+    #[error("`{}` ended before it was ready; its last log lines say why", program.display())]
+    Ended { program: PathBuf },
+    #[error("`{}` was not ready within {} s, and was ended", program.display(), within.as_secs())]
+    Late { program: PathBuf, within: Duration },
+    #[error("unexpected message from `{}`: {message:?}", program.display())]
+    Unclear { program: PathBuf, message: String },
+    #[error("`{}` did not serve yet when the gateway was stopped", program.display())]
+    Stopped { program: PathBuf },
+}
+
+/// A process that is to replace this one. It is killed if this is dropped before it serves.
+#[derive(Debug)]
+pub struct Successor {
+    program: PathBuf,
+    pid: Pid,
+    /// `None` if the process was gone before the handle was opened.
+    handle: Option<OwnedFd>,
+    report_reader: File,
+    serves: bool,
+}
+
+impl Successor {
+    /// Starts `binary`, or our own program, with our arguments, folder and environment.
+    ///
+    /// The successor is no child of ours. Only then does systemd accept a process reported by
+    /// `MAINPID=` as its own, and wait for it on a stop.
+    pub fn start(
+        launch: &Launch,
+        binary: Option<&Path>,
+        estate: &InheritedState,
+    ) -> Result<Self, HandoverError> {
+        let program = binary.unwrap_or(&launch.program).to_owned();
+        let prepared = InheritedFiles::pack(estate);
+        let parcel = match prepared {
+            Ok(parcel) => parcel,
+            Err(source) => return Err(HandoverError::Prepare { program, source }),
+        };
+        let started = parcel.send(&program, &launch.arguments);
+        match started {
+            Ok((pid, report_reader)) => Ok(Self {
+                pid,
+                handle: handle_of(pid, &report_reader),
+                report_reader,
+                program,
+                serves: false,
+            }),
+            Err(source) => Err(HandoverError::Start { program, source }),
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().cast_unsigned()
+    }
+
+    /// Waits until the successor serves, and returns its version.
+    pub async fn serves(&mut self, within: Duration) -> Result<String, HandoverError> {
+        let program = || self.program.clone();
+        let message = match tokio::time::timeout(within, self.hear()).await {
+            Ok(Ok(message)) if message.is_empty() => {
+                return Err(HandoverError::Ended { program: program() });
+            }
+            Ok(Ok(message)) => message,
+            Ok(Err(source)) => {
+                return Err(HandoverError::Prepare {
+                    program: program(),
+                    source,
+                });
+            }
+            // Dropping `self` kills it.
+            Err(_) => {
+                return Err(HandoverError::Late {
+                    program: program(),
+                    within,
+                });
+            }
+        };
+        match serde_json::from_str(&message) {
+            Ok(SuccessorReport::Ready {
+                ready: true,
+                version,
+            }) => {
+                self.serves = true;
+                Ok(version)
+            }
+            Ok(SuccessorReport::Refused { error }) => {
+                // Dropping `self` kills it if it has not exited by itself.
+                drop(tokio::time::timeout(LEAVE, self.hear()).await);
+                Err(HandoverError::Refused {
+                    program: program(),
+                    message: error,
+                })
+            }
+            Ok(SuccessorReport::Ready { .. }) | Err(_) => Err(HandoverError::Unclear {
+                program: program(),
+                message,
+            }),
+        }
+    }
+
+    /// Stops the successor along with this process. One that does not serve yet exits at once. One
+    /// that is about to serve continues, since connections may already be its own; it has taken
+    /// over, exits by itself, and its version is returned.
+    pub async fn stops(&mut self, within: Duration) -> Result<String, HandoverError> {
+        self.signal(Signal::TERM);
+        self.serves(within)
+            .await
+            .map_err(|_| HandoverError::Stopped {
+                program: self.program.clone(),
+            })
+    }
+
+    /// Sends the successor a signal. If it has exited, no other process receives it.
+    pub fn signal(&self, signal: Signal) {
+        if let Some(handle) = &self.handle
+            && let Err(error) = pidfd_send_signal(handle, signal)
+            && error != rustix::io::Errno::SRCH
+        {
+            log::warn!(pid = self.pid(), signal:? = signal, error:%; "cannot signal a successor");
+        }
+    }
+
+    /// Reads one line, or everything before the end of the pipe.
+    async fn hear(&self) -> io::Result<String> {
+        let pipe = pipe::Receiver::from_file(self.report_reader.try_clone()?)?;
+        let mut bytes = Vec::new();
+        let mut pipe = pipe.take(MAX_REPORT_LEN);
+        let mut buffer = [0; 4096];
+        while !bytes.ends_with(b"\n") {
+            let read = pipe.read(&mut buffer).await?;
+            if read == 0 {
+                break;
+            }
+            bytes.extend_from_slice(&buffer[..read]);
+        }
+        Ok(String::from_utf8_lossy(bytes.trim_ascii()).into_owned())
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        if !self.serves {
+            self.signal(Signal::KILL);
+        }
+    }
+}
+
+/// Opens a handle that identifies this process for ever, even if its number is reused.
+///
+/// The process keeps its number while it holds the pipe open. If the pipe is still open after the
+/// handle was made, the handle is that of the process.
+fn handle_of(pid: Pid, report_reader: &File) -> Option<OwnedFd> {
+    let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    let mut polled = [PollFd::new(report_reader, PollFlags::IN)];
+    let now = Timespec::default();
+    poll(&mut polled, Some(&now)).ok()?;
+    let has_left = polled[0].revents().contains(PollFlags::HUP);
+    (!has_left).then_some(handle)
+}
+
+/// Inherited files, with the letter that lists them.
+struct InheritedFiles<'a> {
+    letter: HandoverManifest,
+    /// Kept open until the successor has its own copies.
+    state: OwnedFd,
+    report_reader: OwnedFd,
+    report_writer: OwnedFd,
+    others: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> InheritedFiles<'a> {
+    fn pack(estate: &'a InheritedState) -> io::Result<Self> {
+        let state = memfd_create("edgeway-state", MemfdFlags::CLOEXEC)?;
+        let mut file = File::from(state);
+        file.write_all(&serde_json::to_vec(&estate.state)?)?;
+        let (report_reader, report_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut others: Vec<BorrowedFd<'a>> = Vec::new();
+        let mut list = |fd: &'a OwnedFd| {
+            others.push(fd.as_fd());
+            fd.as_raw_fd()
+        };
+        let letter = HandoverManifest {
+            ready: report_writer.as_raw_fd(),
+            state: file.as_raw_fd(),
+            predecessors: estate.predecessors.iter().map(&mut list).collect(),
+            init: estate.init.as_ref().map(&mut list),
+            cache: estate.cache.as_ref().map(&mut list),
+            upgrades: estate.upgrades,
+            sockets: estate
+                .sockets
+                .iter()
+                .map(|(place, fd)| ManifestSocket {
+                    place: place.clone(),
+                    fd: list(fd),
+                })
+                .collect(),
+        };
+        Ok(Self {
+            letter,
+            state: file.into(),
+            report_reader,
+            report_writer,
+            others,
+        })
+    }
+
+    /// Starts the successor. Returns its process and the pipe for its report.
+    fn send(self, program: &Path, arguments: &[OsString]) -> io::Result<(Pid, File)> {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        for name in NOT_INHERITED {
+            command.env_remove(name);
+        }
+        command.env(VARIABLE, serde_json::to_string(&self.letter)?);
+        let report_writer = self.report_writer.as_raw_fd();
+        let mut given: Vec<RawFd> = self.others.iter().map(AsRawFd::as_raw_fd).collect();
+        given.extend([self.state.as_raw_fd(), report_writer]);
+        start_twice(&mut command, given, report_writer);
+        let mut between = command.spawn()?;
+        between.wait()?;
+        // Without our own copy, the pipe closes with the successor.
+        drop(self.report_writer);
+        let mut report_reader = File::from(self.report_reader);
+        let mut pid = [0; 4];
+        report_reader.read_exact(&mut pid)?;
+        let pid = Pid::from_raw(i32::from_ne_bytes(pid)).ok_or(io::ErrorKind::InvalidData)?;
+        Ok((pid, report_reader))
+    }
+}
+
+/// Makes the program start in a grandchild whose parent exits at once, with `given` open, and its
+/// process id written to `report_writer`.
+#[allow(unsafe_code, reason = "there is no other way to fork twice")]
+fn start_twice(command: &mut Command, given: Vec<RawFd>, report_writer: RawFd) {
+    let prepare = move || {
+        // SAFETY: this is the child's only thread. Until it runs the program it makes system calls
+        // only, and does not otherwise use the copy of the parent's memory.
+        match unsafe { libc::fork() } {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => {}
+            // SAFETY: ends the child without running any code of the parent.
+            _ => unsafe { libc::_exit(0) },
+        }
+        for fd in &given {
+            // SAFETY: the parent holds them open until `spawn` has returned.
+            let fd = unsafe { BorrowedFd::borrow_raw(*fd) };
+            fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        let own = getpid().as_raw_nonzero().get().to_ne_bytes();
+        // SAFETY: as above.
+        let report_writer = unsafe { BorrowedFd::borrow_raw(report_writer) };
+        rustix::io::write(report_writer, &own)?;
+        Ok(())
+    };
+    // SAFETY: `prepare` makes system calls only. It takes no lock and allocates no memory.
+    unsafe { command.pre_exec(prepare) };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::TcpListener,
+        os::unix::fs::{PermissionsExt, symlink},
+    };
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// Launches a shell script as the successor. `$R` is the pipe for its report.
+    fn shell(script: &str) -> Launch {
+        let script = format!(
+            "R=$(echo \"$EDGEWAY_HANDOVER\" | sed 's/.*\"ready\":\\([0-9]*\\).*/\\1/'); {script}"
+        );
+        Launch {
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), script.into()],
+        }
+    }
+
+    fn estate() -> InheritedState {
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        InheritedState {
+            sockets: vec![("127.0.0.1:0".to_owned(), socket.into())],
+            ..InheritedState::default()
+        }
+    }
+
+    async fn outcome(script: &str, within: Duration) -> Result<String, String> {
+        let mut successor = Successor::start(&shell(script), None, &estate()).unwrap();
+        successor.serves(within).await.map_err(|e| e.to_string())
+    }
+
+    fn is_alive(pid: u32) -> bool {
+        // A zombie has ended, but was not reaped yet.
+        std::fs::read_to_string(format!("/proc/{pid}/stat"))
+            .is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_serves_reports_its_version() {
+        let version = outcome(
+            r#"echo '{"ready":true,"version":"9.9"}' >/proc/$$/fd/$R"#,
+            SOON,
+        )
+        .await;
+        assert_eq!(version.unwrap(), "9.9");
+    }
+
+    #[tokio::test]
+    async fn the_refusal_of_a_successor_is_reported() {
+        let error = outcome(
+            r#"echo '{"error":"line 3: no"}' >/proc/$$/fd/$R; exit 78"#,
+            SOON,
+        )
+        .await;
+        assert_eq!(error.unwrap_err(), "`/bin/sh` does not serve: line 3: no");
+        let error = outcome("echo hello >/proc/$$/fd/$R", SOON)
+            .await
+            .unwrap_err();
+        assert!(error.contains("unexpected message from"), "{error}");
+        let error = outcome("exit 1", SOON).await.unwrap_err();
+        assert!(error.contains("ended before it was ready"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_hangs_is_ended() {
+        let mut hung = Successor::start(&shell("exec sleep 600"), None, &estate()).unwrap();
+        let pid = hung.pid();
+        assert!(is_alive(pid));
+        let error = hung.serves(Duration::from_millis(200)).await.unwrap_err();
+        assert!(matches!(error, HandoverError::Late { .. }), "{error}");
+        let handle = hung.handle.as_ref().unwrap().try_clone().unwrap();
+        drop(hung);
+        // A handle becomes readable once its process has ended.
+        let mut polled = [PollFd::new(&handle, PollFlags::IN)];
+        let long = Timespec {
+            tv_sec: 10,
+            tv_nsec: 0,
+        };
+        assert_eq!(poll(&mut polled, Some(&long)), Ok(1));
+        assert!(!is_alive(pid));
+    }
+
+    #[tokio::test]
+    async fn a_successor_asked_to_stop_leaves_or_serves_all_the_same() {
+        for (script, expected) in [
+            ("exec sleep 600", None),
+            (
+                r#"trap 'echo "{\"ready\":true,\"version\":\"9.9\"}" >/proc/$$/fd/$R; exit' TERM; echo > $SEEN; while :; do sleep 0.01; done"#,
+                Some("9.9"),
+            ),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let seen = folder.path().join("seen");
+            let script = script.replace("$SEEN", &seen.to_string_lossy());
+            let mut successor = Successor::start(&shell(&script), None, &estate()).unwrap();
+            while expected.is_some() && !seen.exists() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            let stops = successor.stops(SOON).await;
+            match expected {
+                Some(version) => assert_eq!(stops.unwrap(), version),
+                None => assert!(matches!(stops, Err(HandoverError::Stopped { .. }))),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_cannot_be_started_is_reported_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = folder.path().join("text");
+        std::fs::write(&text, "not a program").unwrap();
+        for (binary, kind) in [
+            (folder.path().join("missing"), io::ErrorKind::NotFound),
+            (text, io::ErrorKind::PermissionDenied),
+        ] {
+            match Successor::start(&shell(""), Some(&binary), &estate()) {
+                Err(HandoverError::Start { source, .. }) => assert_eq!(source.kind(), kind),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_successor_is_no_child_of_ours_and_has_the_sockets_and_the_state() {
+        let mut estate = estate();
+        estate.state.insert("zone".into(), 7.into());
+        let fd = estate.sockets[0].1.as_raw_fd();
+        let socket = std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let seen = folder.path().join("seen");
+        let script = format!(
+            "S=$(echo \"$EDGEWAY_HANDOVER\" | sed 's/.*\"state\":\\([0-9]*\\).*/\\1/'); \
+             {{ echo $PPID; readlink /proc/$$/fd/{fd}; cat /proc/$$/fd/$S; echo; \
+             echo \"${{WATCHDOG_PID-none}} ${{LISTEN_FDS-none}}\"; }} > {}; \
+             echo '{{\"ready\":true,\"version\":\"\"}}' >/proc/$$/fd/$R",
+            seen.display()
+        );
+        let mut successor = Successor::start(&shell(&script), None, &estate).unwrap();
+        successor.serves(SOON).await.unwrap();
+        let seen = std::fs::read_to_string(seen).unwrap();
+        let lines: Vec<&str> = seen.lines().collect();
+        assert_ne!(lines[0], std::process::id().to_string());
+        assert_eq!(lines[1], socket.to_string_lossy());
+        assert_eq!(lines[2], r#"{"zone":7}"#);
+        assert_eq!(lines[3], "none none");
+    }
+
+    #[test]
+    fn a_program_is_found_again_by_the_name_that_it_was_called_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("edgeway-1");
+        std::fs::write(&own, "").unwrap();
+        std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let link = folder.path().join("edgeway");
+        symlink(&own, &link).unwrap();
+        let other = folder.path().join("other");
+        std::fs::write(&other, "").unwrap();
+        let find = |named: &str| {
+            program(
+                Some(OsStr::new(named)),
+                &own,
+                folder.path(),
+                folder.path().as_os_str(),
+            )
+        };
+        assert_eq!(find("./edgeway"), folder.path().join("./edgeway"));
+        assert_eq!(find("edgeway"), link);
+        assert_eq!(find(&link.to_string_lossy()), link);
+        assert_eq!(find("./other"), own);
+        assert_eq!(find("missing"), own);
+        assert_eq!(program(None, &own, folder.path(), OsStr::new("")), own);
+    }
+}

@@ -1,0 +1,211 @@
+//! Log lines when a problem begins and when it ends, and the number of problems as a metric: what the
+//! status page and `edgeway top` show, for those who look at neither.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use edgeway_base::{
+    metrics::{IntGauge, Metrics},
+    units::Span,
+};
+use edgeway_proxy::live::{PROBLEM, ProcessMetrics};
+use edgeway_status::problems::{self, Problem, Severity};
+use log::{info, warn};
+
+use super::{control::Control, source::RunningState};
+
+/// Interval of looks.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// Looks in a row without a problem after which it has ended.
+const ENDED: u32 = 2;
+
+/// Maximum number of problems with a series of their own.
+const MAX_SERIES: usize = 100;
+
+/// Looks for problems while clients send requests.
+pub(super) async fn watch(control: Arc<Control>) {
+    let activity = Arc::clone(control.live.connections.activity());
+    let mut report = ProblemReport::new(&control.live.process, &control.live.world.metrics);
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // Right after the start, connections to Redis are only being made.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let quiet = activity.quiet();
+        let state = RunningState::new(Arc::clone(&control));
+        let clock = control.live.world.clock.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            problems::of(&state.read(), DateTime::<Utc>::from(clock.wall()))
+        });
+        match found.await {
+            Ok(found) => report.look(&found, control.live.world.clock.now()),
+            Err(error) => warn!(error:%; "cannot look for problems"),
+        }
+        if let Some(quiet) = quiet {
+            activity.sign_after(quiet).await;
+            ticks.reset();
+        }
+    }
+}
+
+/// Problems that were reported and have not ended.
+struct ProblemReport {
+    open: HashMap<Key, OpenProblem>,
+    errors: IntGauge,
+    warnings: IntGauge,
+    metrics: Metrics,
+}
+
+/// Kind and subject.
+type Key = (&'static str, String);
+
+struct OpenProblem {
+    text: String,
+    severity: Severity,
+    since: Instant,
+    looks_without: u32,
+}
+
+impl ProblemReport {
+    fn new(process: &ProcessMetrics, metrics: &Metrics) -> Self {
+        Self {
+            open: HashMap::new(),
+            errors: process.errors.clone(),
+            warnings: process.warnings.clone(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    fn look(&mut self, found: &[Problem], now: Instant) {
+        let count = |severity| {
+            let of_it = found.iter().filter(|problem| problem.severity == severity);
+            i64::try_from(of_it.count()).unwrap_or(i64::MAX)
+        };
+        self.errors.set(count(Severity::Error));
+        self.warnings.set(count(Severity::Warning));
+        for open in self.open.values_mut() {
+            open.looks_without += 1;
+        }
+        for problem in found {
+            let key = (problem.kind, problem.subject.clone());
+            let known = self.open.get_mut(&key);
+            if let Some(open) = known {
+                open.looks_without = 0;
+                if open.severity != problem.severity {
+                    forget_problem(&self.metrics, &key, open.severity);
+                    open.severity = problem.severity;
+                    publish_problem(&self.metrics, &key, open.severity);
+                }
+                continue;
+            }
+            warn!(problem = problem.kind; "problem began: {}", problem.text);
+            if self.open.len() < MAX_SERIES {
+                publish_problem(&self.metrics, &key, problem.severity);
+            }
+            let open = OpenProblem {
+                text: problem.text.clone(),
+                severity: problem.severity,
+                since: now,
+                looks_without: 0,
+            };
+            self.open.insert(key, open);
+        }
+        self.open.retain(|key, open| {
+            let is_open = open.looks_without < ENDED;
+            if !is_open {
+                let lasted = now.saturating_duration_since(open.since).as_secs();
+                let lasted = Span::secs(lasted);
+                info!(problem = key.0; "problem ended after {lasted}: {}", open.text);
+                forget_problem(&self.metrics, key, open.severity);
+            }
+            is_open
+        });
+    }
+}
+
+/// Adds the series of a problem.
+fn publish_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
+    ProcessMetrics::problem(metrics, &labels(kind, subject, severity)).set(1);
+}
+
+/// Drops the series of a problem.
+fn forget_problem(metrics: &Metrics, (kind, subject): &Key, severity: Severity) {
+    metrics.forget(PROBLEM, &labels(kind, subject, severity));
+}
+
+fn labels<'a>(kind: &'a str, subject: &'a str, severity: Severity) -> [(&'static str, &'a str); 3] {
+    [
+        ("problem", kind),
+        ("severity", severity.name()),
+        ("subject", subject),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(subject: &str, text: &str) -> Problem {
+        Problem {
+            severity: Severity::Warning,
+            kind: "backend_slow",
+            subject: subject.to_owned(),
+            text: text.to_owned(),
+            section: "upstreams",
+        }
+    }
+
+    #[test]
+    fn a_problem_is_one_while_its_figures_change_and_ends_once_it_is_missing_twice() {
+        let metrics = Metrics::default();
+        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics);
+        let series = || {
+            let mut subjects = Vec::new();
+            metrics.each_gauge(PROBLEM, |series, value| {
+                assert_eq!(value, 1);
+                subjects.push(series.get("subject").unwrap_or_default().to_owned());
+            });
+            subjects.sort();
+            subjects.join(" ")
+        };
+        let now = edgeway_base::clock::Clock::test().now();
+        assert_eq!(series(), "");
+        report.look(&[problem("a", "a is slow: 1 s"), problem("b", "b")], now);
+        assert_eq!((report.open.len(), report.warnings.get()), (2, 2));
+        assert_eq!(series(), "a b");
+        report.look(&[problem("a", "a is slow: 2 s")], now);
+        assert_eq!((report.open.len(), report.warnings.get()), (2, 1));
+        report.look(&[problem("a", "a is slow: 3 s")], now);
+        assert_eq!((report.open.len(), series()), (1, "a".to_owned()));
+        report.look(&[], now);
+        let mut worse = problem("a", "a is slow: 4 s");
+        worse.severity = Severity::Error;
+        report.look(&[worse], now);
+        assert_eq!(series(), "a", "one series, with the new severity");
+        report.look(&[], now);
+        assert_eq!(report.open.len(), 1, "it was there in between");
+        report.look(&[], now);
+        assert_eq!((report.open.len(), report.warnings.get()), (0, 0));
+        assert_eq!(series(), "");
+    }
+
+    #[test]
+    fn series_of_problems_are_bounded() {
+        let metrics = Metrics::default();
+        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics);
+        let many: Vec<Problem> = (0..3 * MAX_SERIES)
+            .map(|number| problem(&number.to_string(), "slow"))
+            .collect();
+        report.look(&many, edgeway_base::clock::Clock::test().now());
+        let mut count = 0;
+        metrics.each_gauge(PROBLEM, |_, _| count += 1);
+        assert_eq!(count, MAX_SERIES);
+        assert_eq!(report.warnings.get(), 300);
+    }
+}

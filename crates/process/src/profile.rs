@@ -1,0 +1,128 @@
+//! Profile switches: compiles the running configuration again with another profile.
+
+use std::{path::Path, sync::Arc};
+
+use edgeway_base::units::millis;
+use edgeway_config::{model::File, source::Sources};
+use edgeway_gateway::{
+    self as gateway, Gateway,
+    profiles::{self, ProfileSelection},
+};
+use edgeway_proxy::live::{SwitchReason, reload::Candidate};
+use edgeway_status::actions::{ActionError, SwitchResult};
+use log::info;
+
+use super::control::Control;
+
+impl Control {
+    /// Serves with another profile, or with none.
+    ///
+    /// The files are not read again: changes in them wait for a reload.
+    pub(super) async fn switch(
+        self: &Arc<Self>,
+        profile: Option<String>,
+    ) -> Result<SwitchResult, ActionError> {
+        let began = self.live.world.clock.now();
+        let file = tokio::select! {
+            file = self.turn.lock() => file,
+            () = self.stop_requested() => {
+                let message = "the gateway is stopping: no profile is switched";
+                return Err(ActionError::new(409, "stopping", message));
+            }
+        };
+        self.line.is_ours()?;
+        if let Some(name) = &profile {
+            is_known(&file, name)?;
+        }
+        let before = self.live.gateway();
+        let mut switched = SwitchResult {
+            active: profile.clone(),
+            profiles: before.profiles.names().map(ToString::to_string).collect(),
+            ..SwitchResult::default()
+        };
+        if before.profiles.active.as_deref() == profile.as_deref() {
+            switched.generation = self.live.loaded().generation;
+            return Ok(switched);
+        }
+        let candidate = self.compile_with(file.clone(), profile).await?;
+        let taken = self.take(&candidate, SwitchReason::Switched).await;
+        let (generation, _) = taken.inspect_err(|_| self.live.world.zones.undo())?;
+        let now = Arc::clone(&candidate.gateway);
+        // There may be millions of stored responses, so this does not run on a worker.
+        let reset = tokio::task::spawn_blocking(move || profiles::reset_lifetimes(&before, &now));
+        switched.generation = generation;
+        switched.reset = reset.await.unwrap_or_default();
+        let took = self.live.world.clock.now() - began;
+        switched.took_ms = millis(took);
+        info!(
+            profile = switched.active.as_deref().unwrap_or("none"),
+            generation,
+            reset = switched.reset,
+            ms = switched.took_ms;
+            "profile switched"
+        );
+        Ok(switched)
+    }
+
+    /// Compiles a configuration that was read before.
+    pub(super) async fn compile_with(
+        &self,
+        file: File,
+        profile: Option<String>,
+    ) -> Result<Candidate, ActionError> {
+        let live = Arc::clone(&self.live);
+        let folder = self.path.as_deref().and_then(Path::parent);
+        let folder = folder.unwrap_or(Path::new("")).to_owned();
+        let compiled = self.compiling.run(move || {
+            live.world.zones.begin();
+            let wanted = profile
+                .as_deref()
+                .map_or(ProfileSelection::Nothing, ProfileSelection::Named);
+            let (gateway, diagnostics) = gateway::compile_with(&file, &folder, &live.world, wanted);
+            (file, gateway, diagnostics)
+        });
+        let (file, gateway, diagnostics) = compiled.await.map_err(|broken| {
+            self.forget();
+            let message = format!("the configuration could not be compiled: {broken}");
+            ActionError::new(500, "internal", message)
+        })?;
+        let sources = Arc::clone(&self.sources().borrow());
+        let Some(gateway) = gateway else {
+            self.forget();
+            // External inputs have changed since it was read: certificates, folders.
+            return Err(ActionError::configuration(&sources, &diagnostics));
+        };
+        let gateway: Arc<Gateway> = Arc::new(gateway);
+        Ok(Candidate {
+            file,
+            sources: Sources::clone(&sources),
+            diagnostics,
+            gateway,
+        })
+    }
+
+    /// Drops everything that was compiled.
+    fn forget(&self) {
+        self.live.world.zones.undo();
+        let gateway = self.live.gateway();
+        gateway.forget_stale_metrics(&self.live.world.metrics);
+    }
+}
+
+fn is_known(file: &File, name: &str) -> Result<(), ActionError> {
+    let mut known = file.profiles.iter().map(|(key, _)| &*key.name);
+    if known.any(|known| known == name) {
+        return Ok(());
+    }
+    let known: Vec<String> = file
+        .profiles
+        .iter()
+        .map(|(key, _)| format!("`{}`", key.name))
+        .collect();
+    let known = match known.as_slice() {
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    };
+    let message = format!("unknown profile `{name}`; there is {known}");
+    Err(ActionError::new(404, "no_such_profile", message))
+}

@@ -1,0 +1,149 @@
+//! Trial of a configuration, `edgeway reload --canary`: the one before it comes back if a route gets
+//! worse.
+
+use std::{sync::Arc, time::Duration};
+
+use edgeway_base::units::Span;
+use edgeway_config::{model::File, source::Sources};
+use edgeway_proxy::live::{
+    SwitchReason,
+    traffic::Comparison,
+    trial::{ConfigTrial, ConfigVerdict, TrialOutcome},
+};
+use edgeway_status::actions::ActionError;
+use log::{info, warn};
+
+use super::{control::Control, last_good};
+
+/// Interval of looks at the traffic.
+const EVERY: Duration = Duration::from_secs(2);
+/// Bounds of a trial: in a shorter one nothing can be found, and a longer one compares with a
+/// different time of day.
+pub(super) const SHORTEST: Duration = Duration::from_secs(10);
+pub(super) const LONGEST: Duration = Duration::from_hours(1);
+
+/// Configuration that serves until another one has passed its trial.
+pub(super) struct BeforeTrial {
+    pub(super) file: File,
+    pub(super) profile: Option<String>,
+    pub(super) sources: Arc<Sources>,
+    pub(super) comparison: Comparison,
+}
+
+/// Checks the duration of a trial.
+pub(super) fn check(length: Span) -> Result<(), ActionError> {
+    if (SHORTEST..=LONGEST).contains(&length.0) {
+        return Ok(());
+    }
+    let message = format!(
+        "a trial of {length} is not possible; write a time between {} and {}, such as `10min`",
+        Span(SHORTEST),
+        Span(LONGEST)
+    );
+    Err(ActionError::new(422, "bad_time", message))
+}
+
+impl Control {
+    /// Watches the configuration that has just begun to serve.
+    pub(super) fn begin_trial(
+        self: &Arc<Self>,
+        generation: u64,
+        length: Span,
+        before: BeforeTrial,
+    ) {
+        let clock = &self.live.world.clock;
+        self.live.trials.begin(ConfigTrial {
+            generation,
+            until: clock.wall() + length.0,
+        });
+        info!(generation, length:%; "configuration on trial");
+        let control = Arc::clone(self);
+        let watching = Box::pin(control.watch_trial(generation, length, before));
+        self.tasks().spawn("configuration trial", watching);
+    }
+
+    async fn watch_trial(self: Arc<Self>, generation: u64, length: Span, mut before: BeforeTrial) {
+        let clock = self.live.world.clock.clone();
+        let end = clock.now() + length.0;
+        loop {
+            tokio::time::sleep(EVERY).await;
+            if self.is_stopping() || self.line.is_ours().is_err() {
+                return;
+            }
+            if self.live.loaded().generation != generation {
+                self.end_trial(generation, TrialOutcome::Superseded, String::new());
+                return;
+            }
+            if let Some(worse) = before.comparison.look() {
+                Box::pin(self.take_back(generation, before, worse.to_string())).await;
+                return;
+            }
+            if clock.now() >= end {
+                let text = match before.comparison.requests() {
+                    0 => format!("without a verdict, as no request came in {length}"),
+                    requests => format!("no route got worse in {length}, with {requests} requests"),
+                };
+                self.end_trial(generation, TrialOutcome::Kept, text);
+                return;
+            }
+        }
+    }
+
+    /// Serves the configuration before the trial again.
+    async fn take_back(self: &Arc<Self>, generation: u64, before: BeforeTrial, why: String) {
+        let mut file = self.turn.lock().await;
+        if self.live.loaded().generation != generation || self.is_stopping() {
+            drop(file);
+            self.end_trial(generation, TrialOutcome::Superseded, String::new());
+            return;
+        }
+        let BeforeTrial {
+            file: earlier,
+            profile,
+            sources,
+            ..
+        } = before;
+        let taken = match self.compile_with(earlier.clone(), profile).await {
+            Ok(candidate) => self.take(&candidate, SwitchReason::Switched).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
+            self.live.world.zones.undo();
+            warn!(
+                generation;
+                "configuration got worse, and the one before it cannot serve: {}: {why}",
+                error.message
+            );
+            let text = format!("{why}; the one before it cannot serve: {}", error.message);
+            self.end_trial(generation, TrialOutcome::Kept, text);
+            return;
+        }
+        *file = earlier;
+        drop(file);
+        if let Some(path) = &self.path
+            && self.live.world.overlay.is_none()
+        {
+            let keeping = last_good::keep_later(path.clone(), Sources::clone(&sources));
+            self.tasks().spawn("last good", keeping);
+        }
+        self.end_trial(generation, TrialOutcome::TakenBack, why);
+    }
+
+    fn end_trial(&self, generation: u64, outcome: TrialOutcome, text: String) {
+        let verdict = ConfigVerdict {
+            generation,
+            outcome,
+            at: self.live.world.clock.wall(),
+            text,
+        };
+        let sentence = verdict.to_string();
+        if outcome == TrialOutcome::TakenBack {
+            warn!("{sentence}");
+            // The file on disk is not the one that serves, as after a refusal.
+            self.live.refused(sentence);
+        } else {
+            info!("{sentence}");
+        }
+        self.live.trials.end(verdict);
+    }
+}

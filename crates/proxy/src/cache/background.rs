@@ -1,0 +1,219 @@
+//! Revalidates a stale response while it is served, and fetches a page again that a Next.js app was
+//! rendering when it sent its stale copy. Each is one request of the gateway, with the changes of
+//! the route's filters but without headers that concern only the client.
+
+use std::{io::Cursor, sync::Arc, time::Duration};
+
+use edgeway_cache::{
+    WorkClaim,
+    metrics::Revalidation,
+    nextjs::RequestShape,
+    policy::{RequestDirectives, Vary},
+    route::PersonalHeaders,
+};
+use edgeway_core::chain::{CacheFacts, CacheOutcome, RequestId, RequestTrace};
+use edgeway_gateway::RouteCache;
+use http::{HeaderName, Method, Version, header};
+use pingora::{http::RequestHeader, protocols::http::ServerSession};
+use pingora_proxy::{Session, SubrequestSpawner, subrequest};
+
+use super::{
+    Flow,
+    door::{client_kind, fetching},
+};
+use crate::context::{self, Context};
+
+/// Headers that concern only the client that sent the request: its own copy, its range, its demand
+/// for freshness.
+const CLIENT_HEADERS: [HeaderName; 11] = [
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+    header::CACHE_CONTROL,
+    header::PRAGMA,
+    header::AUTHORIZATION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+];
+
+/// Time limit of a revalidation. No client waits for it, so no one would notice that it never ends.
+const MAX_DURATION: Duration = Duration::from_mins(2);
+
+/// Waits before a page is fetched again that the app renders. They end: a page may stay stale, or
+/// be stale again by then.
+const FOLLOW_UPS: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(2),
+    Duration::from_secs(6),
+];
+
+/// Request that Pingora builds the session of a background request from; [`take`] replaces it.
+const SEED: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/// Request in the background, with the context that it begins with.
+struct Background {
+    head: RequestHeader,
+    ctx: Box<Context>,
+}
+
+/// Sends `request` to the origin after `wait`, with the part of it that is not the client's, unless
+/// such a request is already running. Its response may be stored.
+pub(super) fn begin(
+    spawner: SubrequestSpawner,
+    request: &RequestHeader,
+    ctx: &Context,
+    cache: &RouteCache,
+    mut flow: Flow,
+    wait: Duration,
+) {
+    let Some(claim) = cache.cache.claim(&flow.key, flow.variance) else {
+        return;
+    };
+    let mut head = request.clone();
+    head.set_method(Method::GET);
+    head.set_version(Version::HTTP_11);
+    for name in &CLIENT_HEADERS {
+        head.remove_header(name);
+    }
+    if flow.personal.has_cookies && !varies_by_cookie(&flow) {
+        head.remove_header(&header::COOKIE);
+        // Otherwise a page that only signed-in users read would stay stale to the end of its
+        // window.
+        flow.shape = flow.shape.map(RequestShape::without_cookies);
+    }
+    let personal = PersonalHeaders {
+        // Cookies that the entry varies by are forwarded: the response may be private to this
+        // client.
+        has_cookies: flow.personal.has_cookies && head.headers.contains_key(&header::COOKIE),
+        // `Authorization` is removed; the identity that the filters found is kept.
+        has_identity: ctx.facts.identity.is_some(),
+        ..flow.personal
+    };
+    let flow = Flow {
+        wants: RequestDirectives::default(),
+        personal,
+        // The response is judged by these headers, not by others that the client sent.
+        headers: Arc::new(head.headers.clone()),
+        // Built again from those headers if needed.
+        sent: None,
+        is_background: true,
+        is_pass: false,
+        ..flow
+    };
+    let mut ours = Box::new(Context::new(ctx.live()));
+    ours.connection.clone_from(&ctx.connection);
+    ours.gateway = Arc::clone(&ctx.gateway);
+    ours.route = ctx.route;
+    ours.params = ctx.params.clone();
+    ours.upstream.clone_from(&ctx.upstream);
+    ours.timeouts.clone_from(&ctx.timeouts);
+    ours.cache = Some(Box::new(flow));
+    let facts = &mut ours.facts;
+    facts.route.clone_from(&ctx.facts.route);
+    facts.client = ctx.facts.client.clone();
+    facts.class = ctx.facts.class;
+    facts.identity.clone_from(&ctx.facts.identity);
+    facts.release.clone_from(&ctx.facts.release);
+    facts.rewritten.clone_from(&ctx.facts.rewritten);
+    facts.carried.clone_from(&ctx.facts.carried);
+    facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
+    facts.trace = ctx.facts.trace.as_ref().map(RequestTrace::child);
+    facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
+    facts.put(claim);
+    let mut background = Background { head, ctx: ours };
+    ctx.live().background.spawn("revalidation", async move {
+        tokio::time::sleep(wait).await;
+        let mut seed = ServerSession::new_http1(Box::new(Cursor::new(SEED.to_vec())));
+        if !background.take_place() || seed.read_request().await.is_err() {
+            return;
+        }
+        let ours = subrequest::Ctx::builder()
+            .user_ctx(Box::new(Some(background)))
+            .build();
+        let (prepared, handle) = spawner.create_subrequest(&seed, ours);
+        handle.drain_tasks();
+        if tokio::time::timeout(MAX_DURATION, prepared.run())
+            .await
+            .is_err()
+        {
+            log::warn!("stale response not revalidated in time");
+        }
+    });
+}
+
+/// Fetches a page again that the app is rendering, if it has sent its stale copy. The next visitor
+/// may come when nothing stored may be used any more, and would get such a copy again.
+pub(crate) fn follow_up(
+    spawner: Option<SubrequestSpawner>,
+    request: &RequestHeader,
+    ctx: &mut Context,
+) {
+    let Some(flow) = ctx.cache.take_if(|flow| flow.is_stale_at_origin) else {
+        return;
+    };
+    let gateway = Arc::clone(&ctx.gateway);
+    let (Some(cache), Some(wait)) = (
+        context::cache(&gateway, ctx.route),
+        FOLLOW_UPS.get(flow.follow_ups),
+    ) else {
+        return;
+    };
+    if !flow.personal.is_known()
+        && let Some(spawner) = spawner
+    {
+        // That of a request in the background, which is over.
+        drop(ctx.facts.take::<WorkClaim>());
+        let flow = Flow {
+            is_stale_at_origin: false,
+            follow_ups: flow.follow_ups + 1,
+            ..*flow
+        };
+        begin(spawner, request, ctx, cache, flow, *wait);
+    }
+}
+
+impl Background {
+    /// Takes a place in the render budget of the upstream. Returns false if there is none.
+    fn take_place(&mut self) -> bool {
+        let ctx = &mut *self.ctx;
+        ctx.facts.started = ctx.live().world.clock.now();
+        let Some(cache) = context::cache(&ctx.gateway, ctx.route) else {
+            return false;
+        };
+        if let Some(fetching) = fetching(ctx, cache) {
+            let by = client_kind(&self.head, Some(fetching));
+            let Some(permit) = fetching.budget.revalidate(by) else {
+                cache.metrics.revalidation(Revalidation::Postponed);
+                return false;
+            };
+            ctx.facts.put(permit);
+        }
+        cache.metrics.revalidation(Revalidation::Begun);
+        true
+    }
+}
+
+fn varies_by_cookie(flow: &Flow) -> bool {
+    let found = flow.found.as_ref().map(|entry| entry.vary());
+    matches!(found, Some(Vary::Fields(fields)) if fields.contains(&header::COOKIE))
+}
+
+/// Turns the request into the one that [`begin`] prepared, if there is one. The hooks for clients
+/// then skip it.
+pub(crate) fn take(session: &mut Session, ctx: &mut Context) -> bool {
+    let background = session
+        .subrequest_ctx
+        .as_mut()
+        .and_then(|ours| ours.user_ctx_mut())
+        .and_then(|ours| ours.downcast_mut::<Option<Background>>())
+        .and_then(Option::take);
+    let Some(Background { head, ctx: begun }) = background else {
+        return false;
+    };
+    *session.req_header_mut() = head;
+    *ctx = *begun;
+    true
+}

@@ -1,0 +1,257 @@
+//! Requests for the same response wait for the first of them: what they do with a response that
+//! another one stores, and with one that may not be used any more.
+
+use std::sync::Arc;
+
+use edgeway_cache::{
+    budget::RenderPermit,
+    policy::{self, Usability},
+    store::{Entry, Reader, RequestedLookup},
+};
+use edgeway_core::chain::CacheOutcome;
+use edgeway_gateway::RouteCache;
+use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora_cache::{
+    CacheKey,
+    lock::{CacheKeyLockImpl, LockStatus, Locked, ReadLock, WritePermit},
+};
+use tokio::time::{Instant, timeout};
+
+use super::phases::{MAX_WAITS, key};
+use crate::context::{self, Context};
+
+/// Use that a request has for a response that was found in the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum FoundUse {
+    None,
+    /// Validated first, or sent if the origin fails.
+    Stale,
+    /// Sent as it is.
+    Whole,
+}
+
+/// Finds the use of `entry`, which was found in the store.
+pub(super) fn use_found(entry: &Arc<Entry>, ctx: &mut Context) -> FoundUse {
+    let now = ctx.live().world.clock.wall();
+    let (Some(flow), Some(cache)) = (&ctx.cache, context::cache(&ctx.gateway, ctx.route)) else {
+        return FoundUse::None;
+    };
+    if flow.is_renewing || !flow.personal.may_read(entry) {
+        return FoundUse::None;
+    }
+    let lifetime = entry.lifetime();
+    // A response that arrived after the request is also a valid response to it.
+    let is_ours = lifetime.response_time >= flow.came && !lifetime.always_validate;
+    let is_usable = match cache.usable(&lifetime, &flow.wants, now) {
+        Usability::Fresh | Usability::StaleAsAsked => true,
+        Usability::StaleWhileRevalidate => !flow.is_background && flow.found.is_none(),
+        Usability::Validate | Usability::GatewayTimeout => is_ours && lifetime.is_fresh(now),
+    };
+    let is_new = flow
+        .found
+        .as_ref()
+        .is_none_or(|found| !Arc::ptr_eq(found, entry));
+    if !is_usable {
+        if let Some(facts) = ctx.facts.cache.as_mut()
+            && is_new
+        {
+            facts.outcome = CacheOutcome::Expired;
+        }
+        return FoundUse::Stale;
+    }
+    let is_fresh = lifetime.is_fresh(now);
+    // This is the response of another request, or a stored one: the origin generates nothing for
+    // it.
+    drop(ctx.facts.take::<RenderPermit>());
+    if let Some(facts) = ctx.facts.cache.as_mut() {
+        facts.outcome = if is_fresh {
+            CacheOutcome::Hit
+        } else {
+            CacheOutcome::Stale
+        };
+        facts.why = None;
+        facts.is_collapsed = is_new;
+        facts.ttl = Some(lifetime.ttl(now));
+        facts.age = Some(lifetime.age(now));
+    }
+    FoundUse::Whole
+}
+
+/// Returns true if `entry`, which is stale, is sent in place of the failure `error`.
+pub(crate) fn replaces_failure(entry: &Arc<Entry>, error: &Error, ctx: &mut Context) -> bool {
+    let Some(flow) = &ctx.cache else {
+        return false;
+    };
+    if ctx.accel.is_some() {
+        // The origin has responded, with a file.
+        return false;
+    }
+    if let ErrorType::HTTPStatus(status) = *error.etype() {
+        ctx.facts.upstream.status = status;
+        if !matches!(status, 500 | 502..=504) {
+            return false;
+        }
+    } else if !matches!(
+        error.esource(),
+        ErrorSource::Upstream | ErrorSource::Internal | ErrorSource::Unset
+    ) || flow.is_background
+    {
+        return false;
+    }
+    if ctx
+        .reply
+        .as_ref()
+        .is_some_and(|reply| !reply.status.is_server_error())
+    {
+        return false;
+    }
+    let now = ctx.live().world.clock.wall();
+    let lifetime = entry.lifetime();
+    if !policy::after_error(&lifetime, &flow.wants, now) {
+        return false;
+    }
+    if let Some(facts) = ctx.facts.cache.as_mut() {
+        facts.outcome = CacheOutcome::Stale;
+        facts.why = Some("origin-failed");
+        facts.origin_status = ctx.facts.upstream.status;
+        facts.ttl = Some(lifetime.ttl(now));
+        facts.age = Some(lifetime.age(now));
+    }
+    ctx.reply = None;
+    true
+}
+
+/// Next step of a request that the cache may serve or store.
+pub(crate) enum CacheStep {
+    /// A stored response, or one that another request is storing, and a reader of its body.
+    Send(Arc<Entry>, Reader),
+    Fetch(Fetch),
+}
+
+/// Request to the origin whose response may be stored.
+#[derive(Default)]
+pub(crate) struct Fetch {
+    /// True if the response may be stored.
+    pub is_storing: bool,
+    turn: Option<Turn>,
+    /// Stored response that is validated, or sent if the origin fails.
+    pub stale: Option<Arc<Entry>>,
+}
+
+impl Fetch {
+    /// Lets the requests that wait go on: the response is there for them, or never will be.
+    pub(crate) fn release(&mut self, is_stored: bool) {
+        if let Some(turn) = self.turn.take() {
+            turn.end(if is_stored {
+                LockStatus::Done
+            } else {
+                LockStatus::GiveUp
+            });
+        }
+    }
+
+    /// Ends the storing of a response that turned out to be none for the cache.
+    pub(crate) fn give_up(&mut self) {
+        self.is_storing = false;
+        self.stale = None;
+        self.release(false);
+    }
+}
+
+/// Turn of one request to ask the origin. If it is dropped, the next of those that wait gets it.
+struct Turn {
+    key: CacheKey,
+    permit: Option<WritePermit>,
+    lock: &'static CacheKeyLockImpl,
+}
+
+impl Turn {
+    fn end(mut self, status: LockStatus) {
+        if let Some(permit) = self.permit.take() {
+            self.lock.release(&self.key, permit, status);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(permit) = self.permit.take() {
+            let status = LockStatus::TransientError;
+            self.lock.release(&self.key, permit, status);
+        }
+    }
+}
+
+/// Looks for a response again and waits for other requests that fetch it, for a request that found
+/// none at its arrival.
+pub(crate) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
+    let gateway = Arc::clone(&ctx.gateway);
+    let (Some(cache), key) = (context::cache(&gateway, ctx.route), key(ctx)?) else {
+        return Ok(CacheStep::Fetch(Fetch::default()));
+    };
+    let is_pass = ctx.cache.as_ref().is_none_or(|flow| flow.is_pass);
+    let mut left = cache.policy.wait;
+    for _ in 0..MAX_WAITS {
+        let stale = match find(&key, cache) {
+            Some((entry, reader)) => match use_found(&entry, ctx) {
+                FoundUse::Whole => return Ok(CacheStep::Send(entry, reader)),
+                FoundUse::Stale => Some(entry),
+                FoundUse::None => None,
+            },
+            None => None,
+        };
+        let fetch = Fetch {
+            is_storing: true,
+            turn: None,
+            stale,
+        };
+        if is_pass {
+            return Ok(CacheStep::Fetch(fetch));
+        }
+        let lock = cache.cache.lock();
+        let other = match lock.lock(&key, fetch.stale.is_some()) {
+            Locked::Write(permit) => {
+                let turn = Turn {
+                    key,
+                    permit: Some(permit),
+                    lock,
+                };
+                // Another request may have stored its response since.
+                if let Some((entry, reader)) = find(&turn.key, cache)
+                    && use_found(&entry, ctx) == FoundUse::Whole
+                {
+                    turn.end(LockStatus::Done);
+                    return Ok(CacheStep::Send(entry, reader));
+                }
+                let turn = Some(turn);
+                return Ok(CacheStep::Fetch(Fetch { turn, ..fetch }));
+            }
+            Locked::Read(other) => other,
+        };
+        let began = Instant::now();
+        if !may_look_again(&other, left).await {
+            break;
+        }
+        left = left.saturating_sub(began.elapsed());
+    }
+    Ok(CacheStep::Fetch(Fetch::default()))
+}
+
+/// Waits for the `other` request. Returns true if its response may be in the store then, or if this
+/// request may ask the origin in its place.
+async fn may_look_again(other: &ReadLock, most: std::time::Duration) -> bool {
+    if timeout(most, other.wait()).await.is_err() {
+        log::debug!("waited too long for a similar request");
+        return false;
+    }
+    other.lock_status() != LockStatus::GiveUp
+}
+
+/// Finds a stored response, and attaches a reader to it at once: it may still arrive, and be
+/// stored no longer by the time that its body is wanted.
+fn find(key: &CacheKey, cache: &RouteCache) -> Option<(Arc<Entry>, Reader)> {
+    let wanted = key.extensions.get::<RequestedLookup>()?;
+    let entry = cache.cache.store().find(&wanted.key, wanted.sent()).entry?;
+    let reader = entry.body.reader()?;
+    Some((entry, reader))
+}

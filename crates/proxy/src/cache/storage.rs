@@ -1,0 +1,313 @@
+//! Decision whether the response of an origin is stored, for both drivers.
+
+use std::sync::Arc;
+
+use edgeway_cache::{
+    budget::RenderPermit,
+    nextjs,
+    policy::{self, ExchangeTimes, Lifetime, NotStorable, Variance, Vary},
+    route::{self, TAGS},
+    store::{Entry, EntryDraft, EntryRules, Refresh},
+    unusual_request::unusual_headers,
+};
+use edgeway_core::chain::{CacheOutcome, RequestFacts};
+use edgeway_gateway::RouteCache;
+use edgeway_routes::{Params, Target};
+use http::{HeaderMap, StatusCode, header};
+use pingora::{
+    Result,
+    http::{RequestHeader, ResponseHeader},
+};
+
+use super::{
+    Flow,
+    flow::{BY_VALUE, TOO_FEW},
+};
+use crate::context::{self, Context};
+
+/// Response that is stored.
+pub(super) enum StorageDecision {
+    New(Box<EntryDraft>),
+    /// Stored response that a 304 confirms, with new headers.
+    Refreshed(Box<Refresh>),
+}
+
+impl StorageDecision {
+    pub(super) fn lifetime(&self) -> &Lifetime {
+        match self {
+            Self::New(draft) => &draft.lifetime,
+            Self::Refreshed(refresh) => &refresh.lifetime,
+        }
+    }
+
+    /// Returns the response headers for the client whose request this is.
+    pub(super) fn response(&self) -> Result<ResponseHeader> {
+        let (status, headers) = match self {
+            Self::New(draft) => (draft.status, &draft.headers),
+            Self::Refreshed(refresh) => (refresh.old.status, &refresh.headers),
+        };
+        response(status, headers, self.lifetime())
+    }
+}
+
+/// Returns the headers of a response that was just received.
+pub(super) fn response(
+    status: StatusCode,
+    headers: &HeaderMap,
+    lifetime: &Lifetime,
+) -> Result<ResponseHeader> {
+    let mut response = ResponseHeader::build_no_case(status, Some(headers.len()))?;
+    for (name, value) in headers {
+        response.append_header(name, value)?;
+    }
+    let age = lifetime.initial_age.as_secs();
+    if age > 0 {
+        // This response was already this old on arrival.
+        response.insert_header(header::AGE, age)?;
+    }
+    Ok(response)
+}
+
+/// Decides if the `response` of the origin to `request` is stored, or returns the reason why not.
+/// `stored` is the response that a 304 is about.
+pub(super) fn decide(
+    request: &RequestHeader,
+    response: &ResponseHeader,
+    stored: Option<Arc<Entry>>,
+    ctx: &mut Context,
+) -> std::result::Result<StorageDecision, &'static str> {
+    let gateway = Arc::clone(&ctx.gateway);
+    let cache = context::cache(&gateway, ctx.route);
+    // Taken out, because the headers sent to the origin are built from the whole context.
+    let (Some(mut flow), Some(cache)) = (ctx.cache.take(), cache) else {
+        // Requests without a flow do not get here.
+        return Err(NotStorable::RequestNoStore.reason());
+    };
+    let decided = judge(request, response, stored, ctx, (&mut *flow, cache));
+    ctx.cache = Some(flow);
+    decided
+}
+
+fn judge(
+    request: &RequestHeader,
+    head: &ResponseHeader,
+    stored: Option<Arc<Entry>>,
+    ctx: &mut Context,
+    (flow, cache): (&mut Flow, &RouteCache),
+) -> std::result::Result<StorageDecision, &'static str> {
+    let live = Arc::clone(ctx.live());
+    let confirmed = flow.confirmed.take();
+    let old = stored.filter(|_| confirmed.is_some());
+    let (status, mut headers) = match (&old, &confirmed) {
+        (Some(old), Some(confirmed)) => (old.status, merged(old, confirmed)),
+        _ => (head.status, head.headers.clone()),
+    };
+    let times = ExchangeTimes {
+        request_time: flow.asked,
+        response_time: live.world.clock.wall(),
+    };
+    let is_same = match (&old, &confirmed) {
+        (Some(old), Some(confirmed)) => policy::updates(&old.headers(), confirmed),
+        _ => true,
+    };
+    let decided = match &old {
+        // The 304 was about another response: the stored one stays as it is and is validated again
+        // on the next request.
+        Some(old) if !is_same => {
+            headers = old.headers();
+            Ok(old.lifetime())
+        }
+        _ if ctx.is_at_other_release() => Err("release"),
+        _ => flow.lifetime(status, &headers, times, cache),
+    };
+    let judged = decided.and_then(|lifetime| {
+        let variant = flow.variant(request, &headers, ctx, cache)?;
+        let tags = match &old {
+            // The stored response keeps its tags.
+            Some(_) => Box::default(),
+            None => tags(request, &ctx.params, cache, &headers)?,
+        };
+        Ok((lifetime, variant, tags))
+    });
+    let facts = &mut ctx.facts;
+    let (lifetime, variant, tags) = match judged {
+        Ok(decided) => decided,
+        Err(why) => {
+            uncacheable(why, facts);
+            if facts
+                .slot::<RenderPermit>()
+                .is_some_and(RenderPermit::is_persons)
+            {
+                // A stream, for example, is not a page that a person waits for.
+                drop(facts.take::<RenderPermit>());
+            }
+            if let (Some(_), Some(cached)) = (&old, &mut facts.cache) {
+                // The stored response is sent again.
+                cached.outcome = CacheOutcome::Revalidated;
+            }
+            // A 304 with the stale mark of Next.js leaves the stored response as it was: stale.
+            if why == nextjs::STALE_AT_ORIGIN {
+                flow.is_stale_at_origin = true;
+                return Err(why);
+            }
+            flow.settle_refused(cache, why, status, live.world.clock.now());
+            return Err(why);
+        }
+    };
+    if lifetime.fresh_for <= lifetime.initial_age && !is_error(status) {
+        // Waiting requests would find no response that they may use.
+        flow.variance = Some(variant.1);
+        flow.pass(cache, live.world.clock.now());
+    }
+    if let Some(cached) = &mut facts.cache {
+        cached.is_stored = true;
+        if confirmed.is_some() {
+            cached.outcome = CacheOutcome::Revalidated;
+        }
+    }
+    let about = EntryRules {
+        route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
+        tags,
+        max_object: cache.policy.max_object,
+        is_compressible: false,
+        quota: cache.quota.clone(),
+        keeps_private: cache.policy.keeps_private(),
+    };
+    flow.for_the_first = policy::for_the_first(&headers);
+    if cache.rules(flow.shape.as_ref()).ignored.set_cookie {
+        policy::cookies_for_the_first(&headers, &mut flow.for_the_first);
+    }
+    policy::clean(&mut headers);
+    policy::date(&mut headers, times.response_time);
+    let response = OriginResponse {
+        status,
+        headers,
+        lifetime,
+        variant,
+    };
+    Ok(response.store(flow, cache, about, old))
+}
+
+/// Returns the headers of `old` after a 304 with the headers `confirmed`.
+pub(super) fn merged(old: &Entry, confirmed: &HeaderMap) -> HeaderMap {
+    let mut merged = old.headers();
+    policy::merge(&mut merged, confirmed);
+    merged
+}
+
+/// Returns true for an error. It does not predict the next response, so it does not end collapsing.
+fn is_error(status: StatusCode) -> bool {
+    status.is_client_error() || status.is_server_error()
+}
+
+impl Flow {
+    /// Ends what depends on a response with this `status` that is not stored: the wait of similar
+    /// requests, or a stored response that it replaces.
+    fn settle_refused(
+        &self,
+        cache: &RouteCache,
+        why: &'static str,
+        status: StatusCode,
+        now: std::time::Instant,
+    ) {
+        // A refusal for one client does not show what other clients may get.
+        let is_for_others = self.is_for_others() || self.is_background;
+        let of_request = [NotStorable::RequestNoStore.reason(), BY_VALUE, TOO_FEW];
+        if !is_for_others || of_request.contains(&why) {
+            return;
+        }
+        if self.found.is_none() {
+            if !is_error(status) {
+                self.pass(cache, now);
+            }
+        } else if (status.is_success()
+            || status.is_redirection()
+            || matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE))
+            // The origin may have selected its response by one of these.
+            && unusual_headers(&self.headers).next().is_none()
+        {
+            // The origin now has a different response that must not be stored: the stored one is
+            // out of date, no matter how much of its windows is left.
+            cache.cache.remove(&self.key);
+        }
+    }
+}
+
+/// Response that may be stored.
+struct OriginResponse {
+    status: StatusCode,
+    headers: HeaderMap,
+    lifetime: Lifetime,
+    variant: (Vary, Variance),
+}
+
+impl OriginResponse {
+    /// Returns what the store gets: a new response, or new headers for `old`.
+    fn store(
+        self,
+        flow: &Flow,
+        cache: &RouteCache,
+        mut about: EntryRules,
+        old: Option<Arc<Entry>>,
+    ) -> StorageDecision {
+        let Self {
+            status,
+            mut headers,
+            lifetime,
+            variant: (vary, variance),
+        } = self;
+        for name in &TAGS {
+            headers.remove(name);
+        }
+        if let Some(coder) = &cache.coder {
+            about.is_compressible = coder.prepare(status, &mut headers);
+        }
+        let mark = flow.mark;
+        match old {
+            Some(old) => StorageDecision::Refreshed(Box::new(Refresh {
+                old,
+                headers,
+                lifetime,
+                vary,
+                variance,
+                mark,
+            })),
+            None => StorageDecision::New(Box::new(EntryDraft {
+                key: flow.key.clone(),
+                status,
+                headers,
+                lifetime,
+                vary,
+                variance,
+                about,
+                mark,
+            })),
+        }
+    }
+}
+
+fn uncacheable(why: &'static str, facts: &mut RequestFacts) {
+    if let Some(facts) = &mut facts.cache {
+        facts.is_stored = false;
+        facts.why = Some(why);
+    }
+}
+
+/// Returns the tags of the route and those of the origin, or an error if there are too many.
+fn tags(
+    request: &RequestHeader,
+    params: &Params,
+    cache: &RouteCache,
+    headers: &HeaderMap,
+) -> std::result::Result<Box<[Box<str>]>, &'static str> {
+    let target = Target::new("", request.raw_path());
+    let own = cache
+        .tags
+        .iter()
+        .map(|tag| tag.render(|slot| params.get(*slot, target.path)));
+    let mut tags = route::tags_of(headers)?;
+    tags.extend(own.map(String::into_boxed_str));
+    tags.sort_unstable();
+    tags.dedup();
+    Ok(tags.into())
+}

@@ -1,0 +1,352 @@
+//! The deadlines of a request: those of the backend, and the rate of the client's body.
+//!
+//! Pingora has one read timeout per backend connection, for headers and body alike. Ours differ
+//! (first byte, gaps, gaps of a stream, total), so peers get none, and a task checks every request
+//! in flight ten times per second. An expired request is ended by shutting down the backend's
+//! socket, which Pingora sees as a closed connection.
+
+use std::{
+    net::SocketAddr,
+    os::fd::{BorrowedFd, RawFd},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use edgeway_base::units::whole_millis;
+use edgeway_upstreams::BackendSocket;
+use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::pace::{Pace, PaceLimits};
+
+/// The deadline that expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expired {
+    FirstByte,
+    Idle,
+    Total,
+    /// The client's body arrived too slowly, so this is not the backend's deadline.
+    Body,
+}
+
+/// The deadline of a request in flight.
+///
+/// Written by the request's own task, read by the task that checks deadlines. Each field is
+/// independent, and `socket` is locked during a shutdown, so a request that has released its
+/// backend's socket never shuts down the next one's.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Milliseconds since [`super::registry::Connections`] began. 0 for no deadline.
+    next: AtomicU64,
+    /// Deadline of the whole request, in the same unit.
+    total: AtomicU64,
+    /// Milliseconds by which `next` moves with each chunk of the response.
+    step: AtomicU64,
+    is_streaming: AtomicBool,
+    expired: AtomicU8,
+    socket: Mutex<Option<BackendSocket>>,
+    /// Pace of the request's body, if it is on an HTTP/2 stream.
+    pub body: Pace,
+}
+
+impl Watch {
+    /// Forgets the deadline that expired in an earlier attempt or request on the connection.
+    pub fn renew(&self) {
+        self.expired.store(0, Ordering::Relaxed);
+    }
+
+    /// Begins an attempt on this socket. The response headers are due by `headers_due`, the complete response
+    /// by `total` (both in milliseconds of [`super::registry::Connections::millis`]), and later
+    /// chunks within `step` of one another.
+    pub fn begin(
+        &self,
+        fd: RawFd,
+        local: Option<SocketAddr>,
+        headers_due: u64,
+        step: Duration,
+        total: Option<u64>,
+    ) {
+        *self.socket.lock() = Some(BackendSocket { fd, local });
+        self.step.store(whole_millis(step), Ordering::Relaxed);
+        self.total.store(total.unwrap_or(0), Ordering::Relaxed);
+        self.renew();
+        self.is_streaming.store(false, Ordering::Relaxed);
+        self.next.store(headers_due, Ordering::Release);
+    }
+
+    /// Marks the start of the response, whose chunks are due within `step`.
+    pub fn streaming(&self, now: u64, step: Duration) {
+        let step = whole_millis(step);
+        self.step.store(step, Ordering::Relaxed);
+        self.is_streaming.store(true, Ordering::Relaxed);
+        self.next.store(now.saturating_add(step), Ordering::Release);
+    }
+
+    /// Same as [`Watch::streaming`], for an open-ended response: the deadline of the whole request
+    /// is removed.
+    pub fn endless(&self, now: u64, step: Duration) {
+        self.total.store(0, Ordering::Relaxed);
+        self.streaming(now, step);
+    }
+
+    /// Records progress: the next chunk may take the full `step` again.
+    pub fn moved(&self, now: u64) {
+        if self.next.load(Ordering::Relaxed) != 0 {
+            let step = self.step.load(Ordering::Relaxed);
+            self.next.store(now.saturating_add(step), Ordering::Relaxed);
+        }
+    }
+
+    /// Records a sent chunk of the request body: the wait for the response headers restarts.
+    pub fn sent_body(&self, headers_due: u64) {
+        if self.next.load(Ordering::Relaxed) != 0 && !self.is_streaming.load(Ordering::Relaxed) {
+            self.next.store(headers_due, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the attempt and releases the socket.
+    pub fn end(&self) {
+        if self.next.swap(0, Ordering::AcqRel) != 0 {
+            *self.socket.lock() = None;
+        }
+    }
+
+    /// The deadline of the last attempt that expired, if any.
+    pub fn expired(&self) -> Option<Expired> {
+        match self.expired.load(Ordering::Acquire) {
+            1 => Some(Expired::FirstByte),
+            2 => Some(Expired::Idle),
+            3 => Some(Expired::Total),
+            4 => Some(Expired::Body),
+            _ => None,
+        }
+    }
+
+    /// Ends the attempt if it has expired. `is_client_slow`: the client does not read, and its
+    /// slowness must not count against the backend.
+    pub(super) fn check(&self, now: u64, is_client_slow: bool) {
+        let next = self.next.load(Ordering::Acquire);
+        if next == 0 {
+            return;
+        }
+        let total = self.total.load(Ordering::Relaxed);
+        let is_streaming = self.is_streaming.load(Ordering::Relaxed);
+        let expired = if total != 0 && now >= total {
+            3
+        } else if now < next {
+            return;
+        } else if !is_streaming {
+            1
+        } else if is_client_slow || self.has_unread() {
+            self.moved(now);
+            return;
+        } else {
+            2
+        };
+        let mut socket = self.socket.lock();
+        if let Some(socket) = socket.take() {
+            self.expired.store(expired, Ordering::Release);
+            socket.shut_down();
+            // Last, and still under the lock: `end` waits for it, and the socket is not closed
+            // before that.
+            self.next.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl Watch {
+    /// Returns true if more of the response has arrived and waits for a client that reads no more
+    /// for now. A single stream of HTTP/2 may stall while its connection does not.
+    fn has_unread(&self) -> bool {
+        let socket = self.socket.lock();
+        socket.is_some_and(|socket| {
+            let unread = socket.with(|fd| rustix::io::ioctl_fionread(fd));
+            unread.is_some_and(|unread| unread.is_ok_and(|bytes| bytes > 0))
+        })
+    }
+
+    /// Ends a request whose body arrives too slowly, `elapsed` milliseconds after the last check.
+    /// Time counts against the client only during an attempt whose backend accepts data: in no
+    /// other case does Pingora read the body.
+    pub(super) fn check_body(&self, elapsed: u64, bounds: PaceLimits) {
+        if self.body.is_over() {
+            return;
+        }
+        let mut socket = self.socket.lock();
+        let is_awaited = socket.is_some_and(is_writable);
+        if !self.body.is_too_slow(elapsed, is_awaited, bounds) {
+            return;
+        }
+        if let Some(socket) = socket.take() {
+            self.expired.store(4, Ordering::Release);
+            socket.shut_down();
+            self.next.store(0, Ordering::Release);
+        }
+    }
+}
+
+/// Returns true if a backend's socket accepts more data. A closed one accepts none.
+fn is_writable(socket: BackendSocket) -> bool {
+    let takes_more = |fd: BorrowedFd<'_>| {
+        let mut asked = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+        let outcome = poll(&mut asked, Some(&Timespec::default()));
+        outcome.is_ok() && asked[0].revents().contains(PollFlags::OUT)
+    };
+    socket.with(takes_more).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, net::TcpListener, os::fd::AsRawFd, sync::Arc};
+
+    use super::*;
+
+    struct Bench {
+        now: u64,
+        watch: Arc<Watch>,
+        is_client_slow: bool,
+        backend: std::net::TcpStream,
+        upstream: std::net::TcpStream,
+    }
+
+    fn bench() -> Bench {
+        let origin = TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = std::net::TcpStream::connect(origin.local_addr().unwrap()).unwrap();
+        let (backend, _) = origin.accept().unwrap();
+        backend.set_nonblocking(true).unwrap();
+        Bench {
+            now: 1,
+            watch: Arc::default(),
+            is_client_slow: false,
+            backend,
+            upstream,
+        }
+    }
+
+    impl Bench {
+        fn watch(&self, first_byte: u64, idle: u64) {
+            self.watch_total(first_byte, idle, None);
+        }
+
+        fn watch_total(&self, first_byte: u64, idle: u64, total: Option<u64>) {
+            self.watch.begin(
+                self.upstream.as_raw_fd(),
+                self.upstream.local_addr().ok(),
+                self.now + first_byte,
+                Duration::from_millis(idle),
+                total.map(|total| self.now + total),
+            );
+        }
+
+        fn advance(&mut self, millis: u64) {
+            self.now += millis;
+            self.watch.check(self.now, self.is_client_slow);
+        }
+
+        fn is_cut(&mut self) -> bool {
+            matches!(self.backend.read(&mut [0]), Ok(0))
+        }
+    }
+
+    #[test]
+    fn a_silent_backend_is_closed_at_its_deadline() {
+        let mut bench = bench();
+        bench.watch(1000, 5000);
+        bench.advance(900);
+        assert!(!bench.is_cut());
+        bench.advance(200);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::FirstByte));
+    }
+
+    #[test]
+    fn each_piece_of_a_response_moves_the_deadline() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.streaming(bench.now, Duration::from_millis(500));
+        for _ in 0..5 {
+            bench.advance(400);
+            bench.watch.moved(bench.now);
+        }
+        assert!(!bench.is_cut());
+        bench.advance(600);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Idle));
+    }
+
+    #[test]
+    fn a_slow_client_is_not_the_backends_fault() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.streaming(bench.now, Duration::from_millis(500));
+        bench.is_client_slow = true;
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+    }
+
+    #[test]
+    fn a_response_that_nobody_reads_is_not_the_backends_fault() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.streaming(bench.now, Duration::from_millis(500));
+        std::io::Write::write_all(&mut bench.backend, b"more").unwrap();
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+        // The control: once the client has read it, the backend's deadline counts.
+        bench.upstream.read_exact(&mut [0; 4]).unwrap();
+        bench.advance(600);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Idle));
+    }
+
+    #[test]
+    fn a_request_that_is_over_leaves_the_socket_alone() {
+        let mut bench = bench();
+        bench.watch(1000, 500);
+        bench.watch.end();
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+        assert_eq!(bench.watch.expired(), None);
+    }
+
+    #[test]
+    fn another_socket_under_the_same_number_is_left_alone() {
+        let mut bench = bench();
+        bench.watch.begin(
+            bench.upstream.as_raw_fd(),
+            Some("127.0.0.1:1".parse().unwrap()),
+            bench.now + 1000,
+            Duration::from_secs(1),
+            None,
+        );
+        bench.advance(5000);
+        assert!(!bench.is_cut());
+    }
+
+    #[test]
+    fn a_stream_has_no_bound_but_its_gaps() {
+        let mut bench = bench();
+        bench.watch_total(1000, 1000, Some(2000));
+        bench.watch.endless(bench.now, Duration::from_secs(1));
+        for _ in 0..10 {
+            bench.advance(500);
+            bench.watch.moved(bench.now);
+        }
+        assert!(!bench.is_cut());
+        bench.advance(1100);
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Idle));
+    }
+
+    #[test]
+    fn the_complete_request_has_a_deadline_while_pieces_flow() {
+        let mut bench = bench();
+        bench.watch_total(1000, 1000, Some(2000));
+        for _ in 0..5 {
+            bench.advance(500);
+            bench.watch.moved(bench.now);
+        }
+        assert!(bench.is_cut());
+        assert_eq!(bench.watch.expired(), Some(Expired::Total));
+    }
+}

@@ -1,0 +1,568 @@
+//! Shared state of a client's connection and its requests: the peer, the TLS parameters, the stage,
+//! and the means to end it from outside.
+//!
+//! Each stage has a deadline, checked by the task of [`registry`]. The connection only
+//! records that a stage has begun, which costs a store and reads no clock. An expired connection is
+//! ended by shutting down the socket's reading side: the reader sees the end of the stream, looks
+//! up the close reason, and may still send a response.
+
+pub mod activity;
+pub mod admission;
+mod close_reason;
+pub mod deadline;
+pub mod fast_path;
+pub mod file_segment;
+pub mod header_texts;
+pub mod http2;
+pub mod listener;
+pub mod pace;
+pub mod progress;
+pub mod refusal;
+pub mod registry;
+pub mod response_header;
+pub mod response_queue;
+mod socket;
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::{BorrowedFd, RawFd},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use edgeway_core::chain::{ClientCertificate, Scheme};
+use edgeway_tls as tls;
+use http::HeaderValue;
+use parking_lot::Mutex;
+
+pub use self::close_reason::CloseReason;
+use self::{
+    admission::AdmissionGuard,
+    deadline::Watch,
+    fast_path::Fingerprint,
+    file_segment::SegmentSlot,
+    header_texts::ConnectionText,
+    http2::Streams,
+    listener::ListenerFacts,
+    pace::{Pace, PaceLimits},
+    progress::Progress,
+    registry::RegistryPlace,
+    response_header::ReadyHeaderLines,
+    socket::{forget_unsent, reset, shut_down, unsent},
+};
+
+/// Time for a connection that is being closed to send its last response.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time for a WebSocket that is being closed: for the frame in flight, for our own, and for its
+/// client to read both.
+const GOAWAY_DELAY: Duration = Duration::from_secs(1);
+
+/// Properties of an accepted connection.
+#[derive(Debug)]
+pub struct ConnectionFacts {
+    /// `None` for a unix socket, which counts as loopback.
+    pub peer: Option<SocketAddr>,
+    pub tls: Option<tls::TlsFacts>,
+    pub progress: Arc<Progress>,
+    pub guard: AdmissionGuard,
+}
+
+#[cfg(test)]
+impl ConnectionFacts {
+    pub fn test() -> Self {
+        Self {
+            peer: None,
+            tls: None,
+            progress: Arc::default(),
+            guard: AdmissionGuard::uncounted(),
+        }
+    }
+}
+
+/// A client's connection.
+pub struct Connection {
+    pub listener: Arc<ListenerFacts>,
+    pub peer: IpAddr,
+    pub peer_port: u16,
+    pub is_unix: bool,
+    pub tls: Option<tls::TlsFacts>,
+    pub text: ConnectionText,
+    /// Pace of the request body in flight on HTTP/1.
+    pub pace: Pace,
+    /// The deadline of the request in flight on HTTP/1.
+    watch: Arc<Watch>,
+    /// Streams of HTTP/2, unused on HTTP/1.
+    pub streams: Streams,
+    /// [`Stage`] in the lowest byte. Above it a counter that each stage increments, so that two
+    /// idle periods differ.
+    stage: AtomicU64,
+    /// Value of `stage` when the deadline task last saw it change, and the time of that.
+    seen: AtomicU64,
+    seen_at: AtomicU64,
+    /// Progress of the client in reading its responses.
+    progress: Arc<Progress>,
+    /// Header lines of the next response, and true if there are any.
+    lines: Mutex<ReadyHeaderLines>,
+    has_lines: AtomicBool,
+    /// Part of a file that the next flush sends.
+    pub segment: SegmentSlot,
+    /// True once both sides speak another protocol than HTTP.
+    is_tunnel: AtomicBool,
+    is_websocket: AtomicBool,
+    /// True if only the end of the connection marks the end of the response being written.
+    ends_body: AtomicBool,
+    /// Waker of the task that reads a WebSocket.
+    reader: Mutex<Option<Waker>>,
+    /// Fingerprint of the request in flight on HTTP/1. Zero if it has none.
+    fingerprint: AtomicU64,
+    closed: AtomicU8,
+    /// Time at which the deadline task first saw that this connection is being closed.
+    closing_since: AtomicU64,
+    /// True once the close reason has been logged and counted.
+    is_close_reported: AtomicBool,
+    socket: Mutex<Option<RawFd>>,
+    /// Place among all connections, from when it was added until it is dropped.
+    place: OnceLock<RegistryPlace>,
+    _guard: AdmissionGuard,
+}
+
+/// Client certificate status of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificateStatus<'a> {
+    /// The listener requests no client certificates.
+    NotAsked,
+    Nothing,
+    Verified(&'a Arc<ClientCertificate>),
+}
+
+/// Stage of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Stage {
+    /// Waits for the first byte of the next request.
+    Idle = 0,
+    /// Reads the rest of the header section.
+    Head = 1,
+    /// A request is in flight.
+    Request = 2,
+    /// HTTP/2: requests come and go, and the frames have more detail.
+    Http2 = 3,
+}
+
+impl Connection {
+    pub fn new(listener: Arc<ListenerFacts>, entry: ConnectionFacts) -> Self {
+        listener.metrics.open.inc();
+        let ConnectionFacts {
+            peer,
+            tls,
+            progress,
+            guard,
+        } = entry;
+        let address = peer.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| {
+            peer.ip().to_canonical()
+        });
+        Self {
+            text: ConnectionText::new(address, &listener.port_text),
+            listener,
+            peer: address,
+            peer_port: peer.map_or(0, |peer| peer.port()),
+            is_unix: peer.is_none(),
+            tls,
+            pace: Pace::default(),
+            watch: Arc::default(),
+            streams: Streams::default(),
+            stage: AtomicU64::new(Stage::Head as u64),
+            seen: AtomicU64::new(0),
+            seen_at: AtomicU64::new(0),
+            progress,
+            lines: Mutex::default(),
+            has_lines: AtomicBool::new(false),
+            segment: SegmentSlot::default(),
+            is_tunnel: AtomicBool::new(false),
+            is_websocket: AtomicBool::new(false),
+            ends_body: AtomicBool::new(false),
+            reader: Mutex::default(),
+            fingerprint: AtomicU64::new(0),
+            closed: AtomicU8::new(0),
+            closing_since: AtomicU64::new(0),
+            is_close_reported: AtomicBool::new(false),
+            socket: Mutex::new(None),
+            place: OnceLock::new(),
+            _guard: guard,
+        }
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        match self.tls {
+            Some(_) => Scheme::Https,
+            None => Scheme::Http,
+        }
+    }
+
+    /// Returns true if a request for `host`, without port and in lower case, came on a connection
+    /// that was made for another name. It matters if clients are asked for certificates, because
+    /// the server name of the handshake decides what is required of them.
+    pub fn is_misdirected(&self, host: &str) -> bool {
+        let asks = |server: &Arc<tls::Server>| server.asks_clients;
+        self.tls.as_ref().is_some_and(|tls| {
+            self.listener.config().tls.as_ref().is_some_and(asks) && !tls.is_for(host)
+        })
+    }
+
+    /// Status of the client's certificate.
+    pub fn shown(&self) -> ClientCertificateStatus<'_> {
+        let config = self.listener.config();
+        let Some(server) = &config.tls else {
+            return ClientCertificateStatus::NotAsked;
+        };
+        let client = self.tls.as_ref().and_then(|tls| tls.client.as_ref());
+        match client {
+            Some(client) => ClientCertificateStatus::Verified(client),
+            None if server.asks_clients => ClientCertificateStatus::Nothing,
+            None => ClientCertificateStatus::NotAsked,
+        }
+    }
+
+    /// The deadline of a request: the connection's own on HTTP/1, or a new one on HTTP/2.
+    pub fn request_watch(&self, is_http2: bool) -> Arc<Watch> {
+        if !is_http2 {
+            self.watch.renew();
+            return Arc::clone(&self.watch);
+        }
+        self.streams.watch()
+    }
+
+    /// Begins a stage.
+    #[inline]
+    pub fn enter(&self, stage: Stage) {
+        let before = self.stage.load(Ordering::Relaxed);
+        let next = (before | 0xff).wrapping_add(1) | stage as u64;
+        self.stage.store(next, Ordering::Relaxed);
+        if stage != Stage::Idle {
+            self.listener.activity.touch();
+        }
+    }
+
+    /// Begins a request after a complete header section. Returns an error if its time was up just
+    /// before: no request begins on a connection that is being closed.
+    pub fn begin_request(&self, fingerprint: Fingerprint) -> Result<(), CloseReason> {
+        self.fingerprint.store(fingerprint, Ordering::Relaxed);
+        self.pace.restart();
+        self.enter(Stage::Request);
+        // Pairs with the fence in `close_in`: either we see the reason, or `close_in` sees our stage.
+        fence(Ordering::SeqCst);
+        self.close_reason().map_or(Ok(()), Err)
+    }
+
+    /// Fingerprint of the request in flight on HTTP/1, or zero.
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint.load(Ordering::Relaxed)
+    }
+
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) & 0xff {
+            0 => Stage::Idle,
+            1 => Stage::Head,
+            2 => Stage::Request,
+            _ => Stage::Http2,
+        }
+    }
+
+    /// Sets the client's socket, which may be shut down until [`Connection::socket_gone`].
+    pub fn socket(&self, fd: RawFd) {
+        *self.socket.lock() = Some(fd);
+    }
+
+    /// Calls `ask` with the client's socket. `None` if the socket is closed.
+    #[allow(
+        unsafe_code,
+        reason = "the socket's owner lets go of it under the lock that is held here"
+    )]
+    pub fn ask_socket<T>(&self, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
+        let socket = self.socket.lock();
+        let fd = (*socket)?;
+        // SAFETY: as in `shut_down`.
+        Some(ask(unsafe { BorrowedFd::borrow_raw(fd) }))
+    }
+
+    /// Removes the client's socket before it is closed.
+    pub fn socket_gone(&self) {
+        *self.socket.lock() = None;
+    }
+
+    /// Stops reading from the client. The reader learns the reason from [`Connection::close_reason`]. A
+    /// client that does not read is disconnected in both directions.
+    pub fn close(&self, why: CloseReason) {
+        let socket = self.socket.lock();
+        // The first reason counts.
+        let first = self
+            .closed
+            .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
+        if first.is_err() {
+            return;
+        }
+        if why == CloseReason::SendTimeout {
+            forget_unsent(&socket);
+            shut_down(&socket, rustix::net::Shutdown::Both);
+        } else {
+            shut_down(&socket, rustix::net::Shutdown::Read);
+        }
+    }
+
+    /// Same as [`Connection::close`], unless the `stage` is over.
+    fn close_in(&self, stage: u64, why: CloseReason) {
+        let socket = self.socket.lock();
+        let first = self
+            .closed
+            .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
+        if first.is_err() {
+            return;
+        }
+        fence(Ordering::SeqCst);
+        if self.stage.load(Ordering::Relaxed) == stage {
+            shut_down(&socket, rustix::net::Shutdown::Read);
+        } else {
+            self.closed.store(0, Ordering::Release);
+        }
+    }
+
+    /// Close reason of this connection, if we closed it.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match self.closed.load(Ordering::Acquire) {
+            // The usual case, checked with every read and every request.
+            0 => None,
+            code => CloseReason::from_code(code),
+        }
+    }
+
+    /// Returns true if no request is in flight.
+    fn is_idle(&self) -> bool {
+        match self.stage() {
+            Stage::Idle | Stage::Head => true,
+            Stage::Request => false,
+            Stage::Http2 => self.streams.open() == 0,
+        }
+    }
+
+    /// Close reason for the log line of a request that ended with its connection.
+    pub fn request_close_reason(&self) -> Option<CloseReason> {
+        let reason = self.close_reason()?;
+        if !reason.is_of_request() {
+            return None;
+        }
+        self.report_close();
+        Some(reason)
+    }
+
+    /// Claims the right to log and count the close reason. False if it was claimed before.
+    pub fn report_close(&self) -> bool {
+        !self.is_close_reported.swap(true, Ordering::Relaxed)
+    }
+
+    /// Ends this connection at once, in both directions, without another response.
+    fn end(&self) {
+        if !self.break_off() {
+            shut_down(&self.socket.lock(), rustix::net::Shutdown::Both);
+        }
+    }
+
+    /// Marks the response being written as one that ends with this connection.
+    pub fn end_body(&self) {
+        self.ends_body.store(true, Ordering::Relaxed);
+    }
+
+    /// Resets the connection if its end would look like the end of the response. Returns `false` if
+    /// the client can tell in another way that the response is incomplete.
+    pub fn break_off(&self) -> bool {
+        let ends_body = self.ends_body.load(Ordering::Relaxed);
+        if ends_body {
+            reset(&self.socket.lock());
+        }
+        ends_body
+    }
+
+    /// Ends this connection. A WebSocket's client is sent a close frame once the frame in flight is
+    /// complete. Any other connection ends at once.
+    pub fn go_away(&self) {
+        if !self.is_websocket() {
+            return self.end();
+        }
+        let why = CloseReason::GoingAway as u8;
+        // If it was closed before, its last response is being sent already.
+        let _first = self
+            .closed
+            .compare_exchange(0, why, Ordering::AcqRel, Ordering::Relaxed);
+        let reader = self.reader.lock().take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// Registers the task that reads a WebSocket, to be woken by [`Connection::go_away`]. Call this
+    /// before [`Connection::is_going_away`].
+    pub fn wake_to_go_away(&self, waker: &Waker) {
+        let mut reader = self.reader.lock();
+        if !reader
+            .as_ref()
+            .is_some_and(|registered| registered.will_wake(waker))
+        {
+            *reader = Some(waker.clone());
+        }
+    }
+
+    pub fn is_going_away(&self) -> bool {
+        self.close_reason() == Some(CloseReason::GoingAway)
+    }
+
+    /// Adds these lines to the next header section that is written.
+    pub fn write_lines(&self, lines: Arc<[u8]>) {
+        self.lines.lock().added = Some(lines);
+        self.has_lines.store(true, Ordering::Relaxed);
+    }
+
+    /// Sets the `Date` of the next header section that is written. Pingora's session writes the
+    /// current time into every response, but a stored response keeps the time at which it was made
+    /// (RFC 9110, 6.6.1).
+    pub fn write_date(&self, date: HeaderValue) {
+        self.lines.lock().date = Some(date);
+        self.has_lines.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes the lines for the header section that is being written.
+    #[inline]
+    pub fn take_lines(&self) -> Option<ReadyHeaderLines> {
+        if !self.has_lines.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.has_lines.store(false, Ordering::Relaxed);
+        Some(std::mem::take(&mut *self.lines.lock()))
+    }
+
+    /// Switches to a tunnel: HTTP ends, and bytes are forwarded as they are.
+    pub fn set_tunnel(&self) {
+        self.is_tunnel.store(true, Ordering::Release);
+    }
+
+    pub fn is_tunnel(&self) -> bool {
+        self.is_tunnel.load(Ordering::Acquire)
+    }
+
+    /// Switches to a tunnel of WebSocket frames (RFC 6455), after the `101` response.
+    pub fn set_websocket(&self) {
+        self.is_websocket.store(true, Ordering::Release);
+        self.set_tunnel();
+    }
+
+    #[inline]
+    pub fn is_websocket(&self) -> bool {
+        self.is_websocket.load(Ordering::Acquire)
+    }
+
+    /// Ends everything that has expired, `elapsed` milliseconds after the last check. Returns the
+    /// time until something expires if the client sends nothing before; zero if a request is in
+    /// flight.
+    fn check(&self, now: u64, elapsed: u64) -> Duration {
+        let config = self.listener.config();
+        let limits = &config.limits;
+        let bounds = PaceLimits {
+            rate: limits.body_rate,
+            grace: limits.body_grace,
+        };
+        let is_blocked = self.progress.is_blocked();
+        let stalled = self
+            .progress
+            .stalled(now, || unsent(&self.socket.lock()).unwrap_or(0));
+        if stalled >= limits.send_timeout {
+            self.close(CloseReason::SendTimeout);
+        }
+        self.watch.check(now, is_blocked);
+        if self.closed.load(Ordering::Relaxed) != 0 {
+            self.see_off(now);
+            return Duration::ZERO;
+        }
+        if self.stage() == Stage::Http2 {
+            self.streams.check_bodies(elapsed, bounds);
+            return match self.streams.check(now, is_blocked, limits) {
+                Ok(_) if is_blocked => Duration::ZERO,
+                Ok(left) => left,
+                Err(why) => {
+                    self.close(why);
+                    Duration::ZERO
+                }
+            };
+        }
+        if self.stage() == Stage::Request
+            && !self.is_tunnel()
+            && self
+                .pace
+                .is_too_slow(elapsed, self.pace.is_awaited(), bounds)
+        {
+            self.close(CloseReason::BodyTimeout);
+        }
+        let stage = self.stage.load(Ordering::Relaxed);
+        if stage != self.seen.load(Ordering::Relaxed) || self.seen_at.load(Ordering::Relaxed) == 0 {
+            self.seen.store(stage, Ordering::Relaxed);
+            self.seen_at.store(now, Ordering::Relaxed);
+        }
+        let (limit, why) = match self.stage() {
+            Stage::Idle => (limits.idle_timeout, CloseReason::IdleTimeout),
+            Stage::Head => (limits.header_timeout, CloseReason::HeaderTimeout),
+            Stage::Request | Stage::Http2 => return Duration::ZERO,
+        };
+        let since = Duration::from_millis(now - self.seen_at.load(Ordering::Relaxed));
+        if since >= limit {
+            self.close_in(stage, why);
+        }
+        limit.saturating_sub(since)
+    }
+
+    /// Ends a connection that was closed a while ago but still waits for its client to read.
+    fn see_off(&self, now: u64) {
+        let at = self.closing_since.load(Ordering::Relaxed);
+        if at == 0 {
+            self.closing_since.store(now, Ordering::Relaxed);
+            return;
+        }
+        let most = if self.is_going_away() {
+            GOAWAY_DELAY
+        } else {
+            CLOSE_TIMEOUT
+        };
+        if Duration::from_millis(now - at) >= most {
+            self.end();
+        }
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    /// Creates a connection to a listener with defaults only.
+    pub fn test() -> Arc<Self> {
+        Arc::new(Self::new(ListenerFacts::test(), ConnectionFacts::test()))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let metrics = &self.listener.metrics;
+        metrics.open.dec();
+        if metrics.open.get() == 0 {
+            // No connection is left to count.
+            metrics.idle.set(0);
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("listener", &self.listener.name)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,370 @@
+//! Counts the frames of an HTTP/2 connection as they arrive, in pieces of any size. Frames that
+//! cost the client nothing and the gateway something are limited in number.
+//!
+//! It reads only frame headers (RFC 9113, 4.1). The `h2` crate, which reads the same bytes
+//! afterwards, validates the frames.
+
+#[cfg(test)]
+mod tests;
+
+use std::ops::Range;
+
+use edgeway_config::model::Http2Config;
+
+use crate::connection::CloseReason;
+
+/// Length of the connection preface that a client sends before its first frame.
+const PREFACE: u32 = 24;
+pub(super) const FRAME_HEADER: usize = 9;
+
+/// Milliseconds that one set of counts covers. All of them together cover the last 10 s, a little
+/// less while the newest has just begun.
+const SPAN: u64 = 2500;
+const SPANS: usize = 4;
+
+/// Limit on DATA frames without data in 10 s; `h2` accepts a hundred in the life of a connection.
+const EMPTY_DATA: u64 = 100;
+/// Limit on each of these: PRIORITY frames and their successors, `WINDOW_UPDATE` frames other than
+/// those in response to data that the gateway sends, and frames of unknown type, which must be
+/// ignored (RFC 9113, 4.1).
+const MAX_OTHER_FRAMES: u64 = 200;
+/// Additional frames of each kind allowed per request.
+const WITH_REQUEST: u64 = 4;
+/// `WINDOW_UPDATE` frames in response to one DATA frame: for its stream, and for the connection.
+/// Some clients send one for each 4 KiB.
+const UPDATES_PER_DATA: u32 = 2;
+
+/// Limit on CONTINUATION frames of one header block, if its list is no longer than a few frames.
+const CONTINUATIONS: u32 = 5;
+const FRAME: usize = 16 * 1024;
+
+const END: u8 = 0x1;
+const ACK: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
+
+/// Limits on the frames that a client may send on one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FrameLimits {
+    resets: u64,
+    pings: u64,
+    settings: u64,
+    continuations: u32,
+}
+
+impl FrameLimits {
+    /// Creates the limits. `header_list` is the maximum size of a request's headers after decoding.
+    pub(super) fn new(config: &Http2Config, header_list: usize) -> Self {
+        let frames = u32::try_from(header_list / FRAME).unwrap_or(u32::MAX);
+        Self {
+            resets: config.resets.into(),
+            pings: config.pings.into(),
+            settings: config.settings.into(),
+            continuations: CONTINUATIONS.max(frames.saturating_add(frames / 4)),
+        }
+    }
+}
+
+/// Position of a connection in the client's frames.
+#[derive(Debug)]
+pub(super) struct Frames {
+    /// Frame header that is being received.
+    frame_header: [u8; FRAME_HEADER],
+    length: usize,
+    /// Bytes left of the preface, or of a frame's payload.
+    remainder: u32,
+    /// Unit that ends once `remainder` is zero.
+    ends: FrameEnd,
+    /// Number of header blocks that have begun, times two, plus one while one is incomplete. The
+    /// connection's first SETTINGS counts as one.
+    blocks: u64,
+    continuations: u32,
+    /// True once the preface was read.
+    is_open: bool,
+    /// Length of the SETTINGS frame that is being received, unless it acknowledges ours.
+    settings: Option<u32>,
+    /// Findings in the bytes that were fed last, for the frames on their way out.
+    found: Vec<FoundFrame>,
+    /// Index of the [`SPAN`] of time that the newest counts cover.
+    span: u64,
+    counts: [Counts; SPANS],
+    /// Number of frames of each kind that may come in response to those that were sent, and do not
+    /// count. It does not expire: a client may read late.
+    responses: Counts,
+}
+
+/// Frames on their way to the client.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SentFrames {
+    data: u32,
+    /// Frames that end a response.
+    ends: u32,
+}
+
+impl SentFrames {
+    /// Adds the frame with this header.
+    pub(super) fn add(&mut self, header: &[u8; FRAME_HEADER]) {
+        let [.., kind, flags, _, _, _, _] = *header;
+        self.data += u32::from(kind == 0);
+        self.ends += u32::from(kind < 2 && flags & END != 0);
+    }
+}
+
+/// Frame, or a part of one, that matters to the frames on their way out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum FoundFrame {
+    /// The client has reset a stream.
+    Reset(u32),
+    /// Bytes of a SETTINGS frame: their place in the bytes that were fed, and in the payload.
+    Settings {
+        at: Range<usize>,
+        offset: usize,
+    },
+    EndOfSettings,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FrameEnd {
+    Nothing,
+    /// A header block, or the client's first SETTINGS.
+    Block,
+}
+
+/// Kinds of frames and other units that are counted.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Resets,
+    Pings,
+    Settings,
+    EmptyData,
+    Priorities,
+    WindowUpdates,
+    Unknown,
+    Requests,
+}
+
+type Counts = [u32; Kind::Requests as usize + 1];
+
+impl Default for Frames {
+    fn default() -> Self {
+        Self {
+            frame_header: [0; FRAME_HEADER],
+            length: 0,
+            remainder: PREFACE,
+            ends: FrameEnd::Nothing,
+            blocks: 1,
+            continuations: 0,
+            is_open: false,
+            settings: None,
+            found: Vec::new(),
+            span: 0,
+            counts: Default::default(),
+            responses: Counts::default(),
+        }
+    }
+}
+
+impl Frames {
+    /// Returns an odd number while the headers of a request, or the connection preface, have begun
+    /// and are incomplete. No two of them have the same number.
+    pub(super) fn header_section(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Returns true once the client's preface was read.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Takes what the bytes that were fed last have for the frames on their way out.
+    pub(super) fn found(&mut self) -> impl Iterator<Item = FoundFrame> {
+        std::mem::take(&mut self.found).into_iter()
+    }
+
+    /// Records that `bytes` bytes were sent to the client, and these frames.
+    pub(super) fn sent(&mut self, bytes: usize, frames: SentFrames) {
+        let kib = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let updates = kib.saturating_add(frames.data.saturating_mul(UPDATES_PER_DATA));
+        for (kind, more) in [
+            (Kind::WindowUpdates, updates),
+            // Some clients measure the way with each piece of data.
+            (Kind::Pings, frames.data),
+            // A client may take the rest of its request back once it has the response.
+            (Kind::Resets, frames.ends),
+        ] {
+            let allowed = &mut self.responses[kind as usize];
+            *allowed = allowed.saturating_add(more);
+        }
+    }
+
+    /// Parses the next bytes, at `now` in milliseconds. Returns the close reason if a limit is
+    /// exceeded.
+    pub(super) fn feed(
+        &mut self,
+        bytes: &[u8],
+        limits: &FrameLimits,
+        now: u64,
+    ) -> Result<(), CloseReason> {
+        let fed = bytes.len();
+        let mut bytes = bytes;
+        while !bytes.is_empty() {
+            if self.remainder > 0 {
+                let remainder = usize::try_from(self.remainder).unwrap_or(usize::MAX);
+                let passed = remainder.min(bytes.len());
+                if let Some(length) = self.settings {
+                    let at = fed - bytes.len();
+                    let length = usize::try_from(length).unwrap_or(usize::MAX);
+                    self.found.push(FoundFrame::Settings {
+                        at: at..at + passed,
+                        offset: length - remainder,
+                    });
+                }
+                bytes = &bytes[passed..];
+                self.remainder -= u32::try_from(passed).unwrap_or(self.remainder);
+            } else {
+                let taken = (FRAME_HEADER - self.length).min(bytes.len());
+                self.frame_header[self.length..self.length + taken]
+                    .copy_from_slice(&bytes[..taken]);
+                self.length += taken;
+                bytes = &bytes[taken..];
+                if self.length < FRAME_HEADER {
+                    break;
+                }
+                self.length = 0;
+                self.turn(now);
+                self.frame(limits)?;
+            }
+            if self.remainder > 0 {
+                continue;
+            }
+            self.is_open = true;
+            if self.settings.take().is_some() {
+                self.found.push(FoundFrame::EndOfSettings);
+            }
+            if self.ends == FrameEnd::Block {
+                self.ends = FrameEnd::Nothing;
+                self.blocks += self.blocks & 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Resets the counts of expired spans, up to `now`.
+    fn turn(&mut self, now: u64) {
+        let span = now / SPAN;
+        let over = span.saturating_sub(self.span).min(SPANS as u64);
+        for ended in 1..=over {
+            self.counts[slot(self.span + ended)] = Counts::default();
+        }
+        self.span = self.span.max(span);
+    }
+
+    /// Handles a complete frame header.
+    fn frame(&mut self, limits: &FrameLimits) -> Result<(), CloseReason> {
+        let [a, b, c, kind, flags, ..] = self.frame_header;
+        self.remainder = u32::from_be_bytes([0, a, b, c]);
+        match kind {
+            // DATA
+            0 if self.remainder == 0 && flags & END == 0 => {
+                self.count(Kind::EmptyData, EMPTY_DATA, CloseReason::EmptyData)
+            }
+            0 => Ok(()),
+            // HEADERS
+            1 => {
+                self.blocks = (self.blocks | 1) + 2;
+                self.continuations = 0;
+                self.block(flags);
+                // Not limited here: the number of concurrent requests and their total are limited
+                // elsewhere.
+                self.add(Kind::Requests, 1);
+                Ok(())
+            }
+            // PRIORITY, PRIORITY_UPDATE (RFC 9218, 7.1)
+            2 | 0x10 => {
+                let most = self.others();
+                self.count(Kind::Priorities, most, CloseReason::Priorities)
+            }
+            // RST_STREAM
+            3 => {
+                let stream = stream_id(&self.frame_header);
+                self.found.push(FoundFrame::Reset(stream));
+                self.count(Kind::Resets, limits.resets, CloseReason::Resets)
+            }
+            // SETTINGS
+            4 => {
+                if self.blocks == 1 {
+                    self.ends = FrameEnd::Block;
+                }
+                if flags & ACK == 0 {
+                    self.settings = Some(self.remainder);
+                }
+                self.count(Kind::Settings, limits.settings, CloseReason::Settings)
+            }
+            // PING
+            6 => self.count(Kind::Pings, limits.pings, CloseReason::Pings),
+            // WINDOW_UPDATE
+            8 => {
+                let most = self.others();
+                self.count(Kind::WindowUpdates, most, CloseReason::WindowUpdates)
+            }
+            // CONTINUATION
+            9 => {
+                self.continuations += 1;
+                if self.continuations > limits.continuations {
+                    return Err(CloseReason::Continuations);
+                }
+                self.block(flags);
+                Ok(())
+            }
+            // GOAWAY, and frame types yet to be defined.
+            _ => {
+                let most = self.others();
+                self.count(Kind::Unknown, most, CloseReason::UnknownFrames)
+            }
+        }
+    }
+
+    /// Handles a frame with a fragment of a header block.
+    fn block(&mut self, flags: u8) {
+        if flags & END_HEADERS != 0 {
+            self.ends = FrameEnd::Block;
+        }
+    }
+
+    fn count(&mut self, kind: Kind, most: u64, reason: CloseReason) -> Result<(), CloseReason> {
+        let allowed = &mut self.responses[kind as usize];
+        if *allowed > 0 {
+            *allowed -= 1;
+            return Ok(());
+        }
+        self.add(kind, 1);
+        if self.recent(kind) > most {
+            return Err(reason);
+        }
+        Ok(())
+    }
+
+    /// Returns the limit on frames that accompany requests.
+    fn others(&self) -> u64 {
+        MAX_OTHER_FRAMES + WITH_REQUEST * self.recent(Kind::Requests)
+    }
+
+    fn recent(&self, kind: Kind) -> u64 {
+        let spans = self.counts.iter();
+        spans.map(|counts| u64::from(counts[kind as usize])).sum()
+    }
+
+    fn add(&mut self, kind: Kind, more: u32) {
+        let count = &mut self.counts[slot(self.span)][kind as usize];
+        *count = count.saturating_add(more);
+    }
+}
+
+/// Returns the stream that a frame header names.
+pub(super) fn stream_id(header: &[u8; FRAME_HEADER]) -> u32 {
+    let [.., a, b, c, d] = *header;
+    u32::from_be_bytes([a & 0x7f, b, c, d])
+}
+
+fn slot(span: u64) -> usize {
+    usize::try_from(span % SPANS as u64).expect("less than a handful")
+}

@@ -1,0 +1,352 @@
+//! Binds addresses, accepts connections, and ends them when a listener is removed.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::PermissionsExt,
+    },
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use edgeway_base::unix_socket;
+use edgeway_gateway::ListenAddress;
+use log::{debug, info, warn};
+use pingora::apps::HttpServerApp;
+use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::oneshot,
+};
+use tokio_util::task::TaskTracker;
+
+#[cfg(target_os = "linux")]
+use super::transport::MAX_UNSENT;
+use super::{
+    deferral::{self, Deferral},
+    serve::Shared,
+    transport::Socket,
+};
+use crate::live::Live;
+
+/// Connections that may wait for `accept`; the kernel's own limit if that is lower.
+const BACKLOG: i32 = 4096;
+/// Pause of an accept loop when no file descriptors are left.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+/// Reason word of such a pause, counted once each time it begins.
+const CANNOT_ACCEPT: &str = "cannot_accept";
+
+/// Bound socket.
+#[derive(Debug)]
+pub(super) struct BoundListener(BoundSocket);
+
+#[derive(Debug)]
+enum BoundSocket {
+    Tcp(TcpListener),
+    Unix(UnixListener, UnixPath),
+}
+
+/// Path of a unix socket, removed with the listener.
+#[derive(Debug)]
+struct UnixPath {
+    path: PathBuf,
+    /// True while another process listens on it.
+    is_anothers: AtomicBool,
+}
+
+impl UnixPath {
+    fn new(path: &Path, is_anothers: bool) -> Self {
+        Self {
+            path: path.to_owned(),
+            is_anothers: AtomicBool::new(is_anothers),
+        }
+    }
+}
+
+impl Drop for UnixPath {
+    fn drop(&mut self) {
+        if *self.is_anothers.get_mut() {
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.path) {
+            debug!(error:%, path:? = self.path; "unix socket removed before its listener");
+        }
+    }
+}
+
+/// Reason why an address could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {source}")]
+pub struct BindError {
+    pub address: String,
+    #[source]
+    pub source: io::Error,
+}
+
+impl BoundListener {
+    /// Binds `address`. Must be called within the runtime that will accept.
+    pub(super) fn bind(address: &ListenAddress) -> Result<Self, BindError> {
+        let socket = match address {
+            ListenAddress::Tcp(address) => tcp(*address, false).map(BoundSocket::Tcp),
+            // Dual stack where IPv6 is available, otherwise IPv4 only.
+            ListenAddress::All(port) => tcp((Ipv6Addr::UNSPECIFIED, *port).into(), true)
+                .or_else(|_| tcp((Ipv4Addr::UNSPECIFIED, *port).into(), false))
+                .map(BoundSocket::Tcp),
+            ListenAddress::Unix { path, mode } => unix(path, *mode)
+                .map(|socket| BoundSocket::Unix(socket, UnixPath::new(path, false))),
+        };
+        socket.map(Self).map_err(|source| BindError {
+            address: address.to_string(),
+            source,
+        })
+    }
+
+    /// Adopts a socket that already listens on `address`. It belongs to another process until
+    /// [`Self::take_over`]. Must be called within the runtime that will accept.
+    pub(super) fn adopt(address: &ListenAddress, socket: OwnedFd) -> Result<Self, BindError> {
+        let adopt = || match address {
+            ListenAddress::Tcp(_) | ListenAddress::All(_) => {
+                let socket = RawSocket::from(socket);
+                socket.set_nonblocking(true)?;
+                set_inherited(&socket)?;
+                // As a new socket has it, whatever another process has set.
+                deferral::set(&socket, false);
+                TcpListener::from_std(socket.into()).map(BoundSocket::Tcp)
+            }
+            ListenAddress::Unix { path, mode } => {
+                let socket = std::os::unix::net::UnixListener::from(socket);
+                socket.set_nonblocking(true)?;
+                set_mode(path, *mode)?;
+                let socket = UnixListener::from_std(socket)?;
+                Ok(BoundSocket::Unix(socket, UnixPath::new(path, true)))
+            }
+        };
+        adopt().map(Self).map_err(|source| BindError {
+            address: address.to_string(),
+            source,
+        })
+    }
+
+    /// Returns the address that was bound, with its real port if the configuration has 0.
+    pub(super) fn address(&self) -> String {
+        match &self.0 {
+            BoundSocket::Tcp(socket) => socket
+                .local_addr()
+                .map_or_else(|error| error.to_string(), |a| a.to_string()),
+            BoundSocket::Unix(_, path) => format!("unix:{}", path.path.display()),
+        }
+    }
+
+    /// Returns the port, or 0 for a unix socket.
+    pub(super) fn port(&self) -> u16 {
+        match &self.0 {
+            BoundSocket::Tcp(socket) => socket.local_addr().map_or(0, |a| a.port()),
+            BoundSocket::Unix(..) => 0,
+        }
+    }
+
+    /// Makes this process the owner of the socket: its path is removed with it.
+    pub(super) fn take_over(&self) {
+        self.set_anothers(false);
+    }
+
+    /// Makes another process the owner of the socket: its path stays when this one is closed.
+    pub(super) fn hand_over(&self) {
+        self.set_anothers(true);
+    }
+
+    fn set_anothers(&self, is_anothers: bool) {
+        if let BoundSocket::Unix(_, path) = &self.0 {
+            path.is_anothers.store(is_anothers, Ordering::Relaxed);
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        match &self.0 {
+            BoundSocket::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Ok((Socket::tcp(stream), Some(peer)))
+            }
+            BoundSocket::Unix(socket, _) => {
+                let (stream, _) = socket.accept().await?;
+                Ok((Socket::unix(stream), None))
+            }
+        }
+    }
+
+    /// Accepts until stopped, then closes the socket, drops `closed`, and waits until every
+    /// connection has ended.
+    pub(super) async fn serve<A>(
+        self: Arc<Self>,
+        shared: Arc<Shared<A>>,
+        live: Arc<Live>,
+        closed: oneshot::Sender<()>,
+    ) where
+        A: HttpServerApp + Send + Sync + 'static,
+    {
+        let tasks = TaskTracker::new();
+        // Counted before it is spawned, so that no connection is open without being counted.
+        let begin = |(socket, peer): (Socket, Option<SocketAddr>)| {
+            shared.facts.load().metrics.accepted.inc();
+            if let Some(guard) = shared.admit(peer) {
+                tasks.spawn(Arc::clone(&shared).serve(socket, peer, guard));
+            }
+        };
+        let mut stopped = shared.stop.clone();
+        let mut deferral = Deferral::new();
+        let mut is_exhausted = false;
+        loop {
+            let outcome = tokio::select! {
+                biased;
+                _ = stopped.wait_for(|stop| *stop) => break,
+                outcome = self.accept() => outcome,
+                () = deferral.due() => {
+                    deferral.look(&*self);
+                    continue;
+                }
+            };
+            match outcome {
+                Ok(accepted) => {
+                    if accepted.1.is_some() {
+                        deferral.count(&*self);
+                    }
+                    if std::mem::take(&mut is_exhausted) {
+                        info!(listener = &*shared.name(); "accepting connections again");
+                    }
+                    begin(accepted);
+                }
+                Err(error) if is_transient(&error) => {}
+                Err(error) => {
+                    if !is_exhausted {
+                        is_exhausted = true;
+                        live.refuse(CANNOT_ACCEPT);
+                        warn!(
+                            listener = &*shared.name(),
+                            reason = CANNOT_ACCEPT,
+                            error:%;
+                            "connections not accepted, retrying"
+                        );
+                    }
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                }
+            }
+        }
+        if let Some(until) = deferral.close(&*self) {
+            // These clients are connected, and not in the queue yet.
+            while let Ok(outcome) = tokio::time::timeout_at(until, self.accept()).await {
+                match outcome {
+                    Ok(accepted) => begin(accepted),
+                    Err(error) if is_transient(&error) => {}
+                    Err(_) => break,
+                }
+            }
+        }
+        // Clients that wait in the queue are connected: they are served, not reset. No more than
+        // the queue holds, because during a flood new ones arrive as fast as these are accepted.
+        for _ in 0..BACKLOG {
+            match tokio::time::timeout(Duration::ZERO, self.accept()).await {
+                Ok(Ok(accepted)) => begin(accepted),
+                Ok(Err(_)) | Err(_) => break,
+            }
+        }
+        drop(self);
+        drop(closed);
+        tasks.close();
+        tasks.wait().await;
+    }
+}
+
+impl AsFd for BoundListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            BoundSocket::Tcp(socket) => socket.as_fd(),
+            BoundSocket::Unix(socket, _) => socket.as_fd(),
+        }
+    }
+}
+
+/// Returns true if the client left between connecting and `accept`.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}
+
+fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
+    let socket = RawSocket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual_stack)?;
+    }
+    set_inherited(&socket)?;
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Sets options of the connections that `socket` accepts, which inherit them: no delay of small
+/// segments, and on Linux a limit on the unsent bytes in the kernel.
+fn set_inherited(socket: &RawSocket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
+    Ok(())
+}
+
+fn unix(path: &Path, mode: u32) -> io::Result<UnixListener> {
+    let socket = unix_socket::bind(path, mode, BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(socket)
+}
+
+/// Applies the settings of another configuration for the same address.
+pub(super) fn follow(address: &ListenAddress) {
+    if let ListenAddress::Unix { path, mode } = address
+        && let Err(error) = set_mode(path, *mode)
+    {
+        warn!(error:%, path:? = path; "permissions of a unix socket not changed");
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_accepted_connection_has_the_options_of_its_listener() {
+        let any = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+        let new = BoundListener::bind(&any).unwrap();
+        let taken_over = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken_over = BoundListener::adopt(&any, taken_over.into()).unwrap();
+        for bound in [new, taken_over] {
+            let address: SocketAddr = bound.address().parse().unwrap();
+            let _client = TcpStream::connect(address).await.unwrap();
+            let BoundSocket::Tcp(listener) = &bound.0 else {
+                panic!("it is bound to an address")
+            };
+            let (accepted, _) = listener.accept().await.unwrap();
+            let accepted = socket2::SockRef::from(&accepted);
+            assert_eq!(accepted.tcp_notsent_lowat().unwrap(), MAX_UNSENT);
+            assert!(accepted.tcp_nodelay().unwrap());
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! Open listeners: bound from a configuration, kept if the next one has them too, drained if it
+//! does not.
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use edgeway_base::tasks::Tasks;
+use edgeway_gateway::{Drain, Listener};
+use log::{info, warn};
+use parking_lot::Mutex;
+use pingora::{
+    apps::HttpServerApp,
+    protocols::{Stream, http::v2::server::HttpSession},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{
+    listener::{self, BindError, BoundListener},
+    serve::Shared,
+};
+use crate::{
+    connection::{
+        admission::Admission,
+        fast_path::FastPathService,
+        listener::{ListenerFacts, ListenerId},
+        refusal::Refuse,
+        registry::ConnectionSelection,
+    },
+    live::Live,
+};
+
+/// All listeners of the process, including those that drain.
+pub struct Listeners<A> {
+    app: Arc<A>,
+    fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
+    refuser: Arc<dyn Refuse>,
+    live: Arc<Live>,
+    workers: Handle,
+    open: Mutex<Vec<OpenListener<A>>>,
+    /// Removed listeners, until their last connection ends.
+    draining: Tasks,
+}
+
+/// Listener that accepts.
+struct OpenListener<A> {
+    config: Arc<Listener>,
+    id: ListenerId,
+    bound: Arc<BoundListener>,
+    shared: Arc<Shared<A>>,
+    stop: watch::Sender<bool>,
+    /// Ends when the socket is closed.
+    closed: oneshot::Receiver<()>,
+    serving: JoinHandle<()>,
+}
+
+/// Public information about a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerInfo {
+    pub name: Arc<str>,
+    /// Address with its real port, even where the configuration has 0.
+    pub address: String,
+}
+
+/// Sockets for a configuration: new ones are bound and do not accept yet. Dropping this closes
+/// them.
+pub struct PreparedListeners {
+    new: Vec<(Arc<Listener>, BoundListener)>,
+}
+
+/// Reason why the listeners of a configuration cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct PrepareError {
+    /// Index of the listener, in the order of the configuration.
+    pub index: usize,
+    #[source]
+    pub source: BindError,
+}
+
+/// Returns a socket that already listens on a place, if there is one.
+pub type Inherit<'a> = &'a mut dyn FnMut(&str) -> Option<OwnedFd>;
+
+impl<A> Listeners<A>
+where
+    A: HttpServerApp + Send + Sync + 'static,
+{
+    /// Creates the set of listeners; `fast_path` is a fast path around `app`.
+    pub fn new(
+        app: Arc<A>,
+        fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
+        refuser: Arc<dyn Refuse>,
+        live: &Arc<Live>,
+        workers: Handle,
+    ) -> Self {
+        Self {
+            app,
+            fast_path,
+            refuser,
+            live: Arc::clone(live),
+            workers,
+            open: Mutex::default(),
+            draining: Tasks::default(),
+        }
+    }
+
+    /// Binds the listeners in `wanted` that are not open yet.
+    pub fn prepare(
+        &self,
+        wanted: &[Arc<Listener>],
+        inherit: Inherit<'_>,
+    ) -> Result<PreparedListeners, PrepareError> {
+        let _accepting = self.workers.enter();
+        let open = self.open.lock();
+        let mut new = Vec::new();
+        for (index, listener) in wanted.iter().enumerate() {
+            if open.iter().any(|open| is_same(&open.config, listener)) {
+                continue;
+            }
+            let bound = match inherit(&place(listener)) {
+                Some(socket) => BoundListener::adopt(&listener.address, socket),
+                None => BoundListener::bind(&listener.address),
+            };
+            let bound = bound.map_err(|source| PrepareError { index, source })?;
+            new.push((Arc::clone(listener), bound));
+        }
+        Ok(PreparedListeners { new })
+    }
+
+    /// Makes `wanted` the open listeners. Listeners that it does not contain drain, and accept no
+    /// connections once this returns.
+    pub async fn commit(
+        &self,
+        prepared: PreparedListeners,
+        wanted: &[Arc<Listener>],
+        drain: Drain,
+    ) {
+        for removed in self.put(prepared, wanted) {
+            let (name, address) = (Arc::clone(&removed.config.name), removed.bound.address());
+            info!(listener = &*name, address:%; "no longer listening, finishing its connections");
+            let mut retiring = removed.close();
+            // The only error is that the other end is gone.
+            let _closed = (&mut retiring.closed).await;
+            let live = Arc::clone(&self.live);
+            let task = format!("drain of {name}");
+            self.draining.spawn(task, async move {
+                retiring.finish(&live, drain).await;
+                info!(listener = &*name, address:%; "last connection of a removed listener ended");
+            });
+        }
+    }
+
+    /// Opens the wanted listeners, and returns those that are no longer wanted.
+    fn put(&self, prepared: PreparedListeners, wanted: &[Arc<Listener>]) -> Vec<OpenListener<A>> {
+        let mut open = self.open.lock();
+        let mut before = std::mem::take(&mut *open);
+        let mut new = prepared.new;
+        for listener in wanted {
+            if let Some(at) = before.iter().position(|o| is_same(&o.config, listener)) {
+                let mut same = before.swap_remove(at);
+                same.update(listener, &self.live);
+                open.push(same);
+            } else if let Some(at) = new.iter().position(|(l, _)| Arc::ptr_eq(l, listener)) {
+                let (listener, bound) = new.swap_remove(at);
+                open.push(self.begin(listener, bound));
+            }
+        }
+        before
+    }
+
+    fn begin(&self, config: Arc<Listener>, bound: BoundListener) -> OpenListener<A> {
+        info!(listener = &*config.name, address:% = bound.address(); "listening");
+        bound.take_over();
+        let (stop, stopped) = watch::channel(false);
+        let id = ListenerId::next();
+        let metrics = &self.live.world.metrics;
+        let activity = Arc::clone(self.live.connections.activity());
+        let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics, activity);
+        let shared = Arc::new(Shared {
+            app: Arc::clone(&self.app),
+            fast_path: Arc::clone(&self.fast_path),
+            refuser: Arc::clone(&self.refuser),
+            facts: ArcSwap::from_pointee(facts),
+            admission: Admission::new(&config.limits, &self.live.total),
+            connections: self.live.connections.clone(),
+            stop: stopped,
+        });
+        let bound = Arc::new(bound);
+        let (closing, closed) = oneshot::channel();
+        let live = Arc::clone(&self.live);
+        let serving = Arc::clone(&bound).serve(Arc::clone(&shared), live, closing);
+        OpenListener {
+            config,
+            id,
+            bound,
+            shared,
+            stop,
+            closed,
+            serving: self.workers.spawn(serving),
+        }
+    }
+
+    /// Returns the listeners that accept, in the order of the configuration.
+    pub fn opened(&self) -> Vec<ListenerInfo> {
+        let open = self.open.lock();
+        let opened = open.iter().map(|open| ListenerInfo {
+            name: Arc::clone(&open.config.name),
+            address: open.bound.address(),
+        });
+        opened.collect()
+    }
+
+    /// Runs `work` with the sockets that accept, each with its place.
+    pub fn with_sockets<T>(&self, work: impl FnOnce(&[(String, BorrowedFd<'_>)]) -> T) -> T {
+        let open = self.open.lock();
+        let sockets: Vec<_> = open
+            .iter()
+            .map(|open| (place(&open.config), open.bound.as_fd()))
+            .collect();
+        work(&sockets)
+    }
+
+    /// Makes another process the owner of the sockets: closing them here removes no path.
+    pub fn hand_over(&self) {
+        for open in &*self.open.lock() {
+            open.bound.hand_over();
+        }
+    }
+
+    /// Stops accepting, and waits until every connection has ended, including those of listeners
+    /// that were removed before.
+    pub async fn retire(&self, drain: Drain) {
+        let open = std::mem::take(&mut *self.open.lock());
+        let mut retiring = JoinSet::new();
+        for open in open {
+            let live = Arc::clone(&self.live);
+            let closing = open.close();
+            retiring.spawn(async move { closing.finish(&live, drain).await });
+        }
+        while retiring.join_next().await.is_some() {}
+        self.draining.join().await;
+    }
+}
+
+impl<A> OpenListener<A> {
+    /// Applies the next configuration, which has this listener too.
+    fn update(&mut self, config: &Arc<Listener>, live: &Live) {
+        let facts = self.shared.facts.load();
+        facts.set_config(Arc::clone(config));
+        // Its limits may end idle connections sooner.
+        facts.activity.touch();
+        if facts.name != config.name {
+            let renamed = ListenerFacts::new(
+                Arc::clone(config),
+                self.id,
+                facts.port,
+                &live.world.metrics,
+                Arc::clone(&facts.activity),
+            );
+            self.shared.facts.store(Arc::new(renamed));
+        }
+        self.shared.admission.set_limits(&config.limits);
+        if self.config.address != config.address {
+            listener::follow(&config.address);
+        }
+        self.config = Arc::clone(config);
+    }
+
+    /// Stops accepting.
+    fn close(self) -> DrainingListener {
+        let Self {
+            config,
+            id,
+            bound,
+            shared,
+            stop,
+            closed,
+            serving,
+        } = self;
+        drop(bound);
+        shared.facts.load().begin_draining();
+        stop.send_replace(true);
+        DrainingListener {
+            name: Arc::clone(&config.name),
+            id,
+            closed,
+            serving,
+            _stop: stop,
+        }
+    }
+}
+
+/// Number of attempts, a second apart, to close the connections left at the deadline. A task that
+/// occupies a worker, such as a plugin in a native call, cannot be stopped: the process exits
+/// without it.
+const CLOSE_ATTEMPTS: u32 = 5;
+
+/// Listener that accepts no more, but still has connections.
+struct DrainingListener {
+    name: Arc<str>,
+    id: ListenerId,
+    closed: oneshot::Receiver<()>,
+    serving: JoinHandle<()>,
+    _stop: watch::Sender<bool>,
+}
+
+impl DrainingListener {
+    /// Waits for requests in flight, and closes idle connections.
+    async fn finish(mut self, live: &Live, drain: Drain) {
+        let connections = &live.connections;
+        let deadline = async {
+            let mut waited = Duration::ZERO;
+            while waited < drain.deadline {
+                // A client that has just received its last response may have sent its next request:
+                // it must see `Connection: close` in that response first.
+                let step = drain.idle.min(drain.deadline.saturating_sub(waited));
+                tokio::time::sleep(step).await;
+                waited += step;
+                connections.end(self.id, ConnectionSelection::Idle);
+            }
+            warn!(listener = &*self.name; "closing connections with requests still in flight");
+            for _ in 0..CLOSE_ATTEMPTS {
+                connections.end(self.id, ConnectionSelection::All);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            warn!(listener = &*self.name; "connections abandoned, their filters or plugins do not return");
+        };
+        tokio::select! {
+            ended = &mut self.serving => {
+                if let Err(error) = ended {
+                    log::error!(listener = &*self.name, error:%; "listener panicked");
+                }
+            }
+            () = deadline => {}
+        }
+    }
+}
+
+/// Returns true if a listener of the next configuration is this one: the same address, whatever its
+/// name; where the system chooses the port, the same name.
+fn is_same(open: &Listener, wanted: &Listener) -> bool {
+    open.address.is_same(&wanted.address)
+        && (!open.address.is_any_port() || open.name == wanted.name)
+}
+
+/// Returns the key that identifies a listener's socket to other processes.
+fn place(listener: &Listener) -> String {
+    if listener.address.is_any_port() {
+        format!("{} {}", listener.address, listener.name)
+    } else {
+        listener.address.to_string()
+    }
+}

@@ -1,0 +1,24 @@
+//! Entry of connections: listeners and accept loops in front of Pingora.
+
+mod body_remainder;
+mod chunks;
+mod conn;
+mod deferral;
+mod frames;
+mod head;
+mod http2;
+mod listener;
+pub mod listeners;
+mod proxy_protocol;
+mod serve;
+mod transport;
+mod websocket;
+pub mod worker;
+
+/// Functions that fuzz targets call.
+#[doc(hidden)]
+pub mod checks {
+    pub use super::{
+        chunks::check as chunks, head::check as head, proxy_protocol::check as proxy_protocol,
+    };
+}

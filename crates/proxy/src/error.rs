@@ -1,0 +1,467 @@
+//! The single table of failures. It maps each cause to a status, the side at fault and a reason
+//! word.
+
+use std::{fmt, time::Duration};
+
+use edgeway_cache::store::FillEnd;
+use edgeway_core::chain::{Reply, RequestFacts};
+use edgeway_upstreams::is_alert;
+use http::StatusCode;
+use pingora::{Error, ErrorSource, ErrorType, ImmutStr};
+
+use crate::connection::{CloseReason, deadline::Expired};
+
+/// Text of an error for the log. Pingora repeats what a peer sent in errors about headers; no value
+/// of a header may be logged.
+pub(super) struct LogText<'a>(pub(super) &'a Error);
+
+impl fmt::Display for LogText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.0;
+        write!(f, "{} {}", error.esource.as_str(), error.etype.as_str())?;
+        let is_shown = |text: &&ImmutStr| {
+            error.etype != ErrorType::InvalidHTTPHeader || matches!(text, ImmutStr::Static(_))
+        };
+        if let Some(context) = error.context.as_ref().filter(is_shown) {
+            write!(f, " context: {context}")?;
+        }
+        let Some(cause) = &error.cause else {
+            return Ok(());
+        };
+        match cause.downcast_ref::<Box<Error>>() {
+            Some(inner) => write!(f, " cause: {}", LogText(inner)),
+            None => write!(f, " cause: {cause}"),
+        }
+    }
+}
+
+/// Cause of a failed request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The client left before its response was complete.
+    ClientGone,
+    /// The client sent something that is not valid HTTP, or that the gateway does not forward.
+    BadRequest,
+    /// The gateway does not support the request method.
+    Method,
+    /// The request line is too long.
+    LongLine,
+    /// A header has an invalid name, or is repeated where it must not be.
+    BadHeader,
+    /// The client sent an expectation that the gateway does not support.
+    Expectation,
+    /// The client did not read its response for too long.
+    SendTimeout,
+    /// The request body arrived too slowly.
+    BodyTimeout,
+    /// The gateway closed a WebSocket because it is going away.
+    GoingAway,
+    /// The request path is ambiguous.
+    BadPath,
+    /// The `Host` of the request is neither a valid name nor an address.
+    BadHost,
+    /// The request names another host than its connection. The name of the connection decided which
+    /// client certificates were requested.
+    WrongName,
+    /// The request headers are longer than the app accepts.
+    LongHead,
+    /// No route matches.
+    NoRoute,
+    /// The routes of the request lead to each other.
+    RouteLoop,
+    /// No route has the host of the request.
+    UnknownHost,
+    /// The route lacks `websocket: true`.
+    WebsocketOff,
+    /// The upstream that a filter chose cannot carry a WebSocket.
+    Upgrade,
+    /// The WebSocket request is not a valid handshake (RFC 6455, 4.2.1).
+    Handshake,
+    /// The WebSocket version is not supported.
+    WebsocketVersion,
+    /// No backend has an address yet.
+    NoBackend,
+    /// Every backend is at its limit, and the queue is full or the wait in it timed out.
+    Overload,
+    /// The connection to a backend failed.
+    Connect,
+    /// The connection failed, and all backends are out of rotation, so there was no other to try.
+    AllDown,
+    /// TLS with the backend failed.
+    Tls,
+    /// A backend closed its connection before its response was complete.
+    Reset,
+    /// The response of a backend is not valid HTTP.
+    BadResponse,
+    /// The response of a backend did not begin in time.
+    FirstByte,
+    /// The response of a backend stalled.
+    Idle,
+    /// The whole request took too long.
+    Total,
+    /// A file was written or cut off while it was sent, or could not be read to its end.
+    FileChanged,
+    /// Internal fault of the gateway.
+    Internal,
+}
+
+/// Reason word of [`Failure::FileChanged`], and the type of the error that it is read from.
+pub(super) const FILE_CHANGED: &str = "file_changed";
+
+/// Returns true if a reason word is one of failures of the upstream.
+pub(super) fn is_of_upstream(reason: &str) -> bool {
+    reason.starts_with("upstream_")
+}
+
+impl Failure {
+    #[cfg(test)]
+    const ALL: [Self; 32] = [
+        Self::ClientGone,
+        Self::BadRequest,
+        Self::Method,
+        Self::LongLine,
+        Self::BadHeader,
+        Self::Expectation,
+        Self::SendTimeout,
+        Self::BodyTimeout,
+        Self::GoingAway,
+        Self::BadPath,
+        Self::BadHost,
+        Self::WrongName,
+        Self::LongHead,
+        Self::NoRoute,
+        Self::RouteLoop,
+        Self::UnknownHost,
+        Self::WebsocketOff,
+        Self::Upgrade,
+        Self::Handshake,
+        Self::WebsocketVersion,
+        Self::NoBackend,
+        Self::Overload,
+        Self::Connect,
+        Self::AllDown,
+        Self::Tls,
+        Self::Reset,
+        Self::BadResponse,
+        Self::FirstByte,
+        Self::Idle,
+        Self::Total,
+        Self::FileChanged,
+        Self::Internal,
+    ];
+
+    /// Returns the reason word used in log, metric and status page.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::ClientGone => "client_gone",
+            Self::BadRequest => "bad_request",
+            Self::Method => "method",
+            Self::LongLine => "long_line",
+            Self::BadHeader => "bad_header",
+            Self::Expectation => "expectation",
+            Self::SendTimeout => CloseReason::SendTimeout.reason(),
+            Self::BodyTimeout => CloseReason::BodyTimeout.reason(),
+            Self::GoingAway => CloseReason::GoingAway.reason(),
+            Self::BadPath => "bad_path",
+            Self::BadHost => "bad_host",
+            Self::WrongName => "wrong_name",
+            Self::LongHead => "long_head",
+            Self::NoRoute => "no_route",
+            Self::RouteLoop => "route_loop",
+            Self::UnknownHost => "unknown_host",
+            Self::WebsocketOff => "websocket_off",
+            Self::Upgrade => "upgrade",
+            Self::Handshake => "websocket_handshake",
+            Self::WebsocketVersion => "websocket_version",
+            Self::NoBackend => "no_backend",
+            Self::Overload => "overload",
+            Self::Connect => "upstream_connect",
+            Self::AllDown => "upstream_down",
+            Self::Tls => "upstream_tls",
+            Self::Reset => "upstream_reset",
+            Self::BadResponse => "upstream_bad_answer",
+            Self::FirstByte => "upstream_timeout",
+            Self::Idle => "upstream_idle",
+            Self::Total => "upstream_total_timeout",
+            Self::FileChanged => FILE_CHANGED,
+            Self::Internal => "internal",
+        }
+    }
+
+    /// Returns the status that is sent, or that is logged if nothing could be sent any more. A
+    /// client that left is logged as 499, as nginx does.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::ClientGone => StatusCode::from_u16(499).expect("three digits"),
+            Self::BadRequest
+            | Self::BadPath
+            | Self::BadHost
+            | Self::BadHeader
+            | Self::WebsocketOff
+            | Self::Upgrade
+            | Self::Handshake => StatusCode::BAD_REQUEST,
+            Self::WebsocketVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::LongLine => StatusCode::URI_TOO_LONG,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::SendTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::UnknownHost | Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoBackend | Self::Overload | Self::GoingAway | Self::AllDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::Connect | Self::Tls | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
+            Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
+            Self::FileChanged | Self::Internal | Self::RouteLoop => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+        }
+    }
+
+    /// Returns one sentence for the reader of the page.
+    fn detail(self) -> &'static str {
+        match self {
+            Self::ClientGone => "The client closed the connection.",
+            Self::BadRequest => "This server does not understand the request.",
+            Self::Method => "The methods TRACE and CONNECT are not supported.",
+            Self::LongLine => "The address of the request is too long.",
+            Self::BadHeader => "A header of the request has an invalid name, or occurs twice.",
+            Self::Expectation => "Only the expectation `100-continue` is supported.",
+            Self::SendTimeout => "The client did not read its response.",
+            Self::BodyTimeout => "The request took too long to arrive.",
+            Self::GoingAway => "This server is shutting down.",
+            Self::BadPath => "The address has characters that are not allowed.",
+            Self::BadHost => "The request has no valid host.",
+            Self::WrongName => "This connection is for another host name than the request.",
+            Self::LongHead => "The request's headers, including cookies, are too long.",
+            Self::NoRoute => "There is nothing at this address.",
+            Self::RouteLoop => "The routes of this address lead to each other.",
+            Self::UnknownHost => "There is no site of this name here.",
+            Self::WebsocketOff => {
+                "This address does not accept WebSocket connections: its route lacks `websocket: true`."
+            }
+            Self::Upgrade => "This address does not accept WebSocket connections.",
+            Self::Handshake => "The WebSocket handshake is invalid.",
+            Self::WebsocketVersion => "Only WebSocket version 13 is supported.",
+            Self::NoBackend | Self::Overload => {
+                "The site is busy right now. Please try again in a moment."
+            }
+            Self::Connect | Self::AllDown | Self::Tls | Self::Reset | Self::BadResponse => {
+                "The site could not be reached. Please try again in a moment."
+            }
+            Self::FirstByte | Self::Idle | Self::Total => {
+                "The site took too long to respond. Please try again in a moment."
+            }
+            Self::FileChanged | Self::Internal => "Something went wrong on this server.",
+        }
+    }
+
+    /// Returns the reply for the client.
+    pub fn reply(self) -> Reply {
+        let reply = Reply::refuse(self.status(), self.reason()).detail(self.detail());
+        match self {
+            Self::NoBackend | Self::Overload | Self::AllDown => {
+                reply.retry_after(Duration::from_secs(1))
+            }
+            Self::Method => reply.header(
+                http::header::ALLOW,
+                http::HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            ),
+            // RFC 6455, 4.4; RFC 9110, 15.5.22.
+            Self::WebsocketVersion => reply
+                .header(
+                    http::header::SEC_WEBSOCKET_VERSION,
+                    http::HeaderValue::from_static("13"),
+                )
+                .header(
+                    http::header::UPGRADE,
+                    http::HeaderValue::from_static("websocket"),
+                ),
+            Self::BadRequest
+            | Self::BadPath
+            | Self::BadHost
+            | Self::BodyTimeout
+            | Self::WebsocketOff
+            | Self::Upgrade
+            | Self::Handshake => reply.closing(),
+            _ => reply,
+        }
+    }
+
+    /// Logs that a request failed, and where.
+    pub fn report(self, facts: &RequestFacts, error: &Error) {
+        // A client that left is no fault of the gateway. A TLS failure has a log line of its own
+        // for the backend. The request that stored the response has already logged why it broke
+        // off.
+        let is_clients = *error.esource() == ErrorSource::Downstream
+            || matches!(self, Self::ClientGone | Self::SendTimeout);
+        if is_clients || self == Self::Tls || died(error).is_some() {
+            log::debug!(reason = self.reason(), error:% = LogText(error); "request ended early");
+            return;
+        }
+        log::warn!(
+            request_id = facts.request_id.as_str(),
+            route = facts.route.as_deref().unwrap_or_default(),
+            upstream = facts.upstream.name.as_deref().unwrap_or_default(),
+            backend = facts.upstream.backend.as_deref().unwrap_or_default(),
+            attempts = facts.upstream.attempts,
+            reason = self.reason(),
+            error:% = LogText(error);
+            "request failed"
+        );
+    }
+
+    /// Maps a Pingora error and an `expired` deadline to a failure. `close_reason` is present if the
+    /// gateway itself closed the client's connection.
+    pub fn of(error: &Error, expired: Option<Expired>, close_reason: Option<CloseReason>) -> Self {
+        use ErrorType as E;
+        match close_reason {
+            Some(CloseReason::SendTimeout) => return Self::SendTimeout,
+            Some(CloseReason::BodyTimeout) => return Self::BodyTimeout,
+            Some(CloseReason::GoingAway) => return Self::GoingAway,
+            _ => {}
+        }
+        match error.esource() {
+            ErrorSource::Upstream => match (expired, error.etype()) {
+                (Some(Expired::FirstByte), _) | (None, E::ReadTimedout | E::WriteTimedout) => {
+                    Self::FirstByte
+                }
+                (Some(Expired::Idle), _) => Self::Idle,
+                (Some(Expired::Total), _) => Self::Total,
+                (Some(Expired::Body), _) => Self::BodyTimeout,
+                (
+                    None,
+                    E::ConnectTimedout
+                    | E::ConnectRefused
+                    | E::ConnectNoRoute
+                    | E::ConnectError
+                    | E::BindError
+                    | E::SocketError
+                    // This one is HTTP/2's; TLS has its own errors.
+                    | E::HandshakeError
+                    | E::ConnectProxyFailure,
+                ) => Self::Connect,
+                (
+                    None,
+                    E::TLSHandshakeFailure
+                    | E::TLSHandshakeTimedout
+                    | E::InvalidCert
+                    | E::TLSWantX509Lookup,
+                ) => Self::Tls,
+                (None, E::InvalidHTTPHeader | E::H1Error | E::InvalidH2 | E::H2Downgrade) => {
+                    Self::BadResponse
+                }
+                (None, _) if is_alert(error) => Self::Tls,
+                (None, E::H2Error) if is_no_h2(error) => Self::BadResponse,
+                (None, _) => Self::Reset,
+            },
+            ErrorSource::Downstream => match error.etype() {
+                E::WriteTimedout => Self::SendTimeout,
+                // `H2Error` is a stream that the client has reset.
+                E::ReadError
+                | E::WriteError
+                | E::ConnectionClosed
+                | E::ReadTimedout
+                | E::H2Error => Self::ClientGone,
+                _ => Self::BadRequest,
+            },
+            ErrorSource::Internal if *error.etype() == ErrorType::Custom(FILE_CHANGED) => {
+                Self::FileChanged
+            }
+            ErrorSource::Internal | ErrorSource::Unset => match died(error) {
+                // The response that this request was reading from the cache broke off. The backend
+                // is at fault.
+                Some(FillEnd::Writer) => Self::Reset,
+                Some(FillEnd::TooSlow) => Self::SendTimeout,
+                None => Self::Internal,
+            },
+        }
+    }
+
+    /// Returns the failure of a client that left while its response is still written to the cache.
+    pub fn of_leaving(error: &Error) -> Self {
+        match error.etype() {
+            ErrorType::WriteTimedout => Self::SendTimeout,
+            _ => Self::ClientGone,
+        }
+    }
+}
+
+impl From<Failure> for Box<Reply> {
+    fn from(failure: Failure) -> Self {
+        Box::new(failure.reply())
+    }
+}
+
+/// Returns the reason why a stored response that was read during its fill broke off.
+fn died(error: &Error) -> Option<FillEnd> {
+    error.root_cause().downcast_ref().copied()
+}
+
+/// Returns true if the bytes received are not HTTP/2 at all.
+fn is_no_h2(error: &Error) -> bool {
+    error
+        .root_cause()
+        .downcast_ref::<h2::Error>()
+        .is_some_and(|error| error.is_go_away() && error.is_library())
+}
+
+#[cfg(test)]
+mod tests {
+    use ErrorSource::{Downstream, Internal, Upstream};
+
+    use super::*;
+
+    #[test]
+    fn every_failure_has_its_own_word() {
+        let mut reasons: Vec<_> = Failure::ALL.iter().map(|f| f.reason()).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        assert_eq!(reasons.len(), Failure::ALL.len());
+    }
+
+    #[test]
+    fn reasons_of_failures_of_the_upstream_have_its_name() {
+        let of_upstream = Failure::ALL
+            .into_iter()
+            .filter(|failure| is_of_upstream(failure.reason()));
+        assert!(of_upstream.eq([
+            Failure::Connect,
+            Failure::AllDown,
+            Failure::Tls,
+            Failure::Reset,
+            Failure::BadResponse,
+            Failure::FirstByte,
+            Failure::Idle,
+            Failure::Total,
+        ]));
+    }
+
+    #[test]
+    fn whose_fault_it_is_decides_the_status() {
+        let of = |etype, source, expired| {
+            let mut error = Error::new(etype);
+            error.esource = source;
+            Failure::of(&error, expired, None).status().as_u16()
+        };
+        assert_eq!(of(ErrorType::ConnectRefused, Upstream, None), 502);
+        assert_eq!(of(ErrorType::ConnectionClosed, Upstream, None), 502);
+        assert_eq!(
+            of(
+                ErrorType::ConnectionClosed,
+                Upstream,
+                Some(Expired::FirstByte)
+            ),
+            504
+        );
+        assert_eq!(
+            of(ErrorType::ConnectionClosed, Upstream, Some(Expired::Body)),
+            408
+        );
+        assert_eq!(of(ErrorType::ReadError, Downstream, None), 499);
+        assert_eq!(of(ErrorType::H2Error, Downstream, None), 499);
+        assert_eq!(of(ErrorType::InvalidHTTPHeader, Downstream, None), 400);
+        assert_eq!(of(ErrorType::InternalError, Internal, None), 500);
+    }
+}

@@ -1,0 +1,221 @@
+//! Files that are looked up one after the other, and what comes after them (`try` and `otherwise` of
+//! `files`), as `try_files` of nginx.
+
+use std::sync::Arc;
+
+use edgeway_core::chain::{Exchange, Reply, RouteRequest, RouteTarget};
+use edgeway_files::Found;
+use edgeway_routes::{Action, Otherwise, ServeFiles, Target, normalise, values::encoded_path};
+use http::{HeaderValue, Method, StatusCode, header};
+use pingora::http::RequestHeader;
+
+use super::{
+    context::{self, Context},
+    decision::Decision,
+    error::Failure,
+    files::{decide, not_allowed, not_found},
+};
+
+/// Reason word for a path without a file.
+const NO_FILE: &str = "no_file";
+
+/// Result of looking for a file or folder.
+enum Lookup {
+    /// The file, or the folder's index, at this path.
+    File(Vec<u8>, Found),
+    /// Folder that must not be listed.
+    Forbidden,
+    /// The index of a folder, whose path chooses the route again.
+    Index(Vec<u8>),
+    /// Folder at this path, to which a slash is added.
+    Folder(Vec<u8>),
+    Nothing,
+}
+
+/// Decides a request by the first file that there is.
+pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
+    let gateway = Arc::clone(&ctx.gateway);
+    let Action::Files(serve) = &context::route(&gateway, ctx.route)?.action else {
+        return None;
+    };
+    Some(first(serve, head, ctx).await)
+}
+
+async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> Decision {
+    let mut paths = Vec::with_capacity(serve.candidates.len());
+    {
+        let facts = &mut ctx.facts;
+        let ex = Exchange { head, facts };
+        for candidate in &serve.candidates {
+            let mut path = String::new();
+            // Without a decision, the file is that of the table's default.
+            let _undecided = candidate.path.write(&ex, &mut path);
+            if candidate.is_folder && path.len() > 1 {
+                // What is left ends in a slash only if the request's own path does.
+                path.pop();
+            }
+            paths.push((path, candidate.is_folder));
+        }
+    }
+    if paths.is_empty() {
+        let path = Target::new("", head.raw_path()).path;
+        let path = percent_encoding::percent_decode(path).decode_utf8_lossy();
+        let is_folder = path.ends_with('/');
+        paths.push((path.into_owned(), is_folder));
+    }
+    for (path, is_folder) in &paths {
+        match look(serve, path, *is_folder, ctx).await {
+            Lookup::Nothing => {}
+            Lookup::Index(path) => return reroute(path),
+            Lookup::Folder(path) => {
+                // As nginx does: a POST is redirected, too.
+                let is_led = [Method::GET, Method::HEAD, Method::POST].contains(&head.method);
+                return if is_led {
+                    with_slash(path, head)
+                } else {
+                    not_allowed()
+                };
+            }
+            Lookup::Forbidden => {
+                let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
+                    .detail("This address is not served.");
+                return Decision::Reply(Box::new(reply));
+            }
+            Lookup::File(path, found) => {
+                return if head.method == Method::GET || head.method == Method::HEAD {
+                    decide(&serve.files, &path, found, head).await
+                } else {
+                    not_allowed()
+                };
+            }
+        }
+    }
+    match &serve.otherwise {
+        None => not_found(),
+        Some(Otherwise::Status(status)) => {
+            let reply = Reply::refuse(*status, NO_FILE).detail("There is nothing at this address.");
+            Decision::Reply(Box::new(reply))
+        }
+        Some(Otherwise::Named(name, _)) => Decision::Reroute(Box::new(RouteRequest {
+            to: RouteTarget::Named(name.clone()),
+            page: None,
+            kept: Vec::new(),
+        })),
+        Some(Otherwise::Path(template)) => {
+            let facts = &mut ctx.facts;
+            let mut target = String::new();
+            let _undecided = template.write(&Exchange { head, facts }, &mut target);
+            reroute(encoded_target(&target))
+        }
+    }
+}
+
+/// Decides a request for a folder by the index that it has; `None` if it has none.
+pub(super) async fn index(
+    serve: &ServeFiles,
+    head: &RequestHeader,
+    ctx: &Context,
+) -> Option<Decision> {
+    let target = Target::new("", head.raw_path());
+    if !target.path.ends_with(b"/") {
+        return None;
+    }
+    let path = percent_encoding::percent_decode(target.path).decode_utf8_lossy();
+    match look(serve, &path, true, ctx).await {
+        Lookup::Index(mut path) => {
+            if let Some(query) = target.query {
+                path.push(b'?');
+                path.extend_from_slice(query);
+            }
+            Some(reroute(path))
+        }
+        _ => None,
+    }
+}
+
+fn reroute(path: Vec<u8>) -> Decision {
+    Decision::Reroute(Box::new(RouteRequest {
+        to: RouteTarget::Path(path.into()),
+        page: None,
+        kept: Vec::new(),
+    }))
+}
+
+/// Returns a target whose path was written without percent-encoding.
+fn encoded_target(target: &str) -> Vec<u8> {
+    match target.split_once('?') {
+        Some((path, query)) => format!("{}?{query}", encoded_path(path)).into_bytes(),
+        None => encoded_path(target).into_bytes(),
+    }
+}
+
+/// Redirects to the path of a folder with a slash at its end, and with the request's query.
+fn with_slash(mut path: Vec<u8>, head: &RequestHeader) -> Decision {
+    path.push(b'/');
+    if let Some(query) = Target::new("", head.raw_path()).query {
+        path.push(b'?');
+        path.extend_from_slice(query);
+    }
+    Decision::Reply(match HeaderValue::try_from(path) {
+        Ok(to) => {
+            let reply = Reply::empty(StatusCode::MOVED_PERMANENTLY);
+            Box::new(reply.header(header::LOCATION, to))
+        }
+        Err(_) => Failure::BadPath.into(),
+    })
+}
+
+/// Looks for a file, or for a folder.
+async fn look(serve: &ServeFiles, path: &str, is_folder: bool, ctx: &Context) -> Lookup {
+    let path = encoded_path(path);
+    let Ok(normal) = normalise(path.as_bytes(), ctx.gateway.slashes) else {
+        return Lookup::Nothing;
+    };
+    let has_slash = normal.path.ends_with(b"/");
+    if !is_folder {
+        return match find(serve, &normal.path, ctx).await {
+            found @ Found::File(_) if !has_slash => Lookup::File(normal.path.into_owned(), found),
+            _ => Lookup::Nothing,
+        };
+    }
+    if !has_slash {
+        return match find(serve, &normal.path, ctx).await {
+            // Several slashes at the beginning would be the address of a host.
+            Found::Folder if !normal.path.starts_with(b"//") => {
+                Lookup::Folder(normal.path.into_owned())
+            }
+            _ => Lookup::Nothing,
+        };
+    }
+    for name in &serve.rerouted_index {
+        let path = [&*normal.path, name.as_bytes()].concat();
+        if let Found::File(_) = find(serve, &path, ctx).await {
+            return Lookup::Index(path);
+        }
+    }
+    match find(serve, &normal.path, ctx).await {
+        found @ Found::File(_) => Lookup::File(normal.path.into_owned(), found),
+        Found::Forbidden => Lookup::Forbidden,
+        Found::Folder | Found::NotFound | Found::NotFoundPage(_) | Found::Failed => Lookup::Nothing,
+    }
+}
+
+/// Finds what is at a path in normal form.
+async fn find(serve: &ServeFiles, path: &[u8], ctx: &Context) -> Found {
+    let target = Target::new("", path);
+    let rewritten = match &serve.rewrite {
+        Some(rewrite) => match rewrite.apply(&target, &ctx.params) {
+            Ok(rewritten) => rewritten,
+            Err(_) => return Found::NotFound,
+        },
+        None => None,
+    };
+    let path = match &rewritten {
+        Some(rewritten) => Target::new("", rewritten).path,
+        None => path,
+    };
+    match serve.files.kept(path) {
+        Some(file) => Found::File(file),
+        None => serve.files.find(path).await,
+    }
+}

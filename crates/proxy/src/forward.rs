@@ -1,0 +1,166 @@
+//! Request headers as a backend gets them: the client's copy without what clients may not send,
+//! rewritten, with forwarding headers, and changed by the filters.
+
+use edgeway_base::{open_headers::OpenRequestHeaders, query};
+use edgeway_config::model::App;
+use edgeway_core::chain::{Exchange, Phase};
+use edgeway_routes::{Action, HostHeader, Target};
+use http::{HeaderMap, header};
+use pingora::{Error, ErrorType, Result, http::RequestHeader};
+
+use super::{
+    cache,
+    context::{self, Context, RefusedBy},
+    error::Failure,
+    forwarded::{self, Forwarding},
+    host_header, request,
+    streams::is_h2,
+    trace, upstream_request,
+};
+use crate::connection::Connection;
+
+/// Turns `request`, a copy of the client's `original` request headers, into those for the backend.
+pub(super) async fn forward(
+    original: &RequestHeader,
+    request: &mut RequestHeader,
+    ctx: &mut Context,
+) -> Result<()> {
+    let Some(connection) = &ctx.connection else {
+        return Err(Error::new_in(ErrorType::Custom("no connection")));
+    };
+    if let Some(target) = &ctx.facts.rewritten {
+        // The route's own rewrite applies to the path that the client sent.
+        request.set_raw_path(target)?;
+    } else if let Some(route) = context::route(&ctx.gateway, ctx.route)
+        && let Action::Forward(forward) = &route.action
+        && let Some(rewrite) = &forward.rewrite
+    {
+        let target = Target::new("", original.raw_path());
+        match rewrite.apply(&target, &ctx.params) {
+            Ok(Some(path)) => request.set_raw_path(&path)?,
+            Ok(None) => {}
+            Err(_) => return Err(Error::new_down(ErrorType::InvalidHTTPHeader)),
+        }
+    }
+    let chain = context::chain(&ctx.gateway, ctx.route);
+    let dropped = chain.dropped_queries();
+    if !dropped.is_empty()
+        && let Some(target) = query::without(request.raw_path(), dropped)
+    {
+        request.set_raw_path(&target)?;
+    }
+    if let Some(target) = cache::target(request.raw_path(), ctx) {
+        request.set_raw_path(&target)?;
+    }
+    let mut open = open(request, connection, ctx);
+    if chain.has(Phase::Upstream) {
+        let mut ex = Exchange {
+            head: original,
+            facts: &mut ctx.facts,
+        };
+        chain.on_upstream(&mut ex, open.headers()).await;
+    }
+    open.close(request);
+    if ctx.early.has_continued {
+        request.remove_header(&header::EXPECT);
+    }
+    if original.version == http::Version::HTTP_10 {
+        name_host(request, ctx)?;
+    }
+    if let Some(host) = host_header::own(original, &request.headers, ctx) {
+        request.insert_header(header::HOST, host)?;
+    }
+    upstream_request::write(original, request, ctx)
+}
+
+/// Opens `request`, a copy of the client's request headers, as a backend gets it before filters
+/// change it.
+fn open(request: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequestHeaders {
+    let forwarding = Forwarding {
+        app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
+        is_websocket: ctx.is_websocket,
+        takes_trailers: is_h2(ctx),
+        is_written: ctx.gateway.reserved.is_read(),
+        ..request::forwarding(ctx, connection)
+    };
+    let mut open = forwarded::open_upstream(request, &forwarding);
+    if let Some(trace) = &ctx.facts.trace {
+        trace::pass_on(open.headers(), trace);
+    }
+    open
+}
+
+/// Returns the target that the route rewrites the client's to, if it does.
+pub(super) fn rewritten(request: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
+    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
+        return None;
+    };
+    let rewrite = forward.rewrite.as_ref()?;
+    let target = Target::new("", request.raw_path());
+    rewrite.apply(&target, &ctx.params).ok()?
+}
+
+/// Returns the headers that a backend would get for the client's `request`, or `None` if they are
+/// not known before the request is forwarded.
+///
+/// The same code that forwards requests builds them, so that no separate list can differ from it.
+#[cold]
+pub(super) fn sent_headers(request: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
+    let mut sent = request.clone();
+    let connection = ctx.connection.as_ref()?;
+    let mut open = open(&mut sent, connection, ctx);
+    let (chain, mut ex) = ctx.exchange(request);
+    let is_known = chain.foresee_upstream(&mut ex, open.headers());
+    let mut headers = std::mem::take(open.headers());
+    open.close(&mut sent);
+    if let Some(host) = host_header::own(request, &headers, ctx) {
+        headers.insert(header::HOST, host);
+    }
+    is_known.then_some(headers)
+}
+
+/// Adds `Host` to an HTTP/1.0 request that omits it. The backend gets the request in HTTP/1.1,
+/// which requires it. The value is the backend's own name (as in nginx).
+fn name_host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    if request.headers.contains_key(header::HOST) {
+        return Ok(());
+    }
+    let backend = ctx.facts.upstream.backend.as_deref().unwrap_or_default();
+    match HostHeader::Backend.value_without(None, Some(backend)) {
+        Some(host) => request.insert_header(header::HOST, host),
+        None => Ok(()),
+    }
+}
+
+/// Longest header section that Node accepts, with a margin for its own count
+/// (`--max-http-header-size`, 16 KiB). A longer one gets a bare 431 and a closed socket.
+const NODE_HEAD: usize = 16_000;
+
+/// Returns an error with its reply if `request` must not be sent to a backend: a filter refused it,
+/// or its headers are longer than the app accepts.
+pub(super) fn check_forwarded(request: &RequestHeader, ctx: &mut Context) -> Result<()> {
+    let app = ctx.upstream.as_ref().map_or(App::None, |u| u.app);
+    ctx.reply = match ctx.facts.refused.take() {
+        Some(refusal) => {
+            ctx.refused_by = Some(RefusedBy::Own);
+            Some(refusal)
+        }
+        None if is_too_long(request, app) => Some(Box::new(Failure::LongHead.reply())),
+        None => return Ok(()),
+    };
+    // No part of the request was sent, and no other backend may get it.
+    Err(Error::new_down(ErrorType::Custom("refused")))
+}
+
+/// Returns true if the headers to forward are longer than the app accepts.
+fn is_too_long(request: &RequestHeader, app: App) -> bool {
+    if app == App::None {
+        return false;
+    }
+    let fields: usize = request
+        .headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
+    fields + request.raw_path().len() > NODE_HEAD
+}

@@ -1,0 +1,528 @@
+//! Forwarding headers, which report the client to the origin, and headers that clients may not
+//! send.
+//!
+//! Pure functions over request headers. They run for every request, so each makes one pass over the
+//! headers, and values that depend only on the connection are built in advance.
+
+mod reserved;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
+
+use edgeway_base::{
+    net::{Hops, IpText, MAX_HOPS, TrustedProxies},
+    open_headers::OpenRequestHeaders,
+};
+use edgeway_config::model::App;
+use edgeway_core::chain::{
+    Client, Scheme,
+    host::{first_element, forwarded_port, public_host},
+};
+use edgeway_upstreams::NODE_REPORT_HEADER;
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use pingora::http::{RequestHeader, ResponseHeader};
+
+pub(super) use self::reserved::{keep_passing, strip};
+use super::hop_by_hop;
+use crate::connection::{
+    ClientCertificateStatus,
+    header_texts::{ConnectionText, HostText},
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Capacity for the five above, and for what filters usually add: an id, a trace, an encoding.
+const ADDED_CAPACITY: usize = 9;
+
+/// Result of verifying the client certificate: `SUCCESS` or `NONE`, as in nginx. The other two are
+/// present if a certificate was verified.
+const X_CLIENT_VERIFY: HeaderName = HeaderName::from_static("x-client-verify");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
+
+const SUCCESS: HeaderValue = HeaderValue::from_static("SUCCESS");
+const NONE: HeaderValue = HeaderValue::from_static("NONE");
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
+const UPGRADE: HeaderValue = HeaderValue::from_static("Upgrade");
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+const TRAILERS: HeaderValue = HeaderValue::from_static("trailers");
+const PORT_80: HeaderValue = HeaderValue::from_static("80");
+const PORT_443: HeaderValue = HeaderValue::from_static("443");
+
+/// Resolved address, trust and scheme of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolvedClient {
+    /// [`Client::ip`].
+    pub ip: IpAddr,
+    /// [`Client::is_trusted`].
+    pub is_trusted: bool,
+    /// [`Client::scheme`].
+    pub scheme: Scheme,
+}
+
+/// Returns the client behind `peer`: the peer itself, or the client that a trusted peer reports.
+///
+/// A unix socket peer is given as a loopback address: a client that may open the socket is as close
+/// as a process on this machine.
+pub fn resolve_client(
+    request: &RequestHeader,
+    peer: IpAddr,
+    scheme: Scheme,
+    trusted: &TrustedProxies,
+) -> ResolvedClient {
+    if !trusted.trusts(peer) {
+        return ResolvedClient {
+            ip: peer.to_canonical(),
+            is_trusted: false,
+            scheme,
+        };
+    }
+    ResolvedClient {
+        ip: hops(request, peer, trusted).client(),
+        is_trusted: true,
+        scheme: forwarded_scheme(request).unwrap_or(scheme),
+    }
+}
+
+fn hops(request: &RequestHeader, peer: IpAddr, trusted: &TrustedProxies) -> Hops {
+    let lines = request.headers.get_all(X_FORWARDED_FOR);
+    trusted.walk(peer, lines.iter().map(HeaderValue::as_bytes))
+}
+
+/// Returns the scheme as the outermost proxy saw it.
+pub(super) fn forwarded_scheme(request: &RequestHeader) -> Option<Scheme> {
+    let first = first_element(request, &X_FORWARDED_PROTO)?;
+    if first.eq_ignore_ascii_case("https") || first.eq_ignore_ascii_case("wss") {
+        Some(Scheme::Https)
+    } else if first.eq_ignore_ascii_case("http") || first.eq_ignore_ascii_case("ws") {
+        Some(Scheme::Http)
+    } else {
+        None
+    }
+}
+
+/// Returns [`public_host`] and its port as header values. The host is `None` if the client sent
+/// none.
+fn public_and_port(
+    request: &RequestHeader,
+    client: &Client,
+    text: &ConnectionText,
+) -> (Option<HeaderValue>, HeaderValue) {
+    let host = public_host(request, client);
+    let port = forwarded_port(request, client).or_else(|| port_of_text(host));
+    let port = match port {
+        Some(digits) => text.port(digits.as_bytes()),
+        None => default_port_text(client.scheme),
+    };
+    let named = request.headers.get(header::HOST);
+    let public = match named.filter(|named| named.as_bytes() == host.as_bytes()) {
+        Some(named) => Some(named.clone()),
+        None => HeaderValue::from_str(host)
+            .ok()
+            .filter(|host| !host.is_empty()),
+    };
+    (public, port)
+}
+
+/// Returns what follows from the `Host` of a client that is no trusted proxy; `name` is the host as
+/// routes match it. Returns `None` if the value is empty.
+pub fn host_text(raw: &HeaderValue, scheme: Scheme, name: &str) -> Option<HostText> {
+    // A copy, because the value may be a slice of all headers of its request.
+    let raw = HeaderValue::from_bytes(raw.as_bytes()).ok()?;
+    if raw.is_empty() {
+        return None;
+    }
+    let port = match port_of(raw.as_bytes()) {
+        Some(digits) => HeaderValue::from_bytes(digits).ok()?,
+        None => default_port_text(scheme),
+    };
+    Some(HostText {
+        raw,
+        scheme,
+        name: name.into(),
+        port,
+    })
+}
+
+/// Returns the port of URLs that name none, as a header value.
+fn default_port_text(scheme: Scheme) -> HeaderValue {
+    match scheme {
+        Scheme::Http => PORT_80,
+        Scheme::Https => PORT_443,
+    }
+}
+
+/// Returns `host` without its port, if it has one.
+pub(super) fn without_port(host: &str) -> &str {
+    match port_of(host.as_bytes()) {
+        Some(port) => &host[..host.len() - port.len() - 1],
+        None => host.strip_suffix(':').unwrap_or(host),
+    }
+}
+
+/// Returns the port of `host`, if it has one.
+fn port_of(host: &[u8]) -> Option<&[u8]> {
+    let colon = host.iter().rposition(|b| *b == b':')?;
+    let (name, port) = (&host[..colon], &host[colon + 1..]);
+    let is_port = !port.is_empty() && port.len() <= 5 && port.iter().all(u8::is_ascii_digit);
+    // `::1` without brackets is an address without a port.
+    (is_port && (name.ends_with(b"]") || !name.contains(&b':'))).then_some(port)
+}
+
+/// Returns the [`port_of`] a string.
+fn port_of_text(host: &str) -> Option<&str> {
+    port_of(host.as_bytes()).map(|port| &host[host.len() - port.len()..])
+}
+
+/// Inputs of [`open_upstream`] besides the request headers.
+#[derive(Clone, Copy, Debug)]
+pub struct Forwarding<'a> {
+    pub client: &'a Client,
+    pub trusted: &'a TrustedProxies,
+    pub text: &'a ConnectionText,
+    /// Certificate that the client presented in its handshake.
+    pub shown: ClientCertificateStatus<'a>,
+    pub app: App,
+    /// True if the request asks for a WebSocket and may have one.
+    pub is_websocket: bool,
+    /// True if the backend's response may end in trailers that reach the client.
+    pub takes_trailers: bool,
+    /// True if [`write`] was called before.
+    pub is_written: bool,
+}
+
+/// Forwarding headers: the client and the site it requested.
+struct ForwardingHeaders {
+    chain: HeaderValue,
+    public: Option<HeaderValue>,
+    port: HeaderValue,
+}
+
+impl ForwardingHeaders {
+    fn of(request: &RequestHeader, cx: &Forwarding<'_>) -> Self {
+        let client = cx.client;
+        let known = request
+            .headers
+            .get(header::HOST)
+            .and_then(|host_header| cx.text.host(host_header))
+            .filter(|known| known.scheme == client.scheme && !client.is_trusted);
+        let (public, port) = match known {
+            Some(known) => (Some(known.raw.clone()), known.port.clone()),
+            None => public_and_port(request, client, cx.text),
+        };
+        let chain = if client.is_trusted {
+            chain_value(&hops(request, client.peer, cx.trusted))
+        } else {
+            cx.text.ip(client.ip)
+        };
+        Self {
+            chain,
+            public,
+            port,
+        }
+    }
+
+    fn write(self, headers: &mut HeaderMap, cx: &Forwarding<'_>) {
+        headers.insert(X_FORWARDED_FOR, self.chain);
+        match self.public {
+            Some(public) => headers.insert(X_FORWARDED_HOST, public),
+            None => headers.remove(X_FORWARDED_HOST),
+        };
+        let proto = match cx.client.scheme {
+            Scheme::Http => HTTP,
+            Scheme::Https => HTTPS,
+        };
+        headers.insert(X_FORWARDED_PROTO, proto);
+        headers.insert(X_FORWARDED_PORT, self.port);
+        headers.insert(X_REAL_IP, cx.text.ip(cx.client.ip));
+        match cx.shown {
+            ClientCertificateStatus::NotAsked => {}
+            ClientCertificateStatus::Nothing => {
+                headers.insert(X_CLIENT_VERIFY, NONE);
+            }
+            ClientCertificateStatus::Verified(certificate) => {
+                headers.insert(X_CLIENT_VERIFY, SUCCESS);
+                headers.insert(X_CLIENT_CERT_SUBJECT, certificate.subject.clone());
+                headers.insert(X_CLIENT_CERT_FINGERPRINT, certificate.fingerprint.clone());
+            }
+        }
+    }
+}
+
+impl Forwarding<'_> {
+    /// Returns the number of headers that [`ForwardingHeaders::write`] may add.
+    fn room(&self) -> usize {
+        match self.shown {
+            ClientCertificateStatus::NotAsked => ADDED_CAPACITY,
+            ClientCertificateStatus::Nothing | ClientCertificateStatus::Verified(_) => {
+                ADDED_CAPACITY + 3
+            }
+        }
+    }
+}
+
+/// Writes the forwarding headers into the client's own request, for readers that see it before a
+/// backend does: predicates of routes, keys, logs and plugins.
+pub(super) fn write(request: &mut RequestHeader, cx: &Forwarding<'_>) {
+    let forwarding = ForwardingHeaders::of(request, cx);
+    let mut open = OpenRequestHeaders::of(request, cx.room());
+    forwarding.write(open.headers(), cx);
+    open.close(request);
+}
+
+/// Opens a copy of the client's request headers and prepares it for a backend. Removes headers that
+/// were only for the gateway and those that only frameworks may send, and writes the forwarding
+/// headers. [`strip`] has already removed headers that no client may send.
+///
+/// `Host` keeps its normal form. `X-Forwarded-For` begins with the resolved client: entries
+/// left of it are unverified, and an app that reads the leftmost entry would trust them.
+pub(super) fn open_upstream(
+    upstream: &mut RequestHeader,
+    cx: &Forwarding<'_>,
+) -> OpenRequestHeaders {
+    let forwarding = (!cx.is_written).then(|| ForwardingHeaders::of(upstream, cx));
+    let doomed = doomed_names(upstream);
+    let wants_trailers = cx.takes_trailers && hop_by_hop::wants_trailers(&upstream.headers);
+    if cx.app == App::Nextjs {
+        strip_internal_query(upstream);
+    }
+    let mut open = OpenRequestHeaders::of(upstream, cx.room());
+    let headers = open.headers();
+    for name in &doomed {
+        headers.remove(name);
+    }
+    if let Some(forwarding) = forwarding {
+        forwarding.write(headers, cx);
+    }
+    if wants_trailers {
+        headers.insert(header::TE, TRAILERS);
+    }
+    if cx.is_websocket {
+        headers.insert(header::CONNECTION, UPGRADE);
+        headers.insert(header::UPGRADE, WEBSOCKET);
+        // Without a length: a handshake has no framing (RFC 6455, 4.1).
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    open
+}
+
+/// Returns the chain of hops, the client first and the peer last.
+fn chain_value(hops: &Hops) -> HeaderValue {
+    let mut text = [0u8; MAX_HOPS * (IpText::MAX + 2)];
+    let mut length = 0;
+    for (index, hop) in hops.as_slice().iter().rev().enumerate() {
+        let separator: &[u8] = if index == 0 { b"" } else { b", " };
+        for piece in [separator, IpText::of(*hop).as_bytes()] {
+            text[length..length + piece.len()].copy_from_slice(piece);
+            length += piece.len();
+        }
+    }
+    HeaderValue::from_bytes(&text[..length]).expect("addresses are plain text")
+}
+
+/// Returns the headers of this request that must not reach a backend. Usually there are none, and
+/// then this allocates nothing.
+fn doomed_names(request: &RequestHeader) -> Vec<HeaderName> {
+    let mut doomed = Vec::new();
+    for name in request.headers.keys() {
+        let text = name.as_str().as_bytes();
+        let is_doomed = match text[0] {
+            b'x' => text.starts_with(b"x-") && is_internal_x(&text[2..], request),
+            b'n' => text == b"next-resume",
+            b'c' | b'h' | b'k' | b'p' | b't' | b'u' => hop_by_hop::is_hop_by_hop(text),
+            _ => false,
+        };
+        if is_doomed {
+            doomed.push(name.clone());
+        }
+    }
+    doomed
+}
+
+/// Checks for headers that frameworks use internally; `name` comes without its `x-`.
+fn is_internal_x(name: &[u8], request: &RequestHeader) -> bool {
+    match name.first() {
+        Some(b'm') => name.starts_with(b"middleware-") || name == b"matched-path",
+        Some(b'i') => name.starts_with(b"invoke-"),
+        Some(b'n') => {
+            name == b"now-route-matches"
+                || name.starts_with(b"nextjs-rewritten-")
+                || name.starts_with(b"next-revalidate")
+                || name.starts_with(b"next-resume-")
+                || (name == b"nextjs-data" && !asks_for_data(request.raw_path()))
+        }
+        Some(b'p') => name.starts_with(b"prerender-revalidate"),
+        Some(b'v') => name.starts_with(b"vercel-"),
+        _ => false,
+    }
+}
+
+/// Returns true below `/_next/data/` (perhaps under a base path), where the router itself sends
+/// `x-nextjs-data`.
+fn asks_for_data(target: &[u8]) -> bool {
+    let path = target.split(|b| *b == b'?').next().unwrap_or(target);
+    path.windows(b"/_next/data/".len())
+        .any(|part| part == b"/_next/data/")
+}
+
+/// Removes Next.js's internal parameters from the query. The rest stays byte for byte.
+fn strip_internal_query(request: &mut RequestHeader) {
+    let target = request.raw_path();
+    let Some(mark) = target.iter().position(|b| *b == b'?') else {
+        return;
+    };
+    let (path, query) = (&target[..mark], &target[mark + 1..]);
+    if !query.split(|b| *b == b'&').any(is_internal_parameter) {
+        return;
+    }
+    let mut remaining = path.to_vec();
+    for parameter in query
+        .split(|b| *b == b'&')
+        .filter(|parameter| !is_internal_parameter(parameter))
+    {
+        remaining.push(if remaining.len() == path.len() {
+            b'?'
+        } else {
+            b'&'
+        });
+        remaining.extend_from_slice(parameter);
+    }
+    let set = request.set_raw_path(&remaining);
+    debug_assert!(set.is_ok(), "a shorter query is as good as the whole one");
+}
+
+/// Returns true if a parameter's name, once decoded, is `nxtP…`, `nxtI…` or `__nextDataReq`.
+fn is_internal_parameter(parameter: &[u8]) -> bool {
+    const MAX_MARK_LEN: usize = b"__nextDataReq=".len();
+    // A name with another first byte belongs to some app; `%` may hide either first byte.
+    if !matches!(parameter.first(), Some(b'n' | b'_' | b'%')) {
+        return false;
+    }
+    let mut name = [0u8; MAX_MARK_LEN];
+    let mut length = 0;
+    let mut rest = parameter;
+    while length < MAX_MARK_LEN {
+        let (byte, used) = match rest {
+            [] | [b'=', ..] => break,
+            [b'%', high, low, ..] => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, 3),
+                _ => (b'%', 1),
+            },
+            [byte, ..] => (*byte, 1),
+        };
+        name[length] = byte;
+        length += 1;
+        rest = &rest[used..];
+    }
+    let name = &name[..length];
+    name.starts_with(b"nxtP") || name.starts_with(b"nxtI") || name == b"__nextDataReq"
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Removes headers that a framework's middleware sends to its own server, and those that an app
+/// sends to the gateway. `x-nextjs-*` and `x-action-*` stay, because the router in the browser reads
+/// them.
+pub fn strip_internal_response(response: &mut ResponseHeader) {
+    let is_doomed = |name: &&HeaderName| is_internal_response(name);
+    let doomed: Vec<HeaderName> = response.headers.keys().filter(is_doomed).cloned().collect();
+    for name in doomed {
+        response.remove_header(&name);
+    }
+}
+
+/// Returns true if [`strip_internal_response`] removes the header.
+pub fn is_internal_response(name: &HeaderName) -> bool {
+    // Most names of most responses are ruled out by their first two bytes.
+    let Some(rest) = name.as_str().strip_prefix("x-") else {
+        return false;
+    };
+    rest.starts_with("middleware-") || *name == NODE_REPORT_HEADER
+}
+
+/// Rewrites a `Location` (or `Content-Location`) with the backend's own authority to the public
+/// one. Returns `None` if it stays as it is.
+///
+/// `backends` has each `host:port` that the gateway reaches the backend by, such as `10.0.0.5:3000`
+/// and `api.internal:3000`. `localhost` and its addresses with the same port also match, because an
+/// app often takes them for its own name.
+pub fn rewrite_location(
+    location: &HeaderValue,
+    backends: &[&str],
+    scheme: Scheme,
+    host: &str,
+) -> Option<HeaderValue> {
+    let bytes = location.as_bytes();
+    // Most are relative. `//authority/path` is rare, but absolute.
+    if !matches!(bytes, [b'h' | b'H', ..] | [b'/', b'/', ..]) || host.is_empty() {
+        return None;
+    }
+    let text = location.to_str().ok()?;
+    let (default_port, rest) = match text.split_once("//")? {
+        ("", rest) => (default_port(scheme), rest),
+        (before, rest) if before.eq_ignore_ascii_case("http:") => (80, rest),
+        (before, rest) if before.eq_ignore_ascii_case("https:") => (443, rest),
+        _ => return None,
+    };
+    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    if !backends
+        .iter()
+        .any(|backend| is_same_origin(authority, default_port, backend))
+    {
+        return None;
+    }
+    let public = format!("{}://{host}{path}", scheme.as_str());
+    HeaderValue::try_from(public).ok()
+}
+
+fn default_port(scheme: Scheme) -> u16 {
+    match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    }
+}
+
+/// Returns true if the app at `backend` (`HOST:PORT`) would use `authority` for itself.
+fn is_same_origin(authority: &str, default_port: u16, backend: &str) -> bool {
+    if authority.eq_ignore_ascii_case(backend) {
+        return true;
+    }
+    let Some(Ok(port)) = port_of_text(backend).map(str::parse::<u16>) else {
+        return false;
+    };
+    let (name, own_port) = match port_of_text(authority) {
+        Some(digits) => (
+            &authority[..authority.len() - digits.len() - 1],
+            digits.parse().ok(),
+        ),
+        None => (authority, Some(default_port)),
+    };
+    if own_port != Some(port) {
+        return false;
+    }
+    let backend_name = &backend[..backend.rfind(':').unwrap_or(backend.len())];
+    [
+        "localhost",
+        "127.0.0.1",
+        "[::1]",
+        "0.0.0.0",
+        "[::]",
+        backend_name,
+    ]
+    .iter()
+    .any(|own| name.eq_ignore_ascii_case(own))
+}

@@ -1,0 +1,43 @@
+//! The `Host` that a route gives to requests for its backend.
+
+use edgeway_core::chain::Exchange;
+use edgeway_routes::{Action, HostHeader};
+use http::{HeaderMap, HeaderValue, header};
+use pingora::http::RequestHeader;
+
+use super::context::{self, Context};
+
+/// Returns the `Host` for the backend of a request, if it is another one than in `headers`.
+pub(super) fn own(
+    request: &RequestHeader,
+    headers: &HeaderMap,
+    ctx: &mut Context,
+) -> Option<HeaderValue> {
+    let Context {
+        gateway,
+        route,
+        facts,
+        ..
+    } = ctx;
+    let Action::Forward(forward) = &context::route(gateway, *route)?.action else {
+        return None;
+    };
+    let host = forward.host.as_ref()?;
+    let backend = facts.upstream.backend.clone();
+    let ex = Exchange {
+        head: request,
+        facts,
+    };
+    host.value(&ex, headers.get(header::HOST), backend.as_deref())
+}
+
+/// Returns the host that the configuration names, which an app may take for its own.
+pub(super) fn named(ctx: &Context) -> Option<&str> {
+    let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
+        return None;
+    };
+    match forward.host.as_ref()? {
+        HostHeader::Text(host) => host.to_str().ok(),
+        HostHeader::Name | HostHeader::Backend | HostHeader::Template(_) => None,
+    }
+}

@@ -1,0 +1,297 @@
+//! The gateway that serves, swapped as a whole.
+
+pub mod audit;
+mod event_loop;
+pub mod history;
+pub mod reload;
+pub mod supervisor;
+pub mod traffic;
+pub mod trial;
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use edgeway_base::{
+    metrics::{IntGauge, Metrics},
+    tasks::Tasks,
+};
+use edgeway_gateway::{Gateway, World, metrics::HttpMetrics};
+use parking_lot::Mutex;
+
+use self::{
+    audit::LineBound, event_loop::EventLoops, history::RequestHistory, traffic::Traffic,
+    trial::ConfigTrials,
+};
+use crate::connection::{
+    admission::ConnectionTotal, fast_path::RecentRequests, registry::Connections,
+};
+
+/// State of a running process.
+pub struct Live {
+    gateway: ArcSwap<Gateway>,
+    loaded: Mutex<ServingConfiguration>,
+    metrics: ReloadMetrics,
+    /// The last reloads, the newest first.
+    reloads: Mutex<VecDeque<ReloadRecord>>,
+    pub traffic: Traffic,
+    pub trials: ConfigTrials,
+    /// Limits of lines about clients in the audit log.
+    noted: LineBound,
+    banned: LineBound,
+    purged: LineBound,
+    pub world: World,
+    pub connections: Connections,
+    pub total: Arc<ConnectionTotal>,
+    pub http: HttpMetrics,
+    pub process: ProcessMetrics,
+    /// Requests that were recently served without the proxy, or could have been.
+    pub lately: RecentRequests,
+    /// Requests that ended, for operators who look.
+    pub history: Arc<RequestHistory>,
+    /// Requests that the gateway sends on its own behalf.
+    pub background: Tasks,
+    pub started: SystemTime,
+    pub started_at: Instant,
+}
+
+/// The configuration that serves, and the result of the last read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServingConfiguration {
+    /// Number of configurations that this process has served, from 1.
+    pub generation: u64,
+    pub at: SystemTime,
+    /// Error of the last configuration that was read, if it was refused.
+    pub last_error: Option<String>,
+}
+
+/// Number of reloads that are remembered.
+const MAX_RELOADS: usize = 20;
+
+/// A reload, or an attempt at one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReloadRecord {
+    pub at: SystemTime,
+    /// The configuration that serves since then.
+    pub generation: u64,
+    /// The changes, one line each; the error of a configuration that was refused.
+    pub outcome: Result<Vec<String>, String>,
+}
+
+/// Reason why a configuration came to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwitchReason {
+    /// The configuration was read from its files.
+    Read,
+    /// The configuration was read before, and another profile is switched on.
+    Switched,
+}
+
+/// Name of the metric with a series for each problem.
+pub const PROBLEM: &str = "edgeway_problem";
+
+/// Metrics of this process beside those of its requests.
+pub struct ProcessMetrics {
+    pub ready: IntGauge,
+    /// Predecessors that still finish requests.
+    pub predecessors: IntGauge,
+    /// Problems that the status page shows.
+    pub errors: IntGauge,
+    pub warnings: IntGauge,
+    event_loops: EventLoops,
+}
+
+impl ProcessMetrics {
+    pub fn new(metrics: &Metrics) -> Self {
+        // CPU time, memory and descriptors.
+        metrics.serve_process();
+        let problems = |severity| {
+            metrics.gauge(
+                "edgeway_problems",
+                "Problems that the status page shows, by severity: `error` if requests fail or \
+                 soon will, `warning` otherwise.",
+                &[("severity", severity)],
+            )
+        };
+        // Registers the metric; there is a series while there is a problem.
+        let nothing = [("problem", ""), ("severity", ""), ("subject", "")];
+        Self::problem(metrics, &nothing);
+        metrics.forget(PROBLEM, &nothing);
+        Self {
+            errors: problems("error"),
+            warnings: problems("warning"),
+            ready: metrics.gauge("edgeway_ready", "1 while `/readyz` reports ready.", &[]),
+            predecessors: metrics.gauge(
+                "edgeway_predecessors",
+                "Processes before this one that still finish requests after an upgrade.",
+                &[],
+            ),
+            event_loops: EventLoops::new(metrics),
+        }
+    }
+
+    /// Returns the gauge of a problem.
+    pub fn problem(metrics: &Metrics, labels: &[(&'static str, &str)]) -> IntGauge {
+        metrics.gauge(
+            PROBLEM,
+            "1 while there is this problem, for at most 100 of those that the status page shows; \
+             `subject` names the backend, route, certificate or the like.",
+            labels,
+        )
+    }
+}
+
+/// Metrics of configurations.
+struct ReloadMetrics {
+    is_current: IntGauge,
+    generation: IntGauge,
+    loaded_at: IntGauge,
+}
+
+impl ReloadMetrics {
+    fn new(world: &World) -> Self {
+        let gauge = |name, help| world.metrics.gauge(name, help, &[]);
+        Self {
+            is_current: gauge(
+                "edgeway_config_last_reload_success",
+                "1 if the configuration last read is the active one.",
+            ),
+            generation: gauge(
+                "edgeway_config_generation",
+                "Generation of the active configuration, counted from 1.",
+            ),
+            loaded_at: gauge(
+                "edgeway_config_last_reload_success_timestamp_seconds",
+                "Time when the active configuration was loaded, in seconds since 1970.",
+            ),
+        }
+    }
+
+    fn set(&self, loaded: &ServingConfiguration) {
+        let since = loaded.at.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.unwrap_or_default().as_secs();
+        let gauge = |value| i64::try_from(value).unwrap_or(i64::MAX);
+        self.loaded_at.set(gauge(seconds));
+        self.generation.set(gauge(loaded.generation));
+        self.is_current.set(loaded.last_error.is_none().into());
+    }
+}
+
+impl Live {
+    pub fn new(gateway: Gateway, world: World) -> Self {
+        world
+            .metrics
+            .gauge(
+                "edgeway_build_info",
+                "1; the labels say which build this is.",
+                &[("version", edgeway_base::VERSION)],
+            )
+            .set(1);
+        let loaded = ServingConfiguration {
+            generation: 1,
+            at: world.clock.wall(),
+            last_error: None,
+        };
+        gateway.profiles.hold();
+        let metrics = ReloadMetrics::new(&world);
+        metrics.set(&loaded);
+        // Both series exist from the start, so that a first reload shows as an increase.
+        reloads(&world, "ok");
+        reloads(&world, "refused");
+        Self {
+            gateway: ArcSwap::from_pointee(gateway),
+            loaded: Mutex::new(loaded),
+            metrics,
+            reloads: Mutex::default(),
+            traffic: Traffic::new(world.metrics.clone(), world.clock.clone()),
+            trials: ConfigTrials::new(&world.metrics),
+            noted: LineBound::default(),
+            banned: LineBound::default(),
+            purged: LineBound::default(),
+            connections: Connections::new(world.clock.clone()),
+            total: Arc::default(),
+            http: HttpMetrics::new(&world.metrics),
+            process: ProcessMetrics::new(&world.metrics),
+            lately: RecentRequests::default(),
+            history: Arc::default(),
+            background: Tasks::default(),
+            started: world.clock.wall(),
+            started_at: world.clock.now(),
+            world,
+        }
+    }
+
+    /// The current gateway. A request keeps it up to its log line.
+    pub fn gateway(&self) -> Arc<Gateway> {
+        self.gateway.load_full()
+    }
+
+    /// Returns true if the configuration has routes for the relay.
+    pub fn has_relay(&self) -> bool {
+        self.gateway.load().has_relay
+    }
+
+    /// Counts a connection, or a request without a route, that was refused or failed.
+    pub fn refuse(&self, reason: &'static str) {
+        self.gateway.load().fallback_metrics.refuse(reason);
+    }
+
+    /// Replaces the gateway from the next request on. Returns the number of the configuration.
+    fn swap(&self, gateway: Arc<Gateway>, how: SwitchReason) -> u64 {
+        gateway.profiles.hold();
+        self.gateway.store(gateway);
+        let mut loaded = self.loaded.lock();
+        loaded.generation += 1;
+        if how == SwitchReason::Read {
+            loaded.at = self.world.clock.wall();
+            loaded.last_error = None;
+            reloads(&self.world, "ok").inc();
+        }
+        self.metrics.set(&loaded);
+        loaded.generation
+    }
+
+    /// Records that a configuration was refused.
+    pub fn refused(&self, why: String) {
+        let generation = {
+            let mut loaded = self.loaded.lock();
+            loaded.last_error = Some(why.clone());
+            self.metrics.set(&loaded);
+            loaded.generation
+        };
+        reloads(&self.world, "refused").inc();
+        self.remember(generation, Err(why));
+    }
+
+    /// Remembers a reload, and forgets the oldest of many.
+    pub fn remember(&self, generation: u64, outcome: Result<Vec<String>, String>) {
+        let at = self.world.clock.wall();
+        let mut reloads = self.reloads.lock();
+        reloads.truncate(MAX_RELOADS - 1);
+        reloads.push_front(ReloadRecord {
+            at,
+            generation,
+            outcome,
+        });
+    }
+
+    /// The last reloads, the newest first.
+    pub fn reloads(&self) -> Vec<ReloadRecord> {
+        self.reloads.lock().iter().cloned().collect()
+    }
+
+    pub fn loaded(&self) -> ServingConfiguration {
+        self.loaded.lock().clone()
+    }
+}
+
+fn reloads(world: &World, outcome: &str) -> edgeway_base::metrics::IntCounter {
+    world.metrics.counter(
+        "edgeway_config_reloads_total",
+        "Configurations that were read while the gateway served, by outcome: `ok` or `refused`.",
+        &[("outcome", outcome)],
+    )
+}

@@ -1,0 +1,84 @@
+//! Reload: reads, checks and compiles a configuration while another one serves, then swaps them in
+//! one step, or refuses the new one without a trace.
+
+use std::{path::Path, sync::Arc};
+
+use edgeway_config::{diagnostic::Diagnostics, model::File, source::Sources};
+use edgeway_core::zones::SettleResult;
+use edgeway_gateway::{self as gateway, Gateway, Loaded};
+
+use super::{Live, SwitchReason, supervisor::Supervisor};
+
+/// A valid configuration that is ready to serve. It holds zones of its own until it is taken or
+/// refused.
+pub struct Candidate {
+    pub file: File,
+    pub sources: Sources,
+    /// Warnings only.
+    pub diagnostics: Diagnostics,
+    pub gateway: Arc<Gateway>,
+}
+
+/// A configuration with errors.
+pub struct InvalidCandidate {
+    pub sources: Sources,
+    pub diagnostics: Diagnostics,
+}
+
+/// Reads and compiles the configuration at `path`. It blocks on files, so it needs a thread that
+/// may wait. Calls must not overlap, and each result must be taken or refused before the next.
+pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>> {
+    live.world.zones.begin();
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut loaded = gateway::load_with(path, live.world.overlay.as_deref());
+    loaded.find_rest(folder);
+    let Loaded {
+        mut sources,
+        mut diagnostics,
+        file,
+        ..
+    } = loaded;
+    let Some(file) = file else {
+        return Err(Box::new(InvalidCandidate {
+            sources,
+            diagnostics,
+        }));
+    };
+    let beside = &mut sources.beside;
+    let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, beside);
+    diagnostics.extend(found);
+    let Some(gateway) = gateway else {
+        return Err(Box::new(InvalidCandidate {
+            sources,
+            diagnostics,
+        }));
+    };
+    Ok(Candidate {
+        file,
+        sources,
+        diagnostics,
+        gateway: Arc::new(gateway),
+    })
+}
+
+/// Puts a candidate into service from the next request on. Returns its number, and the changes of
+/// zones.
+pub fn take(
+    live: &Live,
+    supervisor: &Supervisor,
+    gateway: &Arc<Gateway>,
+    how: SwitchReason,
+) -> (u64, SettleResult) {
+    let generation = live.swap(Arc::clone(gateway), how);
+    supervisor.follow(gateway);
+    let settled = live.world.zones.settle();
+    gateway.forget_stale_metrics(&live.world.metrics);
+    (generation, settled)
+}
+
+/// Refuses the configuration that was read, and keeps only the reason.
+pub fn refuse(live: &Live, why: String) {
+    live.refused(why);
+    live.world.zones.undo();
+    live.gateway().forget_stale_metrics(&live.world.metrics);
+}

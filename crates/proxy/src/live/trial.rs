@@ -1,0 +1,118 @@
+//! Trials of configurations, `edgeway reload --canary`: the one in progress and the last verdict.
+
+use std::{fmt, time::SystemTime};
+
+use edgeway_base::metrics::{IntCounter, Metrics};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+/// Trial of the configuration that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigTrial {
+    pub generation: u64,
+    pub until: SystemTime,
+}
+
+/// End of a trial.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrialOutcome {
+    /// The configuration stays.
+    Kept,
+    /// The one before it serves again.
+    TakenBack,
+    /// Another one came to serve meanwhile.
+    #[default]
+    Superseded,
+}
+
+/// Verdict on a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigVerdict {
+    pub generation: u64,
+    pub outcome: TrialOutcome,
+    pub at: SystemTime,
+    /// Sentence with the figures.
+    pub text: String,
+}
+
+/// Trials of a process.
+#[derive(Debug)]
+pub struct ConfigTrials {
+    state: Mutex<TrialState>,
+    kept: IntCounter,
+    taken_back: IntCounter,
+    superseded: IntCounter,
+}
+
+/// The trial in progress and the last verdict.
+#[derive(Clone, Debug, Default)]
+pub struct TrialState {
+    pub trial: Option<ConfigTrial>,
+    pub verdict: Option<ConfigVerdict>,
+}
+
+impl ConfigTrials {
+    pub(super) fn new(metrics: &Metrics) -> Self {
+        let counter = |verdict: TrialOutcome| {
+            metrics.counter(
+                "edgeway_config_canary_verdicts_total",
+                "Trials of configurations by their end: `kept`, `taken_back`, or `superseded` by \
+                 another configuration.",
+                &[("verdict", verdict.as_str())],
+            )
+        };
+        Self {
+            state: Mutex::default(),
+            kept: counter(TrialOutcome::Kept),
+            taken_back: counter(TrialOutcome::TakenBack),
+            superseded: counter(TrialOutcome::Superseded),
+        }
+    }
+
+    pub fn state(&self) -> TrialState {
+        self.state.lock().clone()
+    }
+
+    pub fn begin(&self, trial: ConfigTrial) {
+        self.state.lock().trial = Some(trial);
+    }
+
+    pub fn end(&self, verdict: ConfigVerdict) {
+        match verdict.outcome {
+            TrialOutcome::Kept => self.kept.inc(),
+            TrialOutcome::TakenBack => self.taken_back.inc(),
+            TrialOutcome::Superseded => self.superseded.inc(),
+        }
+        let mut state = self.state.lock();
+        // A later trial has taken its place.
+        let is_last = |trial: &mut ConfigTrial| trial.generation == verdict.generation;
+        state.trial.take_if(is_last);
+        state.verdict = Some(verdict);
+    }
+}
+
+impl TrialOutcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Kept => "kept",
+            Self::TakenBack => "taken_back",
+            Self::Superseded => "superseded",
+        }
+    }
+}
+
+impl fmt::Display for ConfigVerdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = match self.outcome {
+            TrialOutcome::Kept => "stays",
+            TrialOutcome::TakenBack => "was taken back, the one before it serves again",
+            TrialOutcome::Superseded => "was replaced by another one during its trial",
+        };
+        write!(f, "configuration {} {end}", self.generation)?;
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        write!(f, ": {}", self.text)
+    }
+}

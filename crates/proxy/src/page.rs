@@ -1,0 +1,310 @@
+//! Small built-in page of the gateway's own replies: HTML, JSON or a line of text, by `Accept`.
+//!
+//! Pure rendering. The template is split at its marks once, so a page costs one allocation and a
+//! few copies: a flood of refusals must not cost more than the requests that pass.
+
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use edgeway_base::accept;
+use http::{HeaderValue, StatusCode};
+
+/// Content of a page.
+#[derive(Clone, Copy, Debug)]
+pub struct Page<'a> {
+    pub status: StatusCode,
+    /// Reason word of the refusal; `null` in JSON if there is none.
+    pub reason: Option<&'a str>,
+    /// Sentence for the reader; the default one of the status if absent.
+    pub detail: Option<&'a str>,
+    /// Id of the request; empty if there is none.
+    pub request_id: &'a str,
+    /// App or site that the reader requested; empty for none.
+    pub app: &'a str,
+}
+
+/// Format of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageFormat {
+    Json,
+    Html,
+    Text,
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// Text of the template between two marks, and the mark after it.
+type TemplatePart = (&'static str, TemplateMark);
+
+#[derive(Clone, Copy)]
+enum TemplateMark {
+    Title,
+    Message,
+    Foot,
+    End,
+}
+
+static TEMPLATE: LazyLock<Box<[TemplatePart]>> = LazyLock::new(|| split(include_str!("page.html")));
+
+fn split(mut rest: &'static str) -> Box<[TemplatePart]> {
+    let mut pieces = Vec::new();
+    while let Some((text, tail)) = rest.split_once("{{") {
+        let (name, tail) = tail.split_once("}}").expect("each mark is closed");
+        let mark = match name {
+            "title" => TemplateMark::Title,
+            "message" => TemplateMark::Message,
+            "foot" => TemplateMark::Foot,
+            _ => unreachable!("page.html has an unknown mark: {name}"),
+        };
+        pieces.push((text, mark));
+        rest = tail;
+    }
+    pieces.push((rest, TemplateMark::End));
+    pieces.into()
+}
+
+impl PageFormat {
+    /// Returns the format that an `Accept` header prefers. Without a preference, as with curl's
+    /// `*/*`, it is text: a person can read it in a terminal and a program need not parse it.
+    pub fn of(accept: Option<&HeaderValue>) -> Self {
+        const OFFERS: &[&str] = &["application/json", "text/html", "text/plain"];
+        match accept.and_then(|value| accept::preferred(value.as_bytes(), OFFERS)) {
+            Some(0) => Self::Json,
+            Some(1) => Self::Html,
+            _ => Self::Text,
+        }
+    }
+}
+
+impl Page<'_> {
+    /// Returns the page's content type and body, in the format that `accept` prefers.
+    pub fn render(&self, accept: Option<&HeaderValue>) -> (HeaderValue, Bytes) {
+        match PageFormat::of(accept) {
+            PageFormat::Json => (JSON, self.json()),
+            PageFormat::Html => self.html(),
+            PageFormat::Text => (TEXT, self.text()),
+        }
+    }
+
+    fn message(&self) -> &str {
+        self.detail.unwrap_or_else(|| sentence(self.status))
+    }
+
+    /// Returns the page's content type and body for a browser.
+    pub fn html(&self) -> (HeaderValue, Bytes) {
+        let mut out = String::with_capacity(2048);
+        for (text, mark) in &**TEMPLATE {
+            out.push_str(text);
+            match mark {
+                TemplateMark::Title => self.put_title(&mut out),
+                TemplateMark::Message => put_escaped(&mut out, self.message()),
+                TemplateMark::Foot => self.put_foot(&mut out),
+                TemplateMark::End => {}
+            }
+        }
+        (HTML, Bytes::from(out))
+    }
+
+    fn put_title(&self, out: &mut String) {
+        out.push_str(self.status.as_str());
+        out.push(' ');
+        out.push_str(phrase(self.status));
+    }
+
+    fn put_foot(&self, out: &mut String) {
+        put_escaped(out, self.app);
+        if !self.request_id.is_empty() {
+            if !self.app.is_empty() {
+                out.push_str(" · ");
+            }
+            out.push_str("Request id ");
+            put_escaped(out, self.request_id);
+        }
+    }
+
+    fn text(&self) -> Bytes {
+        let mut out = String::with_capacity(160);
+        self.put_title(&mut out);
+        out.push_str("\n\n");
+        out.push_str(self.message());
+        out.push('\n');
+        if !self.request_id.is_empty() {
+            out.push_str("Request id: ");
+            out.push_str(self.request_id);
+            out.push('\n');
+        }
+        Bytes::from(out)
+    }
+
+    fn json(&self) -> Bytes {
+        #[derive(serde::Serialize)]
+        struct WholePage<'a> {
+            error: Error<'a>,
+        }
+        #[derive(serde::Serialize)]
+        struct Error<'a> {
+            status: u16,
+            reason: Option<&'a str>,
+            message: &'a str,
+            request_id: Option<&'a str>,
+        }
+        let page = WholePage {
+            error: Error {
+                status: self.status.as_u16(),
+                reason: self.reason,
+                message: self.message(),
+                request_id: Some(self.request_id).filter(|id| !id.is_empty()),
+            },
+        };
+        let mut out = Vec::with_capacity(192);
+        serde_json::to_writer(&mut out, &page).expect("plain text and numbers always print");
+        out.push(b'\n');
+        Bytes::from(out)
+    }
+}
+
+fn phrase(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or("Unknown Status")
+}
+
+/// Returns a sentence about a status for a reader who is not an administrator.
+fn sentence(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        400 => "The request could not be understood.",
+        401 => "Please sign in first.",
+        403 => "This request is not allowed.",
+        404 => "There is nothing at this address.",
+        405 => "This address does not accept this kind of request.",
+        408 => "The request took too long to arrive.",
+        413 => "The request is too large.",
+        414 => "The address of this request is too long.",
+        429 => "Too many requests. Please wait a moment and try again.",
+        431 => "The request's headers are too large.",
+        500 => "Something went wrong on our side.",
+        501 => "This is not supported here.",
+        502 => "The application sent an invalid response. Please try again in a moment.",
+        503 => "The application is not available at the moment. Please try again soon.",
+        504 => "The application took too long to respond. Please try again in a moment.",
+        _ if status.is_server_error() => "This request could not be completed.",
+        _ if status.is_client_error() => "This request was not accepted.",
+        _ => "",
+    }
+}
+
+/// Adds `text` with HTML special characters escaped.
+fn put_escaped(out: &mut String, text: &str) {
+    let mut rest = text;
+    while let Some(at) = rest.find(['&', '<', '>', '"', '\'']) {
+        out.push_str(&rest[..at]);
+        out.push_str(match rest.as_bytes()[at] {
+            b'&' => "&amp;",
+            b'<' => "&lt;",
+            b'>' => "&gt;",
+            b'"' => "&quot;",
+            _ => "&#39;",
+        });
+        rest = &rest[at + 1..];
+    }
+    out.push_str(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: Page<'static> = Page {
+        status: StatusCode::BAD_GATEWAY,
+        reason: Some("upstream_reset"),
+        detail: None,
+        request_id: "abc-1",
+        app: "",
+    };
+
+    fn render(page: &Page<'_>, accept: &str) -> (String, String) {
+        let value = HeaderValue::from_str(accept).unwrap();
+        let (content_type, body) = page.render(Some(&value));
+        (
+            content_type.to_str().unwrap().to_owned(),
+            String::from_utf8(body.to_vec()).unwrap(),
+        )
+    }
+
+    #[test]
+    fn a_browser_gets_a_complete_page_without_scripts_or_outside_files() {
+        let (content_type, body) = render(&PAGE, "text/html,*/*;q=0.8");
+        assert_eq!(content_type, "text/html; charset=utf-8");
+        assert!(body.starts_with("<!doctype html>"), "{body}");
+        assert!(body.contains("<h1>502 Bad Gateway</h1>"), "{body}");
+        assert!(body.contains("Request id abc-1"), "{body}");
+        for absent in ["<script", "http://", "https://", "url(", "{{"] {
+            assert!(!body.contains(absent), "{absent} in {body}");
+        }
+    }
+
+    #[test]
+    fn text_from_outside_is_escaped() {
+        let page = Page {
+            detail: Some("<script>alert('1') & \"x\"</script>"),
+            request_id: "a\"b",
+            app: "<b>",
+            ..PAGE
+        };
+        let (_, html) = render(&page, "text/html");
+        assert!(
+            html.contains("&lt;script&gt;alert(&#39;1&#39;) &amp; &quot;x&quot;&lt;/script&gt;"),
+            "{html}"
+        );
+        assert!(html.contains("&lt;b&gt; · Request id a&quot;b"), "{html}");
+        let (_, json) = render(&page, "application/json");
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(
+            value["error"]["message"],
+            "<script>alert('1') & \"x\"</script>"
+        );
+    }
+
+    #[test]
+    fn a_program_gets_json_of_one_shape() {
+        let (content_type, body) = render(&PAGE, "application/json");
+        assert_eq!(content_type, "application/json");
+        assert_eq!(
+            body,
+            "{\"error\":{\"status\":502,\"reason\":\"upstream_reset\",\"message\":\"The \
+             application sent an invalid response. Please try again in a \
+             moment.\",\"request_id\":\"abc-1\"}}\n"
+        );
+        let bare = Page {
+            reason: None,
+            request_id: "",
+            ..PAGE
+        };
+        let (_, body) = render(&bare, "application/json");
+        assert!(body.contains("\"reason\":null"), "{body}");
+        assert!(body.contains("\"request_id\":null"), "{body}");
+    }
+
+    #[test]
+    fn curl_gets_a_few_lines_of_text() {
+        let (content_type, body) = PAGE.render(None);
+        assert_eq!(content_type, "text/plain; charset=utf-8");
+        assert_eq!(
+            body,
+            "502 Bad Gateway\n\nThe application sent an invalid response. Please try again in a \
+             moment.\nRequest id: abc-1\n"
+        );
+        assert_eq!(render(&PAGE, "*/*").1.as_bytes(), body);
+    }
+
+    #[test]
+    fn each_status_has_a_text() {
+        for code in 400..600 {
+            let page = Page {
+                status: StatusCode::from_u16(code).unwrap(),
+                ..PAGE
+            };
+            assert!(!page.message().is_empty(), "{code}");
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! Start of a request: identifies its client, target and route, and runs it through its filters.
+
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
+
+use edgeway_config::model::App;
+use edgeway_core::chain::{
+    Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
+    TlsParameters, Verdict,
+    host::{normalise_host, public_host, requested_host},
+};
+use edgeway_gateway::{Gateway, Route};
+use edgeway_routes::{self as routes, Action, LiteralMatch, Params, Target};
+use http::{HeaderValue, header};
+use pingora::http::RequestHeader;
+use pingora_proxy::Session;
+
+use super::{
+    challenge,
+    context::{self, AdditionalGuards, Context, RefusedBy},
+    error::Failure,
+    forwarded::{self, Forwarding},
+    guard, http2, releases, reroute, to_https, trace, websocket,
+};
+use crate::connection::{ClientCertificateStatus, Connection, header_texts::ConnectionText};
+
+/// Result of running a request through its filters.
+pub(super) enum FilterOutcome {
+    /// A filter, or the route's action, returned a reply.
+    Reply(Box<Reply>),
+    /// The next filter needs this many bytes of the body.
+    Body(usize),
+    Passed,
+}
+
+/// Returns the gateway's own reply to a request on `connection`, before any filter runs, or `None`
+/// if the request may go on.
+pub(super) async fn own_reply(
+    request: &mut RequestHeader,
+    connection: Option<Arc<Connection>>,
+    ctx: &mut Context,
+) -> Option<Box<Reply>> {
+    if challenge::is_asked(request, ctx) {
+        // Boxed, because otherwise every request's future would be as large.
+        let reply = Box::pin(challenge::respond(request, connection.as_deref(), ctx)).await;
+        if reply.is_some() {
+            return reply;
+        }
+    }
+    let begun = begin(request, connection, ctx);
+    trace::routed(&mut ctx.facts);
+    match begun {
+        Ok(()) => None,
+        Err(reply) => {
+            // The request filters never see this request, but the log must show it.
+            ctx.facts.request_id = ctx.facts.new_request_id();
+            Some(reply)
+        }
+    }
+}
+
+/// Adds `Connection: close` to a response on a connection that drains, so that the client opens
+/// another one for its next request. On HTTP/2 the loop of the connection does it.
+pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
+    if is_draining(ctx) {
+        session.set_keepalive(None);
+    }
+}
+
+/// Returns true if the client's connection ends after this request.
+pub(super) fn is_draining(ctx: &Context) -> bool {
+    let connection = ctx.connection.as_ref();
+    connection.is_some_and(|connection| connection.listener.is_draining())
+}
+
+/// Sets the client, target, route and class that later hooks use. Returns the reply to a request
+/// that goes no further.
+fn begin(
+    request: &mut RequestHeader,
+    connection: Option<Arc<Connection>>,
+    ctx: &mut Context,
+) -> Result<(), Box<Reply>> {
+    let connection = connection.ok_or(Failure::Internal)?;
+    let is_http2 = request.version == http::Version::HTTP_2;
+    identify(request, &connection, ctx);
+    let is_trusted = ctx.facts.client.is_trusted;
+    forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
+    ctx.watch = Some(connection.request_watch(is_http2));
+    if request.method != http::Method::GET && request.headers.contains_key(header::EXPECT) {
+        connection.pace.hold();
+    }
+    let connection = ctx.connection.insert(connection);
+    ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;
+    if is_http2 {
+        let listener = connection.listener.config();
+        http2::settle(request, &listener, &connection.text)?;
+    }
+
+    let normal =
+        routes::normalise(request.raw_path(), ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
+    let has_spellings = normal.has_spellings;
+    let authority = normal.authority.map(<[u8]>::to_vec);
+    if let Some(target) = normal.rewritten() {
+        let set = request.set_raw_path(&target);
+        set.map_err(|_| Failure::BadPath)?;
+        if let Some(authority) = authority {
+            // RFC 9112, 3.2.2: the authority of the target takes precedence, and replaces `Host`.
+            let value = HeaderValue::from_bytes(&authority).map_err(|_| Failure::BadRequest)?;
+            let inserted = request.insert_header(header::HOST, value);
+            inserted.map_err(|_| Failure::BadRequest)?;
+        }
+    }
+
+    let text = ctx.connection.as_ref().map(|connection| &connection.text);
+    let sent = request.headers.get(header::HOST);
+    // Hosts that the connection remembers are normal.
+    let known = text.zip(sent).and_then(|(text, sent)| text.host(sent));
+    if known.is_none() {
+        normalise_host(request, &ctx.facts.client);
+    }
+    if ctx.gateway.reserved.is_read() {
+        write_forwarding(request, ctx);
+    }
+    let host = match known {
+        Some(known) => Cow::Borrowed(&*known.name),
+        None => host_name(request, &ctx.facts.client, text)?,
+    };
+    if ctx
+        .connection
+        .as_ref()
+        .is_some_and(|c| c.is_misdirected(&host))
+    {
+        return Err(Failure::WrongName.into());
+    }
+    let target = Target {
+        listener: &ctx.facts.client.listener,
+        ..Target::new(&host, request.raw_path())
+    };
+    if ctx.guarded.is_suspicious()
+        && let Some(reply) = guard::challenge(ctx, request, &target)
+    {
+        return Err(reply);
+    }
+    ctx.facts.class = routes::classify(target.path, request);
+    let mut found = ctx.gateway.table.find(&target, request, &mut ctx.params);
+    if let Some(literal) = &mut found
+        && (!literal.also.is_empty()
+            || ctx.gateway.table.lacks_guards(literal.route, has_spellings))
+    {
+        let lookup = (&target, &*request, has_spellings);
+        ctx.also = guarded(&ctx.gateway, literal, lookup, &mut ctx.params);
+    }
+    let found = found.map(|literal| literal.route);
+    if found.is_none() && !ctx.gateway.table.serves_host(&host) {
+        return Err(Failure::UnknownHost.into());
+    }
+    let redirect = ctx.connection.as_ref().and_then(|connection| {
+        let listener = connection.listener.config();
+        to_https::reply(
+            listener.redirect.as_ref()?,
+            request,
+            target.path,
+            &ctx.facts.client,
+        )
+    });
+    if let Some(index) = found {
+        if ctx.gateway.reserved.passes_overrides()
+            && let Some(route) = ctx.gateway.route(index)
+        {
+            forwarded::keep_passing(request, &route.pass_headers);
+        }
+        if !ctx.gateway.reserved.is_read() && reads_written(ctx, index) {
+            write_forwarding(request, ctx);
+        }
+        ctx.enter(index, request);
+    }
+    match redirect {
+        Some(reply) => Err(reply),
+        None if found.is_none() => Err(Failure::NoRoute.into()),
+        None if context::route(&ctx.gateway, ctx.route).is_some_and(Route::leads_on) => {
+            reroute::follow_rules(request, ctx)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Finds the route of a request whose target is a new one, and assigns the request to it.
+pub(super) fn locate(request: &RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
+    let text = ctx.connection.as_ref().map(|connection| &connection.text);
+    let host = host_name(request, &ctx.facts.client, text)?;
+    let target = Target {
+        listener: &ctx.facts.client.listener,
+        ..Target::new(&host, request.raw_path())
+    };
+    ctx.facts.class = routes::classify(target.path, request);
+    let found = ctx.gateway.table.find(&target, request, &mut ctx.params);
+    let mut literal = found.ok_or(Failure::NoRoute)?;
+    ctx.also = None;
+    if !literal.also.is_empty() || ctx.gateway.table.lacks_guards(literal.route, true) {
+        let lookup = (&target, request, true);
+        ctx.also = guarded(&ctx.gateway, &mut literal, lookup, &mut ctx.params);
+    }
+    ctx.enter(literal.route, request);
+    Ok(())
+}
+
+/// Sets the client of the request, and begins its trace. Reads what is removed afterwards.
+fn identify(request: &RequestHeader, connection: &Connection, ctx: &mut Context) {
+    if !ctx.gateway.app_releases.is_empty() {
+        releases::note_warm_up(request, ctx);
+    }
+    ctx.facts.client = client(request, connection, &ctx.gateway);
+    if ctx.warm_up.is_some() {
+        // It repeats requests that trusted proxies forwarded, as one of them.
+        let own = connection.scheme();
+        ctx.facts.client.scheme = forwarded::forwarded_scheme(request).unwrap_or(own);
+        ctx.facts.client.is_trusted = true;
+    }
+    trace::begin(&ctx.gateway, request, &mut ctx.facts);
+}
+
+/// Returns true if filters on the request's way read headers that the gateway writes.
+fn reads_written(ctx: &Context, route: usize) -> bool {
+    let reads = |index| {
+        ctx.gateway
+            .route(index)
+            .is_some_and(|route| route.reads_written)
+    };
+    let also = ctx.also.as_deref();
+    reads(route) || also.is_some_and(|also| also.routes.iter().any(|(index, _)| reads(*index)))
+}
+
+/// Returns the name of the requested host, as routes match it.
+fn host_name<'a>(
+    request: &'a RequestHeader,
+    client: &Client,
+    text: Option<&'a ConnectionText>,
+) -> Result<Cow<'a, str>, Failure> {
+    let raw = request.headers.get(header::HOST);
+    let named = requested_host(request);
+    // These values are shared with other clients, so only what `Host` itself says counts.
+    let own = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());
+    let (Some(text), Some(own)) = (text, own) else {
+        return routes::host_of(named).map_err(|_| Failure::BadHost);
+    };
+    if let Some(known) = text.recall_host(own, client.scheme) {
+        return Ok(Cow::Borrowed(&known.name));
+    }
+    let host = routes::host_of(named).map_err(|_| Failure::BadHost)?;
+    text.remember_host(|| forwarded::host_text(own, client.scheme, &host));
+    Ok(host)
+}
+
+/// Writes the forwarding headers into the request, because not only backends read them there.
+#[cold]
+fn write_forwarding(request: &mut RequestHeader, ctx: &Context) {
+    let Some(connection) = &ctx.connection else {
+        return;
+    };
+    let who = forwarding(ctx, connection);
+    forwarded::write(request, &who);
+}
+
+/// Returns the forwarding information about the request's client.
+pub(super) fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c> {
+    Forwarding {
+        client: &ctx.facts.client,
+        trusted: &ctx.gateway.trusted,
+        text: &connection.text,
+        shown: connection.shown(),
+        app: App::None,
+        is_websocket: false,
+        takes_trailers: false,
+        is_written: false,
+    }
+}
+
+/// Finds routes that guard a request besides its own route: those that some app would select for
+/// its path, and those that would match another of several values of the same name. One of them
+/// becomes the route if it leads to the same app.
+#[cold]
+fn guarded(
+    gateway: &Gateway,
+    literal: &mut LiteralMatch,
+    (target, head, has_spellings): (&Target<'_>, &RequestHeader, bool),
+    params: &mut Params,
+) -> Option<Box<AdditionalGuards>> {
+    let table = &gateway.table;
+    if table.lacks_guards(literal.route, has_spellings)
+        && let Some(guarded) = table.guarded(target, head, literal, params)
+    {
+        literal.route = guarded.route;
+        literal.also = guarded.also;
+    }
+    let mut covered = gateway.route(literal.route)?.guarding.guards.clone();
+    let routes = literal.also.iter().filter_map(|index| {
+        let route = gateway.route(*index)?;
+        Some((*index, route.guards_beside(&mut covered)))
+    });
+    let routes: VecDeque<_> = routes.collect();
+    (!routes.is_empty()).then(|| {
+        Box::new(AdditionalGuards {
+            routes,
+            round: HookProgress::default(),
+        })
+    })
+}
+
+/// Runs the guards of other routes, if there are any. Returns `None` once the request has passed.
+async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<FilterOutcome> {
+    let Context {
+        gateway,
+        facts,
+        also,
+        refused_by,
+        ..
+    } = ctx;
+    let others = also.as_mut()?;
+    while let Some((index, chain)) = others.routes.front() {
+        let mut ex = Exchange {
+            head: request,
+            facts: &mut *facts,
+        };
+        match chain.on_request(&mut ex, &mut others.round).await {
+            HookOutcome::Over(Verdict::Next) => {}
+            HookOutcome::Over(Verdict::Reply(reply)) => {
+                *refused_by = Some(RefusedBy::Other);
+                return Some(FilterOutcome::Reply(reply));
+            }
+            HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
+        }
+        let refusal = gateway.route(*index).and_then(|route| {
+            if route.is_internal && facts.rerouted.is_none() {
+                return Some(Failure::NoRoute.reply());
+            }
+            route.refusal(request, facts)
+        });
+        if let Some(reply) = refusal {
+            *refused_by = Some(RefusedBy::Other);
+            return Some(FilterOutcome::Reply(Box::new(reply)));
+        }
+        others.routes.pop_front();
+        others.round = HookProgress::default();
+    }
+    *also = None;
+    None
+}
+
+/// Runs the request filters, starting at `round`, and then the route's action.
+pub(super) async fn filter(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    round: &mut HookProgress,
+) -> FilterOutcome {
+    if ctx.also.is_some() {
+        // Boxed, because otherwise every request's future would be as large.
+        if let Some(filtered) = Box::pin(pass_others(request, ctx)).await {
+            return filtered;
+        }
+    }
+    let (chain, mut ex) = ctx.exchange(request);
+    match chain.on_request(&mut ex, round).await {
+        HookOutcome::Over(Verdict::Next) => match act(request, ctx) {
+            Some(reply) => FilterOutcome::Reply(reply),
+            None => FilterOutcome::Passed,
+        },
+        HookOutcome::Over(Verdict::Reply(reply)) => {
+            ctx.refused_by = Some(RefusedBy::Own);
+            FilterOutcome::Reply(reply)
+        }
+        HookOutcome::Body(most) => FilterOutcome::Body(most),
+    }
+}
+
+/// Applies the route's action. Returns a reply if the action is one.
+fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
+    let is_upgrade = websocket::is_asked_for(request);
+    let Context {
+        gateway,
+        route,
+        params,
+        facts,
+        upstream,
+        timeouts,
+        is_websocket,
+        ..
+    } = ctx;
+    let chain = context::chain(gateway, *route);
+    let ex = Exchange {
+        head: request,
+        facts,
+    };
+    let route = context::route(gateway, *route)?;
+    let action = &route.action;
+    let forward = match action {
+        Action::Forward(forward) => forward,
+        Action::Redirect(redirect) => {
+            let host = public_host(request, &ex.facts.client);
+            let target = Target::new(host, request.raw_path());
+            return Some(Box::new(redirect.reply(&target, params)));
+        }
+        Action::Respond(respond) => return Some(Box::new(respond.reply(request))),
+        Action::Files(_) => return None,
+    };
+    if is_upgrade && !forward.ignores_upgrades {
+        if forward.websocket.is_none() {
+            // Once for each route and configuration: clients may ask as often as they like.
+            route.websocket_hint.call_once(|| {
+                log::warn!(
+                    route = &*route.name;
+                    "WebSocket refused: the route lacks `websocket: true`"
+                );
+            });
+            return Some(Box::new(Failure::WebsocketOff.reply()));
+        }
+        if let Err(failure) = websocket::check_request(request) {
+            return Some(Box::new(failure.reply()));
+        }
+        *is_websocket = true;
+    }
+    if chain.has(Phase::Route)
+        && let Some(name) = chain.on_route(&ex)
+    {
+        match gateway.upstreams.get(&name) {
+            Some(chosen) => *upstream = Some(Arc::clone(chosen)),
+            None => log::warn!(upstream = &*name; "a filter chose an upstream that does not exist"),
+        }
+    }
+    if *is_websocket && upstream.as_ref().is_some_and(|u| u.is_h2()) {
+        // Another filter chose the upstream. The one in the configuration was checked at load time.
+        return Some(Box::new(Failure::Upgrade.reply()));
+    }
+    if let (Some(own), Some(upstream)) = (&forward.timeouts, upstream) {
+        *timeouts = Some(Box::new(upstream.timeouts.with(own)));
+    }
+    None
+}
+
+/// Prepares Pingora's session before anything is known of the request.
+pub(super) fn enter(session: &mut Session, connection: Option<&Connection>) {
+    if session.req_header().version != http::Version::HTTP_2 {
+        return;
+    }
+    if let Some(connection) = connection {
+        let listener = connection.listener.config();
+        // A client that reads only its other streams leaves this response waiting.
+        session.set_write_timeout(Some(listener.limits.send_timeout));
+    }
+}
+
+/// Prepares the session of a request that goes to a backend.
+pub(super) fn settle(session: &mut Session) {
+    // Disables Pingora's timeouts on the client side of a tunnel or a long response: the deadlines
+    // of `connection::deadline` see both sides.
+    session.set_read_timeout(None);
+}
+
+/// Returns the connection that the request arrived on.
+pub(super) fn connection(session: &Session) -> Option<Arc<Connection>> {
+    let digest = session.as_downstream().digest()?.proxy_digest.as_ref()?;
+    let connection = digest
+        .user_data
+        .as_ref()?
+        .downcast_ref::<Arc<Connection>>()?;
+    Some(Arc::clone(connection))
+}
+
+/// Returns the client of a request with these headers on this connection.
+pub(super) fn client(
+    request: &RequestHeader,
+    connection: &Connection,
+    gateway: &Gateway,
+) -> Client {
+    let who = forwarded::resolve_client(
+        request,
+        connection.peer,
+        connection.scheme(),
+        &gateway.trusted,
+    );
+    Client {
+        ip: who.ip,
+        peer: connection.peer,
+        port: connection.peer_port,
+        is_trusted: who.is_trusted,
+        scheme: who.scheme,
+        protocol: match request.version {
+            http::Version::HTTP_10 | http::Version::HTTP_09 => Protocol::Http10,
+            http::Version::HTTP_2 => Protocol::Http2,
+            _ => Protocol::Http11,
+        },
+        listener: Arc::clone(&connection.listener.name),
+        listener_port: connection.listener.port,
+        certificate: match connection.tls.as_ref().map(|_| connection.shown()) {
+            None | Some(ClientCertificateStatus::NotAsked) => Certificate::NotAsked,
+            Some(ClientCertificateStatus::Nothing) => Certificate::Absent,
+            Some(ClientCertificateStatus::Verified(shown)) => {
+                Certificate::Verified(Arc::clone(shown))
+            }
+        },
+        tls: connection.tls.as_ref().map(|tls| TlsParameters {
+            version: tls.version,
+            cipher: tls.cipher,
+            alpn: tls.alpn,
+            server_name: tls.name.clone(),
+        }),
+    }
+}

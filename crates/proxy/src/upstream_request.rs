@@ -1,0 +1,124 @@
+//! Method and body of a request to a backend, where the route has its own in place of the client's
+//! (`upstream_request`).
+//!
+//! The relay reads the client's body before it asks a backend, so that a filter that refuses the
+//! body refuses the request. Pingora's proxy reads it meanwhile.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use edgeway_core::chain::{Exchange, Protocol};
+use edgeway_gateway::Gateway;
+use edgeway_routes::{Action, UpstreamRequest};
+use http::{HeaderName, HeaderValue, Method, header};
+use pingora::{Result, http::RequestHeader};
+
+use super::context::{self, Context, RoutePlacement};
+
+/// Headers that belong to the client's body.
+const OF_BODY: [HeaderName; 8] = [
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::CONTENT_ENCODING,
+    header::CONTENT_RANGE,
+    header::TRAILER,
+    header::EXPECT,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("repr-digest"),
+];
+
+fn of(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&UpstreamRequest> {
+    let Action::Forward(forward) = &context::route(gateway, place)?.action else {
+        return None;
+    };
+    forward.request.as_deref()
+}
+
+/// Returns true if no backend gets the client's body.
+pub(super) fn replaces_body(ctx: &Context) -> bool {
+    of(&ctx.gateway, ctx.route).is_some_and(UpstreamRequest::replaces_body)
+}
+
+/// Returns true if backends get the method of the route.
+pub(super) fn has_method(ctx: &Context) -> bool {
+    of(&ctx.gateway, ctx.route).is_some_and(|own| own.method.is_some())
+}
+
+/// Returns true if the method that a backend gets is an idempotent one (RFC 9110, 9.2.2), as far as
+/// the route chooses it.
+pub(super) fn is_idempotent(ctx: &Context) -> bool {
+    let method = of(&ctx.gateway, ctx.route).and_then(|own| own.method.as_ref());
+    method.is_none_or(Method::is_idempotent)
+}
+
+/// Writes method and body of the route into `request`, the copy of the client's `original` for an
+/// attempt.
+pub(super) fn write(
+    original: &RequestHeader,
+    request: &mut RequestHeader,
+    ctx: &mut Context,
+) -> Result<()> {
+    let Context {
+        gateway,
+        route,
+        facts,
+        early,
+        ..
+    } = ctx;
+    let Some(own) = of(gateway, *route) else {
+        return Ok(());
+    };
+    if let Some(method) = &own.method {
+        request.set_method(method.clone());
+    }
+    let ex = Exchange {
+        head: original,
+        facts,
+    };
+    let Some(body) = own.body(&ex) else {
+        return Ok(());
+    };
+    for name in &OF_BODY {
+        request.remove_header(name);
+    }
+    let expects_body = matches!(request.method, Method::POST | Method::PUT | Method::PATCH);
+    if expects_body || !body.is_empty() {
+        // RFC 9110, 8.6: also of an empty one, with a method that usually has one.
+        request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))?;
+    }
+    early.replacement = Some(Box::new(body));
+    Ok(())
+}
+
+/// Names the length of a body that is left out of a request whose client has one. Pingora would
+/// send an empty one in chunks.
+pub(super) fn state_length(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    if ctx.early.replacement.is_some() && !request.headers.contains_key(header::CONTENT_LENGTH) {
+        request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
+    }
+    Ok(())
+}
+
+/// Puts the body of the route in place of a piece of the client's. The last piece has all of it.
+pub(super) fn replace(piece: &mut Option<Bytes>, is_last: bool, ctx: &Context) {
+    if let Some(own) = &ctx.early.replacement {
+        let own = if is_last {
+            Bytes::clone(own)
+        } else {
+            Bytes::new()
+        };
+        *piece = Some(own);
+    }
+}
+
+/// Returns the time within which `received` bytes of a stream's body must have come; `None` if the
+/// connection itself measures it, or nothing does.
+pub(super) fn body_time(received: u64, ctx: &Context) -> Option<Duration> {
+    if ctx.facts.client.protocol != Protocol::Http2 {
+        return None;
+    }
+    let listener = ctx.connection.as_ref()?.listener.config();
+    let limits = &listener.limits;
+    let seconds = received.checked_div(limits.body_rate)?;
+    Some(limits.body_grace + Duration::from_secs(seconds))
+}

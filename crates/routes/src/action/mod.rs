@@ -1,0 +1,278 @@
+//! Actions of routes: forward, redirect, respond, serve files, with rewrites.
+
+mod files;
+mod host;
+mod redirect;
+mod respond;
+mod rewrite;
+mod upstream_request;
+
+use std::{sync::Arc, time::Duration};
+
+use edgeway_config::{
+    diagnostic::{Place, closest},
+    model::{RouteConfig, RouteTimeoutsConfig},
+    tree::Spanned,
+};
+use edgeway_core::chain::CompileContext;
+use edgeway_files::Files;
+
+use crate::values::Names;
+
+pub use self::{
+    files::{Otherwise, ServeFiles},
+    host::HostHeader,
+    respond::Respond,
+    upstream_request::UpstreamRequest,
+};
+pub(crate) use self::{redirect::Redirect, rewrite::Rewrite};
+
+use super::{ParamNames, RouteProblem, Slashes};
+
+/// The action of a route, exactly one of these.
+#[derive(Debug)]
+pub enum Action {
+    /// Sends the request to an upstream.
+    Forward(Forward),
+    Redirect(Redirect),
+    Respond(Respond),
+    Files(ServeFiles),
+}
+
+/// The upstream of a route, with its rewrite and WebSocket settings.
+#[derive(Debug)]
+pub struct Forward {
+    pub upstream: Arc<str>,
+    pub rewrite: Option<Rewrite>,
+    /// `None` if the backend gets the client's own `Host`.
+    pub host: Option<HostHeader>,
+    /// `None` if upgrades are refused or ignored.
+    pub websocket: Option<Websocket>,
+    /// True to pass requests for a WebSocket on as ordinary ones.
+    pub ignores_upgrades: bool,
+    /// Time limits in place of the upstream's.
+    pub timeouts: Option<Box<RouteTimeoutsConfig>>,
+    /// Files that are served in place of the upstream, where there is one at the path.
+    pub files: Option<Box<Files>>,
+    /// Method and body in place of the client's.
+    pub request: Option<Box<UpstreamRequest>>,
+}
+
+/// Settings of allowed WebSocket upgrades.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Websocket {
+    /// Longest silence of both sides, if the route sets one.
+    pub idle: Option<Duration>,
+}
+
+impl Action {
+    /// Compiles the action of a route. Problems go to `cx`, and `None` means that one was reported,
+    /// there or by the route table.
+    pub fn compile(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        check_shape(config, cx)?;
+        let names = ParamNames::of(&config.matches.value);
+        if let Some(redirect) = &config.redirect {
+            let compiled = Redirect::compile(&redirect.value, &names);
+            return reported(compiled, "edgeway::route::bad_redirect", redirect.place, cx)
+                .flatten()
+                .map(Self::Redirect);
+        }
+        if let Some(respond) = &config.respond {
+            return Respond::compile(&respond.value, respond.place, cx).map(Self::Respond);
+        }
+        if let Some(files) = &config.files
+            && config.upstream.is_none()
+        {
+            let compiled = ServeFiles::compile(&files.value, files.place, cx);
+            let rewrite = rewrite(config, &names, cx)?;
+            return compiled.map(|files| Self::Files(files.with_rewrite(rewrite)));
+        }
+        let upstream = config.upstream.as_ref()?;
+        let is_known = check_upstream(&upstream.value, upstream.place, cx);
+        let rewrite = rewrite(config, &names, cx)?;
+        let host = host(config, cx)?;
+        let timeouts = timeouts(config, cx)?;
+        let files = match &config.files {
+            Some(files) => Some(ServeFiles::before_upstream(&files.value, files.place, cx)?),
+            None => None,
+        };
+        let request = match &config.upstream_request {
+            Some(sent) => Some(UpstreamRequest::compile(
+                &sent.value,
+                sent.place,
+                config,
+                cx,
+            )?),
+            None => None,
+        };
+        let websocket = config.websocket.as_ref();
+        let ignores_upgrades = websocket.is_some_and(|w| !w.value.enabled && !w.value.refuse);
+        let websocket = websocket.filter(|w| w.value.enabled);
+        is_known.then(|| {
+            Self::Forward(Forward {
+                upstream: Arc::from(upstream.value.as_str()),
+                rewrite,
+                host,
+                websocket: websocket.map(|websocket| Websocket {
+                    idle: websocket.value.idle.map(|idle| idle.0),
+                }),
+                ignores_upgrades,
+                timeouts: timeouts.map(Box::new),
+                files: files.map(Box::new),
+                request: request.map(Box::new),
+            })
+        })
+    }
+}
+
+/// Compiles the `host_header` of a route. `None` means that a problem was reported.
+#[expect(clippy::option_option, reason = "an error, no host, or one")]
+fn host(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Option<HostHeader>> {
+    let Some(host) = &config.host_header else {
+        return Some(None);
+    };
+    let compiled = Names::with(cx, |names| HostHeader::compile(&host.value, names));
+    reported(compiled, "edgeway::route::bad_host_header", host.place, cx)
+}
+
+/// Checks the time limits of a route. `None` means that a problem was reported.
+#[expect(clippy::option_option, reason = "an error, no limits, or some")]
+fn timeouts(
+    config: &RouteConfig,
+    cx: &mut CompileContext<'_>,
+) -> Option<Option<RouteTimeoutsConfig>> {
+    let Some(Spanned { value, place }) = &config.timeouts else {
+        return Some(None);
+    };
+    let all = [
+        ("connect", value.connect),
+        ("first_byte", value.first_byte),
+        ("idle", value.idle),
+        ("stream_idle", value.stream_idle),
+        ("total", value.total),
+    ];
+    let mut is_well = true;
+    for (name, time) in all {
+        if time.is_some_and(|time| time.0.is_zero()) {
+            is_well = false;
+            cx.report_at(
+                *place,
+                "edgeway::route::zero_timeout",
+                format!("`timeouts.{name}` must be more than zero"),
+                "write how long to wait at most, such as `30s`",
+            );
+        }
+    }
+    is_well.then(|| Some(value.clone()))
+}
+
+/// Compiles the rewrite of a route, if it has one. `None` means that a problem was reported.
+#[expect(clippy::option_option, reason = "an error, no rewrite, or one")]
+fn rewrite(
+    config: &RouteConfig,
+    names: &ParamNames,
+    cx: &mut CompileContext<'_>,
+) -> Option<Option<Rewrite>> {
+    let Some(rewrite) = &config.rewrite else {
+        return Some(None);
+    };
+    let compiled = Rewrite::compile(&rewrite.value, names, slashes(cx));
+    let compiled = reported(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
+    compiled.flatten().map(Some)
+}
+
+/// Returns the slash treatment of the configuration.
+fn slashes(cx: &CompileContext<'_>) -> Slashes {
+    cx.shared.get().map(|slashes| *slashes).unwrap_or_default()
+}
+
+/// Checks that a route has exactly one action (or files before an upstream), and that `rewrite` and `websocket` are used only
+/// with an action that they change.
+fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> {
+    const CODE: &str = "edgeway::route::action";
+    let actions: Vec<(&str, Place)> = [
+        ("upstream", config.upstream.as_ref().map(|s| s.place)),
+        ("redirect", config.redirect.as_ref().map(|s| s.place)),
+        ("respond", config.respond.as_ref().map(|s| s.place)),
+        ("files", config.files.as_ref().map(|s| s.place)),
+    ]
+    .into_iter()
+    .filter_map(|(key, place)| Some((key, place?)))
+    .collect();
+    let action = match actions[..] {
+        [(action, _)] => Some(action),
+        // What is no file goes to the upstream.
+        [("upstream", _), ("files", _)] => Some("upstream"),
+        _ => None,
+    };
+    let Some(action) = action else {
+        let (place, message) = match actions[..] {
+            [(first, _), (second, place), ..] => (
+                place,
+                format!("a route has one action, this one has `{first}` and `{second}`"),
+            ),
+            _ => (cx.place, "this route has no action".to_owned()),
+        };
+        let help = "give it one of `upstream`, `redirect`, `respond` and `files`";
+        cx.report_at(place, CODE, message, help);
+        return None;
+    };
+    let sent = config.upstream_request.as_ref().map(|s| s.place);
+    let extras = [
+        ("upstream_request", sent),
+        ("rewrite", config.rewrite.as_ref().map(|s| s.place)),
+        ("websocket", config.websocket.as_ref().map(|s| s.place)),
+        ("host_header", config.host_header.as_ref().map(|s| s.place)),
+        ("timeouts", config.timeouts.as_ref().map(|s| s.place)),
+    ];
+    let mut is_well = true;
+    for (key, place) in extras {
+        let allows = action == "upstream" || (action == "files" && key == "rewrite");
+        if let Some(place) = place
+            && !allows
+        {
+            let message = format!("`{key}` has no effect with `{action}`");
+            let needs = match key {
+                "rewrite" => "an `upstream` or `files`",
+                _ => "an `upstream`",
+            };
+            cx.report_at(
+                place,
+                CODE,
+                message,
+                format!("`{key}` needs {needs}: leave it out"),
+            );
+            is_well = false;
+        }
+    }
+    is_well.then_some(())
+}
+
+fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) -> bool {
+    if cx.upstreams.iter().any(|known| known == name) {
+        return true;
+    }
+    let known = || cx.upstreams.iter().map(String::as_str);
+    let help = match closest(name, known()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if cx.upstreams.is_empty() => format!("add it: `upstreams: {{ {name}: … }}`"),
+        None => format!("there are `{}`", known().collect::<Vec<_>>().join("`, `")),
+    };
+    let message = format!("unknown upstream `{name}`");
+    cx.report_at(place, "edgeway::route::unknown_upstream", message, help);
+    false
+}
+
+fn reported<T>(
+    result: Result<T, RouteProblem>,
+    code: &'static str,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Option<T> {
+    result
+        .map_err(|problem| cx.report_at(place, code, problem.message, problem.help))
+        .ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,375 @@
+//! Predicates of a route on method, listener, headers, query and cookies, and their order by
+//! specificity.
+
+use std::{cmp::Reverse, fmt};
+
+use edgeway_base::query::{cookie_values, form_values};
+use edgeway_config::{
+    diagnostic::{Diagnostic, Diagnostics, Place, closest},
+    model::MatchConfig,
+    tree::Spanned,
+};
+use http::{HeaderName, Method, header};
+use pingora::http::RequestHeader;
+use regex::bytes::Regex;
+
+use super::{RouteProblem, Target};
+
+/// Conditions of a route that all must hold.
+#[derive(Clone, Debug)]
+pub(super) struct Predicates {
+    /// Accepted methods; any if empty.
+    methods: Vec<Method>,
+    /// Accepted listeners; any if empty.
+    listeners: Vec<Box<str>>,
+    headers: Vec<(HeaderName, PredicateCondition)>,
+    queries: Vec<(Vec<u8>, PredicateCondition)>,
+    cookies: Vec<(Vec<u8>, PredicateCondition)>,
+    rank: Rank,
+    /// True if the route has access control. If a name has several values, an app may use any of
+    /// them: such a route takes the request if one value fits, so that no other value bypasses it,
+    /// and an open route only if all fit, so that no other value enters it.
+    is_guarded: bool,
+}
+
+/// Result of comparing a request with the predicates of a route.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PredicateResult<'a> {
+    Yes,
+    /// Several values of one name, of which some fit: the app decides which one it uses.
+    /// `is_taken`: the route takes the request nevertheless.
+    Unclear {
+        is_taken: bool,
+    },
+    No(FailedPredicate<'a>),
+}
+
+#[derive(Clone, Debug)]
+enum PredicateCondition {
+    Exact(Vec<u8>),
+    Like(Regex),
+    Any,
+}
+
+/// Order in which routes of one host and path are compared: least first.
+///
+/// Equal ranks mean equal predicates.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    count: Reverse<usize>,
+    headers: Reverse<usize>,
+    queries: Reverse<usize>,
+    cookies: Reverse<usize>,
+    methods: usize,
+    listeners: usize,
+    any_values: usize,
+    like_values: usize,
+    text: Vec<String>,
+}
+
+/// The first condition that did not hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum FailedPredicate<'a> {
+    Method(&'a [Method]),
+    Listener(&'a [Box<str>]),
+    Header(&'a HeaderName),
+    Query(&'a [u8]),
+    Cookie(&'a [u8]),
+}
+
+const METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT",
+];
+
+impl Predicates {
+    /// Compiles the valid predicates, and reports invalid ones.
+    pub(super) fn compile(config: &MatchConfig, diagnostics: &mut Diagnostics) -> Self {
+        let mut read = Reader {
+            diagnostics,
+            text: Vec::new(),
+        };
+        let methods = read.methods(&config.method.0);
+        let listeners = read.listeners(&config.listener.0);
+        let headers = read.list("header", &config.header, header_name);
+        let queries = read.list("query", &config.query, query_name);
+        let cookies = read.list("cookie", &config.cookie, cookie_name);
+        let wants = || {
+            let headers = headers.iter().map(|(_, want)| want);
+            let others = queries.iter().chain(&cookies).map(|(_, want)| want);
+            headers.chain(others)
+        };
+        let rank = Rank {
+            count: Reverse(
+                wants().count()
+                    + usize::from(!methods.is_empty())
+                    + usize::from(!listeners.is_empty()),
+            ),
+            headers: Reverse(headers.len()),
+            queries: Reverse(queries.len()),
+            cookies: Reverse(cookies.len()),
+            methods: methods.len(),
+            listeners: listeners.len(),
+            any_values: wants()
+                .filter(|w| matches!(w, PredicateCondition::Any))
+                .count(),
+            like_values: wants()
+                .filter(|w| matches!(w, PredicateCondition::Like(_)))
+                .count(),
+            text: read.text,
+        };
+        Self {
+            methods,
+            listeners,
+            headers,
+            queries,
+            cookies,
+            rank,
+            is_guarded: false,
+        }
+    }
+
+    pub(super) fn guard(&mut self, is_guarded: bool) {
+        self.is_guarded = is_guarded;
+    }
+
+    pub(super) fn rank(&self) -> &Rank {
+        &self.rank
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.rank.count.0 == 0
+    }
+
+    /// Compares a request with every condition.
+    pub(super) fn fit(&self, target: &Target<'_>, request: &RequestHeader) -> PredicateResult<'_> {
+        if !self.methods.is_empty() && !self.methods.contains(&request.method) {
+            return PredicateResult::No(FailedPredicate::Method(&self.methods));
+        }
+        if !self.listeners.is_empty()
+            && !self.listeners.iter().any(|name| **name == *target.listener)
+        {
+            return PredicateResult::No(FailedPredicate::Listener(&self.listeners));
+        }
+        let mut fit = PredicateResult::Yes;
+        for (name, want) in &self.headers {
+            let values = request.headers.get_all(name).iter();
+            match of_several(values.map(|value| want.takes(value.as_bytes()))) {
+                Some(true) => {}
+                Some(false) => fit = fit.unclear(true),
+                None => return PredicateResult::No(FailedPredicate::Header(name)),
+            }
+        }
+        for (name, want) in &self.queries {
+            let values = form_values(target.query.unwrap_or_default(), name);
+            match of_several(values.map(|value| want.takes(&value))) {
+                Some(true) => {}
+                Some(false) => fit = fit.unclear(self.is_guarded),
+                None => return PredicateResult::No(FailedPredicate::Query(name)),
+            }
+        }
+        for (name, want) in &self.cookies {
+            let values = cookie_values(&request.headers, name);
+            match of_several(values.map(|value| want.takes(&value))) {
+                Some(true) => {}
+                Some(false) => fit = fit.unclear(self.is_guarded),
+                None => return PredicateResult::No(FailedPredicate::Cookie(name)),
+            }
+        }
+        fit
+    }
+}
+
+impl PredicateResult<'_> {
+    fn unclear(self, is_taken: bool) -> Self {
+        match self {
+            Self::Yes => Self::Unclear { is_taken },
+            Self::Unclear { is_taken: before } => Self::Unclear {
+                is_taken: before && is_taken,
+            },
+            Self::No(_) => self,
+        }
+    }
+}
+
+/// Returns true if all of several values fit, false if only some do, `None` if none does.
+fn of_several(fits: impl Iterator<Item = bool>) -> Option<bool> {
+    let (mut any, mut all) = (false, true);
+    for fits in fits {
+        any |= fits;
+        all &= fits;
+    }
+    any.then_some(all)
+}
+
+impl PredicateCondition {
+    fn takes(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Exact(wanted) => wanted == value,
+            Self::Like(regex) => regex.is_match(value),
+            Self::Any => true,
+        }
+    }
+}
+
+struct Reader<'a> {
+    diagnostics: &'a mut Diagnostics,
+    /// Each predicate in canonical form and order.
+    text: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn report(&mut self, code: &'static str, place: Place, problem: RouteProblem) {
+        self.diagnostics
+            .push(Diagnostic::error(code, place, problem.message).help(problem.help));
+    }
+
+    fn methods(&mut self, written: &[Spanned<String>]) -> Vec<Method> {
+        let mut names: Vec<&str> = Vec::new();
+        for method in written {
+            let text = method.value.as_str();
+            match check_method(text) {
+                Ok(()) => names.push(text),
+                Err(problem) => self.report("edgeway::route::bad_method", method.place, problem),
+            }
+        }
+        // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
+        // that names HEAD alone has fewer methods and so comes first.
+        if names.contains(&"GET") {
+            names.push("HEAD");
+        }
+        names.sort_unstable();
+        names.dedup();
+        if !names.is_empty() {
+            self.text.push(format!("method {}", names.join(",")));
+        }
+        names.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Reads listener names; their existence is checked where the listeners are known.
+    fn listeners(&mut self, written: &[Spanned<String>]) -> Vec<Box<str>> {
+        let mut names: Vec<&str> = written.iter().map(|name| name.value.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        if !names.is_empty() {
+            self.text.push(format!("listener {}", names.join(",")));
+        }
+        names.into_iter().map(Box::from).collect()
+    }
+
+    fn list<N>(
+        &mut self,
+        kind: &str,
+        written: &std::collections::BTreeMap<String, Spanned<String>>,
+        name_of: fn(&str) -> Result<N, RouteProblem>,
+    ) -> Vec<(N, PredicateCondition)> {
+        let mut list = Vec::new();
+        for (name, value) in written {
+            let read = name_of(name).and_then(|name| Ok((name, want(&value.value)?)));
+            match read {
+                Ok(entry) => list.push(entry),
+                Err(problem) => self.report("edgeway::route::bad_predicate", value.place, problem),
+            }
+            let name = match kind {
+                "header" => name.to_ascii_lowercase(),
+                _ => name.clone(),
+            };
+            self.text.push(format!("{kind} {name}={}", value.value));
+        }
+        self.text.sort_unstable();
+        list
+    }
+}
+
+fn check_method(text: &str) -> Result<(), RouteProblem> {
+    let upper = text.to_ascii_uppercase();
+    let known = METHODS.contains(&text);
+    // An app's own methods, such as PURGE, are valid unless they look like a typo.
+    let is_token = !text.is_empty()
+        && text == upper
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_uppercase() || b == b'-' || b == b'_');
+    if known || (is_token && closest(text, METHODS).is_none()) {
+        return Ok(());
+    }
+    let help = match closest(&upper, METHODS) {
+        _ if METHODS.contains(&upper.as_str()) => format!("write `{upper}`"),
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "write it in capitals, such as `GET`".to_owned(),
+    };
+    Err(RouteProblem::new(format!("invalid method `{text}`"), help))
+}
+
+fn want(text: &str) -> Result<PredicateCondition, RouteProblem> {
+    Ok(match text.strip_prefix('~') {
+        Some(regex) => PredicateCondition::Like(super::regex(regex)?),
+        None if text == "*" => PredicateCondition::Any,
+        None => PredicateCondition::Exact(text.as_bytes().to_vec()),
+    })
+}
+
+fn header_name(name: &str) -> Result<HeaderName, RouteProblem> {
+    let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
+        RouteProblem::new(
+            format!("invalid header name `{name}`"),
+            "write a name such as `x-api-version`",
+        )
+    })?;
+    if parsed == header::HOST {
+        return Err(RouteProblem::new(
+            "the host is not matched as a header",
+            "write it in `host`",
+        ));
+    }
+    Ok(parsed)
+}
+
+fn query_name(name: &str) -> Result<Vec<u8>, RouteProblem> {
+    plain_name(name, "query", "&=#?")
+}
+
+fn cookie_name(name: &str) -> Result<Vec<u8>, RouteProblem> {
+    plain_name(name, "cookie", "=;,")
+}
+
+fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, RouteProblem> {
+    let is_plain = |c: char| c.is_ascii_graphic() && !separators.contains(c);
+    if name.is_empty() || !name.chars().all(is_plain) {
+        return Err(RouteProblem::new(
+            format!("invalid {kind} name `{name}`"),
+            "write it decoded, in visible ASCII without separators",
+        ));
+    }
+    Ok(name.as_bytes().to_vec())
+}
+
+impl fmt::Display for FailedPredicate<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method(methods) => {
+                f.write_str("method is not ")?;
+                for (index, method) in methods.iter().enumerate() {
+                    f.write_str(if index == 0 { "" } else { " or " })?;
+                    f.write_str(method.as_str())?;
+                }
+                Ok(())
+            }
+            Self::Listener(names) => write!(f, "listener is not {}", names.join(" or ")),
+            Self::Header(name) => write!(f, "header `{name}` does not match"),
+            Self::Query(name) => {
+                write!(
+                    f,
+                    "query `{}` does not match",
+                    String::from_utf8_lossy(name)
+                )
+            }
+            Self::Cookie(name) => {
+                write!(
+                    f,
+                    "cookie `{}` does not match",
+                    String::from_utf8_lossy(name)
+                )
+            }
+        }
+    }
+}

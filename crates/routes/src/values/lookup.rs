@@ -1,0 +1,540 @@
+//! Lookup tables: from a value of a request to another (`map` and `geo` of nginx).
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use edgeway_base::{expression::Undecided, net::Cidr, units::Percent};
+use edgeway_config::{diagnostic::Place, tree::Spanned};
+use edgeway_core::{chain::CompileContext, limits::key::Source};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::{
+    Pattern,
+    file::WatchedFile,
+    template::{Names, Template},
+    variable::Values,
+};
+
+/// Lookup table, which values of `headers`, `conditions` and `upstream_by` use as `{map.NAME}`.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MapConfig {
+    /// Value to look up: text with the placeholders of `headers`, such as `{header.origin}`,
+    /// and other maps.
+    #[serde(default = "client")]
+    from: Spanned<String>,
+    /// Text → result. Case does not matter. `~` begins a regular expression, `~*` one without
+    /// regard to case, and `\~` a text that begins with `~`. Texts count before regular
+    /// expressions, and of those the first in the order of the file. Results may hold placeholders,
+    /// those of expressions `{group.NAME}` and `{group.1}` as well.
+    #[serde(default, skip_serializing_if = "Entries::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    values: Entries,
+    /// Network → result, if `from` is an address, as it is by default. The smallest network that
+    /// contains it counts.
+    #[serde(default, skip_serializing_if = "Entries::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    networks: Entries,
+    /// Result → its share of the values of `from`, such as `5%`: the same value always has the same
+    /// result, by the hash of nginx's `split_clients`. What is left has the `default`. Stands in
+    /// place of `values` and `networks`.
+    #[serde(default, skip_serializing_if = "Entries::is_empty")]
+    #[schemars(with = "BTreeMap<String, String>")]
+    shares: Entries,
+    /// Result if `from`, which has no placeholder, is the path of a file that exists, in place of
+    /// `values`, `networks` and `shares`. It is looked at once a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    exists: Option<Spanned<String>>,
+    /// Result of anything else; empty if absent.
+    #[serde(default)]
+    default: Spanned<String>,
+}
+
+fn client() -> Spanned<String> {
+    Spanned::nowhere("{client.ip}".to_owned())
+}
+
+/// Entries of a mapping in the order of the file.
+#[derive(Debug, Default)]
+struct Entries(Vec<(String, Spanned<String>)>);
+
+impl Entries {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> de::Visitor<'de> for InOrder {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+        d.deserialize_map(InOrder)
+    }
+}
+
+impl Serialize for Entries {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+/// Results by text in lower case.
+type Exact = HashMap<Box<str>, Template>;
+/// Results by regular expression, in the order of the file.
+type Patterns = Vec<(Pattern, Template)>;
+
+/// Compiled lookup table.
+#[derive(Debug)]
+pub struct Lookup {
+    from: Template,
+    exact: Exact,
+    patterns: Patterns,
+    networks: Networks,
+    /// Results by the first hash that no longer has them.
+    shares: Box<[(u32, Template)]>,
+    /// File whose existence decides, and the result if it exists.
+    file: Option<(Arc<WatchedFile>, Template)>,
+    default: Template,
+    is_used: AtomicBool,
+}
+
+/// Results by network, of the longest prefix first.
+#[derive(Debug, Default)]
+struct Networks(Vec<(u8, HashMap<IpAddr, Template>)>);
+
+impl Networks {
+    /// Adds a result, and returns the one that the network already had.
+    fn insert(&mut self, network: Cidr, result: Template) -> Option<Template> {
+        let (address, prefix) = network.parts();
+        let place = self.0.iter().position(|(own, _)| *own <= prefix);
+        let place = place.unwrap_or(self.0.len());
+        if self.0.get(place).is_none_or(|(own, _)| *own != prefix) {
+            self.0.insert(place, (prefix, HashMap::new()));
+        }
+        self.0[place].1.insert(address, result)
+    }
+
+    fn find(&self, address: IpAddr) -> Option<&Template> {
+        let address = address.to_canonical();
+        let mut by_prefix = self.0.iter();
+        by_prefix.find_map(|(prefix, results)| results.get(&masked(address, *prefix)?))
+    }
+}
+
+/// Returns the first bits of an address; `None` if it has fewer.
+fn masked(address: IpAddr, prefix: u8) -> Option<IpAddr> {
+    let prefix = u32::from(prefix);
+    match address {
+        IpAddr::V4(address) => {
+            let rest = 32_u32.checked_sub(prefix)?;
+            let mask = u32::MAX.checked_shl(rest).unwrap_or(0);
+            Some(IpAddr::V4((address.to_bits() & mask).into()))
+        }
+        IpAddr::V6(address) => {
+            let rest = 128_u32.checked_sub(prefix)?;
+            let mask = u128::MAX.checked_shl(rest).unwrap_or(0);
+            Some(IpAddr::V6((address.to_bits() & mask).into()))
+        }
+    }
+}
+
+impl MapConfig {
+    /// Compiles the table. Returns `None` if a problem was reported; reports all problems.
+    pub fn compile(&self, maps: &Maps, cx: &mut CompileContext<'_>) -> Option<Lookup> {
+        let clock = cx.clock.clone();
+        let names = Names {
+            clock: &clock,
+            maps,
+        };
+        let mut problems = Problems { cx, found: 0 };
+        let mut template =
+            |text: &Spanned<String>| match Template::parse_of_response(&text.value, &names) {
+                Ok(template) => template,
+                Err((message, help)) => {
+                    problems.report(text.place, message, help);
+                    Template::empty()
+                }
+            };
+        let from = template(&self.from);
+        let default = template(&self.default);
+        let mut results = |entries: &Entries| -> Vec<Template> {
+            let results = entries.0.iter().map(|(_, result)| template(result));
+            results.collect()
+        };
+        let networks = results(&self.networks);
+        let values = self.values.0.iter().map(|(key, result)| {
+            let parsed = match Pattern::of_text(key) {
+                Some(Ok(regex)) => Template::parse_result(&result.value, &regex, &names),
+                _ => Template::parse_of_response(&result.value, &names),
+            };
+            parsed.unwrap_or_else(|(message, help)| {
+                problems.report(result.place, message, help);
+                Template::empty()
+            })
+        });
+        let values: Vec<Template> = values.collect();
+        let (exact, patterns) = self.values(values, &mut problems);
+        let networks = self.networks(networks, &mut problems);
+        let shares = self.shares(&names, &mut problems);
+        let file = self.file(&names, &mut problems);
+        let has_entries = !self.values.is_empty() || !self.networks.is_empty();
+        let place = problems.cx.place;
+        if !has_entries && self.shares.is_empty() && self.exists.is_none() {
+            problems.report(
+                place,
+                "the map is empty".to_owned(),
+                "write `values` with a result for each text, `networks`, or `shares`".to_owned(),
+            );
+        }
+        let kinds = [has_entries, !self.shares.is_empty(), self.exists.is_some()];
+        if kinds.into_iter().filter(|is_there| *is_there).count() > 1 {
+            problems.report(
+                place,
+                "the map has `shares` or `exists` beside other entries".to_owned(),
+                "make it two maps, of which one uses the other".to_owned(),
+            );
+        }
+        (problems.found == 0).then(|| Lookup {
+            from,
+            exact,
+            patterns,
+            networks,
+            shares,
+            file,
+            default,
+            is_used: AtomicBool::new(false),
+        })
+    }
+
+    fn shares(&self, names: &Names<'_>, problems: &mut Problems<'_, '_>) -> Box<[(u32, Template)]> {
+        let mut bounds = Vec::new();
+        let (mut sum, mut last) = (0.0, 0_u64);
+        for (result, share) in &self.shares.0 {
+            let template =
+                Template::parse_of_response(result, names).unwrap_or_else(|(message, help)| {
+                    problems.report(share.place, message, help);
+                    Template::empty()
+                });
+            let percent = share.value.parse::<Percent>().map(|percent| percent.0);
+            let Ok(percent) = percent else {
+                problems.report(
+                    share.place,
+                    format!("`{}` is no share", share.value),
+                    "write one such as `5%` or `0.5%`".to_owned(),
+                );
+                continue;
+            };
+            sum += percent;
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a share has at most 10,000 hundredths"
+            )]
+            let hundredths = (percent * 100.0).round().clamp(0.0, 10_000.0) as u64;
+            // As in nginx: each share is rounded down by itself.
+            last += hundredths * u64::from(u32::MAX) / 10_000;
+            bounds.push((u32::try_from(last).unwrap_or(u32::MAX), template));
+        }
+        if sum > 100.0 {
+            let place = problems.cx.place;
+            problems.report(
+                place,
+                format!("the shares are {sum}% together"),
+                "write shares of at most 100% together".to_owned(),
+            );
+        }
+        bounds.into()
+    }
+
+    /// Returns the file whose existence decides, and begins to watch it.
+    fn file(
+        &self,
+        names: &Names<'_>,
+        problems: &mut Problems<'_, '_>,
+    ) -> Option<(Arc<WatchedFile>, Template)> {
+        let exists = self.exists.as_ref()?;
+        let path = &self.from.value;
+        if path.contains('{') || path.is_empty() {
+            problems.report(
+                self.from.place,
+                format!("`{path}` is no path of one file"),
+                "write a path without placeholders".to_owned(),
+            );
+            return None;
+        }
+        match Template::parse_of_response(&exists.value, names) {
+            Ok(result) => {
+                let path = problems.cx.folder.join(path);
+                Some((WatchedFile::watch(path, problems.cx), result))
+            }
+            Err((message, help)) => {
+                problems.report(exists.place, message, help);
+                None
+            }
+        }
+    }
+
+    fn values(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> (Exact, Patterns) {
+        let (mut exact, mut patterns) = (HashMap::new(), Vec::new());
+        for ((key, at), result) in self.values.0.iter().zip(results) {
+            let Some(regex) = Pattern::of_text(key) else {
+                let text = key.strip_prefix('\\').filter(|text| text.starts_with('~'));
+                let text = text.unwrap_or(key).to_ascii_lowercase();
+                if exact.insert(text.into(), result).is_some() {
+                    problems.twice(at.place, key);
+                }
+                continue;
+            };
+            match regex {
+                Ok(regex) => patterns.push((regex, result)),
+                Err(reason) => {
+                    let text = key[1..].trim_start_matches('*');
+                    problems.report(
+                        at.place,
+                        format!("invalid regular expression `{text}`: {reason}"),
+                        "correct it".to_owned(),
+                    );
+                }
+            }
+        }
+        (exact, patterns)
+    }
+
+    fn networks(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> Networks {
+        let mut networks = Networks::default();
+        for ((network, at), result) in self.networks.0.iter().zip(results) {
+            match network.parse::<Cidr>() {
+                Ok(parsed) => {
+                    if networks.insert(parsed, result).is_some() {
+                        problems.twice(at.place, network);
+                    }
+                }
+                Err(error) => problems.report(at.place, error.to_string(), error.help),
+            }
+        }
+        networks
+    }
+}
+
+/// Reporter that counts the problems of one table.
+struct Problems<'a, 'c> {
+    cx: &'a mut CompileContext<'c>,
+    found: usize,
+}
+
+impl Problems<'_, '_> {
+    fn report(&mut self, place: Place, message: String, help: String) {
+        self.found += 1;
+        self.cx
+            .report_at(place, "edgeway::maps::value", message, help);
+    }
+
+    fn twice(&mut self, place: Place, key: &str) {
+        self.report(
+            place,
+            format!("`{key}` is in the map twice, perhaps in another spelling"),
+            "remove one of the two".to_owned(),
+        );
+    }
+}
+
+impl Lookup {
+    /// Appends the result of a request, or the default if an expression would take too much work.
+    pub(super) fn write(
+        &self,
+        values: &Values<'_, '_>,
+        text: &mut String,
+    ) -> Result<(), Undecided> {
+        if let Some((file, result)) = &self.file {
+            let result = if file.exists() { result } else { &self.default };
+            return result.write_with(values, None, text);
+        }
+        let mut value = String::new();
+        let from = self.from.write_with(values, None, &mut value);
+        let found = from.and_then(|()| self.find(&value));
+        let (result, regex) = found.unwrap_or((&self.default, None));
+        // The expression matched: it was decided.
+        let groups = regex.and_then(|regex| regex.groups(&value).ok().flatten());
+        let written = result.write_with(values, groups.as_ref(), text);
+        found.and(written)
+    }
+
+    pub(super) fn reads_path(&self) -> bool {
+        self.from.reads_path()
+    }
+
+    /// Returns true if the result may come from a response.
+    pub(super) fn needs_response(&self) -> bool {
+        self.from.needs_response() || self.results().any(Template::needs_response)
+    }
+
+    /// Returns the result for a value, and the expression that chose it, if the result has groups.
+    fn find(&self, value: &str) -> Result<(&Template, Option<&Pattern>), Undecided> {
+        if !self.shares.is_empty() {
+            let hash = murmur2(value.as_bytes());
+            let mut shares = self.shares.iter();
+            let share = shares.find(|(bound, _)| hash < *bound);
+            return Ok((share.map_or(&self.default, |(_, result)| result), None));
+        }
+        let network = match &*self.networks.0 {
+            [] => None,
+            _ => value
+                .parse()
+                .ok()
+                .and_then(|address| self.networks.find(address)),
+        };
+        let exact = || self.exact.get(&*value.to_ascii_lowercase());
+        if let Some(alone) = network.or_else(exact) {
+            return Ok((alone, None));
+        }
+        for (regex, result) in &self.patterns {
+            if regex.is_match(value)? {
+                return Ok((result, result.has_groups().then_some(regex)));
+            }
+        }
+        Ok((&self.default, None))
+    }
+
+    /// Adds the parts of a request that the results come from.
+    pub(super) fn sources(&self, found: &mut Vec<Source>) {
+        self.from.sources(found);
+        for result in self.results() {
+            result.sources(found);
+        }
+    }
+
+    /// Returns every result, and the default.
+    fn results(&self) -> impl Iterator<Item = &Template> {
+        let networks = self.networks.0.iter();
+        let networks = networks.flat_map(|(_, results)| results.values());
+        let patterns = self.patterns.iter().map(|(_, result)| result);
+        let shares = self.shares.iter().map(|(_, result)| result);
+        let of_file = self.file.iter().map(|(_, result)| result);
+        let all = self.exact.values().chain(patterns).chain(networks);
+        all.chain(shares).chain(of_file).chain([&self.default])
+    }
+
+    /// Returns every result and the default, with those of the tables that they are; `None` if one
+    /// of them has other placeholders.
+    pub fn fixed_results(&self) -> Option<Vec<&str>> {
+        let mut found = Vec::new();
+        for result in self.results() {
+            match (result.fixed(), result.lookup()) {
+                (Some(text), _) => found.push(text),
+                // No table uses itself.
+                (None, Some(table)) => found.extend(table.fixed_results()?),
+                (None, None) => return None,
+            }
+        }
+        Some(found)
+    }
+
+    /// Returns true if any value names this table.
+    pub fn is_used(&self) -> bool {
+        self.is_used.load(Ordering::Relaxed)
+    }
+}
+
+/// Hash of nginx's `split_clients` (`MurmurHash2` of 32 bits, with the seed 0): clients keep their
+/// share when a configuration moves over.
+fn murmur2(data: &[u8]) -> u32 {
+    const MULTIPLIER: u32 = 0x5bd1_e995;
+    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let mut hash = length;
+    let mut words = data.chunks_exact(4);
+    for word in &mut words {
+        let mut mixed = word
+            .iter()
+            .rev()
+            .fold(0, |mixed, byte| (mixed << 8) | u32::from(*byte));
+        mixed = mixed.wrapping_mul(MULTIPLIER);
+        mixed ^= mixed >> 24;
+        hash = hash.wrapping_mul(MULTIPLIER) ^ mixed.wrapping_mul(MULTIPLIER);
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        hash ^= rest
+            .iter()
+            .rev()
+            .fold(0, |mixed, byte| (mixed << 8) | u32::from(*byte));
+        hash = hash.wrapping_mul(MULTIPLIER);
+    }
+    hash ^= hash >> 13;
+    hash = hash.wrapping_mul(MULTIPLIER);
+    hash ^ (hash >> 15)
+}
+
+/// Lookup tables of the file.
+#[derive(Debug, Default)]
+pub struct Maps {
+    /// Tables by name; `None` for one with a problem, which has been reported.
+    all: BTreeMap<String, Option<Arc<Lookup>>>,
+}
+
+/// Result of looking for a table.
+pub(super) enum Named {
+    Known(Arc<Lookup>),
+    /// Its own problem has been reported.
+    Broken,
+}
+
+impl Maps {
+    pub fn insert(&mut self, name: String, lookup: Option<Lookup>) {
+        self.all.insert(name, lookup.map(Arc::new));
+    }
+
+    /// Returns true if the table was compiled, or has a problem that was reported.
+    pub fn has(&self, name: &str) -> bool {
+        self.all.contains_key(name)
+    }
+
+    pub fn get(&self, name: &str) -> Option<&Arc<Lookup>> {
+        self.all.get(name)?.as_ref()
+    }
+
+    /// Returns true if a table has this text as a result.
+    pub fn result_in(&self, text: &str) -> bool {
+        let mut all = self.all.values().flatten();
+        all.any(|lookup| {
+            let results = lookup.fixed_results();
+            results.is_some_and(|results| results.contains(&text))
+        })
+    }
+
+    /// Returns the table that a value uses.
+    pub(super) fn used(&self, name: &str) -> Option<Named> {
+        Some(match self.all.get(name)? {
+            Some(lookup) => {
+                lookup.is_used.store(true, Ordering::Relaxed);
+                Named::Known(Arc::clone(lookup))
+            }
+            None => Named::Broken,
+        })
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.all.keys().map(String::as_str)
+    }
+}

@@ -1,0 +1,221 @@
+//! The admin socket: its default path and its permissions.
+//!
+//! A user who may open it controls the gateway, so it is for the gateway's own user and, if the
+//! group exists, for `edgeway`.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+};
+
+use edgeway_base::unix_socket::{self, SocketError};
+use rustix::fs::{Access, access};
+
+/// The runtime folder of the unit in `systemd/`, which root creates otherwise.
+const RUN: &str = "/run/edgeway";
+const NAME: &str = "admin.sock";
+
+/// The group whose users may open the socket.
+pub const GROUP: &str = "edgeway";
+const MODE: u32 = 0o600;
+const MODE_WITH_GROUP: u32 = 0o660;
+
+/// Default path of the socket of a gateway that this user runs.
+///
+/// systemd's `RuntimeDirectory=` sets its folder. Otherwise root uses `/run/edgeway`, as does a
+/// user who may write there. Other users have a folder of their own.
+pub fn usual() -> PathBuf {
+    let may_write = access(RUN, Access::WRITE_OK).is_ok();
+    let uid = rustix::process::geteuid().as_raw();
+    folders(uid, |name| std::env::var_os(name))
+        .into_iter()
+        .find(|folder| folder != Path::new(RUN) || uid == 0 || may_write)
+        .unwrap_or_default()
+        .join(NAME)
+}
+
+/// Paths where a command looks for the socket, the likeliest first. None of them need exist.
+pub fn likely() -> Vec<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    let folders = folders(uid, |name| std::env::var_os(name)).into_iter();
+    folders
+        .filter(|folder| !is_somebody_elses(folder, uid))
+        .map(|folder| folder.join(NAME))
+        .collect()
+}
+
+fn folders(uid: u32, var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+    if let Some(given) = var("RUNTIME_DIRECTORY") {
+        // systemd.exec(5): several are separated by colons.
+        let text = given.to_string_lossy();
+        let first = PathBuf::from(text.split(':').next().unwrap_or_default());
+        if first.is_absolute() {
+            return vec![first];
+        }
+    }
+    // XDG Base Directory Specification: a relative path is to be ignored.
+    let own = var("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let own = own.filter(|folder| folder.is_absolute());
+    let own = own.map_or_else(
+        || PathBuf::from(format!("/tmp/edgeway-{uid}")),
+        |folder| folder.join("edgeway"),
+    );
+    vec![PathBuf::from(RUN), own]
+}
+
+/// Listens at `path`. `is_usual`: its folder is created if need be.
+///
+/// # Errors
+///
+/// If the path is taken, or the folder is not writable for us.
+pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, SocketError> {
+    let group = fs::read_to_string("/etc/group").ok();
+    let group = group.and_then(|groups| id_of(&groups, GROUP));
+    if let (true, Some(folder)) = (is_usual, path.parent()) {
+        make(folder, group)?;
+    }
+    open_for(path, group, backlog)
+}
+
+/// Listens at `path` for the gateway's own user, and for a group if that can be set.
+fn open_for(path: &Path, group: Option<u32>, backlog: i32) -> Result<UnixListener, SocketError> {
+    let listener = unix_socket::bind(path, MODE, backlog)?;
+    // Up to here only the owner can open it.
+    // The unit runs us in this group, and its filter of system calls refuses any `chown`.
+    let is_of = |group| fs::symlink_metadata(path).is_ok_and(|data| data.gid() == group);
+    if let Some(group) = group
+        && (is_of(group) || lchown(path, None, Some(group)).is_ok())
+    {
+        fs::set_permissions(path, Permissions::from_mode(MODE_WITH_GROUP))?;
+    }
+    Ok(listener)
+}
+
+/// Creates a folder that others cannot write and the group may enter, or accepts an existing one.
+fn make(folder: &Path, group: Option<u32>) -> io::Result<()> {
+    let uid = rustix::process::geteuid().as_raw();
+    match DirBuilder::new().mode(0o750).create(folder) {
+        Ok(()) => {
+            if let Some(group) = group
+                && let Err(error) = lchown(folder, None, Some(group))
+            {
+                // The folder is then for its owner alone, as is the socket in it.
+                log::debug!(error:%, folder:?; "the folder is not given to the group");
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    if is_somebody_elses(folder, uid) {
+        let why = format!("{} can be changed by others", folder.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    Ok(())
+}
+
+/// Returns true if users other than root and this one could have put something there. systemd's
+/// folder belongs to the unit's user, and is accepted for any caller.
+fn is_somebody_elses(folder: &Path, uid: u32) -> bool {
+    let Ok(found) = fs::symlink_metadata(folder) else {
+        return false;
+    };
+    let is_ours = folder == Path::new(RUN) || [0, uid].contains(&found.uid());
+    // Only its owner and root may write there (S_IWOTH).
+    !found.is_dir() || !is_ours || found.mode() & 0o002 != 0
+}
+
+/// Id of a group, from the text of `/etc/group`.
+fn id_of(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let is_it = fields.next() == Some(name);
+        is_it.then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folders_with(vars: &[(&str, &str)]) -> Vec<String> {
+        let var = |name: &str| {
+            let found = vars.iter().find(|(key, _)| *key == name)?;
+            Some(OsString::from(found.1))
+        };
+        let folders = folders(1000, var).into_iter();
+        folders.map(|path| path.display().to_string()).collect()
+    }
+
+    #[test]
+    fn systemd_comes_first_then_the_machines_folder_and_the_users() {
+        let unit = ("RUNTIME_DIRECTORY", "/run/edge:/run/other");
+        let user = ("XDG_RUNTIME_DIR", "/run/user/1000");
+        assert_eq!(folders_with(&[unit, user]), ["/run/edge"]);
+        assert_eq!(folders_with(&[user]), [RUN, "/run/user/1000/edgeway"]);
+        assert_eq!(folders_with(&[]), [RUN, "/tmp/edgeway-1000"]);
+        let relative = ("XDG_RUNTIME_DIR", "x");
+        assert_eq!(folders_with(&[relative]), [RUN, "/tmp/edgeway-1000"]);
+    }
+
+    #[test]
+    fn a_folder_that_others_can_change_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("edgeway");
+        let path = own.join(NAME);
+        let listener = open(&path, true, 8).unwrap();
+        let mode = |path: &Path| fs::symlink_metadata(path).unwrap().mode() & 0o777;
+        assert_eq!(mode(&own) & 0o022, 0);
+        assert_eq!(mode(&path) & 0o007, 0);
+        drop(listener);
+        fs::set_permissions(&own, Permissions::from_mode(0o777)).unwrap();
+        let error = open(&path, true, 8).unwrap_err();
+        assert!(error.to_string().contains("can be changed by others"));
+        // A configured path is the operator's responsibility.
+        assert!(open(&path, false, 8).is_ok());
+    }
+
+    #[test]
+    fn a_folder_that_is_made_is_for_the_group_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = rustix::process::getegid().as_raw();
+        let is_root = rustix::process::geteuid().is_root();
+        for (name, group) in [("a", None), ("b", Some(own)), ("c", Some(own + 4242))] {
+            let made = folder.path().join(name);
+            make(&made, group).unwrap();
+            let found = fs::symlink_metadata(&made).unwrap();
+            let given = group.filter(|group| is_root || *group == own);
+            assert_eq!(found.gid(), given.unwrap_or(own), "{name}");
+            assert_eq!(found.mode() & 0o777, 0o750);
+            // An existing folder stays as it is.
+            make(&made, Some(own)).unwrap();
+            assert_eq!(fs::symlink_metadata(&made).unwrap().gid(), found.gid());
+        }
+    }
+
+    #[test]
+    fn the_socket_is_for_the_group_if_there_is_one() {
+        let groups = "root:x:0:\nedgeway2:x:7:\nedgeway:x:990:ann,bob\n";
+        assert_eq!(id_of(groups, GROUP), Some(990));
+        assert_eq!(id_of("root:x:0:\n", GROUP), None);
+        assert_eq!(id_of("edgeway:x\n", GROUP), None);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(NAME);
+        let own = rustix::process::getegid().as_raw();
+        let is_root = rustix::process::geteuid().is_root();
+        for (group, mode) in [(None, 0o600), (Some(own), 0o660), (Some(own + 4242), 0o660)] {
+            let _listener = open_for(&path, group, 8).unwrap();
+            let found = fs::symlink_metadata(&path).unwrap();
+            // Only root can give a socket to a group that it is not in.
+            let is_given = is_root || group.is_none_or(|group| group == own);
+            let mode = if is_given { mode } else { 0o600 };
+            assert_eq!(found.mode() & 0o777, mode, "{group:?}");
+            assert_eq!(found.gid(), group.filter(|_| is_given).unwrap_or(own));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The forms of the page. Each leads back to the page, with its result.
+
+use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc};
+
+use axum::{
+    Extension,
+    body::Bytes,
+    extract::{ConnectInfo, FromRequest, FromRequestParts as _, Request, State},
+    http::header,
+    response::{Html, IntoResponse, Response},
+};
+use edgeway_cache::purge::PurgeRequest;
+use edgeway_gateway::explain::ExplainRequest;
+use edgeway_proxy::live::audit::Actor;
+use maud::Markup;
+use serde_json::{Map, Value, json};
+use url::form_urlencoded;
+
+use super::{CSRF_FIELD, STATUS, csrf, notice, view};
+use crate::{
+    actions::{ActionError, Actions, BackendName},
+    http::{
+        AdminState, PeerAddress,
+        access::RejectionReason,
+        guard::{Admission, see_other},
+        v1::finish,
+    },
+};
+
+/// Fields of a form. Of several with one name the last counts.
+pub(super) struct FormFields(BTreeMap<String, String>);
+
+impl FormFields {
+    /// Returns the text of a field, unless it is empty.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|text| !text.is_empty())
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.get(name).unwrap_or_default().trim().to_owned()
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for FormFields {
+    type Rejection = ActionError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ActionError> {
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        let content_type = content_type.and_then(|value| value.to_str().ok());
+        let content_type = content_type.and_then(|value| value.split(';').next());
+        let is_form = content_type.is_some_and(|value| {
+            value
+                .trim()
+                .eq_ignore_ascii_case("application/x-www-form-urlencoded")
+        });
+        if !is_form {
+            let message =
+                "this path is for the forms of the page; programs use the paths below /v1";
+            return Err(ActionError::new(415, "content_type", message));
+        }
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|rejection| {
+            let status = rejection.status().as_u16();
+            ActionError::new(status, "body", rejection.body_text().to_lowercase())
+        })?;
+        Ok(Self(form_urlencoded::parse(&bytes).into_owned().collect()))
+    }
+}
+
+/// A form of the page, by the same session that the page was made for.
+pub(super) struct PageForm {
+    pub(super) peer: PeerAddress,
+    pub(super) admission: Admission,
+    pub(super) fields: FormFields,
+}
+
+impl FromRequest<AdminState> for PageForm {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, served: &AdminState) -> Result<Self, Response> {
+        let (mut parts, body) = request.into_parts();
+        let failed = |error: ActionError| error.into_response();
+        let missing = |_| failed(RejectionReason::SessionMissing.refused());
+        let peer = ConnectInfo::<PeerAddress>::from_request_parts(&mut parts, served).await;
+        let ConnectInfo(mut peer) = peer.map_err(IntoResponse::into_response)?;
+        let admission = Extension::<Admission>::from_request_parts(&mut parts, served).await;
+        let Extension(admission) = admission.map_err(missing)?;
+        let request = Request::from_parts(parts, body);
+        let path = request.uri().path().to_owned();
+        let fields = FormFields::from_request(request, served)
+            .await
+            .map_err(failed)?;
+        let expected = csrf(served, &admission);
+        let is_ours = |expected: String| fields.get(CSRF_FIELD) == Some(&*expected);
+        if !expected.is_none_or(is_ours) {
+            let reason = RejectionReason::Csrf;
+            served.actions.turned_away(peer.who, reason, &path);
+            let refused = reason.refused();
+            let page = view::message(&notice::failed(&refused));
+            let status = axum::http::StatusCode::FORBIDDEN;
+            return Err((status, Html(page.into_string())).into_response());
+        }
+        if let (Actor::Peer(address), Some(session)) = (&peer.who, admission.session()) {
+            peer.who = Actor::Page {
+                peer: *address,
+                session: session.short(),
+            };
+        }
+        Ok(Self {
+            peer,
+            admission,
+            fields,
+        })
+    }
+}
+
+impl PageForm {
+    /// Stores the result, and leads back to the page.
+    fn show(&self, served: &AdminState, result: Markup) -> Response {
+        let owner = self.admission.session();
+        let key = served.sessions.put_result(owner, result.into_string());
+        see_other(&format!("{STATUS}?result={key}"))
+    }
+
+    /// Performs an action, and leads back to the page with its result.
+    async fn act<T, F>(
+        self,
+        served: AdminState,
+        action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
+        show: impl FnOnce(&Self, Result<T, ActionError>) -> Markup,
+    ) -> Response
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, ActionError>> + Send + 'static,
+    {
+        let done = finish(served.clone(), self.peer.clone(), action).await;
+        let shown = show(&self, done);
+        self.show(&served, shown)
+    }
+
+    fn backend(&self) -> BackendName {
+        BackendName {
+            upstream: self.fields.text("upstream"),
+            address: self.fields.text("address"),
+        }
+    }
+}
+
+pub(super) async fn drain(State(served): State<AdminState>, form: PageForm) -> Response {
+    let backend = form.backend();
+    let force = form.fields.get("force").is_some();
+    let target = backend.clone();
+    let csrf = csrf(&served, &form.admission);
+    form.act(
+        served,
+        |actions, who| async move { actions.drain(who, backend, force).await },
+        |_, done| match done {
+            Ok(done) => notice::backend(&done),
+            Err(refused) if refused.reason == "last_backend" => {
+                notice::last_backend(&refused, &target, csrf.as_deref())
+            }
+            Err(refused) => notice::failed(&refused),
+        },
+    )
+    .await
+}
+
+pub(super) async fn undrain(State(served): State<AdminState>, form: PageForm) -> Response {
+    let backend = form.backend();
+    form.act(
+        served,
+        |actions, who| async move { actions.undrain(who, backend).await },
+        |_, done| {
+            done.map_or_else(
+                |refused| notice::failed(&refused),
+                |done| notice::backend(&done),
+            )
+        },
+    )
+    .await
+}
+
+pub(super) async fn unban(State(served): State<AdminState>, form: PageForm) -> Response {
+    let address = form.fields.text("address");
+    form.act(
+        served,
+        |actions, who| async move { actions.unban(who, address).await },
+        |_, done| {
+            done.map_or_else(
+                |refused| notice::failed(&refused),
+                |ban| notice::unbanned(&ban),
+            )
+        },
+    )
+    .await
+}
+
+pub(super) async fn purge(State(served): State<AdminState>, form: PageForm) -> Response {
+    let order = match PurgeRequest::from_json(&order(&form.fields)) {
+        Ok(order) => order,
+        Err(error) => {
+            let refused = ActionError::new(422, "bad_purge", error.to_string());
+            return form.show(&served, notice::failed(&refused));
+        }
+    };
+    form.act(
+        served,
+        |actions, who| async move { actions.purge(who, order).await },
+        |_, done| {
+            done.map_or_else(
+                |refused| notice::failed(&refused),
+                |it| notice::receipt(&it),
+            )
+        },
+    )
+    .await
+}
+
+/// Returns the order of a purge form as the API takes it.
+fn order(fields: &FormFields) -> Value {
+    let (kind, value) = (fields.text("kind"), fields.text("value"));
+    let mut order = Map::new();
+    // With a text beside it, `all` is likely a mistake.
+    let target = if kind == "all" && value.is_empty() {
+        json!(true)
+    } else {
+        json!(value)
+    };
+    order.insert(kind, target);
+    if fields.get("soft").is_some() {
+        order.insert("soft".to_owned(), json!(true));
+    }
+    Value::Object(order)
+}
+
+pub(super) async fn lookup(State(served): State<AdminState>, form: PageForm) -> Response {
+    let shown = match explained(&served, &form.fields) {
+        Ok((question, explanation)) => notice::lookup(&question, &explanation),
+        Err(refused) => notice::failed(&refused),
+    };
+    form.show(&served, shown)
+}
+
+pub(super) async fn explain(State(served): State<AdminState>, form: PageForm) -> Response {
+    let shown = match explained(&served, &form.fields) {
+        Ok((question, explanation)) => notice::explanation(&question, &explanation),
+        Err(refused) => notice::failed(&refused),
+    };
+    form.show(&served, shown)
+}
+
+fn explained(
+    served: &AdminState,
+    fields: &FormFields,
+) -> Result<(ExplainRequest, edgeway_gateway::explain::Explanation), ActionError> {
+    let client = fields.get("client").unwrap_or("127.0.0.1").trim();
+    let client: IpAddr = client.parse().map_err(|_| {
+        let message = format!("invalid client address `{client}`: write one such as 192.0.2.7");
+        ActionError::new(422, "bad_request", message)
+    })?;
+    let headers = fields.get("headers").unwrap_or_default().lines();
+    let question = ExplainRequest {
+        method: fields.get("method").unwrap_or("GET").trim().to_owned(),
+        url: fields.text("url"),
+        headers: headers
+            .map(|line| line.trim().to_owned())
+            .filter(|line| !line.is_empty())
+            .collect(),
+        client,
+        listener: None,
+    };
+    let explanation = served.source.explain(&question);
+    let explanation =
+        explanation.map_err(|error| ActionError::new(422, "bad_request", error.to_string()))?;
+    Ok((question, explanation))
+}

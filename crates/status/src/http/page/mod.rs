@@ -1,0 +1,167 @@
+//! The status page: the state of the gateway for people, with forms for the usual actions.
+//!
+//! Forms and links work without script; with script, sections are replaced as they change.
+
+mod forms;
+mod live;
+mod login;
+mod notice;
+mod plugins;
+mod rendered;
+mod summary;
+mod tables;
+mod tail;
+mod view;
+
+use axum::{
+    Extension, Json,
+    extract::{Query, State},
+    http::{HeaderMap, HeaderValue, Uri, header},
+    response::{Html, IntoResponse, Response},
+    routing::{MethodRouter, get, post},
+};
+use edgeway_base::accept;
+use serde::Deserialize;
+
+pub(super) use self::rendered::SharedSections;
+use self::{
+    tail::Tail,
+    view::{CSRF_FIELD, PageView},
+};
+use super::{
+    AdminState, Route,
+    access::PathKind,
+    extract::UrlPart,
+    guard::{Admission, see_other},
+    off_thread, pages,
+};
+
+pub(super) const LOGIN: &str = "/login";
+/// The login, with the message that a session has ended.
+pub(super) const LOGIN_AGAIN: &str = "/login?why=session_missing";
+const STATUS: &str = "/status";
+const STYLE_PATH: &str = "/status/page.css";
+const SCRIPT_PATH: &str = "/status/page.js";
+const ICON_PATH: &str = "/status/icon.svg";
+const LOGOUT: &str = "/logout";
+const STREAM: &str = "/status/stream";
+/// Beginning of the paths of forms.
+const ACT: &str = "/status/act/";
+
+/// The logo.
+pub const ICON: &str = include_str!("icon.svg");
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        (&["GET"], "/", get(async || see_other(STATUS))),
+        (&["GET"], STATUS, get(status)),
+        (&["GET"], STREAM, get(live::follow)),
+        (
+            &["GET"],
+            STYLE_PATH,
+            file("text/css; charset=utf-8", include_str!("page.css")),
+        ),
+        (
+            &["GET"],
+            SCRIPT_PATH,
+            file("text/javascript; charset=utf-8", include_str!("page.js")),
+        ),
+        (&["GET"], ICON_PATH, file("image/svg+xml", ICON)),
+        (&["GET", "POST"], LOGIN, get(login::form).post(login::enter)),
+        (&["POST"], LOGOUT, post(login::leave)),
+        (&["POST"], "/v1/page-link", post(login::link)),
+        (&["POST"], "/status/act/drain", post(forms::drain)),
+        (&["POST"], "/status/act/undrain", post(forms::undrain)),
+        (&["POST"], "/status/act/unban", post(forms::unban)),
+        (&["POST"], "/status/act/purge", post(forms::purge)),
+        (&["POST"], "/status/act/lookup", post(forms::lookup)),
+        (&["POST"], "/status/act/explain", post(forms::explain)),
+    ]
+}
+
+fn file(content_type: &'static str, text: &'static str) -> MethodRouter<AdminState> {
+    get(async move || ([(header::CONTENT_TYPE, content_type)], text))
+}
+
+/// Returns the kind of a path.
+pub(super) fn kind_of(path: &str) -> PathKind {
+    match path {
+        pages::METRICS => PathKind::Metrics,
+        LOGIN | STYLE_PATH | SCRIPT_PATH | ICON_PATH => PathKind::Login,
+        "/" | STATUS => PathKind::Page,
+        LOGOUT => PathKind::Form,
+        _ if pages::is_open(path) => PathKind::Health,
+        _ if path.starts_with(ACT) => PathKind::Form,
+        _ => PathKind::Other,
+    }
+}
+
+pub(super) fn wants_html(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).is_some_and(|value| {
+        accept::preferred(value.as_bytes(), &["application/json", "text/html"]) == Some(1)
+    })
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StatusQuery {
+    /// Key to the result of a form.
+    result: Option<String>,
+    /// `off` if the page must not load itself again.
+    refresh: Option<String>,
+}
+
+async fn status(
+    State(served): State<AdminState>,
+    Extension(admission): Extension<Admission>,
+    headers: HeaderMap,
+    uri: Uri,
+    UrlPart(Query(query)): UrlPart<Query<StatusQuery>>,
+) -> Response {
+    let wants_html = wants_html(&headers);
+    let done = off_thread(move || {
+        if wants_html {
+            Html(rendered_page(&served, &admission, &uri, &query)).into_response()
+        } else {
+            Json(served.source.snapshot()).into_response()
+        }
+    });
+    let mut response = match done.await {
+        Ok(response) => response,
+        Err(stopping) => stopping.into_response(),
+    };
+    response
+        .headers_mut()
+        .insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn rendered_page(
+    served: &AdminState,
+    admission: &Admission,
+    uri: &Uri,
+    query: &StatusQuery,
+) -> String {
+    let result = query.result.as_deref();
+    let result = result.and_then(|key| served.sessions.result(admission.session(), key));
+    let snapshot = served.source.snapshot();
+    let view = PageView {
+        bans: served.source.bans(),
+        csrf: csrf(served, admission),
+        may_leave: admission.session().is_some(),
+        snapshot: &snapshot,
+    };
+    // A result stays until it was read.
+    let is_refreshed = query.refresh.is_none() && query.result.is_none();
+    let tail = Tail::of(uri, &served.source.history());
+    view::page(&view, &tail, result.as_deref(), is_refreshed).into_string()
+}
+
+/// Returns the value that forms repeat; `None` for programs with a token, which need none.
+fn csrf(served: &AdminState, admission: &Admission) -> Option<String> {
+    match admission {
+        Admission::Session(session) => Some(session.csrf.clone()),
+        Admission::Socket => Some(served.sessions.socket_csrf()),
+        Admission::Token | Admission::Open => None,
+    }
+}

@@ -1,0 +1,66 @@
+//! A plugin as a row of the terminal's table.
+
+use std::collections::BTreeMap;
+
+use super::snapshot::PluginStatus;
+
+pub(super) fn row(plugin: &PluginStatus) -> [String; 9] {
+    let routes = plugin.routes.iter();
+    let names: Vec<&str> = routes.clone().map(|route| route.route.as_str()).collect();
+    let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+    for (kind, count) in routes.clone().flat_map(|route| &route.failures) {
+        *kinds.entry(kind).or_default() += count;
+    }
+    let mut notes: Vec<String> = kinds
+        .iter()
+        .map(|(kind, count)| format!("{kind} {count}"))
+        .collect();
+    for route in routes.clone().filter(|route| route.recent_failures > 0) {
+        let (count, name) = (route.recent_failures, &route.route);
+        notes.push(format!("{count} in the last minute on {name}"));
+    }
+    for route in routes.clone().filter(|route| route.left_out) {
+        notes.push(format!("left out on {}", route.route));
+    }
+    [
+        plugin.name.clone(),
+        plugin.file.clone(),
+        plugin.version.clone(),
+        plugin.loaded_at.clone(),
+        names.join(" "),
+        routes.map(|route| route.calls).sum::<u64>().to_string(),
+        kinds.values().sum::<u64>().to_string(),
+        format!("{} KiB in {}", plugin.heap_bytes / 1024, plugin.isolates),
+        notes.join(", "),
+    ]
+}
+
+/// Creates a plugin on two routes, for tests.
+pub(super) fn example() -> PluginStatus {
+    use super::snapshot::PluginRouteStatus;
+
+    PluginStatus {
+        name: "ab-split".into(),
+        file: "plugins/ab-split/plugin.js".into(),
+        version: "0f1e2d3c4b5a".into(),
+        loaded_at: "2027-01-16T09:00:00.000Z".into(),
+        isolates: 2,
+        heap_bytes: 300 << 10,
+        routes: vec![
+            PluginRouteStatus {
+                route: "api".into(),
+                calls: 3000,
+                failures: [("cpu".into(), 2), ("script".into(), 4)].into(),
+                left_out: true,
+                ..PluginRouteStatus::default()
+            },
+            PluginRouteStatus {
+                route: "web".into(),
+                calls: 400,
+                failures: [("script".into(), 1)].into(),
+                left_out: false,
+                ..PluginRouteStatus::default()
+            },
+        ],
+    }
+}

@@ -1,0 +1,75 @@
+//! The receipt of a purge as text, for the terminal and the status page.
+
+use std::fmt::Write as _;
+
+use edgeway_base::out::printable;
+use edgeway_cache::purge::{AppliedGateway, Instance, PeerStates, Receipt};
+
+/// Formats the receipt: the purges, the gateways that completed them, and those that did not.
+pub fn receipt_text(receipt: &Receipt) -> String {
+    let mut text = String::new();
+    let mut line = |word: &str, rest: String| {
+        // Writing to a string cannot fail.
+        let _infallible = writeln!(text, "{word:<9} {}", printable(&rest));
+    };
+    for purge in &receipt.purges {
+        line("purged", purge.to_string());
+    }
+    for instance in &receipt.instances {
+        let word = if instance.is_done() {
+            "notified"
+        } else {
+            "failed"
+        };
+        line(word, instance_text(instance));
+    }
+    for AppliedGateway { gateway, objects } in &receipt.applied {
+        let objects = match objects {
+            Some(1) => "1 object".to_owned(),
+            Some(count) => format!("{count} objects"),
+            None => "number of objects not known".to_owned(),
+        };
+        let place = if *gateway == receipt.gateway {
+            "asked, "
+        } else {
+            ""
+        };
+        line("applied", format!("{gateway} ({place}{objects})"));
+    }
+    for gateway in &receipt.lapsed {
+        line(
+            "lapsed",
+            format!("{gateway} (no lease: it applies this before it has one again)"),
+        );
+    }
+    for gateway in &receipt.pending {
+        line("pending", format!("{gateway} (not confirmed yet)"));
+    }
+    line("others", others(receipt));
+    text
+}
+
+fn instance_text(instance: &Instance) -> String {
+    let Instance {
+        address,
+        status,
+        error,
+    } = instance;
+    match (status, error) {
+        (_, Some(error)) => format!("{address}: {error}"),
+        (Some(status), None) => format!("{address}: {status}"),
+        (None, None) => address.clone(),
+    }
+}
+
+fn others(receipt: &Receipt) -> String {
+    let took = receipt.took_ms;
+    match receipt.others {
+        PeerStates::Alone => "there are none: no `redis` is configured".to_owned(),
+        PeerStates::Reached => format!("all of them are done, after {took:.0} ms"),
+        PeerStates::Waiting => format!("not all of them are done after {took:.0} ms: ask again"),
+        PeerStates::Unreached => {
+            "not reached: Redis is lost; they follow as soon as it is back".to_owned()
+        }
+    }
+}

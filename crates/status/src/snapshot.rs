@@ -1,0 +1,459 @@
+//! The state of a running gateway at one moment, as plain data.
+//!
+//! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
+//! and counts, never header values, keys or the text of the configuration.
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+
+use edgeway_base::metrics::Exposition;
+use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
+use edgeway_proxy::live::history::RequestHistory;
+use serde::{Deserialize, Serialize};
+
+pub use edgeway_proxy::live::{traffic::RouteTraffic, trial::TrialOutcome};
+pub use edgeway_upstreams::{BackendStatus, RestartAt, Scale, UpstreamStatus, UpstreamTraffic};
+
+/// State of the running gateway for the admin listener.
+pub trait Source: Send + Sync + 'static {
+    /// The complete state, as on `/status`.
+    fn snapshot(&self) -> Snapshot;
+
+    /// Banned clients, with the earliest end of a ban first.
+    fn bans(&self) -> Vec<BanStatus>;
+
+    /// Explains how a request would be handled, and what the cache holds for it.
+    ///
+    /// # Errors
+    ///
+    /// If the input is no valid request.
+    fn explain(&self, question: &ExplainRequest) -> Result<Explanation, ExplainError>;
+
+    /// Checks that new requests should be sent here.
+    ///
+    /// # Errors
+    ///
+    /// The reasons against it.
+    fn ready(&self) -> Result<(), Vec<NotReady>>;
+
+    /// Address of the admin listener over TCP, if there is one.
+    fn admin_address(&self) -> Option<SocketAddr>;
+
+    /// The requests that ended last.
+    fn history(&self) -> Arc<RequestHistory>;
+
+    /// Checks that requests for an upstream should be sent here; `None` if there is none of this
+    /// name.
+    fn upstream_ready(&self, upstream: &str) -> Option<bool>;
+
+    /// All metrics in a text format. Called on a thread that may block.
+    fn metrics(&self, format: Exposition) -> Vec<u8>;
+}
+
+/// Reason why new requests should be sent elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotReady {
+    /// Not all listeners are open yet.
+    Starting,
+    Draining,
+    /// No backend of this required upstream is in rotation.
+    Upstream(String),
+}
+
+impl NotReady {
+    /// Text for clients of `/readyz`, which may be anybody: without names.
+    pub fn public(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Draining => "draining",
+            Self::Upstream(_) => "no backend of a required upstream is in rotation",
+        }
+    }
+}
+
+impl fmt::Display for NotReady {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting | Self::Draining => f.write_str(self.public()),
+            Self::Upstream(name) => {
+                write!(
+                    f,
+                    "no backend of the required upstream `{name}` is in rotation"
+                )
+            }
+        }
+    }
+}
+
+/// Response of `/readyz`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    pub ready: bool,
+    /// Why it is not ready.
+    pub reasons: Vec<String>,
+}
+
+/// The state of one gateway process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Snapshot {
+    pub version: String,
+    pub pid: u32,
+    /// Time of the snapshot by the wall clock; RFC 3339, UTC.
+    pub at: String,
+    /// Start of the process; RFC 3339, UTC.
+    pub started: String,
+    pub uptime_seconds: u64,
+    pub state: State,
+    /// Why the gateway is not ready; empty if it is.
+    pub not_ready: Vec<String>,
+    pub process: ProcessStatus,
+    pub config: ConfigStatus,
+    /// The last reloads, the newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reloads: Vec<ReloadStatus>,
+    /// Predecessors that are still draining.
+    pub predecessors: Vec<Predecessor>,
+    pub listeners: Vec<ListenerStatus>,
+    pub bans: BansStatus,
+    /// Certificates managed by ACME.
+    pub certificates: Vec<CertificateStatus>,
+    /// Expiry of all certificates, the next one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expiries: Vec<CertificateExpiry>,
+    /// Rate limits with their counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitStatus>,
+    /// Redis, which carries state shared with other gateways, if configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redis: Option<RedisStatus>,
+    /// The purge link to other gateways, if anything is cached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub purges: Option<PurgeLinkStatus>,
+    /// The cache's memory, if anything is cached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheStatus>,
+    /// The folder that makes the cache survive restarts, if configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_disk: Option<CacheDiskStatus>,
+    /// Each loaded version of a plugin.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub plugins: Vec<PluginStatus>,
+    pub routes: Vec<RouteStatus>,
+    pub upstreams: Vec<UpstreamStatus>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Starting,
+    Serving,
+    /// No new connections. Open ones may finish.
+    Draining,
+}
+
+/// Resources of the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessStatus {
+    /// CPU time per second, of the last ten seconds: 1.0 is one processor in full use.
+    pub cpu: f64,
+    /// Resident memory.
+    pub memory_bytes: u64,
+}
+
+/// A reload, or an attempt at one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadStatus {
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// The configuration that serves since then.
+    pub generation: u64,
+    /// The changes, one line each.
+    pub changes: Vec<String>,
+    /// The error of a configuration that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Expiry of a certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateExpiry {
+    /// RFC 3339, UTC.
+    pub expires: String,
+    pub listener: String,
+    pub name: String,
+}
+
+/// Counts of a rate limit since the process began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitStatus {
+    pub name: String,
+    pub passed: u64,
+    pub delayed: u64,
+    pub refused: u64,
+    pub exempt: u64,
+    /// Requests for which Redis could not be asked.
+    pub without_redis: u64,
+}
+
+/// The cache's memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheStatus {
+    pub objects: u64,
+    pub bytes: u64,
+    pub budget_bytes: u64,
+    /// Responses evicted to make room, since the process began.
+    pub evictions: u64,
+}
+
+/// The configuration that serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigStatus {
+    pub file: String,
+    /// Number of configurations that this process has served, from 1.
+    pub generation: u64,
+    /// RFC 3339, UTC.
+    pub loaded_at: String,
+    /// Why the last reload was refused; `None` if it was not, or there was none.
+    pub last_error: Option<String>,
+    /// The active profile.
+    pub profile: Option<String>,
+    /// The defined profiles.
+    pub profiles: Vec<String>,
+    /// Trial of the configuration that serves: `edgeway reload --canary`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<ConfigCanaryStatus>,
+    /// Verdict on the last trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary_verdict: Option<ConfigVerdictStatus>,
+}
+
+/// Trial of a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigCanaryStatus {
+    pub generation: u64,
+    /// RFC 3339, UTC.
+    pub until: String,
+}
+
+/// Verdict on a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConfigVerdictStatus {
+    pub generation: u64,
+    pub outcome: TrialOutcome,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// Sentence with the figures.
+    pub text: String,
+}
+
+/// A predecessor that is draining.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Predecessor {
+    pub pid: u32,
+    pub version: String,
+    /// Connections that are still open.
+    pub connections: u64,
+    /// Requests in flight by `UPSTREAM/ADDRESS`, without zeros.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub in_flight: BTreeMap<String, u64>,
+    /// Start of the drain; RFC 3339, UTC.
+    pub since: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListenerStatus {
+    pub name: String,
+    pub address: String,
+    /// Connections open now.
+    pub connections: u64,
+    /// Connections accepted since the start.
+    pub accepted: u64,
+}
+
+/// Counts of clients that are banned, or may be soon.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BansStatus {
+    pub active: usize,
+    /// Clients with recent refusals that may lead to a ban.
+    pub struck: usize,
+}
+
+/// A banned client.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BanStatus {
+    /// An IPv4 address, or an IPv6 /64.
+    pub address: String,
+    pub reason: String,
+    /// `rule` or `operator`.
+    pub by: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+    pub until: String,
+    /// The refusals that led to the ban; zero if an operator set it.
+    pub strikes: u32,
+}
+
+/// A certificate managed by ACME.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateStatus {
+    pub name: String,
+    /// RFC 3339, UTC; `None` while a self-signed certificate stands in.
+    pub expires: Option<String>,
+    /// Time of the next order; `None` if another gateway orders.
+    pub next: Option<String>,
+    /// Failed attempts in a row.
+    pub failures: u32,
+    /// Why the last attempt failed.
+    pub problem: Option<String>,
+}
+
+/// State of the connection to Redis.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RedisStatus {
+    /// `single`, `cluster` or `sentinel`.
+    pub mode: String,
+    /// Address without user and password.
+    pub address: String,
+    pub up: bool,
+    /// Time of the last change of `up`; RFC 3339, UTC.
+    pub since: String,
+    /// The last error, kept after recovery.
+    pub last_error: Option<String>,
+}
+
+/// The folder of the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheDiskStatus {
+    pub folder: String,
+    /// `up`; `opening`, `busy` (another process has the folder), `catching_up` (with purges) or
+    /// `off` (handed to the process that serves now); or an error: `full`, `read_only`, `missing`,
+    /// `permission`, `slow`, `io`.
+    pub state: String,
+    /// Time of the last change of `state`; RFC 3339, UTC.
+    pub since: String,
+    /// The last error, kept after recovery.
+    pub last_error: Option<String>,
+    pub objects: usize,
+    pub bytes: u64,
+    pub budget_bytes: u64,
+}
+
+/// The purge link between gateways.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PurgeLinkStatus {
+    /// This gateway's name in receipts.
+    pub gateway: String,
+    /// True if there is a Redis. Without it this gateway knows no others.
+    pub shared: bool,
+    /// True if every purge waits for this gateway.
+    pub leased: bool,
+    /// Time since which purges may complete without this gateway; RFC 3339, UTC.
+    pub lost_since: Option<String>,
+    /// Error of the last request to Redis, if it failed.
+    pub last_error: Option<String>,
+    /// The last entry of the log that is applied here.
+    pub applied: Option<String>,
+    /// Purges that have not been sent to the others yet.
+    pub unsent: usize,
+    /// Number of times that the lease expired.
+    pub losses: u64,
+    /// Number of times that the whole cache was dropped because the log no longer had this
+    /// gateway's position.
+    pub gaps: u64,
+    /// Entries that were applied after a lost lease.
+    pub replayed: u64,
+    pub others: Vec<OtherGateway>,
+}
+
+/// Another gateway according to the purge log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OtherGateway {
+    pub gateway: String,
+    pub leased: bool,
+    pub applied: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RouteStatus {
+    pub name: String,
+    /// The requests it matches, such as `GET shop.example.com/api/*`.
+    #[serde(rename = "match")]
+    pub matches: String,
+    /// Its action, such as `upstream web` or `redirect 308`.
+    pub action: String,
+    /// The YAML keys of its filters, in the order of the chain.
+    pub filters: Vec<String>,
+    pub traffic: RouteTraffic,
+}
+
+/// A loaded plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginStatus {
+    pub name: String,
+    pub file: String,
+    /// A short hash of its files.
+    pub version: String,
+    /// RFC 3339, UTC.
+    pub loaded_at: String,
+    pub isolates: usize,
+    /// Total of its isolates, as of the last measurement.
+    pub heap_bytes: u64,
+    pub routes: Vec<PluginRouteStatus>,
+}
+
+/// A plugin on one route, since the process began.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PluginRouteStatus {
+    pub route: String,
+    /// Number of hooks that ran.
+    pub calls: u64,
+    /// Failures by kind, as in metrics, without zeros.
+    pub failures: BTreeMap<String, u64>,
+    /// Failures in the last minute.
+    pub recent_failures: u64,
+    /// The text of a recent failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// True if the plugin failed too often and is suspended for a while.
+    pub left_out: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_newer_gateway_can_be_read() {
+        let text = r#"{ "upstreams": [{ "name": "web", "waiting_since": 1.5 }], "moon": "full" }"#;
+        let snapshot: Snapshot = serde_json::from_str(text).unwrap();
+        assert_eq!(snapshot.upstreams[0].name, "web");
+    }
+
+    #[test]
+    fn an_older_gateway_can_be_read() {
+        let snapshot: Snapshot = serde_json::from_str(r#"{ "version": "0.0.9" }"#).unwrap();
+        assert_eq!(snapshot.version, "0.0.9");
+        assert_eq!(snapshot.listeners, []);
+    }
+}

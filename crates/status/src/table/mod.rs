@@ -1,0 +1,433 @@
+//! A snapshot as text for a terminal: aligned columns, no colour, data only.
+
+use std::fmt::Write as _;
+
+use edgeway_base::out::printable;
+
+use super::{
+    latencies::{self, Slowness},
+    plugins, problems,
+    snapshot::{
+        BackendStatus, BanStatus, BansStatus, CacheDiskStatus, CertificateExpiry,
+        CertificateStatus, Predecessor, PurgeLinkStatus, RedisStatus, Snapshot, State,
+        UpstreamStatus,
+    },
+};
+
+/// Renders the whole status as `edgeway status` prints it.
+pub fn render_text(snapshot: &Snapshot) -> String {
+    let mut out = String::with_capacity(2048);
+    put_head(&mut out, snapshot);
+    put_section(
+        &mut out,
+        &["LISTENER", "ADDRESS", "OPEN", "ACCEPTED"],
+        snapshot.listeners.iter().map(|listener| {
+            [
+                listener.name.clone(),
+                listener.address.clone(),
+                listener.connections.to_string(),
+                listener.accepted.to_string(),
+            ]
+        }),
+    );
+    put_section(
+        &mut out,
+        &["CERTIFICATE", "EXPIRES", "NEXT", "NOTES"],
+        (snapshot.certificates.iter().map(certificate_row)).chain(file_rows(snapshot)),
+    );
+    put_section(
+        &mut out,
+        &["REDIS", "ADDRESS", "STATE", "SINCE", "NOTES"],
+        snapshot.redis.iter().map(redis_row),
+    );
+    put_section(
+        &mut out,
+        &["GATEWAY", "PURGES", "APPLIED", "NOTES"],
+        snapshot.purges.iter().flat_map(gateway_rows),
+    );
+    put_section(
+        &mut out,
+        &["CACHE FOLDER", "STATE", "SINCE", "OBJECTS", "USED", "NOTES"],
+        snapshot.cache_disk.iter().map(disk_row),
+    );
+    put_section(
+        &mut out,
+        &[
+            "UPSTREAM",
+            "BACKEND",
+            "STATE",
+            "IN FLIGHT",
+            "REQUESTS",
+            "FAILED",
+            "LAST MIN",
+            "AVERAGE",
+            "NOTES",
+        ],
+        latencies::backends(&snapshot.upstreams)
+            .map(|(upstream, backend, slow)| backend_row(upstream, backend, slow)),
+    );
+    put_section(
+        &mut out,
+        &["UPSTREAM", "CANARY"],
+        snapshot
+            .upstreams
+            .iter()
+            .filter_map(|upstream| Some([upstream.name.clone(), upstream.trial_text()?])),
+    );
+    put_section(
+        &mut out,
+        &[
+            "PLUGIN", "FILE", "VERSION", "LOADED", "ROUTES", "CALLS", "FAILED", "HEAP", "NOTES",
+        ],
+        snapshot.plugins.iter().map(plugins::row),
+    );
+    put_section(
+        &mut out,
+        &[
+            "ROUTE", "MATCH", "ACTION", "RATE", "5XX", "P95", "P99", "HITS", "FILTERS",
+        ],
+        snapshot.routes.iter().map(|route| {
+            let traffic = &route.traffic;
+            [
+                route.name.clone(),
+                route.matches.clone(),
+                route.action.clone(),
+                format!("{:.1}/s", traffic.rate),
+                format!("{:.1}/s", traffic.server_error_rate),
+                milliseconds(traffic.p95_ms),
+                milliseconds(traffic.p99_ms),
+                traffic
+                    .hit_ratio
+                    .map(|ratio| format!("{:.0}%", 100.0 * ratio))
+                    .unwrap_or_default(),
+                route.filters.join(" "),
+            ]
+        }),
+    );
+    out
+}
+
+fn milliseconds(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| format!("{value:.1}ms"))
+}
+
+/// Renders the banned clients as `edgeway bans` prints them.
+pub fn render_bans(bans: &[BanStatus]) -> String {
+    let mut out = String::with_capacity(80 * bans.len());
+    put_section(
+        &mut out,
+        &["ADDRESS", "UNTIL", "SINCE", "BY", "STRIKES", "REASON"],
+        bans.iter().map(|ban| {
+            [
+                ban.address.clone(),
+                ban.until.clone(),
+                ban.since.clone(),
+                ban.by.clone(),
+                ban.strikes.to_string(),
+                ban.reason.clone(),
+            ]
+        }),
+    );
+    out.trim_start().to_owned()
+}
+
+fn put_head(out: &mut String, snapshot: &Snapshot) {
+    let state = match snapshot.state {
+        State::Starting => "starting",
+        State::Serving => "serving",
+        State::Draining => "draining",
+    };
+    let (config, bans) = (&snapshot.config, &snapshot.bans);
+    let at = problems::time_of(snapshot).unwrap_or_default();
+    let mut lines = vec![
+        (
+            "edgeway",
+            format!("{} (pid {})", snapshot.version, snapshot.pid),
+        ),
+        (
+            "state",
+            format!("{state}, up {}", uptime(snapshot.uptime_seconds)),
+        ),
+        (
+            "config",
+            format!(
+                "{}, generation {}, loaded {}",
+                config.file, config.generation, config.loaded_at
+            ),
+        ),
+    ];
+    if let Some(trial) = &config.canary {
+        lines.push((
+            "trial",
+            format!("of this configuration, until {}", trial.until),
+        ));
+    }
+    for problem in problems::of(snapshot, at) {
+        lines.push((problem.severity.name(), problem.text));
+    }
+    if !config.profiles.is_empty() {
+        let active = config.profile.as_deref().unwrap_or("none");
+        let all = config.profiles.join(", ");
+        lines.push(("profile", format!("{active} (there is {all})")));
+    }
+    for older in &snapshot.predecessors {
+        lines.push(("older", predecessor(older)));
+    }
+    if *bans != BansStatus::default() {
+        lines.push(("bans", bans_line(bans)));
+    }
+    for (name, text) in lines {
+        // Writing to a String cannot fail.
+        let _infallible = writeln!(out, "{name:<10} {}", printable(&text));
+    }
+}
+
+fn bans_line(bans: &BansStatus) -> String {
+    let plural = if bans.active == 1 { "" } else { "s" };
+    format!(
+        "{} client{plural} banned, {} refused recently",
+        bans.active, bans.struck
+    )
+}
+
+/// Describes a predecessor that is draining.
+fn predecessor(older: &Predecessor) -> String {
+    let plural = if older.connections == 1 { "" } else { "s" };
+    format!(
+        "process {} ({}): {} connection{plural}, draining since {}",
+        older.pid, older.version, older.connections, older.since
+    )
+}
+
+fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
+    let stand_in = certificate.expires.is_none().then_some("stand-in");
+    let failed = (certificate.failures > 0).then(|| {
+        let problem = certificate
+            .problem
+            .as_deref()
+            .unwrap_or("no reason recorded");
+        format!("failed {} times: {problem}", certificate.failures)
+    });
+    let notes = stand_in.map(str::to_owned).into_iter().chain(failed);
+    [
+        certificate.name.clone(),
+        or_dash(certificate.expires.as_ref()),
+        or_dash(certificate.next.as_ref()),
+        notes.collect::<Vec<_>>().join(", "),
+    ]
+}
+
+/// Rows of the certificates in files: the others have rows of their own.
+fn file_rows(snapshot: &Snapshot) -> impl Iterator<Item = [String; 4]> {
+    let is_issued = |name: &str| snapshot.certificates.iter().any(|c| c.name == name);
+    let files = snapshot.expiries.iter();
+    let files = files.filter(move |expiry| !is_issued(&expiry.name));
+    files.map(
+        |CertificateExpiry {
+             name,
+             expires,
+             listener,
+         }| {
+            let notes = format!("file of listener {listener}");
+            [name.clone(), expires.clone(), "-".to_owned(), notes]
+        },
+    )
+}
+
+fn or_dash(text: Option<&String>) -> String {
+    text.cloned().unwrap_or_else(|| "-".to_owned())
+}
+
+fn redis_row(redis: &RedisStatus) -> [String; 5] {
+    let notes = match &redis.last_error {
+        Some(error) if redis.up => format!("last error: {error}"),
+        Some(error) => error.clone(),
+        None => String::new(),
+    };
+    [
+        redis.mode.clone(),
+        redis.address.clone(),
+        if redis.up { "up" } else { "down" }.to_owned(),
+        redis.since.clone(),
+        notes,
+    ]
+}
+
+/// Rows of this gateway and those that share its purges. Empty if there can be no others.
+fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
+    if !link.shared {
+        return Vec::new();
+    }
+    let word = |is_leased| if is_leased { "leased" } else { "lost" }.to_owned();
+    let mut notes = vec!["this one".to_owned()];
+    if let Some(since) = &link.lost_since {
+        notes.push(format!("lost since {since}"));
+    }
+    notes.extend(link.last_error.clone());
+    if link.unsent > 0 {
+        notes.push(format!("{} unsent", link.unsent));
+    }
+    let own = [
+        link.gateway.clone(),
+        word(link.leased),
+        or_dash(link.applied.as_ref()),
+        notes.join(", "),
+    ];
+    let others = link.others.iter().map(|other| {
+        let gateway = other.gateway.clone();
+        let applied = other.applied.clone();
+        [gateway, word(other.leased), applied, String::new()]
+    });
+    std::iter::once(own).chain(others).collect()
+}
+
+fn disk_row(disk: &CacheDiskStatus) -> [String; 6] {
+    let notes = match &disk.last_error {
+        Some(error) if disk.state == "up" => format!("last error: {error}"),
+        Some(error) => error.clone(),
+        None => String::new(),
+    };
+    [
+        disk.folder.clone(),
+        disk.state.clone(),
+        disk.since.clone(),
+        disk.objects.to_string(),
+        format!("{} of {} MiB", mib(disk.bytes), mib(disk.budget_bytes)),
+        notes,
+    ]
+}
+
+/// Mebibytes, rounded.
+fn mib(bytes: u64) -> u64 {
+    (bytes + (1 << 19)) >> 20
+}
+
+fn backend_row(
+    upstream: &UpstreamStatus,
+    backend: &BackendStatus,
+    slow: Option<Slowness>,
+) -> [String; 9] {
+    let mut notes = notes(upstream, backend);
+    notes.splice(0..0, slow.map(|slow| slow.to_string()));
+    [
+        upstream.name.clone(),
+        backend.address.clone(),
+        backend.state.to_string(),
+        backend.in_flight.to_string(),
+        backend.requests.to_string(),
+        backend.failures.to_string(),
+        or_dash(
+            backend
+                .recent_failures
+                .map(|count| count.to_string())
+                .as_ref(),
+        ),
+        backend
+            .ewma_ms
+            .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}ms")),
+        notes.join(", "),
+    ]
+}
+
+/// Notes about unusual settings and states.
+fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(name) = &upstream.tls {
+        notes.push(format!("TLS as {name}"));
+    }
+    if upstream.protocol == "h2" {
+        notes.push("HTTP/2".to_owned());
+    }
+    if backend.origin == "added" {
+        notes.push("added at run time".to_owned());
+    }
+    if backend.weight > 1 {
+        notes.push(format!("weight {}", backend.weight));
+    }
+    if backend.backup {
+        notes.push("backup".to_owned());
+    }
+    if let Some(out) = problems::out_for(backend) {
+        notes.push(format!("{} for {out}", backend.state));
+    }
+    if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
+        let because = backend.ejected_because.as_deref().unwrap_or("failures");
+        notes.push(format!("for {seconds:.0}s more ({because})"));
+    }
+    if let Some(node) = &backend.node {
+        notes.push(node.to_string());
+    }
+    if let Some(excess) = upstream.excess(backend) {
+        notes.push(excess.to_string());
+    }
+    match &backend.probe {
+        Some(probe) if !probe.passed => {
+            notes.push(format!("check {:.0}s ago: {}", probe.ago, probe.text));
+        }
+        _ => {}
+    }
+    if upstream.queue > 0 {
+        notes.push(format!("{} waiting", upstream.queue));
+    }
+    if upstream.panic {
+        notes.push("none is healthy, so all are used".to_owned());
+    }
+    notes
+}
+
+/// Appends a table after an empty line. Without rows it appends nothing.
+fn put_section<const N: usize>(
+    out: &mut String,
+    titles: &[&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) {
+    let rows: Vec<[String; N]> = rows.map(|row| row.map(|cell| printable(&cell))).collect();
+    if rows.is_empty() {
+        return;
+    }
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .chain([titles[column].len()])
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    out.push('\n');
+    put_row(out, titles, &widths);
+    for row in &rows {
+        put_row(out, &row.each_ref().map(String::as_str), &widths);
+    }
+}
+
+fn put_row<const N: usize>(out: &mut String, cells: &[&str; N], widths: &[usize; N]) {
+    let start = out.len();
+    for (cell, width) in cells.iter().zip(widths) {
+        // Writing to a String cannot fail.
+        let _infallible = write!(out, "{cell:<width$}  ");
+    }
+    out.truncate(start + out[start..].trim_end().len());
+    out.push('\n');
+}
+
+/// Formats the two largest units: `3d 4h`, `12min 5s`.
+pub fn uptime(seconds: u64) -> String {
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
+    let first = parts.iter().position(|(n, _)| *n > 0).unwrap_or(3);
+    parts[first..]
+        .iter()
+        .take(2)
+        .map(|(n, unit)| format!("{n}{unit}"))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+#[doc(hidden)]
+pub mod testkit;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! Tests of the terminal table.
+
+use super::{testkit::full, *};
+use crate::snapshot::RestartAt;
+
+#[test]
+fn columns_line_up() {
+    insta::assert_snapshot!(render_text(&full()), @r"
+    edgeway    0.1.0 (pid 4242)
+    state      serving, up 1d 2h
+    config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
+    error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors); 1 of 2 in rotation
+    error      Redis at 10.0.0.5:6379 is down since 2027-01-16T09:30:00.000Z: no response within 20ms
+    warning    purges of other gateways may not reach this one since 2027-01-16T09:30:03.000Z
+    warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28)
+    warning    certificate www.example.com: 2 failed orders in a row: no such host (dns)
+    warning    plugin ab-split (plugins/ab-split/plugin.js) failed too often on route api and is suspended there
+    profile    peak (there is calm, peak)
+    older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
+    bans       1 client banned, 12 refused recently
+
+    LISTENER  ADDRESS         OPEN  ACCEPTED
+    public    127.0.0.1:8080  12    3400
+
+    CERTIFICATE       EXPIRES                   NEXT                      NOTES
+    shop.example.com  2027-04-15T08:00:00.000Z  2027-03-15T20:10:00.000Z
+    www.example.com   -                         2027-01-16T10:10:00.000Z  stand-in, failed 2 times: no such host (dns)
+
+    REDIS   ADDRESS        STATE  SINCE                     NOTES
+    single  10.0.0.5:6379  down   2027-01-16T09:30:00.000Z  no response within 20ms
+
+    GATEWAY         PURGES  APPLIED          NOTES
+    web-1/4f2a91c3  lost    1768555000000-0  this one, lost since 2027-01-16T09:30:03.000Z, no response within 20ms, 2 unsent
+    web-2/90ab33d0  leased  1768555000000-0
+
+    CACHE FOLDER        STATE  SINCE                     OBJECTS  USED              NOTES
+    /var/cache/edgeway  full   2027-01-16T09:31:00.000Z  5120     1024 of 2048 MiB  No space left on device (os error 28)
+
+    UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  LAST MIN  AVERAGE  NOTES
+    web       127.0.0.1:3000  healthy  2          3100      0       0         4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
+    web       127.0.0.1:3001  ejected  0          120       9       3         -        weight 2, ejected for 1min 5s, for 4s more (errors), check 1s ago: connection refused
+
+    PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
+    ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
+
+    ROUTE  MATCH                   ACTION        RATE     5XX    P95     P99      HITS  FILTERS
+    api    shop.example.com/api/*  upstream api  120.5/s  0.5/s  41.7ms  120.0ms  82%   request_id access_log
+    ");
+}
+
+#[test]
+fn an_app_that_has_reached_its_limit_has_a_note() {
+    let mut snapshot = full();
+    snapshot.upstreams[0].restart_at = Some(RestartAt {
+        rss_bytes: Some(181 << 20),
+        heap_bytes: Some(90 << 20),
+    });
+    let excess = "rss 180 MiB, `restart_at` reached: heap 90 MiB, limit 90MiB";
+    let text = render_text(&snapshot);
+    assert!(text.contains(excess), "{text}");
+    snapshot.upstreams[0]
+        .restart_at
+        .as_mut()
+        .unwrap()
+        .heap_bytes = None;
+    assert!(!render_text(&snapshot).contains("restart_at"));
+}
+
+#[test]
+fn trouble_stands_at_the_top() {
+    let mut snapshot = full();
+    snapshot.config.last_error = Some("unknown key `lisen`".into());
+    snapshot.not_ready = vec!["no backend of `web` is healthy".into()];
+    let text = render_text(&snapshot);
+    let head: Vec<&str> = text.lines().skip(3).take(2).collect();
+    assert_eq!(
+        head,
+        [
+            "error      not ready: no backend of `web` is healthy",
+            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors); 1 of 2 in rotation",
+        ]
+    );
+    let refused = "warning    the last reload was refused at ";
+    let refused = text.lines().find(|line| line.starts_with(refused));
+    assert!(
+        refused.unwrap().ends_with(": unknown key `lisen`"),
+        "{text}"
+    );
+}
+
+#[test]
+fn no_name_steers_the_terminal() {
+    let mut snapshot = full();
+    snapshot.routes[0].name = "a\u{1b}[2Jb".into();
+    let text = render_text(&snapshot);
+    assert!(text.contains("a\\u{1b}[2Jb"), "{text}");
+}
+
+#[test]
+fn an_empty_gateway_prints_its_header_only() {
+    assert_eq!(render_text(&Snapshot::default()).lines().count(), 3);
+}
+
+#[test]
+fn uptimes_show_two_parts() {
+    for (seconds, text) in [
+        (0, "0s"),
+        (59, "59s"),
+        (60, "1min 0s"),
+        (3_661, "1h 1min"),
+        (90_061, "1d 1h"),
+    ] {
+        assert_eq!(uptime(seconds), text);
+    }
+}

@@ -1,0 +1,243 @@
+//! The command line: parses the arguments of the process, and calls the command.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use edgeway_base::out;
+use edgeway_cli::{
+    ban, ca, check, completions, demo, deploy, dev, doctor, drain, explain, hash, healthcheck,
+    import, init, logs, man, monitor, page, plugin, preset, profile, proxy, purge, reload, rollout,
+    run, scale, schema, status, top, upgrade, upstream, uptime, warm,
+};
+use edgeway_filters::custom::CustomFilter;
+
+/// A programmable edge gateway for Node and Next.js apps.
+#[derive(Debug, Parser)]
+#[command(
+    name = "edgeway",
+    version = crate::LONG_VERSION,
+    propagate_version = true,
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the configuration
+    Run(run::Options),
+    /// Find every problem of a configuration
+    Check(check::Options),
+    /// Say which route, filters and upstream a request would meet, and why
+    Explain(explain::Options),
+    /// Print the JSON Schema of the configuration, for editors
+    Schema,
+    /// Hash a password or make an API key, for files that hold no secret
+    Hash(hash::Options),
+    /// Serve an app with no configuration file
+    Proxy(proxy::Options),
+    /// Write an edgeway.yaml for the app in a folder
+    ///
+    /// The framework, the ports and the WebSockets are read from package.json, an ecosystem file of
+    /// PM2, a compose file and the code.
+    Init(init::Options),
+    /// Run the `dev` script of an app behind the gateway
+    ///
+    /// The script gets a free port and ends with the gateway. The routes are those of edgeway.yaml,
+    /// which is watched.
+    Dev(dev::Options),
+    /// Make and trust a CA of this machine, for HTTPS while you develop
+    Ca(ca::Options),
+    /// Serve a small demonstration with built-in apps behind it; needs no configuration
+    Demo(demo::Options),
+    /// Check this machine, the configuration, backends, Redis and the running gateway
+    ///
+    /// Each problem comes with what to do about it. The exit status is 0 without errors, 78 for a
+    /// configuration with errors, and 1 for any other error.
+    Doctor(doctor::Options),
+    /// Make a configuration and units from what ran your apps before
+    Import(import::Options),
+    /// Show what the running gateway does
+    Status(status::Options),
+    /// Print the requests that the running gateway has handled last, and follow them
+    ///
+    /// They come from the gateway's memory, also where there is no access log. Errors and refusals
+    /// are kept apart, so that traffic does not push them out.
+    Logs(Box<logs::Options>),
+    /// Watch the running gateway in the terminal: rates, routes, backends, units, limits
+    ///
+    /// The key `?` shows the other keys. Without a terminal, and with --once, everything is printed
+    /// once as text.
+    Top(top::Options),
+    /// Print a link that opens the status page of the running gateway in a browser
+    ///
+    /// The link works once, within a minute. Without the admin token it is the only way to the page
+    /// over TCP.
+    Page(page::Options),
+    /// Make the running gateway read its configuration again
+    ///
+    /// Problems are printed as by `check`, and then nothing changes: the exit status is 78 for a
+    /// configuration with errors, and 1 for any other reason.
+    Reload(reload::Options),
+    /// Send a backend no new requests, and wait for those in flight
+    Drain(drain::Options),
+    /// Send a drained backend requests again
+    Undrain(drain::UndrainOptions),
+    /// Restart the apps behind an upstream, one after the other
+    ///
+    /// Each one is drained, the command is run for it, and once its checks are good it gets
+    /// requests again. The first that does not come back ends the rollout; it stays drained.
+    ///
+    /// With --watch the command runs until SIGTERM, and restarts each app whose memory reaches
+    /// `restart_at` of the upstream, one at a time.
+    Rollout(rollout::Options),
+    /// Put a release of an app beside the running one, and switch to it once it is healthy
+    ///
+    /// The folder is copied into `releases.folder` of the upstream, its instances are started, and
+    /// requests go to it when their checks are good. The replaced release stays for `linger`, for
+    /// browsers that have its pages. If the new one never gets healthy, nothing has changed.
+    Deploy(Box<deploy::Options>),
+    /// List the releases of an app
+    Deploys(deploy::ListOptions),
+    /// Go back to an earlier release of an app
+    Rollback(Box<deploy::RollbackOptions>),
+    /// Make a release of an app the current one
+    ///
+    /// Switches to one that `edgeway deploy --hold` has started, or to any other that is still whole.
+    Switch(Box<deploy::SwitchOptions>),
+    /// Start the instances of an app's releases again that ended with the machine
+    ///
+    /// Instances that systemd does not run end with the machine or the container. This starts those
+    /// that no command has stopped, on their ports, and waits for their checks.
+    Resume(deploy::ResumeOptions),
+    /// Run an instance of a release, and start it again when it ends
+    #[command(hide = true)]
+    SuperviseInstance(deploy::SuperviseOptions),
+    /// Stop replaced releases when their time is over
+    #[command(hide = true)]
+    RetireReleases(deploy::RetireOptions),
+    /// Start or stop apps until an upstream has N backends, or as many as its load needs
+    ///
+    /// For each missing backend a systemd unit is started, and it gets requests once its checks are
+    /// good. If there are too many, the last ones are drained, removed and stopped.
+    Scale(Box<scale::Options>),
+    /// Add and remove backends of the running gateway
+    Upstream(upstream::Options),
+    /// List the profiles of the running gateway, or switch one on or off
+    Profile(profile::Options),
+    /// List the presets, or print one
+    Preset(preset::Options),
+    /// List the clients that are banned
+    Bans(ban::ListOptions),
+    /// Ban a client for some time: refuse all of its requests
+    Ban(ban::Options),
+    /// Lift a client's ban
+    Unban(ban::LiftOptions),
+    /// Purge stored responses from the cache, on every gateway
+    ///
+    /// The exit status is 0 once every gateway that holds a lease and every instance of the app has
+    /// completed it.
+    Purge(purge::Options),
+    /// Fetch the URLs in a file, so that the cache has them before clients send requests
+    ///
+    /// Each URL is fetched plain and as browsers request it. The exit status is 1 if one of them
+    /// failed.
+    Warm(warm::Options),
+    /// Probe the gateway, apps, Redis and MongoDB, and restart units that fail
+    ///
+    /// The result is one line of JSON. The exit status is 1 if a probe failed. A timer runs this
+    /// each five minutes; a unit that stays bad is restarted ever more rarely.
+    Healthcheck(Box<healthcheck::Options>),
+    /// Print CPU, memory, disks, network and processes of this machine as one line of JSON
+    Monitor(monitor::Options),
+    /// Print the availability of a site, from the log of `healthcheck`
+    ///
+    /// The exit status is 1 if it is below the target.
+    Uptime(uptime::Options),
+    /// Create, test and run plugins
+    Plugin(plugin::Options),
+    /// Replace the running gateway with a new process, without losing a request
+    ///
+    /// The new one takes over the listening sockets; the old one finishes what it has. If the
+    /// new one does not serve, the old one goes on and the exit status is 1.
+    Upgrade(upgrade::Options),
+    /// Print the completions of a shell
+    ///
+    /// Packages install them. For bash: edgeway completions bash >
+    /// ~/.local/share/bash-completion/completions/edgeway
+    Completions(completions::Options),
+    /// Write the manual pages to a folder
+    ///
+    /// Packages install them; man -l FOLDER/edgeway.1 shows one.
+    Man(man::Options),
+}
+
+/// Same as [`main`], for a program with filters of its own beside the built-in ones.
+pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
+    if let Err(error) = edgeway_filters::custom::register(own) {
+        out::note(&format!("edgeway: {error}"));
+        return ExitCode::FAILURE;
+    }
+    main()
+}
+
+/// Runs the program with the process's own arguments.
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(options) => run::run(&options),
+        Command::Check(options) => check::run(&options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Schema => schema::run(),
+        Command::Hash(options) => hash::run(&options),
+        Command::Proxy(options) => proxy::run(&options),
+        Command::Init(options) => init::run(&options),
+        Command::Dev(options) => dev::run(&options),
+        Command::Ca(options) => ca::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+        Command::Import(options) => import::run(&options),
+        Command::Status(options) => status::run(&options),
+        Command::Logs(options) => logs::run(&options),
+        Command::Top(options) => top::run(&options),
+        Command::Page(options) => page::run(&options),
+        Command::Reload(options) => reload::run(&options),
+        Command::Drain(options) => drain::run(&options),
+        Command::Undrain(options) => drain::run_undrain(&options),
+        Command::Rollout(options) => rollout::run(&options),
+        Command::Deploy(options) => deploy::run(&options),
+        Command::Deploys(options) => deploy::run_list(&options),
+        Command::Rollback(options) => deploy::run_rollback(&options),
+        Command::Switch(options) => deploy::run_switch(&options),
+        Command::Resume(options) => deploy::run_resume(&options),
+        Command::SuperviseInstance(options) => deploy::run_supervise(&options),
+        Command::RetireReleases(options) => deploy::run_retire(&options),
+        Command::Scale(options) => scale::run(&options),
+        Command::Upstream(options) => upstream::run(&options),
+        Command::Profile(options) => profile::run(&options),
+        Command::Preset(options) => preset::run(&options),
+        Command::Bans(options) => ban::run_list(&options),
+        Command::Ban(options) => ban::run(&options),
+        Command::Unban(options) => ban::run_lift(&options),
+        Command::Purge(options) => purge::run(&options),
+        Command::Warm(options) => warm::run(&options),
+        Command::Healthcheck(options) => healthcheck::run(&options),
+        Command::Monitor(options) => monitor::run(&options),
+        Command::Uptime(options) => uptime::run(&options),
+        Command::Plugin(options) => plugin::run(&options),
+        Command::Upgrade(options) => upgrade::run(&options),
+        Command::Completions(options) => completions::run(&options, Arguments::command()),
+        Command::Man(options) => man::run(&options, Arguments::command()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_together() {
+        Arguments::command().debug_assert();
+    }
+}
