@@ -1,5 +1,6 @@
-// Compares images: reads lines with two files, and writes for each the sizes of both and their
-// structural similarity, as JSON.
+// Compares images of two encoders: reads lines with both files, their width and the file of their
+// source, and writes as JSON for each the structural similarity of both, and how much less the first
+// one is like the source than the second one: the source made smaller without loss.
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -7,8 +8,8 @@ import { createInterface } from 'node:readline';
 const sharp = createRequire(join(process.cwd(), 'package.json'))('sharp');
 
 /** Luminance on grey, so that alpha counts too. */
-async function luminance(file) {
-  const { data, info } = await sharp(file).toColourspace('srgb').ensureAlpha().raw().toBuffer({ resolveWithObject: true });
+async function luminance(image) {
+  const { data, info } = await image.toColourspace('srgb').ensureAlpha().raw().toBuffer({ resolveWithObject: true });
   const pixels = new Float64Array(info.width * info.height);
   for (let at = 0; at < pixels.length; at++) {
     const [r, g, b, a] = data.subarray(at * 4, at * 4 + 4);
@@ -41,9 +42,17 @@ function similarity(a, b) {
   return sum / count;
 }
 
+/** Similarity of images of the same size; 0 for others. */
+const likeness = (a, b) => (a.width === b.width && a.height === b.height ? similarity(a, b) : 0);
+
 for await (const line of createInterface({ input: process.stdin })) {
-  const [a, b] = await Promise.all(line.split(' ').map(luminance));
-  const isSame = a.width === b.width && a.height === b.height;
-  const sizes = [a, b].map(({ width, height }) => [width, height]);
-  console.log(JSON.stringify({ sizes, similarity: isSame ? similarity(a, b) : 0 }));
+  const [one, other, width, ...rest] = line.split(' ');
+  const source = rest.join(' ');
+  const [a, b] = await Promise.all([one, other].map((file) => luminance(sharp(file))));
+  let loss = 1;
+  if (source !== '-') {
+    const small = await luminance(sharp(source).rotate().resize(Number(width), undefined, { withoutEnlargement: true }));
+    loss = likeness(b, small) - likeness(a, small);
+  }
+  console.log(JSON.stringify({ similarity: likeness(a, b), loss }));
 }

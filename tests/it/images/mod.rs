@@ -7,35 +7,24 @@
 )]
 
 mod beside;
+mod compare;
 mod remote;
 mod remote_rules;
 mod sources;
 mod spellings;
 
 use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs,
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
+    collections::BTreeMap, fs, path::Path, process::Command, sync::OnceLock, time::Duration,
 };
 
-use serde_json::Value;
 use tempfile::TempDir;
 
+use self::compare::{Comparison, MOST_BYTES_OF_ALL};
 use crate::support::{
     apps::{App, Kind, NextApp},
     client::{Request, Response, get},
     gateway::{Gateway, cpu_of},
 };
-
-/// Least similarity to the image of the app's own optimizer.
-const SIMILAR: f64 = 0.98;
-/// Most bytes for each byte of it.
-const MOST_BYTES: f64 = 1.05;
 
 const LEFT: &str = "edgeway_images_left_to_app_total";
 const REFUSED: &str = "edgeway_images_refused_total";
@@ -123,151 +112,8 @@ fn headers(response: &Response) -> BTreeMap<&'static str, Option<String>> {
     .collect()
 }
 
-/// Returns true for an entity tag as the optimizer has it: without quotes.
-fn is_bare_tag(tag: &str) -> bool {
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-    !tag.is_empty() && tag.bytes().all(is_allowed)
-}
-
-/// Pairs of images, written to files so that they can be compared.
-struct Pairs {
-    folder: TempDir,
-    list: Vec<(String, PathBuf, PathBuf)>,
-}
-
-impl Pairs {
-    fn new() -> Self {
-        Self {
-            folder: tempfile::tempdir().unwrap(),
-            list: Vec::new(),
-        }
-    }
-
-    fn add(&mut self, what: String, ours: &[u8], theirs: &[u8]) {
-        let number = self.list.len();
-        let file = |whose: &str, bytes: &[u8]| {
-            let path = self.folder.path().join(format!("{number}-{whose}"));
-            fs::write(&path, bytes).unwrap();
-            path
-        };
-        let (ours, theirs) = (file("ours", ours), file("theirs", theirs));
-        self.list.push((what, ours, theirs));
-    }
-
-    /// Returns the similarity of each pair; 0 if their sizes differ.
-    fn compare(&self) -> Vec<(&str, f64)> {
-        let mut lines = String::new();
-        for (_, ours, theirs) in &self.list {
-            writeln!(lines, "{} {}", ours.display(), theirs.display()).unwrap();
-        }
-        let mut compare = script("compare.mjs")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut input = compare.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || input.write_all(lines.as_bytes()));
-        let output = compare.wait_with_output().unwrap();
-        writer.join().unwrap().unwrap();
-        assert!(output.status.success());
-        let lines = String::from_utf8(output.stdout).unwrap();
-        let results = lines.lines().map(|line| {
-            let result: Value = serde_json::from_str(line).unwrap();
-            result["similarity"].as_f64().unwrap()
-        });
-        let names = self.list.iter().map(|(what, ..)| what.as_str());
-        names.zip(results).collect()
-    }
-}
-
 async fn made(gateway: &Gateway) -> u64 {
     gateway.count("edgeway_images_total").await
-}
-
-/// Responses of the gateway beside those of the app.
-struct Comparison {
-    app: App,
-    gateway: Gateway,
-    pairs: Pairs,
-    asked: usize,
-    /// Images that are the same to the byte.
-    exact: usize,
-    /// Bytes of the others, for each byte of the app's.
-    sizes: Vec<f64>,
-}
-
-impl Comparison {
-    async fn of(app: App) -> Self {
-        let gateway = front(&app, "images: edge").await;
-        Self::between(app, gateway)
-    }
-
-    fn between(app: App, gateway: Gateway) -> Self {
-        Self {
-            gateway,
-            app,
-            pairs: Pairs::new(),
-            asked: 0,
-            exact: 0,
-            sizes: Vec::new(),
-        }
-    }
-
-    async fn ask(&mut self, name: &str, width: u32, quality: u32, accept: &str) {
-        let request = image(name, width, quality, accept);
-        let what = format!("{name} w={width} q={quality}");
-        self.send(&request, &what).await;
-    }
-
-    async fn send(&mut self, request: &Request, what: &str) {
-        let theirs = self.app.send(request).await;
-        let ours = self.gateway.send(request).await;
-        self.asked += 1;
-        assert_eq!(ours.status(), theirs.status(), "{what}");
-        if ours.status() != 200 {
-            assert_eq!(ours.body, theirs.body, "{what}");
-            return;
-        }
-        assert_eq!(headers(&ours), headers(&theirs), "{what}");
-        // What is left to the app it has made a moment before.
-        let cached = ours.header("x-nextjs-cache");
-        assert!(matches!(cached, Some("MISS" | "HIT")), "{what}: {cached:?}");
-        let tag = ours.header("etag").unwrap();
-        assert!(is_bare_tag(tag), "{what}: {tag}");
-        if ours.body == theirs.body {
-            self.exact += 1;
-            assert_eq!(ours.header("etag"), theirs.header("etag"), "{what}");
-            return;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "lengths of images")]
-        let ratio = ours.body.len() as f64 / theirs.body.len() as f64;
-        self.sizes.push(ratio);
-        self.pairs.add(what.to_owned(), &ours.body, &theirs.body);
-    }
-
-    /// Compares the images. Returns the number of those that were made at the edge.
-    async fn finish(self) -> u64 {
-        let compared = self.pairs.compare();
-        let made = made(&self.gateway).await;
-        let least = compared.iter().map(|it| it.1).fold(1.0, f64::min);
-        let largest = self.sizes.iter().copied().fold(0.0, f64::max);
-        eprintln!(
-            "{} images, {made} made at the edge, {} to the byte, {} compared: similarity \
-             {least:.4} at least, {largest:.3} of the bytes at most",
-            self.asked,
-            self.exact,
-            compared.len()
-        );
-        let all = compared.iter().zip(&self.sizes);
-        let bad: Vec<String> = all
-            .filter(|((_, similarity), ratio)| *similarity < SIMILAR || **ratio > MOST_BYTES)
-            .map(|((what, similarity), ratio)| {
-                format!("{what}: similarity {similarity:.4}, {ratio:.3} of the bytes")
-            })
-            .collect();
-        assert!(bad.is_empty(), "{} differ: {bad:#?}", bad.len());
-        made
-    }
 }
 
 /// Invariant: the client gets the status, the headers that matter and an image that looks the same
@@ -282,8 +128,9 @@ async fn images_are_those_of_the_app() {
             comparison.ask(name, width, quality, WEBP).await;
         }
     }
-    let made = comparison.finish().await;
+    let (made, bytes) = comparison.finish().await;
     assert!(made > 120, "{made}");
+    assert!(bytes <= MOST_BYTES_OF_ALL, "{bytes}");
 }
 
 /// Invariant: as above, for clients that do not take WebP: they get JPEG of the sources that have
@@ -300,8 +147,9 @@ async fn images_without_webp_are_those_of_the_app() {
             comparison.ask(name, *width, quality, "*/*").await;
         }
     }
-    let made = comparison.finish().await;
+    let (made, bytes) = comparison.finish().await;
     assert!(made > 70, "{made}");
+    assert!(bytes <= MOST_BYTES_OF_ALL, "{bytes}");
 }
 
 /// Images that are made at the edge for clients that take WebP.
