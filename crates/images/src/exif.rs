@@ -102,21 +102,20 @@ impl Orientation {
         } else {
             (pixels.width, pixels.height)
         };
-        let size = pixels.channels.count();
         let stored = (pixels.width as usize, pixels.height as usize);
+        let (all, _) = pixels.data.as_chunks::<4>();
         let mut data = Vec::with_capacity(pixels.data.len());
         for y in 0..height as usize {
             for x in 0..width as usize {
                 let (column, row) = self.source((x, y), stored);
-                let at = (row * stored.0 + column) * size;
-                data.extend_from_slice(&pixels.data[at..at + size]);
+                data.extend(all[row * stored.0 + column]);
             }
         }
         crate::Pixels {
             width,
             height,
-            channels: pixels.channels,
             data,
+            ..pixels
         }
     }
 }

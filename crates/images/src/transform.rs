@@ -2,11 +2,7 @@
 
 use std::time::Instant;
 
-use crate::{
-    Kind,
-    decode::{self, Decoded, Layout, Shrink},
-    mozjpeg, scale, webp,
-};
+use crate::{Kind, decode, jpeg, scale, webp};
 
 /// Bounds of one image, checked before anything is decoded.
 #[derive(Clone, Copy, Debug)]
@@ -83,23 +79,14 @@ pub fn transform(
         }
     };
     in_time()?;
-    let Decoded {
-        pixels,
-        orientation,
-    } = decode::decode(kind, bytes, wanted.width, bounds)?;
+    let decoded = decode::decode(kind, bytes, wanted.width, bounds)?;
     in_time()?;
-    let layout = Layout {
-        width: pixels.width,
-        height: pixels.height,
-        orientation,
-    };
-    let shrink = Shrink::to_width(layout, wanted.width);
-    let pixels = scale::shrink(pixels, shrink.across, shrink.down);
-    let pixels = orientation.apply(pixels);
+    let scaling = decoded.scaling(wanted.width);
+    let pixels = scale::scale(decoded.pixels, scaling)?;
+    let pixels = decoded.orientation.apply(pixels);
     in_time()?;
-    let pixels = pixels.into_colours();
     match wanted.format {
         OutputFormat::WebP => webp::encode(&pixels, wanted.quality, deadline),
-        OutputFormat::Jpeg => mozjpeg::encode(pixels, wanted.quality, deadline),
+        OutputFormat::Jpeg => jpeg::encode(pixels, wanted.quality, deadline),
     }
 }

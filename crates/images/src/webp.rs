@@ -9,7 +9,7 @@ use std::{
 
 use libwebp_sys as sys;
 
-use crate::{Channels, ImageError, Pixels};
+use crate::{ImageError, Pixels};
 
 /// Effort of the encoder, from 0 to 6; that of the optimizer of Next.js.
 const EFFORT: c_int = 4;
@@ -46,25 +46,17 @@ pub(crate) fn decode(
     features: Features,
     (width, height): (u32, u32),
 ) -> Result<Pixels, ImageError> {
-    let channels = if features.has_alpha {
-        Channels::Rgba
-    } else {
-        Channels::Rgb
-    };
     let mut config = sys::WebPDecoderConfig::new().map_err(|()| ImageError::Internal)?;
-    let mut data = vec![0; width as usize * height as usize * channels.count()];
+    let mut data = vec![0; Pixels::size_of(width, height)];
     let whole = |number: u32| c_int::try_from(number).map_err(|_| ImageError::Internal);
     if (width, height) != (features.width, features.height) {
         config.options.use_scaling = 1;
         config.options.scaled_width = whole(width)?;
         config.options.scaled_height = whole(height)?;
     }
-    config.output.colorspace = match channels {
-        Channels::Rgba => sys::WEBP_CSP_MODE::MODE_RGBA,
-        _ => sys::WEBP_CSP_MODE::MODE_RGB,
-    };
+    config.output.colorspace = sys::WEBP_CSP_MODE::MODE_RGBA;
     config.output.is_external_memory = 1;
-    let stride = width as usize * channels.count();
+    let stride = Pixels::size_of(width, 1);
     config.output.u.RGBA = sys::WebPRGBABuffer {
         rgba: data.as_mut_ptr(),
         stride: c_int::try_from(stride).map_err(|_| ImageError::Internal)?,
@@ -79,7 +71,7 @@ pub(crate) fn decode(
     Ok(Pixels {
         width,
         height,
-        channels,
+        has_alpha: features.has_alpha,
         data,
     })
 }
@@ -119,7 +111,7 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
-/// Encodes RGB or RGBA at `quality`, which is from 1 to 100.
+/// Encodes an image at `quality`, which is from 1 to 100.
 pub(crate) fn encode(
     pixels: &Pixels,
     quality: u8,
@@ -139,10 +131,10 @@ pub(crate) fn encode(
     // SAFETY: the data has `height` rows of `stride` bytes, and the image has the same size. It
     // copies what it needs.
     let is_imported = unsafe {
-        match pixels.channels {
-            Channels::Rgba => sys::WebPPictureImportRGBA(&raw mut image.0, data, stride),
-            Channels::Rgb => sys::WebPPictureImportRGB(&raw mut image.0, data, stride),
-            Channels::Grey | Channels::GreyAlpha => 0,
+        if pixels.has_alpha {
+            sys::WebPPictureImportRGBA(&raw mut image.0, data, stride)
+        } else {
+            sys::WebPPictureImportRGBX(&raw mut image.0, data, stride)
         }
     };
     if is_imported == 0 {

@@ -154,7 +154,7 @@ async fn images_without_webp_are_those_of_the_app() {
 
 /// Images that are made at the edge for clients that take WebP.
 fn is_made(name: &str) -> bool {
-    let left = ["cut", "damaged", "bomb", "noisy-end", "wide-gamut", "print"];
+    let left = ["cut", "damaged", "bomb", "wide-gamut", "print"];
     let is_left = left.iter().any(|prefix| name.starts_with(prefix));
     let is_known = [".jpg", ".png", ".webp"]
         .iter()

@@ -4,12 +4,48 @@ mod jpeg;
 mod png;
 mod webp;
 
-use crate::{Bounds, ImageError, Kind, Pixels, colour, exif::Orientation};
+use crate::{Bounds, ImageError, Kind, Pixels, colour, exif::Orientation, scale::Scaling};
 
 /// Image as it is stored, and what is to be done with it.
 pub(crate) struct Decoded {
     pub(crate) pixels: Pixels,
     pub(crate) orientation: Orientation,
+    /// Pixels that count as one where sizes are rounded.
+    pub(crate) step: u32,
+}
+
+impl Decoded {
+    /// Returns the part of the image that is shown at `width`, and the size that it gets before it
+    /// is turned upright.
+    pub(crate) fn scaling(&self, width: u32) -> Scaling {
+        let steps = |side: u32| (side / self.step).max(1);
+        let layout = Layout {
+            width: steps(self.pixels.width),
+            height: steps(self.pixels.height),
+            orientation: self.orientation,
+        };
+        let shrink = Shrink::to_width(layout, width);
+        Scaling {
+            from: (
+                (layout.width * self.step).min(self.pixels.width),
+                (layout.height * self.step).min(self.pixels.height),
+            ),
+            to: (
+                rounded(layout.width, shrink.across),
+                rounded(layout.height, shrink.down),
+            ),
+        }
+    }
+}
+
+/// Returns the length of a side after it was made smaller.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "it is at most the length before"
+)]
+fn rounded(side: u32, shrink: f64) -> u32 {
+    ((f64::from(side) / shrink + 0.5) as u32).max(1)
 }
 
 /// Fails for an image whose colours would have to be converted.

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use png::{BitDepth, ColorType, Decoder, Limits, Transformations};
 
 use super::{Decoded, check_colours};
-use crate::{Bounds, Channels, ImageError, Pixels, exif::Orientation};
+use crate::{Bounds, ImageError, Pixels, exif::Orientation};
 
 /// Bytes for each pixel of the largest kind, and for a copy of it.
 const BYTES_PER_PIXEL: u64 = 8;
@@ -27,14 +27,8 @@ pub(super) fn decode(bytes: &[u8], bounds: &Bounds) -> Result<Decoded, ImageErro
     bounds.check(width, height, memory)?;
     let mut reader = decoder.read_info().map_err(|_| ImageError::Decode)?;
     check_colours(reader.info().icc_profile.as_deref())?;
-    let channels = match reader.output_color_type().0 {
-        ColorType::Grayscale => Channels::Grey,
-        ColorType::GrayscaleAlpha => Channels::GreyAlpha,
-        ColorType::Rgb => Channels::Rgb,
-        ColorType::Rgba => Channels::Rgba,
-        ColorType::Indexed => return Err(ImageError::Unsupported),
-    };
-    let size = width as usize * height as usize * channels.count();
+    let samples = reader.output_color_type().0.samples();
+    let size = width as usize * height as usize * samples;
     if reader.output_buffer_size() != Some(size) {
         return Err(ImageError::Unsupported);
     }
@@ -44,15 +38,35 @@ pub(super) fn decode(bytes: &[u8], bounds: &Bounds) -> Result<Decoded, ImageErro
         .map_err(|_| ImageError::Decode)?;
     // What is behind the image belongs to it, and must be whole.
     reader.finish().map_err(|_| ImageError::Decode)?;
-    let info = reader.info();
-    let exif = info.exif_metadata.as_deref();
+    let (has_alpha, data) = match reader.output_color_type().0 {
+        ColorType::Grayscale => (false, rgba_of(&data, |[grey]| [grey, grey, grey, 255])),
+        ColorType::GrayscaleAlpha => {
+            let rgba = rgba_of(&data, |[grey, alpha]| [grey, grey, grey, alpha]);
+            (true, rgba)
+        }
+        ColorType::Rgb => (false, rgba_of(&data, |[r, g, b]| [r, g, b, 255])),
+        ColorType::Rgba => (true, data),
+        ColorType::Indexed => return Err(ImageError::Unsupported),
+    };
+    let exif = reader.info().exif_metadata.as_deref();
     Ok(Decoded {
         orientation: exif.map_or_else(Orientation::default, Orientation::of),
+        step: 1,
         pixels: Pixels {
             width,
             height,
-            channels,
+            has_alpha,
             data,
         },
     })
+}
+
+/// Returns RGBA for pixels of `N` samples.
+fn rgba_of<const N: usize>(data: &[u8], rgba: fn([u8; N]) -> [u8; 4]) -> Vec<u8> {
+    let (all, _) = data.as_chunks::<N>();
+    let mut out = Vec::with_capacity(all.len() * 4);
+    for pixel in all {
+        out.extend(rgba(*pixel));
+    }
+    out
 }

@@ -27,6 +27,7 @@ pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<Decode
     Ok(Decoded {
         pixels: webp::decode(bytes, features, size)?,
         orientation,
+        step: 1,
     })
 }
 
