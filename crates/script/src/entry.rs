@@ -1,9 +1,15 @@
 //! Functions that the gateway runs in an isolate.
-#![allow(elided_lifetimes_in_paths, reason = "what is derived here elides them")]
+//!
+//! Their lifetimes are stated by hand: deriving them takes a macro that compiles the whole engine a
+//! second time.
+
+#![allow(
+    unsafe_code,
+    reason = "both types have the lifetime of their functions"
+)]
 
 use rquickjs::{Function, JsLifetime};
 
-#[derive(JsLifetime)]
 pub(super) struct Entry<'js> {
     /// Functions that begin each hook, in the order of [`super::Hook::ALL`].
     pub(super) begin: Vec<Option<Function<'js>>>,
@@ -13,6 +19,15 @@ pub(super) struct Entry<'js> {
     pub(super) forget: Function<'js>,
 }
 
+// SAFETY: the lifetime is that of the functions, and `Changed` differs in nothing else.
+unsafe impl<'js> JsLifetime<'js> for Entry<'js> {
+    type Changed<'to> = Entry<'to>;
+}
+
 /// Function that does nothing, see [`super::step_limit`].
-#[derive(JsLifetime)]
 pub(super) struct NoOp<'js>(pub(super) Function<'js>);
+
+// SAFETY: as above.
+unsafe impl<'js> JsLifetime<'js> for NoOp<'js> {
+    type Changed<'to> = NoOp<'to>;
+}
