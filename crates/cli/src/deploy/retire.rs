@@ -88,7 +88,9 @@ async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Resul
             Ok(Round::Again) => failures = 0,
             Err(why) => {
                 failures += 1;
-                if failures >= MAX_FAILURES || !own.folder.exists() {
+                // Without the folder that it was started in, it does not find the configuration again.
+                let is_gone = !own.folder.exists() || std::env::current_dir().is_err();
+                if failures >= MAX_FAILURES || is_gone {
                     return Err(why);
                 }
             }
