@@ -18,6 +18,19 @@ test: setup-tests ## check format and lints, run unit tests and end-to-end tests
 	@scripts/slow-crates
 	CARGO=scripts/linted scripts/run-tests
 
+# Tests that draw their cases against nginx, Pingora or rules of RFCs: HUNT='import_nginx drivers'.
+HUNT ?= bodies cache_key drivers http2 import_nginx rfc9111 smuggling spellings
+
+.PHONY: hunt
+hunt: setup-tests ## draw cases against nginx and other programs for as long as it takes, with fresh seeds (HUNT=)
+	@$(MAKE) --no-print-directory -j2 apps build-tests
+	EDGEWAY_HUNT=1 scripts/linted test --workspace --locked --test it -- --test-threads 2 $(HUNT)
+
+.PHONY: steady
+steady: setup-tests ## run the end-to-end tests five times beside load (TIMES=); one failure fails it
+	@$(MAKE) --no-print-directory -j2 apps build-tests
+	CARGO=scripts/linted scripts/steady $(or $(TIMES),5)
+
 .PHONY: test-all
 test-all: export EDGEWAY_TEST_ALL = 1
 test-all: test ## the same, also without the relay, and what takes longer or needs rights: older versions of Next.js, namespaces, the drills; before a release

@@ -5,14 +5,20 @@ const USUAL: u64 = 48;
 
 /// Returns the seed of a test, and prints it.
 ///
-/// The environment variable `EDGEWAY_SEED` sets another one, to repeat a run; `random` draws it.
+/// The environment variable `EDGEWAY_SEED` sets another one, to repeat a run; `random` draws it, as a
+/// hunt does.
 pub(crate) fn drawn() -> u64 {
     let given = std::env::var("EDGEWAY_SEED").ok();
     let seed = match given.as_deref() {
-        None => USUAL,
-        Some("random") => fastrand::u64(..),
+        None if !is_hunt() => USUAL,
+        None | Some("random") => fastrand::u64(..),
         Some(seed) => seed.parse().expect("a number, or `random`"),
     };
     eprintln!("seed {seed}");
     seed
+}
+
+/// Returns true in `make hunt`, which draws for as long as it takes.
+pub(crate) fn is_hunt() -> bool {
+    std::env::var_os("EDGEWAY_HUNT").is_some()
 }
