@@ -125,6 +125,7 @@ mod shared_limits;
 mod shipped_plugins;
 mod shutdown;
 mod signed_requests;
+mod size;
 mod slow_readers;
 mod smuggling;
 mod spellings;
