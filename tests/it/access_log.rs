@@ -189,7 +189,7 @@ async fn the_process_log_is_json_or_logfmt_if_it_is_asked_for() {
                 assert!(read["message"].is_string(), "{line}");
             } else {
                 assert!(line.starts_with("time=20"), "{line}");
-                assert!(line.contains(" level=info target=edgeway::"), "{line}");
+                assert!(line.contains(" level=info target=edgeway_"), "{line}");
             }
         }
     }

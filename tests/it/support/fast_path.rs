@@ -3,7 +3,7 @@
 use super::gateway::Gateway;
 
 /// Environment of a gateway that logs them.
-pub(crate) const LOGGED: (&str, &str) = ("EDGEWAY_LOG", "info,edgeway::proxy::fast_path=debug");
+pub(crate) const LOGGED: (&str, &str) = ("EDGEWAY_LOG", "info,edgeway_proxy::fast_path=debug");
 
 /// Message of such a line.
 const MESSAGE: &str = "request on the fast path ";
