@@ -71,7 +71,7 @@ apps: ## install and build the Node and Python programs of the end-to-end tests
 pictures: setup ## make the images of README: the demonstration, `edgeway top`, `edgeway explain`
 	@scripts/setup chromium fonts-dejavu-core
 	npm ci --silent --prefix tests/browser
-	$(CARGO) build --locked
+	WARNINGS=allow scripts/linted build --workspace --bin edgeway --locked
 	node scripts/pictures.mjs target/debug/edgeway
 
 .PHONY: schema
