@@ -5,11 +5,16 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use edgeway_base::out;
 use edgeway_cli::{
-    ban, ca, check, completions, demo, deploy, dev, doctor, drain, explain, hash, healthcheck,
-    import, init, logs, man, monitor, page, plugin, preset, profile, proxy, purge, reload, rollout,
-    run, scale, schema, status, top, upgrade, upstream, uptime, warm,
+    ban, check, completions, explain, hash, logs, man, page, preset, profile, purge, reload, run,
+    schema, status, upgrade,
 };
+use edgeway_develop::{ca, demo, dev, init, plugin, proxy};
 use edgeway_filters::custom::CustomFilter;
+use edgeway_import as import;
+use edgeway_operate::{
+    deploy, doctor, drain, healthcheck, monitor, rollout, scale, upstream, uptime, warm,
+};
+use edgeway_top as top;
 
 /// A programmable edge gateway for Node and Next.js apps.
 #[derive(Debug, Parser)]

@@ -38,6 +38,7 @@ pub mod redis;
 pub mod reserved_headers;
 pub mod secret;
 pub mod shared_copy;
+pub mod shell;
 pub mod signature;
 pub mod spelling;
 pub mod statuses;

@@ -2,6 +2,10 @@
 
 use std::io::{self, IsTerminal, Write};
 
+/// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
+/// `RestartPreventExitStatus` keeps it from restarting for ever.
+pub const EX_CONFIG: u8 = 78;
+
 /// Writes data. A closed pipe (`| head`) is no error.
 pub fn data(text: &str) {
     write(&mut io::stdout().lock(), text);

@@ -41,7 +41,7 @@ const HERE: &str = "edgeway.yaml";
 
 /// Location of the running gateway.
 #[derive(Debug, clap::Args)]
-pub(crate) struct AdminOption {
+pub struct AdminOption {
     #[command(flatten)]
     config: ConfigOption,
     /// The admin listener's address, instead of its socket; the token is sent there
@@ -57,7 +57,7 @@ pub(crate) struct AdminOption {
 
 impl AdminOption {
     /// Returns these options as arguments for another command.
-    pub(crate) fn arguments(&self) -> Vec<OsString> {
+    pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments: Vec<OsString> =
             vec!["--config".into(), self.config.config.clone().into()];
         if let Some(admin) = self.admin {
@@ -75,12 +75,12 @@ impl AdminOption {
     }
 
     /// Path of the gateway's configuration, if it is named or in this folder.
-    pub(crate) fn configuration(&self) -> &Path {
+    pub fn configuration(&self) -> &Path {
         &self.config.config
     }
 
     /// Returns the place of the configuration, which is looked for like the running gateway itself.
-    pub(crate) fn place(&self) -> Place {
+    pub fn place(&self) -> Place {
         Place::find(&self.config.config, Path::new(INSTALLED), || {
             self.admin.is_some() || self.listening_socket()
         })
@@ -94,7 +94,7 @@ impl AdminOption {
     }
 
     /// Sends a request to the gateway. On failure prints the reason, and returns the exit status.
-    pub(crate) fn ask<T, F>(
+    pub fn ask<T, F>(
         &self,
         form: OutputFormat,
         question: impl FnOnce(Client) -> F,
@@ -124,7 +124,7 @@ impl AdminOption {
     }
 
     /// Sends a request to the gateway and prints its response, as JSON or by `text`.
-    pub(crate) fn print<T, F>(
+    pub fn print<T, F>(
         &self,
         is_json: bool,
         question: impl FnOnce(Client) -> F,
@@ -151,7 +151,7 @@ impl AdminOption {
     }
 
     /// Returns a client. On failure prints the reason, and returns the exit status.
-    pub(crate) fn client_or_report(&self, form: OutputFormat) -> Result<Client, ExitCode> {
+    pub fn client_or_report(&self, form: OutputFormat) -> Result<Client, ExitCode> {
         let client = self.client();
         client.map_err(|error| report_refusal(&error, form))
     }
@@ -161,7 +161,7 @@ impl AdminOption {
     /// # Errors
     ///
     /// If the configuration is to say where that gateway is, and cannot.
-    pub(crate) fn client(&self) -> Result<Client, Box<ActionError>> {
+    pub fn client(&self) -> Result<Client, Box<ActionError>> {
         let written = ConfiguredAdmin::find(&self.config.config, Path::new(INSTALLED));
         let token = match &self.token_file {
             Some(path) => Some(read_token(path)?),
@@ -178,7 +178,7 @@ impl AdminOption {
 
 /// Place of the configuration that a command is about.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub enum Place {
     /// The file that is named, or that of the current folder.
     File(PathBuf),
     /// A gateway that runs, whatever its configuration is.
@@ -210,13 +210,13 @@ impl Place {
 
 /// Output format of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OutputFormat {
+pub enum OutputFormat {
     Text,
     Json,
 }
 
 impl OutputFormat {
-    pub(crate) fn of(is_json: bool) -> Self {
+    pub fn of(is_json: bool) -> Self {
         if is_json { Self::Json } else { Self::Text }
     }
 }

@@ -12,7 +12,7 @@ use edgeway_status::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{admin::AdminOption, client::segment, out};
+use super::{admin::AdminOption, out, path::segment};
 
 #[derive(Debug, clap::Args)]
 pub struct ListOptions {

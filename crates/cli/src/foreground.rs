@@ -11,6 +11,7 @@ use std::{
 };
 
 use edgeway_base::error;
+use edgeway_config::scalar::quoted;
 use edgeway_gateway as gateway;
 use edgeway_process::{
     boot::{self, BootError, BootOptions, Hangup},
@@ -23,13 +24,13 @@ use super::{EX_CONFIG, check, out};
 /// Time limit for a connection to an app on this machine.
 const CONNECT: Duration = Duration::from_millis(300);
 /// Address of the admin listener if a configuration sets none.
-pub(crate) const ADMIN: SocketAddr =
+pub const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
 /// Line of `/proc/net/tcp` for a socket that listens.
 const LISTENS: &str = "0A";
 
 /// A configuration that is no file.
-pub(crate) struct Foreground<'a> {
+pub struct Foreground<'a> {
     /// Name of the configuration in messages.
     pub name: &'a str,
     pub yaml: &'a str,
@@ -38,7 +39,7 @@ pub(crate) struct Foreground<'a> {
 }
 
 /// Takes what the process was started with. Must be called once, before any file is opened.
-pub(crate) fn launched() -> Result<LaunchState, ExitCode> {
+pub fn launched() -> Result<LaunchState, ExitCode> {
     LaunchState::of_this_process().map_err(|error| {
         out::note(&format!("edgeway: {}", error::chain(&error)));
         ExitCode::FAILURE
@@ -46,7 +47,7 @@ pub(crate) fn launched() -> Result<LaunchState, ExitCode> {
 }
 
 /// Serves until a stop signal. Problems are printed.
-pub(crate) fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
+pub fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
     let report = birth.inherited.report();
     let loaded = gateway::load_text(served.name, served.yaml);
     if !loaded.diagnostics.list().is_empty() {
@@ -88,7 +89,7 @@ pub(crate) fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
 }
 
 /// Describes a failed start, with the remedy where an address is taken.
-pub(crate) fn failure(error: &BootError) -> String {
+pub fn failure(error: &BootError) -> String {
     if error.is_admin() {
         return failure_of_file(error);
     }
@@ -112,7 +113,7 @@ pub(crate) fn failure(error: &BootError) -> String {
 }
 
 /// Describes the failed start of a configuration file, which has the addresses.
-pub(crate) fn failure_of_file(error: &BootError) -> String {
+pub fn failure_of_file(error: &BootError) -> String {
     let mut message = format!("edgeway: {}", error::chain(error));
     if let Some((_, holder)) = taken(error) {
         let instead = if error.is_admin() {
@@ -140,7 +141,7 @@ fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
 }
 
 /// Returns what SIGHUP does: closing the terminal ends the gateway, unless `nohup` started it.
-pub(crate) fn hangup() -> Hangup {
+pub fn hangup() -> Hangup {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
@@ -153,13 +154,13 @@ pub(crate) fn hangup() -> Hangup {
 }
 
 /// Returns true if a program accepts connections at this address.
-pub(crate) fn listens(address: SocketAddr) -> bool {
+pub fn listens(address: SocketAddr) -> bool {
     TcpStream::connect_timeout(&address, CONNECT).is_ok()
 }
 
 /// Returns the path of the admin socket for a gateway at `port`: the usual one, unless another
 /// gateway listens there.
-pub(crate) fn admin_socket(port: u16) -> PathBuf {
+pub fn admin_socket(port: u16) -> PathBuf {
     let usual = admin_socket::usual();
     if UnixStream::connect(&usual).is_ok() {
         usual.with_file_name(format!("gateway-{port}.sock"))
@@ -169,12 +170,12 @@ pub(crate) fn admin_socket(port: u16) -> PathBuf {
 }
 
 /// Returns true if this is the usual path of the admin socket.
-pub(crate) fn is_usual(socket: &std::path::Path) -> bool {
+pub fn is_usual(socket: &std::path::Path) -> bool {
     socket == admin_socket::usual()
 }
 
 /// Returns the usual address of the admin listener, or `off` if another program has it.
-pub(crate) fn admin_address() -> String {
+pub fn admin_address() -> String {
     match TcpListener::bind(ADMIN) {
         Ok(_) => ADMIN.to_string(),
         Err(_) => "off".to_owned(),
@@ -183,7 +184,7 @@ pub(crate) fn admin_address() -> String {
 
 /// Returns the `admin` section for a gateway beside others: empty if no other gateway of this
 /// machine uses the usual places.
-pub(crate) fn admin_section(port: u16) -> String {
+pub fn admin_section(port: u16) -> String {
     let socket = admin_socket(port);
     if socket != admin_socket::usual() {
         return format!(
@@ -195,23 +196,6 @@ pub(crate) fn admin_section(port: u16) -> String {
     match admin_address().as_str() {
         "off" => format!("# Another program has {ADMIN}.\nadmin: {{ address: off }}\n"),
         _ => String::new(),
-    }
-}
-
-/// Writes a text as a scalar of YAML that is a text, within a flow collection too.
-pub(crate) fn quoted(text: &str) -> String {
-    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"._/-".contains(&b);
-    let begins = text
-        .bytes()
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'/');
-    let is_word = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"]
-        .contains(&text.to_ascii_lowercase().as_str());
-    if begins && text.bytes().all(is_plain) && !is_word {
-        text.to_owned()
-    } else {
-        // A string of JSON is one of YAML 1.2.
-        serde_json::Value::from(text).to_string()
     }
 }
 
@@ -256,44 +240,6 @@ fn holder(port: u16) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edgeway_config::{
-        diagnostic::Diagnostics,
-        tree::{self, Value},
-    };
-
-    /// Invariant: whatever the text is, YAML reads the same text again.
-    #[test]
-    fn a_quoted_text_is_read_as_that_text() {
-        for text in [
-            "a",
-            "/a/b-c.d",
-            "off",
-            "NULL",
-            "1.5",
-            "a b",
-            "a: b",
-            "#x",
-            "[::1]:3000",
-            "é\n\"\\",
-            "",
-            "-",
-            "*",
-            "&a",
-            "0x10",
-            "a,b",
-            "{",
-            "unix:/run/a",
-            "~",
-        ] {
-            let yaml = format!("k: [{}]\n", quoted(text));
-            let node = tree::parse(&yaml, 0, &mut Diagnostics::default()).expect("it is YAML");
-            let Some(Value::List(items)) = node.get("k").map(|node| &node.value) else {
-                panic!("{yaml}");
-            };
-            assert_eq!(items.len(), 1, "{yaml}");
-            assert_eq!(items[0].value, Value::Text(text.to_owned()), "{yaml}");
-        }
-    }
 
     #[test]
     fn the_program_at_a_port_is_found() {

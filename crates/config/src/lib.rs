@@ -5,6 +5,7 @@ pub mod changes;
 pub mod diagnostic;
 pub mod model;
 pub mod presets;
+pub mod scalar;
 pub mod source;
 pub mod tree;
 

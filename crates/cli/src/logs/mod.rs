@@ -17,8 +17,8 @@ use edgeway_status::{
 
 use super::{
     admin::{AdminOption, OutputFormat},
-    client::segment,
     out,
+    path::segment,
 };
 
 use self::rows::Rows;

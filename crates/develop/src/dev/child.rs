@@ -1,0 +1,233 @@
+//! The process of the `dev` script: it ends with the gateway, however that ends, and the gateway
+//! ends with it.
+
+use std::{
+    fmt,
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::process::CommandExt as _,
+    process::{Child, ChildStdin, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use edgeway_base::clock::Clock;
+use edgeway_base::shell::shown;
+use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
+
+use super::LOOK;
+use crate::{foreground, out, project::PackageManager};
+
+/// Time that the script has to end after SIGTERM.
+const END: Duration = Duration::from_secs(5);
+
+/// Ends the group of the script when standard input closes without a line: the gateway was killed.
+const GUARD: &str = "read -r line || { kill -TERM -\"$0\"; sleep 5; kill -KILL -\"$0\"; }";
+
+/// The command that runs the script on a port.
+pub(super) struct Command {
+    words: Vec<String>,
+    port: u16,
+}
+
+impl Command {
+    /// Returns the command of the project's package manager for a script named `name`.
+    pub(super) fn of(manager: PackageManager, name: &str, script: &str, port: u16) -> Self {
+        let mut words = vec![manager.name().to_owned(), "run".to_owned(), name.to_owned()];
+        let port_text = port.to_string();
+        // Arguments go to the last command of a script.
+        let last = script.rsplit(['&', '|', ';']).next().unwrap_or_default();
+        let runs = |program: &str| {
+            let mut words = last.split_whitespace();
+            words.any(|word| word.rsplit('/').next() == Some(program))
+        };
+        let is_vite = ["vite", "react-router", "remix"].into_iter().any(runs);
+        let arguments: &[&str] = if runs("next") {
+            &["-p", &port_text, "-H", "127.0.0.1"]
+        } else if is_vite {
+            &["--port", &port_text, "--strictPort", "--host", "127.0.0.1"]
+        } else {
+            &[]
+        };
+        if manager == PackageManager::Npm && !arguments.is_empty() {
+            words.push("--".to_owned());
+        }
+        words.extend(arguments.iter().map(|word| (*word).to_owned()));
+        Self { words, port }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&shown(&self.words))
+    }
+}
+
+/// The running script.
+pub(super) struct DevServer {
+    group: Pid,
+    guard: Child,
+    guard_input: Option<ChildStdin>,
+    shared: Arc<Shared>,
+    waiting: JoinHandle<()>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// The gateway is ending, so the script's end is expected.
+    is_ending: AtomicBool,
+    /// True if the script ended by itself, with a failure.
+    has_failed: AtomicBool,
+}
+
+impl DevServer {
+    /// Starts the script. When it ends by itself, this process gets SIGTERM.
+    pub(super) fn start(command: Command, url: &str) -> Result<Self, String> {
+        let [program, arguments @ ..] = command.words.as_slice() else {
+            return Err("there is no command".to_owned());
+        };
+        let child = std::process::Command::new(program)
+            .args(arguments)
+            .env("PORT", command.port.to_string())
+            .stdin(Stdio::null())
+            // A group of its own: the script's own children get our signals too, and Ctrl-C reaches
+            // the gateway alone, which finishes first.
+            .process_group(0)
+            .spawn();
+        let child = child.map_err(|error| format!("cannot run `{command}`: {error}"))?;
+        let group = Pid::from_child(&child);
+        let mut guard = std::process::Command::new("sh")
+            .args(["-c", GUARD, &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(|error| {
+                end_group(group, Signal::KILL);
+                format!("cannot run `sh`: {error}")
+            })?;
+        let guard_input = guard.stdin.take();
+        let shared = Arc::new(Shared::default());
+        let waiting = std::thread::spawn({
+            let (shared, url) = (Arc::clone(&shared), url.to_owned());
+            move || wait(child, &command, &url, &shared)
+        });
+        Ok(Self {
+            group,
+            guard,
+            guard_input,
+            shared,
+            waiting,
+        })
+    }
+
+    /// Ends the script. Returns true if it had failed by itself.
+    pub(super) fn end(mut self) -> bool {
+        self.shared.is_ending.store(true, Ordering::SeqCst);
+        end_group(self.group, Signal::TERM);
+        let clock = Clock::machine();
+        let limit = clock.now() + END;
+        // Children of the script may outlive it for a moment.
+        while is_alive(self.group) && clock.now() < limit {
+            pause();
+        }
+        end_group(self.group, Signal::KILL);
+        let _ended = self.waiting.join();
+        if let Some(mut input) = self.guard_input.take() {
+            // Without this line the guard would signal a group that is gone.
+            let _written = input.write_all(b"done\n");
+        }
+        let _ended = self.guard.wait();
+        self.shared.has_failed.load(Ordering::SeqCst)
+    }
+}
+
+/// Reports when the app listens, and waits for its end.
+fn wait(mut child: Child, command: &Command, url: &str, shared: &Shared) {
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, command.port));
+    let mut is_ready = false;
+    let ended = loop {
+        match child.try_wait() {
+            Ok(None) => {}
+            Ok(Some(status)) => break Ok(status),
+            Err(error) => break Err(error),
+        }
+        if !is_ready && foreground::listens(at) {
+            is_ready = true;
+            out::note(&format!("edgeway: the app listens; open {url}"));
+        }
+        pause();
+    };
+    if shared.is_ending.load(Ordering::SeqCst) {
+        return;
+    }
+    let (how, has_failed) = match ended {
+        Ok(status) => (status.to_string(), !status.success()),
+        Err(error) => (error.to_string(), true),
+    };
+    shared.has_failed.store(has_failed, Ordering::SeqCst);
+    out::note(&format!(
+        "edgeway: `{command}` has ended ({how}), and so does the gateway"
+    ));
+    // Handled like the signal of an operator.
+    let _sent = kill_process(getpid(), Signal::TERM);
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread of its own, which waits for a process"
+)]
+fn pause() {
+    std::thread::sleep(LOOK);
+}
+
+fn end_group(group: Pid, signal: Signal) {
+    // It may be gone already.
+    let _sent = kill_process_group(group, signal);
+}
+
+fn is_alive(group: Pid) -> bool {
+    rustix::process::test_kill_process_group(group).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_script_gets_its_port_in_the_way_that_its_program_reads_it() {
+        let words =
+            |script: &str| Command::of(PackageManager::Npm, "dev", script, 41000).to_string();
+        assert_eq!(words("next dev"), "npm run dev -- -p 41000 -H 127.0.0.1");
+        assert_eq!(
+            words("prisma generate && node_modules/.bin/next dev --turbopack"),
+            "npm run dev -- -p 41000 -H 127.0.0.1"
+        );
+        assert_eq!(
+            words("vite"),
+            "npm run dev -- --port 41000 --strictPort --host 127.0.0.1"
+        );
+        assert_eq!(
+            words("react-router typegen && react-router dev"),
+            "npm run dev -- --port 41000 --strictPort --host 127.0.0.1"
+        );
+        assert_eq!(
+            words("remix vite:dev"),
+            "npm run dev -- --port 41000 --strictPort --host 127.0.0.1"
+        );
+        // It reads PORT, or its own configuration.
+        assert_eq!(words("node --watch server.js"), "npm run dev");
+        assert_eq!(words("next dev & node worker.js"), "npm run dev");
+        let pnpm = Command::of(PackageManager::Pnpm, "dev", "next dev", 41000);
+        assert_eq!(pnpm.to_string(), "pnpm run dev -p 41000 -H 127.0.0.1");
+    }
+}

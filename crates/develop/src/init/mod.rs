@@ -1,0 +1,191 @@
+//! `edgeway init`: writes a configuration for the project in a folder, from what its files say.
+
+mod service;
+mod yaml;
+
+use std::{
+    fmt::Write as _,
+    fs::OpenOptions,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use edgeway_base::shell::shown;
+
+use self::yaml::Draft;
+use super::{
+    check, out,
+    project::{App, Framework, Project, RunningApp},
+};
+
+/// Name of the file, which commands look for in the current folder.
+const FILE: &str = "edgeway.yaml";
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The folder of the app
+    #[arg(value_name = "DIR", default_value = ".")]
+    folder: PathBuf,
+    /// The kind of app, in place of what package.json says
+    #[arg(long, value_enum)]
+    app: Option<App>,
+    /// Replace an edgeway.yaml that is there
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    match init(options) {
+        Ok(status) => status,
+        Err(message) => {
+            out::note(&format!("edgeway: {message}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn init(options: &Options) -> Result<ExitCode, String> {
+    let folder = &options.folder;
+    if !folder.is_dir() {
+        return Err(format!("`{}` is not a folder", folder.display()));
+    }
+    let mut project = Project::read(folder);
+    let apps = project.apps();
+    let site = project.of(&apps[0]);
+    let draft = Draft {
+        apps: &apps,
+        kind: options.app,
+        hmr: if site.has_next_dev() {
+            site.hmr_paths()
+        } else {
+            Vec::new()
+        },
+        is_found: project.has_package() || apps[0].source != "the default of Node",
+    };
+    let path = folder.join(FILE);
+    write(&path, &draft.text(), options.force)?;
+    for problem in &project.problems {
+        out::note(&format!("warning: {problem}"));
+    }
+    out::note(&format!("wrote {}: {}", path.display(), draft.summary()));
+    let checked = check::load(&path);
+    let report = checked.report();
+    if checked.gateway.is_none() {
+        out::note(&report);
+        return Ok(ExitCode::FAILURE);
+    }
+    if checked.has_findings() {
+        out::note(&report);
+    }
+    out::note("");
+    out::note(&next_commands(folder, &project, &apps, draft.port()));
+    out::note("");
+    out::note(&service::drop_ins(folder, &project, &apps));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(path: &Path, text: &str, force: bool) -> Result<(), String> {
+    let mut open = OpenOptions::new();
+    open.write(true);
+    if force {
+        open.create(true).truncate(true);
+    } else {
+        open.create_new(true);
+    }
+    let written = open
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => format!(
+            "`{}` exists, and is left as it is\n\
+             help: `edgeway check --config {0}` finds its problems; `edgeway init --force` \
+             replaces it",
+            path.display()
+        ),
+        _ => format!("cannot write `{}`: {error}", path.display()),
+    })
+}
+
+fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u16) -> String {
+    let is_here = folder == Path::new(".");
+    let path = folder.join(FILE);
+    let config = if is_here {
+        String::new()
+    } else {
+        format!(" --config {}", shown(&[path.display().to_string()]))
+    };
+    let mut commands = vec![(
+        format!("edgeway check{config}"),
+        "finds every problem of the file".to_owned(),
+    )];
+    for start in starts(folder, project, apps) {
+        commands.push((start, "your app, as before".to_owned()));
+    }
+    commands.push((
+        format!("edgeway run{config}"),
+        format!("then open http://localhost:{port}"),
+    ));
+    let width = commands.iter().map(|(command, _)| command.len()).max();
+    let width = width.unwrap_or(0);
+    let mut text = "Next:\n".to_owned();
+    for (command, comment) in commands {
+        let _infallible = writeln!(text, "  {command:width$}   # {comment}");
+    }
+    text
+}
+
+/// Returns the commands that start the apps: one for all of them where the project has one.
+fn starts(folder: &Path, project: &Project, apps: &[RunningApp]) -> Vec<String> {
+    let source = &apps[0].source;
+    let is_here = folder == Path::new(".");
+    let file = |name: &str| {
+        let path = if is_here {
+            PathBuf::from(name)
+        } else {
+            folder.join(name)
+        };
+        shown(&[path.display().to_string()])
+    };
+    if source.starts_with("ecosystem") || source.starts_with("pm2") {
+        return vec![format!("pm2 start {}", file(source))];
+    }
+    if source.contains("compose") {
+        return vec![format!("docker compose --file {} up -d", file(source))];
+    }
+    let there = (!is_here).then_some(folder);
+    if apps.iter().any(|app| !app.folder.as_os_str().is_empty()) {
+        if project.script("start").is_some() {
+            return vec![project.manager().run(there, "start")];
+        }
+        let each = apps.iter().map(|app| {
+            let below = folder.join(&app.folder);
+            let below = below.strip_prefix(".").unwrap_or(&below);
+            start(Some(below), &project.of(app), app)
+        });
+        return each.collect();
+    }
+    vec![start(there, project, &apps[0])]
+}
+
+/// Returns the command that starts the app of a project; `folder` is the project's, unless it is the
+/// current one.
+fn start(folder: Option<&Path>, project: &Project, app: &RunningApp) -> String {
+    // The script of which the port was read, or the usual one.
+    let script = match project.started() {
+        Some(started) => started.name,
+        None if app.framework == Framework::VitePreview => "preview".to_owned(),
+        None => "start".to_owned(),
+    };
+    if project.script(&script).is_some() {
+        return project.manager().run(folder, &script);
+    }
+    let Some(file) = project.entry() else {
+        return "start your app".to_owned();
+    };
+    let path = folder.map_or_else(|| PathBuf::from(file), |folder| folder.join(file));
+    format!("node {}", shown(&[path.display().to_string()]))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! The text of a new configuration, with comments for a first reader.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
+
+use edgeway_config::scalar::quoted;
+
+use crate::project::{App, Framework, RunningApp, gateway_port};
+
+/// Facts that the text is made from.
+pub(super) struct Draft<'a> {
+    /// The site itself first.
+    pub apps: &'a [RunningApp],
+    /// Kind of the first app, in place of what was found.
+    pub kind: Option<App>,
+    /// Paths of hot module replacement, if a script runs `next dev`.
+    pub hmr: Vec<String>,
+    /// False if no file of the project said anything.
+    pub is_found: bool,
+}
+
+/// Use of an app besides the first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Everything that no other route takes.
+    Site,
+    /// `/api/*`.
+    Api,
+    /// Nothing yet: which paths it has is not known.
+    Unknown,
+}
+
+impl Draft<'_> {
+    /// Returns what was found, in one line.
+    pub(super) fn summary(&self) -> String {
+        if !self.is_found {
+            return "found no package.json, so this is a guess: a Node app on port 3000".to_owned();
+        }
+        let each = self.apps.iter().map(|app| {
+            let ports: Vec<String> = app.ports.iter().map(u16::to_string).collect();
+            let ports = ports.join(", ");
+            let source = app.source.replace(char::is_control, "?");
+            let title = app.framework.title();
+            let s = if app.ports.len() > 1 { "s" } else { "" };
+            format!("{title} on port{s} {ports} ({source})")
+        });
+        each.collect::<Vec<_>>().join("; ")
+    }
+
+    /// Returns the port of the gateway.
+    pub(super) fn port(&self) -> u16 {
+        gateway_port(self.apps.iter().flat_map(|app| &app.ports))
+    }
+
+    pub(super) fn text(&self) -> String {
+        let port = self.port();
+        let mut text = format!(
+            "# Edgeway in front of {}, made by `edgeway init`.\n\
+             # `edgeway check` finds every problem of this file, and\n\
+             # `edgeway explain GET http://localhost:{port}/` shows what happens to a request.\n\
+             \n\
+             listeners:\n\
+             \x20 # This machine only. For the internet, replace it by the commented lines, with your name:\n\
+             \x20 - address: 127.0.0.1:{port}\n\
+             \x20 # - {{ address: \":80\", redirect: https }}\n\
+             \x20 # - {{ address: \":443\", tls: {{ acme: [www.example.com] }} }}\n\
+             # acme: {{ email: you@example.com, folder: /var/lib/edgeway/acme }}\n\
+             \n\
+             upstreams:\n",
+            self.apps[0].framework.title(),
+        );
+        let uses = self.uses();
+        for (app, usage) in self.apps.iter().zip(&uses) {
+            self.upstream(&mut text, app, *usage);
+        }
+        text.push_str("\nroutes:\n");
+        for (app, usage) in self.apps.iter().zip(&uses) {
+            self.route(&mut text, app, *usage);
+        }
+        text
+    }
+
+    fn kind(&self, app: &RunningApp, usage: Use) -> App {
+        match self.kind {
+            Some(kind) if usage == Use::Site => kind,
+            _ => app.framework.app(),
+        }
+    }
+
+    /// Returns the use of each app. An upstream without a route would be a mistake.
+    fn uses(&self) -> Vec<Use> {
+        let mut has_api = false;
+        let uses = self.apps.iter().enumerate().map(|(at, app)| {
+            let is_api = ["api", "backend", "server"]
+                .iter()
+                .any(|word| app.name.contains(word));
+            match at {
+                0 => Use::Site,
+                _ if is_api && !has_api => {
+                    has_api = true;
+                    Use::Api
+                }
+                _ => Use::Unknown,
+            }
+        });
+        uses.collect()
+    }
+
+    fn upstream(&self, text: &mut String, app: &RunningApp, usage: Use) {
+        let mut lines = vec![format!("  {}:", quoted(&app.name))];
+        let mut line = |line: &str| lines.push(format!("    {line}"));
+        let kind = self.kind(app, usage);
+        line(&format!("app: {}", kind.key()));
+        if kind == App::Nextjs {
+            let build = app.folder.join(".next");
+            line("# The output of `next build`: which pages are guarded, and which build it is.");
+            let off = if app.has_build { "" } else { "# " };
+            let build = quoted(&build.display().to_string());
+            line(&format!("{off}folder: {build}"));
+        }
+        if app.framework == (Framework::Next { standalone: true }) {
+            // Without a slash at the end where the app is not nested.
+            let place = Path::new(".next/standalone").join(&app.nested);
+            let place: PathBuf = place.components().collect();
+            let place = place.display();
+            line(&format!(
+                "# `{place}` needs copies of `public` and `.next/static` in it."
+            ));
+        }
+        // The name of a file may contain a line break.
+        let source = app.source.replace(char::is_control, "?");
+        line(&format!(
+            "# Port from {source}; one entry for each instance."
+        ));
+        if app.workers > 1 {
+            line(&format!(
+                "# {} processes share this port: with a port each, the gateway balances better.",
+                app.workers
+            ));
+        }
+        let backends = app.ports.iter().map(|port| format!("127.0.0.1:{port}"));
+        line(&format!(
+            "backends: [{}]",
+            backends.collect::<Vec<_>>().join(", ")
+        ));
+        if app.ports.len() > 1
+            && let Some(socket) = app
+                .websocket
+                .as_ref()
+                .filter(|socket| socket.path.is_some())
+        {
+            line(&format!(
+                "# A client of {} must stay with one instance.",
+                socket.dependency
+            ));
+            line("sticky: { cookie: instance }");
+        }
+        if let Some(path) = &app.health {
+            line(&format!("health: {{ path: {path} }}"));
+        }
+        push(text, &lines, usage);
+    }
+
+    fn route(&self, text: &mut String, app: &RunningApp, usage: Use) {
+        let kind = self.kind(app, usage);
+        let path = match usage {
+            Use::Site => "/*",
+            Use::Api => "/api/*",
+            Use::Unknown => "/its/path/*",
+        };
+        let mut lines = vec![
+            format!("  - match: {{ path: {path} }}"),
+            format!("    upstream: {}", quoted(&app.name)),
+        ];
+        if let Some(socket) = app
+            .websocket
+            .as_ref()
+            .filter(|socket| socket.path.is_none())
+        {
+            lines.push(format!(
+                "    # {} is among the dependencies.",
+                socket.dependency
+            ));
+            lines.push("    websocket: true".to_owned());
+        }
+        match (usage, kind) {
+            (Use::Site, App::Nextjs) if app.has_build => {
+                let what = "Pages and files that Next.js marks as cacheable; nothing personal.";
+                lines.push(format!("    # {what}"));
+                lines.push("    cache: {}".to_owned());
+            }
+            (Use::Site, App::Nextjs) => {
+                lines.push(
+                    "    # Once there is a build, write this line and `folder` above:".to_owned(),
+                );
+                lines.push("    # cache: {}".to_owned());
+            }
+            (Use::Site, _) => {
+                lines.push("    # Store responses that the app marks as cacheable:".to_owned());
+                lines.push("    # cache: {}".to_owned());
+            }
+            (Use::Api | Use::Unknown, _) => {}
+        }
+        if let Some((socket, path)) = app
+            .websocket
+            .as_ref()
+            .and_then(|socket| Some((socket, socket.path?)))
+        {
+            lines.push(format!("  # WebSockets of {}.", socket.dependency));
+            lines.push(format!("  - match: {{ path: {path} }}"));
+            lines.push(format!("    upstream: {}", quoted(&app.name)));
+            lines.push("    websocket: true".to_owned());
+        }
+        if usage == Use::Site && kind == App::Nextjs && !self.hmr.is_empty() {
+            lines.push(
+                "  # Hot module replacement of `next dev`; `next start` has no such path."
+                    .to_owned(),
+            );
+            let paths = self.hmr.iter().map(|path| quoted(path));
+            let paths = paths.collect::<Vec<_>>().join(", ");
+            lines.push(format!("  - match: {{ path: [{paths}] }}"));
+            lines.push(format!("    upstream: {}", quoted(&app.name)));
+            lines.push("    websocket: true".to_owned());
+        }
+        push(text, &lines, usage);
+    }
+}
+
+/// Appends lines, as comments if the use is not known.
+fn push(text: &mut String, lines: &[String], usage: Use) {
+    for line in lines {
+        let _infallible = match usage {
+            Use::Unknown => writeln!(text, "  # {}", line.strip_prefix("  ").unwrap_or(line)),
+            Use::Site | Use::Api => writeln!(text, "{line}"),
+        };
+    }
+}

@@ -1,0 +1,437 @@
+//! `edgeway import nginx`: reads a configuration of nginx, and writes one of the gateway with a
+//! report of what became of each directive.
+
+mod actions;
+mod cache;
+mod collect;
+mod compare;
+mod conditions;
+mod directives;
+mod entries;
+mod filters;
+mod gates;
+mod headers;
+mod locations;
+mod media;
+mod output;
+mod pages;
+mod parse;
+mod report;
+mod rewrites;
+mod rules;
+mod scope;
+mod sent_as;
+mod servers;
+mod tables;
+mod upstreams;
+mod variables;
+mod words;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use edgeway_base::out;
+use edgeway_base::out::EX_CONFIG;
+use edgeway_config::diagnostic::{Severity, Style};
+use edgeway_gateway as gateway;
+use serde_json::json;
+
+use self::{
+    locations::Routes,
+    output::Output,
+    parse::{Directive, Source},
+    report::{Fates, Report},
+    scope::Scope,
+    servers::Servers,
+    upstreams::Upstreams,
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The configuration of nginx, which may include others
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The file to write; standard output if absent
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Form of the report
+    #[arg(long, value_enum, default_value = "text")]
+    report: Form,
+    /// Ends with exit status 1 if a directive was not carried over
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    comparison: compare::Comparison,
+}
+
+/// Form of the report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    if options.comparison.is_wanted() {
+        return compare(options);
+    }
+    let (yaml, report) = match import(&options.file) {
+        Ok(done) => done,
+        Err(message) => {
+            out::note(&format!("edgeway: {}", out::printable_lines(&message)));
+            return ExitCode::from(EX_CONFIG);
+        }
+    };
+    let text = match options.report {
+        Form::Text => report.text(),
+        Form::Json => report.json(),
+    };
+    // The report goes where the configuration does not.
+    if let Some(path) = &options.out {
+        if let Err(error) = fs::write(path, &yaml) {
+            let path = path.display();
+            out::note(&format!("edgeway: cannot write to `{path}`: {error}"));
+            return ExitCode::FAILURE;
+        }
+        out::data(&text);
+    } else {
+        out::data(&yaml);
+        out::note(&out::printable_lines(&text));
+    }
+    out::note(&out::printable_lines(&report.summary()));
+    let problems = problems(&yaml, options.out.as_deref());
+    if let Some(problems) = &problems {
+        out::note(&out::printable_lines(problems));
+    }
+    if problems.is_some() || (options.strict && !report.is_whole()) {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+/// Compares nginx with a gateway that has the imported configuration.
+fn compare(options: &Options) -> ExitCode {
+    let compared = parse::read(&options.file).and_then(|source| {
+        let mut fates = Fates::default();
+        let http = http_of(&source, &mut fates);
+        let servers = servers_of(&http, &options.file, &mut fates)?;
+        options.comparison.run(&http, &servers)
+    });
+    match compared {
+        Ok(compared) => {
+            out::data(&out::printable_lines(&compared.text));
+            if compared.is_equal {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        }
+        Err(message) => {
+            out::note(&format!("edgeway: {}", out::printable_lines(&message)));
+            ExitCode::from(EX_CONFIG)
+        }
+    }
+}
+
+/// Returns the scope of the block `http`.
+fn http_of<'a>(source: &'a Source, fates: &mut Fates) -> Scope<'a> {
+    let top = Scope::top(&source.directives);
+    match top.own("http").first() {
+        Some(http) => {
+            fates.carried(http, "");
+            Scope::top(http.children())
+        }
+        // A file with servers alone, as in `sites-enabled`.
+        None => top,
+    }
+}
+
+/// Reads the servers, of which there must be one.
+fn servers_of<'a>(http: &Scope<'a>, path: &Path, fates: &mut Fates) -> Result<Servers<'a>, String> {
+    let servers = Servers::read(http, fates);
+    if servers.list.is_empty() {
+        return Err(format!(
+            "{}: there is no `server` block; name the file that includes them, such as \
+             /etc/nginx/nginx.conf",
+            path.display()
+        ));
+    }
+    Ok(servers)
+}
+
+/// Returns the errors that `edgeway check` would report.
+fn problems(yaml: &str, path: Option<&Path>) -> Option<String> {
+    let mut loaded = match path {
+        Some(path) => gateway::load(path),
+        None => gateway::load_text("edgeway.yaml", yaml),
+    };
+    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    loaded.find_rest(folder);
+    let has_errors = |loaded: &gateway::Loaded| {
+        let mut all = loaded.diagnostics.list().iter();
+        all.any(|one| one.severity == Severity::Error)
+    };
+    if let Some(file) = &loaded.file {
+        let (_, diagnostics) = gateway::compile(file, folder, &gateway::World::default());
+        loaded.diagnostics.extend(diagnostics);
+    }
+    has_errors(&loaded).then(|| {
+        let lines = loaded.diagnostics.render(&loaded.sources, Style::Lines);
+        let errors = lines.lines().filter(|line| line.contains(": error: "));
+        let list: Vec<&str> = errors.collect();
+        format!("`edgeway check` finds problems:\n{}\n", list.join("\n"))
+    })
+}
+
+/// Translates a configuration.
+fn import(path: &Path) -> Result<(String, Report), String> {
+    let source = parse::read(path)?;
+    let mut fates = Fates::default();
+    let http = http_of(&source, &mut fates);
+    let servers = servers_of(&http, path, &mut fates)?;
+    let mut output = Output {
+        merge_slashes: true,
+        ..Output::default()
+    };
+    of_http(&http, &servers, &mut output, &mut fates);
+    output.listeners = servers.parts(&http, &mut fates);
+    let mut routes = Routes {
+        http: &http,
+        servers: &servers,
+        upstreams: Upstreams::read(&http),
+        limits: Vec::new(),
+        fates,
+        parts: Vec::new(),
+        sites: Vec::new(),
+        names: Vec::new(),
+    };
+    for server in &servers.list {
+        routes.server(server);
+    }
+    let mut fates = routes.fates;
+    output.routes = routes.parts;
+    output.rate_limits = routes.limits;
+    output.sites = routes.sites;
+    let has_files = |part: &output::Part| part.value.get("files").is_some();
+    if output.routes.iter().any(has_files) {
+        output.media_types = Some(media::section(&http, &mut fates));
+    }
+    if let Some(common) = headers::common(&servers) {
+        for route in &mut output.routes {
+            // A location with `add_header` of its own has no other ones.
+            if let Some(keys) = route.value.as_object_mut() {
+                keys.entry("headers").or_insert(json!(false));
+            }
+        }
+        output.defaults.insert("headers".to_owned(), common);
+    }
+    output.upstreams = routes.upstreams.parts(&mut fates);
+    actions::name_upstreams(&mut output.routes, &output.upstreams);
+    output.maps = tables::parts(&http, output.values(), &mut fates);
+    directives::mark_rest(&source.directives, &mut fates);
+    includes(&source, &mut fates);
+    let mut top = source.directives.iter();
+    let whole = top.find(|directive| directive.name == "http");
+    if let Some(at) = whole.or(servers.list.first().map(|server| server.directive)) {
+        for note in directives::GENERAL {
+            fates.general(at, note);
+        }
+    }
+    let name = path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    Ok((output.yaml(&name), fates.report(&source.directives)))
+}
+
+/// Translates what holds for all servers.
+fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output, fates: &mut Fates) {
+    let scopes = std::iter::once(http).chain(servers.list.iter().map(|server| &server.scope));
+    for scope in scopes {
+        for from in scope.own("set_real_ip_from") {
+            if from.arg(0) == "unix:" {
+                fates.carried(from, "");
+                continue;
+            }
+            fates.carried(from, "for all servers");
+            let network = from.arg(0).to_owned();
+            if !output.trusted_proxies.contains(&network) {
+                output.trusted_proxies.push(network);
+            }
+        }
+        for header in scope.own("real_ip_header") {
+            match header.arg(0).to_ascii_lowercase().as_str() {
+                "x-forwarded-for" => fates.carried(header, ""),
+                _ => fates.lost(header, "the client's address comes from `X-Forwarded-For`"),
+            }
+        }
+        for recursive in scope.own("real_ip_recursive") {
+            fates.carried(recursive, "always so");
+        }
+        for merge in scope.own("merge_slashes") {
+            fates.carried(merge, "for all servers");
+            output.merge_slashes &= merge.arg(0) != "off";
+        }
+    }
+    output
+        .defaults
+        .insert("compression".to_owned(), json!(false));
+    // No header that nginx does not send.
+    output
+        .defaults
+        .insert("security_headers".to_owned(), "none".into());
+    output
+        .defaults
+        .insert("request_id".to_owned(), json!({ "response": false }));
+}
+
+fn includes(source: &Source, fates: &mut Fates) {
+    fn walk(all: &[Directive], missing: &[(usize, String)], fates: &mut Fates) {
+        for directive in all {
+            if directive.name == "include" {
+                let mut reasons = missing
+                    .iter()
+                    .filter(|(id, _)| *id == directive.id)
+                    .peekable();
+                if reasons.peek().is_none() {
+                    fates.carried(directive, "");
+                }
+                for (_, why) in reasons {
+                    fates.lost(directive, why.clone());
+                }
+            }
+            walk(directive.children(), missing, fates);
+        }
+    }
+    walk(&source.directives, &source.missing, fates);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the configuration, and the report as text.
+    fn imported(text: &str) -> (String, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, text).unwrap();
+        let (yaml, report) = import(&path).unwrap();
+        let problems = problems(&yaml, None);
+        assert_eq!(problems, None, "{yaml}");
+        (yaml, report.text())
+    }
+
+    #[test]
+    fn what_kept_requests_out_never_leaves_a_route_open() {
+        for guard in [
+            "ssl_verify_client on;",
+            "auth_jwt site;",
+            "access_by_lua_block { ngx.exit(403) }",
+            "allow 10.0.0.1; deny 10.0.0.0/8; allow all;",
+            "limit_req zone=none;",
+            "limit_conn none 5;",
+            "auth_basic x; auth_basic_user_file /nowhere;",
+            "auth_request /nowhere;",
+            "if ($bad_bot) { return 403; }",
+            "if ($ssl_client_verify != SUCCESS) { return 444; }",
+        ] {
+            for level in ["http", "server", "location"] {
+                if guard.starts_with("if") && level == "http" {
+                    continue;
+                }
+                let at = |own: &str| if own == level { guard } else { "" };
+                let (http, server, location) = (at("http"), at("server"), at("location"));
+                let (yaml, report) = imported(&format!(
+                    "http {{ {http} server {{ listen 8080; {server}
+                     location / {{ {location} proxy_pass http://127.0.0.1:3000; }} }} }}"
+                ));
+                let routes = yaml.split_once("routes:").unwrap().1;
+                let route = routes.split_once("location: / }").expect("a route").1;
+                assert!(
+                    route.trim_start().starts_with("respond: 503"),
+                    "{guard} {level} {yaml}"
+                );
+                let lost = report.split_once("Not carried over").unwrap().1;
+                assert!(lost.contains("get 503"), "{guard} {level} {report}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_header_that_nginx_set_comes_from_no_client() {
+        let (yaml, report) = imported(
+            "http { server { listen 8080; location / { proxy_pass http://127.0.0.1:3000;
+             proxy_set_header X-Client-Name $ssl_client_s_dn; proxy_set_header X-Env live; } } }",
+        );
+        assert!(yaml.contains("remove: [X-Client-Name]"), "{yaml}");
+        assert!(yaml.contains("set: { X-Env: live }"), "{yaml}");
+        let lost = report.split_once("Not carried over").unwrap().1;
+        assert!(lost.contains("proxy_set_header: a variable"), "{report}");
+    }
+
+    #[test]
+    fn headers_that_all_servers_add_are_on_refusals_too() {
+        let server = "server { listen 8080; location / { return 200 ok; }
+             location /own/ { add_header X-Own 1; return 200 ok; }
+             location /lost/ { add_header X-Own $no_such; return 200 ok; } }";
+        let of = |http: &str, server: &str| {
+            imported(&format!(
+                "http {{ add_header X-Site main always; {http} {server} }}"
+            ))
+            .0
+        };
+        let yaml = of("add_header X-Page 1;", server);
+        let (defaults, routes) = yaml.split_once("\nroutes:").unwrap();
+        let added = "headers: { response: { add: { X-Site: main } } }";
+        assert!(defaults.contains(added), "{yaml}");
+        assert!(!defaults.contains("X-Page"), "{yaml}");
+        let lost = routes.rsplit_once("location: /lost/ }").unwrap().1;
+        assert!(lost.contains("headers: false"), "{yaml}");
+        // Nobody knows which of several servers a refused request was meant for.
+        let other = server.replace("8080;", "8081; add_header X-Other 1 always;");
+        let yaml = of("", &format!("{server} {other}"));
+        let defaults = yaml.split_once("\nroutes:").unwrap().0;
+        assert!(!defaults.contains("\n  headers:"), "{yaml}");
+    }
+
+    fn count(all: &[Directive]) -> usize {
+        all.iter().map(|one| 1 + count(one.children())).sum()
+    }
+
+    #[test]
+    fn every_directive_is_in_the_report_once() {
+        let text = "user x; worker_processes 2; load_module a.so;
+events { worker_connections 5; }
+http {
+  map $http_x $y { default 1; a 2; }
+  geo $z { default 0; 10.0.0.0/8 1; }
+  split_clients $remote_addr $v { 10% a; * b; }
+  types { text/html html; }
+  upstream unused { server 127.0.0.1:1; zone a 1m; }
+  server {
+    listen 8080; server_name a.test; sub_filter a b; perl x;
+    location / { return 200 ok; mirror /m; }
+    location @named { proxy_pass http://127.0.0.1:9; }
+  }
+}
+";
+        let source = {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("nginx.conf");
+            fs::write(&path, text).unwrap();
+            parse::read(&path).unwrap()
+        };
+        let (_, report) = imported(text);
+        let lines = report.lines().filter(|line| line.contains("nginx.conf:"));
+        let general = directives::GENERAL.len();
+        assert_eq!(
+            lines.count(),
+            count(&source.directives) + general,
+            "{report}"
+        );
+    }
+}

@@ -1,0 +1,597 @@
+//! Lookup tables: the directives `map`, `geo` and `split_clients`, as `maps` of the gateway.
+
+use std::collections::BTreeSet;
+
+use edgeway_base::net::Cidr;
+use edgeway_routes::values::Pattern;
+use serde_json::{Map, Value, json};
+
+use super::{
+    entries::Entries,
+    output::Part,
+    parse::Directive,
+    report::Fates,
+    scope::Scope,
+    variables::{At, value},
+    words::plain,
+};
+
+/// Returns the value of a header of a request with placeholders; `None` if a variable has no
+/// counterpart.
+pub(super) fn header(text: &str, scope: &Scope<'_>) -> Option<String> {
+    value(text, At::request(scope))
+}
+
+/// Returns the value of a header of a response with placeholders.
+pub(super) fn header_of_response(text: &str, scope: &Scope<'_>) -> Option<String> {
+    value(text, At::response(scope))
+}
+
+/// Marks a directive whose header has this value as carried over.
+pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates: &mut Fates) {
+    let mut is_as_written = true;
+    let all = with_tables(value, scope);
+    for (placeholder, note) in [
+        (
+            "{host.name}",
+            "`$host` is empty for a request without `Host`; nginx takes the server's first name",
+        ),
+        ("{uri}", "`$request_uri` has the path in its normal form"),
+        ("{response.content-type}", REDIRECTS),
+        (
+            "{backend}",
+            "`$upstream_addr` is the address of the last backend alone",
+        ),
+    ] {
+        if all.contains(placeholder) {
+            is_as_written = false;
+            fates.changed(directive, note);
+        }
+    }
+    if directive
+        .args
+        .iter()
+        .any(|arg| arg.contains("$binary_remote_addr"))
+    {
+        is_as_written = false;
+        fates.changed(directive, "`$binary_remote_addr` is the address as text");
+    }
+    if FORWARDED.iter().any(|begin| all.contains(begin)) {
+        is_as_written = false;
+        fates.changed(directive, UNTRUSTED);
+    }
+    if is_as_written {
+        fates.carried(directive, "");
+    }
+}
+
+/// Note on a value that comes from the type of a response.
+pub(super) const REDIRECTS: &str = "`$sent_http_content_type` is empty for a redirect of the gateway \
+                                    itself, of which nginx has `text/html`";
+
+/// Note on a value that comes from what proxies write.
+pub(super) const UNTRUSTED: &str = "headers of proxies, such as `X-Forwarded-Proto`, count as absent \
+                                    unless the client is in `trusted_proxies`";
+
+/// Returns true if a value comes from a header that only trusted proxies may send.
+pub(super) fn is_forwarded(value: &str, scope: &Scope<'_>) -> bool {
+    let all = with_tables(value, scope);
+    FORWARDED.iter().any(|begin| all.contains(begin))
+}
+
+/// Beginnings of the placeholders of headers that only trusted proxies may send.
+const FORWARDED: [&str; 3] = [
+    "{header.forwarded}",
+    "{header.x-forwarded-",
+    "{header.x-real-ip}",
+];
+
+/// Returns true if the values of a header depend on the media type of a response.
+pub(super) fn is_by_media_type(value: &str, scope: &Scope<'_>) -> bool {
+    with_tables(value, scope).contains("{response.content-type}")
+}
+
+/// Returns a value with the tables that it leads to, each of them once.
+fn with_tables(value: &str, scope: &Scope<'_>) -> String {
+    const BEGIN: &str = "{map.";
+    let mut text = value.to_owned();
+    let mut known = BTreeSet::new();
+    let mut at = 0;
+    while let Some(found) = text[at..].find(BEGIN) {
+        at += found + BEGIN.len();
+        let Some((name, _)) = text[at..].split_once('}') else {
+            break;
+        };
+        let name = name.to_owned();
+        let own = (!known.contains(&name)).then(|| table(&name, scope));
+        text.extend(own.flatten().map(|table| table.to_string()));
+        known.insert(name);
+    }
+    text
+}
+
+/// Returns the table of a placeholder.
+pub(super) fn table(name: &str, scope: &Scope<'_>) -> Option<Value> {
+    let known = scope
+        .derived()
+        .borrow()
+        .get(name)
+        .map(|part| part.value.clone());
+    known.or_else(|| translate(find(name, scope)?, At::response(scope)).ok())
+}
+
+/// Returns true if a table has a counterpart at a place.
+pub(super) fn is_translated(table: &Directive, at: At<'_, '_>) -> bool {
+    translate(table, at).is_ok()
+}
+
+/// Returns the table of a variable.
+pub(super) fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directive> {
+    let tables = all(scope);
+    let mut own = tables.filter(|table| variable_of(table) == Some(variable));
+    own.next_back()
+}
+
+/// Returns true if a variable is a group of the expression, by number or by name.
+fn has_group(regex: &fancy_regex::Regex, variable: &str) -> bool {
+    match variable.parse::<usize>() {
+        Ok(number) => (1..regex.captures_len()).contains(&number),
+        Err(_) => regex.capture_names().flatten().any(|name| name == variable),
+    }
+}
+
+/// Returns the table of a group of the server's name: `$1` only if no other expression can have
+/// matched since.
+pub(super) fn group_of_host(variable: &str, scope: &Scope<'_>) -> Option<String> {
+    let names = scope.one("server_name")?;
+    let is_number = variable.parse::<usize>().is_ok();
+    if is_number && !is_last(names, scope) {
+        return None;
+    }
+    let (name, value) = of_host(names, variable)?;
+    let comment = names.place();
+    Some(super::variables::add(&name, Part { comment, value }, scope))
+}
+
+/// Returns true if the expression of a server's only name was the last one that matched.
+fn is_last(names: &Directive, scope: &Scope<'_>) -> bool {
+    let matches = |one: &Directive| match &*one.name {
+        "rewrite" => true,
+        "if" => one.args.iter().any(|arg| arg.contains('~')),
+        "map" => one
+            .children()
+            .iter()
+            .any(|entry| entry.name.starts_with('~')),
+        _ => false,
+    };
+    let location = scope.location();
+    let is_known = location.is_none_or(|location| {
+        let is_named = location.arg(0).starts_with('@');
+        !is_named && super::variables::expression(location).is_none()
+    });
+    let blocks = [scope.server(), location].into_iter().flatten();
+    let mut all = blocks
+        .flat_map(Directive::children)
+        .chain(scope.outermost());
+    names.args.len() == 1 && is_known && !all.any(matches)
+}
+
+/// Returns the table of `$invalid_referer`.
+pub(super) fn invalid_referer(scope: &Scope<'_>) -> Option<String> {
+    let valid = scope.nearest("valid_referers");
+    let first = valid.first()?;
+    let args = || valid.iter().flat_map(|one| &one.args);
+    let has = |word: &str| args().any(|arg| arg == word);
+    let mut values = Map::new();
+    values.insert(String::new(), if has("none") { "" } else { "1" }.into());
+    let end = r"(?:[:/?#]|$)";
+    let names = scope.one("server_name");
+    let own = names.iter().flat_map(|names| &names.args);
+    let own = own.filter(|_| has("server_names"));
+    for name in args().chain(own) {
+        if ["none", "blocked", "server_names"].contains(&name.as_str()) {
+            continue;
+        }
+        let pattern = if let Some(regex) = name.strip_prefix('~') {
+            format!("~*^https?://.*?(?:{})", regex.trim_start_matches('^'))
+        } else {
+            let (host, path) = name.split_at(name.find('/').unwrap_or(name.len()));
+            let host = match (host.strip_prefix("*."), host.strip_prefix('.')) {
+                (Some(below), _) => format!(r".+\.{}", regex::escape(below)),
+                (_, Some(below)) => format!(r"(?:.+\.)?{}", regex::escape(below)),
+                _ => match host.strip_suffix(".*") {
+                    Some(begin) => format!(r"{}\.[^/:?#]+", regex::escape(begin)),
+                    None => regex::escape(host),
+                },
+            };
+            match path {
+                "" => format!("~*^https?://{host}{end}"),
+                path => format!("~*^https?://{host}(?::[0-9]+)?{}", regex::escape(path)),
+            }
+        };
+        Pattern::of_text(&pattern)?.ok()?;
+        values.insert(pattern, "".into());
+    }
+    if has("blocked") {
+        values.insert("~*^(?!https?://)".to_owned(), "".into());
+    }
+    let value = json!({ "from": "{header.referer}", "values": values, "default": "1" });
+    let comment = first.place();
+    let name = format!("invalid_referer.{}", first.line);
+    Some(super::variables::add(&name, Part { comment, value }, scope))
+}
+
+/// Returns name and value of the table for a group of a server's name.
+fn of_host(names: &Directive, variable: &str) -> Option<(String, Value)> {
+    let mut names_in_order = names.args.iter();
+    let regex = names_in_order.find_map(|name| {
+        let regex = name.strip_prefix('~')?;
+        let known = fancy_regex::Regex::new(regex).ok()?;
+        has_group(&known, variable).then_some(regex)
+    })?;
+    let result = format!("{{group.{variable}}}");
+    let values = Map::from_iter([(format!("~*{regex}"), result.into())]);
+    // No variable of nginx has a dot in its name.
+    let name = format!("host{}.{variable}", names.line);
+    Some((name, json!({ "from": "{host.name}", "values": values })))
+}
+
+/// Returns the tables of the file, all of which stand in `http`.
+fn all<'a>(scope: &Scope<'a>) -> impl DoubleEndedIterator<Item = &'a Directive> {
+    let tables = scope.outermost().iter();
+    tables.filter(|one| {
+        matches!(one.name.as_str(), "map" | "geo" | "split_clients") && one.block.is_some()
+    })
+}
+
+fn variable_of(table: &Directive) -> Option<&str> {
+    table.args.last()?.strip_prefix('$')
+}
+
+/// Returns the table as the configuration writes it, or the reason why it has no counterpart.
+fn translate(table: &Directive, at: At<'_, '_>) -> Result<Value, &'static str> {
+    const VARIABLE: &str = "a variable of it has no counterpart";
+    let of = |text: &str| value(text, at).ok_or(VARIABLE);
+    if table.name == "geo" {
+        let from = match &table.args[..] {
+            [_] => None,
+            [from, _] => Some(of(from)?),
+            _ => return Err(VARIABLE),
+        };
+        return networks(table, from);
+    }
+    let from = of(table.arg(0))?;
+    if table.name == "split_clients" {
+        return shares(table, &from);
+    }
+    let mut entries = Entries::default();
+    let hostnames = table.children().iter().any(|one| one.name == "hostnames");
+    for entry in table.children() {
+        let key = entry.name.as_str();
+        match (key, &entry.args[..]) {
+            ("hostnames" | "volatile", []) => {}
+            ("default", [result]) => entries.default = of(result)?,
+            (_, [result]) => {
+                let regex = key.strip_prefix('~').map(|_| key);
+                let result = value(result, at.with_groups(regex));
+                entries.add(key, result.ok_or(VARIABLE)?, hostnames)?;
+            }
+            _ => return Err("one of its lines has no counterpart"),
+        }
+    }
+    entries.value(&from).ok_or("it has no entries")
+}
+
+/// Returns a table of shares. nginx takes the results as they are written.
+fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
+    let (mut shares, mut default) = (Map::new(), String::new());
+    for entry in table.children() {
+        let [result] = &entry.args[..] else {
+            return Err("one of its lines has no counterpart");
+        };
+        if result.contains('{') {
+            return Err("one of its results has no counterpart");
+        }
+        if entry.name == "*" {
+            default.clone_from(result);
+        } else if shares
+            .insert(result.clone(), entry.name.clone().into())
+            .is_some()
+        {
+            return Err("two of its shares have the same result");
+        }
+    }
+    if shares.is_empty() {
+        return Err("it has no shares");
+    }
+    let mut value = json!({ "from": from, "shares": shares });
+    if !default.is_empty() {
+        value["default"] = default.into();
+    }
+    Ok(value)
+}
+
+/// Returns all results of a table, with those of the tables that they are; `None` if one of them
+/// has other placeholders, or is empty.
+pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
+    let table = table(name, scope)?;
+    let default = table
+        .get("default")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let mut all = vec![default.to_owned()];
+    all.extend(
+        table
+            .get("exists")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+    );
+    for (key, entries) in table.as_object()? {
+        for (own, result) in entries.as_object().into_iter().flatten() {
+            all.push(match key.as_str() {
+                "shares" => own.clone(),
+                _ => result.as_str()?.to_owned(),
+            });
+        }
+    }
+    let mut found = Vec::new();
+    for result in all {
+        let inner = result
+            .strip_prefix("{map.")
+            .and_then(|rest| rest.strip_suffix('}'));
+        match inner {
+            Some(inner) => found.extend(results(inner, scope, depth.checked_sub(1)?)?),
+            None if result.is_empty() || result.contains('{') => return None,
+            None => found.push(result),
+        }
+    }
+    found.sort();
+    found.dedup();
+    Some(found)
+}
+
+/// Returns all results of a variable's table as they are written, empty ones too.
+pub(super) fn results_or_empty(variable: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
+    let table = table(variable, scope)?;
+    let default = table
+        .get("default")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let mut all = vec![default.to_owned()];
+    for entries in table.as_object()?.values() {
+        let results = entries.as_object().into_iter().flatten();
+        all.extend(results.filter_map(|(_, result)| result.as_str().map(str::to_owned)));
+    }
+    (!all.iter().any(|result| result.contains('{'))).then_some(all)
+}
+
+fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static str> {
+    let mut value = Map::new();
+    let (mut networks, mut default) = (Map::new(), String::new());
+    if let Some(from) = from {
+        value.insert("from".to_owned(), from.into());
+    }
+    for entry in table.children() {
+        let [result] = &entry.args[..] else {
+            return Err("one of its lines has no counterpart");
+        };
+        // Results of `geo` hold no variables: `$` is a letter like any other.
+        let result = result.replace("${", "$${");
+        match entry.name.as_str() {
+            "default" => default = result,
+            "proxy" | "delete" => return Err("`proxy` and `delete` have no counterpart"),
+            network => {
+                if network.parse::<Cidr>().is_err() {
+                    return Err("one of its networks has bits beyond its prefix, or is a range");
+                }
+                networks.insert(network.to_owned(), result.into());
+            }
+        }
+    }
+    if networks.is_empty() {
+        return Err("it has no networks");
+    }
+    value.insert("networks".to_owned(), networks.into());
+    if !default.is_empty() {
+        value.insert("default".to_owned(), default.into());
+    }
+    Ok(value.into())
+}
+
+/// Returns the tables whose results `uses` holds, itself or by other tables, and marks all tables.
+pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Vec<(String, Part)> {
+    let mut found: Vec<(String, Part)> = Vec::new();
+    let mut left: Vec<&Directive> = all(http).collect();
+    let mut derived = http.derived().borrow().clone();
+    let is_used = |name: &str, uses: &str| uses.contains(&format!("{{map.{name}}}"));
+    loop {
+        let own = derived.keys().find(|name| is_used(name, &uses)).cloned();
+        if let Some(name) = own {
+            let Some(part) = derived.remove(&name) else {
+                break;
+            };
+            uses.push_str(&part.value.to_string());
+            found.push((name, part));
+            continue;
+        }
+        let next = left
+            .iter()
+            .position(|table| variable_of(table).is_some_and(|name| is_used(name, &uses)));
+        let Some(next) = next else { break };
+        let table = left.remove(next);
+        let name = variable_of(table).unwrap_or_default().to_owned();
+        // The last table of a variable counts.
+        if find(&name, http).is_none_or(|counts| counts.id != table.id) {
+            continue;
+        }
+        let Ok(value) = translate(table, At::response(http)) else {
+            continue;
+        };
+        if is_forwarded(&value["from"].to_string(), http) {
+            fates.changed(table, UNTRUSTED);
+        } else {
+            fates.carried(table, "");
+        }
+        for entry in table.children() {
+            fates.carried(entry, "");
+        }
+        uses.push_str(&value.to_string());
+        let comment = table.place();
+        found.push((name, Part { comment, value }));
+    }
+    for table in left {
+        // Those for WebSockets are needed by nothing here.
+        if plain(table.arg(0)).is_none() && table.arg(0) == "$http_upgrade" {
+            continue;
+        }
+        if let Err(why) = translate(table, At::response(http)) {
+            for one in std::iter::once(table).chain(table.children()) {
+                fates.lost(one, why);
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::nginx::{http_of, parse};
+
+    /// Returns the `maps` for a header with the variable `$v`, and the report.
+    fn imported(tables: &str) -> (Vec<(String, Value)>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, format!("http {{ {tables} }}")).unwrap();
+        let source = parse::read(&path).unwrap();
+        let mut fates = Fates::default();
+        let http = http_of(&source, &mut fates);
+        let uses = header("<$v>", &http).unwrap_or_default();
+        let parts = parts(&http, uses, &mut fates);
+        let parts = parts.into_iter().map(|(name, part)| (name, part.value));
+        (parts.collect(), fates.report(&source.directives).text())
+    }
+
+    #[test]
+    fn tables_that_are_used_become_maps() {
+        for (tables, expected) in [
+            (
+                "map $http_a $v { x 1; ~*y $host; default d; } map $http_b $unused { x 1; }",
+                json!({ "v": {
+                    "from": "{header.a}", "values": { "x": "1", "~*y": "{host.name}" },
+                    "default": "d",
+                } }),
+            ),
+            (
+                "map $w $v { \\\\default 1; \\~a 2; } map $cookie_c $w { a b; volatile; }",
+                json!({
+                    "v": { "from": "{map.w}", "values": { "default": "1", "\\~a": "2" } },
+                    "w": { "from": "{cookie.c}", "values": { "a": "b" } },
+                }),
+            ),
+            (
+                "map $http_a $v { ~^(?<x>.)(.)$ $x-$2; }",
+                json!({ "v": {
+                    "from": "{header.a}", "values": { "~^(?<x>.)(.)$": "{group.x}-{group.2}" },
+                } }),
+            ),
+            (
+                "geo $http_x $v { default 0; 10.0.0.0/8 $1; }",
+                json!({ "v": {
+                    "from": "{header.x}", "networks": { "10.0.0.0/8": "$1" }, "default": "0",
+                } }),
+            ),
+        ] {
+            let (maps, report) = imported(tables);
+            let maps: Map<String, Value> = maps.into_iter().collect();
+            assert_eq!(Value::Object(maps), expected, "{tables}");
+            assert!(report.contains("map") || report.contains("geo"), "{report}");
+        }
+    }
+
+    #[test]
+    fn headers_that_depend_on_the_host_have_another_meaning() {
+        for (table, value, expected) in [
+            ("", "a$host", true),
+            ("", "$http_host", false),
+            ("map $host $v { a b; }", "$v", true),
+            ("map $w $v { a b; } map $http_a $w { a $host; }", "$v", true),
+            ("map $http_a $v { a b; }", "$v", false),
+        ] {
+            let text = format!(
+                "http {{ {table} server {{ listen 8080; add_header X {value};
+                 location / {{ return 200 ok; }} }} }}"
+            );
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("nginx.conf");
+            fs::write(&path, text).unwrap();
+            let (_, report) = crate::nginx::import(&path).unwrap();
+            let note = "add_header: `$host` is empty";
+            assert_eq!(report.text().contains(note), expected, "{table} {value}");
+        }
+    }
+
+    #[test]
+    fn groups_of_a_servers_name_become_maps() {
+        let text = "http { server { listen 8080; server_name ~^(?<sub>[a-z]+)\\.example\\.com$;
+                    location / { proxy_pass http://127.0.0.1:1; proxy_set_header X-Sub <$sub>; } } }";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, text).unwrap();
+        let (yaml, report) = crate::nginx::import(&path).unwrap();
+        let report = report.text();
+        assert!(yaml.contains("{group.sub}"), "{yaml}");
+        assert!(yaml.contains(".sub}>"), "{yaml}");
+        let lost = report.split_once("Not carried over").unwrap().1;
+        assert!(!lost.contains("proxy_set_header"), "{report}");
+    }
+
+    #[test]
+    fn a_number_is_the_group_of_the_last_expression_that_matched() {
+        // What the location has besides, what stands before the servers, and what `$1` is.
+        for (location, before, group) in [
+            ("location /a/ {", "", "<{map.host1.1}>"),
+            ("location = /a {", "", "<{map.host1.1}>"),
+            ("location ~ ^/(b) {", "", "<{map.path2.1}>"),
+            ("location /a/ { if ($http_a ~ (c)) { return 403; }", "", ""),
+            ("location /a/ { rewrite ^/a/(d) /$1 break;", "", ""),
+            ("location /a/ {", "map $http_a $b { ~(e) f; }", ""),
+            ("location @named {", "", ""),
+        ] {
+            let text = format!(
+                "http {{ {before} server {{ listen 8080; server_name ~^(.+)\\.example\\.com$;
+                 {location} proxy_pass http://127.0.0.1:1; proxy_set_header X-Sub <$1>; }} }} }}"
+            );
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("nginx.conf");
+            fs::write(&path, text).unwrap();
+            let (yaml, _) = crate::nginx::import(&path).unwrap();
+            let has = |text: &str| yaml.contains(text);
+            match group {
+                "" => assert!(has("remove: [X-Sub]"), "{location}{before}: {yaml}"),
+                group => assert!(has(group), "{location}{before}: {yaml}"),
+            }
+        }
+    }
+
+    #[test]
+    fn tables_without_a_counterpart_are_in_the_report() {
+        for (tables, why) in [
+            ("map $http_a $v { ~(.) $2; }", "a variable of it"),
+            ("map $nothing $v { a b; }", "a variable of it"),
+            ("map $v $v { a b; }", "a variable of it"),
+            ("map $http_a $v { ~(?=a)(b c; }", "regular expressions"),
+            ("map $http_a $v { default c; }", "it has no entries"),
+            ("geo $v { ranges; 10.0.0.0-10.0.0.9 a; }", "lines"),
+            ("geo $v { 10.0.0.1/8 a; }", "bits beyond"),
+            ("geo $v { proxy 10.0.0.0/8; 10.0.0.0/8 a; }", "`proxy`"),
+        ] {
+            let (maps, report) = imported(tables);
+            assert!(maps.is_empty(), "{tables} {maps:?}");
+            let lost = report.split_once("Not carried over").unwrap().1;
+            assert!(lost.contains(why), "{tables}: {report}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `edgeway import pm2`: reads an ecosystem file, plans its apps as units and upstreams, and writes
+//! them to a folder.
+
+mod app;
+mod ecosystem;
+mod render;
+
+use std::{
+    fs, io,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use edgeway_base::out;
+use edgeway_base::out::EX_CONFIG;
+
+use self::app::{App, Machine, Taken};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The ecosystem file: `.js`, `.cjs` or `.mjs`, which `node` reads, or `.json`, `.yaml`
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// The environment, as in `pm2 start --env NAME`
+    #[arg(long, value_name = "NAME", default_value = "production")]
+    env: String,
+    /// The folder to write to; it must be empty or not exist
+    #[arg(long, value_name = "DIR", default_value = "edgeway-import")]
+    out: PathBuf,
+}
+
+/// A file to write, relative to the folder.
+struct Output {
+    path: String,
+    text: String,
+    /// True for files with secrets.
+    is_private: bool,
+}
+
+pub(super) fn run(options: &Options) -> ExitCode {
+    match import(options) {
+        Ok(report) => {
+            out::data(&report);
+            ExitCode::SUCCESS
+        }
+        Err((status, message)) => {
+            // The terminal would act on escape sequences of the file.
+            let message = out::printable_lines(&message);
+            out::note(&format!("edgeway: {message}"));
+            status
+        }
+    }
+}
+
+fn import(options: &Options) -> Result<String, (ExitCode, String)> {
+    let name = options.file.display();
+    let of_file = |why: String| (ExitCode::from(EX_CONFIG), format!("{name}: {why}"));
+    let apps = ecosystem::read(&options.file).map_err(of_file)?;
+    let folder = std::path::absolute(&options.file).map_err(|error| of_file(error.to_string()))?;
+    let folder = folder.parent().unwrap_or(Path::new("/"));
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let machine = Machine {
+        cpus: std::thread::available_parallelism().map_or(1, usize::from),
+        folder,
+        home: home.as_deref(),
+        is_file: &|path| path.is_file(),
+        is_binary: &is_binary,
+        owner: &|path| fs::metadata(path).ok().map(|found| found.uid()),
+    };
+    let mut taken = Taken::default();
+    let mut planned = Vec::new();
+    for app in &apps {
+        let app = App::plan(app, &options.env, &machine, &mut taken).map_err(of_file)?;
+        planned.push(app);
+    }
+    let outputs = render::outputs(&planned);
+    write(&options.out, &outputs).map_err(|error| {
+        let folder = options.out.display();
+        let hint = match error.kind() {
+            io::ErrorKind::DirectoryNotEmpty => "; choose another one with `--out DIR`",
+            _ => "",
+        };
+        let why = format!("cannot write to `{folder}`: {error}{hint}");
+        (ExitCode::FAILURE, why)
+    })?;
+    Ok(render::report(&planned, &options.out))
+}
+
+/// Returns true for a compiled program.
+fn is_binary(path: &Path) -> bool {
+    let mut start = [0; 4];
+    let read =
+        fs::File::open(path).and_then(|mut file| io::Read::read_exact(&mut file, &mut start));
+    read.is_ok() && start == *b"\x7fELF"
+}
+
+fn write(folder: &Path, outputs: &[Output]) -> io::Result<()> {
+    fs::create_dir_all(folder)?;
+    if fs::read_dir(folder)?.next().is_some() {
+        return Err(io::ErrorKind::DirectoryNotEmpty.into());
+    }
+    for output in outputs {
+        let path = folder.join(&output.path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        let mode = if output.is_private { 0o600 } else { 0o644 };
+        let mut options = fs::OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(mode).open(path)?;
+        io::Write::write_all(&mut file, output.text.as_bytes())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_gateway_and_the_apps_have_different_ports() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            file: folder.path().join("ecosystem.json"),
+            env: "production".to_owned(),
+            out: folder.path().join("out"),
+        };
+        let app = r#"{ "name": "a", "script": "a.js", "instances": 2, "env": { "PORT": 8080 } }"#;
+        fs::write(&options.file, app).unwrap();
+        let report = import(&options).unwrap();
+        assert!(report.contains("# http://127.0.0.1:8082\n"), "{report}");
+        let written = fs::read_to_string(options.out.join("edgeway.yaml")).unwrap();
+        assert!(written.contains("address: 127.0.0.1:8082\n"), "{written}");
+    }
+}

@@ -1,0 +1,420 @@
+//! The files of an import: units, environment files, the configuration, and the report.
+
+use std::{collections::BTreeMap, fmt::Write as _, path::Path};
+
+use edgeway_base::out::printable;
+use edgeway_base::shell::shown;
+use edgeway_config::scalar::quoted;
+use edgeway_project::gateway_port;
+use serde_json::{Value, json};
+
+use super::{
+    Output,
+    app::{App, PORT, specifiers},
+};
+
+pub(super) fn outputs(apps: &[App]) -> Vec<Output> {
+    let mut outputs = vec![Output {
+        path: "edgeway.yaml".to_owned(),
+        text: configuration(apps),
+        is_private: false,
+    }];
+    for app in apps {
+        outputs.push(Output {
+            path: format!("systemd/{}", app.unit_file()),
+            text: unit(app),
+            is_private: false,
+        });
+        outputs.push(Output {
+            path: format!("apps/{}.env", app.name),
+            text: environment(&app.environment),
+            is_private: true,
+        });
+        for (number, port) in app.ports.iter().enumerate() {
+            let counters = app.counters.iter();
+            let own = counters.map(|(name, first)| {
+                let value = first.saturating_add(u64::try_from(number).unwrap_or_default());
+                (name.clone(), value.to_string())
+            });
+            outputs.push(Output {
+                path: format!("apps/{}@{port}.env", app.name),
+                text: environment(&own.collect()),
+                is_private: true,
+            });
+        }
+    }
+    outputs
+}
+
+fn unit(app: &App) -> String {
+    let App { name, user, .. } = app;
+    let (title, port) = if app.ports.is_empty() {
+        (name.clone(), String::new())
+    } else {
+        let files =
+            format!("Environment=PORT=%i\nEnvironmentFile=-/etc/edgeway/apps/{name}@%i.env\n");
+        (format!("{name} on port %i"), files)
+    };
+    let settings = app.settings.join("\n");
+    let folder = specifiers(&app.folder.to_string_lossy());
+    let command: Vec<String> = app.command.iter().map(|word| argument(word)).collect();
+    let command = command.join(" ");
+    format!(
+        "[Unit]
+Description={title}
+After=network.target
+PartOf=app.target
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+# An app that reads HOSTNAME, as Next.js does, is reachable through the gateway only.
+Environment=NODE_ENV=production HOSTNAME=127.0.0.1
+EnvironmentFile=-/etc/edgeway/apps/{name}.env
+{port}WorkingDirectory={folder}
+ExecStart=/usr/bin/env {command}
+User={user}
+# npm and shells do not forward signals, so all processes of the instance get them.
+KillMode=control-group
+SuccessExitStatus=143
+{settings}
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=full
+
+[Install]
+WantedBy=multi-user.target app.target
+"
+    )
+}
+
+/// Quotes a word for `ExecStart=` (systemd.service(5)). `${PORT}` stays a variable.
+fn argument(word: &str) -> String {
+    const PLAIN: &str = "-_./=:,@+";
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || PLAIN.contains(c);
+    let parts = word.split(PORT).map(escaped);
+    let text = parts.collect::<Vec<_>>().join(PORT);
+    if word.replace(PORT, "").chars().all(is_plain) && !word.is_empty() {
+        text
+    } else {
+        format!("\"{text}\"")
+    }
+}
+
+/// Escapes what has a meaning in a quoted word. A line of a unit ends at a carriage return too.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for letter in specifiers(text).chars() {
+        match letter {
+            '\\' | '"' => out.extend(['\\', letter]),
+            '$' => out.push_str("$$"),
+            control if control.is_ascii_control() => {
+                let _infallible = write!(out, "\\x{:02x}", u32::from(control));
+            }
+            other => out.push(other),
+        }
+    }
+    out
+}
+
+/// Writes variables for `EnvironmentFile=` (systemd.exec(5)).
+fn environment(variables: &BTreeMap<String, String>) -> String {
+    let mut text = String::new();
+    for (name, value) in variables {
+        let mut quoted = String::with_capacity(value.len() + 2);
+        for letter in value.chars() {
+            if matches!(letter, '"' | '\\' | '$' | '`') {
+                quoted.push('\\');
+            }
+            quoted.push(letter);
+        }
+        let _infallible = writeln!(text, "{name}=\"{quoted}\"");
+    }
+    text
+}
+
+fn configuration(apps: &[App]) -> String {
+    let mut upstreams = serde_json::Map::new();
+    for app in apps.iter().filter(|app| !app.ports.is_empty()) {
+        let backends = app.ports.iter().map(|port| format!("127.0.0.1:{port}"));
+        let backends: Vec<String> = backends.collect();
+        let (first, last) = (app.ports[0], app.ports[app.ports.len() - 1]);
+        let kind = if app.is_next { "nextjs" } else { "node" };
+        let unit = format!("{}@{{port}}.service", app.name);
+        let mut upstream = json!({
+            "app": kind,
+            "backends": backends,
+            "scale": { "unit": unit, "ports": format!("{first}-{last}") },
+        });
+        if let Some(mebibytes) = app.restart_at {
+            upstream["restart_at"] = json!({ "rss": format!("{mebibytes}MiB") });
+        }
+        upstreams.insert(app.name.clone(), upstream);
+    }
+    let mut text = String::from(
+        "# From an ecosystem file of PM2. Each app is an upstream, with one backend for each process.\n",
+    );
+    let mut routes = String::from("\nroutes:\n");
+    for (number, name) in upstreams.keys().enumerate() {
+        let route = match number {
+            0 => format!(
+                "  - match: {{ path: /* }}\n    upstream: {}\n",
+                quoted(name)
+            ),
+            // The ecosystem file does not say which requests are whose.
+            _ => format!(
+                "  # The requests of `{name}`: mend the path, or match a host instead.\n  \
+                 - match: {{ path: /{name}/* }}\n    upstream: {}\n",
+                quoted(name)
+            ),
+        };
+        routes.push_str(&route);
+    }
+    if upstreams.is_empty() {
+        routes.push_str(
+            "  - match: { path: /* }\n    respond: { status: 503, body: no app has a port }\n",
+        );
+    }
+    let address = format!("127.0.0.1:{}", port(apps));
+    let mut file = json!({ "listeners": [{ "address": address }] });
+    if !upstreams.is_empty() {
+        file["upstreams"] = Value::Object(upstreams);
+    }
+    text.push_str(&serde_saphyr::to_string(&file).unwrap_or_default());
+    text + &routes
+}
+
+/// Returns the port of the gateway.
+fn port(apps: &[App]) -> u16 {
+    gateway_port(apps.iter().flat_map(|app| &app.ports))
+}
+
+/// Renders what was carried over, what was not, and the commands to run.
+pub(super) fn report(apps: &[App], folder: &Path) -> String {
+    let folder = shown(&[folder.display().to_string()]);
+    let mut text = String::new();
+    for app in apps {
+        let file = app.unit_file();
+        let _infallible = writeln!(text, "{}: systemd/{file}", app.name);
+        let carried = app.carried.iter().map(|line| ('+', line));
+        for (sign, line) in carried.chain(app.left.iter().map(|line| ('-', line))) {
+            // The terminal would act on escape sequences of the file.
+            let line = printable(line);
+            let _infallible = writeln!(text, "  {sign} {line}");
+        }
+    }
+    let units = apps.iter().flat_map(|app| match &app.ports[..] {
+        [] => vec![app.name.clone()],
+        ports => ports
+            .iter()
+            .map(|port| format!("{}@{port}", app.name))
+            .collect(),
+    });
+    let units: Vec<String> = units.collect();
+    let units = units.join(" ");
+    let port = port(apps);
+    let _infallible = write!(
+        text,
+        "
++ carried over, - not carried over. The files are in {folder}. Then, as root:
+
+install -d /etc/edgeway/apps
+install -m 600 {folder}/apps/*.env /etc/edgeway/apps/
+install -m 644 {folder}/systemd/*.service /etc/systemd/system/
+pm2 delete all                                 # frees the ports
+systemctl daemon-reload
+systemctl enable --now {units}
+edgeway check -c {folder}/edgeway.yaml
+edgeway run -c {folder}/edgeway.yaml           # http://127.0.0.1:{port}
+"
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::app::{Machine, Taken},
+        *,
+    };
+
+    #[test]
+    fn words_of_a_command_survive_systemd() {
+        for (word, expected) in [
+            ("server.js", "server.js"),
+            ("-p", "-p"),
+            ("${PORT}", "${PORT}"),
+            ("--port=${PORT}", "--port=${PORT}"),
+            ("a b", "\"a b\""),
+            ("100%", "\"100%%\""),
+            ("$HOME", "\"$$HOME\""),
+            ("say \"x\\\"", "\"say \\\"x\\\\\\\"\""),
+            ("", "\"\""),
+            ("a\r\nUser=root", "\"a\\x0d\\x0aUser=root\""),
+            (";", "\";\""),
+        ] {
+            assert_eq!(argument(word), expected);
+        }
+    }
+
+    #[test]
+    fn values_of_variables_are_quoted() {
+        let variables = [("A", "x y"), ("B", "p$s`w\"\\"), ("C", "")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let text = environment(&variables.into());
+        assert_eq!(text, "A=\"x y\"\nB=\"p\\$s\\`w\\\"\\\\\"\nC=\"\"\n");
+    }
+
+    /// Texts that would be more than a value, if they were written as they are.
+    const PARTS: [&str; 18] = [
+        "\nUser=root",
+        "\r",
+        "\n[Service]\n",
+        "%i",
+        "%",
+        "$",
+        "${HOME}",
+        "\"",
+        "'",
+        "\\",
+        "\\\n",
+        " ",
+        "a",
+        ";",
+        "=",
+        "#",
+        "\u{1b}[2J",
+        "\u{e9}",
+    ];
+
+    /// Reads a file of variables as systemd does for text in double quotes.
+    fn read(text: &str) -> BTreeMap<String, String> {
+        let mut variables = BTreeMap::new();
+        let mut letters = text.chars();
+        loop {
+            let name: String = letters.by_ref().take_while(|c| *c != '=').collect();
+            if name.is_empty() {
+                return variables;
+            }
+            assert_eq!(letters.next(), Some('"'), "{text:?}");
+            let mut value = String::new();
+            while let Some(letter) = letters.next().filter(|letter| *letter != '"') {
+                match letter {
+                    '\\' => value.extend(letters.next()),
+                    other => value.push(other),
+                }
+            }
+            assert_eq!(letters.next(), Some('\n'), "{text:?}");
+            variables.insert(name, value);
+        }
+    }
+
+    /// Invariant: whatever an ecosystem file has, it is refused, or each of its texts stays the
+    /// value of its own setting.
+    #[test]
+    fn no_text_of_an_ecosystem_file_becomes_a_setting_of_its_own() {
+        let mut random = fastrand::Rng::with_seed(11);
+        let mut planned = 0;
+        for _ in 0..2000 {
+            let mut text = || {
+                let parts = (0..random.usize(..4)).map(|_| PARTS[random.usize(..PARTS.len())]);
+                parts.collect::<String>()
+            };
+            let app = json!({
+                "name": text(), "script": format!("a{}", text()), "args": [text(), text()],
+                "cwd": text(), "user": "web", "out_file": text(), "interpreter": "x",
+                "env": { (text()): "n", "VALUE": text(), "PORT": 4000 }, (text()): true,
+            });
+            let machine = Machine {
+                cpus: 2,
+                folder: Path::new("/srv"),
+                home: None,
+                is_file: &|path| path.extension().is_none(),
+                is_binary: &|_| false,
+                owner: &|_| None,
+            };
+            let map = app.as_object().unwrap();
+            let Ok(plan) = App::plan(map, "production", &machine, &mut Taken::default()) else {
+                continue;
+            };
+            planned += 1;
+            let unit = unit(&plan);
+            let plain = App::plan(
+                json!({ "script": "a", "port": 1, "out_file": "x" })
+                    .as_object()
+                    .unwrap(),
+                "production",
+                &machine,
+                &mut Taken::default(),
+            );
+            let keys = |unit: &str| -> Vec<String> {
+                let lines = unit.split(['\n', '\r', '\0']);
+                let keys =
+                    lines.map(|line| line.split_once('=').map_or(line, |(key, _)| key).to_owned());
+                keys.filter(|key| key != "StandardOutput").collect()
+            };
+            assert_eq!(keys(&unit), keys(&self::unit(&plain.unwrap())), "{app}");
+            assert!(unit.lines().all(|line| !line.ends_with('\\')), "{unit}");
+            let file = environment(&plan.environment);
+            assert_eq!(read(&file), plan.environment, "{file:?}");
+            let report = report(&[plan], Path::new("/a b"));
+            assert!(
+                !report.contains('\u{1b}') && report.contains("'/a b'/apps"),
+                "{report}"
+            );
+        }
+        assert!(planned > 200, "{planned}");
+    }
+
+    #[test]
+    fn any_names_give_a_configuration_without_findings() {
+        let mut random = fastrand::Rng::with_seed(3);
+        for _ in 0..100 {
+            let mut taken = Taken::default();
+            let names = [
+                "true", "null", "On", "7", "a b", "a/b", "", "-", "1e3", "%i", "y",
+            ];
+            let limits = [
+                "0",
+                "1",
+                "1M",
+                "2M",
+                "500M",
+                "1G",
+                "1000000000M",
+                "16777215G",
+            ];
+            let apps = (0..random.usize(1..5)).map(|_| {
+                let app = json!({
+                    "name": names[random.usize(..names.len())], "script": "a.js", "port": 4000,
+                    "max_memory_restart": limits[random.usize(..limits.len())],
+                    "instances": random.usize(1..3),
+                });
+                let machine = Machine {
+                    cpus: 2,
+                    folder: Path::new("/srv"),
+                    home: None,
+                    is_file: &|_| false,
+                    is_binary: &|_| false,
+                    owner: &|_| None,
+                };
+                App::plan(app.as_object().unwrap(), "production", &machine, &mut taken).unwrap()
+            });
+            let apps: Vec<App> = apps.collect();
+            let text = configuration(&apps);
+            let watched = apps.iter().filter(|app| app.restart_at.is_some()).count();
+            assert_eq!(text.matches("restart_at").count(), watched, "{text}");
+            let loaded = edgeway_gateway::load_text("t", &text);
+            let file = loaded.file.unwrap();
+            assert!(loaded.diagnostics.list().is_empty(), "{text}");
+            assert_eq!(file.upstreams.len(), apps.len(), "{text}");
+            let (gateway, found) =
+                edgeway_gateway::compile(&file, Path::new(""), &edgeway_gateway::World::default());
+            assert!(gateway.is_some() && found.list().is_empty(), "{text}");
+            let paths = outputs(&apps).into_iter().map(|output| output.path);
+            let paths: Vec<String> = paths.collect();
+            let unique: std::collections::BTreeSet<&String> = paths.iter().collect();
+            assert_eq!(unique.len(), paths.len(), "{paths:?}");
+        }
+    }
+}

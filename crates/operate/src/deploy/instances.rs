@@ -1,0 +1,174 @@
+//! Instances of a release: started and stopped as units of systemd, or under supervisors.
+
+use std::{
+    collections::HashSet,
+    fmt, fs, io,
+    net::{SocketAddr, TcpListener},
+    os::unix::fs::symlink,
+    path::Path,
+};
+
+use edgeway_base::shell::shown;
+use edgeway_status::snapshot::UpstreamStatus;
+use edgeway_upstreams::{ReleaseSettings, StartMethod};
+
+use super::{folder::ReleaseFolder, name_of, supervise};
+use crate::{
+    backends::Name,
+    out,
+    program::{Machine, Programs},
+};
+
+/// An instance of a release, on a port.
+pub(super) struct Instance {
+    pub(super) name: Name,
+    pub(super) port: u16,
+    pub(super) release: String,
+}
+
+impl fmt::Display for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "instance on port {}", self.port)
+    }
+}
+
+impl Instance {
+    /// Returns an instance on a port that nothing uses.
+    pub(super) fn free(
+        upstream: &str,
+        settings: &ReleaseSettings,
+        status: &UpstreamStatus,
+        release: &str,
+    ) -> Result<Self, String> {
+        let taken: HashSet<&str> = status.backends.iter().map(|b| b.address.as_str()).collect();
+        let is_free = |port: &u16| {
+            let at = SocketAddr::new(settings.address, *port);
+            !taken.contains(at.to_string().as_str()) && TcpListener::bind(at).is_ok()
+        };
+        let port = (settings.first_port..=settings.last_port).find(is_free);
+        let port = port.ok_or_else(|| {
+            format!(
+                "no port of {} to {} is free: make `releases.ports` of upstream `{upstream}` \
+                 longer and reload, or wait until an earlier release is stopped",
+                settings.first_port, settings.last_port
+            )
+        })?;
+        Ok(Self {
+            name: name_of(upstream, settings, port),
+            port,
+            release: release.to_owned(),
+        })
+    }
+
+    /// Returns the running instance at an address; `None` if it is not one of these settings.
+    pub(super) fn at(
+        upstream: &str,
+        settings: &ReleaseSettings,
+        address: &str,
+        release: &str,
+    ) -> Option<Self> {
+        let at: SocketAddr = address.parse().ok()?;
+        let is_own = at.ip() == settings.address
+            && (settings.first_port..=settings.last_port).contains(&at.port());
+        is_own.then(|| Self {
+            name: name_of(upstream, settings, at.port()),
+            port: at.port(),
+            release: release.to_owned(),
+        })
+    }
+
+    pub(super) async fn start(
+        &self,
+        settings: &ReleaseSettings,
+        folder: &ReleaseFolder,
+    ) -> Result<(), String> {
+        let link = folder.instance(self.port);
+        let linked = relink(&link, Path::new("..").join(&self.release).as_path());
+        linked.map_err(|error| format!("cannot link `{}`: {error}", link.display()))?;
+        match &settings.start {
+            StartMethod::Unit { name, manager } => {
+                let unit = unit(name, self.port);
+                if systemctl(manager, "start", &unit).await.is_err() {
+                    // A release that ended again and again has used up the unit's starts. If there
+                    // is nothing to reset, the start says what is wrong.
+                    drop(systemctl(manager, "reset-failed", &unit).await);
+                    systemctl(manager, "start", &unit).await?;
+                }
+                if let Err(why) = systemctl(manager, "enable", &unit).await {
+                    out::note(&format!(
+                        "edgeway: {self} will not start with the machine: {why}"
+                    ));
+                }
+                Ok(())
+            }
+            StartMethod::Command(command) => {
+                supervise::begin(settings, folder, &self.release, self.port, command)
+            }
+        }
+    }
+
+    pub(super) async fn stop(
+        &self,
+        settings: &ReleaseSettings,
+        folder: &ReleaseFolder,
+    ) -> Result<(), String> {
+        match &settings.start {
+            StartMethod::Unit { name, manager } => {
+                let unit = unit(name, self.port);
+                systemctl(manager, "stop", &unit).await?;
+                if let Err(why) = systemctl(manager, "disable", &unit).await {
+                    out::note(&format!(
+                        "edgeway: {self} may start with the machine: {why}"
+                    ));
+                }
+            }
+            StartMethod::Command(_) => supervise::end(folder, self.port).await?,
+        }
+        match fs::remove_file(folder.instance(self.port)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("cannot remove its link: {error}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says where the output of the app is.
+    pub(super) fn log_hint(&self, settings: &ReleaseSettings, folder: &ReleaseFolder) -> String {
+        match &settings.start {
+            StartMethod::Unit { name, manager } => {
+                let user = if manager == "user" { "--user " } else { "" };
+                let unit = unit(name, self.port);
+                format!("see `journalctl {user}-u {unit}`")
+            }
+            StartMethod::Command(_) => {
+                let log = supervise::log_path(folder, self.port);
+                format!("its output is in `{}`", log.display())
+            }
+        }
+    }
+}
+
+fn unit(name: &str, port: u16) -> String {
+    name.replace("{port}", &port.to_string())
+}
+
+/// Makes `link` lead to `to`, whatever it was before.
+fn relink(link: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(link.parent().unwrap_or(Path::new("/")))?;
+    let new = link.with_extension("new");
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    symlink(to, &new)?;
+    fs::rename(&new, link)
+}
+
+async fn systemctl(manager: &str, verb: &str, unit: &str) -> Result<(), String> {
+    let user: &[&str] = if manager == "user" { &["--user"] } else { &[] };
+    // Hints on units that cannot be enabled are for people who enable them by hand.
+    let line = [&["systemctl"], user, &["--quiet", verb, "--", unit]].concat();
+    let line: Vec<String> = line.into_iter().map(str::to_owned).collect();
+    let ran = Machine.run(&line).await;
+    ran.map_err(|why| format!("`{}` failed: {why}", shown(&line)))
+}

@@ -1,0 +1,111 @@
+//! `edgeway monitor`: CPU, memory, disks, network, processes and units of this machine, as one line
+//! of JSON.
+
+mod machine;
+mod rates;
+
+use std::{io, process::ExitCode, time::Duration};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use edgeway_base::{clock::Clock, units::Span};
+use edgeway_proxy::edge::worker;
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+
+use self::{machine::Sample, rates::since};
+use super::{client::failed, out, units::Units};
+
+/// Unit of the gateway, as this project installs it.
+const GATEWAY: &str = "edgeway.service";
+
+/// Shortest interval: more requests would show nothing more, as rates are those of ten seconds.
+const SHORTEST: Duration = Duration::from_millis(100);
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Print a line for each interval, until it is interrupted
+    #[arg(long)]
+    watch: bool,
+    /// Time over which use and rates are measured, at least 100ms
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    interval: Span,
+    /// More systemd units to report, such as 'shop@*.service'; edgeway and node-app@* are anyway
+    #[arg(long = "unit", value_name = "PATTERN")]
+    units: Vec<String>,
+}
+
+/// Parses the time between two observations.
+pub fn interval(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|error| format!("{error}"))?;
+    if span.0 < SHORTEST {
+        return Err("the shortest interval is 100ms".to_owned());
+    }
+    Ok(span)
+}
+
+/// Returns a count as a number to compute with: a screen shows three digits of it.
+#[expect(clippy::cast_precision_loss, reason = "far fewer digits are shown")]
+pub fn as_number(count: u64) -> f64 {
+    count as f64
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    let runtime = match worker::single() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&format!("cannot start the runtime: {error}")),
+    };
+    match runtime.block_on(measure(options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of a pipe wants no more.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("cannot measure this machine: {error}")),
+    }
+}
+
+async fn measure(options: &Options) -> io::Result<()> {
+    let clock = Clock::machine();
+    let mut units = LocalUnits::new(&options.units);
+    let mut before = Sample::take(clock.now())?;
+    units.observe().await;
+    loop {
+        sleep(options.interval.0).await;
+        let now = Sample::take(clock.now())?;
+        let at: DateTime<Utc> = clock.wall().into();
+        let at = at.to_rfc3339_opts(SecondsFormat::Millis, true);
+        let mut line = Map::from_iter([("at".to_owned(), json!(at))]);
+        line.extend(since(&now, &before));
+        line.extend(units.observe().await);
+        out::line(&Value::Object(line).to_string())?;
+        if !options.watch {
+            return Ok(());
+        }
+        before = now;
+    }
+}
+
+/// Units of the gateway and of apps on this machine.
+struct LocalUnits {
+    units: Units,
+    patterns: Vec<String>,
+}
+
+impl LocalUnits {
+    fn new(more: &[String]) -> Self {
+        let mut patterns = vec![GATEWAY.to_owned()];
+        patterns.extend_from_slice(more);
+        Self {
+            units: Units::new(&[], &[]),
+            patterns,
+        }
+    }
+
+    /// Returns state, CPU, memory and restarts of each unit, and why there may be more.
+    async fn observe(&mut self) -> Map<String, Value> {
+        let found = self.units.of_this_machine(&self.patterns).await;
+        let mut section = Map::from_iter([("units".to_owned(), json!(found.list))]);
+        if let Some(problem) = found.problem {
+            section.insert("units_problem".to_owned(), json!(problem));
+        }
+        section
+    }
+}

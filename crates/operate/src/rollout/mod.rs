@@ -1,0 +1,427 @@
+//! `edgeway rollout`: restarts the apps behind an upstream one after the other, so that no request
+//! meets one that is down.
+
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use std::{fmt::Write as _, process::ExitCode, time::Duration};
+
+use edgeway_base::shell::shown;
+use edgeway_base::units::Span;
+use edgeway_status::snapshot::UpstreamStatus;
+
+use self::watch::Watch;
+use super::{
+    admin::AdminOption,
+    backends::{
+        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, interruptible,
+        is_drained, requests, until_good, until_idle,
+    },
+    client::{self, Remote, failed},
+    out,
+    program::{Machine, Placeholders, Programs},
+    progress::Progress,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// The upstream whose backends are restarted
+    upstream: String,
+    /// Good checks in a row until a backend counts as back
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    probes: u64,
+    /// Time limit for a backend to come back
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    timeout: Span,
+    /// Time limit for the requests in flight; then the command aborts them
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    drain_timeout: Span,
+    /// A shell command, run for the backend that does not come back
+    #[arg(long, value_name = "COMMAND")]
+    on_fail: Option<String>,
+    /// Continue to run, and restart each app whose memory reaches the upstream's `restart_at`
+    #[arg(long, conflicts_with = "dry_run")]
+    watch: bool,
+    /// Print what would be done
+    #[arg(long)]
+    dry_run: bool,
+    /// Continue even if users get 503 meanwhile
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    admin: AdminOption,
+    /// The command that restarts one backend; {port}, {host}, {address} and {upstream} are filled
+    /// in
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub fn run(options: &Options) -> ExitCode {
+    client::ask(&options.admin, async |gateway| {
+        if options.watch {
+            interruptible(|interrupt| watch(options, &gateway, interrupt)).await
+        } else {
+            interruptible(|interrupt| roll_out(options, &gateway, interrupt)).await
+        }
+    })
+}
+
+async fn roll_out(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
+    let upstream = match gateway.upstream(&options.upstream).await {
+        Ok(upstream) => upstream,
+        Err(trouble) => return failed(&trouble),
+    };
+    let plan = match Plan::make(options, &upstream) {
+        Ok(plan) => plan,
+        Err(why) => return failed(&why),
+    };
+    if options.dry_run {
+        out::data(&plan.to_text());
+        return ExitCode::SUCCESS;
+    }
+    let rollout = Rollout {
+        gateway,
+        programs: &Machine,
+        progress: Progress::of(plan.steps.len()),
+        plan,
+        check_interrupt: interrupt.clone(),
+        interrupt,
+    };
+    match rollout.run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(RolloutError::Interrupted) => ExitCode::from(130),
+        Err(RolloutError::NotDrained(_) | RolloutError::NotRestarted | RolloutError::Failed) => {
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn watch(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
+    let watch = Watch::new(gateway, &Machine, options, Progress::lines(), interrupt);
+    match watch.run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => failed(&why),
+    }
+}
+
+/// Steps of a rollout, backend by backend.
+#[derive(Debug)]
+struct Plan {
+    steps: Vec<Step>,
+    /// Backends that were drained before: they are left alone.
+    skipped: Vec<Name>,
+    of: usize,
+    probes: u64,
+    timeout: Duration,
+    drain_timeout: Duration,
+    force: bool,
+}
+
+#[derive(Debug)]
+struct Step {
+    name: Name,
+    command: Vec<String>,
+    on_fail: Option<Vec<String>>,
+}
+
+impl Step {
+    fn of(options: &Options, name: Name) -> Result<Self, String> {
+        let placeholders = Placeholders::of(&name);
+        let on_fail = options.on_fail.as_deref();
+        Ok(Self {
+            command: placeholders.arguments(&options.command)?,
+            on_fail: on_fail.map(|line| placeholders.shell(line)).transpose()?,
+            name,
+        })
+    }
+}
+
+impl Plan {
+    /// Creates a plan without steps.
+    fn empty(options: &Options) -> Self {
+        Self {
+            steps: Vec::new(),
+            skipped: Vec::new(),
+            of: 0,
+            probes: options.probes,
+            timeout: options.timeout.0,
+            drain_timeout: options.drain_timeout.0,
+            force: options.force,
+        }
+    }
+
+    fn make(options: &Options, upstream: &UpstreamStatus) -> Result<Self, String> {
+        let (skipped, rolled): (Vec<_>, Vec<_>) = upstream
+            .backends
+            .iter()
+            .partition(|backend| is_drained(backend));
+        let name = |address: &str| Name {
+            upstream: upstream.name.clone(),
+            address: address.to_owned(),
+        };
+        let mut steps = Vec::new();
+        for backend in rolled {
+            steps.push(Step::of(options, name(&backend.address))?);
+        }
+        match steps.as_slice() {
+            [] => {
+                return Err(format!(
+                    "upstream `{}` has no backend that is not drained: there is nothing to restart",
+                    upstream.name
+                ));
+            }
+            [_] if !options.force => {
+                return Err(format!(
+                    "upstream `{}` has one backend in use: users get 503 while it restarts; add \
+                 `--force` if that is meant",
+                    upstream.name
+                ));
+            }
+            _ => {}
+        }
+        Ok(Self {
+            of: steps.len(),
+            steps,
+            skipped: skipped
+                .iter()
+                .map(|backend| name(&backend.address))
+                .collect(),
+            ..Self::empty(options)
+        })
+    }
+
+    fn to_text(&self) -> String {
+        let mut text = String::new();
+        for name in &self.skipped {
+            // Writing to a String cannot fail.
+            let _infallible = writeln!(text, "{name}: skipped, it is drained");
+        }
+        for step in &self.steps {
+            let _infallible = writeln!(
+                text,
+                "{}\n  drain it, wait up to {} for requests in flight\n  run: {}\n  \
+                 wait up to {} for {} good checks in a row\n  send it requests again",
+                step.name,
+                Span(self.drain_timeout),
+                shown(&step.command),
+                Span(self.timeout),
+                self.probes,
+            );
+            if let Some(on_fail) = &step.on_fail {
+                let _infallible = writeln!(text, "  if it does not come back: {}", shown(on_fail));
+            }
+        }
+        text
+    }
+}
+
+/// Reason why a step ended early. All messages but that of a refused drain have been printed.
+#[derive(Debug, PartialEq, Eq)]
+enum RolloutError {
+    /// The gateway refused to drain the backend, or could not be reached.
+    NotDrained(RequestFailure),
+    /// No command has run.
+    NotRestarted,
+    Failed,
+    Interrupted,
+}
+
+struct Rollout<'a, G, P> {
+    gateway: &'a G,
+    programs: &'a P,
+    progress: Progress,
+    plan: Plan,
+    interrupt: Interrupt,
+    /// Interrupt of the wait for checks after the command.
+    check_interrupt: Interrupt,
+}
+
+impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
+    async fn run(mut self) -> Result<(), RolloutError> {
+        let steps = std::mem::take(&mut self.plan.steps);
+        for name in &self.plan.skipped {
+            self.progress
+                .say(&format!("{name}: skipped, it is drained"));
+        }
+        for (index, step) in steps.iter().enumerate() {
+            if *self.interrupt.borrow() {
+                self.say_interrupted(&steps[index..]);
+                return Err(RolloutError::Interrupted);
+            }
+            if let Err(stop) = self.step(step).await {
+                if let RolloutError::NotDrained(trouble) = &stop {
+                    let name = &step.name;
+                    self.progress
+                        .say(&format!("edgeway: cannot drain {name}: {trouble}"));
+                }
+                let others: Vec<&str> = steps[index + 1..]
+                    .iter()
+                    .map(|step| step.name.address.as_str())
+                    .collect();
+                if !others.is_empty() {
+                    let others = others.join(", ");
+                    self.progress.say(&format!("not restarted: {others}"));
+                }
+                return Err(stop);
+            }
+            self.progress.step_done();
+        }
+        let all = self.plan.of;
+        let plural = if all == 1 { "" } else { "s" };
+        self.progress.pause();
+        self.progress
+            .say(&format!("{all} backend{plural} restarted"));
+        Ok(())
+    }
+
+    async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
+        self.drain(&step.name).await?;
+        self.restart(step).await
+    }
+
+    /// Restarts the app of a drained backend, and waits until it is back in rotation.
+    async fn restart(&mut self, step: &Step) -> Result<(), RolloutError> {
+        let name = &step.name;
+        self.progress
+            .now(&format!("{name}: running `{}`", shown(&step.command)));
+        self.progress.pause();
+        let outcome = self.programs.run(&step.command).await;
+        self.progress.resume();
+        let why = match outcome {
+            Err(why) if *self.interrupt.borrow() => {
+                self.progress.say(&format!(
+                    "{name}: stopped during its command ({why}); it stays drained, and gets \
+                     requests again with: edgeway undrain {name}"
+                ));
+                return Err(RolloutError::Interrupted);
+            }
+            Err(why) => format!("`{}` failed: {why}", shown(&step.command)),
+            Ok(()) => match self.come_back(name).await? {
+                Ok(()) => {
+                    self.progress.say(&format!("{name}: back in rotation"));
+                    return Ok(());
+                }
+                Err(why) => why,
+            },
+        };
+        self.progress.say(&format!(
+            "{name}: {why}; it stays drained, so no user reaches it"
+        ));
+        self.mend(step).await;
+        Err(RolloutError::Failed)
+    }
+
+    /// Drains a backend and waits until no request is in flight.
+    async fn drain(&mut self, name: &Name) -> Result<(), RolloutError> {
+        let drained = self.gateway.drain(name, self.plan.force).await;
+        drained.map_err(RolloutError::NotDrained)?;
+        self.progress
+            .now(&format!("{name}: drained, waiting for requests in flight"));
+        let deadline = self.plan.drain_timeout;
+        match until_idle(self.gateway, name, deadline, &self.interrupt).await {
+            Ok(()) => Ok(()),
+            Err(WaitFailure::TooLong(left)) => {
+                let left = requests(left);
+                let deadline = Span(deadline);
+                self.progress.say(&format!(
+                    "{name}: {left} still in flight after {deadline}: the command aborts them"
+                ));
+                Ok(())
+            }
+            Err(WaitFailure::Interrupted) => {
+                self.undo(name).await;
+                Err(RolloutError::Interrupted)
+            }
+            Err(WaitFailure::Trouble(trouble)) => {
+                self.progress.say(&format!("edgeway: {trouble}"));
+                self.undo(name).await;
+                Err(RolloutError::NotRestarted)
+            }
+        }
+    }
+
+    /// Sends requests to a backend again whose app was not touched.
+    async fn undo(&mut self, name: &Name) {
+        match self.gateway.undrain(name).await {
+            Ok(_) => self
+                .progress
+                .say(&format!("{name}: not restarted; it gets requests again")),
+            Err(trouble) => self.progress.say(&format!(
+                "edgeway: {name} was not restarted and is still drained: {trouble}"
+            )),
+        }
+    }
+
+    /// Waits for passed checks, then sends the backend requests again. The inner error is the
+    /// reason why it is not back.
+    async fn come_back(&mut self, name: &Name) -> Result<Result<(), String>, RolloutError> {
+        let Plan {
+            probes, timeout, ..
+        } = self.plan;
+        self.progress
+            .now(&format!("{name}: waiting for {probes} good checks"));
+        let since = match self.gateway.backend(name).await {
+            Ok(backend) => CheckBaseline::now(&backend),
+            Err(RequestFailure::Away(_)) => CheckBaseline::return_of_gateway(),
+            Err(RequestFailure::Refused(why)) => return Ok(Err(why)),
+        };
+        let interrupt = &self.check_interrupt;
+        match until_good(self.gateway, name, since, probes, timeout, interrupt).await {
+            Ok(()) => {}
+            Err(WaitFailure::TooLong(seen)) => {
+                let timeout = Span(timeout);
+                return Ok(Err(format!("did not come back within {timeout}: {seen}")));
+            }
+            Err(WaitFailure::Trouble(trouble)) => return Ok(Err(trouble.to_string())),
+            Err(WaitFailure::Interrupted) => {
+                self.progress.say(&format!(
+                    "{name}: restarted, and still drained since no check has seen it healthy; then run: \
+                     edgeway undrain {name}"
+                ));
+                return Err(RolloutError::Interrupted);
+            }
+        }
+        match self.gateway.undrain(name).await {
+            Ok(_) => Ok(Ok(())),
+            Err(trouble) => Ok(Err(format!("is healthy, but not in use: {trouble}"))),
+        }
+    }
+
+    /// Runs the `--on-fail` command for a backend that does not come back, and sends it requests
+    /// again if that helped.
+    async fn mend(&mut self, step: &Step) {
+        let name = &step.name;
+        let Some(on_fail) = &step.on_fail else {
+            self.progress
+                .say(&format!("once it is fixed: edgeway undrain {name}"));
+            return;
+        };
+        self.progress
+            .now(&format!("{name}: running `{}`", shown(on_fail)));
+        self.progress.pause();
+        let outcome = self.programs.run(on_fail).await;
+        self.progress.resume();
+        if let Err(why) = outcome {
+            self.progress
+                .say(&format!("{name}: `{}` failed: {why}", shown(on_fail)));
+        }
+        match self.come_back(name).await {
+            Ok(Ok(())) => {
+                self.progress
+                    .say(&format!("{name}: back in rotation after `--on-fail`"));
+            }
+            Ok(Err(why)) => self.progress.say(&format!(
+                "{name}: {why}; it stays drained; once it is fixed: edgeway undrain {name}"
+            )),
+            // The message has been printed.
+            Err(_) => {}
+        }
+    }
+
+    fn say_interrupted(&self, left: &[Step]) {
+        let left: Vec<&str> = left.iter().map(|step| step.name.address.as_str()).collect();
+        self.progress
+            .say(&format!("stopped; not restarted: {}", left.join(", ")));
+    }
+}

@@ -1,0 +1,573 @@
+//! A developer's project folder: its framework, its ports, its WebSockets, as far as its files say
+//! so. Nothing is run but configuration files, in an engine without files or network.
+
+mod code;
+mod compose;
+mod manager;
+mod package;
+pub mod pm2;
+mod script;
+mod workspace;
+
+use std::{
+    collections::HashSet,
+    path::{Component, Path, PathBuf},
+};
+
+pub use self::manager::PackageManager;
+use self::{
+    package::Package,
+    script::{Program, Started},
+};
+
+/// Ports that frameworks listen on if nothing says otherwise.
+const PORT: u16 = 3000;
+const VITE_PREVIEW_PORT: u16 = 4173;
+
+/// Paths of Next.js' WebSocket for hot module replacement, of newer and older versions.
+const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
+
+/// Kind of app as the configuration names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum App {
+    Nextjs,
+    Node,
+    None,
+}
+
+impl App {
+    /// Returns the value of `app` in the configuration.
+    pub fn key(self) -> &'static str {
+        match self {
+            Self::Nextjs => "nextjs",
+            Self::Node => "node",
+            Self::None => "none",
+        }
+    }
+}
+
+/// Framework of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framework {
+    Next {
+        standalone: bool,
+    },
+    Nest,
+    Fastify,
+    Hono,
+    Express,
+    Koa,
+    /// A server-rendered site of React Router 7, by its own server.
+    ReactRouter,
+    Remix,
+    /// A site that Vite has built, served by `vite preview`.
+    VitePreview,
+    /// Any other program.
+    Node,
+}
+
+impl Framework {
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Next { standalone: true } => "Next.js with `output: standalone`",
+            Self::Next { standalone: false } => "Next.js",
+            Self::Nest => "NestJS",
+            Self::Fastify => "Fastify",
+            Self::Hono => "Hono",
+            Self::Express => "Express",
+            Self::Koa => "Koa",
+            Self::ReactRouter => "React Router",
+            Self::Remix => "Remix",
+            Self::VitePreview => "Vite (preview)",
+            Self::Node => "Node",
+        }
+    }
+
+    /// Returns the title without the way in which it is built.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Next { .. } => "Next.js",
+            other => other.title(),
+        }
+    }
+
+    fn default_port(self) -> u16 {
+        match self {
+            Self::VitePreview => VITE_PREVIEW_PORT,
+            _ => PORT,
+        }
+    }
+
+    pub fn app(self) -> App {
+        match self {
+            Self::Next { .. } => App::Nextjs,
+            _ => App::Node,
+        }
+    }
+}
+
+/// A port and the place where it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundPort {
+    pub port: u16,
+    pub source: String,
+}
+
+/// An app that the project runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunningApp {
+    pub name: String,
+    pub framework: Framework,
+    /// Ports of its instances; at least one.
+    pub ports: Vec<u16>,
+    /// Place where the ports were found.
+    pub source: String,
+    /// Processes that share one port, if there are several.
+    pub workers: u32,
+    /// Folder with its package.json, relative to the project.
+    pub folder: PathBuf,
+    /// Folder of the app within its workspace, under which `.next/standalone` has it.
+    pub nested: PathBuf,
+    /// True if `.next` holds a build.
+    pub has_build: bool,
+    pub websocket: Option<WebSocket>,
+    /// Path of its health check.
+    pub health: Option<String>,
+}
+
+/// WebSockets of an app.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebSocket {
+    pub dependency: String,
+    /// Path of the endpoint; `None` if it may be any.
+    pub path: Option<&'static str>,
+}
+
+/// A project folder.
+#[derive(Debug, Default)]
+pub struct Project {
+    folder: PathBuf,
+    package: Option<Package>,
+    /// Files that could not be read, and why.
+    pub problems: Vec<String>,
+}
+
+impl Project {
+    pub fn read(folder: &Path) -> Self {
+        let mut problems = Vec::new();
+        let package = Package::read(folder).unwrap_or_else(|problem| {
+            problems.push(problem);
+            None
+        });
+        Self {
+            folder: folder.to_owned(),
+            package,
+            problems,
+        }
+    }
+
+    /// Returns the project's framework: that of the program which its scripts start, or else the
+    /// one among its dependencies.
+    pub fn framework(&self) -> Framework {
+        let by_package = self.framework_of_package();
+        let Some(started) = self.started() else {
+            return by_package;
+        };
+        match (started.program, by_package) {
+            (Program::Next, _) => self.next(),
+            (Program::VitePreview, _) => Framework::VitePreview,
+            (Program::Nest, _) => Framework::Nest,
+            (Program::FastifyCli, _) => Framework::Fastify,
+            (Program::ReactRouter, _) => Framework::ReactRouter,
+            (Program::Remix, _) => Framework::Remix,
+            (Program::Module(Some(file)), by_package) => {
+                match code::framework(&self.folder, &file) {
+                    Some(Framework::Next { .. }) => self.next(),
+                    Some(framework) => framework,
+                    // It is a server of its own, beside a site that Vite builds.
+                    None if by_package == Framework::VitePreview => Framework::Node,
+                    None => by_package,
+                }
+            }
+            (Program::Module(None) | Program::Other, by_package) => by_package,
+        }
+    }
+
+    fn next(&self) -> Framework {
+        Framework::Next {
+            standalone: code::is_standalone(&self.folder),
+        }
+    }
+
+    fn framework_of_package(&self) -> Framework {
+        let Some(package) = &self.package else {
+            return Framework::Node;
+        };
+        if package.has("next") {
+            return self.next();
+        }
+        let known = [
+            ("@nestjs/core", Framework::Nest),
+            ("fastify", Framework::Fastify),
+            ("hono", Framework::Hono),
+            ("express", Framework::Express),
+            ("koa", Framework::Koa),
+            ("@react-router/serve", Framework::ReactRouter),
+            ("@remix-run/serve", Framework::Remix),
+        ];
+        let found = known.into_iter().find(|(name, _)| package.has(name));
+        match found {
+            Some((_, framework)) => framework,
+            None if package.has("vite") => Framework::VitePreview,
+            None => Framework::Node,
+        }
+    }
+
+    pub fn app(&self) -> App {
+        self.framework().app()
+    }
+
+    /// Returns the file that `node` would start, if the folder has one with a usual name.
+    pub fn entry(&self) -> Option<&'static str> {
+        code::entry(&self.folder)
+    }
+
+    /// Returns true if the folder has a package.json.
+    pub fn has_package(&self) -> bool {
+        self.package.is_some()
+    }
+
+    /// Returns the script of this name in package.json.
+    pub fn script(&self, name: &str) -> Option<&str> {
+        self.package.as_ref()?.script(name)
+    }
+
+    /// Returns what the scripts of package.json start.
+    pub fn started(&self) -> Option<Started> {
+        script::started(self.package.as_ref()?)
+    }
+
+    /// Returns the module that the scripts start, if they start one.
+    fn module(&self) -> Option<String> {
+        match self.started()?.program {
+            Program::Module(file) => file,
+            _ => None,
+        }
+    }
+
+    pub fn manager(&self) -> PackageManager {
+        PackageManager::of(&self.folder, self.package.as_ref())
+    }
+
+    /// Returns the paths of hot module replacement, below the `basePath` of the app.
+    pub fn hmr_paths(&self) -> Vec<String> {
+        let base = code::base_path(&self.folder).unwrap_or_default();
+        HMR.map(|path| format!("{base}{path}")).into()
+    }
+
+    /// Returns true if a script runs `next dev`.
+    pub fn has_next_dev(&self) -> bool {
+        let package = self.package.as_ref();
+        package.is_some_and(|package| {
+            package
+                .scripts()
+                .any(|(_, script)| runs(script, "next", "dev"))
+        })
+    }
+
+    /// Returns the absolute build folder of a Next.js app that was built.
+    pub fn build(&self) -> Option<String> {
+        let build = std::path::absolute(self.folder.join(".next")).ok()?;
+        build
+            .join("BUILD_ID")
+            .exists()
+            .then(|| build.display().to_string())
+    }
+
+    /// Returns the apps that the project runs, the site itself first. Files that could not be used
+    /// are added to `problems`.
+    pub fn apps(&mut self) -> Vec<RunningApp> {
+        let mut problems = Vec::new();
+        let mut apps = pm2::apps(&self.folder, &mut problems);
+        if apps.is_empty() {
+            apps = compose::apps(&self.folder, &mut problems);
+        }
+        if apps.is_empty() && !self.is_server() {
+            apps = workspace::apps(self, &mut problems);
+        }
+        let mut names = Vec::new();
+        let mut found: Vec<RunningApp> = apps
+            .into_iter()
+            .map(|mut app| {
+                app.name = pm2::unique(&app.name, &names);
+                names.push(app.name.clone());
+                let below = Self::read(&self.folder.join(&app.folder));
+                // A folder without a package.json of its own is part of this project.
+                let project = if below.has_package() { &below } else { &*self };
+                let mut running = project.running(app);
+                // The file may name a folder of another machine.
+                running.has_build = below.build().is_some();
+                running.nested = manager::within_workspace(&below.folder);
+                running
+            })
+            .collect();
+        if found.is_empty() {
+            let FoundPort { port, source } = self.port();
+            found.push(self.running(Declared {
+                name: "web".to_owned(),
+                ports: vec![port],
+                source,
+                workers: 1,
+                folder: PathBuf::new(),
+                command: None,
+            }));
+        }
+        // The site comes first: a Next.js app, or else the first in the file.
+        let site = found
+            .iter()
+            .position(|app| matches!(app.framework, Framework::Next { .. }));
+        let site = found.remove(site.unwrap_or(0));
+        found.insert(0, site);
+        for other in &mut found[1..] {
+            if other.folder.as_os_str().is_empty() {
+                // The dependencies are those of the site.
+                other.websocket = None;
+            }
+        }
+        self.problems.extend(problems);
+        found
+    }
+
+    /// Returns the project of an app, which may lie in a folder of this one.
+    #[must_use]
+    pub fn of(&self, app: &RunningApp) -> Self {
+        let folder = self.folder.join(&app.folder);
+        let below = Self::read(&folder);
+        if below.has_package() {
+            return below;
+        }
+        Self::read(&self.folder)
+    }
+
+    /// Returns the folder of the first app if this is a workspace of apps, and no app itself.
+    pub fn app_of_workspace(&self) -> Option<PathBuf> {
+        let apps = if self.is_server() {
+            Vec::new()
+        } else {
+            workspace::apps(self, &mut Vec::new())
+        };
+        apps.into_iter().next().map(|app| app.folder)
+    }
+
+    /// Returns true if the folder itself has a program that could be a server.
+    fn is_server(&self) -> bool {
+        self.started().is_some()
+            || self.framework_of_package() != Framework::Node
+            || self.entry().is_some()
+    }
+
+    fn running(&self, declared: Declared) -> RunningApp {
+        let Declared {
+            name,
+            ports,
+            source,
+            workers,
+            folder,
+            command,
+        } = declared;
+        let framework = match self.framework() {
+            // Another program of the same project, such as one that sends mail.
+            Framework::Next { .. } if command.is_some_and(|command| !is_next_server(&command)) => {
+                Framework::Node
+            }
+            framework => framework,
+        };
+        RunningApp {
+            name,
+            framework,
+            nested: manager::within_workspace(&self.folder),
+            has_build: self.build().is_some(),
+            ports,
+            source,
+            workers,
+            folder,
+            websocket: self.websocket(),
+            health: code::health_path(
+                &self.folder,
+                self.package.as_ref(),
+                self.module().as_deref(),
+            ),
+        }
+    }
+
+    fn websocket(&self) -> Option<WebSocket> {
+        let package = self.package.as_ref()?;
+        let found = |dependency: &str, path| WebSocket {
+            dependency: dependency.to_owned(),
+            path,
+        };
+        if package.depends_on("socket.io") {
+            return Some(found("socket.io", Some("/socket.io/*")));
+        }
+        let others = [
+            "ws",
+            "@nestjs/websockets",
+            "@fastify/websocket",
+            "@hono/node-ws",
+            "express-ws",
+            "koa-websocket",
+            "uWebSockets.js",
+            "graphql-ws",
+        ];
+        let other = others.into_iter().find(|name| package.depends_on(name));
+        other.map(|name| found(name, None))
+    }
+
+    /// Returns the port of the only app: from the scripts, the code, or the framework's default.
+    fn port(&self) -> FoundPort {
+        let framework = self.framework();
+        let package = self.package.as_ref();
+        let started = self.started();
+        let module = self.module();
+        let is_fixed = module
+            .as_ref()
+            .is_some_and(|module| code::has_fixed_port(&self.folder, module));
+        let in_scripts = started.and_then(|started| {
+            let variable = started.variable.filter(|_| !is_fixed);
+            started.argument.or(variable)
+        });
+        let in_scripts = in_scripts.map(|(port, name)| FoundPort {
+            port,
+            source: format!("the script `{name}` in package.json"),
+        });
+        let is_next = matches!(framework, Framework::Next { .. });
+        let in_code = || {
+            if is_next {
+                // It reads no port from such files, but a server of its own does.
+                return code::port_of_module(&self.folder, &module?);
+            }
+            code::port(&self.folder, package, module.as_deref(), framework)
+        };
+        in_scripts.or_else(in_code).unwrap_or_else(|| FoundPort {
+            port: framework.default_port(),
+            source: format!("the default of {}", framework.name()),
+        })
+    }
+}
+
+/// An app as a process manager's file declares it.
+struct Declared {
+    name: String,
+    ports: Vec<u16>,
+    source: String,
+    workers: u32,
+    folder: PathBuf,
+    /// The command line, if the file has it.
+    command: Option<String>,
+}
+
+/// Returns the port of a gateway in front of apps on these ports.
+pub fn gateway_port<'a>(taken: impl Iterator<Item = &'a u16>) -> u16 {
+    const FIRST: u16 = 8080;
+    let taken: HashSet<u16> = taken.copied().collect();
+    let found = (FIRST..=u16::MAX).find(|port| !taken.contains(port));
+    found.unwrap_or(FIRST)
+}
+
+/// Returns a folder as the project's files write it, without `.`: the project's own is empty.
+fn relative(folder: &str) -> PathBuf {
+    let parts = Path::new(folder).components();
+    parts.filter(|part| *part != Component::CurDir).collect()
+}
+
+/// Returns true for a command line that may start the server of a Next.js app: Next.js itself, a
+/// package manager, or a server of its own.
+fn is_next_server(command: &str) -> bool {
+    let programs = ["next", "npm", "pnpm", "yarn", "bun"];
+    command.split_whitespace().any(|word| {
+        let name = word.rsplit('/').next().unwrap_or(word);
+        programs.contains(&name) || name.starts_with("server.")
+    })
+}
+
+/// Returns the port in a command line: `-p 3001`, `--port=3001`, `PORT=3001 node …`.
+pub fn port_in_command(command: &str) -> Option<u16> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let number = |text: &str| {
+        text.trim_matches(['"', '\''])
+            .parse()
+            .ok()
+            .filter(|p| *p != 0)
+    };
+    words.iter().enumerate().find_map(|(at, word)| {
+        let next = || words.get(at + 1).and_then(|next| number(next));
+        match *word {
+            "-p" | "--port" => next(),
+            _ => {
+                let value = ["--port=", "-p=", "PORT="];
+                let value = value.into_iter().find_map(|start| word.strip_prefix(start));
+                value.or_else(|| word.strip_prefix("-p")).and_then(number)
+            }
+        }
+    })
+}
+
+/// Returns true if a command line runs this command of a program.
+fn runs(line: &str, program: &str, command: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    words
+        .windows(2)
+        .any(|pair| pair[0].rsplit('/').next() == Some(program) && pair[1] == command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_found_in_command_lines() {
+        for (line, port) in [
+            ("next start -p 3001", Some(3001)),
+            ("next start --port=3001", Some(3001)),
+            ("next start -p3001", Some(3001)),
+            ("PORT=4000 node server.js", Some(4000)),
+            ("cross-env PORT=4000 node server.js", Some(4000)),
+            ("vite preview --port 5000 --host", Some(5000)),
+            ("next start", None),
+            ("node -p 'x' server.js", None),
+            ("next start -p $PORT", None),
+            ("node server.js --port 0", None),
+            ("tsc -project x", None),
+        ] {
+            assert_eq!(port_in_command(line), port, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_that_of_the_file() {
+        for (written, folder) in [
+            ("", ""),
+            (".", ""),
+            ("./web", "web"),
+            ("./", ""),
+            ("../web", "../web"),
+            (".web", ".web"),
+            ("/srv/web", "/srv/web"),
+        ] {
+            assert_eq!(relative(written), Path::new(folder), "{written}");
+        }
+    }
+
+    #[test]
+    fn a_command_is_recognised_behind_its_path() {
+        for (line, expected) in [
+            ("next dev", true),
+            ("next dev --turbopack", true),
+            ("NODE_OPTIONS=x node_modules/.bin/next dev", true),
+            ("next build", false),
+            ("nextdev", false),
+        ] {
+            assert_eq!(runs(line, "next", "dev"), expected, "{line}");
+        }
+    }
+}
