@@ -26,7 +26,6 @@ pub mod filter {
         metrics::{Histogram, IntCounter, IntGauge, Metrics},
         query,
         secret::Secret,
-        tasks::Tasks,
         units::{ByteSize, Span},
     };
     pub use edgeway_config::{
@@ -48,6 +47,7 @@ pub mod filter {
         },
         zones::{Zone, Zones},
     };
+    pub use edgeway_net::tasks::Tasks;
     pub use pingora::http::RequestHeader;
 }
 

@@ -10,16 +10,14 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::{
-    clock::Clock,
-    metrics::Metrics,
-    redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Signer},
-    secret::Secret,
-    tasks::Tasks,
-};
+use edgeway_base::{clock::Clock, metrics::Metrics, secret::Secret};
 use edgeway_cache::purge::{
     Caches, PeerStates, Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, Trust,
     WaitScope,
+};
+use edgeway_net::{
+    redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Signer},
+    tasks::Tasks,
 };
 use futures_util::future::{BoxFuture, join_all};
 use parking_lot::Mutex;

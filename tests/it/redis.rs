@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeMap, fs, sync::Arc, time::Duration};
 
-use edgeway_base::{
-    clock::Clock,
-    metrics::Metrics,
+use edgeway_base::{clock::Clock, metrics::Metrics, secret::Secret};
+use edgeway_net::{
     redis::{Identity, Mode, Node, Redis as Client, RedisSettings, Script, Unavailable, cmd},
-    secret::Secret,
     tasks::Tasks,
 };
 use rcgen::DnType;

@@ -7,18 +7,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway_base::{
-    clock::Clock,
-    metrics::Metrics,
-    redis::{Identity, Mode, Node, Redis as Client, RedisSettings},
-    tasks::Tasks,
-    units::Percent,
-};
+use edgeway_base::{clock::Clock, metrics::Metrics, units::Percent};
 use edgeway_core::limits::{
     gcra::{Decision, Quota, Tat, decide, give_back},
     key::Key,
     lease::Leases,
     shared::{BucketDecision, CapacitySource, Demand, RedisBuckets},
+};
+use edgeway_net::{
+    redis::{Identity, Mode, Node, Redis as Client, RedisSettings},
+    tasks::Tasks,
 };
 
 use crate::support::{

@@ -1,4 +1,4 @@
-//! Foundations of all other modules: units, addresses, HTTP grammar, time, tasks, metrics. Knows
+//! Foundations of all other modules: units, addresses, HTTP grammar, time, metrics, secrets. Knows
 //! nothing of gateways, routes or filters.
 
 // Here, since all other crates need this one: one message instead of many about missing functions.
@@ -15,26 +15,21 @@ pub mod encoding;
 pub mod error;
 pub mod evidence;
 pub mod expression;
-pub mod fair_queue;
-pub mod fetch;
 pub mod gateway_headers;
 pub mod geo;
 pub mod host;
 pub mod http;
 pub mod http_date;
 pub mod lanes;
-pub mod log_file;
 pub mod loopback;
 pub mod metrics;
 pub mod net;
-pub mod open_headers;
 pub mod origin;
 pub mod out;
 pub mod private_file;
 pub mod query;
 pub mod reach;
 pub mod recent_values;
-pub mod redis;
 pub mod reserved_headers;
 pub mod secret;
 pub mod shared_copy;
@@ -43,10 +38,8 @@ pub mod signature;
 pub mod spelling;
 pub mod statuses;
 pub mod target;
-pub mod tasks;
 pub mod trace_context;
 pub mod units;
-pub mod unix_socket;
 pub mod user_metrics;
 
 /// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.

@@ -22,6 +22,7 @@ use std::{
 
 use edgeway_base as base;
 use edgeway_core::{chain, limits, zones};
+use edgeway_net::redis::Redis;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use pingora_cache::lock::{CacheKeyLockImpl, CacheLock};
@@ -38,7 +39,7 @@ use self::{
     tier::{DiskSettings, DiskStatus, TierObserver, Tiers, WaitHistograms},
 };
 use crate::{
-    base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet, redis::Redis},
+    base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet},
     zones::{Zone, Zones},
 };
 

@@ -3,6 +3,7 @@
 
 pub mod chain;
 pub mod limits;
+pub mod open_headers;
 pub mod zones;
 
 use edgeway_base as base;

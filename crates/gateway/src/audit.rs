@@ -2,11 +2,9 @@
 
 use std::{path::Path, sync::OnceLock};
 
-use edgeway_base::{
-    clock::Clock,
-    log_file::{LogKind, LogMetrics, RotationPolicy, Target, WriterHandle},
-};
+use edgeway_base::clock::Clock;
 use edgeway_config::diagnostic::Diagnostic;
+use edgeway_net::log_file::{LogKind, LogMetrics, RotationPolicy, Target, WriterHandle};
 
 use super::compile::Compiler;
 

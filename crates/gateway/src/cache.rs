@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use edgeway_base::{net::CidrSet, redis::Redis};
+use edgeway_base::net::CidrSet;
 use edgeway_cache::{
     Cache, CacheSettings,
     budget::{Crawlers, RenderBudget, RenderLimits},
@@ -27,6 +27,7 @@ use edgeway_filters::{
     cache::{CompiledCache, RequestValues},
     compression::CompressionRules,
 };
+use edgeway_net::redis::Redis;
 use edgeway_routes::{Action, ParamNames, Slot};
 use edgeway_upstreams::Upstream;
 use http::HeaderName;

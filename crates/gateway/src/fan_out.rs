@@ -4,9 +4,9 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgeway_base::fetch::{self, FetchError};
 use edgeway_cache::purge::{Instance, Purge, PurgeTarget};
 use edgeway_config::model::FanOutConfig;
+use edgeway_net::fetch::{self, FetchError};
 use edgeway_upstreams::{Protocol, Target, Upstream};
 use futures_util::{StreamExt, stream};
 use http::{HeaderValue, Method, Request, Uri, header};

@@ -1,7 +1,8 @@
 //! Secret of the fleet: it signs data that gateways read from one another in Redis.
 
-use edgeway_base::{redis::MIN_SECRET_LEN, secret::Secret};
+use edgeway_base::secret::Secret;
 use edgeway_config::{model::RedisConfig, tree::Spanned};
+use edgeway_net::redis::MIN_SECRET_LEN;
 
 use super::compile::Compiler;
 

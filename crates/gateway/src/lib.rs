@@ -51,8 +51,7 @@ use std::{
 };
 
 use edgeway_base::{
-    clock::Clock, metrics::Metrics, net::TrustedProxies, redis::Redis,
-    reserved_headers::ReservedHeaders, tasks::Tasks,
+    clock::Clock, metrics::Metrics, net::TrustedProxies, reserved_headers::ReservedHeaders,
 };
 use edgeway_cache::Cache;
 use edgeway_config::{
@@ -66,6 +65,7 @@ use edgeway_core::{
     zones::Zones,
 };
 use edgeway_filters::{self as filters, access_log::Redactor, plugins::manual::ManualSettings};
+use edgeway_net::{redis::Redis, tasks::Tasks};
 use edgeway_routes::{Action, RouteProtection, RouteTable, Rules, Slashes};
 use edgeway_tls::acme::Acme;
 use edgeway_tracing::Exporters;

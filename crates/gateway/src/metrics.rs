@@ -10,9 +10,9 @@ use arc_swap::ArcSwap;
 use edgeway_base::{
     clock::Clock,
     metrics::{Histogram, IntCounter, IntGauge, Metrics, SECONDS, Series, TracedHistogram},
-    redis::Redis,
 };
 use edgeway_config::model::File;
+use edgeway_net::redis::Redis;
 use edgeway_tls::{self as tls, acme::Acme};
 use http::Method;
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use edgeway_base::redis::Redis;
 use edgeway_config::{
     diagnostic::{Diagnostic, Diagnostics},
     model::File,
@@ -17,6 +16,7 @@ use edgeway_core::{
         shared::RedisBuckets,
     },
 };
+use edgeway_net::redis::Redis;
 use edgeway_routes::values::{Names, Template};
 
 use super::compile::Compiler;

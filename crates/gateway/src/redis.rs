@@ -3,16 +3,14 @@
 
 use std::{path::Path, sync::Arc, sync::Weak, time::Duration};
 
-use edgeway_base::{
-    redis::{Identity, Mode, Node, Redis, RedisSettings, Signer, Tls, Url},
-    secret::Secret,
-};
+use edgeway_base::secret::Secret;
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
     model::{RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig},
     tree::Spanned,
 };
 use edgeway_core::zones::Zone;
+use edgeway_net::redis::{Identity, Mode, Node, Redis, RedisSettings, Signer, Tls, Url};
 use parking_lot::Mutex;
 
 use super::compile::Compiler;

@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::{tasks::Tasks, unix_socket::SocketError};
 use edgeway_gateway::{self as gateway, AdminSocket};
+use edgeway_net::{tasks::Tasks, unix_socket::SocketError};
 use edgeway_proxy::edge::listeners::Inherit;
 use edgeway_status::{
     self as status, admin_socket,

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::log_file;
 use edgeway_cache::purge::Purge;
 use edgeway_config::{
     diagnostic::Diagnostics,
@@ -15,6 +14,7 @@ use edgeway_config::{
     source::{self, Overlay, ReferencedFiles, Sources},
 };
 use edgeway_gateway::{self as gateway, World};
+use edgeway_net::log_file;
 use edgeway_proxy::{
     edge::worker,
     live::{Live, audit::Actor},

@@ -11,7 +11,6 @@ use std::{
 
 use edgeway_base::{
     error,
-    tasks::Tasks,
     units::{Span, millis},
 };
 use edgeway_config::{
@@ -21,6 +20,7 @@ use edgeway_config::{
     source::Sources,
 };
 use edgeway_gateway::{Drain, Gateway};
+use edgeway_net::tasks::Tasks;
 use edgeway_proxy::{
     self as proxy,
     edge::listeners::{Inherit, Listeners, PrepareError, PreparedListeners},

@@ -14,8 +14,8 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use edgeway_base::tasks::Tasks;
 use edgeway_cache::{Cache, purge::SuccessorPurge};
+use edgeway_net::tasks::Tasks;
 use edgeway_proxy::live::Live;
 use edgeway_status::{
     sessions::{EndedSession, Sessions},

@@ -8,15 +8,13 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use edgeway_base::{
-    metrics::{self, Exposition},
-    redis::Redis,
-};
+use edgeway_base::metrics::{self, Exposition};
 use edgeway_cache::nextjs::Releases;
 use edgeway_gateway::{
     Gateway,
     explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
 };
+use edgeway_net::redis::Redis;
 use edgeway_proxy::{
     connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,

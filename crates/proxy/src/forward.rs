@@ -1,9 +1,10 @@
 //! Request headers as a backend gets them: the client's copy without what clients may not send,
 //! rewritten, with forwarding headers, and changed by the filters.
 
-use edgeway_base::{open_headers::OpenRequestHeaders, query};
+use edgeway_base::query;
 use edgeway_config::model::App;
 use edgeway_core::chain::{Exchange, Phase};
+use edgeway_core::open_headers::OpenRequestHeaders;
 use edgeway_routes::{Action, HostHeader, Target};
 use http::{HeaderMap, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};

@@ -47,8 +47,8 @@ use std::{any::Any, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use edgeway_base::open_headers::OpenResponseHeaders;
 use edgeway_core::chain::{Phase, Verdict};
+use edgeway_core::open_headers::OpenResponseHeaders;
 use http::HeaderMap;
 use pingora::{
     Error, ErrorType, Result,

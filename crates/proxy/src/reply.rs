@@ -4,8 +4,9 @@
 use std::{cell::RefCell, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgeway_base::{clock::Clock, open_headers::OpenResponseHeaders};
+use edgeway_base::clock::Clock;
 use edgeway_core::chain::{Chain, Exchange, Reply, ReplyBody, RequestFacts};
+use edgeway_core::open_headers::OpenResponseHeaders;
 use edgeway_filters::error_pages::{HtmlPage, PageRequest};
 use futures_util::FutureExt as _;
 use http::{HeaderValue, Method, StatusCode, Version, header};

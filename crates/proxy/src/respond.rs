@@ -1,8 +1,8 @@
 //! Start of the response to a client: from a backend, or from the cache's phases.
 
 use bytes::Bytes;
-use edgeway_base::open_headers::OpenResponseHeaders;
 use edgeway_core::chain::{CacheOutcome, Exchange, Phase, Protocol, ReadyLines, RequestFacts};
+use edgeway_core::open_headers::OpenResponseHeaders;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;

@@ -9,14 +9,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use parking_lot::Mutex;
 
 use super::{kv::Kv, wait_until::WaitUntil};
-use crate::base::{
-    fetch::{Fetch, FetchError},
-    user_metrics::UserMetrics,
-};
+use crate::base::user_metrics::UserMetrics;
 
 /// Default deadline of a `fetch` and default size limit of its response.
 pub const FETCH_DEADLINE: Duration = Duration::from_millis(200);

@@ -10,14 +10,10 @@ use std::{
     time::Duration,
 };
 
+use edgeway_net::redis::{Redis, Script, cmd};
 use parking_lot::Mutex;
-use redis::cmd;
 
-use crate::base::{
-    clock::Clock,
-    redis::{Redis, Script},
-    units::whole_millis,
-};
+use crate::base::{clock::Clock, units::whole_millis};
 
 /// Most keys that a plugin may have in memory.
 const MAX_ENTRIES: usize = 10_000;

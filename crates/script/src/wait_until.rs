@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use edgeway_net::tasks::Tasks;
 use tokio::time::Instant;
 
 use super::{
@@ -20,10 +21,7 @@ use super::{
     plugin::{Plugin, Slot},
     threads::HookStep,
 };
-use crate::base::{
-    metrics::{IntCounter, Metrics},
-    tasks::Tasks,
-};
+use crate::base::metrics::{IntCounter, Metrics};
 
 /// Most work in flight at a time, of one plugin: each keeps a request in memory.
 const MAX_IN_FLIGHT: usize = 256;

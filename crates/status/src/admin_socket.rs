@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edgeway_base::unix_socket::{self, SocketError};
+use edgeway_net::unix_socket::{self, SocketError};
 use rustix::fs::{Access, access};
 
 /// The runtime folder of the unit in `systemd/`, which root creates otherwise.

@@ -3,11 +3,9 @@
 use std::{fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use edgeway_base::{
-    fetch::{self, FetchError},
-    secret::Secret,
-};
+use edgeway_base::secret::Secret;
 use edgeway_cache::purge::Receipt;
+use edgeway_net::fetch::{self, FetchError};
 use http::{Method, Request, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -331,13 +329,13 @@ pub(super) fn read<T: DeserializeOwned>(
 
 #[cfg(test)]
 mod tests {
+    use edgeway_net::tasks::Tasks;
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, UnixListener},
     };
 
     use super::*;
-    use edgeway_base::tasks::Tasks;
 
     /// Creates a client of a server that sends `response` on each connection.
     async fn somebody(response: &'static str) -> (Client, Tasks) {

@@ -2,7 +2,7 @@
 
 use std::{io, ops::ControlFlow, time::Duration};
 
-use edgeway_base::fetch::exchange_in_pieces;
+use edgeway_net::fetch::exchange_in_pieces;
 use http::{HeaderValue, Method, StatusCode, header};
 use tokio::{
     net::{TcpStream, UnixStream},

@@ -2,7 +2,8 @@
 
 use std::{io, process::ExitCode, thread, time::Duration};
 
-use edgeway_base::{clock::Clock, tasks::Tasks};
+use edgeway_base::clock::Clock;
+use edgeway_net::tasks::Tasks;
 use edgeway_operate::{
     backends::{Gateway as _, requests},
     client::{Remote, failed},

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::{Buf as _, BufMut as _, Bytes};
+use edgeway_net::fetch::Fetch;
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, header, uri::PathAndQuery};
 use tonic::{
     Code, Status,
@@ -17,7 +18,7 @@ use tonic::{
 };
 
 use super::exporter::{ExportSettings, Transport};
-use crate::base::{error::chain, fetch::Fetch};
+use crate::base::error::chain;
 
 /// Longest response that is read. A collector sends a few bytes.
 const LONGEST: usize = 64 * 1024;

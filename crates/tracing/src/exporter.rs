@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use edgeway_net::{fetch::Fetch, tasks::Tasks};
 use http::HeaderMap;
 use log::{error, info, warn};
 use parking_lot::Mutex;
@@ -22,11 +23,7 @@ use super::{
     collector::Collector,
     wire::{EncodedSpans, Envelope},
 };
-use crate::base::{
-    fetch::Fetch,
-    metrics::{IntCounter, IntGauge, Metrics},
-    tasks::Tasks,
-};
+use crate::base::metrics::{IntCounter, IntGauge, Metrics};
 
 /// Spans at which a batch is sent; the default of OpenTelemetry's SDKs.
 const BATCH: usize = 512;

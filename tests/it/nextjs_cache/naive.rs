@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use edgeway_base::tasks::Tasks;
+use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use tokio::{

@@ -11,13 +11,13 @@
 
 use std::{collections::VecDeque, fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
 
+use edgeway_net::redis::{FromRedisValue, Redis, Script, Signer, TAG, Unavailable};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
     Purge,
     raw_response::{RawEntry, RawLease, RawPublished, RawResponse},
 };
-use crate::base::redis::{FromRedisValue, Redis, Script, Signer, TAG, Unavailable};
 
 /// Duration of a lease, by the clock of Redis.
 pub(super) const LEASE: Duration = Duration::from_secs(3);
@@ -380,13 +380,10 @@ impl fmt::Debug for RedisPurgeLog {
 
 #[cfg(test)]
 mod tests {
+    use edgeway_net::redis::{Identity, Mode, RedisSettings};
+
     use super::*;
-    use crate::base::{
-        clock::Clock,
-        metrics::Metrics,
-        redis::{Identity, Mode, RedisSettings},
-        secret::Secret,
-    };
+    use crate::base::{clock::Clock, metrics::Metrics, secret::Secret};
 
     #[test]
     fn ids_are_in_the_order_of_the_log() {

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use edgeway_net::redis::{FromRedisValue, ParsingError, Value};
+
 use super::log::{Generation, Id, Position};
-use crate::base::redis::{FromRedisValue, ParsingError, Value};
 
 /// Iterator over the values of a response.
 struct Values(std::vec::IntoIter<Value>);

@@ -26,6 +26,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use edgeway_net::redis::Redis;
 use http::HeaderMap;
 use log::debug;
 use tokio::time::timeout;
@@ -44,7 +45,7 @@ use super::{
     },
     store::{Entry, EntryRules, Store, StoreObserver},
 };
-use crate::base::{clock::Clock, metrics::Metrics, redis::Redis};
+use crate::base::{clock::Clock, metrics::Metrics};
 
 /// Additional time for which a response that can be validated is stored.
 const VALIDATION_TTL: Duration = Duration::from_hours(1);

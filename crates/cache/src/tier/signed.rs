@@ -4,16 +4,13 @@
 //! prefix of all keys is signed with it.
 
 use bytes::{Buf, Bytes};
+use edgeway_net::redis::{Signer, TAG};
 
 use super::{
     codec::{self, Decoded},
     metrics::DiscardReason,
 };
-use crate::{
-    base::redis::{Signer, TAG},
-    key::Key,
-    store::Entry,
-};
+use crate::{key::Key, store::Entry};
 
 /// Version of this layout; the first had no signature.
 const VERSION: u8 = 2;

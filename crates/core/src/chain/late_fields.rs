@@ -2,10 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use edgeway_net::tasks::Tasks;
 use serde_json::{Map, Value};
 
 use super::BoxFuture;
-use crate::base::tasks::Tasks;
 
 /// Log fields by the name of the plugin that sets them.
 pub type LogFields = BTreeMap<Arc<str>, Map<String, Value>>;

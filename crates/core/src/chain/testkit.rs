@@ -30,16 +30,12 @@ use super::{
     RequestFacts, Shared, Verdict,
 };
 use crate::{
-    base::{
-        clock::Clock,
-        metrics::Metrics,
-        open_headers::{OpenRequestHeaders, OpenResponseHeaders},
-        units::Span,
-    },
+    base::{clock::Clock, metrics::Metrics, units::Span},
     config::{
         diagnostic::{Diagnostics, Place},
         tree,
     },
+    open_headers::{OpenRequestHeaders, OpenResponseHeaders},
     zones::Zones,
 };
 

@@ -7,7 +7,7 @@ mod store;
 
 use std::{process::ExitCode, time::Duration};
 
-use edgeway_base::tasks::Tasks;
+use edgeway_net::tasks::Tasks;
 use edgeway_proxy::edge::worker;
 
 pub use self::local_ca::{Leaf, LocalCa};

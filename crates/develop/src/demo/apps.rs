@@ -15,7 +15,7 @@ use axum::{
     response::{Html, Response},
     routing::{any, get, post},
 };
-use edgeway_base::tasks::Tasks;
+use edgeway_net::tasks::Tasks;
 use edgeway_proxy::edge::worker;
 use edgeway_status::http::PAGE_ICON;
 use serde_json::json;

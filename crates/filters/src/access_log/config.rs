@@ -8,7 +8,6 @@ use std::{
 };
 
 use edgeway_base::{
-    log_file::{LogMetrics, RotationPolicy, SyslogAddress, Target},
     secret,
     units::{ByteSize, Percent, Span},
 };
@@ -20,6 +19,7 @@ use edgeway_config::{
     },
 };
 use edgeway_core::chain::CompileContext;
+use edgeway_net::log_file::{LogMetrics, RotationPolicy, SyslogAddress, Target};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 

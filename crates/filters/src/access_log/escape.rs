@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::log_file::put_thousandths;
+use edgeway_net::log_file::put_thousandths;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 

@@ -1,8 +1,9 @@
 //! Fields of a JSON line by name: which ones a log has, and in what order.
 
-use edgeway_base::{log_file::TimestampCache, trace_context::write_hex};
+use edgeway_base::trace_context::write_hex;
 use edgeway_config::diagnostic;
 use edgeway_core::chain::{CacheOutcome, LoggedRequest, Text};
+use edgeway_net::log_file::TimestampCache;
 
 use super::{
     escape::{put_address, put_json, put_millis, put_millis_or_null, put_number, put_text_or_null},

@@ -1,7 +1,7 @@
 //! Layout of a log's lines: the format, and what the configuration chose to be in them.
 
-use edgeway_base::log_file::TimestampCache;
 use edgeway_core::chain::Exchange;
+use edgeway_net::log_file::TimestampCache;
 
 use super::{
     fields::Fields,

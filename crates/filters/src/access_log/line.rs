@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use edgeway_base::{log_file::TimestampCache, trace_context::write_hex};
+use edgeway_base::trace_context::write_hex;
 use edgeway_core::chain::{CacheOutcome, LogFields, LoggedRequest, Text, TraceIds};
+use edgeway_net::log_file::TimestampCache;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

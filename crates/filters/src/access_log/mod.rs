@@ -1,7 +1,7 @@
 //! Writes one line for each request, to stdout or to a file that rotates. Never blocks a request.
 //!
 //! The line is formatted on the request's own thread into a buffer of the log's file
-//! ([`log_file`](edgeway_base::log_file)); a full buffer drops lines and counts them. Failed writes
+//! ([`log_file`](edgeway_net::log_file)); a full buffer drops lines and counts them. Failed writes
 //! are retried while requests continue.
 
 mod config;
@@ -20,12 +20,12 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use edgeway_base::{
-    clock::Clock,
-    log_file::{LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle},
-};
+use edgeway_base::clock::Clock;
 use edgeway_core::chain::{
     CompileContext, Exchange, Filter, FilterKind, LateFields, LoggedRequest, Phases,
+};
+use edgeway_net::log_file::{
+    LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle,
 };
 use http::response;
 

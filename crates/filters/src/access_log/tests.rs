@@ -411,7 +411,7 @@ fn sampled_lines_tell_how_many_they_stand_for() {
             filter.on_log(&ex, &LoggedRequest::of(&ex), &mut None);
         }
     }
-    assert!(edgeway_base::log_file::flush(PATIENCE));
+    assert!(edgeway_net::log_file::flush(PATIENCE));
     let mut counted: std::collections::BTreeMap<u64, (u32, f64)> = [].into();
     for line in lines_of(&path) {
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();

@@ -10,10 +10,10 @@ use std::{
 
 use edgeway_base::{
     credential::PasswordHash,
-    fair_queue::FairQueue,
     recent_values::{Fingerprint, RecentValues},
 };
 use edgeway_core::zones::Zone;
+use edgeway_net::fair_queue::FairQueue;
 use parking_lot::Mutex;
 
 /// Time for which successful credentials need no new comparison.

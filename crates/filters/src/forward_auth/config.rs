@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use edgeway_base::{
-    fetch::Fetch, gateway_headers::GatewayHeaders, recent_values::RecentValues,
-    secret::without_query, units::Span,
+    gateway_headers::GatewayHeaders, recent_values::RecentValues, secret::without_query,
+    units::Span,
 };
 use edgeway_config::tree::{
     Spanned,
     short::{self, Short, reads_short, writes_mapping},
 };
 use edgeway_core::chain::{AuthMetrics, CompileContext};
+use edgeway_net::fetch::Fetch;
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};

@@ -8,11 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway_base::{
-    breaker::{Breaker, BreakerRule, Permission},
-    fair_queue::{FairQueue, Permit},
-};
+use edgeway_base::breaker::{Breaker, BreakerRule, Permission};
 use edgeway_core::zones::Zone;
+use edgeway_net::fair_queue::{FairQueue, Permit};
 use http::Uri;
 use parking_lot::Mutex;
 

@@ -16,7 +16,6 @@ use std::{
 use edgeway_base::{
     clock::Clock,
     error,
-    fetch::{Fetch, FetchError},
     gateway_headers::GatewayHeaders,
     recent_values::{Fingerprint, RecentValues},
     trace_context::TRACEPARENT,
@@ -25,6 +24,7 @@ use edgeway_core::chain::{
     AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
     Refusal, RequestChanges, Verdict, host::public_host,
 };
+use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
 use log::{info, warn};
 

@@ -11,11 +11,12 @@ use axum::{
     extract::{Request, State},
     http::{HeaderMap, Response},
 };
-use edgeway_base::{metrics::Metrics, tasks::Tasks};
+use edgeway_base::metrics::Metrics;
 use edgeway_core::chain::{
     Scheme,
     testkit::{FilterCheck, TestResponse, check, refused},
 };
+use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, runtime::Runtime};
 

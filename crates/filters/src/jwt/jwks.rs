@@ -13,11 +13,11 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use edgeway_base::{
     clock::Clock,
-    fetch::{Fetch, FetchError},
     http::{decimal, list_of},
     metrics::{IntCounter, IntGauge, Metrics},
 };
 use edgeway_core::zones::Zone;
+use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use log::{error, info, warn};
 use serde_json::{Value, json};

@@ -8,13 +8,12 @@ use std::{
 
 use edgeway_base::{
     breaker::Breaker,
-    redis::Redis,
-    tasks::Tasks,
     units::{ByteSize, Span},
     user_metrics::UserMetrics,
 };
 use edgeway_config::tree::{OneOrMany, Spanned};
 use edgeway_core::{chain::CompileContext, zones::Zone};
+use edgeway_net::{redis::Redis, tasks::Tasks};
 use edgeway_script::{
     HookLimits, Isolation, Plugin,
     capabilities::{Capabilities, FETCH_DEADLINE, FetchOrigins, MAX_FETCHED_LEN},

@@ -36,12 +36,12 @@ use edgeway_base::{
     clock::Clock,
     geo::{ClientLocation, Geo},
     target::Slashes,
-    tasks::Tasks,
 };
 use edgeway_core::chain::{
     BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, KeyBuilder, LateFields,
     LoggedRequest, Phase, Phases, Reply, ReplyBody, RequestTrace, Verdict, host::public_host,
 };
+use edgeway_net::tasks::Tasks;
 use edgeway_script::{
     ContextFacts, Failure, Hook, HookResult, Input, Plugin, Response,
     call::rewritten,

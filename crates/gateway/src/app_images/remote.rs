@@ -2,8 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-use edgeway_base::fetch::{self, Trust};
 use edgeway_config::model::{ImagesAt, UpstreamConfig};
+use edgeway_net::fetch::{self, Trust};
 use edgeway_upstreams::{EveryAddress, Resolve};
 use rustls::ClientConfig;
 

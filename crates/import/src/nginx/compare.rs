@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use edgeway_base::fetch::{self, Fetch, Trust};
+use edgeway_net::fetch::{self, Fetch, Trust};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 
 use super::{scope::Scope, servers::Servers};

@@ -9,7 +9,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use edgeway_base::{clock::Clock, log_file::TimestampCache, units::Span};
+use edgeway_base::{clock::Clock, units::Span};
+use edgeway_net::log_file::TimestampCache;
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
 use serde::{Deserialize, Serialize};

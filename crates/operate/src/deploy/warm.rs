@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::fetch::Fetch;
 use edgeway_gateway::{WarmUpRequest, address_on_machine};
+use edgeway_net::fetch::Fetch;
 use edgeway_status::actions::WarmUpPlan;
 use futures_util::future::join_all;
 use http::{HeaderName, HeaderValue, Request, Uri, header, uri::Authority};

@@ -6,14 +6,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use edgeway_base::{
-    clock::Clock,
-    fetch::{Fetch, FetchError},
-    redis::{Redis, Unavailable},
-    tasks::Tasks,
-};
+use edgeway_base::clock::Clock;
 use edgeway_config::model::{BackendTarget, File, ProtocolConfig, StatusSet, UpstreamConfig};
 use edgeway_gateway::Gateway;
+use edgeway_net::{
+    fetch::{Fetch, FetchError},
+    redis::{Redis, Unavailable, cmd},
+    tasks::Tasks,
+};
 use futures_util::future::join_all;
 use http::{HeaderMap, Method, Request, header};
 use tokio::{
@@ -288,7 +288,7 @@ async fn examine(
     address: &str,
 ) -> Result<OtherClock, Unavailable> {
     const CHECK: &str = "redis";
-    let info: String = redis.run(b"", ::redis::cmd("INFO").arg("server")).await?;
+    let info: String = redis.run(b"", cmd("INFO").arg("server")).await?;
     let version = info
         .lines()
         .find_map(|line| line.strip_prefix("redis_version:"));
@@ -305,7 +305,7 @@ async fn examine(
     let mut times = Vec::with_capacity(PINGS);
     for _ in 0..PINGS {
         let start = Clock::machine().now();
-        let _pong: String = redis.run(b"", &::redis::cmd("PING")).await?;
+        let _pong: String = redis.run(b"", &cmd("PING")).await?;
         times.push(Clock::machine().now() - start);
     }
     times.sort_unstable();
@@ -327,7 +327,7 @@ async fn examine(
             format!("{address}, version {version}, responds in {micros} µs"),
         );
     }
-    let (seconds, micros): (u64, u64) = redis.run(b"", &::redis::cmd("TIME")).await?;
+    let (seconds, micros): (u64, u64) = redis.run(b"", &cmd("TIME")).await?;
     let time =
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros);
     Ok(OtherClock::new(format!("redis {address}"), time))

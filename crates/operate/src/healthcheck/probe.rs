@@ -2,7 +2,8 @@
 
 use std::{path::Path, str::FromStr, time::Duration};
 
-use edgeway_base::{fetch::Fetch, redis::Url, secret::Secret};
+use edgeway_base::secret::Secret;
+use edgeway_net::{fetch::Fetch, redis::Url};
 use edgeway_status::client::Client;
 use http::{Request, Uri};
 use redis::IntoConnectionInfo;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use edgeway_base::fetch::{Fetch, FetchError};
+use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
 /// Client and settings of all requests.

@@ -14,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::{clock::Clock, fetch::Fetch, units::Span};
+use edgeway_base::{clock::Clock, units::Span};
+use edgeway_net::fetch::Fetch;
 use edgeway_proxy::edge::worker;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};

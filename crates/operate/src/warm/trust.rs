@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use edgeway_base::fetch::{self, Trust};
+use edgeway_net::fetch::{self, Trust};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},

@@ -3,11 +3,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edgeway_base::open_headers::OpenResponseHeaders;
 use edgeway_cache::{
     policy,
     store::{Client, Entry, Fill, Reader},
 };
+use edgeway_core::open_headers::OpenResponseHeaders;
 use http::{Method, StatusCode, header};
 use pingora::{
     ErrorType, OkOrErr as _, Result,

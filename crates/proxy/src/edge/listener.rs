@@ -15,8 +15,8 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::unix_socket;
 use edgeway_gateway::ListenAddress;
+use edgeway_net::unix_socket;
 use log::{debug, info, warn};
 use pingora::apps::HttpServerApp;
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};

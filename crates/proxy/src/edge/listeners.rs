@@ -8,8 +8,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use edgeway_base::tasks::Tasks;
 use edgeway_gateway::{Drain, Listener};
+use edgeway_net::tasks::Tasks;
 use log::{info, warn};
 use parking_lot::Mutex;
 use pingora::{

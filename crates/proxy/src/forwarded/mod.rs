@@ -10,15 +10,13 @@ mod tests;
 
 use std::net::IpAddr;
 
-use edgeway_base::{
-    net::{Hops, IpText, MAX_HOPS, TrustedProxies},
-    open_headers::OpenRequestHeaders,
-};
+use edgeway_base::net::{Hops, IpText, MAX_HOPS, TrustedProxies};
 use edgeway_config::model::App;
 use edgeway_core::chain::{
     Client, Scheme,
     host::{first_element, forwarded_port, public_host},
 };
+use edgeway_core::open_headers::OpenRequestHeaders;
 use edgeway_upstreams::NODE_REPORT_HEADER;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora::http::{RequestHeader, ResponseHeader};

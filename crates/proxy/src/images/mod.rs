@@ -6,9 +6,9 @@ mod remote;
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgeway_base::open_headers::OpenResponseHeaders;
 use edgeway_cache::nextjs::max_age_of;
 use edgeway_core::chain::{Phase, Reply};
+use edgeway_core::open_headers::OpenResponseHeaders;
 use edgeway_gateway::{
     AppImages, FetchPlace, FetchedSource, ImageFailure, ImageSource, MadeImage, Refusal,
     SourceFailure, WantedImage,

@@ -9,14 +9,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use edgeway_base::{
-    fetch::{self, FetchError},
-    reach::Reach,
-};
+use edgeway_base::reach::Reach;
 use edgeway_cache::nextjs::{RemoteSource, max_age_of};
 use edgeway_gateway::{
     FetchPlace, FetchedSource, ImageFailure, Refusal, RemoteAccess, SourceFailure, WantedImage,
 };
+use edgeway_net::fetch::{self, FetchError};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use rustls_pki_types::ServerName;
 use tokio::{

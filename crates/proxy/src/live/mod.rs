@@ -15,11 +15,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use edgeway_base::{
-    metrics::{IntGauge, Metrics},
-    tasks::Tasks,
-};
+use edgeway_base::metrics::{IntGauge, Metrics};
 use edgeway_gateway::{Gateway, World, metrics::HttpMetrics};
+use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
 
 use self::{

@@ -3,8 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use edgeway_base::tasks::Tasks;
 use edgeway_gateway::Gateway;
+use edgeway_net::tasks::Tasks;
 use edgeway_upstreams as upstreams;
 use parking_lot::Mutex;
 

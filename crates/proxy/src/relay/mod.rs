@@ -21,9 +21,9 @@ use std::{
     task::{Context as TaskContext, Poll, ready},
 };
 
-use edgeway_base::open_headers::{OpenResponseHeaders, roomy_copy};
 use edgeway_cache::budget::RenderPermit;
 use edgeway_core::chain::{Phase, Protocol};
+use edgeway_core::open_headers::{OpenResponseHeaders, roomy_copy};
 use edgeway_upstreams::BackendConnection;
 use http::{HeaderValue, Method, StatusCode, Version, header};
 use pingora::{

@@ -1,7 +1,9 @@
 //! Output of a plugin through `ctx`: log, metrics, and work after the hook.
 
+use edgeway_net::tasks::Tasks;
+
 use super::*;
-use crate::base::{metrics::Metrics, tasks::Tasks, user_metrics::UserMetrics};
+use crate::base::{metrics::Metrics, user_metrics::UserMetrics};
 
 pub(super) struct Bench {
     loaded: Loaded,

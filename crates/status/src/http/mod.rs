@@ -22,7 +22,7 @@ use axum::{
     routing::MethodRouter,
     serve::IncomingStream,
 };
-use edgeway_base::tasks::Tasks;
+use edgeway_net::tasks::Tasks;
 use edgeway_proxy::live::audit::Actor;
 
 pub use self::access::RejectionReason;

@@ -2,8 +2,9 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use edgeway_base::{metrics::Exposition, secret::Secret, tasks::Tasks};
+use edgeway_base::{metrics::Exposition, secret::Secret};
 use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
+use edgeway_net::tasks::Tasks;
 use edgeway_proxy::live::history::RequestHistory;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

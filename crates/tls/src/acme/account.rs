@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use edgeway_net::fetch::{self, Fetch, FetchError, Schemes, Trust};
 use http::{HeaderValue, Request, header};
 use http_body_util::BodyExt;
 use instant_acme::{
@@ -23,11 +24,7 @@ use super::{
     order::OrderError,
     store::{Store, StoreError, StoredAccount},
 };
-use crate::base::{
-    clock::Clock,
-    fetch::{self, Fetch, FetchError, Schemes, Trust},
-    http_date,
-};
+use crate::base::{clock::Clock, http_date};
 
 /// Time limit of one exchange with the CA.
 const EXCHANGE: Duration = Duration::from_secs(30);

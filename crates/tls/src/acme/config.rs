@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use edgeway_net::fetch;
 use http::Uri;
 use instant_acme::LetsEncrypt;
 use rustls::RootCertStore;
@@ -16,7 +17,6 @@ use super::{
 };
 use crate::{
     Certificates,
-    base::fetch,
     chain::CompileContext,
     config::{
         diagnostic::{Diagnostic, Place},

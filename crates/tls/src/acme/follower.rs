@@ -4,15 +4,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use edgeway_net::fetch::{Fetch, FetchError, Trust};
 use http::{HeaderName, HeaderValue, Request, header};
 use log::warn;
 use tokio::sync::Semaphore;
 
 use super::PREFIX;
-use crate::base::{
-    error,
-    fetch::{Fetch, FetchError, Trust},
-};
+use crate::base::error;
 
 /// Time limit of a response from the issuer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -9,9 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use edgeway_net::tasks::Tasks;
+
 use super::BackendConnection;
 use crate::{
-    base::{clock::Clock, lanes::Lanes, tasks::Tasks},
+    base::{clock::Clock, lanes::Lanes},
     client_tls::TlsIdentity,
 };
 

@@ -3,6 +3,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use edgeway_net::tasks::Tasks;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -11,7 +12,7 @@ use tokio::{
 use super::Prober;
 use crate::{
     BackendStatus, Outcome, Upstream,
-    base::{clock::Clock, tasks::Tasks},
+    base::clock::Clock,
     supervise,
     tests::{Bench, take},
 };

@@ -2,13 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
 
 use super::{Bench, acquire, acquire_beside, settle};
-use crate::{
-    DnsError, Resolve, Resolved, Unavailable, Upstream, base::tasks::Tasks, chain::BoxFuture,
-    supervise_with,
-};
+use crate::{DnsError, Resolve, Resolved, Unavailable, Upstream, chain::BoxFuture, supervise_with};
 
 /// DNS with results that a test sets.
 #[derive(Default)]

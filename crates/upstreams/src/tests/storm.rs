@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use edgeway_net::tasks::Tasks;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -15,8 +16,7 @@ use tokio::{
 
 use super::Bench;
 use crate::{
-    DnsError, Force, Resolve, Resolved, Upstream, base::tasks::Tasks, chain::BoxFuture, supervise,
-    supervise_with,
+    DnsError, Force, Resolve, Resolved, Upstream, chain::BoxFuture, supervise, supervise_with,
 };
 
 /// App that takes `pause` for each response, and counts the requests.

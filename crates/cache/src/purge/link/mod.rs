@@ -26,6 +26,7 @@ use std::{
 };
 
 use ::log::{info, warn};
+use edgeway_net::redis::{Redis, RedisSettings, Unavailable};
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
@@ -47,7 +48,6 @@ use super::{
 use crate::base::{
     clock::Clock,
     metrics::Metrics,
-    redis::{Redis, RedisSettings, Unavailable},
     units::{millis, whole_millis},
 };
 

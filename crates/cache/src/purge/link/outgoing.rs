@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration, time::Instant};
 
 use ::log::warn;
+use edgeway_net::redis::Unavailable;
 
 use super::{
     super::{
@@ -13,7 +14,6 @@ use super::{
     tickets::Ticket,
     writes::PushOutcome,
 };
-use crate::base::redis::Unavailable;
 
 /// Minimum time between two entries for writes, and their approximate bytes: even under a flood of
 /// writes, the log covers an absence of some minutes and takes 80 MB at most. Some thousand writes

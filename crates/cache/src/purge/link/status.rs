@@ -2,11 +2,12 @@
 
 use std::time::SystemTime;
 
+use edgeway_net::redis::Unavailable;
+
 use super::{
     super::{Trust, log::Id},
     PurgeLink,
 };
-use crate::base::redis::Unavailable;
 
 /// State of one link.
 #[derive(Clone, Debug, PartialEq, Eq)]

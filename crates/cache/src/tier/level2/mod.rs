@@ -26,6 +26,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use edgeway_net::redis::{Redis, Script, Signer, Unavailable};
 use http::HeaderMap;
 use log::{debug, warn};
 use parking_lot::Mutex;
@@ -42,11 +43,7 @@ use super::{
     time_to_live,
 };
 use crate::{
-    base::{
-        clock::Clock,
-        redis::{Redis, Script, Signer, Unavailable},
-        units::whole_millis,
-    },
+    base::{clock::Clock, units::whole_millis},
     key::Key,
     policy::{Variance, Vary},
     store::{Entry, LogMark, Store, WholeBody},

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use edgeway_net::redis::Unavailable;
 use futures_util::future::join_all;
 
 use super::{
@@ -12,10 +13,7 @@ use super::{
     },
     Level2,
 };
-use crate::{
-    base::redis::Unavailable,
-    purge::{WaitScope, ledger::Noted},
-};
+use crate::purge::{WaitScope, ledger::Noted};
 
 /// Number of stamps of URLs and tags in a part. Beyond that, the oldest are dropped, and entries
 /// stored before them count as purged.

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use edgeway_net::redis::Unavailable;
 use tokio::time::sleep;
 
 use super::{BucketDecision, CapacitySource, Demand, RedisBuckets};
 use crate::{
-    base::{redis::Unavailable, units::Percent},
+    base::units::Percent,
     chain::CompileContext,
     limits::{
         gcra::Decision,

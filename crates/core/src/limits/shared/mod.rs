@@ -15,6 +15,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use edgeway_net::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
 use futures_util::future::join_all;
 
 use super::{
@@ -22,7 +23,6 @@ use super::{
     key::Key,
     lease::Leases,
 };
-use crate::base::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
 
 /// Maximum delay of a request; it also keeps sums exact in Redis.
 const MAX_DELAY: Duration = Duration::from_hours(1);

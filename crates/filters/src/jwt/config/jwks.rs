@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use edgeway_base::{fetch::Fetch, loopback::is_loopback_host, units::Span};
+use edgeway_base::{loopback::is_loopback_host, units::Span};
 use edgeway_config::{
     diagnostic::Place,
     tree::{
@@ -15,6 +15,7 @@ use edgeway_config::{
     },
 };
 use edgeway_core::chain::CompileContext;
+use edgeway_net::fetch::Fetch;
 use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};

@@ -15,15 +15,14 @@ use axum::{
     http::{Response, header},
     routing::get,
 };
-use edgeway_base::{
-    clock::Clock,
-    fetch::{Fetch, Trust},
-    metrics::Metrics,
-    tasks::Tasks,
-};
+use edgeway_base::{clock::Clock, metrics::Metrics};
 use edgeway_core::{
     chain::testkit::{FilterCheck, check_with},
     zones::Zone as _,
+};
+use edgeway_net::{
+    fetch::{Fetch, Trust},
+    tasks::Tasks,
 };
 use jsonwebtoken::Algorithm;
 use parking_lot::Mutex;

@@ -16,9 +16,10 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use edgeway_base::{lanes::Lanes, log_file::TimestampCache};
+use edgeway_base::lanes::Lanes;
 use edgeway_core::chain::LoggedRequest;
 use edgeway_filters::access_log::{Line, LineFormat, Redactor};
+use edgeway_net::log_file::TimestampCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub use self::query::RequestQuery;

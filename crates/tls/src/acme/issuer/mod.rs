@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use edgeway_net::tasks::Tasks;
 use instant_acme::Account;
 use log::{debug, info, warn};
 use tokio::{
@@ -26,7 +27,7 @@ use super::{
     store::{NameState, Pem, Store, Stored, seconds},
 };
 use crate::{
-    base::{clock::Clock, error::chain, tasks::Tasks},
+    base::{clock::Clock, error::chain},
     zones::Zone,
 };
 

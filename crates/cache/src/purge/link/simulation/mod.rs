@@ -15,6 +15,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
+use edgeway_net::redis::{Identity, Mode};
 use fastrand::Rng;
 
 use self::model::{Data, Model, ModelConnection};
@@ -22,7 +23,6 @@ use super::{
     super::{PurgeEffect, PurgeTarget},
     *,
 };
-use crate::base::redis::{Identity, Mode};
 
 const KEYS: usize = 3;
 const GATEWAYS: usize = 3;

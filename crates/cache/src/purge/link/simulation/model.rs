@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use edgeway_net::redis::Unavailable;
 use fastrand::Rng;
 use parking_lot::Mutex;
 
@@ -20,7 +21,7 @@ use super::{
     },
     GATEWAYS, meanwhile,
 };
-use crate::base::{clock::Clock, redis::Unavailable, units::whole_millis};
+use crate::base::{clock::Clock, units::whole_millis};
 
 /// Number of entries that the log keeps here.
 const LOG_KEPT: usize = 6;

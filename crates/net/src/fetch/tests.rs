@@ -127,7 +127,7 @@ async fn a_server_that_is_not_there_is_an_error_that_names_it() {
         .body(())
         .unwrap();
     let error = client.send(request, PATIENCE, 16).await.unwrap_err();
-    let text = crate::error::chain(&error);
+    let text = edgeway_base::error::chain(&error);
     assert_eq!(text.matches("refused").count(), 1, "{text}");
 }
 

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::{clock::Clock, metrics::Metrics};
 use parking_lot::Mutex;
 
 use super::{
     LogKind, LogMetrics, RotationPolicy, Target, WriterHandle,
     writer::{is_open, reopen},
 };
-use crate::{clock::Clock, metrics::Metrics};
 
 const COUNTED: LogKind = LogKind {
     name: "test log",

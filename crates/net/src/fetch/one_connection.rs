@@ -118,7 +118,7 @@ pub(super) async fn collect(body: Incoming, longest: usize) -> Result<Bytes, Fet
         if error.is::<LengthLimitError>() {
             FetchError::TooLong(longest)
         } else {
-            FetchError::Broken(crate::error::chain(&*error))
+            FetchError::Broken(edgeway_base::error::chain(&*error))
         }
     })?;
     Ok(body.to_bytes())

@@ -7,10 +7,9 @@ use std::{
     sync::Arc,
 };
 
+use edgeway_base::net::{neighbourhood, subscriber};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
-
-use super::net::{neighbourhood, subscriber};
 
 /// Requests of one subscriber that may wait; further ones are refused.
 pub const SHARE: usize = 8;

@@ -58,7 +58,7 @@ pub enum FetchError {
     Broken(String),
     #[error("cannot connect: {0}")]
     Connect(#[from] std::io::Error),
-    #[error("{}", crate::error::chain(.0))]
+    #[error("{}", edgeway_base::error::chain(.0))]
     Http(hyper::Error),
 }
 
@@ -80,9 +80,9 @@ impl From<hyper::Error> for FetchError {
 fn legacy_message(error: &legacy::Error) -> String {
     match std::error::Error::source(error) {
         Some(cause) if error.is_connect() => {
-            format!("cannot connect: {}", crate::error::chain(cause))
+            format!("cannot connect: {}", edgeway_base::error::chain(cause))
         }
-        _ => crate::error::chain(error),
+        _ => edgeway_base::error::chain(error),
     }
 }
 

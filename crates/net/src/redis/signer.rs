@@ -3,10 +3,9 @@
 
 use std::{fmt, sync::Arc};
 
+use edgeway_base::secret::Secret;
 use ring::{digest, hmac, rand::SystemRandom};
 use subtle::ConstantTimeEq;
-
-use crate::secret::Secret;
 
 /// Size of a signature in bytes: HMAC-SHA256.
 pub const TAG: usize = 32;

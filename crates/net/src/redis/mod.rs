@@ -19,6 +19,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use edgeway_base::{clock::Clock, metrics::Metrics, units::Span};
 use log::{info, warn};
 use parking_lot::Mutex;
 pub use redis::{Cmd, FromRedisValue, ParsingError, ToRedisArgs, Value, cmd};
@@ -34,7 +35,6 @@ pub use self::{
     settings::{Identity, Mode, Node, RedisSettings, SettingsError, Tls, Url},
     signer::{MIN_SECRET_LEN, Signer, TAG},
 };
-use super::{clock::Clock, metrics::Metrics, units::Span};
 
 /// A Redis: a single instance, a cluster, or a primary that sentinels watch.
 pub struct Redis {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::metrics::{Histogram, IntCounter, IntGauge, Metrics};
+use edgeway_base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
 /// Buckets around the usual deadline, to show whether it was met.
 const BUCKETS: &[f64] = &[

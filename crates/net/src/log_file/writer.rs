@@ -16,6 +16,11 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::{
+    clock::Clock,
+    lanes::Lanes,
+    metrics::{IntCounter, IntGauge, Metrics},
+};
 use log::{error, info, warn};
 use parking_lot::{Condvar, Mutex};
 
@@ -23,11 +28,6 @@ use super::{
     output::{Batch, LineCounts, Output, Target},
     rotation::RotationPolicy,
     stamp::TimestampCache,
-};
-use crate::{
-    clock::Clock,
-    lanes::Lanes,
-    metrics::{IntCounter, IntGauge, Metrics},
 };
 
 /// Bytes that may be pending for one target, over all buffers.

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use edgeway_base::clock::Clock;
 use log::warn;
 use rustix::fs::OFlags;
 
@@ -27,7 +28,6 @@ use super::{
     stamp::since_epoch,
     syslog::{Syslog, SyslogAddress},
 };
-use crate::clock::Clock;
 
 /// A destination of log lines. Equal targets share one writer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

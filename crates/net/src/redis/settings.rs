@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
+use edgeway_base::secret::Secret;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
     IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisError, TlsCertificates, TlsMode,
@@ -10,7 +11,6 @@ use redis::{
 };
 
 use super::Signer;
-use crate::secret::Secret;
 
 /// Time after which the client of a cluster gives up on one node and looks for another.
 const NODE_TIMEOUT: Duration = Duration::from_millis(300);
