@@ -129,8 +129,8 @@ fn dependencies_keep_the_rules() {
 }
 
 /// Limit on the packages that the binary is built from, ours and procedural macros among them. Each is
-/// built by everyone, audited and updated; whoever raises the limit says why in the commit's body.
-const MAX_PACKAGES: usize = 484;
+/// built by everyone, audited and updated; a change that raises the limit says why in the commit's body.
+const MAX_PACKAGES: usize = 489;
 
 /// Returns the packages that a package of ours needs, without those of its tests and build scripts.
 fn packages_of(package: &str) -> BTreeSet<String> {

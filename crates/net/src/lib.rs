@@ -1,4 +1,4 @@
-//! What waits on others: Redis, the HTTP client of the gateway itself, log files, unix sockets,
+//! Connections to others: Redis, the HTTP client of the gateway itself, log files, unix sockets,
 //! background tasks and turns. Knows nothing of gateways, routes or filters.
 
 pub mod fair_queue;
