@@ -1,5 +1,5 @@
 //! The dependencies against `deny.toml`: licences, banned crates, duplicates and sources, as
-//! `cargo deny check` reads them. Advisories are left to `cargo deny`, which fetches them.
+//! `cargo deny check` reads them. `scripts/advisories` checks advisories, whose database is fetched.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
