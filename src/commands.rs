@@ -62,11 +62,11 @@ enum Command {
     /// Each problem comes with what to do about it. The exit status is 0 without errors, 78 for a
     /// configuration with errors, and 1 for any other error.
     Doctor(doctor::Options),
-    /// Make a configuration and units from what ran your apps before
+    /// Convert the setup of nginx or PM2 into a configuration and units
     Import(import::Options),
     /// Show what the running gateway does
     Status(status::Options),
-    /// Print the requests that the running gateway has handled last, and follow them
+    /// Print the latest requests of the running gateway, and follow them
     ///
     /// They come from the gateway's memory, also where there is no access log. Errors and refusals
     /// are kept apart, so that traffic does not push them out.
@@ -83,8 +83,8 @@ enum Command {
     Page(page::Options),
     /// Make the running gateway read its configuration again
     ///
-    /// Problems are printed as by `check`, and then nothing changes: the exit status is 78 for a
-    /// configuration with errors, and 1 for any other reason.
+    /// If it has errors, they are printed as by `check`, nothing changes, and the exit status is
+    /// 78. Any other failure has 1.
     Reload(reload::Options),
     /// Send a backend no new requests, and wait for those in flight
     Drain(drain::Options),
@@ -93,7 +93,7 @@ enum Command {
     /// Restart the apps behind an upstream, one after the other
     ///
     /// Each one is drained, the command is run for it, and once its checks are good it gets
-    /// requests again. The first that does not come back ends the rollout; it stays drained.
+    /// requests again. If one does not come back, the rollout ends, and that backend stays drained.
     ///
     /// With --watch the command runs until SIGTERM, and restarts each app whose memory reaches
     /// `restart_at` of the upstream, one at a time.
@@ -112,7 +112,7 @@ enum Command {
     ///
     /// Switches to one that `edgeway deploy --hold` has started, or to any other that is still whole.
     Switch(Box<deploy::SwitchOptions>),
-    /// Start the instances of an app's releases again that ended with the machine
+    /// Start the instances of an app's releases after a restart of the machine
     ///
     /// Instances that systemd does not run end with the machine or the container. This starts those
     /// that no command has stopped, on their ports, and waits for their checks.
@@ -153,7 +153,7 @@ enum Command {
     /// Probe the gateway, apps, Redis and MongoDB, and restart units that fail
     ///
     /// The result is one line of JSON. The exit status is 1 if a probe failed. A timer runs this
-    /// each five minutes; a unit that stays bad is restarted ever more rarely.
+    /// each five minutes; the pauses between restarts of a unit grow.
     Healthcheck(Box<healthcheck::Options>),
     /// Print CPU, memory, disks, network and processes of this machine as one line of JSON
     Monitor(monitor::Options),

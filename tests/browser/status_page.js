@@ -154,7 +154,7 @@ const checks = {
     const single = one.page.locator('#upstreams tr', { hasText: backend }).first();
     await single.locator('button').click();
     await one.page.waitForSelector('#notice .bad');
-    await one.page.click('text=Drain it all the same');
+    await one.page.click('text=Drain it anyway');
     await one.page.waitForSelector('#notice:has-text("is now drained")');
     await one.page.locator('#upstreams tr', { hasText: 'drained' }).locator('button').click();
     await one.page.waitForSelector('#notice:has-text("is now healthy")');

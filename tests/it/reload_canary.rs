@@ -48,7 +48,7 @@ async fn a_configuration_that_doubles_latency_goes_back_by_itself() {
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
     assert!(
         ran.stderr
-            .contains("configuration 2 was taken back, the one before it serves again"),
+            .contains("configuration 2 was taken back, the previous one serves again"),
         "{}",
         ran.stderr
     );

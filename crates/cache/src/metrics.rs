@@ -51,7 +51,7 @@ impl RouteCacheMetrics {
             revalidations: Revalidation::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_revalidations_total",
-                    "Background revalidations of stale responses: `begun`, or `postponed` since \
+                    "Background revalidations of stale responses: `begun`, or `postponed` because \
                      the upstream's budget was used up.",
                     &[("route", route), ("outcome", outcome.name())],
                 )

@@ -14,10 +14,10 @@ use super::{
 pub struct Options {
     #[command(flatten)]
     arguments: PurgeArguments,
-    /// Mark what is found as stale instead of dropping it
+    /// Mark matching responses as stale instead of dropping them
     #[arg(long)]
     soft: bool,
-    /// Leave the instances of the app alone, though the configuration has a `fan_out`
+    /// Do not notify the instances of the app, even if the configuration has `fan_out`
     #[arg(long)]
     no_fan_out: bool,
     #[command(flatten)]
@@ -182,23 +182,20 @@ mod tests {
         failed    10.0.0.2:3000: no response within 2s
         applied   web-1/4f2a91c3 (asked, 2 objects)
         applied   web-2/90ab33d0 (number of objects not known)
-        lapsed    web-3/00000001 (no lease: it applies this before it has one again)
+        lapsed    web-3/00000001 (no lease: it applies this purge before it gets a lease again)
         pending   web-4/00000002 (not confirmed yet)
-        others    not all of them are done after 61 ms: ask again
+        others    not all of them are done after 61 ms: repeat the purge
         ");
     }
 
     #[test]
     fn each_outcome_is_printed() {
         for (others, last) in [
-            (
-                PeerStates::Alone,
-                "there are none: no `redis` is configured",
-            ),
+            (PeerStates::Alone, "none: no `redis` is configured"),
             (PeerStates::Reached, "all of them are done, after 61 ms"),
             (
                 PeerStates::Unreached,
-                "not reached: Redis is lost; they follow as soon as it is back",
+                "not reached: Redis is lost; they get the purge once it is back",
             ),
         ] {
             let text = receipt_text(&receipt(others));

@@ -24,8 +24,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Go back to the configuration before by itself if a route gets slower or fails more often
-    /// within this time, such as `10min`; the command waits for the end
+    /// Go back to the previous configuration by itself if a route gets slower or fails more often
+    /// within this time, such as `10min`; the command waits for the verdict
     #[arg(long, value_name = "TIME")]
     canary: Option<Span>,
     #[command(flatten)]

@@ -193,21 +193,26 @@ fn refused(options: &Options, sources: &Sources) -> ExitCode {
     let path = options.config.config.display();
     if options.last_good {
         out::note(
-            "edgeway: the last good configuration is refused: what it names has changed since it served\n\
-             help: only the configuration's own texts are kept; put back the file or the value that is shown above",
+            "edgeway: the last good configuration is refused: something that it names has changed \
+             since it served\n\
+             help: only the configuration's own text is kept; restore the file or the value that \
+             is shown above",
         );
     } else if let Ok(found) = last_good::find(&options.config.config) {
         let since = found.since();
         // A hint to start from the same refused texts would be useless.
         let note = if found.kept == SourceTexts::new(sources) {
             format!(
-                "edgeway: the configuration is refused, and its texts are those of the last good one, of {since}: what they name has changed since\n\
-                 help: put back the file or the value that is shown above; `--last-good` would be refused as well"
+                "edgeway: the configuration is refused, but its text is the same as that of the \
+                 last good one, of {since}: something that it names has changed since\n\
+                 help: restore the file or the value that is shown above; `--last-good` would be \
+                 refused as well"
             )
         } else {
             format!(
                 "edgeway: the configuration is refused; the last good one, of {since}, is kept\n\
-                 help: repair the file, or start from what is kept: `edgeway run --config {path} --last-good`"
+                 help: repair the file, or start from the kept one: `edgeway run --config {path} \
+                 --last-good`"
             )
         };
         out::note(&note);

@@ -121,7 +121,7 @@ pub enum BrowserCache {
 }
 
 impl Files {
-    /// Serves the files below `root` and nothing in place of those that are missing.
+    /// Serves the files below `root`, and nothing in place of missing files.
     pub fn plain(root: PathBuf, policy: BrowserCache, clock: &Clock) -> Self {
         Self::all_of(root, policy, false, clock)
     }

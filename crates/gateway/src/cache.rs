@@ -300,7 +300,7 @@ impl Compiler<'_> {
                         "`key.by` names `header:{name}`, which a filter of this route writes: the \
                          client's own value is not what the origin gets"
                     ),
-                    "name what the filter goes by, such as `jwt.sub`, `user` or `client.ip`",
+                    "name the filter's input, such as `jwt.sub`, `user` or `client.ip`",
                 );
             }
         }

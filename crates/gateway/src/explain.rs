@@ -352,7 +352,7 @@ fn considered(
     let by_spelling = guarded.map(|guarded| ConsideredRoute {
         route: name(guarded.by),
         why: format!(
-            "guards this path by folded spelling, as {}",
+            "guards this path as another spelling of {}",
             String::from_utf8_lossy(&guarded.reading)
         ),
     });

@@ -114,8 +114,7 @@ pub(super) fn explain(
     })
 }
 
-const RENEWS: &str =
-    "route: a value that `bypass_if` names is set, so the origin is asked in any case";
+const RENEWS: &str = "route: a value of `bypass_if` is set, so the request goes to the origin";
 
 /// Returns the reason for a bypass with a description. The reason words are those of
 /// `Cache-Status`.
@@ -132,12 +131,12 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
         "next_action" => "it calls a server action",
         "internal_header" => "it has an internal header of Next.js",
         "multipart" => "its body is a form",
-        "router_headers" => "it has a header of the router twice, or a very long one",
-        "unclear" => "it has several values of a part of the key, or a very long one",
+        "router_headers" => "the request has a header of the router twice, or a very long one",
+        "unclear" => "the request has several values of a part of the key, or a very long one",
         "draft" => "it has the draft mode cookie",
         "authorization" => "it has `Authorization`",
         "page_cache_off" => "`pages: off`",
-        "written-unknown" => "a plugin may still change it once it was looked up",
+        "written-unknown" => "a plugin may still change the request after the lookup",
         "guarded" => "the app's middleware guards the path",
         other => return other.to_owned(),
     };
@@ -146,7 +145,7 @@ fn past(why: &'static str, cache: &RouteCache, ex: &Exchange<'_>) -> String {
 
 fn not_kept(seen: &RecognisedRequest) -> Option<&'static str> {
     if seen.is_not_stored {
-        return Some("route: a value that `no_store_if` names is set");
+        return Some("route: a value of `no_store_if` is set");
     }
     if let Some(why) = seen.shape.as_ref().and_then(RequestShape::no_fill) {
         return Some(match why {
@@ -251,7 +250,7 @@ fn stored(
     let (found, variants) = store.peek(&seen.key, client);
     let Some(entry) = found.entry else {
         let why = match found.vary {
-            Some(_) => "vary-miss: other variants of it are stored",
+            Some(_) => "vary-miss: only other variants are stored",
             None => "uri-miss: nothing is stored for the key",
         };
         return StoredLookup {

@@ -262,13 +262,16 @@ pub(super) fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
         "edgeway::route::guarded_regex",
         place,
         format!(
-            "of the spellings that an app may take for these paths, a regular expression finds only \
-             some; the others go to `{}` and the same upstream",
+            "an app may treat more spellings as these paths than this regular expression matches; \
+             the others go to `{}` and the same upstream",
             other.name()
         ),
     )
     .help("write the paths in `path`, or give the other route the same filters")
-    .related(other.place, "matches the others without these filters")
+    .related(
+        other.place,
+        "takes the other spellings, without these filters",
+    )
 }
 
 pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {

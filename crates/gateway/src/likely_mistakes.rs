@@ -96,8 +96,8 @@ impl Compiler<'_> {
                 "edgeway::upstream::build_unknown",
                 key.place,
                 format!(
-                    "pages of `{}` are cached, and its build is not known: stored pages outlive a \
-                     deploy, and the paths that its middleware guards are unknown",
+                    "pages of `{}` are cached, but its build is unknown: stored pages outlive a \
+                     deploy, and pages that its middleware guards may be stored",
                     key.name
                 ),
             )

@@ -70,7 +70,7 @@ impl Compiler<'_> {
                     CODE,
                     place,
                     format!("`{key}: 0s` would close every connection at once"),
-                    "write a time such as `10s`; a long one such as `1h` where it is not to matter",
+                    "write a time such as `10s`; a long one such as `1h` has the effect of no limit",
                 );
             }
         }
@@ -156,7 +156,7 @@ impl Compiler<'_> {
                 let warning = Diagnostic::warning(
                     CODE,
                     place,
-                    format!("`{outer}: {many}` is reached before `{inner}: {few}` ever is"),
+                    format!("`{inner}: {few}` has no effect: `{outer}: {many}` is reached first"),
                 );
                 self.diagnostics
                     .push(warning.help(format!("raise `{outer}`, or leave `{inner}` out")));

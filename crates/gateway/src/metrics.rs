@@ -303,7 +303,8 @@ impl HttpMetrics {
             in_flight: metrics.gauge("edgeway_http_in_flight", "Requests in flight.", &[]),
             shortcuts_missed: metrics.counter(
                 "edgeway_http_fast_path_misses_total",
-                "HTTP/1 requests that attempted the fast path in vain: similar ones had needed no backend.",
+                "HTTP/1 requests that attempted the fast path but needed a backend, unlike similar \
+                 ones before.",
                 &[],
             ),
             relayed: metrics.counter(

@@ -194,7 +194,7 @@ impl Compiler<'_> {
             "its routes have the same values already, or no `ttl` to raise: name the \
              route, `routes: { NAME: { cache: { ttl: 30min } } }`"
         } else {
-            "write what it is for, such as `cache: { ttl: 30min }`, or remove it"
+            "write a setting, such as `cache: { ttl: 30min }`, or remove it"
         };
         let message = format!("the profile `{}` changes nothing", key.name);
         self.error("edgeway::profile::empty", key.place, message, help);

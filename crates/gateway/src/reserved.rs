@@ -151,7 +151,7 @@ impl Compiler<'_> {
                     value.escape_debug()
                 ),
                 format!(
-                    "they are {}; others pass anyway, or never",
+                    "they are {}; all other headers always pass, or never do",
                     OVERRIDES.join(", ")
                 ),
             );

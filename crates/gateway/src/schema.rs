@@ -64,7 +64,7 @@ pub fn document() -> Value {
             "flood_guard": or_empty(flood_guard.as_value()),
             "geo": or_empty(geo.as_value()),
             "cache": or_empty(cache.as_value()),
-            "profiles": named("Named overrides, which `edgeway profile NAME` switches on.", profile.as_value()),
+            "profiles": named("Named overrides; `edgeway profile NAME` switches them on.", profile.as_value()),
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),
@@ -74,11 +74,11 @@ pub fn document() -> Value {
                 "default": true,
             },
             "media_types": or_empty(media_types.as_value()),
-            "sites": named("Rules that the routes of a site have in common.", site.as_value()),
+            "sites": named("Rules that the routes of a site share.", site.as_value()),
             "redis": or_empty(redis.as_value()),
             "tracing": or_empty(tracing.as_value()),
-            "rate_limits": named("Named limits, which routes apply with `rate_limit`.", limit.as_value()),
-            "maps": named("Lookup tables, whose results values of `headers` hold as `{map.NAME}`.", map.as_value()),
+            "rate_limits": named("Named limits; routes apply them with `rate_limit`.", limit.as_value()),
+            "maps": named("Lookup tables; values of `headers` use their results as `{map.NAME}`.", map.as_value()),
             "upstreams": named("Named groups of backends.", &or_removed(upstream.as_value())),
             "defaults": {
                 "description": "Filters of every route. A route's own key replaces the one here as a whole.",
@@ -127,7 +127,7 @@ fn named(description: &str, item: &Value) -> Value {
 /// Allows `false`, which removes an upstream of a preset.
 fn or_removed(schema: &Value) -> Value {
     json!({
-        "anyOf": [schema, { "description": "Without this upstream of the preset.", "const": false }],
+        "anyOf": [schema, { "description": "`false` removes this upstream of the preset.", "const": false }],
     })
 }
 

@@ -47,8 +47,7 @@ impl Compiler<'_> {
             self.error(
                 CODE,
                 written.place,
-                "`cache` would store responses to other requests than those that clients send"
-                    .to_owned(),
+                "`cache` would store responses to requests that no client sent".to_owned(),
                 "write `cache: false` for this route, or leave `method` and the text of `body` out",
             );
         }
@@ -121,11 +120,11 @@ mod tests {
             ),
             (
                 "upstream: web, upstream_request: { method: POST }, cache: {}",
-                "`cache` would store responses to other requests than those that clients send",
+                "`cache` would store responses to requests that no client sent",
             ),
             (
                 "upstream: web, upstream_request: { body: '{cookie.a}' }, cache: {}",
-                "`cache` would store responses to other requests than those that clients send",
+                "`cache` would store responses to requests that no client sent",
             ),
         ] {
             let expected = match problem {

@@ -50,8 +50,8 @@ pub fn run(options: &Options) -> ExitCode {
             }
             Err(NotEmpty::Trouble(trouble)) => failed(&trouble),
             Err(NotEmpty::Left(left)) => failed(&format!(
-                "{} still in flight at {backend} after {wait}; it stays drained: wait on with \
-                 the same command, or take it back with `edgeway undrain {backend}`",
+                "{} still in flight at {backend} after {wait}; it stays drained: continue to wait \
+                 with the same command, or undo the drain with `edgeway undrain {backend}`",
                 requests(left),
             )),
             Err(NotEmpty::Interrupted) => {

@@ -23,8 +23,8 @@ pub(super) fn ban(gateway: &Gateway, new: &NewBan) -> Result<BanStatus, ActionEr
     let address = address(&new.address)?;
     if gateway.trusted.trusts(address.ip()) {
         let message = format!(
-            "`{address}` is one of `trusted_proxies`: a ban would shut out all clients behind \
-             it; ban its clients"
+            "`{address}` is one of `trusted_proxies`: a ban would lock out all clients behind it; \
+             ban its clients instead"
         );
         return Err(ActionError::new(409, "trusted_proxy", message));
     }

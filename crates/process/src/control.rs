@@ -464,8 +464,8 @@ fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> ActionError {
         .unwrap_or_default();
     let help = match error.source.source.kind() {
         std::io::ErrorKind::AddrInUse => {
-            "find out who listens there (`ss -ltnp`); where it is a listener of this gateway's \
-             own, remove that one first, with a reload of its own"
+            "find out who listens there (`ss -ltnp`); if it is a listener of this gateway, remove \
+             that one first, with a separate reload"
         }
         std::io::ErrorKind::PermissionDenied => {
             "ports below 1024 need the capability CAP_NET_BIND_SERVICE"

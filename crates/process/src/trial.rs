@@ -80,7 +80,7 @@ impl Control {
             }
             if clock.now() >= end {
                 let text = match before.comparison.requests() {
-                    0 => format!("without a verdict, as no request came in {length}"),
+                    0 => format!("without a verdict, because no request arrived in {length}"),
                     requests => format!("no route got worse in {length}, with {requests} requests"),
                 };
                 self.end_trial(generation, TrialOutcome::Kept, text);
@@ -111,10 +111,10 @@ impl Control {
             self.live.world.zones.undo();
             warn!(
                 generation;
-                "configuration got worse, and the one before it cannot serve: {}: {why}",
+                "configuration got worse, but the previous one cannot serve: {}: {why}",
                 error.message
             );
-            let text = format!("{why}; the one before it cannot serve: {}", error.message);
+            let text = format!("{why}; the previous one cannot serve: {}", error.message);
             self.end_trial(generation, TrialOutcome::Kept, text);
             return;
         }

@@ -105,7 +105,7 @@ impl Lineage {
     pub(super) fn is_ours(&self) -> Result<(), ActionError> {
         self.successor.get().map_or(Ok(()), |successor| {
             let message = format!(
-                "process {} serves now, at the same address: ask again",
+                "process {} serves now, at the same address: repeat the request",
                 successor.pid()
             );
             Err(ActionError::new(409, SUCCEEDED, message))

@@ -236,7 +236,7 @@ impl Failure {
             Self::WrongName => "This connection is for another host name than the request.",
             Self::LongHead => "The request's headers, including cookies, are too long.",
             Self::NoRoute => "There is nothing at this address.",
-            Self::RouteLoop => "The routes of this address lead to each other.",
+            Self::RouteLoop => "The routes of this address lead in a circle.",
             Self::UnknownHost => "There is no site of this name here.",
             Self::WebsocketOff => {
                 "This address does not accept WebSocket connections: its route lacks `websocket: true`."

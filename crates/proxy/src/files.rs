@@ -236,7 +236,7 @@ fn select(
         Outcome::File(response) => Ok(response),
         Outcome::PreconditionFailed => {
             let reply = Reply::refuse(StatusCode::PRECONDITION_FAILED, "precondition")
-                .detail("The file has another version than the request is for.");
+                .detail("The file is another version than the requested one.");
             Err(Box::new(reply))
         }
         Outcome::Unsatisfiable(size) => {

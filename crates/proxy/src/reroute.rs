@@ -111,7 +111,7 @@ fn count(ctx: &mut Context) -> Result<(), Box<Reply>> {
     rerouted.count += 1;
     if rerouted.count > MAX_ROUTES {
         let route = ctx.facts.route.as_deref().unwrap_or_default();
-        log::warn!(route; "request refused: its routes lead to each other");
+        log::warn!(route; "request refused: its routes lead in a circle");
         return Err(Failure::RouteLoop.into());
     }
     Ok(())

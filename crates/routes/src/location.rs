@@ -149,8 +149,8 @@ impl PlacedLocation {
             None => Ok(placed),
             Some(wrong) => Err(RouteProblem::new(
                 wrong,
-                "within a prefix there are longer paths and regular expressions, within an \
-                 expression others, and within `=` none",
+                "a prefix may contain longer paths and regular expressions, an expression may \
+                 contain other expressions, and `=` contains nothing",
             )),
         }
     }

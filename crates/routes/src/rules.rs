@@ -385,7 +385,7 @@ impl Rule {
             _ => {
                 let help = "write `regex` and `with` of a rewrite, `status` of a response, \
                             `route` alone or with `then: stop`, or `then` alone";
-                cx.report_at(*place, SHAPE, "the rule is not one thing", help);
+                cx.report_at(*place, SHAPE, "the rule has no action, or several", help);
                 return None;
             }
         };

@@ -61,7 +61,7 @@ impl Default for HookLimits {
 ///
 /// A pause of a virtual machine adds several milliseconds to whatever thread it falls on. So the
 /// time between two readings of the clock counts for half the limit at most. A hook that held the
-/// CPU for more than twice the limit is stopped all the same: it would fail in the end.
+/// CPU for more than twice the limit is stopped anyway: it would fail in the end.
 #[derive(Default)]
 pub(super) struct CpuBudget {
     limit: AtomicU64,

@@ -33,7 +33,7 @@ const RUN: &str = r"
 })()
 ";
 
-/// Returns what a module exports, as far as JSON can hold it.
+/// Returns the exports of a module that JSON can hold.
 ///
 /// # Errors
 ///

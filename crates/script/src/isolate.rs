@@ -112,7 +112,7 @@ impl Isolate {
         if budget.is_over() {
             let most = limits.load;
             return Err(Failure::load(format!(
-                "loading it used more than {most:?} of CPU time"
+                "loading used more than {most:?} of CPU time"
             )));
         }
         let exports = match loaded {
@@ -312,7 +312,7 @@ fn load<'js>(
         None => {
             return Err(rquickjs::Exception::throw_message(
                 ctx,
-                "its module waits at the top level (`await`), which a plugin cannot do",
+                "its module waits at the top level (`await`), which plugins may not do",
             ));
         }
     };

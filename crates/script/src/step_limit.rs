@@ -102,7 +102,7 @@ impl StepLimit {
         // there.
         let mut left = STEPS - 1;
         while left > 0 {
-            // Its error is the one of a full stack, and the step counts all the same.
+            // Its error is the one of a full stack, and the step still counts.
             let _counted = no_op.0.call::<_, ()>(());
             left -= 1;
             if self.was_interrupted.swap(false, Ordering::Relaxed) {

@@ -376,7 +376,7 @@ impl Shared {
         is_in_it
     }
 
-    /// Starts the missing lanes, as far as the limit allows.
+    /// Starts missing lanes, up to the limit.
     fn fill(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let mut missing = Vec::new();
         let is_short = |state: &State| {

@@ -48,7 +48,7 @@ impl WaitUntil {
             metrics.counter(
                 "edgeway_plugin_wait_until_total",
                 "Background work of plugins (`ctx.waitUntil`) by outcome: `done`, `failed`, or \
-                 `dropped` since too much was running.",
+                 `dropped` because too much was running.",
                 &[("plugin", plugin), ("outcome", outcome)],
             )
         };

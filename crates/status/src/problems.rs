@@ -141,10 +141,28 @@ pub fn is_in_rotation(backend: &BackendStatus) -> bool {
 }
 
 /// Returns how long a backend has been down or ejected, as text.
-pub fn out_for(backend: &BackendStatus) -> Option<String> {
+fn out_for(backend: &BackendStatus) -> Option<String> {
     // Whole seconds are enough, and a negative time is none.
     let out = Duration::try_from_secs_f64(backend.out_for?).ok()?;
     Some(uptime(out.as_secs()))
+}
+
+/// Text on a backend out of rotation, behind its state: since when, until when, and why.
+pub fn absence(backend: &BackendStatus) -> Option<String> {
+    let out = out_for(backend);
+    let Some(left) = backend.ejected_for.filter(|_| backend.state == "ejected") else {
+        return Some(format!(" for {}", out?));
+    };
+    let since = out.map_or_else(String::new, |out| format!(" {out} ago"));
+    let cause = ejection_cause(backend);
+    Some(format!("{since}, back in {left:.0}s: {cause}"))
+}
+
+fn ejection_cause(backend: &BackendStatus) -> &str {
+    match backend.ejected_because.as_deref() {
+        Some("refused") => "connection refused",
+        cause => cause.unwrap_or("failures"),
+    }
 }
 
 /// The problems found so far.
@@ -191,7 +209,8 @@ impl Found {
             let at = at.map_or_else(String::new, |at| format!(" at {at}"));
             self.section = "reloads";
             let text = format!(
-                "the last reload was refused{at}, so the configuration before it stays in use: {first}"
+                "the last reload was refused{at}, so the previous configuration stays in use: \
+                 {first}"
             );
             self.warn("reload_refused", place(first), text);
         }
@@ -220,9 +239,9 @@ impl Found {
                 self.error("backend_down", name, text);
             }
             "ejected" => {
-                let because = backend.ejected_because.as_deref().unwrap_or("failures");
+                let cause = ejection_cause(backend);
                 let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
-                let text = format!("backend {name} is ejected{out} ({because}){}", left());
+                let text = format!("backend {name} is ejected{out}: {cause}{}", left());
                 self.error("backend_ejected", name, text);
             }
             // Those in rotation, which may be the only one, or never ejected.
@@ -480,8 +499,7 @@ mod tests {
             },
             ..Snapshot::default()
         };
-        let text =
-            "the last reload was refused, so the configuration before it stays in use: first";
+        let text = "the last reload was refused, so the previous configuration stays in use: first";
         let text = text.to_owned();
         assert_eq!(found(&refused), [("reloads", text)]);
     }

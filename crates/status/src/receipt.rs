@@ -39,7 +39,7 @@ pub fn receipt_text(receipt: &Receipt) -> String {
     for gateway in &receipt.lapsed {
         line(
             "lapsed",
-            format!("{gateway} (no lease: it applies this before it has one again)"),
+            format!("{gateway} (no lease: it applies this purge before it gets a lease again)"),
         );
     }
     for gateway in &receipt.pending {
@@ -65,11 +65,13 @@ fn instance_text(instance: &Instance) -> String {
 fn others(receipt: &Receipt) -> String {
     let took = receipt.took_ms;
     match receipt.others {
-        PeerStates::Alone => "there are none: no `redis` is configured".to_owned(),
+        PeerStates::Alone => "none: no `redis` is configured".to_owned(),
         PeerStates::Reached => format!("all of them are done, after {took:.0} ms"),
-        PeerStates::Waiting => format!("not all of them are done after {took:.0} ms: ask again"),
+        PeerStates::Waiting => {
+            format!("not all of them are done after {took:.0} ms: repeat the purge")
+        }
         PeerStates::Unreached => {
-            "not reached: Redis is lost; they follow as soon as it is back".to_owned()
+            "not reached: Redis is lost; they get the purge once it is back".to_owned()
         }
     }
 }

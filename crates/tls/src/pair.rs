@@ -114,7 +114,7 @@ pub(super) enum PairError {
     Mismatch { cert: PathBuf, key: PathBuf },
     #[error("`{}` holds no successful OCSP response in DER", path.display())]
     BadOcsp { path: PathBuf },
-    #[error("the first certificate in `{}` is not the one that the key is for", path.display())]
+    #[error("the key does not fit the first certificate in `{}`", path.display())]
     Order { path: PathBuf },
 }
 
@@ -131,28 +131,34 @@ impl PairError {
                 path.display()
             ),
             Self::NoCertificate { path } => format!(
-                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; one in DER is turned into it by `openssl x509 -inform der -in {0} -out {0}.pem`",
+                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; `openssl x509 -inform der \
+                 -in {0} -out {0}.pem` converts DER to PEM",
                 path.display()
             ),
             Self::BadCertificate { path } => format!(
-                "see what `openssl x509 -noout -text -in {}` says of it",
+                "look at it with `openssl x509 -noout -text -in {}`",
                 path.display()
             ),
             Self::NoNames { .. } => {
-                "browsers do not look at the common name: have it issued with `subjectAltName`".to_owned()
+                "browsers do not look at the common name: have it issued with `subjectAltName`"
+                    .to_owned()
             }
             Self::NoKey { .. } => {
-                "a PEM file with a key has `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)".to_owned()
+                "a PEM file with a key has `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)"
+                    .to_owned()
             }
             Self::Encrypted { path } => format!(
-                "the gateway cannot ask for its password: keep it as `openssl pkey -in {0} -out {0}.plain` writes it, readable by the gateway's user only",
+                "the gateway cannot ask for its password: decrypt it with `openssl pkey -in {0} \
+                 -out {0}.plain`, readable by the gateway's user only",
                 path.display()
             ),
             Self::BadKey { .. } => {
                 "use a key of type P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits".to_owned()
             }
             Self::Mismatch { .. } => {
-                "a certificate goes with the one key that it was requested with: look for files mixed up, or replaced by halves".to_owned()
+                "a certificate fits only the key that it was requested with: look for mixed-up \
+                 files, or a pair of which only one file was replaced"
+                    .to_owned()
             }
             Self::BadOcsp { .. } => {
                 "fetch it again with `openssl ocsp … -respout FILE`, or remove `ocsp`".to_owned()

@@ -342,7 +342,7 @@ fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut Comp
     for name in &config.acme {
         if certificates.is_in_files(&name.value.to_ascii_lowercase()) {
             let message = format!(
-                "a certificate from a file is for `{}`: one by ACME would not be used",
+                "a certificate from a file has the name `{}`: one by ACME would not be used",
                 name.value
             );
             let problem = Diagnostic::warning("edgeway::tls::twice", name.place, message);

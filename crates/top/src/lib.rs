@@ -28,14 +28,14 @@ pub struct Options {
     /// Time between refreshes, at least 100ms
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Span,
-    /// Measure for one interval and print everything as text; also without a terminal
+    /// Measure for one interval and print everything as text; needs no terminal
     #[arg(long)]
     once: bool,
     /// With --once: print everything as JSON
     #[arg(long, requires = "once")]
     json: bool,
-    /// More systemd units to show, such as 'shop@*.service'; node-app@* and those of `scale` are
-    /// shown anyway
+    /// More systemd units to show, such as 'shop@*.service'; node-app@* and units of `scale` are
+    /// always shown
     #[arg(long = "unit", value_name = "PATTERN")]
     units: Vec<String>,
     #[command(flatten)]

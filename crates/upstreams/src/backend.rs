@@ -160,7 +160,7 @@ impl Drop for BackendState {
     }
 }
 
-/// Time for which an app keeps an idle connection, as far as known.
+/// Known time for which an app keeps an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum KeepAlive {
     /// No response seen yet.

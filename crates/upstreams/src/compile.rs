@@ -181,7 +181,7 @@ fn sources(
             first.place,
             "edgeway::upstream::only_backups",
             format!("every backend of upstream `{}` is a backup", key.name),
-            "remove `backup: true` from those that get requests usually",
+            "remove `backup: true` from backends that usually get requests",
         );
     }
     sources

@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    /// Returns the time for which one more request waits in vain.
+    /// Returns the time after which a waiting request gives up.
     async fn waits(queue: &WaitQueue) -> Duration {
         let came = Instant::now();
         let left = queue.wait(100, max_wait(LONG), || None::<()>).await;

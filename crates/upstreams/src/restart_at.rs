@@ -106,7 +106,7 @@ impl RestartAt {
                 *place,
                 CODE,
                 "`restart_at` has no effect with `protocol: h2`",
-                "apps report their memory over HTTP/1.1 only: remove one of both",
+                "apps report their memory over HTTP/1.1 only: remove one of the two",
             );
         }
         Some(limits)

@@ -28,7 +28,7 @@ impl From<&RetryConfig> for RetryPolicy {
     }
 }
 
-/// Failure of an attempt, as far as it matters for a retry.
+/// Failure of an attempt, as a retry sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptFailure {
     /// No connection: nothing was sent.

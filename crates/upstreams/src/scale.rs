@@ -77,9 +77,9 @@ impl Scale {
                 CODE,
                 format!("`scale` cannot start backend `{source}`"),
                 format!(
-                    "with `scale` every backend is at `{}` with a port of {first} to {last}: \
-                     change `scale.address` or `scale.ports`, or give the backend an upstream \
-                     of its own",
+                    "with `scale` every backend must be at `{}` with a port from {first} to \
+                     {last}: change `scale.address` or `scale.ports`, or give the backend an \
+                     upstream of its own",
                     self.address
                 ),
             );

@@ -183,7 +183,7 @@ impl Supervisor {
         match (&found, news) {
             (Err(error), LookupChange::Fails) => log::warn!(
                 upstream, name = name.as_str(), error:%;
-                "backend not resolved, keeping the addresses known before"
+                "backend not resolved, keeping the previous addresses"
             ),
             (Ok(_), LookupChange::Works) => {
                 log::info!(upstream, name = name.as_str(); "backend resolves again");

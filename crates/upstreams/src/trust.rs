@@ -326,7 +326,7 @@ fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>>
         file.place,
         FILE,
         format!("cannot read `{}`: {why}", file.value.display()),
-        format!("it was looked for at `{}`", path.display()),
+        format!("searched at `{}`", path.display()),
     );
     None
 }

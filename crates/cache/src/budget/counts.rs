@@ -34,7 +34,7 @@ impl BudgetMetrics {
         let in_flight = |kind| {
             metrics.gauge(
                 "edgeway_cache_renders",
-                "Misses and revalidations in flight; crawler: those of them caused by crawlers.",
+                "Misses and revalidations in flight; `crawler`: the part caused by crawlers.",
                 &[("upstream", upstream), ("kind", kind)],
             )
         };

@@ -1,5 +1,5 @@
-//! The image optimizer of an app, as far as its work needs no code of the app: settings of the
-//! build, and requests for images of its own sources and of those on other servers.
+//! The image optimizer of an app, without the app's code: settings of the build, and requests for
+//! images of its own sources and of sources on other servers.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Sources of images on other servers, as far as the configuration of the app allows them.
+//! Sources of images on other servers that the configuration of the app allows.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -113,7 +113,7 @@ impl Vary {
     }
 }
 
-/// Request headers, as far as their values at the origin are known.
+/// Request headers whose values at the origin are known.
 ///
 /// Responses vary by the headers sent to the origin (RFC 9110, 12.5.5). These differ from the
 /// client's where the gateway sets or removes a header.

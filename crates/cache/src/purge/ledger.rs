@@ -1,10 +1,10 @@
 //! Ledger of purges, which tells what was purged since a position.
 //!
 //! Each purge has the next position, and an entry has the position that was known at its request.
-//! The number of remembered purges is bounded. With more, a wider purge takes the place of the
-//! oldest, at its position: a purge of everything; or, for a write, which any client can cause, a
-//! purge of some hosts. So too much may count as purged, but no purge is lost, and a flood of
-//! writes costs the hosts that it goes to.
+//! The number of remembered purges is bounded. With more, a wider purge replaces the oldest, at its
+//! position: a purge of everything; or, for a write, which any client can cause, a purge of some
+//! hosts. So too much may count as purged, but no purge is lost, and a flood of writes costs the
+//! hosts that it goes to.
 //!
 //! The store has a ledger of its own, the disk keeps one in its journal, and purges that a tier or
 //! a successor does not know yet wait in one. In Redis, `lua/stamp.lua` has the same rules.

@@ -85,7 +85,7 @@ pub struct RouteCachePolicy {
     pub min_uses: Option<MinUses>,
 }
 
-/// Ways in which a request may be personal, as far as a shared cache must know.
+/// Ways in which a request may be personal to a shared cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(
     clippy::struct_excessive_bools,
@@ -105,8 +105,7 @@ pub struct PersonalHeaders {
 }
 
 impl PersonalHeaders {
-    /// Returns true if this request may use a response stored for other clients, as far as its
-    /// headers allow it.
+    /// Returns true if the headers allow this request to use a response stored for other clients.
     pub fn may_read(self, stored: &Entry) -> bool {
         if !self.has_identity && !self.has_certificate {
             return true;

@@ -295,8 +295,8 @@ impl Entry {
         self.body.eviction.hits()
     }
 
-    /// Returns how much the response is requested: its hits, and the less of those of the responses
-    /// that it has replaced, the longer that was ago.
+    /// Returns how much the response is requested: its hits, and a share of the hits of responses
+    /// that it has replaced, which shrinks with each replacement.
     pub fn popularity(&self) -> u32 {
         self.body.eviction.popularity()
     }

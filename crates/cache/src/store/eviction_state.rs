@@ -124,7 +124,7 @@ impl EvictionState {
         self.hits.load(Ordering::Relaxed)
     }
 
-    /// Returns the hits, and half of those of the response before, and so on.
+    /// Returns the hits, plus half the hits of the response before, and so on.
     pub(super) fn popularity(&self) -> u32 {
         let before = self.before.load(Ordering::Relaxed).min(31);
         self.hits().saturating_add((1 << before) >> 1)

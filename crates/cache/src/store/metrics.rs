@@ -74,7 +74,7 @@ impl StoreMetrics {
             passes: NotStoredReason::ALL.map(|pass| {
                 metrics.counter(
                     "edgeway_cache_not_stored_total",
-                    "Responses that should have been stored and were only forwarded, by reason.",
+                    "Responses that were forwarded but could not be stored, by reason.",
                     &[("reason", pass.name())],
                 )
             }),

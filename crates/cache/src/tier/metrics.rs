@@ -148,15 +148,15 @@ impl TierMetrics {
                 metrics.counter(
                     "edgeway_cache_level2_writes_total",
                     "Entries to be written to Redis: `stored`; `purged`; `older` than the stored \
-                     one; not written since the queue was full (`queue_full`) or Redis failed \
+                     one; not written because the queue was full (`queue_full`) or Redis failed \
                      (`error`).",
                     &[("outcome", outcome.name())],
                 )
             }),
             resets: metrics.counter(
                 "edgeway_cache_level2_resets_total",
-                "Times all entries in Redis, or in one of its partitions in a cluster, counted as \
-                 purged since Redis was restarted, failed over or flushed.",
+                "Resets of level 2: after a restart, a failover or a flush of Redis, all its \
+                 entries (in a cluster: of a partition) count as purged.",
                 &[],
             ),
             bytes_read: bytes("read"),

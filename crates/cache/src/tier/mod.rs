@@ -2,7 +2,7 @@
 //!
 //! After a miss in memory a request looks here, for a bounded time; an entry that is found goes
 //! into the store as if it had never left. Entries of the store are written here later, beside
-//! requests, as far as a queue has room for them. A tier that fails behaves as if it were empty.
+//! requests, if a queue has room for them. A tier that fails behaves as if it were empty.
 
 #[doc(hidden)]
 pub mod checks;

@@ -85,7 +85,7 @@ struct Choice {
     /// Only requests to this upstream
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
-    /// Only requests to this backend, at last or in vain
+    /// Only requests that this backend served or failed
     #[arg(long, value_name = "ADDRESS")]
     backend: Option<String>,
     /// Only requests that this rate limit refused or delayed
@@ -165,8 +165,8 @@ impl Choice {
     /// Returns the note on an empty list.
     fn hint(&self) -> &'static str {
         if self.errors {
-            "no request with a status of 500 or above is stored; --problems also lists those that \
-             were served after a retry or without a plugin that failed"
+            "no request with a status of 500 or above is stored; --problems also lists requests \
+             that were served after a retry or without a failed plugin"
         } else {
             "no stored request matches"
         }
@@ -278,7 +278,9 @@ impl Printer {
 fn missed(data: &str) -> String {
     let missed: serde_json::Value = serde_json::from_str(data).unwrap_or_default();
     let missed = missed["missed"].as_u64().unwrap_or_default();
-    format!("edgeway: {missed} or more requests came too fast to be read, and are left out")
+    format!(
+        "edgeway: at least {missed} requests are missing: they ended faster than they could be read"
+    )
 }
 
 #[cfg(test)]
@@ -296,7 +298,7 @@ mod tests {
     #[test]
     fn the_number_of_missed_requests_is_a_lower_bound() {
         let note = missed(r#"{"missed":16}"#);
-        assert!(note.starts_with("edgeway: 16 or more requests "), "{note}");
+        assert!(note.starts_with("edgeway: at least 16 requests "), "{note}");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct PurgeConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileConfig {
     /// Settings for every route with a cache. `ttl` and `browser_ttl` apply only to routes that set
-    /// them themselves, so that a profile stores nothing that was not stored before.
+    /// them themselves, so that a profile stores no further responses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<ProfileCacheConfig>,
     /// Settings for single routes, by their names.

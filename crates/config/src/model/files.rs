@@ -20,24 +20,23 @@ use crate::{
 #[schemars(transform = short::or_text)]
 pub struct FilesConfig {
     /// The folder. The whole path of the request is looked up below it, as with `root` of nginx;
-    /// `rewrite` changes the path before.
+    /// `rewrite` changes the path first.
     pub root: Spanned<PathBuf>,
     /// Files that are served for a folder, the first one that exists; `[]` for none:
     /// folders get the `fallback` or 404 then, with and without the slash.
     #[serde(default = "index", deserialize_with = "or_none")]
     #[schemars(transform = may_be_empty)]
     pub index: OneOrMany<Spanned<String>>,
-    /// Path of the file that is served where there is none, such as `/index.html` for an app with
-    /// a router of its own. Paths of `immutable` get 404 nevertheless.
+    /// Path of the file that is served if there is no such file, such as `/index.html` for an app
+    /// with a router of its own. Paths of `immutable` still get 404.
     #[serde(default)]
     pub fallback: Option<Spanned<String>>,
-    /// Paths of files, of which the first one that exists is served in place of the request's path,
-    /// with the placeholders of `headers`: `["{path}", "{path}.html"]`. A path that ends in `/` is a
-    /// folder with an index.
+    /// Paths in place of the request's path, with the placeholders of `headers`: `["{path}",
+    /// "{path}.html"]`. The first file that exists is served. A path that ends in `/` is a folder
+    /// with an index.
     #[serde(default, rename = "try", skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Spanned<String>>,
-    /// Place that a request is led to where there is no file: another route, another path, or a
-    /// status.
+    /// Next step if there is no file: another route, another path, or a status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otherwise: Option<Spanned<OtherwiseConfig>>,
     /// True if the path of an index chooses the route again, as with nginx.
@@ -57,27 +56,26 @@ pub struct FilesConfig {
     /// Time for which browsers keep all other files, as `Cache-Control`; no header if absent.
     #[serde(default)]
     pub max_age: Option<Span>,
-    /// Headers of single files by path, whichever way they are found: `{ /index.html: {
-    /// Cache-Control: no-cache } }`, also where it is the index or the `fallback`.
+    /// Headers of single files by path: `{ /index.html: { Cache-Control: no-cache } }` applies also
+    /// if the file is the index or the `fallback`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Spanned<BTreeMap<String, String>>>,
-    /// Dates of `If-Modified-Since` that get 304: any that is not before the file's (`later`, RFC
-    /// 9110), or the file's own alone (`exact`, nginx's default).
+    /// Dates of `If-Modified-Since` that get 304. `later`: the file's date and later ones (RFC
+    /// 9110). `exact`: only the file's date (nginx's default).
     #[serde(default)]
     pub if_modified_since: IfModifiedSinceConfig,
     /// Serves names that begin with a dot. `/.well-known/` is served in any case.
     #[serde(default)]
     pub dot_files: bool,
-    /// Symbolic links that are followed: those that stay `inside` the root, any (`follow`), or
-    /// none (`refuse`).
+    /// Symbolic links that are followed: links that stay `inside` the root, all (`follow`), or none
+    /// (`refuse`).
     #[serde(default)]
     pub symlinks: SymlinksConfig,
     /// Media types by the end of a file's name, beside those that are known: `{ md: text/markdown
-    /// }`. `"*"` is for all files that no line here names, `""` for those whose type is not known.
+    /// }`. `"*"` is for all other files, `""` for files of unknown type.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, Spanned<String>>,
-    /// Charset that the types of text name which are known, or `none`; that of `media_types` if
-    /// absent.
+    /// Charset of the known text types, or `none`; the charset of `media_types` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charset: Option<Spanned<String>>,
     /// Names of upstreams that may send these files with `X-Accel-Redirect`. Clients then get 404
@@ -86,7 +84,7 @@ pub struct FilesConfig {
     pub internal: OneOrMany<Spanned<String>>,
     /// Sends files over HTTP/1 without TLS from the kernel's memory, as with `sendfile` of nginx.
     /// `false` if files are written in place instead of replaced: a client that is still reading
-    /// may then get bytes that were written after its response was complete.
+    /// may then get later bytes.
     #[serde(default = "sendfile")]
     pub sendfile: bool,
     /// Files that are kept open.
@@ -101,10 +99,10 @@ pub struct FilesConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum IfModifiedSinceConfig {
-    /// The file's own and later ones.
+    /// The file's date and later ones.
     #[default]
     Later,
-    /// The file's own alone.
+    /// Only the file's date.
     Exact,
 }
 
@@ -115,7 +113,7 @@ pub enum SymlinksConfig {
     /// Links that lead to a file below the root.
     #[default]
     Inside,
-    /// All links, wherever they lead.
+    /// All links.
     Follow,
     Refuse,
 }
@@ -159,10 +157,10 @@ writes_mapping!(FilesConfig);
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MediaTypesConfig {
-    /// Media types by the end of a file's name: `{ md: text/markdown }`. `"*"` is for all files that
-    /// no line here names, `""` for those whose type is not known.
+    /// Media types by the end of a file's name: `{ md: text/markdown }`. `"*"` is for all other
+    /// files, `""` for files of unknown type.
     pub types: BTreeMap<String, Spanned<String>>,
-    /// Charset that the types of text name which are known, or `none`; `utf-8` if absent.
+    /// Charset of the known text types, or `none`; `utf-8` if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub charset: Option<Spanned<String>>,
 }

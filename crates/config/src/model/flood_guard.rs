@@ -26,7 +26,7 @@ pub struct FloodGuardConfig {
     /// open.
     pub in_flight: Spanned<u32>,
     /// Number of addresses at a time for which the estimates are accurate, at 96 bytes each. With
-    /// many more, legitimate clients may be mistaken for others.
+    /// many more addresses, a legitimate client may be refused for another one's requests.
     pub clients: Spanned<u32>,
     /// Addresses and networks that are neither counted nor banned nor challenged.
     pub exempt: Vec<Cidr>,

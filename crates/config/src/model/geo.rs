@@ -10,6 +10,6 @@ use super::{OneOrMany, Spanned};
 #[serde(deny_unknown_fields)]
 pub struct GeoConfig {
     /// A file such as `GeoLite2-City.mmdb`, or a list; relative to the folder of this
-    /// configuration. Data missing in one file is looked up in the next.
+    /// configuration. If a file lacks a field, the next file is used.
     pub file: OneOrMany<Spanned<String>>,
 }

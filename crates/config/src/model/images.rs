@@ -16,9 +16,9 @@ use crate::tree::{
 pub struct ImagesConfig {
     /// Maker of the images.
     pub at: ImagesAt,
-    /// True if images of other servers are made at the edge too, which the gateway then connects
-    /// to: those that `images.remotePatterns` and `images.domains` of the app's configuration
-    /// allow. Otherwise the app makes them.
+    /// True to make images of other servers at the edge too: the gateway connects to servers that
+    /// `images.remotePatterns` and `images.domains` of the app's configuration allow. Otherwise the
+    /// app makes these images.
     #[serde(default = "off")]
     pub remote: Spanned<bool>,
 }
@@ -29,7 +29,7 @@ pub struct ImagesConfig {
 pub enum ImagesAt {
     /// The app's own optimizer.
     App,
-    /// The gateway, as far as it makes the same images.
+    /// The gateway, for images that it can make like the app.
     Edge,
 }
 

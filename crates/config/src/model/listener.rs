@@ -50,8 +50,8 @@ pub struct ListenerConfig {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TlsConfig {
-    /// `{ cert: site.pem, key: site.key }` or `{ dir: tls/ }`, or a list of them. The names that a
-    /// certificate is for are read from it. Files are watched, and reloaded when they change.
+    /// `{ cert: site.pem, key: site.key }` or `{ dir: tls/ }`, or a list of them. Its names are
+    /// read from the certificate. Files are watched, and reloaded when they change.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub certificates: OneOrMany<Spanned<CertificateConfig>>,
     /// Names to get certificates for by ACME; the account is configured under `acme:`.
@@ -133,8 +133,8 @@ pub enum UnderscoresConfig {
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_https)]
 pub struct ToHttpsConfig {
-    /// The port in the browser's address bar. If absent: that of a listener with `tls`, 443 if one
-    /// has it or none has TLS.
+    /// The port in the browser's address bar. If absent: the port of a listener with `tls`; 443 if
+    /// one has that port, or if no listener has `tls`.
     pub port: Option<u16>,
     /// Paths that are served without TLS: `/exact` or `/prefix/*`.
     pub except: Vec<Spanned<String>>,
@@ -161,7 +161,7 @@ fn three_seconds() -> Span {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http2Config {
-    /// Off with `enabled: false`.
+    /// `false` switches HTTP/2 off.
     pub enabled: bool,
     /// Accepts HTTP/2 without TLS from clients with prior knowledge.
     pub cleartext: bool,
@@ -299,8 +299,8 @@ pub struct AcmeConfig {
     /// Folder for account and certificates, readable by this process only.
     pub folder: Spanned<PathBuf>,
     /// If several gateways share the names: the address (`10.0.0.5:80`) of the gateway that
-    /// requests certificates. The others forward challenges to it, read the folder, which is shared
-    /// or copied to them, and do not contact the CA. If absent, this gateway requests them.
+    /// requests certificates. The others forward challenges to it, read the shared or copied
+    /// folder, and do not contact the CA. If absent, this gateway requests them.
     #[serde(default)]
     pub issuer: Option<Spanned<String>>,
     /// `http-01` or `tls-alpn-01`; if absent the first that a listener can serve, `tls-alpn-01`

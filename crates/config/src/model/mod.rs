@@ -98,7 +98,7 @@ pub struct File {
     pub merge_slashes: Option<Spanned<bool>>,
     /// Media types of all routes with `files`.
     pub media_types: Option<Spanned<MediaTypesConfig>>,
-    /// Rules that the routes of a site have in common.
+    /// Rules that the routes of a site share.
     pub sites: Vec<(Key, Spanned<SiteConfig>)>,
 }
 

@@ -41,7 +41,7 @@ pub struct RedisConfig {
     pub secret: OneOrMany<Spanned<Secret>>,
     /// `true` for TLS with the system's CA certificates, or a mapping.
     pub tls: Option<Spanned<RedisTlsConfig>>,
-    /// Longest time that a request waits for Redis; then it goes on without.
+    /// Longest time that a request waits for Redis; then it continues without Redis.
     pub timeout: Spanned<Span>,
     /// Connections to each instance. Commands share them, so two are plenty.
     pub connections: Spanned<u32>,

@@ -41,8 +41,8 @@ pub struct ReleasesConfig {
     /// Instances that may run while a release replaces another one.
     #[serde(default)]
     pub overlap: ReleaseOverlap,
-    /// Number of responses that `edgeway deploy` fetches from a new release before it gets visitors:
-    /// those of the current release that were requested most. At most 2000; none if 0.
+    /// Number of responses that `edgeway deploy` fetches from a new release before it gets
+    /// visitors: the most requested ones of the current release. At most 2000; 0 for none.
     #[serde(default)]
     #[schemars(range(max = 2000))]
     pub warm: Spanned<u32>,
@@ -59,7 +59,7 @@ pub struct ReleasesConfig {
     /// Limit on the size of all kept files.
     #[serde(default = "vault_size")]
     pub vault_size: ByteSize,
-    /// Steps of `edgeway deploy --canary`, and what the new release is compared by.
+    /// Steps and criteria of `edgeway deploy --canary`.
     #[serde(default)]
     pub canary: CanaryConfig,
 }
@@ -88,11 +88,12 @@ fn vault_size() -> ByteSize {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReleaseOverlap {
-    /// All of both: the new release is complete before it replaces the other one.
+    /// All instances of both releases: the new release is complete before it replaces the other
+    /// one.
     #[default]
     All,
-    /// A single one more than `instances`, for a machine without the memory for more: each new
-    /// instance takes the place of an old one.
+    /// One more than `instances`, for a machine with little memory: each new instance replaces an
+    /// old one.
     One,
 }
 
@@ -101,31 +102,31 @@ pub enum ReleaseOverlap {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CanaryConfig {
-    /// Part of the visitors in each step, ascending, and all of them after the last step;
+    /// Share of the visitors in each step, ascending; after the last step the release gets all.
     /// `[5%, 25%, 50%]` if absent.
     pub steps: Option<Spanned<Vec<Percent>>>,
     /// Shortest duration of a step.
     pub step: Span,
     /// Requests of the new release that each step waits for.
     pub requests: u64,
-    /// Way in which visitors are told apart.
+    /// Rule that chooses the visitors.
     pub by: CanarySplit,
-    /// Error ratio of the new release that is tolerated, as a multiple of the current one's; `1.5`
-    /// if absent.
+    /// Tolerated error ratio of the new release, as a multiple of the current release's; `1.5` if
+    /// absent.
     pub errors: Option<Spanned<f64>>,
-    /// 95th percentile of the new release's time to the response headers that is tolerated, as a
-    /// multiple of the current one's; `1.3` if absent.
+    /// Tolerated 95th percentile of the new release's time to the response headers, as a multiple
+    /// of the current release's; `1.3` if absent.
     pub p95: Option<Spanned<f64>>,
 }
 
-/// Way in which the visitors of a canary are told apart.
+/// Rule that chooses the visitors of a canary.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CanarySplit {
     /// Client address and `User-Agent`: a visitor keeps the release.
     #[default]
     Client,
-    /// Each request is on its own: for load tests, and for traffic of few clients.
+    /// Each request is chosen separately: for load tests, and for traffic of few clients.
     Request,
 }
 

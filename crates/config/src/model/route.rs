@@ -32,7 +32,8 @@ pub struct RouteConfig {
     /// Responds without a backend.
     #[serde(default)]
     pub respond: Option<Spanned<RespondConfig>>,
-    /// Serves the files of a folder. Beside `upstream`, requests for which there is no file go there.
+    /// Serves the files of a folder. Beside `upstream`, a request without a file goes to the
+    /// upstream.
     #[serde(default)]
     pub files: Option<Spanned<FilesConfig>>,
     /// Changes the path before it goes upstream, or is looked up among the files.
@@ -44,9 +45,8 @@ pub struct RouteConfig {
     /// Time limits of this route, in place of the upstream's own.
     #[serde(default)]
     pub timeouts: Option<Spanned<RouteTimeoutsConfig>>,
-    /// Filters that decide who may pass, of which one is enough (`any`), or every one must let a
-    /// request pass (`all`, the default): `access`, `client_cert`, `api_key`, `basic_auth`, `jwt`
-    /// and `forward_auth`.
+    /// Number of filters that must let a request pass, among `access`, `client_cert`, `api_key`,
+    /// `basic_auth`, `jwt` and `forward_auth`: one of them (`any`) or `all`, the default.
     #[serde(default)]
     pub satisfy: Option<Spanned<SatisfyConfig>>,
     /// The `Host` that the backend gets: `sent` for the client's in its normal form (the default),
@@ -63,8 +63,8 @@ pub struct RouteConfig {
     /// gateway considers their values.
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub pass_headers: OneOrMany<Spanned<String>>,
-    /// Spellings of its paths that a guarded route takes: every spelling that some app may treat as
-    /// the same (`folded`, the default), or no other (`exact`).
+    /// Spellings of its paths that a guarded route takes: all that an app may treat as the same
+    /// path (`folded`, the default), or the normal form only (`exact`).
     #[serde(default)]
     pub spelling: Option<Spanned<SpellingConfig>>,
     /// Conditions and rewrites, in their order, before the filters of the route.
@@ -91,8 +91,8 @@ pub enum SpellingConfig {
 pub struct WebsocketConfig {
     /// Off with `enabled: false`.
     pub enabled: bool,
-    /// Refuses requests for a WebSocket with 400 where they are off. Otherwise they become ordinary
-    /// requests without `Upgrade`, as with nginx; in short `websocket: ignore`.
+    /// Refuses requests for a WebSocket with 400 if WebSockets are off. Otherwise they become
+    /// ordinary requests without `Upgrade`, as with nginx; in short `websocket: ignore`.
     pub refuse: bool,
     /// Longest silence of both sides; the upstream's `stream_idle` if absent.
     pub idle: Option<Span>,
@@ -117,7 +117,7 @@ pub enum SatisfyConfig {
     Any,
 }
 
-/// Time limits of a route. Those that are absent are the upstream's.
+/// Time limits of a route. Absent ones are the upstream's.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeoutsConfig {
@@ -169,8 +169,8 @@ pub struct MatchConfig {
     /// A location as nginx has them, in place of `path`: `/prefix`, `= /exact`, `^~ /prefix`,
     /// `~ regex` or `~* regex`. All routes of its host are then compared in nginx's order.
     pub location: Option<Spanned<String>>,
-    /// The location around `location`, as that of its own route, or a list from the outermost to the
-    /// innermost: `location` counts only where these are chosen.
+    /// The location around `location`, as its own route has it, or a list from the outermost to the
+    /// innermost: `location` applies only if these are chosen.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     pub within: OneOrMany<Spanned<String>>,
     /// `GET`, or a list of methods.
@@ -197,11 +197,11 @@ pub struct MatchConfig {
         serialize_with = "secret::by_name"
     )]
     pub cookie: BTreeMap<String, Spanned<String>>,
-    /// True for paths that clients cannot ask for, which get 404: pages of errors, and other routes
-    /// and rewrites, lead there.
+    /// True for paths that clients cannot request: they get 404. Pages of errors, other routes and
+    /// rewrites lead there.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub internal: bool,
-    /// True for a route that no path leads to, but its name alone.
+    /// True for a route without a path: only its name leads there.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub named: bool,
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{base::units::ByteSize, tree::Spanned};
 
-/// Rules of all routes that name this site, before one of them is chosen for good.
+/// Rules that run for all routes of this site, before the final route is chosen.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SiteConfig {
@@ -17,8 +17,8 @@ pub struct SiteConfig {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RuleConfig {
-    /// Value to compare: text with the placeholders of `headers`, such as `{cookie.session}`. Without
-    /// it the rule is for every request.
+    /// Value to compare: text with the placeholders of `headers`, such as `{cookie.session}`. If
+    /// absent, the rule applies to every request.
     #[serde(rename = "if", skip_serializing_if = "Option::is_none")]
     pub value: Option<Spanned<String>>,
     /// Text that the value must be; `~` begins a regular expression that it must match, `~*` one
@@ -26,22 +26,22 @@ pub struct RuleConfig {
     /// neither empty nor `0`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is: Option<Spanned<String>>,
-    /// True if the condition is that it does not hold.
+    /// True to reverse the condition.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub not: bool,
-    /// Length of the body that a request names and that must be more than this, as nginx checks it
-    /// before everything else in a location: with `status: 413`.
+    /// The rule applies if the request declares a body longer than this. nginx checks that before
+    /// everything else in a location, with `status: 413`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_over: Option<ByteSize>,
     /// Regular expression that the path must match, without its percent-encoding. `{group.1}` and
     /// `{group.NAME}` in `with`, `to` and `body` are its groups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regex: Option<Spanned<String>>,
-    /// New path, and behind a `?` a new query before the request's own, which a `?` at the end leaves
-    /// out.
+    /// New path, with a new query after `?`. The request's own query follows, unless this ends in
+    /// `?`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub with: Option<Spanned<String>>,
-    /// Course of the request after this rule; without it, the rules that follow.
+    /// Next step after this rule; the following rules if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub then: Option<ThenConfig>,
     /// Name of a route (`match: { named: true }`) that takes the request after all rules, unless a
@@ -64,7 +64,7 @@ pub struct RuleConfig {
     pub content_type: Option<Spanned<String>>,
 }
 
-/// Course of a request after a rule.
+/// Next step after a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ThenConfig {
@@ -76,11 +76,11 @@ pub enum ThenConfig {
     Later,
 }
 
-/// Place that a request is led to.
+/// Next step of a request without a file.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct OtherwiseConfig {
-    /// Name of a route, which may be one for this alone (`match: { named: true }`).
+    /// Name of a route; it may be a named one (`match: { named: true }`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Spanned<String>>,
     /// Path, which chooses the route, with the placeholders of `headers`.

@@ -15,8 +15,8 @@ use crate::base::{
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TracingConfig {
-    /// URL of the collector, such as `http://127.0.0.1:4317`. With `protocol: http`, `/v1/traces` is
-    /// appended to its path unless it ends so.
+    /// URL of the collector, such as `http://127.0.0.1:4317`. With `protocol: http`, `/v1/traces`
+    /// is appended to its path unless the path ends with it.
     pub endpoint: Spanned<String>,
     /// Protocol of the collector: `grpc`, usually on port 4317, or `http` with Protobuf, usually on
     /// port 4318.
@@ -34,11 +34,11 @@ pub struct TracingConfig {
     /// More facts about this gateway, such as `deployment.environment.name: production`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub resource: BTreeMap<String, Spanned<String>>,
-    /// Share of requests that are traced, of those that begin a trace here.
+    /// Share of traced requests, among those that begin a trace here.
     #[serde(default = "sample")]
     pub sample: Spanned<Percent>,
-    /// Traces every request that takes at least this long, or whose stream begins so late; `false`
-    /// for none.
+    /// Traces every request that takes at least this long, or whose stream begins this late;
+    /// `false` for none.
     #[serde(default)]
     pub slow: Spanned<SlowConfig>,
     /// Traces every request that fails with a status from 500, or breaks off.
@@ -74,8 +74,8 @@ pub enum TraceTrust {
     /// Proxies of `trusted_proxies`, whose decision on sampling is followed as well.
     #[default]
     Proxies,
-    /// Every client. Only proxies of `trusted_proxies` can have a request sampled; of the requests
-    /// that other clients have sampled, the share of `sample` is.
+    /// Every client. Only proxies of `trusted_proxies` can force sampling; for other clients, the
+    /// gateway samples the share `sample`.
     All,
     /// Nobody.
     None,

@@ -63,7 +63,7 @@ pub struct UpstreamConfig {
     #[serde(default = "max_streams", deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub max_streams: u32,
-    /// A recovered backend ramps up to its share over this time; `0` for at once.
+    /// A recovered backend reaches its full share over this time; `0` for at once.
     #[serde(default)]
     pub slow_start: Option<Span>,
     #[serde(default)]
@@ -77,8 +77,8 @@ pub struct UpstreamConfig {
     /// Units with which `edgeway scale` starts and stops the apps.
     #[serde(default)]
     pub scale: Option<Spanned<ScaleConfig>>,
-    /// Releases of the app, each in a folder of its own: `edgeway deploy` puts them into place, and
-    /// requests of browsers that still have an earlier one go to that.
+    /// Releases of the app, each in a folder of its own: `edgeway deploy` puts them into place.
+    /// Browsers that still have an earlier release get responses of that release.
     #[serde(default)]
     pub releases: Option<Spanned<ReleasesConfig>>,
     /// Memory of a Node app at which `edgeway rollout --watch` restarts it, before the system kills
@@ -96,9 +96,8 @@ pub struct UpstreamConfig {
     /// (`edge`), which needs `folder` or `releases`, and `cache` on the route.
     #[serde(default)]
     pub images: Option<Spanned<ImagesConfig>>,
-    /// Paths of a Next.js app whose responses are never shared, instead of those that its
-    /// middleware guards according to the build: `/account/*` with everything below it, or a whole
-    /// path; `[]` for none.
+    /// Paths of a Next.js app whose responses are never shared, in place of the list in its build:
+    /// `/account/*` is the path and everything below it, `/secret` the path alone; `[]` for none.
     #[serde(default)]
     pub guarded: Option<Vec<Spanned<String>>>,
     /// Substrings of `User-Agent`, in any case, that identify crawlers; a list of some sixty if
@@ -156,7 +155,7 @@ impl ScaleManager {
     }
 }
 
-/// Memory at which an app is restarted: at least one of both.
+/// Memory at which an app is restarted: at least one of the two keys.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RestartAtConfig {
@@ -254,8 +253,8 @@ pub(super) struct BackendMapping {
     #[serde(default = "one")]
     #[schemars(range(min = 1))]
     pub(super) weight: u16,
-    /// Gets requests only while no other backend can take them: all are out of rotation, full, or
-    /// attempted (nginx: `backup`).
+    /// Gets requests only while all other backends are out of rotation, full, or were attempted
+    /// (nginx: `backup`).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) backup: bool,
 }
@@ -374,8 +373,8 @@ impl Default for TimeoutsConfig {
     }
 }
 
-/// Conditions for a retry on another backend. Conditions that are not listed are not retried, and a
-/// request that is not idempotent never is once it was sent.
+/// Conditions for a retry on another backend. Only listed conditions are retried. A request that is
+/// not idempotent is never retried after it was sent.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {

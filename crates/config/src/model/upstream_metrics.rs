@@ -19,8 +19,8 @@ pub struct UpstreamMetricsConfig {
     pub sessions: Option<SessionsConfig>,
 }
 
-/// Estimate of active sessions: of the different values of a cookie, in requests that did not fail.
-/// No value is stored.
+/// Estimate of active sessions: the number of different values of a cookie, in requests that did
+/// not fail. No value is stored.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionsConfig {

@@ -54,8 +54,8 @@ pub struct Sources {
 
 /// Changes that the program itself makes to a configuration, as a text.
 ///
-/// Mappings join the file's own, `null` removes a key, and any other value takes the place of the
-/// file's (RFC 7396); `routes` are added to the file's.
+/// Mappings join the file's own, `null` removes a key, and any other value replaces the file's (RFC
+/// 7396); `routes` are added to the file's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Overlay {
     /// Name of the text in messages.

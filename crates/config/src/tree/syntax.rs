@@ -114,7 +114,7 @@ impl SyntaxError<'_> {
             (
                 "expected '-' indicator",
                 "this line is indented like a list but is not an item",
-                "begin it with `- `, or indent it as far as what it belongs to",
+                "begin it with `- `, or indent it like the value that it belongs to",
             ),
             (
                 "end of stream",
@@ -196,7 +196,7 @@ impl SyntaxError<'_> {
             self.at - key.len(),
             key.len().max(width),
             format!("`{key}:` cannot begin a mapping here"),
-            "indent it as far as the keys beside it, and check that the line above has its `: `",
+            "indent it like the keys beside it, and check that the line above has its `: `",
         )
     }
 

@@ -294,7 +294,7 @@ fn syntax_errors_are_explained() {
         ),
         (
             "a: 1\n b: 2\n",
-            "<b>: `b:` cannot begin a mapping here; indent it as far as the keys beside it",
+            "<b>: `b:` cannot begin a mapping here; indent it like the keys beside it",
         ),
         (
             "a:\n  b: 1\n c: 2\n",

@@ -46,7 +46,8 @@ pub struct FixedFields {
     pub first_byte: Option<Duration>,
     pub upstream_first_byte: Option<Duration>,
     pub reason: Option<&'static str>,
-    /// True if the gateway served the request all the same, with less than its full service.
+    /// True if the gateway served the request, but degraded: after a retry or without a plugin, for
+    /// example.
     pub is_degraded: bool,
     /// Address of the other end of the connection, a proxy's or the client's own.
     pub peer: IpAddr,

@@ -32,13 +32,12 @@ pub struct LimitConfig {
     /// Number of requests that may come at once; the count of the rate if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) burst: Option<Spanned<u32>>,
-    /// Key that requests are counted by: one part of a request, or a list of which the first part
-    /// present in a request is used. A request with none of them is counted by its client's
-    /// address.
+    /// Key that requests are counted by: one part of a request, or a list: the first part that the
+    /// request has is used. If it has none, its client's address is used.
     #[serde(default)]
     pub(super) key: KeyList,
-    /// Text that requests are counted by in place of `key`, with the placeholders of `headers`, such
-    /// as `{map.counted}`. A request for which it is empty is not counted.
+    /// Text that requests are counted by in place of `key`, with the placeholders of `headers`,
+    /// such as `{map.counted}`. If it is empty, the request is not counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Spanned<String>>,
     /// Other rates for some clients: a part of a request such as `jwt.role`, its values, and the

@@ -293,8 +293,7 @@ impl LimitConfig {
                     on_error: self.on_store_error.map(|e| e.value).unwrap_or_default(),
                     lost: metrics.counter(
                         "edgeway_rate_limit_store_errors_total",
-                        "Requests for which Redis could not be asked, so that `on_store_error` \
-                         applied.",
+                        "Requests to which `on_store_error` applied because Redis did not respond.",
                         &[("limit", &name.name)],
                     ),
                 })
@@ -441,7 +440,7 @@ impl LimitCheck<'_, '_> {
                 place,
                 "edgeway::rate_limits::rate",
                 format!(
-                    "at `{}` a bucket of {burst} takes a hundred years to fill",
+                    "at `{}` a bucket of {burst} takes more than a hundred years to fill",
                     config.rate
                 ),
                 "write a faster rate, or a smaller `burst`",

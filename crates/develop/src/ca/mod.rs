@@ -29,7 +29,7 @@ enum Command {
     /// Makes the CA if there is none. Only this command changes the system's store; it asks for
     /// the password of root through sudo if need be.
     Trust,
-    /// Take the CA out of the stores of this machine
+    /// Remove the CA from the stores of this machine
     Untrust,
     /// Show where the CA is and what it may sign
     Show,
@@ -56,7 +56,7 @@ fn trust() -> Result<(), String> {
         .filter(|user| user != "root");
     if let (Some(user), None) = (by_sudo, LocalCa::open()?) {
         return Err(format!(
-            "this would make a CA of root, which no gateway of `{user}` uses\n\
+            "this would make a CA for root, but gateways of `{user}` use another one\n\
              help: run `edgeway ca trust` without sudo: it asks for the password itself"
         ));
     }

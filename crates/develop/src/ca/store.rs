@@ -72,7 +72,7 @@ pub(super) fn trust(authority: &LocalCa) -> Result<Vec<String>, String> {
     }
     if !is_there(CERTUTIL) {
         done.push(
-            "Chrome and Firefox have stores of their own, for which `certutil` is needed: install \
+            "Chrome and Firefox have stores of their own, which need `certutil`: install \
              libnss3-tools (Debian), nss-tools (Fedora) or nss (Arch) and run this again"
                 .to_owned(),
         );

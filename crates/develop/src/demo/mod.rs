@@ -58,8 +58,8 @@ pub struct Options {
 }
 
 /// First lines of the printed configuration.
-const PRINTED: &str = "# The apps have other ports at each start. The plugin is one of those in `plugins/` of\n\
-                       # Edgeway's sources.\n";
+const PRINTED: &str =
+    "# The ports change with each start. The plugin is in `plugins/` of Edgeway's sources.\n";
 
 pub fn run(options: &Options) -> ExitCode {
     if options.print {

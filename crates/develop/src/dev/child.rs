@@ -176,7 +176,7 @@ fn wait(mut child: Child, command: &Command, url: &str, shared: &Shared) {
     };
     shared.has_failed.store(has_failed, Ordering::SeqCst);
     out::note(&format!(
-        "edgeway: `{command}` has ended ({how}), and so does the gateway"
+        "edgeway: `{command}` has ended ({how}), so the gateway ends too"
     ));
     // Handled like the signal of an operator.
     let _sent = kill_process(getpid(), Signal::TERM);

@@ -50,7 +50,7 @@ pub struct Options {
     /// [default: edgeway.yaml, if it is there]
     #[arg(short, long, value_name = "FILE", env = "EDGEWAY_CONFIG")]
     config: Option<PathBuf>,
-    /// The upstream that the app takes the place of [default: the first with `app: nextjs`]
+    /// The upstream that the app replaces [default: the first with `app: nextjs`]
     #[arg(long, value_name = "NAME")]
     upstream: Option<String>,
     /// The script of package.json to run
@@ -238,7 +238,7 @@ fn look_for(port: u16, script: &str, workspace: Option<&Path>) {
         ),
     };
     out::note(&format!(
-        "edgeway: nothing listens on port {port} yet, which `{script}` got as `PORT`\nhelp: {help}"
+        "edgeway: nothing listens on port {port} yet, the `PORT` of `{script}`\nhelp: {help}"
     ));
 }
 

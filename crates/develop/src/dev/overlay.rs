@@ -55,7 +55,7 @@ pub(super) fn upstream(file: &File, wanted: Option<&str>) -> Result<String, Stri
         (None, [one]) => Ok((*one).to_owned()),
         (None, _) => Err(format!(
             "no upstream has `app: nextjs`; {}\n\
-             help: name the one that the app takes the place of: `--upstream NAME`",
+             help: name the upstream that the app replaces: `--upstream NAME`",
             list()
         )),
     }

@@ -30,7 +30,7 @@ pub struct Options {
     /// The kind of app, in place of what package.json says
     #[arg(long, value_enum)]
     app: Option<App>,
-    /// Replace an edgeway.yaml that is there
+    /// Replace an existing edgeway.yaml
     #[arg(long)]
     force: bool,
 }

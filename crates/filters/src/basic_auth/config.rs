@@ -27,7 +27,7 @@ pub struct BasicAuthConfig {
     realm: Spanned<String>,
     /// File with lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read
     /// when the configuration is loaded. The weak hashes `$apr1$` and `{SHA}` of older files are
-    /// taken with a warning.
+    /// accepted with a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Spanned<PathBuf>>,
     /// Users as name → hash, in addition to those of the file.

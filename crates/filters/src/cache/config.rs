@@ -59,20 +59,20 @@ pub struct RouteCacheConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     bypass: Vec<Spanned<KeyItem>>,
     /// Values with the placeholders of `headers`, such as `{cookie.preview}`: if one of them is
-    /// neither empty nor `0`, the request goes to the origin although a response is stored, and the
-    /// new response takes its place unless `no_store_if` forbids it.
+    /// neither empty nor `0`, the request goes to the origin, and the new response replaces the
+    /// stored one, unless `no_store_if` forbids that.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) bypass_if: Vec<Spanned<String>>,
     /// Values as in `bypass_if`: if one of them is neither empty nor `0`, the response to the
     /// request is not stored. A stored one may still be used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) no_store_if: Vec<Spanned<String>>,
-    /// Response headers of the origin that the cache does not read when it decides what to store and
-    /// for how long. Clients still get them, but `set-cookie` only the client whose request it was.
+    /// Response headers of the origin that the cache does not read when it decides what to store
+    /// and for how long. Clients still get them, but `set-cookie` goes only to the client that made
+    /// the request.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignore_headers: Vec<IgnoredHeader>,
-    /// Number of requests for a response within ten minutes of each other, from which on it is
-    /// stored.
+    /// Number of requests, within ten minutes of each other, after which a response is stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     min_uses: Option<Spanned<u32>>,
@@ -111,12 +111,12 @@ pub struct RouteCacheConfig {
     /// Bytes of `cache.memory` that responses of this route may use.
     #[serde(skip_serializing_if = "Option::is_none")]
     quota: Option<Spanned<ByteSize>>,
-    /// Asks the origin for the whole response, and stores it, where a `HEAD` or a `Range` finds
-    /// nothing stored, as nginx does. Otherwise such a request goes to the origin as it is, and its
-    /// response is not stored.
+    /// On a miss, a `HEAD` or a request with `Range` fetches and stores the whole response, as with
+    /// nginx. Otherwise such a request goes to the origin unchanged, and its response is not
+    /// stored.
     whole: bool,
-    /// Stored responses of which a `Range` gets a part: `any`, or `announced` for those alone whose
-    /// origin sends `Accept-Ranges`, as nginx does. Of others, the whole is sent.
+    /// Stored responses that support `Range`: `any`, or `announced`: only those with
+    /// `Accept-Ranges` from the origin, as with nginx. The others are sent whole.
     ranges: RangesConfig,
     /// Keeps stored responses when a `POST`, `PUT`, `PATCH` or `DELETE` of the same URL succeeds, as
     /// nginx does. Otherwise they are removed (RFC 9111, 4.4).
@@ -159,7 +159,7 @@ enum PagesConfig {
     All,
 }
 
-/// Response header of an origin that decides about storing.
+/// Response header of an origin that decides whether a response is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 enum IgnoredHeader {
@@ -180,7 +180,7 @@ pub(super) struct KeyConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignore_query: Vec<String>,
     /// Sends query parameters that are not part of the key to the origin. Otherwise they are
-    /// removed from the request: one client could choose their values for all clients.
+    /// removed from the request, so that no client can choose their values for all clients.
     pass_unkeyed: bool,
     /// Parts of the request that are added to the key: `header:NAME`, `cookie:NAME`, `jwt.sub`,
     /// `api_key`, `user`.
@@ -472,7 +472,7 @@ impl RouteCacheConfig {
         if *pass_unkeyed && query.is_all() {
             cx.report(
                 "edgeway::cache::query",
-                "`pass_unkeyed` is for parameters outside the cache key, and all are in it",
+                "`pass_unkeyed` has no effect: all parameters are in the cache key",
                 "write `ignore_query: [utm_*]` beside it, or remove it",
             );
             return None;
@@ -495,10 +495,10 @@ impl RouteCacheConfig {
         if ignored.cache_control || ignored.set_cookie || ignored.vary {
             cx.warn(
                 "edgeway::cache::ignore_headers",
-                "`ignore_headers` stores responses for all clients that the origin may have made for \
-                 one of them",
-                "make sure that no response of this route is personal; cookies themselves are never \
-                 stored, only the client whose request it was gets them",
+                "`ignore_headers` may store responses for all clients that the origin made for one \
+                 client",
+                "make sure that no response of this route is personal; cookies themselves are \
+                 never stored: only the client that made the request gets them",
             );
         }
         ignored
@@ -518,7 +518,7 @@ impl RouteCacheConfig {
             cx.report_at(
                 place,
                 "edgeway::cache::min_uses",
-                "no response is stored before its first request",
+                "`min_uses: 0` has no meaning: a response is stored after a request at the earliest",
                 "write `1` or more; `cache: false` stores nothing",
             );
             return None;
@@ -538,7 +538,7 @@ impl RouteCacheConfig {
         }
         cx.warn(
             "edgeway::cache::force",
-            "`force` stores responses that the origin says must not be stored",
+            "`force` stores responses that the origin forbids to store",
             "make sure that no response of this route is private; those with `Set-Cookie` or to \
              requests with `Authorization` are still not stored",
         );

@@ -16,12 +16,12 @@ use super::{CacheControl, Effect, PathRule, Rule};
 
 const CODE: &str = "edgeway::cache_control::rule";
 
-/// Rules, of which the first that takes a response applies.
+/// Rules; the first one that matches a response applies.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct CacheControlConfig(OneOrMany<Spanned<RuleConfig>>);
 
-/// Lifetimes of some responses in browsers and in the shared caches of others.
+/// Lifetimes of some responses in browsers and in shared caches in front of the gateway.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct RuleConfig {
@@ -43,7 +43,7 @@ struct RuleConfig {
     /// Time for which shared caches in front of the gateway store it: `s-maxage`.
     #[serde(skip_serializing_if = "Option::is_none")]
     shared: Option<Span>,
-    /// The same in `CDN-Cache-Control` (RFC 9213), which browsers do not see.
+    /// The same in `CDN-Cache-Control` (RFC 9213), which browsers ignore.
     #[serde(skip_serializing_if = "Option::is_none")]
     cdn: Option<Span>,
     /// True if the content at this URL never changes: browsers do not validate it.

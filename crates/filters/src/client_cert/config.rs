@@ -17,11 +17,11 @@ const DIGITS: usize = 64;
 #[serde(deny_unknown_fields, default)]
 pub struct ClientCertConfig {
     /// Subject in the form of RFC 4514, the last part first, such as `CN=ann,O=Example`; `~` before
-    /// a regular expression for the whole subject. One value, or a list of which one must match.
+    /// a regular expression for the whole subject. One value, or a list: one entry must match.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     subject: OneOrMany<Spanned<String>>,
     /// SHA-256 of the certificate in hexadecimal digits, with or without colons. One value, or a
-    /// list of which one must match.
+    /// list: one entry must match.
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     fingerprint: OneOrMany<Spanned<String>>,
 }

@@ -16,12 +16,12 @@ const CODES: Codes = Codes {
     response: "edgeway::conditions::response",
 };
 
-/// Conditions on values of the request, of which the first that holds responds.
+/// Conditions on values of the request; the first one that holds responds.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct ConditionsConfig(Vec<ConditionConfig>);
 
-/// A condition, and the response to a request for which it holds.
+/// A condition, and the response if it holds.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ConditionConfig {
@@ -33,7 +33,7 @@ struct ConditionConfig {
     /// neither empty nor `0`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     is: Option<Spanned<String>>,
-    /// True if the condition is that it does not hold.
+    /// True to reverse the condition.
     #[serde(default)]
     not: bool,
     /// Status of the response; 444 closes the connection.

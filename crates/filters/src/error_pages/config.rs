@@ -29,11 +29,11 @@ const MAX_FILE_SIZE: u64 = 1 << 20;
 /// Media type of a page that has none of its own and is no file.
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// Own pages, texts and redirects in place of the built-in page.
+/// Your own pages, texts and redirects in place of the built-in page.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErrorPagesConfig {
-    /// HTML files by status, or what else is sent: `404`, or `4xx` and `5xx` for all others of that
+    /// HTML files or other replies by status: `404`, or `4xx` and `5xx` for all others of that
     /// class. Files are read when the configuration is loaded.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pages: BTreeMap<String, Spanned<PageConfig>>,
@@ -61,7 +61,7 @@ struct PageConfig {
     /// File to send, of at most 1 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
-    /// Text to send, with the placeholders of `headers`, and `{status}` of the error.
+    /// Text to send, with the placeholders of `headers`; `{status}` is the status of the error.
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
     /// Media type of the file or text; `text/html` for HTML files and `text/plain` for texts if
@@ -75,7 +75,7 @@ struct PageConfig {
     /// (`as_sent`).
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<String>,
-    /// Path of the page at the `upstream`, with the placeholders of `headers`; that of the client if
+    /// Path of the page at the `upstream`, with the placeholders of `headers`; the client's path if
     /// absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
@@ -83,28 +83,28 @@ struct PageConfig {
     /// request.
     #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<String>,
-    /// Path that chooses the route which has the page, with the placeholders of `headers`. It is
-    /// asked for with `GET`.
+    /// Path that chooses the route of the page, with the placeholders of `headers`. The page is
+    /// requested with `GET`.
     #[serde(skip_serializing_if = "Option::is_none")]
     reroute: Option<String>,
     /// True to send the client's cookies and `Authorization` to the `upstream`, and cookies of the
     /// page to the client.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     credentials: bool,
-    /// True to ask the `upstream` with the client's own request: with its body, conditions and range,
-    /// and with its method if there is no `path`. Implies `credentials`.
+    /// True to send the client's own request to the `upstream`: with its body, conditions and
+    /// range, and with its method if there is no `path`. Implies `credentials`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     as_sent: bool,
     /// True to send the status of the page, in place of the error's own.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     own_status: bool,
-    /// Status in place of the error's own: from 200 to 599, for a redirect that of a redirect, 302
-    /// if absent.
+    /// Status in place of the error's own: from 200 to 599. For a redirect, 301, 302, 303, 307 or
+    /// 308; 302 if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 200, max = 599))]
     status: Option<u16>,
-    /// Clients that get it: `all`, or `html` for those that take HTML at least as gladly as JSON and
-    /// plain text.
+    /// Clients that get it: `all`, or `html`: those that prefer HTML to JSON and plain text, or
+    /// have no preference.
     clients: Clients,
 }
 
@@ -238,7 +238,12 @@ impl PageConfig {
             _ if is_of_upstream => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`, and \
                             `content_type` beside `file` or `body` alone";
-                report(place, "the page is not one thing".to_owned(), help, cx);
+                report(
+                    place,
+                    "the page has no content, or several".to_owned(),
+                    help,
+                    cx,
+                );
                 None
             }
             (Some(file), None, None) => {
@@ -268,7 +273,12 @@ impl PageConfig {
             (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),
             _ => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`";
-                report(place, "the page is not one thing".to_owned(), help, cx);
+                report(
+                    place,
+                    "the page has no content, or several".to_owned(),
+                    help,
+                    cx,
+                );
                 None
             }
         }
@@ -296,7 +306,12 @@ impl PageConfig {
         }
         let help = "write `route` with the name of a route, or `reroute` with a path, and `status` \
                     or `own_status` alone beside it";
-        report(place, "the page is not one thing".to_owned(), help, cx);
+        report(
+            place,
+            "the page has no content, or several".to_owned(),
+            help,
+            cx,
+        );
         None
     }
 

@@ -232,7 +232,8 @@ fn bad_pages_are_reported_with_a_remedy() {
         ),
         (
             "404: { status: 200 }".to_owned(),
-            "the page is not one thing; help: write one of `file`, `body`, `redirect` and `upstream`"
+            "the page has no content, or several; help: write one of `file`, `body`, `redirect` \
+             and `upstream`"
                 .to_owned(),
         ),
         (
@@ -253,8 +254,8 @@ fn bad_pages_are_reported_with_a_remedy() {
         ),
         (
             "404: { upstream: web, body: a }".to_owned(),
-            "the page is not one thing; help: write one of `file`, `body`, `redirect` and `upstream`, \
-             and `content_type` beside `file` or `body` alone"
+            "the page has no content, or several; help: write one of `file`, `body`, `redirect` \
+             and `upstream`, and `content_type` beside `file` or `body` alone"
                 .to_owned(),
         ),
         (

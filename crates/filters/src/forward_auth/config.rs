@@ -64,9 +64,9 @@ pub struct ForwardAuthConfig {
     cache: Option<Spanned<Span>>,
     /// Handling of requests while the service fails (no response, or 5xx): `deny` (503) or `allow`.
     on_error: OnError,
-    /// Response to a request that the service refuses: the service's own (`passed`), or as with
-    /// `auth_request` of nginx (`own`) the gateway's page for 401, with the service's
-    /// `WWW-Authenticate`, and for 403; any other refusal is 500 then.
+    /// Response to a request that the service refuses. `passed`: the service's own response. `own`,
+    /// as with `auth_request` of nginx: the gateway's page for 401 (with the service's
+    /// `WWW-Authenticate`) and 403, and 500 for any other refusal.
     refusals: Refusals,
     /// Maximum number of requests in flight to this URL. Beyond it clients take turns, for at most
     /// twice `timeout`; then the request gets 503, reason `forward_auth_busy`.

@@ -28,7 +28,7 @@ pub struct HeadersConfig {
     response: ResponseConfig,
 }
 
-/// Changes of responses: of all, then of those with certain statuses.
+/// Changes of all responses, then of responses with certain statuses.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct ResponseConfig {
@@ -46,7 +46,7 @@ pub(super) struct ResponseConfig {
     /// value with placeholders that is one of these.
     #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<Spanned<String>>,
-    /// Changes of responses with certain statuses, after those of all.
+    /// Changes of responses with certain statuses, after the changes of all responses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     by_status: Vec<StatusChangesConfig>,
 }

@@ -23,7 +23,7 @@ pub struct Headers {
     response: Changes,
     /// Time at which responses expire, between what is set and what is added.
     expires: Option<Expires>,
-    /// Changes of responses with certain statuses, after those of all.
+    /// Changes of responses with certain statuses, after the changes of all responses.
     by_status: Box<[(StatusSet, Changes)]>,
 }
 

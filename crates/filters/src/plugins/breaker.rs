@@ -16,7 +16,7 @@ use super::settings::some_time;
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BreakerConfig {
-    /// Failures within the window. They must be half of the plugin's calls in it, or more.
+    /// Failures within the window. They must be at least half of the plugin's calls in it.
     failures: NonZeroU32,
     /// Clients (addresses, or /64 of IPv6) whose requests must have failed: a single client can
     /// make a plugin fail at will.

@@ -48,7 +48,7 @@ impl PluginConfig {
         let is_asked = plugin.has(Hook::Request);
         let what = match (&self.role, &self.on_error) {
             (Some(_), Some(on_error)) if on_error.value == OnErrorConfig::Continue => {
-                let what = "decides which requests pass, and would let all pass when it fails";
+                let what = "decides which requests pass, but would let all pass when it fails";
                 let help =
                     "write `on_error: refuse`, or remove it; without `role: auth` both are allowed";
                 Err((on_error.place, what, help))
@@ -69,7 +69,7 @@ impl PluginConfig {
                 Err((on_error.place, what, help))
             }
             (None, None) if is_asked => {
-                let what = "has `onRequest`, and no `on_error` for requests when it fails";
+                let what = "has `onRequest`, but no `on_error` says what happens when it fails";
                 let help = "write `role: auth` if it decides which requests pass, `on_error: \
                             refuse` if none may pass without it, else `on_error: continue`";
                 Err((self.file.place, what, help))

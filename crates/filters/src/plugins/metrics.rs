@@ -39,8 +39,8 @@ impl PluginMetrics {
                 "edgeway_plugin_failures_total",
                 "Plugin hooks that failed, by kind: `script` threw, `cpu`, `wall` and `memory` \
                  exceeded a limit, `stuck` held a thread beyond it or found none free, `breaker` \
-                 were skipped after too many of these, and `busy` (`onLog` only) since too many \
-                 were running.",
+                 were skipped after too many failures, and `busy` (`onLog` only) were skipped \
+                 because too many were running.",
                 &[("route", route), ("plugin", name), ("kind", kind)],
             )
         };

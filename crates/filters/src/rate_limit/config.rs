@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Charge, RateLimit};
 
-/// Limits of `rate_limits` that a request must pass, all of them.
+/// Limits of `rate_limits`; a request must pass all of them.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct RateLimitConfig(OneOrMany<Spanned<UseConfig>>);

@@ -417,7 +417,7 @@ fn invalid_limits_are_reported_with_a_remedy() {
         ),
         (
             "{ rate: 1/d, burst: 4000000000 }",
-            "at `1/d` a bucket of 4000000000 takes a hundred years to fill",
+            "at `1/d` a bucket of 4000000000 takes more than a hundred years to fill",
         ),
         ("{ rate: 1/s, key: ip }", "unknown key `ip`"),
         (

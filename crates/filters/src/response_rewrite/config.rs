@@ -13,13 +13,13 @@ use super::{
 
 const CODE: &str = "edgeway::response_rewrite::rule";
 
-/// Changes of the names that a backend gives itself in redirects and cookies.
+/// Changes of a backend's own names in redirects and cookies.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ResponseRewriteConfig {
-    /// Changes of `Location` and `Refresh`, of which the first that matches applies: the beginning
-    /// `from` becomes `to`. `[]` leaves them as the backend sends them. If absent, a URL with the
-    /// backend's own address gets the client's host.
+    /// Changes of `Location` and `Refresh`; the first one that matches applies: `from` at the
+    /// beginning becomes `to`. `[]` leaves them as the backend sends them. If absent, a URL with
+    /// the backend's own address gets the client's host.
     #[serde(skip_serializing_if = "Option::is_none")]
     location: Option<Vec<RuleConfig>>,
     /// Changes of `Set-Cookie`.
@@ -30,7 +30,7 @@ pub struct ResponseRewriteConfig {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 struct CookiesConfig {
-    /// Changes of `Domain`: all of it must be `from`.
+    /// Changes of `Domain`: the whole value must be `from`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     domain: Vec<RuleConfig>,
     /// Changes of `Path`, as those of `location`.
@@ -41,13 +41,14 @@ struct CookiesConfig {
     flags: Vec<FlagsConfig>,
 }
 
-/// A text and what takes its place.
+/// A text and its replacement.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RuleConfig {
     /// Text, or `~` and a regular expression, `~*` for one without regard to case.
     from: Spanned<String>,
-    /// New text; with a regular expression, of the whole value, with `$1` and the like for groups.
+    /// New text. With a regular expression it replaces the whole value, with `$1` and the like for
+    /// groups.
     to: Spanned<String>,
 }
 

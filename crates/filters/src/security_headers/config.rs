@@ -55,7 +55,7 @@ pub struct SecurityHeadersConfig {
     frame_options: Spanned<HeaderChoice>,
     /// `X-Permitted-Cross-Domain-Policies`, `none` if absent.
     permitted_cross_domain_policies: Spanned<HeaderChoice>,
-    /// `X-XSS-Protection`, `0` if absent: the filters that it once switched on did harm.
+    /// `X-XSS-Protection`, `0` if absent: it switches off harmful filters of old browsers.
     xss_protection: Spanned<HeaderChoice>,
     /// `Server`: `remove`, `keep` what the origin sends, or a text of your own.
     server: Spanned<Server>,
@@ -83,7 +83,7 @@ pub(super) struct Hsts {
     max_age: Span,
     /// True to include subdomains.
     include_subdomains: bool,
-    /// True to request preloading in browsers; hard to take back.
+    /// True to request preloading in browsers; hard to undo.
     preload: bool,
 }
 

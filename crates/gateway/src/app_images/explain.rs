@@ -31,15 +31,15 @@ impl AppImages {
         }
         let Some(wanted) = self.wanted(path, query, headers, release.map(|(name, _)| name)) else {
             return Some(
-                "left to the app: it refuses the request, or the source is on another server \
-                 (without `images: { at: edge, remote: true }`), or its configuration has rules for \
-                 the path",
+                "left to the app: the app refuses the request, or the source is on another server \
+                 (without `images: { at: edge, remote: true }`), or the app's configuration has \
+                 rules for the path",
             );
         };
         if wanted.request.remote.is_some() {
             return Some(
-                "made at the edge of what the other server sends, if its address is allowed and that \
-                 is a JPEG, PNG or WebP; otherwise left to the app",
+                "made at the edge if the other server's address is allowed and it sends a JPEG, \
+                 PNG or WebP; otherwise left to the app",
             );
         }
         let source = wanted.request.path().as_bytes();
@@ -50,8 +50,8 @@ impl AppImages {
         let found = found.filter(|_| !wanted.request.has_query());
         let Some((files, below)) = found else {
             return Some(if release.is_none_or(|(_, is_up)| is_up) {
-                "made at the edge of what the app sends for its source, if that is a JPEG, PNG or \
-                 WebP; otherwise left to the app"
+                "made at the edge if the app sends a JPEG, PNG or WebP as its source; otherwise \
+                 left to the app"
             } else {
                 "left to the app (`source`): the source is no file of this build"
             });
@@ -60,14 +60,14 @@ impl AppImages {
         let path = path.strip_prefix("/").unwrap_or(path);
         let beginning = beginning(&files.root().join(path), wanted.optimizer.max_source);
         let Ok(Some(beginning)) = beginning else {
-            return Some("left to the app (`source`): the source is empty, too large or not there");
+            return Some("left to the app (`source`): the source is empty, too large or missing");
         };
         let kind = Kind::of(&beginning);
         let is_made = kind.is_some_and(|kind| format_of(&wanted, kind).is_some());
         Some(match kind {
             Some(Kind::Jpeg | Kind::Png | Kind::WebP) if is_made => "made at the edge",
             Some(Kind::Gif | Kind::Png | Kind::WebP) => {
-                "left to the app (`format`), unless it is an animation: those are sent as they are"
+                "left to the app (`format`); animations are sent as they are"
             }
             Some(Kind::Jpeg) => "left to the app (`format`): the client gets AVIF",
             _ => "left to the app (`format`): the source is no JPEG, PNG or WebP",

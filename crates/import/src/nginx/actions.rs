@@ -49,10 +49,12 @@ impl<'a> Routes<'a, '_> {
             keys.insert(INTERNAL.to_owned(), true.into());
             if let Some(files) = keys.get_mut("files") {
                 files["internal"] = json!([ALL_UPSTREAMS]);
-                self.fates
-                    .carried(directive, "for `X-Accel-Redirect` of all upstreams, too");
+                self.fates.carried(
+                    directive,
+                    "it also applies to `X-Accel-Redirect` of all upstreams",
+                );
             } else if keys.contains_key("upstream") {
-                let note = "`X-Accel-Redirect` leads to files alone";
+                let note = "`X-Accel-Redirect` leads to files only";
                 self.fates.changed(directive, note);
             } else {
                 self.fates.carried(directive, "");
@@ -305,7 +307,7 @@ impl<'a> Routes<'a, '_> {
         if is_passed {
             let (directive, _) = rest?;
             self.fates
-                .closed(directive, "a backend for what is a file has no counterpart");
+                .closed(directive, "a backend for existing files has no counterpart");
             return Some(shut());
         }
         let mut keys = self.keys(place, block);
@@ -414,7 +416,7 @@ impl<'a> Routes<'a, '_> {
             self.fates.lost(tries, "its location has no fixed `root`");
         }
         if !is_server && location.scope.one("internal").is_none() {
-            let note = "it has no `root`: 404 instead of the files of nginx itself";
+            let note = "it has no `root`: 404 instead of the files that nginx installs";
             self.fates.changed(location.directive, note);
         }
         let mut keys = Map::from_iter([("respond".to_owned(), json!(404))]);
@@ -560,5 +562,5 @@ pub(super) fn name_upstreams(
 
 /// Note of the report on files.
 pub(super) const OF_FILES: &str = "methods other than GET and HEAD get 405 for a file; ranges and \
-                                   conditions as in RFC 9110: of GET alone, and one range, whose 416 has headers of \
-                                   `add_header` once, not twice";
+    conditions follow RFC 9110: only GET has ranges, and one range only; 416 has headers of \
+    `add_header` once, not twice";

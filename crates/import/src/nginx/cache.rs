@@ -46,7 +46,13 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     }
     fates.changed(
         zone,
-        "in memory, by RFC 9111: requests with `Authorization` share only responses that say `public`; `X-Accel-Expires` is not read; responses have `Age`; conditions count as RFC 9110 and 9111 say: `If-None-Match` alone if it is there, and `If-Modified-Since` by `Date` without a `Last-Modified`; a `Range` has an effect on responses that announce ranges and are not stored, too; requests with `If-Match` or `If-Unmodified-Since`, or with cookies that can be read in two ways, reach the backend with their method, `Range` and conditions; a request to upgrade is not for the cache",
+        "in memory, by RFC 9111: requests with `Authorization` share only responses that say \
+         `public`; `X-Accel-Expires` is ignored; responses have `Age`; conditions follow RFC 9110 \
+         and 9111: `If-None-Match` overrides `If-Modified-Since`, which is compared with `Date` if \
+         there is no `Last-Modified`; a `Range` also applies to responses that announce ranges and \
+         are not stored; requests with `If-Match` or `If-Unmodified-Since`, or with ambiguous \
+         cookies, reach the backend with their method, `Range` and conditions; a request to \
+         upgrade bypasses the cache",
     );
     if !key.is_empty() {
         value["key"] = key.into();
@@ -83,7 +89,7 @@ fn ignored(scope: &Scope<'_>, fates: &mut Fates) -> Vec<&'static str> {
             match (known, &*name) {
                 (Some("set-cookie"), _) => {
                     notes.push(
-                        "`set-cookie` reaches only the client whose request reached the backend",
+                        "only the client whose request went to the backend gets `set-cookie`",
                     );
                 }
                 (Some("vary"), _) => {
@@ -117,7 +123,7 @@ fn key(zone: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Map<Str
     let Some(directive) = scope.one("proxy_cache_key") else {
         fates.changed(
             zone,
-            "the key has the requested host in addition, and the path in its normal form",
+            "the key also has the requested host, and the path is in its normal form",
         );
         return Some(Map::new());
     };
@@ -160,13 +166,17 @@ fn key(zone: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Map<Str
         .filter_map(|(is_missing, name)| is_missing.then_some(name))
         .collect();
     if !missing.is_empty() {
-        notes.push(format!("the key has in addition: {}", missing.join(", ")));
+        notes.push(format!("the key also has: {}", missing.join(", ")));
     }
     let mut key = Map::new();
     if !*query {
         key.insert("query".to_owned(), json!([]));
         key.insert("pass_unkeyed".to_owned(), true.into());
-        notes.push("as with nginx, one client chooses parameters for all; without `pass_unkeyed` they do not reach the backend".to_owned());
+        notes.push(
+            "as with nginx, one client can choose parameters for all; without `pass_unkeyed` they \
+             do not reach the backend"
+                .to_owned(),
+        );
     }
     if !values.is_empty() {
         notes.push("a request that has a part of the key twice bypasses the cache".to_owned());
@@ -231,7 +241,7 @@ fn min_uses(zone: &Directive, scope: &Scope<'_>, value: &mut Value, fates: &mut 
          `range`",
     );
     if inactive.is_some_and(|time| milliseconds(time) != Some(600_000)) {
-        let note = "counted again after ten minutes without a request, whatever `inactive` says";
+        let note = "counted again after ten minutes without a request; `inactive` has no effect";
         fates.changed(directive, note);
     }
 }

@@ -61,8 +61,8 @@ pub(super) fn collect<'a>(
             let end = if mark == "=" { "$" } else { "" };
             location.text = format!("~ ^{}{end}", escape(path));
             location.is_closed = true;
-            let why = "a path with `%`, `?`, `//` or dot segments, or one within an expression, has \
-                       no counterpart";
+            let why = "a path with `%`, `?`, `//` or dot segments, or within an expression, has no \
+                counterpart";
             fates.closed(directive, why);
         } else {
             let around = [within, &[location.text.clone()]].concat();

@@ -8,35 +8,35 @@ use super::{
 
 /// Differences for which no directive stands. A word of each is the name of the difference.
 pub(super) const GENERAL: [&str; 14] = [
-    "security headers: those of nginx and no others; `security_headers: helmet` in `defaults` adds the \
-     usual ones, and then no `add_header` line needs to have them",
-    "dot segments: backends get a path with its dot segments resolved, those that lead above the \
-     root left out; encoded ones (`%2e%2e`) get 400",
+    "security headers: the same as with nginx; `security_headers: helmet` in `defaults` adds the \
+     usual ones, which then need no `add_header` line",
+    "dot segments: backends get a path with its dot segments resolved, and segments above the root \
+     are dropped; encoded ones (`%2e%2e`) get 400",
     "duplicate slashes: backends get a path with one slash for several; `merge_slashes: false` \
      keeps them",
     "percent-encoding: backends get a path in its normal form, `%61` as `a` and `%2f` as `%2F`; a \
-     `?` without a query is passed on, also where the path of `proxy_pass` is that of the location",
-    "strict requests: what two programs could read in two ways gets 400, without headers of \
-     `add_header` that not the default servers of all listeners have or that have variables, such as \
-     two hosts, a bare LF, `#` and raw bytes beyond ASCII in the target, `%5c` and `%00`; `OPTIONS *` \
-     is passed on",
-    "ids: backends get `X-Request-Id` and `traceparent`; `request_id: false` in `defaults` takes them \
-     away",
-    "`Server` is on no response, neither the gateway's nor that of a backend",
+     `?` without a query is passed on, even if `proxy_pass` has the path of the location",
+    "strict requests: a request that two programs could read differently gets 400, for example \
+     with two hosts, a bare LF, `#` or raw bytes beyond ASCII in the target, `%5c` or `%00`; this \
+     400 has only those headers of `add_header` that the default servers of all listeners share \
+     and that have no variables; `OPTIONS *` is passed on",
+    "ids: backends get `X-Request-Id` and `traceparent`; `request_id: false` in `defaults` removes \
+     them",
+    "no response has `Server`, neither the gateway's own nor a backend's",
     "forwarding headers: backends get `X-Real-IP`, `X-Forwarded-For`, `X-Forwarded-Proto`, \
-     `X-Forwarded-Host` and `X-Forwarded-Port`; what a client sends under these and similar names \
-     is removed unless it is in `trusted_proxies`",
+     `X-Forwarded-Host` and `X-Forwarded-Port`; a client's headers of these and similar names are \
+     removed, unless the client is in `trusted_proxies`",
     "`Cache-Control: no-store` is on the gateway's own errors, which have its own pages",
-    "keep-alive: the connection is closed after a response of the gateway itself, or one that it \
-     has stored, to a request whose body has more than 1 MiB, no length, or `Expect: \
-     100-continue`, and had not arrived whole",
+    "keep-alive: after a response of the gateway itself, or a stored one, the connection is closed \
+     if the request's body has not arrived completely and has more than 1 MiB, no length, or \
+     `Expect: 100-continue`",
     "405 of files has `Allow`",
     "`Expect: 100-continue` is passed to backends",
-    "spelling: what protects a path protects its other spellings as well (`/ADMIN`, `/admin%2F`), \
-     which have the headers of that location where both lead to the same upstream; `spelling: exact` \
+    "spelling: rules that protect a path protect its other spellings too (`/ADMIN`, `/admin%2F`); \
+     these get the headers of that location if both lead to the same upstream; `spelling: exact` \
      of a route switches that off",
-    "a request of HTTP/1.0 without `Host` has no host; redirects need one, and `Location` of a \
-     redirect to a path is that path",
+    "an HTTP/1.0 request without `Host` has no host, and redirects to a URL need one; `Location` \
+     of a redirect to a path is that path",
 ];
 
 /// Directives that have a counterpart, and the counterpart.
@@ -281,7 +281,7 @@ const CHANGED: &[(&str, &str)] = &[
     ("error_log", "the gateway's log goes to standard error"),
     (
         "ssl_ciphers",
-        "ciphers of TLS 1.2 with ECDHE and AEAD, and those of 1.3",
+        "ciphers of TLS 1.2 with ECDHE and AEAD, and all of TLS 1.3",
     ),
     (
         "resolver",
@@ -308,7 +308,7 @@ const CHANGED: &[(&str, &str)] = &[
         "proxy_pass_header",
         "every header of the backend is passed on",
     ),
-    ("types", "media types by the end of a name are built in"),
+    ("types", "media types by file extension are built in"),
     ("ssl_stapling", "`ocsp` of a certificate"),
     ("ssl_stapling_verify", "`ocsp` of a certificate"),
     ("ssl_trusted_certificate", "`ocsp` of a certificate"),
@@ -364,7 +364,7 @@ fn rest(directive: &Directive, fates: &mut Fates) {
         };
         let note = match fate {
             Fate::Carried => "not needed: `websocket: true` passes upgrades",
-            Fate::NotCarried => "what uses it was not carried over",
+            Fate::NotCarried => "the directives that use it were not carried over",
             Fate::Changed => note,
         };
         fates.mark(directive, fate, note);
@@ -378,7 +378,7 @@ fn rest(directive: &Directive, fates: &mut Fates) {
     if HANDLED.iter().any(|(known, _)| *known == name) && directive.block.is_none() {
         fates.carried(
             directive,
-            "without effect: nothing that was carried over uses it",
+            "without effect: no carried-over directive uses it",
         );
     }
 }
@@ -409,7 +409,7 @@ mod tests {
         let needless = needless.join(", ");
         let _ = writeln!(
             text,
-            "\nWithout a counterpart, which none of them needs: {needless}."
+            "\nThese directives have no counterpart and need none: {needless}."
         );
         text
     }

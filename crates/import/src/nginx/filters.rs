@@ -85,10 +85,7 @@ pub(super) fn has_unknown_guard(scope: &Scope<'_>, fates: &mut Fates) -> bool {
         let found = scope.one(name);
         let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
         if let Some(directive) = on {
-            fates.closed(
-                directive,
-                "this way to keep requests out has no counterpart here",
-            );
+            fates.closed(directive, "this protection has no counterpart here");
             is_closed = true;
         }
     }
@@ -177,8 +174,8 @@ fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         let why = if is_empty {
             "the file of users cannot be read"
         } else {
-            "the file of users has hashes of another kind than argon2, bcrypt, `$apr1$` and `{SHA}` \
-             (make new ones with `edgeway hash password`)"
+            "the file of users has unsupported hashes: use argon2, bcrypt, `$apr1$` or `{SHA}` \
+             (`edgeway hash password` makes new ones)"
         };
         fates.closed(file, why);
         fates.carried(realm, "");

@@ -89,7 +89,7 @@ impl<'a> Routes<'a, '_> {
         }
         self.fates.changed(
             directive,
-            "the service gets `Cookie`, `Authorization` and the forwarding headers, no others",
+            "the service gets only `Cookie`, `Authorization` and the forwarding headers",
         );
         let mut copy = Vec::new();
         for set in location.scope.nearest("auth_request_set") {

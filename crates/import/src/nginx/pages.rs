@@ -23,11 +23,10 @@ enum Status {
 }
 
 /// Note on a page of another location.
-const OF_ROUTE: &str = "conditions and ranges have no effect on the page unless its status is 200; a \
-                        request that was refused has no body for the upstream of its page";
+const OF_ROUTE: &str = "conditions and ranges apply to the page only if its status is 200; for a \
+    refused request, the upstream of its page gets no body";
 /// Note on a page that the client's own request is sent for.
-const AS_SENT: &str =
-    "a body of more than 64 KiB is not sent to a second upstream: the built-in page";
+const AS_SENT: &str = "a body of more than 64 KiB is not sent to a second upstream: the client gets the built-in page";
 
 /// Translates the pages of a location. `passes`: the location sends requests to a backend.
 pub(super) fn of(
@@ -124,7 +123,7 @@ fn page(
     }
     let path = header_of_response(uri, scope).ok_or(VARIABLE)?;
     if !path.starts_with(['/', '{']) {
-        return Err("its page is no path".to_owned());
+        return Err("its page is not a path".to_owned());
     }
     Ok((with_status(json!({ "reroute": path }), status)?, OF_ROUTE))
 }

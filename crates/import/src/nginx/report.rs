@@ -69,7 +69,7 @@ impl Fates {
 
     /// Marks a directive that is lost and that kept requests out: what it guarded is closed.
     pub(super) fn closed(&mut self, directive: &Directive, note: &str) {
-        let note = format!("{note}; its requests get 503 until you have replaced it");
+        let note = format!("{note}; its requests get 503 until you replace it");
         let urgent = format!("{} {}: {note}", directive.place(), directive.name);
         if !self.urgent.contains(&urgent) {
             self.urgent.push(urgent);
@@ -174,8 +174,8 @@ impl Report {
         let mut text = format!(
             "{carried} directives carried over, {changed} with a changed meaning, {lost} not \
              carried over\n\
-             no header is sent that nginx does not send; for the usual security headers write \
-             `security_headers: helmet` in `defaults`, step by step: docs/guides/security-softly.md\n"
+             the result adds no header; for the usual security headers write `security_headers: \
+             helmet` in `defaults`, step by step: docs/guides/security-softly.md\n"
         );
         let worst = self.lists[2].iter().chain(&self.lists[1]);
         let mut first = self.urgent.clone();

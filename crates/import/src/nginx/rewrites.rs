@@ -83,8 +83,8 @@ fn redirects(
         {
             fates.changed(
                 pass,
-                "a redirect to this backend is one to the client's own host; nginx changes those \
-                 to the backend of the outer location",
+                "redirects to this backend become redirects to the client's host; nginx changes \
+                 redirects to the backend of the outer location",
             );
         }
         return vec![usual()];

@@ -161,8 +161,8 @@ impl<'a> Routes<'a, '_> {
 
     fn mark_return(&mut self, directive: &Directive, rule: &Value) {
         if rule.get("body").is_some() {
-            let note = "`Content-Type` is that of the text, whatever the path ends in; of \
-                        conditions, only `If-None-Match: *` of `GET` and `HEAD` has an effect";
+            let note = "`Content-Type` does not depend on the extension of the path; the only \
+                condition with an effect is `If-None-Match: *` of `GET` and `HEAD`";
             self.fates.changed(directive, note);
         } else if rule
             .get("to")
@@ -329,5 +329,6 @@ fn note_of_rewrite(directive: &Directive) -> Option<&'static str> {
     let with = directive.arg(1);
     let query = with.trim_end_matches('?').split_once('?');
     let has_group = query.is_some_and(|(_, query)| query.contains('$'));
-    has_group.then_some("of a group, characters that mean something in a query are percent-encoded")
+    has_group
+        .then_some("in values of groups, characters with a meaning in a query are percent-encoded")
 }

@@ -24,7 +24,7 @@ pub(super) fn of(scope: &Scope<'_>, fates: &mut Fates) -> Option<Value> {
     let mut sent = Map::new();
     for directive in written.iter().filter_map(|name| scope.one(name)) {
         let translated = if upgrades {
-            Err("a location that passes WebSockets on has the client's method and body")
+            Err("for a location that passes WebSockets on, the client's method and body stay")
         } else {
             translated(directive, scope, caches.is_some())
         };
@@ -56,20 +56,24 @@ fn translated(
         ("proxy_method", method) => {
             let is_known = method.bytes().all(|byte| byte.is_ascii_uppercase());
             match method {
-                "HEAD" | "CONNECT" | "TRACE" => Err("not for every request: the client's method"),
-                _ if !is_known => Err("a method with variables or in small letters: the client's"),
+                "HEAD" | "CONNECT" | "TRACE" => Err("it does not apply to every request: the \
+                    client's method stays"),
+                _ if !is_known => Err("a method with variables or in lower case: the client's \
+                    method stays"),
                 "GET" => Ok(Some(("method", method.into()))),
-                _ if caches => Err("a cache would store responses to another method: the client's"),
+                _ if caches => Err(
+                    "a cache would store responses to another method: the client's method stays",
+                ),
                 _ => Ok(Some(("method", method.into()))),
             }
         }
         ("proxy_set_body", _) if caches => {
-            Err("a cache would store responses to another body: the client's body")
+            Err("a cache would store responses to another body: the client's body stays")
         }
         ("proxy_set_body", text) => {
             let body = header(text, scope).filter(|_| !has_placeholder(text));
             body.map(|body| Some(("body", body.into())))
-                .ok_or("a variable or a text in braces has no counterpart: the client's body")
+                .ok_or("a variable or a text in braces has no counterpart: the client's body stays")
         }
         (_, "off") => Ok(Some(("body", "".into()))),
         _ => Ok(None),
@@ -101,7 +105,7 @@ fn note(directive: &Directive, scope: &Scope<'_>) -> Option<&'static str> {
         "proxy_pass_request_body"
             if !headers.any(|one| one.arg(0).eq_ignore_ascii_case("content-length")) =>
         {
-            Some("`content-length` is left out: of nginx, the backend would wait for the body")
+            Some("`content-length` is left out: with nginx, the backend would wait for the body")
         }
         _ => None,
     }

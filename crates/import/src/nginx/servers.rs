@@ -164,7 +164,11 @@ impl<'a> Servers<'a> {
                 }
                 "proxy_protocol" => {
                     listener.http.is_proxied = true;
-                    fates.changed(listen, "PROXY protocol: the balancers must be named in `proxy_protocol`; 127.0.0.1 is there now");
+                    fates.changed(
+                        listen,
+                        "PROXY protocol: list the balancers in `proxy_protocol`; it has 127.0.0.1 \
+                         now",
+                    );
                 }
                 "quic" => fates.lost(listen, "HTTP/3 is not there"),
                 other => {
@@ -366,10 +370,7 @@ impl<'a> Servers<'a> {
                     value.insert("http2".to_owned(), json!({ "enabled": false }));
                 }
                 if listener.certificates.is_empty() {
-                    fates.closed(
-                        listener.first,
-                        "it has no `ssl_certificate` that can be used",
-                    );
+                    fates.closed(listener.first, "it has no usable `ssl_certificate`");
                 }
             }
             if !limits.is_empty() {
@@ -423,7 +424,7 @@ impl Server<'_> {
                 } else {
                     fates.lost(
                         directive,
-                        format!("`{name}` is no name that a client can ask for"),
+                        format!("clients cannot request the name `{name}`"),
                     );
                 }
             }

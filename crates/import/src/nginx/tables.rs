@@ -40,7 +40,7 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates:
         ("{response.content-type}", REDIRECTS),
         (
             "{backend}",
-            "`$upstream_addr` is the address of the last backend alone",
+            "`$upstream_addr` is the address of the last backend only",
         ),
     ] {
         if all.contains(placeholder) {
@@ -66,8 +66,8 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates:
 }
 
 /// Note on a value that comes from the type of a response.
-pub(super) const REDIRECTS: &str = "`$sent_http_content_type` is empty for a redirect of the gateway \
-                                    itself, of which nginx has `text/html`";
+pub(super) const REDIRECTS: &str = "`$sent_http_content_type` is empty for redirects of the \
+    gateway; with nginx it is `text/html`";
 
 /// Note on a value that comes from what proxies write.
 pub(super) const UNTRUSTED: &str = "headers of proxies, such as `X-Forwarded-Proto`, count as absent \

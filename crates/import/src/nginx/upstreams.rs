@@ -282,8 +282,8 @@ fn of_block(block: &Directive, http: &Scope<'_>, fates: &mut Fates) -> Map<Strin
             "ip_hash" => {
                 fates.changed(
                     directive,
-                    "another hash, of the whole address instead of its first three octets: \
-                     clients move to another backend once",
+                    "another hash, of the whole address instead of the first three octets: clients \
+                     change their backend once",
                 );
                 balance = "hash:client.ip".into();
             }
@@ -293,13 +293,13 @@ fn of_block(block: &Directive, http: &Scope<'_>, fates: &mut Fates) -> Map<Strin
             }
             "hash" => match hash_key(directive.arg(0), http) {
                 Some(key) => {
-                    fates.changed(
-                        directive,
-                        "another hash: clients move to another backend once",
-                    );
+                    fates.changed(directive, "another hash: clients change their backend once");
                     balance = key;
                 }
-                None => fates.lost(directive, "this key is not there; requests go round"),
+                None => fates.lost(
+                    directive,
+                    "this key is not supported; requests go round robin",
+                ),
             },
             "keepalive" | "keepalive_requests" | "keepalive_timeout" | "keepalive_time"
             | "zone" => {

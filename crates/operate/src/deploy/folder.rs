@@ -247,8 +247,8 @@ impl ReleaseFolder {
         let failed = |error: io::Error| format!("cannot use `{}`: {error}", path.display());
         match fs::read_to_string(&path) {
             Ok(other) if other != gateway => Err(format!(
-                "the releases in `{}` are those of the gateway that serves `{other}`: write a folder \
-                 of its own for this one, or remove `{}` if that one has gone",
+                "the releases in `{}` belong to the gateway that serves `{other}`: write another \
+                 folder for this gateway, or remove `{}` if the other one is gone",
                 self.root.display(),
                 path.display()
             )),

@@ -48,8 +48,8 @@ impl Instance {
         let port = (settings.first_port..=settings.last_port).find(is_free);
         let port = port.ok_or_else(|| {
             format!(
-                "no port of {} to {} is free: make `releases.ports` of upstream `{upstream}` \
-                 longer and reload, or wait until an earlier release is stopped",
+                "no port of {} to {} is free: extend `releases.ports` of upstream `{upstream}` and \
+                 reload, or wait until an earlier release is stopped",
                 settings.first_port, settings.last_port
             )
         })?;

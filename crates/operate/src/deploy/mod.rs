@@ -527,8 +527,8 @@ impl<'a> Deploy<'a> {
         match self.settings.overlap {
             ReleaseOverlap::All => Ok(()),
             ReleaseOverlap::One => Err(format!(
-                "`{option}` needs the instances of both releases, and `overlap: one` of upstream \
-                 `{}` says that there is no memory for them: deploy without `{option}`",
+                "`{option}` needs the instances of both releases, but upstream `{}` has `overlap: \
+                 one`: deploy without `{option}`",
                 self.upstream
             )
             .into()),

@@ -193,7 +193,7 @@ impl Deploy<'_> {
                 Err(DeployError::Interrupted) => "interrupted".to_owned(),
             };
             self.progress.say(&format!(
-                "edgeway: release `{}` could not get its instances back: {why}",
+                "edgeway: cannot start the instances of release `{}` again: {why}",
                 replacement.current
             ));
             break;

@@ -8,7 +8,7 @@ use super::{Deploy, DeployError, Instance, folder::now, retire, settings, superv
 use crate::backends::{CheckBaseline, Gateway as _, WaitFailure, until_good};
 
 impl Deploy<'_> {
-    /// Ends what a deploy has begun that was killed: takes it back, unless its release has visitors.
+    /// Undoes the steps of a killed deploy, unless its release has visitors.
     pub(super) async fn end_interrupted(
         &mut self,
         status: &UpstreamStatus,
@@ -33,7 +33,7 @@ impl Deploy<'_> {
         self.take_back(&instances).await;
         self.folder.remove_new(release, begun.is_copy)?;
         self.progress.say(&format!(
-            "{release}: removed, as its deploy did not come to its end"
+            "{release}: removed, because its deploy was not completed"
         ));
         Ok(())
     }
@@ -82,7 +82,7 @@ impl Deploy<'_> {
         self.progress.pause();
         match failed {
             0 => Ok(()),
-            count => Err(format!("{count} of the instances did not come back").into()),
+            count => Err(format!("{count} of the instances did not start again").into()),
         }
     }
 

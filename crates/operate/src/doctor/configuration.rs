@@ -68,12 +68,12 @@ fn listener(findings: &mut Findings, address: &ListenAddress, is_running: bool) 
     match TcpListener::bind(address) {
         Ok(_) if is_running && port != 0 => findings.warning(
             CHECK,
-            format!("{address}: nothing listens there, though a gateway is running"),
+            format!("{address}: nothing listens there, although a gateway is running"),
             "run `edgeway reload` if the running gateway should serve this file",
         ),
         Ok(_) => findings.ok(CHECK, format!("{address}: free")),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_running => {
-            findings.ok(CHECK, format!("{address}: in use, as it should be"));
+            findings.ok(CHECK, format!("{address}: in use by the gateway, as expected"));
         }
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => findings.error(
             CHECK,

@@ -58,7 +58,7 @@ pub(super) fn check(findings: &mut Findings, path: &Path, snapshot: Result<Snaps
             "reload",
             format!("the last one was refused: {why}"),
             format!(
-                "run `edgeway check -c {}`, mend it, and run `edgeway reload`",
+                "run `edgeway check -c {}`, correct the file, and run `edgeway reload`",
                 path.display()
             ),
         );
@@ -73,7 +73,7 @@ fn services(findings: &mut Findings, snapshot: &Snapshot) {
         findings.error(
             "redis",
             format!("the gateway lost it at {}: {why}", redis.since),
-            "limits and cache go on in each gateway by itself until it is back",
+            "until it is back, each gateway continues with its own limits and cache",
         );
     }
     let disk = snapshot.cache_disk.as_ref();
@@ -84,7 +84,7 @@ fn services(findings: &mut Findings, snapshot: &Snapshot) {
         findings.warning(
             "cache folder",
             format!("{} is `{}`: {why}", disk.folder, disk.state),
-            "free space, or mend its permissions; the gateway tries again by itself",
+            "free space, or correct its permissions; the gateway tries again by itself",
         );
     }
     for certificate in &snapshot.certificates {
@@ -104,7 +104,7 @@ fn services(findings: &mut Findings, snapshot: &Snapshot) {
                 .last_failure
                 .as_deref()
                 .unwrap_or("the log has its errors");
-            let remedy = "mend the file and run `edgeway reload`";
+            let remedy = "correct the file and run `edgeway reload`";
             if on.left_out {
                 let what = format!("`{name}` ({file}) is suspended on `{route}`: {why}");
                 findings.error("plugin", what, remedy);

@@ -86,7 +86,10 @@ fn clock(findings: &mut Findings, others: &[OtherClock]) {
     if farthest.offset > MAX_OFFSET {
         findings.warning(
             CHECK,
-            format!("{seconds} s apart from that of {of}: ages, tokens and certificates are judged wrongly"),
+            format!(
+                "differs from the clock of {of} by {seconds} s: ages, tokens and certificates are \
+                 judged wrongly"
+            ),
             "run an NTP client, such as systemd-timesyncd or chrony, on both machines",
         );
     } else {
@@ -111,7 +114,7 @@ impl Backend<'_> {
             findings.error(
                 CHECK,
                 format!("{name}: {why}"),
-                "start the app, or mend the address; check that it listens on that interface",
+                "start the app, or correct the address; check that it listens on that interface",
             );
             return None;
         }
@@ -265,7 +268,7 @@ async fn redis(findings: &mut Findings, redis: Arc<Redis>) -> Option<OtherClock>
         findings.error(
             CHECK,
             format!("{address}: {why}"),
-            "start it, or mend `redis:`; until then each gateway counts and caches by itself",
+            "start it, or correct `redis:`; until then each gateway counts and caches by itself",
         );
         return None;
     }
@@ -357,6 +360,6 @@ mod tests {
         );
         let levels: Vec<_> = findings.0.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Skipped, Level::Ok, Level::Warning]);
-        assert!(findings.0[2].message.contains("that of b"));
+        assert!(findings.0[2].message.contains("the clock of b"));
     }
 }

@@ -385,7 +385,9 @@ impl<P: Programs> Check<'_, P> {
         let run = timeout(RESTART_DEADLINE, self.programs.run(&command)).await;
         run.unwrap_or_else(|_| {
             let seconds = RESTART_DEADLINE.as_secs();
-            Err(format!("not restarted after {seconds} s; systemd goes on"))
+            Err(format!(
+                "not restarted after {seconds} s; systemd continues"
+            ))
         })
     }
 }

@@ -29,7 +29,8 @@ pub struct Options {
     /// Time over which use and rates are measured, at least 100ms
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     interval: Span,
-    /// More systemd units to report, such as 'shop@*.service'; edgeway and node-app@* are anyway
+    /// More systemd units to report, such as 'shop@*.service'; edgeway and node-app@* are always
+    /// reported
     #[arg(long = "unit", value_name = "PATTERN")]
     units: Vec<String>,
 }

@@ -37,7 +37,7 @@ pub struct Options {
     /// Time limit for the requests in flight; then the command aborts them
     #[arg(long, value_name = "TIME", default_value = "30s")]
     drain_timeout: Span,
-    /// A shell command, run for the backend that does not come back
+    /// A shell command to run for a backend that does not come back
     #[arg(long, value_name = "COMMAND")]
     on_fail: Option<String>,
     /// Continue to run, and restart each app whose memory reaches the upstream's `restart_at`
@@ -291,8 +291,8 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         let why = match outcome {
             Err(why) if *self.interrupt.borrow() => {
                 self.progress.say(&format!(
-                    "{name}: stopped during its command ({why}); it stays drained, and gets \
-                     requests again with: edgeway undrain {name}"
+                    "{name}: stopped during its command ({why}); it stays drained; to send it \
+                     requests again: edgeway undrain {name}"
                 ));
                 return Err(RolloutError::Interrupted);
             }
@@ -376,8 +376,8 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Err(WaitFailure::Trouble(trouble)) => return Ok(Err(trouble.to_string())),
             Err(WaitFailure::Interrupted) => {
                 self.progress.say(&format!(
-                    "{name}: restarted, and still drained since no check has seen it healthy; then run: \
-                     edgeway undrain {name}"
+                    "{name}: restarted, but still drained, because no check has passed yet; once \
+                     one passes: edgeway undrain {name}"
                 ));
                 return Err(RolloutError::Interrupted);
             }

@@ -40,16 +40,16 @@ pub(super) struct RuleOptions {
     /// With --auto: the most backends
     #[arg(long, value_name = "N", default_value_t = 10, requires = "auto")]
     max: usize,
-    /// With --auto: CPU of an app on average above which two are started; 100% is one processor
+    /// With --auto: average CPU of an app above which two more are started; 100% is one processor
     #[arg(long, value_name = "PERCENT", default_value = "70%", requires = "auto")]
     target_cpu: Percent,
     /// With --auto: time over which the CPU is measured
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = interval, requires = "auto")]
     interval: Span,
-    /// With --auto: time for which the load must have been small before an app is stopped
+    /// With --auto: time for which the load must be low before an app is stopped
     #[arg(long, value_name = "TIME", default_value = "10min", requires = "auto")]
     calm: Span,
-    /// With --auto: the file that remembers since when it is [default:
+    /// With --auto: the file that remembers since when the load is low [default:
     /// /var/lib/edgeway-scale/UPSTREAM.json]
     #[arg(long, value_name = "FILE", requires = "auto")]
     state: Option<PathBuf>,

@@ -26,7 +26,7 @@ const GAP: i32 = 3;
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// The log; with `.1` behind its name, the file that was set aside before it
+    /// The log; the older file with `.1` at the end of its name is read too
     #[arg(
         value_name = "FILE",
         default_value = "/var/lib/edgeway-healthcheck/checks.log"
@@ -38,7 +38,7 @@ pub struct Options {
     /// The availability to reach
     #[arg(long, value_name = "PERCENT", default_value = "99.9%")]
     target: Percent,
-    /// Count the checks of this probe alone, such as the one of the front end
+    /// Count only the checks of this probe, such as the probe of the front end
     #[arg(long, value_name = "NAME")]
     probe: Option<String>,
     /// Print it as JSON

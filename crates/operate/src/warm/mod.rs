@@ -41,7 +41,7 @@ pub struct Options {
     /// The base URL of paths in the list, such as `https://shop.example.com`
     #[arg(long, value_name = "URL")]
     base: Option<Base>,
-    /// Connect to this address, whatever the URLs' hosts are
+    /// Connect to this address instead of the URLs' hosts
     #[arg(long, value_name = "IP:PORT")]
     to: Option<SocketAddr>,
     /// Maximum number of requests in flight

@@ -43,13 +43,13 @@ pub struct Inherited {
 /// Why the inheritance cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
-    #[error("{VARIABLE} cannot be read; it is for successors only, do not set it")]
+    #[error("{VARIABLE} cannot be read; it is for successors only: do not set it")]
     Letter(#[source] serde_json::Error),
-    #[error("file {fd} of {VARIABLE} is not open; it is for successors only, do not set it")]
+    #[error("file {fd} of {VARIABLE} is not open; it is for successors only: do not set it")]
     Closed { fd: RawFd },
     #[error("cannot read the state left by a predecessor")]
     State(#[source] io::Error),
-    #[error("cannot tell what this program was started from")]
+    #[error("cannot find the file of this program")]
     Launch(#[source] io::Error),
     #[error("cannot take the sockets that the service manager keeps")]
     Manager(#[source] io::Error),

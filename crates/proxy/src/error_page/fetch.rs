@@ -58,7 +58,7 @@ pub(super) async fn fetch(
     let upstream = upstream.ok_or("there is no such upstream")?;
     let is_clients = is_as_sent(ctx, page);
     if is_clients && page.is_of_client && body.is_none() {
-        return Err("the client's body is longer than what can be sent again".to_owned());
+        return Err("the client's body is too long to be sent again".to_owned());
     }
     let head = request_for(original, ctx, page);
     let head = head.ok_or("its path has no normal form, or dot segments")?;
@@ -87,7 +87,7 @@ pub(super) async fn fetch(
         match ask(&asked, upstream, clock, (attempt > 0, &mut tried)).await {
             Ok(part) if page.status != PageStatus::OfPage && is_part(part.head.status) => {
                 // An error has the whole page.
-                "there is only a part of it, or none".clone_into(&mut why);
+                "only a part of it arrived, or nothing".clone_into(&mut why);
                 if !request.may_repeat {
                     break;
                 }

@@ -176,7 +176,7 @@ pub(super) async fn insert(
             log::warn!(
                 request_id = ctx.facts.request_id.as_str(), upstream = &*page.upstream,
                 reason = REASON, error = &*why;
-                "no page of an error, the built-in one instead"
+                "no page of an error, using the built-in one"
             );
         }
     }

@@ -135,8 +135,8 @@ impl ProcessMetrics {
     pub fn problem(metrics: &Metrics, labels: &[(&'static str, &str)]) -> IntGauge {
         metrics.gauge(
             PROBLEM,
-            "1 while there is this problem, for at most 100 of those that the status page shows; \
-             `subject` names the backend, route, certificate or the like.",
+            "1 while the problem lasts, for at most 100 problems of the status page; `subject` \
+             names the backend, route, certificate or the like.",
             labels,
         )
     }
@@ -184,7 +184,7 @@ impl Live {
             .metrics
             .gauge(
                 "edgeway_build_info",
-                "1; the labels say which build this is.",
+                "Always 1; the labels identify the build.",
                 &[("version", edgeway_base::VERSION)],
             )
             .set(1);

@@ -106,7 +106,7 @@ impl fmt::Display for ConfigVerdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let end = match self.outcome {
             TrialOutcome::Kept => "stays",
-            TrialOutcome::TakenBack => "was taken back, the one before it serves again",
+            TrialOutcome::TakenBack => "was taken back, the previous one serves again",
             TrialOutcome::Superseded => "was replaced by another one during its trial",
         };
         write!(f, "configuration {} {end}", self.generation)?;

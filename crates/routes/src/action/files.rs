@@ -64,7 +64,12 @@ impl Otherwise {
             }
             _ => {
                 let help = "write one of `route`, `reroute` and `status`";
-                cx.report_at(*place, CODE, "`otherwise` is not one thing", help);
+                cx.report_at(
+                    *place,
+                    CODE,
+                    "`otherwise` has none of its keys, or several",
+                    help,
+                );
                 None
             }
         }
@@ -110,7 +115,7 @@ impl ServeFiles {
         };
         if otherwise.is_some() && (config.fallback.is_some() || config.not_found.is_some()) {
             let help = "leave out `otherwise`, or `fallback` and `not_found`";
-            let message = "`files` has two places for what is no file";
+            let message = "`files` has two rules for paths without a file";
             cx.report_at(place, CODE, message, help);
             return None;
         }
@@ -149,7 +154,9 @@ impl ServeFiles {
             cx.report_at(
                 place,
                 "edgeway::route::action",
-                format!("`{key}` has no effect beside `upstream`, which gets what is no file"),
+                format!(
+                    "`{key}` has no effect beside `upstream`, which gets requests without a file"
+                ),
                 format!("leave `{key}` out, or the `upstream`"),
             );
             return None;

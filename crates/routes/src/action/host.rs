@@ -61,7 +61,7 @@ impl HostHeader {
         is_host.then_some(value)
     }
 
-    /// Returns the value as [`Self::value`] does, as far as it needs no other part of the request.
+    /// Returns the value as [`Self::value`] does, if it needs no other part of the request.
     pub fn value_without(
         &self,
         sent: Option<&HeaderValue>,

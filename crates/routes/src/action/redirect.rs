@@ -95,7 +95,7 @@ fn check_text(text: &str) -> Result<(), RouteProblem> {
     };
     if text.starts_with("//") {
         return Err(RouteProblem::new(
-            format!("`{text}` begins with `//`, which leaves the scheme open"),
+            format!("`{text}` begins with `//`, so the scheme is missing"),
             format!("write `https:{text}`"),
         ));
     }

@@ -227,7 +227,7 @@ fn invalid_redirects_are_reported_with_a_remedy() {
         (
             "//a.test/",
             301,
-            "`//a.test/` begins with `//`, which leaves the scheme open; write `https://a.test/`",
+            "`//a.test/` begins with `//`, so the scheme is missing; write `https://a.test/`",
         ),
         (
             "a.test",

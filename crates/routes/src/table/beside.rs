@@ -81,7 +81,7 @@ pub(super) fn refuse_mixtures(
                 Diagnostic::error(
                     "edgeway::route::mixed_locations",
                     path.place,
-                    "of the routes of one host, some have `location` and this one does not",
+                    "other routes of this host have `location`, but this one does not",
                 )
                 .help(
                     "write `location` for each route of the host (`location: /` for every path), \

@@ -206,8 +206,8 @@ fn a_host_has_either_locations_or_paths() {
     assert_eq!(
         mixed.problems(),
         [
-            "edgeway::route::mixed_locations [/b] of the routes of one host, some have `location` \
-          and this one does not"
+            "edgeway::route::mixed_locations [/b] other routes of this host have `location`, but \
+             this one does not"
         ]
     );
     let bare = compile("[{ location: /a }, {}]");

@@ -33,24 +33,24 @@ pub struct MapConfig {
     from: Spanned<String>,
     /// Text → result. Case does not matter. `~` begins a regular expression, `~*` one without
     /// regard to case, and `\~` a text that begins with `~`. Texts count before regular
-    /// expressions, and of those the first in the order of the file. Results may hold placeholders,
-    /// those of expressions `{group.NAME}` and `{group.1}` as well.
+    /// expressions; among expressions, the first in the order of the file counts. Results may have
+    /// placeholders; results of expressions may also have `{group.NAME}` and `{group.1}`.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
     values: Entries,
-    /// Network → result, if `from` is an address, as it is by default. The smallest network that
-    /// contains it counts.
+    /// Network → result, if `from` is an address (the default). The smallest network that contains
+    /// it counts.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
     networks: Entries,
     /// Result → its share of the values of `from`, such as `5%`: the same value always has the same
-    /// result, by the hash of nginx's `split_clients`. What is left has the `default`. Stands in
-    /// place of `values` and `networks`.
+    /// result, by the hash of nginx's `split_clients`. The rest has the `default`. Replaces
+    /// `values` and `networks`.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
     shares: Entries,
-    /// Result if `from`, which has no placeholder, is the path of a file that exists, in place of
-    /// `values`, `networks` and `shares`. It is looked at once a second.
+    /// Result if `from`, a path without placeholders, is a file that exists. The file is checked
+    /// once a second. Replaces `values`, `networks` and `shares`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     exists: Option<Spanned<String>>,
     /// Result of anything else; empty if absent.

@@ -87,14 +87,14 @@ impl RejectionReason {
             Self::TokenWrong => (401, "this is not the token of the gateway"),
             Self::SocketOnly => (
                 403,
-                "over TCP without a token there are /metrics, /healthz and /readyz alone: use the \
+                "over TCP without a token, only /metrics, /healthz and /readyz are open: use the \
                  admin socket, as the gateway's own user or the group `edgeway`, or write a \
                  `token` beside `admin.address`; for the page, use the link of `edgeway page`",
             ),
             Self::SessionMissing => (401, "the session has ended: log in again"),
             Self::Csrf => (
                 403,
-                "this form is not of the present session: load the page again and repeat it",
+                "this form belongs to another session: load the page again and repeat the action",
             ),
             Self::LinkUnknown => (
                 401,

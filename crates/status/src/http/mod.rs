@@ -131,14 +131,15 @@ fn router(served: AdminState, reach: Reachability) -> Router {
             ActionError::new(
                 404,
                 "not_found",
-                "there are /metrics, /healthz, /readyz, /status with its page, and the API below /v1 here",
+                "this listener has /metrics, /healthz, /readyz, /status with its page, and the API \
+                 below /v1",
             )
         })
         .method_not_allowed_fallback(|| async {
             ActionError::new(
                 405,
                 "method",
-                "this path takes the methods of the `Allow` header only",
+                "this path accepts only the methods of the `Allow` header",
             )
         })
         .with_state(served)

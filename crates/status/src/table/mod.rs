@@ -347,12 +347,8 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if backend.backup {
         notes.push("backup".to_owned());
     }
-    if let Some(out) = problems::out_for(backend) {
-        notes.push(format!("{} for {out}", backend.state));
-    }
-    if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
-        let because = backend.ejected_because.as_deref().unwrap_or("failures");
-        notes.push(format!("for {seconds:.0}s more ({because})"));
+    if let Some(absence) = problems::absence(backend) {
+        notes.push(format!("{}{absence}", backend.state));
     }
     if let Some(node) = &backend.node {
         notes.push(node.to_string());

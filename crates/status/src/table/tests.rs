@@ -9,7 +9,7 @@ fn columns_line_up() {
     edgeway    0.1.0 (pid 4242)
     state      serving, up 1d 2h
     config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
-    error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors); 1 of 2 in rotation
+    error      backend web/127.0.0.1:3001 is ejected for 1min 5s: errors; 1 of 2 in rotation
     error      Redis at 10.0.0.5:6379 is down since 2027-01-16T09:30:00.000Z: no response within 20ms
     warning    purges of other gateways may not reach this one since 2027-01-16T09:30:03.000Z
     warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28)
@@ -38,7 +38,7 @@ fn columns_line_up() {
 
     UPSTREAM  BACKEND         STATE    IN FLIGHT  REQUESTS  FAILED  LAST MIN  AVERAGE  NOTES
     web       127.0.0.1:3000  healthy  2          3100      0       0         4.2ms    loop 42 % busy, 7ms late; heap 90 MiB, rss 180 MiB
-    web       127.0.0.1:3001  ejected  0          120       9       3         -        weight 2, ejected for 1min 5s, for 4s more (errors), check 1s ago: connection refused
+    web       127.0.0.1:3001  ejected  0          120       9       3         -        weight 2, ejected 1min 5s ago, back in 4s: errors, check 1s ago: connection refused
 
     PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
     ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
@@ -77,7 +77,7 @@ fn trouble_stands_at_the_top() {
         head,
         [
             "error      not ready: no backend of `web` is healthy",
-            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s (errors); 1 of 2 in rotation",
+            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s: errors; 1 of 2 in rotation",
         ]
     );
     let refused = "warning    the last reload was refused at ";

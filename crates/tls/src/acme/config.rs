@@ -182,7 +182,7 @@ fn follow(
         cx.report_at(
             challenge.place,
             "edgeway::acme::challenge",
-            "a challenge by tls-alpn-01 cannot be forwarded to the issuer",
+            "tls-alpn-01 challenges cannot be forwarded to the issuer",
             "write `challenge: http-01` at all gateways that share these names",
         );
     }
@@ -204,7 +204,9 @@ fn follow(
         cx.report_at(
             *place,
             code,
-            format!("`{value}` is a listener of this gateway, which would ask itself"),
+            format!(
+                "`{value}` is a listener of this gateway: it would forward challenges to itself"
+            ),
             "remove `issuer` from the gateway that asks for certificates",
         );
         return None;

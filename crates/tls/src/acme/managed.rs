@@ -49,8 +49,8 @@ pub(super) struct ManagedName {
 /// Certificates served to clients and CAs, and the listeners that serve them.
 #[derive(Debug, Default)]
 struct ServedCertificates {
-    /// Listeners of every configuration that is still alive: of the current one, of one that is
-    /// being compiled, and of those that were replaced. Each lives as long as its configuration.
+    /// Listeners of every configuration that is still alive: the current one, one that is being
+    /// compiled, and replaced ones. Each lives as long as its configuration.
     listeners: Vec<Weak<Certificates>>,
     /// A certificate, or its stand-in.
     key: Option<Arc<CertifiedKey>>,

@@ -239,7 +239,7 @@ fn each_mistake_is_named_with_the_file_to_blame() {
             "both.pem",
             "a.key",
             pair::Part::Cert,
-            "is not the one that the key is for",
+            "the key does not fit the first certificate",
         ),
         ("a.pem", "b.key", pair::Part::Key, "is not the key of"),
         ("cut.pem", "a.key", pair::Part::Cert, "is not a PEM file"),

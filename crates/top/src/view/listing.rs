@@ -287,12 +287,8 @@ fn backends(observation: &Observation) -> Listing {
 
 fn notes(upstream: &UpstreamStatus, backend: &BackendStatus, slow: Option<Slowness>) -> String {
     let mut notes: Vec<String> = slow.iter().map(ToString::to_string).collect();
-    if let Some(out) = problems::out_for(backend) {
-        notes.push(format!("{} for {out}", backend.state));
-    }
-    if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
-        let because = backend.ejected_because.as_deref().unwrap_or("failures");
-        notes.push(format!("for {seconds:.0}s more ({because})"));
+    if let Some(absence) = problems::absence(backend) {
+        notes.push(format!("{}{absence}", backend.state));
     }
     match &backend.probe {
         Some(probe) if !probe.passed => notes.push(format!("check: {}", probe.text)),

@@ -16,7 +16,7 @@ const STEPS: [f64; 3] = [5.0, 25.0, 50.0];
 const ERRORS: f64 = 1.5;
 const P95: f64 = 1.3;
 
-/// Way in which visitors are told apart.
+/// Rule that chooses the visitors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SplitBy {

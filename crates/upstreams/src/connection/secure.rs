@@ -91,13 +91,13 @@ impl SecureStream {
 }
 
 impl Drop for SecureStream {
-    /// Ends TLS in order (RFC 8446, 6.1), as far as the socket accepts it at once: nobody waits for
+    /// Ends TLS in order (RFC 8446, 6.1) if the socket accepts the bytes at once: nobody waits for
     /// a backend that reads nothing.
     fn drop(&mut self) {
         let (socket, session) = self.stream.get_mut();
         session.send_close_notify();
         if let Err(error) = session.write_tls(&mut AtOnce(&socket.socket)) {
-            log::debug!(error:%; "TLS with a backend not ended in order");
+            log::debug!(error:%; "TLS connection to a backend not closed properly");
         }
     }
 }

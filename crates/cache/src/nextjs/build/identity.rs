@@ -20,7 +20,7 @@ use super::{BUILD_ID, FUNCTIONS, IMAGES, MIDDLEWARE, ROUTES};
 pub(super) const TRACE: &str = "trace";
 pub(in super::super) const SERVER_FILES: &str = "required-server-files.json";
 
-/// Files that identify a build, as far as they exist.
+/// Files that identify a build, if they exist.
 const IDENTIFYING_FILES: [&str; 9] = [
     BUILD_ID,
     ROUTES,

@@ -30,7 +30,7 @@ const NEXT: &[u8] = b"/_next/";
 #[derive(Debug, Default)]
 pub struct ReleaseTable(Box<[Arc<Release>]>);
 
-/// Request as far as it tells to which release it belongs.
+/// Parts of a request that say to which release it belongs.
 #[derive(Clone, Copy)]
 pub struct ReleaseRequest<'a> {
     pub method: &'a Method,

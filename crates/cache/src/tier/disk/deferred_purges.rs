@@ -19,7 +19,7 @@ use crate::{
 pub(super) struct DeferredPurges {
     /// Locked while a folder is opened and closed, so that no purge falls between.
     pub(super) waiting: Mutex<WaitingPurges>,
-    /// Files that were not taken over yet, as far as known.
+    /// Files that are known and were not taken over yet.
     left: Mutex<Vec<PathBuf>>,
 }
 

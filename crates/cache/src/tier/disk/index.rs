@@ -1,4 +1,5 @@
-//! Index of the entries on disk, so that no file is looked up in vain, with the order of eviction.
+//! Index of the entries on disk, with the order of eviction: it decides misses without a file
+//! access.
 //!
 //! The index takes about 250 bytes per entry. An entry takes at least 4 KiB of disk, so the size of
 //! the tier bounds the index: 512 MiB of small responses have 131,072 entries and 33 MB of index.

@@ -169,7 +169,7 @@ impl DiskMetrics {
                 metrics.counter(
                     "edgeway_cache_disk_writes_total",
                     "Entries to be written to disk: `stored`; `purged` meanwhile; requested before \
-                     the folder was opened (`early`); not written since the queue was full \
+                     the folder was opened (`early`); not written because the queue was full \
                      (`queue_full`) or the disk failed (`error`).",
                     &[("outcome", outcome.name())],
                 )

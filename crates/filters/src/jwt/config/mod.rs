@@ -63,8 +63,8 @@ pub struct JwtConfig {
     /// must contain one of them. A valid token without them gets 403.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     require: BTreeMap<String, OneOrMany<Scalar>>,
-    /// Location of the token: `header: NAME`, `cookie: NAME` or `query: NAME`, or a list, of which
-    /// the first one present is used. `header: Authorization` if absent.
+    /// Location of the token: `header: NAME`, `cookie: NAME` or `query: NAME`, or a list: the first
+    /// one present is used. `header: Authorization` if absent.
     token: OneOrMany<Spanned<SourceConfig>>,
     /// True if a request without a token, or with an invalid one, passes without an identity.
     optional: bool,

@@ -116,7 +116,9 @@ fn a_plugin_with_on_request_must_define_what_its_failure_means() {
         (
             sees_requests,
             "",
-            "plugin `x` has `onRequest`, and no `on_error` for requests when it fails; help: write `role: auth` if it decides which requests pass, `on_error: refuse` if none may pass without it, else `on_error: continue`",
+            "plugin `x` has `onRequest`, but no `on_error` says what happens when it fails; help: \
+             write `role: auth` if it decides which requests pass, `on_error: refuse` if none may \
+             pass without it, else `on_error: continue`",
         ),
         (
             sees_requests,
@@ -126,7 +128,8 @@ fn a_plugin_with_on_request_must_define_what_its_failure_means() {
         (
             sees_requests,
             ", role: auth, on_error: continue",
-            "plugin `x` decides which requests pass, and would let all pass when it fails; help: write `on_error: refuse`, or remove it; without `role: auth` both are allowed",
+            "plugin `x` decides which requests pass, but would let all pass when it fails; help: \
+             write `on_error: refuse`, or remove it; without `role: auth` both are allowed",
         ),
         (
             sees_responses,

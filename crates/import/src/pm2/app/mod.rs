@@ -465,7 +465,9 @@ fn unit_name(
         })
     };
     if UNITS.contains(&name.as_str()) || name.starts_with("systemd-") || is_of_package(&name) {
-        left.push(format!("the name `{name}`: another program has that unit"));
+        left.push(format!(
+            "the name `{name}`: a unit of another program has it"
+        ));
         name = format!("app-{name}");
     }
     let unique = pm2::unique(&name, &taken.names);

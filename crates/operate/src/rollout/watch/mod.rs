@@ -344,7 +344,7 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
                 let text = if record.failures < MAX_FAILURES {
                     format!("trying again in {}", Span(wait))
                 } else {
-                    format!("{MAX_FAILURES} restarts have failed, so it is left drained")
+                    format!("{MAX_FAILURES} restarts have failed, so it stays drained")
                 };
                 self.say(&format!("{name}: {text}"));
             }

@@ -56,7 +56,7 @@ enum Kind {
     Plain,
     /// The request was refused, or something else was out of the ordinary.
     WithReason,
-    /// The request was served, with less than the full service.
+    /// The request was served, but degraded.
     Degraded,
     /// The status is 500 or more.
     Failed,

@@ -27,8 +27,8 @@ pub struct RequestQuery {
     n: Option<usize>,
     /// Only requests with a status of 500 or more.
     errors: bool,
-    /// Only requests with a status of 500 or more, and those that were served with less than the
-    /// full service.
+    /// Only requests with a status of 500 or more, and degraded ones: served after a retry or
+    /// without a plugin, for example.
     problems: bool,
     #[serde(deserialize_with = "parsed")]
     status: Option<Statuses>,

@@ -148,7 +148,7 @@ impl Tail {
 
     /// Returns the reason why no requests will come.
     fn problem(&self) -> Option<Event> {
-        let text = "without new requests: too many others follow them";
+        let text = "without new requests: too many other readers";
         let event = || Event::default().event("unfollowed").data(text);
         self.follower.is_none().then(event)
     }

@@ -31,7 +31,7 @@ pub(super) fn last_backend(
             input type="hidden" name="upstream" value=(backend.upstream);
             input type="hidden" name="address" value=(backend.address);
             input type="hidden" name="force" value="true";
-            button class="danger" { "Drain it all the same" }
+            button class="danger" { "Drain it anyway" }
         }
     }
 }

@@ -542,11 +542,7 @@ fn backend_cells(
         td { code { (backend.address) } }
         td {
             (mark(backend.state == "healthy", &backend.state))
-            @if let Some(out) = problems::out_for(backend) { " for " (out) }
-            @if let Some(seconds) = backend.ejected_for.filter(|_| backend.state == "ejected") {
-                ", " (format!("{seconds:.0}")) " s more ("
-                (backend.ejected_because.as_deref().unwrap_or_default()) ")"
-            }
+            @if let Some(absence) = problems::absence(backend) { (absence) }
             @if let Some(probe) = backend.probe.as_ref().filter(|probe| !probe.passed) {
                 br;
                 span class="soft" { "check: " (probe.text) }
