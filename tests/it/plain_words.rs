@@ -1,5 +1,5 @@
-//! The words of the project, as a test: those that RFC 9110, RFC 9111, nginx and Envoy use, and
-//! doc comments whose first words say something.
+//! The words of the project, as a test: those that RFC 9110, RFC 9111, nginx and Envoy use,
+//! sentences that need one reading, and doc comments whose first words say something.
 //!
 //! `plain_words.txt` holds how many others are left, by kind of text. The counts only go down:
 //! a change that lowers one writes the new number there.
@@ -37,8 +37,34 @@ const NAMES: [(&str, &str); 9] = [
     ("(?:coded|Coded)", "encoded, compressed"),
 ];
 
+/// Names that no search finds and that say nothing, by kind; these are for product code.
+const VAGUE: [(&str, &str); 3] = [
+    ("functions called of", r"\bfn (of)\b"),
+    (
+        "types called Found",
+        r"\b(?:struct|enum|type) (Named|Found|Made|Chosen|Then)\b",
+    ),
+    (
+        "locals called found",
+        r"\blet (?:mut )?(found|at|own|begun|most)\b",
+    ),
+];
+
 /// Words that a doc comment does not begin with: they announce the thing without naming it.
 const FIRST: &str = "^(What|Whether|How|Who|Whose|Whom|Where|It|One|Of|Those)\\b";
+
+/// Turns of phrase that make a sentence hard to read, and what it says instead.
+const PHRASES: [(&str, &str); 9] = [
+    ("in vain", "what fails, or what is missing"),
+    ("the full service", "degraded"),
+    ("of those", "the thing's name"),
+    ("those alone", "only, and the thing's name"),
+    ("what has been", "the thing's name"),
+    ("as far as", "if, or the limit"),
+    ("that that", "one thought for each sentence"),
+    ("takes? the place of", "replaces"),
+    ("all the same", "still, anyway"),
+];
 
 /// Texts of one kind, each with its file and line.
 #[derive(Default)]
@@ -64,14 +90,19 @@ impl Texts {
             let Some(comment) = code.strip_prefix("//") else {
                 is_doc = false;
                 let (names, _comment) = code.split_once(" // ").unwrap_or((code, ""));
-                self.push("names", file, at + 1, &string.replace_all(names, "\"\""));
+                let names = string.replace_all(names, "\"\"");
+                self.push("names", file, at + 1, &names);
                 if is_test {
                     continue;
+                }
+                for (kind, _) in VAGUE {
+                    self.push(kind, file, at + 1, &names);
                 }
                 for found in string.captures_iter(code) {
                     // A text for people has several words.
                     if found[1].contains(' ') {
                         self.push("strings", file, at + 1, &found[1]);
+                        self.push("phrases", file, at + 1, &found[1]);
                     }
                 }
                 continue;
@@ -84,6 +115,9 @@ impl Texts {
             };
             let text = doc.unwrap_or(comment).trim_start();
             self.push(kind, file, at + 1, text);
+            if !is_test {
+                self.push("phrases of comments", file, at + 1, text);
+            }
             if doc.is_some() && !is_doc {
                 let kind = if is_test {
                     "first words of tests"
@@ -104,6 +138,7 @@ impl Texts {
                 is_code = !is_code;
             } else if !is_code {
                 self.push("docs", file, at + 1, line);
+                self.push("phrases", file, at + 1, line);
             }
         }
     }
@@ -169,13 +204,18 @@ fn texts() -> Texts {
 /// Places where a text has a word that is not ours, by kind, with what to write instead.
 fn found(texts: &Texts) -> BTreeMap<&'static str, Vec<String>> {
     let quoted = Regex::new("`[^`]*`").expect("it is valid");
-    let words: Vec<_> = WORDS
-        .iter()
-        .map(|(word, better)| {
+    let compiled = |list: &[(&str, &'static str)]| -> Vec<_> {
+        let list = list.iter().map(|(word, better)| {
             let word = Regex::new(&format!("(?i)\\b{word}")).expect("it is valid");
             (word, *better)
-        })
-        .collect();
+        });
+        list.collect()
+    };
+    let vague: BTreeMap<_, _> = VAGUE
+        .map(|(kind, name)| (kind, Regex::new(name).expect("it is valid")))
+        .into();
+    let words = compiled(&WORDS);
+    let phrases = compiled(&PHRASES);
     // A word ends where the next one of a name begins.
     let names: Vec<_> = NAMES
         .iter()
@@ -199,6 +239,12 @@ fn found(texts: &Texts) -> BTreeMap<&'static str, Vec<String>> {
                 }
                 continue;
             }
+            if let Some(name) = vague.get(kind) {
+                for found in name.captures_iter(text) {
+                    places.push(format!("{place}: `{}`: name the thing", &found[1]));
+                }
+                continue;
+            }
             if *kind == "names" {
                 for (word, better) in &names {
                     for found in word.captures_iter(text) {
@@ -213,7 +259,12 @@ fn found(texts: &Texts) -> BTreeMap<&'static str, Vec<String>> {
                 continue;
             }
             let text = quoted.replace_all(text, "``");
-            for (word, better) in &words {
+            let list = if kind.starts_with("phrases") {
+                &phrases
+            } else {
+                &words
+            };
+            for (word, better) in list {
                 for found in word.find_iter(&text) {
                     places.push(format!("{place}: `{}`: write {better}", found.as_str()));
                 }
@@ -240,7 +291,7 @@ fn words_are_those_of_the_field() {
         let allowed = allowed.get(kind).copied().unwrap_or_default();
         if places.len() > allowed {
             wrong.push(format!(
-                "{kind}: {} words that the field does not use, {allowed} are allowed; among these:\n  {}",
+                "{kind}: {}, and {allowed} are allowed; among these:\n  {}",
                 places.len(),
                 places.join("\n  ")
             ));
@@ -258,11 +309,12 @@ fn words_are_those_of_the_field() {
 fn forbidden_words_are_found_with_their_line() {
     let mut texts = Texts::default();
     let code = "//! What it answers.\n\n/// A response.\n// anew\nlet x = \"`anew` and anew\";\n\
-        let encoded = is_answered(Some::Answer, \"answer\"); // told\nfn a_heirloom_is_decoded() {}\n";
+        let encoded = is_answered(Some::Answer, \"answer\"); // told\nfn a_heirloom_is_decoded() {}\n\
+        fn of(at: u8) { let at = is_found(\"let found\"); }\n";
     texts.rust(Path::new("src/a.rs"), code);
     texts.page(
         Path::new("docs/a.md"),
-        "An answer.\n```\nanswer\n```\n`answer`\n",
+        "An answer.\n```\nanswer\n```\n`answer`\nOf those alone.\n",
     );
     let found = found(&texts);
     let lines = |kind: &str| {
@@ -278,4 +330,14 @@ fn forbidden_words_are_found_with_their_line() {
     let names = ["src/a.rs:6", "src/a.rs:6"];
     assert_eq!(lines("names").collect::<Vec<_>>(), names);
     assert_eq!(lines("docs").collect::<Vec<_>>(), ["docs/a.md:1"]);
+    assert_eq!(
+        lines("functions called of").collect::<Vec<_>>(),
+        ["src/a.rs:8"]
+    );
+    assert_eq!(
+        lines("locals called found").collect::<Vec<_>>(),
+        ["src/a.rs:8"]
+    );
+    let phrases = ["docs/a.md:6", "docs/a.md:6"];
+    assert_eq!(lines("phrases").collect::<Vec<_>>(), phrases);
 }
