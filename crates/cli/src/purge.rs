@@ -184,7 +184,7 @@ mod tests {
         applied   web-2/90ab33d0 (number of objects not known)
         lapsed    web-3/00000001 (no lease: it applies this purge before it gets a lease again)
         pending   web-4/00000002 (not confirmed yet)
-        others    not all of them are done after 61 ms: repeat the purge
+        others    not all of them are done after 61 ms: try again
         ");
     }
 
@@ -195,7 +195,7 @@ mod tests {
             (PeerStates::Reached, "all of them are done, after 61 ms"),
             (
                 PeerStates::Unreached,
-                "not reached: Redis is lost; they get the purge once it is back",
+                "not reached: Redis is lost; sent once it is back",
             ),
         ] {
             let text = receipt_text(&receipt(others));

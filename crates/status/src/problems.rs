@@ -154,8 +154,10 @@ pub fn absence(backend: &BackendStatus) -> Option<String> {
         return Some(format!(" for {}", out?));
     };
     let since = out.map_or_else(String::new, |out| format!(" {out} ago"));
-    let cause = ejection_cause(backend);
-    Some(format!("{since}, back in {left:.0}s: {cause}"))
+    Some(format!(
+        "{since}, back in {left:.0}s: {}",
+        ejection_cause(backend)
+    ))
 }
 
 fn ejection_cause(backend: &BackendStatus) -> &str {
@@ -209,8 +211,7 @@ impl Found {
             let at = at.map_or_else(String::new, |at| format!(" at {at}"));
             self.section = "reloads";
             let text = format!(
-                "the last reload was refused{at}, so the previous configuration stays in use: \
-                 {first}"
+                "the last reload was refused{at}, so the previous configuration stays in use: {first}"
             );
             self.warn("reload_refused", place(first), text);
         }
@@ -229,20 +230,16 @@ impl Found {
             format!("; {left} of {} in rotation", upstream.backends.len())
         };
         match &*backend.state {
-            "down" => {
-                let why = match &backend.probe {
-                    Some(probe) if !probe.passed => format!(": {}", probe.text),
-                    _ => String::new(),
+            state @ ("down" | "ejected") => {
+                let probe = backend.probe.as_ref().filter(|probe| !probe.passed);
+                let (kind, cause) = match state {
+                    "down" => ("backend_down", probe.map(|probe| &*probe.text)),
+                    _ => ("backend_ejected", Some(ejection_cause(backend))),
                 };
+                let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
                 let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
-                let text = format!("backend {name} is down{out}{why}{}", left());
-                self.error("backend_down", name, text);
-            }
-            "ejected" => {
-                let cause = ejection_cause(backend);
-                let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
-                let text = format!("backend {name} is ejected{out}: {cause}{}", left());
-                self.error("backend_ejected", name, text);
+                let text = format!("backend {name} is {state}{out}{cause}{}", left());
+                self.error(kind, name, text);
             }
             // Those in rotation, which may be the only one, or never ejected.
             "healthy" | "slow_start"

@@ -67,11 +67,7 @@ fn others(receipt: &Receipt) -> String {
     match receipt.others {
         PeerStates::Alone => "none: no `redis` is configured".to_owned(),
         PeerStates::Reached => format!("all of them are done, after {took:.0} ms"),
-        PeerStates::Waiting => {
-            format!("not all of them are done after {took:.0} ms: repeat the purge")
-        }
-        PeerStates::Unreached => {
-            "not reached: Redis is lost; they get the purge once it is back".to_owned()
-        }
+        PeerStates::Waiting => format!("not all of them are done after {took:.0} ms: try again"),
+        PeerStates::Unreached => "not reached: Redis is lost; sent once it is back".to_owned(),
     }
 }

@@ -140,12 +140,10 @@ impl PairError {
                 path.display()
             ),
             Self::NoNames { .. } => {
-                "browsers do not look at the common name: have it issued with `subjectAltName`"
-                    .to_owned()
+                "browsers ignore the common name: have it issued with `subjectAltName`".to_owned()
             }
             Self::NoKey { .. } => {
-                "a PEM file with a key has `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)"
-                    .to_owned()
+                "a PEM key begins with `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)".to_owned()
             }
             Self::Encrypted { path } => format!(
                 "the gateway cannot ask for its password: decrypt it with `openssl pkey -in {0} \
@@ -156,9 +154,7 @@ impl PairError {
                 "use a key of type P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits".to_owned()
             }
             Self::Mismatch { .. } => {
-                "a certificate fits only the key that it was requested with: look for mixed-up \
-                 files, or a pair of which only one file was replaced"
-                    .to_owned()
+                "look for mixed-up files, or a pair of which only one file was replaced".to_owned()
             }
             Self::BadOcsp { .. } => {
                 "fetch it again with `openssl ocsp … -respout FILE`, or remove `ocsp`".to_owned()

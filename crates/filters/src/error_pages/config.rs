@@ -238,12 +238,7 @@ impl PageConfig {
             _ if is_of_upstream => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`, and \
                             `content_type` beside `file` or `body` alone";
-                report(
-                    place,
-                    "the page has no content, or several".to_owned(),
-                    help,
-                    cx,
-                );
+                report(place, "a page needs one content".to_owned(), help, cx);
                 None
             }
             (Some(file), None, None) => {
@@ -273,12 +268,7 @@ impl PageConfig {
             (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),
             _ => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`";
-                report(
-                    place,
-                    "the page has no content, or several".to_owned(),
-                    help,
-                    cx,
-                );
+                report(place, "a page needs one content".to_owned(), help, cx);
                 None
             }
         }
@@ -306,12 +296,7 @@ impl PageConfig {
         }
         let help = "write `route` with the name of a route, or `reroute` with a path, and `status` \
                     or `own_status` alone beside it";
-        report(
-            place,
-            "the page has no content, or several".to_owned(),
-            help,
-            cx,
-        );
+        report(place, "a page needs one content".to_owned(), help, cx);
         None
     }
 

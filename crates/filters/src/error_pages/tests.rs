@@ -232,7 +232,7 @@ fn bad_pages_are_reported_with_a_remedy() {
         ),
         (
             "404: { status: 200 }".to_owned(),
-            "the page has no content, or several; help: write one of `file`, `body`, `redirect` \
+            "a page needs one content; help: write one of `file`, `body`, `redirect` \
              and `upstream`"
                 .to_owned(),
         ),
@@ -254,7 +254,7 @@ fn bad_pages_are_reported_with_a_remedy() {
         ),
         (
             "404: { upstream: web, body: a }".to_owned(),
-            "the page has no content, or several; help: write one of `file`, `body`, `redirect` \
+            "a page needs one content; help: write one of `file`, `body`, `redirect` \
              and `upstream`, and `content_type` beside `file` or `body` alone"
                 .to_owned(),
         ),

@@ -49,10 +49,8 @@ impl<'a> Routes<'a, '_> {
             keys.insert(INTERNAL.to_owned(), true.into());
             if let Some(files) = keys.get_mut("files") {
                 files["internal"] = json!([ALL_UPSTREAMS]);
-                self.fates.carried(
-                    directive,
-                    "it also applies to `X-Accel-Redirect` of all upstreams",
-                );
+                self.fates
+                    .carried(directive, "also for `X-Accel-Redirect` of all upstreams");
             } else if keys.contains_key("upstream") {
                 let note = "`X-Accel-Redirect` leads to files only";
                 self.fates.changed(directive, note);

@@ -329,6 +329,5 @@ fn note_of_rewrite(directive: &Directive) -> Option<&'static str> {
     let with = directive.arg(1);
     let query = with.trim_end_matches('?').split_once('?');
     let has_group = query.is_some_and(|(_, query)| query.contains('$'));
-    has_group
-        .then_some("in values of groups, characters with a meaning in a query are percent-encoded")
+    has_group.then_some("groups are percent-encoded where a character has a meaning in a query")
 }

@@ -56,14 +56,10 @@ fn translated(
         ("proxy_method", method) => {
             let is_known = method.bytes().all(|byte| byte.is_ascii_uppercase());
             match method {
-                "HEAD" | "CONNECT" | "TRACE" => Err("it does not apply to every request: the \
-                    client's method stays"),
-                _ if !is_known => Err("a method with variables or in lower case: the client's \
-                    method stays"),
+                "HEAD" | "CONNECT" | "TRACE" => Err("not for every request, so the client's stays"),
+                _ if !is_known => Err("has variables or lower case, so the client's stays"),
                 "GET" => Ok(Some(("method", method.into()))),
-                _ if caches => Err(
-                    "a cache would store responses to another method: the client's method stays",
-                ),
+                _ if caches => Err("a cache would store other responses, so the client's stays"),
                 _ => Ok(Some(("method", method.into()))),
             }
         }

@@ -385,9 +385,7 @@ impl<P: Programs> Check<'_, P> {
         let run = timeout(RESTART_DEADLINE, self.programs.run(&command)).await;
         run.unwrap_or_else(|_| {
             let seconds = RESTART_DEADLINE.as_secs();
-            Err(format!(
-                "not restarted after {seconds} s; systemd continues"
-            ))
+            Err(format!("not restarted after {seconds} s; systemd retries"))
         })
     }
 }

@@ -194,7 +194,7 @@ async fn a_restart_that_hangs_is_reported_and_delays_no_other() {
     let outcomes = site.run(false).await;
     assert_eq!(outcomes[0].outcome, RestartResult::Failed);
     let error = outcomes[0].error.as_deref().unwrap();
-    assert_eq!(error, "not restarted after 90 s; systemd continues");
+    assert_eq!(error, "not restarted after 90 s; systemd retries");
     assert_eq!(outcomes[1].outcome, RestartResult::Restarted);
     assert_eq!(begun.elapsed().as_secs(), 90);
 }

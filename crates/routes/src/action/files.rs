@@ -64,12 +64,7 @@ impl Otherwise {
             }
             _ => {
                 let help = "write one of `route`, `reroute` and `status`";
-                cx.report_at(
-                    *place,
-                    CODE,
-                    "`otherwise` has none of its keys, or several",
-                    help,
-                );
+                cx.report_at(*place, CODE, "`otherwise` needs one key", help);
                 None
             }
         }
@@ -154,9 +149,7 @@ impl ServeFiles {
             cx.report_at(
                 place,
                 "edgeway::route::action",
-                format!(
-                    "`{key}` has no effect beside `upstream`, which gets requests without a file"
-                ),
+                format!("`{key}` has no effect beside `upstream`, which gets all other requests"),
                 format!("leave `{key}` out, or the `upstream`"),
             );
             return None;

@@ -131,8 +131,7 @@ fn router(served: AdminState, reach: Reachability) -> Router {
             ActionError::new(
                 404,
                 "not_found",
-                "this listener has /metrics, /healthz, /readyz, /status with its page, and the API \
-                 below /v1",
+                "only /metrics, /healthz, /readyz, /status and the API below /v1 are here",
             )
         })
         .method_not_allowed_fallback(|| async {

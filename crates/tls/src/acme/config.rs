@@ -204,9 +204,7 @@ fn follow(
         cx.report_at(
             *place,
             code,
-            format!(
-                "`{value}` is a listener of this gateway: it would forward challenges to itself"
-            ),
+            format!("`{value}` is this gateway: it would forward challenges to itself"),
             "remove `issuer` from the gateway that asks for certificates",
         );
         return None;

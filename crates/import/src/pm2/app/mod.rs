@@ -465,9 +465,7 @@ fn unit_name(
         })
     };
     if UNITS.contains(&name.as_str()) || name.starts_with("systemd-") || is_of_package(&name) {
-        left.push(format!(
-            "the name `{name}`: a unit of another program has it"
-        ));
+        left.push(format!("the name `{name}`: another program's unit has it"));
         name = format!("app-{name}");
     }
     let unique = pm2::unique(&name, &taken.names);
