@@ -12,19 +12,23 @@ demo: setup ## build Edgeway and serve the built-in demonstration on 127.0.0.1:8
 	WARNINGS=allow scripts/linted build --workspace --bin edgeway --locked
 	exec target/debug/edgeway demo
 
+# Further parts that run beside the end-to-end tests, as in CI: BESIDE='next systemd'.
+BESIDE ?=
+
 .PHONY: test
 test: setup-tests ## check format and lints, run unit tests and end-to-end tests with real apps and a browser
 	@$(MAKE) --no-print-directory -j2 apps build-tests
 	@scripts/slow-crates
-	CARGO=scripts/linted scripts/run-tests
+	CARGO=scripts/linted scripts/run-tests $(BESIDE)
 
-# Tests that draw their cases against nginx, Pingora or rules of RFCs: HUNT='import_nginx drivers'.
-HUNT ?= bodies cache_key drivers http2 import_nginx rfc9111 smuggling spellings
+# Tests that draw more cases in a hunt, against nginx, Pingora or rules of RFCs: HUNT='import_nginx drivers'.
+HUNT ?= bodies cache_as_nginx cache_key config::every drivers http2 images import_nginx purge_link rfc9111 smuggling spellings
 
 .PHONY: hunt
-hunt: setup-tests ## draw cases against nginx and other programs for as long as it takes, with fresh seeds (HUNT=)
+hunt: setup-tests ## draw cases against nginx and other programs for as long as it takes, and for unit tests, with fresh seeds (HUNT=)
 	@$(MAKE) --no-print-directory -j2 apps build-tests
 	EDGEWAY_HUNT=1 scripts/linted test --workspace --locked --test it -- --test-threads 2 $(HUNT)
+	scripts/linted test --workspace --locked --lib
 
 .PHONY: steady
 steady: setup-tests ## run the end-to-end tests five times beside load (TIMES=); one failure fails it
@@ -49,7 +53,7 @@ doc: setup ## build the documentation of the code; a broken link is an error
 .PHONY: build-tests
 build-tests:
 	$(CARGO) fmt --all --check
-	scripts/linted test --workspace --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
+	scripts/part build scripts/linted test --workspace --no-run --locked --lib --bins --examples --test it --test systemd --test drills --timings
 
 .PHONY: setup
 setup: ## check the tools and install missing Debian packages
@@ -57,7 +61,7 @@ setup: ## check the tools and install missing Debian packages
 
 .PHONY: setup-tests
 setup-tests: ## as setup, with the requirements of the end-to-end tests: a browser, Redis, openssl, pebble, other gateways, Prometheus, Python, a load generator
-	@scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy prometheus prometheus-alertmanager nghttp2-client
+	@scripts/part setup scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy prometheus prometheus-alertmanager nghttp2-client
 
 .PHONY: setup-drills
 setup-drills: ## as setup, with the requirements of the drills: a load generator, Redis, testssl.sh
@@ -65,7 +69,7 @@ setup-drills: ## as setup, with the requirements of the drills: a load generator
 
 .PHONY: apps
 apps: ## install and build the Node and Python programs of the end-to-end tests
-	@tests/apps/build.sh
+	@scripts/part apps tests/apps/build.sh
 
 .PHONY: pictures
 pictures: setup ## make the images of README: the demonstration, `edgeway top`, `edgeway explain`

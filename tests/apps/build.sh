@@ -38,7 +38,7 @@ is_fresh() {
 older=
 if [ -n "${EDGEWAY_TEST_ALL:-}" ]; then older="apps/next15 apps/next14"; fi
 
-for folder in apps/next $older apps/express apps/frameworks apps/peers browser; do
+for folder in apps/next $older apps/express apps/frameworks apps/peers browser ../packages/next; do
     installed=$(stamp $folder/package.json $folder/package-lock.json $folder/.npmrc)
     if ! is_fresh $folder/node_modules/.stamp "$installed"; then
         quietly "npm ci in tests/$folder" npm ci --prefix $folder
