@@ -4,7 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { after, before, beforeEach, test } from 'node:test';
+import { after, afterEach, before, beforeEach, test } from 'node:test';
 
 import { EdgewayCacheHandler } from '../dist/cache-handler.js';
 import { withEdgeway } from '../dist/index.js';
@@ -20,11 +20,11 @@ beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'edgeway-next-'));
   process.chdir(folder);
 });
-after(async () => {
+afterEach(() => {
   process.chdir(started);
   rmSync(folder, { recursive: true });
-  await redis.kill();
 });
+after(async () => await redis.kill());
 
 function install(version) {
   mkdirSync(join(folder, 'node_modules/next'), { recursive: true });
