@@ -86,7 +86,8 @@ async fn http_redirects_to_https_on_the_port_beside_it() {
     let permanent = "listeners:\n  - { address: 127.0.0.1:8080, redirect: { port: 8443 } }\n\
                      routes: [{ match: { path: /* }, respond: ok }]\n";
     for (yaml, expected) in [(yaml.as_str(), 307), (permanent, 308)] {
-        super::write(&home.project(), &[("local.yaml", &local(yaml))]);
+        let yaml = format!("{}admin: {{ address: off }}\n", local(yaml));
+        super::write(&home.project(), &[("local.yaml", &yaml)]);
         let _gateway = home.start(&["run", "--config", "local.yaml"]).await;
         let address = format!("127.0.0.1:{plain}").parse().expect("an address");
         for path in ["/", "/a/b%20c?d=e&f", "/a?"] {

@@ -62,7 +62,7 @@ async fn start(home: &Home) -> (Foreground, u16, BTreeMap<String, String>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_line_of_the_page_does_what_the_page_says() {
-    let home = Home::new();
+    let home = Home::alone();
     let (_demo, _, lines) = start(&home).await;
     let run = |name: &str| {
         let line = lines
@@ -292,7 +292,7 @@ async fn it_says_where_it_is_before_anything_else_and_ends_with_its_apps() {
 #[tokio::test]
 async fn it_runs_beside_another_gateway_and_leaves_nothing_behind() {
     let home = Home::new();
-    let temporary = home.path().join("tmp");
+    let temporary = home.path().join("temporary");
     std::fs::create_dir(&temporary).expect("the folder takes folders");
     let (_first, first, _) = start(&home).await;
     // The address of the first is taken, and the message names one that the command takes.

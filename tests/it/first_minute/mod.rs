@@ -17,12 +17,15 @@ mod status;
 
 use std::{
     fs::{self, File},
+    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
@@ -35,21 +38,90 @@ use crate::support::{
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 
+/// Address of the admin listener if nothing else is said.
+const ADMIN: &str = "127.0.0.1:9900";
+
+/// Order of the tests: one whose gateways have [`ADMIN`] is alone; while others start theirs, it is
+/// taken.
+static ORDER: RwLock<()> = RwLock::new(());
+/// Turn that the others share.
+static TAKEN: Mutex<Weak<Turn>> = Mutex::new(Weak::new());
+
+/// Lock on the usual addresses of a machine, against other runs of the tests.
+struct Turn {
+    /// The admin listener of another program.
+    _taken: Option<TcpListener>,
+    _lock: File,
+}
+
+impl Turn {
+    fn wait(is_taken: bool) -> Arc<Self> {
+        let lock = File::create("/tmp/edgeway-first-minute.lock").expect("the folder takes files");
+        flock(&lock, FlockOperation::LockExclusive).expect("a file can be locked");
+        // Another program of this machine may have it already.
+        let taken = is_taken.then(|| TcpListener::bind(ADMIN).ok()).flatten();
+        Arc::new(Self {
+            _taken: taken,
+            _lock: lock,
+        })
+    }
+}
+
+/// The usual addresses are this test's.
+struct Alone {
+    _turn: Arc<Turn>,
+    _order: RwLockWriteGuard<'static, ()>,
+}
+
+/// The usual addresses are taken.
+struct Beside {
+    _turn: Arc<Turn>,
+    _order: RwLockReadGuard<'static, ()>,
+}
+
 /// Folders of a user whose home is empty; every command of the test runs as that user.
 pub(crate) struct Home {
     dir: TempDir,
-    /// Lock on the usual ports of a machine, which these commands use if nothing else is said.
-    _turn: File,
+    alone: Option<Alone>,
 }
 
 impl Home {
+    /// Returns the home of a user on a machine where another program has [`ADMIN`] whenever a
+    /// command starts.
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Returns the home of a user whose gateways have the usual addresses.
+    fn alone() -> Self {
+        let order = ORDER.write();
+        Self::with(Some(Alone {
+            _turn: Turn::wait(false),
+            _order: order,
+        }))
+    }
+
+    fn with(alone: Option<Alone>) -> Self {
         let dir = tempfile::tempdir().expect("a folder for the test can be made");
-        fs::create_dir(dir.path().join("project")).expect("the folder takes folders");
-        let lock = std::env::temp_dir().join("edgeway-first-minute.lock");
-        let turn = File::create(lock).expect("the folder takes files");
-        flock(&turn, FlockOperation::LockExclusive).expect("a file can be locked");
-        Self { dir, _turn: turn }
+        for name in ["project", "tmp"] {
+            fs::create_dir(dir.path().join(name)).expect("the folder takes folders");
+        }
+        Self { dir, alone }
+    }
+
+    /// Keeps [`ADMIN`] taken, unless the test is alone.
+    fn beside(&self) -> Option<Beside> {
+        if self.alone.is_some() {
+            return None;
+        }
+        let order = ORDER.read();
+        let mut taken = TAKEN.lock();
+        let turn = taken.upgrade().unwrap_or_else(|| Turn::wait(true));
+        *taken = Arc::downgrade(&turn);
+        Some(Beside {
+            _turn: turn,
+            _order: order,
+        })
     }
 
     fn path(&self) -> &Path {
@@ -74,6 +146,8 @@ impl Home {
         }
         command
             .env("HOME", self.path())
+            // What a killed command leaves behind goes with the home.
+            .env("TMPDIR", self.path().join("tmp"))
             .env("RUNTIME_DIRECTORY", self.path().join("run"))
             .env("XDG_STATE_HOME", self.path().join("state"))
             .env("NEXT_TELEMETRY_DISABLED", "1")
@@ -85,13 +159,17 @@ impl Home {
     }
 
     fn edgeway(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(env!("CARGO_BIN_EXE_edgeway"));
-        command.args(arguments);
+        // Under `nohup`, the tests ignore SIGHUP, and so would their children.
+        let mut command = self.command("env");
+        command
+            .args(["--default-signal=HUP", env!("CARGO_BIN_EXE_edgeway")])
+            .args(arguments);
         command
     }
 
     /// Runs a command of the program to its end.
     fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+        let _beside = self.beside();
         output(&mut self.edgeway(arguments))
     }
 
@@ -111,6 +189,7 @@ impl Home {
     }
 
     async fn start_command(&self, command: &mut Command) -> Foreground {
+        let _beside = self.beside();
         let name = format!("out-{}", free_port());
         let ready_file = self.path().join(format!("{name}.json"));
         let stderr = self.path().join(&name);

@@ -45,7 +45,7 @@ fn served(status: &str) -> Value {
 #[tokio::test]
 async fn an_app_is_served_without_a_file_and_the_printed_file_serves_the_same() {
     let express = ExpressApp::start().await;
-    let home = Home::new();
+    let home = Home::alone();
     for options in [
         &[][..],
         &["--cache"],
@@ -273,7 +273,7 @@ fn mistakes_in_options_are_explained() {
 #[tokio::test]
 async fn a_second_gateway_of_a_user_serves_beside_the_first() {
     let app = EchoOrigin::start().await;
-    let home = Home::new();
+    let home = Home::alone();
     let to = app.address().port().to_string();
     let ports = [free_port().to_string(), free_port().to_string()];
     let _first = home
@@ -305,7 +305,7 @@ async fn a_second_gateway_of_a_user_serves_beside_the_first() {
 #[tokio::test]
 async fn the_printed_file_is_the_same_beside_another_gateway() {
     let app = EchoOrigin::start().await;
-    let home = Home::new();
+    let home = Home::alone();
     let to = app.address().port().to_string();
     let ports = [free_port().to_string(), free_port().to_string()];
     let print = || home.run(&["proxy", "--to", &to, "--listen", &ports[1], "--print"]);

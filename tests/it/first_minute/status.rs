@@ -13,7 +13,7 @@ use crate::support::{
 
 #[test]
 fn without_a_gateway_every_place_is_listed_with_what_to_pass() {
-    let home = Home::new();
+    let home = Home::alone();
     for command in [&["status"][..], &["reload"], &["bans"], &["profile"]] {
         let (status, stdout, stderr) = home.run(command);
         assert_eq!((status, stdout.as_str()), (1, ""), "{command:?}");
@@ -31,7 +31,7 @@ fn without_a_gateway_every_place_is_listed_with_what_to_pass() {
 #[tokio::test]
 async fn another_gateway_of_the_user_is_proposed_and_the_proposal_works() {
     let app = EchoOrigin::start().await;
-    let home = Home::new();
+    let home = Home::alone();
     let to = app.address().port().to_string();
     let ports = [free_port().to_string(), free_port().to_string()];
     let first = home
@@ -72,7 +72,7 @@ async fn another_gateway_of_the_user_is_proposed_and_the_proposal_works() {
 /// Invariant: without a file that is named, `explain` is about the gateway that `status` shows.
 #[tokio::test]
 async fn explain_finds_what_status_finds() {
-    let home = Home::new();
+    let home = Home::alone();
     let explain = ["explain", "GET", "http://localhost/a"];
     let installed = Path::new("/etc/edgeway/edgeway.yaml").exists();
     if !installed {
