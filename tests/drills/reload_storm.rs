@@ -10,7 +10,7 @@ use crate::{
     support::{
         client::get,
         gateway::Gateway,
-        load::{Lanes, Tally, endless},
+        load::{Lanes, Tally, flat_out},
         origins::{EchoOrigin, WsOrigin},
         sockets,
         wait::turn_of,
@@ -60,8 +60,8 @@ pub(crate) async fn run(report: &mut Report) {
     let before = gateway.rss();
 
     let wrk = Wrk::start(to, 16, EVERY * RELOADS + Duration::from_secs(2));
-    let keep_alive = endless(to, 4, Lanes::KeepAlive, |_| get("/kept"));
-    let fresh = endless(to, 4, Lanes::Fresh, |_| get("/fresh"));
+    let keep_alive = flat_out(to, 4, Lanes::KeepAlive, |_| get("/kept"));
+    let fresh = flat_out(to, 4, Lanes::Fresh, |_| get("/fresh"));
     let start = Instant::now();
     let mut taken = 0;
     for turn in 0..RELOADS {
@@ -96,7 +96,7 @@ pub(crate) async fn run(report: &mut Report) {
         ),
     );
 
-    let keep_alive = endless(to, 4, Lanes::KeepAlive, |_| get("/kept"));
+    let keep_alive = flat_out(to, 4, Lanes::KeepAlive, |_| get("/kept"));
     let mut wrong = 0;
     for turn in 0..BROKEN {
         let broken = "routes: [{ match: { path: /* }, upstrem: app }]\n";

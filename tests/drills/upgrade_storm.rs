@@ -20,7 +20,7 @@ use crate::{
         client::get,
         gateway::{Gateway, is_alive},
         http2,
-        load::{Lanes, endless},
+        load::{Lanes, flat_out},
         origins::{EchoOrigin, WsOrigin},
         sockets,
         wait::{turn_of, until},
@@ -60,8 +60,8 @@ routes:
     let h2 = gateway.listener("h2").parse().expect("an address");
     let to = gateway.address();
     let wrk = Wrk::start(to, 16, EVERY * UPGRADES + Duration::from_secs(3));
-    let keep_alive = endless(to, 4, Lanes::KeepAlive, |_| get("/kept"));
-    let fresh = endless(to, 4, Lanes::Fresh, |_| get("/fresh"));
+    let keep_alive = flat_out(to, 4, Lanes::KeepAlive, |_| get("/kept"));
+    let fresh = flat_out(to, 4, Lanes::Fresh, |_| get("/fresh"));
     let stop = Arc::new(AtomicBool::new(false));
     let mut streams = JoinSet::new();
     let stopped = Arc::clone(&stop);

@@ -117,11 +117,16 @@ fn served_by(response: &Response) -> Option<u16> {
     body["port"].as_u64()?.try_into().ok()
 }
 
+/// Pause of a lane between two requests of a load that leaves CPU time to others.
+const MOMENT: Duration = Duration::from_millis(10);
+
 /// Time at which each request of a load may be sent.
 #[derive(Clone, Copy, Debug)]
 enum Pace {
     /// As soon as its lane is free.
     Free,
+    /// A moment after its lane is free.
+    Calm,
     /// Not before its scheduled time.
     Each(Duration),
 }
@@ -163,8 +168,19 @@ pub(crate) struct Endless {
     stop: Arc<AtomicBool>,
 }
 
-/// Starts `lanes` lanes, each as fast as responses arrive.
+/// Starts `lanes` lanes, each with a moment between a response and the next request: the tests that
+/// run at the same time need the CPUs too.
 pub(crate) fn endless(
+    to: SocketAddr,
+    lanes: usize,
+    kind: Lanes,
+    request: impl Fn(u64) -> Request + Send + Sync + 'static,
+) -> Endless {
+    begin(to, lanes, kind, Pace::Calm, request)
+}
+
+/// Starts `lanes` lanes, each as fast as responses arrive.
+pub(crate) fn flat_out(
     to: SocketAddr,
     lanes: usize,
     kind: Lanes,
@@ -211,6 +227,9 @@ fn begin(
                     connection = None;
                 }
                 tally.add(response, begun.elapsed());
+                if let Pace::Calm = pace {
+                    pass(MOMENT).await;
+                }
             }
             tally
         });
