@@ -280,18 +280,23 @@ mod tests {
 
         /// Two seconds of requests to a route.
         fn serve(&mut self, route: &str, requests: u32, errors: f64, slower: f64) {
-            for _ in 0..requests {
-                let status = if self.random.f64() < errors {
-                    "500"
-                } else {
-                    "200"
-                };
+            // A series is looked up once, and is not there before its first request.
+            let counter = |status| {
                 let labels = [("route", route), ("method", "GET"), ("status", status)];
                 self.metrics
                     .counter("edgeway_http_requests_total", "r", &labels)
-                    .inc();
+            };
+            let [mut failed, mut passed] = [None, None];
+            let mut latency = None;
+            for _ in 0..requests {
+                if self.random.f64() < errors {
+                    failed.get_or_insert_with(|| counter("500")).inc();
+                } else {
+                    passed.get_or_insert_with(|| counter("200")).inc();
+                }
                 let seconds = 0.012 / (1.01 - self.random.f64()).sqrt();
-                self.latency(route).observe(seconds * slower);
+                let latency = latency.get_or_insert_with(|| self.latency(route));
+                latency.observe(seconds * slower);
             }
         }
 
