@@ -28,7 +28,7 @@ HUNT ?= bodies cache_as_nginx cache_key config::every drivers http2 images impor
 hunt: setup-tests ## draw cases against nginx and other programs for as long as it takes, and for unit tests, with fresh seeds (HUNT=)
 	@$(MAKE) --no-print-directory -j2 apps build-tests
 	EDGEWAY_HUNT=1 scripts/linted test --workspace --locked --test it -- --test-threads 2 $(HUNT)
-	scripts/linted test --workspace --locked --lib
+	EDGEWAY_HUNT=1 scripts/linted test --workspace --locked --lib
 
 .PHONY: steady
 steady: setup-tests ## run the end-to-end tests five times beside load (TIMES=); one failure fails it

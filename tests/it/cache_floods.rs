@@ -142,7 +142,7 @@ async fn flood(gateway: &Gateway, origin: &Origin<NumberedOrigin>, seed: u64) ->
 /// still served, and those that were written to are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_writes_invalidates_its_targets_and_nothing_else() {
-    let seed = fastrand::u64(..);
+    let seed = crate::support::seed::drawn();
     println!("seed {seed}");
     let redis = Redis::start().await;
     let origin = NumberedOrigin::start().await;

@@ -219,7 +219,8 @@ async fn a_stored_response_is_one_to_what_the_gateway_would_write() {
     let asking = Gateway::start(&yaml(addresses, false)).await;
     let mut random = Rng::with_seed(seed::drawn());
     let (mut stored, mut wrong, mut shared) = (0, Vec::new(), 0);
-    for _ in 0..1500 {
+    let count = seed::cases(700, 1500);
+    for _ in 0..count {
         let drawn = Drawn::draw(&mut random);
         let (outcome, got) = drawn.send(&storing).await;
         if !matches!(&*outcome, "HIT" | "STALE") {
@@ -245,8 +246,11 @@ async fn a_stored_response_is_one_to_what_the_gateway_would_write() {
         wrong.len(),
         wrong[0]
     );
-    assert!(stored > 300, "{stored} stored responses show nothing");
-    assert!(shared > 50, "{shared}: the comparison finds nothing");
+    assert!(stored > count / 5, "{stored} stored responses show nothing");
+    assert!(
+        shared > count / 30,
+        "{shared}: the comparison finds nothing"
+    );
 }
 
 #[tokio::test]

@@ -20,7 +20,6 @@ use crate::support::{
     wait::wait_for,
 };
 
-const CASES: usize = 250;
 const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 const ACCEPTS: [&str; 6] = [
     BROWSER,
@@ -117,7 +116,7 @@ routes:
     let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
     let streams = http2::Client::open(([127, 0, 0, 1], h2).into()).await;
     let (mut replaced, mut passed) = (0, 0);
-    for case in 0..CASES {
+    for case in 0..seed::cases(130, 250) {
         let route = one(&["own", "all", "cached", "body"], &mut random);
         let path = format!("/{route}/{case}");
         let planned = plan(&mut random);

@@ -430,7 +430,7 @@ async fn forged_identity_headers_never_reach_an_origin() {
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().expect("a number"));
     let seed = std::env::var("EDGEWAY_IDENTITY_SEED");
     let seed = seed.map_or_else(
-        |_| fastrand::u64(..),
+        |_| crate::support::seed::drawn(),
         |seed| seed.parse().expect("a number"),
     );
     println!("EDGEWAY_IDENTITY_SEED={seed}");

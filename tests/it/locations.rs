@@ -110,7 +110,7 @@ async fn gateway(hosts: &[Vec<String>]) -> Gateway {
 
 #[tokio::test]
 async fn a_location_is_the_one_that_nginx_finds() {
-    let seed = fastrand::u64(..);
+    let seed = crate::support::seed::drawn();
     println!("seed {seed}");
     fastrand::seed(seed);
     let hosts: Vec<Vec<String>> = (0..HOSTS).map(|_| locations()).collect();

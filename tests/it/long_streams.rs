@@ -179,7 +179,7 @@ async fn no_lease_is_lost_whatever_clients_do() {
         "max_streams: 6, max_in_flight: { per_backend: 4, queue: 4, wait: 100ms }",
     )
     .await;
-    let seed = fastrand::u64(..);
+    let seed = crate::support::seed::drawn();
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut open: HashMap<u32, Client> = HashMap::new();

@@ -21,7 +21,7 @@ struct Random(fastrand::Rng);
 
 impl Random {
     fn new() -> Self {
-        let seed = fastrand::u64(..);
+        let seed = crate::support::seed::drawn();
         println!("seed {seed}");
         Self(fastrand::Rng::with_seed(seed))
     }

@@ -301,7 +301,7 @@ async fn several_values_of_a_header_arrive_as_in_next() {
             .parse()
             .ok()
     };
-    let seed = number("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = number("SEED").unwrap_or_else(crate::support::seed::drawn);
     println!("EDGEWAY_NEXT_HEADERS_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (inside, without) = (NextApp::start().await, NextApp::start_without_proxy().await);

@@ -259,7 +259,7 @@ async fn a_run_shows_the_same_as_a_gateway() {
             .parse()
             .ok()
     };
-    let seed = says("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let seed = says("SEED").unwrap_or_else(crate::support::seed::drawn);
     println!("EDGEWAY_PLUGIN_RUN_SEED={seed}");
     let mut drawn = Drawn(fastrand::Rng::with_seed(seed));
     let origin = EchoOrigin::start().await;

@@ -479,8 +479,8 @@ routes:
     on_error: refuse
     isolation: thread
 ";
-    // One call that takes a good part of a minute.
-    let text = "const [text, part] = ['y'.repeat(100000), 'y'.repeat(50000) + 'x'];
+    // One call that takes many seconds.
+    let text = "const [text, part] = ['y'.repeat(60000), 'y'.repeat(30000) + 'x'];
         export function onRequest(request) {
             if (request.nextUrl.pathname === '/stuck') text.indexOf(part);
         }";

@@ -217,7 +217,7 @@ fn no_mistake_beside_a_secret_shows_it() {
     let cases = cases.map_or(CASES, |cases| cases.parse().expect("a number"));
     let seed = std::env::var("EDGEWAY_SECRETS_SEED");
     let seed = seed.map_or_else(
-        |_| fastrand::u64(..),
+        |_| crate::support::seed::drawn(),
         |seed| seed.parse().expect("a number"),
     );
     println!("EDGEWAY_SECRETS_SEED={seed}");

@@ -139,7 +139,7 @@ fn demand(random: &mut fastrand::Rng) -> Demand<'static> {
 async fn the_script_decides_as_the_rule_does_to_the_nanosecond() {
     let redis = Redis::start().await;
     let (shared, _tasks) = shared(Mode::Single, &redis.address()).await;
-    let seed = fastrand::u64(..);
+    let seed = crate::support::seed::drawn();
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut model, mut passed, mut refused) = (Model::default(), 0, 0);
     for step in 0..6000 {

@@ -43,7 +43,7 @@ fn cases() -> usize {
 fn random(variable: &str) -> fastrand::Rng {
     let seed = std::env::var("SPELLING_SEED");
     let seed = seed.map_or_else(
-        |_| fastrand::u64(..),
+        |_| crate::support::seed::drawn(),
         |seed| seed.parse().expect("a number"),
     );
     println!("{variable}: SPELLING_SEED={seed}");

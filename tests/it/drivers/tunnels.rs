@@ -102,7 +102,7 @@ async fn accept(mut stream: impl AsyncRead + AsyncWrite + Unpin, sent: Sent) -> 
 }
 
 async fn bytes_pass_a_tunnel(secure: Option<&Secure>) {
-    let seed = fastrand::u64(..);
+    let seed = crate::support::seed::drawn();
     let mut dice = fastrand::Rng::with_seed(seed);
     let origin = TcpListener::bind("127.0.0.1:0")
         .await

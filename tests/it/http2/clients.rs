@@ -15,7 +15,6 @@ use crate::support::{
     seed,
 };
 
-const CASES: usize = 40;
 /// Bound on the DATA frames of one case.
 const MAX_FRAMES: u64 = 6000;
 /// Initial window of a connection (RFC 9113, 6.9.2).
@@ -135,14 +134,15 @@ async fn clients_that_confirm_each_frame_get_everything() {
         let yaml = yaml(CLEARTEXT, origin.address(), "");
         let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
         let mut cut = Vec::new();
-        for _ in 0..CASES {
+        let count = seed::cases(20, 40);
+        for _ in 0..count {
             let habits = Habits::draw(&mut random);
             let (received, end) = download(&gateway, &habits).await;
             if received != habits.length || end != "ended" {
                 cut.push(format!("{received} bytes, {end}: {habits:?}"));
             }
         }
-        let all = format!("{} of {CASES}: {cut:#?}", cut.len());
+        let all = format!("{} of {count}: {cut:#?}", cut.len());
         assert!(cut.is_empty(), "seed {seed}, relay {relay}: {all}");
         assert_eq!(refused(&gateway, "h2_window_updates").await, 0);
         // The control: confirmations of what was never sent.

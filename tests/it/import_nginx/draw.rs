@@ -10,9 +10,10 @@ use super::{
     site::{Location, Server, pattern, servers},
     wanted::{Part, Wanted},
 };
+use crate::support::seed;
 
-/// Least number of requests for each shape.
-pub(super) const REQUESTS: usize = 1200;
+/// Least number of requests for each shape, in a hunt and in every other run.
+const REQUESTS: [usize; 2] = [1200, 600];
 
 /// Most bytes of a body that are sent to try a limit.
 const MOST_SENT: usize = 20 << 20;
@@ -61,7 +62,8 @@ pub(super) fn cases(main: &Directive, seed: u64) -> Vec<Case> {
         }
     }
     drawing.tells_slowness(&servers);
-    while drawing.number < REQUESTS {
+    let count = seed::cases(REQUESTS[1], REQUESTS[0]);
+    while drawing.number < count {
         let server = drawing.pick(&servers).clone();
         drawing.usual(&server);
     }

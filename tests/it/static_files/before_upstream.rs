@@ -43,7 +43,7 @@ const PATHS: [&str; 16] = [
 
 #[tokio::test]
 async fn what_is_no_file_goes_to_the_upstream_as_with_nginx() {
-    let seed = fastrand::u64(..);
+    let seed = crate::support::seed::drawn();
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let home = tempfile::tempdir().unwrap();

@@ -18,6 +18,11 @@ pub(crate) fn drawn() -> u64 {
     seed
 }
 
+/// Returns the number of cases that a test draws: a few in `make test`, all of them in a hunt.
+pub(crate) fn cases(few: usize, all: usize) -> usize {
+    if is_hunt() { all } else { few }
+}
+
 /// Returns true in `make hunt`, which draws for as long as it takes.
 pub(crate) fn is_hunt() -> bool {
     std::env::var_os("EDGEWAY_HUNT").is_some()

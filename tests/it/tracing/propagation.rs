@@ -202,7 +202,7 @@ fn drawn(count: usize, random: &mut fastrand::Rng) -> Vec<String> {
 #[tokio::test]
 async fn contexts_are_read_as_opentelemetry_reads_them() {
     let seed = std::env::var("EDGEWAY_SEED").ok();
-    let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
+    let seed = seed.map_or_else(crate::support::seed::drawn, |seed| seed.parse().unwrap());
     let mut err = std::io::stderr();
     writeln!(err, "seed {seed}").unwrap();
     let mut contexts = drawn(3000, &mut fastrand::Rng::with_seed(seed));

@@ -75,7 +75,7 @@ fn plan() -> (u64, usize) {
             seed.parse().unwrap_or_else(|_| fastrand::u64(..)),
             count.parse().expect("a number of configurations"),
         ),
-        None => (fastrand::u64(..), 6),
+        None => (crate::support::seed::drawn(), 6),
     }
 }
 
