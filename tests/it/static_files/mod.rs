@@ -176,7 +176,7 @@ async fn filters_apply_to_files() {
     let again = gateway.send(&gzip.header("if-none-match", tag)).await;
     assert_eq!(again.status(), 304);
     assert_eq!(again.header("vary"), Some("Accept-Encoding"));
-    let lines = gateway.log_lines(7).await;
+    let lines = gateway.log_lines(8).await;
     let line = lines.iter().find(|line| line["status"] == 304).unwrap();
     assert_eq!(line["route"], "files");
     let compressed = "edgeway_http_files_total{route=\"files\",part=\"not_modified\"}";
