@@ -16,7 +16,7 @@ pub struct Options {
     /// Print everything as JSON
     #[arg(long)]
     json: bool,
-    /// Print only why the gateway is not ready, and exit with status 1; for health checks of
+    /// Print only why the gateway is not ready, and then exit with status 1; for health checks of
     /// containers
     #[arg(long, conflicts_with = "json")]
     ready: bool,
