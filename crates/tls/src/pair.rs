@@ -131,8 +131,7 @@ impl PairError {
                 path.display()
             ),
             Self::NoCertificate { path } => format!(
-                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; `openssl x509 -inform der \
-                 -in {0} -out {0}.pem` converts DER to PEM",
+                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; `openssl x509 -inform der -in {0} -out {0}.pem` converts DER to PEM",
                 path.display()
             ),
             Self::BadCertificate { path } => format!(
@@ -146,8 +145,7 @@ impl PairError {
                 "a PEM key begins with `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)".to_owned()
             }
             Self::Encrypted { path } => format!(
-                "the gateway cannot ask for its password: decrypt it with `openssl pkey -in {0} \
-                 -out {0}.plain`, readable by the gateway's user only",
+                "the gateway cannot ask for its password: decrypt it with `openssl pkey -in {0} -out {0}.plain`, readable by the gateway's user only",
                 path.display()
             ),
             Self::BadKey { .. } => {
