@@ -226,7 +226,7 @@ pub(crate) fn changed() -> io::Error {
 
 /// Checks that the file still has the content it had when it was opened.
 pub(crate) fn check(file: &OwnedFd, stamp: &Stamp) -> io::Result<()> {
-    match Stamp::of(file, SystemTime::UNIX_EPOCH)? {
+    match Stamp::read(file, SystemTime::UNIX_EPOCH)? {
         Kind::File(now) if now.has_same_content(stamp) => Ok(()),
         _ => Err(changed()),
     }

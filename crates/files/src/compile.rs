@@ -149,7 +149,7 @@ fn headers(
             cx.report_at(*place, CODE, message, help);
             is_well = false;
         };
-        let relative = RelativePath::of(path.as_bytes(), config.dot_files);
+        let relative = RelativePath::parse(path.as_bytes(), config.dot_files);
         let relative = relative.filter(|relative| !relative.is_folder && path.starts_with('/'));
         let Some(relative) = relative else {
             report(
@@ -217,7 +217,7 @@ fn page(
     let Some(Spanned { value, place }) = path else {
         return Some(None);
     };
-    let relative = RelativePath::of(value.as_bytes(), config.dot_files);
+    let relative = RelativePath::parse(value.as_bytes(), config.dot_files);
     let is_file = relative.is_some_and(|relative| !relative.is_folder);
     if is_file && Path::new(value).is_absolute() {
         return Some(Some(value.as_bytes().into()));

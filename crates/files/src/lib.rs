@@ -28,7 +28,7 @@ use edgeway_core::chain;
 pub use self::{
     body::FileBody,
     media_types::MediaTypes,
-    open_files::{BrowserCache, Files, Found},
+    open_files::{BrowserCache, FileLookup, Files},
     page::{PageFile, PagePart},
     response::{FileResponse, Outcome},
     segment::{Segment, SentSegment},

@@ -79,7 +79,7 @@ impl MediaTypes {
     }
 
     /// Returns the type of the file with this path.
-    pub(crate) fn of(&self, path: &[u8]) -> HeaderValue {
+    pub(crate) fn type_for(&self, path: &[u8]) -> HeaderValue {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let ending = name.iter().rposition(|byte| *byte == b'.');
         let ending = ending.and_then(|dot| std::str::from_utf8(&name[dot + 1..]).ok());
@@ -138,13 +138,13 @@ mod tests {
             ("/a.nowhere", "a/none", "c/rest"),
             ("/a", "a/none", "c/rest"),
         ] {
-            assert_eq!(own.of(path.as_bytes()), of_own, "{path}");
-            assert_eq!(rest.of(path.as_bytes()), of_rest, "{path}");
+            assert_eq!(own.type_for(path.as_bytes()), of_own, "{path}");
+            assert_eq!(rest.type_for(path.as_bytes()), of_rest, "{path}");
         }
         let charset = types(&[], Some("koi8-r"));
-        assert_eq!(charset.of(b"/a.css"), "text/css; charset=koi8-r");
+        assert_eq!(charset.type_for(b"/a.css"), "text/css; charset=koi8-r");
         assert_eq!(
-            MediaTypes::default().of(b"/a.css"),
+            MediaTypes::default().type_for(b"/a.css"),
             "text/css; charset=utf-8"
         );
     }

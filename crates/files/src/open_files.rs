@@ -88,7 +88,7 @@ struct OpenFile {
 
 /// Result of looking for the file of a request.
 #[derive(Debug)]
-pub enum Found {
+pub enum FileLookup {
     File(Arc<ServedFile>),
     /// The page for 404.
     NotFoundPage(Arc<ServedFile>),
@@ -182,31 +182,31 @@ impl Files {
     }
 
     /// Finds the file for `path`, the path of a request in normal form.
-    pub async fn find(&self, path: &[u8]) -> Found {
+    pub async fn find(&self, path: &[u8]) -> FileLookup {
         let settings = &self.0.settings;
         let found = self.find_at(path).await;
-        if !matches!(found, Found::NotFound | Found::Forbidden) {
+        if !matches!(found, FileLookup::NotFound | FileLookup::Forbidden) {
             return found;
         }
-        let is_missing = matches!(found, Found::NotFound);
+        let is_missing = matches!(found, FileLookup::NotFound);
         // A page in place of a script that is gone would be stored as that script.
         if let Some(fallback) = &settings.fallback
             && !self.is_immutable(path)
-            && let Found::File(file) = self.find_at(fallback).await
+            && let FileLookup::File(file) = self.find_at(fallback).await
         {
-            return Found::File(file);
+            return FileLookup::File(file);
         }
         if is_missing
             && let Some(page) = &settings.not_found
-            && let Found::File(file) = self.find_at(page).await
+            && let FileLookup::File(file) = self.find_at(page).await
         {
-            return Found::NotFoundPage(file);
+            return FileLookup::NotFoundPage(file);
         }
         found
     }
 
     fn is_immutable(&self, path: &[u8]) -> bool {
-        let relative = RelativePath::of(path, true);
+        let relative = RelativePath::parse(path, true);
         relative.is_some_and(|relative| self.0.settings.immutable.have(&relative.bytes))
     }
 
@@ -221,14 +221,14 @@ impl Files {
         }
     }
 
-    async fn find_at(&self, path: &[u8]) -> Found {
+    async fn find_at(&self, path: &[u8]) -> FileLookup {
         if let Some(file) = self.0.kept(path) {
-            return Found::File(file);
+            return FileLookup::File(file);
         }
         let inner = Arc::clone(&self.0);
         let owned: Box<[u8]> = path.into();
         let looked = blocking::run(move || inner.look(owned));
-        looked.await.unwrap_or(Found::Failed)
+        looked.await.unwrap_or(FileLookup::Failed)
     }
 }
 
@@ -263,7 +263,7 @@ impl Inner {
     }
 
     /// Looks for the file of `path` on disk. May block.
-    fn look(&self, path: Box<[u8]>) -> Found {
+    fn look(&self, path: Box<[u8]>) -> FileLookup {
         let mut resolved = self.resolve(&path);
         for _ in 1..ATTEMPTS {
             match &resolved {
@@ -275,13 +275,13 @@ impl Inner {
             }
         }
         match resolved {
-            Ok(Resolved::File(file)) => Found::File(self.keep(path, file)),
+            Ok(Resolved::File(file)) => FileLookup::File(self.keep(path, file)),
             Ok(other) => {
                 self.shard(&path).lock().pop(&path);
                 match other {
-                    Resolved::Folder => Found::Folder,
-                    Resolved::Closed | Resolved::Forbidden => Found::Forbidden,
-                    Resolved::NotFound | Resolved::File(_) => Found::NotFound,
+                    Resolved::Folder => FileLookup::Folder,
+                    Resolved::Closed | Resolved::Forbidden => FileLookup::Forbidden,
+                    Resolved::NotFound | Resolved::File(_) => FileLookup::NotFound,
                 }
             }
             Err(error) => {
@@ -289,7 +289,7 @@ impl Inner {
                 let root = self.settings.root.path().display();
                 let path = String::from_utf8_lossy(&path);
                 log::error!(root:%, path:?, error:%; "file not served");
-                Found::Failed
+                FileLookup::Failed
             }
         }
     }
@@ -314,7 +314,7 @@ impl Inner {
     }
 
     fn resolve(&self, path: &[u8]) -> io::Result<Resolved> {
-        let Some(relative) = RelativePath::of(path, self.settings.serves_dot_files) else {
+        let Some(relative) = RelativePath::parse(path, self.settings.serves_dot_files) else {
             return Ok(Resolved::NotFound);
         };
         if self.settings.index.is_empty() {
@@ -362,7 +362,7 @@ impl Inner {
     fn open(&self, relative: &[u8], wall: SystemTime) -> io::Result<Option<(OwnedFd, Kind)>> {
         match self.settings.root.open(relative, self.clock.now()) {
             Ok(fd) => {
-                let kind = Stamp::of(&fd, wall)?;
+                let kind = Stamp::read(&fd, wall)?;
                 Ok(Some((fd, kind)))
             }
             Err(error) if is_missing(&error) => Ok(None),
@@ -378,7 +378,7 @@ impl Inner {
         wall: SystemTime,
     ) -> io::Result<ServedFile> {
         let mut common = HeaderMap::with_capacity(8);
-        let content_type = self.settings.types.of(relative);
+        let content_type = self.settings.types.type_for(relative);
         common.insert(header::CONTENT_TYPE, content_type);
         if let Some(policy) = self.policy(relative) {
             common.insert(header::CACHE_CONTROL, policy);
@@ -395,12 +395,12 @@ impl Inner {
             common.append(header::VARY, vary);
         }
         let transfer = self.settings.transfer;
-        let plain = Representation::of(fd, stamp, transfer, &common)?;
+        let plain = Representation::from_file(fd, stamp, transfer, &common)?;
         let mut encoded: Vec<(Encoding, Representation)> = Vec::new();
         for (encoding, fd, stamp) in beside {
             let mut headers = common.clone();
             headers.insert(header::CONTENT_ENCODING, encoding.header_value());
-            let mut own = Representation::of(fd, stamp, transfer, &headers)?;
+            let mut own = Representation::from_file(fd, stamp, transfer, &headers)?;
             let is_taken = own.etag().is_some_and(|tag| {
                 let mut others = encoded.iter().map(|(_, other)| other).chain([&plain]);
                 others.any(|other| other.etag() == Some(tag))

@@ -33,7 +33,7 @@ pub enum PagePart {
 
 impl PageFile {
     /// Returns the validators of a file; `None` if its modification time says nothing about it.
-    pub fn of(facts: &Metadata) -> Option<Self> {
+    pub fn new(facts: &Metadata) -> Option<Self> {
         let modified = seconds(facts.modified().ok()?).filter(|seconds| *seconds > 1)?;
         let size = facts.len();
         let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(modified))?;

@@ -20,7 +20,7 @@ impl RelativePath {
     ///
     /// A file has one path only: an encoded slash or an empty segment names none, so that no guard
     /// on a path can be bypassed with another spelling of it.
-    pub(crate) fn of(path: &[u8], serves_dot_files: bool) -> Option<Self> {
+    pub(crate) fn parse(path: &[u8], serves_dot_files: bool) -> Option<Self> {
         let rest = path.strip_prefix(b"/")?;
         let mut bytes = Vec::with_capacity(rest.len());
         let mut segments = rest.split(|byte| *byte == b'/').peekable();

@@ -53,17 +53,17 @@ impl FileResponse {
             Selection::PreconditionFailed => return Outcome::PreconditionFailed,
             Selection::Unsatisfiable => return Outcome::Unsatisfiable(size),
         };
-        Outcome::File(Box::new(Self::of(file, encoded, status, range, method)))
+        Outcome::File(Box::new(Self::new(file, encoded, status, range, method)))
     }
 
     /// Returns the response with the page for 404, to which conditions and ranges do not apply.
     pub fn not_found(file: Arc<ServedFile>, method: &Method, headers: &HeaderMap) -> Self {
         let encoded = chosen(&file, headers);
         let size = representation(&file, encoded).stamp.size;
-        Self::of(file, encoded, StatusCode::NOT_FOUND, (0, size), method)
+        Self::new(file, encoded, StatusCode::NOT_FOUND, (0, size), method)
     }
 
-    fn of(
+    fn new(
         file: Arc<ServedFile>,
         encoded: Option<usize>,
         status: StatusCode,

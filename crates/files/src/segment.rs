@@ -195,11 +195,11 @@ mod tests {
     }
 
     fn body(fd: OwnedFd, start: u64, end: u64) -> FileBody {
-        let Kind::File(stamp) = Stamp::of(&fd, Clock::machine().wall()).unwrap() else {
+        let Kind::File(stamp) = Stamp::read(&fd, Clock::machine().wall()).unwrap() else {
             panic!("it is a file");
         };
         let none = http::HeaderMap::new();
-        let whole = Representation::of(fd, stamp, Transfer::Sendfile, &none).unwrap();
+        let whole = Representation::from_file(fd, stamp, Transfer::Sendfile, &none).unwrap();
         FileBody::new(&whole, start, end)
     }
 

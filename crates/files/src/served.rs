@@ -81,7 +81,7 @@ impl Stamp {
         clippy::useless_conversion,
         reason = "the types differ between systems"
     )]
-    pub(crate) fn of(fd: &OwnedFd, wall: SystemTime) -> io::Result<Kind> {
+    pub(crate) fn read(fd: &OwnedFd, wall: SystemTime) -> io::Result<Kind> {
         let at = fstat(fd)?;
         match FileType::from_raw_mode(at.st_mode) {
             FileType::RegularFile => {}
@@ -148,7 +148,7 @@ impl Stamp {
 
 impl Representation {
     /// Reads what is needed to serve the open file `fd`. May block.
-    pub(crate) fn of(
+    pub(crate) fn from_file(
         fd: OwnedFd,
         stamp: Stamp,
         transfer: Transfer,

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::{
-    FileResponse, Files, Found, Outcome, base::clock::Clock,
+    FileLookup, FileResponse, Files, Outcome, base::clock::Clock,
     config::model::SymlinksConfig as Symlinks, media_types::MediaTypes, open_files::Settings,
     path::RelativePath, patterns::Patterns, root::Root, segment::Transfer, served::SMALL,
 };
@@ -46,7 +46,7 @@ fn tree(files: &[(&str, &str)]) -> TempDir {
 }
 
 async fn response(files: &Files, path: &str, headers: &HeaderMap) -> Option<(StatusCode, String)> {
-    let Found::File(file) = files.find(path.as_bytes()).await else {
+    let FileLookup::File(file) = files.find(path.as_bytes()).await else {
         return None;
     };
     let Outcome::File(response) = FileResponse::select(file, &Method::GET, headers) else {
@@ -70,7 +70,7 @@ async fn content(files: &Files, path: &str) -> Option<String> {
 #[test]
 fn a_path_names_one_file_at_most() {
     let of = |path: &str| {
-        let found = RelativePath::of(path.as_bytes(), false)?;
+        let found = RelativePath::parse(path.as_bytes(), false)?;
         Some((String::from_utf8(found.bytes).unwrap(), found.is_folder))
     };
     let file = |path: &str| Some((path.to_owned(), false));
@@ -96,8 +96,8 @@ fn a_path_names_one_file_at_most() {
     ] {
         assert_eq!(of(path), expected, "{path}");
     }
-    assert!(RelativePath::of(b"/.env", true).is_some());
-    assert!(RelativePath::of(b"/..", true).is_none());
+    assert!(RelativePath::parse(b"/.env", true).is_some());
+    assert!(RelativePath::parse(b"/..", true).is_none());
 }
 
 #[tokio::test]
@@ -112,8 +112,11 @@ async fn what_is_at_a_path_is_found() {
     assert_eq!(content(&files, "/a.txt").await.as_deref(), Some("a"));
     assert_eq!(content(&files, "/sub/").await.as_deref(), Some("index"));
     assert_eq!(content(&files, "/a%20b+c").await.as_deref(), Some("odd"));
-    assert!(matches!(files.find(b"/sub").await, Found::Folder));
-    assert!(matches!(files.find(b"/empty/").await, Found::Forbidden));
+    assert!(matches!(files.find(b"/sub").await, FileLookup::Folder));
+    assert!(matches!(
+        files.find(b"/empty/").await,
+        FileLookup::Forbidden
+    ));
     for missing in [
         "/b",
         "/a.txt/",
@@ -122,10 +125,16 @@ async fn what_is_at_a_path_is_found() {
         "/empty/.keep",
     ] {
         let found = files.find(missing.as_bytes()).await;
-        assert!(matches!(found, Found::NotFound), "{missing}: {found:?}");
+        assert!(
+            matches!(found, FileLookup::NotFound),
+            "{missing}: {found:?}"
+        );
     }
     let long = format!("/{}", "x".repeat(5000));
-    assert!(matches!(files.find(long.as_bytes()).await, Found::NotFound));
+    assert!(matches!(
+        files.find(long.as_bytes()).await,
+        FileLookup::NotFound
+    ));
 }
 
 #[tokio::test]
@@ -143,7 +152,7 @@ async fn folders_are_not_found_without_names_of_an_index() {
         "/sub/index.html/",
     ] {
         let found = files.find(path.as_bytes()).await;
-        assert!(matches!(found, Found::NotFound), "{path}: {found:?}");
+        assert!(matches!(found, FileLookup::NotFound), "{path}: {found:?}");
     }
     let page = content(&files, "/sub/index.html").await;
     assert_eq!(page.as_deref(), Some("index"));
@@ -162,7 +171,7 @@ async fn a_pipe_is_not_served_and_delays_nothing() {
     )
     .unwrap();
     let files = Files::new(settings(folder.path()), &Clock::machine());
-    assert!(matches!(files.find(b"/pipe").await, Found::NotFound));
+    assert!(matches!(files.find(b"/pipe").await, FileLookup::NotFound));
 }
 
 #[tokio::test]
@@ -223,7 +232,7 @@ async fn a_page_in_place_of_missing_files_is_forgotten_with_the_path() {
         }
         let files = Files::new(settings, &Clock::test());
         let begun = async || match files.find(b"/none").await {
-            Found::File(file) | Found::NotFoundPage(file) => {
+            FileLookup::File(file) | FileLookup::NotFoundPage(file) => {
                 let headers = HeaderMap::new();
                 FileResponse::not_found(file, &Method::GET, &headers)
                     .begin()
@@ -286,7 +295,7 @@ async fn a_file_that_shrinks_or_is_written_is_never_sent_to_its_end() {
         let path = folder.path().join("a");
         fs::write(&path, vec![b'a'; 300_000]).unwrap();
         let files = Files::new(settings(folder.path()), &Clock::machine());
-        let Found::File(file) = files.find(b"/a").await else {
+        let FileLookup::File(file) = files.find(b"/a").await else {
             panic!("it is there");
         };
         let Outcome::File(mut response) =
@@ -366,7 +375,7 @@ async fn the_compressed_file_that_the_client_prefers_is_sent() {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accept));
         let (_, body) = response(&files, path, &headers).await.unwrap();
         assert_eq!(body, expected, "{path} {accept}");
-        let Found::File(file) = files.find(path.as_bytes()).await else {
+        let FileLookup::File(file) = files.find(path.as_bytes()).await else {
             panic!("{path}");
         };
         assert_eq!(
@@ -375,7 +384,7 @@ async fn the_compressed_file_that_the_client_prefers_is_sent() {
             "{path}"
         );
     }
-    let Found::File(file) = files.find(b"/a.js").await else {
+    let FileLookup::File(file) = files.find(b"/a.js").await else {
         panic!("it is there");
     };
     let tags: Vec<_> = file.encoded.iter().map(|(_, own)| own.etag()).collect();
@@ -403,7 +412,7 @@ async fn a_fallback_is_no_file_that_never_changes() {
         ("/assets/a.js", "public, max-age=31536000, immutable"),
         ("/any", "public, max-age=60"),
     ] {
-        let Found::File(file) = files.find(path.as_bytes()).await else {
+        let FileLookup::File(file) = files.find(path.as_bytes()).await else {
             panic!("{path}");
         };
         assert_eq!(file.plain.headers[header::CACHE_CONTROL], policy);
@@ -430,7 +439,7 @@ async fn a_file_has_its_headers_whichever_way_it_is_found() {
         ("/a.js", "public, max-age=60"),
         ("/docs/", "public, max-age=60"),
     ] {
-        let Found::File(file) = files.find(path.as_bytes()).await else {
+        let FileLookup::File(file) = files.find(path.as_bytes()).await else {
             panic!("{path}");
         };
         assert_eq!(file.plain.headers[header::CACHE_CONTROL], policy, "{path}");

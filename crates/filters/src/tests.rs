@@ -23,7 +23,7 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
         zones: &edgeway_core::zones::Zones::default(),
         shared: &edgeway_core::chain::Shared::default(),
         work: &mut edgeway_core::chain::BackgroundWork::default(),
-        beside: &mut edgeway_config::source::ReferencedFiles::default(),
+        referenced: &mut edgeway_config::source::ReferencedFiles::default(),
         diagnostics: &mut diagnostics,
     };
     (entry.compile(&node, &mut cx).is_some(), diagnostics)

@@ -275,7 +275,7 @@ impl Compiler<'_> {
         let policy = Arc::clone(&compiled.policy);
         let cache = self.shared.get::<Cache>()?;
         self.build_unknown(node, &policy);
-        let names = ParamNames::of(&node.config.matches.value);
+        let names = ParamNames::collect(&node.config.matches.value);
         let mut tags = Vec::new();
         for tag in &policy.tags {
             match tag.bind(|name| names.slot(name)) {

@@ -51,7 +51,7 @@ pub(super) struct Compiler<'a> {
     /// Query parameters that are secrets on any route: a request that misses its route by a letter
     /// contains them too.
     pub(super) secret_queries: Arc<[String]>,
-    pub(super) beside: ReferencedFiles,
+    pub(super) referenced: ReferencedFiles,
     pub(super) guards: Guards,
     shared_filters: SharedFilters,
     pub(super) diagnostics: Diagnostics,
@@ -68,10 +68,10 @@ pub fn compile_noting(
     file: &File,
     folder: &Path,
     world: &World,
-    beside: &mut ReferencedFiles,
+    referenced: &mut ReferencedFiles,
 ) -> (Option<Gateway>, Diagnostics) {
     let (gateway, diagnostics, read) = compile_all(file, folder, world, ProfileSelection::Same);
-    *beside = read;
+    *referenced = read;
     (gateway, diagnostics)
 }
 
@@ -109,7 +109,7 @@ fn compile_all(
         },
         work: BackgroundWork::default(),
         secret_queries: secret_queries(file),
-        beside: ReferencedFiles::default(),
+        referenced: ReferencedFiles::default(),
         guards: Guards::default(),
         shared_filters: SharedFilters::default(),
         diagnostics: Diagnostics::default(),
@@ -117,7 +117,7 @@ fn compile_all(
     let gateway = compiler.gateway();
     let diagnostics = compiler.diagnostics;
     let gateway = gateway.filter(|_| !diagnostics.has_errors());
-    (gateway, diagnostics, compiler.beside)
+    (gateway, diagnostics, compiler.referenced)
 }
 
 impl Compiler<'_> {
@@ -270,7 +270,7 @@ impl Compiler<'_> {
             zones: &self.world.zones,
             shared: &self.shared,
             work: &mut self.work,
-            beside: &mut self.beside,
+            referenced: &mut self.referenced,
             diagnostics: &mut self.diagnostics,
         }
     }

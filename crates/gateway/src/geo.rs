@@ -42,7 +42,7 @@ impl Stamp {
 impl Databases {
     fn get(&self, path: PathBuf) -> Result<Arc<Database>, String> {
         // Taken before reading: a file that is written meanwhile is read again the next time.
-        let stamp = Stamp::of(&path).map_err(|error| error.to_string())?;
+        let stamp = Stamp::read(&path).map_err(|error| error.to_string())?;
         let mut all = self.0.lock();
         all.retain(|_, (_, database)| database.strong_count() > 0);
         if let Some((known, database)) = all.get(&path)
@@ -68,7 +68,7 @@ impl Compiler<'_> {
         let mut all = Vec::new();
         for file in &config.value.file.0 {
             let path = self.folder.join(&file.value);
-            self.beside.missed(path.clone());
+            self.referenced.missed(path.clone());
             match databases.get(path) {
                 Ok(database) => all.push(database),
                 Err(why) => self.error(

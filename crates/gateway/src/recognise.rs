@@ -189,8 +189,8 @@ impl RouteCache {
             is_not_stored,
             wants: match (seen.has_wants, &policy.client_directives) {
                 (false, _) => RequestDirectives::default(),
-                (true, None) => RequestDirectives::of(&head.headers).without_demands(),
-                (true, Some(_)) => RequestDirectives::of(&head.headers),
+                (true, None) => RequestDirectives::parse(&head.headers).without_demands(),
+                (true, Some(_)) => RequestDirectives::parse(&head.headers),
             },
         })
     }

@@ -273,7 +273,7 @@ impl Compiler<'_> {
         }
         let Spanned { value, place } = tls.value.ca.as_ref()?;
         let path = self.folder.join(value);
-        self.beside.missed(path.clone());
+        self.referenced.missed(path.clone());
         match std::fs::read(&path) {
             Ok(pem) => Some(pem),
             Err(error) => {

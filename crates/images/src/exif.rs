@@ -23,7 +23,7 @@ const SHORT: u16 = 3;
 impl Orientation {
     /// Reads EXIF data, with or without the name before it. Data that cannot be read count as
     /// those of an upright image.
-    pub(crate) fn of(exif: &[u8]) -> Self {
+    pub(crate) fn parse(exif: &[u8]) -> Self {
         Self::read(exif.strip_prefix(b"Exif\0\0").unwrap_or(exif)).unwrap_or_default()
     }
 

@@ -35,7 +35,7 @@ const SIGNATURES: [(Kind, &[u8]); 12] = [
 
 impl Kind {
     /// Returns the type of an image; `None` if another detector has to tell.
-    pub fn of(bytes: &[u8]) -> Option<Self> {
+    pub fn detect(bytes: &[u8]) -> Option<Self> {
         let found = SIGNATURES.iter().find(|(kind, signature)| {
             bytes.starts_with(signature)
                 && (*kind != Self::WebP || bytes.get(8..12) == Some(b"WEBP"))

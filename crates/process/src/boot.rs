@@ -155,12 +155,12 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let (to_compile, folder) = (world.clone(), path.as_deref().and_then(Path::parent));
     let folder = folder.unwrap_or(Path::new("")).to_owned();
     let compiled = compiling.run(move || {
-        let mut beside = ReferencedFiles::default();
-        let compiled = gateway::compile_noting(&file, &folder, &to_compile, &mut beside);
-        (file, compiled, beside)
+        let mut referenced = ReferencedFiles::default();
+        let compiled = gateway::compile_noting(&file, &folder, &to_compile, &mut referenced);
+        (file, compiled, referenced)
     });
     let compiled = compiled.await.map_err(BootError::Compile)?;
-    let (file, (gateway, diagnostics), beside) = compiled;
+    let (file, (gateway, diagnostics), referenced) = compiled;
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };
@@ -171,7 +171,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     // With `--last-good`, changes count from the files on disk, which may stay as they are for now.
     let on_disk = || path.as_deref().map(|path| source::load(path).0);
     let mut read = sources.clone().or_else(on_disk).unwrap_or_default();
-    read.beside = beside;
+    read.referenced = referenced;
     let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
     let live = Arc::new(Live::new(gateway, world));
     let (line, succeeded) = Lineage::new(launch, &mut inherited);

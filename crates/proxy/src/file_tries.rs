@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use edgeway_core::chain::{Exchange, Reply, RouteRequest, RouteTarget};
-use edgeway_files::Found;
+use edgeway_files::FileLookup;
 use edgeway_routes::{Action, Otherwise, ServeFiles, Target, normalise, values::encoded_path};
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
@@ -22,7 +22,7 @@ const NO_FILE: &str = "no_file";
 /// Result of looking for a file or folder.
 enum Lookup {
     /// The file, or the folder's index, at this path.
-    File(Vec<u8>, Found),
+    File(Vec<u8>, FileLookup),
     /// Folder that must not be listed.
     Forbidden,
     /// The index of a folder, whose path chooses the route again.
@@ -174,14 +174,16 @@ async fn look(serve: &ServeFiles, path: &str, is_folder: bool, ctx: &Context) ->
     let has_slash = normal.path.ends_with(b"/");
     if !is_folder {
         return match find(serve, &normal.path, ctx).await {
-            found @ Found::File(_) if !has_slash => Lookup::File(normal.path.into_owned(), found),
+            found @ FileLookup::File(_) if !has_slash => {
+                Lookup::File(normal.path.into_owned(), found)
+            }
             _ => Lookup::Nothing,
         };
     }
     if !has_slash {
         return match find(serve, &normal.path, ctx).await {
             // Several slashes at the beginning would be the address of a host.
-            Found::Folder if !normal.path.starts_with(b"//") => {
+            FileLookup::Folder if !normal.path.starts_with(b"//") => {
                 Lookup::Folder(normal.path.into_owned())
             }
             _ => Lookup::Nothing,
@@ -189,24 +191,27 @@ async fn look(serve: &ServeFiles, path: &str, is_folder: bool, ctx: &Context) ->
     }
     for name in &serve.rerouted_index {
         let path = [&*normal.path, name.as_bytes()].concat();
-        if let Found::File(_) = find(serve, &path, ctx).await {
+        if let FileLookup::File(_) = find(serve, &path, ctx).await {
             return Lookup::Index(path);
         }
     }
     match find(serve, &normal.path, ctx).await {
-        found @ Found::File(_) => Lookup::File(normal.path.into_owned(), found),
-        Found::Forbidden => Lookup::Forbidden,
-        Found::Folder | Found::NotFound | Found::NotFoundPage(_) | Found::Failed => Lookup::Nothing,
+        found @ FileLookup::File(_) => Lookup::File(normal.path.into_owned(), found),
+        FileLookup::Forbidden => Lookup::Forbidden,
+        FileLookup::Folder
+        | FileLookup::NotFound
+        | FileLookup::NotFoundPage(_)
+        | FileLookup::Failed => Lookup::Nothing,
     }
 }
 
 /// Finds what is at a path in normal form.
-async fn find(serve: &ServeFiles, path: &[u8], ctx: &Context) -> Found {
+async fn find(serve: &ServeFiles, path: &[u8], ctx: &Context) -> FileLookup {
     let target = Target::new("", path);
     let rewritten = match &serve.rewrite {
         Some(rewrite) => match rewrite.apply(&target, &ctx.params) {
             Ok(rewritten) => rewritten,
-            Err(_) => return Found::NotFound,
+            Err(_) => return FileLookup::NotFound,
         },
         None => None,
     };
@@ -215,7 +220,7 @@ async fn find(serve: &ServeFiles, path: &[u8], ctx: &Context) -> Found {
         None => path,
     };
     match serve.files.kept(path) {
-        Some(file) => Found::File(file),
+        Some(file) => FileLookup::File(file),
         None => serve.files.find(path).await,
     }
 }

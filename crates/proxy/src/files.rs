@@ -6,7 +6,7 @@ use std::{borrow::Cow, io, sync::Arc};
 use bytes::Bytes;
 use edgeway_base::clock::Clock;
 use edgeway_core::chain::{Certificate, Chain, Exchange, Phase, Reply, RequestFacts};
-use edgeway_files::{FileBody, FileResponse, Files, Found, Outcome};
+use edgeway_files::{FileBody, FileLookup, FileResponse, Files, Outcome};
 use edgeway_gateway::metrics::FilePart;
 use edgeway_routes::{Action, Params, ServeFiles, Target};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
@@ -105,20 +105,20 @@ async fn before_upstream(files: &Files, head: &RequestHeader, ctx: &Context) -> 
         return None;
     }
     let found = match files.kept(path) {
-        Some(file) => Found::File(file),
+        Some(file) => FileLookup::File(file),
         // Boxed, because otherwise every request's future would be as large.
         None => Box::pin(files.find(path)).await,
     };
     match found {
-        Found::File(_) if head.method == Method::GET || head.method == Method::HEAD => {
+        FileLookup::File(_) if head.method == Method::GET || head.method == Method::HEAD => {
             Some(decide(files, path, found, head).await)
         }
-        Found::File(_) => Some(not_allowed()),
-        Found::NotFoundPage(_)
-        | Found::Folder
-        | Found::NotFound
-        | Found::Forbidden
-        | Found::Failed => None,
+        FileLookup::File(_) => Some(not_allowed()),
+        FileLookup::NotFoundPage(_)
+        | FileLookup::Folder
+        | FileLookup::NotFound
+        | FileLookup::Forbidden
+        | FileLookup::Failed => None,
     }
 }
 
@@ -141,12 +141,12 @@ async fn of_app(head: &RequestHeader, ctx: &Context) -> Option<Decision> {
     let release = release.map(|name| (name, upstream.is_release_up(name)));
     let (files, path) = app.find(Target::new("", sent).path, release)?;
     let found = match files.kept(&path) {
-        Some(file) => Found::File(file),
+        Some(file) => FileLookup::File(file),
         // Boxed, because otherwise every request's future would be as large.
         None => Box::pin(files.find(&path)).await,
     };
     match found {
-        Found::File(_) => Some(decide(files, &path, found, head).await),
+        FileLookup::File(_) => Some(decide(files, &path, found, head).await),
         _ => None,
     }
 }
@@ -187,7 +187,7 @@ async fn find(
 
 async fn find_at(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
     match files.kept(path) {
-        Some(file) => decide(files, path, Found::File(file), head).await,
+        Some(file) => decide(files, path, FileLookup::File(file), head).await,
         // Boxed, because otherwise every request's future would be as large.
         None => Box::pin(look(files, path, head)).await,
     }
@@ -202,7 +202,7 @@ async fn look(files: &Files, path: &[u8], head: &RequestHeader) -> Decision {
 pub(super) async fn decide(
     files: &Files,
     path: &[u8],
-    found: Found,
+    found: FileLookup,
     head: &RequestHeader,
 ) -> Decision {
     match select(found, head) {
@@ -214,23 +214,23 @@ pub(super) async fn decide(
 
 /// Selects what of a file the request gets. The error is the reply if it gets none.
 fn select(
-    found: Found,
+    found: FileLookup,
     head: &RequestHeader,
 ) -> std::result::Result<Box<FileResponse>, Box<Reply>> {
     let outcome = match found {
-        Found::File(file) => FileResponse::select(file, &head.method, &head.headers),
-        Found::NotFoundPage(file) => {
+        FileLookup::File(file) => FileResponse::select(file, &head.method, &head.headers),
+        FileLookup::NotFoundPage(file) => {
             let page = FileResponse::not_found(file, &head.method, &head.headers);
             return Ok(Box::new(page));
         }
-        Found::Folder => return Err(Box::new(with_slash(head))),
-        Found::NotFound => return Err(Box::new(no_file())),
-        Found::Forbidden => {
+        FileLookup::Folder => return Err(Box::new(with_slash(head))),
+        FileLookup::NotFound => return Err(Box::new(no_file())),
+        FileLookup::Forbidden => {
             let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
                 .detail("This address is not served.");
             return Err(Box::new(reply));
         }
-        Found::Failed => return Err(Failure::Internal.into()),
+        FileLookup::Failed => return Err(Failure::Internal.into()),
     };
     match outcome {
         Outcome::File(response) => Ok(response),

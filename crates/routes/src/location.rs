@@ -45,7 +45,7 @@ impl Location {
                 text: regex.to_owned(),
                 ignores_case,
             };
-            Matcher::of(&location).map(|_| location)
+            Matcher::compile(&location).map(|_| location)
         };
         if let Some(rest) = text.strip_prefix("~*") {
             return regex(rest, true);
@@ -85,7 +85,7 @@ impl Location {
 
     /// Returns the names of its groups.
     pub(super) fn names(&self) -> Vec<String> {
-        match Matcher::of(self) {
+        match Matcher::compile(self) {
             Ok(Some(matcher)) => matcher.names(),
             _ => Vec::new(),
         }
@@ -253,7 +253,7 @@ pub(super) enum Matcher {
 
 impl Matcher {
     /// Compiles the expression of a location; `None` if it has none.
-    pub(super) fn of(location: &Location) -> Result<Option<Self>, RouteProblem> {
+    pub(super) fn compile(location: &Location) -> Result<Option<Self>, RouteProblem> {
         let Location::Regex { text, ignores_case } = location else {
             return Ok(None);
         };

@@ -184,7 +184,7 @@ fn expression(location: &Location, plain: &mut Vec<String>) -> Option<Expression
     let Location::Regex { text, ignores_case } = location else {
         return None;
     };
-    let matcher = Matcher::of(location).ok()??;
+    let matcher = Matcher::compile(location).ok()??;
     let in_set = matches!(matcher, Matcher::Plain(_)).then(|| {
         plain.push(Location::pattern(text, *ignores_case));
         plain.len() - 1

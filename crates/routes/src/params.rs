@@ -109,7 +109,7 @@ impl Params {
 impl ParamNames {
     /// Collects the names of a route's paths and hosts. Invalid ones are skipped: the route table
     /// reports them.
-    pub fn of(config: &MatchConfig) -> Self {
+    pub fn collect(config: &MatchConfig) -> Self {
         let mut names = Self::of_paths(config);
         let hosts: Vec<Option<Vec<String>>> = config
             .host

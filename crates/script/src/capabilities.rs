@@ -91,7 +91,7 @@ impl FetchOrigins {
         let origins = origins.iter().map(|text| {
             let url: Uri = text.parse().map_err(|_| not_an_origin(text))?;
             let is_whole = matches!(url.path(), "" | "/") && url.query().is_none();
-            let origin = Origin::of(&url).filter(|_| is_whole);
+            let origin = Origin::from_url(&url).filter(|_| is_whole);
             let origin = origin.ok_or_else(|| not_an_origin(text))?;
             let client = Fetch::to(&url, Path::new(""), None);
             Ok((origin, client.map_err(|error| error.to_string())?))
@@ -126,7 +126,7 @@ impl FetchOrigins {
         }
         let uri: Uri = url.parse().map_err(|_| format!("invalid URL `{url}`"))?;
         let origin =
-            Origin::of(&uri).ok_or_else(|| format!("`{url}` is not an http or https URL"))?;
+            Origin::from_url(&uri).ok_or_else(|| format!("`{url}` is not an http or https URL"))?;
         let listed = self.origins.iter().find(|(listed, _)| *listed == origin);
         let Some((_, client)) = listed else {
             return Err(format!(
@@ -152,7 +152,7 @@ impl FetchOrigins {
 }
 
 impl Origin {
-    fn of(url: &Uri) -> Option<Self> {
+    fn from_url(url: &Uri) -> Option<Self> {
         let scheme = url.scheme_str()?.to_ascii_lowercase();
         let usual = match scheme.as_str() {
             "http" => 80,
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn origins_are_compared_as_on_the_web() {
-        let of = |text: &str| Origin::of(&text.parse().unwrap());
+        let of = |text: &str| Origin::from_url(&text.parse().unwrap());
         assert_eq!(of("https://A.test/x?y"), of("HTTPS://a.test:443"));
         assert_ne!(of("http://a.test"), of("https://a.test"));
         assert_ne!(of("http://a.test:8080"), of("http://a.test"));

@@ -87,14 +87,14 @@ impl Failure {
     /// Failure for a value that a plugin threw.
     pub(super) fn thrown(thrown: Value<'_>) -> Self {
         let exception = thrown.as_object().cloned().and_then(Exception::from_object);
-        Self::of(match exception {
+        Self::from_error(match exception {
             Some(exception) => CaughtError::Exception(exception),
             None => CaughtError::Value(thrown),
         })
     }
 
     /// Failure for an error of the engine.
-    pub(super) fn of(error: CaughtError<'_>) -> Self {
+    pub(super) fn from_error(error: CaughtError<'_>) -> Self {
         match error {
             CaughtError::Exception(exception) => {
                 let property = |what: &str| {
@@ -104,7 +104,7 @@ impl Failure {
                 let name = property("name");
                 let mut message = property("message").unwrap_or_default();
                 let is_memory = message == "out of memory";
-                if let Some(hint) = hints::of(&message) {
+                if let Some(hint) = hints::find(&message) {
                     message.push_str(": ");
                     message.push_str(hint);
                 }

@@ -1,7 +1,7 @@
 //! Hints on alternatives to APIs that authors know from elsewhere and that are missing here.
 
 /// Returns a hint about an error of the engine, if there is one.
-pub(super) fn of(message: &str) -> Option<&'static str> {
+pub(super) fn find(message: &str) -> Option<&'static str> {
     if let Some(name) = message.strip_suffix(" is not defined") {
         return of_name(name);
     }

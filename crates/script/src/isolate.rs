@@ -102,10 +102,10 @@ impl Isolate {
         let loaded = context.with(|ctx| {
             budget.enter(limits.load, Duration::ZERO, false);
             let prepared = budget.steps.prepare(&ctx);
-            prepared.catch(&ctx).map_err(Failure::of)?;
+            prepared.catch(&ctx).map_err(Failure::from_error)?;
             load(&ctx, source, config, capabilities, &state, &budget)
                 .catch(&ctx)
-                .map_err(Failure::of)
+                .map_err(Failure::from_error)
         });
         budget.leave();
         // Whatever it returned: it was interrupted midway.
@@ -232,7 +232,7 @@ impl Isolate {
             *state.call.lock() = Some(call);
             self.budget.enter(self.limits.cpu, used, is_counted);
             let outcome = match &entry {
-                Some(entry) => run(entry, id).catch(&ctx).map_err(Failure::of),
+                Some(entry) => run(entry, id).catch(&ctx).map_err(Failure::from_error),
                 None => Err(Failure::load("it has no entry")),
             };
             drop(entry);

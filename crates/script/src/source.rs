@@ -109,13 +109,13 @@ impl Source {
                 .all(|file| read(&self.folder.join(file)).is_err())
     }
 
-    /// Notes the plugin's files in `beside`.
-    pub fn note(&self, beside: &mut ReferencedFiles) {
+    /// Notes the plugin's files in `referenced`.
+    pub fn note(&self, referenced: &mut ReferencedFiles) {
         for (file, text) in &*self.files.lock() {
-            beside.read(self.folder.join(file), text.as_bytes());
+            referenced.read(self.folder.join(file), text.as_bytes());
         }
         for file in &*self.missed.lock() {
-            beside.missed(self.folder.join(file));
+            referenced.missed(self.folder.join(file));
         }
     }
 

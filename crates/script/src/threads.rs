@@ -264,7 +264,7 @@ impl State {
         client.is_some() && held.count() >= MAX_STUCK_OF_ONE
     }
 
-    fn of(&mut self, lane: u64) -> Option<&mut ThreadLane> {
+    fn find_lane(&mut self, lane: u64) -> Option<&mut ThreadLane> {
         self.lanes.iter_mut().find(|each| each.id == lane)
     }
 
@@ -308,7 +308,7 @@ impl Shared {
         }
         if let JobKind::Settle(step, ..) = &what {
             let lane = step.lane;
-            if state.of(lane).is_none() {
+            if state.find_lane(lane).is_none() {
                 let why = "the instance that it waited in is stuck in another hook";
                 return Err(Failure::new(FailureKind::Stuck, why));
             }
@@ -404,7 +404,7 @@ impl Shared {
 
     /// Runs jobs on the thread of a lane.
     fn serve(self: &Arc<Self>, id: u64, mut isolate: Option<Arc<Isolate>>) {
-        if let Some(lane) = self.state.lock().of(id) {
+        if let Some(lane) = self.state.lock().find_lane(id) {
             lane.thread = Some(rustix::thread::gettid());
             lane.isolate.clone_from(&isolate);
         }
@@ -445,7 +445,7 @@ impl Shared {
         }
         let new = Arc::new((self.make)()?);
         *isolate = Some(Arc::clone(&new));
-        if let Some(lane) = self.state.lock().of(id) {
+        if let Some(lane) = self.state.lock().find_lane(id) {
             lane.isolate = Some(Arc::clone(&new));
         }
         Ok(new)
@@ -454,7 +454,7 @@ impl Shared {
     /// Marks the lane as idle; `false` if the lane was given up meanwhile.
     fn is_idle(&self, id: u64) -> bool {
         let mut state = self.state.lock();
-        let lane = state.of(id);
+        let lane = state.find_lane(id);
         lane.map(|lane| lane.running = None).is_some()
     }
 
@@ -465,9 +465,9 @@ impl Shared {
             if state.is_closed {
                 return None;
             }
-            state.of(id)?.running = None;
+            state.find_lane(id)?.running = None;
             if let Some(job) = state.take(id) {
-                let lane = state.of(id)?;
+                let lane = state.find_lane(id)?;
                 lane.running = Some((job.id, Instant::now()));
                 lane.client = job.client;
                 return Some(job);

@@ -43,7 +43,7 @@ struct WaitUntilMetrics {
 
 impl WaitUntil {
     /// Creates the tasks and counters of a plugin; a process that stops waits for `tasks`.
-    pub fn of(plugin: &str, tasks: Tasks, metrics: &Metrics) -> Self {
+    pub fn new(plugin: &str, tasks: Tasks, metrics: &Metrics) -> Self {
         let counter = |outcome| {
             metrics.counter(
                 "edgeway_plugin_wait_until_total",

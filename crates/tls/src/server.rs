@@ -110,7 +110,7 @@ impl Server {
         });
         let clients = client_ca.as_ref().map(ClientCa::clients);
         let now = expiry::seconds(cx.clock.wall());
-        let sessions = match Sessions::of(zones, listener, &clients.unwrap_or_default(), now) {
+        let sessions = match Sessions::open(zones, listener, &clients.unwrap_or_default(), now) {
             Ok(sessions) => sessions,
             Err(error) => {
                 cx.report("edgeway::tls::tickets", error.to_string(), "try again");
@@ -163,7 +163,7 @@ impl Server {
 
     /// Sessions of this listener under this client policy.
     pub(super) fn sessions_with(&self, clients: &Clients) -> Result<Arc<Sessions>, NoRandomness> {
-        Sessions::of(&self.zones, &self.listener, clients, self.now())
+        Sessions::open(&self.zones, &self.listener, clients, self.now())
     }
 
     /// Replaces the configurations from the next handshake on. Earlier sessions cannot be resumed

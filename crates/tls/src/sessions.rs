@@ -38,7 +38,7 @@ struct Exported {
 impl Sessions {
     /// The sessions of `listener` under the client policy `clients`, at `now` in seconds since
     /// 1970.
-    pub(super) fn of(
+    pub(super) fn open(
         zones: &Zones,
         listener: &str,
         clients: &Clients,
@@ -136,7 +136,7 @@ mod tests {
     const HOUR: i64 = 3600;
 
     fn sessions(zones: &Zones, clients: &Clients) -> Arc<Sessions> {
-        Sessions::of(zones, "web", clients, 1000 * HOUR).unwrap()
+        Sessions::open(zones, "web", clients, 1000 * HOUR).unwrap()
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         let opens = |clients: &Clients| sessions(&zones, clients).tickets().decrypt(&ticket);
         assert_eq!(opens(&anybody).as_deref(), Some(&b"x"[..]));
         assert_eq!(opens(&ours), None);
-        let other = Sessions::of(&zones, "api", &anybody, 0).unwrap();
+        let other = Sessions::open(&zones, "api", &anybody, 0).unwrap();
         assert_eq!(other.tickets().decrypt(&ticket), None);
         for others in [
             Clients::signed_by([&b"theirs"[..]].into_iter(), "required"),
@@ -200,7 +200,7 @@ mod tests {
         let ticket = sessions(&old, &anybody).tickets().encrypt(b"x").unwrap();
         let new = Zones::default();
         new.inherit(old.export());
-        let taken = Sessions::of(&new, "web", &anybody, 1005 * HOUR).unwrap();
+        let taken = Sessions::open(&new, "web", &anybody, 1005 * HOUR).unwrap();
         assert_eq!(taken.tickets().decrypt(&ticket).as_deref(), Some(&b"x"[..]));
         taken.turn(1006 * HOUR).unwrap();
         let next = taken.tickets().encrypt(b"y").unwrap();

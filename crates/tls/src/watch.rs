@@ -54,7 +54,7 @@ pub(super) struct ClientCa {
 impl ClientCa {
     pub(super) fn new(path: PathBuf, mode: ClientCertificateConfig) -> Self {
         Self {
-            turn: ReadSchedule::after(Stamps::of([&*path])),
+            turn: ReadSchedule::after(Stamps::read([&*path])),
             path,
             mode,
             current: Vec::new(),
@@ -84,7 +84,7 @@ impl ClientCa {
 
     /// The new verifier, if the file has changed and is usable.
     fn look(&mut self, events: &mut Vec<FilesEvent>) -> Option<Arc<dyn ClientCertVerifier>> {
-        let due = self.turn.due(Stamps::of([&*self.path]));
+        let due = self.turn.due(Stamps::read([&*self.path]));
         if due == ReadDecision::Nothing {
             return None;
         }

@@ -78,7 +78,7 @@ impl Upstream {
         warn_of_blind_balance(config, &balance, &sources, cx);
 
         let name: Arc<str> = Arc::from(key.name.as_str());
-        let live = || UpstreamZone::new(cx.clock.clone(), keeper.of(&name));
+        let live = || UpstreamZone::new(cx.clock.clone(), keeper.decisions(&name));
         let shared = Arc::new(Shared {
             live: zones.get_or_create(&zone(&name), live),
             keeper: keeper.clone(),

@@ -91,7 +91,7 @@ impl Zone for UpstreamZone {
             .states()
             .into_iter()
             .filter_map(|state| {
-                let exported = BackendExport::of(&state, now);
+                let exported = BackendExport::from_state(&state, now);
                 // Plain data with string keys; it can always be written as JSON.
                 let value = serde_json::to_value(exported).ok()?;
                 Some((state.address.to_string(), value))
@@ -150,7 +150,7 @@ impl UpstreamZone {
 }
 
 impl BackendExport {
-    fn of(state: &BackendState, now: u64) -> Self {
+    fn from_state(state: &BackendState, now: u64) -> Self {
         let since = |at: u64| millis(now.saturating_sub(at));
         let probes = state.probes.lock().clone();
         Self {

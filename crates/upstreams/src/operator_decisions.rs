@@ -168,7 +168,7 @@ impl DecisionStore {
         }
     }
 
-    pub(super) fn of(&self, upstream: &str) -> OperatorDecisions {
+    pub(super) fn decisions(&self, upstream: &str) -> OperatorDecisions {
         self.stored
             .lock()
             .get(upstream)
@@ -248,7 +248,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state/backends.json");
         let keeper = DecisionStore::open(path.clone());
-        assert_eq!(keeper.of("web"), OperatorDecisions::default());
+        assert_eq!(keeper.decisions("web"), OperatorDecisions::default());
         let web = decisions(
             &["127.0.0.1:3004", "unix:/run/a b.sock"],
             &["127.0.0.1:3001"],
@@ -257,8 +257,8 @@ mod tests {
         keeper.keep("api", &decisions(&[], &["127.0.0.1:5000"]));
         keeper.keep("api", &OperatorDecisions::default());
         let next = DecisionStore::open(path.clone());
-        assert_eq!(next.of("web"), web);
-        assert_eq!(next.of("api"), OperatorDecisions::default());
+        assert_eq!(next.decisions("web"), web);
+        assert_eq!(next.decisions("api"), OperatorDecisions::default());
         let files = fs::read_dir(path.parent().unwrap()).unwrap().count();
         assert_eq!(files, 1, "nothing is left beside it");
     }
@@ -270,7 +270,7 @@ mod tests {
         for garbage in ["", "{", "[]", r#"{ "upstreams": 3 }"#] {
             fs::write(&path, garbage).unwrap();
             assert_eq!(
-                DecisionStore::open(path.clone()).of("web"),
+                DecisionStore::open(path.clone()).decisions("web"),
                 OperatorDecisions::default()
             );
         }
@@ -283,8 +283,8 @@ mod tests {
         let keeper = DecisionStore::open(path);
         let mut expected = decisions(&["127.0.0.1:2"], &["127.0.0.1:3"]);
         expected.added[0].weight = 1;
-        assert_eq!(keeper.of("web"), expected);
-        assert_eq!(keeper.of("api"), OperatorDecisions::default());
+        assert_eq!(keeper.decisions("web"), expected);
+        assert_eq!(keeper.decisions("api"), OperatorDecisions::default());
     }
 
     #[test]
@@ -295,6 +295,6 @@ mod tests {
         let keeper = DecisionStore::open(file.join("backends.json"));
         let web = decisions(&[], &["127.0.0.1:3001"]);
         keeper.keep("web", &web);
-        assert_eq!(keeper.of("web"), web);
+        assert_eq!(keeper.decisions("web"), web);
     }
 }

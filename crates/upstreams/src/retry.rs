@@ -164,7 +164,7 @@ impl Counts {
     }
 
     /// Returns these counts if they belong to `second`, zero counts otherwise.
-    fn of(self, second: u64) -> Self {
+    fn in_second(self, second: u64) -> Self {
         if self.second == second {
             return self;
         }
@@ -182,7 +182,7 @@ impl Slot {
         let _before = self
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
-                Some(change(Counts::unpack(word).of(second)).pack())
+                Some(change(Counts::unpack(word).in_second(second)).pack())
             });
     }
 }

@@ -181,7 +181,7 @@ impl Model {
         let now = edgeway_base::clock::Clock::machine().wall();
         let request = headers_of(&step.request);
         let method = Method::from_bytes(step.method.as_bytes()).unwrap();
-        let wants = RequestDirectives::of(&request);
+        let wants = RequestDirectives::parse(&request);
         if method != Method::GET && method != Method::HEAD {
             return self.write(step, &method, request);
         }
@@ -271,7 +271,7 @@ impl Model {
         };
         clean(&mut headers);
         date(&mut headers, now);
-        let vary = Vary::of(&headers);
+        let vary = Vary::parse(&headers);
         let target = target_of(step);
         let variance = vary.variance(request);
         self.entries.retain(|entry| {

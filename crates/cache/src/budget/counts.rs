@@ -60,7 +60,7 @@ impl BudgetMetrics {
         }
     }
 
-    pub(super) fn of(&self, kind: Kind) -> &IntGauge {
+    pub(super) fn gauge(&self, kind: Kind) -> &IntGauge {
         match kind {
             Kind::Person => &self.person,
             Kind::Revalidation => &self.revalidation,

@@ -252,7 +252,7 @@ impl RenderBudget {
     }
 
     fn permit(self: &Arc<Self>, kind: Kind) -> RenderPermit {
-        self.metrics.of(kind).inc();
+        self.metrics.gauge(kind).inc();
         RenderPermit {
             budget: Arc::clone(self),
             kind,
@@ -306,7 +306,7 @@ impl Inner {
 impl Drop for RenderPermit {
     fn drop(&mut self) {
         let budget = &self.budget;
-        budget.metrics.of(self.kind).dec();
+        budget.metrics.gauge(self.kind).dec();
         let held = budget.clock.now().saturating_duration_since(self.since);
         let mut inner = budget.inner.lock();
         match self.kind {

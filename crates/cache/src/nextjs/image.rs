@@ -128,7 +128,7 @@ struct ManifestImages {
 
 impl ImageRules {
     /// Builds the rules; `None` if the app has no optimizer: its path responds with 404.
-    pub(super) fn of(manifest: Manifest) -> Option<Self> {
+    pub(super) fn from_manifest(manifest: Manifest) -> Option<Self> {
         let images = manifest.images;
         if images.unoptimized || images.loader.is_some_and(|loader| &*loader != "default") {
             return None;

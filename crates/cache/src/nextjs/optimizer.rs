@@ -120,10 +120,10 @@ impl Optimizer {
         let has_mozjpeg = experimental.img_opt_mozjpeg.unwrap_or(true);
         let images = manifest.map(|manifest| manifest.images);
         let images = images.filter(|_| !has_other_limit);
-        Ok(images.and_then(|images| Self::of(images, has_mozjpeg)))
+        Ok(images.and_then(|images| Self::from_images(images, has_mozjpeg)))
     }
 
-    fn of(images: Images, has_mozjpeg: bool) -> Option<Self> {
+    fn from_images(images: Images, has_mozjpeg: bool) -> Option<Self> {
         let local = match images.local_patterns {
             Some(patterns) => {
                 let read: Result<_, _> = patterns.into_iter().map(LocalPattern::read).collect();

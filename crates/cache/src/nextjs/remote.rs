@@ -116,14 +116,14 @@ impl RemoteSource {
             return None;
         }
         let authority = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
-        let source = Self::of(Url::parse(text).ok()?)?;
+        let source = Self::from_url(Url::parse(text).ok()?)?;
         let written = authority.to_ascii_lowercase();
         let port = source.0.port_or_known_default()?;
         let host = source.host();
         (written == host || written == format!("{host}:{port}")).then_some(source)
     }
 
-    fn of(url: Url) -> Option<Self> {
+    fn from_url(url: Url) -> Option<Self> {
         let port = url.port_or_known_default()?;
         let is_of_http = matches!(port, 80 | 443) || port >= FIRST_FREE_PORT;
         // Versions of IDNA differ.
@@ -146,7 +146,7 @@ impl RemoteSource {
         if !is_path || !location.bytes().all(is_plain) {
             return None;
         }
-        Self::of(self.0.join(location).ok()?)
+        Self::from_url(self.0.join(location).ok()?)
     }
 
     /// Returns the URL as a browser shows it.

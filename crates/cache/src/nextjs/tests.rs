@@ -508,7 +508,7 @@ fn variants_differ_by_headers_outside_the_key() {
     let by = |shape: &RequestShape, lines: &[&str]| match effective_vary(
         shape,
         &headers(lines),
-        Vary::of(&headers(lines)),
+        Vary::parse(&headers(lines)),
     ) {
         Vary::Nothing => String::new(),
         Vary::Fields(fields) => {

@@ -20,7 +20,7 @@ use crate::base::http::list_of;
 /// must validate it first, or it is personal.
 pub fn browser(headers: &mut HeaderMap, ttl: Duration, age: Duration) {
     const CACHE_CONTROL: http::HeaderName = header::CACHE_CONTROL;
-    let directives = Policy::of(headers).directives;
+    let directives = Policy::parse(headers).directives;
     let is_closed = ["no-store", "no-cache", "private"]
         .iter()
         .any(|word| crate::base::http::has_token(headers, &CACHE_CONTROL, word));

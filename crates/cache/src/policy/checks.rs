@@ -57,7 +57,7 @@ pub fn cache_control(data: &[u8]) {
         assert!(!is_plainly_forbidden(&headers), "{headers:?}");
     }
     not_modified(&headers, &Method::GET, StatusCode::OK, &headers);
-    let vary = Vary::of(&headers);
+    let vary = Vary::parse(&headers);
     assert_eq!(vary.variance(&headers), vary.variance(&headers.clone()));
     let mut merged = headers.clone();
     merge(&mut merged, &headers);
@@ -67,7 +67,7 @@ pub fn cache_control(data: &[u8]) {
     clean(&mut merged);
     assert!(!merged.contains_key(header::AGE));
     // As a request, the same bytes allow no more than a plain request.
-    let wants = RequestDirectives::of(&headers);
+    let wants = RequestDirectives::parse(&headers);
     if let Ok(lifetime) = &found
         && judge(lifetime, &RequestDirectives::default(), now) == Usability::Validate
     {

@@ -43,7 +43,7 @@ impl ClientLifetimes {
         let is_closed = ["no-store", "no-cache", "private"]
             .iter()
             .any(|word| has_token(headers, &CACHE_CONTROL, word));
-        let policy = Policy::of(headers).directives;
+        let policy = Policy::parse(headers).directives;
         if is_closed
             || policy.no_store
             || policy.no_cache.is_whole()

@@ -152,7 +152,7 @@ pub(super) fn seconds(text: &[u8]) -> Option<Duration> {
 
 impl Directives {
     /// Parses `Cache-Control`; `None` if there is no such field.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(super) fn parse(headers: &HeaderMap) -> Option<Self> {
         let mut is_there = false;
         let mut found = Self::default();
         for line in headers.get_all(header::CACHE_CONTROL) {

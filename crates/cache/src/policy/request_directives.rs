@@ -31,7 +31,7 @@ pub struct RequestDirectives {
 }
 
 impl RequestDirectives {
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn parse(headers: &HeaderMap) -> Self {
         let mut wants = Self::default();
         if !headers.contains_key(header::CACHE_CONTROL) {
             wants.no_cache = is_pragma_no_cache(headers);

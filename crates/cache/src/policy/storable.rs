@@ -173,7 +173,7 @@ pub fn may_be_stored(status: StatusCode, headers: &HeaderMap, keeps_private: boo
     .any(|name| headers.contains_key(name));
     !is_of_one_connection
         && check_mandatory(request, status, headers, IgnoredHeaders::default()).is_ok()
-        && (keeps_private || forbidden(&Policy::of(headers).directives, status).is_ok())
+        && (keeps_private || forbidden(&Policy::parse(headers).directives, status).is_ok())
 }
 
 /// Checks the conditions that the origin cannot override, and the route only where it says that it
@@ -191,7 +191,7 @@ fn check_mandatory(
     if status.is_informational() || matches!(status.as_u16(), 206 | 304) {
         return Err(NotStorable::Status);
     }
-    if RequestDirectives::of(request.headers).no_store {
+    if RequestDirectives::parse(request.headers).no_store {
         return Err(NotStorable::RequestNoStore);
     }
     let sets_cookies =
@@ -255,13 +255,13 @@ fn is_allowed(directives: &Directives) -> bool {
 /// Returns true if the origin allows this response for requests with `Authorization` of any client
 /// (RFC 9111, 3.5).
 pub fn allows_authorization(headers: &HeaderMap) -> bool {
-    is_allowed(&Policy::of(headers).directives)
+    is_allowed(&Policy::parse(headers).directives)
 }
 
 /// Returns true if the origin marks this response as meant for every client: `public`, `s-maxage`,
 /// or a field that only shared caches read.
 pub fn is_for_everybody(headers: &HeaderMap) -> bool {
-    let policy = Policy::of(headers);
+    let policy = Policy::parse(headers);
     let directives = &policy.directives;
     directives.public || directives.s_maxage.is_some() || !policy.reads_expires
 }

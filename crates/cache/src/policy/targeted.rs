@@ -23,7 +23,7 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn parse(headers: &HeaderMap) -> Self {
         Self::without(headers, IgnoredHeaders::default())
     }
 
@@ -38,7 +38,7 @@ impl Policy {
         let written = if ignored.cache_control {
             Some(Directives::default())
         } else {
-            Directives::of(headers)
+            Directives::parse(headers)
         };
         let directives = written.unwrap_or_else(|| {
             let mut none = Directives::default();
@@ -168,10 +168,10 @@ pub(super) fn unkept_fields(headers: &HeaderMap) -> Vec<HeaderName> {
         let (no_cache, private) = (directives.no_cache.names(), directives.private.names());
         [no_cache, private].concat()
     };
-    let mut fields = named(&Policy::of(headers).directives);
+    let mut fields = named(&Policy::parse(headers).directives);
     // Included even if a targeted field overrides it: the fields that it lists are meant for one
     // client.
-    fields.extend(Directives::of(headers).iter().flat_map(named));
+    fields.extend(Directives::parse(headers).iter().flat_map(named));
     debug_assert!(!fields.contains(&header::CONTENT_TYPE));
     fields
 }

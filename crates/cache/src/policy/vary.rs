@@ -27,7 +27,7 @@ pub enum Vary {
 pub struct Variance(pub u128);
 
 impl Vary {
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn parse(headers: &HeaderMap) -> Self {
         const VARY: HeaderName = header::VARY;
         if !headers.contains_key(VARY) {
             return Self::Nothing;
@@ -52,7 +52,7 @@ impl Vary {
     /// bytes are not for every client, whatever the route says.
     pub fn unless_ignored(headers: &HeaderMap, ignored: IgnoredHeaders) -> Self {
         if !ignored.vary {
-            return Self::of(headers);
+            return Self::parse(headers);
         }
         if headers.contains_key(header::CONTENT_ENCODING) {
             Self::Fields(Arc::from([header::ACCEPT_ENCODING]))
@@ -97,7 +97,7 @@ impl Vary {
                 continue;
             }
             text.0.update(&[1]);
-            match Normalization::of(name) {
+            match Normalization::for_header(name) {
                 Normalization::List => text.list(request, name, false),
                 Normalization::FoldedList => text.list(request, name, true),
                 Normalization::Set => text.set(request, name),
@@ -225,7 +225,7 @@ enum Normalization {
 }
 
 impl Normalization {
-    fn of(name: &HeaderName) -> Self {
+    fn for_header(name: &HeaderName) -> Self {
         match *name {
             // RFC 9110, 12.5.3: only weights express a preference.
             header::ACCEPT_ENCODING => Self::Set,

@@ -108,7 +108,7 @@ impl<P> PurgeLedger<P> {
     }
 
     /// Returns the purges of a kind with their positions, the oldest first.
-    pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = (u64, &P)> {
+    pub(crate) fn purges(&self, kind: Kind) -> impl Iterator<Item = (u64, &P)> {
         let purges = self.by_kind[kind as usize].purges.iter();
         purges.map(|(position, purge)| (*position, purge))
     }

@@ -10,7 +10,7 @@ use super::log::{Generation, Id, Position};
 struct Values(std::vec::IntoIter<Value>);
 
 impl Values {
-    fn of(value: Value) -> Result<Self, ParsingError> {
+    fn from_value(value: Value) -> Result<Self, ParsingError> {
         Ok(Self(Vec::<Value>::from_redis_value(value)?.into_iter()))
     }
 
@@ -34,8 +34,8 @@ impl Values {
 
     fn leases(&mut self) -> Result<Vec<RawLease>, ParsingError> {
         let mut leases = Vec::new();
-        for value in Self::of(self.value())?.0 {
-            let mut values = Self::of(value)?;
+        for value in Self::from_value(self.value())?.0 {
+            let mut values = Self::from_value(value)?;
             leases.push(RawLease {
                 gateway: values.next()?,
                 left: values.next()?,
@@ -75,13 +75,13 @@ pub(super) struct RawResponse {
 
 impl FromRedisValue for RawResponse {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let mut values = Values::of(value)?;
+        let mut values = Values::from_value(value)?;
         let is_in_log = values.next::<i64>()? == 1;
         let generation = values.generation()?;
         let left = u64::try_from(values.next::<i64>()?).unwrap_or(0);
         let mut entries = Vec::new();
-        for value in Values::of(values.value())?.0 {
-            let mut values = Values::of(value)?;
+        for value in Values::from_value(values.value())?.0 {
+            let mut values = Values::from_value(value)?;
             let (id, drawn) = (values.id()?, values.next()?);
             let position = Position { id, drawn };
             let text = values.next()?;
@@ -117,7 +117,7 @@ pub(super) struct RawPublished {
 
 impl FromRedisValue for RawPublished {
     fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
-        let mut values = Values::of(value)?;
+        let mut values = Values::from_value(value)?;
         Ok(Self {
             id: values.id()?,
             generation: values.generation()?,

@@ -73,8 +73,8 @@ impl WriteChange {
 }
 
 impl Stamp {
-    pub(crate) fn of(target: &PurgeTarget) -> Vec<Self> {
-        Self::of_target(&PurgeMatcher::of(target))
+    pub(crate) fn for_target(target: &PurgeTarget) -> Vec<Self> {
+        Self::of_target(&PurgeMatcher::new(target))
     }
 
     /// Returns the stamps of a purge: two for a write to an item of a list.

@@ -26,7 +26,7 @@ pub(crate) enum PurgeMatcher {
 }
 
 impl PurgeMatcher {
-    pub(crate) fn of(target: &PurgeTarget) -> Self {
+    pub(crate) fn new(target: &PurgeTarget) -> Self {
         match target {
             PurgeTarget::Url(url) => {
                 let (authority, rest) = split_authority(url);
@@ -50,7 +50,7 @@ impl PurgeMatcher {
                 }
             }
             PurgeTarget::Tag(tag) => Self::Tag(tag.as_str().into()),
-            PurgeTarget::Written(url) => Self::Written(WriteTarget::of(url)),
+            PurgeTarget::Written(url) => Self::Written(WriteTarget::from_url(url)),
             PurgeTarget::All => Self::All,
         }
     }
@@ -177,7 +177,7 @@ mod tests {
 
     #[track_caller]
     fn check(target: &PurgeTarget, about: &[&str], not_about: &[&str]) {
-        let matcher = PurgeMatcher::of(target);
+        let matcher = PurgeMatcher::new(target);
         for url in about {
             assert!(
                 matcher.is_about(&key(url), &[]),
@@ -317,12 +317,12 @@ mod tests {
 
     #[test]
     fn tags_match_exactly() {
-        let target = PurgeMatcher::of(&PurgeTarget::Tag("product:1".into()));
+        let target = PurgeMatcher::new(&PurgeTarget::Tag("product:1".into()));
         let key = key("https://a/");
         assert!(target.is_about(&key, &["x".into(), "product:1".into()]));
         for tag in ["product:12", "product:", "PRODUCT:1", " product:1"] {
             assert!(!target.is_about(&key, &[tag.into()]));
         }
-        assert!(PurgeMatcher::of(&PurgeTarget::All).is_about(&key, &[]));
+        assert!(PurgeMatcher::new(&PurgeTarget::All).is_about(&key, &[]));
     }
 }

@@ -67,7 +67,7 @@ pub(crate) fn long(path: &[u8]) -> Option<Digest> {
 }
 
 impl WriteTarget {
-    pub(crate) fn of(url: &str) -> Self {
+    pub(crate) fn from_url(url: &str) -> Self {
         let (authority, rest) = split_authority(url);
         let authority = authority.unwrap_or_default().into_bytes();
         if let Some((item, list)) = rest.strip_prefix('#').and_then(read) {
@@ -95,7 +95,7 @@ impl WriteTarget {
         let origin = &url[..url.len() - rest.len()];
         let path = item_of(rest);
         if path.len() > MAX_PATH_LEN {
-            let Self { item, list, .. } = Self::of(url);
+            let Self { item, list, .. } = Self::from_url(url);
             let mut short = origin.to_owned();
             write(&mut short, &item);
             if let Some(list) = list {
@@ -218,8 +218,8 @@ mod tests {
             }
             path.push_str(&"/".repeat([0, 1, 2, 7000][random.usize(..4)]));
             let url = format!("{scheme}://{host}{path}");
-            let (short, full) = (WriteTarget::short(&url), WriteTarget::of(&url));
-            assert_eq!(WriteTarget::of(&short), full, "seed {seed}: {short}");
+            let (short, full) = (WriteTarget::short(&url), WriteTarget::from_url(&url));
+            assert_eq!(WriteTarget::from_url(&short), full, "seed {seed}: {short}");
             assert_eq!(WriteTarget::short(&short), short, "seed {seed}");
             assert!(
                 short.len() <= host.len() + 2 * 65 + MAX_PATH_LEN + 8,
@@ -251,7 +251,7 @@ mod tests {
             format!("/#{digests}"),
             format!("/x#{digests}"),
         ] {
-            let written = WriteTarget::of(&format!("http://a{other}"));
+            let written = WriteTarget::from_url(&format!("http://a{other}"));
             assert!(matches!(written.item, HostPath::Path(_)), "{other}");
         }
     }

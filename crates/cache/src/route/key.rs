@@ -72,7 +72,7 @@ impl KeyRules {
 
     /// Returns the part of a query (without its `?`) that belongs to the key.
     pub fn query_of<'q>(&self, query: Option<&'q [u8]>) -> Option<Cow<'q, [u8]>> {
-        query.and_then(|query| self.query.of(query))
+        query.and_then(|query| self.query.select(query))
     }
 
     /// Builds the key of the request; `parts` holds what filters and the app add, and `canonical` is
@@ -143,7 +143,7 @@ impl Query {
     }
 
     /// Returns the part of a query that belongs to the key; `None` if nothing is left.
-    fn of<'q>(&self, query: &'q [u8]) -> Option<Cow<'q, [u8]>> {
+    fn select<'q>(&self, query: &'q [u8]) -> Option<Cow<'q, [u8]>> {
         let counts = |parameter: &&[u8]| self.counts(parameter);
         let mut parameters = query.split(|byte| *byte == b'&');
         if parameters.all(|parameter| counts(&parameter)) {

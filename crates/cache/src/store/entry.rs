@@ -143,7 +143,7 @@ impl Entry {
         let body = Body::growing(draft.key.clone(), draft.about.tags.clone(), ledger);
         let variant = (&draft.vary, draft.variance);
         let headers = StoredHeaders::new(&draft.headers);
-        let mut entry = Self::of(body, headers, rules, &draft.lifetime, variant, draft.mark);
+        let mut entry = Self::assemble(body, headers, rules, &draft.lifetime, variant, draft.mark);
         entry.status = draft.status;
         entry.flags |= compressible;
         entry
@@ -154,7 +154,7 @@ impl Entry {
         let variant = (&refresh.vary, refresh.variance);
         let (body, rules) = (Arc::clone(&self.body), Arc::clone(&self.rules));
         let headers = StoredHeaders::new(&refresh.headers);
-        let mut entry = Self::of(
+        let mut entry = Self::assemble(
             body,
             headers,
             rules,
@@ -167,7 +167,7 @@ impl Entry {
         entry
     }
 
-    fn of(
+    fn assemble(
         body: Arc<Body>,
         headers: StoredHeaders,
         rules: Arc<RouteRules>,

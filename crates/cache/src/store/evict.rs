@@ -253,7 +253,7 @@ impl Queues {
                 let mut next = list.newest;
                 while let Some(node) = self.nodes.get(next as usize) {
                     let body = node.body.iter();
-                    all.extend(body.map(|body| HotEntry::of(body, node.is_main)));
+                    all.extend(body.map(|body| HotEntry::for_body(body, node.is_main)));
                     next = node.after;
                 }
             }

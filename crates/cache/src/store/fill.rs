@@ -105,7 +105,7 @@ impl Fill {
     /// one the writer only slows down, because one task does both in turn.
     pub fn own_reader(&self) -> Reader {
         let attached = self.filling.attach(true);
-        Reader::of(&self.entry.body, Some(attached))
+        Reader::open(&self.entry.body, Some(attached))
     }
 
     /// Returns the reason why the response is not stored; `None` as long as it is.

@@ -324,7 +324,7 @@ impl Store {
     /// Removes, or marks as stale, every stored or arriving response that a purge affects. Returns
     /// the number of responses.
     pub fn purge(&self, purge: &Purge) -> u64 {
-        self.foretell(&PurgeMatcher::of(&purge.target));
+        self.foretell(&PurgeMatcher::new(&purge.target));
         self.tell(|watch| watch.purged(purge));
         self.forget(purge)
     }
@@ -360,7 +360,7 @@ impl Store {
 
     /// Same as [`Store::purge`] for this memory alone.
     pub fn forget(&self, purge: &Purge) -> u64 {
-        let target = PurgeMatcher::of(&purge.target);
+        let target = PurgeMatcher::new(&purge.target);
         self.log.note(&target, self.clock.now());
         self.sweep(&target, purge.effect)
     }

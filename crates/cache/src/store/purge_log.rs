@@ -170,11 +170,11 @@ mod tests {
     }
 
     fn note(log: &PurgeLog, target: &PurgeTarget) {
-        log.note(&PurgeMatcher::of(target), Clock::machine().now());
+        log.note(&PurgeMatcher::new(target), Clock::machine().now());
     }
 
     fn written(number: usize) -> PurgeMatcher {
-        PurgeMatcher::of(&PurgeTarget::Written(format!("http://a/{number}")))
+        PurgeMatcher::new(&PurgeTarget::Written(format!("http://a/{number}")))
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
         for number in 0..18_000 {
             clock.advance(Duration::from_millis(200));
             log.note(&written(number), clock.now());
-            let remembered = log.recent.read().ledger.of(Kind::Write).count();
+            let remembered = log.recent.read().ledger.purges(Kind::Write).count();
             let most = 5 * (REMEMBERED + 2 * STEP).as_secs();
             assert!(remembered as u64 <= most, "{remembered}");
         }

@@ -35,7 +35,7 @@ pub struct Reader {
 impl Reader {
     pub(super) fn new(body: &Arc<Body>) -> Option<Self> {
         if body.whole().is_some() {
-            return Some(Self::of(body, None));
+            return Some(Self::open(body, None));
         }
         let attached = if let Some(filling) = body.filling() {
             Some(filling.attach_to_all()?)
@@ -44,10 +44,10 @@ impl Reader {
             body.whole()?;
             None
         };
-        Some(Self::of(body, attached))
+        Some(Self::open(body, attached))
     }
 
-    pub(super) fn of(body: &Arc<Body>, attached: Option<AttachedReader>) -> Self {
+    pub(super) fn open(body: &Arc<Body>, attached: Option<AttachedReader>) -> Self {
         Self {
             body: Arc::clone(body),
             attached,

@@ -129,7 +129,7 @@ impl Storage for Store {
             return Ok(None);
         };
         let attached = entry.body.filling().map(|filling| filling.attach(true));
-        let reader = Reader::of(&entry.body, attached);
+        let reader = Reader::open(&entry.body, attached);
         Ok(Some((entry.meta()?, Box::new(Hit::new(reader)))))
     }
 

@@ -21,7 +21,7 @@ pub(crate) struct HotEntry {
 }
 
 impl HotEntry {
-    pub(super) fn of(body: &Body, is_main: bool) -> Self {
+    pub(super) fn for_body(body: &Body, is_main: bool) -> Self {
         let hits = body.eviction.frequency.load(Ordering::Relaxed);
         Self {
             hash: body.key.hash(),

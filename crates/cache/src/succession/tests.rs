@@ -131,7 +131,7 @@ async fn a_successor_serves_the_stored_responses() {
     }
     for language in ["de", "en"] {
         let request = headers("accept-language", language);
-        let vary = Vary::of(&headers("vary", "accept-language"));
+        let vary = Vary::parse(&headers("vary", "accept-language"));
         let draft = EntryDraft {
             variance: vary.variance(&request),
             vary,

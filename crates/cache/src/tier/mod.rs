@@ -240,7 +240,7 @@ impl StoreObserver for TierObserver {
     fn purged(&self, purge: &Purge) {
         // Soft or hard: a stale response may be served from memory, and the tiers can do without
         // it.
-        for stamp in Stamp::of(&purge.target) {
+        for stamp in Stamp::for_target(&purge.target) {
             // Level 2 first, before the disk has another position: entries read from level 2 after
             // that count there as newer than this purge.
             if let Some(level2) = &*self.0.level2.load() {

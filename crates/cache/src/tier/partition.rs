@@ -159,13 +159,13 @@ impl PurgePartition {
         while let Some(stamp) = waiting.pop_purge() {
             sent.push(stamp);
         }
-        if sent.of(Kind::Write).next().is_none() {
+        if sent.purges(Kind::Write).next().is_none() {
             let writes = iter::from_fn(|| waiting.pop_write());
             writes.take(WRITE_BATCH).for_each(|stamp| sent.push(stamp));
         }
-        let written = waiting.of(Kind::Write).next();
+        let written = waiting.purges(Kind::Write).next();
         let written = written.map_or(stamps, |(position, _)| position - 1);
-        let of = |kind| sent.of(kind).map(|(_, stamp)| stamp);
+        let of = |kind| sent.purges(kind).map(|(_, stamp)| stamp);
         let mut round = StampRound {
             stamps: of(Kind::Purge).chain(of(Kind::Prefix)).cloned().collect(),
             written: of(Kind::Write).filter_map(Stamp::written).collect(),
@@ -238,7 +238,7 @@ mod tests {
         assert!(awaits(&part, "/a"), "it is on its way");
         finish(&part, &round);
         assert_eq!((awaits(&part, "/a"), part.is_behind()), (false, false));
-        for stamp in Stamp::of(&PurgeTarget::Written("https://shop/c/7".into())) {
+        for stamp in Stamp::for_target(&PurgeTarget::Written("https://shop/c/7".into())) {
             part.push(stamp);
         }
         for (path, is_held) in [("/c/7", true), ("/c/", true), ("/c/8", false), ("/", false)] {
@@ -257,15 +257,15 @@ mod tests {
         let page = key("/a");
         for target in all {
             let part = PurgePartition::new("edgeway:", 0);
-            part.push(Stamp::of(&target).remove(0));
+            part.push(Stamp::for_target(&target).remove(0));
             assert!(part.awaits(&page), "{target:?}");
         }
         let part = PurgePartition::new("edgeway:", 0);
         for n in 0..=MAX_SENT {
             assert!(!part.awaits(&page), "{n}");
-            part.push(Stamp::of(&PurgeTarget::Url(format!("/{n}"))).remove(0));
+            part.push(Stamp::for_target(&PurgeTarget::Url(format!("/{n}"))).remove(0));
         }
-        part.push(Stamp::of(&PurgeTarget::Url("/a".into())).remove(0));
+        part.push(Stamp::for_target(&PurgeTarget::Url("/a".into())).remove(0));
         assert!(part.awaits(&page));
     }
 
@@ -273,7 +273,7 @@ mod tests {
     fn too_many_purges_come_to_one_of_all() {
         let part = PurgePartition::new("edgeway:", 0);
         for n in 0..MAX_SENT + 10 {
-            part.push(Stamp::of(&PurgeTarget::Url(format!("/{n}"))).remove(0));
+            part.push(Stamp::for_target(&PurgeTarget::Url(format!("/{n}"))).remove(0));
         }
         assert_eq!(part.round().stamps, [Stamp::All]);
     }
@@ -305,10 +305,10 @@ mod tests {
                         for _ in 0..at_once {
                             number += 1;
                             let target = PurgeTarget::Url(format!("/{number}"));
-                            part.push(Stamp::of(&target).remove(0));
+                            part.push(Stamp::for_target(&target).remove(0));
                         }
                         let target = PurgeTarget::Url(format!("/{number}"));
-                        let stamp = Stamp::of(&target).remove(0);
+                        let stamp = Stamp::for_target(&target).remove(0);
                         let until = part.until(WaitScope::Purges);
                         waiting.push((stamp, position, until));
                     }

@@ -157,8 +157,8 @@ proptest! {
             3 => PurgeTarget::Written(format!("http://shop{}", purged.trim_start_matches("https://").trim_start_matches("http://").trim_start_matches(|c| c != '/'))),
             _ => PurgeTarget::All,
         };
-        let is_about = PurgeMatcher::of(&target).is_about(&key, &tags);
-        let stamps = Stamp::of(&target);
+        let is_about = PurgeMatcher::new(&target).is_about(&key, &tags);
+        let stamps = Stamp::for_target(&target);
         let found = stamps.iter().any(|stamp| finds(stamp, &key, &tags));
         prop_assert_eq!(found, is_about, "{:?} {:?}", target, key);
         prop_assert!(finds(&Stamp::of_key(&key), &key, &tags));

@@ -68,7 +68,7 @@ pub(super) struct Mask {
 
 impl Mask {
     /// Builds the mask. `hidden`: places that compiling found to be secrets.
-    pub(super) fn of(sources: &Sources, hidden: &[Place]) -> Self {
+    pub(super) fn for_sources(sources: &Sources, hidden: &[Place]) -> Self {
         let mut shown = sources.clone();
         let mut pieces = Vec::new();
         for (index, (_, text)) in shown.files.iter_mut().enumerate() {
@@ -583,7 +583,7 @@ mod tests {
             )],
             ..Sources::default()
         };
-        let mask = Mask::of(&sources, &[]);
+        let mask = Mask::for_sources(&sources, &[]);
         assert_eq!(mask.text("found 65536"), "found [redacted]");
         assert_eq!(mask.text("found `hunter2`"), "found `[redacted]`");
         assert_eq!(mask.text("found 725111"), "found [redacted]");

@@ -58,7 +58,7 @@ impl Diagnostics {
 
     /// Renders all problems, with a summary line for people; empty if there are none.
     pub fn render(&self, sources: &Sources, style: Style) -> String {
-        let mask = Mask::of(sources, &self.hidden);
+        let mask = Mask::for_sources(sources, &self.hidden);
         let places = Locator::new(sources);
         let sorted = self.sorted().into_iter();
         let sorted = sorted.map(|one| traced(mask.diagnostic(one), sources));
@@ -93,7 +93,7 @@ impl Diagnostics {
 impl Diagnostics {
     /// Returns all problems as plain data, in the order of their places.
     pub fn problems(&self, sources: &Sources) -> Vec<Problem> {
-        let mask = Mask::of(sources, &self.hidden);
+        let mask = Mask::for_sources(sources, &self.hidden);
         let places = Locator::new(sources);
         self.sorted()
             .into_iter()
@@ -103,7 +103,7 @@ impl Diagnostics {
 
     /// Returns a line for each problem, in the order of their places.
     pub fn lines(&self, sources: &Sources) -> Vec<String> {
-        let mask = Mask::of(sources, &self.hidden);
+        let mask = Mask::for_sources(sources, &self.hidden);
         let places = Locator::new(sources);
         let sorted = self.sorted().into_iter();
         sorted
@@ -177,7 +177,7 @@ impl Problem {
 impl Diagnostic {
     /// Formats `conf/x.yaml:12:5: error: …; help: …`, on one line.
     pub fn line(&self, sources: &Sources) -> String {
-        let mask = Mask::of(sources, &[]);
+        let mask = Mask::for_sources(sources, &[]);
         mask.diagnostic(self).plain_line(&Locator::new(sources))
     }
 
@@ -226,7 +226,7 @@ fn graphical(
         .with_wrap_lines(false)
         .with_context_lines(1)
         .with_links(false);
-    let report = Report::of(problem, shown);
+    let report = Report::for_problem(problem, shown);
     snippet(&mut out, &handler, &report);
     for other in &report.elsewhere {
         snippet(&mut out, &handler, other);
@@ -257,7 +257,7 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn of(problem: &'a Diagnostic, shown: &'a Locator<'a>) -> Self {
+    fn for_problem(problem: &'a Diagnostic, shown: &'a Locator<'a>) -> Self {
         let place = problem.place;
         let mut report = Self::at(place, &problem.message, None, shown);
         report.problem = Some(problem);

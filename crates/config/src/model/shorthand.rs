@@ -264,16 +264,16 @@ impl Short for RedirectConfig {
 
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let RedirectMapping { to, status } = RedirectMapping::deserialize(d)?;
-        Self::of(&to.value, status).map_err(D::Error::custom)
+        Self::from_target(&to.value, status).map_err(D::Error::custom)
     }
 
     fn text(to: &str) -> Option<Result<Self, String>> {
-        Some(Self::of(to, None))
+        Some(Self::from_target(to, None))
     }
 }
 
 impl RedirectConfig {
-    fn of(to: &str, status: Option<u16>) -> Result<Self, String> {
+    fn from_target(to: &str, status: Option<u16>) -> Result<Self, String> {
         if to.is_empty() {
             return Err(
                 "a redirect needs a target\nhelp: write `https`, a path such as `/new`, or a URL"

@@ -25,13 +25,13 @@ pub(crate) struct Lines<'a> {
 
 impl<'a> Locator<'a> {
     pub(crate) fn new(sources: &'a Sources) -> Self {
-        let files = sources.files.iter().map(|(_, text)| Lines::of(text));
+        let files = sources.files.iter().map(|(_, text)| Lines::split(text));
         let overlay = sources.overlay.as_ref();
         Self {
             sources,
             files: files.collect(),
-            overlay: Lines::of(overlay.map_or("", |overlay| &overlay.text)),
-            none: Lines::of(""),
+            overlay: Lines::split(overlay.map_or("", |overlay| &overlay.text)),
+            none: Lines::split(""),
         }
     }
 
@@ -60,7 +60,7 @@ impl<'a> Locator<'a> {
 }
 
 impl<'a> Lines<'a> {
-    fn of(text: &'a str) -> Self {
+    fn split(text: &'a str) -> Self {
         let bytes = text.as_bytes();
         let is_end = |at: usize| match bytes[at] {
             b'\n' => true,
@@ -125,7 +125,7 @@ mod tests {
             text in "[ab:é€\u{1f600}\u{feff}\r\n]{0,30}",
             at in 0..80_usize,
         ) {
-            prop_assert_eq!(Lines::of(&text).position(at), counted(&text, at));
+            prop_assert_eq!(Lines::split(&text).position(at), counted(&text, at));
         }
     }
 }

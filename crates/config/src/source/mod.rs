@@ -43,7 +43,7 @@ pub struct Sources {
     /// Patterns of `include`, which may match other files later.
     pub patterns: Vec<PathBuf>,
     /// Other files that compiling has read; empty before.
-    pub beside: ReferencedFiles,
+    pub referenced: ReferencedFiles,
     /// Number of the preset among the files, and the place that extends it.
     pub extends: Option<(u16, Place)>,
     /// Values that name variables of the environment, and their expanded texts.

@@ -75,22 +75,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (there, later) = (folder.path().join("a"), folder.path().join("b"));
         fs::write(&there, "one").unwrap();
-        let mut beside = ReferencedFiles::default();
-        assert!(!beside.is_changed());
-        beside.read(there.clone(), b"one");
-        beside.missed(later.clone());
-        assert!(!beside.is_changed());
+        let mut referenced = ReferencedFiles::default();
+        assert!(!referenced.is_changed());
+        referenced.read(there.clone(), b"one");
+        referenced.missed(later.clone());
+        assert!(!referenced.is_changed());
         fs::write(&there, "two").unwrap();
-        assert!(beside.is_changed());
+        assert!(referenced.is_changed());
         fs::write(&there, "one").unwrap();
-        assert!(!beside.is_changed());
+        assert!(!referenced.is_changed());
         fs::write(&later, "").unwrap();
-        assert!(beside.is_changed());
+        assert!(referenced.is_changed());
         // Recorded again, it is unchanged.
-        beside.missed(later);
-        assert!(!beside.is_changed());
+        referenced.missed(later);
+        assert!(!referenced.is_changed());
         fs::remove_file(&there).unwrap();
-        assert!(beside.is_changed());
+        assert!(referenced.is_changed());
     }
 
     #[test]
@@ -98,8 +98,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         fs::write(&path, "two").unwrap();
-        let mut beside = ReferencedFiles::default();
-        beside.read(path, b"one");
-        assert!(beside.is_changed());
+        let mut referenced = ReferencedFiles::default();
+        referenced.read(path, b"one");
+        assert!(referenced.is_changed());
     }
 }

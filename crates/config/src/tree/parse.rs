@@ -36,7 +36,7 @@ pub(crate) fn parse_with(
 ) -> Option<Node> {
     let mut builder = Builder {
         parser: Parser::new_from_str(text),
-        places: OffsetMap::of(text, file),
+        places: OffsetMap::scan(text, file),
         text,
         anchors: HashMap::new(),
         open: Vec::new(),
@@ -62,7 +62,7 @@ struct OffsetMap {
 }
 
 impl OffsetMap {
-    fn of(text: &str, file: u16) -> Self {
+    fn scan(text: &str, file: u16) -> Self {
         let offset = |at: usize| u32::try_from(at).unwrap_or(u32::MAX);
         Self {
             file,

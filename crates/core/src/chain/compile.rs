@@ -45,7 +45,7 @@ pub struct CompileContext<'a> {
     /// Background work that runs as long as this configuration serves.
     pub work: &'a mut BackgroundWork,
     /// Files that the item reads. A watched configuration is reloaded when one of them changes.
-    pub beside: &'a mut ReferencedFiles,
+    pub referenced: &'a mut ReferencedFiles,
     pub diagnostics: &'a mut Diagnostics,
 }
 

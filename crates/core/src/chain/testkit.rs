@@ -169,14 +169,14 @@ fn compile<K: FilterKind>(
         zones: &zones,
         shared: &none,
         work: &mut work,
-        beside: &mut crate::config::source::ReferencedFiles::default(),
+        referenced: &mut crate::config::source::ReferencedFiles::default(),
         diagnostics: &mut diagnostics,
     };
     share(&mut cx, &mut shared);
     let mut cx = CompileContext {
         shared: &shared,
         work: &mut also,
-        beside: &mut crate::config::source::ReferencedFiles::default(),
+        referenced: &mut crate::config::source::ReferencedFiles::default(),
         diagnostics: cx.diagnostics,
         ..cx
     };

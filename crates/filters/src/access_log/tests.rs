@@ -121,7 +121,7 @@ fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, C
             zones: &edgeway_core::zones::Zones::default(),
             shared: &edgeway_core::chain::Shared::default(),
             work: &mut edgeway_core::chain::BackgroundWork::default(),
-            beside: &mut edgeway_config::source::ReferencedFiles::default(),
+            referenced: &mut edgeway_config::source::ReferencedFiles::default(),
             diagnostics: &mut diagnostics,
         },
     );

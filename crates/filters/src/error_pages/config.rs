@@ -246,7 +246,7 @@ impl PageConfig {
                 let content_type = content_type.unwrap_or(HTML);
                 // An error is about this request alone; a success may be stored.
                 let is_success = self.status == Some(200);
-                Some(match PageFile::of(&facts).filter(|_| is_success) {
+                Some(match PageFile::new(&facts).filter(|_| is_success) {
                     Some(file) => Content::File(content_type, body, Box::new(file)),
                     None => Content::Body(content_type, body),
                 })
@@ -379,7 +379,7 @@ fn read(
     let path = cx.folder.join(file);
     match bytes_of(&path, is_typed) {
         Ok((bytes, facts)) => {
-            cx.beside.read(path, &bytes);
+            cx.referenced.read(path, &bytes);
             Some((bytes.into(), facts))
         }
         Err(why) => {
@@ -389,7 +389,7 @@ fn read(
                 format!("`{}` cannot be used as a page: {why}", path.display()),
                 "write the path of an HTML file, relative to this one, or `file` and `content_type`",
             );
-            cx.beside.missed(path);
+            cx.referenced.missed(path);
             None
         }
     }

@@ -263,7 +263,7 @@ impl PluginConfig {
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
         let capabilities = capabilities.filter(|_| is_right)?;
-        match loaded.get(what, capabilities, cx.beside) {
+        match loaded.get(what, capabilities, cx.referenced) {
             Ok(plugin) => {
                 let on_error = self.on_error(&plugin, cx)?;
                 plugin.loaded(cx.clock.wall());
@@ -351,7 +351,7 @@ impl PluginConfig {
         let folder = path.parent().unwrap_or(Path::new(""));
         // Registered before it is read, so that a change in between is noticed. The file may also
         // be added later.
-        cx.beside.missed(folder.join(schema::FILE));
+        cx.referenced.missed(folder.join(schema::FILE));
         let schema = match ConfigSchema::beside(folder) {
             Ok(Some(schema)) => schema,
             Ok(None) => return true,
@@ -474,7 +474,7 @@ fn metrics(plugin: &str, cx: &CompileContext<'_>) -> Arc<UserMetrics> {
 fn wait_until(plugin: &str, cx: &CompileContext<'_>) -> WaitUntil {
     let name = format!("work of plugin {plugin}");
     let shared = cx.zones.get_or_create(&name, || {
-        RemainingBudget(WaitUntil::of(plugin, tasks(cx), cx.metrics))
+        RemainingBudget(WaitUntil::new(plugin, tasks(cx), cx.metrics))
     });
     shared.0.clone()
 }

@@ -42,15 +42,15 @@ impl LoadedPlugins {
         &self,
         what: PluginIdentity,
         capabilities: Capabilities,
-        beside: &mut ReferencedFiles,
+        referenced: &mut ReferencedFiles,
     ) -> Result<Arc<Plugin>, Failure> {
         let known = self.0.lock().get(&what).and_then(Weak::upgrade);
         if let Some(known) = known.filter(|known| known.source().is_current()) {
-            known.source().note(beside);
+            known.source().note(referenced);
             return Ok(known);
         }
         let source = Source::read(&what.shown, &what.path)
-            .inspect_err(|_| beside.missed(what.path.clone()))?;
+            .inspect_err(|_| referenced.missed(what.path.clone()))?;
         let workers = std::thread::available_parallelism().map_or(1, usize::from);
         let config = what.config.clone();
         let files = Arc::clone(&source);
@@ -62,7 +62,7 @@ impl LoadedPlugins {
             capabilities,
             workers,
         );
-        files.note(beside);
+        files.note(referenced);
         let plugin = Arc::new(plugin?);
         let mut all = self.0.lock();
         all.retain(|_, plugin| plugin.strong_count() > 0);
@@ -93,8 +93,10 @@ mod tests {
                 redis,
                 fetch: None,
             };
-            let beside = &mut ReferencedFiles::default();
-            loaded.get(what, Capabilities::default(), beside).unwrap()
+            let referenced = &mut ReferencedFiles::default();
+            loaded
+                .get(what, Capabilities::default(), referenced)
+                .unwrap()
         };
         let first = get(Some(1));
         assert!(Arc::ptr_eq(&first, &get(Some(1))));

@@ -62,7 +62,7 @@ impl AppImages {
         let Ok(Some(beginning)) = beginning else {
             return Some("left to the app (`source`): the source is empty, too large or missing");
         };
-        let kind = Kind::of(&beginning);
+        let kind = Kind::detect(&beginning);
         let is_made = kind.is_some_and(|kind| format_of(&wanted, kind).is_some());
         Some(match kind {
             Some(Kind::Jpeg | Kind::Png | Kind::WebP) if is_made => "made at the edge",

@@ -105,7 +105,7 @@ pub(super) fn make(
     deadline: Instant,
 ) -> Result<MadeImage, ImageFailure> {
     let bytes = source.read().ok_or(ImageFailure::Source)?;
-    let kind = Kind::of(&bytes).ok_or(ImageFailure::Format)?;
+    let kind = Kind::detect(&bytes).ok_or(ImageFailure::Format)?;
     if images::is_animated(kind, &bytes) {
         return Ok(MadeImage {
             bytes,

@@ -22,7 +22,7 @@ use edgeway_config::{
     tree::Key,
 };
 use edgeway_core::zones::Zone;
-use edgeway_files::{Files, Found};
+use edgeway_files::{FileLookup, Files};
 use edgeway_images::Workers;
 use http::{HeaderMap, header};
 
@@ -278,7 +278,7 @@ impl AppImages {
         let found = match files.kept(&path) {
             Some(file) => Some(file),
             None => match Files::find(files, &path).await {
-                Found::File(file) => Some(file),
+                FileLookup::File(file) => Some(file),
                 _ => None,
             },
         };

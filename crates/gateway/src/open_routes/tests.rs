@@ -183,7 +183,7 @@ fn work_of(count: usize, route: impl Fn(usize) -> String) -> u64 {
     }
     let file = load_text("t.yaml", &yaml).file.expect("it is valid");
     let ((gateway, problems), work) =
-        work::of(|| compile(&file, Path::new("."), &World::default()));
+        work::measure(|| compile(&file, Path::new("."), &World::default()));
     assert!(gateway.is_some(), "{problems:?}");
     work
 }

@@ -91,7 +91,7 @@ impl Header {
             height: info.height.into(),
             orientation: info
                 .exif_data
-                .map_or_else(Orientation::default, |exif| Orientation::of(&exif)),
+                .map_or_else(Orientation::default, |exif| Orientation::parse(&exif)),
             memory: pixels * (BYTES_PER_PIXEL + frequencies),
             profile,
         })

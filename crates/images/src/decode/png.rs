@@ -50,7 +50,7 @@ pub(super) fn decode(bytes: &[u8], bounds: &Bounds) -> Result<Decoded, ImageErro
     };
     let exif = reader.info().exif_metadata.as_deref();
     Ok(Decoded {
-        orientation: exif.map_or_else(Orientation::default, Orientation::of),
+        orientation: exif.map_or_else(Orientation::default, Orientation::parse),
         step: 1,
         pixels: Pixels {
             width,

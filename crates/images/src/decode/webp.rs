@@ -12,7 +12,7 @@ pub(super) fn decode(bytes: &[u8], width: u32, bounds: &Bounds) -> Result<Decode
     bounds.check(features.width, features.height, memory)?;
     check_colours(chunk(bytes, *b"ICCP"))?;
     let exif = chunk(bytes, *b"EXIF");
-    let orientation = exif.map_or_else(Orientation::default, Orientation::of);
+    let orientation = exif.map_or_else(Orientation::default, Orientation::parse);
     let layout = Layout {
         width: features.width,
         height: features.height,

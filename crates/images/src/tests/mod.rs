@@ -44,7 +44,7 @@ fn soon() -> Instant {
 }
 
 fn make(bytes: &[u8], width: u32) -> Result<Vec<u8>, ImageError> {
-    let kind = Kind::of(bytes).expect("a known type");
+    let kind = Kind::detect(bytes).expect("a known type");
     transform(kind, bytes, wanted(width), &BOUNDS, soon())
 }
 
@@ -65,7 +65,7 @@ fn png(width: u32, height: u32, pixels: &[u8]) -> Vec<u8> {
 
 /// Decodes an image without making it smaller.
 fn pixels(bytes: &[u8]) -> Pixels {
-    let kind = Kind::of(bytes).expect("a known type");
+    let kind = Kind::detect(bytes).expect("a known type");
     let decoded = decode(kind, bytes, u32::MAX, &BOUNDS);
     decoded.expect("a whole file").pixels
 }
@@ -201,7 +201,7 @@ fn images_become_smaller_and_upright_but_never_larger() {
         assert!(make(&made, 3).is_ok());
     }
     assert_eq!(
-        Kind::of(&make(PLAIN, 9).expect("an image")),
+        Kind::detect(&make(PLAIN, 9).expect("an image")),
         Some(Kind::WebP)
     );
 }
@@ -336,7 +336,7 @@ fn types_are_recognised_by_their_first_bytes() {
         (b"\0\0\0\x90ftypavif\0\0\0\0", None),
         (b"", None),
     ] {
-        assert_eq!(Kind::of(bytes), kind, "{bytes:?}");
+        assert_eq!(Kind::detect(bytes), kind, "{bytes:?}");
     }
     assert!(is_animated(Kind::WebP, b"RIFF....WEBPVP8X....ANIM"));
     assert!(!is_animated(Kind::Png, &png(1, 1, &[0; 4])));
@@ -401,11 +401,11 @@ fn only_srgb_keeps_its_values() {
 fn an_orientation_is_read_in_both_orders_of_bytes() {
     let little = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0";
     let big = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0";
-    assert_eq!(Orientation::of(little), Orientation::Clockwise);
-    assert_eq!(Orientation::of(big), Orientation::Clockwise);
-    assert_eq!(Orientation::of(&big[..20]), Orientation::Upright);
+    assert_eq!(Orientation::parse(little), Orientation::Clockwise);
+    assert_eq!(Orientation::parse(big), Orientation::Clockwise);
+    assert_eq!(Orientation::parse(&big[..20]), Orientation::Upright);
     assert_eq!(
-        Orientation::of(b"II*\0\xff\xff\xff\xff"),
+        Orientation::parse(b"II*\0\xff\xff\xff\xff"),
         Orientation::Upright
     );
 }
@@ -457,7 +457,7 @@ proptest! {
         if let Some(cut) = cut {
             bytes.truncate(cut.index(bytes.len()));
         }
-        if let Some(kind) = Kind::of(&bytes) {
+        if let Some(kind) = Kind::detect(&bytes) {
             let _result = transform(kind, &bytes, wanted(width), &BOUNDS, soon());
             is_animated(kind, &bytes);
         }

@@ -76,7 +76,7 @@ impl WatchedFolders {
     pub(super) fn of(path: &Path, sources: &Sources) -> Self {
         let mut found = Found::default();
         let files = sources.paths();
-        for file in files.chain([path]).chain(sources.beside.paths()) {
+        for file in files.chain([path]).chain(sources.referenced.paths()) {
             found.file(&absolute(file), LINKS);
         }
         for pattern in &sources.patterns {

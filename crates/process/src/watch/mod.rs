@@ -104,7 +104,7 @@ async fn is_changed(path: &Path, read: &watch::Receiver<Arc<Sources>>) -> bool {
     let (path, before) = (path.to_owned(), Arc::clone(&read.borrow()));
     let looked = tokio::task::spawn_blocking(move || {
         let (now, ..) = source::load(&path);
-        now.files != before.files || before.beside.is_changed()
+        now.files != before.files || before.referenced.is_changed()
     });
     looked.await.unwrap_or_else(|error| {
         warn!(error:%; "cannot check the configuration's files");

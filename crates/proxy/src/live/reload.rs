@@ -44,8 +44,8 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>
             diagnostics,
         }));
     };
-    let beside = &mut sources.beside;
-    let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, beside);
+    let referenced = &mut sources.referenced;
+    let (gateway, found) = gateway::compile_noting(&file, folder, &live.world, referenced);
     diagnostics.extend(found);
     let Some(gateway) = gateway else {
         return Err(Box::new(InvalidCandidate {

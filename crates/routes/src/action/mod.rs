@@ -70,7 +70,7 @@ impl Action {
     /// there or by the route table.
     pub fn compile(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         check_shape(config, cx)?;
-        let names = ParamNames::of(&config.matches.value);
+        let names = ParamNames::collect(&config.matches.value);
         if let Some(redirect) = &config.redirect {
             let compiled = Redirect::compile(&redirect.value, &names);
             return reported(compiled, "edgeway::route::bad_redirect", redirect.place, cx)

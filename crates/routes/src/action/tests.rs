@@ -40,7 +40,7 @@ fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics)
         zones: &edgeway_core::zones::Zones::default(),
         shared: &edgeway_core::chain::Shared::default(),
         work: &mut edgeway_core::chain::BackgroundWork::default(),
-        beside: &mut edgeway_config::source::ReferencedFiles::default(),
+        referenced: &mut edgeway_config::source::ReferencedFiles::default(),
         diagnostics: &mut diagnostics,
     };
     let action = Action::compile(config, &mut cx);

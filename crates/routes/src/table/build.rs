@@ -257,7 +257,7 @@ fn parse(
     } else if !has_path && config.path.0.is_empty() {
         paths.push((Path::Pattern(PathPattern::any()), place));
     }
-    let names = ParamNames::of(config);
+    let names = ParamNames::collect(config);
     if names.len() > MAX_PARAMS {
         let problem = RouteProblem::new(
             format!(

@@ -80,7 +80,7 @@ pub mod work {
     }
 
     /// Returns the comparisons of this thread during `run`.
-    pub fn of<T>(run: impl FnOnce() -> T) -> (T, u64) {
+    pub fn measure<T>(run: impl FnOnce() -> T) -> (T, u64) {
         let before = COUNT.with(Cell::get);
         let result = run();
         (result, COUNT.with(Cell::get) - before)

@@ -93,12 +93,12 @@ struct RegexEntry {
 /// A route whose host and path match the request; its predicates are not checked yet.
 struct RouteCandidate<'a> {
     leaf: &'a Leaf,
-    found: Found<'a>,
+    found: PathMatch<'a>,
     /// Regular expression that took the host, and the host.
     host: Option<(&'a HostRegex, &'a str)>,
 }
 
-enum Found<'a> {
+enum PathMatch<'a> {
     Pattern(&'a Captures),
     Regex(Option<&'a Regex>),
     Location(LocationHit<'a>),
@@ -309,7 +309,7 @@ impl Group {
             return locations.walk(path, holds, &mut |leaf, hit| {
                 visit(RouteCandidate {
                     leaf,
-                    found: Found::Location(hit),
+                    found: PathMatch::Location(hit),
                     host: None,
                 })
             });
@@ -319,7 +319,7 @@ impl Group {
             self.trie.walk(path, &mut |leaf, captures| {
                 visit(RouteCandidate {
                     leaf,
-                    found: Found::Pattern(captures),
+                    found: PathMatch::Pattern(captures),
                     host: None,
                 })
             })?;
@@ -331,7 +331,7 @@ impl Group {
         for leaf in &self.catch_all {
             visit(RouteCandidate {
                 leaf,
-                found: Found::Pattern(&captures),
+                found: PathMatch::Pattern(&captures),
                 host: None,
             })?;
         }
@@ -354,7 +354,7 @@ impl Regexes {
             for leaf in &entry.leaves {
                 visit(RouteCandidate {
                     leaf,
-                    found: Found::Regex(entry.captures.as_ref()),
+                    found: PathMatch::Regex(entry.captures.as_ref()),
                     host: None,
                 })?;
             }
@@ -366,9 +366,9 @@ impl Regexes {
 impl RouteCandidate<'_> {
     fn is_regex(&self) -> bool {
         match &self.found {
-            Found::Pattern(_) => false,
-            Found::Regex(_) => true,
-            Found::Location(hit) => hit.is_regex(),
+            PathMatch::Pattern(_) => false,
+            PathMatch::Regex(_) => true,
+            PathMatch::Location(hit) => hit.is_regex(),
         }
     }
 
@@ -380,14 +380,14 @@ impl RouteCandidate<'_> {
             params.set_of_host(regex.values(host, names));
         }
         match &self.found {
-            Found::Location(hit) => hit.fill(path, names, params),
-            Found::Pattern(captures) => {
+            PathMatch::Location(hit) => hit.fill(path, names, params),
+            PathMatch::Pattern(captures) => {
                 for (slot, &(start, end)) in self.leaf.slots.iter().zip(captures.ranges()) {
                     params.set(*slot, start..end);
                 }
                 params.set_rest(captures.rest..path.len());
             }
-            Found::Regex(regex) => {
+            PathMatch::Regex(regex) => {
                 let Some(captures) = regex.and_then(|regex| regex.captures(path)) else {
                     return;
                 };

@@ -233,11 +233,11 @@ pub struct ResponseParts<'a> {
 #[derive(Debug)]
 pub struct ConditionResponse {
     status: StatusCode,
-    then: Then,
+    then: ConditionReply,
 }
 
 #[derive(Debug)]
-enum Then {
+enum ConditionReply {
     /// Built-in page of an error, or no body.
     ByStatus,
     Redirect(Template),
@@ -273,7 +273,7 @@ impl ConditionResponse {
     /// Returns the response to a request whose `value` this expression matched.
     pub fn reply(&self, ex: &Exchange<'_>, regex: Option<&Pattern>, value: &str) -> Reply {
         let groups = match &self.then {
-            Then::Redirect(text) | Then::Text(_, text) if text.has_groups() => {
+            ConditionReply::Redirect(text) | ConditionReply::Text(_, text) if text.has_groups() => {
                 // The expression matched: it was decided.
                 regex.and_then(|regex| regex.groups(value).ok().flatten())
             }
@@ -293,11 +293,11 @@ impl ConditionResponse {
             return reply;
         }
         match &self.then {
-            Then::ByStatus if self.refuses() => {
+            ConditionReply::ByStatus if self.refuses() => {
                 reply = Reply::refuse(self.status, "condition");
             }
-            Then::ByStatus => {}
-            Then::Redirect(to) => {
+            ConditionReply::ByStatus => {}
+            ConditionReply::Redirect(to) => {
                 if let Some(to) = to.target_with(ex, groups) {
                     reply = reply.header(header::LOCATION, to);
                 } else {
@@ -305,13 +305,13 @@ impl ConditionResponse {
                     reply = Reply::refuse(status, "condition_target");
                 }
             }
-            Then::Body(content_type, body) => {
+            ConditionReply::Body(content_type, body) => {
                 reply.body = ReplyBody::Bytes {
                     content_type: content_type.clone(),
                     body: body.clone(),
                 };
             }
-            Then::Text(content_type, text) => {
+            ConditionReply::Text(content_type, text) => {
                 let mut body = String::new();
                 let _undecided = text.write_with(&Values::of_request(ex), groups, &mut body);
                 reply.body = ReplyBody::Bytes {
@@ -356,16 +356,16 @@ impl ResponseParts<'_> {
         regex: Option<&Pattern>,
         codes: Codes,
         cx: &mut CompileContext<'_>,
-    ) -> Option<Then> {
+    ) -> Option<ConditionReply> {
         let parse = |text: &str, cx: &CompileContext<'_>| {
             Names::with(cx, |names| Template::parse_with_groups(text, regex, names))
         };
         if let Some(to) = self.to {
             let parsed = parse(&to.value, cx);
-            return reported(parsed, to.place, codes, cx).map(Then::Redirect);
+            return reported(parsed, to.place, codes, cx).map(ConditionReply::Redirect);
         }
         let Some(body) = self.body else {
-            return Some(Then::ByStatus);
+            return Some(ConditionReply::ByStatus);
         };
         let content_type = match self.content_type {
             Some(written) => HeaderValue::from_str(&written.value).map_err(|_| written.place),
@@ -376,8 +376,8 @@ impl ResponseParts<'_> {
                 let parsed = parse(&body.value, cx);
                 let text = reported(parsed, body.place, codes, cx)?;
                 Some(match text.plain_text() {
-                    Some(plain) => Then::Body(content_type, plain.to_owned().into()),
-                    None => Then::Text(content_type, text),
+                    Some(plain) => ConditionReply::Body(content_type, plain.to_owned().into()),
+                    None => ConditionReply::Text(content_type, text),
                 })
             }
             Err(place) => {

@@ -494,7 +494,7 @@ pub struct Maps {
 }
 
 /// Result of looking for a table.
-pub(super) enum Named {
+pub(super) enum UsedTable {
     Known(Arc<Lookup>),
     /// Its own problem has been reported.
     Broken,
@@ -524,13 +524,13 @@ impl Maps {
     }
 
     /// Returns the table that a value uses.
-    pub(super) fn used(&self, name: &str) -> Option<Named> {
+    pub(super) fn used(&self, name: &str) -> Option<UsedTable> {
         Some(match self.all.get(name)? {
             Some(lookup) => {
                 lookup.is_used.store(true, Ordering::Relaxed);
-                Named::Known(Arc::clone(lookup))
+                UsedTable::Known(Arc::clone(lookup))
             }
-            None => Named::Broken,
+            None => UsedTable::Broken,
         })
     }
 

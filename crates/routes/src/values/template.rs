@@ -121,7 +121,7 @@ impl Template {
     /// The message and the help for the user.
     pub fn parse_of_response(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
         let pieces = pieces(text, |name| variable(name, names).map(Piece::Variable))?;
-        Self::of(text, pieces)
+        Self::from_pieces(text, pieces)
     }
 
     /// Returns an error if the value comes from a response.
@@ -156,7 +156,7 @@ impl Template {
         regex: &Pattern,
         names: &Names<'_>,
     ) -> Result<Self, (String, String)> {
-        Self::of(text, Self::pieces_of(text, regex, names)?)
+        Self::from_pieces(text, Self::pieces_of(text, regex, names)?)
     }
 
     fn pieces_of(
@@ -170,7 +170,7 @@ impl Template {
         })
     }
 
-    fn of(text: &str, pieces: Vec<Piece>) -> Result<Self, (String, String)> {
+    fn from_pieces(text: &str, pieces: Vec<Piece>) -> Result<Self, (String, String)> {
         let mut texts = pieces.iter().filter_map(|piece| match piece {
             Piece::Text(text) => Some(text),
             Piece::Variable(_) | Piece::Group(_) => None,

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header, response};
 use percent_encoding::percent_decode;
 
 use super::{
-    lookup::{Lookup, Maps, Named},
+    lookup::{Lookup, Maps, UsedTable},
     template::Names,
 };
 
@@ -284,8 +284,8 @@ fn cache_status(ex: &Exchange<'_>) -> &'static str {
 /// Returns the lookup table of this name; `None` if it has a problem of its own.
 fn map(name: &str, maps: &Maps) -> Result<Option<Arc<Lookup>>, (String, String)> {
     match maps.used(name) {
-        Some(Named::Known(lookup)) => Ok(Some(lookup)),
-        Some(Named::Broken) => Ok(None),
+        Some(UsedTable::Known(lookup)) => Ok(Some(lookup)),
+        Some(UsedTable::Broken) => Ok(None),
         None => {
             let help = match closest(name, maps.names()) {
                 Some(meant) => format!("did you mean `{{map.{meant}}}`?"),

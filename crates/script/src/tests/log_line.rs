@@ -20,7 +20,7 @@ pub(super) fn bench_in(text: &str, wait_until: Duration, isolation: Isolation) -
     let metrics = Metrics::default();
     let user = Arc::new(UserMetrics::new("x", &metrics));
     metrics.serve_too(&user);
-    let work = wait_until::WaitUntil::of("x", Tasks::default(), &metrics);
+    let work = wait_until::WaitUntil::new("x", Tasks::default(), &metrics);
     let capabilities = capabilities::Capabilities {
         kv: Some(kv::Kv::memory(Arc::new(kv::Memory::new(&Clock::machine())))),
         metrics: user,
@@ -266,7 +266,7 @@ async fn work_queued_for_a_thread_gets_its_time_from_its_start() {
         }));
     }";
     let metrics = Metrics::default();
-    let work = wait_until::WaitUntil::of("x", Tasks::default(), &metrics);
+    let work = wait_until::WaitUntil::new("x", Tasks::default(), &metrics);
     let capabilities = capabilities::Capabilities {
         wait_until: work.clone(),
         ..capabilities::Capabilities::default()

@@ -124,7 +124,7 @@ impl FolderError {
 }
 
 impl Stamps {
-    pub(super) fn of<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
+    pub(super) fn read<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Self {
         Self(paths.into_iter().map(stamp).collect())
     }
 }
@@ -166,7 +166,7 @@ impl ReadSchedule {
 impl PairPaths {
     fn stamps(&self) -> Stamps {
         let ocsp = self.ocsp.as_ref().map(Ocsp::path);
-        Stamps::of([&*self.cert, &*self.key].into_iter().chain(ocsp))
+        Stamps::read([&*self.cert, &*self.key].into_iter().chain(ocsp))
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn choose(
     admits: impl Fn(&Backend) -> bool,
 ) -> Option<usize> {
     let (proposed, turn) = members.rotate(cursor, &admits)?;
-    let own = Load::of(&members.list[proposed]);
+    let own = Load::measure(&members.list[proposed]);
     if own.in_flight == 0 {
         return Some(proposed);
     }
@@ -33,7 +33,7 @@ pub(super) fn choose(
     let mut least = own;
     for index in others() {
         let backend = &members.list[index];
-        let load = Load::of(backend);
+        let load = Load::measure(backend);
         if load.is_less_than(least) && admits(backend) {
             least = load;
         }
@@ -42,7 +42,7 @@ pub(super) fn choose(
     let mut most_owed = best.map_or(i32::MIN, |index| owed(&members.list[index]));
     for index in others() {
         let backend = &members.list[index];
-        if Load::of(backend).ties_with(least) && owed(backend) > most_owed && admits(backend) {
+        if Load::measure(backend).ties_with(least) && owed(backend) > most_owed && admits(backend) {
             best = Some(index);
             most_owed = owed(backend);
         }
@@ -77,7 +77,7 @@ struct Load {
 }
 
 impl Load {
-    fn of(backend: &Backend) -> Self {
+    fn measure(backend: &Backend) -> Self {
         Self {
             in_flight: backend.in_flight(),
             weight: backend.weight,

@@ -57,7 +57,7 @@ fn check_invariants(upstream: &Upstream, in_flight: usize) {
     assert_eq!(usize::try_from(counted).unwrap(), in_flight);
 }
 
-fn of(served: &Served, name: char) -> u32 {
+fn served_by(served: &Served, name: char) -> u32 {
     served.get(&name).copied().unwrap_or(0)
 }
 
@@ -68,7 +68,7 @@ fn four_equal_backends_get_exactly_a_quarter_one_at_a_time() {
         let upstream = bench.upstream(&format!("{{ balance: {balance}, backends: {FOUR} }}"));
         let served = run(&bench, &upstream, 400, 1, |_| MILLI);
         for backend in '1'..='4' {
-            assert_eq!(of(&served, backend), 100, "{balance}: {served:?}");
+            assert_eq!(served_by(&served, backend), 100, "{balance}: {served:?}");
         }
     }
 }
@@ -85,7 +85,7 @@ fn four_equal_backends_get_about_a_quarter_eight_at_a_time() {
             MILLI + random.borrow_mut().u64(0..2 * MILLI)
         });
         for backend in '1'..='4' {
-            let count = of(&served, backend);
+            let count = served_by(&served, backend);
             assert!((80..=120).contains(&count), "{balance}: {served:?}");
         }
     }
@@ -102,7 +102,7 @@ fn a_slow_backend_gets_least() {
             _ => 20 * MILLI,
         });
         assert!(
-            of(&served, '2') < most,
+            served_by(&served, '2') < most,
             "15 % of 200 is 30; {balance}: {served:?}"
         );
     }
@@ -152,9 +152,9 @@ fn a_busy_app_gets_less_than_a_twentieth_and_its_share_when_it_recovers() {
         }
         // In less time than it takes to forget a report.
         let served = run(&bench, &upstream, 900, lanes, |_| MILLI);
-        assert!(of(&served, '2') < 45, "{lanes}: {served:?}");
+        assert!(served_by(&served, '2') < 45, "{lanes}: {served:?}");
         for name in ['1', '3', '4'] {
-            assert!(of(&served, name) > 250, "{lanes}: {served:?}");
+            assert!(served_by(&served, name) > 250, "{lanes}: {served:?}");
         }
         for _ in 0..30 {
             bench.clock.advance(Duration::from_millis(100));
@@ -164,7 +164,7 @@ fn a_busy_app_gets_less_than_a_twentieth_and_its_share_when_it_recovers() {
         }
         let served = run(&bench, &upstream, 400, lanes, |_| MILLI);
         assert!(
-            (80..=120).contains(&of(&served, '2')),
+            (80..=120).contains(&served_by(&served, '2')),
             "{lanes}: {served:?}"
         );
     }
@@ -179,7 +179,7 @@ fn equally_busy_apps_share_evenly() {
     }
     let served = run(&bench, &upstream, 400, 1, |_| MILLI);
     for name in '1'..='4' {
-        assert_eq!(of(&served, name), 100, "{served:?}");
+        assert_eq!(served_by(&served, name), 100, "{served:?}");
     }
 }
 
@@ -192,7 +192,7 @@ fn a_report_takes_no_backend_out_of_rotation() {
     report(&bench, &upstream, '2', BLOCKED);
     upstream.drain("10.0.0.1:80", crate::Force::No).unwrap();
     let served = run(&bench, &upstream, 50, 1, |_| MILLI);
-    assert_eq!(of(&served, '2'), 50, "the busy one is the only one");
+    assert_eq!(served_by(&served, '2'), 50, "the busy one is the only one");
 }
 
 #[test]
@@ -203,13 +203,13 @@ fn weights_are_respected() {
         let yaml = format!("{{ balance: {balance}, backends: {backends} }}");
         let served = run(&bench, &bench.upstream(&yaml), 300, 1, |_| MILLI);
         assert_eq!(
-            (of(&served, '1'), of(&served, '2')),
+            (served_by(&served, '1'), served_by(&served, '2')),
             (200, 100),
             "{balance}"
         );
         let busy = run(&bench, &bench.upstream(&yaml), 3000, 12, |_| MILLI);
         assert!(
-            (1900..=2100).contains(&of(&busy, '1')),
+            (1900..=2100).contains(&served_by(&busy, '1')),
             "{balance}: {busy:?}"
         );
     }
@@ -227,7 +227,7 @@ fn a_skipped_backend_leaves_its_share_to_all() {
         }
         let served = run(&bench, &upstream, 300, 1, |_| MILLI);
         for backend in ['1', '3', '4'] {
-            assert_eq!(of(&served, backend), 100, "{balance}: {served:?}");
+            assert_eq!(served_by(&served, backend), 100, "{balance}: {served:?}");
         }
     }
 }
@@ -241,9 +241,9 @@ fn p2c_prefers_the_faster_backend() {
         '1' => 80 * MILLI,
         _ => 5 * MILLI,
     });
-    assert!(of(&served, '1') < 60, "{served:?}");
+    assert!(served_by(&served, '1') < 60, "{served:?}");
     assert!(
-        of(&served, '1') > 0,
+        served_by(&served, '1') > 0,
         "the slow one is tried again: {served:?}"
     );
 }

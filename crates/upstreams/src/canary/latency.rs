@@ -75,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    fn of(micros: &[u64]) -> Latencies {
+    fn from_micros(micros: &[u64]) -> Latencies {
         let mut latencies = Latencies::default();
         for micros in micros {
             latencies.0[bucket(Duration::from_micros(*micros))] += 1;

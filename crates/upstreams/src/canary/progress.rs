@@ -134,8 +134,8 @@ impl Progress {
             step_seconds: spent.as_secs(),
             step_requests: self.step_requests,
             waits_for: self.waits_for(settings, now).map(Into::into),
-            new: ArmStatus::of(&total.new),
-            current: ArmStatus::of(&total.current),
+            new: ArmStatus::from_counts(&total.new),
+            current: ArmStatus::from_counts(&total.current),
         }
     }
 }

@@ -46,12 +46,12 @@ pub struct CanarySettings {
 
 impl Default for CanarySettings {
     fn default() -> Self {
-        Self::of(&CanaryConfig::default())
+        Self::from_config(&CanaryConfig::default())
     }
 }
 
 impl CanarySettings {
-    fn of(config: &CanaryConfig) -> Self {
+    fn from_config(config: &CanaryConfig) -> Self {
         Self {
             steps: config
                 .steps
@@ -103,5 +103,5 @@ pub(crate) fn compile(config: &CanaryConfig, cx: &mut CompileContext<'_>) -> Can
             );
         }
     }
-    CanarySettings::of(config)
+    CanarySettings::from_config(config)
 }

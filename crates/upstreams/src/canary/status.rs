@@ -91,7 +91,7 @@ impl Outcome {
 }
 
 impl ArmStatus {
-    pub(super) fn of(counts: &Counts) -> Self {
+    pub(super) fn from_counts(counts: &Counts) -> Self {
         Self {
             requests: counts.requests,
             failed: counts.failed,

@@ -104,7 +104,7 @@ impl Bench {
             zones: &crate::zones::Zones::default(),
             shared: &crate::chain::Shared::default(),
             work: &mut crate::chain::BackgroundWork::default(),
-            beside: &mut crate::config::source::ReferencedFiles::default(),
+            referenced: &mut crate::config::source::ReferencedFiles::default(),
             diagnostics: &mut diagnostics,
         };
         let key = Key {

@@ -116,7 +116,7 @@ pub(super) fn folder_of(folder: &Path, kind: AssetKind) -> PathBuf {
 impl Assets {
     /// Lists the files of the build in `folder`. `prefix` is the path before those of its output, if
     /// it is not the app's base path.
-    pub(super) fn of(folder: &Path, rules: Rules, prefix: Option<&str>) -> Self {
+    pub(super) fn list(folder: &Path, rules: Rules, prefix: Option<&str>) -> Self {
         let Rules {
             headers,
             on_match_headers,

@@ -41,7 +41,7 @@ const MAX_FILES: usize = 100_000;
 const MAX_DEPTH: usize = 32;
 
 /// Returns the digest of the build in `folder`.
-pub(super) fn of(folder: &Path) -> io::Result<u128> {
+pub(super) fn digest(folder: &Path) -> io::Result<u128> {
     let mut hasher = SipHasher13::new();
     for name in IDENTIFYING_FILES {
         add(&mut hasher, folder, Path::new(name))?;

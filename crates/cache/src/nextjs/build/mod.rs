@@ -115,7 +115,7 @@ pub struct Stamp {
 
 impl Stamp {
     /// Reads `BUILD_ID`, and the modification time of each manifest.
-    pub fn of(folder: &Path) -> Self {
+    pub fn read(folder: &Path) -> Self {
         use std::os::unix::fs::MetadataExt;
 
         let seen = |name: &str| {
@@ -147,7 +147,7 @@ impl Build {
 
     /// Reads the folder as [`Build::read`] does, and the files that need no app if `has_assets`.
     pub fn read_with(folder: &Path, has_assets: bool) -> Result<Self, BuildError> {
-        let stamp = Stamp::of(folder);
+        let stamp = Stamp::read(folder);
         let Some(id) = read(&folder.join(BUILD_ID))? else {
             let folder = folder.to_path_buf();
             return Err(BuildError::NoBuild { folder });
@@ -179,13 +179,13 @@ impl Build {
             source,
         };
         Ok(Self {
-            mark: identity::of(folder).map_err(unread)?,
+            mark: identity::digest(folder).map_err(unread)?,
             image_mark: identity::of_image_settings(folder).map_err(unread)?,
             id: Some(id.into()),
             base_path,
             deployment: deployment_id.filter(|id| !id.is_empty()),
             guards,
-            images: images.and_then(ImageRules::of),
+            images: images.and_then(ImageRules::from_manifest),
             optimizer: if has_assets {
                 Optimizer::read(folder)?.map(Arc::new)
             } else {
@@ -193,7 +193,7 @@ impl Build {
             },
             assets: if has_assets {
                 let rules = manifest::<Rules>(folder, ROUTES)?;
-                rules.map(|rules| Assets::of(folder, rules, asset_prefix.as_deref()))
+                rules.map(|rules| Assets::list(folder, rules, asset_prefix.as_deref()))
             } else {
                 None
             },

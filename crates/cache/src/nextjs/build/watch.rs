@@ -104,7 +104,7 @@ impl BuildWatch {
     /// same folder: `next build` writes its files one after the other, and removes `BUILD_ID`
     /// first.
     pub(super) fn look(&self, before: &mut WatchState) -> BuildCheck {
-        let stamp = Stamp::of(&self.folder);
+        let stamp = Stamp::read(&self.folder);
         let is_settled = before.seen == stamp;
         before.seen = stamp.clone();
         if !is_settled

@@ -82,7 +82,7 @@ impl ReleaseTable {
         if !is_of_next(request.path) {
             return deployment
                 .and_then(|id| view.running(|release| release.is_deployment(id)))
-                .map_or(Destination::Current, Destination::of);
+                .map_or(Destination::Current, Destination::for_release);
         }
         view.of_next(request, deployment)
     }
@@ -102,7 +102,7 @@ impl ReleaseTable {
 }
 
 impl Destination {
-    fn of(release: &Arc<Release>) -> Self {
+    fn for_release(release: &Arc<Release>) -> Self {
         Self::Release(Arc::clone(&release.name))
     }
 }
@@ -167,7 +167,7 @@ impl<'a> View<'a> {
             self.running(|it| it.is_deployment(deployment) && it.has_action(id))
         });
         if let Some(release) = own.or_else(|| self.running(|it| it.has_action(id))) {
-            return Some(Destination::of(release));
+            return Some(Destination::for_release(release));
         }
         self.has_actions().then_some(gone)
     }
@@ -187,14 +187,14 @@ impl<'a> View<'a> {
         // The gateway has the files of releases that do not run any more.
         let own = self.suitable(|it| is_named(it) && it.has_file(path)).next();
         if let Some(release) = own.or_else(|| self.suitable(|it| it.has_file(path)).next()) {
-            return Destination::of(release);
+            return Destination::for_release(release);
         }
         // Builds with a `deploymentId` have one build id.
         let data = self
             .running(|it| is_named(it) && it.has_data(path))
             .or_else(|| self.running(|it| it.has_data(path)));
         if let Some(release) = data {
-            return Destination::of(release);
+            return Destination::for_release(release);
         }
         let source = query::values(query, b"url").next();
         let source = source.map(query::form_decoded);
@@ -208,7 +208,7 @@ impl<'a> View<'a> {
             .or_else(|| self.suitable(|it| is_named(it) && has_source(it)).next())
             .or_else(|| self.suitable(has_source).next())
             .or_else(|| self.running(is_named));
-        found.map_or(Destination::Current, Destination::of)
+        found.map_or(Destination::Current, Destination::for_release)
     }
 }
 

@@ -55,7 +55,7 @@ pub(super) fn build_folder(folder: &Path) -> PathBuf {
 
 /// Returns the state of the release in `folder`.
 pub(super) fn stamp(folder: &Path) -> Stamp {
-    Stamp::of(&build_folder(folder))
+    Stamp::read(&build_folder(folder))
 }
 
 impl Release {

@@ -106,7 +106,7 @@ proptest! {
         let is_used = match &ours {
             Ok(lifetime) => {
                 prop_assert!(theirs.is_storable() || status == 500);
-                let wants = RequestDirectives::of(&head(&second));
+                let wants = RequestDirectives::parse(&head(&second));
                 let verdict = judge(lifetime, &wants, at(later));
                 matches!(verdict, Usability::Fresh | Usability::StaleAsAsked)
             }

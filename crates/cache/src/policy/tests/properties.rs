@@ -135,7 +135,7 @@ proptest! {
         prop_assert!(lifetime.usable_until() >= lifetime.fresh_until());
         prop_assert!(!response.contains_key("set-cookie") && !status.is_informational());
         let (early, late) = (times.0.min(times.1), times.0.max(times.1));
-        let wants = RequestDirectives::of(&request);
+        let wants = RequestDirectives::parse(&request);
         prop_assert!(lifetime.age(at(early)) <= lifetime.age(at(late)));
         prop_assert!(lifetime.is_fresh(at(early)) >= lifetime.is_fresh(at(late)));
         prop_assert!(lifetime.ttl(at(early)) >= lifetime.ttl(at(late)));
@@ -154,7 +154,7 @@ proptest! {
         let found = store(origin_request, StatusCode::OK, &response, now(), &CacheRules::default());
         if let Ok(lifetime) = found {
             let plain = judge(&lifetime, &RequestDirectives::default(), at(later));
-            let with_directives = judge(&lifetime, &RequestDirectives::of(&request), at(later));
+            let with_directives = judge(&lifetime, &RequestDirectives::parse(&request), at(later));
             if lifetime.must_revalidate {
                 prop_assert!(rank(with_directives) <= rank(plain));
             } else if with_directives != Usability::StaleAsAsked {
@@ -173,11 +173,11 @@ proptest! {
         prop_assert_eq!(once.get("content-encoding"), stored.get("content-encoding"));
         let cookies = |headers: &HeaderMap| headers.get_all("set-cookie").iter().count();
         prop_assert!(cookies(&once) == cookies(&stored));
-        if let (Vary::Fields(before), Vary::Fields(after)) = (Vary::of(&stored), Vary::of(&once)) {
+        if let (Vary::Fields(before), Vary::Fields(after)) = (Vary::parse(&stored), Vary::parse(&once)) {
             prop_assert!(before.iter().all(|name| after.contains(name)));
         }
-        if Vary::of(&stored) != Vary::Nothing {
-            prop_assert_ne!(Vary::of(&once), Vary::Nothing);
+        if Vary::parse(&stored) != Vary::Nothing {
+            prop_assert_ne!(Vary::parse(&once), Vary::Nothing);
         }
     }
 
@@ -195,7 +195,7 @@ proptest! {
     fn nothing_panics(request in headers(), response in headers(), path in value()) {
         not_modified(&request, &Method::GET, StatusCode::OK, &response);
         updates(&response, &request);
-        let vary = Vary::of(&response);
+        let vary = Vary::parse(&response);
         prop_assert_eq!(vary.variance(&request), vary.variance(&request));
         let base = Target {
             authority: "a.test".to_owned(),

@@ -10,7 +10,7 @@ fn verdict(response: &str, request: &str, later: i64) -> Usability {
     } else {
         head(&format!("Cache-Control: {request}"))
     };
-    judge(&lifetime, &RequestDirectives::of(&request), at(later))
+    judge(&lifetime, &RequestDirectives::parse(&request), at(later))
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn directives_of_clients_are_obeyed() {
 #[test]
 fn age_before_arrival_counts() {
     let lifetime = stored("Cache-Control: max-age=3600\nAge: 1800").unwrap();
-    let judged = |request| judge(&lifetime, &RequestDirectives::of(&head(request)), at(0));
+    let judged = |request| judge(&lifetime, &RequestDirectives::parse(&head(request)), at(0));
     assert_eq!(judged(""), Usability::Fresh);
     assert_eq!(judged("Cache-Control: max-age=600"), Usability::Validate);
     assert_eq!(judged("Cache-Control: min-fresh=1801"), Usability::Validate);
@@ -132,7 +132,7 @@ fn a_failing_origin_is_bridged_inside_the_window() {
     let bridged = |response: &str, request: &str, later| {
         let lifetime = stored(&format!("ETag: \"a\"\nCache-Control: {response}")).unwrap();
         let request = head(&format!("Cache-Control: {request}"));
-        after_error(&lifetime, &RequestDirectives::of(&request), at(later))
+        after_error(&lifetime, &RequestDirectives::parse(&request), at(later))
     };
     for (response, request, later, expected) in [
         ("max-age=60", "", 61, false),
@@ -178,7 +178,7 @@ fn routes_may_ignore_directives_of_clients() {
         Usability::Fresh
     );
     assert_eq!(
-        RequestDirectives::of(&HeaderMap::new()),
+        RequestDirectives::parse(&HeaderMap::new()),
         RequestDirectives::default()
     );
 }

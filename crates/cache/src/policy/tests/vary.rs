@@ -4,13 +4,13 @@ use super::*;
 use crate::chain::RequestChanges;
 
 fn same(vary: &str, one: &str, other: &str) -> bool {
-    let vary = Vary::of(&head(&format!("Vary: {vary}")));
+    let vary = Vary::parse(&head(&format!("Vary: {vary}")));
     vary.variance(&head(one)) == vary.variance(&head(other))
 }
 
 #[test]
 fn lists_are_read_over_lines_and_in_any_order() {
-    let vary = |lines: &str| Vary::of(&head(lines));
+    let vary = |lines: &str| Vary::parse(&head(lines));
     assert_eq!(vary(""), Vary::Nothing);
     assert_eq!(vary("Vary:"), Vary::Nothing);
     assert_eq!(vary("Vary: , ,"), Vary::Nothing);
@@ -34,7 +34,7 @@ fn without_fields_all_requests_are_the_same() {
     let none = Vary::Nothing.variance(&head("Foo: 1"));
     assert_eq!((none, Variance::default()), (Variance(0), Variance(0)));
     assert_ne!(
-        Vary::of(&head("Vary: foo")).variance(&head("")),
+        Vary::parse(&head("Vary: foo")).variance(&head("")),
         Variance(0)
     );
 }
@@ -105,7 +105,7 @@ fn requests_that_may_differ_select_different_variants() {
 }
 
 fn variance(vary: &str, request: &str, changes: RequestChanges) -> Option<Variance> {
-    let vary = Vary::of(&head(&format!("Vary: {vary}")));
+    let vary = Vary::parse(&head(&format!("Vary: {vary}")));
     let headers = head(request);
     let unchanged = UnchangedHeaders::new(changes);
     SentHeaders::of_client(&headers, &unchanged).variance(&vary)

@@ -58,7 +58,7 @@ impl PurgeLink {
         let mut dropped = Vec::new();
         if !purges.is_empty() {
             dropped = self.apply(&purges, Source::Gateway).await;
-            let awaited = match WaitScope::of(&purges) {
+            let awaited = match WaitScope::new(&purges) {
                 WaitScope::Writes => WaitScope::Own,
                 other => other,
             };

@@ -78,7 +78,7 @@ pub enum WaitScope {
 
 impl WaitScope {
     /// Returns the scope for the gateway that received the purges.
-    fn of(purges: &[Purge]) -> Self {
+    fn new(purges: &[Purge]) -> Self {
         if purges.iter().all(is_written) {
             Self::Writes
         } else {
@@ -273,7 +273,7 @@ impl PurgeLink {
             let settled = async {
                 while !is_settled {
                     tokio::time::sleep(POLL).await;
-                    is_settled = self.caches.settle(WaitScope::of(&receipt.purges)).await;
+                    is_settled = self.caches.settle(WaitScope::new(&receipt.purges)).await;
                 }
             };
             // In time or not, the ticket has the state.
@@ -315,7 +315,7 @@ impl PurgeLink {
         };
         // The other gateways receive them whatever happens to the tiers here.
         let ticket = self.enqueue(&receipt.purges, objects);
-        let is_settled = self.caches.settle(WaitScope::of(&receipt.purges)).await;
+        let is_settled = self.caches.settle(WaitScope::new(&receipt.purges)).await;
         StartedPurge {
             receipt,
             ticket,

@@ -86,7 +86,7 @@ impl Bench {
 
     pub(super) fn varied(&self, key: &Key, field: &'static str, value: &str) -> EntryDraft {
         let mut draft = self.draft(key);
-        draft.vary = Vary::of(&headers(&[("vary", field)]));
+        draft.vary = Vary::parse(&headers(&[("vary", field)]));
         draft.variance = draft.vary.variance(&headers(&[(field, value)]));
         draft
     }

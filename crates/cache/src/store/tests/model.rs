@@ -317,11 +317,11 @@ impl Run {
         assert_eq!(stored, queues.0.bytes());
         assert_eq!(entries.len(), queues.0.len());
         drop(queues);
-        let targets = TAGS.map(|tag| PurgeMatcher::of(&PurgeTarget::Tag(tag.into())));
+        let targets = TAGS.map(|tag| PurgeMatcher::new(&PurgeTarget::Tag(tag.into())));
         let urls = (0..PATHS).map(|path| PurgeTarget::Url(format!("/{}?q={}", path / 2, path % 2)));
         for target in targets
             .into_iter()
-            .chain(urls.map(|url| PurgeMatcher::of(&url)))
+            .chain(urls.map(|url| PurgeMatcher::new(&url)))
         {
             let about = |entry: &&Arc<Entry>| target.is_about(entry.key(), entry.tags());
             let shards = store.shards.iter().map(|shard| {

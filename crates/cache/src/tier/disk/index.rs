@@ -177,7 +177,7 @@ impl Index {
     }
 
     /// Returns the entries that a write may have changed.
-    pub(super) fn of(&self, written: &WriteChange) -> Vec<Name> {
+    pub(super) fn changed_by(&self, written: &WriteChange) -> Vec<Name> {
         let digest = short(&written.digest());
         let least = Name::default();
         let from = self.found.range((digest, least)..);
@@ -309,8 +309,8 @@ mod tests {
             .written()
             .unwrap();
         let any = WriteChange { url: None, ..exact };
-        assert_eq!(index.of(&exact), [one]);
-        let mut all = index.of(&any);
+        assert_eq!(index.changed_by(&exact), [one]);
+        let mut all = index.changed_by(&any);
         all.sort_unstable_by_key(|name| *name != one);
         assert_eq!(all, [one, other]);
         index.remove(&one);
@@ -323,7 +323,7 @@ mod tests {
         assert!(!index.has(&exact));
         index.clear();
         assert!(!index.has(&any));
-        assert_eq!(index.of(&any), []);
+        assert_eq!(index.changed_by(&any), []);
     }
 
     #[test]

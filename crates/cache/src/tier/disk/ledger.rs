@@ -134,7 +134,7 @@ impl DiskLedger {
 
     /// Returns the writes recorded by an earlier process.
     pub(super) fn written(&self) -> impl Iterator<Item = WriteChange> {
-        let writes = self.purges.of(Kind::Write);
+        let writes = self.purges.purges(Kind::Write);
         writes.filter_map(|(_, stamp)| stamp.written())
     }
 
@@ -214,7 +214,7 @@ impl DiskLedger {
             Vary::Nothing | Vary::Everything => None,
         }));
         for kind in [Kind::Purge, Kind::Prefix, Kind::Write] {
-            let purges = self.purges.of(kind);
+            let purges = self.purges.purges(kind);
             records.extend(purges.map(|(position, stamp)| record(position, stamp)));
         }
         records.extend(self.followed.clone().map(Record::Followed));

@@ -112,7 +112,7 @@ impl FolderFault {
         }
     }
 
-    pub(super) fn of(error: &io::Error) -> Self {
+    pub(super) fn classify(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
             Kind::StorageFull | Kind::QuotaExceeded | Kind::FileTooLarge => Self::Full,

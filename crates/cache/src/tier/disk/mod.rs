@@ -406,7 +406,7 @@ impl Disk {
         match left.await.ok()? {
             Ok(is_taken_up) => Some(is_taken_up),
             Err(error) => {
-                self.metrics().failed(FolderFault::of(&error));
+                self.metrics().failed(FolderFault::classify(&error));
                 None
             }
         }
@@ -433,7 +433,7 @@ impl Disk {
         if error.kind() == io::ErrorKind::NotConnected {
             return;
         }
-        let fault = FolderFault::of(error);
+        let fault = FolderFault::classify(error);
         self.metrics().failed(fault);
         self.set(State::Down(fault), Some(error.to_string()));
     }

@@ -131,7 +131,7 @@ impl OpenDisk {
             (ledger.purges.position(), noted)
         };
         let outcome = noted.iter().try_for_each(|written| {
-            let names = self.index.lock().of(written);
+            let names = self.index.lock().changed_by(written);
             let mut names = names.into_iter();
             names.try_for_each(|name| self.remove_if_purged(name))
         });

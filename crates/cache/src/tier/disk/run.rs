@@ -121,7 +121,7 @@ impl Disk {
             }
             Err(error) => {
                 let fault = match &error {
-                    OpenError::Io { source, .. } => FolderFault::of(source),
+                    OpenError::Io { source, .. } => FolderFault::classify(source),
                     OpenError::NotOurs { .. } | OpenError::Busy => FolderFault::Permission,
                 };
                 self.metrics().failed(fault);
@@ -505,7 +505,7 @@ impl Disk {
                     last.is_complete = true;
                 }
             }
-            Ok(Ok(Err(error))) => self.metrics().failed(FolderFault::of(&error)),
+            Ok(Ok(Err(error))) => self.metrics().failed(FolderFault::classify(&error)),
             Ok(Err(_)) | Err(_) => {}
         }
         self.queue.clear();

@@ -32,7 +32,7 @@ pub(super) fn compiled(yaml: &str) -> Jwt {
             zones: &Zones::default(),
             shared: &Shared::default(),
             work: &mut BackgroundWork::default(),
-            beside: &mut edgeway_config::source::ReferencedFiles::default(),
+            referenced: &mut edgeway_config::source::ReferencedFiles::default(),
             diagnostics: &mut diagnostics,
         },
     );

@@ -63,12 +63,12 @@ mod tests {
         },
     };
     use edgeway_base::clock::Clock;
-    use edgeway_files::{BrowserCache, FileBody, FileResponse, Files, Found, Outcome};
+    use edgeway_files::{BrowserCache, FileBody, FileLookup, FileResponse, Files, Outcome};
 
     async fn body(folder: &std::path::Path) -> FileBody {
         let clock = Clock::machine();
         let files = Files::plain(folder.to_path_buf(), BrowserCache::Revalidated, &clock);
-        let Found::File(file) = files.find(b"/a").await else {
+        let FileLookup::File(file) = files.find(b"/a").await else {
             panic!("it is there");
         };
         let none = http::HeaderMap::new();

@@ -44,7 +44,7 @@ fn a_restart_widens_writes_to_their_region_and_no_further() {
     let mut records = ledger.records();
     let [.., (most, _)] = Stamp::MAX;
     for number in 0..most + 5000 {
-        for stamp in Stamp::of(&PurgeTarget::Written(format!("http://flooded/{number}"))) {
+        for stamp in Stamp::for_target(&PurgeTarget::Written(format!("http://flooded/{number}"))) {
             ledger.note(&stamp);
         }
         if number % 5000 == 0
@@ -144,7 +144,7 @@ proptest! {
                 _ if number == 0 => PurgeTarget::All,
                 _ => PurgeTarget::Url(format!("other/{number}")),
             };
-            for stamp in Stamp::of(&target) {
+            for stamp in Stamp::for_target(&target) {
                 ledger.note(&stamp);
             }
         }

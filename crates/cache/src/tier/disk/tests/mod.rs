@@ -110,7 +110,7 @@ impl Bench {
     }
 
     fn note(&self, target: &PurgeTarget) {
-        for stamp in Stamp::of(target) {
+        for stamp in Stamp::for_target(target) {
             self.open.note(&stamp);
         }
     }
@@ -343,7 +343,7 @@ fn purges_of_a_process_without_the_folder_are_taken_over() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
     let folder = bench.open.folder().deferred();
-    let stamps = Stamp::of(&PurgeTarget::Url("/a".into()));
+    let stamps = Stamp::for_target(&PurgeTarget::Url("/a".into()));
     let path = deferred_purges::leave(&folder, &stamps).unwrap();
     assert!(bench.open.take_deferred().unwrap());
     assert!(!path.exists());

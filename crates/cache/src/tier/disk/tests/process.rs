@@ -37,7 +37,7 @@ impl Process {
 
     fn purge(&self) {
         self.disk
-            .purged(&Stamp::of(&PurgeTarget::Url("/x".into()))[0]);
+            .purged(&Stamp::for_target(&PurgeTarget::Url("/x".into()))[0]);
     }
 }
 
@@ -173,7 +173,7 @@ async fn without_a_folder(process: &Process) {
 
 fn waiting_writes(process: &Process) -> usize {
     let waiting = process.disk.deferred.waiting.lock();
-    waiting.purges.of(Kind::Write).count()
+    waiting.purges.purges(Kind::Write).count()
 }
 
 #[tokio::test]
@@ -183,7 +183,7 @@ async fn writes_are_not_listed_for_a_folder_that_the_configuration_lacks() {
     process.bench.open.close();
     let write = |host: &str, number: usize| {
         let target = PurgeTarget::Written(format!("https://{host}/{number}"));
-        process.disk.purged(&Stamp::of(&target)[0]);
+        process.disk.purged(&Stamp::for_target(&target)[0]);
     };
     // At the start, the folder of the configuration is not known yet.
     write("other", 0);
@@ -205,6 +205,6 @@ async fn writes_are_not_listed_for_a_folder_that_the_configuration_lacks() {
     assert!(is_kept(&mut process));
     without_a_folder(&process).await;
     let target = PurgeTarget::Written("https://shop/elsewhere".to_owned());
-    process.disk.purged(&Stamp::of(&target)[0]);
+    process.disk.purged(&Stamp::for_target(&target)[0]);
     assert!(!is_kept(&mut process));
 }
