@@ -37,13 +37,14 @@ pub mod filter {
     };
     pub use edgeway_core::{
         chain::{
-            AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts, CacheOutcome,
-            Certificate, Claims, Class, Client, ClientCertificate, CompileContext, Exchange,
-            Filter, FilterKind, FixedFields, Guard, Identity, KeyBuilder, LateFields, LogFields,
-            LoggedRequest, Outcome, PageOfError, Phase, Phases, Protocol, ReadyLines, Refusal,
-            Reply, ReplyBody, RequestChanges, RequestFacts, RequestId, RequestTrace, RerouteFacts,
-            RouteRequest, RouteTarget, Scheme, Shared, Text, TlsParameters, TlsWords, TraceAttempt,
-            TraceIds, TraceStep, UpstreamFacts, Verdict, host::public_host,
+            AsyncFilter, AuditNote, AuthMetrics, BackgroundWork, Body, BoxFuture, CacheFacts,
+            CacheOutcome, Certificate, Claims, Class, Client, ClientCertificate, CompileContext,
+            Exchange, Filter, FilterKind, FixedFields, Guard, HeaderUse, Identity, KeyBuilder,
+            LateFields, LogFields, LoggedRequest, Outcome, PageOfError, Phase, Phases, Protocol,
+            ReadyLines, Refusal, Reply, ReplyBody, RequestChanges, RequestFacts, RequestId,
+            RequestTrace, RerouteFacts, RouteRequest, RouteTarget, Scheme, Shared, Text,
+            TlsParameters, TlsWords, TraceAttempt, TraceIds, TraceStep, Traits, UpstreamFacts,
+            Verdict, host::public_host,
         },
         zones::{Zone, Zones},
     };

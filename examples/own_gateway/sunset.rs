@@ -1,10 +1,10 @@
 //! Announces when an API will be gone (RFC 8594), and responds with 410 from then on.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use chrono::DateTime;
 use edgeway::filter::{
-    Clock, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Spanned, Verdict,
+    Clock, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Spanned, Traits, Verdict,
 };
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
 use schemars::JsonSchema;
@@ -74,8 +74,8 @@ impl FilterKind for Sunset {
 }
 
 impl Filter for Sunset {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST | Phases::RESPONSE
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(Phases::REQUEST | Phases::RESPONSE)
     }
 
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {

@@ -160,9 +160,9 @@ fn a_program_of_ones_own_can_name_every_type_of_the_contract() {
         "ALTERNATIVES",
         "AnyOf",
         "Chain",
+        "CompiledFilter",
         "HookOutcome",
         "HookProgress",
-        "Named",
     ];
     let read = |path: &str| {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

@@ -397,3 +397,29 @@ fn tests_that_are_promised_exist() {
         .collect();
     assert!(missing.is_empty(), "no such test: {missing:#?}");
 }
+
+/// Traits of `core::chain` that authors of filters read, with their numbers of functions. What the
+/// gateway knows about a filter is a field of `Traits`, and no function.
+const CONTRACT: [(&str, &str, usize); 3] = [
+    ("mod.rs", "Filter", 14),
+    ("mod.rs", "FilterKind", 2),
+    ("async_filter.rs", "AsyncFilter", 8),
+];
+
+#[test]
+fn the_contract_of_filters_stays_small() {
+    for (file, name, bound) in CONTRACT {
+        let path = root().join("crates/core/src/chain").join(file);
+        let text = fs::read_to_string(path).expect("it is there");
+        let (_, body) = text
+            .split_once(&format!("pub trait {name}: "))
+            .unwrap_or_else(|| panic!("`{file}` has no `{name}`"));
+        let (body, _) = body.split_once("\n}\n").expect("it ends");
+        let functions = body.lines().filter(|line| line.starts_with("    fn "));
+        assert_eq!(
+            functions.count(),
+            bound,
+            "functions of `{name}` in `{file}`"
+        );
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use edgeway_config::model::ROUTE_KEYS;
 use edgeway_core::chain::FilterKind;
 
-use super::{Entry, FILTERS, Guarding};
+use super::{Entry, FILTERS};
 
 /// A kind of filter and its place in the order of requests.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ impl CustomFilter {
     /// Places the filter right before the kind `name` on requests, and right after it on responses.
     pub const fn before<K: FilterKind>(name: &'static str) -> Self {
         Self {
-            entry: Entry::of::<K>(Guarding::AsItSays),
+            entry: Entry::of::<K>(),
             before: Some(name),
         }
     }
@@ -28,7 +28,7 @@ impl CustomFilter {
     /// Places the filter after all others on requests, and before them on responses.
     pub const fn last<K: FilterKind>() -> Self {
         Self {
-            entry: Entry::of::<K>(Guarding::AsItSays),
+            entry: Entry::of::<K>(),
             before: None,
         }
     }
@@ -78,9 +78,11 @@ fn with(own: impl IntoIterator<Item = CustomFilter>) -> Result<Box<[Entry]>, Cus
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use edgeway_config::tree::Spanned;
-    use edgeway_core::chain::{CompileContext, Filter, Phases};
+    use edgeway_core::chain::{CompileContext, Filter, Phases, Traits};
 
     /// A filter that does nothing, under a name.
     struct PlaceholderFilter<const NAME: usize>;
@@ -98,8 +100,8 @@ mod tests {
     }
 
     impl<const NAME: usize> Filter for PlaceholderFilter<NAME> {
-        fn phases(&self) -> Phases {
-            Phases::NONE
+        fn traits(self: Arc<Self>) -> Traits {
+            Traits::new(Phases::NONE)
         }
     }
 

@@ -37,19 +37,8 @@ use edgeway_config::{
     diagnostic::Diagnostics,
     tree::{self, Node},
 };
-use edgeway_core::chain::{CompileContext, Filter, FilterKind};
+use edgeway_core::chain::{CompileContext, CompiledFilter, FilterKind};
 use schemars::{Schema, SchemaGenerator};
-
-use self::Guarding::{AsItSays, Never};
-
-/// Part of a kind of filter in the protection of its route, in every spelling of its paths.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guarding {
-    /// Refuses nothing, or nothing for the sake of a path.
-    Never,
-    /// Protects as each filter says ([`Filter::guard`]).
-    AsItSays,
-}
 
 /// A kind of filter with its types erased.
 #[derive(Clone, Copy)]
@@ -58,23 +47,22 @@ pub struct Entry {
     pub on_by_default: bool,
     /// True if filters with the same settings are alike on every route, so that routes may share one.
     pub is_shareable: bool,
-    pub guarding: Guarding,
-    compile: fn(&Node, &mut CompileContext<'_>) -> Option<Arc<dyn Filter>>,
+    compile: fn(&Node, &mut CompileContext<'_>) -> Option<CompiledFilter>,
     secret_queries: fn(&Node) -> Vec<String>,
     print: fn(&Node) -> Option<serde_json::Value>,
     schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Entry {
-    pub const fn of<K: FilterKind>(guarding: Guarding) -> Self {
+    pub const fn of<K: FilterKind>() -> Self {
         Self {
-            guarding,
             name: K::NAME,
             on_by_default: K::ON_BY_DEFAULT,
             is_shareable: false,
             compile: |node, cx| {
                 let config = tree::read::<K::Config>(node, cx.diagnostics)?;
-                K::compile(config, cx).map(|filter| Arc::new(filter) as Arc<dyn Filter>)
+                let filter = K::compile(config, cx)?;
+                Some(CompiledFilter::new(K::NAME, Arc::new(filter)))
             },
             secret_queries: |node| {
                 let config = tree::read::<K::Config>(node, &mut Diagnostics::default());
@@ -96,7 +84,7 @@ impl Entry {
     }
 
     /// Reads and compiles the filter; `None` means that problems were reported.
-    pub fn compile(&self, node: &Node, cx: &mut CompileContext<'_>) -> Option<Arc<dyn Filter>> {
+    pub fn compile(&self, node: &Node, cx: &mut CompileContext<'_>) -> Option<CompiledFilter> {
         (self.compile)(node, cx)
     }
 
@@ -119,35 +107,35 @@ impl Entry {
 
 /// Every built-in kind of filter. The list's order is the chain's order on requests.
 pub const FILTERS: &[Entry] = &[
-    Entry::of::<request_id::RequestId>(Never).shareable(),
-    Entry::of::<timing::Timing>(Never).shareable(),
-    Entry::of::<access_log::AccessLogKind>(Never).shareable(),
-    Entry::of::<plugins::Plugins>(AsItSays),
+    Entry::of::<request_id::RequestId>().shareable(),
+    Entry::of::<timing::Timing>().shareable(),
+    Entry::of::<access_log::AccessLogKind>().shareable(),
+    Entry::of::<plugins::Plugins>(),
     // Before all that guards, as nginx looks at its own conditions first.
-    Entry::of::<conditions::Conditions>(AsItSays).shareable(),
-    Entry::of::<methods::Methods>(AsItSays).shareable(),
-    Entry::of::<access::Access>(AsItSays).shareable(),
-    Entry::of::<client_cert::ClientCert>(AsItSays),
-    Entry::of::<in_flight::InFlight>(AsItSays),
-    Entry::of::<rate_limit::RateLimit>(AsItSays),
-    Entry::of::<body_limit::BodyLimit>(AsItSays).shareable(),
-    Entry::of::<csrf::Csrf>(AsItSays).shareable(),
-    Entry::of::<cors::Cors>(Never).shareable(),
-    Entry::of::<api_key::ApiKey>(AsItSays),
-    Entry::of::<basic_auth::BasicAuth>(AsItSays),
-    Entry::of::<jwt::Jwt>(AsItSays),
-    Entry::of::<forward_auth::ForwardAuth>(AsItSays),
-    Entry::of::<upstream_by::UpstreamBy>(Never).shareable(),
-    Entry::of::<response_rewrite::ResponseRewrite>(Never).shareable(),
-    Entry::of::<headers::Headers>(Never).shareable(),
+    Entry::of::<conditions::Conditions>().shareable(),
+    Entry::of::<methods::Methods>().shareable(),
+    Entry::of::<access::Access>().shareable(),
+    Entry::of::<client_cert::ClientCert>(),
+    Entry::of::<in_flight::InFlight>(),
+    Entry::of::<rate_limit::RateLimit>(),
+    Entry::of::<body_limit::BodyLimit>().shareable(),
+    Entry::of::<csrf::Csrf>().shareable(),
+    Entry::of::<cors::Cors>().shareable(),
+    Entry::of::<api_key::ApiKey>(),
+    Entry::of::<basic_auth::BasicAuth>(),
+    Entry::of::<jwt::Jwt>(),
+    Entry::of::<forward_auth::ForwardAuth>(),
+    Entry::of::<upstream_by::UpstreamBy>().shareable(),
+    Entry::of::<response_rewrite::ResponseRewrite>().shareable(),
+    Entry::of::<headers::Headers>().shareable(),
     // After `cache` on responses, whose `browser_ttl` it overrides.
-    Entry::of::<cache_control::CacheControl>(Never).shareable(),
-    Entry::of::<cache::Cache>(Never),
-    Entry::of::<compression::Compression>(Never).shareable(),
+    Entry::of::<cache_control::CacheControl>().shareable(),
+    Entry::of::<cache::Cache>(),
+    Entry::of::<compression::Compression>().shareable(),
     // First on responses: the other filters then add to a map that has capacity.
-    Entry::of::<security_headers::SecurityHeaders>(Never).shareable(),
+    Entry::of::<security_headers::SecurityHeaders>().shareable(),
     // Before them, while a response has the headers of its backend alone.
-    Entry::of::<error_pages::ErrorPages>(Never).shareable(),
+    Entry::of::<error_pages::ErrorPages>().shareable(),
 ];
 
 /// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.

@@ -19,17 +19,17 @@ use edgeway_config::{
 };
 use edgeway_core::{
     chain::{
-        ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, Filter, Guard, Named, Shared,
+        ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Guard, Shared,
     },
     limits::Bans,
 };
-use edgeway_filters::{Entry, Guarding, access_log::Redactor};
+use edgeway_filters::{Entry, access_log::Redactor, error_pages::ErrorPages};
 use edgeway_routes::{Action, RouteTable, Slashes, values::Maps};
 use edgeway_script::kv::Owners;
 use edgeway_upstreams::{Protocol, Upstream};
 
 use super::{
-    Drain, Gateway, Profiles, Route, World,
+    Drain, Fallback, Gateway, Profiles, Route, World,
     description::{describe, template},
     effective,
     guards::{DetachedGuard, Guards},
@@ -170,10 +170,9 @@ impl Compiler<'_> {
         }
         // A misspelled name is a use of the upstream that it was meant for.
         let is_unclear = self.diagnostics.has_errors();
-        let none: Arc<str> = NO_ROUTE.into();
-        let fallback = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
-        let chains = routes.iter().flatten().map(|route| &route.chain);
-        self.page_upstreams(chains.chain([&fallback]), &upstreams, &mut used);
+        let fallback = self.fallback();
+        let pages = pages_of(&routes, &fallback);
+        self.page_upstreams(pages, &upstreams, &mut used);
         let named = self.named(&routes, &fallback);
         if !is_unclear {
             self.unused_upstreams(&used);
@@ -218,10 +217,8 @@ impl Compiler<'_> {
                 .iter()
                 .map(|(key, _)| key.name.as_str().into())
                 .collect(),
-            redactor: self.redactor(&fallback),
             fallback,
             work: std::mem::take(&mut self.work),
-            fallback_metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &none),
         })
     }
 
@@ -241,11 +238,17 @@ impl Compiler<'_> {
         }
     }
 
-    /// Returns the redactor of requests without a route.
-    fn redactor(&self, fallback: &Chain) -> Arc<Redactor> {
+    /// Returns what requests without a route get.
+    fn fallback(&mut self) -> Fallback {
+        let chain = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
         let secrets = &self.secret_queries;
         let usual = || Arc::new(Redactor::with_secrets(&secret::NAMES, secrets));
-        fallback.extension().unwrap_or_else(usual)
+        Fallback {
+            error_pages: chain.extension(),
+            redactor: chain.extension().unwrap_or_else(usual),
+            metrics: RouteMetrics::new(&self.world.metrics, &self.world.clock, &NO_ROUTE.into()),
+            chain,
+        }
     }
 
     /// Returns the compile context for the item at `place`.
@@ -424,6 +427,7 @@ impl Compiler<'_> {
             template: template(&node.config.matches.value, &name),
             place: node.place,
             redactor: chain.extension(),
+            error_pages: chain.extension(),
             chain,
             pass_headers,
             reads_written: self.reads_written(node),
@@ -442,7 +446,7 @@ impl Compiler<'_> {
     }
 
     /// Returns the filters of a route of which one is enough, if it has `satisfy: any`.
-    fn alternatives(&mut self, node: &RouteNode, filters: &[Named]) -> Option<Arc<AnyOf>> {
+    fn alternatives(&mut self, node: &RouteNode, filters: &[CompiledFilter]) -> Option<Arc<AnyOf>> {
         let satisfy = node.config.satisfy.as_ref();
         let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
         let any = AnyOf::of(filters).map(Arc::new);
@@ -467,7 +471,7 @@ impl Compiler<'_> {
         node: &Node,
         route: &str,
         secret_queries: &[String],
-    ) -> Option<Arc<dyn Filter>> {
+    ) -> Option<CompiledFilter> {
         if entry.is_shareable
             && let Some(filter) = self.shared_filters.get(entry.name, node)
         {
@@ -478,7 +482,7 @@ impl Compiler<'_> {
         let filter = entry.compile(node, &mut cx)?;
         // A problem is reported for each route that has it.
         if entry.is_shareable && self.diagnostics.list().len() == problems {
-            self.shared_filters.insert(entry.name, node, &filter);
+            self.shared_filters.insert(node, &filter);
         }
         Some(filter)
     }
@@ -489,7 +493,7 @@ impl Compiler<'_> {
         place: Place,
         route: &str,
         own: &[(Key, Node)],
-    ) -> (Vec<Named>, Box<[DetachedGuard]>) {
+    ) -> (Vec<CompiledFilter>, Box<[DetachedGuard]>) {
         let mut filters = Vec::new();
         let mut guards = Vec::new();
         let secret_queries = Arc::clone(&self.secret_queries);
@@ -500,23 +504,26 @@ impl Compiler<'_> {
                 node = profiles::overlaid(node, profile, route);
             }
             if let Some(filter) = self.filter(entry, &node, route, &secret_queries) {
-                let named = Named {
-                    name: entry.name,
-                    filter,
-                };
-                let guard = match entry.guarding {
-                    Guarding::Never => Guard::None,
-                    Guarding::AsItSays => named.filter.guard(),
-                };
-                if guard != Guard::None {
+                if filter.traits.guard != Guard::None {
                     let number = self.guards.number(entry.name, &node);
-                    guards.push(DetachedGuard::new(number, &named));
+                    guards.push(DetachedGuard::new(number, &filter));
                 }
-                filters.push(named);
+                filters.push(filter);
             }
         }
         (filters, guards.into())
     }
+}
+
+/// Returns the pages of errors of all routes.
+pub(super) fn pages_of<'r>(
+    routes: &'r [Option<Route>],
+    fallback: &'r Fallback,
+) -> impl Iterator<Item = &'r ErrorPages> {
+    let routes = routes.iter().flatten().map(|route| &route.error_pages);
+    { routes }
+        .chain([&fallback.error_pages])
+        .filter_map(Option::as_deref)
 }
 
 /// Returns true if the relay can take requests of `route`, unless something about them is against

@@ -7,7 +7,7 @@ use std::{
 
 use edgeway_base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret};
 use edgeway_cache::nextjs::{Destination, ReleaseRequest};
-use edgeway_core::chain::{Exchange, Named, Phase, RequestFacts, Scheme};
+use edgeway_core::chain::{CompiledFilter, Exchange, Phase, RequestFacts, Scheme};
 use edgeway_routes::{
     self as routes, Action, GuardSearchResult, HostHeader, Params, RouteReason, Rules, Target,
     UpstreamRequest,
@@ -181,7 +181,7 @@ pub fn explain(
     };
     let name_of = |route: &usize| gateway.route(*route).map(|route| route.name.to_string());
     let route = found.and_then(|index| gateway.route(index));
-    let chain = route.map_or(&gateway.fallback, |route| &route.chain);
+    let chain = route.map_or(&gateway.fallback.chain, |route| &route.chain);
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
     let mut ex = Exchange {
@@ -312,8 +312,8 @@ fn settle(request: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) 
 }
 
 impl ExplainedFilter {
-    fn of(named: &Named, ex: &Exchange<'_>) -> Self {
-        let phases = named.filter.phases();
+    fn of(named: &CompiledFilter, ex: &Exchange<'_>) -> Self {
+        let phases = named.traits.phases;
         Self {
             name: named.name.to_owned(),
             phases: Phase::ALL

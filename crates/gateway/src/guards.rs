@@ -10,7 +10,7 @@ use edgeway_config::{
     model::{MatchConfig, RouteNode, SpellingConfig},
     tree::Node,
 };
-use edgeway_core::chain::{AnyOf, Chain, Guard, Named, Reply, RequestFacts};
+use edgeway_core::chain::{AnyOf, Chain, CompiledFilter, Guard, Reply, RequestFacts};
 use edgeway_files::Files;
 use edgeway_routes::{Action, Respond, RouteProtection, RouteTable, Rules, Slashes};
 use pingora::http::RequestHeader;
@@ -37,7 +37,7 @@ impl Guards {
         guards: Box<[DetachedGuard]>,
     ) -> Box<[DetachedGuard]> {
         let names = any.names();
-        let is_member = |guard: &DetachedGuard| names.contains(&guard.named.name);
+        let is_member = |guard: &DetachedGuard| names.contains(&guard.filter.name);
         let (members, mut rest): (Vec<_>, Vec<_>) = guards.into_iter().partition(is_member);
         let numbers: Vec<u32> = members.iter().map(|guard| guard.number).collect();
         let known = self.alternatives.get(&numbers).copied();
@@ -46,10 +46,7 @@ impl Guards {
         rest.push(DetachedGuard {
             number,
             is_access: true,
-            named: Named {
-                name: "satisfy",
-                filter: Arc::new(any.guards_alone()),
-            },
+            filter: CompiledFilter::new("satisfy", Arc::new(any.guards_alone())),
         });
         rest.into()
     }
@@ -85,19 +82,15 @@ pub struct DetachedGuard {
     /// Number that is the same for identical settings.
     number: u32,
     is_access: bool,
-    named: Named,
+    filter: CompiledFilter,
 }
 
 impl DetachedGuard {
-    pub(super) fn new(number: u32, named: &Named) -> Self {
-        let alone = named.filter.guard_alone();
+    pub(super) fn new(number: u32, filter: &CompiledFilter) -> Self {
         Self {
             number,
-            is_access: named.filter.guard() == Guard::Access,
-            named: Named {
-                name: named.name,
-                filter: alone.unwrap_or_else(|| Arc::clone(&named.filter)),
-            },
+            is_access: filter.traits.guard == Guard::Access,
+            filter: filter.guard_alone(),
         }
     }
 }
@@ -108,7 +101,7 @@ impl Route {
     pub fn guards_beside(&self, covered: &mut BTreeSet<u32>) -> Chain {
         let guards = self.guards.iter();
         let missing = guards.filter(|guard| covered.insert(guard.number));
-        Chain::new(missing.map(|guard| guard.named.clone()).collect())
+        Chain::new(missing.map(|guard| guard.filter.clone()).collect())
     }
 }
 

@@ -64,7 +64,9 @@ use edgeway_core::{
     limits::Bans,
     zones::Zones,
 };
-use edgeway_filters::{self as filters, access_log::Redactor, plugins::manual::ManualSettings};
+use edgeway_filters::{
+    self as filters, access_log::Redactor, error_pages::ErrorPages, plugins::manual::ManualSettings,
+};
 use edgeway_net::{redis::Redis, tasks::Tasks};
 use edgeway_routes::{Action, RouteProtection, RouteTable, Rules, Slashes};
 use edgeway_tls::acme::Acme;
@@ -123,8 +125,6 @@ pub struct Gateway {
     pub fan_out: Option<FanOut>,
     /// Profiles that operators can switch on.
     pub profiles: Profiles,
-    /// Redactor of queries on routes without an access log, and of requests without a route.
-    pub redactor: Arc<Redactor>,
     /// Banned clients, whose requests are all refused.
     pub bans: Arc<Bans>,
     /// Limits that apply to every client, if any.
@@ -147,9 +147,8 @@ pub struct Gateway {
     pub named: HashMap<Arc<str>, usize>,
     /// Names of `rate_limits`.
     pub limits: Box<[Arc<str>]>,
-    /// Filter chain for requests that match no route.
-    pub fallback: Chain,
-    pub fallback_metrics: RouteMetrics,
+    /// Properties of requests that match no route.
+    pub fallback: Fallback,
     /// Background work of filters.
     pub work: BackgroundWork,
 }
@@ -163,6 +162,16 @@ pub struct Drain {
     pub idle: Duration,
     /// Time after which requests in flight are aborted.
     pub deadline: Duration,
+}
+
+/// Filters and counts of requests that match no route.
+pub struct Fallback {
+    pub chain: Chain,
+    /// Pages of errors, if there are any.
+    pub error_pages: Option<Arc<ErrorPages>>,
+    /// Redactor of queries, also on routes without an access log.
+    pub redactor: Arc<Redactor>,
+    pub metrics: RouteMetrics,
 }
 
 /// Compiled route.
@@ -188,6 +197,8 @@ pub struct Route {
     pub metrics: RouteMetrics,
     /// Cache of the route, if it has one.
     pub cache: Option<RouteCache>,
+    /// Pages in place of errors, if it has any.
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// Redactor of its access log; `None` without one.
     pub redactor: Option<Arc<Redactor>>,
     /// Rules before the filters of the route.

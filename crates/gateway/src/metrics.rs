@@ -352,7 +352,7 @@ mod tests {
         };
         gauge("l-old").inc();
         old.routes[0].metrics.count(&Method::GET, 200);
-        old.fallback_metrics.count(&Method::GET, 404);
+        old.fallback.metrics.count(&Method::GET, 404);
         for name in ["l-old", "r-old", "u-old"] {
             assert!(shown().contains(name), "{name}: {}", shown());
         }

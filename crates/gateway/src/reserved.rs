@@ -28,15 +28,15 @@ impl Compiler<'_> {
         let mut own: Vec<HeaderName> = Vec::new();
         let mut read: Vec<HeaderName> = Vec::new();
         for filter in compiled().flat_map(filters) {
-            own.extend_from_slice(filter.filter.own_headers());
-            read.extend(filter.filter.credential_headers());
+            own.extend_from_slice(&filter.traits.own_headers);
+            read.extend_from_slice(&filter.traits.credential_headers);
         }
         own.retain(|name| !CREDENTIALS.contains(name));
         for route in compiled() {
-            let credentials = route.chain.filters().iter();
-            let lost = credentials
-                .flat_map(|named| named.filter.credential_headers())
-                .find(is_claim);
+            let filters = route.chain.filters().iter();
+            let lost = { filters }
+                .flat_map(|each| &each.traits.credential_headers)
+                .find(|name| is_claim(name));
             if let Some(name) = lost {
                 self.error(
                     "edgeway::headers::claim",
@@ -45,10 +45,10 @@ impl Compiler<'_> {
                     "read another header: this one is a claim that only proxies could make",
                 );
             }
-            let both = route.chain.filters().iter().find_map(|named| {
-                let mut own = named.filter.own_headers().iter();
-                own.find(|name| !CREDENTIALS.contains(name) && read.contains(name))
-            });
+            let filters = route.chain.filters().iter();
+            let both = { filters }
+                .flat_map(|each| &each.traits.own_headers)
+                .find(|name| !CREDENTIALS.contains(name) && read.contains(name));
             if let Some(name) = both {
                 self.error(
                     "edgeway::headers::own",

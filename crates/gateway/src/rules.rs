@@ -9,11 +9,13 @@ use edgeway_config::{
     diagnostic::{Place, closest},
     model::RouteNode,
 };
-use edgeway_core::chain::Chain;
-use edgeway_filters::error_pages::PageSources;
+use edgeway_filters::error_pages::ErrorPages;
 use edgeway_routes::{Action, Otherwise, Rules};
 
-use super::{Route, compile::Compiler};
+use super::{
+    Fallback, Route,
+    compile::{Compiler, pages_of},
+};
 
 /// Rules of the sites by name; `None` for one with a problem, or without rules.
 pub(super) type Sites = BTreeMap<String, Option<Arc<Rules>>>;
@@ -59,7 +61,7 @@ impl Compiler<'_> {
     pub(super) fn named(
         &mut self,
         routes: &[Option<Route>],
-        fallback: &Chain,
+        fallback: &Fallback,
     ) -> HashMap<Arc<str>, usize> {
         let mut named = HashMap::new();
         let file = self.file;
@@ -79,14 +81,10 @@ impl Compiler<'_> {
                 self.error("edgeway::route::named", name.place, message, "rename one");
             }
         }
-        let chains = routes.iter().flatten().map(|route| &route.chain);
-        let mut wanted: Vec<(Arc<str>, Place)> = Vec::new();
-        for pages in chains
-            .chain([fallback])
-            .filter_map(Chain::extension::<PageSources>)
-        {
-            wanted.extend(pages.routes.iter().cloned());
-        }
+        let mut wanted: Vec<(Arc<str>, Place)> = pages_of(routes, fallback)
+            .flat_map(ErrorPages::named_routes)
+            .map(|(name, place)| (Arc::clone(name), place))
+            .collect();
         for route in routes.iter().flatten() {
             let own = route.rules.iter().chain(route.site.as_deref());
             wanted.extend(own.flat_map(Rules::names).cloned());

@@ -1,12 +1,12 @@
 //! Filters that routes share: those with the same settings, if their kind is alike on every route.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use edgeway_config::{
     diagnostic::Place,
     tree::{Node, Value},
 };
-use edgeway_core::chain::Filter;
+use edgeway_core::chain::CompiledFilter;
 
 /// Compiled filters by kind and place of their settings, with these settings.
 ///
@@ -17,7 +17,7 @@ pub(super) struct SharedFilters(HashMap<(&'static str, Place), SharedFilter>);
 
 struct SharedFilter {
     settings: Node,
-    filter: Arc<dyn Filter>,
+    filter: CompiledFilter,
 }
 
 impl SharedFilters {
@@ -31,20 +31,20 @@ impl SharedFilters {
     }
 
     /// Returns a filter of this kind with these settings.
-    pub(super) fn get(&self, name: &'static str, node: &Node) -> Option<Arc<dyn Filter>> {
+    pub(super) fn get(&self, name: &'static str, node: &Node) -> Option<CompiledFilter> {
         let shared = self.0.get(&(name, Self::place_of(node)))?;
         // Settings that were merged may have the place of one that was not.
         shared
             .settings
             .has_same_value(node)
-            .then(|| Arc::clone(&shared.filter))
+            .then(|| shared.filter.clone())
     }
 
-    pub(super) fn insert(&mut self, name: &'static str, node: &Node, filter: &Arc<dyn Filter>) {
-        let key = (name, Self::place_of(node));
+    pub(super) fn insert(&mut self, node: &Node, filter: &CompiledFilter) {
+        let key = (filter.name, Self::place_of(node));
         let shared = SharedFilter {
             settings: node.clone(),
-            filter: Arc::clone(filter),
+            filter: filter.clone(),
         };
         self.0.insert(key, shared);
     }
@@ -52,9 +52,8 @@ impl SharedFilters {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, sync::Arc};
 
-    use super::*;
     use crate::{Gateway, World, compile, load_text};
     use edgeway_filters as filters;
 

@@ -9,7 +9,7 @@ use std::{
 use edgeway_core::chain::{
     Chain, Exchange, HookProgress, Protocol, Reply, RequestFacts, RouteRequest, UpstreamFacts,
 };
-use edgeway_filters::access_log::Redactor;
+use edgeway_filters::{access_log::Redactor, error_pages::ErrorPages};
 use edgeway_gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics};
 use edgeway_routes::Params;
 use edgeway_upstreams::{BackendId, Lease, Timeouts, TrialRequest, Upstream};
@@ -268,18 +268,27 @@ pub(super) fn chain(gateway: &Gateway, place: Option<RoutePlacement>) -> &Chain 
     match (route(gateway, place), place) {
         (Some(route), Some(place)) if place.is_short => route.chain.short(),
         (Some(route), _) => &route.chain,
-        (None, _) => &gateway.fallback,
+        (None, _) => &gateway.fallback.chain,
     }
 }
 
 pub(super) fn metrics(gateway: &Gateway, place: Option<RoutePlacement>) -> &RouteMetrics {
-    route(gateway, place).map_or(&gateway.fallback_metrics, |route| &route.metrics)
+    route(gateway, place).map_or(&gateway.fallback.metrics, |route| &route.metrics)
 }
 
 /// Returns the redactor of queries that are shown.
 pub(super) fn redactor(gateway: &Gateway, place: Option<RoutePlacement>) -> &Redactor {
     let own = route(gateway, place).and_then(|route| route.redactor.as_deref());
-    own.unwrap_or(&gateway.redactor)
+    own.unwrap_or(&gateway.fallback.redactor)
+}
+
+/// Returns the pages of errors of the route, if it has any.
+pub(super) fn error_pages(gateway: &Gateway, place: Option<RoutePlacement>) -> Option<&ErrorPages> {
+    let own = match route(gateway, place) {
+        Some(route) => &route.error_pages,
+        None => &gateway.fallback.error_pages,
+    };
+    own.as_deref()
 }
 
 /// Returns the cache of the route, if it has one.

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use edgeway_cache::{nextjs::MAX_BEGINNING, store::Entry};
 use edgeway_core::chain::{Body, HookProgress, Reply, RouteRequest};
 use edgeway_files::FileResponse;
+use edgeway_filters::error_pages::ErrorPages;
 use http::StatusCode;
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 use pingora_proxy::Session;
@@ -101,8 +102,9 @@ async fn settled(head: &mut RequestHeader, ctx: &mut Context, decision: Decision
     let may_lead_on = match &decision {
         Decision::Reroute(_) => true,
         Decision::Reply(reply) => {
-            let chain = context::chain(&ctx.gateway, ctx.route);
-            reply.status.as_u16() >= 400 && chain.has_page_routes()
+            reply.status.as_u16() >= 400
+                && context::error_pages(&ctx.gateway, ctx.route)
+                    .is_some_and(ErrorPages::has_page_routes)
         }
         Decision::Stored(..)
         | Decision::File(_)

@@ -91,7 +91,7 @@ impl Refuser {
     /// Logs and counts a request that ended here.
     fn log(&self, gateway: &Gateway, request: &RequestHeader, facts: &mut RequestFacts) {
         facts.total = self.live.world.clock.now() - facts.started;
-        let metrics = &gateway.fallback_metrics;
+        let metrics = &gateway.fallback.metrics;
         metrics.count(&request.method, facts.status);
         metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
         metrics.seconds().observe_plain(facts.total.as_secs_f64());
@@ -104,8 +104,8 @@ impl Refuser {
             facts,
         };
         let logged = LoggedRequest::of(&ex);
-        self.live.history.push(&logged, &gateway.redactor);
-        gateway.fallback.on_log(&ex, &logged);
+        self.live.history.push(&logged, &gateway.fallback.redactor);
+        gateway.fallback.chain.on_log(&ex, &logged);
     }
 
     async fn response(&self, connection: &Connection, refusal: &Refusal) -> Result<Vec<u8>> {
@@ -116,7 +116,7 @@ impl Refuser {
             .detail(refusal.detail)
             .closing();
         let clock = &self.live.world.clock;
-        let made = reply::make(&request, &gateway.fallback, &mut facts, clock, reply).await?;
+        let made = reply::make(&request, &gateway.fallback.chain, &mut facts, clock, reply).await?;
         facts.bytes_sent = made.1.as_ref().map_or(0, |body| body.len() as u64);
         self.log(&gateway, &request, &mut facts);
         Ok(bytes(made.0, made.1.as_ref(), clock))

@@ -3,7 +3,9 @@
 
 use std::{mem, sync::Arc};
 
-use edgeway_core::chain::{HookProgress, ReadyLines, Reply, ReplyBody, RouteRequest, RouteTarget};
+use edgeway_core::chain::{
+    Exchange, HookProgress, ReadyLines, Reply, ReplyBody, RouteRequest, RouteTarget,
+};
 use edgeway_filters::error_pages::KEPT_WITH_PAGE;
 use edgeway_gateway::Route;
 use edgeway_routes::{Action, RuleCourse, move_to, normalise};
@@ -128,8 +130,12 @@ pub(super) async fn page_of(
     if !is_error || reply.is_silent() {
         return None;
     }
-    let (chain, ex) = ctx.exchange(request);
-    let mut to = chain.page_route(&ex, reply.status, false)?;
+    let pages = context::error_pages(&ctx.gateway, ctx.route)?;
+    let ex = Exchange {
+        head: request,
+        facts: &mut ctx.facts,
+    };
+    let mut to = pages.page_route(&ex, reply.status, false)?;
     if is_way_around(ctx, &to) {
         return None;
     }

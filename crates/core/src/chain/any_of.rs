@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{BoxFuture, Exchange, Filter, Guard, Named, Phase, Phases, Reply, Verdict};
+use super::{
+    AsyncFilter, BoxFuture, CompiledFilter, Exchange, Filter, Guard, Phase, Phases, Reply, Traits,
+    Verdict,
+};
 
 /// Names of the filters that stand for one another: those that decide who may pass.
 pub const ALTERNATIVES: [&str; 6] = [
@@ -20,43 +23,35 @@ pub const ALTERNATIVES: [&str; 6] = [
 ///
 /// Stands in for their hooks of the request phase only. If all of them refuse, the client gets the
 /// refusal that asks for credentials, or else the last one.
-pub struct AnyOf(Box<[Named]>);
+pub struct AnyOf(Box<[CompiledFilter]>);
 
 impl AnyOf {
     /// Returns the alternatives among `filters`; `None` if there are fewer than two.
-    pub fn of(filters: &[Named]) -> Option<Self> {
+    pub fn of(filters: &[CompiledFilter]) -> Option<Self> {
         let members = filters
             .iter()
-            .filter(|named| ALTERNATIVES.contains(&named.name));
-        let members: Box<[Named]> = members.cloned().collect();
+            .filter(|each| ALTERNATIVES.contains(&each.name));
+        let members: Box<[CompiledFilter]> = members.cloned().collect();
         (members.len() > 1).then_some(Self(members))
     }
 
     /// Returns the alternatives as a guard of their own.
     #[must_use]
     pub fn guards_alone(&self) -> Self {
-        let members = self.0.iter().map(|named| Named {
-            name: named.name,
-            filter: named
-                .filter
-                .guard_alone()
-                .unwrap_or_else(|| Arc::clone(&named.filter)),
-        });
-        Self(members.collect())
+        Self(self.0.iter().map(CompiledFilter::guard_alone).collect())
     }
 
     /// Returns the names of the alternatives.
     pub fn names(&self) -> Vec<&'static str> {
-        self.0.iter().map(|named| named.name).collect()
+        self.0.iter().map(|each| each.name).collect()
     }
 
     async fn decide(&self, ex: &mut Exchange<'_>) -> Verdict {
         let mut refusal: Option<Box<Reply>> = None;
-        for Named { filter, .. } in &self.0 {
-            let verdict = if filter.phases().is_async(Phase::Request) {
-                filter.on_request_async(ex).await
-            } else {
-                filter.on_request(ex)
+        for member in &self.0 {
+            let verdict = match member.traits.waiting_in(Phase::Request) {
+                Some(filter) => filter.on_request_async(ex).await,
+                None => member.filter.on_request(ex),
             };
             let Verdict::Reply(reply) = verdict else {
                 // What another alternative noted about a refusal is not the outcome.
@@ -73,14 +68,16 @@ impl AnyOf {
 }
 
 impl Filter for AnyOf {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST.asynchronous()
+    fn traits(self: Arc<Self>) -> Traits {
+        let traits = Traits {
+            guard: Guard::Access,
+            ..Traits::default()
+        };
+        traits.waiting(Phases::REQUEST, self)
     }
+}
 
-    fn guard(&self) -> Guard {
-        Guard::Access
-    }
-
+impl AsyncFilter for AnyOf {
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(self.decide(ex))
     }
@@ -95,12 +92,11 @@ mod tests {
     struct Refusing(Option<u16>);
 
     impl Filter for Refusing {
-        fn phases(&self) -> Phases {
-            Phases::REQUEST
-        }
-
-        fn guard(&self) -> Guard {
-            Guard::Access
+        fn traits(self: Arc<Self>) -> Traits {
+            Traits {
+                guard: Guard::Access,
+                ..Traits::new(Phases::REQUEST)
+            }
         }
 
         fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
@@ -149,17 +145,14 @@ mod tests {
                 2 => Some(401),
                 _ => Some(403),
             });
-            let named: Vec<Named> = names
+            let filters: Vec<CompiledFilter> = names
                 .iter()
                 .zip(statuses)
-                .map(|(name, status)| Named {
-                    name,
-                    filter: Arc::new(Refusing(status)),
-                })
+                .map(|(name, status)| CompiledFilter::new(name, Arc::new(Refusing(status))))
                 .collect();
-            let any = Arc::new(AnyOf::of(&named).expect("three of them"));
+            let any = Arc::new(AnyOf::of(&filters).expect("three of them"));
             assert_eq!(any.names(), ["access", "basic_auth", "jwt"]);
-            let chain = Chain::satisfying_any(named.clone(), &any);
+            let chain = Chain::satisfying_any(filters.clone(), &any);
             let [methods, access, limit, basic, jwt, headers] = statuses;
             let alternatives = [access, basic, jwt];
             let expected = if let Some(first) = methods.or(limit) {
@@ -174,7 +167,7 @@ mod tests {
             assert_eq!(status(&chain).await, expected, "{statuses:?}");
             // Without `satisfy: any`, the first refusal counts.
             let all = statuses.into_iter().flatten().next().unwrap_or(200);
-            assert_eq!(status(&Chain::new(named)).await, all, "{statuses:?}");
+            assert_eq!(status(&Chain::new(filters)).await, all, "{statuses:?}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A request as filters see it: headers, client, route, facts for the log, typed slots.
 
 use std::{
-    any::Any,
+    any::{Any, TypeId},
     fmt,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, LazyLock},
@@ -389,6 +389,12 @@ impl RequestFacts {
     /// so no other filter can reach it.
     pub fn slot<T: Any + Send + Sync>(&self) -> Option<&T> {
         self.slots.iter().find_map(|slot| slot.downcast_ref())
+    }
+
+    /// Returns true if some filter has put a value of this type.
+    pub(super) fn has_slot(&self, of: TypeId) -> bool {
+        let mut slots = self.slots.iter();
+        slots.any(|slot| slot.as_ref().type_id() == of)
     }
 
     pub fn slot_mut<T: Any + Send + Sync>(&mut self) -> Option<&mut T> {

@@ -1,10 +1,11 @@
 //! Contract between the gateway and its filters: everything that a filter author must read.
 //!
 //! A filter is compiled once per route from its YAML ([`FilterKind::compile`]) and then acts in the
-//! phases that it declares ([`Filter::phases`]). A phase that no filter of a route declares costs
+//! phases that it declares ([`Filter::traits`]). A phase that no filter of a route declares costs
 //! nothing. See `docs/adding-a-filter.md`.
 
 mod any_of;
+mod async_filter;
 mod auth;
 mod body;
 mod cached;
@@ -26,16 +27,18 @@ pub mod testkit;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod traits;
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode, response};
+use http::{HeaderMap, response};
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use self::{
     any_of::{ALTERNATIVES, AnyOf},
+    async_filter::AsyncFilter,
     auth::{AuthMetrics, Outcome, Refusal},
     body::Body,
     cached::{CacheFacts, CacheOutcome},
@@ -53,8 +56,9 @@ pub use self::{
     reply::{Reply, ReplyBody},
     request_changes::RequestChanges,
     reroute::{PageOfError, RerouteFacts, RouteRequest, RouteTarget, is_whole},
-    run::{Chain, HookOutcome, HookProgress, Named},
+    run::{Chain, HookOutcome, HookProgress},
     trace::{RequestTrace, TraceAttempt, TraceStep, span_id},
+    traits::{CompiledFilter, HeaderUse, Traits},
 };
 
 /// A boxed future, the return type of the asynchronous hooks.
@@ -119,125 +123,11 @@ pub trait FilterKind: 'static {
 ///
 /// Request phases run in the order of the registry, response phases in reverse order. Response
 /// headers are passed as bare parts, taken out of Pingora's types once for all filters of a phase.
-/// For a hook with an `_async` twin, one of the two is called, as [`Filter::phases`] specifies;
-/// hooks that are not declared are never called.
+/// Hooks that [`Traits::phases`] does not name are never called. A filter that has to wait is an
+/// [`AsyncFilter`] too.
 pub trait Filter: Send + Sync + 'static {
-    /// Returns the hooks to call. Called once, when the route is compiled.
-    fn phases(&self) -> Phases;
-
-    /// Returns the protection of its route's paths. Called once, when the route is compiled.
-    fn guard(&self) -> Guard {
-        Guard::None
-    }
-
-    /// Returns a filter with the guard alone, for a filter that does more than guard; `None` if
-    /// this filter can be used as the guard itself. Called once, when the route is compiled.
-    fn guard_alone(&self) -> Option<std::sync::Arc<dyn Filter>> {
-        None
-    }
-
-    /// Returns true if the response phase of this filter reads headers that other filters set.
-    /// Otherwise these may bypass it as [`ReadyLines`].
-    fn needs_every_header(&self) -> bool {
-        false
-    }
-
-    /// Returns true if the filter does so for this response. Called only if `needs_every_header` is
-    /// true.
-    fn needs_every_header_now(&self, _ex: &Exchange<'_>) -> bool {
-        true
-    }
-
-    /// Returns true if the response phase of this filter changes nothing, and has to see the headers
-    /// that the client gets: it runs after those of all other filters.
-    fn observes_response(&self) -> bool {
-        false
-    }
-
-    /// Returns true if this filter handles only some requests of its route, as decided by
-    /// [`Filter::is_for`]. Called once, when the route is compiled.
-    fn is_selective(&self) -> bool {
-        false
-    }
-
-    /// Returns true if the filter handles this request. Called once per request; a request that the
-    /// filter does not handle costs nothing more. Decides by the request headers and the client
-    /// alone, since no filter has run yet. With several selective filters, a hook may be called
-    /// nevertheless.
-    fn is_for(&self, _ex: &Exchange<'_>) -> bool {
-        true
-    }
-
-    /// Returns true if the filter changes `Location` itself, so that the gateway leaves a backend's
-    /// own address in it. Called once, when the route is compiled.
-    fn replaces_location(&self) -> bool {
-        false
-    }
-
-    /// Returns true if the filter replaces error responses of backends in any phase. Called once,
-    /// when the route is compiled.
-    fn replaces_errors(&self) -> bool {
-        false
-    }
-
-    /// Returns true if [`Filter::intercept`] may replace a response of a backend. Called once, when
-    /// the route is compiled.
-    fn may_intercept(&self) -> bool {
-        false
-    }
-
-    /// Returns a reply in place of an error response of a backend, before a cache stores it. Called
-    /// for statuses from 400 on. `is_bare`: the response has no body, and gets none from the
-    /// filters of bodies.
-    fn intercept(
-        &self,
-        _ex: &mut Exchange<'_>,
-        _status: StatusCode,
-        _headers: &HeaderMap,
-        _is_bare: bool,
-    ) -> Option<Box<Reply>> {
-        None
-    }
-
-    /// Returns true if [`Filter::page_route`] may return a route. Called once, when the route is
-    /// compiled.
-    fn has_page_routes(&self) -> bool {
-        false
-    }
-
-    /// Returns the route that has the page of an error, which a backend sent or the gateway itself.
-    fn page_route(
-        &self,
-        _ex: &Exchange<'_>,
-        _status: StatusCode,
-        _is_of_backend: bool,
-    ) -> Option<RouteRequest> {
-        None
-    }
-
-    /// Returns configuration of this filter that other parts of the gateway use, looked up by its
-    /// type. Called once, when the route is compiled.
-    fn extension(&self) -> Option<std::sync::Arc<dyn std::any::Any + Send + Sync>> {
-        None
-    }
-
-    /// Returns the names of query parameters meant for this filter alone; they are removed from the
-    /// target sent to the backend. Called once, when the route is compiled.
-    fn dropped_queries(&self) -> &[Box<str>] {
-        &[]
-    }
-
-    /// Returns the request headers that only this filter may set for a backend; they are removed
-    /// from requests of every route before. Called once, when the route is compiled.
-    fn own_headers(&self) -> &[HeaderName] {
-        &[]
-    }
-
-    /// Returns the request headers that this filter reads to identify the client, so that clients
-    /// may send them. Called once, when the route is compiled.
-    fn credential_headers(&self) -> Vec<HeaderName> {
-        Vec::new()
-    }
+    /// Returns the properties of the filter. Called once, when the configuration is compiled.
+    fn traits(self: Arc<Self>) -> Traits;
 
     /// Describes the checks this filter would make on such a request, one line each, for
     /// `edgeway explain`. Has no side effects: no counter changes and no other system is queried.
@@ -245,11 +135,15 @@ pub trait Filter: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Returns the number of body bytes to read into [`RequestFacts::body`] before this filter's hook of
-    /// `phase`, which is [`Phase::Request`] or [`Phase::Authorized`]. Called only while the body is
-    /// unread.
-    fn wants_body(&self, _ex: &Exchange<'_>, _phase: Phase) -> Option<usize> {
-        None
+    /// Returns true if the filter handles this request.
+    ///
+    /// Called with [`Phase::Request`] for a filter that is selective ([`Traits::is_selective`]): a
+    /// request that it does not handle costs nothing more. No filter has run then, so the request
+    /// headers and the client alone decide. With several selective filters, a hook may be called
+    /// nevertheless. Called with [`Phase::Response`] before the response phase, for a filter that
+    /// needs every header ([`HeaderUse`]).
+    fn is_for(&self, _ex: &Exchange<'_>, _phase: Phase) -> bool {
+        true
     }
 
     /// Called before anything is sent on; may reply.
@@ -257,103 +151,28 @@ pub trait Filter: Send + Sync + 'static {
         Verdict::Next
     }
 
-    /// Async variant of [`Filter::on_request`], for filters that wait.
-    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        let verdict = self.on_request(ex);
-        Box::pin(async move { verdict })
-    }
-
-    /// Called once every filter of the route has let the request pass, so that [`RequestFacts::identity`]
-    /// is known; may reply.
+    /// Called once every filter of the route has let the request pass, so that
+    /// [`RequestFacts::identity`] is known; may reply.
     fn on_authorized(&self, _ex: &mut Exchange<'_>) -> Verdict {
         Verdict::Next
-    }
-
-    /// Async variant of [`Filter::on_authorized`], for filters that wait.
-    fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        let verdict = self.on_authorized(ex);
-        Box::pin(async move { verdict })
     }
 
     /// Changes the headers sent to the backend; called once per attempt.
     fn on_upstream(&self, _ex: &mut Exchange<'_>, _headers: &mut HeaderMap) {}
 
-    /// Async variant of [`Filter::on_upstream`], for filters that wait.
-    fn on_upstream_async<'a>(
-        &'a self,
-        ex: &'a mut Exchange<'_>,
-        headers: &'a mut HeaderMap,
-    ) -> BoxFuture<'a, ()> {
-        self.on_upstream(ex, headers);
-        Box::pin(async {})
-    }
-
-    /// Returns the headers that this filter's [`Filter::on_upstream`] may change. A stored response
-    /// that varies by one of them is looked up by the value that the backend would get, which costs
-    /// more. Called once, when the route is compiled, for filters with that phase.
-    fn request_changes(&self) -> RequestChanges {
-        RequestChanges::Any
-    }
-
-    /// Returns true if [`Filter::on_upstream`] without its twin makes every change to this request,
-    /// so that it can be called repeatedly to preview the outcome. Otherwise no stored response
-    /// that varies by a header is used for this request.
-    fn knows_request_changes(&self, _ex: &Exchange<'_>) -> bool {
-        !self.phases().is_async(Phase::Upstream)
-    }
-
-    /// Returns true if a cache key need not hold what [`Filter::on_upstream`] writes: it is the same for
-    /// all requests, or an id of each, or [`Filter::on_cache_key`] adds it. Otherwise the headers that it
-    /// writes become part of the key, and a request whose changes are not known in advance bypasses the
-    /// cache. Called once, when the route is compiled, for filters with that phase.
-    fn is_keyed_without(&self) -> bool {
-        let is_declared = !matches!(self.request_changes(), RequestChanges::Any);
-        is_declared && self.own_headers().is_empty()
-    }
-
     /// Changes the backend's response headers, before a cache stores the response.
     fn on_upstream_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {}
 
-    /// Async variant of [`Filter::on_upstream_response`], for filters that wait.
-    fn on_upstream_response_async<'a>(
-        &'a self,
-        ex: &'a mut Exchange<'_>,
-        head: &'a mut response::Parts,
-    ) -> BoxFuture<'a, ()> {
-        self.on_upstream_response(ex, head);
-        Box::pin(async {})
-    }
-
     /// Changes the headers of the response to this client: proxied, from a cache, or a reply.
     fn on_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {}
-
-    /// Async variant of [`Filter::on_response`], for filters that wait.
-    fn on_response_async<'a>(
-        &'a self,
-        ex: &'a mut Exchange<'_>,
-        head: &'a mut response::Parts,
-    ) -> BoxFuture<'a, ()> {
-        self.on_response(ex, head);
-        Box::pin(async {})
-    }
 
     /// Changes a reply that reports a failure, before its headers are built, or one of the route's
     /// action with the built-in page, which has no reason.
     fn on_error(&self, _ex: &mut Exchange<'_>, _reply: &mut Reply) {}
 
-    /// Async variant of [`Filter::on_error`], for filters that wait.
-    fn on_error_async<'a>(
-        &'a self,
-        ex: &'a mut Exchange<'_>,
-        reply: &'a mut Reply,
-    ) -> BoxFuture<'a, ()> {
-        self.on_error(ex, reply);
-        Box::pin(async {})
-    }
-
     /// Returns the name of an upstream to use in place of the route's; the first filter that names
     /// one wins.
-    fn on_route(&self, _ex: &Exchange<'_>) -> Option<std::sync::Arc<str>> {
+    fn on_route(&self, _ex: &Exchange<'_>) -> Option<Arc<str>> {
         None
     }
 
@@ -374,15 +193,10 @@ pub trait Filter: Send + Sync + 'static {
     /// Handles a chunk of the response body. Synchronous, as Pingora's hook is.
     fn on_response_body(&self, _ex: &mut Exchange<'_>, _chunk: &mut Option<Bytes>, _end: bool) {}
 
-    /// Returns true if [`Filter::on_response_body`] need not see the body of this response, and would
-    /// leave it as it is. Called after the response phase.
-    fn ignores_body(&self, _ex: &Exchange<'_>) -> bool {
-        false
-    }
-
     /// Called after the last byte, also if the request failed.
     ///
-    /// `logged` is the request as logs show it. Slow work goes into `late`, and a filter that writes a log line waits for it there.
+    /// `logged` is the request as logs show it. Slow work goes into `late`, and a filter that writes a
+    /// log line waits for it there.
     fn on_log(
         &self,
         _ex: &Exchange<'_>,

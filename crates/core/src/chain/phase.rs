@@ -1,4 +1,4 @@
-//! Sets of hooks that a filter wants called, each synchronous or asynchronous.
+//! Sets of hooks that a filter wants called.
 
 use std::ops::BitOr;
 
@@ -57,59 +57,32 @@ impl Phase {
     }
 }
 
-/// A set of hooks, each synchronous or asynchronous.
+/// A set of hooks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Phases {
-    wanted: u16,
-    asynchronous: u16,
-}
+pub struct Phases(u16);
 
 impl Phases {
-    pub const NONE: Self = Self {
-        wanted: 0,
-        asynchronous: 0,
-    };
-    pub const REQUEST: Self = Self::of(Phase::Request);
-    pub const AUTHORIZED: Self = Self::of(Phase::Authorized);
-    pub const UPSTREAM: Self = Self::of(Phase::Upstream);
-    pub const UPSTREAM_RESPONSE: Self = Self::of(Phase::UpstreamResponse);
-    pub const RESPONSE: Self = Self::of(Phase::Response);
-    pub const ERROR: Self = Self::of(Phase::Error);
-    pub const ROUTE: Self = Self::of(Phase::Route);
-    pub const CACHE_KEY: Self = Self::of(Phase::CacheKey);
-    pub const REQUEST_BODY: Self = Self::of(Phase::RequestBody);
-    pub const RESPONSE_BODY: Self = Self::of(Phase::ResponseBody);
-    pub const LOG: Self = Self::of(Phase::Log);
+    pub const NONE: Self = Self(0);
+    pub const REQUEST: Self = Self(Phase::Request.bit());
+    pub const AUTHORIZED: Self = Self(Phase::Authorized.bit());
+    pub const UPSTREAM: Self = Self(Phase::Upstream.bit());
+    pub const UPSTREAM_RESPONSE: Self = Self(Phase::UpstreamResponse.bit());
+    pub const RESPONSE: Self = Self(Phase::Response.bit());
+    pub const ERROR: Self = Self(Phase::Error.bit());
+    pub const ROUTE: Self = Self(Phase::Route.bit());
+    pub const CACHE_KEY: Self = Self(Phase::CacheKey.bit());
+    pub const REQUEST_BODY: Self = Self(Phase::RequestBody.bit());
+    pub const RESPONSE_BODY: Self = Self(Phase::ResponseBody.bit());
+    pub const LOG: Self = Self(Phase::Log.bit());
 
-    const fn of(phase: Phase) -> Self {
-        Self {
-            wanted: phase.bit(),
-            asynchronous: 0,
-        }
-    }
-
-    /// Returns the same phases with their asynchronous twins. Only the request, authorized,
-    /// upstream, upstream-response, response and error hooks have one.
+    /// Returns these phases if `is_wanted`, or none.
     #[must_use]
-    pub const fn asynchronous(self) -> Self {
-        const TWINS: u16 = Phase::Request.bit()
-            | Phase::Authorized.bit()
-            | Phase::Upstream.bit()
-            | Phase::UpstreamResponse.bit()
-            | Phase::Response.bit()
-            | Phase::Error.bit();
-        Self {
-            wanted: self.wanted,
-            asynchronous: self.wanted & TWINS,
-        }
+    pub const fn when(self, is_wanted: bool) -> Self {
+        if is_wanted { self } else { Self::NONE }
     }
 
     pub fn wants(self, phase: Phase) -> bool {
-        self.wanted & phase.bit() != 0
-    }
-
-    pub fn is_async(self, phase: Phase) -> bool {
-        self.asynchronous & phase.bit() != 0
+        self.0 & phase.bit() != 0
     }
 }
 
@@ -117,9 +90,6 @@ impl BitOr for Phases {
     type Output = Self;
 
     fn bitor(self, other: Self) -> Self {
-        Self {
-            wanted: self.wanted | other.wanted,
-            asynchronous: self.asynchronous | other.asynchronous,
-        }
+        Self(self.0 | other.0)
     }
 }

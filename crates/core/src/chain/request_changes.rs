@@ -3,9 +3,10 @@
 use http::HeaderName;
 
 /// Request headers that a filter may set, add or remove.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum RequestChanges {
     /// Any header: the names are not known in advance.
+    #[default]
     Any,
     /// Headers with these names, or with names that begin with one of the prefixes (in lower case).
     Only {

@@ -1,27 +1,53 @@
 //! Filters of a route, sorted by phase when the route is compiled.
 
-use std::{sync::Arc, time::Instant};
+use std::{any::TypeId, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, response};
+use http::{HeaderMap, response};
 
 use super::{
-    AnyOf, Body, Exchange, Filter, KeyBuilder, LateFields, LoggedRequest, Phase, Phases,
-    ReadyLines, Reply, RequestChanges, RouteRequest, Verdict,
+    AnyOf, AsyncFilter, Body, CompiledFilter, Exchange, Filter, HeaderUse, KeyBuilder, LateFields,
+    LoggedRequest, Phase, ReadyLines, Reply, RequestChanges, Verdict,
 };
 
-/// A compiled filter and its YAML key.
-#[derive(Clone)]
-pub struct Named {
-    pub name: &'static str,
-    pub filter: Arc<dyn Filter>,
-}
-
-/// A hook to call: the filter, and the twin to use.
+/// A hook to call: the filter, with the variant that it wants called.
 struct Step {
     name: &'static str,
-    filter: Arc<dyn Filter>,
-    is_async: bool,
+    hooks: Hooks,
+}
+
+enum Hooks {
+    Sync(Arc<dyn Filter>),
+    Async(Arc<dyn AsyncFilter>),
+}
+
+impl Step {
+    fn new(compiled: &CompiledFilter, phase: Phase) -> Self {
+        Self {
+            name: compiled.name,
+            hooks: match compiled.traits.waiting_in(phase) {
+                Some(filter) => Hooks::Async(Arc::clone(filter)),
+                None => Hooks::Sync(Arc::clone(&compiled.filter)),
+            },
+        }
+    }
+
+    fn is_async(&self) -> bool {
+        matches!(self.hooks, Hooks::Async(_))
+    }
+
+    /// Applies to `headers` what this step will change on the way to a backend; returns `false` if
+    /// that cannot be known in advance.
+    fn foresee_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) -> bool {
+        match &self.hooks {
+            Hooks::Sync(filter) => filter.on_upstream(ex, headers),
+            Hooks::Async(filter) if filter.knows_request_changes(ex) => {
+                filter.on_upstream(ex, headers);
+            }
+            Hooks::Async(_) => return false,
+        }
+        true
+    }
 }
 
 /// Progress of a request through the request hooks of its filters.
@@ -40,12 +66,12 @@ pub enum HookOutcome {
     Body(usize),
 }
 
-fn wanted(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
-    // Synchronous filters are those that cost nothing, and none of them reads a body.
-    if !step.is_async || ex.facts.body != Body::NotRead {
-        return None;
+fn wanted_body(step: &Step, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
+    match &step.hooks {
+        // Synchronous filters are those that cost nothing, and none of them reads a body.
+        Hooks::Async(filter) if ex.facts.body == Body::NotRead => filter.wants_body(ex, phase),
+        _ => None,
     }
-    step.filter.wants_body(ex, phase)
 }
 
 /// Steps that the trace of a request records. Read once for all of them: most requests have neither
@@ -67,15 +93,12 @@ impl TimedSteps {
 
     /// Returns the time at which `step` begins, if it is recorded.
     fn begin(self, step: &Step, ex: &Exchange<'_>) -> Option<Instant> {
-        let is_timed = if step.is_async {
-            self.waiting
-        } else {
-            self.quick
-        };
+        let is_async = step.is_async();
+        let is_timed = if is_async { self.waiting } else { self.quick };
         if !is_timed {
             return None;
         }
-        ex.facts.trace.as_ref()?.begin_step(step.is_async)
+        ex.facts.trace.as_ref()?.begin_step(is_async)
     }
 }
 
@@ -87,7 +110,7 @@ fn end_step(step: &Step, ex: &mut Exchange<'_>, started: Option<Instant>) {
 }
 
 /// Replaces the members of `any` by itself.
-fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Box<[Step]> {
+fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
     let members = any.names();
     let is_member = |step: &Step| members.contains(&step.name);
     let last = steps.iter().rposition(is_member);
@@ -96,11 +119,16 @@ fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Box<[Step]> {
     steps.retain(|step| !is_member(step));
     let step = Step {
         name: "satisfy",
-        filter: Arc::clone(any) as Arc<dyn Filter>,
-        is_async: true,
+        hooks: Hooks::Async(Arc::clone(any) as Arc<dyn AsyncFilter>),
     };
     steps.insert(at, step);
-    steps.into()
+    steps
+}
+
+/// A filter of response bodies, with the slot without which it leaves them as they are.
+struct BodyFilter {
+    filter: Arc<dyn Filter>,
+    slot: Option<TypeId>,
 }
 
 /// Filters of one route, one list for each phase.
@@ -108,29 +136,24 @@ fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Box<[Step]> {
 /// The asynchronous runners hold no future for a list without asynchronous filters.
 #[derive(Default)]
 pub struct Chain {
-    all: Box<[Named]>,
+    all: Box<[CompiledFilter]>,
     request: Box<[Step]>,
     authorized: Box<[Step]>,
     upstream: Box<[Step]>,
     upstream_response: Box<[Step]>,
     response: Box<[Step]>,
     error: Box<[Step]>,
-    route: Box<[Step]>,
-    cache_key: Box<[Step]>,
+    route: Box<[Arc<dyn Filter>]>,
+    cache_key: Box<[Arc<dyn Filter>]>,
     /// Filters that write what a cache key has to hold into requests for a backend.
-    writing: Box<[Arc<dyn Filter>]>,
-    request_body: Box<[Step]>,
-    response_body: Box<[Step]>,
-    log: Box<[Step]>,
+    writing: Box<[Step]>,
+    request_body: Box<[Arc<dyn Filter>]>,
+    response_body: Box<[BodyFilter]>,
+    log: Box<[Arc<dyn Filter>]>,
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
-    /// Filters that may replace error responses of backends.
-    intercepting: Box<[Arc<dyn Filter>]>,
-    /// Filters that know routes with the pages of errors.
-    with_pages: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
     replaces_location: bool,
-    replaces_errors: bool,
     /// Filters of which one is enough.
     any: Option<Arc<AnyOf>>,
     /// A selective filter, and the chain without it.
@@ -139,96 +162,77 @@ pub struct Chain {
 
 impl Chain {
     /// Sorts `filters`, given in the registry's order, by phase.
-    pub fn new(filters: Vec<Named>) -> Self {
+    pub fn new(filters: Vec<CompiledFilter>) -> Self {
         Self::sorted(filters, None)
     }
 
     /// Sorts `filters` as [`Chain::new`] does, with `any` in place of its members in the request
     /// phase: where the last of them is.
-    pub fn satisfying_any(filters: Vec<Named>, any: &Arc<AnyOf>) -> Self {
+    pub fn satisfying_any(filters: Vec<CompiledFilter>, any: &Arc<AnyOf>) -> Self {
         Self::sorted(filters, Some(any))
     }
 
-    fn sorted(filters: Vec<Named>, any: Option<&Arc<AnyOf>>) -> Self {
-        let steps = |phase: Phase| -> Box<[Step]> {
-            let mut steps: Vec<Step> = filters
-                .iter()
-                .map(|named| (named, named.filter.phases()))
-                .filter(|(_, phases)| phases.wants(phase))
-                .map(|(named, phases): (&Named, Phases)| Step {
-                    name: named.name,
-                    filter: Arc::clone(&named.filter),
-                    is_async: phases.is_async(phase),
-                })
-                .collect();
-            if matches!(
-                phase,
-                Phase::UpstreamResponse
-                    | Phase::Response
-                    | Phase::Error
-                    | Phase::ResponseBody
-                    // The access log comes early in the registry, and needs the fields of the other
-                    // filters.
-                    | Phase::Log
-            ) {
-                steps.reverse();
-            }
-            if phase == Phase::Response {
-                steps.sort_by_key(|step| step.filter.observes_response());
-            }
-            steps.into()
-        };
-        let mut request = steps(Phase::Request);
+    fn sorted(filters: Vec<CompiledFilter>, any: Option<&Arc<AnyOf>>) -> Self {
+        let in_phase = |phase| move |each: &&CompiledFilter| each.traits.phases.wants(phase);
+        // Responses pass the filters in the reverse order of requests. The access log comes early in
+        // the registry, and needs the fields of the other filters.
+        let requests = |phase| filters.iter().filter(in_phase(phase));
+        let responses = |phase| filters.iter().rev().filter(in_phase(phase));
+        let step = |phase| move |each: &CompiledFilter| Step::new(each, phase);
+        let filter = |each: &CompiledFilter| Arc::clone(&each.filter);
+        let mut request: Vec<_> = requests(Phase::Request).map(step(Phase::Request)).collect();
         if let Some(any) = any {
-            request = with_any(request.into(), any);
+            request = with_any(request, any);
         }
+        let mut response: Vec<&CompiledFilter> = responses(Phase::Response).collect();
+        response.sort_by_key(|each| each.traits.response_headers == HeaderUse::Sent);
+        let in_need = response
+            .iter()
+            .filter(|each| each.traits.response_headers != HeaderUse::OwnOnly)
+            .map(|each| filter(each))
+            .collect();
         Self {
-            request,
-            authorized: steps(Phase::Authorized),
-            upstream: steps(Phase::Upstream),
-            upstream_response: steps(Phase::UpstreamResponse),
-            response: steps(Phase::Response),
-            error: steps(Phase::Error),
-            route: steps(Phase::Route),
-            cache_key: steps(Phase::CacheKey),
-            writing: steps(Phase::Upstream)
-                .into_iter()
-                .map(|step| step.filter)
-                .filter(|filter| !filter.is_keyed_without())
+            request: request.into(),
+            authorized: requests(Phase::Authorized)
+                .map(step(Phase::Authorized))
                 .collect(),
-            request_body: steps(Phase::RequestBody),
-            response_body: steps(Phase::ResponseBody),
-            log: steps(Phase::Log),
-            in_need: filters
-                .iter()
-                .filter(|named| named.filter.needs_every_header())
-                .map(|named| Arc::clone(&named.filter))
+            upstream: requests(Phase::Upstream)
+                .map(step(Phase::Upstream))
                 .collect(),
-            intercepting: filters
-                .iter()
-                .filter(|named| named.filter.may_intercept())
-                .map(|named| Arc::clone(&named.filter))
+            upstream_response: responses(Phase::UpstreamResponse)
+                .map(step(Phase::UpstreamResponse))
                 .collect(),
-            with_pages: filters
-                .iter()
-                .filter(|named| named.filter.has_page_routes())
-                .map(|named| Arc::clone(&named.filter))
+            response: response.into_iter().map(step(Phase::Response)).collect(),
+            error: responses(Phase::Error).map(step(Phase::Error)).collect(),
+            route: requests(Phase::Route).map(filter).collect(),
+            cache_key: requests(Phase::CacheKey).map(filter).collect(),
+            writing: requests(Phase::Upstream)
+                .filter(|each| each.traits.is_keyed())
+                .map(step(Phase::Upstream))
                 .collect(),
+            request_body: requests(Phase::RequestBody).map(filter).collect(),
+            response_body: responses(Phase::ResponseBody)
+                .map(|each| BodyFilter {
+                    filter: filter(each),
+                    slot: each.traits.body_slot,
+                })
+                .collect(),
+            log: responses(Phase::Log).map(filter).collect(),
+            in_need,
             dropped_queries: filters
                 .iter()
-                .flat_map(|named| named.filter.dropped_queries())
+                .flat_map(|each| &each.traits.dropped_queries)
                 .cloned()
                 .collect(),
             short: filters
                 .iter()
-                .position(|named| named.filter.is_selective())
+                .position(|each| each.traits.is_selective)
                 .map(|at| {
                     let mut others = filters.clone();
                     let choosing = others.remove(at).filter;
                     (choosing, Box::new(Self::sorted(others, any)))
                 }),
-            replaces_location: filters.iter().any(|named| named.filter.replaces_location()),
-            replaces_errors: filters.iter().any(|named| named.filter.replaces_errors()),
+            replaces_location: filters.iter().any(|each| each.traits.replaces_location),
             any: any.map(Arc::clone),
             all: filters.into(),
         }
@@ -248,7 +252,7 @@ impl Chain {
     /// Returns true if [`Chain::short`] is enough for this request.
     pub fn is_short_for(&self, ex: &Exchange<'_>) -> bool {
         let short = self.short.as_ref();
-        short.is_some_and(|(choosing, _)| !choosing.is_for(ex))
+        short.is_some_and(|(choosing, _)| !choosing.is_for(ex, Phase::Request))
     }
 
     /// Returns the chain without its selective filter, or the chain itself if there is none.
@@ -259,7 +263,7 @@ impl Chain {
     /// Returns the initial value of [`super::RequestFacts::lines`] for a response over HTTP/1.
     pub fn ready_lines(&self, ex: &Exchange<'_>) -> ReadyLines {
         let mut in_need = self.in_need.iter();
-        if in_need.any(|filter| filter.needs_every_header_now(ex)) {
+        if in_need.any(|filter| filter.is_for(ex, Phase::Response)) {
             ReadyLines::NotTaken
         } else {
             ReadyLines::Taken
@@ -267,7 +271,7 @@ impl Chain {
     }
 
     /// Returns the filters in the order in which requests meet them, for `explain` and status.
-    pub fn filters(&self) -> &[Named] {
+    pub fn filters(&self) -> &[CompiledFilter] {
         &self.all
     }
 
@@ -275,7 +279,8 @@ impl Chain {
     pub fn extension<T: std::any::Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.all
             .iter()
-            .find_map(|named| named.filter.extension()?.downcast().ok())
+            .filter_map(|each| each.traits.extension.clone())
+            .find_map(|extension| extension.downcast().ok())
     }
 
     /// Returns the query parameters that are never sent to a backend.
@@ -286,25 +291,25 @@ impl Chain {
     /// Returns true if no filter has to see the body of this response, whose headers have passed the
     /// response phase.
     pub fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
-        let mut steps = self.response_body.iter();
-        steps.all(|step| step.filter.ignores_body(ex))
+        let mut slots = self.response_body.iter().map(|each| each.slot);
+        slots.all(|slot| slot.is_some_and(|slot| !ex.facts.has_slot(slot)))
     }
 
     pub fn has(&self, phase: Phase) -> bool {
-        let list = match phase {
-            Phase::Request => &self.request,
-            Phase::Authorized => &self.authorized,
-            Phase::Upstream => &self.upstream,
-            Phase::UpstreamResponse => &self.upstream_response,
-            Phase::Response => &self.response,
-            Phase::Error => &self.error,
-            Phase::Route => &self.route,
-            Phase::CacheKey => &self.cache_key,
-            Phase::RequestBody => &self.request_body,
-            Phase::ResponseBody => &self.response_body,
-            Phase::Log => &self.log,
+        let count = match phase {
+            Phase::Request => self.request.len(),
+            Phase::Authorized => self.authorized.len(),
+            Phase::Upstream => self.upstream.len(),
+            Phase::UpstreamResponse => self.upstream_response.len(),
+            Phase::Response => self.response.len(),
+            Phase::Error => self.error.len(),
+            Phase::Route => self.route.len(),
+            Phase::CacheKey => self.cache_key.len(),
+            Phase::RequestBody => self.request_body.len(),
+            Phase::ResponseBody => self.response_body.len(),
+            Phase::Log => self.log.len(),
         };
-        !list.is_empty()
+        count > 0
     }
 
     /// Calls both request hooks. The second round begins once every filter has let the request pass
@@ -315,15 +320,14 @@ impl Chain {
     pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut HookProgress) -> HookOutcome {
         let timed_steps = TimedSteps::of(ex);
         while let Some(step) = self.request.get(round.request) {
-            if let Some(most) = wanted(step, ex, Phase::Request) {
+            if let Some(most) = wanted_body(step, ex, Phase::Request) {
                 return HookOutcome::Body(most);
             }
             round.request += 1;
             let timed = timed_steps.begin(step, ex);
-            let verdict = if step.is_async {
-                step.filter.on_request_async(ex).await
-            } else {
-                step.filter.on_request(ex)
+            let verdict = match &step.hooks {
+                Hooks::Sync(filter) => filter.on_request(ex),
+                Hooks::Async(filter) => filter.on_request_async(ex).await,
             };
             if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
                 trace.end_filter(step.name, started, &verdict);
@@ -333,15 +337,14 @@ impl Chain {
             }
         }
         while let Some(step) = self.authorized.get(round.authorized) {
-            if let Some(most) = wanted(step, ex, Phase::Authorized) {
+            if let Some(most) = wanted_body(step, ex, Phase::Authorized) {
                 return HookOutcome::Body(most);
             }
             round.authorized += 1;
             let timed = timed_steps.begin(step, ex);
-            let verdict = if step.is_async {
-                step.filter.on_authorized_async(ex).await
-            } else {
-                step.filter.on_authorized(ex)
+            let verdict = match &step.hooks {
+                Hooks::Sync(filter) => filter.on_authorized(ex),
+                Hooks::Async(filter) => filter.on_authorized_async(ex).await,
             };
             if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
                 trace.end_filter(step.name, started, &verdict);
@@ -356,12 +359,13 @@ impl Chain {
     /// Stops at the first filter that refuses the request after all (`Facts::refused`).
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         for step in &self.upstream {
-            if step.is_async {
-                let timed = TimedSteps::of(ex).begin(step, ex);
-                step.filter.on_upstream_async(ex, headers).await;
-                end_step(step, ex, timed);
-            } else {
-                step.filter.on_upstream(ex, headers);
+            match &step.hooks {
+                Hooks::Sync(filter) => filter.on_upstream(ex, headers),
+                Hooks::Async(filter) => {
+                    let timed = TimedSteps::of(ex).begin(step, ex);
+                    filter.on_upstream_async(ex, headers).await;
+                    end_step(step, ex, timed);
+                }
             }
             if ex.facts.refused.is_some() {
                 return;
@@ -371,102 +375,66 @@ impl Chain {
 
     /// Returns all headers that the filters may change on the way to a backend.
     pub fn request_changes(&self) -> RequestChanges {
-        self.upstream
-            .iter()
-            .map(|step| step.filter.request_changes())
+        let all = self.all.iter().map(|each| &each.traits);
+        all.filter(|traits| traits.phases.wants(Phase::Upstream))
+            .map(|traits| traits.request_changes.clone())
             .fold(RequestChanges::NONE, RequestChanges::and)
     }
 
     /// Applies to `headers` the changes that [`Chain::on_upstream`] would make; returns `false` if
     /// they cannot be known in advance.
     pub fn foresee_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) -> bool {
-        self.upstream.iter().all(|step| {
-            let is_known = step.filter.knows_request_changes(ex);
-            if is_known {
-                step.filter.on_upstream(ex, headers);
-            }
-            is_known
-        })
+        let mut steps = self.upstream.iter();
+        steps.all(|step| step.foresee_upstream(ex, headers))
     }
 
     pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.upstream_response {
-            if step.is_async {
-                let timed = TimedSteps::of(ex).begin(step, ex);
-                step.filter.on_upstream_response_async(ex, head).await;
-                end_step(step, ex, timed);
-            } else {
-                step.filter.on_upstream_response(ex, head);
+            match &step.hooks {
+                Hooks::Sync(filter) => filter.on_upstream_response(ex, head),
+                Hooks::Async(filter) => {
+                    let timed = TimedSteps::of(ex).begin(step, ex);
+                    filter.on_upstream_response_async(ex, head).await;
+                    end_step(step, ex, timed);
+                }
             }
         }
     }
 
-    /// Returns true if a filter sees the responses of backends, or replaces their errors: a reply of
-    /// the gateway would be another response.
-    pub fn changes_upstream_responses(&self) -> bool {
-        self.replaces_errors || self.has(Phase::UpstreamResponse)
-    }
-
-    /// Returns the reply that a filter has in place of an error response of a backend.
-    pub fn intercept(
-        &self,
-        ex: &mut Exchange<'_>,
-        status: StatusCode,
-        headers: &HeaderMap,
-        is_bare: bool,
-    ) -> Option<Box<Reply>> {
-        let mut filters = self.intercepting.iter();
-        filters.find_map(|filter| filter.intercept(ex, status, headers, is_bare))
-    }
-
-    /// Returns true if routes have pages of errors.
-    pub fn has_page_routes(&self) -> bool {
-        !self.with_pages.is_empty()
-    }
-
-    /// Returns the route that has the page of an error.
-    pub fn page_route(
-        &self,
-        ex: &Exchange<'_>,
-        status: StatusCode,
-        is_of_backend: bool,
-    ) -> Option<RouteRequest> {
-        let mut filters = self.with_pages.iter();
-        filters.find_map(|filter| filter.page_route(ex, status, is_of_backend))
-    }
-
     pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         for step in &self.response {
-            if step.is_async {
-                let timed = TimedSteps::of(ex).begin(step, ex);
-                step.filter.on_response_async(ex, head).await;
-                end_step(step, ex, timed);
-            } else {
-                step.filter.on_response(ex, head);
+            match &step.hooks {
+                Hooks::Sync(filter) => filter.on_response(ex, head),
+                Hooks::Async(filter) => {
+                    let timed = TimedSteps::of(ex).begin(step, ex);
+                    filter.on_response_async(ex, head).await;
+                    end_step(step, ex, timed);
+                }
             }
         }
     }
 
     pub async fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
         for step in &self.error {
-            if step.is_async {
-                let timed = TimedSteps::of(ex).begin(step, ex);
-                step.filter.on_error_async(ex, reply).await;
-                end_step(step, ex, timed);
-            } else {
-                step.filter.on_error(ex, reply);
+            match &step.hooks {
+                Hooks::Sync(filter) => filter.on_error(ex, reply),
+                Hooks::Async(filter) => {
+                    let timed = TimedSteps::of(ex).begin(step, ex);
+                    filter.on_error_async(ex, reply).await;
+                    end_step(step, ex, timed);
+                }
             }
         }
     }
 
     /// Returns the upstream that a filter chose; the first filter that chooses one wins.
     pub fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
-        self.route.iter().find_map(|step| step.filter.on_route(ex))
+        self.route.iter().find_map(|filter| filter.on_route(ex))
     }
 
     pub fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
-        for step in &self.cache_key {
-            step.filter.on_cache_key(ex, key);
+        for filter in &self.cache_key {
+            filter.on_cache_key(ex, key);
         }
     }
 
@@ -474,13 +442,12 @@ impl Chain {
     /// there is something. `None`: it cannot be known in advance.
     pub fn key_what_is_written(&self, ex: &mut Exchange<'_>, key: &mut KeyBuilder) -> Option<bool> {
         let mut has_written = false;
-        for filter in &self.writing {
-            if !filter.knows_request_changes(ex) {
-                return None;
-            }
+        for step in &self.writing {
             // Of an empty request, all that is there afterwards was written.
             let mut written = HeaderMap::new();
-            filter.on_upstream(ex, &mut written);
+            if !step.foresee_upstream(ex, &mut written) {
+                return None;
+            }
             for (name, value) in &written {
                 key.written(name, value.as_bytes());
                 has_written = true;
@@ -495,8 +462,8 @@ impl Chain {
         chunk: &mut Option<Bytes>,
         end: bool,
     ) -> Verdict {
-        for step in &self.request_body {
-            let verdict = step.filter.on_request_body(ex, chunk, end);
+        for filter in &self.request_body {
+            let verdict = filter.on_request_body(ex, chunk, end);
             if let Verdict::Reply(_) = verdict {
                 return verdict;
             }
@@ -505,15 +472,15 @@ impl Chain {
     }
 
     pub fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
-        for step in &self.response_body {
-            step.filter.on_response_body(ex, chunk, end);
+        for BodyFilter { filter, .. } in &self.response_body {
+            filter.on_response_body(ex, chunk, end);
         }
     }
 
     pub fn on_log(&self, ex: &Exchange<'_>, logged: &LoggedRequest<'_>) {
         let mut late: Option<LateFields> = None;
-        for step in &self.log {
-            step.filter.on_log(ex, logged, &mut late);
+        for filter in &self.log {
+            filter.on_log(ex, logged, &mut late);
         }
         if let Some(late) = late {
             late.begin();

@@ -25,9 +25,9 @@ use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::host::normalise_host;
 use super::{
-    BackgroundWork, Body, Chain, Class, Client, CompileContext, Exchange, Filter, FilterKind,
-    HookOutcome, HookProgress, Identity, KeyBuilder, LoggedRequest, Named, Phases, Reply,
-    RequestFacts, Shared, Verdict,
+    BackgroundWork, Body, Chain, Class, Client, CompileContext, CompiledFilter, Exchange, Filter,
+    FilterKind, HookOutcome, HookProgress, Identity, KeyBuilder, LoggedRequest, Phases, Reply,
+    RequestFacts, Shared, Traits, Verdict,
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics, units::Span},
@@ -58,8 +58,8 @@ pub struct FilterCheck {
 struct RefusingFilter(Arc<AtomicU16>);
 
 impl Filter for RefusingFilter {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(Phases::REQUEST)
     }
 
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
@@ -184,14 +184,8 @@ fn compile<K: FilterKind>(
     let behind = Arc::default();
     let check = filter.map(|filter| FilterCheck {
         chain: Chain::new(vec![
-            Named {
-                name: K::NAME,
-                filter: Arc::new(filter),
-            },
-            Named {
-                name: "behind",
-                filter: Arc::new(RefusingFilter(Arc::clone(&behind))),
-            },
+            CompiledFilter::new(K::NAME, Arc::new(filter)),
+            CompiledFilter::new("behind", Arc::new(RefusingFilter(Arc::clone(&behind)))),
         ]),
         behind,
         clock,

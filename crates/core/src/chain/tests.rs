@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 
 use super::{
-    BoxFuture, Chain, Exchange, Filter, HookOutcome, HookProgress, KeyBuilder, Named, Phase,
-    Phases, Reply, RequestFacts, Verdict,
+    AsyncFilter, BoxFuture, Chain, CompiledFilter, Exchange, Filter, HookOutcome, HookProgress,
+    KeyBuilder, Phase, Phases, Reply, RequestFacts, Traits, Verdict,
 };
 use crate::base::clock::Clock;
 
@@ -17,6 +17,7 @@ use crate::base::clock::Clock;
 struct Spy {
     name: &'static str,
     phases: Phases,
+    waits: Phases,
     calls: Arc<Mutex<Vec<String>>>,
     replies: bool,
 }
@@ -36,21 +37,13 @@ impl Spy {
 }
 
 impl Filter for Spy {
-    fn phases(&self) -> Phases {
-        self.phases
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(self.phases).waiting(self.waits, self)
     }
 
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
         self.note("request");
         self.verdict()
-    }
-
-    fn on_request_async<'a>(&'a self, _ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(async move {
-            tokio::task::yield_now().await;
-            self.note("request_async");
-            self.verdict()
-        })
     }
 
     fn on_upstream(&self, _ex: &mut Exchange<'_>, _headers: &mut HeaderMap) {
@@ -59,14 +52,6 @@ impl Filter for Spy {
 
     fn on_response(&self, _ex: &mut Exchange<'_>, _head: &mut response::Parts) {
         self.note("response");
-    }
-
-    fn on_response_async<'a>(
-        &'a self,
-        _ex: &'a mut Exchange<'_>,
-        _head: &'a mut response::Parts,
-    ) -> BoxFuture<'a, ()> {
-        Box::pin(async move { self.note("response_async") })
     }
 
     fn on_error(&self, _ex: &mut Exchange<'_>, _reply: &mut Reply) {
@@ -106,19 +91,44 @@ impl Filter for Spy {
     }
 }
 
+impl AsyncFilter for Spy {
+    fn on_request_async<'a>(&'a self, _ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            tokio::task::yield_now().await;
+            self.note("request_async");
+            self.verdict()
+        })
+    }
+
+    fn on_response_async<'a>(
+        &'a self,
+        _ex: &'a mut Exchange<'_>,
+        _head: &'a mut response::Parts,
+    ) -> BoxFuture<'a, ()> {
+        Box::pin(async move { self.note("response_async") })
+    }
+}
+
 /// Returns the hooks that a chain of spies calls for one request, in order.
 fn calls(spies: &[(&'static str, Phases, bool)]) -> (Vec<String>, Chain) {
+    calls_waiting(spies, Phases::NONE)
+}
+
+/// Returns the same if the first spy waits in the phases `waits`.
+fn calls_waiting(spies: &[(&'static str, Phases, bool)], waits: Phases) -> (Vec<String>, Chain) {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let filters = spies
         .iter()
-        .map(|(name, phases, replies)| Named {
-            name,
-            filter: Arc::new(Spy {
+        .enumerate()
+        .map(|(index, (name, phases, replies))| {
+            let spy = Spy {
                 name,
                 phases: *phases,
+                waits: waits.when(index == 0),
                 calls: Arc::clone(&calls),
                 replies: *replies,
-            }),
+            };
+            CompiledFilter::new(name, Arc::new(spy))
         })
         .collect();
     let chain = Chain::new(filters);
@@ -186,12 +196,10 @@ fn a_filter_that_replies_ends_the_request_and_its_reply_passes_the_response_phas
 }
 
 #[test]
-fn phases_determine_which_twin_is_called() {
-    let waits = (Phases::REQUEST | Phases::RESPONSE).asynchronous();
-    let (calls, _) = calls(&[
-        ("a", waits, false),
-        ("b", Phases::REQUEST | Phases::RESPONSE, false),
-    ]);
+fn a_filter_that_waits_gets_the_asynchronous_hooks() {
+    let phases = Phases::REQUEST | Phases::RESPONSE;
+    let spies = [("a", Phases::NONE, false), ("b", phases, false)];
+    let (calls, _) = calls_waiting(&spies, phases);
     assert_eq!(
         calls,
         [
@@ -243,15 +251,14 @@ fn the_first_filter_that_names_an_upstream_wins_and_key_parts_add_up() {
 struct Choosing(Arc<Spy>);
 
 impl Filter for Choosing {
-    fn phases(&self) -> Phases {
-        self.0.phases
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            is_selective: true,
+            ..Traits::new(self.0.phases)
+        }
     }
 
-    fn is_selective(&self) -> bool {
-        true
-    }
-
-    fn is_for(&self, ex: &Exchange<'_>) -> bool {
+    fn is_for(&self, ex: &Exchange<'_>, _phase: Phase) -> bool {
         ex.head.raw_path() == b"/a"
     }
 
@@ -272,6 +279,7 @@ fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
         Arc::new(Spy {
             name,
             phases,
+            waits: Phases::NONE,
             calls: Arc::clone(&calls),
             replies: false,
         })
@@ -281,8 +289,8 @@ fn a_request_that_a_filter_is_not_for_meets_the_others_alone() {
         ("choosing", Arc::new(choosing)),
         ("other", spy("other", Phases::LOG)),
     ];
-    let named = filters.map(|(name, filter)| Named { name, filter });
-    let chain = Chain::new(named.into());
+    let compiled = filters.map(|(name, filter)| CompiledFilter::new(name, filter));
+    let chain = Chain::new(compiled.into());
     for (path, expected) in [
         ("/a", &["other.log", "choosing.log"][..]),
         ("/b", &["other.log"]),

@@ -4,9 +4,11 @@ mod config;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use edgeway_base::net::CidrSet;
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
 };
 use http::StatusCode;
 
@@ -30,12 +32,11 @@ impl FilterKind for Access {
 }
 
 impl Filter for Access {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Access,
+            ..Traits::new(Phases::REQUEST)
+        }
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -15,14 +15,12 @@ mod sample;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    any::Any,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use edgeway_base::clock::Clock;
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, LateFields, LoggedRequest, Phases,
+    CompileContext, Exchange, Filter, FilterKind, HeaderUse, LateFields, LoggedRequest, Phases,
+    Traits,
 };
 use edgeway_net::log_file::{
     LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle,
@@ -94,30 +92,19 @@ pub struct AccessLog {
 }
 
 impl Filter for AccessLog {
-    fn phases(&self) -> Phases {
-        if self.layout.headers.response.is_empty() {
-            Phases::LOG
-        } else {
-            Phases::LOG | Phases::RESPONSE
+    fn traits(self: Arc<Self>) -> Traits {
+        let reads_headers = !self.layout.headers.response.is_empty();
+        Traits {
+            response_headers: HeaderUse::Sent,
+            // For other places that show queries of this route.
+            extension: Some(Arc::clone(&self.redact) as _),
+            ..Traits::new(Phases::LOG | Phases::RESPONSE.when(reads_headers))
         }
-    }
-
-    fn needs_every_header(&self) -> bool {
-        !self.layout.headers.response.is_empty()
-    }
-
-    fn observes_response(&self) -> bool {
-        true
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
         let found = self.layout.headers.of_response(&head.headers, &self.redact);
         ex.facts.put(found);
-    }
-
-    /// Returns the redactor, for other places that show queries of this route.
-    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::clone(&self.redact) as _)
     }
 
     fn on_log(

@@ -14,7 +14,7 @@ use edgeway_base::{clock::Clock, credential::ApiKeyHash, gateway_headers::Gatewa
 use edgeway_core::{
     chain::{
         AuthMetrics, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Refusal,
-        Reply, RequestChanges, Verdict,
+        Reply, RequestChanges, Traits, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -86,20 +86,16 @@ impl FilterKind for ApiKey {
 }
 
 impl Filter for ApiKey {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST | Phases::UPSTREAM
-    }
-
-    fn own_headers(&self) -> &[HeaderName] {
-        self.own.as_slice()
-    }
-
-    fn credential_headers(&self) -> Vec<HeaderName> {
-        vec![self.header.clone()]
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
+    fn traits(self: Arc<Self>) -> Traits {
+        let stripped = self.strip.then_some(&self.header);
+        let changed = stripped.into_iter().chain(self.own.names());
+        Traits {
+            guard: Guard::Access,
+            own_headers: self.own.as_slice().to_vec(),
+            credential_headers: vec![self.header.clone()],
+            request_changes: RequestChanges::names(changed.cloned()),
+            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM)
+        }
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
@@ -150,11 +146,6 @@ impl Filter for ApiKey {
         identity.api_key = Some(Arc::clone(&key.name));
         identity.user.get_or_insert_with(|| Arc::clone(&key.name));
         Verdict::Next
-    }
-
-    fn request_changes(&self) -> RequestChanges {
-        let stripped = self.strip.then(|| self.header.clone());
-        RequestChanges::names(stripped.into_iter().chain(self.own.names().cloned()))
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

@@ -14,8 +14,8 @@ use std::{collections::HashMap, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use edgeway_base::{clock::Clock, credential::PasswordHash, gateway_headers::GatewayHeaders};
 use edgeway_core::chain::{
-    AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-    Refusal, RequestChanges, Verdict,
+    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard,
+    Outcome, Phases, Refusal, RequestChanges, Traits, Verdict,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -60,20 +60,17 @@ impl FilterKind for BasicAuth {
 }
 
 impl Filter for BasicAuth {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST.asynchronous() | Phases::UPSTREAM
-    }
-
-    fn own_headers(&self) -> &[HeaderName] {
-        self.own.as_slice()
-    }
-
-    fn credential_headers(&self) -> Vec<HeaderName> {
-        vec![header::AUTHORIZATION]
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
+    fn traits(self: Arc<Self>) -> Traits {
+        let stripped = self.strip.then_some(&header::AUTHORIZATION);
+        let changed = stripped.into_iter().chain(self.own.names());
+        Traits {
+            guard: Guard::Access,
+            own_headers: self.own.as_slice().to_vec(),
+            credential_headers: vec![header::AUTHORIZATION],
+            request_changes: RequestChanges::names(changed.cloned()),
+            ..Traits::new(Phases::UPSTREAM)
+        }
+        .waiting(Phases::REQUEST, self)
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
@@ -88,15 +85,6 @@ impl Filter for BasicAuth {
         )]
     }
 
-    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(self.decide(ex))
-    }
-
-    fn request_changes(&self) -> RequestChanges {
-        let stripped = self.strip.then_some(header::AUTHORIZATION);
-        RequestChanges::names(stripped.into_iter().chain(self.own.names().cloned()))
-    }
-
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         if self.strip {
             headers.remove(header::AUTHORIZATION);
@@ -107,6 +95,12 @@ impl Filter for BasicAuth {
         {
             headers.insert(name.clone(), user.clone());
         }
+    }
+}
+
+impl AsyncFilter for BasicAuth {
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(self.decide(ex))
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use edgeway_base::http::has;
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
 };
 use http::{StatusCode, header};
 
@@ -38,16 +38,12 @@ impl FilterKind for BodyLimit {
 }
 
 impl Filter for BodyLimit {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST | Phases::REQUEST_BODY
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Limit
-    }
-
-    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(AnnouncedLimit(Self { max: self.max })))
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Limit,
+            guard_alone: Some(Arc::new(AnnouncedLimit(Arc::clone(&self)))),
+            ..Traits::new(Phases::REQUEST | Phases::REQUEST_BODY)
+        }
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
@@ -97,15 +93,14 @@ impl Filter for BodyLimit {
 
 /// The limit for requests that another route takes. Their body is not counted, so they must declare
 /// its length.
-struct AnnouncedLimit(BodyLimit);
+struct AnnouncedLimit(Arc<BodyLimit>);
 
 impl Filter for AnnouncedLimit {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Limit
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Limit,
+            ..Traits::new(Phases::REQUEST)
+        }
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -7,7 +7,7 @@ mod config;
 mod tests;
 mod values;
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use edgeway_cache::{
     policy::{self, CacheStatus, Forward, Served},
@@ -15,6 +15,7 @@ use edgeway_cache::{
 };
 use edgeway_core::chain::{
     CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, KeyBuilder, Phases,
+    Traits,
 };
 use http::{HeaderName, HeaderValue, response};
 
@@ -47,15 +48,13 @@ impl FilterKind for Cache {
 }
 
 impl Filter for Cache {
-    fn phases(&self) -> Phases {
-        match &self.0.values {
-            Some(values) if values.are_in_key() => Phases::RESPONSE | Phases::CACHE_KEY,
-            _ => Phases::RESPONSE,
+    fn traits(self: Arc<Self>) -> Traits {
+        let values = self.0.values.as_ref();
+        let key = Phases::CACHE_KEY.when(values.is_some_and(RequestValues::are_in_key));
+        Traits {
+            extension: Some(Arc::clone(&self.0) as _),
+            ..Traits::new(Phases::RESPONSE | key)
         }
-    }
-
-    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::clone(&self.0) as _)
     }
 
     fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {

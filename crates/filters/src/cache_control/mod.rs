@@ -6,9 +6,11 @@ mod hashed_name;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use edgeway_cache::policy::{self, ClientLifetimes};
 use edgeway_core::chain::{
-    Certificate, Class, CompileContext, Exchange, Filter, FilterKind, Phases,
+    Certificate, Class, CompileContext, Exchange, Filter, FilterKind, Phases, Traits,
 };
 use http::{HeaderMap, Method, StatusCode, header, response};
 
@@ -55,8 +57,8 @@ impl FilterKind for CacheControl {
 }
 
 impl Filter for CacheControl {
-    fn phases(&self) -> Phases {
-        Phases::RESPONSE
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(Phases::RESPONSE)
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use edgeway_core::chain::{
     AuthMetrics, Certificate, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-    Reply, Verdict,
+    Reply, Traits, Verdict,
 };
 use http::{HeaderValue, StatusCode};
 use regex::bytes::Regex;
@@ -43,12 +43,11 @@ impl FilterKind for ClientCert {
 }
 
 impl Filter for ClientCert {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Access,
+            ..Traits::new(Phases::REQUEST)
+        }
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

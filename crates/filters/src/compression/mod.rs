@@ -8,7 +8,7 @@ mod config;
 mod tests;
 mod types;
 
-use std::{any::Any, sync::Arc};
+use std::{any::TypeId, sync::Arc};
 
 use bytes::Bytes;
 use edgeway_base::{
@@ -22,7 +22,7 @@ use edgeway_base::{
 };
 use edgeway_config::model::StatusSet;
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges,
+    CompileContext, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges, Traits,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
@@ -105,16 +105,13 @@ impl FilterKind for Compression {
 }
 
 impl Filter for Compression {
-    fn phases(&self) -> Phases {
-        Phases::UPSTREAM | Phases::RESPONSE | Phases::RESPONSE_BODY
-    }
-
-    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::clone(&self.coder) as _)
-    }
-
-    fn request_changes(&self) -> RequestChanges {
-        RequestChanges::names([header::ACCEPT_ENCODING])
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            request_changes: RequestChanges::names([header::ACCEPT_ENCODING]),
+            body_slot: Some(TypeId::of::<EncodedStream>()),
+            extension: Some(Arc::clone(&self.coder) as _),
+            ..Traits::new(Phases::UPSTREAM | Phases::RESPONSE | Phases::RESPONSE_BODY)
+        }
     }
 
     /// Requests the identity coding from the origin: the response is compressed once, here, and a
@@ -187,10 +184,6 @@ impl Filter for Compression {
         // it removes the header again.
         let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
         offer.announce(&mut head.headers, is_chunked, self.coder.has_vary);
-    }
-
-    fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
-        ex.facts.slot::<EncodedStream>().is_none()
     }
 
     fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {

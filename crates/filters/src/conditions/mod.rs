@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use edgeway_base::{expression::Undecided, target::Target};
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, RequestFacts, Verdict,
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, RequestFacts, Traits,
+    Verdict,
 };
 use edgeway_routes::values::{Comparison, ConditionResponse, ReadRequest, undecided};
 
@@ -54,26 +55,19 @@ impl FilterKind for Conditions {
 }
 
 impl Filter for Conditions {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST
-    }
-
-    fn guard(&self) -> Guard {
-        if self.0.iter().any(|condition| condition.response.refuses()) {
-            Guard::Access
-        } else {
-            Guard::None
+    fn traits(self: Arc<Self>) -> Traits {
+        // A redirect protects nothing, and requests of other routes are none of its business.
+        let all = self.0.iter();
+        let refusals: Box<[_]> = all.filter(|own| own.response.refuses()).cloned().collect();
+        let traits = Traits::new(Phases::REQUEST);
+        if refusals.is_empty() {
+            return traits;
         }
-    }
-
-    /// Returns the refusals: a redirect protects nothing, and requests of other routes are none of
-    /// its business.
-    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        let refusals = self
-            .0
-            .iter()
-            .filter(|condition| condition.response.refuses());
-        Some(Arc::new(Self(refusals.cloned().collect())))
+        Traits {
+            guard: Guard::Access,
+            guard_alone: Some(Arc::new(Self(refusals))),
+            ..traits
+        }
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

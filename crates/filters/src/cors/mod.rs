@@ -5,11 +5,15 @@ mod config;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use edgeway_base::{
     http::varies_by,
     origin::{Origin, OriginPattern},
 };
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Verdict};
+use edgeway_core::chain::{
+    CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Traits, Verdict,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
@@ -55,8 +59,8 @@ impl FilterKind for Cors {
 }
 
 impl Filter for Cors {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST | Phases::RESPONSE
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(Phases::REQUEST | Phases::RESPONSE)
     }
 
     /// Responds to preflights. `Access-Control-Allow-Origin` and its companions are added in the

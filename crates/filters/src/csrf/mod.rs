@@ -8,9 +8,12 @@ mod config;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use edgeway_base::origin::{Origin, OriginPattern};
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict, host::public_host,
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
+    host::public_host,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -35,12 +38,11 @@ impl FilterKind for Csrf {
 }
 
 impl Filter for Csrf {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Access,
+            ..Traits::new(Phases::REQUEST)
+        }
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

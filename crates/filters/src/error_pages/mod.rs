@@ -7,14 +7,14 @@ mod of_upstream;
 #[cfg(test)]
 mod tests;
 
-use std::{any::Any, sync::Arc};
+use std::{any::TypeId, sync::Arc};
 
 use bytes::Bytes;
 use edgeway_base::accept;
 use edgeway_config::diagnostic::Place;
 use edgeway_core::chain::{
     CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody,
-    RouteRequest,
+    RouteRequest, Traits,
 };
 use edgeway_files::{PageFile, PagePart};
 use edgeway_routes::values::{Template, Values};
@@ -36,7 +36,7 @@ const KEPT: [HeaderName; 6] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// The compiled filter.
+/// The compiled filter, which the proxy also asks for what takes the place of a response.
 #[derive(Debug)]
 pub struct ErrorPages {
     /// Single statuses before classes.
@@ -49,13 +49,6 @@ pub struct ErrorPages {
 
 /// Mark of a request whose built-in page is HTML, whatever its client prefers.
 pub struct HtmlPage;
-
-/// Upstreams and routes that have pages, with the places of their names.
-#[derive(Debug)]
-pub struct PageSources {
-    pub upstreams: Box<[(Arc<str>, Place)]>,
-    pub routes: Box<[(Arc<str>, Place)]>,
-}
 
 /// A page, and the statuses that it is for.
 #[derive(Debug)]
@@ -101,11 +94,12 @@ impl FilterKind for ErrorPages {
 }
 
 impl Filter for ErrorPages {
-    fn phases(&self) -> Phases {
-        if self.intercepts {
-            Phases::ERROR | Phases::RESPONSE | Phases::RESPONSE_BODY
-        } else {
-            Phases::ERROR
+    fn traits(self: Arc<Self>) -> Traits {
+        let theirs = (Phases::RESPONSE | Phases::RESPONSE_BODY).when(self.intercepts);
+        Traits {
+            body_slot: Some(TypeId::of::<Replaced>()),
+            extension: Some(Arc::clone(&self) as _),
+            ..Traits::new(Phases::ERROR | theirs)
         }
     }
 
@@ -233,74 +227,6 @@ impl Filter for ErrorPages {
         }
     }
 
-    fn ignores_body(&self, ex: &Exchange<'_>) -> bool {
-        ex.facts.slot::<Replaced>().is_none()
-    }
-
-    fn replaces_errors(&self) -> bool {
-        self.intercepts
-    }
-
-    fn may_intercept(&self) -> bool {
-        self.intercepts && !self.pages.is_empty()
-    }
-
-    fn intercept(
-        &self,
-        ex: &mut Exchange<'_>,
-        status: StatusCode,
-        headers: &HeaderMap,
-        is_bare: bool,
-    ) -> Option<Box<Reply>> {
-        let page = self.page(status, &ex.head.headers)?;
-        let is_replied = match &page.content {
-            Content::Upstream(_) => true,
-            Content::Body(..) | Content::Text(..) | Content::File(..) => {
-                is_bare && !ex.facts.is_page()
-            }
-            Content::Redirect(_) | Content::Route(_) => false,
-        };
-        is_replied.then(|| Box::new(page_in_place_of(status, headers)))
-    }
-
-    fn has_page_routes(&self) -> bool {
-        let mut pages = self.pages.iter();
-        pages.any(|page| matches!(page.content, Content::Route(_)))
-    }
-
-    fn page_route(
-        &self,
-        ex: &Exchange<'_>,
-        status: StatusCode,
-        is_of_backend: bool,
-    ) -> Option<RouteRequest> {
-        if ex.facts.is_page() || (is_of_backend && !self.intercepts) {
-            return None;
-        }
-        let page = self.page(status, &ex.head.headers)?;
-        match &page.content {
-            Content::Route(route) => Some(route.request(page, ex, status)),
-            _ => None,
-        }
-    }
-
-    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        let sources = self.pages.iter().filter_map(|page| match &page.content {
-            Content::Upstream(source) => Some(source.named()),
-            _ => None,
-        });
-        let routes = self.pages.iter().filter_map(|page| match &page.content {
-            Content::Route(route) => route.named(),
-            _ => None,
-        });
-        let pages = PageSources {
-            upstreams: sources.collect(),
-            routes: routes.collect(),
-        };
-        let is_empty = pages.upstreams.is_empty() && pages.routes.is_empty();
-        (!is_empty).then(|| Arc::new(pages) as _)
-    }
-
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
         let ranges = self.pages.iter().map(|page| {
             let range = match page.last - page.first {
@@ -308,7 +234,7 @@ impl Filter for ErrorPages {
                 _ => format!("{}xx", page.first / 100),
             };
             match &page.content {
-                Content::Upstream(source) => format!("{range} of upstream {}", source.upstream()),
+                Content::Upstream(source) => format!("{range} of upstream {}", source.upstream),
                 Content::Route(PageRoute::Named(name, _)) => format!("{range} of route {name}"),
                 _ => range,
             }
@@ -330,6 +256,73 @@ impl Filter for ErrorPages {
 }
 
 impl ErrorPages {
+    /// Returns true if error responses of backends are replaced too.
+    pub fn intercepts(&self) -> bool {
+        self.intercepts
+    }
+
+    /// Returns a reply in place of an error response of a backend, before a cache stores it.
+    /// `is_bare`: the response has no body, and gets none from the filters of bodies.
+    pub fn reply_in_place_of(
+        &self,
+        ex: &Exchange<'_>,
+        status: StatusCode,
+        headers: &HeaderMap,
+        is_bare: bool,
+    ) -> Option<Reply> {
+        if !self.intercepts {
+            return None;
+        }
+        let page = self.page(status, &ex.head.headers)?;
+        let is_replied = match &page.content {
+            Content::Upstream(_) => true,
+            Content::Body(..) | Content::Text(..) | Content::File(..) => {
+                is_bare && !ex.facts.is_page()
+            }
+            Content::Redirect(_) | Content::Route(_) => false,
+        };
+        is_replied.then(|| page_in_place_of(status, headers))
+    }
+
+    /// Returns true if routes have pages.
+    pub fn has_page_routes(&self) -> bool {
+        let mut pages = self.pages.iter();
+        pages.any(|page| matches!(page.content, Content::Route(_)))
+    }
+
+    /// Returns the route that has the page of an error, which a backend sent or the gateway itself.
+    pub fn page_route(
+        &self,
+        ex: &Exchange<'_>,
+        status: StatusCode,
+        is_of_backend: bool,
+    ) -> Option<RouteRequest> {
+        if ex.facts.is_page() || (is_of_backend && !self.intercepts) {
+            return None;
+        }
+        let page = self.page(status, &ex.head.headers)?;
+        match &page.content {
+            Content::Route(route) => Some(route.request(page, ex, status)),
+            _ => None,
+        }
+    }
+
+    /// Returns the upstreams that have pages, with the places of their names.
+    pub fn page_upstreams(&self) -> impl Iterator<Item = (&Arc<str>, Place)> {
+        self.pages.iter().filter_map(|page| match &page.content {
+            Content::Upstream(source) => Some((&source.upstream, source.place)),
+            _ => None,
+        })
+    }
+
+    /// Returns the routes that are named for pages, with the places of their names.
+    pub fn named_routes(&self) -> impl Iterator<Item = (&Arc<str>, Place)> {
+        self.pages.iter().filter_map(|page| match &page.content {
+            Content::Route(PageRoute::Named(name, place)) => Some((name, *place)),
+            _ => None,
+        })
+    }
+
     /// Returns the page for a response with this status to a request with these headers.
     fn page(&self, status: StatusCode, request: &HeaderMap) -> Option<&ErrorPage> {
         let status = status.as_u16();

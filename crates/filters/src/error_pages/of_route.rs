@@ -41,11 +41,4 @@ impl PageRoute {
             kept: Vec::new(),
         }
     }
-
-    pub(super) fn named(&self) -> Option<(Arc<str>, Place)> {
-        match self {
-            Self::Named(name, place) => Some((Arc::clone(name), *place)),
-            Self::Path(_) => None,
-        }
-    }
 }

@@ -81,14 +81,6 @@ impl PageSource {
             status,
         });
     }
-
-    pub(super) fn upstream(&self) -> &str {
-        &self.upstream
-    }
-
-    pub(super) fn named(&self) -> (Arc<str>, Place) {
-        (Arc::clone(&self.upstream), self.place)
-    }
 }
 
 /// Returns the built-in page in place of an error response with these headers, for the case that

@@ -21,8 +21,8 @@ use edgeway_base::{
     trace_context::TRACEPARENT,
 };
 use edgeway_core::chain::{
-    AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-    Refusal, RequestChanges, Verdict, host::public_host,
+    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard,
+    Outcome, Phases, Refusal, RequestChanges, Traits, Verdict, host::public_host,
 };
 use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
@@ -115,25 +115,15 @@ impl FilterKind for ForwardAuth {
 }
 
 impl Filter for ForwardAuth {
-    fn phases(&self) -> Phases {
-        let request = Phases::REQUEST.asynchronous();
-        if self.copied.is_empty() {
-            request
-        } else {
-            request | Phases::UPSTREAM
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Access,
+            own_headers: self.own.as_slice().to_vec(),
+            credential_headers: self.sent.to_vec(),
+            request_changes: RequestChanges::names(self.own.names().cloned()),
+            ..Traits::new(Phases::UPSTREAM.when(!self.copied.is_empty()))
         }
-    }
-
-    fn own_headers(&self) -> &[HeaderName] {
-        self.own.as_slice()
-    }
-
-    fn credential_headers(&self) -> Vec<HeaderName> {
-        self.sent.to_vec()
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
+        .waiting(Phases::REQUEST, self)
     }
 
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
@@ -149,6 +139,19 @@ impl Filter for ForwardAuth {
         lines
     }
 
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        self.own.strip(headers);
+        if let Some(VerdictHeaders(allowed)) = ex.facts.slot() {
+            for (name, values) in self.copied.iter().zip(&allowed.copied) {
+                for value in values {
+                    headers.append(name, value.clone());
+                }
+            }
+        }
+    }
+}
+
+impl AsyncFilter for ForwardAuth {
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let Some(question) = self.question(ex) else {
@@ -179,21 +182,6 @@ impl Filter for ForwardAuth {
             }
             self.conclude(ex, verdict)
         })
-    }
-
-    fn request_changes(&self) -> RequestChanges {
-        RequestChanges::names(self.own.names().cloned())
-    }
-
-    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        self.own.strip(headers);
-        if let Some(VerdictHeaders(allowed)) = ex.facts.slot() {
-            for (name, values) in self.copied.iter().zip(&allowed.copied) {
-                for value in values {
-                    headers.append(name, value.clone());
-                }
-            }
-        }
     }
 }
 

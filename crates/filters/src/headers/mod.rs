@@ -7,10 +7,12 @@ mod lookup_tests;
 #[cfg(test)]
 mod tests;
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use edgeway_config::model::StatusSet;
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges};
+use edgeway_core::chain::{
+    CompileContext, Exchange, Filter, FilterKind, HeaderUse, Phases, RequestChanges, Traits,
+};
 use edgeway_routes::values::Template;
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
@@ -57,22 +59,7 @@ impl FilterKind for Headers {
 }
 
 impl Filter for Headers {
-    fn phases(&self) -> Phases {
-        let mut phases = Phases::NONE;
-        if !self.request.is_empty() {
-            phases = phases | Phases::UPSTREAM;
-        }
-        if self.changes_responses() {
-            phases = phases | Phases::RESPONSE;
-        }
-        phases
-    }
-
-    fn needs_every_header(&self) -> bool {
-        self.changes_responses()
-    }
-
-    fn request_changes(&self) -> RequestChanges {
+    fn traits(self: Arc<Self>) -> Traits {
         let Changes {
             remove,
             remove_prefixes,
@@ -80,15 +67,18 @@ impl Filter for Headers {
             add,
         } = &*self.request;
         let written = set.iter().chain(add).map(|(name, _)| name);
-        RequestChanges::Only {
-            names: remove.iter().chain(written).cloned().collect(),
-            prefixes: remove_prefixes.to_vec(),
+        let upstream = Phases::UPSTREAM.when(!self.request.is_empty());
+        let response = Phases::RESPONSE.when(self.changes_responses());
+        Traits {
+            response_headers: HeaderUse::Others,
+            request_changes: RequestChanges::Only {
+                names: remove.iter().chain(written).cloned().collect(),
+                prefixes: remove_prefixes.to_vec(),
+            },
+            // Placeholders of these changes are part of the cache key.
+            extension: Some(Arc::clone(&self.request) as _),
+            ..Traits::new(upstream | response)
         }
-    }
-
-    /// Returns the changes of requests, whose placeholders are part of the cache key.
-    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::clone(&self.request) as _)
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

@@ -8,7 +8,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use edgeway_core::{
-    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict},
+    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict},
     limits::key::KeyList,
 };
 use http::StatusCode;
@@ -41,24 +41,12 @@ impl FilterKind for InFlight {
 }
 
 impl Filter for InFlight {
-    fn phases(&self) -> Phases {
-        if self.waits_for_identity() {
-            Phases::REQUEST | Phases::AUTHORIZED
-        } else {
-            Phases::REQUEST
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Limit,
+            guard_alone: Some(Arc::new(GuardLimits(Arc::clone(&self)))),
+            ..Traits::new(Phases::REQUEST | Phases::AUTHORIZED.when(self.waits_for_identity()))
         }
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Limit
-    }
-
-    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(GuardLimits(Self {
-            counts: Arc::clone(&self.counts),
-            max: self.max,
-            per_key: self.per_key.clone(),
-        })))
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
@@ -130,7 +118,7 @@ impl InFlight {
 }
 
 /// Limits of a route for requests that another route takes.
-struct GuardLimits(InFlight);
+struct GuardLimits(Arc<InFlight>);
 
 /// Permits that a request holds on routes that did not take it.
 #[derive(Default)]
@@ -139,12 +127,11 @@ struct GuardPermits(Vec<AnyPermit>);
 type AnyPermit = (RoutePermit, Option<KeyPermit>);
 
 impl Filter for GuardLimits {
-    fn phases(&self) -> Phases {
-        Phases::AUTHORIZED
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Limit
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Limit,
+            ..Traits::new(Phases::AUTHORIZED)
+        }
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {

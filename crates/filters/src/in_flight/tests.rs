@@ -18,7 +18,7 @@ use super::{InFlight, PerKey, counts::Counts};
 
 /// A route under test, and its requests.
 struct Route {
-    filter: InFlight,
+    filter: Arc<InFlight>,
     metrics: Metrics,
     head: RequestHeader,
 }
@@ -32,14 +32,14 @@ fn key(yaml: &str) -> KeyList {
 fn route(max: Option<u32>, per_key: Option<(u32, &str)>) -> Route {
     let metrics = Metrics::default();
     Route {
-        filter: InFlight {
+        filter: Arc::new(InFlight {
             counts: Arc::new(Counts::new(&metrics, "r")),
             max,
             per_key: per_key.map(|(max, yaml)| {
                 let key = key(yaml);
                 Arc::new(PerKey { max, key })
             }),
-        },
+        }),
         metrics,
         head: RequestHeader::build("GET", b"/", None).unwrap(),
     }
@@ -62,10 +62,8 @@ impl Route {
                 ..Identity::default()
             };
         }
-        let wants_more = self
-            .filter
-            .phases()
-            .wants(edgeway_core::chain::Phase::Authorized);
+        let phases = Arc::clone(&self.filter).traits().phases;
+        let wants_more = phases.wants(edgeway_core::chain::Phase::Authorized);
         if matches!(verdict, Verdict::Next) && wants_more {
             verdict = self.filter.on_authorized(&mut ex);
         }
@@ -140,11 +138,11 @@ fn a_changed_limit_counts_requests_in_flight() {
     let in_flight = [old.begin(A, None).unwrap(), old.begin(A, None).unwrap()];
     // A reload does the same: it makes another filter over the same counts.
     let new = Route {
-        filter: InFlight {
+        filter: Arc::new(InFlight {
             counts: Arc::clone(&old.filter.counts),
             max: Some(2),
             per_key: None,
-        },
+        }),
         ..route(None, None)
     };
     assert_eq!(new.begin(A, None).err(), Some("in_flight"));

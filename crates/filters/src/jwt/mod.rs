@@ -22,8 +22,8 @@ use std::{
 
 use edgeway_base::{clock::Clock, gateway_headers::GatewayHeaders, recent_values::RecentValues};
 use edgeway_core::chain::{
-    AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-    Refusal, RequestChanges, Verdict,
+    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard,
+    Outcome, Phases, Refusal, RequestChanges, Traits, Verdict,
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -123,37 +123,26 @@ impl FilterKind for Jwt {
 }
 
 impl Filter for Jwt {
-    fn phases(&self) -> Phases {
-        let request = match self.keys {
-            Keys::Fixed(_) => Phases::REQUEST,
-            // Keys may still be in flight.
-            Keys::Remote { .. } => Phases::REQUEST.asynchronous(),
-        };
-        let changes = !self.names.is_empty() || self.strip == TokenRemoval::Everywhere;
-        if changes {
-            request | Phases::UPSTREAM
-        } else {
-            request
-        }
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
-    }
-
-    fn dropped_queries(&self) -> &[Box<str>] {
-        &self.dropped
-    }
-
-    fn own_headers(&self) -> &[HeaderName] {
-        self.own.as_slice()
-    }
-
-    fn credential_headers(&self) -> Vec<HeaderName> {
-        self.sources
+    fn traits(self: Arc<Self>) -> Traits {
+        let strips = self.strip == TokenRemoval::Everywhere;
+        let changes = strips || !self.names.is_empty();
+        // Keys may still be in flight.
+        let waits = matches!(self.keys, Keys::Remote { .. });
+        let credentials: Vec<HeaderName> = self
+            .sources
             .iter()
             .filter_map(TokenSource::header)
-            .collect()
+            .collect();
+        let stripped = credentials.iter().filter(|_| strips);
+        Traits {
+            guard: Guard::Access,
+            dropped_queries: self.dropped.to_vec(),
+            own_headers: self.own.as_slice().to_vec(),
+            request_changes: RequestChanges::names(stripped.chain(self.own.names()).cloned()),
+            credential_headers: credentials,
+            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM.when(changes))
+        }
+        .waiting(Phases::REQUEST.when(waits), self)
     }
 
     fn explain(&self, _ex: &Exchange<'_>) -> Vec<String> {
@@ -192,29 +181,6 @@ impl Filter for Jwt {
         self.conclude(ex, judged)
     }
 
-    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(async move {
-            let token = match self.find(ex) {
-                Ok(token) => token,
-                Err(problem) => return self.refuse(ex, problem),
-            };
-            let judged = match &self.keys {
-                Keys::Fixed(keys) => self.judge(&token, keys, 0).into(),
-                Keys::Remote { jwks, stale } => self.judge_remote(&token, jwks, *stale).await,
-            };
-            self.conclude(ex, judged)
-        })
-    }
-
-    fn request_changes(&self) -> RequestChanges {
-        let stripped = match self.strip {
-            TokenRemoval::Everywhere => &*self.sources,
-            TokenRemoval::Query | TokenRemoval::Nowhere => &[],
-        };
-        let stripped = stripped.iter().filter_map(TokenSource::header);
-        RequestChanges::names(stripped.chain(self.own.names().cloned()))
-    }
-
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         if self.strip == TokenRemoval::Everywhere {
             for source in &self.sources {
@@ -229,6 +195,22 @@ impl Filter for Jwt {
                 }
             }
         }
+    }
+}
+
+impl AsyncFilter for Jwt {
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let token = match self.find(ex) {
+                Ok(token) => token,
+                Err(problem) => return self.refuse(ex, problem),
+            };
+            let judged = match &self.keys {
+                Keys::Fixed(keys) => self.judge(&token, keys, 0).into(),
+                Keys::Remote { jwks, stale } => self.judge_remote(&token, jwks, *stale).await,
+            };
+            self.conclude(ex, judged)
+        })
     }
 }
 

@@ -4,8 +4,10 @@ mod config;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -32,12 +34,11 @@ impl FilterKind for Methods {
 }
 
 impl Filter for Methods {
-    fn phases(&self) -> Phases {
-        Phases::REQUEST
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Access
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            guard: Guard::Access,
+            ..Traits::new(Phases::REQUEST)
+        }
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -23,7 +23,6 @@ mod settings;
 mod tests;
 
 use std::{
-    any::Any,
     borrow::Cow,
     future::ready,
     pin::Pin,
@@ -38,8 +37,9 @@ use edgeway_base::{
     target::Slashes,
 };
 use edgeway_core::chain::{
-    BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, KeyBuilder, LateFields,
-    LoggedRequest, Phase, Phases, Reply, ReplyBody, RequestTrace, Verdict, host::public_host,
+    AsyncFilter, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, HeaderUse,
+    KeyBuilder, LateFields, LoggedRequest, Phase, Phases, Reply, ReplyBody, RequestTrace, Traits,
+    Verdict, host::public_host,
 };
 use edgeway_net::tasks::Tasks;
 use edgeway_script::{
@@ -115,84 +115,86 @@ impl FilterKind for Plugins {
 }
 
 impl Filter for Plugins {
-    fn phases(&self) -> Phases {
-        let mut phases = Phases::NONE;
+    fn traits(self: Arc<Self>) -> Traits {
+        let (mut phases, mut waiting) = (Phases::NONE, Phases::NONE);
         for each in self.uses.iter() {
-            let asks = [Hook::Request, Hook::CacheKey, Hook::Route];
-            if asks.iter().any(|hook| each.plugin.has(*hook)) {
-                phases = phases | Phases::UPSTREAM | Phases::CACHE_KEY | Phases::RESPONSE;
-            }
-            if asks.iter().any(|hook| each.plugin.has(*hook)) || each.body.is_some() {
-                phases = phases
-                    | if each.after_auth {
-                        Phases::AUTHORIZED.asynchronous()
-                    } else {
-                        Phases::REQUEST.asynchronous()
-                    };
-            }
-            if each.plugin.has(Hook::Route) {
-                phases = phases | Phases::ROUTE;
-            }
-            let has = |hook, phase: Phases| {
-                if each.plugin.has(hook) {
-                    phase.asynchronous()
-                } else {
-                    Phases::NONE
-                }
-            };
-            phases = phases
-                | has(Hook::UpstreamRequest, Phases::UPSTREAM)
-                | has(Hook::UpstreamResponse, Phases::UPSTREAM_RESPONSE)
-                | has(Hook::Error, Phases::ERROR)
-                | has(Hook::Response, Phases::RESPONSE)
-                | has(Hook::Log, Phases::LOG);
+            phases = phases | each.phases();
+            waiting = waiting | each.phases_of_waiting();
         }
-        phases
-    }
-
-    fn guard(&self) -> Guard {
-        if self.uses.iter().any(|each| each.is_guard) {
-            Guard::Access
-        } else {
-            Guard::None
-        }
-    }
-
-    fn own_headers(&self) -> &[HeaderName] {
-        &self.own
-    }
-
-    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(Self {
+        let is_guard = self.uses.iter().any(|each| each.is_guard);
+        let guards = Self {
             uses: Arc::clone(&self.uses),
             whose: PluginSelection::Guards,
             own: Arc::clone(&self.own),
-        }))
-    }
-
-    fn is_selective(&self) -> bool {
+        };
         let chooses = |each: &RoutePlugin| !each.matcher.is_for_all() || each.plugin.has_matcher();
-        self.uses.iter().all(chooses)
+        // Headers that a plugin adds to the response, such as a policy with a nonce, replace those that
+        // other filters would add.
+        let adds =
+            |each: &RoutePlugin| each.plugin.has(Hook::Request) || each.plugin.has(Hook::Response);
+        // Changes of `onRequest` are part of the key. Of later ones the plugin itself says what
+        // matters.
+        let says_key = |each: &RoutePlugin| {
+            !each.plugin.has(Hook::UpstreamRequest) || each.plugin.has(Hook::CacheKey)
+        };
+        Traits {
+            guard: if is_guard { Guard::Access } else { Guard::None },
+            guard_alone: Some(Arc::new(guards)),
+            is_selective: self.uses.iter().all(chooses),
+            response_headers: if self.uses.iter().any(adds) {
+                HeaderUse::Others
+            } else {
+                HeaderUse::OwnOnly
+            },
+            own_headers: self.own.to_vec(),
+            is_keyed_without: self.uses.iter().all(says_key),
+            extension: Some(Arc::new(self.reports())),
+            ..Traits::new(phases)
+        }
+        .waiting(waiting, self)
     }
 
-    fn is_for(&self, ex: &Exchange<'_>) -> bool {
+    fn is_for(&self, ex: &Exchange<'_>, phase: Phase) -> bool {
+        if phase == Phase::Response {
+            let adds = |done: &PluginEffects| !done.response.is_empty();
+            return ex.facts.slot::<PluginEffects>().is_some_and(adds)
+                || self.first(Hook::Response, ex).is_some();
+        }
         self.uses.iter().any(|each| each.is_for(ex))
     }
 
-    fn needs_every_header(&self) -> bool {
-        // Headers that a plugin adds to the response, such as a policy with a nonce, replace those
-        // that other filters would add.
-        let adds = [Hook::Request, Hook::Response];
-        let mut uses = self.uses.iter();
-        uses.any(|each| adds.iter().any(|hook| each.plugin.has(*hook)))
+    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
+        apply_to_request(sent(ex), headers);
     }
 
-    fn needs_every_header_now(&self, ex: &Exchange<'_>) -> bool {
-        let adds = |done: &PluginEffects| !done.response.is_empty();
-        ex.facts.slot::<PluginEffects>().is_some_and(adds)
-            || self.first(Hook::Response, ex).is_some()
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        if let Some(done) = ex.facts.slot_mut::<PluginEffects>() {
+            apply(&std::mem::take(&mut done.response), &mut head.headers);
+        }
     }
 
+    fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
+        ex.facts.slot::<PluginEffects>()?.upstream.clone()
+    }
+
+    fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
+        if let Some(target) = &ex.facts.rewritten {
+            key.part("rewritten", target);
+        }
+        effects::put_keys(ex, key);
+    }
+
+    fn on_log(
+        &self,
+        ex: &Exchange<'_>,
+        _logged: &LoggedRequest<'_>,
+        late: &mut Option<LateFields>,
+    ) {
+        self.logged(ex, late);
+    }
+}
+
+impl AsyncFilter for Plugins {
     fn wants_body(&self, ex: &Exchange<'_>, phase: Phase) -> Option<usize> {
         let after_auth = phase == Phase::Authorized;
         let is_meant =
@@ -209,8 +211,8 @@ impl Filter for Plugins {
         all.filter_map(|each| each.body).max()
     }
 
-    fn extension(&self) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::new(self.reports()))
+    fn knows_request_changes(&self, ex: &Exchange<'_>) -> bool {
+        self.first(Hook::UpstreamRequest, ex).is_none()
     }
 
     fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
@@ -219,22 +221,6 @@ impl Filter for Plugins {
 
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         self.begin(ex, true)
-    }
-
-    fn knows_request_changes(&self, ex: &Exchange<'_>) -> bool {
-        self.first(Hook::UpstreamRequest, ex).is_none()
-    }
-
-    /// Changes of `onRequest` are part of the key. Of later ones the plugin itself says what matters.
-    fn is_keyed_without(&self) -> bool {
-        let says = |each: &RoutePlugin| {
-            !each.plugin.has(Hook::UpstreamRequest) || each.plugin.has(Hook::CacheKey)
-        };
-        self.uses.iter().all(says)
-    }
-
-    fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        apply_to_request(sent(ex), headers);
     }
 
     fn on_upstream_async<'a>(
@@ -271,12 +257,6 @@ impl Filter for Plugins {
         head: &'a mut response::Parts,
     ) -> BoxFuture<'a, ()> {
         Box::pin(self.run_on_response(ex, head, Hook::UpstreamResponse))
-    }
-
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if let Some(done) = ex.facts.slot_mut::<PluginEffects>() {
-            apply(&std::mem::take(&mut done.response), &mut head.headers);
-        }
     }
 
     fn on_response_async<'a>(
@@ -318,26 +298,6 @@ impl Filter for Plugins {
                 }
             }
         })
-    }
-
-    fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {
-        ex.facts.slot::<PluginEffects>()?.upstream.clone()
-    }
-
-    fn on_cache_key(&self, ex: &Exchange<'_>, key: &mut KeyBuilder) {
-        if let Some(target) = &ex.facts.rewritten {
-            key.part("rewritten", target);
-        }
-        effects::put_keys(ex, key);
-    }
-
-    fn on_log(
-        &self,
-        ex: &Exchange<'_>,
-        _logged: &LoggedRequest<'_>,
-        late: &mut Option<LateFields>,
-    ) {
-        self.logged(ex, late);
     }
 }
 
@@ -427,6 +387,31 @@ impl Future for PassFuture {
 }
 
 impl RoutePlugin {
+    /// Returns the phases in which the gateway's own part of the plugin runs.
+    fn phases(&self) -> Phases {
+        let has = |hook| self.plugin.has(hook);
+        let asks = has(Hook::Request) || has(Hook::CacheKey) || has(Hook::Route);
+        (Phases::UPSTREAM | Phases::CACHE_KEY | Phases::RESPONSE).when(asks)
+            | Phases::ROUTE.when(has(Hook::Route))
+            | Phases::LOG.when(has(Hook::Log))
+    }
+
+    /// Returns the phases in which JavaScript may run, for which a request waits.
+    fn phases_of_waiting(&self) -> Phases {
+        let has = |hook| self.plugin.has(hook);
+        let asks = has(Hook::Request) || has(Hook::CacheKey) || has(Hook::Route);
+        let begin = if self.after_auth {
+            Phases::AUTHORIZED
+        } else {
+            Phases::REQUEST
+        };
+        begin.when(asks || self.body.is_some())
+            | Phases::UPSTREAM.when(has(Hook::UpstreamRequest))
+            | Phases::UPSTREAM_RESPONSE.when(has(Hook::UpstreamResponse))
+            | Phases::ERROR.when(has(Hook::Error))
+            | Phases::RESPONSE.when(has(Hook::Response))
+    }
+
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
         let headers = changed(ex);
         let input = self.input(ex, headers, None);

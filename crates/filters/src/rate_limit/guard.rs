@@ -3,38 +3,29 @@
 
 use std::{ops::Range, sync::Arc};
 
-use edgeway_core::chain::{BoxFuture, Exchange, Filter, Guard, Phases, Verdict};
+use edgeway_core::chain::{
+    AsyncFilter, BoxFuture, Exchange, Filter, Guard, Phases, Traits, Verdict,
+};
 
 use super::{Charge, RateLimit, TakenUnits};
 
 /// All limits of a route, applied at once when the client's identity is known.
-pub(super) struct GuardLimits(RateLimit);
+pub(super) struct GuardLimits(pub(super) Arc<RateLimit>);
 
 impl GuardLimits {
-    pub(super) fn new(limits: &RateLimit) -> Self {
-        Self(RateLimit {
-            charges: Arc::clone(&limits.charges),
-            early: limits.early,
-            clock: limits.clock.clone(),
-        })
-    }
-
     fn all(&self) -> Range<usize> {
         0..self.0.charges.len()
     }
 }
 
 impl Filter for GuardLimits {
-    fn phases(&self) -> Phases {
-        if self.0.charges.iter().any(Charge::waits) {
-            Phases::AUTHORIZED.asynchronous()
-        } else {
-            Phases::AUTHORIZED
+    fn traits(self: Arc<Self>) -> Traits {
+        let waits = self.0.charges.iter().any(Charge::waits);
+        Traits {
+            guard: Guard::Limit,
+            ..Traits::new(Phases::AUTHORIZED)
         }
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Limit
+        .waiting(Phases::AUTHORIZED.when(waits), self)
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
@@ -43,7 +34,9 @@ impl Filter for GuardLimits {
         put_back(ex, own);
         outcome.into()
     }
+}
 
+impl AsyncFilter for GuardLimits {
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
         Box::pin(async move {
             let own = ex.facts.take::<TakenUnits>();

@@ -21,7 +21,8 @@ use std::{
 use edgeway_base::clock::Clock;
 use edgeway_core::{
     chain::{
-        BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Verdict,
+        AsyncFilter, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply,
+        Traits, Verdict,
     },
     limits::{
         gcra::Decision,
@@ -110,40 +111,26 @@ impl FilterKind for RateLimit {
 }
 
 impl Filter for RateLimit {
-    fn phases(&self) -> Phases {
+    fn traits(self: Arc<Self>) -> Traits {
         let waits = Charge::waits;
         let (early, late) = self.charges.split_at(self.early);
-        let round = |phase: Phases, charges: &[Charge], waits: bool| match charges {
-            [] => Phases::NONE,
-            _ if waits => phase.asynchronous(),
-            _ => phase,
-        };
+        let round_one = Phases::REQUEST.when(!early.is_empty());
+        let round_two = (Phases::AUTHORIZED | Phases::ERROR).when(!late.is_empty());
         let early_waits = early.iter().any(waits);
         // Units taken in the first round may have to be returned to Redis in the second.
         let late_waits = early_waits || late.iter().any(waits);
-        let mut phases = round(Phases::REQUEST, early, early_waits)
-            | round(Phases::AUTHORIZED, late, late_waits)
-            | round(Phases::ERROR, late, late_waits);
-        if self.writes_headers() {
-            phases = phases | Phases::RESPONSE;
+        let waiting = round_one.when(early_waits) | round_two.when(late_waits);
+        let headers = Phases::RESPONSE.when(self.writes_headers());
+        Traits {
+            guard: Guard::Limit,
+            guard_alone: Some(Arc::new(GuardLimits(Arc::clone(&self)))),
+            ..Traits::new(round_one | round_two | headers)
         }
-        phases
-    }
-
-    fn guard(&self) -> Guard {
-        Guard::Limit
-    }
-
-    fn guard_alone(&self) -> Option<Arc<dyn Filter>> {
-        Some(Arc::new(GuardLimits::new(self)))
+        .waiting(waiting, self)
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
         self.apply_at_once(self.round_one(), ex).into()
-    }
-
-    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(self.apply_waiting(self.round_one(), ex))
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
@@ -152,20 +139,39 @@ impl Filter for RateLimit {
         outcome.into()
     }
 
-    fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(async move {
-            let verdict = self.apply_waiting(self.round_two(), ex).await;
-            TakenUnits::of(ex).is_authorized = true;
-            verdict
-        })
-    }
-
     fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
         if is_unknown(ex, reply)
             && let Outcome::Refuse(refusal, _) = self.apply_at_once(self.round_two(), ex)
         {
             replace(reply, *refusal, ex);
         }
+    }
+
+    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        if let Some(taken) = ex.facts.slot::<TakenUnits>() {
+            self.write_headers(&taken.list, &mut head.headers);
+        }
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        let charges = self.charges.iter().enumerate();
+        charges
+            .map(|(index, charge)| charge.explain(ex, index < self.early))
+            .collect()
+    }
+}
+
+impl AsyncFilter for RateLimit {
+    fn on_request_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(self.apply_waiting(self.round_one(), ex))
+    }
+
+    fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
+        Box::pin(async move {
+            let verdict = self.apply_waiting(self.round_two(), ex).await;
+            TakenUnits::of(ex).is_authorized = true;
+            verdict
+        })
     }
 
     fn on_error_async<'a>(
@@ -180,19 +186,6 @@ impl Filter for RateLimit {
                 replace(reply, *refusal, ex);
             }
         })
-    }
-
-    fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if let Some(taken) = ex.facts.slot::<TakenUnits>() {
-            self.write_headers(&taken.list, &mut head.headers);
-        }
-    }
-
-    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
-        let charges = self.charges.iter().enumerate();
-        charges
-            .map(|(index, charge)| charge.explain(ex, index < self.early))
-            .collect()
     }
 }
 

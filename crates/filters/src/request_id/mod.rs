@@ -5,9 +5,11 @@ mod config;
 mod tests;
 mod traceparent;
 
+use std::sync::Arc;
+
 use edgeway_base::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
 use edgeway_core::chain::{
-    self, CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges, Verdict,
+    self, CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges, Traits, Verdict,
 };
 use http::{HeaderMap, HeaderName, response};
 
@@ -36,12 +38,15 @@ impl FilterKind for RequestId {
 }
 
 impl Filter for RequestId {
-    fn phases(&self) -> Phases {
-        let all = Phases::REQUEST | Phases::UPSTREAM;
-        if self.response {
-            all | Phases::RESPONSE
-        } else {
-            all
+    fn traits(self: Arc<Self>) -> Traits {
+        let mut changed = vec![self.header.clone()];
+        if self.traceparent {
+            changed.extend([TRACEPARENT, TRACESTATE]);
+        }
+        let response = Phases::RESPONSE.when(self.response);
+        Traits {
+            request_changes: RequestChanges::names(changed),
+            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM | response)
         }
     }
 
@@ -63,15 +68,6 @@ impl Filter for RequestId {
             trace.leave_headers();
         }
         Verdict::Next
-    }
-
-    fn request_changes(&self) -> RequestChanges {
-        let more = if self.traceparent {
-            vec![TRACEPARENT, TRACESTATE]
-        } else {
-            Vec::new()
-        };
-        RequestChanges::names(more.into_iter().chain([self.header.clone()]))
     }
 
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {

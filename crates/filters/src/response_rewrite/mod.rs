@@ -6,7 +6,9 @@ mod cookie;
 #[cfg(test)]
 mod tests;
 
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases};
+use std::sync::Arc;
+
+use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
 use http::{HeaderName, HeaderValue, header, response};
 use regex::Regex;
 
@@ -75,12 +77,11 @@ impl FilterKind for ResponseRewrite {
 }
 
 impl Filter for ResponseRewrite {
-    fn phases(&self) -> Phases {
-        Phases::UPSTREAM_RESPONSE
-    }
-
-    fn replaces_location(&self) -> bool {
-        self.location.is_some()
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits {
+            replaces_location: self.location.is_some(),
+            ..Traits::new(Phases::UPSTREAM_RESPONSE)
+        }
     }
 
     fn on_upstream_response(&self, _ex: &mut Exchange<'_>, head: &mut response::Parts) {

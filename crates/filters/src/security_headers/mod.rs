@@ -8,7 +8,7 @@ use std::{mem, sync::Arc};
 
 use edgeway_base::http::write_header_line;
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Phases, ReadyLines, Scheme,
+    CompileContext, Exchange, Filter, FilterKind, Phases, ReadyLines, Scheme, Traits,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
@@ -73,8 +73,8 @@ impl FilterKind for SecurityHeaders {
 }
 
 impl Filter for SecurityHeaders {
-    fn phases(&self) -> Phases {
-        Phases::RESPONSE
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(Phases::RESPONSE)
     }
 
     /// Merges the ready-made map of headers with the origin's: copying the map and moving the

@@ -4,10 +4,10 @@ mod config;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt::Write as _, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use edgeway_base::clock::Clock;
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases};
+use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
 use http::{HeaderName, HeaderValue, response};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -34,8 +34,8 @@ impl FilterKind for Timing {
 }
 
 impl Filter for Timing {
-    fn phases(&self) -> Phases {
-        Phases::RESPONSE
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(Phases::RESPONSE)
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {

@@ -7,7 +7,7 @@ mod tests;
 use std::{borrow::Cow, sync::Arc};
 
 use edgeway_config::{diagnostic::closest, tree::Spanned};
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases};
+use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
 use edgeway_routes::values::{Names, Template};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -106,8 +106,8 @@ impl FilterKind for UpstreamBy {
 }
 
 impl Filter for UpstreamBy {
-    fn phases(&self) -> Phases {
-        Phases::ROUTE
+    fn traits(self: Arc<Self>) -> Traits {
+        Traits::new(Phases::ROUTE)
     }
 
     fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {

@@ -12,7 +12,7 @@ mod fetch;
 use std::time::Duration;
 
 use bytes::Bytes;
-use edgeway_core::chain::{Body, Phase, Reply, ReplyBody, host::public_host, is_whole};
+use edgeway_core::chain::{Body, Exchange, Phase, Reply, ReplyBody, host::public_host, is_whole};
 use edgeway_filters::error_pages::{PageRequest, PageStatus, page_in_place_of};
 use edgeway_routes::Action;
 use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
@@ -105,18 +105,25 @@ fn replace(
     if response.status.as_u16() < 400 || grpc::is_call(&request.headers) {
         return Ok(());
     }
-    let (chain, mut ex) = ctx.exchange(request);
-    if let Some(mut to) = chain.page_route(&ex, response.status, true) {
+    let Some(pages) = context::error_pages(&ctx.gateway, ctx.route) else {
+        return Ok(());
+    };
+    let ex = Exchange {
+        head: request,
+        facts: &mut ctx.facts,
+    };
+    if let Some(mut to) = pages.page_route(&ex, response.status, true) {
         let reply = page_in_place_of(response.status, &response.headers);
         to.kept.clone_from(&reply.headers);
         ctx.reroute = Some(Box::new(to));
         ctx.reply = Some(Box::new(reply));
         return Err(Error::new_in(ErrorType::Custom(REASON)));
     }
-    let Some(reply) = chain.intercept(&mut ex, response.status, &response.headers, is_bare) else {
+    let reply = pages.reply_in_place_of(&ex, response.status, &response.headers, is_bare);
+    let Some(reply) = reply else {
         return Ok(());
     };
-    ctx.reply = Some(reply);
+    ctx.reply = Some(Box::new(reply));
     Err(Error::new_in(ErrorType::Custom(REASON)))
 }
 

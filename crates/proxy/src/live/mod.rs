@@ -234,7 +234,7 @@ impl Live {
 
     /// Counts a connection, or a request without a route, that was refused or failed.
     pub fn refuse(&self, reason: &'static str) {
-        self.gateway.load().fallback_metrics.refuse(reason);
+        self.gateway.load().fallback.metrics.refuse(reason);
     }
 
     /// Replaces the gateway from the next request on. Returns the number of the configuration.

@@ -1,5 +1,7 @@
 //! Locations of tokens, required claims, and the headers that backends and clients get.
 
+use std::sync::Arc;
+
 use edgeway_core::chain::{
     Exchange, Filter as _, RequestFacts,
     testkit::{FilterCheck, TestResponse},
@@ -209,5 +211,5 @@ fn explain_names_where_the_token_is_expected() {
             "its `role` is or contains \"a\" or \"b\"",
         ]
     );
-    assert_eq!(filter.dropped_queries(), [Box::from("t")]);
+    assert_eq!(Arc::new(filter).traits().dropped_queries, [Box::from("t")]);
 }
