@@ -89,7 +89,7 @@ mod tests {
             mut micros in proptest::collection::vec(250_u64..60_000_000, 1..200),
             quantile in 0.01_f64..1.0,
         ) {
-            let latencies = of(&micros);
+            let latencies = from_micros(&micros);
             micros.sort_unstable();
             #[expect(
                 clippy::cast_precision_loss, clippy::cast_possible_truncation,
@@ -108,7 +108,7 @@ mod tests {
             limit in 0_u64..70_000_000,
         ) {
             let slower = micros.iter().filter(|it| **it > limit).count() as u64;
-            prop_assert!(of(&micros).above(Duration::from_micros(limit)) <= slower);
+            prop_assert!(from_micros(&micros).above(Duration::from_micros(limit)) <= slower);
         }
     }
 }
