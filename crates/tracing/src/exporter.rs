@@ -12,12 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use edgeway_net::{fetch::Fetch, tasks::Tasks};
+use edgeway_net::tasks::Tasks;
 use http::HeaderMap;
 use log::{error, info, warn};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::{
     collector::Collector,
@@ -56,37 +55,7 @@ pub enum Transport {
 impl ExportSettings {
     /// Checks that a client can be made of the settings.
     pub fn check(&self) -> Result<(), String> {
-        match self.transport {
-            Transport::Grpc => self.grpc_endpoint().map(drop),
-            Transport::Http => self.fetch().map(drop),
-        }
-    }
-
-    fn is_tls(&self) -> bool {
-        self.endpoint.starts_with("https:")
-    }
-
-    fn tls(&self) -> ClientTlsConfig {
-        let tls = ClientTlsConfig::new();
-        match &self.ca {
-            Some(ca) => tls.ca_certificate(Certificate::from_pem(ca)),
-            None => tls.with_native_roots(),
-        }
-    }
-
-    pub(super) fn grpc_endpoint(&self) -> Result<Endpoint, String> {
-        let text = |error: tonic::transport::Error| crate::base::error::chain(&error);
-        let endpoint = Endpoint::from_shared(self.endpoint.clone()).map_err(text)?;
-        let endpoint = endpoint.timeout(self.timeout).connect_timeout(self.timeout);
-        if self.is_tls() {
-            endpoint.tls_config(self.tls()).map_err(text)
-        } else {
-            Ok(endpoint)
-        }
-    }
-
-    pub(super) fn fetch(&self) -> Result<Fetch, String> {
-        Fetch::with_ca(self.is_tls(), self.ca.as_deref())
+        Collector::new(self).map(drop)
     }
 
     pub(super) fn envelope(&self) -> Envelope {
@@ -225,18 +194,18 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) {
-        let mut collector = match Collector::new(&self.settings) {
+        let collector = match Collector::new(&self.settings) {
             Ok(collector) => collector,
             Err(error) => {
                 error!(endpoint = &*self.settings.endpoint, error; "traces cannot be exported");
                 return;
             }
         };
-        self.send_all(&mut collector).await;
+        self.send_all(&collector).await;
         self.set_failing(false);
     }
 
-    async fn send_all(&mut self, collector: &mut Collector) {
+    async fn send_all(&mut self, collector: &Collector) {
         let envelope = self.settings.envelope();
         let mut batch = EncodedSpans::default();
         loop {
@@ -299,7 +268,7 @@ impl Worker {
         is_changed
     }
 
-    async fn export(&mut self, collector: &mut Collector, request: Bytes, count: u64) {
+    async fn export(&mut self, collector: &Collector, request: Bytes, count: u64) {
         let sent = tokio::time::timeout(self.settings.timeout, collector.send(request)).await;
         let error = match sent {
             Ok(Ok(())) => {

@@ -4,9 +4,12 @@
 use std::fmt;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{
-    Algorithm as Rfc7518, DecodingKey,
-    crypto::{rust_crypto::DEFAULT_PROVIDER, verify},
+use ring::{
+    agreement::{self, ECDH_P256, ECDH_P384, EphemeralPrivateKey, agree_ephemeral},
+    error::Unspecified,
+    hmac,
+    rand::SystemRandom,
+    signature::{self as signatures, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,7 +22,7 @@ use x509_parser::{
 
 /// RFC 7518, 3.2: a key for HS256 has at least as many bits as its hash.
 const MIN_SECRET_LEN: usize = 32;
-/// RFC 7518, 3.3, and the range that the library can verify.
+/// RFC 7518, 3.3, and a bound on the time that one verification takes.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=4096;
 /// Maximum number of keys in one document.
 pub(super) const MAX_KEYS: usize = 64;
@@ -108,22 +111,29 @@ impl Algorithm {
         }
     }
 
-    fn library(self) -> Rfc7518 {
+    fn scheme(self) -> Scheme {
         match self {
-            Self::HS256 => Rfc7518::HS256,
-            Self::HS384 => Rfc7518::HS384,
-            Self::HS512 => Rfc7518::HS512,
-            Self::RS256 => Rfc7518::RS256,
-            Self::RS384 => Rfc7518::RS384,
-            Self::RS512 => Rfc7518::RS512,
-            Self::PS256 => Rfc7518::PS256,
-            Self::PS384 => Rfc7518::PS384,
-            Self::PS512 => Rfc7518::PS512,
-            Self::ES256 => Rfc7518::ES256,
-            Self::ES384 => Rfc7518::ES384,
-            Self::EdDSA => Rfc7518::EdDSA,
+            Self::HS256 => Scheme::Hmac(hmac::HMAC_SHA256),
+            Self::HS384 => Scheme::Hmac(hmac::HMAC_SHA384),
+            Self::HS512 => Scheme::Hmac(hmac::HMAC_SHA512),
+            Self::RS256 => Scheme::Rsa(&signatures::RSA_PKCS1_2048_8192_SHA256),
+            Self::RS384 => Scheme::Rsa(&signatures::RSA_PKCS1_2048_8192_SHA384),
+            Self::RS512 => Scheme::Rsa(&signatures::RSA_PKCS1_2048_8192_SHA512),
+            Self::PS256 => Scheme::Rsa(&signatures::RSA_PSS_2048_8192_SHA256),
+            Self::PS384 => Scheme::Rsa(&signatures::RSA_PSS_2048_8192_SHA384),
+            Self::PS512 => Scheme::Rsa(&signatures::RSA_PSS_2048_8192_SHA512),
+            Self::ES256 => Scheme::Curve(&signatures::ECDSA_P256_SHA256_FIXED),
+            Self::ES384 => Scheme::Curve(&signatures::ECDSA_P384_SHA384_FIXED),
+            Self::EdDSA => Scheme::Curve(&signatures::ED25519),
         }
     }
+}
+
+/// Computation that verifies signatures of an algorithm.
+enum Scheme {
+    Hmac(hmac::Algorithm),
+    Rsa(&'static RsaParameters),
+    Curve(&'static dyn VerificationAlgorithm),
 }
 
 impl Kind {
@@ -157,7 +167,15 @@ pub(super) struct Key {
     pub(super) kind: Kind,
     /// The only algorithm of the key, if its owner specifies one.
     only: Option<Algorithm>,
-    decoding: DecodingKey,
+    material: Material,
+}
+
+/// Numbers of a key.
+#[derive(Clone)]
+enum Material {
+    Secret(Vec<u8>),
+    Rsa(RsaPublicKeyComponents<Vec<u8>>),
+    Point(Vec<u8>),
 }
 
 /// Reason why a text is not a key, with a hint on the right form.
@@ -186,7 +204,25 @@ impl Key {
     /// Returns true if `signature` (encoded, as in the token) is a signature of `message` by this
     /// key.
     pub(super) fn verifies(&self, alg: Algorithm, message: &[u8], signature: &str) -> bool {
-        self.fits(alg) && verify(signature, message, &self.decoding, alg.library()).unwrap_or(false)
+        let Ok(signature) = URL_SAFE_NO_PAD.decode(signature) else {
+            return false;
+        };
+        self.fits(alg) && self.verify(alg, message, &signature).is_ok()
+    }
+
+    fn verify(&self, alg: Algorithm, message: &[u8], signature: &[u8]) -> Result<(), Unspecified> {
+        match (alg.scheme(), &self.material) {
+            (Scheme::Hmac(hash), Material::Secret(secret)) => {
+                hmac::verify(&hmac::Key::new(hash, secret), message, signature)
+            }
+            (Scheme::Rsa(parameters), Material::Rsa(key)) => {
+                key.verify(parameters, message, signature)
+            }
+            (Scheme::Curve(curve), Material::Point(point)) => {
+                signatures::UnparsedPublicKey::new(curve, point).verify(message, signature)
+            }
+            _ => Err(Unspecified),
+        }
     }
 
     /// Returns true if the key is for this algorithm.
@@ -199,12 +235,12 @@ impl Key {
         self.only.unwrap_or(self.kind.usual())
     }
 
-    fn of(kind: Kind, decoding: DecodingKey) -> Self {
+    fn of(kind: Kind, material: Material) -> Self {
         Self {
             kid: None,
             kind,
             only: None,
-            decoding,
+            material,
         }
     }
 
@@ -218,7 +254,7 @@ impl Key {
                 "create one with `openssl rand -hex 32`, and share it with the token issuer",
             ));
         }
-        Ok(Self::of(Kind::Secret, DecodingKey::from_secret(bytes)))
+        Ok(Self::of(Kind::Secret, Material::Secret(bytes.to_vec())))
     }
 
     fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
@@ -240,24 +276,33 @@ impl Key {
             let message = "the RSA key has an invalid exponent";
             return Err(KeyError::new(message, KINDS));
         }
-        let decoding = DecodingKey::from_rsa_raw_components(&modulus, &exponent);
-        Ok(Self::of(Kind::Rsa, decoding))
+        let (n, e) = (modulus, exponent);
+        let key = RsaPublicKeyComponents { n, e };
+        Ok(Self::of(Kind::Rsa, Material::Rsa(key)))
     }
 
-    /// Makes a key from a point on a curve, or a point of Ed25519.
+    /// Makes a key from an uncompressed point on a curve, or a point of Ed25519.
     fn point(kind: Kind, bytes: &[u8]) -> Result<Self, KeyError> {
-        let wrong = || KeyError::new("the key is not a point on its curve", KINDS);
-        let decoding = match kind {
-            Kind::P256 | Kind::P384 => DecodingKey::from_ec_der(bytes),
-            // The library would silently use the first 32 bytes.
-            Kind::Ed25519 if bytes.len() == 32 => DecodingKey::from_ed_der(bytes),
-            Kind::Ed25519 | Kind::Rsa | Kind::Secret => return Err(wrong()),
+        let is_point = match kind {
+            Kind::P256 => is_on(&ECDH_P256, bytes),
+            Kind::P384 => is_on(&ECDH_P384, bytes),
+            Kind::Ed25519 => bytes.len() == 32,
+            Kind::Rsa | Kind::Secret => false,
         };
-        let key = Self::of(kind, decoding);
-        let made = (DEFAULT_PROVIDER.verifier_factory)(&kind.usual().library(), &key.decoding);
-        made.map(|_| ()).map_err(|_| wrong())?;
-        Ok(key)
+        if !is_point {
+            let message = "the key is not an uncompressed point on its curve";
+            return Err(KeyError::new(message, KINDS));
+        }
+        Ok(Self::of(kind, Material::Point(bytes.to_vec())))
     }
+}
+
+/// Returns true if `bytes` is a point on the curve, which an agreement on a secret checks.
+fn is_on(curve: &'static agreement::Algorithm, bytes: &[u8]) -> bool {
+    let peer = agreement::UnparsedPublicKey::new(curve, bytes);
+    EphemeralPrivateKey::generate(curve, &SystemRandom::new())
+        .and_then(|own| agree_ephemeral(own, &peer, |_| ()))
+        .is_ok()
 }
 
 impl fmt::Debug for Key {

@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, HttpsConnectorBuilder};
@@ -34,7 +34,7 @@ use rustls_pki_types::{
 use tokio::time::timeout;
 use tower_service::Service;
 
-use self::one_connection::collect;
+use self::one_connection::{collect, collect_with_trailers};
 pub use self::one_connection::{exchange, exchange_for_success, exchange_in_pieces};
 
 const USER_AGENT: HeaderValue =
@@ -114,6 +114,15 @@ pub enum Schemes {
     HttpAndHttps,
 }
 
+/// Versions of HTTP that a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Versions {
+    /// HTTP/1.1, and HTTP/2 if the server chooses it in the TLS handshake.
+    Negotiated,
+    /// HTTP/2 alone, also without TLS.
+    Http2,
+}
+
 /// Connector that opens connections to the URL's host, or to one address for every host.
 #[derive(Clone, Debug)]
 struct Connector {
@@ -184,24 +193,34 @@ impl Fetch {
     }
 
     fn over(connector: HttpsConnector<Connector>) -> Self {
-        Self(
-            legacy::Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_max_idle_per_host(IDLE_CONNECTIONS)
-                .pool_idle_timeout(IDLE)
-                .build(connector),
-        )
+        Self(Self::builder().build(connector))
     }
 
-    /// Creates a client for HTTPS, or else for HTTP only. It trusts the CA certificates in the PEM
-    /// text `ca`, or else the system's.
-    pub fn with_ca(is_tls: bool, ca: Option<&[u8]>) -> Result<Self, String> {
+    fn builder() -> legacy::Builder {
+        let mut builder = legacy::Client::builder(TokioExecutor::new());
+        builder
+            .pool_timer(TokioTimer::new())
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_idle_timeout(IDLE);
+        builder
+    }
+
+    /// Creates a client for `url` that trusts the CA certificates in the PEM text `ca`, or else the
+    /// system's.
+    pub fn with_ca(url: &Uri, ca: Option<&[u8]>, versions: Versions) -> Result<Self, String> {
         let trust = match ca {
-            _ if !is_tls => Trust::Plain,
+            _ if url.scheme_str() != Some("https") => Trust::Plain,
             Some(pem) => Trust::Roots(Arc::new(roots_of(CertificateDer::pem_slice_iter(pem))?)),
             None => Trust::System,
         };
-        Self::new(&trust).map_err(|error| error.to_string())
+        let config = tls(&trust).map_err(|error| error.to_string())?;
+        if versions == Versions::Negotiated {
+            return Ok(Self::with_tls(config, Schemes::HttpAndHttps));
+        }
+        let builder = HttpsConnectorBuilder::new().with_tls_config(config);
+        let builder = builder.https_or_http().enable_http2();
+        let connector = builder.wrap_connector(Connector::new(None));
+        Ok(Self(Self::builder().http2_only(true).build(connector)))
     }
 
     /// Creates a client for `url` that trusts the CA certificates in the file `ca`, or else the
@@ -263,6 +282,21 @@ impl Fetch {
     ) -> Result<Response<Bytes>, FetchError> {
         self.exchange(request, deadline, async |_, body| {
             collect(body, longest).await
+        })
+        .await
+    }
+
+    /// Sends a request like [`Self::send_with_body`], and returns the trailers of the response in
+    /// place of its body.
+    pub async fn send_for_trailers(
+        &self,
+        request: Request<Bytes>,
+        deadline: Duration,
+        longest: usize,
+    ) -> Result<Response<HeaderMap>, FetchError> {
+        self.exchange(request, deadline, async |_, body| {
+            let body = collect_with_trailers(body, longest).await?;
+            Ok(body.trailers().cloned().unwrap_or_default())
         })
         .await
     }

@@ -4,7 +4,7 @@ use std::{ops::ControlFlow, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -113,13 +113,20 @@ async fn exchange_over<T>(
 
 /// Reads a whole body, which may have at most `longest` bytes.
 pub(super) async fn collect(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
+    Ok(collect_with_trailers(body, longest).await?.to_bytes())
+}
+
+/// Reads a whole body like [`collect`], and the trailers after it.
+pub(super) async fn collect_with_trailers(
+    body: Incoming,
+    longest: usize,
+) -> Result<Collected<Bytes>, FetchError> {
     let body = Limited::new(body, longest).collect().await;
-    let body = body.map_err(|error| {
+    body.map_err(|error| {
         if error.is::<LengthLimitError>() {
             FetchError::TooLong(longest)
         } else {
             FetchError::Broken(edgeway_base::error::chain(&*error))
         }
-    })?;
-    Ok(body.to_bytes())
+    })
 }

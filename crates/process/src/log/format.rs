@@ -1,10 +1,15 @@
 //! Formats of the process's own log: text for people, JSON and logfmt for programs. A record is one
 //! line in each, whatever a client put into it.
 
-use std::{borrow::Cow, io, time::SystemTime};
+use std::{
+    borrow::Cow,
+    io::{self, Write as _},
+    time::SystemTime,
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use edgeway_filters::access_log::put_json_text;
+use env_logger::fmt::{Formatter, default_kv_format};
 use log::{
     Record,
     kv::{self, Key, Value, VisitSource},
@@ -28,6 +33,27 @@ enum FieldValue {
     /// A number, `true` or `false`, in the same form everywhere.
     Plain(String),
     Text(String),
+}
+
+/// Writes a record as one line for people, with colours on a terminal.
+pub(super) fn write_text(
+    out: &mut Formatter,
+    record: &Record<'_>,
+    wall: SystemTime,
+) -> io::Result<()> {
+    let (time, level, target) = (time(wall), record.level(), record.target());
+    let style = out.default_level_style(level);
+    let message = record.args();
+    write!(
+        out,
+        "[{time} {style}{level:<5}{style:#} {target}] {message}"
+    )?;
+    default_kv_format(out, record.key_values())?;
+    writeln!(out)
+}
+
+fn time(wall: SystemTime) -> String {
+    DateTime::<Utc>::from(wall).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// Writes a record as one line of a format for programs.
@@ -68,10 +94,9 @@ pub(super) fn write(
 
 /// Returns the fields of a line, each name once.
 fn fields(record: &Record<'_>, wall: SystemTime) -> Vec<(String, FieldValue)> {
-    let time = DateTime::<Utc>::from(wall).to_rfc3339_opts(SecondsFormat::Millis, true);
     let level = record.level().as_str().to_ascii_lowercase();
     let message = record.args().to_string();
-    let texts = [time, level, record.target().to_owned(), message];
+    let texts = [time(wall), level, record.target().to_owned(), message];
     let own = OWN.into_iter().zip(texts);
     let mut fields = Fields(
         own.map(|(name, text)| (name.to_owned(), FieldValue::Text(text)))

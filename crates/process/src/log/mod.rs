@@ -56,14 +56,14 @@ pub fn init_with(format: LogFormat, level: &str) {
     let written = std::env::var("EDGEWAY_LOG");
     let style = std::env::var(env_logger::DEFAULT_WRITE_STYLE_ENV);
     let mut builder = env_logger::Builder::new();
+    let clock = Clock::machine();
     builder
         .parse_filters(&filters(written.as_deref().unwrap_or(level)))
         .parse_write_style(style.as_deref().unwrap_or_default())
-        .format_timestamp_millis();
-    if format != LogFormat::Text {
-        let clock = Clock::machine();
-        builder.format(move |out, record| format::write(out, format, record, clock.wall()));
-    }
+        .format(move |out, record| match format {
+            LogFormat::Text => format::write_text(out, record, clock.wall()),
+            LogFormat::Json | LogFormat::Logfmt => format::write(out, format, record, clock.wall()),
+        });
     let inner = builder.build();
     let filter = inner.filter();
     let logger = LOGGER.get_or_init(|| BoundedLogger::new(inner, format, Clock::machine()));
