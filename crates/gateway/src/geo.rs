@@ -30,7 +30,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> io::Result<Self> {
+    fn read(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
             changed: metadata.modified()?,
@@ -42,7 +42,7 @@ impl Stamp {
 impl Databases {
     fn get(&self, path: PathBuf) -> Result<Arc<Database>, String> {
         // Taken before reading: a file that is written meanwhile is read again the next time.
-        let stamp = Stamp::of(&path).map_err(|error| error.to_string())?;
+        let stamp = Stamp::read(&path).map_err(|error| error.to_string())?;
         let mut all = self.0.lock();
         all.retain(|_, (_, database)| database.strong_count() > 0);
         if let Some((known, database)) = all.get(&path)

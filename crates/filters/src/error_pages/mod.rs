@@ -36,7 +36,7 @@ const KEPT: [HeaderName; 6] = [
     header::WWW_AUTHENTICATE,
 ];
 
-/// The compiled filter, which the proxy also asks for what takes the place of a response.
+/// The compiled filter, which the proxy also asks for a replacement of a response.
 #[derive(Debug)]
 pub struct ErrorPages {
     /// Single statuses before classes.
