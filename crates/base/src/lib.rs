@@ -12,6 +12,7 @@ pub mod breaker;
 pub mod clock;
 pub mod credential;
 pub mod encoding;
+mod enum_table;
 pub mod error;
 pub mod evidence;
 pub mod expression;

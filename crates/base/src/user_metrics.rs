@@ -45,10 +45,12 @@ struct Family {
     series: HashMap<Vec<String>, Series>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UserKind {
-    Counter,
-    Histogram,
+crate::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum UserKind => name {
+        Counter = "counter",
+        Histogram = "histogram",
+    }
 }
 
 #[derive(Debug)]
@@ -143,15 +145,6 @@ impl UserMetrics {
         let state = self.state.lock();
         let series = state.families.values().flat_map(|f| f.series.values());
         series.flat_map(Series::collect).collect()
-    }
-}
-
-impl UserKind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Histogram => "histogram",
-        }
     }
 }
 

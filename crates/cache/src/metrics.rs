@@ -12,24 +12,15 @@ pub struct RouteCacheMetrics {
     revalidations: [IntCounter; Revalidation::ALL.len()],
 }
 
-/// Outcome of revalidating a stale response in the background.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Revalidation {
-    /// The revalidation began.
-    Begun,
-    /// The upstream's budget had no room for the revalidation: the stale response stays in use.
-    Postponed,
-}
-
-impl Revalidation {
-    const ALL: [Self; 2] = [Self::Begun, Self::Postponed];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Begun => "begun",
-            Self::Postponed => "postponed",
-        }
+edgeway_base::enum_table! {
+    /// Outcome of revalidating a stale response in the background.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub enum Revalidation => name {
+        /// The revalidation began.
+        Begun = "begun",
+        /// The upstream's budget had no room for the revalidation: the stale response stays in use.
+        Postponed = "postponed",
     }
 }
 

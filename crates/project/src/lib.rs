@@ -27,22 +27,13 @@ const VITE_PREVIEW_PORT: u16 = 4173;
 /// Paths of Next.js' WebSocket for hot module replacement, of newer and older versions.
 const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
 
-/// Kind of app as the configuration names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum App {
-    Nextjs,
-    Node,
-    None,
-}
-
-impl App {
-    /// Returns the value of `app` in the configuration.
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Nextjs => "nextjs",
-            Self::Node => "node",
-            Self::None => "none",
-        }
+edgeway_base::enum_table! {
+    /// Kind of app as the configuration names it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+    pub enum App => key {
+        Nextjs = "nextjs",
+        Node = "node",
+        None = "none",
     }
 }
 

@@ -17,13 +17,15 @@ const LOCK_FILES: [(&str, PackageManager); 6] = [
     ("npm-shrinkwrap.json", PackageManager::Npm),
 ];
 
-/// Program that installs the packages of a project and runs its scripts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PackageManager {
-    Npm,
-    Pnpm,
-    Yarn,
-    Bun,
+edgeway_base::enum_table! {
+    /// Program that installs the packages of a project and runs its scripts.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum PackageManager => name {
+        Npm = "npm",
+        Pnpm = "pnpm",
+        Yarn = "yarn",
+        Bun = "bun",
+    }
 }
 
 impl PackageManager {
@@ -34,15 +36,6 @@ impl PackageManager {
             .map(|(_, manager)| manager)
             .or_else(|| by_name(package?.manager()?))
             .unwrap_or(Self::Npm)
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Npm => "npm",
-            Self::Pnpm => "pnpm",
-            Self::Yarn => "yarn",
-            Self::Bun => "bun",
-        }
     }
 
     /// Returns the command line that runs a script; `folder` is the project's, unless it is the

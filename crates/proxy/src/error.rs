@@ -35,74 +35,89 @@ impl fmt::Display for LogText<'_> {
     }
 }
 
-/// Cause of a failed request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// The client left before its response was complete.
-    ClientGone,
-    /// The client sent something that is not valid HTTP, or that the gateway does not forward.
-    BadRequest,
-    /// The gateway does not support the request method.
-    Method,
-    /// The request line is too long.
-    LongLine,
-    /// A header has an invalid name, or is repeated where it must not be.
-    BadHeader,
-    /// The client sent an expectation that the gateway does not support.
-    Expectation,
-    /// The client did not read its response for too long.
-    SendTimeout,
-    /// The request body arrived too slowly.
-    BodyTimeout,
-    /// The gateway closed a WebSocket because it is going away.
-    GoingAway,
-    /// The request path is ambiguous.
-    BadPath,
-    /// The `Host` of the request is neither a valid name nor an address.
-    BadHost,
-    /// The request names another host than its connection. The name of the connection decided which
-    /// client certificates were requested.
-    WrongName,
-    /// The request headers are longer than the app accepts.
-    LongHead,
-    /// No route matches.
-    NoRoute,
-    /// The routes of the request lead to each other.
-    RouteLoop,
-    /// No route has the host of the request.
-    UnknownHost,
-    /// The route lacks `websocket: true`.
-    WebsocketOff,
-    /// The upstream that a filter chose cannot carry a WebSocket.
-    Upgrade,
-    /// The WebSocket request is not a valid handshake (RFC 6455, 4.2.1).
-    Handshake,
-    /// The WebSocket version is not supported.
-    WebsocketVersion,
-    /// No backend has an address yet.
-    NoBackend,
-    /// Every backend is at its limit, and the queue is full or the wait in it timed out.
-    Overload,
-    /// The connection to a backend failed.
-    Connect,
-    /// The connection failed, and all backends are out of rotation, so there was no other to try.
-    AllDown,
-    /// TLS with the backend failed.
-    Tls,
-    /// A backend closed its connection before its response was complete.
-    Reset,
-    /// The response of a backend is not valid HTTP.
-    BadResponse,
-    /// The response of a backend did not begin in time.
-    FirstByte,
-    /// The response of a backend stalled.
-    Idle,
-    /// The whole request took too long.
-    Total,
-    /// A file was written or cut off while it was sent, or could not be read to its end.
-    FileChanged,
-    /// Internal fault of the gateway.
-    Internal,
+// Sentences that several failures share.
+const BUSY: &str = "The site is busy right now. Please try again in a moment.";
+const UNREACHABLE: &str = "The site could not be reached. Please try again in a moment.";
+const SLOW: &str = "The site took too long to respond. Please try again in a moment.";
+const FAULT: &str = "Something went wrong on this server.";
+
+edgeway_base::enum_table! {
+    /// Cause of a failed request.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Failure => row: (u16, &'static str, &'static str) {
+        /// The client left before its response was complete.
+        ClientGone = (499, "client_gone", "The client closed the connection."),
+        /// The client sent something that is not valid HTTP, or that the gateway does not forward.
+        BadRequest = (400, "bad_request", "This server does not understand the request."),
+        /// The gateway does not support the request method.
+        Method = (405, "method", "The methods TRACE and CONNECT are not supported."),
+        /// The request line is too long.
+        LongLine = (414, "long_line", "The address of the request is too long."),
+        /// A header has an invalid name, or is repeated where it must not be.
+        BadHeader =
+            (400, "bad_header", "A header of the request has an invalid name, or occurs twice."),
+        /// The client sent an expectation that the gateway does not support.
+        Expectation = (417, "expectation", "Only the expectation `100-continue` is supported."),
+        /// The client did not read its response for too long.
+        SendTimeout =
+            (408, CloseReason::SendTimeout.reason(), "The client did not read its response."),
+        /// The request body arrived too slowly.
+        BodyTimeout =
+            (408, CloseReason::BodyTimeout.reason(), "The request took too long to arrive."),
+        /// The gateway closed a WebSocket because it is going away.
+        GoingAway = (503, CloseReason::GoingAway.reason(), "This server is shutting down."),
+        /// The request path is ambiguous.
+        BadPath = (400, "bad_path", "The address has characters that are not allowed."),
+        /// The `Host` of the request is neither a valid name nor an address.
+        BadHost = (400, "bad_host", "The request has no valid host."),
+        /// The request names another host than its connection. The name of the connection decided
+        /// which client certificates were requested.
+        WrongName =
+            (421, "wrong_name", "This connection is for another host name than the request."),
+        /// The request headers are longer than the app accepts.
+        LongHead = (431, "long_head", "The request's headers, including cookies, are too long."),
+        /// No route matches.
+        NoRoute = (404, "no_route", "There is nothing at this address."),
+        /// The routes of the request lead to each other.
+        RouteLoop = (500, "route_loop", "The routes of this address lead in a circle."),
+        /// No route has the host of the request.
+        UnknownHost = (421, "unknown_host", "There is no site of this name here."),
+        /// The route lacks `websocket: true`.
+        WebsocketOff =
+            (400, "websocket_off",
+            "This address does not accept WebSocket connections: its route lacks `websocket: true`."),
+        /// The upstream that a filter chose cannot carry a WebSocket.
+        Upgrade = (400, "upgrade", "This address does not accept WebSocket connections."),
+        /// The WebSocket request is not a valid handshake (RFC 6455, 4.2.1).
+        Handshake = (400, "websocket_handshake", "The WebSocket handshake is invalid."),
+        /// The WebSocket version is not supported.
+        WebsocketVersion = (426, "websocket_version", "Only WebSocket version 13 is supported."),
+        /// No backend has an address yet.
+        NoBackend = (503, "no_backend", BUSY),
+        /// Every backend is at its limit, and the queue is full or the wait in it timed out.
+        Overload = (503, "overload", BUSY),
+        /// The connection to a backend failed.
+        Connect = (502, "upstream_connect", UNREACHABLE),
+        /// The connection failed, and all backends are out of rotation, so there was no other to
+        /// try.
+        AllDown = (503, "upstream_down", UNREACHABLE),
+        /// TLS with the backend failed.
+        Tls = (502, "upstream_tls", UNREACHABLE),
+        /// A backend closed its connection before its response was complete.
+        Reset = (502, "upstream_reset", UNREACHABLE),
+        /// The response of a backend is not valid HTTP.
+        BadResponse = (502, "upstream_bad_answer", UNREACHABLE),
+        /// The response of a backend did not begin in time.
+        FirstByte = (504, "upstream_timeout", SLOW),
+        /// The response of a backend stalled.
+        Idle = (504, "upstream_idle", SLOW),
+        /// The whole request took too long.
+        Total = (504, "upstream_total_timeout", SLOW),
+        /// A file was written or cut off while it was sent, or could not be read to its end.
+        FileChanged = (500, FILE_CHANGED, FAULT),
+        /// Internal fault of the gateway.
+        Internal = (500, "internal", FAULT),
+    }
 }
 
 /// Reason word of [`Failure::FileChanged`], and the type of the error that it is read from.
@@ -114,152 +129,20 @@ pub(super) fn is_of_upstream(reason: &str) -> bool {
 }
 
 impl Failure {
-    #[cfg(test)]
-    const ALL: [Self; 32] = [
-        Self::ClientGone,
-        Self::BadRequest,
-        Self::Method,
-        Self::LongLine,
-        Self::BadHeader,
-        Self::Expectation,
-        Self::SendTimeout,
-        Self::BodyTimeout,
-        Self::GoingAway,
-        Self::BadPath,
-        Self::BadHost,
-        Self::WrongName,
-        Self::LongHead,
-        Self::NoRoute,
-        Self::RouteLoop,
-        Self::UnknownHost,
-        Self::WebsocketOff,
-        Self::Upgrade,
-        Self::Handshake,
-        Self::WebsocketVersion,
-        Self::NoBackend,
-        Self::Overload,
-        Self::Connect,
-        Self::AllDown,
-        Self::Tls,
-        Self::Reset,
-        Self::BadResponse,
-        Self::FirstByte,
-        Self::Idle,
-        Self::Total,
-        Self::FileChanged,
-        Self::Internal,
-    ];
-
     /// Returns the reason word used in log, metric and status page.
     pub fn reason(self) -> &'static str {
-        match self {
-            Self::ClientGone => "client_gone",
-            Self::BadRequest => "bad_request",
-            Self::Method => "method",
-            Self::LongLine => "long_line",
-            Self::BadHeader => "bad_header",
-            Self::Expectation => "expectation",
-            Self::SendTimeout => CloseReason::SendTimeout.reason(),
-            Self::BodyTimeout => CloseReason::BodyTimeout.reason(),
-            Self::GoingAway => CloseReason::GoingAway.reason(),
-            Self::BadPath => "bad_path",
-            Self::BadHost => "bad_host",
-            Self::WrongName => "wrong_name",
-            Self::LongHead => "long_head",
-            Self::NoRoute => "no_route",
-            Self::RouteLoop => "route_loop",
-            Self::UnknownHost => "unknown_host",
-            Self::WebsocketOff => "websocket_off",
-            Self::Upgrade => "upgrade",
-            Self::Handshake => "websocket_handshake",
-            Self::WebsocketVersion => "websocket_version",
-            Self::NoBackend => "no_backend",
-            Self::Overload => "overload",
-            Self::Connect => "upstream_connect",
-            Self::AllDown => "upstream_down",
-            Self::Tls => "upstream_tls",
-            Self::Reset => "upstream_reset",
-            Self::BadResponse => "upstream_bad_answer",
-            Self::FirstByte => "upstream_timeout",
-            Self::Idle => "upstream_idle",
-            Self::Total => "upstream_total_timeout",
-            Self::FileChanged => FILE_CHANGED,
-            Self::Internal => "internal",
-        }
+        self.row().1
     }
 
     /// Returns the status that is sent, or that is logged if nothing could be sent any more. A
     /// client that left is logged as 499, as nginx does.
     pub fn status(self) -> StatusCode {
-        match self {
-            Self::ClientGone => StatusCode::from_u16(499).expect("three digits"),
-            Self::BadRequest
-            | Self::BadPath
-            | Self::BadHost
-            | Self::BadHeader
-            | Self::WebsocketOff
-            | Self::Upgrade
-            | Self::Handshake => StatusCode::BAD_REQUEST,
-            Self::WebsocketVersion => StatusCode::UPGRADE_REQUIRED,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
-            Self::LongLine => StatusCode::URI_TOO_LONG,
-            Self::Expectation => StatusCode::EXPECTATION_FAILED,
-            Self::SendTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::LongHead => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::UnknownHost | Self::WrongName => StatusCode::MISDIRECTED_REQUEST,
-            Self::NoBackend | Self::Overload | Self::GoingAway | Self::AllDown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Connect | Self::Tls | Self::Reset | Self::BadResponse => StatusCode::BAD_GATEWAY,
-            Self::FirstByte | Self::Idle | Self::Total => StatusCode::GATEWAY_TIMEOUT,
-            Self::FileChanged | Self::Internal | Self::RouteLoop => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
-        }
-    }
-
-    /// Returns one sentence for the reader of the page.
-    fn detail(self) -> &'static str {
-        match self {
-            Self::ClientGone => "The client closed the connection.",
-            Self::BadRequest => "This server does not understand the request.",
-            Self::Method => "The methods TRACE and CONNECT are not supported.",
-            Self::LongLine => "The address of the request is too long.",
-            Self::BadHeader => "A header of the request has an invalid name, or occurs twice.",
-            Self::Expectation => "Only the expectation `100-continue` is supported.",
-            Self::SendTimeout => "The client did not read its response.",
-            Self::BodyTimeout => "The request took too long to arrive.",
-            Self::GoingAway => "This server is shutting down.",
-            Self::BadPath => "The address has characters that are not allowed.",
-            Self::BadHost => "The request has no valid host.",
-            Self::WrongName => "This connection is for another host name than the request.",
-            Self::LongHead => "The request's headers, including cookies, are too long.",
-            Self::NoRoute => "There is nothing at this address.",
-            Self::RouteLoop => "The routes of this address lead in a circle.",
-            Self::UnknownHost => "There is no site of this name here.",
-            Self::WebsocketOff => {
-                "This address does not accept WebSocket connections: its route lacks `websocket: true`."
-            }
-            Self::Upgrade => "This address does not accept WebSocket connections.",
-            Self::Handshake => "The WebSocket handshake is invalid.",
-            Self::WebsocketVersion => "Only WebSocket version 13 is supported.",
-            Self::NoBackend | Self::Overload => {
-                "The site is busy right now. Please try again in a moment."
-            }
-            Self::Connect | Self::AllDown | Self::Tls | Self::Reset | Self::BadResponse => {
-                "The site could not be reached. Please try again in a moment."
-            }
-            Self::FirstByte | Self::Idle | Self::Total => {
-                "The site took too long to respond. Please try again in a moment."
-            }
-            Self::FileChanged | Self::Internal => "Something went wrong on this server.",
-        }
+        StatusCode::from_u16(self.row().0).expect("three digits")
     }
 
     /// Returns the reply for the client.
     pub fn reply(self) -> Reply {
-        let reply = Reply::refuse(self.status(), self.reason()).detail(self.detail());
+        let reply = Reply::refuse(self.status(), self.reason()).detail(self.row().2);
         match self {
             Self::NoBackend | Self::Overload | Self::AllDown => {
                 reply.retry_after(Duration::from_secs(1))

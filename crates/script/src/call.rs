@@ -21,46 +21,23 @@ use crate::base::{
     trace_context::TraceContext,
 };
 
-/// Hooks that a plugin may export.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Hook {
-    Request,
-    CacheKey,
-    Route,
-    UpstreamRequest,
-    UpstreamResponse,
-    Response,
-    Error,
-    Log,
+edgeway_base::enum_table! {
+    /// Hooks that a plugin may export.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    pub enum Hook => name {
+        Request = "onRequest",
+        CacheKey = "onCacheKey",
+        Route = "onRoute",
+        UpstreamRequest = "onUpstreamRequest",
+        UpstreamResponse = "onUpstreamResponse",
+        Response = "onResponse",
+        Error = "onError",
+        Log = "onLog",
+    }
 }
 
 impl Hook {
-    pub const ALL: [Self; 8] = [
-        Self::Request,
-        Self::CacheKey,
-        Self::Route,
-        Self::UpstreamRequest,
-        Self::UpstreamResponse,
-        Self::Response,
-        Self::Error,
-        Self::Log,
-    ];
-
-    /// Returns the name under which a plugin exports this hook.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Request => "onRequest",
-            Self::CacheKey => "onCacheKey",
-            Self::Route => "onRoute",
-            Self::UpstreamRequest => "onUpstreamRequest",
-            Self::UpstreamResponse => "onUpstreamResponse",
-            Self::Response => "onResponse",
-            Self::Error => "onError",
-            Self::Log => "onLog",
-        }
-    }
-
     pub(super) fn bit(self) -> u8 {
         1 << self as u8
     }

@@ -17,44 +17,26 @@ pub struct Failure {
     pub stack: String,
 }
 
-/// Kind of a failure as a fixed word, for logs and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// Thrown exception or unusable return value.
-    Script,
-    /// CPU time limit exceeded.
-    Cpu,
-    /// Not finished in time.
-    Wall,
-    /// Still inside the engine after the time limit, holding a thread.
-    Stuck,
-    /// Heap full.
-    Memory,
-    /// Plugin could not be loaded.
-    Load,
+edgeway_base::enum_table! {
+    /// Kind of a failure as a fixed word, for logs and metrics.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum FailureKind => word {
+        /// Thrown exception or unusable return value.
+        Script = "script",
+        /// CPU time limit exceeded.
+        Cpu = "cpu",
+        /// Not finished in time.
+        Wall = "wall",
+        /// Still inside the engine after the time limit, holding a thread.
+        Stuck = "stuck",
+        /// Heap full.
+        Memory = "memory",
+        /// Plugin could not be loaded.
+        Load = "load",
+    }
 }
 
 impl FailureKind {
-    pub const ALL: [Self; 6] = [
-        Self::Script,
-        Self::Cpu,
-        Self::Wall,
-        Self::Stuck,
-        Self::Memory,
-        Self::Load,
-    ];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Script => "script",
-            Self::Cpu => "cpu",
-            Self::Wall => "wall",
-            Self::Stuck => "stuck",
-            Self::Memory => "memory",
-            Self::Load => "load",
-        }
-    }
-
     /// Returns true if the isolate cannot be trusted any more: it was interrupted midway.
     pub(super) fn is_fatal(self) -> bool {
         matches!(self, Self::Cpu | Self::Memory)

@@ -46,21 +46,14 @@ pub struct Problem {
     pub section: &'static str,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// Requests fail, or soon will.
-    Error,
-    /// Degraded, still serving.
-    Warning,
-}
-
-impl Severity {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-        }
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Severity => name {
+        /// Requests fail, or soon will.
+        Error = "error",
+        /// Degraded, still serving.
+        Warning = "warning",
     }
 }
 

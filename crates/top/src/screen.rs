@@ -17,38 +17,20 @@ const HISTORY: usize = 240;
 /// Rows that a key for a page moves.
 const PAGE: usize = 10;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pane {
-    Overview,
-    Routes,
-    Backends,
-    Instances,
-    Limits,
-    /// Plugins and certificates.
-    More,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Pane => title {
+        Overview = "Overview",
+        Routes = "Routes",
+        Backends = "Backends",
+        Instances = "Instances",
+        Limits = "Limits",
+        /// Plugins and certificates.
+        More = "More",
+    }
 }
 
 impl Pane {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Overview,
-        Self::Routes,
-        Self::Backends,
-        Self::Instances,
-        Self::Limits,
-        Self::More,
-    ];
-
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::Overview => "Overview",
-            Self::Routes => "Routes",
-            Self::Backends => "Backends",
-            Self::Instances => "Instances",
-            Self::Limits => "Limits",
-            Self::More => "More",
-        }
-    }
-
     fn at(self, offset: usize) -> Self {
         Self::ALL[(self as usize + offset) % Self::ALL.len()]
     }

@@ -59,25 +59,16 @@ pub struct Backend {
     pub(super) shared: Arc<Shared>,
 }
 
-/// Source through which a backend became part of its upstream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackendOrigin {
-    /// Written in the configuration.
-    File,
-    /// Resolved by DNS.
-    Dns,
-    /// Added at run time by an operator.
-    Added,
-}
-
-impl BackendOrigin {
-    /// Name in the status.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::File => "file",
-            Self::Dns => "dns",
-            Self::Added => "added",
-        }
+edgeway_base::enum_table! {
+    /// Source through which a backend became part of its upstream.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum BackendOrigin => as_str {
+        /// Written in the configuration.
+        File = "file",
+        /// Resolved by DNS.
+        Dns = "dns",
+        /// Added at run time by an operator.
+        Added = "added",
     }
 }
 

@@ -36,20 +36,13 @@ impl From<&EjectConfig> for EjectPolicy {
     }
 }
 
-/// Cause of an ejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Cause {
-    Refused,
-    Errors,
-}
-
-impl Cause {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Refused => "refused",
-            Self::Errors => "errors",
-        }
+edgeway_base::enum_table! {
+    /// Cause of an ejection.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub(super) enum Cause => as_str {
+        Refused = "refused",
+        Errors = "errors",
     }
 }
 

@@ -19,22 +19,14 @@ use super::{
     target::Target,
 };
 
-/// HTTP version used with backends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2 only.
-    H2,
-}
-
-impl Protocol {
-    /// Returns the name in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http1 => "http1",
-            Self::H2 => "h2",
-        }
+edgeway_base::enum_table! {
+    /// HTTP version used with backends.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Protocol => as_str {
+        /// HTTP/1.1.
+        Http1 = "http1",
+        /// HTTP/2 only.
+        H2 = "h2",
     }
 }
 

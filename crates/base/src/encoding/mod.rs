@@ -15,29 +15,20 @@ use serde::{Deserialize, Serialize};
 pub use self::encoder::{EncodeError, Encoder, encode};
 use super::http::{Weight, list_of, weighted};
 
-/// A content coding that the gateway can produce.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
-)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    Zstd,
-    Br,
-    Gzip,
+crate::enum_table! {
+    /// A content coding that the gateway can produce.
+    #[derive(
+        Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize, JsonSchema,
+    )]
+    #[serde(rename_all = "lowercase")]
+    pub enum Encoding => name {
+        Zstd = "zstd",
+        Br = "br",
+        Gzip = "gzip",
+    }
 }
 
 impl Encoding {
-    pub const ALL: [Self; 3] = [Self::Zstd, Self::Br, Self::Gzip];
-
-    /// Returns the coding's name in `Accept-Encoding` and `Content-Encoding`.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Zstd => "zstd",
-            Self::Br => "br",
-            Self::Gzip => "gzip",
-        }
-    }
-
     pub fn header_value(self) -> HeaderValue {
         HeaderValue::from_static(self.name())
     }

@@ -29,36 +29,24 @@ pub enum Served {
     Forward(Forward),
 }
 
-/// Reason why the request was forwarded to the origin (RFC 9211, 2.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forward {
-    /// The route does not use the cache for this request.
-    Bypass,
-    /// The semantics of the method require a request to the origin.
-    Method,
-    /// No response is stored for this target.
-    UriMiss,
-    /// A response is stored, but `Vary` selects none for this request.
-    VaryMiss,
-    /// A response is stored, but the request's directives do not allow its use.
-    Request,
-    /// A response is stored, but it is stale.
-    Stale,
-    /// Part of a response is stored.
-    Partial,
-}
-
-impl Forward {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Bypass => "bypass",
-            Self::Method => "method",
-            Self::UriMiss => "uri-miss",
-            Self::VaryMiss => "vary-miss",
-            Self::Request => "request",
-            Self::Stale => "stale",
-            Self::Partial => "partial",
-        }
+edgeway_base::enum_table! {
+    /// Reason why the request was forwarded to the origin (RFC 9211, 2.2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Forward => word {
+        /// The route does not use the cache for this request.
+        Bypass = "bypass",
+        /// The semantics of the method require a request to the origin.
+        Method = "method",
+        /// No response is stored for this target.
+        UriMiss = "uri-miss",
+        /// A response is stored, but `Vary` selects none for this request.
+        VaryMiss = "vary-miss",
+        /// A response is stored, but the request's directives do not allow its use.
+        Request = "request",
+        /// A response is stored, but it is stale.
+        Stale = "stale",
+        /// Part of a response is stored.
+        Partial = "partial",
     }
 }
 

@@ -24,46 +24,29 @@ pub struct OriginRequest<'a> {
     pub is_named: bool,
 }
 
-/// Reason why a response is not stored. [`NotStorable::reason`] is its text in logs and `Cache-Status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NotStorable {
-    Method,
-    Status,
-    RequestNoStore,
-    Authorization,
-    NoStore,
-    Private,
-    SetCookie,
-    Vary,
-    Stream,
-    /// The response has `must-understand` and a status with unknown caching rules.
-    NotUnderstood,
-    /// Neither the origin nor the route sets a freshness lifetime.
-    NoLifetime,
-    /// The response could never be used: stale on arrival, without a validator, and no stale use is
-    /// allowed.
-    NotReusable,
-    /// The route requires `s-maxage` or `max-age` above zero ([`CacheRules::explicit_only`]).
-    NotExplicit,
-}
-
-impl NotStorable {
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Method => "method",
-            Self::Status => "status",
-            Self::RequestNoStore => "request-no-store",
-            Self::Authorization => "authorization",
-            Self::NoStore => "no-store",
-            Self::Private => "private",
-            Self::SetCookie => "set-cookie",
-            Self::Vary => "vary",
-            Self::Stream => "stream",
-            Self::NotUnderstood => "not-understood",
-            Self::NoLifetime => "no-lifetime",
-            Self::NotReusable => "not-reusable",
-            Self::NotExplicit => "not-explicit",
-        }
+edgeway_base::enum_table! {
+    /// Reason why a response is not stored. [`NotStorable::reason`] is its text in logs and
+    /// `Cache-Status`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    pub enum NotStorable => reason {
+        Method = "method",
+        Status = "status",
+        RequestNoStore = "request-no-store",
+        Authorization = "authorization",
+        NoStore = "no-store",
+        Private = "private",
+        SetCookie = "set-cookie",
+        Vary = "vary",
+        Stream = "stream",
+        /// The response has `must-understand` and a status with unknown caching rules.
+        NotUnderstood = "not-understood",
+        /// Neither the origin nor the route sets a freshness lifetime.
+        NoLifetime = "no-lifetime",
+        /// The response could never be used: stale on arrival, without a validator, and no stale
+        /// use is allowed.
+        NotReusable = "not-reusable",
+        /// The route requires `s-maxage` or `max-age` above zero ([`CacheRules::explicit_only`]).
+        NotExplicit = "not-explicit",
     }
 }
 

@@ -12,39 +12,20 @@ pub(super) struct StoreMetrics {
     passes: [IntCounter; NotStoredReason::ALL.len()],
 }
 
-/// Reasons why a response that was to be stored is passed on only.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NotStoredReason {
-    /// More bytes than `max_object`.
-    TooLarge,
-    /// Fills in flight take all of their part of the budget.
-    NoRoom,
-    /// A purge arrived between the request and the end of the response.
-    Purged,
-    /// `Vary: *`.
-    Vary,
-    /// No reader takes anything, and the length is unknown.
-    Slow,
-}
-
-impl NotStoredReason {
-    const ALL: [Self; 5] = [
-        Self::TooLarge,
-        Self::NoRoom,
-        Self::Purged,
-        Self::Vary,
-        Self::Slow,
-    ];
-
-    /// Returns the reason as in metrics and logs.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::TooLarge => "too_large",
-            Self::NoRoom => "no_room",
-            Self::Purged => "purged",
-            Self::Vary => "vary",
-            Self::Slow => "slow",
-        }
+edgeway_base::enum_table! {
+    /// Reasons why a response that was to be stored is passed on only.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum NotStoredReason => name {
+        /// More bytes than `max_object`.
+        TooLarge = "too_large",
+        /// Fills in flight take all of their part of the budget.
+        NoRoom = "no_room",
+        /// A purge arrived between the request and the end of the response.
+        Purged = "purged",
+        /// `Vary: *`.
+        Vary = "vary",
+        /// No reader takes anything, and the length is unknown.
+        Slow = "slow",
     }
 }
 

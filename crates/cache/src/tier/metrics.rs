@@ -41,74 +41,36 @@ impl WaitHistograms {
     }
 }
 
-/// Outcome of writing an entry to a tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum WriteOutcome {
-    Stored,
-    /// A purge since its request affects the entry.
-    Purged,
-    /// A newer entry is stored.
-    Older,
-    /// The queue was full.
-    QueueFull,
-    /// The tier does not work now.
-    Error,
-}
-
-impl WriteOutcome {
-    const ALL: [Self; 5] = [
-        Self::Stored,
-        Self::Purged,
-        Self::Older,
-        Self::QueueFull,
-        Self::Error,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Purged => "purged",
-            Self::Older => "older",
-            Self::QueueFull => "queue_full",
-            Self::Error => "error",
-        }
+edgeway_base::enum_table! {
+    /// Outcome of writing an entry to a tier.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(usize)]
+    pub(super) enum WriteOutcome => name {
+        Stored = "stored",
+        /// A purge since its request affects the entry.
+        Purged = "purged",
+        /// A newer entry is stored.
+        Older = "older",
+        /// The queue was full.
+        QueueFull = "queue_full",
+        /// The tier does not work now.
+        Error = "error",
     }
 }
 
-/// Reasons why an entry that was read is not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum DiscardReason {
-    Version,
-    /// Not signed with the secret of the fleet.
-    Signature,
-    Damaged,
-    Key,
-    Bounds,
-    /// A shared cache must not store the response.
-    Policy,
-}
-
-impl DiscardReason {
-    const ALL: [Self; 6] = [
-        Self::Version,
-        Self::Signature,
-        Self::Damaged,
-        Self::Key,
-        Self::Bounds,
-        Self::Policy,
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Version => "version",
-            Self::Signature => "signature",
-            Self::Damaged => "damaged",
-            Self::Key => "key",
-            Self::Bounds => "bounds",
-            Self::Policy => "policy",
-        }
+edgeway_base::enum_table! {
+    /// Reasons why an entry that was read is not used.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(usize)]
+    pub(super) enum DiscardReason => name {
+        Version = "version",
+        /// Not signed with the secret of the fleet.
+        Signature = "signature",
+        Damaged = "damaged",
+        Key = "key",
+        Bounds = "bounds",
+        /// A shared cache must not store the response.
+        Policy = "policy",
     }
 }
 

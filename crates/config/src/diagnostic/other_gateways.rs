@@ -1,19 +1,21 @@
 //! Words of nginx, Caddy, Traefik and `HAProxy`, with the form to write here.
 
-/// Sections of the file in which keys are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    Top,
-    Listener,
-    ListenerLimits,
-    Tls,
-    Upstream,
-    Eject,
-    Health,
-    Timeouts,
-    Route,
-    Match,
-    RouteCache,
+edgeway_base::enum_table! {
+    /// Sections of the file in which keys are written.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Level => name {
+        Top = "at the top level",
+        Listener = "at a listener",
+        ListenerLimits = "in a listener's `limits`",
+        Tls = "in a listener's `tls`",
+        Upstream = "at an upstream",
+        Eject = "in an upstream's `eject`",
+        Health = "in an upstream's `health`",
+        Timeouts = "in an upstream's `timeouts`",
+        Route = "at a route",
+        Match = "in a route's `match`",
+        RouteCache = "in a route's `cache`",
+    }
 }
 
 /// A form to write in place of words of other gateways.
@@ -42,22 +44,6 @@ impl Level {
             Self::Route => "compression",
             Self::Match => "path_regex",
             Self::RouteCache => "by_status",
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Top => "at the top level",
-            Self::Listener => "at a listener",
-            Self::ListenerLimits => "in a listener's `limits`",
-            Self::Tls => "in a listener's `tls`",
-            Self::Upstream => "at an upstream",
-            Self::Eject => "in an upstream's `eject`",
-            Self::Health => "in an upstream's `health`",
-            Self::Timeouts => "in an upstream's `timeouts`",
-            Self::Route => "at a route",
-            Self::Match => "in a route's `match`",
-            Self::RouteCache => "in a route's `cache`",
         }
     }
 }

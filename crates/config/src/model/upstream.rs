@@ -135,23 +135,16 @@ pub struct ScaleConfig {
     pub address: Option<Spanned<String>>,
 }
 
-/// The systemd manager of the units.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ScaleManager {
-    /// `systemctl`.
-    #[default]
-    System,
-    /// `systemctl --user`.
-    User,
-}
-
-impl ScaleManager {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::System => "system",
-            Self::User => "user",
-        }
+edgeway_base::enum_table! {
+    /// The systemd manager of the units.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    pub enum ScaleManager => as_str {
+        /// `systemctl`.
+        #[default]
+        System = "system",
+        /// `systemctl --user`.
+        User = "user",
     }
 }
 

@@ -3,45 +3,21 @@
 use edgeway_images::ImageError;
 use http::StatusCode;
 
-/// Reason why an image request goes to the app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ImageFailure {
-    /// The source cannot be read, or the app has no image there.
-    Source,
-    /// The source or the image is of a type that is not made here.
-    Format,
-    /// The colours of the source are not those of sRGB.
-    Colour,
-    Broken,
-    Pixels,
-    QueueFull,
-    Time,
-    Internal,
-}
-
-impl ImageFailure {
-    pub(super) const ALL: [Self; 8] = [
-        Self::Source,
-        Self::Format,
-        Self::Colour,
-        Self::Broken,
-        Self::Pixels,
-        Self::QueueFull,
-        Self::Time,
-        Self::Internal,
-    ];
-
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Source => "source",
-            Self::Format => "format",
-            Self::Colour => "colour",
-            Self::Broken => "broken",
-            Self::Pixels => "pixels",
-            Self::QueueFull => "queue_full",
-            Self::Time => "time",
-            Self::Internal => "internal",
-        }
+edgeway_base::enum_table! {
+    /// Reason why an image request goes to the app.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ImageFailure => label {
+        /// The source cannot be read, or the app has no image there.
+        Source = "source",
+        /// The source or the image is of a type that is not made here.
+        Format = "format",
+        /// The colours of the source are not those of sRGB.
+        Colour = "colour",
+        Broken = "broken",
+        Pixels = "pixels",
+        QueueFull = "queue_full",
+        Time = "time",
+        Internal = "internal",
     }
 }
 

@@ -63,21 +63,13 @@ pub struct Admission {
 
 const UNBOUNDED: u32 = u32::MAX;
 
-/// Limit that refused a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AdmissionRefusal {
-    Connections,
-    Address,
-    Network,
-}
-
-impl AdmissionRefusal {
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Connections => "connections",
-            Self::Address => "connections_per_ip",
-            Self::Network => "connections_per_network",
-        }
+edgeway_base::enum_table! {
+    /// Limit that refused a connection.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum AdmissionRefusal => reason {
+        Connections = "connections",
+        Address = "connections_per_ip",
+        Network = "connections_per_network",
     }
 }
 

@@ -1,56 +1,45 @@
 //! Reasons why we close a connection, each with a fixed word.
 
-/// Close reason of a connection or a part of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum CloseReason {
-    /// A request's header section took too long.
-    HeaderTimeout = 1,
-    /// No data arrived for too long.
-    IdleTimeout = 2,
-    /// A response was not read for too long.
-    SendTimeout = 3,
-    /// A request's body arrived too slowly.
-    BodyTimeout = 4,
-    /// A WebSocket is closed with a close frame.
-    GoingAway = 5,
-    /// The client is banned.
-    Banned = 6,
-    /// HTTP/2: too many frames of a kind.
-    Resets = 32,
-    Pings = 33,
-    Settings = 34,
-    Continuations = 35,
-    EmptyData = 36,
-    Priorities = 37,
-    WindowUpdates = 38,
-    UnknownFrames = 39,
-    /// HTTP/2: too many malformed requests.
-    Malformed = 40,
+edgeway_base::enum_table! {
+    /// Close reason of a connection or a part of it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub enum CloseReason => reason {
+        /// A request's header section took too long.
+        HeaderTimeout = "header_timeout",
+        /// No data arrived for too long.
+        IdleTimeout = "idle_timeout",
+        /// A response was not read for too long.
+        SendTimeout = "send_timeout",
+        /// A request's body arrived too slowly.
+        BodyTimeout = "body_timeout",
+        /// A WebSocket is closed with a close frame.
+        GoingAway = "going_away",
+        /// The client is banned.
+        Banned = "banned",
+        /// HTTP/2: too many frames of a kind.
+        Resets = "h2_resets",
+        Pings = "h2_pings",
+        Settings = "h2_settings",
+        Continuations = "h2_continuations",
+        EmptyData = "h2_empty_data",
+        Priorities = "h2_priorities",
+        WindowUpdates = "h2_window_updates",
+        UnknownFrames = "h2_unknown_frames",
+        /// HTTP/2: too many malformed requests.
+        Malformed = "h2_malformed",
+    }
 }
 
 impl CloseReason {
-    pub(super) const ALL: [Self; 15] = [
-        Self::HeaderTimeout,
-        Self::IdleTimeout,
-        Self::SendTimeout,
-        Self::BodyTimeout,
-        Self::GoingAway,
-        Self::Banned,
-        Self::Resets,
-        Self::Pings,
-        Self::Settings,
-        Self::Continuations,
-        Self::EmptyData,
-        Self::Priorities,
-        Self::WindowUpdates,
-        Self::UnknownFrames,
-        Self::Malformed,
-    ];
+    /// Returns the number of the reason, which is never zero.
+    pub(super) const fn code(self) -> u8 {
+        self as u8 + 1
+    }
 
     /// Returns the reason with this number.
     pub(super) fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| *reason as u8 == code)
+        Self::ALL.into_iter().find(|reason| reason.code() == code)
     }
 
     /// Returns true if the request in flight ends for this reason, and its log line names it.
@@ -59,26 +48,6 @@ impl CloseReason {
             self,
             Self::SendTimeout | Self::BodyTimeout | Self::GoingAway
         )
-    }
-
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::HeaderTimeout => "header_timeout",
-            Self::IdleTimeout => "idle_timeout",
-            Self::SendTimeout => "send_timeout",
-            Self::BodyTimeout => "body_timeout",
-            Self::GoingAway => "going_away",
-            Self::Banned => "banned",
-            Self::Resets => "h2_resets",
-            Self::Pings => "h2_pings",
-            Self::Settings => "h2_settings",
-            Self::Continuations => "h2_continuations",
-            Self::EmptyData => "h2_empty_data",
-            Self::Priorities => "h2_priorities",
-            Self::WindowUpdates => "h2_window_updates",
-            Self::UnknownFrames => "h2_unknown_frames",
-            Self::Malformed => "h2_malformed",
-        }
     }
 
     /// Returns true if the client did too much of something, and not too little.

@@ -300,9 +300,9 @@ impl Connection {
     pub fn close(&self, why: CloseReason) {
         let socket = self.socket.lock();
         // The first reason counts.
-        let first = self
-            .closed
-            .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
+        let first =
+            self.closed
+                .compare_exchange(0, why.code(), Ordering::AcqRel, Ordering::Relaxed);
         if first.is_err() {
             return;
         }
@@ -317,9 +317,9 @@ impl Connection {
     /// Same as [`Connection::close`], unless the `stage` is over.
     fn close_in(&self, stage: u64, why: CloseReason) {
         let socket = self.socket.lock();
-        let first = self
-            .closed
-            .compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Relaxed);
+        let first =
+            self.closed
+                .compare_exchange(0, why.code(), Ordering::AcqRel, Ordering::Relaxed);
         if first.is_err() {
             return;
         }
@@ -392,7 +392,7 @@ impl Connection {
         if !self.is_websocket() {
             return self.end();
         }
-        let why = CloseReason::GoingAway as u8;
+        let why = CloseReason::GoingAway.code();
         // If it was closed before, its last response is being sent already.
         let _first = self
             .closed

@@ -13,17 +13,19 @@ pub struct ConfigTrial {
     pub until: SystemTime,
 }
 
-/// End of a trial.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TrialOutcome {
-    /// The configuration stays.
-    Kept,
-    /// The one before it serves again.
-    TakenBack,
-    /// Another one came to serve meanwhile.
-    #[default]
-    Superseded,
+edgeway_base::enum_table! {
+    /// End of a trial.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum TrialOutcome => as_str {
+        /// The configuration stays.
+        Kept = "kept",
+        /// The one before it serves again.
+        TakenBack = "taken_back",
+        /// Another one came to serve meanwhile.
+        #[default]
+        Superseded = "superseded",
+    }
 }
 
 /// Verdict on a configuration.
@@ -89,16 +91,6 @@ impl ConfigTrials {
         let is_last = |trial: &mut ConfigTrial| trial.generation == verdict.generation;
         state.trial.take_if(is_last);
         state.verdict = Some(verdict);
-    }
-}
-
-impl TrialOutcome {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Kept => "kept",
-            Self::TakenBack => "taken_back",
-            Self::Superseded => "superseded",
-        }
     }
 }
 

@@ -16,51 +16,24 @@ pub(super) enum Reachability {
     Network,
 }
 
-/// Why a request was rejected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RejectionReason {
-    LongHead,
-    Host,
-    CrossSite,
-    TokenMissing,
-    TokenWrong,
-    SocketOnly,
-    SessionMissing,
-    Csrf,
-    LinkUnknown,
-    LoginRate,
+edgeway_base::enum_table! {
+    /// Why a request was rejected.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum RejectionReason => word {
+        LongHead = "long_head",
+        Host = "host",
+        CrossSite = "cross_site",
+        TokenMissing = TOKEN_MISSING,
+        TokenWrong = "token_wrong",
+        SocketOnly = "socket_only",
+        SessionMissing = "session_missing",
+        Csrf = "csrf",
+        LinkUnknown = "link_unknown",
+        LoginRate = "login_rate",
+    }
 }
 
 impl RejectionReason {
-    pub const ALL: [Self; 10] = [
-        Self::LongHead,
-        Self::Host,
-        Self::CrossSite,
-        Self::TokenMissing,
-        Self::TokenWrong,
-        Self::SocketOnly,
-        Self::SessionMissing,
-        Self::Csrf,
-        Self::LinkUnknown,
-        Self::LoginRate,
-    ];
-
-    /// The fixed reason for response, audit log and metric.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::LongHead => "long_head",
-            Self::Host => "host",
-            Self::CrossSite => "cross_site",
-            Self::TokenMissing => TOKEN_MISSING,
-            Self::TokenWrong => "token_wrong",
-            Self::SocketOnly => "socket_only",
-            Self::SessionMissing => "session_missing",
-            Self::Csrf => "csrf",
-            Self::LinkUnknown => "link_unknown",
-            Self::LoginRate => "login_rate",
-        }
-    }
-
     /// Counters of the reasons, in the order of [`Self::ALL`].
     pub fn counters(metrics: &Metrics) -> [IntCounter; Self::ALL.len()] {
         Self::ALL.map(|reason| {

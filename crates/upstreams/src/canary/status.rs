@@ -41,16 +41,18 @@ pub struct ArmStatus {
     pub p95_ms: f64,
 }
 
-/// End of a trial.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    /// The release became the current one.
-    Promoted,
-    RolledBack,
-    /// An operator ended it.
-    #[default]
-    Ended,
+edgeway_base::enum_table! {
+    /// End of a trial.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Outcome => as_str {
+        /// The release became the current one.
+        Promoted = "promoted",
+        RolledBack = "rolled_back",
+        /// An operator ended it.
+        #[default]
+        Ended = "ended",
+    }
 }
 
 /// Reason for the end of a trial.
@@ -78,16 +80,6 @@ pub struct CanaryVerdict {
     pub share: f64,
     pub new: ArmStatus,
     pub current: ArmStatus,
-}
-
-impl Outcome {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Promoted => "promoted",
-            Self::RolledBack => "rolled_back",
-            Self::Ended => "ended",
-        }
-    }
 }
 
 impl ArmStatus {

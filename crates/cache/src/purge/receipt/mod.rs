@@ -83,27 +83,20 @@ impl Instance {
     }
 }
 
-/// Reasons why a purge is not over, the most serious first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shortfall {
-    /// The other gateways do not know the purge.
-    Unreached,
-    /// Some gateways have not confirmed the purge.
-    Waiting,
-    /// Every gateway is done, and some instance of the application is not.
-    Instances,
+edgeway_base::enum_table! {
+    /// Reasons why a purge is not over, the most serious first.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Shortfall => word {
+        /// The other gateways do not know the purge.
+        Unreached = "unreached",
+        /// Some gateways have not confirmed the purge.
+        Waiting = "waiting",
+        /// Every gateway is done, and some instance of the application is not.
+        Instances = "instances",
+    }
 }
 
 impl Shortfall {
-    /// Returns the name of the reason.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Unreached => "unreached",
-            Self::Waiting => "waiting",
-            Self::Instances => "instances",
-        }
-    }
-
     /// Returns the status of a response that reports the shortfall.
     pub fn status(self) -> StatusCode {
         match self {

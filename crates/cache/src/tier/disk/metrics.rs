@@ -18,100 +18,53 @@ pub(super) enum LookupOutcome {
     Error,
 }
 
-/// Outcome of writing an entry to the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum WriteOutcome {
-    Stored,
-    /// A purge since its request affects the entry.
-    Purged,
-    /// The entry was requested before this folder was opened: purges since then may be unknown.
-    Early,
-    QueueFull,
-    Error,
-}
-
-impl WriteOutcome {
-    const ALL: [Self; 5] = [
-        Self::Stored,
-        Self::Purged,
-        Self::Early,
-        Self::QueueFull,
-        Self::Error,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Stored => "stored",
-            Self::Purged => "purged",
-            Self::Early => "early",
-            Self::QueueFull => "queue_full",
-            Self::Error => "error",
-        }
+edgeway_base::enum_table! {
+    /// Outcome of writing an entry to the disk.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(usize)]
+    pub(super) enum WriteOutcome => name {
+        Stored = "stored",
+        /// A purge since its request affects the entry.
+        Purged = "purged",
+        /// The entry was requested before this folder was opened: purges since then may be unknown.
+        Early = "early",
+        QueueFull = "queue_full",
+        Error = "error",
     }
 }
 
-/// Reasons why a file was removed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum RemovalReason {
-    /// Removed to make room.
-    Evicted,
-    Purged,
-    /// Past any use.
-    Expired,
-    /// Truncated, changed, of another version or of another key.
-    Damaged,
-}
-
-impl RemovalReason {
-    const ALL: [Self; 4] = [Self::Evicted, Self::Purged, Self::Expired, Self::Damaged];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Evicted => "evicted",
-            Self::Purged => "purged",
-            Self::Expired => "expired",
-            Self::Damaged => "damaged",
-        }
+edgeway_base::enum_table! {
+    /// Reasons why a file was removed.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(usize)]
+    pub(super) enum RemovalReason => name {
+        /// Removed to make room.
+        Evicted = "evicted",
+        Purged = "purged",
+        /// Past any use.
+        Expired = "expired",
+        /// Truncated, changed, of another version or of another key.
+        Damaged = "damaged",
     }
 }
 
-/// Faults of a folder.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum FolderFault {
-    Full,
-    ReadOnly,
-    /// The folder, or something that must be in it, does not exist.
-    Missing,
-    Permission,
-    /// A deadline passed.
-    Slow,
-    Io,
+edgeway_base::enum_table! {
+    /// Faults of a folder.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(usize)]
+    pub(super) enum FolderFault => name {
+        Full = "full",
+        ReadOnly = "read_only",
+        /// The folder, or something that must be in it, does not exist.
+        Missing = "missing",
+        Permission = "permission",
+        /// A deadline passed.
+        Slow = "slow",
+        Io = "io",
+    }
 }
 
 impl FolderFault {
-    const ALL: [Self; 6] = [
-        Self::Full,
-        Self::ReadOnly,
-        Self::Missing,
-        Self::Permission,
-        Self::Slow,
-        Self::Io,
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::ReadOnly => "read_only",
-            Self::Missing => "missing",
-            Self::Permission => "permission",
-            Self::Slow => "slow",
-            Self::Io => "io",
-        }
-    }
-
     pub(super) fn classify(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {

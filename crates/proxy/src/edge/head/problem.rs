@@ -10,123 +10,63 @@ use crate::connection::refusal::Refusal;
 const LOGGED_TARGET: usize = 1024;
 const LOGGED_METHOD: usize = 32;
 
-/// Problem of a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HeadError {
-    Tls,
-    Http2,
-    Control,
-    BareLineEnd,
-    EmptyLine,
-    RequestLine,
-    LongLine,
-    Version,
-    Method,
-    MethodNotAllowed,
-    TargetByte,
-    TargetForm,
-    LongHead,
-    ManyHeaders,
-    Name,
-    Underscore,
-    Fold,
-    SpaceAfterName,
-    Twice,
-    Host,
-    NoHost,
-    TwoHosts,
-    OtherHost,
-    Length,
-    TwoLengths,
-    LengthAndCoding,
-    Coding,
-    CodingNotImplemented,
-    OldCoding,
-    Expectation,
-    Timeout,
+edgeway_base::enum_table! {
+    /// Problem of a head, with its status, the reason word for log, metric and status page, and a
+    /// sentence for the reader of the page.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum HeadError => row: (u16, &'static str, &'static str) {
+        Tls = (400, "bad_request", "This port speaks plain HTTP, and the client began with TLS."),
+        Http2 =
+            (400, "bad_request",
+            "This port does not support HTTP/2, and the client began with it."),
+        Control = (400, "bad_request", "The request has a control character."),
+        BareLineEnd = (400, "bad_request", "A line of the request does not end with CR and LF."),
+        EmptyLine = (400, "bad_request", "The request begins with too many empty lines."),
+        RequestLine =
+            (400, "bad_request",
+            "The first line is not a method, a target and a version with one space between."),
+        LongLine = (414, "long_line", "The address of the request is too long."),
+        Version = (505, "version", "This port supports HTTP/1.1 and HTTP/1.0."),
+        Method = (400, "method", "The request does not begin with a method in capital letters."),
+        MethodNotAllowed = (405, "method", "The methods TRACE and CONNECT are not supported."),
+        TargetByte = (400, "bad_path", "The address has a character that must be percent-encoded."),
+        TargetForm = (400, "bad_path", "The address is neither a path nor an http URL."),
+        LongHead = (431, "long_head", "The request's headers, including cookies, are too long."),
+        ManyHeaders = (431, "long_head", "The request has too many headers."),
+        Name = (400, "bad_header", "A header has an invalid name."),
+        Underscore = (400, "bad_header", "A header's name has an underscore."),
+        Fold = (400, "bad_header", "A header line begins with a space."),
+        SpaceAfterName =
+            (400, "bad_header", "There is a space between a header's name and its colon."),
+        Twice = (400, "bad_header", "A header that may occur once occurs twice."),
+        Host = (400, "bad_host", "The Host header is invalid."),
+        NoHost = (400, "bad_host", "There is no Host header."),
+        TwoHosts = (400, "bad_host", "There is more than one Host header."),
+        OtherHost = (400, "bad_host", "The address and the Host header name two hosts."),
+        Length = (400, "bad_framing", "The Content-Length is invalid."),
+        TwoLengths = (400, "bad_framing", "There is more than one Content-Length."),
+        LengthAndCoding =
+            (400, "bad_framing", "There is both a Content-Length and a Transfer-Encoding."),
+        Coding = (400, "bad_framing", "The Transfer-Encoding is not `chunked`."),
+        CodingNotImplemented =
+            (501, "bad_framing", "Only the Transfer-Encoding `chunked` is supported."),
+        OldCoding =
+            (400, "bad_framing", "There is a Transfer-Encoding, which HTTP/1.0 does not have."),
+        Expectation = (417, "expectation", "Only the expectation `100-continue` is supported."),
+        Timeout = (408, "header_timeout", "The request took too long to arrive."),
+    }
 }
 
 impl HeadError {
-    /// Returns the status, and the reason word for log, metric and status page.
-    fn response(self) -> (StatusCode, &'static str) {
-        let bad = StatusCode::BAD_REQUEST;
-        match self {
-            Self::Tls
-            | Self::Http2
-            | Self::Control
-            | Self::BareLineEnd
-            | Self::EmptyLine
-            | Self::RequestLine => (bad, "bad_request"),
-            Self::LongLine => (StatusCode::URI_TOO_LONG, "long_line"),
-            Self::Version => (StatusCode::HTTP_VERSION_NOT_SUPPORTED, "version"),
-            Self::Method => (bad, "method"),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method"),
-            Self::TargetByte | Self::TargetForm => (bad, "bad_path"),
-            Self::LongHead | Self::ManyHeaders => {
-                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "long_head")
-            }
-            Self::Name | Self::Underscore | Self::Fold | Self::SpaceAfterName | Self::Twice => {
-                (bad, "bad_header")
-            }
-            Self::Host | Self::NoHost | Self::TwoHosts | Self::OtherHost => (bad, "bad_host"),
-            Self::Length
-            | Self::TwoLengths
-            | Self::LengthAndCoding
-            | Self::Coding
-            | Self::OldCoding => (bad, "bad_framing"),
-            Self::CodingNotImplemented => (StatusCode::NOT_IMPLEMENTED, "bad_framing"),
-            Self::Expectation => (StatusCode::EXPECTATION_FAILED, "expectation"),
-            Self::Timeout => (StatusCode::REQUEST_TIMEOUT, "header_timeout"),
-        }
-    }
-
-    fn detail(self) -> &'static str {
-        match self {
-            Self::Tls => "This port speaks plain HTTP, and the client began with TLS.",
-            Self::Http2 => "This port does not support HTTP/2, and the client began with it.",
-            Self::Control => "The request has a control character.",
-            Self::BareLineEnd => "A line of the request does not end with CR and LF.",
-            Self::EmptyLine => "The request begins with too many empty lines.",
-            Self::RequestLine => {
-                "The first line is not a method, a target and a version with one space between."
-            }
-            Self::LongLine => "The address of the request is too long.",
-            Self::Version => "This port supports HTTP/1.1 and HTTP/1.0.",
-            Self::Method => "The request does not begin with a method in capital letters.",
-            Self::MethodNotAllowed => "The methods TRACE and CONNECT are not supported.",
-            Self::TargetByte => "The address has a character that must be percent-encoded.",
-            Self::TargetForm => "The address is neither a path nor an http URL.",
-            Self::LongHead => "The request's headers, including cookies, are too long.",
-            Self::ManyHeaders => "The request has too many headers.",
-            Self::Name => "A header has an invalid name.",
-            Self::Underscore => "A header's name has an underscore.",
-            Self::Fold => "A header line begins with a space.",
-            Self::SpaceAfterName => "There is a space between a header's name and its colon.",
-            Self::Twice => "A header that may occur once occurs twice.",
-            Self::Host => "The Host header is invalid.",
-            Self::NoHost => "There is no Host header.",
-            Self::TwoHosts => "There is more than one Host header.",
-            Self::OtherHost => "The address and the Host header name two hosts.",
-            Self::Length => "The Content-Length is invalid.",
-            Self::TwoLengths => "There is more than one Content-Length.",
-            Self::LengthAndCoding => "There is both a Content-Length and a Transfer-Encoding.",
-            Self::Coding => "The Transfer-Encoding is not `chunked`.",
-            Self::CodingNotImplemented => "Only the Transfer-Encoding `chunked` is supported.",
-            Self::OldCoding => "There is a Transfer-Encoding, which HTTP/1.0 does not have.",
-            Self::Expectation => "Only the expectation `100-continue` is supported.",
-            Self::Timeout => "The request took too long to arrive.",
-        }
-    }
-
     /// Returns the refusal of a head that begins with `input`.
     #[cold]
     pub(super) fn refused(self, input: &[u8]) -> Refusal {
-        let (status, reason) = self.response();
+        let (status, reason, detail) = self.row();
         let (method, target) = first_words(input);
         Refusal {
-            status,
+            status: StatusCode::from_u16(status).expect("three digits"),
             reason,
-            detail: self.detail(),
+            detail,
             method,
             target,
         }
