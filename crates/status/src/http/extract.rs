@@ -4,30 +4,40 @@ use std::fmt;
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
     http::{HeaderMap, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
 
 use crate::actions::ActionError;
 
-/// A part of the path, or the query.
-pub(super) struct UrlPart<E>(pub(super) E);
+/// The variable parts of the path.
+pub(super) struct PathPart<T>(pub(super) T);
 
-impl<E, S> FromRequestParts<S> for UrlPart<E>
-where
-    E: FromRequestParts<S, Rejection: fmt::Display>,
-    S: Send + Sync,
-{
+/// The query.
+pub(super) struct QueryPart<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for PathPart<T> {
     type Rejection = ActionError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ActionError> {
-        let part = E::from_request_parts(parts, state).await;
-        part.map(Self).map_err(|rejection| {
-            let message = format!("the path or its query cannot be read: {rejection}");
-            ActionError::new(400, "path", message)
-        })
+        let part = Path::from_request_parts(parts, state).await;
+        part.map(|Path(part)| Self(part)).map_err(unreadable)
     }
+}
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryPart<T> {
+    type Rejection = ActionError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ActionError> {
+        let part = Query::from_request_parts(parts, state).await;
+        part.map(|Query(part)| Self(part)).map_err(unreadable)
+    }
+}
+
+fn unreadable(rejection: impl fmt::Display) -> ActionError {
+    let message = format!("the path or its query cannot be read: {rejection}");
+    ActionError::new(400, "path", message)
 }
 
 /// A required JSON object.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
 use edgeway_base::{accept, metrics::Exposition};
 
-use super::{AdminState, Route, extract::UrlPart, off_thread};
+use super::{AdminState, Route, extract::PathPart, off_thread};
 use crate::{
     actions::ActionError,
     snapshot::{NotReady, Readiness},
@@ -76,7 +76,7 @@ async fn ready(State(served): State<AdminState>) -> Response {
 
 async fn upstream_ready(
     State(served): State<AdminState>,
-    UrlPart(Path(upstream)): UrlPart<Path<String>>,
+    PathPart(upstream): PathPart<String>,
 ) -> Response {
     match served.source.upstream_ready(&upstream) {
         Some(true) => readiness(Vec::new()),

@@ -4,7 +4,7 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::{
     Extension,
-    extract::{ConnectInfo, Query, State},
+    extract::{ConnectInfo, State},
     http::{HeaderMap, header},
     response::{
         IntoResponse, Response,
@@ -16,7 +16,7 @@ use edgeway_proxy::live::history::{FollowedRequests, Follower, RequestQuery};
 use futures_util::{StreamExt as _, stream};
 
 use super::{
-    AdminState, PeerAddress, Route, extract::UrlPart, guard::Admission, off_thread,
+    AdminState, PeerAddress, Route, extract::QueryPart, guard::Admission, off_thread,
     stream::OpenStream,
 };
 use crate::actions::ActionError;
@@ -37,7 +37,7 @@ pub(super) fn routes() -> Vec<Route> {
 
 async fn latest(
     State(served): State<AdminState>,
-    UrlPart(Query(query)): UrlPart<Query<RequestQuery>>,
+    QueryPart(query): QueryPart<RequestQuery>,
 ) -> Result<impl IntoResponse, ActionError> {
     let history = served.source.history();
     let lines = off_thread(move || history.latest(&query)).await?;
@@ -49,7 +49,7 @@ async fn follow(
     ConnectInfo(peer): ConnectInfo<PeerAddress>,
     Extension(admission): Extension<Admission>,
     headers: HeaderMap,
-    UrlPart(Query(query)): UrlPart<Query<RequestQuery>>,
+    QueryPart(query): QueryPart<RequestQuery>,
 ) -> Result<Response, ActionError> {
     let after = headers
         .get("last-event-id")

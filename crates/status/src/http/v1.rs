@@ -4,7 +4,7 @@ use std::{future::Future, path::PathBuf, sync::Arc};
 
 use axum::{
     Json,
-    extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State},
+    extract::{ConnectInfo, DefaultBodyLimit, State},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
 };
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::{
     AdminState, PeerAddress, Route, bounded,
-    extract::{JsonBody, OptionalJsonBody, UrlPart},
+    extract::{JsonBody, OptionalJsonBody, PathPart, QueryPart},
     off_thread,
 };
 use crate::{
@@ -31,49 +31,90 @@ use crate::{
 /// Size limit of a purge order, enough for hundreds of URLs.
 const MAX_PURGE_LEN: usize = 256 * 1024;
 
+/// Handler that performs an action with the values that its extractors read.
+macro_rules! action {
+    ($action:ident, $($extractor:ident $value:ident: $type:ty),+ => $($argument:expr),+) => {
+        |State(served): State<AdminState>,
+         ConnectInfo(peer): From,
+         $($extractor($value): $extractor<$type>),+| {
+            act(served, peer, move |actions, who| async move {
+                actions.$action(who, $($argument),+).await
+            })
+        }
+    };
+}
+
 pub(super) fn routes() -> Vec<Route> {
     vec![
         (&["GET"], "/v1/status", get(status)),
-        (&["POST"], "/v1/reload", post(reload)),
-        (&["POST"], "/v1/upgrade", post(upgrade)),
+        (
+            &["POST"],
+            "/v1/reload",
+            post(action!(reload, OptionalJsonBody with: ReloadOptions => with.canary)),
+        ),
+        (
+            &["POST"],
+            "/v1/upgrade",
+            post(action!(upgrade, OptionalJsonBody program: UpgradeProgram => program.binary)),
+        ),
         (&["GET"], "/v1/upstreams", get(upstreams)),
         (
             &["POST"],
             "/v1/upstreams/{upstream}/backends",
-            post(add_backend),
+            post(action!(add_backend, PathPart of: String, JsonBody new: NewBackend => of, new)),
         ),
         (
             &["DELETE"],
             "/v1/upstreams/{upstream}/backends/{address}",
-            delete(remove_backend),
+            delete(action!(
+                remove_backend, PathPart name: BackendName, QueryPart with: Force => name, with.force
+            )),
         ),
         (
             &["POST"],
             "/v1/upstreams/{upstream}/backends/{address}/drain",
-            post(drain),
+            post(action!(
+                drain, PathPart name: BackendName, OptionalJsonBody with: Force => name, with.force
+            )),
         ),
         (
             &["POST"],
             "/v1/upstreams/{upstream}/backends/{address}/undrain",
-            post(undrain),
+            post(action!(
+                undrain, PathPart name: BackendName, OptionalJsonBody _empty: EmptyBody => name
+            )),
         ),
         (
             &["POST"],
             "/v1/upstreams/{upstream}/release",
-            post(switch_release),
+            post(
+                action!(switch_release, PathPart of: String, JsonBody to: ReleaseSwitch => of, to),
+            ),
         ),
         (
             &["POST", "DELETE"],
             "/v1/upstreams/{upstream}/canary",
-            post(begin_canary).delete(end_canary),
+            post(action!(begin_canary, PathPart of: String, JsonBody new: NewCanary => of, new))
+                .delete(action!(end_canary, PathPart of: String => of)),
         ),
         (
             &["POST", "DELETE"],
             "/v1/upstreams/{upstream}/warm-up",
-            post(begin_warm_up).delete(end_warm_up),
+            post(action!(begin_warm_up, PathPart of: String, JsonBody new: NewWarmUp => of, new))
+                .delete(action!(end_warm_up, PathPart of: String => of)),
         ),
-        (&["GET", "POST"], "/v1/bans", get(bans).post(ban)),
-        (&["DELETE"], "/v1/bans/{address}", delete(unban)),
+        (
+            &["GET", "POST"],
+            "/v1/bans",
+            get(bans).post(action!(ban, JsonBody new: NewBan => new)),
+        ),
+        (
+            &["DELETE"],
+            "/v1/bans/{address}",
+            delete(action!(
+                unban, PathPart address: String, OptionalJsonBody _empty: EmptyBody => address
+            )),
+        ),
         (
             &["POST"],
             "/v1/purge",
@@ -81,7 +122,11 @@ pub(super) fn routes() -> Vec<Route> {
         ),
         (&["POST"], "/v1/explain", post(explain)),
         (&["GET"], "/v1/profiles", get(profiles)),
-        (&["POST"], "/v1/profile", post(profile)),
+        (
+            &["POST"],
+            "/v1/profile",
+            post(action!(profile, JsonBody to: ProfileSelection => to)),
+        ),
     ]
 }
 
@@ -131,17 +176,6 @@ async fn snapshot(served: &AdminState) -> Result<Snapshot, ActionError> {
     off_thread(move || source.snapshot()).await
 }
 
-async fn profile(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    JsonBody(to): JsonBody<ProfileSelection>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.profile(who, to).await
-    })
-    .await
-}
-
 async fn explain(
     State(served): State<AdminState>,
     JsonBody(question): JsonBody<ExplainRequest>,
@@ -150,29 +184,6 @@ async fn explain(
         Ok(explanation) => Json(explanation).into_response(),
         Err(error) => ActionError::new(422, "bad_request", error.to_string()).into_response(),
     }
-}
-
-async fn ban(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    JsonBody(new): JsonBody<NewBan>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.ban(who, new).await
-    })
-    .await
-}
-
-async fn unban(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(address)): UrlPart<Path<String>>,
-    OptionalJsonBody(EmptyBody {}): OptionalJsonBody<EmptyBody>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.unban(who, address).await
-    })
-    .await
 }
 
 async fn purge(
@@ -193,139 +204,11 @@ async fn purge(
     }
 }
 
-async fn reload(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    OptionalJsonBody(options): OptionalJsonBody<ReloadOptions>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.reload(who, options.canary).await
-    })
-    .await
-}
-
 /// The program to start. The same program again if absent.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct UpgradeProgram {
     binary: Option<PathBuf>,
-}
-
-async fn upgrade(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    OptionalJsonBody(UpgradeProgram { binary }): OptionalJsonBody<UpgradeProgram>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.upgrade(who, binary).await
-    })
-    .await
-}
-
-async fn add_backend(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(upstream)): UrlPart<Path<String>>,
-    JsonBody(backend): JsonBody<NewBackend>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.add_backend(who, upstream, backend).await
-    })
-    .await
-}
-
-async fn remove_backend(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(backend)): UrlPart<Path<BackendName>>,
-    UrlPart(Query(Force { force })): UrlPart<Query<Force>>,
-) -> Response {
-    act(served, peer, move |actions, who| async move {
-        actions.remove_backend(who, backend, force).await
-    })
-    .await
-}
-
-async fn drain(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(backend)): UrlPart<Path<BackendName>>,
-    OptionalJsonBody(Force { force }): OptionalJsonBody<Force>,
-) -> Response {
-    act(served, peer, move |actions, who| async move {
-        actions.drain(who, backend, force).await
-    })
-    .await
-}
-
-async fn switch_release(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(upstream)): UrlPart<Path<String>>,
-    JsonBody(switch): JsonBody<ReleaseSwitch>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.switch_release(who, upstream, switch).await
-    })
-    .await
-}
-
-async fn begin_canary(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(upstream)): UrlPart<Path<String>>,
-    JsonBody(canary): JsonBody<NewCanary>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.begin_canary(who, upstream, canary).await
-    })
-    .await
-}
-
-async fn begin_warm_up(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(upstream)): UrlPart<Path<String>>,
-    JsonBody(warm_up): JsonBody<NewWarmUp>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.begin_warm_up(who, upstream, warm_up).await
-    })
-    .await
-}
-
-async fn end_warm_up(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(upstream)): UrlPart<Path<String>>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.end_warm_up(who, upstream).await
-    })
-    .await
-}
-
-async fn end_canary(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(upstream)): UrlPart<Path<String>>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.end_canary(who, upstream).await
-    })
-    .await
-}
-
-async fn undrain(
-    State(served): State<AdminState>,
-    ConnectInfo(peer): From,
-    UrlPart(Path(backend)): UrlPart<Path<BackendName>>,
-    OptionalJsonBody(EmptyBody {}): OptionalJsonBody<EmptyBody>,
-) -> Response {
-    act(served, peer, |actions, who| async move {
-        actions.undrain(who, backend).await
-    })
-    .await
 }
 
 /// Performs an action and responds with its result.

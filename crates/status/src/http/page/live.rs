@@ -4,7 +4,7 @@ use std::{collections::HashMap, convert::Infallible, time::Duration};
 
 use axum::{
     Extension,
-    extract::{ConnectInfo, Query, State},
+    extract::{ConnectInfo, State},
     response::{
         IntoResponse as _, Response,
         sse::{Event, Sse},
@@ -18,7 +18,8 @@ use super::{csrf, rendered};
 use crate::{
     actions::ActionError,
     http::{
-        AdminState, PeerAddress, extract::UrlPart, guard::Admission, off_thread, stream::OpenStream,
+        AdminState, PeerAddress, extract::QueryPart, guard::Admission, off_thread,
+        stream::OpenStream,
     },
 };
 
@@ -31,7 +32,7 @@ pub(super) async fn follow(
     State(served): State<AdminState>,
     ConnectInfo(peer): ConnectInfo<PeerAddress>,
     Extension(admission): Extension<Admission>,
-    UrlPart(Query(query)): UrlPart<Query<RequestQuery>>,
+    QueryPart(query): QueryPart<RequestQuery>,
 ) -> Response {
     let Some(permit) = served.sessions.reader() else {
         let message = "there are too many readers of the page: close one of them";

@@ -2,7 +2,7 @@
 
 use axum::{
     Extension, Json,
-    extract::{ConnectInfo, Query, State},
+    extract::{ConnectInfo, State},
     http::{HeaderMap, HeaderValue, header},
     response::{Html, IntoResponse as _, Response},
 };
@@ -15,7 +15,7 @@ use crate::{
     http::{
         AdminState, PeerAddress,
         access::RejectionReason,
-        extract::{OptionalJsonBody, UrlPart},
+        extract::{OptionalJsonBody, QueryPart},
         guard::{Admission, cookie_name, see_other},
     },
     sessions::{LINK, LoginError, SESSION},
@@ -34,7 +34,7 @@ pub(super) struct LoginQuery {
 pub(super) async fn form(
     State(served): State<AdminState>,
     ConnectInfo(peer): ConnectInfo<PeerAddress>,
-    UrlPart(Query(query)): UrlPart<Query<LoginQuery>>,
+    QueryPart(query): QueryPart<LoginQuery>,
 ) -> Response {
     if matches!(peer.who, Actor::Unix { .. }) {
         return see_other(STATUS);

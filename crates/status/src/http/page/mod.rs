@@ -15,7 +15,7 @@ mod view;
 
 use axum::{
     Extension, Json,
-    extract::{Query, State},
+    extract::State,
     http::{HeaderMap, HeaderValue, Uri, header},
     response::{Html, IntoResponse, Response},
     routing::{MethodRouter, get, post},
@@ -31,7 +31,7 @@ use self::{
 use super::{
     AdminState, Route,
     access::PathKind,
-    extract::UrlPart,
+    extract::QueryPart,
     guard::{Admission, see_other},
     off_thread, pages,
 };
@@ -116,7 +116,7 @@ async fn status(
     Extension(admission): Extension<Admission>,
     headers: HeaderMap,
     uri: Uri,
-    UrlPart(Query(query)): UrlPart<Query<StatusQuery>>,
+    QueryPart(query): QueryPart<StatusQuery>,
 ) -> Response {
     let wants_html = wants_html(&headers);
     let done = off_thread(move || {
