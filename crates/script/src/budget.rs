@@ -9,23 +9,30 @@ use std::{
 };
 
 use rustix::time::{ClockId, clock_gettime};
+use smart_default::SmartDefault;
 
 use super::step_limit::StepLimit;
 
 /// Resources that a hook may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, SmartDefault)]
 pub struct HookLimits {
     /// CPU time of one hook.
+    #[default(Duration::from_millis(5))]
     pub cpu: Duration,
     /// Elapsed time of one hook, including waits.
+    #[default(Duration::from_millis(250))]
     pub wall: Duration,
     /// Elapsed time of the work that a hook passed to `ctx.waitUntil`.
+    #[default(Duration::from_secs(5))]
     pub wait_until: Duration,
     /// Heap of one isolate, in bytes.
+    #[default(8 << 20)]
     pub memory: usize,
     /// Stack of one isolate, in bytes.
+    #[default(256 << 10)]
     pub stack: usize,
     /// CPU time for loading the plugin.
+    #[default(Duration::from_millis(100))]
     pub load: Duration,
     /// Threads that hooks run on.
     pub isolation: Isolation,
@@ -39,20 +46,6 @@ pub enum Isolation {
     Worker,
     /// Threads that belong to the plugin.
     Thread,
-}
-
-impl Default for HookLimits {
-    fn default() -> Self {
-        Self {
-            cpu: Duration::from_millis(5),
-            wall: Duration::from_millis(250),
-            wait_until: Duration::from_secs(5),
-            memory: 8 << 20,
-            stack: 256 << 10,
-            load: Duration::from_millis(100),
-            isolation: Isolation::default(),
-        }
-    }
 }
 
 /// CPU time of the hook that runs in an isolate. The engine calls its interrupt handler after every

@@ -11,6 +11,7 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use rustls::server::ProducesTickets;
+use smart_default::SmartDefault;
 
 /// Period between rotations of the ticket key (see [`super::sessions`]). The previous key still
 /// opens tickets, so a ticket is valid for at least this long and at most twice as long.
@@ -23,9 +24,11 @@ const SECRET: usize = 32;
 const MAX_LEN: usize = 1 << 16;
 
 /// Keys that encrypt tickets.
+#[derive(SmartDefault)]
 pub(super) struct TicketKeys {
     /// The current key, then the previous one.
     keys: ArcSwap<Vec<Arc<Key>>>,
+    #[default(SystemRandom::new())]
     random: SystemRandom,
 }
 
@@ -42,16 +45,6 @@ struct Key {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the system has no randomness")]
 pub(super) struct NoRandomness;
-
-impl Default for TicketKeys {
-    /// Has no keys yet, so no tickets are issued.
-    fn default() -> Self {
-        Self {
-            keys: ArcSwap::default(),
-            random: SystemRandom::new(),
-        }
-    }
-}
 
 impl TicketKeys {
     pub(super) fn new() -> Result<Self, NoRandomness> {

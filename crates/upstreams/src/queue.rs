@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use smart_default::SmartDefault;
 use tokio::{
     sync::{Notify, Semaphore},
     time::{Instant, sleep_until},
@@ -26,17 +27,20 @@ const MIN_OVERLOAD: Duration = Duration::from_millis(100);
 /// Shortest wait of a request in an overload.
 const MIN_WAIT: Duration = Duration::from_millis(5);
 
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct WaitQueue {
     /// Invariant: the number of [`WaitingRequest`] guards alive. Incremented before its owner looks for a
     /// place; read by a lease's drop after it returned its place. Both `SeqCst`, as is the count of
     /// places: either the waiter sees the free place, or the lease sees the waiter and wakes it.
     waiting: AtomicU32,
     /// Single permit: its holder is the first in the queue. Tokio's semaphore is fair.
+    #[default(Semaphore::new(1))]
     turn: Semaphore,
     /// Stores one wake-up if the holder of the turn is not waiting for it yet.
+    #[default(Notify::new())]
     freed: Notify,
     /// Origin of the times below.
+    #[default(Instant::now())]
     epoch: Instant,
     /// Start of the present period of waiting, in nanoseconds.
     since: AtomicU64,
@@ -45,6 +49,7 @@ pub(super) struct WaitQueue {
     /// True while no request waits for longer than a part of a response time.
     is_shedding: AtomicBool,
     /// Notifies waiting requests when that begins.
+    #[default(Notify::new())]
     overloaded: Notify,
 }
 
@@ -56,21 +61,6 @@ pub(super) struct MaxWait {
     /// Average response time; in a lasting overload no request waits for more than half of it.
     /// `None` if unknown: then `wait` holds.
     pub(super) response_time: Option<Duration>,
-}
-
-impl Default for WaitQueue {
-    fn default() -> Self {
-        Self {
-            waiting: AtomicU32::new(0),
-            turn: Semaphore::new(1),
-            freed: Notify::new(),
-            epoch: Instant::now(),
-            since: AtomicU64::new(0),
-            last: AtomicU64::new(0),
-            is_shedding: AtomicBool::new(false),
-            overloaded: Notify::new(),
-        }
-    }
 }
 
 /// Reason why a request left the queue without a place.

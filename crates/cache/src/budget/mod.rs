@@ -28,6 +28,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use smart_default::SmartDefault;
 use tokio::{sync::oneshot, time::timeout};
 
 pub use counts::Counts;
@@ -47,24 +48,17 @@ pub enum ClientKind {
 }
 
 /// Limits on renders in flight and on the queue for them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SmartDefault)]
 pub struct RenderLimits {
     /// Renders in flight at once; at least 1.
+    #[default(4)]
     pub renders: u32,
     /// Maximum of crawlers' misses in the queue.
+    #[default(64)]
     pub queue: u32,
     /// Maximum wait of each of them.
+    #[default(Duration::from_secs(5))]
     pub wait: Duration,
-}
-
-impl Default for RenderLimits {
-    fn default() -> Self {
-        Self {
-            renders: 4,
-            queue: 64,
-            wait: Duration::from_secs(5),
-        }
-    }
 }
 
 impl RenderLimits {

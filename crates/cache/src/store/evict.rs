@@ -12,6 +12,8 @@ use std::{
     sync::{Arc, Weak, atomic::Ordering},
 };
 
+use smart_default::SmartDefault;
+
 use super::{
     body::Body,
     eviction_state::{EvictionState, PackedSize},
@@ -56,21 +58,13 @@ struct QuotaQueues {
 }
 
 /// A linked list from the newest entry to the oldest.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 struct List {
+    #[default(NONE)]
     newest: u32,
+    #[default(NONE)]
     oldest: u32,
     bytes: u64,
-}
-
-impl Default for List {
-    fn default() -> Self {
-        Self {
-            newest: NONE,
-            oldest: NONE,
-            bytes: 0,
-        }
-    }
 }
 
 impl QuotaQueues {

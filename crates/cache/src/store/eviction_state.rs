@@ -11,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use smart_default::SmartDefault;
 
 use super::{
     body_file::BodyFile,
@@ -19,11 +20,13 @@ use super::{
 use crate::base::encoding::Encoding;
 
 /// State of an entry for eviction. It is part of its body, and so outlives a refresh.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct EvictionState {
+    #[default(RwLock::new(None))]
     forms: RwLock<Option<Box<Forms>>>,
     hits: AtomicU32,
     /// Position in the eviction queues; guarded by their lock.
+    #[default(AtomicU32::new(Self::NOWHERE))]
     pub(super) node: AtomicU32,
     /// Counted bytes of headers, body and forms: a [`PackedSize`].
     size: AtomicU32,
@@ -88,20 +91,6 @@ fn place(encoding: Encoding) -> usize {
         Encoding::Zstd => 0,
         Encoding::Br => 1,
         Encoding::Gzip => 2,
-    }
-}
-
-impl Default for EvictionState {
-    fn default() -> Self {
-        Self {
-            forms: RwLock::new(None),
-            hits: AtomicU32::new(0),
-            node: AtomicU32::new(Self::NOWHERE),
-            size: AtomicU32::new(0),
-            frequency: AtomicU8::new(0),
-            before: AtomicU8::new(0),
-            form_used: AtomicU8::new(0),
-        }
     }
 }
 

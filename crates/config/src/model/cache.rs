@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use smart_default::SmartDefault;
 
 use super::unplaced;
 use crate::{
@@ -19,10 +20,11 @@ use crate::{
 };
 
 /// The store of cached responses. Routes switch it on with `cache: {}`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
     /// Bytes of memory for stored responses, including all their metadata.
+    #[default(unplaced(ByteSize(256 << 20)))]
     pub memory: Spanned<ByteSize>,
     /// Largest response to store; `8MiB` if absent, or a quarter of `memory` if that is less.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -122,20 +124,6 @@ impl CacheConfig {
     }
 }
 
-impl Default for CacheConfig {
-    fn default() -> Self {
-        Self {
-            memory: unplaced(ByteSize(256 << 20)),
-            max_object: None,
-            shared: None,
-            disk: None,
-            on_purge_link_lost: PurgeLinkLost::default(),
-            purge: PurgeConfig::default(),
-            fan_out: None,
-        }
-    }
-}
-
 /// The part of the cache that survives restarts.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -152,7 +140,7 @@ pub struct DiskConfig {
 }
 
 /// The cache's level 2, in the Redis of the section `redis`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct SharedConfig {
@@ -160,6 +148,7 @@ pub struct SharedConfig {
     #[serde(rename = "in")]
     pub place: SharedPlace,
     /// Larger responses are kept in memory only.
+    #[default(unplaced(ByteSize(1 << 20)))]
     pub max_object: Spanned<ByteSize>,
 }
 
@@ -170,15 +159,6 @@ pub enum SharedPlace {
     #[default]
     Redis,
     None,
-}
-
-impl Default for SharedConfig {
-    fn default() -> Self {
-        Self {
-            place: SharedPlace::default(),
-            max_object: unplaced(ByteSize(1 << 20)),
-        }
-    }
 }
 
 impl Short for SharedConfig {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::unplaced;
 use crate::{
@@ -16,17 +17,20 @@ use crate::{
 };
 
 /// A generous limit on the requests of each client address, in front of every route.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct FloodGuardConfig {
     /// Requests of one address (IPv6: one /64), for any route; more get 429. Far above the needs of
     /// people behind one address: one page is up to 40 requests.
+    #[default(unplaced(Rate { count: 100, per: Duration::from_secs(1)}))]
     pub requests: Spanned<Rate>,
     /// Requests of one address in flight at once; more get 503. A WebSocket counts until it is
     /// open.
+    #[default(unplaced(50))]
     pub in_flight: Spanned<u32>,
     /// Number of addresses at a time for which the estimates are accurate, at 96 bytes each. With
     /// many more addresses, a legitimate client may be refused for another one's requests.
+    #[default(unplaced(65_536))]
     pub clients: Spanned<u32>,
     /// Addresses and networks that are neither counted nor banned nor challenged.
     pub exempt: Vec<Cidr>,
@@ -37,43 +41,20 @@ pub struct FloodGuardConfig {
     pub challenge: Option<Spanned<FloodChallengeConfig>>,
 }
 
-impl Default for FloodGuardConfig {
-    fn default() -> Self {
-        Self {
-            requests: unplaced(Rate {
-                count: 100,
-                per: Duration::from_secs(1),
-            }),
-            in_flight: unplaced(50),
-            clients: unplaced(65_536),
-            exempt: Vec::new(),
-            ban: None,
-            challenge: None,
-        }
-    }
-}
-
 /// Threshold and duration of a ban.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct BanConfig {
     /// Refusals by rate limits, by this guard and by identity filters that cause a ban.
+    #[default(20)]
     pub after: u16,
     /// Time within which the refusals are counted.
+    #[default(Span::secs(60))]
     pub within: Span,
     /// Duration of a ban.
     #[serde(rename = "for")]
+    #[default(Span::secs(600))]
     pub lasts: Span,
-}
-
-impl Default for BanConfig {
-    fn default() -> Self {
-        Self {
-            after: 20,
-            within: Span::secs(60),
-            lasts: Span::secs(600),
-        }
-    }
 }
 
 /// The challenge for suspicious browsers, and the cookie that proves they passed.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::json;
+use smart_default::SmartDefault;
 
 use super::{OneOrMany, Spanned, shorthand::at_least_one};
 use crate::{
@@ -200,7 +201,7 @@ impl Default for Http2Config {
 }
 
 /// Resource limits for the clients of a listener, individually and in total.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitsConfig {
     /// Concurrent connections. If absent: three eighths of the files that the process may open,
@@ -213,18 +214,24 @@ pub struct LimitsConfig {
     /// Requests on one HTTP/1 connection before it is closed (nginx: `keepalive_requests`).
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
+    #[default(1000)]
     pub requests_per_connection: u32,
     /// Time from a request's first byte (or the start of the connection) to the end of its header
     /// section.
+    #[default(Span::secs(10))]
     pub header_timeout: Span,
     /// Time between two requests.
+    #[default(Span::secs(60))]
     pub idle_timeout: Span,
     /// Minimum rate of a request body in bytes per second; 0 for no limit. Only time spent waiting
     /// for the client counts.
+    #[default(ByteSize(1024))]
     pub body_rate: ByteSize,
     /// Time for which a body may be slower than `body_rate` before it ends with 408.
+    #[default(Span::secs(10))]
     pub body_grace: Span,
     /// Time for which a client may read nothing of a pending response.
+    #[default(Span::secs(60))]
     pub send_timeout: Span,
     /// Maximum length of the request line; longer ones get 414. `8KiB` if absent, or all of
     /// `headers` if that is less.
@@ -237,26 +244,8 @@ pub struct LimitsConfig {
     /// Maximum number of headers; a request with more gets 431.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1, max = 200))]
+    #[default(128)]
     pub header_count: u32,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        Self {
-            connections: None,
-            connections_per_ip: None,
-            connections_per_network: None,
-            requests_per_connection: 1000,
-            header_timeout: Span::secs(10),
-            idle_timeout: Span::secs(60),
-            body_rate: ByteSize(1024),
-            body_grace: Span::secs(10),
-            send_timeout: Span::secs(60),
-            request_line: None,
-            headers: None,
-            header_count: 128,
-        }
-    }
 }
 
 impl LimitsConfig {

@@ -24,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 pub use self::{
     admin::{AdminConfig, AuditLogConfig},
@@ -141,37 +142,32 @@ impl RouteNode {
 }
 
 /// Reloads the configuration when its files change: `true`, or a mapping.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub struct WatchConfig {
     /// Off with `enabled: false`.
+    #[default(true)]
     pub enabled: bool,
     /// Time for which the files must stay unchanged before they are read.
+    #[default(Span(Duration::from_millis(500)))]
     pub debounce: Span,
 }
 
-impl Default for WatchConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            debounce: Span(Duration::from_millis(500)),
-        }
-    }
-}
-
 /// Draining of connections when the gateway stops, or a listener is removed.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainConfig {
     /// Time for which `/readyz` fails before the gateway stops accepting, so that load balancers in
     /// front can switch first.
+    #[default(Span(Duration::ZERO))]
     pub announce: Span,
     /// Time for which idle connections stay open, for a request that the client may have sent
     /// already; `1s` if absent, or all of `deadline` if that is less.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Span>,
     /// Deadline for requests and tunnels in flight, which are then closed.
+    #[default(Span(Duration::from_secs(30)))]
     pub deadline: Span,
 }
 
@@ -181,16 +177,6 @@ impl DrainConfig {
     pub fn idle(&self) -> Span {
         let fitting = || Span(Duration::from_secs(1).min(self.deadline.0));
         self.idle.unwrap_or_else(fitting)
-    }
-}
-
-impl Default for DrainConfig {
-    fn default() -> Self {
-        Self {
-            announce: Span(Duration::ZERO),
-            idle: None,
-            deadline: Span(Duration::from_secs(30)),
-        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{borrow::Cow, fmt, path::PathBuf, time::Duration};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use smart_default::SmartDefault;
 
 use crate::{
     base::{
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// The Redis (or Valkey) through which gateways share limits: `redis://HOST:PORT`, or a mapping.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct RedisConfig {
@@ -42,29 +43,14 @@ pub struct RedisConfig {
     /// `true` for TLS with the system's CA certificates, or a mapping.
     pub tls: Option<Spanned<RedisTlsConfig>>,
     /// Longest time that a request waits for Redis; then it continues without Redis.
+    #[default(Spanned::nowhere(Span(Duration::from_millis(20))))]
     pub timeout: Spanned<Span>,
     /// Connections to each instance. Commands share them, so two are plenty.
+    #[default(Spanned::nowhere(2))]
     pub connections: Spanned<u32>,
     /// Prefix of every key. Gateways that share data use the same prefix.
+    #[default(Spanned::nowhere("edgeway:".to_owned()))]
     pub prefix: Spanned<String>,
-}
-
-impl Default for RedisConfig {
-    fn default() -> Self {
-        Self {
-            url: None,
-            mode: None,
-            nodes: Vec::new(),
-            sentinel: None,
-            username: None,
-            password: None,
-            secret: OneOrMany::default(),
-            tls: None,
-            timeout: Spanned::nowhere(Span(Duration::from_millis(20))),
-            connections: Spanned::nowhere(2),
-            prefix: Spanned::nowhere("edgeway:".to_owned()),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -91,11 +77,12 @@ pub struct SentinelConfig {
 }
 
 /// TLS to Redis.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub struct RedisTlsConfig {
     /// Off with `enabled: false`.
+    #[default(true)]
     pub enabled: bool,
     /// A PEM file of CA certificates, instead of the system's.
     pub ca: Option<Spanned<PathBuf>>,
@@ -105,18 +92,6 @@ pub struct RedisTlsConfig {
     pub key: Option<Spanned<PathBuf>>,
     /// Accepts any certificate, so that an attacker in between can read and change everything.
     pub insecure: bool,
-}
-
-impl Default for RedisTlsConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            ca: None,
-            cert: None,
-            key: None,
-            insecure: false,
-        }
-    }
 }
 
 /// A URL that may hold a password, which is never shown.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{shorthand::at_least_one, upstream::ScaleManager};
 use crate::{
@@ -99,17 +100,20 @@ pub enum ReleaseOverlap {
 
 /// Trial of a new release: it gets more visitors step by step, and is rolled back if it is worse
 /// than the current one.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub struct CanaryConfig {
     /// Share of the visitors in each step, ascending; after the last step the release gets all.
     /// `[5%, 25%, 50%]` if absent.
     pub steps: Option<Spanned<Vec<Percent>>>,
     /// Shortest duration of a step.
+    #[default(Span::secs(5 * 60))]
     pub step: Span,
     /// Requests of the new release that each step waits for.
+    #[default(200)]
     pub requests: u64,
     /// Rule that chooses the visitors.
+    #[default(CanarySplit::Client)]
     pub by: CanarySplit,
     /// Tolerated error ratio of the new release, as a multiple of the current release's; `1.5` if
     /// absent.
@@ -128,17 +132,4 @@ pub enum CanarySplit {
     Client,
     /// Each request is chosen separately: for load tests, and for traffic of few clients.
     Request,
-}
-
-impl Default for CanaryConfig {
-    fn default() -> Self {
-        Self {
-            steps: None,
-            step: Span::secs(5 * 60),
-            requests: 200,
-            by: CanarySplit::Client,
-            errors: None,
-            p95: None,
-        }
-    }
 }

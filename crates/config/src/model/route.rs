@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{
     FilesConfig, OneOrMany, RuleConfig,
@@ -85,27 +86,19 @@ pub enum SpellingConfig {
 }
 
 /// `true`, `false`, `ignore`, or `{ idle: 1h }`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag, transform = short::or_text)]
 pub struct WebsocketConfig {
     /// Off with `enabled: false`.
+    #[default(true)]
     pub enabled: bool,
     /// Refuses requests for a WebSocket with 400 if WebSockets are off. Otherwise they become
     /// ordinary requests without `Upgrade`, as with nginx; in short `websocket: ignore`.
+    #[default(true)]
     pub refuse: bool,
     /// Longest silence of both sides; the upstream's `stream_idle` if absent.
     pub idle: Option<Span>,
-}
-
-impl Default for WebsocketConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            refuse: true,
-            idle: None,
-        }
-    }
 }
 
 /// `all` or `any`.
@@ -279,22 +272,15 @@ pub struct RespondConfig {
     pub headers: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct MaintenanceConfig {
     /// Time after which clients should retry, as `Retry-After`.
+    #[default(Span::secs(60))]
     pub retry_after: Span,
     /// Message for the reader, one sentence.
+    #[default("We are working on this site and will be back shortly.".to_owned())]
     pub message: String,
-}
-
-impl Default for MaintenanceConfig {
-    fn default() -> Self {
-        Self {
-            retry_after: Span::secs(60),
-            message: "We are working on this site and will be back shortly.".to_owned(),
-        }
-    }
 }
 
 /// `{ prefix: /api, with: / }`, `{ regex: "^/old/(.*)$", with: "/new/$1" }`, or

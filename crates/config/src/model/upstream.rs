@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{
     images::ImagesConfig,
@@ -163,11 +164,12 @@ pub struct RestartAtConfig {
 }
 
 /// TLS to backends: `true`, `false`, or a mapping. Certificates are always verified.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub struct UpstreamTlsConfig {
     /// Off with `enabled: false`.
+    #[default(true)]
     pub enabled: bool,
     /// The name for SNI, which the certificate must be valid for. If absent: the `dns` name of the
     /// backends, which they must share.
@@ -178,18 +180,6 @@ pub struct UpstreamTlsConfig {
     pub cert: Option<Spanned<PathBuf>>,
     /// The private key of `cert`, in PEM.
     pub key: Option<Spanned<PathBuf>>,
-}
-
-impl Default for UpstreamTlsConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            name: None,
-            ca: None,
-            cert: None,
-            key: None,
-        }
-    }
 }
 
 /// Protocol to backends.
@@ -268,11 +258,12 @@ pub struct StickyConfig {
 }
 
 /// Active health checks: a mapping, the path alone, or `false` for none.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_a_path, transform = short::or_flag)]
 pub struct HealthConfig {
     /// Off with `enabled: false`.
+    #[default(true)]
     pub enabled: bool,
     /// HTTP check of this path; a TCP connect if absent.
     pub path: Option<Spanned<String>>,
@@ -284,39 +275,26 @@ pub struct HealthConfig {
     /// Reads a JSON body's `status`: `ok` and `degraded` keep the backend, `down` ejects it.
     pub json: bool,
     /// Time between two checks of a healthy backend, ± 10 %.
+    #[default(Span::secs(5))]
     pub interval: Span,
     /// Time between two checks of a backend that is down.
+    #[default(Span::secs(1))]
     pub interval_down: Span,
     /// Time limit of one whole check.
+    #[default(Span::secs(2))]
     pub timeout: Span,
     /// Successes in a row until a backend is healthy again.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
+    #[default(2)]
     pub rise: u32,
     /// Failures in a row until a backend is down.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
+    #[default(3)]
     pub fall: u32,
     /// True if backends count as down until their first check passes.
     pub start_down: bool,
-}
-
-impl Default for HealthConfig {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            path: None,
-            host: None,
-            expect: None,
-            json: false,
-            interval: Span::secs(5),
-            interval_down: Span::secs(1),
-            timeout: Span::secs(2),
-            rise: 2,
-            fall: 3,
-            start_down: false,
-        }
-    }
 }
 
 /// Statuses: `200`, `200-399`, or a list of both. Ranges include both ends.
@@ -338,57 +316,42 @@ impl StatusSet {
 }
 
 /// Time limits of each step towards a backend.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimeoutsConfig {
     /// TCP connect (and TLS handshake).
+    #[default(Span::secs(1))]
     pub connect: Span,
     /// Time from the last byte sent to the end of the response headers.
+    #[default(Span::secs(30))]
     pub first_byte: Span,
     /// Time between two chunks of a response. With `protocol: h2` the longer of this and
     /// `first_byte` limits both.
+    #[default(Span::secs(60))]
     pub idle: Span,
     /// Time between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
+    #[default(Span::secs(3600))]
     pub stream_idle: Span,
     /// Time limit of the whole request, retries included; none if absent. Streams are not limited.
     pub total: Option<Span>,
 }
 
-impl Default for TimeoutsConfig {
-    fn default() -> Self {
-        Self {
-            connect: Span::secs(1),
-            first_byte: Span::secs(30),
-            idle: Span::secs(60),
-            stream_idle: Span::secs(3600),
-            total: None,
-        }
-    }
-}
-
 /// Conditions for a retry on another backend. Only listed conditions are retried. A request that is
 /// not idempotent is never retried after it was sent.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct RetryConfig {
     /// Total attempts; 1 for no retries.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
+    #[default(2)]
     pub attempts: u32,
     /// Failures after which a request is sent again: `connect`, `reset`, `502`, `503`, `504`.
+    #[default(vec![RetryOn::Connect, RetryOn::Reset])]
     pub on: Vec<RetryOn>,
     /// Retries allowed as a share of requests over the last 10 s (and at least 3 in any 10 s).
+    #[default(Percent(10.0))]
     pub budget: Percent,
-}
-
-impl Default for RetryConfig {
-    fn default() -> Self {
-        Self {
-            attempts: 2,
-            on: vec![RetryOn::Connect, RetryOn::Reset],
-            budget: Percent(10.0),
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -409,52 +372,38 @@ pub enum RetryOn {
 }
 
 /// Passive health.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct EjectConfig {
     /// Failures in a row (no connection, reset, timeout, 502, 503 or 504) until ejection; 0 for
     /// never.
+    #[default(5)]
     pub errors: u32,
     /// Length of the first ejection; each further one is twice as long.
     #[serde(rename = "for")]
+    #[default(Span::secs(10))]
     pub span: Span,
     /// Longest ejection.
+    #[default(Span::secs(300))]
     pub max: Span,
 }
 
-impl Default for EjectConfig {
-    fn default() -> Self {
-        Self {
-            errors: 5,
-            span: Span::secs(10),
-            max: Span::secs(300),
-        }
-    }
-}
-
 /// Limits on requests in flight: a mapping, or `per_backend` alone.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_number)]
 pub struct InFlightConfig {
     /// Requests in flight to one backend.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
+    #[default(1024)]
     pub per_backend: u32,
     /// Requests that may wait for a permit.
+    #[default(256)]
     pub queue: u32,
     /// Longest wait of a request before it gets 503.
+    #[default(Span::secs(1))]
     pub wait: Span,
-}
-
-impl Default for InFlightConfig {
-    fn default() -> Self {
-        Self {
-            per_backend: 1024,
-            queue: 256,
-            wait: Span::secs(1),
-        }
-    }
 }
 
 /// Idle connections kept to backends.

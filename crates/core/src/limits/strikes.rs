@@ -9,6 +9,7 @@ use std::{
 
 use ahash::RandomState;
 use parking_lot::Mutex;
+use smart_default::SmartDefault;
 
 use super::Address;
 use crate::base::units::whole_millis;
@@ -32,8 +33,9 @@ const EVICTION_CANDIDATES: usize = 8;
 const SCAN_INTERVAL_MILLIS: u64 = 1000;
 
 /// The refusals of all clients.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct Strikes {
+    #[default(RandomState::new())]
     hash: RandomState,
     shards: [Mutex<Shard>; SHARDS],
     /// Invariant: the number of entries in all shards, changed under their locks.
@@ -75,16 +77,6 @@ impl ClientStrikes {
         self.until = now + within;
         self.counts[0] = self.counts[0].saturating_add(1);
         self.counts.iter().copied().map(u32::from).sum()
-    }
-}
-
-impl Default for Strikes {
-    fn default() -> Self {
-        Self {
-            hash: RandomState::new(),
-            shards: Default::default(),
-            len: AtomicUsize::new(0),
-        }
     }
 }
 

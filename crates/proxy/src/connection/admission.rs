@@ -17,21 +17,14 @@ use arc_swap::ArcSwapOption;
 use edgeway_base::net::{neighbourhood, subscriber};
 use edgeway_gateway::Limits;
 use parking_lot::Mutex;
+use smart_default::SmartDefault;
 
 /// Connections of the process, across all listeners.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub struct ConnectionTotal {
     open: AtomicU32,
+    #[default(AtomicU32::new(u32::MAX))]
     most: AtomicU32,
-}
-
-impl Default for ConnectionTotal {
-    fn default() -> Self {
-        Self {
-            open: AtomicU32::new(0),
-            most: AtomicU32::new(u32::MAX),
-        }
-    }
 }
 
 impl ConnectionTotal {

@@ -14,6 +14,7 @@ use std::{
 
 use edgeway_gateway::Limits;
 use parking_lot::Mutex;
+use smart_default::SmartDefault;
 
 use super::{CloseReason, Connection, deadline::Watch, pace::PaceLimits};
 
@@ -21,7 +22,7 @@ use super::{CloseReason, Connection, deadline::Watch, pace::PaceLimits};
 const FRAME: u64 = 16 * 1024;
 
 /// The stream state of a connection.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub struct Streams {
     /// The deadlines of open streams.
     watches: Mutex<Vec<Weak<Watch>>>,
@@ -29,6 +30,8 @@ pub struct Streams {
     /// Incremented with each stream that begins.
     begun: AtomicU32,
     /// Odd while a header section is arriving. Each header section has its own number.
+    // A connection begins with a header section.
+    #[default(AtomicU64::new(1))]
     header_section: AtomicU64,
     /// Milliseconds as last read by the deadline task.
     now: AtomicU64,
@@ -71,22 +74,6 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.streams.open.fetch_sub(1, Ordering::Release);
-    }
-}
-
-impl Default for Streams {
-    fn default() -> Self {
-        Self {
-            watches: Mutex::default(),
-            open: AtomicU32::new(0),
-            begun: AtomicU32::new(0),
-            // A connection begins with a header section.
-            header_section: AtomicU64::new(1),
-            now: AtomicU64::new(0),
-            has_resets: AtomicBool::new(false),
-            header_section_since: StableSince::default(),
-            stream_turns: StableSince::default(),
-        }
     }
 }
 

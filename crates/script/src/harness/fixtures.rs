@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
+use smart_default::SmartDefault;
 
 use super::test_kit::headers;
 use crate::capabilities::{FetchOrigins, FetchResponse, FixtureResponses};
@@ -18,9 +19,10 @@ enum ResponseList {
     One(FixtureResponse),
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 struct FixtureResponse {
+    #[default(200)]
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
@@ -28,18 +30,6 @@ struct FixtureResponse {
     json: Option<Value>,
     /// Error in place of a response.
     error: Option<String>,
-}
-
-impl Default for FixtureResponse {
-    fn default() -> Self {
-        Self {
-            status: 200,
-            headers: Vec::new(),
-            body: String::new(),
-            json: None,
-            error: None,
-        }
-    }
 }
 
 pub(super) fn read(json: &str) -> Result<FetchOrigins, String> {

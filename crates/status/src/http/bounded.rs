@@ -19,6 +19,7 @@ use std::{
 
 use axum::serve::Listener;
 use edgeway_base::units::whole_millis;
+use smart_default::SmartDefault;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
@@ -40,19 +41,12 @@ pub(super) const ACTION: Duration = Duration::from_mins(2);
 
 /// Connections of an admin listener: limited in number, and awaited when it closes. Cloning shares
 /// them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, SmartDefault)]
 pub struct Connections {
+    #[default(Arc::new(Semaphore::new(CONNECTIONS)))]
     permits: Arc<Semaphore>,
+    #[default(watch::Sender::new(false))]
     is_closed: watch::Sender<bool>,
-}
-
-impl Default for Connections {
-    fn default() -> Self {
-        Self {
-            permits: Arc::new(Semaphore::new(CONNECTIONS)),
-            is_closed: watch::Sender::new(false),
-        }
-    }
 }
 
 impl Connections {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use edgeway_net::tasks::Tasks;
+use smart_default::SmartDefault;
 
 use super::BackendConnection;
 use crate::{
@@ -29,7 +30,9 @@ const MAX_SWEEP: Duration = Duration::from_secs(16);
 /// Idle connections to one address.
 ///
 /// While there are any, a task closes those that have expired or that the backend has closed.
+#[derive(SmartDefault)]
 pub(crate) struct IdleConnections {
+    #[default(Lanes::new(Vec::new))]
     pub(super) lanes: Lanes<Vec<IdleConnection>>,
     sweeper: Tasks,
     has_sweeper: AtomicBool,
@@ -46,17 +49,6 @@ pub(super) struct IdleConnection {
 impl fmt::Debug for IdleConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdleConnections").finish_non_exhaustive()
-    }
-}
-
-impl Default for IdleConnections {
-    fn default() -> Self {
-        Self {
-            lanes: Lanes::new(Vec::new),
-            sweeper: Tasks::default(),
-            has_sweeper: AtomicBool::new(false),
-            closed_at: AtomicU64::new(0),
-        }
     }
 }
 

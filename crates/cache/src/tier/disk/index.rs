@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use lru::LruCache;
+use smart_default::SmartDefault;
 
 use super::super::stamps::{self, Digest, WriteChange};
 use crate::{key::Key, policy::Variance};
@@ -95,31 +96,20 @@ struct IndexEntry {
     number: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct Index {
+    #[default(LruCache::unbounded())]
     files: LruCache<Name, IndexEntry>,
     /// Names by the digests of place and URL.
     found: BTreeSet<(u64, Name)>,
     /// Number of announced writes, by the digests of place and URL.
     announced: HashMap<u64, u32>,
     blocks: u64,
+    // Lower numbers are for entries that were there at the start.
+    #[default(1 << 32)]
     numbers: u64,
     /// Number of times the index was cleared.
     cleared: u64,
-}
-
-impl Default for Index {
-    fn default() -> Self {
-        Self {
-            files: LruCache::unbounded(),
-            found: BTreeSet::new(),
-            announced: HashMap::new(),
-            blocks: 0,
-            // Lower numbers are for entries that were there at the start.
-            numbers: 1 << 32,
-            cleared: 0,
-        }
-    }
 }
 
 impl Index {

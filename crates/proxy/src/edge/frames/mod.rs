@@ -10,6 +10,7 @@ mod tests;
 use std::ops::Range;
 
 use edgeway_config::model::Http2Config;
+use smart_default::SmartDefault;
 
 use crate::connection::CloseReason;
 
@@ -65,17 +66,21 @@ impl FrameLimits {
 }
 
 /// Position of a connection in the client's frames.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct Frames {
     /// Frame header that is being received.
+    #[default([0; FRAME_HEADER])]
     frame_header: [u8; FRAME_HEADER],
     length: usize,
     /// Bytes left of the preface, or of a frame's payload.
+    #[default(PREFACE)]
     remainder: u32,
     /// Unit that ends once `remainder` is zero.
+    #[default(FrameEnd::Nothing)]
     ends: FrameEnd,
     /// Number of header blocks that have begun, times two, plus one while one is incomplete. The
     /// connection's first SETTINGS counts as one.
+    #[default(1)]
     blocks: u64,
     continuations: u32,
     /// True once the preface was read.
@@ -143,25 +148,6 @@ enum Kind {
 }
 
 type Counts = [u32; Kind::Requests as usize + 1];
-
-impl Default for Frames {
-    fn default() -> Self {
-        Self {
-            frame_header: [0; FRAME_HEADER],
-            length: 0,
-            remainder: PREFACE,
-            ends: FrameEnd::Nothing,
-            blocks: 1,
-            continuations: 0,
-            is_open: false,
-            settings: None,
-            found: Vec::new(),
-            span: 0,
-            counts: Default::default(),
-            responses: Counts::default(),
-        }
-    }
-}
 
 impl Frames {
     /// Returns an odd number while the headers of a request, or the connection preface, have begun

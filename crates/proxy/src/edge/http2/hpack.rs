@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode, header};
+use smart_default::SmartDefault;
 
 use crate::connection::response_queue::ResponseHeaders;
 
@@ -35,7 +36,7 @@ const TABLE_SIZE: (u8, u32) = (0x20, 5);
 const LENGTH: (u8, u32) = (0x00, 7);
 
 /// Encoder of the responses of one connection.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct HeaderEncoder {
     /// Headers in the table that can be found again.
     entries: Vec<Entry>,
@@ -46,10 +47,12 @@ pub(super) struct HeaderEncoder {
     /// Number of entries of the table, those of sets included.
     inserted: usize,
     size: usize,
+    #[default(MAX_TABLE)]
     max_size: usize,
     /// True if the client has to be told the size of the table.
     is_resized: bool,
     /// Fingerprints of headers that came once.
+    #[default([0; SEEN])]
     seen: [u16; SEEN],
 }
 
@@ -68,21 +71,6 @@ struct ReadySet {
     lines: Arc<[u8]>,
     first: usize,
     count: usize,
-}
-
-impl Default for HeaderEncoder {
-    fn default() -> Self {
-        Self {
-            entries: Vec::new(),
-            text: Vec::new(),
-            ready: Vec::new(),
-            inserted: 0,
-            size: 0,
-            max_size: MAX_TABLE,
-            is_resized: false,
-            seen: [0; SEEN],
-        }
-    }
 }
 
 impl HeaderEncoder {

@@ -12,6 +12,7 @@ use std::{
 use edgeway_net::tasks::Tasks;
 use instant_acme::Account;
 use log::{debug, info, warn};
+use smart_default::SmartDefault;
 use tokio::{
     sync::{OwnedMutexGuard, Semaphore, oneshot},
     time::{sleep, timeout},
@@ -54,26 +55,17 @@ pub(super) struct Issuing {
 }
 
 /// State shared by all configurations: the zone of all names.
-#[derive(Debug)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct Shared {
     pub(super) tokens: Arc<Tokens>,
+    #[default(Arc::new(Semaphore::new(MAX_ORDERS)))]
     slots: Arc<Semaphore>,
     /// Ensures that one account is created, not one for each name.
+    #[default(Arc::new(Semaphore::new(1)))]
     pub(super) making: Arc<Semaphore>,
     /// Orders in flight. They continue when the configuration that began them is replaced, because
     /// a CA counts abandoned orders.
     orders: Tasks,
-}
-
-impl Default for Shared {
-    fn default() -> Self {
-        Self {
-            tokens: Arc::default(),
-            slots: Arc::new(Semaphore::new(MAX_ORDERS)),
-            making: Arc::new(Semaphore::new(1)),
-            orders: Tasks::default(),
-        }
-    }
 }
 
 impl Zone for Shared {}
