@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
 use super::unplaced;
@@ -163,10 +163,6 @@ pub enum SharedPlace {
 
 impl Short for SharedConfig {
     const WHAT: &'static str = "`redis`, `none` or a mapping such as `{ max_object: 1MiB }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         let place = match text {

@@ -1,7 +1,7 @@
 //! The key `extends` as written: the preset that a file is laid over.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::tree::short::{self, Short, reads_short, writes_mapping};
 
@@ -20,10 +20,6 @@ pub struct ExtendsConfig {
 
 impl Short for ExtendsConfig {
     const WHAT: &'static str = "`preset:NAME`, or a mapping such as `{ preset: shop }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         let Some(name) = text.strip_prefix("preset:") else {

@@ -10,7 +10,7 @@ use crate::{
     base::{encoding::Encoding, units::Span},
     tree::{
         Spanned, or_none,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, FromMapping, Short, reads_short, writes_mapping},
     },
 };
 
@@ -150,7 +150,8 @@ fn recheck() -> Span {
     Span::secs(1)
 }
 
-reads_short!(FilesConfig, PrecompressedConfig);
+reads_short!(FilesConfig);
+reads_short!(by_hand: PrecompressedConfig);
 writes_mapping!(FilesConfig);
 
 /// Media types of the files of all routes. Those in `files` count first.
@@ -167,10 +168,6 @@ pub struct MediaTypesConfig {
 
 impl Short for FilesConfig {
     const WHAT: &'static str = "a folder, or a mapping such as `{ root: /srv/www }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(root: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {
@@ -198,15 +195,17 @@ impl Short for FilesConfig {
     }
 }
 
-impl Short for PrecompressedConfig {
-    const WHAT: &'static str = "`true`, `false` or a list such as `[br, gzip]`";
-
+impl FromMapping for PrecompressedConfig {
     fn full<'de, D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
         Err(D::Error::custom(format!(
             "expected {}, found a mapping",
             Self::WHAT
         )))
     }
+}
+
+impl Short for PrecompressedConfig {
+    const WHAT: &'static str = "`true`, `false` or a list such as `[br, gzip]`";
 
     fn flag(flag: bool) -> Option<Result<Self, String>> {
         Some(Ok(Self(if flag { ENCODINGS.to_vec() } else { Vec::new() })))

@@ -1,7 +1,7 @@
 //! Images of a Next.js app, as written.
 
 use schemars::{JsonSchema, Schema};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::tree::{
@@ -42,10 +42,6 @@ fn off() -> Spanned<bool> {
 
 impl Short for ImagesConfig {
     const WHAT: &'static str = "`app`, `edge` or a mapping such as `{ at: edge, remote: true }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         let at = match text {

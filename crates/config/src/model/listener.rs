@@ -3,14 +3,14 @@
 use std::path::PathBuf;
 
 use schemars::{JsonSchema, Schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use smart_default::SmartDefault;
 
 use super::{OneOrMany, Spanned, shorthand::at_least_one};
 use crate::{
     base::units::{ByteSize, Span},
-    tree::short::{self, Short, read_short},
+    tree::short::{self, Short, reads_short, writes_mapping},
 };
 
 /// An address at which clients connect.
@@ -159,45 +159,37 @@ fn three_seconds() -> Span {
 }
 
 /// HTTP/2 to clients.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http2Config {
     /// `false` switches HTTP/2 off.
+    #[default(true)]
     pub enabled: bool,
     /// Accepts HTTP/2 without TLS from clients with prior knowledge.
     pub cleartext: bool,
     /// Concurrent streams on one connection.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
+    #[default(128)]
     pub concurrent_streams: u32,
     /// Streams that a client may reset within 10 s.
+    #[default(200)]
     pub resets: u32,
     /// PING frames that a client may send within 10 s.
+    #[default(100)]
     pub pings: u32,
     /// SETTINGS frames that a client may send within 10 s.
+    #[default(50)]
     pub settings: u32,
     /// Total streams on one connection, after which the client must open another one.
     #[serde(deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
+    // More than a browser ever needs, and few enough that memory is freed eventually.
+    #[default(10_000)]
     pub streams: u32,
     /// Maximum age of a connection; streams in flight may finish.
+    #[default(Span::secs(3600))]
     pub max_age: Span,
-}
-
-impl Default for Http2Config {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            cleartext: false,
-            concurrent_streams: 128,
-            resets: 200,
-            pings: 100,
-            settings: 50,
-            // More than a browser ever needs, and few enough that memory is freed eventually.
-            streams: 10_000,
-            max_age: Span::secs(3600),
-        }
-    }
 }
 
 /// Resource limits for the clients of a listener, individually and in total.
@@ -306,32 +298,11 @@ pub enum ChallengeConfig {
     TlsAlpn01,
 }
 
-/// Implements reading with [`Short`], and writing with the derived implementation.
-macro_rules! short {
-    ($($type:ty),*) => {$(
-        impl<'de> Deserialize<'de> for $type {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                read_short(d)
-            }
-        }
-
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                // Calls the inherent method that `#[serde(remote = "Self")]` generated.
-                Self::serialize(self, s)
-            }
-        }
-    )*};
-}
-
-short!(ToHttpsConfig, ProxyProtocolConfig);
+reads_short!(ToHttpsConfig, ProxyProtocolConfig);
+writes_mapping!(ToHttpsConfig, ProxyProtocolConfig);
 
 impl Short for ToHttpsConfig {
     const WHAT: &'static str = "`https`, or a mapping such as `{ port: 8443 }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(match text {
@@ -346,10 +317,6 @@ impl Short for ToHttpsConfig {
 impl Short for ProxyProtocolConfig {
     const WHAT: &'static str =
         "a list of networks such as `[10.0.0.0/8]`, or a mapping such as `{ from: [10.0.0.0/8] }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(Err(format!(

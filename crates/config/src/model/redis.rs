@@ -13,7 +13,7 @@ use crate::{
     },
     tree::{
         OneOrMany, Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, flag_enables, reads_short, writes_mapping},
     },
 };
 
@@ -157,10 +157,6 @@ impl Short for RedisConfig {
     const WHAT: &'static str =
         "a URL such as `redis://127.0.0.1:6379`, or a mapping such as `{ url: … }`";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
     fn text(url: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {
             url: Some(Spanned::nowhere(RedisUrl(Secret::new(url)))),
@@ -175,16 +171,7 @@ writes_mapping!(RedisConfig);
 impl Short for RedisTlsConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ ca: ca.pem }`";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
-    fn flag(enabled: bool) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            enabled,
-            ..Self::default()
-        }))
-    }
+    flag_enables!();
 }
 
 reads_short!(RedisTlsConfig);

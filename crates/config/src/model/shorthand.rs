@@ -14,15 +14,14 @@ use super::{
     Spanned, StatusSet, UpstreamTlsConfig, WatchConfig, WebsocketConfig, route::RedirectMapping,
     upstream::BackendMapping,
 };
-use crate::tree::short::{self, Short, reads_short, writes_mapping};
+use crate::tree::short::{self, FromMapping, Short, flag_enables, reads_short, writes_mapping};
 
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
+reads_short!(by_hand: BackendConfig, RedirectConfig);
 reads_short!(
-    BackendConfig,
     HealthConfig,
     InFlightConfig,
-    RedirectConfig,
     RespondConfig,
     UpstreamTlsConfig,
     WatchConfig,
@@ -37,9 +36,7 @@ writes_mapping!(
     WebsocketConfig
 );
 
-impl Short for BackendConfig {
-    const WHAT: &'static str = "a backend such as `127.0.0.1:3000`, or a mapping";
-
+impl FromMapping for BackendConfig {
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let BackendMapping {
             address,
@@ -72,6 +69,10 @@ impl Short for BackendConfig {
             backup,
         })
     }
+}
+
+impl Short for BackendConfig {
+    const WHAT: &'static str = "a backend such as `127.0.0.1:3000`, or a mapping";
 
     fn number(number: u64) -> Option<Result<Self, String>> {
         let help = match u16::try_from(number) {
@@ -127,16 +128,7 @@ impl Short for HealthConfig {
     const WHAT: &'static str =
         "a mapping such as `{ path: /api/health }`, a path, or `false` for no checks";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
-    fn flag(enabled: bool) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            enabled,
-            ..Self::default()
-        }))
-    }
+    flag_enables!();
 
     fn text(path: &str) -> Option<Result<Self, String>> {
         if !path.starts_with('/') {
@@ -152,10 +144,6 @@ impl Short for HealthConfig {
 impl Short for InFlightConfig {
     const WHAT: &'static str = "a number of requests, or a mapping such as `{ per_backend: 100 }`";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
     fn number(number: u64) -> Option<Result<Self, String>> {
         Some(match u32::try_from(number) {
             Ok(per_backend) if per_backend > 0 => Ok(Self {
@@ -170,16 +158,7 @@ impl Short for InFlightConfig {
 impl Short for WebsocketConfig {
     const WHAT: &'static str = "`true`, `false`, `ignore` or a mapping such as `{ idle: 1h }`";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
-    fn flag(enabled: bool) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            enabled,
-            ..Self::default()
-        }))
-    }
+    flag_enables!();
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         (text == "ignore").then(|| {
@@ -195,40 +174,18 @@ impl Short for WebsocketConfig {
 impl Short for WatchConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ debounce: 2s }`";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
-    fn flag(enabled: bool) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            enabled,
-            ..Self::default()
-        }))
-    }
+    flag_enables!();
 }
 
 impl Short for UpstreamTlsConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ name: api.internal }`";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
-    fn flag(enabled: bool) -> Option<Result<Self, String>> {
-        Some(Ok(Self {
-            enabled,
-            ..Self::default()
-        }))
-    }
+    flag_enables!();
 }
 
 impl Short for RespondConfig {
     const WHAT: &'static str =
         "a mapping such as `{ status: 200, body: ok }`, a status, or the text of the body";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn number(status: u64) -> Option<Result<Self, String>> {
         Some(reply_status_of(status).map(|status| Self {
@@ -258,14 +215,16 @@ impl RespondConfig {
     }
 }
 
-impl Short for RedirectConfig {
-    const WHAT: &'static str =
-        "`https`, a target, or a mapping such as `{ to: /new, status: 308 }`";
-
+impl FromMapping for RedirectConfig {
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let RedirectMapping { to, status } = RedirectMapping::deserialize(d)?;
         Self::from_target(&to.value, status).map_err(D::Error::custom)
     }
+}
+
+impl Short for RedirectConfig {
+    const WHAT: &'static str =
+        "`https`, a target, or a mapping such as `{ to: /new, status: 308 }`";
 
     fn text(to: &str) -> Option<Result<Self, String>> {
         Some(Self::from_target(to, None))

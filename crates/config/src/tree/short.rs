@@ -11,7 +11,6 @@
 //!
 //! impl Short for ThingConfig {
 //!     const WHAT: &'static str = "`true`, `false` or a mapping";
-//!     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> { Self::deserialize(d) }
 //!     fn flag(flag: bool) -> Option<Result<Self, String>> { … }
 //! }
 //!
@@ -29,10 +28,21 @@ use serde_json::{Value, json};
 
 use super::{Spanned, spanned::SHORT_FORMS};
 
-/// Implements `Deserialize` for types with a short form, by [`Short`].
+/// Implements `Deserialize` for types with a short form, by [`Short`]; their mappings are read as
+/// `#[serde(remote = "Self")]` says, or as their own [`FromMapping`] does after `by_hand:`.
 #[macro_export]
 macro_rules! reads_short {
-    ($($type:ty),* $(,)?) => {$(
+    ($($type:ty),* $(,)?) => {
+        $crate::reads_short!(by_hand: $($type),*);
+        $(
+            impl $crate::tree::short::FromMapping for $type {
+                fn full<'de, D: ::serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                    Self::deserialize(d)
+                }
+            }
+        )*
+    };
+    (by_hand: $($type:ty),* $(,)?) => {$(
         impl<'de> ::serde::Deserialize<'de> for $type {
             fn deserialize<D: ::serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
                 $crate::tree::short::read_short(d)
@@ -54,18 +64,36 @@ macro_rules! writes_mapping {
     )*};
 }
 
+/// Implements `flag` of [`Short`] for types with a field `enabled`: `true` and `false` are its value,
+/// and all else is as by default.
+macro_rules! flag_enables {
+    () => {
+        fn flag(enabled: bool) -> Option<Result<Self, String>> {
+            Some(Ok(Self {
+                enabled,
+                ..Self::default()
+            }))
+        }
+    };
+}
+
+pub(crate) use flag_enables;
+
 pub use crate::{reads_short, writes_mapping};
+
+/// A type that can be read from a mapping.
+pub trait FromMapping: Sized {
+    /// Reads the mapping.
+    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error>;
+}
 
 /// A type that is written as a mapping, or in a short form.
 ///
 /// A short form that is not overridden is refused as the wrong type. An `Err` is the message for
 /// the user; the text after `\nhelp: ` in it is the help.
-pub trait Short: Sized {
+pub trait Short: FromMapping {
     /// Allowed forms, for the message: ``expected {WHAT}, found a list``.
     const WHAT: &'static str;
-
-    /// Reads the mapping.
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error>;
 
     fn flag(_flag: bool) -> Option<Result<Self, String>> {
         None

@@ -189,10 +189,6 @@ impl LimitConfig {
 impl Short for LimitConfig {
     const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
     fn text(text: &str) -> Option<Result<Self, String>> {
         let rate = text.parse().map_err(|error: UnitError| error.to_string());
         Some(rate.map(Self::of))
@@ -204,10 +200,6 @@ writes_mapping!(LimitConfig);
 
 impl Short for TierConfig {
     const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         let rate = text.parse().map_err(|error: UnitError| error.to_string());

@@ -21,7 +21,7 @@ use edgeway_config::{
 use edgeway_core::chain::CompileContext;
 use edgeway_net::log_file::{LogMetrics, RotationPolicy, SyslogAddress, Target};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use super::{
     ACCESS_LOG, AccessLog,
@@ -104,10 +104,6 @@ pub(super) struct RotateConfig {
 
 impl Short for RotateConfig {
     const WHAT: &'static str = "`false`, or a mapping such as `{ every: 1d, keep: 7 }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn flag(flag: bool) -> Option<Result<Self, String>> {
         Some(Ok(Self {

@@ -4,7 +4,7 @@ use edgeway_base::units::{ByteSize, UnitError};
 use edgeway_config::tree::short::{self, Short, reads_short, writes_mapping};
 use edgeway_core::chain::CompileContext;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::BodyLimit;
 
@@ -33,10 +33,6 @@ fn or_size(schema: &mut Schema) {
 
 impl Short for BodyLimitConfig {
     const WHAT: &'static str = "a size such as `1MiB`, or `false` for no limit";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn number(bytes: u64) -> Option<Result<Self, String>> {
         Some(Ok(Self {

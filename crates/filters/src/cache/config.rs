@@ -15,7 +15,7 @@ use edgeway_cache::{
 };
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, FromMapping, Short, reads_short, writes_mapping},
 };
 use edgeway_core::{
     chain::CompileContext,
@@ -233,9 +233,7 @@ impl Default for ClientDirectivesConfig {
     }
 }
 
-impl Short for ClientDirectivesConfig {
-    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ per_address: 10/min }`";
-
+impl FromMapping for ClientDirectivesConfig {
     fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         /// The mapping form; it is enabled if `enabled` is absent, since a written rate is meant to
         /// apply.
@@ -252,13 +250,17 @@ impl Short for ClientDirectivesConfig {
         }
         Ok(config)
     }
+}
+
+impl Short for ClientDirectivesConfig {
+    const WHAT: &'static str = "`true`, `false` or a mapping such as `{ per_address: 10/min }`";
 
     fn flag(enabled: bool) -> Option<Result<Self, String>> {
         Some(Ok(Self::new(enabled)))
     }
 }
 
-reads_short!(ClientDirectivesConfig);
+reads_short!(by_hand: ClientDirectivesConfig);
 writes_mapping!(ClientDirectivesConfig);
 
 impl Default for RouteCacheConfig {
@@ -295,10 +297,6 @@ impl Default for RouteCacheConfig {
 
 impl Short for RouteCacheConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn flag(flag: bool) -> Option<Result<Self, String>> {
         flag.then(|| Ok(Self::default()))

@@ -13,7 +13,7 @@ use edgeway_config::{
 };
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Compression, CompressionRules, Offer,
@@ -94,10 +94,6 @@ impl Default for LevelsConfig {
 impl Short for CompressionConfig {
     const WHAT: &'static str = "`true`, a list such as `[br, gzip]`, or a mapping";
     const TAKES_LIST: bool = true;
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn flag(flag: bool) -> Option<Result<Self, String>> {
         flag.then(|| Ok(Self::default()))

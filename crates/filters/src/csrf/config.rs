@@ -7,7 +7,7 @@ use edgeway_config::tree::{
 };
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::Csrf;
 
@@ -26,10 +26,6 @@ pub struct CsrfConfig {
 
 impl Short for CsrfConfig {
     const WHAT: &'static str = "`true`, or a mapping such as `{ origins: [https://example.com] }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn flag(flag: bool) -> Option<Result<Self, String>> {
         flag.then(|| Ok(Self::default()))

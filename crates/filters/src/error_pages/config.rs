@@ -19,7 +19,7 @@ use edgeway_files::PageFile;
 use edgeway_routes::values::{Names, Template};
 use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{Content, ErrorPage, ErrorPages, HTML, PageSource, of_route::PageRoute};
 
@@ -119,10 +119,6 @@ enum Clients {
 impl Short for PageConfig {
     const WHAT: &'static str =
         "the path of an HTML file, or a mapping such as `{ redirect: /login }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(path: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {

@@ -14,7 +14,7 @@ use edgeway_core::chain::{AuthMetrics, CompileContext};
 use edgeway_net::fetch::Fetch;
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::{Cache, ForwardAuth, gate::Gates};
 
@@ -114,10 +114,6 @@ impl Default for ForwardAuthConfig {
 impl Short for ForwardAuthConfig {
     const WHAT: &'static str =
         "a URL, or a mapping such as `{ url: http://127.0.0.1:9000/verify, copy: [X-User] }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {

@@ -8,7 +8,7 @@ use edgeway_config::tree::{
 };
 use edgeway_core::{chain::CompileContext, limits::key::KeyList};
 use schemars::{JsonSchema, Schema};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{InFlight, PerKey, counts::Counts};
@@ -39,10 +39,6 @@ fn or_number(schema: &mut Schema) {
 
 impl Short for RouteInFlightConfig {
     const WHAT: &'static str = "a number of requests such as `200`, or a mapping";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn number(max: u64) -> Option<Result<Self, String>> {
         Some(Ok(Self {

@@ -7,7 +7,7 @@ use edgeway_config::tree::{
 use edgeway_core::chain::CompileContext;
 use http::{HeaderValue, Method, StatusCode};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use super::Methods;
 
@@ -31,10 +31,6 @@ fn not_allowed() -> Spanned<u16> {
 impl Short for MethodsConfig {
     const WHAT: &'static str = "a list such as `[GET, POST]`, or a mapping";
     const TAKES_LIST: bool = true;
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn list(allow: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
         let status = not_allowed();

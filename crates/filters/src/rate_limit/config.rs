@@ -14,7 +14,7 @@ use edgeway_core::{
     limits::limit::{Limit, Limits},
 };
 use schemars::{JsonSchema, Schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Charge, RateLimit};
 
@@ -47,10 +47,6 @@ fn or_name(schema: &mut Schema) {
 impl Short for UseConfig {
     const WHAT: &'static str =
         "the name of a limit, or a mapping such as `{ limit: user, cost: 5 }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {

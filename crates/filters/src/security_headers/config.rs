@@ -321,10 +321,6 @@ fn or_helmet(schema: &mut Schema) {
 impl Short for SecurityHeadersConfig {
     const WHAT: &'static str = "`helmet`, `none`, `false` or a mapping of what differs";
 
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
-
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(match text {
             "helmet" => Ok(Self::default()),
@@ -358,10 +354,6 @@ impl Serialize for SecurityHeadersConfig {
 
 impl Short for Hsts {
     const WHAT: &'static str = "`false`, or a mapping such as `{ max_age: 365d }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn flag(flag: bool) -> Option<Result<Self, String>> {
         Some(Ok(Self {

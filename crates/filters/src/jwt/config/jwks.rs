@@ -18,7 +18,7 @@ use edgeway_core::chain::CompileContext;
 use edgeway_net::fetch::Fetch;
 use http::Uri;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 use crate::jwt::{
     Keys,
@@ -67,10 +67,6 @@ impl Default for JwksConfig {
 
 impl Short for JwksConfig {
     const WHAT: &'static str = "a URL, or a mapping such as `{ url: https://…, refresh: 5min }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {

@@ -7,7 +7,7 @@ use edgeway_config::tree::{
 };
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::jwt::keys::{self, Key};
 
@@ -28,10 +28,6 @@ pub(super) struct KeyConfig {
 
 impl Short for KeyConfig {
     const WHAT: &'static str = "`file:PATH`, or a mapping such as `{ key: file:PATH, kid: NAME }`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {

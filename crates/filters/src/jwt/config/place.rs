@@ -7,7 +7,7 @@ use edgeway_config::{
 use edgeway_core::chain::CompileContext;
 use http::header;
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::jwt::source::TokenSource;
@@ -31,10 +31,6 @@ pub(super) struct SourceConfig {
 
 impl Short for SourceConfig {
     const WHAT: &'static str = "`header:NAME`, `cookie:NAME` or `query:NAME`";
-
-    fn full<'de, D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        Self::deserialize(d)
-    }
 
     fn text(text: &str) -> Option<Result<Self, String>> {
         let mut config = Self::default();
