@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use edgeway_config::diagnostic::{
     Severity, Style,
-    other_gateways::{Level, TRANSLATIONS},
+    other_gateways::{Level, translations},
 };
 
 use crate::first_file::{lines, problems_of};
@@ -13,7 +13,7 @@ use crate::first_file::{lines, problems_of};
 #[test]
 fn words_of_other_gateways_are_translated_to_what_is_accepted() {
     let mut asked = 0;
-    for entry in TRANSLATIONS {
+    for entry in translations() {
         for word in entry.words.split(' ') {
             let wrong = with_entries(entry.level, &format!("{word}: 1"), "");
             let report = lines(&wrong).join("\n");

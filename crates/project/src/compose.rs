@@ -17,32 +17,9 @@ const NAMES: [&str; 4] = [
 ];
 
 /// Parts of the names of images that are no apps: what stands behind or beside an app.
-const OTHERS: [&str; 24] = [
-    "redis",
-    "valkey",
-    "postgres",
-    "mysql",
-    "mariadb",
-    "mongo",
-    "memcached",
-    "rabbitmq",
-    "kafka",
-    "zookeeper",
-    "elasticsearch",
-    "opensearch",
-    "minio",
-    "mailhog",
-    "mailpit",
-    "adminer",
-    "pgadmin",
-    "prometheus",
-    "grafana",
-    "nginx",
-    "traefik",
-    "caddy",
-    "haproxy",
-    "edgeway",
-];
+const OTHERS: &str = "redis valkey postgres mysql mariadb mongo memcached rabbitmq kafka zookeeper \
+    elasticsearch opensearch minio mailhog mailpit adminer pgadmin prometheus grafana nginx \
+    traefik caddy haproxy edgeway";
 
 pub(super) fn apps(folder: &Path, problems: &mut Vec<String>) -> Vec<Declared> {
     let found = NAMES.iter().find_map(|name| {
@@ -73,7 +50,7 @@ fn declared(service: &str, node: &Node, file: &str) -> Option<Declared> {
         .unwrap_or_default()
         .to_owned();
     let has_build = node.get("build").is_some();
-    if !has_build && OTHERS.iter().any(|other| image.contains(other)) {
+    if !has_build && OTHERS.split(' ').any(|other| image.contains(other)) {
         return None;
     }
     let Some(Value::List(ports)) = node.get("ports").map(|ports| &ports.value) else {

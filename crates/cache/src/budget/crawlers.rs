@@ -5,68 +5,7 @@ use http::HeaderValue;
 
 /// Search engines, archives, link previews and scrapers that identify themselves. A name matches
 /// anywhere in the `User-Agent`, ignoring case.
-pub const DEFAULT_CRAWLERS: &[&str] = &[
-    "Googlebot",
-    "Google-InspectionTool",
-    "GoogleOther",
-    "Storebot-Google",
-    "AdsBot-Google",
-    "Mediapartners-Google",
-    "bingbot",
-    "adidxbot",
-    "BingPreview",
-    "YandexBot",
-    "YandexImages",
-    "YandexMobileBot",
-    "Baiduspider",
-    "DuckDuckBot",
-    "DuckAssistBot",
-    "Slurp",
-    "Sogou",
-    "Yeti/",
-    "SeznamBot",
-    "PetalBot",
-    "Qwantbot",
-    "Applebot",
-    "Amazonbot",
-    "facebookexternalhit",
-    "meta-externalagent",
-    "Bytespider",
-    "Twitterbot",
-    "LinkedInBot",
-    "Pinterestbot",
-    "GPTBot",
-    "OAI-SearchBot",
-    "ClaudeBot",
-    "Claude-SearchBot",
-    "PerplexityBot",
-    "CCBot",
-    "cohere-ai",
-    "Diffbot",
-    "ia_archiver",
-    "archive.org_bot",
-    "AhrefsBot",
-    "AhrefsSiteAudit",
-    "SemrushBot",
-    "SiteAuditBot",
-    "MJ12bot",
-    "DotBot",
-    "rogerbot",
-    "BLEXBot",
-    "DataForSeoBot",
-    "serpstatbot",
-    "barkrowler",
-    "ZoominfoBot",
-    "MegaIndex",
-    "Screaming Frog",
-    "Sitebulb",
-    "coccocbot",
-    "YisouSpider",
-    "ImagesiftBot",
-    "TurnitinBot",
-    "Scrapy",
-    "HTTrack",
-];
+const DEFAULT_CRAWLERS: &str = include_str!("crawlers.txt");
 
 /// Bytes of a `User-Agent` that are searched.
 const MAX_USER_AGENT_LEN: usize = 1024;
@@ -96,7 +35,7 @@ impl Crawlers {
 
 impl Default for Crawlers {
     fn default() -> Self {
-        Self::new(DEFAULT_CRAWLERS.iter().copied()).expect("the list is short")
+        Self::new(DEFAULT_CRAWLERS.lines()).expect("the list is short")
     }
 }
 

@@ -32,7 +32,7 @@ use smart_default::SmartDefault;
 use tokio::{sync::oneshot, time::timeout};
 
 pub use counts::Counts;
-pub use crawlers::{Crawlers, DEFAULT_CRAWLERS};
+pub use crawlers::Crawlers;
 
 use crate::{
     base::{clock::Clock, metrics::Metrics},

@@ -42,32 +42,9 @@ const RUNNERS: [&str; 13] = [
 ];
 
 /// Their options whose value is the next word.
-const WITH_VALUE: [&str; 24] = [
-    "-r",
-    "--require",
-    "--import",
-    "--loader",
-    "--experimental-loader",
-    "--env-file",
-    "-C",
-    "--conditions",
-    "--title",
-    "--watch-path",
-    "-w",
-    "--watch",
-    "-e",
-    "--ext",
-    "-i",
-    "--ignore",
-    "-x",
-    "--exec",
-    "-d",
-    "--delay",
-    "--config",
-    "--tsconfig",
-    "-P",
-    "--project",
-];
+const WITH_VALUE: &str = "-r --require --import --loader --experimental-loader --env-file -C --conditions --title \
+    --watch-path -w --watch -e --ext -i --ignore -x --exec -d --delay --config --tsconfig -P \
+    --project";
 
 /// Program that a script starts in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -390,7 +367,7 @@ fn module(runner: &str, words: &[&str]) -> Option<usize> {
         }
         // `node --watch server.js` has no value, `nodemon --watch src server.js` has one.
         let is_flag = *word == "--watch" && ["node", "bun", "deno"].contains(&runner);
-        if WITH_VALUE.contains(word) && !is_flag {
+        if WITH_VALUE.split(' ').any(|known| known == *word) && !is_flag {
             at += 2;
         } else if word.starts_with('-') || ["watch", "run"].contains(word) {
             at += 1;

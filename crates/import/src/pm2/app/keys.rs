@@ -6,60 +6,11 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 /// Keys that change nothing under systemd, or that have a better place.
-const IGNORED: &[(&str, &str)] = &[
-    (
-        "watch",
-        "systemd does not watch files; restart with `edgeway rollout` after a deploy",
-    ),
-    ("ignore_watch", "as `watch`"),
-    ("watch_options", "as `watch`"),
-    (
-        "cron_restart",
-        "make a systemd timer that runs `systemctl restart`",
-    ),
-    (
-        "max_restarts",
-        "systemd restarts for ever; the health check keeps a broken instance out",
-    ),
-    ("min_uptime", "as `max_restarts`"),
-    (
-        "exp_backoff_restart_delay",
-        "systemd waits for the same time each time, see `RestartSec=`",
-    ),
-    (
-        "wait_ready",
-        "the health check decides when an instance gets requests",
-    ),
-    ("listen_timeout", "as `wait_ready`"),
-    ("log_date_format", "the journal has the time of each line"),
-    ("time", "as `log_date_format`"),
-    ("log_type", "the app writes its lines as it likes"),
-    ("pmx", "metrics are the gateway's, at /metrics"),
-    ("trace", "as `pmx`"),
-    (
-        "filter_env",
-        "units get the variables of their files only, none of the shell's",
-    ),
-    ("namespace", "units have no namespaces"),
-];
+const IGNORED: &str = include_str!("ignored_keys.txt");
 
 /// Keys without an effect outside PM2.
-const SILENT: [&str; 14] = [
-    "name",
-    "script",
-    "exec",
-    "exec_mode",
-    "instances",
-    "merge_logs",
-    "combine_logs",
-    "vizion",
-    "autorestart",
-    "automation",
-    "treekill",
-    "windowsHide",
-    "pid_file",
-    "source_map_support",
-];
+const SILENT: &str = "name script exec exec_mode instances merge_logs combine_logs vizion autorestart \
+    automation treekill windowsHide pid_file source_map_support";
 
 /// Keys of an app, with those that were read.
 pub(super) struct Keys<'a> {
@@ -110,14 +61,15 @@ impl<'a> Keys<'a> {
     pub(super) fn rest(&self, env: &str) -> Vec<String> {
         let mut left = Vec::new();
         for (key, value) in self.written {
-            if self.read.contains(&key.as_str()) || SILENT.contains(&key.as_str()) {
+            if self.read.contains(&key.as_str()) || SILENT.split(' ').any(|silent| silent == key) {
                 continue;
             }
             if key.starts_with("env_") {
                 left.push(format!("`{key}`: this is the import for `--env {env}`"));
                 continue;
             }
-            let ignored = IGNORED.iter().find(|(ignored, _)| ignored == key);
+            let mut ignored = IGNORED.lines().filter_map(|line| line.split_once(": "));
+            let ignored = ignored.find(|(ignored, _)| ignored == key);
             match ignored {
                 // Off is how systemd is.
                 Some(_) if matches!(value, Value::Bool(false) | Value::Null) => (),
