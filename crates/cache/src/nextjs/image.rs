@@ -112,15 +112,12 @@ pub(super) struct ImageSize {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ManifestImages {
-    #[serde(default)]
     path: Option<Box<str>>,
     #[serde(default)]
     device_sizes: Vec<u32>,
     #[serde(default)]
     image_sizes: Vec<u32>,
-    #[serde(default)]
     qualities: Option<Box<[u32]>>,
-    #[serde(default)]
     loader: Option<Box<str>>,
     #[serde(default)]
     unoptimized: bool,

@@ -27,12 +27,10 @@ pub struct CacheConfig {
     #[default(unplaced(ByteSize(256 << 20)))]
     pub memory: Spanned<ByteSize>,
     /// Largest response to store; `8MiB` if absent, or a quarter of `memory` if that is less.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_object: Option<Spanned<ByteSize>>,
     /// Second level of the cache, shared by all gateways: `redis`, or a mapping.
     pub shared: Option<Spanned<SharedConfig>>,
     /// A folder of this gateway alone, for responses that survive a restart.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub disk: Option<Spanned<DiskConfig>>,
     /// Treatment of responses that may have been purged elsewhere while the purge link of this
     /// gateway was lost: `serve` them, or `revalidate` them with the origin first. Purges are
@@ -41,7 +39,6 @@ pub struct CacheConfig {
     /// Access to purging with the method `PURGE` on the site's own listeners.
     pub purge: PurgeConfig,
     /// The instances of an app that are notified of purges before the gateways are.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub fan_out: Option<FanOutConfig>,
 }
 
@@ -80,7 +77,6 @@ pub struct PurgeConfig {
 pub struct ProfileConfig {
     /// Settings for every route with a cache. `ttl` and `browser_ttl` apply only to routes that set
     /// them themselves, so that a profile stores no further responses.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<ProfileCacheConfig>,
     /// Settings for single routes, by their names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -91,7 +87,6 @@ pub struct ProfileConfig {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileRouteConfig {
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<ProfileCacheConfig>,
 }
 
@@ -100,17 +95,13 @@ pub struct ProfileRouteConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileCacheConfig {
     /// Time for which a response is fresh if the origin sets none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Span>,
     /// Time for which a stale response is served while a new one is fetched, if the origin sets
     /// none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_while_revalidate: Option<Span>,
     /// Time for which a stale response is served when the origin fails, if the origin sets none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_if_error: Option<Span>,
     /// The `max-age` sent to browsers in place of the origin's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub browser_ttl: Option<Span>,
 }
 
@@ -135,7 +126,6 @@ pub struct DiskConfig {
     pub size: Spanned<ByteSize>,
     /// Larger responses are kept in memory only; by default every response that memory accepts goes
     /// to disk.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_object: Option<Spanned<ByteSize>>,
 }
 

@@ -29,7 +29,6 @@ pub struct FilesConfig {
     pub index: OneOrMany<Spanned<String>>,
     /// Path of the file that is served if there is no such file, such as `/index.html` for an app
     /// with a router of its own. Paths of `immutable` still get 404.
-    #[serde(default)]
     pub fallback: Option<Spanned<String>>,
     /// Paths in place of the request's path, with the placeholders of `headers`: `["{path}",
     /// "{path}.html"]`. The first file that exists is served. A path that ends in `/` is a folder
@@ -37,13 +36,11 @@ pub struct FilesConfig {
     #[serde(default, rename = "try", skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<Spanned<String>>,
     /// Next step if there is no file: another route, another path, or a status.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub otherwise: Option<Spanned<OtherwiseConfig>>,
     /// True if the path of an index chooses the route again, as with nginx.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reroute_index: bool,
     /// Path of the page that is served with 404.
-    #[serde(default)]
     pub not_found: Option<Spanned<String>>,
     /// Serves compressed files that lie beside the plain ones as `.br`, `.zst` and `.gz`: `true`,
     /// or a list of encodings, the preferred one first.
@@ -54,7 +51,6 @@ pub struct FilesConfig {
     #[serde(default, skip_serializing_if = "OneOrMany::is_empty")]
     pub immutable: OneOrMany<Spanned<String>>,
     /// Time for which browsers keep all other files, as `Cache-Control`; no header if absent.
-    #[serde(default)]
     pub max_age: Option<Span>,
     /// Headers of single files by path: `{ /index.html: { Cache-Control: no-cache } }` applies also
     /// if the file is the index or the `fallback`.
@@ -76,7 +72,6 @@ pub struct FilesConfig {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, Spanned<String>>,
     /// Charset of the known text types, or `none`; the charset of `media_types` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charset: Option<Spanned<String>>,
     /// Names of upstreams that may send these files with `X-Accel-Redirect`. Clients then get 404
     /// for the route's paths.
@@ -162,7 +157,6 @@ pub struct MediaTypesConfig {
     /// files, `""` for files of unknown type.
     pub types: BTreeMap<String, Spanned<String>>,
     /// Charset of the known text types, or `none`; `utf-8` if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub charset: Option<Spanned<String>>,
 }
 

@@ -20,20 +20,15 @@ pub struct ListenerConfig {
     /// `127.0.0.1:8080`, `[::1]:8080`, `:8080` (all addresses) or `unix:/run/edgeway/http.sock`.
     pub address: Spanned<String>,
     /// The name in metrics and logs; the address if absent.
-    #[serde(default)]
     pub name: Option<String>,
     /// Permissions of a unix socket, in octal: `"0660"`.
-    #[serde(default)]
     pub mode: Option<Spanned<String>>,
     /// Enables TLS: certificates, versions, client certificates.
-    #[serde(default)]
     pub tls: Option<Spanned<TlsConfig>>,
     /// Redirects clients to HTTPS: `https`, or a mapping.
-    #[serde(default)]
     pub redirect: Option<Spanned<ToHttpsConfig>>,
     /// Takes the client's address from the PROXY protocol (v1 and v2), which then must begin each
     /// connection: a list of the networks that may send it, or a mapping.
-    #[serde(default)]
     pub proxy_protocol: Option<Spanned<ProxyProtocolConfig>>,
     /// HTTP/2: over TLS by ALPN, without TLS only where `cleartext` is set.
     #[serde(default)]
@@ -66,10 +61,8 @@ pub struct TlsConfig {
     #[serde(default)]
     pub min_version: MinVersionConfig,
     /// Requests a client certificate issued by the CA in this PEM file.
-    #[serde(default)]
     pub client_ca: Option<Spanned<PathBuf>>,
     /// Requirement of a client certificate: `required` or `optional`.
-    #[serde(default)]
     pub client_certificate: Option<Spanned<ClientCertificateConfig>>,
     /// Time limit of a handshake.
     #[serde(default = "five_seconds")]
@@ -227,11 +220,9 @@ pub struct LimitsConfig {
     pub send_timeout: Span,
     /// Maximum length of the request line; longer ones get 414. `8KiB` if absent, or all of
     /// `headers` if that is less.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub request_line: Option<ByteSize>,
     /// Maximum length of the header section, request line included; longer ones get 431. `32KiB` if
     /// absent, or 24 KiB more than `request_line` if that is more than 8 KiB.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub headers: Option<ByteSize>,
     /// Maximum number of headers; a request with more gets 431.
     #[serde(deserialize_with = "at_least_one")]
@@ -269,24 +260,19 @@ impl LimitsConfig {
 #[serde(deny_unknown_fields)]
 pub struct AcmeConfig {
     /// Contact address for the CA.
-    #[serde(default)]
     pub email: Option<Spanned<String>>,
     /// `letsencrypt`, `letsencrypt-staging`, or the URL of an ACME directory.
-    #[serde(default)]
     pub directory: Option<Spanned<String>>,
     /// A PEM file with the CA that issued the directory's own certificate, for private directories.
-    #[serde(default)]
     pub ca: Option<Spanned<PathBuf>>,
     /// Folder for account and certificates, readable by this process only.
     pub folder: Spanned<PathBuf>,
     /// If several gateways share the names: the address (`10.0.0.5:80`) of the gateway that
     /// requests certificates. The others forward challenges to it, read the shared or copied
     /// folder, and do not contact the CA. If absent, this gateway requests them.
-    #[serde(default)]
     pub issuer: Option<Spanned<String>>,
     /// `http-01` or `tls-alpn-01`; if absent the first that a listener can serve, `tls-alpn-01`
     /// before `http-01`.
-    #[serde(default)]
     pub challenge: Option<Spanned<ChallengeConfig>>,
 }
 

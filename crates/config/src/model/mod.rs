@@ -164,7 +164,6 @@ pub struct DrainConfig {
     pub announce: Span,
     /// Time for which idle connections stay open, for a request that the client may have sent
     /// already; `1s` if absent, or all of `deadline` if that is less.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Span>,
     /// Deadline for requests and tunnels in flight, which are then closed.
     #[default(Span(Duration::from_secs(30)))]

@@ -69,10 +69,8 @@ pub struct SentinelConfig {
     /// `HOST:PORT` of the sentinels; `:26379` if there is no port.
     pub nodes: Vec<Spanned<String>>,
     /// The user for the sentinels themselves.
-    #[serde(default)]
     pub username: Option<String>,
     /// The password for the sentinels themselves: `file:PATH` or `${NAME}`.
-    #[serde(default)]
     pub password: Option<Secret>,
 }
 

@@ -23,17 +23,14 @@ pub struct ReleasesConfig {
     pub ports: Spanned<String>,
     /// Unit of the instance on a port, such as `web@{port}.service`. Its working directory is
     /// `instances/{port}` in `folder`, a link to the release.
-    #[serde(default)]
     pub unit: Option<Spanned<String>>,
     /// Manager of the units: the `system`, or the `user` who runs `edgeway deploy`.
     #[serde(default)]
     pub manager: ScaleManager,
     /// Command that starts an instance in the folder of its release, such as `[npm, start]`, with
     /// the port in the variable `PORT`; in place of `unit`.
-    #[serde(default)]
     pub start: Option<Spanned<Vec<String>>>,
     /// Address at which the instances listen; `127.0.0.1` if absent.
-    #[serde(default)]
     pub address: Option<Spanned<String>>,
     /// Instances of a release.
     #[serde(default = "two", deserialize_with = "at_least_one")]

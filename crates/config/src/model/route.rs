@@ -22,41 +22,30 @@ pub struct RouteConfig {
     #[serde(rename = "match")]
     pub matches: Spanned<MatchConfig>,
     /// The name in metrics and logs; host and path if absent.
-    #[serde(default)]
     pub name: Option<Spanned<String>>,
     /// Sends the request to this upstream.
-    #[serde(default)]
     pub upstream: Option<Spanned<String>>,
     /// Responds with a redirect.
-    #[serde(default)]
     pub redirect: Option<Spanned<RedirectConfig>>,
     /// Responds without a backend.
-    #[serde(default)]
     pub respond: Option<Spanned<RespondConfig>>,
     /// Serves the files of a folder. Beside `upstream`, a request without a file goes to the
     /// upstream.
-    #[serde(default)]
     pub files: Option<Spanned<FilesConfig>>,
     /// Changes the path before it goes upstream, or is looked up among the files.
-    #[serde(default)]
     pub rewrite: Option<Spanned<RewriteConfig>>,
     /// Allows WebSocket upgrades.
-    #[serde(default)]
     pub websocket: Option<Spanned<WebsocketConfig>>,
     /// Time limits of this route, in place of the upstream's own.
-    #[serde(default)]
     pub timeouts: Option<Spanned<RouteTimeoutsConfig>>,
     /// Number of filters that must let a request pass, among `access`, `client_cert`, `api_key`,
     /// `basic_auth`, `jwt` and `forward_auth`: one of them (`any`) or `all`, the default.
-    #[serde(default)]
     pub satisfy: Option<Spanned<SatisfyConfig>>,
     /// The `Host` that the backend gets: `sent` for the client's in its normal form (the default),
     /// `name` without any port, `backend` for the backend's own address, or any other text as it is
     /// written.
-    #[serde(default)]
     pub host_header: Option<Spanned<String>>,
     /// Method and body that the backend gets in place of the client's.
-    #[serde(default)]
     pub upstream_request: Option<Spanned<UpstreamRequestConfig>>,
     /// Headers that override a request for some apps, and reach the backend on this route only:
     /// `X-HTTP-Method-Override`, `X-HTTP-Method`, `X-Method-Override`, `X-Original-URL`,
@@ -66,13 +55,11 @@ pub struct RouteConfig {
     pub pass_headers: OneOrMany<Spanned<String>>,
     /// Spellings of its paths that a guarded route takes: all that an app may treat as the same
     /// path (`folded`, the default), or the normal form only (`exact`).
-    #[serde(default)]
     pub spelling: Option<Spanned<SpellingConfig>>,
     /// Conditions and rewrites, in their order, before the filters of the route.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<Spanned<RuleConfig>>,
     /// Name of the site whose rules come before those of the route.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub site: Option<Spanned<String>>,
 }
 
@@ -115,20 +102,15 @@ pub enum SatisfyConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct RouteTimeoutsConfig {
     /// TCP connect (and TLS handshake).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub connect: Option<Span>,
     /// Time from the last byte sent to the end of the response headers.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_byte: Option<Span>,
     /// Time between two chunks of a response. With `protocol: h2` the longer of this and
     /// `first_byte` limits both.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle: Option<Span>,
     /// Time between two messages of a WebSocket or of a gRPC call, or two events of an SSE feed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub stream_idle: Option<Span>,
     /// Time limit of the whole request, retries included. Streams are not limited.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<Span>,
 }
 
@@ -251,17 +233,13 @@ pub struct RespondConfig {
     #[schemars(range(min = 200, max = 599))]
     pub status: Option<u16>,
     /// The body as written.
-    #[serde(default)]
     pub body: Option<String>,
     /// A file that contains the body, read together with the configuration.
-    #[serde(default)]
     pub file: Option<Spanned<PathBuf>>,
     /// The built-in maintenance page with `Retry-After`.
-    #[serde(default)]
     pub maintenance: Option<MaintenanceConfig>,
     /// Media type of the body; if absent, by the ending of `file`, or by the first character of
     /// `body`.
-    #[serde(default)]
     pub content_type: Option<String>,
     /// Further headers, by name.
     #[serde(
@@ -289,10 +267,8 @@ pub struct MaintenanceConfig {
 #[serde(deny_unknown_fields)]
 pub struct RewriteConfig {
     /// Beginning of the path that `with` replaces.
-    #[serde(default)]
     pub prefix: Option<Spanned<String>>,
     /// Regular expression whose match `with` replaces.
-    #[serde(default)]
     pub regex: Option<Spanned<String>>,
     /// Replacement: the new beginning, the text for the match with `$1` and the like for groups, or
     /// the whole path. Without `prefix` it may have a query, to which the request's own is added,

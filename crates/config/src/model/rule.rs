@@ -19,48 +19,38 @@ pub struct SiteConfig {
 pub struct RuleConfig {
     /// Value to compare: text with the placeholders of `headers`, such as `{cookie.session}`. If
     /// absent, the rule applies to every request.
-    #[serde(rename = "if", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "if")]
     pub value: Option<Spanned<String>>,
     /// Text that the value must be; `~` begins a regular expression that it must match, `~*` one
     /// without regard to case, and `\\~` a text that begins with `~`. If absent, the value must be
     /// neither empty nor `0`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub is: Option<Spanned<String>>,
     /// True to reverse the condition.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub not: bool,
     /// The rule applies if the request declares a body longer than this. nginx checks that before
     /// everything else in a location, with `status: 413`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub body_over: Option<ByteSize>,
     /// Regular expression that the path must match, without its percent-encoding. `{group.1}` and
     /// `{group.NAME}` in `with`, `to` and `body` are its groups.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub regex: Option<Spanned<String>>,
     /// New path, with a new query after `?`. The request's own query follows, unless this ends in
     /// `?`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub with: Option<Spanned<String>>,
     /// Next step after this rule; the following rules if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub then: Option<ThenConfig>,
     /// Name of a route (`match: { named: true }`) that takes the request after all rules, unless a
     /// later one names another; with `status`, the route whose headers the response has.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Spanned<String>>,
     /// Status of a response in place of a rewrite; 444 closes the connection.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 200, max = 599))]
     pub status: Option<Spanned<u16>>,
     /// Target of a redirect, with placeholders. Without `regex`, `{group.1}` and `{group.NAME}` are
     /// groups of the expression in `is`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Spanned<String>>,
     /// Body, with the placeholders of `to`; the built-in page of an error if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub body: Option<Spanned<String>>,
     /// Media type of the body.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub content_type: Option<Spanned<String>>,
 }
 
@@ -81,13 +71,10 @@ pub enum ThenConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct OtherwiseConfig {
     /// Name of a route; it may be a named one (`match: { named: true }`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub route: Option<Spanned<String>>,
     /// Path, which chooses the route, with the placeholders of `headers`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub reroute: Option<Spanned<String>>,
     /// Status of the response, such as 404.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 400, max = 599))]
     pub status: Option<Spanned<u16>>,
 }

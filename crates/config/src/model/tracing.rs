@@ -26,7 +26,6 @@ pub struct TracingConfig {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Spanned<Secret>>,
     /// TLS to the collector; for `https://` only.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Spanned<TracingTlsConfig>>,
     /// Name of this gateway in traces.
     #[serde(default = "service_name")]
@@ -86,7 +85,6 @@ pub enum TraceTrust {
 #[serde(deny_unknown_fields, default)]
 pub struct TracingTlsConfig {
     /// A PEM file of CA certificates, instead of the system's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca: Option<Spanned<PathBuf>>,
 }
 

@@ -34,14 +34,11 @@ pub struct UpstreamConfig {
     /// `round_robin`, `least_conn`, `p2c`, `node` (by the load that apps with the module
     /// `edgeway-node` report) or `hash:<key>` with a key of `client.ip`, `path`, `uri`,
     /// `header:NAME`, `cookie:NAME` or `query:NAME`. `least_conn` if absent.
-    #[serde(default)]
     pub balance: Option<Spanned<String>>,
     /// Keeps a browser on its backend.
-    #[serde(default)]
     pub sticky: Option<StickyConfig>,
     /// Active health checks. If absent, only ejected backends are checked, by a TCP connect each
     /// second; `false` for no checks at all. Drained backends are checked in any case.
-    #[serde(default)]
     pub health: Option<Spanned<HealthConfig>>,
     /// True if `/readyz` reports not ready while no backend of this upstream is in rotation.
     #[serde(default)]
@@ -65,45 +62,35 @@ pub struct UpstreamConfig {
     #[schemars(range(min = 1))]
     pub max_streams: u32,
     /// A recovered backend reaches its full share over this time; `0` for at once.
-    #[serde(default)]
     pub slow_start: Option<Span>,
     #[serde(default)]
     pub pool: PoolConfig,
     /// Uses TLS to the backends: `true`, or a mapping.
-    #[serde(default)]
     pub tls: Option<Spanned<UpstreamTlsConfig>>,
     /// Protocol to the backends: `http1` or `h2` (gRPC).
     #[serde(default)]
     pub protocol: ProtocolConfig,
     /// Units with which `edgeway scale` starts and stops the apps.
-    #[serde(default)]
     pub scale: Option<Spanned<ScaleConfig>>,
     /// Releases of the app, each in a folder of its own: `edgeway deploy` puts them into place.
     /// Browsers that still have an earlier release get responses of that release.
-    #[serde(default)]
     pub releases: Option<Spanned<ReleasesConfig>>,
     /// Memory of a Node app at which `edgeway rollout --watch` restarts it, before the system kills
     /// it. The apps report it with the module `edgeway-node`.
-    #[serde(default)]
     pub restart_at: Option<Spanned<RestartAtConfig>>,
     /// Build folder of a Next.js app (`.next`): its build id, the paths that its middleware guards
     /// and the sizes of images are read there.
-    #[serde(default)]
     pub folder: Option<Spanned<PathBuf>>,
     /// Serves `/_next/static` and `public/` of a Next.js app from `folder`, without the app.
-    #[serde(default)]
     pub static_files: Option<Spanned<bool>>,
     /// Images of a Next.js app (`/_next/image`): made by the `app` itself, or by the gateway
     /// (`edge`), which needs `folder` or `releases`, and `cache` on the route.
-    #[serde(default)]
     pub images: Option<Spanned<ImagesConfig>>,
     /// Paths of a Next.js app whose responses are never shared, in place of the list in its build:
     /// `/account/*` is the path and everything below it, `/secret` the path alone; `[]` for none.
-    #[serde(default)]
     pub guarded: Option<Vec<Spanned<String>>>,
     /// Substrings of `User-Agent`, in any case, that identify crawlers; a list of some sixty if
     /// absent. With `app: nextjs` their misses wait for permits of `revalidations`.
-    #[serde(default)]
     pub crawlers: Option<Spanned<Vec<String>>>,
     /// Cached responses that may be revalidated at once, and pages that may be rendered for
     /// crawlers.
@@ -132,7 +119,6 @@ pub struct ScaleConfig {
     #[serde(default)]
     pub manager: ScaleManager,
     /// Address at which the apps listen; `127.0.0.1` if absent.
-    #[serde(default)]
     pub address: Option<Spanned<String>>,
 }
 
@@ -155,11 +141,9 @@ edgeway_base::enum_table! {
 pub struct RestartAtConfig {
     /// Resident memory of the process, below the limit at which the system kills it, such as
     /// `900MiB`.
-    #[serde(default)]
     pub rss: Option<Spanned<ByteSize>>,
     /// JavaScript heap in use, below `--max-old-space-size`, such as `600MiB`. It includes objects
     /// that the next garbage collection frees.
-    #[serde(default)]
     pub heap: Option<Spanned<ByteSize>>,
 }
 
@@ -227,10 +211,8 @@ pub enum BackendTarget {
 #[serde(deny_unknown_fields)]
 pub(super) struct BackendMapping {
     /// `127.0.0.1:3000` or `unix:/run/app.sock`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<String>,
     /// A name and a port, `api.internal:5000`, resolved again when its TTL ends.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) dns: Option<String>,
     /// Share of the requests, relative to the weights of the others.
     #[serde(default = "one")]
@@ -253,7 +235,6 @@ pub struct StickyConfig {
     /// The cookie's name.
     pub cookie: Spanned<String>,
     /// Time for which the browser keeps it; for the session if absent.
-    #[serde(default)]
     pub max_age: Option<Span>,
 }
 

@@ -30,7 +30,6 @@ pub struct LimitConfig {
     /// Requests per unit of time, such as `10/s` or `100/15min`. The bucket refills evenly.
     pub(super) rate: Spanned<Rate>,
     /// Number of requests that may come at once; the count of the rate if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) burst: Option<Spanned<u32>>,
     /// Key that requests are counted by: one part of a request, or a list: the first part that the
     /// request has is used. If it has none, its client's address is used.
@@ -38,7 +37,6 @@ pub struct LimitConfig {
     pub(super) key: KeyList,
     /// Text that requests are counted by in place of `key`, with the placeholders of `headers`,
     /// such as `{map.counted}`. If it is empty, the request is not counted.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<Spanned<String>>,
     /// Other rates for some clients: a part of a request such as `jwt.role`, its values, and the
     /// rate for each. The first part with a listed value decides.
@@ -59,11 +57,9 @@ pub struct LimitConfig {
     #[serde(default)]
     pub(super) store: Spanned<StoreConfig>,
     /// Behaviour while Redis is unavailable.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) on_store_error: Option<Spanned<OnStoreError>>,
     /// Share of a bucket that a gateway may take from Redis in advance, for keys with frequent
     /// requests.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lease: Option<Spanned<Percent>>,
     /// Maximum number of keys that are stored.
     #[serde(default = "max_keys")]
@@ -100,7 +96,6 @@ pub struct TierConfig {
     /// Requests per unit of time.
     pub(super) rate: Rate,
     /// Number of requests that may come at once; the count of the rate if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) burst: Option<u32>,
 }
 

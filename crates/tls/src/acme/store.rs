@@ -51,7 +51,6 @@ pub(super) struct NameState {
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct StoredAccount {
     pub(super) directory: String,
-    #[serde(default)]
     pub(super) email: Option<String>,
     /// Credentials as `instant-acme` writes them, including the private key.
     pub(super) credentials: serde_json::Value,

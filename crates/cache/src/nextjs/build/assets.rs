@@ -55,10 +55,8 @@ pub(super) struct Rules {
     on_match_headers: Vec<Rule>,
     #[serde(default)]
     redirects: Vec<Rule>,
-    #[serde(default)]
     rewrites: Option<Rewrites>,
     /// Languages in paths: then one file has several.
-    #[serde(default)]
     i18n: Option<serde::de::IgnoredAny>,
 }
 
