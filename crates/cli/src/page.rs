@@ -42,15 +42,13 @@ pub fn run(options: &Options) -> ExitCode {
     }
 }
 
+/// Program that opens an address in the browser.
+const OPENER: &str = "xdg-open";
+
 /// Starts the browser; prints why it cannot be started.
 fn open(url: &str) -> bool {
-    let program = if cfg!(target_os = "macos") {
-        "open"
-    } else {
-        "xdg-open"
-    };
     // Browsers print messages of their own.
-    let started = Command::new(program)
+    let started = Command::new(OPENER)
         .arg(url)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -58,8 +56,8 @@ fn open(url: &str) -> bool {
         .status();
     let why = match started {
         Ok(status) if status.success() => return true,
-        Ok(status) => format!("{program} failed: {status}"),
-        Err(error) => format!("cannot start {program}: {error}"),
+        Ok(status) => format!("{OPENER} failed: {status}"),
+        Err(error) => format!("cannot start {OPENER}: {error}"),
     };
     out::note(&format!("edgeway: {why}; open the link by hand"));
     false

@@ -253,7 +253,6 @@ fn read_ready(
 }
 
 /// Reads what the kernel has in memory. `None` if it would have to wait for it.
-#[cfg(target_os = "linux")]
 pub(crate) fn read_cached(file: &OwnedFd, buffer: &mut [u8], at: u64) -> io::Result<Option<usize>> {
     use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
@@ -268,11 +267,6 @@ pub(crate) fn read_cached(file: &OwnedFd, buffer: &mut [u8], at: u64) -> io::Res
         }
         Err(error) => Err(error.into()),
     }
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn read_cached(_: &OwnedFd, _: &mut [u8], _: u64) -> io::Result<Option<usize>> {
-    Ok(None)
 }
 
 async fn read_blocking(

@@ -64,7 +64,7 @@ impl Root {
             symlinks,
             recheck,
             state: Mutex::default(),
-            lacks_openat2: AtomicBool::new(!cfg!(target_os = "linux")),
+            lacks_openat2: AtomicBool::new(false),
         }
     }
 
@@ -86,7 +86,6 @@ impl Root {
         if self.symlinks == Symlinks::Follow {
             return Ok(openat(&*folder, path, flags(), Mode::empty())?);
         }
-        #[cfg(target_os = "linux")]
         if !self.lacks_openat2.load(Ordering::Relaxed) {
             match self.open_beneath(&folder, path) {
                 // Names are exchanged all the time, or the kernel lacks the call, or the file
@@ -110,7 +109,6 @@ impl Root {
         Ok(self.walk(&folder, relative)?)
     }
 
-    #[cfg(target_os = "linux")]
     fn open_beneath(&self, folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
         use rustix::fs::{ResolveFlags, openat2};
 

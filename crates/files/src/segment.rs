@@ -81,7 +81,6 @@ impl Segment {
     ///
     /// # Errors
     /// Fails as a write to the socket does.
-    #[cfg(target_os = "linux")]
     pub fn send(&mut self, socket: impl AsFd) -> io::Result<Option<usize>> {
         use rustix::io::Errno;
 
@@ -97,12 +96,6 @@ impl Segment {
             }
             Err(error) => Err(error.into()),
         }
-    }
-
-    /// Sends nothing, because this system's call differs. No segment is made here.
-    #[cfg(not(target_os = "linux"))]
-    pub fn send(&mut self, _socket: impl AsFd) -> io::Result<Option<usize>> {
-        Ok(None)
     }
 }
 
@@ -149,7 +142,6 @@ fn read_ahead(file: &OwnedFd, from: u64, end: u64) -> io::Result<()> {
         }
         at += read as u64;
     }
-    #[cfg(target_os = "linux")]
     if let Err(error) = rustix::fs::fadvise(
         file,
         end,
@@ -162,7 +154,6 @@ fn read_ahead(file: &OwnedFd, from: u64, end: u64) -> io::Result<()> {
 }
 
 #[cfg(test)]
-#[cfg(target_os = "linux")]
 mod tests {
     use std::{fs, os::unix::net::UnixStream, time::SystemTime};
 

@@ -177,7 +177,7 @@ impl Representation {
             Content::Memory(content)
         } else {
             // A file that is being written is copied, so that what was sent stays as it was.
-            let transfer = if stamp.is_young || cfg!(not(target_os = "linux")) {
+            let transfer = if stamp.is_young {
                 Transfer::Copy
             } else {
                 transfer

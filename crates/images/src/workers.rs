@@ -159,9 +159,8 @@ impl<K: Eq + Hash, T> Shared<K, T> {
     }
 }
 
-/// Lowers the priority of this thread. On Linux a thread has one of its own.
+/// Lowers the priority of this thread.
 fn lower_priority() {
-    #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
         log::debug!(error:%; "priority of a thread for images not lowered");
     }

@@ -485,18 +485,13 @@ impl Shared {
     }
 }
 
-/// Lowers the priority of a thread. Only Linux has one for each thread; other systems have one for
-/// the whole process.
-#[cfg(target_os = "linux")]
+/// Lowers the priority of a thread.
 fn give_way(thread: Option<Pid>) {
     if let Some(thread) = thread {
         // On failure the thread keeps its share of the CPU.
         let _kept = rustix::process::setpriority_process(Some(thread), STUCK_NICE);
     }
 }
-
-#[cfg(not(target_os = "linux"))]
-fn give_way(_thread: Option<Pid>) {}
 
 impl fmt::Debug for PluginThreads {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

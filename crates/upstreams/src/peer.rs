@@ -29,7 +29,6 @@ pub(super) const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_mins(1),
     interval: Duration::from_secs(10),
     count: 3,
-    #[cfg(target_os = "linux")]
     user_timeout: Duration::ZERO,
 };
 /// Time by which the gateway closes before the app, which must not close during a request.

@@ -109,7 +109,7 @@ pub(super) fn is_wanted(ledger: &MemoryLedger, body: &WholeBody, hits: u32) -> b
 
 /// Returns true if a body of this length may have a file.
 pub fn may_have_file(length: u64) -> bool {
-    cfg!(target_os = "linux") && LENGTHS.contains(&length)
+    LENGTHS.contains(&length)
 }
 
 impl FileAccount {
@@ -142,7 +142,6 @@ static MOST_FILES: LazyLock<u32> = LazyLock::new(|| {
     part.min(MAX_FILES)
 });
 
-#[cfg(target_os = "linux")]
 fn write(body: &WholeBody) -> io::Result<OwnedFd> {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -156,9 +155,4 @@ fn write(body: &WholeBody) -> io::Result<OwnedFd> {
         SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
     )?;
     Ok(file.into())
-}
-
-#[cfg(not(target_os = "linux"))]
-fn write(_body: &WholeBody) -> io::Result<OwnedFd> {
-    Err(io::ErrorKind::Unsupported.into())
 }

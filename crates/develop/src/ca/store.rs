@@ -43,7 +43,7 @@ const SYSTEMS: [SystemStore; 4] = [
     },
 ];
 
-/// The tool for the stores of Chrome, Chromium and Firefox on Linux.
+/// The tool for the stores of Chrome, Chromium and Firefox.
 const CERTUTIL: &str = "certutil";
 
 impl SystemStore {
@@ -62,14 +62,7 @@ impl SystemStore {
 
 /// Adds the CA to the system's store and to those of browsers. Returns what was done.
 pub(super) fn trust(authority: &LocalCa) -> Result<Vec<String>, String> {
-    let mut done = vec![if cfg!(target_os = "macos") {
-        trust_on_macos(authority)?
-    } else {
-        trust_on_linux(authority)?
-    }];
-    if cfg!(target_os = "macos") {
-        return Ok(done);
-    }
+    let mut done = vec![trust_by_system(authority)?];
     if !is_there(CERTUTIL) {
         done.push(
             "Chrome and Firefox have stores of their own, which need `certutil`: install \
@@ -102,11 +95,6 @@ pub(super) fn trust(authority: &LocalCa) -> Result<Vec<String>, String> {
 /// Removes the CA from every store. Returns what was done.
 pub(super) fn untrust(authority: &LocalCa) -> Result<Vec<String>, String> {
     let mut done = Vec::new();
-    if cfg!(target_os = "macos") {
-        let certificate = authority.certificate().display().to_string();
-        as_root(&["security", "remove-trusted-cert", "-d", &certificate])?;
-        return Ok(vec!["no longer trusted by the system".to_owned()]);
-    }
     if let Some(store) = SystemStore::here() {
         let file = store.file(authority);
         if file.exists() {
@@ -148,7 +136,7 @@ pub(super) fn trusting(authority: &LocalCa) -> Vec<String> {
     found
 }
 
-fn trust_on_linux(authority: &LocalCa) -> Result<String, String> {
+fn trust_by_system(authority: &LocalCa) -> Result<String, String> {
     let Some(store) = SystemStore::here() else {
         return Err(format!(
             "this system's store of CAs is not known here\n\
@@ -161,22 +149,6 @@ fn trust_on_linux(authority: &LocalCa) -> Result<String, String> {
     as_root(&["install", "-m", "644", &from, &to])?;
     as_root(store.update)?;
     Ok(format!("trusted by the system: {to}"))
-}
-
-fn trust_on_macos(authority: &LocalCa) -> Result<String, String> {
-    let certificate = authority.certificate().display().to_string();
-    let keychain = "/Library/Keychains/System.keychain";
-    as_root(&[
-        "security",
-        "add-trusted-cert",
-        "-d",
-        "-r",
-        "trustRoot",
-        "-k",
-        keychain,
-        &certificate,
-    ])?;
-    Ok(format!("trusted by the system: {keychain}"))
 }
 
 /// Runs a program as root, through sudo if need be, which may ask for a password.

@@ -38,7 +38,6 @@ pub(super) fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
 }
 
 /// Bytes that the kernel holds until the peer has acknowledged them.
-#[cfg(target_os = "linux")]
 #[allow(
     unsafe_code,
     reason = "rustix knows no such question, and the socket is held as in `shut_down`"
@@ -52,12 +51,6 @@ pub(super) fn unsent(socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
     // SAFETY: the request number belongs to this type, and the kernel writes no more than that.
     let unsent = unsafe { rustix::ioctl::ioctl(fd, OutQueue::new()) };
     unsent.ok()?.try_into().ok()
-}
-
-/// Returns `None`: elsewhere, progress only shows in the writes that the client accepts.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn unsent(_socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
-    None
 }
 
 /// Discards unsent data when the socket closes. Otherwise the kernel would retry for minutes, and

@@ -24,7 +24,6 @@ const MANY: u32 = 500;
 /// Time for the first bytes of clients that are connected when a listener is closed.
 const FIRST_BYTES: Duration = Duration::from_millis(100);
 /// Seconds that a silent client is left to the kernel, the smallest number that there is.
-#[cfg(target_os = "linux")]
 const SILENT_SECONDS: libc::c_int = 1;
 
 /// Rate of new connections on a listener, and whether they are deferred.
@@ -106,7 +105,6 @@ impl Deferral {
 }
 
 /// Sets whether new connections of a TCP listener are deferred. Returns false if that failed.
-#[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "no crate in use has this socket option")]
 pub(super) fn set(listener: &impl AsFd, is_on: bool) -> bool {
     let seconds = if is_on { SILENT_SECONDS } else { 0 };
@@ -129,12 +127,7 @@ pub(super) fn set(listener: &impl AsFd, is_on: bool) -> bool {
     status == 0
 }
 
-#[cfg(not(target_os = "linux"))]
-pub(super) fn set(_listener: &impl AsFd, _is_on: bool) -> bool {
-    false
-}
-
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use std::net::TcpListener;
 

@@ -26,12 +26,10 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-#[cfg(target_os = "linux")]
-use super::transport::MAX_UNSENT;
 use super::{
     deferral::{self, Deferral},
     serve::Shared,
-    transport::Socket,
+    transport::{MAX_UNSENT, Socket},
 };
 use crate::live::Live;
 
@@ -298,10 +296,9 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
 }
 
 /// Sets options of the connections that `socket` accepts, which inherit them: no delay of small
-/// segments, and on Linux a limit on the unsent bytes in the kernel.
+/// segments, and a limit on the unsent bytes in the kernel.
 fn set_inherited(socket: &RawSocket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
     Ok(())
 }
@@ -325,7 +322,7 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use tokio::net::TcpStream;
 

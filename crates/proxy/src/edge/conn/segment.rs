@@ -46,7 +46,6 @@ impl ConnIo {
 }
 
 #[cfg(test)]
-#[cfg(target_os = "linux")]
 mod tests {
     use std::{io, sync::Arc};
 
