@@ -253,8 +253,47 @@ impl Drop for DecoupledSession {
     }
 }
 
+/// Implements functions of a session by those of the inner one.
+macro_rules! as_inner {
+    ($(fn $name:ident(&$me:ident $(, $argument:ident: $type:ty)?) $(-> $out:ty)?;)*) => {$(
+        fn $name(&$me $(, $argument: $type)?) $(-> $out)? {
+            $me.inner.$name($($argument)?)
+        }
+    )*};
+    ($(fn $name:ident(&mut $me:ident $(, $argument:ident: $type:ty)?) $(-> $out:ty)?;)*) => {$(
+        fn $name(&mut $me $(, $argument: $type)?) $(-> $out)? {
+            $me.inner.$name($($argument)?)
+        }
+    )*};
+}
+
 #[async_trait]
 impl CustomSession for DecoupledSession {
+    as_inner! {
+        fn req_header(&self) -> &RequestHeader;
+        fn get_write_timeout(&self) -> Option<Duration>;
+        fn get_total_drain_timeout(&self) -> Option<Duration>;
+        fn request_summary(&self) -> String;
+        fn response_written(&self) -> Option<&ResponseHeader>;
+        fn body_bytes_read(&self) -> usize;
+        fn digest(&self) -> Option<&Digest>;
+        fn client_addr(&self) -> Option<&SocketAddr>;
+        fn server_addr(&self) -> Option<&SocketAddr>;
+        fn pseudo_raw_h1_request_header(&self) -> Bytes;
+        fn retry_buffer_truncated(&self) -> bool;
+        fn get_retry_buffer(&self) -> Option<Bytes>;
+    }
+
+    as_inner! {
+        fn req_header_mut(&mut self) -> &mut RequestHeader;
+        fn set_write_timeout(&mut self, timeout: Option<Duration>);
+        fn set_total_drain_timeout(&mut self, timeout: Option<Duration>);
+        fn is_body_done(&mut self) -> bool;
+        fn is_body_empty(&mut self) -> bool;
+        fn digest_mut(&mut self) -> Option<&mut Digest>;
+        fn enable_retry_buffering(&mut self);
+    }
+
     fn proxy_tasks_enabled(&self) -> bool {
         true
     }
@@ -342,14 +381,6 @@ impl CustomSession for DecoupledSession {
         }
     }
 
-    fn req_header(&self) -> &RequestHeader {
-        self.inner.req_header()
-    }
-
-    fn req_header_mut(&mut self) -> &mut RequestHeader {
-        self.inner.req_header_mut()
-    }
-
     async fn read_body_bytes(&mut self) -> Result<Option<Bytes>> {
         self.inner.read_body_bytes().await
     }
@@ -363,74 +394,6 @@ impl CustomSession for DecoupledSession {
 
     fn get_read_timeout(&self) -> Option<Duration> {
         None
-    }
-
-    fn set_write_timeout(&mut self, timeout: Option<Duration>) {
-        self.inner.set_write_timeout(timeout);
-    }
-
-    fn get_write_timeout(&self) -> Option<Duration> {
-        self.inner.get_write_timeout()
-    }
-
-    fn set_total_drain_timeout(&mut self, timeout: Option<Duration>) {
-        self.inner.set_total_drain_timeout(timeout);
-    }
-
-    fn get_total_drain_timeout(&self) -> Option<Duration> {
-        self.inner.get_total_drain_timeout()
-    }
-
-    fn request_summary(&self) -> String {
-        self.inner.request_summary()
-    }
-
-    fn response_written(&self) -> Option<&ResponseHeader> {
-        self.inner.response_written()
-    }
-
-    fn is_body_done(&mut self) -> bool {
-        self.inner.is_body_done()
-    }
-
-    fn is_body_empty(&mut self) -> bool {
-        self.inner.is_body_empty()
-    }
-
-    fn body_bytes_read(&self) -> usize {
-        self.inner.body_bytes_read()
-    }
-
-    fn digest(&self) -> Option<&Digest> {
-        self.inner.digest()
-    }
-
-    fn digest_mut(&mut self) -> Option<&mut Digest> {
-        self.inner.digest_mut()
-    }
-
-    fn client_addr(&self) -> Option<&SocketAddr> {
-        self.inner.client_addr()
-    }
-
-    fn server_addr(&self) -> Option<&SocketAddr> {
-        self.inner.server_addr()
-    }
-
-    fn pseudo_raw_h1_request_header(&self) -> Bytes {
-        self.inner.pseudo_raw_h1_request_header()
-    }
-
-    fn enable_retry_buffering(&mut self) {
-        self.inner.enable_retry_buffering();
-    }
-
-    fn retry_buffer_truncated(&self) -> bool {
-        self.inner.retry_buffer_truncated()
-    }
-
-    fn get_retry_buffer(&self) -> Option<Bytes> {
-        self.inner.get_retry_buffer()
     }
 
     async fn finish_custom(&mut self) -> Result<()> {

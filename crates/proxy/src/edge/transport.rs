@@ -21,7 +21,6 @@ use crate::connection::{file_segment::PendingSegment, progress::Progress};
 /// megabytes for a client that does not read.
 pub(super) const MAX_UNSENT: u32 = 128 * 1024;
 /// The same while a file is sent from the kernel's memory: one segment, with the headers.
-#[cfg(target_os = "linux")]
 const MAX_UNSENT_OF_FILES: u32 = (1 << 20) + 4096;
 
 /// Socket of a client, of either family, and the client's progress in reading.
@@ -45,6 +44,26 @@ pub(super) enum Transport {
     Plain(Socket),
     /// Boxed: most of it is rustls's state, and connections without TLS must stay small.
     Tls(Box<TlsStream<Socket>>),
+}
+
+/// Calls the same function of either family's socket.
+macro_rules! on_stream {
+    ($stream:expr, $name:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($name) => $call,
+            Stream::Unix($name) => $call,
+        }
+    };
+}
+
+/// Calls the same function of a socket, or of TLS over it.
+macro_rules! on_transport {
+    ($transport:expr, $name:ident => $call:expr) => {
+        match $transport {
+            Transport::Plain($name) => $call,
+            Transport::Tls($name) => $call,
+        }
+    };
 }
 
 impl Socket {
@@ -74,44 +93,28 @@ impl Socket {
 
     /// Polls for data that may be ready to read.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.poll_read_ready(cx),
-            Stream::Unix(stream) => stream.poll_read_ready(cx),
-        }
+        on_stream!(&self.stream, stream => stream.poll_read_ready(cx))
     }
 
     /// Writes as much as the socket accepts at once.
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.try_write(data),
-            Stream::Unix(stream) => stream.try_write(data),
-        }
+        on_stream!(&self.stream, stream => stream.try_write(data))
     }
 
     /// Writes as much as the socket accepts at once. It may wait for what is written next, to share
     /// a packet with it (`MSG_MORE`).
     pub(super) fn try_write_before_more(&self, data: &[u8]) -> io::Result<usize> {
-        #[cfg(target_os = "linux")]
-        let flags = SendFlags::MORE;
-        #[cfg(not(target_os = "linux"))]
-        let flags = SendFlags::empty();
-        let count = self.try_io(|| Ok(rustix::net::send(self, data, flags)?))?;
+        let count = self.try_io(|| Ok(rustix::net::send(self, data, SendFlags::MORE)?))?;
         self.progress.wrote(&Poll::Ready(Ok(count)));
         Ok(count)
     }
 
     fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.poll_write_ready(cx),
-            Stream::Unix(stream) => stream.poll_write_ready(cx),
-        }
+        on_stream!(&self.stream, stream => stream.poll_write_ready(cx))
     }
 
     fn try_io<T>(&self, write: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.try_io(Interest::WRITABLE, write),
-            Stream::Unix(stream) => stream.try_io(Interest::WRITABLE, write),
-        }
+        on_stream!(&self.stream, stream => stream.try_io(Interest::WRITABLE, write))
     }
 
     /// Lets the kernel hold a whole segment of a file, or no more than of other responses. These
@@ -121,7 +124,6 @@ impl Socket {
             return;
         }
         self.holds_segments = holds_segments;
-        #[cfg(target_os = "linux")]
         if let Stream::Tcp(stream) = &self.stream {
             let unsent = if holds_segments {
                 MAX_UNSENT_OF_FILES
@@ -178,19 +180,13 @@ impl Socket {
             let (count, _) = rustix::net::recv(self, &mut *buffer, RecvFlags::PEEK)?;
             Ok(count)
         };
-        match &self.stream {
-            Stream::Tcp(stream) => stream.async_io(Interest::READABLE, look).await,
-            Stream::Unix(stream) => stream.async_io(Interest::READABLE, look).await,
-        }
+        on_stream!(&self.stream, stream => stream.async_io(Interest::READABLE, look).await)
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.as_fd(),
-            Stream::Unix(stream) => stream.as_fd(),
-        }
+        on_stream!(&self.stream, stream => stream.as_fd())
     }
 }
 
@@ -238,10 +234,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        on_stream!(&mut self.get_mut().stream, stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -253,10 +246,7 @@ impl AsyncWrite for Socket {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let outcome = match &mut this.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, data),
-        };
+        let outcome = on_stream!(&mut this.stream, stream => Pin::new(stream).poll_write(cx, data));
         this.progress.wrote(&outcome);
         outcome
     }
@@ -271,10 +261,7 @@ impl AsyncWrite for Socket {
             return self.poll_write(cx, one);
         }
         let this = self.get_mut();
-        let outcome = match &mut this.stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        };
+        let outcome = on_stream!(&mut this.stream, stream => Pin::new(stream).poll_write_vectored(cx, slices));
         this.progress.wrote(&outcome);
         outcome
     }
@@ -289,10 +276,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        on_stream!(&mut self.get_mut().stream, stream => Pin::new(stream).poll_shutdown(cx))
     }
 }
 

@@ -25,6 +25,16 @@ pub(super) enum Socket {
     Unix(UnixStream),
 }
 
+/// Calls the same function of either family's socket.
+macro_rules! on_socket {
+    ($socket:expr, $name:ident => $call:expr) => {
+        match $socket {
+            Self::Tcp($name) => $call,
+            Self::Unix($name) => $call,
+        }
+    };
+}
+
 impl Socket {
     pub(super) async fn connect(target: &Target) -> Result<Self> {
         let address = match target {
@@ -43,10 +53,7 @@ impl Socket {
     }
 
     pub(super) fn fd(&self) -> RawFd {
-        match self {
-            Self::Tcp(socket) => socket.as_raw_fd(),
-            Self::Unix(socket) => socket.as_raw_fd(),
-        }
+        on_socket!(self, socket => socket.as_raw_fd())
     }
 
     /// Returns the gateway's own address; `None` on a unix socket.
@@ -60,34 +67,22 @@ impl Socket {
     /// Reads what is there. This takes a system call only if something has happened, and uses up
     /// nothing of the task's budget, unlike a poll.
     pub(super) fn try_read(&self, room: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.try_read(room),
-            Self::Unix(socket) => socket.try_read(room),
-        }
+        on_socket!(self, socket => socket.try_read(room))
     }
 
     /// Writes as much as the socket accepts at once.
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(socket) => socket.try_write(data),
-            Self::Unix(socket) => socket.try_write(data),
-        }
+        on_socket!(self, socket => socket.try_write(data))
     }
 
     /// Polls for data that may be ready to read.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(socket) => socket.poll_read_ready(cx),
-            Self::Unix(socket) => socket.poll_read_ready(cx),
-        }
+        on_socket!(self, socket => socket.poll_read_ready(cx))
     }
 
     #[cfg(test)]
     pub(super) async fn readable(&self) -> io::Result<()> {
-        match self {
-            Self::Tcp(socket) => socket.readable().await,
-            Self::Unix(socket) => socket.readable().await,
-        }
+        on_socket!(self, socket => socket.readable().await)
     }
 }
 
@@ -97,10 +92,7 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_read(cx, room),
-            Self::Unix(socket) => Pin::new(socket).poll_read(cx, room),
-        }
+        on_socket!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, room))
     }
 }
 
@@ -110,10 +102,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_write(cx, data),
-            Self::Unix(socket) => Pin::new(socket).poll_write(cx, data),
-        }
+        on_socket!(self.get_mut(), socket => Pin::new(socket).poll_write(cx, data))
     }
 
     /// Avoids `writev` for a single slice: rustls always writes vectors, and `send` is cheaper.
@@ -126,10 +115,7 @@ impl AsyncWrite for Socket {
         if let (Some(only), None) = (filled.next(), filled.next()) {
             return self.poll_write(cx, only);
         }
-        match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-            Self::Unix(socket) => Pin::new(socket).poll_write_vectored(cx, slices),
-        }
+        on_socket!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -142,9 +128,6 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Unix(socket) => Pin::new(socket).poll_shutdown(cx),
-        }
+        on_socket!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
     }
 }
