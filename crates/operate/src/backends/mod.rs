@@ -1,0 +1,282 @@
+//! Operations on backends of the running gateway, shared by the commands that drain, restart and
+//! scale: requests to the gateway, and waiting for a state.
+
+use std::{fmt, future::Future, str::FromStr, time::Duration};
+
+use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+/// Interval between checks of a backend while waiting.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// `UPSTREAM/ADDRESS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Name {
+    pub upstream: String,
+    pub address: String,
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            // The path of a unix socket has slashes of its own.
+            Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => Ok(Self {
+                upstream: upstream.to_owned(),
+                address: address.to_owned(),
+            }),
+            _ => Err("write UPSTREAM/ADDRESS, such as web/127.0.0.1:3001".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.upstream, self.address)
+    }
+}
+
+/// Why a request to the gateway failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestFailure {
+    #[error("{0}")]
+    Refused(String),
+    /// The gateway cannot be reached. It may come back, as after an upgrade or a restart.
+    #[error("{0}")]
+    Away(String),
+}
+
+/// Requests of the commands to the running gateway.
+#[expect(
+    async_fn_in_trait,
+    reason = "commands call it on the thread that they run on"
+)]
+pub trait Gateway {
+    async fn upstream(&self, name: &str) -> Result<UpstreamStatus, RequestFailure>;
+    async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure>;
+    async fn undrain(&self, name: &Name) -> Result<BackendStatus, RequestFailure>;
+    async fn add(
+        &self,
+        name: &Name,
+        weight: u16,
+        drained: bool,
+    ) -> Result<BackendStatus, RequestFailure>;
+    async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure>;
+
+    async fn backend(&self, name: &Name) -> Result<BackendStatus, RequestFailure> {
+        let upstream = self.upstream(&name.upstream).await?;
+        let mut all = upstream.backends.into_iter();
+        all.find(|backend| backend.address == name.address)
+            .ok_or_else(|| {
+                RequestFailure::Refused(format!("there is no backend `{name}` any more"))
+            })
+    }
+}
+
+/// Returns true if the backend gets no new requests.
+pub fn is_drained(backend: &BackendStatus) -> bool {
+    matches!(&*backend.state, "draining" | "drained")
+}
+
+/// Formats a count: `1 request`, `3 requests`.
+pub fn requests(count: u64) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} request{plural}")
+}
+
+/// Signal that becomes true when the user interrupts the command.
+pub type Interrupt = watch::Receiver<bool>;
+
+/// Reason why a wait ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WaitFailure<T> {
+    /// The deadline passed. Contains the last state.
+    TooLong(T),
+    Interrupted,
+    Trouble(RequestFailure),
+}
+
+/// Waits until the backend has no request in flight. On failure returns how many there are.
+pub async fn until_idle(
+    gateway: &impl Gateway,
+    name: &Name,
+    deadline: Duration,
+    interrupt: &Interrupt,
+) -> Result<(), WaitFailure<u64>> {
+    until(
+        gateway,
+        name,
+        deadline,
+        interrupt,
+        |backend| match backend.in_flight {
+            0 => Ok(()),
+            left => Err(left),
+        },
+    )
+    .await
+}
+
+/// Starting point for counting checks: the number of checks that do not count. `None` until the
+/// gateway can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckBaseline(Option<u64>);
+
+impl CheckBaseline {
+    /// Counts from the given state of the backend.
+    pub fn now(backend: &BackendStatus) -> Self {
+        Self(Some(begun(backend)))
+    }
+
+    /// Counts from the moment when an unreachable gateway can be reached again.
+    pub fn return_of_gateway() -> Self {
+        Self(None)
+    }
+
+    /// Returns the number of checks passed in a row since the starting point.
+    fn good(&mut self, backend: &BackendStatus) -> u64 {
+        let Some(probe) = &backend.probe else {
+            return 0;
+        };
+        let mut since = *self.0.get_or_insert_with(|| begun(backend));
+        if probe.count + 1 < since {
+            // The count restarted with the gateway, so all of its checks are later.
+            since = 0;
+            self.0 = Some(since);
+        }
+        probe.passed_in_a_row.min(probe.count.saturating_sub(since))
+    }
+}
+
+/// Returns the number of checks that have begun.
+fn begun(backend: &BackendStatus) -> u64 {
+    let probe = backend.probe.as_ref();
+    probe.map_or(0, |probe| probe.count + u64::from(probe.running))
+}
+
+/// Last state of a backend that does not come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastState {
+    good: u64,
+    last: Option<String>,
+    healthy: bool,
+}
+
+impl fmt::Display for LastState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.last {
+            None => write!(f, "no check has completed"),
+            Some(last) => {
+                write!(
+                    f,
+                    "{} good checks in a row, the last one: {last}",
+                    self.good
+                )?;
+                if !self.healthy {
+                    write!(f, "; `health` does not count it as up")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Waits until `probes` checks in a row have passed that began later than `since`.
+pub async fn until_good(
+    gateway: &impl Gateway,
+    name: &Name,
+    mut since: CheckBaseline,
+    probes: u64,
+    deadline: Duration,
+    interrupt: &Interrupt,
+) -> Result<(), WaitFailure<LastState>> {
+    until(gateway, name, deadline, interrupt, move |backend| {
+        let good = since.good(backend);
+        if good >= probes && backend.healthy {
+            return Ok(());
+        }
+        Err(LastState {
+            good,
+            last: backend.probe.as_ref().map(|probe| probe.text.clone()),
+            healthy: backend.healthy,
+        })
+    })
+    .await
+}
+
+/// Polls a backend until `judge` accepts its state. It also waits for a gateway that is unreachable
+/// for a while.
+async fn until<T: Clone + Default>(
+    gateway: &impl Gateway,
+    name: &Name,
+    deadline: Duration,
+    interrupt: &Interrupt,
+    mut judge: impl FnMut(&BackendStatus) -> Result<(), T>,
+) -> Result<(), WaitFailure<T>> {
+    let mut last = T::default();
+    let mut away = None;
+    let look = async {
+        loop {
+            match gateway.backend(name).await {
+                Ok(backend) => match judge(&backend) {
+                    Ok(()) => return Ok(()),
+                    Err(seen) => {
+                        last = seen;
+                        away = None;
+                    }
+                },
+                Err(trouble @ RequestFailure::Away(_)) => away = Some(trouble),
+                Err(trouble @ RequestFailure::Refused(_)) => {
+                    return Err(WaitFailure::Trouble(trouble));
+                }
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = timeout(deadline, look) => outcome,
+        () = interrupted(interrupt) => return Err(WaitFailure::Interrupted),
+    };
+    match outcome {
+        Ok(outcome) => outcome,
+        Err(_) => Err(away.map_or_else(|| WaitFailure::TooLong(last), WaitFailure::Trouble)),
+    }
+}
+
+/// Completes when the user interrupts the command.
+pub async fn interrupted(interrupt: &Interrupt) {
+    let mut interrupt = interrupt.clone();
+    let wanted = interrupt.wait_for(|is_wanted| *is_wanted).await.is_ok();
+    if !wanted {
+        // The sender is gone, so no interrupt can come.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Runs `work`, which is notified when the user presses Ctrl-C or sends SIGTERM.
+pub async fn interruptible<F: Future>(work: impl FnOnce(Interrupt) -> F) -> F::Output {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, interrupt) = watch::channel(false);
+    let work = work(interrupt);
+    tokio::pin!(work);
+    let (Ok(mut int), Ok(mut term)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return work.await;
+    };
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+        }
+        sender.send_replace(true);
+    }
+}
+
+#[cfg(test)]
+pub mod tests;
