@@ -42,15 +42,9 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
         let directory = directory.map_or("letsencrypt", |written| &written.value);
         document["acme"]["directory"] = directory.into();
     }
-    if let Some(watch) = &file.watch {
-        document["watch"] = value(watch);
-    }
-    if let Some(merge_slashes) = &file.merge_slashes {
-        document["merge_slashes"] = value(merge_slashes);
-    }
-    if let Some(media_types) = &file.media_types {
-        document["media_types"] = value(media_types);
-    }
+    document["watch"] = value(&file.watch);
+    document["merge_slashes"] = value(&file.merge_slashes);
+    document["media_types"] = value(&file.media_types);
     if !file.sites.is_empty() {
         let sites = file
             .sites
@@ -58,21 +52,11 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
             .map(|(key, site)| (key.name.clone(), value(site)));
         document["sites"] = sites.collect::<serde_json::Map<_, _>>().into();
     }
-    if let Some(audit_log) = &file.audit_log {
-        document["audit_log"] = value(audit_log);
-    }
-    if let Some(redis) = &file.redis {
-        document["redis"] = value(redis);
-    }
-    if let Some(tracing) = &file.tracing {
-        document["tracing"] = value(tracing);
-    }
-    if let Some(flood_guard) = &file.flood_guard {
-        document["flood_guard"] = value(flood_guard);
-    }
-    if let Some(geo) = &file.geo {
-        document["geo"] = value(geo);
-    }
+    document["audit_log"] = value(&file.audit_log);
+    document["redis"] = value(&file.redis);
+    document["tracing"] = value(&file.tracing);
+    document["flood_guard"] = value(&file.flood_guard);
+    document["geo"] = value(&file.geo);
     if let Some(cache) = &file.cache {
         let max_object = Some(Spanned::nowhere(cache.value.max_object()));
         document["cache"] = value(&CacheConfig {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     cache, headers,
-    output::Part,
+    output::{Part, put},
     parse::Directive,
     report::Fates,
     scope::Scope,
@@ -139,12 +139,8 @@ fn access(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         };
         value.insert("allow".to_owned(), list.into());
     }
-    if !deny.is_empty() {
-        value.insert("deny".to_owned(), deny.into());
-    }
-    if !value.is_empty() {
-        filters.keys.insert("access".to_owned(), value.into());
-    }
+    put(&mut value, "deny", deny);
+    put(&mut filters.keys, "access", value);
 }
 
 fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
@@ -287,9 +283,7 @@ fn rate_limits(
         fates.changed(using, "refusals have `Retry-After`");
         names.push(name);
     }
-    if !names.is_empty() {
-        filters.keys.insert("rate_limit".to_owned(), names.into());
-    }
+    put(&mut filters.keys, "rate_limit", names);
 }
 
 /// Returns the key of a limit, or the text that it counts by, for the key of a zone.
@@ -341,9 +335,7 @@ fn connections(scope: &Scope<'_>, http: &Scope<'_>, filters: &mut Filters, fates
             _ => fates.changed(status, "the status is 503"),
         }
     }
-    if !value.is_empty() {
-        filters.keys.insert("in_flight".to_owned(), value.into());
-    }
+    put(&mut filters.keys, "in_flight", value);
 }
 
 fn body_limit(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     filters::Filters,
-    output::Part,
+    output::{Part, put},
     parse::Directive,
     report::Fates,
     scope::Scope,
@@ -74,14 +74,9 @@ pub(super) fn of(
         // Before the lines of `add_header` with these names.
         remove.extend(["Cache-Status", "X-Cache-Status"].map(str::to_owned));
     }
-    if !remove.is_empty() {
-        response.insert("remove".to_owned(), remove.into());
-    }
-    for (key, changes) in [("set", set), ("add", add)] {
-        if !changes.is_empty() {
-            response.insert(key.to_owned(), changes.into());
-        }
-    }
+    put(&mut response, "remove", remove);
+    put(&mut response, "set", set);
+    put(&mut response, "add", add);
     if let Some(expires) = expires {
         response.insert("expires".to_owned(), expires.into());
     }
@@ -103,16 +98,10 @@ pub(super) fn of(
     let mut all = Map::new();
     if passes {
         let request = request_headers(scope, filters, fates);
-        if !request.is_empty() {
-            all.insert("request".to_owned(), request.into());
-        }
+        put(&mut all, "request", request);
     }
-    if !response.is_empty() {
-        all.insert("response".to_owned(), response.into());
-    }
-    if !all.is_empty() {
-        filters.keys.insert("headers".to_owned(), all.into());
-    }
+    put(&mut all, "response", response);
+    put(&mut filters.keys, "headers", all);
 }
 
 /// Returns the headers of a request that is refused before its server is known: those of the default
@@ -287,11 +276,7 @@ fn request_headers(
         }
     }
     let mut request = Map::new();
-    if !remove.is_empty() {
-        request.insert("remove".to_owned(), remove.into());
-    }
-    if !set.is_empty() {
-        request.insert("set".to_owned(), set.into());
-    }
+    put(&mut request, "remove", remove);
+    put(&mut request, "set", set);
     request
 }

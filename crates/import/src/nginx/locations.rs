@@ -7,7 +7,7 @@ use super::{
     collect::{Named, collect, is_hidden, path_of},
     filters::{self, Filters, Limits},
     headers,
-    output::Part,
+    output::{Part, put},
     pages,
     parse::Directive,
     report::Fates,
@@ -251,9 +251,7 @@ impl<'a> Routes<'a, '_> {
         if let Some(Value::Array(own)) = keys.remove("rules") {
             list.extend(own);
         }
-        if !list.is_empty() {
-            keys.insert("rules".to_owned(), list.into());
-        }
+        put(&mut keys, "rules", list);
         keys
     }
 

@@ -2,13 +2,21 @@
 
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// A part of a list or mapping: its comment, and its value.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) comment: String,
     pub(super) value: Value,
+}
+
+/// Sets a key of a mapping, unless the value is an empty text, list or mapping.
+pub(super) fn put(mapping: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
+    let value = value.into();
+    if ![json!(""), json!([]), json!({})].contains(&value) {
+        mapping.insert(key.to_owned(), value);
+    }
 }
 
 /// A configuration before it is written.

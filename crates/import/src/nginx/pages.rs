@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     locations::Place,
+    output::put,
     parse::Directive,
     report::Fates,
     rules::is_redirect,
@@ -84,9 +85,7 @@ pub(super) fn of(
     if scope.nearest("add_header").iter().any(is_by_media_type) {
         value.insert("built_in".to_owned(), "html".into());
     }
-    if !value.is_empty() {
-        keys.insert("error_pages".to_owned(), value.into());
-    }
+    put(keys, "error_pages", value);
 }
 
 /// Returns the page for these statuses, and what is different of it.

@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
+    output::put,
     parse::Directive,
     report::Fates,
     scope::Scope,
@@ -44,12 +45,8 @@ pub(super) fn of(
         .into_iter()
         .filter_map(|directive| flags(directive, fates))
         .collect();
-    if !flags.is_empty() {
-        cookies.insert("flags".to_owned(), flags.into());
-    }
-    if !cookies.is_empty() {
-        rules.insert("cookies".to_owned(), cookies.into());
-    }
+    put(&mut cookies, "flags", flags);
+    put(&mut rules, "cookies", cookies);
     rules.into()
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     entries::Entries,
-    output::Part,
+    output::{Part, put},
     parse::Directive,
     report::Fates,
     scope::Scope,
@@ -392,9 +392,7 @@ fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static s
         return Err("it has no networks");
     }
     value.insert("networks".to_owned(), networks.into());
-    if !default.is_empty() {
-        value.insert("default".to_owned(), default.into());
-    }
+    put(&mut value, "default", default);
     Ok(value.into())
 }
 
