@@ -243,10 +243,6 @@ async fn fill(connection: &mut BackendConnection) -> Result<usize> {
         .map_err(broken)
 }
 
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 fn broken(error: io::Error) -> Box<Error> {
     Error::because(ErrorType::ConnectionClosed, "asking a backend", error)
 }

@@ -545,10 +545,6 @@ async fn write(
 }
 
 /// Returns the error for a file that has changed, or cannot be read, while it is sent.
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 fn broken(error: io::Error) -> Box<Error> {
     let mut broken = Error::because(ErrorType::Custom(FILE_CHANGED), "reading a file", error);
     broken.as_in();

@@ -1,6 +1,11 @@
 //! Hooks of the gateway in Pingora's proxy. Each uses the configuration snapshot of its request and
 //! calls the filter chain. The behaviour of a feature lives in its filter.
 
+#![expect(
+    clippy::unnecessary_box_returns,
+    reason = "Pingora's errors come and go in boxes"
+)]
+
 mod accel;
 mod body;
 mod cache;

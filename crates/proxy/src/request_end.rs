@@ -187,10 +187,6 @@ pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Con
 
 /// Names the client as the source of an error in writing a response of the gateway. Pingora leaves
 /// the source open.
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
     let is_write = matches!(
         error.etype(),

@@ -407,10 +407,6 @@ pub(super) fn expired(error: &Error, ctx: &Context) -> Option<Expired> {
 }
 
 /// Handles a failed connection attempt. Nothing was sent.
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 pub(super) fn not_connected(
     replay: Replay<'_>,
     ctx: &mut Context,
@@ -442,10 +438,6 @@ pub(super) fn not_connected(
 }
 
 /// Handles an attempt that failed on an open connection.
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 pub(super) fn failed(
     replay: Replay<'_>,
     ctx: &mut Context,

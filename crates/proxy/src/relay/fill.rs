@@ -294,10 +294,6 @@ async fn store_body(
 }
 
 #[cold]
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 fn of_store(error: FillError) -> Box<Error> {
     Error::because(ErrorType::ReadError, "storing a response", error).into_up()
 }

@@ -122,19 +122,11 @@ fn section_length(input: &[u8]) -> Option<usize> {
 /// Creates the error of a message that is not valid HTTP, of a backend unless its reader says
 /// otherwise.
 #[cold]
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 pub(super) fn invalid(why: &'static str) -> Box<Error> {
     Error::explain(ErrorType::InvalidHTTPHeader, why).into_up()
 }
 
 #[cold]
-#[expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
 fn unreadable(section: &[u8], error: httparse::Error) -> Box<Error> {
     let name = faulty_name(section).map(|name| format!(", header `{name}`"));
     let length = section.len();
