@@ -1,7 +1,6 @@
 //! Geolocation of addresses, from files in `MaxMind`'s format (`.mmdb`).
 
 use std::{
-    fmt,
     net::IpAddr,
     path::Path,
     sync::{Arc, OnceLock},
@@ -147,11 +146,7 @@ impl Place {
     }
 }
 
-impl fmt::Debug for Geo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Geo").finish_non_exhaustive()
-    }
-}
+crate::opaque_debug!(Geo);
 
 /// The place of one address, looked up on first use and shared by all clones.
 #[derive(Clone, Debug)]

@@ -16,9 +16,7 @@ pub mod succession;
 pub mod tier;
 pub mod unusual_request;
 
-use std::{
-    collections::HashSet, fmt, future::pending, panic::resume_unwind, sync::Arc, time::Duration,
-};
+use std::{collections::HashSet, future::pending, panic::resume_unwind, sync::Arc, time::Duration};
 
 use edgeway_base as base;
 use edgeway_core::{chain, limits, zones};
@@ -373,13 +371,7 @@ fn host() -> String {
     name.map_or_else(|_| "gateway".to_owned(), |name| name.trim().to_owned())
 }
 
-impl fmt::Debug for Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache")
-            .field("memory", &self.memory)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Cache, memory);
 
 #[cfg(test)]
 mod tests {

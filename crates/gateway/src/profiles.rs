@@ -3,7 +3,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     sync::Arc,
 };
 
@@ -107,13 +106,7 @@ impl Profiles {
     }
 }
 
-impl fmt::Debug for Profiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Profiles")
-            .field("active", &self.active)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Profiles, active);
 
 /// Returns the cache settings of `route` with the overrides of the profile.
 pub(super) fn overlaid(mut cache: Node, profile: &Node, route: &str) -> Node {

@@ -1,7 +1,6 @@
 //! A plugin as the gateway calls it: enough isolates for all hooks that run at a time.
 
 use std::{
-    fmt,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
@@ -381,10 +380,4 @@ fn leaves_work(outcome: &Result<Output, Failure>, call: &Call) -> bool {
     !is_stopped && (call.promises > 0 || call.rejection.is_some())
 }
 
-impl fmt::Debug for Plugin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plugin")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Plugin, name);

@@ -1,6 +1,6 @@
 //! Report on a plugin of a route, for the status of the gateway.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{sync::Arc, time::SystemTime};
 
 /// State of a plugin on a route, at one moment.
 #[derive(Clone, Debug)]
@@ -37,8 +37,4 @@ impl Reports {
     }
 }
 
-impl fmt::Debug for Reports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reports").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Reports);

@@ -178,11 +178,7 @@ impl fmt::Display for SchemaError {
     }
 }
 
-impl fmt::Debug for ConfigSchema {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConfigSchema").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(ConfigSchema);
 
 fn no_schema(why: &dyn fmt::Display) -> Failure {
     Failure::load(format!("{FILE} is not a JSON Schema: {why}"))

@@ -7,7 +7,7 @@
 //! returns, which it does: each call of a native function ends at some time, and the engine checks
 //! the CPU time after a number of them.
 
-use std::{collections::VecDeque, fmt, net::IpAddr, sync::Arc, thread};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc, thread};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::thread::Pid;
@@ -493,8 +493,4 @@ fn give_way(thread: Option<Pid>) {
     }
 }
 
-impl fmt::Debug for PluginThreads {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Threads").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(PluginThreads);

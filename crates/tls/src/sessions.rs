@@ -103,11 +103,7 @@ impl Zone for Sessions {
     }
 }
 
-impl std::fmt::Debug for Sessions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sessions").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Sessions);
 
 /// Policy for client certificates, as a part of a zone's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

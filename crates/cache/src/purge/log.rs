@@ -372,11 +372,7 @@ impl<'de> Deserialize<'de> for Id {
     }
 }
 
-impl fmt::Debug for RedisPurgeLog {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Log").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(RedisPurgeLog);
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,6 @@
 //! Limit on how often one address may force its requests past stored responses to the origin.
 
 use std::{
-    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -45,10 +44,4 @@ impl ClientDirectives {
     }
 }
 
-impl fmt::Debug for ClientDirectives {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientDirectives")
-            .field("quota", &self.quota)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(ClientDirectives, quota);

@@ -19,7 +19,6 @@ mod signed;
 mod tests;
 
 use std::{
-    fmt,
     future::pending,
     sync::{Arc, atomic::AtomicU8, atomic::Ordering},
     time::{Duration, SystemTime},
@@ -219,11 +218,7 @@ impl Tiers {
     }
 }
 
-impl fmt::Debug for Tiers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tiers").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Tiers);
 
 /// Receiver of the store's notifications.
 #[derive(Debug)]

@@ -10,7 +10,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     time::{Duration, Instant},
 };
 
@@ -243,13 +242,7 @@ impl Lease {
     }
 }
 
-impl fmt::Debug for Leases {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Leases")
-            .field("share", &self.share)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Leases, share);
 
 #[cfg(test)]
 mod tests {

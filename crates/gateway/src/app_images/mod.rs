@@ -8,7 +8,6 @@ mod remote;
 mod source;
 
 use std::{
-    fmt,
     num::NonZeroUsize,
     sync::Arc,
     thread,
@@ -131,13 +130,7 @@ impl ImageMetrics {
     }
 }
 
-impl fmt::Debug for AppImages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppImages")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(AppImages, name);
 
 impl Compiler<'_> {
     /// Returns true if the images of this app are made here.

@@ -1,6 +1,6 @@
 //! Access to servers that have images of an app, other than the app.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use edgeway_config::model::{ImagesAt, UpstreamConfig};
 use edgeway_net::fetch::{self, Trust};
@@ -19,11 +19,7 @@ pub struct RemoteAccess {
     pub resolver: Arc<dyn Resolve>,
 }
 
-impl fmt::Debug for RemoteAccess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RemoteAccess").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(RemoteAccess);
 
 impl Compiler<'_> {
     /// Returns the access to other servers, if images of those are made here.

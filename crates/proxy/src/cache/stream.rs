@@ -7,7 +7,6 @@
 //! in the middle of a write ([`DecoupledSession`]).
 
 use std::{
-    fmt,
     future::poll_fn,
     mem,
     pin::Pin,
@@ -56,13 +55,7 @@ pub(crate) struct ClientStream {
     is_blocked: AtomicBool,
 }
 
-impl fmt::Debug for ClientStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientStream")
-            .field("is_blocked", &self.is_blocked)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(ClientStream, is_blocked);
 
 impl Client for ClientStream {
     fn is_ready(&self) -> bool {

@@ -1,7 +1,6 @@
 //! Idle connections to one address, for the next request.
 
 use std::{
-    fmt,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -46,11 +45,7 @@ pub(super) struct IdleConnection {
     until: Instant,
 }
 
-impl fmt::Debug for IdleConnections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("IdleConnections").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(IdleConnections);
 
 impl IdleConnections {
     /// Returns a connection that has not expired and that the backend has not closed, the one used

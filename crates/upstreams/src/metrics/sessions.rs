@@ -56,13 +56,7 @@ struct Part {
 
 impl Zone for Counted {}
 
-impl std::fmt::Debug for Counted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Counted")
-            .field("part", &self.part)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Counted, part);
 
 impl Sessions {
     pub(crate) fn new(

@@ -16,7 +16,6 @@ mod writes;
 
 use std::{
     collections::VecDeque,
-    fmt,
     future::pending,
     sync::{
         Arc,
@@ -544,10 +543,4 @@ impl PurgeLink {
     }
 }
 
-impl fmt::Debug for PurgeLink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(PurgeLink, name);

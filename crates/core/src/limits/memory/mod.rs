@@ -9,7 +9,6 @@
 mod tests;
 
 use std::{
-    fmt,
     sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::{Duration, Instant, SystemTime},
 };
@@ -388,8 +387,4 @@ impl Zone for BucketTable {
     }
 }
 
-impl fmt::Debug for BucketTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(BucketTable);

@@ -9,7 +9,6 @@
 mod leased;
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -295,11 +294,7 @@ fn nanos(span: Duration) -> u64 {
     u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl fmt::Debug for RedisBuckets {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(RedisBuckets);
 
 #[cfg(test)]
 mod tests {
