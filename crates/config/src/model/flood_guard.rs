@@ -22,7 +22,7 @@ use crate::{
 pub struct FloodGuardConfig {
     /// Requests of one address (IPv6: one /64), for any route; more get 429. Far above the needs of
     /// people behind one address: one page is up to 40 requests.
-    #[default(unplaced(Rate { count: 100, per: Duration::from_secs(1)}))]
+    #[default(unplaced(Rate { count: 100, per: Duration::from_secs(1) }))]
     pub requests: Spanned<Rate>,
     /// Requests of one address in flight at once; more get 503. A WebSocket counts until it is
     /// open.

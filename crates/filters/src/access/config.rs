@@ -13,7 +13,6 @@ use super::Access;
 #[serde(deny_unknown_fields, default)]
 pub struct AccessConfig {
     /// Only these networks may pass, such as `[10.0.0.0/8, "fd00::/8"]`; all clients may if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     allow: Option<Vec<Cidr>>,
     /// Networks that may not pass, even if `allow` lists them.
     deny: Vec<Cidr>,

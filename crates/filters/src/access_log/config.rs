@@ -22,6 +22,7 @@ use edgeway_core::chain::CompileContext;
 use edgeway_net::log_file::{LogMetrics, RotationPolicy, SyslogAddress, Target};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+use smart_default::SmartDefault;
 
 use super::{
     ACCESS_LOG, AccessLog,
@@ -41,7 +42,7 @@ const MAX_ARCHIVES: u32 = 1000;
 const MIN_FILE_SIZE: ByteSize = ByteSize(64 * 1024);
 
 /// Access log with one line for each request.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct AccessLogConfig {
     /// Path, relative to the folder of the configuration; `stdout`, which is the default;
@@ -54,6 +55,7 @@ pub struct AccessLogConfig {
     /// Query parameters whose values are not written: names that are, or end with, one of these
     /// words (`=code` for the whole name only). `[]` for none; the words for tokens, keys,
     /// passwords and signatures if absent.
+    #[default(secret::NAMES.map(str::to_owned).into())]
     redact: Vec<String>,
     /// Fields of JSON lines, in this order; the usual ones if absent.
     fields: Vec<Spanned<String>>,
@@ -65,21 +67,6 @@ pub struct AccessLogConfig {
     /// Shares of requests that have a line: `default`, and a status or a class, such as
     /// `2xx: 10%`. Requests that failed or were refused have a line unless their status is listed.
     sample: BTreeMap<String, Spanned<Percent>>,
-}
-
-impl Default for AccessLogConfig {
-    fn default() -> Self {
-        Self {
-            file: None,
-            format: LineFormat::default(),
-            rotate: None,
-            redact: secret::NAMES.map(str::to_owned).into(),
-            fields: Vec::new(),
-            omit: Vec::new(),
-            headers: LoggedHeadersConfig::default(),
-            sample: BTreeMap::new(),
-        }
-    }
 }
 
 /// Time or size at which a file is rotated, and the number of old files to keep; with `every` and

@@ -19,6 +19,7 @@ use edgeway_core::{
 use http::{HeaderName, HeaderValue, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{ApiKey, Key, KeyLimit};
 
@@ -28,39 +29,26 @@ const MAX_FILE_SIZE: u64 = 8 << 20;
 const CREATE_KEY_HELP: &str = "create a key and its line with `edgeway hash api-key NAME`";
 
 /// Requires an API key that was issued to a client.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct ApiKeyConfig {
     /// Header that carries the key; in `Authorization` after the scheme `Bearer`.
+    #[default(Spanned::nowhere("X-API-Key".to_owned()))]
     header: Spanned<String>,
     /// The keys by name and hash.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     keys: Vec<Spanned<KeyConfig>>,
     /// File with lines `NAME HASH` or `NAME HASH RATE`, in addition to `keys`. Read when the
     /// configuration is loaded.
-    #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Spanned<PathBuf>>,
     /// Lets requests without a key pass, without an identity. An invalid key is still refused.
     optional: bool,
     /// Header that carries the name of the key to the backend; a header of this name sent by a
     /// client is removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Spanned<String>>,
     /// True to remove the key from the request to the backend.
+    #[default(true)]
     strip: bool,
-}
-
-impl Default for ApiKeyConfig {
-    fn default() -> Self {
-        Self {
-            header: Spanned::nowhere("X-API-Key".to_owned()),
-            keys: Vec::new(),
-            file: None,
-            optional: false,
-            forward: None,
-            strip: true,
-        }
-    }
 }
 
 /// An API key.
@@ -72,10 +60,8 @@ struct KeyConfig {
     /// `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it.
     hash: String,
     /// Number of uses per period on this gateway; unlimited if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     rate: Option<Rate>,
     /// Number of uses that may come at once; the count of `rate` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     burst: Option<u32>,
 }
 

@@ -13,6 +13,7 @@ use edgeway_core::chain::{AuthMetrics, CompileContext};
 use http::HeaderValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{BasicAuth, User, check::Comparisons};
 
@@ -20,37 +21,25 @@ use super::{BasicAuth, User, check::Comparisons};
 const MAX_FILE_SIZE: u64 = 8 << 20;
 
 /// Requires a user's name and password (RFC 7617).
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct BasicAuthConfig {
     /// Realm that browsers show when they prompt for a password.
+    #[default(Spanned::nowhere("Restricted".to_owned()))]
     realm: Spanned<String>,
     /// File with lines `NAME:HASH`, as `edgeway hash password` and `htpasswd -B` write them. Read
     /// when the configuration is loaded. The weak hashes `$apr1$` and `{SHA}` of older files are
     /// accepted with a warning.
-    #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Spanned<PathBuf>>,
     /// Users as name → hash, in addition to those of the file.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     users: BTreeMap<String, Spanned<Secret>>,
     /// Header that carries the user's name to the backend; a header of this name sent by a client
     /// is removed.
-    #[serde(skip_serializing_if = "Option::is_none")]
     forward: Option<Spanned<String>>,
     /// True to remove the `Authorization` header from the request to the backend.
+    #[default(true)]
     strip: bool,
-}
-
-impl Default for BasicAuthConfig {
-    fn default() -> Self {
-        Self {
-            realm: Spanned::nowhere("Restricted".to_owned()),
-            file: None,
-            users: BTreeMap::new(),
-            forward: None,
-            strip: true,
-        }
-    }
 }
 
 impl BasicAuthConfig {

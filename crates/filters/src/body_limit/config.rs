@@ -5,24 +5,18 @@ use edgeway_config::tree::short::{self, Short, reads_short, writes_mapping};
 use edgeway_core::chain::CompileContext;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::BodyLimit;
 
 /// Maximum size of a request body: a size, or a mapping.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = or_size)]
 pub struct BodyLimitConfig {
     /// Longer bodies get 413.
+    #[default(ByteSize(1 << 20))]
     max: ByteSize,
-}
-
-impl Default for BodyLimitConfig {
-    fn default() -> Self {
-        Self {
-            max: ByteSize(1 << 20),
-        }
-    }
 }
 
 /// Extends the schema: a size alone is valid too.

@@ -23,13 +23,14 @@ use edgeway_core::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+use smart_default::SmartDefault;
 
 /// Maximum number of addresses counted at once.
 const MAX_KEYS: usize = 100_000;
 
 /// Caching of a route's responses: `{}` or `true` to store whatever the origin allows, or a
 /// mapping.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
@@ -42,7 +43,6 @@ pub struct RouteCacheConfig {
     pages: PagesConfig,
     /// Freshness lifetime of a response if the origin sends none; with `force`, also if the origin
     /// sends one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     ttl: Option<Spanned<Span>>,
     /// Applies `ttl` whatever the origin sends, `no-store` and `private` included.
     force: bool,
@@ -51,7 +51,6 @@ pub struct RouteCacheConfig {
     by_status: BTreeMap<String, Spanned<Span>>,
     /// Share of the time since `Last-Modified` for which a response without explicit freshness is
     /// fresh (RFC 9111, 4.2.2); `10%` is usual. Never if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     heuristic: Option<Percent>,
     /// Parts of the cache key in addition to scheme, host, path and query.
     pub(super) key: KeyConfig,
@@ -73,23 +72,18 @@ pub struct RouteCacheConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     ignore_headers: Vec<IgnoredHeader>,
     /// Number of requests, within ten minutes of each other, after which a response is stored.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     min_uses: Option<Spanned<u32>>,
     /// Cookies that do not identify the client, such as `theme`; `*` for all of them. The response
     /// to a request with any other cookie is stored only if the origin marks it as shared
     /// (`public`, `s-maxage`), and never if it is a page of a Next.js app. The cookies of analytics
     /// (`_ga`, `_fbp` and similar) if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     anonymous_cookies: Option<Vec<String>>,
     /// Time for which a stale response is served while it is revalidated, if the origin sends none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     stale_while_revalidate: Option<Span>,
     /// Time for which a stale response is served when the origin fails, if the origin sends none.
-    #[serde(skip_serializing_if = "Option::is_none")]
     stale_if_error: Option<Span>,
     /// Maximum size of a stored response; `cache.max_object` if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     max_object: Option<Spanned<ByteSize>>,
     /// Tags of every response, to purge by: `products`, or with parameters of the path,
     /// `product:{id}`. Added to the tags of `Cache-Tag` and `Surrogate-Key`.
@@ -99,7 +93,6 @@ pub struct RouteCacheConfig {
     /// or `DELETE` to it.
     purge_on_write: bool,
     /// `max-age` sent to browsers in place of the origin's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     browser_ttl: Option<Span>,
     /// Honors `Cache-Control` request directives that send a request to the origin although a fresh
     /// response is stored: `no-cache`, `max-age`, `min-fresh`, `Pragma`. Browsers reload with them.
@@ -107,9 +100,9 @@ pub struct RouteCacheConfig {
     client_directives: ClientDirectivesConfig,
     /// Time for which a collapsed request waits for the response to another request with the same
     /// key before it goes to the origin itself.
+    #[default(Span(Duration::from_secs(5)))]
     wait: Span,
     /// Bytes of `cache.memory` that responses of this route may use.
-    #[serde(skip_serializing_if = "Option::is_none")]
     quota: Option<Spanned<ByteSize>>,
     /// On a miss, a `HEAD` or a request with `Range` fetches and stores the whole response, as with
     /// nginx. Otherwise such a request goes to the origin unchanged, and its response is not
@@ -117,6 +110,7 @@ pub struct RouteCacheConfig {
     whole: bool,
     /// Stored responses that support `Range`: `any`, or `announced`: only those with
     /// `Accept-Ranges` from the origin, as with nginx. The others are sent whole.
+    #[default(RangesConfig::Any)]
     ranges: RangesConfig,
     /// Keeps stored responses when a `POST`, `PUT`, `PATCH` or `DELETE` of the same URL succeeds, as
     /// nginx does. Otherwise they are removed (RFC 9111, 4.4).
@@ -174,7 +168,6 @@ enum IgnoredHeader {
 #[serde(deny_unknown_fields, default)]
 pub(super) struct KeyConfig {
     /// Query parameters that are part of the key; all if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     query: Option<Spanned<Vec<String>>>,
     /// Query parameters that are not part of the key, such as `utm_*`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -262,38 +255,6 @@ impl Short for ClientDirectivesConfig {
 
 reads_short!(by_hand: ClientDirectivesConfig);
 writes_mapping!(ClientDirectivesConfig);
-
-impl Default for RouteCacheConfig {
-    fn default() -> Self {
-        Self {
-            mode: ModeConfig::default(),
-            pages: PagesConfig::default(),
-            ttl: None,
-            force: false,
-            by_status: BTreeMap::new(),
-            heuristic: None,
-            key: KeyConfig::default(),
-            bypass: Vec::new(),
-            bypass_if: Vec::new(),
-            no_store_if: Vec::new(),
-            ignore_headers: Vec::new(),
-            min_uses: None,
-            anonymous_cookies: None,
-            stale_while_revalidate: None,
-            stale_if_error: None,
-            max_object: None,
-            tags: Vec::new(),
-            purge_on_write: false,
-            browser_ttl: None,
-            client_directives: ClientDirectivesConfig::default(),
-            wait: Span(Duration::from_secs(5)),
-            quota: None,
-            whole: false,
-            ranges: RangesConfig::Any,
-            keep_on_write: false,
-        }
-    }
-}
 
 impl Short for RouteCacheConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping";

@@ -35,16 +35,12 @@ struct RuleConfig {
     #[serde(skip_serializing_if = "is_false")]
     hashed: bool,
     /// Statuses; `200-299` if absent. A 304 or 206 counts as 200.
-    #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<StatusSet>,
     /// Time for which browsers store the response: `max-age`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     browser: Option<Span>,
     /// Time for which shared caches in front of the gateway store it: `s-maxage`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     shared: Option<Span>,
     /// The same in `CDN-Cache-Control` (RFC 9213), which browsers ignore.
-    #[serde(skip_serializing_if = "Option::is_none")]
     cdn: Option<Span>,
     /// True if the content at this URL never changes: browsers do not validate it.
     #[serde(skip_serializing_if = "is_false")]

@@ -14,6 +14,7 @@ use edgeway_config::{
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{
     Compression, CompressionRules, Offer,
@@ -21,75 +22,54 @@ use super::{
 };
 
 /// Compression of responses: `true`, a list of content codings such as `[br, gzip]`, or a mapping.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_list, transform = short::or_flag)]
 pub struct CompressionConfig {
     /// Content codings on offer: `zstd`, `br`, `gzip`. The client's weights decide; among equal
     /// weights, which most browsers send, the first in this list wins.
     #[schemars(with = "Vec<Encoding>")]
+    #[default(Encoding::ALL.map(|encoding| Spanned::nowhere(encoding.name().to_owned())).into())]
     encodings: Vec<Spanned<String>>,
     /// Minimum size of a compressed response; shorter ones stay as they are.
+    #[default(ByteSize(1024))]
     min_size: ByteSize,
     levels: LevelsConfig,
     /// Media types to compress, with one `*` at most: `text/*`, `application/*+json`. If absent:
     /// text, JSON, XML, JavaScript, WebAssembly, SVG and uncompressed fonts. Event streams
     /// (`text/event-stream`) are never compressed.
+    #[default(types::DEFAULT.map(|text| Spanned::nowhere(text.to_owned())).into())]
     types: Vec<Spanned<String>>,
     /// Statuses of compressed responses: `200`, `400-499`, or a list of both. If absent: all that
     /// have content of their own.
-    #[serde(skip_serializing_if = "Option::is_none")]
     statuses: Option<StatusSet>,
     /// False to leave out `Vary: Accept-Encoding`, as nginx does without `gzip_vary`: caches behind
     /// the gateway may then send a compressed response to a client that cannot read it.
+    #[default(true)]
     vary: bool,
 }
 
 /// Compression level of each coding: higher is smaller and slower.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 struct LevelsConfig {
     /// 1 to 19.
     #[schemars(range(min = 1, max = 19))]
+    #[default(Spanned::nowhere(3))]
     zstd: Spanned<u8>,
     /// 0 to 6: from 7 on each response would take 9 MiB of memory and more.
     #[schemars(range(min = 0, max = 6))]
+    #[default(Spanned::nowhere(5))]
     br: Spanned<u8>,
     /// 1 to 9.
     #[schemars(range(min = 1, max = 9))]
+    #[default(Spanned::nowhere(6))]
     gzip: Spanned<u8>,
 }
 
 /// Highest level of brotli at which the memory of a stream stays small: see
 /// [`Encoder`](edgeway_base::encoding::Encoder).
 const BR_MAX: u8 = 6;
-
-impl Default for CompressionConfig {
-    fn default() -> Self {
-        Self {
-            encodings: Encoding::ALL
-                .map(|encoding| Spanned::nowhere(encoding.name().to_owned()))
-                .into(),
-            min_size: ByteSize(1024),
-            levels: LevelsConfig::default(),
-            types: types::DEFAULT
-                .map(|text| Spanned::nowhere(text.to_owned()))
-                .into(),
-            statuses: None,
-            vary: true,
-        }
-    }
-}
-
-impl Default for LevelsConfig {
-    fn default() -> Self {
-        Self {
-            zstd: Spanned::nowhere(3),
-            br: Spanned::nowhere(5),
-            gzip: Spanned::nowhere(6),
-        }
-    }
-}
 
 impl Short for CompressionConfig {
     const WHAT: &'static str = "`true`, a list such as `[br, gzip]`, or a mapping";

@@ -31,7 +31,6 @@ struct ConditionConfig {
     /// Text that the value must be; `~` begins a regular expression that it must match, `~*` one
     /// without regard to case, and `\~` a text that begins with `~`. If absent, the value must be
     /// neither empty nor `0`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     is: Option<Spanned<String>>,
     /// True to reverse the condition.
     #[serde(default)]
@@ -41,13 +40,10 @@ struct ConditionConfig {
     status: Spanned<u16>,
     /// Target of a redirect, with placeholders; `{group.1}` and `{group.NAME}` are groups of the
     /// expression in `is`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     to: Option<Spanned<String>>,
     /// Body, with the placeholders of `to`; the built-in page of an error if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     body: Option<Spanned<String>>,
     /// Media type of the body.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     content_type: Option<Spanned<String>>,
 }
 

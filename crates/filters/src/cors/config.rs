@@ -21,11 +21,9 @@ pub struct CorsConfig {
     #[serde(default = "methods")]
     methods: Vec<Spanned<String>>,
     /// Request headers that a preflight allows; those that it requests if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     headers: Option<Vec<Spanned<String>>>,
     /// Response headers that scripts may read, beyond the few that they always may; if absent, the
     /// app's own list applies.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     expose: Option<Vec<Spanned<String>>>,
     /// True to let requests carry cookies, and scripts read the responses to such requests.
     #[serde(default)]

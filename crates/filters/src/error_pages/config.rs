@@ -38,7 +38,6 @@ pub struct ErrorPagesConfig {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pages: BTreeMap<String, Spanned<PageConfig>>,
     /// Format of the built-in page: `html` for all clients; the one that `Accept` prefers if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     built_in: Option<BuiltIn>,
     /// True to replace the error responses of backends too, as `proxy_intercept_errors` of nginx
     /// does.
@@ -59,33 +58,25 @@ enum BuiltIn {
 #[schemars(transform = short::or_text)]
 struct PageConfig {
     /// File to send, of at most 1 MiB.
-    #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<PathBuf>,
     /// Text to send, with the placeholders of `headers`; `{status}` is the status of the error.
-    #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<String>,
     /// Media type of the file or text; `text/html` for HTML files and `text/plain` for texts if
     /// absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
     /// Target of a redirect, with the placeholders of `headers`, such as `/login?next={uri}`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     redirect: Option<String>,
     /// Upstream that has the page. It gets a `GET` of the gateway, or the client's own request
     /// (`as_sent`).
-    #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<String>,
     /// Path of the page at the `upstream`, with the placeholders of `headers`; the client's path if
     /// absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<String>,
     /// Name of a route (`match: { named: true }`) that has the page. It gets the client's own
     /// request.
-    #[serde(skip_serializing_if = "Option::is_none")]
     route: Option<String>,
     /// Path that chooses the route of the page, with the placeholders of `headers`. The page is
     /// requested with `GET`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     reroute: Option<String>,
     /// True to send the client's cookies and `Authorization` to the `upstream`, and cookies of the
     /// page to the client.
@@ -100,7 +91,6 @@ struct PageConfig {
     own_status: bool,
     /// Status in place of the error's own: from 200 to 599. For a redirect, 301, 302, 303, 307 or
     /// 308; 302 if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 200, max = 599))]
     status: Option<u16>,
     /// Clients that get it: `all`, or `html`: those that prefer HTML to JSON and plain text, or

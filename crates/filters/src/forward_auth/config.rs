@@ -46,7 +46,6 @@ pub struct ForwardAuthConfig {
     /// and redirects go to the client.
     url: Spanned<String>,
     /// PEM file with the CA certificates for this URL, in place of the system's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<Spanned<PathBuf>>,
     /// Request headers that are sent to the service, in addition to `X-Forwarded-Method`, `-Proto`,
     /// `-Host`, `-Uri` and `-For`.
@@ -55,12 +54,10 @@ pub struct ForwardAuthConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     copy: Vec<Spanned<String>>,
     /// Response header of the service that identifies the user, for limits and logs.
-    #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<Spanned<String>>,
     /// Timeout for a response of the service.
     timeout: Spanned<Span>,
     /// Time for which a response is reused for identical requests; never reused if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<Spanned<Span>>,
     /// Handling of requests while the service fails (no response, or 5xx): `deny` (503) or `allow`.
     on_error: OnError,

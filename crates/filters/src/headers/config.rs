@@ -44,7 +44,6 @@ pub(super) struct ResponseConfig {
     /// 204, 206, 301 to 304, 307 or 308: `30d` from the response on, `modified 30d` from its
     /// `Last-Modified` on, `@15h` at that time of the day (UTC), `epoch`, `max`, `-1s`, `off`, or a
     /// value with placeholders that is one of these.
-    #[serde(skip_serializing_if = "Option::is_none")]
     expires: Option<Spanned<String>>,
     /// Changes of responses with certain statuses, after the changes of all responses.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -20,15 +20,12 @@ use super::{InFlight, PerKey, counts::Counts};
 #[schemars(transform = or_number)]
 pub struct RouteInFlightConfig {
     /// Maximum for the whole route; unlimited if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     max: Option<u32>,
     /// Maximum per client; unlimited if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     per_key: Option<u32>,
     /// Parts of the request that identify a client: the first part that the request has, or else
     /// its address. With a claim, an API key or a user, requests are counted once they are
     /// authenticated. The address alone if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Spanned<KeyList>>,
 }
 

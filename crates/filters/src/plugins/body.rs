@@ -1,32 +1,23 @@
 //! Request bodies, for plugins that ask for them.
 
 use edgeway_base::units::ByteSize;
-use edgeway_config::{diagnostic::Place, tree::Spanned};
+use edgeway_config::tree::Spanned;
 use edgeway_core::chain::{Body, CompileContext};
 use edgeway_script as plugins;
 use http::{Version, header};
 use pingora::http::RequestHeader;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 const MAX_BODY_LEN: u64 = plugins::body::MAX_BODY_LEN as u64;
 
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BodyConfig {
     /// Maximum size of a body that is read; at most 64 KiB.
+    #[default(Spanned::nowhere(ByteSize(MAX_BODY_LEN)))]
     max: Spanned<ByteSize>,
-}
-
-impl Default for BodyConfig {
-    fn default() -> Self {
-        Self {
-            max: Spanned {
-                value: ByteSize(MAX_BODY_LEN),
-                place: Place::default(),
-            },
-        }
-    }
 }
 
 impl BodyConfig {

@@ -9,35 +9,29 @@ use std::{
 use edgeway_base::{breaker::BreakerRule, units::Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::settings::some_time;
 
 /// Rule for skipping a failing plugin with `on_error: continue`.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BreakerConfig {
     /// Failures within the window. They must be at least half of the plugin's calls in it.
+    #[default(const { NonZeroU32::new(5).expect("it is not zero") })]
     failures: NonZeroU32,
     /// Clients (addresses, or /64 of IPv6) whose requests must have failed: a single client can
     /// make a plugin fail at will.
+    #[default(const { NonZeroU8::new(3).expect("it is not zero") })]
     clients: NonZeroU8,
     /// Time within which the failures must occur.
     #[serde(deserialize_with = "some_time")]
+    #[default(Span(Duration::from_secs(10)))]
     window: Span,
     /// Time for which the plugin is skipped; then it is called again.
     #[serde(deserialize_with = "some_time")]
+    #[default(Span(Duration::from_secs(30)))]
     cooldown: Span,
-}
-
-impl Default for BreakerConfig {
-    fn default() -> Self {
-        Self {
-            failures: const { NonZeroU32::new(5).expect("it is not zero") },
-            clients: const { NonZeroU8::new(3).expect("it is not zero") },
-            window: Span(Duration::from_secs(10)),
-            cooldown: Span(Duration::from_secs(30)),
-        }
-    }
 }
 
 impl BreakerConfig {

@@ -71,7 +71,6 @@ pub(super) struct PluginConfig {
     #[serde(default)]
     run: RunConfig,
     /// Role of the plugin: `auth` if it decides who may pass. While it fails, no request passes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) role: Option<Spanned<RoleConfig>>,
     /// Headers that the plugin writes for the backend, such as `X-User-Id`. No client can send
     /// them, on any route.
@@ -79,7 +78,6 @@ pub(super) struct PluginConfig {
     identity_headers: Vec<Spanned<String>>,
     /// Handling of a request whose plugin fails: continue without the plugin (`continue`), or 503
     /// (`refuse`). A plugin with `onRequest` must set this or a `role`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) on_error: Option<Spanned<OnErrorConfig>>,
     #[serde(default)]
     pub(super) limits: LimitsConfig,
@@ -89,19 +87,15 @@ pub(super) struct PluginConfig {
     isolation: IsolationConfig,
     /// Circuit breaker that skips a plugin with `on_error: continue`; any other plugin is always
     /// called.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) breaker: Option<Spanned<BreakerConfig>>,
     /// Environment variables that the plugin gets in `ctx.env`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) env: Vec<Spanned<String>>,
     /// Request bodies: JSON and forms are read before `onRequest`; no body is read if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) body: Option<BodyConfig>,
     /// Storage of `ctx.kv`; there is no `ctx.kv` if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     kv: Option<Spanned<KvConfig>>,
     /// Origins that `fetch` may contact; none if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) fetch: Option<Spanned<FetchConfig>>,
 }
 

@@ -20,7 +20,6 @@ pub struct ResponseRewriteConfig {
     /// Changes of `Location` and `Refresh`; the first one that matches applies: `from` at the
     /// beginning becomes `to`. `[]` leaves them as the backend sends them. If absent, a URL with
     /// the backend's own address gets the client's host.
-    #[serde(skip_serializing_if = "Option::is_none")]
     location: Option<Vec<RuleConfig>>,
     /// Changes of `Set-Cookie`.
     cookies: CookiesConfig,
@@ -59,13 +58,10 @@ struct FlagsConfig {
     /// Name of the cookie, `*` for every one, or `~` and a regular expression.
     name: Spanned<String>,
     /// `Secure`: adds or removes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     secure: Option<bool>,
     /// `HttpOnly`: adds or removes it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     http_only: Option<bool>,
     /// `SameSite`: its value, or `remove`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     same_site: Option<SameSiteConfig>,
 }
 

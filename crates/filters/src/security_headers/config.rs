@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
 use serde_json::json;
+use smart_default::SmartDefault;
 
 use super::{AddedHeaders, Policy, SecurityHeaders};
 
@@ -73,15 +74,17 @@ pub(super) enum HeaderChoice {
 }
 
 /// Scope and duration for which browsers insist on TLS; `false` for no such header.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_flag)]
 pub(super) struct Hsts {
     #[serde(skip)]
     is_off: bool,
     /// Time for which browsers remember it.
+    #[default(Span::secs(365 * 24 * 3600))]
     max_age: Span,
     /// True to include subdomains.
+    #[default(true)]
     include_subdomains: bool,
     /// True to request preloading in browsers; hard to undo.
     preload: bool,
@@ -103,17 +106,6 @@ pub(super) enum PoweredBy {
     #[default]
     Remove,
     Keep,
-}
-
-impl Default for Hsts {
-    fn default() -> Self {
-        Self {
-            is_off: false,
-            max_age: Span::secs(365 * 24 * 3600),
-            include_subdomains: true,
-            preload: false,
-        }
-    }
 }
 
 impl SecurityHeadersConfig {

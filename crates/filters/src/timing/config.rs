@@ -3,26 +3,20 @@
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::Timing;
 
 /// Headers that report the time taken by gateway and origin; both unless one is `false`.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct TimingConfig {
     /// Adds `Server-Timing: total;dur=12.3, upstream;dur=11.9`, which browsers show.
+    #[default(true)]
     server_timing: bool,
     /// Adds `X-Response-Time: 12.3ms`.
+    #[default(true)]
     response_time: bool,
-}
-
-impl Default for TimingConfig {
-    fn default() -> Self {
-        Self {
-            server_timing: true,
-            response_time: true,
-        }
-    }
 }
 
 impl TimingConfig {

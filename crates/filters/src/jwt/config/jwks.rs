@@ -19,6 +19,7 @@ use edgeway_net::fetch::Fetch;
 use http::Uri;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use crate::jwt::{
     Keys,
@@ -32,37 +33,26 @@ const MIN_REFRESH: Span = Span::secs(1);
 const MAX_DEADLINE: Span = Span::secs(30);
 
 /// A JWK set behind a URL.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub(super) struct JwksConfig {
     /// URL of the JWK set, such as `https://login.example.com/.well-known/jwks.json`.
     url: String,
     /// PEM file with the CA certificates for this URL, in place of the system's.
-    #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<Spanned<PathBuf>>,
     /// Maximum time between two fetches; `max-age` of the response may shorten it.
+    #[default(Spanned::nowhere(REFRESH))]
     refresh: Spanned<Span>,
     /// Time for which the keys stay valid beyond that if the URL fails.
+    #[default(STALE)]
     stale: Span,
     /// Timeout of one fetch.
+    #[default(Spanned::nowhere(DEADLINE))]
     timeout: Spanned<Span>,
     /// True to accept a URL without TLS that is not on this machine: an attacker on the network
     /// path can then sign tokens.
     allow_http: bool,
-}
-
-impl Default for JwksConfig {
-    fn default() -> Self {
-        Self {
-            url: String::new(),
-            ca: None,
-            refresh: Spanned::nowhere(REFRESH),
-            stale: STALE,
-            timeout: Spanned::nowhere(DEADLINE),
-            allow_http: false,
-        }
-    }
 }
 
 impl Short for JwksConfig {

@@ -22,7 +22,6 @@ pub(super) struct KeyConfig {
     /// `file:PATH`, or the key itself from the environment.
     key: KeyText,
     /// Name of the key in tokens (`kid`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     kid: Option<String>,
 }
 

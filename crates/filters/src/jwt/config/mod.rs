@@ -12,6 +12,7 @@ use edgeway_core::chain::{AuthMetrics, CompileContext};
 use http::{HeaderName, HeaderValue};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use self::{
     jwks::JwksConfig,
@@ -31,16 +32,14 @@ const REMEMBERED: usize = 4096;
 
 /// Lets requests pass whose JSON Web Token is signed with a known key, is valid at this time and
 /// has the required claims.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(deny_unknown_fields, default)]
 pub struct JwtConfig {
     /// Keys that tokens are signed with: `file:PATH` of a public key or certificate in PEM, of a
     /// JWK set, or of a secret for HS256; or the same from the environment. One key, or a list,
     /// each of which may be `{ key: file:PATH, kid: NAME }`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     keys: Option<OneOrMany<Spanned<KeyConfig>>>,
     /// URL of a JWK set to use in place of `keys`, fetched and refreshed by the gateway.
-    #[serde(skip_serializing_if = "Option::is_none")]
     jwks: Option<Spanned<JwksConfig>>,
     /// Accepted signature algorithms. If absent: by the kinds of the keys, RS256 for RSA, ES256 and
     /// ES384 for P-256 and P-384, `EdDSA` for Ed25519, HS256 for a secret.
@@ -53,11 +52,12 @@ pub struct JwtConfig {
     #[serde(skip_serializing_if = "OneOrMany::is_empty")]
     audience: OneOrMany<String>,
     /// Accepted clock difference between issuer and gateway; at most 5 s.
+    #[default(Spanned::nowhere(MAX_LEEWAY))]
     leeway: Spanned<Span>,
     /// Maximum lifetime of a token, from `iat` to `exp`; both are then required.
-    #[serde(skip_serializing_if = "Option::is_none")]
     max_ttl: Option<Spanned<Span>>,
     /// True if a token must have an expiry (`exp`).
+    #[default(true)]
     require_exp: bool,
     /// Claims that must have a value, or one of a list: `{ role: admin }`. A claim that is a list
     /// must contain one of them. A valid token without them gets 403.
@@ -65,6 +65,7 @@ pub struct JwtConfig {
     require: BTreeMap<String, OneOrMany<Scalar>>,
     /// Location of the token: `header: NAME`, `cookie: NAME` or `query: NAME`, or a list: the first
     /// one present is used. `header: Authorization` if absent.
+    #[default(OneOrMany(vec![Spanned::nowhere(SourceConfig::default())]))]
     token: OneOrMany<Spanned<SourceConfig>>,
     /// True if a request without a token, or with an invalid one, passes without an identity.
     optional: bool,
@@ -74,31 +75,10 @@ pub struct JwtConfig {
     forward: BTreeMap<String, Spanned<String>>,
     /// `true` removes the token from the request to the backend, `false` keeps it; if absent, it is
     /// removed from the query only.
-    #[serde(skip_serializing_if = "Option::is_none")]
     strip: Option<bool>,
     /// Realm in `WWW-Authenticate`.
+    #[default(Spanned::nowhere("restricted".to_owned()))]
     realm: Spanned<String>,
-}
-
-impl Default for JwtConfig {
-    fn default() -> Self {
-        Self {
-            keys: None,
-            jwks: None,
-            algorithms: Vec::new(),
-            issuer: OneOrMany::default(),
-            audience: OneOrMany::default(),
-            leeway: Spanned::nowhere(MAX_LEEWAY),
-            max_ttl: None,
-            require_exp: true,
-            require: BTreeMap::new(),
-            token: OneOrMany(vec![Spanned::nowhere(SourceConfig::default())]),
-            optional: false,
-            forward: BTreeMap::new(),
-            strip: None,
-            realm: Spanned::nowhere("restricted".to_owned()),
-        }
-    }
 }
 
 impl JwtConfig {

@@ -19,13 +19,10 @@ use crate::jwt::source::TokenSource;
 #[derive(Default)]
 pub(super) struct SourceConfig {
     /// Name of a header; `Authorization` has `Bearer` before the token.
-    #[serde(skip_serializing_if = "Option::is_none")]
     header: Option<String>,
     /// Name of a cookie.
-    #[serde(skip_serializing_if = "Option::is_none")]
     cookie: Option<String>,
     /// Name of a query parameter.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) query: Option<String>,
 }
 
