@@ -42,7 +42,20 @@ pub(super) fn compiled(yaml: &str) -> Jwt {
 fn printed(yaml: &str) -> String {
     let node = tree::parse(yaml, 0, &mut Diagnostics::default()).unwrap();
     let config: JwtConfig = tree::read(&node, &mut Diagnostics::default()).unwrap();
-    serde_json::to_string(&config).unwrap()
+    let mut printed = serde_json::to_value(&config).unwrap();
+    remove_unset(&mut printed);
+    printed.to_string()
+}
+
+/// Removes unset values, as the printer of the whole configuration does.
+fn remove_unset(value: &mut serde_json::Value) {
+    if let Some(map) = value.as_object_mut() {
+        map.retain(|_, value| !value.is_null());
+        map.values_mut().for_each(remove_unset);
+    }
+    if let Some(list) = value.as_array_mut() {
+        list.iter_mut().for_each(remove_unset);
+    }
 }
 
 #[track_caller]
