@@ -1,10 +1,7 @@
 //! Hooks of the gateway in Pingora's proxy. Each uses the configuration snapshot of its request and
 //! calls the filter chain. The behaviour of a feature lives in its filter.
 
-#![expect(
-    clippy::unnecessary_box_returns,
-    reason = "Pingora's errors come and go in boxes"
-)]
+#![expect(clippy::unnecessary_box_returns, reason = "Pingora's errors are boxed")]
 
 mod accel;
 mod body;
@@ -66,9 +63,8 @@ use pingora::{
 use pingora_cache::{CacheKey, CacheMeta, ForcedFreshness, HitHandler, RespCacheable};
 use pingora_proxy::{FailToProxy, HttpProxy, ProxyHttp, ProxyWarnLogContext, RangeType, Session};
 
-use self::{context::Context, error::Failure, retry::Replay};
+use self::{context::Context, error::Failure, live::Live, retry::Replay};
 pub use self::{fast_path::FastPath, refuse::Refuser};
-use crate::live::Live;
 
 /// Proxy of one process. The requests of every listener pass through it.
 pub struct Proxy {

@@ -38,13 +38,18 @@ const TAKE_A_REASON: [(&str, usize, &str); 18] = [
     ("self.refuse", 2, "crates/filters/src/basic_auth/mod.rs"),
 ];
 
-/// Functions that return reasons, by name. `response` is that of a table of statuses and reasons.
-const RETURN_A_REASON: [(&str, &str); 4] = [
+/// Functions that return reasons, by name. Those called `row` are of tables of a status, a reason and
+/// a sentence.
+const RETURN_A_REASON: [(&str, &str); 5] = [
     ("reason", ""),
     ("word", ""),
-    ("response", "crates/proxy/src/edge/head/problem.rs"),
+    (ROW, "crates/proxy/src/edge/head/problem.rs"),
+    (ROW, "crates/proxy/src/error.rs"),
     ("name", "crates/cache/src/store/metrics.rs"),
 ];
+
+/// Function of an `enum_table!` whose values have several parts, of which the second is the reason.
+const ROW: &str = "row";
 
 /// Functions of these names that return something else.
 const NO_REASONS: [&str; 2] = [
@@ -236,6 +241,11 @@ impl Reader {
                     words.reasons.extend(self.words(source, body));
                 }
             }
+            for table in tables(source, name) {
+                if is_here(file) && !is_in(&source.file, &NO_REASONS) {
+                    words.reasons.extend(self.words(source, &table));
+                }
+            }
         }
         let mut values = Vec::new();
         for (path, index, file) in TAKE_A_REASON {
@@ -299,6 +309,9 @@ impl Reader {
                 values.extend(inside.filter(|at| function.body.contains(&at.start)));
             }
         }
+        for table in ["reason", "word"].map(|name| tables(source, name)).concat() {
+            words.cache.extend(self.words(source, &table));
+        }
         for function in functions.iter().filter(|it| it.name == "shape") {
             let some = ["Some", ".then_some"].into_iter();
             let inside = some.flat_map(|it| source.calls(it)).flatten();
@@ -346,6 +359,32 @@ fn statement_end(tokens: &[Token], start: usize) -> usize {
         }
     }
     tokens.len()
+}
+
+/// Returns the values of each `enum_table!` whose function has this name: of rows the second parts.
+fn tables(source: &Source, function: &str) -> Vec<Vec<Token>> {
+    let tokens = &source.tokens;
+    let is_table = |at: &usize| {
+        tokens[*at].is_word("enum")
+            && tokens[*at + 2].is_mark('=')
+            && tokens[*at + 3].is_mark('>')
+            && tokens[*at + 4].is_word(function)
+    };
+    let starts = (0..tokens.len().saturating_sub(5)).filter(is_table);
+    let bodies = starts.filter_map(|at| {
+        let open = (at..tokens.len()).find(|at| tokens[*at].is_mark('{'))?;
+        Some(&tokens[open..source.end(open)])
+    });
+    let reasons = bodies.map(|body| {
+        let values = body.windows(5).filter(|window| window[1].is_mark('='));
+        let value = values.filter_map(|window| match function {
+            // A status, then the reason, unless that is of another table.
+            ROW => window[2].is_mark('(').then(|| window[4].clone()),
+            _ => Some(window[2].clone()),
+        });
+        value.collect()
+    });
+    reasons.collect()
 }
 
 fn place(source: &Source, at: std::ops::Range<usize>) -> String {
@@ -424,6 +463,11 @@ fn a_word_that_the_page_lacks_is_found_wherever_it_is_written() {
     assert_eq!(of_filter(set), "set unclear");
     let word = "impl A { fn reason(self) -> &'static str { match self { A::B => \"b\" } } }";
     assert_eq!(of_filter(word), "b");
+    let table = "enum_table! { enum A => word { B = \"b\", /// C.\n C = \"c\", } }";
+    assert_eq!(of_filter(table), "b c");
+    let rows =
+        "enum_table! { enum A => row: (u16, &'static str) { B = (400, \"b\", \"A text.\"), } }";
+    assert_eq!(check("crates/proxy/src/error.rs", rows), "b");
     assert_eq!(of_filter("fn a() { Reply::refuse(b, c) }"), "unclear");
     let passes = "fn late(reason: &'static str) { Reply::refuse(b, reason); }";
     assert_eq!(of_filter(passes), "unclear");

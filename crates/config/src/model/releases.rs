@@ -90,7 +90,7 @@ pub enum ReleaseOverlap {
     /// one.
     #[default]
     All,
-    /// One more than `instances`, for a machine with little memory: each new instance replaces an
+    /// Instances one by one, for a machine with little memory: each new instance replaces an
     /// old one.
     One,
 }
