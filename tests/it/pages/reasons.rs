@@ -375,14 +375,13 @@ fn tables(source: &Source, function: &str) -> Vec<Vec<Token>> {
         let open = (at..tokens.len()).find(|at| tokens[*at].is_mark('{'))?;
         Some(&tokens[open..source.end(open)])
     });
+    // A row has a status, then the reason, unless that is of another table.
+    let offset = if function == ROW { 4 } else { 1 };
     let reasons = bodies.map(|body| {
-        let values = body.windows(5).filter(|window| window[1].is_mark('='));
-        let value = values.filter_map(|window| match function {
-            // A status, then the reason, unless that is of another table.
-            ROW => window[2].is_mark('(').then(|| window[4].clone()),
-            _ => Some(window[2].clone()),
-        });
-        value.collect()
+        let values = (0..body.len()).filter(|at| body[*at].is_mark('='));
+        values
+            .filter_map(|at| body.get(at + offset).cloned())
+            .collect()
     });
     reasons.collect()
 }
