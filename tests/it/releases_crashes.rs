@@ -454,7 +454,7 @@ routes: [{{ match: {{ path: /* }}, upstream: web }}]
     ] {
         let ran = edgeway(&other, arguments).await;
         assert_eq!(ran.status, Some(1), "{arguments:?}");
-        let why = "are those of the gateway that serves";
+        let why = "belong to the gateway that serves";
         assert!(ran.stderr.contains(why), "{}", ran.stderr);
     }
     assert_eq!(folders(site.folder.path()), ["one".to_owned()].into());

@@ -254,10 +254,10 @@ async fn the_admin_listener_follows() {
     assert!(!socket.exists(), "a socket that nobody listens on is left");
 }
 
-/// Checks that reloads, by hand or by the storm, did not affect a load.
+/// Checks that reloads, by hand or by the storm, did not affect a load, of one request each at least.
 fn assert_unharmed(load: &str, tally: &Tally) {
     assert!(
-        tally.total() > 100,
+        tally.total() > 30,
         "{load}: only {} requests",
         tally.total()
     );
