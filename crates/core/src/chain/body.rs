@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-/// Part of the body read for filters that need it ([`super::Filter::wants_body`]). The backend
+/// Part of the body read for filters that need it ([`super::AsyncFilter::wants_body`]). The backend
 /// still gets the whole body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Body {
