@@ -19,7 +19,7 @@ use rustls::client::ClientSessionStore;
 use super::{
     balance::hash64,
     client_tls::{BackendTls, new_sessions},
-    connection::IdleConnections,
+    connection::{Http2Connections, IdleConnections},
     eject::Ejection,
     health::{Health, ProbeLog},
     latency::Latency,
@@ -118,6 +118,7 @@ pub(super) struct BackendState {
     pub(super) probes: Mutex<ProbeLog>,
     pub(super) last_tls_line: LastTlsLine,
     pub(super) idle: Arc<IdleConnections>,
+    pub(super) http2: Arc<Http2Connections>,
     pub(super) sockets: PingoraSockets,
     /// TLS sessions that later handshakes resume; unset without TLS.
     sessions: OnceLock<Arc<dyn ClientSessionStore>>,
@@ -212,6 +213,7 @@ impl BackendState {
             probes: Mutex::default(),
             last_tls_line: LastTlsLine::default(),
             idle: Arc::default(),
+            http2: Arc::default(),
             sockets: PingoraSockets::default(),
             sessions: OnceLock::new(),
             series,
@@ -453,6 +455,7 @@ impl Backend {
     /// wait for the end of each. Those in use are closed when their requests are over.
     pub fn close_idle(&self) {
         self.state.idle.close(self.shared.now());
+        self.state.http2.close();
         self.state.sockets.close_idle();
     }
 

@@ -13,10 +13,8 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::wire::ServerName;
+use super::wire::{Protocol, ServerName};
 
-/// Protocol that is offered in the handshake (RFC 7301).
-const ALPN: &[u8] = b"http/1.1";
 /// Sessions that are kept for one backend.
 const MAX_SESSIONS: usize = 8;
 
@@ -55,14 +53,17 @@ pub(super) struct BackendTls {
 }
 
 impl BackendTls {
-    /// Creates the settings for a backend with `sessions` of its own: another backend could not
-    /// resume them. rustls resumes none that was begun under another `config`.
+    /// Creates the settings for a backend that is to speak `protocol`, with `sessions` of its own:
+    /// another backend could not resume them. rustls resumes none that was begun under another
+    /// `config`.
     pub(super) fn new(
         config: &ClientConfig,
         identity: TlsIdentity,
+        protocol: Protocol,
         sessions: Arc<dyn ClientSessionStore>,
     ) -> Option<Self> {
         let mut config = config.clone();
+        config.alpn_protocols = vec![protocol.alpn().to_vec()];
         config.resumption = Resumption::store(sessions);
         Some(Self {
             config: Arc::new(config),
@@ -89,8 +90,8 @@ pub(super) fn new_sessions() -> Arc<dyn ClientSessionStore> {
     Arc::new(ClientSessionMemoryCache::new(MAX_SESSIONS))
 }
 
-/// Returns the settings for connections that trust `roots` and present `client`. They resume
-/// nothing.
+/// Returns the settings for connections that trust `roots` and present `client`. They offer no
+/// protocol, and resume nothing.
 pub(super) fn client_config(
     roots: Arc<RootCertStore>,
     client: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
@@ -103,7 +104,6 @@ pub(super) fn client_config(
         Some((chain, key)) => builder.with_client_auth_cert(chain, key)?,
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     Ok(config)
 }

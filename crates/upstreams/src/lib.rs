@@ -1,9 +1,10 @@
 //! Live upstreams: named groups of backends, and the choice of a backend for each request.
 //!
 //! A configuration compiles to [`Upstream`]s. The proxy takes a place on one
-//! ([`Upstream::acquire`]), connects to the lease's backend ([`Upstream::connect`], or Pingora to [`Upstream::peer`]), and
-//! reports the outcome ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are inside; their
-//! counts outlive reloads in a zone.
+//! ([`Upstream::acquire`]), connects to the lease's backend ([`Upstream::connect`], or
+//! [`Upstream::open_stream`] over HTTP/2, or Pingora to [`Upstream::peer`]), and reports the outcome
+//! ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are inside; their counts outlive
+//! reloads in a zone.
 
 mod backend;
 mod balance;
@@ -65,7 +66,7 @@ pub use self::{
         SplitBy, TrialRequest,
     },
     compile::zone,
-    connection::BackendConnection,
+    connection::{BackendConnection, BackendStream},
     dns::{DnsError, EveryAddress, Resolve, Resolved, SystemResolver},
     lease::{Lease, Outcome},
     node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},

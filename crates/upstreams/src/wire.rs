@@ -30,6 +30,16 @@ edgeway_base::enum_table! {
     }
 }
 
+impl Protocol {
+    /// Returns the name that is offered in the TLS handshake (RFC 7301).
+    pub(super) const fn alpn(self) -> &'static [u8] {
+        match self {
+            Self::Http1 => b"http/1.1",
+            Self::H2 => b"h2",
+        }
+    }
+}
+
 /// Protocol and trust of one upstream.
 #[derive(Clone, Debug)]
 pub(super) struct Wire {
@@ -60,14 +70,14 @@ impl Trust {
 pub(super) struct ServerName(Arc<str>);
 
 /// Streams at once on one connection. Many backends allow no more (nginx 128, Go 250).
-const STREAMS: u32 = 100;
+pub(super) const STREAMS: u32 = 100;
 /// Flow-control window of one stream.
-const STREAM_WINDOW: u32 = 256 * 1024;
+pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
 /// Flow-control window for all streams: clients that do not read hold up their own streams only.
-const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+pub(super) const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
 /// Interval of pings. gRPC servers close connections with pings more often than every five minutes;
 /// TCP detects an unreachable machine much earlier.
-const PING: Duration = Duration::from_secs(330);
+pub(super) const PING: Duration = Duration::from_secs(330);
 
 impl ServerName {
     /// Parses a name; `None` if `text` is invalid.
@@ -135,16 +145,12 @@ impl Wire {
         Some(peer)
     }
 
-    /// Returns the TLS settings for the backend with this `state`, if connections to it bypass
-    /// Pingora and use TLS.
+    /// Returns the TLS settings for connections that bypass Pingora to the backend with this `state`;
+    /// `None` without TLS.
     pub(super) fn backend_tls(&self, state: &BackendState) -> Option<BackendTls> {
         let trust = self.tls.as_ref()?;
-        match self.protocol {
-            Protocol::Http1 => {
-                BackendTls::new(&trust.config, trust.identity.clone(), state.sessions())
-            }
-            Protocol::H2 => None,
-        }
+        let identity = trust.identity.clone();
+        BackendTls::new(&trust.config, identity, self.protocol, state.sessions())
     }
 
     /// Returns a number that no other upstream has, and no other trust or protocol of this one.

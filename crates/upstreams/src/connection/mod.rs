@@ -1,11 +1,13 @@
-//! Connections to backends that speak HTTP/1.1, with or without TLS, for requests that bypass
-//! Pingora: how they are made, and where idle ones wait for the next request.
+//! Connections to backends, with or without TLS, for requests that bypass Pingora: how they are made,
+//! and where those of HTTP/1.1 wait for the next request. Those of HTTP/2 are in [`http2`].
 
+mod http2;
 mod idle;
 mod secure;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::{
     io::{self, IoSlice},
@@ -20,8 +22,9 @@ use bytes::BytesMut;
 use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
 
-pub(super) use self::idle::IdleConnections;
-use self::{secure::SecureStream, socket::Socket};
+pub use self::http2::BackendStream;
+pub(super) use self::{http2::Http2Connections, idle::IdleConnections};
+use self::{socket::Socket, transport::Transport};
 use super::{
     Lease, Protocol, Upstream,
     client_tls::{BackendTls, TlsIdentity},
@@ -42,35 +45,19 @@ pub struct BackendConnection {
     is_reused: bool,
 }
 
-/// Socket, or TLS over it.
-#[derive(Debug)]
-enum Transport {
-    Plain(Socket),
-    /// Boxed: most of it is rustls's state, and other connections must stay small.
-    Tls(Box<SecureStream>),
-}
-
 impl BackendConnection {
     async fn new(target: &Target, tls: Option<&BackendTls>) -> Result<Self> {
-        let socket = Socket::connect(target).await?;
-        let local = socket.local();
-        let transport = match tls {
-            Some(tls) => Transport::Tls(Box::new(SecureStream::handshake(tls, socket).await?)),
-            None => Transport::Plain(socket),
-        };
+        let transport = Transport::connect(target, tls).await?;
         Ok(Self {
+            local: transport.socket().local(),
             transport,
             input: BytesMut::new(),
-            local,
             is_reused: false,
         })
     }
 
     fn socket(&self) -> &Socket {
-        match &self.transport {
-            Transport::Plain(socket) => socket,
-            Transport::Tls(stream) => stream.socket(),
-        }
+        self.transport.socket()
     }
 
     pub fn fd(&self) -> RawFd {
@@ -88,10 +75,7 @@ impl BackendConnection {
 
     /// Reads as much as the input has room for. Returns the number of bytes, 0 at the end.
     pub fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Plain(socket) => pin!(socket.read_buf(&mut self.input)).poll(cx),
-            Transport::Tls(stream) => pin!(stream.read_buf(&mut self.input)).poll(cx),
-        }
+        pin!(self.transport.read_buf(&mut self.input)).poll(cx)
     }
 
     /// Reads at most about `room` bytes of a body, and waits for them without a buffer: an event
@@ -117,10 +101,7 @@ impl BackendConnection {
         cx: &mut Context<'_>,
         room: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(socket) => Pin::new(socket).poll_read(cx, room),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, room),
-        }
+        Pin::new(&mut self.transport).poll_read(cx, room)
     }
 
     /// Writes some of `data`. With TLS the backend has it only after a flush.
@@ -129,26 +110,17 @@ impl BackendConnection {
         cx: &mut Context<'_>,
         data: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.transport {
-            Transport::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, data),
-            Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, data),
-        }
+        Pin::new(&mut self.transport).poll_write_vectored(cx, data)
     }
 
     /// Hands everything that was written to the system.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(_) => Poll::Ready(Ok(())),
-            Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     /// Tells the backend that nothing more will be sent.
     pub fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.transport {
-            Transport::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 
     /// Returns true if the backend has neither closed the connection nor sent anything. This takes
@@ -165,10 +137,7 @@ impl BackendConnection {
 
     /// Returns the settings that the connection was made under; `None` without TLS.
     fn identity(&self) -> Option<&TlsIdentity> {
-        match &self.transport {
-            Transport::Plain(_) => None,
-            Transport::Tls(stream) => Some(stream.identity()),
-        }
+        self.transport.identity()
     }
 
     /// Prepares for the next request, and frees memory until then.
@@ -209,11 +178,7 @@ impl Upstream {
             return Ok(connection);
         }
         // Boxed: most requests find an idle connection, and each would carry the size of this.
-        let connected = Box::pin(BackendConnection::new(&backend.target, tls));
-        tokio::time::timeout(time, connected)
-            .await
-            .unwrap_or_else(|_| Error::e_explain(ErrorType::ConnectTimedout, "no connection yet"))
-            .map_err(Error::into_up)
+        in_time(time, Box::pin(BackendConnection::new(&backend.target, tls))).await
     }
 
     /// Puts back a connection whose request is over, for the next one.
@@ -227,4 +192,12 @@ impl Upstream {
                 .put((connection, lease.since), until, &self.shared.clock);
         }
     }
+}
+
+/// Waits for a connection for at most `time`.
+async fn in_time<T>(time: Duration, connected: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(time, connected)
+        .await
+        .unwrap_or_else(|_| Error::e_explain(ErrorType::ConnectTimedout, "no connection yet"))
+        .map_err(Error::into_up)
 }

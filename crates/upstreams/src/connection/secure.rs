@@ -13,7 +13,10 @@ use tokio::io::{AsyncBufRead as _, AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::socket::Socket;
-use crate::client_tls::{BackendTls, TlsIdentity};
+use crate::{
+    Protocol,
+    client_tls::{BackendTls, TlsIdentity},
+};
 
 /// Room for one read of encrypted bytes: a whole record (RFC 8446, 5.2) and the header of the next.
 const RECORD_ROOM: usize = 17 * 1024;
@@ -49,6 +52,11 @@ impl SecureStream {
 
     pub(super) fn identity(&self) -> &TlsIdentity {
         &self.identity
+    }
+
+    /// Returns true if the handshake chose HTTP/2.
+    pub(super) fn speaks_h2(&self) -> bool {
+        self.stream.get_ref().1.alpn_protocol() == Some(Protocol::H2.alpn())
     }
 
     /// Returns true if the backend has neither ended the connection nor sent any content. Session

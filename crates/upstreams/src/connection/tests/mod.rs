@@ -1,6 +1,7 @@
 //! Tests of connections to backends and of the pool of idle ones, without TLS and with it.
 
 mod body;
+mod http2;
 mod secure;
 
 use std::{

@@ -6,7 +6,7 @@ use std::{
     io::{IoSlice, Write as _},
 };
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{Certificate, CertificateParams, KeyPair};
 use rustls::{
     ClientConfig, HandshakeKind, RootCertStore, ServerConfig, client::ClientSessionStore,
 };
@@ -22,7 +22,7 @@ use crate::{
     wire::ServerName,
 };
 
-const NAMES: [&str; 2] = ["a.test", "b.test"];
+pub(super) const NAMES: [&str; 2] = ["a.test", "b.test"];
 
 /// App with a certificate for all names, and a gateway that trusts it.
 pub(super) struct App {
@@ -32,20 +32,26 @@ pub(super) struct App {
     roots: Arc<RootCertStore>,
 }
 
+/// Returns the settings of an app with a certificate for all names, and the certificate.
+pub(super) fn app_config() -> (ServerConfig, Certificate) {
+    let key = KeyPair::generate().unwrap();
+    let names = NAMES.map(str::to_owned).to_vec();
+    let certificate = CertificateParams::new(names).unwrap();
+    let certificate = certificate.self_signed(&key).unwrap();
+    let chain = vec![certificate.der().clone()];
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key.serialize_der().try_into().unwrap())
+        .unwrap();
+    (config, certificate)
+}
+
 impl App {
     pub(super) async fn start() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let names = NAMES.map(str::to_owned).to_vec();
-        let certificate = CertificateParams::new(names).unwrap();
-        let certificate = certificate.self_signed(&key).unwrap();
-        let chain = vec![certificate.der().clone()];
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key.serialize_der().try_into().unwrap())
-            .unwrap();
+        let (config, certificate) = app_config();
         let mut roots = RootCertStore::empty();
         roots.add(certificate.der().clone()).unwrap();
         let roots = Arc::new(roots);
@@ -59,7 +65,13 @@ impl App {
 
     fn tls(&self, name: &str, trust: u8, sessions: &Arc<dyn ClientSessionStore>) -> BackendTls {
         let identity = TlsIdentity::new(ServerName::parse(name).unwrap(), [trust; 32]);
-        BackendTls::new(&self.config, identity, Arc::clone(sessions)).unwrap()
+        BackendTls::new(
+            &self.config,
+            identity,
+            Protocol::Http1,
+            Arc::clone(sessions),
+        )
+        .unwrap()
     }
 
     async fn connect(
@@ -244,7 +256,7 @@ async fn a_session_is_resumed_with_its_own_backend_under_its_own_trust() {
     assert_eq!(kind(&other).await, HandshakeKind::Full);
     let config = client_config(Arc::clone(&app.roots), None).unwrap();
     let identity = tls.identity().clone();
-    let reloaded = BackendTls::new(&config, identity, sessions).unwrap();
+    let reloaded = BackendTls::new(&config, identity, Protocol::Http1, sessions).unwrap();
     assert_eq!(kind(&reloaded).await, HandshakeKind::Full);
 }
 
