@@ -375,6 +375,58 @@ fn the_import_reader_reads_braces() {
     assert_eq!(found, ["base", "config", "zones"]);
 }
 
+/// Hooks that Pingora would call and that do nothing: they have no place in the order of a request.
+const UNUSED_HOOKS: [&str; 3] = [
+    "init_downstream_modules",
+    "upstream_peer",
+    "suppress_error_log",
+];
+
+/// Returns the names of the hooks, in the order of the code.
+fn hooks(code: &str) -> Vec<&str> {
+    let (_, hooks) = code
+        .split_once("impl ProxyHttp for Proxy {\n")
+        .expect("the hooks are there");
+    let (hooks, _) = hooks.split_once("\n}\n").expect("they end");
+    let functions = hooks.lines().filter_map(|line| {
+        let line = line.strip_prefix("    ")?;
+        line.strip_prefix("async ")
+            .unwrap_or(line)
+            .strip_prefix("fn ")
+    });
+    functions
+        .filter_map(|function| function.split('(').next())
+        .collect()
+}
+
+/// Returns the first code of each item of the numbered list below `heading`.
+fn numbered<'p>(page: &'p str, heading: &str) -> Vec<&'p str> {
+    let (_, section) = page.split_once(heading).expect("the section is there");
+    let (section, _) = section.split_once("\n## ").expect("it ends");
+    let items = section
+        .lines()
+        .filter(|line| line.starts_with(|c: char| c.is_ascii_digit()));
+    items.filter_map(|item| item.split('`').nth(1)).collect()
+}
+
+#[test]
+fn the_architecture_lists_the_hooks_in_their_order() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).expect("it is there");
+    let (code, page) = (
+        read("crates/proxy/src/hooks.rs"),
+        read("docs/architecture.md"),
+    );
+    let (unused, order): (Vec<&str>, Vec<&str>) = hooks(&code)
+        .into_iter()
+        .partition(|hook| UNUSED_HOOKS.contains(hook));
+    assert_eq!(unused, UNUSED_HOOKS);
+    assert_eq!(numbered(&page, "\n## Order of a request\n"), order);
+    let missing = unused
+        .iter()
+        .find(|hook| !page.contains(&format!("`{hook}`")));
+    assert_eq!(missing, None, "docs/architecture.md");
+}
+
 /// Checks that each test that `SECURITY.md` names exists.
 #[test]
 fn tests_that_are_promised_exist() {

@@ -70,7 +70,7 @@ pub struct CacheSettings {
     pub validates_what_may_be_purged: bool,
 }
 
-/// State that outlives a configuration. Pingora requires `'static` references, so the state is
+/// State that outlives a configuration. The lock and fills need `'static` references, so the state is
 /// created once for as long as some configuration has a cache, and emptied with the last.
 struct CacheZone {
     store: &'static Store,

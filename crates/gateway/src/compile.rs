@@ -1,6 +1,7 @@
 //! Compiles the configuration as written into the one that serves. It continues after a problem, so
 //! that all of them are reported at once.
 
+use edgeway_config::model::DriverConfig;
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     path::Path,
@@ -172,7 +173,7 @@ impl Compiler<'_> {
         let is_unclear = self.diagnostics.has_errors();
         let fallback = self.fallback();
         let pages = pages_of(&routes, &fallback);
-        self.page_upstreams(pages, &upstreams, &mut used);
+        self.page_upstreams(pages, &mut used);
         let named = self.named(&routes, &fallback);
         if !is_unclear {
             self.unused_upstreams(&used);
@@ -184,7 +185,6 @@ impl Compiler<'_> {
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Gateway {
             accel_upstreams: accel_upstreams(&routes),
-            has_relay: routes.iter().any(is_relayed),
             app_files: self.app_files(&upstreams),
             app_images: self.app_images(&upstreams),
             app_releases: self.app_releases(&upstreams),
@@ -203,6 +203,7 @@ impl Compiler<'_> {
             trusted,
             reserved,
             slashes,
+            driver: self.driver(),
             cache,
             fan_out,
             profiles: Profiles::new(file, self.profile, world),
@@ -326,6 +327,11 @@ impl Compiler<'_> {
         }
     }
 
+    fn driver(&self) -> DriverConfig {
+        let driver = self.file.driver.as_ref();
+        driver.map_or_else(DriverConfig::default, |driver| driver.value)
+    }
+
     pub(super) fn slashes(&mut self) -> Slashes {
         let merges = self.file.merge_slashes.as_ref();
         let slashes = if merges.is_none_or(|merges| merges.value) {
@@ -419,7 +425,7 @@ impl Compiler<'_> {
         let mut cx = self.cx(node.place, &name);
         let action = Action::compile(&node.config, &mut cx)?;
         let cache = self.route_cache(node, &name, (&action, &chain), &pass_headers);
-        self.check_upstream_request(node, &action, (&chain, cache.is_some()), upstreams);
+        self.check_upstream_request(node, &action, cache.is_some());
         let all_rules = (rules.as_ref(), site.as_deref());
         let guarding = self.guarding(node, &guards, &action, all_rules);
         Some(Route {
@@ -524,13 +530,6 @@ pub(super) fn pages_of<'r>(
     { routes }
         .chain([&fallback.error_pages])
         .filter_map(Option::as_deref)
-}
-
-/// Returns true if the relay can take requests of `route`, unless something about them is against
-/// it.
-fn is_relayed(route: &Route) -> bool {
-    let upstream = route.upstream.as_ref();
-    upstream.is_some_and(|upstream| upstream.is_http1())
 }
 
 /// Returns the upstreams that some internal route names.

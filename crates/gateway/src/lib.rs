@@ -43,6 +43,7 @@ mod upstream_requests;
 mod warm_up;
 mod written;
 
+use edgeway_config::model::DriverConfig;
 use std::{
     collections::HashMap,
     path::Path,
@@ -119,6 +120,8 @@ pub struct Gateway {
     pub reserved: ReservedHeaders,
     /// Handling of repeated slashes in a path.
     pub slashes: Slashes,
+    /// Caller of the hooks of each request.
+    pub driver: DriverConfig,
     /// Cache for responses, if any route uses one.
     pub cache: Option<Arc<Cache>>,
     /// App instances that receive purges, if any.
@@ -137,8 +140,6 @@ pub struct Gateway {
     pub app_releases: Box<[(Arc<Upstream>, Arc<edgeway_cache::nextjs::Releases>)]>,
     /// Upstreams that may send files of internal routes with `X-Accel-Redirect`.
     pub accel_upstreams: Box<[Arc<str>]>,
-    /// True if some route leads to an upstream that the relay can reach, and stores no responses.
-    pub has_relay: bool,
     pub table: RouteTable,
     /// Routes in the order of the file; the table's indices refer to it.
     pub routes: Box<[Route]>,

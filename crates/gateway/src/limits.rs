@@ -48,9 +48,9 @@ impl Limits {
     }
 }
 
-/// Longest header section that Pingora reads. It responds to longer ones with 400.
+/// Longest header section that the edge reads.
 const MAX_HEAD_LEN: ByteSize = ByteSize(1_000_000);
-/// Bound on header fields: Pingora accepts 256, and the gateway adds some.
+/// Bound on header fields: 256 can be read, and the gateway adds some.
 const MAX_HEADERS: u32 = 200;
 
 const CODE: &str = "edgeway::listener::limits";

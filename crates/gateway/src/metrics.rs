@@ -293,25 +293,12 @@ impl RouteMetrics {
 /// Request metrics of the process.
 pub struct HttpMetrics {
     pub in_flight: IntGauge,
-    pub shortcuts_missed: IntCounter,
-    pub relayed: IntCounter,
 }
 
 impl HttpMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             in_flight: metrics.gauge("edgeway_http_in_flight", "Requests in flight.", &[]),
-            shortcuts_missed: metrics.counter(
-                "edgeway_http_fast_path_misses_total",
-                "HTTP/1 requests that attempted the fast path but needed a backend, unlike similar \
-                 ones before.",
-                &[],
-            ),
-            relayed: metrics.counter(
-                "edgeway_http_relayed_total",
-                "Requests that the relay took to a backend, without Pingora's proxy.",
-                &[],
-            ),
         }
     }
 }

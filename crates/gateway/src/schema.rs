@@ -68,11 +68,8 @@ pub fn document() -> Value {
             "acme": or_empty(acme.as_value()),
             "drain": or_empty(drain.as_value()),
             "watch": or_empty(watch.as_value()),
-            "merge_slashes": {
-                "description": "Repeated slashes of a path become one, for routes and for backends; `false` leaves them.",
-                "type": ["boolean", "null"],
-                "default": true,
-            },
+            "merge_slashes": merge_slashes(),
+            "driver": driver(),
             "media_types": or_empty(media_types.as_value()),
             "sites": named("Rules that the routes of a site share.", site.as_value()),
             "redis": or_empty(redis.as_value()),
@@ -113,6 +110,22 @@ pub fn document() -> Value {
     );
     document["$defs"] = Value::Object(definitions);
     document
+}
+
+fn merge_slashes() -> Value {
+    json!({
+        "description": "Repeated slashes of a path become one, for routes and for backends; `false` leaves them.",
+        "type": ["boolean", "null"],
+        "default": true,
+    })
+}
+
+fn driver() -> Value {
+    json!({
+        "description": "Caller of the hooks of each request: the `gateway` itself, or Pingora's proxy, which costs more and gives the same responses.",
+        "enum": ["gateway", "pingora", null],
+        "default": "gateway",
+    })
 }
 
 /// Allows a mapping from names to items of this schema.

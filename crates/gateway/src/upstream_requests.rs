@@ -1,11 +1,7 @@
 //! Checks `upstream_request` of routes against what else they have.
 
-use std::{collections::HashMap, sync::Arc};
-
 use edgeway_config::model::RouteNode;
-use edgeway_core::chain::{Chain, Phase};
 use edgeway_routes::{Action, UpstreamRequest};
-use edgeway_upstreams::Upstream;
 
 use super::compile::Compiler;
 
@@ -18,8 +14,7 @@ impl Compiler<'_> {
         &mut self,
         node: &RouteNode,
         action: &Action,
-        (chain, has_cache): (&Chain, bool),
-        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
+        has_cache: bool,
     ) {
         let (Action::Forward(forward), Some(written)) = (action, &node.config.upstream_request)
         else {
@@ -28,21 +23,6 @@ impl Compiler<'_> {
         let Some(request) = forward.request.as_deref() else {
             return;
         };
-        let own = |name: &str| upstreams.get(name).is_some_and(|upstream| upstream.is_h2());
-        let may_be_h2 = if chain.has(Phase::Route) {
-            // A filter chooses the upstream.
-            upstreams.values().any(|upstream| upstream.is_h2())
-        } else {
-            own(&forward.upstream)
-        };
-        if request.has_text() && may_be_h2 {
-            self.error(
-                CODE,
-                written.place,
-                "no body of the configuration can be sent over HTTP/2".to_owned(),
-                "send these requests to an upstream without `protocol: h2`, or write `body: \"\"`",
-            );
-        }
         if has_cache && !is_same_to_all(request) {
             self.error(
                 CODE,
@@ -114,10 +94,7 @@ mod tests {
                 "upstream: web, upstream_request: { body: '{nothing}' }",
                 "unknown variable `{nothing}`",
             ),
-            (
-                "upstream: h2, upstream_request: { body: a }",
-                "no body of the configuration can be sent over HTTP/2",
-            ),
+            ("upstream: h2, upstream_request: { body: a }", ""),
             (
                 "upstream: web, upstream_request: { method: POST }, cache: {}",
                 "`cache` would store responses to requests that no client sent",
@@ -137,23 +114,6 @@ mod tests {
         assert!(
             redirect[0].contains("`upstream_request` has no effect"),
             "{redirect:?}"
-        );
-    }
-
-    #[test]
-    fn a_page_needs_an_upstream_that_speaks_http1() {
-        let pages = |keys: &str| {
-            problems(&format!(
-                "upstream: web, error_pages: {{ pages: {{ 404: {keys} }} }}"
-            ))
-        };
-        assert_eq!(pages("{ upstream: web, path: /a }"), [""; 0]);
-        let found = pages("{ upstream: h2, path: /a }");
-        assert_eq!(
-            found,
-            [
-                "edgeway::error_pages::page: the gateway asks for pages over HTTP/1, and `h2` uses HTTP/2"
-            ]
         );
     }
 }

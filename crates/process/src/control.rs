@@ -60,7 +60,7 @@ const GIVE_UP: Duration = Duration::from_millis(500);
 /// A running process.
 pub(super) struct Control {
     pub(super) live: Arc<Live>,
-    pub(super) listeners: Listeners<proxy::Service>,
+    pub(super) listeners: Listeners,
     pub(super) admin: Admin,
     pub(super) supervisor: Supervisor,
     /// Sessions of the status page.
@@ -104,12 +104,10 @@ impl Control {
         compiling: CompileThread,
         workers: Handle,
     ) -> Arc<Self> {
-        let app = Arc::new(proxy::service(live));
-        let fast_path = Arc::new(proxy::FastPath::new(live, &app));
-        let refuser = Arc::new(proxy::Refuser::new(live));
+        let driver = proxy::Driver::new(live);
         Arc::new(Self {
             live: Arc::clone(live),
-            listeners: Listeners::new(app, fast_path, refuser, live, workers),
+            listeners: Listeners::new(driver, live, workers),
             admin: Admin::default(),
             supervisor: Supervisor::start(live),
             sessions: Arc::new(Sessions::new(live.world.clock.clone())),

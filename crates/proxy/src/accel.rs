@@ -15,11 +15,9 @@ use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
 };
-use pingora_proxy::Session;
 
-use super::{
-    context::Context, decision::Decision, direct::DirectClient, files, reply, request, upstream,
-};
+use super::{context::Context, decision::Decision, files, reply, request, upstream};
+use crate::session::Client;
 
 pub(super) const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
@@ -64,7 +62,7 @@ pub(super) fn read(response: &mut ResponseHeader, ctx: &mut Context) -> Result<(
         }
     }
     ctx.accel = Some(Box::new(AccelRedirect { to, kept }));
-    Err(Error::new_in(ErrorType::Custom(REASON)))
+    Err(Error::new_in(upstream::REPLACED))
 }
 
 /// Removes the order from a response that cannot give one.
@@ -76,38 +74,17 @@ pub(super) fn strip(interim: &mut ResponseHeader, ctx: &Context) {
 
 /// Sends the file that the app has named.
 pub(super) async fn send(
-    session: &mut Session,
+    client: &mut Client,
     ctx: &mut Context,
     accel: AccelRedirect,
 ) -> Result<()> {
-    // Pingora accepts no further request on a connection whose upstream request ended early.
-    session.set_keepalive(None);
-    match follow(session.req_header(), ctx, accel).await? {
-        Followed::File(response, kept) => {
-            files::serve_with(session, ctx, *response, Some(kept)).await
-        }
-        Followed::Reply(reply) => {
-            request::end_if_draining(session, ctx);
-            reply::send(session, ctx, *reply).await
-        }
-    }
-}
-
-/// Sends the file as [`send`] does, but without a Pingora session: the connection may be kept.
-pub(super) async fn send_direct(
-    client: &mut DirectClient<'_>,
-    ctx: &mut Context,
-    accel: AccelRedirect,
-) -> Result<()> {
-    let followed = follow(client.request, ctx, accel).await?;
+    let followed = follow(&client.request, ctx, accel).await?;
     if request::is_draining(ctx) {
         client.close();
     }
     match followed {
-        Followed::File(response, kept) => {
-            files::send_direct(client, ctx, *response, Some(kept)).await
-        }
-        Followed::Reply(reply) => client.reply(ctx, *reply).await,
+        Followed::File(response, kept) => files::send(client, ctx, *response, Some(kept)).await,
+        Followed::Reply(reply) => reply::send(client, ctx, *reply).await,
     }
 }
 
@@ -148,7 +125,7 @@ async fn follow(
         Decision::Stored(..)
         | Decision::GoesOn(_)
         | Decision::Reroute(_)
-        | Decision::NeedsBody(_)
+        | Decision::NeedsBody
         | Decision::NeedsBeginning => Err(Error::new_in(ErrorType::Custom("no file"))),
     }
 }

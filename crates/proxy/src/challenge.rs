@@ -44,7 +44,7 @@ pub(super) async fn respond(
         ChallengeOutcome::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
             .detail("The gateway that requests certificates does not respond."),
     };
-    ctx.facts.client = request::client(head, connection?, &ctx.gateway);
+    ctx.facts.client = request::client_of(head, connection?, &ctx.gateway);
     // The request filters never see this request, but the log must show it.
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
     Some(Box::new(reply))

@@ -1,4 +1,4 @@
-//! State that Pingora carries through the hooks of one request.
+//! State that is carried through the hooks of one request.
 
 use std::{
     collections::VecDeque,
@@ -7,7 +7,7 @@ use std::{
 };
 
 use edgeway_core::chain::{
-    Chain, Exchange, HookProgress, Protocol, Reply, RequestFacts, RouteRequest, UpstreamFacts,
+    Chain, Exchange, HookProgress, Reply, RequestFacts, RouteRequest, UpstreamFacts,
 };
 use edgeway_filters::{access_log::Redactor, error_pages::ErrorPages};
 use edgeway_gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics};
@@ -17,11 +17,7 @@ use http::Method;
 use pingora::http::RequestHeader;
 
 use super::{
-    accel::AccelRedirect,
-    body::EarlyBody,
-    cache::{ClientStream, Flow},
-    decision::Decision,
-    error::Failure,
+    accel::AccelRedirect, body::EarlyBody, cache::Flow, decision::Decision, error::Failure,
     guard::GuardedRequest,
 };
 use crate::{
@@ -37,8 +33,8 @@ pub(super) struct RoutePlacement {
     is_short: bool,
 }
 
-/// State of one request. Boxed, because Pingora moves it around.
-pub struct Context {
+/// State of one request. Boxed, because it is moved around.
+pub(super) struct Context {
     /// Configuration that was active when the request began. The request sees no other.
     pub(super) gateway: Arc<Gateway>,
     pub(super) route: Option<RoutePlacement>,
@@ -60,30 +56,22 @@ pub struct Context {
     pub(super) stale_attempts: u32,
     /// Start of the current attempt.
     pub(super) tried_at: Instant,
-    /// Reply to send instead of the one that Pingora's error implies.
+    /// Reply to send instead of the one that the error implies.
     pub(super) reply: Option<Box<Reply>>,
     /// True if the request asks for a WebSocket and the route accepts it.
     pub(super) is_websocket: bool,
     /// Result of reading the body before the request was forwarded.
     pub(super) early: EarlyBody,
-    /// Deadline of a whole request to an HTTP/2 backend.
-    pub(super) due: Option<Instant>,
     /// Time at which the backend's response began.
     pub(super) responded_at: Option<Instant>,
     /// State of the flood guard for this request.
     pub(super) guarded: GuardedRequest,
-    /// Writer of the response on an HTTP/2 stream.
-    pub(super) stream_writer: StreamWriter,
-    /// True if the response over HTTP/2 has headers only.
-    pub(super) is_bare: bool,
-    /// Set once the filters have seen the end of the response body.
-    pub(super) is_body_over: bool,
     /// Reason why the client left while its response was written to the cache. The fill continues.
     pub(super) client_left: OnceLock<Failure>,
-    /// HTTP/2 stream of the client, if its response is written to the cache.
-    pub(super) stream: Option<Arc<ClientStream>>,
-    /// Decision that the fast path made about this request.
-    pub(super) course: Option<Decision>,
+    /// Decision that is known before the filters run, such as a refusal.
+    pub(super) decided: Option<Decision>,
+    /// Flow of a request whose response may fill the cache, until the exchange takes it up.
+    pub(super) flow: Option<Box<Flow>>,
     /// Cache state of a request that goes to the origin and may fill the cache.
     pub(super) cache: Option<Box<Flow>>,
     /// Other routes whose guards run before the filters of the request's own route.
@@ -94,8 +82,6 @@ pub struct Context {
     pub(super) reroute: Option<Box<RouteRequest>>,
     /// The error that the request is booked for, in place of the page that it gets.
     pub(super) booked: Option<Box<BookedError>>,
-    /// Owner of the client's connection if the request fails now.
-    pub(super) owner: ConnectionOwner,
     /// Set once a filter refused the request.
     pub(super) refused_by: Option<RefusedBy>,
     in_flight: InFlight,
@@ -106,15 +92,6 @@ pub struct Context {
 pub(super) struct AdditionalGuards {
     pub(super) routes: VecDeque<(usize, Chain)>,
     pub(super) round: HookProgress,
-}
-
-/// Owner of the client's connection after a failed request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ConnectionOwner {
-    /// The gateway, which may keep it.
-    Gateway,
-    /// Pingora's proxy, which was asked for a backend and closes it.
-    Pingora,
 }
 
 /// Facts about a request at the moment of its error, if another route has the page: it is booked as
@@ -133,15 +110,6 @@ pub(super) enum RefusedBy {
     Own,
     /// Another route, which guards the path as well.
     Other,
-}
-
-/// Writer of responses on an HTTP/2 stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StreamWriter {
-    /// Pingora's session.
-    Pingora,
-    /// The connection, with headers that wait for it.
-    Direct,
 }
 
 /// Counts a request as in flight until it is dropped.
@@ -175,30 +143,19 @@ impl Context {
             reply: None,
             is_websocket: false,
             early: EarlyBody::default(),
-            due: None,
             responded_at: None,
             guarded: GuardedRequest::default(),
-            stream_writer: StreamWriter::Pingora,
-            is_bare: false,
-            is_body_over: false,
             client_left: OnceLock::new(),
-            stream: None,
-            course: None,
+            decided: None,
+            flow: None,
             cache: None,
             also: None,
             accel: None,
             reroute: None,
             booked: None,
-            owner: ConnectionOwner::Gateway,
             refused_by: None,
             in_flight: InFlight(Arc::clone(live)),
         }
-    }
-
-    /// Returns true if header lines of the response that are ready can be written as they are.
-    /// Pingora's HTTP/2 writes headers one by one.
-    pub(super) fn takes_ready_lines(&self) -> bool {
-        self.facts.client.protocol != Protocol::Http2 || self.stream_writer == StreamWriter::Direct
     }
 
     /// Returns true if this request revalidates a stale response in the background, without a

@@ -261,14 +261,6 @@ impl Failure {
             },
         }
     }
-
-    /// Returns the failure of a client that left while its response is still written to the cache.
-    pub fn of_leaving(error: &Error) -> Self {
-        match error.etype() {
-            ErrorType::WriteTimedout => Self::SendTimeout,
-            _ => Self::ClientGone,
-        }
-    }
 }
 
 impl From<Failure> for Box<Reply> {

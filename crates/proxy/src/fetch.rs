@@ -4,14 +4,15 @@
 
 use std::{
     future::poll_fn,
-    io::{self, IoSlice},
     net::IpAddr,
     sync::Arc,
+    task::{Context, Poll},
 };
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use edgeway_base::clock::Clock;
-use edgeway_upstreams::{BackendConnection, BackendId, LeaseRequest, Outcome, Upstream};
+use bytes::{Bytes, BytesMut};
+use edgeway_base::{clock::Clock, http::decimal};
+use edgeway_upstreams::{BackendId, LeaseRequest, Outcome, Upstream};
+use http::header;
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -19,25 +20,24 @@ use pingora::{
 
 use super::{
     error::LogText,
-    relay::{
-        Framing, MessageBody, Piece, ValueMemory, is_kept_alive, parse_response, write_section,
-    },
-    streams,
+    exchange::wire::{ValueMemory, Wire},
+    upstream as upstreams,
 };
+use crate::message::Piece;
 
 /// Attempts, each at another backend or on a new connection.
 pub(super) const ATTEMPTS: usize = 2;
 /// Room for a read.
 const ROOM: usize = 16 * 1024;
 
-/// Request for a backend that speaks HTTP/1.
+/// Request of the gateway itself.
 pub(super) struct OwnRequest<'a> {
     pub(super) head: &'a RequestHeader,
     /// Body, whose length the headers state.
     pub(super) body: Bytes,
     /// True if it may be sent to another backend after the first one got a part of it.
     pub(super) may_repeat: bool,
-    /// Client that it is made for, as far as balancing goes by clients.
+    /// Client that it is made for, by whom some upstreams balance.
     pub(super) client: IpAddr,
     /// Release of the app, as in [`LeaseRequest`].
     pub(super) release: Option<&'a str>,
@@ -69,8 +69,6 @@ struct Exchanged {
     head: ResponseHeader,
     /// `None` if it is longer than it may be: the rest was not read.
     body: Option<BytesMut>,
-    framing: Framing,
-    is_kept: bool,
 }
 
 /// Sends the request to a backend, and once more if that fails. The caller sets the deadline.
@@ -121,8 +119,8 @@ pub(super) async fn ask(
         may_retry,
     };
     let time = upstream.timeouts.connect;
-    let mut connection = match upstream.connect(&lease, must_be_new, time).await {
-        Ok(connection) => connection,
+    let mut wire = match Wire::connect(upstream, &lease, must_be_new, time).await {
+        Ok(wire) => wire,
         Err(error) => {
             tried.push(lease.backend().id());
             lease.finish(Outcome::ConnectFailed);
@@ -131,13 +129,12 @@ pub(super) async fn ask(
     };
     let backend = Arc::clone(lease.backend().address());
     let release = lease.backend().release().cloned();
-    let is_reused = connection.is_reused();
-    match exchange(request, &mut connection).await {
+    let is_reused = wire.is_reused();
+    match exchange(request, &mut wire).await {
         Ok(exchanged) => {
             let now = clock.now();
-            if exchanged.is_kept && connection.input.is_empty() {
-                upstream.put_back(&lease, connection, now);
-            }
+            let is_complete = wire.is_delimited();
+            wire.finish(upstream, &lease, now);
             let first_byte = now - lease.since();
             lease.finish(match exchanged.head.status.as_u16() {
                 status @ 502..=504 => Outcome::Status(status),
@@ -154,7 +151,7 @@ pub(super) async fn ask(
                 body: body.freeze(),
                 backend,
                 release,
-                is_complete: exchanged.framing != Framing::UntilClose,
+                is_complete,
             })
         }
         Err(error) => {
@@ -168,81 +165,51 @@ pub(super) async fn ask(
     }
 }
 
-/// Sends the request and reads the response, as far as its body is no longer than it may be.
-async fn exchange(
-    request: &OwnRequest<'_>,
-    connection: &mut BackendConnection,
-) -> Result<Exchanged> {
-    let mut section = BytesMut::new();
-    write_section(request.head, &mut section)?;
-    for mut output in [section.freeze(), request.body.clone()] {
-        while !output.is_empty() {
-            let written = poll_fn(|cx| connection.poll_output(cx, &[IoSlice::new(&output)])).await;
-            match written.map_err(broken)? {
-                0 => return Err(broken(io::ErrorKind::WriteZero.into())),
-                count => output.advance(count),
-            }
-        }
+/// Sends the request and reads the response, unless its body is longer than it may be.
+async fn exchange(request: &OwnRequest<'_>, wire: &mut Wire) -> Result<Exchanged> {
+    let has_body = !request.body.is_empty();
+    wire.start(request.head.clone(), has_body)?;
+    if has_body {
+        wire.take(Some(request.body.clone()), true);
     }
-    poll_fn(|cx| connection.poll_flush(cx))
-        .await
-        .map_err(broken)?;
     let mut head = loop {
-        match parse_response(&mut connection.input, ValueMemory::Own)? {
-            Some(response) if streams::is_interim(&response) => {}
-            Some(response) => break response,
-            None if fill(connection).await? == 0 => {
-                return Err(broken(io::ErrorKind::UnexpectedEof.into()));
-            }
-            None => {}
+        let response = received(wire, |wire, cx| wire.poll_response(cx, ValueMemory::Own)).await?;
+        if !upstreams::is_interim(&response) {
+            break response;
         }
     };
     if head.status.is_informational() {
         return Error::e_explain(ErrorType::InvalidHTTPHeader, "an unwanted protocol");
     }
-    let is_kept = is_kept_alive(&head);
-    let framing = Framing::of(request.head, &mut head)?;
-    let too_long = |head| Exchanged {
-        head,
-        body: None,
-        framing,
-        is_kept: false,
-    };
-    if matches!(framing, Framing::Length(length) if length > request.longest as u64) {
-        return Ok(too_long(head));
+    let has_body = wire.begin_body(&request.head.method, &mut head)?;
+    let length = head.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| decimal(length.as_bytes()));
+    if has_body && length.is_some_and(|length| length > request.longest as u64) {
+        return Ok(Exchanged { head, body: None });
     }
-    let mut body = MessageBody::new(framing);
     let mut content = BytesMut::new();
-    loop {
-        let piece = match body.take(&mut connection.input)? {
-            Some(piece) => piece,
-            None if fill(connection).await? > 0 => continue,
-            None => body.close()?,
-        };
+    let mut is_over = !has_body;
+    while !is_over {
+        let piece = received(wire, |wire, cx| wire.poll_piece(cx, ROOM)).await?;
         let Piece { bytes, is_last } = piece;
         content.extend_from_slice(&bytes.unwrap_or_default());
         if content.len() > request.longest {
-            return Ok(too_long(head));
+            return Ok(Exchanged { head, body: None });
         }
-        if is_last {
-            return Ok(Exchanged {
-                head,
-                body: Some(content),
-                framing,
-                is_kept: is_kept && framing != Framing::UntilClose,
-            });
-        }
+        is_over = is_last;
     }
+    let body = Some(content);
+    Ok(Exchanged { head, body })
 }
 
-/// Reads what the backend sends next; returns the number of bytes, 0 at the end.
-async fn fill(connection: &mut BackendConnection) -> Result<usize> {
-    connection.input.reserve(ROOM);
-    poll_fn(|cx| connection.poll_input(cx))
-        .await
-        .map_err(broken)
-}
-
-fn broken(error: io::Error) -> Box<Error> {
-    Error::because(ErrorType::ConnectionClosed, "asking a backend", error)
+/// Reads from the backend with `poll`, and sends what is left of the request meanwhile.
+async fn received<T>(
+    wire: &mut Wire,
+    mut poll: impl FnMut(&mut Wire, &mut Context<'_>) -> Poll<Result<T>>,
+) -> Result<T> {
+    poll_fn(|cx| {
+        while wire.poll_send(cx) == Poll::Ready(true) && !wire.is_over() {}
+        poll(wire, cx)
+    })
+    .await
 }

@@ -10,20 +10,15 @@ use edgeway_files::{FileBody, FileLookup, FileResponse, Files, Outcome};
 use edgeway_gateway::metrics::FilePart;
 use edgeway_routes::{Action, Params, ServeFiles, Target};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
-use pingora::{
-    Error, ErrorType, Result,
-    http::{RequestHeader, ResponseHeader},
-};
-use pingora_proxy::Session;
+use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
 use super::{
     context::{self, Context},
     decision::Decision,
-    direct::{DirectClient, ResponseSink},
     error::{FILE_CHANGED, Failure},
-    file_tries, forward, reply, request, respond,
+    file_tries, forward,
 };
-use crate::connection::file_segment::SegmentSlot;
+use crate::{connection::file_segment::SegmentSlot, session::Client};
 
 /// Reason word for a path without a file.
 const NO_FILE: &str = "no_file";
@@ -306,52 +301,19 @@ fn with_slash(head: &RequestHeader) -> Reply {
     }
 }
 
-/// Sends a file through a session.
-pub(super) async fn serve(
-    session: &mut Session,
-    ctx: &mut Context,
-    response: FileResponse,
-) -> Result<()> {
-    serve_with(session, ctx, response, None).await
-}
-
-/// Sends a file as [`serve`] does. If an app decided that this client gets it, the headers of its
-/// response that are kept replace those of the file.
-pub(super) async fn serve_with(
-    session: &mut Session,
+/// Sends a file. If an app decided that this client gets it, the headers of its response that are
+/// kept replace those of the file.
+pub(super) async fn send(
+    client: &mut Client,
     ctx: &mut Context,
     response: FileResponse,
     kept: Option<HeaderMap>,
 ) -> Result<()> {
-    request::end_if_draining(session, ctx);
-    let (mut head, body) = prepare(session.req_header(), ctx, response, kept).await;
-    let chain = context::chain(&ctx.gateway, ctx.route);
-    respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), None);
-    let date = reply::date(&ctx.live().world.clock);
-    head.headers.insert(header::DATE, date);
-    let head = ResponseHeader::from(head);
-    reply::keep_or_close(session, false);
-    reply::write_head(session, head, body.is_some()).await?;
-    if let Some(body) = body {
-        write(session, chain, &mut ctx.facts, body).await?;
-    }
-    // A request body that was not read would be in the way of the next request.
-    reply::linger(session).await;
-    Ok(())
-}
-
-/// Sends a file as [`serve_with`] does, but without a Pingora session.
-pub(super) async fn send_direct(
-    client: &mut DirectClient<'_>,
-    ctx: &mut Context,
-    response: FileResponse,
-    kept: Option<HeaderMap>,
-) -> Result<()> {
-    let (head, body) = prepare(client.request, ctx, response, kept).await;
+    let (head, body) = prepare(&client.request, ctx, response, kept).await;
     let lines = std::mem::take(&mut ctx.facts.lines);
     let live = Arc::clone(ctx.live());
     let clock = &live.world.clock;
-    client.head(head, &lines, body.is_none(), clock).await?;
+    client.headers(head, &lines, body.is_none(), clock).await?;
     let Some(mut body) = body else {
         return Ok(());
     };
@@ -368,7 +330,7 @@ pub(super) async fn send_direct(
         && client.takes_segments()
     {
         let ex = Exchange {
-            head: client.request,
+            head: &client.request,
             facts,
         };
         if chain.ignores_body(&ex) {
@@ -380,7 +342,7 @@ pub(super) async fn send_direct(
 
 /// Writes all but the end of the body without reading it, as far as that is possible.
 async fn write_segments(
-    client: &mut DirectClient<'_>,
+    client: &mut Client,
     slot: &SegmentSlot,
     clock: &Clock,
     body: &mut FileBody,
@@ -424,7 +386,6 @@ async fn prepare(
     if let Some(kept) = kept {
         replace(&mut head, kept);
     }
-    let takes_lines = ctx.takes_ready_lines();
     let Context {
         gateway,
         route,
@@ -447,9 +408,7 @@ async fn prepare(
         head: request,
         facts,
     };
-    if takes_lines {
-        ex.facts.lines = chain.ready_lines(&ex);
-    }
+    ex.facts.lines = chain.ready_lines(&ex);
     chain.on_response(&mut ex, &mut head).await;
     if head.status == StatusCode::NOT_MODIFIED {
         // RFC 9110, 15.4.5: the client has them already.
@@ -518,7 +477,7 @@ fn only_cookies(kept: &HeaderMap) -> HeaderMap {
 }
 
 async fn write(
-    client: &mut impl ResponseSink,
+    client: &mut Client,
     chain: &Chain,
     facts: &mut RequestFacts,
     mut body: FileBody,
@@ -529,14 +488,14 @@ async fn write(
         let mut piece = Some(chunk);
         if chain.has(Phase::ResponseBody) {
             let mut ex = Exchange {
-                head: client.request(),
+                head: &client.request,
                 facts,
             };
             chain.on_response_body(&mut ex, &mut piece, is_last);
         }
         let is_held = piece.as_ref().is_none_or(Bytes::is_empty);
         if is_last || !is_held {
-            client.piece(piece, is_last).await?;
+            client.write(piece, is_last).await?;
         }
         if is_last {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Hop-by-hop headers of requests and responses, which end at this gateway (RFC 9110, 7.6.1).
 //!
-//! Pingora could remove them from requests too, but it looks up every name, two dozen times per
-//! request. Here the check is part of the passes that [`super::forwarded`] makes over the names.
+//! A lookup of each name would cost two dozen of them per request. Here the check is part of the
+//! passes that [`super::forwarded`] makes over the names.
 
 use edgeway_base::http::{is_token_byte, list_of};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};

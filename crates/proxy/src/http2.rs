@@ -2,8 +2,8 @@
 //! header, the target as a path, one `Cookie`.
 //!
 //! The checks that `edge/head` makes on the raw HTTP/1 bytes are made here on the parsed headers,
-//! so that both are refused for the same reasons. The `h2` crate and Pingora refuse bad framing,
-//! control characters and hop-by-hop headers.
+//! so that both are refused for the same reasons. The `h2` crate refuses bad framing, control
+//! characters and hop-by-hop headers, and `edge::http2` what else is malformed.
 
 use bytes::{BufMut, BytesMut};
 use edgeway_config::model::UnderscoresConfig;
@@ -152,7 +152,7 @@ fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_maybe_shared(joined.freeze()).ok()
 }
 
-/// Turns `:authority` into `Host`. Pingora has checked that they agree if both are present.
+/// Turns `:authority` into `Host`. The edge has checked that they agree if both are present.
 fn name_host(request: &mut RequestHeader, text: &ConnectionText) -> Result<(), Failure> {
     let Some(authority) = request.uri.authority() else {
         return Ok(());

@@ -12,7 +12,6 @@ use edgeway_gateway::{Gateway, Route};
 use edgeway_routes::{self as routes, Action, LiteralMatch, Params, Target};
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
-use pingora_proxy::Session;
 
 use super::{
     challenge,
@@ -21,7 +20,12 @@ use super::{
     forwarded::{self, Forwarding},
     guard, http2, releases, reroute, to_https, trace, websocket,
 };
-use crate::connection::{ClientCertificateStatus, Connection, header_texts::ConnectionText};
+use crate::{
+    connection::{
+        ClientCertificateStatus, Connection, header_texts::ConnectionText, refusal::Refusal,
+    },
+    session::Client as SessionClient,
+};
 
 /// Result of running a request through its filters.
 pub(super) enum FilterOutcome {
@@ -58,12 +62,18 @@ pub(super) async fn own_reply(
     }
 }
 
-/// Adds `Connection: close` to a response on a connection that drains, so that the client opens
-/// another one for its next request. On HTTP/2 the loop of the connection does it.
-pub(super) fn end_if_draining(session: &mut Session, ctx: &Context) {
-    if is_draining(ctx) {
-        session.set_keepalive(None);
+/// Returns the reply to a request that the edge refuses, since it can be read in two ways or is none.
+/// No filter of a route sees it.
+#[cold]
+pub(super) fn refuse(client: &SessionClient, refusal: &Refusal, ctx: &mut Context) -> Box<Reply> {
+    if let Some(connection) = &client.connection {
+        ctx.facts.client = client_of(&client.request, connection, &ctx.gateway);
+        ctx.connection = Some(Arc::clone(connection));
     }
+    trace::begin(&ctx.gateway, &client.request, &mut ctx.facts);
+    ctx.facts.request_id = ctx.facts.new_request_id();
+    let reply = Reply::refuse(refusal.status, refusal.reason).detail(refusal.detail);
+    Box::new(reply.closing())
 }
 
 /// Returns true if the client's connection ends after this request.
@@ -208,7 +218,7 @@ fn identify(request: &RequestHeader, connection: &Connection, ctx: &mut Context)
     if !ctx.gateway.app_releases.is_empty() {
         releases::note_warm_up(request, ctx);
     }
-    ctx.facts.client = client(request, connection, &ctx.gateway);
+    ctx.facts.client = client_of(request, connection, &ctx.gateway);
     if ctx.warm_up.is_some() {
         // It repeats requests that trusted proxies forwarded, as one of them.
         let own = connection.scheme();
@@ -435,37 +445,8 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     None
 }
 
-/// Prepares Pingora's session before anything is known of the request.
-pub(super) fn enter(session: &mut Session, connection: Option<&Connection>) {
-    if session.req_header().version != http::Version::HTTP_2 {
-        return;
-    }
-    if let Some(connection) = connection {
-        let listener = connection.listener.config();
-        // A client that reads only its other streams leaves this response waiting.
-        session.set_write_timeout(Some(listener.limits.send_timeout));
-    }
-}
-
-/// Prepares the session of a request that goes to a backend.
-pub(super) fn settle(session: &mut Session) {
-    // Disables Pingora's timeouts on the client side of a tunnel or a long response: the deadlines
-    // of `connection::deadline` see both sides.
-    session.set_read_timeout(None);
-}
-
-/// Returns the connection that the request arrived on.
-pub(super) fn connection(session: &Session) -> Option<Arc<Connection>> {
-    let digest = session.as_downstream().digest()?.proxy_digest.as_ref()?;
-    let connection = digest
-        .user_data
-        .as_ref()?
-        .downcast_ref::<Arc<Connection>>()?;
-    Some(Arc::clone(connection))
-}
-
 /// Returns the client of a request with these headers on this connection.
-pub(super) fn client(
+pub(super) fn client_of(
     request: &RequestHeader,
     connection: &Connection,
     gateway: &Gateway,

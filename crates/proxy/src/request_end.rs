@@ -1,124 +1,71 @@
 //! End of requests: the reply to a failure, and the access log.
 
 use edgeway_base::{metrics::TraceId, trace_context::TraceContext};
-use edgeway_core::chain::{Exchange, LoggedRequest, Reply, RouteRequest};
+use edgeway_core::chain::{Exchange, LoggedRequest, Reply};
 use http::StatusCode;
 use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
-use pingora_proxy::{FailToProxy, Session};
+use pingora_proxy::{ProxyHttp, Session};
 
 use super::{
-    accel,
-    context::{self, ConnectionOwner, Context},
-    decision::Decision,
+    context::{self, Context},
     error::{self, Failure},
-    error_page, files, guard, reply, request, reroute, trace, upstream,
+    exchange, guard, reply, request, reroute,
+    session::{self, Client},
+    trace, upstream,
 };
 use crate::live::Live;
 
-/// Sends a reply in place of the response that a backend failed to deliver.
-pub(super) async fn failed(
-    live: &Live,
+/// Sends a reply in place of a response that failed. Returns its status; 0 if nothing was sent.
+pub(super) async fn failed<H>(
+    hooks: &H,
     session: &mut Session,
     error: &Error,
-    ctx: &mut Context,
-) -> FailToProxy {
-    if let Some(accel) = ctx.accel.take() {
-        if ctx.is_background() {
-            return FailToProxy {
-                error_code: 0,
-                can_reuse_downstream: false,
-            };
-        }
-        match Box::pin(accel::send(session, ctx, *accel)).await {
-            Ok(()) => {
-                return FailToProxy {
-                    error_code: ctx.facts.status,
-                    can_reuse_downstream: false,
-                };
-            }
-            Err(error) => {
-                return Box::pin(failed(live, session, &of_client(error), ctx)).await;
-            }
-        }
+    ctx: &mut Box<Context>,
+) -> u16
+where
+    H: ProxyHttp<CTX = Box<Context>> + Sync,
+{
+    let found = FailedExchange::of(error, ctx);
+    if ctx.is_background() {
+        return 0;
     }
-    let is_background = ctx.is_background();
-    let failed = FailedExchange::of(error, ctx);
-    let is_clients = failed.is_clients();
+    let is_clients = found.is_clients();
     let FailedExchange {
         failure, mut reply, ..
-    } = failed;
-    if is_background {
-        return FailToProxy {
-            error_code: 0,
-            can_reuse_downstream: false,
-        };
-    }
-    if reply::begun(session).is_none() {
-        reply::settle(session);
-    }
-    let is_pending = session.has_pending_downstream_tasks();
-    let begun = reply::begun(session);
-    if begun.is_some() || is_pending || is_clients {
+    } = found;
+    let client = session::client(session);
+    if client.status.is_some() || is_clients {
         // A response that has begun cannot be taken back. The connection is closed abruptly, so
         // that no client takes a partial response for a complete one.
-        ctx.facts.status = status(begun.map(|head| head.status), failure);
+        ctx.facts.status = status(client.status, failure);
         break_off(ctx);
-        return FailToProxy {
-            error_code: 0,
-            can_reuse_downstream: false,
-        };
+        return 0;
     }
-    let status = reply.status.as_u16();
-    if let Some(connection) = &ctx.connection {
-        // These lines belong to the response that never came.
-        drop(connection.take_lines());
-    }
-    let to = match ctx.reroute.take() {
-        Some(to) => Some(to),
-        None => reroute::page_of(session.req_header(), ctx, &mut reply).await,
-    };
-    if let Some(to) = to {
-        match Box::pin(page_of_route(session, ctx, to)).await {
-            Some(Decision::File(file)) => {
-                session.set_keepalive(None);
-                let sent = files::serve(session, ctx, *file).await;
-                return FailToProxy {
-                    error_code: sent.map_or(0, |()| ctx.facts.status),
-                    can_reuse_downstream: false,
-                };
+    let request = &client.request;
+    if let Some(to) = reroute::page_of(request, ctx, &mut reply).await {
+        // Boxed, because otherwise every request's future would be as large.
+        let led = Box::pin(exchange::lead(hooks, session, ctx, *to)).await;
+        match (led, ctx.reply.take()) {
+            (Ok(()), Some(planned)) => reply = planned,
+            (Ok(()), None) => {}
+            (Err(error), _) => {
+                return Box::pin(failed(hooks, session, &of_client(error), ctx)).await;
             }
-            Some(Decision::Reply(page)) => reply = page,
-            _ => error_page::degrade(error_page::REASON, ctx),
         }
     }
-    // A page may need the request's body, which is read for nothing otherwise.
-    reply::prepare(session, ctx, &mut reply).await;
-    let is_own = ctx.owner == ConnectionOwner::Gateway;
-    let is_read = reply::is_read(session) || reply::is_soon_read(session.req_header());
-    let is_kept = is_own && is_read && !request::is_draining(ctx);
-    // A client that does not see `Connection: close` would send its next request into a reset.
-    reply.close |= !is_kept;
-    let is_kept = !reply.close;
-    let is_sent = reply::send_prepared(session, ctx, *reply).await.is_ok();
-    FailToProxy {
-        error_code: status,
-        can_reuse_downstream: is_kept && is_sent && reply::is_read(session),
+    let client = session::client(session);
+    if client.status.is_none() {
+        if request::is_draining(ctx) {
+            client.close();
+        }
+        if reply::send(client, ctx, *reply).await.is_err() {
+            return 0;
+        }
     }
-}
-
-/// Leads the request of a session to the page of its error, which a session cannot ask a backend for.
-async fn page_of_route(
-    session: &mut Session,
-    ctx: &mut Context,
-    to: Box<RouteRequest>,
-) -> Option<Decision> {
-    let mut head = session.req_header().clone();
-    let decision = reroute::settle(&mut head, ctx, Decision::Reroute(to)).await;
-    if !matches!(decision, Decision::Reply(_) | Decision::File(_)) {
-        return None;
-    }
-    *session.req_header_mut() = head;
-    Some(decision)
+    // The backend does not wait for the rest of a body that nobody reads.
+    upstream::over(ctx);
+    client.is_over = client.linger().await;
+    ctx.facts.status
 }
 
 /// Exchange with a backend that failed, and the reply to its client.
@@ -160,33 +107,7 @@ pub(super) fn break_off(ctx: &Context) {
     }
 }
 
-/// Records that a response of the gateway broke off because its client left or was disconnected.
-/// `begun` is the status of the response headers that were sent.
-pub(super) fn broke_off(error: &Error, begun: Option<StatusCode>, ctx: &mut Context) {
-    let failure = failure(error, ctx);
-    ctx.facts.reason = Some(failure.reason());
-    ctx.facts.status = status(begun, failure);
-    failure.report(&ctx.facts, error);
-}
-
-/// Records that a response from Pingora's cache phases broke off. Those phases do not call the
-/// failure hook.
-pub(super) fn note_break(session: &Session, error: Option<&Error>, ctx: &mut Context) {
-    let has_left = ctx.client_left.get().is_some();
-    if ctx.facts.status != 0 || (error.is_none() && !has_left) {
-        return;
-    }
-    let begun = reply::begun(session).map(|head| head.status);
-    if let Some(error) = error {
-        broke_off(error, begun, ctx);
-    } else {
-        let left = Error::new_down(ErrorType::ConnectionClosed);
-        broke_off(&left, begun, ctx);
-    }
-}
-
-/// Names the client as the source of an error in writing a response of the gateway. Pingora leaves
-/// the source open.
+/// Names the client as the source of an error in writing a response.
 pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
     let is_write = matches!(
         error.etype(),
@@ -206,7 +127,7 @@ fn failure(error: &Error, ctx: &Context) -> Failure {
     match (ctx.client_left.get(), close_reason) {
         // The client has not seen the failure that ended the fill.
         (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
-        _ => Failure::of(error, upstream::expired(error, ctx), close_reason),
+        _ => Failure::of(error, upstream::expired(ctx), close_reason),
     }
 }
 
@@ -225,37 +146,16 @@ pub(super) fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
     begun.unwrap_or(failure.status()).as_u16()
 }
 
-/// Transfer results of one request on the wire.
-pub(super) struct TransferResults<'a> {
-    pub(super) request: &'a RequestHeader,
-    /// Number of body bytes sent; `received` is the number received.
-    pub(super) sent: u64,
-    pub(super) received: u64,
-    /// Status of the response that has begun, if one has.
-    pub(super) status: Option<StatusCode>,
-}
-
-impl<'a> TransferResults<'a> {
-    pub(super) fn of(session: &'a Session) -> Self {
-        Self {
-            request: session.req_header(),
-            sent: session.body_bytes_sent() as u64,
-            received: session.body_bytes_read() as u64,
-            status: reply::begun(session).map(|head| head.status),
-        }
-    }
-}
-
 /// Counts the request, adds it to the history and writes its log line.
-pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) {
+pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     let now = live.world.clock.now();
     if let (Some(cached), Some(cache)) = (&ctx.facts.cache, context::cache(&ctx.gateway, ctx.route))
     {
         cache.metrics.count(cached);
     }
     let booked = ctx.booked.take();
-    let as_sent = booked.and_then(|error| reroute::book(passed.request, *error, ctx));
-    let request = as_sent.as_deref().unwrap_or(passed.request);
+    let as_sent = booked.and_then(|error| reroute::book(&client.request, *error, ctx));
+    let request = as_sent.as_deref().unwrap_or(&client.request);
     let Context {
         gateway,
         route,
@@ -265,10 +165,10 @@ pub(super) fn log(live: &Live, passed: &TransferResults<'_>, ctx: &mut Context) 
         trial,
         ..
     } = ctx;
-    facts.bytes_sent = passed.sent;
-    facts.bytes_received = passed.received;
+    facts.bytes_sent = client.sent;
+    facts.bytes_received = client.body.received;
     if facts.status == 0 {
-        let status = passed.status.unwrap_or(Failure::ClientGone.status());
+        let status = client.status.unwrap_or(Failure::ClientGone.status());
         facts.status = status.as_u16();
     }
     facts.total = now - facts.started;

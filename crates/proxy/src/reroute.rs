@@ -200,7 +200,7 @@ pub(super) async fn again(
     match request::filter(head, ctx, &mut round).await {
         FilterOutcome::Reply(reply) => Decision::Reply(reply),
         FilterOutcome::Passed => decision::act(head, ctx).await,
-        FilterOutcome::Body(_) => Decision::NeedsBody(round),
+        FilterOutcome::Body(_) => Decision::NeedsBody,
     }
 }
 
@@ -297,7 +297,6 @@ fn forget(ctx: &mut Context) {
     ctx.reply = None;
     ctx.is_websocket = false;
     ctx.early = EarlyBody::default();
-    ctx.due = None;
     ctx.responded_at = None;
     ctx.cache = None;
     ctx.accel = None;

@@ -9,13 +9,13 @@ use pingora::{
     Error,
     http::{RequestHeader, ResponseHeader},
 };
-use pingora_proxy::Session;
 
 use super::{
     context::Context,
     error::{Failure, LogText},
-    reply, upstream_request,
+    upstream_request,
 };
+use crate::session::Client;
 
 /// Records that a request is sent again, for its line in the access log, and logs why.
 pub(super) fn note(ctx: &mut Context, failure: Failure, error: &Error) {
@@ -54,11 +54,11 @@ pub(super) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    pub(super) fn of(session: &'a Session) -> Self {
+    pub(super) fn of(client: &'a Client) -> Self {
         Self {
-            request: session.req_header(),
-            has_body: !session.as_ref().retry_buffer_truncated(),
-            is_response_begun: reply::is_on_its_way(session),
+            request: &client.request,
+            has_body: client.body.is_replayable(),
+            is_response_begun: client.status.is_some(),
         }
     }
 

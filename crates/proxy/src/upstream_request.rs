@@ -1,12 +1,11 @@
 //! Method and body of a request to a backend, where the route has its own in place of the client's
 //! (`upstream_request`).
 //!
-//! The relay reads the client's body before it asks a backend, so that a filter that refuses the
-//! body refuses the request. Pingora's proxy reads it meanwhile.
+//! The client's body is read before a backend is asked, so that a filter that refuses the body
+//! refuses the request.
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use edgeway_core::chain::{Exchange, Protocol};
 use edgeway_gateway::Gateway;
 use edgeway_routes::{Action, UpstreamRequest};
@@ -88,27 +87,6 @@ pub(super) fn write(
     }
     early.replacement = Some(Box::new(body));
     Ok(())
-}
-
-/// Names the length of a body that is left out of a request whose client has one. Pingora would
-/// send an empty one in chunks.
-pub(super) fn state_length(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    if ctx.early.replacement.is_some() && !request.headers.contains_key(header::CONTENT_LENGTH) {
-        request.insert_header(header::CONTENT_LENGTH, HeaderValue::from(0))?;
-    }
-    Ok(())
-}
-
-/// Puts the body of the route in place of a piece of the client's. The last piece has all of it.
-pub(super) fn replace(piece: &mut Option<Bytes>, is_last: bool, ctx: &Context) {
-    if let Some(own) = &ctx.early.replacement {
-        let own = if is_last {
-            Bytes::clone(own)
-        } else {
-            Bytes::new()
-        };
-        *piece = Some(own);
-    }
 }
 
 /// Returns the time within which `received` bytes of a stream's body must have come; `None` if the

@@ -26,7 +26,6 @@ use super::{
     metrics::BackendMetrics,
     node::{NodeReport, NodeState},
     peer::PeerTemplate,
-    socket::PingoraSockets,
     target::Target,
     tls::LastTlsLine,
     upstream_zone::Shared,
@@ -51,7 +50,7 @@ pub struct Backend {
     /// Release of the app that runs here, if it was deployed as one.
     pub(super) release: Option<Arc<str>>,
     pub(super) peer: PeerTemplate,
-    /// TLS settings for connections that bypass Pingora; `None` without TLS.
+    /// TLS settings for the connections of requests; `None` without TLS.
     pub(super) tls: Option<BackendTls>,
     /// Cookie that keeps a browser on this backend, if the upstream is sticky.
     pub(super) cookie: Option<StickyValue>,
@@ -119,7 +118,6 @@ pub(super) struct BackendState {
     pub(super) last_tls_line: LastTlsLine,
     pub(super) idle: Arc<IdleConnections>,
     pub(super) http2: Arc<Http2Connections>,
-    pub(super) sockets: PingoraSockets,
     /// TLS sessions that later handshakes resume; unset without TLS.
     sessions: OnceLock<Arc<dyn ClientSessionStore>>,
     series: Option<(Metrics, Arc<str>)>,
@@ -214,7 +212,6 @@ impl BackendState {
             last_tls_line: LastTlsLine::default(),
             idle: Arc::default(),
             http2: Arc::default(),
-            sockets: PingoraSockets::default(),
             sessions: OnceLock::new(),
             series,
         }
@@ -456,7 +453,6 @@ impl Backend {
     pub fn close_idle(&self) {
         self.state.idle.close(self.shared.now());
         self.state.http2.close();
-        self.state.sockets.close_idle();
     }
 
     /// Records a response's `Keep-Alive` header, or its absence. To be called with the headers of

@@ -9,7 +9,6 @@ use std::{
 use super::{
     backend::Backend,
     eject::{Cause, nanos},
-    socket::BackendSocket,
     upstream_zone::Shared,
 };
 
@@ -20,8 +19,6 @@ pub struct Lease {
     /// Nanoseconds of the upstream's epoch.
     pub(super) since: u64,
     by_cookie: bool,
-    /// Socket of Pingora that the request uses.
-    socket: Option<Box<BackendSocket>>,
     /// True if the lease counts as a stream, and not as a place of `max_in_flight`.
     is_stream: bool,
 }
@@ -54,7 +51,6 @@ impl Lease {
             backend,
             since,
             by_cookie,
-            socket: None,
             is_stream: false,
         }
     }
@@ -70,12 +66,6 @@ impl Lease {
 
     pub(super) fn came_by_cookie(&self) -> bool {
         self.by_cookie
-    }
-
-    /// Records that the request uses a connection of Pingora's.
-    pub fn uses(&mut self, socket: BackendSocket) {
-        self.backend.state.sockets.begin(&socket);
-        self.socket = Some(Box::new(socket));
     }
 
     /// Turns the lease into a stream: the response has begun and lasts as long as both sides like.
@@ -158,11 +148,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(socket) = &self.socket {
-            let state = &self.backend.state;
-            let is_last = state.idle.is_closed_since(self.since);
-            state.sockets.end(socket, is_last);
-        }
         if self.is_stream {
             self.backend.state.end_stream();
         } else {

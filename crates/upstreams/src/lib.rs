@@ -2,9 +2,8 @@
 //!
 //! A configuration compiles to [`Upstream`]s. The proxy takes a place on one
 //! ([`Upstream::acquire`]), connects to the lease's backend ([`Upstream::connect`], or
-//! [`Upstream::open_stream`] over HTTP/2, or Pingora to [`Upstream::peer`]), and reports the outcome
-//! ([`Lease::finish`]). Balancers, health, ejection, retries and DNS are inside; their counts outlive
-//! reloads in a zone.
+//! [`Upstream::open_stream`] over HTTP/2), and reports the outcome ([`Lease::finish`]). Balancers,
+//! health, ejection, retries and DNS are inside; their counts outlive reloads in a zone.
 
 mod backend;
 mod balance;
@@ -57,7 +56,7 @@ use edgeway_config as config;
 use edgeway_core::{chain, zones};
 use http::{HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
-use pingora::{http::RequestHeader, upstreams::peer::HttpPeer};
+use pingora::http::RequestHeader;
 
 pub use self::{
     backend::{Backend, BackendId, BackendOrigin},
@@ -283,11 +282,6 @@ impl Upstream {
             Err(Blocked::Empty) if self.awaiting_dns.load(Ordering::Relaxed) => None,
             Err(Blocked::Empty) => Some(Err(Unavailable::NoBackend)),
         }
-    }
-
-    /// Returns the peer of the lease's request. Pingora's timeouts for reads and writes are off.
-    pub fn peer(&self, lease: &Lease) -> Box<HttpPeer> {
-        lease.backend().peer(self.pool)
     }
 
     /// Returns the protocol of the backends.

@@ -1,15 +1,10 @@
-//! Pingora peers of backends, and the idle timeout of their connections.
+//! Idle timeout of connections to backends, and the peers that Pingora's connectors check.
 
 use std::time::Duration;
 
 use pingora::{protocols::l4::ext::TcpKeepalive, upstreams::peer::HttpPeer};
 
-use super::{
-    Timeouts,
-    backend::{Backend, KeepAlive},
-    target::Target,
-    wire::Wire,
-};
+use super::{Timeouts, backend::KeepAlive, target::Target, wire::Wire};
 
 /// Idle timeout of connections to an upstream's backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,9 +15,8 @@ pub(super) struct Pool {
     pub(super) default: Duration,
 }
 
-/// Idle timeout until a backend's first response: Pingora sets the idle timeout of a connection
-/// when its request starts, before the response with `Keep-Alive: timeout` arrives. Short, so that
-/// the first connections are not kept for longer than the app keeps them.
+/// Idle timeout until a backend's first response, which may have `Keep-Alive: timeout`. Short, so
+/// that the first connections are not kept for longer than the app keeps them.
 const INITIAL_IDLE: Duration = Duration::from_secs(1);
 /// Probes of connections on which nothing happens.
 pub(super) const TCP_KEEPALIVE: TcpKeepalive = TcpKeepalive {
@@ -48,7 +42,7 @@ impl Pool {
     }
 }
 
-/// Peer that is copied for each request: no parsing and no name resolution.
+/// Peer that is copied for each check: no parsing and no name resolution.
 #[derive(Clone, Debug)]
 pub(super) struct PeerTemplate(HttpPeer);
 
@@ -66,8 +60,7 @@ impl PeerTemplate {
         let options = &mut peer.options;
         options.connection_timeout = Some(timeouts.connect);
         options.total_connection_timeout = Some(timeouts.connect);
-        // No timeouts for reads and writes here: Pingora has only one for both headers and body.
-        // `connection::deadline` watches over connections, `proxy` over streams.
+        // No timeouts for reads and writes here: a check has one for all of it.
         options.tcp_keepalive = Some(TCP_KEEPALIVE);
         Some(Self(peer))
     }
@@ -84,14 +77,6 @@ impl PeerTemplate {
     /// Returns the peer for checks, which set timeouts of their own.
     pub(super) fn bare(&self) -> HttpPeer {
         self.0.clone()
-    }
-}
-
-impl Backend {
-    pub(super) fn peer(&self, pool: Pool) -> Box<HttpPeer> {
-        let mut peer = Box::new(self.peer.0.clone());
-        peer.options.idle_timeout = Some(pool.idle(self.state.keep_alive()));
-        peer
     }
 }
 

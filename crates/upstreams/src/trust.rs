@@ -93,7 +93,7 @@ fn trust(
     })
 }
 
-/// Returns the settings for connections that bypass Pingora.
+/// Returns the settings for the connections of requests.
 fn connections(
     cas: Option<&[CertificateDer<'static>]>,
     client: Option<&Client>,
@@ -242,7 +242,7 @@ fn pair(
     let (chain, der) = (chain?, der?);
     let is_valid = |der: &CertificateDer<'_>| x509_parser::parse_x509_certificate(der).is_ok();
     let provider = rustls::crypto::ring::default_provider();
-    // As Pingora will read it, from the bytes alone.
+    // As Pingora reads it for checks, from the bytes alone.
     let key_again = PrivateKeyDer::try_from(der.secret_der().to_vec());
     let matched = CertifiedKey::from_der(chain.clone(), der.clone_key(), &provider);
     let (message, help) = match (matched, key_again) {
@@ -485,7 +485,7 @@ mod tests {
                 format!("{{ backends: [10.0.0.1:443], tls: {{ name: a, ca: {dir}/ca.pem }} }}");
             let upstream = Bench::new().upstream(&yaml);
             let lease = take(&upstream, &[]).unwrap();
-            upstream.peer(&lease).group_key
+            lease.backend().peer.bare().group_key
         };
         assert_eq!(pool(&first), pool(&first));
         assert_ne!(pool(&first), pool(&second));

@@ -53,7 +53,7 @@ pub(super) struct Trust {
     /// CA certificates to trust; the system's if absent.
     pub(super) cas: Option<Arc<CaType>>,
     pub(super) client: Option<Arc<CertKey>>,
-    /// The same for connections that bypass Pingora.
+    /// The same for the connections of requests.
     pub(super) config: Arc<ClientConfig>,
     /// Name of the backends, and a digest of all that the others hold, byte for byte.
     pub(super) identity: TlsIdentity,
@@ -112,7 +112,7 @@ impl fmt::Display for ServerName {
 }
 
 impl Wire {
-    /// Returns a peer for `target`, without timeouts; `None` if a unix socket's path is longer than
+    /// Returns the peer that checks of `target` connect to, without timeouts; `None` if a unix socket's path is longer than
     /// the system allows.
     ///
     /// `group` and all else that distinguishes two upstreams separate their connections: no
@@ -145,8 +145,7 @@ impl Wire {
         Some(peer)
     }
 
-    /// Returns the TLS settings for connections that bypass Pingora to the backend with this `state`;
-    /// `None` without TLS.
+    /// Returns the TLS settings for requests to the backend with this `state`; `None` without TLS.
     pub(super) fn backend_tls(&self, state: &BackendState) -> Option<BackendTls> {
         let trust = self.tls.as_ref()?;
         let identity = trust.identity.clone();

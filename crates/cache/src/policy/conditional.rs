@@ -1,8 +1,7 @@
 //! Conditional requests of clients against a stored response (RFC 9110, 13; RFC 9111, 4.3.2).
 //!
-//! Pingora writes the conditions of requests to the origin: its `filters::upstream::request_filter`
-//! sets `If-None-Match` from the stored `ETag` and `If-Modified-Since` from the stored
-//! `Last-Modified`, both unchanged, and removes the client's own.
+//! The conditions of requests to the origin are the validators of the stored response, unchanged;
+//! the client's own are removed (`condition` in `proxy::cache`).
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 

@@ -1,7 +1,6 @@
 //! Writes a response into the store while it arrives from an origin.
 
 use std::{
-    fmt,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -31,32 +30,23 @@ pub enum FillError {
 /// on and no longer stored.
 const STALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// First interval at which a client is polled for readiness. It doubles up to `MAX_CHECK_INTERVAL` while
-/// the client does not read.
+/// First wait for a reader to advance. It doubles up to `MAX_CHECK_INTERVAL` while none does.
 const MIN_CHECK_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_CHECK_INTERVAL: Duration = Duration::from_millis(250);
-
-/// The client whose request causes the response to be stored.
-pub trait Client: fmt::Debug + Send + Sync {
-    /// Returns true if the client can take more of its response, or has left: the task that writes
-    /// the response has to handle either.
-    fn is_ready(&self) -> bool;
-}
 
 /// A response being stored. If it is dropped before [`Fill::finish`], it has failed: its readers
 /// get an error after the bytes that arrived, and an older stored response stays.
 #[derive(Debug)]
 pub struct Fill {
     store: &'static Store,
-    /// Identifies the fill among all of the store.
-    pub(super) number: u64,
     entry: Arc<Entry>,
     filling: Arc<Filling>,
     expected: Option<u64>,
     /// Bytes of [`MemoryLedger::filling`] that this fill holds.
     reserved: u64,
     passed: Option<NotStoredReason>,
-    client: Option<Arc<dyn Client>>,
+    /// True if the response is stored no faster than it is read.
+    keeps_pace: bool,
 }
 
 impl Fill {
@@ -64,18 +54,15 @@ impl Fill {
         let entry = Arc::new(store.entry(draft));
         let filling = Arc::new(Filling::new(MemoryCharge::new(store.ledger, 0)));
         entry.body.set_filling(Some(Arc::clone(&filling)));
-        let number = store.next_id();
-        store.fills.lock().insert(number, Arc::downgrade(&entry));
         store.metrics.fills.inc();
         let mut fill = Self {
             store,
-            number,
             expected: content_length(draft),
             entry,
             filling,
             reserved: 0,
             passed: None,
-            client: None,
+            keeps_pace: false,
         };
         let expected = fill.expected.unwrap_or_default();
         if draft.vary == Vary::Everything {
@@ -96,13 +83,14 @@ impl Fill {
         &self.entry
     }
 
-    /// Sets the client whose reader is read by the task that writes.
-    pub fn set_client(&mut self, client: &Arc<dyn Client>) {
-        self.client = Some(Arc::clone(client));
+    /// Slows a response of unknown length to the speed of its fastest reader from now on: a client
+    /// waits for it.
+    pub fn keep_pace(&mut self) {
+        self.keeps_pace = true;
     }
 
     /// Returns the reader of the request that writes. Other readers hold up the writer. For this
-    /// one the writer only slows down, because one task does both in turn.
+    /// one the writer only slows down, because it is dropped later than the others.
     pub fn own_reader(&self) -> Reader {
         let attached = self.filling.attach(true);
         Reader::open(&self.entry.body, Some(attached))
@@ -138,7 +126,7 @@ impl Fill {
             }
         }
         if self.passed.is_none() && self.expected.is_none() {
-            self.keep_pace().await;
+            self.wait_for_pace().await;
         }
         let data = match self.passed {
             None => self.keep(data),
@@ -291,13 +279,13 @@ impl Fill {
     /// Slows a response of unknown length to the speed of its fastest reader. It may turn out to be
     /// too large to be stored, and bytes that readers have not read by then are kept for them
     /// alone.
-    async fn keep_pace(&mut self) {
-        let Some(client) = self.client.clone() else {
+    async fn wait_for_pace(&mut self) {
+        if !self.keeps_pace {
             return;
-        };
+        }
         let begun = Instant::now();
         let mut interval = MIN_CHECK_INTERVAL;
-        while self.filling.are_all_behind() && !client.is_ready() {
+        while self.filling.are_all_behind() {
             if begun.elapsed() >= STALL_TIMEOUT {
                 self.pass(NotStoredReason::Slow);
                 return;
@@ -316,11 +304,7 @@ impl Fill {
                 WriteCondition::NoReader => return Err(FillError::NoReader),
                 WriteCondition::Wait => self.filling.wait_for_readers().await,
                 WriteCondition::Slow(behind) => {
-                    let client = self.client.as_ref().filter(|_| behind < 2 * WINDOW);
-                    if let Some(client) = client {
-                        if client.is_ready() {
-                            return Ok(());
-                        }
+                    if self.keeps_pace && behind < 2 * WINDOW {
                         let begun = Instant::now();
                         self.filling.wait_for_read(interval).await;
                         self.filling.slowed(begun.elapsed());
@@ -353,7 +337,6 @@ fn pause(behind: u64) -> Duration {
 impl Drop for Fill {
     fn drop(&mut self) {
         self.release();
-        self.store.fills.lock().remove(&self.number);
         self.store.metrics.fills.dec();
         // A finished fill has no filling any more.
         if self.entry.body.filling().is_some() {

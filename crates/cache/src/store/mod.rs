@@ -38,7 +38,6 @@ mod quota;
 mod read;
 mod route_rules;
 mod shard;
-mod storage;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -47,10 +46,7 @@ mod warmth;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, OnceLock, atomic::Ordering},
 };
 
 use bytes::Bytes;
@@ -70,13 +66,12 @@ pub use self::{
     body::{Body, WholeBody},
     body_file::may_have_file,
     entry::{Entry, EntryDraft, EntryRules, Refresh},
-    fill::{Client, Fill, FillError},
+    fill::{Fill, FillError},
     filling::FillEnd,
     metrics::NotStoredReason,
     purge_log::LogMark,
     quota::Quota,
     read::Reader,
-    storage::{RequestedLookup, has_ended, leave},
 };
 pub(crate) use self::{memory::allocated, warmth::HotEntry};
 use crate::{
@@ -98,9 +93,6 @@ pub struct Store {
     ledger: &'static MemoryLedger,
     clock: Clock,
     metrics: StoreMetrics,
-    ids: AtomicU64,
-    /// Fills in flight by number.
-    fills: Mutex<HashMap<u64, Weak<Entry>>>,
     quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
     routes: RouteTable,
     watch: OnceLock<Box<dyn StoreObserver>>,
@@ -137,8 +129,8 @@ pub trait StoreObserver: Send + Sync + fmt::Debug {
 }
 
 impl Store {
-    /// Creates a store for the rest of the process's life, as Pingora requires. `budget` is in
-    /// bytes.
+    /// Creates a store for the rest of the process's life, which holds references to it. `budget`
+    /// is in bytes.
     pub fn new(budget: u64, clock: Clock, metrics: &Metrics) -> &'static Self {
         let ledger: &'static MemoryLedger = Box::leak(Box::default());
         ledger.budget.store(budget, Ordering::Relaxed);
@@ -154,8 +146,6 @@ impl Store {
             ledger,
             clock,
             metrics: StoreMetrics::new(metrics),
-            ids: AtomicU64::new(1),
-            fills: Mutex::default(),
             quotas: Mutex::default(),
             routes: RouteTable::default(),
             watch: OnceLock::new(),
@@ -405,10 +395,6 @@ impl Store {
 
     fn entry(&self, draft: &EntryDraft) -> Entry {
         Entry::new(draft, self.routes.get(&draft.about), self.ledger)
-    }
-
-    fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
     fn tell(&self, notify: impl FnOnce(&dyn StoreObserver)) {

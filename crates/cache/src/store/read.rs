@@ -92,16 +92,6 @@ impl Reader {
         Ok(None)
     }
 
-    /// Detaches from a body that is still being written, for good.
-    pub fn leave(&mut self) {
-        self.attached = None;
-    }
-
-    /// Returns true if [`Reader::seek`] works: the body is complete.
-    pub fn can_seek(&self) -> bool {
-        self.body.whole().is_some()
-    }
-
     /// Moves to `start`, to read up to `end` (exclusive). Returns `false` if the body is incomplete
     /// or ends before `start`.
     pub fn seek(&mut self, start: u64, end: Option<u64>) -> bool {

@@ -198,15 +198,6 @@ impl Shard {
         self.chain(self.first_of(hashes.key(key.hash()), |entry| entry.key() == key))
     }
 
-    /// Same as [`Shard::variants`] if only the hash is known: Pingora's purges of one key.
-    pub(super) fn variants_by_hash<'a>(
-        &'a self,
-        hashes: &Hashes,
-        hash: u128,
-    ) -> impl Iterator<Item = (u32, &'a Arc<Entry>)> + use<'a> {
-        self.chain(self.first_of(hashes.key(hash), |entry| entry.key().hash() == hash))
-    }
-
     /// Returns the first slot of the key with this hash that `is_wanted`.
     fn first_of(&self, hash: SlotHash, is_wanted: impl Fn(&Entry) -> bool) -> Option<u32> {
         let is_first =
@@ -240,7 +231,8 @@ impl Shard {
         hash: u128,
         address: usize,
     ) -> Option<u32> {
-        let mut variants = self.variants_by_hash(hashes, hash);
+        let first = self.first_of(hashes.key(hash), |entry| entry.key().hash() == hash);
+        let mut variants = self.chain(first);
         let found = variants.find(|(_, it)| Arc::as_ptr(&it.body).addr() == address);
         found.map(|(at, _)| at)
     }

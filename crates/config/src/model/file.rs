@@ -36,6 +36,7 @@ const KEYS: &[&str] = &[
     "drain",
     "watch",
     "merge_slashes",
+    "driver",
     "extends",
     "include",
 ];
@@ -137,6 +138,7 @@ impl Sections<'_> {
             watch: self.section("watch"),
             extends: self.section("extends"),
             merge_slashes: self.section("merge_slashes"),
+            driver: self.section("driver"),
         })
     }
 

@@ -97,10 +97,20 @@ pub struct File {
     pub extends: Option<Spanned<ExtendsConfig>>,
     /// Repeated slashes of a path are merged into one, unless this is `false`.
     pub merge_slashes: Option<Spanned<bool>>,
+    pub driver: Option<Spanned<DriverConfig>>,
     /// Media types of all routes with `files`.
     pub media_types: Option<Spanned<MediaTypesConfig>>,
     /// Rules that the routes of a site share.
     pub sites: Vec<(Key, Spanned<SiteConfig>)>,
+}
+
+/// Caller of the hooks of each request: the gateway's own driver, or Pingora's proxy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DriverConfig {
+    #[default]
+    Gateway,
+    Pingora,
 }
 
 /// A route as written, its filters left raw.

@@ -160,7 +160,7 @@ routes:
     assert_eq!(
         file(text).unwrap_err(),
         [
-            "<listners>: unknown key `listners`; the keys left to use here are `admin`, `trusted_proxies`, `access_log`, `audit_log`, `flood_guard`, `geo`, `acme`, `redis`, `tracing`, `rate_limits`, `maps`, `media_types`, `sites`, `cache`, `profiles`, `drain`, `watch`, `merge_slashes`, `extends`, `include`",
+            "<listners>: unknown key `listners`; the keys left to use here are `admin`, `trusted_proxies`, `access_log`, `audit_log`, `flood_guard`, `geo`, `acme`, `redis`, `tracing`, `rate_limits`, `maps`, `media_types`, `sites`, `cache`, `profiles`, `drain`, `watch`, `merge_slashes`, `driver`, `extends`, `include`",
             "<adress>: unknown key `adress`; did you mean `address`?",
             "<80>: expected text, found the number 80; put quotes round it: `\"80\"`",
             "<5000>: a backend is an address, found the number 5000; write `127.0.0.1:5000`",

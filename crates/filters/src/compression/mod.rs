@@ -179,9 +179,7 @@ impl Filter for Compression {
                 }
             }
         }
-        // Pingora has chosen the framing before this phase, by the length that is removed now;
-        // without `Transfer-Encoding` it would end the body by closing the connection. Over HTTP/2
-        // it removes the header again.
+        // The length that framed the body is removed now. HTTP/1.1 has chunks in its place.
         let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
         offer.announce(&mut head.headers, is_chunked, self.coder.has_vary);
     }

@@ -312,7 +312,6 @@ impl PageConfig {
             path,
             sends_credentials: self.credentials || self.as_sent,
             is_as_sent: self.as_sent,
-            place,
         })
     }
 

@@ -262,25 +262,17 @@ impl ErrorPages {
     }
 
     /// Returns a reply in place of an error response of a backend, before a cache stores it.
-    /// `is_bare`: the response has no body, and gets none from the filters of bodies.
     pub fn reply_in_place_of(
         &self,
         ex: &Exchange<'_>,
         status: StatusCode,
         headers: &HeaderMap,
-        is_bare: bool,
     ) -> Option<Reply> {
         if !self.intercepts {
             return None;
         }
         let page = self.page(status, &ex.head.headers)?;
-        let is_replied = match &page.content {
-            Content::Upstream(_) => true,
-            Content::Body(..) | Content::Text(..) | Content::File(..) => {
-                is_bare && !ex.facts.is_page()
-            }
-            Content::Redirect(_) | Content::Route(_) => false,
-        };
+        let is_replied = matches!(page.content, Content::Upstream(_));
         is_replied.then(|| page_in_place_of(status, headers))
     }
 
@@ -308,9 +300,9 @@ impl ErrorPages {
     }
 
     /// Returns the upstreams that have pages, with the places of their names.
-    pub fn page_upstreams(&self) -> impl Iterator<Item = (&Arc<str>, Place)> {
+    pub fn page_upstreams(&self) -> impl Iterator<Item = &Arc<str>> {
         self.pages.iter().filter_map(|page| match &page.content {
-            Content::Upstream(source) => Some((&source.upstream, source.place)),
+            Content::Upstream(source) => Some(&source.upstream),
             _ => None,
         })
     }

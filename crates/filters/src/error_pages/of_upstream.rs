@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use edgeway_config::diagnostic::Place;
 use edgeway_core::chain::{Exchange, Reply, ReplyBody};
 use edgeway_routes::values::Template;
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -26,7 +25,6 @@ pub(super) struct PageSource {
     pub(super) path: Option<Template>,
     pub(super) sends_credentials: bool,
     pub(super) is_as_sent: bool,
-    pub(super) place: Place,
 }
 
 /// Request for the page of one error.

@@ -44,6 +44,7 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
     }
     document["watch"] = value(&file.watch);
     document["merge_slashes"] = value(&file.merge_slashes);
+    document["driver"] = value(&file.driver);
     document["media_types"] = value(&file.media_types);
     if !file.sites.is_empty() {
         let sites = file

@@ -2,7 +2,7 @@
 //! rendering when it sent its stale copy. Each is one request of the gateway, with the changes of
 //! the route's filters but without headers that concern only the client.
 
-use std::{io::Cursor, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use edgeway_cache::{
     WorkClaim,
@@ -14,8 +14,7 @@ use edgeway_cache::{
 use edgeway_core::chain::{CacheFacts, CacheOutcome, RequestId, RequestTrace};
 use edgeway_gateway::RouteCache;
 use http::{HeaderName, Method, Version, header};
-use pingora::{http::RequestHeader, protocols::http::ServerSession};
-use pingora_proxy::{Session, SubrequestSpawner, subrequest};
+use pingora::http::RequestHeader;
 
 use super::{
     Flow,
@@ -39,9 +38,6 @@ const CLIENT_HEADERS: [HeaderName; 11] = [
     header::TRANSFER_ENCODING,
 ];
 
-/// Time limit of a revalidation. No client waits for it, so no one would notice that it never ends.
-const MAX_DURATION: Duration = Duration::from_mins(2);
-
 /// Waits before a page is fetched again that the app renders. They end: a page may stay stale, or
 /// be stale again by then.
 const FOLLOW_UPS: [Duration; 3] = [
@@ -50,28 +46,34 @@ const FOLLOW_UPS: [Duration; 3] = [
     Duration::from_secs(6),
 ];
 
-/// Request that Pingora builds the session of a background request from; [`take`] replaces it.
-const SEED: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
-
-/// Request in the background, with the context that it begins with.
-struct Background {
-    head: RequestHeader,
-    ctx: Box<Context>,
+/// Request in the background, with the context that it begins with. The exchange runs it.
+pub(crate) struct BackgroundRequest {
+    pub(crate) head: RequestHeader,
+    pub(crate) ctx: Box<Context>,
+    wait: Duration,
 }
 
-/// Sends `request` to the origin after `wait`, with the part of it that is not the client's, unless
-/// such a request is already running. Its response may be stored.
-pub(super) fn begin(
-    spawner: SubrequestSpawner,
+/// Returns the request that revalidates what is stored for `request` and is sent to its client
+/// meanwhile; `None` if such a request is already running.
+pub(crate) fn revalidation(
+    request: &RequestHeader,
+    ctx: &Context,
+    flow: Flow,
+) -> Option<BackgroundRequest> {
+    let cache = context::cache(&ctx.gateway, ctx.route)?;
+    prepare(request, ctx, cache, flow, Duration::ZERO)
+}
+
+/// Prepares a request to the origin `wait` from now, with the part of `request` that is not the
+/// client's, unless such a request is already running. Its response may be stored.
+fn prepare(
     request: &RequestHeader,
     ctx: &Context,
     cache: &RouteCache,
     mut flow: Flow,
     wait: Duration,
-) {
-    let Some(claim) = cache.cache.claim(&flow.key, flow.variance) else {
-        return;
-    };
+) -> Option<BackgroundRequest> {
+    let claim = cache.cache.claim(&flow.key, flow.variance)?;
     let mut head = request.clone();
     head.set_method(Method::GET);
     head.set_version(Version::HTTP_11);
@@ -123,61 +125,38 @@ pub(super) fn begin(
     facts.trace = ctx.facts.trace.as_ref().map(RequestTrace::child);
     facts.cache = Some(CacheFacts::new(CacheOutcome::Expired));
     facts.put(claim);
-    let mut background = Background { head, ctx: ours };
-    ctx.live().background.spawn("revalidation", async move {
-        tokio::time::sleep(wait).await;
-        let mut seed = ServerSession::new_http1(Box::new(Cursor::new(SEED.to_vec())));
-        if !background.take_place() || seed.read_request().await.is_err() {
-            return;
-        }
-        let ours = subrequest::Ctx::builder()
-            .user_ctx(Box::new(Some(background)))
-            .build();
-        let (prepared, handle) = spawner.create_subrequest(&seed, ours);
-        handle.drain_tasks();
-        if tokio::time::timeout(MAX_DURATION, prepared.run())
-            .await
-            .is_err()
-        {
-            log::warn!("stale response not revalidated in time");
-        }
-    });
+    Some(BackgroundRequest {
+        head,
+        ctx: ours,
+        wait,
+    })
 }
 
-/// Fetches a page again that the app is rendering, if it has sent its stale copy. The next visitor
-/// may come when nothing stored may be used any more, and would get such a copy again.
-pub(crate) fn follow_up(
-    spawner: Option<SubrequestSpawner>,
-    request: &RequestHeader,
-    ctx: &mut Context,
-) {
-    let Some(flow) = ctx.cache.take_if(|flow| flow.is_stale_at_origin) else {
-        return;
-    };
-    let gateway = Arc::clone(&ctx.gateway);
-    let (Some(cache), Some(wait)) = (
-        context::cache(&gateway, ctx.route),
-        FOLLOW_UPS.get(flow.follow_ups),
-    ) else {
-        return;
-    };
-    if !flow.personal.is_known()
-        && let Some(spawner) = spawner
-    {
-        // That of a request in the background, which is over.
-        drop(ctx.facts.take::<WorkClaim>());
-        let flow = Flow {
-            is_stale_at_origin: false,
-            follow_ups: flow.follow_ups + 1,
-            ..*flow
-        };
-        begin(spawner, request, ctx, cache, flow, *wait);
+/// Returns the request that fetches a page again that the app is rendering, if it has sent its stale
+/// copy. The next visitor may come when nothing stored may be used any more, and would get such a
+/// copy again.
+pub(crate) fn follow_up(request: &RequestHeader, ctx: &mut Context) -> Option<BackgroundRequest> {
+    let flow = ctx.cache.take_if(|flow| flow.is_stale_at_origin)?;
+    let wait = FOLLOW_UPS.get(flow.follow_ups)?;
+    if flow.personal.is_known() {
+        return None;
     }
+    // That of a request in the background, which is over.
+    drop(ctx.facts.take::<WorkClaim>());
+    let flow = Flow {
+        is_stale_at_origin: false,
+        follow_ups: flow.follow_ups + 1,
+        ..*flow
+    };
+    let cache = context::cache(&ctx.gateway, ctx.route)?;
+    prepare(request, ctx, cache, flow, *wait)
 }
 
-impl Background {
-    /// Takes a place in the render budget of the upstream. Returns false if there is none.
-    fn take_place(&mut self) -> bool {
+impl BackgroundRequest {
+    /// Waits for the time of the request, and takes a place in the render budget of the upstream.
+    /// Returns false if there is none.
+    pub(crate) async fn begin(&mut self) -> bool {
+        tokio::time::sleep(self.wait).await;
         let ctx = &mut *self.ctx;
         ctx.facts.started = ctx.live().world.clock.now();
         let Some(cache) = context::cache(&ctx.gateway, ctx.route) else {
@@ -199,21 +178,4 @@ impl Background {
 fn varies_by_cookie(flow: &Flow) -> bool {
     let found = flow.found.as_ref().map(|entry| entry.vary());
     matches!(found, Some(Vary::Fields(fields)) if fields.contains(&header::COOKIE))
-}
-
-/// Turns the request into the one that [`begin`] prepared, if there is one. The hooks for clients
-/// then skip it.
-pub(crate) fn take(session: &mut Session, ctx: &mut Context) -> bool {
-    let background = session
-        .subrequest_ctx
-        .as_mut()
-        .and_then(|ours| ours.user_ctx_mut())
-        .and_then(|ours| ours.downcast_mut::<Option<Background>>())
-        .and_then(Option::take);
-    let Some(Background { head, ctx: begun }) = background else {
-        return false;
-    };
-    *session.req_header_mut() = head;
-    *ctx = *begun;
-    true
 }

@@ -8,17 +8,12 @@ use edgeway_files::Segment;
 use edgeway_gateway::RouteCache;
 use pingora::{Error, ErrorType, Result};
 
-use crate::{
-    connection::Connection,
-    context::Context,
-    direct::{DirectClient, ResponseSink},
-    live::Live,
-};
+use crate::{connection::Connection, context::Context, live::Live, session::Client};
 
 /// Returns the file of the body of `entry` and the connection that can take it, if there are both. If
 /// there is no file yet, one is made for the next client, should the body be worth it.
 pub(super) fn find(
-    client: &DirectClient<'_>,
+    client: &Client,
     ctx: &Context,
     cache: &RouteCache,
     entry: &Arc<Entry>,
@@ -39,7 +34,7 @@ pub(super) fn find(
 
 /// Sends a stored body from its file.
 pub(super) async fn send(
-    client: &mut DirectClient<'_>,
+    client: &mut Client,
     (connection, file): (Arc<Connection>, Arc<OwnedFd>),
     body: &Arc<Body>,
 ) -> Result<()> {
@@ -57,7 +52,7 @@ pub(super) async fn send(
 }
 
 /// Copies a body from the byte at `start` on, because the kernel sends no file to this socket.
-async fn copy(client: &mut DirectClient<'_>, body: &Arc<Body>, start: u64) -> Result<()> {
+async fn copy(client: &mut Client, body: &Arc<Body>, start: u64) -> Result<()> {
     let broken = || Error::new_in(ErrorType::Custom("a stored response cannot be read"));
     let mut rest = body.reader().ok_or_else(broken)?;
     if !rest.seek(start, None) {
@@ -66,7 +61,7 @@ async fn copy(client: &mut DirectClient<'_>, body: &Arc<Body>, start: u64) -> Re
     let mut left = body.whole().map_or(0, WholeBody::len) - start;
     while let Some(piece) = rest.next().await.map_err(|_| broken())? {
         left -= piece.len() as u64;
-        client.piece(Some(piece), left == 0).await?;
+        client.write(Some(piece), left == 0).await?;
     }
     Ok(())
 }

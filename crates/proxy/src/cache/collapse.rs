@@ -5,20 +5,23 @@ use std::sync::Arc;
 
 use edgeway_cache::{
     budget::RenderPermit,
-    policy::{self, Usability},
-    store::{Entry, Reader, RequestedLookup},
+    policy::{self, SentHeaders, Usability},
+    store::{Entry, Reader},
 };
 use edgeway_core::chain::CacheOutcome;
 use edgeway_gateway::RouteCache;
-use pingora::{Error, ErrorSource, ErrorType, Result};
+use pingora::{Error, ErrorSource, ErrorType};
 use pingora_cache::{
     CacheKey,
     lock::{CacheKeyLockImpl, LockStatus, Locked, ReadLock, WritePermit},
 };
 use tokio::time::{Instant, timeout};
 
-use super::phases::{MAX_WAITS, key};
+use super::Flow;
 use crate::context::{self, Context};
+
+/// Bound on how often a request waits for another one that then stored nothing it may use.
+const MAX_WAITS: usize = 16;
 
 /// Use that a request has for a response that was found in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,17 +187,16 @@ impl Drop for Turn {
 
 /// Looks for a response again and waits for other requests that fetch it, for a request that found
 /// none at its arrival.
-pub(crate) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
+pub(crate) async fn begin(ctx: &mut Context) -> CacheStep {
     let gateway = Arc::clone(&ctx.gateway);
-    let (Some(cache), key) = (context::cache(&gateway, ctx.route), key(ctx)?) else {
-        return Ok(CacheStep::Fetch(Fetch::default()));
+    let Some(cache) = context::cache(&gateway, ctx.route) else {
+        return CacheStep::Fetch(Fetch::default());
     };
-    let is_pass = ctx.cache.as_ref().is_none_or(|flow| flow.is_pass);
     let mut left = cache.policy.wait;
     for _ in 0..MAX_WAITS {
-        let stale = match find(&key, cache) {
+        let stale = match find(ctx, cache) {
             Some((entry, reader)) => match use_found(&entry, ctx) {
-                FoundUse::Whole => return Ok(CacheStep::Send(entry, reader)),
+                FoundUse::Whole => return CacheStep::Send(entry, reader),
                 FoundUse::Stale => Some(entry),
                 FoundUse::None => None,
             },
@@ -205,9 +207,9 @@ pub(crate) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
             turn: None,
             stale,
         };
-        if is_pass {
-            return Ok(CacheStep::Fetch(fetch));
-        }
+        let Some(key) = ctx.cache.as_deref().and_then(Flow::lock_key) else {
+            return CacheStep::Fetch(fetch);
+        };
         let lock = cache.cache.lock();
         let other = match lock.lock(&key, fetch.stale.is_some()) {
             Locked::Write(permit) => {
@@ -217,14 +219,14 @@ pub(crate) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
                     lock,
                 };
                 // Another request may have stored its response since.
-                if let Some((entry, reader)) = find(&turn.key, cache)
+                if let Some((entry, reader)) = find(ctx, cache)
                     && use_found(&entry, ctx) == FoundUse::Whole
                 {
                     turn.end(LockStatus::Done);
-                    return Ok(CacheStep::Send(entry, reader));
+                    return CacheStep::Send(entry, reader);
                 }
                 let turn = Some(turn);
-                return Ok(CacheStep::Fetch(Fetch { turn, ..fetch }));
+                return CacheStep::Fetch(Fetch { turn, ..fetch });
             }
             Locked::Read(other) => other,
         };
@@ -234,7 +236,23 @@ pub(crate) async fn begin(ctx: &mut Context) -> Result<CacheStep> {
         }
         left = left.saturating_sub(began.elapsed());
     }
-    Ok(CacheStep::Fetch(Fetch::default()))
+    CacheStep::Fetch(Fetch::default())
+}
+
+impl Flow {
+    /// Returns the key by which similar requests wait for this one; `None` if none does. Those for
+    /// different variants do not wait for one another.
+    fn lock_key(&self) -> Option<CacheKey> {
+        if self.is_pass {
+            return None;
+        }
+        let mut key = CacheKey::new(self.key.as_bytes(), String::new());
+        let variant = self
+            .variance
+            .map_or(0, |variance| variance.0.rotate_left(1));
+        key.set_primary_bin_override((self.key.hash() ^ variant).to_be_bytes());
+        Some(key)
+    }
 }
 
 /// Waits for the `other` request. Returns true if its response may be in the store then, or if this
@@ -249,9 +267,13 @@ async fn may_look_again(other: &ReadLock, most: std::time::Duration) -> bool {
 
 /// Finds a stored response, and attaches a reader to it at once: it may still arrive, and be
 /// stored no longer by the time that its body is wanted.
-fn find(key: &CacheKey, cache: &RouteCache) -> Option<(Arc<Entry>, Reader)> {
-    let wanted = key.extensions.get::<RequestedLookup>()?;
-    let entry = cache.cache.store().find(&wanted.key, wanted.sent()).entry?;
+fn find(ctx: &Context, cache: &RouteCache) -> Option<(Arc<Entry>, Reader)> {
+    let flow = ctx.cache.as_ref()?;
+    let sent = match &flow.sent {
+        Some(sent) => SentHeaders::whole(sent),
+        None => SentHeaders::of_client(&flow.headers, &cache.unchanged),
+    };
+    let entry = cache.cache.store().find(&flow.key, sent).entry?;
     let reader = entry.body.reader()?;
     Some((entry, reader))
 }

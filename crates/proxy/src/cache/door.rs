@@ -1,11 +1,6 @@
-//! First entry point of the cache: serves a request from the store if that is allowed.
+//! Entry point of the cache: serves a request from the store if that is allowed.
 
-use std::{
-    mem,
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{mem, net::IpAddr, sync::Arc, time::SystemTime};
 
 use edgeway_cache::{
     budget::{ClientKind, RenderQueueFull},
@@ -17,13 +12,12 @@ use edgeway_cache::{
 use edgeway_core::chain::{CacheFacts, CacheOutcome, Exchange, Reply};
 use edgeway_gateway::{RecognisedRequest, RouteCache, UpstreamFetch};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use pingora::{Error, ErrorType, Result, http::RequestHeader};
-use pingora_proxy::Session;
+use pingora::http::RequestHeader;
 
 use super::{
-    Flow, background,
+    Flow,
     flow::{BY_VALUE, TOO_FEW},
-    purge, stored_response,
+    purge,
 };
 use crate::{
     context::{self, Context},
@@ -61,26 +55,6 @@ pub(crate) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Decision {
     ctx.facts.cache = Some(facts);
     trace::end_part(&mut ctx.facts, "cache", started);
     course
-}
-
-/// Sends a stored response. With a flow it is revalidated in the background.
-pub(crate) async fn serve(
-    session: &mut Session,
-    ctx: &mut Context,
-    entry: &Arc<Entry>,
-    refresh: Option<Box<Flow>>,
-) -> Result<()> {
-    let gateway = Arc::clone(&ctx.gateway);
-    let Some(cache) = context::cache(&gateway, ctx.route) else {
-        return Err(Error::new_in(ErrorType::Custom("no cache")));
-    };
-    if let Some(flow) = refresh
-        && let Some(spawner) = session.subrequest_spawner.take()
-    {
-        let request = session.req_header();
-        background::begin(spawner, request, ctx, cache, *flow, Duration::ZERO);
-    }
-    stored_response::send(session, ctx, cache, entry).await
 }
 
 /// Lets a request go to the origin and fill the cache. Returns a reply if it may not go now.
@@ -126,7 +100,7 @@ async fn place(
     request: &RequestHeader,
     ctx: &mut Context,
     cache: &RouteCache,
-) -> std::result::Result<(), RenderQueueFull> {
+) -> Result<(), RenderQueueFull> {
     let Some(fetching) = fetching(ctx, cache) else {
         return Ok(());
     };
@@ -156,7 +130,7 @@ fn recognise<'a>(
     ctx: &mut Context,
     cache: &'a RouteCache,
     live: &'a Live,
-) -> std::result::Result<Request<'a>, &'static str> {
+) -> Result<Request<'a>, &'static str> {
     let chain = context::chain(&ctx.gateway, ctx.route);
     let upstream = ctx.upstream.as_ref().map(|upstream| &*upstream.name);
     let has_rules = upstream.is_some_and(|upstream| cache.nextjs(upstream).is_some());
@@ -343,7 +317,7 @@ impl Request<'_> {
             age: Some(lifetime.age(self.now)),
             ..CacheFacts::new(outcome)
         };
-        // Pingora's phases cut ranges and read responses that are still being stored.
+        // The exchange cuts ranges and reads responses that are still being stored.
         let is_plain = !self.seen.is_range && entry.is_complete();
         let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
         let why = match usable {

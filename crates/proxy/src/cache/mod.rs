@@ -1,25 +1,23 @@
 //! Serves requests from the cache, and stores responses in it.
 //!
-//! There are two entry points with one policy. The first one ([`door`]) decides on a request: a
-//! complete stored response that may be used is sent at once. Everything else goes to the origin:
-//! misses, with one collapsed request for all that wait ([`collapse`]); validation; stale responses
-//! for a failing origin. The relay does that for most requests ([`relayed`]), Pingora's cache phases
-//! for the others ([`phases`]), ranges among them. What is stored is decided in [`storage`].
+//! [`door`] decides on a request: a complete stored response that may be used is sent at once.
+//! Everything else goes to the exchange: misses, with one collapsed request for all that wait
+//! ([`collapse`]); validation; ranges ([`range`]); stale responses for a failing origin
+//! ([`relayed`]). What is stored is decided in [`storage`].
 
 mod background;
 mod body_file;
 mod collapse;
 mod door;
-mod fill;
 mod flow;
 mod forms;
 mod made;
-mod phases;
+mod origin;
 mod purge;
+mod range;
 mod relayed;
 mod storage;
 mod stored_response;
-mod stream;
 mod write;
 
 use std::{sync::Arc, time::SystemTime};
@@ -34,18 +32,14 @@ use edgeway_cache::{
 use http::HeaderMap;
 
 pub(super) use self::{
-    background::{follow_up, take},
+    background::{BackgroundRequest, follow_up, revalidation},
     collapse::{CacheStep, Fetch, begin, replaces_failure},
-    door::{ask, fetch, serve},
-    fill::{has_read_all, received_body},
+    door::{ask, fetch},
     made::store_made,
-    phases::{
-        complete, enable, forward, hit, key, not_modified, on_origin_response, range, replaced,
-        serves_stale, storable, target,
-    },
-    relayed::{OriginUse, StoredResponse, condition, is_relayed, present},
-    stored_response::send_direct,
-    stream::{ClientStream, decouple},
+    origin::{condition, forward, on_origin_response, replaced, target},
+    range::Content,
+    relayed::{OriginUse, StoredResponse, not_modified, present},
+    stored_response::send,
     write::written,
 };
 

@@ -1,11 +1,11 @@
-//! The cache of requests that the relay sends to the origin: what it does in place of Pingora's
-//! cache phases.
+//! The cache of requests that the exchange sends to the origin: what it does with a response, and the
+//! form in which the client gets one.
 
 use std::{sync::Arc, time::Duration};
 
 use edgeway_cache::{
     policy,
-    store::{Client, Entry, Fill, Reader},
+    store::{Entry, Fill, Reader},
 };
 use edgeway_core::open_headers::OpenResponseHeaders;
 use http::{Method, StatusCode, header};
@@ -16,7 +16,7 @@ use pingora::{
 
 use super::{
     collapse::Fetch,
-    phases,
+    range::{self, Content},
     storage::{self, StorageDecision},
 };
 use crate::context::{self, Context};
@@ -37,51 +37,6 @@ pub(crate) enum OriginUse {
     Store(Fill, ResponseHeader),
     /// The client gets a stored response, which it confirms.
     Send(StoredResponse),
-}
-
-/// Client that reads at its own pace what is being stored.
-#[derive(Debug)]
-struct OwnPace;
-
-impl Client for OwnPace {
-    /// Returns false: a client that can take more has taken it.
-    fn is_ready(&self) -> bool {
-        false
-    }
-}
-
-/// Returns true if the relay can take a request that may fill the cache. Pingora's phases cut
-/// ranges, and ask the origin with GET for a client that sends HEAD.
-pub(crate) fn is_relayed(request: &RequestHeader) -> bool {
-    request.method == Method::GET && !request.headers.contains_key(header::RANGE)
-}
-
-/// Prepares a `request` for the origin whose response may be stored: its conditions are those of
-/// the `stale` response.
-pub(crate) fn condition(request: &mut RequestHeader, stale: Option<&Entry>) {
-    for name in [
-        header::IF_MATCH,
-        header::IF_NONE_MATCH,
-        header::IF_MODIFIED_SINCE,
-        header::IF_UNMODIFIED_SINCE,
-        header::IF_RANGE,
-    ] {
-        request.remove_header(&name);
-    }
-    let Some(stale) = stale else {
-        return;
-    };
-    let conditions = [
-        (header::LAST_MODIFIED, header::IF_MODIFIED_SINCE),
-        (header::ETAG, header::IF_NONE_MATCH),
-    ];
-    let stored = stale.headers();
-    for (validator, condition) in conditions {
-        if let Some(value) = stored.get(validator) {
-            // A value from headers is valid in headers.
-            let _inserted = request.insert_header(condition, value);
-        }
-    }
 }
 
 impl StoredResponse {
@@ -157,8 +112,9 @@ impl Fetch {
                     // Nobody else reads it.
                     return Ok(OriginUse::PassAs(head));
                 }
-                let pace: Arc<dyn Client> = Arc::new(OwnPace);
-                fill.set_client(&pace);
+                if !ctx.is_background() {
+                    fill.keep_pace();
+                }
                 Ok(OriginUse::Store(fill, head))
             }
             StorageDecision::Refreshed(refresh) => {
@@ -172,19 +128,49 @@ impl Fetch {
     }
 }
 
-/// Makes `head` the headers for the client of `request`. Returns true if they are those of a 304.
+/// Makes `head`, the headers of a whole response, those for the client of `request`. Returns the
+/// content that it gets.
 pub(crate) fn present(
     request: &RequestHeader,
     head: &mut ResponseHeader,
-    ctx: &mut Context,
-) -> Result<bool> {
-    let is_confirmed = phases::not_modified(request, head);
-    if is_confirmed {
+    ctx: &Context,
+) -> Result<Content> {
+    let content = if not_modified(request, head) {
         let mut open = OpenResponseHeaders::of(head, 0);
         open.parts.status = StatusCode::NOT_MODIFIED;
         policy::to_not_modified(&mut open.parts.headers);
         open.close(head);
+        Content::Nothing
+    } else {
+        range::choose(request, head, ctx)
+    };
+    complete(head, ctx)?;
+    let has_none = request.method == Method::HEAD || head.status == StatusCode::NO_CONTENT;
+    Ok(if has_none { Content::Nothing } else { content })
+}
+
+/// Returns true if the client's own copy is still current.
+pub(crate) fn not_modified(request: &RequestHeader, response: &ResponseHeader) -> bool {
+    policy::not_modified(
+        &request.headers,
+        &request.method,
+        response.status,
+        &response.headers,
+    )
+}
+
+/// Adds the headers that were not stored to the stored ones, because this client's request produced
+/// the response.
+fn complete(response: &mut ResponseHeader, ctx: &Context) -> Result<()> {
+    if response.status == StatusCode::RANGE_NOT_SATISFIABLE {
+        // It has the headers of the whole response, whose digests do not match its body.
+        for name in ["content-digest", "repr-digest", "digest", "content-md5"] {
+            response.remove_header(name);
+        }
     }
-    phases::complete(head, ctx)?;
-    Ok(is_confirmed)
+    let flow = ctx.cache.as_ref();
+    for (name, value) in flow.iter().flat_map(|flow| &flow.for_the_first) {
+        response.append_header(name, value)?;
+    }
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Decision whether the response of an origin is stored, for both drivers.
+//! Decision whether the response of an origin is stored.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ pub(super) enum StorageDecision {
 }
 
 impl StorageDecision {
-    pub(super) fn lifetime(&self) -> &Lifetime {
+    fn lifetime(&self) -> &Lifetime {
         match self {
             Self::New(draft) => &draft.lifetime,
             Self::Refreshed(refresh) => &refresh.lifetime,

@@ -10,24 +10,17 @@ use edgeway_cache::{
 use edgeway_core::chain::{Chain, Exchange, Phase, RequestFacts};
 use edgeway_gateway::RouteCache;
 use http::{HeaderValue, Method, StatusCode, header, response};
-use pingora::{
-    Error, ErrorType, Result,
-    http::{RequestHeader, ResponseHeader},
-};
-use pingora_proxy::Session;
+use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
 use super::{body_file, forms};
 use crate::{
     context::{self, Context},
-    direct::{DirectClient, ResponseSink},
-    reply, request, respond,
+    session::Client,
 };
 
 /// Stored response in the form that one client gets.
 struct StoredResponse<'e> {
     head: response::Parts,
-    /// Value of `Date`: when the response was generated.
-    made: Option<HeaderValue>,
     body: Option<ResponseContent<'e>>,
 }
 
@@ -38,47 +31,20 @@ enum ResponseContent<'e> {
 }
 
 /// Sends `entry`, which is complete in the store.
-pub(super) async fn send(
-    session: &mut Session,
-    ctx: &mut Context,
-    cache: &RouteCache,
-    entry: &Arc<Entry>,
-) -> Result<()> {
-    request::end_if_draining(session, ctx);
-    let StoredResponse { head, made, body } =
-        prepare(session.req_header(), ctx, cache, entry).await?;
-    let chain = context::chain(&ctx.gateway, ctx.route);
-    respond::leave_to_connection(&mut ctx.facts, ctx.connection.as_deref(), made);
-    let head = ResponseHeader::from(head);
-    reply::keep_or_close(session, false);
-    reply::write_head(session, head, body.is_some()).await?;
-    if let Some(body) = body {
-        write(session, chain, &mut ctx.facts, body).await?;
-    }
-    // A request body that was not read would be in the way of the next request.
-    reply::linger(session).await;
-    Ok(())
-}
-
-/// Sends `entry` as [`send`] does, but without a Pingora session.
-pub(crate) async fn send_direct(
-    client: &mut DirectClient<'_>,
-    ctx: &mut Context,
-    entry: &Arc<Entry>,
-) -> Result<()> {
+pub(crate) async fn send(client: &mut Client, ctx: &mut Context, entry: &Arc<Entry>) -> Result<()> {
     let gateway = Arc::clone(&ctx.gateway);
     let Some(cache) = context::cache(&gateway, ctx.route) else {
         return Err(Error::new_in(ErrorType::Custom("no cache")));
     };
-    let StoredResponse { head, body, .. } = prepare(client.request, ctx, cache, entry).await?;
+    let StoredResponse { head, body } = prepare(&client.request, ctx, cache, entry).await?;
     let lines = std::mem::take(&mut ctx.facts.lines);
     let clock = &ctx.live().world.clock;
-    client.head(head, &lines, body.is_none(), clock).await?;
+    client.headers(head, &lines, body.is_none(), clock).await?;
     match body {
         Some(body) => {
             let chain = context::chain(&gateway, ctx.route);
             let ex = Exchange {
-                head: client.request,
+                head: &client.request,
                 facts: &mut ctx.facts,
             };
             if let ResponseContent::Plain(_) = body
@@ -116,7 +82,6 @@ async fn prepare<'e>(
         entry.status,
         &head.headers,
     );
-    let made = head.headers.get(header::DATE).cloned();
     // The age at the time when the stored response was found usable.
     let age = ctx.facts.cache.and_then(|cached| cached.age);
     let age = age.unwrap_or_else(|| entry.lifetime().age(live.world.clock.wall()));
@@ -131,7 +96,6 @@ async fn prepare<'e>(
         head.headers
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
-    let takes_lines = ctx.takes_ready_lines();
     let Context {
         gateway,
         route,
@@ -144,9 +108,7 @@ async fn prepare<'e>(
         head: request,
         facts,
     };
-    if takes_lines {
-        ex.facts.lines = chain.ready_lines(&ex);
-    }
+    ex.facts.lines = chain.ready_lines(&ex);
     let form = if is_confirmed {
         None
     } else {
@@ -159,7 +121,6 @@ async fn prepare<'e>(
     let is_over = is_headless || length == 0 && !chain.has(Phase::ResponseBody);
     Ok(StoredResponse {
         head,
-        made,
         body: (!is_over).then(|| {
             form.map_or(
                 ResponseContent::Plain(&entry.body),
@@ -170,46 +131,46 @@ async fn prepare<'e>(
 }
 
 async fn write(
-    client: &mut impl ResponseSink,
+    client: &mut Client,
     chain: &Chain,
     facts: &mut RequestFacts,
     body: ResponseContent<'_>,
 ) -> Result<()> {
     let body = match body {
-        ResponseContent::Encoded(form) => return client.piece(Some(form), true).await,
+        ResponseContent::Encoded(form) => return client.write(Some(form), true).await,
         ResponseContent::Plain(body) => body,
     };
     let mut left = body.whole().map_or(0, WholeBody::len);
     if left == 0 {
         let mut piece = None;
         let mut ex = Exchange {
-            head: client.request(),
+            head: &client.request,
             facts,
         };
         chain.on_response_body(&mut ex, &mut piece, true);
-        return client.piece(piece, true).await;
+        return client.write(piece, true).await;
     }
     let is_sent_as_it_is = chain.ignores_body(&Exchange {
-        head: client.request(),
+        head: &client.request,
         facts,
     });
     let segments = body.whole().into_iter().flat_map(WholeBody::segments);
     for (at, segment) in segments.enumerate() {
         left -= segment.len() as u64;
         if is_sent_as_it_is {
-            client.segment(body, at, left == 0).await?;
+            client.write_stored(body, at, left == 0).await?;
             continue;
         }
         let mut piece = body.segment(at);
         let mut ex = Exchange {
-            head: client.request(),
+            head: &client.request,
             facts,
         };
         chain.on_response_body(&mut ex, &mut piece, left == 0);
         if left > 0 && piece.as_ref().is_none_or(Bytes::is_empty) {
             continue;
         }
-        client.piece(piece, left == 0).await?;
+        client.write(piece, left == 0).await?;
     }
     Ok(())
 }

@@ -1,19 +1,19 @@
 //! The deadlines of a request: those of the backend, and the rate of the client's body.
 //!
-//! Pingora has one read timeout per backend connection, for headers and body alike. Ours differ
-//! (first byte, gaps, gaps of a stream, total), so peers get none, and a task checks every request
-//! in flight ten times per second. An expired request is ended by shutting down the backend's
-//! socket, which Pingora sees as a closed connection.
+//! A task checks every request in flight ten times per second. An expired request is ended by
+//! shutting down the backend's socket, which its reader sees as a closed connection, or, on a stream
+//! of HTTP/2, by waking its task.
 
 use std::{
-    net::SocketAddr,
-    os::fd::{BorrowedFd, RawFd},
+    os::fd::BorrowedFd,
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    task::Waker,
     time::Duration,
 };
 
 use edgeway_base::units::whole_millis;
 use edgeway_upstreams::BackendSocket;
+use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -29,10 +29,19 @@ pub enum Expired {
     Body,
 }
 
+/// Connection or stream to a backend that ends when a deadline expires.
+#[derive(Clone, Copy, Debug)]
+pub enum Target {
+    /// Socket of the backend, which the request has for itself.
+    Socket(BackendSocket),
+    /// Stream of a connection that other requests share.
+    Stream,
+}
+
 /// The deadline of a request in flight.
 ///
 /// Written by the request's own task, read by the task that checks deadlines. Each field is
-/// independent, and `socket` is locked during a shutdown, so a request that has released its
+/// independent, and `target` is locked during a shutdown, so a request that has released its
 /// backend's socket never shuts down the next one's.
 #[derive(Debug, Default)]
 pub struct Watch {
@@ -44,7 +53,11 @@ pub struct Watch {
     step: AtomicU64,
     is_streaming: AtomicBool,
     expired: AtomicU8,
-    socket: Mutex<Option<BackendSocket>>,
+    target: Mutex<Option<Target>>,
+    /// Task of a request on a stream of HTTP/2.
+    task: AtomicWaker,
+    /// True while a request on a stream waits for its backend.
+    is_awaited: AtomicBool,
     /// Pace of the request's body, if it is on an HTTP/2 stream.
     pub body: Pace,
 }
@@ -55,18 +68,12 @@ impl Watch {
         self.expired.store(0, Ordering::Relaxed);
     }
 
-    /// Begins an attempt on this socket. The response headers are due by `headers_due`, the complete response
-    /// by `total` (both in milliseconds of [`super::registry::Connections::millis`]), and later
-    /// chunks within `step` of one another.
-    pub fn begin(
-        &self,
-        fd: RawFd,
-        local: Option<SocketAddr>,
-        headers_due: u64,
-        step: Duration,
-        total: Option<u64>,
-    ) {
-        *self.socket.lock() = Some(BackendSocket { fd, local });
+    /// Begins an attempt on this target. The response headers are due by `headers_due`, the complete
+    /// response by `total` (both in milliseconds of [`super::registry::Connections::millis`]), and
+    /// later chunks within `step` of one another.
+    pub fn begin(&self, target: Target, headers_due: u64, step: Duration, total: Option<u64>) {
+        *self.target.lock() = Some(target);
+        self.is_awaited.store(false, Ordering::Relaxed);
         self.step.store(whole_millis(step), Ordering::Relaxed);
         self.total.store(total.unwrap_or(0), Ordering::Relaxed);
         self.renew();
@@ -107,8 +114,20 @@ impl Watch {
     /// Ends the attempt and releases the socket.
     pub fn end(&self) {
         if self.next.swap(0, Ordering::AcqRel) != 0 {
-            *self.socket.lock() = None;
+            *self.target.lock() = None;
         }
+    }
+
+    /// Records that a request on a stream waits for its backend, with a task to wake when its time
+    /// is up.
+    pub fn awaits(&self, task: &Waker) {
+        self.task.register(task);
+        self.is_awaited.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that the backend has sent something on a stream.
+    pub fn came(&self) {
+        self.is_awaited.store(false, Ordering::Relaxed);
     }
 
     /// The deadline of the last attempt that expired, if any.
@@ -143,14 +162,22 @@ impl Watch {
         } else {
             2
         };
-        let mut socket = self.socket.lock();
-        if let Some(socket) = socket.take() {
-            self.expired.store(expired, Ordering::Release);
-            socket.shut_down();
-            // Last, and still under the lock: `end` waits for it, and the socket is not closed
-            // before that.
-            self.next.store(0, Ordering::Release);
+        self.expire(expired);
+    }
+
+    fn expire(&self, expired: u8) {
+        let mut target = self.target.lock();
+        let Some(ended) = target.take() else {
+            return;
+        };
+        self.expired.store(expired, Ordering::Release);
+        match ended {
+            Target::Socket(socket) => socket.shut_down(),
+            Target::Stream => self.task.wake(),
         }
+        // Last, and still under the lock: `end` waits for it, and the socket is not closed before
+        // that.
+        self.next.store(0, Ordering::Release);
     }
 }
 
@@ -158,29 +185,30 @@ impl Watch {
     /// Returns true if more of the response has arrived and waits for a client that reads no more
     /// for now. A single stream of HTTP/2 may stall while its connection does not.
     fn has_unread(&self) -> bool {
-        let socket = self.socket.lock();
-        socket.is_some_and(|socket| {
-            let unread = socket.with(|fd| rustix::io::ioctl_fionread(fd));
-            unread.is_some_and(|unread| unread.is_ok_and(|bytes| bytes > 0))
+        let target = self.target.lock();
+        target.is_some_and(|target| match target {
+            Target::Socket(socket) => {
+                let unread = socket.with(|fd| rustix::io::ioctl_fionread(fd));
+                unread.is_some_and(|unread| unread.is_ok_and(|bytes| bytes > 0))
+            }
+            Target::Stream => !self.is_awaited.load(Ordering::Relaxed),
         })
     }
 
     /// Ends a request whose body arrives too slowly, `elapsed` milliseconds after the last check.
     /// Time counts against the client only during an attempt whose backend accepts data: in no
-    /// other case does Pingora read the body.
+    /// other case is the body read.
     pub(super) fn check_body(&self, elapsed: u64, bounds: PaceLimits) {
         if self.body.is_over() {
             return;
         }
-        let mut socket = self.socket.lock();
-        let is_awaited = socket.is_some_and(is_writable);
-        if !self.body.is_too_slow(elapsed, is_awaited, bounds) {
-            return;
-        }
-        if let Some(socket) = socket.take() {
-            self.expired.store(4, Ordering::Release);
-            socket.shut_down();
-            self.next.store(0, Ordering::Release);
+        let target = *self.target.lock();
+        let is_awaited = target.is_some_and(|target| match target {
+            Target::Socket(socket) => is_writable(socket),
+            Target::Stream => true,
+        });
+        if self.body.is_too_slow(elapsed, is_awaited, bounds) {
+            self.expire(4);
         }
     }
 }
@@ -230,8 +258,10 @@ mod tests {
 
         fn watch_total(&self, first_byte: u64, idle: u64, total: Option<u64>) {
             self.watch.begin(
-                self.upstream.as_raw_fd(),
-                self.upstream.local_addr().ok(),
+                Target::Socket(BackendSocket {
+                    fd: self.upstream.as_raw_fd(),
+                    local: self.upstream.local_addr().ok(),
+                }),
                 self.now + first_byte,
                 Duration::from_millis(idle),
                 total.map(|total| self.now + total),
@@ -313,8 +343,10 @@ mod tests {
     fn another_socket_under_the_same_number_is_left_alone() {
         let mut bench = bench();
         bench.watch.begin(
-            bench.upstream.as_raw_fd(),
-            Some("127.0.0.1:1".parse().unwrap()),
+            Target::Socket(BackendSocket {
+                fd: bench.upstream.as_raw_fd(),
+                local: Some("127.0.0.1:1".parse().unwrap()),
+            }),
             bench.now + 1000,
             Duration::from_secs(1),
             None,

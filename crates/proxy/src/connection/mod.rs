@@ -10,7 +10,6 @@ pub mod activity;
 pub mod admission;
 mod close_reason;
 pub mod deadline;
-pub mod fast_path;
 pub mod file_segment;
 pub mod header_texts;
 pub mod http2;
@@ -20,7 +19,6 @@ pub mod progress;
 pub mod refusal;
 pub mod registry;
 pub mod response_header;
-pub mod response_queue;
 mod socket;
 
 use std::{
@@ -37,14 +35,12 @@ use std::{
 
 use edgeway_core::chain::{ClientCertificate, Scheme};
 use edgeway_tls as tls;
-use http::HeaderValue;
 use parking_lot::Mutex;
 
 pub use self::close_reason::CloseReason;
 use self::{
     admission::AdmissionGuard,
     deadline::Watch,
-    fast_path::Fingerprint,
     file_segment::SegmentSlot,
     header_texts::ConnectionText,
     http2::Streams,
@@ -52,7 +48,6 @@ use self::{
     pace::{Pace, PaceLimits},
     progress::Progress,
     registry::RegistryPlace,
-    response_header::ReadyHeaderLines,
     socket::{forget_unsent, reset, shut_down, unsent},
 };
 
@@ -106,9 +101,6 @@ pub struct Connection {
     seen_at: AtomicU64,
     /// Progress of the client in reading its responses.
     progress: Arc<Progress>,
-    /// Header lines of the next response, and true if there are any.
-    lines: Mutex<ReadyHeaderLines>,
-    has_lines: AtomicBool,
     /// Part of a file that the next flush sends.
     pub segment: SegmentSlot,
     /// True once both sides speak another protocol than HTTP.
@@ -118,8 +110,6 @@ pub struct Connection {
     ends_body: AtomicBool,
     /// Waker of the task that reads a WebSocket.
     reader: Mutex<Option<Waker>>,
-    /// Fingerprint of the request in flight on HTTP/1. Zero if it has none.
-    fingerprint: AtomicU64,
     closed: AtomicU8,
     /// Time at which the deadline task first saw that this connection is being closed.
     closing_since: AtomicU64,
@@ -180,14 +170,11 @@ impl Connection {
             seen: AtomicU64::new(0),
             seen_at: AtomicU64::new(0),
             progress,
-            lines: Mutex::default(),
-            has_lines: AtomicBool::new(false),
             segment: SegmentSlot::default(),
             is_tunnel: AtomicBool::new(false),
             is_websocket: AtomicBool::new(false),
             ends_body: AtomicBool::new(false),
             reader: Mutex::default(),
-            fingerprint: AtomicU64::new(0),
             closed: AtomicU8::new(0),
             closing_since: AtomicU64::new(0),
             is_close_reported: AtomicBool::new(false),
@@ -250,18 +237,12 @@ impl Connection {
 
     /// Begins a request after a complete header section. Returns an error if its time was up just
     /// before: no request begins on a connection that is being closed.
-    pub fn begin_request(&self, fingerprint: Fingerprint) -> Result<(), CloseReason> {
-        self.fingerprint.store(fingerprint, Ordering::Relaxed);
+    pub fn begin_request(&self) -> Result<(), CloseReason> {
         self.pace.restart();
         self.enter(Stage::Request);
         // Pairs with the fence in `close_in`: either we see the reason, or `close_in` sees our stage.
         fence(Ordering::SeqCst);
         self.close_reason().map_or(Ok(()), Err)
-    }
-
-    /// Fingerprint of the request in flight on HTTP/1, or zero.
-    pub fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint.load(Ordering::Relaxed)
     }
 
     pub fn stage(&self) -> Stage {
@@ -417,30 +398,6 @@ impl Connection {
 
     pub fn is_going_away(&self) -> bool {
         self.close_reason() == Some(CloseReason::GoingAway)
-    }
-
-    /// Adds these lines to the next header section that is written.
-    pub fn write_lines(&self, lines: Arc<[u8]>) {
-        self.lines.lock().added = Some(lines);
-        self.has_lines.store(true, Ordering::Relaxed);
-    }
-
-    /// Sets the `Date` of the next header section that is written. Pingora's session writes the
-    /// current time into every response, but a stored response keeps the time at which it was made
-    /// (RFC 9110, 6.6.1).
-    pub fn write_date(&self, date: HeaderValue) {
-        self.lines.lock().date = Some(date);
-        self.has_lines.store(true, Ordering::Relaxed);
-    }
-
-    /// Takes the lines for the header section that is being written.
-    #[inline]
-    pub fn take_lines(&self) -> Option<ReadyHeaderLines> {
-        if !self.has_lines.load(Ordering::Relaxed) {
-            return None;
-        }
-        self.has_lines.store(false, Ordering::Relaxed);
-        Some(std::mem::take(&mut *self.lines.lock()))
     }
 
     /// Switches to a tunnel: HTTP ends, and bytes are forwarded as they are.

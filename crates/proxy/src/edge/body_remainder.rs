@@ -1,11 +1,10 @@
-//! Bytes that belong to the current request and may be passed to Pingora.
+//! Bytes that belong to the current request and may be passed on.
 
 use tokio::io::ReadBuf;
 
 use super::{chunks::Chunks, head::BodyFraming};
 
-/// Bytes passed on in place of an invalid chunk: Pingora refuses them at any position, and
-/// responds.
+/// Bytes passed on in place of an invalid chunk: no reader of a body accepts them at any position.
 const NO_CHUNK: &[u8] = b"\r\r";
 
 /// Remainder of the current request.
@@ -13,17 +12,17 @@ const NO_CHUNK: &[u8] = b"\r\r";
 pub(super) enum BodyRemainder {
     /// This many bytes.
     Bytes(u64),
-    /// This many bytes of a head, then a chunked body.
-    Chunks(usize, Chunks),
+    /// A chunked body.
+    Chunks(Chunks),
 }
 
 impl BodyRemainder {
-    /// Creates the remainder for a head of this length, and its body.
-    pub(super) fn of(head: usize, body: BodyFraming) -> Self {
+    /// Creates the remainder of a request whose header section was taken.
+    pub(super) fn of(body: BodyFraming) -> Self {
         match body {
-            BodyFraming::None => Self::Bytes(head as u64),
-            BodyFraming::Length(body) => Self::Bytes((head as u64).saturating_add(body)),
-            BodyFraming::Chunked => Self::Chunks(head, Chunks::default()),
+            BodyFraming::None => Self::Bytes(0),
+            BodyFraming::Length(length) => Self::Bytes(length),
+            BodyFraming::Chunked => Self::Chunks(Chunks::default()),
         }
     }
 
@@ -32,7 +31,7 @@ impl BodyRemainder {
     pub(super) fn is_complete(&self) -> bool {
         match self {
             Self::Bytes(length) => *length == 0,
-            Self::Chunks(head, chunks) => *head == 0 && chunks.are_complete(),
+            Self::Chunks(chunks) => chunks.are_complete(),
         }
     }
 
@@ -47,20 +46,16 @@ impl BodyRemainder {
                 *length -= count as u64;
                 Some(count)
             }
-            Self::Chunks(head, chunks) if !is_tunnel => {
-                let of_head = bytes.len().min(*head);
-                *head -= of_head;
-                match of_head + chunks.take(&bytes[of_head..]) {
-                    0 if chunks.are_broken() => None,
-                    count => Some(count),
-                }
-            }
+            Self::Chunks(chunks) if !is_tunnel => match chunks.take(bytes) {
+                0 if chunks.are_broken() => None,
+                count => Some(count),
+            },
             _ => Some(bytes.len()),
         }
     }
 }
 
-/// Makes Pingora refuse a body that is no longer valid.
+/// Makes the reader refuse a body that is no longer valid.
 pub(super) fn put_no_chunk(buf: &mut ReadBuf<'_>) {
     buf.put_slice(&NO_CHUNK[..NO_CHUNK.len().min(buf.remaining())]);
 }

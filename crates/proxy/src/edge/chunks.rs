@@ -1,8 +1,8 @@
 //! Finds the end of a chunked body (RFC 9112, 7.1) from its bytes as they pass.
 //!
-//! Pingora parses the body after this module, and more leniently: it reads an empty size as zero,
-//! and a line feed in an extension as an ordinary byte. A proxy in front may parse those
-//! differently and end the body elsewhere, so here they end the request.
+//! Parsers differ in what they accept: an empty size as zero, a line feed in an extension as an
+//! ordinary byte. A proxy in front may end such a body elsewhere than the session, which takes out
+//! the content after this module, so here they end the request.
 
 use super::head::is_name_byte;
 

@@ -18,7 +18,6 @@ use std::{
 use edgeway_gateway::ListenAddress;
 use edgeway_net::unix_socket;
 use log::{debug, info, warn};
-use pingora::apps::HttpServerApp;
 use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -180,14 +179,12 @@ impl BoundListener {
 
     /// Accepts until stopped, then closes the socket, drops `closed`, and waits until every
     /// connection has ended.
-    pub(super) async fn serve<A>(
+    pub(super) async fn serve(
         self: Arc<Self>,
-        shared: Arc<Shared<A>>,
+        shared: Arc<Shared>,
         live: Arc<Live>,
         closed: oneshot::Sender<()>,
-    ) where
-        A: HttpServerApp + Send + Sync + 'static,
-    {
+    ) {
         let tasks = TaskTracker::new();
         // Counted before it is spawned, so that no connection is open without being counted.
         let begin = |(socket, peer): (Socket, Option<SocketAddr>)| {

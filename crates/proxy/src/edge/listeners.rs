@@ -12,10 +12,6 @@ use edgeway_gateway::{Drain, Listener};
 use edgeway_net::tasks::Tasks;
 use log::{info, warn};
 use parking_lot::Mutex;
-use pingora::{
-    apps::HttpServerApp,
-    protocols::{Stream, http::v2::server::HttpSession},
-};
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
@@ -29,32 +25,29 @@ use super::{
 use crate::{
     connection::{
         admission::Admission,
-        fast_path::FastPathService,
         listener::{ListenerFacts, ListenerId},
-        refusal::Refuse,
         registry::ConnectionSelection,
     },
+    driver::Driver,
     live::Live,
 };
 
 /// All listeners of the process, including those that drain.
-pub struct Listeners<A> {
-    app: Arc<A>,
-    fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
-    refuser: Arc<dyn Refuse>,
+pub struct Listeners {
+    driver: Arc<Driver>,
     live: Arc<Live>,
     workers: Handle,
-    open: Mutex<Vec<OpenListener<A>>>,
+    open: Mutex<Vec<OpenListener>>,
     /// Removed listeners, until their last connection ends.
     draining: Tasks,
 }
 
 /// Listener that accepts.
-struct OpenListener<A> {
+struct OpenListener {
     config: Arc<Listener>,
     id: ListenerId,
     bound: Arc<BoundListener>,
-    shared: Arc<Shared<A>>,
+    shared: Arc<Shared>,
     stop: watch::Sender<bool>,
     /// Ends when the socket is closed.
     closed: oneshot::Receiver<()>,
@@ -88,22 +81,11 @@ pub struct PrepareError {
 /// Returns a socket that already listens on a place, if there is one.
 pub type Inherit<'a> = &'a mut dyn FnMut(&str) -> Option<OwnedFd>;
 
-impl<A> Listeners<A>
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
-    /// Creates the set of listeners; `fast_path` is a fast path around `app`.
-    pub fn new(
-        app: Arc<A>,
-        fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
-        refuser: Arc<dyn Refuse>,
-        live: &Arc<Live>,
-        workers: Handle,
-    ) -> Self {
+impl Listeners {
+    /// Creates the set of listeners, whose requests `driver` serves.
+    pub fn new(driver: Arc<Driver>, live: &Arc<Live>, workers: Handle) -> Self {
         Self {
-            app,
-            fast_path,
-            refuser,
+            driver,
             live: Arc::clone(live),
             workers,
             open: Mutex::default(),
@@ -158,7 +140,7 @@ where
     }
 
     /// Opens the wanted listeners, and returns those that are no longer wanted.
-    fn put(&self, prepared: PreparedListeners, wanted: &[Arc<Listener>]) -> Vec<OpenListener<A>> {
+    fn put(&self, prepared: PreparedListeners, wanted: &[Arc<Listener>]) -> Vec<OpenListener> {
         let mut open = self.open.lock();
         let mut before = std::mem::take(&mut *open);
         let mut new = prepared.new;
@@ -175,7 +157,7 @@ where
         before
     }
 
-    fn begin(&self, config: Arc<Listener>, bound: BoundListener) -> OpenListener<A> {
+    fn begin(&self, config: Arc<Listener>, bound: BoundListener) -> OpenListener {
         info!(listener = &*config.name, address:% = bound.address(); "listening");
         bound.take_over();
         let (stop, stopped) = watch::channel(false);
@@ -184,9 +166,7 @@ where
         let activity = Arc::clone(self.live.connections.activity());
         let facts = ListenerFacts::new(Arc::clone(&config), id, bound.port(), metrics, activity);
         let shared = Arc::new(Shared {
-            app: Arc::clone(&self.app),
-            fast_path: Arc::clone(&self.fast_path),
-            refuser: Arc::clone(&self.refuser),
+            driver: Arc::clone(&self.driver),
             facts: ArcSwap::from_pointee(facts),
             admission: Admission::new(&config.limits, &self.live.total),
             connections: self.live.connections.clone(),
@@ -249,7 +229,7 @@ where
     }
 }
 
-impl<A> OpenListener<A> {
+impl OpenListener {
     /// Applies the next configuration, which has this listener too.
     fn update(&mut self, config: &Arc<Listener>, live: &Live) {
         let facts = self.shared.facts.load();

@@ -1,4 +1,4 @@
-//! Entry of connections: listeners and accept loops in front of Pingora.
+//! Entry of connections: listeners, accept loops, and the bytes of each connection up to a request.
 
 mod body_remainder;
 mod chunks;

@@ -1,8 +1,8 @@
 //! Serves a connection from its first byte to its end: PROXY protocol, TLS, then HTTP/1 request by
 //! request or HTTP/2.
 //!
-//! Between two HTTP/1 requests no Pingora object exists: its session is created once a complete
-//! head has arrived. An idle connection therefore costs only its buffers, and a slowly sent head
+//! Between two HTTP/1 requests no session exists: it is created once a complete header section has
+//! arrived. An idle connection therefore costs only its buffers, and a slowly sent header section
 //! costs no request.
 
 use std::{
@@ -13,40 +13,40 @@ use std::{
 use arc_swap::ArcSwap;
 use edgeway_gateway::Listener;
 use edgeway_tls as tls;
-use pingora::{
-    apps::HttpServerApp,
-    protocols::{
-        Stream,
-        http::{ServerSession, v2::server::HttpSession},
-    },
-};
+use pingora::http::RequestHeader;
 use tokio::{io::AsyncWriteExt, sync::watch};
 
 use super::{
     conn::{ConnIo, HeadWait, LINGER_TIMEOUT},
-    head::HeadLimits,
+    head::{self, HeadLimits},
     http2,
     proxy_protocol::{self, Source},
     transport::{Socket, Transport},
 };
-use crate::connection::{
-    Connection, ConnectionFacts,
-    admission::{Admission, AdmissionGuard, AdmissionRefusal},
-    fast_path::{CarriedRequest, FastPathOutcome, FastPathService, RequestArrival},
-    listener::ListenerFacts,
-    refusal::{Refusal, Refuse},
-    registry::Connections,
+use crate::{
+    connection::{
+        Connection, ConnectionFacts,
+        admission::{Admission, AdmissionGuard, AdmissionRefusal},
+        listener::ListenerFacts,
+        refusal::Refusal,
+        registry::Connections,
+    },
+    driver::Driver,
+    live::Live,
+    message::parse_request,
+    refuse,
+    session::{Arrival, Client},
 };
 
 /// Encrypted bytes of a response that may wait for a slow client, besides those in the kernel: two
 /// records. A larger limit saves system calls for clients that read as fast as they are sent to.
 const TLS_BUFFER: usize = 32 * 1024;
+/// Placeholder for a method or target that could not be read.
+const UNREAD: &str = "-";
 
 /// State shared by all connections of a listener.
-pub(super) struct Shared<A> {
-    pub(super) app: Arc<A>,
-    pub(super) fast_path: Arc<dyn FastPathService<Stream, HttpSession>>,
-    pub(super) refuser: Arc<dyn Refuse>,
+pub(super) struct Shared {
+    pub(super) driver: Arc<Driver>,
     /// Facts for the next connection: replaced when the listener is renamed.
     pub(super) facts: ArcSwap<ListenerFacts>,
     pub(super) admission: Arc<Admission>,
@@ -54,10 +54,11 @@ pub(super) struct Shared<A> {
     pub(super) stop: watch::Receiver<bool>,
 }
 
-impl<A> Shared<A>
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+impl Shared {
+    pub(super) fn live(&self) -> &Live {
+        self.driver.live()
+    }
+
     /// Returns the current name of the listener.
     pub(super) fn name(&self) -> Arc<str> {
         Arc::clone(&self.facts.load().name)
@@ -98,15 +99,14 @@ where
     /// Counts a connection for its client, once the client is known. Returns a reason if the client
     /// is banned or may have no more connections.
     fn count(&self, guard: &mut AdmissionGuard, client: IpAddr) -> Result<(), &'static str> {
-        match self.refuser.bars(client) {
+        match refuse::bars(self.live(), client) {
             Some(reason) => Err(reason),
             None => guard.count(client).map_err(AdmissionRefusal::reason),
         }
     }
 
     fn turn_away(&self, peer: Option<SocketAddr>, reason: &'static str) {
-        self.refuser
-            .turned_away(&self.listener().name, peer, reason);
+        refuse::turned_away(self.live(), &self.listener().name, peer, reason);
     }
 
     /// Serves one connection to its end.
@@ -152,7 +152,7 @@ where
         if let Some(reason) = connection.close_reason()
             && connection.report_close()
         {
-            self.refuser.ended(connection, reason.reason());
+            refuse::ended(self.live(), connection, reason.reason());
         }
     }
 
@@ -250,54 +250,58 @@ where
             is_first = false;
             // With none left, the response announces the end of the connection.
             left = left.saturating_sub(1);
-            let reused = if self.fast_path.suits(io.outline()) {
-                self.attempt(io, left).await
-            } else {
-                Box::pin(self.process(ServerSession::new_http1(io as Stream), left)).await
+            let Some(request) = parse_request(&io.take_head()) else {
+                return Box::pin(self.refuse(io, head::unreadable())).await;
             };
-            let Some(same) = reused.and_then(own) else {
-                return;
+            let arrival = Arrival {
+                request,
+                has_body: io.has_body(),
+                is_last: left == 0 || *self.stop.borrow(),
+                io,
             };
-            io = same;
+            match self.request(Box::new(Client::http1(arrival))).await {
+                Some(same) => io = same,
+                None => return,
+            }
             io.idle();
         }
     }
 
-    /// Tries the fast path for a request that is likely to need no backend.
-    async fn attempt(&self, io: Box<ConnIo>, left: u32) -> Option<Stream> {
-        let (head, has_body) = (io.head(), io.outline().has_body);
-        let connection = Arc::clone(io.connection());
-        let request = RequestArrival {
-            left,
-            is_stopping: *self.stop.borrow(),
-            has_body,
-        };
-        match self
-            .fast_path
-            .attempt(io as Stream, connection, &head, request)
-            .await
-        {
-            FastPathOutcome::Over(stream) => {
-                let mut io = own(stream?)?;
-                io.skip_head();
-                Some(io as Stream)
-            }
-            FastPathOutcome::GoesOn(stream, begun) => {
-                Box::pin(self.process(session(stream, begun), left)).await
-            }
+    /// Serves a request. Returns the connection if it may carry another one.
+    async fn request(&self, client: Box<Client>) -> Option<Box<ConnIo>> {
+        let client = self.driver.serve(client).await?;
+        let (io, is_kept) = client.into_io()?;
+        let mut io = io.into_any().downcast::<ConnIo>().ok()?;
+        if is_kept {
+            return Some(io);
         }
+        // Without TLS and a body, closing says the same as shutting down before it, in one call.
+        if io.connection().tls.is_some() || io.has_body() {
+            Box::pin(io.close()).await;
+        } else if let Err(error) = io.flush().await {
+            log::debug!(error:%; "client left before its response was complete");
+        }
+        None
     }
 
-    async fn process(&self, mut session: ServerSession, left: u32) -> Option<Stream> {
-        session.set_keepalive_reuses_remaining(Some(left));
-        let reused = self.app.process_new_http(session, &self.stop).await?;
-        Some(reused.consume().0)
-    }
-
-    async fn refuse(&self, mut io: Box<ConnIo>, refusal: Refusal) {
-        let response = self.refuser.refuse(io.connection(), &refusal).await;
+    /// Serves a request that the edge refuses, and ends its connection.
+    async fn refuse(&self, io: Box<ConnIo>, refusal: Refusal) {
+        let arrival = Arrival {
+            request: refused(&refusal),
+            has_body: false,
+            is_last: true,
+            io,
+        };
+        let mut client = Client::http1(arrival);
+        client.refusal = Some(Box::new(refusal));
+        let client = self.driver.serve(Box::new(client)).await;
+        let Some((io, _)) = client.and_then(|client| client.into_io()) else {
+            return;
+        };
+        let Ok(mut io) = io.into_any().downcast::<ConnIo>() else {
+            return;
+        };
         let sent = async {
-            io.write_all(&response).await?;
             io.shutdown().await?;
             io.linger().await
         };
@@ -309,42 +313,20 @@ where
     }
 }
 
-/// Returns a session that continues a request which the fast path began.
-fn session(stream: Stream, begun: Option<CarriedRequest>) -> ServerSession {
-    let mut session = ServerSession::new_http1(stream);
-    session.set_connection_user_context(begun);
-    session
-}
-
-/// Converts a stream that Pingora returns back into the connection.
-fn own(stream: Stream) -> Option<Box<ConnIo>> {
-    let own = stream.into_any().downcast::<ConnIo>();
-    if own.is_err() {
-        log::error!("unexpected connection returned by Pingora");
-    }
-    own.ok()
+/// Returns what could be read of a refused request, for the log.
+fn refused(refusal: &Refusal) -> RequestHeader {
+    let method = refusal.method.as_deref().unwrap_or(UNREAD);
+    let target = refusal.target.as_deref().unwrap_or(UNREAD);
+    let mut request = RequestHeader::build(method, target.as_bytes(), Some(0))
+        .or_else(|_| RequestHeader::build(UNREAD, b"/", Some(0)))
+        .expect("a hyphen is a method");
+    request.set_version(http::Version::HTTP_11);
+    request
 }
 
 #[cfg(test)]
 mod tests {
-    use async_trait::async_trait;
-    use pingora::apps::ReusedHttpStream;
-
     use super::*;
-
-    /// App of a service that has no requests.
-    struct NoApp;
-
-    #[async_trait]
-    impl HttpServerApp for NoApp {
-        async fn process_new_http(
-            self: &Arc<Self>,
-            _session: ServerSession,
-            _shutdown: &watch::Receiver<bool>,
-        ) -> Option<ReusedHttpStream> {
-            None
-        }
-    }
 
     /// Size of the future that a connection's function returns.
     fn size<A, B, C, D, F: Future>(_serve: fn(A, B, C, D) -> F) -> usize {
@@ -354,7 +336,7 @@ mod tests {
     /// Without TLS, this is most of what an idle connection costs.
     #[test]
     fn the_future_of_a_connection_is_small() {
-        let bytes = size(Shared::<NoApp>::serve);
+        let bytes = size(Shared::serve);
         assert!(bytes <= 640, "{bytes} bytes");
         assert!(size_of::<ConnIo>() <= 400, "{}", size_of::<ConnIo>());
         let connection = size_of::<Connection>();

@@ -15,9 +15,9 @@ use bytes::Bytes;
 use edgeway_core::chain::{Body, Exchange, Phase, Reply, ReplyBody, host::public_host, is_whole};
 use edgeway_filters::error_pages::{PageRequest, PageStatus, page_in_place_of};
 use edgeway_routes::Action;
-use http::{HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::{
-    Error, ErrorType, Result,
+    Error, Result,
     http::{RequestHeader, ResponseHeader},
 };
 
@@ -72,35 +72,10 @@ pub(super) fn read(
     response: &ResponseHeader,
     ctx: &mut Context,
 ) -> Result<()> {
-    replace(request, response, ctx, false)
-}
-
-/// Same as [`read`] for a response that Pingora's session sends. It has no body if the headers of
-/// the backend end it, whatever the filters of its body add.
-pub(super) fn intercept(
-    request: &RequestHeader,
-    response: &ResponseHeader,
-    ctx: &mut Context,
-) -> Result<()> {
-    let is_empty = match response.headers.get(header::CONTENT_LENGTH) {
-        Some(length) => length.as_bytes() == b"0",
-        // Over HTTP/2 the frame says so, which is not known here.
-        None => response.version == Version::HTTP_2,
-    };
-    let is_bare = is_empty && request.method != Method::HEAD;
-    replace(request, response, ctx, is_bare)
-}
-
-fn replace(
-    request: &RequestHeader,
-    response: &ResponseHeader,
-    ctx: &mut Context,
-    is_bare: bool,
-) -> Result<()> {
     if let Some(reply) = no_whole_page(response, ctx) {
         degrade(REASON, ctx);
         ctx.reply = Some(Box::new(reply));
-        return Err(Error::new_in(ErrorType::Custom(REASON)));
+        return Err(Error::new_in(upstream::REPLACED));
     }
     if response.status.as_u16() < 400 || grpc::is_call(&request.headers) {
         return Ok(());
@@ -117,14 +92,14 @@ fn replace(
         to.kept.clone_from(&reply.headers);
         ctx.reroute = Some(Box::new(to));
         ctx.reply = Some(Box::new(reply));
-        return Err(Error::new_in(ErrorType::Custom(REASON)));
+        return Err(Error::new_in(upstream::REPLACED));
     }
-    let reply = pages.reply_in_place_of(&ex, response.status, &response.headers, is_bare);
+    let reply = pages.reply_in_place_of(&ex, response.status, &response.headers);
     let Some(reply) = reply else {
         return Ok(());
     };
     ctx.reply = Some(Box::new(reply));
-    Err(Error::new_in(ErrorType::Custom(REASON)))
+    Err(Error::new_in(upstream::REPLACED))
 }
 
 /// Returns the built-in page in place of a response that was to be the page of an error and is a

@@ -15,7 +15,7 @@ use edgeway_gateway::{
     SourceFailure, WantedImage,
 };
 use edgeway_routes::Target;
-use edgeway_upstreams::{Protocol, Upstream};
+use edgeway_upstreams::Upstream;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
@@ -148,9 +148,6 @@ async fn source(
     }
     if let Some(file) = images.file(wanted, release).await? {
         return Ok(file);
-    }
-    if upstream.protocol() == Protocol::H2 {
-        return Err(ImageFailure::Source.into());
     }
     let fetched = images.fetched(wanted, |place| {
         fetch(ctx, upstream, wanted, (release, place))

@@ -10,7 +10,7 @@ pub mod trial;
 
 use std::{
     collections::VecDeque,
-    sync::Arc,
+    sync::{Arc, OnceLock, Weak},
     time::{Instant, SystemTime},
 };
 
@@ -18,14 +18,17 @@ use arc_swap::ArcSwap;
 use edgeway_base::metrics::{IntGauge, Metrics};
 use edgeway_gateway::{Gateway, World, metrics::HttpMetrics};
 use edgeway_net::tasks::Tasks;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use self::{
     audit::LineBound, event_loop::EventLoops, history::RequestHistory, traffic::Traffic,
     trial::ConfigTrials,
 };
-use crate::connection::{
-    admission::ConnectionTotal, fast_path::RecentRequests, registry::Connections,
+use crate::{
+    connection::{admission::ConnectionTotal, registry::Connections},
+    context::Context,
+    session::Client,
 };
 
 /// State of a running process.
@@ -46,12 +49,12 @@ pub struct Live {
     pub total: Arc<ConnectionTotal>,
     pub http: HttpMetrics,
     pub process: ProcessMetrics,
-    /// Requests that were recently served without the proxy, or could have been.
-    pub lately: RecentRequests,
     /// Requests that ended, for operators who look.
     pub history: Arc<RequestHistory>,
     /// Requests that the gateway sends on its own behalf.
     pub background: Tasks,
+    /// Driver of those requests.
+    driver: OnceLock<Weak<dyn ServeOwn>>,
     pub started: SystemTime,
     pub started_at: Instant,
 }
@@ -178,7 +181,27 @@ impl ReloadMetrics {
     }
 }
 
+/// Driver of requests that the gateway makes for itself.
+pub(crate) trait ServeOwn: Send + Sync {
+    /// Sends a request that has a context already.
+    fn serve_own(&self, client: Box<Client>, ctx: Box<Context>) -> BoxFuture<'_, ()>;
+}
+
 impl Live {
+    /// Lets this driver send the requests of the gateway itself.
+    pub(crate) fn drive_by(&self, driver: Weak<dyn ServeOwn>) {
+        let is_first = self.driver.set(driver).is_ok();
+        debug_assert!(is_first, "a process has one driver");
+    }
+
+    /// Sends a request of the gateway itself.
+    pub(crate) async fn serve_own(&self, client: Box<Client>, ctx: Box<Context>) {
+        let driver = self.driver.get().and_then(Weak::upgrade);
+        if let Some(driver) = driver {
+            driver.serve_own(client, ctx).await;
+        }
+    }
+
     pub fn new(gateway: Gateway, world: World) -> Self {
         world
             .metrics
@@ -213,9 +236,9 @@ impl Live {
             total: Arc::default(),
             http: HttpMetrics::new(&world.metrics),
             process: ProcessMetrics::new(&world.metrics),
-            lately: RecentRequests::default(),
             history: Arc::default(),
             background: Tasks::default(),
+            driver: OnceLock::new(),
             started: world.clock.wall(),
             started_at: world.clock.now(),
             world,
@@ -225,11 +248,6 @@ impl Live {
     /// The current gateway. A request keeps it up to its log line.
     pub fn gateway(&self) -> Arc<Gateway> {
         self.gateway.load_full()
-    }
-
-    /// Returns true if the configuration has routes for the relay.
-    pub fn has_relay(&self) -> bool {
-        self.gateway.load().has_relay
     }
 
     /// Counts a connection, or a request without a route, that was refused or failed.

@@ -1,5 +1,5 @@
-//! Connections to backends, with or without TLS, for requests that bypass Pingora: how they are made,
-//! and where those of HTTP/1.1 wait for the next request. Those of HTTP/2 are in [`http2`].
+//! Connections to backends, with or without TLS: how they are made, and where those of HTTP/1.1 wait
+//! for the next request. Those of HTTP/2 are in [`http2`].
 
 mod http2;
 mod idle;

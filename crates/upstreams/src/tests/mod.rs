@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use pingora::{http::RequestHeader, upstreams::peer::Peer};
+use pingora::http::RequestHeader;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
@@ -459,37 +459,6 @@ fn counts_and_ejections_outlive_a_reload() {
     let text = String::from_utf8(bench.metrics.text()).unwrap();
     assert!(!text.contains("10.0.0.3:80"), "its series are gone: {text}");
     assert!(text.contains("10.0.0.9:80"));
-}
-
-#[test]
-fn peers_have_their_connect_timeout_and_learn_the_idle_time() {
-    let bench = Bench::new();
-    let upstream = bench.upstream("{ backends: [10.0.0.1:80], timeouts: { connect: 2s } }");
-    let lease = take(&upstream, &[]).unwrap();
-    let options = || upstream.peer(&lease).options;
-    let secs = |secs| Some(Duration::from_secs(secs));
-    assert_eq!(options().connection_timeout, secs(2));
-    assert_eq!(options().total_connection_timeout, secs(2));
-    assert_eq!(
-        options().read_timeout,
-        None,
-        "the proxy's own look after it"
-    );
-    assert_eq!(options().idle_timeout, secs(1), "nothing learned yet");
-    assert!(options().tcp_keepalive.is_some());
-    lease.backend().learn_keep_alive(None);
-    assert_eq!(options().idle_timeout, secs(60));
-    let keep_alive = http::HeaderValue::from_static("timeout=5");
-    lease.backend().learn_keep_alive(Some(&keep_alive));
-    assert_eq!(options().idle_timeout, secs(4));
-}
-
-#[test]
-fn unix_sockets_are_peers_too() {
-    let bench = Bench::new();
-    let upstream = bench.upstream("{ backends: ['unix:/run/app.sock'] }");
-    let lease = take(&upstream, &[]).unwrap();
-    assert_eq!(upstream.peer(&lease).address().to_string(), "/run/app.sock");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -1,6 +1,9 @@
 //! Purges race with fills, refreshes and inserts in other threads.
 
-use std::{sync::atomic::AtomicBool, thread};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64},
+    thread,
+};
 
 use futures_util::FutureExt;
 

@@ -92,7 +92,7 @@ mod tests {
             .unwrap();
         let head = io.next_head(&limits, false).await;
         assert!(matches!(head, HeadWait::Request), "{head:?}");
-        io.skip_head();
+        drop(io.take_head());
         let seed = fastrand::u64(..);
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut written = Vec::new();
@@ -127,8 +127,7 @@ mod tests {
             client.write_all(request).await.unwrap();
             let head = io.next_head(&limits, false).await;
             assert!(matches!(head, HeadWait::Request), "{head:?}");
-            assert_eq!(&io.head()[..], request);
-            io.skip_head();
+            assert_eq!(&io.take_head()[..], request);
             io.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
             assert!(io.buffered() > 0, "the control");
             io.flush().await.unwrap();

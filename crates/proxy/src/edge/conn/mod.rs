@@ -1,42 +1,32 @@
-//! IO of a client's connection as Pingora uses it: it passes on the bytes of one request and no
-//! more, buffers writes, and provides the connection's facts to the hooks.
+//! IO of a client's connection: it passes on the bytes of one request and no more, and buffers
+//! writes.
 //!
-//! Pingora gets a request head only after it was scanned completely ([`super::head`]), and then as
+//! A header section is passed on only after it was scanned completely ([`super::head`]), and then as
 //! much of a body as the headers announce. Bytes after that wait here for their own scan, so bytes
 //! that were not scanned are never parsed as a request.
 //!
-//! Pingora writes response headers and body separately. With `TCP_NODELAY` each would be a segment
-//! and a system call of its own, and with TLS a record of its own.
+//! Response headers and body are written separately. With `TCP_NODELAY` each would be a segment and
+//! a system call of its own, and with TLS a record of its own.
 
 mod http2;
 mod idle;
-mod raw_head;
-mod ready_lines;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod websocket_close;
 
 use std::{
+    any::Any,
     io::{self, IoSlice},
-    net::SocketAddr,
     ops::Range,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use async_trait::async_trait;
-use bytes::{Buf, BytesMut};
-use pingora::{
-    http::ResponseHeader,
-    protocols::{
-        GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl,
-        TimingDigest, UniqueID, UniqueIDType, l4::socket::SocketAddr as PingoraAddress,
-        raw_connect::ProxyDigest,
-    },
-};
+use bytes::{Buf, Bytes, BytesMut};
+use edgeway_base::shared_copy::shared_copy;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use self::{http2::Http2Frames, websocket_close::Websocket};
@@ -46,8 +36,9 @@ use super::{
     head::{self, BodyFraming, Head, HeadLimits, ScanResult, Scanner},
     transport::Transport,
 };
-use crate::connection::{
-    CloseReason, Connection, Stage, fast_path::RequestOutline, refusal::Refusal,
+use crate::{
+    connection::{CloseReason, Connection, Stage, refusal::Refusal},
+    session::ClientIo,
 };
 
 /// Capacity for response headers with a small body. A larger body is written together with the
@@ -66,7 +57,7 @@ const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// Connection preface of a client that uses HTTP/2 with prior knowledge (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Connection as Pingora reads and writes it.
+/// Connection as a session reads and writes it.
 #[derive(Debug)]
 pub(super) struct ConnIo {
     transport: Transport,
@@ -75,17 +66,14 @@ pub(super) struct ConnIo {
     scanner: Scanner,
     /// Bytes still to come that belong to the current request.
     remainder: BodyRemainder,
-    /// Outline of the current request, and the length of its header section.
-    outline: (RequestOutline, usize),
+    /// Length of the current request's header section, and the framing of its body.
+    request: (usize, BodyFraming),
     output: Vec<u8>,
     /// Frames, for HTTP/2 only.
     frames: Option<Box<Http2Frames>>,
     /// Frame state, for a `WebSocket` only.
     websocket: Option<Box<Websocket>>,
     connection: Arc<Connection>,
-    /// Created for Pingora's first session of the connection.
-    digest: OnceLock<Arc<ProxyDigest>>,
-    socket_digest: OnceLock<Arc<SocketDigest>>,
 }
 
 /// Outcome of waiting for a request head.
@@ -108,13 +96,11 @@ impl ConnIo {
             input: BytesMut::new(),
             scanner: Scanner::default(),
             remainder: BodyRemainder::Bytes(0),
-            outline: (RequestOutline::default(), 0),
+            request: (0, BodyFraming::None),
             output: Vec::new(),
             frames: None,
             websocket: None,
             connection,
-            digest: OnceLock::new(),
-            socket_digest: OnceLock::new(),
         }
     }
 
@@ -186,14 +172,32 @@ impl ConnIo {
 
     fn begin(&mut self, head: &Head) -> Result<(), CloseReason> {
         let length = head.length - self.take_out(&head.dropped);
-        self.remainder = BodyRemainder::of(length, head.body);
-        let outline = RequestOutline {
-            fingerprint: head.fingerprint,
-            has_body: head.body != BodyFraming::None,
-            wants_upgrade: head.wants_upgrade,
-        };
-        self.outline = (outline, length);
-        self.connection.begin_request(head.fingerprint)
+        self.request = (length, head.body);
+        self.connection.begin_request()
+    }
+
+    /// Takes the header section of the request that has begun. What is read next is its body.
+    pub(super) fn take_head(&mut self) -> Bytes {
+        let (length, body) = self.request;
+        let head = shared_copy(&self.input[..length]);
+        self.input.advance(length);
+        self.remainder = BodyRemainder::of(body);
+        head
+    }
+
+    /// Returns true if the current request has a body.
+    pub(super) fn has_body(&self) -> bool {
+        self.request.1 != BodyFraming::None
+    }
+
+    /// Closes the connection. A body of which nobody has read the rest is read first.
+    pub(super) async fn close(&mut self) {
+        if let Err(error) = AsyncWriteExt::shutdown(self).await {
+            log::debug!(error:%; "client connection closed before we closed it");
+        } else if self.has_body() && !self.remainder.is_complete() {
+            let rest = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
+            log::debug!(is_read = matches!(rest, Ok(Ok(()))); "closing after an unread body");
+        }
     }
 
     /// Removes lines from the head, and returns their length in bytes. The bytes before each line
@@ -231,8 +235,8 @@ impl ConnIo {
         Ok(())
     }
 
-    /// Holds further bytes back, because the request is complete. Pingora learns only if the client
-    /// is still connected.
+    /// Holds further bytes back, because the request is complete. Its session learns only if the
+    /// client is still connected.
     fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Polled on each wake-up of the request, and rarely with anything to read: the socket knows
         // that without going through TLS.
@@ -379,13 +383,6 @@ impl AsyncRead for ConnIo {
     }
 }
 
-/// Returns true if these bytes begin an interim response of Pingora's.
-#[inline]
-fn is_interim(data: &[u8]) -> bool {
-    const INTERIM: &[u8] = b"HTTP/1.1 1";
-    data.starts_with(INTERIM) && !data[INTERIM.len()..].starts_with(b"01")
-}
-
 impl AsyncWrite for ConnIo {
     fn poll_write(
         mut self: Pin<&mut Self>,
@@ -396,19 +393,8 @@ impl AsyncWrite for ConnIo {
         if this.frames.is_some() {
             return this.poll_write_frames(cx, &[IoSlice::new(data)]);
         }
-        // Lines for a response do not belong to interim responses before it, such as early hints,
-        // even if both are written together.
-        let lines = if is_interim(data) {
-            None
-        } else {
-            this.connection.take_lines()
-        };
         if this.connection.is_websocket() {
-            return this.poll_put_frames(cx, data, lines.as_ref());
-        }
-        if let Some(lines) = lines {
-            this.put_head(data, &lines);
-            return Poll::Ready(Ok(data.len()));
+            return this.poll_put_frames(cx, data);
         }
         this.poll_put(cx, data)
     }
@@ -435,75 +421,21 @@ impl AsyncWrite for ConnIo {
         ready!(self.poll_drain(cx))?;
         // The rest of the response may take hours.
         self.release_buffers();
-        ready!(self.poll_write_output(cx))?;
         Pin::new(&mut self.transport).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_drain(cx))?;
-        ready!(self.poll_write_output(cx))?;
         Pin::new(&mut self.transport).poll_shutdown(cx)
     }
 }
 
-#[async_trait]
-impl Shutdown for ConnIo {
-    /// Closes the connection. A body of which nobody has read the rest is read first.
-    async fn shutdown(&mut self) {
-        if let Err(error) = AsyncWriteExt::shutdown(self).await {
-            log::debug!(error:%; "client connection closed before we closed it");
-        } else if self.outline.0.has_body && !self.remainder.is_complete() {
-            let rest = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
-            log::debug!(is_read = matches!(rest, Ok(Ok(()))); "closing after an unread body");
-        }
+impl ClientIo for ConnIo {
+    fn connection(&self) -> &Arc<Connection> {
+        &self.connection
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
-
-impl UniqueID for ConnIo {
-    fn id(&self) -> UniqueIDType {
-        self.transport.socket().fd()
-    }
-}
-
-impl Ssl for ConnIo {}
-
-impl GetTimingDigest for ConnIo {
-    /// Returns an empty list: the digest is unused, and a list would cost an allocation per
-    /// request.
-    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        Vec::new()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-impl GetProxyDigest for ConnIo {
-    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        let digest = self.digest.get_or_init(|| {
-            let response = ResponseHeader::build(200, Some(0)).expect("200 is a status");
-            let connection = Box::new(Arc::clone(&self.connection));
-            Arc::new(ProxyDigest::new(Box::new(response), Some(connection)))
-        });
-        Some(Arc::clone(digest))
-    }
-}
-
-impl GetSocketDigest for ConnIo {
-    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        let digest = self.socket_digest.get_or_init(|| {
-            let digest = SocketDigest::from_raw_fd(self.transport.socket().fd());
-            if !self.connection.is_unix {
-                let peer = SocketAddr::new(self.connection.peer, self.connection.peer_port);
-                // A new cell: nothing has set it before.
-                drop(digest.peer_addr.set(Some(PingoraAddress::Inet(peer))));
-            }
-            Arc::new(digest)
-        });
-        Some(Arc::clone(digest))
-    }
-}
-
-#[async_trait]
-impl Peek for ConnIo {}

@@ -1,4 +1,4 @@
-//! Tests of buffering between the socket and Pingora.
+//! Tests of buffering between the socket and a session.
 
 use tokio::net::UnixStream;
 

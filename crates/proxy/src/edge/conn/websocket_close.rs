@@ -11,10 +11,7 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{ConnIo, READ_BUFFER};
-use crate::{
-    connection::response_header::ReadyHeaderLines,
-    edge::websocket::{GOING_AWAY, Outgoing},
-};
+use crate::edge::websocket::{GOING_AWAY, Outgoing};
 
 /// State of a connection that has become a WebSocket.
 #[derive(Debug, Default)]
@@ -42,7 +39,6 @@ impl ConnIo {
         &mut self,
         cx: &mut Context<'_>,
         mut data: &[u8],
-        lines: Option<&ReadyHeaderLines>,
     ) -> Poll<io::Result<usize>> {
         let outgoing = self.websocket.get_or_insert_default().outgoing;
         if self.connection.is_going_away() {
@@ -51,12 +47,7 @@ impl ConnIo {
             }
             data = &data[..outgoing.until_frame_ends(data)];
         }
-        let count = if let Some(lines) = lines {
-            self.put_head(data, lines);
-            data.len()
-        } else {
-            ready!(self.poll_put(cx, data))?
-        };
+        let count = ready!(self.poll_put(cx, data))?;
         if let Some(websocket) = &mut self.websocket {
             websocket.outgoing.sent(&data[..count]);
         }

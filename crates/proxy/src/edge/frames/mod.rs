@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
+use std::io::IoSlice;
 
 use edgeway_config::model::Http2Config;
 use smart_default::SmartDefault;
@@ -16,7 +16,7 @@ use crate::connection::CloseReason;
 
 /// Length of the connection preface that a client sends before its first frame.
 const PREFACE: u32 = 24;
-pub(super) const FRAME_HEADER: usize = 9;
+const FRAME_HEADER: usize = 9;
 
 /// Milliseconds that one set of counts covers. All of them together cover the last 10 s, a little
 /// less while the newest has just begun.
@@ -40,7 +40,6 @@ const CONTINUATIONS: u32 = 5;
 const FRAME: usize = 16 * 1024;
 
 const END: u8 = 0x1;
-const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 /// Limits on the frames that a client may send on one connection.
@@ -83,12 +82,8 @@ pub(super) struct Frames {
     #[default(1)]
     blocks: u64,
     continuations: u32,
-    /// True once the preface was read.
-    is_open: bool,
-    /// Length of the SETTINGS frame that is being received, unless it acknowledges ours.
-    settings: Option<u32>,
-    /// Findings in the bytes that were fed last, for the frames on their way out.
-    found: Vec<FoundFrame>,
+    /// True once the client has reset a stream.
+    has_resets: bool,
     /// Index of the [`SPAN`] of time that the newest counts cover.
     span: u64,
     counts: [Counts; SPANS],
@@ -107,24 +102,51 @@ pub(super) struct SentFrames {
 
 impl SentFrames {
     /// Adds the frame with this header.
-    pub(super) fn add(&mut self, header: &[u8; FRAME_HEADER]) {
+    fn add(&mut self, header: &[u8; FRAME_HEADER]) {
         let [.., kind, flags, _, _, _, _] = *header;
         self.data += u32::from(kind == 0);
         self.ends += u32::from(kind < 2 && flags & END != 0);
     }
 }
 
-/// Frame, or a part of one, that matters to the frames on their way out.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FoundFrame {
-    /// The client has reset a stream.
-    Reset(u32),
-    /// Bytes of a SETTINGS frame: their place in the bytes that were fed, and in the payload.
-    Settings {
-        at: Range<usize>,
-        offset: usize,
-    },
-    EndOfSettings,
+/// Position of a connection in the frames on their way to the client.
+#[derive(Debug, Default)]
+pub(super) struct OutgoingFrames {
+    /// Frame header that is being written.
+    frame_header: [u8; FRAME_HEADER],
+    length: usize,
+    /// Bytes left of a frame's payload.
+    remainder: usize,
+}
+
+impl OutgoingFrames {
+    /// Counts the frames whose headers end in the first `written` bytes of these slices.
+    pub(super) fn feed(&mut self, slices: &[IoSlice<'_>], written: usize) -> SentFrames {
+        let mut sent = SentFrames::default();
+        let mut written = written;
+        for slice in slices {
+            let mut bytes = &slice[..slice.len().min(written)];
+            written -= bytes.len();
+            while !bytes.is_empty() {
+                let passed = self.remainder.min(bytes.len());
+                self.remainder -= passed;
+                bytes = &bytes[passed..];
+                let taken = (FRAME_HEADER - self.length).min(bytes.len());
+                self.frame_header[self.length..self.length + taken]
+                    .copy_from_slice(&bytes[..taken]);
+                self.length += taken;
+                bytes = &bytes[taken..];
+                if self.length == FRAME_HEADER {
+                    let [a, b, c, ..] = self.frame_header;
+                    let length = u32::from_be_bytes([0, a, b, c]);
+                    self.remainder = usize::try_from(length).unwrap_or(usize::MAX);
+                    self.length = 0;
+                    sent.add(&self.frame_header);
+                }
+            }
+        }
+        sent
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,14 +178,9 @@ impl Frames {
         self.blocks
     }
 
-    /// Returns true once the client's preface was read.
-    pub(super) fn is_open(&self) -> bool {
-        self.is_open
-    }
-
-    /// Takes what the bytes that were fed last have for the frames on their way out.
-    pub(super) fn found(&mut self) -> impl Iterator<Item = FoundFrame> {
-        std::mem::take(&mut self.found).into_iter()
+    /// Returns true once the client has reset a stream.
+    pub(super) fn has_resets(&self) -> bool {
+        self.has_resets
     }
 
     /// Records that `bytes` bytes were sent to the client, and these frames.
@@ -190,20 +207,11 @@ impl Frames {
         limits: &FrameLimits,
         now: u64,
     ) -> Result<(), CloseReason> {
-        let fed = bytes.len();
         let mut bytes = bytes;
         while !bytes.is_empty() {
             if self.remainder > 0 {
                 let remainder = usize::try_from(self.remainder).unwrap_or(usize::MAX);
                 let passed = remainder.min(bytes.len());
-                if let Some(length) = self.settings {
-                    let at = fed - bytes.len();
-                    let length = usize::try_from(length).unwrap_or(usize::MAX);
-                    self.found.push(FoundFrame::Settings {
-                        at: at..at + passed,
-                        offset: length - remainder,
-                    });
-                }
                 bytes = &bytes[passed..];
                 self.remainder -= u32::try_from(passed).unwrap_or(self.remainder);
             } else {
@@ -221,10 +229,6 @@ impl Frames {
             }
             if self.remainder > 0 {
                 continue;
-            }
-            self.is_open = true;
-            if self.settings.take().is_some() {
-                self.found.push(FoundFrame::EndOfSettings);
             }
             if self.ends == FrameEnd::Block {
                 self.ends = FrameEnd::Nothing;
@@ -271,17 +275,13 @@ impl Frames {
             }
             // RST_STREAM
             3 => {
-                let stream = stream_id(&self.frame_header);
-                self.found.push(FoundFrame::Reset(stream));
+                self.has_resets = true;
                 self.count(Kind::Resets, limits.resets, CloseReason::Resets)
             }
             // SETTINGS
             4 => {
                 if self.blocks == 1 {
                     self.ends = FrameEnd::Block;
-                }
-                if flags & ACK == 0 {
-                    self.settings = Some(self.remainder);
                 }
                 self.count(Kind::Settings, limits.settings, CloseReason::Settings)
             }
@@ -343,12 +343,6 @@ impl Frames {
         let count = &mut self.counts[slot(self.span)][kind as usize];
         *count = count.saturating_add(more);
     }
-}
-
-/// Returns the stream that a frame header names.
-pub(super) fn stream_id(header: &[u8; FRAME_HEADER]) -> u32 {
-    let [.., a, b, c, d] = *header;
-    u32::from_be_bytes([a & 0x7f, b, c, d])
 }
 
 fn slot(span: u64) -> usize {

@@ -181,6 +181,32 @@ fn a_header_section_is_incomplete_from_its_frame_header_to_its_last_byte() {
     assert!(!feed(&frame(DATA, 0, 100)[..50]));
 }
 
+/// Returns the frames that were counted on their way out: DATA frames, and ends.
+fn counted(outgoing: &mut OutgoingFrames, parts: &[&[u8]], written: usize) -> (u32, u32) {
+    let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+    let sent = outgoing.feed(&slices, written);
+    (sent.data, sent.ends)
+}
+
+#[test]
+fn frames_on_their_way_out_are_counted_as_their_headers_are_written() {
+    let mut outgoing = OutgoingFrames::default();
+    let (headers, data) = (frame(HEADERS, END_HEADERS, 20), frame(DATA, 0, 1000));
+    let both = [&headers[..], &data[..FRAME_HEADER]].concat();
+    let payload = &data[FRAME_HEADER..];
+    // The header of DATA is cut.
+    let written = headers.len() + 4;
+    let sent = counted(&mut outgoing, &[&both, payload], written);
+    assert_eq!(sent, (0, 0));
+    let sent = counted(&mut outgoing, &[&both[written..], payload], 5 + 999);
+    assert_eq!(sent, (1, 0));
+    let end = frame(DATA, END, 0);
+    let sent = counted(&mut outgoing, &[&payload[999..], &end], 1 + end.len());
+    assert_eq!(sent, (1, 1));
+    let sent = counted(&mut outgoing, &[&frame(HEADERS, END_HEADERS | END, 7)], 16);
+    assert_eq!(sent, (0, 1));
+}
+
 fn any_frame() -> impl Strategy<Value = Vec<u8>> {
     (0u8..12, any::<u8>(), 0usize..40).prop_map(|(kind, flags, length)| frame(kind, flags, length))
 }

@@ -226,16 +226,6 @@ impl Fields {
         }
     }
 
-    /// Returns true if the client asks for another protocol or for a `100 Continue`.
-    pub(super) fn wants_more(&self) -> bool {
-        self.singles & (SingletonHeader::Expect as u8 | SingletonHeader::Upgrade as u8) != 0
-    }
-
-    /// Returns true if the client asks for another protocol.
-    pub(super) fn wants_upgrade(&self) -> bool {
-        self.singles & SingletonHeader::Upgrade as u8 != 0
-    }
-
     /// Evaluates the headers once all lines were read.
     pub(super) fn end(
         &self,

@@ -13,7 +13,6 @@ const MAX_METHOD_LEN: usize = 32;
 /// Parts of a request line that matter for the rest of the head.
 #[derive(Debug)]
 pub(super) struct RequestLine {
-    pub(super) length: usize,
     pub(super) is_http_11: bool,
     /// Range of the authority in the line, if the target is in absolute form.
     pub(super) authority: Option<std::ops::Range<usize>>,
@@ -79,7 +78,6 @@ impl RequestLine {
             }
         };
         Ok(Self {
-            length: line.len(),
             is_http_11,
             authority,
         })

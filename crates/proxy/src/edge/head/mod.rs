@@ -1,8 +1,8 @@
-//! Strict scanner for each raw HTTP/1 head before Pingora parses it (RFC 9112).
+//! Strict scanner for each raw HTTP/1 head before it is parsed (RFC 9112).
 //!
-//! Pingora's parser accepts bare line feeds, two equal lengths, and transfer codings before
-//! `chunked`. Another program may parse those differently, and then the two disagree about where a
-//! request ends. Such a head is refused here, so every forwarded head is unambiguous.
+//! Many parsers accept bare line feeds, two equal lengths, and transfer codings before `chunked`.
+//! Another program may parse those differently, and then the two disagree about where a request
+//! ends. Such a head is refused here, so every forwarded head is unambiguous.
 //!
 //! The scan reads each byte once, in pieces of any size, and reports an exceeded limit or an error
 //! as soon as it is visible, not at the end of the head.
@@ -14,7 +14,7 @@ mod problem;
 #[cfg(test)]
 mod tests;
 
-use std::{hash::Hasher, ops::Range};
+use std::ops::Range;
 
 use edgeway_config::model::UnderscoresConfig;
 
@@ -24,14 +24,17 @@ use self::{
     line::RequestLine,
     problem::HeadError,
 };
-pub(super) use self::{field::is_name_byte, problem::timeout};
-use crate::connection::{fast_path::Fingerprint, refusal::Refusal};
+pub(super) use self::{
+    field::is_name_byte,
+    problem::{timeout, unreadable},
+};
+use crate::connection::refusal::Refusal;
 
-/// Longest target that Pingora's URI accepts, regardless of the configuration.
+/// Longest target, regardless of the configuration: less than the 64 KiB of a URI.
 const MAX_LINE_LEN: usize = 60 * 1024;
-/// Longest head that Pingora accepts.
+/// Longest head, regardless of the configuration.
 const MAX_HEAD_LEN: usize = 1_000_000;
-/// Number of headers that Pingora has room for, with those that the gateway adds.
+/// Number of headers that the parser has room for, with those that the gateway adds.
 const MAX_HEADERS: usize = 200;
 
 /// Limits on the size and content of a head.
@@ -67,10 +70,6 @@ pub(super) struct Head {
     pub(super) body: BodyFraming,
     /// Lines to remove before the head is parsed, in their order; usually none.
     pub(super) dropped: Vec<Range<usize>>,
-    /// Fingerprint of a request without a body, expectation or upgrade; otherwise zero.
-    pub(super) fingerprint: Fingerprint,
-    /// True if the client asks for another protocol.
-    pub(super) wants_upgrade: bool,
 }
 
 /// Framing of the body after a head.
@@ -173,17 +172,10 @@ impl Scanner {
             .as_ref()
             .expect("it was read before the fields");
         let body = self.fields.end(input, request, &mut self.known_host)?;
-        let fingerprint = if body == BodyFraming::None && !self.fields.wants_more() {
-            fingerprint(&input[..request.length], &self.known_host)
-        } else {
-            0
-        };
         Ok(Head {
             length,
             body,
             dropped: std::mem::take(&mut self.fields.dropped),
-            fingerprint,
-            wants_upgrade: self.fields.wants_upgrade(),
         })
     }
 
@@ -209,15 +201,6 @@ impl Scanner {
             _ => HeadError::Control,
         }
     }
-}
-
-/// Hashes the request line and the last host. The other headers differ among clients more than they
-/// matter here.
-fn fingerprint(line: &[u8], host: &[u8]) -> Fingerprint {
-    let mut hasher = ahash::AHasher::default();
-    hasher.write(line);
-    hasher.write(host);
-    hasher.finish()
 }
 
 /// Returns the special bytes from `at` on, as bits from the lowest, and the end of the checked

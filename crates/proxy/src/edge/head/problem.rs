@@ -78,6 +78,11 @@ pub(in crate::edge) fn timeout(input: &[u8]) -> Refusal {
     HeadError::Timeout.refused(input)
 }
 
+/// Returns the refusal of a request whose header section cannot be parsed after all.
+pub(in crate::edge) fn unreadable() -> Refusal {
+    HeadError::ManyHeaders.refused(&[])
+}
+
 /// Returns method and target as far as they can be read, for the log.
 fn first_words(input: &[u8]) -> (Option<String>, Option<String>) {
     let is_line_end = |byte: &u8| matches!(byte, b'\r' | b'\n');

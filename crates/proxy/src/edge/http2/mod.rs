@@ -1,15 +1,10 @@
 //! HTTP/2 on one connection: its streams, each a request of its own, and its end.
 //!
-//! The `h2` crate handles frames, and Pingora handles requests. The loop between them is part of
-//! the gateway, so that each listener has its own limits, and the client of a connection that is
-//! old, idle or hostile gets a GOAWAY before it is closed.
-//!
-//! Response headers are encoded here ([`writer`]).
+//! The `h2` crate handles frames, and each request is a session. The loop between them gives each
+//! listener its own limits, and the client of a connection that is old, idle or hostile a GOAWAY
+//! before it is closed.
 
-mod hpack;
-#[cfg(test)]
-mod tests;
-mod writer;
+mod request;
 
 use std::{
     future::poll_fn,
@@ -22,24 +17,20 @@ use std::{
 
 use bytes::Bytes;
 use edgeway_gateway::Listener;
-use h2::{Reason, server};
-use http::HeaderMap;
-use pingora::{
-    apps::HttpServerApp,
-    protocols::{
-        Digest, GetProxyDigest, Stream,
-        http::{
-            ServerSession,
-            v2::server::{H2Accept, HttpSession},
-        },
-    },
+use h2::{
+    Reason, RecvStream,
+    server::{self, SendResponse},
 };
+use http::{Request, Response, StatusCode};
+use pingora::http::RequestHeader;
 use tokio_util::task::TaskTracker;
 
-pub(super) use self::writer::{FIRST_SETTINGS, FrameWriter};
+use self::request::Malformed;
 use super::{conn::ConnIo, frames::FrameLimits, serve::Shared};
-use crate::connection::{
-    CloseReason, Connection, fast_path, http2::Streams, response_queue::ResponseQueue,
+use crate::{
+    connection::{CloseReason, Connection, http2::Streams},
+    refuse,
+    session::{Client, Http2Stream, SEND_BUFFER},
 };
 
 /// Flow-control window of a stream: bytes of a request body that a client may send before they are
@@ -47,12 +38,10 @@ use crate::connection::{
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Flow-control window of all streams of a connection together.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// Bytes of a response that wait for the client, in addition to those that the backend holds.
-const SEND_BUFFER: usize = 32 * 1024;
 /// Number of requests after which the end of a connection is looked for although more requests are
 /// there.
 const TURN: u32 = 32;
-/// Limit on malformed requests on one connection before it is closed; the same number as Pingora's.
+/// Limit on malformed requests on one connection before it is closed.
 const MALFORMED: u32 = 32;
 /// Size that each header counts in addition to its bytes (RFC 9113, 6.5.2).
 const HEADER_OVERHEAD: usize = 32;
@@ -105,30 +94,12 @@ enum LoopEnd {
 }
 
 /// Serves the connection to its end.
-pub(super) async fn serve<A>(shared: &Arc<Shared<A>>, io: Box<ConnIo>)
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+pub(super) async fn serve(shared: &Arc<Shared>, io: Box<ConnIo>) {
     let connection = Arc::clone(io.connection());
-    let digest = Arc::new(Digest {
-        ssl_digest: None,
-        timing_digest: Vec::new(),
-        proxy_digest: io.get_proxy_digest(),
-        // The addresses are those of the `Connection`.
-        socket_digest: None,
-    });
-    let responses = io.responses();
     let streams = TaskTracker::new();
     let ended = match Box::pin(handshake(&connection, io)).await {
         Ok(mut frames) => {
-            let ended = accept(
-                shared,
-                (&connection, &responses),
-                &digest,
-                &mut frames,
-                &streams,
-            );
-            let ended = ended.await;
+            let ended = accept(shared, &connection, &mut frames, &streams).await;
             if let LoopEnd::Cut(cut) = ended {
                 say_why(&mut frames, cut).await;
             }
@@ -141,19 +112,19 @@ where
     streams.wait().await;
     match ended {
         LoopEnd::Cut(cut) if connection.report_close() => {
-            shared.refuser.ended(&connection, cut.reason());
+            refuse::ended(shared.live(), &connection, cut.reason());
         }
-        LoopEnd::Failed(reason) => shared.refuser.ended(&connection, reason),
+        LoopEnd::Failed(reason) => refuse::ended(shared.live(), &connection, reason),
         LoopEnd::Cut(_) | LoopEnd::Closed | LoopEnd::Gone => {}
     }
 }
 
-type Frames = server::Connection<Stream, Bytes>;
+type Frames = server::Connection<Box<ConnIo>, Bytes>;
 
 /// Exchanges the connection prefaces. The result and this future are boxed: each has the size of
 /// the whole state of `h2`, which an idle connection would otherwise hold several times.
 async fn handshake(connection: &Connection, io: Box<ConnIo>) -> Result<Box<Frames>, LoopEnd> {
-    let handshake = options(&connection.listener.config()).handshake(io as Stream);
+    let handshake = options(&connection.listener.config()).handshake(io);
     match until_cut(connection, handshake).await {
         Ok(Ok(frames)) => Ok(Box::new(frames)),
         Ok(Err(error)) => Err(failed(&error)),
@@ -162,16 +133,12 @@ async fn handshake(connection: &Connection, io: Box<ConnIo>) -> Result<Box<Frame
 }
 
 /// Accepts one stream after the other.
-async fn accept<A>(
-    shared: &Arc<Shared<A>>,
-    (connection, responses): (&Arc<Connection>, &Arc<ResponseQueue>),
-    digest: &Arc<Digest>,
+async fn accept(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
     frames: &mut Frames,
     streams: &TaskTracker,
-) -> LoopEnd
-where
-    A: HttpServerApp + Send + Sync + 'static,
-{
+) -> LoopEnd {
     let listener = connection.listener.config().clone();
     let mut stop = shared.stop.clone();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
@@ -181,18 +148,17 @@ where
     let most_streams = usize::try_from(listener.http2.concurrent_streams)
         .map_or(usize::MAX, |most| most.saturating_mul(2));
     let mut is_leaving = false;
-    let mut requests = 0;
-    let mut malformed = 0;
-    // Number of streams that `h2` returned.
-    let mut returned = 0;
+    // Number of streams that `h2` returned, and of those that were malformed.
+    let (mut requests, mut malformed) = (0, 0);
     loop {
         let accepted = {
-            let next = HttpSession::from_h2_conn(frames, Arc::clone(digest));
+            let next = poll_fn(|cx| frames.poll_accept(cx));
             let mut next = pin!(until_cut(connection, next));
             // A client that always has another request does not keep the connection from its end.
             let mut is_turn = requests % TURN == 0;
             // `h2` has handled everything that was read before it returns a stream. If it returned
             // all of them, there is nothing to do before this task is woken.
+            let returned = u64::from(requests);
             let mut may_rest =
                 returned > 0 && returned == connection.streams.header_blocks() && !is_leaving;
             let accepted = poll_fn(|cx| {
@@ -215,89 +181,91 @@ where
             });
             accepted.await
         };
-        let Some(accepted) = accepted else {
-            is_leaving = true;
-            frames.graceful_shutdown();
-            continue;
-        };
-        returned += u64::from(matches!(accepted, Ok(Ok(Some(_)))));
         match accepted {
-            Err(cut) => return LoopEnd::Cut(cut),
-            Ok(Ok(None)) => return LoopEnd::Closed,
-            Ok(Err(error)) => {
-                let root = error.root_cause().downcast_ref::<h2::Error>();
-                return root.map_or(LoopEnd::Gone, failed);
+            None => {
+                is_leaving = true;
+                frames.graceful_shutdown();
+                continue;
             }
-            Ok(Ok(Some(H2Accept::Rejected))) => {
-                shared.refuser.stream_refused(connection, "h2_malformed");
-                malformed += 1;
-                if malformed >= MALFORMED {
-                    return LoopEnd::Cut(CloseReason::Malformed);
-                }
-            }
-            Ok(Ok(Some(H2Accept::Session(mut session)))) => {
-                if has_space_around(&session.req_header().headers) {
-                    // RFC 9113, 8.1.1: an error of one stream does not affect the others.
-                    session.shutdown_with_reason(Reason::PROTOCOL_ERROR);
-                    shared.refuser.stream_refused(connection, "h2_malformed");
+            Some(Err(cut)) => return LoopEnd::Cut(cut),
+            Some(Ok(None)) => return LoopEnd::Closed,
+            Some(Ok(Some(Err(error)))) => return failed(&error),
+            Some(Ok(Some(Ok(accepted)))) => {
+                if begin(shared, connection, accepted, (streams, most_streams)).is_err() {
                     malformed += 1;
                     if malformed >= MALFORMED {
                         return LoopEnd::Cut(CloseReason::Malformed);
                     }
-                    continue;
                 }
-                if connection.streams.has_resets() && is_reset(&mut session) {
-                    // It costs no more than this, however many there are.
-                    shared.refuser.stream_refused(connection, "client_gone");
-                    continue;
-                }
-                if streams.len() >= most_streams {
-                    // Safe to retry (RFC 9113, 8.7).
-                    session.shutdown_with_reason(Reason::REFUSED_STREAM);
-                    shared.refuser.stream_refused(connection, "h2_streams");
-                    continue;
-                }
-                let open = Streams::begin(connection);
-                let (shared, responses) = (Arc::clone(shared), Arc::clone(responses));
-                // Boxed: on its way into a task a future is moved several times.
-                streams.spawn(Box::pin(async move {
-                    let fast_path = &shared.fast_path;
-                    let attempt = fast_path.attempt_stream(session, open.connection(), &responses);
-                    if let Some((session, begun)) = attempt.await {
-                        let session = ServerSession::new_http2(session);
-                        let work = shared.app.process_new_http(session, &shared.stop);
-                        // The stream cannot be reused.
-                        drop(fast_path::carry(begun, work).await);
-                    }
-                    drop(open);
-                }));
             }
         }
         requests += 1;
-        // Headers that wait belong to open streams, or to some that were reset at a bad moment.
-        let has_too_many = responses.len() > most_streams;
-        if (requests >= listener.http2.streams || has_too_many) && !is_leaving {
+        if requests >= listener.http2.streams && !is_leaving {
             is_leaving = true;
             frames.graceful_shutdown();
         }
     }
 }
 
-/// Returns true if a value begins or ends with a space or a tab (RFC 9113, 8.2.1): a recipient that
-/// trims it sees another value than one that does not.
-fn has_space_around(headers: &HeaderMap) -> bool {
-    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
-    headers.values().any(|value| {
-        let value = value.as_bytes();
-        is_space(value.first()) || is_space(value.last())
-    })
+/// Begins a request in a task of its own, unless it is refused. Returns an error if it is malformed.
+fn begin(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    (request, mut respond): (Request<RecvStream>, SendResponse<Bytes>),
+    (streams, most_streams): (&TaskTracker, usize),
+) -> Result<(), Malformed> {
+    let (request, body) = request.into_parts();
+    if let Err(malformed) = request::check(&request) {
+        match malformed {
+            // RFC 9113, 8.1.1: an error of one stream does not affect the others.
+            Malformed::Value => respond.send_reset(Reason::PROTOCOL_ERROR),
+            Malformed::Authority => respond_400(&mut respond),
+        }
+        refuse::stream_refused(shared.live(), connection, "h2_malformed");
+        return Err(malformed);
+    }
+    if connection.streams.has_resets() && is_reset(&mut respond) {
+        // It costs no more than this, however many there are.
+        refuse::stream_refused(shared.live(), connection, "client_gone");
+        return Ok(());
+    }
+    if streams.len() >= most_streams {
+        // Safe to retry (RFC 9113, 8.7).
+        respond.send_reset(Reason::REFUSED_STREAM);
+        refuse::stream_refused(shared.live(), connection, "h2_streams");
+        return Ok(());
+    }
+    let send_timeout = connection.listener.config().limits.send_timeout;
+    let stream = Http2Stream::new(respond, body, &request.headers, send_timeout);
+    let has_body = !stream.is_body_done();
+    let request = RequestHeader::from(request);
+    let open = Streams::begin(connection);
+    let client = Client::http2(Box::new(stream), request, has_body, Arc::clone(connection));
+    let shared = Arc::clone(shared);
+    // Boxed: on its way into a task a future is moved several times.
+    streams.spawn(Box::pin(async move {
+        // The end of a session resets a stream whose response is not complete, so that no client
+        // takes a part for the whole.
+        drop(shared.driver.serve(Box::new(client)).await);
+        drop(open);
+    }));
+    Ok(())
+}
+
+/// Sends a 400.
+fn respond_400(respond: &mut SendResponse<Bytes>) {
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    if let Err(error) = respond.send_response(response, true) {
+        log::debug!(error:%; "client left before its request was refused");
+    }
 }
 
 /// Returns true if the client has already reset the request: frames that arrived in the same read
 /// were processed before the request was returned.
-fn is_reset(session: &mut HttpSession) -> bool {
+fn is_reset(respond: &mut SendResponse<Bytes>) -> bool {
     let mut cx = Context::from_waker(Waker::noop());
-    pin!(session.idle()).poll(&mut cx).is_ready()
+    respond.poll_reset(&mut cx).is_ready()
 }
 
 /// Runs `work` until it is done or the connection is to be closed.

@@ -207,6 +207,13 @@ impl Load {
     }
 }
 
+impl Place {
+    /// Takes the connection out of use.
+    fn retire(&self) {
+        self.backend.state.http2.remove(&self.load);
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let idle = self.pool.idle(self.backend.state.keep_alive());

@@ -33,7 +33,7 @@ pub struct BackendStream {
     local: Option<SocketAddr>,
     is_reused: bool,
     /// The last field, so that `h2` knows that the stream has ended before its place is free.
-    _place: Place,
+    place: Place,
 }
 
 impl BackendStream {
@@ -50,7 +50,7 @@ impl BackendStream {
             body: None,
             local,
             is_reused,
-            _place: place,
+            place,
         }
     }
 
@@ -159,6 +159,11 @@ impl BackendStream {
                 return Poll::Ready(Ok(()));
             }
         }
+    }
+
+    /// Takes the connection out of use for new streams. Those that it has go on.
+    pub fn retire(&self) {
+        self.place.retire();
     }
 
     /// Polls for the reason for which the backend resets the stream.

@@ -1,0 +1,120 @@
+//! Requests on HTTP/2 that are malformed although `h2` accepts them (RFC 9113, 8.1.1).
+
+use http::{HeaderMap, header, request::Parts};
+use pingora::protocols::http::authority::{RawTargetAuthority, raw_target_authority};
+
+/// Fault of a malformed request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Malformed {
+    /// Space around the value of a header.
+    Value,
+    /// No host, or more than one.
+    Authority,
+}
+
+/// Checks a request. Its lengths, its pseudo-headers and the bytes of its target are those that `h2`
+/// accepts.
+pub(super) fn check(request: &Parts) -> Result<(), Malformed> {
+    if has_space_around(&request.headers) {
+        return Err(Malformed::Value);
+    }
+    if has_one_authority(request) {
+        Ok(())
+    } else {
+        Err(Malformed::Authority)
+    }
+}
+
+/// Returns true if a value begins or ends with a space or a tab (RFC 9113, 8.2.1): a recipient that
+/// trims it sees another value than one that does not.
+fn has_space_around(headers: &HeaderMap) -> bool {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    headers.values().any(|value| {
+        let value = value.as_bytes();
+        is_space(value.first()) || is_space(value.last())
+    })
+}
+
+/// Returns true if the request names one host in one way (RFC 9113, 8.3.1).
+fn has_one_authority(request: &Parts) -> bool {
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let host = hosts.next().map(http::HeaderValue::as_bytes);
+    let authority = request.uri.authority();
+    let authority = authority.map(|authority| authority.as_str().as_bytes());
+    let Some(name) = authority.or(host) else {
+        return false;
+    };
+    let is_one = hosts.next().is_none() && host.is_none_or(|host| host == name);
+    let target = request
+        .uri
+        .path_and_query()
+        .map_or("", |path| path.as_str());
+    is_one
+        && !name.contains(&b'@')
+        && raw_target_authority(target.as_bytes()) == RawTargetAuthority::None
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Uri, uri};
+
+    use super::*;
+
+    /// Returns the problem of a request with this authority, path and headers.
+    fn problem(authority: &str, path: &str, headers: &[(&str, &str)]) -> Option<Malformed> {
+        let mut parts = uri::Parts::default();
+        if !authority.is_empty() {
+            parts.scheme = Some(uri::Scheme::HTTPS);
+            parts.authority = Some(authority.parse().unwrap());
+        }
+        parts.path_and_query = Some(path.parse().unwrap());
+        let mut request = Request::builder().uri(Uri::from_parts(parts).unwrap());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        check(&request.body(()).unwrap().into_parts().0).err()
+    }
+
+    #[test]
+    fn a_request_has_one_host() {
+        for (authority, headers) in [
+            ("a.test", &[][..]),
+            ("a.test:8443", &[("host", "a.test:8443")]),
+            ("", &[("host", "a.test")]),
+        ] {
+            assert_eq!(problem(authority, "/", headers), None, "{authority}");
+        }
+        for (authority, headers) in [
+            ("", &[][..]),
+            ("a.test", &[("host", "b.test")]),
+            ("a.test", &[("host", "A.test")]),
+            ("a.test", &[("host", "a.test"), ("host", "a.test")]),
+            ("", &[("host", "a.test"), ("host", "b.test")]),
+            ("me@a.test", &[]),
+            ("", &[("host", "me@a.test")]),
+        ] {
+            let problem = problem(authority, "/", headers);
+            assert_eq!(
+                problem,
+                Some(Malformed::Authority),
+                "{authority} {headers:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn values_have_no_space_around_them() {
+        assert_eq!(problem("a.test", "/", &[("x-a", "a b")]), None);
+        for value in [" a", "a ", "\ta", "a\t"] {
+            let problem = problem("a.test", "/", &[("x-a", value)]);
+            assert_eq!(problem, Some(Malformed::Value), "{value:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_delimit_targets_are_in_none() {
+        for target in ["/a b", "/a\r", "/a\nb", "/a\0", "/?a b"] {
+            assert!(uri::PathAndQuery::try_from(target).is_err(), "{target:?}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Order of a request: the hooks of Pingora's proxy, which every request passes. Each names the room
+//! that does the work.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use edgeway_core::{chain::Phase, open_headers::OpenResponseHeaders};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+    modules::http::HttpModules,
+    upstreams::peer::HttpPeer,
+};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use super::{
+    accel, body, cache, context::Context, decision, error_page, exchange, forward, request_end,
+    respond, retry::Replay, session::client, trace, upstream,
+};
+use crate::live::Live;
+
+/// Proxy of one process. The requests of every listener pass through it.
+pub(super) struct Proxy {
+    pub(super) live: Arc<Live>,
+}
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Box<Context>;
+
+    /// Takes the configuration snapshot of the request.
+    fn new_ctx(&self) -> Box<Context> {
+        Box::new(Context::new(&self.live))
+    }
+
+    /// Installs no modules: compression is a filter of the gateway.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    /// Finds the client, the target in its normal form, and the route.
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if !ctx.is_background() {
+            decision::begin(client(session), ctx).await;
+        }
+        Ok(())
+    }
+
+    /// Runs the filters: access, identity, limits. Sends redirects, files, fixed responses, and
+    /// stored ones.
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Box<Context>) -> Result<bool> {
+        if ctx.is_background() {
+            return Ok(false);
+        }
+        decision::run(client(session), ctx).await
+    }
+
+    /// Exchanges the request with a backend. Calls the hooks from here to `response_body_filter`,
+    /// for each attempt.
+    async fn proxy_upstream_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Box<Context>,
+    ) -> Result<bool> {
+        exchange::run(self, session, ctx).await?;
+        Ok(false)
+    }
+
+    /// Returns an error: the exchange connects to backends itself.
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        _ctx: &mut Box<Context>,
+    ) -> Result<Box<HttpPeer>> {
+        Err(Error::new_in(ErrorType::Custom("no peer of Pingora")))
+    }
+
+    /// Changes the headers of the request for the backend.
+    async fn upstream_request_filter(
+        &self,
+        session: &mut Session,
+        request: &mut RequestHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        cache::forward(request, ctx);
+        forward::forward(&client(session).request, request, ctx).await?;
+        forward::check_forwarded(request, ctx)
+    }
+
+    /// Passes a piece of the request's body through the filters.
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_last: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        body::filter(client(session), body, is_last, ctx)
+    }
+
+    /// Handles the headers of the backend, of interim responses too, before anything is stored.
+    async fn upstream_response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if upstream::is_interim(response) {
+            accel::strip(response, ctx);
+            upstream::interim(response, ctx);
+            return Ok(());
+        }
+        let client = client(session);
+        upstream::on_origin_response(Replay::of(client), response, ctx)?;
+        let read = accel::read(response, ctx);
+        let read = read.and_then(|()| error_page::read(&client.request, response, ctx));
+        if let Err(replaced) = read {
+            cache::replaced(ctx);
+            // A write remains one, whatever is sent in response to it.
+            cache::written(&client.request, response, ctx).await;
+            return Err(replaced);
+        }
+        let (chain, mut ex) = ctx.exchange(&client.request);
+        if chain.has(Phase::UpstreamResponse) {
+            let mut open = OpenResponseHeaders::of(response, 0);
+            chain.on_upstream_response(&mut ex, &mut open.parts).await;
+            open.close(response);
+        }
+        Ok(())
+    }
+
+    /// Runs the response phase: the headers for this client.
+    async fn response_filter(
+        &self,
+        session: &mut Session,
+        response: &mut ResponseHeader,
+        ctx: &mut Box<Context>,
+    ) -> Result<()> {
+        if !ctx.is_background() {
+            respond::prepare(&client(session).request, response, ctx).await;
+        }
+        Ok(())
+    }
+
+    /// Counts a piece of the backend's body.
+    fn upstream_response_body_filter(
+        &self,
+        _session: &mut Session,
+        body: &mut Option<Bytes>,
+        _is_last: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Duration>> {
+        upstream::count_received(body.as_ref(), ctx);
+        Ok(None)
+    }
+
+    /// Passes a piece of the response's body through the filters.
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        is_last: bool,
+        ctx: &mut Box<Context>,
+    ) -> Result<Option<Duration>> {
+        if !ctx.is_background() {
+            respond::body(client(session), ctx, body, is_last);
+        }
+        Ok(None)
+    }
+
+    /// Sends the reply to a failure.
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Box<Context>,
+    ) -> FailToProxy {
+        FailToProxy {
+            error_code: request_end::failed(self, session, error, ctx).await,
+            can_reuse_downstream: true,
+        }
+    }
+
+    /// Gives back the lease, counts the request, and writes its line of the log.
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Box<Context>) {
+        let client = client(session);
+        upstream::over(ctx);
+        if ctx.is_background() {
+            trace::end_background(&client.request, ctx);
+        } else {
+            request_end::log(&self.live, client, ctx);
+        }
+        exchange::follow_up(&client.request, ctx);
+    }
+
+    /// Suppresses Pingora's error log: the gateway logs the error with route, backend and reason.
+    fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
+        true
+    }
+}

@@ -1,0 +1,248 @@
+//! Header section of a backend's response (RFC 9112, 4 to 6), and the framing of its body.
+
+use std::mem::MaybeUninit;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use edgeway_base::http::{decimal, list};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use httparse::{ParserConfig, Status};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{ResponseHeader, header_value_from_raw},
+};
+
+/// Limit on headers of a response, the same as Pingora's.
+const MAX_FIELDS: usize = 256;
+/// Limit on the length of a header section, the same as Pingora's.
+const MAX_LENGTH: usize = 1_048_575;
+/// Limit on the length of a name in the log; a longer one is cut off.
+const MAX_NAME: usize = 64;
+/// Names that the gateway adds to a usual response.
+const MORE_FIELDS: usize = 12;
+
+/// Framing of a response's body (RFC 9112, 6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is no body, whatever the headers say.
+    None,
+    Length(u64),
+    Chunked,
+    /// The body ends with the connection.
+    UntilClose,
+}
+
+/// Memory of a response's header values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ValueMemory {
+    /// The buffer that was read into, for headers that are written at once.
+    Input,
+    /// Memory of their own size, for headers of which some stay, and would keep all of the buffer.
+    Own,
+}
+
+/// Takes a header section out of `input`; `None` if it is not complete yet.
+pub(crate) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<ResponseHeader>> {
+    let empty_lines = input
+        .iter()
+        .take_while(|byte| matches!(byte, b'\r' | b'\n'));
+    let empty_lines = empty_lines.count();
+    input.advance(empty_lines);
+    let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
+    let mut read = httparse::Response::new(&mut []);
+    let mut config = ParserConfig::default();
+    config.allow_spaces_after_header_name_in_responses(true);
+    config.allow_obsolete_multiline_headers_in_responses(true);
+    let Some(length) = section_length(input) else {
+        if input.len() > MAX_LENGTH {
+            return Err(invalid("longer than 1 MiB"));
+        }
+        // A backend that speaks another protocol is found out before its deadline.
+        return match config.parse_response_with_uninit_headers(&mut read, input, &mut room) {
+            Ok(_) => Ok(None),
+            Err(error) => Err(unreadable(input, error)),
+        };
+    };
+    // The values are slices of the section.
+    let section = match memory {
+        ValueMemory::Input => input.split_to(length).freeze(),
+        ValueMemory::Own => {
+            let section = Bytes::copy_from_slice(&input[..length]);
+            input.advance(length);
+            section
+        }
+    };
+    match config.parse_response_with_uninit_headers(&mut read, &section, &mut room) {
+        Ok(Status::Complete(_)) => {}
+        Ok(Status::Partial) => return Err(invalid("incomplete")),
+        Err(error) => return Err(unreadable(&section, error)),
+    }
+    let (mut parts, ()) = http::Response::new(()).into_parts();
+    let status = read.code.and_then(|code| StatusCode::from_u16(code).ok());
+    parts.status = status.ok_or_else(|| invalid("no status"))?;
+    parts.version = match read.version {
+        Some(1) => Version::HTTP_11,
+        _ => Version::HTTP_10,
+    };
+    parts.headers.reserve(read.headers.len() + MORE_FIELDS);
+    for field in read.headers.iter().filter(|field| !field.name.is_empty()) {
+        let name = name(field.name.as_bytes()).ok_or_else(|| invalid("a name is invalid"))?;
+        let value = section.slice_ref(field.value);
+        let value = HeaderValue::from_maybe_shared(value.clone())
+            // A value on several lines (RFC 9112, 5.2).
+            .unwrap_or_else(|_| header_value_from_raw(value));
+        parts.headers.append(name, value);
+    }
+    let usual = parts.status.canonical_reason();
+    let mut response = ResponseHeader::from(parts);
+    if read.reason != usual {
+        response.set_reason_phrase(read.reason)?;
+    }
+    Ok(Some(response))
+}
+
+/// Returns the name of a header. Node names `Keep-Alive` in every response, and `http` does not
+/// know it.
+fn name(name: &[u8]) -> Option<HeaderName> {
+    const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+    if name.eq_ignore_ascii_case(b"keep-alive") {
+        return Some(KEEP_ALIVE);
+    }
+    HeaderName::from_bytes(name).ok()
+}
+
+/// Returns the length of the header section with the empty line that ends it.
+fn section_length(input: &[u8]) -> Option<usize> {
+    memchr::memchr_iter(b'\n', input).find_map(|end| match input.get(end + 1..)? {
+        [b'\n', ..] => Some(end + 2),
+        [b'\r', b'\n', ..] => Some(end + 3),
+        _ => None,
+    })
+}
+
+/// Creates the error of a message that is not valid HTTP, of a backend unless its reader says
+/// otherwise.
+#[cold]
+pub(crate) fn invalid(why: &'static str) -> Box<Error> {
+    Error::explain(ErrorType::InvalidHTTPHeader, why).into_up()
+}
+
+#[cold]
+fn unreadable(section: &[u8], error: httparse::Error) -> Box<Error> {
+    let name = faulty_name(section).map(|name| format!(", header `{name}`"));
+    let length = section.len();
+    let why = format!("{error} in {length} bytes{}", name.unwrap_or_default());
+    Error::because(ErrorType::InvalidHTTPHeader, "reading a response", why).into_up()
+}
+
+/// Returns the name of the first header whose value has a byte that no value can have. Nothing else
+/// of the section may be logged.
+fn faulty_name(section: &[u8]) -> Option<HeaderName> {
+    let is_control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r');
+    let mut lines = section.split(|byte| *byte == b'\n').skip(1);
+    let faulty = lines.find(|line| line.iter().any(is_control))?;
+    let end = memchr::memchr(b':', faulty)?;
+    HeaderName::from_bytes(&faulty[..end.min(MAX_NAME)]).ok()
+}
+
+impl Framing {
+    /// Finds the framing of the `response` to a request with this `method`. A length beside a
+    /// transfer coding is removed (RFC 9112, 6.3).
+    pub(crate) fn of(method: &Method, response: &mut ResponseHeader) -> Result<Self> {
+        let has_coding = response.headers.contains_key(header::TRANSFER_ENCODING);
+        if has_coding {
+            response.remove_header(&header::CONTENT_LENGTH);
+        }
+        let stated = length(&response.headers)?;
+        let has_no_body = *method == Method::HEAD
+            || response.status.is_informational()
+            || matches!(
+                response.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
+        if has_no_body {
+            return Ok(Self::None);
+        }
+        if has_coding {
+            let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+            let last = codings.next_back();
+            return if last.is_some_and(|last| ends_in_chunked(last.as_bytes())) {
+                Ok(Self::Chunked)
+            } else {
+                // RFC 9112, 6.1: its end cannot be known.
+                Err(invalid("Transfer-Encoding does not end in `chunked`"))
+            };
+        }
+        let Some(StatedLength { length, is_once }) = stated else {
+            return Ok(Self::UntilClose);
+        };
+        if !is_once {
+            // Not every client understands several.
+            response.insert_header(header::CONTENT_LENGTH, length)?;
+        }
+        Ok(Self::Length(length))
+    }
+}
+
+fn ends_in_chunked(codings: &[u8]) -> bool {
+    let last = codings.rsplit(|byte| *byte == b',').next();
+    last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+}
+
+/// Length that `Content-Length` states, once or several times.
+struct StatedLength {
+    length: u64,
+    is_once: bool,
+}
+
+/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6).
+fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
+    let mut stated: Option<StatedLength> = None;
+    for line in headers.get_all(header::CONTENT_LENGTH) {
+        // Nearly always a single number, which needs no splitting.
+        if let (Some(length), None) = (decimal(line.as_bytes()), &stated) {
+            let is_once = true;
+            stated = Some(StatedLength { length, is_once });
+            continue;
+        }
+        for text in line.as_bytes().split(|byte| *byte == b',') {
+            match (decimal(text.trim_ascii()), &mut stated) {
+                (Some(length), None) => {
+                    let is_once = true;
+                    stated = Some(StatedLength { length, is_once });
+                }
+                (Some(length), Some(before)) if length == before.length => before.is_once = false,
+                _ => return Err(invalid("invalid Content-Length")),
+            }
+        }
+    }
+    Ok(stated)
+}
+
+/// Returns true if the backend keeps the connection after `response`.
+pub(crate) fn is_kept_alive(response: &ResponseHeader) -> bool {
+    let is_option = |option: &[u8]| {
+        let mut lines = response.headers.get_all(header::CONNECTION).iter();
+        lines.any(|line| match line.as_bytes() {
+            // Nearly always this one, which needs no splitting.
+            b"keep-alive" => option == b"keep-alive",
+            line => list(line).any(|it| it.eq_ignore_ascii_case(option)),
+        })
+    };
+    if response.status == StatusCode::NO_CONTENT
+        && (response.headers.contains_key(header::TRANSFER_ENCODING)
+            || response
+                .headers
+                .get(header::CONTENT_LENGTH)
+                .is_some_and(|it| it != "0"))
+    {
+        // What follows would be read as the beginning of the next response.
+        return false;
+    }
+    if response.version == Version::HTTP_11 {
+        return !is_option(b"close");
+    }
+    // RFC 9112, 6.1 and 9.3.
+    is_option(b"keep-alive")
+        && !is_option(b"close")
+        && !response.headers.contains_key(header::TRANSFER_ENCODING)
+}

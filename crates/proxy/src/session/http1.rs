@@ -1,0 +1,247 @@
+//! Client of an HTTP/1 request: its response is written, and its body is read.
+
+use std::{
+    any::Any,
+    cell::Cell,
+    future::poll_fn,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::BytesMut;
+use edgeway_base::clock::Clock;
+use edgeway_core::chain::ReadyLines;
+use http::{Version, header};
+use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::{GONE, WRITE};
+use crate::{
+    connection::{
+        Connection,
+        response_header::{
+            ConnectionReuse, PresentHeaders, ResponseHeaderWriter, write_informational,
+        },
+    },
+    message::date,
+};
+
+/// Capacity that fits most header sections.
+const HEADER_SECTION: usize = 1024;
+/// Capacity for bytes that are discarded.
+const DISCARDED: usize = 1024;
+/// Capacity up to which a thread keeps a buffer for its next header section.
+const MAX_SPARE: usize = 8 * 1024;
+
+thread_local! {
+    /// Buffer for the next header section that this thread writes.
+    static SECTION: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Connection of a client: it passes on the bytes of one request and no more.
+pub(crate) trait ClientIo: AsyncRead + AsyncWrite + Unpin + Send + Sync + Any {
+    fn connection(&self) -> &Arc<Connection>;
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+}
+
+/// Connection of HTTP/1 during one request.
+pub(crate) struct Http1Stream {
+    pub(super) io: Box<dyn ClientIo>,
+    pub(super) reuse: ConnectionReuse,
+    /// True if the client uses HTTP/1.0.
+    is_http10: bool,
+    is_chunked: bool,
+    /// True if the end of the response is held until [`Self::release`].
+    is_held: bool,
+}
+
+impl Http1Stream {
+    /// Creates the connection of a request in this `version`.
+    pub(super) fn new(io: Box<dyn ClientIo>, version: Version, reuse: ConnectionReuse) -> Self {
+        Self {
+            io,
+            reuse,
+            is_http10: version == Version::HTTP_10,
+            is_chunked: false,
+            is_held: false,
+        }
+    }
+
+    /// Returns true if the body is sent as it is, with its length before it.
+    pub(super) fn has_length(&self) -> bool {
+        !self.is_chunked
+    }
+
+    /// Writes the status line and headers of `response`, which may have a reason phrase of its own.
+    pub(super) async fn response(
+        &mut self,
+        mut response: ResponseHeader,
+        lines: &ReadyLines,
+        is_last: bool,
+        clock: &Clock,
+    ) -> Result<()> {
+        let present = PresentHeaders::of(&response.headers);
+        self.is_chunked = !is_last && !present.content_length;
+        if self.is_http10 {
+            self.use_no_chunks(&mut response);
+        }
+        let mut section = SECTION.take();
+        section.clear();
+        section.reserve(HEADER_SECTION);
+        let writer = ResponseHeaderWriter {
+            out: &mut section,
+            ready_lines: text(lines),
+        };
+        let now = || date(clock);
+        writer.write(&mut response, present, self.is_chunked, self.reuse, now);
+        let written = self.io.write_all(&section).await;
+        written.or_err(WRITE.0, WRITE.1)?;
+        if section.capacity() <= MAX_SPARE {
+            SECTION.set(section);
+        }
+        self.end(is_last).await
+    }
+
+    /// Removes chunked framing, which HTTP/1.0 does not have (RFC 9112, 6.1). There, a body without
+    /// a length ends with its connection.
+    #[cold]
+    fn use_no_chunks(&mut self, response: &mut ResponseHeader) {
+        response.remove_header(&header::TRANSFER_ENCODING);
+        if std::mem::take(&mut self.is_chunked) {
+            self.reuse = ConnectionReuse::Close;
+            self.io.connection().end_body();
+        }
+    }
+
+    /// Writes the headers of a response with a status of 1xx, and sends them.
+    pub(super) async fn informational(
+        &mut self,
+        response: &ResponseHeader,
+        lines: &ReadyLines,
+    ) -> Result<()> {
+        if self.is_http10 {
+            // RFC 9110, 15.2: HTTP/1.0 has no interim responses.
+            return Ok(());
+        }
+        let mut section = Vec::with_capacity(HEADER_SECTION);
+        write_informational(&mut section, response, text(lines));
+        let written = self.io.write_all(&section).await;
+        written.or_err(WRITE.0, WRITE.1)?;
+        self.flush().await
+    }
+
+    /// Reads more of the request body. Returns the number of bytes, 0 at the end of the connection.
+    pub(super) fn poll_input(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &mut BytesMut,
+    ) -> Poll<Result<usize>> {
+        let read = pin!(self.io.read_buf(input)).poll(cx);
+        read.map(|read| {
+            let read = read.or_err(ErrorType::ReadError, "reading a request body");
+            read.map_err(Error::into_down)
+        })
+    }
+
+    /// Reads what the client sends in a tunnel.
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &mut ReadBuf<'_>,
+    ) -> Poll<Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(cx, room);
+        read.map(|read| {
+            let read = read.or_err(ErrorType::ReadError, "reading a WebSocket");
+            read.map_err(Error::into_down)
+        })
+    }
+
+    /// Writes some of `data` in a tunnel.
+    pub(crate) fn poll_output(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, data);
+        written.map(|written| written.or_err(WRITE.0, WRITE.1))
+    }
+
+    /// Sends what is buffered.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        flushed.map(|flushed| flushed.or_err(WRITE.0, WRITE.1))
+    }
+
+    /// Waits until the client has left, from whose request nothing more is wanted. What still comes
+    /// of a body is discarded.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        let mut room = [const { MaybeUninit::uninit() }; DISCARDED];
+        let error = loop {
+            let mut room = ReadBuf::uninit(&mut room);
+            match ready!(Pin::new(&mut self.io).poll_read(cx, &mut room)) {
+                Ok(()) if room.filled().is_empty() => {
+                    break Error::explain(ErrorType::ConnectionClosed, GONE);
+                }
+                Ok(()) => {}
+                Err(error) => break Error::because(ErrorType::ReadError, GONE, error),
+            }
+        };
+        Poll::Ready(error.into_down())
+    }
+
+    /// Writes a piece of the response body.
+    pub(super) async fn write(&mut self, piece: &[u8], is_last: bool) -> Result<()> {
+        let written = if self.is_chunked {
+            self.chunk(piece, is_last).await
+        } else {
+            self.io.write_all(piece).await
+        };
+        written.or_err(WRITE.0, WRITE.1)?;
+        self.end(is_last).await
+    }
+
+    /// Holds the end of the response, as far as it is buffered.
+    pub(super) fn hold(&mut self) {
+        self.is_held = true;
+    }
+
+    /// Sends what was held.
+    pub(super) async fn release(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.is_held) {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self, is_last: bool) -> Result<()> {
+        if is_last && !self.is_held {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a chunk as in RFC 9112, 7.1.
+    async fn chunk(&mut self, piece: &[u8], is_last: bool) -> std::io::Result<()> {
+        if !piece.is_empty() {
+            let size = format!("{:X}\r\n", piece.len());
+            self.io.write_all(size.as_bytes()).await?;
+            self.io.write_all(piece).await?;
+            self.io.write_all(b"\r\n").await?;
+        }
+        if is_last {
+            self.io.write_all(b"0\r\n\r\n").await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn flush(&mut self) -> Result<()> {
+        poll_fn(|cx| self.poll_flush(cx)).await
+    }
+}
+
+/// Returns the lines that are ready, if there are any.
+fn text(lines: &ReadyLines) -> Option<&[u8]> {
+    match lines {
+        ReadyLines::Given(lines) => Some(lines),
+        ReadyLines::Taken | ReadyLines::NotTaken => None,
+    }
+}

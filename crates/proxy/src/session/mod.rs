@@ -1,0 +1,433 @@
+//! Session of one request: its client, over HTTP/1 or on a stream of HTTP/2, or nobody if the
+//! gateway makes the request for itself.
+//!
+//! A session promises: the headers of the request are parsed; its body can be read in pieces; any
+//! number of interim responses and one response can be written; it says when the client has left;
+//! and it counts the bytes of both bodies. Pingora's hooks get it as a session of Pingora
+//! ([`custom`]).
+
+mod body;
+mod custom;
+mod http1;
+mod http2;
+
+use std::{
+    future::poll_fn,
+    sync::Arc,
+    task::{Context as TaskContext, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use edgeway_base::clock::Clock;
+use edgeway_cache::store::Body;
+use edgeway_core::chain::ReadyLines;
+use edgeway_files::{Segment, SentSegment};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, StatusCode, header, response};
+use pingora::{
+    Error, ErrorType, Result,
+    http::{RequestHeader, ResponseHeader},
+};
+
+use self::body::RequestBody;
+pub(crate) use self::{
+    custom::{Slot, client, for_pingora, reusable, reuse},
+    http1::{ClientIo, Http1Stream},
+    http2::{Http2Stream, SEND_BUFFER},
+};
+use crate::{
+    connection::{
+        Connection, file_segment::SegmentSlot, refusal::Refusal, response_header::ConnectionReuse,
+    },
+    message::{Piece, date, is_kept},
+};
+
+const GONE: &str = "the client left before its response was complete";
+const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");
+/// Room for a read of a request body.
+const ROOM: usize = 16 * 1024;
+/// Time that a client may go on sending after the response.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Length of a body up to which it is read after the response for the sake of the next request.
+const MAX_UNREAD: u64 = 1 << 20;
+
+/// Client of one request.
+pub(crate) struct Client {
+    wire: Wire,
+    pub(crate) request: RequestHeader,
+    pub(crate) connection: Option<Arc<Connection>>,
+    pub(crate) body: RequestBody,
+    /// Why the edge refuses the request, if it does.
+    pub(crate) refusal: Option<Box<Refusal>>,
+    /// Number of body bytes sent.
+    pub(crate) sent: u64,
+    /// Status of the response that has begun.
+    pub(crate) status: Option<StatusCode>,
+    /// True once the client has a complete response, and nothing is left to read of its request.
+    pub(crate) is_over: bool,
+}
+
+enum Wire {
+    Http1(Http1Stream),
+    Http2(Box<Http2Stream>),
+    /// Nobody waits for the response.
+    Nobody,
+}
+
+/// Request as it arrives on a connection of HTTP/1.
+pub(crate) struct Arrival {
+    pub(crate) io: Box<dyn ClientIo>,
+    pub(crate) request: RequestHeader,
+    pub(crate) has_body: bool,
+    /// True if the connection ends with this request, whatever its client wants.
+    pub(crate) is_last: bool,
+}
+
+impl Client {
+    /// Creates the client of a request that has arrived on a connection of HTTP/1.
+    pub(crate) fn http1(arrival: Arrival) -> Self {
+        let Arrival {
+            io,
+            request,
+            has_body,
+            is_last,
+        } = arrival;
+        let connection = Arc::clone(io.connection());
+        let reuse = if is_kept(&request) && !is_last {
+            ConnectionReuse::KeepAlive
+        } else {
+            ConnectionReuse::Close
+        };
+        let stream = Http1Stream::new(io, request.version, reuse);
+        let body = RequestBody::new(&request.headers, has_body);
+        Self::new(Wire::Http1(stream), request, Some(connection), body)
+    }
+
+    /// Creates the client of a stream's request.
+    pub(crate) fn http2(
+        stream: Box<Http2Stream>,
+        request: RequestHeader,
+        has_body: bool,
+        connection: Arc<Connection>,
+    ) -> Self {
+        let body = RequestBody::new(&request.headers, has_body);
+        Self::new(Wire::Http2(stream), request, Some(connection), body)
+    }
+
+    /// Creates the client of a request that the gateway makes for itself.
+    pub(crate) fn nobody(request: RequestHeader, connection: Option<Arc<Connection>>) -> Self {
+        let body = RequestBody::new(&HeaderMap::new(), false);
+        Self::new(Wire::Nobody, request, connection, body)
+    }
+
+    fn new(
+        wire: Wire,
+        request: RequestHeader,
+        connection: Option<Arc<Connection>>,
+        body: RequestBody,
+    ) -> Self {
+        Self {
+            wire,
+            request,
+            connection,
+            body,
+            refusal: None,
+            sent: 0,
+            status: None,
+            is_over: false,
+        }
+    }
+
+    /// Returns the connection of a request over HTTP/1 that is over, and true if it may carry
+    /// another one.
+    pub(crate) fn into_io(self) -> Option<(Box<dyn ClientIo>, bool)> {
+        let is_kept = self.is_over && self.is_kept();
+        match self.wire {
+            Wire::Http1(stream) => Some((stream.io, is_kept)),
+            Wire::Http2(_) | Wire::Nobody => None,
+        }
+    }
+
+    /// Returns true if the request has a stream of HTTP/2, so that bytes of it that nobody reads do
+    /// not affect other requests of the connection.
+    pub(crate) fn is_http2(&self) -> bool {
+        matches!(self.wire, Wire::Http2(_))
+    }
+
+    /// Closes the connection after the response. On HTTP/2 the loop of the connection does it.
+    pub(crate) fn close(&mut self) {
+        if let Wire::Http1(stream) = &mut self.wire {
+            stream.reuse = ConnectionReuse::Close;
+        }
+    }
+
+    /// Returns true if the connection may carry another request after the response.
+    pub(crate) fn is_kept(&self) -> bool {
+        match &self.wire {
+            Wire::Http1(stream) => stream.reuse == ConnectionReuse::KeepAlive,
+            Wire::Http2(_) | Wire::Nobody => true,
+        }
+    }
+
+    /// Writes the headers of the response.
+    pub(crate) async fn headers(
+        &mut self,
+        headers: response::Parts,
+        lines: &ReadyLines,
+        is_last: bool,
+        clock: &Clock,
+    ) -> Result<()> {
+        self.response(ResponseHeader::from(headers), lines, is_last, clock)
+            .await
+    }
+
+    /// Writes the headers of `response`, which may have a reason phrase of its own.
+    pub(crate) async fn response(
+        &mut self,
+        response: ResponseHeader,
+        lines: &ReadyLines,
+        is_last: bool,
+        clock: &Clock,
+    ) -> Result<()> {
+        let status = response.status;
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.response(response, lines, is_last, clock).await?,
+            Wire::Http2(stream) => stream.response(response, lines, date(clock), is_last)?,
+            Wire::Nobody => {}
+        }
+        self.status = Some(status);
+        Ok(())
+    }
+
+    /// Writes an interim response (RFC 9110, 15.2) and sends it.
+    pub(crate) async fn interim(&mut self, response: &ResponseHeader) -> Result<()> {
+        match &mut self.wire {
+            Wire::Http1(stream) => {
+                let lines = &ReadyLines::NotTaken;
+                stream.informational(response, lines).await
+            }
+            Wire::Http2(stream) => stream.interim(response),
+            Wire::Nobody => Ok(()),
+        }
+    }
+
+    /// Returns the connection of an HTTP/1 request.
+    pub(crate) fn stream(&mut self) -> Result<&mut Http1Stream> {
+        match &mut self.wire {
+            Wire::Http1(stream) => Ok(stream),
+            Wire::Http2(_) | Wire::Nobody => Err(Error::new_in(ErrorType::Custom("not HTTP/1"))),
+        }
+    }
+
+    /// Writes the headers of a `101` and sends them. The connection is then a tunnel.
+    pub(crate) async fn switch(
+        &mut self,
+        response: &ResponseHeader,
+        lines: &ReadyLines,
+    ) -> Result<()> {
+        self.close();
+        self.stream()?.informational(response, lines).await?;
+        self.status = Some(response.status);
+        Ok(())
+    }
+
+    /// Reads the next piece of the request's body, from what was read before or from the client.
+    pub(crate) fn poll_piece(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Piece>> {
+        let Self { wire, body, .. } = self;
+        if let Some(piece) = body.next_again() {
+            return Poll::Ready(Ok(piece));
+        }
+        let Some(framing) = &mut body.framing else {
+            let (bytes, is_last) = (None, true);
+            return Poll::Ready(Ok(Piece { bytes, is_last }));
+        };
+        let piece = match wire {
+            Wire::Http1(stream) => loop {
+                if let Some(piece) = framing.take(&mut body.input).map_err(Error::into_down)? {
+                    break piece;
+                }
+                body.input.reserve(ROOM);
+                if ready!(stream.poll_input(cx, &mut body.input))? == 0 {
+                    break framing.close().map_err(Error::into_down)?;
+                }
+            },
+            Wire::Http2(stream) => {
+                let piece = ready!(stream.poll_piece(cx))?;
+                if piece.is_last {
+                    framing.complete();
+                }
+                piece
+            }
+            Wire::Nobody => {
+                framing.complete();
+                let (bytes, is_last) = (None, true);
+                Piece { bytes, is_last }
+            }
+        };
+        body.record(&piece);
+        Poll::Ready(Ok(piece))
+    }
+
+    /// Reads the next piece of the request's body.
+    pub(crate) async fn piece(&mut self) -> Result<Piece> {
+        poll_fn(|cx| self.poll_piece(cx)).await
+    }
+
+    /// Sends what is buffered. On HTTP/2 the loop of the connection does it.
+    pub(crate) fn poll_flush(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<()>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.poll_flush(cx),
+            Wire::Http2(_) | Wire::Nobody => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Holds the end of a small response until [`Self::release`]: the connection to the backend is
+    /// there for the client's next request before the client can send it.
+    pub(crate) fn hold(&mut self) {
+        if let Wire::Http1(stream) = &mut self.wire {
+            stream.hold();
+        }
+    }
+
+    /// Sends the end of a response that was held.
+    pub(crate) async fn release(&mut self) -> Result<()> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.release().await,
+            Wire::Http2(_) | Wire::Nobody => Ok(()),
+        }
+    }
+
+    /// Waits until the client, whose request is complete, has left.
+    pub(crate) fn poll_gone(&mut self, cx: &mut TaskContext<'_>) -> Poll<Box<Error>> {
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.poll_gone(cx),
+            Wire::Http2(stream) => stream.poll_gone(cx),
+            Wire::Nobody => Poll::Pending,
+        }
+    }
+
+    /// Returns true if the body is sent as it is, so that parts of a file can be written without
+    /// reading them.
+    pub(crate) fn takes_segments(&self) -> bool {
+        matches!(&self.wire, Wire::Http1(stream) if stream.has_length())
+    }
+
+    /// Writes a part of the response body that is a part of a file, without reading it. Returns
+    /// what was written when the client's connection accepted no more.
+    pub(crate) async fn write_segment(
+        &mut self,
+        slot: &SegmentSlot,
+        segment: Segment,
+    ) -> Result<SentSegment> {
+        let Wire::Http1(stream) = &mut self.wire else {
+            return Ok(SentSegment::refused());
+        };
+        slot.put(segment);
+        let flushed = stream.flush().await;
+        let sent = slot.take();
+        self.sent += sent.bytes;
+        flushed?;
+        Ok(sent)
+    }
+
+    /// Writes a segment of a stored body as it is.
+    pub(crate) async fn write_stored(
+        &mut self,
+        body: &Arc<Body>,
+        at: usize,
+        is_last: bool,
+    ) -> Result<()> {
+        let Wire::Http1(stream) = &mut self.wire else {
+            return self.write(body.segment(at), is_last).await;
+        };
+        // The connection copies it or sends it before it returns, so that nothing has to share it.
+        let segment = body.whole().and_then(|whole| whole.segments().nth(at));
+        let segment = segment.unwrap_or_default();
+        stream.write(segment, is_last).await?;
+        self.sent += segment.len() as u64;
+        Ok(())
+    }
+
+    /// Writes a piece of the response body.
+    pub(crate) async fn write(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        let piece = piece.unwrap_or_default();
+        let length = piece.len();
+        match &mut self.wire {
+            Wire::Http1(stream) => stream.write(&piece, is_last).await?,
+            Wire::Http2(stream) => stream.write(piece, is_last).await?,
+            Wire::Nobody => {}
+        }
+        self.sent += length as u64;
+        Ok(())
+    }
+
+    /// Writes the last piece of the response body, and trailers, which HTTP/1 drops (RFC 9110,
+    /// 6.5.1).
+    pub(crate) async fn write_trailers(
+        &mut self,
+        piece: Option<Bytes>,
+        trailers: HeaderMap,
+    ) -> Result<()> {
+        let is_last = !self.is_http2();
+        self.write(piece, is_last).await?;
+        match &mut self.wire {
+            Wire::Http2(stream) => stream.trailers(trailers),
+            Wire::Http1(_) | Wire::Nobody => Ok(()),
+        }
+    }
+
+    /// Reads the rest of the body and forgets it.
+    pub(crate) async fn discard(&mut self) -> Result<()> {
+        self.body.forget();
+        while !self.body.is_read() {
+            self.piece().await?;
+        }
+        Ok(())
+    }
+
+    /// Prepares for a response that comes before the end of the request: reads what has arrived of
+    /// the body, and closes the connection after the response unless the rest is read soon, as
+    /// nginx does.
+    pub(crate) fn settle_body(&mut self) {
+        if self.body.is_read() || self.is_http2() {
+            return;
+        }
+        // A body that is there already is not in the way of the next request.
+        drop(self.discard().now_or_never());
+        if !self.body.is_read() && !self.is_soon_read() {
+            self.close();
+        }
+    }
+
+    /// Returns true if what is left of a request is read after its response: the client says how
+    /// much it sends, and waits for nothing before it does.
+    fn is_soon_read(&self) -> bool {
+        let headers = &self.request.headers;
+        let length = headers.get(header::CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        length.is_some_and(|length| length <= MAX_UNREAD)
+            && !headers.contains_key(header::TRANSFER_ENCODING)
+            && !headers.contains_key(header::EXPECT)
+    }
+
+    /// Reads what is left of the request, which would be in the way of the next one. Closing a
+    /// connection with unread bytes resets it, and the response is lost (nginx: `lingering_close`).
+    /// On HTTP/2 the stream is reset, and some clients forget a complete response then. Returns
+    /// false if the client did not finish in time.
+    pub(crate) async fn linger(&mut self) -> bool {
+        if self.body.is_read() {
+            return true;
+        }
+        let rest = tokio::time::timeout(LINGER_TIMEOUT, self.discard()).await;
+        matches!(rest, Ok(Ok(())))
+    }
+
+    /// Returns true if the client has sent nothing of a body that it offered (RFC 9110, 10.1.1). With
+    /// a response it may not, and what it sends next on the connection could be taken for the body.
+    pub(crate) fn waits_for_continue(&self) -> bool {
+        !self.body.is_read()
+            && self.body.received == 0
+            && self.request.headers.contains_key(header::EXPECT)
+    }
+}
