@@ -88,9 +88,7 @@ async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Resul
             Ok(Round::Again) => failures = 0,
             Err(why) => {
                 failures += 1;
-                // Without the folder that it was started in, it does not find the configuration again.
-                let is_gone = !own.folder.exists() || std::env::current_dir().is_err();
-                if failures >= MAX_FAILURES || is_gone {
+                if failures >= MAX_FAILURES || !own.folder.exists() || is_homeless() {
                     return Err(why);
                 }
             }
@@ -110,11 +108,19 @@ async fn first_settings(
     loop {
         match settings(gateway, upstream).await {
             Ok((_, own)) => return Ok(own),
-            Err(why) if failures == MAX_FIRST_FAILURES || *interrupt.borrow() => return Err(why),
+            Err(why) if failures == MAX_FIRST_FAILURES || *interrupt.borrow() || is_homeless() => {
+                return Err(why);
+            }
             Err(_) => failures += 1,
         }
         sleep(EVERY).await;
     }
+}
+
+/// Says whether the folder is gone that the process was started in: it would not find the
+/// configuration again.
+fn is_homeless() -> bool {
+    std::env::current_dir().is_err()
 }
 
 enum Round {
