@@ -28,12 +28,18 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(live: &Arc<Live>) -> Arc<Self> {
-        // Must run before connectors of Pingora, which health checks use, install their own.
+        // Must run before Pingora's proxy installs its own.
         edgeway_tls::install_provider();
         let proxy = || Proxy {
             live: Arc::clone(live),
         };
-        let mut pingora = HttpProxy::new(proxy(), Arc::new(ServerConf::default()));
+        // Its own connections to backends are not used: it needs no CA certificates, and would panic
+        // at those of the system if one is invalid.
+        let conf = ServerConf {
+            ca_file: Some("/dev/null".to_owned()),
+            ..ServerConf::default()
+        };
+        let mut pingora = HttpProxy::new(proxy(), Arc::new(conf));
         // The gateway refuses CONNECT itself, and logs the refusal.
         let options = pingora.server_options.get_or_insert_default();
         options.allow_connect_method_proxying = true;

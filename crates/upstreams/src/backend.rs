@@ -25,7 +25,6 @@ use super::{
     latency::Latency,
     metrics::BackendMetrics,
     node::{NodeReport, NodeState},
-    peer::PeerTemplate,
     target::Target,
     tls::LastTlsLine,
     upstream_zone::Shared,
@@ -49,7 +48,6 @@ pub struct Backend {
     pub(super) origin: BackendOrigin,
     /// Release of the app that runs here, if it was deployed as one.
     pub(super) release: Option<Arc<str>>,
-    pub(super) peer: PeerTemplate,
     /// TLS settings for the connections of requests; `None` without TLS.
     pub(super) tls: Option<BackendTls>,
     /// Cookie that keeps a browser on this backend, if the upstream is sticky.
@@ -419,6 +417,11 @@ impl Backend {
 
     pub fn id(&self) -> BackendId {
         self.state.id
+    }
+
+    /// Name that the certificate is for; `None` without TLS.
+    pub(super) fn tls_name(&self) -> Option<&str> {
+        self.tls.as_ref().map(|tls| tls.identity().name())
     }
 
     pub fn target(&self) -> &Target {

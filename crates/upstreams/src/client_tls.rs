@@ -38,10 +38,6 @@ impl TlsIdentity {
     pub(super) fn name(&self) -> &str {
         self.name.as_str()
     }
-
-    pub(super) fn trust(&self) -> &TrustDigest {
-        &self.trust
-    }
 }
 
 /// TLS settings for one backend.
@@ -70,6 +66,17 @@ impl BackendTls {
             name: identity.name().to_owned().try_into().ok()?,
             identity,
         })
+    }
+
+    /// Returns the same settings for checks, each of which verifies the certificate again, and uses
+    /// up no session of the requests.
+    pub(super) fn for_checks(&self) -> Self {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::disabled();
+        Self {
+            config: Arc::new(config),
+            ..self.clone()
+        }
     }
 
     pub(super) fn config(&self) -> Arc<ClientConfig> {

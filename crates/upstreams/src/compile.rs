@@ -18,7 +18,7 @@ use super::{
     members::{Source, Sources},
     metrics::{OptionalMetrics, UpstreamMetrics},
     operator_decisions::DecisionStore,
-    peer::Pool,
+    pool::Pool,
     releases::ReleaseSettings,
     restart_at::RestartAt,
     retry::RetryPolicy,

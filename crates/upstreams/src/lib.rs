@@ -22,7 +22,7 @@ mod metrics;
 mod node;
 mod operate;
 mod operator_decisions;
-mod peer;
+mod pool;
 mod queue;
 mod releases;
 mod restart_at;
@@ -78,7 +78,6 @@ pub use self::{
     socket::BackendSocket,
     status::{BackendStatus, ProbeStatus, UpstreamStatus, UpstreamTraffic},
     supervise::{supervise, supervise_with},
-    system::ca_file,
     target::Target,
     tls::is_alert,
     wire::Protocol,
@@ -88,10 +87,10 @@ use self::{
     health::Probing,
     members::Sources,
     metrics::OptionalMetrics,
-    peer::Pool,
+    pool::Pool,
     queue::{MaxWait, QueueExit},
     upstream_zone::Shared,
-    wire::{Trust, Wire},
+    wire::Wire,
 };
 use crate::{
     base::{http::begins_with, units::Span},
@@ -296,7 +295,7 @@ impl Upstream {
 
     /// Returns the name that the backends' certificates are for, if the upstream uses TLS.
     pub fn tls_name(&self) -> Option<&str> {
-        self.wire.tls.as_ref().map(Trust::name)
+        self.wire.tls.as_ref().map(|trust| trust.identity.name())
     }
 
     /// Returns the `Set-Cookie` that keeps the client on the lease's backend; `None` if the

@@ -14,7 +14,6 @@ use super::{
     balance::Members,
     metrics::BackendMetrics,
     operator_decisions::AddedBackend,
-    peer::PeerTemplate,
     target::Target,
 };
 
@@ -171,7 +170,7 @@ impl Upstream {
         let old = self.members.load();
         let list: Vec<Arc<Backend>> = members
             .into_iter()
-            .filter_map(|member| {
+            .map(|member| {
                 let existing = old.list.iter().find(|backend| {
                     backend.target == member.target
                         && backend.weight == member.weight
@@ -180,7 +179,7 @@ impl Upstream {
                         && backend.authority == member.authority
                         && backend.release == member.release
                 });
-                existing.cloned().or_else(|| self.backend(member))
+                existing.cloned().unwrap_or_else(|| self.backend(member))
             })
             .collect();
         let states = list.iter().map(|backend| backend.state.clone()).collect();
@@ -191,7 +190,7 @@ impl Upstream {
         self.shared.live.queue.wake();
     }
 
-    fn backend(&self, member: Member) -> Option<Arc<Backend>> {
+    fn backend(&self, member: Member) -> Arc<Backend> {
         let Member {
             target,
             authority,
@@ -201,8 +200,6 @@ impl Upstream {
             release,
         } = member;
         let address = target.to_string();
-        // Checked at compile time of the configuration; addresses from DNS always fit.
-        let peer = PeerTemplate::new(&target, &self.wire, &self.timeouts, &self.name)?;
         let state = self.shared.state(&address, self.probing.starts_up());
         let tls = self.wire.backend_tls(&state);
         let metrics = BackendMetrics::new(
@@ -212,7 +209,7 @@ impl Upstream {
             &self.optional_metrics,
         );
         let sticky = self.sticky.as_ref();
-        Some(Arc::new(Backend {
+        Arc::new(Backend {
             cookie: sticky.map(|sticky| sticky.value(&self.name, &address)),
             shared: self.shared.clone(),
             state,
@@ -222,9 +219,8 @@ impl Upstream {
             is_backup,
             origin,
             release,
-            peer,
             tls,
             metrics,
-        }))
+        })
     }
 }

@@ -18,12 +18,10 @@ use tokio::{
 
 use super::{
     Upstream,
-    backend::{Backend, BackendId, BackendState},
+    backend::{Backend, BackendState},
     dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
-    health::{
-        FoundReport, HealthChange, ProbePlan, ProbeReport, Prober, Probing, REFUSED, jittered,
-    },
+    health::{FoundReport, HealthChange, ProbeReport, Prober, Probing, REFUSED, jittered},
 };
 
 /// Shortest sleep, so that a wrong due time cannot make the loop spin.
@@ -43,36 +41,25 @@ pub async fn supervise_with(upstream: Arc<Upstream>, resolver: Arc<dyn Resolve>)
 /// State that one supervisor of an upstream hands to the next.
 #[derive(Debug, Default)]
 pub(super) struct SupervisorState {
-    /// Number of supervisors so far.
-    generation: u64,
     names: HashMap<String, Schedule>,
     lookups: JoinSet<Result<Resolved, DnsError>>,
     /// Names that are being resolved, by task.
     looking_up: HashMap<Id, String>,
     probes: JoinSet<Option<FinishedProbe>>,
-    /// Backends that are being checked, by task.
-    probing: HashMap<Id, BackendCheck>,
-}
-
-/// Backend under a check. Its state only: backends hold the zone that contains this.
-#[derive(Debug)]
-struct BackendCheck {
-    state: Arc<BackendState>,
-    /// Supervisor that began the check.
-    generation: u64,
+    /// Backends that are being checked, by task. Their state only: backends hold the zone that
+    /// contains this.
+    probing: HashMap<Id, Arc<BackendState>>,
 }
 
 struct Supervisor {
     upstream: Arc<Upstream>,
     resolver: Arc<dyn Resolve>,
-    /// Probers of this configuration.
-    probers: HashMap<BackendId, Arc<Prober>>,
     work: OwnedMutexGuard<SupervisorState>,
 }
 
-/// Check that ended, with the prober for the next one.
+/// Check that ended.
 struct FinishedProbe {
-    prober: Arc<Prober>,
+    report: FoundReport,
     passed: bool,
     text: String,
     took: Duration,
@@ -84,7 +71,6 @@ impl Supervisor {
         resolver: Arc<dyn Resolve>,
         mut work: OwnedMutexGuard<SupervisorState>,
     ) -> Self {
-        work.generation += 1;
         let names = upstream.sources.names();
         work.names.retain(|name, _| names.contains(&name.as_str()));
         for name in names {
@@ -93,7 +79,6 @@ impl Supervisor {
         Self {
             upstream,
             resolver,
-            probers: HashMap::new(),
             work,
         }
     }
@@ -200,9 +185,6 @@ impl Supervisor {
             let addresses = format!("{:?}", found.addresses);
             log::info!(upstream, name = name.as_str(), addresses; "backend addresses changed");
             self.upstream.rebuild();
-            let backends = self.upstream.backends();
-            self.probers
-                .retain(|id, _| backends.iter().any(|backend| backend.id() == *id));
         }
         self.stop_awaiting_dns();
     }
@@ -221,32 +203,25 @@ impl Supervisor {
                 continue;
             }
             let plan = self.upstream.probing.plan().clone();
-            let known = self.probers.get(&backend.id()).cloned();
-            let (checked, clock) = (backend.clone(), self.upstream.shared.clock.clone());
-            let probed = backend.clone();
+            let protocol = self.upstream.wire.protocol;
+            let (probed, clock) = (backend.clone(), self.upstream.shared.clock.clone());
             backend.state.probes.lock().begin();
             let task = self.work.probes.spawn(async move {
-                let prober = match known {
-                    Some(prober) => prober,
-                    None => make_prober(plan, checked).await?,
-                };
+                let prober = Prober::new(&plan, protocol, &probed)?;
                 let start = clock.now();
                 let (passed, text) = prober.probe().await;
                 if text == REFUSED {
                     probed.close_idle();
                 }
                 Some(FinishedProbe {
-                    prober,
+                    report: prober.take_report(),
                     passed,
                     text,
                     took: clock.now() - start,
                 })
             });
-            let generation = self.work.generation;
             let state = backend.state.clone();
-            self.work
-                .probing
-                .insert(task.id(), BackendCheck { state, generation });
+            self.work.probing.insert(task.id(), state);
         }
     }
 
@@ -256,7 +231,7 @@ impl Supervisor {
             .work
             .probing
             .values()
-            .any(|checked| checked.state.id == backend.id())
+            .any(|checked| checked.id == backend.id())
         {
             return None;
         }
@@ -278,19 +253,16 @@ impl Supervisor {
 
     fn end_probe(&mut self, done: Ended<Option<FinishedProbe>>) {
         let (id, done) = unless_panicked(done);
-        let Some(BackendCheck { state, generation }) = self.work.probing.remove(&id) else {
+        let Some(state) = self.work.probing.remove(&id) else {
             return;
         };
         let (passed, text, took) = match done.flatten() {
             Some(done) => {
                 let now = self.upstream.shared.now();
-                match done.prober.take_report() {
+                match done.report {
                     FoundReport::Valid(report) => state.node.observe(&report, now),
                     FoundReport::Absent => state.node.responded_without_report(now),
                     FoundReport::Unknown => {}
-                }
-                if generation == self.work.generation {
-                    self.probers.insert(state.id, done.prober);
                 }
                 (done.passed, done.text, done.took)
             }
@@ -380,12 +352,6 @@ impl Supervisor {
             }
         }
     }
-}
-
-/// Runs on a thread for blocking work: the first connector reads the system's CA certificates.
-async fn make_prober(plan: ProbePlan, backend: Arc<Backend>) -> Option<Arc<Prober>> {
-    let made = tokio::task::spawn_blocking(move || Prober::new(&plan, &backend).map(Arc::new));
-    made.await.ok().flatten()
 }
 
 /// Result of a task in a set.

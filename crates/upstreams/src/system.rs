@@ -1,17 +1,11 @@
-//! CA certificates of the system, and connectors that work without them.
-//!
-//! Pingora reads them when a connector is created and panics if one is invalid: a machine without
-//! them, or with an invalid one, must still serve what needs none.
+//! CA certificates of the system. A machine without them, or with an invalid one, still serves what
+//! needs none.
 
 use std::sync::{Arc, OnceLock};
 
-use pingora::{connectors::ConnectorOptions, server::configuration::ServerConf};
 use rustls::RootCertStore;
 
-/// File that holds no certificate and can always be read.
-const NONE: &str = "/dev/null";
-
-/// Returns the CA certificates, or why they cannot be used. Read once, as Pingora reads them.
+/// Returns the CA certificates, or why they cannot be used. Read once.
 fn found() -> &'static Result<Arc<RootCertStore>, String> {
     static FOUND: OnceLock<Result<Arc<RootCertStore>, String>> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -36,26 +30,4 @@ pub(super) fn ca_count() -> Result<usize, &'static str> {
 pub(super) fn roots() -> Arc<RootCertStore> {
     let none = |_: &String| Arc::new(RootCertStore::empty());
     found().as_ref().map_or_else(none, Arc::clone)
-}
-
-/// Returns the file that connectors read instead of the system's, if that one cannot be used.
-pub fn ca_file() -> Option<String> {
-    match ca_count() {
-        Ok(_) => None,
-        Err(error) => {
-            log::warn!(
-                error;
-                "system CA certificates not loaded, TLS works only for upstreams with a `ca`"
-            );
-            Some(NONE.to_owned())
-        }
-    }
-}
-
-/// Returns the options of the gateway's own connectors.
-pub(super) fn connector_options() -> ConnectorOptions {
-    ConnectorOptions::from_server_conf(&ServerConf {
-        ca_file: ca_count().is_err().then(|| NONE.to_owned()),
-        ..ServerConf::default()
-    })
 }

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
 };
 
-use pingora::protocols::l4::socket::SocketAddr as PingoraAddress;
+use pingora::{Error, ErrorType, protocols::l4::socket::SocketAddr as PingoraAddress};
 
 /// Address on which a backend listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +31,20 @@ impl Target {
         match self {
             Self::Inet(address) => Some(PingoraAddress::Inet(*address)),
             Self::Unix(path) => PingoraAddress::from_str(&format!("unix:{}", path.display())).ok(),
+        }
+    }
+}
+
+impl TryFrom<&PingoraAddress> for Target {
+    type Error = Box<Error>;
+
+    fn try_from(address: &PingoraAddress) -> Result<Self, Box<Error>> {
+        match address {
+            PingoraAddress::Inet(address) => Ok(Self::Inet(*address)),
+            PingoraAddress::Unix(address) => match address.as_pathname() {
+                Some(path) => Ok(Self::Unix(path.to_owned())),
+                None => Error::e_explain(ErrorType::SocketError, "a unix socket without a path"),
+            },
         }
     }
 }

@@ -97,7 +97,7 @@ impl Backend {
         log::error!(
             upstream = &*self.shared.name,
             backend = &**self.address(),
-            name = self.peer.tls_name(),
+            name = self.tls_name().unwrap_or_default(),
             why = why(error).unwrap_or("no TLS handshake"),
             failures_since_last_line = suppressed,
             error:%;

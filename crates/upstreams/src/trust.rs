@@ -2,7 +2,6 @@
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 
-use pingora::utils::tls::{CertKey, WrappedX509, parse_x509};
 use ring::digest::{Context as Hasher, SHA256};
 use rustls::{ClientConfig, RootCertStore, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -78,16 +77,7 @@ fn trust(
     let (name, cas, client) = (name?, cas?, client?);
     let digest = digest(cas.as_deref(), client.as_ref());
     let config = connections(cas.as_deref(), client.as_ref(), place, cx)?;
-    let (cas, client) = (
-        cas.map(|list| list.iter().map(wrapped).collect()),
-        client.map(|client| {
-            let chain = client.chain.iter().map(|der| der.to_vec()).collect();
-            Arc::new(CertKey::new(chain, client.key))
-        }),
-    );
     Some(Trust {
-        cas,
-        client,
         config: Arc::new(config),
         identity: TlsIdentity::new(name, digest),
     })
@@ -109,13 +99,7 @@ fn connections(
         }
         None => system::roots(),
     };
-    let client = match client {
-        Some(client) => {
-            let key = PrivateKeyDer::try_from(client.key.clone()).ok()?;
-            Some((client.chain.clone(), key))
-        }
-        None => None,
-    };
+    let client = client.map(|client| (client.chain.clone(), client.key.clone_key()));
     match client_config(roots, client) {
         Ok(config) => Some(config),
         Err(error) => {
@@ -207,8 +191,7 @@ fn ca_certificates(
     let list = certificates(file, "ca", cx)?;
     let mut store = RootCertStore::empty();
     for (index, certificate) in list.iter().enumerate() {
-        let is_valid = x509_parser::parse_x509_certificate(certificate).is_ok();
-        if store.add(certificate.clone()).is_err() || !is_valid {
+        if store.add(certificate.clone()).is_err() {
             cx.report_at(
                 file.place,
                 FILE,
@@ -228,8 +211,7 @@ fn ca_certificates(
 /// Client certificate and its key.
 struct Client {
     chain: Vec<CertificateDer<'static>>,
-    /// Private key in DER.
-    key: Vec<u8>,
+    key: PrivateKeyDer<'static>,
 }
 
 fn pair(
@@ -238,37 +220,34 @@ fn pair(
     cx: &mut CompileContext<'_>,
 ) -> Option<Client> {
     let chain = certificates(cert, "cert", cx);
-    let der = private_key(key, cx);
-    let (chain, der) = (chain?, der?);
-    let is_valid = |der: &CertificateDer<'_>| x509_parser::parse_x509_certificate(der).is_ok();
+    let private = private_key(key, cx);
+    let (chain, private) = (chain?, private?);
     let provider = rustls::crypto::ring::default_provider();
-    // As Pingora reads it for checks, from the bytes alone.
-    let key_again = PrivateKeyDer::try_from(der.secret_der().to_vec());
-    let matched = CertifiedKey::from_der(chain.clone(), der.clone_key(), &provider);
-    let (message, help) = match (matched, key_again) {
-        (Ok(_), Ok(_)) if chain.iter().all(is_valid) => {
-            return Some(Client {
-                chain,
-                key: der.secret_der().to_vec(),
-            });
-        }
-        (Err(rustls::Error::InconsistentKeys(_)), _) => (
-            format!(
-                "`{}` is not the key of `{}`",
-                key.value.display(),
-                cert.value.display()
+    let (message, help) =
+        match CertifiedKey::from_der(chain.clone(), private.clone_key(), &provider) {
+            Ok(_) => {
+                return Some(Client {
+                    chain,
+                    key: private,
+                });
+            }
+            Err(rustls::Error::InconsistentKeys(_)) => (
+                format!(
+                    "`{}` is not the key of `{}`",
+                    key.value.display(),
+                    cert.value.display()
+                ),
+                "write the two files of one pair; the certificate itself comes first in its file",
             ),
-            "write the two files of one pair; the certificate itself comes first in its file",
-        ),
-        _ => (
-            format!(
-                "`{}` and `{}` cannot be used",
-                cert.value.display(),
-                key.value.display()
+            Err(_) => (
+                format!(
+                    "`{}` and `{}` cannot be used",
+                    cert.value.display(),
+                    key.value.display()
+                ),
+                "write an X.509 certificate and its RSA, ECDSA or Ed25519 key, both in PEM",
             ),
-            "write an X.509 certificate and its RSA, ECDSA or Ed25519 key, both in PEM",
-        ),
-    };
+        };
     cx.report_at(cert.place, PAIR, message, help);
     None
 }
@@ -331,10 +310,6 @@ fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>>
     None
 }
 
-fn wrapped(certificate: &CertificateDer<'static>) -> WrappedX509 {
-    WrappedX509::new(certificate.to_vec(), parse_x509)
-}
-
 /// Returns a digest of the certificates and the key, each with its length before it.
 fn digest(cas: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> TrustDigest {
     let mut hasher = Hasher::new(&SHA256);
@@ -348,7 +323,7 @@ fn digest(cas: Option<&[CertificateDer<'static>]>, client: Option<&Client>) -> T
     add(&[]);
     if let Some(client) = client {
         client.chain.iter().for_each(|certificate| add(certificate));
-        add(&client.key);
+        add(client.key.secret_der());
     }
     let digest = hasher.finish();
     digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
@@ -477,17 +452,17 @@ mod tests {
     }
 
     #[test]
-    fn the_contents_of_the_files_are_part_of_the_pool() {
+    fn the_contents_of_the_files_are_part_of_the_identity() {
         let (first, second) = (folder(), folder());
-        let pool = |folder: &TempDir| {
+        let identity = |folder: &TempDir| {
             let dir = folder.path().display();
             let yaml =
                 format!("{{ backends: [10.0.0.1:443], tls: {{ name: a, ca: {dir}/ca.pem }} }}");
             let upstream = Bench::new().upstream(&yaml);
             let lease = take(&upstream, &[]).unwrap();
-            lease.backend().peer.bare().group_key
+            lease.backend().tls.as_ref().unwrap().identity().clone()
         };
-        assert_eq!(pool(&first), pool(&first));
-        assert_ne!(pool(&first), pool(&second));
+        assert_eq!(identity(&first), identity(&first));
+        assert_ne!(identity(&first), identity(&second));
     }
 }

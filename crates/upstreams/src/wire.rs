@@ -1,22 +1,12 @@
 //! Protocols to an upstream's backends: TLS or plain text, and the HTTP version.
-//!
-//! Pingora skips all certificate verification if a peer's name is empty. Here TLS requires a
-//! [`ServerName`], which is never empty.
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use pingora::{
-    protocols::tls::CaType,
-    upstreams::peer::{ALPN, HttpPeer, HttpUpstreamRequestPolicy},
-    utils::tls::CertKey,
-};
 use rustls::ClientConfig;
 
 use super::{
     backend::BackendState,
-    balance::hash64,
     client_tls::{BackendTls, TlsIdentity},
-    target::Target,
 };
 
 edgeway_base::enum_table! {
@@ -50,19 +40,9 @@ pub(super) struct Wire {
 /// Verification of backends, and the client certificate.
 #[derive(Clone, Debug)]
 pub(super) struct Trust {
-    /// CA certificates to trust; the system's if absent.
-    pub(super) cas: Option<Arc<CaType>>,
-    pub(super) client: Option<Arc<CertKey>>,
-    /// The same for the connections of requests.
     pub(super) config: Arc<ClientConfig>,
-    /// Name of the backends, and a digest of all that the others hold, byte for byte.
+    /// Name of the backends, and a digest of the certificates and the key, byte for byte.
     pub(super) identity: TlsIdentity,
-}
-
-impl Trust {
-    pub(super) fn name(&self) -> &str {
-        self.identity.name()
-    }
 }
 
 /// DNS name that a certificate can be for: never empty, no address, no wildcard.
@@ -112,70 +92,17 @@ impl fmt::Display for ServerName {
 }
 
 impl Wire {
-    /// Returns the peer that checks of `target` connect to, without timeouts; `None` if a unix socket's path is longer than
-    /// the system allows.
-    ///
-    /// `group` and all else that distinguishes two upstreams separate their connections: no
-    /// connection is ever used under another trust than that under which it was made.
-    pub(super) fn peer(&self, target: &Target, group: &str) -> Option<HttpPeer> {
-        let name = self.tls.as_ref().map(Trust::name);
-        let (is_tls, name) = (name.is_some(), name.unwrap_or_default().to_owned());
-        let mut peer = match target {
-            Target::Inet(address) => HttpPeer::new(*address, is_tls, name),
-            Target::Unix(path) => HttpPeer::new_uds(path.to_str()?, is_tls, name).ok()?,
-        };
-        peer.group_key = self.group(group);
-        let options = &mut peer.options;
-        // Hop-by-hop headers are removed by `proxy::forwarded`, in the same pass as the rest.
-        options.http_upstream_request_policy = HttpUpstreamRequestPolicy::preserve();
-        match self.protocol {
-            Protocol::Http1 => options.alpn = ALPN::H1,
-            Protocol::H2 => {
-                options.alpn = ALPN::H2;
-                options.max_h2_streams = STREAMS as usize;
-                options.h2_stream_window_size = Some(STREAM_WINDOW);
-                options.h2_connection_window_size = Some(CONNECTION_WINDOW);
-                options.h2_ping_interval = Some(PING);
-            }
-        }
-        if let Some(trust) = &self.tls {
-            options.ca.clone_from(&trust.cas);
-            peer.client_cert_key.clone_from(&trust.client);
-        }
-        Some(peer)
-    }
-
     /// Returns the TLS settings for requests to the backend with this `state`; `None` without TLS.
     pub(super) fn backend_tls(&self, state: &BackendState) -> Option<BackendTls> {
         let trust = self.tls.as_ref()?;
         let identity = trust.identity.clone();
         BackendTls::new(&trust.config, identity, self.protocol, state.sessions())
     }
-
-    /// Returns a number that no other upstream has, and no other trust or protocol of this one.
-    fn group(&self, upstream: &str) -> u64 {
-        let mut text = upstream.as_bytes().to_vec();
-        // A byte that no name contains ends it.
-        text.push(0);
-        text.push(match self.protocol {
-            Protocol::Http1 => 1,
-            Protocol::H2 => 2,
-        });
-        if let Some(trust) = &self.tls {
-            text.extend(trust.identity.trust());
-            text.extend(trust.name().as_bytes());
-        }
-        hash64(&text)
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
-    use pingora::upstreams::peer::Peer;
-
-    use super::{super::client_tls::client_config, *};
+    use super::*;
 
     #[test]
     fn names_are_those_that_a_certificate_can_have() {
@@ -201,52 +128,5 @@ mod tests {
         ] {
             assert_eq!(ServerName::parse(name), None, "{name}");
         }
-    }
-
-    fn trust(name: &str, contents: u8) -> Trust {
-        let roots = Arc::new(rustls::RootCertStore::empty());
-        Trust {
-            cas: None,
-            client: None,
-            config: Arc::new(client_config(roots, None).unwrap()),
-            identity: TlsIdentity::new(ServerName::parse(name).unwrap(), [contents; 32]),
-        }
-    }
-
-    #[test]
-    fn pools_differ_where_anything_of_the_trust_does() {
-        let target = Target::Inet("127.0.0.1:443".parse().unwrap());
-        let wires = [
-            (Protocol::Http1, None),
-            (Protocol::H2, None),
-            (Protocol::Http1, Some(trust("a", 0))),
-            (Protocol::H2, Some(trust("a", 0))),
-            (Protocol::Http1, Some(trust("b", 0))),
-            (Protocol::Http1, Some(trust("a", 1))),
-        ];
-        let pool = |(protocol, tls), upstream: &str| {
-            let wire = Wire { protocol, tls };
-            wire.peer(&target, upstream).unwrap().reuse_hash()
-        };
-        let mut pools = HashSet::new();
-        for wire in &wires {
-            for upstream in ["web", "api"] {
-                assert!(pools.insert(pool(wire.clone(), upstream)), "{wire:?}");
-            }
-            assert!(!pools.insert(pool(wire.clone(), "web")), "the same again");
-        }
-    }
-
-    #[test]
-    fn verification_is_on_and_the_name_is_sent() {
-        let target = Target::Inet("127.0.0.1:443".parse().unwrap());
-        let wire = Wire {
-            protocol: Protocol::Http1,
-            tls: Some(trust("api.internal", 0)),
-        };
-        let peer = wire.peer(&target, "web").unwrap();
-        assert!(peer.is_tls() && peer.verify_cert() && peer.verify_hostname());
-        assert_eq!(peer.sni(), "api.internal");
-        assert_eq!(peer.alternative_cn(), None);
     }
 }

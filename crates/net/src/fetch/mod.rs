@@ -34,8 +34,10 @@ use rustls_pki_types::{
 use tokio::time::timeout;
 use tower_service::Service;
 
-use self::one_connection::{collect, collect_with_trailers};
-pub use self::one_connection::{exchange, exchange_for_success, exchange_in_pieces};
+use self::one_connection::collect_with_trailers;
+pub use self::one_connection::{
+    collect, drain, exchange, exchange_for_success, exchange_in_pieces, exchange_over,
+};
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("edgeway/", env!("CARGO_PKG_VERSION")));

@@ -3,10 +3,13 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, response::Parts};
 use http_body_util::{BodyExt, Collected, Full, LengthLimitError, Limited};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -34,8 +37,8 @@ pub async fn exchange_for_success(
     request: Request<Bytes>,
     longest: usize,
 ) -> Result<Response<Option<Bytes>>, FetchError> {
-    exchange_over(stream, request, None, async |status, body| {
-        if !status.is_success() {
+    exchange_over(stream, request, None, async |response, body| {
+        if !response.status.is_success() {
             return Ok(None);
         }
         collect(body, longest).await.map(Some)
@@ -55,8 +58,8 @@ pub async fn exchange_in_pieces(
     quiet: Duration,
     mut take: impl FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<Response<Bytes>, FetchError> {
-    exchange_over(stream, request, Some(quiet), async |status, mut body| {
-        if status != StatusCode::OK {
+    exchange_over(stream, request, Some(quiet), async |response, mut body| {
+        if response.status != StatusCode::OK {
             return within(Some(quiet), collect(body, longest)).await?;
         }
         while let Some(frame) = within(Some(quiet), body.frame()).await? {
@@ -84,21 +87,39 @@ async fn within<T>(
     }
 }
 
-/// Sends one request, and passes the response to `read`. `quiet` limits the wait for its headers.
-async fn exchange_over<T>(
+/// Sends one request, over HTTP/2 if that is its version, and passes the response to `read`. `quiet`
+/// limits the wait for its headers.
+pub async fn exchange_over<T>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     mut request: Request<Bytes>,
     quiet: Option<Duration>,
-    read: impl AsyncFnOnce(StatusCode, Incoming) -> Result<T, FetchError>,
+    read: impl AsyncFnOnce(&Parts, Incoming) -> Result<T, FetchError>,
 ) -> Result<Response<T>, FetchError> {
     let headers = request.headers_mut();
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let response = async {
+    let stream = TokioIo::new(stream);
+    if request.version() == Version::HTTP_2 {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
         let sent = sender.send_request(request.map(Full::new));
+        return finish(sent, connection, quiet, read).await;
+    }
+    let close = HeaderValue::from_static("close");
+    request.headers_mut().insert(header::CONNECTION, close);
+    let (mut sender, connection) = http1::handshake(stream).await?;
+    let sent = sender.send_request(request.map(Full::new));
+    finish(sent, connection, quiet, read).await
+}
+
+/// Waits for the response, and passes it to `read`.
+async fn finish<T>(
+    sent: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    connection: impl Future<Output = hyper::Result<()>>,
+    quiet: Option<Duration>,
+    read: impl AsyncFnOnce(&Parts, Incoming) -> Result<T, FetchError>,
+) -> Result<Response<T>, FetchError> {
+    let response = async {
         let (parts, body) = within(quiet, sent).await??.into_parts();
-        let body = read(parts.status, body).await?;
+        let body = read(&parts, body).await?;
         Ok(Response::from_parts(parts, body))
     };
     // The connection future transfers the bytes of the response, and ends no later.
@@ -111,8 +132,16 @@ async fn exchange_over<T>(
     }
 }
 
+/// Reads a body to its end, and keeps nothing of it.
+pub async fn drain(mut body: Incoming) -> Result<(), FetchError> {
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
+    Ok(())
+}
+
 /// Reads a whole body, which may have at most `longest` bytes.
-pub(super) async fn collect(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
+pub async fn collect(body: Incoming, longest: usize) -> Result<Bytes, FetchError> {
     Ok(collect_with_trailers(body, longest).await?.to_bytes())
 }
 

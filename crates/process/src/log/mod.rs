@@ -260,15 +260,6 @@ impl Log for BoundedLogger {
         if !self.inner.matches(record) {
             return;
         }
-        if record.level() < Level::Debug && is_of_the_pool(record) {
-            let builder = &mut Record::builder();
-            builder
-                .target(record.target())
-                .file(record.file())
-                .line(record.line());
-            let quiet = builder.level(Level::Debug).args(*record.args()).build();
-            return self.log(&quiet);
-        }
         if self.format == LogFormat::Text && self.logs_one_line(record) {
             return;
         }
@@ -289,23 +280,6 @@ impl Log for BoundedLogger {
     fn flush(&self) {
         self.report(LineKind::All);
         self.inner.flush();
-    }
-}
-
-/// Returns true if Pingora reports that a pooled connection was closed when it was taken. The
-/// request continues on another connection, so no action is needed.
-fn is_of_the_pool(record: &Record<'_>) -> bool {
-    match record.target() {
-        "pingora_core::connectors" => is_text(record, "failed to acquire reusable stream"),
-        "pingora_core::protocols" => is_text(record, "Idle unix connection is broken"),
-        _ => false,
-    }
-}
-
-fn is_text(record: &Record<'_>, begin: &str) -> bool {
-    match record.args().as_str() {
-        Some(text) => text.starts_with(begin),
-        None => record.args().to_string().starts_with(begin),
     }
 }
 
@@ -444,46 +418,6 @@ mod tests {
         ]);
         let buffered: usize = bench.logger.shards.iter().map(|s| s.lock().len()).sum();
         assert_eq!(buffered, 0);
-    }
-
-    #[test]
-    fn a_pooled_connection_that_is_gone_is_no_error() {
-        let log = |bench: &Bench, target: &str, text: &str| {
-            let record = &mut Record::builder();
-            let record = record.level(Level::Error).target(target);
-            bench
-                .logger
-                .log(&record.args(format_args!("{text}")).build());
-        };
-        let say = |bench: &Bench| {
-            log(
-                bench,
-                "pingora_core::connectors",
-                "failed to acquire reusable stream",
-            );
-            log(
-                bench,
-                "pingora_core::protocols",
-                "Idle unix connection is broken: ENOTCONN",
-            );
-            // The control: lines that are logged.
-            log(bench, "pingora_core::protocols", "Crit: FD mismatch: fd: 7");
-            log(bench, "edgeway::proxy", "failed to acquire reusable stream");
-        };
-        let errors = [
-            ("ERROR Crit: FD mismatch: fd: 7", 1),
-            ("ERROR failed to acquire reusable stream", 1),
-        ];
-        let usual = bench(DEFAULT);
-        say(&usual);
-        usual.check(&errors);
-        let verbose = bench("debug");
-        say(&verbose);
-        let quiet = [
-            ("DEBUG failed to acquire reusable stream", 1),
-            ("DEBUG Idle unix connection is broken: ENOTCONN", 1),
-        ];
-        verbose.check(&[quiet, errors].concat());
     }
 
     #[test]

@@ -23,8 +23,9 @@ use pingora::{Error, ErrorType, Result};
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, ReadBuf};
 
 pub use self::http2::BackendStream;
+use self::socket::Socket;
+pub(super) use self::transport::Transport;
 pub(super) use self::{http2::Http2Connections, idle::IdleConnections};
-use self::{socket::Socket, transport::Transport};
 use super::{
     Lease, Protocol, Upstream,
     client_tls::{BackendTls, TlsIdentity},
@@ -192,6 +193,15 @@ impl Upstream {
                 .put((connection, lease.since), until, &self.shared.clock);
         }
     }
+}
+
+/// Connects to a backend for a check, for at most `time`.
+pub(super) async fn connect(
+    target: &Target,
+    tls: Option<&BackendTls>,
+    time: Duration,
+) -> Result<Transport> {
+    in_time(time, Transport::connect(target, tls)).await
 }
 
 /// Waits for a connection for at most `time`.

@@ -25,7 +25,7 @@ const IDLE_ROOM: usize = 1024;
 
 /// TLS connection after its handshake.
 #[derive(Debug)]
-pub(super) struct SecureStream {
+pub(crate) struct SecureStream {
     stream: TlsStream<RecordSocket>,
     identity: TlsIdentity,
 }

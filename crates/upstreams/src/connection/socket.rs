@@ -17,10 +17,10 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::{peer::TCP_KEEPALIVE, target::Target};
+use crate::{pool::TCP_KEEPALIVE, target::Target};
 
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }

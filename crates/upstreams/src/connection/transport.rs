@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(super) enum Transport {
+pub(crate) enum Transport {
     Plain(Socket),
     /// Boxed: most of it is rustls's state, and other connections must stay small.
     Tls(Box<SecureStream>),
@@ -63,7 +63,7 @@ impl Transport {
     }
 
     /// Returns false if TLS did not negotiate HTTP/2. Without TLS nothing is negotiated.
-    pub(super) fn may_speak_h2(&self) -> bool {
+    pub(crate) fn may_speak_h2(&self) -> bool {
         match self {
             Self::Plain(_) => true,
             Self::Tls(stream) => stream.speaks_h2(),

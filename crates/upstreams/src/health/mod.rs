@@ -5,9 +5,9 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use pingora::http::RequestHeader;
+use http::uri::PathAndQuery;
 
 use self::probe::{HttpPlan, ProbeMethod};
 pub(super) use self::{
@@ -138,16 +138,12 @@ impl ProbeMethod {
                 written.value.clone()
             }
         };
-        let head = path
-            .value
-            .starts_with('/')
-            .then(|| request(&path.value))
-            .flatten();
-        let Some(head) = head else {
+        let written = path;
+        let Some(path) = parse_path(&written.value) else {
             cx.report_at(
-                path.place,
+                written.place,
                 CODE,
-                format!("invalid path `{}`", path.value),
+                format!("invalid path `{}`", written.value),
                 "write a path that starts with `/`, percent-encoded: `/api/health`",
             );
             return None;
@@ -163,8 +159,8 @@ impl ProbeMethod {
             );
             return None;
         }
-        Some(Self::Http(Box::new(HttpPlan {
-            head,
+        Some(Self::Http(Arc::new(HttpPlan {
+            path,
             host: health.host.clone(),
             expect,
             json: health.json,
@@ -172,24 +168,11 @@ impl ProbeMethod {
     }
 }
 
-/// Builds the request of a check, without its `Host`.
-fn request(path: &str) -> Option<RequestHeader> {
-    let is_target = path
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'#' && byte != b'"');
-    if !is_target {
+/// Parses the path of a check; `None` if it is not one.
+fn parse_path(path: &str) -> Option<PathAndQuery> {
+    let is_target = |byte: u8| byte.is_ascii_graphic() && byte != b'#' && byte != b'"';
+    if !path.starts_with('/') || !path.bytes().all(is_target) {
         return None;
     }
-    let mut head = RequestHeader::build("GET", path.as_bytes(), None).ok()?;
-    for (name, value) in [
-        (
-            "user-agent",
-            concat!("edgeway/", env!("CARGO_PKG_VERSION"), " (health)"),
-        ),
-        ("accept", "*/*"),
-        ("connection", "close"),
-    ] {
-        head.insert_header(name, value).ok()?;
-    }
-    Some(head)
+    path.parse().ok()
 }

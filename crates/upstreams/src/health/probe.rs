@@ -1,34 +1,38 @@
 //! Check of one backend: a connection, or an HTTP response whose status and possibly JSON body are
 //! checked, under one deadline for the whole check.
 //!
-//! Uses Pingora's trait for checks with implementations of its own: each of Pingora's creates a
-//! connector, which reads the system's CA certificates and allows no other trust.
+//! Uses Pingora's trait for checks with an implementation of its own, over the connections of
+//! requests: Pingora's checks allow neither an upstream's own trust nor a look at the response.
 
 use std::{
     mem,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use ::http::header::{CONNECTION, HOST};
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use pingora::{
-    Error, ErrorType, Result,
-    connectors::{TransportConnector, http::Connector},
-    http::{RequestHeader, ResponseHeader},
-    upstreams::peer::{HttpPeer, Peer},
+use bytes::Bytes;
+use edgeway_net::fetch::{FetchError, collect, drain, exchange_over};
+use http::{
+    Request, Uri, Version,
+    header::{ACCEPT, HOST, USER_AGENT},
+    uri::PathAndQuery,
 };
+use parking_lot::Mutex;
+use pingora::{Error, ErrorType, Result};
 use pingora_load_balancing::{Backend as Probed, Extensions, health_check::HealthCheck};
 
 use crate::{
+    Protocol,
     backend::Backend,
+    client_tls::BackendTls,
     config::model::StatusSet,
+    connection::{Transport, connect},
     node::{NodeReport, REPORT_HEADER},
-    system::connector_options,
+    target::Target,
     tls,
 };
 
@@ -111,13 +115,12 @@ pub(crate) struct ProbePlan {
 pub(super) enum ProbeMethod {
     /// Passes if the backend accepts a connection.
     Tcp,
-    Http(Box<HttpPlan>),
+    Http(Arc<HttpPlan>),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct HttpPlan {
-    /// Request headers without `Host`.
-    pub(super) head: RequestHeader,
+    pub(super) path: PathAndQuery,
     /// Value of `Host`; the backend's address if absent.
     pub(super) host: Option<String>,
     pub(super) expect: StatusSet,
@@ -127,97 +130,62 @@ pub(super) struct HttpPlan {
 
 /// Checker of one backend.
 pub(crate) struct Prober {
-    check: Box<dyn HealthCheck + Send + Sync>,
     probed: Probed,
     timeout: Duration,
-    /// Set by a check that passes as degraded.
-    degraded: Arc<AtomicBool>,
-    /// Report in the last response.
-    report: Arc<Mutex<FoundReport>>,
-}
-
-/// Check that connects, with TLS if the upstream uses it.
-struct ConnectCheck {
-    connector: &'static TransportConnector,
-    /// Peer with the trust of the upstream's requests, on connections of its own.
-    peer: HttpPeer,
+    /// TLS as the upstream's requests use it, on connections of its own.
+    tls: Option<BackendTls>,
+    http: Option<HttpCheck>,
 }
 
 struct HttpCheck {
-    connector: &'static Connector,
-    /// As above.
-    peer: HttpPeer,
-    degraded: Arc<AtomicBool>,
-    report: Arc<Mutex<FoundReport>>,
-    head: RequestHeader,
-    expect: StatusSet,
-    reads_body: bool,
+    plan: Arc<HttpPlan>,
+    request: Request<Bytes>,
+    /// Set by a check that passes as degraded.
+    degraded: AtomicBool,
+    /// Report in the last response.
+    report: Mutex<FoundReport>,
 }
 
 impl Prober {
-    pub(crate) fn new(plan: &ProbePlan, backend: &Backend) -> Option<Self> {
-        let mut peer = backend.peer.bare();
-        let options = &mut peer.options;
-        options.connection_timeout = Some(plan.timeout);
-        options.total_connection_timeout = Some(plan.timeout);
-        let probed = Probed {
-            addr: peer.address().clone(),
-            weight: 1,
-            ext: Extensions::new(),
-        };
-        let degraded = Arc::new(AtomicBool::new(false));
-        let report = Arc::default();
-        let check: Box<dyn HealthCheck + Send + Sync> = match &plan.how {
-            ProbeMethod::Tcp => Box::new(ConnectCheck {
-                connector: transport(),
-                peer,
+    pub(crate) fn new(plan: &ProbePlan, protocol: Protocol, backend: &Backend) -> Option<Self> {
+        let http = match &plan.how {
+            ProbeMethod::Tcp => None,
+            ProbeMethod::Http(plan) => Some(HttpCheck {
+                request: request(plan, protocol, backend)?,
+                plan: Arc::clone(plan),
+                degraded: AtomicBool::default(),
+                report: Mutex::default(),
             }),
-            ProbeMethod::Http(http) => {
-                let mut head = http.head.clone();
-                // With TLS a backend may serve several names; the check uses the one that its
-                // certificate is for.
-                let host = http
-                    .host
-                    .as_deref()
-                    .unwrap_or(match backend.peer.tls_name() {
-                        "" => &backend.authority,
-                        name => name,
-                    });
-                head.insert_header(HOST, host).ok()?;
-                if backend.peer.is_h2() {
-                    // RFC 9113, 8.2.2: HTTP/2 has no connection-specific headers.
-                    head.remove_header(&CONNECTION);
-                }
-                Box::new(HttpCheck {
-                    connector: connector(),
-                    peer,
-                    degraded: Arc::clone(&degraded),
-                    report: Arc::clone(&report),
-                    head,
-                    expect: http.expect.clone(),
-                    reads_body: http.json,
-                })
-            }
         };
         Some(Self {
-            check,
-            probed,
+            probed: Probed {
+                addr: backend.target.socket_address()?,
+                weight: 1,
+                ext: Extensions::new(),
+            },
             timeout: plan.timeout,
-            degraded,
-            report,
+            tls: backend.tls.as_ref().map(BackendTls::for_checks),
+            http,
         })
     }
 
     /// Takes what the last check has found.
     pub(crate) fn take_report(&self) -> FoundReport {
-        mem::take(&mut *self.report.lock())
+        let http = self.http.as_ref();
+        http.map_or(FoundReport::Unknown, |http| {
+            mem::take(&mut *http.report.lock())
+        })
+    }
+
+    fn is_degraded(&self) -> bool {
+        let http = self.http.as_ref();
+        http.is_some_and(|http| http.degraded.load(Ordering::Relaxed))
     }
 
     /// Runs the check; returns true if the backend passes, and a text on the result.
     pub(crate) async fn probe(&self) -> (bool, String) {
-        // Pingora limits single reads only: a slowly sent response would last for ever.
-        match tokio::time::timeout(self.timeout, self.check.check(&self.probed)).await {
-            Ok(Ok(())) if self.degraded.load(Ordering::Relaxed) => (true, DEGRADED.to_owned()),
+        match tokio::time::timeout(self.timeout, self.check(&self.probed)).await {
+            Ok(Ok(())) if self.is_degraded() => (true, DEGRADED.to_owned()),
             Ok(Ok(())) => (true, "ok".to_owned()),
             Ok(Err(error)) => (false, words(&error)),
             Err(_) => (
@@ -228,20 +196,16 @@ impl Prober {
     }
 }
 
-/// Returns the upstream's peer with the address of the checked backend.
-fn peer_at(template: &HttpPeer, target: &Probed) -> HttpPeer {
-    let mut peer = template.clone();
-    peer._address = target.addr.clone();
-    peer
-}
-
 #[async_trait]
-impl HealthCheck for ConnectCheck {
-    async fn check(&self, target: &Probed) -> Result<()> {
-        // With TLS this includes the handshake. The connection is closed at once.
-        let peer = peer_at(&self.peer, target);
-        drop(self.connector.new_stream(&peer).await?);
-        Ok(())
+impl HealthCheck for Prober {
+    async fn check(&self, probed: &Probed) -> Result<()> {
+        let target = Target::try_from(&probed.addr)?;
+        // With TLS this includes the handshake.
+        let transport = connect(&target, self.tls.as_ref(), self.timeout).await?;
+        match &self.http {
+            Some(http) => http.ask(transport).await,
+            None => Ok(()),
+        }
     }
 
     /// Results are counted in [`super::state`].
@@ -250,66 +214,88 @@ impl HealthCheck for ConnectCheck {
     }
 }
 
-#[async_trait]
-impl HealthCheck for HttpCheck {
-    async fn check(&self, target: &Probed) -> Result<()> {
-        let word = self.ask(&peer_at(&self.peer, target)).await?;
+/// Builds the request of a check.
+fn request(plan: &HttpPlan, protocol: Protocol, backend: &Backend) -> Option<Request<Bytes>> {
+    // With TLS a backend may serve several names; the check uses the one that its certificate is for.
+    let host = plan
+        .host
+        .as_deref()
+        .or_else(|| backend.tls_name())
+        .unwrap_or(&backend.authority);
+    let request = Request::get(plan.path.as_str())
+        .header(
+            USER_AGENT,
+            concat!("edgeway/", env!("CARGO_PKG_VERSION"), " (health)"),
+        )
+        .header(ACCEPT, "*/*");
+    let request = match protocol {
+        Protocol::Http1 => request.header(HOST, host),
+        Protocol::H2 => {
+            let scheme = if backend.tls.is_some() {
+                "https"
+            } else {
+                "http"
+            };
+            let uri = Uri::builder()
+                .scheme(scheme)
+                .authority(host)
+                .path_and_query(plan.path.clone());
+            request.uri(uri.build().ok()?).version(Version::HTTP_2)
+        }
+    };
+    request.body(Bytes::new()).ok()
+}
+
+impl HttpCheck {
+    async fn ask(&self, transport: Transport) -> Result<()> {
+        if self.request.version() == Version::HTTP_2 && !transport.may_speak_h2() {
+            return Error::e_explain(ErrorType::H2Error, "not negotiated by TLS");
+        }
+        let response = exchange_over(
+            transport,
+            self.request.clone(),
+            None,
+            async |response, body| {
+                *self.report.lock() = match response.headers.get(REPORT_HEADER) {
+                    None => FoundReport::Absent,
+                    Some(value) => NodeReport::parse(value.as_bytes())
+                        .map_or(FoundReport::Unknown, FoundReport::Valid),
+                };
+                if !self.plan.expect.contains(response.status.as_u16()) {
+                    return Ok(None);
+                }
+                if self.plan.json {
+                    return collect(body, MAX_BODY_LEN).await.map(Some);
+                }
+                drain(body).await?;
+                Ok(Some(Bytes::new()))
+            },
+        );
+        let (response, body) = match response.await {
+            Ok(response) => response.into_parts(),
+            Err(FetchError::TooLong(_)) => {
+                return Error::e_explain(BODY, "it is longer than 64 KiB");
+            }
+            Err(error) => return Error::e_explain(self.etype(&error), error.to_string()),
+        };
+        let word = match body {
+            None => return Error::e_explain(ErrorType::HTTPStatus(response.status.as_u16()), ""),
+            Some(body) if self.plan.json => status_of(&body)?,
+            Some(_) => HealthWord::Ok,
+        };
         let is_degraded = word == HealthWord::Degraded;
         self.degraded.store(is_degraded, Ordering::Relaxed);
         Ok(())
     }
 
-    /// As above.
-    fn health_threshold(&self, _success: bool) -> usize {
-        1
-    }
-}
-
-impl HttpCheck {
-    async fn ask(&self, peer: &HttpPeer) -> Result<HealthWord> {
-        // Never returned to the pool, so each check makes a connection of its own.
-        let (mut session, _) = self.connector.get_http_session(peer).await?;
-        if peer.options.alpn.get_min_http_version() == 2 && session.as_http2().is_none() {
-            return Error::e_explain(ErrorType::H2Error, "not negotiated by TLS");
-        }
-        let head = Box::new(self.head.clone());
-        session.write_request_header(head).await?;
-        session.finish_request_body().await?;
-        session.read_response_header().await?;
-        let response = session
-            .response_header()
-            .ok_or_else(|| Error::new(ErrorType::ConnectionClosed))?;
-        *self.report.lock() = match response.headers.get(REPORT_HEADER) {
-            None => FoundReport::Absent,
-            Some(value) => {
-                NodeReport::parse(value.as_bytes()).map_or(FoundReport::Unknown, FoundReport::Valid)
-            }
-        };
-        expected(&self.expect, response)?;
-        let mut body = Vec::new();
-        while let Some(chunk) = session.read_response_body().await? {
-            if !self.reads_body {
-                continue;
-            }
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_BODY_LEN {
-                return Error::e_explain(BODY, "it is longer than 64 KiB");
-            }
-        }
-        if self.reads_body {
-            status_of(&body)
-        } else {
-            Ok(HealthWord::Ok)
+    /// Returns the type of the error of a check without a whole response.
+    fn etype(&self, error: &FetchError) -> ErrorType {
+        match error {
+            _ if self.request.version() == Version::HTTP_2 => ErrorType::H2Error,
+            FetchError::Http(error) if error.is_parse() => ErrorType::InvalidHTTPHeader,
+            _ => ErrorType::ConnectionClosed,
         }
     }
-}
-
-fn expected(expect: &StatusSet, response: &ResponseHeader) -> Result<()> {
-    let status = response.status.as_u16();
-    if expect.contains(status) {
-        return Ok(());
-    }
-    Err(Error::new(ErrorType::HTTPStatus(status)))
 }
 
 /// Describes why a check failed.
@@ -326,23 +312,12 @@ fn words(error: &Error) -> String {
         ErrorType::ConnectRefused => REFUSED,
         ErrorType::ConnectNoRoute => "no route",
         ErrorType::ConnectTimedout => "connection timed out",
-        ErrorType::ReadTimedout => "no response in time",
-        ErrorType::ConnectionClosed => "closed without a response",
-        ErrorType::H2Error | ErrorType::InvalidH2 => "no HTTP/2",
+        ErrorType::ConnectionClosed => "closed without a whole response",
+        ErrorType::InvalidHTTPHeader => "the response is not HTTP",
+        ErrorType::H2Error => "no HTTP/2",
         other => other.as_str(),
     };
     text.to_owned()
-}
-
-/// Returns the shared connector: creating one reads the system's CA certificates.
-fn connector() -> &'static Connector {
-    static CONNECTOR: OnceLock<Connector> = OnceLock::new();
-    CONNECTOR.get_or_init(|| Connector::new(Some(connector_options())))
-}
-
-fn transport() -> &'static TransportConnector {
-    static TRANSPORT: OnceLock<TransportConnector> = OnceLock::new();
-    TRANSPORT.get_or_init(|| TransportConnector::new(Some(connector_options())))
 }
 
 /// Result of a check that nobody accepted.

@@ -11,7 +11,7 @@ use tokio::{
 
 use super::Prober;
 use crate::{
-    BackendStatus, Outcome, Upstream,
+    BackendStatus, Outcome, Protocol, Upstream,
     base::clock::Clock,
     supervise,
     tests::{Bench, take},
@@ -47,7 +47,7 @@ async fn probe(health: &str, address: SocketAddr) -> (bool, String) {
     let upstream = bench.upstream(&format!("{{ backends: ['{address}'], health: {health} }}"));
     let plan = upstream.probing.plan();
     let backend = upstream.backends().remove(0);
-    let prober = Prober::new(plan, &backend).unwrap();
+    let prober = Prober::new(plan, Protocol::Http1, &backend).unwrap();
     prober.probe().await
 }
 

@@ -34,7 +34,7 @@ use crate::{
     base::clock::Clock,
     client_tls::{BackendTls, TlsIdentity},
     eject::nanos,
-    peer::Pool,
+    pool::Pool,
     wire::{CONNECTION_WINDOW, PING, STREAM_WINDOW, STREAMS},
 };
 

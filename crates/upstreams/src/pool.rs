@@ -1,10 +1,10 @@
-//! Idle timeout of connections to backends, and the peers that Pingora's connectors check.
+//! Idle timeout of connections to backends.
 
 use std::time::Duration;
 
-use pingora::{protocols::l4::ext::TcpKeepalive, upstreams::peer::HttpPeer};
+use pingora::protocols::l4::ext::TcpKeepalive;
 
-use super::{Timeouts, backend::KeepAlive, target::Target, wire::Wire};
+use super::backend::KeepAlive;
 
 /// Idle timeout of connections to an upstream's backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,44 +39,6 @@ impl Pool {
                 .unwrap_or_default()
                 .max(timeout.min(MARGIN) / 2),
         }
-    }
-}
-
-/// Peer that is copied for each check: no parsing and no name resolution.
-#[derive(Clone, Debug)]
-pub(super) struct PeerTemplate(HttpPeer);
-
-impl PeerTemplate {
-    /// Creates a template; `None` if a unix socket's path is longer than the system allows.
-    /// `upstream` separates the pools of upstreams that share an address: their idle timeouts
-    /// differ.
-    pub(super) fn new(
-        target: &Target,
-        wire: &Wire,
-        timeouts: &Timeouts,
-        upstream: &str,
-    ) -> Option<Self> {
-        let mut peer = wire.peer(target, upstream)?;
-        let options = &mut peer.options;
-        options.connection_timeout = Some(timeouts.connect);
-        options.total_connection_timeout = Some(timeouts.connect);
-        // No timeouts for reads and writes here: a check has one for all of it.
-        options.tcp_keepalive = Some(TCP_KEEPALIVE);
-        Some(Self(peer))
-    }
-
-    /// Returns the name that the backend's certificate is for; empty without TLS.
-    pub(super) fn tls_name(&self) -> &str {
-        &self.0.sni
-    }
-
-    pub(super) fn is_h2(&self) -> bool {
-        self.0.options.alpn.get_min_http_version() == 2
-    }
-
-    /// Returns the peer for checks, which set timeouts of their own.
-    pub(super) fn bare(&self) -> HttpPeer {
-        self.0.clone()
     }
 }
 
