@@ -21,14 +21,20 @@ test: setup-tests ## check format and lints, run unit tests and end-to-end tests
 	@scripts/slow-crates
 	CARGO=scripts/linted scripts/run-tests $(BESIDE)
 
+# Commit whose build a hunt compares with this one: BEFORE=HEAD~1.
+BEFORE ?=
 # Tests that draw more cases in a hunt, against nginx, Pingora or rules of RFCs: HUNT='import_nginx drivers'.
-HUNT ?= bodies cache_as_nginx cache_key config::every drivers http2 images import_nginx purge_link rfc9111 smuggling spellings
+HUNT ?= $(if $(BEFORE),drivers,bodies cache_as_nginx cache_key config::every drivers http2 images import_nginx purge_link rfc9111 smuggling spellings)
 
 .PHONY: hunt
-hunt: setup-tests ## draw cases against nginx and other programs for as long as it takes, and for unit tests, with fresh seeds (HUNT=)
+hunt: setup-tests ## draw cases against other programs or the build of a commit (BEFORE=) for as long as it takes, with fresh seeds (HUNT=)
 	@$(MAKE) --no-print-directory -j2 apps build-tests
-	EDGEWAY_HUNT=1 scripts/linted test --workspace --locked --test it -- --test-threads 2 $(HUNT)
+	before=$$([ -z '$(BEFORE)' ] || scripts/build-before '$(BEFORE)') && \
+	    EDGEWAY_BEFORE=$$before EDGEWAY_HUNT=1 scripts/linted test --workspace --locked --test it -- --test-threads 2 $(HUNT)
+ifeq ($(BEFORE),)
 	EDGEWAY_HUNT=1 scripts/linted test --workspace --locked --lib
+	EDGEWAY_TEST_DRIVER=pingora scripts/linted test --workspace --locked --test it -- --skip drivers::
+endif
 
 .PHONY: steady
 steady: setup-tests ## run the end-to-end tests five times beside load (TIMES=); one failure fails it
@@ -37,8 +43,7 @@ steady: setup-tests ## run the end-to-end tests five times beside load (TIMES=);
 
 .PHONY: test-all
 test-all: export EDGEWAY_TEST_ALL = 1
-test-all: test ## the same, also without the relay, and what takes longer or needs rights: older versions of Next.js, namespaces, the drills; before a release
-	EDGEWAY_RELAY=off CARGO=scripts/linted scripts/run-tests
+test-all: test ## the same, and what takes longer or needs rights: older versions of Next.js, namespaces, the drills; before a release
 	$(MAKE) doc
 	$(MAKE) drills
 	$(MAKE) test-systemd

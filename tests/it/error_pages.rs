@@ -75,15 +75,9 @@ fn seen(response: &Response) -> Seen {
     (response.status(), response.decoded(), tag)
 }
 
-/// Invariant: with either driver, a client gets the page or the response, whole.
+/// Invariant: a client gets the page or the response, whole.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_that_take_html_get_the_page_and_others_the_response() {
-    for relay in ["on", "off"] {
-        get_pages_and_responses(relay).await;
-    }
-}
-
-async fn get_pages_and_responses(relay: &str) {
     let seed = seed::drawn();
     let mut random = Rng::with_seed(seed);
     let plans = Arc::new(Plans::default());
@@ -113,7 +107,7 @@ routes:
 ",
         origin.address()
     );
-    let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
+    let gateway = Gateway::start(&yaml).await;
     let streams = http2::Client::open(([127, 0, 0, 1], h2).into()).await;
     let (mut replaced, mut passed) = (0, 0);
     for case in 0..seed::cases(130, 250) {

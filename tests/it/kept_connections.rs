@@ -124,21 +124,19 @@ async fn errors_keep_the_connection() {
     let dropping = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
     let hanging = ResettingOrigin::start(Failure::Hang).await;
     let yaml = failing(dropping.address(), hanging.address());
-    for relay in ["on", "off"] {
-        let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
-        let (closed, kept_bodies) = send_all(&gateway, &mut random, relay == "on").await;
-        println!("{closed} closed, {kept_bodies} kept after bodies");
-        // A body that arrives later than its headers may cost a connection.
-        assert!(
-            kept_bodies > 10 * closed.max(5),
-            "{closed} closed, {kept_bodies} kept"
-        );
-    }
+    let gateway = Gateway::start(&yaml).await;
+    let (closed, kept_bodies) = send_all(&gateway, &mut random).await;
+    println!("{closed} closed, {kept_bodies} kept after bodies");
+    // A body that arrives later than its headers may cost a connection.
+    assert!(
+        kept_bodies > 10 * closed.max(5),
+        "{closed} closed, {kept_bodies} kept"
+    );
 }
 
 /// Sends drawn requests one after the other. Returns the number of connections that were closed
 /// although the request was there as a whole, and of those that were kept after a body.
-async fn send_all(gateway: &Gateway, random: &mut Rng, has_relay: bool) -> (usize, usize) {
+async fn send_all(gateway: &Gateway, random: &mut Rng) -> (usize, usize) {
     let mut connection = gateway.connect().await;
     let (mut closed, mut kept_bodies) = (0, 0);
     for number in 0..REQUESTS {
@@ -153,11 +151,9 @@ async fn send_all(gateway: &Gateway, random: &mut Rng, has_relay: bool) -> (usiz
             kept_bodies += usize::from(sent.has_body);
             continue;
         }
-        // Pingora keeps no connection after a backend failed.
-        let is_failed = !has_relay && sent.status >= 502;
-        assert!(sent.has_body || is_failed, "closed for nothing: {shown}");
+        assert!(sent.has_body, "closed for nothing: {shown}");
         assert!(connection.is_closed().await, "{number}: {shown}");
-        closed += usize::from(!sent.waits && !is_failed);
+        closed += usize::from(!sent.waits);
         connection = gateway.connect().await;
     }
     (closed, kept_bodies)
@@ -171,32 +167,28 @@ async fn a_body_that_comes_after_the_response_is_not_taken_for_a_request() {
     let dropping = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
     let hanging = ResettingOrigin::start(Failure::Hang).await;
     let yaml = failing(dropping.address(), hanging.address());
-    for relay in ["on", "off"] {
-        let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
-        for path in ["moved", "refused", "guarded", "away", "none"] {
-            for length in [1, CONTENT.len(), 20_000, MOST, MOST + 1] {
-                let shown = format!("{path}, {length} bytes, relay {relay}");
-                let mut connection = gateway.connect().await;
-                let head = format!(
-                    "POST /{path}/x HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n"
-                );
-                connection.write(&head).await.expect("it accepts");
-                let response = connection.read_response().await.expect("it responds");
-                let is_closing = response.header("connection") == Some("close");
-                // Pingora keeps no connection after a backend failed.
-                let is_failed = relay == "off" && response.status() >= 502;
-                assert_eq!(is_closing, length > MOST || is_failed, "{shown}");
-                if is_closing {
-                    continue;
-                }
-                let body: String = CONTENT.chars().cycle().take(length).collect();
-                connection.write(&body).await.expect("it reads on");
-                // The request in the body has another response.
-                let next = "GET /none/next HTTP/1.1\r\nHost: a.test\r\n\r\n";
-                connection.write(next).await.expect("it accepts");
-                let response = connection.read_response().await.expect("it responds");
-                assert_eq!(response.status(), 404, "{shown}");
+    let gateway = Gateway::start(&yaml).await;
+    for path in ["moved", "refused", "guarded", "away", "none"] {
+        for length in [1, CONTENT.len(), 20_000, MOST, MOST + 1] {
+            let shown = format!("{path}, {length} bytes");
+            let mut connection = gateway.connect().await;
+            let head = format!(
+                "POST /{path}/x HTTP/1.1\r\nHost: a.test\r\nContent-Length: {length}\r\n\r\n"
+            );
+            connection.write(&head).await.expect("it accepts");
+            let response = connection.read_response().await.expect("it responds");
+            let is_closing = response.header("connection") == Some("close");
+            assert_eq!(is_closing, length > MOST, "{shown}");
+            if is_closing {
+                continue;
             }
+            let body: String = CONTENT.chars().cycle().take(length).collect();
+            connection.write(&body).await.expect("it reads on");
+            // The request in the body has another response.
+            let next = "GET /none/next HTTP/1.1\r\nHost: a.test\r\n\r\n";
+            connection.write(next).await.expect("it accepts");
+            let response = connection.read_response().await.expect("it responds");
+            assert_eq!(response.status(), 404, "{shown}");
         }
     }
 }

@@ -84,8 +84,8 @@ routes:
     yaml
 }
 
-async fn begin(environment: &[(&str, &str)], yaml: &str) -> Gateway {
-    Gateway::start_prepared(yaml, environment, |folder| {
+async fn begin(yaml: &str) -> Gateway {
+    Gateway::start_in(yaml, |folder| {
         fs::create_dir(folder.join("none")).expect("it can be made");
         fs::create_dir_all(folder.join("site/pages/files")).expect("it can be made");
         fs::write(folder.join("site/pages/files/page.html"), "page").expect("it takes files");
@@ -155,27 +155,25 @@ async fn errors_are_booked_on_the_route_where_they_happen() {
     let addresses = [broken.address(), reset.address(), app.address()];
     let [broken, reset, app] = addresses.map(|address| address.to_string());
     let seed = seed::drawn();
-    for relay in ["on", "off"] {
-        let gateway = begin(&[("EDGEWAY_RELAY", relay)], &yaml(&broken, &reset, &app)).await;
-        let mut random = Rng::with_seed(seed);
-        let sent = send(&gateway, &mut random).await;
-        for line in gateway.log_lines(sent.len()).await {
-            checks_line(&line, &sent);
-        }
-        let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
-        for (route, ..) in &sent {
-            *expected.entry(route).or_default() += 1;
-        }
-        for (route, count) in &expected {
-            let series = format!("edgeway_http_requests_total{{route=\"{route}\"}}");
-            gateway.counts(&series, *count).await;
-        }
-        for (page, _) in PAGES {
-            let series = format!("edgeway_http_requests_total{{route=\"{page}\"}}");
-            assert_eq!(gateway.count(&series).await, 0, "{page}, relay {relay}");
-        }
-        shown(&gateway, &sent).await;
+    let gateway = begin(&yaml(&broken, &reset, &app)).await;
+    let mut random = Rng::with_seed(seed);
+    let sent = send(&gateway, &mut random).await;
+    for line in gateway.log_lines(sent.len()).await {
+        checks_line(&line, &sent);
     }
+    let mut expected: BTreeMap<&str, u64> = BTreeMap::new();
+    for (route, ..) in &sent {
+        *expected.entry(route).or_default() += 1;
+    }
+    for (route, count) in &expected {
+        let series = format!("edgeway_http_requests_total{{route=\"{route}\"}}");
+        gateway.counts(&series, *count).await;
+    }
+    for (page, _) in PAGES {
+        let series = format!("edgeway_http_requests_total{{route=\"{page}\"}}");
+        assert_eq!(gateway.count(&series).await, 0, "{page}");
+    }
+    shown(&gateway, &sent).await;
 }
 
 /// Invariant: a client that sends the body it announced, without waiting for `100 Continue`, gets the
@@ -189,26 +187,24 @@ async fn a_client_that_does_not_wait_gets_its_page() {
     let addresses = [broken.address(), reset.address(), app.address()];
     let [broken, reset, app] = addresses.map(|address| address.to_string());
     let mut lost = Vec::new();
-    for relay in ["on", "off"] {
-        let gateway = begin(&[("EDGEWAY_RELAY", relay)], &yaml(&broken, &reset, &app)).await;
-        for (error, status, ..) in ERRORS.iter().filter(|(error, ..)| *error != "file") {
-            for (page, _) in PAGES {
-                for length in [3_000, 60_000] {
-                    for at_once in [length, length / 2, 0] {
-                        let shown = format!("{error}, {page}, {at_once}/{length}, relay {relay}");
-                        let head = format!(
-                            "POST /{error}/{page}/1 HTTP/1.1\r\nHost: a.test\r\n\
-                             Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
-                        );
-                        let mut connection = gateway.connect().await;
-                        let first = head + &"a".repeat(at_once);
-                        connection.write(&first).await.expect("it accepts");
-                        let body = connection.write(&"a".repeat(length - at_once)).await;
-                        let got = connection.read_response().await;
-                        let got = got.map(|response| response.status());
-                        if body.is_err() || !matches!(got, Ok(got) if got == *status) {
-                            lost.push(format!("{shown}: {body:?}, {got:?}"));
-                        }
+    let gateway = begin(&yaml(&broken, &reset, &app)).await;
+    for (error, status, ..) in ERRORS.iter().filter(|(error, ..)| *error != "file") {
+        for (page, _) in PAGES {
+            for length in [3_000, 60_000] {
+                for at_once in [length, length / 2, 0] {
+                    let shown = format!("{error}, {page}, {at_once}/{length}");
+                    let head = format!(
+                        "POST /{error}/{page}/1 HTTP/1.1\r\nHost: a.test\r\n\
+                         Expect: 100-continue\r\nContent-Length: {length}\r\n\r\n"
+                    );
+                    let mut connection = gateway.connect().await;
+                    let first = head + &"a".repeat(at_once);
+                    connection.write(&first).await.expect("it accepts");
+                    let body = connection.write(&"a".repeat(length - at_once)).await;
+                    let got = connection.read_response().await;
+                    let got = got.map(|response| response.status());
+                    if body.is_err() || !matches!(got, Ok(got) if got == *status) {
+                        lost.push(format!("{shown}: {body:?}, {got:?}"));
                     }
                 }
             }

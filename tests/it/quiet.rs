@@ -44,8 +44,7 @@ fn since(before: &HashMap<String, u64>, pid: u32) -> (u64, Vec<(String, u64)>) {
 async fn a_gateway_without_requests_wakes_up_less_than_once_a_second() {
     let origin = EchoOrigin::start().await;
     let ca = Ca::new();
-    // Pingora's sessions have a thread for their timeouts, which ticks.
-    let gateway = Gateway::start_prepared(
+    let gateway = Gateway::start_in(
         &format!(
             "
 listeners:
@@ -56,7 +55,6 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
 ",
             origin.address()
         ),
-        &[("EDGEWAY_RELAY", "on")],
         |folder| ca.site(&["site.test"]).write(folder, "site"),
     )
     .await;

@@ -217,8 +217,7 @@ upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}
 routes:\n{routes}"
     );
     let gateway = Gateway::start(&yaml).await;
-    let without_relay = [("EDGEWAY_RELAY", "off")];
-    let beside = Gateway::start_prepared(&format!("{BESIDE}{yaml}"), &without_relay, |folder| {
+    let beside = Gateway::start_in(&format!("{BESIDE}{yaml}"), |folder| {
         let nothing = "export const onRequest = () => {};\nexport const onResponse = () => {};\n";
         fs::write(folder.join("nothing.js"), nothing).expect("it takes files");
     })
@@ -277,8 +276,7 @@ routes:
         new.address(),
         old.address()
     );
-    // Pingora's session gives such a page no body of the client.
-    let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", "on")]).await;
+    let gateway = Gateway::start(&yaml).await;
     for length in [0, 1, 1 << 20, (1 << 20) + 1, random.u64(1 << 21..1 << 24)] {
         for more in ["", "&chunked=1"] {
             let response = gateway.get(&format!("/none/x?bytes={length}{more}")).await;

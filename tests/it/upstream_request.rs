@@ -121,73 +121,71 @@ async fn a_backend_gets_method_and_body_of_the_route() {
     })
     .await;
     let (mut replaced, mut pooled) = (0, 0);
-    for relay in ["on", "off"] {
-        let (h1, h2) = (free_port(), free_port());
-        let yaml = yaml(backend.address, h1, h2);
-        let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
-        let streams = http2::Client::open(([127, 0, 0, 1], h2).into()).await;
-        let mut kept: Option<Connection> = None;
-        for case in 0..CASES {
-            let (route, ..) = one(&ROUTES, &mut random);
-            let methods = [
-                "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "OPTIONS",
-            ];
-            let method = one(&methods, &mut random);
-            let size = one(&[0, 0, 1, 900, 20_000, 300_000], &mut random);
-            let body: Vec<u8> = (0..size).map(|_| random.alphanumeric() as u8).collect();
-            let way = one(&[Way::Length, Way::Chunked, Way::Http2], &mut random);
-            let number = format!("{relay}{case}");
-            let path = format!("/{route}/{number}?a=1");
-            let shown = format!("seed {seed}, {method} {path}, {size} bytes, {way:?}");
-            let mut request = Request::new(method, &path).header("x-number", &number);
-            request = match way {
-                Way::Length if size > 0 => request.body(body.clone()),
-                Way::Chunked if size > 0 => request.chunks(body.chunks(7_000).map(<[u8]>::to_vec)),
-                _ => request,
+    let (h1, h2) = (free_port(), free_port());
+    let yaml = yaml(backend.address, h1, h2);
+    let gateway = Gateway::start(&yaml).await;
+    let streams = http2::Client::open(([127, 0, 0, 1], h2).into()).await;
+    let mut kept: Option<Connection> = None;
+    for case in 0..CASES {
+        let (route, ..) = one(&ROUTES, &mut random);
+        let methods = [
+            "GET", "GET", "HEAD", "POST", "POST", "PUT", "DELETE", "OPTIONS",
+        ];
+        let method = one(&methods, &mut random);
+        let size = one(&[0, 0, 1, 900, 20_000, 300_000], &mut random);
+        let body: Vec<u8> = (0..size).map(|_| random.alphanumeric() as u8).collect();
+        let way = one(&[Way::Length, Way::Chunked, Way::Http2], &mut random);
+        let number = case.to_string();
+        let path = format!("/{route}/{number}?a=1");
+        let shown = format!("seed {seed}, {method} {path}, {size} bytes, {way:?}");
+        let mut request = Request::new(method, &path).header("x-number", &number);
+        request = match way {
+            Way::Length if size > 0 => request.body(body.clone()),
+            Way::Chunked if size > 0 => request.chunks(body.chunks(7_000).map(<[u8]>::to_vec)),
+            _ => request,
+        };
+        let (status, text) = if way == Way::Http2 {
+            let request = http2::request(method, &path).header("x-number", &number);
+            let response = streams.send(request, body.clone()).await;
+            let response = response.expect(&shown);
+            (response.status(), response.text().to_owned())
+        } else {
+            let mut connection = match kept.take() {
+                Some(connection) => {
+                    pooled += 1;
+                    connection
+                }
+                None => gateway.connect().await,
             };
-            let (status, text) = if way == Way::Http2 {
-                let request = http2::request(method, &path).header("x-number", &number);
-                let response = streams.send(request, body.clone()).await;
-                let response = response.expect(&shown);
-                (response.status(), response.text().to_owned())
-            } else {
-                let mut connection = match kept.take() {
-                    Some(connection) => {
-                        pooled += 1;
-                        connection
-                    }
-                    None => gateway.connect().await,
-                };
-                let response = connection.send(&request).await.expect(&shown);
-                let is_kept = response.header("connection") != Some("close");
-                kept = is_kept.then_some(connection);
-                (response.status(), response.text())
-            };
-            assert_eq!(status, 200, "{shown}");
-            let (sent, content) = expected(route, method, &body);
-            let all = backend.take(&number);
-            let [got] = &all[..] else {
-                unreachable!("{shown}: {} requests", all.len());
-            };
-            assert_eq!((&got.method, &got.body), (&sent, &content), "{shown}");
-            assert_eq!(got.target, path, "{shown}");
-            let says = format!("{sent} {}", content.len());
-            let says = if method == "HEAD" { "" } else { &says };
-            assert_eq!(text, says, "{shown}");
-            if matches!(route, "none" | "text" | "both") {
-                replaced += 1;
-                assert_eq!(got.header("transfer-encoding"), None, "{shown}");
-                let length = got.header("content-length").unwrap_or("0");
-                assert_eq!(length, content.len().to_string(), "{shown}");
-            }
-            if way != Way::Http2 {
-                let mut connection = Connection::open(nginx.address).await.expect("it listens");
-                drop(connection.send(&request).await.expect(&shown));
-                drop(connection.leave("one request each"));
-                let theirs = backend.take(&number);
-                let theirs: Vec<_> = theirs.iter().map(|got| (&got.method, &got.body)).collect();
-                assert_eq!(theirs, [(&sent, &content)], "{shown}");
-            }
+            let response = connection.send(&request).await.expect(&shown);
+            let is_kept = response.header("connection") != Some("close");
+            kept = is_kept.then_some(connection);
+            (response.status(), response.text())
+        };
+        assert_eq!(status, 200, "{shown}");
+        let (sent, content) = expected(route, method, &body);
+        let all = backend.take(&number);
+        let [got] = &all[..] else {
+            unreachable!("{shown}: {} requests", all.len());
+        };
+        assert_eq!((&got.method, &got.body), (&sent, &content), "{shown}");
+        assert_eq!(got.target, path, "{shown}");
+        let says = format!("{sent} {}", content.len());
+        let says = if method == "HEAD" { "" } else { &says };
+        assert_eq!(text, says, "{shown}");
+        if matches!(route, "none" | "text" | "both") {
+            replaced += 1;
+            assert_eq!(got.header("transfer-encoding"), None, "{shown}");
+            let length = got.header("content-length").unwrap_or("0");
+            assert_eq!(length, content.len().to_string(), "{shown}");
+        }
+        if way != Way::Http2 {
+            let mut connection = Connection::open(nginx.address).await.expect("it listens");
+            drop(connection.send(&request).await.expect(&shown));
+            drop(connection.leave("one request each"));
+            let theirs = backend.take(&number);
+            let theirs: Vec<_> = theirs.iter().map(|got| (&got.method, &got.body)).collect();
+            assert_eq!(theirs, [(&sent, &content)], "{shown}");
         }
     }
     assert!(
@@ -201,7 +199,7 @@ async fn a_body_that_is_left_out_is_still_limited_and_awaited() {
     let backend = Recorder::start(says).await;
     let (h1, h2) = (free_port(), free_port());
     let yaml = yaml(backend.address, h1, h2);
-    let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", "on")]).await;
+    let gateway = Gateway::start(&yaml).await;
     let ask = |size: usize, number: &str| {
         let path = format!("/limited/{number}");
         let chunks = vec![vec![b'a'; size]; 10];

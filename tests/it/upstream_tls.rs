@@ -20,8 +20,6 @@ use crate::support::{
 
 const NAME: &str = "api.test";
 const WITHIN: Duration = Duration::from_secs(10);
-/// Environment of a gateway with the relay, also in a run of all tests without it.
-const RELAY: (&str, &str) = ("EDGEWAY_RELAY", "on");
 
 /// CA whose certificate is in a file.
 struct CaFolder {
@@ -515,7 +513,7 @@ async fn a_connection_that_is_made_again_resumes_its_session() {
         "pool: {{ idle: 0s }}, tls: {{ name: {NAME}, ca: '{}' }}",
         trusted.ca_file()
     );
-    let gateway = Gateway::start_with(&one_upstream(&origin, &options), &[RELAY]).await;
+    let gateway = Gateway::start(&one_upstream(&origin, &options)).await;
     for _ in 0..4 {
         assert_eq!(gateway.get("/").await.status(), 200);
     }
@@ -536,7 +534,7 @@ async fn a_reload_keeps_connections_under_the_same_trust_only() {
         let options = format!("pool: {{ idle: 60s }}, tls: {{ name: {name}, ca: '{ca}' }}");
         one_upstream(&origin, &options)
     };
-    let gateway = Gateway::start_with(&of(NAME, &ca), &[RELAY]).await;
+    let gateway = Gateway::start(&of(NAME, &ca)).await;
     let connection = async || {
         let seen = gateway.get("/").await.json();
         (seen["sni"].clone(), seen["connection"].clone())

@@ -1,19 +1,21 @@
-//! The same exchanges with a client that speaks HTTP/2.
+//! Client that speaks HTTP/2.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, pin::Pin, task::Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use h2::{RecvStream, client::ResponseFuture};
+use http::{HeaderMap, Response};
 use tokio::time::timeout;
 
 use super::{
-    Drawn, Message, PATIENCE, Reader, ScriptedOrigin, WITH, WITHOUT, Way, both_drivers_agree,
-    message, without_changes, yaml,
+    PATIENCE,
+    draw::Drawn,
+    message::{Message, Reader, message, without_changes},
+    origin::{Backend, ScriptedOrigin},
+    side::DRIVERS,
+    yaml,
 };
-use crate::support::{
-    gateway::Gateway,
-    http2::{Client, next, read_response, request, upload},
-};
+use crate::support::http2::{Client, next, read_response, request, upload};
 
 /// Headers of an HTTP/1 connection, which HTTP/2 does not have.
 const HOP_BY_HOP: [&str; 6] = [
@@ -34,10 +36,8 @@ pub(super) async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message>
         .split(' ')
         .nth(1)
         .expect("a request has a target");
-    let has_body = sent
-        .headers
-        .iter()
-        .any(|(name, _)| name == "transfer-encoding" || name == "content-length");
+    let has_body =
+        sent.value("transfer-encoding").is_some() || sent.value("content-length").is_some();
     let mut begun = request(drawn.method, target);
     for (name, value) in &sent.headers {
         if !HOP_BY_HOP.contains(&name.as_str()) {
@@ -55,38 +55,63 @@ pub(super) async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message>
             drop(upload_all(&mut body, sent.content).await);
         }
     };
-    let response = async {
-        let (parts, mut body) = match response.await {
-            Ok(response) => response.into_parts(),
-            Err(error) => {
-                return Message {
-                    start: format!("reset {:?}", error.reason()),
-                    headers: Vec::new(),
-                    content: Vec::new(),
-                    is_complete: false,
-                };
-            }
-        };
-        let mut content = Vec::new();
-        let end = loop {
-            match next(&mut body).await {
-                Ok(Some(piece)) => content.extend_from_slice(&piece),
-                Ok(None) => break None,
-                Err(error) => break Some(error),
-            }
-        };
-        let is_complete = end.is_none();
-        let end = end.and_then(|error| error.reason());
-        Message {
-            start: format!("HTTP/2 {} {end:?}", parts.status),
-            headers: headers(&parts.headers),
-            content,
-            is_complete,
+    let both = async { tokio::join!(read(response), upload).0 };
+    let messages = timeout(PATIENCE, both).await;
+    messages.unwrap_or_else(|_| vec![Message::late()])
+}
+
+async fn read(response: ResponseFuture) -> Vec<Message> {
+    let mut messages = Vec::new();
+    let (parts, mut body) = match begun(response, &mut messages).await {
+        Ok(response) => response.into_parts(),
+        Err(error) => {
+            messages.push(Message::bare(format!("reset {:?}", error.reason())));
+            return messages;
         }
     };
-    let both = async { tokio::join!(response, upload).0 };
-    let message = timeout(PATIENCE, both).await;
-    vec![message.expect("the gateway responds in time")]
+    let mut content = Vec::new();
+    let end = loop {
+        match next(&mut body).await {
+            Ok(Some(piece)) => content.extend_from_slice(&piece),
+            Ok(None) => break None,
+            Err(error) => break Some(error),
+        }
+    };
+    let mut headers = headers(&parts.headers);
+    if end.is_none()
+        && let Ok(Some(trailers)) = body.trailers().await
+    {
+        for (name, value) in self::headers(&trailers) {
+            headers.push((format!("trailer {name}"), value));
+        }
+    }
+    let reason = end.as_ref().and_then(h2::Error::reason);
+    messages.push(Message {
+        start: format!("HTTP/2 {} {reason:?}", parts.status),
+        headers,
+        content,
+        is_complete: end.is_none(),
+    });
+    messages
+}
+
+/// Waits for the response, and adds the interim ones.
+async fn begun(
+    mut response: ResponseFuture,
+    interim: &mut Vec<Message>,
+) -> Result<Response<RecvStream>, h2::Error> {
+    std::future::poll_fn(|cx| {
+        while let Poll::Ready(Some(Ok(early))) = response.poll_informational(cx) {
+            interim.push(Message {
+                start: format!("HTTP/2 {}", early.status()),
+                headers: headers(early.headers()),
+                content: Vec::new(),
+                is_complete: true,
+            });
+        }
+        Pin::new(&mut response).poll(cx)
+    })
+    .await
 }
 
 async fn upload_all(stream: &mut h2::SendStream<Bytes>, content: Vec<u8>) -> Result<(), h2::Error> {
@@ -96,7 +121,7 @@ async fn upload_all(stream: &mut h2::SendStream<Bytes>, content: Vec<u8>) -> Res
     upload(stream, content.into(), true).await
 }
 
-fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
+pub(super) fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
     let texts = headers.iter().map(|(name, value)| {
         let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
         (name.as_str().to_owned(), value)
@@ -104,17 +129,12 @@ fn headers(headers: &HeaderMap) -> Vec<(String, String)> {
     without_changes(texts.collect())
 }
 
-#[tokio::test]
-async fn both_drivers_serve_http2_alike() {
-    both_drivers_agree(Way::Http2, None).await;
-}
-
 /// A second end of a body would be the beginning of the next request to the backend.
 #[tokio::test]
 async fn an_empty_body_ends_once() {
-    for environment in [WITH, WITHOUT] {
-        let origin = ScriptedOrigin::start().await;
-        let gateway = Gateway::start_with(&yaml(origin.address), &[environment]).await;
+    for side in DRIVERS {
+        let origin = ScriptedOrigin::start(Backend::Plain).await;
+        let gateway = side.start(&yaml(origin.address, "")).await;
         let client = Client::open(gateway.address()).await;
         for number in 0..3 {
             let begun = request("POST", &format!("/n{number}"));
@@ -123,9 +143,8 @@ async fn an_empty_body_ends_once() {
             let response = read_response(response).await.expect("it is served");
             assert_eq!(response.status(), 404);
         }
-        let seen = origin.seen.lock();
-        let of_each = (0..3).map(|number| seen.get(&number.to_string()).map_or(0, Vec::len));
-        assert_eq!(of_each.collect::<Vec<_>>(), [1; 3]);
-        assert_eq!(seen.len(), 3, "{:?}", seen.keys());
+        let of_each = [0, 1, 2].map(|number| origin.seen(number).len());
+        assert_eq!(of_each, [1; 3]);
+        assert_eq!(origin.exchanges(), 3);
     }
 }

@@ -1,11 +1,10 @@
-//! The same exchanges with an origin that speaks TLS.
+//! TLS of an origin.
 
 use std::sync::Arc;
 
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 
-use super::{Way, both_drivers_agree};
 use crate::support::certificates::Ca;
 
 const NAME: &str = "app.test";
@@ -44,19 +43,4 @@ impl Secure {
         let ca = self.folder.path().join("ca.pem");
         format!("tls: {{ name: {NAME}, ca: '{}' }}", ca.display())
     }
-}
-
-#[tokio::test]
-async fn both_drivers_serve_from_tls_alike() {
-    both_drivers_agree(Way::Http1, Some(&Secure::new())).await;
-}
-
-#[tokio::test]
-async fn both_drivers_serve_http2_from_tls_alike() {
-    both_drivers_agree(Way::Http2, Some(&Secure::new())).await;
-}
-
-#[tokio::test]
-async fn both_drivers_serve_http10_from_tls_alike() {
-    both_drivers_agree(Way::Http10, Some(&Secure::new())).await;
 }

@@ -231,78 +231,76 @@ async fn an_error_has_the_page_of_the_upstream() {
     let mut random = Rng::with_seed(seed);
     let (origin, source) = (Recorder::start(app).await, Recorder::start(pages).await);
     let (mut replaced, mut passed) = (0, 0);
-    for relay in ["on", "off"] {
-        let (h1, h2) = (free_port(), free_port());
-        let yaml = yaml(origin.address, source.address, h1, h2);
-        let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
-        let streams = http2::Client::open(([127, 0, 0, 1], h2).into()).await;
-        let mut kept: Option<Connection> = None;
-        for case in 0..CASES {
-            let routes = [
-                "all", "creds", "cached", "own", "dead", "closed", "limited", "gone",
-            ];
-            let route = one(&routes, &mut random);
-            let status = one(&[200, 400, 403, 404, 410, 500, 502, 503], &mut random);
-            let method = one(&["GET", "GET", "GET", "HEAD", "POST"], &mut random);
-            let body = if method == "POST" {
-                "b".repeat(one(&[1, 5_000], &mut random))
+    let (h1, h2) = (free_port(), free_port());
+    let yaml = yaml(origin.address, source.address, h1, h2);
+    let gateway = Gateway::start(&yaml).await;
+    let streams = http2::Client::open(([127, 0, 0, 1], h2).into()).await;
+    let mut kept: Option<Connection> = None;
+    for case in 0..CASES {
+        let routes = [
+            "all", "creds", "cached", "own", "dead", "closed", "limited", "gone",
+        ];
+        let route = one(&routes, &mut random);
+        let status = one(&[200, 400, 403, 404, 410, 500, 502, 503], &mut random);
+        let method = one(&["GET", "GET", "GET", "HEAD", "POST"], &mut random);
+        let body = if method == "POST" {
+            "b".repeat(one(&[1, 5_000], &mut random))
+        } else {
+            String::new()
+        };
+        let number = case.to_string();
+        let path = format!("/{route}/{status}/{number}");
+        let is_h2 = random.u8(..3) == 0;
+        let shown = format!(
+            "seed {seed}, {method} {path}, {} bytes, h2 {is_h2}",
+            body.len()
+        );
+        let (error, page_of) = expected(route, status, body.len() > 100);
+        // Twice, since the second time something may come from the cache.
+        for _ in 0..2 {
+            let (got, text, headers) = if is_h2 {
+                by_http2(&streams, method, (&path, &number), &body).await
             } else {
-                String::new()
+                by_http1(&gateway, &mut kept, method, (&path, &number), &body).await
             };
-            let number = format!("{relay}{case}");
-            let path = format!("/{route}/{status}/{number}");
-            let is_h2 = random.u8(..3) == 0;
-            let shown = format!(
-                "seed {seed}, {method} {path}, {} bytes, h2 {is_h2}",
-                body.len()
-            );
-            let (error, page_of) = expected(route, status, body.len() > 100);
-            // Twice, since the second time something may come from the cache.
-            for _ in 0..2 {
-                let (got, text, headers) = if is_h2 {
-                    by_http2(&streams, method, (&path, &number), &body).await
-                } else {
-                    by_http1(&gateway, &mut kept, method, (&path, &number), &body).await
-                };
-                let asked = source.take(&number);
-                let reached = origin.take(&number);
-                let Some((page_path, sent_as)) = page_of else {
-                    passed += 1;
-                    // A range of a response with 200.
-                    assert!(got == error || got == 206 && error == 200, "{shown}: {got}");
-                    assert_eq!(asked, [], "{shown}");
-                    continue;
-                };
-                replaced += 1;
-                let content = if method == "HEAD" {
-                    String::new()
-                } else {
-                    page(page_path)
-                };
-                assert_eq!((got, &text), (sent_as, &content), "{shown}");
-                let [etag, cookie, mark, cache] = headers;
-                let has_credentials = route == "creds";
-                assert_eq!((etag, mark.as_deref()), (None, Some("yes")), "{shown}");
-                assert_eq!(cookie.is_some(), has_credentials, "{shown}");
-                assert_eq!(cache.as_deref(), Some("no-store"), "{shown}");
-                let target = match page_path {
-                    "/page/5xx" => format!("{page_path}?of={path}"),
-                    _ => page_path.to_owned(),
-                };
-                check_request(&asked, &target, has_credentials, &shown);
-                let is_of_app = matches!(route, "all" | "creds" | "cached" | "own");
-                if error == 502 {
-                    // On a connection that was open before, it may be sent again.
-                    assert_eq!(reached.is_empty(), route == "dead", "{shown}");
-                } else {
-                    assert_eq!(reached.len(), usize::from(is_of_app), "{shown}");
-                }
+            let asked = source.take(&number);
+            let reached = origin.take(&number);
+            let Some((page_path, sent_as)) = page_of else {
+                passed += 1;
+                // A range of a response with 200.
+                assert!(got == error || got == 206 && error == 200, "{shown}: {got}");
+                assert_eq!(asked, [], "{shown}");
+                continue;
+            };
+            replaced += 1;
+            let content = if method == "HEAD" {
+                String::new()
+            } else {
+                page(page_path)
+            };
+            assert_eq!((got, &text), (sent_as, &content), "{shown}");
+            let [etag, cookie, mark, cache] = headers;
+            let has_credentials = route == "creds";
+            assert_eq!((etag, mark.as_deref()), (None, Some("yes")), "{shown}");
+            assert_eq!(cookie.is_some(), has_credentials, "{shown}");
+            assert_eq!(cache.as_deref(), Some("no-store"), "{shown}");
+            let target = match page_path {
+                "/page/5xx" => format!("{page_path}?of={path}"),
+                _ => page_path.to_owned(),
+            };
+            check_request(&asked, &target, has_credentials, &shown);
+            let is_of_app = matches!(route, "all" | "creds" | "cached" | "own");
+            if error == 502 {
+                // On a connection that was open before, it may be sent again.
+                assert_eq!(reached.is_empty(), route == "dead", "{shown}");
+            } else {
+                assert_eq!(reached.len(), usize::from(is_of_app), "{shown}");
             }
         }
-        // One line for each request.
-        let lines = gateway.log_lines(2 * CASES).await;
-        assert_eq!(lines.len(), 2 * CASES);
     }
+    // One line for each request.
+    let lines = gateway.log_lines(2 * CASES).await;
+    assert_eq!(lines.len(), 2 * CASES);
     assert!(
         replaced > 100 && passed > 50,
         "{replaced} and {passed} say nothing"

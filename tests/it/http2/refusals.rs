@@ -29,7 +29,7 @@ const REFUSALS: [(&str, &str); 8] = [
 /// Path with a limit of 512 KiB.
 const SHORT: (&str, u64) = ("short", MIB / 2);
 
-async fn gateway(folder: &Path, relay: &str) -> (Gateway, impl Sized) {
+async fn gateway(folder: &Path) -> (Gateway, impl Sized) {
     let origin = BigOrigin::start().await;
     let app = origin.address();
     let folder = folder.display();
@@ -55,7 +55,7 @@ routes:
 - {{ match: {{ path: /large }}, upstream: app, body_limit: 16MiB }}
 "
     );
-    let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_RELAY", relay)]).await;
+    let gateway = Gateway::start(&yaml).await;
     // The only request that the limit lets pass.
     let plain = gateway.listener("plain").parse().expect("an address");
     let first = client::send(plain, &get("/limited")).await;
@@ -112,30 +112,28 @@ async fn curl_reads_each_response_to_an_upload() {
         (size, body)
     });
     let mut unread = Vec::new();
-    for relay in ["on", "off"] {
-        let (gateway, _origin) = gateway(folder.path(), relay).await;
-        for version in ["--http2", "--http1.1"] {
-            for (size, body) in &bodies {
-                let is_short = *size <= SHORT.1;
-                let short = (SHORT.0, if is_short { "200" } else { "413" });
-                // The control: a route that takes it all.
-                let all = REFUSALS.into_iter().chain([short, ("large", "200")]);
-                for case in all {
-                    // Actions come after the filters, and so after `body_limit`.
-                    let is_refused = *size > MIB && matches!(case.0, "moved" | "closed");
-                    let case = if is_refused { (case.0, "413") } else { case };
-                    if case.0 == "fixed" && *size > MIB {
-                        // curl sends all of it, however long that takes.
-                        continue;
-                    }
-                    let other = upload(&gateway, case, version, (body, times)).await;
-                    if !other.is_empty() {
-                        let count = other.len();
-                        let first = &other[0];
-                        unread.push(format!(
-                            "{count} of {times}: {case:?} {size} {version} relay {relay}: {first}"
-                        ));
-                    }
+    let (gateway, _origin) = gateway(folder.path()).await;
+    for version in ["--http2", "--http1.1"] {
+        for (size, body) in &bodies {
+            let is_short = *size <= SHORT.1;
+            let short = (SHORT.0, if is_short { "200" } else { "413" });
+            // The control: a route that takes it all.
+            let all = REFUSALS.into_iter().chain([short, ("large", "200")]);
+            for case in all {
+                // Actions come after the filters, and so after `body_limit`.
+                let is_refused = *size > MIB && matches!(case.0, "moved" | "closed");
+                let case = if is_refused { (case.0, "413") } else { case };
+                if case.0 == "fixed" && *size > MIB {
+                    // curl sends all of it, however long that takes.
+                    continue;
+                }
+                let other = upload(&gateway, case, version, (body, times)).await;
+                if !other.is_empty() {
+                    let count = other.len();
+                    let first = &other[0];
+                    unread.push(format!(
+                        "{count} of {times}: {case:?} {size} {version} {first}"
+                    ));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The table with the gateway, over both entry points of its cache.
+//! The table with the gateway.
 //!
 //! All cases run concurrently in one process, each with its own paths.
 
@@ -15,17 +15,13 @@ use super::{
 };
 use crate::support::{
     client::{Connection, Request, Response, ResponseHeaders},
-    fast_path::{self, exits},
     gateway::Gateway,
     http2,
     origins::{NUMBER, Origin, PresetOrigin, Received},
-    wait::{pass, wait_for},
+    wait::wait_for,
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
-
-/// Attempts to take the fast path.
-const ATTEMPTS: usize = 100;
 
 /// Number of concurrent cases: the speed of the machine is not the subject.
 const AT_ONCE: usize = 32;
@@ -36,26 +32,16 @@ pub(super) const STRICTER: [&str; 1] = [
     "a response that is stored is for clients with Authorization too",
 ];
 
-/// Over HTTP/2 Pingora sets the `Date` of every response when it is sent.
-const DATED_BY_PINGORA: &str = "Date is not changed";
-
 /// Way in which the steps of a case are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Unchanged: a stored response is served at the first entry point.
+    /// Unchanged.
     Plain,
-    /// Unchanged, and each request that a stored response can serve is repeated: the repetition
-    /// takes the fast path.
-    FastPath,
-    /// With an option in `Connection` that the fast path does not know, and leaves to Pingora's
-    /// session.
-    Session,
     /// The same over HTTP/2.
     Http2,
-    /// A stored response is requested as one range that covers all of it: the second entry point
-    /// cuts it.
+    /// A stored response is requested as one range that covers all of it.
     Ranges,
-    /// A stored response is requested while it still arrives: the second entry point reads along.
+    /// A stored response is requested while it still arrives.
     Filling,
     /// Nothing is in memory before a step ([`super::below`]).
     Below,
@@ -84,55 +70,8 @@ enum Pending {
 }
 
 #[tokio::test]
-async fn the_fast_path_passes_the_table() {
-    run_table(&[Way::FastPath], "").await;
-}
-
-#[tokio::test]
-async fn the_session_of_pingora_passes_the_table() {
-    run_table(&[Way::Session], "").await;
-}
-
-/// The control: a case that takes another way than it should fails.
-#[tokio::test]
-async fn a_case_that_takes_another_way_fails() {
-    let bench = Arc::new(Bench::start("").await);
-    let fails = async |way: Way, number: usize, script: &'static str| {
-        let case = Box::leak(Box::new(Case::new("4", "another way", script)));
-        let permit = Arc::clone(&bench.slots).acquire_owned().await;
-        let permit = permit.expect("it is never closed");
-        let failed = run(Arc::clone(&bench), way, number, case, permit).await;
-        failed.map(|(why, _)| why)
-    };
-    let first = "> GET\n< Cache-Control: max-age=60\n= origin\n";
-    let hit: &'static str = format!("{first}> GET\n= cache").leak();
-    for way in [Way::FastPath, Way::Session] {
-        assert_eq!(fails(way, 0, hit).await, None);
-    }
-    // A `Connection` with another option is left to the session.
-    let odd = format!("{first}> GET\n> Connection: keep-alive, x-a\n= cache").leak();
-    let why = fails(Way::FastPath, 1, odd)
-        .await
-        .expect("it does not hold");
-    assert!(why.contains("not `stored`"), "{why}");
-    // A request without that option for the path of the case, which is served without a session.
-    let base = format!(
-        "{}/again",
-        base_of(&Case::new("4", "", hit), Way::Session, 0)
-    );
-    let minute = ("Cache-Control".to_owned(), "max-age=60".to_owned());
-    bench.origin.settings().tell(&base, 200, vec![minute]);
-    let request = Request::new("GET", &base).header("host", "app.test");
-    wait_for("it takes the fast path", SOON, async || {
-        bench.gateway.send(&request).await;
-        exits(&bench.gateway, &base).first().cloned()
-    })
-    .await;
-    let seen = "> GET /again\n< Cache-Control: max-age=60\n= cache";
-    let why = fails(Way::Session, 0, seen)
-        .await
-        .expect("it does not hold");
-    assert!(why.contains("took the fast path"), "{why}");
+async fn http1_passes_the_table() {
+    run_table(&[Way::Plain], "").await;
 }
 
 #[tokio::test]
@@ -141,7 +80,7 @@ async fn http2_passes_the_table() {
 }
 
 #[tokio::test]
-async fn the_cache_phases_of_pingora_pass_the_table() {
+async fn ranges_and_arriving_responses_pass_the_table() {
     run_table(&[Way::Ranges, Way::Filling], "").await;
 }
 
@@ -150,10 +89,7 @@ async fn run_table(ways: &[Way], more: &str) {
     let mut running = JoinSet::new();
     let all = async {
         for way in ways {
-            let selected = cases().filter(|case| {
-                let is_dated = *way == Way::Http2 && case.name == DATED_BY_PINGORA;
-                !is_dated && !STRICTER.contains(&case.name)
-            });
+            let selected = cases().filter(|case| !STRICTER.contains(&case.name));
             for (number, case) in selected.enumerate() {
                 let slot = Arc::clone(&bench.slots).acquire_owned().await;
                 let slot = slot.expect("it is never closed");
@@ -205,7 +141,7 @@ async fn run(
     let mut stored = 200;
     while let Some(step) = steps.get(at) {
         let next = steps.get(at + 1);
-        let mut wrong = if way == Way::Filling && next.is_some_and(|next| can_join(step, next)) {
+        let wrong = if way == Way::Filling && next.is_some_and(|next| can_join(step, next)) {
             at += 1;
             bench
                 .join(step, next.expect("it was looked at"), &base)
@@ -213,16 +149,6 @@ async fn run(
         } else {
             bench.step(way, step, &base, stored).await
         };
-        if way == Way::FastPath && step.can_take_the_fast_path() {
-            wrong.extend(bench.repeat(step, &base, stored).await);
-        }
-        if way == Way::Session {
-            let mut exits = exits(&bench.gateway, &format!("{base}{}", step.path));
-            exits.retain(|exit| !["session", "proxy"].contains(&exit.as_str()));
-            if !exits.is_empty() {
-                wrong.push(format!("took the fast path: {exits:?}"));
-            }
-        }
         if !wrong.is_empty() {
             let (name, section) = (case.name, case.section);
             let why = format!("{name} ({section}), {way:?}, step {}: {wrong:?}", at + 1);
@@ -285,7 +211,7 @@ impl Bench {
             origin.address(),
             routes.concat()
         );
-        let gateway = Gateway::start_with(&yaml, &[fast_path::LOGGED]).await;
+        let gateway = Gateway::start(&yaml).await;
         Self {
             http2: http2::Client::open(gateway.address()).await,
             slots: Arc::new(Semaphore::new(AT_ONCE)),
@@ -312,7 +238,7 @@ impl Bench {
         let pending = self.begin(way, step, base, is_range).await;
         let outcome = pending.finish().await;
         if step.source == Some(Source::Background) {
-            self.refreshed(way, step, base, before).await;
+            self.refreshed(step, base, before).await;
         }
         let asked = self.origin.settings().asked(&path);
         let mut wrong = refuted(
@@ -331,26 +257,6 @@ impl Bench {
             ));
         }
         wrong
-    }
-
-    /// Repeats a request, now on the fast path; returns what is wrong.
-    async fn repeat(&self, step: &Step, base: &str, stored: u16) -> Vec<String> {
-        let target = format!("{base}{}", step.path);
-        let before = exits(&self.gateway, &target).len();
-        for _ in 0..ATTEMPTS {
-            let mut wrong = self.step(Way::FastPath, step, base, stored).await;
-            let taken = exits(&self.gateway, &target);
-            match taken.get(before).map(String::as_str) {
-                // A request is remembered just after its response was sent.
-                None if wrong.is_empty() => pass(Duration::from_millis(5)).await,
-                Some("stored") => return wrong,
-                exit => {
-                    wrong.push(format!("exit {exit:?} of the fast path, not `stored`"));
-                    return wrong;
-                }
-            }
-        }
-        vec!["never on the fast path".to_owned()]
     }
 
     /// Runs both requests, the second while the first response arrives.
@@ -419,7 +325,7 @@ impl Bench {
             });
         }
         let mut request = Request::new(&step.method, &target).header("host", "app.test");
-        for (name, value) in fields.into_iter().chain(way.fields()) {
+        for (name, value) in fields {
             request = request.header(&name, value);
         }
         let mut connection = self.gateway.connect().await;
@@ -429,7 +335,7 @@ impl Bench {
     }
 
     /// Waits until the background revalidation is over.
-    async fn refreshed(&self, way: Way, step: &Step, base: &str, before: usize) {
+    async fn refreshed(&self, step: &Step, base: &str, before: usize) {
         let path = path_of(step, base);
         wait_for("the new response is stored", SOON, async || {
             if self.origin.settings().asked(&path).len() == before {
@@ -438,22 +344,14 @@ impl Bench {
             let mut request = Request::new("GET", &path)
                 .header("host", "app.test")
                 .header("cache-control", "only-if-cached");
-            for (name, value) in step.request.iter().cloned().chain(way.fields()) {
-                request = request.header(&name, &value);
+            for (name, value) in &step.request {
+                request = request.header(name, value);
             }
             let response = self.gateway.send(&request).await;
             let number = response.header(NUMBER)?.parse::<usize>().ok()?;
             (number > before).then_some(())
         })
         .await;
-    }
-}
-
-impl Way {
-    /// Returns headers of each request over HTTP/1.
-    fn fields(self) -> Option<(String, String)> {
-        let other = || ("Connection".to_owned(), "keep-alive, x-a".to_owned());
-        (self == Self::Session).then(other)
     }
 }
 
@@ -464,11 +362,6 @@ impl Step {
             Some(Source::Cache | Source::Validated | Source::Bridged)
         );
         is_stored && !self.wants_a_range() && self.method == "GET"
-    }
-
-    /// Returns true for a hit that the fast path writes: a `GET` for all of a stored response.
-    fn can_take_the_fast_path(&self) -> bool {
-        self.source == Some(Source::Cache) && self.method == "GET" && !self.wants_a_range()
     }
 
     fn wants_a_range(&self) -> bool {

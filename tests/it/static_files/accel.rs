@@ -13,14 +13,6 @@ use crate::support::{
 };
 
 async fn front(origin: std::net::SocketAddr, cache: &str) -> Gateway {
-    front_with(origin, cache, &[]).await
-}
-
-async fn front_with(
-    origin: std::net::SocketAddr,
-    cache: &str,
-    environment: &[(&str, &str)],
-) -> Gateway {
     let yaml = format!(
         "
 listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
@@ -37,7 +29,7 @@ routes:
   - {{ name: public, match: {{ path: /public/* }}, files: files }}
 "
     );
-    Gateway::start_prepared(&yaml, environment, |folder| {
+    Gateway::start_in(&yaml, |folder| {
         let large = vec![b'x'; 200_000];
         write_tree(
             &folder.join("files"),
@@ -115,9 +107,7 @@ async fn an_app_sends_a_file_in_place_of_its_response() {
 #[tokio::test]
 async fn a_connection_is_kept_after_a_redirected_file() {
     let origin = PresetOrigin::start().await;
-    // Pingora's session closes it.
-    let relay = [("EDGEWAY_RELAY", "on")];
-    let gateway = front_with(origin.address(), "", &relay).await;
+    let gateway = front(origin.address(), "").await;
     origin.settings().tell("/a", 200, to("/private/report.pdf"));
     origin.settings().tell("/large", 200, to("/private/large"));
     origin.settings().tell("/none", 200, to("/private/none"));

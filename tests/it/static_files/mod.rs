@@ -123,7 +123,7 @@ async fn files_of_a_folder_are_served() {
 }
 
 #[tokio::test]
-async fn a_second_request_takes_the_fast_path_and_http2_gets_the_same() {
+async fn http2_gets_the_same_files() {
     let large = vec![b'x'; 300_000];
     let files: &[(&str, &[u8])] = &[("small", b"small"), ("large", &large)];
     let gateway = front("", "", files).await;

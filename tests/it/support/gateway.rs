@@ -506,7 +506,14 @@ fn complete(yaml: &str, dir: &Path) -> String {
         let line = format!("access_log: {{ file: {}, format: json }}\n", log.display());
         all.push_str(&line);
     }
-    all + yaml
+    all.push_str(yaml);
+    // Another driver of the requests than the usual one, in a run of all tests.
+    if let Ok(driver) = std::env::var("EDGEWAY_TEST_DRIVER")
+        && !has("driver")
+    {
+        all.push_str(&format!("\ndriver: {driver}\n"));
+    }
+    all
 }
 
 pub(crate) fn sum_of(metrics: &str, series: &str) -> f64 {

@@ -21,7 +21,6 @@ pub(crate) mod apps;
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod client;
-pub(crate) mod fast_path;
 pub(crate) mod fleet;
 pub(crate) mod gateway;
 pub(crate) mod grpc;

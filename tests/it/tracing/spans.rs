@@ -226,7 +226,6 @@ routes:
         websockets.address()
     ))
     .await;
-    // The second of each takes the fast path.
     for path in [
         "/fixed/1", "/fixed/1", "/cached", "/cached", "/cached", "/nowhere",
     ] {

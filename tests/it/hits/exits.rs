@@ -1,4 +1,4 @@
-//! Each exit of the fast path writes one line of the access log and counts the request once.
+//! Each exit of a request for a stored response writes one line of the access log and counts the request once.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use crate::support::{
     client::{Connection, Request, get, narrow},
-    fast_path::{self, exits},
     gateway::Gateway,
     origins::{NumberedOrigin, Origin},
     wait::{pass, wait_for},
@@ -31,10 +30,7 @@ struct Bench {
 /// Request, and the record that it should leave.
 struct Exit {
     name: &'static str,
-    path: &'static str,
     request: Request,
-    /// Exit that the fast path logs; `None` if the request is not given to it, or is not read there.
-    taken: Option<&'static str>,
     status: u16,
     bytes: Option<u64>,
     is_closed: bool,
@@ -42,12 +38,10 @@ struct Exit {
 
 impl Exit {
     /// A `GET` for this path.
-    fn new(name: &'static str, path: &'static str, taken: Option<&'static str>) -> Self {
+    fn new(name: &'static str, path: &str) -> Self {
         Self {
             name,
-            path,
             request: plain(path),
-            taken,
             status: 200,
             bytes: None,
             is_closed: false,
@@ -59,7 +53,7 @@ impl Exit {
         self
     }
 
-    /// Replaces the request by another for the same path.
+    /// Replaces the request by another.
     fn request(self, request: Request) -> Self {
         Self { request, ..self }
     }
@@ -122,7 +116,7 @@ routes:
             origin.address()
         );
         Self {
-            gateway: Gateway::start_with(&yaml, &[fast_path::LOGGED]).await,
+            gateway: Gateway::start(&yaml).await,
             origin,
             requests: 0,
         }
@@ -159,7 +153,7 @@ routes:
         lines.into_iter().last().expect("there is one")
     }
 
-    /// Requests a path until it is known as one that needs no backend.
+    /// Requests a path until it is stored.
     async fn prime(&mut self, request: &Request) {
         for _ in 0..2 {
             self.gateway.send(request).await;
@@ -170,7 +164,6 @@ routes:
     /// Sends the request and checks its record.
     async fn check(&mut self, listener: &str, exit: Exit) {
         let name = exit.name;
-        let before = exits(&self.gateway, exit.path).len();
         let counts = self.counts().await;
         let opened = Connection::open(self.address(listener)).await;
         let mut client = opened.expect("it listens");
@@ -183,32 +176,12 @@ routes:
         if let Some(bytes) = exit.bytes {
             assert_eq!(line["bytes_out"], bytes, "{name}: {line:#}");
         }
-        let taken = exits(&self.gateway, exit.path);
-        let taken = taken.get(before).map(String::as_str);
-        match exit.taken {
-            // Without the relay, requests that are not known yet go to the session at once.
-            None => assert!(
-                matches!(taken, None | Some("stored" | "reply")),
-                "{name}: {taken:?}"
-            ),
-            Some("origin") => {
-                assert!(
-                    matches!(taken, Some("relay" | "proxy")),
-                    "{name}: {taken:?}"
-                );
-            }
-            Some(_) => assert_eq!(taken, exit.taken, "{name}"),
-        }
         let after = self.counts().await;
         assert!(
             after.first_bytes - counts.first_bytes <= 1,
             "{name}: {after:?}"
         );
         assert!(after.cache - counts.cache <= 1, "{name}: {after:?}");
-        if exit.taken == Some("stored") {
-            assert_eq!(after.cache - counts.cache, 1, "{name}: {after:?}");
-            assert_eq!(after.first_bytes - counts.first_bytes, 1, "{name}");
-        }
         let connection = response.header("connection");
         if exit.is_closed {
             assert_eq!(connection, Some("close"), "{name}");
@@ -234,37 +207,34 @@ async fn each_complete_hit_is_logged_and_counted_once() {
     for path in ["/a", "/b", "/tagged", "/none", "/lost", "/html", "/large"] {
         bench.prime(&plain(path)).await;
     }
-    let stored = Some("stored");
     for exit in [
-        Exit::new("a hit", "/a", stored).bytes(5),
-        Exit::new("the last one", "/a", stored)
+        Exit::new("a hit", "/a").bytes(5),
+        Exit::new("the last one", "/a")
             .header("connection", "close")
             .closed(),
-        Exit::new("another option", "/a", Some("session")).header("connection", "keep-alive, x-a"),
-        Exit::new("not modified", "/tagged", stored)
+        Exit::new("another option", "/a").header("connection", "keep-alive, x-a"),
+        Exit::new("not modified", "/tagged")
             .header("if-none-match", "\"a\"")
             .status(304)
             .bytes(0),
-        Exit::new("no content", "/none", stored)
-            .status(204)
-            .bytes(0),
-        Exit::new("not found", "/lost", stored).status(404),
-        Exit::new("compressed", "/html", stored).header("accept-encoding", "gzip"),
-        Exit::new("stored compressed", "/html", stored).header("accept-encoding", "gzip"),
-        Exit::new("a large hit", "/large", stored).bytes(LARGE as u64 + 9),
+        Exit::new("no content", "/none").status(204).bytes(0),
+        Exit::new("not found", "/lost").status(404),
+        Exit::new("compressed", "/html").header("accept-encoding", "gzip"),
+        Exit::new("stored compressed", "/html").header("accept-encoding", "gzip"),
+        Exit::new("a large hit", "/large").bytes(LARGE as u64 + 9),
     ] {
         bench.check("web", exit).await;
     }
-    let single = Exit::new("the only request", "/a", stored).closed();
+    let single = Exit::new("the only request", "/a").closed();
     bench.check("single", single).await;
     let old = plain("/a").http10();
     bench.prime(&old).await;
-    let old = Exit::new("HTTP/1.0", "/a", stored).request(old);
+    let old = Exit::new("HTTP/1.0", "/a").request(old);
     bench.check("web", old.closed()).await;
 }
 
 #[tokio::test]
-async fn each_hit_that_is_left_to_the_proxy_is_logged_and_counted_once() {
+async fn each_unusual_hit_is_logged_and_counted_once() {
     let mut bench = Bench::start("").await;
     for path in ["/a", "/b"] {
         bench.prime(&plain(path)).await;
@@ -275,16 +245,16 @@ async fn each_hit_that_is_left_to_the_proxy_is_logged_and_counted_once() {
         request.header(&format!("x-{at}"), "1")
     });
     for exit in [
-        Exit::new("HEAD", "/a", None).request(head).bytes(0),
-        Exit::new("a range", "/a", Some("proxy"))
+        Exit::new("HEAD", "/a").request(head).bytes(0),
+        Exit::new("a range", "/a")
             .header("range", "bytes=0-1")
             .status(206)
             .bytes(2),
-        Exit::new("after a range", "/a", None),
-        Exit::new("a hit again", "/a", Some("stored")),
-        Exit::new("absolute form", "/a", None).request(absolute.clone()),
-        Exit::new("absolute form again", "/a", None).request(absolute),
-        Exit::new("many fields", "/a", Some("stored")).request(many),
+        Exit::new("after a range", "/a"),
+        Exit::new("a hit again", "/a"),
+        Exit::new("absolute form", "/a").request(absolute.clone()),
+        Exit::new("absolute form again", "/a").request(absolute),
+        Exit::new("many fields", "/a").request(many),
     ] {
         bench.check("web", exit).await;
     }
@@ -296,19 +266,18 @@ async fn each_reply_of_the_gateway_is_logged_and_counted_once() {
     for path in ["/b", "/old", "/short"] {
         bench.prime(&plain(path)).await;
     }
-    let (stored, reply) = (Some("stored"), Some("reply"));
-    // A request that may not go to the origin is refused, and likely to be refused again.
-    let only = |taken| {
-        Exit::new("only if cached", "/unknown", taken)
+    // A request that may not go to the origin is refused.
+    let only = || {
+        Exit::new("only if cached", "/unknown")
             .header("cache-control", "only-if-cached")
             .status(504)
     };
     for exit in [
-        Exit::new("a redirect", "/old", reply).status(307).bytes(0),
-        Exit::new("within the limit", "/short", stored),
-        Exit::new("limited", "/short", reply).status(429),
-        only(None),
-        only(reply),
+        Exit::new("a redirect", "/old").status(307).bytes(0),
+        Exit::new("within the limit", "/short"),
+        Exit::new("limited", "/short").status(429),
+        only(),
+        only(),
     ] {
         bench.check("web", exit).await;
     }
@@ -316,7 +285,7 @@ async fn each_reply_of_the_gateway_is_logged_and_counted_once() {
     let purge = Request::new("PURGE", "/purged").header("host", HOST);
     assert_eq!(bench.gateway.send(&purge).await.status(), 200);
     bench.logged("a purge").await;
-    let miss = Exit::new("a miss", "/purged", Some("origin")).bytes(10);
+    let miss = Exit::new("a miss", "/purged").bytes(10);
     bench.check("web", miss).await;
 }
 
@@ -327,7 +296,7 @@ async fn a_stale_response_that_is_revalidated_is_logged_and_counted_once() {
     bench.prime(&plain("/stale")).await;
     for _ in 0..2 {
         let fetched = bench.origin.settings().requests("/stale");
-        let stale = Exit::new("stale", "/stale", Some("session"));
+        let stale = Exit::new("stale", "/stale");
         bench.check("web", stale).await;
         wait_for("it is revalidated", SOON, async || {
             (bench.origin.settings().requests("/stale") > fetched).then_some(())
@@ -335,7 +304,7 @@ async fn a_stale_response_that_is_revalidated_is_logged_and_counted_once() {
         .await;
     }
     // Revalidations in the background have no line.
-    let again = Exit::new("a hit", "/b", Some("stored"));
+    let again = Exit::new("a hit", "/b");
     bench.check("web", again).await;
 }
 
@@ -343,14 +312,12 @@ async fn a_stale_response_that_is_revalidated_is_logged_and_counted_once() {
 async fn a_pipelined_hit_is_logged_and_counted_once() {
     let mut bench = Bench::start("").await;
     bench.prime(&plain("/a")).await;
-    let primed = exits(&bench.gateway, "/a").len();
     let mut client = Connection::open(bench.address("web")).await.unwrap();
     let one = format!("GET /a HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
     client.write(one.repeat(3)).await.unwrap();
     for _ in 0..3 {
         assert_eq!(client.read_response().await.unwrap().status(), 200);
     }
-    assert_eq!(exits(&bench.gateway, "/a")[primed..], ["stored"; 3]);
     bench.requests += 2;
     bench.logged("pipelined").await;
 }
@@ -363,9 +330,7 @@ async fn a_hit_that_does_not_reach_its_client_is_logged_and_counted_once() {
         ("client_gone", "gone in the body"),
         ("send_timeout", "not reading"),
     ] {
-        // The next request after one that failed does not take the fast path.
         bench.prime(&plain("/large")).await;
-        let stored = exits(&bench.gateway, "/large").len();
         let refused = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
         let before = bench.gateway.count(&refused).await;
         let stream = narrow(bench.address("web")).await;
@@ -382,8 +347,6 @@ async fn a_hit_that_does_not_reach_its_client_is_logged_and_counted_once() {
         assert!(bytes < LARGE as u64, "{name}: {line:#}");
         let after = bench.gateway.count(&refused).await;
         assert_eq!(after, before + 1, "{name}");
-        let taken = exits(&bench.gateway, "/large").split_off(stored);
-        assert_eq!(taken, ["stored"], "{name}");
     }
     // A client that resets its connection before it can read anything.
     let client = Connection::open(bench.address("web")).await.unwrap();
@@ -393,10 +356,6 @@ async fn a_hit_that_does_not_reach_its_client_is_logged_and_counted_once() {
     tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes())
         .await
         .unwrap();
-    wait_for("the request is read", SOON, async || {
-        exits(&bench.gateway, "/a").first().cloned()
-    })
-    .await;
     drop(stream);
     bench.logged("gone before the headers").await;
 }
@@ -405,7 +364,6 @@ async fn a_hit_that_does_not_reach_its_client_is_logged_and_counted_once() {
 async fn a_hit_on_a_listener_that_is_removed_is_logged_and_counted_once() {
     let mut bench = Bench::start("drain: { idle: 8s, deadline: 8s }").await;
     bench.prime(&plain("/a")).await;
-    let primed = exits(&bench.gateway, "/a").len();
     let mut client = Connection::open(bench.address("single")).await.unwrap();
     let yaml = std::fs::read_to_string(bench.gateway.folder().join("edgeway.yaml")).unwrap();
     let lines = yaml.lines().filter(|line| !line.contains("name: single"));
@@ -419,7 +377,6 @@ async fn a_hit_on_a_listener_that_is_removed_is_logged_and_counted_once() {
     assert_eq!(response.header("connection"), Some("close"));
     assert!(client.is_closed().await);
     bench.logged("removed").await;
-    assert_eq!(exits(&bench.gateway, "/a")[primed..], ["stored"]);
 }
 
 #[tokio::test]
@@ -427,7 +384,6 @@ async fn a_hit_while_the_gateway_stops_is_logged_and_counted_once() {
     let drain = "drain: { announce: 1500ms, idle: 5s, deadline: 8s }";
     let mut bench = Bench::start(drain).await;
     bench.prime(&plain("/a")).await;
-    let primed = exits(&bench.gateway, "/a").len();
     let mut client = Connection::open(bench.address("web")).await.unwrap();
     let mut later = Connection::open(bench.address("web")).await.unwrap();
     client.send(&plain("/a")).await.unwrap();
@@ -446,7 +402,6 @@ async fn a_hit_while_the_gateway_stops_is_logged_and_counted_once() {
     assert!(client.is_closed().await);
     let line = bench.logged("while it stops").await;
     assert_eq!(line["status"], 200, "{line:#}");
-    assert_eq!(exits(&bench.gateway, "/a")[primed..], ["stored"; 3]);
     drop(later);
     assert!(bench.gateway.leaves(SOON).await.success());
     let lines = bench.gateway.log_lines(0).await;
