@@ -16,14 +16,34 @@ use crate::support::certificates::files_of_examples;
 const LAYERS: &[(&str, &[&[&str]])] = &[
     ("core", &[&["zones", "chain"], &["limits"]]),
     ("routes", &[&["values"], &["routes"]]),
-    ("proxy", &[&["connection"], &["live"], &["edge", "proxy"]]),
+    (
+        "proxy",
+        &[
+            &["connection", "message"],
+            &["session"],
+            &["proxy"],
+            &["driver"],
+            &["edge"],
+        ],
+    ),
 ];
 
 /// Pingora's crates, and the modules that may name each. Header types (`pingora::http`) may be used
 /// everywhere above `config`.
 const PINGORA: &[(&str, &[&str])] = &[
-    ("pingora", &["proxy", "edge", "upstreams", "cache"]),
-    ("pingora_proxy", &["proxy", "edge"]),
+    (
+        "pingora",
+        &[
+            "proxy",
+            "edge",
+            "message",
+            "session",
+            "driver",
+            "upstreams",
+            "cache",
+        ],
+    ),
+    ("pingora_proxy", &["proxy", "edge", "session", "driver"]),
     ("pingora_cache", &["cache", "proxy"]),
     ("pingora_load_balancing", &["upstreams"]),
     ("pingora_limits", &["limits"]),

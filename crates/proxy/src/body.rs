@@ -22,7 +22,7 @@ const AGAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// Result of reading a body before its request is forwarded.
 #[derive(Debug, Default)]
 pub(super) struct EarlyBody {
-    /// Beginning of the body, as far as it was read. It is among the bytes that are sent later.
+    /// Beginning of the body that was read. It is among the bytes that are sent later.
     pub(super) beginning: Option<Bytes>,
     /// Set once the gateway itself sent `100 Continue`, before any backend could.
     pub(super) has_continued: bool,
@@ -47,7 +47,8 @@ pub(super) async fn read(
     };
     let (bytes, is_complete) = read_up_to(client, ctx, most).await?;
     ctx.early.beginning = Some(bytes.clone());
-    ctx.facts.body = if is_complete {
+    // The last piece may be longer than what was left.
+    ctx.facts.body = if is_complete && bytes.len() <= most {
         Body::Whole(bytes)
     } else {
         Body::TooLong

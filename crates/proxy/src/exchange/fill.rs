@@ -250,7 +250,7 @@ impl CachedExchange {
         let age = ctx.facts.cache.and_then(|cached| cached.age);
         let head = StoredResponse::head(stale, age)?;
         self.send = Some(StoredResponse { head, reader });
-        // The next of those that wait tries its luck with the origin.
+        // The next waiting request asks the origin.
         self.fetch = Fetch::default();
         Ok(true)
     }

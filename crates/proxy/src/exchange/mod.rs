@@ -87,7 +87,6 @@ where
     // The backend does not wait for the rest of a body that nobody reads.
     upstream::over(ctx);
     let client = exchange.client();
-    client.release().await.map_err(request_end::of_client)?;
     client.is_over = client.linger().await;
     Ok(())
 }
@@ -193,13 +192,14 @@ where
             Err(error) => return Err(upstream::not_connected(self.replay(), ctx, error)),
         };
         let is_reused = wire.is_reused();
-        upstream::connected(&mut wire, &self.client().request, ctx);
+        upstream::connected(&mut wire, self.client(), ctx);
         match self.exchange(ctx, &mut wire).await {
             Ok(()) => {
                 if let Some(lease) = &ctx.lease {
                     wire.finish(&upstream, lease, ctx.live().world.clock.now());
                 }
-                Ok(())
+                let sent = self.client().release().await;
+                sent.map_err(request_end::of_client)
             }
             Err(error) if *error.etype() == ErrorType::H2Error && !wire.is_begun() => {
                 Err(upstream::not_connected(self.replay(), ctx, error))

@@ -62,7 +62,7 @@ impl Direction {
         Ok(Some(came.len()))
     }
 
-    /// Writes what waits, as far as it is accepted. Returns the number of bytes.
+    /// Writes as many of the waiting bytes as the other side accepts. Returns the number of bytes.
     fn poll_write(&mut self, mut write: impl FnMut(&[u8]) -> Poll<Result<usize>>) -> Result<usize> {
         let mut all = 0;
         while !self.waiting.is_empty()

@@ -122,7 +122,7 @@ impl MessageBody {
         })
     }
 
-    /// Skips what is not content, as far as it is in `input`.
+    /// Skips the bytes of `input` that are not content.
     fn skip_framing(&mut self, input: &mut BytesMut) -> Result<()> {
         loop {
             self.0 = match self.0 {

@@ -14,7 +14,7 @@ const MAX_KEPT: usize = 64 * 1024;
 /// Length up to which a piece is copied, since it shares the buffer of its read.
 const SMALL: usize = 4096;
 
-/// Body of a request, as far as its client has sent it.
+/// Body of a request: the part that its client has sent.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     /// `None` if the request has no body.

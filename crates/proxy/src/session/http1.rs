@@ -199,7 +199,7 @@ impl Http1Stream {
         self.end(is_last).await
     }
 
-    /// Holds the end of the response, as far as it is buffered.
+    /// Holds the end of the response, if it is buffered.
     pub(super) fn hold(&mut self) {
         self.is_held = true;
     }
