@@ -26,6 +26,8 @@ use crate::{
 
 /// Interval of checks: a gateway may be upgraded, and an operator may go back to a release.
 const EVERY: Duration = Duration::from_secs(5);
+/// Interval of checks whether there is still a gateway to come back.
+const LOST_EVERY: Duration = Duration::from_secs(2);
 /// Time for requests in flight on an instance that is stopped.
 const DRAIN: Duration = Duration::from_mins(1);
 /// Failed checks in a row after which the process ends; the next deploy begins another one.
@@ -63,9 +65,12 @@ pub fn run(options: &Options) -> ExitCode {
     let _leads = setsid();
     client::ask(&options.admin, async |gateway| {
         interruptible(|interrupt| async {
-            match retire(&gateway, &options.upstream, interrupt).await {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(why) => failed(&why),
+            tokio::select! {
+                retired = retire(&gateway, &options.upstream, interrupt) => match retired {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(why) => failed(&why),
+                },
+                () = lost(&gateway, &options.upstream) => failed(&"the gateway and its folder are gone"),
             }
         })
         .await
@@ -88,7 +93,7 @@ async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Resul
             Ok(Round::Again) => failures = 0,
             Err(why) => {
                 failures += 1;
-                if failures >= MAX_FAILURES || !own.folder.exists() || is_homeless() {
+                if failures >= MAX_FAILURES || !own.folder.exists() {
                     return Err(why);
                 }
             }
@@ -108,19 +113,22 @@ async fn first_settings(
     loop {
         match settings(gateway, upstream).await {
             Ok((_, own)) => return Ok(own),
-            Err(why) if failures == MAX_FIRST_FAILURES || *interrupt.borrow() || is_homeless() => {
-                return Err(why);
-            }
+            Err(why) if failures == MAX_FIRST_FAILURES || *interrupt.borrow() => return Err(why),
             Err(_) => failures += 1,
         }
         sleep(EVERY).await;
     }
 }
 
-/// Says whether the folder is gone that the process was started in: it would not find the
-/// configuration again.
-fn is_homeless() -> bool {
-    std::env::current_dir().is_err()
+/// Waits until the gateway cannot be reached and the folder is gone that the process was started in:
+/// it would not find the configuration again.
+async fn lost(gateway: &Remote, upstream: &str) {
+    loop {
+        sleep(LOST_EVERY).await;
+        if std::env::current_dir().is_err() && settings(gateway, upstream).await.is_err() {
+            return;
+        }
+    }
 }
 
 enum Round {
