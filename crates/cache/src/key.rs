@@ -15,7 +15,7 @@ use crate::store::allocated;
 /// response.
 ///
 /// The bytes are `scheme://authority` and the target as sent, then framed parts. They lie behind
-/// the [`Layout`] in one allocation: a lookup among a million entries reads few lines of memory.
+/// the `Layout` in one allocation: a lookup among a million entries reads few lines of memory.
 #[derive(Clone)]
 pub struct Key(ThinArc<Layout, u8>);
 

@@ -1,5 +1,5 @@
 //! Data plane: connections of clients, and the way of each request through Pingora's hooks
-//! ([`hooks`]). Each request uses the configuration snapshot of its beginning and calls the filter
+//! (`hooks`). Each request uses the configuration snapshot of its beginning and calls the filter
 //! chain. The behaviour of a feature lives in its filter.
 
 #![expect(clippy::unnecessary_box_returns, reason = "Pingora's errors are boxed")]

@@ -1,6 +1,6 @@
 //! Compresses responses with zstd, br or gzip, as the client prefers, and flushes at each chunk.
 //!
-//! [`types`] and [`Compression::may_code`] select the responses. The encoders are in
+//! `types` and `may_code` select the responses. The encoders are in
 //! [`base::encoding`](edgeway_base::encoding).
 
 mod config;

@@ -178,7 +178,7 @@ fn port_of_text(host: &str) -> Option<&str> {
     port_of(host.as_bytes()).map(|port| &host[host.len() - port.len()..])
 }
 
-/// Inputs of [`open_upstream`] besides the request headers.
+/// Inputs of `open_upstream` besides the request headers.
 #[derive(Clone, Copy, Debug)]
 pub struct Forwarding<'a> {
     pub client: &'a Client,
