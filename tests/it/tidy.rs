@@ -447,6 +447,41 @@ fn the_architecture_lists_the_hooks_in_their_order() {
     assert_eq!(missing, None, "docs/architecture.md");
 }
 
+/// Begins the line of an unresolved conflict, which stays unseen in a page that no program reads.
+fn is_conflict(line: &str) -> bool {
+    let marks = ["<", ">"].map(|mark| mark.repeat(7) + " ");
+    marks.iter().any(|mark| line.starts_with(mark))
+}
+
+#[test]
+fn no_file_has_an_unresolved_conflict() {
+    assert!(is_conflict(&format!("{} HEAD", "<".repeat(7))));
+    let texts = [
+        "src",
+        "crates",
+        "docs",
+        "conf",
+        "scripts",
+        "tests/it",
+        "load-tests",
+    ];
+    let folders = texts
+        .iter()
+        .flat_map(|folder| files(&root().join(folder), ""));
+    let pages = fs::read_dir(root()).expect("the folder can be read");
+    let pages = pages.map(|page| page.expect("it can be read").path());
+    let mut seen = 0;
+    for path in folders.chain(pages.filter(|page| page.is_file())) {
+        let Ok(text) = fs::read_to_string(&path) else {
+            continue;
+        };
+        seen += 1;
+        let found = text.lines().find(|line| is_conflict(line));
+        assert_eq!(found, None, "{}", path.display());
+    }
+    assert!(seen > 1000, "only {seen} files were read");
+}
+
 /// Checks that each test that `SECURITY.md` names exists.
 #[test]
 fn tests_that_are_promised_exist() {
