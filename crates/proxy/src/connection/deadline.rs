@@ -5,7 +5,6 @@
 //! of HTTP/2, by waking its task.
 
 use std::{
-    os::fd::BorrowedFd,
     sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     task::Waker,
     time::Duration,
@@ -15,7 +14,6 @@ use edgeway_base::units::whole_millis;
 use edgeway_upstreams::BackendSocket;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::pace::{Pace, PaceLimits};
 
@@ -196,31 +194,13 @@ impl Watch {
     }
 
     /// Ends a request whose body arrives too slowly, `elapsed` milliseconds after the last check.
-    /// Time counts against the client only during an attempt whose backend accepts data: in no
-    /// other case is the body read.
+    /// Time counts against the client only during an attempt that waits for it.
     pub(super) fn check_body(&self, elapsed: u64, bounds: PaceLimits) {
-        if self.body.is_over() {
-            return;
-        }
-        let target = *self.target.lock();
-        let is_awaited = target.is_some_and(|target| match target {
-            Target::Socket(socket) => is_writable(socket),
-            Target::Stream => true,
-        });
+        let is_awaited = self.body.is_awaited() && self.target.lock().is_some();
         if self.body.is_too_slow(elapsed, is_awaited, bounds) {
             self.expire(4);
         }
     }
-}
-
-/// Returns true if a backend's socket accepts more data. A closed one accepts none.
-fn is_writable(socket: BackendSocket) -> bool {
-    let takes_more = |fd: BorrowedFd<'_>| {
-        let mut asked = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-        let outcome = poll(&mut asked, Some(&Timespec::default()));
-        outcome.is_ok() && asked[0].revents().contains(PollFlags::OUT)
-    };
-    socket.with(takes_more).unwrap_or(false)
 }
 
 #[cfg(test)]

@@ -192,7 +192,7 @@ where
             Err(error) => return Err(upstream::not_connected(self.replay(), ctx, error)),
         };
         let is_reused = wire.is_reused();
-        upstream::connected(&mut wire, self.client(), ctx);
+        upstream::connected(&mut wire, &self.client().request, ctx);
         match self.exchange(ctx, &mut wire).await {
             Ok(()) => {
                 if let Some(lease) = &ctx.lease {

@@ -61,6 +61,7 @@ where
                 break;
             }
             debug_assert!(is_client_slow, "otherwise there would be something to send");
+            upstream::awaits_body(ctx);
             return Poll::Pending;
         }
         Poll::Ready(Ok(()))

@@ -28,7 +28,6 @@ use super::{
 use crate::{
     connection::deadline::{Expired, Target},
     exchange::wire::Wire,
-    session::Client,
 };
 
 /// Type of the error that ends a response of a backend in whose place another one is sent.
@@ -104,16 +103,13 @@ fn fail<T>(ctx: &mut Context, failure: Failure) -> Result<T> {
 }
 
 /// Starts the deadlines of a request that is sent over `wire`.
-pub(super) fn connected(wire: &mut Wire, client: &Client, ctx: &mut Context) {
+pub(super) fn connected(wire: &mut Wire, request: &RequestHeader, ctx: &mut Context) {
     let is_reused = wire.is_reused();
     ctx.facts.upstream.reused = is_reused;
     trace::connected(&mut ctx.facts, is_reused);
     let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) else {
         return;
     };
-    if client.body.is_read() {
-        watch.body.over();
-    }
     let connections = &ctx.live().connections;
     let times = timeouts(ctx, upstream);
     let now = connections.millis(ctx.tried_at);
@@ -128,7 +124,7 @@ pub(super) fn connected(wire: &mut Wire, client: &Client, ctx: &mut Context) {
         return;
     }
     wire.watch(watch);
-    let (first_byte, is_stream) = streams::first_byte(&client.request.headers, times);
+    let (first_byte, is_stream) = streams::first_byte(&request.headers, times);
     if is_stream {
         // Both sides send whenever they have a message.
         watch.body.over();
@@ -154,6 +150,13 @@ pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     }
     if let Some(body) = body.filter(|body| !body.is_empty()) {
         sent_bytes(body.len(), ctx);
+    }
+}
+
+/// Records that the backend could have more of the request body than the client has sent.
+pub(super) fn awaits_body(ctx: &Context) {
+    if let Some(watch) = &ctx.watch {
+        watch.body.awaited();
     }
 }
 
