@@ -10,15 +10,17 @@ use pingora_proxy::ProxyHttp;
 
 use super::{Exchange, tunnel::Tunnel, wire::Wire};
 use crate::{
-    cache::Content, context::Context, message::Piece, request, request_end, session::client,
+    cache::Content,
+    context::Context,
+    message::Piece,
+    request, request_end,
+    session::{HTTP2_DATA, client},
     upstream,
 };
 
 /// Limit on bytes of a body that are read before a client with TLS has got them: it is sent no more
 /// at a time, and each slow one holds such a buffer.
 const TLS_ROOM: usize = 32 * 1024;
-/// Same for a client with HTTP/2, the length of a frame. Two to three such buffers wait in `h2`.
-const HTTP2_ROOM: usize = 16 * 1024;
 
 impl<H> Exchange<'_, H>
 where
@@ -167,7 +169,8 @@ where
 fn most_room(ctx: &Context) -> usize {
     let client = &ctx.facts.client;
     if client.protocol == Protocol::Http2 {
-        HTTP2_ROOM
+        // Two to three such buffers wait in `h2`.
+        HTTP2_DATA
     } else if client.tls.is_some() {
         TLS_ROOM
     } else {

@@ -34,7 +34,7 @@ use self::body::RequestBody;
 pub(crate) use self::{
     custom::{Slot, client, for_pingora, reusable, reuse},
     http1::{ClientIo, Http1Stream},
-    http2::{Http2Stream, SEND_BUFFER},
+    http2::{DATA as HTTP2_DATA, Http2Stream, SEND_BUFFER},
 };
 use crate::{
     connection::{

@@ -18,7 +18,7 @@ use super::{GONE, WRITE};
 use crate::message::Piece;
 
 /// Most bytes of a DATA frame: with its frame header it fits into one TLS record of 16 KiB.
-const DATA: usize = 16 * 1024 - 9;
+pub(crate) const DATA: usize = 16 * 1024 - 9;
 /// Bytes of a response that wait for the connection, in addition to those that the backend holds.
 pub(crate) const SEND_BUFFER: usize = 2 * DATA;
 /// Sets of ready lines that a thread keeps.
