@@ -24,7 +24,7 @@ mod socket;
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    os::fd::{BorrowedFd, RawFd},
+    os::fd::RawFd,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence},
@@ -257,18 +257,6 @@ impl Connection {
     /// Sets the client's socket, which may be shut down until [`Connection::socket_gone`].
     pub fn socket(&self, fd: RawFd) {
         *self.socket.lock() = Some(fd);
-    }
-
-    /// Calls `ask` with the client's socket. `None` if the socket is closed.
-    #[allow(
-        unsafe_code,
-        reason = "the socket's owner lets go of it under the lock that is held here"
-    )]
-    pub fn ask_socket<T>(&self, ask: impl FnOnce(BorrowedFd<'_>) -> T) -> Option<T> {
-        let socket = self.socket.lock();
-        let fd = (*socket)?;
-        // SAFETY: as in `shut_down`.
-        Some(ask(unsafe { BorrowedFd::borrow_raw(fd) }))
     }
 
     /// Removes the client's socket before it is closed.

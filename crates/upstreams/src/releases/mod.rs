@@ -234,10 +234,6 @@ impl Backend {
 }
 
 impl Upstream {
-    pub fn release_settings(&self) -> Option<&ReleaseSettings> {
-        self.releases.as_ref()
-    }
-
     /// Returns the release that gets the requests that belong to no other.
     pub fn current_release(&self) -> Option<Arc<str>> {
         self.members.load().current.clone()
