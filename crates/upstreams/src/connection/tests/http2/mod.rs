@@ -328,7 +328,12 @@ async fn a_connection_is_closed_after_its_idle_time_and_not_during_a_stream() {
     let (lease, mut stream) = open(&upstream).await;
     send(&mut stream, "/silent", true);
     let local = ask(&upstream, "/").await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // The control: a later connection without a stream is closed by then.
+    let mut other = App::plain().await;
+    let without = other.upstream(&Bench::default(), "pool: { idle: 50ms }");
+    ask(&without, "/").await;
+    other.sees(Seen::Accepted).await;
+    other.sees(Seen::Closed).await;
     assert_eq!(ask(&upstream, "/").await, local);
     app.sees(Seen::Accepted).await;
     drop((lease, stream));
