@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    PATIENCE, Way,
+    PATIENCE, Way, compared,
     draw::{Drawn, bytes, chunked, one_of, some_lines, split},
     message::Message,
     origin::{Backend, Script, ScriptedOrigin},
@@ -291,19 +291,13 @@ async fn all_sides_cache_http2_alike_over_http2() {
 }
 
 async fn agree(way: Way, backend: Backend<'_>) {
-    let (seed, count) = plan();
-    let mut dice = fastrand::Rng::with_seed(seed);
-    let cases: Vec<_> = (0..count)
-        .map(|turn| draw(&mut dice, turn, way, backend))
-        .collect();
     let comparison = Comparison {
         way,
         backend,
         yaml,
         settle,
     };
-    let seed = format!("EDGEWAY_DRIVERS={seed}:{count}");
-    let ours = comparison.run(&seed, &cases).await;
+    let (ours, _) = compared(comparison, draw).await;
     let lines = || ours.iter().flat_map(|outcome| &outcome.logged);
     for expected in ["HIT", "MISS", "BYPASS"] {
         assert!(lines().any(|line| line["cache"] == expected), "{expected}");

@@ -149,20 +149,29 @@ fn settle(way: Way, _: &Drawn, outcome: &mut Outcome) {
     }
 }
 
-async fn all_sides_agree(way: Way, backend: Backend<'_>) {
+/// Draws cases, and compares all sides. Returns the outcomes of ours, and the number of cases.
+async fn compared(
+    comparison: Comparison<'_>,
+    draw: impl Fn(&mut fastrand::Rng, usize, Way, Backend<'_>) -> Drawn,
+) -> (Vec<Outcome>, usize) {
     let (seed, count) = plan();
     let mut dice = fastrand::Rng::with_seed(seed);
+    let Comparison { way, backend, .. } = comparison;
     let cases: Vec<_> = (0..count)
-        .map(|number| draw::exchange(&mut dice, number, way, backend))
+        .map(|number| draw(&mut dice, number, way, backend))
         .collect();
+    let seed = format!("EDGEWAY_DRIVERS={seed}:{count}");
+    (comparison.run(&seed, &cases).await, count)
+}
+
+async fn all_sides_agree(way: Way, backend: Backend<'_>) {
     let comparison = Comparison {
         way,
         backend,
         yaml,
         settle,
     };
-    let seed = format!("EDGEWAY_DRIVERS={seed}:{count}");
-    let ours = comparison.run(&seed, &cases).await;
+    let (ours, count) = compared(comparison, draw::exchange).await;
     let served = ours.iter().filter(|outcome| !outcome.to_origin.is_empty());
     assert!(served.count() > count / 2);
 }

@@ -62,6 +62,7 @@ async fn an_early_response_does_not_cut_the_upload_off() {
         assert_eq!(stored, LENGTH, "{side:?}");
     }
 }
+
 #[tokio::test]
 async fn a_body_that_is_sent_again_counts_once() {
     for side in DRIVERS {
