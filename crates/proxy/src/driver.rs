@@ -28,7 +28,7 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(live: &Arc<Live>) -> Arc<Self> {
-        // Must run before Pingora's proxy installs its own.
+        // Before Pingora's proxy, which would install another provider of cryptography.
         edgeway_tls::install_provider();
         let proxy = || Proxy {
             live: Arc::clone(live),
