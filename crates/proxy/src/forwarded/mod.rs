@@ -4,6 +4,8 @@
 //! Pure functions over request headers. They run for every request, so each makes one pass over the
 //! headers, and values that depend only on the connection are built in advance.
 
+mod internal;
+mod location;
 mod reserved;
 #[cfg(test)]
 mod tests;
@@ -17,11 +19,15 @@ use edgeway_core::chain::{
     host::{first_element, forwarded_port, public_host},
 };
 use edgeway_core::open_headers::OpenRequestHeaders;
-use edgeway_upstreams::NODE_REPORT_HEADER;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::http::RequestHeader;
 
+use self::internal::{doomed_names, strip_internal_query};
 pub(super) use self::reserved::{keep_passing, strip};
+pub use self::{
+    internal::{is_internal_response, strip_internal_response},
+    location::rewrite_location,
+};
 use super::hop_by_hop;
 use crate::connection::{
     ClientCertificateStatus,
@@ -322,205 +328,4 @@ fn chain_value(hops: &Hops) -> HeaderValue {
         }
     }
     HeaderValue::from_bytes(&text[..length]).expect("addresses are plain text")
-}
-
-/// Returns the headers of this request that must not reach a backend. Usually there are none, and
-/// then this allocates nothing.
-fn doomed_names(request: &RequestHeader) -> Vec<HeaderName> {
-    let mut doomed = Vec::new();
-    for name in request.headers.keys() {
-        let text = name.as_str().as_bytes();
-        let is_doomed = match text[0] {
-            b'x' => text.starts_with(b"x-") && is_internal_x(&text[2..], request),
-            b'n' => text == b"next-resume",
-            b'c' | b'h' | b'k' | b'p' | b't' | b'u' => hop_by_hop::is_hop_by_hop(text),
-            _ => false,
-        };
-        if is_doomed {
-            doomed.push(name.clone());
-        }
-    }
-    doomed
-}
-
-/// Checks for headers that frameworks use internally; `name` comes without its `x-`.
-fn is_internal_x(name: &[u8], request: &RequestHeader) -> bool {
-    match name.first() {
-        Some(b'm') => name.starts_with(b"middleware-") || name == b"matched-path",
-        Some(b'i') => name.starts_with(b"invoke-"),
-        Some(b'n') => {
-            name == b"now-route-matches"
-                || name.starts_with(b"nextjs-rewritten-")
-                || name.starts_with(b"next-revalidate")
-                || name.starts_with(b"next-resume-")
-                || (name == b"nextjs-data" && !asks_for_data(request.raw_path()))
-        }
-        Some(b'p') => name.starts_with(b"prerender-revalidate"),
-        Some(b'v') => name.starts_with(b"vercel-"),
-        _ => false,
-    }
-}
-
-/// Returns true below `/_next/data/` (perhaps under a base path), where the router itself sends
-/// `x-nextjs-data`.
-fn asks_for_data(target: &[u8]) -> bool {
-    let path = target.split(|b| *b == b'?').next().unwrap_or(target);
-    path.windows(b"/_next/data/".len())
-        .any(|part| part == b"/_next/data/")
-}
-
-/// Removes Next.js's internal parameters from the query. The rest stays byte for byte.
-fn strip_internal_query(request: &mut RequestHeader) {
-    let target = request.raw_path();
-    let Some(mark) = target.iter().position(|b| *b == b'?') else {
-        return;
-    };
-    let (path, query) = (&target[..mark], &target[mark + 1..]);
-    if !query.split(|b| *b == b'&').any(is_internal_parameter) {
-        return;
-    }
-    let mut remaining = path.to_vec();
-    for parameter in query
-        .split(|b| *b == b'&')
-        .filter(|parameter| !is_internal_parameter(parameter))
-    {
-        remaining.push(if remaining.len() == path.len() {
-            b'?'
-        } else {
-            b'&'
-        });
-        remaining.extend_from_slice(parameter);
-    }
-    let set = request.set_raw_path(&remaining);
-    debug_assert!(set.is_ok(), "a shorter query is as good as the whole one");
-}
-
-/// Returns true if a parameter's name, once decoded, is `nxtP…`, `nxtI…` or `__nextDataReq`.
-fn is_internal_parameter(parameter: &[u8]) -> bool {
-    const MAX_MARK_LEN: usize = b"__nextDataReq=".len();
-    // A name with another first byte belongs to some app; `%` may hide either first byte.
-    if !matches!(parameter.first(), Some(b'n' | b'_' | b'%')) {
-        return false;
-    }
-    let mut name = [0u8; MAX_MARK_LEN];
-    let mut length = 0;
-    let mut rest = parameter;
-    while length < MAX_MARK_LEN {
-        let (byte, used) = match rest {
-            [] | [b'=', ..] => break,
-            [b'%', high, low, ..] => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (high << 4 | low, 3),
-                _ => (b'%', 1),
-            },
-            [byte, ..] => (*byte, 1),
-        };
-        name[length] = byte;
-        length += 1;
-        rest = &rest[used..];
-    }
-    let name = &name[..length];
-    name.starts_with(b"nxtP") || name.starts_with(b"nxtI") || name == b"__nextDataReq"
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        b'A'..=b'F' => Some(digit - b'A' + 10),
-        _ => None,
-    }
-}
-
-/// Removes headers that a framework's middleware sends to its own server, and those that an app
-/// sends to the gateway. `x-nextjs-*` and `x-action-*` stay, because the router in the browser reads
-/// them.
-pub fn strip_internal_response(response: &mut ResponseHeader) {
-    let is_doomed = |name: &&HeaderName| is_internal_response(name);
-    let doomed: Vec<HeaderName> = response.headers.keys().filter(is_doomed).cloned().collect();
-    for name in doomed {
-        response.remove_header(&name);
-    }
-}
-
-/// Returns true if [`strip_internal_response`] removes the header.
-pub fn is_internal_response(name: &HeaderName) -> bool {
-    // Most names of most responses are ruled out by their first two bytes.
-    let Some(rest) = name.as_str().strip_prefix("x-") else {
-        return false;
-    };
-    rest.starts_with("middleware-") || *name == NODE_REPORT_HEADER
-}
-
-/// Rewrites a `Location` (or `Content-Location`) with the backend's own authority to the public
-/// one. Returns `None` if it stays as it is.
-///
-/// `backends` has each `host:port` that the gateway reaches the backend by, such as `10.0.0.5:3000`
-/// and `api.internal:3000`. `localhost` and its addresses with the same port also match, because an
-/// app often takes them for its own name.
-pub fn rewrite_location(
-    location: &HeaderValue,
-    backends: &[&str],
-    scheme: Scheme,
-    host: &str,
-) -> Option<HeaderValue> {
-    let bytes = location.as_bytes();
-    // Most are relative. `//authority/path` is rare, but absolute.
-    if !matches!(bytes, [b'h' | b'H', ..] | [b'/', b'/', ..]) || host.is_empty() {
-        return None;
-    }
-    let text = location.to_str().ok()?;
-    let (default_port, rest) = match text.split_once("//")? {
-        ("", rest) => (default_port(scheme), rest),
-        (before, rest) if before.eq_ignore_ascii_case("http:") => (80, rest),
-        (before, rest) if before.eq_ignore_ascii_case("https:") => (443, rest),
-        _ => return None,
-    };
-    let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    if !backends
-        .iter()
-        .any(|backend| is_same_origin(authority, default_port, backend))
-    {
-        return None;
-    }
-    let public = format!("{}://{host}{path}", scheme.as_str());
-    HeaderValue::try_from(public).ok()
-}
-
-fn default_port(scheme: Scheme) -> u16 {
-    match scheme {
-        Scheme::Http => 80,
-        Scheme::Https => 443,
-    }
-}
-
-/// Returns true if the app at `backend` (`HOST:PORT`) would use `authority` for itself.
-fn is_same_origin(authority: &str, default_port: u16, backend: &str) -> bool {
-    if authority.eq_ignore_ascii_case(backend) {
-        return true;
-    }
-    let Some(Ok(port)) = port_of_text(backend).map(str::parse::<u16>) else {
-        return false;
-    };
-    let (name, own_port) = match port_of_text(authority) {
-        Some(digits) => (
-            &authority[..authority.len() - digits.len() - 1],
-            digits.parse().ok(),
-        ),
-        None => (authority, Some(default_port)),
-    };
-    if own_port != Some(port) {
-        return false;
-    }
-    let backend_name = &backend[..backend.rfind(':').unwrap_or(backend.len())];
-    [
-        "localhost",
-        "127.0.0.1",
-        "[::1]",
-        "0.0.0.0",
-        "[::]",
-        backend_name,
-    ]
-    .iter()
-    .any(|own| name.eq_ignore_ascii_case(own))
 }

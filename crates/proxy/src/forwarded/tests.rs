@@ -5,6 +5,7 @@ use std::sync::Arc;
 use edgeway_base::{net::Cidr, reserved_headers::ReservedHeaders};
 use edgeway_cache::policy::is_left_alone;
 use edgeway_core::chain::{ClientCertificate, host::public_host};
+use pingora::http::ResponseHeader;
 
 use super::*;
 
