@@ -160,12 +160,31 @@ routes:
 
 impl Drop for Site {
     fn drop(&mut self) {
+        end_retiring(self.gateway.admin_socket());
         end_processes(self.folder.path());
     }
 }
 
-/// Ends the instances in a folder of releases, and the process that ends releases: they are no
-/// children of the gateway.
+/// Kills the processes that end replaced releases, also those that wait for the lock of another
+/// one: they are no children of the gateway, and would wait for it to come back.
+fn end_retiring(socket: &str) {
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Ok(command) = fs::read_to_string(process.path().join("cmdline")) else {
+            continue;
+        };
+        let mut arguments = command.split('\0');
+        if arguments.clone().any(|it| it == "retire-releases") && arguments.any(|it| it == socket) {
+            let id = process.file_name();
+            let id = id.to_str().and_then(|id| id.parse().ok());
+            if let Some(id) = id.and_then(Pid::from_raw) {
+                // It may have ended by itself.
+                let _sent = kill_process(id, Signal::KILL);
+            }
+        }
+    }
+}
+
+/// Ends the instances in a folder of releases: they are no children of the gateway.
 pub(crate) fn end_processes(folder: &Path) {
     for entry in fs::read_dir(folder.join(".state"))
         .into_iter()

@@ -80,7 +80,13 @@ pub fn run(options: &Options) -> ExitCode {
 async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Result<(), String> {
     let own = first_settings(gateway, upstream, &interrupt).await?;
     let folder = ReleaseFolder::new(&own);
-    let lock = |_| folder.lock("retire", "another process ends releases").ok();
+    let lock = |_| {
+        // It would be made again where it was removed.
+        let is_there = own.folder.exists();
+        is_there
+            .then(|| folder.lock("retire", "another process ends releases").ok())
+            .flatten()
+    };
     let Some(mut alone) = (0..ATTEMPTS).find_map(lock) else {
         return Ok(());
     };
