@@ -9,17 +9,18 @@ use edgeway_core::chain::{Reply, host::requested_host};
 use edgeway_files::FileResponse;
 use edgeway_gateway::Gateway;
 use edgeway_routes::{self as routes, Action, Params, Target, normalise};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use percent_encoding::percent_encode_byte;
 use pingora::{
     Error, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::{context::Context, decision::Decision, files, reply, request, upstream};
+use super::{
+    context::{AccelRedirect, Context, Decision, X_ACCEL_REDIRECT},
+    files, reply, upstream,
+};
 use crate::session::Client;
-
-pub(super) const X_ACCEL_REDIRECT: HeaderName = HeaderName::from_static("x-accel-redirect");
 
 /// Reason word for a redirect that leads to no file that the app may send.
 const REASON: &str = "accel_redirect";
@@ -32,14 +33,6 @@ const KEPT: [HeaderName; 5] = [
     header::CACHE_CONTROL,
     header::EXPIRES,
 ];
-
-/// Order of an app to send a file in place of its response.
-#[derive(Debug)]
-pub(super) struct AccelRedirect {
-    /// Path of the file as the app wrote it.
-    to: HeaderValue,
-    kept: HeaderMap,
-}
 
 /// Reads the order out of a response, if there is one and the app may give it. The error ends the
 /// app's response; [`send`] takes its place.
@@ -79,7 +72,7 @@ pub(super) async fn send(
     accel: AccelRedirect,
 ) -> Result<()> {
     let followed = follow(&client.request, ctx, accel).await?;
-    if request::is_draining(ctx) {
+    if ctx.is_draining() {
         client.close();
     }
     match followed {

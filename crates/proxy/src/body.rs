@@ -9,8 +9,12 @@ use edgeway_core::chain::{Body, Phase, Protocol, Verdict};
 use http::{StatusCode, header};
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 
-use super::{context::Context, error::Failure, request_end::of_client, session::Client};
-use crate::message::Piece;
+use crate::{
+    context::Context,
+    error::{Failure, of_client},
+    message::Piece,
+    session::Client,
+};
 
 /// Limit on a body without a length that is read for filters.
 const STREAMED: usize = 48 << 10;
@@ -18,17 +22,6 @@ const STREAMED: usize = 48 << 10;
 /// Time for the rest of a body that another upstream gets after an error. Each connection of HTTP/1
 /// has a limit of its own.
 const AGAIN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Result of reading a body before its request is forwarded.
-#[derive(Debug, Default)]
-pub(super) struct EarlyBody {
-    /// Beginning of the body that was read. It is among the bytes that are sent later.
-    pub(super) beginning: Option<Bytes>,
-    /// Set once the gateway itself sent `100 Continue`, before any backend could.
-    pub(super) has_continued: bool,
-    /// Body that the backend gets in place of the client's, empty for none.
-    pub(super) replacement: Option<Box<Bytes>>,
-}
 
 /// Reads the body if it has at most `most` bytes, and stores it in the facts.
 pub(super) async fn read(

@@ -12,11 +12,11 @@ use pingora_proxy::{HttpProxy, ProxyHttp, Session};
 use tokio::sync::watch;
 
 use super::{
-    context::Context,
+    context::{Context, ServeOwn, Shared},
     hooks::Proxy,
     session::{self, Client, Slot},
 };
-use crate::live::{Live, ServeOwn};
+use crate::live::Live;
 
 /// Driver of the requests of one process.
 pub struct Driver {
@@ -30,8 +30,9 @@ impl Driver {
     pub fn new(live: &Arc<Live>) -> Arc<Self> {
         // Before Pingora's proxy, which would install another provider of cryptography.
         edgeway_tls::install_provider();
+        let shared = Arc::new(Shared::new(Arc::clone(live)));
         let proxy = || Proxy {
-            live: Arc::clone(live),
+            shared: Arc::clone(&shared),
         };
         // Its own connections to backends are not used: it needs no CA certificates, and would panic
         // at those of the system if one is invalid.
@@ -50,12 +51,12 @@ impl Driver {
             is_stopping: watch::channel(false).1,
         });
         let own = Arc::downgrade(&driver);
-        live.drive_by(own);
+        shared.drive_by(own);
         driver
     }
 
     pub(crate) fn live(&self) -> &Arc<Live> {
-        &self.proxy.live
+        &self.proxy.shared.live
     }
 
     /// Serves the request of a client, and returns it when the request is over.

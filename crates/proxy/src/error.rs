@@ -282,6 +282,18 @@ fn is_no_h2(error: &Error) -> bool {
         .is_some_and(|error| error.is_go_away() && error.is_library())
 }
 
+/// Names the client as the source of an error in writing a response.
+pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
+    let is_write = matches!(
+        error.etype(),
+        ErrorType::WriteError | ErrorType::WriteTimedout
+    );
+    if is_write && *error.esource() == ErrorSource::Unset {
+        error.as_down();
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
     use ErrorSource::{Downstream, Internal, Upstream};

@@ -20,8 +20,8 @@ use pingora::{
 
 use super::{
     error::LogText,
-    exchange::wire::{ValueMemory, Wire},
     upstream as upstreams,
+    wire::{ValueMemory, Wire},
 };
 use crate::message::Piece;
 

@@ -1,6 +1,8 @@
 //! Request headers as a backend gets them: the client's copy without what clients may not send,
 //! rewritten, with forwarding headers, and changed by the filters.
 
+use std::borrow::Cow;
+
 use edgeway_base::query;
 use edgeway_config::model::App;
 use edgeway_core::chain::{Exchange, Phase};
@@ -10,11 +12,10 @@ use http::{HeaderMap, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
 use super::{
-    cache,
     context::{self, Context, RefusedBy},
     error::Failure,
     forwarded::{self, Forwarding},
-    host_header, request,
+    host_header,
     streams::is_h2,
     trace, upstream_request,
 };
@@ -50,7 +51,7 @@ pub(super) async fn forward(
     {
         request.set_raw_path(&target)?;
     }
-    if let Some(target) = cache::target(request.raw_path(), ctx) {
+    if let Some(target) = counted(request.raw_path(), ctx) {
         request.set_raw_path(&target)?;
     }
     let mut open = open(request, connection, ctx);
@@ -74,6 +75,19 @@ pub(super) async fn forward(
     upstream_request::write(original, request, ctx)
 }
 
+/// Returns `target` without the parameters that are not in the key, or `None` if it stays as it is.
+fn counted(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
+    let flow = ctx.cache.as_ref()?;
+    if ctx.facts.rewritten.is_some() {
+        // All of it is in the key.
+        return None;
+    }
+    // Next.js checks its hash of headers that are in the key, and redirects to the right one.
+    let retained = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
+    let cache = context::cache(&ctx.gateway, ctx.route)?;
+    cache.policy.key.target_of(target, retained)
+}
+
 /// Opens `request`, a copy of the client's request headers, as a backend gets it before filters
 /// change it.
 fn open(request: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequestHeaders {
@@ -82,13 +96,27 @@ fn open(request: &mut RequestHeader, connection: &Connection, ctx: &Context) -> 
         is_websocket: ctx.is_websocket,
         takes_trailers: is_h2(ctx),
         is_written: ctx.gateway.reserved.is_read(),
-        ..request::forwarding(ctx, connection)
+        ..forwarding(ctx, connection)
     };
     let mut open = forwarded::open_upstream(request, &forwarding);
     if let Some(trace) = &ctx.facts.trace {
         trace::pass_on(open.headers(), trace);
     }
     open
+}
+
+/// Returns the forwarding information about the request's client.
+pub(super) fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c> {
+    Forwarding {
+        client: &ctx.facts.client,
+        trusted: &ctx.gateway.trusted,
+        text: &connection.text,
+        shown: connection.shown(),
+        app: App::None,
+        is_websocket: false,
+        takes_trailers: false,
+        is_written: false,
+    }
 }
 
 /// Returns the target that the route rewrites the client's to, if it does.
@@ -99,6 +127,14 @@ pub(super) fn rewritten(request: &RequestHeader, ctx: &Context) -> Option<Vec<u8
     let rewrite = forward.rewrite.as_ref()?;
     let target = Target::new("", request.raw_path());
     rewrite.apply(&target, &ctx.params).ok()?
+}
+
+/// Returns the target that the app gets for the client's, before filters change it.
+pub(super) fn target<'a>(request: &'a RequestHeader, ctx: &'a Context) -> Cow<'a, [u8]> {
+    if let Some(rewritten) = &ctx.facts.rewritten {
+        return Cow::Borrowed(rewritten);
+    }
+    rewritten(request, ctx).map_or(Cow::Borrowed(request.raw_path()), Cow::Owned)
 }
 
 /// Returns the headers that a backend would get for the client's `request`, or `None` if they are

@@ -4,17 +4,14 @@
 use std::{net::IpAddr, time::Duration};
 
 use edgeway_base::{http::list_of, query::cookies};
-use edgeway_core::{
-    chain::{Client, Protocol, Reply, RequestFacts, host::public_host},
-    limits::flood::InFlightGuard,
-};
+use edgeway_core::chain::{Client, Protocol, Reply, RequestFacts, host::public_host};
 use edgeway_gateway::{Challenge, FloodGuard, Gateway};
 use edgeway_routes::Target;
 use http::{HeaderValue, Method, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use pingora::http::RequestHeader;
 
-use super::context::Context;
+use super::context::{Context, GuardedRequest};
 use crate::{
     connection::{CloseReason, Connection},
     live::Live,
@@ -39,26 +36,6 @@ const VALUE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-
-/// Request as the flood guard counts it, until the request is over.
-#[derive(Debug, Default)]
-pub(super) struct GuardedRequest {
-    in_flight: Option<InFlightGuard>,
-    is_suspicious: bool,
-}
-
-impl GuardedRequest {
-    /// Returns true if the client sends more requests than people do.
-    pub(super) fn is_suspicious(&self) -> bool {
-        self.is_suspicious
-    }
-
-    /// Stops counting a request that became a tunnel. The connection limits of the listener bound
-    /// tunnels.
-    pub(super) fn is_tunnel(&mut self) {
-        self.in_flight = None;
-    }
-}
 
 /// Counts a request before anything else is done for it.
 pub(super) fn enter(gateway: &Gateway, client: &Client) -> Result<GuardedRequest, Box<Reply>> {

@@ -15,14 +15,19 @@ use pingora::{
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use super::{
-    accel, body, cache, context::Context, decision, error_page, exchange, forward, request_end,
-    respond, retry::Replay, session::client, trace, upstream,
+    accel, body, cache,
+    context::{Context, Shared},
+    decision, exchange, forward,
+    reply::error_page,
+    request, request_end, respond,
+    retry::Replay,
+    session::client,
+    trace, upstream,
 };
-use crate::live::Live;
 
 /// Proxy of one process. The requests of every listener pass through it.
 pub(super) struct Proxy {
-    pub(super) live: Arc<Live>,
+    pub(super) shared: Arc<Shared>,
 }
 
 #[async_trait]
@@ -31,7 +36,7 @@ impl ProxyHttp for Proxy {
 
     /// Takes the configuration snapshot of the request.
     fn new_ctx(&self) -> Box<Context> {
-        Box::new(Context::new(&self.live))
+        Box::new(Context::new(&self.shared))
     }
 
     /// Installs no modules: compression is a filter of the gateway.
@@ -44,7 +49,7 @@ impl ProxyHttp for Proxy {
         ctx: &mut Box<Context>,
     ) -> Result<()> {
         if !ctx.is_background() {
-            decision::begin(client(session), ctx).await;
+            request::begin(client(session), ctx).await;
         }
         Ok(())
     }
@@ -191,7 +196,7 @@ impl ProxyHttp for Proxy {
         if ctx.is_background() {
             trace::end_background(&client.request, ctx);
         } else {
-            request_end::log(&self.live, client, ctx);
+            request_end::log(&self.shared.live, client, ctx);
         }
         exchange::follow_up(&client.request, ctx);
     }

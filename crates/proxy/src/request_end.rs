@@ -1,15 +1,17 @@
 //! End of requests: the reply to a failure, and the access log.
 
 use edgeway_base::{metrics::TraceId, trace_context::TraceContext};
-use edgeway_core::chain::{Exchange, LoggedRequest, Reply};
-use http::StatusCode;
-use pingora::{Error, ErrorSource, ErrorType, http::RequestHeader};
+use edgeway_core::chain::{Exchange, LoggedRequest};
+use pingora::{Error, http::RequestHeader};
 use pingora_proxy::{ProxyHttp, Session};
 
 use super::{
     context::{self, Context},
-    error::{self, Failure},
-    exchange, guard, reply, request, reroute,
+    error::{self, Failure, of_client},
+    exchange,
+    failed_exchange::{FailedExchange, status},
+    guard, reply,
+    request::reroute,
     session::{self, Client},
     trace, upstream,
 };
@@ -38,7 +40,7 @@ where
         // A response that has begun cannot be taken back. The connection is closed abruptly, so
         // that no client takes a partial response for a complete one.
         ctx.facts.status = status(client.status, failure);
-        break_off(ctx);
+        ctx.break_off();
         return 0;
     }
     let request = &client.request;
@@ -55,7 +57,7 @@ where
     }
     let client = session::client(session);
     if client.status.is_none() {
-        if request::is_draining(ctx) {
+        if ctx.is_draining() {
             client.close();
         }
         if reply::send(client, ctx, *reply).await.is_err() {
@@ -66,84 +68,6 @@ where
     upstream::over(ctx);
     client.is_over = client.linger().await;
     ctx.facts.status
-}
-
-/// Exchange with a backend that failed, and the reply to its client.
-pub(super) struct FailedExchange {
-    pub(super) failure: Failure,
-    /// True if a hook of the gateway chose the reply.
-    pub(super) is_planned: bool,
-    pub(super) reply: Box<Reply>,
-}
-
-impl FailedExchange {
-    /// Finds the reply to a request that ended with `error`, and logs the failure.
-    pub(super) fn of(error: &Error, ctx: &mut Context) -> Self {
-        let failure = look_round(failure(error, ctx), ctx);
-        let planned = ctx.reply.take();
-        let is_planned = planned.is_some();
-        let reply = planned.unwrap_or_else(|| Box::new(failure.reply()));
-        ctx.facts.reason = reply.reason;
-        if !is_planned {
-            failure.report(&ctx.facts, error);
-        }
-        Self {
-            failure,
-            is_planned,
-            reply,
-        }
-    }
-
-    /// Returns true if nobody is there to read the reply.
-    pub(super) fn is_clients(&self) -> bool {
-        matches!(self.failure, Failure::ClientGone | Failure::SendTimeout) && !self.is_planned
-    }
-}
-
-/// Lets the client see that the response that has begun is not complete.
-pub(super) fn break_off(ctx: &Context) {
-    if let Some(connection) = &ctx.connection {
-        connection.break_off();
-    }
-}
-
-/// Names the client as the source of an error in writing a response.
-pub(super) fn of_client(mut error: Box<Error>) -> Box<Error> {
-    let is_write = matches!(
-        error.etype(),
-        ErrorType::WriteError | ErrorType::WriteTimedout
-    );
-    if is_write && *error.esource() == ErrorSource::Unset {
-        error.as_down();
-    }
-    error
-}
-
-fn failure(error: &Error, ctx: &Context) -> Failure {
-    let close_reason = ctx
-        .connection
-        .as_ref()
-        .and_then(|c| c.request_close_reason());
-    match (ctx.client_left.get(), close_reason) {
-        // The client has not seen the failure that ended the fill.
-        (Some(left), None) if *error.esource() != ErrorSource::Upstream => *left,
-        _ => Failure::of(error, upstream::expired(ctx), close_reason),
-    }
-}
-
-/// Turns a failure to connect into `AllDown` if all backends are known to be down.
-fn look_round(failure: Failure, ctx: &Context) -> Failure {
-    let upstream = ctx.upstream.as_ref();
-    if failure == Failure::Connect && upstream.is_some_and(|upstream| upstream.is_all_down()) {
-        return Failure::AllDown;
-    }
-    failure
-}
-
-/// Returns the status that is logged for an incomplete response: the one that was sent, or else the
-/// one of the failure.
-pub(super) fn status(begun: Option<StatusCode>, failure: Failure) -> u16 {
-    begun.unwrap_or(failure.status()).as_u16()
 }
 
 /// Counts the request, adds it to the history and writes its log line.
@@ -229,16 +153,4 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
 fn client_trace(request: &RequestHeader) -> Option<TraceId> {
     let context = TraceContext::of(&request.headers)?;
     TraceId::new(context.trace_id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_response_that_never_began_has_the_status_of_its_failure() {
-        assert_eq!(status(Some(StatusCode::OK), Failure::ClientGone), 200);
-        assert_eq!(status(None, Failure::ClientGone), 499);
-        assert_eq!(status(None, Failure::Internal), 500);
-    }
 }

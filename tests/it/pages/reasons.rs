@@ -30,7 +30,7 @@ const TAKE_A_REASON: [(&str, usize, &str); 18] = [
     ("LoopEnd::Failed", 0, "crates/proxy/src/edge/http2/mod.rs"),
     ("retry::record", 1, ""),
     ("record", 1, "crates/proxy/src/retry.rs"),
-    ("degrade", 0, "crates/proxy/src/error_page/mod.rs"),
+    ("degrade", 0, "crates/proxy/src/reply/error_page/mod.rs"),
     ("refused", 0, "crates/cache/src/budget/counts.rs"),
     ("Err", 0, "crates/proxy/src/edge/serve.rs"),
     ("refuse", 0, "crates/proxy/src/edge/serve.rs"),

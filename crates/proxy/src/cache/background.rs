@@ -16,11 +16,8 @@ use edgeway_gateway::RouteCache;
 use http::{HeaderName, Method, Version, header};
 use pingora::http::RequestHeader;
 
-use super::{
-    Flow,
-    door::{client_kind, fetching},
-};
-use crate::context::{self, Context};
+use super::door::{client_kind, fetching};
+use crate::context::{self, Context, Flow};
 
 /// Headers that concern only the client that sent the request: its own copy, its range, its demand
 /// for freshness.
@@ -105,7 +102,7 @@ fn prepare(
         is_pass: false,
         ..flow
     };
-    let mut ours = Box::new(Context::new(ctx.live()));
+    let mut ours = Box::new(Context::new(ctx.shared()));
     ours.connection.clone_from(&ctx.connection);
     ours.gateway = Arc::clone(&ctx.gateway);
     ours.route = ctx.route;

@@ -17,8 +17,7 @@ use pingora_cache::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::Flow;
-use crate::context::{self, Context};
+use crate::context::{self, Context, Flow};
 
 /// Bound on how often a request waits for another one that then stored nothing it may use.
 const MAX_WAITS: usize = 16;

@@ -15,13 +15,11 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
 use super::{
-    Flow,
     flow::{BY_VALUE, TOO_FEW},
     purge,
 };
 use crate::{
-    context::{self, Context},
-    decision::Decision,
+    context::{self, Context, Decision, Flow},
     forward,
     live::Live,
     trace,
@@ -261,47 +259,52 @@ impl Request<'_> {
         (facts, Decision::GoesOn(Some(flow)))
     }
 
+    /// Decides a request for which nothing is stored.
+    fn decide_miss(self, vary: Option<Vary>) -> CacheDecision {
+        if self.seen.wants.only_if_cached {
+            return only_if_cached();
+        }
+        let fetches_whole = self.cache.policy.fetches_whole;
+        if self.head.method == Method::HEAD && !fetches_whole {
+            // A HEAD request does not ask for the body.
+            return bypass("head");
+        }
+        if self.seen.is_range && !fetches_whole {
+            // The range that the client wants does not justify fetching the whole.
+            return bypass("range");
+        }
+        let why = match vary {
+            Some(_) => "vary-miss",
+            None => "uri-miss",
+        };
+        let variance = vary.and_then(|vary| self.sent().variance(&vary));
+        let now = self.live.world.clock.now();
+        let uses = self.cache.policy.min_uses.as_ref();
+        if uses.is_some_and(|uses| !uses.reached(&self.seen.key, variance, now)) {
+            let facts = CacheFacts::new(CacheOutcome::Miss).why(TOO_FEW);
+            if self.head.method != Method::HEAD {
+                return (facts, Decision::GoesOn(None));
+            }
+            // As one that fills the cache, it asks with GET.
+            let flow = self.flow(None, variance);
+            let flow = Flow {
+                not_stored: Some(TOO_FEW),
+                is_pass: true,
+                ..*flow
+            };
+            return (facts, Decision::GoesOn(Some(Box::new(flow))));
+        }
+        let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
+        let flow = self.flow(None, variance);
+        (facts, Decision::GoesOn(Some(flow)))
+    }
+
     fn decide(mut self, found: Lookup) -> CacheDecision {
         if let Some(bad) = self.bad_image() {
             return refuse_image(bad);
         }
         let Some(entry) = found.entry else {
-            if self.seen.wants.only_if_cached {
-                return only_if_cached();
-            }
-            let fetches_whole = self.cache.policy.fetches_whole;
-            if self.head.method == Method::HEAD && !fetches_whole {
-                // A HEAD request does not ask for the body.
-                return bypass("head");
-            }
-            if self.seen.is_range && !fetches_whole {
-                // The range that the client wants does not justify fetching the whole.
-                return bypass("range");
-            }
-            let why = match found.vary {
-                Some(_) => "vary-miss",
-                None => "uri-miss",
-            };
-            let variance = found.vary.and_then(|vary| self.sent().variance(&vary));
-            let now = self.live.world.clock.now();
-            let uses = self.cache.policy.min_uses.as_ref();
-            if uses.is_some_and(|uses| !uses.reached(&self.seen.key, variance, now)) {
-                let facts = CacheFacts::new(CacheOutcome::Miss).why(TOO_FEW);
-                if self.head.method != Method::HEAD {
-                    return (facts, Decision::GoesOn(None));
-                }
-                // As one that fills the cache, it asks with GET.
-                let flow = self.flow(None, variance);
-                let flow = Flow {
-                    not_stored: Some(TOO_FEW),
-                    is_pass: true,
-                    ..*flow
-                };
-                return (facts, Decision::GoesOn(Some(Box::new(flow))));
-            }
-            let facts = CacheFacts::new(CacheOutcome::Miss).why(why);
-            let flow = self.flow(None, variance);
-            return (facts, Decision::GoesOn(Some(flow)));
+            return self.decide_miss(found.vary);
         };
         if !self.seen.personal.may_read(&entry) {
             return bypass(if self.seen.personal.has_identity {

@@ -13,8 +13,10 @@ use edgeway_gateway::RouteCache;
 use http::{HeaderMap, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::Flow;
-use crate::{context::Context, forward};
+use crate::{
+    context::{Context, Flow},
+    forward,
+};
 
 /// Reason why the response to a request with a value of `no_store_if` is not stored.
 pub(super) const BY_VALUE: &str = "route";

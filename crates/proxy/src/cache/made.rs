@@ -7,11 +7,8 @@ use bytes::Bytes;
 use edgeway_cache::{nextjs::RequestShape, store::Entry};
 use pingora::http::{RequestHeader, ResponseHeader};
 
-use super::{
-    Flow,
-    storage::{self, StorageDecision},
-};
-use crate::context::{self, Context};
+use super::storage::{self, StorageDecision};
+use crate::context::{self, Context, Flow};
 
 impl Flow {
     /// Returns true for an image that all clients may get, and for which the store is asked.

@@ -53,19 +53,6 @@ pub(crate) fn forward(request: &mut RequestHeader, ctx: &mut Context) {
     }
 }
 
-/// Returns `target` without the parameters that are not in the key, or `None` if it stays as it is.
-pub(crate) fn target(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
-    let flow = ctx.cache.as_ref()?;
-    if ctx.facts.rewritten.is_some() {
-        // All of it is in the key.
-        return None;
-    }
-    // Next.js checks its hash of headers that are in the key, and redirects to the right one.
-    let retained = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
-    let cache = context::cache(&ctx.gateway, ctx.route)?;
-    cache.policy.key.target_of(target, retained)
-}
-
 /// Records the response headers of the origin before they are stored. `is_storing` is false if
 /// they will not be.
 pub(crate) fn on_origin_response(is_storing: bool, response: &ResponseHeader, ctx: &mut Context) {

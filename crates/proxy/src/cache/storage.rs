@@ -19,11 +19,8 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::{
-    Flow,
-    flow::{BY_VALUE, TOO_FEW},
-};
-use crate::context::{self, Context};
+use super::flow::{BY_VALUE, TOO_FEW};
+use crate::context::{self, Context, Flow};
 
 /// Response that is stored.
 pub(super) enum StorageDecision {
@@ -106,14 +103,10 @@ fn judge(
         request_time: flow.asked,
         response_time: live.world.clock.wall(),
     };
-    let is_same = match (&old, &confirmed) {
-        (Some(old), Some(confirmed)) => policy::updates(&old.headers(), confirmed),
-        _ => true,
-    };
-    let decided = match &old {
+    let decided = match (&old, &confirmed) {
         // The 304 was about another response: the stored one stays as it is and is validated again
         // on the next request.
-        Some(old) if !is_same => {
+        (Some(old), Some(confirmed)) if !policy::updates(&old.headers(), confirmed) => {
             headers = old.headers();
             Ok(old.lifetime())
         }
@@ -133,24 +126,13 @@ fn judge(
     let (lifetime, variant, tags) = match judged {
         Ok(decided) => decided,
         Err(why) => {
-            uncacheable(why, facts);
-            if facts
-                .slot::<RenderPermit>()
-                .is_some_and(RenderPermit::is_persons)
-            {
-                // A stream, for example, is not a page that a person waits for.
-                drop(facts.take::<RenderPermit>());
-            }
-            if let (Some(_), Some(cached)) = (&old, &mut facts.cache) {
-                // The stored response is sent again.
-                cached.outcome = CacheOutcome::Revalidated;
-            }
+            not_stored(why, old.is_some(), facts);
             // A 304 with the stale mark of Next.js leaves the stored response as it was: stale.
             if why == nextjs::STALE_AT_ORIGIN {
                 flow.is_stale_at_origin = true;
-                return Err(why);
+            } else {
+                flow.settle_refused(cache, why, status, live.world.clock.now());
             }
-            flow.settle_refused(cache, why, status, live.world.clock.now());
             return Err(why);
         }
     };
@@ -173,10 +155,7 @@ fn judge(
         quota: cache.quota.clone(),
         keeps_private: cache.policy.keeps_private(),
     };
-    flow.for_the_first = policy::for_the_first(&headers);
-    if cache.rules(flow.shape.as_ref()).ignored.set_cookie {
-        policy::cookies_for_the_first(&headers, &mut flow.for_the_first);
-    }
+    flow.keep_for_the_first(cache, &headers);
     policy::clean(&mut headers);
     policy::date(&mut headers, times.response_time);
     let response = OriginResponse {
@@ -186,6 +165,19 @@ fn judge(
         variant,
     };
     Ok(response.store(flow, cache, about, old))
+}
+
+/// Records that a response is not stored. `is_confirmed` is true if a stored one is sent again.
+fn not_stored(why: &'static str, is_confirmed: bool, facts: &mut RequestFacts) {
+    uncacheable(why, facts);
+    let permit = facts.slot::<RenderPermit>();
+    if permit.is_some_and(RenderPermit::is_persons) {
+        // A stream, for example, is not a page that a person waits for.
+        drop(facts.take::<RenderPermit>());
+    }
+    if is_confirmed && let Some(cached) = &mut facts.cache {
+        cached.outcome = CacheOutcome::Revalidated;
+    }
 }
 
 /// Returns the headers of `old` after a 304 with the headers `confirmed`.
@@ -201,6 +193,14 @@ fn is_error(status: StatusCode) -> bool {
 }
 
 impl Flow {
+    /// Keeps the headers that are not stored, for the client whose request this is.
+    fn keep_for_the_first(&mut self, cache: &RouteCache, headers: &HeaderMap) {
+        self.for_the_first = policy::for_the_first(headers);
+        if cache.rules(self.shape.as_ref()).ignored.set_cookie {
+            policy::cookies_for_the_first(headers, &mut self.for_the_first);
+        }
+    }
+
     /// Ends what depends on a response with this `status` that is not stored: the wait of similar
     /// requests, or a stored response that it replaces.
     fn settle_refused(

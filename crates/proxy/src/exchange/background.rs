@@ -7,8 +7,8 @@ use pingora_proxy::ProxyHttp;
 
 use super::{Exchange, fill::CachedExchange};
 use crate::{
-    cache::{self, BackgroundRequest, CacheStep, Flow},
-    context::Context,
+    cache::{self, BackgroundRequest, CacheStep},
+    context::{Context, Flow},
     session::Client,
 };
 
@@ -32,15 +32,15 @@ pub(crate) fn follow_up(request: &RequestHeader, ctx: &mut Context) {
 }
 
 fn spawn(mut background: BackgroundRequest) {
-    let live = Arc::clone(background.ctx.live());
-    let tasks = Arc::clone(&live);
+    let shared = Arc::clone(background.ctx.shared());
+    let tasks = Arc::clone(&shared.live);
     tasks.background.spawn("revalidation", async move {
         if !background.begin().await {
             return;
         }
         let BackgroundRequest { head, ctx, .. } = background;
         let client = Client::nobody(head, ctx.connection.clone());
-        let served = live.serve_own(Box::new(client), ctx);
+        let served = shared.serve_own(Box::new(client), ctx);
         if tokio::time::timeout(MAX_DURATION, served).await.is_err() {
             log::warn!("stale response not revalidated in time");
         }

@@ -21,14 +21,16 @@ use parking_lot::Mutex;
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::ProxyHttp;
 
-use super::{Exchange, background::in_time, wire::Wire};
+use super::{Exchange, background::in_time};
 use crate::{
-    cache::{self, CacheStep, Content, Fetch, Flow, OriginUse, StoredResponse},
-    context::Context,
+    cache::{self, CacheStep, Content, Fetch, OriginUse, StoredResponse},
+    context::{Context, Flow},
+    error,
     message::Piece,
-    reply, request, request_end, respond,
+    reply, respond,
     session::{Client, client},
     upstream,
+    wire::Wire,
 };
 
 /// Request whose response the cache may have, or store.
@@ -51,7 +53,7 @@ enum SendError {
 impl From<SendError> for Box<Error> {
     fn from(error: SendError) -> Self {
         match error {
-            SendError::Client(error) => request_end::of_client(error),
+            SendError::Client(error) => error::of_client(error),
             SendError::Store(end) => {
                 Error::because(ErrorType::ReadError, "while reading from the cache", end)
             }
@@ -73,7 +75,7 @@ where
         let has_body = client.body.is_there();
         if let Some(reply) = cache::fetch(&client.request, has_body, ctx, flow).await {
             let sent = reply::send(client, ctx, *reply).await;
-            sent.map_err(request_end::of_client)?;
+            sent.map_err(error::of_client)?;
             return Ok(true);
         }
         if ctx.cache.is_none() {
@@ -84,7 +86,7 @@ where
                 let age = ctx.facts.cache.and_then(|cached| cached.age);
                 let head = StoredResponse::head(&entry, age)?;
                 let sent = self.send_stored(ctx, StoredResponse { head, reader });
-                sent.await.map_err(request_end::of_client)?;
+                sent.await.map_err(error::of_client)?;
                 return Ok(true);
             }
             CacheStep::Fetch(fetch) => fetch,
@@ -113,7 +115,7 @@ where
         }
         if let Some(send) = cached.send {
             let sent = self.send_stored(ctx, send).await;
-            return sent.map_err(request_end::of_client);
+            return sent.map_err(error::of_client);
         }
         outcome?;
         cached.left.map_or(Ok(()), Err)
@@ -164,7 +166,7 @@ where
         let content = cache::present(&client.request, &mut head, ctx)?.seek(&mut reader);
         let is_bare = content.is_nothing();
         respond::prepare(&client.request, &mut head, ctx).await;
-        if request::is_draining(ctx) {
+        if ctx.is_draining() {
             client.close();
         }
         let lines = std::mem::take(&mut ctx.facts.lines);
@@ -194,7 +196,7 @@ where
         let content = cache::present(&client.request, &mut head, ctx)?;
         let is_bare = content.is_nothing() || !has_body;
         respond::prepare(&client.request, &mut head, ctx).await;
-        if request::is_draining(ctx) {
+        if ctx.is_draining() {
             client.close();
         }
         let reader = (!is_bare).then(|| fill.own_reader());

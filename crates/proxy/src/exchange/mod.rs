@@ -8,7 +8,6 @@ mod pass;
 mod replies;
 mod tunnel;
 mod upload;
-pub(crate) mod wire;
 
 use std::{
     future::poll_fn,
@@ -22,21 +21,19 @@ use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::{ProxyHttp, Session};
 
 pub(super) use self::background::{follow_up, revalidate};
-use self::{
-    background::in_time,
-    fill::CachedExchange,
-    upload::Upload,
-    wire::{ValueMemory, Wire},
-};
+use self::{background::in_time, fill::CachedExchange, upload::Upload};
 use super::{
     accel,
-    cache::{self, Content, Flow, OriginUse},
-    context::Context,
-    request_end,
+    cache::{self, Content, OriginUse},
+    context::{Context, Flow},
+    error,
     retry::Replay,
     upstream, upstream_request,
 };
-use crate::session::{Client, client};
+use crate::{
+    session::{Client, client},
+    wire::{ValueMemory, Wire},
+};
 
 /// Bound on attempts. The hooks decide about retries.
 const MAX_ATTEMPTS: usize = 16;
@@ -148,7 +145,7 @@ where
         {
             // Boxed, because otherwise every request's future would be as large.
             let sent = Box::pin(accel::send(self.client(), ctx, *accel)).await;
-            outcome = sent.map_err(request_end::of_client);
+            outcome = sent.map_err(error::of_client);
         }
         outcome
     }
@@ -199,7 +196,7 @@ where
                     wire.finish(&upstream, lease, ctx.live().world.clock.now());
                 }
                 let sent = self.client().release().await;
-                sent.map_err(request_end::of_client)
+                sent.map_err(error::of_client)
             }
             Err(error) if *error.etype() == ErrorType::H2Error && !wire.is_begun() => {
                 Err(upstream::not_connected(self.replay(), ctx, error))
@@ -336,7 +333,7 @@ where
                 .upstream_response_filter(session, &mut response, ctx)
                 .await?;
             let sent = self.client().interim(&response).await;
-            sent.map_err(request_end::of_client)?;
+            sent.map_err(error::of_client)?;
         }
     }
 
@@ -358,7 +355,7 @@ where
             }
             if !is_flushed && let Poll::Ready(flushed) = self.client().poll_flush(cx) {
                 if let Err(error) = flushed {
-                    return Poll::Ready(Err(request_end::of_client(error)));
+                    return Poll::Ready(Err(error::of_client(error)));
                 }
                 is_flushed = true;
             }

@@ -8,14 +8,15 @@ use http::StatusCode;
 use pingora::{Error, ErrorType, Result, http::ResponseHeader};
 use pingora_proxy::ProxyHttp;
 
-use super::{Exchange, tunnel::Tunnel, wire::Wire};
+use super::{Exchange, tunnel::Tunnel};
 use crate::{
     cache::Content,
     context::Context,
+    error,
     message::Piece,
-    request, request_end,
     session::{HTTP2_DATA, client},
     upstream,
+    wire::Wire,
 };
 
 /// Limit on bytes of a body that are read before a client with TLS has got them: it is sent no more
@@ -38,7 +39,7 @@ where
         hooks.response_filter(session, &mut response, ctx).await?;
         let client = client(self.upload.session);
         let waits_for_continue = client.waits_for_continue();
-        if request::is_draining(ctx) || waits_for_continue {
+        if ctx.is_draining() || waits_for_continue {
             client.close();
         }
         let lines = mem::take(&mut ctx.facts.lines);
@@ -55,7 +56,7 @@ where
         let is_bare = !has_body || content.is_nothing();
         self.client().hold();
         let sent = self.client().response(response, &lines, is_bare, clock);
-        sent.await.map_err(request_end::of_client)?;
+        sent.await.map_err(error::of_client)?;
         if content.is_nothing() {
             // Nobody reads the body, and the deadlines let go of the connection.
             return upstream::received_body(true, ctx);
@@ -66,7 +67,7 @@ where
         if !wire.is_over() && !waits_for_continue {
             // Its client may wait for all of the response before it goes on.
             let sent = self.client().release().await;
-            sent.map_err(request_end::of_client)?;
+            sent.map_err(error::of_client)?;
             self.finish_upload(ctx, wire).await?;
         }
         Ok(())
@@ -80,7 +81,7 @@ where
         (response, lines): (ResponseHeader, ReadyLines),
     ) -> Result<()> {
         let sent = self.client().switch(&response, &lines).await;
-        sent.map_err(request_end::of_client)?;
+        sent.map_err(error::of_client)?;
         // Its headers are in the buffer that was read into.
         drop((response, lines));
         wire.close();
@@ -115,7 +116,7 @@ where
                 Some(trailers) => client.write_trailers(bytes, trailers).await,
                 None => client.write(bytes, is_last).await,
             };
-            sent.map_err(request_end::of_client)?;
+            sent.map_err(error::of_client)?;
             if is_last {
                 return Ok(());
             }

@@ -8,8 +8,12 @@ use pingora_proxy::ProxyHttp;
 
 use super::Exchange;
 use crate::{
-    cache, context::Context, decision::Decision, error::Failure, error_page, files, reply, request,
-    request_end::of_client, reroute,
+    cache,
+    context::{Context, Decision},
+    error::{Failure, of_client},
+    files,
+    reply::{self, error_page},
+    request::reroute,
 };
 
 /// Removes the headers about a body that is not sent.
@@ -31,7 +35,7 @@ where
     /// Sends a reply in place of the response that a backend delivered.
     pub(super) async fn replace(&mut self, ctx: &mut Box<Context>, reply: Reply) -> Result<()> {
         let client = self.client();
-        if client.waits_for_continue() || request::is_draining(ctx) {
+        if client.waits_for_continue() || ctx.is_draining() {
             client.close();
         }
         reply::send(client, ctx, reply).await.map_err(of_client)

@@ -11,7 +11,7 @@ use edgeway_upstreams::BackendConnection;
 use pingora::{Error, ErrorType, OrErr as _, Result};
 use tokio::io::ReadBuf;
 
-use crate::{context::Context, request_end, session::Http1Stream, upstream};
+use crate::{context::Context, error, session::Http1Stream, upstream};
 
 /// Room for one read. It is on the stack, so that a silent tunnel holds no buffer.
 const ROOM: usize = 8 * 1024;
@@ -143,14 +143,14 @@ impl Tunnel {
         let sent = self
             .to_client
             .poll_write(|data| client.poll_output(cx, data));
-        let sent = sent.map_err(request_end::of_client)?;
+        let sent = sent.map_err(error::of_client)?;
         self.sent += sent as u64;
         self.is_client_unflushed |= sent > 0;
         if self.is_client_unflushed
             && self.to_client.waiting.is_empty()
             && let Poll::Ready(flushed) = client.poll_flush(cx)
         {
-            flushed.map_err(request_end::of_client)?;
+            flushed.map_err(error::of_client)?;
             self.is_client_unflushed = false;
         }
         Ok(came.is_some() || sent > 0)

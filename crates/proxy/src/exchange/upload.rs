@@ -10,13 +10,13 @@ use futures_util::FutureExt as _;
 use pingora::{Error, ErrorType, Result};
 use pingora_proxy::{ProxyHttp, Session};
 
-use super::wire::{SentState, Wire};
 use crate::{
     context::Context,
     error::Failure,
     message::Piece,
     session::{Client, client},
     upstream, upstream_request,
+    wire::{SentState, Wire},
 };
 
 /// Sender of the body, with the hooks that see its pieces, and their request.

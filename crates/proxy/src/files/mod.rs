@@ -1,6 +1,7 @@
 //! Files as responses: found when the request has passed its filters, and sent by [`send`].
 
 mod send;
+mod tries;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -13,10 +14,9 @@ use pingora::http::RequestHeader;
 
 pub(super) use self::send::send;
 use super::{
-    context::{self, Context},
-    decision::Decision,
+    context::{self, Context, Decision},
     error::Failure,
-    file_tries, forward,
+    forward,
 };
 
 /// Reason word for a path without a file.
@@ -49,7 +49,7 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
     }
     if !serve.candidates.is_empty() || serve.otherwise.is_some() {
         // Boxed, because otherwise every request's future would be as large.
-        return Box::pin(file_tries::ask(head, ctx)).await;
+        return Box::pin(tries::ask(head, ctx)).await;
     }
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
     // As nginx does: of a POST it says first that there is no file.
@@ -57,7 +57,7 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
         return Some(not_allowed());
     }
     if !serve.rerouted_index.is_empty()
-        && let Some(decision) = Box::pin(file_tries::index(serve, head, ctx)).await
+        && let Some(decision) = Box::pin(tries::index(serve, head, ctx)).await
     {
         return Some(decision);
     }

@@ -3,7 +3,7 @@
 
 mod remote;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edgeway_cache::nextjs::max_age_of;
@@ -20,9 +20,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::{
-    cache::{self, Flow},
-    context::{self, Context},
-    decision::Decision,
+    cache,
+    context::{self, Context, Decision, Flow},
     fetch::{self, FetchedResponse, OwnRequest},
     forward,
 };
@@ -71,11 +70,8 @@ async fn make(
     mut flow: Box<Flow>,
     (upstream, images): (&Arc<Upstream>, &AppImages),
 ) -> Decision {
-    let rewritten = match &ctx.facts.rewritten {
-        Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
-        None => forward::rewritten(head, ctx).map(Cow::Owned),
-    };
-    let target = Target::new("", rewritten.as_deref().unwrap_or(head.raw_path()));
+    let target = forward::target(head, ctx);
+    let target = Target::new("", &target);
     let release = ctx.facts.release.as_deref();
     let wanted = images.wanted(target.path, target.query, &head.headers, release);
     let Some(wanted) = wanted else {

@@ -10,7 +10,7 @@ pub mod trial;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, OnceLock, Weak},
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -18,18 +18,13 @@ use arc_swap::ArcSwap;
 use edgeway_base::metrics::{IntGauge, Metrics};
 use edgeway_gateway::{Gateway, World, metrics::HttpMetrics};
 use edgeway_net::tasks::Tasks;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use self::{
     audit::LineBound, event_loop::EventLoops, history::RequestHistory, traffic::Traffic,
     trial::ConfigTrials,
 };
-use crate::{
-    connection::{admission::ConnectionTotal, registry::Connections},
-    context::Context,
-    session::Client,
-};
+use crate::connection::{admission::ConnectionTotal, registry::Connections};
 
 /// State of a running process.
 pub struct Live {
@@ -53,8 +48,6 @@ pub struct Live {
     pub history: Arc<RequestHistory>,
     /// Requests that the gateway sends on its own behalf.
     pub background: Tasks,
-    /// Driver of those requests.
-    driver: OnceLock<Weak<dyn ServeOwn>>,
     pub started: SystemTime,
     pub started_at: Instant,
 }
@@ -181,27 +174,7 @@ impl ReloadMetrics {
     }
 }
 
-/// Driver of requests that the gateway makes for itself.
-pub(crate) trait ServeOwn: Send + Sync {
-    /// Sends a request that has a context already.
-    fn serve_own(&self, client: Box<Client>, ctx: Box<Context>) -> BoxFuture<'_, ()>;
-}
-
 impl Live {
-    /// Lets this driver send the requests of the gateway itself.
-    pub(crate) fn drive_by(&self, driver: Weak<dyn ServeOwn>) {
-        let is_first = self.driver.set(driver).is_ok();
-        debug_assert!(is_first, "a process has one driver");
-    }
-
-    /// Sends a request of the gateway itself.
-    pub(crate) async fn serve_own(&self, client: Box<Client>, ctx: Box<Context>) {
-        let driver = self.driver.get().and_then(Weak::upgrade);
-        if let Some(driver) = driver {
-            driver.serve_own(client, ctx).await;
-        }
-    }
-
     pub fn new(gateway: Gateway, world: World) -> Self {
         world
             .metrics
@@ -238,7 +211,6 @@ impl Live {
             process: ProcessMetrics::new(&world.metrics),
             history: Arc::default(),
             background: Tasks::default(),
-            driver: OnceLock::new(),
             started: world.clock.wall(),
             started_at: world.clock.now(),
             world,

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     connection::deadline::{Expired, Target},
-    exchange::wire::Wire,
+    wire::Wire,
 };
 
 /// Type of the error that ends a response of a backend in whose place another one is sent.

@@ -1,6 +1,6 @@
 //! Release of the app that a request goes to, while several of them run.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use edgeway_base::{query, reserved_headers::WARM_UP};
 use edgeway_cache::nextjs::{Destination, ReleaseRequest};
@@ -10,7 +10,10 @@ use edgeway_upstreams::Upstream;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{context::Context, decision::Decision, forward};
+use crate::{
+    context::{Context, Decision},
+    forward,
+};
 
 /// Header by which the app sends the browser to another page after a server action.
 const REDIRECT: HeaderName = HeaderName::from_static("x-action-redirect");
@@ -21,7 +24,7 @@ const GONE: &str = "release_gone";
 
 /// Notes the release that a request of a warm-up is for. Called before headers that no client may
 /// send are removed, this one among them: nothing else sees it.
-pub(super) fn note_warm_up(head: &RequestHeader, ctx: &mut Context) {
+pub(crate) fn note_warm_up(head: &RequestHeader, ctx: &mut Context) {
     let upstreams = || {
         ctx.gateway
             .app_releases
@@ -42,7 +45,7 @@ pub(super) fn note_warm_up(head: &RequestHeader, ctx: &mut Context) {
 }
 
 /// Decides which release a request goes to. Returns a decision if it goes to none.
-pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
+pub(crate) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
     let upstream = ctx.upstream.as_ref()?;
     if let Some(warm_up) = &ctx.warm_up
         && Arc::ptr_eq(&warm_up.0, upstream)
@@ -50,11 +53,8 @@ pub(super) fn choose(head: &RequestHeader, ctx: &mut Context) -> Option<Decision
         ctx.facts.release = Some(Arc::clone(&warm_up.1));
         return None;
     }
-    let rewritten = match &ctx.facts.rewritten {
-        Some(rewritten) => Some(Cow::Borrowed(&**rewritten)),
-        None => forward::rewritten(head, ctx).map(Cow::Owned),
-    };
-    let target = Target::new("", rewritten.as_deref().unwrap_or(head.raw_path()));
+    let target = forward::target(head, ctx);
+    let target = Target::new("", &target);
     let beginning = match &ctx.facts.body {
         Body::Whole(body) => Some(body),
         _ => ctx.early.beginning.as_ref(),

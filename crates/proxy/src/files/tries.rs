@@ -9,11 +9,10 @@ use edgeway_routes::{Action, Otherwise, ServeFiles, Target, normalise, values::e
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{
-    context::{self, Context},
-    decision::Decision,
+use super::{decide, not_allowed, not_found};
+use crate::{
+    context::{self, Context, Decision},
     error::Failure,
-    files::{decide, not_allowed, not_found},
 };
 
 /// Reason word for a path without a file.
@@ -33,7 +32,7 @@ enum Lookup {
 }
 
 /// Decides a request by the first file that there is.
-pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
+pub(crate) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decision> {
     let gateway = Arc::clone(&ctx.gateway);
     let Action::Files(serve) = &context::route(&gateway, ctx.route)?.action else {
         return None;
@@ -111,7 +110,7 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
 }
 
 /// Decides a request for a folder by the index that it has; `None` if it has none.
-pub(super) async fn index(
+pub(crate) async fn index(
     serve: &ServeFiles,
     head: &RequestHeader,
     ctx: &Context,

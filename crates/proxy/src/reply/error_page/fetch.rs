@@ -11,7 +11,8 @@ use super::{MAX_SIZE, is_as_sent};
 use crate::{
     context::{self, Context},
     fetch::{ATTEMPTS, FetchedResponse, OwnRequest, ask},
-    forwarded, request, trace,
+    forward::forwarding,
+    forwarded, trace,
 };
 
 /// Headers that the upstream of a page gets where filters may write any: those that say which form
@@ -48,7 +49,7 @@ struct Ask {
 }
 
 /// Fetches the page from its upstream.
-pub(super) async fn fetch(
+pub(crate) async fn fetch(
     original: &RequestHeader,
     ctx: &Context,
     page: &PageRequest,
@@ -133,7 +134,7 @@ fn request_for(
     let connection = ctx.connection.as_ref()?;
     let forwarding = forwarded::Forwarding {
         is_written: ctx.gateway.reserved.is_read(),
-        ..request::forwarding(ctx, connection)
+        ..forwarding(ctx, connection)
     };
     let mut open = forwarded::open_upstream(&mut request, &forwarding);
     let headers = open.headers();

@@ -12,13 +12,11 @@ use edgeway_routes::{Action, RuleCourse, move_to, normalise};
 use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
 
-use super::{
-    body::EarlyBody,
-    context::{self, BookedError, Context, RefusedBy},
-    decision::{self, Decision},
+use super::{FilterOutcome, decide};
+use crate::{
+    context::{self, BookedError, Context, Decision, EarlyBody, RefusedBy},
     error::Failure,
-    error_page,
-    request::{self, FilterOutcome},
+    reply::error_page,
     upstream,
 };
 
@@ -38,7 +36,7 @@ const ABOUT_COPIES: [HeaderName; 6] = [
 /// Runs the rules of the request's route and of its site, which may lead to another route. Returns
 /// the reply of a rule.
 #[cold]
-pub(super) fn follow_rules(
+pub(crate) fn follow_rules(
     request: &mut RequestHeader,
     ctx: &mut Context,
 ) -> Result<(), Box<Reply>> {
@@ -66,7 +64,7 @@ pub(super) fn follow_rules(
                 RuleCourse::GoOn | RuleCourse::Reroute => {}
             }
             if *request.raw_path() != *before {
-                request::locate(request, ctx)?;
+                super::locate(request, ctx)?;
                 continue;
             }
         }
@@ -78,7 +76,7 @@ pub(super) fn follow_rules(
                 RuleCourse::Named(name) => return enter(&name, request, ctx),
                 RuleCourse::Reroute => {
                     count(ctx)?;
-                    request::locate(request, ctx)?;
+                    super::locate(request, ctx)?;
                 }
             },
         }
@@ -121,7 +119,7 @@ fn count(ctx: &mut Context) -> Result<(), Box<Reply>> {
 
 /// Finds the route with the page of an error that a reply is about, and runs the error phase of the
 /// route that it takes the place of.
-pub(super) async fn page_of(
+pub(crate) async fn page_of(
     request: &RequestHeader,
     ctx: &mut Context,
     reply: &mut Reply,
@@ -168,7 +166,7 @@ fn is_way_around(ctx: &Context, to: &RouteRequest) -> bool {
 }
 
 /// Follows decisions that lead to other routes, and finds the pages of errors that other routes have.
-pub(super) async fn settle(
+pub(crate) async fn settle(
     head: &mut RequestHeader,
     ctx: &mut Context,
     decision: Decision,
@@ -188,7 +186,7 @@ pub(super) async fn settle(
 }
 
 /// Decides about a request again, as one of another route.
-pub(super) async fn again(
+pub(crate) async fn again(
     head: &mut RequestHeader,
     ctx: &mut Context,
     to: RouteRequest,
@@ -197,9 +195,9 @@ pub(super) async fn again(
         return Decision::Reply(reply);
     }
     let mut round = HookProgress::default();
-    match request::filter(head, ctx, &mut round).await {
+    match super::filter(head, ctx, &mut round).await {
         FilterOutcome::Reply(reply) => Decision::Reply(reply),
-        FilterOutcome::Passed => decision::act(head, ctx).await,
+        FilterOutcome::Passed => decide::act(head, ctx).await,
         FilterOutcome::Body(_) => Decision::NeedsBody,
     }
 }
@@ -242,7 +240,7 @@ fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result
             let rewritten = normal.rewritten();
             let target = rewritten.as_deref().unwrap_or(&target);
             move_to(target, head, &mut ctx.facts).map_err(|_| Failure::BadPath)?;
-            request::locate(head, ctx)?;
+            super::locate(head, ctx)?;
         }
     }
     if context::route(&ctx.gateway, ctx.route).is_some_and(Route::leads_on) {
@@ -267,7 +265,7 @@ fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result
 /// Books a request on the route where its error happened, if another one had the page. Returns the
 /// request if it had another method then.
 #[cold]
-pub(super) fn book(
+pub(crate) fn book(
     request: &RequestHeader,
     error: BookedError,
     ctx: &mut Context,

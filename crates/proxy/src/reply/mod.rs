@@ -1,6 +1,8 @@
 //! Replies of the gateway itself. They pass the error phase and the response phase of the route as
 //! any response does.
 
+pub(crate) mod error_page;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,15 +16,14 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use super::{body, context::Context, error_page, grpc, page::Page};
-use crate::{message::date, session::Client};
+use crate::{body, context::Context, grpc, message::date, page::Page, session::Client};
 
 /// Length of the content that a page of an upstream would have, in a response without content; `None`
 /// if it is not known.
-pub(super) struct LengthOfPage(pub(super) Option<HeaderValue>);
+pub(crate) struct LengthOfPage(pub(crate) Option<HeaderValue>);
 
 /// Sends `reply` after the error and the response phase.
-pub(super) async fn send(client: &mut Client, ctx: &mut Context, mut reply: Reply) -> Result<()> {
+pub(crate) async fn send(client: &mut Client, ctx: &mut Context, mut reply: Reply) -> Result<()> {
     if reply.is_silent() {
         withhold(ctx, &reply);
         client.close();

@@ -5,13 +5,12 @@ use edgeway_tls::acme::{ChallengeOutcome, FORWARDED, PREFIX};
 use http::{HeaderValue, Method, StatusCode};
 use pingora::http::RequestHeader;
 
-use super::{context::Context, request};
-use crate::connection::Connection;
+use crate::{connection::Connection, context::Context};
 
 /// Returns true if this request may be an ACME challenge that this gateway or its issuer can
 /// respond to.
 #[inline]
-pub(super) fn is_asked(request: &RequestHeader, ctx: &Context) -> bool {
+pub(crate) fn is_asked(request: &RequestHeader, ctx: &Context) -> bool {
     let Some(acme) = &ctx.gateway.acme else {
         return false;
     };
@@ -20,7 +19,7 @@ pub(super) fn is_asked(request: &RequestHeader, ctx: &Context) -> bool {
 
 /// Returns the response to an ACME challenge. Returns `None` for every other request, and for
 /// challenges that an app may be able to respond to.
-pub(super) async fn respond(
+pub(crate) async fn respond(
     head: &RequestHeader,
     connection: Option<&Connection>,
     ctx: &mut Context,
@@ -44,7 +43,7 @@ pub(super) async fn respond(
         ChallengeOutcome::NoIssuer => Reply::refuse(StatusCode::BAD_GATEWAY, "acme_no_issuer")
             .detail("The gateway that requests certificates does not respond."),
     };
-    ctx.facts.client = request::client_of(head, connection?, &ctx.gateway);
+    ctx.facts.client = super::client_of(head, connection?, &ctx.gateway);
     // The request filters never see this request, but the log must show it.
     ctx.facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
     Some(Box::new(reply))

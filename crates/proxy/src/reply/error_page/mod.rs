@@ -22,23 +22,21 @@ use pingora::{
 };
 
 use self::fetch::fetch;
-pub(super) use self::fetch::has_dot_segments;
-use super::{
-    accel,
-    context::{self, Context, RefusedBy},
+pub(crate) use self::fetch::has_dot_segments;
+use super::LengthOfPage;
+use crate::{
+    context::{self, Context, RefusedBy, X_ACCEL_REDIRECT},
     fetch::FetchedResponse,
-    forwarded, grpc, hop_by_hop,
-    reply::LengthOfPage,
-    upstream,
+    forwarded, grpc, hop_by_hop, upstream,
 };
 
 /// Reason word for an error whose page could not be fetched.
-pub(super) const REASON: &str = "error_page";
+pub(crate) const REASON: &str = "error_page";
 
 /// Time for a page, in which a client waits for nothing but an error.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Maximum size of a page, the same as that of a file, and of the body that its upstream gets.
-pub(super) const MAX_SIZE: usize = 1 << 20;
+pub(crate) const MAX_SIZE: usize = 1 << 20;
 
 /// Headers about the page as a response to its own address, and about its framing.
 const OF_PAGE: [HeaderName; 11] = [
@@ -67,7 +65,7 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// Replaces an error response of a backend if some filter has a page of an upstream for it. The
 /// error ends the response; the reply takes its place.
-pub(super) fn read(
+pub(crate) fn read(
     request: &RequestHeader,
     response: &ResponseHeader,
     ctx: &mut Context,
@@ -116,7 +114,7 @@ fn no_whole_page(response: &ResponseHeader, ctx: &Context) -> Option<Reply> {
 }
 
 /// Returns true if the upstream of a page gets the client's body, which was not read as a whole.
-pub(super) fn wants_body(ctx: &Context, page: &PageRequest) -> bool {
+pub(crate) fn wants_body(ctx: &Context, page: &PageRequest) -> bool {
     is_as_sent(ctx, page) && !matches!(ctx.facts.body, Body::Whole(_))
 }
 
@@ -128,7 +126,7 @@ fn is_as_sent(ctx: &Context, page: &PageRequest) -> bool {
 
 /// Puts a page into the `reply` to `request`, as far as there is one. `body` is the client's, if it
 /// was read for the page.
-pub(super) async fn insert(
+pub(crate) async fn insert(
     request: &RequestHeader,
     ctx: &mut Context,
     page: PageRequest,
@@ -192,7 +190,7 @@ fn is_way_around(ctx: &Context, page: &PageRequest) -> bool {
 }
 
 /// Records that a client got less than was configured.
-pub(super) fn degrade(reason: &'static str, ctx: &mut Context) {
+pub(crate) fn degrade(reason: &'static str, ctx: &mut Context) {
     ctx.facts.degraded = ctx.facts.degraded.or(Some(reason));
 }
 
@@ -219,7 +217,7 @@ fn put(
     // The response to the client's own request is what it says about itself.
     let is_whole = is_as_sent(ctx, page) && page.status == PageStatus::OfPage;
     let doomed: &[HeaderName] = if is_whole { &OF_MESSAGE } else { &OF_PAGE };
-    for name in doomed.iter().chain([&accel::X_ACCEL_REDIRECT]) {
+    for name in doomed.iter().chain([&X_ACCEL_REDIRECT]) {
         head.remove_header(name);
     }
     if !page.sends_credentials {

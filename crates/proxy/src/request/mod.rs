@@ -1,8 +1,12 @@
 //! Start of a request: identifies its client, target and route, and runs it through its filters.
 
+mod challenge;
+mod decide;
+mod releases;
+pub(crate) mod reroute;
+
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
-use edgeway_config::model::App;
 use edgeway_core::chain::{
     Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
     TlsParameters, Verdict,
@@ -13,22 +17,21 @@ use edgeway_routes::{self as routes, Action, LiteralMatch, Params, Target};
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 
-use super::{
-    challenge,
-    context::{self, AdditionalGuards, Context, RefusedBy},
-    error::Failure,
-    forwarded::{self, Forwarding},
-    guard, http2, releases, reroute, to_https, trace, websocket,
-};
+pub(crate) use self::decide::{begin, decide};
 use crate::{
     connection::{
         ClientCertificateStatus, Connection, header_texts::ConnectionText, refusal::Refusal,
     },
+    context::{self, AdditionalGuards, Context, RefusedBy},
+    error::Failure,
+    forward::forwarding,
+    forwarded, guard, http2,
     session::Client as SessionClient,
+    to_https, trace, websocket,
 };
 
 /// Result of running a request through its filters.
-pub(super) enum FilterOutcome {
+pub(crate) enum FilterOutcome {
     /// A filter, or the route's action, returned a reply.
     Reply(Box<Reply>),
     /// The next filter needs this many bytes of the body.
@@ -38,7 +41,7 @@ pub(super) enum FilterOutcome {
 
 /// Returns the gateway's own reply to a request on `connection`, before any filter runs, or `None`
 /// if the request may go on.
-pub(super) async fn own_reply(
+pub(crate) async fn own_reply(
     request: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
@@ -50,7 +53,7 @@ pub(super) async fn own_reply(
             return reply;
         }
     }
-    let begun = begin(request, connection, ctx);
+    let begun = set_up(request, connection, ctx);
     trace::routed(&mut ctx.facts);
     match begun {
         Ok(()) => None,
@@ -65,7 +68,7 @@ pub(super) async fn own_reply(
 /// Returns the reply to a request that the edge refuses, since it can be read in two ways or is none.
 /// No filter of a route sees it.
 #[cold]
-pub(super) fn refuse(client: &SessionClient, refusal: &Refusal, ctx: &mut Context) -> Box<Reply> {
+pub(crate) fn refuse(client: &SessionClient, refusal: &Refusal, ctx: &mut Context) -> Box<Reply> {
     if let Some(connection) = &client.connection {
         ctx.facts.client = client_of(&client.request, connection, &ctx.gateway);
         ctx.connection = Some(Arc::clone(connection));
@@ -76,15 +79,9 @@ pub(super) fn refuse(client: &SessionClient, refusal: &Refusal, ctx: &mut Contex
     Box::new(reply.closing())
 }
 
-/// Returns true if the client's connection ends after this request.
-pub(super) fn is_draining(ctx: &Context) -> bool {
-    let connection = ctx.connection.as_ref();
-    connection.is_some_and(|connection| connection.listener.is_draining())
-}
-
 /// Sets the client, target, route and class that later hooks use. Returns the reply to a request
 /// that goes no further.
-fn begin(
+fn set_up(
     request: &mut RequestHeader,
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
@@ -105,21 +102,7 @@ fn begin(
         http2::settle(request, &listener, &connection.text)?;
     }
 
-    let normal =
-        routes::normalise(request.raw_path(), ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
-    let has_spellings = normal.has_spellings;
-    let authority = normal.authority.map(<[u8]>::to_vec);
-    if let Some(target) = normal.rewritten() {
-        let set = request.set_raw_path(&target);
-        set.map_err(|_| Failure::BadPath)?;
-        if let Some(authority) = authority {
-            // RFC 9112, 3.2.2: the authority of the target takes precedence, and replaces `Host`.
-            let value = HeaderValue::from_bytes(&authority).map_err(|_| Failure::BadRequest)?;
-            let inserted = request.insert_header(header::HOST, value);
-            inserted.map_err(|_| Failure::BadRequest)?;
-        }
-    }
-
+    let has_spellings = normalise_target(request, ctx)?;
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
     let sent = request.headers.get(header::HOST);
     // Hosts that the connection remembers are normal.
@@ -151,15 +134,8 @@ fn begin(
         return Err(reply);
     }
     ctx.facts.class = routes::classify(target.path, request);
-    let mut found = ctx.gateway.table.find(&target, request, &mut ctx.params);
-    if let Some(literal) = &mut found
-        && (!literal.also.is_empty()
-            || ctx.gateway.table.lacks_guards(literal.route, has_spellings))
-    {
-        let lookup = (&target, &*request, has_spellings);
-        ctx.also = guarded(&ctx.gateway, literal, lookup, &mut ctx.params);
-    }
-    let found = found.map(|literal| literal.route);
+    let lookup = (&target, &*request, has_spellings);
+    let found = find(&ctx.gateway, lookup, &mut ctx.params);
     if found.is_none() && !ctx.gateway.table.serves_host(&host) {
         return Err(Failure::UnknownHost.into());
     }
@@ -172,20 +148,14 @@ fn begin(
             &ctx.facts.client,
         )
     });
-    if let Some(index) = found {
-        if ctx.gateway.reserved.passes_overrides()
-            && let Some(route) = ctx.gateway.route(index)
-        {
-            forwarded::keep_passing(request, &route.pass_headers);
-        }
-        if !ctx.gateway.reserved.is_read() && reads_written(ctx, index) {
-            write_forwarding(request, ctx);
-        }
-        ctx.enter(index, request);
+    let is_found = found.is_some();
+    if let Some((index, also)) = found {
+        ctx.also = also;
+        enter(index, request, ctx);
     }
     match redirect {
         Some(reply) => Err(reply),
-        None if found.is_none() => Err(Failure::NoRoute.into()),
+        None if !is_found => Err(Failure::NoRoute.into()),
         None if context::route(&ctx.gateway, ctx.route).is_some_and(Route::leads_on) => {
             reroute::follow_rules(request, ctx)
         }
@@ -193,8 +163,41 @@ fn begin(
     }
 }
 
+/// Brings the target of a request into its normal form. Returns true if it may be spelled in other
+/// ways.
+fn normalise_target(request: &mut RequestHeader, ctx: &Context) -> Result<bool, Failure> {
+    let normal =
+        routes::normalise(request.raw_path(), ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
+    let has_spellings = normal.has_spellings;
+    let authority = normal.authority.map(<[u8]>::to_vec);
+    if let Some(target) = normal.rewritten() {
+        let set = request.set_raw_path(&target);
+        set.map_err(|_| Failure::BadPath)?;
+        if let Some(authority) = authority {
+            // RFC 9112, 3.2.2: the authority of the target takes precedence, and replaces `Host`.
+            let value = HeaderValue::from_bytes(&authority).map_err(|_| Failure::BadRequest)?;
+            let inserted = request.insert_header(header::HOST, value);
+            inserted.map_err(|_| Failure::BadRequest)?;
+        }
+    }
+    Ok(has_spellings)
+}
+
+/// Assigns a request to the route at `index`, with the headers that the route reads.
+fn enter(index: usize, request: &mut RequestHeader, ctx: &mut Context) {
+    if ctx.gateway.reserved.passes_overrides()
+        && let Some(route) = ctx.gateway.route(index)
+    {
+        forwarded::keep_passing(request, &route.pass_headers);
+    }
+    if !ctx.gateway.reserved.is_read() && reads_written(ctx, index) {
+        write_forwarding(request, ctx);
+    }
+    ctx.enter(index, request);
+}
+
 /// Finds the route of a request whose target is a new one, and assigns the request to it.
-pub(super) fn locate(request: &RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
+pub(crate) fn locate(request: &RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
     let host = host_name(request, &ctx.facts.client, text)?;
     let target = Target {
@@ -202,15 +205,25 @@ pub(super) fn locate(request: &RequestHeader, ctx: &mut Context) -> Result<(), B
         ..Target::new(&host, request.raw_path())
     };
     ctx.facts.class = routes::classify(target.path, request);
-    let found = ctx.gateway.table.find(&target, request, &mut ctx.params);
-    let mut literal = found.ok_or(Failure::NoRoute)?;
-    ctx.also = None;
-    if !literal.also.is_empty() || ctx.gateway.table.lacks_guards(literal.route, true) {
-        let lookup = (&target, request, true);
-        ctx.also = guarded(&ctx.gateway, &mut literal, lookup, &mut ctx.params);
-    }
-    ctx.enter(literal.route, request);
+    let found = find(&ctx.gateway, (&target, request, true), &mut ctx.params);
+    let (route, also) = found.ok_or(Failure::NoRoute)?;
+    ctx.also = also;
+    ctx.enter(route, request);
     Ok(())
+}
+
+/// Finds the route of a request by its target, and the guards of other routes.
+fn find(
+    gateway: &Gateway,
+    lookup: (&Target<'_>, &RequestHeader, bool),
+    params: &mut Params,
+) -> Option<(usize, Option<Box<AdditionalGuards>>)> {
+    let (target, head, has_spellings) = lookup;
+    let mut literal = gateway.table.find(target, head, params)?;
+    let has_guards =
+        !literal.also.is_empty() || gateway.table.lacks_guards(literal.route, has_spellings);
+    let also = has_guards.then(|| guarded(gateway, &mut literal, lookup, params));
+    Some((literal.route, also.flatten()))
 }
 
 /// Sets the client of the request, and begins its trace. Reads what is removed afterwards.
@@ -268,20 +281,6 @@ fn write_forwarding(request: &mut RequestHeader, ctx: &Context) {
     };
     let who = forwarding(ctx, connection);
     forwarded::write(request, &who);
-}
-
-/// Returns the forwarding information about the request's client.
-pub(super) fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Forwarding<'c> {
-    Forwarding {
-        client: &ctx.facts.client,
-        trusted: &ctx.gateway.trusted,
-        text: &connection.text,
-        shown: connection.shown(),
-        app: App::None,
-        is_websocket: false,
-        takes_trailers: false,
-        is_written: false,
-    }
 }
 
 /// Finds routes that guard a request besides its own route: those that some app would select for
@@ -356,7 +355,7 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
 }
 
 /// Runs the request filters, starting at `round`, and then the route's action.
-pub(super) async fn filter(
+pub(crate) async fn filter(
     request: &RequestHeader,
     ctx: &mut Context,
     round: &mut HookProgress,
@@ -446,7 +445,7 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
 }
 
 /// Returns the client of a request with these headers on this connection.
-pub(super) fn client_of(
+pub(crate) fn client_of(
     request: &RequestHeader,
     connection: &Connection,
     gateway: &Gateway,
