@@ -48,6 +48,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         ctx: &mut Box<Context>,
     ) -> Result<()> {
+        ctx.passed.early_request_filter += 1;
         if !ctx.is_background() {
             request::begin(client(session), ctx).await;
         }
@@ -192,6 +193,7 @@ impl ProxyHttp for Proxy {
     /// Gives back the lease, counts the request, and writes its line of the log.
     async fn logging(&self, session: &mut Session, _: Option<&Error>, ctx: &mut Box<Context>) {
         let client = client(session);
+        ctx.passed.logging += 1;
         upstream::over(ctx);
         if ctx.is_background() {
             trace::end_background(&client.request, ctx);

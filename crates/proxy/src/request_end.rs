@@ -87,6 +87,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         connection,
         upstream,
         trial,
+        passed,
         ..
     } = ctx;
     facts.bytes_sent = client.sent;
@@ -146,6 +147,13 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     let logged = LoggedRequest::of(&ex);
     live.history.push(&logged, redact);
     context::chain(gateway, *route).on_log(&ex, &logged);
+    log::trace!(
+        target: "edgeway_proxy::hooks",
+        request_id = ex.facts.request_id.as_str(),
+        early_request_filter = passed.early_request_filter,
+        logging = passed.logging;
+        "request logged"
+    );
 }
 
 /// Returns the trace that the client began.

@@ -1,5 +1,6 @@
 //! Books of a gateway: each request that was sent has one line of the log and counts once, whatever
-//! becomes of it, and nothing else has a line.
+//! becomes of it, and nothing else has a line. Each line is of a request that has passed the first
+//! and the last hook once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,6 +31,8 @@ use crate::support::{
 
 /// Requests that are in flight at a time.
 const LANES: usize = 4;
+/// Lets the hooks tell of each request.
+const HOOKS_TELL: [(&str, &str); 1] = [("EDGEWAY_LOG", "warn,edgeway_proxy::hooks=trace")];
 const COUNTED: &str = "edgeway_http_requests_total";
 
 fn yaml(plain: SocketAddr, http2: SocketAddr) -> String {
@@ -165,6 +168,8 @@ struct Books {
     lines: Vec<Value>,
     /// Requests by status.
     counted: BTreeMap<String, f64>,
+    /// Counts of the first and the last hook, by the ids of requests, as the hooks themselves tell.
+    passed: Vec<(String, u8, u8)>,
 }
 
 impl Books {
@@ -189,11 +194,41 @@ impl Books {
         if let Some(number) = self.sent.difference(&logged).next() {
             return Err(format!("no line of request {number}"));
         }
+        for (id, first, last) in &self.passed {
+            if !ids.remove(&format!("\"{id}\"")) {
+                return Err(format!("hooks of no line: {id}"));
+            }
+            if (*first, *last) != (1, 1) {
+                return Err(format!("hooks passed {first} and {last} times: {id}"));
+            }
+        }
+        if let Some(id) = ids.first() {
+            return Err(format!("a line without hooks: {id}"));
+        }
         if by_status != self.counted {
             return Err(format!("logged {by_status:?}, counted {:?}", self.counted));
         }
         Ok(())
     }
+}
+
+/// Returns what the hooks tell of each request.
+fn passed(gateway: &Gateway) -> Vec<(String, u8, u8)> {
+    let stderr = gateway.stderr();
+    let told = stderr
+        .lines()
+        .filter(|line| line.contains("request logged"));
+    let read = |line: &str| {
+        let field = |name: &str| {
+            let (_, rest) = line.split_once(&format!(" {name}="))?;
+            rest.split_whitespace().next()
+        };
+        let count = |name| field(name)?.parse().ok();
+        let id = field("request_id")?.to_owned();
+        Some((id, count("early_request_filter")?, count("logging")?))
+    };
+    told.map(|line| read(line).expect("both hooks are counted"))
+        .collect()
 }
 
 /// Returns the counts of requests by status.
@@ -216,7 +251,9 @@ async fn each_request_is_logged_and_counted_once() {
         let mut dice = fastrand::Rng::with_seed(seed);
         let plain = ScriptedOrigin::start(Backend::Plain).await;
         let http2 = ScriptedOrigin::start(Backend::Http2).await;
-        let gateway = side.start(&yaml(plain.address, http2.address)).await;
+        let gateway = side
+            .start_with(&yaml(plain.address, http2.address), &HOOKS_TELL)
+            .await;
         let mut cases = Vec::new();
         for number in 0..count * 2 {
             let way = one_of(&mut dice, &[Way::Http1, Way::Http10, Way::Http2]);
@@ -246,6 +283,7 @@ async fn each_request_is_logged_and_counted_once() {
         let total = usize::try_from(gateway.count(COUNTED).await);
         books.lines = gateway.log_lines(total.expect("it is a few")).await;
         books.counted = counted(&gateway).await;
+        books.passed = passed(&gateway);
         let place = format!("{side:?}, EDGEWAY_DRIVERS={seed}:{count}");
         books.audit().unwrap_or_else(|why| panic!("{place}: {why}"));
         let statuses = books.counted.len();
@@ -258,7 +296,7 @@ async fn each_request_is_logged_and_counted_once() {
 #[track_caller]
 fn falsify(books: &Books) {
     type Falsified = (&'static str, fn(&mut Books));
-    let falsified: [Falsified; 6] = [
+    let falsified: [Falsified; 9] = [
         ("no line of request", |books| {
             let is_sent =
                 |line: &Value| number_of(line).is_some_and(|number| books.sent.contains(&number));
@@ -277,6 +315,15 @@ fn falsify(books: &Books) {
         }),
         ("an id that is not its own", |books| {
             books.lines[0]["id"] = books.lines[1]["id"].clone();
+        }),
+        ("a line without hooks", |books| {
+            books.passed.pop();
+        }),
+        ("hooks passed 0 and 1 times", |books| {
+            books.passed[0].1 = 0;
+        }),
+        ("hooks of no line", |books| {
+            books.passed.push(books.passed[0].clone());
         }),
         ("logged {", |books| {
             *books.counted.entry("200".to_owned()).or_default() += 1.0;

@@ -41,12 +41,17 @@ impl Side {
 
     /// Starts a gateway of this side.
     pub(super) async fn start(self, yaml: &str) -> Gateway {
+        self.start_with(yaml, &[]).await
+    }
+
+    /// Starts a gateway of this side with more of an environment.
+    pub(super) async fn start_with(self, yaml: &str, environment: &[(&str, &str)]) -> Gateway {
         let driver = match self {
             Self::Ours => "driver: gateway\n",
             Self::Pingora => "driver: pingora\n",
             Self::Before => "",
         };
-        Gateway::start_prepared(&format!("{driver}{yaml}"), &[], |folder| {
+        Gateway::start_prepared(&format!("{driver}{yaml}"), environment, |folder| {
             let script = "export const onRequest = async request => {
                 const text = request.body ? await request.text() : '';
                 request.headers.set('x-read', String(text.length));

@@ -92,7 +92,16 @@ pub(crate) struct Context {
     pub(crate) booked: Option<Box<BookedError>>,
     /// Set once a filter refused the request.
     pub(crate) refused_by: Option<RefusedBy>,
+    /// Hooks at both ends of a request that it has passed.
+    pub(crate) passed: PassedHooks,
     in_flight: InFlight,
+}
+
+/// Counts of the hooks at both ends of a request: one each.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PassedHooks {
+    pub(crate) early_request_filter: u8,
+    pub(crate) logging: u8,
 }
 
 /// Routes that guard a request although another route takes it, with their guards and the progress
@@ -163,6 +172,7 @@ impl Context {
             reroute: None,
             booked: None,
             refused_by: None,
+            passed: PassedHooks::default(),
             in_flight: InFlight(Arc::clone(shared)),
         }
     }
