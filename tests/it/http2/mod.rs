@@ -250,6 +250,57 @@ async fn space_around_a_value_resets_the_stream() {
     assert_eq!(origin.counts().requests(), 1);
 }
 
+/// RFC 9110, 8.6: over HTTP/1.1 a backend could read another length than the gateway did.
+#[tokio::test]
+async fn a_length_that_is_not_one_plain_number_reaches_no_backend() {
+    let origin = EchoOrigin::start().await;
+    let gateway = gateway(CLEARTEXT, origin.address(), "").await;
+    let mut frames = Frames::open(gateway.address()).await;
+    let mut stream = 1;
+    let mut send = async |lengths: &[&str], body: &[u8]| {
+        let lengths = lengths.iter().map(|it| field("content-length", it));
+        let head = [
+            block("POST", "/small"),
+            lengths.collect::<Vec<_>>().concat(),
+        ]
+        .concat();
+        let sent = [
+            frame(HEADERS, END_HEADERS, stream, &head),
+            frame(DATA, END_STREAM, stream, body),
+        ];
+        frames.write(&sent.concat()).await.unwrap();
+        let got = loop {
+            let got = frames.next().await.unwrap();
+            if got.stream == stream && matches!(got.kind, HEADERS | RST_STREAM) {
+                break got;
+            }
+        };
+        stream += 2;
+        // The status is in the static table (RFC 7541, Appendix A).
+        match (got.kind, got.payload.first()) {
+            (HEADERS, Some(0x8c)) => 400,
+            (HEADERS, Some(0x88)) => 200,
+            _ => 0,
+        }
+    };
+    for bad in [&["4", "4"][..], &["04"], &["004"]] {
+        assert_eq!(send(bad, b"body").await, 400, "{bad:?}");
+    }
+    for wrong in [&["0"][..], &["+4"], &["4, 4"], &["4", "5"]] {
+        assert_ne!(send(wrong, b"body").await, 200, "{wrong:?}");
+    }
+    assert_eq!(origin.counts().requests(), 0);
+    // These reach it in part, and are broken off.
+    for wrong in ["3", "5"] {
+        assert_ne!(send(&[wrong], b"body").await, 200, "{wrong:?}");
+    }
+    // The control.
+    for (length, body) in [("4", &b"body"[..]), ("0", b"")] {
+        assert_eq!(send(&[length], body).await, 200, "{length}");
+    }
+    assert_eq!(send(&[], b"body").await, 200);
+}
+
 /// The `h2` crate drops both before any other code sees them, so rule, key and backend agree.
 #[tokio::test]
 async fn fragments_and_pseudo_headers_in_trailers_are_removed() {

@@ -219,7 +219,7 @@ fn begin(
         match malformed {
             // RFC 9113, 8.1.1: an error of one stream does not affect the others.
             Malformed::Value => respond.send_reset(Reason::PROTOCOL_ERROR),
-            Malformed::Authority => respond_400(&mut respond),
+            Malformed::Authority | Malformed::Length => respond_400(&mut respond),
         }
         refuse::stream_refused(shared.live(), connection, "h2_malformed");
         return Err(malformed);
@@ -235,15 +235,25 @@ fn begin(
         refuse::stream_refused(shared.live(), connection, "h2_streams");
         return Ok(());
     }
-    let send_timeout = connection.listener.config().limits.send_timeout;
-    let stream = Http2Stream::new(respond, body, &request.headers, send_timeout);
+    let limits = &connection.listener.config().limits;
+    let (send_timeout, body_grace) = (limits.send_timeout, limits.body_grace);
+    let mut stream = Box::new(Http2Stream::new(
+        respond,
+        body,
+        &request.headers,
+        send_timeout,
+    ));
     let has_body = !stream.is_body_done();
     let request = RequestHeader::from(request);
     let open = Streams::begin(connection);
-    let client = Client::http2(Box::new(stream), request, has_body, Arc::clone(connection));
-    let shared = Arc::clone(shared);
+    let (shared, connection) = (Arc::clone(shared), Arc::clone(connection));
     // Boxed: on its way into a task a future is moved several times.
     streams.spawn(Box::pin(async move {
+        if !stream.is_as_announced(body_grace).await {
+            refuse::stream_refused(shared.live(), &connection, "h2_malformed");
+            return;
+        }
+        let client = Client::http2(stream, request, has_body, connection);
         // The end of a session resets a stream whose response is not complete, so that no client
         // takes a part for the whole.
         drop(shared.driver.serve(Box::new(client)).await);

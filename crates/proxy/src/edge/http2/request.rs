@@ -10,19 +10,32 @@ pub(super) enum Malformed {
     Value,
     /// No host, or more than one.
     Authority,
+    /// Content-Length that is more than one, or no number in its shortest form: HTTP/1.1 to a backend
+    /// could be read in two ways.
+    Length,
 }
 
-/// Checks a request. Its lengths, its pseudo-headers and the bytes of its target are those that `h2`
-/// accepts.
+/// Checks a request. Its pseudo-headers and the bytes of its target are those that `h2` accepts.
 pub(super) fn check(request: &Parts) -> Result<(), Malformed> {
     if has_space_around(&request.headers) {
         return Err(Malformed::Value);
     }
-    if has_one_authority(request) {
+    if !has_one_authority(request) {
+        return Err(Malformed::Authority);
+    }
+    if has_length(&request.headers) {
         Ok(())
     } else {
-        Err(Malformed::Authority)
+        Err(Malformed::Length)
     }
+}
+
+/// Returns true if there is no Content-Length, or one in its shortest form (RFC 9110, 8.6).
+fn has_length(headers: &HeaderMap) -> bool {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let first = lengths.next().map(http::HeaderValue::as_bytes);
+    let is_short = |length: &[u8]| matches!(length, [b'0'] | [b'1'..=b'9', ..]);
+    lengths.next().is_none() && first.is_none_or(is_short)
 }
 
 /// Returns true if a value begins or ends with a space or a tab (RFC 9113, 8.2.1): a recipient that
@@ -99,6 +112,26 @@ mod tests {
                 Some(Malformed::Authority),
                 "{authority} {headers:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_length_is_one_number_in_its_shortest_form() {
+        for length in ["0", "5", "10"] {
+            let headers = [("content-length", length)];
+            assert_eq!(problem("a.test", "/", &headers), None, "{length}");
+        }
+        for lengths in [
+            &["5", "5"][..],
+            &["05"],
+            &["00"],
+            &[""],
+            &["+5"],
+            &["5", "6"],
+        ] {
+            let headers: Vec<_> = lengths.iter().map(|it| ("content-length", *it)).collect();
+            let problem = problem("a.test", "/", &headers);
+            assert_eq!(problem, Some(Malformed::Length), "{lengths:?}");
         }
     }
 

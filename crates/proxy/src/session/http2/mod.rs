@@ -80,6 +80,18 @@ impl Http2Stream {
         self.is_empty || self.body.is_end_stream()
     }
 
+    /// Waits for the end of a body that is announced as empty. Returns false if it does not come, or
+    /// there is a body: no backend gets a request that its client did not mean (RFC 9113, 8.1.1).
+    pub(crate) async fn is_as_announced(&mut self, patience: Duration) -> bool {
+        if !self.is_empty || self.body.is_end_stream() {
+            return true;
+        }
+        let end = async { while let Some(Ok(_)) = self.body.data().await {} };
+        // Boxed, because otherwise every request's future would be as large.
+        let waited = Box::pin(tokio::time::timeout(patience, end)).await;
+        waited.is_ok() && self.body.is_end_stream()
+    }
+
     /// Begins the response. One without a body ends the stream with its headers.
     pub(super) fn response(
         &mut self,
