@@ -2,6 +2,11 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
+
 use crate::support::{
     apps::{ExpressApp, backends},
     client::{get, post},
@@ -271,4 +276,62 @@ async fn requests_that_a_second_backend_saved_are_listed_as_problems() {
     let path = format!("/v1/requests?problems=true&backend={failing_address}");
     let failed_there = gateway.admin_get(&path).await.text();
     assert_eq!(failed_there.lines().count(), expected.len());
+}
+
+/// RFC 9110, 10.1.1: the client sends its body once it has been told to, whichever backend said so.
+#[tokio::test]
+async fn a_client_is_told_to_continue_once_also_if_a_second_backend_gets_its_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let origin = async {
+        let mut asked = Vec::new();
+        for is_last in [false, true] {
+            let (mut stream, _) = listener.accept().await.expect("it listens");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("the gateway sends headers"));
+            }
+            let head = String::from_utf8(head).expect("headers are text");
+            if head.contains("100-continue") {
+                let sent = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+                sent.expect("the gateway reads");
+            }
+            asked.push(head);
+            // The first one ends before it has the body.
+            if is_last {
+                stream.read_exact(&mut [0; 4]).await.expect("there is one");
+                let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(response).await.expect("the gateway reads");
+            }
+        }
+        asked
+    };
+    let settings = "    health: false\n    eject: { errors: 0 }";
+    let gateway = front(&quoted(&[address]), settings).await;
+    let client = async {
+        let mut client = TcpStream::connect(gateway.address())
+            .await
+            .expect("it listens");
+        let request = "PUT / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 4\r\n\
+                   Expect: 100-continue\r\nConnection: close\r\n\r\n";
+        client
+            .write_all(request.as_bytes())
+            .await
+            .expect("it reads");
+        let mut got = String::new();
+        while !got.ends_with("\r\n\r\n") {
+            got.push(char::from(client.read_u8().await.expect("a response")));
+        }
+        client.write_all(b"body").await.expect("it reads");
+        client.read_to_string(&mut got).await.expect("text");
+        got
+    };
+    let (asked, got) = tokio::join!(origin, client);
+    assert_eq!(got.matches("100 Continue").count(), 1, "{got}");
+    assert!(got.contains("HTTP/1.1 200 OK"), "{got}");
+    let expects: Vec<bool> = asked
+        .iter()
+        .map(|head| head.contains("100-continue"))
+        .collect();
+    assert_eq!(expects, [true, false]);
 }

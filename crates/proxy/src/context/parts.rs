@@ -19,7 +19,7 @@ pub(crate) struct AccelRedirect {
 pub(crate) struct EarlyBody {
     /// Beginning of the body that was read. It is among the bytes that are sent later.
     pub(crate) beginning: Option<Bytes>,
-    /// Set once the gateway itself sent `100 Continue`, before any backend could.
+    /// Set once the client got `100 Continue`: no other backend is asked for one.
     pub(crate) has_continued: bool,
     /// Body that the backend gets in place of the client's, empty for none.
     pub(crate) replacement: Option<Box<Bytes>>,

@@ -199,7 +199,7 @@ pub(super) fn bound_interim(length: usize) -> Result<()> {
 }
 
 /// Handles an interim response of a backend.
-pub(super) fn interim(response: &mut ResponseHeader, ctx: &Context) {
+pub(super) fn interim(response: &mut ResponseHeader, ctx: &mut Context) {
     hop_by_hop::strip_response(response);
     for name in [
         &NODE_REPORT_HEADER,
@@ -209,11 +209,11 @@ pub(super) fn interim(response: &mut ResponseHeader, ctx: &Context) {
         response.remove_header(name);
     }
     forwarded::strip_internal_response(response);
-    if response.status == StatusCode::CONTINUE
-        && !ctx.is_background()
-        && let Some(connection) = &ctx.connection
-    {
-        connection.pace.release();
+    if response.status == StatusCode::CONTINUE && !ctx.is_background() {
+        ctx.early.has_continued = true;
+        if let Some(connection) = &ctx.connection {
+            connection.pace.release();
+        }
     }
 }
 
