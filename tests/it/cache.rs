@@ -319,6 +319,27 @@ async fn ranges_come_from_stored_responses_or_else_from_the_origin() {
     assert_eq!(response.header("content-range"), Some("bytes 1-2/5"));
 }
 
+/// RFC 9110, 13.1.5: a weak tag does not say that the bytes are the same.
+#[tokio::test]
+async fn a_weak_tag_in_if_range_gives_the_whole_response() {
+    for (tag, if_range, status) in [
+        ("\"a\"", "\"a\"", 206),
+        ("\"a\"", "\"b\"", 200),
+        ("W/\"a\"", "W/\"a\"", 200),
+        ("W/\"a\"", "\"a\"", 200),
+        ("\"a\"", "W/\"a\"", 200),
+    ] {
+        let headers = [("cache-control", "max-age=60"), ("etag", tag)];
+        let origin = FixedOrigin::start(200, &headers, "abcde").await;
+        let gateway = front(origin.address(), "{}").await;
+        gateway.get("/a").await;
+        let part = get("/a").header("range", "bytes=1-2");
+        let response = gateway.send(&part.header("if-range", if_range)).await;
+        let got = (response.status(), done(&response));
+        assert_eq!(got, (status, "HIT"), "{tag} {if_range}");
+    }
+}
+
 /// An empty body has no range that a 206 could name.
 #[tokio::test]
 async fn a_range_of_an_empty_stored_body_is_the_whole_of_it() {

@@ -104,6 +104,26 @@ routes:
     }
 }
 
+/// curl, Go and PHP send JSON in a query as it is written; other proxies take it.
+#[tokio::test]
+async fn quotes_and_brackets_in_a_query_arrive_as_browsers_write_them() {
+    let origin = EchoOrigin::start().await;
+    let config = upstream(origin.address(), "");
+    let yaml = format!("{config}\nroutes:\n  - {{ match: {{ path: /* }}, upstream: app }}\n");
+    let gateway = Gateway::start(&yaml).await;
+    for (query, sent) in [
+        ("filter={\"a\":1}", "filter={%22a%22:1}"),
+        ("a=<b>&c=%22", "a=%3Cb%3E&c=%22"),
+        ("a=b|c^d`e\\", "a=b|c^d`e\\"),
+    ] {
+        for origin in [String::new(), format!("http://{}", gateway.address())] {
+            let seen = gateway.get(&format!("{origin}/a?{query}")).await.json();
+            assert_eq!(seen["target"], format!("/a?{sent}"), "{origin} {query}");
+        }
+    }
+    assert_eq!(gateway.get("/a\"b").await.status(), 400);
+}
+
 #[tokio::test]
 async fn repeated_slashes_stay_where_they_are_wanted() {
     let origin = EchoOrigin::start().await;

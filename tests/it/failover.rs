@@ -278,9 +278,9 @@ async fn requests_that_a_second_backend_saved_are_listed_as_problems() {
     assert_eq!(failed_there.lines().count(), expected.len());
 }
 
-/// RFC 9110, 10.1.1: the client sends its body once it has been told to, whichever backend said so.
+/// RFC 9110, 10.1.1: the client sends its body after one 100, whichever backend sent it.
 #[tokio::test]
-async fn a_client_is_told_to_continue_once_also_if_a_second_backend_gets_its_request() {
+async fn a_client_gets_100_continue_once_also_if_a_second_backend_gets_its_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let origin = async {

@@ -68,6 +68,40 @@ async fn a_slow_body_gets_408_and_the_backend_is_not_blamed() {
     assert_eq!(connection.read_response().await.unwrap().status(), 200);
 }
 
+/// The body of a request may go on while its response streams, as long as both sides like.
+#[tokio::test]
+async fn a_body_has_no_rate_once_its_response_has_begun() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let origin = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut headers = Vec::new();
+        while !headers.ends_with(b"\r\n\r\n") {
+            headers.push(stream.read_u8().await.unwrap());
+        }
+        let begin = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        stream.write_all(begin).await.unwrap();
+        for _ in 0..8 {
+            stream.write_all(b"1\r\nx\r\n").await.unwrap();
+            pass(GAP).await;
+        }
+        stream.write_all(b"0\r\n\r\n").await.unwrap();
+        stream
+    };
+    let limits = "{ body_rate: 1KiB, body_grace: 300ms }";
+    let gateway = Gateway::start(&proxied(limits, address, "")).await;
+    let client = async {
+        let mut connection = gateway.connect().await;
+        let begin = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\ny\r\n";
+        connection.write(begin).await.unwrap();
+        let headers = connection.read_headers().await.unwrap();
+        let response = connection.finish(headers).await;
+        response.map(|response| response.text())
+    };
+    let (response, _stream) = tokio::join!(client, origin);
+    assert_eq!(response.unwrap(), "x".repeat(8));
+}
+
 #[tokio::test]
 async fn a_slow_backend_is_not_held_against_a_body() {
     let limits = "{ body_rate: 100MiB, body_grace: 500ms }";

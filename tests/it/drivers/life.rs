@@ -215,7 +215,7 @@ impl Books {
 /// Returns what the hooks tell of each request.
 fn passed(gateway: &Gateway) -> Vec<(String, u8, u8)> {
     let stderr = gateway.stderr();
-    let told = stderr
+    let noted = stderr
         .lines()
         .filter(|line| line.contains("request logged"));
     let read = |line: &str| {
@@ -227,7 +227,8 @@ fn passed(gateway: &Gateway) -> Vec<(String, u8, u8)> {
         let id = field("request_id")?.to_owned();
         Some((id, count("early_request_filter")?, count("logging")?))
     };
-    told.map(|line| read(line).expect("both hooks are counted"))
+    noted
+        .map(|line| read(line).expect("both hooks are counted"))
         .collect()
 }
 

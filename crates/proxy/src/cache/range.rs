@@ -167,7 +167,7 @@ pub(super) fn choose(
     response: &mut ResponseHeader,
     ctx: &Context,
 ) -> Content {
-    if !request.headers.contains_key(header::RANGE) {
+    if !request.headers.contains_key(header::RANGE) || is_weakly_conditional(request) {
         return Content::Whole;
     }
     let length = response.headers.get(header::CONTENT_LENGTH);
@@ -198,6 +198,12 @@ pub(super) fn choose(
             Content::Ranges(RangeCutter::new(&ranges, Some(multipart)))
         }
     }
+}
+
+/// Returns true if `If-Range` names a weak tag, which says nothing of single bytes (RFC 9110, 13.1.5).
+fn is_weakly_conditional(request: &RequestHeader) -> bool {
+    let mut tags = request.headers.get_all(header::IF_RANGE).iter();
+    tags.any(|tag| matches!(tag.as_bytes().trim_ascii(), [b'W' | b'w', b'/', ..]))
 }
 
 #[cfg(test)]

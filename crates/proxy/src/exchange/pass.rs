@@ -52,6 +52,7 @@ where
         if !has_body {
             self.received(wire, true, ctx)?;
         }
+        upstream::body_is_free(ctx);
         let clock = &ctx.live().world.clock;
         let is_bare = !has_body || content.is_nothing();
         self.client().hold();

@@ -27,11 +27,11 @@ pub(crate) fn parse(section: &Bytes) -> Option<RequestHeader> {
         let value = HeaderValue::from_maybe_shared(section.slice_ref(field.value)).ok()?;
         Some((name, value))
     });
-    let (method, target) = (read.method?, read.path?);
-    if !target.starts_with('/') || !target.is_ascii() {
+    let (method, target) = (read.method?, read.path?.as_bytes());
+    if !target.starts_with(b"/") || !target.is_ascii() {
         // The form of requests to proxies (RFC 9112, 3.2.2), and `*`.
         let mut request =
-            RequestHeader::build_no_case(method, target.as_bytes(), Some(fields.len())).ok()?;
+            RequestHeader::build_no_case(method, &encoded(target), Some(fields.len())).ok()?;
         request.set_version(version);
         for field in fields {
             let (name, value) = field?;
@@ -39,8 +39,11 @@ pub(crate) fn parse(section: &Bytes) -> Option<RequestHeader> {
         }
         return Some(request);
     }
-    // The URI keeps the target byte for byte.
-    let target = PathAndQuery::from_maybe_shared(section.slice_ref(target.as_bytes())).ok()?;
+    // The URI keeps the target byte for byte, but for what it cannot hold.
+    let kept = PathAndQuery::from_maybe_shared(section.slice_ref(target));
+    let target = kept
+        .or_else(|_| PathAndQuery::try_from(encoded(target)))
+        .ok()?;
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = Method::from_bytes(method.as_bytes()).ok()?;
     parts.uri = Uri::from(target);
@@ -51,6 +54,21 @@ pub(crate) fn parse(section: &Bytes) -> Option<RequestHeader> {
         parts.headers.append(name, value);
     }
     Some(RequestHeader::from(parts))
+}
+
+/// Percent-encodes quotes and angle brackets in the query of a target, as browsers do it.
+#[cold]
+fn encoded(target: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(target.len() + 16);
+    for byte in target {
+        match byte {
+            b'"' => encoded.extend_from_slice(b"%22"),
+            b'<' => encoded.extend_from_slice(b"%3C"),
+            b'>' => encoded.extend_from_slice(b"%3E"),
+            other => encoded.push(*other),
+        }
+    }
+    encoded
 }
 
 /// Returns true if the client wants to keep its connection after the response (RFC 9112, 9.3).

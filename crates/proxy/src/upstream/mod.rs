@@ -140,16 +140,25 @@ pub(super) fn connected(wire: &mut Wire, request: &RequestHeader, ctx: &mut Cont
 
 /// Records that a chunk of the request body, or its end, is being sent.
 pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
-    if is_end && !ctx.is_background() {
-        if let Some(connection) = &ctx.connection {
-            connection.pace.over();
-        }
-        if let Some(watch) = &ctx.watch {
-            watch.body.over();
-        }
+    if is_end {
+        body_is_free(ctx);
     }
     if let Some(body) = body.filter(|body| !body.is_empty()) {
         sent_bytes(body.len(), ctx);
+    }
+}
+
+/// Ends the minimum rate of the request's body: it has ended, or its response has begun, and both
+/// sides send whenever they have something.
+pub(super) fn body_is_free(ctx: &Context) {
+    if ctx.is_background() {
+        return;
+    }
+    if let Some(connection) = &ctx.connection {
+        connection.pace.over();
+    }
+    if let Some(watch) = &ctx.watch {
+        watch.body.over();
     }
 }
 

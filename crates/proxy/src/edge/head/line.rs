@@ -24,15 +24,16 @@ const MARK: u8 = 2;
 const IN_QUERY: u8 = 3;
 
 /// Bytes of a target. In addition to RFC 3986 they include those that browsers leave unencoded: `[
-/// ] | ^ { } \` and, in the query, the grave accent. Any other byte would be encoded or refused on
+/// ] | ^ { } \` and, in the query, the grave accent; and those that other clients do in a query: `"
+/// < >`, which are encoded when the request is read. Any other byte would be encoded or refused on
 /// the way, so the target would differ from the one that was scanned.
 const TARGET: [u8; 256] = {
     let mut kind = [BAD; 256];
     let mut byte = b'!';
     while byte < 0x7f {
         kind[byte as usize] = match byte {
-            b'"' | b'#' | b'<' | b'>' => BAD,
-            b'`' => IN_QUERY,
+            b'#' => BAD,
+            b'"' | b'<' | b'>' | b'`' => IN_QUERY,
             b'?' => MARK,
             _ => GOOD,
         };

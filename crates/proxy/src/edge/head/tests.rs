@@ -198,6 +198,8 @@ fn request_lines_are_exact() {
         ("GET /#x HTTP/1.1", 400, "bad_path"),
         ("GET /\u{e9} HTTP/1.1", 400, "bad_path"),
         ("GET /<x> HTTP/1.1", 400, "bad_path"),
+        ("GET /\"?a HTTP/1.1", 400, "bad_path"),
+        ("GET /?a#x HTTP/1.1", 400, "bad_path"),
         ("GET /`x HTTP/1.1", 400, "bad_path"),
         (
             "GET /a-long-path-with-its-mistake-at-the-end\" HTTP/1.1",
