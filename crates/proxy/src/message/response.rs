@@ -163,14 +163,7 @@ impl Framing {
             return Ok(Self::None);
         }
         if has_coding {
-            let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
-            let last = codings.next_back();
-            return if last.is_some_and(|last| ends_in_chunked(last.as_bytes())) {
-                Ok(Self::Chunked)
-            } else {
-                // RFC 9112, 6.1: its end cannot be known.
-                Err(invalid("Transfer-Encoding does not end in `chunked`"))
-            };
+            return chunked(&response.headers);
         }
         let Some(StatedLength { length, is_once }) = stated else {
             return Ok(Self::UntilClose);
@@ -183,9 +176,20 @@ impl Framing {
     }
 }
 
-fn ends_in_chunked(codings: &[u8]) -> bool {
-    let last = codings.rsplit(|byte| *byte == b',').next();
-    last.is_some_and(|last| last.trim_ascii().eq_ignore_ascii_case(b"chunked"))
+/// Returns the framing of a body with transfer codings (RFC 9112, 6.1): `chunked` is the last one, and
+/// applied once. Otherwise its end cannot be known, or is another one for each reader.
+fn chunked(headers: &HeaderMap) -> Result<Framing> {
+    let lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).rev();
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    if !codings.next().is_some_and(is_chunked) {
+        return Err(invalid("Transfer-Encoding does not end in `chunked`"));
+    }
+    if codings.any(is_chunked) {
+        return Err(invalid("Transfer-Encoding has `chunked` twice"));
+    }
+    Ok(Framing::Chunked)
 }
 
 /// Length that `Content-Length` states, once or several times.

@@ -237,8 +237,17 @@ fn a_connection_on_which_a_204_announces_content_is_not_used_again() {
 
 #[test]
 fn a_body_whose_end_cannot_be_known_is_refused() {
-    for coding in ["gzip", "chunked, gzip", "identity", ""] {
-        let sent = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\nx");
+    for coding in [
+        "gzip",
+        "chunked, gzip",
+        "identity",
+        "",
+        "chunked, chunked",
+        "chunked\r\nTransfer-Encoding: chunked",
+        "chunked, gzip, chunked",
+    ] {
+        let sent =
+            format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n1\r\nx\r\n0\r\n\r\n");
         assert_eq!(by_us(sent.as_bytes(), "GET", &[9]), None, "{coding}");
     }
     // The control.
