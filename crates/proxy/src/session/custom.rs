@@ -23,7 +23,7 @@ use pingora::{
         raw_connect::ProxyDigest,
     },
 };
-use pingora_proxy::Session;
+use pingora_proxy::{Session, subrequest};
 
 use super::Client;
 
@@ -90,11 +90,20 @@ fn carried(digest: &mut Digest) -> &mut Carried {
 /// # Panics
 /// Panics if the session is none of the gateway's: no other one reaches the hooks.
 pub(crate) fn client(session: &mut Session) -> &mut Client {
-    let digest = session.downstream_session.digest_mut();
-    carried(digest.expect("a session of the gateway has a digest"))
-        .0
+    place(session)
         .as_deref_mut()
         .expect("a session has its client for as long as a request lasts")
+}
+
+/// Returns the place of the client in a session. The gateway's own driver has one that is found with
+/// less work than the digest.
+fn place(session: &mut Session) -> &mut Option<Box<Client>> {
+    if let Some(own) = &mut session.subrequest_ctx {
+        let own = own.user_ctx_mut().and_then(|own| own.downcast_mut());
+        return own.expect("the driver has made it");
+    }
+    let digest = session.downstream_session.digest_mut();
+    &mut carried(digest.expect("a session of the gateway has a digest")).0
 }
 
 /// Returns a session for `client`, one that the thread has left if possible.
@@ -102,15 +111,13 @@ pub(crate) fn reusable(client: Box<Client>) -> Box<Session> {
     let mut session = SPARE
         .with_borrow_mut(Vec::pop)
         .unwrap_or_else(|| Box::new(new_session()));
-    let digest = session.downstream_session.digest_mut();
-    carried(digest.expect("a session of the gateway has a digest")).0 = Some(client);
+    *place(&mut session) = Some(client);
     session
 }
 
 /// Takes the client out of a session whose request is over, and leaves the session to the thread.
 pub(crate) fn reuse(mut session: Box<Session>) -> Option<Box<Client>> {
-    let digest = session.downstream_session.digest_mut();
-    let client = carried(digest?).0.take();
+    let client = place(&mut session).take();
     SPARE.with_borrow_mut(|spare| {
         if spare.len() < MAX_SPARE {
             spare.push(session);
@@ -130,6 +137,9 @@ fn new_session() -> Session {
     let mut session = Session::new_h1(Box::new(Cursor::new(Vec::new())));
     let own = OwnSession::new(None, None);
     *session.downstream_session = ServerSession::new_custom(Box::new(own));
+    let place: Box<Option<Box<Client>>> = Box::default();
+    let own = subrequest::Ctx::builder().user_ctx(place).build();
+    session.subrequest_ctx = Some(Box::new(own));
     session
 }
 
