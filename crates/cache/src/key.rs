@@ -6,7 +6,7 @@ use std::fmt;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use triomphe::ThinArc;
 
-use crate::store::allocated;
+use crate::allocation::allocated;
 
 /// The primary cache key of a stored response (RFC 9111, 2): everything but what `Vary` adds.
 ///

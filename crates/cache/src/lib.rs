@@ -1,6 +1,7 @@
 //! The cache: which responses may be stored and for how long ([`policy`]), where they are stored
 //! ([`store`]), and how they are purged ([`purge`]). `proxy` decides which requests use it.
 
+mod allocation;
 pub mod budget;
 mod digest;
 mod hit_for_miss;

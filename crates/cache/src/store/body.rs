@@ -12,10 +12,13 @@ use parking_lot::Mutex;
 use super::{
     eviction_state::EvictionState,
     filling::Filling,
-    memory::{MemoryCharge, MemoryLedger, allocated, size_below},
+    memory::{MemoryCharge, MemoryLedger},
     read::Reader,
 };
-use crate::key::Key;
+use crate::{
+    allocation::{allocated, size_below},
+    key::Key,
+};
 
 /// The body of an entry, complete or still growing, and what else stays the same when a 304 makes a
 /// new entry for the response.

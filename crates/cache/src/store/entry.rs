@@ -15,12 +15,13 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::{
     body::Body,
     headers::StoredHeaders,
-    memory::{MemoryLedger, allocated},
+    memory::MemoryLedger,
     purge_log::{LogMark, StoredMark},
     quota::Quota,
     route_rules::RouteRules,
 };
 use crate::{
+    allocation::allocated,
     base::encoding::Encoding,
     key::Key,
     policy::{Lifetime, Variance, Vary},

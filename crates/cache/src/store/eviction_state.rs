@@ -15,9 +15,9 @@ use smart_default::SmartDefault;
 
 use super::{
     body_file::BodyFile,
-    memory::{MemoryCharge, MemoryLedger, allocated},
+    memory::{MemoryCharge, MemoryLedger},
 };
-use crate::base::encoding::Encoding;
+use crate::{allocation::allocated, base::encoding::Encoding};
 
 /// State of an entry for eviction. It is part of its body, and so outlives a refresh.
 #[derive(Debug, SmartDefault)]

@@ -53,6 +53,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
+pub(crate) use self::warmth::HotEntry;
 use self::{
     body::own_pieces,
     evict::{Queues, Victim},
@@ -73,7 +74,6 @@ pub use self::{
     quota::Quota,
     read::Reader,
 };
-pub(crate) use self::{memory::allocated, warmth::HotEntry};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     key::Key,

@@ -12,8 +12,8 @@ use std::{
 
 use parking_lot::RwLock;
 
-use super::memory::allocated;
 use crate::{
+    allocation::allocated,
     key::Key,
     purge::{PurgeMatcher, ledger::PurgeLedger, stamps::Stamp},
 };
