@@ -8,9 +8,9 @@
 mod incoming;
 mod outgoing;
 mod resume;
-#[cfg(test)]
-mod simulation;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod writes;
 
