@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::{RequestShape, shape::PathKind};
 use crate::{
     base::http::{essence, has_token, list_of},
-    policy::{CacheRules, Vary},
+    policy::{CDN_CACHE_CONTROL, CacheRules, SURROGATE_CONTROL, Vary},
 };
 
 /// Maximum time for which a 404 or a 307 may be stored, where that is enabled at all: a page that
@@ -23,8 +23,6 @@ const STALE_IF_ERROR: Duration = Duration::from_mins(10);
 /// stays valid: the next response will replace it.
 pub const STALE_AT_ORIGIN: &str = "stale_at_origin";
 
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 const NEXT_CACHE: HeaderName = HeaderName::from_static("x-nextjs-cache");
 const NEXT_PRERENDER: HeaderName = HeaderName::from_static("x-nextjs-prerender");
 const NEXT_POSTPONED: HeaderName = HeaderName::from_static("x-nextjs-postponed");

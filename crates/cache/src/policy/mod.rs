@@ -36,6 +36,7 @@ pub use request_directives::{RequestDirectives, Usability, after_error, judge};
 pub use storable::{
     NotStorable, OriginRequest, again, allows_authorization, is_for_everybody, may_be_stored, store,
 };
+pub use targeted::{CDN_CACHE_CONTROL, SURROGATE_CONTROL};
 pub use vary::{SentHeaders, UnchangedHeaders, Variance, Vary, is_left_alone};
 
 /// Rules of a route beside the origin's directives. The default is plain RFC 9111.
