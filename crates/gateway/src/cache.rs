@@ -375,7 +375,7 @@ impl Compiler<'_> {
                 let name = key.name.as_str();
                 let path = self.folder.join(&folder.value);
                 let (watch, error) =
-                    BuildWatch::new_with(name, &path, serves_files || makes_images);
+                    BuildWatch::new(name, &path, serves_files || makes_images);
                 if let Some(error) = error {
                     self.diagnostics.push(
                         Diagnostic::warning(

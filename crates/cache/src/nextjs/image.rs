@@ -132,7 +132,7 @@ impl ImageRules {
         }
         let path = images.path.filter(|path| path.starts_with('/'));
         Some(Self {
-            path: path.unwrap_or_else(|| Box::from(super::shape::IMAGE)),
+            path: path.unwrap_or_else(|| Box::from(super::paths::IMAGE)),
             widths: [images.device_sizes, images.image_sizes].concat().into(),
             qualities: images.qualities,
         })

@@ -19,7 +19,6 @@ use crate::base::expression::Expression;
 const STATIC: &str = "static";
 
 /// Path of that output in an app without a base path.
-pub(super) const OUTPUT: &[u8] = b"/_next/static/";
 
 /// Header of responses to the router.
 const DEPLOYMENT: &str = "x-nextjs-deployment-id";
@@ -155,17 +154,13 @@ impl Assets {
     /// Returns the kind of the file at this raw path below the base path, and its path in the
     /// folder of that kind. Output of the build may be missing.
     pub(super) fn find<'p>(&self, below: &'p [u8]) -> Option<(AssetKind, &'p [u8])> {
-        if let Some(rest) = below.strip_prefix(OUTPUT) {
+        if let Some(rest) = below.strip_prefix(paths::STATIC) {
             // Service workers have headers of their own.
             let is_worker = rest.starts_with(b"service-worker/");
-            return (!is_worker).then(|| (AssetKind::Static, &below[OUTPUT.len() - 1..]));
+            return (!is_worker).then(|| (AssetKind::Static, &below[paths::STATIC.len() - 1..]));
         }
         let name = below.strip_prefix(b"/")?;
-        let is_known = if name.contains(&b'%') {
-            self.public.contains(&*paths::decoded(name))
-        } else {
-            self.public.contains(name)
-        };
+        let is_known = self.public.contains(&*paths::decoded(name));
         is_known.then_some((AssetKind::Public, below))
     }
 

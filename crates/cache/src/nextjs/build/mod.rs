@@ -33,7 +33,7 @@ use assets::{Assets, Rules};
 use guards::Guards;
 pub(super) use identity::SERVER_FILES;
 pub use watch::BuildWatch;
-pub(super) use watch::EVERY;
+pub(super) use watch::every_second;
 
 const BUILD_ID: &str = "BUILD_ID";
 const ROUTES: &str = "routes-manifest.json";
@@ -140,13 +140,9 @@ impl Stamp {
 }
 
 impl Build {
-    /// Reads the folder; every file but `BUILD_ID` may be missing.
-    pub fn read(folder: &Path) -> Result<Self, BuildError> {
-        Self::read_with(folder, false)
-    }
-
-    /// Reads the folder as [`Build::read`] does, and the files that need no app if `has_assets`.
-    pub fn read_with(folder: &Path, has_assets: bool) -> Result<Self, BuildError> {
+    /// Reads the folder; every file but `BUILD_ID` may be missing. The files that need no app are
+    /// read if `has_assets`.
+    pub fn read(folder: &Path, has_assets: bool) -> Result<Self, BuildError> {
         let stamp = Stamp::read(folder);
         let Some(id) = read(&folder.join(BUILD_ID))? else {
             let folder = folder.to_path_buf();
@@ -239,7 +235,7 @@ impl Build {
     pub(super) fn below<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         let of_file = self.asset_prefix.as_ref().and_then(|prefix| {
             let below = path.strip_prefix(prefix.as_bytes())?;
-            below.starts_with(assets::OUTPUT).then_some(below)
+            below.starts_with(paths::STATIC).then_some(below)
         });
         of_file.or_else(|| path.strip_prefix(self.base_path.as_bytes()))
     }
@@ -253,13 +249,19 @@ impl Build {
         self.image_mark
     }
 
-    pub(super) fn image_path(&self) -> Option<&str> {
-        self.images.as_ref().map(|images| &*images.path)
+    /// Returns true for the raw path of the image optimizer, if the build has one.
+    pub fn is_image_path(&self, path: &[u8]) -> bool {
+        let images = self.images.as_ref();
+        images.is_some_and(|images| path == images.path.as_bytes())
     }
 
-    /// Returns true for the raw path of the image optimizer.
-    pub fn is_image_path(&self, path: &[u8]) -> bool {
-        self.image_path().is_some_and(|own| path == own.as_bytes())
+    /// Returns true for the raw path of the image optimizer, or where it usually is if the build
+    /// does not tell.
+    pub(super) fn is_image(&self, path: &[u8]) -> bool {
+        match &self.images {
+            Some(_) => self.is_image_path(path),
+            None => self.below(path) == Some(paths::IMAGE.as_bytes()),
+        }
     }
 
     /// Returns the state of the folder that this was read from.
