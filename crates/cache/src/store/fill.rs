@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use tokio::time::Instant;
 
 use super::{
@@ -15,7 +14,7 @@ use super::{
     filling::{Filling, WINDOW, WriteCondition},
     memory::{MemoryCharge, MemoryLedger},
 };
-use crate::policy::Vary;
+use crate::{base::http::content_length, policy::Vary};
 
 /// Reasons why the transfer of a response has become useless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +56,7 @@ impl Fill {
         store.metrics.fills.inc();
         let mut fill = Self {
             store,
-            expected: content_length(draft),
+            expected: content_length(&draft.headers),
             entry,
             filling,
             reserved: 0,
@@ -194,13 +193,7 @@ impl Fill {
     }
 
     fn hide(&self) {
-        let store = self.store;
-        let mut part = store.shard(self.entry.key().hash()).write();
-        let at = part.shard.slot_of(&store.hashes, &self.entry);
-        let removed = at.map(|at| store.take_out(&mut part, at));
-        store.charge_shard(&mut part);
-        drop(part);
-        drop(removed);
+        self.store.discard(&self.entry.body);
     }
 
     fn note(&mut self, why: NotStoredReason) {
@@ -344,10 +337,4 @@ impl Drop for Fill {
             self.entry.body.set_filling(None);
         }
     }
-}
-
-fn content_length(draft: &EntryDraft) -> Option<u64> {
-    let mut values = draft.headers.get_all(CONTENT_LENGTH).iter();
-    let text = values.next()?.to_str().ok()?;
-    text.trim().parse().ok()
 }

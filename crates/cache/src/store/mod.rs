@@ -50,7 +50,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
 pub(crate) use self::warmth::HotEntry;
@@ -77,7 +76,7 @@ pub use self::{
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     key::Key,
-    policy::{Lifetime, SentHeaders, Variance, Vary},
+    policy::{SentHeaders, Vary},
     purge::{Purge, PurgeEffect, PurgeMatcher},
 };
 
@@ -240,33 +239,25 @@ impl Store {
 
     /// Gives an entry the headers of a 304 and makes the result visible. The body stays.
     ///
-    /// Returns `None` if the entry is no longer stored or was purged since `mark`.
-    pub fn refresh(
-        &self,
-        old: &Arc<Entry>,
-        headers: HeaderMap,
-        lifetime: Lifetime,
-        vary: Vary,
-        variance: Variance,
-        mark: LogMark,
-    ) -> Option<Arc<Entry>> {
-        self.refresh_with(&Refresh {
-            old: Arc::clone(old),
-            headers,
-            lifetime,
-            vary,
-            variance,
-            mark,
-        })
+    /// Returns `None` if the entry is no longer stored or was purged since the mark.
+    pub fn refresh(&self, refresh: &Refresh) -> Option<Arc<Entry>> {
+        self.replace(refresh, refresh.mark, |_| true)
     }
 
-    /// Same as [`Store::refresh`].
-    pub fn refresh_with(&self, refresh: &Refresh) -> Option<Arc<Entry>> {
+    /// Replaces an entry, if the one that is stored for its body now `may_go` and was not purged
+    /// since `mark`.
+    fn replace(
+        &self,
+        refresh: &Refresh,
+        mark: LogMark,
+        may_go: impl FnOnce(&Arc<Entry>) -> bool,
+    ) -> Option<Arc<Entry>> {
         let old = &refresh.old;
         let mut part = self.shard(old.key().hash()).write();
         let at = part.shard.slot_of(&self.hashes, old)?;
         let current = part.shard.at(at)?;
-        if !current.is_complete() || self.log.raced(refresh.mark, old.key(), old.tags()) {
+        let is_purged = || self.log.raced(mark, old.key(), old.tags());
+        if !current.is_complete() || !may_go(current) || is_purged() {
             return None;
         }
         let entry = Arc::new(current.refreshed(refresh));
@@ -528,14 +519,19 @@ impl Store {
     }
 
     fn evict(&self, body: &Body) {
+        if self.discard(body) {
+            self.metrics.evictions.inc();
+        }
+    }
+
+    /// Removes the entry that a body belongs to. Returns false if there is none any more.
+    fn discard(&self, body: &Body) -> bool {
         let mut part = self.shard(body.key.hash()).write();
         let at = part.shard.slot_of_body(&self.hashes, body);
         let removed = at.map(|at| self.take_out(&mut part, at));
         self.charge_shard(&mut part);
         drop(part);
-        if removed.is_some() {
-            self.metrics.evictions.inc();
-        }
+        removed.is_some()
     }
 }
 

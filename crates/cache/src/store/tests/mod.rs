@@ -7,11 +7,14 @@ mod ranges;
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::*;
-use crate::base::encoding::Encoding;
-use crate::purge::PurgeTarget;
+use crate::{
+    base::encoding::Encoding,
+    policy::{Lifetime, Variance},
+    purge::PurgeTarget,
+};
 
 pub(super) const MIB: u64 = 1024 * 1024;
 
@@ -209,11 +212,15 @@ fn a_304_replaces_the_headers_and_not_the_body() {
     let old = bench.put(&bench.tagged(&page, &["t"]), b"body").unwrap();
     bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Soft);
     let draft = bench.draft(&page);
-    let refresh = |mark, old| {
-        let headers = headers(&[("etag", "\"2\"")]);
-        let lifetime = draft.lifetime.clone();
-        let store = bench.store;
-        store.refresh(old, headers, lifetime, Vary::Nothing, Variance(0), mark)
+    let refresh = |mark, old: &Arc<Entry>| {
+        bench.store.refresh(&Refresh {
+            old: Arc::clone(old),
+            headers: headers(&[("etag", "\"2\"")]),
+            lifetime: draft.lifetime.clone(),
+            vary: Vary::Nothing,
+            variance: Variance(0),
+            mark,
+        })
     };
     let new = refresh(bench.store.mark(), &old).unwrap();
     assert_eq!(new.headers()[header::ETAG], "\"2\"");

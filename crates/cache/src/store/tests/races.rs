@@ -45,11 +45,14 @@ fn write_all(bench: &Bench, page: &Key, versions: &AtomicU64, is_done: &AtomicBo
         assert_eq!(read.len(), 20);
         let draft = draft_of(bench, page, versions);
         if let Some(old) = bench.get(page).filter(|old| old.is_complete()) {
-            let lifetime = old.lifetime();
-            let (vary, variance) = (Vary::Nothing, Variance(0));
-            bench
-                .store
-                .refresh(&old, draft.headers, lifetime, vary, variance, draft.mark);
+            bench.store.refresh(&Refresh {
+                headers: draft.headers,
+                lifetime: old.lifetime(),
+                vary: Vary::Nothing,
+                variance: Variance(0),
+                mark: draft.mark,
+                old,
+            });
         }
     }
 }
