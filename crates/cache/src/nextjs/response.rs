@@ -205,13 +205,10 @@ pub fn effective_vary(shape: &RequestShape, headers: &HeaderMap, vary: Vary) -> 
         _ => true,
     };
     let remaining: Vec<HeaderName> = fields.iter().filter(still).cloned().collect();
-    if remaining.is_empty() {
-        Vary::Nothing
-    } else if remaining.len() == fields.len() {
-        vary
-    } else {
-        Vary::Fields(remaining.into())
+    if remaining.len() == fields.len() {
+        return vary;
     }
+    Vary::of_fields(remaining)
 }
 
 /// Returns the default rules for a Next.js app.

@@ -87,7 +87,7 @@ struct EntryHeader {
 pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     let body = entry.body.whole()?;
     let lifetime = entry.lifetime();
-    let names = fields(entry.vary())?;
+    let names = entry.vary().names()?;
     let headers = entry.headers();
     let counts = [headers.len(), names.len(), entry.tags().len()];
     if !are_within_bounds(counts) {
@@ -107,7 +107,7 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
         stale_if_error: whole_millis(lifetime.stale_if_error),
         always_validate: lifetime.always_validate,
         must_revalidate: lifetime.must_revalidate,
-        vary: names.iter().map(|name| name.as_str().to_owned()).collect(),
+        vary: names,
         variance: entry.variance().0,
         tags: entry.tags().iter().map(ToString::to_string).collect(),
         is_compressible: entry.is_compressible(),
@@ -184,11 +184,6 @@ impl EntryHeader {
                 .try_append(name, HeaderValue::from_bytes(value).ok()?)
                 .ok()?;
         }
-        let names = self.vary.iter();
-        let names: Result<Vec<_>, _> = names
-            .map(|name| HeaderName::from_bytes(name.as_bytes()))
-            .collect();
-        let names = names.ok()?;
         let millis = Duration::from_millis;
         Some(Decoded {
             key: Key::parse(&self.key)?,
@@ -203,11 +198,7 @@ impl EntryHeader {
                 always_validate: self.always_validate,
                 must_revalidate: self.must_revalidate,
             },
-            vary: if names.is_empty() {
-                Vary::Nothing
-            } else {
-                Vary::Fields(names.into())
-            },
+            vary: Vary::from_names(self.vary.iter().map(String::as_str))?,
             variance: Variance(self.variance),
             tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
             is_compressible: self.is_compressible,
@@ -253,16 +244,7 @@ impl Decoded {
     }
 }
 
-/// Returns the fields of a `Vary`; `None` for `Vary: *`.
-pub(crate) fn fields(vary: &Vary) -> Option<&[HeaderName]> {
-    match vary {
-        Vary::Nothing => Some(&[]),
-        Vary::Fields(names) => Some(names),
-        Vary::Everything => None,
-    }
-}
-
-pub(crate) fn since_epoch(time: SystemTime) -> u64 {
+fn since_epoch(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     whole_millis(since.unwrap_or_default())
 }

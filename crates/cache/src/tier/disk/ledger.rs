@@ -1,15 +1,8 @@
 //! Current knowledge of the disk: its ledger of purges, lists of `Vary` fields, and the records of
 //! both that the journal has to take.
 
-use std::sync::Arc;
-
-use http::HeaderName;
-
 use super::{
-    super::{
-        codec,
-        stamps::{Stamp, WriteChange},
-    },
+    super::stamps::{Stamp, WriteChange},
     journal::Record,
 };
 use crate::{
@@ -97,9 +90,8 @@ impl DiskLedger {
                 }
                 Record::All(position) => purges.note_at(position, Stamp::All),
                 Record::Vary(names) => {
-                    let names: Result<Vec<HeaderName>, _> =
-                        names.iter().map(|name| name.parse()).collect();
-                    learn(&mut ledger.varies, Vary::Fields(names.ok()?.into()));
+                    let vary = Vary::from_names(names.iter().map(String::as_str))?;
+                    learn(&mut ledger.varies, vary);
                 }
                 Record::Followed(position) => ledger.followed = Some(position),
             }
@@ -145,14 +137,13 @@ impl DiskLedger {
 
     /// Learns a list of fields. Returns `false` if it is known, or too long to be remembered.
     pub(super) fn learn(&mut self, vary: &Vary) -> bool {
-        let Some(names) = codec::fields(vary).filter(|names| !names.is_empty()) else {
+        let Some(names) = vary.names().filter(|names| !names.is_empty()) else {
             return false;
         };
-        let text: usize = names.iter().map(|name| name.as_str().len()).sum();
+        let text: usize = names.iter().map(String::len).sum();
         if self.varies.contains(vary) || text > VARY_TEXT {
             return false;
         }
-        let names = names.iter().map(|name| name.as_str().to_owned()).collect();
         learn(&mut self.varies, vary.clone());
         self.remember(Record::Vary(names));
         true
@@ -205,14 +196,8 @@ impl DiskLedger {
             position: self.purges.position(),
             floor: self.purges.floor(),
         }];
-        let names = |names: &Arc<[HeaderName]>| {
-            let names = names.iter().map(|name| name.as_str().to_owned());
-            Record::Vary(names.collect())
-        };
-        records.extend(self.varies.iter().filter_map(|vary| match vary {
-            Vary::Fields(fields) => Some(names(fields)),
-            Vary::Nothing | Vary::Everything => None,
-        }));
+        let varies = self.varies.iter().filter_map(Vary::names);
+        records.extend(varies.map(Record::Vary));
         for kind in [Kind::Purge, Kind::Prefix, Kind::Write] {
             let purges = self.purges.purges(kind);
             records.extend(purges.map(|(position, stamp)| record(position, stamp)));
