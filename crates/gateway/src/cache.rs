@@ -374,8 +374,7 @@ impl Compiler<'_> {
             let build = upstream.folder.as_ref().map(|folder| {
                 let name = key.name.as_str();
                 let path = self.folder.join(&folder.value);
-                let (watch, error) =
-                    BuildWatch::new(name, &path, serves_files || makes_images);
+                let (watch, error) = BuildWatch::new(name, &path, serves_files || makes_images);
                 if let Some(error) = error {
                     self.diagnostics.push(
                         Diagnostic::warning(

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 
 use self::{disk::Disk, flight::LookupsInFlight, level2::Level2, metrics::TierMetrics};
 pub use self::{
-    disk::{DiskSettings, Status as DiskStatus},
+    disk::{DiskSettings, Status as DiskStatus, register as register_disk},
     metrics::WaitHistograms,
 };
 use super::{
@@ -56,17 +56,12 @@ pub fn register(metrics: &Metrics) {
     let _handles = TierMetrics::level2(metrics);
 }
 
-/// Registers the metrics of a configuration with a disk, all at zero.
-pub fn register_disk(metrics: &Metrics) {
-    disk::register(metrics);
-}
-
 /// The tiers below one store. They outlive configurations.
 pub struct Tiers {
     store: &'static Store,
     clock: Clock,
     metrics: Metrics,
-    disk: Arc<Disk>,
+    pub(crate) disk: Arc<Disk>,
     level2: ArcSwapOption<Level2>,
     /// Number of Redis instances attached so far.
     epochs: AtomicU8,
@@ -150,30 +145,10 @@ impl Tiers {
         is_settled
     }
 
-    /// Waits until the disk of this gateway knows the purges so far.
-    pub async fn settle_disk(&self) {
-        self.disk.settle().await;
-    }
-
     /// Purges everything that this gateway stores on its disk.
     pub async fn forget(&self) {
         self.disk.forget();
         self.disk.settle().await;
-    }
-
-    /// Returns the state of the disk; `None` if no disk is configured.
-    pub fn disk(&self) -> Option<DiskStatus> {
-        self.disk.status()
-    }
-
-    /// Gives the disk to another process, because this one does not serve any more.
-    pub async fn release_disk(&self, link: &PurgeLink) {
-        self.disk.release(link).await;
-    }
-
-    /// Closes the tiers because no configuration has a cache any more.
-    pub fn abandon(&self) {
-        self.disk.abandon();
     }
 
     /// Runs the tiers of a configuration for as long as the future is polled. `max_object` is that

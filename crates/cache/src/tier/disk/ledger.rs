@@ -21,16 +21,16 @@ const MAX_PENDING: usize = 20_000;
 
 #[derive(Debug)]
 pub(super) struct DiskLedger {
-    id: u128,
+    pub(super) id: u128,
     pub(super) purges: PurgeLedger,
-    varies: Vec<Vary>,
-    followed: Option<Position>,
+    pub(super) varies: Vec<Vary>,
+    pub(super) followed: Option<Position>,
     /// Records that are not in the journal yet.
     pending: Vec<Record>,
     /// Set when too many records wait: the journal has to be rewritten.
     is_overrun: bool,
     /// Number of records so far.
-    noted: u64,
+    pub(super) noted: u64,
 }
 
 /// Records that the journal has to take.
@@ -99,14 +99,6 @@ impl DiskLedger {
         Some(ledger)
     }
 
-    pub(super) fn id(&self) -> u128 {
-        self.id
-    }
-
-    pub(super) fn noted(&self) -> u64 {
-        self.noted
-    }
-
     /// Records a purge. Returns its position.
     pub(super) fn note(&mut self, stamp: &Stamp) -> u64 {
         let position = self.purges.note(stamp.clone());
@@ -130,11 +122,6 @@ impl DiskLedger {
         writes.filter_map(|(_, stamp)| stamp.written())
     }
 
-    /// Returns the lists of `Vary` fields, the last learned last.
-    pub(super) fn varies(&self) -> &[Vary] {
-        &self.varies
-    }
-
     /// Learns a list of fields. Returns `false` if it is known, or too long to be remembered.
     pub(super) fn learn(&mut self, vary: &Vary) -> bool {
         let Some(names) = vary.names().filter(|names| !names.is_empty()) else {
@@ -147,10 +134,6 @@ impl DiskLedger {
         learn(&mut self.varies, vary.clone());
         self.remember(Record::Vary(names));
         true
-    }
-
-    pub(super) fn followed(&self) -> Option<&Position> {
-        self.followed.as_ref()
     }
 
     /// Records that all purges up to this position in the log of purges are known.

@@ -107,7 +107,7 @@ impl OpenDisk {
             (journal, ledger)
         };
         let open = Self {
-            varies: ArcSwap::from_pointee(ledger.varies().to_vec()),
+            varies: ArcSwap::from_pointee(ledger.varies.clone()),
             synced: AtomicU64::new(0),
             synced_position: AtomicU64::new(ledger.purges.position()),
             // Files that a crash between a purge of all and their removal left are purged all the
@@ -154,7 +154,7 @@ impl OpenDisk {
 
     /// Returns the id of the journal: no other folder has the same.
     pub(super) fn id(&self) -> u128 {
-        self.ledger.lock().id()
+        self.ledger.lock().id
     }
 
     /// Returns the position of the last purge.
@@ -163,7 +163,7 @@ impl OpenDisk {
     }
 
     pub(super) fn followed(&self) -> Option<Position> {
-        self.ledger.lock().followed().cloned()
+        self.ledger.lock().followed.clone()
     }
 
     /// Records that all purges up to this position in the log of purges are known.
@@ -188,7 +188,7 @@ impl OpenDisk {
     /// Returns the number of records that have to be in the journal for all purges so far to
     /// survive.
     pub(super) fn noted(&self) -> u64 {
-        self.ledger.lock().noted()
+        self.ledger.lock().noted
     }
 
     pub(super) fn is_synced(&self, noted: u64) -> bool {
@@ -203,12 +203,12 @@ impl OpenDisk {
         }
         let (pending, noted, position) = {
             let mut ledger = self.ledger.lock();
-            if self.is_synced(ledger.noted()) {
+            if self.is_synced(ledger.noted) {
                 return Ok(());
             }
             (
                 ledger.take_pending(),
-                ledger.noted(),
+                ledger.noted,
                 ledger.purges.position(),
             )
         };
@@ -320,7 +320,7 @@ impl OpenDisk {
     }
 
     fn judge(&self, bytes: Bytes, key: &Key, now: SystemTime) -> Result<Decoded, RemovalReason> {
-        let id = self.ledger.lock().id();
+        let id = self.ledger.lock().id;
         let (position, decoded) =
             object::decode(id, bytes, Some(key)).ok_or(RemovalReason::Damaged)?;
         let is_purged = |ledger: &DiskLedger| {
@@ -382,7 +382,7 @@ impl OpenDisk {
             {
                 return Ok(Some(StoreOutcome::Purged));
             }
-            ledger.id()
+            ledger.id
         };
         let Some(bytes) = object::encode(id, position, entry) else {
             return Ok(None);
@@ -415,7 +415,7 @@ impl OpenDisk {
         }
         let mut ledger = self.ledger.lock();
         if ledger.learn(vary) {
-            self.varies.store(Arc::new(ledger.varies().to_vec()));
+            self.varies.store(Arc::new(ledger.varies.clone()));
         }
     }
 

@@ -443,7 +443,7 @@ impl Disk {
 
     /// Lets go of the folder for good: another process serves, or this one ends. Waiting entries
     /// are written first, for a short while.
-    pub(in super::super) async fn release(self: &Arc<Self>, link: &PurgeLink) {
+    pub(crate) async fn release(self: &Arc<Self>, link: &PurgeLink) {
         self.is_released.store(true, Ordering::SeqCst);
         self.let_go(Some(link)).await;
     }
