@@ -51,10 +51,12 @@ use self::{
     deferred_purges::DeferredPurges,
     health::{Health, State},
     index::Name,
-    metrics::{DiskMetrics, FolderFault, LookupOutcome, WriteOutcome},
+    metrics::{DiskMetrics, FolderFault, WriteOutcome},
     open::{OpenDisk, ReadOutcome},
 };
-use super::{codec::Decoded, queue::BoundedQueue, stamps::Stamp, time_to_live};
+use super::{
+    codec::Decoded, metrics::LookupOutcome, queue::BoundedQueue, stamps::Stamp, time_to_live,
+};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     key::Key,
@@ -240,7 +242,7 @@ impl Disk {
             }
         };
         let took = self.clock.now().saturating_duration_since(start);
-        self.metrics().looked(looked, took);
+        self.metrics().waits.add(looked, took);
         decoded
     }
 

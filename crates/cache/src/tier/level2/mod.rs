@@ -99,13 +99,7 @@ struct Scripts {
     store: Script,
 }
 
-/// Reasons why nothing was read.
-enum ReadMiss {
-    Miss,
-    Error,
-}
-
-impl From<Unavailable> for ReadMiss {
+impl From<Unavailable> for LookupOutcome {
     fn from(_: Unavailable) -> Self {
         Self::Error
     }
@@ -206,35 +200,25 @@ impl Level2 {
         let start = self.clock.now();
         let read = self.read(part, key, headers, keeps_private).await;
         let took = self.clock.now().saturating_duration_since(start);
-        match read {
-            Ok(decoded) => {
-                waits.add(LookupOutcome::Hit, took);
-                Some(decoded)
-            }
-            Err(ReadMiss::Miss) => {
-                waits.add(LookupOutcome::Miss, took);
-                None
-            }
-            Err(ReadMiss::Error) => {
-                waits.add(LookupOutcome::Error, took);
-                None
-            }
-        }
+        let missed = read.as_ref().err().copied();
+        waits.add(missed.unwrap_or(LookupOutcome::Hit), took);
+        read.ok()
     }
 
+    /// Reads an entry. An error is the outcome of the lookup.
     async fn read(
         &self,
         part: &PurgePartition,
         key: &Key,
         headers: &HeaderMap,
         keeps_private: bool,
-    ) -> Result<Decoded, ReadMiss> {
+    ) -> Result<Decoded, LookupOutcome> {
         let start = self.clock.now();
         let guesses = self.guesses(headers);
         let mut reply = self.query(part, key, &guesses).await?;
         if reply.first().is_some_and(|kind| kind == b"vary") {
             let varies = reply.get(2).map(Vec::as_slice).unwrap_or_default();
-            let decoded = varies_of(varies).ok_or(ReadMiss::Error)?;
+            let decoded = varies_of(varies).ok_or(LookupOutcome::Error)?;
             let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
             let guesses: Vec<_> = decoded.iter().filter_map(guess).collect();
             decoded.iter().rev().for_each(|vary| self.learn(vary));
@@ -243,15 +227,15 @@ impl Level2 {
             let left = self.patience().saturating_sub(passed);
             reply = timeout(left, self.query(part, key, &guesses))
                 .await
-                .map_err(|_elapsed| ReadMiss::Error)??;
+                .map_err(|_elapsed| LookupOutcome::Error)??;
         }
         if reply.first().is_some_and(|kind| kind == b"large") {
             return Err(self.dropped(DiscardReason::Bounds, key));
         }
         let [kind, _, passed, bytes] =
-            <[Vec<u8>; 4]>::try_from(reply).map_err(|_| ReadMiss::Miss)?;
+            <[Vec<u8>; 4]>::try_from(reply).map_err(|_| LookupOutcome::Miss)?;
         if kind != b"hit" {
-            return Err(ReadMiss::Miss);
+            return Err(LookupOutcome::Miss);
         }
         self.metrics.bytes_read.inc_by(bytes.len() as u64);
         let (bytes, prefix) = (Bytes::from(bytes), self.redis.prefix());
@@ -263,17 +247,17 @@ impl Level2 {
         let now = self.clock.wall();
         let signed = now.duration_since(decoded.lifetime.response_time);
         let passed = passed.max(signed.unwrap_or_default().saturating_sub(SKEW));
-        decoded.lifetime.response_time = now.checked_sub(passed).ok_or(ReadMiss::Miss)?;
+        decoded.lifetime.response_time = now.checked_sub(passed).ok_or(LookupOutcome::Miss)?;
         Ok(decoded)
     }
 
     /// Counts an unusable entry, and logs one now and then.
-    fn dropped(&self, why: DiscardReason, key: &Key) -> ReadMiss {
+    fn dropped(&self, why: DiscardReason, key: &Key) -> LookupOutcome {
         self.metrics.dropped(why);
         if self.is_log_due() {
             warn!(reason = why.name(), url = key.url(); "cache entry in redis not used");
         }
-        ReadMiss::Miss
+        LookupOutcome::Miss
     }
 
     /// Returns true now and then.
