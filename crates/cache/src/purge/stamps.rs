@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     HostPath, PurgeMatcher, PurgeTarget, WriteTarget,
     ledger::{Bound, Kind, Noted},
-    target::{scheme, without_rsc, without_scheme, without_slash},
+    target::{without_rsc, without_slash},
     write_target,
 };
 pub(crate) use crate::digest::Digest;
@@ -221,7 +221,7 @@ pub(crate) fn origin(key: &Key) -> Digest {
     let query = without_rsc(key.query().unwrap_or_default());
     digest(
         b"origin",
-        &[scheme(key), key.authority(), key.path(), &query],
+        &[key.scheme(), key.authority(), key.path(), &query],
     )
 }
 
@@ -241,7 +241,7 @@ impl EntrySubject {
         let mut digests = vec![
             part,
             digest(b"url", &[authority, path, &query]),
-            digest(b"origin", &[scheme(key), authority, path, &query]),
+            digest(b"origin", &[key.scheme(), authority, path, &query]),
             place(key),
             digest(b"region", &[&[region(authority)]]),
         ];
@@ -274,9 +274,4 @@ pub(crate) fn slots(key: &Key, slots: u32) -> [u32; 2] {
 /// Returns which of `parts` a digest belongs to.
 pub(crate) fn part(digest: &Digest, parts: usize) -> usize {
     usize::from(digest[0]) % parts
-}
-
-/// Returns a key's URL without its scheme, and the offset of the path in it.
-pub(crate) fn url(key: &Key) -> (&[u8], usize) {
-    (without_scheme(key), key.authority().len())
 }

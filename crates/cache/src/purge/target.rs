@@ -59,7 +59,7 @@ impl PurgeMatcher {
     /// `_rsc` forms included. Other schemes are other origins.
     pub(crate) fn of_key(key: &Key) -> Self {
         Self::Url {
-            scheme: Some(scheme(key).into()),
+            scheme: Some(key.scheme().into()),
             authority: Some(key.authority().into()),
             path: key.path().into(),
             query: without_rsc(key.query().unwrap_or_default()).into(),
@@ -76,7 +76,7 @@ impl PurgeMatcher {
             } => {
                 key.path() == &**path
                     && authority.as_ref().is_none_or(|it| **it == *key.authority())
-                    && wanted.as_ref().is_none_or(|it| **it == *scheme(key))
+                    && wanted.as_ref().is_none_or(|it| **it == *key.scheme())
                     && is_same_query(query, key.query().unwrap_or_default())
             }
             Self::Prefix {
@@ -84,9 +84,9 @@ impl PurgeMatcher {
                 prefix,
             } => {
                 let url = if *is_of_any_authority {
-                    target_of(key)
+                    key.target()
                 } else {
-                    without_scheme(key)
+                    key.without_scheme()
                 };
                 url.starts_with(prefix)
             }
@@ -105,25 +105,6 @@ impl PurgeMatcher {
             Self::All => true,
         }
     }
-}
-
-/// Returns the URL of a key after the scheme.
-pub(crate) fn without_scheme(key: &Key) -> &[u8] {
-    let target = target_of(key).len();
-    let end = key.as_bytes().len() - key.extra().len() - 1;
-    &key.as_bytes()[end - target - key.authority().len()..end]
-}
-
-/// Returns path and query.
-fn target_of(key: &Key) -> &[u8] {
-    let query = key.query().map_or(0, |query| query.len() + 1);
-    let end = key.as_bytes().len() - key.extra().len() - 1;
-    &key.as_bytes()[end - query - key.path().len()..end]
-}
-
-pub(crate) fn scheme(key: &Key) -> &[u8] {
-    let scheme = key.as_bytes().len() - key.extra().len() - 1 - without_scheme(key).len() - 3;
-    &key.as_bytes()[..scheme]
 }
 
 /// Strips a trailing slash: `/a/` becomes `/a`. A write does not tell the two apart.

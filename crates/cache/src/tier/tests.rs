@@ -178,8 +178,7 @@ fn finds(stamp: &Stamp, key: &Key, tags: &[Box<str>]) -> bool {
         }
         Stamp::Everywhere(digest) => has(digest),
         Stamp::Prefix(prefix) => {
-            let (url, at) = stamps::url(key);
-            url.starts_with(prefix) || url[at..].starts_with(prefix)
+            key.without_scheme().starts_with(prefix) || key.target().starts_with(prefix)
         }
         Stamp::Region(_) => has(&stamp.id().unwrap()),
         Stamp::All => true,

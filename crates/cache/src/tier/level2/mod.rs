@@ -441,7 +441,7 @@ impl Level2 {
         };
         let subject = EntrySubject::new(entry.key(), entry.tags());
         let part = &self.parts[stamps::part(&subject.part, self.parts.len())];
-        let (url, target_at) = stamps::url(entry.key());
+        let (url, authority) = (entry.key().without_scheme(), entry.key().authority());
         let now = self.clock.wall();
         let passed = now
             .duration_since(entry.response_time())
@@ -458,7 +458,7 @@ impl Level2 {
             bytes,
             url.to_vec(),
             // Lua counts from one.
-            text(target_at as u64 + 1),
+            text(authority.len() as u64 + 1),
             entry.key().hash().to_be_bytes().to_vec(),
         ];
         let slots = stamps::slots(entry.key(), self.slots());
