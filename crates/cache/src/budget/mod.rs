@@ -76,19 +76,19 @@ pub struct RenderQueueFull {
     why: QueueRefusal,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum QueueRefusal {
-    Full,
-    Late,
+edgeway_base::enum_table! {
+    /// Reason for log, metric and status page.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum QueueRefusal => reason {
+        Full = "render_queue_full",
+        Late = "render_queue_timeout",
+    }
 }
 
 impl RenderQueueFull {
     /// Returns the reason for log, metric and status page.
     pub fn reason(self) -> &'static str {
-        match self.why {
-            QueueRefusal::Full => "render_queue_full",
-            QueueRefusal::Late => "render_queue_timeout",
-        }
+        self.why.reason()
     }
 }
 
@@ -130,11 +130,13 @@ pub struct RenderPermit {
     since: Instant,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Person,
-    Revalidation,
-    Crawl,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Kind => label {
+        Person = "person",
+        Revalidation = "revalidation",
+        Crawl = "crawler",
+    }
 }
 
 impl RenderPermit {

@@ -211,21 +211,23 @@ impl StoreObserver for TierObserver {
         // Soft or hard: a stale response may be served from memory, and the tiers can do without
         // it.
         for stamp in Stamp::for_target(&purge.target) {
-            // Level 2 first, before the disk has another position: entries read from level 2 after
-            // that count there as newer than this purge.
-            if let Some(level2) = &*self.0.level2.load() {
-                level2.purged(&stamp);
-            }
-            self.0.disk.purged(&stamp);
+            self.stamp(&stamp);
         }
     }
 
     fn removed(&self, key: &Key) {
-        let stamp = Stamp::of_key(key);
+        self.stamp(&Stamp::of_key(key));
+    }
+}
+
+impl TierObserver {
+    fn stamp(&self, stamp: &Stamp) {
+        // Level 2 first, before the disk has another position: entries read from level 2 after
+        // that count there as newer than this purge.
         if let Some(level2) = &*self.0.level2.load() {
-            level2.purged(&stamp);
+            level2.purged(stamp);
         }
-        self.0.disk.purged(&stamp);
+        self.0.disk.purged(stamp);
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
-use super::super::stamps::Digest;
+use super::{super::stamps::Digest, open::remove_file};
 use crate::purge::Position;
 
 const MAGIC: &[u8; 8] = b"EDGEWAY1";
@@ -104,10 +104,7 @@ impl Journal {
     /// old one stays. Which of them survives a power failure is undefined until [`Journal::sync`].
     pub(super) fn create(path: &Path, size: u64, records: &[Record]) -> io::Result<Self> {
         let partial = path.with_extension("new");
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_file(&partial)?;
         let mut bytes = Vec::from(*MAGIC);
         bytes.extend_from_slice(&size.to_be_bytes());
         for record in records {

@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -21,7 +21,7 @@ use rustix::fs::OFlags;
 use super::{
     super::{codec::Decoded, stamps::Stamp, time_to_live},
     deferred_purges,
-    folder::{Folder, OpenError, make},
+    folder::{Folder, OpenError, is_at, make},
     index::{Index, Name},
     journal::{AppendError, Journal, OpenedJournal, Record},
     ledger::{DiskLedger, Pending},
@@ -79,14 +79,7 @@ impl OpenDisk {
     pub(super) fn take(root: &Path) -> Result<Self, OpenError> {
         let folder = Folder::open(root)?;
         let path = folder.base().join("journal");
-        let failed = |operation| {
-            let path = path.clone();
-            move |source| OpenError::Io {
-                operation,
-                path,
-                source,
-            }
-        };
+        let failed = |operation| OpenError::io(operation, &path);
         let existing = match Journal::open(&path).map_err(failed("read"))? {
             OpenedJournal::Whole(journal, records) => {
                 DiskLedger::read(records).map(|it| (journal, it))
@@ -346,11 +339,7 @@ impl OpenDisk {
         if self.may_change().is_err() {
             return Ok(());
         }
-        let is_same = fs::symlink_metadata(&path).is_ok_and(|found| {
-            read.metadata()
-                .is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
-        });
-        if !is_same {
+        if !is_at(read, &path) {
             return Ok(());
         }
         let removed = remove_file(&path);
