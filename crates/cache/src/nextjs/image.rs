@@ -97,11 +97,6 @@ pub(super) struct ImageRules {
     qualities: Option<Box<[u32]>>,
 }
 
-#[derive(Deserialize)]
-pub(super) struct Manifest {
-    images: ManifestImages,
-}
-
 /// Width and quality of a valid request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ImageSize {
@@ -111,7 +106,7 @@ pub(super) struct ImageSize {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ManifestImages {
+pub(super) struct ManifestImages {
     path: Option<Box<str>>,
     #[serde(default)]
     device_sizes: Vec<u32>,
@@ -125,8 +120,7 @@ struct ManifestImages {
 
 impl ImageRules {
     /// Builds the rules; `None` if the app has no optimizer: its path responds with 404.
-    pub(super) fn from_manifest(manifest: Manifest) -> Option<Self> {
-        let images = manifest.images;
+    pub(super) fn from_manifest(images: ManifestImages) -> Option<Self> {
         if images.unoptimized || images.loader.is_some_and(|loader| &*loader != "default") {
             return None;
         }

@@ -150,7 +150,7 @@ impl Build {
         };
         let id = String::from_utf8_lossy(id.trim_ascii()).into_owned();
         let routes: Option<Routes> = manifest(folder, ROUTES)?;
-        let images: Option<image::Manifest> = manifest(folder, IMAGES)?;
+        let images: Option<ImagesManifest<image::ManifestImages>> = manifest(folder, IMAGES)?;
         let functions: Option<guards::Functions> = manifest(folder, FUNCTIONS)?;
         let middleware: Option<guards::Middleware> = manifest(folder, MIDDLEWARE)?;
         let mut guards = Guards::default();
@@ -161,7 +161,8 @@ impl Build {
             guards.add(&folder.join(MIDDLEWARE), middleware.matchers())?;
         }
         // Most builds need neither, and a file that cannot be read has neither.
-        let server: Result<Option<ServerFiles>, _> = manifest(folder, identity::SERVER_FILES);
+        let server: Result<Option<ServerFiles<Config>>, _> =
+            manifest(folder, identity::SERVER_FILES);
         let config = server.ok().flatten().and_then(|server| server.config);
         let Config {
             deployment_id,
@@ -181,7 +182,7 @@ impl Build {
             base_path,
             deployment: deployment_id.filter(|id| !id.is_empty()),
             guards,
-            images: images.and_then(ImageRules::from_manifest),
+            images: images.and_then(|manifest| ImageRules::from_manifest(manifest.images)),
             optimizer: if has_assets {
                 Optimizer::read(folder)?.map(Arc::new)
             } else {
@@ -350,10 +351,16 @@ struct Routes {
     base_path: Box<str>,
 }
 
-/// Content of `required-server-files.json`.
+/// Content of `required-server-files.json`, as far as a reader needs its configuration.
 #[derive(Deserialize)]
-struct ServerFiles {
-    config: Option<Config>,
+pub(super) struct ServerFiles<Config> {
+    pub(super) config: Option<Config>,
+}
+
+/// Content of `images-manifest.json`, as far as a reader needs its settings.
+#[derive(Deserialize)]
+pub(super) struct ImagesManifest<Images> {
+    pub(super) images: Images,
 }
 
 #[derive(Default, Deserialize)]

@@ -139,9 +139,9 @@ impl Folder {
 
 /// Returns true if `path` is a name of this open file.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
-    let inode = |found: fs::Metadata| (found.dev(), found.ino());
+    let inode = |found: &fs::Metadata| (found.dev(), found.ino());
     let (own, found) = (file.metadata(), fs::symlink_metadata(path));
-    matches!((own, found), (Ok(own), Ok(found)) if inode(own) == inode(found))
+    matches!((&own, &found), (Ok(own), Ok(found)) if inode(own) == inode(found))
 }
 
 /// Creates a private folder if it does not exist.
