@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 use super::{
     CacheRules, ExchangeTimes, Lifetime,
@@ -96,8 +96,7 @@ pub(super) fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration
 /// Returns the `Age` set by caches before the gateway. RFC 9111, 5.1: the first member of a list
 /// counts, and an invalid number is ignored.
 fn age_value(headers: &HeaderMap) -> Duration {
-    const AGE: HeaderName = header::AGE;
-    list_of(headers, &AGE)
+    list_of(headers, &header::AGE)
         .next()
         .and_then(seconds)
         .unwrap_or_default()

@@ -28,12 +28,8 @@ pub struct Variance(pub u128);
 
 impl Vary {
     pub fn parse(headers: &HeaderMap) -> Self {
-        const VARY: HeaderName = header::VARY;
-        if !headers.contains_key(VARY) {
-            return Self::Nothing;
-        }
         let mut fields = Vec::new();
-        for member in list_of(headers, &VARY) {
+        for member in list_of(headers, &header::VARY) {
             // `*` is a valid token character, but no field has this name.
             match HeaderName::from_bytes(member) {
                 Ok(name) if name.as_str() != "*" => fields.push(name),
