@@ -209,10 +209,8 @@ impl PurgePartition {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
-    use crate::purge::{PurgeTarget, ledger::Noted};
+    use crate::purge::PurgeTarget;
 
     fn key(path: &str) -> Key {
         Key::new("https", "shop", path.as_bytes(), None, b"")
@@ -359,29 +357,5 @@ mod tests {
             assert!(part.is_done(&first));
         }
         assert_eq!((rounds, part.is_behind()), (10, false));
-    }
-
-    /// Invariant: writes to other hosts, however many, do not keep back a stored entry.
-    #[test]
-    fn no_number_of_writes_comes_to_all() {
-        let part = PurgePartition::new("edgeway:", 0);
-        let [.., (most, _)] = Stamp::MAX;
-        for n in 0..most + 1000 {
-            part.push(Stamp::of_key(&key(&format!("/{n}"))));
-        }
-        let other = Key::new("https", "other", b"/other", None, b"");
-        assert!(!part.awaits(&other));
-        // The oldest writes stand for their whole host by now.
-        assert!(part.awaits(&key("/other")));
-        let (mut sent, mut stamps) = (HashSet::new(), Vec::new());
-        while part.is_behind() {
-            let round = part.round();
-            assert!(round.written.len() <= WRITE_BATCH);
-            finish(&part, &round);
-            sent.extend(round.written);
-            stamps.extend(round.stamps);
-        }
-        assert_eq!((sent.len(), stamps.len()), (most, 1));
-        assert!(matches!(stamps[0], Stamp::Region(_)));
     }
 }

@@ -131,15 +131,7 @@ fn cache_status_reports_the_outcome() {
     );
     let parsed: Result<sfv::List, _> = sfv::Parser::new(all.value().as_bytes()).parse();
     assert!(parsed.is_ok(), "it is a structured field");
-    for why in [
-        Forward::Bypass,
-        Forward::Method,
-        Forward::UriMiss,
-        Forward::VaryMiss,
-        Forward::Request,
-        Forward::Stale,
-        Forward::Partial,
-    ] {
+    for why in Forward::ALL {
         let value = status(Served::Forward(why)).value();
         assert_eq!(value, format!("Edgeway; fwd={}", why.word()));
     }
