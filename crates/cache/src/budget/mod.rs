@@ -102,7 +102,7 @@ pub struct RenderBudget {
 
 impl Zone for RenderBudget {}
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     limits: RenderLimits,
     /// Counts of work in flight: people's misses, revalidations for people, and all work that
@@ -153,12 +153,7 @@ impl RenderBudget {
             metrics: BudgetMetrics::new(metrics, upstream),
             inner: Mutex::new(Inner {
                 limits,
-                people: 0,
-                revalidating: 0,
-                crawling: 0,
-                waiting: VecDeque::new(),
-                next_waiter: 0,
-                held: Duration::ZERO,
+                ..Inner::default()
             }),
         }
     }

@@ -138,13 +138,8 @@ impl Lifetime {
 
     /// Time at which freshness ends or ended.
     pub fn fresh_until(&self) -> SystemTime {
-        let until = if self.fresh_for >= self.initial_age {
-            self.response_time
-                .checked_add(self.fresh_for.saturating_sub(self.initial_age))
-        } else {
-            self.response_time
-                .checked_sub(self.initial_age.saturating_sub(self.fresh_for))
-        };
+        let generated = self.response_time.checked_sub(self.initial_age);
+        let until = generated.and_then(|generated| generated.checked_add(self.fresh_for));
         // Both spans are below about 70 years, so only a clock near the end of its range gets here.
         until.unwrap_or(self.response_time)
     }

@@ -57,8 +57,10 @@ impl MemoryCharge {
     pub(super) fn set(&mut self, bytes: u64) {
         // Wrapping: a decrease is added as its complement.
         let change = bytes.wrapping_sub(self.bytes);
-        self.ledger.live.fetch_add(change, Ordering::Relaxed);
-        self.bytes = bytes;
+        if change != 0 {
+            self.ledger.live.fetch_add(change, Ordering::Relaxed);
+            self.bytes = bytes;
+        }
     }
 
     /// Leaves the bytes in the account: their new owner releases them.

@@ -134,7 +134,7 @@ impl Store {
         let ledger: &'static MemoryLedger = Box::leak(Box::default());
         ledger.budget.store(budget, Ordering::Relaxed);
         let part = || ShardSlot {
-            shard: Shard::new(),
+            shard: Shard::default(),
             charge: MemoryCharge::new(ledger, 0),
         };
         let store = Self {
@@ -466,13 +466,10 @@ impl Store {
 
     fn charge_shard(&self, part: &mut ShardSlot) {
         if part.shard.is_sparse() {
-            let old = std::mem::replace(&mut part.shard, Shard::new());
+            let old = std::mem::take(&mut part.shard);
             part.shard = old.rebuilt(&self.hashes);
         }
-        let size = part.shard.size() as u64;
-        if size != part.charge.bytes() {
-            part.charge.set(size);
-        }
+        part.charge.set(part.shard.size() as u64);
     }
 
     /// Evicts until the store is within the budget, or until nothing is left to evict.
@@ -536,21 +533,11 @@ impl Store {
 }
 
 fn charge_queues((queues, charge): &mut (Queues, MemoryCharge)) {
-    let size = queues.size() as u64;
-    if size != charge.bytes() {
-        charge.set(size);
-    }
+    charge.set(queues.size() as u64);
 }
 
 fn to_gauge(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store")
-            .field("budget", &self.budget())
-            .field("bytes", &self.bytes())
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Store);

@@ -8,6 +8,7 @@ use std::{ptr, sync::Arc};
 
 use ahash::RandomState;
 use hashbrown::{HashTable, hash_table::Entry as TableEntry};
+use smart_default::SmartDefault;
 
 use super::{Lookup, body::Body, entry::Entry, evict::grow};
 use crate::{
@@ -61,9 +62,10 @@ fn spread(hash: SlotHash) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct Shard {
     slots: Vec<Slot>,
+    #[default(NONE)]
     free: u32,
     len: usize,
     /// The first slot of each key.
@@ -73,6 +75,7 @@ pub(super) struct Shard {
     /// The first posting of each tag.
     tags: HashTable<Head>,
     postings: Vec<TagEntry>,
+    #[default(NONE)]
     free_posting: u32,
 }
 
@@ -107,14 +110,6 @@ struct TagEntry {
 }
 
 impl Shard {
-    pub(super) fn new() -> Self {
-        Self {
-            free: NONE,
-            free_posting: NONE,
-            ..Self::default()
-        }
-    }
-
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -135,7 +130,7 @@ impl Shard {
 
     /// Returns a shard with the same entries and no free slots.
     pub(super) fn rebuilt(self, hashes: &Hashes) -> Self {
-        let mut new = Self::new();
+        let mut new = Self::default();
         for entry in self.slots.into_iter().filter_map(|slot| slot.entry) {
             new.insert(hashes, &entry);
         }

@@ -18,8 +18,6 @@ use crate::base::expression::Expression;
 /// Folder of a build's output below the build's folder.
 const STATIC: &str = "static";
 
-/// Path of that output in an app without a base path.
-
 /// Header of responses to the router.
 const DEPLOYMENT: &str = "x-nextjs-deployment-id";
 

@@ -58,7 +58,7 @@ const FILES: [&str; 7] = [
 const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 
 /// A build of an app, as described by its folder (`.next`).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Build {
     id: Option<Box<str>>,
     mark: u128,
@@ -203,17 +203,8 @@ impl Build {
     /// guarded.
     pub fn unknown() -> Self {
         Self {
-            id: None,
-            mark: 0,
-            base_path: Box::default(),
-            asset_prefix: None,
-            deployment: None,
             guards: Guards::everything(),
-            images: None,
-            image_mark: 0,
-            optimizer: None,
-            assets: None,
-            stamp: Stamp::default(),
+            ..Self::default()
         }
     }
 

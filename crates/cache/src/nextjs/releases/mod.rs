@@ -11,7 +11,7 @@ mod release;
 mod tests;
 mod watch;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
@@ -207,13 +207,5 @@ impl<'a> View<'a> {
             .or_else(|| self.suitable(has_source).next())
             .or_else(|| self.running(is_named));
         found.map_or(Destination::Current, Destination::for_release)
-    }
-}
-
-impl fmt::Debug for View<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View")
-            .field("current", &self.current)
-            .finish_non_exhaustive()
     }
 }

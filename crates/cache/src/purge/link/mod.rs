@@ -301,16 +301,11 @@ impl PurgeLink {
         let receipt = Receipt {
             purges,
             gateway: self.name.clone(),
-            id: None,
-            others: PeerStates::Alone,
             applied: vec![AppliedGateway {
                 gateway: self.name.clone(),
                 objects: Some(objects),
             }],
-            lapsed: Vec::new(),
-            pending: Vec::new(),
-            instances: Vec::new(),
-            took_ms: 0.0,
+            ..Receipt::default()
         };
         // The other gateways receive them whatever happens to the tiers here.
         let ticket = self.enqueue(&receipt.purges, objects);

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Outcome of a purge.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     pub purges: Vec<Purge>,
     /// The gateway that received the purge.
@@ -41,10 +41,11 @@ pub struct Receipt {
 }
 
 /// State of the purge at the other gateways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerStates {
     /// Redis is not configured: this gateway knows no other.
+    #[default]
     Alone,
     /// All other gateways have applied the purge, or validate older responses before serving them.
     Reached,

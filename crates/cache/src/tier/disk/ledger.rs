@@ -19,7 +19,7 @@ const VARY_TEXT: usize = 4 << 10;
 /// Records that wait for the journal. With more, the journal is rewritten.
 const MAX_PENDING: usize = 20_000;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct DiskLedger {
     pub(super) id: u128,
     pub(super) purges: PurgeLedger,
@@ -42,18 +42,10 @@ pub(super) enum Pending {
 impl DiskLedger {
     /// Creates the ledger of a new journal.
     pub(super) fn new(id: u128) -> Self {
-        Self::starting(id, PurgeLedger::starting_at(1, 0))
-    }
-
-    fn starting(id: u128, purges: PurgeLedger) -> Self {
         Self {
             id,
-            purges,
-            varies: Vec::new(),
-            followed: None,
-            pending: Vec::new(),
-            is_overrun: false,
-            noted: 0,
+            purges: PurgeLedger::starting_at(1, 0),
+            ..Self::default()
         }
     }
 
@@ -68,7 +60,11 @@ impl DiskLedger {
         else {
             return None;
         };
-        let mut ledger = Self::starting(id, PurgeLedger::starting_at(position, floor));
+        let mut ledger = Self {
+            id,
+            purges: PurgeLedger::starting_at(position, floor),
+            ..Self::default()
+        };
         let purges = &mut ledger.purges;
         for record in records {
             match record {
