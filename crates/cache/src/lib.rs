@@ -35,7 +35,7 @@ use self::{
     policy::{Lifetime, Variance},
     purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope, stamps::Stamp},
     store::{Entry, Store},
-    tier::{DiskSettings, DiskStatus, TierObserver, Tiers, WaitHistograms},
+    tier::{DiskSettings, DiskStatus, Tiers, WaitHistograms},
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet},
@@ -150,12 +150,8 @@ impl Cache {
         let zone = zones.get_or_create("cache", || {
             let store = Store::new(settings.memory, clock.clone(), metrics);
             let tiers = Arc::new(Tiers::new(store, clock, metrics));
-            store.set_watch(Box::new(TierObserver(Arc::clone(&tiers))));
-            let below = Arc::clone(&tiers);
-            let caches = Arc::new(Caches {
-                store,
-                tiers: below,
-            });
+            store.set_watch(Arc::<Tiers>::clone(&tiers));
+            let caches = Arc::<Tiers>::clone(&tiers);
             CacheZone {
                 store,
                 lock: Box::leak(CacheLock::new_boxed(MAX_LOCK_AGE)),
@@ -290,13 +286,8 @@ impl Cache {
     }
 }
 
-/// The caches that purges are applied to.
-struct Caches {
-    store: &'static Store,
-    tiers: Arc<Tiers>,
-}
-
-impl purge::Caches for Caches {
+/// The caches that purges are applied to: the store, and the tiers below it.
+impl purge::Caches for Tiers {
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async move {
             let purge = |store: &Store, purges: &[Purge]| {
@@ -312,14 +303,14 @@ impl purge::Caches for Caches {
     }
 
     fn settle(&self, awaited: WaitScope) -> BoxFuture<'_, bool> {
-        Box::pin(self.tiers.settle(awaited))
+        Box::pin(Self::settle(self, awaited))
     }
 
     fn forget(&self) -> BoxFuture<'_, u64> {
         let store = self.store;
         Box::pin(async move {
             let objects = off_the_workers(move || store.forget(&Purge::ALL)).await;
-            self.tiers.forget().await;
+            Self::forget(self).await;
             objects
         })
     }
@@ -386,9 +377,8 @@ mod tests {
         let (clock, metrics) = (Clock::test(), Metrics::default());
         let store = Store::new(1 << 20, clock.clone(), &metrics);
         let threads = Arc::default();
-        assert!(store.set_watch(Box::new(PurgeThreads(Arc::clone(&threads)))));
-        let tiers = Arc::new(Tiers::new(store, &clock, &metrics));
-        let caches = Caches { store, tiers };
+        assert!(store.set_watch(Arc::new(PurgeThreads(Arc::clone(&threads)))));
+        let caches = Tiers::new(store, &clock, &metrics);
         let worker = thread::current().id();
         let purge = |target| Purge {
             target,
@@ -412,6 +402,6 @@ mod tests {
             assert_eq!(caches.apply(&long).await, [0, 0]);
             assert!(!applied_here(), "{long:?}");
         }
-        assert_eq!(caches.forget().await, 0);
+        assert_eq!(purge::Caches::forget(&caches).await, 0);
     }
 }

@@ -50,7 +50,7 @@ pub struct Fill {
 
 impl Fill {
     pub(super) fn begin(store: &'static Store, draft: &EntryDraft) -> Self {
-        let entry = Arc::new(store.entry(draft));
+        let entry = Arc::new(Entry::new(draft, store.ledger));
         let filling = Arc::new(Filling::new(MemoryCharge::new(store.ledger, 0)));
         entry.body.set_filling(Some(Arc::clone(&filling)));
         store.metrics.fills.inc();
@@ -66,7 +66,7 @@ impl Fill {
         let expected = fill.expected.unwrap_or_default();
         if draft.vary == Vary::Everything {
             fill.pass(NotStoredReason::Vary);
-        } else if expected > draft.about.max_object {
+        } else if expected > draft.about.route.max_object {
             fill.pass(NotStoredReason::TooLarge);
         } else if expected > store.ledger.most_filling() {
             fill.pass(NotStoredReason::NoRoom);

@@ -36,7 +36,6 @@ mod metrics;
 mod purge_log;
 mod quota;
 mod read;
-mod route_rules;
 mod shard;
 mod sweep;
 #[cfg(test)]
@@ -59,13 +58,12 @@ use self::{
     memory::{MemoryCharge, MemoryLedger},
     metrics::StoreMetrics,
     purge_log::PurgeLog,
-    route_rules::RouteTable,
     shard::{Hashes, Shard},
 };
 pub use self::{
     body::{Body, WholeBody},
     body_file::may_have_file,
-    entry::{Entry, EntryDraft, EntryRules, Refresh},
+    entry::{Entry, EntryDraft, EntryRules, Refresh, RouteRules},
     fill::{Fill, FillError},
     filling::FillEnd,
     metrics::NotStoredReason,
@@ -93,8 +91,7 @@ pub struct Store {
     clock: Clock,
     metrics: StoreMetrics,
     quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
-    routes: RouteTable,
-    watch: OnceLock<Box<dyn StoreObserver>>,
+    watch: OnceLock<Arc<dyn StoreObserver>>,
 }
 
 /// A shard and the bytes it takes.
@@ -146,7 +143,6 @@ impl Store {
             clock,
             metrics: StoreMetrics::new(metrics),
             quotas: Mutex::default(),
-            routes: RouteTable::default(),
             watch: OnceLock::new(),
         };
         store.metrics.budget.set(to_gauge(budget));
@@ -201,7 +197,7 @@ impl Store {
 
     /// Sets the lower tier that is notified of all changes. The first one stays; returns false if
     /// there is one.
-    pub fn set_watch(&self, watch: Box<dyn StoreObserver>) -> bool {
+    pub fn set_watch(&self, watch: Arc<dyn StoreObserver>) -> bool {
         self.watch.set(watch).is_ok()
     }
 
@@ -277,11 +273,11 @@ impl Store {
     /// or is older than the stored one.
     pub fn insert(&self, draft: &EntryDraft, body: &[Bytes]) -> Option<Arc<Entry>> {
         let len: u64 = body.iter().map(|bytes| bytes.len() as u64).sum();
-        let is_too_large = len > draft.about.max_object || len > self.ledger.most_filling();
+        let is_too_large = len > draft.about.route.max_object || len > self.ledger.most_filling();
         if is_too_large || draft.vary == Vary::Everything {
             return None;
         }
-        let entry = Arc::new(self.entry(draft));
+        let entry = Arc::new(Entry::new(draft, self.ledger));
         let charge = MemoryCharge::new(self.ledger, 0);
         entry.body.complete(own_pieces(body), charge);
         self.make_room();
@@ -382,10 +378,6 @@ impl Store {
     fn shard(&self, hash: u128) -> &RwLock<ShardSlot> {
         let number = (hash >> 96) as usize % SHARDS;
         &self.shards[number]
-    }
-
-    fn entry(&self, draft: &EntryDraft) -> Entry {
-        Entry::new(draft, self.routes.get(&draft.about), self.ledger)
     }
 
     fn tell(&self, notify: impl FnOnce(&dyn StoreObserver)) {

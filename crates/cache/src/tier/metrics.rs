@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::codec::DecodeError;
 use crate::base::metrics::{Histogram, IntCounter, Metrics};
 
 /// Buckets around the usual deadline, to show whether it is met.
@@ -65,7 +64,7 @@ edgeway_base::enum_table! {
     /// Reasons why an entry that was read is not used.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     #[repr(usize)]
-    pub(super) enum DiscardReason => name {
+    pub(crate) enum DiscardReason => name {
         Version = "version",
         /// Not signed with the secret of the fleet.
         Signature = "signature",
@@ -74,17 +73,6 @@ edgeway_base::enum_table! {
         Bounds = "bounds",
         /// A shared cache must not store the response.
         Policy = "policy",
-    }
-}
-
-impl From<DecodeError> for DiscardReason {
-    fn from(damage: DecodeError) -> Self {
-        match damage {
-            DecodeError::Version => Self::Version,
-            DecodeError::Checksum | DecodeError::Content => Self::Damaged,
-            DecodeError::Key => Self::Key,
-            DecodeError::Bounds => Self::Bounds,
-        }
     }
 }
 

@@ -58,7 +58,7 @@ pub fn register(metrics: &Metrics) {
 
 /// The tiers below one store. They outlive configurations.
 pub struct Tiers {
-    store: &'static Store,
+    pub(crate) store: &'static Store,
     clock: Clock,
     metrics: Metrics,
     pub(crate) disk: Arc<Disk>,
@@ -113,7 +113,10 @@ impl Tiers {
             return;
         };
         let mark = self.store.mark();
-        if let Some(decoded) = level2.load(key, headers, here.keeps_private, waits).await {
+        if let Some(decoded) = level2
+            .load(key, headers, here.route.keeps_private, waits)
+            .await
+        {
             let (draft, body) = decoded.draft(here, mark);
             if let Some(entry) = self.store.insert(&draft, &[body]) {
                 self.disk.stored(&entry);
@@ -195,14 +198,10 @@ impl Tiers {
 
 edgeway_base::opaque_debug!(Tiers);
 
-/// Receiver of the store's notifications.
-#[derive(Debug)]
-pub struct TierObserver(pub Arc<Tiers>);
-
-impl StoreObserver for TierObserver {
+impl StoreObserver for Tiers {
     fn stored(&self, entry: &Arc<Entry>) {
-        self.0.disk.stored(entry);
-        if let Some(level2) = &*self.0.level2.load() {
+        self.disk.stored(entry);
+        if let Some(level2) = &*self.level2.load() {
             level2.stored(entry);
         }
     }
@@ -220,14 +219,14 @@ impl StoreObserver for TierObserver {
     }
 }
 
-impl TierObserver {
+impl Tiers {
     fn stamp(&self, stamp: &Stamp) {
         // Level 2 first, before the disk has another position: entries read from level 2 after
         // that count there as newer than this purge.
-        if let Some(level2) = &*self.0.level2.load() {
+        if let Some(level2) = &*self.level2.load() {
             level2.purged(stamp);
         }
-        self.0.disk.purged(stamp);
+        self.disk.purged(stamp);
     }
 }
 

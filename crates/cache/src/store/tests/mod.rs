@@ -70,12 +70,14 @@ impl Bench {
             vary: Vary::Nothing,
             variance: Variance::default(),
             about: EntryRules {
-                route: "r".into(),
+                route: Arc::new(RouteRules {
+                    name: "r".into(),
+                    max_object: 8 * MIB,
+                    quota: None,
+                    keeps_private: false,
+                }),
                 tags: Box::default(),
-                max_object: 8 * MIB,
                 is_compressible: true,
-                quota: None,
-                keeps_private: false,
             },
             mark: self.store.mark(),
         }
@@ -333,7 +335,7 @@ fn a_quota_evicts_from_its_own_route_only() {
     for n in 0..50 {
         let page = key(&format!("/{n}"));
         let mut draft = bench.draft(&page);
-        draft.about.quota = Some(Arc::clone(&quota));
+        Arc::make_mut(&mut draft.about.route).quota = Some(Arc::clone(&quota));
         bench.put(&draft, &vec![1; 100_000]);
         assert!(quota.used() <= MIB);
     }

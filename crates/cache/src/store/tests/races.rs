@@ -120,7 +120,8 @@ fn concurrent_changes_are_counted_correctly() {
                         _ => {
                             let tag = random.u8(..4).to_string();
                             let mut draft = bench.tagged(&page, &[&tag]);
-                            draft.about.quota = Some(bench.store.quota(&tag, 300_000));
+                            Arc::make_mut(&mut draft.about.route).quota =
+                                Some(bench.store.quota(&tag, 300_000));
                             let body = vec![1; random.usize(..100_000)];
                             bench.put(&draft, &body);
                         }

@@ -13,6 +13,7 @@ use std::{
     path::Path,
 };
 
+use bytes::Buf;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
@@ -58,14 +59,6 @@ pub(super) struct Journal {
     unnamed_in: Option<File>,
 }
 
-/// Result of opening a journal.
-#[derive(Debug)]
-pub(super) enum OpenedJournal {
-    Whole(Journal, Vec<Record>),
-    /// Missing, truncated or changed.
-    Lost,
-}
-
 /// Reasons why nothing was appended.
 #[derive(Debug)]
 pub(super) enum AppendError {
@@ -75,7 +68,8 @@ pub(super) enum AppendError {
 }
 
 impl Journal {
-    pub(super) fn open(path: &Path) -> io::Result<OpenedJournal> {
+    /// Opens a journal, with its records; `None` if it is missing, truncated or changed.
+    pub(super) fn open(path: &Path) -> io::Result<Option<(Self, Vec<Record>)>> {
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -83,13 +77,13 @@ impl Journal {
             .open(path);
         let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(OpenedJournal::Lost);
+                return Ok(None);
             }
             opened => opened?,
         };
         let bytes = fs::read(path)?;
         let Some((records, at)) = read(&bytes) else {
-            return Ok(OpenedJournal::Lost);
+            return Ok(None);
         };
         let journal = Self {
             file,
@@ -97,7 +91,7 @@ impl Journal {
             size: bytes.len() as u64,
             unnamed_in: None,
         };
-        Ok(OpenedJournal::Whole(journal, records))
+        Ok(Some((journal, records)))
     }
 
     /// Replaces the journal by a new one: either the new one is complete, or, after an error, the
@@ -210,12 +204,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Vec<Record>, u64)> {
     }
     let mut records = Vec::new();
     let mut at = HEAD;
-    while let Some(frame) = bytes.get(at..at + FRAME) {
-        let number = |from: usize| {
-            let four = frame[from..from + 4].first_chunk().copied();
-            four.map(u32::from_be_bytes)
-        };
-        let (len, checksum) = (number(0)? as usize, number(4)?);
+    while let Some(mut frame) = bytes.get(at..at + FRAME) {
+        let (len, checksum) = (frame.get_u32() as usize, frame.get_u32());
         if len == 0 {
             break;
         }
@@ -253,7 +243,7 @@ mod tests {
         assert!(new.sync().is_err() && new.sync().is_err());
         new.append_last(7).unwrap();
         old.append_last(5).unwrap();
-        let OpenedJournal::Whole(_, found) = Journal::open(&path).unwrap() else {
+        let Some((_, found)) = Journal::open(&path).unwrap() else {
             panic!("it is complete");
         };
         assert_eq!(found, [begin.clone(), Record::All(7)]);

@@ -23,9 +23,9 @@ use super::{
     deferred_purges,
     folder::{Folder, OpenError, is_at, make},
     index::{Index, Name},
-    journal::{AppendError, Journal, OpenedJournal, Record},
+    journal::{AppendError, Journal, Record},
     ledger::{DiskLedger, Pending},
-    metrics::RemovalReason,
+    metrics::{RemovalReason, WriteOutcome},
     object,
     pending_changes::PendingChanges,
     walk::FolderWalk,
@@ -80,12 +80,9 @@ impl OpenDisk {
         let folder = Folder::open(root)?;
         let path = folder.base().join("journal");
         let failed = |operation| OpenError::io(operation, &path);
-        let existing = match Journal::open(&path).map_err(failed("read"))? {
-            OpenedJournal::Whole(journal, records) => {
-                DiskLedger::read(records).map(|it| (journal, it))
-            }
-            OpenedJournal::Lost => None,
-        };
+        let existing = Journal::open(&path).map_err(failed("read"))?;
+        let existing =
+            existing.and_then(|(journal, records)| Some((journal, DiskLedger::read(records)?)));
         let (journal, ledger) = if let Some(existing) = existing {
             existing
         } else {
@@ -350,15 +347,16 @@ impl OpenDisk {
         removed
     }
 
-    /// Writes an entry that was requested at `position`. Returns [`StoreOutcome::Purged`] if a purge
-    /// since then affects it; `None` if it cannot be encoded or is larger than the budget.
+    /// Writes an entry that was requested at `position`. Returns the number of bytes, or the outcome
+    /// if it was not written: a purge since then affects it, it cannot be encoded, or it is larger
+    /// than the budget.
     pub(super) fn write(
         &self,
         entry: &Entry,
         position: u64,
         budget: u64,
         dropped: &mut Vec<RemovalReason>,
-    ) -> io::Result<Option<StoreOutcome>> {
+    ) -> io::Result<Result<u64, WriteOutcome>> {
         // A position that a crash could revert might be assigned to another purge.
         if position > self.synced_position.load(Ordering::SeqCst) {
             self.flush()?;
@@ -369,12 +367,12 @@ impl OpenDisk {
                 .purges
                 .is_unwritable(position, entry.key(), entry.tags())
             {
-                return Ok(Some(StoreOutcome::Purged));
+                return Ok(Err(WriteOutcome::Purged));
             }
             ledger.id
         };
         let Some(bytes) = object::encode(id, position, entry) else {
-            return Ok(None);
+            return Ok(Err(WriteOutcome::Error));
         };
         let len = bytes.len() as u64;
         let name = Name::new(entry.key(), entry.variance());
@@ -382,7 +380,7 @@ impl OpenDisk {
         let changing = self.changing.lock();
         self.may_change()?;
         if len > budget {
-            return Ok(None);
+            return Ok(Err(WriteOutcome::Error));
         }
         self.make_room(len, budget, usize::MAX, dropped)?;
         let partial = path.with_extension("tmp");
@@ -395,7 +393,7 @@ impl OpenDisk {
         self.index.lock().insert(name, len);
         drop(changing);
         self.learn(entry.vary());
-        Ok(Some(StoreOutcome::Bytes(len)))
+        Ok(Ok(len))
     }
 
     fn learn(&self, vary: &Vary) {
@@ -471,13 +469,6 @@ impl OpenDisk {
         let removed = remove_file(&path);
         written.and(removed)
     }
-}
-
-/// Outcome of writing an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StoreOutcome {
-    Bytes(u64),
-    Purged,
 }
 
 pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {

@@ -21,7 +21,7 @@ use super::{
     folder::{Folder, OpenError},
     health::{RETRY_INTERVAL, State},
     metrics::{DiskMetrics, FolderFault, WriteOutcome},
-    open::{OpenDisk, StoreOutcome},
+    open::OpenDisk,
 };
 use crate::{
     purge::PurgeLink,
@@ -342,18 +342,17 @@ impl Disk {
                     // knows those before.
                     let announced = opened.open.announce(entry);
                     let written = if self.store.is_outdated(entry) {
-                        Ok(Some(StoreOutcome::Purged))
+                        Ok(Err(WriteOutcome::Purged))
                     } else {
                         opened.open.write(entry, position, budget, &mut dropped)
                     };
                     drop(announced);
-                    written.map(|stored| match stored {
-                        Some(StoreOutcome::Bytes(len)) => {
+                    written.map(|written| match written {
+                        Ok(len) => {
                             metrics.bytes_written.inc_by(len);
                             WriteOutcome::Stored
                         }
-                        Some(StoreOutcome::Purged) => WriteOutcome::Purged,
-                        None => WriteOutcome::Error,
+                        Err(outcome) => outcome,
                     })
                 }
             };
