@@ -318,12 +318,10 @@ impl purge::Caches for Tiers {
 
 /// Returns true if the purge covers few responses and the index finds them.
 fn is_quick(purge: &Purge) -> bool {
-    match purge.target {
-        purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_) => true,
-        purge::PurgeTarget::Tag(_) | purge::PurgeTarget::Prefix(_) | purge::PurgeTarget::All => {
-            false
-        }
-    }
+    matches!(
+        purge.target,
+        purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_)
+    )
 }
 
 /// Runs work on a blocking thread: a purge over a million responses takes a second, and would hold

@@ -4,7 +4,7 @@ use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::base::query;
+use crate::{base::query, policy::number};
 
 /// Image formats that a client accepts, among those that not all clients accept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -215,11 +215,5 @@ fn single<'q>(
 
 /// Parses a number; numbers above any allowed width become the maximum.
 fn digits(text: &[u8]) -> Option<u32> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = text.iter().try_fold(0u32, |sum, digit| {
-        sum.checked_mul(10)?.checked_add(u32::from(digit - b'0'))
-    });
-    Some(number.unwrap_or(u32::MAX))
+    number(text).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::{RequestShape, shape::PathKind};
 use crate::{
     base::http::{essence, has_token, list_of},
-    policy::{CDN_CACHE_CONTROL, CacheRules, SURROGATE_CONTROL, Vary},
+    policy::{CDN_CACHE_CONTROL, CacheRules, SURROGATE_CONTROL, Vary, number},
 };
 
 /// Maximum time for which a 404 or a 307 may be stored, where that is enabled at all: a page that
@@ -166,12 +166,7 @@ fn seconds(headers: &HeaderMap, place: &HeaderName, name: &'static [u8]) -> Opti
                 .strip_prefix(b"\"")
                 .and_then(|value| value.strip_suffix(b"\""))
                 .unwrap_or(value);
-            if bare.is_empty() || !bare.iter().all(u8::is_ascii_digit) {
-                return 0;
-            }
-            let text = std::str::from_utf8(bare).unwrap_or_default();
-            // A number that overflows is the largest.
-            text.parse().unwrap_or(u64::MAX)
+            number(bare).unwrap_or(0)
         })
         .min()
 }

@@ -30,6 +30,7 @@ pub use browser::browser;
 pub use cache_status::{CacheStatus, Forward, Served};
 pub use client_lifetimes::{ClientLifetimes, forbid_storing};
 pub use conditional::{has_validator, not_modified, to_not_modified};
+pub(crate) use directives::number;
 pub use invalidate::{Target, invalidates};
 pub use merge::{clean, cookies_for_the_first, date, for_the_first, merge, updates};
 pub use request_directives::{RequestDirectives, Usability, after_error, judge};

@@ -77,7 +77,7 @@ impl PurgeMatcher {
                 key.path() == &**path
                     && authority.as_ref().is_none_or(|it| **it == *key.authority())
                     && wanted.as_ref().is_none_or(|it| **it == *key.scheme())
-                    && is_same_query(query, key.query().unwrap_or_default())
+                    && **query == *without_rsc(key.query().unwrap_or_default())
             }
             Self::Prefix {
                 is_of_any_authority,
@@ -91,16 +91,12 @@ impl PurgeMatcher {
                 url.starts_with(prefix)
             }
             Self::Tag(tag) => tags.contains(tag),
-            Self::Written(WriteTarget {
-                authority,
-                item,
-                list,
-            }) => {
+            Self::Written(target) => {
                 let path = without_slash(key.path());
-                let is_about = |place: &HostPath| place.is_about(authority, path);
-                key.authority() == &**authority
+                let is_about = |place: &HostPath| place.is_about(&target.authority, path);
+                *key.authority() == *target.authority
                     && !path.is_empty()
-                    && (is_about(item) || list.as_ref().is_some_and(is_about))
+                    && (is_about(&target.item) || target.list.as_ref().is_some_and(is_about))
             }
             Self::All => true,
         }
@@ -119,27 +115,10 @@ fn is_rsc(pair: &[u8]) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest[0] == b'=')
 }
 
-fn pairs(query: &[u8]) -> impl Iterator<Item = &[u8]> {
-    query
-        .split(|byte| *byte == b'&')
-        .filter(|pair| !is_rsc(pair))
-}
-
 pub(crate) fn without_rsc(query: &[u8]) -> Vec<u8> {
-    pairs(query).collect::<Vec<_>>().join(&b'&')
-}
-
-/// Compares two queries; `wanted` is without `_rsc`.
-fn is_same_query(wanted: &[u8], query: &[u8]) -> bool {
-    if wanted == query {
-        return true;
-    }
-    let mut wanted = wanted.split(|byte| *byte == b'&').peekable();
-    let mut found = pairs(query).peekable();
-    if found.peek().is_none() {
-        return wanted.next() == Some(b"") && wanted.next().is_none();
-    }
-    wanted.eq(found)
+    let pairs = query.split(|byte| *byte == b'&');
+    let kept: Vec<&[u8]> = pairs.filter(|pair| !is_rsc(pair)).collect();
+    kept.join(&b'&')
 }
 
 #[cfg(test)]

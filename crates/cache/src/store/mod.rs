@@ -166,13 +166,6 @@ impl Store {
         MemoryLedger::get(&self.ledger.live)
     }
 
-    /// Returns the part of [`Store::bytes`] that the indexes and the eviction queues take.
-    pub fn index_bytes(&self) -> u64 {
-        let shards = self.shards.iter();
-        let shards: u64 = shards.map(|part| part.read().charge.bytes()).sum();
-        shards + self.queues.lock().1.bytes()
-    }
-
     /// Returns the number of responses, complete or in flight.
     pub fn objects(&self) -> usize {
         let shards = self.shards.iter();

@@ -1,4 +1,4 @@
-//! Redis representation of lists of fields, and of numbers.
+//! Redis representation of lists of fields.
 
 use crate::policy::Vary;
 
@@ -20,9 +20,4 @@ pub(super) fn varies_of(text: &[u8]) -> Option<Vec<Vary>> {
     let text = std::str::from_utf8(text).ok()?;
     let vary = |line: &str| Vary::from_names(line.split(',').filter(|name| !name.is_empty()));
     text.lines().take(VARIES).map(vary).collect()
-}
-
-/// Parses a number as scripts write it.
-pub(super) fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
 }

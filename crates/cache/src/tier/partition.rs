@@ -148,13 +148,9 @@ impl PurgePartition {
     /// Returns the purges to be stamped next: all purges of operators, however many writes wait,
     /// and some of the writes. One round at a time.
     pub(super) fn round(&self) -> StampRound {
-        let mut unstamped = self.unstamped.lock();
-        let UnstampedPurges {
-            waiting,
-            sent,
-            done,
-            ..
-        } = &mut *unstamped;
+        let mut guard = self.unstamped.lock();
+        let unstamped = &mut *guard;
+        let (waiting, sent) = (&mut unstamped.waiting, &mut unstamped.sent);
         let stamps = waiting.position();
         while let Some(stamp) = waiting.pop_purge() {
             sent.push(stamp);
@@ -172,14 +168,14 @@ impl PurgePartition {
             until: StampCounts { stamps, written },
         };
         if round.written.is_empty() {
-            done.written = written;
+            unstamped.done.written = written;
         }
         if sent.floor() > 0 || round.stamps.len() > MAX_SENT {
             // They get one position, so one purge of all has the same effect.
             round.stamps = vec![Stamp::All];
         }
         if round.stamps.is_empty() {
-            done.stamps = stamps;
+            unstamped.done.stamps = stamps;
         }
         round
     }

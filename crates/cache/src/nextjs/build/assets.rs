@@ -112,22 +112,16 @@ impl Assets {
     /// Lists the files of the build in `folder`. `prefix` is the path before those of its output, if
     /// it is not the app's base path.
     pub(super) fn list(folder: &Path, rules: Rules, prefix: Option<&str>) -> Self {
-        let Rules {
-            headers,
-            on_match_headers,
-            redirects,
-            rewrites,
-            i18n,
-        } = rules;
         let mut assets = Self {
-            has_unknown_rule: i18n.is_some(),
+            has_unknown_rule: rules.i18n.is_some(),
             ..Self::default()
         };
-        let before_files = match rewrites {
+        let before_files = match rules.rewrites {
             Some(Rewrites::ByPhase { before_files }) => before_files,
             Some(Rewrites::List(_)) | None => Vec::new(),
         };
-        let lists = [headers, on_match_headers, redirects, before_files];
+        let (headers, redirects) = (rules.headers, rules.redirects);
+        let lists = [headers, rules.on_match_headers, redirects, before_files];
         let rules = lists.into_iter().flatten();
         // The rule that Next.js itself has for the prefix.
         let of_prefix = prefix.map(|prefix| format!("{prefix}/_next/:path+"));

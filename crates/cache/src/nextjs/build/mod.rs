@@ -152,51 +152,44 @@ impl Build {
         let routes: Option<Routes> = manifest(folder, ROUTES)?;
         let images: Option<ImagesManifest<image::ManifestImages>> = manifest(folder, IMAGES)?;
         let functions: Option<guards::Functions> = manifest(folder, FUNCTIONS)?;
+        let functions = functions.map(guards::Functions::matchers);
         let middleware: Option<guards::Middleware> = manifest(folder, MIDDLEWARE)?;
+        let middleware = middleware.map(guards::Middleware::matchers);
         let mut guards = Guards::default();
-        if let Some(functions) = functions {
-            guards.add(&folder.join(FUNCTIONS), functions.matchers())?;
-        }
-        if let Some(middleware) = middleware {
-            guards.add(&folder.join(MIDDLEWARE), middleware.matchers())?;
+        for (name, matchers) in [(FUNCTIONS, functions), (MIDDLEWARE, middleware)] {
+            guards.add(&folder.join(name), matchers.unwrap_or_default())?;
         }
         // Most builds need neither, and a file that cannot be read has neither.
         let server: Result<Option<ServerFiles<Config>>, _> =
             manifest(folder, identity::SERVER_FILES);
         let config = server.ok().flatten().and_then(|server| server.config);
-        let Config {
-            deployment_id,
-            asset_prefix,
-        } = config.unwrap_or_default();
+        let config = config.unwrap_or_default();
         let base_path = routes.map(|routes| routes.base_path).unwrap_or_default();
-        let asset_prefix = asset_prefix.and_then(|prefix| assets::prefix(&prefix));
+        let asset_prefix = config.asset_prefix.as_deref().and_then(assets::prefix);
         let asset_prefix = asset_prefix.filter(|prefix| **prefix != *base_path);
         let unread = |source| BuildError::Read {
             file: folder.to_path_buf(),
             source,
         };
-        Ok(Self {
+        let mut build = Self {
             mark: identity::digest(folder).map_err(unread)?,
             image_mark: identity::of_image_settings(folder).map_err(unread)?,
             id: Some(id.into()),
             base_path,
-            deployment: deployment_id.filter(|id| !id.is_empty()),
+            deployment: config.deployment_id.filter(|id| !id.is_empty()),
             guards,
             images: images.and_then(|manifest| ImageRules::from_manifest(manifest.images)),
-            optimizer: if has_assets {
-                Optimizer::read(folder)?.map(Arc::new)
-            } else {
-                None
-            },
-            assets: if has_assets {
-                let rules = manifest::<Rules>(folder, ROUTES)?;
-                rules.map(|rules| Assets::list(folder, rules, asset_prefix.as_deref()))
-            } else {
-                None
-            },
             asset_prefix,
             stamp,
-        })
+            ..Self::default()
+        };
+        if has_assets {
+            build.optimizer = Optimizer::read(folder)?.map(Arc::new);
+            let rules: Option<Rules> = manifest(folder, ROUTES)?;
+            let prefix = build.asset_prefix.as_deref();
+            build.assets = rules.map(|rules| Assets::list(folder, rules, prefix));
+        }
+        Ok(build)
     }
 
     /// Stands for a folder without a build: its guarded paths are unknown, so every path is

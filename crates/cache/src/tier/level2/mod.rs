@@ -34,7 +34,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     codec::Decoded,
-    lists::{VARIES, names, number, varies_of},
+    lists::{VARIES, names, varies_of},
     metrics::{DiscardReason, LookupOutcome, TierMetrics, WaitHistograms, WriteOutcome},
     partition::PurgePartition,
     queue::BoundedQueue,
@@ -43,7 +43,7 @@ use super::{
     time_to_live,
 };
 use crate::{
-    base::{clock::Clock, units::whole_millis},
+    base::{clock::Clock, http::decimal, units::whole_millis},
     key::Key,
     policy::{Variance, Vary},
     store::{Entry, LogMark, Store, WholeBody},
@@ -170,9 +170,7 @@ impl Level2 {
 
     /// Returns the variance of the request headers under each list that is tried.
     fn guesses(&self, headers: &HeaderMap) -> Vec<(String, Variance)> {
-        let varies = self.varies.load();
-        let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
-        varies.iter().filter_map(guess).collect()
+        guesses_of(&self.varies.load(), headers)
     }
 
     /// Returns a number that is equal for requests with the same key and the same selecting
@@ -219,8 +217,7 @@ impl Level2 {
         if reply.first().is_some_and(|kind| kind == b"vary") {
             let varies = reply.get(2).map(Vec::as_slice).unwrap_or_default();
             let decoded = varies_of(varies).ok_or(LookupOutcome::Error)?;
-            let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
-            let guesses: Vec<_> = decoded.iter().filter_map(guess).collect();
+            let guesses = guesses_of(&decoded, headers);
             decoded.iter().rev().for_each(|vary| self.learn(vary));
             // Both lookups together have the deadline of one.
             let passed = self.clock.now().saturating_duration_since(start);
@@ -241,7 +238,7 @@ impl Level2 {
         let (bytes, prefix) = (Bytes::from(bytes), self.redis.prefix());
         let mut decoded = signed::decode(&self.signer, prefix, bytes, key, keeps_private)
             .map_err(|why| self.dropped(why, key))?;
-        let passed = number(&passed).map(Duration::from_millis);
+        let passed = decimal(&passed).map(Duration::from_millis);
         let passed = passed.ok_or_else(|| self.dropped(DiscardReason::Damaged, key))?;
         // Redis measures the age, since clocks differ; but it is not much below the signed one.
         let now = self.clock.wall();
@@ -302,7 +299,7 @@ impl Level2 {
 
     /// Takes the position of the last purge from the response of a script.
     fn saw(&self, part: &PurgePartition, reply: &[Vec<u8>]) {
-        if let Some(last) = reply.get(1).and_then(|last| number(last)) {
+        if let Some(last) = reply.get(1).and_then(|last| decimal(last)) {
             self.observe(last);
         } else {
             self.lose(part);
@@ -504,4 +501,10 @@ impl Level2 {
         self.set_max_object(None);
         self.queue.clear();
     }
+}
+
+/// Returns the variance of the request headers under each list.
+fn guesses_of(varies: &[Vary], headers: &HeaderMap) -> Vec<(String, Variance)> {
+    let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
+    varies.iter().filter_map(guess).collect()
 }
