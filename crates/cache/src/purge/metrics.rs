@@ -8,7 +8,7 @@ const KINDS: [&str; 5] = ["url", "prefix", "tag", "all", "written"];
 edgeway_base::enum_table! {
     /// Source of a purge at this gateway.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Source => word {
+    pub enum Source => name {
         /// The admin API.
         Admin = "admin",
         /// A request with the method `PURGE`.
@@ -20,7 +20,7 @@ edgeway_base::enum_table! {
     }
 }
 
-/// One of each by source.
+/// Counters by source.
 type BySource = [IntCounter; Source::ALL.len()];
 
 pub(super) struct PurgeMetrics {
@@ -45,8 +45,8 @@ impl PurgeMetrics {
                  `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
                 &[
                     ("kind", kind),
-                    ("how", effect.word()),
-                    ("source", source.word()),
+                    ("how", effect.name()),
+                    ("source", source.name()),
                 ],
             )
         };
@@ -54,7 +54,7 @@ impl PurgeMetrics {
             metrics.counter(
                 "edgeway_cache_purged_objects_total",
                 "Stored responses that purges dropped or marked as stale, by source.",
-                &[("source", source.word())],
+                &[("source", source.name())],
             )
         };
         Self {

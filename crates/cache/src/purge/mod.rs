@@ -52,7 +52,7 @@ pub enum PurgeTarget {
 edgeway_base::enum_table! {
     /// Effect on the purged responses.
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-    pub enum PurgeEffect => word {
+    pub enum PurgeEffect => name {
         /// Removed.
         #[default]
         Hard = "hard",

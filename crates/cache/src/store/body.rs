@@ -178,7 +178,17 @@ impl Body {
     /// `None` if some of them are gone: the fill failed, or no longer stores the response. From then
     /// on no request finds the body, but one may have found it before.
     pub fn reader(self: &Arc<Self>) -> Option<Reader> {
-        Reader::new(self)
+        if self.whole().is_some() {
+            return Some(Reader::open(self, None));
+        }
+        let attached = if let Some(filling) = self.filling() {
+            Some(filling.attach_to_all()?)
+        } else {
+            // It ended after the first look, whole or not.
+            self.whole()?;
+            None
+        };
+        Some(Reader::open(self, attached))
     }
 
     /// Returns the bytes in memory, without the compressed forms.

@@ -48,13 +48,15 @@ pub struct Fill {
     keeps_pace: bool,
 }
 
-impl Fill {
-    pub(super) fn begin(store: &'static Store, draft: &EntryDraft) -> Self {
+impl Store {
+    /// Begins to store a response. From now on readers find it.
+    pub fn begin(&'static self, draft: &EntryDraft) -> Fill {
+        let store = self;
         let entry = Arc::new(Entry::new(draft, store.ledger));
         let filling = Arc::new(Filling::new(MemoryCharge::new(store.ledger, 0)));
         entry.body.set_filling(Some(Arc::clone(&filling)));
         store.metrics.fills.inc();
-        let mut fill = Self {
+        let mut fill = Fill {
             store,
             expected: content_length(&draft.headers),
             entry,
@@ -76,7 +78,9 @@ impl Fill {
         store.make_room();
         fill
     }
+}
 
+impl Fill {
     /// Returns the entry that readers find.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
@@ -160,7 +164,7 @@ impl Fill {
         }
         let store = self.store;
         let mut part = store.shard(self.entry.key().hash()).write();
-        let Some(at) = part.shard.slot_of(&store.hashes, &self.entry) else {
+        let Some(at) = part.shard.slot_of(&store.hashes, &self.entry.body) else {
             drop(part);
             self.note(NotStoredReason::Purged);
             return Ok(None);

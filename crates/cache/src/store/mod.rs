@@ -166,12 +166,6 @@ impl Store {
         MemoryLedger::get(&self.ledger.live)
     }
 
-    /// Returns the number of responses, complete or in flight.
-    pub fn objects(&self) -> usize {
-        let shards = self.shards.iter();
-        shards.map(|shard| shard.read().shard.len()).sum()
-    }
-
     /// Returns the quota of a route: the same one for the same name, across reloads. At most
     /// `limit` bytes of the route's responses are stored; beyond that, its own entries are evicted
     /// first.
@@ -221,11 +215,6 @@ impl Store {
         found
     }
 
-    /// Begins to store a response. From now on readers find it.
-    pub fn begin(&'static self, draft: &EntryDraft) -> Fill {
-        Fill::begin(self, draft)
-    }
-
     /// Gives an entry the headers of a 304 and makes the result visible. The body stays.
     ///
     /// Returns `None` if the entry is no longer stored or was purged since the mark.
@@ -243,7 +232,7 @@ impl Store {
     ) -> Option<Arc<Entry>> {
         let old = &refresh.old;
         let mut part = self.shard(old.key().hash()).write();
-        let at = part.shard.slot_of(&self.hashes, old)?;
+        let at = part.shard.slot_of(&self.hashes, &old.body)?;
         let current = part.shard.at(at)?;
         let is_purged = || self.log.raced(mark, old.key(), old.tags());
         if !current.is_complete() || !may_go(current) || is_purged() {
@@ -322,7 +311,7 @@ impl Store {
 
     fn is_stored(&self, entry: &Arc<Entry>) -> bool {
         let part = self.shard(entry.key().hash()).read();
-        let found = part.shard.slot_of(&self.hashes, entry);
+        let found = part.shard.slot_of(&self.hashes, &entry.body);
         found
             .and_then(|at| part.shard.at(at))
             .is_some_and(|it| Arc::ptr_eq(it, entry))
@@ -469,7 +458,7 @@ impl Store {
             match victim {
                 Some(Victim::Forms(body)) => {
                     let part = self.shard(body.key.hash()).read();
-                    let at = part.shard.slot_of_body(&self.hashes, &body);
+                    let at = part.shard.slot_of(&self.hashes, &body);
                     if let Some(entry) = at.and_then(|at| part.shard.at(at)) {
                         body.eviction.drop_forms();
                         self.resize(entry);
@@ -509,7 +498,7 @@ impl Store {
     /// Removes the entry that a body belongs to. Returns false if there is none any more.
     fn discard(&self, body: &Body) -> bool {
         let mut part = self.shard(body.key.hash()).write();
-        let at = part.shard.slot_of_body(&self.hashes, body);
+        let at = part.shard.slot_of(&self.hashes, body);
         let removed = at.map(|at| self.take_out(&mut part, at));
         self.charge_shard(&mut part);
         drop(part);

@@ -67,7 +67,7 @@ pub(super) struct Shard {
     slots: Vec<Slot>,
     #[default(NONE)]
     free: u32,
-    len: usize,
+    pub(super) len: usize,
     /// The first slot of each key.
     keys: HashTable<u32>,
     /// The first slot of each hash of a path.
@@ -110,10 +110,6 @@ struct TagEntry {
 }
 
 impl Shard {
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Returns the bytes of the shard in memory, without the entries.
     pub(super) fn size(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
@@ -208,13 +204,8 @@ impl Shard {
         std::iter::successors(first, after).map(|at| (at, self.entry(at)))
     }
 
-    /// Returns the slot of the entry with the same body, whether it was refreshed or not.
-    pub(super) fn slot_of(&self, hashes: &Hashes, entry: &Entry) -> Option<u32> {
-        self.slot_of_body(hashes, &entry.body)
-    }
-
     /// Returns the slot of the entry with this body.
-    pub(super) fn slot_of_body(&self, hashes: &Hashes, body: &Body) -> Option<u32> {
+    pub(super) fn slot_of(&self, hashes: &Hashes, body: &Body) -> Option<u32> {
         let address = ptr::from_ref(body).addr();
         self.slot_of_address(hashes, body.key.hash(), address)
     }

@@ -249,11 +249,6 @@ impl Build {
         }
     }
 
-    /// Returns the state of the folder that this was read from.
-    pub fn stamp(&self) -> &Stamp {
-        &self.stamp
-    }
-
     /// Returns true if the app's middleware runs for this raw path. Conditions of a matcher on
     /// headers or cookies are ignored: they decide when it runs, and not for whom.
     pub fn is_guarded(&self, path: &[u8]) -> bool {
@@ -335,13 +330,13 @@ struct Routes {
     base_path: Box<str>,
 }
 
-/// Content of `required-server-files.json`, as far as a reader needs its configuration.
+/// Content of `required-server-files.json`.
 #[derive(Deserialize)]
 pub(super) struct ServerFiles<Config> {
     pub(super) config: Option<Config>,
 }
 
-/// Content of `images-manifest.json`, as far as a reader needs its settings.
+/// Content of `images-manifest.json`.
 #[derive(Deserialize)]
 pub(super) struct ImagesManifest<Images> {
     pub(super) images: Images,

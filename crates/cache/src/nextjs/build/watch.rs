@@ -64,10 +64,6 @@ impl BuildWatch {
         self.build.load()
     }
 
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Returns the folder of the files of this kind.
     pub fn folder_of(&self, kind: AssetKind) -> PathBuf {
         assets::folder_of(&self.folder, kind)
@@ -87,7 +83,7 @@ impl BuildWatch {
         before.seen = stamp.clone();
         if !is_settled
             || !stamp.has_build()
-            || stamp == *self.build.load().stamp()
+            || stamp == self.build.load().stamp
             || stamp == before.reported
         {
             return BuildCheck::Same;

@@ -148,7 +148,7 @@ pub(super) struct PeerView {
 pub(super) struct Waiting {
     /// Name of this gateway, which is not waited for.
     me: String,
-    position: Position,
+    pub(super) position: Position,
     generation: String,
     others: BTreeMap<String, PeerState>,
     /// Until then there may be gateways that rely on leases which the log has lost.
@@ -239,10 +239,6 @@ impl Waiting {
         };
         waiting.learn(published, peers);
         waiting
-    }
-
-    pub(super) fn position(&self) -> &Position {
-        &self.position
     }
 
     /// Records that the purge was published again after the log had lost it.

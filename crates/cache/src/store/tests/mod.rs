@@ -18,6 +18,14 @@ use crate::{
 
 pub(super) const MIB: u64 = 1024 * 1024;
 
+impl Store {
+    /// Returns the number of responses, complete or in flight.
+    pub(crate) fn objects(&self) -> usize {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.read().shard.len).sum()
+    }
+}
+
 pub(super) struct Bench {
     pub(super) store: &'static Store,
     pub(super) clock: Clock,

@@ -28,7 +28,7 @@ const VERSION: &str = "v1";
 /// A folder that this process has locked.
 #[derive(Debug)]
 pub(super) struct Folder {
-    base: PathBuf,
+    pub(super) base: PathBuf,
     lock: File,
 }
 
@@ -110,10 +110,6 @@ impl Folder {
     pub(super) fn unlock(&self) {
         // Nothing can be done about an error: the lock ends with the process.
         let _unlocked = flock(&self.lock, FlockOperation::Unlock);
-    }
-
-    pub(super) fn base(&self) -> &Path {
-        &self.base
     }
 
     pub(super) fn objects(&self) -> PathBuf {

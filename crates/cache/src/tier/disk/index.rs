@@ -105,7 +105,7 @@ pub(super) struct Index {
     #[default(1 << 32)]
     numbers: u64,
     /// Number of times the index was cleared.
-    cleared: u64,
+    pub(super) cleared: u64,
 }
 
 impl Index {
@@ -217,10 +217,6 @@ impl Index {
         self.found.clear();
         self.blocks = 0;
         self.cleared += 1;
-    }
-
-    pub(super) fn cleared(&self) -> u64 {
-        self.cleared
     }
 }
 

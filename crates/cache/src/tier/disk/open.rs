@@ -44,7 +44,7 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct OpenDisk {
-    folder: Folder,
+    pub(super) folder: Folder,
     journal: Mutex<Journal>,
     pub(super) ledger: Mutex<DiskLedger>,
     pub(super) index: Mutex<Index>,
@@ -78,7 +78,7 @@ impl OpenDisk {
     /// counts.
     pub(super) fn take(root: &Path) -> Result<Self, OpenError> {
         let folder = Folder::open(root)?;
-        let path = folder.base().join("journal");
+        let path = folder.base.join("journal");
         let failed = |operation| OpenError::io(operation, &path);
         let existing = Journal::open(&path).map_err(failed("read"))?;
         let existing =
@@ -116,10 +116,6 @@ impl OpenDisk {
         open.take_deferred()
             .map_err(failed("read the files beside the journal of"))?;
         Ok(open)
-    }
-
-    pub(super) fn folder(&self) -> &Folder {
-        &self.folder
     }
 
     /// Unlocks the folder for other processes. From now on files that are read are not removed.
@@ -230,7 +226,7 @@ impl OpenDisk {
             },
             Pending::Rewrite(records) => records,
         };
-        match Journal::create(&self.folder.base().join("journal"), JOURNAL, records) {
+        match Journal::create(&self.folder.base.join("journal"), JOURNAL, records) {
             Ok(new) => {
                 *journal = new;
                 Ok(())

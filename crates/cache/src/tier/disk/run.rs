@@ -379,7 +379,7 @@ impl Disk {
         let probed = Arc::clone(open);
         let outcome = self
             .job(move || {
-                if probed.folder().is_there() {
+                if probed.folder.is_there() {
                     probed.probe(wanted).map(|()| true)
                 } else {
                     Ok(false)
@@ -526,7 +526,7 @@ impl Disk {
         self.is_caught_up.store(false, Ordering::SeqCst);
         if self.is_released.load(Ordering::SeqCst) {
             // From here on purges are left in files for the next process.
-            waiting.folder = Some(opened.open.folder().deferred());
+            waiting.folder = Some(opened.open.folder.deferred());
         }
     }
 }

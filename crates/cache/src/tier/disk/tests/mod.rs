@@ -125,7 +125,7 @@ impl Bench {
 
     fn file(&self, path: &str) -> std::path::PathBuf {
         let (folder, file) = Name::new(&key(path), Variance::default()).file();
-        self.open.folder().objects().join(folder).join(file)
+        self.open.folder.objects().join(folder).join(file)
     }
 }
 
@@ -175,7 +175,7 @@ fn a_purge_of_all_takes_the_files_along() {
     assert!(bench.write("/a", bench.open.position()));
     assert!(bench.open.begin_to_sweep());
     bench.open.sweep().unwrap();
-    let trash = bench.open.folder().base().join("trash");
+    let trash = bench.open.folder.base.join("trash");
     assert_eq!(std::fs::read_dir(trash).unwrap().count(), 0);
     bench.restart();
     assert!(bench.is_there("/a"));
@@ -249,7 +249,7 @@ fn entries_without_their_journal_are_dropped() {
     let mut bench = bench();
     assert!(bench.write("/a", 1));
     let original = std::fs::read(bench.file("/a")).unwrap();
-    std::fs::remove_file(bench.open.folder().base().join("journal")).unwrap();
+    std::fs::remove_file(bench.open.folder.base.join("journal")).unwrap();
     bench.restart();
     assert!(!bench.is_there("/a"));
     // Not even if a file is put back.
@@ -305,7 +305,7 @@ fn the_budget_holds_over_restarts_and_the_newest_stay() {
     }
     assert_eq!(bench.open.count(), (5, 5 * 4096));
     // Partial files are removed; foreign files stay and are not counted.
-    let objects = bench.open.folder().objects();
+    let objects = bench.open.folder.objects();
     let (partial, other) = (objects.join("00/x.tmp"), objects.join("00/README"));
     std::fs::create_dir_all(objects.join("00")).unwrap();
     std::fs::write(&partial, "x").unwrap();
@@ -344,7 +344,7 @@ fn expired_entries_are_removed() {
 fn purges_of_a_process_without_the_folder_are_taken_over() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
-    let folder = bench.open.folder().deferred();
+    let folder = bench.open.folder.deferred();
     let stamps = Stamp::for_target(&PurgeTarget::Url("/a".into()));
     let path = deferred_purges::leave(&folder, &stamps).unwrap();
     assert!(bench.open.take_deferred().unwrap());
@@ -370,7 +370,7 @@ fn a_full_journal_is_written_again() {
         }
         bench.open.flush().unwrap();
     }
-    let journal = bench.open.folder().base().join("journal");
+    let journal = bench.open.folder.base.join("journal");
     assert_eq!(std::fs::metadata(&journal).unwrap().len(), 4 * MIB);
     bench.restart();
     assert!(!bench.is_there("/a") && bench.is_there("/b"));
