@@ -6,7 +6,7 @@ use std::fmt;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use triomphe::ThinArc;
 
-use crate::store::allocated;
+use crate::allocation::allocated;
 
 /// The primary cache key of a stored response (RFC 9111, 2): everything but what `Vary` adds.
 ///
@@ -104,28 +104,39 @@ impl Key {
         (u128::from(upper) << 64) | u128::from(lower)
     }
 
+    pub fn scheme(&self) -> &[u8] {
+        &self.as_bytes()[..self.layout().authority as usize - "://".len()]
+    }
+
     /// Host and port, in lower case and without the scheme's default port.
     pub fn authority(&self) -> &[u8] {
-        let layout = self.layout();
-        &self.as_bytes()[layout.authority as usize..layout.path as usize]
+        self.between(self.layout().authority, self.layout().path)
     }
 
     pub fn path(&self) -> &[u8] {
-        let layout = self.layout();
-        &self.as_bytes()[layout.path as usize..layout.query as usize]
+        self.between(self.layout().path, self.layout().query)
     }
 
     /// Query without its `?`; `None` if there is none.
     pub fn query(&self) -> Option<&[u8]> {
-        let layout = self.layout();
-        let all = &self.as_bytes()[layout.query as usize..layout.target_end as usize];
+        let all = self.between(self.layout().query, self.layout().target_end);
         all.split_first().map(|(_, query)| query)
+    }
+
+    /// Path and query.
+    pub fn target(&self) -> &[u8] {
+        self.between(self.layout().path, self.layout().target_end)
+    }
+
+    /// URL without its scheme, such as `shop.example.com/x?y`.
+    pub fn without_scheme(&self) -> &[u8] {
+        self.between(self.layout().authority, self.layout().target_end)
     }
 
     /// URL for humans to read, such as `https://shop.example.com/x?y`.
     pub fn url(&self) -> String {
-        let target_end = self.layout().target_end as usize;
-        String::from_utf8_lossy(&self.as_bytes()[..target_end]).into_owned()
+        let url = self.between(0, self.layout().target_end);
+        String::from_utf8_lossy(url).into_owned()
     }
 
     /// Parts that the route added, framed.
@@ -138,6 +149,10 @@ impl Key {
         // The count of references, and the length of the bytes.
         const COUNTS: usize = 2 * size_of::<usize>();
         allocated(COUNTS + size_of::<Layout>() + self.as_bytes().len())
+    }
+
+    fn between(&self, start: u32, end: u32) -> &[u8] {
+        &self.as_bytes()[start as usize..end as usize]
     }
 
     fn layout(&self) -> &Layout {
@@ -178,7 +193,10 @@ mod tests {
             Some(b"x=1"),
             b"\x01extra\n",
         );
+        assert_eq!(key.scheme(), b"https");
         assert_eq!(key.authority(), b"shop:8443");
+        assert_eq!(key.target(), b"/a%20b?x=1");
+        assert_eq!(key.without_scheme(), b"shop:8443/a%20b?x=1");
         assert_eq!(key.path(), b"/a%20b");
         assert_eq!(key.query(), Some(&b"x=1"[..]));
         assert_eq!(key.extra(), b"\x01extra\n");

@@ -1,6 +1,7 @@
 //! The cache: which responses may be stored and for how long ([`policy`]), where they are stored
 //! ([`store`]), and how they are purged ([`purge`]). `proxy` decides which requests use it.
 
+mod allocation;
 pub mod budget;
 mod digest;
 mod hit_for_miss;
@@ -32,9 +33,9 @@ pub use self::hit_for_miss::HitForMiss;
 use self::{
     key::Key,
     policy::{Lifetime, Variance},
-    purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope},
+    purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope, stamps::Stamp},
     store::{Entry, Store},
-    tier::{DiskSettings, DiskStatus, TierObserver, Tiers, WaitHistograms},
+    tier::{DiskSettings, DiskStatus, Tiers, WaitHistograms},
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet},
@@ -48,23 +49,19 @@ const MAX_LOCK_AGE: Duration = Duration::from_mins(1);
 /// The cache of one configuration: the store, which outlives the configuration, and the settings.
 pub struct Cache {
     zone: Arc<CacheZone>,
-    memory: u64,
-    max_object: u64,
-    /// Largest body stored in level 2, if level 2 is used.
-    shared: Option<u64>,
-    disk: Option<DiskSettings>,
-    /// Clients whose `PURGE` requests are obeyed.
-    pub purgers: CidrSet,
-    validates_what_may_be_purged: bool,
+    pub settings: CacheSettings,
 }
 
 /// Settings of the `cache` section.
 pub struct CacheSettings {
+    /// Memory for stored responses, in bytes.
     pub memory: u64,
+    /// Largest response that is stored, in bytes, unless a route sets its own limit.
     pub max_object: u64,
     /// Largest body stored in Redis (`shared: redis`).
     pub shared: Option<u64>,
     pub disk: Option<DiskSettings>,
+    /// Clients whose `PURGE` requests are obeyed.
     pub purgers: CidrSet,
     /// `on_purge_link_lost: revalidate`.
     pub validates_what_may_be_purged: bool,
@@ -122,7 +119,7 @@ impl Zone for CacheZone {
     fn export(&self) -> Option<Value> {
         let exported = Exported {
             position: self.link.position(),
-            owes_disk: self.tiers.owes_disk(),
+            owes_disk: self.tiers.disk.owes(),
         };
         serde_json::to_value(exported).ok()
     }
@@ -132,7 +129,8 @@ impl Zone for CacheZone {
             return;
         };
         if exported.owes_disk {
-            self.tiers.inherit_debt();
+            // It is not known which purges the folder lacks.
+            self.tiers.disk.purged(&Stamp::All);
         }
         if let Some(position) = exported.position {
             self.link.resume(position);
@@ -143,7 +141,7 @@ impl Zone for CacheZone {
 impl Drop for CacheZone {
     fn drop(&mut self) {
         self.store.forget(&Purge::ALL);
-        self.tiers.abandon();
+        self.tiers.disk.abandon();
     }
 }
 
@@ -152,12 +150,8 @@ impl Cache {
         let zone = zones.get_or_create("cache", || {
             let store = Store::new(settings.memory, clock.clone(), metrics);
             let tiers = Arc::new(Tiers::new(store, clock, metrics));
-            store.set_watch(Box::new(TierObserver(Arc::clone(&tiers))));
-            let below = Arc::clone(&tiers);
-            let caches = Arc::new(Caches {
-                store,
-                tiers: below,
-            });
+            store.set_watch(Arc::<Tiers>::clone(&tiers));
+            let caches = Arc::<Tiers>::clone(&tiers);
             CacheZone {
                 store,
                 lock: Box::leak(CacheLock::new_boxed(MAX_LOCK_AGE)),
@@ -174,23 +168,16 @@ impl Cache {
         if settings.disk.is_some() {
             tier::register_disk(metrics);
         }
-        Self {
-            zone,
-            memory: settings.memory,
-            max_object: settings.max_object,
-            shared: settings.shared,
-            disk: settings.disk,
-            purgers: settings.purgers,
-            validates_what_may_be_purged: settings.validates_what_may_be_purged,
-        }
+        Self { zone, settings }
     }
 
     /// Runs the background work of this configuration until it stops serving.
     pub async fn supervise(self: Arc<Self>, redis: Option<Arc<Redis>>) {
-        self.zone.store.set_budget(self.memory);
+        let settings = &self.settings;
+        self.zone.store.set_budget(settings.memory);
         let CacheZone { tiers, link, .. } = &*self.zone;
-        let tiers = tiers.supervise(redis.clone(), self.shared, self.disk.clone(), link);
-        link.set_validates(self.validates_what_may_be_purged);
+        let tiers = tiers.supervise(redis.clone(), settings.shared, settings.disk.clone(), link);
+        link.set_validates(settings.validates_what_may_be_purged);
         let link = Arc::clone(link).supervise(redis);
         let ((), ()) = tokio::join!(tiers, link);
     }
@@ -201,29 +188,31 @@ impl Cache {
 
     /// Returns the tiers below the store, if this configuration uses any.
     pub fn tiers(&self) -> Option<&Tiers> {
-        let are_used = self.shared.is_some() || self.disk.is_some();
+        let are_used = self.settings.shared.is_some() || self.settings.disk.is_some();
         are_used.then_some(&*self.zone.tiers)
     }
 
     /// Returns the state of the disk tier, if there is one.
     pub fn disk(&self) -> Option<DiskStatus> {
-        self.zone.tiers.disk()
+        self.zone.tiers.disk.status()
     }
 
     /// Releases the disk to another process: this one serves no more requests.
     pub async fn release_disk(&self) {
-        self.zone.tiers.release_disk(&self.zone.link).await;
+        self.zone.tiers.disk.release(&self.zone.link).await;
     }
 
     /// Waits until the latest removals are recorded on disk (RFC 9111, 4.4), so that no crash
     /// brings the removed responses back.
     pub async fn settle_disk(&self) {
-        self.zone.tiers.settle_disk().await;
+        self.zone.tiers.disk.settle().await;
     }
 
     /// Returns the metrics of how long a route's requests wait for level 2.
     pub fn waits(&self, metrics: &Metrics, route: &str) -> Option<WaitHistograms> {
-        self.shared.map(|_| WaitHistograms::level2(metrics, route))
+        self.settings
+            .shared
+            .map(|_| WaitHistograms::level2(metrics, route))
     }
 
     pub fn lock(&self) -> &'static CacheKeyLockImpl {
@@ -293,27 +282,12 @@ impl Cache {
     /// Returns true if a completed purge may have covered the response without reaching this
     /// gateway. The response is then validated with the origin.
     pub fn must_validate(&self, lifetime: &Lifetime) -> bool {
-        self.validates_what_may_be_purged && !self.zone.link.trust().covers(lifetime)
-    }
-
-    /// Memory for stored responses, in bytes.
-    pub fn memory(&self) -> u64 {
-        self.memory
-    }
-
-    /// Largest response that is stored, in bytes, unless a route sets its own limit.
-    pub fn max_object(&self) -> u64 {
-        self.max_object
+        self.settings.validates_what_may_be_purged && !self.zone.link.trust().covers(lifetime)
     }
 }
 
-/// The caches that purges are applied to.
-struct Caches {
-    store: &'static Store,
-    tiers: Arc<Tiers>,
-}
-
-impl purge::Caches for Caches {
+/// The caches that purges are applied to: the store, and the tiers below it.
+impl purge::Caches for Tiers {
     fn apply<'a>(&'a self, purges: &'a [Purge]) -> BoxFuture<'a, Vec<u64>> {
         Box::pin(async move {
             let purge = |store: &Store, purges: &[Purge]| {
@@ -329,14 +303,14 @@ impl purge::Caches for Caches {
     }
 
     fn settle(&self, awaited: WaitScope) -> BoxFuture<'_, bool> {
-        Box::pin(self.tiers.settle(awaited))
+        Box::pin(Self::settle(self, awaited))
     }
 
     fn forget(&self) -> BoxFuture<'_, u64> {
         let store = self.store;
         Box::pin(async move {
             let objects = off_the_workers(move || store.forget(&Purge::ALL)).await;
-            self.tiers.forget().await;
+            Self::forget(self).await;
             objects
         })
     }
@@ -344,12 +318,10 @@ impl purge::Caches for Caches {
 
 /// Returns true if the purge covers few responses and the index finds them.
 fn is_quick(purge: &Purge) -> bool {
-    match purge.target {
-        purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_) => true,
-        purge::PurgeTarget::Tag(_) | purge::PurgeTarget::Prefix(_) | purge::PurgeTarget::All => {
-            false
-        }
-    }
+    matches!(
+        purge.target,
+        purge::PurgeTarget::Url(_) | purge::PurgeTarget::Written(_)
+    )
 }
 
 /// Runs work on a blocking thread: a purge over a million responses takes a second, and would hold
@@ -371,7 +343,7 @@ fn host() -> String {
     name.map_or_else(|_| "gateway".to_owned(), |name| name.trim().to_owned())
 }
 
-edgeway_base::opaque_debug!(Cache, memory);
+edgeway_base::opaque_debug!(Cache);
 
 #[cfg(test)]
 mod tests {
@@ -403,9 +375,8 @@ mod tests {
         let (clock, metrics) = (Clock::test(), Metrics::default());
         let store = Store::new(1 << 20, clock.clone(), &metrics);
         let threads = Arc::default();
-        assert!(store.set_watch(Box::new(PurgeThreads(Arc::clone(&threads)))));
-        let tiers = Arc::new(Tiers::new(store, &clock, &metrics));
-        let caches = Caches { store, tiers };
+        assert!(store.set_watch(Arc::new(PurgeThreads(Arc::clone(&threads)))));
+        let caches = Tiers::new(store, &clock, &metrics);
         let worker = thread::current().id();
         let purge = |target| Purge {
             target,
@@ -429,6 +400,6 @@ mod tests {
             assert_eq!(caches.apply(&long).await, [0, 0]);
             assert!(!applied_here(), "{long:?}");
         }
-        assert_eq!(caches.forget().await, 0);
+        assert_eq!(purge::Caches::forget(&caches).await, 0);
     }
 }

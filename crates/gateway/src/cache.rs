@@ -11,7 +11,7 @@ use edgeway_cache::{
     nextjs::{BuildWatch, NextRules, PathSet, Releases},
     policy::UnchangedHeaders,
     route::{Mode, RouteCachePolicy, TagTemplate},
-    store::Quota,
+    store::RouteRules,
     tier::{DiskSettings, WaitHistograms},
 };
 use edgeway_config::{
@@ -59,7 +59,8 @@ pub struct RouteCache {
     pub metrics: RouteCacheMetrics,
     /// Time limits of its requests for level 2, if that is used.
     pub waits: Option<WaitHistograms>,
-    pub quota: Option<Arc<Quota>>,
+    /// Settings of its stored responses.
+    pub stored: Arc<RouteRules>,
     /// Encoder that compresses its responses on their way to clients.
     pub coder: Option<Arc<CompressionRules>>,
     /// Values of requests that the route writes, and that are part of the key.
@@ -326,7 +327,12 @@ impl Compiler<'_> {
             metrics: RouteCacheMetrics::new(&self.world.metrics, route),
             waits: cache.waits(&self.world.metrics, route),
             tags: tags.into(),
-            quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
+            stored: Arc::new(RouteRules {
+                name: route.into(),
+                max_object: policy.max_object,
+                quota: policy.quota.map(|bytes| cache.store().quota(route, bytes)),
+                keeps_private: policy.keeps_private(),
+            }),
             coder: chain.extension::<CompressionRules>(),
             policy,
             compiled,
@@ -374,8 +380,7 @@ impl Compiler<'_> {
             let build = upstream.folder.as_ref().map(|folder| {
                 let name = key.name.as_str();
                 let path = self.folder.join(&folder.value);
-                let (watch, error) =
-                    BuildWatch::new_with(name, &path, serves_files || makes_images);
+                let (watch, error) = BuildWatch::new(name, &path, serves_files || makes_images);
                 if let Some(error) = error {
                     self.diagnostics.push(
                         Diagnostic::warning(

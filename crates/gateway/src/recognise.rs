@@ -223,14 +223,11 @@ impl RouteCache {
     }
 
     /// Returns this route's settings for a response that did not come from its origin.
-    pub fn about(&self, route: &Arc<str>) -> EntryRules {
+    pub fn about(&self) -> EntryRules {
         EntryRules {
-            route: Arc::clone(route),
+            route: Arc::clone(&self.stored),
             tags: Box::default(),
-            max_object: self.policy.max_object,
             is_compressible: self.coder.is_some(),
-            quota: self.quota.clone(),
-            keeps_private: self.policy.keeps_private(),
         }
     }
 

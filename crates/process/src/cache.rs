@@ -108,7 +108,7 @@ fn about(gateway: &Gateway, cache: &Cache, route: &str) -> Option<EntryRules> {
         return None;
     }
     let route = gateway.routes.iter().find(|it| *it.name == *route)?;
-    Some(route.cache.as_ref()?.about(&route.name))
+    Some(route.cache.as_ref()?.about())
 }
 
 /// Applies a removal that a predecessor made in its cache.

@@ -64,7 +64,7 @@ fn build_with(folder: &Path, images: &Value) -> Build {
         json!({ "basePath": "" }).to_string(),
     );
     write("images-manifest.json", json!({ "images": all }).to_string());
-    Build::read_with(folder, true).unwrap()
+    Build::read(folder, true).unwrap()
 }
 
 /// Invariant: an address counts as public only if Python's `ipaddress` calls it global, and the other

@@ -158,7 +158,6 @@ fn target_of(step: &Step) -> Target {
         .split_once('?')
         .map_or((&*url, None), |(path, query)| (path, Some(query)));
     Target {
-        authority: "shop.test".to_owned(),
         path: path.as_bytes().to_vec(),
         query: query.map(|query| query.as_bytes().to_vec()),
     }
@@ -291,7 +290,8 @@ impl Model {
     fn write(&mut self, step: &Step, method: &Method, sent: HeaderMap) -> Outcome {
         let status = StatusCode::from_u16(step.status).unwrap();
         let headers = headers_of(&step.response);
-        let gone = invalidates(method, status, "http", &target_of(step), &headers);
+        let target = target_of(step);
+        let gone = invalidates(method, status, "http", "shop.test", &target, &headers);
         self.entries.retain(|entry| !gone.contains(&entry.target));
         Outcome {
             source: Source::Origin,

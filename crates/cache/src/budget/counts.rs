@@ -1,6 +1,6 @@
 //! Counts and metrics of a render budget.
 
-use super::Kind;
+use super::{Kind, QueueRefusal};
 use crate::base::metrics::{IntCounter, IntGauge, Metrics};
 
 /// State of a budget at one moment.
@@ -20,9 +20,7 @@ pub struct Counts {
 
 #[derive(Clone, Debug)]
 pub(super) struct BudgetMetrics {
-    person: IntGauge,
-    revalidation: IntGauge,
-    crawl: IntGauge,
+    in_flight: [IntGauge; Kind::ALL.len()],
     pub(super) waiting: IntGauge,
     pub(super) skipped: IntCounter,
     pub(super) full: IntCounter,
@@ -31,11 +29,11 @@ pub(super) struct BudgetMetrics {
 
 impl BudgetMetrics {
     pub(super) fn new(metrics: &Metrics, upstream: &str) -> Self {
-        let in_flight = |kind| {
+        let in_flight = |kind: Kind| {
             metrics.gauge(
                 "edgeway_cache_renders",
                 "Misses and revalidations in flight; `crawler`: the part caused by crawlers.",
-                &[("upstream", upstream), ("kind", kind)],
+                &[("upstream", upstream), ("kind", kind.label())],
             )
         };
         let refused = |reason| {
@@ -46,25 +44,19 @@ impl BudgetMetrics {
             )
         };
         Self {
-            person: in_flight("person"),
-            revalidation: in_flight("revalidation"),
-            crawl: in_flight("crawler"),
+            in_flight: Kind::ALL.map(in_flight),
             waiting: metrics.gauge(
                 "edgeway_cache_renders_waiting",
                 "Misses of crawlers queued for the render budget.",
                 &[("upstream", upstream)],
             ),
             skipped: refused("revalidation_skipped"),
-            full: refused("render_queue_full"),
-            timed_out: refused("render_queue_timeout"),
+            full: refused(QueueRefusal::Full.reason()),
+            timed_out: refused(QueueRefusal::Late.reason()),
         }
     }
 
     pub(super) fn gauge(&self, kind: Kind) -> &IntGauge {
-        match kind {
-            Kind::Person => &self.person,
-            Kind::Revalidation => &self.revalidation,
-            Kind::Crawl => &self.crawl,
-        }
+        &self.in_flight[kind as usize]
     }
 }

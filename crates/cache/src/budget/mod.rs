@@ -76,19 +76,19 @@ pub struct RenderQueueFull {
     why: QueueRefusal,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum QueueRefusal {
-    Full,
-    Late,
+edgeway_base::enum_table! {
+    /// Reason for log, metric and status page.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum QueueRefusal => reason {
+        Full = "render_queue_full",
+        Late = "render_queue_timeout",
+    }
 }
 
 impl RenderQueueFull {
     /// Returns the reason for log, metric and status page.
     pub fn reason(self) -> &'static str {
-        match self.why {
-            QueueRefusal::Full => "render_queue_full",
-            QueueRefusal::Late => "render_queue_timeout",
-        }
+        self.why.reason()
     }
 }
 
@@ -102,7 +102,7 @@ pub struct RenderBudget {
 
 impl Zone for RenderBudget {}
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
     limits: RenderLimits,
     /// Counts of work in flight: people's misses, revalidations for people, and all work that
@@ -130,11 +130,13 @@ pub struct RenderPermit {
     since: Instant,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Person,
-    Revalidation,
-    Crawl,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Kind => label {
+        Person = "person",
+        Revalidation = "revalidation",
+        Crawl = "crawler",
+    }
 }
 
 impl RenderPermit {
@@ -151,12 +153,7 @@ impl RenderBudget {
             metrics: BudgetMetrics::new(metrics, upstream),
             inner: Mutex::new(Inner {
                 limits,
-                people: 0,
-                revalidating: 0,
-                crawling: 0,
-                waiting: VecDeque::new(),
-                next_waiter: 0,
-                held: Duration::ZERO,
+                ..Inner::default()
             }),
         }
     }

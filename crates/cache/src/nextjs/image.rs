@@ -4,7 +4,7 @@ use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::base::query;
+use crate::{base::query, policy::number};
 
 /// Image formats that a client accepts, among those that not all clients accept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -97,11 +97,6 @@ pub(super) struct ImageRules {
     qualities: Option<Box<[u32]>>,
 }
 
-#[derive(Deserialize)]
-pub(super) struct Manifest {
-    images: ManifestImages,
-}
-
 /// Width and quality of a valid request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ImageSize {
@@ -111,7 +106,7 @@ pub(super) struct ImageSize {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct ManifestImages {
+pub(super) struct ManifestImages {
     path: Option<Box<str>>,
     #[serde(default)]
     device_sizes: Vec<u32>,
@@ -125,14 +120,13 @@ struct ManifestImages {
 
 impl ImageRules {
     /// Builds the rules; `None` if the app has no optimizer: its path responds with 404.
-    pub(super) fn from_manifest(manifest: Manifest) -> Option<Self> {
-        let images = manifest.images;
+    pub(super) fn from_manifest(images: ManifestImages) -> Option<Self> {
         if images.unoptimized || images.loader.is_some_and(|loader| &*loader != "default") {
             return None;
         }
         let path = images.path.filter(|path| path.starts_with('/'));
         Some(Self {
-            path: path.unwrap_or_else(|| Box::from(super::shape::IMAGE)),
+            path: path.unwrap_or_else(|| Box::from(super::paths::IMAGE)),
             widths: [images.device_sizes, images.image_sizes].concat().into(),
             qualities: images.qualities,
         })
@@ -221,11 +215,5 @@ fn single<'q>(
 
 /// Parses a number; numbers above any allowed width become the maximum.
 fn digits(text: &[u8]) -> Option<u32> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = text.iter().try_fold(0u32, |sum, digit| {
-        sum.checked_mul(10)?.checked_add(u32::from(digit - b'0'))
-    });
-    Some(number.unwrap_or(u32::MAX))
+    number(text).map(|number| u32::try_from(number).unwrap_or(u32::MAX))
 }

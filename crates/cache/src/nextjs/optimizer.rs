@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{
     accept::{self, FormatChoice},
-    build::{self, BuildError, IMAGES},
+    build::{self, BuildError, IMAGES, ImagesManifest, ServerFiles},
     image::ImageSize,
     remote::{RemoteSource, RemoteSources},
 };
@@ -63,11 +63,6 @@ pub struct ImageRequest {
 }
 
 #[derive(Deserialize)]
-struct Manifest {
-    images: Images,
-}
-
-#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Images {
     formats: Option<Box<[Box<str>]>>,
@@ -89,12 +84,6 @@ struct LocalPattern {
     search: Option<String>,
 }
 
-/// Content of `required-server-files.json`.
-#[derive(Deserialize)]
-struct ServerFiles {
-    config: Option<Config>,
-}
-
 #[derive(Deserialize)]
 struct Config {
     experimental: Option<Experimental>,
@@ -111,8 +100,8 @@ impl Optimizer {
     /// Reads the settings of the build in `folder`; `None` if its optimizer is not known well
     /// enough.
     pub(super) fn read(folder: &Path) -> Result<Option<Self>, BuildError> {
-        let manifest: Option<Manifest> = build::manifest(folder, IMAGES)?;
-        let server: Option<ServerFiles> = build::manifest(folder, build::SERVER_FILES)?;
+        let manifest: Option<ImagesManifest<Images>> = build::manifest(folder, IMAGES)?;
+        let server: Option<ServerFiles<Config>> = build::manifest(folder, build::SERVER_FILES)?;
         let experimental = server.and_then(|server| server.config?.experimental);
         let experimental = experimental.unwrap_or_default();
         let pixels = experimental.img_opt_max_input_pixels;

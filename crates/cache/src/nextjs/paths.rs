@@ -4,6 +4,13 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode;
 
+/// Path of the image optimizer, unless the build has another.
+pub(super) const IMAGE: &str = "/_next/image";
+/// Beginning of the paths of the build's own files.
+pub(super) const STATIC: &[u8] = b"/_next/static/";
+/// Beginning of the paths of the data of pages.
+pub(super) const DATA: &[u8] = b"/_next/data/";
+
 /// Set of paths: `/account` alone, or `/account/*` for it and all below it. `/*` is every path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PathSet(Box<[Pattern]>);
@@ -58,7 +65,7 @@ impl Pattern {
 /// Returns the page of a path: `/account` of `/_next/data/<build>/account.json`, `/account.rsc`,
 /// `/account/` and `/account.segments/_tree.segment.rsc`.
 fn page_of(path: &[u8]) -> &[u8] {
-    let path = match path.strip_prefix(b"/_next/data/") {
+    let path = match path.strip_prefix(DATA) {
         Some(rest) => match rest.iter().position(|byte| *byte == b'/') {
             Some(slash) => &rest[slash..],
             None => path,

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use super::{RequestShape, shape::PathKind};
 use crate::{
     base::http::{essence, has_token, list_of},
-    policy::{CacheRules, Vary},
+    policy::{CDN_CACHE_CONTROL, CacheRules, SURROGATE_CONTROL, Vary, number},
 };
 
 /// Maximum time for which a 404 or a 307 may be stored, where that is enabled at all: a page that
@@ -23,8 +23,6 @@ const STALE_IF_ERROR: Duration = Duration::from_mins(10);
 /// stays valid: the next response will replace it.
 pub const STALE_AT_ORIGIN: &str = "stale_at_origin";
 
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 const NEXT_CACHE: HeaderName = HeaderName::from_static("x-nextjs-cache");
 const NEXT_PRERENDER: HeaderName = HeaderName::from_static("x-nextjs-prerender");
 const NEXT_POSTPONED: HeaderName = HeaderName::from_static("x-nextjs-postponed");
@@ -168,12 +166,7 @@ fn seconds(headers: &HeaderMap, place: &HeaderName, name: &'static [u8]) -> Opti
                 .strip_prefix(b"\"")
                 .and_then(|value| value.strip_suffix(b"\""))
                 .unwrap_or(value);
-            if bare.is_empty() || !bare.iter().all(u8::is_ascii_digit) {
-                return 0;
-            }
-            let text = std::str::from_utf8(bare).unwrap_or_default();
-            // A number that overflows is the largest.
-            text.parse().unwrap_or(u64::MAX)
+            number(bare).unwrap_or(0)
         })
         .min()
 }
@@ -207,13 +200,10 @@ pub fn effective_vary(shape: &RequestShape, headers: &HeaderMap, vary: Vary) -> 
         _ => true,
     };
     let remaining: Vec<HeaderName> = fields.iter().filter(still).cloned().collect();
-    if remaining.is_empty() {
-        Vary::Nothing
-    } else if remaining.len() == fields.len() {
-        vary
-    } else {
-        Vary::Fields(remaining.into())
+    if remaining.len() == fields.len() {
+        return vary;
     }
+    Vary::of_fields(remaining)
 }
 
 /// Returns the default rules for a Next.js app.

@@ -6,12 +6,10 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{Build, ImageForms, InvalidImageRequest, NextRules, PageCache, paths};
-use crate::{base::query, chain::KeyBuilder};
-
-/// Default path of the image optimizer, unless the build sets another one.
-pub(super) const IMAGE: &str = "/_next/image";
-const FILES: &[u8] = b"/_next/static/";
-const DATA: &[u8] = b"/_next/data/";
+use crate::{
+    base::{http::begins_with, query},
+    chain::KeyBuilder,
+};
 
 /// Cookies of requests in draft mode.
 const DRAFT: [&[u8]; 2] = [b"__prerender_bypass", b"__next_preview_data"];
@@ -83,7 +81,7 @@ pub fn shape(
         seen.header(name, value, rules);
     }
 
-    let is_data_path = memchr::memmem::find(path, DATA).is_some();
+    let is_data_path = memchr::memmem::find(path, paths::DATA).is_some();
     let bypass = if !matches!(*method, Method::GET | Method::HEAD) {
         Some("method")
     } else if seen.is_action {
@@ -176,11 +174,6 @@ impl RequestShape {
         self.image.as_ref()?.as_deref().ok()
     }
 
-    /// Returns true for a file of a build, whose key does not change with a deploy.
-    pub fn is_build_file(&self) -> bool {
-        self.kind == PathKind::File
-    }
-
     /// Returns true for an image of the optimizer.
     pub fn is_image(&self) -> bool {
         matches!(self.kind, PathKind::Image { .. })
@@ -257,12 +250,7 @@ impl HeaderFacts {
             "cookie" => self.cookies(value, rules),
             "authorization" => self.has_authorization = true,
             "next-action" => self.is_action = true,
-            "content-type" => {
-                let kind = value.as_bytes().trim_ascii_start();
-                let start = kind.get(..b"multipart/form-data".len());
-                self.is_multipart |=
-                    start.is_some_and(|start| start.eq_ignore_ascii_case(b"multipart/form-data"));
-            }
+            "content-type" => self.is_multipart |= is_multipart(value),
             "x-nextjs-data" => self.wants_data = true,
             name => self.is_internal |= is_internal(name),
         }
@@ -288,6 +276,14 @@ impl HeaderFacts {
             self.has_personal_cookie |= !rules.cookies.contains(name);
         }
     }
+}
+
+/// Returns true for the content type of forms that may carry files, and calls of actions.
+pub(super) fn is_multipart(content_type: &HeaderValue) -> bool {
+    begins_with(
+        content_type.as_bytes().trim_ascii_start(),
+        b"multipart/form-data",
+    )
 }
 
 /// Returns true for headers between parts of Next.js. They are removed before the app sees them,
@@ -317,21 +313,21 @@ fn below<'p>(build: Option<&Build>, path: &'p [u8]) -> &'p [u8] {
 }
 
 fn kind(path: &[u8], query: Option<&[u8]>, build: Option<&Build>) -> PathKind {
-    let is_image = match build.and_then(Build::image_path) {
-        Some(image) => path == image.as_bytes(),
-        None => below(build, path) == IMAGE.as_bytes(),
+    let is_image = match build {
+        Some(build) => build.is_image(path),
+        None => path == paths::IMAGE.as_bytes(),
     };
     if is_image {
         let url = query.and_then(|query| query::values(query, b"url").next());
         let outlives_build = url.is_some_and(|url| {
             let url = query::form_decoded(url);
-            let is_file = below(build, &url).starts_with(FILES);
+            let is_file = below(build, &url).starts_with(paths::STATIC);
             let is_elsewhere = [&b"https://"[..], b"http://"].map(|it| url.starts_with(it));
             is_elsewhere.contains(&true) || (is_file && !paths::may_be_another(&url))
         });
         return PathKind::Image { outlives_build };
     }
-    if below(build, path).starts_with(FILES) && !paths::may_be_another(path) {
+    if below(build, path).starts_with(paths::STATIC) && !paths::may_be_another(path) {
         PathKind::File
     } else {
         PathKind::Page

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
-use super::*;
+use super::{shape::PathKind, *};
 use crate::{
     chain::KeyBuilder,
     name_set::ANALYTICS,
@@ -488,7 +488,10 @@ fn images_are_keyed_by_accepted_types() {
 /// R10; case 13.
 #[test]
 fn a_file_of_a_build_is_one_only_below_its_folder() {
-    assert!(shape_of("/_next/static/chunks/a-1b.js", &[]).is_build_file());
+    assert_eq!(
+        shape_of("/_next/static/chunks/a-1b.js", &[]).kind,
+        PathKind::File
+    );
     for other in [
         "/_next/static/../../dynamic",
         "/_next/static/%2e%2e/%2E%2e/dynamic",
@@ -498,9 +501,12 @@ fn a_file_of_a_build_is_one_only_below_its_folder() {
         "/_next/staticx",
         "/x/_next/static/a.js",
     ] {
-        assert!(!shape_of(other, &[]).is_build_file(), "{other}");
+        assert_ne!(shape_of(other, &[]).kind, PathKind::File, "{other}");
     }
-    assert!(shape_of("/_next/static/chunks/[...slug]-1.js", &[]).is_build_file());
+    assert_eq!(
+        shape_of("/_next/static/chunks/[...slug]-1.js", &[]).kind,
+        PathKind::File
+    );
 }
 
 #[test]

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 
-use super::{directives::each, targeted::Policy};
+use super::{
+    client_lifetimes::{is_kept_from_caches, lifetime, set_cache_control},
+    directives::each,
+    targeted::Policy,
+};
 use crate::base::http::list_of;
 
 /// Lets browsers store this response for `ttl` from now, whatever the origin sent for shared
@@ -19,24 +23,14 @@ use crate::base::http::list_of;
 /// A response with `no-store`, `no-cache` or `private` stays unchanged: browsers must not store it,
 /// must validate it first, or it is personal.
 pub fn browser(headers: &mut HeaderMap, ttl: Duration, age: Duration) {
-    const CACHE_CONTROL: http::HeaderName = header::CACHE_CONTROL;
-    let directives = Policy::parse(headers).directives;
-    let is_closed = ["no-store", "no-cache", "private"]
-        .iter()
-        .any(|word| crate::base::http::has_token(headers, &CACHE_CONTROL, word));
-    if is_closed || directives.no_store || directives.no_cache.is_whole() {
+    if is_kept_from_caches(headers, &Policy::parse(headers).directives) {
         return;
     }
     let mut text = Vec::with_capacity(64);
-    text.extend_from_slice(b"max-age=");
-    text.extend_from_slice(
-        itoa::Buffer::new()
-            .format(ttl.saturating_add(age).as_secs())
-            .as_bytes(),
-    );
+    lifetime(&mut text, b"max-age=", Some(ttl.saturating_add(age)));
     let mut shared = None;
     let mut has_shared = false;
-    for member in list_of(headers, &CACHE_CONTROL) {
+    for member in list_of(headers, &header::CACHE_CONTROL) {
         each(member, |name, argument| {
             if name.eq_ignore_ascii_case(b"max-age") {
                 shared = shared.or(argument.seconds());
@@ -52,12 +46,6 @@ pub fn browser(headers: &mut HeaderMap, ttl: Duration, age: Duration) {
             text.extend_from_slice(member);
         }
     }
-    if !has_shared && let Some(shared) = shared {
-        text.extend_from_slice(b", s-maxage=");
-        text.extend_from_slice(itoa::Buffer::new().format(shared.as_secs()).as_bytes());
-    }
-    if let Ok(value) = HeaderValue::from_maybe_shared(bytes::Bytes::from(text)) {
-        headers.insert(CACHE_CONTROL, value);
-        headers.remove(header::EXPIRES);
-    }
+    lifetime(&mut text, b", s-maxage=", shared.filter(|_| !has_shared));
+    set_cache_control(headers, text);
 }

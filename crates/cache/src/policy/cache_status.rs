@@ -2,6 +2,9 @@
 
 use http::HeaderValue;
 
+/// Largest integer of structured fields: they have at most 15 digits.
+const MAX_INTEGER: i64 = 999_999_999_999_999;
+
 /// The gateway's member of `Cache-Status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus<'a> {
@@ -81,15 +84,8 @@ impl CacheStatus<'_> {
         }
         if let Some(ttl) = self.ttl {
             text.extend_from_slice(b"; ttl=");
-            if ttl < 0 {
-                text.push(b'-');
-            }
-            // Integers of structured fields have at most 15 digits.
-            text.extend_from_slice(
-                itoa::Buffer::new()
-                    .format(ttl.unsigned_abs().min(999_999_999_999_999))
-                    .as_bytes(),
-            );
+            let ttl = ttl.clamp(-MAX_INTEGER, MAX_INTEGER);
+            text.extend_from_slice(itoa::Buffer::new().format(ttl).as_bytes());
         }
         if self.is_stored {
             text.extend_from_slice(b"; stored");

@@ -6,12 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::{directives::each, is_for_everybody, targeted::Policy};
+use super::{
+    directives::{Directives, each},
+    is_for_everybody,
+    targeted::{CDN_CACHE_CONTROL, Policy, SURROGATE_CONTROL},
+};
 use crate::base::http::{has_token, list_of};
 
 const CACHE_CONTROL: HeaderName = header::CACHE_CONTROL;
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
 /// Upper bound on a lifetime, as caches treat anything longer like this.
 const MAX_LIFETIME: Duration = Duration::from_hours(365 * 24);
@@ -40,13 +42,8 @@ impl ClientLifetimes {
     /// a cookie stays as it is. One to a request that `is_personal` is for its browser only, unless
     /// the origin marks it as meant for everybody.
     pub fn write(&self, headers: &mut HeaderMap, age: Duration, is_personal: bool) {
-        let is_closed = ["no-store", "no-cache", "private"]
-            .iter()
-            .any(|word| has_token(headers, &CACHE_CONTROL, word));
         let policy = Policy::parse(headers).directives;
-        if is_closed
-            || policy.no_store
-            || policy.no_cache.is_whole()
+        if is_kept_from_caches(headers, &policy)
             || policy.private.is_whole()
             || headers.contains_key(header::SET_COOKIE)
         {
@@ -82,12 +79,8 @@ impl ClientLifetimes {
             text.extend_from_slice(b", immutable");
         }
         text.extend_from_slice(&others);
-        let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) else {
-            return;
-        };
-        headers.insert(CACHE_CONTROL, value);
-        headers.remove(header::EXPIRES);
-        if let Some(cdn) = self.cdn.as_ref().filter(|_| is_shared) {
+        let is_set = set_cache_control(headers, text);
+        if let Some(cdn) = self.cdn.as_ref().filter(|_| is_set && is_shared) {
             headers.insert(CDN_CACHE_CONTROL, cdn.clone());
         }
     }
@@ -101,7 +94,28 @@ pub fn forbid_storing(headers: &mut HeaderMap) {
     }
 }
 
-fn lifetime(text: &mut Vec<u8>, name: &[u8], span: Option<Duration>) {
+/// Returns true if browsers must not store the response, must validate it first, or it is personal:
+/// by `Cache-Control`, or by a targeted field that overrides it.
+pub(super) fn is_kept_from_caches(headers: &HeaderMap, directives: &Directives) -> bool {
+    directives.no_store
+        || directives.no_cache.is_whole()
+        || ["no-store", "no-cache", "private"]
+            .iter()
+            .any(|word| has_token(headers, &CACHE_CONTROL, word))
+}
+
+/// Replaces `Cache-Control`, and removes `Expires`, which would contradict it. Returns false if the
+/// text is no header value.
+pub(super) fn set_cache_control(headers: &mut HeaderMap, text: Vec<u8>) -> bool {
+    let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) else {
+        return false;
+    };
+    headers.insert(CACHE_CONTROL, value);
+    headers.remove(header::EXPIRES);
+    true
+}
+
+pub(super) fn lifetime(text: &mut Vec<u8>, name: &[u8], span: Option<Duration>) {
     if let Some(span) = span {
         text.extend_from_slice(name);
         text.extend_from_slice(itoa::Buffer::new().format(span.as_secs()).as_bytes());

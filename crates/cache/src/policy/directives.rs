@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, header};
 
-use crate::base::http::list;
+use crate::base::http::{decimal, list};
 
 /// Maximum of any time, 68 years (RFC 9111, 1.2.2).
 pub(super) const MAX_SECONDS: Duration = Duration::from_secs(1 << 31);
@@ -139,15 +139,13 @@ fn describes_the_body(name: &HeaderName) -> bool {
 
 /// Parses a number of seconds; `None` if it is invalid.
 pub(super) fn seconds(text: &[u8]) -> Option<Duration> {
-    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number = text.iter().fold(0u64, |number, digit| {
-        number
-            .saturating_mul(10)
-            .saturating_add(u64::from(digit - b'0'))
-    });
-    Some(Duration::from_secs(number).min(MAX_SECONDS))
+    number(text).map(|number| Duration::from_secs(number).min(MAX_SECONDS))
+}
+
+/// Parses a number that consists of digits alone. One that overflows is the largest.
+pub(crate) fn number(text: &[u8]) -> Option<u64> {
+    let is_number = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    is_number.then(|| decimal(text).unwrap_or(u64::MAX))
 }
 
 impl Directives {

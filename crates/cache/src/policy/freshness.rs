@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, StatusCode, header};
 
 use super::{
     CacheRules, ExchangeTimes, Lifetime,
@@ -15,48 +15,24 @@ use crate::base::{http::list_of, http_date};
 /// began to warn.
 const MAX_HEURISTIC: Duration = Duration::from_hours(24);
 
-/// Source of a response's freshness lifetime.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Freshness {
-    /// The origin: `s-maxage`, `max-age` or `Expires`.
-    Explicit(Duration),
-    /// The route (`ttl`, `by_status`).
-    Route(Duration),
-    Heuristic(Duration),
-    Unknown,
-}
-
-impl Freshness {
-    pub(super) fn lifetime(self) -> Option<Duration> {
-        match self {
-            Self::Explicit(span) | Self::Route(span) | Self::Heuristic(span) => Some(span),
-            Self::Unknown => None,
-        }
-    }
-}
-
-/// Determines the freshness: RFC 9111, 4.2.1, then the route, then 4.2.2.
+/// Returns the freshness lifetime, if it is known: RFC 9111, 4.2.1, then the route, then 4.2.2.
 pub(super) fn freshness(
     policy: &Policy,
     status: StatusCode,
     headers: &HeaderMap,
     times: ExchangeTimes,
     rules: &CacheRules,
-) -> Freshness {
-    if let Some(span) = explicit(policy, headers, times) {
-        return Freshness::Explicit(span);
-    }
-    if let Some(span) = by_status(rules, status) {
-        return Freshness::Route(span);
+) -> Option<Duration> {
+    let known = explicit(policy, headers, times).or_else(|| by_status(rules, status));
+    if known.is_some() {
+        return known;
     }
     // RFC 9111, 3: a status that is not heuristically cacheable needs `public` for this.
     if !is_heuristically_cacheable(status) && !policy.directives.public {
-        return Freshness::Unknown;
+        return None;
     }
-    if let Some(span) = rules.ttl {
-        return Freshness::Route(span.min(MAX_SECONDS));
-    }
-    heuristic(headers, times, rules).map_or(Freshness::Unknown, Freshness::Heuristic)
+    let of_route = rules.ttl.map(|span| span.min(MAX_SECONDS));
+    of_route.or_else(|| heuristic(headers, times, rules))
 }
 
 /// Returns the route's TTL for this status.
@@ -108,11 +84,7 @@ pub(super) fn is_heuristically_cacheable(status: StatusCode) -> bool {
 
 /// Calculates `corrected_initial_age` of RFC 9111, 4.2.3.
 pub(super) fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration {
-    let delay = times
-        .response_time
-        .duration_since(times.request_time)
-        .unwrap_or_default();
-    let corrected = age_value(headers).saturating_add(delay);
+    let corrected = age_value(headers).saturating_add(times.delay());
     // `Date` is a whole second, and the response may come late in it: counting the fraction would
     // halve the lifetime of `s-maxage=1`.
     let apparent = date_of(headers)
@@ -124,8 +96,7 @@ pub(super) fn initial_age(headers: &HeaderMap, times: ExchangeTimes) -> Duration
 /// Returns the `Age` set by caches before the gateway. RFC 9111, 5.1: the first member of a list
 /// counts, and an invalid number is ignored.
 fn age_value(headers: &HeaderMap) -> Duration {
-    const AGE: HeaderName = header::AGE;
-    list_of(headers, &AGE)
+    list_of(headers, &header::AGE)
         .next()
         .and_then(seconds)
         .unwrap_or_default()

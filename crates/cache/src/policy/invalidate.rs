@@ -2,18 +2,18 @@
 
 use http::{HeaderMap, Method, StatusCode, header};
 
-/// A target URI, in the bytes that a [`crate::key::Key`] is made of.
+/// Path and query of a target URI of the origin.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Host and port in lower case, without the scheme's default port.
-    pub authority: String,
+    /// Not in normal form: references may have dot segments.
     pub path: Vec<u8>,
     /// Query without its `?`.
     pub query: Option<Vec<u8>>,
 }
 
 /// Returns the targets whose stored responses are invalid now: that of the request, and those in
-/// `Location` and `Content-Location` if they are of the same origin.
+/// `Location` and `Content-Location` if they are of the same origin. `authority` is host and port
+/// in lower case, without the scheme's default port.
 ///
 /// Empty for safe methods, and for a response that is neither 2xx nor 3xx: then nothing has
 /// changed. Unknown methods count as unsafe.
@@ -21,6 +21,7 @@ pub fn invalidates(
     method: &Method,
     status: StatusCode,
     scheme: &str,
+    authority: &str,
     target: &Target,
     headers: &HeaderMap,
 ) -> Vec<Target> {
@@ -32,7 +33,7 @@ pub fn invalidates(
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         let named = headers
             .get(name)
-            .and_then(|value| resolve(scheme, target, value.as_bytes()));
+            .and_then(|value| resolve(scheme, authority, target, value.as_bytes()));
         found.extend(named.filter(|named| !found.contains(named)));
     }
     found
@@ -40,7 +41,7 @@ pub fn invalidates(
 
 /// Resolves a URI reference in a response to `base`, if the result is of the same origin (RFC 3986,
 /// 5.2).
-fn resolve(scheme: &str, base: &Target, reference: &[u8]) -> Option<Target> {
+fn resolve(scheme: &str, authority: &str, base: &Target, reference: &[u8]) -> Option<Target> {
     let reference = reference.trim_ascii();
     let reference = reference.split(|byte| *byte == b'#').next()?;
     let target = without_scheme(scheme, reference)?;
@@ -52,17 +53,12 @@ fn resolve(scheme: &str, base: &Target, reference: &[u8]) -> Option<Target> {
         .iter()
         .position(|byte| matches!(byte, b'/' | b'?'))
         .unwrap_or(rest.len());
-    let (authority, target) = rest.split_at(end);
-    if authority_of(scheme, authority)? != base.authority {
-        return None;
-    }
-    let (path, query) = halves(target);
-    let path = if path.is_empty() { b"/" } else { path };
-    Some(Target {
-        authority: base.authority.clone(),
-        path: without_dots(path),
-        query,
-    })
+    let (named, target) = rest.split_at(end);
+    let root = Target {
+        path: b"/".to_vec(),
+        query: None,
+    };
+    (authority_of(scheme, named)? == authority).then(|| relative(&root, target))
 }
 
 /// Strips `scheme:`, if present; `None` if it is another scheme.
@@ -96,49 +92,22 @@ fn authority_of(scheme: &str, authority: &[u8]) -> Option<String> {
     Some(authority.to_ascii_lowercase())
 }
 
+/// Resolves a reference without a scheme and an authority.
 fn relative(base: &Target, reference: &[u8]) -> Target {
-    let (path, query) = halves(reference);
-    let target = |path: Vec<u8>, query| Target {
-        authority: base.authority.clone(),
-        path,
-        query,
-    };
+    let mut halves = reference.splitn(2, |byte| *byte == b'?');
+    let path = halves.next().unwrap_or_default();
+    let query = halves.next().map(<[u8]>::to_vec);
     if path.is_empty() {
-        return target(base.path.clone(), query.or_else(|| base.query.clone()));
-    }
-    if path.starts_with(b"/") {
-        return target(without_dots(path), query);
+        return Target {
+            path: base.path.clone(),
+            query: query.or_else(|| base.query.clone()),
+        };
     }
     let folder = base.path.iter().rposition(|byte| *byte == b'/');
-    let mut merged = base.path[..folder.map_or(0, |at| at + 1)].to_vec();
-    merged.extend_from_slice(path);
-    target(without_dots(&merged), query)
-}
-
-fn halves(target: &[u8]) -> (&[u8], Option<Vec<u8>>) {
-    let mut halves = target.splitn(2, |byte| *byte == b'?');
-    let path = halves.next().unwrap_or_default();
-    (path, halves.next().map(<[u8]>::to_vec))
-}
-
-/// Removes dot segments (RFC 3986, 5.2.4). Nothing else is changed: keys are made of bytes as sent.
-fn without_dots(path: &[u8]) -> Vec<u8> {
-    let mut output: Vec<&[u8]> = Vec::new();
-    let mut segments = path.split(|byte| *byte == b'/').peekable();
-    while let Some(segment) = segments.next() {
-        let is_last = segments.peek().is_none();
-        match segment {
-            b"." | b".." => {
-                // The first segment is the empty one before the leading slash.
-                if segment == b".." && output.len() > 1 {
-                    output.pop();
-                }
-                if is_last {
-                    output.push(b"");
-                }
-            }
-            _ => output.push(segment),
-        }
+    let folder = folder.filter(|_| !path.starts_with(b"/"));
+    let folder = &base.path[..folder.map_or(0, |at| at + 1)];
+    Target {
+        path: [folder, path].concat(),
+        query,
     }
-    output.join(&b'/')
 }

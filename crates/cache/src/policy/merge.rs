@@ -74,8 +74,7 @@ pub fn cookies_for_the_first(headers: &HeaderMap, first: &mut HeaderMap) {
 
 /// Returns the fields that `Connection` lists.
 fn nominated(headers: &HeaderMap) -> Vec<HeaderName> {
-    const CONNECTION: HeaderName = header::CONNECTION;
-    list_of(headers, &CONNECTION)
+    list_of(headers, &header::CONNECTION)
         .filter_map(|name| HeaderName::from_bytes(name).ok())
         .collect()
 }
@@ -152,30 +151,24 @@ fn belongs_to_the_body(name: &HeaderName) -> bool {
 
 /// Returns the members of `Vary`, as written.
 fn fields_of_vary(headers: &HeaderMap) -> Vec<Vec<u8>> {
-    const VARY: HeaderName = header::VARY;
-    if !headers.contains_key(VARY) {
-        return Vec::new();
-    }
-    list_of(headers, &VARY).map(<[u8]>::to_vec).collect()
+    list_of(headers, &header::VARY)
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// Adds those of `fields` that `Vary` does not list, in a line of their own.
 fn vary_also_by(headers: &mut HeaderMap, fields: &[Vec<u8>]) {
-    if fields.is_empty() {
-        return;
-    }
     let named = fields_of_vary(headers);
-    let is_missing = |field: &&[u8]| {
+    let is_named = |field: &[u8]| {
         let mut named = named.iter();
-        !named.any(|name| name == b"*" || name.eq_ignore_ascii_case(field))
+        named.any(|name| name == b"*" || name.eq_ignore_ascii_case(field))
     };
     let fields = fields.iter().map(Vec::as_slice);
-    let missing: Vec<&[u8]> = fields.filter(is_missing).collect();
-    if missing.is_empty() {
-        return;
-    }
+    let missing: Vec<&[u8]> = fields.filter(|field| !is_named(field)).collect();
     // The names come from a header, so they always fit into one.
-    if let Ok(line) = HeaderValue::from_bytes(&missing.join(&b", "[..])) {
+    if !missing.is_empty()
+        && let Ok(line) = HeaderValue::from_bytes(&missing.join(&b", "[..]))
+    {
         headers.append(header::VARY, line);
     }
 }

@@ -30,12 +30,14 @@ pub use browser::browser;
 pub use cache_status::{CacheStatus, Forward, Served};
 pub use client_lifetimes::{ClientLifetimes, forbid_storing};
 pub use conditional::{has_validator, not_modified, to_not_modified};
+pub(crate) use directives::number;
 pub use invalidate::{Target, invalidates};
 pub use merge::{clean, cookies_for_the_first, date, for_the_first, merge, updates};
 pub use request_directives::{RequestDirectives, Usability, after_error, judge};
 pub use storable::{
     NotStorable, OriginRequest, again, allows_authorization, is_for_everybody, may_be_stored, store,
 };
+pub use targeted::{CDN_CACHE_CONTROL, SURROGATE_CONTROL};
 pub use vary::{SentHeaders, UnchangedHeaders, Variance, Vary, is_left_alone};
 
 /// Rules of a route beside the origin's directives. The default is plain RFC 9111.
@@ -137,13 +139,8 @@ impl Lifetime {
 
     /// Time at which freshness ends or ended.
     pub fn fresh_until(&self) -> SystemTime {
-        let until = if self.fresh_for >= self.initial_age {
-            self.response_time
-                .checked_add(self.fresh_for.saturating_sub(self.initial_age))
-        } else {
-            self.response_time
-                .checked_sub(self.initial_age.saturating_sub(self.fresh_for))
-        };
+        let generated = self.response_time.checked_sub(self.initial_age);
+        let until = generated.and_then(|generated| generated.checked_add(self.fresh_for));
         // Both spans are below about 70 years, so only a clock near the end of its range gets here.
         until.unwrap_or(self.response_time)
     }

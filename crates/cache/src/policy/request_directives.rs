@@ -95,9 +95,7 @@ impl RequestDirectives {
 }
 
 pub(super) fn is_pragma_no_cache(headers: &HeaderMap) -> bool {
-    const PRAGMA: http::HeaderName = header::PRAGMA;
-    headers.contains_key(PRAGMA)
-        && list_of(headers, &PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"))
+    list_of(headers, &header::PRAGMA).any(|member| member.eq_ignore_ascii_case(b"no-cache"))
 }
 
 /// Ways in which a stored response may be used.

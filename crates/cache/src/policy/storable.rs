@@ -8,7 +8,7 @@ use super::{
     CacheRules, ExchangeTimes, IgnoredHeaders, Lifetime, RequestDirectives, Vary,
     conditional::has_validator,
     directives::{Directives, FieldScope},
-    freshness::{self, Freshness},
+    freshness,
     targeted::Policy,
 };
 use crate::base::http::essence;
@@ -90,17 +90,12 @@ pub fn store(
     if rules.explicit_only && declared.is_none_or(|ttl| ttl.is_zero()) {
         return Err(NotStorable::NotExplicit);
     }
-    let freshness = freshness::freshness(&policy, status, headers, times, rules);
-    let fresh_for = match freshness {
-        // RFC 9111, 3: a heuristically cacheable response may be stored for its validator alone.
-        Freshness::Unknown
-            if policy.directives.no_cache.is_whole()
-                && (policy.directives.public || freshness::is_heuristically_cacheable(status)) =>
-        {
-            Duration::ZERO
-        }
-        _ => freshness.lifetime().ok_or(NotStorable::NoLifetime)?,
-    };
+    // RFC 9111, 3: a heuristically cacheable response may be stored for its validator alone.
+    let is_for_validator = policy.directives.no_cache.is_whole()
+        && (policy.directives.public || freshness::is_heuristically_cacheable(status));
+    let fresh_for = freshness::freshness(&policy, status, headers, times, rules)
+        .or(is_for_validator.then_some(Duration::ZERO))
+        .ok_or(NotStorable::NoLifetime)?;
     let lifetime = freshness::lifetime(&policy, fresh_for, initial_age, times, rules);
     let spans = [
         lifetime.fresh_for,

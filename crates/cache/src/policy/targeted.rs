@@ -11,8 +11,10 @@ use super::{
     directives::{self, Argument, Directives, FieldScope, MAX_SECONDS, StaleWindow},
 };
 
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
-const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+/// Response header meant only for caches in front of the origin, needed again when the stored
+/// response is validated.
+pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
 /// Directives of the origin for this cache.
 #[derive(Clone, Debug, PartialEq, Eq)]

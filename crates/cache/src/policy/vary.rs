@@ -28,12 +28,8 @@ pub struct Variance(pub u128);
 
 impl Vary {
     pub fn parse(headers: &HeaderMap) -> Self {
-        const VARY: HeaderName = header::VARY;
-        if !headers.contains_key(VARY) {
-            return Self::Nothing;
-        }
         let mut fields = Vec::new();
-        for member in list_of(headers, &VARY) {
+        for member in list_of(headers, &header::VARY) {
             // `*` is a valid token character, but no field has this name.
             match HeaderName::from_bytes(member) {
                 Ok(name) if name.as_str() != "*" => fields.push(name),
@@ -42,10 +38,37 @@ impl Vary {
         }
         fields.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         fields.dedup();
+        Self::of_fields(fields)
+    }
+
+    /// Returns the `Vary` that lists these fields.
+    pub(crate) fn of_fields(fields: Vec<HeaderName>) -> Self {
         if fields.is_empty() {
-            return Self::Nothing;
+            Self::Nothing
+        } else {
+            Self::Fields(fields.into())
         }
-        Self::Fields(fields.into())
+    }
+
+    /// Reads what [`Vary::names`] returned; `None` if a name is invalid.
+    pub(crate) fn from_names<'n>(names: impl IntoIterator<Item = &'n str>) -> Option<Self> {
+        let fields = names.into_iter().map(|name| name.parse().ok());
+        Some(Self::of_fields(fields.collect::<Option<_>>()?))
+    }
+
+    /// Returns the listed fields; `None` if the selecting fields are unknown.
+    pub(crate) fn fields(&self) -> Option<&[HeaderName]> {
+        match self {
+            Self::Nothing => Some(&[]),
+            Self::Fields(fields) => Some(fields),
+            Self::Everything => None,
+        }
+    }
+
+    /// Returns the names of the listed fields; `None` if the selecting fields are unknown.
+    pub(crate) fn names(&self) -> Option<Vec<String>> {
+        let fields = self.fields()?.iter();
+        Some(fields.map(|name| name.as_str().to_owned()).collect())
     }
 
     /// Returns the fields by which the responses of a route differ that may ignore `Vary`. Encoded
@@ -71,12 +94,7 @@ impl Vary {
         if !fields.contains(name) {
             return self;
         }
-        let left: Vec<HeaderName> = fields.iter().filter(|f| *f != name).cloned().collect();
-        if left.is_empty() {
-            Self::Nothing
-        } else {
-            Self::Fields(left.into())
-        }
+        Self::of_fields(fields.iter().filter(|f| *f != name).cloned().collect())
     }
 
     /// Hashes the values of these fields in `request`.

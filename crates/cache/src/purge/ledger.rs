@@ -15,7 +15,7 @@ use std::{
     iter,
 };
 
-use super::stamps::{self, Digest, EntrySubject, Stamp};
+use super::stamps::{Digest, EntrySubject, Stamp};
 use crate::key::Key;
 
 /// Kinds of purges, each with a bound of its own.
@@ -249,14 +249,13 @@ impl PurgeLedger {
         }
         let subject = EntrySubject::new(key, tags);
         let is_later = |digest| self.last.get(digest).is_some_and(|at| *at > position);
-        let (url, target_at) = stamps::url(key);
         let prefixes = self.by_kind[Kind::Prefix as usize]
             .purges
             .range(position + 1..);
         subject.digests.iter().any(is_later)
             || prefixes.map(|(_, stamp)| stamp).any(|stamp| {
                 matches!(stamp, Stamp::Prefix(prefix)
-                    if url.starts_with(prefix) || url[target_at..].starts_with(prefix))
+                    if key.without_scheme().starts_with(prefix) || key.target().starts_with(prefix))
             })
     }
 

@@ -116,6 +116,18 @@ pub(super) struct Generation {
     pub(super) age: Duration,
 }
 
+impl Generation {
+    fn new(name: String, age: i64) -> Self {
+        let age = positive_millis(age);
+        Self { name, age }
+    }
+}
+
+/// Returns a number of milliseconds as a duration, zero if it is negative.
+fn positive_millis(number: i64) -> Duration {
+    Duration::from_millis(u64::try_from(number).unwrap_or(0))
+}
+
 /// Response to a published purge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Published {
@@ -209,26 +221,29 @@ impl PurgeLogStore for RedisPurgeLog {
         for Position { id, drawn } in &question.expected {
             args.extend([id.to_string(), drawn.clone()]);
         }
-        let raw: RawResponse = self.eval(&self.sync, &args).await?;
-        let leases = || raw.leases.into_iter().map(|lease| self.lease(lease));
-        let generation = raw.generation.name.clone();
+        let response: RawResponse = self.eval(&self.sync, &args).await?;
+        let (is_in_log, generation, age, left, entries, leases, is_there) = response;
+        let left = positive_millis(left);
+        let entries = entries.into_iter();
+        let mut entries: Vec<Entry> = entries
+            .map(|entry| self.entry(entry, &generation))
+            .collect();
+        let leases = || leases.into_iter().map(|lease| self.lease(lease));
         Ok(LogResponse {
-            generation: raw.generation,
-            leased: raw.leased,
+            leased: (!left.is_zero()).then_some(left),
             leases: question.wants_leases.then(|| leases().collect()),
-            follows: if raw.is_in_log {
-                let entries = raw.entries.into_iter();
-                let entries: Vec<Entry> = entries
-                    .map(|entry| self.entry(entry, &generation))
-                    .collect();
+            follows: if is_in_log {
                 LogContinuity::Entries {
                     are_all: entries.len() < BATCH,
                     entries,
                 }
             } else {
-                LogContinuity::Gap(raw.end)
+                // The scripts see to it that the log has an entry.
+                let last = entries.pop().ok_or(Unavailable::Response)?;
+                LogContinuity::Gap(last.position)
             },
-            is_there: raw.is_there,
+            is_there,
+            generation: Generation::new(generation, age),
         })
     }
 
@@ -236,12 +251,13 @@ impl PurgeLogStore for RedisPurgeLog {
         let text = self.text(drawn, purges);
         let mut args = Self::common();
         args.extend([drawn.to_owned(), text, LOG_LEN.to_string()]);
-        let raw: RawPublished = self.eval(&self.publish, &args).await?;
-        let leases = raw.leases.into_iter().map(|lease| self.lease(lease));
+        let response: RawPublished = self.eval(&self.publish, &args).await?;
+        let (id, generation, age, leases) = response;
+        let leases = leases.into_iter().map(|lease| self.lease(lease));
         let drawn = drawn.to_owned();
         Ok(Published {
-            position: Position { id: raw.id, drawn },
-            generation: raw.generation,
+            position: Position { id, drawn },
+            generation: Generation::new(generation, age),
             leases: leases.collect(),
         })
     }
@@ -261,7 +277,8 @@ impl RedisPurgeLog {
         [prefix.as_bytes(), name.as_bytes(), text.as_bytes()]
     }
 
-    fn entry(&self, RawEntry { position, text }: RawEntry, generation: &str) -> Entry {
+    fn entry(&self, (id, drawn, text): RawEntry, generation: &str) -> Entry {
+        let position = Position { id, drawn };
         // An entry without a purge began the generation, or its purge was taken out.
         if text.is_empty() && generation.split(':').next() == Some(&position.drawn) {
             let content = EntryContent::Restarted;
@@ -299,21 +316,21 @@ impl RedisPurgeLog {
 
     /// Verifies a lease. A gateway without a valid signature counts as one that has applied
     /// nothing.
-    fn lease(&self, raw: RawLease) -> Lease {
-        let (done, tag) = raw.done.split_once('~').unwrap_or((&raw.done, ""));
-        let claim = format!("{} {done}", raw.applied);
-        let parts = self.parts(&raw.gateway, &claim);
+    fn lease(&self, (gateway, left, applied, report): RawLease) -> Lease {
+        let (done, tag) = report.split_once('~').unwrap_or((&report, ""));
+        let claim = format!("{applied} {done}");
+        let parts = self.parts(&gateway, &claim);
         let is_signed = self.signer.verifies_text(LEASE_OF, &parts, tag);
         Lease {
-            left: raw.left,
-            applied: if is_signed { raw.applied } else { Id(0, 0) },
+            left,
+            applied: if is_signed { applied } else { Id(0, 0) },
             done: if is_signed {
                 read(done.trim_start_matches([VALIDATES, SERVES]))
             } else {
                 Vec::new()
             },
             validates: is_signed && done.starts_with(VALIDATES),
-            gateway: raw.gateway,
+            gateway,
         }
     }
 }
@@ -431,12 +448,8 @@ mod tests {
     fn only_entries_signed_by_the_fleet_are_read() {
         let (ours, new) = (log(&["a"], "p:"), log(&["b", "a"], "p:"));
         let entry = |log: &RedisPurgeLog, drawn: &str, text: &str| {
-            let position = Position {
-                id: Id(5, 0),
-                drawn: drawn.to_owned(),
-            };
-            let text = text.to_owned();
-            log.entry(RawEntry { position, text }, "g:1").content
+            let raw = (Id(5, 0), drawn.to_owned(), text.to_owned());
+            log.entry(raw, "g:1").content
         };
         let purges = vec![Purge::ALL];
         let text = ours.text("d", &purges);
@@ -478,12 +491,8 @@ mod tests {
             ..LogQuery::default()
         };
         let done = ours.claim(&question);
-        let raw = |gateway: &str, applied, done: &str| RawLease {
-            gateway: gateway.to_owned(),
-            left: 9,
-            applied,
-            done: done.to_owned(),
-        };
+        let raw =
+            |gateway: &str, applied, done: &str| (gateway.to_owned(), 9, applied, done.to_owned());
         let lease = ours.lease(raw("g", Id(7, 1), &done));
         assert_eq!((lease.applied, lease.done), (Id(7, 1), vec![(Id(7, 1), 3)]));
         assert!(!lease.validates);

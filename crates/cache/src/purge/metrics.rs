@@ -4,27 +4,29 @@ use super::{Purge, PurgeEffect, PurgeTarget};
 use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
 
 const KINDS: [&str; 5] = ["url", "prefix", "tag", "all", "written"];
-const EFFECTS: [&str; 2] = ["hard", "soft"];
 
-/// Source of a purge at this gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The admin API.
-    Admin,
-    /// A request with the method `PURGE`.
-    Method,
-    /// A successful write (`purge_on_write`).
-    Write,
-    /// Another gateway.
-    Gateway,
+edgeway_base::enum_table! {
+    /// Source of a purge at this gateway.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Source => name {
+        /// The admin API.
+        Admin = "admin",
+        /// A request with the method `PURGE`.
+        Method = "method",
+        /// A successful write (`purge_on_write`).
+        Write = "write",
+        /// Another gateway.
+        Gateway = "gateway",
+    }
 }
 
-const SOURCES: [&str; 4] = ["admin", "method", "write", "gateway"];
+/// Counters by source.
+type BySource = [IntCounter; Source::ALL.len()];
 
 pub(super) struct PurgeMetrics {
-    /// By kind, how and source.
-    purges: [[[IntCounter; 4]; 2]; KINDS.len()],
-    objects: [IntCounter; 4],
+    /// By kind and effect.
+    purges: [[BySource; PurgeEffect::ALL.len()]; KINDS.len()],
+    objects: BySource,
     pub(super) up: IntGauge,
     pub(super) losses: IntCounter,
     pub(super) gaps: IntCounter,
@@ -35,27 +37,32 @@ pub(super) struct PurgeMetrics {
 
 impl PurgeMetrics {
     pub(super) fn new(metrics: &Metrics) -> Self {
-        let purges = |kind, effect, source| {
+        let purges = |kind, effect: PurgeEffect, source: Source| {
             metrics.counter(
                 "edgeway_cache_purges_total",
                 "Purges that were applied, by kind (`url`, `prefix`, `tag`, `all`, and `written`: \
                  changed by a write), mode (`hard`, `soft`) and source: `admin` (the admin API), \
                  `method` (`PURGE`), `write` (`purge_on_write`), `gateway` (another one).",
-                &[("kind", kind), ("how", effect), ("source", source)],
+                &[
+                    ("kind", kind),
+                    ("how", effect.name()),
+                    ("source", source.name()),
+                ],
             )
         };
-        let objects = |source| {
+        let objects = |source: Source| {
             metrics.counter(
                 "edgeway_cache_purged_objects_total",
                 "Stored responses that purges dropped or marked as stale, by source.",
-                &[("source", source)],
+                &[("source", source.name())],
             )
         };
         Self {
             purges: KINDS.map(|kind| {
-                EFFECTS.map(|effect| SOURCES.map(|source| purges(kind, effect, source)))
+                PurgeEffect::ALL
+                    .map(|effect| Source::ALL.map(|source| purges(kind, effect, source)))
             }),
-            objects: SOURCES.map(objects),
+            objects: Source::ALL.map(objects),
             up: metrics.gauge(
                 "edgeway_cache_purge_link_up",
                 "1 while purges wait for this gateway: it holds its lease, or there is no Redis.",
@@ -100,11 +107,7 @@ impl PurgeMetrics {
             PurgeTarget::All => 3,
             PurgeTarget::Written(_) => 4,
         };
-        let effect = match purge.effect {
-            PurgeEffect::Hard => 0,
-            PurgeEffect::Soft => 1,
-        };
-        self.purges[kind][effect][source as usize].inc();
+        self.purges[kind][purge.effect as usize][source as usize].inc();
         self.objects[source as usize].inc_by(objects);
     }
 }

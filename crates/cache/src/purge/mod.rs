@@ -49,15 +49,17 @@ pub enum PurgeTarget {
     All,
 }
 
-/// Effect on the purged responses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum PurgeEffect {
-    /// Removed.
-    #[default]
-    Hard,
-    /// Marked as stale: validated before use, or served during revalidation if their
-    /// `stale_while_revalidate` allows it.
-    Soft,
+edgeway_base::enum_table! {
+    /// Effect on the purged responses.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub enum PurgeEffect => name {
+        /// Removed.
+        #[default]
+        Hard = "hard",
+        /// Marked as stale: validated before use, or served during revalidation if their
+        /// `stale_while_revalidate` allows it.
+        Soft = "soft",
+    }
 }
 
 /// A purge. In JSON: `{"url": "/blog"}`, `{"prefix": …}`, `{"tag": …}` or `{"all": true}`, each

@@ -88,13 +88,10 @@ impl Purge {
 
     /// Refuses writes: only gateways send them.
     fn may_be_ordered(&self) -> Result<(), InvalidPurge> {
-        match self.target {
-            PurgeTarget::Written(_) => bad(format!("unknown key `written`: {SHAPES}")),
-            PurgeTarget::Url(_)
-            | PurgeTarget::Prefix(_)
-            | PurgeTarget::Tag(_)
-            | PurgeTarget::All => Ok(()),
+        if matches!(self.target, PurgeTarget::Written(_)) {
+            return bad(format!("unknown key `written`: {SHAPES}"));
         }
+        Ok(())
     }
 
     fn from_object(mut object: Map<String, Value>) -> Result<Self, InvalidPurge> {

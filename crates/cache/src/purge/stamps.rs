@@ -8,9 +8,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    HostPath, PurgeMatcher, PurgeTarget, WriteTarget,
+    HostPath, PurgeMatcher, PurgeTarget,
     ledger::{Bound, Kind, Noted},
-    target::{scheme, without_rsc, without_scheme, without_slash},
+    target::{without_rsc, without_slash},
     write_target,
 };
 pub(crate) use crate::digest::Digest;
@@ -80,23 +80,19 @@ impl Stamp {
     /// Returns the stamps of a purge: two for a write to an item of a list.
     pub(crate) fn of_target(target: &PurgeMatcher) -> Vec<Self> {
         let one = match target {
-            PurgeMatcher::Written(WriteTarget {
-                authority,
-                item,
-                list,
-            }) => {
+            PurgeMatcher::Written(target) => {
                 let written = |place| {
                     Self::Written(WriteChange {
                         place,
-                        region: region(authority),
+                        region: region(&target.authority),
                         url: None,
                     })
                 };
-                let places = [Some(item), list.as_ref()].into_iter().flatten();
-                let places = places.filter_map(|place| match place {
+                let places = [Some(&target.item), target.list.as_ref()].into_iter();
+                let places = places.flatten().filter_map(|place| match place {
                     // The root is not an item of a list: the URL itself is another purge.
                     HostPath::Path(path) if path.is_empty() => None,
-                    HostPath::Path(path) => Some(write_target::place(authority, path)),
+                    HostPath::Path(path) => Some(write_target::place(&target.authority, path)),
                     HostPath::Digests { place, .. } => Some(*place),
                 });
                 return places.map(written).collect();
@@ -195,14 +191,7 @@ impl Noted for Stamp {
     }
 
     fn widened(&self) -> Option<Self> {
-        match self {
-            Self::Written(written) => Some(Self::Region(written.region)),
-            Self::Url { .. }
-            | Self::Everywhere(_)
-            | Self::Prefix(_)
-            | Self::All
-            | Self::Region(_) => None,
-        }
+        self.written().map(|written| Self::Region(written.region))
     }
 }
 
@@ -221,7 +210,7 @@ pub(crate) fn origin(key: &Key) -> Digest {
     let query = without_rsc(key.query().unwrap_or_default());
     digest(
         b"origin",
-        &[scheme(key), key.authority(), key.path(), &query],
+        &[key.scheme(), key.authority(), key.path(), &query],
     )
 }
 
@@ -241,7 +230,7 @@ impl EntrySubject {
         let mut digests = vec![
             part,
             digest(b"url", &[authority, path, &query]),
-            digest(b"origin", &[scheme(key), authority, path, &query]),
+            digest(b"origin", &[key.scheme(), authority, path, &query]),
             place(key),
             digest(b"region", &[&[region(authority)]]),
         ];
@@ -274,9 +263,4 @@ pub(crate) fn slots(key: &Key, slots: u32) -> [u32; 2] {
 /// Returns which of `parts` a digest belongs to.
 pub(crate) fn part(digest: &Digest, parts: usize) -> usize {
     usize::from(digest[0]) % parts
-}
-
-/// Returns a key's URL without its scheme, and the offset of the path in it.
-pub(crate) fn url(key: &Key) -> (&[u8], usize) {
-    (without_scheme(key), key.authority().len())
 }

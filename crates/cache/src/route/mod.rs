@@ -15,7 +15,7 @@ use http::{HeaderMap, header};
 pub use self::{
     client_directives::ClientDirectives,
     key::{KeyRules, Query},
-    tags::{SURROGATE_CONTROL, TAGS, TagProblem, TagTemplate, tags_of},
+    tags::{TAGS, TagProblem, TagTemplate, tags_of},
     uses::{MinUses, UseCounts},
 };
 use super::{

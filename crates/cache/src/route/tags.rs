@@ -10,9 +10,6 @@ const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
 /// Response headers meant only for caches in front of the origin, not needed once a response is
 /// stored.
 pub const TAGS: [HeaderName; 2] = [SURROGATE_KEY, CACHE_TAG];
-/// Response header meant only for caches in front of the origin, needed again when the stored
-/// response is validated.
-pub const SURROGATE_CONTROL: HeaderName = HeaderName::from_static("surrogate-control");
 
 /// Maximum number of tags of one response, and maximum bytes of a tag: twice what Next.js allows a
 /// page. Beyond that the tags would be larger than the rest of the response.

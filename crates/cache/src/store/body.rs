@@ -12,10 +12,13 @@ use parking_lot::Mutex;
 use super::{
     eviction_state::EvictionState,
     filling::Filling,
-    memory::{MemoryCharge, MemoryLedger, allocated, size_below},
+    memory::{MemoryCharge, MemoryLedger},
     read::Reader,
 };
-use crate::key::Key;
+use crate::{
+    allocation::{allocated, size_below},
+    key::Key,
+};
 
 /// The body of an entry, complete or still growing, and what else stays the same when a 304 makes a
 /// new entry for the response.
@@ -175,7 +178,17 @@ impl Body {
     /// `None` if some of them are gone: the fill failed, or no longer stores the response. From then
     /// on no request finds the body, but one may have found it before.
     pub fn reader(self: &Arc<Self>) -> Option<Reader> {
-        Reader::new(self)
+        if self.whole().is_some() {
+            return Some(Reader::open(self, None));
+        }
+        let attached = if let Some(filling) = self.filling() {
+            Some(filling.attach_to_all()?)
+        } else {
+            // It ended after the first look, whole or not.
+            self.whole()?;
+            None
+        };
+        Some(Reader::open(self, attached))
     }
 
     /// Returns the bytes in memory, without the compressed forms.

@@ -15,31 +15,37 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::{
     body::Body,
     headers::StoredHeaders,
-    memory::{MemoryLedger, allocated},
+    memory::MemoryLedger,
     purge_log::{LogMark, StoredMark},
     quota::Quota,
-    route_rules::RouteRules,
 };
 use crate::{
+    allocation::allocated,
     base::encoding::Encoding,
     key::Key,
     policy::{Lifetime, Variance, Vary},
 };
 
-/// Settings of a route for a response, beyond what the RFC says.
+/// Settings of a route for all of its responses.
 #[derive(Clone, Debug)]
-pub struct EntryRules {
-    pub route: Arc<str>,
-    /// Tags of the response for purges by tag, without duplicates.
-    pub tags: Box<[Box<str>]>,
+pub struct RouteRules {
+    pub name: Arc<str>,
     /// A longer body, in bytes, is passed on and not stored.
     pub max_object: u64,
-    /// True if the response may be stored in compressed forms too.
-    pub is_compressible: bool,
     /// Memory quota of the route, if the route has one.
     pub quota: Option<Arc<Quota>>,
     /// True if the route stores responses that the origin forbids to store.
     pub keeps_private: bool,
+}
+
+/// Settings for a response, beyond what the RFC says.
+#[derive(Clone, Debug)]
+pub struct EntryRules {
+    pub route: Arc<RouteRules>,
+    /// Tags of the response for purges by tag, without duplicates.
+    pub tags: Box<[Box<str>]>,
+    /// True if the response may be stored in compressed forms too.
+    pub is_compressible: bool,
 }
 
 /// A response that is about to be stored.
@@ -130,11 +136,7 @@ fn since_epoch(time: SystemTime) -> u64 {
 }
 
 impl Entry {
-    pub(super) fn new(
-        draft: &EntryDraft,
-        rules: Arc<RouteRules>,
-        ledger: &'static MemoryLedger,
-    ) -> Self {
+    pub(super) fn new(draft: &EntryDraft, ledger: &'static MemoryLedger) -> Self {
         let compressible = if draft.about.is_compressible {
             IS_COMPRESSIBLE
         } else {
@@ -142,7 +144,10 @@ impl Entry {
         };
         let body = Body::growing(draft.key.clone(), draft.about.tags.clone(), ledger);
         let variant = (&draft.vary, draft.variance);
-        let headers = StoredHeaders::new(&draft.headers);
+        let (headers, rules) = (
+            StoredHeaders::new(&draft.headers),
+            Arc::clone(&draft.about.route),
+        );
         let mut entry = Self::assemble(body, headers, rules, &draft.lifetime, variant, draft.mark);
         entry.status = draft.status;
         entry.flags |= compressible;
@@ -227,7 +232,7 @@ impl Entry {
 
     /// Returns the name of the route that the response was stored for.
     pub fn route(&self) -> &str {
-        &self.rules.route
+        &self.rules.name
     }
 
     /// Returns true if the response may be stored in compressed forms too.

@@ -278,28 +278,19 @@ impl Queues {
         for list in lists {
             let mut next = list.oldest;
             while next != NONE {
-                let Node {
-                    body,
-                    size,
-                    before,
-                    part,
-                    is_main,
-                    ..
-                } = &mut old[next as usize];
+                let node = &mut old[next as usize];
                 let at = u32::try_from(self.nodes.len()).expect("fewer than before");
-                let body = body.take();
+                let body = node.body.take();
                 if let Some(body) = &body {
                     body.eviction.node.store(at, Ordering::Relaxed);
                 }
-                next = *before;
+                next = node.before;
                 grow(&mut self.nodes);
                 self.nodes.push(Node {
                     body,
-                    size: *size,
                     before: NONE,
                     after: NONE,
-                    part: *part,
-                    is_main: *is_main,
+                    ..*node
                 });
                 self.link(at);
             }

@@ -15,9 +15,9 @@ use smart_default::SmartDefault;
 
 use super::{
     body_file::BodyFile,
-    memory::{MemoryCharge, MemoryLedger, allocated},
+    memory::{MemoryCharge, MemoryLedger},
 };
-use crate::base::encoding::Encoding;
+use crate::{allocation::allocated, base::encoding::Encoding};
 
 /// State of an entry for eviction. It is part of its body, and so outlives a refresh.
 #[derive(Debug, SmartDefault)]
@@ -86,14 +86,6 @@ impl Forms {
     }
 }
 
-fn place(encoding: Encoding) -> usize {
-    match encoding {
-        Encoding::Zstd => 0,
-        Encoding::Br => 1,
-        Encoding::Gzip => 2,
-    }
-}
-
 impl EvictionState {
     pub(super) const MAX_FREQUENCY: u8 = 3;
 
@@ -140,7 +132,7 @@ impl EvictionState {
 
     pub(super) fn form(&self, encoding: Encoding) -> Option<Bytes> {
         let forms = self.forms.read();
-        let form = forms.as_ref()?.encoded[place(encoding)].as_ref()?;
+        let form = forms.as_ref()?.encoded[encoding as usize].as_ref()?;
         self.use_form();
         Some(form.bytes.clone())
     }
@@ -168,7 +160,7 @@ impl EvictionState {
     ) -> Option<bool> {
         let mut forms = self.forms.write();
         let (forms, list) = begun(&mut forms);
-        let slot = &mut forms.encoded[place(encoding)];
+        let slot = &mut forms.encoded[encoding as usize];
         if slot.is_some() {
             return None;
         }

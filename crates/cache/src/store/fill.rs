@@ -6,7 +6,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use tokio::time::Instant;
 
 use super::{
@@ -15,7 +14,7 @@ use super::{
     filling::{Filling, WINDOW, WriteCondition},
     memory::{MemoryCharge, MemoryLedger},
 };
-use crate::policy::Vary;
+use crate::{base::http::content_length, policy::Vary};
 
 /// Reasons why the transfer of a response has become useless.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,15 +48,17 @@ pub struct Fill {
     keeps_pace: bool,
 }
 
-impl Fill {
-    pub(super) fn begin(store: &'static Store, draft: &EntryDraft) -> Self {
-        let entry = Arc::new(store.entry(draft));
+impl Store {
+    /// Begins to store a response. From now on readers find it.
+    pub fn begin(&'static self, draft: &EntryDraft) -> Fill {
+        let store = self;
+        let entry = Arc::new(Entry::new(draft, store.ledger));
         let filling = Arc::new(Filling::new(MemoryCharge::new(store.ledger, 0)));
         entry.body.set_filling(Some(Arc::clone(&filling)));
         store.metrics.fills.inc();
-        let mut fill = Self {
+        let mut fill = Fill {
             store,
-            expected: content_length(draft),
+            expected: content_length(&draft.headers),
             entry,
             filling,
             reserved: 0,
@@ -67,7 +68,7 @@ impl Fill {
         let expected = fill.expected.unwrap_or_default();
         if draft.vary == Vary::Everything {
             fill.pass(NotStoredReason::Vary);
-        } else if expected > draft.about.max_object {
+        } else if expected > draft.about.route.max_object {
             fill.pass(NotStoredReason::TooLarge);
         } else if expected > store.ledger.most_filling() {
             fill.pass(NotStoredReason::NoRoom);
@@ -77,7 +78,9 @@ impl Fill {
         store.make_room();
         fill
     }
+}
 
+impl Fill {
     /// Returns the entry that readers find.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
@@ -161,7 +164,7 @@ impl Fill {
         }
         let store = self.store;
         let mut part = store.shard(self.entry.key().hash()).write();
-        let Some(at) = part.shard.slot_of(&store.hashes, &self.entry) else {
+        let Some(at) = part.shard.slot_of(&store.hashes, &self.entry.body) else {
             drop(part);
             self.note(NotStoredReason::Purged);
             return Ok(None);
@@ -194,13 +197,7 @@ impl Fill {
     }
 
     fn hide(&self) {
-        let store = self.store;
-        let mut part = store.shard(self.entry.key().hash()).write();
-        let at = part.shard.slot_of(&store.hashes, &self.entry);
-        let removed = at.map(|at| store.take_out(&mut part, at));
-        store.charge_shard(&mut part);
-        drop(part);
-        drop(removed);
+        self.store.discard(&self.entry.body);
     }
 
     fn note(&mut self, why: NotStoredReason) {
@@ -344,10 +341,4 @@ impl Drop for Fill {
             self.entry.body.set_filling(None);
         }
     }
-}
-
-fn content_length(draft: &EntryDraft) -> Option<u64> {
-    let mut values = draft.headers.get_all(CONTENT_LENGTH).iter();
-    let text = values.next()?.to_str().ok()?;
-    text.trim().parse().ok()
 }

@@ -72,7 +72,7 @@ enum End {
 }
 
 /// Position of a reader.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct ReadPosition {
     /// All bytes before this offset have been read.
     at: u64,
@@ -135,11 +135,8 @@ impl Filling {
     pub(super) fn attach(self: &Arc<Self>, is_own: bool) -> AttachedReader {
         let mut state = self.state.lock();
         let place = ReadPosition {
-            at: 0,
-            segment: 0,
             is_own,
-            watched: 0,
-            waited: Duration::ZERO,
+            ..ReadPosition::default()
         };
         state.attached += 1;
         let id = state.attached;

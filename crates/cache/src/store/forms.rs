@@ -46,7 +46,7 @@ impl Store {
     /// Adds a form with `set`, which returns whether it is the first one, or `None` if there is one.
     fn add(&self, entry: &Arc<Entry>, set: impl FnOnce(&EvictionState) -> Option<bool>) -> bool {
         let part = self.shard(entry.key().hash()).read();
-        if !entry.is_complete() || part.shard.slot_of(&self.hashes, entry).is_none() {
+        if !entry.is_complete() || part.shard.slot_of(&self.hashes, &entry.body).is_none() {
             return false;
         }
         let Some(is_first) = set(&entry.body.eviction) else {

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::memory::allocated;
+use crate::allocation::allocated;
 
 /// Headers of a stored response, in the order of the [`HeaderMap`] that they were made of.
 ///

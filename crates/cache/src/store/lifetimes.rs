@@ -18,25 +18,10 @@ impl Store {
             // Its content is as old as before: a purge that is being applied now affects it.
             mark: entry.mark(),
         };
-        let mut part = self.shard(entry.key().hash()).write();
-        let Some(at) = part.shard.slot_of(&self.hashes, entry) else {
-            return false;
-        };
-        let is_same = part.shard.at(at).is_some_and(|it| Arc::ptr_eq(it, entry));
         // A soft purge is a mark on the entry, which the new entry would not have.
-        let is_purged =
-            entry.stale_since().is_some() || self.log.raced(mark, entry.key(), entry.tags());
-        if !is_same || is_purged || !entry.is_complete() {
-            return false;
-        }
-        let new = Arc::new(entry.refreshed(&refresh));
-        let before = part.shard.replace(at, Arc::clone(&new));
-        self.resize(&new);
-        drop(part);
-        drop(before);
-        self.make_room();
-        self.tell(|watch| watch.stored(&new));
-        true
+        let is_unchanged =
+            |it: &Arc<Entry>| Arc::ptr_eq(it, entry) && entry.stale_since().is_none();
+        self.replace(&refresh, mark, is_unchanged).is_some()
     }
 }
 

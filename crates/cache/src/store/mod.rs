@@ -36,7 +36,6 @@ mod metrics;
 mod purge_log;
 mod quota;
 mod read;
-mod route_rules;
 mod shard;
 mod sweep;
 #[cfg(test)]
@@ -50,22 +49,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 
+pub(crate) use self::warmth::HotEntry;
 use self::{
     body::own_pieces,
     evict::{Queues, Victim},
     memory::{MemoryCharge, MemoryLedger},
     metrics::StoreMetrics,
     purge_log::PurgeLog,
-    route_rules::RouteTable,
     shard::{Hashes, Shard},
 };
 pub use self::{
     body::{Body, WholeBody},
     body_file::may_have_file,
-    entry::{Entry, EntryDraft, EntryRules, Refresh},
+    entry::{Entry, EntryDraft, EntryRules, Refresh, RouteRules},
     fill::{Fill, FillError},
     filling::FillEnd,
     metrics::NotStoredReason,
@@ -73,11 +71,10 @@ pub use self::{
     quota::Quota,
     read::Reader,
 };
-pub(crate) use self::{memory::allocated, warmth::HotEntry};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     key::Key,
-    policy::{Lifetime, SentHeaders, Variance, Vary},
+    policy::{SentHeaders, Vary},
     purge::{Purge, PurgeEffect, PurgeMatcher},
 };
 
@@ -94,8 +91,7 @@ pub struct Store {
     clock: Clock,
     metrics: StoreMetrics,
     quotas: Mutex<HashMap<Arc<str>, Arc<Quota>>>,
-    routes: RouteTable,
-    watch: OnceLock<Box<dyn StoreObserver>>,
+    watch: OnceLock<Arc<dyn StoreObserver>>,
 }
 
 /// A shard and the bytes it takes.
@@ -135,7 +131,7 @@ impl Store {
         let ledger: &'static MemoryLedger = Box::leak(Box::default());
         ledger.budget.store(budget, Ordering::Relaxed);
         let part = || ShardSlot {
-            shard: Shard::new(),
+            shard: Shard::default(),
             charge: MemoryCharge::new(ledger, 0),
         };
         let store = Self {
@@ -147,7 +143,6 @@ impl Store {
             clock,
             metrics: StoreMetrics::new(metrics),
             quotas: Mutex::default(),
-            routes: RouteTable::default(),
             watch: OnceLock::new(),
         };
         store.metrics.budget.set(to_gauge(budget));
@@ -171,19 +166,6 @@ impl Store {
         MemoryLedger::get(&self.ledger.live)
     }
 
-    /// Returns the part of [`Store::bytes`] that the indexes and the eviction queues take.
-    pub fn index_bytes(&self) -> u64 {
-        let shards = self.shards.iter();
-        let shards: u64 = shards.map(|part| part.read().charge.bytes()).sum();
-        shards + self.queues.lock().1.bytes()
-    }
-
-    /// Returns the number of responses, complete or in flight.
-    pub fn objects(&self) -> usize {
-        let shards = self.shards.iter();
-        shards.map(|shard| shard.read().shard.len()).sum()
-    }
-
     /// Returns the quota of a route: the same one for the same name, across reloads. At most
     /// `limit` bytes of the route's responses are stored; beyond that, its own entries are evicted
     /// first.
@@ -202,7 +184,7 @@ impl Store {
 
     /// Sets the lower tier that is notified of all changes. The first one stays; returns false if
     /// there is one.
-    pub fn set_watch(&self, watch: Box<dyn StoreObserver>) -> bool {
+    pub fn set_watch(&self, watch: Arc<dyn StoreObserver>) -> bool {
         self.watch.set(watch).is_ok()
     }
 
@@ -233,40 +215,27 @@ impl Store {
         found
     }
 
-    /// Begins to store a response. From now on readers find it.
-    pub fn begin(&'static self, draft: &EntryDraft) -> Fill {
-        Fill::begin(self, draft)
-    }
-
     /// Gives an entry the headers of a 304 and makes the result visible. The body stays.
     ///
-    /// Returns `None` if the entry is no longer stored or was purged since `mark`.
-    pub fn refresh(
-        &self,
-        old: &Arc<Entry>,
-        headers: HeaderMap,
-        lifetime: Lifetime,
-        vary: Vary,
-        variance: Variance,
-        mark: LogMark,
-    ) -> Option<Arc<Entry>> {
-        self.refresh_with(&Refresh {
-            old: Arc::clone(old),
-            headers,
-            lifetime,
-            vary,
-            variance,
-            mark,
-        })
+    /// Returns `None` if the entry is no longer stored or was purged since the mark.
+    pub fn refresh(&self, refresh: &Refresh) -> Option<Arc<Entry>> {
+        self.replace(refresh, refresh.mark, |_| true)
     }
 
-    /// Same as [`Store::refresh`].
-    pub fn refresh_with(&self, refresh: &Refresh) -> Option<Arc<Entry>> {
+    /// Replaces an entry, if the one that is stored for its body now `may_go` and was not purged
+    /// since `mark`.
+    fn replace(
+        &self,
+        refresh: &Refresh,
+        mark: LogMark,
+        may_go: impl FnOnce(&Arc<Entry>) -> bool,
+    ) -> Option<Arc<Entry>> {
         let old = &refresh.old;
         let mut part = self.shard(old.key().hash()).write();
-        let at = part.shard.slot_of(&self.hashes, old)?;
+        let at = part.shard.slot_of(&self.hashes, &old.body)?;
         let current = part.shard.at(at)?;
-        if !current.is_complete() || self.log.raced(refresh.mark, old.key(), old.tags()) {
+        let is_purged = || self.log.raced(mark, old.key(), old.tags());
+        if !current.is_complete() || !may_go(current) || is_purged() {
             return None;
         }
         let entry = Arc::new(current.refreshed(refresh));
@@ -286,11 +255,11 @@ impl Store {
     /// or is older than the stored one.
     pub fn insert(&self, draft: &EntryDraft, body: &[Bytes]) -> Option<Arc<Entry>> {
         let len: u64 = body.iter().map(|bytes| bytes.len() as u64).sum();
-        let is_too_large = len > draft.about.max_object || len > self.ledger.most_filling();
+        let is_too_large = len > draft.about.route.max_object || len > self.ledger.most_filling();
         if is_too_large || draft.vary == Vary::Everything {
             return None;
         }
-        let entry = Arc::new(self.entry(draft));
+        let entry = Arc::new(Entry::new(draft, self.ledger));
         let charge = MemoryCharge::new(self.ledger, 0);
         entry.body.complete(own_pieces(body), charge);
         self.make_room();
@@ -342,7 +311,7 @@ impl Store {
 
     fn is_stored(&self, entry: &Arc<Entry>) -> bool {
         let part = self.shard(entry.key().hash()).read();
-        let found = part.shard.slot_of(&self.hashes, entry);
+        let found = part.shard.slot_of(&self.hashes, &entry.body);
         found
             .and_then(|at| part.shard.at(at))
             .is_some_and(|it| Arc::ptr_eq(it, entry))
@@ -391,10 +360,6 @@ impl Store {
     fn shard(&self, hash: u128) -> &RwLock<ShardSlot> {
         let number = (hash >> 96) as usize % SHARDS;
         &self.shards[number]
-    }
-
-    fn entry(&self, draft: &EntryDraft) -> Entry {
-        Entry::new(draft, self.routes.get(&draft.about), self.ledger)
     }
 
     fn tell(&self, notify: impl FnOnce(&dyn StoreObserver)) {
@@ -475,13 +440,10 @@ impl Store {
 
     fn charge_shard(&self, part: &mut ShardSlot) {
         if part.shard.is_sparse() {
-            let old = std::mem::replace(&mut part.shard, Shard::new());
+            let old = std::mem::take(&mut part.shard);
             part.shard = old.rebuilt(&self.hashes);
         }
-        let size = part.shard.size() as u64;
-        if size != part.charge.bytes() {
-            part.charge.set(size);
-        }
+        part.charge.set(part.shard.size() as u64);
     }
 
     /// Evicts until the store is within the budget, or until nothing is left to evict.
@@ -496,7 +458,7 @@ impl Store {
             match victim {
                 Some(Victim::Forms(body)) => {
                     let part = self.shard(body.key.hash()).read();
-                    let at = part.shard.slot_of_body(&self.hashes, &body);
+                    let at = part.shard.slot_of(&self.hashes, &body);
                     if let Some(entry) = at.and_then(|at| part.shard.at(at)) {
                         body.eviction.drop_forms();
                         self.resize(entry);
@@ -528,33 +490,28 @@ impl Store {
     }
 
     fn evict(&self, body: &Body) {
+        if self.discard(body) {
+            self.metrics.evictions.inc();
+        }
+    }
+
+    /// Removes the entry that a body belongs to. Returns false if there is none any more.
+    fn discard(&self, body: &Body) -> bool {
         let mut part = self.shard(body.key.hash()).write();
-        let at = part.shard.slot_of_body(&self.hashes, body);
+        let at = part.shard.slot_of(&self.hashes, body);
         let removed = at.map(|at| self.take_out(&mut part, at));
         self.charge_shard(&mut part);
         drop(part);
-        if removed.is_some() {
-            self.metrics.evictions.inc();
-        }
+        removed.is_some()
     }
 }
 
 fn charge_queues((queues, charge): &mut (Queues, MemoryCharge)) {
-    let size = queues.size() as u64;
-    if size != charge.bytes() {
-        charge.set(size);
-    }
+    charge.set(queues.size() as u64);
 }
 
 fn to_gauge(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-impl fmt::Debug for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store")
-            .field("budget", &self.budget())
-            .field("bytes", &self.bytes())
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Store);

@@ -33,20 +33,6 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(body: &Arc<Body>) -> Option<Self> {
-        if body.whole().is_some() {
-            return Some(Self::open(body, None));
-        }
-        let attached = if let Some(filling) = body.filling() {
-            Some(filling.attach_to_all()?)
-        } else {
-            // It ended after the first look, whole or not.
-            body.whole()?;
-            None
-        };
-        Some(Self::open(body, attached))
-    }
-
     pub(super) fn open(body: &Arc<Body>, attached: Option<AttachedReader>) -> Self {
         Self {
             body: Arc::clone(body),

@@ -8,6 +8,7 @@ use std::{ptr, sync::Arc};
 
 use ahash::RandomState;
 use hashbrown::{HashTable, hash_table::Entry as TableEntry};
+use smart_default::SmartDefault;
 
 use super::{Lookup, body::Body, entry::Entry, evict::grow};
 use crate::{
@@ -61,11 +62,12 @@ fn spread(hash: SlotHash) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, SmartDefault)]
 pub(super) struct Shard {
     slots: Vec<Slot>,
+    #[default(NONE)]
     free: u32,
-    len: usize,
+    pub(super) len: usize,
     /// The first slot of each key.
     keys: HashTable<u32>,
     /// The first slot of each hash of a path.
@@ -73,6 +75,7 @@ pub(super) struct Shard {
     /// The first posting of each tag.
     tags: HashTable<Head>,
     postings: Vec<TagEntry>,
+    #[default(NONE)]
     free_posting: u32,
 }
 
@@ -107,18 +110,6 @@ struct TagEntry {
 }
 
 impl Shard {
-    pub(super) fn new() -> Self {
-        Self {
-            free: NONE,
-            free_posting: NONE,
-            ..Self::default()
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Returns the bytes of the shard in memory, without the entries.
     pub(super) fn size(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
@@ -135,7 +126,7 @@ impl Shard {
 
     /// Returns a shard with the same entries and no free slots.
     pub(super) fn rebuilt(self, hashes: &Hashes) -> Self {
-        let mut new = Self::new();
+        let mut new = Self::default();
         for entry in self.slots.into_iter().filter_map(|slot| slot.entry) {
             new.insert(hashes, &entry);
         }
@@ -213,13 +204,8 @@ impl Shard {
         std::iter::successors(first, after).map(|at| (at, self.entry(at)))
     }
 
-    /// Returns the slot of the entry with the same body, whether it was refreshed or not.
-    pub(super) fn slot_of(&self, hashes: &Hashes, entry: &Entry) -> Option<u32> {
-        self.slot_of_body(hashes, &entry.body)
-    }
-
     /// Returns the slot of the entry with this body.
-    pub(super) fn slot_of_body(&self, hashes: &Hashes, body: &Body) -> Option<u32> {
+    pub(super) fn slot_of(&self, hashes: &Hashes, body: &Body) -> Option<u32> {
         let address = ptr::from_ref(body).addr();
         self.slot_of_address(hashes, body.key.hash(), address)
     }

@@ -76,7 +76,7 @@ impl Store {
         for batch in found.chunks(BATCH as usize) {
             let mut part = shard.write();
             let slot = |entry: &Arc<Entry>| {
-                let at = part.shard.slot_of(&self.hashes, entry)?;
+                let at = part.shard.slot_of(&self.hashes, &entry.body)?;
                 // The entry was refreshed after the purge.
                 let is_same = Arc::ptr_eq(part.shard.at(at)?, entry);
                 is_same.then_some(at)

@@ -59,7 +59,8 @@ impl InheritingStore {
         moved: &mut TransferTotals,
     ) -> io::Result<()> {
         loop {
-            let (batch, read) = self.batch(&mut pipe).await;
+            let mut batch = Vec::new();
+            let has_more = self.read(&mut pipe, &mut batch).await;
             let (watch, abouts) = (clock.clone(), Arc::clone(abouts));
             let bytes: usize = batch.iter().map(Bytes::len).sum();
             let putting = tokio::task::spawn_blocking(move || {
@@ -72,31 +73,28 @@ impl InheritingStore {
             moved.entries += taken;
             moved.left_out += left_out;
             moved.bytes += bytes as u64;
-            if read? == ReadOutcome::End || !has_room {
+            if !has_more? || !has_room {
                 return Ok(());
             }
             tokio::time::sleep(took).await;
         }
     }
 
-    /// Reads the next entries. The result tells if more follow.
-    async fn batch(
+    /// Reads the next entries. Returns true if more follow.
+    async fn read(
         self,
         pipe: &mut (impl AsyncRead + Unpin),
-    ) -> (Vec<Bytes>, io::Result<ReadOutcome>) {
-        let mut batch = Vec::new();
+        batch: &mut Vec<Bytes>,
+    ) -> io::Result<bool> {
         let mut bytes = 0;
         while bytes < BATCH {
-            match self.entry(pipe).await {
-                Ok(Some(entry)) => {
-                    bytes += entry.len();
-                    batch.push(entry);
-                }
-                Ok(None) => return (batch, Ok(ReadOutcome::End)),
-                Err(error) => return (batch, Err(error)),
-            }
+            let Some(entry) = self.entry(pipe).await? else {
+                return Ok(false);
+            };
+            bytes += entry.len();
+            batch.push(entry);
         }
-        (batch, Ok(ReadOutcome::More))
+        Ok(true)
     }
 
     async fn entry(self, pipe: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Bytes>> {
@@ -144,10 +142,4 @@ impl InheritingStore {
         let (draft, body) = decoded.draft(here, self.mark);
         self.store.take_over(&draft, &[body], hits)
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReadOutcome {
-    More,
-    End,
 }

@@ -12,7 +12,7 @@ use crate::{
     key::Key,
     policy::{Lifetime, SentHeaders, Variance, Vary},
     purge::{Purge, PurgeEffect, PurgeTarget},
-    store::{Entry, EntryDraft, EntryRules, Store},
+    store::{Entry, EntryDraft, EntryRules, RouteRules, Store},
 };
 
 const MIB: u64 = 1 << 20;
@@ -48,13 +48,16 @@ fn tag(name: &str) -> Purge {
 }
 
 fn about(route: &str) -> EntryRules {
-    EntryRules {
-        route: route.into(),
-        tags: Box::default(),
+    let route = RouteRules {
+        name: route.into(),
         max_object: 8 * MIB,
-        is_compressible: false,
         quota: None,
         keeps_private: false,
+    };
+    EntryRules {
+        route: Arc::new(route),
+        tags: Box::default(),
+        is_compressible: false,
     }
 }
 

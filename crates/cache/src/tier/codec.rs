@@ -7,12 +7,16 @@
 //! Decoded data is checked against bounds, wherever it comes from: a checksum proves that bytes are
 //! unchanged, but not who wrote them.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
 
+use super::metrics::DiscardReason;
 use crate::{
     base::units::whole_millis,
     key::Key,
@@ -33,21 +37,6 @@ const MAX_TAGS: usize = 1024;
 const MAX_VARY: usize = 64;
 /// Maximum lifetime: the value that `policy` makes of the largest number.
 const MAX_SPAN: Duration = Duration::from_secs(1 << 31);
-
-/// Reasons why an entry cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DecodeError {
-    #[error("it was written by another version")]
-    Version,
-    #[error("its checksum is wrong")]
-    Checksum,
-    #[error("it cannot be read")]
-    Content,
-    #[error("it has another key")]
-    Key,
-    #[error("it is larger than any entry")]
-    Bounds,
-}
 
 /// A decoded entry.
 #[derive(Clone, Debug)]
@@ -87,7 +76,7 @@ struct EntryHeader {
 pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
     let body = entry.body.whole()?;
     let lifetime = entry.lifetime();
-    let names = fields(entry.vary())?;
+    let names = entry.vary().names()?;
     let headers = entry.headers();
     let counts = [headers.len(), names.len(), entry.tags().len()];
     if !are_within_bounds(counts) {
@@ -107,7 +96,7 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
         stale_if_error: whole_millis(lifetime.stale_if_error),
         always_validate: lifetime.always_validate,
         must_revalidate: lifetime.must_revalidate,
-        vary: names.iter().map(|name| name.as_str().to_owned()).collect(),
+        vary: names,
         variance: entry.variance().0,
         tags: entry.tags().iter().map(ToString::to_string).collect(),
         is_compressible: entry.is_compressible(),
@@ -131,32 +120,32 @@ pub(crate) fn encode(entry: &Entry) -> Option<Vec<u8>> {
 }
 
 /// Decodes an entry. `wanted` is the key of the lookup, if it is known.
-pub(crate) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, DecodeError> {
+pub(crate) fn decode(mut bytes: Bytes, wanted: Option<&Key>) -> Result<Decoded, DiscardReason> {
     if bytes.len() < FIXED {
-        return Err(DecodeError::Content);
+        return Err(DiscardReason::Damaged);
     }
     if bytes.get_u8() != VERSION {
-        return Err(DecodeError::Version);
+        return Err(DiscardReason::Version);
     }
     if bytes.get_u32() != crc32fast::hash(&bytes) {
-        return Err(DecodeError::Checksum);
+        return Err(DiscardReason::Damaged);
     }
     let head_len = bytes.get_u32() as usize;
     if bytes.len() < head_len {
-        return Err(DecodeError::Content);
+        return Err(DiscardReason::Damaged);
     }
     if head_len > MAX_HEAD {
-        return Err(DecodeError::Bounds);
+        return Err(DiscardReason::Bounds);
     }
     let head = bytes.split_to(head_len);
-    let head: EntryHeader = postcard::from_bytes(&head).map_err(|_| DecodeError::Content)?;
+    let head: EntryHeader = postcard::from_bytes(&head).map_err(|_| DiscardReason::Damaged)?;
     if wanted.is_some_and(|wanted| wanted.as_bytes() != head.key) {
-        return Err(DecodeError::Key);
+        return Err(DiscardReason::Key);
     }
     if !head.is_within_bounds() {
-        return Err(DecodeError::Bounds);
+        return Err(DiscardReason::Bounds);
     }
-    head.decoded(bytes).ok_or(DecodeError::Content)
+    head.decoded(bytes).ok_or(DiscardReason::Damaged)
 }
 
 /// Checks the numbers of headers, of names in `Vary` and of tags.
@@ -184,11 +173,6 @@ impl EntryHeader {
                 .try_append(name, HeaderValue::from_bytes(value).ok()?)
                 .ok()?;
         }
-        let names = self.vary.iter();
-        let names: Result<Vec<_>, _> = names
-            .map(|name| HeaderName::from_bytes(name.as_bytes()))
-            .collect();
-        let names = names.ok()?;
         let millis = Duration::from_millis;
         Some(Decoded {
             key: Key::parse(&self.key)?,
@@ -203,11 +187,7 @@ impl EntryHeader {
                 always_validate: self.always_validate,
                 must_revalidate: self.must_revalidate,
             },
-            vary: if names.is_empty() {
-                Vary::Nothing
-            } else {
-                Vary::Fields(names.into())
-            },
+            vary: Vary::from_names(self.vary.iter().map(String::as_str))?,
             variance: Variance(self.variance),
             tags: self.tags.into_iter().map(String::into_boxed_str).collect(),
             is_compressible: self.is_compressible,
@@ -241,11 +221,11 @@ impl Decoded {
             vary: self.vary,
             variance: self.variance,
             about: EntryRules {
+                route: Arc::clone(&here.route),
                 tags: self.tags,
                 // Compressible only if the headers were prepared for that, and if the route
                 // compresses here.
                 is_compressible: self.is_compressible && here.is_compressible,
-                ..here.clone()
             },
             mark,
         };
@@ -253,16 +233,7 @@ impl Decoded {
     }
 }
 
-/// Returns the fields of a `Vary`; `None` for `Vary: *`.
-pub(crate) fn fields(vary: &Vary) -> Option<&[HeaderName]> {
-    match vary {
-        Vary::Nothing => Some(&[]),
-        Vary::Fields(names) => Some(names),
-        Vary::Everything => None,
-    }
-}
-
-pub(crate) fn since_epoch(time: SystemTime) -> u64 {
+fn since_epoch(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     whole_millis(since.unwrap_or_default())
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::codec::DecodeError;
 use crate::base::metrics::{Histogram, IntCounter, Metrics};
 
 /// Buckets around the usual deadline, to show whether it is met.
@@ -10,27 +9,30 @@ const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.025, 0.05, 0.1, 0.5, 1.0,
 ];
 
-/// Result of a lookup in a tier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum LookupOutcome {
-    Hit,
-    Miss,
-    Error,
+edgeway_base::enum_table! {
+    /// Result of a lookup in a tier.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(usize)]
+    pub(super) enum LookupOutcome => name {
+        Hit = "hit",
+        Miss = "miss",
+        Error = "error",
+    }
 }
 
-/// Histograms of the time that the requests of one route waited, created with the configuration.
+/// Histograms of the time that requests waited for a tier, by outcome.
 #[derive(Debug)]
-pub struct WaitHistograms([Histogram; 3]);
+pub struct WaitHistograms(pub(super) [Histogram; LookupOutcome::ALL.len()]);
 
 impl WaitHistograms {
+    /// Creates the histograms of one route, with the configuration.
     pub fn level2(metrics: &Metrics, route: &str) -> Self {
-        Self(["hit", "miss", "error"].map(|result| {
+        Self(LookupOutcome::ALL.map(|outcome| {
             metrics.histogram_with(
                 "edgeway_cache_level2_lookup_duration_seconds",
                 "Time that requests waited for cache entries in Redis, by outcome: `hit`, `miss` \
                  or `error`.",
-                &[("route", route), ("result", result)],
+                &[("route", route), ("result", outcome.name())],
                 BUCKETS,
             )
         }))
@@ -62,7 +64,7 @@ edgeway_base::enum_table! {
     /// Reasons why an entry that was read is not used.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     #[repr(usize)]
-    pub(super) enum DiscardReason => name {
+    pub(crate) enum DiscardReason => name {
         Version = "version",
         /// Not signed with the secret of the fleet.
         Signature = "signature",
@@ -71,17 +73,6 @@ edgeway_base::enum_table! {
         Bounds = "bounds",
         /// A shared cache must not store the response.
         Policy = "policy",
-    }
-}
-
-impl From<DecodeError> for DiscardReason {
-    fn from(damage: DecodeError) -> Self {
-        match damage {
-            DecodeError::Version => Self::Version,
-            DecodeError::Checksum | DecodeError::Content => Self::Damaged,
-            DecodeError::Key => Self::Key,
-            DecodeError::Bounds => Self::Bounds,
-        }
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::time::timeout;
 
 use self::{disk::Disk, flight::LookupsInFlight, level2::Level2, metrics::TierMetrics};
 pub use self::{
-    disk::{DiskSettings, Status as DiskStatus},
+    disk::{DiskSettings, Status as DiskStatus, register as register_disk},
     metrics::WaitHistograms,
 };
 use super::{
@@ -56,17 +56,12 @@ pub fn register(metrics: &Metrics) {
     let _handles = TierMetrics::level2(metrics);
 }
 
-/// Registers the metrics of a configuration with a disk, all at zero.
-pub fn register_disk(metrics: &Metrics) {
-    disk::register(metrics);
-}
-
 /// The tiers below one store. They outlive configurations.
 pub struct Tiers {
-    store: &'static Store,
+    pub(crate) store: &'static Store,
     clock: Clock,
     metrics: Metrics,
-    disk: Arc<Disk>,
+    pub(crate) disk: Arc<Disk>,
     level2: ArcSwapOption<Level2>,
     /// Number of Redis instances attached so far.
     epochs: AtomicU8,
@@ -118,7 +113,10 @@ impl Tiers {
             return;
         };
         let mark = self.store.mark();
-        if let Some(decoded) = level2.load(key, headers, here.keeps_private, waits).await {
+        if let Some(decoded) = level2
+            .load(key, headers, here.route.keeps_private, waits)
+            .await
+        {
             let (draft, body) = decoded.draft(here, mark);
             if let Some(entry) = self.store.insert(&draft, &[body]) {
                 self.disk.stored(&entry);
@@ -150,30 +148,10 @@ impl Tiers {
         is_settled
     }
 
-    /// Waits until the disk of this gateway knows the purges so far.
-    pub async fn settle_disk(&self) {
-        self.disk.settle().await;
-    }
-
     /// Purges everything that this gateway stores on its disk.
     pub async fn forget(&self) {
         self.disk.forget();
         self.disk.settle().await;
-    }
-
-    /// Returns the state of the disk; `None` if no disk is configured.
-    pub fn disk(&self) -> Option<DiskStatus> {
-        self.disk.status()
-    }
-
-    /// Gives the disk to another process, because this one does not serve any more.
-    pub async fn release_disk(&self, link: &PurgeLink) {
-        self.disk.release(link).await;
-    }
-
-    /// Closes the tiers because no configuration has a cache any more.
-    pub fn abandon(&self) {
-        self.disk.abandon();
     }
 
     /// Runs the tiers of a configuration for as long as the future is polled. `max_object` is that
@@ -220,14 +198,10 @@ impl Tiers {
 
 edgeway_base::opaque_debug!(Tiers);
 
-/// Receiver of the store's notifications.
-#[derive(Debug)]
-pub struct TierObserver(pub Arc<Tiers>);
-
-impl StoreObserver for TierObserver {
+impl StoreObserver for Tiers {
     fn stored(&self, entry: &Arc<Entry>) {
-        self.0.disk.stored(entry);
-        if let Some(level2) = &*self.0.level2.load() {
+        self.disk.stored(entry);
+        if let Some(level2) = &*self.level2.load() {
             level2.stored(entry);
         }
     }
@@ -236,21 +210,23 @@ impl StoreObserver for TierObserver {
         // Soft or hard: a stale response may be served from memory, and the tiers can do without
         // it.
         for stamp in Stamp::for_target(&purge.target) {
-            // Level 2 first, before the disk has another position: entries read from level 2 after
-            // that count there as newer than this purge.
-            if let Some(level2) = &*self.0.level2.load() {
-                level2.purged(&stamp);
-            }
-            self.0.disk.purged(&stamp);
+            self.stamp(&stamp);
         }
     }
 
     fn removed(&self, key: &Key) {
-        let stamp = Stamp::of_key(key);
-        if let Some(level2) = &*self.0.level2.load() {
-            level2.purged(&stamp);
+        self.stamp(&Stamp::of_key(key));
+    }
+}
+
+impl Tiers {
+    fn stamp(&self, stamp: &Stamp) {
+        // Level 2 first, before the disk has another position: entries read from level 2 after
+        // that count there as newer than this purge.
+        if let Some(level2) = &*self.level2.load() {
+            level2.purged(stamp);
         }
-        self.0.disk.purged(&stamp);
+        self.disk.purged(stamp);
     }
 }
 

@@ -271,7 +271,9 @@ impl RouteCacheConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RouteCachePolicy> {
         // Without a cache, the `cache` section was refused, which is reported already.
         let cache = cx.shared.get::<Cache>();
-        let memory = cache.as_ref().map_or(u64::MAX, |cache| cache.memory());
+        let memory = cache
+            .as_ref()
+            .map_or(u64::MAX, |cache| cache.settings.memory);
         let by_status = self.by_status(cx)?;
         let tags = self.tags(cx)?;
         let key = self.key(cx)?;
@@ -348,7 +350,7 @@ impl RouteCacheConfig {
             max_object: self
                 .max_object
                 .map(|max| max.value.0)
-                .or_else(|| cache.map(|cache| cache.max_object()))
+                .or_else(|| cache.map(|cache| cache.settings.max_object))
                 .unwrap_or_default(),
             tags,
             purge_on_write: self.purge_on_write,

@@ -10,8 +10,8 @@ mod values;
 use std::sync::Arc;
 
 use edgeway_cache::{
-    policy::{self, CacheStatus, Forward, Served},
-    route::{RouteCachePolicy, SURROGATE_CONTROL, TAGS},
+    policy::{self, CacheStatus, Forward, SURROGATE_CONTROL, Served},
+    route::{RouteCachePolicy, TAGS},
 };
 use edgeway_core::chain::{
     CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, KeyBuilder, Phases,

@@ -47,7 +47,7 @@ pub(crate) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Decision {
     let live = Arc::clone(ctx.live());
     let started = trace::begin_part(&ctx.facts, cache.cache.tiers().is_some());
     let (facts, course) = match recognise(head, ctx, cache, &live) {
-        Ok(request) => request.decided(&route.name, ctx).await,
+        Ok(request) => request.decided(ctx).await,
         Err(why) => bypass(why),
     };
     ctx.facts.cache = Some(facts);
@@ -212,7 +212,7 @@ impl Request<'_> {
     }
 
     /// Looks the request up in the store, and in the lower tiers on a miss.
-    async fn decided(mut self, route: &Arc<str>, ctx: &mut Context) -> CacheDecision {
+    async fn decided(mut self, ctx: &mut Context) -> CacheDecision {
         if self.seen.is_renewing {
             return self.renew();
         }
@@ -224,7 +224,7 @@ impl Request<'_> {
             self.sent = forward::sent_headers(self.head, ctx).map(Arc::new);
         }
         if let Some((tiers, waits)) = self.tiers(found.vary.as_ref()) {
-            let here = self.cache.about(route);
+            let here = self.cache.about();
             let headers = self.sent.as_deref().unwrap_or(&self.head.headers);
             // Boxed, because otherwise every request's future would be as large.
             Box::pin(tiers.load(&self.seen.key, headers, &here, waits)).await;

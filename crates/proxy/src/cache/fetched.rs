@@ -119,7 +119,7 @@ impl Fetch {
             }
             StorageDecision::Refreshed(refresh) => {
                 // If it was purged meanwhile, it is still the response to this request.
-                let _refreshed = store.refresh_with(&refresh);
+                let _refreshed = store.refresh(&refresh);
                 self.release(true);
                 let stored = StoredResponse::of(&refresh.old, head)?;
                 Ok(OriginUse::Send(stored))

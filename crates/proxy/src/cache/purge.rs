@@ -20,13 +20,13 @@ const SOFT: HeaderName = HeaderName::from_static("x-purge-soft");
 /// Returns true for a `PURGE` request if any client may purge. Such a request is for the gateway,
 /// not for the origin.
 pub(super) fn is_asked_for(request: &RequestHeader, cache: &RouteCache) -> bool {
-    request.method.as_str() == "PURGE" && !cache.cache.purgers.is_empty()
+    request.method.as_str() == "PURGE" && !cache.cache.settings.purgers.is_empty()
 }
 
 /// Purges the requested URL, and replies with the result.
 pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &RouteCache) -> Reply {
     let client = &ctx.facts.client;
-    if !cache.cache.purgers.contains(client.ip) {
+    if !cache.cache.settings.purgers.contains(client.ip) {
         return Reply::refuse(StatusCode::FORBIDDEN, "purge_denied")
             .detail("Purging is not allowed here.");
     }

@@ -148,12 +148,9 @@ fn judge(
         }
     }
     let about = EntryRules {
-        route: facts.route.clone().unwrap_or_else(|| Arc::from("")),
+        route: Arc::clone(&cache.stored),
         tags,
-        max_object: cache.policy.max_object,
         is_compressible: false,
-        quota: cache.quota.clone(),
-        keeps_private: cache.policy.keeps_private(),
     };
     flow.keep_for_the_first(cache, &headers);
     policy::clean(&mut headers);

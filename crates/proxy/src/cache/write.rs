@@ -32,7 +32,6 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
     let host = public_host(request, client);
     let target = Target::new(host, request.raw_path());
     let own = policy::Target {
-        authority: host.to_owned(),
         path: target.path.to_vec(),
         query: target.query.map(<[u8]>::to_vec),
     };
@@ -40,6 +39,7 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
         &request.method,
         response.status,
         client.scheme.as_str(),
+        host,
         &own,
         &response.headers,
     );
@@ -54,7 +54,7 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
         }
         let remove = |query: Option<&[u8]>| {
             let scheme = client.scheme.as_str();
-            let key = Key::new(scheme, &target.authority, &normal.path, query, b"");
+            let key = Key::new(scheme, host, &normal.path, query, b"");
             cache.remove(&key);
         };
         let sent = target.query.as_deref();

@@ -18,9 +18,6 @@ use crate::base::expression::Expression;
 /// Folder of a build's output below the build's folder.
 const STATIC: &str = "static";
 
-/// Path of that output in an app without a base path.
-pub(super) const OUTPUT: &[u8] = b"/_next/static/";
-
 /// Header of responses to the router.
 const DEPLOYMENT: &str = "x-nextjs-deployment-id";
 
@@ -115,22 +112,16 @@ impl Assets {
     /// Lists the files of the build in `folder`. `prefix` is the path before those of its output, if
     /// it is not the app's base path.
     pub(super) fn list(folder: &Path, rules: Rules, prefix: Option<&str>) -> Self {
-        let Rules {
-            headers,
-            on_match_headers,
-            redirects,
-            rewrites,
-            i18n,
-        } = rules;
         let mut assets = Self {
-            has_unknown_rule: i18n.is_some(),
+            has_unknown_rule: rules.i18n.is_some(),
             ..Self::default()
         };
-        let before_files = match rewrites {
+        let before_files = match rules.rewrites {
             Some(Rewrites::ByPhase { before_files }) => before_files,
             Some(Rewrites::List(_)) | None => Vec::new(),
         };
-        let lists = [headers, on_match_headers, redirects, before_files];
+        let (headers, redirects) = (rules.headers, rules.redirects);
+        let lists = [headers, rules.on_match_headers, redirects, before_files];
         let rules = lists.into_iter().flatten();
         // The rule that Next.js itself has for the prefix.
         let of_prefix = prefix.map(|prefix| format!("{prefix}/_next/:path+"));
@@ -155,17 +146,13 @@ impl Assets {
     /// Returns the kind of the file at this raw path below the base path, and its path in the
     /// folder of that kind. Output of the build may be missing.
     pub(super) fn find<'p>(&self, below: &'p [u8]) -> Option<(AssetKind, &'p [u8])> {
-        if let Some(rest) = below.strip_prefix(OUTPUT) {
+        if let Some(rest) = below.strip_prefix(paths::STATIC) {
             // Service workers have headers of their own.
             let is_worker = rest.starts_with(b"service-worker/");
-            return (!is_worker).then(|| (AssetKind::Static, &below[OUTPUT.len() - 1..]));
+            return (!is_worker).then(|| (AssetKind::Static, &below[paths::STATIC.len() - 1..]));
         }
         let name = below.strip_prefix(b"/")?;
-        let is_known = if name.contains(&b'%') {
-            self.public.contains(&*paths::decoded(name))
-        } else {
-            self.public.contains(name)
-        };
+        let is_known = self.public.contains(&*paths::decoded(name));
         is_known.then_some((AssetKind::Public, below))
     }
 

@@ -59,8 +59,8 @@ impl Middleware {
 impl Guards {
     pub(super) fn everything() -> Self {
         Self {
-            matchers: Vec::new(),
             has_all: true,
+            ..Self::default()
         }
     }
 

@@ -33,7 +33,7 @@ use assets::{Assets, Rules};
 use guards::Guards;
 pub(super) use identity::SERVER_FILES;
 pub use watch::BuildWatch;
-pub(super) use watch::EVERY;
+pub(super) use watch::every_second;
 
 const BUILD_ID: &str = "BUILD_ID";
 const ROUTES: &str = "routes-manifest.json";
@@ -58,7 +58,7 @@ const FILES: [&str; 7] = [
 const MAX_FILE_SIZE: u64 = 32 * 1024 * 1024;
 
 /// A build of an app, as described by its folder (`.next`).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Build {
     id: Option<Box<str>>,
     mark: u128,
@@ -140,13 +140,9 @@ impl Stamp {
 }
 
 impl Build {
-    /// Reads the folder; every file but `BUILD_ID` may be missing.
-    pub fn read(folder: &Path) -> Result<Self, BuildError> {
-        Self::read_with(folder, false)
-    }
-
-    /// Reads the folder as [`Build::read`] does, and the files that need no app if `has_assets`.
-    pub fn read_with(folder: &Path, has_assets: bool) -> Result<Self, BuildError> {
+    /// Reads the folder; every file but `BUILD_ID` may be missing. The files that need no app are
+    /// read if `has_assets`.
+    pub fn read(folder: &Path, has_assets: bool) -> Result<Self, BuildError> {
         let stamp = Stamp::read(folder);
         let Some(id) = read(&folder.join(BUILD_ID))? else {
             let folder = folder.to_path_buf();
@@ -154,69 +150,54 @@ impl Build {
         };
         let id = String::from_utf8_lossy(id.trim_ascii()).into_owned();
         let routes: Option<Routes> = manifest(folder, ROUTES)?;
-        let images: Option<image::Manifest> = manifest(folder, IMAGES)?;
+        let images: Option<ImagesManifest<image::ManifestImages>> = manifest(folder, IMAGES)?;
         let functions: Option<guards::Functions> = manifest(folder, FUNCTIONS)?;
+        let functions = functions.map(guards::Functions::matchers);
         let middleware: Option<guards::Middleware> = manifest(folder, MIDDLEWARE)?;
+        let middleware = middleware.map(guards::Middleware::matchers);
         let mut guards = Guards::default();
-        if let Some(functions) = functions {
-            guards.add(&folder.join(FUNCTIONS), functions.matchers())?;
-        }
-        if let Some(middleware) = middleware {
-            guards.add(&folder.join(MIDDLEWARE), middleware.matchers())?;
+        for (name, matchers) in [(FUNCTIONS, functions), (MIDDLEWARE, middleware)] {
+            guards.add(&folder.join(name), matchers.unwrap_or_default())?;
         }
         // Most builds need neither, and a file that cannot be read has neither.
-        let server: Result<Option<ServerFiles>, _> = manifest(folder, identity::SERVER_FILES);
+        let server: Result<Option<ServerFiles<Config>>, _> =
+            manifest(folder, identity::SERVER_FILES);
         let config = server.ok().flatten().and_then(|server| server.config);
-        let Config {
-            deployment_id,
-            asset_prefix,
-        } = config.unwrap_or_default();
+        let config = config.unwrap_or_default();
         let base_path = routes.map(|routes| routes.base_path).unwrap_or_default();
-        let asset_prefix = asset_prefix.and_then(|prefix| assets::prefix(&prefix));
+        let asset_prefix = config.asset_prefix.as_deref().and_then(assets::prefix);
         let asset_prefix = asset_prefix.filter(|prefix| **prefix != *base_path);
         let unread = |source| BuildError::Read {
             file: folder.to_path_buf(),
             source,
         };
-        Ok(Self {
+        let mut build = Self {
             mark: identity::digest(folder).map_err(unread)?,
             image_mark: identity::of_image_settings(folder).map_err(unread)?,
             id: Some(id.into()),
             base_path,
-            deployment: deployment_id.filter(|id| !id.is_empty()),
+            deployment: config.deployment_id.filter(|id| !id.is_empty()),
             guards,
-            images: images.and_then(ImageRules::from_manifest),
-            optimizer: if has_assets {
-                Optimizer::read(folder)?.map(Arc::new)
-            } else {
-                None
-            },
-            assets: if has_assets {
-                let rules = manifest::<Rules>(folder, ROUTES)?;
-                rules.map(|rules| Assets::list(folder, rules, asset_prefix.as_deref()))
-            } else {
-                None
-            },
+            images: images.and_then(|manifest| ImageRules::from_manifest(manifest.images)),
             asset_prefix,
             stamp,
-        })
+            ..Self::default()
+        };
+        if has_assets {
+            build.optimizer = Optimizer::read(folder)?.map(Arc::new);
+            let rules: Option<Rules> = manifest(folder, ROUTES)?;
+            let prefix = build.asset_prefix.as_deref();
+            build.assets = rules.map(|rules| Assets::list(folder, rules, prefix));
+        }
+        Ok(build)
     }
 
     /// Stands for a folder without a build: its guarded paths are unknown, so every path is
     /// guarded.
     pub fn unknown() -> Self {
         Self {
-            id: None,
-            mark: 0,
-            base_path: Box::default(),
-            asset_prefix: None,
-            deployment: None,
             guards: Guards::everything(),
-            images: None,
-            image_mark: 0,
-            optimizer: None,
-            assets: None,
-            stamp: Stamp::default(),
+            ..Self::default()
         }
     }
 
@@ -239,7 +220,7 @@ impl Build {
     pub(super) fn below<'p>(&self, path: &'p [u8]) -> Option<&'p [u8]> {
         let of_file = self.asset_prefix.as_ref().and_then(|prefix| {
             let below = path.strip_prefix(prefix.as_bytes())?;
-            below.starts_with(assets::OUTPUT).then_some(below)
+            below.starts_with(paths::STATIC).then_some(below)
         });
         of_file.or_else(|| path.strip_prefix(self.base_path.as_bytes()))
     }
@@ -253,18 +234,19 @@ impl Build {
         self.image_mark
     }
 
-    pub(super) fn image_path(&self) -> Option<&str> {
-        self.images.as_ref().map(|images| &*images.path)
-    }
-
-    /// Returns true for the raw path of the image optimizer.
+    /// Returns true for the raw path of the image optimizer, if the build has one.
     pub fn is_image_path(&self, path: &[u8]) -> bool {
-        self.image_path().is_some_and(|own| path == own.as_bytes())
+        let images = self.images.as_ref();
+        images.is_some_and(|images| path == images.path.as_bytes())
     }
 
-    /// Returns the state of the folder that this was read from.
-    pub fn stamp(&self) -> &Stamp {
-        &self.stamp
+    /// Returns true for the raw path of the image optimizer, or where it usually is if the build
+    /// does not tell.
+    pub(super) fn is_image(&self, path: &[u8]) -> bool {
+        match &self.images {
+            Some(_) => self.is_image_path(path),
+            None => self.below(path) == Some(paths::IMAGE.as_bytes()),
+        }
     }
 
     /// Returns true if the app's middleware runs for this raw path. Conditions of a matcher on
@@ -350,8 +332,14 @@ struct Routes {
 
 /// Content of `required-server-files.json`.
 #[derive(Deserialize)]
-struct ServerFiles {
-    config: Option<Config>,
+pub(super) struct ServerFiles<Config> {
+    pub(super) config: Option<Config>,
+}
+
+/// Content of `images-manifest.json`.
+#[derive(Deserialize)]
+pub(super) struct ImagesManifest<Images> {
+    pub(super) images: Images,
 }
 
 #[derive(Default, Deserialize)]

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use http::{HeaderMap, Method};
 
 use super::{
-    super::{InvalidImageRequest, NextRules, PathSet, RequestShape, shape},
+    super::{InvalidImageRequest, NextRules, PathSet, RequestShape, shape, shape::PathKind},
     watch::{BuildCheck, WatchState},
     *,
 };
@@ -47,12 +47,12 @@ impl Folder {
     }
 
     fn build(&self) -> Build {
-        Build::read(self.path()).unwrap()
+        Build::read(self.path(), false).unwrap()
     }
 }
 
 fn shape_of(folder: &Folder, guarded: Option<PathSet>, target: &str) -> RequestShape {
-    let (watch, _) = BuildWatch::new("web", folder.path());
+    let (watch, _) = BuildWatch::new("web", folder.path(), false);
     let rules = NextRules {
         build: Some(Arc::new(watch)),
         guarded,
@@ -142,7 +142,7 @@ fn every_file_but_the_build_id_may_be_missing() {
     assert!(!build.is_guarded(b"/secret"));
     assert_eq!(allowed(&build, Some(b"url=a&w=65&q=1")), Ok(()));
     let empty = Folder::new(&[(FUNCTIONS, SECRET)]);
-    let error = Build::read(empty.path()).unwrap_err();
+    let error = Build::read(empty.path(), false).unwrap_err();
     assert!(
         error.to_string().contains("the file `BUILD_ID` is missing"),
         "{error}"
@@ -159,14 +159,14 @@ fn invalid_manifests_are_reported_by_name_and_not_by_content() {
         (IMAGES, "{ \"images\": \"4711\" }"),
     ] {
         let folder = Folder::new(&[(BUILD_ID, "abc"), (name, text)]);
-        let error = Build::read(folder.path()).unwrap_err();
+        let error = Build::read(folder.path(), false).unwrap_err();
         let message = crate::base::error::chain(&error);
         assert!(message.contains(name), "{message}");
         assert!(!message.contains("4711"), "{message}");
     }
     let odd = r#"{ "functions": { "/_middleware": { "matchers": [{ "regexp": "(" }] } } }"#;
     let folder = Folder::new(&[(BUILD_ID, "abc"), (FUNCTIONS, odd)]);
-    let error = Build::read(folder.path()).unwrap_err();
+    let error = Build::read(folder.path(), false).unwrap_err();
     assert!(
         error.to_string().contains("unsupported matcher: `(`"),
         "{error}"
@@ -197,7 +197,7 @@ fn no_key_of_draft_mode_is_stored_or_logged() {
         with_env.replace("\"matchers\": [", "\"matchers\": [\"hidden\", "),
     ] {
         folder.write(MIDDLEWARE, &broken);
-        let error = Build::read(folder.path()).unwrap_err();
+        let error = Build::read(folder.path(), false).unwrap_err();
         let message = format!("{error:?} {}", crate::base::error::chain(&error));
         assert!(!message.contains("hidden"), "{message}");
     }
@@ -220,7 +220,7 @@ fn files_below_a_prefix_are_those_of_the_build() {
             (ROUTES, ROUTES_WITH_PREFIX),
             (SERVER_FILES, &server),
         ]);
-        let build = Build::read_with(folder.path(), true).unwrap();
+        let build = Build::read(folder.path(), true).unwrap();
         let asset = |path: &str| build.asset(path.as_bytes()).is_some();
         assert_eq!(asset("/cdn/_next/static/a.js"), own, "{prefix}");
         assert!(asset("/site/_next/static/a.js"), "{prefix}");
@@ -399,8 +399,14 @@ fn an_app_below_a_path_has_its_files_there() {
     let routes = r#"{ "version": 3, "basePath": "/docs" }"#;
     let images = IMAGES_MANIFEST.replace("/_next/image", "/docs/_next/image");
     let folder = Folder::new(&[(BUILD_ID, "abc"), (ROUTES, routes), (IMAGES, &images)]);
-    assert!(shape_of(&folder, None, "/docs/_next/static/a.js").is_build_file());
-    assert!(!shape_of(&folder, None, "/_next/static/a.js").is_build_file());
+    assert_eq!(
+        shape_of(&folder, None, "/docs/_next/static/a.js").kind,
+        PathKind::File
+    );
+    assert_ne!(
+        shape_of(&folder, None, "/_next/static/a.js").kind,
+        PathKind::File
+    );
     assert!(shape_of(&folder, None, "/docs/_next/image?url=a").is_image());
     assert!(!shape_of(&folder, None, "/_next/image?url=a").is_image());
 }
@@ -408,7 +414,7 @@ fn an_app_below_a_path_has_its_files_there() {
 #[test]
 fn another_build_takes_the_place_once_its_files_are_still() {
     let folder = Folder::new(&[(BUILD_ID, "one"), (FUNCTIONS, SECRET)]);
-    let (watch, error) = BuildWatch::new("web", folder.path());
+    let (watch, error) = BuildWatch::new("web", folder.path(), false);
     assert!(error.is_none());
     let mut before = WatchState::default();
     let mut look = || watch.look(&mut before);
@@ -442,7 +448,7 @@ fn another_build_takes_the_place_once_its_files_are_still() {
 #[tokio::test(start_paused = true)]
 async fn the_folder_is_followed_while_the_work_is_polled() {
     let folder = Folder::new(&[]);
-    let (watch, error) = BuildWatch::new("web", folder.path());
+    let (watch, error) = BuildWatch::new("web", folder.path(), false);
     assert!(error.is_some());
     let watch = Arc::new(watch);
     let work = Arc::clone(&watch).watch();

@@ -13,7 +13,7 @@ use super::{AssetKind, Build, BuildError, Stamp, assets};
 use crate::base::error::chain;
 
 /// Interval of checks; each looks at a few files.
-pub(in super::super) const EVERY: Duration = Duration::from_secs(1);
+pub(super) const EVERY: Duration = Duration::from_secs(1);
 
 /// The build that is in a folder now.
 #[derive(Debug)]
@@ -44,16 +44,10 @@ pub(super) struct WatchState {
 }
 
 impl BuildWatch {
-    /// Reads the folder of `upstream`. Without a build in it, all paths count as guarded until
-    /// there is one.
-    pub fn new(upstream: &str, folder: &Path) -> (Self, Option<BuildError>) {
-        Self::new_with(upstream, folder, false)
-    }
-
-    /// Reads the folder as [`BuildWatch::new`] does, and the files that need no app if
-    /// `has_assets`.
-    pub fn new_with(upstream: &str, folder: &Path, has_assets: bool) -> (Self, Option<BuildError>) {
-        let (build, error) = match Build::read_with(folder, has_assets) {
+    /// Reads the folder of `upstream` ([`Build::read`]). Without a build in it, all paths count as
+    /// guarded until there is one.
+    pub fn new(upstream: &str, folder: &Path, has_assets: bool) -> (Self, Option<BuildError>) {
+        let (build, error) = match Build::read(folder, has_assets) {
             Ok(build) => (build, None),
             Err(error) => (Build::unknown(), Some(error)),
         };
@@ -70,10 +64,6 @@ impl BuildWatch {
         self.build.load()
     }
 
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// Returns the folder of the files of this kind.
     pub fn folder_of(&self, kind: AssetKind) -> PathBuf {
         assets::folder_of(&self.folder, kind)
@@ -81,23 +71,7 @@ impl BuildWatch {
 
     /// Checks the folder at intervals, for as long as the future is polled.
     pub async fn watch(self: Arc<Self>) {
-        let mut before = WatchState::default();
-        let mut ticks = tokio::time::interval(EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let own = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || {
-                let look = own.look(&mut before);
-                (before, look)
-            });
-            let Ok((seen, look)) = looked.await else {
-                // The process is ending.
-                return;
-            };
-            before = seen;
-            self.tell(&look);
-        }
+        every_second(move |state| self.tell(&self.look(state))).await;
     }
 
     /// Checks the folder once. A new build replaces the old one only if two checks in a row see the
@@ -109,12 +83,12 @@ impl BuildWatch {
         before.seen = stamp.clone();
         if !is_settled
             || !stamp.has_build()
-            || stamp == *self.build.load().stamp()
+            || stamp == self.build.load().stamp
             || stamp == before.reported
         {
             return BuildCheck::Same;
         }
-        match Build::read_with(&self.folder, self.has_assets) {
+        match Build::read(&self.folder, self.has_assets) {
             Ok(build) => {
                 let build = Arc::new(build);
                 let before = self.build.swap(Arc::clone(&build));
@@ -145,5 +119,27 @@ impl BuildWatch {
                 warn!(upstream:%, folder:%, error:%; "build of the app not read, still using the last one");
             }
         }
+    }
+}
+
+/// Calls `look` each second with the state from before, on a thread that may block, until the
+/// process ends.
+pub(in super::super) async fn every_second<State: Default + Send + 'static>(
+    look: impl Fn(&mut State) + Clone + Send + 'static,
+) {
+    let mut state = State::default();
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let (look, mut before) = (look.clone(), state);
+        let looked = tokio::task::spawn_blocking(move || {
+            look(&mut before);
+            before
+        });
+        let Ok(seen) = looked.await else {
+            return;
+        };
+        state = seen;
     }
 }

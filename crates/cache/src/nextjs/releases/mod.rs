@@ -11,19 +11,18 @@ mod release;
 mod tests;
 mod watch;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use self::release::Release;
-use super::{Build, paths};
+use super::{Build, paths, shape::is_multipart};
 use crate::base::query;
 
 pub use self::{form::MAX_BEGINNING, watch::Releases};
 
 const DEPLOYMENT: HeaderName = HeaderName::from_static("x-deployment-id");
 const ACTION: HeaderName = HeaderName::from_static("next-action");
-const MULTIPART: &[u8] = b"multipart/form-data";
 const NEXT: &[u8] = b"/_next/";
 
 /// The releases in a folder at one moment, the newest first.
@@ -142,9 +141,8 @@ impl<'a> View<'a> {
             let deployment = request.headers.get(&DEPLOYMENT).map(HeaderValue::as_bytes);
             return self.of_action(id.as_bytes(), deployment, Destination::ActionGone);
         }
-        let kind = request.headers.get(header::CONTENT_TYPE)?.as_bytes();
-        let kind = kind.trim_ascii_start().get(..MULTIPART.len())?;
-        if !kind.eq_ignore_ascii_case(MULTIPART) || !self.has_actions() {
+        let kind = request.headers.get(header::CONTENT_TYPE)?;
+        if !is_multipart(kind) || !self.has_actions() {
             return None;
         }
         let Some(beginning) = request.beginning else {
@@ -199,7 +197,7 @@ impl<'a> View<'a> {
         let source = query::values(query, b"url").next();
         let source = source.map(query::form_decoded);
         let has_source = |it: &Release| {
-            it.is_image(path) && source.as_deref().is_some_and(|url| it.has_file(url))
+            it.build.is_image(path) && source.as_deref().is_some_and(|url| it.has_file(url))
         };
         let found = self
             .running(|it| is_named(it) && has_source(it))
@@ -209,13 +207,5 @@ impl<'a> View<'a> {
             .or_else(|| self.suitable(has_source).next())
             .or_else(|| self.running(is_named));
         found.map_or(Destination::Current, Destination::for_release)
-    }
-}
-
-impl fmt::Debug for View<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View")
-            .field("current", &self.current)
-            .finish_non_exhaustive()
     }
 }

@@ -17,9 +17,6 @@ const BUILD: &str = ".next";
 /// Manifest of server actions. It also has the key that encrypts their arguments: only the ids are
 /// kept.
 const ACTIONS: &str = "server/server-reference-manifest.json";
-const STATIC: &[u8] = b"/_next/static/";
-const DATA: &[u8] = b"/_next/data/";
-const IMAGE: &[u8] = b"/_next/image";
 
 /// A release: its build, and what identifies it in requests.
 #[derive(Debug)]
@@ -62,7 +59,7 @@ impl Release {
     /// Reads the release in `folder`.
     pub(super) fn read(name: &str, folder: &Path) -> Result<Self, BuildError> {
         let folder = build_folder(folder);
-        let build = Build::read_with(&folder, true)?;
+        let build = Build::read(&folder, true)?;
         let actions: Actions = manifest(&folder, ACTIONS)?.unwrap_or_default();
         let actions = actions.node.into_keys().chain(actions.edge.into_keys());
         let mut files = HashSet::new();
@@ -89,30 +86,16 @@ impl Release {
 
     /// Returns true if this raw path names a file of the build's output.
     pub(super) fn has_file(&self, path: &[u8]) -> bool {
-        let Some(name) = self.below(path, STATIC) else {
-            return false;
-        };
-        if name.contains(&b'%') {
-            self.files.contains(&*paths::decoded(name))
-        } else {
-            self.files.contains(name)
-        }
+        self.below(path, paths::STATIC)
+            .is_some_and(|name| self.files.contains(&*paths::decoded(name)))
     }
 
     /// Returns true if this raw path is that of a page's data in this build.
     pub(super) fn has_data(&self, path: &[u8]) -> bool {
         let id = self.build.id().unwrap_or_default().as_bytes();
-        self.below(path, DATA)
+        self.below(path, paths::DATA)
             .and_then(|rest| rest.strip_prefix(id))
             .is_some_and(|rest| rest.starts_with(b"/"))
-    }
-
-    /// Returns true for the path of the image optimizer.
-    pub(super) fn is_image(&self, path: &[u8]) -> bool {
-        match self.build.image_path() {
-            Some(image) => path == image.as_bytes(),
-            None => self.below(path, IMAGE) == Some(b""),
-        }
     }
 
     fn below<'p>(&self, path: &'p [u8], folder: &[u8]) -> Option<&'p [u8]> {

@@ -17,7 +17,7 @@ use crate::{
     base::error::chain,
     nextjs::{
         AssetKind, Build,
-        build::{EVERY, Stamp},
+        build::{Stamp, every_second},
     },
 };
 
@@ -84,22 +84,7 @@ impl Releases {
 
     /// Checks the folder at intervals, for as long as the future is polled.
     pub async fn watch(self: Arc<Self>) {
-        let mut state = WatchState::default();
-        let mut ticks = tokio::time::interval(EVERY);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let own = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || {
-                own.look(&mut state);
-                state
-            });
-            let Ok(seen) = looked.await else {
-                // The process is ending.
-                return;
-            };
-            state = seen;
-        }
+        every_second(move |state| self.look(state)).await;
     }
 
     /// Checks the folder once. A release counts once two checks in a row saw the same.

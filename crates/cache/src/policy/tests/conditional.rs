@@ -157,10 +157,3 @@ fn a_304_has_the_fields_that_caches_need() {
         assert!(!headers.contains_key(absent), "{absent}");
     }
 }
-
-#[test]
-fn validators_are_tags_and_dates() {
-    assert!(has_validator(&head("ETag: x")));
-    assert!(has_validator(&head("Last-Modified: @0")));
-    assert!(!has_validator(&head("Date: @0")));
-}

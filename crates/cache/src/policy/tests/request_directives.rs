@@ -169,16 +169,3 @@ fn a_failing_origin_is_bridged_inside_the_window() {
         assert_eq!(found, expected, "{response} | {request} | {later}");
     }
 }
-
-#[test]
-fn routes_may_ignore_directives_of_clients() {
-    let lifetime = stored("Cache-Control: max-age=60").unwrap();
-    assert_eq!(
-        judge(&lifetime, &RequestDirectives::default(), at(0)),
-        Usability::Fresh
-    );
-    assert_eq!(
-        RequestDirectives::parse(&HeaderMap::new()),
-        RequestDirectives::default()
-    );
-}

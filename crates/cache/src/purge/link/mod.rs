@@ -8,9 +8,9 @@
 mod incoming;
 mod outgoing;
 mod resume;
-#[cfg(test)]
-mod simulation;
 mod status;
+#[cfg(test)]
+mod tests;
 mod tickets;
 mod writes;
 
@@ -301,16 +301,11 @@ impl PurgeLink {
         let receipt = Receipt {
             purges,
             gateway: self.name.clone(),
-            id: None,
-            others: PeerStates::Alone,
             applied: vec![AppliedGateway {
                 gateway: self.name.clone(),
                 objects: Some(objects),
             }],
-            lapsed: Vec::new(),
-            pending: Vec::new(),
-            instances: Vec::new(),
-            took_ms: 0.0,
+            ..Receipt::default()
         };
         // The other gateways receive them whatever happens to the tiers here.
         let ticket = self.enqueue(&receipt.purges, objects);
@@ -460,20 +455,17 @@ impl PurgeLink {
         state.has_caught_up = matches!(step, FollowerAction::Rest(_));
         self.publish_trust(&state);
         if let Some(leases) = &reply.leases {
-            let State {
-                tickets,
-                peers,
-                doubt_until,
-                ..
-            } = &mut *state;
+            let state = &mut *state;
+            let (peers, doubt_until) = (&mut state.peers, state.doubt_until);
             peers.see(&self.name, &reply.generation.name, leases, now);
-            let lost = tickets.observe(expected, reply, leases, peers, *doubt_until, now);
+            let tickets = &mut state.tickets;
+            let lost = tickets.observe(expected, reply, leases, peers, doubt_until, now);
             for lost in lost {
                 if state.unsent.iter().all(|unsent| unsent.drawn != lost.drawn) {
                     state.unsent.push_back(lost);
                 }
             }
-            self.count_unsent(&state);
+            self.count_unsent(state);
             let others = leases.iter().filter(|lease| lease.gateway != self.name);
             state.others = others.cloned().collect();
             state.looked = Some(now);

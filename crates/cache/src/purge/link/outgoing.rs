@@ -46,8 +46,7 @@ impl PurgeLink {
             // was.
             warn!(purges = MAX_UNSENT; "too many purges wait for redis, everything will be purged");
             unsent.purges = [Purge::ALL].into();
-            let all = unsent.clone();
-            state.tickets.replace(&all.drawn, &all.purges);
+            state.tickets.replace(&unsent.drawn, &unsent.purges);
             state.unsent.clear();
         }
         state.remember(&unsent.drawn, objects);

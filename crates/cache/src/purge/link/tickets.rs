@@ -122,7 +122,7 @@ impl Tickets {
         let places = self.open.iter().filter_map(|ticket| {
             let inner = ticket.inner.lock();
             let waiting = inner.waiting.as_ref();
-            waiting.map(|waiting| waiting.position().clone())
+            waiting.map(|waiting| waiting.position.clone())
         });
         places.collect()
     }
@@ -144,7 +144,7 @@ impl Tickets {
             let Some(waiting) = &mut inner.waiting else {
                 return true;
             };
-            let place = expected.iter().position(|p| p == waiting.position());
+            let place = expected.iter().position(|p| *p == waiting.position);
             // Published after the query was sent.
             let Some(is_there) = place.and_then(|at| reply.is_there.get(at)) else {
                 return true;

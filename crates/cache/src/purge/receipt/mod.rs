@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Outcome of a purge.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
     pub purges: Vec<Purge>,
     /// The gateway that received the purge.
@@ -41,10 +41,11 @@ pub struct Receipt {
 }
 
 /// State of the purge at the other gateways.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerStates {
     /// Redis is not configured: this gateway knows no other.
+    #[default]
     Alone,
     /// All other gateways have applied the purge, or validate older responses before serving them.
     Reached,
@@ -147,7 +148,7 @@ pub(super) struct PeerView {
 pub(super) struct Waiting {
     /// Name of this gateway, which is not waited for.
     me: String,
-    position: Position,
+    pub(super) position: Position,
     generation: String,
     others: BTreeMap<String, PeerState>,
     /// Until then there may be gateways that rely on leases which the log has lost.
@@ -238,10 +239,6 @@ impl Waiting {
         };
         waiting.learn(published, peers);
         waiting
-    }
-
-    pub(super) fn position(&self) -> &Position {
-        &self.position
     }
 
     /// Records that the purge was published again after the log had lost it.

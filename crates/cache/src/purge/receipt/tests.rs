@@ -50,15 +50,9 @@ fn view(leases: Vec<Lease>) -> PeerView {
 
 fn receipt_for(waiting: &Waiting, is_over: bool) -> Receipt {
     let mut receipt = Receipt {
-        purges: vec![],
         gateway: "me".to_owned(),
-        id: None,
         others: PeerStates::Unreached,
-        applied: vec![],
-        lapsed: vec![],
-        pending: vec![],
-        instances: vec![],
-        took_ms: 0.0,
+        ..Receipt::default()
     };
     waiting.tell(&mut receipt, is_over);
     receipt

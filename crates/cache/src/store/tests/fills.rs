@@ -102,7 +102,7 @@ async fn a_body_that_grows_too_large_is_passed_on_completely_and_not_stored() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let mut draft = bench.draft(&page);
-    draft.about.max_object = 100_000;
+    Arc::make_mut(&mut draft.about.route).max_object = 100_000;
     let mut fill = bench.store.begin(&draft);
     let own = fill.own_reader();
     let early = bench.get(&page).unwrap().body.reader().unwrap();
@@ -134,7 +134,7 @@ async fn stalled_readers_hold_up_others_for_a_while_only() {
     let bench = bench(10 * MIB);
     let page = key("/a");
     let mut draft = bench.draft(&page);
-    draft.about.max_object = 0;
+    Arc::make_mut(&mut draft.about.route).max_object = 0;
     let mut fill = bench.store.begin(&draft);
     assert_eq!(fill.passed(), None);
     let (mut idle, reads) = (
@@ -158,7 +158,7 @@ async fn stalled_readers_hold_up_others_for_a_while_only() {
 async fn an_own_reader_that_takes_nothing_ends_the_transfer_with_bounded_memory() {
     let bench = bench(100 * MIB);
     let mut draft = bench.draft(&key("/a"));
-    draft.about.max_object = 0;
+    Arc::make_mut(&mut draft.about.route).max_object = 0;
     let mut fill = bench.store.begin(&draft);
     let _own = fill.own_reader();
     let chunk = Bytes::from(vec![1; 64 * 1024]);

@@ -7,13 +7,24 @@ mod ranges;
 
 use std::{os::fd::OwnedFd, time::Duration};
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::*;
-use crate::base::encoding::Encoding;
-use crate::purge::PurgeTarget;
+use crate::{
+    base::encoding::Encoding,
+    policy::{Lifetime, Variance},
+    purge::PurgeTarget,
+};
 
 pub(super) const MIB: u64 = 1024 * 1024;
+
+impl Store {
+    /// Returns the number of responses, complete or in flight.
+    pub(crate) fn objects(&self) -> usize {
+        let shards = self.shards.iter();
+        shards.map(|shard| shard.read().shard.len).sum()
+    }
+}
 
 pub(super) struct Bench {
     pub(super) store: &'static Store,
@@ -67,12 +78,14 @@ impl Bench {
             vary: Vary::Nothing,
             variance: Variance::default(),
             about: EntryRules {
-                route: "r".into(),
+                route: Arc::new(RouteRules {
+                    name: "r".into(),
+                    max_object: 8 * MIB,
+                    quota: None,
+                    keeps_private: false,
+                }),
                 tags: Box::default(),
-                max_object: 8 * MIB,
                 is_compressible: true,
-                quota: None,
-                keeps_private: false,
             },
             mark: self.store.mark(),
         }
@@ -209,11 +222,15 @@ fn a_304_replaces_the_headers_and_not_the_body() {
     let old = bench.put(&bench.tagged(&page, &["t"]), b"body").unwrap();
     bench.purge(PurgeTarget::Tag("t".into()), PurgeEffect::Soft);
     let draft = bench.draft(&page);
-    let refresh = |mark, old| {
-        let headers = headers(&[("etag", "\"2\"")]);
-        let lifetime = draft.lifetime.clone();
-        let store = bench.store;
-        store.refresh(old, headers, lifetime, Vary::Nothing, Variance(0), mark)
+    let refresh = |mark, old: &Arc<Entry>| {
+        bench.store.refresh(&Refresh {
+            old: Arc::clone(old),
+            headers: headers(&[("etag", "\"2\"")]),
+            lifetime: draft.lifetime.clone(),
+            vary: Vary::Nothing,
+            variance: Variance(0),
+            mark,
+        })
     };
     let new = refresh(bench.store.mark(), &old).unwrap();
     assert_eq!(new.headers()[header::ETAG], "\"2\"");
@@ -326,7 +343,7 @@ fn a_quota_evicts_from_its_own_route_only() {
     for n in 0..50 {
         let page = key(&format!("/{n}"));
         let mut draft = bench.draft(&page);
-        draft.about.quota = Some(Arc::clone(&quota));
+        Arc::make_mut(&mut draft.about.route).quota = Some(Arc::clone(&quota));
         bench.put(&draft, &vec![1; 100_000]);
         assert!(quota.used() <= MIB);
     }

@@ -164,13 +164,15 @@ impl Run {
             }
             Step::Refresh(page) => {
                 let Some(old) = page.find(bench) else { return };
-                let (vary, variance) = (old.vary().clone(), old.variance());
-                let mark = bench.store.mark();
-                let store = bench.store;
-                let lifetime = old.lifetime();
-                let headers = old.headers();
-                let new = store.refresh(&old, headers, lifetime, vary, variance, mark);
-                assert!(new.is_some());
+                let refresh = Refresh {
+                    headers: old.headers(),
+                    lifetime: old.lifetime(),
+                    vary: old.vary().clone(),
+                    variance: old.variance(),
+                    mark: bench.store.mark(),
+                    old: Arc::clone(&old),
+                };
+                assert!(bench.store.refresh(&refresh).is_some());
                 let item = model
                     .0
                     .iter_mut()

@@ -45,11 +45,14 @@ fn write_all(bench: &Bench, page: &Key, versions: &AtomicU64, is_done: &AtomicBo
         assert_eq!(read.len(), 20);
         let draft = draft_of(bench, page, versions);
         if let Some(old) = bench.get(page).filter(|old| old.is_complete()) {
-            let lifetime = old.lifetime();
-            let (vary, variance) = (Vary::Nothing, Variance(0));
-            bench
-                .store
-                .refresh(&old, draft.headers, lifetime, vary, variance, draft.mark);
+            bench.store.refresh(&Refresh {
+                headers: draft.headers,
+                lifetime: old.lifetime(),
+                vary: Vary::Nothing,
+                variance: Variance(0),
+                mark: draft.mark,
+                old,
+            });
         }
     }
 }
@@ -117,7 +120,8 @@ fn concurrent_changes_are_counted_correctly() {
                         _ => {
                             let tag = random.u8(..4).to_string();
                             let mut draft = bench.tagged(&page, &[&tag]);
-                            draft.about.quota = Some(bench.store.quota(&tag, 300_000));
+                            Arc::make_mut(&mut draft.about.route).quota =
+                                Some(bench.store.quota(&tag, 300_000));
                             let body = vec![1; random.usize(..100_000)];
                             bench.put(&draft, &body);
                         }

@@ -28,7 +28,7 @@ const VERSION: &str = "v1";
 /// A folder that this process has locked.
 #[derive(Debug)]
 pub(super) struct Folder {
-    base: PathBuf,
+    pub(super) base: PathBuf,
     lock: File,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum OpenError {
 }
 
 impl OpenError {
-    fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io {
             operation,
@@ -92,11 +92,7 @@ impl Folder {
         if folder.is_there() {
             Ok(folder)
         } else {
-            Err(OpenError::Io {
-                operation: "keep",
-                path: root.to_owned(),
-                source: io::ErrorKind::NotFound.into(),
-            })
+            Err(OpenError::io("keep", root)(io::ErrorKind::NotFound.into()))
         }
     }
 
@@ -107,22 +103,13 @@ impl Folder {
 
     /// Returns true if the folder is still the one that was locked.
     pub(super) fn is_there(&self) -> bool {
-        let own = self.lock.metadata();
-        let found = fs::symlink_metadata(self.base.join("lock"));
-        match (own, found) {
-            (Ok(own), Ok(found)) => (own.dev(), own.ino()) == (found.dev(), found.ino()),
-            _ => false,
-        }
+        is_at(&self.lock, &self.base.join("lock"))
     }
 
     /// Unlocks the folder for another process, even if the lock's descriptor was duplicated.
     pub(super) fn unlock(&self) {
         // Nothing can be done about an error: the lock ends with the process.
         let _unlocked = flock(&self.lock, FlockOperation::Unlock);
-    }
-
-    pub(super) fn base(&self) -> &Path {
-        &self.base
     }
 
     pub(super) fn objects(&self) -> PathBuf {
@@ -144,6 +131,13 @@ impl Folder {
         fs::rename(self.objects(), to)?;
         make(&self.objects())
     }
+}
+
+/// Returns true if `path` is a name of this open file.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    let inode = |found: &fs::Metadata| (found.dev(), found.ino());
+    let (own, found) = (file.metadata(), fs::symlink_metadata(path));
+    matches!((&own, &found), (Ok(own), Ok(found)) if inode(own) == inode(found))
 }
 
 /// Creates a private folder if it does not exist.

@@ -49,16 +49,12 @@ impl Name {
 
     /// Returns the names of the folder and of the file.
     pub(super) fn file(self) -> (String, String) {
-        let Self {
-            hash,
-            variance,
-            place,
-            url,
-        } = self;
-        (
-            format!("{:02x}", hash >> 120),
-            format!("{hash:032x}-{variance:032x}-{place:016x}-{url:016x}"),
-        )
+        let (hash, variance) = (self.hash, self.variance);
+        let name = format!(
+            "{hash:032x}-{variance:032x}-{:016x}-{:016x}",
+            self.place, self.url
+        );
+        (format!("{:02x}", hash >> 120), name)
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
@@ -109,7 +105,7 @@ pub(super) struct Index {
     #[default(1 << 32)]
     numbers: u64,
     /// Number of times the index was cleared.
-    cleared: u64,
+    pub(super) cleared: u64,
 }
 
 impl Index {
@@ -134,13 +130,14 @@ impl Index {
 
     pub(super) fn insert(&mut self, name: Name, len: u64) {
         self.numbers += 1;
-        let entry = IndexEntry {
-            blocks: blocks(len),
-            number: self.numbers,
-        };
-        self.blocks += u64::from(entry.blocks);
+        self.add(name, len, self.numbers);
+    }
+
+    fn add(&mut self, name: Name, len: u64, number: u64) {
+        let blocks = blocks(len);
+        self.blocks += u64::from(blocks);
         self.found.extend([(name.place, name), (name.url, name)]);
-        if let Some(before) = self.files.put(name, entry) {
+        if let Some(before) = self.files.put(name, IndexEntry { blocks, number }) {
             self.blocks -= u64::from(before.blocks);
         }
     }
@@ -151,10 +148,7 @@ impl Index {
         if self.files.contains(&name) {
             return;
         }
-        let blocks = blocks(len);
-        self.blocks += u64::from(blocks);
-        self.found.extend([(name.place, name), (name.url, name)]);
-        self.files.put(name, IndexEntry { blocks, number });
+        self.add(name, len, number);
         self.files.demote(&name);
     }
 
@@ -223,10 +217,6 @@ impl Index {
         self.found.clear();
         self.blocks = 0;
         self.cleared += 1;
-    }
-
-    pub(super) fn cleared(&self) -> u64 {
-        self.cleared
     }
 }
 

@@ -13,10 +13,11 @@ use std::{
     path::Path,
 };
 
+use bytes::Buf;
 use rustix::fs::{FallocateFlags, OFlags, fallocate};
 use serde::{Deserialize, Serialize};
 
-use super::super::stamps::Digest;
+use super::{super::stamps::Digest, open::remove_file};
 use crate::purge::Position;
 
 const MAGIC: &[u8; 8] = b"EDGEWAY1";
@@ -58,14 +59,6 @@ pub(super) struct Journal {
     unnamed_in: Option<File>,
 }
 
-/// Result of opening a journal.
-#[derive(Debug)]
-pub(super) enum OpenedJournal {
-    Whole(Journal, Vec<Record>),
-    /// Missing, truncated or changed.
-    Lost,
-}
-
 /// Reasons why nothing was appended.
 #[derive(Debug)]
 pub(super) enum AppendError {
@@ -75,7 +68,8 @@ pub(super) enum AppendError {
 }
 
 impl Journal {
-    pub(super) fn open(path: &Path) -> io::Result<OpenedJournal> {
+    /// Opens a journal, with its records; `None` if it is missing, truncated or changed.
+    pub(super) fn open(path: &Path) -> io::Result<Option<(Self, Vec<Record>)>> {
         let opened = OpenOptions::new()
             .read(true)
             .write(true)
@@ -83,13 +77,13 @@ impl Journal {
             .open(path);
         let file = match opened {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(OpenedJournal::Lost);
+                return Ok(None);
             }
             opened => opened?,
         };
         let bytes = fs::read(path)?;
         let Some((records, at)) = read(&bytes) else {
-            return Ok(OpenedJournal::Lost);
+            return Ok(None);
         };
         let journal = Self {
             file,
@@ -97,17 +91,14 @@ impl Journal {
             size: bytes.len() as u64,
             unnamed_in: None,
         };
-        Ok(OpenedJournal::Whole(journal, records))
+        Ok(Some((journal, records)))
     }
 
     /// Replaces the journal by a new one: either the new one is complete, or, after an error, the
     /// old one stays. Which of them survives a power failure is undefined until [`Journal::sync`].
     pub(super) fn create(path: &Path, size: u64, records: &[Record]) -> io::Result<Self> {
         let partial = path.with_extension("new");
-        match fs::remove_file(&partial) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        remove_file(&partial)?;
         let mut bytes = Vec::from(*MAGIC);
         bytes.extend_from_slice(&size.to_be_bytes());
         for record in records {
@@ -213,12 +204,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<(Vec<Record>, u64)> {
     }
     let mut records = Vec::new();
     let mut at = HEAD;
-    while let Some(frame) = bytes.get(at..at + FRAME) {
-        let number = |from: usize| {
-            let four = frame[from..from + 4].first_chunk().copied();
-            four.map(u32::from_be_bytes)
-        };
-        let (len, checksum) = (number(0)? as usize, number(4)?);
+    while let Some(mut frame) = bytes.get(at..at + FRAME) {
+        let (len, checksum) = (frame.get_u32() as usize, frame.get_u32());
         if len == 0 {
             break;
         }
@@ -256,7 +243,7 @@ mod tests {
         assert!(new.sync().is_err() && new.sync().is_err());
         new.append_last(7).unwrap();
         old.append_last(5).unwrap();
-        let OpenedJournal::Whole(_, found) = Journal::open(&path).unwrap() else {
+        let Some((_, found)) = Journal::open(&path).unwrap() else {
             panic!("it is complete");
         };
         assert_eq!(found, [begin.clone(), Record::All(7)]);

@@ -1,15 +1,8 @@
 //! Current knowledge of the disk: its ledger of purges, lists of `Vary` fields, and the records of
 //! both that the journal has to take.
 
-use std::sync::Arc;
-
-use http::HeaderName;
-
 use super::{
-    super::{
-        codec,
-        stamps::{Stamp, WriteChange},
-    },
+    super::stamps::{Stamp, WriteChange},
     journal::Record,
 };
 use crate::{
@@ -26,18 +19,18 @@ const VARY_TEXT: usize = 4 << 10;
 /// Records that wait for the journal. With more, the journal is rewritten.
 const MAX_PENDING: usize = 20_000;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct DiskLedger {
-    id: u128,
+    pub(super) id: u128,
     pub(super) purges: PurgeLedger,
-    varies: Vec<Vary>,
-    followed: Option<Position>,
+    pub(super) varies: Vec<Vary>,
+    pub(super) followed: Option<Position>,
     /// Records that are not in the journal yet.
     pending: Vec<Record>,
     /// Set when too many records wait: the journal has to be rewritten.
     is_overrun: bool,
     /// Number of records so far.
-    noted: u64,
+    pub(super) noted: u64,
 }
 
 /// Records that the journal has to take.
@@ -49,18 +42,10 @@ pub(super) enum Pending {
 impl DiskLedger {
     /// Creates the ledger of a new journal.
     pub(super) fn new(id: u128) -> Self {
-        Self::starting(id, PurgeLedger::starting_at(1, 0))
-    }
-
-    fn starting(id: u128, purges: PurgeLedger) -> Self {
         Self {
             id,
-            purges,
-            varies: Vec::new(),
-            followed: None,
-            pending: Vec::new(),
-            is_overrun: false,
-            noted: 0,
+            purges: PurgeLedger::starting_at(1, 0),
+            ..Self::default()
         }
     }
 
@@ -75,7 +60,11 @@ impl DiskLedger {
         else {
             return None;
         };
-        let mut ledger = Self::starting(id, PurgeLedger::starting_at(position, floor));
+        let mut ledger = Self {
+            id,
+            purges: PurgeLedger::starting_at(position, floor),
+            ..Self::default()
+        };
         let purges = &mut ledger.purges;
         for record in records {
             match record {
@@ -97,22 +86,13 @@ impl DiskLedger {
                 }
                 Record::All(position) => purges.note_at(position, Stamp::All),
                 Record::Vary(names) => {
-                    let names: Result<Vec<HeaderName>, _> =
-                        names.iter().map(|name| name.parse()).collect();
-                    learn(&mut ledger.varies, Vary::Fields(names.ok()?.into()));
+                    let vary = Vary::from_names(names.iter().map(String::as_str))?;
+                    learn(&mut ledger.varies, vary);
                 }
                 Record::Followed(position) => ledger.followed = Some(position),
             }
         }
         Some(ledger)
-    }
-
-    pub(super) fn id(&self) -> u128 {
-        self.id
-    }
-
-    pub(super) fn noted(&self) -> u64 {
-        self.noted
     }
 
     /// Records a purge. Returns its position.
@@ -138,28 +118,18 @@ impl DiskLedger {
         writes.filter_map(|(_, stamp)| stamp.written())
     }
 
-    /// Returns the lists of `Vary` fields, the last learned last.
-    pub(super) fn varies(&self) -> &[Vary] {
-        &self.varies
-    }
-
     /// Learns a list of fields. Returns `false` if it is known, or too long to be remembered.
     pub(super) fn learn(&mut self, vary: &Vary) -> bool {
-        let Some(names) = codec::fields(vary).filter(|names| !names.is_empty()) else {
+        let Some(names) = vary.names().filter(|names| !names.is_empty()) else {
             return false;
         };
-        let text: usize = names.iter().map(|name| name.as_str().len()).sum();
+        let text: usize = names.iter().map(String::len).sum();
         if self.varies.contains(vary) || text > VARY_TEXT {
             return false;
         }
-        let names = names.iter().map(|name| name.as_str().to_owned()).collect();
         learn(&mut self.varies, vary.clone());
         self.remember(Record::Vary(names));
         true
-    }
-
-    pub(super) fn followed(&self) -> Option<&Position> {
-        self.followed.as_ref()
     }
 
     /// Records that all purges up to this position in the log of purges are known.
@@ -205,14 +175,8 @@ impl DiskLedger {
             position: self.purges.position(),
             floor: self.purges.floor(),
         }];
-        let names = |names: &Arc<[HeaderName]>| {
-            let names = names.iter().map(|name| name.as_str().to_owned());
-            Record::Vary(names.collect())
-        };
-        records.extend(self.varies.iter().filter_map(|vary| match vary {
-            Vary::Fields(fields) => Some(names(fields)),
-            Vary::Nothing | Vary::Everything => None,
-        }));
+        let varies = self.varies.iter().filter_map(Vary::names);
+        records.extend(varies.map(Record::Vary));
         for kind in [Kind::Purge, Kind::Prefix, Kind::Write] {
             let purges = self.purges.purges(kind);
             records.extend(purges.map(|(position, stamp)| record(position, stamp)));

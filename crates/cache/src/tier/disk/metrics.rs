@@ -1,22 +1,14 @@
 //! Metrics of the disk, and the names of its faults.
 
-use std::{io, time::Duration};
+use std::io;
 
-use crate::base::metrics::{Histogram, IntCounter, IntGauge, Metrics};
+use super::super::metrics::{LookupOutcome, WaitHistograms};
+use crate::base::metrics::{IntCounter, IntGauge, Metrics};
 
 /// Buckets around the deadline, to show whether it is met.
 const BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 ];
-
-/// Result of a lookup.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub(super) enum LookupOutcome {
-    Hit,
-    Miss,
-    Error,
-}
 
 edgeway_base::enum_table! {
     /// Outcome of writing an entry to the disk.
@@ -85,7 +77,7 @@ impl FolderFault {
 
 #[derive(Debug)]
 pub(super) struct DiskMetrics {
-    seconds: [Histogram; 3],
+    pub(super) waits: WaitHistograms,
     writes: [IntCounter; WriteOutcome::ALL.len()],
     dropped: [IntCounter; RemovalReason::ALL.len()],
     errors: [IntCounter; FolderFault::ALL.len()],
@@ -99,15 +91,15 @@ pub(super) struct DiskMetrics {
 
 impl DiskMetrics {
     pub(super) fn new(metrics: &Metrics) -> Self {
-        let seconds = |result| {
+        let waits = LookupOutcome::ALL.map(|outcome| {
             metrics.histogram_with(
                 "edgeway_cache_disk_lookup_duration_seconds",
                 "Time that requests waited for cache entries on disk, by outcome: `hit`, `miss` or \
                  `error`.",
-                &[("result", result)],
+                &[("result", outcome.name())],
                 BUCKETS,
             )
-        };
+        });
         let bytes = |direction| {
             metrics.counter(
                 "edgeway_cache_disk_bytes_total",
@@ -117,7 +109,7 @@ impl DiskMetrics {
         };
         let gauge = |name, help| metrics.gauge(name, help, &[]);
         Self {
-            seconds: [seconds("hit"), seconds("miss"), seconds("error")],
+            waits: WaitHistograms(waits),
             writes: WriteOutcome::ALL.map(|outcome| {
                 metrics.counter(
                     "edgeway_cache_disk_writes_total",
@@ -161,10 +153,6 @@ impl DiskMetrics {
             ),
             objects: gauge("edgeway_cache_disk_objects", "Entries on disk."),
         }
-    }
-
-    pub(super) fn looked(&self, looked: LookupOutcome, took: Duration) {
-        self.seconds[looked as usize].observe(took.as_secs_f64());
     }
 
     pub(super) fn wrote(&self, written: WriteOutcome) {

@@ -51,10 +51,12 @@ use self::{
     deferred_purges::DeferredPurges,
     health::{Health, State},
     index::Name,
-    metrics::{DiskMetrics, FolderFault, LookupOutcome, WriteOutcome},
+    metrics::{DiskMetrics, FolderFault, WriteOutcome},
     open::{OpenDisk, ReadOutcome},
 };
-use super::{Tiers, codec::Decoded, queue::BoundedQueue, stamps::Stamp, time_to_live};
+use super::{
+    codec::Decoded, metrics::LookupOutcome, queue::BoundedQueue, stamps::Stamp, time_to_live,
+};
 use crate::{
     base::{clock::Clock, metrics::Metrics},
     key::Key,
@@ -88,13 +90,13 @@ pub struct DiskSettings {
 }
 
 /// Registers the metrics of a configuration with a disk, all at zero.
-pub(super) fn register(metrics: &Metrics) {
+pub fn register(metrics: &Metrics) {
     let _handles = DiskMetrics::new(metrics);
 }
 
 /// The disk of one process, configured or not. It outlives configurations.
 #[derive(Debug)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     store: &'static Store,
     clock: Clock,
     all_metrics: Metrics,
@@ -169,7 +171,7 @@ impl Disk {
     }
 
     /// Returns the state of the disk; `None` if no disk is configured.
-    pub(super) fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<Status> {
         let settings = self.settings.load_full()?;
         let (since, last_error) = self.health.since();
         let open = self.open.load_full();
@@ -240,7 +242,7 @@ impl Disk {
             }
         };
         let took = self.clock.now().saturating_duration_since(start);
-        self.metrics().looked(looked, took);
+        self.metrics().waits.add(looked, took);
         decoded
     }
 
@@ -296,7 +298,7 @@ impl Disk {
     }
 
     /// Records a purge: from now on no older entry that it affects is read.
-    pub(super) fn purged(&self, stamp: &Stamp) {
+    pub(crate) fn purged(&self, stamp: &Stamp) {
         let mut waiting = self.deferred.waiting.lock();
         if let Some(opened) = &*self.open.load() {
             if !opened.open.heeds(stamp) {
@@ -328,7 +330,7 @@ impl Disk {
     }
 
     /// Waits until all purges so far are durable in the journal, if the disk takes them.
-    pub(super) async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         if timeout(PURGE_TIMEOUT, self.settled()).await.is_err() {
             debug!("purge waiting for the cache disk");
         }
@@ -384,7 +386,7 @@ impl Disk {
 
     /// Closes the disk because no configuration has a cache any more. Work in flight ends by
     /// itself, and the lock with it.
-    pub(super) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         let waiting = self.deferred.waiting.lock();
         self.settings.store(None);
         self.open.store(None);
@@ -413,7 +415,7 @@ impl Disk {
     }
 
     /// Returns true if this process knows of purges that the next one will not find in the folder.
-    fn owes(&self) -> bool {
+    pub(crate) fn owes(&self) -> bool {
         let waiting = self.deferred.waiting.lock();
         if let Some(opened) = &*self.open.load() {
             let open = &opened.open;
@@ -448,19 +450,6 @@ impl Disk {
 }
 
 /// State of the disk that a process hands to its successor.
-impl Tiers {
-    /// Returns true if this gateway knows of purges that may not be in the folder.
-    pub fn owes_disk(&self) -> bool {
-        self.disk.owes()
-    }
-
-    /// Purges everything: the predecessor had purges that are not in the folder, and they are
-    /// unknown.
-    pub fn inherit_debt(&self) {
-        self.disk.purged(&Stamp::All);
-    }
-}
-
 impl OpenFolder {
     fn note(&self, store: &Store, stamp: &Stamp) {
         let position = self.open.note(stamp);

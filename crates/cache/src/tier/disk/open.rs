@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -21,11 +21,11 @@ use rustix::fs::OFlags;
 use super::{
     super::{codec::Decoded, stamps::Stamp, time_to_live},
     deferred_purges,
-    folder::{Folder, OpenError, make},
+    folder::{Folder, OpenError, is_at, make},
     index::{Index, Name},
-    journal::{AppendError, Journal, OpenedJournal, Record},
+    journal::{AppendError, Journal, Record},
     ledger::{DiskLedger, Pending},
-    metrics::RemovalReason,
+    metrics::{RemovalReason, WriteOutcome},
     object,
     pending_changes::PendingChanges,
     walk::FolderWalk,
@@ -44,7 +44,7 @@ const MAX_CLOCK_SKEW: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(super) struct OpenDisk {
-    folder: Folder,
+    pub(super) folder: Folder,
     journal: Mutex<Journal>,
     pub(super) ledger: Mutex<DiskLedger>,
     pub(super) index: Mutex<Index>,
@@ -78,21 +78,11 @@ impl OpenDisk {
     /// counts.
     pub(super) fn take(root: &Path) -> Result<Self, OpenError> {
         let folder = Folder::open(root)?;
-        let path = folder.base().join("journal");
-        let failed = |operation| {
-            let path = path.clone();
-            move |source| OpenError::Io {
-                operation,
-                path,
-                source,
-            }
-        };
-        let existing = match Journal::open(&path).map_err(failed("read"))? {
-            OpenedJournal::Whole(journal, records) => {
-                DiskLedger::read(records).map(|it| (journal, it))
-            }
-            OpenedJournal::Lost => None,
-        };
+        let path = folder.base.join("journal");
+        let failed = |operation| OpenError::io(operation, &path);
+        let existing = Journal::open(&path).map_err(failed("read"))?;
+        let existing =
+            existing.and_then(|(journal, records)| Some((journal, DiskLedger::read(records)?)));
         let (journal, ledger) = if let Some(existing) = existing {
             existing
         } else {
@@ -107,7 +97,7 @@ impl OpenDisk {
             (journal, ledger)
         };
         let open = Self {
-            varies: ArcSwap::from_pointee(ledger.varies().to_vec()),
+            varies: ArcSwap::from_pointee(ledger.varies.clone()),
             synced: AtomicU64::new(0),
             synced_position: AtomicU64::new(ledger.purges.position()),
             // Files that a crash between a purge of all and their removal left are purged all the
@@ -126,10 +116,6 @@ impl OpenDisk {
         open.take_deferred()
             .map_err(failed("read the files beside the journal of"))?;
         Ok(open)
-    }
-
-    pub(super) fn folder(&self) -> &Folder {
-        &self.folder
     }
 
     /// Unlocks the folder for other processes. From now on files that are read are not removed.
@@ -154,7 +140,7 @@ impl OpenDisk {
 
     /// Returns the id of the journal: no other folder has the same.
     pub(super) fn id(&self) -> u128 {
-        self.ledger.lock().id()
+        self.ledger.lock().id
     }
 
     /// Returns the position of the last purge.
@@ -163,7 +149,7 @@ impl OpenDisk {
     }
 
     pub(super) fn followed(&self) -> Option<Position> {
-        self.ledger.lock().followed().cloned()
+        self.ledger.lock().followed.clone()
     }
 
     /// Records that all purges up to this position in the log of purges are known.
@@ -188,7 +174,7 @@ impl OpenDisk {
     /// Returns the number of records that have to be in the journal for all purges so far to
     /// survive.
     pub(super) fn noted(&self) -> u64 {
-        self.ledger.lock().noted()
+        self.ledger.lock().noted
     }
 
     pub(super) fn is_synced(&self, noted: u64) -> bool {
@@ -203,12 +189,12 @@ impl OpenDisk {
         }
         let (pending, noted, position) = {
             let mut ledger = self.ledger.lock();
-            if self.is_synced(ledger.noted()) {
+            if self.is_synced(ledger.noted) {
                 return Ok(());
             }
             (
                 ledger.take_pending(),
-                ledger.noted(),
+                ledger.noted,
                 ledger.purges.position(),
             )
         };
@@ -240,7 +226,7 @@ impl OpenDisk {
             },
             Pending::Rewrite(records) => records,
         };
-        match Journal::create(&self.folder.base().join("journal"), JOURNAL, records) {
+        match Journal::create(&self.folder.base.join("journal"), JOURNAL, records) {
             Ok(new) => {
                 *journal = new;
                 Ok(())
@@ -320,7 +306,7 @@ impl OpenDisk {
     }
 
     fn judge(&self, bytes: Bytes, key: &Key, now: SystemTime) -> Result<Decoded, RemovalReason> {
-        let id = self.ledger.lock().id();
+        let id = self.ledger.lock().id;
         let (position, decoded) =
             object::decode(id, bytes, Some(key)).ok_or(RemovalReason::Damaged)?;
         let is_purged = |ledger: &DiskLedger| {
@@ -346,11 +332,7 @@ impl OpenDisk {
         if self.may_change().is_err() {
             return Ok(());
         }
-        let is_same = fs::symlink_metadata(&path).is_ok_and(|found| {
-            read.metadata()
-                .is_ok_and(|own| (own.dev(), own.ino()) == (found.dev(), found.ino()))
-        });
-        if !is_same {
+        if !is_at(read, &path) {
             return Ok(());
         }
         let removed = remove_file(&path);
@@ -361,15 +343,16 @@ impl OpenDisk {
         removed
     }
 
-    /// Writes an entry that was requested at `position`. Returns [`StoreOutcome::Purged`] if a purge
-    /// since then affects it; `None` if it cannot be encoded or is larger than the budget.
+    /// Writes an entry that was requested at `position`. Returns the number of bytes, or the outcome
+    /// if it was not written: a purge since then affects it, it cannot be encoded, or it is larger
+    /// than the budget.
     pub(super) fn write(
         &self,
         entry: &Entry,
         position: u64,
         budget: u64,
         dropped: &mut Vec<RemovalReason>,
-    ) -> io::Result<Option<StoreOutcome>> {
+    ) -> io::Result<Result<u64, WriteOutcome>> {
         // A position that a crash could revert might be assigned to another purge.
         if position > self.synced_position.load(Ordering::SeqCst) {
             self.flush()?;
@@ -380,12 +363,12 @@ impl OpenDisk {
                 .purges
                 .is_unwritable(position, entry.key(), entry.tags())
             {
-                return Ok(Some(StoreOutcome::Purged));
+                return Ok(Err(WriteOutcome::Purged));
             }
-            ledger.id()
+            ledger.id
         };
         let Some(bytes) = object::encode(id, position, entry) else {
-            return Ok(None);
+            return Ok(Err(WriteOutcome::Error));
         };
         let len = bytes.len() as u64;
         let name = Name::new(entry.key(), entry.variance());
@@ -393,7 +376,7 @@ impl OpenDisk {
         let changing = self.changing.lock();
         self.may_change()?;
         if len > budget {
-            return Ok(None);
+            return Ok(Err(WriteOutcome::Error));
         }
         self.make_room(len, budget, usize::MAX, dropped)?;
         let partial = path.with_extension("tmp");
@@ -406,7 +389,7 @@ impl OpenDisk {
         self.index.lock().insert(name, len);
         drop(changing);
         self.learn(entry.vary());
-        Ok(Some(StoreOutcome::Bytes(len)))
+        Ok(Ok(len))
     }
 
     fn learn(&self, vary: &Vary) {
@@ -415,7 +398,7 @@ impl OpenDisk {
         }
         let mut ledger = self.ledger.lock();
         if ledger.learn(vary) {
-            self.varies.store(Arc::new(ledger.varies().to_vec()));
+            self.varies.store(Arc::new(ledger.varies.clone()));
         }
     }
 
@@ -482,13 +465,6 @@ impl OpenDisk {
         let removed = remove_file(&path);
         written.and(removed)
     }
-}
-
-/// Outcome of writing an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StoreOutcome {
-    Bytes(u64),
-    Purged,
 }
 
 pub(super) fn open_for_reading(path: &Path) -> io::Result<File> {

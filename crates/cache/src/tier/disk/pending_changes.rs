@@ -150,7 +150,7 @@ impl OpenDisk {
         };
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes)?;
-        let id = self.ledger.lock().id();
+        let id = self.ledger.lock().id;
         let is_valid = object::decode(id, bytes.into(), None).is_some_and(|(position, decoded)| {
             let ledger = self.ledger.lock();
             !ledger

@@ -21,7 +21,7 @@ use super::{
     folder::{Folder, OpenError},
     health::{RETRY_INTERVAL, State},
     metrics::{DiskMetrics, FolderFault, WriteOutcome},
-    open::{OpenDisk, StoreOutcome},
+    open::OpenDisk,
 };
 use crate::{
     purge::PurgeLink,
@@ -342,18 +342,17 @@ impl Disk {
                     // knows those before.
                     let announced = opened.open.announce(entry);
                     let written = if self.store.is_outdated(entry) {
-                        Ok(Some(StoreOutcome::Purged))
+                        Ok(Err(WriteOutcome::Purged))
                     } else {
                         opened.open.write(entry, position, budget, &mut dropped)
                     };
                     drop(announced);
-                    written.map(|stored| match stored {
-                        Some(StoreOutcome::Bytes(len)) => {
+                    written.map(|written| match written {
+                        Ok(len) => {
                             metrics.bytes_written.inc_by(len);
                             WriteOutcome::Stored
                         }
-                        Some(StoreOutcome::Purged) => WriteOutcome::Purged,
-                        None => WriteOutcome::Error,
+                        Err(outcome) => outcome,
                     })
                 }
             };
@@ -380,7 +379,7 @@ impl Disk {
         let probed = Arc::clone(open);
         let outcome = self
             .job(move || {
-                if probed.folder().is_there() {
+                if probed.folder.is_there() {
                     probed.probe(wanted).map(|()| true)
                 } else {
                     Ok(false)
@@ -443,7 +442,7 @@ impl Disk {
 
     /// Lets go of the folder for good: another process serves, or this one ends. Waiting entries
     /// are written first, for a short while.
-    pub(in super::super) async fn release(self: &Arc<Self>, link: &PurgeLink) {
+    pub(crate) async fn release(self: &Arc<Self>, link: &PurgeLink) {
         self.is_released.store(true, Ordering::SeqCst);
         self.let_go(Some(link)).await;
     }
@@ -527,7 +526,7 @@ impl Disk {
         self.is_caught_up.store(false, Ordering::SeqCst);
         if self.is_released.load(Ordering::SeqCst) {
             // From here on purges are left in files for the next process.
-            waiting.folder = Some(opened.open.folder().deferred());
+            waiting.folder = Some(opened.open.folder.deferred());
         }
     }
 }

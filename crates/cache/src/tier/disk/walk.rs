@@ -35,7 +35,7 @@ impl OpenDisk {
     pub(super) fn empty(&self) -> io::Result<()> {
         let changing = self.changing.lock();
         self.may_change()?;
-        self.folder().discard_objects()?;
+        self.folder.discard_objects()?;
         self.index.lock().clear();
         self.is_to_be_emptied.store(false, Ordering::SeqCst);
         self.has_trash.store(true, Ordering::SeqCst);
@@ -50,7 +50,7 @@ impl OpenDisk {
 
     /// Removes the files in the trash.
     pub(super) fn sweep(&self) -> io::Result<()> {
-        let Some(trash) = there(fs::read_dir(self.folder().trash()))? else {
+        let Some(trash) = there(fs::read_dir(self.folder.trash()))? else {
             return Ok(());
         };
         each(trash, |entry| {
@@ -80,14 +80,14 @@ impl OpenDisk {
 
     fn walk_all(&self) -> io::Result<()> {
         self.sweep()?;
-        let cleared = self.index.lock().cleared();
+        let cleared = self.index.lock().cleared;
         let mut found = self.find()?;
         found.sort_unstable_by_key(|(at, _, _)| *at);
         let mut number = found.len() as u64;
         while !found.is_empty() {
             let batch = found.split_off(found.len().saturating_sub(BATCH));
             let mut index = self.index.lock();
-            if index.cleared() != cleared {
+            if index.cleared != cleared {
                 // All of them are gone, and no other entry was added since.
                 break;
             }
@@ -105,7 +105,7 @@ impl OpenDisk {
         let mut found = Vec::new();
         // The folder certainly exists only while nothing changes.
         let changing = self.changing.lock();
-        let folders = fs::read_dir(self.folder().objects())?;
+        let folders = fs::read_dir(self.folder.objects())?;
         drop(changing);
         each(folders, |folder| {
             let is_folder = there(folder.file_type())?.is_some_and(|kind| kind.is_dir());

@@ -34,7 +34,7 @@ use tokio::{sync::Notify, time::timeout};
 
 use super::{
     codec::Decoded,
-    lists::{VARIES, names, number, varies_of},
+    lists::{VARIES, names, varies_of},
     metrics::{DiscardReason, LookupOutcome, TierMetrics, WaitHistograms, WriteOutcome},
     partition::PurgePartition,
     queue::BoundedQueue,
@@ -43,7 +43,7 @@ use super::{
     time_to_live,
 };
 use crate::{
-    base::{clock::Clock, units::whole_millis},
+    base::{clock::Clock, http::decimal, units::whole_millis},
     key::Key,
     policy::{Variance, Vary},
     store::{Entry, LogMark, Store, WholeBody},
@@ -99,13 +99,7 @@ struct Scripts {
     store: Script,
 }
 
-/// Reasons why nothing was read.
-enum ReadMiss {
-    Miss,
-    Error,
-}
-
-impl From<Unavailable> for ReadMiss {
+impl From<Unavailable> for LookupOutcome {
     fn from(_: Unavailable) -> Self {
         Self::Error
     }
@@ -176,9 +170,7 @@ impl Level2 {
 
     /// Returns the variance of the request headers under each list that is tried.
     fn guesses(&self, headers: &HeaderMap) -> Vec<(String, Variance)> {
-        let varies = self.varies.load();
-        let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
-        varies.iter().filter_map(guess).collect()
+        guesses_of(&self.varies.load(), headers)
     }
 
     /// Returns a number that is equal for requests with the same key and the same selecting
@@ -206,74 +198,63 @@ impl Level2 {
         let start = self.clock.now();
         let read = self.read(part, key, headers, keeps_private).await;
         let took = self.clock.now().saturating_duration_since(start);
-        match read {
-            Ok(decoded) => {
-                waits.add(LookupOutcome::Hit, took);
-                Some(decoded)
-            }
-            Err(ReadMiss::Miss) => {
-                waits.add(LookupOutcome::Miss, took);
-                None
-            }
-            Err(ReadMiss::Error) => {
-                waits.add(LookupOutcome::Error, took);
-                None
-            }
-        }
+        let missed = read.as_ref().err().copied();
+        waits.add(missed.unwrap_or(LookupOutcome::Hit), took);
+        read.ok()
     }
 
+    /// Reads an entry. An error is the outcome of the lookup.
     async fn read(
         &self,
         part: &PurgePartition,
         key: &Key,
         headers: &HeaderMap,
         keeps_private: bool,
-    ) -> Result<Decoded, ReadMiss> {
+    ) -> Result<Decoded, LookupOutcome> {
         let start = self.clock.now();
         let guesses = self.guesses(headers);
         let mut reply = self.query(part, key, &guesses).await?;
         if reply.first().is_some_and(|kind| kind == b"vary") {
             let varies = reply.get(2).map(Vec::as_slice).unwrap_or_default();
-            let decoded = varies_of(varies).ok_or(ReadMiss::Error)?;
-            let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
-            let guesses: Vec<_> = decoded.iter().filter_map(guess).collect();
+            let decoded = varies_of(varies).ok_or(LookupOutcome::Error)?;
+            let guesses = guesses_of(&decoded, headers);
             decoded.iter().rev().for_each(|vary| self.learn(vary));
             // Both lookups together have the deadline of one.
             let passed = self.clock.now().saturating_duration_since(start);
             let left = self.patience().saturating_sub(passed);
             reply = timeout(left, self.query(part, key, &guesses))
                 .await
-                .map_err(|_elapsed| ReadMiss::Error)??;
+                .map_err(|_elapsed| LookupOutcome::Error)??;
         }
         if reply.first().is_some_and(|kind| kind == b"large") {
             return Err(self.dropped(DiscardReason::Bounds, key));
         }
         let [kind, _, passed, bytes] =
-            <[Vec<u8>; 4]>::try_from(reply).map_err(|_| ReadMiss::Miss)?;
+            <[Vec<u8>; 4]>::try_from(reply).map_err(|_| LookupOutcome::Miss)?;
         if kind != b"hit" {
-            return Err(ReadMiss::Miss);
+            return Err(LookupOutcome::Miss);
         }
         self.metrics.bytes_read.inc_by(bytes.len() as u64);
         let (bytes, prefix) = (Bytes::from(bytes), self.redis.prefix());
         let mut decoded = signed::decode(&self.signer, prefix, bytes, key, keeps_private)
             .map_err(|why| self.dropped(why, key))?;
-        let passed = number(&passed).map(Duration::from_millis);
+        let passed = decimal(&passed).map(Duration::from_millis);
         let passed = passed.ok_or_else(|| self.dropped(DiscardReason::Damaged, key))?;
         // Redis measures the age, since clocks differ; but it is not much below the signed one.
         let now = self.clock.wall();
         let signed = now.duration_since(decoded.lifetime.response_time);
         let passed = passed.max(signed.unwrap_or_default().saturating_sub(SKEW));
-        decoded.lifetime.response_time = now.checked_sub(passed).ok_or(ReadMiss::Miss)?;
+        decoded.lifetime.response_time = now.checked_sub(passed).ok_or(LookupOutcome::Miss)?;
         Ok(decoded)
     }
 
     /// Counts an unusable entry, and logs one now and then.
-    fn dropped(&self, why: DiscardReason, key: &Key) -> ReadMiss {
+    fn dropped(&self, why: DiscardReason, key: &Key) -> LookupOutcome {
         self.metrics.dropped(why);
         if self.is_log_due() {
             warn!(reason = why.name(), url = key.url(); "cache entry in redis not used");
         }
-        ReadMiss::Miss
+        LookupOutcome::Miss
     }
 
     /// Returns true now and then.
@@ -318,7 +299,7 @@ impl Level2 {
 
     /// Takes the position of the last purge from the response of a script.
     fn saw(&self, part: &PurgePartition, reply: &[Vec<u8>]) {
-        if let Some(last) = reply.get(1).and_then(|last| number(last)) {
+        if let Some(last) = reply.get(1).and_then(|last| decimal(last)) {
             self.observe(last);
         } else {
             self.lose(part);
@@ -457,7 +438,7 @@ impl Level2 {
         };
         let subject = EntrySubject::new(entry.key(), entry.tags());
         let part = &self.parts[stamps::part(&subject.part, self.parts.len())];
-        let (url, target_at) = stamps::url(entry.key());
+        let (url, authority) = (entry.key().without_scheme(), entry.key().authority());
         let now = self.clock.wall();
         let passed = now
             .duration_since(entry.response_time())
@@ -474,7 +455,7 @@ impl Level2 {
             bytes,
             url.to_vec(),
             // Lua counts from one.
-            text(target_at as u64 + 1),
+            text(authority.len() as u64 + 1),
             entry.key().hash().to_be_bytes().to_vec(),
         ];
         let slots = stamps::slots(entry.key(), self.slots());
@@ -520,4 +501,10 @@ impl Level2 {
         self.set_max_object(None);
         self.queue.clear();
     }
+}
+
+/// Returns the variance of the request headers under each list.
+fn guesses_of(varies: &[Vary], headers: &HeaderMap) -> Vec<(String, Variance)> {
+    let guess = |vary: &Vary| Some((names(vary)?, vary.variance(headers)));
+    varies.iter().filter_map(guess).collect()
 }

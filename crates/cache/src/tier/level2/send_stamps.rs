@@ -7,13 +7,15 @@ use futures_util::future::join_all;
 
 use super::{
     super::{
-        lists::number,
         partition::{PurgePartition, StampRound},
         stamps::{Stamp, WriteChange as Write},
     },
     Level2,
 };
-use crate::purge::{WaitScope, ledger::Noted};
+use crate::{
+    base::http::decimal,
+    purge::{WaitScope, ledger::Noted},
+};
 
 /// Number of stamps of URLs and tags in a part. Beyond that, the oldest are dropped, and entries
 /// stored before them count as purged.
@@ -112,7 +114,7 @@ impl Level2 {
         }
         let keys: [&[u8]; 1] = [&part.stamps];
         let last: Vec<u8> = self.redis.eval(&self.scripts.stamp, &keys, &args).await?;
-        if let Some(last) = number(&last) {
+        if let Some(last) = decimal(&last) {
             self.observe(last);
             part.is_lost.store(false, Ordering::Relaxed);
         }
@@ -139,7 +141,7 @@ impl Level2 {
         );
         let script = &self.scripts.written;
         let last: Vec<u8> = self.redis.eval(script, &keys, &args).await?;
-        match number(&last) {
+        match decimal(&last) {
             Some(last) => self.observe(last),
             None => self.lose(part),
         }

@@ -4,7 +4,7 @@ use super::*;
 
 /// Returns the number of files on disk, and in the index.
 fn counted(bench: &Bench) -> (usize, usize) {
-    let folders = std::fs::read_dir(bench.open.folder().objects()).unwrap();
+    let folders = std::fs::read_dir(bench.open.folder.objects()).unwrap();
     let files = folders.map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count());
     (files.sum(), bench.open.count().0)
 }

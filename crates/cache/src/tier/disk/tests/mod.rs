@@ -12,16 +12,15 @@ use proptest::{collection::vec, prelude::*};
 use tempfile::TempDir;
 
 use super::{
-    journal::{AppendError, Journal, OpenedJournal, Record},
+    journal::{AppendError, Journal, Record},
     ledger::DiskLedger,
     metrics::RemovalReason,
-    open::StoreOutcome,
     *,
 };
 use crate::{
     policy::Lifetime,
     purge::{Id, Position, PurgeLink, PurgeTarget, stamps::WriteChange},
-    store::{EntryDraft, EntryRules},
+    store::{EntryDraft, EntryRules, RouteRules},
 };
 
 const MIB: u64 = 1 << 20;
@@ -72,12 +71,14 @@ impl Bench {
             vary,
             variance,
             about: EntryRules {
-                route: "r".into(),
+                route: Arc::new(RouteRules {
+                    name: "r".into(),
+                    max_object: 8 * MIB,
+                    quota: None,
+                    keeps_private: false,
+                }),
                 tags: tags.iter().map(|tag| (*tag).into()).collect(),
-                max_object: 8 * MIB,
                 is_compressible: false,
-                quota: None,
-                keeps_private: false,
             },
             mark: self.store.mark(),
         };
@@ -91,7 +92,7 @@ impl Bench {
     fn write(&self, path: &str, position: u64) -> bool {
         let entry = self.entry(&key(path), &["t"], Vary::Nothing, Variance::default());
         let written = self.open.write(&entry, position, 64 * MIB, &mut Vec::new());
-        matches!(written.unwrap(), Some(StoreOutcome::Bytes(_)))
+        written.unwrap().is_ok()
     }
 
     fn read(&self, path: &str) -> ReadOutcome {
@@ -124,7 +125,7 @@ impl Bench {
 
     fn file(&self, path: &str) -> std::path::PathBuf {
         let (folder, file) = Name::new(&key(path), Variance::default()).file();
-        self.open.folder().objects().join(folder).join(file)
+        self.open.folder.objects().join(folder).join(file)
     }
 }
 
@@ -174,7 +175,7 @@ fn a_purge_of_all_takes_the_files_along() {
     assert!(bench.write("/a", bench.open.position()));
     assert!(bench.open.begin_to_sweep());
     bench.open.sweep().unwrap();
-    let trash = bench.open.folder().base().join("trash");
+    let trash = bench.open.folder.base.join("trash");
     assert_eq!(std::fs::read_dir(trash).unwrap().count(), 0);
     bench.restart();
     assert!(bench.is_there("/a"));
@@ -248,7 +249,7 @@ fn entries_without_their_journal_are_dropped() {
     let mut bench = bench();
     assert!(bench.write("/a", 1));
     let original = std::fs::read(bench.file("/a")).unwrap();
-    std::fs::remove_file(bench.open.folder().base().join("journal")).unwrap();
+    std::fs::remove_file(bench.open.folder.base.join("journal")).unwrap();
     bench.restart();
     assert!(!bench.is_there("/a"));
     // Not even if a file is put back.
@@ -272,7 +273,7 @@ fn variants_are_found_by_lists_that_survive() {
         let variance = vary.variance(&request(value));
         let entry = bench.entry(&key("/a"), &[], vary.clone(), variance);
         let written = bench.open.write(&entry, 1, 64 * MIB, &mut Vec::new());
-        assert!(matches!(written.unwrap(), Some(StoreOutcome::Bytes(_))));
+        assert!(written.unwrap().is_ok());
     }
     bench.open.flush().unwrap();
     bench.restart();
@@ -296,14 +297,15 @@ fn the_budget_holds_over_restarts_and_the_newest_stay() {
         let path = format!("/{number}");
         let entry = bench.entry(&key(&path), &[], Vary::Nothing, Variance::default());
         let mut dropped = Vec::new();
-        bench.open.write(&entry, 1, 5 * 4096, &mut dropped).unwrap();
+        let written = bench.open.write(&entry, 1, 5 * 4096, &mut dropped);
+        assert!(written.unwrap().is_ok());
         assert_eq!(dropped.len(), usize::from(number >= 5), "{number}");
         let file = std::fs::File::open(bench.file(&path)).unwrap();
         file.set_modified(bench.clock.wall()).unwrap();
     }
     assert_eq!(bench.open.count(), (5, 5 * 4096));
     // Partial files are removed; foreign files stay and are not counted.
-    let objects = bench.open.folder().objects();
+    let objects = bench.open.folder.objects();
     let (partial, other) = (objects.join("00/x.tmp"), objects.join("00/README"));
     std::fs::create_dir_all(objects.join("00")).unwrap();
     std::fs::write(&partial, "x").unwrap();
@@ -342,7 +344,7 @@ fn expired_entries_are_removed() {
 fn purges_of_a_process_without_the_folder_are_taken_over() {
     let mut bench = bench();
     assert!(bench.write("/a", 1) && bench.write("/b", 1));
-    let folder = bench.open.folder().deferred();
+    let folder = bench.open.folder.deferred();
     let stamps = Stamp::for_target(&PurgeTarget::Url("/a".into()));
     let path = deferred_purges::leave(&folder, &stamps).unwrap();
     assert!(bench.open.take_deferred().unwrap());
@@ -368,7 +370,7 @@ fn a_full_journal_is_written_again() {
         }
         bench.open.flush().unwrap();
     }
-    let journal = bench.open.folder().base().join("journal");
+    let journal = bench.open.folder.base.join("journal");
     assert_eq!(std::fs::metadata(&journal).unwrap().len(), 4 * MIB);
     bench.restart();
     assert!(!bench.is_there("/a") && bench.is_there("/b"));

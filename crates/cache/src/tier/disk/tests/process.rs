@@ -163,8 +163,7 @@ async fn a_disk_that_is_known_to_hang_is_not_waited_for() {
 async fn without_a_folder(process: &Process) {
     let (store, clock) = (process.bench.store, &process.bench.clock);
     let metrics = Metrics::default();
-    let tiers = Arc::new(Tiers::new(store, clock, &metrics));
-    let caches = Arc::new(crate::Caches { store, tiers });
+    let caches = Arc::new(crate::tier::Tiers::new(store, clock, &metrics));
     let link = PurgeLink::new("a", caches, clock, &metrics);
     let supervising = process.disk.supervise(None, &link, false);
     let ended = timeout(Duration::from_millis(10), supervising).await;
