@@ -13,8 +13,7 @@ use bytes::Bytes;
 use edgeway_base::accept;
 use edgeway_config::diagnostic::Place;
 use edgeway_core::chain::{
-    CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody,
-    RouteRequest, Traits,
+    CacheOutcome, Exchange, Filter, Phases, Reply, ReplyBody, RouteRequest, Traits,
 };
 use edgeway_files::{PageFile, PagePart};
 use edgeway_routes::values::{Template, Values};
@@ -83,15 +82,7 @@ enum Content {
 /// Page that takes the place of a response's body.
 struct Replaced(Option<Bytes>);
 
-impl FilterKind for ErrorPages {
-    const NAME: &'static str = "error_pages";
-    type Config = config::ErrorPagesConfig;
-    type Filter = Self;
-
-    fn compile(config: config::ErrorPagesConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(ErrorPages: config::ErrorPagesConfig = "error_pages");
 
 impl Filter for ErrorPages {
     fn traits(self: Arc<Self>) -> Traits {
