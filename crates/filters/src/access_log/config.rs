@@ -26,7 +26,7 @@ use smart_default::SmartDefault;
 
 use super::{
     ACCESS_LOG, AccessLog,
-    fields::{ChosenFields, Field, Fields},
+    fields::{Field, Fields},
     headers::LoggedHeadersConfig,
     layout::Layout,
     line::LineFormat,
@@ -220,15 +220,15 @@ impl AccessLogConfig {
             }
         }
         let fields = if is_chosen {
-            ChosenFields::new(named)
+            Fields::Chosen(named.into())
         } else {
-            ChosenFields::without(&named)
+            Fields::without(&named)
         };
         if fields.is_empty() {
             let message = "no field is left".to_owned();
             return refuse(first, message, "`access_log: false` switches the log off");
         }
-        Some(Fields::Chosen(fields))
+        Some(fields)
     }
 
     /// Returns `None` if a problem was reported.

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    escape::{put_compat, put_json},
+    escape::{put_compat, put_quoted, put_text_or_null},
     redact::Redactor,
 };
 
@@ -162,14 +162,7 @@ impl LoggedHeaders {
                 out.extend_from_slice(before);
                 out.extend_from_slice(name.as_str().as_bytes());
                 out.extend_from_slice(b"\":");
-                match value {
-                    Some(value) => {
-                        out.push(b'"');
-                        put_json(out, value);
-                        out.push(b'"');
-                    }
-                    None => out.extend_from_slice(b"null"),
-                }
+                put_text_or_null(out, value);
                 let count = match kind {
                     Kind::Request => self.request.len(),
                     Kind::Response => self.response.len(),
@@ -193,9 +186,8 @@ impl LoggedHeaders {
                 };
                 out.extend_from_slice(before);
                 out.extend_from_slice(name.as_str().as_bytes());
-                out.extend_from_slice(b"=\"");
-                put_compat(out, value.unwrap_or(b"-"));
-                out.push(b'"');
+                out.push(b'=');
+                put_quoted(out, |out| put_compat(out, value.unwrap_or(b"-")));
             },
             out,
         );
