@@ -15,7 +15,6 @@ use edgeway_cache::{
     tier::{DiskSettings, WaitHistograms},
 };
 use edgeway_config::{
-    diagnostic::Diagnostic,
     model::{
         self, CacheConfig, DiskConfig, PurgeLinkLost, RouteNode, SharedConfig, SharedPlace,
         UpstreamConfig,
@@ -116,7 +115,7 @@ impl Compiler<'_> {
         };
         let (memory, max_object) = (config.memory.value.0, config.max_object().0);
         if memory < MIN_MEMORY {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::memory",
                 config.memory.place,
                 format!("`memory: {}` is too small", config.memory.value),
@@ -127,7 +126,7 @@ impl Compiler<'_> {
         if let Some(written) = &config.max_object
             && (max_object == 0 || max_object > memory / 4)
         {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::max_object",
                 written.place,
                 format!(
@@ -139,13 +138,11 @@ impl Compiler<'_> {
             return None;
         }
         if let Some(place) = place.filter(|_| !is_used) {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::cache::unused",
-                    place,
-                    "no route has a cache".to_owned(),
-                )
-                .help("write `cache: {}` on a route or in `defaults`, or remove the section"),
+            self.diagnostics.warn(
+                "edgeway::cache::unused",
+                place,
+                "no route has a cache",
+                "write `cache: {}` on a route or in `defaults`, or remove the section",
             );
         }
         self.signed_redis()?;
@@ -188,10 +185,10 @@ impl Compiler<'_> {
             return Some(None);
         }
         if self.file.redis.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::shared",
                 *place,
-                "there is no Redis to share responses in".to_owned(),
+                "there is no Redis to share responses in",
                 "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
             );
             return None;
@@ -201,7 +198,7 @@ impl Compiler<'_> {
             place: at,
         } = &value.max_object;
         if max_object.0 == 0 || max_object.0 > MAX_SHARED {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::shared",
                 *at,
                 format!("`max_object: {max_object}` is out of range"),
@@ -225,17 +222,17 @@ impl Compiler<'_> {
             return Some(None);
         };
         if value.folder.value.trim().is_empty() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::disk",
                 value.folder.place,
-                "`folder` is empty".to_owned(),
+                "`folder` is empty",
                 "write a folder for this gateway alone, such as `/var/cache/edgeway`",
             );
             return None;
         }
         let size = value.size.value.0;
         if size < MIN_DISK {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::disk",
                 value.size.place,
                 format!("`size: {}` is too small", value.size.value),
@@ -245,7 +242,7 @@ impl Compiler<'_> {
         }
         let max_object = value.max_object.as_ref();
         if let Some(given) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::disk",
                 given.place,
                 format!(
@@ -280,7 +277,7 @@ impl Compiler<'_> {
         for tag in &policy.tags {
             match tag.bind(|name| names.slot(name)) {
                 Ok(tag) => tags.push(tag),
-                Err(problem) => self.error(
+                Err(problem) => self.diagnostics.error(
                     "edgeway::cache::tag",
                     node.place,
                     problem.to_string(),
@@ -293,7 +290,7 @@ impl Compiler<'_> {
             if let Source::Header(name) = source
                 && unchanged.names(name)
             {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::cache::key",
                     node.place,
                     format!(
@@ -377,16 +374,12 @@ impl Compiler<'_> {
                 let (watch, error) =
                     BuildWatch::new_with(name, &path, serves_files || makes_images);
                 if let Some(error) = error {
-                    self.diagnostics.push(
-                        Diagnostic::warning(
-                            "edgeway::upstream::folder",
-                            folder.place,
-                            format!("cannot read the build of `{name}`: {error}"),
-                        )
-                        .help(
-                            "no page is shared until there is a build: write the folder in which \
+                    self.diagnostics.warn(
+                        "edgeway::upstream::folder",
+                        folder.place,
+                        format!("cannot read the build of `{name}`: {error}"),
+                        "no page is shared until there is a build: write the folder in which \
                              `next build` leaves `BUILD_ID`, usually `.next`",
-                        ),
                     );
                 }
                 let watch = Arc::new(watch);
@@ -448,7 +441,7 @@ impl Compiler<'_> {
             return false;
         };
         if upstream.folder.is_none() && upstream.releases.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::static_files",
                 place,
                 format!("the files of `{}` cannot be found", key.name),
@@ -493,7 +486,7 @@ impl Compiler<'_> {
             .into_iter()
             .flatten()
         {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::nextjs",
                 place,
                 format!("`{}` is not a Next.js app", key.name),
@@ -507,10 +500,10 @@ impl Compiler<'_> {
     fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<RenderBudget> {
         let Spanned { value, place } = upstream.revalidations;
         if value == 0 {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::revalidations",
                 place,
-                "`revalidations: 0` would leave every stale response as it is".to_owned(),
+                "`revalidations: 0` would leave every stale response as it is",
                 "write how many responses may be revalidated at once, such as `4`",
             );
         }
@@ -537,7 +530,7 @@ impl Compiler<'_> {
         match Crawlers::new(value.iter().map(String::as_str)) {
             Ok(crawlers) => Some(Arc::new(crawlers)),
             Err(error) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::upstream::crawlers",
                     *place,
                     format!("invalid list of crawlers: {error}"),

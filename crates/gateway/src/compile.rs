@@ -13,7 +13,7 @@ use edgeway_base::{
     secret,
 };
 use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics, Place},
+    diagnostic::{Diagnostics, Place},
     model::{File, RouteNode, SatisfyConfig},
     source::ReferencedFiles,
     tree::{Key, Node, Spanned},
@@ -227,13 +227,11 @@ impl Compiler<'_> {
         let maps = self.shared.get::<Maps>().unwrap_or_default();
         for (key, _) in &self.file.upstreams {
             if !used.contains(key.name.as_str()) && !maps.result_in(&key.name) {
-                self.diagnostics.push(
-                    Diagnostic::warning(
-                        "edgeway::upstream::unused",
-                        key.place,
-                        format!("no route uses the upstream `{}`", key.name),
-                    )
-                    .help("remove it, or send a route to it with `upstream:`"),
+                self.diagnostics.warn(
+                    "edgeway::upstream::unused",
+                    key.place,
+                    format!("no route uses the upstream `{}`", key.name),
+                    "remove it, or send a route to it with `upstream:`",
                 );
             }
         }
@@ -279,38 +277,26 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn error(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: String,
-        help: impl Into<String>,
-    ) {
-        self.diagnostics
-            .push(Diagnostic::error(code, place, message).help(help));
-    }
-
     fn drain(&mut self) -> Drain {
         let Spanned { value, place } = &self.file.drain;
         let (idle, deadline) = (value.idle().0, value.deadline.0);
         if deadline.is_zero() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::drain::deadline",
                 *place,
-                "`deadline: 0s` would end every request in flight".to_owned(),
+                "`deadline: 0s` would end every request in flight",
                 "write a time such as `30s`",
             );
         } else if idle.is_zero() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::drain::idle",
                 *place,
-                "`idle: 0s` would close connections whose client has sent its next request"
-                    .to_owned(),
+                "`idle: 0s` would close connections whose client has sent its next request",
                 "write a time such as `1s`",
             );
         }
         if idle > deadline {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::drain::deadline",
                 *place,
                 format!(
@@ -349,7 +335,7 @@ impl Compiler<'_> {
         for Spanned { value, place } in &file.trusted_proxies {
             match value.parse::<Cidr>() {
                 Ok(network) => networks.push(network),
-                Err(error) => self.error(
+                Err(error) => self.diagnostics.error(
                     "edgeway::trusted_proxies",
                     *place,
                     error.to_string(),
@@ -390,7 +376,7 @@ impl Compiler<'_> {
             if let (Some(websocket), Some(upstream)) = (websocket, &upstream)
                 && upstream.protocol() == Protocol::H2
             {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::route::websocket_over_h2",
                     websocket.place,
                     format!("no WebSocket can reach `{value}`, which uses HTTP/2"),
@@ -403,13 +389,11 @@ impl Compiler<'_> {
             && node.config.upstream.is_none()
             && let Some((key, _)) = node.filters.iter().find(|(key, _)| key.name == "cache")
         {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::route::cache_of_files",
-                    key.place,
-                    "`cache` has no effect with `files`, which are on this machine already",
-                )
-                .help("leave it out; `max_age` and `immutable` of `files` are for browsers"),
+            self.diagnostics.warn(
+                "edgeway::route::cache_of_files",
+                key.place,
+                "`cache` has no effect with `files`, which are on this machine already",
+                "leave it out; `max_age` and `immutable` of `files` are for browsers",
             );
         }
         let (filters, guards) = self.filters(node.place, &name, &node.filters);
@@ -457,10 +441,10 @@ impl Compiler<'_> {
         let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
         let any = AnyOf::of(filters).map(Arc::new);
         if any.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::route::satisfy",
                 satisfy.place,
-                "`satisfy: any` needs two filters of which one is enough".to_owned(),
+                "`satisfy: any` needs two filters of which one is enough",
                 format!(
                     "leave it out, or give the route two of `{}`",
                     ALTERNATIVES.join("`, `")

@@ -127,7 +127,7 @@ impl Compiler<'_> {
         } = config;
         let mut is_right = true;
         if !(MIN_WINDOW..=MAX_WINDOW).contains(&requests.value.per) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::flood_guard::requests",
                 requests.place,
                 format!(
@@ -142,16 +142,16 @@ impl Compiler<'_> {
             is_right = false;
         }
         if in_flight.value == 0 {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::flood_guard::in_flight",
                 in_flight.place,
-                "`in_flight: 0` would refuse every request".to_owned(),
+                "`in_flight: 0` would refuse every request",
                 "write how many requests one address may have in flight, such as `50`",
             );
             is_right = false;
         }
         if !CLIENTS.contains(&clients.value) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::flood_guard::clients",
                 clients.place,
                 format!(
@@ -183,7 +183,7 @@ impl Compiler<'_> {
                 lasts,
             });
         };
-        self.error(
+        self.diagnostics.error(
             "edgeway::flood_guard::ban",
             *place,
             problem,
@@ -207,7 +207,8 @@ impl Compiler<'_> {
         let slashes = self.slashes();
         let target = target(&redirect.value, slashes);
         let mut wrong = |place: Place, message: String, help: &str| {
-            self.error("edgeway::flood_guard::challenge", place, message, help);
+            self.diagnostics
+                .error("edgeway::flood_guard::challenge", place, message, help);
         };
         if target.is_none() {
             wrong(

@@ -66,7 +66,7 @@ impl Compiler<'_> {
             ("send_timeout", limits.send_timeout),
         ] {
             if time.0.is_zero() {
-                self.error(
+                self.diagnostics.error(
                     CODE,
                     place,
                     format!("`{key}: 0s` would close every connection at once"),
@@ -75,10 +75,10 @@ impl Compiler<'_> {
             }
         }
         if limits.body_grace.0.is_zero() && limits.body_rate.0 > 0 {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
-                "`body_grace: 0s` would end every request with a body".to_owned(),
+                "`body_grace: 0s` would end every request with a body",
                 "write a time such as `10s`, or `body_rate: 0` for no such limit",
             );
         }
@@ -88,7 +88,7 @@ impl Compiler<'_> {
             ("connections_per_network", limits.connections_per_network),
         ] {
             if most == Some(0) {
-                self.error(
+                self.diagnostics.error(
                     CODE,
                     place,
                     format!("`{key}: 0` lets no client connect"),
@@ -105,7 +105,7 @@ impl Compiler<'_> {
         let limits = &listener.limits.value;
         let (request_line, headers) = (limits.request_line(), limits.headers());
         if headers.0 > MAX_HEAD_LEN.0 {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
                 format!("`headers: {headers}` is more than {MAX_HEAD_LEN}"),
@@ -113,7 +113,7 @@ impl Compiler<'_> {
             );
         }
         if request_line.0 == 0 || headers.0 < request_line.0 {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
                 format!(
@@ -124,7 +124,7 @@ impl Compiler<'_> {
             );
         }
         if limits.header_count > MAX_HEADERS {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
                 format!(

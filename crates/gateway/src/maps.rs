@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edgeway_base::secret;
 use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics},
+    diagnostic::Diagnostics,
     model::File,
     tree::{Key, Node, Value, read},
 };
@@ -33,7 +33,7 @@ impl Compiler<'_> {
         }
         if let Some(first) = users.iter().position(|user| *user == key.name) {
             let circle = [&users[first..], &[&*key.name]].concat().join("` uses `");
-            self.error(
+            self.diagnostics.error(
                 "edgeway::maps::circle",
                 node.place,
                 format!("the map `{}` uses itself: `{circle}`", key.name),
@@ -82,16 +82,14 @@ impl Compiler<'_> {
         let is_unused = |key: &Key| maps.get(&key.name).is_some_and(|map| !map.is_used());
         for (key, _) in &self.file.maps {
             if is_unused(key) {
-                self.diagnostics.push(
-                    Diagnostic::warning(
-                        "edgeway::maps::unused",
-                        key.place,
-                        format!("no value uses the map `{}`", key.name),
-                    )
-                    .help(format!(
+                self.diagnostics.warn(
+                    "edgeway::maps::unused",
+                    key.place,
+                    format!("no value uses the map `{}`", key.name),
+                    format!(
                         "remove it, or write `{{map.{}}}` in a value of `headers`",
                         key.name
-                    )),
+                    ),
                 );
             }
         }

@@ -169,7 +169,8 @@ impl Compiler<'_> {
             };
             if let Some((message, help)) = problem {
                 is_wrong = true;
-                self.error("edgeway::profile::route", route.place, message, help);
+                self.diagnostics
+                    .error("edgeway::profile::route", route.place, message, help);
             }
         }
         if is_wrong {
@@ -190,7 +191,8 @@ impl Compiler<'_> {
             "write a setting, such as `cache: { ttl: 30min }`, or remove it"
         };
         let message = format!("the profile `{}` changes nothing", key.name);
-        self.error("edgeway::profile::empty", key.place, message, help);
+        self.diagnostics
+            .error("edgeway::profile::empty", key.place, message, help);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics},
+    diagnostic::Diagnostics,
     model::File,
     tree::{Spanned, read},
 };
@@ -64,16 +64,14 @@ impl Compiler<'_> {
             .iter()
             .filter(|(key, _)| is_unused(&key.name))
         {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::rate_limits::unused",
-                    key.place,
-                    format!("no route applies the limit `{}`", key.name),
-                )
-                .help(format!(
+            self.diagnostics.warn(
+                "edgeway::rate_limits::unused",
+                key.place,
+                format!("no route applies the limit `{}`", key.name),
+                format!(
                     "remove it, or write `rate_limit: [{}]` on a route or in `defaults`",
                     key.name
-                )),
+                ),
             );
         }
     }

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, fmt};
 
 use edgeway_base::query::{cookie_values, form_values};
 use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics, Place, closest},
+    diagnostic::{Diagnostics, Place, closest},
     model::MatchConfig,
     tree::Spanned,
 };
@@ -220,7 +220,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn report(&mut self, code: &'static str, place: Place, problem: RouteProblem) {
         self.diagnostics
-            .push(Diagnostic::error(code, place, problem.message).help(problem.help));
+            .error(code, place, problem.message, problem.help);
     }
 
     fn methods(&mut self, written: &[Spanned<String>]) -> Vec<Method> {

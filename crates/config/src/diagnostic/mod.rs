@@ -90,6 +90,28 @@ impl Diagnostic {
 }
 
 impl Diagnostics {
+    /// Adds an error with its help text.
+    pub fn error(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.push(Diagnostic::error(code, place, message).help(help));
+    }
+
+    /// Adds a warning with its help text.
+    pub fn warn(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.push(Diagnostic::warning(code, place, message).help(help));
+    }
+
     pub fn push(&mut self, diagnostic: Diagnostic) {
         if !self.list.contains(&diagnostic) && !self.is_consequence(&diagnostic) {
             self.list.push(diagnostic);

@@ -8,7 +8,7 @@ use super::{
     UpstreamConfig,
 };
 use crate::{
-    diagnostic::{Diagnostic, Diagnostics, Place, other_gateways, suggest},
+    diagnostic::{Diagnostics, Place, other_gateways, suggest},
     tree::{Value, read},
 };
 
@@ -103,9 +103,11 @@ impl Sections<'_> {
                 "expected a mapping with `listeners` and `routes`, found {}",
                 self.node.kind()
             );
-            self.found.push(
-                Diagnostic::error("edgeway::config::wrong_type", self.node.place, message)
-                    .help("see `conf/edgeway.yaml` for the smallest useful file"),
+            self.found.error(
+                "edgeway::config::wrong_type",
+                self.node.place,
+                message,
+                "see `conf/edgeway.yaml` for the smallest useful file",
             );
             return None;
         };
@@ -258,7 +260,7 @@ impl Sections<'_> {
         );
         let message = format!("unknown key `{name}`");
         self.found
-            .push(Diagnostic::error("edgeway::config::unknown_key", key.place, message).help(help));
+            .error("edgeway::config::unknown_key", key.place, message, help);
         Some(MeantKey {
             name: meant?,
             is_translated,
@@ -302,8 +304,7 @@ impl Sections<'_> {
             None => "edgeway::config::missing_key",
             Some(_) => "edgeway::config::wrong_type",
         };
-        self.found
-            .push(Diagnostic::error(code, place, found).help(example));
+        self.found.error(code, place, found, example);
         Vec::new()
     }
 
@@ -316,13 +317,11 @@ impl Sections<'_> {
             Value::Map(entries) => entries.clone(),
             Value::Null => Vec::new(),
             _ => {
-                self.found.push(
-                    Diagnostic::error(
-                        "edgeway::config::wrong_type",
-                        node.place,
-                        format!("expected a mapping, found {}", node.kind()),
-                    )
-                    .help(format!("write `{key}:` and below it one `name: …` each")),
+                self.found.error(
+                    "edgeway::config::wrong_type",
+                    node.place,
+                    format!("expected a mapping, found {}", node.kind()),
+                    format!("write `{key}:` and below it one `name: …` each"),
                 );
                 Vec::new()
             }

@@ -11,16 +11,14 @@ pub(super) fn into(entries: &mut Vec<(Key, Node)>, included: Node, diagnostics: 
         Value::Map(added) => added,
         Value::Null => return,
         _ => {
-            diagnostics.push(
-                Diagnostic::error(
-                    "edgeway::include::content",
-                    included.place,
-                    format!(
-                        "an included file must be a mapping, found {}",
-                        included.kind()
-                    ),
-                )
-                .help("begin it with a key such as `routes:`"),
+            diagnostics.error(
+                "edgeway::include::content",
+                included.place,
+                format!(
+                    "an included file must be a mapping, found {}",
+                    included.kind()
+                ),
+                "begin it with a key such as `routes:`",
             );
             return;
         }

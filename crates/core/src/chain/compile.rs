@@ -14,7 +14,7 @@ use super::BoxFuture;
 use crate::{
     base::{clock::Clock, gateway_headers::GatewayHeaders, metrics::Metrics},
     config::{
-        diagnostic::{Diagnostic, Diagnostics, Place},
+        diagnostic::{Diagnostics, Place},
         source::ReferencedFiles,
         tree::Spanned,
     },
@@ -123,8 +123,7 @@ impl CompileContext<'_> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.diagnostics
-            .push(Diagnostic::error(code, place, message).help(help));
+        self.diagnostics.error(code, place, message, help);
     }
 
     /// Reports a warning, which is no error, at the given place.
@@ -135,8 +134,7 @@ impl CompileContext<'_> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.diagnostics
-            .push(Diagnostic::warning(code, place, message).help(help));
+        self.diagnostics.warn(code, place, message, help);
     }
 
     /// Parses the name of a header that only the gateway may send to a backend. Reports an invalid

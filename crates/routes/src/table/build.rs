@@ -192,7 +192,7 @@ fn parse(
     diagnostics: &mut Diagnostics,
 ) -> ParsedRoute {
     let mut report = |code, place, problem: RouteProblem| {
-        diagnostics.push(Diagnostic::error(code, place, problem.message).help(problem.help));
+        diagnostics.error(code, place, problem.message, problem.help);
     };
     let mut hosts = Vec::new();
     for host in &config.host.0 {
