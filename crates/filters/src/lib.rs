@@ -3,7 +3,7 @@
 //! A new filter is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
 
 /// Makes `$filter` a [`FilterKind`](edgeway_core::chain::FilterKind) whose configuration compiles
-/// itself.
+/// itself; `None` means that it cannot.
 macro_rules! filter_kind {
     ($filter:ty: $config:ty = $name:literal $(, on_by_default = $is_on:literal)?) => {
         impl edgeway_core::chain::FilterKind for $filter {
@@ -16,7 +16,7 @@ macro_rules! filter_kind {
                 config: $config,
                 cx: &mut edgeway_core::chain::CompileContext<'_>,
             ) -> Option<Self> {
-                config.compile(cx)
+                config.compile(cx).into()
             }
         }
     };
@@ -81,7 +81,7 @@ impl Entry {
             is_shareable: false,
             compile: |node, cx| {
                 let config = tree::read::<K::Config>(node, cx.diagnostics)?;
-                let filter = K::compile(config, cx)?;
+                let filter = cx.checked(|cx| K::compile(config, cx))??;
                 Some(CompiledFilter::new(K::NAME, Arc::new(filter)))
             },
             secret_queries: |node| {

@@ -79,13 +79,8 @@ impl Compiler<'_> {
 
 /// Compiles the text that a limit counts by.
 fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<dyn CountedText>> {
-    match Names::with(cx, |names| Template::parse(&by.value, names)) {
-        Ok(template) => Some(Box::new(template)),
-        Err((message, help)) => {
-            cx.report_at(by.place, "edgeway::rate_limits::by", message, help);
-            None
-        }
-    }
+    let template = Template::compile(&by.value, by.place, "edgeway::rate_limits::by", cx)?;
+    Some(Box::new(template))
 }
 
 /// Returns the section with every default filled in.

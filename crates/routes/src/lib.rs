@@ -32,6 +32,7 @@ pub use self::{
         RouteReason, RouteTable,
     },
 };
+use edgeway_base::expression::reason_of;
 pub use edgeway_base::{
     host::host_of,
     target::{InvalidTarget, Slashes, Target, normalise},
@@ -53,15 +54,19 @@ impl RouteProblem {
     }
 }
 
+impl From<RouteProblem> for (String, String) {
+    fn from(problem: RouteProblem) -> Self {
+        (problem.message, problem.help)
+    }
+}
+
 /// Compiles a regular expression over raw bytes: `.` and classes know ASCII only.
 fn regex(text: &str) -> Result<regex::bytes::Regex, RouteProblem> {
     regex::bytes::RegexBuilder::new(text)
         .unicode(false)
         .build()
         .map_err(|error| {
-            let error = error.to_string();
-            let reason = error.lines().last().unwrap_or_default().trim();
-            let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+            let reason = reason_of(&error);
             RouteProblem::new(
                 format!("invalid regular expression `{text}`: {reason}"),
                 "the syntax is that of Rust's `regex`: no look-around, no back-references",

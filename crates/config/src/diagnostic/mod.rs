@@ -42,6 +42,8 @@ pub struct Diagnostic {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
+    /// Number of errors that were reported, those included that are not listed again.
+    errors: usize,
     /// Places of secrets that nothing in the text reveals as such.
     hidden: Vec<Place>,
     /// Places of values that could not be determined, which is reported.
@@ -113,6 +115,7 @@ impl Diagnostics {
     }
 
     pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.errors += usize::from(diagnostic.severity == Severity::Error);
         if !self.list.contains(&diagnostic) && !self.is_consequence(&diagnostic) {
             self.list.push(diagnostic);
         }
@@ -154,6 +157,11 @@ impl Diagnostics {
 
     pub fn list(&self) -> &[Diagnostic] {
         &self.list
+    }
+
+    /// Returns the number of errors reported so far, to find out whether a check adds some.
+    pub fn errors(&self) -> usize {
+        self.errors
     }
 
     pub fn has_errors(&self) -> bool {

@@ -104,6 +104,13 @@ impl fmt::Debug for BackgroundWork {
 }
 
 impl CompileContext<'_> {
+    /// Returns what `compile` returns, unless it reported an error.
+    pub fn checked<T>(&mut self, compile: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let before = self.diagnostics.errors();
+        let compiled = compile(self);
+        (self.diagnostics.errors() == before).then_some(compiled)
+    }
+
     /// Reports a problem at the place of this filter.
     pub fn report(
         &mut self,
@@ -135,6 +142,23 @@ impl CompileContext<'_> {
         help: impl Into<String>,
     ) {
         self.diagnostics.warn(code, place, message, help);
+    }
+
+    /// Returns what was found; if it is a problem, which has a message and a help text, reports that.
+    pub fn reported<T>(
+        &mut self,
+        place: Place,
+        code: &'static str,
+        found: Result<T, impl Into<(String, String)>>,
+    ) -> Option<T> {
+        match found {
+            Ok(found) => Some(found),
+            Err(problem) => {
+                let (message, help) = problem.into();
+                self.report_at(place, code, message, help);
+                None
+            }
+        }
     }
 
     /// Parses the name of a header that only the gateway may send to a backend. Reports an invalid

@@ -114,7 +114,7 @@ pub(super) fn put_number(out: &mut Vec<u8>, number: u64) {
 /// Adds a text as JSON, or `null`.
 pub(super) fn put_text_or_null(out: &mut Vec<u8>, text: Option<&[u8]>) {
     put_or_null(out, text, |out, text| {
-        put_quoted(out, |out| put_json(out, text))
+        put_quoted(out, |out| put_json(out, text));
     });
 }
 

@@ -131,7 +131,7 @@ impl Line<'_> {
         for header in [Text::Referer, Text::UserAgent] {
             out.push(b' ');
             put_quoted(out, |out| {
-                put_compat(out, request.text(header).unwrap_or(b"-"))
+                put_compat(out, request.text(header).unwrap_or(b"-"));
             });
         }
         out.extend_from_slice(b" X-Cache-Status: ");

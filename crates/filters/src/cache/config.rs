@@ -272,7 +272,7 @@ impl RouteCacheConfig {
         // Without a cache, the `cache` section was refused, which is reported already.
         let cache = cx.shared.get::<Cache>();
         let memory = cache.as_ref().map_or(u64::MAX, |cache| cache.memory());
-        let by_status = self.by_status(cx)?;
+        let by_status = cx.checked(|cx| self.by_status(cx))?;
         let tags = self.tags(cx)?;
         let key = self.key(cx)?;
         let client_directives = self.client_directives.compile(cx)?;
@@ -366,26 +366,22 @@ impl RouteCacheConfig {
         })
     }
 
-    fn by_status(&self, cx: &mut CompileContext<'_>) -> Option<Vec<(u16, Duration)>> {
+    fn by_status(&self, cx: &mut CompileContext<'_>) -> Vec<(u16, Duration)> {
         let mut by_status = Vec::new();
-        let mut is_good = true;
         for (status, span) in &self.by_status {
             match status.parse() {
                 Ok(code @ 200..=599) if code != 206 && code != 304 => {
                     by_status.push((code, span.value.0));
                 }
-                _ => {
-                    is_good = false;
-                    cx.report_at(
-                        span.place,
-                        "edgeway::cache::status",
-                        format!("responses of status `{status}` are not stored"),
-                        "write a status such as `404`; 206 and 304 are incomplete responses",
-                    );
-                }
+                _ => cx.report_at(
+                    span.place,
+                    "edgeway::cache::status",
+                    format!("responses of status `{status}` are not stored"),
+                    "write a status such as `404`; 206 and 304 are incomplete responses",
+                ),
             }
         }
-        is_good.then_some(by_status)
+        by_status
     }
 
     fn tags(&self, cx: &mut CompileContext<'_>) -> Option<Box<[TagTemplate]>> {

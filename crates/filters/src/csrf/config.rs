@@ -36,22 +36,15 @@ reads_short!(CsrfConfig);
 writes_mapping!(CsrfConfig);
 
 impl CsrfConfig {
-    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Csrf> {
-        let mut origins = Vec::with_capacity(self.origins.len());
-        for origin in &self.origins {
-            match OriginPattern::parse(&origin.value) {
-                Ok(pattern) => origins.push(pattern),
-                Err(error) => cx.report_at(
-                    origin.place,
-                    "edgeway::csrf::origin",
-                    error.to_string(),
-                    error.help,
-                ),
-            }
-        }
-        (origins.len() == self.origins.len()).then(|| Csrf {
-            origins: origins.into(),
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Csrf {
+        let mut pattern = |origin: &Spanned<String>| {
+            let parsed = OriginPattern::parse(&origin.value);
+            let parsed = parsed.map_err(|error| (error.to_string(), error.help.clone()));
+            cx.reported(origin.place, "edgeway::csrf::origin", parsed)
+        };
+        Csrf {
+            origins: self.origins.iter().filter_map(&mut pattern).collect(),
             allow_same_site: self.allow_same_site,
-        })
+        }
     }
 }

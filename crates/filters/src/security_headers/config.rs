@@ -207,10 +207,9 @@ impl SecurityHeadersConfig {
         }
     }
 
-    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<SecurityHeaders> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> SecurityHeaders {
         let texts = self.texts();
         let mut headers = HeaderMap::with_capacity(texts.len() + 2 + HEADERS_CAPACITY);
-        let mut is_good = true;
         for (_, name, choice, default) in texts {
             match &choice.value {
                 // Copied for each response without reference counting.
@@ -218,23 +217,23 @@ impl SecurityHeadersConfig {
                     drop(headers.insert(name, HeaderValue::from_static(default)));
                 }
                 HeaderChoice::Off => {}
-                HeaderChoice::Text(text) => is_good &= insert(&mut headers, name, text, choice, cx),
+                HeaderChoice::Text(text) => insert(&mut headers, name, text, choice, cx),
             }
         }
         if let Server::Text(text) = &self.server.value {
-            is_good &= insert(&mut headers, header::SERVER, text, &self.server, cx);
+            insert(&mut headers, header::SERVER, text, &self.server, cx);
         }
         let mut tls = headers.clone();
         if let Some(value) = hsts(&self.hsts, cx) {
             tls.insert(header::STRICT_TRANSPORT_SECURITY, value);
         }
-        is_good.then(|| SecurityHeaders {
+        SecurityHeaders {
             plain: AddedHeaders::new(without_upgrade(headers)),
             tls: AddedHeaders::new(tls),
             policy: self.policy,
             keep_server: self.server.value == Server::Keep,
             keep_powered_by: self.powered_by == PoweredBy::Keep,
-        })
+        }
     }
 }
 
@@ -244,12 +243,12 @@ fn insert<T>(
     text: &str,
     written: &Spanned<T>,
     cx: &mut CompileContext<'_>,
-) -> bool {
+) {
     if let Ok(value) = HeaderValue::from_str(text)
         && !text.trim().is_empty()
     {
         headers.insert(name, value);
-        return true;
+        return;
     }
     cx.report_at(
         written.place,
@@ -257,7 +256,6 @@ fn insert<T>(
         format!("invalid value `{}` of `{name}`", text.escape_debug()),
         "write plain text on one line, or `false` for no such header",
     );
-    false
 }
 
 fn hsts(fields: &Hsts, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {

@@ -53,12 +53,11 @@ impl Respond {
         place: Place,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let status = reported(status(config), place, cx);
-        let headers = reported(headers(config), place, cx);
-        let content_type = reported(content_type(config), place, cx);
-        let body = body(config, content_type.clone().flatten(), place, cx);
+        let status = cx.reported(place, CODE, status(config));
+        let headers = cx.reported(place, CODE, headers(config));
+        let content_type = cx.reported(place, CODE, content_type(config)).flatten();
+        let body = body(config, content_type, place, cx);
         let (status, mut headers, body) = (status?, headers?, body?);
-        content_type?;
         if let Some(maintenance) = &config.maintenance {
             headers.extend(maintenance_headers(maintenance, &headers));
         }
@@ -111,14 +110,6 @@ impl Respond {
             close: false,
         }
     }
-}
-
-fn reported<T>(
-    result: Result<T, RouteProblem>,
-    place: Place,
-    cx: &mut CompileContext<'_>,
-) -> Option<T> {
-    super::reported(result, CODE, place, cx)
 }
 
 fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use edgeway_base::{clock::Clock, expression::Undecided};
+use edgeway_config::diagnostic::Place;
 use edgeway_core::{
     chain::{CompileContext, Exchange},
     limits::key::Source,
@@ -49,6 +50,17 @@ impl Names<'_> {
 }
 
 impl Template {
+    /// Compiles a text for requests; reports its problem.
+    pub fn compile(
+        text: &str,
+        place: Place,
+        code: &'static str,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let parsed = Names::with(cx, |names| Self::parse(text, names));
+        cx.reported(place, code, parsed)
+    }
+
     /// Returns the template of an empty text.
     pub fn empty() -> Self {
         Self::Fixed(HeaderValue::from_static(""))
