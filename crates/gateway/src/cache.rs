@@ -146,8 +146,9 @@ impl Compiler<'_> {
             );
         }
         self.signed_redis()?;
-        let shared = self.shared_cache(config.shared.as_ref(), max_object)?;
-        let disk = self.disk_cache(config.disk.as_ref(), max_object)?;
+        let (shared, disk) = (config.shared.as_ref(), config.disk.as_ref());
+        let shared = self.checked(|own| own.shared_cache(shared?, max_object))?;
+        let disk = self.checked(|own| own.disk_cache(disk?, max_object))?;
         let settings = CacheSettings {
             memory,
             max_object,
@@ -171,18 +172,11 @@ impl Compiler<'_> {
         Some(cache)
     }
 
-    /// Returns the largest body in level 2, if there is one, or `None` if the section is invalid.
-    #[expect(clippy::option_option, reason = "an error, no level 2, or one")]
-    fn shared_cache(
-        &mut self,
-        config: Option<&Spanned<SharedConfig>>,
-        most: u64,
-    ) -> Option<Option<u64>> {
-        let Some(Spanned { value, place }) = config else {
-            return Some(None);
-        };
+    /// Returns the largest body in level 2, if there is one.
+    fn shared_cache(&mut self, config: &Spanned<SharedConfig>, most: u64) -> Option<u64> {
+        let Spanned { value, place } = config;
         if value.place == SharedPlace::None {
-            return Some(None);
+            return None;
         }
         if self.file.redis.is_none() {
             self.diagnostics.error(
@@ -207,20 +201,13 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Some(max_object.0.min(most)))
+        Some(max_object.0.min(most))
     }
 
-    /// Returns the disk settings, if there are any, or `None` if the section is invalid. The folder
-    /// itself is not checked: the gateway must serve even if the folder is unusable.
-    #[expect(clippy::option_option, reason = "an error, no disk, or one")]
-    fn disk_cache(
-        &mut self,
-        config: Option<&Spanned<DiskConfig>>,
-        most: u64,
-    ) -> Option<Option<DiskSettings>> {
-        let Some(Spanned { value, .. }) = config else {
-            return Some(None);
-        };
+    /// Returns the disk settings. The folder itself is not checked: the gateway must serve even if
+    /// the folder is unusable.
+    fn disk_cache(&mut self, config: &Spanned<DiskConfig>, most: u64) -> Option<DiskSettings> {
+        let value = &config.value;
         if value.folder.value.trim().is_empty() {
             self.diagnostics.error(
                 "edgeway::cache::disk",
@@ -253,11 +240,11 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Some(DiskSettings {
+        Some(DiskSettings {
             folder: self.folder.join(&value.folder.value),
             size,
             max_object: max_object.map_or(most.min(size), |it| it.value.0.min(most)),
-        }))
+        })
     }
 
     /// Returns the cache of a route whose filters are compiled.
@@ -423,15 +410,15 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(apps));
     }
 
-    /// Returns the releases of the apps.
-    pub(super) fn app_releases(
+    /// Returns what each app has of a kind.
+    pub(super) fn of_apps<T>(
         &self,
         upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
-    ) -> Box<[(Arc<Upstream>, Arc<Releases>)]> {
+        own: impl Fn(&App) -> Option<T>,
+    ) -> Box<[(Arc<Upstream>, T)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
-        let of = |(name, app): &(Arc<str>, App)| {
-            Some((Arc::clone(upstreams.get(name)?), app.releases.clone()?))
-        };
+        let of =
+            |(name, app): &(Arc<str>, App)| Some((Arc::clone(upstreams.get(name)?), own(app)?));
         apps.0.iter().filter_map(of).collect()
     }
 
@@ -449,30 +436,6 @@ impl Compiler<'_> {
             );
         }
         true
-    }
-
-    /// Returns the files of the apps, for requests that need no app.
-    pub(super) fn app_files(
-        &self,
-        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
-    ) -> Box<[(Arc<Upstream>, AppFiles)]> {
-        let apps = self.shared.get::<Apps>().unwrap_or_default();
-        let of = |(name, app): &(Arc<str>, App)| {
-            Some((Arc::clone(upstreams.get(name)?), app.files.clone()?))
-        };
-        apps.0.iter().filter_map(of).collect()
-    }
-
-    /// Returns the apps whose images are made here.
-    pub(super) fn app_images(
-        &self,
-        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
-    ) -> Box<[(Arc<Upstream>, AppImages)]> {
-        let apps = self.shared.get::<Apps>().unwrap_or_default();
-        let of = |(name, app): &(Arc<str>, App)| {
-            Some((Arc::clone(upstreams.get(name)?), app.images.clone()?))
-        };
-        apps.0.iter().filter_map(of).collect()
     }
 
     fn only_of_nextjs(&mut self, key: &Key, config: &Spanned<UpstreamConfig>) {
@@ -546,13 +509,13 @@ impl Compiler<'_> {
 #[derive(Default)]
 struct Apps(Vec<(Arc<str>, App)>);
 
-struct App {
+pub(super) struct App {
     is_nextjs: bool,
-    files: Option<AppFiles>,
-    images: Option<AppImages>,
+    pub(super) files: Option<AppFiles>,
+    pub(super) images: Option<AppImages>,
     budget: Arc<RenderBudget>,
     crawlers: Option<Arc<Crawlers>>,
     guarded: Option<PathSet>,
     build: Option<Arc<BuildWatch>>,
-    releases: Option<Arc<Releases>>,
+    pub(super) releases: Option<Arc<Releases>>,
 }

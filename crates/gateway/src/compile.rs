@@ -185,9 +185,9 @@ impl Compiler<'_> {
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Gateway {
             accel_upstreams: accel_upstreams(&routes),
-            app_files: self.app_files(&upstreams),
-            app_images: self.app_images(&upstreams),
-            app_releases: self.app_releases(&upstreams),
+            app_files: self.of_apps(&upstreams, |app| app.files.clone()),
+            app_images: self.of_apps(&upstreams, |app| app.images.clone()),
+            app_releases: self.of_apps(&upstreams, |app| app.releases.clone()),
             listeners,
             acme,
             admin,
@@ -275,6 +275,13 @@ impl Compiler<'_> {
             referenced: &mut self.referenced,
             diagnostics: &mut self.diagnostics,
         }
+    }
+
+    /// Returns what `check` returns, unless it reported an error.
+    pub(super) fn checked<T>(&mut self, check: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let before = self.diagnostics.errors();
+        let checked = check(self);
+        (self.diagnostics.errors() == before).then_some(checked)
     }
 
     fn drain(&mut self) -> Drain {

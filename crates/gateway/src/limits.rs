@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use edgeway_base::units::ByteSize;
-use edgeway_config::{
-    diagnostic::Diagnostic,
-    model::{LimitsConfig, ListenerConfig},
-};
+use edgeway_config::model::{LimitsConfig, ListenerConfig};
 
 use super::compile::Compiler;
 
@@ -153,27 +150,24 @@ impl Compiler<'_> {
                 continue;
             };
             if many < few {
-                let warning = Diagnostic::warning(
+                self.diagnostics.warn(
                     CODE,
                     place,
                     format!("`{inner}: {few}` has no effect: `{outer}: {many}` is reached first"),
+                    format!("raise `{outer}`, or leave `{inner}` out"),
                 );
-                self.diagnostics
-                    .push(warning.help(format!("raise `{outer}`, or leave `{inner}` out")));
             }
         }
         let by_address = limits.connections_per_ip.is_some();
         let is_counted = by_address || limits.connections_per_network.is_some();
         if is_counted && is_unix && listener.proxy_protocol.is_none() {
-            let warning = Diagnostic::warning(
+            self.diagnostics.warn(
                 CODE,
                 place,
-                "connections to a unix socket have no address to count them by".to_owned(),
-            );
-            self.diagnostics.push(warning.help(
+                "connections to a unix socket have no address to count them by",
                 "leave `connections_per_ip` and `connections_per_network` out, or have the \
                  clients' addresses sent by `proxy_protocol`",
-            ));
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use edgeway_base::metrics::IntGauge;
 use edgeway_cache::policy::{self, CacheRules};
 use edgeway_config::{
-    diagnostic::{Diagnostics, suggest},
+    diagnostic::suggest,
     model::{File, ProfileConfig, RouteNode},
     tree::{Key, Node, Value, read},
 };
@@ -206,15 +206,6 @@ fn cache_of(file: &File, node: &RouteNode) -> Option<Node> {
     effective::filters(file, node.place, &node.filters)
         .find(|(entry, _)| entry.name == CACHE)
         .map(|(_, node)| node)
-}
-
-/// Returns the section as it was read.
-pub(super) fn print(file: &File) -> Json {
-    let profiles = file.profiles.iter().filter_map(|(name, node)| {
-        let config: ProfileConfig = read(node, &mut Diagnostics::default())?;
-        Some((name.name.clone(), serde_json::to_value(config).ok()?))
-    });
-    profiles.collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Updates the lifetimes of stored responses from the configuration `before` to the one that serves

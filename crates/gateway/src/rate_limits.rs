@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use edgeway_config::{
-    diagnostic::Diagnostics,
-    model::File,
-    tree::{Spanned, read},
-};
+use edgeway_config::tree::{Spanned, read};
 use edgeway_core::{
     chain::CompileContext,
     limits::{
@@ -17,7 +13,7 @@ use edgeway_core::{
     },
 };
 use edgeway_net::redis::Redis;
-use edgeway_routes::values::{Names, Template};
+use edgeway_routes::values::Template;
 
 use super::compile::Compiler;
 
@@ -81,13 +77,4 @@ impl Compiler<'_> {
 fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<dyn CountedText>> {
     let template = Template::compile(&by.value, by.place, "edgeway::rate_limits::by", cx)?;
     Some(Box::new(template))
-}
-
-/// Returns the section with every default filled in.
-pub(super) fn print(file: &File) -> serde_json::Value {
-    let limits = file.rate_limits.iter().filter_map(|(name, node)| {
-        let config: LimitConfig = read(node, &mut Diagnostics::default())?;
-        Some((name.name.clone(), serde_json::to_value(config).ok()?))
-    });
-    limits.collect::<serde_json::Map<_, _>>().into()
 }

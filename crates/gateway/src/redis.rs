@@ -60,7 +60,7 @@ impl Compiler<'_> {
     /// Creates the client and provides it through [`edgeway_core::chain::Shared`].
     pub(super) fn redis(&mut self) -> Option<Arc<Redis>> {
         let Spanned { value, place } = self.file.redis.as_ref()?;
-        let settings = self.redis_settings(value, *place)?;
+        let settings = self.checked(|own| own.redis_settings(value, *place))??;
         let world = self.world;
         let clients = world.zones.get_or_create(ZONE, RedisClients::default);
         let redis = clients.get_or_create(settings, |settings| {
@@ -79,16 +79,7 @@ impl Compiler<'_> {
     }
 
     fn redis_settings(&mut self, config: &RedisConfig, place: Place) -> Option<RedisSettings> {
-        // Checks for errors in this section only, regardless of earlier ones.
-        let before = std::mem::take(&mut self.diagnostics);
-        let settings = self.checked_settings(config, place);
-        let found = std::mem::replace(&mut self.diagnostics, before);
-        let is_right = !found.has_errors();
-        self.diagnostics.extend(found);
-        settings.filter(|_| is_right)
-    }
-
-    fn checked_settings(&mut self, config: &RedisConfig, place: Place) -> Option<RedisSettings> {
+        let errors = self.diagnostics.errors();
         let target = self.redis_target(config, place);
         let timeout = config.timeout.value.0;
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
@@ -138,7 +129,7 @@ impl Compiler<'_> {
                 "leave the number out: a cluster has database 0 only",
             );
         }
-        if self.diagnostics.has_errors() {
+        if self.diagnostics.errors() > errors {
             return None;
         }
         let settings = RedisSettings {
@@ -168,6 +159,13 @@ impl Compiler<'_> {
         const WAYS: &str = "write one of `url: redis://127.0.0.1:6379`, `mode: cluster` with \
                             `nodes: [HOST:PORT, …]`, or `sentinel: { master: NAME, nodes: [HOST:PORT, …] }`";
         let mode = config.mode.as_ref();
+        let mode_of = |is_cluster: bool| {
+            if is_cluster {
+                Mode::Cluster
+            } else {
+                Mode::Single
+            }
+        };
         match (&config.url, &config.nodes[..], &config.sentinel) {
             (Some(url), [], None) => {
                 let parsed: Result<Url, _> = url.value.reveal().parse();
@@ -186,11 +184,7 @@ impl Compiler<'_> {
                 };
                 let is_cluster = mode.is_some_and(|mode| mode.value == RedisMode::Cluster);
                 Some(RedisTarget {
-                    mode: if is_cluster {
-                        Mode::Cluster
-                    } else {
-                        Mode::Single
-                    },
+                    mode: mode_of(is_cluster),
                     is_tls: Some(parsed.is_tls),
                     identity: parsed.identity,
                     database: parsed.database,
@@ -210,11 +204,7 @@ impl Compiler<'_> {
                 }
                 let nodes = self.redis_nodes(&config.nodes, RedisSettings::PORT)?;
                 Some(RedisTarget {
-                    mode: if is_cluster == Some(true) {
-                        Mode::Cluster
-                    } else {
-                        Mode::Single
-                    },
+                    mode: mode_of(is_cluster == Some(true)),
                     nodes,
                     identity: Identity::default(),
                     database: 0,
@@ -233,22 +223,13 @@ impl Compiler<'_> {
                 }
                 self.redis_sentinel(sentinel)
             }
-            (None, [], None) => {
-                self.diagnostics.error(
-                    "edgeway::redis::address",
-                    place,
-                    "`redis` has no address",
-                    WAYS,
-                );
-                None
-            }
-            _ => {
-                self.diagnostics.error(
-                    "edgeway::redis::address",
-                    place,
-                    "`redis` has more than one address",
-                    WAYS,
-                );
+            (url, nodes, sentinel) => {
+                let message = match (url, nodes, sentinel) {
+                    (None, [], None) => "`redis` has no address",
+                    _ => "`redis` has more than one address",
+                };
+                let code = "edgeway::redis::address";
+                self.diagnostics.error(code, place, message, WAYS);
                 None
             }
         }

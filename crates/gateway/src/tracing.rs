@@ -32,14 +32,9 @@ pub struct GatewayTracing {
 impl Compiler<'_> {
     pub(super) fn tracing(&mut self) -> Option<GatewayTracing> {
         let Spanned { value, place } = self.file.tracing.as_ref()?;
-        // Checks for errors in this section only, regardless of earlier ones.
-        let before = std::mem::take(&mut self.diagnostics);
-        let settings = self.export_settings(value, *place);
-        let rules = self.sampling(value);
-        let found = std::mem::replace(&mut self.diagnostics, before);
-        let is_right = !found.has_errors();
-        self.diagnostics.extend(found);
-        let settings = settings.filter(|_| is_right)?;
+        let (settings, rules) =
+            self.checked(|own| (own.export_settings(value, *place), own.sampling(value)))?;
+        let settings = settings?;
         let world = self.world;
         let exporter = world.exporters.get_or_create(settings, &world.metrics);
         let started = Arc::clone(&exporter);
@@ -91,6 +86,7 @@ impl Compiler<'_> {
     }
 
     fn export_settings(&mut self, config: &TracingConfig, place: Place) -> Option<ExportSettings> {
+        let errors = self.diagnostics.errors();
         let endpoint = self.collector(config);
         let headers = self.collector_headers(config);
         for (name, time) in [("timeout", &config.timeout), ("interval", &config.interval)] {
@@ -134,7 +130,7 @@ impl Compiler<'_> {
             .as_deref()
             .is_some_and(|url| url.starts_with("https:"));
         let ca = self.collector_ca(config, is_tls);
-        if self.diagnostics.has_errors() {
+        if self.diagnostics.errors() > errors {
             return None;
         }
         let settings = ExportSettings {

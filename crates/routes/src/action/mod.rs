@@ -66,6 +66,14 @@ pub struct Websocket {
 }
 
 impl Action {
+    /// Returns the forwarding to an upstream, if it is that.
+    pub fn forward(&self) -> Option<&Forward> {
+        match self {
+            Self::Forward(forward) => Some(forward),
+            Self::Redirect(_) | Self::Respond(_) | Self::Files(_) => None,
+        }
+    }
+
     /// Compiles the action of a route. Problems go to `cx`, and `None` means that one was reported,
     /// there or by the route table.
     pub fn compile(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
