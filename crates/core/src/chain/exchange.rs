@@ -163,76 +163,41 @@ pub enum Certificate {
     Verified(Arc<ClientCertificate>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    Http10,
-    Http11,
-    Http2,
-}
-
-/// Class of a request, set once by the route match; limits, cache and metrics use it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Class {
-    /// Build output: `/_next/static/*`, and file extensions of scripts, styles, fonts.
-    Static,
-    /// Images: `/_next/image` and file extensions of images.
-    Image,
-    /// A prefetch of a router.
-    Prefetch,
-    /// A navigation: HTML, or its RSC form.
-    #[default]
-    Page,
-    /// A server action.
-    Action,
-    /// Everything below `/api/`, and everything in no other class.
-    Api,
-}
-
-impl Class {
-    pub const ALL: [Self; 6] = [
-        Self::Static,
-        Self::Image,
-        Self::Prefetch,
-        Self::Page,
-        Self::Action,
-        Self::Api,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Static => "static",
-            Self::Image => "image",
-            Self::Prefetch => "prefetch",
-            Self::Page => "page",
-            Self::Action => "action",
-            Self::Api => "api",
-        }
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Scheme => as_str {
+        Http = "http",
+        Https = "https",
     }
 }
 
-impl Scheme {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Protocol => as_str {
+        Http10 = "HTTP/1.0",
+        Http11 = "HTTP/1.1",
+        Http2 = "HTTP/2",
     }
 }
 
-impl Protocol {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http10 => "HTTP/1.0",
-            Self::Http11 => "HTTP/1.1",
-            Self::Http2 => "HTTP/2",
-        }
+edgeway_base::enum_table! {
+    /// Class of a request, set once by the route match; limits, cache and metrics use it.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    pub enum Class => name {
+        /// Build output: `/_next/static/*`, and file extensions of scripts, styles, fonts.
+        Static = "static",
+        /// Images: `/_next/image` and file extensions of images.
+        Image = "image",
+        /// A prefetch of a router.
+        Prefetch = "prefetch",
+        /// A navigation: HTML, or its RSC form.
+        #[default]
+        Page = "page",
+        /// A server action.
+        Action = "action",
+        /// Everything below `/api/`, and everything in no other class.
+        Api = "api",
     }
 }
 

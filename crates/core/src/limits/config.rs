@@ -138,16 +138,18 @@ pub enum HeadersConfig {
     Off,
 }
 
-/// A class of requests by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClassName {
-    Static,
-    Image,
-    Prefetch,
-    Page,
-    Action,
-    Api,
+edgeway_base::enum_table! {
+    /// A class of requests by its name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum ClassName => class: Class {
+        Static = Class::Static,
+        Image = Class::Image,
+        Prefetch = Class::Prefetch,
+        Page = Class::Page,
+        Action = Class::Action,
+        Api = Class::Api,
+    }
 }
 
 fn max_keys() -> Spanned<usize> {
@@ -204,19 +206,6 @@ impl Short for TierConfig {
 
 reads_short!(TierConfig);
 writes_mapping!(TierConfig);
-
-impl ClassName {
-    pub fn class(self) -> Class {
-        match self {
-            Self::Static => Class::Static,
-            Self::Image => Class::Image,
-            Self::Prefetch => Class::Prefetch,
-            Self::Page => Class::Page,
-            Self::Action => Class::Action,
-            Self::Api => Class::Api,
-        }
-    }
-}
 
 /// A mapping in its written order.
 #[derive(Clone, Debug)]

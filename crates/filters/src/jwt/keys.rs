@@ -33,69 +33,40 @@ const RSA: &str = "1.2.840.113549.1.1.1";
 const EC: &str = "1.2.840.10045.2.1";
 const ED25519: &str = "1.3.101.112";
 
-/// Signature algorithm of a token. There is no `none`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub(super) enum Algorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    #[serde(rename = "EdDSA")]
-    EdDSA,
+edgeway_base::enum_table! {
+    /// Signature algorithm of a token. There is no `none`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    pub(super) enum Algorithm => name {
+        HS256 = "HS256",
+        HS384 = "HS384",
+        HS512 = "HS512",
+        RS256 = "RS256",
+        RS384 = "RS384",
+        RS512 = "RS512",
+        PS256 = "PS256",
+        PS384 = "PS384",
+        PS512 = "PS512",
+        ES256 = "ES256",
+        ES384 = "ES384",
+        EdDSA = "EdDSA",
+    }
 }
 
-/// Kind of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Secret,
-    Rsa,
-    P256,
-    P384,
-    Ed25519,
+edgeway_base::enum_table! {
+    /// Kind of a key.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Kind => name {
+        Secret = "a secret",
+        Rsa = "an RSA key",
+        P256 = "a P-256 key",
+        P384 = "a P-384 key",
+        Ed25519 = "an Ed25519 key",
+    }
 }
 
 impl Algorithm {
-    const ALL: [Self; 12] = [
-        Self::HS256,
-        Self::HS384,
-        Self::HS512,
-        Self::RS256,
-        Self::RS384,
-        Self::RS512,
-        Self::PS256,
-        Self::PS384,
-        Self::PS512,
-        Self::ES256,
-        Self::ES384,
-        Self::EdDSA,
-    ];
-
     pub(super) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|alg| alg.name() == text)
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::HS256 => "HS256",
-            Self::HS384 => "HS384",
-            Self::HS512 => "HS512",
-            Self::RS256 => "RS256",
-            Self::RS384 => "RS384",
-            Self::RS512 => "RS512",
-            Self::PS256 => "PS256",
-            Self::PS384 => "PS384",
-            Self::PS512 => "PS512",
-            Self::ES256 => "ES256",
-            Self::ES384 => "ES384",
-            Self::EdDSA => "EdDSA",
-        }
     }
 
     /// Returns the only kind of key that verifies this algorithm.
@@ -145,16 +116,6 @@ impl Kind {
             Self::P256 => Algorithm::ES256,
             Self::P384 => Algorithm::ES384,
             Self::Ed25519 => Algorithm::EdDSA,
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Secret => "a secret",
-            Self::Rsa => "an RSA key",
-            Self::P256 => "a P-256 key",
-            Self::P384 => "a P-384 key",
-            Self::Ed25519 => "an Ed25519 key",
         }
     }
 }

@@ -14,53 +14,29 @@ use super::keys::{Algorithm, Key};
 /// this.
 pub(super) const MAX_TOKEN_LEN: usize = 8 * 1024;
 
-/// Problem of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum TokenError {
-    /// The token is not a signed JWT in compact form.
-    Malformed,
-    /// The token is signed with an algorithm that is not allowed here, or not at all.
-    Algorithm,
-    /// No known key can have signed the token.
-    Key,
-    Signature,
-    Expired,
-    /// The token is not valid yet.
-    NotYet,
-    /// The token has no expiry, or one too far away.
-    Lifetime,
-    Issuer,
-    Audience,
+edgeway_base::enum_table! {
+    /// Problem of a token.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub(super) enum TokenError => reason {
+        /// The token is not a signed JWT in compact form.
+        Malformed = "jwt_malformed",
+        /// The token is signed with an algorithm that is not allowed here, or not at all.
+        Algorithm = "jwt_algorithm",
+        /// No known key can have signed the token.
+        Key = "jwt_key",
+        Signature = "jwt_signature",
+        Expired = "jwt_expired",
+        /// The token is not valid yet.
+        NotYet = "jwt_not_yet",
+        /// The token has no expiry, or one too far away.
+        Lifetime = "jwt_lifetime",
+        Issuer = "jwt_issuer",
+        Audience = "jwt_audience",
+    }
 }
 
 impl TokenError {
-    pub(super) const ALL: [Self; 9] = [
-        Self::Malformed,
-        Self::Algorithm,
-        Self::Key,
-        Self::Signature,
-        Self::Expired,
-        Self::NotYet,
-        Self::Lifetime,
-        Self::Issuer,
-        Self::Audience,
-    ];
-
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Malformed => "jwt_malformed",
-            Self::Algorithm => "jwt_algorithm",
-            Self::Key => "jwt_key",
-            Self::Signature => "jwt_signature",
-            Self::Expired => "jwt_expired",
-            Self::NotYet => "jwt_not_yet",
-            Self::Lifetime => "jwt_lifetime",
-            Self::Issuer => "jwt_issuer",
-            Self::Audience => "jwt_audience",
-        }
-    }
-
     /// Returns a description for the client's developers, which does not help to forge a token.
     pub(super) fn description(self) -> &'static str {
         match self {
