@@ -128,29 +128,35 @@ struct ClientDirectivesConfig {
     per_address: Spanned<Rate>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum RangesConfig {
-    #[default]
-    Any,
-    Announced,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    enum RangesConfig => ranges: Ranges {
+        #[default]
+        Any = Ranges::Any,
+        Announced = Ranges::Announced,
+    }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum ModeConfig {
-    #[default]
-    App,
-    Strict,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    enum ModeConfig => mode: Mode {
+        #[default]
+        App = Mode::App,
+        Strict = Mode::Strict,
+    }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum PagesConfig {
-    Off,
-    #[default]
-    Anonymous,
-    All,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    enum PagesConfig => pages: PageCache {
+        Off = PageCache::Off,
+        #[default]
+        Anonymous = PageCache::Anonymous,
+        All = PageCache::All,
+    }
 }
 
 /// Response header of an origin that decides whether a response is stored.
@@ -328,15 +334,8 @@ impl RouteCacheConfig {
             ..plain.clone()
         };
         Some(RouteCachePolicy {
-            mode: match self.mode {
-                ModeConfig::App => Mode::App,
-                ModeConfig::Strict => Mode::Strict,
-            },
-            pages: match self.pages {
-                PagesConfig::Off => PageCache::Off,
-                PagesConfig::Anonymous => PageCache::Anonymous,
-                PagesConfig::All => PageCache::All,
-            },
+            mode: self.mode.mode(),
+            pages: self.pages.pages(),
             plain,
             nextjs,
             key,
@@ -357,10 +356,7 @@ impl RouteCacheConfig {
             wait: self.wait.0,
             quota: self.quota.map(|quota| quota.value.0),
             fetches_whole: self.whole,
-            ranges: match self.ranges {
-                RangesConfig::Any => Ranges::Any,
-                RangesConfig::Announced => Ranges::Announced,
-            },
+            ranges: self.ranges.ranges(),
             keeps_on_write: self.keep_on_write,
             min_uses,
         })

@@ -137,12 +137,14 @@ enum RunConfig {
     AfterAuth,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum IsolationConfig {
-    #[default]
-    Worker,
-    Thread,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    enum IsolationConfig => isolation: Isolation {
+        #[default]
+        Worker = Isolation::Worker,
+        Thread = Isolation::Thread,
+    }
 }
 
 /// Limits of one hook.
@@ -219,10 +221,7 @@ impl PluginConfig {
             wall: self.limits.wall.0,
             wait_until: self.limits.wait_until.0,
             memory: usize::try_from(self.limits.memory.0).unwrap_or(usize::MAX),
-            isolation: match self.isolation {
-                IsolationConfig::Worker => Isolation::Worker,
-                IsolationConfig::Thread => Isolation::Thread,
-            },
+            isolation: self.isolation.isolation(),
             ..HookLimits::default()
         };
         let matcher = self.matches.compile(cx);

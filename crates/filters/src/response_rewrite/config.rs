@@ -66,13 +66,15 @@ struct FlagsConfig {
     same_site: Option<SameSiteConfig>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum SameSiteConfig {
-    Strict,
-    Lax,
-    None,
-    Remove,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    enum SameSiteConfig => same_site: SameSite {
+        Strict = SameSite::Strict,
+        Lax = SameSite::Lax,
+        None = SameSite::None,
+        Remove = SameSite::Absent,
+    }
 }
 
 /// Meaning of a text without `~`.
@@ -173,11 +175,6 @@ fn flags(config: &FlagsConfig, cx: &mut CompileContext<'_>) -> Option<FlagRule> 
         name,
         secure: config.secure,
         http_only: config.http_only,
-        same_site: config.same_site.map(|site| match site {
-            SameSiteConfig::Strict => SameSite::Strict,
-            SameSiteConfig::Lax => SameSite::Lax,
-            SameSiteConfig::None => SameSite::None,
-            SameSiteConfig::Remove => SameSite::Absent,
-        }),
+        same_site: config.same_site.map(SameSiteConfig::same_site),
     })
 }
