@@ -1,6 +1,6 @@
 //! Config of one limit in `rate_limits`.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -16,7 +16,7 @@ use crate::{
     },
     chain::Class,
     config::tree::{
-        OneOrMany, Spanned,
+        Entries, OneOrMany, Spanned,
         short::{self, Short, reads_short, writes_mapping},
     },
 };
@@ -206,47 +206,3 @@ impl Short for TierConfig {
 
 reads_short!(TierConfig);
 writes_mapping!(TierConfig);
-
-/// A mapping in its written order.
-#[derive(Clone, Debug)]
-pub(super) struct Entries<K, V>(pub(super) Vec<(K, V)>);
-
-impl<K, V> Entries<K, V> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<K, V> Default for Entries<K, V> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<K: Serialize, V: Serialize> Serialize for Entries<K, V> {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(self.0.iter().map(|(key, value)| (key, value)))
-    }
-}
-
-impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Entries<K, V> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct OrderedEntries<K, V>(PhantomData<(K, V)>);
-        impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> de::Visitor<'de> for OrderedEntries<K, V> {
-            type Value = Entries<K, V>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        d.deserialize_map(OrderedEntries(PhantomData))
-    }
-}

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     net::IpAddr,
     sync::{
         Arc,
@@ -11,10 +10,13 @@ use std::{
 };
 
 use edgeway_base::{expression::Undecided, net::Cidr, units::Percent};
-use edgeway_config::{diagnostic::Place, tree::Spanned};
+use edgeway_config::{
+    diagnostic::Place,
+    tree::{Entries, Spanned},
+};
 use edgeway_core::{chain::CompileContext, limits::key::Source};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Pattern,
@@ -37,18 +39,18 @@ pub struct MapConfig {
     /// placeholders; results of expressions may also have `{group.NAME}` and `{group.1}`.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
-    values: Entries,
+    values: Entries<String, Spanned<String>>,
     /// Network → result, if `from` is an address (the default). The smallest network that contains
     /// it counts.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
-    networks: Entries,
+    networks: Entries<String, Spanned<String>>,
     /// Result → its share of the values of `from`, such as `5%`: the same value always has the same
     /// result, by the hash of nginx's `split_clients`. The rest has the `default`. Replaces
     /// `values` and `networks`.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
-    shares: Entries,
+    shares: Entries<String, Spanned<String>>,
     /// Result if `from`, a path without placeholders, is a file that exists. The file is checked
     /// once a second. Replaces `values`, `networks` and `shares`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,44 +62,6 @@ pub struct MapConfig {
 
 fn client() -> Spanned<String> {
     Spanned::nowhere("{client.ip}".to_owned())
-}
-
-/// Entries of a mapping in the order of the file.
-#[derive(Debug, Default)]
-struct Entries(Vec<(String, Spanned<String>)>);
-
-impl Entries {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> de::Visitor<'de> for InOrder {
-            type Value = Entries;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        d.deserialize_map(InOrder)
-    }
-}
-
-impl Serialize for Entries {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(self.0.iter().map(|(key, value)| (key, value)))
-    }
 }
 
 /// Results by text in lower case.
@@ -179,7 +143,7 @@ impl MapConfig {
             };
         let from = template(&self.from);
         let default = template(&self.default);
-        let mut results = |entries: &Entries| -> Vec<Template> {
+        let mut results = |entries: &Entries<String, Spanned<String>>| -> Vec<Template> {
             let results = entries.0.iter().map(|(_, result)| template(result));
             results.collect()
         };
