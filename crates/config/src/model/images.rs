@@ -37,7 +37,7 @@ reads_short!(ImagesConfig);
 writes_mapping!(ImagesConfig);
 
 fn off() -> Spanned<bool> {
-    super::unplaced(false)
+    Spanned::nowhere(false)
 }
 
 impl Short for ImagesConfig {
