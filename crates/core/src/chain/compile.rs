@@ -64,11 +64,7 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Shared);
 
 /// Background work of filters. It starts when the configuration begins to serve and ends with it.
 #[derive(Default)]

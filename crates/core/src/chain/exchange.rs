@@ -10,6 +10,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, StatusCode, response};
 use pingora::http::RequestHeader;
+use smart_default::SmartDefault;
 
 use super::{
     AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply, RequestTrace, RerouteFacts,
@@ -116,12 +117,14 @@ pub struct UpstreamFacts {
     pub reused: bool,
 }
 
-/// The client of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The client of a request. The default is a placeholder for tests and for `explain`.
+#[derive(Clone, Debug, PartialEq, Eq, SmartDefault)]
 pub struct Client {
     /// Address of the client: the peer's own, or the one reported by a trusted proxy.
+    #[default(Ipv4Addr::LOCALHOST.into())]
     pub ip: IpAddr,
     /// Address of the peer.
+    #[default(Ipv4Addr::LOCALHOST.into())]
     pub peer: IpAddr,
     pub port: u16,
     /// True if the peer is listed in `trusted_proxies`.
@@ -131,6 +134,7 @@ pub struct Client {
     pub scheme: Scheme,
     pub protocol: Protocol,
     /// Name of the listener.
+    #[default(Arc::clone(&NO_NAME))]
     pub listener: Arc<str>,
     /// Port of the listener, 0 for a unix socket.
     pub listener_port: u16,
@@ -164,17 +168,19 @@ pub enum Certificate {
 }
 
 edgeway_base::enum_table! {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum Scheme => as_str {
+        #[default]
         Http = "http",
         Https = "https",
     }
 }
 
 edgeway_base::enum_table! {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum Protocol => as_str {
         Http10 = "HTTP/1.0",
+        #[default]
         Http11 = "HTTP/1.1",
         Http2 = "HTTP/2",
     }
@@ -203,24 +209,6 @@ edgeway_base::enum_table! {
 
 /// Shared empty name: every `RequestFacts` starts with it, so it is allocated once.
 static NO_NAME: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
-
-impl Default for Client {
-    /// Placeholder client for tests and for `explain`.
-    fn default() -> Self {
-        Self {
-            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: 0,
-            is_trusted: false,
-            scheme: Scheme::Http,
-            protocol: Protocol::Http11,
-            listener: Arc::clone(&NO_NAME),
-            listener_port: 0,
-            certificate: Certificate::NotAsked,
-            tls: None,
-        }
-    }
-}
 
 /// A request id: 32 hexadecimal digits generated here, or up to 64 bytes from a trusted proxy.
 ///

@@ -1,8 +1,6 @@
 //! Keys for verifying tokens, each only for algorithms of its own kind: a public key is never used
 //! as a secret, whatever a token's header names.
 
-use std::fmt;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
     agreement::{self, ECDH_P256, ECDH_P384, EphemeralPrivateKey, agree_ephemeral},
@@ -266,14 +264,7 @@ fn is_on(curve: &'static agreement::Algorithm, bytes: &[u8]) -> bool {
         .is_ok()
 }
 
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("kid", &self.kid)
-            .field("kind", &self.kind)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Key, kid, kind);
 
 /// Reads the keys in a text of the configuration or a file: a public key or a certificate in PEM, a
 /// JWK or a set of them, or a secret.

@@ -78,16 +78,13 @@ impl Respond {
 
     /// Returns the response to this request.
     pub fn reply(&self, request: &RequestHeader) -> Reply {
-        let mut reason = None;
         if self.status == StatusCode::OK && has_any_version(request) {
             return Reply {
-                status: StatusCode::NOT_MODIFIED,
                 headers: self.headers.clone(),
-                body: ReplyBody::Empty,
-                reason,
-                close: false,
+                ..Reply::empty(StatusCode::NOT_MODIFIED)
             };
         }
+        let mut reason = None;
         let body = match &self.body {
             Body::ByStatus if self.status.as_u16() >= 400 => ReplyBody::Page { detail: None },
             Body::ByStatus => ReplyBody::Empty,
@@ -103,11 +100,10 @@ impl Respond {
             }
         };
         Reply {
-            status: self.status,
             headers: self.headers.clone(),
             body,
             reason,
-            close: false,
+            ..Reply::empty(self.status)
         }
     }
 }
