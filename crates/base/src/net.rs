@@ -109,6 +109,12 @@ fn canonical(net: IpNet) -> IpNet {
     net
 }
 
+/// Returns the address of the network with this prefix that an address is in; `None` if the prefix
+/// is too long for it.
+pub fn network_of(address: IpAddr, prefix: u8) -> Option<IpAddr> {
+    Some(IpNet::new(address, prefix).ok()?.network())
+}
+
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
