@@ -4,6 +4,7 @@ use bytes::Bytes;
 use edgeway_config::model::RedirectConfig;
 use edgeway_core::chain::Reply;
 use http::{HeaderValue, StatusCode, header::LOCATION};
+use percent_encoding::percent_encode_byte;
 
 use crate::{
     InvalidTarget, ParamNames, Params, RouteProblem, Target,
@@ -166,7 +167,6 @@ fn is_domain(text: &[u8]) -> bool {
 
 /// Percent-encodes bytes that could end or alter an address.
 pub(super) fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in value {
         let is_plain = match byte {
             b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' => false,
@@ -177,9 +177,7 @@ pub(super) fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
         if is_plain {
             out.push(byte);
         } else {
-            out.push(b'%');
-            out.push(DIGITS[usize::from(byte >> 4)]);
-            out.push(DIGITS[usize::from(byte & 15)]);
+            out.extend_from_slice(percent_encode_byte(byte).as_bytes());
         }
     }
 }

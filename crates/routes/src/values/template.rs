@@ -9,6 +9,7 @@ use edgeway_core::{
     limits::key::Source,
 };
 use http::{HeaderValue, response};
+use percent_encoding::percent_encode_byte;
 
 use super::{
     Groups, Pattern,
@@ -435,14 +436,11 @@ const IN_PATH: &[u8] = b"-._~:/@!$&'()*+,;=";
 
 /// Appends a text, percent-encoded but for letters, digits and these bytes.
 fn escape(value: &str, plain: &[u8], text: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
             text.push(char::from(byte));
         } else {
-            text.push('%');
-            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+            text.push_str(percent_encode_byte(byte));
         }
     }
 }
