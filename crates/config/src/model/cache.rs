@@ -14,7 +14,7 @@ use crate::{
     },
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 
@@ -166,5 +166,4 @@ impl Short for SharedConfig {
     }
 }
 
-reads_short!(SharedConfig);
-writes_mapping!(SharedConfig);
+short_form!(SharedConfig);

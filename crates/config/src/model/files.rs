@@ -11,7 +11,7 @@ use crate::{
     base::{encoding::Encoding, units::Span},
     tree::{
         Spanned, or_none,
-        short::{self, FromMapping, Short, reads_short, writes_mapping},
+        short::{self, FromMapping, Short, reads_short, short_form},
     },
 };
 
@@ -138,9 +138,8 @@ fn index() -> OneOrMany<Spanned<String>> {
     OneOrMany(vec![Spanned::nowhere("index.html".to_owned())])
 }
 
-reads_short!(FilesConfig);
 reads_short!(by_hand: PrecompressedConfig);
-writes_mapping!(FilesConfig);
+short_form!(FilesConfig);
 
 /// Media types of the files of all routes. Those in `files` count first.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]

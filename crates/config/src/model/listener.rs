@@ -10,7 +10,7 @@ use smart_default::SmartDefault;
 use super::{OneOrMany, Spanned, seconds, shorthand::at_least_one};
 use crate::{
     base::units::{ByteSize, Span},
-    tree::short::{self, Short, reads_short, writes_mapping},
+    tree::short::{self, Short, short_form},
 };
 
 /// An address at which clients connect.
@@ -276,8 +276,7 @@ pub enum ChallengeConfig {
     TlsAlpn01,
 }
 
-reads_short!(ToHttpsConfig, ProxyProtocolConfig);
-writes_mapping!(ToHttpsConfig, ProxyProtocolConfig);
+short_form!(ToHttpsConfig, ProxyProtocolConfig);
 
 impl Short for ToHttpsConfig {
     const WHAT: &'static str = "`https`, or a mapping such as `{ port: 8443 }`";

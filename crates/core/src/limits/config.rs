@@ -17,7 +17,7 @@ use crate::{
     chain::Class,
     config::tree::{
         Entries, OneOrMany, Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 
@@ -192,8 +192,7 @@ impl Short for LimitConfig {
     }
 }
 
-reads_short!(LimitConfig);
-writes_mapping!(LimitConfig);
+short_form!(LimitConfig);
 
 impl Short for TierConfig {
     const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
@@ -204,5 +203,4 @@ impl Short for TierConfig {
     }
 }
 
-reads_short!(TierConfig);
-writes_mapping!(TierConfig);
+short_form!(TierConfig);

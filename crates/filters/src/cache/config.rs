@@ -15,7 +15,7 @@ use edgeway_cache::{
 };
 use edgeway_config::tree::{
     Spanned,
-    short::{self, FromMapping, Short, reads_short, writes_mapping},
+    short::{self, FromMapping, Short, reads_short, short_form, writes_mapping},
 };
 use edgeway_core::{
     chain::CompileContext,
@@ -270,8 +270,7 @@ impl Short for RouteCacheConfig {
     }
 }
 
-reads_short!(RouteCacheConfig);
-writes_mapping!(RouteCacheConfig);
+short_form!(RouteCacheConfig);
 
 impl RouteCacheConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RouteCachePolicy> {

@@ -8,7 +8,7 @@ use edgeway_config::{
     model::StatusSet,
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 use edgeway_core::chain::CompileContext;
@@ -87,8 +87,7 @@ impl Short for CompressionConfig {
     }
 }
 
-reads_short!(CompressionConfig);
-writes_mapping!(CompressionConfig);
+short_form!(CompressionConfig);
 
 impl CompressionConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Compression> {

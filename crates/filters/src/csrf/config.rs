@@ -3,7 +3,7 @@
 use edgeway_base::origin::OriginPattern;
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
@@ -32,8 +32,7 @@ impl Short for CsrfConfig {
     }
 }
 
-reads_short!(CsrfConfig);
-writes_mapping!(CsrfConfig);
+short_form!(CsrfConfig);
 
 impl CsrfConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Csrf {

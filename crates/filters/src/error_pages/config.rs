@@ -11,7 +11,7 @@ use edgeway_config::{
     diagnostic::{Place, closest},
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 use edgeway_core::chain::CompileContext;
@@ -120,8 +120,7 @@ impl Short for PageConfig {
     }
 }
 
-reads_short!(PageConfig);
-writes_mapping!(PageConfig);
+short_form!(PageConfig);
 
 impl ErrorPagesConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ErrorPages> {

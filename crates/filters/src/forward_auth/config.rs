@@ -8,7 +8,7 @@ use edgeway_base::{
 };
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 use edgeway_core::chain::{AuthMetrics, CompileContext};
 use edgeway_net::fetch::Fetch;
@@ -106,8 +106,7 @@ impl Short for ForwardAuthConfig {
     }
 }
 
-reads_short!(ForwardAuthConfig);
-writes_mapping!(ForwardAuthConfig);
+short_form!(ForwardAuthConfig);
 
 impl ForwardAuthConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ForwardAuth> {

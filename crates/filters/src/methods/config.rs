@@ -2,7 +2,7 @@
 
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 use edgeway_core::chain::CompileContext;
 use http::{HeaderValue, Method, StatusCode};
@@ -38,8 +38,7 @@ impl Short for MethodsConfig {
     }
 }
 
-reads_short!(MethodsConfig);
-writes_mapping!(MethodsConfig);
+short_form!(MethodsConfig);
 
 impl MethodsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Methods> {

@@ -11,7 +11,7 @@ use edgeway_config::{
     diagnostic::Place,
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 use edgeway_core::chain::CompileContext;
@@ -66,8 +66,7 @@ impl Short for JwksConfig {
     }
 }
 
-reads_short!(JwksConfig);
-writes_mapping!(JwksConfig);
+short_form!(JwksConfig);
 
 impl JwksConfig {
     pub(super) fn compile(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Keys> {
