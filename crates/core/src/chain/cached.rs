@@ -23,20 +23,6 @@ edgeway_base::enum_table! {
     }
 }
 
-impl CacheOutcome {
-    /// Value of the metric's label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Stale => "stale",
-            Self::Expired => "expired",
-            Self::Revalidated => "revalidated",
-            Self::Bypass => "bypass",
-        }
-    }
-}
-
 /// Cache facts of a request on a route with a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheFacts {

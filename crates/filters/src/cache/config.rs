@@ -203,9 +203,7 @@ impl ClientDirectivesConfig {
         }
     }
 
-    /// Returns `None` if an error was reported.
-    #[expect(clippy::option_option, reason = "an error, off, or on")]
-    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Option<ClientDirectives>> {
+    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<ClientDirectives> {
         let Spanned { value: rate, place } = self.per_address;
         let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
             cx.report_at(
@@ -222,7 +220,7 @@ impl ClientDirectivesConfig {
             })
         };
         let on = || ClientDirectives::new(quota, counts(), cx.route);
-        Some(self.enabled.then(on))
+        self.enabled.then(on)
     }
 }
 
@@ -278,14 +276,14 @@ impl RouteCacheConfig {
         let cache = cx.shared.get::<Cache>();
         let memory = cache.as_ref().map_or(u64::MAX, |cache| cache.memory());
         let by_status = cx.checked(|cx| self.by_status(cx))?;
-        let tags = self.tags(cx)?;
+        let tags = cx.checked(|cx| self.tags(cx))?;
         let key = self.key(cx)?;
-        let client_directives = self.client_directives.compile(cx)?;
+        let client_directives = cx.checked(|cx| self.client_directives.compile(cx))?;
         if self.force {
             self.warn_of_force(cx)?;
         }
         let ignored = self.ignored(cx);
-        let min_uses = self.min_uses(cx)?;
+        let min_uses = cx.checked(|cx| self.min_uses(cx))?;
         if self.keep_on_write && self.purge_on_write {
             cx.report(
                 "edgeway::cache::keep_on_write",
@@ -379,20 +377,15 @@ impl RouteCacheConfig {
         by_status
     }
 
-    fn tags(&self, cx: &mut CompileContext<'_>) -> Option<Box<[TagTemplate]>> {
-        let mut tags = Vec::new();
-        for tag in &self.tags {
-            match TagTemplate::parse(&tag.value) {
-                Ok(template) => tags.push(template),
-                Err(problem) => cx.report_at(
-                    tag.place,
-                    "edgeway::cache::tag",
-                    problem.to_string(),
-                    "write a tag such as `products`, or `product:{id}` with a path parameter",
-                ),
-            }
-        }
-        (tags.len() == self.tags.len()).then(|| tags.into())
+    fn tags(&self, cx: &mut CompileContext<'_>) -> Box<[TagTemplate]> {
+        const HELP: &str =
+            "write a tag such as `products`, or `product:{id}` with a path parameter";
+        let tags = self.tags.iter().filter_map(|tag| {
+            let parsed = TagTemplate::parse(&tag.value);
+            let parsed = parsed.map_err(|problem| (problem.to_string(), HELP.to_owned()));
+            cx.reported(tag.place, "edgeway::cache::tag", parsed)
+        });
+        tags.collect()
     }
 
     fn key(&self, cx: &mut CompileContext<'_>) -> Option<KeyRules> {
@@ -454,16 +447,9 @@ impl RouteCacheConfig {
         ignored
     }
 
-    /// Returns `None` if an error was reported.
-    #[expect(clippy::option_option, reason = "an error, none, or some")]
-    fn min_uses(&self, cx: &mut CompileContext<'_>) -> Option<Option<MinUses>> {
-        let Some(Spanned {
-            value: number,
-            place,
-        }) = self.min_uses
-        else {
-            return Some(None);
-        };
+    fn min_uses(&self, cx: &mut CompileContext<'_>) -> Option<MinUses> {
+        let written = self.min_uses.as_ref()?;
+        let (number, place) = (written.value, written.place);
         if number == 0 {
             cx.report_at(
                 place,
@@ -474,7 +460,7 @@ impl RouteCacheConfig {
             return None;
         }
         let counts = || cx.zones.get_or_create("cache min_uses", UseCounts::default);
-        Some((number > 1).then(|| MinUses::new(number, counts())))
+        (number > 1).then(|| MinUses::new(number, counts()))
     }
 
     fn warn_of_force(&self, cx: &mut CompileContext<'_>) -> Option<()> {
