@@ -9,7 +9,7 @@ use std::{
 };
 
 use edgeway_base::{
-    net::{Cidr, TrustedProxies},
+    net::{Cidr, CidrSet, TrustedProxies},
     secret,
 };
 use edgeway_config::{
@@ -337,20 +337,17 @@ impl Compiler<'_> {
     }
 
     fn trusted(&mut self) -> TrustedProxies {
-        let mut networks = Vec::new();
-        let file = self.file;
-        for Spanned { value, place } in &file.trusted_proxies {
-            match value.parse::<Cidr>() {
-                Ok(network) => networks.push(network),
-                Err(error) => self.diagnostics.error(
-                    "edgeway::trusted_proxies",
-                    *place,
-                    error.to_string(),
-                    error.help,
-                ),
-            }
-        }
-        TrustedProxies::new(networks.into_iter().collect())
+        let written = &self.file.trusted_proxies;
+        TrustedProxies::new(self.networks("edgeway::trusted_proxies", written))
+    }
+
+    /// Returns the networks of a list without those that are invalid, each of which is reported.
+    pub(super) fn networks(&mut self, code: &'static str, written: &[Spanned<String>]) -> CidrSet {
+        let networks = written.iter().filter_map(|Spanned { value, place }| {
+            self.diagnostics
+                .reported(*place, code, value.parse::<Cidr>())
+        });
+        networks.collect()
     }
 
     fn upstreams(&mut self) -> HashMap<Arc<str>, Arc<Upstream>> {

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use edgeway_base::net::{Cidr, CidrSet};
+use edgeway_base::net::CidrSet;
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
     model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
@@ -289,20 +289,9 @@ impl Compiler<'_> {
                 "write a time such as `3s`",
             );
         }
-        let mut networks = Vec::new();
-        for Spanned { value, place } in &config.value.from {
-            match value.parse::<Cidr>() {
-                Ok(network) => networks.push(network),
-                Err(error) => self.diagnostics.error(
-                    "edgeway::listener::proxy_protocol",
-                    *place,
-                    error.to_string(),
-                    error.help,
-                ),
-            }
-        }
+        let code = "edgeway::listener::proxy_protocol";
         Some(ProxyProtocol {
-            from: networks.into_iter().collect(),
+            from: self.networks(code, &config.value.from),
             timeout: config.value.timeout.0,
         })
     }

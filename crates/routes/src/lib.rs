@@ -32,42 +32,20 @@ pub use self::{
         RouteReason, RouteTable,
     },
 };
-use edgeway_base::expression::reason_of;
+use edgeway_base::{error::InvalidValue, expression::reason_of};
 pub use edgeway_base::{
     host::host_of,
     target::{InvalidTarget, Slashes, Target, normalise},
 };
 
-/// A problem in a piece of the configuration, before its place is known.
-#[derive(Debug, PartialEq, Eq)]
-struct RouteProblem {
-    message: String,
-    help: String,
-}
-
-impl RouteProblem {
-    fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: help.into(),
-        }
-    }
-}
-
-impl From<RouteProblem> for (String, String) {
-    fn from(problem: RouteProblem) -> Self {
-        (problem.message, problem.help)
-    }
-}
-
 /// Compiles a regular expression over raw bytes: `.` and classes know ASCII only.
-fn regex(text: &str) -> Result<regex::bytes::Regex, RouteProblem> {
+fn regex(text: &str) -> Result<regex::bytes::Regex, InvalidValue> {
     regex::bytes::RegexBuilder::new(text)
         .unicode(false)
         .build()
         .map_err(|error| {
             let reason = reason_of(&error);
-            RouteProblem::new(
+            InvalidValue::new(
                 format!("invalid regular expression `{text}`: {reason}"),
                 "the syntax is that of Rust's `regex`: no look-around, no back-references",
             )

@@ -103,6 +103,21 @@ impl Diagnostics {
         self.push(Diagnostic::error(code, place, message).help(help));
     }
 
+    /// Returns what was found; if it is a problem, which has a message and a help text, adds that.
+    pub fn reported<T>(
+        &mut self,
+        place: Place,
+        code: &'static str,
+        found: Result<T, impl Into<(String, String)>>,
+    ) -> Option<T> {
+        found
+            .map_err(|problem| {
+                let (message, help) = problem.into();
+                self.error(code, place, message, help);
+            })
+            .ok()
+    }
+
     /// Adds a warning with its help text.
     pub fn warn(
         &mut self,

@@ -147,14 +147,7 @@ impl CompileContext<'_> {
         code: &'static str,
         found: Result<T, impl Into<(String, String)>>,
     ) -> Option<T> {
-        match found {
-            Ok(found) => Some(found),
-            Err(problem) => {
-                let (message, help) = problem.into();
-                self.report_at(place, code, message, help);
-                None
-            }
-        }
+        self.diagnostics.reported(place, code, found)
     }
 
     /// Parses the name of a header that only the gateway may send to a backend. Reports an invalid
@@ -164,9 +157,7 @@ impl CompileContext<'_> {
         written: &Spanned<String>,
         code: &'static str,
     ) -> Option<HeaderName> {
-        GatewayHeaders::parse(&written.value)
-            .map_err(|error| self.report_at(written.place, code, error.to_string(), error.help))
-            .ok()
+        self.reported(written.place, code, GatewayHeaders::parse(&written.value))
     }
 
     /// Reports a warning, which is no error, at the place of this filter.

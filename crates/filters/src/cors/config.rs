@@ -79,10 +79,8 @@ impl CorsConfig {
                 null = true;
                 continue;
             }
-            match OriginPattern::parse(&origin.value) {
-                Ok(pattern) => origins.push(pattern),
-                Err(error) => cx.report_at(origin.place, CODE, error.to_string(), error.help),
-            }
+            let parsed = OriginPattern::parse(&origin.value);
+            origins.extend(cx.reported(origin.place, CODE, parsed));
         }
         if null && self.credentials.value {
             cx.report_at(

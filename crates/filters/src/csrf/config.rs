@@ -38,7 +38,6 @@ impl CsrfConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Csrf {
         let mut pattern = |origin: &Spanned<String>| {
             let parsed = OriginPattern::parse(&origin.value);
-            let parsed = parsed.map_err(|error| (error.to_string(), error.help.clone()));
             cx.reported(origin.place, "edgeway::csrf::origin", parsed)
         };
         Csrf {

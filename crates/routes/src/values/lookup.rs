@@ -261,13 +261,9 @@ impl MapConfig {
     fn networks(&self, results: Vec<Template>, cx: &mut CompileContext<'_>) -> Networks {
         let mut networks = Networks::default();
         for ((network, at), result) in self.networks.0.iter().zip(results) {
-            match network.parse::<Cidr>() {
-                Ok(parsed) => {
-                    if networks.insert(parsed, result).is_some() {
-                        twice(at.place, network, cx);
-                    }
-                }
-                Err(error) => cx.report_at(at.place, CODE, error.to_string(), error.help),
+            let parsed = cx.reported(at.place, CODE, network.parse::<Cidr>());
+            if parsed.is_some_and(|parsed| networks.insert(parsed, result).is_some()) {
+                twice(at.place, network, cx);
             }
         }
         networks
