@@ -66,19 +66,16 @@ impl LoggedHeadersConfig {
         self.request.is_empty() && self.response.is_empty()
     }
 
-    pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<LoggedHeaders> {
-        let request = compile(&self.request, cx);
-        let response = compile(&self.response, cx);
-        Some(LoggedHeaders {
-            request: request?,
-            response: response?,
-        })
+    pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> LoggedHeaders {
+        LoggedHeaders {
+            request: compile(&self.request, cx),
+            response: compile(&self.response, cx),
+        }
     }
 }
 
-fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Box<[LoggedHeader]>> {
-    let mut compiled = Vec::new();
-    for written in names {
+fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Box<[LoggedHeader]> {
+    let compiled = names.iter().filter_map(|written| {
         let Ok(name) = written.value.parse::<HeaderName>() else {
             cx.report_at(
                 written.place,
@@ -90,13 +87,13 @@ fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Box
         };
         let is_secret =
             SECRETS.contains(&name) || secret::shown(name.as_str(), "") == secret::REDACTED;
-        compiled.push(LoggedHeader {
+        Some(LoggedHeader {
             is_secret,
             has_url: URLS.contains(&name),
             name,
-        });
-    }
-    Some(compiled.into())
+        })
+    });
+    compiled.collect()
 }
 
 impl LoggedHeader {

@@ -18,38 +18,32 @@ edgeway_base::enum_table! {
     /// Problem of a token.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     #[repr(u8)]
-    pub(super) enum TokenError => reason {
+    pub(super) enum TokenError => words: (&'static str, &'static str) {
         /// The token is not a signed JWT in compact form.
-        Malformed = "jwt_malformed",
+        Malformed = ("jwt_malformed", "the token is malformed"),
         /// The token is signed with an algorithm that is not allowed here, or not at all.
-        Algorithm = "jwt_algorithm",
+        Algorithm = ("jwt_algorithm", "the token's algorithm is not accepted"),
         /// No known key can have signed the token.
-        Key = "jwt_key",
-        Signature = "jwt_signature",
-        Expired = "jwt_expired",
+        Key = ("jwt_key", "the token is signed with an unknown key"),
+        Signature = ("jwt_signature", "the token's signature is invalid"),
+        Expired = ("jwt_expired", "the token has expired"),
         /// The token is not valid yet.
-        NotYet = "jwt_not_yet",
+        NotYet = ("jwt_not_yet", "the token is not valid yet"),
         /// The token has no expiry, or one too far away.
-        Lifetime = "jwt_lifetime",
-        Issuer = "jwt_issuer",
-        Audience = "jwt_audience",
+        Lifetime = ("jwt_lifetime", "the token has no expiry or is valid for too long"),
+        Issuer = ("jwt_issuer", "the token is from another issuer"),
+        Audience = ("jwt_audience", "the token is for another audience"),
     }
 }
 
 impl TokenError {
+    pub(super) fn reason(self) -> &'static str {
+        self.words().0
+    }
+
     /// Returns a description for the client's developers, which does not help to forge a token.
     pub(super) fn description(self) -> &'static str {
-        match self {
-            Self::Malformed => "the token is malformed",
-            Self::Algorithm => "the token's algorithm is not accepted",
-            Self::Key => "the token is signed with an unknown key",
-            Self::Signature => "the token's signature is invalid",
-            Self::Expired => "the token has expired",
-            Self::NotYet => "the token is not valid yet",
-            Self::Lifetime => "the token has no expiry or is valid for too long",
-            Self::Issuer => "the token is from another issuer",
-            Self::Audience => "the token is for another audience",
-        }
+        self.words().1
     }
 }
 
