@@ -90,10 +90,8 @@ impl ApiKeyConfig {
             let help = "write a name such as `X-API-Key`";
             cx.report_at(self.header.place, "edgeway::api_key::header", message, help);
         }
-        let forward = match &self.forward {
-            Some(name) => Some(cx.own_header(name, "edgeway::api_key::forward")?),
-            None => None,
-        };
+        let forward = self.forward.as_ref();
+        let forward = forward.and_then(|name| cx.own_header(name, "edgeway::api_key::forward"));
         let header = header.ok()?;
         if found.names.is_empty() && cx.diagnostics.errors() == errors {
             cx.report(

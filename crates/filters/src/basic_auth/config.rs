@@ -53,10 +53,8 @@ impl BasicAuthConfig {
             list.add(name, hash.value.reveal(), hash.place, "", cx);
         }
         let challenge = challenge(&self.realm, cx);
-        let forward = match &self.forward {
-            Some(name) => Some(cx.own_header(name, "edgeway::basic_auth::forward")?),
-            None => None,
-        };
+        let forward = self.forward.as_ref();
+        let forward = forward.and_then(|name| cx.own_header(name, "edgeway::basic_auth::forward"));
         if list.0.is_empty() && cx.diagnostics.errors() == errors {
             cx.report(
                 "edgeway::basic_auth::nobody",
