@@ -25,7 +25,7 @@ use super::{
     diagnostic::{Diagnostic, Diagnostics, Place, suggest},
     model::ExtendsConfig,
     presets,
-    tree::{Key, Node, Value, parse, parse_with, read},
+    tree::{Node, Value, parse, parse_with, read},
 };
 
 /// Size limit. A configuration of hundreds of thousands of lines is a mistake.
@@ -314,8 +314,7 @@ impl<'a> Loader<'a> {
         self.sources.files.push((path.to_owned(), text));
         Place {
             file,
-            start: 0,
-            end: 0,
+            ..Place::default()
         }
     }
 
@@ -351,7 +350,7 @@ impl<'a> Loader<'a> {
         for (place, pattern) in self.patterns(&patterns) {
             for found in self.matching(&folder_of(path), &pattern, place) {
                 if let Some(included) = self.file(&found, Some(place)) {
-                    self.merge(entries, included);
+                    merge::into(entries, included, &mut self.diagnostics);
                 }
             }
         }
@@ -470,10 +469,6 @@ impl<'a> Loader<'a> {
                 _ => "the gateway must be allowed to read it",
             },
         );
-    }
-
-    fn merge(&mut self, entries: &mut Vec<(Key, Node)>, included: Node) {
-        merge::into(entries, included, &mut self.diagnostics);
     }
 }
 
