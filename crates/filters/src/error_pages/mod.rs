@@ -262,7 +262,7 @@ impl ErrorPages {
     }
 }
 
-/// What replaces a response.
+/// Replacement of a response.
 struct Replacement<'p> {
     status: StatusCode,
     /// Headers beside the media type.

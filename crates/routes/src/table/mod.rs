@@ -307,13 +307,13 @@ impl Group {
     ) -> ControlFlow<()> {
         if let Some(locations) = &self.locations {
             return locations.walk(path, holds, &mut |leaf, hit| {
-                visit(RouteCandidate::of(leaf, PathMatch::Location(hit)))
+                visit(RouteCandidate::new(leaf, PathMatch::Location(hit)))
             });
         }
         // `OPTIONS *` addresses the whole gateway, which only `/*` matches.
         if path.first() == Some(&b'/') {
             self.trie.walk(path, &mut |leaf, captures| {
-                visit(RouteCandidate::of(leaf, PathMatch::Pattern(captures)))
+                visit(RouteCandidate::new(leaf, PathMatch::Pattern(captures)))
             })?;
             if let Some(regexes) = &self.regexes {
                 regexes.walk(path, visit)?;
@@ -321,7 +321,7 @@ impl Group {
         }
         let captures = Captures::of_rest(path.len().min(1));
         for leaf in &self.catch_all {
-            visit(RouteCandidate::of(leaf, PathMatch::Pattern(&captures)))?;
+            visit(RouteCandidate::new(leaf, PathMatch::Pattern(&captures)))?;
         }
         ControlFlow::Continue(())
     }
@@ -340,8 +340,8 @@ impl Regexes {
         for index in self.set.matches(path) {
             let entry = &self.entries[index];
             for leaf in &entry.leaves {
-                let found = PathMatch::Regex(entry.captures.as_ref());
-                visit(RouteCandidate::of(leaf, found))?;
+                let matched = PathMatch::Regex(entry.captures.as_ref());
+                visit(RouteCandidate::new(leaf, matched))?;
             }
         }
         ControlFlow::Continue(())
@@ -350,7 +350,7 @@ impl Regexes {
 
 impl<'a> RouteCandidate<'a> {
     /// Returns a candidate whose host has no regular expression.
-    fn of(leaf: &'a Leaf, found: PathMatch<'a>) -> Self {
+    fn new(leaf: &'a Leaf, found: PathMatch<'a>) -> Self {
         Self {
             leaf,
             found,
