@@ -2,19 +2,11 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use super::reserved_headers::is_known;
+use super::{error::InvalidValue, reserved_headers::is_known};
 
 /// Header names that clients cannot send.
 #[derive(Clone, Debug, Default)]
 pub struct GatewayHeaders(Box<[HeaderName]>);
-
-/// Reason why the gateway cannot own a header, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct GatewayHeaderError {
-    message: String,
-    pub help: &'static str,
-}
 
 /// Headers about message framing, the connection, or the requested site.
 const FRAMING_HEADERS: [HeaderName; 10] = [
@@ -44,8 +36,8 @@ impl GatewayHeaders {
     }
 
     /// Parses a header name that the gateway may own.
-    pub fn parse(text: &str) -> Result<HeaderName, GatewayHeaderError> {
-        let refuse = |message: String, help| GatewayHeaderError { message, help };
+    pub fn parse(text: &str) -> Result<HeaderName, InvalidValue> {
+        let refuse = |message: String, help: &str| InvalidValue::new(message, help);
         let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
             let message = format!("invalid header name `{text}`");
             return Err(refuse(message, "write a name such as `X-User-Id`"));

@@ -40,6 +40,7 @@ pub mod signature;
 pub mod spelling;
 pub mod statuses;
 pub mod target;
+mod text_form;
 pub mod trace_context;
 pub mod units;
 pub mod user_metrics;

@@ -11,6 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::error::InvalidValue;
+
 /// Returns the range of one subscriber as its first address: an IPv4 address itself, or the /64 of
 /// an IPv6 address, any address of which the client may use (RFC 6177).
 pub fn subscriber(client: IpAddr) -> IpAddr {
@@ -36,24 +38,12 @@ fn truncated(client: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cidr(IpNet);
 
-/// Reason why a network was refused; the text is the user's message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid network `{text}`: {why}")]
-pub struct CidrError {
-    text: String,
-    why: String,
-    /// Correct form to write instead.
-    pub help: String,
-}
-
 impl FromStr for Cidr {
-    type Err = CidrError;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, CidrError> {
-        let refuse = |why: &str, help: String| CidrError {
-            text: text.to_owned(),
-            why: why.to_owned(),
-            help,
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let refuse = |why: &str, help: String| {
+            InvalidValue::new(format!("invalid network `{text}`: {why}"), help)
         };
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),
@@ -109,6 +99,12 @@ fn canonical(net: IpNet) -> IpNet {
     net
 }
 
+/// Returns the address of the network with this prefix that an address is in; `None` if the prefix
+/// is too long for it.
+pub fn network_of(address: IpAddr, prefix: u8) -> Option<IpAddr> {
+    Some(IpNet::new(address, prefix).ok()?.network())
+}
+
 impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -118,8 +114,9 @@ impl fmt::Display for Cidr {
 impl<'de> Deserialize<'de> for Cidr {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        text.parse()
-            .map_err(|error: CidrError| de::Error::custom(format!("{error}\nhelp: {}", error.help)))
+        text.parse().map_err(|error: InvalidValue| {
+            de::Error::custom(format!("{error}\nhelp: {}", error.help))
+        })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::str;
 
+use super::error::InvalidValue;
+
 /// An origin as a request states it. Two origins are equal as on the web: schemes and hosts
 /// regardless of case, and a scheme's default port equals no port.
 #[derive(Clone, Copy, Debug)]
@@ -56,22 +58,10 @@ enum HostPattern {
     Below(Box<str>),
 }
 
-/// Reason why an origin pattern is invalid, and its correct form.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the origin `{origin}` {why}")]
-pub struct OriginError {
-    origin: String,
-    why: &'static str,
-    pub help: String,
-}
-
 impl OriginPattern {
-    pub fn parse(text: &str) -> Result<Self, OriginError> {
-        let refuse = |why: &'static str, help: String| OriginError {
-            origin: text.to_owned(),
-            why,
-            help,
-        };
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let refuse =
+            |why: &str, help: String| InvalidValue::new(format!("the origin `{text}` {why}"), help);
         let Some((scheme, rest)) = text.split_once("://") else {
             let host = text.trim_matches('/');
             let host = if is_host(host) { host } else { "example.com" };

@@ -26,15 +26,7 @@ pub fn values<'a>(query: &'a [u8], name: &'a [u8]) -> impl Iterator<Item = &'a [
 
 /// Returns the name of a parameter, as apps decode it.
 pub fn name_of(parameter: &[u8]) -> Cow<'_, [u8]> {
-    let (name, _) = parted(parameter);
-    if name.contains(&b'+') {
-        let spaced: Vec<u8> = name
-            .iter()
-            .map(|byte| if *byte == b'+' { b' ' } else { *byte })
-            .collect();
-        return Cow::Owned(decoded(&spaced).into_owned());
-    }
-    decoded(name)
+    form_decoded(parted(parameter).0)
 }
 
 /// Decodes a value of [`values`].

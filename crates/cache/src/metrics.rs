@@ -28,10 +28,11 @@ impl RouteCacheMetrics {
     pub fn new(metrics: &Metrics, route: &str) -> Self {
         Self {
             outcomes: CacheOutcome::ALL.map(|outcome| {
+                let result = outcome.name().to_ascii_lowercase();
                 metrics.counter(
                     "edgeway_cache_requests_total",
                     "Requests on routes with a cache, by what the cache did: `hit`, `miss`, `stale`, `expired`, `revalidated` or `bypass`.",
-                    &[("route", route), ("result", outcome.label())],
+                    &[("route", route), ("result", &result)],
                 )
             }),
             collapsed: metrics.counter(

@@ -2,6 +2,26 @@
 //!
 //! A new filter is a folder here, a `mod` line and an [`Entry`]; see `docs/adding-a-filter.md`.
 
+/// Makes `$filter` a [`FilterKind`](edgeway_core::chain::FilterKind) whose configuration compiles
+/// itself; `None` means that it cannot.
+macro_rules! filter_kind {
+    ($filter:ty: $config:ty = $name:literal $(, on_by_default = $is_on:literal)?) => {
+        impl edgeway_core::chain::FilterKind for $filter {
+            const NAME: &'static str = $name;
+            $(const ON_BY_DEFAULT: bool = $is_on;)?
+            type Config = $config;
+            type Filter = Self;
+
+            fn compile(
+                config: $config,
+                cx: &mut edgeway_core::chain::CompileContext<'_>,
+            ) -> Option<Self> {
+                config.compile(cx).into()
+            }
+        }
+    };
+}
+
 pub mod access;
 pub mod access_log;
 pub mod api_key;
@@ -61,7 +81,7 @@ impl Entry {
             is_shareable: false,
             compile: |node, cx| {
                 let config = tree::read::<K::Config>(node, cx.diagnostics)?;
-                let filter = K::compile(config, cx)?;
+                let filter = cx.checked(|cx| K::compile(config, cx))??;
                 Some(CompiledFilter::new(K::NAME, Arc::new(filter)))
             },
             secret_queries: |node| {

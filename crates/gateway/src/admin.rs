@@ -55,7 +55,7 @@ impl Compiler<'_> {
         match value.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() || config.token.is_some() => Some(address),
             Ok(_) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::admin::not_loopback",
                     *place,
                     format!("the admin listener on `{value}` would be open to others"),
@@ -65,7 +65,7 @@ impl Compiler<'_> {
                 None
             }
             Err(_) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::admin::address",
                     *place,
                     format!("invalid address `{value}`"),
@@ -89,7 +89,7 @@ impl Compiler<'_> {
         } else {
             return Some(value);
         };
-        self.error(
+        self.diagnostics.error(
             "edgeway::admin::token",
             place,
             problem,

@@ -3,7 +3,6 @@
 use std::{path::Path, sync::OnceLock};
 
 use edgeway_base::clock::Clock;
-use edgeway_config::diagnostic::Diagnostic;
 use edgeway_net::log_file::{LogKind, LogMetrics, RotationPolicy, Target, WriterHandle};
 
 use super::compile::Compiler;
@@ -62,7 +61,7 @@ impl Compiler<'_> {
         let path = match std::path::absolute(self.folder.join(&file.value)) {
             Ok(path) if !file.value.as_os_str().is_empty() && !path.is_dir() => path,
             _ => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::audit_log::file",
                     file.place,
                     format!("invalid file path `{shown}`"),
@@ -72,15 +71,11 @@ impl Compiler<'_> {
             }
         };
         if !path.parent().is_some_and(Path::is_dir) {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::audit_log::folder",
-                    file.place,
-                    format!("the folder of the audit log `{shown}` does not exist"),
-                )
-                .help(
-                    "make it, and let the gateway's user write there; until then lines are dropped",
-                ),
+            self.diagnostics.warn(
+                "edgeway::audit_log::folder",
+                file.place,
+                format!("the folder of the audit log `{shown}` does not exist"),
+                "make it, and let the gateway's user write there; until then lines are dropped",
             );
         }
         Some(Target::File(path))

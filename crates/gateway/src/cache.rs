@@ -15,7 +15,6 @@ use edgeway_cache::{
     tier::{DiskSettings, WaitHistograms},
 };
 use edgeway_config::{
-    diagnostic::Diagnostic,
     model::{
         self, CacheConfig, DiskConfig, PurgeLinkLost, RouteNode, SharedConfig, SharedPlace,
         UpstreamConfig,
@@ -117,7 +116,7 @@ impl Compiler<'_> {
         };
         let (memory, max_object) = (config.memory.value.0, config.max_object().0);
         if memory < MIN_MEMORY {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::memory",
                 config.memory.place,
                 format!("`memory: {}` is too small", config.memory.value),
@@ -128,7 +127,7 @@ impl Compiler<'_> {
         if let Some(written) = &config.max_object
             && (max_object == 0 || max_object > memory / 4)
         {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::max_object",
                 written.place,
                 format!(
@@ -140,18 +139,17 @@ impl Compiler<'_> {
             return None;
         }
         if let Some(place) = place.filter(|_| !is_used) {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::cache::unused",
-                    place,
-                    "no route has a cache".to_owned(),
-                )
-                .help("write `cache: {}` on a route or in `defaults`, or remove the section"),
+            self.diagnostics.warn(
+                "edgeway::cache::unused",
+                place,
+                "no route has a cache",
+                "write `cache: {}` on a route or in `defaults`, or remove the section",
             );
         }
         self.signed_redis()?;
-        let shared = self.shared_cache(config.shared.as_ref(), max_object)?;
-        let disk = self.disk_cache(config.disk.as_ref(), max_object)?;
+        let (shared, disk) = (config.shared.as_ref(), config.disk.as_ref());
+        let shared = self.checked(|own| own.shared_cache(shared?, max_object))?;
+        let disk = self.checked(|own| own.disk_cache(disk?, max_object))?;
         let settings = CacheSettings {
             memory,
             max_object,
@@ -175,24 +173,17 @@ impl Compiler<'_> {
         Some(cache)
     }
 
-    /// Returns the largest body in level 2, if there is one, or `None` if the section is invalid.
-    #[expect(clippy::option_option, reason = "an error, no level 2, or one")]
-    fn shared_cache(
-        &mut self,
-        config: Option<&Spanned<SharedConfig>>,
-        most: u64,
-    ) -> Option<Option<u64>> {
-        let Some(Spanned { value, place }) = config else {
-            return Some(None);
-        };
+    /// Returns the largest body in level 2, if there is one.
+    fn shared_cache(&mut self, config: &Spanned<SharedConfig>, most: u64) -> Option<u64> {
+        let Spanned { value, place } = config;
         if value.place == SharedPlace::None {
-            return Some(None);
+            return None;
         }
         if self.file.redis.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::shared",
                 *place,
-                "there is no Redis to share responses in".to_owned(),
+                "there is no Redis to share responses in",
                 "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
             );
             return None;
@@ -202,7 +193,7 @@ impl Compiler<'_> {
             place: at,
         } = &value.max_object;
         if max_object.0 == 0 || max_object.0 > MAX_SHARED {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::shared",
                 *at,
                 format!("`max_object: {max_object}` is out of range"),
@@ -211,32 +202,25 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Some(max_object.0.min(most)))
+        Some(max_object.0.min(most))
     }
 
-    /// Returns the disk settings, if there are any, or `None` if the section is invalid. The folder
-    /// itself is not checked: the gateway must serve even if the folder is unusable.
-    #[expect(clippy::option_option, reason = "an error, no disk, or one")]
-    fn disk_cache(
-        &mut self,
-        config: Option<&Spanned<DiskConfig>>,
-        most: u64,
-    ) -> Option<Option<DiskSettings>> {
-        let Some(Spanned { value, .. }) = config else {
-            return Some(None);
-        };
+    /// Returns the disk settings. The folder itself is not checked: the gateway must serve even if
+    /// the folder is unusable.
+    fn disk_cache(&mut self, config: &Spanned<DiskConfig>, most: u64) -> Option<DiskSettings> {
+        let value = &config.value;
         if value.folder.value.trim().is_empty() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::disk",
                 value.folder.place,
-                "`folder` is empty".to_owned(),
+                "`folder` is empty",
                 "write a folder for this gateway alone, such as `/var/cache/edgeway`",
             );
             return None;
         }
         let size = value.size.value.0;
         if size < MIN_DISK {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::disk",
                 value.size.place,
                 format!("`size: {}` is too small", value.size.value),
@@ -246,7 +230,7 @@ impl Compiler<'_> {
         }
         let max_object = value.max_object.as_ref();
         if let Some(given) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::disk",
                 given.place,
                 format!(
@@ -257,11 +241,11 @@ impl Compiler<'_> {
             );
             return None;
         }
-        Some(Some(DiskSettings {
+        Some(DiskSettings {
             folder: self.folder.join(&value.folder.value),
             size,
             max_object: max_object.map_or(most.min(size), |it| it.value.0.min(most)),
-        }))
+        })
     }
 
     /// Returns the cache of a route whose filters are compiled.
@@ -281,7 +265,7 @@ impl Compiler<'_> {
         for tag in &policy.tags {
             match tag.bind(|name| names.slot(name)) {
                 Ok(tag) => tags.push(tag),
-                Err(problem) => self.error(
+                Err(problem) => self.diagnostics.error(
                     "edgeway::cache::tag",
                     node.place,
                     problem.to_string(),
@@ -294,7 +278,7 @@ impl Compiler<'_> {
             if let Source::Header(name) = source
                 && unchanged.names(name)
             {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::cache::key",
                     node.place,
                     format!(
@@ -382,16 +366,12 @@ impl Compiler<'_> {
                 let path = self.folder.join(&folder.value);
                 let (watch, error) = BuildWatch::new(name, &path, serves_files || makes_images);
                 if let Some(error) = error {
-                    self.diagnostics.push(
-                        Diagnostic::warning(
-                            "edgeway::upstream::folder",
-                            folder.place,
-                            format!("cannot read the build of `{name}`: {error}"),
-                        )
-                        .help(
-                            "no page is shared until there is a build: write the folder in which \
+                    self.diagnostics.warn(
+                        "edgeway::upstream::folder",
+                        folder.place,
+                        format!("cannot read the build of `{name}`: {error}"),
+                        "no page is shared until there is a build: write the folder in which \
                              `next build` leaves `BUILD_ID`, usually `.next`",
-                        ),
                     );
                 }
                 let watch = Arc::new(watch);
@@ -435,15 +415,15 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(apps));
     }
 
-    /// Returns the releases of the apps.
-    pub(super) fn app_releases(
+    /// Returns what each app has of a kind.
+    pub(super) fn of_apps<T>(
         &self,
         upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
-    ) -> Box<[(Arc<Upstream>, Arc<Releases>)]> {
+        own: impl Fn(&App) -> Option<T>,
+    ) -> Box<[(Arc<Upstream>, T)]> {
         let apps = self.shared.get::<Apps>().unwrap_or_default();
-        let of = |(name, app): &(Arc<str>, App)| {
-            Some((Arc::clone(upstreams.get(name)?), app.releases.clone()?))
-        };
+        let of =
+            |(name, app): &(Arc<str>, App)| Some((Arc::clone(upstreams.get(name)?), own(app)?));
         apps.0.iter().filter_map(of).collect()
     }
 
@@ -453,7 +433,7 @@ impl Compiler<'_> {
             return false;
         };
         if upstream.folder.is_none() && upstream.releases.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::static_files",
                 place,
                 format!("the files of `{}` cannot be found", key.name),
@@ -461,30 +441,6 @@ impl Compiler<'_> {
             );
         }
         true
-    }
-
-    /// Returns the files of the apps, for requests that need no app.
-    pub(super) fn app_files(
-        &self,
-        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
-    ) -> Box<[(Arc<Upstream>, AppFiles)]> {
-        let apps = self.shared.get::<Apps>().unwrap_or_default();
-        let of = |(name, app): &(Arc<str>, App)| {
-            Some((Arc::clone(upstreams.get(name)?), app.files.clone()?))
-        };
-        apps.0.iter().filter_map(of).collect()
-    }
-
-    /// Returns the apps whose images are made here.
-    pub(super) fn app_images(
-        &self,
-        upstreams: &HashMap<Arc<str>, Arc<Upstream>>,
-    ) -> Box<[(Arc<Upstream>, AppImages)]> {
-        let apps = self.shared.get::<Apps>().unwrap_or_default();
-        let of = |(name, app): &(Arc<str>, App)| {
-            Some((Arc::clone(upstreams.get(name)?), app.images.clone()?))
-        };
-        apps.0.iter().filter_map(of).collect()
     }
 
     fn only_of_nextjs(&mut self, key: &Key, config: &Spanned<UpstreamConfig>) {
@@ -498,7 +454,7 @@ impl Compiler<'_> {
             .into_iter()
             .flatten()
         {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::nextjs",
                 place,
                 format!("`{}` is not a Next.js app", key.name),
@@ -512,10 +468,10 @@ impl Compiler<'_> {
     fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<RenderBudget> {
         let Spanned { value, place } = upstream.revalidations;
         if value == 0 {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::revalidations",
                 place,
-                "`revalidations: 0` would leave every stale response as it is".to_owned(),
+                "`revalidations: 0` would leave every stale response as it is",
                 "write how many responses may be revalidated at once, such as `4`",
             );
         }
@@ -542,7 +498,7 @@ impl Compiler<'_> {
         match Crawlers::new(value.iter().map(String::as_str)) {
             Ok(crawlers) => Some(Arc::new(crawlers)),
             Err(error) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::upstream::crawlers",
                     *place,
                     format!("invalid list of crawlers: {error}"),
@@ -558,13 +514,13 @@ impl Compiler<'_> {
 #[derive(Default)]
 struct Apps(Vec<(Arc<str>, App)>);
 
-struct App {
+pub(super) struct App {
     is_nextjs: bool,
-    files: Option<AppFiles>,
-    images: Option<AppImages>,
+    pub(super) files: Option<AppFiles>,
+    pub(super) images: Option<AppImages>,
     budget: Arc<RenderBudget>,
     crawlers: Option<Arc<Crawlers>>,
     guarded: Option<PathSet>,
     build: Option<Arc<BuildWatch>>,
-    releases: Option<Arc<Releases>>,
+    pub(super) releases: Option<Arc<Releases>>,
 }

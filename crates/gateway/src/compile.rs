@@ -9,11 +9,11 @@ use std::{
 };
 
 use edgeway_base::{
-    net::{Cidr, TrustedProxies},
+    net::{Cidr, CidrSet, TrustedProxies},
     secret,
 };
 use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics, Place},
+    diagnostic::{Diagnostics, Place},
     model::{File, RouteNode, SatisfyConfig},
     source::ReferencedFiles,
     tree::{Key, Node, Spanned},
@@ -185,9 +185,9 @@ impl Compiler<'_> {
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
         Some(Gateway {
             accel_upstreams: accel_upstreams(&routes),
-            app_files: self.app_files(&upstreams),
-            app_images: self.app_images(&upstreams),
-            app_releases: self.app_releases(&upstreams),
+            app_files: self.of_apps(&upstreams, |app| app.files.clone()),
+            app_images: self.of_apps(&upstreams, |app| app.images.clone()),
+            app_releases: self.of_apps(&upstreams, |app| app.releases.clone()),
             listeners,
             acme,
             admin,
@@ -227,13 +227,11 @@ impl Compiler<'_> {
         let maps = self.shared.get::<Maps>().unwrap_or_default();
         for (key, _) in &self.file.upstreams {
             if !used.contains(key.name.as_str()) && !maps.result_in(&key.name) {
-                self.diagnostics.push(
-                    Diagnostic::warning(
-                        "edgeway::upstream::unused",
-                        key.place,
-                        format!("no route uses the upstream `{}`", key.name),
-                    )
-                    .help("remove it, or send a route to it with `upstream:`"),
+                self.diagnostics.warn(
+                    "edgeway::upstream::unused",
+                    key.place,
+                    format!("no route uses the upstream `{}`", key.name),
+                    "remove it, or send a route to it with `upstream:`",
                 );
             }
         }
@@ -279,38 +277,33 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn error(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: String,
-        help: impl Into<String>,
-    ) {
-        self.diagnostics
-            .push(Diagnostic::error(code, place, message).help(help));
+    /// Returns what `check` returns, unless it reported an error.
+    pub(super) fn checked<T>(&mut self, check: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let before = self.diagnostics.errors();
+        let checked = check(self);
+        (self.diagnostics.errors() == before).then_some(checked)
     }
 
     fn drain(&mut self) -> Drain {
         let Spanned { value, place } = &self.file.drain;
         let (idle, deadline) = (value.idle().0, value.deadline.0);
         if deadline.is_zero() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::drain::deadline",
                 *place,
-                "`deadline: 0s` would end every request in flight".to_owned(),
+                "`deadline: 0s` would end every request in flight",
                 "write a time such as `30s`",
             );
         } else if idle.is_zero() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::drain::idle",
                 *place,
-                "`idle: 0s` would close connections whose client has sent its next request"
-                    .to_owned(),
+                "`idle: 0s` would close connections whose client has sent its next request",
                 "write a time such as `1s`",
             );
         }
         if idle > deadline {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::drain::deadline",
                 *place,
                 format!(
@@ -344,20 +337,17 @@ impl Compiler<'_> {
     }
 
     fn trusted(&mut self) -> TrustedProxies {
-        let mut networks = Vec::new();
-        let file = self.file;
-        for Spanned { value, place } in &file.trusted_proxies {
-            match value.parse::<Cidr>() {
-                Ok(network) => networks.push(network),
-                Err(error) => self.error(
-                    "edgeway::trusted_proxies",
-                    *place,
-                    error.to_string(),
-                    error.help,
-                ),
-            }
-        }
-        TrustedProxies::new(networks.into_iter().collect())
+        let written = &self.file.trusted_proxies;
+        TrustedProxies::new(self.networks("edgeway::trusted_proxies", written))
+    }
+
+    /// Returns the networks of a list without those that are invalid, each of which is reported.
+    pub(super) fn networks(&mut self, code: &'static str, written: &[Spanned<String>]) -> CidrSet {
+        let networks = written.iter().filter_map(|Spanned { value, place }| {
+            self.diagnostics
+                .reported(*place, code, value.parse::<Cidr>())
+        });
+        networks.collect()
     }
 
     fn upstreams(&mut self) -> HashMap<Arc<str>, Arc<Upstream>> {
@@ -390,7 +380,7 @@ impl Compiler<'_> {
             if let (Some(websocket), Some(upstream)) = (websocket, &upstream)
                 && upstream.protocol() == Protocol::H2
             {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::route::websocket_over_h2",
                     websocket.place,
                     format!("no WebSocket can reach `{value}`, which uses HTTP/2"),
@@ -403,13 +393,11 @@ impl Compiler<'_> {
             && node.config.upstream.is_none()
             && let Some((key, _)) = node.filters.iter().find(|(key, _)| key.name == "cache")
         {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::route::cache_of_files",
-                    key.place,
-                    "`cache` has no effect with `files`, which are on this machine already",
-                )
-                .help("leave it out; `max_age` and `immutable` of `files` are for browsers"),
+            self.diagnostics.warn(
+                "edgeway::route::cache_of_files",
+                key.place,
+                "`cache` has no effect with `files`, which are on this machine already",
+                "leave it out; `max_age` and `immutable` of `files` are for browsers",
             );
         }
         let (filters, guards) = self.filters(node.place, &name, &node.filters);
@@ -457,10 +445,10 @@ impl Compiler<'_> {
         let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
         let any = AnyOf::of(filters).map(Arc::new);
         if any.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::route::satisfy",
                 satisfy.place,
-                "`satisfy: any` needs two filters of which one is enough".to_owned(),
+                "`satisfy: any` needs two filters of which one is enough",
                 format!(
                     "leave it out, or give the route two of `{}`",
                     ALTERNATIVES.join("`, `")

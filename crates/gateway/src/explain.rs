@@ -384,19 +384,30 @@ fn parameters(
 
 /// Returns the target that the backend gets, if the route rewrites it.
 pub(super) fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Option<String> {
-    let Action::Forward(forward) = &route.action else {
-        return None;
-    };
-    let path = forward.rewrite.as_ref()?.apply(target, params).ok()??;
+    let path = route
+        .action
+        .forward()?
+        .rewrite
+        .as_ref()?
+        .apply(target, params)
+        .ok()??;
     Some(String::from_utf8_lossy(&path).into_owned())
+}
+
+/// Returns the target that the backend gets.
+fn sent_target(
+    route: &Route,
+    target: &Target<'_>,
+    params: &Params,
+    head: &RequestHeader,
+) -> Vec<u8> {
+    let rewritten = sent_on(route, target, params).map(String::into_bytes);
+    rewritten.unwrap_or_else(|| head.raw_path().to_vec())
 }
 
 /// Returns the `Host` that the backend gets, if the route has one for it.
 fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
-    let Action::Forward(forward) = &route.action else {
-        return None;
-    };
-    match forward.host.as_ref()? {
+    match route.action.forward()?.host.as_ref()? {
         HostHeader::Backend => Some("the address of the backend".to_owned()),
         HostHeader::Template(_) => Some("a text with placeholders".to_owned()),
         host => {
@@ -408,10 +419,8 @@ fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
 
 /// Describes method and body that the backend gets, if the route has its own.
 fn sent_as(route: &Route) -> Option<String> {
-    let Action::Forward(forward) = &route.action else {
-        return None;
-    };
-    forward.request.as_deref().map(UpstreamRequest::describe)
+    let request = route.action.forward()?.request.as_deref();
+    request.map(UpstreamRequest::describe)
 }
 
 /// Returns the release that the request goes to, as far as its headers tell.
@@ -444,11 +453,8 @@ fn image(
     let upstream = route.upstream.as_ref()?;
     let mut apps = gateway.app_images.iter();
     let (_, images) = apps.find(|(own, _)| Arc::ptr_eq(own, upstream))?;
-    let rewritten = sent_on(route, target, params);
-    let target = match &rewritten {
-        Some(path) => Target::new("", path.as_bytes()),
-        None => Target::new("", head.raw_path()),
-    };
+    let sent = sent_target(route, target, params, head);
+    let target = Target::new("", &sent);
     let release = choice(gateway, route, &target, head, client);
     let release = release.and_then(|choice| match choice.destination {
         Destination::Release(release) => Some(release),
@@ -472,11 +478,8 @@ fn release(
     head: &RequestHeader,
     client: IpAddr,
 ) -> Option<String> {
-    let rewritten = sent_on(route, target, params);
-    let target = match &rewritten {
-        Some(path) => Target::new("", path.as_bytes()),
-        None => Target::new("", head.raw_path()),
-    };
+    let sent = sent_target(route, target, params, head);
+    let target = Target::new("", &sent);
     let choice = choice(gateway, route, &target, head, client)?;
     let is_tried = choice.trial.as_ref().is_some_and(TrialRequest::is_of_new);
     Some(match (choice.destination, choice.own) {

@@ -36,23 +36,17 @@ pub fn text(explanation: &Explanation) -> String {
     for other in &explanation.also_guarded_by {
         line("", &format!("and what {other} asks of who may pass"));
     }
-    if let Some(action) = &explanation.action {
-        line("action", action);
-    }
-    if let Some(target) = &explanation.upstream_target {
-        line("forwarded", target);
-    }
-    if let Some(host) = &explanation.upstream_host {
-        line("host", host);
-    }
-    if let Some(sent) = &explanation.upstream_request {
-        line("sent as", sent);
-    }
-    if let Some(release) = &explanation.release {
-        line("release", release);
-    }
-    if let Some(image) = &explanation.image {
-        line("image", image);
+    for (key, value) in [
+        ("action", &explanation.action),
+        ("forwarded", &explanation.upstream_target),
+        ("host", &explanation.upstream_host),
+        ("sent as", &explanation.upstream_request),
+        ("release", &explanation.release),
+        ("image", &explanation.image),
+    ] {
+        if let Some(value) = value {
+            line(key, value);
+        }
     }
     for (name, value) in &explanation.parameters {
         line("parameter", &format!("{{{name}}} = {value}"));

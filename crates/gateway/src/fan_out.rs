@@ -149,7 +149,7 @@ impl Compiler<'_> {
         } = section.value.fan_out.as_ref()?;
         let upstream = upstreams(&name.value);
         match upstream {
-            None => self.error(
+            None => self.diagnostics.error(
                 "edgeway::cache::fan_out",
                 name.place,
                 format!("unknown upstream `{}`", name.value),
@@ -158,7 +158,7 @@ impl Compiler<'_> {
             Some(upstream)
                 if upstream.protocol() == Protocol::H2 || upstream.tls_name().is_some() =>
             {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::cache::fan_out",
                     name.place,
                     format!("`{}` does not use plain HTTP/1.1", name.value),
@@ -172,7 +172,7 @@ impl Compiler<'_> {
         let target = path.value.parse::<Uri>().ok();
         let target = target.filter(|uri| path.value.starts_with('/') && uri.authority().is_none());
         if target.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::fan_out",
                 path.place,
                 format!("invalid path `{}`", path.value),
@@ -184,7 +184,7 @@ impl Compiler<'_> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok();
         if !is_fit || authorization.is_none() {
             authorization = None;
-            self.error(
+            self.diagnostics.error(
                 "edgeway::cache::fan_out",
                 token.place,
                 format!("the token needs {MIN_TOKEN_LEN} visible characters or more"),

@@ -15,10 +15,10 @@ impl Compiler<'_> {
     pub(super) fn redis_secrets(&mut self, config: &RedisConfig) -> Vec<Secret> {
         for Spanned { value, place } in &config.secret.0 {
             if value.reveal().len() < MIN_SECRET_LEN {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::redis::secret",
                     *place,
-                    "this secret is shorter than 32 characters: it could be guessed".to_owned(),
+                    "this secret is shorter than 32 characters: it could be guessed",
                     MAKE_A_SECRET,
                 );
             }
@@ -35,11 +35,10 @@ impl Compiler<'_> {
         if !value.secret.is_empty() {
             return Some(());
         }
-        self.error(
+        self.diagnostics.error(
             "edgeway::redis::secret",
             *place,
-            "`redis` has no `secret`: anyone who can write there could change any stored response"
-                .to_owned(),
+            "`redis` has no `secret`: anyone who can write there could change any stored response",
             MAKE_A_SECRET,
         );
         None

@@ -91,16 +91,13 @@ impl Compiler<'_> {
             challenge,
         } = config;
         let window = requests.value.per;
-        let mut is_right = self.check_sizes(config);
-        let ban = ban.as_ref().map(|ban| self.ban(ban));
-        is_right &= !matches!(ban, Some(None));
-        let challenge = challenge
-            .as_ref()
-            .map(|challenge| self.challenge(challenge, requests));
-        is_right &= !matches!(challenge, Some(None));
-        if !is_right {
-            return None;
-        }
+        let (ban, challenge) = self.checked(|own| {
+            own.check_sizes(config);
+            let ban = ban.as_ref().and_then(|ban| own.ban(ban));
+            let challenge = challenge.as_ref();
+            let challenge = challenge.and_then(|challenge| own.challenge(challenge, requests));
+            (ban, challenge)
+        })?;
         let world = self.world;
         let clients = usize::try_from(clients.value).unwrap_or(usize::MAX);
         let windows = Windows::of(&world.zones, &world.clock, window, clients);
@@ -113,21 +110,20 @@ impl Compiler<'_> {
             windows,
             in_flight_counts: InFlightCounts::of(&world.zones),
             exempt: exempt.iter().copied().collect(),
-            ban: ban.flatten(),
-            challenge: challenge.flatten(),
+            ban,
+            challenge,
         })
     }
 
-    fn check_sizes(&mut self, config: &FloodGuardConfig) -> bool {
+    fn check_sizes(&mut self, config: &FloodGuardConfig) {
         let FloodGuardConfig {
             requests,
             in_flight,
             clients,
             ..
         } = config;
-        let mut is_right = true;
         if !(MIN_WINDOW..=MAX_WINDOW).contains(&requests.value.per) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::flood_guard::requests",
                 requests.place,
                 format!(
@@ -139,19 +135,17 @@ impl Compiler<'_> {
                 ),
                 "write a rate such as `100/s`; for a longer time use `rate_limits`",
             );
-            is_right = false;
         }
         if in_flight.value == 0 {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::flood_guard::in_flight",
                 in_flight.place,
-                "`in_flight: 0` would refuse every request".to_owned(),
+                "`in_flight: 0` would refuse every request",
                 "write how many requests one address may have in flight, such as `50`",
             );
-            is_right = false;
         }
         if !CLIENTS.contains(&clients.value) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::flood_guard::clients",
                 clients.place,
                 format!(
@@ -162,9 +156,7 @@ impl Compiler<'_> {
                 ),
                 "write how many different addresses come at a time, such as `65536`",
             );
-            is_right = false;
         }
-        is_right
     }
 
     fn ban(&mut self, config: &Spanned<BanConfig>) -> Option<StrikeRule> {
@@ -183,7 +175,7 @@ impl Compiler<'_> {
                 lasts,
             });
         };
-        self.error(
+        self.diagnostics.error(
             "edgeway::flood_guard::ban",
             *place,
             problem,
@@ -207,7 +199,8 @@ impl Compiler<'_> {
         let slashes = self.slashes();
         let target = target(&redirect.value, slashes);
         let mut wrong = |place: Place, message: String, help: &str| {
-            self.error("edgeway::flood_guard::challenge", place, message, help);
+            self.diagnostics
+                .error("edgeway::flood_guard::challenge", place, message, help);
         };
         if target.is_none() {
             wrong(

@@ -71,7 +71,7 @@ impl Compiler<'_> {
             self.referenced.missed(path.clone());
             match databases.get(path) {
                 Ok(database) => all.push(database),
-                Err(why) => self.error(
+                Err(why) => self.diagnostics.error(
                     "edgeway::geo::file",
                     file.place,
                     format!("cannot read `{}`: {why}", file.value),

@@ -7,7 +7,6 @@ use edgeway_cache::{
     route::{Mode, RouteCachePolicy},
 };
 use edgeway_config::{
-    diagnostic::Diagnostic,
     model::{App, BackendTarget, MatchConfig, OneOrMany, RouteNode},
     tree::Spanned,
 };
@@ -29,16 +28,12 @@ impl Compiler<'_> {
             if path.value != "/" || has_rest() {
                 continue;
             }
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::route::root_alone",
-                    path.place,
-                    "`path: /` is the path `/` alone, and no route takes the rest of the site",
-                )
-                .help(
-                    "write `path: /*` for every path; if the start page alone is meant, add a \
+            self.diagnostics.warn(
+                "edgeway::route::root_alone",
+                path.place,
+                "`path: /` is the path `/` alone, and no route takes the rest of the site",
+                "write `path: /*` for every path; if the start page alone is meant, add a \
                      route for the rest, such as `{ match: { path: /* }, respond: 404 }`",
-                ),
             );
         }
     }
@@ -57,16 +52,14 @@ impl Compiler<'_> {
             if !listeners.iter().any(|own| own.address.takes(&target)) {
                 continue;
             }
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::upstream::circle",
-                    backend.place,
-                    format!("`{text}` is a listener of this gateway: requests would go round in a circle"),
-                )
-                .help(
-                    "write the port that the app listens on; if that is this one, give the \
-                     listener another port, such as `127.0.0.1:8081`",
+            self.diagnostics.warn(
+                "edgeway::upstream::circle",
+                backend.place,
+                format!(
+                    "`{text}` is a listener of this gateway: requests would go round in a circle"
                 ),
+                "write the port that the app listens on; if that is this one, give the \
+                     listener another port, such as `127.0.0.1:8081`",
             );
         }
     }
@@ -91,23 +84,21 @@ impl Compiler<'_> {
         {
             return;
         }
-        self.diagnostics.push(
-            Diagnostic::warning(
-                "edgeway::upstream::build_unknown",
-                key.place,
-                format!(
-                    "pages of `{}` are cached, but its build is unknown: stored pages outlive a \
+        self.diagnostics.warn(
+            "edgeway::upstream::build_unknown",
+            key.place,
+            format!(
+                "pages of `{}` are cached, but its build is unknown: stored pages outlive a \
                      deploy, and pages that its middleware guards may be stored",
-                    key.name
-                ),
-            )
-            .help(format!(
+                key.name
+            ),
+            format!(
                 "write `folder: /srv/{}/.next`, the folder in which `next build` leaves \
                  `BUILD_ID`; where the gateway cannot read it, write `guarded: [/account/*]` with \
                  the paths that are never shared, and purge after a deploy; or write `pages: off` \
                  in the route's `cache`",
                 key.name
-            )),
+            ),
         );
     }
 }

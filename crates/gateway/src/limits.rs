@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use edgeway_base::units::ByteSize;
-use edgeway_config::{
-    diagnostic::Diagnostic,
-    model::{LimitsConfig, ListenerConfig},
-};
+use edgeway_config::model::{LimitsConfig, ListenerConfig};
 
 use super::compile::Compiler;
 
@@ -66,7 +63,7 @@ impl Compiler<'_> {
             ("send_timeout", limits.send_timeout),
         ] {
             if time.0.is_zero() {
-                self.error(
+                self.diagnostics.error(
                     CODE,
                     place,
                     format!("`{key}: 0s` would close every connection at once"),
@@ -75,10 +72,10 @@ impl Compiler<'_> {
             }
         }
         if limits.body_grace.0.is_zero() && limits.body_rate.0 > 0 {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
-                "`body_grace: 0s` would end every request with a body".to_owned(),
+                "`body_grace: 0s` would end every request with a body",
                 "write a time such as `10s`, or `body_rate: 0` for no such limit",
             );
         }
@@ -88,7 +85,7 @@ impl Compiler<'_> {
             ("connections_per_network", limits.connections_per_network),
         ] {
             if most == Some(0) {
-                self.error(
+                self.diagnostics.error(
                     CODE,
                     place,
                     format!("`{key}: 0` lets no client connect"),
@@ -105,7 +102,7 @@ impl Compiler<'_> {
         let limits = &listener.limits.value;
         let (request_line, headers) = (limits.request_line(), limits.headers());
         if headers.0 > MAX_HEAD_LEN.0 {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
                 format!("`headers: {headers}` is more than {MAX_HEAD_LEN}"),
@@ -113,7 +110,7 @@ impl Compiler<'_> {
             );
         }
         if request_line.0 == 0 || headers.0 < request_line.0 {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
                 format!(
@@ -124,7 +121,7 @@ impl Compiler<'_> {
             );
         }
         if limits.header_count > MAX_HEADERS {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 place,
                 format!(
@@ -153,27 +150,24 @@ impl Compiler<'_> {
                 continue;
             };
             if many < few {
-                let warning = Diagnostic::warning(
+                self.diagnostics.warn(
                     CODE,
                     place,
                     format!("`{inner}: {few}` has no effect: `{outer}: {many}` is reached first"),
+                    format!("raise `{outer}`, or leave `{inner}` out"),
                 );
-                self.diagnostics
-                    .push(warning.help(format!("raise `{outer}`, or leave `{inner}` out")));
             }
         }
         let by_address = limits.connections_per_ip.is_some();
         let is_counted = by_address || limits.connections_per_network.is_some();
         if is_counted && is_unix && listener.proxy_protocol.is_none() {
-            let warning = Diagnostic::warning(
+            self.diagnostics.warn(
                 CODE,
                 place,
-                "connections to a unix socket have no address to count them by".to_owned(),
-            );
-            self.diagnostics.push(warning.help(
+                "connections to a unix socket have no address to count them by",
                 "leave `connections_per_ip` and `connections_per_network` out, or have the \
                  clients' addresses sent by `proxy_protocol`",
-            ));
+            );
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use edgeway_base::net::{Cidr, CidrSet};
+use edgeway_base::net::CidrSet;
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
     model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
@@ -226,10 +226,10 @@ impl Compiler<'_> {
     fn redirect_of(&mut self, config: &ListenerConfig, port: u16) -> Option<ToHttps> {
         let Spanned { value, place } = config.redirect.as_ref()?;
         if config.tls.is_some() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::listener::redirect",
                 *place,
-                "this listener has `tls`: its clients already use HTTPS".to_owned(),
+                "this listener has `tls`: its clients already use HTTPS",
                 "remove `redirect`, or write it at the listener without `tls`",
             );
             return None;
@@ -246,7 +246,7 @@ impl Compiler<'_> {
             .collect();
         for Spanned { value, place } in &value.except {
             if !value.starts_with('/') {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::listener::redirect",
                     *place,
                     format!("invalid path `{value}`"),
@@ -274,35 +274,24 @@ impl Compiler<'_> {
         let config = config?;
         // The mode of a unix socket decides who may connect to it.
         if config.value.from.is_empty() && !is_unix {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::listener::proxy_protocol",
                 config.place,
-                "no client may send the PROXY protocol: no connection could be served".to_owned(),
+                "no client may send the PROXY protocol: no connection could be served",
                 "write the networks of the balancers, such as `[10.0.0.0/8]`",
             );
         }
         if config.value.timeout.0.is_zero() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::listener::proxy_protocol",
                 config.place,
-                "`timeout: 0s` leaves the header no time: no connection could be served".to_owned(),
+                "`timeout: 0s` leaves the header no time: no connection could be served",
                 "write a time such as `3s`",
             );
         }
-        let mut networks = Vec::new();
-        for Spanned { value, place } in &config.value.from {
-            match value.parse::<Cidr>() {
-                Ok(network) => networks.push(network),
-                Err(error) => self.error(
-                    "edgeway::listener::proxy_protocol",
-                    *place,
-                    error.to_string(),
-                    error.help,
-                ),
-            }
-        }
+        let code = "edgeway::listener::proxy_protocol";
         Some(ProxyProtocol {
-            from: networks.into_iter().collect(),
+            from: self.networks(code, &config.value.from),
             timeout: config.value.timeout.0,
         })
     }
@@ -312,7 +301,7 @@ impl Compiler<'_> {
         let mut address: ListenAddress = match text.parse() {
             Ok(address) => address,
             Err(help) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::listener::address",
                     *place,
                     format!("invalid listen address `{text}`"),
@@ -325,16 +314,16 @@ impl Compiler<'_> {
             let parsed = u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o777);
             match (&mut address, parsed) {
                 (ListenAddress::Unix { mode, .. }, Some(parsed)) => *mode = parsed,
-                (ListenAddress::Unix { .. }, None) => self.error(
+                (ListenAddress::Unix { .. }, None) => self.diagnostics.error(
                     "edgeway::listener::mode",
                     *place,
                     format!("invalid file mode `{value}`"),
                     "write it in octal, such as `\"0660\"`",
                 ),
-                _ => self.error(
+                _ => self.diagnostics.error(
                     "edgeway::listener::mode",
                     *place,
-                    "`mode` is for unix sockets only".to_owned(),
+                    "`mode` is for unix sockets only",
                     "remove it, or listen on `unix:/PATH`",
                 ),
             }

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use edgeway_base::secret;
 use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics},
     model::File,
     tree::{Key, Node, Value, read},
 };
 use edgeway_routes::values::{MapConfig, Maps};
 
-use super::compile::Compiler;
+use super::{compile::Compiler, print};
 
 impl Compiler<'_> {
     /// Compiles the tables for everything that is compiled after them.
@@ -33,7 +32,7 @@ impl Compiler<'_> {
         }
         if let Some(first) = users.iter().position(|user| *user == key.name) {
             let circle = [&users[first..], &[&*key.name]].concat().join("` uses `");
-            self.error(
+            self.diagnostics.error(
                 "edgeway::maps::circle",
                 node.place,
                 format!("the map `{}` uses itself: `{circle}`", key.name),
@@ -82,16 +81,14 @@ impl Compiler<'_> {
         let is_unused = |key: &Key| maps.get(&key.name).is_some_and(|map| !map.is_used());
         for (key, _) in &self.file.maps {
             if is_unused(key) {
-                self.diagnostics.push(
-                    Diagnostic::warning(
-                        "edgeway::maps::unused",
-                        key.place,
-                        format!("no value uses the map `{}`", key.name),
-                    )
-                    .help(format!(
+                self.diagnostics.warn(
+                    "edgeway::maps::unused",
+                    key.place,
+                    format!("no value uses the map `{}`", key.name),
+                    format!(
                         "remove it, or write `{{map.{}}}` in a value of `headers`",
                         key.name
-                    )),
+                    ),
                 );
             }
         }
@@ -115,13 +112,11 @@ fn holds(node: &Node, placeholder: &str) -> bool {
 /// Returns the section with every default filled in. Results of a table whose name marks it as
 /// secret are redacted.
 pub(super) fn print(file: &File) -> serde_json::Value {
-    let maps = file.maps.iter().filter_map(|(name, node)| {
-        let config: MapConfig = read(node, &mut Diagnostics::default())?;
-        let mut table = serde_json::to_value(config).ok()?;
-        redact(&name.name, &mut table);
-        Some((name.name.clone(), table))
-    });
-    maps.collect::<serde_json::Map<_, _>>().into()
+    let mut maps = print::named::<MapConfig>(&file.maps);
+    for (name, table) in &mut maps {
+        redact(name, table);
+    }
+    maps.into()
 }
 
 fn redact(name: &str, value: &mut serde_json::Value) {

@@ -9,7 +9,7 @@ use std::{
 use edgeway_base::metrics::IntGauge;
 use edgeway_cache::policy::{self, CacheRules};
 use edgeway_config::{
-    diagnostic::{Diagnostics, suggest},
+    diagnostic::suggest,
     model::{File, ProfileConfig, RouteNode},
     tree::{Key, Node, Value, read},
 };
@@ -169,7 +169,8 @@ impl Compiler<'_> {
             };
             if let Some((message, help)) = problem {
                 is_wrong = true;
-                self.error("edgeway::profile::route", route.place, message, help);
+                self.diagnostics
+                    .error("edgeway::profile::route", route.place, message, help);
             }
         }
         if is_wrong {
@@ -190,7 +191,8 @@ impl Compiler<'_> {
             "write a setting, such as `cache: { ttl: 30min }`, or remove it"
         };
         let message = format!("the profile `{}` changes nothing", key.name);
-        self.error("edgeway::profile::empty", key.place, message, help);
+        self.diagnostics
+            .error("edgeway::profile::empty", key.place, message, help);
     }
 }
 
@@ -204,15 +206,6 @@ fn cache_of(file: &File, node: &RouteNode) -> Option<Node> {
     effective::filters(file, node.place, &node.filters)
         .find(|(entry, _)| entry.name == CACHE)
         .map(|(_, node)| node)
-}
-
-/// Returns the section as it was read.
-pub(super) fn print(file: &File) -> Json {
-    let profiles = file.profiles.iter().filter_map(|(name, node)| {
-        let config: ProfileConfig = read(node, &mut Diagnostics::default())?;
-        Some((name.name.clone(), serde_json::to_value(config).ok()?))
-    });
-    profiles.collect::<serde_json::Map<_, _>>().into()
 }
 
 /// Updates the lifetimes of stored responses from the configuration `before` to the one that serves

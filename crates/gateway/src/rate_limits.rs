@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics},
-    model::File,
-    tree::{Spanned, read},
-};
+use edgeway_config::tree::{Spanned, read};
 use edgeway_core::{
     chain::CompileContext,
     limits::{
@@ -17,7 +13,7 @@ use edgeway_core::{
     },
 };
 use edgeway_net::redis::Redis;
-use edgeway_routes::values::{Names, Template};
+use edgeway_routes::values::Template;
 
 use super::compile::Compiler;
 
@@ -64,16 +60,14 @@ impl Compiler<'_> {
             .iter()
             .filter(|(key, _)| is_unused(&key.name))
         {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::rate_limits::unused",
-                    key.place,
-                    format!("no route applies the limit `{}`", key.name),
-                )
-                .help(format!(
+            self.diagnostics.warn(
+                "edgeway::rate_limits::unused",
+                key.place,
+                format!("no route applies the limit `{}`", key.name),
+                format!(
                     "remove it, or write `rate_limit: [{}]` on a route or in `defaults`",
                     key.name
-                )),
+                ),
             );
         }
     }
@@ -81,20 +75,6 @@ impl Compiler<'_> {
 
 /// Compiles the text that a limit counts by.
 fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<dyn CountedText>> {
-    match Names::with(cx, |names| Template::parse(&by.value, names)) {
-        Ok(template) => Some(Box::new(template)),
-        Err((message, help)) => {
-            cx.report_at(by.place, "edgeway::rate_limits::by", message, help);
-            None
-        }
-    }
-}
-
-/// Returns the section with every default filled in.
-pub(super) fn print(file: &File) -> serde_json::Value {
-    let limits = file.rate_limits.iter().filter_map(|(name, node)| {
-        let config: LimitConfig = read(node, &mut Diagnostics::default())?;
-        Some((name.name.clone(), serde_json::to_value(config).ok()?))
-    });
-    limits.collect::<serde_json::Map<_, _>>().into()
+    let template = Template::compile(&by.value, by.place, "edgeway::rate_limits::by", cx)?;
+    Some(Box::new(template))
 }

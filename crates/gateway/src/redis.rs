@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, sync::Weak, time::Duration};
 
 use edgeway_base::secret::Secret;
 use edgeway_config::{
-    diagnostic::{Diagnostic, Place},
+    diagnostic::Place,
     model::{RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig},
     tree::Spanned,
 };
@@ -60,7 +60,7 @@ impl Compiler<'_> {
     /// Creates the client and provides it through [`edgeway_core::chain::Shared`].
     pub(super) fn redis(&mut self) -> Option<Arc<Redis>> {
         let Spanned { value, place } = self.file.redis.as_ref()?;
-        let settings = self.redis_settings(value, *place)?;
+        let settings = self.checked(|own| own.redis_settings(value, *place))??;
         let world = self.world;
         let clients = world.zones.get_or_create(ZONE, RedisClients::default);
         let redis = clients.get_or_create(settings, |settings| {
@@ -79,20 +79,11 @@ impl Compiler<'_> {
     }
 
     fn redis_settings(&mut self, config: &RedisConfig, place: Place) -> Option<RedisSettings> {
-        // Checks for errors in this section only, regardless of earlier ones.
-        let before = std::mem::take(&mut self.diagnostics);
-        let settings = self.checked_settings(config, place);
-        let found = std::mem::replace(&mut self.diagnostics, before);
-        let is_right = !found.has_errors();
-        self.diagnostics.extend(found);
-        settings.filter(|_| is_right)
-    }
-
-    fn checked_settings(&mut self, config: &RedisConfig, place: Place) -> Option<RedisSettings> {
+        let errors = self.diagnostics.errors();
         let target = self.redis_target(config, place);
         let timeout = config.timeout.value.0;
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::timeout",
                 config.timeout.place,
                 format!("`timeout: {}` is out of range", config.timeout.value),
@@ -100,7 +91,7 @@ impl Compiler<'_> {
             );
         }
         if !CONNECTIONS.contains(&config.connections.value) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::connections",
                 config.connections.place,
                 format!(
@@ -113,7 +104,7 @@ impl Compiler<'_> {
         let prefix = &config.prefix.value;
         let is_odd = |c: char| c.is_control() || c.is_whitespace() || "{}".contains(c);
         if prefix.is_empty() || prefix.len() > 64 || prefix.contains(is_odd) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::prefix",
                 config.prefix.place,
                 format!("invalid key prefix `{}`", prefix.escape_debug()),
@@ -131,14 +122,14 @@ impl Compiler<'_> {
         let identity = self.redis_identity(config, identity);
         let tls = self.redis_tls(config.tls.as_ref(), is_tls);
         if matches!(mode, Mode::Cluster) && database != 0 {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::database",
                 config.url.as_ref().map_or(place, |url| url.place),
                 format!("a cluster has no database {database}"),
                 "leave the number out: a cluster has database 0 only",
             );
         }
-        if self.diagnostics.has_errors() {
+        if self.diagnostics.errors() > errors {
             return None;
         }
         let settings = RedisSettings {
@@ -153,7 +144,7 @@ impl Compiler<'_> {
             signer: Signer::new(&secrets),
         };
         if let Err(error) = settings.check() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::tls",
                 config.tls.as_ref().map_or(place, |tls| tls.place),
                 format!("cannot connect with these settings: {error}"),
@@ -168,13 +159,20 @@ impl Compiler<'_> {
         const WAYS: &str = "write one of `url: redis://127.0.0.1:6379`, `mode: cluster` with \
                             `nodes: [HOST:PORT, …]`, or `sentinel: { master: NAME, nodes: [HOST:PORT, …] }`";
         let mode = config.mode.as_ref();
+        let mode_of = |is_cluster: bool| {
+            if is_cluster {
+                Mode::Cluster
+            } else {
+                Mode::Single
+            }
+        };
         match (&config.url, &config.nodes[..], &config.sentinel) {
             (Some(url), [], None) => {
                 let parsed: Result<Url, _> = url.value.reveal().parse();
                 let parsed = match parsed {
                     Ok(parsed) => parsed,
                     Err(error) => {
-                        self.error(
+                        self.diagnostics.error(
                             "edgeway::redis::url",
                             if url.place == Place::default() { place } else { url.place },
                             error.to_string(),
@@ -186,11 +184,7 @@ impl Compiler<'_> {
                 };
                 let is_cluster = mode.is_some_and(|mode| mode.value == RedisMode::Cluster);
                 Some(RedisTarget {
-                    mode: if is_cluster {
-                        Mode::Cluster
-                    } else {
-                        Mode::Single
-                    },
+                    mode: mode_of(is_cluster),
                     is_tls: Some(parsed.is_tls),
                     identity: parsed.identity,
                     database: parsed.database,
@@ -200,21 +194,17 @@ impl Compiler<'_> {
             (None, [first, more @ ..], None) => {
                 let is_cluster = mode.map(|mode| mode.value == RedisMode::Cluster);
                 if is_cluster != Some(true) && !(is_cluster == Some(false) && more.is_empty()) {
-                    self.error(
+                    self.diagnostics.error(
                         "edgeway::redis::mode",
                         mode.map_or(first.place, |mode| mode.place),
-                        "`nodes` is for a cluster".to_owned(),
+                        "`nodes` is for a cluster",
                         "add `mode: cluster`; for one machine write `url`, for sentinels `sentinel`",
                     );
                     return None;
                 }
                 let nodes = self.redis_nodes(&config.nodes, RedisSettings::PORT)?;
                 Some(RedisTarget {
-                    mode: if is_cluster == Some(true) {
-                        Mode::Cluster
-                    } else {
-                        Mode::Single
-                    },
+                    mode: mode_of(is_cluster == Some(true)),
                     nodes,
                     identity: Identity::default(),
                     database: 0,
@@ -223,32 +213,23 @@ impl Compiler<'_> {
             }
             (None, [], Some(sentinel)) => {
                 if let Some(mode) = mode {
-                    self.error(
+                    self.diagnostics.error(
                         "edgeway::redis::mode",
                         mode.place,
-                        "`mode` does not go with `sentinel`".to_owned(),
+                        "`mode` does not go with `sentinel`",
                         "remove `mode`",
                     );
                     return None;
                 }
                 self.redis_sentinel(sentinel)
             }
-            (None, [], None) => {
-                self.error(
-                    "edgeway::redis::address",
-                    place,
-                    "`redis` has no address".to_owned(),
-                    WAYS,
-                );
-                None
-            }
-            _ => {
-                self.error(
-                    "edgeway::redis::address",
-                    place,
-                    "`redis` has more than one address".to_owned(),
-                    WAYS,
-                );
+            (url, nodes, sentinel) => {
+                let message = match (url, nodes, sentinel) {
+                    (None, [], None) => "`redis` has no address",
+                    _ => "`redis` has more than one address",
+                };
+                let code = "edgeway::redis::address";
+                self.diagnostics.error(code, place, message, WAYS);
                 None
             }
         }
@@ -259,10 +240,10 @@ impl Compiler<'_> {
         Spanned { value, place }: &Spanned<SentinelConfig>,
     ) -> Option<RedisTarget> {
         if value.master.value.is_empty() || value.nodes.is_empty() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::sentinel",
                 *place,
-                "`sentinel` needs addresses and the name of the master".to_owned(),
+                "`sentinel` needs addresses and the name of the master",
                 "write `sentinel: { master: NAME, nodes: [HOST:26379, …] }`",
             );
             return None;
@@ -292,7 +273,7 @@ impl Compiler<'_> {
         for Spanned { value, place } in written {
             match Node::parse(value, port) {
                 Ok(node) => nodes.push(node),
-                Err(error) => self.error(
+                Err(error) => self.diagnostics.error(
                     "edgeway::redis::address",
                     *place,
                     error.to_string(),
@@ -306,7 +287,7 @@ impl Compiler<'_> {
     /// Returns the gateway's credentials, from the URL or from the keys beside it.
     fn redis_identity(&mut self, config: &RedisConfig, url: Identity) -> Identity {
         let mut twice = |place, key: &str| {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::identity",
                 place,
                 format!("`{key}` is also in the URL"),
@@ -335,10 +316,10 @@ impl Compiler<'_> {
     }
 
     fn no_password(&mut self, code: &'static str, place: Place) {
-        self.error(
+        self.diagnostics.error(
             code,
             place,
-            "a user without a password".to_owned(),
+            "a user without a password",
             "add `password: file:PATH` or `${NAME}`",
         );
     }
@@ -357,7 +338,7 @@ impl Compiler<'_> {
             } else {
                 ("rediss", "redis")
             };
-            self.error(
+            self.diagnostics.error(
                 "edgeway::redis::tls",
                 *place,
                 format!("`tls` contradicts `{scheme}://`"),
@@ -368,13 +349,11 @@ impl Compiler<'_> {
             return None;
         }
         if value.insecure {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::redis::insecure",
-                    *place,
-                    "the certificate of Redis is not verified",
-                )
-                .help("write `tls: { ca: FILE }` with the CA certificate that signed it"),
+            self.diagnostics.warn(
+                "edgeway::redis::insecure",
+                *place,
+                "the certificate of Redis is not verified",
+                "write `tls: { ca: FILE }` with the CA certificate that signed it",
             );
         }
         let certificate = match (&value.cert, &value.key) {
@@ -386,10 +365,10 @@ impl Compiler<'_> {
                 cert.zip(key)
             }
             (Some(one), None) | (None, Some(one)) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::redis::tls",
                     one.place,
-                    "a certificate and its key go together".to_owned(),
+                    "a certificate and its key go together",
                     "write both `cert` and `key`, or neither",
                 );
                 None
@@ -407,7 +386,7 @@ impl Compiler<'_> {
         match std::fs::read(self.folder.join(path)) {
             Ok(content) => Some(content),
             Err(error) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::redis::tls",
                     place,
                     format!("cannot read `{}`: {error}", path.display()),

@@ -57,7 +57,7 @@ impl Compiler<'_> {
                 .is_some_and(|it| is_same_place(&self.folder.join(&it.value.folder.value), &folder))
         };
         if let Some((other, _)) = others.find(|(_, other)| is_same(&other.value)) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::bad_releases",
                 written.value.folder.place,
                 format!("the releases of `{}` are in this folder", other.name),

@@ -38,7 +38,7 @@ impl Compiler<'_> {
                 .flat_map(|each| &each.traits.credential_headers)
                 .find(|name| is_claim(name));
             if let Some(name) = lost {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::headers::claim",
                     route.place,
                     format!("a filter reads `{name}`, which is removed from every request"),
@@ -50,7 +50,7 @@ impl Compiler<'_> {
                 .flat_map(|each| &each.traits.own_headers)
                 .find(|name| !CREDENTIALS.contains(name) && read.contains(name));
             if let Some(name) = both {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::headers::own",
                     route.place,
                     format!(
@@ -122,7 +122,7 @@ impl Compiler<'_> {
                         "remove it, or let it pass with `pass_headers`",
                     ),
                 };
-                self.error(
+                self.diagnostics.error(
                     "edgeway::route::reserved_header",
                     value.place,
                     format!("no request has `{name}` when its route is chosen: {why}"),
@@ -143,7 +143,7 @@ impl Compiler<'_> {
                 passing.push(HeaderName::from_static(known));
                 continue;
             }
-            self.error(
+            self.diagnostics.error(
                 "edgeway::route::pass_headers",
                 *place,
                 format!(
@@ -174,7 +174,12 @@ impl Compiler<'_> {
                 if !names.contains(&value.as_str()) {
                     let help = suggest(value, names.iter().copied(), "they are");
                     let message = format!("unknown listener `{}`", value.escape_debug());
-                    self.error("edgeway::route::unknown_listener", *place, message, help);
+                    self.diagnostics.error(
+                        "edgeway::route::unknown_listener",
+                        *place,
+                        message,
+                        help,
+                    );
                 }
             }
             let filters = super::effective::filters(file, node.place, &node.filters);
@@ -187,11 +192,10 @@ impl Compiler<'_> {
                 listener.tls.as_ref().is_some_and(|tls| tls.asks_clients)
             };
             if !listeners.iter().filter(takes).any(asks_clients) {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::client_cert::nobody_asks",
                     wanted.place,
-                    "no listener of this route asks clients for a certificate: no request could pass"
-                        .to_owned(),
+                    "no listener of this route asks clients for a certificate: no request could pass",
                     "write `client_ca: ca.pem` in a listener's `tls`",
                 );
             }

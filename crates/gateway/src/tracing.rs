@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use edgeway_base::secret;
 use edgeway_config::{
-    diagnostic::{Diagnostic, Place},
+    diagnostic::Place,
     model::{TraceTrust, TracingConfig, TracingProtocol},
     tree::Spanned,
 };
@@ -32,14 +32,9 @@ pub struct GatewayTracing {
 impl Compiler<'_> {
     pub(super) fn tracing(&mut self) -> Option<GatewayTracing> {
         let Spanned { value, place } = self.file.tracing.as_ref()?;
-        // Checks for errors in this section only, regardless of earlier ones.
-        let before = std::mem::take(&mut self.diagnostics);
-        let settings = self.export_settings(value, *place);
-        let rules = self.sampling(value);
-        let found = std::mem::replace(&mut self.diagnostics, before);
-        let is_right = !found.has_errors();
-        self.diagnostics.extend(found);
-        let settings = settings.filter(|_| is_right)?;
+        let (settings, rules) =
+            self.checked(|own| (own.export_settings(value, *place), own.sampling(value)))?;
+        let settings = settings?;
         let world = self.world;
         let exporter = world.exporters.get_or_create(settings, &world.metrics);
         let started = Arc::clone(&exporter);
@@ -71,10 +66,10 @@ impl Compiler<'_> {
     fn sampling(&mut self, config: &TracingConfig) -> SamplingRules {
         let slow = &config.slow;
         if slow.value.0.is_some_and(|slow| slow.0.is_zero()) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::tracing::slow",
                 slow.place,
-                "`slow: 0s` would trace every request".to_owned(),
+                "`slow: 0s` would trace every request",
                 "write a duration such as `1s`, `slow: false` for none, or `sample: 100%` for every request",
             );
         }
@@ -91,11 +86,12 @@ impl Compiler<'_> {
     }
 
     fn export_settings(&mut self, config: &TracingConfig, place: Place) -> Option<ExportSettings> {
+        let errors = self.diagnostics.errors();
         let endpoint = self.collector(config);
         let headers = self.collector_headers(config);
         for (name, time) in [("timeout", &config.timeout), ("interval", &config.interval)] {
             if !TIMES.contains(&time.value.0) {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::tracing::time",
                     time.place,
                     format!("`{name}: {}` is out of range", time.value),
@@ -104,7 +100,7 @@ impl Compiler<'_> {
             }
         }
         if !QUEUE.contains(&config.queue.value) {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::tracing::queue",
                 config.queue.place,
                 format!("`queue: {}` is out of range", config.queue.value),
@@ -113,16 +109,16 @@ impl Compiler<'_> {
         }
         let name = &config.service_name;
         if name.value.trim().is_empty() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::tracing::service_name",
                 name.place,
-                "the name of the service is empty".to_owned(),
+                "the name of the service is empty",
                 "write a name such as `edgeway`",
             );
         }
         for (key, value) in &config.resource {
             if key.is_empty() || key == "service.name" {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::tracing::resource",
                     value.place,
                     format!("invalid attribute `{key}`"),
@@ -134,7 +130,7 @@ impl Compiler<'_> {
             .as_deref()
             .is_some_and(|url| url.starts_with("https:"));
         let ca = self.collector_ca(config, is_tls);
-        if self.diagnostics.has_errors() {
+        if self.diagnostics.errors() > errors {
             return None;
         }
         let settings = ExportSettings {
@@ -157,7 +153,7 @@ impl Compiler<'_> {
             queue: usize::try_from(config.queue.value).unwrap_or(1),
         };
         if let Err(error) = settings.check() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::tracing::endpoint",
                 place,
                 format!("cannot connect with these settings: {error}"),
@@ -181,7 +177,7 @@ impl Compiler<'_> {
                 && url.host().is_some_and(|host| !host.is_empty())
         });
         let Some(url) = url else {
-            self.error(
+            self.diagnostics.error(
                 code,
                 *place,
                 format!(
@@ -197,17 +193,17 @@ impl Compiler<'_> {
             .is_some_and(|authority| authority.as_str().contains('@'))
             || url.query().is_some()
         {
-            self.error(
+            self.diagnostics.error(
                 code,
                 *place,
-                "the URL of a collector has a user or a query".to_owned(),
+                "the URL of a collector has a user or a query",
                 "leave it out; a key goes into `headers: { NAME: file:PATH }`",
             );
             return None;
         }
         let path = url.path().trim_end_matches('/');
         if protocol == TracingProtocol::Grpc && !path.is_empty() {
-            self.error(
+            self.diagnostics.error(
                 code,
                 *place,
                 format!("OTLP over gRPC has no path such as `{path}`"),
@@ -220,15 +216,11 @@ impl Compiler<'_> {
             TracingProtocol::Http => (GRPC_PORT, "grpc"),
         };
         if url.port_u16() == Some(usual) {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::tracing::port",
-                    *place,
-                    format!("port {usual} is usually for `protocol: {other}`"),
-                )
-                .help(format!(
-                    "write `protocol: {other}`, or {example} if it is a mistake"
-                )),
+            self.diagnostics.warn(
+                "edgeway::tracing::port",
+                *place,
+                format!("port {usual} is usually for `protocol: {other}`"),
+                format!("write `protocol: {other}`, or {example} if it is a mistake"),
             );
         }
         let base = value.trim_end_matches('/');
@@ -249,7 +241,7 @@ impl Compiler<'_> {
                     value.set_sensitive(true);
                     headers.append(name, value);
                 }
-                _ => self.error(
+                _ => self.diagnostics.error(
                     "edgeway::tracing::headers",
                     value.place,
                     format!("the header `{name}` cannot be sent to a collector"),
@@ -263,10 +255,10 @@ impl Compiler<'_> {
     fn collector_ca(&mut self, config: &TracingConfig, is_tls: bool) -> Option<Vec<u8>> {
         let tls = config.tls.as_ref()?;
         if !is_tls {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::tracing::tls",
                 tls.place,
-                "`tls` has no effect on a URL with `http://`".to_owned(),
+                "`tls` has no effect on a URL with `http://`",
                 "write `endpoint: https://…`, or remove `tls`",
             );
             return None;
@@ -277,7 +269,7 @@ impl Compiler<'_> {
         match std::fs::read(&path) {
             Ok(pem) => Some(pem),
             Err(error) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::tracing::tls",
                     *place,
                     format!("cannot read `{}`: {error}", Path::new(value).display()),

@@ -24,10 +24,10 @@ impl Compiler<'_> {
             return;
         };
         if has_cache && !is_same_to_all(request) {
-            self.error(
+            self.diagnostics.error(
                 CODE,
                 written.place,
-                "`cache` would store responses to requests that no client sent".to_owned(),
+                "`cache` would store responses to requests that no client sent",
                 "write `cache: false` for this route, or leave `method` and the text of `body` out",
             );
         }

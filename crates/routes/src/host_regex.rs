@@ -2,16 +2,16 @@
 
 use edgeway_base::expression::{Expression, Undecided};
 
-use super::{ParamNames, RouteProblem};
+use super::{InvalidValue, ParamNames};
 
 /// Compiled regular expression of a host. Hosts are in lower case, so case does not matter.
 #[derive(Clone, Debug)]
 pub(super) struct HostRegex(Expression);
 
 impl HostRegex {
-    pub(super) fn compile(text: &str) -> Result<Self, RouteProblem> {
+    pub(super) fn compile(text: &str) -> Result<Self, InvalidValue> {
         Expression::new(text, true).map(Self).map_err(|reason| {
-            RouteProblem::new(
+            InvalidValue::new(
                 format!("invalid host `~{text}`: {reason}"),
                 "the syntax is that of Rust's `regex`, with look-around and back-references",
             )

@@ -32,37 +32,20 @@ pub use self::{
         RouteReason, RouteTable,
     },
 };
+use edgeway_base::{error::InvalidValue, expression::reason_of};
 pub use edgeway_base::{
     host::host_of,
     target::{InvalidTarget, Slashes, Target, normalise},
 };
 
-/// A problem in a piece of the configuration, before its place is known.
-#[derive(Debug, PartialEq, Eq)]
-struct RouteProblem {
-    message: String,
-    help: String,
-}
-
-impl RouteProblem {
-    fn new(message: impl Into<String>, help: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            help: help.into(),
-        }
-    }
-}
-
 /// Compiles a regular expression over raw bytes: `.` and classes know ASCII only.
-fn regex(text: &str) -> Result<regex::bytes::Regex, RouteProblem> {
+fn regex(text: &str) -> Result<regex::bytes::Regex, InvalidValue> {
     regex::bytes::RegexBuilder::new(text)
         .unicode(false)
         .build()
         .map_err(|error| {
-            let error = error.to_string();
-            let reason = error.lines().last().unwrap_or_default().trim();
-            let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-            RouteProblem::new(
+            let reason = reason_of(&error);
+            InvalidValue::new(
                 format!("invalid regular expression `{text}`: {reason}"),
                 "the syntax is that of Rust's `regex`: no look-around, no back-references",
             )

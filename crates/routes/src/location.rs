@@ -6,7 +6,7 @@ use std::{fmt, ops::Range};
 use edgeway_base::expression::Expression;
 use regex::bytes::Regex;
 
-use super::RouteProblem;
+use super::InvalidValue;
 
 /// A location, and those around it, the outermost first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,12 +31,12 @@ pub(super) enum Location {
 }
 
 impl Location {
-    pub(super) fn parse(text: &str) -> Result<Self, RouteProblem> {
+    pub(super) fn parse(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
         let regex = |regex: &str, ignores_case| {
             let regex = regex.trim_start();
             if regex.is_empty() {
-                return Err(RouteProblem::new(
+                return Err(InvalidValue::new(
                     format!("invalid location `{text}`: it has no regular expression"),
                     "write one behind the `~`, such as `~ \\.php$`",
                 ));
@@ -133,7 +133,7 @@ impl PlacedLocation {
     pub(super) fn parse<'a>(
         within: impl IntoIterator<Item = &'a str>,
         own: &str,
-    ) -> Result<Self, RouteProblem> {
+    ) -> Result<Self, InvalidValue> {
         let within: Result<Vec<Location>, _> = within.into_iter().map(Location::parse).collect();
         let placed = Self {
             within: within?,
@@ -147,7 +147,7 @@ impl PlacedLocation {
             .map(|(outer, inner)| format!("the location `{inner}` cannot be within `{outer}`"));
         match wrong {
             None => Ok(placed),
-            Some(wrong) => Err(RouteProblem::new(
+            Some(wrong) => Err(InvalidValue::new(
                 wrong,
                 "a prefix may contain longer paths and regular expressions, an expression may \
                  contain other expressions, and `=` contains nothing",
@@ -201,9 +201,9 @@ impl fmt::Display for Location {
 }
 
 /// Checks that requests can have this path once it is decoded.
-fn plain(whole: &str, path: &str) -> Result<Vec<u8>, RouteProblem> {
+fn plain(whole: &str, path: &str) -> Result<Vec<u8>, InvalidValue> {
     let refuse = |why: &str, help: String| {
-        Err(RouteProblem::new(
+        Err(InvalidValue::new(
             format!("invalid location `{whole}`: {why}"),
             help,
         ))
@@ -253,7 +253,7 @@ pub(super) enum Matcher {
 
 impl Matcher {
     /// Compiles the expression of a location; `None` if it has none.
-    pub(super) fn compile(location: &Location) -> Result<Option<Self>, RouteProblem> {
+    pub(super) fn compile(location: &Location) -> Result<Option<Self>, InvalidValue> {
         let Location::Regex { text, ignores_case } = location else {
             return Ok(None);
         };
@@ -264,7 +264,7 @@ impl Matcher {
         };
         match Expression::parse(&pattern, false) {
             Ok(regex) => Ok(Some(Self::Around(Box::new(regex)))),
-            Err(_) => Err(RouteProblem {
+            Err(_) => Err(InvalidValue {
                 help: "the syntax is that of Rust's `regex`, with look-around and back-references"
                     .to_owned(),
                 ..problem

@@ -3,7 +3,7 @@
 use edgeway_base::spelling;
 
 use super::{
-    RouteProblem, Slashes, host_of,
+    InvalidValue, Slashes, host_of,
     host_regex::HostRegex,
     normalise,
     params::{MAX_PARAMS, RESERVED},
@@ -36,9 +36,9 @@ pub(super) enum Segment {
 }
 
 impl HostPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, RouteProblem> {
+    pub(super) fn parse(text: &str) -> Result<Self, InvalidValue> {
         let refuse = |why: &str, help: String| {
-            Err(RouteProblem::new(
+            Err(InvalidValue::new(
                 format!("invalid host `{text}`: {why}"),
                 help,
             ))
@@ -156,9 +156,9 @@ impl PathPattern {
         self.is_prefix && self.segments.is_empty()
     }
 
-    pub(super) fn parse(text: &str, slashes: Slashes) -> Result<Self, RouteProblem> {
+    pub(super) fn parse(text: &str, slashes: Slashes) -> Result<Self, InvalidValue> {
         let Some(inner) = text.strip_prefix('/') else {
-            return Err(RouteProblem::new(
+            return Err(InvalidValue::new(
                 format!("invalid path `{text}`: it does not begin with `/`"),
                 format!("write `/{text}`"),
             ));
@@ -255,24 +255,24 @@ impl PathPattern {
         })
     }
 
-    fn check_names(&self, text: &str) -> Result<(), RouteProblem> {
+    fn check_names(&self, text: &str) -> Result<(), InvalidValue> {
         let names: Vec<&str> = self.names().collect();
         for (index, name) in names.iter().enumerate() {
             if RESERVED.contains(name) {
-                return Err(RouteProblem::new(
+                return Err(InvalidValue::new(
                     format!("`{text}` uses the name `{{{name}}}`, which templates reserve"),
                     format!("write another name, such as `{{{name}_name}}`"),
                 ));
             }
             if names[..index].contains(name) {
-                return Err(RouteProblem::new(
+                return Err(InvalidValue::new(
                     format!("`{text}` uses the name `{{{name}}}` twice"),
                     "give each segment a name of its own",
                 ));
             }
         }
         if names.len() > MAX_PARAMS {
-            return Err(RouteProblem::new(
+            return Err(InvalidValue::new(
                 format!("`{text}` has more than {MAX_PARAMS} names"),
                 "use `/*` for the rest of the path",
             ));
@@ -283,9 +283,9 @@ impl PathPattern {
 
 /// Checks that requests can have this path after [`normalise`]; otherwise the route would never
 /// match.
-fn check_normal(text: &str, slashes: Slashes) -> Result<(), RouteProblem> {
+fn check_normal(text: &str, slashes: Slashes) -> Result<(), InvalidValue> {
     let refuse = |why: &str, help: String| {
-        Err(RouteProblem::new(
+        Err(InvalidValue::new(
             format!("invalid path `{text}`: {why}"),
             help,
         ))
@@ -321,7 +321,7 @@ fn check_normal(text: &str, slashes: Slashes) -> Result<(), RouteProblem> {
     }
 }
 
-fn parse_segment(text: &str, segment: &str) -> Result<Segment, RouteProblem> {
+fn parse_segment(text: &str, segment: &str) -> Result<Segment, InvalidValue> {
     if let Some(name) = segment.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
         let is_name = |name: &str| {
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -330,7 +330,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, RouteProblem> {
         if is_name(name) {
             return Ok(Segment::Param(name.to_owned()));
         }
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!(
                 "invalid parameter `{segment}` in `{text}`: a name has letters, digits and `_`"
             ),
@@ -342,7 +342,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, RouteProblem> {
         ));
     }
     if segment.contains(['{', '}']) {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("`{segment}` in `{text}` mixes text and parameter in one segment"),
             "a parameter is a whole segment; use `path_regex` for less than one",
         ));
@@ -351,7 +351,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, RouteProblem> {
         return Err(stray_star(text));
     }
     if let Some(name) = segment.strip_prefix(':').filter(|name| !name.is_empty()) {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("invalid parameter `{segment}` in `{text}`"),
             format!("write `{{{name}}}`"),
         ));
@@ -361,7 +361,7 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, RouteProblem> {
             Some(_) => "write `/*` at the end".to_owned(),
             None => format!("write `{{{name}}}`"),
         };
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("invalid parameter `{segment}` in `{text}`"),
             help,
         ));
@@ -369,14 +369,14 @@ fn parse_segment(text: &str, segment: &str) -> Result<Segment, RouteProblem> {
     Ok(Segment::Literal(segment.as_bytes().to_vec()))
 }
 
-fn stray_star(text: &str) -> RouteProblem {
+fn stray_star(text: &str) -> InvalidValue {
     let help = match text.strip_suffix('*') {
         Some(start) if !start.contains('*') => {
             format!("write `{start}/*` for all below it, or use `path_regex`")
         }
         _ => "write `{name}` for one segment, `/*` at the end for all that follows".to_owned(),
     };
-    RouteProblem::new(
+    InvalidValue::new(
         format!("invalid path `{text}`: `*` may only be the last segment"),
         help,
     )

@@ -5,7 +5,7 @@ use std::{cmp::Reverse, fmt};
 
 use edgeway_base::query::{cookie_values, form_values};
 use edgeway_config::{
-    diagnostic::{Diagnostic, Diagnostics, Place, closest},
+    diagnostic::{Diagnostics, closest},
     model::MatchConfig,
     tree::Spanned,
 };
@@ -13,7 +13,7 @@ use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
 use regex::bytes::Regex;
 
-use super::{RouteProblem, Target};
+use super::{InvalidValue, Target};
 
 /// Conditions of a route that all must hold.
 #[derive(Clone, Debug)]
@@ -218,19 +218,13 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn report(&mut self, code: &'static str, place: Place, problem: RouteProblem) {
-        self.diagnostics
-            .push(Diagnostic::error(code, place, problem.message).help(problem.help));
-    }
-
     fn methods(&mut self, written: &[Spanned<String>]) -> Vec<Method> {
         let mut names: Vec<&str> = Vec::new();
         for method in written {
             let text = method.value.as_str();
-            match check_method(text) {
-                Ok(()) => names.push(text),
-                Err(problem) => self.report("edgeway::route::bad_method", method.place, problem),
-            }
+            let checked = check_method(text).map(|()| text);
+            let code = "edgeway::route::bad_method";
+            names.extend(self.diagnostics.reported(method.place, code, checked));
         }
         // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
         // that names HEAD alone has fewer methods and so comes first.
@@ -260,15 +254,13 @@ impl Reader<'_> {
         &mut self,
         kind: &str,
         written: &std::collections::BTreeMap<String, Spanned<String>>,
-        name_of: fn(&str) -> Result<N, RouteProblem>,
+        name_of: fn(&str) -> Result<N, InvalidValue>,
     ) -> Vec<(N, PredicateCondition)> {
         let mut list = Vec::new();
         for (name, value) in written {
             let read = name_of(name).and_then(|name| Ok((name, want(&value.value)?)));
-            match read {
-                Ok(entry) => list.push(entry),
-                Err(problem) => self.report("edgeway::route::bad_predicate", value.place, problem),
-            }
+            let code = "edgeway::route::bad_predicate";
+            list.extend(self.diagnostics.reported(value.place, code, read));
             let name = match kind {
                 "header" => name.to_ascii_lowercase(),
                 _ => name.clone(),
@@ -280,7 +272,7 @@ impl Reader<'_> {
     }
 }
 
-fn check_method(text: &str) -> Result<(), RouteProblem> {
+fn check_method(text: &str) -> Result<(), InvalidValue> {
     let upper = text.to_ascii_uppercase();
     let known = METHODS.contains(&text);
     // An app's own methods, such as PURGE, are valid unless they look like a typo.
@@ -297,10 +289,10 @@ fn check_method(text: &str) -> Result<(), RouteProblem> {
         Some(near) => format!("did you mean `{near}`?"),
         None => "write it in capitals, such as `GET`".to_owned(),
     };
-    Err(RouteProblem::new(format!("invalid method `{text}`"), help))
+    Err(InvalidValue::new(format!("invalid method `{text}`"), help))
 }
 
-fn want(text: &str) -> Result<PredicateCondition, RouteProblem> {
+fn want(text: &str) -> Result<PredicateCondition, InvalidValue> {
     Ok(match text.strip_prefix('~') {
         Some(regex) => PredicateCondition::Like(super::regex(regex)?),
         None if text == "*" => PredicateCondition::Any,
@@ -308,15 +300,15 @@ fn want(text: &str) -> Result<PredicateCondition, RouteProblem> {
     })
 }
 
-fn header_name(name: &str) -> Result<HeaderName, RouteProblem> {
+fn header_name(name: &str) -> Result<HeaderName, InvalidValue> {
     let parsed = HeaderName::from_bytes(name.as_bytes()).map_err(|_| {
-        RouteProblem::new(
+        InvalidValue::new(
             format!("invalid header name `{name}`"),
             "write a name such as `x-api-version`",
         )
     })?;
     if parsed == header::HOST {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             "the host is not matched as a header",
             "write it in `host`",
         ));
@@ -324,18 +316,18 @@ fn header_name(name: &str) -> Result<HeaderName, RouteProblem> {
     Ok(parsed)
 }
 
-fn query_name(name: &str) -> Result<Vec<u8>, RouteProblem> {
+fn query_name(name: &str) -> Result<Vec<u8>, InvalidValue> {
     plain_name(name, "query", "&=#?")
 }
 
-fn cookie_name(name: &str) -> Result<Vec<u8>, RouteProblem> {
+fn cookie_name(name: &str) -> Result<Vec<u8>, InvalidValue> {
     plain_name(name, "cookie", "=;,")
 }
 
-fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, RouteProblem> {
+fn plain_name(name: &str, kind: &str, separators: &str) -> Result<Vec<u8>, InvalidValue> {
     let is_plain = |c: char| c.is_ascii_graphic() && !separators.contains(c);
     if name.is_empty() || !name.chars().all(is_plain) {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("invalid {kind} name `{name}`"),
             "write it decoded, in visible ASCII without separators",
         ));

@@ -109,9 +109,11 @@ impl Rules {
     pub fn compile(rules: &[Spanned<RuleConfig>], cx: &mut CompileContext<'_>) -> Option<Self> {
         let status = |rule: &Spanned<RuleConfig>| Some(rule.value.status.as_ref()?.value);
         let guards = rules.iter().filter_map(status).any(|status| status >= 400);
-        let all = rules.iter().map(|rule| Rule::compile(rule, guards, cx));
-        let all: Vec<Option<Rule>> = all.collect();
-        let all = all.into_iter().collect::<Option<Box<[Rule]>>>()?;
+        let all: Box<[Rule]> = cx.checked(|cx| {
+            let all = rules.iter();
+            all.filter_map(|rule| Rule::compile(rule, guards, cx))
+                .collect()
+        })?;
         (!all.is_empty()).then_some(Self(all))
     }
 
@@ -403,15 +405,12 @@ impl Rule {
 
 /// Compiles an expression over paths; `None` if a problem was reported.
 fn pattern(regex: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Pattern> {
-    match Pattern::new(&regex.value, false) {
-        Ok(pattern) => Some(pattern),
-        Err(reason) => {
-            let text = &regex.value;
-            let message = format!("invalid regular expression `{text}`: {reason}");
-            cx.report_at(regex.place, CODES.regex, message, "correct it");
-            None
-        }
-    }
+    let text = &regex.value;
+    let compiled = Pattern::new(text, false).map_err(|reason| {
+        let message = format!("invalid regular expression `{text}`: {reason}");
+        (message, "correct it".to_owned())
+    });
+    cx.reported(regex.place, CODES.regex, compiled)
 }
 
 impl PathRewrite {
@@ -442,9 +441,7 @@ impl PathRewrite {
             let parsed = Names::with(cx, |names| {
                 Template::parse_with_groups(text, pattern, names)
             });
-            parsed
-                .map_err(|(message, help)| cx.report_at(with.place, CODES.value, message, help))
-                .ok()
+            cx.reported(with.place, CODES.value, parsed)
         };
         let path = parse(path);
         let query = match query {

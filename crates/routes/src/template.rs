@@ -4,7 +4,7 @@
 use edgeway_config::diagnostic::closest;
 
 use super::{
-    ParamNames, Params, RouteProblem, Slot, Target,
+    InvalidValue, ParamNames, Params, Slot, Target,
     params::{NoSlot, RESERVED},
 };
 
@@ -33,13 +33,13 @@ impl Template {
         text: &str,
         names: &ParamNames,
         reserved: &[&str],
-    ) -> Result<Option<Self>, RouteProblem> {
+    ) -> Result<Option<Self>, InvalidValue> {
         let mut pieces = Vec::new();
         let mut left = text;
         while let Some(start) = left.find(['{', '}']) {
             let (before, from) = left.split_at(start);
             let end = from.find('}').filter(|end| *end > 0).ok_or_else(|| {
-                RouteProblem::new(
+                InvalidValue::new(
                     format!("`{text}` has an unmatched `{}`", &from[..1]),
                     "write `{name}` for a placeholder, `%7B` and `%7D` for braces",
                 )
@@ -114,10 +114,10 @@ fn placeholder(
     name: &str,
     names: &ParamNames,
     reserved: &[&str],
-) -> Result<Option<Piece>, RouteProblem> {
+) -> Result<Option<Piece>, InvalidValue> {
     if RESERVED.contains(&name) && reserved.contains(&name) {
         return match name {
-            "rest" if !names.has_rest() && names.is_whole() => Err(RouteProblem::new(
+            "rest" if !names.has_rest() && names.is_whole() => Err(InvalidValue::new(
                 format!("`{text}` uses `{{rest}}`, but a path of this route has no `/*`"),
                 "`{rest}` is what `/*` matched: end each path of the route with `/*`",
             )),
@@ -130,7 +130,7 @@ fn placeholder(
     match names.lookup(name) {
         Ok(slot) => Ok(Some(Piece::Slot(slot))),
         Err(_) if !names.is_whole() => Ok(None),
-        Err(NoSlot::NotEverywhere) => Err(RouteProblem::new(
+        Err(NoSlot::NotEverywhere) => Err(InvalidValue::new(
             format!("`{text}` uses `{{{name}}}`, but only some paths of this route have it"),
             "use the same names in all of the route's paths, or write two routes",
         )),
@@ -144,7 +144,7 @@ fn placeholder(
                 Some(near) => format!("did you mean `{{{near}}}`?"),
                 None => format!("there are `{{{}}}`", known.join("}`, `{")),
             };
-            Err(RouteProblem::new(
+            Err(InvalidValue::new(
                 format!("unknown placeholder `{{{name}}}` in `{text}`"),
                 help,
             ))
@@ -153,9 +153,9 @@ fn placeholder(
 }
 
 /// Parses `{query}`, which includes the `?` or `&` before it, so that neither is left alone.
-fn query_piece(text: &str, pieces: &mut Vec<Piece>, after: &str) -> Result<Piece, RouteProblem> {
+fn query_piece(text: &str, pieces: &mut Vec<Piece>, after: &str) -> Result<Piece, InvalidValue> {
     let refuse = |help: &str| {
-        Err(RouteProblem::new(
+        Err(InvalidValue::new(
             format!("misplaced `{{query}}` in `{text}`"),
             help,
         ))

@@ -44,7 +44,7 @@ impl Hook {
 }
 
 /// Data that a hook may read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Input {
     pub method: Method,
     /// URL as the client sees it.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt,
     path::Path,
     sync::Arc,
     time::Duration,
@@ -175,14 +174,8 @@ fn not_an_origin(text: &str) -> String {
     format!("invalid origin `{text}`: write one such as `https://flags.example.com`")
 }
 
-impl fmt::Debug for Capabilities {
-    /// Omits values: some are secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Capabilities")
-            .field("fetch", &self.fetch)
-            .finish_non_exhaustive()
-    }
-}
+// Omits values: some are secrets.
+edgeway_base::opaque_debug!(Capabilities, fetch);
 
 /// Capabilities shared by the instances of a plugin.
 pub(super) type SharedCapabilities = Arc<Capabilities>;

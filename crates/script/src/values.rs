@@ -6,6 +6,7 @@ use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
+use bytes::Bytes;
 use ring::{
     digest, hmac,
     rand::{SecureRandom, SystemRandom},
@@ -16,7 +17,11 @@ use rquickjs::{
 };
 use url::{Url, quirks};
 
-use super::{budget::CpuBudget, host::size, usv_string::UsvString};
+use super::{
+    budget::CpuBudget,
+    host::{self, size},
+    usv_string::UsvString,
+};
 
 /// Decoder of `atob` after the padding is removed (Infra standard, "forgiving-base64 decode").
 const FORGIVING: GeneralPurpose = GeneralPurpose::new(
@@ -41,7 +46,7 @@ pub(super) fn functions<'js>(
     let b = Arc::clone(budget);
     let digest = move |ctx: Ctx<'js>, hash: String, data: TypedArray<'js, u8>| {
         charge(&ctx, &b, size(&data))?;
-        digest_of(ctx, hash, data)
+        ArrayBuffer::new_copy(ctx, digest_of(&hash, &data).as_ref())
     };
     host.set("digest", Function::new(ctx.clone(), digest)?)?;
     let b = Arc::clone(budget);
@@ -50,7 +55,8 @@ pub(super) fn functions<'js>(
                      secret: TypedArray<'js, u8>,
                      data: TypedArray<'js, u8>| {
         charge(&ctx, &b, size(&secret) + size(&data))?;
-        hmac_of(ctx, hash, secret, data)
+        let tag = hmac::sign(&key(&hash, &secret), &copied(&data));
+        ArrayBuffer::new_copy(ctx, tag.as_ref())
     };
     host.set("hmac", Function::new(ctx.clone(), hmac)?)?;
     let b = Arc::clone(budget);
@@ -60,7 +66,9 @@ pub(super) fn functions<'js>(
                        signature: TypedArray<'js, u8>,
                        data: TypedArray<'js, u8>| {
         charge(&ctx, &b, size(&secret) + size(&signature) + size(&data))?;
-        Ok::<_, Error>(hmac_verify(hash, secret, signature, data))
+        // In constant time, which does not depend on how much of the signature is right.
+        let verified = hmac::verify(&key(&hash, &secret), &copied(&data), &copied(&signature));
+        Ok::<_, Error>(verified.is_ok())
     };
     host.set("hmacVerify", Function::new(ctx.clone(), verify)?)?;
     let b = Arc::clone(budget);
@@ -75,7 +83,7 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Re
     let b = Arc::clone(budget);
     let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString, base: Opt<Option<UsvString>>| {
         charge(&ctx, &b, text.len())?;
-        Ok::<_, Error>(url_parse(text, base))
+        Ok::<_, Error>(url_parse(&text, base.0.flatten()))
     };
     host.set("urlParse", Function::new(ctx.clone(), parse)?)?;
     let b = Arc::clone(budget);
@@ -84,19 +92,19 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Re
                     part: String,
                     UsvString(value): UsvString| {
         charge(&ctx, &b, url.len() + value.len())?;
-        Ok::<_, Error>(url_set(url, part, value))
+        Ok::<_, Error>(url_set(&url, &part, &value))
     };
     host.set("urlSet", Function::new(ctx.clone(), set)?)?;
     let b = Arc::clone(budget);
     let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         charge(&ctx, &b, text.len())?;
-        Ok::<_, Error>(query_parse(text))
+        Ok::<_, Error>(query_parse(&text))
     };
     host.set("queryParse", Function::new(ctx.clone(), parse)?)?;
     let b = Arc::clone(budget);
     let print = move |ctx: Ctx<'js>, flat: Array<'js>| {
         let flat = texts_of(&ctx, &b, &flat)?;
-        Ok::<_, Error>(query_print(flat))
+        Ok::<_, Error>(query_print(&flat))
     };
     host.set("queryPrint", Function::new(ctx.clone(), print)?)?;
     let b = Arc::clone(budget);
@@ -109,19 +117,19 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Re
     let b = Arc::clone(budget);
     let decode = move |ctx: Ctx<'js>, bytes: TypedArray<'js, u8>, fatal: bool| {
         charge(&ctx, &b, size(&bytes))?;
-        Ok::<_, Error>(utf8_decode(bytes, fatal))
+        Ok::<_, Error>(utf8_decode(&bytes, fatal))
     };
     host.set("utf8Decode", Function::new(ctx.clone(), decode)?)?;
     let b = Arc::clone(budget);
     let encode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         charge(&ctx, &b, text.len())?;
-        Ok::<_, Error>(btoa(text))
+        Ok::<_, Error>(btoa(&text))
     };
     host.set("btoa", Function::new(ctx.clone(), encode)?)?;
     let b = Arc::clone(budget);
     let decode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         charge(&ctx, &b, text.len())?;
-        Ok::<_, Error>(atob(text))
+        Ok::<_, Error>(atob(&text))
     };
     host.set("atob", Function::new(ctx.clone(), decode)?)
 }
@@ -175,13 +183,12 @@ fn stop_for_good(ctx: &Ctx<'_>, stop: &Value<'_>) {
     unsafe { qjs::JS_SetUncatchableError(ctx.as_raw().as_ptr(), stop.as_raw()) }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn url_parse(text: String, base: Opt<Option<UsvString>>) -> Option<Vec<String>> {
-    let base = match base.0.flatten() {
+fn url_parse(text: &str, base: Option<UsvString>) -> Option<Vec<String>> {
+    let base = match base {
         Some(UsvString(base)) => Some(Url::parse(&base).ok()?),
         None => None,
     };
-    let url = Url::options().base_url(base.as_ref()).parse(&text).ok()?;
+    let url = Url::options().base_url(base.as_ref()).parse(text).ok()?;
     Some(parts(&url))
 }
 
@@ -204,35 +211,32 @@ fn parts(url: &Url) -> Vec<String> {
 }
 
 /// Sets a part as the standard's setters do: an invalid value leaves the part as it was.
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn url_set(url: String, part: String, value: String) -> Option<Vec<String>> {
-    let mut url = Url::parse(&url).ok()?;
+fn url_set(url: &str, part: &str, value: &str) -> Option<Vec<String>> {
+    let mut url = Url::parse(url).ok()?;
     // The setters return whether they changed something, which is not needed.
-    match part.as_str() {
-        "href" => quirks::set_href(&mut url, &value).ok()?,
-        "protocol" => drop(quirks::set_protocol(&mut url, &value)),
-        "username" => drop(quirks::set_username(&mut url, &value)),
-        "password" => drop(quirks::set_password(&mut url, &value)),
-        "host" => drop(quirks::set_host(&mut url, &value)),
-        "hostname" => drop(quirks::set_hostname(&mut url, &value)),
-        "port" => drop(quirks::set_port(&mut url, &value)),
-        "pathname" => quirks::set_pathname(&mut url, &value),
-        "search" => quirks::set_search(&mut url, &value),
-        _ => quirks::set_hash(&mut url, &value),
+    match part {
+        "href" => quirks::set_href(&mut url, value).ok()?,
+        "protocol" => drop(quirks::set_protocol(&mut url, value)),
+        "username" => drop(quirks::set_username(&mut url, value)),
+        "password" => drop(quirks::set_password(&mut url, value)),
+        "host" => drop(quirks::set_host(&mut url, value)),
+        "hostname" => drop(quirks::set_hostname(&mut url, value)),
+        "port" => drop(quirks::set_port(&mut url, value)),
+        "pathname" => quirks::set_pathname(&mut url, value),
+        "search" => quirks::set_search(&mut url, value),
+        _ => quirks::set_hash(&mut url, value),
     }
     Some(parts(&url))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn query_parse(text: String) -> Vec<String> {
+fn query_parse(text: &str) -> Vec<String> {
     let pairs = form_urlencoded::parse(text.as_bytes());
     pairs
         .flat_map(|(name, value)| [name.into_owned(), value.into_owned()])
         .collect()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn query_print(flat: Vec<String>) -> String {
+fn query_print(flat: &[String]) -> String {
     let mut text = form_urlencoded::Serializer::new(String::new());
     for pair in flat.chunks_exact(2) {
         text.append_pair(&pair[0], &pair[1]);
@@ -240,17 +244,15 @@ fn query_print(flat: Vec<String>) -> String {
     text.finish()
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn utf8_decode(bytes: TypedArray<'_, u8>, fatal: bool) -> Option<String> {
-    let bytes = super::host::copied(Some(&bytes), None).unwrap_or_default();
+fn utf8_decode(bytes: &TypedArray<'_, u8>, fatal: bool) -> Option<String> {
+    let bytes = copied(bytes);
     if fatal {
         return std::str::from_utf8(&bytes).ok().map(str::to_owned);
     }
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn btoa(text: String) -> Option<String> {
+fn btoa(text: &str) -> Option<String> {
     let bytes: Option<Vec<u8>> = text
         .chars()
         .map(|letter| u8::try_from(letter).ok())
@@ -258,8 +260,7 @@ fn btoa(text: String) -> Option<String> {
     Some(STANDARD.encode(bytes?))
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn atob(text: String) -> Option<String> {
+fn atob(text: &str) -> Option<String> {
     let encoded: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
     let mut encoded = encoded.as_str();
     if encoded.len().is_multiple_of(4) {
@@ -270,20 +271,18 @@ fn atob(text: String) -> Option<String> {
     Some(bytes.into_iter().map(char::from).collect())
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn digest_of<'js>(
-    ctx: Ctx<'js>,
-    hash: String,
-    data: TypedArray<'js, u8>,
-) -> Result<ArrayBuffer<'js>> {
-    let algorithm = match hash.as_str() {
+fn digest_of(hash: &str, data: &TypedArray<'_, u8>) -> digest::Digest {
+    let algorithm = match hash {
         "SHA-1" => &digest::SHA1_FOR_LEGACY_USE_ONLY,
         "SHA-384" => &digest::SHA384,
         "SHA-512" => &digest::SHA512,
         _ => &digest::SHA256,
     };
-    let data = super::host::copied(Some(&data), None).unwrap_or_default();
-    ArrayBuffer::new_copy(ctx, digest::digest(algorithm, &data).as_ref())
+    digest::digest(algorithm, &copied(data))
+}
+
+fn copied(bytes: &TypedArray<'_, u8>) -> Bytes {
+    host::copied(Some(bytes), None).unwrap_or_default()
 }
 
 fn key(hash: &str, key: &TypedArray<'_, u8>) -> hmac::Key {
@@ -293,33 +292,7 @@ fn key(hash: &str, key: &TypedArray<'_, u8>) -> hmac::Key {
         "SHA-512" => hmac::HMAC_SHA512,
         _ => hmac::HMAC_SHA256,
     };
-    let key = super::host::copied(Some(key), None).unwrap_or_default();
-    hmac::Key::new(algorithm, &key)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn hmac_of<'js>(
-    ctx: Ctx<'js>,
-    hash: String,
-    secret: TypedArray<'js, u8>,
-    data: TypedArray<'js, u8>,
-) -> Result<ArrayBuffer<'js>> {
-    let data = super::host::copied(Some(&data), None).unwrap_or_default();
-    let tag = hmac::sign(&key(&hash, &secret), &data);
-    ArrayBuffer::new_copy(ctx, tag.as_ref())
-}
-
-/// Verifies in constant time: the time does not depend on how much of the signature is right.
-#[expect(clippy::needless_pass_by_value, reason = "as the engine passes it")]
-fn hmac_verify<'js>(
-    hash: String,
-    secret: TypedArray<'js, u8>,
-    signature: TypedArray<'js, u8>,
-    data: TypedArray<'js, u8>,
-) -> bool {
-    let data = super::host::copied(Some(&data), None).unwrap_or_default();
-    let signature = super::host::copied(Some(&signature), None).unwrap_or_default();
-    hmac::verify(&key(&hash, &secret), &data, &signature).is_ok()
+    hmac::Key::new(algorithm, &copied(key))
 }
 
 fn random(ctx: Ctx<'_>, length: usize) -> Result<ArrayBuffer<'_>> {

@@ -10,7 +10,7 @@ use ring::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::InvalidHash;
+use crate::error::InvalidValue;
 
 const SCHEME: &str = "sha256:";
 const HELP: &str = "write `sha256:` and 64 hexadecimal digits, as `edgeway hash api-key` prints it";
@@ -40,13 +40,10 @@ impl ApiKeyHash {
 }
 
 impl FromStr for ApiKeyHash {
-    type Err = InvalidHash;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, InvalidHash> {
-        let bad = |why: &str| InvalidHash {
-            why: why.to_owned(),
-            help: HELP,
-        };
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let bad = |why: &str| InvalidValue::new(why, HELP);
         // The text is not repeated: if a user wrote the key itself, it must not end up in a log.
         let Some(digits) = text.trim().strip_prefix(SCHEME) else {
             return Err(bad("invalid API key hash"));

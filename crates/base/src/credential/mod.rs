@@ -8,12 +8,3 @@ pub use self::{
     api_key::{ApiKeyHash, new_api_key},
     password::{PasswordHash, hash_password},
 };
-
-/// Reason why a hash cannot be used; the text is the user's message.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
-pub struct InvalidHash {
-    why: String,
-    /// Correct form to write instead.
-    pub help: &'static str,
-}

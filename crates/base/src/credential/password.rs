@@ -14,7 +14,8 @@ use ring::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::{InvalidHash, apr1};
+use super::apr1;
+use crate::error::InvalidValue;
 
 const HELP: &str = "make one with `edgeway hash password`, or with `htpasswd -nB USER`";
 
@@ -72,10 +73,10 @@ impl PasswordHash {
 }
 
 impl FromStr for PasswordHash {
-    type Err = InvalidHash;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, InvalidHash> {
-        let bad = |why: String| InvalidHash { why, help: HELP };
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let bad = |why: String| InvalidValue::new(why, HELP);
         let kind = text
             .strip_prefix('$')
             .and_then(|rest| rest.split('$').next());
@@ -161,7 +162,7 @@ pub fn hash_password(password: &[u8]) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<PasswordHash, InvalidHash> {
+    fn parse(text: &str) -> Result<PasswordHash, InvalidValue> {
         text.parse()
     }
 

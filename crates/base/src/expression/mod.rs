@@ -37,6 +37,14 @@ pub struct Expression {
 #[derive(Debug)]
 pub struct Groups<'t>(fancy_regex::Captures<'t, str>);
 
+/// Returns the reason why an expression is invalid, in one line: the last one of the error, which
+/// also shows the expression.
+pub fn reason_of(error: &impl std::fmt::Display) -> String {
+    let error = error.to_string();
+    let reason = error.lines().last().unwrap_or_default().trim();
+    reason.trim_start_matches("error: ").to_owned()
+}
+
 impl Expression {
     /// Compiles an expression.
     ///
@@ -44,12 +52,7 @@ impl Expression {
     /// Returns the reason, in one line.
     pub fn new(text: &str, ignores_case: bool) -> Result<Self, String> {
         Self::parse(text, ignores_case).map_err(|error| {
-            let error = match regex::Regex::new(text) {
-                Ok(_) => error.to_string(),
-                Err(error) => error.to_string(),
-            };
-            let reason = error.lines().last().unwrap_or_default().trim();
-            reason.trim_start_matches("error: ").to_owned()
+            regex::Regex::new(text).map_or_else(|error| reason_of(&error), |_| reason_of(&error))
         })
     }
 

@@ -94,6 +94,29 @@ impl<'a> Series<'a> {
 
 type Labels<'a> = &'a [(&'static str, &'a str)];
 
+/// Makes the methods that return handles of one type each.
+macro_rules! handles {
+    ($($(#[$doc:meta])* $method:ident: $handle:ident = $family:ident($vec:ident), $what:literal;)*) => {
+        $($(#[$doc])*
+        pub fn $method(
+            &self,
+            name: &'static str,
+            help: &'static str,
+            labels: Labels<'_>,
+        ) -> $handle {
+            let (names, values) = split(labels);
+            let make = || {
+                let family = $vec::new(Opts::new(name, help), &names);
+                Family::$family(family.expect("static name and labels"))
+            };
+            self.series(name, labels, make, |family| match family {
+                Family::$family(vec) => vec.with_label_values(&values),
+                _ => unreachable!("{name} is not a {}", $what),
+            })
+        })*
+    };
+}
+
 impl Metrics {
     /// Allows series with this value of a label from now on.
     pub fn admit(&self, label: &'static str, value: &str) {
@@ -143,66 +166,24 @@ impl Metrics {
         }
     }
 
-    /// Returns a counter of the family `name`; the first call registers the family.
-    ///
-    /// # Panics
-    /// Panics when one name is used for two types or two sets of labels: a programming error.
-    pub fn counter(
-        &self,
-        name: &'static str,
-        help: &'static str,
-        labels: Labels<'_>,
-    ) -> IntCounter {
-        let (names, values) = split(labels);
-        let make = || {
-            Family::Counter(
-                IntCounterVec::new(Opts::new(name, help), &names).expect("static name and labels"),
-            )
-        };
-        self.series(name, labels, make, |family| match family {
-            Family::Counter(vec) => vec.with_label_values(&values),
-            Family::Gauge(_) | Family::FloatGauge(_) | Family::Histogram(_) => {
-                unreachable!("{name} is not a counter")
-            }
-        })
-    }
+    handles! {
+        /// Returns a counter of the family `name`; the first call registers the family.
+        ///
+        /// # Panics
+        /// Panics when one name is used for two types or two sets of labels: a programming error.
+        counter: IntCounter = Counter(IntCounterVec), "counter";
 
-    /// Returns a gauge of the family `name`, like [`Metrics::counter`].
-    ///
-    /// # Panics
-    /// Panics like [`Metrics::counter`].
-    pub fn gauge(&self, name: &'static str, help: &'static str, labels: Labels<'_>) -> IntGauge {
-        let (names, values) = split(labels);
-        let make = || {
-            Family::Gauge(
-                IntGaugeVec::new(Opts::new(name, help), &names).expect("static name and labels"),
-            )
-        };
-        self.series(name, labels, make, |family| match family {
-            Family::Gauge(vec) => vec.with_label_values(&values),
-            Family::Counter(_) | Family::FloatGauge(_) | Family::Histogram(_) => {
-                unreachable!("{name} is not a gauge of whole numbers")
-            }
-        })
-    }
+        /// Returns a gauge of the family `name`, like [`Metrics::counter`].
+        ///
+        /// # Panics
+        /// Panics like [`Metrics::counter`].
+        gauge: IntGauge = Gauge(IntGaugeVec), "gauge of whole numbers";
 
-    /// Returns a gauge for seconds and ratios of the family `name`, like [`Metrics::counter`].
-    ///
-    /// # Panics
-    /// Panics like [`Metrics::counter`].
-    pub fn float_gauge(&self, name: &'static str, help: &'static str, labels: Labels<'_>) -> Gauge {
-        let (names, values) = split(labels);
-        let make = || {
-            Family::FloatGauge(
-                GaugeVec::new(Opts::new(name, help), &names).expect("static name and labels"),
-            )
-        };
-        self.series(name, labels, make, |family| match family {
-            Family::FloatGauge(vec) => vec.with_label_values(&values),
-            Family::Counter(_) | Family::Gauge(_) | Family::Histogram(_) => {
-                unreachable!("{name} is not a gauge of fractions")
-            }
-        })
+        /// Returns a gauge for seconds and ratios of the family `name`, like [`Metrics::counter`].
+        ///
+        /// # Panics
+        /// Panics like [`Metrics::counter`].
+        float_gauge: Gauge = FloatGauge(GaugeVec), "gauge of fractions";
     }
 
     /// Returns a histogram in seconds of the family `name`, with the buckets of [`SECONDS`].
@@ -236,9 +217,7 @@ impl Metrics {
         };
         self.series(name, labels, make, |family| match family {
             Family::Histogram(vec) => vec.with_label_values(&values),
-            Family::Counter(_) | Family::Gauge(_) | Family::FloatGauge(_) => {
-                unreachable!("{name} is not a histogram")
-            }
+            _ => unreachable!("{name} is not a histogram"),
         })
     }
 

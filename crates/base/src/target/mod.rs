@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use percent_encoding::percent_encode_byte;
+
 use super::spelling::is_of_page;
 
 /// The request properties that routes are matched against. Path and query are in normal form.
@@ -350,15 +352,10 @@ fn rebuilt(path: &[u8], found: u8, slashes: Slashes) -> Vec<u8> {
 }
 
 fn put(out: &mut Vec<u8>, byte: u8, is_plain: bool) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     if is_plain {
         out.push(byte);
     } else {
-        let (high, low) = (
-            DIGITS[usize::from(byte >> 4)],
-            DIGITS[usize::from(byte & 15)],
-        );
-        out.extend_from_slice(&[b'%', high, low]);
+        out.extend_from_slice(percent_encode_byte(byte).as_bytes());
     }
 }
 

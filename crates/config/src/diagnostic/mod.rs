@@ -42,6 +42,8 @@ pub struct Diagnostic {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     list: Vec<Diagnostic>,
+    /// Number of errors that were reported, those included that are not listed again.
+    errors: usize,
     /// Places of secrets that nothing in the text reveals as such.
     hidden: Vec<Place>,
     /// Places of values that could not be determined, which is reported.
@@ -90,7 +92,45 @@ impl Diagnostic {
 }
 
 impl Diagnostics {
+    /// Adds an error with its help text.
+    pub fn error(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.push(Diagnostic::error(code, place, message).help(help));
+    }
+
+    /// Returns what was found; if it is a problem, which has a message and a help text, adds that.
+    pub fn reported<T>(
+        &mut self,
+        place: Place,
+        code: &'static str,
+        found: Result<T, impl Into<(String, String)>>,
+    ) -> Option<T> {
+        found
+            .map_err(|problem| {
+                let (message, help) = problem.into();
+                self.error(code, place, message, help);
+            })
+            .ok()
+    }
+
+    /// Adds a warning with its help text.
+    pub fn warn(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.push(Diagnostic::warning(code, place, message).help(help));
+    }
+
     pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.errors += usize::from(diagnostic.severity == Severity::Error);
         if !self.list.contains(&diagnostic) && !self.is_consequence(&diagnostic) {
             self.list.push(diagnostic);
         }
@@ -132,6 +172,11 @@ impl Diagnostics {
 
     pub fn list(&self) -> &[Diagnostic] {
         &self.list
+    }
+
+    /// Returns the number of errors reported so far, to find out whether a check adds some.
+    pub fn errors(&self) -> usize {
+        self.errors
     }
 
     pub fn has_errors(&self) -> bool {

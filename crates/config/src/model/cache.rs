@@ -6,7 +6,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::unplaced;
 use crate::{
     base::{
         net::Cidr,
@@ -15,7 +14,7 @@ use crate::{
     },
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 
@@ -24,7 +23,7 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 pub struct CacheConfig {
     /// Bytes of memory for stored responses, including all their metadata.
-    #[default(unplaced(ByteSize(256 << 20)))]
+    #[default(Spanned::nowhere(ByteSize(256 << 20)))]
     pub memory: Spanned<ByteSize>,
     /// Largest response to store; `8MiB` if absent, or a quarter of `memory` if that is less.
     pub max_object: Option<Spanned<ByteSize>>,
@@ -138,7 +137,7 @@ pub struct SharedConfig {
     #[serde(rename = "in")]
     pub place: SharedPlace,
     /// Larger responses are kept in memory only.
-    #[default(unplaced(ByteSize(1 << 20)))]
+    #[default(Spanned::nowhere(ByteSize(1 << 20)))]
     pub max_object: Spanned<ByteSize>,
 }
 
@@ -167,5 +166,4 @@ impl Short for SharedConfig {
     }
 }
 
-reads_short!(SharedConfig);
-writes_mapping!(SharedConfig);
+short_form!(SharedConfig);

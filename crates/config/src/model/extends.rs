@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::tree::short::{self, Short, reads_short, writes_mapping};
+use crate::tree::short::{self, Short, short_form};
 
 /// A preset that this file is laid over: `preset:shop`, or a mapping.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -35,5 +35,4 @@ impl Short for ExtendsConfig {
     }
 }
 
-reads_short!(ExtendsConfig);
-writes_mapping!(ExtendsConfig);
+short_form!(ExtendsConfig);

@@ -3,12 +3,9 @@
 
 use std::sync::Arc;
 
-use super::{
-    AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, SiteConfig, Spanned,
-    UpstreamConfig,
-};
+use super::{AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned};
 use crate::{
-    diagnostic::{Diagnostic, Diagnostics, Place, other_gateways, suggest},
+    diagnostic::{Diagnostics, Place, other_gateways, suggest},
     tree::{Value, read},
 };
 
@@ -103,9 +100,11 @@ impl Sections<'_> {
                 "expected a mapping with `listeners` and `routes`, found {}",
                 self.node.kind()
             );
-            self.found.push(
-                Diagnostic::error("edgeway::config::wrong_type", self.node.place, message)
-                    .help("see `conf/edgeway.yaml` for the smallest useful file"),
+            self.found.error(
+                "edgeway::config::wrong_type",
+                self.node.place,
+                message,
+                "see `conf/edgeway.yaml` for the smallest useful file",
             );
             return None;
         };
@@ -117,7 +116,7 @@ impl Sections<'_> {
             listeners: self.listeners(),
             admin: self.section::<AdminConfig>("admin").unwrap_or_default(),
             trusted_proxies: self.section("trusted_proxies").unwrap_or_default(),
-            upstreams: self.upstreams(),
+            upstreams: self.named("upstreams"),
             defaults: self.defaults(),
             routes: self.routes(),
             access_log: self.node.entry("access_log").cloned(),
@@ -133,7 +132,7 @@ impl Sections<'_> {
             rate_limits: self.mapping("rate_limits"),
             maps: self.mapping("maps"),
             media_types: self.section("media_types"),
-            sites: self.sites(),
+            sites: self.named("sites"),
             drain: self.section("drain").unwrap_or_default(),
             watch: self.section("watch"),
             extends: self.section("extends"),
@@ -159,15 +158,9 @@ impl Sections<'_> {
             .collect()
     }
 
-    fn sites(&mut self) -> Vec<(Key, Spanned<SiteConfig>)> {
-        self.mapping("sites")
-            .into_iter()
-            .filter_map(|(key, node)| Some((key, read(&node, &mut self.found)?)))
-            .collect()
-    }
-
-    fn upstreams(&mut self) -> Vec<(Key, Spanned<UpstreamConfig>)> {
-        self.mapping("upstreams")
+    /// Reads the items of a mapping.
+    fn named<T: serde::de::DeserializeOwned>(&mut self, key: &str) -> Vec<(Key, T)> {
+        self.mapping(key)
             .into_iter()
             .filter_map(|(key, node)| Some((key, read(&node, &mut self.found)?)))
             .collect()
@@ -258,7 +251,7 @@ impl Sections<'_> {
         );
         let message = format!("unknown key `{name}`");
         self.found
-            .push(Diagnostic::error("edgeway::config::unknown_key", key.place, message).help(help));
+            .error("edgeway::config::unknown_key", key.place, message, help);
         Some(MeantKey {
             name: meant?,
             is_translated,
@@ -267,27 +260,14 @@ impl Sections<'_> {
 
     /// Returns the items of a list that must not be empty.
     fn required(&mut self, key: &str, needed: &str, example: &str) -> Vec<Node> {
-        let (place, found) = match self.node.entry(key) {
-            Some((
-                _,
-                Node {
-                    value: Value::List(items),
-                    ..
-                },
-            )) if !items.is_empty() => {
-                return items.clone();
-            }
-            Some((
-                key,
-                Node {
-                    value: Value::Null | Value::List(_),
-                    ..
-                },
-            )) => (
+        let entry = self.node.entry(key);
+        let (place, found) = match entry.map(|(key, node)| (key, node, &node.value)) {
+            Some((_, _, Value::List(items))) if !items.is_empty() => return items.clone(),
+            Some((key, _, Value::Null | Value::List(_))) => (
                 key.place,
                 format!("`{}` is empty: {needed} is needed", key.name),
             ),
-            Some((_, node)) => (
+            Some((_, node, _)) => (
                 node.place,
                 format!("expected a list, found {}", node.kind()),
             ),
@@ -298,12 +278,11 @@ impl Sections<'_> {
                 format!("`{key}` is missing: {needed} is needed"),
             ),
         };
-        let code = match self.node.entry(key) {
+        let code = match entry {
             None => "edgeway::config::missing_key",
             Some(_) => "edgeway::config::wrong_type",
         };
-        self.found
-            .push(Diagnostic::error(code, place, found).help(example));
+        self.found.error(code, place, found, example);
         Vec::new()
     }
 
@@ -316,13 +295,11 @@ impl Sections<'_> {
             Value::Map(entries) => entries.clone(),
             Value::Null => Vec::new(),
             _ => {
-                self.found.push(
-                    Diagnostic::error(
-                        "edgeway::config::wrong_type",
-                        node.place,
-                        format!("expected a mapping, found {}", node.kind()),
-                    )
-                    .help(format!("write `{key}:` and below it one `name: …` each")),
+                self.found.error(
+                    "edgeway::config::wrong_type",
+                    node.place,
+                    format!("expected a mapping, found {}", node.kind()),
+                    format!("write `{key}:` and below it one `name: …` each"),
                 );
                 Vec::new()
             }

@@ -4,18 +4,19 @@ use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use smart_default::SmartDefault;
 
-use super::{OneOrMany, OtherwiseConfig, unplaced};
+use super::{OneOrMany, OtherwiseConfig, placed_number, seconds, yes};
 use crate::{
     base::{encoding::Encoding, units::Span},
     tree::{
         Spanned, or_none,
-        short::{self, FromMapping, Short, reads_short, writes_mapping},
+        short::{self, FromMapping, Short, reads_short, short_form},
     },
 };
 
 /// The files of a folder: a mapping, or the folder alone.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = short::or_text)]
 pub struct FilesConfig {
@@ -26,6 +27,7 @@ pub struct FilesConfig {
     /// folders get the `fallback` or 404 then, with and without the slash.
     #[serde(default = "index", deserialize_with = "or_none")]
     #[schemars(transform = may_be_empty)]
+    #[default(index())]
     pub index: OneOrMany<Spanned<String>>,
     /// Path of the file that is served if there is no such file, such as `/index.html` for an app
     /// with a router of its own. Paths of `immutable` still get 404.
@@ -80,13 +82,16 @@ pub struct FilesConfig {
     /// Sends files over HTTP/1 without TLS from the kernel's memory, as with `sendfile` of nginx.
     /// `false` if files are written in place instead of replaced: a client that is still reading
     /// may then get later bytes.
-    #[serde(default = "sendfile")]
+    #[serde(default = "yes")]
+    #[default(true)]
     pub sendfile: bool,
     /// Files that are kept open.
-    #[serde(default = "open_files")]
+    #[serde(default = "placed_number::<1024>")]
+    #[default(placed_number::<1024>())]
     pub open_files: Spanned<u32>,
     /// Time after which an open file is compared with the one on disk; `0s` for each request.
-    #[serde(default = "recheck")]
+    #[serde(default = "seconds::<1>")]
+    #[default(seconds::<1>())]
     pub recheck: Span,
 }
 
@@ -130,24 +135,11 @@ fn may_be_empty(schema: &mut Schema) {
 }
 
 fn index() -> OneOrMany<Spanned<String>> {
-    OneOrMany(vec![unplaced("index.html".to_owned())])
+    OneOrMany(vec![Spanned::nowhere("index.html".to_owned())])
 }
 
-fn sendfile() -> bool {
-    true
-}
-
-fn open_files() -> Spanned<u32> {
-    unplaced(1024)
-}
-
-fn recheck() -> Span {
-    Span::secs(1)
-}
-
-reads_short!(FilesConfig);
 reads_short!(by_hand: PrecompressedConfig);
-writes_mapping!(FilesConfig);
+short_form!(FilesConfig);
 
 /// Media types of the files of all routes. Those in `files` count first.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -166,25 +158,7 @@ impl Short for FilesConfig {
     fn text(root: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {
             root: Spanned::nowhere(PathBuf::from(root)),
-            index: index(),
-            fallback: None,
-            candidates: Vec::new(),
-            otherwise: None,
-            reroute_index: false,
-            not_found: None,
-            precompressed: PrecompressedConfig::default(),
-            immutable: OneOrMany::default(),
-            max_age: None,
-            headers: BTreeMap::new(),
-            if_modified_since: IfModifiedSinceConfig::default(),
-            dot_files: false,
-            symlinks: SymlinksConfig::default(),
-            types: BTreeMap::new(),
-            charset: None,
-            internal: OneOrMany::default(),
-            sendfile: sendfile(),
-            open_files: open_files(),
-            recheck: recheck(),
+            ..Self::default()
         }))
     }
 }

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::unplaced;
+use super::placed_seconds;
 use crate::{
     base::{
         net::Cidr,
@@ -22,15 +22,15 @@ use crate::{
 pub struct FloodGuardConfig {
     /// Requests of one address (IPv6: one /64), for any route; more get 429. Far above the needs of
     /// people behind one address: one page is up to 40 requests.
-    #[default(unplaced(Rate { count: 100, per: Duration::from_secs(1) }))]
+    #[default(Spanned::nowhere(Rate { count: 100, per: Duration::from_secs(1) }))]
     pub requests: Spanned<Rate>,
     /// Requests of one address in flight at once; more get 503. A WebSocket counts until it is
     /// open.
-    #[default(unplaced(50))]
+    #[default(Spanned::nowhere(50))]
     pub in_flight: Spanned<u32>,
     /// Number of addresses at a time for which the estimates are accurate, at 96 bytes each. With
     /// many more addresses, a legitimate client may be refused for another one's requests.
-    #[default(unplaced(65_536))]
+    #[default(Spanned::nowhere(65_536))]
     pub clients: Spanned<u32>,
     /// Addresses and networks that are neither counted nor banned nor challenged.
     pub exempt: Vec<Cidr>,
@@ -72,14 +72,10 @@ pub struct FloodChallengeConfig {
     /// Key that signs the cookie: `file:PATH` or `${NAME}`, at least 32 visible characters.
     pub key: Spanned<Secret>,
     /// Longest lifetime of a cookie.
-    #[serde(rename = "for", default = "hour")]
+    #[serde(rename = "for", default = "placed_seconds::<3600>")]
     pub lasts: Spanned<Span>,
 }
 
 fn cookie() -> Spanned<String> {
-    unplaced("edgeway-clearance".to_owned())
-}
-
-fn hour() -> Spanned<Span> {
-    unplaced(Span::secs(3600))
+    Spanned::nowhere("edgeway-clearance".to_owned())
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 
 /// Images of a Next.js app: a mapping, or its `at` alone.
@@ -33,11 +33,10 @@ pub enum ImagesAt {
     Edge,
 }
 
-reads_short!(ImagesConfig);
-writes_mapping!(ImagesConfig);
+short_form!(ImagesConfig);
 
 fn off() -> Spanned<bool> {
-    super::unplaced(false)
+    Spanned::nowhere(false)
 }
 
 impl Short for ImagesConfig {

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use smart_default::SmartDefault;
 
-use super::{OneOrMany, Spanned, shorthand::at_least_one};
+use super::{OneOrMany, Spanned, seconds, shorthand::at_least_one};
 use crate::{
     base::units::{ByteSize, Span},
-    tree::short::{self, Short, reads_short, writes_mapping},
+    tree::short::{self, Short, short_form},
 };
 
 /// An address at which clients connect.
@@ -65,12 +65,8 @@ pub struct TlsConfig {
     /// Requirement of a client certificate: `required` or `optional`.
     pub client_certificate: Option<Spanned<ClientCertificateConfig>>,
     /// Time limit of a handshake.
-    #[serde(default = "five_seconds")]
+    #[serde(default = "seconds::<5>")]
     pub handshake_timeout: Span,
-}
-
-fn five_seconds() -> Span {
-    Span::secs(5)
 }
 
 /// Certificates from files.
@@ -143,12 +139,8 @@ pub struct ProxyProtocolConfig {
     /// decides about access, and this may be empty.
     pub from: Vec<Spanned<String>>,
     /// Time limit for receiving its header.
-    #[serde(default = "three_seconds")]
+    #[serde(default = "seconds::<3>")]
     pub timeout: Span,
-}
-
-fn three_seconds() -> Span {
-    Span::secs(3)
 }
 
 /// HTTP/2 to clients.
@@ -284,8 +276,7 @@ pub enum ChallengeConfig {
     TlsAlpn01,
 }
 
-reads_short!(ToHttpsConfig, ProxyProtocolConfig);
-writes_mapping!(ToHttpsConfig, ProxyProtocolConfig);
+short_form!(ToHttpsConfig, ProxyProtocolConfig);
 
 impl Short for ToHttpsConfig {
     const WHAT: &'static str = "`https`, or a mapping such as `{ port: 8443 }`";
@@ -315,7 +306,7 @@ impl Short for ProxyProtocolConfig {
     fn list(from: Vec<Spanned<String>>) -> Option<Result<Self, String>> {
         Some(Ok(Self {
             from,
-            timeout: three_seconds(),
+            timeout: seconds::<3>(),
         }))
     }
 }

@@ -189,10 +189,25 @@ impl DrainConfig {
     }
 }
 
-/// Wraps a default, which has no place in a file.
-fn unplaced<T>(value: T) -> Spanned<T> {
-    Spanned {
-        value,
-        place: crate::diagnostic::Place::default(),
-    }
+/// Default of a time.
+fn seconds<const SECONDS: u64>() -> Span {
+    Span::secs(SECONDS)
+}
+
+/// Default of a time, which has no place in a file.
+fn placed_seconds<const SECONDS: u64>() -> Spanned<Span> {
+    Spanned::nowhere(Span::secs(SECONDS))
+}
+
+fn number<const NUMBER: u32>() -> u32 {
+    NUMBER
+}
+
+/// Default of a number, which has no place in a file.
+fn placed_number<const NUMBER: u32>() -> Spanned<u32> {
+    Spanned::nowhere(NUMBER)
+}
+
+fn yes() -> bool {
+    true
 }

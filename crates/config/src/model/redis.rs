@@ -13,7 +13,7 @@ use crate::{
     },
     tree::{
         OneOrMany, Spanned,
-        short::{self, Short, flag_enables, reads_short, writes_mapping},
+        short::{self, Short, flag_enables, short_form},
     },
 };
 
@@ -163,8 +163,7 @@ impl Short for RedisConfig {
     }
 }
 
-reads_short!(RedisConfig);
-writes_mapping!(RedisConfig);
+short_form!(RedisConfig);
 
 impl Short for RedisTlsConfig {
     const WHAT: &'static str = "`true`, `false` or a mapping such as `{ ca: ca.pem }`";
@@ -172,8 +171,7 @@ impl Short for RedisTlsConfig {
     flag_enables!();
 }
 
-reads_short!(RedisTlsConfig);
-writes_mapping!(RedisTlsConfig);
+short_form!(RedisTlsConfig);
 
 #[cfg(test)]
 mod tests {

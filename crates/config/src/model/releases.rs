@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::{shorthand::at_least_one, upstream::ScaleManager};
+use super::{number, seconds, shorthand::at_least_one, upstream::ScaleManager};
 use crate::{
     base::units::{ByteSize, Percent, Span},
     tree::Spanned,
@@ -33,7 +33,7 @@ pub struct ReleasesConfig {
     /// Address at which the instances listen; `127.0.0.1` if absent.
     pub address: Option<Spanned<String>>,
     /// Instances of a release.
-    #[serde(default = "two", deserialize_with = "at_least_one")]
+    #[serde(default = "number::<2>", deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub instances: u32,
     /// Instances that may run while a release replaces another one.
@@ -45,14 +45,14 @@ pub struct ReleasesConfig {
     #[schemars(range(max = 2000))]
     pub warm: Spanned<u32>,
     /// Time for which a replaced release still gets the requests of browsers that have its pages.
-    #[serde(default = "half_hour")]
+    #[serde(default = "seconds::<1800>")]
     pub linger: Span,
     /// Releases kept whole, for `edgeway rollback`.
-    #[serde(default = "three", deserialize_with = "at_least_one")]
+    #[serde(default = "number::<3>", deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub keep: u32,
     /// Time for which the files of older releases are kept.
-    #[serde(default = "week")]
+    #[serde(default = "seconds::<604_800>")]
     pub vault: Span,
     /// Limit on the size of all kept files.
     #[serde(default = "vault_size")]
@@ -60,22 +60,6 @@ pub struct ReleasesConfig {
     /// Steps and criteria of `edgeway deploy --canary`.
     #[serde(default)]
     pub canary: CanaryConfig,
-}
-
-fn two() -> u32 {
-    2
-}
-
-fn three() -> u32 {
-    3
-}
-
-fn half_hour() -> Span {
-    Span::secs(30 * 60)
-}
-
-fn week() -> Span {
-    Span::secs(7 * 24 * 60 * 60)
 }
 
 fn vault_size() -> ByteSize {

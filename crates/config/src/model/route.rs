@@ -224,7 +224,7 @@ pub(super) struct RedirectMapping {
 }
 
 /// A fixed response: a mapping, the status alone, or the body alone.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
 #[schemars(transform = short::or_number, transform = short::or_text)]
 pub struct RespondConfig {

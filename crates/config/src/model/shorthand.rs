@@ -14,20 +14,12 @@ use super::{
     Spanned, StatusSet, UpstreamTlsConfig, WatchConfig, WebsocketConfig, route::RedirectMapping,
     upstream::BackendMapping,
 };
-use crate::tree::short::{self, FromMapping, Short, flag_enables, reads_short, writes_mapping};
+use crate::tree::short::{self, FromMapping, Short, flag_enables, reads_short, short_form};
 
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 reads_short!(by_hand: BackendConfig, RedirectConfig);
-reads_short!(
-    HealthConfig,
-    InFlightConfig,
-    RespondConfig,
-    UpstreamTlsConfig,
-    WatchConfig,
-    WebsocketConfig
-);
-writes_mapping!(
+short_form!(
     HealthConfig,
     InFlightConfig,
     RespondConfig,
@@ -190,28 +182,15 @@ impl Short for RespondConfig {
     fn number(status: u64) -> Option<Result<Self, String>> {
         Some(reply_status_of(status).map(|status| Self {
             status: Some(status),
-            ..Self::empty()
+            ..Self::default()
         }))
     }
 
     fn text(body: &str) -> Option<Result<Self, String>> {
         Some(Ok(Self {
             body: Some(body.to_owned()),
-            ..Self::empty()
+            ..Self::default()
         }))
-    }
-}
-
-impl RespondConfig {
-    fn empty() -> Self {
-        Self {
-            status: None,
-            body: None,
-            file: None,
-            maintenance: None,
-            content_type: None,
-            headers: std::collections::BTreeMap::new(),
-        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::Spanned;
+use super::{Spanned, placed_number, placed_seconds, yes};
 use crate::base::{
     secret::Secret,
     units::{Percent, Span},
@@ -47,13 +47,13 @@ pub struct TracingConfig {
     #[serde(default)]
     pub trust: TraceTrust,
     /// Longest time for sending a batch, retries included.
-    #[serde(default = "timeout")]
+    #[serde(default = "placed_seconds::<10>")]
     pub timeout: Spanned<Span>,
     /// Longest time that a finished trace waits for others to be sent with it.
-    #[serde(default = "interval")]
+    #[serde(default = "placed_seconds::<5>")]
     pub interval: Spanned<Span>,
     /// Number of traces that wait for the collector. Further ones are dropped and counted.
-    #[serde(default = "queue")]
+    #[serde(default = "placed_number::<1024>")]
     pub queue: Spanned<u32>,
 }
 
@@ -158,20 +158,4 @@ fn service_name() -> Spanned<String> {
 
 fn sample() -> Spanned<Percent> {
     Spanned::nowhere(Percent(1.0))
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn timeout() -> Spanned<Span> {
-    Spanned::nowhere(Span::secs(10))
-}
-
-fn interval() -> Spanned<Span> {
-    Spanned::nowhere(Span::secs(5))
-}
-
-fn queue() -> Spanned<u32> {
-    Spanned::nowhere(1024)
 }

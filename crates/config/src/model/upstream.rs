@@ -8,6 +8,7 @@ use smart_default::SmartDefault;
 
 use super::{
     images::ImagesConfig,
+    number, placed_number,
     releases::ReleasesConfig,
     shorthand::{at_least_one, or_a_path, or_a_status_number},
     upstream_metrics::UpstreamMetricsConfig,
@@ -58,7 +59,7 @@ pub struct UpstreamConfig {
     /// Concurrent streams to one backend: each WebSocket, event feed (`text/event-stream`) and gRPC
     /// call whose response has begun. They do not count towards `max_in_flight`; requests beyond
     /// the limit get 503.
-    #[serde(default = "max_streams", deserialize_with = "at_least_one")]
+    #[serde(default = "number::<10_000>", deserialize_with = "at_least_one")]
     #[schemars(range(min = 1))]
     pub max_streams: u32,
     /// A recovered backend reaches its full share over this time; `0` for at once.
@@ -94,16 +95,8 @@ pub struct UpstreamConfig {
     pub crawlers: Option<Spanned<Vec<String>>>,
     /// Cached responses that may be revalidated at once, and pages that may be rendered for
     /// crawlers.
-    #[serde(default = "revalidations")]
+    #[serde(default = "placed_number::<4>")]
     pub revalidations: Spanned<u32>,
-}
-
-fn max_streams() -> u32 {
-    10_000
-}
-
-fn revalidations() -> Spanned<u32> {
-    super::unplaced(4)
 }
 
 /// Starting and stopping of the apps by `edgeway scale`: one unit of systemd for each port. All

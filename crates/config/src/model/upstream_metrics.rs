@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::placed_seconds;
 use crate::{base::units::Span, tree::Spanned};
 
 /// Metrics of an upstream beyond the usual ones. Each adds series, so all are off if absent.
@@ -27,10 +28,6 @@ pub struct SessionsConfig {
     /// Name of the session cookie, such as `connect.sid`.
     pub cookie: Spanned<String>,
     /// Time for which a session counts after its last request.
-    #[serde(default = "quarter_hour")]
+    #[serde(default = "placed_seconds::<900>")]
     pub window: Spanned<Span>,
-}
-
-fn quarter_hour() -> Spanned<Span> {
-    super::unplaced(Span::secs(15 * 60))
 }

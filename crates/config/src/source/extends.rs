@@ -110,7 +110,7 @@ fn lay_routes(file: &mut Node, routes: Vec<Node>) {
         }
         let has_path = |own: &Node| PATHS.iter().any(|key| own.get(key).is_some());
         if own.get("match").is_some_and(has_path)
-            && let Some(below) = entry(&mut route, "match")
+            && let Some(below) = route.get_mut("match")
         {
             for key in PATHS {
                 let _replaced = take(below, key);
@@ -150,10 +150,10 @@ fn is_same(own: &Node, route: &Node) -> bool {
 
 /// Removes the upstreams of the preset that the file has as `false`.
 fn drop_refused_upstreams(file: &mut Node, preset: &mut Node) {
-    let Some(Value::Map(below)) = entry(preset, "upstreams").map(|node| &mut node.value) else {
+    let Some(Value::Map(below)) = preset.get_mut("upstreams").map(|node| &mut node.value) else {
         return;
     };
-    let Some(Value::Map(own)) = entry(file, "upstreams").map(|node| &mut node.value) else {
+    let Some(Value::Map(own)) = file.get_mut("upstreams").map(|node| &mut node.value) else {
         return;
     };
     own.retain(|(key, node)| {
@@ -195,9 +195,10 @@ fn drop_idle_profiles(file: &mut Node, from: u16) {
         })
     };
     let is_empty = |node: &Node| node.entries().is_empty() && matches!(node.value, Value::Map(_));
-    if let Some(Value::Map(profiles)) = entry(file, "profiles").map(|node| &mut node.value) {
+    if let Some(Value::Map(profiles)) = file.get_mut("profiles").map(|node| &mut node.value) {
         for (_, profile) in profiles.iter_mut() {
-            let Some(Value::Map(set)) = entry(profile, "routes").map(|node| &mut node.value) else {
+            let Some(Value::Map(set)) = profile.get_mut("routes").map(|node| &mut node.value)
+            else {
                 continue;
             };
             set.retain(|(key, node)| key.place.file != from || changes(&key.name, node));
@@ -240,41 +241,29 @@ fn drop_unused(file: &mut Node, section: &str, own: &[String]) {
     let mut used = Vec::new();
     for (key, node) in file.entries() {
         if key.name != section {
-            texts(node, &mut used);
+            texts(node, false, &mut used);
         }
     }
-    if let Some(Value::Map(entries)) = entry(file, section).map(|node| &mut node.value) {
+    if let Some(Value::Map(entries)) = file.get_mut(section).map(|node| &mut node.value) {
         entries.retain(|(key, _)| own.contains(&key.name) || used.contains(&key.name));
     }
 }
 
-/// Collects every text below a node that may name something.
-fn texts(node: &Node, found: &mut Vec<String>) {
+/// Collects the texts that may be names; in the settings of plugins (`is_settings`), keys too.
+fn texts(node: &Node, is_settings: bool, found: &mut Vec<String>) {
     match &node.value {
         Value::Text(text) => found.push(text.clone()),
-        Value::List(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::List(items) => items
+            .iter()
+            .for_each(|item| texts(item, is_settings, found)),
         Value::Map(entries) => {
             for (key, node) in entries {
-                if key.name == "plugins" {
-                    names_in_settings(node, found);
-                } else if !NO_NAMES.contains(&key.name.as_str()) {
-                    texts(node, found);
+                if is_settings {
+                    found.push(key.name.clone());
                 }
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {}
-    }
-}
-
-/// Collects every text and key below the settings of a plugin, which may choose an upstream.
-fn names_in_settings(node: &Node, found: &mut Vec<String>) {
-    match &node.value {
-        Value::Text(text) => found.push(text.clone()),
-        Value::List(items) => items.iter().for_each(|item| names_in_settings(item, found)),
-        Value::Map(entries) => {
-            for (key, node) in entries {
-                found.push(key.name.clone());
-                names_in_settings(node, found);
+                if is_settings || !NO_NAMES.contains(&key.name.as_str()) {
+                    texts(node, is_settings || key.name == "plugins", found);
+                }
             }
         }
         Value::Null | Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {}
@@ -284,16 +273,6 @@ fn names_in_settings(node: &Node, found: &mut Vec<String>) {
 fn names(file: &Node, section: &str) -> Vec<String> {
     let entries = file.get(section).map_or(&[][..], Node::entries);
     entries.iter().map(|(key, _)| key.name.clone()).collect()
-}
-
-fn entry<'n>(node: &'n mut Node, key: &str) -> Option<&'n mut Node> {
-    let Value::Map(entries) = &mut node.value else {
-        return None;
-    };
-    let mut entries = entries.iter_mut();
-    entries
-        .find(|(own, _)| own.name == key)
-        .map(|(_, node)| node)
 }
 
 /// Removes an entry.
@@ -307,7 +286,7 @@ fn take(node: &mut Node, key: &str) -> Option<Node> {
 
 /// Returns the items of a list, none if it is missing.
 fn items<'n>(node: &'n mut Node, key: &str) -> &'n mut [Node] {
-    match entry(node, key).map(|node| &mut node.value) {
+    match node.get_mut(key).map(|node| &mut node.value) {
         Some(Value::List(items)) => items,
         _ => &mut [],
     }

@@ -11,16 +11,14 @@ pub(super) fn into(entries: &mut Vec<(Key, Node)>, included: Node, diagnostics: 
         Value::Map(added) => added,
         Value::Null => return,
         _ => {
-            diagnostics.push(
-                Diagnostic::error(
-                    "edgeway::include::content",
-                    included.place,
-                    format!(
-                        "an included file must be a mapping, found {}",
-                        included.kind()
-                    ),
-                )
-                .help("begin it with a key such as `routes:`"),
+            diagnostics.error(
+                "edgeway::include::content",
+                included.place,
+                format!(
+                    "an included file must be a mapping, found {}",
+                    included.kind()
+                ),
+                "begin it with a key such as `routes:`",
             );
             return;
         }
@@ -72,19 +70,12 @@ pub(super) fn over(node: &mut Node, over: Node) {
                 }
             }
             (Some(at), Value::Map(changes)) if matches!(entries[at].1.value, Value::Map(_)) => {
-                let change = Node {
-                    place: change.place,
-                    value: Value::Map(changes),
-                    is_variable: false,
-                };
+                let change = Node::new(change.place, Value::Map(changes));
                 self::over(&mut entries[at].1, change);
             }
             (at, value) => {
-                let node = Node {
-                    place: change.place,
-                    value: without_nulls(value),
-                    is_variable: change.is_variable,
-                };
+                let value = without_nulls(value);
+                let node = Node { value, ..change };
                 match at {
                     Some(at) => entries[at].1 = node,
                     None => entries.push((key, node)),
@@ -104,14 +95,7 @@ fn without_nulls(value: Value) -> Value {
         .filter(|(_, node)| node.value != Value::Null);
     let kept = kept.map(|(key, node)| {
         let value = without_nulls(node.value);
-        (
-            key,
-            Node {
-                place: node.place,
-                value,
-                is_variable: node.is_variable,
-            },
-        )
+        (key, Node { value, ..node })
     });
     Value::Map(kept.collect())
 }

@@ -25,7 +25,7 @@ use super::{
     diagnostic::{Diagnostic, Diagnostics, Place, suggest},
     model::ExtendsConfig,
     presets,
-    tree::{Key, Node, Value, parse, parse_with, read},
+    tree::{Node, Value, parse, parse_with, read},
 };
 
 /// Size limit. A configuration of hundreds of thousands of lines is a mistake.
@@ -210,13 +210,11 @@ impl<'a> Loader<'a> {
         let Some(config) = config else { return file };
         let Some(preset) = presets::find(&config.preset) else {
             let names = presets::PRESETS.iter().map(|preset| preset.name);
-            self.diagnostics.push(
-                Diagnostic::error(
-                    "edgeway::extends::unknown",
-                    written.place,
-                    format!("unknown preset `{}`", config.preset),
-                )
-                .help(suggest(&config.preset, names, "the presets are")),
+            self.diagnostics.error(
+                "edgeway::extends::unknown",
+                written.place,
+                format!("unknown preset `{}`", config.preset),
+                suggest(&config.preset, names, "the presets are"),
             );
             return file;
         };
@@ -316,8 +314,7 @@ impl<'a> Loader<'a> {
         self.sources.files.push((path.to_owned(), text));
         Place {
             file,
-            start: 0,
-            end: 0,
+            ..Place::default()
         }
     }
 
@@ -353,7 +350,7 @@ impl<'a> Loader<'a> {
         for (place, pattern) in self.patterns(&patterns) {
             for found in self.matching(&folder_of(path), &pattern, place) {
                 if let Some(included) = self.file(&found, Some(place)) {
-                    self.merge(entries, included);
+                    merge::into(entries, included, &mut self.diagnostics);
                 }
             }
         }
@@ -372,13 +369,11 @@ impl<'a> Loader<'a> {
                 Value::Text(pattern) if !pattern.is_empty() => {
                     patterns.push((node.place, pattern.clone()));
                 }
-                _ => self.diagnostics.push(
-                    Diagnostic::error(
-                        "edgeway::config::wrong_type",
-                        node.place,
-                        format!("expected a path or a list of paths, found {}", node.kind()),
-                    )
-                    .help("write `include: routes.d/*.yaml`"),
+                _ => self.diagnostics.error(
+                    "edgeway::config::wrong_type",
+                    node.place,
+                    format!("expected a path or a list of paths, found {}", node.kind()),
+                    "write `include: routes.d/*.yaml`",
                 ),
             }
         }
@@ -400,13 +395,11 @@ impl<'a> Loader<'a> {
             _ if Path::new(pattern).is_absolute() || folder == Path::new(".") => pattern.to_owned(),
             Some(folder) => format!("{}/{pattern}", glob::Pattern::escape(folder)),
             None => {
-                self.diagnostics.push(
-                    Diagnostic::error(
-                        "edgeway::include::pattern",
-                        place,
-                        "patterns need a folder whose name is UTF-8",
-                    )
-                    .help("rename the folder, or list the files one by one"),
+                self.diagnostics.error(
+                    "edgeway::include::pattern",
+                    place,
+                    "patterns need a folder whose name is UTF-8",
+                    "rename the folder, or list the files one by one",
                 );
                 return Vec::new();
             }
@@ -426,15 +419,11 @@ impl<'a> Loader<'a> {
         let paths = match glob::glob_with(&escaped, options) {
             Ok(paths) => paths,
             Err(error) => {
-                self.diagnostics.push(
-                    Diagnostic::error(
-                        "edgeway::include::pattern",
-                        place,
-                        format!("invalid pattern `{pattern}`: {}", error.msg),
-                    )
-                    .help(
-                        "use `*` for a part of a name, `**` for any folders, `?` for one character",
-                    ),
+                self.diagnostics.error(
+                    "edgeway::include::pattern",
+                    place,
+                    format!("invalid pattern `{pattern}`: {}", error.msg),
+                    "use `*` for a part of a name, `**` for any folders, `?` for one character",
                 );
                 return Vec::new();
             }
@@ -451,13 +440,11 @@ impl<'a> Loader<'a> {
             }
         }
         if found.is_empty() {
-            self.diagnostics.push(
-                Diagnostic::warning(
-                    "edgeway::include::nothing",
-                    place,
-                    format!("`{pattern}` matches no file"),
-                )
-                .help(format!("patterns start from `{}`", folder.display())),
+            self.diagnostics.warn(
+                "edgeway::include::nothing",
+                place,
+                format!("`{pattern}` matches no file"),
+                format!("patterns start from `{}`", folder.display()),
             );
         }
         found
@@ -469,25 +456,19 @@ impl<'a> Loader<'a> {
             place.start = at;
             place.end = at + 3;
         }
-        self.diagnostics.push(
-            Diagnostic::error(
-                "edgeway::config::unreadable",
-                place,
-                format!("cannot read `{}`: {}", path.display(), problem.why),
-            )
-            .help(match problem.why.as_str() {
+        self.diagnostics.error(
+            "edgeway::config::unreadable",
+            place,
+            format!("cannot read `{}`: {}", path.display(), problem.why),
+            match problem.why.as_str() {
                 "no such file" => "check the path; `include` starts from the folder of its file",
                 "it is a folder, not a file" => {
                     "name a file in it, or `FOLDER/*.yaml` in `include`"
                 }
                 "it is not UTF-8" => "save the file as UTF-8",
                 _ => "the gateway must be allowed to read it",
-            }),
+            },
         );
-    }
-
-    fn merge(&mut self, entries: &mut Vec<(Key, Node)>, included: Node) {
-        merge::into(entries, included, &mut self.diagnostics);
     }
 }
 

@@ -1,5 +1,6 @@
 //! YAML nodes with their places: parsed from text by [`parse()`], converted to types by [`read()`].
 
+mod entries;
 mod parse;
 mod read;
 mod scalar;
@@ -15,6 +16,7 @@ use crate::diagnostic::Place;
 
 pub(crate) use self::parse::parse_with;
 pub use self::{
+    entries::Entries,
     parse::parse,
     read::read,
     spanned::{OneOrMany, or_none},

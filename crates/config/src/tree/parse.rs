@@ -160,13 +160,11 @@ impl<'t> Builder<'t, '_, '_> {
         };
         if let Some(tag) = tag {
             let text = format!("{}{}", tag.handle, tag.suffix).replace("tag:yaml.org,2002:", "!!");
-            self.diagnostics.push(
-                Diagnostic::error(
-                    "edgeway::yaml::tag",
-                    place,
-                    format!("the tag `{text}` is not supported"),
-                )
-                .help("leave it out; put quotes round a value that is text"),
+            self.diagnostics.error(
+                "edgeway::yaml::tag",
+                place,
+                format!("the tag `{text}` is not supported"),
+                "leave it out; put quotes round a value that is text",
             );
         }
         let node = match event {
@@ -194,13 +192,11 @@ impl<'t> Builder<'t, '_, '_> {
             expanded.is_some() && style != ScalarStyle::Plain && is_only_a_variable(text);
         let text = expanded.as_deref().unwrap_or(text);
         if text.contains(REDACTED) {
-            self.diagnostics.push(
-                Diagnostic::error(
-                    "edgeway::yaml::redacted",
-                    place,
-                    "this is what `check --print` shows instead of a secret",
-                )
-                .help("write `file:PATH` or `${NAME}`"),
+            self.diagnostics.error(
+                "edgeway::yaml::redacted",
+                place,
+                "this is what `check --print` shows instead of a secret",
+                "write `file:PATH` or `${NAME}`",
             );
         }
         let value = match style {
@@ -318,15 +314,17 @@ impl<'t> Builder<'t, '_, '_> {
             }
             event => {
                 let place = self.node(event, span, depth + 1)?.place;
-                self.diagnostics.push(
-                    Diagnostic::error("edgeway::yaml::key", place, "a key must be text")
-                        .help("a value that begins with `{` or `[` or `*` needs quotes to be text"),
+                self.diagnostics.error(
+                    "edgeway::yaml::key",
+                    place,
+                    "a key must be text",
+                    "a value that begins with `{` or `[` or `*` needs quotes to be text",
                 );
                 return Ok(None);
             }
         };
         self.diagnostics
-            .push(Diagnostic::error("edgeway::yaml::key", place, message).help(help));
+            .error("edgeway::yaml::key", place, message, help);
         Ok(None)
     }
 

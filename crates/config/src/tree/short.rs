@@ -1,7 +1,8 @@
 //! Values with a short form: a word, a number or a list instead of a mapping.
 //!
 //! A type derives the reading of its mapping with `#[serde(remote = "Self")]`, which leaves
-//! `Deserialize` itself to [`reads_short`], and `Serialize` to [`writes_mapping`].
+//! `Deserialize` itself to [`reads_short`], and `Serialize` to [`writes_mapping`]; [`short_form`]
+//! is both.
 //!
 //! ```text
 //! #[derive(Deserialize, JsonSchema)]
@@ -64,6 +65,16 @@ macro_rules! writes_mapping {
     )*};
 }
 
+/// Implements `Deserialize` and `Serialize` for types with a short form, which are written as
+/// mappings.
+#[macro_export]
+macro_rules! short_form {
+    ($($type:ty),* $(,)?) => {
+        $crate::reads_short!($($type),*);
+        $crate::writes_mapping!($($type),*);
+    };
+}
+
 /// Implements `flag` of [`Short`] for types with a field `enabled`: `true` and `false` are its value,
 /// and all else is as by default.
 macro_rules! flag_enables {
@@ -79,7 +90,7 @@ macro_rules! flag_enables {
 
 pub(crate) use flag_enables;
 
-pub use crate::{reads_short, writes_mapping};
+pub use crate::{reads_short, short_form, writes_mapping};
 
 /// A type that can be read from a mapping.
 pub trait FromMapping: Sized {

@@ -2,6 +2,9 @@
 
 use crate::diagnostic::{Diagnostic, Place};
 
+/// Errors of the parser, in one line each: a part of its message, what is wrong, and the help.
+const KNOWN: &str = include_str!("syntax_errors.txt");
+
 /// A text that is not valid YAML.
 pub(super) struct SyntaxError<'a> {
     pub(super) text: &'a str,
@@ -105,59 +108,12 @@ impl SyntaxError<'_> {
                 &format!("put quotes round text that begins with `*`: `\"{word}\"`"),
             );
         }
-        for (part, message, help) in [
-            (
-                "did not find expected key",
-                "the indentation of this line matches no line above",
-                "indent it like the lines that it belongs to",
-            ),
-            (
-                "expected '-' indicator",
-                "this line is indented like a list but is not an item",
-                "begin it with `- `, or indent it like the value that it belongs to",
-            ),
-            (
-                "end of stream",
-                "this quote is never closed",
-                "close it at the end of the value",
-            ),
-            (
-                "indentation in quoted scalar",
-                "this quote is not closed on its line",
-                "close it at the end of the value",
-            ),
-            (
-                "unknown escape",
-                "a `\\` in double quotes begins an escape, and this text has an unknown one",
-                "use single quotes, in which `\\` is only itself",
-            ),
-            (
-                "trailing content",
-                "text follows the closing quote",
-                "put the quotes round the whole value",
-            ),
-            (
-                "misplaced bracket",
-                "this bracket has no opening bracket",
-                "remove it, or put quotes round text that contains brackets",
-            ),
-            (
-                "expected node content",
-                "a value is missing here",
-                "remove the comma, or write a value",
-            ),
-            (
-                "expected ',' or '}'",
-                "expected `,` or `}` here",
-                "separate the entries with `, `; text with brackets or `: ` in it needs quotes",
-            ),
-            (
-                "expected ',' or ']'",
-                "expected `,` or `]` here",
-                "separate the items with `, `; text with brackets or `: ` in it needs quotes",
-            ),
-        ] {
-            if info.contains(part) {
+        for line in KNOWN.lines() {
+            let mut parts = line.split(" | ");
+            if let (Some(part), Some(message), Some(help)) =
+                (parts.next(), parts.next(), parts.next())
+                && info.contains(part)
+            {
                 return problem(width, message, help);
             }
         }

@@ -10,41 +10,25 @@ use crate::base::metrics::{IntCounter, Metrics};
 /// Action of identity filters' refusals in the audit log.
 const ACTION: &str = "auth";
 
-/// Result of a request at an identity filter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Outcome {
-    /// The client has proven its identity.
-    Passed,
-    /// The request carries no credentials.
-    Missing,
-    /// The credentials are invalid.
-    Invalid,
-    /// The client has proven its identity, but is not permitted.
-    Denied,
-    /// The credentials cannot be checked at the moment.
-    Unavailable,
+edgeway_base::enum_table! {
+    /// Result of a request at an identity filter.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub enum Outcome => name {
+        /// The client has proven its identity.
+        Passed = "passed",
+        /// The request carries no credentials.
+        Missing = "missing",
+        /// The credentials are invalid.
+        Invalid = "invalid",
+        /// The client has proven its identity, but is not permitted.
+        Denied = "denied",
+        /// The credentials cannot be checked at the moment.
+        Unavailable = "unavailable",
+    }
 }
 
 impl Outcome {
-    const ALL: [Self; 5] = [
-        Self::Passed,
-        Self::Missing,
-        Self::Invalid,
-        Self::Denied,
-        Self::Unavailable,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Passed => "passed",
-            Self::Missing => "missing",
-            Self::Invalid => "invalid",
-            Self::Denied => "denied",
-            Self::Unavailable => "unavailable",
-        }
-    }
-
     /// RFC 9110, 15.5.2 and 15.5.4: an unknown client may retry with credentials, a known client
     /// may not.
     fn status(self) -> StatusCode {

@@ -2,56 +2,24 @@
 
 use std::time::Duration;
 
-/// Value of `X-Cache-Status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum CacheOutcome {
-    /// A fresh stored response was used.
-    Hit,
-    /// No stored response matched; the origin sent the response.
-    Miss,
-    /// A stale stored response was used, either while it is revalidated or because the origin
-    /// failed.
-    Stale,
-    /// The stored response was stale, and the origin sent a new one.
-    Expired,
-    /// The stored response was stale, and the origin confirmed that it is still valid.
-    Revalidated,
-    /// The request bypassed the cache.
-    Bypass,
-}
-
-impl CacheOutcome {
-    pub const ALL: [Self; 6] = [
-        Self::Hit,
-        Self::Miss,
-        Self::Stale,
-        Self::Expired,
-        Self::Revalidated,
-        Self::Bypass,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Hit => "HIT",
-            Self::Miss => "MISS",
-            Self::Stale => "STALE",
-            Self::Expired => "EXPIRED",
-            Self::Revalidated => "REVALIDATED",
-            Self::Bypass => "BYPASS",
-        }
-    }
-
-    /// Value of the metric's label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Hit => "hit",
-            Self::Miss => "miss",
-            Self::Stale => "stale",
-            Self::Expired => "expired",
-            Self::Revalidated => "revalidated",
-            Self::Bypass => "bypass",
-        }
+edgeway_base::enum_table! {
+    /// Value of `X-Cache-Status`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    pub enum CacheOutcome => name {
+        /// A fresh stored response was used.
+        Hit = "HIT",
+        /// No stored response matched; the origin sent the response.
+        Miss = "MISS",
+        /// A stale stored response was used, either while it is revalidated or because the origin
+        /// failed.
+        Stale = "STALE",
+        /// The stored response was stale, and the origin sent a new one.
+        Expired = "EXPIRED",
+        /// The stored response was stale, and the origin confirmed that it is still valid.
+        Revalidated = "REVALIDATED",
+        /// The request bypassed the cache.
+        Bypass = "BYPASS",
     }
 }
 

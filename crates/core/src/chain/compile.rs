@@ -14,7 +14,7 @@ use super::BoxFuture;
 use crate::{
     base::{clock::Clock, gateway_headers::GatewayHeaders, metrics::Metrics},
     config::{
-        diagnostic::{Diagnostic, Diagnostics, Place},
+        diagnostic::{Diagnostics, Place},
         source::ReferencedFiles,
         tree::Spanned,
     },
@@ -64,11 +64,7 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Shared);
 
 /// Background work of filters. It starts when the configuration begins to serve and ends with it.
 #[derive(Default)]
@@ -104,6 +100,13 @@ impl fmt::Debug for BackgroundWork {
 }
 
 impl CompileContext<'_> {
+    /// Returns what `compile` returns, unless it reported an error.
+    pub fn checked<T>(&mut self, compile: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        let before = self.diagnostics.errors();
+        let compiled = compile(self);
+        (self.diagnostics.errors() == before).then_some(compiled)
+    }
+
     /// Reports a problem at the place of this filter.
     pub fn report(
         &mut self,
@@ -123,8 +126,7 @@ impl CompileContext<'_> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.diagnostics
-            .push(Diagnostic::error(code, place, message).help(help));
+        self.diagnostics.error(code, place, message, help);
     }
 
     /// Reports a warning, which is no error, at the given place.
@@ -135,8 +137,17 @@ impl CompileContext<'_> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.diagnostics
-            .push(Diagnostic::warning(code, place, message).help(help));
+        self.diagnostics.warn(code, place, message, help);
+    }
+
+    /// Returns what was found; if it is a problem, which has a message and a help text, reports that.
+    pub fn reported<T>(
+        &mut self,
+        place: Place,
+        code: &'static str,
+        found: Result<T, impl Into<(String, String)>>,
+    ) -> Option<T> {
+        self.diagnostics.reported(place, code, found)
     }
 
     /// Parses the name of a header that only the gateway may send to a backend. Reports an invalid
@@ -146,9 +157,7 @@ impl CompileContext<'_> {
         written: &Spanned<String>,
         code: &'static str,
     ) -> Option<HeaderName> {
-        GatewayHeaders::parse(&written.value)
-            .map_err(|error| self.report_at(written.place, code, error.to_string(), error.help))
-            .ok()
+        self.reported(written.place, code, GatewayHeaders::parse(&written.value))
     }
 
     /// Reports a warning, which is no error, at the place of this filter.

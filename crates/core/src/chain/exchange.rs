@@ -10,6 +10,7 @@ use std::{
 
 use http::{HeaderName, HeaderValue, StatusCode, response};
 use pingora::http::RequestHeader;
+use smart_default::SmartDefault;
 
 use super::{
     AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply, RequestTrace, RerouteFacts,
@@ -116,12 +117,14 @@ pub struct UpstreamFacts {
     pub reused: bool,
 }
 
-/// The client of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The client of a request. The default is a placeholder for tests and for `explain`.
+#[derive(Clone, Debug, PartialEq, Eq, SmartDefault)]
 pub struct Client {
     /// Address of the client: the peer's own, or the one reported by a trusted proxy.
+    #[default(Ipv4Addr::LOCALHOST.into())]
     pub ip: IpAddr,
     /// Address of the peer.
+    #[default(Ipv4Addr::LOCALHOST.into())]
     pub peer: IpAddr,
     pub port: u16,
     /// True if the peer is listed in `trusted_proxies`.
@@ -131,6 +134,7 @@ pub struct Client {
     pub scheme: Scheme,
     pub protocol: Protocol,
     /// Name of the listener.
+    #[default(Arc::clone(&NO_NAME))]
     pub listener: Arc<str>,
     /// Port of the listener, 0 for a unix socket.
     pub listener_port: u16,
@@ -163,99 +167,48 @@ pub enum Certificate {
     Verified(Arc<ClientCertificate>),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    Http10,
-    Http11,
-    Http2,
-}
-
-/// Class of a request, set once by the route match; limits, cache and metrics use it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Class {
-    /// Build output: `/_next/static/*`, and file extensions of scripts, styles, fonts.
-    Static,
-    /// Images: `/_next/image` and file extensions of images.
-    Image,
-    /// A prefetch of a router.
-    Prefetch,
-    /// A navigation: HTML, or its RSC form.
-    #[default]
-    Page,
-    /// A server action.
-    Action,
-    /// Everything below `/api/`, and everything in no other class.
-    Api,
-}
-
-impl Class {
-    pub const ALL: [Self; 6] = [
-        Self::Static,
-        Self::Image,
-        Self::Prefetch,
-        Self::Page,
-        Self::Action,
-        Self::Api,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Static => "static",
-            Self::Image => "image",
-            Self::Prefetch => "prefetch",
-            Self::Page => "page",
-            Self::Action => "action",
-            Self::Api => "api",
-        }
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub enum Scheme => as_str {
+        #[default]
+        Http = "http",
+        Https = "https",
     }
 }
 
-impl Scheme {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        }
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub enum Protocol => as_str {
+        Http10 = "HTTP/1.0",
+        #[default]
+        Http11 = "HTTP/1.1",
+        Http2 = "HTTP/2",
     }
 }
 
-impl Protocol {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Http10 => "HTTP/1.0",
-            Self::Http11 => "HTTP/1.1",
-            Self::Http2 => "HTTP/2",
-        }
+edgeway_base::enum_table! {
+    /// Class of a request, set once by the route match; limits, cache and metrics use it.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    #[repr(u8)]
+    pub enum Class => name {
+        /// Build output: `/_next/static/*`, and file extensions of scripts, styles, fonts.
+        Static = "static",
+        /// Images: `/_next/image` and file extensions of images.
+        Image = "image",
+        /// A prefetch of a router.
+        Prefetch = "prefetch",
+        /// A navigation: HTML, or its RSC form.
+        #[default]
+        Page = "page",
+        /// A server action.
+        Action = "action",
+        /// Everything below `/api/`, and everything in no other class.
+        Api = "api",
     }
 }
 
 /// Shared empty name: every `RequestFacts` starts with it, so it is allocated once.
 static NO_NAME: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
-
-impl Default for Client {
-    /// Placeholder client for tests and for `explain`.
-    fn default() -> Self {
-        Self {
-            ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: 0,
-            is_trusted: false,
-            scheme: Scheme::Http,
-            protocol: Protocol::Http11,
-            listener: Arc::clone(&NO_NAME),
-            listener_port: 0,
-            certificate: Certificate::NotAsked,
-            tls: None,
-        }
-    }
-}
 
 /// A request id: 32 hexadecimal digits generated here, or up to 64 bytes from a trusted proxy.
 ///

@@ -1,6 +1,6 @@
 //! Log fields that are known only some time after the request is over.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use edgeway_net::tasks::Tasks;
 use serde_json::{Map, Value};
@@ -62,11 +62,7 @@ impl Drop for DeferredLine {
     }
 }
 
-impl fmt::Debug for LateFields {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LateFields").finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(LateFields);
 
 #[cfg(test)]
 mod tests {

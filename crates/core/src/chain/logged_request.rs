@@ -6,6 +6,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use smart_default::SmartDefault;
+
 use super::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme};
 
 /// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
@@ -27,9 +29,11 @@ pub struct LoggedRequest<'a> {
 }
 
 /// Facts of a fixed size.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, SmartDefault)]
 pub struct FixedFields {
+    #[default(SystemTime::UNIX_EPOCH)]
     pub ended: SystemTime,
+    #[default(Ipv4Addr::UNSPECIFIED.into())]
     pub client: IpAddr,
     pub scheme: Scheme,
     pub protocol: Protocol,
@@ -50,6 +54,7 @@ pub struct FixedFields {
     /// example.
     pub is_degraded: bool,
     /// Address of the other end of the connection, a proxy's or the client's own.
+    #[default(Ipv4Addr::UNSPECIFIED.into())]
     pub peer: IpAddr,
     pub port: u16,
     pub tls: Option<TlsWords>,
@@ -99,34 +104,6 @@ pub enum Text {
 
 impl Text {
     pub const COUNT: usize = Self::PageRoute as usize + 1;
-}
-
-impl Default for FixedFields {
-    fn default() -> Self {
-        Self {
-            ended: SystemTime::UNIX_EPOCH,
-            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            scheme: Scheme::Http,
-            protocol: Protocol::Http11,
-            status: 0,
-            bytes_in: 0,
-            bytes_out: 0,
-            class: Class::default(),
-            attempts: 0,
-            upstream_status: 0,
-            cache: None,
-            cache_why: None,
-            total: Duration::ZERO,
-            first_byte: None,
-            upstream_first_byte: None,
-            reason: None,
-            is_degraded: false,
-            trace: None,
-            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            port: 0,
-            tls: None,
-        }
-    }
 }
 
 impl<'a> LoggedRequest<'a> {

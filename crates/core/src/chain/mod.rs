@@ -115,7 +115,8 @@ pub trait FilterKind: 'static {
     }
 
     /// Checks and compiles the configuration. Problems are reported to `cx` (which continues with
-    /// the next filter); `None` means that one was reported.
+    /// the next filter); `None` means that one was reported, and a filter that reported an error is
+    /// dropped.
     fn compile(config: Self::Config, cx: &mut CompileContext<'_>) -> Option<Self::Filter>;
 }
 

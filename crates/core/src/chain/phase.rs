@@ -2,56 +2,26 @@
 
 use std::ops::BitOr;
 
-/// A hook of [`Filter`](super::Filter).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Phase {
-    Request,
-    Authorized,
-    Upstream,
-    UpstreamResponse,
-    Response,
-    Error,
-    Route,
-    CacheKey,
-    RequestBody,
-    ResponseBody,
-    Log,
+edgeway_base::enum_table! {
+    /// A hook of [`Filter`](super::Filter).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub enum Phase => name {
+        Request = "request",
+        Authorized = "authorized",
+        CacheKey = "cache_key",
+        Route = "route",
+        Upstream = "upstream",
+        RequestBody = "request_body",
+        UpstreamResponse = "upstream_response",
+        Error = "error",
+        Response = "response",
+        ResponseBody = "response_body",
+        Log = "log",
+    }
 }
 
 impl Phase {
-    /// Every phase, in the order in which a request meets them.
-    pub const ALL: [Self; 11] = [
-        Self::Request,
-        Self::Authorized,
-        Self::CacheKey,
-        Self::Route,
-        Self::Upstream,
-        Self::RequestBody,
-        Self::UpstreamResponse,
-        Self::Error,
-        Self::Response,
-        Self::ResponseBody,
-        Self::Log,
-    ];
-
-    /// Returns the name of the phase in `edgeway explain`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Request => "request",
-            Self::Authorized => "authorized",
-            Self::Upstream => "upstream",
-            Self::UpstreamResponse => "upstream_response",
-            Self::Response => "response",
-            Self::Error => "error",
-            Self::Route => "route",
-            Self::CacheKey => "cache_key",
-            Self::RequestBody => "request_body",
-            Self::ResponseBody => "response_body",
-            Self::Log => "log",
-        }
-    }
-
     const fn bit(self) -> u16 {
         1 << self as u8
     }

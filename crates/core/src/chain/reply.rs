@@ -40,34 +40,27 @@ impl Reply {
     /// Makes a refusal or failure with the built-in page.
     pub fn refuse(status: StatusCode, reason: &'static str) -> Self {
         Self {
-            status,
-            headers: Vec::new(),
-            body: ReplyBody::Page { detail: None },
             reason: Some(reason),
-            close: false,
+            ..Self::with(status, ReplyBody::Page { detail: None })
         }
     }
 
     /// Makes a reply without a body, such as a redirect or a preflight.
     pub fn empty(status: StatusCode) -> Self {
-        Self {
-            status,
-            headers: Vec::new(),
-            body: ReplyBody::Empty,
-            reason: None,
-            close: false,
-        }
+        Self::with(status, ReplyBody::Empty)
     }
 
     /// Makes a reply with a fixed body.
     pub fn bytes(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
+        let body = body.into();
+        Self::with(status, ReplyBody::Bytes { content_type, body })
+    }
+
+    fn with(status: StatusCode, body: ReplyBody) -> Self {
         Self {
             status,
             headers: Vec::new(),
-            body: ReplyBody::Bytes {
-                content_type,
-                body: body.into(),
-            },
+            body,
             reason: None,
             close: false,
         }

@@ -109,6 +109,47 @@ fn end_step(step: &Step, ex: &mut Exchange<'_>, started: Option<Instant>) {
     }
 }
 
+/// Calls a request hook of the steps that are left, until one responds or wants the body.
+macro_rules! run_round {
+    ($steps:expr, $at:expr, $timed_steps:ident, $ex:ident,
+     ($phase:ident, $hook:ident, $hook_async:ident)) => {
+        while let Some(step) = $steps.get($at) {
+            if let Some(most) = wanted_body(step, $ex, Phase::$phase) {
+                return HookOutcome::Body(most);
+            }
+            $at += 1;
+            let timed = $timed_steps.begin(step, $ex);
+            let verdict = match &step.hooks {
+                Hooks::Sync(filter) => filter.$hook($ex),
+                Hooks::Async(filter) => filter.$hook_async($ex).await,
+            };
+            if let (Some(started), Some(trace)) = (timed, &mut $ex.facts.trace) {
+                trace.end_filter(step.name, started, &verdict);
+            }
+            if let Verdict::Reply(_) = verdict {
+                return HookOutcome::Over(verdict);
+            }
+        }
+    };
+}
+
+/// Calls a hook of all steps, and `$after` behind each; records the asynchronous ones.
+macro_rules! run_steps {
+    ($steps:expr, $ex:ident, $what:ident, ($hook:ident, $hook_async:ident), $after:block) => {
+        for step in &$steps {
+            match &step.hooks {
+                Hooks::Sync(filter) => filter.$hook($ex, $what),
+                Hooks::Async(filter) => {
+                    let timed = TimedSteps::of($ex).begin(step, $ex);
+                    filter.$hook_async($ex, $what).await;
+                    end_step(step, $ex, timed);
+                }
+            }
+            $after
+        }
+    };
+}
+
 /// Replaces the members of `any` by itself.
 fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
     let members = any.names();
@@ -319,58 +360,36 @@ impl Chain {
     /// [`RequestFacts::body`]: super::RequestFacts::body
     pub async fn on_request(&self, ex: &mut Exchange<'_>, round: &mut HookProgress) -> HookOutcome {
         let timed_steps = TimedSteps::of(ex);
-        while let Some(step) = self.request.get(round.request) {
-            if let Some(most) = wanted_body(step, ex, Phase::Request) {
-                return HookOutcome::Body(most);
-            }
-            round.request += 1;
-            let timed = timed_steps.begin(step, ex);
-            let verdict = match &step.hooks {
-                Hooks::Sync(filter) => filter.on_request(ex),
-                Hooks::Async(filter) => filter.on_request_async(ex).await,
-            };
-            if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
-                trace.end_filter(step.name, started, &verdict);
-            }
-            if let Verdict::Reply(_) = verdict {
-                return HookOutcome::Over(verdict);
-            }
-        }
-        while let Some(step) = self.authorized.get(round.authorized) {
-            if let Some(most) = wanted_body(step, ex, Phase::Authorized) {
-                return HookOutcome::Body(most);
-            }
-            round.authorized += 1;
-            let timed = timed_steps.begin(step, ex);
-            let verdict = match &step.hooks {
-                Hooks::Sync(filter) => filter.on_authorized(ex),
-                Hooks::Async(filter) => filter.on_authorized_async(ex).await,
-            };
-            if let (Some(started), Some(trace)) = (timed, &mut ex.facts.trace) {
-                trace.end_filter(step.name, started, &verdict);
-            }
-            if let Verdict::Reply(_) = verdict {
-                return HookOutcome::Over(verdict);
-            }
-        }
+        run_round!(
+            self.request,
+            round.request,
+            timed_steps,
+            ex,
+            (Request, on_request, on_request_async)
+        );
+        run_round!(
+            self.authorized,
+            round.authorized,
+            timed_steps,
+            ex,
+            (Authorized, on_authorized, on_authorized_async)
+        );
         HookOutcome::Over(Verdict::Next)
     }
 
     /// Stops at the first filter that refuses the request after all (`Facts::refused`).
     pub async fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
-        for step in &self.upstream {
-            match &step.hooks {
-                Hooks::Sync(filter) => filter.on_upstream(ex, headers),
-                Hooks::Async(filter) => {
-                    let timed = TimedSteps::of(ex).begin(step, ex);
-                    filter.on_upstream_async(ex, headers).await;
-                    end_step(step, ex, timed);
+        run_steps!(
+            self.upstream,
+            ex,
+            headers,
+            (on_upstream, on_upstream_async),
+            {
+                if ex.facts.refused.is_some() {
+                    return;
                 }
             }
-            if ex.facts.refused.is_some() {
-                return;
-            }
-        }
+        );
     }
 
     /// Returns all headers that the filters may change on the way to a backend.
@@ -389,42 +408,22 @@ impl Chain {
     }
 
     pub async fn on_upstream_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        for step in &self.upstream_response {
-            match &step.hooks {
-                Hooks::Sync(filter) => filter.on_upstream_response(ex, head),
-                Hooks::Async(filter) => {
-                    let timed = TimedSteps::of(ex).begin(step, ex);
-                    filter.on_upstream_response_async(ex, head).await;
-                    end_step(step, ex, timed);
-                }
-            }
-        }
+        run_steps!(
+            self.upstream_response,
+            ex,
+            head,
+            (on_upstream_response, on_upstream_response_async),
+            {}
+        );
     }
 
     pub async fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        for step in &self.response {
-            match &step.hooks {
-                Hooks::Sync(filter) => filter.on_response(ex, head),
-                Hooks::Async(filter) => {
-                    let timed = TimedSteps::of(ex).begin(step, ex);
-                    filter.on_response_async(ex, head).await;
-                    end_step(step, ex, timed);
-                }
-            }
-        }
+        run_steps!(self.response, ex, head, (on_response, on_response_async), {
+        });
     }
 
     pub async fn on_error(&self, ex: &mut Exchange<'_>, reply: &mut Reply) {
-        for step in &self.error {
-            match &step.hooks {
-                Hooks::Sync(filter) => filter.on_error(ex, reply),
-                Hooks::Async(filter) => {
-                    let timed = TimedSteps::of(ex).begin(step, ex);
-                    filter.on_error_async(ex, reply).await;
-                    end_step(step, ex, timed);
-                }
-            }
-        }
+        run_steps!(self.error, ex, reply, (on_error, on_error_async), {});
     }
 
     /// Returns the upstream that a filter chose; the first filter that chooses one wins.

@@ -180,7 +180,7 @@ fn compile<K: FilterKind>(
         diagnostics: cx.diagnostics,
         ..cx
     };
-    let filter = config.and_then(|config| K::compile(config, &mut cx));
+    let filter = config.and_then(|config| cx.checked(|cx| K::compile(config, cx))?);
     let behind = Arc::default();
     let check = filter.map(|filter| FilterCheck {
         chain: Chain::new(vec![

@@ -2,8 +2,6 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-
 use crate::base::net::subscriber;
 
 /// The addresses of one client: an IPv4 address, or the /64 of an IPv6 address, since a client may
@@ -53,17 +51,7 @@ impl fmt::Display for Address {
     }
 }
 
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Address {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
-    }
-}
+edgeway_base::text_form!(Address);
 
 #[cfg(test)]
 mod tests {

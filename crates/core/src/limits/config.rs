@@ -1,9 +1,9 @@
 //! Config of one limit in `rate_limits`.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::collections::BTreeMap;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
     key::{KeyList, Source},
@@ -16,8 +16,8 @@ use crate::{
     },
     chain::Class,
     config::tree::{
-        OneOrMany, Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        Entries, OneOrMany, Spanned,
+        short::{self, Short, short_form},
     },
 };
 
@@ -138,16 +138,18 @@ pub enum HeadersConfig {
     Off,
 }
 
-/// A class of requests by its name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClassName {
-    Static,
-    Image,
-    Prefetch,
-    Page,
-    Action,
-    Api,
+edgeway_base::enum_table! {
+    /// A class of requests by its name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum ClassName => class: Class {
+        Static = Class::Static,
+        Image = Class::Image,
+        Prefetch = Class::Prefetch,
+        Page = Class::Page,
+        Action = Class::Action,
+        Api = Class::Api,
+    }
 }
 
 fn max_keys() -> Spanned<usize> {
@@ -190,8 +192,7 @@ impl Short for LimitConfig {
     }
 }
 
-reads_short!(LimitConfig);
-writes_mapping!(LimitConfig);
+short_form!(LimitConfig);
 
 impl Short for TierConfig {
     const WHAT: &'static str = "a rate such as `10/s`, or a mapping with `rate`";
@@ -202,62 +203,4 @@ impl Short for TierConfig {
     }
 }
 
-reads_short!(TierConfig);
-writes_mapping!(TierConfig);
-
-impl ClassName {
-    pub fn class(self) -> Class {
-        match self {
-            Self::Static => Class::Static,
-            Self::Image => Class::Image,
-            Self::Prefetch => Class::Prefetch,
-            Self::Page => Class::Page,
-            Self::Action => Class::Action,
-            Self::Api => Class::Api,
-        }
-    }
-}
-
-/// A mapping in its written order.
-#[derive(Clone, Debug)]
-pub(super) struct Entries<K, V>(pub(super) Vec<(K, V)>);
-
-impl<K, V> Entries<K, V> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<K, V> Default for Entries<K, V> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<K: Serialize, V: Serialize> Serialize for Entries<K, V> {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(self.0.iter().map(|(key, value)| (key, value)))
-    }
-}
-
-impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Entries<K, V> {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct OrderedEntries<K, V>(PhantomData<(K, V)>);
-        impl<'de, K: Deserialize<'de>, V: Deserialize<'de>> de::Visitor<'de> for OrderedEntries<K, V> {
-            type Value = Entries<K, V>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        d.deserialize_map(OrderedEntries(PhantomData))
-    }
-}
+short_form!(TierConfig);

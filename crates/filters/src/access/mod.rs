@@ -7,9 +7,7 @@ mod tests;
 use std::sync::Arc;
 
 use edgeway_base::net::CidrSet;
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
-};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Reply, Traits, Verdict};
 use http::StatusCode;
 
 /// The compiled filter.
@@ -21,15 +19,7 @@ pub struct Access {
     deny: CidrSet,
 }
 
-impl FilterKind for Access {
-    const NAME: &'static str = "access";
-    type Config = config::AccessConfig;
-    type Filter = Self;
-
-    fn compile(config: config::AccessConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Access: config::AccessConfig = "access");
 
 impl Filter for Access {
     fn traits(self: Arc<Self>) -> Traits {

@@ -26,7 +26,7 @@ use smart_default::SmartDefault;
 
 use super::{
     ACCESS_LOG, AccessLog,
-    fields::{ChosenFields, Field, Fields},
+    fields::{Field, Fields},
     headers::LoggedHeadersConfig,
     layout::Layout,
     line::LineFormat,
@@ -164,17 +164,16 @@ impl AccessLogConfig {
         let fields = self.chosen_fields(cx);
         let headers = self.headers.compile(cx);
         let sample = Sample::compile(&self.sample, cx);
-        let (target, rotation) = (target?, rotation?);
         Some(AccessLog {
             layout: Layout {
                 format: self.format,
                 fields: fields?,
-                headers: headers?,
+                headers,
             },
-            sample: Some(sample?).filter(|_| !self.sample.is_empty()),
+            sample: Some(sample).filter(|_| !self.sample.is_empty()),
             redact: Arc::new(Redactor::with_secrets(&self.redact, cx.secret_queries)),
             clock: cx.clock.clone(),
-            target,
+            target: target?,
             rotation,
             counts: LogMetrics::new(cx.metrics, &ACCESS_LOG),
             writer: OnceLock::new(),
@@ -220,15 +219,15 @@ impl AccessLogConfig {
             }
         }
         let fields = if is_chosen {
-            ChosenFields::new(named)
+            Fields::Chosen(named.into())
         } else {
-            ChosenFields::without(&named)
+            Fields::without(&named)
         };
         if fields.is_empty() {
             let message = "no field is left".to_owned();
             return refuse(first, message, "`access_log: false` switches the log off");
         }
-        Some(Fields::Chosen(fields))
+        Some(fields)
     }
 
     /// Returns `None` if a problem was reported.
@@ -306,13 +305,12 @@ impl AccessLogConfig {
         self.file.as_ref().is_none_or(|file| is_stream(&file.value))
     }
 
-    /// Returns `None` if a problem was reported.
-    fn rotation(&self, cx: &mut CompileContext<'_>) -> Option<RotationPolicy> {
+    fn rotation(&self, cx: &mut CompileContext<'_>) -> RotationPolicy {
         let is_stream = self.is_stream();
         match &self.rotate {
-            None if is_stream => Some(RotationPolicy::NEVER),
+            None if is_stream => RotationPolicy::NEVER,
             None => RotateConfig::default().compile(cx),
-            Some(rotate) if rotate.value.is_off => Some(RotationPolicy::NEVER),
+            Some(rotate) if rotate.value.is_off => RotationPolicy::NEVER,
             Some(rotate) if is_stream => {
                 cx.report_at(
                     rotate.place,
@@ -320,7 +318,7 @@ impl AccessLogConfig {
                     "only a file can be rotated",
                     "remove `rotate`, or name a `file`",
                 );
-                None
+                RotationPolicy::NEVER
             }
             Some(rotate) => rotate.value.compile(cx),
         }
@@ -343,11 +341,9 @@ impl RotateConfig {
         self.compress.unwrap_or(true)
     }
 
-    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<RotationPolicy> {
-        let mut is_good = true;
+    fn compile(&self, cx: &mut CompileContext<'_>) -> RotationPolicy {
         let mut refuse = |place, message: String, help: &str| {
             cx.report_at(place, "edgeway::access_log::rotate", message, help);
-            is_good = false;
         };
         if let Some(every) = &self.every
             && every.value < MINUTE
@@ -376,11 +372,11 @@ impl RotateConfig {
                 "write how many old files to keep, such as `7`",
             );
         }
-        is_good.then(|| RotationPolicy {
+        RotationPolicy {
             every: self.every().map(|Span(every): Span| -> Duration { every }),
             size: self.size.as_ref().map(|size| size.value.0),
             keep: self.keep(),
             compress: self.compresses(),
-        })
+        }
     }
 }

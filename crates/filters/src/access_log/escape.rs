@@ -113,22 +113,28 @@ pub(super) fn put_number(out: &mut Vec<u8>, number: u64) {
 
 /// Adds a text as JSON, or `null`.
 pub(super) fn put_text_or_null(out: &mut Vec<u8>, text: Option<&[u8]>) {
-    match text {
-        Some(text) => {
-            out.push(b'"');
-            put_json(out, text);
-            out.push(b'"');
-        }
+    put_or_null(out, text, |out, text| {
+        put_quoted(out, |out| put_json(out, text));
+    });
+}
+
+/// Adds a value by `put`, or `null`.
+pub(super) fn put_or_null<T>(
+    out: &mut Vec<u8>,
+    value: Option<T>,
+    put: impl FnOnce(&mut Vec<u8>, T),
+) {
+    match value {
+        Some(value) => put(out, value),
         None => out.extend_from_slice(b"null"),
     }
 }
 
-/// Adds a duration in milliseconds, or `null`.
-pub(super) fn put_millis_or_null(out: &mut Vec<u8>, span: Option<Duration>) {
-    match span {
-        Some(span) => put_millis(out, span),
-        None => out.extend_from_slice(b"null"),
-    }
+/// Adds what `put` adds, between quotes.
+pub(super) fn put_quoted(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    put(out);
+    out.push(b'"');
 }
 
 /// Adds a duration in milliseconds with three decimals.

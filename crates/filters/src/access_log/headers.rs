@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    escape::{put_compat, put_json},
+    escape::{put_compat, put_quoted, put_text_or_null},
     redact::Redactor,
 };
 
@@ -66,19 +66,16 @@ impl LoggedHeadersConfig {
         self.request.is_empty() && self.response.is_empty()
     }
 
-    pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<LoggedHeaders> {
-        let request = compile(&self.request, cx);
-        let response = compile(&self.response, cx);
-        Some(LoggedHeaders {
-            request: request?,
-            response: response?,
-        })
+    pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> LoggedHeaders {
+        LoggedHeaders {
+            request: compile(&self.request, cx),
+            response: compile(&self.response, cx),
+        }
     }
 }
 
-fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Box<[LoggedHeader]>> {
-    let mut compiled = Vec::new();
-    for written in names {
+fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Box<[LoggedHeader]> {
+    let compiled = names.iter().filter_map(|written| {
         let Ok(name) = written.value.parse::<HeaderName>() else {
             cx.report_at(
                 written.place,
@@ -90,13 +87,13 @@ fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Box
         };
         let is_secret =
             SECRETS.contains(&name) || secret::shown(name.as_str(), "") == secret::REDACTED;
-        compiled.push(LoggedHeader {
+        Some(LoggedHeader {
             is_secret,
             has_url: URLS.contains(&name),
             name,
-        });
-    }
-    Some(compiled.into())
+        })
+    });
+    compiled.collect()
 }
 
 impl LoggedHeader {
@@ -162,14 +159,7 @@ impl LoggedHeaders {
                 out.extend_from_slice(before);
                 out.extend_from_slice(name.as_str().as_bytes());
                 out.extend_from_slice(b"\":");
-                match value {
-                    Some(value) => {
-                        out.push(b'"');
-                        put_json(out, value);
-                        out.push(b'"');
-                    }
-                    None => out.extend_from_slice(b"null"),
-                }
+                put_text_or_null(out, value);
                 let count = match kind {
                     Kind::Request => self.request.len(),
                     Kind::Response => self.response.len(),
@@ -193,9 +183,8 @@ impl LoggedHeaders {
                 };
                 out.extend_from_slice(before);
                 out.extend_from_slice(name.as_str().as_bytes());
-                out.extend_from_slice(b"=\"");
-                put_compat(out, value.unwrap_or(b"-"));
-                out.push(b'"');
+                out.push(b'=');
+                put_quoted(out, |out| put_compat(out, value.unwrap_or(b"-")));
             },
             out,
         );

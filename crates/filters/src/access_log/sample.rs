@@ -50,7 +50,7 @@ impl Sample {
     pub(super) fn compile(
         written: &BTreeMap<String, Spanned<Percent>>,
         cx: &mut CompileContext<'_>,
-    ) -> Option<Self> {
+    ) -> Self {
         let mut listed = Vec::new();
         for (key, share) in written.iter().filter(|(key, _)| *key != DEFAULT) {
             match key.parse::<Statuses>() {
@@ -58,25 +58,22 @@ impl Sample {
                     let is_class = key.to_ascii_lowercase().contains("xx");
                     listed.push((is_class, statuses, Share::new(share.value)));
                 }
-                Err(error) => {
-                    cx.report_at(
-                        share.place,
-                        "edgeway::access_log::sample",
-                        error.to_string(),
-                        "write `default`, or a status or class with its share: `2xx: 10%`",
-                    );
-                    return None;
-                }
+                Err(error) => cx.report_at(
+                    share.place,
+                    "edgeway::access_log::sample",
+                    error.to_string(),
+                    "write `default`, or a status or class with its share: `2xx: 10%`",
+                ),
             }
         }
         listed.sort_by_key(|(is_class, ..)| *is_class);
         let listed = listed
             .into_iter()
             .map(|(_, statuses, share)| (statuses, share));
-        Some(Self {
+        Self {
             default: written.get(DEFAULT).map(|share| Share::new(share.value)),
             listed: listed.collect(),
-        })
+        }
     }
 
     /// Returns the share that applies to a request; `None` if each such request has a line. Errors

@@ -67,6 +67,7 @@ struct KeyConfig {
 
 impl ApiKeyConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ApiKey> {
+        let errors = cx.diagnostics.errors();
         // One table for all routes: a key has one budget, on whatever route it is used.
         let counts = cx
             .zones
@@ -76,7 +77,6 @@ impl ApiKeyConfig {
             names: HashSet::new(),
             counts,
             has_limits: false,
-            is_wrong: false,
         };
         for key in self.keys {
             found.add(key.value, key.place, "", cx);
@@ -88,22 +88,12 @@ impl ApiKeyConfig {
         if header.is_err() {
             let message = format!("invalid header name `{}`", self.header.value.escape_debug());
             let help = "write a name such as `X-API-Key`";
-            found.wrong(
-                "edgeway::api_key::header",
-                self.header.place,
-                message,
-                help,
-                cx,
-            );
+            cx.report_at(self.header.place, "edgeway::api_key::header", message, help);
         }
-        let forward = match &self.forward {
-            Some(name) => Some(cx.own_header(name, "edgeway::api_key::forward")?),
-            None => None,
-        };
-        if found.is_wrong {
-            return None;
-        }
-        if found.names.is_empty() {
+        let forward = self.forward.as_ref();
+        let forward = forward.and_then(|name| cx.own_header(name, "edgeway::api_key::forward"));
+        let header = header.ok()?;
+        if found.names.is_empty() && cx.diagnostics.errors() == errors {
             cx.report(
                 "edgeway::api_key::nobody",
                 "`api_key` has no keys, so no client could pass",
@@ -111,7 +101,6 @@ impl ApiKeyConfig {
             );
             return None;
         }
-        let header = header.ok()?;
         let is_bearer = header == header::AUTHORIZATION;
         Some(ApiKey {
             is_bearer,
@@ -140,7 +129,6 @@ struct KeysFound {
     names: HashSet<String>,
     counts: Arc<BucketTable>,
     has_limits: bool,
-    is_wrong: bool,
 }
 
 impl KeysFound {
@@ -158,12 +146,11 @@ impl KeysFound {
             Ok(text) => text,
             Err(why) => {
                 let message = format!("cannot read the keys in `{}`: {why}", path.display());
-                self.wrong(
-                    "edgeway::api_key::file",
+                cx.report_at(
                     file.place,
+                    "edgeway::api_key::file",
                     message,
                     CREATE_KEY_HELP,
-                    cx,
                 );
                 return;
             }
@@ -180,7 +167,7 @@ impl KeysFound {
                         Err(error) => {
                             let message = format!("{at}{error}");
                             let help = "write a rate such as `100/min` behind the hash";
-                            self.wrong("edgeway::api_key::rate", file.place, message, help, cx);
+                            cx.report_at(file.place, "edgeway::api_key::rate", message, help);
                             continue;
                         }
                     };
@@ -194,12 +181,11 @@ impl KeysFound {
                 }
                 _ => {
                     let message = format!("{at}expected `NAME HASH` or `NAME HASH RATE`");
-                    self.wrong(
-                        "edgeway::api_key::line",
+                    cx.report_at(
                         file.place,
+                        "edgeway::api_key::line",
                         message,
                         CREATE_KEY_HELP,
-                        cx,
                     );
                 }
             }
@@ -213,14 +199,14 @@ impl KeysFound {
         let Some(header) = header else {
             let message = format!("{at}invalid key name `{shown}`");
             let help = "write a name of visible characters";
-            self.wrong("edgeway::api_key::name", place, message, help, cx);
+            cx.report_at(place, "edgeway::api_key::name", message, help);
             return;
         };
         let hash: ApiKeyHash = match key.hash.parse() {
             Ok(hash) => hash,
             Err(error) => {
                 let message = format!("{at}the key `{shown}`: {error}");
-                self.wrong("edgeway::api_key::hash", place, message, error.help, cx);
+                cx.report_at(place, "edgeway::api_key::hash", message, error.help);
                 return;
             }
         };
@@ -231,7 +217,7 @@ impl KeysFound {
                     let message = format!("{at}the key `{shown}` could never be used at this rate");
                     let help =
                         "write a rate such as `100/min`, and a `burst` above 0 if one is wanted";
-                    self.wrong("edgeway::api_key::rate", place, message, help, cx);
+                    cx.report_at(place, "edgeway::api_key::rate", message, help);
                     return;
                 };
                 let mut hasher = self.counts.hashing().begin();
@@ -242,7 +228,7 @@ impl KeysFound {
             (None, Some(_)) => {
                 let message = format!("{at}the key `{shown}` has a `burst` and no `rate`");
                 let help = "write a `rate` beside it, or remove it";
-                self.wrong("edgeway::api_key::burst", place, message, help, cx);
+                cx.report_at(place, "edgeway::api_key::burst", message, help);
                 return;
             }
             (None, None) => None,
@@ -253,7 +239,7 @@ impl KeysFound {
             let kind = if is_twice { "hash" } else { "name" };
             let message = format!("{at}duplicate {kind}, already used by `{shown}`");
             let help = "remove one of the two";
-            self.wrong("edgeway::api_key::twice", place, message, help, cx);
+            cx.report_at(place, "edgeway::api_key::twice", message, help);
             return;
         }
         self.has_limits |= limit.is_some();
@@ -264,17 +250,5 @@ impl KeysFound {
             hash,
             limit,
         });
-    }
-
-    fn wrong(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: String,
-        help: &'static str,
-        cx: &mut CompileContext<'_>,
-    ) {
-        self.is_wrong = true;
-        cx.report_at(place, code, message, help);
     }
 }

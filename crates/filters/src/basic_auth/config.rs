@@ -44,10 +44,8 @@ pub struct BasicAuthConfig {
 
 impl BasicAuthConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BasicAuth> {
-        let mut list = UsersFound {
-            users: HashMap::new(),
-            is_right: true,
-        };
+        let mut list = UsersFound(HashMap::new());
+        let errors = cx.diagnostics.errors();
         if let Some(file) = &self.file {
             list.read(file, cx);
         }
@@ -55,14 +53,9 @@ impl BasicAuthConfig {
             list.add(name, hash.value.reveal(), hash.place, "", cx);
         }
         let challenge = challenge(&self.realm, cx);
-        let forward = match &self.forward {
-            Some(name) => Some(cx.own_header(name, "edgeway::basic_auth::forward")?),
-            None => None,
-        };
-        if !list.is_right {
-            return None;
-        }
-        if list.users.is_empty() {
+        let forward = self.forward.as_ref();
+        let forward = forward.and_then(|name| cx.own_header(name, "edgeway::basic_auth::forward"));
+        if list.0.is_empty() && cx.diagnostics.errors() == errors {
             cx.report(
                 "edgeway::basic_auth::nobody",
                 "`basic_auth` has no users, so no user could pass",
@@ -74,7 +67,7 @@ impl BasicAuthConfig {
         let checks = cx.zones.get_or_create("basic_auth", Comparisons::default);
         Some(BasicAuth {
             list: Arc::from(list.fingerprint()),
-            users: list.users,
+            users: list.0,
             challenge: challenge?,
             own: GatewayHeaders::new(forward.iter().cloned()),
             forward,
@@ -87,10 +80,7 @@ impl BasicAuthConfig {
 }
 
 /// Users found so far.
-struct UsersFound {
-    users: HashMap<Box<str>, User>,
-    is_right: bool,
-}
+struct UsersFound(HashMap<Box<str>, User>);
 
 impl UsersFound {
     fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) {
@@ -98,7 +88,6 @@ impl UsersFound {
         let text = match text_of(&path) {
             Ok(text) => text,
             Err(why) => {
-                self.is_right = false;
                 cx.report_at(
                     file.place,
                     "edgeway::basic_auth::file",
@@ -118,7 +107,6 @@ impl UsersFound {
                 self.add(name, hash, file.place, &at, cx);
                 continue;
             }
-            self.is_right = false;
             cx.report_at(
                 file.place,
                 "edgeway::basic_auth::line",
@@ -131,7 +119,6 @@ impl UsersFound {
     fn add(&mut self, name: &str, hash: &str, place: Place, at: &str, cx: &mut CompileContext<'_>) {
         let shown = name.escape_debug();
         if name.is_empty() || HeaderValue::from_str(name).is_err() || name.contains(':') {
-            self.is_right = false;
             cx.report_at(
                 place,
                 "edgeway::basic_auth::name",
@@ -143,7 +130,6 @@ impl UsersFound {
         let hash: PasswordHash = match hash.trim().parse() {
             Ok(hash) => hash,
             Err(error) => {
-                self.is_right = false;
                 cx.report_at(
                     place,
                     "edgeway::basic_auth::hash",
@@ -165,8 +151,7 @@ impl UsersFound {
             name: name.into(),
             hash: Arc::new(hash),
         };
-        if self.users.insert(name.into(), user).is_some() {
-            self.is_right = false;
+        if self.0.insert(name.into(), user).is_some() {
             cx.report_at(
                 place,
                 "edgeway::basic_auth::twice",
@@ -179,9 +164,8 @@ impl UsersFound {
     /// Returns a hash that differs for every other list of users: credentials remembered for one
     /// list are unknown to another.
     fn fingerprint(&self) -> Vec<u8> {
-        let mut lines: Vec<String> = self
-            .users
-            .iter()
+        let users = self.0.iter();
+        let mut lines: Vec<String> = users
             .map(|(name, user)| format!("{name}:{}", user.hash.text()))
             .collect();
         lines.sort();

@@ -14,8 +14,8 @@ use std::{collections::HashMap, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use edgeway_base::{clock::Clock, credential::PasswordHash, gateway_headers::GatewayHeaders};
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard,
-    Outcome, Phases, Refusal, RequestChanges, Traits, Verdict,
+    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Refusal,
+    RequestChanges, Traits, Verdict,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -49,15 +49,7 @@ struct User {
 /// User that this filter let pass, for the backend.
 struct VerifiedUser(HeaderValue);
 
-impl FilterKind for BasicAuth {
-    const NAME: &'static str = "basic_auth";
-    type Config = config::BasicAuthConfig;
-    type Filter = Self;
-
-    fn compile(config: config::BasicAuthConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(BasicAuth: config::BasicAuthConfig = "basic_auth");
 
 impl Filter for BasicAuth {
     fn traits(self: Arc<Self>) -> Traits {

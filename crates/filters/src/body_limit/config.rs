@@ -1,7 +1,7 @@
 //! Configuration of `body_limit` as written, and its compilation.
 
 use edgeway_base::units::{ByteSize, UnitError};
-use edgeway_config::tree::short::{self, Short, reads_short, writes_mapping};
+use edgeway_config::tree::short::{self, Short, short_form};
 use edgeway_core::chain::CompileContext;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
@@ -40,8 +40,7 @@ impl Short for BodyLimitConfig {
     }
 }
 
-reads_short!(BodyLimitConfig);
-writes_mapping!(BodyLimitConfig);
+short_form!(BodyLimitConfig);
 
 impl BodyLimitConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BodyLimit> {

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use edgeway_base::http::has;
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
-};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Reply, Traits, Verdict};
 use http::{StatusCode, header};
 
 /// The compiled filter.
@@ -26,16 +24,7 @@ struct ReceivedBytes {
     attempt: u32,
 }
 
-impl FilterKind for BodyLimit {
-    const NAME: &'static str = "body_limit";
-    const ON_BY_DEFAULT: bool = true;
-    type Config = config::BodyLimitConfig;
-    type Filter = Self;
-
-    fn compile(config: config::BodyLimitConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(BodyLimit: config::BodyLimitConfig = "body_limit", on_by_default = true);
 
 impl Filter for BodyLimit {
     fn traits(self: Arc<Self>) -> Traits {

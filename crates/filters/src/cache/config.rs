@@ -15,7 +15,7 @@ use edgeway_cache::{
 };
 use edgeway_config::tree::{
     Spanned,
-    short::{self, FromMapping, Short, reads_short, writes_mapping},
+    short::{self, FromMapping, Short, reads_short, short_form, writes_mapping},
 };
 use edgeway_core::{
     chain::CompileContext,
@@ -128,29 +128,35 @@ struct ClientDirectivesConfig {
     per_address: Spanned<Rate>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum RangesConfig {
-    #[default]
-    Any,
-    Announced,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    enum RangesConfig => ranges: Ranges {
+        #[default]
+        Any = Ranges::Any,
+        Announced = Ranges::Announced,
+    }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum ModeConfig {
-    #[default]
-    App,
-    Strict,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    enum ModeConfig => mode: Mode {
+        #[default]
+        App = Mode::App,
+        Strict = Mode::Strict,
+    }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-enum PagesConfig {
-    Off,
-    #[default]
-    Anonymous,
-    All,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "lowercase")]
+    enum PagesConfig => pages: PageCache {
+        Off = PageCache::Off,
+        #[default]
+        Anonymous = PageCache::Anonymous,
+        All = PageCache::All,
+    }
 }
 
 /// Response header of an origin that decides whether a response is stored.
@@ -197,9 +203,7 @@ impl ClientDirectivesConfig {
         }
     }
 
-    /// Returns `None` if an error was reported.
-    #[expect(clippy::option_option, reason = "an error, off, or on")]
-    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Option<ClientDirectives>> {
+    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<ClientDirectives> {
         let Spanned { value: rate, place } = self.per_address;
         let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
             cx.report_at(
@@ -216,7 +220,7 @@ impl ClientDirectivesConfig {
             })
         };
         let on = || ClientDirectives::new(quota, counts(), cx.route);
-        Some(self.enabled.then(on))
+        self.enabled.then(on)
     }
 }
 
@@ -264,8 +268,7 @@ impl Short for RouteCacheConfig {
     }
 }
 
-reads_short!(RouteCacheConfig);
-writes_mapping!(RouteCacheConfig);
+short_form!(RouteCacheConfig);
 
 impl RouteCacheConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RouteCachePolicy> {
@@ -274,15 +277,15 @@ impl RouteCacheConfig {
         let memory = cache
             .as_ref()
             .map_or(u64::MAX, |cache| cache.settings.memory);
-        let by_status = self.by_status(cx)?;
-        let tags = self.tags(cx)?;
+        let by_status = cx.checked(|cx| self.by_status(cx))?;
+        let tags = cx.checked(|cx| self.tags(cx))?;
         let key = self.key(cx)?;
-        let client_directives = self.client_directives.compile(cx)?;
+        let client_directives = cx.checked(|cx| self.client_directives.compile(cx))?;
         if self.force {
             self.warn_of_force(cx)?;
         }
         let ignored = self.ignored(cx);
-        let min_uses = self.min_uses(cx)?;
+        let min_uses = cx.checked(|cx| self.min_uses(cx))?;
         if self.keep_on_write && self.purge_on_write {
             cx.report(
                 "edgeway::cache::keep_on_write",
@@ -330,15 +333,8 @@ impl RouteCacheConfig {
             ..plain.clone()
         };
         Some(RouteCachePolicy {
-            mode: match self.mode {
-                ModeConfig::App => Mode::App,
-                ModeConfig::Strict => Mode::Strict,
-            },
-            pages: match self.pages {
-                PagesConfig::Off => PageCache::Off,
-                PagesConfig::Anonymous => PageCache::Anonymous,
-                PagesConfig::All => PageCache::All,
-            },
+            mode: self.mode.mode(),
+            pages: self.pages.pages(),
             plain,
             nextjs,
             key,
@@ -359,51 +355,39 @@ impl RouteCacheConfig {
             wait: self.wait.0,
             quota: self.quota.map(|quota| quota.value.0),
             fetches_whole: self.whole,
-            ranges: match self.ranges {
-                RangesConfig::Any => Ranges::Any,
-                RangesConfig::Announced => Ranges::Announced,
-            },
+            ranges: self.ranges.ranges(),
             keeps_on_write: self.keep_on_write,
             min_uses,
         })
     }
 
-    fn by_status(&self, cx: &mut CompileContext<'_>) -> Option<Vec<(u16, Duration)>> {
+    fn by_status(&self, cx: &mut CompileContext<'_>) -> Vec<(u16, Duration)> {
         let mut by_status = Vec::new();
-        let mut is_good = true;
         for (status, span) in &self.by_status {
             match status.parse() {
                 Ok(code @ 200..=599) if code != 206 && code != 304 => {
                     by_status.push((code, span.value.0));
                 }
-                _ => {
-                    is_good = false;
-                    cx.report_at(
-                        span.place,
-                        "edgeway::cache::status",
-                        format!("responses of status `{status}` are not stored"),
-                        "write a status such as `404`; 206 and 304 are incomplete responses",
-                    );
-                }
-            }
-        }
-        is_good.then_some(by_status)
-    }
-
-    fn tags(&self, cx: &mut CompileContext<'_>) -> Option<Box<[TagTemplate]>> {
-        let mut tags = Vec::new();
-        for tag in &self.tags {
-            match TagTemplate::parse(&tag.value) {
-                Ok(template) => tags.push(template),
-                Err(problem) => cx.report_at(
-                    tag.place,
-                    "edgeway::cache::tag",
-                    problem.to_string(),
-                    "write a tag such as `products`, or `product:{id}` with a path parameter",
+                _ => cx.report_at(
+                    span.place,
+                    "edgeway::cache::status",
+                    format!("responses of status `{status}` are not stored"),
+                    "write a status such as `404`; 206 and 304 are incomplete responses",
                 ),
             }
         }
-        (tags.len() == self.tags.len()).then(|| tags.into())
+        by_status
+    }
+
+    fn tags(&self, cx: &mut CompileContext<'_>) -> Box<[TagTemplate]> {
+        const HELP: &str =
+            "write a tag such as `products`, or `product:{id}` with a path parameter";
+        let tags = self.tags.iter().filter_map(|tag| {
+            let parsed = TagTemplate::parse(&tag.value);
+            let parsed = parsed.map_err(|problem| (problem.to_string(), HELP.to_owned()));
+            cx.reported(tag.place, "edgeway::cache::tag", parsed)
+        });
+        tags.collect()
     }
 
     fn key(&self, cx: &mut CompileContext<'_>) -> Option<KeyRules> {
@@ -465,16 +449,9 @@ impl RouteCacheConfig {
         ignored
     }
 
-    /// Returns `None` if an error was reported.
-    #[expect(clippy::option_option, reason = "an error, none, or some")]
-    fn min_uses(&self, cx: &mut CompileContext<'_>) -> Option<Option<MinUses>> {
-        let Some(Spanned {
-            value: number,
-            place,
-        }) = self.min_uses
-        else {
-            return Some(None);
-        };
+    fn min_uses(&self, cx: &mut CompileContext<'_>) -> Option<MinUses> {
+        let written = self.min_uses.as_ref()?;
+        let (number, place) = (written.value, written.place);
         if number == 0 {
             cx.report_at(
                 place,
@@ -485,7 +462,7 @@ impl RouteCacheConfig {
             return None;
         }
         let counts = || cx.zones.get_or_create("cache min_uses", UseCounts::default);
-        Some((number > 1).then(|| MinUses::new(number, counts())))
+        (number > 1).then(|| MinUses::new(number, counts()))
     }
 
     fn warn_of_force(&self, cx: &mut CompileContext<'_>) -> Option<()> {

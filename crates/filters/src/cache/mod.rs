@@ -41,7 +41,7 @@ impl FilterKind for Cache {
     type Filter = Self;
 
     fn compile(config: config::RouteCacheConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        let values = RequestValues::compile(&config, cx)?;
+        let values = cx.checked(|cx| RequestValues::compile(&config, cx))?;
         let policy = Arc::new(config.compile(cx)?);
         Some(Self(Arc::new(CompiledCache { policy, values })))
     }

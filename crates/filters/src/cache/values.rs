@@ -6,7 +6,7 @@ use edgeway_core::{
     chain::{CompileContext, Exchange, KeyBuilder},
     limits::key::{KeyValue, Source},
 };
-use edgeway_routes::values::{Names, Template};
+use edgeway_routes::values::Template;
 
 use super::config::RouteCacheConfig;
 
@@ -21,27 +21,22 @@ pub struct RequestValues {
 }
 
 impl RequestValues {
-    /// Returns `None` if an error was reported.
-    #[expect(clippy::option_option, reason = "an error, no values, or some")]
-    pub(super) fn compile(
-        config: &RouteCacheConfig,
-        cx: &mut CompileContext<'_>,
-    ) -> Option<Option<Self>> {
+    /// Returns `None` if there are no values.
+    pub(super) fn compile(config: &RouteCacheConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let bypass = templates(&config.bypass_if, cx);
         let no_store = templates(&config.no_store_if, cx);
         let key = templates(&config.key.values, cx);
-        let (bypass, no_store, key) = (bypass?, no_store?, key?);
         let mut sources = Vec::new();
         for template in bypass.iter().chain(&no_store).chain(&key) {
             template.sources(&mut sources);
         }
         let is_empty = bypass.is_empty() && no_store.is_empty() && key.is_empty();
-        Some((!is_empty).then(|| Self {
-            bypass: bypass.into(),
-            no_store: no_store.into(),
-            key: key.into(),
+        (!is_empty).then(|| Self {
+            bypass,
+            no_store,
+            key,
             sources: sources.into(),
-        }))
+        })
     }
 
     /// Returns true if a value has several readings: the origin may use another one than the gateway.
@@ -92,18 +87,9 @@ fn is_any_set(templates: &[Template], ex: &Exchange<'_>) -> bool {
 }
 
 /// Compiles values; reports all problems.
-fn templates(texts: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Vec<Template>> {
-    if texts.is_empty() {
-        return Some(Vec::new());
-    }
-    let mut found = Vec::new();
-    for text in texts {
-        match Names::with(cx, |names| Template::parse(&text.value, names)) {
-            Ok(template) => found.push(template),
-            Err((message, help)) => {
-                cx.report_at(text.place, "edgeway::cache::value", message, help);
-            }
-        }
-    }
-    (found.len() == texts.len()).then_some(found)
+fn templates(texts: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Box<[Template]> {
+    let texts = texts.iter();
+    texts
+        .filter_map(|text| Template::compile(&text.value, text.place, "edgeway::cache::value", cx))
+        .collect()
 }

@@ -9,9 +9,7 @@ mod tests;
 use std::sync::Arc;
 
 use edgeway_cache::policy::{self, ClientLifetimes};
-use edgeway_core::chain::{
-    Certificate, Class, CompileContext, Exchange, Filter, FilterKind, Phases, Traits,
-};
+use edgeway_core::chain::{Certificate, Class, Exchange, Filter, Phases, Traits};
 use http::{HeaderMap, Method, StatusCode, header, response};
 
 /// The compiled filter.
@@ -46,15 +44,7 @@ enum Effect {
     Set(ClientLifetimes),
 }
 
-impl FilterKind for CacheControl {
-    const NAME: &'static str = "cache_control";
-    type Config = config::CacheControlConfig;
-    type Filter = Self;
-
-    fn compile(config: config::CacheControlConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(CacheControl: config::CacheControlConfig = "cache_control");
 
 impl Filter for CacheControl {
     fn traits(self: Arc<Self>) -> Traits {

@@ -1,5 +1,6 @@
 //! Configuration of `client_cert` as written, and its compilation.
 
+use edgeway_base::expression::reason_of;
 use edgeway_config::tree::{OneOrMany, Spanned};
 use edgeway_core::chain::{AuthMetrics, CompileContext};
 use regex::bytes::{Regex, RegexBuilder};
@@ -27,15 +28,14 @@ pub struct ClientCertConfig {
 }
 
 impl ClientCertConfig {
-    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ClientCert> {
-        let subjects: Vec<_> = self.subject.0.iter().map(|s| subject(s, cx)).collect();
-        let fingerprints = self.fingerprint.0.iter().map(|f| fingerprint(f, cx));
-        let fingerprints: Vec<_> = fingerprints.collect();
-        Some(ClientCert {
-            subjects: subjects.into_iter().collect::<Option<_>>()?,
-            fingerprints: fingerprints.into_iter().collect::<Option<_>>()?,
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> ClientCert {
+        let subjects = self.subject.0.iter();
+        let fingerprints = self.fingerprint.0.iter();
+        ClientCert {
+            subjects: subjects.filter_map(|s| subject(s, cx)).collect(),
+            fingerprints: fingerprints.filter_map(|f| fingerprint(f, cx)).collect(),
             metrics: AuthMetrics::new("client_cert", cx.route, cx.metrics),
-        })
+        }
     }
 }
 
@@ -48,9 +48,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Sub
         return match anchored(pattern) {
             Ok(regex) => Some(Subject::Like(regex)),
             Err(error) => {
-                let error = error.to_string();
-                let why = error.lines().last().unwrap_or_default().trim();
-                let why = why.strip_prefix("error: ").unwrap_or(why);
+                let why = reason_of(&error);
                 let message = format!("`{pattern}` is not a regular expression: {why}");
                 let help = "write one such as `~CN=[a-z]+,O=Example`";
                 cx.report_at(written.place, CODE, message, help);

@@ -10,8 +10,7 @@ mod tests;
 use std::sync::Arc;
 
 use edgeway_core::chain::{
-    AuthMetrics, Certificate, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases,
-    Reply, Traits, Verdict,
+    AuthMetrics, Certificate, Exchange, Filter, Guard, Outcome, Phases, Reply, Traits, Verdict,
 };
 use http::{HeaderValue, StatusCode};
 use regex::bytes::Regex;
@@ -32,15 +31,7 @@ enum Subject {
     Like(Regex),
 }
 
-impl FilterKind for ClientCert {
-    const NAME: &'static str = "client_cert";
-    type Config = config::ClientCertConfig;
-    type Filter = Self;
-
-    fn compile(config: config::ClientCertConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(ClientCert: config::ClientCertConfig = "client_cert");
 
 impl Filter for ClientCert {
     fn traits(self: Arc<Self>) -> Traits {

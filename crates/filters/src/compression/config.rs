@@ -8,7 +8,7 @@ use edgeway_config::{
     model::StatusSet,
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 use edgeway_core::chain::CompileContext;
@@ -87,38 +87,34 @@ impl Short for CompressionConfig {
     }
 }
 
-reads_short!(CompressionConfig);
-writes_mapping!(CompressionConfig);
+short_form!(CompressionConfig);
 
 impl CompressionConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Compression> {
-        // All three report their problems before the first failure counts.
-        let encodings = self.encodings(cx);
-        let levels_are_good = self.levels.check(cx);
+        let encodings = cx.checked(|cx| self.encodings(cx));
+        let levels = cx.checked(|cx| self.levels.check(cx));
         let types = self.types(cx);
+        levels?;
         let offered = encodings?
             .into_iter()
             .map(|encoding| Offer::new(encoding, self.levels.of(encoding).value, cx.metrics))
             .collect();
-        let types = types?;
-        levels_are_good.then(|| Compression {
+        Some(Compression {
             coder: Arc::new(CompressionRules {
                 offered,
                 min_size: self.min_size.0,
-                types,
+                types: types?,
                 statuses: self.statuses,
                 has_vary: self.vary,
             }),
         })
     }
 
-    fn encodings(&self, cx: &mut CompileContext<'_>) -> Option<Vec<Encoding>> {
+    fn encodings(&self, cx: &mut CompileContext<'_>) -> Vec<Encoding> {
         let mut encodings = Vec::new();
-        let mut is_good = true;
         for written in &self.encodings {
             let name = written.value.as_str();
             let Some(encoding) = Encoding::ALL.into_iter().find(|e| e.name() == name) else {
-                is_good = false;
                 cx.report_at(
                     written.place,
                     "edgeway::compression::encoding",
@@ -128,26 +124,23 @@ impl CompressionConfig {
                 continue;
             };
             if encodings.contains(&encoding) {
-                is_good = false;
                 cx.report_at(
                     written.place,
                     "edgeway::compression::encoding",
                     format!("`{name}` is listed twice"),
                     "keep one, in its place of the order of preference",
                 );
-                continue;
             }
             encodings.push(encoding);
         }
         if self.encodings.is_empty() {
-            is_good = false;
             cx.report(
                 "edgeway::compression::encoding",
                 "no content coding is listed",
                 "write `compression: false` to leave responses uncompressed",
             );
         }
-        is_good.then_some(encodings)
+        encodings
     }
 
     fn types(&self, cx: &mut CompileContext<'_>) -> Option<MediaTypes> {
@@ -193,8 +186,7 @@ impl LevelsConfig {
         }
     }
 
-    fn check(&self, cx: &mut CompileContext<'_>) -> bool {
-        let mut is_good = true;
+    fn check(&self, cx: &mut CompileContext<'_>) {
         for encoding in Encoding::ALL {
             let (least, mut most) = encoding.levels().into_inner();
             if encoding == Encoding::Br {
@@ -202,7 +194,6 @@ impl LevelsConfig {
             }
             let level = self.of(encoding);
             if !(least..=most).contains(&level.value) {
-                is_good = false;
                 cx.report_at(
                     level.place,
                     "edgeway::compression::level",
@@ -211,6 +202,5 @@ impl LevelsConfig {
                 );
             }
         }
-        is_good
     }
 }

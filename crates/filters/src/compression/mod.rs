@@ -21,9 +21,7 @@ use edgeway_base::{
     signature::is_signed,
 };
 use edgeway_config::model::StatusSet;
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Phases, Protocol, RequestChanges, Traits,
-};
+use edgeway_core::chain::{Exchange, Filter, Phases, Protocol, RequestChanges, Traits};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 use self::types::MediaTypes;
@@ -93,16 +91,7 @@ enum CompressionDecision<'a> {
     Encode(usize, &'a Offer),
 }
 
-impl FilterKind for Compression {
-    const NAME: &'static str = "compression";
-    const ON_BY_DEFAULT: bool = true;
-    type Config = config::CompressionConfig;
-    type Filter = Self;
-
-    fn compile(config: config::CompressionConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Compression: config::CompressionConfig = "compression", on_by_default = true);
 
 impl Filter for Compression {
     fn traits(self: Arc<Self>) -> Traits {

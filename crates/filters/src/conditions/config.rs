@@ -57,9 +57,8 @@ impl ConditionsConfig {
             );
             return None;
         }
-        let all: Vec<Option<Condition>> = self.0.iter().map(|one| one.compile(cx)).collect();
-        let all = all.into_iter().map(|one| one.map(Arc::new));
-        all.collect::<Option<_>>().map(Conditions)
+        let all = self.0.iter().filter_map(|one| one.compile(cx));
+        Some(Conditions(all.map(Arc::new).collect()))
     }
 }
 

@@ -8,10 +8,7 @@ mod tests;
 use std::sync::Arc;
 
 use edgeway_base::{expression::Undecided, target::Target};
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, RequestFacts, Traits,
-    Verdict,
-};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Reply, RequestFacts, Traits, Verdict};
 use edgeway_routes::values::{Comparison, ConditionResponse, ReadRequest, undecided};
 
 /// The compiled filter: the first condition that holds decides.
@@ -44,15 +41,7 @@ impl Conditions {
     }
 }
 
-impl FilterKind for Conditions {
-    const NAME: &'static str = "conditions";
-    type Config = config::ConditionsConfig;
-    type Filter = Self;
-
-    fn compile(config: config::ConditionsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Conditions: config::ConditionsConfig = "conditions");
 
 impl Filter for Conditions {
     fn traits(self: Arc<Self>) -> Traits {

@@ -52,8 +52,8 @@ impl CorsConfig {
         Some(Cors {
             allowed: allowed?,
             methods: methods?,
-            headers: headers?,
-            expose: expose?,
+            headers,
+            expose,
             allow_credentials: self.credentials.value,
             max_age: HeaderValue::from(self.max_age.0.as_secs()),
         })
@@ -73,22 +73,16 @@ impl CorsConfig {
         if let Some(any) = self.origins.iter().find(|origin| origin.value == "*") {
             return self.anybody(any, cx);
         }
-        let (mut origins, mut null, mut is_good) = (Vec::new(), false, true);
+        let (mut origins, mut null) = (Vec::new(), false);
         for origin in &self.origins {
             if origin.value == "null" {
                 null = true;
                 continue;
             }
-            match OriginPattern::parse(&origin.value) {
-                Ok(pattern) => origins.push(pattern),
-                Err(error) => {
-                    is_good = false;
-                    cx.report_at(origin.place, CODE, error.to_string(), error.help);
-                }
-            }
+            let parsed = OriginPattern::parse(&origin.value);
+            origins.extend(cx.reported(origin.place, CODE, parsed));
         }
         if null && self.credentials.value {
-            is_good = false;
             cx.report_at(
                 self.credentials.place,
                 "edgeway::cors::credentials",
@@ -97,7 +91,7 @@ impl CorsConfig {
                 "remove `credentials`, or the origin `null`",
             );
         }
-        is_good.then(|| Allowed::Listed {
+        Some(Allowed::Listed {
             origins: origins.into(),
             null,
         })
@@ -130,12 +124,10 @@ fn list_of_methods(
     methods: &[Spanned<String>],
     cx: &mut CompileContext<'_>,
 ) -> Option<HeaderValue> {
-    let mut is_good = true;
     for method in methods {
         let upper = method.value.to_ascii_uppercase();
         // Methods are case-sensitive, and browsers compare them so.
         if method.value != upper || Method::from_bytes(upper.as_bytes()).is_err() {
-            is_good = false;
             cx.report_at(
                 method.place,
                 "edgeway::cors::method",
@@ -144,25 +136,16 @@ fn list_of_methods(
             );
         }
     }
-    if is_good {
-        joined(methods.iter().map(|method| method.value.as_str()))
-    } else {
-        None
-    }
+    joined(methods.iter().map(|method| method.value.as_str()))
 }
 
-/// Parses header names. The outer `None` means that a problem was reported.
-#[expect(clippy::option_option, reason = "absent and wrong are two things")]
+/// Parses header names.
 fn list_of_headers(
     names: Option<&[Spanned<String>]>,
     cx: &mut CompileContext<'_>,
-) -> Option<Option<HeaderValue>> {
-    let Some(names) = names else {
-        return Some(None);
-    };
-    let mut is_good = true;
+) -> Option<HeaderValue> {
+    let names = names?;
     for name in names.iter().filter(|name| !is_header_name(&name.value)) {
-        is_good = false;
         let help = if name.value == "*" {
             "list the names, or remove the key"
         } else {
@@ -175,5 +158,5 @@ fn list_of_headers(
             help,
         );
     }
-    is_good.then(|| joined(names.iter().map(|name| name.value.as_str())))
+    joined(names.iter().map(|name| name.value.as_str()))
 }

@@ -11,9 +11,7 @@ use edgeway_base::{
     http::varies_by,
     origin::{Origin, OriginPattern},
 };
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Traits, Verdict,
-};
+use edgeway_core::chain::{Exchange, Filter, Phases, Reply, Traits, Verdict};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
@@ -48,15 +46,7 @@ enum Allowed {
     },
 }
 
-impl FilterKind for Cors {
-    const NAME: &'static str = "cors";
-    type Config = config::CorsConfig;
-    type Filter = Self;
-
-    fn compile(config: config::CorsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Cors: config::CorsConfig = "cors");
 
 impl Filter for Cors {
     fn traits(self: Arc<Self>) -> Traits {

@@ -3,7 +3,7 @@
 use edgeway_base::origin::OriginPattern;
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
@@ -32,26 +32,17 @@ impl Short for CsrfConfig {
     }
 }
 
-reads_short!(CsrfConfig);
-writes_mapping!(CsrfConfig);
+short_form!(CsrfConfig);
 
 impl CsrfConfig {
-    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Csrf> {
-        let mut origins = Vec::with_capacity(self.origins.len());
-        for origin in &self.origins {
-            match OriginPattern::parse(&origin.value) {
-                Ok(pattern) => origins.push(pattern),
-                Err(error) => cx.report_at(
-                    origin.place,
-                    "edgeway::csrf::origin",
-                    error.to_string(),
-                    error.help,
-                ),
-            }
-        }
-        (origins.len() == self.origins.len()).then(|| Csrf {
-            origins: origins.into(),
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Csrf {
+        let mut pattern = |origin: &Spanned<String>| {
+            let parsed = OriginPattern::parse(&origin.value);
+            cx.reported(origin.place, "edgeway::csrf::origin", parsed)
+        };
+        Csrf {
+            origins: self.origins.iter().filter_map(&mut pattern).collect(),
             allow_same_site: self.allow_same_site,
-        })
+        }
     }
 }

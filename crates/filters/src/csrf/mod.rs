@@ -12,8 +12,7 @@ use std::sync::Arc;
 
 use edgeway_base::origin::{Origin, OriginPattern};
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
-    host::public_host,
+    Exchange, Filter, Guard, Phases, Reply, Traits, Verdict, host::public_host,
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
@@ -27,15 +26,7 @@ pub struct Csrf {
     allow_same_site: bool,
 }
 
-impl FilterKind for Csrf {
-    const NAME: &'static str = "csrf";
-    type Config = config::CsrfConfig;
-    type Filter = Self;
-
-    fn compile(config: config::CsrfConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Csrf: config::CsrfConfig = "csrf");
 
 impl Filter for Csrf {
     fn traits(self: Arc<Self>) -> Traits {

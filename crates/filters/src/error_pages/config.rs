@@ -11,7 +11,7 @@ use edgeway_config::{
     diagnostic::{Place, closest},
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 use edgeway_core::chain::CompileContext;
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{Content, ErrorPage, ErrorPages, HTML, PageSource, of_route::PageRoute};
 
 /// Maximum size of a page: all of them stay in memory.
+const CODE: &str = "edgeway::error_pages::page";
 const MAX_FILE_SIZE: u64 = 1 << 20;
 
 /// Media type of a page that has none of its own and is no file.
@@ -119,8 +120,7 @@ impl Short for PageConfig {
     }
 }
 
-reads_short!(PageConfig);
-writes_mapping!(PageConfig);
+short_form!(PageConfig);
 
 impl ErrorPagesConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ErrorPages> {
@@ -145,8 +145,7 @@ impl ErrorPagesConfig {
             }
             let content = page.value.content(page.place, cx);
             let status = page.value.status(page.place, cx);
-            if let (Some((first, last)), Some(content), Some(status)) = (statuses, content, status)
-            {
+            if let (Some((first, last)), Some(content)) = (statuses, content) {
                 pages.push(ErrorPage {
                     first,
                     last,
@@ -156,9 +155,6 @@ impl ErrorPagesConfig {
                     has_own_status: page.value.own_status,
                 });
             }
-        }
-        if pages.len() < self.pages.len() {
-            return None;
         }
         // A single status before its class.
         pages.sort_by_key(|page| page.last - page.first);
@@ -190,11 +186,11 @@ impl PageConfig {
                 Ok(value) if self.redirect.is_none() => Some(value),
                 _ => {
                     let help = "write one such as `application/json` beside `file` or `body`";
-                    report(
+                    cx.report_at(
                         place,
+                        CODE,
                         format!("misplaced or invalid media type `{text}`"),
                         help,
-                        cx,
                     );
                     return None;
                 }
@@ -209,12 +205,12 @@ impl PageConfig {
             let help = "write the `upstream` that has the page, or leave them out";
             let message = "`path`, `credentials`, `as_sent` and `own_status` are for pages of an \
                            upstream";
-            report(place, message.to_owned(), help, cx);
+            cx.report_at(place, CODE, message, help);
             return None;
         }
         if self.own_status && self.status.is_some() {
             let help = "leave one of them out";
-            report(place, "the page has two statuses".to_owned(), help, cx);
+            cx.report_at(place, CODE, "the page has two statuses", help);
             return None;
         }
         match (&self.file, &self.body, &self.redirect) {
@@ -224,7 +220,7 @@ impl PageConfig {
             _ if is_of_upstream => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`, and \
                             `content_type` beside `file` or `body` alone";
-                report(place, "a page needs one content".to_owned(), help, cx);
+                cx.report_at(place, CODE, "a page needs one content", help);
                 None
             }
             (Some(file), None, None) => {
@@ -240,21 +236,16 @@ impl PageConfig {
             (None, Some(body), None) => {
                 let content_type = content_type.unwrap_or(TEXT);
                 let text = Names::with(cx, |names| Template::parse_text_of_response(body, names));
-                match text {
-                    Ok(text) => Some(match text.plain_text() {
-                        Some(plain) => Content::Body(content_type, plain.to_owned().into()),
-                        None => Content::Text(content_type, text),
-                    }),
-                    Err((message, help)) => {
-                        report(place, message, &help, cx);
-                        None
-                    }
-                }
+                let text = cx.reported(place, CODE, text)?;
+                Some(match text.plain_text() {
+                    Some(plain) => Content::Body(content_type, plain.to_owned().into()),
+                    None => Content::Text(content_type, text),
+                })
             }
             (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),
             _ => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`";
-                report(place, "a page needs one content".to_owned(), help, cx);
+                cx.report_at(place, CODE, "a page needs one content", help);
                 None
             }
         }
@@ -282,7 +273,7 @@ impl PageConfig {
         }
         let help = "write `route` with the name of a route, or `reroute` with a path, and `status` \
                     or `own_status` alone beside it";
-        report(place, "a page needs one content".to_owned(), help, cx);
+        cx.report_at(place, CODE, "a page needs one content", help);
         None
     }
 
@@ -294,7 +285,7 @@ impl PageConfig {
             Some(path) if path.starts_with('/') => Some(template(path, place, cx)?),
             Some(path) => {
                 let help = "write one such as `/errors/404`";
-                report(place, format!("`{path}` is no path"), help, cx);
+                cx.report_at(place, CODE, format!("`{path}` is no path"), help);
                 return None;
             }
         };
@@ -304,7 +295,7 @@ impl PageConfig {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("add it: `upstreams: {{ {name}: … }}`"),
             };
-            report(place, format!("unknown upstream `{name}`"), &help, cx);
+            cx.report_at(place, CODE, format!("unknown upstream `{name}`"), help);
             return None;
         }
         Some(PageSource {
@@ -315,43 +306,32 @@ impl PageConfig {
         })
     }
 
-    /// Returns the status in place of the error's own, or `None` if an error was reported.
-    #[expect(clippy::option_option, reason = "an error, none, or a status")]
-    fn status(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Option<StatusCode>> {
+    /// Returns the status in place of the error's own.
+    fn status(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<StatusCode> {
         let is_redirect = self.redirect.is_some();
         let Some(number) = self.status else {
-            return Some(is_redirect.then_some(StatusCode::FOUND));
+            return is_redirect.then_some(StatusCode::FOUND);
         };
         let redirects = [301, 302, 303, 307, 308].contains(&number);
         let has_body = !matches!(number, 204 | 205 | 206 | 304);
         let is_good = (200..600).contains(&number) && redirects == is_redirect && has_body;
         if is_good {
-            return StatusCode::from_u16(number).ok().map(Some);
+            return StatusCode::from_u16(number).ok();
         }
         let help =
             "write one from 200 to 599 that has a body, for a redirect 301, 302, 303, 307 or 308";
-        report(
+        cx.report_at(
             place,
+            CODE,
             format!("status {number} does not fit the page"),
             help,
-            cx,
         );
         None
     }
 }
 
 fn template(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Template> {
-    match Names::with(cx, |names| Template::parse(text, names)) {
-        Ok(template) => Some(template),
-        Err((message, help)) => {
-            report(place, message, &help, cx);
-            None
-        }
-    }
-}
-
-fn report(place: Place, message: String, help: &str, cx: &mut CompileContext<'_>) {
-    cx.report_at(place, "edgeway::error_pages::page", message, help);
+    Template::compile(text, place, CODE, cx)
 }
 
 /// Reads a page, and reports why it cannot be used. `is_typed`: its media type is written.

@@ -13,8 +13,7 @@ use bytes::Bytes;
 use edgeway_base::accept;
 use edgeway_config::diagnostic::Place;
 use edgeway_core::chain::{
-    CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, ReplyBody,
-    RouteRequest, Traits,
+    CacheOutcome, Exchange, Filter, Phases, Reply, ReplyBody, RouteRequest, Traits,
 };
 use edgeway_files::{PageFile, PagePart};
 use edgeway_routes::values::{Template, Values};
@@ -83,15 +82,7 @@ enum Content {
 /// Page that takes the place of a response's body.
 struct Replaced(Option<Bytes>);
 
-impl FilterKind for ErrorPages {
-    const NAME: &'static str = "error_pages";
-    type Config = config::ErrorPagesConfig;
-    type Filter = Self;
-
-    fn compile(config: config::ErrorPagesConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(ErrorPages: config::ErrorPagesConfig = "error_pages");
 
 impl Filter for ErrorPages {
     fn traits(self: Arc<Self>) -> Traits {
@@ -116,51 +107,22 @@ impl Filter for ErrorPages {
         let Some(page) = self.page(reply.status, &ex.head.headers) else {
             return;
         };
-        match &page.content {
-            Content::Body(content_type, body) => {
-                reply.body = ReplyBody::Bytes {
-                    content_type: content_type.clone(),
-                    body: body.clone(),
-                };
-            }
-            Content::Text(content_type, text) => {
-                let body = filled_in(text, ex, reply.status);
-                reply.body = ReplyBody::Bytes {
-                    content_type: content_type.clone(),
-                    body,
-                };
-            }
-            Content::File(content_type, body, file) => {
-                let part = file.part(&ex.head.method, &ex.head.headers);
-                reply.status = status_of(&part);
-                reply.headers.extend(file.headers(&part));
-                reply.body = match content_of(&part, body) {
-                    Some(body) => ReplyBody::Bytes {
-                        content_type: content_type.clone(),
-                        body,
-                    },
-                    None => ReplyBody::Empty,
-                };
-                return;
-            }
-            Content::Redirect(to) => {
-                let Some(to) = to.target(ex) else {
-                    return;
-                };
-                reply.body = ReplyBody::Empty;
-                reply.headers.push((header::LOCATION, to));
-            }
-            Content::Upstream(source) => {
-                source.request(page, ex);
-                return;
-            }
-            // The proxy leads the request there before, as far as it can.
-            Content::Route(_) => return,
+        if let Content::Upstream(source) = &page.content {
+            source.request(page, ex);
         }
-        reply.status = page.status.unwrap_or(reply.status);
-        if !reply.status.is_redirection() {
-            reply.headers.push((header::CACHE_CONTROL, NO_STORE));
-        }
+        // The proxy leads the request to a route before, as far as it can.
+        let Some(replacement) = page.replacement(ex, reply.status, false) else {
+            return;
+        };
+        reply.status = replacement.status;
+        reply.headers.extend(replacement.headers);
+        reply.body = match replacement.content {
+            Some((content_type, body)) => ReplyBody::Bytes {
+                content_type: content_type.clone(),
+                body,
+            },
+            None => ReplyBody::Empty,
+        };
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
@@ -171,49 +133,25 @@ impl Filter for ErrorPages {
         let Some(page) = self.page(head.status, &ex.head.headers) else {
             return;
         };
-        let mut part = None;
-        let (content_type, to, body) = match &page.content {
-            Content::Body(content_type, body) => (Some(content_type), None, body.clone()),
-            Content::Text(content_type, text) => {
-                (Some(content_type), None, filled_in(text, ex, head.status))
-            }
-            Content::File(content_type, body, file) => {
-                // The backend's response has a body in any case.
-                let own = match file.part(&ex.head.method, &ex.head.headers) {
-                    PagePart::NotModified => PagePart::Whole,
-                    own => own,
-                };
-                let body = content_of(&own, body).unwrap_or_default();
-                part = Some((file, own));
-                (Some(content_type), None, body)
-            }
-            Content::Redirect(to) => match to.target(ex) {
-                Some(to) => (None, Some(to), Bytes::new()),
-                None => return,
-            },
-            // Its response was replaced before the cache, unless it was stored before a reload.
-            Content::Upstream(_) | Content::Route(_) => return,
+        // The response of an upstream was replaced before the cache, unless it was stored before a
+        // reload.
+        let Some(replacement) = page.replacement(ex, head.status, true) else {
+            return;
         };
-        head.status = page.status.unwrap_or(head.status);
+        head.status = replacement.status;
         let theirs = std::mem::take(&mut head.headers);
         for name in &KEPT {
             for value in theirs.get_all(name) {
                 head.headers.append(name, value.clone());
             }
         }
-        if let Some(content_type) = content_type {
+        let mut body = Bytes::new();
+        if let Some((content_type, content)) = replacement.content {
             head.headers
                 .insert(header::CONTENT_TYPE, content_type.clone());
+            body = content;
         }
-        if let Some(to) = to {
-            head.headers.insert(header::LOCATION, to);
-        }
-        if let Some((file, part)) = part {
-            head.status = status_of(&part);
-            head.headers.extend(file.headers(&part));
-        } else if !head.status.is_redirection() {
-            head.headers.insert(header::CACHE_CONTROL, NO_STORE);
-        }
+        head.headers.extend(replacement.headers);
         let length = HeaderValue::from(body.len());
         head.headers.insert(header::CONTENT_LENGTH, length);
         if ex.head.method != Method::HEAD {
@@ -321,6 +259,54 @@ impl ErrorPages {
         let mut pages = self.pages.iter();
         let page = pages.find(|page| (page.first..=page.last).contains(&status))?;
         (page.is_for_all || takes_pages(request)).then_some(page)
+    }
+}
+
+/// Replacement of a response.
+struct Replacement<'p> {
+    status: StatusCode,
+    /// Headers beside the media type.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// Media type and body.
+    content: Option<(&'p HeaderValue, Bytes)>,
+}
+
+impl ErrorPage {
+    /// Returns what replaces an error with this status; `None` for the page of an upstream or a
+    /// route, and for a redirect without a target. `has_body`: it has a body in any case.
+    fn replacement(
+        &self,
+        ex: &Exchange<'_>,
+        status: StatusCode,
+        has_body: bool,
+    ) -> Option<Replacement<'_>> {
+        let (to, content) = match &self.content {
+            Content::Body(content_type, body) => (None, Some((content_type, body.clone()))),
+            Content::Text(content_type, text) => {
+                (None, Some((content_type, filled_in(text, ex, status))))
+            }
+            Content::Redirect(to) => (Some(to.target(ex)?), None),
+            Content::File(content_type, body, file) => {
+                let part = match file.part(&ex.head.method, &ex.head.headers) {
+                    PagePart::NotModified if has_body => PagePart::Whole,
+                    part => part,
+                };
+                return Some(Replacement {
+                    status: status_of(&part),
+                    headers: file.headers(&part).collect(),
+                    content: content_of(&part, body).map(|body| (content_type, body)),
+                });
+            }
+            Content::Upstream(_) | Content::Route(_) => return None,
+        };
+        let status = self.status.unwrap_or(status);
+        let location = to.map(|to| (header::LOCATION, to));
+        let no_store = (!status.is_redirection()).then_some((header::CACHE_CONTROL, NO_STORE));
+        Some(Replacement {
+            status,
+            headers: location.into_iter().chain(no_store).collect(),
+            content,
+        })
     }
 }
 

@@ -8,13 +8,14 @@ use edgeway_base::{
 };
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 use edgeway_core::chain::{AuthMetrics, CompileContext};
 use edgeway_net::fetch::Fetch;
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{Cache, ForwardAuth, gate::Gates};
 
@@ -38,7 +39,7 @@ const GATEWAY_HEADERS: [&str; 8] = [
 ];
 
 /// Lets requests pass that an external authorization service allows: a URL, or a mapping.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(remote = "Self", deny_unknown_fields, default)]
 #[schemars(transform = short::or_text)]
 pub struct ForwardAuthConfig {
@@ -49,6 +50,7 @@ pub struct ForwardAuthConfig {
     ca: Option<Spanned<PathBuf>>,
     /// Request headers that are sent to the service, in addition to `X-Forwarded-Method`, `-Proto`,
     /// `-Host`, `-Uri` and `-For`.
+    #[default(["Cookie", "Authorization"].map(|name| Spanned::nowhere(name.to_owned())).into())]
     headers: Vec<Spanned<String>>,
     /// Response headers of the service that are sent to the backend. Clients cannot send them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -56,6 +58,7 @@ pub struct ForwardAuthConfig {
     /// Response header of the service that identifies the user, for limits and logs.
     user: Option<Spanned<String>>,
     /// Timeout for a response of the service.
+    #[default(Spanned::nowhere(DEADLINE))]
     timeout: Spanned<Span>,
     /// Time for which a response is reused for identical requests; never reused if absent.
     cache: Option<Spanned<Span>>,
@@ -67,6 +70,7 @@ pub struct ForwardAuthConfig {
     refusals: Refusals,
     /// Maximum number of requests in flight to this URL. Beyond it clients take turns, for at most
     /// twice `timeout`; then the request gets 503, reason `forward_auth_busy`.
+    #[default(Spanned::nowhere(IN_FLIGHT))]
     max_in_flight: Spanned<u32>,
 }
 
@@ -90,24 +94,6 @@ enum Refusals {
     Own,
 }
 
-impl Default for ForwardAuthConfig {
-    fn default() -> Self {
-        let names = ["Cookie", "Authorization"];
-        Self {
-            url: Spanned::default(),
-            ca: None,
-            headers: names.map(|name| Spanned::nowhere(name.to_owned())).into(),
-            copy: Vec::new(),
-            user: None,
-            timeout: Spanned::nowhere(DEADLINE),
-            cache: None,
-            on_error: OnError::default(),
-            refusals: Refusals::default(),
-            max_in_flight: Spanned::nowhere(IN_FLIGHT),
-        }
-    }
-}
-
 impl Short for ForwardAuthConfig {
     const WHAT: &'static str =
         "a URL, or a mapping such as `{ url: http://127.0.0.1:9000/verify, copy: [X-User] }`";
@@ -120,25 +106,19 @@ impl Short for ForwardAuthConfig {
     }
 }
 
-reads_short!(ForwardAuthConfig);
-writes_mapping!(ForwardAuthConfig);
+short_form!(ForwardAuthConfig);
 
 impl ForwardAuthConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ForwardAuth> {
         let url = self.uri(cx);
         let sent = self.sent(cx);
         let copied = names(&self.copy, cx);
-        let user = match &self.user {
-            None => Some(None),
-            Some(user) => header_name(user, cx).map(Some),
-        };
-        let is_bound = self.is_bound(cx);
+        let user = self.user.as_ref();
+        let user = user.and_then(|user| header_name(user, cx));
+        let bounds = cx.checked(|cx| self.check_bounds(cx));
         let url = url?;
         let fetch = self.fetch(&url, cx)?;
-        let (sent, copied, user) = (sent?, copied?, user?);
-        if !is_bound {
-            return None;
-        }
+        bounds?;
         let gates = cx.zones.get_or_create("forward_auth", Gates::default);
         Some(ForwardAuth {
             gate: gates.get_or_create(&url, self.max_in_flight.value),
@@ -206,16 +186,13 @@ impl ForwardAuthConfig {
             .ok()
     }
 
-    fn sent(&self, cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
+    fn sent(&self, cx: &mut CompileContext<'_>) -> Vec<HeaderName> {
         let mut names = Vec::with_capacity(self.headers.len());
-        let mut is_good = true;
         for written in &self.headers {
             let Some(name) = header_name(written, cx) else {
-                is_good = false;
                 continue;
             };
             if GATEWAY_HEADERS.contains(&name.as_str()) {
-                is_good = false;
                 cx.report_at(
                     written.place,
                     "edgeway::forward_auth::header",
@@ -226,12 +203,11 @@ impl ForwardAuthConfig {
                 names.push(name);
             }
         }
-        is_good.then_some(names)
+        names
     }
 
-    fn is_bound(&self, cx: &mut CompileContext<'_>) -> bool {
+    fn check_bounds(&self, cx: &mut CompileContext<'_>) {
         const CODE: &str = "edgeway::forward_auth::bounds";
-        let mut is_good = true;
         let least = Span::millis(1);
         let timeout = ("timeout", &self.timeout, MAX_DEADLINE);
         let cache = self
@@ -240,34 +216,30 @@ impl ForwardAuthConfig {
             .map(|cache| ("cache", cache, MAX_CACHE_TTL));
         for (key, span, most) in std::iter::once(timeout).chain(cache) {
             if !(least..=most).contains(&span.value) {
-                is_good = false;
                 let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
                 cx.report_at(span.place, CODE, message, "write a time such as `1s`");
             }
         }
         let Spanned { value, place } = self.max_in_flight;
         if !(1..=MAX_IN_FLIGHT).contains(&value) {
-            is_good = false;
             let message = format!("`max_in_flight: {value}` is not between 1 and {MAX_IN_FLIGHT}");
             let help = format!("write a number such as `{IN_FLIGHT}`");
             cx.report_at(place, CODE, message, help);
         }
-        is_good
     }
 }
 
 /// Parses names of headers that the backend gets from the service.
-fn names(written: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
+fn names(written: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Vec<HeaderName> {
     let mut names = Vec::with_capacity(written.len());
-    let mut is_good = true;
     for text in written {
-        match cx.own_header(text, "edgeway::forward_auth::copy") {
-            Some(name) if names.contains(&name) => {}
-            Some(name) => names.push(name),
-            None => is_good = false,
+        if let Some(name) = cx.own_header(text, "edgeway::forward_auth::copy")
+            && !names.contains(&name)
+        {
+            names.push(name);
         }
     }
-    is_good.then_some(names)
+    names
 }
 
 /// Parses the name of a header that is read, or sent to the service.

@@ -21,8 +21,8 @@ use edgeway_base::{
     trace_context::TRACEPARENT,
 };
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard,
-    Outcome, Phases, Refusal, RequestChanges, Traits, Verdict, host::public_host,
+    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Refusal,
+    RequestChanges, Traits, Verdict, host::public_host,
 };
 use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
@@ -104,15 +104,7 @@ enum VerdictError {
 /// Headers and user that the service returned for this request, for the backend.
 struct VerdictHeaders(Arc<Allowed>);
 
-impl FilterKind for ForwardAuth {
-    const NAME: &'static str = "forward_auth";
-    type Config = config::ForwardAuthConfig;
-    type Filter = Self;
-
-    fn compile(config: config::ForwardAuthConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(ForwardAuth: config::ForwardAuthConfig = "forward_auth");
 
 impl Filter for ForwardAuth {
     fn traits(self: Arc<Self>) -> Traits {

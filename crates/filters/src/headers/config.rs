@@ -84,6 +84,7 @@ pub(super) struct ChangesConfig {
 
 impl HeadersConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Headers> {
+        let errors = cx.diagnostics.errors();
         let request = self.request.compile(Side::Request, cx);
         let ResponseConfig {
             remove,
@@ -92,24 +93,22 @@ impl HeadersConfig {
             expires,
             by_status,
         } = self.response;
-        let expires = expires.map(|written| compile_expires(&written, cx));
+        let expires = expires.and_then(|written| compile_expires(&written, cx));
         let response = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
         let mut statuses = Vec::with_capacity(by_status.len());
         for one in by_status {
             let (remove, set, add) = (one.remove, one.set, one.add);
             let changes = ChangesConfig { remove, set, add }.compile(Side::Response, cx);
-            statuses.push((one.status, changes?));
+            statuses.push((one.status, changes));
         }
         let headers = Headers {
-            request: request?.into(),
-            response: response?,
-            expires: match expires {
-                Some(compiled) => Some(compiled?),
-                None => None,
-            },
+            request: request.into(),
+            response,
+            expires,
             by_status: statuses.into(),
         };
-        if headers.request.is_empty() && !headers.changes_responses() {
+        let is_empty = headers.request.is_empty() && !headers.changes_responses();
+        if is_empty && cx.diagnostics.errors() == errors {
             cx.report(
                 "edgeway::headers::nothing",
                 "`headers` changes nothing",
@@ -132,11 +131,7 @@ fn compile_expires(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Op
         let expires = Expires::new(text, template, clock);
         expires.map_err(|message| (message, HELP.to_owned()))
     });
-    compiled
-        .map_err(|(message, help)| {
-            cx.report_at(written.place, "edgeway::headers::expires", message, help);
-        })
-        .ok()
+    cx.reported(written.place, "edgeway::headers::expires", compiled)
 }
 
 /// Serializes values to add, redacted as those of other headers are.
@@ -157,18 +152,14 @@ enum Side {
 }
 
 impl ChangesConfig {
-    /// Returns `None` if a problem was reported; reports all problems.
-    fn compile(self, side: Side, cx: &mut CompileContext<'_>) -> Option<Changes> {
-        let mut is_good = true;
+    /// Compiles the changes without those that have a problem; reports all problems.
+    fn compile(self, side: Side, cx: &mut CompileContext<'_>) -> Changes {
         let (mut remove, mut remove_prefixes) = (Vec::new(), Vec::new());
         for pattern in self.remove {
             match removal(&pattern.value, side) {
                 Ok(Removal::Name(name)) => remove.push(name),
                 Ok(Removal::Prefix(prefix)) => remove_prefixes.push(prefix),
-                Err(problem) => {
-                    is_good = false;
-                    problem.report(&pattern, cx);
-                }
+                Err(problem) => problem.report(&pattern, cx),
             }
         }
         let (maps, clock) = (
@@ -186,10 +177,7 @@ impl ChangesConfig {
                     .and_then(|name| Ok((name, template(&value.value, side, &names)?)))
                 {
                     Ok(pair) => compiled.push(pair),
-                    Err(problem) => {
-                        is_good = false;
-                        problem.report(&value, cx);
-                    }
+                    Err(problem) => problem.report(&value, cx),
                 }
             }
             compiled.into_boxed_slice()
@@ -201,12 +189,12 @@ impl ChangesConfig {
             values.map(move |value| (name.clone(), value))
         });
         let add = compile_values(add.collect());
-        is_good.then(|| Changes {
+        Changes {
             remove: remove.into(),
             remove_prefixes: remove_prefixes.into(),
             set,
             add,
-        })
+        }
     }
 }
 

@@ -10,9 +10,7 @@ mod tests;
 use std::sync::Arc;
 
 use edgeway_config::model::StatusSet;
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, HeaderUse, Phases, RequestChanges, Traits,
-};
+use edgeway_core::chain::{Exchange, Filter, HeaderUse, Phases, RequestChanges, Traits};
 use edgeway_routes::values::Template;
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
@@ -48,15 +46,7 @@ pub struct Changes {
     add: Box<[(HeaderName, Template)]>,
 }
 
-impl FilterKind for Headers {
-    const NAME: &'static str = "headers";
-    type Config = config::HeadersConfig;
-    type Filter = Self;
-
-    fn compile(config: config::HeadersConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Headers: config::HeadersConfig = "headers");
 
 impl Filter for Headers {
     fn traits(self: Arc<Self>) -> Traits {

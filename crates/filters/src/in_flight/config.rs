@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 use edgeway_core::{chain::CompileContext, limits::key::KeyList};
 use schemars::{JsonSchema, Schema};
@@ -45,8 +45,7 @@ impl Short for RouteInFlightConfig {
     }
 }
 
-reads_short!(RouteInFlightConfig);
-writes_mapping!(RouteInFlightConfig);
+short_form!(RouteInFlightConfig);
 
 impl RouteInFlightConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<InFlight> {

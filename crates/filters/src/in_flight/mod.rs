@@ -8,7 +8,7 @@ mod tests;
 use std::{sync::Arc, time::Duration};
 
 use edgeway_core::{
-    chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict},
+    chain::{Exchange, Filter, Guard, Phases, Reply, Traits, Verdict},
     limits::key::KeyList,
 };
 use http::StatusCode;
@@ -30,15 +30,7 @@ struct PerKey {
     key: KeyList,
 }
 
-impl FilterKind for InFlight {
-    const NAME: &'static str = "in_flight";
-    type Config = config::RouteInFlightConfig;
-    type Filter = Self;
-
-    fn compile(config: config::RouteInFlightConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(InFlight: config::RouteInFlightConfig = "in_flight");
 
 impl Filter for InFlight {
     fn traits(self: Arc<Self>) -> Traits {

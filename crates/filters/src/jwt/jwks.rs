@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use edgeway_base::{
     clock::Clock,
+    error::InvalidValue,
     http::{decimal, list_of},
     metrics::{IntCounter, IntGauge, Metrics},
 };
@@ -391,7 +392,7 @@ enum FetchFailure {
     #[error("the response status is {0}")]
     Status(StatusCode),
     #[error("{0}")]
-    Document(#[from] keys::KeyError),
+    Document(#[from] InvalidValue),
     #[error("no key in the response can be used")]
     NoKey,
 }

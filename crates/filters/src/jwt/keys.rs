@@ -1,9 +1,8 @@
 //! Keys for verifying tokens, each only for algorithms of its own kind: a public key is never used
 //! as a secret, whatever a token's header names.
 
-use std::fmt;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use edgeway_base::error::InvalidValue;
 use ring::{
     agreement::{self, ECDH_P256, ECDH_P384, EphemeralPrivateKey, agree_ephemeral},
     error::Unspecified,
@@ -33,69 +32,40 @@ const RSA: &str = "1.2.840.113549.1.1.1";
 const EC: &str = "1.2.840.10045.2.1";
 const ED25519: &str = "1.3.101.112";
 
-/// Signature algorithm of a token. There is no `none`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-pub(super) enum Algorithm {
-    HS256,
-    HS384,
-    HS512,
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    #[serde(rename = "EdDSA")]
-    EdDSA,
+edgeway_base::enum_table! {
+    /// Signature algorithm of a token. There is no `none`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    pub(super) enum Algorithm => name {
+        HS256 = "HS256",
+        HS384 = "HS384",
+        HS512 = "HS512",
+        RS256 = "RS256",
+        RS384 = "RS384",
+        RS512 = "RS512",
+        PS256 = "PS256",
+        PS384 = "PS384",
+        PS512 = "PS512",
+        ES256 = "ES256",
+        ES384 = "ES384",
+        EdDSA = "EdDSA",
+    }
 }
 
-/// Kind of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Secret,
-    Rsa,
-    P256,
-    P384,
-    Ed25519,
+edgeway_base::enum_table! {
+    /// Kind of a key.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Kind => name {
+        Secret = "a secret",
+        Rsa = "an RSA key",
+        P256 = "a P-256 key",
+        P384 = "a P-384 key",
+        Ed25519 = "an Ed25519 key",
+    }
 }
 
 impl Algorithm {
-    const ALL: [Self; 12] = [
-        Self::HS256,
-        Self::HS384,
-        Self::HS512,
-        Self::RS256,
-        Self::RS384,
-        Self::RS512,
-        Self::PS256,
-        Self::PS384,
-        Self::PS512,
-        Self::ES256,
-        Self::ES384,
-        Self::EdDSA,
-    ];
-
     pub(super) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|alg| alg.name() == text)
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::HS256 => "HS256",
-            Self::HS384 => "HS384",
-            Self::HS512 => "HS512",
-            Self::RS256 => "RS256",
-            Self::RS384 => "RS384",
-            Self::RS512 => "RS512",
-            Self::PS256 => "PS256",
-            Self::PS384 => "PS384",
-            Self::PS512 => "PS512",
-            Self::ES256 => "ES256",
-            Self::ES384 => "ES384",
-            Self::EdDSA => "EdDSA",
-        }
     }
 
     /// Returns the only kind of key that verifies this algorithm.
@@ -147,16 +117,6 @@ impl Kind {
             Self::Ed25519 => Algorithm::EdDSA,
         }
     }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Secret => "a secret",
-            Self::Rsa => "an RSA key",
-            Self::P256 => "a P-256 key",
-            Self::P384 => "a P-384 key",
-            Self::Ed25519 => "an Ed25519 key",
-        }
-    }
 }
 
 /// A key for verifying tokens.
@@ -176,23 +136,6 @@ enum Material {
     Secret(Vec<u8>),
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
     Point(Vec<u8>),
-}
-
-/// Reason why a text is not a key, with a hint on the right form.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub(super) struct KeyError {
-    message: String,
-    pub(super) help: &'static str,
-}
-
-impl KeyError {
-    fn new(message: impl Into<String>, help: &'static str) -> Self {
-        Self {
-            message: message.into(),
-            help,
-        }
-    }
 }
 
 /// Help for keys that fit no algorithm.
@@ -244,9 +187,9 @@ impl Key {
         }
     }
 
-    fn secret(bytes: &[u8]) -> Result<Self, KeyError> {
+    fn secret(bytes: &[u8]) -> Result<Self, InvalidValue> {
         if bytes.len() < MIN_SECRET_LEN {
-            return Err(KeyError::new(
+            return Err(InvalidValue::new(
                 format!(
                     "the secret has {} bytes: one shorter than {MIN_SECRET_LEN} can be guessed",
                     bytes.len()
@@ -257,7 +200,7 @@ impl Key {
         Ok(Self::of(Kind::Secret, Material::Secret(bytes.to_vec())))
     }
 
-    fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, KeyError> {
+    fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, InvalidValue> {
         let trim = |bytes: &[u8]| -> Vec<u8> {
             let start = bytes.iter().position(|byte| *byte != 0);
             bytes[start.unwrap_or(bytes.len())..].to_vec()
@@ -268,13 +211,13 @@ impl Key {
         });
         if !RSA_BITS.contains(&bits) {
             let message = format!("the RSA key has {bits} bits");
-            return Err(KeyError::new(message, KINDS));
+            return Err(InvalidValue::new(message, KINDS));
         }
         // RFC 8017, 3.1; the library accepts no longer exponents.
         let is_odd = exponent.last().is_some_and(|last| last % 2 == 1);
         if !is_odd || exponent == [1] || exponent.len() > 4 {
             let message = "the RSA key has an invalid exponent";
-            return Err(KeyError::new(message, KINDS));
+            return Err(InvalidValue::new(message, KINDS));
         }
         let (n, e) = (modulus, exponent);
         let key = RsaPublicKeyComponents { n, e };
@@ -282,7 +225,7 @@ impl Key {
     }
 
     /// Makes a key from an uncompressed point on a curve, or a point of Ed25519.
-    fn point(kind: Kind, bytes: &[u8]) -> Result<Self, KeyError> {
+    fn point(kind: Kind, bytes: &[u8]) -> Result<Self, InvalidValue> {
         let is_point = match kind {
             Kind::P256 => is_on(&ECDH_P256, bytes),
             Kind::P384 => is_on(&ECDH_P384, bytes),
@@ -291,7 +234,7 @@ impl Key {
         };
         if !is_point {
             let message = "the key is not an uncompressed point on its curve";
-            return Err(KeyError::new(message, KINDS));
+            return Err(InvalidValue::new(message, KINDS));
         }
         Ok(Self::of(kind, Material::Point(bytes.to_vec())))
     }
@@ -305,18 +248,11 @@ fn is_on(curve: &'static agreement::Algorithm, bytes: &[u8]) -> bool {
         .is_ok()
 }
 
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key")
-            .field("kid", &self.kid)
-            .field("kind", &self.kind)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Key, kid, kind);
 
 /// Reads the keys in a text of the configuration or a file: a public key or a certificate in PEM, a
 /// JWK or a set of them, or a secret.
-pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
+pub(super) fn read(text: &str) -> Result<Vec<Key>, InvalidValue> {
     let trimmed = text.trim();
     if trimmed.contains("-----BEGIN") {
         // Environment files often store line breaks as `\n`.
@@ -325,7 +261,10 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
     if trimmed.starts_with('{') {
         let keys = set(trimmed.as_bytes(), SecretKeys::Allowed)?;
         if keys.is_empty() {
-            return Err(KeyError::new("no key in the JWK set can be used", KINDS));
+            return Err(InvalidValue::new(
+                "no key in the JWK set can be used",
+                KINDS,
+            ));
         }
         return Ok(keys);
     }
@@ -333,14 +272,14 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
         .iter()
         .any(|start| trimmed.starts_with(start));
     if is_ssh {
-        return Err(KeyError::new(
+        return Err(InvalidValue::new(
             "this is a public key in OpenSSH format",
             "write it as PEM: `ssh-keygen -e -m PKCS8 -f key.pub`",
         ));
     }
     // A public key used as a secret would be a published secret.
     if trimmed.starts_with("MII") || trimmed.starts_with("MFkw") || trimmed.starts_with("MCow") {
-        return Err(KeyError::new(
+        return Err(InvalidValue::new(
             "this looks like a Base64 key without its first and last line",
             "write the whole PEM, with `-----BEGIN PUBLIC KEY-----` before it",
         ));
@@ -348,13 +287,13 @@ pub(super) fn read(text: &str) -> Result<Vec<Key>, KeyError> {
     Key::secret(trimmed.as_bytes()).map(|key| vec![key])
 }
 
-fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
+fn pem(text: &str) -> Result<Vec<Key>, InvalidValue> {
     let mut keys = Vec::new();
     for block in Pem::iter_from_buffer(text.as_bytes()) {
-        let block =
-            block.map_err(|error| KeyError::new(format!("invalid PEM: {error}"), WRITE_PUBLIC))?;
+        let block = block
+            .map_err(|error| InvalidValue::new(format!("invalid PEM: {error}"), WRITE_PUBLIC))?;
         let der = &block.contents[..];
-        let broken = |part: &str| KeyError::new(format!("invalid {part}"), WRITE_PUBLIC);
+        let broken = |part: &str| InvalidValue::new(format!("invalid {part}"), WRITE_PUBLIC);
         let key = match block.label.as_str() {
             "PUBLIC KEY" => {
                 let (_, info) =
@@ -372,11 +311,11 @@ fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
             }
             label if label.contains("PRIVATE KEY") => {
                 let message = "this is a private key, which only the token issuer may have";
-                return Err(KeyError::new(message, WRITE_PUBLIC));
+                return Err(InvalidValue::new(message, WRITE_PUBLIC));
             }
             label => {
                 let message = format!("`{label}` is not a public key");
-                return Err(KeyError::new(message, WRITE_PUBLIC));
+                return Err(InvalidValue::new(message, WRITE_PUBLIC));
             }
         };
         keys.push(key);
@@ -386,18 +325,18 @@ fn pem(text: &str) -> Result<Vec<Key>, KeyError> {
         }
     }
     if keys.is_empty() {
-        return Err(KeyError::new("the PEM has no key", WRITE_PUBLIC));
+        return Err(InvalidValue::new("the PEM has no key", WRITE_PUBLIC));
     }
     Ok(keys)
 }
 
-fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
+fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, InvalidValue> {
     let algorithm = info.algorithm.algorithm.to_id_string();
     let bytes: &[u8] = &info.subject_public_key.data;
     match algorithm.as_str() {
         RSA => match info.parsed() {
             Ok(PublicKey::RSA(key)) => Key::rsa(key.modulus, key.exponent),
-            _ => Err(KeyError::new("invalid RSA key", WRITE_PUBLIC)),
+            _ => Err(InvalidValue::new("invalid RSA key", WRITE_PUBLIC)),
         },
         EC => {
             let curve = info
@@ -408,14 +347,14 @@ fn public(info: &SubjectPublicKeyInfo<'_>) -> Result<Key, KeyError> {
             match curve.map(|oid| oid.to_id_string()).as_deref() {
                 Some(P256) => Key::point(Kind::P256, bytes),
                 Some(P384) => Key::point(Kind::P384, bytes),
-                _ => Err(KeyError::new(
+                _ => Err(InvalidValue::new(
                     "the key is on a curve that is not supported",
                     KINDS,
                 )),
             }
         }
         ED25519 => Key::point(Kind::Ed25519, bytes),
-        _ => Err(KeyError::new("the key type is not supported", KINDS)),
+        _ => Err(InvalidValue::new("the key type is not supported", KINDS)),
     }
 }
 
@@ -451,20 +390,23 @@ struct JwkSet {
 
 /// Returns the keys of a JWK set, or a single JWK, that can verify tokens. Other keys (for
 /// encryption, of unsupported kinds, broken ones) are left out, as RFC 7517, 5 requires.
-pub(super) fn set(text: &[u8], secrets: SecretKeys) -> Result<Vec<Key>, KeyError> {
+pub(super) fn set(text: &[u8], secrets: SecretKeys) -> Result<Vec<Key>, InvalidValue> {
     const HELP: &str = "write a JWK set: `{\"keys\": […]}`";
     let value: serde_json::Value = serde_json::from_slice(text)
-        .map_err(|error| KeyError::new(format!("invalid JSON: {error}"), HELP))?;
+        .map_err(|error| InvalidValue::new(format!("invalid JSON: {error}"), HELP))?;
     let list = if value.get("kty").is_some() {
         vec![value]
     } else {
         let set: JwkSet = serde_json::from_value(value)
-            .map_err(|error| KeyError::new(format!("invalid JWK set: {error}"), HELP))?;
+            .map_err(|error| InvalidValue::new(format!("invalid JWK set: {error}"), HELP))?;
         set.keys
     };
     if list.len() > MAX_KEYS {
         let message = format!("the JWK set has more than {MAX_KEYS} keys");
-        return Err(KeyError::new(message, "remove keys that no longer sign"));
+        return Err(InvalidValue::new(
+            message,
+            "remove keys that no longer sign",
+        ));
     }
     let known = list.into_iter().filter_map(|value| {
         let jwk: Jwk = serde_json::from_value(value).ok()?;

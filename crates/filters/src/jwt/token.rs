@@ -14,66 +14,36 @@ use super::keys::{Algorithm, Key};
 /// this.
 pub(super) const MAX_TOKEN_LEN: usize = 8 * 1024;
 
-/// Problem of a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum TokenError {
-    /// The token is not a signed JWT in compact form.
-    Malformed,
-    /// The token is signed with an algorithm that is not allowed here, or not at all.
-    Algorithm,
-    /// No known key can have signed the token.
-    Key,
-    Signature,
-    Expired,
-    /// The token is not valid yet.
-    NotYet,
-    /// The token has no expiry, or one too far away.
-    Lifetime,
-    Issuer,
-    Audience,
+edgeway_base::enum_table! {
+    /// Problem of a token.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[repr(u8)]
+    pub(super) enum TokenError => words: (&'static str, &'static str) {
+        /// The token is not a signed JWT in compact form.
+        Malformed = ("jwt_malformed", "the token is malformed"),
+        /// The token is signed with an algorithm that is not allowed here, or not at all.
+        Algorithm = ("jwt_algorithm", "the token's algorithm is not accepted"),
+        /// No known key can have signed the token.
+        Key = ("jwt_key", "the token is signed with an unknown key"),
+        Signature = ("jwt_signature", "the token's signature is invalid"),
+        Expired = ("jwt_expired", "the token has expired"),
+        /// The token is not valid yet.
+        NotYet = ("jwt_not_yet", "the token is not valid yet"),
+        /// The token has no expiry, or one too far away.
+        Lifetime = ("jwt_lifetime", "the token has no expiry or is valid for too long"),
+        Issuer = ("jwt_issuer", "the token is from another issuer"),
+        Audience = ("jwt_audience", "the token is for another audience"),
+    }
 }
 
 impl TokenError {
-    pub(super) const ALL: [Self; 9] = [
-        Self::Malformed,
-        Self::Algorithm,
-        Self::Key,
-        Self::Signature,
-        Self::Expired,
-        Self::NotYet,
-        Self::Lifetime,
-        Self::Issuer,
-        Self::Audience,
-    ];
-
     pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Malformed => "jwt_malformed",
-            Self::Algorithm => "jwt_algorithm",
-            Self::Key => "jwt_key",
-            Self::Signature => "jwt_signature",
-            Self::Expired => "jwt_expired",
-            Self::NotYet => "jwt_not_yet",
-            Self::Lifetime => "jwt_lifetime",
-            Self::Issuer => "jwt_issuer",
-            Self::Audience => "jwt_audience",
-        }
+        self.words().0
     }
 
     /// Returns a description for the client's developers, which does not help to forge a token.
     pub(super) fn description(self) -> &'static str {
-        match self {
-            Self::Malformed => "the token is malformed",
-            Self::Algorithm => "the token's algorithm is not accepted",
-            Self::Key => "the token is signed with an unknown key",
-            Self::Signature => "the token's signature is invalid",
-            Self::Expired => "the token has expired",
-            Self::NotYet => "the token is not valid yet",
-            Self::Lifetime => "the token has no expiry or is valid for too long",
-            Self::Issuer => "the token is from another issuer",
-            Self::Audience => "the token is for another audience",
-        }
+        self.words().1
     }
 }
 

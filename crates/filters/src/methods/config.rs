@@ -2,7 +2,7 @@
 
 use edgeway_config::tree::{
     Spanned,
-    short::{self, Short, reads_short, writes_mapping},
+    short::{self, Short, short_form},
 };
 use edgeway_core::chain::CompileContext;
 use http::{HeaderValue, Method, StatusCode};
@@ -38,8 +38,7 @@ impl Short for MethodsConfig {
     }
 }
 
-reads_short!(MethodsConfig);
-writes_mapping!(MethodsConfig);
+short_form!(MethodsConfig);
 
 impl MethodsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Methods> {
@@ -52,23 +51,16 @@ impl MethodsConfig {
             return None;
         }
         let mut allowed: Vec<Method> = Vec::new();
-        let mut is_good = true;
         for name in &self.allow {
             match parse(&name.value) {
-                Ok(method) => {
-                    if !allowed.contains(&method) {
-                        allowed.push(method);
-                    }
-                }
-                Err(help) => {
-                    is_good = false;
-                    cx.report_at(
-                        name.place,
-                        "edgeway::methods::name",
-                        format!("invalid method `{}`", name.value),
-                        help,
-                    );
-                }
+                Ok(method) if allowed.contains(&method) => {}
+                Ok(method) => allowed.push(method),
+                Err(help) => cx.report_at(
+                    name.place,
+                    "edgeway::methods::name",
+                    format!("invalid method `{}`", name.value),
+                    help,
+                ),
             }
         }
         // RFC 9110, 9.1: a resource that supports GET supports HEAD.
@@ -90,7 +82,7 @@ impl MethodsConfig {
         Some(Methods {
             allowed: allowed.into(),
             allow,
-            status: status.filter(|_| is_good)?,
+            status: status?,
         })
     }
 }

@@ -6,9 +6,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Traits, Verdict,
-};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Reply, Traits, Verdict};
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 
 const REQUEST_METHOD: HeaderName = header::ACCESS_CONTROL_REQUEST_METHOD;
@@ -23,15 +21,7 @@ pub struct Methods {
     status: StatusCode,
 }
 
-impl FilterKind for Methods {
-    const NAME: &'static str = "methods";
-    type Config = config::MethodsConfig;
-    type Filter = Self;
-
-    fn compile(config: config::MethodsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Methods: config::MethodsConfig = "methods");
 
 impl Filter for Methods {
     fn traits(self: Arc<Self>) -> Traits {

@@ -137,12 +137,14 @@ enum RunConfig {
     AfterAuth,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum IsolationConfig {
-    #[default]
-    Worker,
-    Thread,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    enum IsolationConfig => isolation: Isolation {
+        #[default]
+        Worker = Isolation::Worker,
+        Thread = Isolation::Thread,
+    }
 }
 
 /// Limits of one hook.
@@ -175,49 +177,39 @@ impl Default for LimitsConfig {
 }
 
 impl PluginsConfig {
-    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Plugins> {
-        let own = self.identity_headers(cx);
-        let uses: Option<Vec<RoutePlugin>> = self
-            .0
-            .into_iter()
-            .map(|plugin| plugin.compile(cx))
-            // Compiles all of them, so that all problems are reported at once.
-            .collect::<Vec<_>>()
-            .into_iter()
-            .collect();
-        Some(Plugins {
-            uses: uses?.into(),
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Plugins {
+        let own = self.identity_headers(cx).into();
+        let plugins = self.0.into_iter();
+        Plugins {
+            uses: plugins.filter_map(|plugin| plugin.compile(cx)).collect(),
             whose: PluginSelection::All,
-            own: own?.into(),
-        })
+            own,
+        }
     }
 
     /// Returns the headers that the plugins write for backends, and that no client may send.
-    fn identity_headers(&self, cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
+    fn identity_headers(&self, cx: &mut CompileContext<'_>) -> Vec<HeaderName> {
         const CODE: &str = "edgeway::plugins::identity_headers";
         let mut names = Vec::new();
-        let mut is_good = true;
         for written in self.0.iter().flat_map(|plugin| &plugin.identity_headers) {
             match cx.own_header(written, CODE) {
                 Some(header::AUTHORIZATION | header::COOKIE) => {
-                    is_good = false;
                     let what = format!("`{}` carries the client's own credentials", written.value);
                     let help = "write a header that clients do not use, such as `X-User-Id`";
                     cx.report_at(written.place, CODE, what, help);
                 }
-                Some(name) if names.contains(&name) => {}
-                Some(name) => names.push(name),
-                None => is_good = false,
+                Some(name) if !names.contains(&name) => names.push(name),
+                _ => {}
             }
         }
-        is_good.then_some(names)
+        names
     }
 }
 
 impl PluginConfig {
     fn compile(mut self, cx: &mut CompileContext<'_>) -> Option<RoutePlugin> {
         let name = self.called(cx);
-        let capabilities = self.capabilities(&name, cx);
+        let capabilities = cx.checked(|cx| self.capabilities(&name, cx));
         let path = cx.folder.join(&self.file.value);
         let shown = self
             .file
@@ -229,19 +221,13 @@ impl PluginConfig {
             wall: self.limits.wall.0,
             wait_until: self.limits.wait_until.0,
             memory: usize::try_from(self.limits.memory.0).unwrap_or(usize::MAX),
-            isolation: match self.isolation {
-                IsolationConfig::Worker => Isolation::Worker,
-                IsolationConfig::Thread => Isolation::Thread,
-            },
+            isolation: self.isolation.isolation(),
             ..HookLimits::default()
         };
         let matcher = self.matches.compile(cx);
-        let body = match &self.body {
-            Some(body) => body.compile(cx).map(Some),
-            None => Some(None),
-        };
+        let body = self.body.as_ref().and_then(|body| body.compile(cx));
         let redis = self.redis(cx).map(|redis| Arc::as_ptr(&redis).addr());
-        let is_right = self.obeys_its_schema(&name, &path, cx);
+        let schema = cx.checked(|cx| self.check_by_schema(&name, &path, cx));
         let config = std::mem::take(&mut self.config.json);
         let config = serde_json::Value::Object(config).to_string();
         let loaded = cx.zones.get_or_create("plugins", LoadedPlugins::default);
@@ -256,7 +242,8 @@ impl PluginConfig {
             redis,
             fetch: self.fetch.as_ref().map(|fetch| fetch.value.clone()),
         };
-        let capabilities = capabilities.filter(|_| is_right)?;
+        schema?;
+        let capabilities = capabilities?;
         match loaded.get(what, capabilities, cx.referenced) {
             Ok(plugin) => {
                 let on_error = self.on_error(&plugin, cx)?;
@@ -296,7 +283,7 @@ impl PluginConfig {
                     is_guard: matches!(on_error, OnErrorConfig::Refuse),
                     slashes: cx.shared.get().map(|slashes| *slashes).unwrap_or_default(),
                     geo: cx.shared.get(),
-                    body: body?,
+                    body,
                     log_tasks: tasks(cx),
                     logs: WorkPermits::default(),
                 })
@@ -339,24 +326,22 @@ impl PluginConfig {
         name.into_owned()
     }
 
-    /// Returns true if `config` matches the plugin's own schema, if it has one; reports problems of
-    /// either.
-    fn obeys_its_schema(&self, name: &str, path: &Path, cx: &mut CompileContext<'_>) -> bool {
+    /// Checks `config` by the plugin's own schema, if it has one; reports problems of either.
+    fn check_by_schema(&self, name: &str, path: &Path, cx: &mut CompileContext<'_>) {
         let folder = path.parent().unwrap_or(Path::new(""));
         // Registered before it is read, so that a change in between is noticed. The file may also
         // be added later.
         cx.referenced.missed(folder.join(schema::FILE));
         let schema = match ConfigSchema::beside(folder) {
             Ok(Some(schema)) => schema,
-            Ok(None) => return true,
+            Ok(None) => return,
             Err(failure) => {
-                cx.report_at(
+                return cx.report_at(
                     self.file.place,
                     "edgeway::plugins::schema",
                     format!("plugin `{name}` cannot be loaded: {failure}"),
                     "it must be a JSON Schema of draft 2020-12 for `config`",
                 );
-                return false;
             }
         };
         let config = serde_json::Value::Object(self.config.json.clone());
@@ -365,8 +350,7 @@ impl PluginConfig {
                 cx.diagnostics.hide(place);
             }
         }
-        let all = schema.check(&config);
-        for wrong in &all {
+        for wrong in schema.check(&config) {
             let place = self.config.place(&wrong.at);
             cx.report_at(
                 place.unwrap_or(self.file.place),
@@ -375,7 +359,6 @@ impl PluginConfig {
                 format!("the plugin's `{}` says what is valid", schema::FILE),
             );
         }
-        all.is_empty()
     }
 
     /// Returns the Redis that stores the plugin's kv.
@@ -388,9 +371,8 @@ impl PluginConfig {
     }
 
     /// Returns the capabilities of the plugin; reports those that cannot be provided.
-    fn capabilities(&self, plugin: &str, cx: &mut CompileContext<'_>) -> Option<Capabilities> {
+    fn capabilities(&self, plugin: &str, cx: &mut CompileContext<'_>) -> Capabilities {
         let mut env = serde_json::Map::new();
-        let mut is_right = true;
         for name in &self.env {
             if let Ok(value) = std::env::var(&name.value) {
                 env.insert(name.value.clone(), value.into());
@@ -398,11 +380,11 @@ impl PluginConfig {
                 let what = format!("the environment has no variable `{}`", name.value);
                 let help = "set it where the gateway is started, or remove it from `env`";
                 cx.report_at(name.place, "edgeway::plugins::env", what, help);
-                is_right = false;
             }
         }
-        let kv_at = self.kv.as_ref().map(|kv| kv.place);
-        is_right &= kv_at.is_none_or(|at| kv_owners::owns(plugin, &self.file.value, at, cx));
+        if let Some(kv) = &self.kv {
+            kv_owners::claim(plugin, &self.file.value, kv.place, cx);
+        }
         let kv = match &self.kv {
             None => None,
             Some(kv) if kv.value == KvConfig::Memory => {
@@ -419,36 +401,22 @@ impl PluginConfig {
                     let help =
                         "add `redis: { url: redis://127.0.0.1:6379 }`, or write `kv: memory`";
                     cx.report_at(kv.place, "edgeway::plugins::kv", what, help);
-                    is_right = false;
                 }
                 redis.map(|redis| Kv::redis(redis, plugin))
             }
         };
-        let fetch = self
-            .fetch
-            .as_ref()
-            .map(|fetch| (fetch.place, reach(&fetch.value)));
-        let fetch = match fetch {
-            None => None,
-            Some((_, Ok(reach))) => Some(reach),
-            Some((place, Err(why))) => {
-                cx.report_at(
-                    place,
-                    "edgeway::plugins::fetch",
-                    why,
-                    "list origins: `fetch: { origins: [https://flags.example.com] }`",
-                );
-                is_right = false;
-                None
-            }
-        };
-        is_right.then(|| Capabilities {
+        let fetch = self.fetch.as_ref().and_then(|fetch| {
+            let help = "list origins: `fetch: { origins: [https://flags.example.com] }`";
+            let reach = reach(&fetch.value).map_err(|why| (why, help.to_owned()));
+            cx.reported(fetch.place, "edgeway::plugins::fetch", reach)
+        });
+        Capabilities {
             env: serde_json::Value::Object(env).to_string(),
             kv,
             fetch,
             metrics: metrics(plugin, cx),
             wait_until: wait_until(plugin, cx),
-        })
+        }
     }
 }
 

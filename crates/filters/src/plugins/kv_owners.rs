@@ -4,13 +4,11 @@ use edgeway_config::diagnostic::Place;
 use edgeway_core::chain::CompileContext;
 use edgeway_script::kv::Owners;
 
-/// Returns true if no other file has a kv of this name; reports one that does.
-pub(super) fn owns(plugin: &str, file: &str, at: Place, cx: &mut CompileContext<'_>) -> bool {
-    let Some(owners) = cx.shared.get::<Owners>() else {
-        return true;
-    };
-    let Some(first) = owners.claim(plugin, &cx.folder.join(file)) else {
-        return true;
+/// Claims the name of a plugin's kv; reports another file that has it.
+pub(super) fn claim(plugin: &str, file: &str, at: Place, cx: &mut CompileContext<'_>) {
+    let owners = cx.shared.get::<Owners>();
+    let Some(first) = owners.and_then(|owners| owners.claim(plugin, &cx.folder.join(file))) else {
+        return;
     };
     let what = format!(
         "another plugin is named `{plugin}`, of the file `{}`: they would share their kv values",
@@ -18,5 +16,4 @@ pub(super) fn owns(plugin: &str, file: &str, at: Place, cx: &mut CompileContext<
     );
     let help = "write a different `name` for one of the two";
     cx.report_at(at, "edgeway::plugins::kv", what, help);
-    false
 }

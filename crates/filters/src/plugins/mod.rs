@@ -37,9 +37,9 @@ use edgeway_base::{
     target::Slashes,
 };
 use edgeway_core::chain::{
-    AsyncFilter, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, HeaderUse,
-    KeyBuilder, LateFields, LoggedRequest, Phase, Phases, Reply, ReplyBody, RequestTrace, Traits,
-    Verdict, host::public_host,
+    AsyncFilter, BoxFuture, Exchange, Filter, Guard, HeaderUse, KeyBuilder, LateFields,
+    LoggedRequest, Phase, Phases, Reply, ReplyBody, RequestTrace, Traits, Verdict,
+    host::public_host,
 };
 use edgeway_net::tasks::Tasks;
 use edgeway_script::{
@@ -104,15 +104,7 @@ struct RoutePlugin {
     logs: WorkPermits,
 }
 
-impl FilterKind for Plugins {
-    const NAME: &'static str = "plugins";
-    type Config = config::PluginsConfig;
-    type Filter = Self;
-
-    fn compile(config: config::PluginsConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Plugins: config::PluginsConfig = "plugins");
 
 impl Filter for Plugins {
     fn traits(self: Arc<Self>) -> Traits {

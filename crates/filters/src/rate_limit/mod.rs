@@ -20,10 +20,7 @@ use std::{
 
 use edgeway_base::clock::Clock;
 use edgeway_core::{
-    chain::{
-        AsyncFilter, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply,
-        Traits, Verdict,
-    },
+    chain::{AsyncFilter, BoxFuture, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict},
     limits::{
         gcra::Decision,
         key::Key,
@@ -100,15 +97,7 @@ enum Outcome {
     Refuse(Box<Reply>, Vec<LimitDecision>),
 }
 
-impl FilterKind for RateLimit {
-    const NAME: &'static str = "rate_limit";
-    type Config = config::RateLimitConfig;
-    type Filter = Self;
-
-    fn compile(config: config::RateLimitConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(RateLimit: config::RateLimitConfig = "rate_limit");
 
 impl Filter for RateLimit {
     fn traits(self: Arc<Self>) -> Traits {

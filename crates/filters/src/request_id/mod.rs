@@ -8,9 +8,7 @@ mod traceparent;
 use std::sync::Arc;
 
 use edgeway_base::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
-use edgeway_core::chain::{
-    self, CompileContext, Exchange, Filter, FilterKind, Phases, RequestChanges, Traits, Verdict,
-};
+use edgeway_core::chain::{self, Exchange, Filter, Phases, RequestChanges, Traits, Verdict};
 use http::{HeaderMap, HeaderName, response};
 
 use self::traceparent::IdOrigin;
@@ -26,16 +24,7 @@ pub struct RequestId {
     traceparent: bool,
 }
 
-impl FilterKind for RequestId {
-    const NAME: &'static str = "request_id";
-    const ON_BY_DEFAULT: bool = true;
-    type Config = config::RequestIdConfig;
-    type Filter = Self;
-
-    fn compile(config: config::RequestIdConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(RequestId: config::RequestIdConfig = "request_id", on_by_default = true);
 
 impl Filter for RequestId {
     fn traits(self: Arc<Self>) -> Traits {

@@ -1,5 +1,6 @@
 //! Configuration of `response_rewrite` as written, and its compilation.
 
+use edgeway_base::expression::reason_of;
 use edgeway_config::tree::Spanned;
 use edgeway_core::chain::CompileContext;
 use regex::{Regex, RegexBuilder};
@@ -65,13 +66,15 @@ struct FlagsConfig {
     same_site: Option<SameSiteConfig>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum SameSiteConfig {
-    Strict,
-    Lax,
-    None,
-    Remove,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    enum SameSiteConfig => same_site: SameSite {
+        Strict = SameSite::Strict,
+        Lax = SameSite::Lax,
+        None = SameSite::None,
+        Remove = SameSite::Absent,
+    }
 }
 
 /// Meaning of a text without `~`.
@@ -83,23 +86,19 @@ enum Plain {
 
 impl ResponseRewriteConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ResponseRewrite> {
+        let errors = cx.diagnostics.errors();
         let location = self.location.as_ref();
         let location = location.map(|list| rules(list, Plain::Beginning, cx));
         let domain = rules(&self.cookies.domain, Plain::Name, cx);
         let path = rules(&self.cookies.path, Plain::Beginning, cx);
-        let flags = self.cookies.flags.iter().map(|one| flags(one, cx));
-        let flags: Vec<Option<FlagRule>> = flags.collect();
-        let flags: Option<Box<[FlagRule]>> = flags.into_iter().collect();
+        let written = self.cookies.flags.iter();
         let cookies = CookieRules {
-            domain: domain?,
-            path: path?,
-            flags: flags?,
+            domain,
+            path,
+            flags: written.filter_map(|one| flags(one, cx)).collect(),
         };
-        let location = match location {
-            Some(compiled) => Some(compiled?),
-            None => None,
-        };
-        if location.is_none() && cookies.is_empty() {
+        let is_empty = location.is_none() && cookies.is_empty();
+        if is_empty && cx.diagnostics.errors() == errors {
             cx.report(
                 "edgeway::response_rewrite::nothing",
                 "`response_rewrite` changes nothing",
@@ -111,9 +110,9 @@ impl ResponseRewriteConfig {
     }
 }
 
-/// Compiles all rules; `None` if one has a problem, each of which is reported.
-fn rules(list: &[RuleConfig], plain: Plain, cx: &mut CompileContext<'_>) -> Option<Box<[Rule]>> {
-    let rules = list.iter().map(|rule| {
+/// Compiles all rules without those that have a problem, each of which is reported.
+fn rules(list: &[RuleConfig], plain: Plain, cx: &mut CompileContext<'_>) -> Box<[Rule]> {
+    let rules = list.iter().filter_map(|rule| {
         let from = match regex(&rule.from, cx)? {
             Some(regex) => Pattern::Regex(regex),
             None => match plain {
@@ -135,8 +134,7 @@ fn rules(list: &[RuleConfig], plain: Plain, cx: &mut CompileContext<'_>) -> Opti
             to: rule.to.value.as_str().into(),
         })
     });
-    let rules: Vec<Option<Rule>> = rules.collect();
-    rules.into_iter().collect()
+    rules.collect()
 }
 
 /// Returns the expression of a text with `~`; the outer `None` means that a problem was reported.
@@ -155,9 +153,7 @@ fn regex(text: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Option<R
     match built {
         Ok(regex) => Some(Some(regex)),
         Err(error) => {
-            let error = error.to_string();
-            let reason = error.lines().last().unwrap_or_default().trim();
-            let reason = reason.trim_start_matches("error: ");
+            let reason = reason_of(&error);
             cx.report_at(
                 text.place,
                 CODE,
@@ -179,11 +175,6 @@ fn flags(config: &FlagsConfig, cx: &mut CompileContext<'_>) -> Option<FlagRule> 
         name,
         secure: config.secure,
         http_only: config.http_only,
-        same_site: config.same_site.map(|site| match site {
-            SameSiteConfig::Strict => SameSite::Strict,
-            SameSiteConfig::Lax => SameSite::Lax,
-            SameSiteConfig::None => SameSite::None,
-            SameSiteConfig::Remove => SameSite::Absent,
-        }),
+        same_site: config.same_site.map(SameSiteConfig::same_site),
     })
 }

@@ -8,7 +8,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
+use edgeway_core::chain::{Exchange, Filter, Phases, Traits};
 use http::{HeaderName, HeaderValue, header, response};
 use regex::Regex;
 
@@ -66,15 +66,7 @@ fn first(rules: &[Rule], text: &str) -> Option<String> {
     rules.iter().find_map(|rule| rule.apply(text))
 }
 
-impl FilterKind for ResponseRewrite {
-    const NAME: &'static str = "response_rewrite";
-    type Config = config::ResponseRewriteConfig;
-    type Filter = Self;
-
-    fn compile(config: config::ResponseRewriteConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(ResponseRewrite: config::ResponseRewriteConfig = "response_rewrite");
 
 impl Filter for ResponseRewrite {
     fn traits(self: Arc<Self>) -> Traits {

@@ -108,79 +108,35 @@ pub(super) enum PoweredBy {
     Keep,
 }
 
+/// Key, name, choice and default value of a header.
+type HeaderText<'a> = (
+    &'static str,
+    HeaderName,
+    &'a Spanned<HeaderChoice>,
+    &'static str,
+);
+
 impl SecurityHeadersConfig {
     /// Returns the headers that are a text or absent: key, name, as written, default.
-    fn texts(
-        &self,
-    ) -> [(
-        &'static str,
-        HeaderName,
-        &Spanned<HeaderChoice>,
-        &'static str,
-    ); 11] {
-        [
-            ("csp", header::CONTENT_SECURITY_POLICY, &self.csp, CSP),
-            (
-                "opener_policy",
-                HeaderName::from_static("cross-origin-opener-policy"),
-                &self.opener_policy,
-                "same-origin",
-            ),
-            (
-                "resource_policy",
-                HeaderName::from_static("cross-origin-resource-policy"),
-                &self.resource_policy,
-                "same-origin",
-            ),
-            (
-                "origin_agent_cluster",
-                HeaderName::from_static("origin-agent-cluster"),
-                &self.origin_agent_cluster,
-                "?1",
-            ),
-            (
-                "referrer_policy",
-                header::REFERRER_POLICY,
-                &self.referrer_policy,
-                "same-origin",
-            ),
-            (
-                "content_type_options",
-                header::X_CONTENT_TYPE_OPTIONS,
-                &self.content_type_options,
-                "nosniff",
-            ),
-            (
-                "dns_prefetch_control",
-                header::X_DNS_PREFETCH_CONTROL,
-                &self.dns_prefetch_control,
-                "off",
-            ),
-            (
-                "download_options",
-                HeaderName::from_static("x-download-options"),
-                &self.download_options,
-                "noopen",
-            ),
-            (
-                "frame_options",
-                header::X_FRAME_OPTIONS,
-                &self.frame_options,
-                "SAMEORIGIN",
-            ),
-            (
-                "permitted_cross_domain_policies",
-                HeaderName::from_static("x-permitted-cross-domain-policies"),
-                &self.permitted_cross_domain_policies,
-                "none",
-            ),
-            (
-                "xss_protection",
-                header::X_XSS_PROTECTION,
-                &self.xss_protection,
-                "0",
-            ),
-        ]
+    fn texts(&self) -> [HeaderText<'_>; 11] {
+        macro_rules! texts {
+            ($($key:ident $name:literal $default:expr,)*) => {
+                [$((stringify!($key), HeaderName::from_static($name), &self.$key, $default),)*]
+            };
+        }
+        texts! {
+            csp "content-security-policy" CSP,
+            opener_policy "cross-origin-opener-policy" "same-origin",
+            resource_policy "cross-origin-resource-policy" "same-origin",
+            origin_agent_cluster "origin-agent-cluster" "?1",
+            referrer_policy "referrer-policy" "same-origin",
+            content_type_options "x-content-type-options" "nosniff",
+            dns_prefetch_control "x-dns-prefetch-control" "off",
+            download_options "x-download-options" "noopen",
+            frame_options "x-frame-options" "SAMEORIGIN",
+            permitted_cross_domain_policies "x-permitted-cross-domain-policies" "none",
+            xss_protection "x-xss-protection" "0",
+        }
     }
 
     /// Returns the set that adds no header.
@@ -207,10 +163,9 @@ impl SecurityHeadersConfig {
         }
     }
 
-    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<SecurityHeaders> {
+    pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> SecurityHeaders {
         let texts = self.texts();
         let mut headers = HeaderMap::with_capacity(texts.len() + 2 + HEADERS_CAPACITY);
-        let mut is_good = true;
         for (_, name, choice, default) in texts {
             match &choice.value {
                 // Copied for each response without reference counting.
@@ -218,23 +173,23 @@ impl SecurityHeadersConfig {
                     drop(headers.insert(name, HeaderValue::from_static(default)));
                 }
                 HeaderChoice::Off => {}
-                HeaderChoice::Text(text) => is_good &= insert(&mut headers, name, text, choice, cx),
+                HeaderChoice::Text(text) => insert(&mut headers, name, text, choice, cx),
             }
         }
         if let Server::Text(text) = &self.server.value {
-            is_good &= insert(&mut headers, header::SERVER, text, &self.server, cx);
+            insert(&mut headers, header::SERVER, text, &self.server, cx);
         }
         let mut tls = headers.clone();
         if let Some(value) = hsts(&self.hsts, cx) {
             tls.insert(header::STRICT_TRANSPORT_SECURITY, value);
         }
-        is_good.then(|| SecurityHeaders {
+        SecurityHeaders {
             plain: AddedHeaders::new(without_upgrade(headers)),
             tls: AddedHeaders::new(tls),
             policy: self.policy,
             keep_server: self.server.value == Server::Keep,
             keep_powered_by: self.powered_by == PoweredBy::Keep,
-        })
+        }
     }
 }
 
@@ -244,12 +199,12 @@ fn insert<T>(
     text: &str,
     written: &Spanned<T>,
     cx: &mut CompileContext<'_>,
-) -> bool {
+) {
     if let Ok(value) = HeaderValue::from_str(text)
         && !text.trim().is_empty()
     {
         headers.insert(name, value);
-        return true;
+        return;
     }
     cx.report_at(
         written.place,
@@ -257,7 +212,6 @@ fn insert<T>(
         format!("invalid value `{}` of `{name}`", text.escape_debug()),
         "write plain text on one line, or `false` for no such header",
     );
-    false
 }
 
 fn hsts(fields: &Hsts, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {

@@ -7,9 +7,7 @@ mod tests;
 use std::{mem, sync::Arc};
 
 use edgeway_base::http::write_header_line;
-use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, Phases, ReadyLines, Scheme, Traits,
-};
+use edgeway_core::chain::{Exchange, Filter, Phases, ReadyLines, Scheme, Traits};
 use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
 const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
@@ -61,16 +59,7 @@ enum Policy {
     Override,
 }
 
-impl FilterKind for SecurityHeaders {
-    const NAME: &'static str = "security_headers";
-    const ON_BY_DEFAULT: bool = true;
-    type Config = config::SecurityHeadersConfig;
-    type Filter = Self;
-
-    fn compile(config: config::SecurityHeadersConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(SecurityHeaders: config::SecurityHeadersConfig = "security_headers", on_by_default = true);
 
 impl Filter for SecurityHeaders {
     fn traits(self: Arc<Self>) -> Traits {

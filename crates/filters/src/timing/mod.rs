@@ -7,7 +7,7 @@ mod tests;
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use edgeway_base::clock::Clock;
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
+use edgeway_core::chain::{Exchange, Filter, Phases, Traits};
 use http::{HeaderName, HeaderValue, response};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -23,15 +23,7 @@ pub struct Timing {
     clock: Clock,
 }
 
-impl FilterKind for Timing {
-    const NAME: &'static str = "timing";
-    type Config = config::TimingConfig;
-    type Filter = Self;
-
-    fn compile(config: config::TimingConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        config.compile(cx)
-    }
-}
+filter_kind!(Timing: config::TimingConfig = "timing");
 
 impl Filter for Timing {
     fn traits(self: Arc<Self>) -> Traits {

@@ -8,7 +8,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use edgeway_config::{diagnostic::closest, tree::Spanned};
 use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
-use edgeway_routes::values::{Names, Template};
+use edgeway_routes::values::Template;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -48,13 +48,7 @@ impl FilterKind for UpstreamBy {
 
     fn compile(config: UpstreamByConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let Spanned { value: text, place } = &config.0;
-        let value = match Names::with(cx, |names| Template::parse(text, names)) {
-            Ok(value) => value,
-            Err((message, help)) => {
-                cx.report_at(*place, CODE, message, help);
-                return None;
-            }
-        };
+        let value = Template::compile(text, *place, CODE, cx)?;
         let mut tables = text.strip_prefix("{map.").into_iter();
         let is_table = tables.any(|rest| rest.find('}') == Some(rest.len() - 1));
         if !is_table {

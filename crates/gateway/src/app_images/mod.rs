@@ -140,7 +140,7 @@ impl Compiler<'_> {
         };
         if images.value.at == ImagesAt::App {
             if images.value.remote.value {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::upstream::images",
                     images.value.remote.place,
                     format!("the images of `{}` are made by the app", key.name),
@@ -150,7 +150,7 @@ impl Compiler<'_> {
             return false;
         }
         if upstream.folder.is_none() && upstream.releases.is_none() {
-            self.error(
+            self.diagnostics.error(
                 "edgeway::upstream::images",
                 images.place,
                 format!("the images of `{}` cannot be found", key.name),

@@ -37,7 +37,7 @@ impl Compiler<'_> {
                 })
             }
             Err(error) => {
-                self.error(
+                self.diagnostics.error(
                     "edgeway::upstream::images",
                     images.remote.place,
                     format!("cannot load the system's CA certificates: {error}"),

@@ -5,17 +5,21 @@ use std::borrow::Cow;
 
 use edgeway_base::{secret, units::Span};
 use edgeway_config::{
-    diagnostic::Place,
-    model::{BackendTarget, CacheConfig, DrainConfig, File, RouteNode, StatusSet, UpstreamConfig},
+    diagnostic::{Diagnostics, Place},
+    model::{
+        BackendTarget, CacheConfig, DrainConfig, File, ProfileConfig, RouteNode, StatusSet,
+        UpstreamConfig,
+    },
     tree::{self, Key, Node, Spanned},
 };
+use edgeway_core::limits::config::LimitConfig;
 use edgeway_filters as filters;
 use edgeway_routes::Action;
 use edgeway_upstreams::Upstream;
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use super::{Gateway, ListenAddress, Route, effective, maps, profiles, rate_limits};
+use super::{Gateway, ListenAddress, Route, effective, maps};
 
 /// Filter whose shared settings have a section of their own.
 const ACCESS_LOG: &str = "access_log";
@@ -66,10 +70,10 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
         });
     }
     if !file.profiles.is_empty() {
-        document["profiles"] = profiles::print(file);
+        document["profiles"] = named::<ProfileConfig>(&file.profiles).into();
     }
     if !file.rate_limits.is_empty() {
-        document["rate_limits"] = rate_limits::print(file);
+        document["rate_limits"] = named::<LimitConfig>(&file.rate_limits).into();
     }
     if !file.maps.is_empty() {
         document["maps"] = maps::print(file);
@@ -95,6 +99,17 @@ pub fn yaml(file: &File, gateway: &Gateway, hidden: &[Place]) -> String {
         .collect();
     tidy(&mut document);
     text + &serde_saphyr::to_string(&document).expect("plain data")
+}
+
+/// Returns the items of a section, each with every default filled in.
+pub(super) fn named<T: DeserializeOwned + Serialize>(
+    section: &[(Key, Node)],
+) -> Map<String, Value> {
+    let items = section.iter().filter_map(|(key, node)| {
+        let config: T = tree::read(node, &mut Diagnostics::default())?;
+        Some((key.name.clone(), serde_json::to_value(config).ok()?))
+    });
+    items.collect()
 }
 
 fn listeners(file: &File, gateway: &Gateway) -> Value {

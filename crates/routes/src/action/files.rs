@@ -11,7 +11,7 @@ use edgeway_core::chain::CompileContext;
 use edgeway_files::Files;
 use http::StatusCode;
 
-use crate::values::{Names, Template};
+use crate::values::Template;
 
 use super::{Rewrite, check_upstream};
 
@@ -80,10 +80,7 @@ fn template(path: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Templ
         cx.report_at(path.place, CODE, message, "begin it with `/`");
         return None;
     }
-    let parsed = Names::with(cx, |names| Template::parse(&path.value, names));
-    parsed
-        .map_err(|(message, help)| cx.report_at(path.place, CODE, message, help))
-        .ok()
+    Template::compile(&path.value, path.place, CODE, cx)
 }
 
 impl ServeFiles {
@@ -92,18 +89,16 @@ impl ServeFiles {
         place: Place,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let mut are_known = true;
         for name in &config.internal.0 {
-            are_known &= check_upstream(&name.value, name.place, cx);
+            check_upstream(&name.value, name.place, cx);
         }
         let internal = config.internal.0.iter();
         let internal = internal.map(|name| Arc::from(name.value.as_str()));
-        let candidates = config.candidates.iter();
         let candidate = |text: &Spanned<String>| {
             let is_folder = text.value.ends_with('/');
             template(text, cx).map(|path| Candidate { path, is_folder })
         };
-        let candidates: Vec<_> = candidates.map(candidate).collect();
+        let candidates = config.candidates.iter().filter_map(candidate).collect();
         let otherwise = match &config.otherwise {
             Some(otherwise) => Some(Otherwise::compile(otherwise, cx)?),
             None => None,
@@ -116,8 +111,7 @@ impl ServeFiles {
         }
         let index = config.index.0.iter().map(|name| name.value.as_str().into());
         let files = Files::compile(config, place, cx)?;
-        let candidates = candidates.into_iter().collect::<Option<_>>()?;
-        are_known.then(|| Self {
+        Some(Self {
             files,
             rewrite: None,
             candidates,

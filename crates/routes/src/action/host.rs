@@ -4,7 +4,7 @@ use edgeway_core::chain::Exchange;
 use http::HeaderValue;
 
 use crate::{
-    RouteProblem, host_of,
+    InvalidValue, host_of,
     values::{Names, Template},
 };
 
@@ -22,12 +22,12 @@ pub enum HostHeader {
 
 impl HostHeader {
     /// Compiles the key; `None` for the `Host` as it was sent.
-    pub(super) fn compile(text: &str, names: &Names<'_>) -> Result<Option<Self>, RouteProblem> {
+    pub(super) fn compile(text: &str, names: &Names<'_>) -> Result<Option<Self>, InvalidValue> {
         if text.contains('{') {
-            return match Template::parse(text, names) {
-                Ok(template) => Ok(Some(Self::Template(template))),
-                Err((message, help)) => Err(RouteProblem::new(message, help)),
-            };
+            let template = Template::parse(text, names);
+            return template
+                .map(|template| Some(Self::Template(template)))
+                .map_err(|(message, help)| InvalidValue { message, help });
         }
         match text {
             "sent" => return Ok(None),
@@ -38,7 +38,7 @@ impl HostHeader {
         let is_host = host_of(text.as_bytes()).is_ok_and(|host| !host.is_empty());
         match HeaderValue::from_str(text) {
             Ok(value) if is_host => Ok(Some(Self::Text(value))),
-            _ => Err(RouteProblem::new(
+            _ => Err(InvalidValue::new(
                 format!("`{text}` is no host"),
                 "write `sent`, `name`, `backend`, or a host such as `app.internal:3000`",
             )),

@@ -27,7 +27,7 @@ pub use self::{
 };
 pub(crate) use self::{redirect::Redirect, rewrite::Rewrite};
 
-use super::{ParamNames, RouteProblem, Slashes};
+use super::{ParamNames, Slashes};
 
 /// The action of a route, exactly one of these.
 #[derive(Debug)]
@@ -66,16 +66,27 @@ pub struct Websocket {
 }
 
 impl Action {
+    /// Returns the forwarding to an upstream, if it is that.
+    pub fn forward(&self) -> Option<&Forward> {
+        match self {
+            Self::Forward(forward) => Some(forward),
+            Self::Redirect(_) | Self::Respond(_) | Self::Files(_) => None,
+        }
+    }
+
     /// Compiles the action of a route. Problems go to `cx`, and `None` means that one was reported,
     /// there or by the route table.
     pub fn compile(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
-        check_shape(config, cx)?;
+        cx.checked(|cx| check_shape(config, cx))?;
+        cx.checked(|cx| Self::compile_kind(config, cx))?
+    }
+
+    fn compile_kind(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let names = ParamNames::collect(&config.matches.value);
         if let Some(redirect) = &config.redirect {
             let compiled = Redirect::compile(&redirect.value, &names);
-            return reported(compiled, "edgeway::route::bad_redirect", redirect.place, cx)
-                .flatten()
-                .map(Self::Redirect);
+            let compiled = cx.reported(redirect.place, "edgeway::route::bad_redirect", compiled);
+            return compiled.flatten().map(Self::Redirect);
         }
         if let Some(respond) = &config.respond {
             return Respond::compile(&respond.value, respond.place, cx).map(Self::Respond);
@@ -84,14 +95,15 @@ impl Action {
             && config.upstream.is_none()
         {
             let compiled = ServeFiles::compile(&files.value, files.place, cx);
-            let rewrite = rewrite(config, &names, cx)?;
+            let rewrite = rewrite(config, &names, cx);
             return compiled.map(|files| Self::Files(files.with_rewrite(rewrite)));
         }
         let upstream = config.upstream.as_ref()?;
-        let is_known = check_upstream(&upstream.value, upstream.place, cx);
-        let rewrite = rewrite(config, &names, cx)?;
-        let host = host(config, cx)?;
-        let timeouts = timeouts(config, cx)?;
+        check_upstream(&upstream.value, upstream.place, cx);
+        let rewrite = cx.checked(|cx| rewrite(config, &names, cx))?;
+        let host = cx.checked(|cx| host(config, cx))?;
+        let timeouts = config.timeouts.as_ref();
+        let timeouts = cx.checked(|cx| timeouts.map(|written| checked_timeouts(written, cx)))?;
         let files = match &config.files {
             Some(files) => Some(ServeFiles::before_upstream(&files.value, files.place, cx)?),
             None => None,
@@ -108,42 +120,35 @@ impl Action {
         let websocket = config.websocket.as_ref();
         let ignores_upgrades = websocket.is_some_and(|w| !w.value.enabled && !w.value.refuse);
         let websocket = websocket.filter(|w| w.value.enabled);
-        is_known.then(|| {
-            Self::Forward(Forward {
-                upstream: Arc::from(upstream.value.as_str()),
-                rewrite,
-                host,
-                websocket: websocket.map(|websocket| Websocket {
-                    idle: websocket.value.idle.map(|idle| idle.0),
-                }),
-                ignores_upgrades,
-                timeouts: timeouts.map(Box::new),
-                files: files.map(Box::new),
-                request: request.map(Box::new),
-            })
-        })
+        Some(Self::Forward(Forward {
+            upstream: Arc::from(upstream.value.as_str()),
+            rewrite,
+            host,
+            websocket: websocket.map(|websocket| Websocket {
+                idle: websocket.value.idle.map(|idle| idle.0),
+            }),
+            ignores_upgrades,
+            timeouts: timeouts.map(Box::new),
+            files: files.map(Box::new),
+            request: request.map(Box::new),
+        }))
     }
 }
 
-/// Compiles the `host_header` of a route. `None` means that a problem was reported.
-#[expect(clippy::option_option, reason = "an error, no host, or one")]
-fn host(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<Option<HostHeader>> {
-    let Some(host) = &config.host_header else {
-        return Some(None);
-    };
+/// Compiles the `host_header` of a route.
+fn host(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<HostHeader> {
+    let host = config.host_header.as_ref()?;
     let compiled = Names::with(cx, |names| HostHeader::compile(&host.value, names));
-    reported(compiled, "edgeway::route::bad_host_header", host.place, cx)
+    let compiled = cx.reported(host.place, "edgeway::route::bad_host_header", compiled);
+    compiled.flatten()
 }
 
-/// Checks the time limits of a route. `None` means that a problem was reported.
-#[expect(clippy::option_option, reason = "an error, no limits, or some")]
-fn timeouts(
-    config: &RouteConfig,
+/// Returns the time limits of a route; reports those of zero.
+fn checked_timeouts(
+    written: &Spanned<RouteTimeoutsConfig>,
     cx: &mut CompileContext<'_>,
-) -> Option<Option<RouteTimeoutsConfig>> {
-    let Some(Spanned { value, place }) = &config.timeouts else {
-        return Some(None);
-    };
+) -> RouteTimeoutsConfig {
+    let Spanned { value, place } = written;
     let all = [
         ("connect", value.connect),
         ("first_byte", value.first_byte),
@@ -151,10 +156,8 @@ fn timeouts(
         ("stream_idle", value.stream_idle),
         ("total", value.total),
     ];
-    let mut is_well = true;
     for (name, time) in all {
         if time.is_some_and(|time| time.0.is_zero()) {
-            is_well = false;
             cx.report_at(
                 *place,
                 "edgeway::route::zero_timeout",
@@ -163,22 +166,19 @@ fn timeouts(
             );
         }
     }
-    is_well.then(|| Some(value.clone()))
+    value.clone()
 }
 
-/// Compiles the rewrite of a route, if it has one. `None` means that a problem was reported.
-#[expect(clippy::option_option, reason = "an error, no rewrite, or one")]
+/// Compiles the rewrite of a route, if it has one.
 fn rewrite(
     config: &RouteConfig,
     names: &ParamNames,
     cx: &mut CompileContext<'_>,
-) -> Option<Option<Rewrite>> {
-    let Some(rewrite) = &config.rewrite else {
-        return Some(None);
-    };
+) -> Option<Rewrite> {
+    let rewrite = config.rewrite.as_ref()?;
     let compiled = Rewrite::compile(&rewrite.value, names, slashes(cx));
-    let compiled = reported(compiled, "edgeway::route::bad_rewrite", rewrite.place, cx);
-    compiled.flatten().map(Some)
+    let compiled = cx.reported(rewrite.place, "edgeway::route::bad_rewrite", compiled);
+    compiled.flatten()
 }
 
 /// Returns the slash treatment of the configuration.
@@ -188,7 +188,7 @@ fn slashes(cx: &CompileContext<'_>) -> Slashes {
 
 /// Checks that a route has exactly one action (or files before an upstream), and that `rewrite` and `websocket` are used only
 /// with an action that they change.
-fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> {
+fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) {
     const CODE: &str = "edgeway::route::action";
     let actions: Vec<(&str, Place)> = [
         ("upstream", config.upstream.as_ref().map(|s| s.place)),
@@ -214,8 +214,7 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
             _ => (cx.place, "this route has no action".to_owned()),
         };
         let help = "give it one of `upstream`, `redirect`, `respond` and `files`";
-        cx.report_at(place, CODE, message, help);
-        return None;
+        return cx.report_at(place, CODE, message, help);
     };
     let sent = config.upstream_request.as_ref().map(|s| s.place);
     let extras = [
@@ -225,7 +224,6 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
         ("host_header", config.host_header.as_ref().map(|s| s.place)),
         ("timeouts", config.timeouts.as_ref().map(|s| s.place)),
     ];
-    let mut is_well = true;
     for (key, place) in extras {
         let allows = action == "upstream" || (action == "files" && key == "rewrite");
         if let Some(place) = place
@@ -242,15 +240,13 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<()> 
                 message,
                 format!("`{key}` needs {needs}: leave it out"),
             );
-            is_well = false;
         }
     }
-    is_well.then_some(())
 }
 
-fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) -> bool {
+fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) {
     if cx.upstreams.iter().any(|known| known == name) {
-        return true;
+        return;
     }
     let known = || cx.upstreams.iter().map(String::as_str);
     let help = match closest(name, known()) {
@@ -260,18 +256,6 @@ fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) -> bool
     };
     let message = format!("unknown upstream `{name}`");
     cx.report_at(place, "edgeway::route::unknown_upstream", message, help);
-    false
-}
-
-fn reported<T>(
-    result: Result<T, RouteProblem>,
-    code: &'static str,
-    place: Place,
-    cx: &mut CompileContext<'_>,
-) -> Option<T> {
-    result
-        .map_err(|problem| cx.report_at(place, code, problem.message, problem.help))
-        .ok()
 }
 
 #[cfg(test)]

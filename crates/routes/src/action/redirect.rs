@@ -4,9 +4,10 @@ use bytes::Bytes;
 use edgeway_config::model::RedirectConfig;
 use edgeway_core::chain::Reply;
 use http::{HeaderValue, StatusCode, header::LOCATION};
+use percent_encoding::percent_encode_byte;
 
 use crate::{
-    InvalidTarget, ParamNames, Params, RouteProblem, Target,
+    InvalidTarget, InvalidValue, ParamNames, Params, Target,
     params::RESERVED,
     template::{Part, Piece, Template},
 };
@@ -26,12 +27,12 @@ impl Redirect {
     pub(super) fn compile(
         config: &RedirectConfig,
         names: &ParamNames,
-    ) -> Result<Option<Self>, RouteProblem> {
+    ) -> Result<Option<Self>, InvalidValue> {
         let status = StatusCode::from_u16(config.status)
             .ok()
             .filter(StatusCode::is_redirection)
             .ok_or_else(|| {
-                RouteProblem::new(
+                InvalidValue::new(
                     format!("invalid redirect status {}", config.status),
                     "write 308 or 301 for good, 307, 302 or 303 for now",
                 )
@@ -82,9 +83,9 @@ impl Redirect {
     }
 }
 
-fn check_text(text: &str) -> Result<(), RouteProblem> {
+fn check_text(text: &str) -> Result<(), InvalidValue> {
     if let Some(bad) = text.chars().find(|c| !c.is_ascii_graphic() || *c == '\\') {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("invalid redirect target `{text}`: it has {bad:?}"),
             "write it percent-encoded, as `%20` for a space",
         ));
@@ -94,13 +95,13 @@ fn check_text(text: &str) -> Result<(), RouteProblem> {
             .is_some_and(|s| s.eq_ignore_ascii_case(start))
     };
     if text.starts_with("//") {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("`{text}` begins with `//`, so the scheme is missing"),
             format!("write `https:{text}`"),
         ));
     }
     if !(starts("/") || starts("{path}") || starts("http://") || starts("https://")) {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("invalid redirect target `{text}`"),
             "write `https`, a path that begins with `/`, or an address with `http://` or `https://`",
         ));
@@ -110,9 +111,9 @@ fn check_text(text: &str) -> Result<(), RouteProblem> {
 
 /// Checks that a client cannot choose the host of the new address. Of the client's input only the
 /// host may be used there, since it was validated: otherwise a link could redirect anywhere.
-fn check_authority(text: &str, to: &Template) -> Result<(), RouteProblem> {
+fn check_authority(text: &str, to: &Template) -> Result<(), InvalidValue> {
     let refuse = |help: &str| {
-        Err(RouteProblem::new(
+        Err(InvalidValue::new(
             format!("`{text}` lets a client choose the host it is sent to"),
             help,
         ))
@@ -147,7 +148,7 @@ fn check_authority(text: &str, to: &Template) -> Result<(), RouteProblem> {
         }
     }
     if is_empty {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("`{text}` has no host"),
             "write it, or `{host}` for the requested host",
         ));
@@ -166,7 +167,6 @@ fn is_domain(text: &[u8]) -> bool {
 
 /// Percent-encodes bytes that could end or alter an address.
 pub(super) fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in value {
         let is_plain = match byte {
             b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' => false,
@@ -177,9 +177,7 @@ pub(super) fn encode(out: &mut Vec<u8>, value: &[u8], part: Part) {
         if is_plain {
             out.push(byte);
         } else {
-            out.push(b'%');
-            out.push(DIGITS[usize::from(byte >> 4)]);
-            out.push(DIGITS[usize::from(byte & 15)]);
+            out.extend_from_slice(percent_encode_byte(byte).as_bytes());
         }
     }
 }

@@ -19,7 +19,7 @@ use http::{
 };
 use pingora::http::RequestHeader;
 
-use crate::{RouteProblem, values::has_any_version};
+use crate::{InvalidValue, values::has_any_version};
 
 /// A compiled fixed response.
 #[derive(Debug)]
@@ -53,12 +53,11 @@ impl Respond {
         place: Place,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let status = reported(status(config), place, cx);
-        let headers = reported(headers(config), place, cx);
-        let content_type = reported(content_type(config), place, cx);
-        let body = body(config, content_type.clone().flatten(), place, cx);
+        let status = cx.reported(place, CODE, status(config));
+        let headers = cx.reported(place, CODE, headers(config));
+        let content_type = cx.reported(place, CODE, content_type(config)).flatten();
+        let body = body(config, content_type, place, cx);
         let (status, mut headers, body) = (status?, headers?, body?);
-        content_type?;
         if let Some(maintenance) = &config.maintenance {
             headers.extend(maintenance_headers(maintenance, &headers));
         }
@@ -79,16 +78,13 @@ impl Respond {
 
     /// Returns the response to this request.
     pub fn reply(&self, request: &RequestHeader) -> Reply {
-        let mut reason = None;
         if self.status == StatusCode::OK && has_any_version(request) {
             return Reply {
-                status: StatusCode::NOT_MODIFIED,
                 headers: self.headers.clone(),
-                body: ReplyBody::Empty,
-                reason,
-                close: false,
+                ..Reply::empty(StatusCode::NOT_MODIFIED)
             };
         }
+        let mut reason = None;
         let body = match &self.body {
             Body::ByStatus if self.status.as_u16() >= 400 => ReplyBody::Page { detail: None },
             Body::ByStatus => ReplyBody::Empty,
@@ -104,24 +100,15 @@ impl Respond {
             }
         };
         Reply {
-            status: self.status,
             headers: self.headers.clone(),
             body,
             reason,
-            close: false,
+            ..Reply::empty(self.status)
         }
     }
 }
 
-fn reported<T>(
-    result: Result<T, RouteProblem>,
-    place: Place,
-    cx: &mut CompileContext<'_>,
-) -> Option<T> {
-    super::reported(result, CODE, place, cx)
-}
-
-fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {
+fn status(config: &RespondConfig) -> Result<StatusCode, InvalidValue> {
     let number = match (&config.maintenance, config.status) {
         (_, Some(written)) => written,
         (Some(_), None) => 503,
@@ -131,7 +118,7 @@ fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {
         .ok()
         .filter(|status| (200..600).contains(&status.as_u16()))
         .ok_or_else(|| {
-            RouteProblem::new(
+            InvalidValue::new(
                 format!("invalid status {number}"),
                 "write one from 200 to 599",
             )
@@ -141,19 +128,19 @@ fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {
         || config.maintenance.is_some();
     // RFC 9110, 15.3.5, 15.3.6 and 15.4.5: these never have a body.
     if has_body && matches!(number, 204 | 205 | 304) {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("a response with status {number} has no body"),
             "leave the body out, or write another status",
         ));
     }
     if number == 444 && (has_body || !config.headers.is_empty()) {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             "status 444 closes the connection without a response",
             "leave body and headers out, or write another status",
         ));
     }
     if config.maintenance.is_some() && number < 400 {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("status {number} would report success during maintenance"),
             "leave `status` out for 503",
         ));
@@ -161,29 +148,29 @@ fn status(config: &RespondConfig) -> Result<StatusCode, RouteProblem> {
     Ok(status)
 }
 
-fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, RouteProblem> {
+fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, InvalidValue> {
     let mut headers = Vec::with_capacity(config.headers.len());
     for (name, value) in &config.headers {
         let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
-            return Err(RouteProblem::new(
+            return Err(InvalidValue::new(
                 format!("invalid header name `{name}`"),
                 "write a name such as `x-served-by`",
             ));
         };
         if parsed == CONTENT_TYPE {
-            return Err(RouteProblem::new(
+            return Err(InvalidValue::new(
                 "the content type is not written in `headers`",
                 "write it in `content_type`",
             ));
         }
         if [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, DATE].contains(&parsed) {
-            return Err(RouteProblem::new(
+            return Err(InvalidValue::new(
                 format!("`{name}` is set by the gateway itself"),
                 "leave it out",
             ));
         }
         let Ok(value) = HeaderValue::from_str(value) else {
-            return Err(RouteProblem::new(
+            return Err(InvalidValue::new(
                 format!("the value of `{name}` has bytes that are not allowed in a header"),
                 "write it in visible ASCII, on one line",
             ));
@@ -193,12 +180,12 @@ fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Rou
     Ok(headers)
 }
 
-fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, RouteProblem> {
+fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, InvalidValue> {
     let Some(text) = &config.content_type else {
         return Ok(None);
     };
     if config.maintenance.is_some() || (config.body.is_none() && config.file.is_none()) {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             "`content_type` has no effect without `body` or `file`",
             "leave it out",
         ));
@@ -208,7 +195,7 @@ fn content_type(config: &RespondConfig) -> Result<Option<HeaderValue>, RouteProb
         .filter(|_| text.contains('/'))
         .map(Some)
         .ok_or_else(|| {
-            RouteProblem::new(
+            InvalidValue::new(
                 format!("invalid media type `{text}`"),
                 "write one such as `text/html; charset=utf-8`",
             )

@@ -6,7 +6,7 @@ use regex::bytes::{Captures, Regex};
 
 use super::redirect::encode;
 use crate::{
-    InvalidTarget, ParamNames, Params, RouteProblem, Slashes, Target, normalise,
+    InvalidTarget, InvalidValue, ParamNames, Params, Slashes, Target, normalise,
     template::{Part, Piece, Template},
 };
 
@@ -98,7 +98,7 @@ impl Rewrite {
         config: &RewriteConfig,
         names: &ParamNames,
         slashes: Slashes,
-    ) -> Result<Option<Self>, RouteProblem> {
+    ) -> Result<Option<Self>, InvalidValue> {
         let with = config.with.value.as_str();
         check_text(with)?;
         if with.contains('?') && config.prefix.is_some() {
@@ -108,7 +108,7 @@ impl Rewrite {
         let with = with.strip_suffix('?').unwrap_or(with);
         let kind = match (&config.prefix, &config.regex) {
             (Some(_), Some(_)) => {
-                return Err(RouteProblem::new(
+                return Err(InvalidValue::new(
                     "a rewrite has `prefix` or `regex`, not both",
                     "leave one of them out",
                 ));
@@ -238,26 +238,26 @@ fn copy(out: &mut Vec<u8>, value: &[u8], part: Part) {
     }
 }
 
-fn no_slash(with: &str) -> RouteProblem {
-    RouteProblem::new(
+fn no_slash(with: &str) -> InvalidValue {
+    InvalidValue::new(
         format!("invalid path `{with}`: it does not begin with `/`"),
         format!("write `with: /{with}`"),
     )
 }
 
-fn query_of_prefix(with: &str) -> RouteProblem {
-    RouteProblem::new(
+fn query_of_prefix(with: &str) -> InvalidValue {
+    InvalidValue::new(
         format!("`{with}` has a query, and the rest of the path would follow it"),
         "leave it out, or write `regex` in place of `prefix`",
     )
 }
 
-fn check_text(with: &str) -> Result<(), RouteProblem> {
+fn check_text(with: &str) -> Result<(), InvalidValue> {
     if let Some(bad) = with
         .chars()
         .find(|c| !c.is_ascii_graphic() || matches!(c, '#' | '\\'))
     {
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("invalid path `{with}`: it has {bad:?}"),
             "write it percent-encoded, as `%20` for a space",
         ));
@@ -265,7 +265,7 @@ fn check_text(with: &str) -> Result<(), RouteProblem> {
     Ok(())
 }
 
-fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), RouteProblem> {
+fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), InvalidValue> {
     let help = match prefix.strip_suffix("/*").or(prefix.strip_suffix('*')) {
         Some("") => "write `prefix: /`".to_owned(),
         Some(prefix) => format!("write `prefix: {prefix}`"),
@@ -278,14 +278,14 @@ fn check_prefix(prefix: &str, slashes: Slashes) -> Result<(), RouteProblem> {
             _ => "write the beginning of the path as clients send it".to_owned(),
         },
     };
-    Err(RouteProblem::new(
+    Err(InvalidValue::new(
         format!("invalid path prefix `{prefix}`"),
         help,
     ))
 }
 
 /// Checks that each `$1` and `${name}` is a group: an unknown one would silently expand to nothing.
-fn check_groups(with: &str, regex: &Regex) -> Result<(), RouteProblem> {
+fn check_groups(with: &str, regex: &Regex) -> Result<(), InvalidValue> {
     let mut left = with;
     while let Some(at) = left.find('$') {
         left = &left[at + 1..];
@@ -310,7 +310,7 @@ fn check_groups(with: &str, regex: &Regex) -> Result<(), RouteProblem> {
         } else {
             format!("the groups are `$0` to `${}`", regex.captures_len() - 1)
         };
-        return Err(RouteProblem::new(
+        return Err(InvalidValue::new(
             format!("`{with}` uses `${name}`, and the regular expression has no such group"),
             help,
         ));

@@ -131,14 +131,10 @@ fn method_of(text: &str) -> Option<Method> {
 }
 
 fn body_of(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Body> {
-    match Names::with(cx, |names| Template::parse_text(text, names)) {
-        Ok(template) => Some(match template.plain_text() {
-            Some(text) => Body::Fixed(text.to_owned().into()),
-            None => Body::Text(template),
-        }),
-        Err((message, help)) => {
-            cx.report_at(place, CODE, message, help);
-            None
-        }
-    }
+    let parsed = Names::with(cx, |names| Template::parse_text(text, names));
+    let template = cx.reported(place, CODE, parsed)?;
+    Some(match template.plain_text() {
+        Some(text) => Body::Fixed(text.to_owned().into()),
+        None => Body::Text(template),
+    })
 }

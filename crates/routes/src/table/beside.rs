@@ -48,13 +48,11 @@ pub(super) fn refuse_missing_outer(
             .iter()
             .any(|(other, _)| other.own == *outer && other.within == around)
         {
-            diagnostics.push(
-                Diagnostic::error(
-                    "edgeway::route::bad_location",
-                    *place,
-                    format!("no route of this host has the location `{outer}` of `within`"),
-                )
-                .help("add that route, or write `within` as its `location` is written"),
+            diagnostics.error(
+                "edgeway::route::bad_location",
+                *place,
+                format!("no route of this host has the location `{outer}` of `within`"),
+                "add that route, or write `within` as its `location` is written",
             );
         }
     }

@@ -12,7 +12,7 @@ use edgeway_config::{
 };
 
 use crate::{
-    ParamNames, RouteProblem, Slashes,
+    InvalidValue, ParamNames, Slashes,
     host_regex::HostRegex,
     location::{Location, PlacedLocation},
     locations::LocationsBuilder,
@@ -191,8 +191,8 @@ fn parse(
     slashes: Slashes,
     diagnostics: &mut Diagnostics,
 ) -> ParsedRoute {
-    let mut report = |code, place, problem: RouteProblem| {
-        diagnostics.push(Diagnostic::error(code, place, problem.message).help(problem.help));
+    let mut report = |code, place, problem: InvalidValue| {
+        diagnostics.error(code, place, problem.message, problem.help);
     };
     let mut hosts = Vec::new();
     for host in &config.host.0 {
@@ -211,7 +211,7 @@ fn parse(
     if let Some(text) = &config.path_regex {
         match crate::regex(&text.value) {
             Ok(_) if !config.path.0.is_empty() => {
-                let problem = RouteProblem::new(
+                let problem = InvalidValue::new(
                     "a route has `path` or `path_regex`, not both",
                     "write two routes, or one regular expression for all the paths",
                 );
@@ -225,7 +225,7 @@ fn parse(
         let within = config.within.0.iter().map(|outer| &*outer.value);
         match PlacedLocation::parse(within, &text.value) {
             Ok(_) if !config.path.0.is_empty() || config.path_regex.is_some() => {
-                let problem = RouteProblem::new(
+                let problem = InvalidValue::new(
                     "a route has `location`, `path` or `path_regex`, and not two of them",
                     "write two routes",
                 );
@@ -238,7 +238,7 @@ fn parse(
     if let Some(outer) = config.within.0.first()
         && config.location.is_none()
     {
-        let problem = RouteProblem::new(
+        let problem = InvalidValue::new(
             "`within` has no effect without `location`",
             "write the location that is within it, or remove it",
         );
@@ -248,7 +248,7 @@ fn parse(
     if config.named {
         // Nothing but its name leads to it.
         if has_path || !hosts.is_empty() {
-            let problem = RouteProblem::new(
+            let problem = InvalidValue::new(
                 "a named route has no host and no path",
                 "leave them out, or `named`",
             );
@@ -259,7 +259,7 @@ fn parse(
     }
     let names = ParamNames::collect(config);
     if names.len() > MAX_PARAMS {
-        let problem = RouteProblem::new(
+        let problem = InvalidValue::new(
             format!(
                 "the paths of a route may have {MAX_PARAMS} names, these have {}",
                 names.len()
@@ -280,9 +280,9 @@ fn parse(
 }
 
 /// Returns the problem of the names in a route's hosts, if there is one.
-fn names_of_hosts(names: &ParamNames) -> Option<RouteProblem> {
+fn names_of_hosts(names: &ParamNames) -> Option<InvalidValue> {
     if names.hosts().count() > MAX_PARAMS {
-        return Some(RouteProblem::new(
+        return Some(InvalidValue::new(
             format!("the hosts of a route have more than {MAX_PARAMS} names"),
             "write `(?:…)` for groups without a name",
         ));
@@ -291,7 +291,7 @@ fn names_of_hosts(names: &ParamNames) -> Option<RouteProblem> {
         RESERVED.contains(name) || names.iter_of_paths().any(|(other, _)| other == *name)
     };
     let taken = names.hosts().find(is_taken)?;
-    Some(RouteProblem::new(
+    Some(InvalidValue::new(
         format!("a host uses the name `{taken}`, which has another meaning already"),
         format!("write another name, such as `(?<host_{taken}>…)`"),
     ))

@@ -10,7 +10,7 @@ mod build;
 mod guards;
 mod lacked_guards;
 
-use std::{collections::HashMap, fmt, ops::ControlFlow, sync::Arc};
+use std::{collections::HashMap, ops::ControlFlow, sync::Arc};
 
 use edgeway_base::expression::Undecided;
 use pingora::http::RequestHeader;
@@ -307,21 +307,13 @@ impl Group {
     ) -> ControlFlow<()> {
         if let Some(locations) = &self.locations {
             return locations.walk(path, holds, &mut |leaf, hit| {
-                visit(RouteCandidate {
-                    leaf,
-                    found: PathMatch::Location(hit),
-                    host: None,
-                })
+                visit(RouteCandidate::new(leaf, PathMatch::Location(hit)))
             });
         }
         // `OPTIONS *` addresses the whole gateway, which only `/*` matches.
         if path.first() == Some(&b'/') {
             self.trie.walk(path, &mut |leaf, captures| {
-                visit(RouteCandidate {
-                    leaf,
-                    found: PathMatch::Pattern(captures),
-                    host: None,
-                })
+                visit(RouteCandidate::new(leaf, PathMatch::Pattern(captures)))
             })?;
             if let Some(regexes) = &self.regexes {
                 regexes.walk(path, visit)?;
@@ -329,11 +321,7 @@ impl Group {
         }
         let captures = Captures::of_rest(path.len().min(1));
         for leaf in &self.catch_all {
-            visit(RouteCandidate {
-                leaf,
-                found: PathMatch::Pattern(&captures),
-                host: None,
-            })?;
+            visit(RouteCandidate::new(leaf, PathMatch::Pattern(&captures)))?;
         }
         ControlFlow::Continue(())
     }
@@ -352,18 +340,24 @@ impl Regexes {
         for index in self.set.matches(path) {
             let entry = &self.entries[index];
             for leaf in &entry.leaves {
-                visit(RouteCandidate {
-                    leaf,
-                    found: PathMatch::Regex(entry.captures.as_ref()),
-                    host: None,
-                })?;
+                let matched = PathMatch::Regex(entry.captures.as_ref());
+                visit(RouteCandidate::new(leaf, matched))?;
             }
         }
         ControlFlow::Continue(())
     }
 }
 
-impl RouteCandidate<'_> {
+impl<'a> RouteCandidate<'a> {
+    /// Returns a candidate whose host has no regular expression.
+    fn new(leaf: &'a Leaf, found: PathMatch<'a>) -> Self {
+        Self {
+            leaf,
+            found,
+            host: None,
+        }
+    }
+
     fn is_regex(&self) -> bool {
         match &self.found {
             PathMatch::Pattern(_) => false,
@@ -397,18 +391,6 @@ impl RouteCandidate<'_> {
                     }
                 }
             }
-        }
-    }
-}
-
-impl fmt::Display for RouteReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Matched => f.write_str("matched"),
-            Self::LessSpecific(_) => f.write_str("matches too, but is less specific"),
-            Self::Predicate(miss) => f.write_str(miss),
-            Self::Path => f.write_str("path does not match"),
-            Self::Host => f.write_str("host does not match"),
         }
     }
 }

@@ -389,18 +389,19 @@ fn explain_gives_the_reason_why_the_others_lost() {
         .as_ref()
         .unwrap()
         .explain(&Target::new("x", b"/a/b"), &head);
-    let text: Vec<String> = explained
-        .iter()
-        .map(|c| format!("{}: {}", c.route, c.why))
+    let found: Vec<_> = explained
+        .into_iter()
+        .map(|considered| (considered.route, considered.why))
         .collect();
+    let miss = "method is not POST or PUT".to_owned();
     assert_eq!(
-        text,
+        found,
         [
-            "2: method is not POST or PUT",
-            "1: matched",
-            "0: matches too, but is less specific",
-            "3: path does not match",
-            "4: host does not match",
+            (2, RouteReason::Predicate(miss)),
+            (1, RouteReason::Matched),
+            (0, RouteReason::LessSpecific(1)),
+            (3, RouteReason::Path),
+            (4, RouteReason::Host),
         ]
     );
 }

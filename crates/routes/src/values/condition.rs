@@ -6,7 +6,7 @@ use edgeway_base::{
     spelling::{Reading, decoded_readings},
     target::{Target, has_spellings, join},
 };
-use edgeway_config::{diagnostic::Place, tree::Spanned};
+use edgeway_config::tree::Spanned;
 use edgeway_core::chain::{CompileContext, Exchange, Reply, ReplyBody, RequestFacts};
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
@@ -100,8 +100,7 @@ impl Comparison {
         codes: Codes,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let parsed = Names::with(cx, |names| Template::parse(&value.value, names));
-        let template = reported(parsed, value.place, codes, cx);
+        let template = Template::compile(&value.value, value.place, codes.value, cx);
         let test = Test::compile(is, codes, cx);
         let (value, test) = (template?, test?);
         Some(Self {
@@ -357,12 +356,14 @@ impl ResponseParts<'_> {
         codes: Codes,
         cx: &mut CompileContext<'_>,
     ) -> Option<ConditionReply> {
-        let parse = |text: &str, cx: &CompileContext<'_>| {
-            Names::with(cx, |names| Template::parse_with_groups(text, regex, names))
+        let parse = |text: &Spanned<String>, cx: &mut CompileContext<'_>| {
+            let parsed = Names::with(cx, |names| {
+                Template::parse_with_groups(&text.value, regex, names)
+            });
+            cx.reported(text.place, codes.value, parsed)
         };
         if let Some(to) = self.to {
-            let parsed = parse(&to.value, cx);
-            return reported(parsed, to.place, codes, cx).map(ConditionReply::Redirect);
+            return parse(to, cx).map(ConditionReply::Redirect);
         }
         let Some(body) = self.body else {
             return Some(ConditionReply::ByStatus);
@@ -373,8 +374,7 @@ impl ResponseParts<'_> {
         };
         match content_type {
             Ok(content_type) => {
-                let parsed = parse(&body.value, cx);
-                let text = reported(parsed, body.place, codes, cx)?;
+                let text = parse(body, cx)?;
                 Some(match text.plain_text() {
                     Some(plain) => ConditionReply::Body(content_type, plain.to_owned().into()),
                     None => ConditionReply::Text(content_type, text),
@@ -395,16 +395,4 @@ pub fn has_any_version(request: &RequestHeader) -> bool {
     let condition = request.headers.get(header::IF_NONE_MATCH);
     let is_any = condition.is_some_and(|value| value.as_bytes().trim_ascii() == b"*");
     is_any && matches!(request.method, Method::GET | Method::HEAD)
-}
-
-/// Reports the problem of a value.
-fn reported(
-    parsed: Result<Template, (String, String)>,
-    place: Place,
-    codes: Codes,
-    cx: &mut CompileContext<'_>,
-) -> Option<Template> {
-    parsed
-        .map_err(|(message, help)| cx.report_at(place, codes.value, message, help))
-        .ok()
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
     net::IpAddr,
     sync::{
         Arc,
@@ -10,11 +9,18 @@ use std::{
     },
 };
 
-use edgeway_base::{expression::Undecided, net::Cidr, units::Percent};
-use edgeway_config::{diagnostic::Place, tree::Spanned};
+use edgeway_base::{
+    expression::Undecided,
+    net::{self, Cidr},
+    units::Percent,
+};
+use edgeway_config::{
+    diagnostic::Place,
+    tree::{Entries, Spanned},
+};
 use edgeway_core::{chain::CompileContext, limits::key::Source};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Pattern,
@@ -22,6 +28,8 @@ use super::{
     template::{Names, Template},
     variable::Values,
 };
+
+const CODE: &str = "edgeway::maps::value";
 
 /// Lookup table, which values of `headers`, `conditions` and `upstream_by` use as `{map.NAME}`.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -37,18 +45,18 @@ pub struct MapConfig {
     /// placeholders; results of expressions may also have `{group.NAME}` and `{group.1}`.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
-    values: Entries,
+    values: Entries<String, Spanned<String>>,
     /// Network → result, if `from` is an address (the default). The smallest network that contains
     /// it counts.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
-    networks: Entries,
+    networks: Entries<String, Spanned<String>>,
     /// Result → its share of the values of `from`, such as `5%`: the same value always has the same
     /// result, by the hash of nginx's `split_clients`. The rest has the `default`. Replaces
     /// `values` and `networks`.
     #[serde(default, skip_serializing_if = "Entries::is_empty")]
     #[schemars(with = "BTreeMap<String, String>")]
-    shares: Entries,
+    shares: Entries<String, Spanned<String>>,
     /// Result if `from`, a path without placeholders, is a file that exists. The file is checked
     /// once a second. Replaces `values`, `networks` and `shares`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,44 +68,6 @@ pub struct MapConfig {
 
 fn client() -> Spanned<String> {
     Spanned::nowhere("{client.ip}".to_owned())
-}
-
-/// Entries of a mapping in the order of the file.
-#[derive(Debug, Default)]
-struct Entries(Vec<(String, Spanned<String>)>);
-
-impl Entries {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl<'de> Deserialize<'de> for Entries {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> de::Visitor<'de> for InOrder {
-            type Value = Entries;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a mapping")
-            }
-
-            fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Entries, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Entries(entries))
-            }
-        }
-        d.deserialize_map(InOrder)
-    }
-}
-
-impl Serialize for Entries {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_map(self.0.iter().map(|(key, value)| (key, value)))
-    }
 }
 
 /// Results by text in lower case.
@@ -139,24 +109,7 @@ impl Networks {
     fn find(&self, address: IpAddr) -> Option<&Template> {
         let address = address.to_canonical();
         let mut by_prefix = self.0.iter();
-        by_prefix.find_map(|(prefix, results)| results.get(&masked(address, *prefix)?))
-    }
-}
-
-/// Returns the first bits of an address; `None` if it has fewer.
-fn masked(address: IpAddr, prefix: u8) -> Option<IpAddr> {
-    let prefix = u32::from(prefix);
-    match address {
-        IpAddr::V4(address) => {
-            let rest = 32_u32.checked_sub(prefix)?;
-            let mask = u32::MAX.checked_shl(rest).unwrap_or(0);
-            Some(IpAddr::V4((address.to_bits() & mask).into()))
-        }
-        IpAddr::V6(address) => {
-            let rest = 128_u32.checked_sub(prefix)?;
-            let mask = u128::MAX.checked_shl(rest).unwrap_or(0);
-            Some(IpAddr::V6((address.to_bits() & mask).into()))
-        }
+        by_prefix.find_map(|(prefix, results)| results.get(&net::network_of(address, *prefix)?))
     }
 }
 
@@ -168,55 +121,50 @@ impl MapConfig {
             clock: &clock,
             maps,
         };
-        let mut problems = Problems { cx, found: 0 };
-        let mut template =
-            |text: &Spanned<String>| match Template::parse_of_response(&text.value, &names) {
-                Ok(template) => template,
-                Err((message, help)) => {
-                    problems.report(text.place, message, help);
-                    Template::empty()
-                }
-            };
+        cx.checked(|cx| self.compiled(&names, cx))
+    }
+
+    fn compiled(&self, names: &Names<'_>, cx: &mut CompileContext<'_>) -> Lookup {
+        let mut template = |text: &Spanned<String>| {
+            let parsed = Template::parse_of_response(&text.value, names);
+            reported(parsed, text.place, cx)
+        };
         let from = template(&self.from);
         let default = template(&self.default);
-        let mut results = |entries: &Entries| -> Vec<Template> {
+        let mut results = |entries: &Entries<String, Spanned<String>>| -> Vec<Template> {
             let results = entries.0.iter().map(|(_, result)| template(result));
             results.collect()
         };
         let networks = results(&self.networks);
         let values = self.values.0.iter().map(|(key, result)| {
             let parsed = match Pattern::of_text(key) {
-                Some(Ok(regex)) => Template::parse_result(&result.value, &regex, &names),
-                _ => Template::parse_of_response(&result.value, &names),
+                Some(Ok(regex)) => Template::parse_result(&result.value, &regex, names),
+                _ => Template::parse_of_response(&result.value, names),
             };
-            parsed.unwrap_or_else(|(message, help)| {
-                problems.report(result.place, message, help);
-                Template::empty()
-            })
+            reported(parsed, result.place, cx)
         });
         let values: Vec<Template> = values.collect();
-        let (exact, patterns) = self.values(values, &mut problems);
-        let networks = self.networks(networks, &mut problems);
-        let shares = self.shares(&names, &mut problems);
-        let file = self.file(&names, &mut problems);
+        let (exact, patterns) = self.values(values, cx);
+        let networks = self.networks(networks, cx);
+        let shares = self.shares(names, cx);
+        let file = self.file(names, cx);
         let has_entries = !self.values.is_empty() || !self.networks.is_empty();
-        let place = problems.cx.place;
         if !has_entries && self.shares.is_empty() && self.exists.is_none() {
-            problems.report(
-                place,
-                "the map is empty".to_owned(),
-                "write `values` with a result for each text, `networks`, or `shares`".to_owned(),
+            cx.report(
+                CODE,
+                "the map is empty",
+                "write `values` with a result for each text, `networks`, or `shares`",
             );
         }
         let kinds = [has_entries, !self.shares.is_empty(), self.exists.is_some()];
         if kinds.into_iter().filter(|is_there| *is_there).count() > 1 {
-            problems.report(
-                place,
-                "the map has `shares` or `exists` beside other entries".to_owned(),
-                "make it two maps, of which one uses the other".to_owned(),
+            cx.report(
+                CODE,
+                "the map has `shares` or `exists` beside other entries",
+                "make it two maps, of which one uses the other",
             );
         }
-        (problems.found == 0).then(|| Lookup {
+        Lookup {
             from,
             exact,
             patterns,
@@ -225,24 +173,22 @@ impl MapConfig {
             file,
             default,
             is_used: AtomicBool::new(false),
-        })
+        }
     }
 
-    fn shares(&self, names: &Names<'_>, problems: &mut Problems<'_, '_>) -> Box<[(u32, Template)]> {
+    fn shares(&self, names: &Names<'_>, cx: &mut CompileContext<'_>) -> Box<[(u32, Template)]> {
         let mut bounds = Vec::new();
         let (mut sum, mut last) = (0.0, 0_u64);
         for (result, share) in &self.shares.0 {
-            let template =
-                Template::parse_of_response(result, names).unwrap_or_else(|(message, help)| {
-                    problems.report(share.place, message, help);
-                    Template::empty()
-                });
+            let parsed = Template::parse_of_response(result, names);
+            let template = reported(parsed, share.place, cx);
             let percent = share.value.parse::<Percent>().map(|percent| percent.0);
             let Ok(percent) = percent else {
-                problems.report(
+                cx.report_at(
                     share.place,
+                    CODE,
                     format!("`{}` is no share", share.value),
-                    "write one such as `5%` or `0.5%`".to_owned(),
+                    "write one such as `5%` or `0.5%`",
                 );
                 continue;
             };
@@ -258,11 +204,10 @@ impl MapConfig {
             bounds.push((u32::try_from(last).unwrap_or(u32::MAX), template));
         }
         if sum > 100.0 {
-            let place = problems.cx.place;
-            problems.report(
-                place,
+            cx.report(
+                CODE,
                 format!("the shares are {sum}% together"),
-                "write shares of at most 100% together".to_owned(),
+                "write shares of at most 100% together",
             );
         }
         bounds.into()
@@ -272,38 +217,32 @@ impl MapConfig {
     fn file(
         &self,
         names: &Names<'_>,
-        problems: &mut Problems<'_, '_>,
+        cx: &mut CompileContext<'_>,
     ) -> Option<(Arc<WatchedFile>, Template)> {
         let exists = self.exists.as_ref()?;
         let path = &self.from.value;
         if path.contains('{') || path.is_empty() {
-            problems.report(
+            cx.report_at(
                 self.from.place,
+                CODE,
                 format!("`{path}` is no path of one file"),
-                "write a path without placeholders".to_owned(),
+                "write a path without placeholders",
             );
             return None;
         }
-        match Template::parse_of_response(&exists.value, names) {
-            Ok(result) => {
-                let path = problems.cx.folder.join(path);
-                Some((WatchedFile::watch(path, problems.cx), result))
-            }
-            Err((message, help)) => {
-                problems.report(exists.place, message, help);
-                None
-            }
-        }
+        let parsed = Template::parse_of_response(&exists.value, names);
+        let result = cx.reported(exists.place, CODE, parsed)?;
+        Some((WatchedFile::watch(cx.folder.join(path), cx), result))
     }
 
-    fn values(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> (Exact, Patterns) {
+    fn values(&self, results: Vec<Template>, cx: &mut CompileContext<'_>) -> (Exact, Patterns) {
         let (mut exact, mut patterns) = (HashMap::new(), Vec::new());
         for ((key, at), result) in self.values.0.iter().zip(results) {
             let Some(regex) = Pattern::of_text(key) else {
                 let text = key.strip_prefix('\\').filter(|text| text.starts_with('~'));
                 let text = text.unwrap_or(key).to_ascii_lowercase();
                 if exact.insert(text.into(), result).is_some() {
-                    problems.twice(at.place, key);
+                    twice(at.place, key, cx);
                 }
                 continue;
             };
@@ -311,53 +250,39 @@ impl MapConfig {
                 Ok(regex) => patterns.push((regex, result)),
                 Err(reason) => {
                     let text = key[1..].trim_start_matches('*');
-                    problems.report(
-                        at.place,
-                        format!("invalid regular expression `{text}`: {reason}"),
-                        "correct it".to_owned(),
-                    );
+                    let message = format!("invalid regular expression `{text}`: {reason}");
+                    cx.report_at(at.place, CODE, message, "correct it");
                 }
             }
         }
         (exact, patterns)
     }
 
-    fn networks(&self, results: Vec<Template>, problems: &mut Problems<'_, '_>) -> Networks {
+    fn networks(&self, results: Vec<Template>, cx: &mut CompileContext<'_>) -> Networks {
         let mut networks = Networks::default();
         for ((network, at), result) in self.networks.0.iter().zip(results) {
-            match network.parse::<Cidr>() {
-                Ok(parsed) => {
-                    if networks.insert(parsed, result).is_some() {
-                        problems.twice(at.place, network);
-                    }
-                }
-                Err(error) => problems.report(at.place, error.to_string(), error.help),
+            let parsed = cx.reported(at.place, CODE, network.parse::<Cidr>());
+            if parsed.is_some_and(|parsed| networks.insert(parsed, result).is_some()) {
+                twice(at.place, network, cx);
             }
         }
         networks
     }
 }
 
-/// Reporter that counts the problems of one table.
-struct Problems<'a, 'c> {
-    cx: &'a mut CompileContext<'c>,
-    found: usize,
+/// Returns what was parsed, or an empty text in place of a problem, which is reported.
+fn reported(
+    parsed: Result<Template, (String, String)>,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Template {
+    let parsed = cx.reported(place, CODE, parsed);
+    parsed.unwrap_or_else(Template::empty)
 }
 
-impl Problems<'_, '_> {
-    fn report(&mut self, place: Place, message: String, help: String) {
-        self.found += 1;
-        self.cx
-            .report_at(place, "edgeway::maps::value", message, help);
-    }
-
-    fn twice(&mut self, place: Place, key: &str) {
-        self.report(
-            place,
-            format!("`{key}` is in the map twice, perhaps in another spelling"),
-            "remove one of the two".to_owned(),
-        );
-    }
+fn twice(place: Place, key: &str, cx: &mut CompileContext<'_>) {
+    let message = format!("`{key}` is in the map twice, perhaps in another spelling");
+    cx.report_at(place, CODE, message, "remove one of the two");
 }
 
 impl Lookup {
@@ -461,25 +386,18 @@ impl Lookup {
 /// share when a configuration moves over.
 fn murmur2(data: &[u8]) -> u32 {
     const MULTIPLIER: u32 = 0x5bd1_e995;
-    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let mut hash = length;
+    let little_endian = |number: u32, byte: &u8| (number << 8) | u32::from(*byte);
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u32, little_endian);
+    let mut hash = u32::try_from(data.len()).unwrap_or(u32::MAX);
     let mut words = data.chunks_exact(4);
     for word in &mut words {
-        let mut mixed = word
-            .iter()
-            .rev()
-            .fold(0, |mixed, byte| (mixed << 8) | u32::from(*byte));
-        mixed = mixed.wrapping_mul(MULTIPLIER);
+        let mut mixed = number(word).wrapping_mul(MULTIPLIER);
         mixed ^= mixed >> 24;
         hash = hash.wrapping_mul(MULTIPLIER) ^ mixed.wrapping_mul(MULTIPLIER);
     }
     let rest = words.remainder();
     if !rest.is_empty() {
-        hash ^= rest
-            .iter()
-            .rev()
-            .fold(0, |mixed, byte| (mixed << 8) | u32::from(*byte));
-        hash = hash.wrapping_mul(MULTIPLIER);
+        hash = (hash ^ number(rest)).wrapping_mul(MULTIPLIER);
     }
     hash ^= hash >> 13;
     hash = hash.wrapping_mul(MULTIPLIER);

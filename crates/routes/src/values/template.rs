@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use edgeway_base::{clock::Clock, expression::Undecided};
+use edgeway_config::diagnostic::Place;
 use edgeway_core::{
     chain::{CompileContext, Exchange},
     limits::key::Source,
 };
 use http::{HeaderValue, response};
+use percent_encoding::percent_encode_byte;
 
 use super::{
     Groups, Pattern,
@@ -49,6 +51,17 @@ impl Names<'_> {
 }
 
 impl Template {
+    /// Compiles a text for requests; reports its problem.
+    pub fn compile(
+        text: &str,
+        place: Place,
+        code: &'static str,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let parsed = Names::with(cx, |names| Self::parse(text, names));
+        cx.reported(place, code, parsed)
+    }
+
     /// Returns the template of an empty text.
     pub fn empty() -> Self {
         Self::Fixed(HeaderValue::from_static(""))
@@ -423,14 +436,11 @@ const IN_PATH: &[u8] = b"-._~:/@!$&'()*+,;=";
 
 /// Appends a text, percent-encoded but for letters, digits and these bytes.
 fn escape(value: &str, plain: &[u8], text: &mut String) {
-    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
             text.push(char::from(byte));
         } else {
-            text.push('%');
-            text.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            text.push(char::from(DIGITS[usize::from(byte & 15)]));
+            text.push_str(percent_encode_byte(byte));
         }
     }
 }

@@ -10,16 +10,13 @@ mod tests;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Method};
 use log::Level;
 
 use self::test_kit::TestKit;
 use super::{
-    body::Body,
     budget::{HookLimits, Isolation},
     call::{Hook, Input, first},
     capabilities::SharedCapabilities,
-    context_facts::ContextFacts,
     error::{Failure, FailureKind},
     host::Log,
     isolate::Isolate,
@@ -74,7 +71,7 @@ pub async fn run(
         &log,
     )?;
     // Tests need no request; their runner is called like a hook.
-    let call = isolate.call(nothing());
+    let call = isolate.call(Input::default());
     let mut call = isolate.begin(call, Hook::Request);
     while call.outcome.is_none() {
         if call.waiting.all.is_empty() {
@@ -94,21 +91,4 @@ pub async fn run(
         kit.stopped(&failure);
     }
     Ok(())
-}
-
-fn nothing() -> Input {
-    Input {
-        method: Method::GET,
-        url: String::new(),
-        headers: HeaderMap::new(),
-        body: Body::None,
-        ip: None,
-        request_id: String::new(),
-        route: String::new(),
-        known: ContextFacts::default(),
-        response: None,
-        reason: None,
-        entry: None,
-        trace: None,
-    }
 }

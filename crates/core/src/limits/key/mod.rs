@@ -9,7 +9,7 @@ use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref, str::FromStr};
 use http::HeaderName;
 use ring::digest::{Context, SHA256};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
 
@@ -175,6 +175,7 @@ impl Source {
     /// Returns the value of the part; `None` if it is absent, empty, or longer than any legitimate
     /// value.
     pub fn value<'e>(&'e self, ex: &'e Exchange<'_>) -> Option<Cow<'e, [u8]>> {
+        let identity = ex.facts.identity.as_ref();
         let value: Cow<'_, [u8]> = match self {
             Self::ClientIp => Octets::of(subscriber(ex.facts.client.ip)).to_vec().into(),
             Self::ClientNetwork => Octets::of(neighbourhood(ex.facts.client.ip))
@@ -209,30 +210,16 @@ impl Source {
                 if values.any(|other| other != first) {
                     return None;
                 }
-                of_form(first)
+                query::form_decoded(first)
             }
             Self::Host => host(ex.host()).into(),
             Self::Route => ex.facts.route.as_deref().unwrap_or("-").as_bytes().into(),
-            Self::Claim(path) => match ex.facts.identity.as_ref()?.claims.as_ref()?.text(path)? {
+            Self::Claim(path) => match identity?.claims.as_ref()?.text(path)? {
                 Cow::Borrowed(text) => text.as_bytes().into(),
                 Cow::Owned(text) => text.into_bytes().into(),
             },
-            Self::ApiKey => ex
-                .facts
-                .identity
-                .as_ref()?
-                .api_key
-                .as_deref()?
-                .as_bytes()
-                .into(),
-            Self::User => ex
-                .facts
-                .identity
-                .as_ref()?
-                .user
-                .as_deref()?
-                .as_bytes()
-                .into(),
+            Self::ApiKey => identity?.api_key.as_deref()?.as_bytes().into(),
+            Self::User => identity?.user.as_deref()?.as_bytes().into(),
             Self::Certificate => match &ex.facts.client.certificate {
                 Certificate::Verified(shown) => shown.fingerprint.as_bytes().into(),
                 Certificate::NotAsked | Certificate::Absent => return None,
@@ -356,19 +343,6 @@ fn unquoted(value: &[u8]) -> &[u8] {
         .strip_prefix(b"\"")
         .and_then(|value| value.strip_suffix(b"\""));
     inner.unwrap_or(value)
-}
-
-/// Decodes a query value as forms write it, with `+` for a space. Otherwise each spelling of a
-/// value would be another key.
-fn of_form(value: &[u8]) -> Cow<'_, [u8]> {
-    if !value.contains(&b'+') {
-        return query::decoded(value);
-    }
-    let spaced: Vec<u8> = value
-        .iter()
-        .map(|&b| if b == b'+' { b' ' } else { b })
-        .collect();
-    Cow::Owned(query::decoded(&spaced).into_owned())
 }
 
 /// Returns a host, which is in lower case, without port and trailing dot.
@@ -525,51 +499,30 @@ impl fmt::Display for Source {
 
 impl fmt::Display for KeyItem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, source) in self.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str("+")?;
-            }
-            source.fmt(f)?;
-        }
-        Ok(())
+        put_joined(f, &self.0, "+")
     }
 }
 
 impl fmt::Display for KeyList {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, item) in self.0.0.iter().enumerate() {
-            if index > 0 {
-                f.write_str(", ")?;
-            }
-            item.fmt(f)?;
-        }
-        Ok(())
+        put_joined(f, &self.0.0, ", ")
     }
 }
 
-impl<'de> Deserialize<'de> for Source {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
+fn put_joined(
+    f: &mut fmt::Formatter<'_>,
+    items: &[impl fmt::Display],
+    separator: &str,
+) -> fmt::Result {
+    for (index, item) in items.iter().enumerate() {
+        let before = if index == 0 { "" } else { separator };
+        write!(f, "{before}{item}")?;
     }
+    Ok(())
 }
 
-impl Serialize for Source {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for KeyItem {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(de::Error::custom)
-    }
-}
-
-impl Serialize for KeyItem {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
+edgeway_base::text_form!(Source);
+edgeway_base::text_form!(KeyItem);
 
 impl JsonSchema for KeyItem {
     fn schema_name() -> Cow<'static, str> {

@@ -11,7 +11,7 @@ use edgeway_config::{
     diagnostic::Place,
     tree::{
         Spanned,
-        short::{self, Short, reads_short, writes_mapping},
+        short::{self, Short, short_form},
     },
 };
 use edgeway_core::chain::CompileContext;
@@ -66,20 +66,18 @@ impl Short for JwksConfig {
     }
 }
 
-reads_short!(JwksConfig);
-writes_mapping!(JwksConfig);
+short_form!(JwksConfig);
 
 impl JwksConfig {
     pub(super) fn compile(&self, place: Place, cx: &mut CompileContext<'_>) -> Option<Keys> {
         const CODE: &str = "edgeway::jwt::jwks";
         let url = self.url(place, cx);
-        let mut is_good = true;
+        let errors = cx.diagnostics.errors();
         for (key, span, bounds) in [
             ("refresh", &self.refresh, MIN_REFRESH..=Span::secs(86_400)),
             ("timeout", &self.timeout, Span::millis(10)..=MAX_DEADLINE),
         ] {
             if !bounds.contains(&span.value) {
-                is_good = false;
                 let (least, most) = (bounds.start(), bounds.end());
                 let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
                 let help = format!("write a time such as `{most}`");
@@ -96,7 +94,7 @@ impl JwksConfig {
                 return None;
             }
         };
-        if !is_good {
+        if cx.diagnostics.errors() > errors {
             return None;
         }
         // With other CA certificates, the URL may return other keys.

@@ -92,22 +92,15 @@ impl JwtConfig {
 
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Jwt> {
         let keys = self.keys(cx);
-        let sources: Vec<Option<TokenSource>> = self
-            .token
-            .0
-            .iter()
-            .map(|source| source.value.compile(source.place, cx))
+        let sources = self.token.0.iter();
+        let sources: Box<[TokenSource]> = sources
+            .filter_map(|source| source.value.compile(source.place, cx))
             .collect();
-        let sources: Option<Vec<TokenSource>> = sources.into_iter().collect();
         let names = self.forwarded(cx);
         let challenges = self.challenges(cx);
-        let is_timely = self.has_good_times(cx);
+        self.check_times(cx);
         let algorithms = keys.as_ref().and_then(|keys| self.algorithms(keys, cx));
-        let (keys, sources, names, challenges) = (keys?, sources?, names?, challenges?);
-        let algorithms = algorithms?;
-        if !is_timely {
-            return None;
-        }
+        let (keys, challenges, algorithms) = (keys?, challenges?, algorithms?);
         let strip = match self.strip {
             None => TokenRemoval::Query,
             Some(true) => TokenRemoval::Everywhere,
@@ -136,7 +129,7 @@ impl JwtConfig {
         };
         Some(Jwt {
             keys,
-            sources: sources.into(),
+            sources,
             rules,
             recent: RecentValues::new(REMEMBERED),
             is_optional: self.optional,
@@ -154,10 +147,10 @@ impl JwtConfig {
         const CODE: &str = "edgeway::jwt::keys";
         match (&self.keys, &self.jwks) {
             (Some(keys), None) => {
-                let read: Vec<Option<Vec<Key>>> =
-                    keys.0.iter().map(|key| key::read(key, cx)).collect();
-                let keys: Option<Vec<Vec<Key>>> = read.into_iter().collect();
-                let keys = keys?.concat();
+                let keys: Vec<Key> = cx.checked(|cx| {
+                    let keys = keys.0.iter().filter_map(|key| key::read(key, cx));
+                    keys.flatten().collect()
+                })?;
                 if keys.len() > MAX_KEYS {
                     let message = format!("more than {MAX_KEYS} keys");
                     cx.report(CODE, message, "remove keys that no longer sign");
@@ -221,10 +214,8 @@ impl JwtConfig {
             }
             return Some(algorithms.into());
         }
-        let mut is_good = true;
         for alg in &self.algorithms {
             if !keys.iter().any(|key| key.fits(alg.value)) {
-                is_good = false;
                 let kinds: Vec<&str> = keys.iter().map(|key| key.kind.name()).collect();
                 cx.report_at(
                     alg.place,
@@ -235,7 +226,6 @@ impl JwtConfig {
             }
         }
         if let Some(idle) = keys.iter().find(|key| !written().any(|alg| key.fits(alg))) {
-            is_good = false;
             let place = self.algorithms.first().map_or(cx.place, |alg| alg.place);
             cx.report_at(
                 place,
@@ -244,17 +234,15 @@ impl JwtConfig {
                 format!("add `{}`, or remove the key", idle.usual().name()),
             );
         }
-        is_good.then(|| written().collect())
+        Some(written().collect())
     }
 
-    fn forwarded(&self, cx: &mut CompileContext<'_>) -> Option<Vec<HeaderName>> {
+    fn forwarded(&self, cx: &mut CompileContext<'_>) -> Vec<HeaderName> {
         const CODE: &str = "edgeway::jwt::forward";
         let mut names: Vec<HeaderName> = Vec::new();
-        let mut is_good = true;
         for header in self.forward.values() {
             match cx.own_header(header, CODE) {
                 Some(name) if names.contains(&name) => {
-                    is_good = false;
                     let message = format!("two claims are forwarded as `{}`", header.value);
                     cx.report_at(
                         header.place,
@@ -264,16 +252,14 @@ impl JwtConfig {
                     );
                 }
                 Some(name) => names.push(name),
-                None => is_good = false,
+                None => {}
             }
         }
-        is_good.then_some(names)
+        names
     }
 
-    fn has_good_times(&self, cx: &mut CompileContext<'_>) -> bool {
-        let mut is_good = true;
+    fn check_times(&self, cx: &mut CompileContext<'_>) {
         if self.leeway.value > MAX_LEEWAY {
-            is_good = false;
             cx.report_at(
                 self.leeway.place,
                 "edgeway::jwt::leeway",
@@ -285,25 +271,15 @@ impl JwtConfig {
             );
         }
         if let Some(most) = &self.max_ttl {
-            let problem = if most.value < Span::secs(1) {
-                Some((
-                    format!("no token is valid for `{}`", most.value),
-                    "write a time such as `90s`",
-                ))
+            const CODE: &str = "edgeway::jwt::max_ttl";
+            if most.value < Span::secs(1) {
+                let message = format!("no token is valid for `{}`", most.value);
+                cx.report_at(most.place, CODE, message, "write a time such as `90s`");
             } else if !self.require_exp {
-                Some((
-                    "`max_ttl` needs tokens that expire, and `require_exp` is `false`".to_owned(),
-                    "remove `require_exp: false`",
-                ))
-            } else {
-                None
-            };
-            if let Some((message, help)) = problem {
-                is_good = false;
-                cx.report_at(most.place, "edgeway::jwt::max_ttl", message, help);
+                let message = "`max_ttl` needs tokens that expire, and `require_exp` is `false`";
+                cx.report_at(most.place, CODE, message, "remove `require_exp: false`");
             }
         }
-        is_good
     }
 
     /// Builds the `WWW-Authenticate` header of each refusal.
