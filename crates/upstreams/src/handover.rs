@@ -99,7 +99,7 @@ impl Zone for UpstreamZone {
             .collect();
         Some(json!({
             "backends": backends,
-            "decisions": self.decisions().to_json(),
+            "decisions": &*self.decisions(),
             "resolved": self.resolved(),
         }))
     }
