@@ -7,12 +7,12 @@ use edgeway_cli::path::segment;
 use edgeway_status::{
     Snapshot,
     actions::{
-        BackendResult, NewBackend, NewCanary, NewWarmUp, ReleaseResult, WarmUpPlan, WarmUpResult,
+        BackendResult, NewCanary, NewWarmUp, ReleaseResult, WarmUpPlan, WarmUpResult,
     },
     client::{ACTION, Client, ClientError, Target},
     snapshot::{BackendStatus, UpstreamStatus},
 };
-use edgeway_upstreams::{CanaryStatus, CanaryVerdict};
+use edgeway_upstreams::{CanaryStatus, CanaryVerdict, NewMember};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -42,7 +42,7 @@ impl Remote {
         release: &str,
     ) -> Result<BackendStatus, RequestFailure> {
         let path = format!("/v1/upstreams/{}/backends", segment(&name.upstream));
-        let backend = NewBackend {
+        let backend = NewMember {
             address: name.address.clone(),
             weight: 1,
             drained: true,
