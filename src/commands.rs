@@ -202,7 +202,7 @@ pub fn main() -> ExitCode {
         Command::Ca(options) => ca::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
-        Command::Import(options) => import::run(&options),
+        Command::Import(options) => out::exit_code(import::run(&options)),
         Command::Status(options) => status::run(&options),
         Command::Logs(options) => logs::run(&options),
         Command::Top(options) => top::run(&options),
