@@ -6,12 +6,11 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::PathBuf,
-    process::ExitCode,
     time::Duration,
 };
 
 use edgeway_base::error;
-use edgeway_config::scalar::quoted;
+use edgeway_config::{scalar::quoted, source::Sources};
 use edgeway_gateway as gateway;
 use edgeway_process::{
     boot::{self, BootError, BootOptions, Hangup},
@@ -19,7 +18,7 @@ use edgeway_process::{
 };
 use edgeway_status::admin_socket;
 
-use super::{EX_CONFIG, check, out};
+use super::{Failure, check, out};
 
 /// Time limit for a connection to an app on this machine.
 const CONNECT: Duration = Duration::from_millis(300);
@@ -39,15 +38,12 @@ pub struct Foreground<'a> {
 }
 
 /// Takes what the process was started with. Must be called once, before any file is opened.
-pub fn launched() -> Result<LaunchState, ExitCode> {
-    LaunchState::of_this_process().map_err(|error| {
-        out::note(&format!("edgeway: {}", error::chain(&error)));
-        ExitCode::FAILURE
-    })
+pub fn launched() -> Result<LaunchState, Failure> {
+    LaunchState::of_this_process().map_err(|error| error::chain(&error).into())
 }
 
 /// Serves until a stop signal. Problems are printed.
-pub fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
+pub fn serve(birth: LaunchState, served: Foreground<'_>) -> Result<(), Failure> {
     let report = birth.inherited.report();
     let loaded = gateway::load_text(served.name, served.yaml);
     if !loaded.diagnostics.list().is_empty() {
@@ -55,7 +51,7 @@ pub fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
     }
     let Some(file) = loaded.file else {
         report.refuses(&check::report(&loaded));
-        return ExitCode::from(EX_CONFIG);
+        return Err(Failure::CONFIG);
     };
     let outcome = boot::serve(BootOptions {
         birth,
@@ -65,31 +61,36 @@ pub fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
         hello: served.hello,
         sources: None,
         overlay: None,
-        warn: Box::new({
-            let sources = loaded.sources.clone();
-            move |diagnostics| out::note(&check::render(&sources, diagnostics))
-        }),
+        warn: check::note_of(&loaded.sources),
         hangup: hangup(),
     });
+    ended(outcome, &loaded.sources, |message| {
+        report.refuses(message);
+        out::note(message);
+    })
+}
+
+/// Ends the command of a gateway. `refuse` gets the reason why it could not be started.
+pub fn ended(
+    outcome: Result<u8, BootError>,
+    sources: &Sources,
+    refuse: impl FnOnce(&str),
+) -> Result<(), Failure> {
     match outcome {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => Failure::of_status(status),
         Err(BootError::Config { diagnostics }) => {
-            let text = check::render(&loaded.sources, &diagnostics);
-            report.refuses(&text);
-            out::note(&text);
-            ExitCode::from(EX_CONFIG)
+            refuse(&check::render(sources, &diagnostics));
+            Err(Failure::CONFIG)
         }
         Err(error) => {
-            let message = failure(&error);
-            report.refuses(&message);
-            out::note(&message);
-            ExitCode::FAILURE
+            refuse(&failure(&error));
+            Err(Failure::FAILED)
         }
     }
 }
 
 /// Describes a failed start, with the remedy where an address is taken.
-pub fn failure(error: &BootError) -> String {
+fn failure(error: &BootError) -> String {
     if error.is_admin() {
         return failure_of_file(error);
     }
