@@ -17,6 +17,10 @@ use edgeway_process::{
     handover::LaunchState,
 };
 use edgeway_status::admin_socket;
+use procfs::{
+    net::{TcpState, tcp, tcp6},
+    process::{FDInfo, FDTarget, Process, all_processes},
+};
 
 use super::{Failure, check, out};
 
@@ -25,8 +29,6 @@ const CONNECT: Duration = Duration::from_millis(300);
 /// Address of the admin listener if a configuration sets none.
 pub const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
-/// Line of `/proc/net/tcp` for a socket that listens.
-const LISTENS: &str = "0A";
 
 /// A configuration that is no file.
 pub struct Foreground<'a> {
@@ -143,11 +145,9 @@ fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
 
 /// Returns what SIGHUP does: closing the terminal ends the gateway, unless `nohup` started it.
 pub fn hangup() -> Hangup {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let status = Process::myself().and_then(|own| own.status());
     // SIGHUP is signal 1, the lowest bit.
-    if ignored.is_some_and(|mask| mask & 1 == 1) {
+    if status.is_ok_and(|status| status.sigign & 1 == 1) {
         Hangup::Reload
     } else {
         Hangup::Stop
@@ -202,40 +202,18 @@ pub fn admin_section(port: u16) -> String {
 
 /// Returns the program that listens on a TCP port of this machine, as far as this user may see.
 fn holder(port: u16) -> Option<String> {
-    let suffix = format!(":{port:04X}");
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let tables = tables.map(|path| std::fs::read_to_string(path).unwrap_or_default());
-    let inode = tables
-        .iter()
-        .flat_map(|table| table.lines())
-        .find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let is_it = fields.get(1)?.ends_with(&suffix) && *fields.get(3)? == LISTENS;
-            is_it.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
-        })?;
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        // `self` and the like are no processes of their own.
-        if process
-            .file_name()
-            .to_string_lossy()
-            .parse::<u32>()
-            .is_err()
-        {
-            continue;
-        }
-        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        let has = |file: std::fs::DirEntry| {
-            std::fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == &*inode)
-        };
-        if files.flatten().any(has) {
-            let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
-            let pid = process.file_name();
-            return Some(format!("`{}` (process {})", name.trim(), pid.display()));
-        }
-    }
-    None
+    let mut sockets = [tcp(), tcp6()].into_iter().flatten().flatten();
+    let socket = sockets
+        .find(|socket| socket.state == TcpState::Listen && socket.local_address.port() == port)?;
+    let has_it =
+        |file: FDInfo| matches!(file.target, FDTarget::Socket(inode) if inode == socket.inode);
+    let has = |process: &Process| {
+        let mut files = process.fd().into_iter().flatten().flatten();
+        files.any(has_it)
+    };
+    let process = all_processes().ok()?.flatten().find(has)?;
+    let name = process.stat().ok()?.comm;
+    Some(format!("`{name}` (process {})", process.pid()))
 }
 
 #[cfg(test)]
