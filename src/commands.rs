@@ -190,7 +190,7 @@ pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
-    match Arguments::parse().command {
+    let outcome = match Arguments::parse().command {
         Command::Run(options) => run::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),
@@ -234,7 +234,8 @@ pub fn main() -> ExitCode {
         Command::Upgrade(options) => upgrade::run(&options),
         Command::Completions(options) => completions::run(&options, Arguments::command()),
         Command::Man(options) => man::run(&options, Arguments::command()),
-    }
+    };
+    out::exit_code(outcome)
 }
 
 #[cfg(test)]

@@ -1,10 +1,60 @@
 //! Output to the terminal, in a single place: data to stdout, the rest to stderr.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    fmt::Display,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
 
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from restarting for ever.
 pub const EX_CONFIG: u8 = 78;
+
+/// Reason why a command does not succeed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Message to print; the exit status is 1.
+    Message(String),
+    /// Exit status of a command that has printed the reason itself.
+    Status(u8),
+}
+
+impl Failure {
+    pub const FAILED: Self = Self::Status(1);
+    pub const CONFIG: Self = Self::Status(EX_CONFIG);
+    /// As shells have it for a program that SIGINT ends.
+    pub const INTERRUPTED: Self = Self::Status(130);
+
+    /// Returns the outcome of a command that ended with this status.
+    ///
+    /// # Errors
+    ///
+    /// The status, if it is not 0.
+    pub fn of_status(status: u8) -> Result<(), Self> {
+        match status {
+            0 => Ok(()),
+            status => Err(Self::Status(status)),
+        }
+    }
+}
+
+impl<E: Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Message(error.to_string())
+    }
+}
+
+/// Prints why a command failed, and returns its exit status.
+pub fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Status(status)) => ExitCode::from(status),
+        Err(Failure::Message(why)) => {
+            note(&format!("edgeway: {why}"));
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// Writes data. A closed pipe (`| head`) is no error.
 pub fn data(text: &str) {
@@ -20,6 +70,15 @@ pub fn line(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{text}")?;
     stdout.flush()
+}
+
+/// Lists names, as in `there is ...`.
+pub fn listed<T: Display>(names: impl IntoIterator<Item = T>) -> String {
+    let names = names.into_iter().map(|name| format!("`{name}`"));
+    match &names.collect::<Vec<_>>()[..] {
+        [] => "none".to_owned(),
+        some => some.join(", "),
+    }
 }
 
 /// Returns true if data go to a terminal.

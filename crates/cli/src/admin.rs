@@ -8,7 +8,6 @@ use std::{
     net::SocketAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use edgeway_base::secret::Secret;
@@ -28,7 +27,7 @@ use edgeway_status::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ConfigOption, EX_CONFIG, check, out};
+use super::{ConfigOption, Failure, check, out};
 
 /// Default address of the admin listener.
 const DEFAULT: SocketAddr =
@@ -98,28 +97,20 @@ impl AdminOption {
         &self,
         form: OutputFormat,
         question: impl FnOnce(Client) -> F,
-    ) -> Result<T, ExitCode>
+    ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
         let client = self.client_or_report(form)?;
         let targets = client.targets.clone();
-        let runtime = worker::single().map_err(|error| {
-            out::note(&format!("edgeway: cannot start the runtime: {error}"));
-            ExitCode::FAILURE
-        })?;
+        let runtime =
+            worker::single().map_err(|error| format!("cannot start the runtime: {error}"))?;
         runtime
             .block_on(question(client))
             .map_err(|error| match error {
                 ClientError::Refused { refused, .. } => report_refusal(&refused, form),
-                ClientError::Connect { .. } => {
-                    out::note(&not_found(&targets));
-                    ExitCode::FAILURE
-                }
-                other => {
-                    out::note(&format!("edgeway: {other}"));
-                    ExitCode::FAILURE
-                }
+                ClientError::Connect { .. } => not_found(&targets).into(),
+                other => other.into(),
             })
     }
 
@@ -129,29 +120,25 @@ impl AdminOption {
         is_json: bool,
         question: impl FnOnce(Client) -> F,
         text: impl FnOnce(&T),
-    ) -> ExitCode
+    ) -> Result<(), Failure>
     where
         T: Serialize,
         F: Future<Output = Result<T, ClientError>>,
     {
         let form = OutputFormat::of(is_json);
-        match self.ask(form, question) {
-            Ok(result) => {
-                match form {
-                    OutputFormat::Json => {
-                        let json = serde_json::to_string_pretty(&result);
-                        out::data(&json.expect("plain data"));
-                    }
-                    OutputFormat::Text => text(&result),
-                }
-                ExitCode::SUCCESS
+        let result = self.ask(form, question)?;
+        match form {
+            OutputFormat::Json => {
+                let json = serde_json::to_string_pretty(&result);
+                out::data(&json.expect("plain data"));
             }
-            Err(status) => status,
+            OutputFormat::Text => text(&result),
         }
+        Ok(())
     }
 
     /// Returns a client. On failure prints the reason, and returns the exit status.
-    pub fn client_or_report(&self, form: OutputFormat) -> Result<Client, ExitCode> {
+    pub fn client_or_report(&self, form: OutputFormat) -> Result<Client, Failure> {
         let client = self.client();
         client.map_err(|error| report_refusal(&error, form))
     }
@@ -223,7 +210,7 @@ impl OutputFormat {
 
 /// Describes where no gateway was found, and what to pass where one runs.
 fn not_found(targets: &[Target]) -> String {
-    let mut text = "edgeway: cannot reach a gateway; tried:".to_owned();
+    let mut text = "cannot reach a gateway; tried:".to_owned();
     let mut needs_group = false;
     let mut others = Vec::new();
     for target in targets {
@@ -396,7 +383,7 @@ fn read_token(path: &Path) -> Result<Secret, Box<ActionError>> {
 }
 
 /// Prints a refusal. Problems of a configuration appear as in `edgeway check`.
-fn report_refusal(refused: &ActionError, form: OutputFormat) -> ExitCode {
+fn report_refusal(refused: &ActionError, form: OutputFormat) -> Failure {
     match form {
         OutputFormat::Json => {
             let text = serde_json::to_string_pretty(&json!({ "error": refused }));
@@ -408,9 +395,9 @@ fn report_refusal(refused: &ActionError, form: OutputFormat) -> ExitCode {
         OutputFormat::Text => out::note(&refused.report),
     }
     if refused.reason == "config" {
-        ExitCode::from(EX_CONFIG)
+        Failure::CONFIG
     } else {
-        ExitCode::FAILURE
+        Failure::FAILED
     }
 }
 

@@ -1,7 +1,5 @@
 //! `edgeway bans`, `edgeway ban` and `edgeway unban`: lists, sets and lifts bans of clients.
 
-use std::process::ExitCode;
-
 use edgeway_base::units::Span;
 use edgeway_core::limits::Address;
 use edgeway_status::{
@@ -12,7 +10,7 @@ use edgeway_status::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{admin::AdminOption, out, path::segment};
+use super::{Failure, admin::AdminOption, out, path::segment};
 
 #[derive(Debug, clap::Args)]
 pub struct ListOptions {
@@ -53,7 +51,7 @@ pub struct Bans {
     pub bans: Vec<BanStatus>,
 }
 
-pub fn run_list(options: &ListOptions) -> ExitCode {
+pub fn run_list(options: &ListOptions) -> Result<(), Failure> {
     options.admin.print(
         options.json,
         async |client| client.get("/v1/bans").await,
@@ -64,7 +62,7 @@ pub fn run_list(options: &ListOptions) -> ExitCode {
     )
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let new = NewBan {
         address: options.address.to_string(),
         lasts: options.lasts,
@@ -79,7 +77,7 @@ pub fn run(options: &Options) -> ExitCode {
     )
 }
 
-pub fn run_lift(options: &LiftOptions) -> ExitCode {
+pub fn run_lift(options: &LiftOptions) -> Result<(), Failure> {
     let path = format!("/v1/bans/{}", segment(&options.address.to_string()));
     options.admin.print(
         false,

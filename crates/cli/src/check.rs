@@ -1,6 +1,6 @@
 //! `edgeway check`: prints every problem of a configuration, or its effective values.
 
-use std::{path::Path, process::ExitCode};
+use std::path::Path;
 
 use edgeway_config::{
     diagnostic::{Diagnostics, Severity, Style},
@@ -9,7 +9,7 @@ use edgeway_config::{
 };
 use edgeway_gateway::{self as gateway, Gateway, Loaded, World, print};
 
-use super::{ConfigOption, EX_CONFIG, out};
+use super::{ConfigOption, Failure, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -104,7 +104,13 @@ pub fn render(sources: &Sources, diagnostics: &Diagnostics) -> String {
     )
 }
 
-pub fn run(options: &Options) -> ExitCode {
+/// Returns what prints the warnings of a configuration with these texts.
+pub fn note_of(sources: &Sources) -> Box<dyn Fn(&Diagnostics)> {
+    let sources = sources.clone();
+    Box::new(move |diagnostics| out::note(&render(&sources, diagnostics)))
+}
+
+pub fn run(options: &Options) -> Result<(), Failure> {
     let checked = load(&options.config.config);
     let Loaded {
         sources,
@@ -117,7 +123,7 @@ pub fn run(options: &Options) -> ExitCode {
         out::note(&report(&checked.loaded));
     }
     let (Some(file), Some(gateway)) = (&checked.loaded.file, &checked.gateway) else {
-        return ExitCode::from(EX_CONFIG);
+        return Err(Failure::CONFIG);
     };
     if options.print {
         let expanded = sources.expanded.iter().map(|(place, _)| *place);
@@ -127,5 +133,5 @@ pub fn run(options: &Options) -> ExitCode {
         let path = options.config.config.display();
         out::note(&format!("{path}: the configuration is well formed"));
     }
-    ExitCode::SUCCESS
+    Ok(())
 }

@@ -1,10 +1,8 @@
 //! `edgeway completions`: scripts that complete commands and options in a shell.
 
-use std::process::ExitCode;
-
 use clap_complete::Shell;
 
-use super::out;
+use super::{Failure, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -12,10 +10,10 @@ pub struct Options {
     shell: Shell,
 }
 
-pub fn run(options: &Options, mut command: clap::Command) -> ExitCode {
+pub fn run(options: &Options, mut command: clap::Command) -> Result<(), Failure> {
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
     clap_complete::generate(options.shell, &mut command, name, &mut script);
     out::data(&String::from_utf8_lossy(&script));
-    ExitCode::SUCCESS
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! `edgeway explain METHOD URL`.
 
-use std::{net::IpAddr, process::ExitCode};
+use std::net::IpAddr;
 
 use edgeway_gateway::{
     explain::{ExplainRequest, ExplainScope, explain},
@@ -9,7 +9,7 @@ use edgeway_gateway::{
 use edgeway_status::client::READ_TIMEOUT;
 
 use super::{
-    EX_CONFIG,
+    Failure,
     admin::{AdminOption, Place},
     check, out,
 };
@@ -39,7 +39,7 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let question = ExplainRequest {
         method: options.method.clone(),
         url: options.url.clone(),
@@ -65,34 +65,24 @@ pub fn run(options: &Options) -> ExitCode {
         }
         Place::Nowhere(why) => {
             out::note(&why);
-            return ExitCode::from(EX_CONFIG);
+            return Err(Failure::CONFIG);
         }
     };
     let checked = check::load(&path);
     let Some(gateway) = &checked.gateway else {
         out::note(&checked.report());
-        return ExitCode::from(EX_CONFIG);
+        return Err(Failure::CONFIG);
     };
-    match explain(gateway, &question, ExplainScope::AtTheRules) {
-        Ok(explanation) => {
-            let printed = match options.format {
-                check::Format::Text => text(&explanation),
-                check::Format::Json => {
-                    serde_json::to_string_pretty(&explanation).expect("plain data")
-                }
-            };
-            out::data(&printed);
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            out::note(&format!("edgeway: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    let explanation = explain(gateway, &question, ExplainScope::AtTheRules)?;
+    out::data(&match options.format {
+        check::Format::Text => text(&explanation),
+        check::Format::Json => serde_json::to_string_pretty(&explanation).expect("plain data"),
+    });
+    Ok(())
 }
 
 /// Lets the running gateway explain, which also knows its cache.
-fn live(options: &Options, question: &ExplainRequest) -> ExitCode {
+fn live(options: &Options, question: &ExplainRequest) -> Result<(), Failure> {
     options.admin.print(
         options.format == check::Format::Json,
         async |client| client.post("/v1/explain", question, READ_TIMEOUT).await,

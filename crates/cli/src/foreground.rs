@@ -6,28 +6,29 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
     path::PathBuf,
-    process::ExitCode,
     time::Duration,
 };
 
 use edgeway_base::error;
-use edgeway_config::scalar::quoted;
+use edgeway_config::{scalar::quoted, source::Sources};
 use edgeway_gateway as gateway;
 use edgeway_process::{
     boot::{self, BootError, BootOptions, Hangup},
     handover::LaunchState,
 };
 use edgeway_status::admin_socket;
+use procfs::{
+    net::{TcpState, tcp, tcp6},
+    process::{FDInfo, FDTarget, Process, all_processes},
+};
 
-use super::{EX_CONFIG, check, out};
+use super::{Failure, check, out};
 
 /// Time limit for a connection to an app on this machine.
 const CONNECT: Duration = Duration::from_millis(300);
 /// Address of the admin listener if a configuration sets none.
 pub const ADMIN: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
-/// Line of `/proc/net/tcp` for a socket that listens.
-const LISTENS: &str = "0A";
 
 /// A configuration that is no file.
 pub struct Foreground<'a> {
@@ -39,15 +40,12 @@ pub struct Foreground<'a> {
 }
 
 /// Takes what the process was started with. Must be called once, before any file is opened.
-pub fn launched() -> Result<LaunchState, ExitCode> {
-    LaunchState::of_this_process().map_err(|error| {
-        out::note(&format!("edgeway: {}", error::chain(&error)));
-        ExitCode::FAILURE
-    })
+pub fn launched() -> Result<LaunchState, Failure> {
+    LaunchState::of_this_process().map_err(|error| error::chain(&error).into())
 }
 
 /// Serves until a stop signal. Problems are printed.
-pub fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
+pub fn serve(birth: LaunchState, served: Foreground<'_>) -> Result<(), Failure> {
     let report = birth.inherited.report();
     let loaded = gateway::load_text(served.name, served.yaml);
     if !loaded.diagnostics.list().is_empty() {
@@ -55,7 +53,7 @@ pub fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
     }
     let Some(file) = loaded.file else {
         report.refuses(&check::report(&loaded));
-        return ExitCode::from(EX_CONFIG);
+        return Err(Failure::CONFIG);
     };
     let outcome = boot::serve(BootOptions {
         birth,
@@ -65,31 +63,36 @@ pub fn serve(birth: LaunchState, served: Foreground<'_>) -> ExitCode {
         hello: served.hello,
         sources: None,
         overlay: None,
-        warn: Box::new({
-            let sources = loaded.sources.clone();
-            move |diagnostics| out::note(&check::render(&sources, diagnostics))
-        }),
+        warn: check::note_of(&loaded.sources),
         hangup: hangup(),
     });
+    ended(outcome, &loaded.sources, |message| {
+        report.refuses(message);
+        out::note(message);
+    })
+}
+
+/// Ends the command of a gateway. `refuse` gets the reason why it could not be started.
+pub fn ended(
+    outcome: Result<u8, BootError>,
+    sources: &Sources,
+    refuse: impl FnOnce(&str),
+) -> Result<(), Failure> {
     match outcome {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => Failure::of_status(status),
         Err(BootError::Config { diagnostics }) => {
-            let text = check::render(&loaded.sources, &diagnostics);
-            report.refuses(&text);
-            out::note(&text);
-            ExitCode::from(EX_CONFIG)
+            refuse(&check::render(sources, &diagnostics));
+            Err(Failure::CONFIG)
         }
         Err(error) => {
-            let message = failure(&error);
-            report.refuses(&message);
-            out::note(&message);
-            ExitCode::FAILURE
+            refuse(&failure(&error));
+            Err(Failure::FAILED)
         }
     }
 }
 
 /// Describes a failed start, with the remedy where an address is taken.
-pub fn failure(error: &BootError) -> String {
+fn failure(error: &BootError) -> String {
     if error.is_admin() {
         return failure_of_file(error);
     }
@@ -142,11 +145,9 @@ fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
 
 /// Returns what SIGHUP does: closing the terminal ends the gateway, unless `nohup` started it.
 pub fn hangup() -> Hangup {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    let status = Process::myself().and_then(|own| own.status());
     // SIGHUP is signal 1, the lowest bit.
-    if ignored.is_some_and(|mask| mask & 1 == 1) {
+    if status.is_ok_and(|status| status.sigign & 1 == 1) {
         Hangup::Reload
     } else {
         Hangup::Stop
@@ -201,40 +202,18 @@ pub fn admin_section(port: u16) -> String {
 
 /// Returns the program that listens on a TCP port of this machine, as far as this user may see.
 fn holder(port: u16) -> Option<String> {
-    let suffix = format!(":{port:04X}");
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
-    let tables = tables.map(|path| std::fs::read_to_string(path).unwrap_or_default());
-    let inode = tables
-        .iter()
-        .flat_map(|table| table.lines())
-        .find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let is_it = fields.get(1)?.ends_with(&suffix) && *fields.get(3)? == LISTENS;
-            is_it.then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
-        })?;
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        // `self` and the like are no processes of their own.
-        if process
-            .file_name()
-            .to_string_lossy()
-            .parse::<u32>()
-            .is_err()
-        {
-            continue;
-        }
-        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
-            continue;
-        };
-        let has = |file: std::fs::DirEntry| {
-            std::fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == &*inode)
-        };
-        if files.flatten().any(has) {
-            let name = std::fs::read_to_string(process.path().join("comm")).ok()?;
-            let pid = process.file_name();
-            return Some(format!("`{}` (process {})", name.trim(), pid.display()));
-        }
-    }
-    None
+    let mut sockets = [tcp(), tcp6()].into_iter().flatten().flatten();
+    let socket = sockets
+        .find(|socket| socket.state == TcpState::Listen && socket.local_address.port() == port)?;
+    let has_it =
+        |file: FDInfo| matches!(file.target, FDTarget::Socket(inode) if inode == socket.inode);
+    let has = |process: &Process| {
+        let mut files = process.fd().into_iter().flatten().flatten();
+        files.any(has_it)
+    };
+    let process = all_processes().ok()?.flatten().find(has)?;
+    let name = process.stat().ok()?.comm;
+    Some(format!("`{name}` (process {})", process.pid()))
 }
 
 #[cfg(test)]

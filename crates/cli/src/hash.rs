@@ -1,14 +1,11 @@
 //! `edgeway hash password` and `edgeway hash api-key`: lines for files that hold no secret.
 
-use std::{
-    io::{self, IsTerminal, Read},
-    process::ExitCode,
-};
+use std::io::{self, IsTerminal, Read};
 
 use clap::Subcommand;
 use edgeway_base::credential::{ApiKeyHash, hash_password, new_api_key};
 
-use super::out;
+use super::{Failure, out};
 
 /// Size limit of a password. Longer input is no password.
 const MAX_INPUT_LEN: u64 = 4096;
@@ -41,21 +38,12 @@ enum HashCommand {
     },
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    let outcome = match &options.command {
-        HashCommand::Password { user } => password(user.as_deref()),
-        HashCommand::ApiKey { name, stdin } => api_key(name, *stdin),
-    };
-    match outcome {
-        Ok(line) => {
-            out::data(&line);
-            ExitCode::SUCCESS
-        }
-        Err(why) => {
-            out::note(&format!("edgeway: {why}"));
-            ExitCode::FAILURE
-        }
-    }
+pub fn run(options: &Options) -> Result<(), Failure> {
+    out::data(&match &options.command {
+        HashCommand::Password { user } => password(user.as_deref())?,
+        HashCommand::ApiKey { name, stdin } => api_key(name, *stdin)?,
+    });
+    Ok(())
 }
 
 fn password(user: Option<&str>) -> Result<String, String> {

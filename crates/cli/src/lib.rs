@@ -23,7 +23,7 @@ pub mod upgrade;
 
 use std::path::PathBuf;
 
-use edgeway_base::out::{self, EX_CONFIG};
+use edgeway_base::out::{self, Failure};
 
 /// Path of the configuration.
 #[derive(Clone, Debug, clap::Args)]

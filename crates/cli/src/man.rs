@@ -3,7 +3,6 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use clap_mangen::{
@@ -11,7 +10,7 @@ use clap_mangen::{
     roff::{Roff, bold, roman},
 };
 
-use super::out;
+use super::Failure;
 
 /// Sections that only the page of the program has.
 const FILES: [(&str, &str); 6] = [
@@ -62,17 +61,11 @@ pub struct Options {
     folder: PathBuf,
 }
 
-pub fn run(options: &Options, command: clap::Command) -> ExitCode {
-    match write(&options.folder, command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let folder = options.folder.display();
-            out::note(&format!(
-                "edgeway: cannot write manual pages to `{folder}`: {error}"
-            ));
-            ExitCode::FAILURE
-        }
-    }
+pub fn run(options: &Options, command: clap::Command) -> Result<(), Failure> {
+    write(&options.folder, command).map_err(|error| {
+        let folder = options.folder.display();
+        format!("cannot write manual pages to `{folder}`: {error}").into()
+    })
 }
 
 fn write(folder: &Path, command: clap::Command) -> io::Result<()> {

@@ -1,11 +1,11 @@
 //! `edgeway page`: prints a link that opens the status page once.
 
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, Stdio};
 
 use edgeway_status::{actions::PageLink, client::READ_TIMEOUT};
 use serde_json::json;
 
-use super::{admin::AdminOption, out};
+use super::{Failure, admin::AdminOption, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -19,9 +19,9 @@ pub struct Options {
     json: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let mut is_opened = true;
-    let printed = options.admin.print(
+    options.admin.print(
         options.json,
         async |client| client.post("/v1/page-link", &json!({}), READ_TIMEOUT).await,
         |link: &PageLink| {
@@ -34,11 +34,11 @@ pub fn run(options: &Options) -> ExitCode {
                 is_opened = open(&link.url);
             }
         },
-    );
+    )?;
     if is_opened {
-        printed
+        Ok(())
     } else {
-        ExitCode::FAILURE
+        Err(Failure::FAILED)
     }
 }
 

@@ -1,13 +1,13 @@
 //! `edgeway preset`: lists the presets, or prints the text of one.
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::fmt::Write as _;
 
 use edgeway_config::{
     diagnostic::suggest,
     presets::{self, PRESETS},
 };
 
-use super::out;
+use super::{Failure, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -24,21 +24,20 @@ enum Command {
     },
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let Some(Command::Show { name }) = &options.command else {
         out::data(list().trim_end());
         out::note("`edgeway preset show NAME` prints one; `extends: preset:NAME` uses it");
-        return ExitCode::SUCCESS;
+        return Ok(());
     };
     let name = name.strip_prefix("preset:").unwrap_or(name);
     if let Some(preset) = presets::find(name) {
         out::data(preset.text.trim_end());
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
     let names = PRESETS.iter().map(|preset| preset.name);
     let help = suggest(name, names, "the presets are");
-    out::note(&format!("edgeway: unknown preset `{name}`; {help}"));
-    ExitCode::FAILURE
+    Err(format!("unknown preset `{name}`; {help}").into())
 }
 
 fn list() -> String {

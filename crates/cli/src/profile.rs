@@ -1,13 +1,11 @@
 //! `edgeway profile`: lists profiles, and switches them on and off.
 
-use std::process::ExitCode;
-
 use edgeway_status::{
     actions::{ProfileSelection, Profiles, SwitchResult},
     client::ACTION,
 };
 
-use super::{admin::AdminOption, out};
+use super::{Failure, admin::AdminOption, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -24,7 +22,7 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     if options.name.is_none() && !options.off {
         return options.admin.print(
             options.json,

@@ -1,11 +1,10 @@
 //! `edgeway purge`: purges stored responses, and prints which gateways have completed it.
 
-use std::process::ExitCode;
-
 use edgeway_status::receipt::receipt_text;
 use serde_json::{Value, json};
 
 use super::{
+    Failure,
     admin::{AdminOption, OutputFormat},
     out,
 };
@@ -63,16 +62,13 @@ impl Options {
     }
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let order = options.order();
     let form = OutputFormat::of(options.json);
     let outcome = options
         .admin
         .ask(form, async |client| client.purge(&order).await);
-    let receipt = match outcome {
-        Ok(receipt) => receipt,
-        Err(status) => return status,
-    };
+    let receipt = outcome?;
     match form {
         OutputFormat::Json => {
             out::data(&serde_json::to_string_pretty(&receipt).expect("plain data"));
@@ -80,9 +76,9 @@ pub fn run(options: &Options) -> ExitCode {
         OutputFormat::Text => out::data(&receipt_text(&receipt)),
     }
     if receipt.is_over() {
-        ExitCode::SUCCESS
+        Ok(())
     } else {
-        ExitCode::FAILURE
+        Err(Failure::FAILED)
     }
 }
 

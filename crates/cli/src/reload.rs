@@ -1,6 +1,6 @@
 //! `edgeway reload`: makes the running gateway read its configuration again.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use edgeway_base::units::Span;
 use edgeway_proxy::live::trial::TrialOutcome;
@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{
+    Failure,
     admin::{AdminOption, OutputFormat},
     out,
 };
@@ -44,7 +45,7 @@ struct Reloaded {
     verdict: Option<ConfigVerdictStatus>,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let form = OutputFormat::of(options.json);
     let body = match options.canary {
         Some(canary) => json!({ "canary": canary }),
@@ -61,10 +62,7 @@ pub fn run(options: &Options) -> ExitCode {
         };
         Ok(Reloaded { reload, verdict })
     });
-    let reloaded = match reloaded {
-        Ok(reloaded) => reloaded,
-        Err(status) => return status,
-    };
+    let reloaded = reloaded?;
     if options.json {
         let json = serde_json::to_string_pretty(&reloaded);
         out::data(&json.expect("plain data"));
@@ -72,8 +70,8 @@ pub fn run(options: &Options) -> ExitCode {
         out::note(&verdict.text);
     }
     match reloaded.verdict {
-        Some(verdict) if verdict.outcome == TrialOutcome::TakenBack => ExitCode::FAILURE,
-        _ => ExitCode::SUCCESS,
+        Some(verdict) if verdict.outcome == TrialOutcome::TakenBack => Err(Failure::FAILED),
+        _ => Ok(()),
     }
 }
 

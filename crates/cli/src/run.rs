@@ -3,7 +3,6 @@
 use std::{
     io::{self, IsTerminal as _},
     path::Path,
-    process::ExitCode,
 };
 
 use edgeway_base::error;
@@ -12,10 +11,10 @@ use edgeway_config::{
     source::{SourceTexts, Sources},
 };
 use edgeway_gateway::{self as gateway, Loaded};
-use edgeway_process::{boot, handover::LaunchState, last_good, log};
+use edgeway_process::{boot, last_good, log};
 use edgeway_status::admin_socket;
 
-use super::{ConfigOption, EX_CONFIG, check, foreground, out};
+use super::{ConfigOption, Failure, check, foreground, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -38,15 +37,9 @@ pub struct Options {
     last_good: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     log::init_with(options.log_format, log::DEFAULT);
-    let birth = match LaunchState::of_this_process() {
-        Ok(birth) => birth,
-        Err(error) => {
-            out::note(&format!("edgeway: {}", error::chain(&error)));
-            return ExitCode::FAILURE;
-        }
-    };
+    let birth = foreground::launched()?;
     // The predecessor receives the same error message as the terminal.
     let report = birth.inherited.report();
     let refuse = |message: &str| {
@@ -62,7 +55,7 @@ pub fn run(options: &Options) -> ExitCode {
                 path.display(),
                 error::chain(&error)
             ));
-            return ExitCode::from(EX_CONFIG);
+            return Err(Failure::CONFIG);
         }
     };
     loaded.find_rest(path.parent().unwrap_or(Path::new("")));
@@ -71,7 +64,7 @@ pub fn run(options: &Options) -> ExitCode {
     }
     let Some(file) = loaded.file else {
         report.refuses(&check::report(&loaded));
-        return refused(options, &loaded.sources);
+        return Err(refused(options, &loaded.sources));
     };
     if io::stderr().is_terminal() {
         hello.extend(summary(&file, path));
@@ -85,21 +78,18 @@ pub fn run(options: &Options) -> ExitCode {
         // The stored copy stays as it is, with its time.
         sources: (!options.last_good).then(|| loaded.sources.clone()),
         overlay: None,
-        warn: Box::new({
-            let sources = loaded.sources.clone();
-            move |diagnostics| out::note(&check::render(&sources, diagnostics))
-        }),
+        warn: check::note_of(&loaded.sources),
         hangup: boot::Hangup::Reload,
     };
     match boot::serve(setup) {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => Failure::of_status(status),
         Err(boot::BootError::Config { diagnostics }) => {
             refuse(&check::render(&loaded.sources, &diagnostics));
-            refused(options, &loaded.sources)
+            Err(refused(options, &loaded.sources))
         }
         Err(error) => {
             refuse(&foreground::failure_of_file(&error));
-            ExitCode::FAILURE
+            Err(Failure::FAILED)
         }
     }
 }
@@ -189,7 +179,7 @@ fn admin(file: &File) -> String {
 }
 
 /// Prints the available fallback.
-fn refused(options: &Options, sources: &Sources) -> ExitCode {
+fn refused(options: &Options, sources: &Sources) -> Failure {
     let path = options.config.config.display();
     if options.last_good {
         out::note(
@@ -217,7 +207,7 @@ fn refused(options: &Options, sources: &Sources) -> ExitCode {
         };
         out::note(&note);
     }
-    ExitCode::from(EX_CONFIG)
+    Failure::CONFIG
 }
 
 #[cfg(test)]

@@ -1,13 +1,11 @@
 //! `edgeway schema`.
 
-use std::process::ExitCode;
-
 use edgeway_gateway::schema;
 
-use super::out;
+use super::{Failure, out};
 
-pub fn run() -> ExitCode {
+pub fn run() -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(&schema::document()).expect("plain data");
     out::data(&text);
-    ExitCode::SUCCESS
+    Ok(())
 }

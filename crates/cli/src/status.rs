@@ -1,10 +1,9 @@
 //! `edgeway status`: prints the state of the running gateway from its admin listener.
 
-use std::process::ExitCode;
-
 use edgeway_status::{snapshot::Readiness, table};
 
 use super::{
+    Failure,
     admin::{AdminOption, OutputFormat},
     out,
 };
@@ -22,12 +21,12 @@ pub struct Options {
     ready: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     if options.ready {
         let asked = options
             .admin
             .ask(OutputFormat::Text, async |client| client.readiness().await);
-        return asked.map_or_else(|status| status, |readiness| report(&readiness));
+        return report(&asked?);
     }
     options.admin.print(
         options.json,
@@ -36,14 +35,14 @@ pub fn run(options: &Options) -> ExitCode {
     )
 }
 
-fn report(readiness: &Readiness) -> ExitCode {
+fn report(readiness: &Readiness) -> Result<(), Failure> {
     for reason in &readiness.reasons {
         out::note(&format!("edgeway: not ready: {reason}"));
     }
     if readiness.ready {
         out::data("ready");
-        ExitCode::SUCCESS
+        Ok(())
     } else {
-        ExitCode::FAILURE
+        Err(Failure::FAILED)
     }
 }

@@ -1,11 +1,11 @@
 //! `edgeway upgrade`: replaces the running gateway with a new process.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
 
 use edgeway_status::{actions::UpgradeResult, client::ACTION};
 use serde_json::json;
 
-use super::{admin::AdminOption, out};
+use super::{Failure, admin::AdminOption, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -18,16 +18,11 @@ pub struct Options {
     json: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     // The gateway's working directory may differ from ours.
-    let binary = match options.binary.as_deref().map(std::path::absolute) {
-        None => None,
-        Some(Ok(path)) => Some(path),
-        Some(Err(error)) => {
-            out::note(&format!("edgeway: no path to a program: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let binary = options.binary.as_deref().map(std::path::absolute);
+    let binary = binary.transpose();
+    let binary = binary.map_err(|error| format!("no path to a program: {error}"))?;
     options.admin.print(
         options.json,
         async |client| {

@@ -8,6 +8,6 @@ pub mod init;
 pub mod plugin;
 pub mod proxy;
 
-use edgeway_base::out::{self, EX_CONFIG};
+use edgeway_base::out::{self, Failure};
 use edgeway_cli::{check, foreground};
 use edgeway_project as project;

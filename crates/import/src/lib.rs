@@ -3,9 +3,8 @@
 mod nginx;
 mod pm2;
 
-use std::process::ExitCode;
-
 use clap::Subcommand;
+use edgeway_base::out::{self, Failure};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -28,9 +27,15 @@ enum From {
     Nginx(Box<nginx::Options>),
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     match &options.from {
         From::Pm2(options) => pm2::run(options),
         From::Nginx(options) => nginx::run(options),
     }
+}
+
+/// Prints why a file cannot be imported. The terminal would act on escape sequences in it.
+fn unusable(why: &str) -> Failure {
+    out::note(&format!("edgeway: {}", out::printable_lines(why)));
+    Failure::CONFIG
 }

@@ -1,22 +1,19 @@
 //! Client of the running gateway's admin API, for the commands that operate on backends.
 
-use std::process::ExitCode;
-
 use edgeway_base::units::Percent;
 use edgeway_cli::path::segment;
 use edgeway_status::{
     Snapshot,
-    actions::{
-        BackendResult, NewBackend, NewCanary, NewWarmUp, ReleaseResult, WarmUpPlan, WarmUpResult,
-    },
+    actions::{BackendResult, NewCanary, NewWarmUp, ReleaseResult, WarmUpPlan, WarmUpResult},
     client::{ACTION, Client, ClientError, Target},
     snapshot::{BackendStatus, UpstreamStatus},
 };
-use edgeway_upstreams::{CanaryStatus, CanaryVerdict};
+use edgeway_upstreams::{CanaryStatus, CanaryVerdict, NewMember};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
+    Failure,
     admin::{AdminOption, OutputFormat},
     backends::{Gateway, Name, RequestFailure},
     out,
@@ -42,7 +39,7 @@ impl Remote {
         release: &str,
     ) -> Result<BackendStatus, RequestFailure> {
         let path = format!("/v1/upstreams/{}/backends", segment(&name.upstream));
-        let backend = NewBackend {
+        let backend = NewMember {
             address: name.address.clone(),
             weight: 1,
             drained: true,
@@ -76,10 +73,8 @@ impl Remote {
             release: release.to_owned(),
             share: Some(share),
         };
-        self.0
-            .post(&path, &json!(canary), ACTION)
-            .await
-            .map_err(trouble)
+        let begun = self.0.post(&path, &json!(canary), ACTION).await;
+        begun.map_err(trouble)
     }
 
     /// Begins to prepare `release` for its visitors, and returns requests for at most this many
@@ -95,10 +90,8 @@ impl Remote {
             release: release.to_owned(),
             responses,
         };
-        self.0
-            .post(&path, &json!(warm_up), ACTION)
-            .await
-            .map_err(trouble)
+        let begun = self.0.post(&path, &json!(warm_up), ACTION).await;
+        begun.map_err(trouble)
     }
 
     /// Ends a warm-up, and returns the number of its requests that reached the release.
@@ -121,17 +114,13 @@ impl Remote {
 }
 
 /// Runs `work` with the running gateway. Failures print their own messages.
-pub fn ask(admin: &AdminOption, work: impl AsyncFnOnce(Remote) -> ExitCode) -> ExitCode {
-    let done = admin.ask(OutputFormat::Text, |client| async {
+pub fn ask(
+    admin: &AdminOption,
+    work: impl AsyncFnOnce(Remote) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    admin.ask(OutputFormat::Text, |client| async {
         Ok(work(Remote(client)).await)
-    });
-    done.unwrap_or_else(|status| status)
-}
-
-/// Prints the reason of a failure.
-pub fn failed(why: &impl std::fmt::Display) -> ExitCode {
-    out::note(&format!("edgeway: {why}"));
-    ExitCode::FAILURE
+    })?
 }
 
 #[derive(Deserialize)]
@@ -142,15 +131,11 @@ struct Upstreams {
 impl Gateway for Remote {
     async fn upstream(&self, name: &str) -> Result<UpstreamStatus, RequestFailure> {
         let Upstreams { upstreams } = self.0.get("/v1/upstreams").await.map_err(trouble)?;
-        let known: Vec<String> = upstreams.iter().map(|u| format!("`{}`", u.name)).collect();
+        let known = out::listed(upstreams.iter().map(|upstream| &upstream.name));
         let mut upstreams = upstreams.into_iter();
         upstreams
             .find(|upstream| upstream.name == name)
             .ok_or_else(|| {
-                let known = match known.as_slice() {
-                    [] => "none".to_owned(),
-                    some => some.join(", "),
-                };
                 RequestFailure::Refused(format!("unknown upstream `{name}`; there is {known}"))
             })
     }

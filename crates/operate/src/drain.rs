@@ -1,14 +1,14 @@
 //! `edgeway drain` and `edgeway undrain`: stops requests to a backend, and sends it requests again.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use edgeway_base::units::Span;
 
 use super::{
+    Failure,
     admin::AdminOption,
-    backends::{Gateway, Name, RequestFailure, WaitFailure, interruptible, requests, until_idle},
-    client::{self, failed},
-    out,
+    backends::{Gateway, Name, WaitFailure, interruptible, requests, until_idle},
+    client, out,
 };
 
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,7 @@ pub struct UndrainOptions {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let Options {
         backend,
         wait,
@@ -44,45 +44,35 @@ pub fn run(options: &Options) -> ExitCode {
     } = options;
     client::ask(admin, async |gateway| {
         match drain(&gateway, backend, wait.0, *force).await {
-            Ok(message) => {
-                out::note(&message);
-                ExitCode::SUCCESS
+            Ok(message) => out::note(&message),
+            Err(WaitFailure::Trouble(trouble)) => return Err(trouble.into()),
+            Err(WaitFailure::TooLong(left)) => {
+                let left = requests(left);
+                return Err(format!(
+                    "{left} still in flight at {backend} after {wait}; it stays drained: continue \
+                     to wait with the same command, or undo the drain with `edgeway undrain \
+                     {backend}`"
+                )
+                .into());
             }
-            Err(NotEmpty::Trouble(trouble)) => failed(&trouble),
-            Err(NotEmpty::Left(left)) => failed(&format!(
-                "{} still in flight at {backend} after {wait}; it stays drained: continue to wait \
-                 with the same command, or undo the drain with `edgeway undrain {backend}`",
-                requests(left),
-            )),
-            Err(NotEmpty::Interrupted) => {
+            Err(WaitFailure::Interrupted) => {
                 out::note(&format!(
                     "edgeway: no longer waiting; {backend} stays drained"
                 ));
-                ExitCode::from(130)
+                return Err(Failure::INTERRUPTED);
             }
         }
+        Ok(())
     })
 }
 
-pub fn run_undrain(options: &UndrainOptions) -> ExitCode {
+pub fn run_undrain(options: &UndrainOptions) -> Result<(), Failure> {
     let UndrainOptions { backend, admin } = options;
     client::ask(admin, async |gateway| {
-        match gateway.undrain(backend).await {
-            Ok(_) => {
-                out::note(&format!("{backend} gets requests again"));
-                ExitCode::SUCCESS
-            }
-            Err(trouble) => failed(&trouble),
-        }
+        gateway.undrain(backend).await?;
+        out::note(&format!("{backend} gets requests again"));
+        Ok(())
     })
-}
-
-/// Why a backend may still have requests.
-#[derive(Debug, PartialEq, Eq)]
-enum NotEmpty {
-    Trouble(RequestFailure),
-    Left(u64),
-    Interrupted,
 }
 
 async fn drain(
@@ -90,11 +80,9 @@ async fn drain(
     name: &Name,
     wait: Duration,
     force: bool,
-) -> Result<String, NotEmpty> {
-    let drained = gateway
-        .drain(name, force)
-        .await
-        .map_err(NotEmpty::Trouble)?;
+) -> Result<String, WaitFailure<u64>> {
+    let drained = gateway.drain(name, force).await;
+    let drained = drained.map_err(WaitFailure::Trouble)?;
     if drained.in_flight == 0 {
         return Ok(format!("{name} is drained"));
     }
@@ -105,12 +93,7 @@ async fn drain(
     out::note(&format!("{name} is draining: waiting for {left}"));
     let waited =
         interruptible(|interrupt| async move { until_idle(gateway, name, wait, &interrupt).await });
-    match waited.await {
-        Ok(()) => Ok(format!("{name} is drained")),
-        Err(WaitFailure::TooLong(left)) => Err(NotEmpty::Left(left)),
-        Err(WaitFailure::Interrupted) => Err(NotEmpty::Interrupted),
-        Err(WaitFailure::Trouble(trouble)) => Err(NotEmpty::Trouble(trouble)),
-    }
+    waited.await.map(|()| format!("{name} is drained"))
 }
 
 #[cfg(test)]
@@ -119,7 +102,7 @@ mod tests {
 
     const NAME: &str = "web/127.0.0.1:3000";
 
-    async fn drained(in_flight: u64, finishes: u64, wait: u64) -> Result<String, NotEmpty> {
+    async fn drained(in_flight: u64, finishes: u64, wait: u64) -> Result<String, WaitFailure<u64>> {
         let gateway = FakeGateway::new(&["127.0.0.1:3000", "127.0.0.1:3001"]);
         gateway.with("127.0.0.1:3000", |backend| backend.in_flight = in_flight);
         gateway.state.borrow_mut().finishes = finishes;
@@ -138,7 +121,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_remaining_requests_is_printed() {
-        assert_eq!(drained(3, 0, 5).await, Err(NotEmpty::Left(3)));
+        assert_eq!(drained(3, 0, 5).await, Err(WaitFailure::TooLong(3)));
         let message = drained(1, 0, 0).await.unwrap();
         assert_eq!(
             message,

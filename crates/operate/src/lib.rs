@@ -18,5 +18,11 @@ pub mod upstream;
 pub mod uptime;
 pub mod warm;
 
-use edgeway_base::out::{self, EX_CONFIG};
+use edgeway_base::out::{self, Failure};
 use edgeway_cli::{admin, check};
+
+/// Creates the runtime of a command.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    edgeway_proxy::edge::worker::single()
+        .map_err(|error| format!("cannot start the runtime: {error}"))
+}

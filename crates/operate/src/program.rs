@@ -34,6 +34,37 @@ impl Programs for Machine {
     }
 }
 
+/// Manager of systemd units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Manager {
+    System,
+    User,
+}
+
+impl Manager {
+    /// Finds a manager by its name in `scale` and `releases`.
+    pub(crate) fn named(name: &str) -> Self {
+        match name {
+            "user" => Self::User,
+            _ => Self::System,
+        }
+    }
+
+    /// Returns the option of systemctl that calls it.
+    pub(crate) fn option(self) -> &'static [&'static str] {
+        match self {
+            Self::System => &[],
+            Self::User => &["--user"],
+        }
+    }
+
+    /// Returns the command line of systemctl with these words.
+    pub(crate) fn systemctl(self, words: &[&str]) -> Vec<String> {
+        let line = [&["systemctl"], self.option(), words].concat();
+        line.into_iter().map(str::to_owned).collect()
+    }
+}
+
 /// Values of placeholders in a command: the parts of a backend's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Placeholders {

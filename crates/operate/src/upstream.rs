@@ -1,15 +1,13 @@
 //! `edgeway upstream add` and `edgeway upstream remove`: adds and removes backends without a change
 //! of the configuration.
 
-use std::process::ExitCode;
-
 use clap::Subcommand;
 
 use super::{
+    Failure,
     admin::AdminOption,
     backends::{Gateway, Name},
-    client::{self, failed},
-    out,
+    client, out,
 };
 
 #[derive(Debug, clap::Args)]
@@ -57,45 +55,31 @@ struct RemoveOptions {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     match &options.command {
         UpstreamCommand::Add(options) => add(options),
         UpstreamCommand::Remove(options) => remove(options),
     }
 }
 
-fn add(options: &AddOptions) -> ExitCode {
-    let name = Name {
-        upstream: options.upstream.clone(),
-        address: options.address.clone(),
-    };
+fn add(options: &AddOptions) -> Result<(), Failure> {
+    let name = Name::new(&options.upstream, &options.address);
     client::ask(&options.admin, async |gateway| {
-        match gateway.add(&name, options.weight, options.drained).await {
-            Ok(_) if options.drained => {
-                out::note(&format!("{name} is added; then: edgeway undrain {name}"));
-                ExitCode::SUCCESS
-            }
-            Ok(_) => {
-                out::note(&format!("{name} is added"));
-                ExitCode::SUCCESS
-            }
-            Err(trouble) => failed(&trouble),
-        }
+        gateway.add(&name, options.weight, options.drained).await?;
+        out::note(&if options.drained {
+            format!("{name} is added; then: edgeway undrain {name}")
+        } else {
+            format!("{name} is added")
+        });
+        Ok(())
     })
 }
 
-fn remove(options: &RemoveOptions) -> ExitCode {
-    let name = Name {
-        upstream: options.upstream.clone(),
-        address: options.address.clone(),
-    };
+fn remove(options: &RemoveOptions) -> Result<(), Failure> {
+    let name = Name::new(&options.upstream, &options.address);
     client::ask(&options.admin, async |gateway| {
-        match gateway.remove(&name, options.force).await {
-            Ok(_) => {
-                out::note(&format!("{name} is removed"));
-                ExitCode::SUCCESS
-            }
-            Err(trouble) => failed(&trouble),
-        }
+        gateway.remove(&name, options.force).await?;
+        out::note(&format!("{name} is removed"));
+        Ok(())
     })
 }

@@ -8,7 +8,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use edgeway_base::{metrics::IntCounter, reserved_headers::WARM_UP, secret::Secret, units::Span};
+use edgeway_base::{
+    metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret, units::Span,
+};
 use edgeway_cache::purge::{Purge, PurgeRequest, Receipt, Source};
 use edgeway_config::model::File;
 use edgeway_gateway::Gateway;
@@ -18,7 +20,7 @@ use edgeway_proxy::live::{
 };
 use edgeway_status::{
     actions::{
-        ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, NewCanary, NewWarmUp,
+        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewWarmUp,
         ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
         WarmUpPlan, WarmUpResult,
     },
@@ -130,8 +132,34 @@ impl Operator {
         Ok(link.finish(begun).await)
     }
 
+    /// Acts on an upstream in turn.
+    async fn on_upstream<T: Send>(
+        &self,
+        action: &'static str,
+        who: Actor,
+        (upstream, target): (&str, String),
+        act: impl FnOnce(&Upstream) -> Result<T, MemberError> + Send,
+    ) -> Result<T, ActionError> {
+        self.in_turn(action, who, target, |gateway| {
+            with_upstream(gateway, upstream, act)
+        })
+        .await
+    }
+
+    /// Acts on a release of an upstream in turn.
+    async fn on_release<T: Send>(
+        &self,
+        action: &'static str,
+        who: Actor,
+        (upstream, release): (&str, &str),
+        act: impl FnOnce(&Upstream) -> Result<T, MemberError> + Send,
+    ) -> Result<T, ActionError> {
+        let target = format!("{upstream}/{}", bounded(release));
+        self.on_upstream(action, who, (upstream, target), act).await
+    }
+
     /// Performs an action on a configured upstream.
-    async fn on_upstream(
+    async fn on_backend(
         &self,
         action: &'static str,
         who: Actor,
@@ -139,9 +167,7 @@ impl Operator {
         act: impl FnOnce(&Upstream) -> Result<BackendStatus, MemberError> + Send,
     ) -> Result<BackendResult, ActionError> {
         let target = format!("{}/{}", name.upstream, name.address);
-        let outcome = self.in_turn(action, who, target, |gateway| {
-            with_upstream(gateway, &name.upstream, act)
-        });
+        let outcome = self.on_upstream(action, who, (&name.upstream, target), act);
         outcome.await.map(|mut backend| {
             backend.add_in_flight(self.in_flight_before(&name.upstream, &backend.address));
             BackendResult {
@@ -249,7 +275,7 @@ impl Actions for Operator {
         backend: BackendName,
         force: bool,
     ) -> Result<BackendResult, ActionError> {
-        self.on_upstream("drain", who, &backend, |upstream| {
+        self.on_backend("drain", who, &backend, |upstream| {
             upstream.drain(&backend.address, forced(force))
         })
         .await
@@ -260,7 +286,7 @@ impl Actions for Operator {
         who: Actor,
         backend: BackendName,
     ) -> Result<BackendResult, ActionError> {
-        self.on_upstream("undrain", who, &backend, |upstream| {
+        self.on_backend("undrain", who, &backend, |upstream| {
             upstream.undrain(&backend.address)
         })
         .await
@@ -270,26 +296,14 @@ impl Actions for Operator {
         &self,
         who: Actor,
         upstream: String,
-        backend: NewBackend,
+        backend: NewMember,
     ) -> Result<BackendResult, ActionError> {
-        let NewBackend {
-            address,
-            weight,
-            drained,
-            release,
-        } = backend;
         let name = BackendName {
             upstream,
-            address: address.clone(),
+            address: backend.address.clone(),
         };
-        let member = NewMember {
-            address,
-            weight,
-            drained,
-            release,
-        };
-        self.on_upstream("add_backend", who, &name, |upstream| {
-            upstream.add_member(&member)
+        self.on_backend("add_backend", who, &name, |upstream| {
+            upstream.add_member(&backend)
         })
         .await
     }
@@ -301,7 +315,7 @@ impl Actions for Operator {
         force: bool,
     ) -> Result<BackendResult, ActionError> {
         let older = self.in_flight_before(&backend.upstream, &backend.address);
-        self.on_upstream("remove_backend", who, &backend, |upstream| {
+        self.on_backend("remove_backend", who, &backend, |upstream| {
             if older > 0 && !force {
                 return Err(MemberError::Busy {
                     address: backend.address.clone(),
@@ -320,14 +334,8 @@ impl Actions for Operator {
         switch: ReleaseSwitch,
     ) -> Result<ReleaseResult, ActionError> {
         let ReleaseSwitch { release, force } = switch;
-        let target = format!(
-            "{upstream}/{}",
-            release.chars().take(100).collect::<String>()
-        );
-        let outcome = self.in_turn("switch_release", who, target, |gateway| {
-            with_upstream(gateway, &upstream, |upstream| {
-                upstream.switch_release(&release, forced(force))
-            })
+        let outcome = self.on_release("switch_release", who, (&upstream, &release), |upstream| {
+            upstream.switch_release(&release, forced(force))
         });
         let before = outcome.await?;
         Ok(ReleaseResult {
@@ -344,14 +352,8 @@ impl Actions for Operator {
         canary: NewCanary,
     ) -> Result<CanaryStatus, ActionError> {
         let NewCanary { release, share } = canary;
-        let target = format!(
-            "{upstream}/{}",
-            release.chars().take(100).collect::<String>()
-        );
-        self.in_turn("begin_canary", who, target, |gateway| {
-            with_upstream(gateway, &upstream, |upstream| {
-                upstream.begin_canary(&release, share)
-            })
+        self.on_release("begin_canary", who, (&upstream, &release), |upstream| {
+            upstream.begin_canary(&release, share)
         })
         .await
     }
@@ -363,15 +365,9 @@ impl Actions for Operator {
         warm_up: NewWarmUp,
     ) -> Result<WarmUpPlan, ActionError> {
         let NewWarmUp { release, responses } = warm_up;
-        let target = format!(
-            "{upstream}/{}",
-            release.chars().take(100).collect::<String>()
-        );
         let secret = sessions::secret();
-        let begun = self.in_turn("begin_warm_up", who, target, |gateway| {
-            with_upstream(gateway, &upstream, |upstream| {
-                upstream.begin_warm_up(&release, &secret)
-            })
+        let begun = self.on_release("begin_warm_up", who, (&upstream, &release), |upstream| {
+            upstream.begin_warm_up(&release, &secret)
         });
         begun.await?;
         let gateway = self.live().gateway();
@@ -399,30 +395,29 @@ impl Actions for Operator {
     }
 
     async fn end_warm_up(&self, who: Actor, upstream: String) -> Result<WarmUpResult, ActionError> {
-        let ended = self.in_turn("end_warm_up", who, upstream.clone(), |gateway| {
-            with_upstream(gateway, &upstream, |upstream| Ok(upstream.end_warm_up()))
+        let target = (&*upstream, upstream.clone());
+        let ended = self.on_upstream("end_warm_up", who, target, |upstream| {
+            Ok(upstream.end_warm_up())
         });
         ended.await.map(|requests| WarmUpResult { requests })
     }
 
     async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError> {
-        self.in_turn("end_canary", who, upstream.clone(), |gateway| {
-            with_upstream(gateway, &upstream, Upstream::end_canary)
-        })
-        .await
+        let target = (&*upstream, upstream.clone());
+        self.on_upstream("end_canary", who, target, Upstream::end_canary)
+            .await
     }
 
     async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError> {
         let began = self.live().world.clock.now();
-        let target = to.name.as_deref().unwrap_or("none");
-        let target = target.chars().take(100).collect();
+        let target = bounded(to.name.as_deref().unwrap_or("none"));
         let outcome = self.control.switch(to.name).await;
         self.record("profile", who, Some(target), began, outcome.as_ref().err());
         outcome
     }
 
     async fn ban(&self, who: Actor, ban: NewBan) -> Result<BanStatus, ActionError> {
-        let target = ban.address.chars().take(100).collect();
+        let target = bounded(&ban.address);
         self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
             .await
     }
@@ -446,12 +441,17 @@ impl Actions for Operator {
     }
 
     async fn unban(&self, who: Actor, address: String) -> Result<BanStatus, ActionError> {
-        let target = address.chars().take(100).collect();
+        let target = bounded(&address);
         self.in_turn("unban", who, target, |gateway| {
             bans::unban(gateway, &address)
         })
         .await
     }
+}
+
+/// Returns the beginning of a text of an operator, for the audit log.
+fn bounded(text: &str) -> String {
+    text.chars().take(100).collect()
 }
 
 fn forced(force: bool) -> Force {
@@ -465,8 +465,10 @@ fn with_upstream<T>(
     act: impl FnOnce(&Upstream) -> Result<T, MemberError>,
 ) -> Result<T, ActionError> {
     match gateway.upstreams.get(name) {
-        Some(upstream) => act(upstream)
-            .map_err(|error| ActionError::new(error.status(), error.reason(), error.to_string())),
+        Some(upstream) => act(upstream).map_err(|error| {
+            let (status, reason) = error.status_and_reason();
+            ActionError::new(status, reason, error.to_string())
+        }),
         None => Err(no_such_upstream(
             name,
             gateway.upstreams.keys().map(|name| &**name),
@@ -475,18 +477,10 @@ fn with_upstream<T>(
 }
 
 fn no_such_upstream<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> ActionError {
-    let mut known: Vec<String> = known.map(|name| format!("`{name}`")).collect();
-    known.sort();
-    let known = if known.is_empty() {
-        "none".to_owned()
-    } else {
-        known.join(", ")
-    };
-    ActionError::new(
-        404,
-        "no_such_upstream",
-        format!("unknown upstream `{name}`; there is {known}"),
-    )
+    let mut known: Vec<&str> = known.collect();
+    known.sort_unstable();
+    let message = format!("unknown upstream `{name}`; there is {}", listed(known));
+    ActionError::new(404, "no_such_upstream", message)
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ async fn serve_until_the_end(
 /// Handles signals until one requests a stop.
 async fn until_stopped(control: &Arc<Control>, signals: &mut Signals, hangup: Hangup) {
     loop {
-        match signals.next().await {
+        match signals.next_action().await {
             SignalAction::Stop => return,
             SignalAction::Reopen => log_file::reopen(),
             SignalAction::Upgrade => {
@@ -310,5 +310,5 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals, hangup: Ha
 }
 
 async fn stop_signal(signals: &mut Signals) {
-    while signals.next().await != SignalAction::Stop {}
+    while signals.next_action().await != SignalAction::Stop {}
 }

@@ -12,8 +12,10 @@ use rustix::{
 use tokio::{
     io::AsyncReadExt,
     net::unix::pipe,
-    signal::unix::{Signal as Signals, SignalKind, signal},
+    signal::unix::{self, SignalKind},
 };
+
+use super::signals::Signals;
 
 /// Exit status if that of the gateway is unknown.
 const UNKNOWN: u8 = 1;
@@ -29,13 +31,9 @@ pub(super) struct InitProcess {
     /// gateway's end.
     gateways: pipe::Receiver,
     /// Reports the end of each child.
-    child: Signals,
+    child: unix::Signal,
     /// Signals to forward.
-    terminate: Signals,
-    interrupt: Signals,
-    hangup: Signals,
-    user1: Signals,
-    user2: Signals,
+    signals: Signals,
     wards: GatewayProcess,
 }
 
@@ -45,12 +43,8 @@ impl InitProcess {
         let (gateways, reports) = pipe_with(PipeFlags::CLOEXEC)?;
         let init = Self {
             gateways: pipe::Receiver::from_owned_fd(gateways)?,
-            child: signal(SignalKind::child())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            user1: signal(SignalKind::user_defined1())?,
-            user2: signal(SignalKind::user_defined2())?,
+            child: unix::signal(SignalKind::child())?,
+            signals: Signals::listen()?,
             wards: GatewayProcess::default(),
         };
         Ok((init, reports))
@@ -81,11 +75,7 @@ impl InitProcess {
                     }
                 },
                 _ = self.child.recv() => drop(self.bury()),
-                _ = self.terminate.recv() => self.pass_on(Signal::TERM),
-                _ = self.interrupt.recv() => self.pass_on(Signal::INT),
-                _ = self.hangup.recv() => self.pass_on(Signal::HUP),
-                _ = self.user1.recv() => self.pass_on(Signal::USR1),
-                _ = self.user2.recv() => self.pass_on(Signal::USR2),
+                signal = self.signals.next() => self.pass_on(signal),
             }
         }
         // The pipe closes a moment before its process ends.
@@ -101,14 +91,8 @@ impl InitProcess {
     /// Same as [`InitProcess::run`], for a gateway that was stopped already: a second signal would cut its
     /// drain short.
     pub(super) async fn run_to_the_end(mut self, first: u32) -> u8 {
-        let renewed = signal(SignalKind::terminate())
-            .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
-        match renewed {
-            Ok((terminate, interrupt)) => {
-                self.terminate = terminate;
-                self.interrupt = interrupt;
-            }
-            Err(error) => warn!(error:%; "cannot listen for signals again"),
+        if let Err(error) = self.signals.forget_stops() {
+            warn!(error:%; "cannot listen for signals again");
         }
         self.run(first).await
     }

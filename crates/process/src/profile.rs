@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use edgeway_base::units::millis;
+use edgeway_base::{out::listed, units::millis};
 use edgeway_config::{model::File, source::Sources};
 use edgeway_gateway::{
     self as gateway, Gateway,
@@ -110,19 +110,10 @@ impl Control {
 }
 
 fn is_known(file: &File, name: &str) -> Result<(), ActionError> {
-    let mut known = file.profiles.iter().map(|(key, _)| &*key.name);
-    if known.any(|known| known == name) {
+    let known = || file.profiles.iter().map(|(key, _)| &key.name);
+    if known().any(|known| **known == *name) {
         return Ok(());
     }
-    let known: Vec<String> = file
-        .profiles
-        .iter()
-        .map(|(key, _)| format!("`{}`", key.name))
-        .collect();
-    let known = match known.as_slice() {
-        [] => "none".to_owned(),
-        some => some.join(", "),
-    };
-    let message = format!("unknown profile `{name}`; there is {known}");
+    let message = format!("unknown profile `{name}`; there is {}", listed(known()));
     Err(ActionError::new(404, "no_such_profile", message))
 }

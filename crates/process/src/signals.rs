@@ -2,15 +2,16 @@
 
 use std::io;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::Signal;
+use tokio::signal::unix::{Signal as Received, SignalKind, signal};
 
 /// Signals that the process handles.
 pub(super) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-    reopen: Signal,
-    upgrade: Signal,
+    terminate: Received,
+    interrupt: Received,
+    hangup: Received,
+    reopen: Received,
+    upgrade: Received,
 }
 
 /// Action that a signal requests.
@@ -37,13 +38,29 @@ impl Signals {
         })
     }
 
-    pub(super) async fn next(&mut self) -> SignalAction {
+    /// Forgets signals to stop that have arrived.
+    pub(super) fn forget_stops(&mut self) -> io::Result<()> {
+        self.terminate = signal(SignalKind::terminate())?;
+        self.interrupt = signal(SignalKind::interrupt())?;
+        Ok(())
+    }
+
+    pub(super) async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.terminate.recv() => SignalAction::Stop,
-            _ = self.interrupt.recv() => SignalAction::Stop,
-            _ = self.hangup.recv() => SignalAction::Reload,
-            _ = self.reopen.recv() => SignalAction::Reopen,
-            _ = self.upgrade.recv() => SignalAction::Upgrade,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.hangup.recv() => Signal::HUP,
+            _ = self.reopen.recv() => Signal::USR1,
+            _ = self.upgrade.recv() => Signal::USR2,
+        }
+    }
+
+    pub(super) async fn next_action(&mut self) -> SignalAction {
+        match self.next().await {
+            Signal::HUP => SignalAction::Reload,
+            Signal::USR1 => SignalAction::Reopen,
+            Signal::USR2 => SignalAction::Upgrade,
+            _ => SignalAction::Stop,
         }
     }
 }

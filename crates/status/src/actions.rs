@@ -15,7 +15,7 @@ use edgeway_config::{
 };
 use edgeway_gateway::WarmUpRequest;
 use edgeway_proxy::live::audit::Actor;
-use edgeway_upstreams::{CanaryStatus, CanaryVerdict};
+use edgeway_upstreams::{CanaryStatus, CanaryVerdict, NewMember};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -66,7 +66,7 @@ pub trait Actions: Send + Sync + 'static {
         &self,
         who: Actor,
         upstream: String,
-        backend: NewBackend,
+        backend: NewMember,
     ) -> Result<BackendResult, ActionError>;
 
     /// Removes an added backend. `force` allows it even with requests in flight.
@@ -191,21 +191,6 @@ pub struct BackendName {
     pub address: String,
 }
 
-/// A backend to add.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewBackend {
-    pub address: String,
-    #[serde(default = "one")]
-    pub weight: u16,
-    /// True if the backend waits for an `undrain` before it gets requests.
-    #[serde(default)]
-    pub drained: bool,
-    /// Release of the app that runs there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub release: Option<String>,
-}
-
 /// A release to switch to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -294,10 +279,6 @@ pub struct NewBan {
 /// Default duration of a ban.
 pub const fn ban_time() -> Span {
     Span::secs(600)
-}
-
-const fn one() -> u16 {
-    1
 }
 
 /// State of a backend after an action. A removed backend has its last state.

@@ -4,19 +4,18 @@ use http::HeaderValue;
 use ring::digest;
 use rustls_pki_types::CertificateDer;
 use x509_parser::{
-    certificate::X509Certificate,
     der_parser::asn1_rs::{Any, Tag},
     oid_registry::{self as oids, Oid},
-    prelude::FromDer,
     x509::X509Name,
 };
 
+use super::pair;
 use crate::chain::ClientCertificate;
 
 /// Reads the fields of a verified certificate that origins receive. `None` if it expires before
 /// `now`, in seconds since 1970.
 pub(super) fn read(certificate: &CertificateDer<'_>, now: i64) -> Option<ClientCertificate> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let parsed = pair::parse(certificate)?;
     if parsed.validity().not_after.timestamp() < now {
         return None;
     }

@@ -9,30 +9,20 @@ use crate::base::metrics::{IntCounter, Metrics};
 
 pub(super) const NAME: &str = "edgeway_tls_handshakes_total";
 
-/// Outcome of a handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HandshakeOutcome {
-    /// Complete, with a key exchange and the certificate.
-    Full,
-    /// Complete, on an earlier session's ticket.
-    Resumed,
-    Failed,
-    ClientCertificate,
-    PlainHttp,
-    UnknownName,
-    Timeout,
-}
-
-impl HandshakeOutcome {
-    const LABELS: [&str; 7] = [
-        "full",
-        "resumed",
-        "failed",
-        "client_certificate",
-        "plain_http",
-        "unknown_name",
-        "timeout",
-    ];
+edgeway_base::enum_table! {
+    /// Outcome of a handshake, and its label.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum HandshakeOutcome => label {
+        /// Complete, with a key exchange and the certificate.
+        Full = "full",
+        /// Complete, on an earlier session's ticket.
+        Resumed = "resumed",
+        Failed = "failed",
+        ClientCertificate = "client_certificate",
+        PlainHttp = "plain_http",
+        UnknownName = "unknown_name",
+        Timeout = "timeout",
+    }
 }
 
 /// Versions as labels; `none` if the handshake ended before there was one.
@@ -43,7 +33,7 @@ const VERSIONS: [&str; 3] = ["TLSv1.3", "TLSv1.2", "none"];
 pub(super) struct Handshakes {
     metrics: Metrics,
     listener: Arc<str>,
-    counters: [[OnceLock<IntCounter>; HandshakeOutcome::LABELS.len()]; VERSIONS.len()],
+    counters: [[OnceLock<IntCounter>; HandshakeOutcome::ALL.len()]; VERSIONS.len()],
 }
 
 impl Handshakes {
@@ -51,7 +41,7 @@ impl Handshakes {
         let handshakes = Self {
             metrics: metrics.clone(),
             listener: Arc::clone(listener),
-            counters: [const { [const { OnceLock::new() }; HandshakeOutcome::LABELS.len()] };
+            counters: [const { [const { OnceLock::new() }; HandshakeOutcome::ALL.len()] };
                 VERSIONS.len()],
         };
         // From the start, so that a rate has a first value.
@@ -93,7 +83,7 @@ impl Handshakes {
                 &[
                     ("listener", &self.listener),
                     ("version", VERSIONS[row]),
-                    ("outcome", HandshakeOutcome::LABELS[column]),
+                    ("outcome", outcome.label()),
                 ],
             )
         })
@@ -119,7 +109,8 @@ mod tests {
             handshakes.failed(error.as_ref());
         }
         let text = String::from_utf8(metrics.text()).unwrap();
-        for outcome in &HandshakeOutcome::LABELS[2..] {
+        for outcome in &HandshakeOutcome::ALL[2..] {
+            let outcome = outcome.label();
             let line =
                 format!("{NAME}{{listener=\"web\",outcome=\"{outcome}\",version=\"none\"}} 1\n");
             assert!(text.contains(&line), "{line}: {text}");

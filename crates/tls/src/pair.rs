@@ -2,7 +2,7 @@
 //! for, and how long they are valid.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -64,17 +64,12 @@ impl Ocsp {
             {
                 return Ok(None);
             }
-            Err(source) => {
-                let path = path.to_owned();
-                return Err(PairError::Read { path, source });
-            }
+            Err(error) => return Err(Fault::Read(error).of(Part::Ocsp, path)),
         };
         if is_ocsp_response(&response) {
             return Ok(Some(response));
         }
-        Err(PairError::BadOcsp {
-            path: path.to_owned(),
-        })
+        Err(Fault::BadOcsp.of(Part::Ocsp, path))
     }
 }
 
@@ -91,96 +86,112 @@ fn is_ocsp_response(der: &[u8]) -> bool {
     rest.is_empty() && is_successful && parts.len() == 2
 }
 
-/// Why a pair of files cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum PairError {
-    #[error("cannot read `{}`: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("`{}` is not a PEM file: {source}", path.display())]
-    Pem { path: PathBuf, source: pem::Error },
-    #[error("`{}` holds no certificate", path.display())]
-    NoCertificate { path: PathBuf },
-    #[error("invalid certificate in `{}`", path.display())]
-    BadCertificate { path: PathBuf },
-    #[error("the certificate in `{}` has no subject alternative names", path.display())]
-    NoNames { path: PathBuf },
-    #[error("`{}` holds no private key", path.display())]
-    NoKey { path: PathBuf },
-    #[error("the private key in `{}` is encrypted", path.display())]
-    Encrypted { path: PathBuf },
-    #[error("the private key in `{}` cannot be used: {source}", path.display())]
-    BadKey { path: PathBuf, source: TlsError },
-    #[error("`{}` is not the key of the certificate in `{}`", key.display(), cert.display())]
-    Mismatch { cert: PathBuf, key: PathBuf },
-    #[error("`{}` holds no successful OCSP response in DER", path.display())]
-    BadOcsp { path: PathBuf },
-    #[error("the key does not fit the first certificate in `{}`", path.display())]
-    Order { path: PathBuf },
+/// Reason why a pair of files cannot be used.
+#[derive(Debug)]
+pub(super) struct PairError {
+    /// File that caused the error.
+    pub(super) part: Part,
+    path: PathBuf,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+enum Fault {
+    Read(io::Error),
+    Pem(pem::Error),
+    NoCertificate,
+    BadCertificate,
+    NoNames,
+    NoKey,
+    Encrypted,
+    BadKey(TlsError),
+    /// The key is not that of the certificate in this file.
+    Mismatch(PathBuf),
+    BadOcsp,
+    Order,
+}
+
+impl std::error::Error for PairError {}
+
+impl fmt::Display for PairError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match &self.fault {
+            Fault::Read(error) => write!(f, "cannot read `{path}`: {error}"),
+            Fault::Pem(error) => write!(f, "`{path}` is not a PEM file: {error}"),
+            Fault::NoCertificate => write!(f, "`{path}` holds no certificate"),
+            Fault::BadCertificate => write!(f, "invalid certificate in `{path}`"),
+            Fault::NoNames => write!(
+                f,
+                "the certificate in `{path}` has no subject alternative names"
+            ),
+            Fault::NoKey => write!(f, "`{path}` holds no private key"),
+            Fault::Encrypted => write!(f, "the private key in `{path}` is encrypted"),
+            Fault::BadKey(error) => {
+                write!(f, "the private key in `{path}` cannot be used: {error}")
+            }
+            Fault::Mismatch(cert) => write!(
+                f,
+                "`{path}` is not the key of the certificate in `{}`",
+                cert.display()
+            ),
+            Fault::BadOcsp => write!(f, "`{path}` holds no successful OCSP response in DER"),
+            Fault::Order => write!(f, "the key does not fit the first certificate in `{path}`"),
+        }
+    }
+}
+
+impl Fault {
+    fn of(self, part: Part, path: &Path) -> PairError {
+        PairError {
+            part,
+            path: path.to_owned(),
+            fault: self,
+        }
+    }
 }
 
 impl PairError {
     /// Advice on how to fix the problem.
     pub(super) fn help(&self) -> String {
-        match self {
-            Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "paths start at the folder of the configuration".to_owned()
+        let path = self.path.display();
+        match &self.fault {
+            Fault::Read(error) if error.kind() == io::ErrorKind::NotFound => {
+                "paths start at the folder of the configuration"
             }
-            Self::Read { .. } => "it must be a file that the gateway's user may read".to_owned(),
-            Self::Pem { path, .. } => format!(
-                "PEM has its Base64 between `-----BEGIN …-----` and `-----END …-----`; write the whole file again: `{}`",
-                path.display()
+            Fault::Read(_) => "it must be a file that the gateway's user may read",
+            Fault::Pem(_) => return format!(
+                "PEM has its Base64 between `-----BEGIN …-----` and `-----END …-----`; write the whole file again: `{path}`"
             ),
-            Self::NoCertificate { path } => format!(
-                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; `openssl x509 -inform der -in {0} -out {0}.pem` converts DER to PEM",
-                path.display()
+            Fault::NoCertificate => return format!(
+                "a PEM file begins with `-----BEGIN CERTIFICATE-----`; `openssl x509 -inform der -in {path} -out {path}.pem` converts DER to PEM"
             ),
-            Self::BadCertificate { path } => format!(
-                "look at it with `openssl x509 -noout -text -in {}`",
-                path.display()
+            Fault::BadCertificate => {
+                return format!("look at it with `openssl x509 -noout -text -in {path}`");
+            }
+            Fault::NoNames => {
+                "browsers ignore the common name: have it issued with `subjectAltName`"
+            }
+            Fault::NoKey => {
+                "a PEM key begins with `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)"
+            }
+            Fault::Encrypted => return format!(
+                "the gateway cannot ask for its password: decrypt it with `openssl pkey -in {path} -out {path}.plain`, readable by the gateway's user only"
             ),
-            Self::NoNames { .. } => {
-                "browsers ignore the common name: have it issued with `subjectAltName`".to_owned()
+            Fault::BadKey(_) => {
+                "use a key of type P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits"
             }
-            Self::NoKey { .. } => {
-                "a PEM key begins with `-----BEGIN PRIVATE KEY-----` (or `EC`, `RSA`)".to_owned()
+            Fault::Mismatch(_) => {
+                "look for mixed-up files, or a pair of which only one file was replaced"
             }
-            Self::Encrypted { path } => format!(
-                "the gateway cannot ask for its password: decrypt it with `openssl pkey -in {0} -out {0}.plain`, readable by the gateway's user only",
-                path.display()
-            ),
-            Self::BadKey { .. } => {
-                "use a key of type P-256, P-384, Ed25519, or RSA of 2048 to 8192 bits".to_owned()
+            Fault::BadOcsp => {
+                "fetch it again with `openssl ocsp … -respout FILE`, or remove `ocsp`"
             }
-            Self::Mismatch { .. } => {
-                "look for mixed-up files, or a pair of which only one file was replaced".to_owned()
-            }
-            Self::BadOcsp { .. } => {
-                "fetch it again with `openssl ocsp … -respout FILE`, or remove `ocsp`".to_owned()
-            }
-            Self::Order { .. } => {
+            Fault::Order => {
                 "write the chain with the site's own certificate first, then those that signed it"
-                    .to_owned()
             }
         }
-    }
-
-    /// The file that caused the error.
-    pub(super) fn part(&self, paths: &PairPaths) -> Part {
-        match self {
-            Self::NoKey { .. }
-            | Self::Encrypted { .. }
-            | Self::BadKey { .. }
-            | Self::Mismatch { .. } => Part::Key,
-            Self::Read { path, .. } | Self::Pem { path, .. } if *path == paths.key => Part::Key,
-            Self::Read { path, .. } if *path != paths.cert => Part::Ocsp,
-            Self::BadOcsp { .. } => Part::Ocsp,
-            Self::Read { .. }
-            | Self::Pem { .. }
-            | Self::NoCertificate { .. }
-            | Self::BadCertificate { .. }
-            | Self::NoNames { .. }
-            | Self::Order { .. } => Part::Cert,
-        }
+        .to_owned()
     }
 }
 
@@ -196,10 +207,8 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
     let chain = chain(&paths.cert)?;
     let key = key(&paths.key)?;
     let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
-    let bad = || PairError::BadCertificate {
-        path: paths.cert.clone(),
-    };
-    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| bad())?;
+    let bad = || Fault::BadCertificate.of(Part::Cert, &paths.cert);
+    let parsed = parse(leaf).ok_or_else(bad)?;
     let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
     let not_before = parsed.validity().not_before.timestamp();
     let serial = format!("{:X}", parsed.serial).into_boxed_str();
@@ -214,28 +223,16 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
                 .iter()
                 .any(|other| belongs(vec![other.clone()], &key).is_ok());
             return Err(if is_later {
-                PairError::Order {
-                    path: paths.cert.clone(),
-                }
+                Fault::Order.of(Part::Cert, &paths.cert)
             } else {
-                PairError::Mismatch {
-                    cert: paths.cert.clone(),
-                    key: paths.key.clone(),
-                }
+                Fault::Mismatch(paths.cert.clone()).of(Part::Key, &paths.key)
             });
         }
         Err(TlsError::InvalidCertificate(_)) => return Err(bad()),
-        Err(source) => {
-            return Err(PairError::BadKey {
-                path: paths.key.clone(),
-                source,
-            });
-        }
+        Err(error) => return Err(Fault::BadKey(error).of(Part::Key, &paths.key)),
     };
     if names.is_empty() && !has_addresses {
-        return Err(PairError::NoNames {
-            path: paths.cert.clone(),
-        });
+        return Err(Fault::NoNames.of(Part::Cert, &paths.cert));
     }
     if let Some(ocsp) = &paths.ocsp {
         certified.ocsp = ocsp.read()?;
@@ -249,48 +246,44 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PairError> {
-    fs::read(path).map_err(|source| PairError::Read {
-        path: path.to_owned(),
-        source,
-    })
-}
-
 /// Reads every certificate of a PEM file, which must have at least one.
 pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
-    let text = read(path)?;
+    let failed = |fault: Fault| fault.of(Part::Cert, path);
+    let text = fs::read(path).map_err(|error| failed(Fault::Read(error)))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
-        .map_err(|source| PairError::Pem {
-            path: path.to_owned(),
-            source,
-        })?;
+        .map_err(|error| failed(Fault::Pem(error)))?;
     if chain.is_empty() {
-        return Err(PairError::NoCertificate {
-            path: path.to_owned(),
-        });
+        return Err(failed(Fault::NoCertificate));
     }
     Ok(chain)
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
-    let text = read(path)?;
+    let failed = |fault: Fault| fault.of(Part::Key, path);
+    let text = fs::read(path).map_err(|error| failed(Fault::Read(error)))?;
     let is_encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"]
         .iter()
         .any(|mark| memchr::memmem::find(&text, mark).is_some());
-    let path = path.to_owned();
     if is_encrypted {
-        return Err(PairError::Encrypted { path });
+        return Err(failed(Fault::Encrypted));
     }
-    PrivateKeyDer::from_pem_slice(&text).map_err(|source| match source {
-        pem::Error::NoItemsFound => PairError::NoKey { path },
-        source => PairError::Pem { path, source },
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
+        pem::Error::NoItemsFound => failed(Fault::NoKey),
+        error => failed(Fault::Pem(error)),
     })
+}
+
+/// Parses a certificate in DER.
+pub(super) fn parse(der: &[u8]) -> Option<X509Certificate<'_>> {
+    X509Certificate::from_der(der)
+        .ok()
+        .map(|(_, parsed)| parsed)
 }
 
 /// The DNS names, in lower case, and true if there are addresses. `None` if the extension cannot be
 /// parsed.
-fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
+pub(super) fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
     let extension = certificate.subject_alternative_name().ok()?;
     let Some(extension) = extension else {
         return Some((Box::default(), false));
@@ -312,8 +305,7 @@ fn names(certificate: &X509Certificate<'_>) -> Option<(Box<[Box<str>]>, bool)> {
 
 /// Expiry of a certificate in DER, in seconds since 1970.
 pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    Some(parsed.validity().not_after.timestamp())
+    Some(parse(certificate)?.validity().not_after.timestamp())
 }
 
 /// Creates a certificate for these names that counts as valid until `not_after`, in seconds since

@@ -297,15 +297,15 @@ fn read(
             )
             .help(error.help()),
             // A bad pair of one customer must not stop the certificates of the others.
-            SourceProblem::Pair(_, error) if entry.value.dir.is_some() => Diagnostic::warning(
+            SourceProblem::Pair(error) if entry.value.dir.is_some() => Diagnostic::warning(
                 "edgeway::tls::certificate",
                 place(&entry.value.dir),
                 format!("a pair is left out: {error}"),
             )
             .help(error.help()),
-            SourceProblem::Pair(paths, error) => Diagnostic::error(
+            SourceProblem::Pair(error) => Diagnostic::error(
                 "edgeway::tls::certificate",
-                place(match error.part(paths) {
+                place(match error.part {
                     Part::Cert => &entry.value.cert,
                     Part::Key => &entry.value.key,
                     Part::Ocsp => &entry.value.ocsp,

@@ -11,12 +11,12 @@ mod view;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::io::{self, IsTerminal};
 
-use edgeway_base::{out, units::Span};
+use edgeway_base::{
+    out::{self, Failure},
+    units::Span,
+};
 use edgeway_cli::admin::{AdminOption, OutputFormat};
 use edgeway_operate::monitor::{as_number, interval};
 use tokio::time::sleep;
@@ -42,7 +42,7 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let form = OutputFormat::of(options.json);
     let is_live = !options.once && io::stdout().is_terminal();
     let interval = options.interval.0;
@@ -61,7 +61,7 @@ pub fn run(options: &Options) -> ExitCode {
             OutputFormat::Json => out::data(&report::json(&observation)),
             OutputFormat::Text => out::data(&view::text(&observation)),
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(Ok(()))
     });
-    done.unwrap_or_else(|status| status)
+    done?
 }

@@ -1,12 +1,12 @@
 //! The screen in a terminal: keys, refreshes and orders, until it ends.
 
-use std::{io, process::ExitCode, thread, time::Duration};
+use std::{io, thread, time::Duration};
 
-use edgeway_base::clock::Clock;
+use edgeway_base::{clock::Clock, out::Failure};
 use edgeway_net::tasks::Tasks;
 use edgeway_operate::{
     backends::{Gateway as _, requests},
-    client::{Remote, failed},
+    client::Remote,
 };
 use edgeway_status::client::ClientError;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
@@ -44,14 +44,14 @@ impl Drop for Restored {
 }
 
 /// Shows the screen until a key or a signal ends it.
-pub(super) async fn run(observer: Observer, first: Observation, interval: Duration) -> ExitCode {
-    match Signals::new() {
-        Ok(signals) => {
-            let shown = show(observer, first, interval, signals).await;
-            shown.unwrap_or_else(|error| failed(&format!("cannot use the terminal: {error}")))
-        }
-        Err(error) => failed(&format!("cannot handle signals: {error}")),
-    }
+pub(super) async fn run(
+    observer: Observer,
+    first: Observation,
+    interval: Duration,
+) -> Result<(), Failure> {
+    let signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let shown = show(observer, first, interval, signals).await;
+    Failure::of_status(shown.map_err(|error| format!("cannot use the terminal: {error}"))?)
 }
 
 async fn show(
@@ -59,7 +59,7 @@ async fn show(
     first: Observation,
     interval: Duration,
     mut signals: Signals,
-) -> io::Result<ExitCode> {
+) -> io::Result<u8> {
     let (sender, mut changes) = mpsc::unbounded_channel();
     let client = observer.client();
     let (clock, tasks) = (Clock::machine(), Tasks::default());
@@ -73,11 +73,11 @@ async fn show(
         terminal.draw(|frame| view::draw(&screen, frame.area(), frame.buffer_mut()))?;
         let change = tokio::select! {
             change = changes.recv() => change,
-            code = signals.next() => return Ok(ExitCode::from(code)),
+            code = signals.next() => return Ok(code),
         };
         match change {
             Some(Change::Terminal(event)) => match take(&mut screen, &event?) {
-                Some(Effect::Quit) => return Ok(ExitCode::SUCCESS),
+                Some(Effect::Quit) => return Ok(0),
                 // Not `clear`: it waits for a reply of the terminal, which the thread of keys reads.
                 Some(Effect::Redraw) => terminal.resize(terminal.size()?.into())?,
                 Some(Effect::Run(order)) => {
@@ -94,7 +94,7 @@ async fn show(
                 Err(error) => screen.lose(error.to_string(), clock.wall().into()),
             },
             Some(Change::Done(message)) => screen.message = Some(message),
-            None => return Ok(ExitCode::SUCCESS),
+            None => return Ok(0),
         }
     }
 }

@@ -74,10 +74,7 @@ pub(super) struct Rates {
 
 /// Name of a backend as commands take it.
 pub(super) fn name(upstream: &UpstreamStatus, backend: &BackendStatus) -> Name {
-    Name {
-        upstream: upstream.name.clone(),
-        address: backend.address.clone(),
-    }
+    Name::new(&upstream.name, &backend.address)
 }
 
 /// Makes observations of one gateway, and remembers the counts of the last one.

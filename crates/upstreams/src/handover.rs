@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    backend::{BackendState, KeepAlive},
+    backend_state::{BackendState, KeepAlive},
     eject::{EjectionExport, nanos},
     health::{HealthExport, ProbeLog, ProbeReport},
     operator_decisions::OperatorDecisions,
@@ -99,7 +99,7 @@ impl Zone for UpstreamZone {
             .collect();
         Some(json!({
             "backends": backends,
-            "decisions": self.decisions().to_json(),
+            "decisions": &*self.decisions(),
             "resolved": self.resolved(),
         }))
     }

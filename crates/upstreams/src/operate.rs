@@ -9,8 +9,9 @@ use super::{
     BackendStatus, Upstream,
     backend::{Backend, BackendOrigin},
     operator_decisions::{AddedBackend, OperatorDecisions},
-    target::{Target, parse_target},
+    target::{InvalidTarget, Target, parse_target},
 };
+use crate::base::out::listed;
 
 /// Permission for operations that leave users without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +56,8 @@ pub enum MemberError {
          get 503; force it if that is intended"
     )]
     Last { upstream: String, address: String },
-    #[error("{message}; {help}")]
-    BadAddress { message: String, help: String },
+    #[error(transparent)]
+    BadAddress(#[from] InvalidTarget),
     #[error("a backend's weight must be at least 1")]
     BadWeight,
     #[error("upstream `{upstream}` already has backend `{address}`")]
@@ -105,48 +106,26 @@ pub enum MemberError {
 }
 
 impl MemberError {
-    /// Returns the reason for responses, the audit log and metrics.
-    pub fn reason(&self) -> &'static str {
+    /// Returns the HTTP status and the reason word of a refusal.
+    pub fn status_and_reason(&self) -> (u16, &'static str) {
         match self {
-            Self::Unknown { .. } => "no_such_backend",
-            Self::Last { .. } => "last_backend",
-            Self::BadAddress { .. } => "bad_address",
-            Self::BadWeight => "bad_weight",
-            Self::Exists { .. } => "backend_exists",
-            Self::Written { .. } => "backend_written",
-            Self::FromDns { .. } => "backend_from_dns",
-            Self::NotDrained { .. } => "not_drained",
-            Self::Busy { .. } => "busy",
-            Self::NoReleases { .. } => "no_releases",
-            Self::BadRelease { .. } => "bad_release",
-            Self::ReleaseDown { .. } => "release_down",
-            Self::NoCurrentRelease { .. } => "no_current_release",
-            Self::IsCurrent { .. } => "is_current",
-            Self::CanaryRuns { .. } => "canary_runs",
-            Self::NoCanary { .. } => "no_canary",
-            Self::BadShare { .. } => "bad_share",
-        }
-    }
-
-    /// Returns the HTTP status code of the response.
-    pub fn status(&self) -> u16 {
-        match self {
-            Self::Unknown { .. } | Self::NoCanary { .. } => 404,
-            Self::BadAddress { .. }
-            | Self::BadWeight
-            | Self::NoReleases { .. }
-            | Self::BadRelease { .. }
-            | Self::BadShare { .. } => 422,
-            Self::Last { .. }
-            | Self::Exists { .. }
-            | Self::Written { .. }
-            | Self::FromDns { .. }
-            | Self::NotDrained { .. }
-            | Self::Busy { .. }
-            | Self::NoCurrentRelease { .. }
-            | Self::IsCurrent { .. }
-            | Self::CanaryRuns { .. }
-            | Self::ReleaseDown { .. } => 409,
+            Self::Unknown { .. } => (404, "no_such_backend"),
+            Self::NoCanary { .. } => (404, "no_canary"),
+            Self::Last { .. } => (409, "last_backend"),
+            Self::Exists { .. } => (409, "backend_exists"),
+            Self::Written { .. } => (409, "backend_written"),
+            Self::FromDns { .. } => (409, "backend_from_dns"),
+            Self::NotDrained { .. } => (409, "not_drained"),
+            Self::Busy { .. } => (409, "busy"),
+            Self::ReleaseDown { .. } => (409, "release_down"),
+            Self::NoCurrentRelease { .. } => (409, "no_current_release"),
+            Self::IsCurrent { .. } => (409, "is_current"),
+            Self::CanaryRuns { .. } => (409, "canary_runs"),
+            Self::BadAddress(_) => (422, "bad_address"),
+            Self::BadWeight => (422, "bad_weight"),
+            Self::NoReleases { .. } => (422, "no_releases"),
+            Self::BadRelease { .. } => (422, "bad_release"),
+            Self::BadShare { .. } => (422, "bad_share"),
         }
     }
 }
@@ -208,16 +187,7 @@ impl Upstream {
     /// # Errors
     /// When its address is invalid, or when there is one of that address.
     pub fn add_member(&self, new: &NewMember) -> Result<BackendStatus, MemberError> {
-        let target = parse_target(&new.address).map_err(|why| MemberError::BadAddress {
-            message: why.message,
-            help: why.help,
-        })?;
-        if target.socket_address().is_none() {
-            return Err(MemberError::BadAddress {
-                message: format!("unix socket path `{target}` is too long"),
-                help: "write a path of at most 107 bytes".to_owned(),
-            });
-        }
+        let target = parse_target(&new.address)?;
         self.check_release(new.release.as_deref())?;
         if new.weight == 0 {
             return Err(MemberError::BadWeight);
@@ -339,20 +309,10 @@ impl Upstream {
         let found = members.list.iter().find(|backend| {
             **backend.address() == *address || Some(&backend.target) == parsed.as_ref()
         });
-        found.cloned().ok_or_else(|| {
-            let known: Vec<String> = members
-                .list
-                .iter()
-                .map(|backend| format!("`{}`", backend.address()))
-                .collect();
-            MemberError::Unknown {
-                upstream: self.name.to_string(),
-                address: address.to_owned(),
-                known: match known.as_slice() {
-                    [] => "none".to_owned(),
-                    some => some.join(", "),
-                },
-            }
+        found.cloned().ok_or_else(|| MemberError::Unknown {
+            upstream: self.name.to_string(),
+            address: address.to_owned(),
+            known: listed(members.list.iter().map(|backend| backend.address())),
         })
     }
 }

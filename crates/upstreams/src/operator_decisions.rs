@@ -9,8 +9,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use serde::Deserialize as _;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize as _, Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::{
     canary::{CanaryDecision, CanaryVerdict},
@@ -19,7 +19,7 @@ use super::{
 use crate::base::{private_file, units::Percent};
 
 /// Decisions on one upstream.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct OperatorDecisions {
     /// Added backends, in the order in which they were added.
     pub(super) added: Vec<AddedBackend>,
@@ -27,56 +27,35 @@ pub(super) struct OperatorDecisions {
     /// moment.
     pub(super) drained: BTreeSet<String>,
     /// Release that gets the requests that belong to no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) current: Option<Arc<str>>,
     /// Release on trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) canary: Option<CanaryDecision>,
     /// Verdict on the last trial.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) verdict: Option<CanaryVerdict>,
 }
 
 /// Backend that was added at run time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct AddedBackend {
+    #[serde(rename = "address", serialize_with = "as_text")]
     pub(super) target: Target,
     /// Weight, at least 1.
     pub(super) weight: u16,
     /// Release of the app that runs there.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) release: Option<Arc<str>>,
+}
+
+fn as_text<S: Serializer>(target: &Target, s: S) -> Result<S::Ok, S::Error> {
+    s.collect_str(target)
 }
 
 impl OperatorDecisions {
     fn is_empty(&self) -> bool {
-        self.added.is_empty()
-            && self.drained.is_empty()
-            && self.current.is_none()
-            && self.canary.is_none()
-            && self.verdict.is_none()
-    }
-
-    pub(super) fn to_json(&self) -> Value {
-        let added: Vec<Value> = self
-            .added
-            .iter()
-            .map(|added| {
-                let mut entry =
-                    json!({ "address": added.target.to_string(), "weight": added.weight });
-                if let Some(release) = &added.release {
-                    entry["release"] = json!(&**release);
-                }
-                entry
-            })
-            .collect();
-        let mut decisions = json!({ "added": added, "drained": self.drained });
-        if let Some(current) = &self.current {
-            decisions["current"] = json!(&**current);
-        }
-        if let Some(canary) = &self.canary {
-            decisions["canary"] = json!({ "release": &*canary.release, "share": canary.share });
-        }
-        if let Some(verdict) = &self.verdict {
-            decisions["verdict"] = json!(verdict);
-        }
-        decisions
+        *self == Self::default()
     }
 
     /// Reads as much as possible; another version may have written more, or in another form.
@@ -120,7 +99,6 @@ fn read_canary(value: &Value) -> Option<CanaryDecision> {
 
 fn read_added(value: &Value) -> Option<AddedBackend> {
     let target = parse_target(value.get("address")?.as_str()?).ok()?;
-    target.socket_address()?;
     let weight = value.get("weight").map_or(Some(1), Value::as_u64)?;
     let weight = u16::try_from(weight).ok().filter(|weight| *weight > 0)?;
     let release = value.get("release").and_then(Value::as_str).map(Arc::from);
@@ -212,11 +190,7 @@ fn read(path: &Path) -> io::Result<BTreeMap<String, OperatorDecisions>> {
 }
 
 fn write(path: &Path, stored: &BTreeMap<String, OperatorDecisions>) -> io::Result<()> {
-    let upstreams: Map<String, Value> = stored
-        .iter()
-        .map(|(name, decisions)| (name.clone(), decisions.to_json()))
-        .collect();
-    let mut text = serde_json::to_vec_pretty(&json!({ "upstreams": upstreams }))?;
+    let mut text = serde_json::to_vec_pretty(&json!({ "upstreams": stored }))?;
     text.push(b'\n');
     if let Some(folder) = path.parent() {
         private_file::make_folder(folder)?;

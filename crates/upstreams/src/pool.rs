@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pingora::protocols::l4::ext::TcpKeepalive;
 
-use super::backend::KeepAlive;
+use super::backend_state::KeepAlive;
 
 /// Idle timeout of connections to an upstream's backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

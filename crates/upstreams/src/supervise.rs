@@ -18,7 +18,8 @@ use tokio::{
 
 use super::{
     Upstream,
-    backend::{Backend, BackendState},
+    backend::Backend,
+    backend_state::BackendState,
     dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
     health::{FoundReport, HealthChange, ProbeReport, Prober, Probing, REFUSED, jittered},

@@ -50,8 +50,9 @@ impl TryFrom<&PingoraAddress> for Target {
 }
 
 /// Reason why a text is not an address, and what to write instead.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct InvalidTarget {
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}; {help}")]
+pub struct InvalidTarget {
     pub(super) message: String,
     pub(super) help: String,
 }
@@ -66,13 +67,19 @@ fn refused(message: impl Into<String>, help: impl Into<String>) -> InvalidTarget
 /// Parses `IP:PORT` or `unix:PATH`; fails with message and help.
 pub(super) fn parse_target(text: &str) -> Result<Target, InvalidTarget> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return if path.starts_with('/') && !path.contains('\0') {
-            Ok(Target::Unix(PathBuf::from(path)))
-        } else {
+        let target = Target::Unix(PathBuf::from(path));
+        return if !path.starts_with('/') || path.contains('\0') {
             Err(refused(
                 format!("invalid unix socket path `{text}`"),
                 "write an absolute path, such as `unix:/run/app.sock`".to_owned(),
             ))
+        } else if target.socket_address().is_none() {
+            Err(refused(
+                format!("unix socket path `{text}` is too long"),
+                "write a path of at most 107 bytes",
+            ))
+        } else {
+            Ok(target)
         };
     }
     let bare = without_scheme(text);

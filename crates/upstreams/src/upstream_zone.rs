@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::{
-    backend::BackendState,
+    backend_state::BackendState,
     canary::{CanaryMetrics, CanaryProgress},
     eject::{Cause, EjectPolicy, nanos},
     handover::Inherited,

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use rustls::ClientConfig;
 
 use super::{
-    backend::BackendState,
+    backend_state::BackendState,
     client_tls::{BackendTls, TlsIdentity},
 };
 

@@ -5,7 +5,6 @@ mod rows;
 use std::{
     cell::RefCell,
     ops::ControlFlow,
-    process::ExitCode,
     time::{Duration, Instant},
 };
 
@@ -16,6 +15,7 @@ use edgeway_status::{
 };
 
 use super::{
+    Failure,
     admin::{AdminOption, OutputFormat},
     out,
     path::segment,
@@ -99,35 +99,27 @@ struct Choice {
     id: Option<String>,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let query = options.query();
     let mut printer = Printer::new(options.json);
     if options.follow {
         let path = format!("/v1/requests/stream?{query}");
-        let done = options.admin.ask(OutputFormat::Text, async |client| {
+        return options.admin.ask(OutputFormat::Text, async |client| {
             follow(&client, &path, &mut printer).await
         });
-        return match done {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(status) => status,
-        };
     }
     let path = format!("/v1/requests?{query}");
     let found = options
         .admin
         .ask(OutputFormat::Text, async |client| client.lines(&path).await);
-    match found {
-        Ok(lines) => {
-            if lines.is_empty() {
-                out::note(options.choice.hint());
-            }
-            printer.widen(&lines);
-            // A closed pipe (`| head`) is no error.
-            let _closed = lines.lines().try_for_each(|line| printer.print(line));
-            ExitCode::SUCCESS
-        }
-        Err(status) => status,
+    let lines = found?;
+    if lines.is_empty() {
+        out::note(options.choice.hint());
     }
+    printer.widen(&lines);
+    // A closed pipe (`| head`) is no error.
+    let _closed = lines.lines().try_for_each(|line| printer.print(line));
+    Ok(())
 }
 
 impl Options {

@@ -5,13 +5,13 @@ mod local_ca;
 mod names;
 mod store;
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use edgeway_net::tasks::Tasks;
 use edgeway_proxy::edge::worker;
 
 pub use self::local_ca::{Leaf, LocalCa};
-use super::out;
+use super::{Failure, out};
 
 /// Interval of checks whether the certificate of a running gateway is due.
 const RENEWAL: Duration = Duration::from_hours(1);
@@ -35,19 +35,13 @@ enum Command {
     Show,
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    let done = match options.command {
-        Command::Trust => trust(),
-        Command::Untrust => untrust(),
-        Command::Show => show(),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            out::note(&format!("edgeway: {message}"));
-            ExitCode::FAILURE
-        }
+pub fn run(options: &Options) -> Result<(), Failure> {
+    match options.command {
+        Command::Trust => trust()?,
+        Command::Untrust => untrust()?,
+        Command::Show => show()?,
     }
+    Ok(())
 }
 
 fn trust() -> Result<(), String> {

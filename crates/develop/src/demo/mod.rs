@@ -9,7 +9,6 @@ use std::{
     net::SocketAddr,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use edgeway_base::shell::shown;
@@ -19,6 +18,7 @@ use edgeway_status::admin_socket;
 
 use self::{apps::DemoApps, page::Page};
 use super::{
+    Failure,
     foreground::{self, Foreground},
     out,
     proxy::address::ListenAddress,
@@ -61,17 +61,14 @@ pub struct Options {
 const PRINTED: &str =
     "# The ports change with each start. The plugin is in `plugins/` of Edgeway's sources.\n";
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     if options.print {
         out::data(&printed(options));
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
     // Until the gateway has printed what to try, nothing but problems.
     log::init_with(LogFormat::Text, "warn");
-    let birth = match foreground::launched() {
-        Ok(birth) => birth,
-        Err(status) => return status,
-    };
+    let birth = foreground::launched()?;
     let socket = foreground::admin_socket(options.listen.port());
     let base = base(options.listen);
     let started = PluginFolder::make().and_then(|plugin| {
@@ -94,10 +91,10 @@ pub fn run(options: &Options) -> ExitCode {
             let message = format!("edgeway: cannot start the apps of the demonstration: {error}");
             birth.inherited.report().refuses(&message);
             out::note(&message);
-            return ExitCode::FAILURE;
+            return Err(Failure::FAILED);
         }
     };
-    let status = foreground::serve(
+    let served = foreground::serve(
         birth,
         Foreground {
             name: "demo.yaml",
@@ -106,7 +103,7 @@ pub fn run(options: &Options) -> ExitCode {
         },
     );
     apps.stop();
-    status
+    served
 }
 
 /// Returns the URL at which a browser of this machine finds the listener.

@@ -7,7 +7,6 @@ mod overlay;
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::ExitCode,
     sync::Arc,
     time::Duration,
 };
@@ -15,14 +14,14 @@ use std::{
 use edgeway_config::source::Overlay;
 use edgeway_gateway as gateway;
 use edgeway_process::{
-    boot::{self, BootError, BootOptions},
+    boot::{self, BootOptions},
     handover::LaunchState,
     log,
 };
 
 use self::child::DevServer;
 use super::{
-    EX_CONFIG,
+    Failure,
     ca::{self, LocalCa},
     check, foreground, out,
     project::Project,
@@ -65,18 +64,15 @@ pub struct Options {
     https: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     log::init();
-    let birth = match foreground::launched() {
-        Ok(birth) => birth,
-        Err(status) => return status,
-    };
+    let birth = foreground::launched()?;
     match prepare(options) {
         Ok(prepared) => serve(birth, prepared),
-        Err(Refused { message, status }) => {
+        Err(Refused { message, failure }) => {
             birth.inherited.report().refuses(&message);
             out::note(&message);
-            status
+            Err(failure)
         }
     }
 }
@@ -84,14 +80,14 @@ pub fn run(options: &Options) -> ExitCode {
 /// Why nothing is started.
 struct Refused {
     message: String,
-    status: ExitCode,
+    failure: Failure,
 }
 
 impl From<String> for Refused {
     fn from(message: String) -> Self {
         Self {
             message: format!("edgeway: {message}"),
-            status: ExitCode::FAILURE,
+            failure: Failure::FAILED,
         }
     }
 }
@@ -203,7 +199,7 @@ fn overlay_of(
     let Some(file) = &written.file else {
         return Err(Refused {
             message: check::report(&written),
-            status: ExitCode::from(EX_CONFIG),
+            failure: Failure::CONFIG,
         });
     };
     let upstream =
@@ -242,7 +238,7 @@ fn look_for(port: u16, script: &str, workspace: Option<&Path>) {
     ));
 }
 
-fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
+fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
     let Prepared {
         loaded,
         file: at,
@@ -256,17 +252,11 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
         out::note(&check::report(&loaded));
     }
     let Some(file) = loaded.file else {
-        return ExitCode::from(EX_CONFIG);
+        return Err(Failure::CONFIG);
     };
     let shown = command.to_string();
     let port = command.port();
-    let dev_server = match DevServer::start(command, &url) {
-        Ok(dev_server) => dev_server,
-        Err(message) => {
-            out::note(&format!("edgeway: {message}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let dev_server = DevServer::start(command, &url)?;
     std::thread::spawn({
         let shown = shown.clone();
         move || look_for(port, &shown, workspace.as_deref())
@@ -290,26 +280,15 @@ fn serve(birth: LaunchState, prepared: Prepared) -> ExitCode {
         // A configuration for development is nothing to start a gateway from later.
         sources: None,
         overlay,
-        warn: Box::new({
-            let sources = loaded.sources.clone();
-            move |diagnostics| out::note(&check::render(&sources, diagnostics))
-        }),
+        warn: check::note_of(&loaded.sources),
         hangup: foreground::hangup(),
     });
     let has_failed = dev_server.end();
     drop(renewal);
-    match outcome {
-        Ok(_) if has_failed => ExitCode::FAILURE,
-        Ok(status) => ExitCode::from(status),
-        Err(BootError::Config { diagnostics }) => {
-            out::note(&check::render(&loaded.sources, &diagnostics));
-            ExitCode::from(EX_CONFIG)
-        }
-        Err(error) => {
-            out::note(&foreground::failure(&error));
-            ExitCode::FAILURE
-        }
+    if has_failed && outcome.is_ok() {
+        return Err(Failure::FAILED);
     }
+    foreground::ended(outcome, &loaded.sources, out::note)
 }
 
 /// First port that an app may get, and number of them.

@@ -8,14 +8,13 @@ use std::{
     fs::OpenOptions,
     io::{self, Write as _},
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use edgeway_base::shell::shown;
 
 use self::yaml::Draft;
 use super::{
-    check, out,
+    Failure, check, out,
     project::{App, Framework, Project, RunningApp},
 };
 
@@ -35,20 +34,10 @@ pub struct Options {
     force: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    match init(options) {
-        Ok(status) => status,
-        Err(message) => {
-            out::note(&format!("edgeway: {message}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn init(options: &Options) -> Result<ExitCode, String> {
+pub fn run(options: &Options) -> Result<(), Failure> {
     let folder = &options.folder;
     if !folder.is_dir() {
-        return Err(format!("`{}` is not a folder", folder.display()));
+        return Err(format!("`{}` is not a folder", folder.display()).into());
     }
     let mut project = Project::read(folder);
     let apps = project.apps();
@@ -73,7 +62,7 @@ fn init(options: &Options) -> Result<ExitCode, String> {
     let report = checked.report();
     if checked.gateway.is_none() {
         out::note(&report);
-        return Ok(ExitCode::FAILURE);
+        return Err(Failure::FAILED);
     }
     if checked.has_findings() {
         out::note(&report);
@@ -82,7 +71,7 @@ fn init(options: &Options) -> Result<ExitCode, String> {
     out::note(&next_commands(folder, &project, &apps, draft.port()));
     out::note("");
     out::note(&service::drop_ins(folder, &project, &apps));
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn write(path: &Path, text: &str, force: bool) -> Result<(), String> {

@@ -20,7 +20,7 @@ fn made(files: &[(&str, &str)]) -> (String, Vec<String>, tempfile::TempDir) {
         app: None,
         force: false,
     };
-    init(&options).unwrap();
+    run(&options).unwrap();
     let path = folder.path().join(FILE);
     let checked = check::load(&path);
     assert!(!checked.has_findings(), "{}", checked.report());
@@ -120,11 +120,13 @@ fn an_existing_file_is_replaced_only_by_force() {
         app: None,
         force: false,
     };
-    let refused = init(&options).unwrap_err();
+    let Err(Failure::Message(refused)) = run(&options) else {
+        panic!("the file is there");
+    };
     assert!(refused.contains("--force"), "{refused}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "mine");
     options.force = true;
-    init(&options).unwrap();
+    run(&options).unwrap();
     assert_ne!(fs::read_to_string(&path).unwrap(), "mine");
 }
 

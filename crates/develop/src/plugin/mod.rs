@@ -6,7 +6,7 @@ mod printed;
 mod run;
 mod test;
 
-use std::{fmt::Write as _, future::Future, process::ExitCode};
+use std::{fmt::Write as _, future::Future};
 
 use clap::Subcommand;
 use edgeway_script::Failure;
@@ -34,19 +34,16 @@ enum PluginCommand {
     Run(Box<run::Options>),
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    let outcome = match &options.command {
+pub fn run(options: &Options) -> Result<(), out::Failure> {
+    let is_ok = match &options.command {
         PluginCommand::New(options) => new::run(options),
         PluginCommand::Test(options) => block_on(test::run(options)),
         PluginCommand::Run(options) => block_on(run::run(options)),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(why) => {
-            out::note(&format!("edgeway: {why}"));
-            ExitCode::FAILURE
-        }
+    }?;
+    if is_ok {
+        Ok(())
+    } else {
+        Err(out::Failure::FAILED)
     }
 }
 

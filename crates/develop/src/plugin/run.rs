@@ -265,24 +265,19 @@ impl SimulatedRequest<'_> {
         }
     }
 
+    /// Returns the input of a hook that gets the request as it is forwarded.
+    fn forwarded(&self) -> Input {
+        Input {
+            headers: self.headers.clone(),
+            ..self.input.clone()
+        }
+    }
+
     /// Runs a hook if the plugin has it, and prints the result.
-    async fn meet(
-        &mut self,
-        hook: Hook,
-        headers: &HeaderMap,
-        response: Option<(StatusCode, HeaderMap)>,
-        hook_input: HookInput,
-    ) -> Option<Result<Output, Failure>> {
+    async fn meet(&mut self, hook: Hook, input: Input) -> Option<Result<Output, Failure>> {
         if !self.trial.has(hook) {
             return None;
         }
-        let input = Input {
-            headers: headers.clone(),
-            response,
-            reason: hook_input.reason.map(Cow::Borrowed),
-            entry: hook_input.entry,
-            ..self.input.clone()
-        };
         let mut ran = self.trial.run(hook, input).await;
         if let (Hook::Route, Ok(Output { result, .. })) = (hook, &ran.outcome)
             && let HookResult::Text(name) = result
@@ -311,13 +306,12 @@ impl SimulatedRequest<'_> {
             body: None,
             reason: Some(FAILED),
         };
-        let input = HookInput {
-            reason: Some(FAILED),
-            entry: None,
+        let input = Input {
+            response: Some((head.status, HeaderMap::new())),
+            reason: Some(Cow::Borrowed(FAILED)),
+            ..self.forwarded()
         };
-        let response = Some((head.status, HeaderMap::new()));
-        let headers = self.headers.clone();
-        let outcome = self.meet(Hook::Error, &headers, response, input).await;
+        let outcome = self.meet(Hook::Error, input).await;
         if let Some(Ok(Output {
             result: HookResult::Response(response),
             ..
@@ -333,9 +327,7 @@ impl SimulatedRequest<'_> {
     /// Runs the hooks before the request is forwarded. Returns the response if one of them ends the
     /// request.
     async fn request(&mut self) -> Option<SimulatedResponse> {
-        let none = HookInput::default;
-        let headers = self.headers.clone();
-        match self.meet(Hook::Request, &headers, None, none()).await {
+        match self.meet(Hook::Request, self.forwarded()).await {
             None => {}
             Some(Err(_)) => {
                 if let Some(head) = self.failed().await {
@@ -355,9 +347,8 @@ impl SimulatedRequest<'_> {
                 self.added.extend(output.response);
             }
         }
-        let headers = self.headers.clone();
-        self.meet(Hook::CacheKey, &headers, None, none()).await;
-        match self.meet(Hook::Route, &headers, None, none()).await {
+        self.meet(Hook::CacheKey, self.forwarded()).await;
+        match self.meet(Hook::Route, self.forwarded()).await {
             Some(Err(_)) => self.failed().await,
             Some(Ok(Output {
                 result: HookResult::Text(name),
@@ -372,12 +363,7 @@ impl SimulatedRequest<'_> {
 
     /// Runs the hook before the backend. Returns the response if it ends the request.
     async fn sent(&mut self) -> Option<SimulatedResponse> {
-        let headers = self.headers.clone();
-        let input = HookInput::default();
-        let outcome = self
-            .meet(Hook::UpstreamRequest, &headers, None, input)
-            .await;
-        match outcome {
+        match self.meet(Hook::UpstreamRequest, self.forwarded()).await {
             None => None,
             Some(Err(_)) => self.failed().await,
             Some(Ok(output)) => {
@@ -389,12 +375,11 @@ impl SimulatedRequest<'_> {
 
     /// Runs a response hook.
     async fn on_response(&mut self, hook: Hook, head: &mut SimulatedResponse) {
-        let headers = self.input.headers.clone();
-        let response = Some((head.status, head.headers.clone()));
-        let outcome = self
-            .meet(hook, &headers, response, HookInput::default())
-            .await;
-        let Some(Ok(output)) = outcome else {
+        let input = Input {
+            response: Some((head.status, head.headers.clone())),
+            ..self.input.clone()
+        };
+        let Some(Ok(output)) = self.meet(hook, input).await else {
             return;
         };
         header_changes::apply(&output.response, &mut head.headers);
@@ -424,12 +409,11 @@ impl SimulatedRequest<'_> {
             "route": self.input.route,
             "reason": head.reason,
         });
-        let input = HookInput {
-            reason: None,
+        let input = Input {
             entry: Some(entry.to_string()),
+            ..self.input.clone()
         };
-        let headers = self.input.headers.clone();
-        self.meet(Hook::Log, &headers, None, input).await;
+        self.meet(Hook::Log, input).await;
     }
 
     /// Prints the resulting request and response as JSON.
@@ -458,13 +442,6 @@ impl SimulatedRequest<'_> {
         });
         out::data(&format!("{result:#}\n"));
     }
-}
-
-/// Inputs of a hook besides the request.
-#[derive(Default)]
-struct HookInput {
-    reason: Option<&'static str>,
-    entry: Option<String>,
 }
 
 /// Converts a plugin's own response to the form in which it is sent.

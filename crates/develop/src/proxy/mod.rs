@@ -4,7 +4,7 @@
 pub mod address;
 pub mod yaml;
 
-use std::{net::SocketAddr, path::Path, process::ExitCode};
+use std::{net::SocketAddr, path::Path};
 
 use edgeway_config::scalar::quoted;
 use edgeway_process::log;
@@ -14,6 +14,7 @@ use self::{
     yaml::{Https, ProxyYaml},
 };
 use super::{
+    Failure,
     ca::{self, LocalCa},
     foreground::{self, Foreground},
     out,
@@ -54,21 +55,17 @@ pub struct Options {
     print: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     if !options.print {
         log::init();
     }
     // Before any file is opened.
-    let birth = match foreground::launched() {
-        Ok(birth) => birth,
-        Err(status) => return status,
-    };
+    let birth = foreground::launched()?;
     let planned = match plan(options) {
         Ok(planned) => planned,
         Err(message) => {
             birth.inherited.report().refuses(&message);
-            out::note(&format!("edgeway: {message}"));
-            return ExitCode::FAILURE;
+            return Err(message.into());
         }
     };
     let yaml = planned.yaml.text();
@@ -77,12 +74,12 @@ pub fn run(options: &Options) -> ExitCode {
         if let Some(note) = beside(planned.yaml.listen) {
             out::note(&note);
         }
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
     let renewal = planned
         .authority
         .map(|(authority, names)| ca::keep_fresh(authority, names));
-    let status = foreground::serve(
+    let served = foreground::serve(
         birth,
         Foreground {
             name: NAME,
@@ -91,7 +88,7 @@ pub fn run(options: &Options) -> ExitCode {
         },
     );
     drop(renewal);
-    status
+    served
 }
 
 /// Returns what the printed file lacks as long as another gateway runs here.

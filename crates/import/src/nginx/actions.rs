@@ -44,18 +44,17 @@ pub(super) fn handler<'a>(scope: &Scope<'a>, name: &str) -> Option<&'a Directive
 
 impl<'a> Routes<'a, '_> {
     /// Translates `internal`, for a location that does what `keys` say.
-    pub(super) fn internal(&mut self, scope: &Scope<'a>, keys: &mut Map<String, Value>) {
+    pub(super) fn internal(scope: &Scope<'a>, keys: &mut Map<String, Value>) {
         if let Some(directive) = scope.one("internal") {
             keys.insert(INTERNAL.to_owned(), true.into());
             if let Some(files) = keys.get_mut("files") {
                 files["internal"] = json!([ALL_UPSTREAMS]);
-                self.fates
-                    .carried(directive, "also for `X-Accel-Redirect` of all upstreams");
+                directive.carried("also for `X-Accel-Redirect` of all upstreams");
             } else if keys.contains_key("upstream") {
                 let note = "`X-Accel-Redirect` leads to files only";
-                self.fates.changed(directive, note);
+                directive.changed(note);
             } else {
-                self.fates.carried(directive, "");
+                directive.carried("");
             }
         }
     }
@@ -68,8 +67,7 @@ impl<'a> Routes<'a, '_> {
     ) -> Map<String, Value> {
         let scope = &location.scope;
         if let Some(directive) = FOREIGN.iter().find_map(|name| handler(scope, name)) {
-            self.fates
-                .closed(directive, "this gateway speaks HTTP to its backends");
+            directive.closed("this gateway speaks HTTP to its backends");
             return shut();
         }
         if let Some(pass) = handler(scope, "proxy_pass") {
@@ -81,20 +79,17 @@ impl<'a> Routes<'a, '_> {
     fn pass(&mut self, pass: &'a Directive, location: &Location<'a>) -> Map<String, Value> {
         let scope = &location.scope;
         let Some(read) = self.destination(pass, scope) else {
-            self.fates.closed(
-                pass,
-                "a destination with these variables has no counterpart",
-            );
+            pass.closed("a destination with these variables has no counterpart");
             return shut();
         };
-        self.fates.carried(pass, "");
+        pass.carried("");
         let Pass { to, by_table, with } = read;
-        let name = self.upstreams.name(&to, pass, scope, &mut self.fates);
+        let name = self.upstreams.name(&to, pass, scope);
         let mut keys = Map::from_iter([("upstream".to_owned(), Value::from(name))]);
         if let Some(table) = &by_table {
             keys.insert("upstream_by".to_owned(), table.clone().into());
         }
-        self.host_header(&to, by_table.is_some(), scope, &mut keys);
+        Self::host_header(&to, by_table.is_some(), scope, &mut keys);
         let prefix = location.path();
         let rewrites = scope.own("rewrite");
         let mut rewrites = rewrites.iter();
@@ -120,27 +115,24 @@ impl<'a> Routes<'a, '_> {
         let upgrade = { headers }.find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
         let websocket = match upgrade {
             Some(upgrade) => {
-                self.fates.carried(upgrade, "");
+                upgrade.carried("");
                 true.into()
             }
             None => "ignore".into(),
         };
         keys.insert("websocket".to_owned(), websocket);
-        if let Some(timeouts) = timeouts(scope, &mut self.fates) {
+        if let Some(timeouts) = timeouts(scope) {
             keys.insert("timeouts".to_owned(), timeouts);
         }
-        if let Some(sent) = sent_as::of(scope, &mut self.fates) {
+        if let Some(sent) = sent_as::of(scope) {
             keys.insert("upstream_request".to_owned(), sent);
         }
         let has_variables = plain(pass.arg(0)).is_none();
-        let rules = rewrites::of((&to, has_variables), prefix, scope, &mut self.fates);
+        let rules = rewrites::of((&to, has_variables), prefix, scope);
         keys.insert("response_rewrite".to_owned(), rules);
         for one in scope.nearest("proxy_set_header") {
             if one.arg(0).eq_ignore_ascii_case("connection") {
-                self.fates.carried(
-                    one,
-                    "connections are kept, and upgrades pass where they are allowed",
-                );
+                one.carried("connections are kept, and upgrades pass where they are allowed");
             }
         }
         keys
@@ -191,7 +183,7 @@ impl<'a> Routes<'a, '_> {
             if to.path.is_some() {
                 return None;
             }
-            let name = self.upstreams.name(&to, pass, scope, &mut self.fates);
+            let name = self.upstreams.name(&to, pass, scope);
             names.insert(result.clone(), name.into());
             first.get_or_insert(to);
         }
@@ -213,7 +205,6 @@ impl<'a> Routes<'a, '_> {
 
     /// Translates the `Host` that a backend gets.
     fn host_header(
-        &mut self,
         to: &Destination,
         is_chosen: bool,
         scope: &Scope<'a>,
@@ -226,8 +217,7 @@ impl<'a> Routes<'a, '_> {
             Some("$host") => Some("name".to_owned()),
             None | Some("$proxy_host") => {
                 if let Some(one) = written.filter(|_| is_chosen) {
-                    self.fates
-                        .changed(one, "`$proxy_host` is that of the first upstream");
+                    one.changed("`$proxy_host` is that of the first upstream");
                 }
                 Some(match to.authority.strip_prefix("unix:") {
                     Some(_) => "localhost".to_owned(),
@@ -238,7 +228,7 @@ impl<'a> Routes<'a, '_> {
                 let Some(text) = tables::header(text, scope).filter(|text| !text.is_empty()) else {
                     if let Some(written) = written {
                         let note = "the backend gets `Host` as the client sent it";
-                        self.fates.lost(written, note);
+                        written.lost(note);
                     }
                     return;
                 };
@@ -246,7 +236,7 @@ impl<'a> Routes<'a, '_> {
             }
         };
         if let Some(written) = written {
-            self.fates.carried(written, "");
+            written.carried("");
         }
         if let Some(host) = host {
             keys.insert("host_header".to_owned(), host.into());
@@ -265,10 +255,10 @@ impl<'a> Routes<'a, '_> {
         let all = all.filter_map(|one| Some((super::conditions::of_own_file(one)?, one)));
         let (mut there, mut missing, mut folders) = (None, None, false);
         for ((is_negated, has_folders), directive) in all {
-            self.fates.carried(directive, "");
+            directive.carried("");
             for inner in directive.children() {
                 if ["break", "set"].contains(&inner.name.as_str()) {
-                    self.fates.carried(inner, "");
+                    inner.carried("");
                 }
             }
             folders |= has_folders;
@@ -304,8 +294,7 @@ impl<'a> Routes<'a, '_> {
         };
         if is_passed {
             let (directive, _) = rest?;
-            self.fates
-                .closed(directive, "a backend for existing files has no counterpart");
+            directive.closed("a backend for existing files has no counterpart");
             return Some(shut());
         }
         let mut keys = self.keys(place, block);
@@ -330,17 +319,17 @@ impl<'a> Routes<'a, '_> {
         let path = path.filter(|path| !path.contains('{'));
         let tries = handler(scope, "try_files");
         let (Some(root), Some(path)) = (root, path) else {
-            return self.without_root(place, location, tries);
+            return Self::without_root(place, location, tries);
         };
-        self.fates.changed(root, OF_FILES);
+        root.changed(OF_FILES);
         let mut files = json!({
             "root": path, "dot_files": true, "symlinks": "follow", "reroute_index": true,
         });
         let dates = scope.one("if_modified_since");
         if let Some(dates) = dates {
             match dates.arg(0) {
-                "off" => self.fates.lost(dates, "`If-Modified-Since` counts"),
-                _ => self.fates.carried(dates, ""),
+                "off" => dates.lost("`If-Modified-Since` counts"),
+                _ => dates.carried(""),
             }
         }
         if dates.map(|dates| dates.arg(0)) != Some("before") {
@@ -352,24 +341,23 @@ impl<'a> Routes<'a, '_> {
                 .filter(|name| !name.contains(['/', '$']) && !name.is_empty())
                 .collect();
             if names.len() == index.args.len() {
-                self.fates.carried(index, "");
+                index.carried("");
             } else {
-                self.fates.changed(index, "without paths and variables");
+                index.changed("without paths and variables");
             }
             files["index"] = json!(names);
         }
         if let Some(list) = scope.one("autoindex").filter(|list| list.is_on()) {
-            self.fates
-                .lost(list, "there are no listings of folders: 403");
+            list.lost("there are no listings of folders: 403");
         }
         let gzip = scope.one("gzip_static");
         if let Some(gzip) = gzip.filter(|gzip| gzip.arg(0) != "off") {
-            self.fates.carried(gzip, "");
+            gzip.carried("");
             files["precompressed"] = json!(["gzip"]);
         }
         self.media_types(scope, &mut files);
         if let Some(tries) = tries {
-            self.tries(tries, place, scope, &mut files);
+            Self::tries(tries, place, scope, &mut files);
         }
         let mut keys = Map::from_iter([("files".to_owned(), files)]);
         if alias.is_some() {
@@ -377,7 +365,7 @@ impl<'a> Routes<'a, '_> {
             let is_known =
                 |prefix: &&str| is_file || prefix.ends_with('/') == root.arg(0).ends_with('/');
             let Some(prefix) = location.path().filter(is_known) else {
-                self.fates.closed(root, "this `alias` has no counterpart");
+                root.closed("this `alias` has no counterpart");
                 return shut();
             };
             let regex = spelled(prefix);
@@ -404,18 +392,17 @@ impl<'a> Routes<'a, '_> {
 
     /// Returns the keys of a location with the files of nginx itself, of which there are none here.
     fn without_root(
-        &mut self,
         place: &Place<'_, 'a>,
         location: &Location<'a>,
         tries: Option<&'a Directive>,
     ) -> Map<String, Value> {
         let is_server = location.directive.id == place.server.directive.id;
         if let Some(tries) = tries {
-            self.fates.lost(tries, "its location has no fixed `root`");
+            tries.lost("its location has no fixed `root`");
         }
         if !is_server && location.scope.one("internal").is_none() {
             let note = "it has no `root`: 404 instead of the files that nginx installs";
-            self.fates.changed(location.directive, note);
+            location.directive.changed(note);
         }
         let mut keys = Map::from_iter([("respond".to_owned(), json!(404))]);
         let rules = location.scope.nearest_of(&["allow", "deny"]);
@@ -431,13 +418,7 @@ impl<'a> Routes<'a, '_> {
     }
 
     /// Translates `try_files`.
-    fn tries(
-        &mut self,
-        tries: &Directive,
-        place: &Place<'_, 'a>,
-        scope: &Scope<'a>,
-        files: &mut Value,
-    ) {
+    fn tries(tries: &Directive, place: &Place<'_, 'a>, scope: &Scope<'a>, files: &mut Value) {
         let Some((last, paths)) = tries.args.split_last() else {
             return;
         };
@@ -456,11 +437,10 @@ impl<'a> Routes<'a, '_> {
             path.map(|path| json!({ "reroute": path }))
         };
         let (Some(paths), Some(otherwise)) = (paths, otherwise) else {
-            self.fates
-                .lost(tries, "a variable of it has no counterpart: files alone");
+            tries.lost("a variable of it has no counterpart: files alone");
             return;
         };
-        self.fates.carried(tries, "");
+        tries.carried("");
         files["try"] = json!(paths);
         files["otherwise"] = otherwise;
     }

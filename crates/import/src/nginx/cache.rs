@@ -5,10 +5,9 @@ use serde_json::{Map, Value, json};
 use super::{
     filters::Filters,
     parse::Directive,
-    report::Fates,
     scope::Scope,
     tables::{header, mark},
-    words::{Piece, duration, milliseconds, parameter, pieces},
+    words::{self, Piece, duration, milliseconds, parameter, pieces},
 };
 
 /// Statuses without an own line in `proxy_cache_valid` that `any` stands for, besides those that
@@ -18,16 +17,16 @@ const OTHERS: [u16; 16] = [
 ];
 
 /// Translates `proxy_cache` and what belongs to it.
-pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
-    let ignored = ignored(scope, fates);
+pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters) {
+    let ignored = ignored(scope);
     let Some(zone) = scope.one("proxy_cache") else {
         return;
     };
     if zone.arg(0) == "off" {
-        fates.carried(zone, "");
+        zone.carried("");
         return;
     }
-    let Some(key) = key(zone, scope, fates) else {
+    let Some(key) = key(zone, scope) else {
         return;
     };
     let mut value = json!({ "mode": "strict", "anonymous_cookies": ["*"], "whole": true, "ranges": "announced", "keep_on_write": true });
@@ -35,17 +34,16 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         ("proxy_no_cache", "no_store_if"),
         ("proxy_cache_bypass", "bypass_if"),
     ] {
-        match values(name, scope, fates) {
+        match values(name, scope) {
             Some(list) if list.is_empty() => {}
             Some(list) => value[own] = list.into(),
             None => {
-                fates.lost(zone, format!("no cache, since `{name}` has no counterpart"));
+                zone.lost(format!("no cache, since `{name}` has no counterpart"));
                 return;
             }
         }
     }
-    fates.changed(
-        zone,
+    zone.changed(
         "in memory, by RFC 9111: requests with `Authorization` share only responses that say \
          `public`; `X-Accel-Expires` is ignored; responses have `Age`; conditions follow RFC 9110 \
          and 9111: `If-None-Match` overrides `If-Modified-Since`, which is compared with `Date` if \
@@ -60,9 +58,9 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     if !ignored.is_empty() {
         value["ignore_headers"] = ignored.into();
     }
-    min_uses(zone, scope, &mut value, fates);
-    lifetimes(scope, &mut value, fates);
-    stale(scope, &mut value, fates);
+    min_uses(zone, scope, &mut value);
+    lifetimes(scope, &mut value);
+    stale(scope, &mut value);
     for name in [
         "proxy_cache_lock",
         "proxy_cache_lock_timeout",
@@ -71,14 +69,14 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         "proxy_cache_background_update",
     ] {
         for directive in scope.nearest(name) {
-            fates.carried(directive, "always so");
+            directive.carried("always so");
         }
     }
     filters.keys.insert("cache".to_owned(), value);
 }
 
 /// Translates `proxy_ignore_headers`, as far as the cache reads these headers.
-fn ignored(scope: &Scope<'_>, fates: &mut Fates) -> Vec<&'static str> {
+fn ignored(scope: &Scope<'_>) -> Vec<&'static str> {
     const KNOWN: [&str; 4] = ["cache-control", "expires", "set-cookie", "vary"];
     let mut found = Vec::new();
     for directive in scope.nearest("proxy_ignore_headers") {
@@ -109,9 +107,9 @@ fn ignored(scope: &Scope<'_>, fates: &mut Fates) -> Vec<&'static str> {
             .is_some_and(|zone| zone.arg(0) != "off");
         notes.retain(|note| has_cache || note.contains("Redirect"));
         if notes.is_empty() {
-            fates.carried(directive, "");
+            directive.carried("");
         } else {
-            fates.changed(directive, notes.join("; "));
+            directive.changed(notes.join("; "));
         }
     }
     found
@@ -119,12 +117,9 @@ fn ignored(scope: &Scope<'_>, fates: &mut Fates) -> Vec<&'static str> {
 
 /// Returns the key of the cache beside scheme, host, path and query; `None` if responses would be
 /// shared that nginx keeps apart.
-fn key(zone: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Map<String, Value>> {
+fn key(zone: &Directive, scope: &Scope<'_>) -> Option<Map<String, Value>> {
     let Some(directive) = scope.one("proxy_cache_key") else {
-        fates.changed(
-            zone,
-            "the key also has the requested host, and the path is in its normal form",
-        );
+        zone.changed("the key also has the requested host, and the path is in its normal form");
         return Some(Map::new());
     };
     let mut values = Vec::new();
@@ -147,8 +142,8 @@ fn key(zone: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Map<Str
             name => {
                 let Some(value) = value_of(&format!("${name}"), scope) else {
                     let note = format!("`${name}` of its `proxy_cache_key` has no counterpart");
-                    fates.lost(zone, format!("no cache, since {note}"));
-                    fates.lost(directive, note);
+                    zone.lost(format!("no cache, since {note}"));
+                    directive.lost(note);
                     return None;
                 };
                 if !values.contains(&value) {
@@ -182,21 +177,21 @@ fn key(zone: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Map<Str
         notes.push("a request that has a part of the key twice bypasses the cache".to_owned());
         key.insert("values".to_owned(), values.into());
     }
-    fates.changed(directive, notes.join("; "));
+    directive.changed(notes.join("; "));
     Some(key)
 }
 
 /// Returns the values of a directive of which one that is neither empty nor `0` counts; `None` if a
 /// variable has no counterpart.
-fn values(name: &str, scope: &Scope<'_>, fates: &mut Fates) -> Option<Vec<String>> {
+fn values(name: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
     let mut found = Vec::new();
     for directive in scope.nearest(name) {
         for arg in &directive.args {
             let Some(value) = value_of(arg, scope) else {
-                fates.lost(directive, format!("`{arg}` has no counterpart"));
+                directive.lost(format!("`{arg}` has no counterpart"));
                 return None;
             };
-            mark(directive, &value, scope, fates);
+            mark(directive, &value, scope);
             if !found.contains(&value) {
                 found.push(value);
             }
@@ -215,39 +210,36 @@ fn value_of(value: &str, scope: &Scope<'_>) -> Option<String> {
     }
 }
 
-fn min_uses(zone: &Directive, scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
+fn min_uses(zone: &Directive, scope: &Scope<'_>, value: &mut Value) {
     let Some(directive) = scope.one("proxy_cache_min_uses") else {
         return;
     };
     let Some(number) = directive.arg(0).parse::<u32>().ok().filter(|n| *n > 0) else {
-        fates.lost(directive, "this number is not known");
+        directive.lost("this number is not known");
         return;
     };
     value["min_uses"] = number.into();
     let zones = scope.outermost().iter();
     let mut own = zones.filter(|path| {
-        path.name == "proxy_cache_path"
-            && parameter(path, "keys_zone").and_then(|zone| zone.split(':').next())
-                == Some(zone.arg(0))
+        path.name == "proxy_cache_path" && words::zone(path, "keys_zone") == Some(zone.arg(0))
     });
     let inactive = own.next().and_then(|path| parameter(path, "inactive"));
     if number == 1 {
-        fates.carried(directive, "");
+        directive.carried("");
         return;
     }
-    fates.changed(
-        directive,
+    directive.changed(
         "a `HEAD` before that reaches the backend without `if-none-match`, `if-modified-since` and \
          `range`",
     );
     if inactive.is_some_and(|time| milliseconds(time) != Some(600_000)) {
         let note = "counted again after ten minutes without a request; `inactive` has no effect";
-        fates.changed(directive, note);
+        directive.changed(note);
     }
 }
 
 /// Translates `proxy_cache_valid`: of the lines for a status, the first counts.
-fn lifetimes(scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
+fn lifetimes(scope: &Scope<'_>, value: &mut Value) {
     let mut by_status = Map::new();
     let mut any = None;
     for valid in scope.nearest("proxy_cache_valid") {
@@ -255,10 +247,10 @@ fn lifetimes(scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
             continue;
         };
         let Some(time) = milliseconds(time) else {
-            fates.lost(valid, "this time is not known");
+            valid.lost("this time is not known");
             continue;
         };
-        fates.carried(valid, "");
+        valid.carried("");
         let time = duration(time);
         let usual = ["200", "301", "302"].map(str::to_owned);
         let codes: &[String] = if codes.is_empty() { &usual } else { codes };
@@ -269,10 +261,7 @@ fn lifetimes(scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
                 Ok(200..=205 | 207..=303 | 305..=599) => {
                     by_status.entry(code).or_insert_with(|| time.clone().into());
                 }
-                _ => fates.changed(
-                    valid,
-                    format!("responses of status `{code}` are not stored"),
-                ),
+                _ => valid.changed(format!("responses of status `{code}` are not stored")),
             }
         }
     }
@@ -290,11 +279,11 @@ fn lifetimes(scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
     }
 }
 
-fn stale(scope: &Scope<'_>, value: &mut Value, fates: &mut Fates) {
+fn stale(scope: &Scope<'_>, value: &mut Value) {
     let Some(stale) = scope.one("proxy_cache_use_stale") else {
         return;
     };
-    fates.changed(stale, "for one hour");
+    stale.changed("for one hour");
     if stale.args.iter().any(|arg| arg == "updating") {
         value["stale_while_revalidate"] = "1h".into();
     }

@@ -2,7 +2,7 @@
 
 use regex::escape;
 
-use super::{locations::Location, parse::Directive, report::Fates, scope::Scope};
+use super::{locations::Location, parse::Directive, scope::Scope};
 
 /// Named location.
 pub(super) struct Named<'a> {
@@ -21,7 +21,6 @@ pub(super) fn collect<'a>(
     within: &[String],
     found: &mut Vec<Location<'a>>,
     named: &mut Vec<Named<'a>>,
-    fates: &mut Fates,
 ) {
     for directive in scope.own("location") {
         let inner = scope.inner(directive);
@@ -33,7 +32,7 @@ pub(super) fn collect<'a>(
                 .unwrap_or(("", one)),
             _ => ("", ""),
         };
-        fates.carried(directive, "");
+        directive.carried("");
         if let Some(name) = path.strip_prefix('@') {
             named.push(Named {
                 name: name.to_owned(),
@@ -53,7 +52,7 @@ pub(super) fn collect<'a>(
         };
         let mut beside = found.iter().filter(|one| one.within == within);
         if beside.any(is_same) {
-            fates.lost(directive, "another location beside it has this path");
+            directive.lost("another location beside it has this path");
             continue;
         }
         let is_in_regex = within.last().is_some_and(|outer| outer.starts_with('~'));
@@ -63,10 +62,10 @@ pub(super) fn collect<'a>(
             location.is_closed = true;
             let why = "a path with `%`, `?`, `//` or dot segments, or within an expression, has no \
                 counterpart";
-            fates.closed(directive, why);
+            directive.closed(why);
         } else {
             let around = [within, &[location.text.clone()]].concat();
-            collect(&location.scope, &around, found, named, fates);
+            collect(&location.scope, &around, found, named);
         }
         found.push(location);
     }

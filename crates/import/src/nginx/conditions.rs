@@ -191,6 +191,7 @@ mod tests {
                 file: "nginx.conf".into(),
                 line: 1,
                 block: Some(Vec::new()),
+                fates: std::rc::Rc::default(),
             };
             let read = Condition::read(&directive, At::request(&scope));
             let keys = read.and_then(|read| read.keys());

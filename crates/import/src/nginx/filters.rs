@@ -9,10 +9,9 @@ use super::{
     cache, headers,
     output::{Part, put},
     parse::Directive,
-    report::Fates,
     scope::Scope,
     tables::header,
-    words::{Piece, bytes, duration, parameter, pieces, size},
+    words::{self, Piece, bytes, duration, parameter, part_of_request, pieces, size},
 };
 
 /// Limits that routes use, by name.
@@ -32,28 +31,27 @@ pub(super) fn of(
     http: &Scope<'_>,
     passes: bool,
     limits: &mut Limits,
-    fates: &mut Fates,
 ) -> Filters {
     let mut filters = Filters::default();
-    access(scope, &mut filters, fates);
-    basic_auth(scope, &mut filters, fates);
-    rate_limits(scope, http, limits, &mut filters, fates);
-    connections(scope, http, &mut filters, fates);
-    body_limit(scope, &mut filters, fates);
-    compression(scope, passes, &mut filters, fates);
+    access(scope, &mut filters);
+    basic_auth(scope, &mut filters);
+    rate_limits(scope, http, limits, &mut filters);
+    connections(scope, http, &mut filters);
+    body_limit(scope, &mut filters);
+    compression(scope, passes, &mut filters);
     if passes {
-        cache::of(scope, &mut filters, fates);
+        cache::of(scope, &mut filters);
     }
-    headers::of(scope, (passes, !passes), &mut filters, fates);
+    headers::of(scope, (passes, !passes), &mut filters);
     filters
 }
 
 /// Translates `satisfy`, once all filters of the route are known.
-pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>, fates: &mut Fates) {
+pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>) {
     let Some(satisfy) = scope.one("satisfy") else {
         return;
     };
-    fates.carried(satisfy, "");
+    satisfy.carried("");
     let ways = ["access", "basic_auth", "forward_auth"];
     let count = ways.iter().filter(|way| keys.contains_key(**way)).count();
     if satisfy.arg(0) == "any" && count > 1 {
@@ -79,20 +77,20 @@ const GUARDS: [&str; 12] = [
 
 /// Reports guards without a counterpart; returns true if there is one, so that what it guards must
 /// be closed.
-pub(super) fn has_unknown_guard(scope: &Scope<'_>, fates: &mut Fates) -> bool {
+pub(super) fn has_unknown_guard(scope: &Scope<'_>) -> bool {
     let mut is_closed = false;
     for name in GUARDS {
         let found = scope.one(name);
         let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
         if let Some(directive) = on {
-            fates.closed(directive, "this protection has no counterpart here");
+            directive.closed("this protection has no counterpart here");
             is_closed = true;
         }
     }
     is_closed
 }
 
-fn access(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+fn access(scope: &Scope<'_>, filters: &mut Filters) {
     let rules = scope.nearest_of(&["allow", "deny"]);
     if rules.is_empty() {
         return;
@@ -120,9 +118,9 @@ fn access(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     };
     for rule in &rules {
         if can {
-            fates.carried(rule, "");
+            rule.carried("");
         } else {
-            fates.closed(rule, "the order of these lines has no counterpart");
+            rule.closed("the order of these lines has no counterpart");
         }
     }
     if !can {
@@ -143,17 +141,17 @@ fn access(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
     put(&mut filters.keys, "access", value);
 }
 
-fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+fn basic_auth(scope: &Scope<'_>, filters: &mut Filters) {
     let Some(realm) = scope.one("auth_basic") else {
         return;
     };
     let file = scope.one("auth_basic_user_file");
     if realm.arg(0) == "off" {
-        fates.carried(realm, "");
+        realm.carried("");
         return;
     }
     let Some(file) = file.filter(|file| !file.arg(0).contains('$')) else {
-        fates.closed(realm, "its file of users cannot be used");
+        realm.closed("its file of users cannot be used");
         filters.is_closed = true;
         return;
     };
@@ -173,13 +171,13 @@ fn basic_auth(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
             "the file of users has unsupported hashes: use argon2, bcrypt, `$apr1$` or `{SHA}` \
              (`edgeway hash password` makes new ones)"
         };
-        fates.closed(file, why);
-        fates.carried(realm, "");
+        file.closed(why);
+        realm.carried("");
         filters.is_closed = true;
         return;
     }
-    fates.changed(realm, "`WWW-Authenticate` names the charset UTF-8");
-    fates.carried(file, "");
+    realm.changed("`WWW-Authenticate` names the charset UTF-8");
+    file.carried("");
     let value = json!({ "realm": realm.arg(0), "file": file.arg(0), "strip": false });
     filters.keys.insert("basic_auth".to_owned(), value);
 }
@@ -192,34 +190,17 @@ pub(super) fn limit_key(key: &str) -> Option<String> {
         Piece::Variable(name) => Some(match name.as_str() {
             "binary_remote_addr" | "remote_addr" => "client.ip".to_owned(),
             "host" | "http_host" | "server_name" => "host".to_owned(),
-            name => {
-                let header = name
-                    .strip_prefix("http_")
-                    .map(|name| format!("header:{}", name.replace('_', "-")));
-                let cookie = name
-                    .strip_prefix("cookie_")
-                    .map(|name| format!("cookie:{name}"));
-                let query = name
-                    .strip_prefix("arg_")
-                    .map(|name| format!("query:{name}"));
-                header.or(cookie).or(query)?
-            }
+            name => part_of_request(name)?,
         }),
     });
     Some(parts.collect::<Option<Vec<String>>>()?.join("+"))
 }
 
-fn rate_limits(
-    scope: &Scope<'_>,
-    http: &Scope<'_>,
-    limits: &mut Limits,
-    filters: &mut Filters,
-    fates: &mut Fates,
-) {
+fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters: &mut Filters) {
     let mut names = Vec::new();
     let status = scope.one("limit_req_status");
     if let Some(status) = status {
-        fates.carried(status, "");
+        status.carried("");
     }
     let status = status
         .and_then(|status| status.arg(0).parse().ok())
@@ -227,19 +208,17 @@ fn rate_limits(
     for using in scope.nearest("limit_req") {
         let zone = parameter(using, "zone").unwrap_or_default();
         let zones = http.own("limit_req_zone").into_iter();
-        let mut defined = zones.filter(|one| {
-            parameter(one, "zone").and_then(|zone| zone.split(':').next()) == Some(zone)
-        });
+        let mut defined = zones.filter(|one| words::zone(one, "zone") == Some(zone));
         let Some(defined) = defined.next_back() else {
-            fates.closed(using, "its zone is not there");
+            using.closed("its zone is not there");
             filters.is_closed = true;
             continue;
         };
         let rate = parameter(defined, "rate").and_then(rate);
         let key = counted_by(defined.arg(0), scope);
         let (Some((count, unit)), Some((kind, key))) = (rate, key) else {
-            fates.lost(defined, "its key or rate has no counterpart");
-            fates.closed(using, "its key or rate has no counterpart");
+            defined.lost("its key or rate has no counterpart");
+            using.closed("its key or rate has no counterpart");
             filters.is_closed = true;
             continue;
         };
@@ -269,18 +248,15 @@ fn rate_limits(
         } else {
             let mut name = zone.to_owned();
             while limits.iter().any(|(known, _)| *known == name) {
-                fates.changed(
-                    using,
-                    "requests of this zone with another burst are counted separately",
-                );
+                using.changed("requests of this zone with another burst are counted separately");
                 name.push_str("-b");
             }
             let comment = defined.place();
             limits.push((name.clone(), Part { comment, value }));
             name
         };
-        fates.carried(defined, "");
-        fates.changed(using, "refusals have `Retry-After`");
+        defined.carried("");
+        using.changed("refusals have `Retry-After`");
         names.push(name);
     }
     put(&mut filters.keys, "rate_limit", names);
@@ -307,21 +283,20 @@ fn rate(text: &str) -> Option<(u64, &'static str)> {
     Some((count.parse().ok().filter(|count| *count > 0)?, unit))
 }
 
-fn connections(scope: &Scope<'_>, http: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+fn connections(scope: &Scope<'_>, http: &Scope<'_>, filters: &mut Filters) {
     let mut value = Map::new();
     for using in scope.nearest("limit_conn") {
-        let defined = http.own("limit_conn_zone").into_iter().find(|one| {
-            parameter(one, "zone").and_then(|zone| zone.split(':').next()) == Some(using.arg(0))
-        });
+        let mut zones = http.own("limit_conn_zone").into_iter();
+        let defined = zones.find(|one| words::zone(one, "zone") == Some(using.arg(0)));
         let key = defined.and_then(|defined| limit_key(defined.arg(0)));
         let (Some(defined), Some(key), Ok(most)) = (defined, key, using.arg(1).parse::<u64>())
         else {
-            fates.closed(using, "its zone has no counterpart");
+            using.closed("its zone has no counterpart");
             filters.is_closed = true;
             continue;
         };
-        fates.carried(defined, "");
-        fates.changed(using, "counted for each route");
+        defined.carried("");
+        using.changed("counted for each route");
         if key == "host" {
             value.insert("max".to_owned(), most.into());
         } else {
@@ -331,14 +306,14 @@ fn connections(scope: &Scope<'_>, http: &Scope<'_>, filters: &mut Filters, fates
     }
     if let Some(status) = scope.one("limit_conn_status") {
         match status.arg(0) {
-            "503" => fates.carried(status, ""),
-            _ => fates.changed(status, "the status is 503"),
+            "503" => status.carried(""),
+            _ => status.changed("the status is 503"),
         }
     }
     put(&mut filters.keys, "in_flight", value);
 }
 
-fn body_limit(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
+fn body_limit(scope: &Scope<'_>, filters: &mut Filters) {
     let Some(directive) = scope.one("client_max_body_size") else {
         return;
     };
@@ -346,28 +321,28 @@ fn body_limit(scope: &Scope<'_>, filters: &mut Filters, fates: &mut Fates) {
         Some(0) => Value::Bool(false),
         Some(bytes) => size(bytes).into(),
         None => {
-            fates.lost(directive, "this size is not known");
+            directive.lost("this size is not known");
             return;
         }
     };
-    fates.carried(directive, "");
+    directive.carried("");
     filters.keys.insert("body_limit".to_owned(), value);
 }
 
-fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &mut Fates) {
+fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
     let Some(gzip) = scope.one("gzip") else {
         return;
     };
     if !gzip.is_on() {
-        fates.carried(gzip, "");
+        gzip.carried("");
         filters.keys.insert("compression".to_owned(), false.into());
         return;
     }
     let note = "backends get `Accept-Encoding: identity`, so that nothing is compressed twice";
-    fates.changed(gzip, note);
+    gzip.changed(note);
     let mut types: BTreeSet<String> = ["text/html".to_owned()].into();
     if let Some(written) = scope.one("gzip_types") {
-        fates.carried(written, "");
+        written.carried("");
         let known = written
             .args
             .iter()
@@ -393,20 +368,17 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters, fates: &m
     }
     value["types"] = types.into_iter().collect::<Vec<_>>().into();
     let least = scope.one("gzip_min_length").map(|least| {
-        fates.carried(least, "");
+        least.carried("");
         bytes(least.arg(0)).unwrap_or(20)
     });
     value["min_size"] = size(least.unwrap_or(20)).into();
     if let Some(level) = scope.one("gzip_comp_level") {
-        fates.carried(level, "");
+        level.carried("");
         let level = level.arg(0).parse::<u64>().unwrap_or(1).clamp(1, 9);
         value["levels"] = json!({ "gzip": level });
     }
     if let Some(proxied) = scope.one("gzip_proxied") {
-        fates.changed(
-            proxied,
-            "responses to requests with `Via` are compressed as well",
-        );
+        proxied.changed("responses to requests with `Via` are compressed as well");
     }
     filters.keys.insert("compression".to_owned(), value);
 }

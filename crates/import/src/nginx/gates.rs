@@ -21,12 +21,12 @@ impl<'a> Routes<'a, '_> {
         keys: &mut Map<String, Value>,
     ) -> Option<Value> {
         let directive = location.scope.own("limit_except").first().copied()?;
-        self.fates.carried(directive, "");
+        directive.carried("");
         let denies =
             matches!(directive.children(), [one] if one.name == "deny" && one.args == ["all"]);
         if denies {
             for inner in directive.children() {
-                self.fates.carried(inner, "");
+                inner.carried("");
             }
             let methods = json!({ "allow": directive.args, "status": 403 });
             keys.insert("methods".to_owned(), methods);
@@ -52,7 +52,7 @@ impl<'a> Routes<'a, '_> {
         };
         let path = directive.arg(0);
         if path == "off" {
-            self.fates.carried(directive, "");
+            directive.carried("");
             return false;
         }
         let exact = format!("= {path}");
@@ -73,35 +73,27 @@ impl<'a> Routes<'a, '_> {
             ))
         });
         let Some(url) = url else {
-            self.fates.closed(
-                directive,
-                "its location does not lead to a service by a fixed URL",
-            );
+            directive.closed("its location does not lead to a service by a fixed URL");
             return true;
         };
         for (name, value) in [("proxy_pass_request_body", "off"), ("proxy_method", "GET")] {
             let scope = target.map(|target| &target.scope);
             for one in scope.map(|scope| scope.nearest(name)).unwrap_or_default() {
                 if one.arg(0).eq_ignore_ascii_case(value) {
-                    self.fates.carried(one, "always so");
+                    one.carried("always so");
                 }
             }
         }
-        self.fates.changed(
-            directive,
-            "the service gets only `Cookie`, `Authorization` and the forwarding headers",
-        );
+        directive
+            .changed("the service gets only `Cookie`, `Authorization` and the forwarding headers");
         let mut copy = Vec::new();
         for set in location.scope.nearest("auth_request_set") {
             match set.arg(1).strip_prefix("$upstream_http_") {
                 Some(name) => {
-                    self.fates
-                        .changed(set, "the header reaches the backend under its own name");
+                    set.changed("the header reaches the backend under its own name");
                     copy.push(name.replace('_', "-"));
                 }
-                None => self
-                    .fates
-                    .lost(set, "only headers of the response have a counterpart"),
+                None => set.lost("only headers of the response have a counterpart"),
             }
         }
         let mut value = json!({ "url": url, "refusals": "own" });

@@ -6,7 +6,6 @@ use super::{
     filters::Filters,
     output::{Part, put},
     parse::Directive,
-    report::Fates,
     scope::Scope,
     servers::{Server, Servers},
     tables::{self, header, header_of_response, mark},
@@ -18,12 +17,7 @@ use super::{
 const USUAL: [u16; 10] = [200, 201, 204, 206, 301, 302, 303, 304, 307, 308];
 
 /// Translates changes of headers.
-pub(super) fn of(
-    scope: &Scope<'_>,
-    (passes, is_files): (bool, bool),
-    filters: &mut Filters,
-    fates: &mut Fates,
-) {
+pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &mut Filters) {
     let (mut add, mut usual) = (Map::new(), Map::new());
     let (mut set, mut usual_set) = (Map::new(), Map::new());
     let mut remove = Vec::new();
@@ -32,14 +26,14 @@ pub(super) fn of(
         let always = directive.args.iter().any(|arg| arg == "always");
         let lower = name.to_ascii_lowercase();
         if FRAMING.contains(&&*lower) || ["connection", "upgrade", "host"].contains(&&*lower) {
-            fates.changed(directive, "a header of the connection is the gateway's own");
+            directive.changed("a header of the connection is the gateway's own");
             continue;
         }
         let Some(value) = header_of_response(value, scope) else {
-            fates.lost(directive, "a variable of its value has no counterpart");
+            directive.lost("a variable of its value has no counterpart");
             continue;
         };
-        mark(directive, &value, scope, fates);
+        mark(directive, &value, scope);
         // nginx replaces these two, and with an empty value removes them.
         let is_own = matches!(&*lower, "etag" | "last-modified");
         if value.is_empty() {
@@ -62,11 +56,11 @@ pub(super) fn of(
     }
     let expires = scope
         .one("expires")
-        .and_then(|expires| expiry(expires, scope, fates));
+        .and_then(|expires| expiry(expires, scope));
     let mut response = Map::new();
     if passes {
         for hidden in scope.nearest("proxy_hide_header") {
-            fates.carried(hidden, "");
+            hidden.carried("");
             remove.push(hidden.arg(0).to_owned());
         }
     }
@@ -97,7 +91,7 @@ pub(super) fn of(
     }
     let mut all = Map::new();
     if passes {
-        let request = request_headers(scope, filters, fates);
+        let request = request_headers(scope, filters);
         put(&mut all, "request", request);
     }
     put(&mut all, "response", response);
@@ -131,7 +125,7 @@ pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
 }
 
 /// Returns the text of `expires`; `None` if there is nothing to send.
-fn expiry(expires: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<String> {
+fn expiry(expires: &Directive, scope: &Scope<'_>) -> Option<String> {
     let text = expires.args.join(" ");
     let found = match text.strip_prefix('$') {
         Some(variable) => expiry_by_table(variable, expires, scope),
@@ -139,13 +133,13 @@ fn expiry(expires: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<S
     };
     match &found {
         Some(_) if text.starts_with('@') => {
-            fates.changed(expires, "the time of the day is that of UTC");
+            expires.changed("the time of the day is that of UTC");
         }
         Some(found) if tables::is_by_media_type(found, scope) => {
-            fates.changed(expires, tables::REDIRECTS);
+            expires.changed(tables::REDIRECTS);
         }
-        Some(_) => fates.carried(expires, ""),
-        None => fates.lost(expires, "this time has no counterpart"),
+        Some(_) => expires.carried(""),
+        None => expires.lost("this time has no counterpart"),
     }
     found.filter(|found| found != "off")
 }
@@ -205,11 +199,7 @@ const FRAMING: [&str; 5] = [
     "transfer-encoding",
 ];
 
-fn request_headers(
-    scope: &Scope<'_>,
-    filters: &mut Filters,
-    fates: &mut Fates,
-) -> Map<String, Value> {
+fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Value> {
     let (mut set, mut remove) = (Map::new(), Vec::new());
     let copied: Vec<String> = scope
         .nearest("auth_request_set")
@@ -226,7 +216,7 @@ fn request_headers(
         if let Some((_, values)) = SENT.iter().find(|(sent, _)| *sent == lower) {
             match value {
                 value if values.contains(&value) => {
-                    fates.carried(directive, "sent in any case");
+                    directive.carried("sent in any case");
                     continue;
                 }
                 _ => {}
@@ -237,42 +227,39 @@ fn request_headers(
             body.is_some_and(|body| body.arg(0) == "off")
         };
         if lower == "content-length" && value.is_empty() && sends_none() {
-            fates.carried(directive, "");
+            directive.carried("");
             continue;
         }
         if FRAMING.contains(&&*lower) {
-            fates.lost(directive, "a header of the connection cannot be changed");
+            directive.lost("a header of the connection cannot be changed");
             continue;
         }
         if value == "$remote_user"
             && let Some(login) = filters.keys.get_mut("basic_auth")
         {
-            fates.carried(directive, "");
+            directive.carried("");
             login["forward"] = name.into();
             continue;
         }
         match header(value, scope) {
             Some(value) if value.is_empty() && SENT.iter().any(|(sent, _)| *sent == lower) => {
-                fates.lost(directive, "the gateway sends this header in any case");
+                directive.lost("the gateway sends this header in any case");
             }
             Some(value) if value.is_empty() => {
-                fates.carried(directive, "");
+                directive.carried("");
                 remove.push(name.to_owned());
             }
             Some(value) => {
-                mark(directive, &value, scope, fates);
+                mark(directive, &value, scope);
                 set.insert(name.to_owned(), value.into());
             }
             // What nginx would have overwritten must not come from a client.
             None if !copied.contains(&lower) => {
                 let note = "a variable of its value has no counterpart: the header is removed";
-                fates.lost(directive, note);
+                directive.lost(note);
                 remove.push(name.to_owned());
             }
-            None => fates.lost(
-                directive,
-                "the header has the name that the service gives it",
-            ),
+            None => directive.lost("the header has the name that the service gives it"),
         }
     }
     let mut request = Map::new();

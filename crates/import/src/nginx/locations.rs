@@ -10,7 +10,6 @@ use super::{
     output::{Part, put},
     pages,
     parse::Directive,
-    report::Fates,
     rules::Rules,
     scope::Scope,
     servers::{Audience, Server, Servers},
@@ -71,7 +70,6 @@ pub(super) struct Routes<'a, 's> {
     pub(super) servers: &'s Servers<'a>,
     pub(super) upstreams: Upstreams<'a>,
     pub(super) limits: Limits,
-    pub(super) fates: Fates,
     pub(super) parts: Vec<Part>,
     pub(super) sites: Vec<(String, Part)>,
     /// Names of routes that only their names lead to.
@@ -82,11 +80,11 @@ impl<'a> Routes<'a, '_> {
     /// Makes the routes of a server.
     pub(super) fn server(&mut self, server: &Server<'a>) {
         let (mut found, mut named) = (Vec::new(), Vec::new());
-        collect(&server.scope, &[], &mut found, &mut named, &mut self.fates);
+        collect(&server.scope, &[], &mut found, &mut named);
         for location in &mut named {
             location.route = self.free_name(&format!("@{}", location.name));
         }
-        let is_closed = filters::has_unknown_guard(&server.scope, &mut self.fates);
+        let is_closed = filters::has_unknown_guard(&server.scope);
         let place = Place {
             server,
             found: &found,
@@ -100,7 +98,7 @@ impl<'a> Routes<'a, '_> {
         }
         let audiences = self.servers.audiences(server);
         if rules.is_end || is_closed {
-            let keys = self.whole(&place, &rules, is_closed);
+            let keys = Self::whole(&place, &rules, is_closed);
             for audience in &audiences {
                 let comment = format!("{} server", server.directive.place());
                 self.push(audience, (&[], "/"), &keys, &comment);
@@ -125,7 +123,7 @@ impl<'a> Routes<'a, '_> {
             let is_hidden = is_hidden(&location.within, &location.text, &found);
             if is_hidden {
                 let note = "another location of the server takes its requests, with nginx too";
-                self.fates.lost(location.directive, note);
+                location.directive.lost(note);
             }
             let at = (&*location.within, &*location.text);
             for audience in &audiences {
@@ -147,12 +145,7 @@ impl<'a> Routes<'a, '_> {
     }
 
     /// Returns the keys of a server that returns something for every request.
-    fn whole(
-        &mut self,
-        place: &Place<'_, 'a>,
-        rules: &Rules,
-        is_closed: bool,
-    ) -> Map<String, Value> {
+    fn whole(place: &Place<'_, 'a>, rules: &Rules, is_closed: bool) -> Map<String, Value> {
         let scope = &place.server.scope;
         let mut keys = closed();
         if !is_closed {
@@ -164,10 +157,10 @@ impl<'a> Routes<'a, '_> {
             ]);
         }
         let mut own = Filters::default();
-        headers::of(scope, (false, false), &mut own, &mut self.fates);
+        headers::of(scope, (false, false), &mut own);
         keys.extend(own.keys);
         if !is_closed {
-            pages::of(scope, place, false, &mut keys, &mut self.fates);
+            pages::of(scope, place, false, &mut keys);
         }
         keys
     }
@@ -201,7 +194,7 @@ impl<'a> Routes<'a, '_> {
         }
         let scope = &location.scope;
         let is_server = location.directive.id == place.server.directive.id;
-        let mut is_closed = !is_server && filters::has_unknown_guard(scope, &mut self.fates);
+        let mut is_closed = !is_server && filters::has_unknown_guard(scope);
         let mut rules = Rules::default();
         if !is_server {
             rules = self.rules(place, scope);
@@ -217,16 +210,16 @@ impl<'a> Routes<'a, '_> {
             None if rules.is_end => {
                 let mut keys = Map::from_iter([("respond".to_owned(), json!(404))]);
                 let mut own = Filters::default();
-                headers::of(scope, (false, false), &mut own, &mut self.fates);
+                headers::of(scope, (false, false), &mut own);
                 keys.extend(own.keys);
                 // A rule checks the size of a body, and other spellings are checked where they are.
                 keys.insert("body_limit".to_owned(), json!(false));
-                pages::of(scope, place, false, &mut keys, &mut self.fates);
+                pages::of(scope, place, false, &mut keys);
                 keys
             }
             None => self.keys(place, location),
         };
-        self.internal(scope, &mut keys);
+        Self::internal(scope, &mut keys);
         is_closed |= keys.remove(CLOSED).is_some();
         if is_closed {
             return closed();
@@ -275,14 +268,14 @@ impl<'a> Routes<'a, '_> {
             keys.insert("rules".to_owned(), json!([rule]));
         }
         let passes = keys.contains_key("upstream");
-        let own = filters::of(scope, self.http, passes, &mut self.limits, &mut self.fates);
+        let own = filters::of(scope, self.http, passes, &mut self.limits);
         let mut is_closed = own.is_closed;
         for (key, value) in own.keys {
             keys.entry(key).or_insert(value);
         }
         is_closed |= self.forward_auth(location, place.found, &mut keys);
-        filters::satisfy(scope, &mut keys, &mut self.fates);
-        pages::of(scope, place, passes, &mut keys, &mut self.fates);
+        filters::satisfy(scope, &mut keys);
+        pages::of(scope, place, passes, &mut keys);
         if is_closed {
             keys.insert(CLOSED.to_owned(), true.into());
         }
@@ -315,7 +308,7 @@ impl<'a> Routes<'a, '_> {
         let to = json!({ "to": format!("{}/?{{query}}", encoded(path)), "status": 301 });
         let mut action = Map::from_iter([("redirect".to_owned(), to)]);
         let mut own = Filters::default();
-        headers::of(&location.scope, (false, false), &mut own, &mut self.fates);
+        headers::of(&location.scope, (false, false), &mut own);
         action.extend(own.keys);
         // It guards the location's other spellings, and must not ask for more than that does.
         for key in ["site", "body_limit", INTERNAL] {

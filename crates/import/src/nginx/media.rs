@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{report::Fates, scope::Scope};
+use super::scope::Scope;
 
 /// Media types of a scope.
 #[derive(Debug)]
@@ -75,15 +75,15 @@ pub(super) fn of(scope: &Scope<'_>) -> MediaTypes {
 }
 
 /// Returns the section `media_types`: what is different from the types that the gateway knows.
-pub(super) fn section(http: &Scope<'_>, fates: &mut Fates) -> Value {
+pub(super) fn section(http: &Scope<'_>) -> Value {
     for types in http.own("types") {
         for one in std::iter::once(types).chain(types.children()) {
-            fates.carried(one, "");
+            one.carried("");
         }
     }
     for name in ["default_type", "charset", "charset_types"] {
         for one in http.own(name) {
-            fates.carried(one, "");
+            one.carried("");
         }
     }
     let types = of(http);

@@ -30,20 +30,20 @@ mod words;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
-use edgeway_base::out;
-use edgeway_base::out::EX_CONFIG;
+use edgeway_base::out::{self, Failure};
 use edgeway_config::diagnostic::{Severity, Style};
 use edgeway_gateway as gateway;
 use serde_json::json;
+
+use super::unusable;
 
 use self::{
     locations::Routes,
     output::Output,
     parse::{Directive, Source},
-    report::{Fates, Report},
+    report::Report,
     scope::Scope,
     servers::Servers,
     upstreams::Upstreams,
@@ -74,28 +74,19 @@ enum Form {
     Json,
 }
 
-pub(super) fn run(options: &Options) -> ExitCode {
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.comparison.is_wanted() {
         return compare(options);
     }
-    let (yaml, report) = match import(&options.file) {
-        Ok(done) => done,
-        Err(message) => {
-            out::note(&format!("edgeway: {}", out::printable_lines(&message)));
-            return ExitCode::from(EX_CONFIG);
-        }
-    };
+    let (yaml, report) = import(&options.file).map_err(|why| unusable(&why))?;
     let text = match options.report {
         Form::Text => report.text(),
         Form::Json => report.json(),
     };
     // The report goes where the configuration does not.
     if let Some(path) = &options.out {
-        if let Err(error) = fs::write(path, &yaml) {
-            let path = path.display();
-            out::note(&format!("edgeway: cannot write to `{path}`: {error}"));
-            return ExitCode::FAILURE;
-        }
+        let written = fs::write(path, &yaml);
+        written.map_err(|error| format!("cannot write to `{}`: {error}", path.display()))?;
         out::data(&text);
     } else {
         out::data(&yaml);
@@ -107,41 +98,33 @@ pub(super) fn run(options: &Options) -> ExitCode {
         out::note(&out::printable_lines(problems));
     }
     if problems.is_some() || (options.strict && !report.is_whole()) {
-        return ExitCode::FAILURE;
+        return Err(Failure::FAILED);
     }
-    ExitCode::SUCCESS
+    Ok(())
 }
 
 /// Compares nginx with a gateway that has the imported configuration.
-fn compare(options: &Options) -> ExitCode {
+fn compare(options: &Options) -> Result<(), Failure> {
     let compared = parse::read(&options.file).and_then(|source| {
-        let mut fates = Fates::default();
-        let http = http_of(&source, &mut fates);
-        let servers = servers_of(&http, &options.file, &mut fates)?;
+        let http = http_of(&source);
+        let servers = servers_of(&http, &options.file)?;
         options.comparison.run(&http, &servers)
     });
-    match compared {
-        Ok(compared) => {
-            out::data(&out::printable_lines(&compared.text));
-            if compared.is_equal {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-        Err(message) => {
-            out::note(&format!("edgeway: {}", out::printable_lines(&message)));
-            ExitCode::from(EX_CONFIG)
-        }
+    let compared = compared.map_err(|why| unusable(&why))?;
+    out::data(&out::printable_lines(&compared.text));
+    if compared.is_equal {
+        Ok(())
+    } else {
+        Err(Failure::FAILED)
     }
 }
 
 /// Returns the scope of the block `http`.
-fn http_of<'a>(source: &'a Source, fates: &mut Fates) -> Scope<'a> {
+fn http_of(source: &Source) -> Scope<'_> {
     let top = Scope::top(&source.directives);
     match top.own("http").first() {
         Some(http) => {
-            fates.carried(http, "");
+            http.carried("");
             Scope::top(http.children())
         }
         // A file with servers alone, as in `sites-enabled`.
@@ -150,8 +133,8 @@ fn http_of<'a>(source: &'a Source, fates: &mut Fates) -> Scope<'a> {
 }
 
 /// Reads the servers, of which there must be one.
-fn servers_of<'a>(http: &Scope<'a>, path: &Path, fates: &mut Fates) -> Result<Servers<'a>, String> {
-    let servers = Servers::read(http, fates);
+fn servers_of<'a>(http: &Scope<'a>, path: &Path) -> Result<Servers<'a>, String> {
+    let servers = Servers::read(http);
     if servers.list.is_empty() {
         return Err(format!(
             "{}: there is no `server` block; name the file that includes them, such as \
@@ -189,21 +172,19 @@ fn problems(yaml: &str, path: Option<&Path>) -> Option<String> {
 /// Translates a configuration.
 fn import(path: &Path) -> Result<(String, Report), String> {
     let source = parse::read(path)?;
-    let mut fates = Fates::default();
-    let http = http_of(&source, &mut fates);
-    let servers = servers_of(&http, path, &mut fates)?;
+    let http = http_of(&source);
+    let servers = servers_of(&http, path)?;
     let mut output = Output {
         merge_slashes: true,
         ..Output::default()
     };
-    of_http(&http, &servers, &mut output, &mut fates);
-    output.listeners = servers.parts(&http, &mut fates);
+    of_http(&http, &servers, &mut output);
+    output.listeners = servers.parts(&http);
     let mut routes = Routes {
         http: &http,
         servers: &servers,
         upstreams: Upstreams::read(&http),
         limits: Vec::new(),
-        fates,
         parts: Vec::new(),
         sites: Vec::new(),
         names: Vec::new(),
@@ -211,13 +192,12 @@ fn import(path: &Path) -> Result<(String, Report), String> {
     for server in &servers.list {
         routes.server(server);
     }
-    let mut fates = routes.fates;
     output.routes = routes.parts;
     output.rate_limits = routes.limits;
     output.sites = routes.sites;
     let has_files = |part: &output::Part| part.value.get("files").is_some();
     if output.routes.iter().any(has_files) {
-        output.media_types = Some(media::section(&http, &mut fates));
+        output.media_types = Some(media::section(&http));
     }
     if let Some(common) = headers::common(&servers) {
         for route in &mut output.routes {
@@ -228,16 +208,16 @@ fn import(path: &Path) -> Result<(String, Report), String> {
         }
         output.defaults.insert("headers".to_owned(), common);
     }
-    output.upstreams = routes.upstreams.parts(&mut fates);
+    output.upstreams = routes.upstreams.parts();
     actions::name_upstreams(&mut output.routes, &output.upstreams);
-    output.maps = tables::parts(&http, output.values(), &mut fates);
-    directives::mark_rest(&source.directives, &mut fates);
-    includes(&source, &mut fates);
+    output.maps = tables::parts(&http, output.values());
+    directives::mark_rest(&source.directives);
+    includes(&source);
     let mut top = source.directives.iter();
     let whole = top.find(|directive| directive.name == "http");
     if let Some(at) = whole.or(servers.list.first().map(|server| server.directive)) {
-        for note in directives::GENERAL {
-            fates.general(at, note);
+        for note in directives::general() {
+            at.general(note);
         }
     }
     let name = path
@@ -245,19 +225,19 @@ fn import(path: &Path) -> Result<(String, Report), String> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    Ok((output.yaml(&name), fates.report(&source.directives)))
+    Ok((output.yaml(&name), source.report()))
 }
 
 /// Translates what holds for all servers.
-fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output, fates: &mut Fates) {
+fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output) {
     let scopes = std::iter::once(http).chain(servers.list.iter().map(|server| &server.scope));
     for scope in scopes {
         for from in scope.own("set_real_ip_from") {
             if from.arg(0) == "unix:" {
-                fates.carried(from, "");
+                from.carried("");
                 continue;
             }
-            fates.carried(from, "for all servers");
+            from.carried("for all servers");
             let network = from.arg(0).to_owned();
             if !output.trusted_proxies.contains(&network) {
                 output.trusted_proxies.push(network);
@@ -265,15 +245,15 @@ fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output, fates: 
         }
         for header in scope.own("real_ip_header") {
             match header.arg(0).to_ascii_lowercase().as_str() {
-                "x-forwarded-for" => fates.carried(header, ""),
-                _ => fates.lost(header, "the client's address comes from `X-Forwarded-For`"),
+                "x-forwarded-for" => header.carried(""),
+                _ => header.lost("the client's address comes from `X-Forwarded-For`"),
             }
         }
         for recursive in scope.own("real_ip_recursive") {
-            fates.carried(recursive, "always so");
+            recursive.carried("always so");
         }
         for merge in scope.own("merge_slashes") {
-            fates.carried(merge, "for all servers");
+            merge.carried("for all servers");
             output.merge_slashes &= merge.arg(0) != "off";
         }
     }
@@ -289,8 +269,8 @@ fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output, fates: 
         .insert("request_id".to_owned(), json!({ "response": false }));
 }
 
-fn includes(source: &Source, fates: &mut Fates) {
-    fn walk(all: &[Directive], missing: &[(usize, String)], fates: &mut Fates) {
+fn includes(source: &Source) {
+    fn walk(all: &[Directive], missing: &[(usize, String)]) {
         for directive in all {
             if directive.name == "include" {
                 let mut reasons = missing
@@ -298,16 +278,16 @@ fn includes(source: &Source, fates: &mut Fates) {
                     .filter(|(id, _)| *id == directive.id)
                     .peekable();
                 if reasons.peek().is_none() {
-                    fates.carried(directive, "");
+                    directive.carried("");
                 }
                 for (_, why) in reasons {
-                    fates.lost(directive, why.clone());
+                    directive.lost(why.clone());
                 }
             }
-            walk(directive.children(), missing, fates);
+            walk(directive.children(), missing);
         }
     }
-    walk(&source.directives, &source.missing, fates);
+    walk(&source.directives, &source.missing);
 }
 
 #[cfg(test)]
@@ -427,7 +407,7 @@ http {
         };
         let (_, report) = imported(text);
         let lines = report.lines().filter(|line| line.contains("nginx.conf:"));
-        let general = directives::GENERAL.len();
+        let general = directives::general().count();
         assert_eq!(
             lines.count(),
             count(&source.directives) + general,

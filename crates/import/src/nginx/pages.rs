@@ -6,7 +6,6 @@ use super::{
     locations::Place,
     output::put,
     parse::Directive,
-    report::Fates,
     rules::is_redirect,
     scope::Scope,
     tables::{self, header, header_of_response},
@@ -35,7 +34,6 @@ pub(super) fn of(
     place: &Place<'_, '_>,
     passes: bool,
     keys: &mut Map<String, Value>,
-    fates: &mut Fates,
 ) {
     let mut pages = Map::new();
     for directive in scope.nearest("error_page") {
@@ -56,18 +54,18 @@ pub(super) fn of(
                     pages.entry(*code).or_insert_with(|| value.clone());
                 }
                 match note {
-                    "" => fates.carried(directive, ""),
-                    note => fates.changed(directive, note),
+                    "" => directive.carried(""),
+                    note => directive.changed(note),
                 }
             }
-            Err(why) => fates.lost(directive, format!("{why}: built-in page")),
+            Err(why) => directive.lost(format!("{why}: built-in page")),
         }
     }
     let intercept = scope
         .one("proxy_intercept_errors")
         .filter(|directive| passes && directive.is_on());
     if let Some(directive) = intercept {
-        fates.carried(directive, "");
+        directive.carried("");
     }
     let mut value = Map::new();
     if !pages.is_empty() {

@@ -1,10 +1,13 @@
 //! The grammar of nginx: directives with their arguments and blocks, each with its file and line.
 
 use std::{
+    cell::RefCell,
     fs,
     path::{Path, PathBuf},
     rc::Rc,
 };
+
+use super::report::Fates;
 
 /// Directives that name a file relative to the folder of the configuration, not to nginx' prefix.
 const FILES: [&str; 8] = [
@@ -22,7 +25,7 @@ const FILES: [&str; 8] = [
 const MAX_DEPTH: usize = 16;
 
 /// A directive as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Directive {
     /// Number in the order of reading; no other directive has it.
     pub(super) id: usize,
@@ -32,6 +35,7 @@ pub(super) struct Directive {
     pub(super) line: usize,
     /// Directives of its block, if it has one.
     pub(super) block: Option<Vec<Directive>>,
+    pub(super) fates: Rc<RefCell<Fates>>,
 }
 
 impl Directive {
@@ -61,6 +65,7 @@ pub(super) struct Source {
     pub(super) directives: Vec<Directive>,
     /// Includes that could not be read, with the reason.
     pub(super) missing: Vec<(usize, String)>,
+    pub(super) fates: Rc<RefCell<Fates>>,
 }
 
 /// Reads a file and what it includes.
@@ -74,11 +79,13 @@ pub(super) fn read(path: &Path) -> Result<Source, String> {
         root,
         next_id: 0,
         missing: Vec::new(),
+        fates: Rc::default(),
     };
     let directives = reader.text(&text, &path.display().to_string(), 0)?;
     Ok(Source {
         directives,
         missing: reader.missing,
+        fates: reader.fates,
     })
 }
 
@@ -87,6 +94,7 @@ struct Reader {
     root: PathBuf,
     next_id: usize,
     missing: Vec<(usize, String)>,
+    fates: Rc<RefCell<Fates>>,
 }
 
 impl Reader {
@@ -150,6 +158,7 @@ impl Reader {
                 file: Rc::clone(&tokens.file),
                 line,
                 block,
+                fates: Rc::clone(&self.fates),
             };
             let included = if directive.name == "include" {
                 self.include(&directive, depth)?

@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 
-use super::parse::Directive;
+use super::parse::{Directive, Source};
 
 /// Fate of a directive, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,7 +24,7 @@ impl Fate {
 }
 
 /// An entry of the report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Entry {
     file: String,
     line: usize,
@@ -41,10 +42,11 @@ pub(super) struct Fates {
     urgent: Vec<String>,
 }
 
-impl Fates {
-    pub(super) fn mark(&mut self, directive: &Directive, fate: Fate, note: impl Into<String>) {
+impl Directive {
+    pub(super) fn mark(&self, fate: Fate, note: impl Into<String>) {
         let note = note.into();
-        let known = self.by_id.entry(directive.id);
+        let mut fates = self.fates.borrow_mut();
+        let known = fates.by_id.entry(self.id);
         let (worst, notes) = known.or_insert_with(|| (fate, Vec::new()));
         if fate > *worst {
             // The notes of a better fate no longer hold.
@@ -55,63 +57,70 @@ impl Fates {
         }
     }
 
-    pub(super) fn carried(&mut self, directive: &Directive, note: impl Into<String>) {
-        self.mark(directive, Fate::Carried, note);
+    pub(super) fn carried(&self, note: impl Into<String>) {
+        self.mark(Fate::Carried, note);
     }
 
-    pub(super) fn changed(&mut self, directive: &Directive, note: impl Into<String>) {
-        self.mark(directive, Fate::Changed, note);
+    pub(super) fn changed(&self, note: impl Into<String>) {
+        self.mark(Fate::Changed, note);
     }
 
-    pub(super) fn lost(&mut self, directive: &Directive, note: impl Into<String>) {
-        self.mark(directive, Fate::NotCarried, note);
+    pub(super) fn lost(&self, note: impl Into<String>) {
+        self.mark(Fate::NotCarried, note);
     }
 
     /// Marks a directive that is lost and that kept requests out: what it guarded is closed.
-    pub(super) fn closed(&mut self, directive: &Directive, note: &str) {
+    pub(super) fn closed(&self, note: &str) {
         let note = format!("{note}; its requests get 503 until you replace it");
-        let urgent = format!("{} {}: {note}", directive.place(), directive.name);
-        if !self.urgent.contains(&urgent) {
-            self.urgent.push(urgent);
+        let urgent = format!("{} {}: {note}", self.place(), self.name);
+        let mut fates = self.fates.borrow_mut();
+        if !fates.urgent.contains(&urgent) {
+            fates.urgent.push(urgent);
         }
-        self.lost(directive, note);
+        drop(fates);
+        self.lost(note);
     }
 
-    /// Adds a difference for which no directive stands.
-    pub(super) fn general(&mut self, at: &Directive, note: &str) {
-        self.general.push(Entry {
-            file: at.file.to_string(),
-            line: at.line,
-            directive: at.name.clone(),
-            note: note.to_owned(),
-        });
+    /// Adds a difference for which no directive stands, with the place of this one.
+    pub(super) fn general(&self, note: &str) {
+        let entry = self.entry(note.to_owned());
+        self.fates.borrow_mut().general.push(entry);
     }
 
-    pub(super) fn has(&self, directive: &Directive) -> bool {
-        self.by_id.contains_key(&directive.id)
+    pub(super) fn has_fate(&self) -> bool {
+        self.fates.borrow().by_id.contains_key(&self.id)
     }
 
+    fn entry(&self, note: String) -> Entry {
+        Entry {
+            file: self.file.to_string(),
+            line: self.line,
+            directive: self.name.clone(),
+            note,
+        }
+    }
+}
+
+impl Source {
     /// Makes the report of all directives.
-    pub(super) fn report(self, all: &[Directive]) -> Report {
+    pub(super) fn report(&self) -> Report {
+        let fates = self.fates.borrow();
         let mut report = Report {
-            urgent: self.urgent.clone(),
+            urgent: fates.urgent.clone(),
             ..Report::default()
         };
-        self.collect(all, &mut report);
-        report.lists[1].extend(self.general);
+        fates.collect(&self.directives, &mut report);
+        report.lists[1].extend(fates.general.iter().cloned());
         report
     }
+}
 
+impl Fates {
     fn collect(&self, all: &[Directive], report: &mut Report) {
         for directive in all {
             let unknown = (Fate::NotCarried, vec!["has no counterpart".to_owned()]);
             let (fate, notes) = self.by_id.get(&directive.id).unwrap_or(&unknown);
-            report.lists[*fate as usize].push(Entry {
-                file: directive.file.to_string(),
-                line: directive.line,
-                directive: directive.name.clone(),
-                note: notes.join("; "),
-            });
+            report.lists[*fate as usize].push(directive.entry(notes.join("; ")));
             self.collect(directive.children(), report);
         }
     }
@@ -135,24 +144,8 @@ impl Report {
     }
 
     pub(super) fn json(&self) -> String {
-        let list = |fate: Fate| -> Vec<Value> {
-            let entries = self.lists[fate as usize].iter();
-            entries
-                .map(|entry| {
-                    json!({
-                        "file": entry.file,
-                        "line": entry.line,
-                        "directive": entry.directive,
-                        "note": entry.note,
-                    })
-                })
-                .collect()
-        };
-        let all = json!({
-            "carried": list(Fate::Carried),
-            "changed": list(Fate::Changed),
-            "not_carried": list(Fate::NotCarried),
-        });
+        let [carried, changed, lost] = &self.lists;
+        let all = json!({ "carried": carried, "changed": changed, "not_carried": lost });
         format!("{all:#}\n")
     }
 

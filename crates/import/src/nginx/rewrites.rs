@@ -6,7 +6,6 @@ use serde_json::{Map, Value, json};
 use super::{
     output::put,
     parse::Directive,
-    report::Fates,
     scope::Scope,
     tables::header,
     upstreams::Destination,
@@ -19,12 +18,11 @@ pub(super) fn of(
     (to, has_variables): (&Destination, bool),
     prefix: Option<&str>,
     scope: &Scope<'_>,
-    fates: &mut Fates,
 ) -> Value {
     let mut rules = Map::new();
     rules.insert(
         "location".to_owned(),
-        redirects((to, has_variables), prefix, scope, fates).into(),
+        redirects((to, has_variables), prefix, scope).into(),
     );
     let mut cookies = Map::new();
     for (name, key) in [
@@ -34,7 +32,7 @@ pub(super) fn of(
         let list: Vec<Value> = scope
             .nearest(name)
             .into_iter()
-            .filter_map(|directive| texts(directive, scope, fates))
+            .filter_map(|directive| texts(directive, scope))
             .collect();
         if !list.is_empty() {
             cookies.insert(key.to_owned(), list.into());
@@ -43,7 +41,7 @@ pub(super) fn of(
     let flags: Vec<Value> = scope
         .nearest("proxy_cookie_flags")
         .into_iter()
-        .filter_map(|directive| flags(directive, fates))
+        .filter_map(flags)
         .collect();
     put(&mut cookies, "flags", flags);
     put(&mut rules, "cookies", cookies);
@@ -55,7 +53,6 @@ fn redirects(
     (to, has_variables): (&Destination, bool),
     prefix: Option<&str>,
     scope: &Scope<'_>,
-    fates: &mut Fates,
 ) -> Vec<Value> {
     let usual = || {
         let scheme = if to.is_tls { "https" } else { "http" };
@@ -78,8 +75,7 @@ fn redirects(
             .one("proxy_pass")
             .filter(|_| scope.is_within("proxy_pass"))
         {
-            fates.changed(
-                pass,
+            pass.changed(
                 "redirects to this backend become redirects to the client's host; nginx changes \
                  redirects to the backend of the outer location",
             );
@@ -89,22 +85,22 @@ fn redirects(
     let mut list = Vec::new();
     for directive in written {
         match directive.arg(0) {
-            "off" => fates.carried(directive, ""),
+            "off" => directive.carried(""),
             "default" => {
-                fates.carried(directive, "");
+                directive.carried("");
                 list.push(usual());
             }
-            _ => list.extend(texts(directive, scope, fates)),
+            _ => list.extend(texts(directive, scope)),
         }
     }
     list
 }
 
 /// Returns a rule of two texts.
-fn texts(directive: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<Value> {
+fn texts(directive: &Directive, scope: &Scope<'_>) -> Option<Value> {
     let (from, to) = (directive.arg(0), directive.arg(1));
     if from == "off" {
-        fates.carried(directive, "");
+        directive.carried("");
         return None;
     }
     let is_regex = from.starts_with('~');
@@ -120,14 +116,11 @@ fn texts(directive: &Directive, scope: &Scope<'_>, fates: &mut Fates) -> Option<
     });
     match (from, to) {
         (Some(from), Some(to)) if is_known => {
-            fates.carried(directive, "");
+            directive.carried("");
             Some(json!({ "from": from, "to": to }))
         }
         _ => {
-            fates.lost(
-                directive,
-                "a variable or an expression of it has no counterpart",
-            );
+            directive.lost("a variable or an expression of it has no counterpart");
             None
         }
     }
@@ -166,10 +159,10 @@ fn replacement(to: &str, is_regex: bool, scope: &Scope<'_>) -> Option<String> {
 }
 
 /// Returns the flags of the cookies with a name.
-fn flags(directive: &Directive, fates: &mut Fates) -> Option<Value> {
+fn flags(directive: &Directive) -> Option<Value> {
     let name = directive.arg(0);
     if name == "off" {
-        fates.carried(directive, "");
+        directive.carried("");
         return None;
     }
     if pieces(name)
@@ -177,7 +170,7 @@ fn flags(directive: &Directive, fates: &mut Fates) -> Option<Value> {
         .any(|piece| matches!(piece, Piece::Variable(_)))
         && !name.starts_with('~')
     {
-        fates.lost(directive, "a variable of it has no counterpart");
+        directive.lost("a variable of it has no counterpart");
         return None;
     }
     let mut value = json!({ "name": name });
@@ -192,11 +185,11 @@ fn flags(directive: &Directive, fates: &mut Fates) -> Option<Value> {
             "samesite=lax" => value["same_site"] = "lax".into(),
             "samesite=none" => value["same_site"] = "none".into(),
             flag => {
-                fates.lost(directive, format!("the flag `{flag}` is not known"));
+                directive.lost(format!("the flag `{flag}` is not known"));
                 return None;
             }
         }
     }
-    fates.carried(directive, "");
+    directive.carried("");
     Some(value)
 }

@@ -70,19 +70,19 @@ impl<'a> Routes<'a, '_> {
         let at = At::rule(scope, directive).with_groups(groups.as_deref());
         let keys = condition.map(|(_, keys)| keys);
         match directive.name.as_str() {
-            "set" => self.fates.carried(directive, ""),
+            "set" => directive.carried(""),
             "break" => {
-                self.fates.carried(directive, "");
+                directive.carried("");
                 rules.push(keys, json!({ "then": "stop" }));
             }
             "return" => {
                 if let Some(rule) = returned(directive, at, scope) {
-                    self.mark_return(directive, &rule);
+                    Self::mark_return(directive, &rule);
                     rules.push(keys, rule);
                     rules.is_end |= keys.is_none();
                 } else {
                     let why = "a variable of it has no counterpart";
-                    self.fates.closed(directive, why);
+                    directive.closed(why);
                     rules.is_closed = true;
                 }
             }
@@ -90,12 +90,12 @@ impl<'a> Routes<'a, '_> {
                 Ok(rule) => {
                     let note = note_of_rewrite(directive);
                     match note {
-                        Some(note) => self.fates.changed(directive, note),
-                        None => self.fates.carried(directive, ""),
+                        Some(note) => directive.changed(note),
+                        None => directive.carried(""),
                     }
                     rules.push(keys, rule);
                 }
-                Err(why) => self.fates.lost(directive, why),
+                Err(why) => directive.lost(why),
             },
             "if" if conditions::of_own_file(directive).is_none() || is_of_server => {
                 self.condition(directive, (place, scope), rules);
@@ -120,17 +120,17 @@ impl<'a> Routes<'a, '_> {
         let (Some(read), Some(keys)) = (read, keys) else {
             const WHY: &str = "this condition has no counterpart";
             if conditions::refuses(directive) {
-                self.fates.closed(directive, WHY);
+                directive.closed(WHY);
                 rules.is_closed = true;
             } else {
-                self.fates.lost(directive, WHY);
+                directive.lost(WHY);
             }
             return;
         };
         if tables::is_forwarded(&read.value, scope) {
-            self.fates.changed(directive, tables::UNTRUSTED);
+            directive.changed(tables::UNTRUSTED);
         } else {
-            self.fates.carried(directive, "");
+            directive.carried("");
         }
         let inner = scope.inner(directive);
         let is_content = |one: &Directive| !OF_RULES.contains(&one.name.as_str());
@@ -159,19 +159,19 @@ impl<'a> Routes<'a, '_> {
         }
     }
 
-    fn mark_return(&mut self, directive: &Directive, rule: &Value) {
+    fn mark_return(directive: &Directive, rule: &Value) {
         if rule.get("body").is_some() {
             let note = "`Content-Type` does not depend on the extension of the path; the only \
                 condition with an effect is `If-None-Match: *` of `GET` and `HEAD`";
-            self.fates.changed(directive, note);
+            directive.changed(note);
         } else if rule
             .get("to")
             .is_some_and(|to| to.to_string().contains("{uri}"))
         {
             let note = "`$request_uri` has the path in its normal form";
-            self.fates.changed(directive, note);
+            directive.changed(note);
         } else {
-            self.fates.carried(directive, "");
+            directive.carried("");
         }
     }
 

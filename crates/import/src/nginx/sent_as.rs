@@ -5,14 +5,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     parse::Directive,
-    report::Fates,
     scope::Scope,
     tables::header,
     words::{Piece, pieces},
 };
 
 /// Returns `upstream_request` of a location with `proxy_pass`, if it has one.
-pub(super) fn of(scope: &Scope<'_>, fates: &mut Fates) -> Option<Value> {
+pub(super) fn of(scope: &Scope<'_>) -> Option<Value> {
     let upgrades = scope
         .nearest("proxy_set_header")
         .into_iter()
@@ -29,18 +28,18 @@ pub(super) fn of(scope: &Scope<'_>, fates: &mut Fates) -> Option<Value> {
             translated(directive, scope, caches.is_some())
         };
         match translated {
-            Ok(None) => fates.carried(directive, ""),
+            Ok(None) => directive.carried(""),
             Ok(Some((key, value))) => {
                 // `proxy_set_body` counts whether or not the client's body is passed on.
                 if !sent.contains_key(key) {
                     sent.insert(key.to_owned(), value);
                 }
                 match note(directive, scope) {
-                    Some(note) => fates.changed(directive, note),
-                    None => fates.carried(directive, ""),
+                    Some(note) => directive.changed(note),
+                    None => directive.carried(""),
                 }
             }
-            Err(why) => fates.lost(directive, why),
+            Err(why) => directive.lost(why),
         }
     }
     (!sent.is_empty()).then(|| json!(sent))

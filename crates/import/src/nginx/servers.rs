@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use super::{
     output::Part,
     parse::Directive,
-    report::Fates,
     scope::Scope,
     words::{bytes, duration, milliseconds, size},
 };
@@ -66,17 +65,17 @@ impl Server<'_> {
 }
 
 impl<'a> Servers<'a> {
-    pub(super) fn read(http: &Scope<'a>, fates: &mut Fates) -> Self {
+    pub(super) fn read(http: &Scope<'a>) -> Self {
         let mut all = Self {
             list: Vec::new(),
             listeners: Vec::new(),
         };
         for directive in http.innermost().iter().filter(|one| one.name == "server") {
-            fates.carried(directive, "");
-            all.server(directive, http, fates);
+            directive.carried("");
+            all.server(directive, http);
         }
         all.join_families();
-        all.repeated(fates);
+        all.repeated();
         for listener in &all.listeners {
             let server = &mut all.list[listener.default];
             server.default_of.push(listener.name.clone());
@@ -84,7 +83,7 @@ impl<'a> Servers<'a> {
         all
     }
 
-    fn server(&mut self, directive: &'a Directive, http: &Scope<'a>, fates: &mut Fates) {
+    fn server(&mut self, directive: &'a Directive, http: &Scope<'a>) {
         let index = self.list.len();
         let scope = http.inner(directive);
         let mut server = Server {
@@ -94,21 +93,21 @@ impl<'a> Servers<'a> {
             hosts: Vec::new(),
             scope,
         };
-        server.names(fates);
+        server.names();
         let listens = server.scope.own("listen");
         if listens.is_empty() {
             let name = self.listener(index, directive, "80", directive);
             server.listeners.push(name);
         }
         for listen in listens {
-            fates.carried(listen, "");
+            listen.carried("");
             let name = self.listener(index, listen, listen.arg(0), directive);
-            self.parameters(&name, index, listen, fates);
+            self.parameters(&name, index, listen);
             if !server.listeners.contains(&name) {
                 server.listeners.push(name);
             }
         }
-        self.certificates(&server, fates);
+        self.certificates(&server);
         self.list.push(server);
     }
 
@@ -149,7 +148,7 @@ impl<'a> Servers<'a> {
         name
     }
 
-    fn parameters(&mut self, name: &str, server: usize, listen: &Directive, fates: &mut Fates) {
+    fn parameters(&mut self, name: &str, server: usize, listen: &Directive) {
         let Some(listener) = self.listeners.iter_mut().find(|own| own.name == name) else {
             return;
         };
@@ -164,13 +163,12 @@ impl<'a> Servers<'a> {
                 }
                 "proxy_protocol" => {
                     listener.http.is_proxied = true;
-                    fates.changed(
-                        listen,
+                    listen.changed(
                         "PROXY protocol: list the balancers in `proxy_protocol`; it has 127.0.0.1 \
                          now",
                     );
                 }
-                "quic" => fates.lost(listen, "HTTP/3 is not there"),
+                "quic" => listen.lost("HTTP/3 is not there"),
                 other => {
                     if !["reuseport", "deferred", "bind"].contains(&other)
                         && ![
@@ -185,28 +183,28 @@ impl<'a> Servers<'a> {
                         .iter()
                         .any(|known| other.starts_with(&format!("{known}=")))
                     {
-                        fates.lost(listen, format!("`{other}` is not known"));
+                        listen.lost(format!("`{other}` is not known"));
                     }
                 }
             }
         }
     }
 
-    fn certificates(&mut self, server: &Server<'a>, fates: &mut Fates) {
+    fn certificates(&mut self, server: &Server<'a>) {
         let certificates = server.scope.nearest("ssl_certificate");
         let keys = server.scope.nearest("ssl_certificate_key");
         let protocols = server.scope.nearest("ssl_protocols");
         let is_h2 = server.scope.nearest("http2");
         for (certificate, key) in certificates.iter().zip(&keys) {
-            fates.carried(certificate, "");
-            fates.carried(key, "");
+            certificate.carried("");
+            key.carried("");
         }
         for name in &server.listeners {
             let Some(listener) = self.listeners.iter_mut().find(|own| own.name == *name) else {
                 continue;
             };
             if let Some(http2) = is_h2.first() {
-                fates.carried(http2, "");
+                http2.carried("");
                 listener.http.speaks_h2 |= http2.is_on();
             }
             if !listener.is_tls {
@@ -221,9 +219,9 @@ impl<'a> Servers<'a> {
             for protocol in &protocols {
                 let has = |version: &str| protocol.args.iter().any(|arg| arg == version);
                 if has("TLSv1") || has("TLSv1.1") {
-                    fates.changed(protocol, "TLS 1.2 and 1.3 only");
+                    protocol.changed("TLS 1.2 and 1.3 only");
                 } else {
-                    fates.carried(protocol, "");
+                    protocol.carried("");
                 }
                 if has("TLSv1.3") && !has("TLSv1.2") {
                     listener.min_version = Some("1.3");
@@ -266,7 +264,7 @@ impl<'a> Servers<'a> {
     }
 
     /// Takes names away from servers that come after another one with the same name and address.
-    fn repeated(&mut self, fates: &mut Fates) {
+    fn repeated(&mut self) {
         for index in 1..self.list.len() {
             let (before, rest) = self.list.split_at_mut(index);
             let Some(server) = rest.first_mut() else {
@@ -288,10 +286,7 @@ impl<'a> Servers<'a> {
             server.hosts.retain(|host| !taken.contains(host));
             for name in server.scope.own("server_name") {
                 for host in &taken {
-                    fates.changed(
-                        name,
-                        format!("an earlier server of the address has `{host}`"),
-                    );
+                    name.changed(format!("an earlier server of the address has `{host}`"));
                 }
             }
         }
@@ -348,8 +343,8 @@ impl<'a> Servers<'a> {
     }
 
     /// Returns the listeners of the configuration.
-    pub(super) fn parts(&self, http: &Scope<'a>, fates: &mut Fates) -> Vec<Part> {
-        let limits = limits(http, &self.list, fates);
+    pub(super) fn parts(&self, http: &Scope<'a>) -> Vec<Part> {
+        let limits = limits(http, &self.list);
         let mut parts = Vec::new();
         for listener in &self.listeners {
             let mut value = Map::new();
@@ -370,7 +365,7 @@ impl<'a> Servers<'a> {
                     value.insert("http2".to_owned(), json!({ "enabled": false }));
                 }
                 if listener.certificates.is_empty() {
-                    fates.closed(listener.first, "it has no usable `ssl_certificate`");
+                    listener.first.closed("it has no usable `ssl_certificate`");
                 }
             }
             if !limits.is_empty() {
@@ -380,7 +375,7 @@ impl<'a> Servers<'a> {
             let mut defaults = self.list.iter();
             let default = defaults.find(|server| server.default_of.contains(&listener.name));
             if let Some(own) = default.and_then(|one| one.scope.one("underscores_in_headers")) {
-                fates.carried(own, "");
+                own.carried("");
                 if own.arg(0) == "on" {
                     value.insert("underscores".to_owned(), "allow".into());
                 }
@@ -395,9 +390,9 @@ impl<'a> Servers<'a> {
 }
 
 impl Server<'_> {
-    fn names(&mut self, fates: &mut Fates) {
+    fn names(&mut self) {
         for directive in self.scope.own("server_name") {
-            fates.carried(directive, "");
+            directive.carried("");
             for name in &directive.args {
                 let lower = name.to_ascii_lowercase();
                 let lower = lower.trim_end_matches('.');
@@ -407,10 +402,8 @@ impl Server<'_> {
                 if let Some(regex) = name.strip_prefix('~') {
                     match Self::regex(regex) {
                         Some(host) => self.hosts.push(host),
-                        None => fates.lost(
-                            directive,
-                            format!("requests for `{name}` go to the default server"),
-                        ),
+                        None => directive
+                            .lost(format!("requests for `{name}` go to the default server")),
                     }
                     continue;
                 }
@@ -422,10 +415,7 @@ impl Server<'_> {
                 {
                     self.hosts.push(lower.to_owned());
                 } else {
-                    fates.lost(
-                        directive,
-                        format!("clients cannot request the name `{name}`"),
-                    );
+                    directive.lost(format!("clients cannot request the name `{name}`"));
                 }
             }
         }
@@ -464,7 +454,7 @@ fn normal(address: &str) -> String {
 }
 
 /// Returns the limits on clients, which nginx has for servers and this gateway for listeners.
-fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>], fates: &mut Fates) -> Map<String, Value> {
+fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>]) -> Map<String, Value> {
     let mut limits = BTreeMap::<&str, (u64, String)>::new();
     let scopes = std::iter::once(http).chain(servers.iter().map(|server| &server.scope));
     for scope in scopes {
@@ -475,11 +465,11 @@ fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>], fates: &mut Fates) -> Ma
         ] {
             for directive in scope.own(name) {
                 let Some(ms) = milliseconds(directive.arg(0)) else {
-                    fates.lost(directive, "this time is not known");
+                    directive.lost("this time is not known");
                     continue;
                 };
                 let ms = if ms == 0 { 1_000 } else { ms };
-                fates.carried(directive, "one value for all servers of a listener");
+                directive.carried("one value for all servers of a listener");
                 let known = limits.entry(key).or_insert((0, String::new()));
                 if ms > known.0 {
                     *known = (ms, duration(ms));
@@ -488,7 +478,7 @@ fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>], fates: &mut Fates) -> Ma
             limits.entry(key).or_insert((default, duration(default)));
         }
         for directive in scope.own("keepalive_requests") {
-            fates.carried(directive, "");
+            directive.carried("");
             if let Ok(count) = directive.arg(0).parse::<u64>() {
                 limits.insert(
                     "requests_per_connection",
@@ -497,10 +487,7 @@ fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>], fates: &mut Fates) -> Ma
             }
         }
         for directive in scope.own("large_client_header_buffers") {
-            fates.changed(
-                directive,
-                "all headers of a request together have the space of all buffers",
-            );
+            directive.changed("all headers of a request together have the space of all buffers");
             let count = directive.arg(0).parse::<u64>().unwrap_or(4);
             if let Some(one) = bytes(directive.arg(1)) {
                 let headers = (count * one).clamp(1 << 10, 1 << 20);
@@ -509,10 +496,7 @@ fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>], fates: &mut Fates) -> Ma
             }
         }
         for directive in scope.own("client_body_timeout") {
-            fates.changed(
-                directive,
-                "a body may be slower than `body_rate` for `body_grace`, in all",
-            );
+            directive.changed("a body may be slower than `body_rate` for `body_grace`, in all");
         }
     }
     limits

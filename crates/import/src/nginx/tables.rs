@@ -10,7 +10,6 @@ use super::{
     entries::Entries,
     output::{Part, put},
     parse::Directive,
-    report::Fates,
     scope::Scope,
     variables::{At, value},
     words::plain,
@@ -28,7 +27,7 @@ pub(super) fn header_of_response(text: &str, scope: &Scope<'_>) -> Option<String
 }
 
 /// Marks a directive whose header has this value as carried over.
-pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates: &mut Fates) {
+pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
     let mut is_as_written = true;
     let all = with_tables(value, scope);
     for (placeholder, note) in [
@@ -45,7 +44,7 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates:
     ] {
         if all.contains(placeholder) {
             is_as_written = false;
-            fates.changed(directive, note);
+            directive.changed(note);
         }
     }
     if directive
@@ -54,14 +53,14 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>, fates:
         .any(|arg| arg.contains("$binary_remote_addr"))
     {
         is_as_written = false;
-        fates.changed(directive, "`$binary_remote_addr` is the address as text");
+        directive.changed("`$binary_remote_addr` is the address as text");
     }
     if FORWARDED.iter().any(|begin| all.contains(begin)) {
         is_as_written = false;
-        fates.changed(directive, UNTRUSTED);
+        directive.changed(UNTRUSTED);
     }
     if is_as_written {
-        fates.carried(directive, "");
+        directive.carried("");
     }
 }
 
@@ -315,17 +314,9 @@ fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
 /// has other placeholders, or is empty.
 pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec<String>> {
     let table = table(name, scope)?;
-    let default = table
-        .get("default")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let default = table["default"].as_str().unwrap_or_default();
     let mut all = vec![default.to_owned()];
-    all.extend(
-        table
-            .get("exists")
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-    );
+    all.extend(table["exists"].as_str().map(str::to_owned));
     for (key, entries) in table.as_object()? {
         for (own, result) in entries.as_object().into_iter().flatten() {
             all.push(match key.as_str() {
@@ -353,10 +344,7 @@ pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec
 /// Returns all results of a variable's table as they are written, empty ones too.
 pub(super) fn results_or_empty(variable: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
     let table = table(variable, scope)?;
-    let default = table
-        .get("default")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let default = table["default"].as_str().unwrap_or_default();
     let mut all = vec![default.to_owned()];
     for entries in table.as_object()?.values() {
         let results = entries.as_object().into_iter().flatten();
@@ -397,7 +385,7 @@ fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static s
 }
 
 /// Returns the tables whose results `uses` holds, itself or by other tables, and marks all tables.
-pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Vec<(String, Part)> {
+pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
     let mut found: Vec<(String, Part)> = Vec::new();
     let mut left: Vec<&Directive> = all(http).collect();
     let mut derived = http.derived().borrow().clone();
@@ -426,12 +414,12 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Ve
             continue;
         };
         if is_forwarded(&value["from"].to_string(), http) {
-            fates.changed(table, UNTRUSTED);
+            table.changed(UNTRUSTED);
         } else {
-            fates.carried(table, "");
+            table.carried("");
         }
         for entry in table.children() {
-            fates.carried(entry, "");
+            entry.carried("");
         }
         uses.push_str(&value.to_string());
         let comment = table.place();
@@ -444,7 +432,7 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String, fates: &mut Fates) -> Ve
         }
         if let Err(why) = translate(table, At::response(http)) {
             for one in std::iter::once(table).chain(table.children()) {
-                fates.lost(one, why);
+                one.lost(why);
             }
         }
     }
@@ -464,12 +452,11 @@ mod tests {
         let path = folder.path().join("nginx.conf");
         fs::write(&path, format!("http {{ {tables} }}")).unwrap();
         let source = parse::read(&path).unwrap();
-        let mut fates = Fates::default();
-        let http = http_of(&source, &mut fates);
+        let http = http_of(&source);
         let uses = header("<$v>", &http).unwrap_or_default();
-        let parts = parts(&http, uses, &mut fates);
+        let parts = parts(&http, uses);
         let parts = parts.into_iter().map(|(name, part)| (name, part.value));
-        (parts.collect(), fates.report(&source.directives).text())
+        (parts.collect(), source.report().text())
     }
 
     #[test]

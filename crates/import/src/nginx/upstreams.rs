@@ -7,10 +7,9 @@ use serde_json::{Map, Value, json};
 use super::{
     output::Part,
     parse::Directive,
-    report::Fates,
     scope::Scope,
     tables,
-    words::{duration, milliseconds, parameter},
+    words::{duration, milliseconds, parameter, part_of_request},
 };
 
 /// Upstreams that routes use.
@@ -80,24 +79,18 @@ impl<'a> Upstreams<'a> {
     }
 
     /// Returns the name of the upstream for a destination.
-    pub(super) fn name(
-        &mut self,
-        to: &Destination,
-        pass: &Directive,
-        scope: &Scope<'a>,
-        fates: &mut Fates,
-    ) -> String {
+    pub(super) fn name(&mut self, to: &Destination, pass: &Directive, scope: &Scope<'a>) -> String {
         let key = (to.is_tls, to.authority.clone());
         if let Some(known) = self.made.iter().find(|made| made.key == key) {
             return known.name.clone();
         }
         let block = self.blocks.get(&to.authority).copied();
         let mut value = match block {
-            Some(block) => of_block(block, &self.http, fates),
+            Some(block) => of_block(block, &self.http),
             None => of_authority(&to.authority),
         };
         if to.is_tls {
-            fates.changed(pass, "the certificate of the backend is verified, as nginx does with `proxy_ssl_verify on`");
+            pass.changed("the certificate of the backend is verified, as nginx does with `proxy_ssl_verify on`");
             let name = scope
                 .one("proxy_ssl_name")
                 .map(|name| name.arg(0).to_owned());
@@ -147,10 +140,10 @@ impl<'a> Upstreams<'a> {
     }
 
     /// Returns the upstreams in use; what no route uses is named in the report.
-    pub(super) fn parts(self, fates: &mut Fates) -> Vec<(String, Part)> {
+    pub(super) fn parts(self) -> Vec<(String, Part)> {
         for block in self.blocks.values() {
-            if !fates.has(block) {
-                fates.lost(block, "no location that was carried over uses it");
+            if !block.has_fate() {
+                block.lost("no location that was carried over uses it");
             }
         }
         let parts = self.made.into_iter().map(|made| {
@@ -173,21 +166,21 @@ fn limits(connect: u64, read: u64) -> Value {
 }
 
 /// Returns the time limits of a route, if they are not those of its upstream.
-pub(super) fn timeouts(scope: &Scope<'_>, fates: &mut Fates) -> Option<Value> {
-    let mut time = |name: &str| {
+pub(super) fn timeouts(scope: &Scope<'_>) -> Option<Value> {
+    let time = |name: &str| {
         let Some(directive) = scope.one(name) else {
             return USUAL;
         };
         let Some(ms) = milliseconds(directive.arg(0)) else {
-            fates.lost(directive, "this time is not known");
+            directive.lost("this time is not known");
             return USUAL;
         };
-        fates.carried(directive, "");
+        directive.carried("");
         ms.max(1)
     };
     let (connect, read) = (time("proxy_connect_timeout"), time("proxy_read_timeout"));
     if let Some(send) = scope.one("proxy_send_timeout") {
-        fates.changed(send, "`timeouts.idle` is the time of `proxy_read_timeout`");
+        send.changed("`timeouts.idle` is the time of `proxy_read_timeout`");
     }
     ((connect, read) != (USUAL, USUAL)).then(|| limits(connect, read))
 }
@@ -246,8 +239,8 @@ fn backend(address: &str, weight: Option<u64>, is_backup: bool) -> Value {
     value
 }
 
-fn of_block(block: &Directive, http: &Scope<'_>, fates: &mut Fates) -> Map<String, Value> {
-    fates.carried(block, "");
+fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
+    block.carried("");
     let mut value = Map::new();
     let mut backends = Vec::new();
     let mut balance = "round_robin".to_owned();
@@ -255,9 +248,9 @@ fn of_block(block: &Directive, http: &Scope<'_>, fates: &mut Fates) -> Map<Strin
     for directive in block.children() {
         match directive.name.as_str() {
             "server" => {
-                fates.carried(directive, "");
+                directive.carried("");
                 if directive.args.iter().any(|arg| arg == "down") {
-                    fates.carried(directive, "left out: `down`");
+                    directive.carried("left out: `down`");
                     continue;
                 }
                 let weight = parameter(directive, "weight").and_then(|text| text.parse().ok());
@@ -271,39 +264,35 @@ fn of_block(block: &Directive, http: &Scope<'_>, fates: &mut Fates) -> Map<Strin
                 most = most.max(own.filter(|most| *most > 0));
                 for known in ["slow_start", "resolve", "service", "route"] {
                     if directive.args.iter().any(|arg| arg.starts_with(known)) {
-                        fates.changed(directive, format!("without `{known}`"));
+                        directive.changed(format!("without `{known}`"));
                     }
                 }
             }
             "least_conn" => {
-                fates.carried(directive, "");
+                directive.carried("");
                 balance = "least_conn".into();
             }
             "ip_hash" => {
-                fates.changed(
-                    directive,
+                directive.changed(
                     "another hash, of the whole address instead of the first three octets: clients \
                      change their backend once",
                 );
                 balance = "hash:client.ip".into();
             }
             "random" => {
-                fates.changed(directive, "the better of two random backends");
+                directive.changed("the better of two random backends");
                 balance = "p2c".into();
             }
             "hash" => match hash_key(directive.arg(0), http) {
                 Some(key) => {
-                    fates.changed(directive, "another hash: clients change their backend once");
+                    directive.changed("another hash: clients change their backend once");
                     balance = key;
                 }
-                None => fates.lost(
-                    directive,
-                    "this key is not supported; requests go round robin",
-                ),
+                None => directive.lost("this key is not supported; requests go round robin"),
             },
             "keepalive" | "keepalive_requests" | "keepalive_timeout" | "keepalive_time"
             | "zone" => {
-                fates.carried(directive, "connections are kept in any case");
+                directive.carried("connections are kept in any case");
             }
             _ => {}
         }
@@ -331,14 +320,9 @@ fn hash_key(key: &str, http: &Scope<'_>) -> Option<String> {
         "$request_uri" => "hash:uri".to_owned(),
         key => {
             let name = key.strip_prefix('$')?;
-            if let Some(header) = name.strip_prefix("http_") {
-                format!("hash:header:{}", header.replace('_', "-"))
-            } else if let Some(cookie) = name.strip_prefix("cookie_") {
-                format!("hash:cookie:{cookie}")
-            } else if let Some(query) = name.strip_prefix("arg_") {
-                format!("hash:query:{query}")
-            } else {
-                hash_by_table(name, http)?
+            match part_of_request(name) {
+                Some(part) => format!("hash:{part}"),
+                None => hash_by_table(name, http)?,
             }
         }
     })

@@ -156,6 +156,27 @@ pub(super) fn parameter<'d>(directive: &'d Directive, name: &str) -> Option<&'d 
     args.find_map(|arg| arg.strip_prefix(name)?.strip_prefix('='))
 }
 
+/// Returns the part of a request that a variable stands for, as keys of limits and hashes name it.
+pub(super) fn part_of_request(variable: &str) -> Option<String> {
+    let kinds = [
+        ("http_", "header"),
+        ("cookie_", "cookie"),
+        ("arg_", "query"),
+    ];
+    kinds.iter().find_map(|(begin, kind)| {
+        let name = variable.strip_prefix(begin)?;
+        Some(match *kind {
+            "header" => format!("header:{}", name.replace('_', "-")),
+            kind => format!("{kind}:{name}"),
+        })
+    })
+}
+
+/// Returns the name of the zone that a parameter of a directive defines.
+pub(super) fn zone<'d>(directive: &'d Directive, parameter_name: &str) -> Option<&'d str> {
+    parameter(directive, parameter_name)?.split(':').next()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,13 +9,12 @@ use std::{
     fs, io,
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
-use edgeway_base::out;
-use edgeway_base::out::EX_CONFIG;
+use edgeway_base::out::{self, Failure};
 
 use self::app::{App, Machine, Taken};
+use super::unusable;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -38,24 +37,14 @@ struct Output {
     is_private: bool,
 }
 
-pub(super) fn run(options: &Options) -> ExitCode {
-    match import(options) {
-        Ok(report) => {
-            out::data(&report);
-            ExitCode::SUCCESS
-        }
-        Err((status, message)) => {
-            // The terminal would act on escape sequences of the file.
-            let message = out::printable_lines(&message);
-            out::note(&format!("edgeway: {message}"));
-            status
-        }
-    }
+pub(super) fn run(options: &Options) -> Result<(), Failure> {
+    out::data(&import(options)?);
+    Ok(())
 }
 
-fn import(options: &Options) -> Result<String, (ExitCode, String)> {
+fn import(options: &Options) -> Result<String, Failure> {
     let name = options.file.display();
-    let of_file = |why: String| (ExitCode::from(EX_CONFIG), format!("{name}: {why}"));
+    let of_file = |why: String| unusable(&format!("{name}: {why}"));
     let apps = ecosystem::read(&options.file).map_err(of_file)?;
     let folder = std::path::absolute(&options.file).map_err(|error| of_file(error.to_string()))?;
     let folder = folder.parent().unwrap_or(Path::new("/"));
@@ -82,7 +71,7 @@ fn import(options: &Options) -> Result<String, (ExitCode, String)> {
             _ => "",
         };
         let why = format!("cannot write to `{folder}`: {error}{hint}");
-        (ExitCode::FAILURE, why)
+        Failure::Message(out::printable_lines(&why))
     })?;
     Ok(render::report(&planned, &options.out))
 }

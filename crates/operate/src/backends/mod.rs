@@ -19,16 +19,24 @@ pub struct Name {
     pub address: String,
 }
 
+impl Name {
+    pub fn new(upstream: &str, address: impl fmt::Display) -> Self {
+        Self {
+            upstream: upstream.to_owned(),
+            address: address.to_string(),
+        }
+    }
+}
+
 impl FromStr for Name {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('/') {
             // The path of a unix socket has slashes of its own.
-            Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => Ok(Self {
-                upstream: upstream.to_owned(),
-                address: address.to_owned(),
-            }),
+            Some((upstream, address)) if !upstream.is_empty() && !address.is_empty() => {
+                Ok(Self::new(upstream, address))
+            }
             _ => Err("write UPSTREAM/ADDRESS, such as web/127.0.0.1:3001".to_owned()),
         }
     }
@@ -48,6 +56,12 @@ pub enum RequestFailure {
     /// The gateway cannot be reached. It may come back, as after an upgrade or a restart.
     #[error("{0}")]
     Away(String),
+}
+
+impl From<RequestFailure> for String {
+    fn from(failure: RequestFailure) -> Self {
+        failure.to_string()
+    }
 }
 
 /// Requests of the commands to the running gateway.

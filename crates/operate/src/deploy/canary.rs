@@ -8,7 +8,8 @@ use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::CanaryOutcome;
 use tokio::time::{Instant, sleep};
 
-use super::{Deploy, DeployError, retire, settings};
+use super::{Deploy, retire, settings};
+use crate::Failure;
 
 const EVERY: Duration = Duration::from_secs(1);
 /// Time for which the gateway may not respond: it may be upgraded meanwhile.
@@ -16,11 +17,11 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Deploy<'_> {
     /// Checks that no release is on trial, and that one can be compared for `canary`.
-    pub(super) async fn check_no_trial(&self, canary: Option<Percent>) -> Result<(), DeployError> {
+    pub(super) async fn check_no_trial(&self, canary: Option<Percent>) -> Result<(), Failure> {
         if canary.is_some_and(|share| !(share.0 > 0.0 && share.0 < 100.0)) {
             let why = "`--canary` must be between 0% and 100%, such as `5%`; without it all \
                        visitors get the release at once";
-            return Err(why.to_owned().into());
+            return Err(why.into());
         }
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         if let Some(canary) = &status.canary {
@@ -42,11 +43,7 @@ impl Deploy<'_> {
     }
 
     /// Starts the instances of a release, and sends it a part of the visitors.
-    pub(super) async fn try_out(
-        &mut self,
-        release: &str,
-        share: Percent,
-    ) -> Result<(), DeployError> {
+    pub(super) async fn try_out(&mut self, release: &str, share: Percent) -> Result<(), Failure> {
         let started = self.start_missing(release).await?;
         let began = async {
             self.check_interrupt()?;
@@ -55,7 +52,7 @@ impl Deploy<'_> {
             self.check_interrupt()?;
             self.folder.trial_began(release)?;
             let began = self.gateway.begin_canary(&self.upstream, release, share);
-            began.await.map_err(|failure| failure.to_string())?;
+            began.await?;
             Ok(())
         };
         if let Err(error) = began.await {
@@ -75,7 +72,7 @@ impl Deploy<'_> {
     }
 
     /// Waits for the verdict on a release, and says each step.
-    pub(super) async fn follow_trial(&mut self, release: &str) -> Result<(), DeployError> {
+    pub(super) async fn follow_trial(&mut self, release: &str) -> Result<(), Failure> {
         // Another command may end the trial.
         self.alone = None;
         let (mut share, mut seen) = (None, Instant::now());
@@ -83,7 +80,7 @@ impl Deploy<'_> {
             if *self.interrupt.borrow() {
                 self.progress
                     .say("the trial continues without this command");
-                return Err(DeployError::Interrupted);
+                return Err(Failure::INTERRUPTED);
             }
             match settings(self.gateway, &self.upstream).await {
                 Ok((status, _)) => {
@@ -105,7 +102,7 @@ impl Deploy<'_> {
         status: &UpstreamStatus,
         release: &str,
         share: &mut Option<f64>,
-    ) -> Option<Result<(), DeployError>> {
+    ) -> Option<Result<(), Failure>> {
         let canary = status.canary.as_ref();
         if let Some(canary) = canary.filter(|canary| canary.release == release) {
             if share.is_some_and(|before| before < canary.share) {
@@ -123,17 +120,16 @@ impl Deploy<'_> {
             self.progress.say(&verdict.to_string());
             return Some(Ok(()));
         }
-        Some(Err(verdict.to_string().into()))
+        Some(Err(verdict.into()))
     }
 
     /// Ends the trial of a release, if there is one.
-    pub(super) async fn end_trial(&mut self) -> Result<bool, DeployError> {
+    pub(super) async fn end_trial(&mut self) -> Result<bool, Failure> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         if status.canary.is_none() {
             return Ok(false);
         }
-        let ended = self.gateway.end_canary(&self.upstream).await;
-        let verdict = ended.map_err(|failure| failure.to_string())?;
+        let verdict = self.gateway.end_canary(&self.upstream).await?;
         self.progress.say(&verdict.to_string());
         Ok(true)
     }

@@ -16,7 +16,7 @@ use super::{folder::ReleaseFolder, name_of, supervise};
 use crate::{
     backends::Name,
     out,
-    program::{Machine, Programs},
+    program::{Machine, Manager, Programs},
 };
 
 /// An instance of a release, on a port.
@@ -165,10 +165,8 @@ fn relink(link: &Path, to: &Path) -> io::Result<()> {
 }
 
 async fn systemctl(manager: &str, verb: &str, unit: &str) -> Result<(), String> {
-    let user: &[&str] = if manager == "user" { &["--user"] } else { &[] };
     // Hints on units that cannot be enabled are for people who enable them by hand.
-    let line = [&["systemctl"], user, &["--quiet", verb, "--", unit]].concat();
-    let line: Vec<String> = line.into_iter().map(str::to_owned).collect();
+    let line = Manager::named(manager).systemctl(&["--quiet", verb, "--", unit]);
     let ran = Machine.run(&line).await;
     ran.map_err(|why| format!("`{}` failed: {why}", shown(&line)))
 }

@@ -14,7 +14,6 @@ mod warm;
 
 use std::{
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
@@ -30,9 +29,10 @@ use self::{
 };
 pub use self::{retire::run as run_retire, supervise::run as run_supervise};
 use super::{
+    Failure,
     admin::AdminOption,
     backends::{CheckBaseline, Gateway, Interrupt, Name, WaitFailure, interruptible, until_good},
-    client::{self, Remote, failed},
+    client::{self, Remote},
     out,
     progress::Progress,
 };
@@ -117,128 +117,95 @@ struct Checks {
     timeout: Span,
 }
 
-/// Outcome of a deploy that did not succeed. The messages have been printed.
-enum DeployError {
-    Failed(String),
-    Interrupted,
-}
-
-impl From<String> for DeployError {
-    fn from(why: String) -> Self {
-        Self::Failed(why)
-    }
-}
-
-pub fn run(options: &Options) -> ExitCode {
-    client::ask(&options.admin, async |gateway| {
-        interruptible(|interrupt| async {
-            let deploy = async {
-                let deploy = Deploy::begin(
-                    &gateway,
-                    &options.upstream,
-                    &options.checks,
-                    &options.admin,
-                    interrupt,
-                );
-                let mut deploy = deploy.await?;
-                deploy.check_no_trial(options.canary).await?;
-                deploy.check_overlap(options)?;
-                let release = deploy.put(&options.folder, options.name.as_deref())?;
-                deploy.is_new = true;
-                let served = match options.canary {
-                    Some(share) => deploy.try_out(&release, share).await,
-                    None if options.hold => deploy.hold(&release).await,
-                    None => deploy.serve(&release).await,
-                };
-                if let Err(error) = served {
-                    deploy.folder.remove_new(&release, deploy.is_copy)?;
-                    return Err(error);
-                }
-                match options.canary {
-                    Some(_) => deploy.follow_trial(&release).await,
-                    None => Ok(()),
-                }
-            };
-            ended(deploy.await)
-        })
-        .await
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let Options {
+        upstream,
+        checks,
+        admin,
+        ..
+    } = options;
+    begun(upstream, checks, admin, async |mut deploy| {
+        deploy.check_no_trial(options.canary).await?;
+        deploy.check_overlap(options)?;
+        let release = deploy.put(&options.folder, options.name.as_deref())?;
+        deploy.is_new = true;
+        let served = match options.canary {
+            Some(share) => deploy.try_out(&release, share).await,
+            None if options.hold => deploy.hold(&release).await,
+            None => deploy.serve(&release).await,
+        };
+        if let Err(error) = served {
+            deploy.folder.remove_new(&release, deploy.is_copy)?;
+            return Err(error);
+        }
+        match options.canary {
+            Some(_) => deploy.follow_trial(&release).await,
+            None => Ok(()),
+        }
     })
 }
 
-pub fn run_rollback(options: &RollbackOptions) -> ExitCode {
+pub fn run_rollback(options: &RollbackOptions) -> Result<(), Failure> {
     let release = options.release.as_deref();
     go_to(&options.upstream, release, &options.checks, &options.admin)
 }
 
-pub fn run_switch(options: &SwitchOptions) -> ExitCode {
+pub fn run_switch(options: &SwitchOptions) -> Result<(), Failure> {
     let release = Some(&*options.release);
     go_to(&options.upstream, release, &options.checks, &options.admin)
 }
 
 /// Makes a release that is there the current one: the one before the current one if none is given.
-fn go_to(upstream: &str, release: Option<&str>, checks: &Checks, admin: &AdminOption) -> ExitCode {
-    client::ask(admin, async |gateway| {
-        interruptible(|interrupt| async {
-            let gone = async {
-                let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
-                let mut deploy = deploy.await?;
-                if release.is_none() && deploy.end_trial().await? {
-                    return Ok(retire::begin(upstream, admin)?);
-                }
-                let release = deploy.earlier(release)?;
-                deploy.serve(&release).await
-            };
-            ended(gone.await)
-        })
-        .await
-    })
-}
-
-pub fn run_resume(options: &ResumeOptions) -> ExitCode {
-    let ResumeOptions {
-        upstream,
-        checks,
-        admin,
-    } = options;
-    client::ask(admin, async |gateway| {
-        interruptible(|interrupt| async {
-            let resumed = async {
-                let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
-                deploy.await?.resume().await
-            };
-            ended(resumed.await)
-        })
-        .await
-    })
-}
-
-pub fn run_list(options: &ListOptions) -> ExitCode {
-    client::ask(&options.admin, async |gateway| {
-        let list = async {
-            let (status, settings) = settings(&gateway, &options.upstream).await?;
-            let folder = ReleaseFolder::new(&settings);
-            folder.list(&status, Duration::from_secs(settings.linger))
-        };
-        match list.await {
-            Ok(list) if options.json => {
-                out::data(&json!({ "releases": list }).to_string());
-                ExitCode::SUCCESS
-            }
-            Ok(list) => {
-                out::data(&folder::table(&list));
-                ExitCode::SUCCESS
-            }
-            Err(why) => failed(&why),
+fn go_to(
+    upstream: &str,
+    release: Option<&str>,
+    checks: &Checks,
+    admin: &AdminOption,
+) -> Result<(), Failure> {
+    begun(upstream, checks, admin, async |mut deploy| {
+        if release.is_none() && deploy.end_trial().await? {
+            return Ok(retire::begin(upstream, admin)?);
         }
+        let release = deploy.earlier(release)?;
+        deploy.serve(&release).await
     })
 }
 
-fn ended(outcome: Result<(), DeployError>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(DeployError::Failed(why)) => failed(&why),
-        Err(DeployError::Interrupted) => ExitCode::from(130),
-    }
+pub fn run_resume(options: &ResumeOptions) -> Result<(), Failure> {
+    let (checks, admin) = (&options.checks, &options.admin);
+    begun(&options.upstream, checks, admin, async |mut deploy| {
+        deploy.resume().await
+    })
+}
+
+/// Runs a command that changes the releases of an upstream.
+fn begun(
+    upstream: &str,
+    checks: &Checks,
+    admin: &AdminOption,
+    work: impl AsyncFnOnce(Deploy<'_>) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    client::ask(admin, async |gateway| {
+        interruptible(|interrupt| async {
+            let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
+            work(deploy.await?).await
+        })
+        .await
+    })
+}
+
+pub fn run_list(options: &ListOptions) -> Result<(), Failure> {
+    client::ask(&options.admin, async |gateway| {
+        let (status, settings) = settings(&gateway, &options.upstream).await?;
+        let folder = ReleaseFolder::new(&settings);
+        let list = folder.list(&status, Duration::from_secs(settings.linger))?;
+        if options.json {
+            out::data(&json!({ "releases": list }).to_string());
+        } else {
+            out::data(&folder::table(&list));
+        }
+        Ok(())
+    })
 }
 
 /// Fetches the state of an upstream that has releases.
@@ -246,8 +213,7 @@ async fn settings(
     gateway: &Remote,
     upstream: &str,
 ) -> Result<(UpstreamStatus, ReleaseSettings), String> {
-    let status = gateway.upstream(upstream).await;
-    let status = status.map_err(|failure| failure.to_string())?;
+    let status = gateway.upstream(upstream).await?;
     match status.releases.clone() {
         Some(settings) => Ok((status, settings)),
         None => Err(format!(
@@ -282,11 +248,10 @@ impl<'a> Deploy<'a> {
         checks: &'a Checks,
         admin: &'a AdminOption,
         interrupt: Interrupt,
-    ) -> Result<Self, DeployError> {
+    ) -> Result<Self, Failure> {
         let (_, own) = settings(gateway, upstream).await?;
         let folder = ReleaseFolder::new(&own);
-        let snapshot = gateway.snapshot().await;
-        let snapshot = snapshot.map_err(|failure| failure.to_string())?;
+        let snapshot = gateway.snapshot().await?;
         let alone = folder.begin_deploy(&snapshot.config.file)?;
         // From now on no other command decides, and the gateway may have decided before.
         let (status, settings) = settings(gateway, upstream).await?;
@@ -310,7 +275,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Copies a new release into place, and returns its name.
-    fn put(&mut self, from: &Path, name: Option<&str>) -> Result<String, DeployError> {
+    fn put(&mut self, from: &Path, name: Option<&str>) -> Result<String, Failure> {
         let name = name.map_or_else(folder::name_of_now, str::to_owned);
         if !is_release_name(&name) || folder::RESERVED.contains(&name.as_str()) {
             return Err(format!(
@@ -328,7 +293,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Returns the release to go back to.
-    fn earlier(&mut self, wanted: Option<&str>) -> Result<String, DeployError> {
+    fn earlier(&mut self, wanted: Option<&str>) -> Result<String, Failure> {
         let state = self.folder.state()?;
         match wanted {
             Some(name) if self.folder.kind(name) == Some(Kind::Whole) => Ok(name.to_owned()),
@@ -349,7 +314,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Starts the instances of a release as needed, and switches to it.
-    async fn serve(&mut self, release: &str) -> Result<(), DeployError> {
+    async fn serve(&mut self, release: &str) -> Result<(), Failure> {
         match self.settings.overlap {
             ReleaseOverlap::One => self.replace_one_by_one(release).await?,
             ReleaseOverlap::All => self.replace_at_once(release).await?,
@@ -359,7 +324,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Starts the instances of a release, and lets it wait for its visitors.
-    async fn hold(&mut self, release: &str) -> Result<(), DeployError> {
+    async fn hold(&mut self, release: &str) -> Result<(), Failure> {
         let started = self.start_missing(release).await?;
         let linger = Duration::from_secs(self.settings.linger);
         let ready = async {
@@ -385,7 +350,7 @@ impl<'a> Deploy<'a> {
         Ok(())
     }
 
-    async fn replace_at_once(&mut self, release: &str) -> Result<(), DeployError> {
+    async fn replace_at_once(&mut self, release: &str) -> Result<(), Failure> {
         let started = self.start_missing(release).await?;
         let switched = self.switch(release).await;
         if switched.is_err() {
@@ -395,7 +360,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Starts the instances of a release that do not run.
-    async fn start_missing(&mut self, release: &str) -> Result<Vec<Instance>, DeployError> {
+    async fn start_missing(&mut self, release: &str) -> Result<Vec<Instance>, Failure> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         let running = status
             .backends
@@ -417,7 +382,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Starts one instance, and waits until it is healthy.
-    async fn start(&mut self, release: &str) -> Result<Instance, DeployError> {
+    async fn start(&mut self, release: &str) -> Result<Instance, Failure> {
         self.check_interrupt()?;
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         let instance = Instance::free(&self.upstream, &self.settings, &status, release)?;
@@ -426,25 +391,23 @@ impl<'a> Deploy<'a> {
             .now(&format!("{release}: starting {instance}"));
         let healthy = async {
             instance.start(&self.settings, &self.folder).await?;
-            let added = self.gateway.add_of_release(&name, release).await;
-            let added = added.map_err(|failure| failure.to_string())?;
+            let added = self.gateway.add_of_release(&name, release).await?;
             let (probes, timeout) = (self.checks.probes, self.checks.timeout.0);
             let since = CheckBaseline::now(&added);
             let waited =
                 until_good(self.gateway, &name, since, probes, timeout, &self.interrupt).await;
             match waited {
                 Ok(()) => {
-                    let undrained = self.gateway.undrain(&name).await;
-                    undrained.map_err(|failure| failure.to_string())?;
+                    self.gateway.undrain(&name).await?;
                     Ok(())
                 }
-                Err(WaitFailure::TooLong(seen)) => Err(DeployError::Failed(format!(
+                Err(WaitFailure::TooLong(seen)) => Err(Failure::from(format!(
                     "{instance} of release `{release}` is not healthy after {}: {seen}; {}",
                     self.checks.timeout,
                     instance.log_hint(&self.settings, &self.folder)
                 ))),
-                Err(WaitFailure::Trouble(trouble)) => Err(trouble.to_string().into()),
-                Err(WaitFailure::Interrupted) => Err(DeployError::Interrupted),
+                Err(WaitFailure::Trouble(trouble)) => Err(trouble.into()),
+                Err(WaitFailure::Interrupted) => Err(Failure::INTERRUPTED),
             }
         };
         match healthy.await {
@@ -461,15 +424,14 @@ impl<'a> Deploy<'a> {
     }
 
     /// Sends the traffic to the release, and lets the replaced one linger.
-    async fn switch(&mut self, release: &str) -> Result<(), DeployError> {
+    async fn switch(&mut self, release: &str) -> Result<(), Failure> {
         self.check_interrupt()?;
         self.found(release).await?;
         if self.is_new {
             self.warm(release).await;
             self.check_interrupt()?;
         }
-        let before = self.gateway.switch_release(&self.upstream, release).await;
-        let before = before.map_err(|failure| failure.to_string())?;
+        let before = self.gateway.switch_release(&self.upstream, release).await?;
         let linger = Duration::from_secs(self.settings.linger);
         self.folder.switched(release, before.as_deref(), linger)?;
         self.progress.step_done();
@@ -489,7 +451,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Waits until the gateway has read the folder of the release.
-    async fn found(&self, release: &str) -> Result<(), DeployError> {
+    async fn found(&self, release: &str) -> Result<(), Failure> {
         for _ in 0..100 {
             let (status, _) = settings(self.gateway, &self.upstream).await?;
             if status.known_releases.iter().any(|known| known == release) {
@@ -518,7 +480,7 @@ impl<'a> Deploy<'a> {
     }
 
     /// Checks that there may be enough instances for what is wanted.
-    fn check_overlap(&self, options: &Options) -> Result<(), DeployError> {
+    fn check_overlap(&self, options: &Options) -> Result<(), Failure> {
         let option = match (options.canary, options.hold) {
             (Some(_), _) => "--canary",
             (None, true) => "--hold",
@@ -535,9 +497,9 @@ impl<'a> Deploy<'a> {
         }
     }
 
-    fn check_interrupt(&self) -> Result<(), DeployError> {
+    fn check_interrupt(&self) -> Result<(), Failure> {
         if *self.interrupt.borrow() {
-            return Err(DeployError::Interrupted);
+            return Err(Failure::INTERRUPTED);
         }
         Ok(())
     }
@@ -545,8 +507,5 @@ impl<'a> Deploy<'a> {
 
 /// Returns the name of the backend of an upstream on a port.
 fn name_of(upstream: &str, settings: &ReleaseSettings, port: u16) -> Name {
-    Name {
-        upstream: upstream.to_owned(),
-        address: std::net::SocketAddr::new(settings.address, port).to_string(),
-    }
+    Name::new(upstream, std::net::SocketAddr::new(settings.address, port))
 }

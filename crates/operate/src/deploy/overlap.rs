@@ -9,8 +9,11 @@ use std::{mem, time::Duration};
 use edgeway_status::snapshot::UpstreamStatus;
 use tokio::sync::watch;
 
-use super::{Deploy, DeployError, instances::Instance, settings};
-use crate::backends::{Gateway as _, until_idle};
+use super::{Deploy, instances::Instance, settings};
+use crate::{
+    Failure,
+    backends::{Gateway as _, until_idle},
+};
 
 /// Time for requests in flight on an instance that is stopped.
 const DRAIN: Duration = Duration::from_mins(1);
@@ -97,7 +100,7 @@ impl Replacement {
 impl Deploy<'_> {
     /// Replaces the current release by another one, instance by instance. After a failure the
     /// current release has its instances again.
-    pub(super) async fn replace_one_by_one(&mut self, release: &str) -> Result<(), DeployError> {
+    pub(super) async fn replace_one_by_one(&mut self, release: &str) -> Result<(), Failure> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         let current = status.current_release.clone();
         let Some(current) = current.filter(|current| current != release) else {
@@ -138,7 +141,7 @@ impl Deploy<'_> {
         replaced
     }
 
-    async fn advance(&mut self, replacement: &mut Replacement) -> Result<(), DeployError> {
+    async fn advance(&mut self, replacement: &mut Replacement) -> Result<(), Failure> {
         let wanted = self.settings.instances as usize;
         loop {
             match replacement.counts().next(wanted) {
@@ -189,8 +192,8 @@ impl Deploy<'_> {
             };
             let why = match done {
                 Ok(()) => continue,
-                Err(DeployError::Failed(why)) => why,
-                Err(DeployError::Interrupted) => "interrupted".to_owned(),
+                Err(Failure::Message(why)) => why,
+                Err(Failure::Status(_)) => "interrupted".to_owned(),
             };
             self.progress.say(&format!(
                 "edgeway: cannot start the instances of release `{}` again: {why}",
@@ -201,12 +204,12 @@ impl Deploy<'_> {
         self.interrupt = interrupt;
     }
 
-    async fn switch_back(&self, replacement: &Replacement) -> Result<(), DeployError> {
+    async fn switch_back(&self, replacement: &Replacement) -> Result<(), Failure> {
         let Replacement {
             current, release, ..
         } = replacement;
-        let switched = self.gateway.switch_release(&self.upstream, current).await;
-        switched.map_err(|failure| failure.to_string())?;
+        let switched = self.gateway.switch_release(&self.upstream, current);
+        switched.await?;
         self.folder
             .switched(current, Some(release), Duration::ZERO)?;
         if !replacement.was_known {
@@ -227,14 +230,14 @@ impl Deploy<'_> {
 
     /// Takes an instance out of rotation, waits for its requests and stops it. The process that ends
     /// releases may do the same at the same time.
-    async fn stop_instance(&self, instance: &Instance) -> Result<(), DeployError> {
+    async fn stop_instance(&self, instance: &Instance) -> Result<(), Failure> {
         let name = &instance.name;
         if self.gateway.backend(name).await.is_ok() {
             let drained = self.gateway.drain(name, false).await;
             if let Err(failure) = drained
                 && self.gateway.backend(name).await.is_ok()
             {
-                return Err(failure.to_string().into());
+                return Err(failure.into());
             }
             // What is still in flight then is aborted.
             drop(until_idle(self.gateway, name, DRAIN, &self.interrupt).await);
@@ -242,7 +245,7 @@ impl Deploy<'_> {
             if let Err(failure) = removed
                 && self.gateway.backend(name).await.is_ok()
             {
-                return Err(failure.to_string().into());
+                return Err(failure.into());
             }
         }
         Ok(instance.stop(&self.settings, &self.folder).await?)

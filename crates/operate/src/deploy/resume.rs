@@ -4,15 +4,15 @@
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::StartMethod;
 
-use super::{Deploy, DeployError, Instance, folder::now, retire, settings, supervise};
-use crate::backends::{CheckBaseline, Gateway as _, WaitFailure, until_good};
+use super::{Deploy, Instance, folder::now, retire, settings, supervise};
+use crate::{
+    Failure,
+    backends::{CheckBaseline, Gateway as _, WaitFailure, until_good},
+};
 
 impl Deploy<'_> {
     /// Undoes the steps of a killed deploy, unless its release has visitors.
-    pub(super) async fn end_interrupted(
-        &mut self,
-        status: &UpstreamStatus,
-    ) -> Result<(), DeployError> {
+    pub(super) async fn end_interrupted(&mut self, status: &UpstreamStatus) -> Result<(), Failure> {
         let state = self.folder.state()?;
         let Some(begun) = &state.begun else {
             return Ok(());
@@ -39,7 +39,7 @@ impl Deploy<'_> {
     }
 
     /// Starts what does not run of the instances that no command has stopped.
-    pub(super) async fn resume(&mut self) -> Result<(), DeployError> {
+    pub(super) async fn resume(&mut self) -> Result<(), Failure> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
         let state = self.folder.state()?;
         let instances = self.folder.instances();
@@ -75,8 +75,8 @@ impl Deploy<'_> {
         }
         if let (None, Some(current)) = (&status.current_release, state.current()) {
             self.found(&current).await?;
-            let switched = self.gateway.switch_release(&self.upstream, &current).await;
-            switched.map_err(|failure| failure.to_string())?;
+            let switched = self.gateway.switch_release(&self.upstream, &current);
+            switched.await?;
         }
         retire::begin(&self.upstream, self.admin)?;
         self.progress.pause();
@@ -109,8 +109,8 @@ impl Deploy<'_> {
             Some(backend) if backend.release.as_deref() == Some(&*instance.release) => None,
             Some(_) => return Err("another release has its port".to_owned()),
             None => {
-                let added = self.gateway.add_of_release(name, &instance.release).await;
-                Some(added.map_err(|failure| failure.to_string())?)
+                let added = self.gateway.add_of_release(name, &instance.release);
+                Some(added.await?)
             }
         };
         let since = added
@@ -129,8 +129,7 @@ impl Deploy<'_> {
             WaitFailure::Interrupted => "not waited for".to_owned(),
         })?;
         if added.is_some() {
-            let undrained = self.gateway.undrain(name).await;
-            undrained.map_err(|failure| failure.to_string())?;
+            self.gateway.undrain(name).await?;
         }
         self.progress
             .say(&format!("{}: {instance} is healthy", instance.release));

@@ -1,12 +1,7 @@
 //! End of replaced releases: a process that `edgeway deploy` leaves behind stops their instances
 //! once browsers had time to leave them, and removes releases that nobody needs any more.
 
-use std::{
-    collections::BTreeMap,
-    io::Write as _,
-    process::{ExitCode, Stdio},
-    time::Duration,
-};
+use std::{collections::BTreeMap, io::Write as _, process::Stdio, time::Duration};
 
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
@@ -19,9 +14,10 @@ use super::{
     left_behind, settings,
 };
 use crate::{
+    Failure,
     admin::AdminOption,
     backends::{Gateway as _, Interrupt, interruptible, until_idle},
-    client::{self, Remote, failed},
+    client::{self, Remote},
 };
 
 /// Interval of checks: a gateway may be upgraded, and an operator may go back to a release.
@@ -59,18 +55,15 @@ pub(super) fn begin(upstream: &str, admin: &AdminOption) -> Result<(), String> {
         .map_err(|error| format!("cannot start the process that ends releases: {error}"))
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     // Signals of the terminal that the deploy was started in do not reach it. It fails only if the
     // process leads a session already.
     let _leads = setsid();
     client::ask(&options.admin, async |gateway| {
         interruptible(|interrupt| async {
             tokio::select! {
-                retired = retire(&gateway, &options.upstream, interrupt) => match retired {
-                    Ok(()) => ExitCode::SUCCESS,
-                    Err(why) => failed(&why),
-                },
-                () = lost(&gateway, &options.upstream) => failed(&"the gateway and its folder are gone"),
+                retired = retire(&gateway, &options.upstream, interrupt) => Ok(retired?),
+                () = lost(&gateway, &options.upstream) => Err("the gateway and its folder are gone".into()),
             }
         })
         .await
@@ -178,12 +171,10 @@ async fn round(
         has_stopped = true;
         for instance in instances {
             let name = &instance.name;
-            let drained = gateway.drain(name, false).await;
-            drained.map_err(|failure| failure.to_string())?;
+            gateway.drain(name, false).await?;
             // What is still in flight then is aborted.
             drop(until_idle(gateway, name, DRAIN, interrupt).await);
-            let removed = gateway.remove(name, true).await;
-            removed.map_err(|failure| failure.to_string())?;
+            gateway.remove(name, true).await?;
             instance.stop(&own, folder).await?;
         }
     }

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
-    process::{ExitCode, Stdio},
+    process::Stdio,
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{folder::ReleaseFolder, left_behind};
-use crate::{client::failed, out};
+use crate::{Failure, out};
 
 /// Time that an app has to end after SIGTERM, and the supervisor a little more.
 const END: Duration = Duration::from_secs(10);
@@ -138,18 +138,11 @@ pub(super) async fn end(folder: &ReleaseFolder, port: u16) -> Result<(), String>
     }
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     // Signals of the terminal that the deploy was started in do not reach it. It fails only if the
     // process leads a session already.
     let _leads = setsid();
-    let runtime = match worker::single() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
-    };
-    match runtime.block_on(supervise(options)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => failed(&why),
-    }
+    Ok(worker::single()?.block_on(supervise(options))?)
 }
 
 async fn supervise(options: &Options) -> Result<(), String> {

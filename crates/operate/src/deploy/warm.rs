@@ -72,14 +72,13 @@ impl Deploy<'_> {
     async fn warmed(&self, release: &str) -> Result<Warmed, String> {
         let most = self.settings.warm as usize;
         let plan = self.gateway.begin_warm_up(&self.upstream, release, most);
-        let plan = plan.await.map_err(|failure| failure.to_string())?;
+        let plan = plan.await?;
         let fetcher = Fetcher::new(&plan)?;
         let fetched = tokio::select! {
             warmed = fetcher.fetch_all() => Some(warmed),
             () = interrupted(&self.interrupt) => None,
         };
-        let arrived = self.gateway.end_warm_up(&self.upstream).await;
-        let arrived = arrived.map_err(|failure| failure.to_string())?;
+        let arrived = self.gateway.end_warm_up(&self.upstream).await?;
         let Some(warmed) = fetched else {
             return Err("interrupted".to_owned());
         };

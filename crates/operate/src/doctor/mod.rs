@@ -10,14 +10,12 @@ mod surroundings;
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
-use edgeway_proxy::edge::worker;
 use edgeway_status::Snapshot;
 use serde::Serialize;
 
-use super::{EX_CONFIG, admin::AdminOption, check, out};
+use super::{Failure, admin::AdminOption, check, out, runtime};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -131,14 +129,8 @@ fn configuration_of(named: &Path, snapshot: Option<&Snapshot>) -> PathBuf {
     }
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    let runtime = match worker::single() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            out::note(&format!("edgeway: cannot start the runtime: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let runtime = runtime()?;
     let mut findings = Findings::default();
     host::check(&mut findings);
     let snapshot = runtime.block_on(running::snapshot(&options.admin));
@@ -161,9 +153,9 @@ pub fn run(options: &Options) -> ExitCode {
         out::data(&findings.text());
     }
     match findings.worst() {
-        _ if !is_readable => ExitCode::from(EX_CONFIG),
-        Level::Error => ExitCode::FAILURE,
-        Level::Ok | Level::Skipped | Level::Warning => ExitCode::SUCCESS,
+        _ if !is_readable => Err(Failure::CONFIG),
+        Level::Error => Err(Failure::FAILED),
+        Level::Ok | Level::Skipped | Level::Warning => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use edgeway_base::{
@@ -16,7 +16,6 @@ use edgeway_base::{
     secret::Secret,
     units::{Span, millis},
 };
-use edgeway_proxy::edge::worker;
 use serde::Serialize;
 use tokio::time::{sleep, timeout};
 
@@ -26,11 +25,11 @@ use self::{
     probe::{Kind, Probe},
 };
 use super::{
+    Failure,
     admin::{AdminOption, OutputFormat},
-    client::failed,
     out,
     program::{Machine, Programs},
-    state_file,
+    runtime, state_file,
 };
 
 /// Time that systemd has for a restart until the outcome is reported. The unit of the timer allows
@@ -149,20 +148,12 @@ enum RestartResult {
     NotNeeded,
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    if options.gateway
-        && let Err(status) = options.admin.client_or_report(OutputFormat::Text)
-    {
-        return status;
+pub fn run(options: &Options) -> Result<(), Failure> {
+    if options.gateway {
+        options.admin.client_or_report(OutputFormat::Text)?;
     }
-    let probes = match probes(options) {
-        Ok(probes) => probes,
-        Err(why) => return failed(&why),
-    };
-    let runtime = match worker::single() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&format!("cannot start the runtime: {error}")),
-    };
+    let probes = probes(options)?;
+    let runtime = runtime()?;
     let check = Check {
         options,
         programs: &Machine,
@@ -171,20 +162,18 @@ pub fn run(options: &Options) -> ExitCode {
     let (outcome, problem) = runtime.block_on(check.run(&probes));
     let line = serde_json::to_string(&outcome).expect("plain data");
     out::data(&line);
-    let mut status = if outcome.ok {
-        ExitCode::SUCCESS
+    if let Some(why) = &problem {
+        out::note(&format!("edgeway: {why}"));
+    }
+    if let Some(path) = &options.log {
+        log::append(path, &line)
+            .map_err(|error| format!("cannot append to `{}`: {error}", path.display()))?;
+    }
+    if outcome.ok && problem.is_none() {
+        Ok(())
     } else {
-        ExitCode::FAILURE
-    };
-    if let Some(why) = problem {
-        status = failed(&why);
+        Err(Failure::FAILED)
     }
-    if let Some(path) = &options.log
-        && let Err(error) = log::append(path, &line)
-    {
-        status = failed(&format!("cannot append to `{}`: {error}", path.display()));
-    }
-    status
 }
 
 /// Collects the probes, and checks that they fit together.
@@ -222,10 +211,9 @@ fn probes(options: &Options) -> Result<Vec<Probe>, String> {
     }
     for (name, unit) in &options.restart {
         if !names.contains(name.as_str()) {
-            let known: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
             return Err(format!(
                 "`--restart {name}={unit}` names an unknown probe; there is {}",
-                known.join(", ")
+                out::listed(&names)
             ));
         }
     }

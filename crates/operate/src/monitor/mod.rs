@@ -4,16 +4,15 @@
 mod machine;
 mod rates;
 
-use std::{io, process::ExitCode, time::Duration};
+use std::{io, time::Duration};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use edgeway_base::{clock::Clock, units::Span};
-use edgeway_proxy::edge::worker;
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
 
 use self::{machine::Sample, rates::since};
-use super::{client::failed, out, units::Units};
+use super::{Failure, out, runtime, units::Units};
 
 /// Unit of the gateway, as this project installs it.
 const GATEWAY: &str = "edgeway.service";
@@ -50,16 +49,12 @@ pub fn as_number(count: u64) -> f64 {
     count as f64
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    let runtime = match worker::single() {
-        Ok(runtime) => runtime,
-        Err(error) => return failed(&format!("cannot start the runtime: {error}")),
-    };
-    match runtime.block_on(measure(options)) {
-        Ok(()) => ExitCode::SUCCESS,
+pub fn run(options: &Options) -> Result<(), Failure> {
+    match runtime()?.block_on(measure(options)) {
+        Ok(()) => Ok(()),
         // The reader of a pipe wants no more.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => failed(&format!("cannot measure this machine: {error}")),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(format!("cannot measure this machine: {error}").into()),
     }
 }
 

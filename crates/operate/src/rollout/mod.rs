@@ -5,7 +5,7 @@
 mod tests;
 mod watch;
 
-use std::{fmt::Write as _, process::ExitCode, time::Duration};
+use std::{fmt::Write as _, time::Duration};
 
 use edgeway_base::shell::shown;
 use edgeway_base::units::Span;
@@ -13,12 +13,13 @@ use edgeway_status::snapshot::UpstreamStatus;
 
 use self::watch::Watch;
 use super::{
+    Failure,
     admin::AdminOption,
     backends::{
         CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, interruptible,
         is_drained, requests, until_good, until_idle,
     },
-    client::{self, Remote, failed},
+    client::{self, Remote},
     out,
     program::{Machine, Placeholders, Programs},
     progress::Progress,
@@ -57,7 +58,7 @@ pub struct Options {
     command: Vec<String>,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     client::ask(&options.admin, async |gateway| {
         if options.watch {
             interruptible(|interrupt| watch(options, &gateway, interrupt)).await
@@ -67,18 +68,16 @@ pub fn run(options: &Options) -> ExitCode {
     })
 }
 
-async fn roll_out(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
-    let upstream = match gateway.upstream(&options.upstream).await {
-        Ok(upstream) => upstream,
-        Err(trouble) => return failed(&trouble),
-    };
-    let plan = match Plan::make(options, &upstream) {
-        Ok(plan) => plan,
-        Err(why) => return failed(&why),
-    };
+async fn roll_out(
+    options: &Options,
+    gateway: &Remote,
+    interrupt: Interrupt,
+) -> Result<(), Failure> {
+    let upstream = gateway.upstream(&options.upstream).await?;
+    let plan = Plan::make(options, &upstream)?;
     if options.dry_run {
         out::data(&plan.to_text());
-        return ExitCode::SUCCESS;
+        return Ok(());
     }
     let rollout = Rollout {
         gateway,
@@ -88,21 +87,17 @@ async fn roll_out(options: &Options, gateway: &Remote, interrupt: Interrupt) -> 
         check_interrupt: interrupt.clone(),
         interrupt,
     };
-    match rollout.run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(RolloutError::Interrupted) => ExitCode::from(130),
-        Err(RolloutError::NotDrained(_) | RolloutError::NotRestarted | RolloutError::Failed) => {
-            ExitCode::FAILURE
+    rollout.run().await.map_err(|error| match error {
+        RolloutError::Interrupted => Failure::INTERRUPTED,
+        RolloutError::NotDrained(_) | RolloutError::NotRestarted | RolloutError::Failed => {
+            Failure::FAILED
         }
-    }
+    })
 }
 
-async fn watch(options: &Options, gateway: &Remote, interrupt: Interrupt) -> ExitCode {
+async fn watch(options: &Options, gateway: &Remote, interrupt: Interrupt) -> Result<(), Failure> {
     let watch = Watch::new(gateway, &Machine, options, Progress::lines(), interrupt);
-    match watch.run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(why) => failed(&why),
-    }
+    Ok(watch.run().await?)
 }
 
 /// Steps of a rollout, backend by backend.
@@ -156,10 +151,7 @@ impl Plan {
             .backends
             .iter()
             .partition(|backend| is_drained(backend));
-        let name = |address: &str| Name {
-            upstream: upstream.name.clone(),
-            address: address.to_owned(),
-        };
+        let name = |address: &str| Name::new(&upstream.name, address);
         let mut steps = Vec::new();
         for backend in rolled {
             steps.push(Step::of(options, name(&backend.address))?);

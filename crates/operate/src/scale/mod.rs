@@ -6,21 +6,21 @@ mod decision;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, process::ExitCode, time::Duration};
+use std::{fmt::Display, net::SocketAddr, time::Duration};
 
 use edgeway_base::shell::shown;
 use edgeway_base::units::Span;
 use edgeway_status::snapshot::{BackendStatus, Scale, UpstreamStatus};
 
 use super::{
+    Failure,
     admin::AdminOption,
     backends::{
         CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, interruptible,
         is_drained, requests, until_good, until_idle,
     },
-    client::{self, failed},
-    out,
-    program::{Machine, Programs},
+    client, out,
+    program::{Machine, Manager, Programs},
     progress::Progress,
 };
 
@@ -52,29 +52,20 @@ pub struct Options {
     admin: AdminOption,
 }
 
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &Options) -> Result<(), Failure> {
     client::ask(&options.admin, async |gateway| {
         let work = |interrupt| async move {
-            let upstream = match gateway.upstream(&options.upstream).await {
-                Ok(upstream) => upstream,
-                Err(trouble) => return failed(&trouble),
+            let upstream = gateway.upstream(&options.upstream).await?;
+            let turn = auto::Turn::begin(options, &gateway, upstream).await?;
+            let Some(mut turn) = turn else {
+                return Ok(());
             };
-            let mut turn = match auto::Turn::begin(options, &gateway, upstream).await {
-                Ok(Some(turn)) => turn,
-                Ok(None) => return ExitCode::SUCCESS,
-                Err(why) => return failed(&why),
-            };
-            let plan = match Plan::make(&turn.upstream, turn.count) {
-                Ok(plan) => plan,
-                Err(why) => return failed(&why),
-            };
+            let plan = Plan::make(&turn.upstream, turn.count)?;
             if options.dry_run {
                 out::data(&plan.text());
-                return ExitCode::SUCCESS;
+                return Ok(());
             }
-            if let Err(why) = turn.begun(&plan) {
-                return failed(&why);
-            }
+            turn.begun(&plan)?;
             let scaling = Scaling {
                 gateway: &gateway,
                 programs: &Machine,
@@ -84,13 +75,8 @@ pub fn run(options: &Options) -> ExitCode {
                 drain_timeout: options.drain_timeout.0,
                 interrupt,
             };
-            match scaling.run(&plan).await {
-                Ok(()) => turn
-                    .done()
-                    .map_or_else(|why| failed(&why), |()| ExitCode::SUCCESS),
-                Err(ScaleError::Failed) => ExitCode::FAILURE,
-                Err(ScaleError::Interrupted) => ExitCode::from(130),
-            }
+            scaling.run(&plan).await?;
+            Ok(turn.done()?)
         };
         interruptible(work).await
     })
@@ -116,12 +102,6 @@ struct App {
     unit: String,
     /// True if the upstream has the backend, even if drained.
     is_member: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Manager {
-    System,
-    User,
 }
 
 impl Plan {
@@ -179,10 +159,7 @@ impl Plan {
             down.extend(serving.pop());
         }
         let app = |port: u16, is_member| App {
-            name: Name {
-                upstream: name.clone(),
-                address: SocketAddr::new(scale.address, port).to_string(),
-            },
+            name: Name::new(name, SocketAddr::new(scale.address, port)),
             unit: scale.unit.replace("{port}", &port.to_string()),
             is_member,
         };
@@ -199,10 +176,7 @@ impl Plan {
                 .map(|port| app(port, true))
                 .collect(),
             count,
-            manager: match &*scale.manager {
-                "user" => Manager::User,
-                _ => Manager::System,
-            },
+            manager: Manager::named(&scale.manager),
         })
     }
 
@@ -266,13 +240,6 @@ fn port_of(backend: &BackendStatus, scale: &Scale) -> Option<u16> {
     is_own.then_some(at.port())
 }
 
-/// Why scaling ended early. The messages have been printed.
-#[derive(Debug, PartialEq, Eq)]
-enum ScaleError {
-    Failed,
-    Interrupted,
-}
-
 struct Scaling<'a, G, P> {
     gateway: &'a G,
     programs: &'a P,
@@ -284,7 +251,7 @@ struct Scaling<'a, G, P> {
 }
 
 impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
-    async fn run(mut self, plan: &Plan) -> Result<(), ScaleError> {
+    async fn run(mut self, plan: &Plan) -> Result<(), Failure> {
         let mut revived = Vec::new();
         for app in &plan.revived {
             revived.push((app, self.revive(app, plan.manager).await?));
@@ -315,68 +282,82 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
     }
 
     /// Starts the unit of a backend that is down. Nothing happens if it runs.
-    async fn revive(&mut self, app: &App, manager: Manager) -> Result<CheckBaseline, ScaleError> {
+    async fn revive(&mut self, app: &App, manager: Manager) -> Result<CheckBaseline, Failure> {
         if *self.interrupt.borrow() {
-            return Err(ScaleError::Interrupted);
+            return Err(Failure::INTERRUPTED);
         }
         let App { name, unit, .. } = app;
         self.progress
             .now(&format!("{name} is down: starting {unit}"));
         if let Err(why) = self.start_unit(manager, unit).await {
-            self.progress.say(&format!("edgeway: {name}: {why}"));
-            return Err(ScaleError::Failed);
+            return Err(self.failed(name, &why));
         }
         match self.gateway.backend(name).await {
             Ok(backend) => Ok(CheckBaseline::now(&backend)),
             Err(RequestFailure::Away(_)) => Ok(CheckBaseline::return_of_gateway()),
-            Err(trouble) => {
-                self.progress.say(&format!("edgeway: {name}: {trouble}"));
-                Err(ScaleError::Failed)
-            }
+            Err(trouble) => Err(self.failed(name, &trouble)),
         }
     }
 
     /// Waits until a backend that was down passes its checks. It stays if it does not.
-    async fn returned(&mut self, app: &App, since: CheckBaseline) -> Result<(), ScaleError> {
-        let Self {
-            probes, timeout, ..
-        } = *self;
+    async fn returned(&mut self, app: &App, since: CheckBaseline) -> Result<(), Failure> {
         let App { name, unit, .. } = app;
-        self.progress
-            .now(&format!("{name}: waiting for {probes} good checks"));
-        let waited = until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await;
-        let (why, stop) = match waited {
+        match self.pass(name, since, &format!("; look at `{unit}`")).await {
             Ok(()) => {
                 self.progress
                     .say(&format!("{name}: started again and in rotation"));
-                return Ok(());
+                Ok(())
             }
-            Err(WaitFailure::TooLong(seen)) => {
+            Err((why, stop)) => {
+                self.failed(name, &why);
+                Err(stop)
+            }
+        }
+    }
+
+    /// Waits until the checks of a backend pass.
+    ///
+    /// # Errors
+    ///
+    /// Why they do not, and how the command ends; with a hint if the time is over.
+    async fn pass(
+        &self,
+        name: &Name,
+        since: CheckBaseline,
+        hint: &str,
+    ) -> Result<(), (String, Failure)> {
+        let (probes, timeout) = (self.probes, self.timeout);
+        self.progress
+            .now(&format!("{name}: waiting for {probes} good checks"));
+        let waited = until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await;
+        waited.map_err(|failure| match failure {
+            WaitFailure::TooLong(seen) => {
                 let timeout = Span(timeout);
-                (
-                    format!("is not healthy after {timeout}: {seen}; look at `{unit}`"),
-                    ScaleError::Failed,
-                )
+                let why = format!("is not healthy after {timeout}: {seen}{hint}");
+                (why, Failure::FAILED)
             }
-            Err(WaitFailure::Trouble(trouble)) => (trouble.to_string(), ScaleError::Failed),
-            Err(WaitFailure::Interrupted) => ("not waited for".to_owned(), ScaleError::Interrupted),
-        };
+            WaitFailure::Trouble(trouble) => (trouble.to_string(), Failure::FAILED),
+            WaitFailure::Interrupted => ("not waited for".to_owned(), Failure::INTERRUPTED),
+        })
+    }
+
+    fn failed(&self, name: &Name, why: &impl Display) -> Failure {
         self.progress.say(&format!("edgeway: {name}: {why}"));
-        Err(stop)
+        Failure::FAILED
     }
 
     /// Starts an app, and sends it requests once its checks pass.
-    async fn start(&mut self, app: &App, manager: Manager) -> Result<(), ScaleError> {
+    async fn start(&mut self, app: &App, manager: Manager) -> Result<(), Failure> {
         if *self.interrupt.borrow() {
-            return Err(ScaleError::Interrupted);
+            return Err(Failure::INTERRUPTED);
         }
         let App { name, unit, .. } = app;
         self.progress.now(&format!("{name}: starting {unit}"));
         if let Err(why) = self.start_unit(manager, unit).await {
-            self.progress.say(&format!("edgeway: {name}: {why}"));
+            let failure = self.failed(name, &why);
             // A unit that could not be started may be halfway up.
             self.take_back(app, manager).await;
-            return Err(ScaleError::Failed);
+            return Err(failure);
         }
         let member = if app.is_member {
             self.gateway.backend(name).await
@@ -389,38 +370,19 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
                 self.progress
                     .say(&format!("edgeway: cannot add {name}: {trouble}"));
                 self.take_back(app, manager).await;
-                return Err(ScaleError::Failed);
+                return Err(Failure::FAILED);
             }
         };
-        let Self {
-            probes, timeout, ..
-        } = *self;
-        self.progress
-            .now(&format!("{name}: waiting for {probes} good checks"));
-        let waited = until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await;
-        let outcome = match waited {
-            Ok(()) => self
-                .gateway
-                .undrain(name)
-                .await
-                .map_err(WaitFailure::Trouble),
-            Err(why) => Err(why),
-        };
-        let (why, stop) = match outcome {
-            Ok(_) => {
-                self.progress
-                    .say(&format!("{name}: started and in rotation"));
-                return Ok(());
-            }
-            Err(WaitFailure::TooLong(seen)) => {
-                let timeout = Span(timeout);
-                (
-                    format!("is not healthy after {timeout}: {seen}"),
-                    ScaleError::Failed,
-                )
-            }
-            Err(WaitFailure::Trouble(trouble)) => (trouble.to_string(), ScaleError::Failed),
-            Err(WaitFailure::Interrupted) => ("not waited for".to_owned(), ScaleError::Interrupted),
+        let mut passed = self.pass(name, since, "").await;
+        if passed.is_ok()
+            && let Err(trouble) = self.gateway.undrain(name).await
+        {
+            passed = Err((trouble.to_string(), Failure::FAILED));
+        }
+        let Err((why, stop)) = passed else {
+            self.progress
+                .say(&format!("{name}: started and in rotation"));
+            return Ok(());
         };
         self.progress.say(&format!(
             "edgeway: {name}: {why}; it is removed and stopped again"
@@ -440,23 +402,19 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
             }
         }
         if let Err(why) = self.systemctl(manager, "stop", &app.unit).await {
-            self.progress.say(&format!("edgeway: {}: {why}", app.name));
+            self.failed(&app.name, &why);
         }
     }
 
     /// Drains an app, removes its backend and stops it.
-    async fn stop(&mut self, app: &App, manager: Manager) -> Result<(), ScaleError> {
+    async fn stop(&mut self, app: &App, manager: Manager) -> Result<(), Failure> {
         if *self.interrupt.borrow() {
-            return Err(ScaleError::Interrupted);
+            return Err(Failure::INTERRUPTED);
         }
         let App { name, unit, .. } = app;
-        let failed = |progress: &Progress, trouble: &RequestFailure| {
-            progress.say(&format!("edgeway: {name}: {trouble}"));
-            ScaleError::Failed
-        };
         self.progress.now(&format!("{name}: draining"));
         if let Err(trouble) = self.gateway.drain(name, false).await {
-            return Err(failed(&self.progress, &trouble));
+            return Err(self.failed(name, &trouble));
         }
         let deadline = self.drain_timeout;
         match until_idle(self.gateway, name, deadline, &self.interrupt).await {
@@ -467,24 +425,24 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
                     "{name}: {left} still in flight after {deadline}: stopping the app cuts them"
                 ));
             }
-            Err(WaitFailure::Trouble(trouble)) => return Err(failed(&self.progress, &trouble)),
+            Err(WaitFailure::Trouble(trouble)) => return Err(self.failed(name, &trouble)),
             Err(WaitFailure::Interrupted) => {
                 let again = match self.gateway.undrain(name).await {
                     Ok(_) => "it gets requests again".to_owned(),
                     Err(trouble) => format!("it is still drained: {trouble}"),
                 };
                 self.progress.say(&format!("{name}: not stopped; {again}"));
-                return Err(ScaleError::Interrupted);
+                return Err(Failure::INTERRUPTED);
             }
         }
         if let Err(trouble) = self.gateway.remove(name, true).await {
-            return Err(failed(&self.progress, &trouble));
+            return Err(self.failed(name, &trouble));
         }
         if let Err(why) = self.systemctl(manager, "stop", unit).await {
             self.progress.say(&format!(
                 "edgeway: {name} gets no requests any more, but {why}"
             ));
-            return Err(ScaleError::Failed);
+            return Err(Failure::FAILED);
         }
         self.progress.say(&format!("{name}: removed and stopped"));
         Ok(())
@@ -502,12 +460,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
     }
 
     async fn systemctl(&mut self, manager: Manager, verb: &str, unit: &str) -> Result<(), String> {
-        let mut line = vec!["systemctl"];
-        if manager == Manager::User {
-            line.push("--user");
-        }
-        line.extend([verb, "--", unit]);
-        let line: Vec<String> = line.into_iter().map(str::to_owned).collect();
+        let line = manager.systemctl(&[verb, "--", unit]);
         self.progress.pause();
         let outcome = self.programs.run(&line).await;
         self.progress.resume();

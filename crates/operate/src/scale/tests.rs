@@ -103,7 +103,7 @@ async fn an_app_that_stays_down_is_reported_and_kept() {
     let bad = ("127.0.0.1:3002".to_owned(), "connection refused".to_owned());
     gateway.state.borrow_mut().broken.extend([bad]);
     let (outcome, log, lines) = scale(&gateway, 4, None).await;
-    assert_eq!(outcome, Err(ScaleError::Failed));
+    assert_eq!(outcome, Err(Failure::FAILED));
     // It does not keep the other one from being started.
     assert_eq!(log.last().unwrap(), "undrain 127.0.0.1:3003");
     assert!(
@@ -162,7 +162,7 @@ async fn scale(
     gateway: &FakeGateway,
     count: usize,
     fails: Option<&'static str>,
-) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
+) -> (Result<(), Failure>, Vec<String>, Vec<String>) {
     scale_with(gateway, count, (fails, false)).await
 }
 
@@ -170,7 +170,7 @@ async fn scale_with(
     gateway: &FakeGateway,
     count: usize,
     (fails, resets): (Option<&'static str>, bool),
-) -> (Result<(), ScaleError>, Vec<String>, Vec<String>) {
+) -> (Result<(), Failure>, Vec<String>, Vec<String>) {
     let plan = plan(gateway, count).unwrap();
     let (progress, lines) = Progress::recorded(plan.up.len());
     let (_sender, interrupt) = interrupt();
@@ -233,7 +233,7 @@ async fn an_app_that_does_not_come_up_leaves_nothing_behind() {
     let bad = ("127.0.0.1:3002".to_owned(), "connection refused".to_owned());
     gateway.state.borrow_mut().broken.extend([bad]);
     let (outcome, log, lines) = scale(&gateway, 4, None).await;
-    assert_eq!(outcome, Err(ScaleError::Failed));
+    assert_eq!(outcome, Err(Failure::FAILED));
     assert_eq!(
         log,
         [
@@ -252,7 +252,7 @@ async fn an_app_that_does_not_come_up_leaves_nothing_behind() {
 async fn a_unit_that_cannot_be_started_is_reported_with_the_command() {
     let gateway = gateway(&[("127.0.0.1:3002", "drained")]);
     let (outcome, log, lines) = scale(&gateway, 3, Some("start")).await;
-    assert_eq!(outcome, Err(ScaleError::Failed));
+    assert_eq!(outcome, Err(Failure::FAILED));
     assert_eq!(
         log[1..],
         [
@@ -295,7 +295,7 @@ async fn a_unit_without_starts_left_gets_new_ones() {
     // Nothing to reset: the first failure is the reason.
     let gateway = gateway(&[("127.0.0.1:3002", "drained")]);
     let (outcome, log, lines) = scale_with(&gateway, 3, (Some("systemctl"), false)).await;
-    assert_eq!(outcome, Err(ScaleError::Failed));
+    assert_eq!(outcome, Err(Failure::FAILED));
     assert!(
         log[2..].iter().all(|line| !line.contains(" start ")),
         "{log:?}"

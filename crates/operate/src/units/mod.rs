@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::{process::Command, time::timeout};
 
 use self::process::is_process;
+use super::program::Manager;
 
 /// Units of apps that this project installs.
 const APPS: &str = "node-app@*.service";
@@ -62,12 +63,6 @@ pub struct Instance {
     pub oom_kills: u64,
     #[serde(skip)]
     pub cpu_time: Option<Duration>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Manager {
-    System,
-    User,
 }
 
 /// Looks for units, and remembers their CPU times.
@@ -139,10 +134,8 @@ impl Units {
 
     async fn show(&self, manager: Manager, patterns: &[&str]) -> Result<String, String> {
         let mut command = Command::new(&self.systemctl);
-        if manager == Manager::User {
-            command.arg("--user");
-        }
         command
+            .args(manager.option())
             .args(["show", "--no-pager", PROPERTIES, "--"])
             .args(patterns)
             .stdin(Stdio::null())
@@ -198,10 +191,7 @@ fn wanted(
     wanted.extend(more.iter().map(|unit| (Manager::System, unit.clone())));
     wanted.extend(own);
     for scale in snapshot.upstreams.iter().filter_map(|u| u.scale.as_ref()) {
-        let manager = match &*scale.manager {
-            "user" => Manager::User,
-            _ => Manager::System,
-        };
+        let manager = Manager::named(&scale.manager);
         wanted.insert((manager, scale.unit.replace("{port}", "*")));
     }
     wanted

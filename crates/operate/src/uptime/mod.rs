@@ -8,7 +8,6 @@ use std::{
     fs::File,
     io::{self, BufReader},
     path::{Path, PathBuf},
-    process::ExitCode,
 };
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
@@ -19,7 +18,7 @@ use edgeway_base::{
 use edgeway_status::table;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{client::failed, healthcheck, monitor::as_number, out};
+use super::{Failure, healthcheck, monitor::as_number, out};
 
 /// Multiple of the usual interval from which on nothing was measured in between.
 const GAP: i32 = 3;
@@ -46,21 +45,17 @@ pub struct Options {
     json: bool,
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    match report(options, Clock::machine().wall().into()) {
-        Ok(report) => {
-            if options.json {
-                out::data(&serde_json::to_string(&report).expect("plain data"));
-            } else {
-                out::data(&report.text());
-            }
-            if report.kept {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::FAILURE
-            }
-        }
-        Err(why) => failed(&why),
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let report = report(options, Clock::machine().wall().into())?;
+    if options.json {
+        out::data(&serde_json::to_string(&report).expect("plain data"));
+    } else {
+        out::data(&report.text());
+    }
+    if report.kept {
+        Ok(())
+    } else {
+        Err(Failure::FAILED)
     }
 }
 
@@ -174,11 +169,11 @@ impl Log {
     fn only(&mut self, name: &str) -> Result<(), String> {
         let known: BTreeMap<String, f64> = self.probes();
         if !known.contains_key(name) {
-            let known: Vec<String> = known.keys().map(|name| format!("`{name}`")).collect();
-            return Err(match known.as_slice() {
-                [] => format!("unknown probe `{name}`; the log has none"),
-                some => format!("unknown probe `{name}`; there is {}", some.join(", ")),
-            });
+            let known = match known.len() {
+                0 => "the log has none".to_owned(),
+                _ => format!("there is {}", out::listed(known.keys())),
+            };
+            return Err(format!("unknown probe `{name}`; {known}"));
         }
         self.checks.retain_mut(|check| {
             check.probes.retain(|probe| probe.name == name);

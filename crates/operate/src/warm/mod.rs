@@ -10,13 +10,11 @@ use std::{
     io::{self, Read},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::ExitCode,
     time::Duration,
 };
 
 use edgeway_base::{clock::Clock, units::Span};
 use edgeway_net::fetch::Fetch;
-use edgeway_proxy::edge::worker;
 use futures_util::future::join_all;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use serde::Serialize;
@@ -25,10 +23,7 @@ use self::{
     fetch::{Fetcher, WarmResponse},
     list::Base,
 };
-use super::{out, progress::Progress};
-
-/// Exit status of a command ended by Ctrl-C, as in shells.
-const INTERRUPTED: u8 = 130;
+use super::{out, progress::Progress, runtime};
 
 const USER_AGENT: HeaderValue =
     HeaderValue::from_static(concat!("edgeway-warm/", env!("CARGO_PKG_VERSION")));
@@ -107,22 +102,12 @@ struct Failure {
     why: String,
 }
 
-pub fn run(options: &Options) -> ExitCode {
-    match try_run(options) {
-        Ok(status) => status,
-        Err(message) => {
-            out::note(&format!("edgeway: {message}"));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn try_run(options: &Options) -> Result<ExitCode, String> {
+pub fn run(options: &Options) -> Result<(), out::Failure> {
     let name = options.file.display();
     let text = text(&options.file).map_err(|error| format!("cannot read `{name}`: {error}"))?;
     let urls = list::read(&text, options.base.as_ref()).map_err(|bad| format!("{name}: {bad}"))?;
     if urls.is_empty() {
-        return Err(format!("{name}: there is no URL in it"));
+        return Err(format!("{name}: there is no URL in it").into());
     }
     let mut headers: HeaderMap = options.headers.iter().cloned().collect();
     headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
@@ -134,8 +119,7 @@ fn try_run(options: &Options) -> Result<ExitCode, String> {
     };
     let clock = Clock::default();
     let began = clock.now();
-    let runtime = worker::single().map_err(|error| format!("cannot start the runtime: {error}"))?;
-    let summary = runtime.block_on(async {
+    let summary = runtime()?.block_on(async {
         let round = SharedList::new(&urls, &options.encodings);
         let workers = (0..options.concurrency).map(|_| round.work(&fetcher));
         let is_stopped = tokio::select! {
@@ -149,13 +133,13 @@ fn try_run(options: &Options) -> Result<ExitCode, String> {
     } else {
         out::data(&summary.text());
     }
-    Ok(if summary.stopped {
-        ExitCode::from(INTERRUPTED)
+    if summary.stopped {
+        Err(out::Failure::INTERRUPTED)
     } else if summary.failures.is_empty() {
-        ExitCode::SUCCESS
+        Ok(())
     } else {
-        ExitCode::FAILURE
-    })
+        Err(out::Failure::FAILED)
+    }
 }
 
 fn text(file: &Path) -> io::Result<String> {

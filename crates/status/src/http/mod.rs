@@ -1,6 +1,16 @@
 //! The admin listener over TCP and a unix socket: `/metrics`, `/healthz` and `/readyz` for reading,
 //! the status page for people, and the API below `/v1` for programs.
 
+/// Lists routes: each has its method, its path and its handler.
+macro_rules! routes {
+    ($($method:ident $path:expr => $handler:expr,)+) => {
+        vec![$({
+            let filter = axum::routing::MethodFilter::$method;
+            (stringify!($method), $path, axum::routing::on(filter, $handler))
+        }),+]
+    };
+}
+
 mod access;
 mod bounded;
 mod extract;
@@ -96,17 +106,11 @@ pub async fn serve_unix(
 
 /// Every path with its methods other than HEAD and OPTIONS.
 pub fn paths() -> Vec<(&'static str, &'static str)> {
-    routes()
-        .into_iter()
-        .flat_map(|(methods, path, _)| methods.iter().map(move |method| (*method, path)))
-        .collect()
+    let routes = routes().into_iter();
+    routes.map(|(method, path, _)| (method, path)).collect()
 }
 
-type Route = (
-    &'static [&'static str],
-    &'static str,
-    MethodRouter<AdminState>,
-);
+type Route = (&'static str, &'static str, MethodRouter<AdminState>);
 
 fn routes() -> Vec<Route> {
     let mut routes = pages::routes();

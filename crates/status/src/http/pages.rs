@@ -7,7 +7,6 @@ use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use edgeway_base::{accept, metrics::Exposition};
 
@@ -26,16 +25,12 @@ const UPSTREAM_READY: &str = "/readyz/upstreams/";
 pub(super) const METRICS: &str = "/metrics";
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![
-        (&["GET"], METRICS, get(metrics)),
-        (&["GET"], HEALTH[0], get(|| async { "ok\n" })),
-        (&["GET"], HEALTH[1], get(ready)),
-        (
-            &["GET"],
-            "/readyz/upstreams/{upstream}",
-            get(upstream_ready),
-        ),
-    ]
+    routes! {
+        GET METRICS => metrics,
+        GET HEALTH[0] => || async { "ok\n" },
+        GET HEALTH[1] => ready,
+        GET "/readyz/upstreams/{upstream}" => upstream_ready,
+    }
 }
 
 /// Returns true for paths that are open to any client that can connect.

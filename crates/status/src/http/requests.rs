@@ -10,7 +10,6 @@ use axum::{
         IntoResponse, Response,
         sse::{Event, Sse},
     },
-    routing::get,
 };
 use edgeway_proxy::live::history::{FollowedRequests, Follower, RequestQuery};
 use futures_util::{StreamExt as _, stream};
@@ -29,10 +28,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(5);
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![
-        (&["GET"], "/v1/requests", get(latest)),
-        (&["GET"], "/v1/requests/stream", get(follow)),
-    ]
+    routes! {
+        GET "/v1/requests" => latest,
+        GET "/v1/requests/stream" => follow,
+    }
 }
 
 async fn latest(

@@ -5,13 +5,14 @@ use std::{future::Future, path::PathBuf, sync::Arc};
 use axum::{
     Json,
     extract::{ConnectInfo, DefaultBodyLimit, State},
+    handler::Handler as _,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
 };
 use edgeway_base::units::Span;
 use edgeway_cache::purge::PurgeRequest;
 use edgeway_gateway::explain::ExplainRequest;
 use edgeway_proxy::live::audit::Actor;
+use edgeway_upstreams::NewMember;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -23,8 +24,8 @@ use super::{
 use crate::{
     Snapshot,
     actions::{
-        ActionError, Actions, BackendName, NewBackend, NewBan, NewCanary, NewWarmUp,
-        ProfileSelection, Profiles, ReleaseSwitch,
+        ActionError, Actions, BackendName, NewBan, NewCanary, NewWarmUp, ProfileSelection,
+        Profiles, ReleaseSwitch,
     },
 };
 
@@ -45,89 +46,38 @@ macro_rules! action {
 }
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![
-        (&["GET"], "/v1/status", get(status)),
-        (
-            &["POST"],
-            "/v1/reload",
-            post(action!(reload, OptionalJsonBody with: ReloadOptions => with.canary)),
-        ),
-        (
-            &["POST"],
-            "/v1/upgrade",
-            post(action!(upgrade, OptionalJsonBody program: UpgradeProgram => program.binary)),
-        ),
-        (&["GET"], "/v1/upstreams", get(upstreams)),
-        (
-            &["POST"],
-            "/v1/upstreams/{upstream}/backends",
-            post(action!(add_backend, PathPart of: String, JsonBody new: NewBackend => of, new)),
-        ),
-        (
-            &["DELETE"],
-            "/v1/upstreams/{upstream}/backends/{address}",
-            delete(action!(
-                remove_backend, PathPart name: BackendName, QueryPart with: Force => name, with.force
-            )),
-        ),
-        (
-            &["POST"],
-            "/v1/upstreams/{upstream}/backends/{address}/drain",
-            post(action!(
-                drain, PathPart name: BackendName, OptionalJsonBody with: Force => name, with.force
-            )),
-        ),
-        (
-            &["POST"],
-            "/v1/upstreams/{upstream}/backends/{address}/undrain",
-            post(action!(
-                undrain, PathPart name: BackendName, OptionalJsonBody _empty: EmptyBody => name
-            )),
-        ),
-        (
-            &["POST"],
-            "/v1/upstreams/{upstream}/release",
-            post(
-                action!(switch_release, PathPart of: String, JsonBody to: ReleaseSwitch => of, to),
-            ),
-        ),
-        (
-            &["POST", "DELETE"],
-            "/v1/upstreams/{upstream}/canary",
-            post(action!(begin_canary, PathPart of: String, JsonBody new: NewCanary => of, new))
-                .delete(action!(end_canary, PathPart of: String => of)),
-        ),
-        (
-            &["POST", "DELETE"],
-            "/v1/upstreams/{upstream}/warm-up",
-            post(action!(begin_warm_up, PathPart of: String, JsonBody new: NewWarmUp => of, new))
-                .delete(action!(end_warm_up, PathPart of: String => of)),
-        ),
-        (
-            &["GET", "POST"],
-            "/v1/bans",
-            get(bans).post(action!(ban, JsonBody new: NewBan => new)),
-        ),
-        (
-            &["DELETE"],
-            "/v1/bans/{address}",
-            delete(action!(
-                unban, PathPart address: String, OptionalJsonBody _empty: EmptyBody => address
-            )),
-        ),
-        (
-            &["POST"],
-            "/v1/purge",
-            post(purge).layer(DefaultBodyLimit::max(MAX_PURGE_LEN)),
-        ),
-        (&["POST"], "/v1/explain", post(explain)),
-        (&["GET"], "/v1/profiles", get(profiles)),
-        (
-            &["POST"],
-            "/v1/profile",
-            post(action!(profile, JsonBody to: ProfileSelection => to)),
-        ),
-    ]
+    routes! {
+        GET "/v1/status" => status,
+        POST "/v1/reload" =>
+            action!(reload, OptionalJsonBody with: ReloadOptions => with.canary),
+        POST "/v1/upgrade" =>
+            action!(upgrade, OptionalJsonBody program: UpgradeProgram => program.binary),
+        GET "/v1/upstreams" => upstreams,
+        POST "/v1/upstreams/{upstream}/backends" =>
+            action!(add_backend, PathPart of: String, JsonBody new: NewMember => of, new),
+        DELETE "/v1/upstreams/{upstream}/backends/{address}" =>
+            action!(remove_backend, PathPart name: BackendName, QueryPart with: Force => name, with.force),
+        POST "/v1/upstreams/{upstream}/backends/{address}/drain" =>
+            action!(drain, PathPart name: BackendName, OptionalJsonBody with: Force => name, with.force),
+        POST "/v1/upstreams/{upstream}/backends/{address}/undrain" =>
+            action!(undrain, PathPart name: BackendName, OptionalJsonBody _empty: EmptyBody => name),
+        POST "/v1/upstreams/{upstream}/release" =>
+            action!(switch_release, PathPart of: String, JsonBody to: ReleaseSwitch => of, to),
+        POST "/v1/upstreams/{upstream}/canary" =>
+            action!(begin_canary, PathPart of: String, JsonBody new: NewCanary => of, new),
+        DELETE "/v1/upstreams/{upstream}/canary" => action!(end_canary, PathPart of: String => of),
+        POST "/v1/upstreams/{upstream}/warm-up" =>
+            action!(begin_warm_up, PathPart of: String, JsonBody new: NewWarmUp => of, new),
+        DELETE "/v1/upstreams/{upstream}/warm-up" => action!(end_warm_up, PathPart of: String => of),
+        GET "/v1/bans" => bans,
+        POST "/v1/bans" => action!(ban, JsonBody new: NewBan => new),
+        DELETE "/v1/bans/{address}" =>
+            action!(unban, PathPart address: String, OptionalJsonBody _empty: EmptyBody => address),
+        POST "/v1/purge" => purge.layer(DefaultBodyLimit::max(MAX_PURGE_LEN)),
+        POST "/v1/explain" => explain,
+        GET "/v1/profiles" => profiles,
+        POST "/v1/profile" => action!(profile, JsonBody to: ProfileSelection => to),
+    }
 }
 
 type From = ConnectInfo<PeerAddress>;

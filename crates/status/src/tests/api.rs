@@ -100,7 +100,7 @@ async fn actions_return_their_target() {
             "POST",
             "/v1/upstreams/web/backends",
             r#"{"address":"127.0.0.1:3001"}"#,
-            r#"add web NewBackend { address: "127.0.0.1:3001", weight: 1, drained: false, release: None }"#,
+            r#"add web NewMember { address: "127.0.0.1:3001", weight: 1, drained: false, release: None }"#,
         ),
         ("DELETE", encoded, "", "remove web/unix:/run/app.sock false"),
         (

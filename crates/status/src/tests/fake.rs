@@ -12,14 +12,14 @@ use edgeway_base::{metrics::Exposition, secret::Secret, units::Span};
 use edgeway_cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt};
 use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
 use edgeway_proxy::live::{audit::Actor, history::RequestHistory};
-use edgeway_upstreams::{CanaryStatus, CanaryVerdict};
+use edgeway_upstreams::{CanaryStatus, CanaryVerdict, NewMember};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::{
     Snapshot,
     actions::{
-        ActionError, Actions, BackendName, BackendResult, NewBackend, NewBan, NewCanary, NewWarmUp,
+        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewWarmUp,
         ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
         WarmUpPlan, WarmUpResult,
     },
@@ -262,7 +262,7 @@ impl Actions for Fake {
         &self,
         _who: Actor,
         upstream: String,
-        new: NewBackend,
+        new: NewMember,
     ) -> Result<BackendResult, ActionError> {
         self.act(format!("add {upstream} {new:?}")).await
     }

@@ -10,11 +10,9 @@ use instant_acme::CertificateIdentifier;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair};
 use rustls::{crypto::ring, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, Der, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
-use x509_parser::{
-    extensions::{GeneralName, ParsedExtension},
-    prelude::{FromDer, X509Certificate},
-    time::ASN1Time,
-};
+use x509_parser::{extensions::ParsedExtension, time::ASN1Time};
+
+use crate::pair::{self, parse};
 
 /// Start of a stand-in's validity, set in the past because clients' clocks differ.
 const BACKDATED_BY: Duration = Duration::from_hours(1);
@@ -59,7 +57,8 @@ impl Certificate {
         let key = PrivateKeyDer::from_pem_slice(key).map_err(CertificateError::Key)?;
         let leaf = chain.first().ok_or(CertificateError::Empty)?;
         let parsed = parse(leaf).ok_or(CertificateError::Unreadable)?;
-        if !names(&parsed).any(|found| found.eq_ignore_ascii_case(name)) {
+        let (names, _) = pair::names(&parsed).ok_or(CertificateError::Unreadable)?;
+        if !names.iter().any(|found| found.eq_ignore_ascii_case(name)) {
             return Err(CertificateError::OtherName(name.to_owned()));
         }
         let from = moment(parsed.validity().not_before);
@@ -127,20 +126,6 @@ fn self_signed(params: &CertificateParams) -> Result<Arc<CertifiedKey>, Certific
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
-    let (_, parsed) = X509Certificate::from_der(der).ok()?;
-    Some(parsed)
-}
-
-fn names<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
-    let listed = certificate.subject_alternative_name().ok().flatten();
-    let listed = listed.map(|extension| extension.value.general_names.iter());
-    listed.into_iter().flatten().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(*name),
-        _ => None,
-    })
-}
-
 fn moment(time: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
     UNIX_EPOCH + Duration::from_secs(seconds)
@@ -155,7 +140,8 @@ mod tests {
         let now = UNIX_EPOCH + Duration::from_hours(500_000);
         let made = stand_in("a.example", now).unwrap();
         let parsed = parse(&made.cert[0]).unwrap();
-        assert_eq!(names(&parsed).collect::<Vec<_>>(), ["a.example"]);
+        let (names, _) = pair::names(&parsed).unwrap();
+        assert_eq!(*names, [Box::from("a.example")]);
         let validity = parsed.validity();
         assert_eq!(moment(validity.not_before), now - BACKDATED_BY);
         assert_eq!(moment(validity.not_after), now + STAND_IN_LIFETIME);

@@ -3,13 +3,12 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use edgeway_net::fetch::{Fetch, FetchError, Trust};
 use http::{HeaderName, HeaderValue, Request, header};
 use log::warn;
 use tokio::sync::Semaphore;
 
-use super::PREFIX;
+use super::{ChallengeOutcome, PREFIX};
 use crate::base::error;
 
 /// Time limit of a response from the issuer.
@@ -31,15 +30,6 @@ pub(super) struct Issuer {
     slots: Semaphore,
 }
 
-/// Response of the issuer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum IssuerResponse {
-    KeyAuthorization(Bytes),
-    /// The issuer does not know this token.
-    Nothing,
-    Failed,
-}
-
 impl Issuer {
     pub(super) fn new(address: String) -> Self {
         Self {
@@ -54,15 +44,15 @@ impl Issuer {
     }
 
     /// Requests the key authorization of `token` from the issuer, for the host of the CA's request.
-    pub(super) async fn ask(&self, token: &str, host: Option<&HeaderValue>) -> IssuerResponse {
+    pub(super) async fn ask(&self, token: &str, host: Option<&HeaderValue>) -> ChallengeOutcome {
         let Ok(_slot) = self.slots.try_acquire() else {
-            return IssuerResponse::Failed;
+            return ChallengeOutcome::NoIssuer;
         };
         match self.fetch(token, host).await {
             Ok(response) => response,
             Err(error) => {
                 warn!(issuer = self.address.as_str(), error:% = error::chain(&error); "the certificate issuer is unreachable");
-                IssuerResponse::Failed
+                ChallengeOutcome::NoIssuer
             }
         }
     }
@@ -71,7 +61,7 @@ impl Issuer {
         &self,
         token: &str,
         host: Option<&HeaderValue>,
-    ) -> Result<IssuerResponse, FetchError> {
+    ) -> Result<ChallengeOutcome, FetchError> {
         let mut request = Request::new(());
         *request.uri_mut() = format!("http://{}{PREFIX}{token}", self.address)
             .parse()
@@ -87,9 +77,9 @@ impl Issuer {
             .client
             .send_for_ok(request, RESPONSE_TIMEOUT, MAX_RESPONSE_LEN);
         match response.await {
-            Ok(Some(body)) => Ok(IssuerResponse::KeyAuthorization(body)),
+            Ok(Some(body)) => Ok(ChallengeOutcome::Known(body)),
             // A page of an app of the issuer: no key authorization is that long.
-            Ok(None) | Err(FetchError::TooLong(_)) => Ok(IssuerResponse::Nothing),
+            Ok(None) | Err(FetchError::TooLong(_)) => Ok(ChallengeOutcome::Unknown),
             Err(error) => Err(error),
         }
     }

@@ -83,7 +83,7 @@ struct ServedCertificate {
 
 #[derive(Debug)]
 struct NameMetrics {
-    orders: [(&'static str, IntCounter); OUTCOMES.len()],
+    orders: [IntCounter; OrderOutcome::ALL.len()],
     stand_in: IntGauge,
 }
 
@@ -96,8 +96,17 @@ pub(super) fn name_of(series: Series<'_>) -> Option<&str> {
     is_ours.then(|| series.get("name"))?
 }
 
-/// Outcomes of an order: a certificate; refused; no response; or failed on our side.
-const OUTCOMES: [&str; 4] = ["issued", "refused", "unanswered", "failed"];
+edgeway_base::enum_table! {
+    /// Outcome of an order, and its label.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum OrderOutcome => label {
+        Issued = "issued",
+        Refused = "refused",
+        Unanswered = "unanswered",
+        /// Failed on our side.
+        Failed = "failed",
+    }
+}
 
 /// Status of a name, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -277,16 +286,8 @@ impl ManagedName {
     }
 
     /// Counts the outcome of an order.
-    pub(super) fn count(&self, outcome: &'static str) {
-        let found = self
-            .metrics
-            .orders
-            .iter()
-            .find(|(word, _)| *word == outcome);
-        debug_assert!(found.is_some(), "{outcome} is not one of the words");
-        if let Some((_, counter)) = found {
-            counter.inc();
-        }
+    pub(super) fn count(&self, outcome: OrderOutcome) {
+        self.metrics.orders[outcome as usize].inc();
     }
 
     pub(super) fn state(&self) -> NameState {
@@ -316,13 +317,12 @@ impl Certificate {
 
 impl NameMetrics {
     fn new(metrics: &Metrics, name: &str) -> Self {
-        let orders = OUTCOMES.map(|outcome| {
-            let counter = metrics.counter(
+        let orders = OrderOutcome::ALL.map(|outcome| {
+            metrics.counter(
                 ORDERS,
                 "Certificates requested by ACME, by outcome.",
-                &[("name", name), ("outcome", outcome)],
-            );
-            (outcome, counter)
+                &[("name", name), ("outcome", outcome.label())],
+            )
         });
         let stand_in = metrics.gauge(
             STAND_IN,

@@ -31,12 +31,15 @@ pub use self::{
     managed::NameStatus,
 };
 use self::{
-    follower::{Issuer, IssuerResponse},
+    follower::Issuer,
     issuer::Issuing,
     managed::{ConfiguredName, ManagedName},
-    store::{Stamp, Store},
+    store::Store,
 };
-use crate::base::{error::chain, metrics::Series};
+use crate::{
+    base::{error::chain, metrics::Series},
+    files::Stamps,
+};
 
 /// Path prefix of HTTP-01 challenge requests (RFC 8555, 8.3).
 pub const PREFIX: &str = "/.well-known/acme-challenge/";
@@ -102,13 +105,7 @@ impl Acme {
                 known.map_or(unknown, ChallengeOutcome::Known)
             }
             Role::Follows { .. } if is_forwarded => ChallengeOutcome::NotFound,
-            Role::Follows { issuer, .. } => match issuer.ask(token, host).await {
-                IssuerResponse::KeyAuthorization(key_authorization) => {
-                    ChallengeOutcome::Known(key_authorization)
-                }
-                IssuerResponse::Nothing => ChallengeOutcome::Unknown,
-                IssuerResponse::Failed => ChallengeOutcome::NoIssuer,
-            },
+            Role::Follows { issuer, .. } => issuer.ask(token, host).await,
         }
     }
 
@@ -176,7 +173,7 @@ impl Acme {
 
     /// Serves the certificates that appear in the folder.
     async fn watch(self: Arc<Self>) {
-        let mut seen: Vec<Stamp> = vec![Stamp::default(); self.names.len()];
+        let mut seen = vec![Stamps::default(); self.names.len()];
         loop {
             let own = Arc::clone(&self);
             let looked = tokio::task::spawn_blocking(move || {
@@ -195,12 +192,12 @@ impl Acme {
     }
 
     /// Loads what has changed since `seen`. Blocks.
-    fn look(&self, seen: &mut [Stamp]) {
+    fn look(&self, seen: &mut [Stamps]) {
         let Role::Follows { store, issuer } = &self.role else {
             return;
         };
         for (ConfiguredName { managed, .. }, seen) in self.names.iter().zip(seen) {
-            let stamp = store.stamp(&managed.name);
+            let stamp = store.stamps(&managed.name);
             if stamp == *seen {
                 continue;
             }

@@ -11,7 +11,7 @@ use super::{
     account::is_problem,
     certificate::{self, CertificateError},
     challenge::{ChallengeGuard, Tokens},
-    managed::ManagedName,
+    managed::{ManagedName, OrderOutcome},
     schedule::Failure,
     store::{Pem, StoreError},
 };
@@ -85,16 +85,16 @@ impl OrderError {
         }
     }
 
-    /// Value of the metric's outcome label.
-    pub(super) fn outcome(&self) -> &'static str {
+    /// Outcome that the metrics count.
+    pub(super) fn outcome(&self) -> OrderOutcome {
         match self {
-            Self::Refused(_) | Self::NoChallenge(_) | Self::UnknownAccount => "refused",
-            Self::Unanswered(_) | Self::TooLong => "unanswered",
+            Self::Refused(_) | Self::NoChallenge(_) | Self::UnknownAccount => OrderOutcome::Refused,
+            Self::Unanswered(_) | Self::TooLong => OrderOutcome::Unanswered,
             Self::Store(_)
             | Self::Account(_)
             | Self::Tls(_)
             | Self::Certificate(_)
-            | Self::Stopped => "failed",
+            | Self::Stopped => OrderOutcome::Failed,
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::certificate::{Certificate, CertificateError};
-use crate::base::private_file;
+use crate::{base::private_file, files::Stamps};
 
 const CHAIN: &str = "fullchain.pem";
 const KEY: &str = "privkey.pem";
@@ -68,10 +68,6 @@ pub(super) struct Stored {
     pub(super) certificate: Certificate,
     pub(super) state: NameState,
 }
-
-/// Stamp that changes when one of the files of a name does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamp([Option<(u64, i64, i64)>; 2]);
 
 /// Exclusive lock on ordering a certificate for a name.
 #[derive(Debug)]
@@ -163,12 +159,9 @@ impl Store {
         write(&path, &to_json(account))
     }
 
-    pub(super) fn stamp(&self, name: &str) -> Stamp {
+    pub(super) fn stamps(&self, name: &str) -> Stamps {
         let folder = self.of_name(name);
-        Stamp([CHAIN, KEY].map(|file| {
-            let found = fs::metadata(folder.join(file)).ok()?;
-            Some((found.ino(), found.mtime(), found.mtime_nsec()))
-        }))
+        Stamps::read([&*folder.join(CHAIN), &*folder.join(KEY)])
     }
 
     /// Locks the ordering of a certificate for `name`. Returns `None` while another process holds
@@ -335,11 +328,11 @@ mod tests {
         store
             .save("a.example", &issued("a.example"), &state)
             .unwrap();
-        let before = store.stamp("a.example");
+        let before = store.stamps("a.example");
         store
             .save("a.example", &issued("a.example"), &state)
             .unwrap();
-        assert_ne!(store.stamp("a.example"), before);
+        assert_ne!(store.stamps("a.example"), before);
 
         let stored = store.load("a.example").unwrap().unwrap();
         assert_eq!(stored.state, state);

@@ -99,7 +99,7 @@ pub(super) enum FilesEvent {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum SourceProblem<'a> {
     Folder(&'a FolderError),
-    Pair(&'a PairPaths, &'a PairError),
+    Pair(&'a PairError),
 }
 
 /// Why a folder cannot be read.
@@ -214,7 +214,7 @@ impl Files {
                         pair.current = Some(certificate);
                     }
                     Err(error) => {
-                        report(index, SourceProblem::Pair(&paths, &error));
+                        report(index, SourceProblem::Pair(&error));
                         pair.problem = Some(error.to_string());
                     }
                 }
@@ -226,18 +226,19 @@ impl Files {
 
     /// The certificates served now, in the order of the configuration.
     pub(super) fn certificates(&self) -> Vec<Arc<Certificate>> {
-        self.paths()
+        self.paths(|_| true)
             .filter_map(|paths| self.pairs.get(paths)?.current.clone())
             .collect()
     }
 
-    fn paths(&self) -> impl Iterator<Item = &PairPaths> {
-        self.sources.iter().flat_map(|source| match source {
+    /// Returns the pairs of all sources, except those in folders that `takes` refuses.
+    fn paths(&self, takes: impl Fn(&Folder) -> bool) -> impl Iterator<Item = &PairPaths> {
+        self.sources.iter().flat_map(move |source| match source {
             Source::Pair(paths) => std::slice::from_ref(paths),
-            Source::Folder(path) => self
-                .folders
-                .get(path)
-                .map_or(&[][..], |folder| &folder.pairs),
+            Source::Folder(path) => match self.folders.get(path) {
+                Some(folder) if takes(folder) => &folder.pairs[..],
+                _ => &[],
+            },
         })
     }
 
@@ -245,19 +246,9 @@ impl Files {
     pub(super) fn look(&mut self) -> FilesCheck {
         let mut look = FilesCheck::default();
         let mut has_changed = self.look_at_folders(&mut look);
-        let paths: Vec<PairPaths> = self
-            .sources
-            .iter()
-            .flat_map(|source| match source {
-                Source::Pair(paths) => std::slice::from_ref(paths),
-                // A problem of the folder is all there is to report.
-                Source::Folder(path) => match self.folders.get(path) {
-                    Some(folder) if folder.suspicion.is_none() => &folder.pairs[..],
-                    _ => &[],
-                },
-            })
-            .cloned()
-            .collect();
+        // A problem of a folder is all there is to report of it.
+        let paths = self.paths(|folder| folder.suspicion.is_none());
+        let paths: Vec<PairPaths> = paths.cloned().collect();
         for paths in paths {
             let pair = self.pairs.entry(paths.clone()).or_default();
             has_changed |= pair.look(&paths, &self.provider, &mut look.events);

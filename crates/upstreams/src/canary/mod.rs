@@ -11,6 +11,7 @@ mod trial;
 use std::{sync::Arc, time::Duration};
 
 use http::HeaderMap;
+use serde::Serialize;
 
 use self::progress::{Decision, Progress};
 use super::{Upstream, eject::nanos, operate::MemberError, upstream_zone::UpstreamZone};
@@ -21,7 +22,7 @@ pub(super) use self::{
     trial::Trial,
 };
 pub use self::{
-    settings::{CanarySettings, SplitBy},
+    settings::CanarySettings,
     status::{ArmStatus, CanaryReason, CanaryStatus, CanaryVerdict, Outcome as CanaryOutcome},
     trial::TrialRequest,
 };
@@ -30,7 +31,7 @@ pub use self::{
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Decision to try a release, as it is kept for the next process.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct CanaryDecision {
     pub(super) release: Arc<str>,
     /// Part of the visitors that it gets.

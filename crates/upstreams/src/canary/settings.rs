@@ -16,17 +16,6 @@ const STEPS: [f64; 3] = [5.0, 25.0, 50.0];
 const ERRORS: f64 = 1.5;
 const P95: f64 = 1.3;
 
-/// Rule that chooses the visitors.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SplitBy {
-    /// A client's address and `User-Agent` always get the same release.
-    #[default]
-    Client,
-    /// Each request is on its own.
-    Request,
-}
-
 /// Steps of a trial, and the limits within which the new release is as good as the current one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -37,7 +26,7 @@ pub struct CanarySettings {
     pub step: Duration,
     /// Least number of requests of the new release in each step.
     pub requests: u64,
-    pub by: SplitBy,
+    pub by: CanarySplit,
     /// Error ratio of the new release that is tolerated, as a multiple of the current one's.
     pub errors: f64,
     /// The same for the 95th percentile of the latency.
@@ -59,10 +48,7 @@ impl CanarySettings {
                 .map_or_else(|| STEPS.map(Percent).to_vec(), |steps| steps.value.clone()),
             step: config.step.0,
             requests: config.requests,
-            by: match config.by {
-                CanarySplit::Client => SplitBy::Client,
-                CanarySplit::Request => SplitBy::Request,
-            },
+            by: config.by,
             errors: config.errors.as_ref().map_or(ERRORS, |errors| errors.value),
             p95: config.p95.as_ref().map_or(P95, |p95| p95.value),
         }

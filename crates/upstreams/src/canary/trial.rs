@@ -12,7 +12,7 @@ use std::{
 use http::{HeaderMap, header};
 
 use super::{
-    CanaryDecision, CanaryOutcome, SplitBy,
+    CanaryDecision, CanaryOutcome,
     judge::{Both, Counts},
     latency::{BUCKETS, Latencies, bucket},
 };
@@ -22,6 +22,7 @@ use crate::{
         metrics::{IntCounter, Metrics as Registry},
         units::Percent,
     },
+    config::model::CanarySplit,
 };
 
 /// Release on trial with its share of the visitors. The next step is another trial.
@@ -63,9 +64,8 @@ pub(crate) struct Metrics(Option<Counters>);
 struct Counters {
     new: ArmMetrics,
     current: ArmMetrics,
-    promoted: IntCounter,
-    rolled_back: IntCounter,
-    ended: IntCounter,
+    /// In the order of [`CanaryOutcome::ALL`].
+    verdicts: [IntCounter; CanaryOutcome::ALL.len()],
 }
 
 impl Metrics {
@@ -99,18 +99,13 @@ impl Metrics {
         Self(has_releases.then(|| Counters {
             new: arm("new"),
             current: arm("current"),
-            promoted: verdict(CanaryOutcome::Promoted),
-            rolled_back: verdict(CanaryOutcome::RolledBack),
-            ended: verdict(CanaryOutcome::Ended),
+            verdicts: CanaryOutcome::ALL.map(verdict),
         }))
     }
 
     pub(super) fn count(&self, outcome: CanaryOutcome) {
-        let Some(counters) = &self.0 else { return };
-        match outcome {
-            CanaryOutcome::Promoted => counters.promoted.inc(),
-            CanaryOutcome::RolledBack => counters.rolled_back.inc(),
-            CanaryOutcome::Ended => counters.ended.inc(),
+        if let Some(counters) = &self.0 {
+            counters.verdicts[outcome as usize].inc();
         }
     }
 }
@@ -156,13 +151,13 @@ impl Trial {
     pub(crate) fn place(
         self: &Arc<Self>,
         current: &Arc<str>,
-        by: SplitBy,
+        by: CanarySplit,
         client: IpAddr,
         headers: &HeaderMap,
     ) -> (Arc<str>, TrialRequest) {
         let position = match by {
-            SplitBy::Client => position(&self.release, client, headers),
-            SplitBy::Request => fastrand::f64(),
+            CanarySplit::Client => position(&self.release, client, headers),
+            CanarySplit::Request => fastrand::f64(),
         };
         let is_new = position * 100.0 < self.share.0;
         let release = if is_new { &self.release } else { current };

@@ -26,7 +26,7 @@ const IDLE_ROOM: usize = 1024;
 /// TLS connection after its handshake.
 #[derive(Debug)]
 pub(crate) struct SecureStream {
-    stream: TlsStream<RecordSocket>,
+    pub(super) stream: TlsStream<RecordSocket>,
     identity: TlsIdentity,
 }
 
@@ -123,50 +123,10 @@ impl Write for AtOnce<'_> {
     }
 }
 
-impl AsyncRead for SecureStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        room: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, room)
-    }
-}
-
-impl AsyncWrite for SecureStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, data)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, data)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
 /// Socket below TLS, read by whole records: rustls asks for 4 KiB at a time, which would take up to
 /// five system calls for each.
 #[derive(Debug)]
-struct RecordSocket {
+pub(super) struct RecordSocket {
     socket: Socket,
     /// Bytes that were read and that rustls has not asked for yet.
     ahead: BytesMut,

@@ -31,7 +31,7 @@ macro_rules! poll_transport {
                 $call
             }
             Self::Tls($name) => {
-                let $name = Pin::new(&mut **$name);
+                let $name = Pin::new(&mut $name.stream);
                 $call
             }
         }

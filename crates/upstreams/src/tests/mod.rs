@@ -1,6 +1,7 @@
 //! Whole upstreams from their YAML: choice of backends, ejection, waiting.
 
 mod backups;
+mod compile;
 mod dns;
 mod handover;
 mod operate;

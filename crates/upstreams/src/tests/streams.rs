@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::task::JoinSet;
 
 use super::{Bench, acquire, take};
-use crate::{LeaseRequest, Outcome, Unavailable, backend::BackendState, health::Health};
+use crate::{LeaseRequest, Outcome, Unavailable, backend_state::BackendState, health::Health};
 
 fn state() -> BackendState {
     BackendState::new(Arc::from("127.0.0.1:3000"), Health::default(), None)

@@ -370,10 +370,7 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
 }
 
 fn name(upstream: &UpstreamStatus, backend: &BackendStatus) -> Name {
-    Name {
-        upstream: upstream.name.clone(),
-        address: backend.address.clone(),
-    }
+    Name::new(&upstream.name, &backend.address)
 }
 
 fn backends(count: usize) -> String {

@@ -130,15 +130,14 @@ impl PageForm {
         self,
         served: AdminState,
         action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
-        show: impl FnOnce(&Self, Result<T, ActionError>) -> Markup,
+        show: impl FnOnce(Result<T, ActionError>) -> Markup,
     ) -> Response
     where
         T: Send + 'static,
         F: Future<Output = Result<T, ActionError>> + Send + 'static,
     {
         let done = finish(served.clone(), self.peer.clone(), action).await;
-        let shown = show(&self, done);
-        self.show(&served, shown)
+        self.show(&served, show(done))
     }
 
     fn backend(&self) -> BackendName {
@@ -157,7 +156,7 @@ pub(super) async fn drain(State(served): State<AdminState>, form: PageForm) -> R
     form.act(
         served,
         |actions, who| async move { actions.drain(who, backend, force).await },
-        |_, done| match done {
+        |done| match done {
             Ok(done) => notice::backend(&done),
             Err(refused) if refused.reason == "last_backend" => {
                 notice::last_backend(&refused, &target, csrf.as_deref())
@@ -173,12 +172,7 @@ pub(super) async fn undrain(State(served): State<AdminState>, form: PageForm) ->
     form.act(
         served,
         |actions, who| async move { actions.undrain(who, backend).await },
-        |_, done| {
-            done.map_or_else(
-                |refused| notice::failed(&refused),
-                |done| notice::backend(&done),
-            )
-        },
+        |done| outcome(done, notice::backend),
     )
     .await
 }
@@ -188,12 +182,7 @@ pub(super) async fn unban(State(served): State<AdminState>, form: PageForm) -> R
     form.act(
         served,
         |actions, who| async move { actions.unban(who, address).await },
-        |_, done| {
-            done.map_or_else(
-                |refused| notice::failed(&refused),
-                |ban| notice::unbanned(&ban),
-            )
-        },
+        |done| outcome(done, notice::unbanned),
     )
     .await
 }
@@ -209,12 +198,7 @@ pub(super) async fn purge(State(served): State<AdminState>, form: PageForm) -> R
     form.act(
         served,
         |actions, who| async move { actions.purge(who, order).await },
-        |_, done| {
-            done.map_or_else(
-                |refused| notice::failed(&refused),
-                |it| notice::receipt(&it),
-            )
-        },
+        |done| outcome(done, notice::receipt),
     )
     .await
 }
@@ -237,18 +221,18 @@ fn order(fields: &FormFields) -> Value {
 }
 
 pub(super) async fn lookup(State(served): State<AdminState>, form: PageForm) -> Response {
-    let shown = match explained(&served, &form.fields) {
-        Ok((question, explanation)) => notice::lookup(&question, &explanation),
-        Err(refused) => notice::failed(&refused),
-    };
+    let explained = explained(&served, &form.fields);
+    let shown = outcome(explained, |(question, explained)| {
+        notice::lookup(question, explained)
+    });
     form.show(&served, shown)
 }
 
 pub(super) async fn explain(State(served): State<AdminState>, form: PageForm) -> Response {
-    let shown = match explained(&served, &form.fields) {
-        Ok((question, explanation)) => notice::explanation(&question, &explanation),
-        Err(refused) => notice::failed(&refused),
-    };
+    let explained = explained(&served, &form.fields);
+    let shown = outcome(explained, |(question, explained)| {
+        notice::explanation(question, explained)
+    });
     form.show(&served, shown)
 }
 
@@ -276,4 +260,12 @@ fn explained(
     let explanation =
         explanation.map_err(|error| ActionError::new(422, "bad_request", error.to_string()))?;
     Ok((question, explanation))
+}
+
+/// Shows what an action has done, or why it was refused.
+fn outcome<T>(done: Result<T, ActionError>, show: impl FnOnce(&T) -> Markup) -> Markup {
+    match done {
+        Ok(done) => show(&done),
+        Err(refused) => notice::failed(&refused),
+    }
 }

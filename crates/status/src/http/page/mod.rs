@@ -16,9 +16,8 @@ mod view;
 use axum::{
     Extension, Json,
     extract::State,
-    http::{HeaderMap, HeaderValue, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Uri, header},
     response::{Html, IntoResponse, Response},
-    routing::{MethodRouter, get, post},
 };
 use edgeway_base::accept;
 use serde::Deserialize;
@@ -52,35 +51,28 @@ const ACT: &str = "/status/act/";
 pub const ICON: &str = include_str!("icon.svg");
 
 pub(super) fn routes() -> Vec<Route> {
-    vec![
-        (&["GET"], "/", get(async || see_other(STATUS))),
-        (&["GET"], STATUS, get(status)),
-        (&["GET"], STREAM, get(live::follow)),
-        (
-            &["GET"],
-            STYLE_PATH,
-            file("text/css; charset=utf-8", include_str!("page.css")),
-        ),
-        (
-            &["GET"],
-            SCRIPT_PATH,
-            file("text/javascript; charset=utf-8", include_str!("page.js")),
-        ),
-        (&["GET"], ICON_PATH, file("image/svg+xml", ICON)),
-        (&["GET", "POST"], LOGIN, get(login::form).post(login::enter)),
-        (&["POST"], LOGOUT, post(login::leave)),
-        (&["POST"], "/v1/page-link", post(login::link)),
-        (&["POST"], "/status/act/drain", post(forms::drain)),
-        (&["POST"], "/status/act/undrain", post(forms::undrain)),
-        (&["POST"], "/status/act/unban", post(forms::unban)),
-        (&["POST"], "/status/act/purge", post(forms::purge)),
-        (&["POST"], "/status/act/lookup", post(forms::lookup)),
-        (&["POST"], "/status/act/explain", post(forms::explain)),
-    ]
+    routes! {
+        GET "/" => async || see_other(STATUS),
+        GET STATUS => status,
+        GET STREAM => live::follow,
+        GET STYLE_PATH => async || (typed("text/css; charset=utf-8"), include_str!("page.css")),
+        GET SCRIPT_PATH => async || (typed("text/javascript; charset=utf-8"), include_str!("page.js")),
+        GET ICON_PATH => async || (typed("image/svg+xml"), ICON),
+        GET LOGIN => login::form,
+        POST LOGIN => login::enter,
+        POST LOGOUT => login::leave,
+        POST "/v1/page-link" => login::link,
+        POST "/status/act/drain" => forms::drain,
+        POST "/status/act/undrain" => forms::undrain,
+        POST "/status/act/unban" => forms::unban,
+        POST "/status/act/purge" => forms::purge,
+        POST "/status/act/lookup" => forms::lookup,
+        POST "/status/act/explain" => forms::explain,
+    }
 }
 
-fn file(content_type: &'static str, text: &'static str) -> MethodRouter<AdminState> {
-    get(async move || ([(header::CONTENT_TYPE, content_type)], text))
+fn typed(content_type: &'static str) -> [(HeaderName, &'static str); 1] {
+    [(header::CONTENT_TYPE, content_type)]
 }
 
 /// Returns the kind of a path.

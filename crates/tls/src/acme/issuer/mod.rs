@@ -22,7 +22,7 @@ use super::{
     account::{CaClient, RequestedDelay, on_disk},
     certificate::Certificate,
     challenge::Tokens,
-    managed::{ConfiguredName, ManagedName},
+    managed::{ConfiguredName, ManagedName, OrderOutcome},
     order::{self, OrderError, OrderParameters},
     schedule,
     store::{NameState, Pem, Store, Stored, seconds},
@@ -205,7 +205,7 @@ impl Issuing {
             expires:% = shown(certificate.until);
             "certificate issued"
         );
-        managed.count("issued");
+        managed.count(OrderOutcome::Issued);
         managed.serve(Stored { certificate, state });
     }
 
