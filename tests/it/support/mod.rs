@@ -40,6 +40,7 @@ pub(crate) mod relay;
 pub(crate) mod releases;
 pub(crate) mod scope;
 pub(crate) mod seed;
+pub(crate) mod server;
 pub(crate) mod sockets;
 pub(crate) mod verify;
 pub(crate) mod wait;
