@@ -22,6 +22,7 @@ pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod fleet;
+pub(crate) mod front;
 pub(crate) mod gateway;
 pub(crate) mod grpc;
 pub(crate) mod http2;
