@@ -6,6 +6,7 @@ use crate::{
     Report,
     support::{
         client::{Request, get, post},
+        front::Front,
         gateway::Gateway,
         origins::BigOrigin,
     },
@@ -17,20 +18,7 @@ const BOUND: u64 = 16 * MIB;
 
 pub(crate) async fn run(report: &mut Report) {
     let origin = BigOrigin::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-upstreams:
-  big:
-    backends: [\"{}\"]
-    health: false
-routes:
-  - match: {{ path: /* }}
-    upstream: big
-    body_limit: 2GiB
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin).route("body_limit: 2GiB").start().await;
     // Memory that the first requests of any kind allocate is not growth.
     for request in [get("/?bytes=10000000"), post("/", "").filler(10 * MIB)] {
         exchange(&gateway, &request).await;

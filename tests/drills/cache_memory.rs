@@ -7,6 +7,7 @@ use crate::{
     Report,
     support::{
         client::{Connection, get},
+        front::Front,
         gateway::Gateway,
         origins::NumberedOrigin,
         wait::pass,
@@ -31,15 +32,13 @@ pub(crate) async fn run(report: &mut Report) {
         origin.settings().tell(&path, 200, &headers);
         origin.settings().pad(&path, OBJECT);
     }
-    let gateway = Gateway::start(&format!(
-        "listeners: [{{ address: 127.0.0.1:0, limits: {{ requests_per_connection: 1000000 }} }}]\n\
-         access_log: false\n\
-         cache: {{ memory: 256MiB }}\n\
-         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-         routes: [{{ match: {{}}, upstream: app, cache: {{}} }}]\n",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .listener("limits: { requests_per_connection: 1000000 }")
+        .with("access_log: false")
+        .with("cache: { memory: 256MiB }")
+        .route("cache: {}")
+        .start()
+        .await;
     let mut connection = gateway.connect().await;
     for _ in 0..50 {
         connection

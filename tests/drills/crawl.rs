@@ -15,6 +15,7 @@ use crate::{
     Report,
     support::{
         client::{self, Connection, Request, get},
+        front::Front,
         gateway::Gateway,
         load::paced,
         ports::free_port,
@@ -129,15 +130,17 @@ fn page_of(page: usize) -> Request {
 
 pub(crate) async fn run(report: &mut Report) {
     let app = App::start().await;
-    let gateway = Gateway::start(&format!(
-        "listeners: [{{ address: 127.0.0.1:0, limits: {{ connections_per_ip: 10000 }} }}]\n\
-         upstreams: {{ app: {{ app: nextjs, backends: ['{}'], health: false, guarded: [], \
-         revalidations: {BUDGET} }} }}\n\
-         routes: [{{ match: {{}}, upstream: app, cache: {{ stale_while_revalidate: {}s }} }}]\n",
-        app.address,
-        WINDOW.as_secs(),
-    ))
-    .await;
+    let gateway = Front::to(app.address)
+        .listener("limits: { connections_per_ip: 10000 }")
+        .upstream(&format!(
+            "app: nextjs, guarded: [], revalidations: {BUDGET}"
+        ))
+        .route(&format!(
+            "cache: {{ stale_while_revalidate: {}s }}",
+            WINDOW.as_secs()
+        ))
+        .start()
+        .await;
     let to = gateway.address();
 
     ask(to, "a person", 60).await;

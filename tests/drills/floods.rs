@@ -8,6 +8,7 @@ use crate::{
     Report,
     support::{
         client::get,
+        front::Front,
         gateway::{Gateway, cpu_of},
         http2::{
             CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, HEADERS, PING, PRIORITY,
@@ -47,18 +48,7 @@ enum Again {
 
 pub(crate) async fn run(report: &mut Report) {
     let origin = EchoOrigin::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
-upstreams:
-  app: {{ backends: [\"{}\"], health: false }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin).http2().start().await;
     let address = gateway.address();
     requests(report, address).await;
 

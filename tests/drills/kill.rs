@@ -7,6 +7,7 @@ use crate::{
     support::{
         apps::{ExpressApp, backends},
         client::get,
+        front::Front,
         gateway::Gateway,
         load::{lanes, paced},
         wait::{pass, until},
@@ -15,20 +16,10 @@ use crate::{
 
 pub(crate) async fn run(report: &mut Report) {
     let mut apps = ExpressApp::several(4).await;
-    let gateway = Gateway::start(&format!(
-        "
-upstreams:
-  api:
-    app: node
-    backends: [{}]
-    health: {{ path: /health }}
-routes:
-  - match: {{ path: /* }}
-    upstream: api
-",
-        backends(&apps)
-    ))
-    .await;
+    let gateway = Front::to_all(&format!("[{}]", backends(&apps)))
+        .upstream("app: node, health: { path: /health }")
+        .start()
+        .await;
     let load = paced(gateway.address(), 200, Duration::from_secs(30), |turn| {
         // Some responses take half a second, so that the kill hits a few midway.
         if turn % 10 == 0 {

@@ -9,6 +9,7 @@ use crate::{
     Report,
     support::{
         client::{Request, get},
+        front::Front,
         gateway::{Gateway, sum_of},
         load::endless_paced,
         origins::{NumberedOrigin, Origin},
@@ -43,13 +44,11 @@ impl Pair {
         let origin = NumberedOrigin::start().await;
         let minute = [("cache-control", "max-age=60")];
         origin.settings().tell("/page", 200, &minute);
-        let yaml = format!(
-            "redis: {}\ncache: {{ shared: redis }}\n\
-             upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-             routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-            redis.section(""),
-            origin.address()
-        );
+        let yaml = Front::to(&origin)
+            .with(&format!("redis: {}", redis.section("")))
+            .with("cache: { shared: redis }")
+            .route("name: app, cache: {}")
+            .yaml();
         let pair = Self {
             gateways: [Gateway::start(&yaml).await, Gateway::start(&yaml).await],
             _origin: origin,

@@ -8,14 +8,12 @@
 )]
 
 mod all_down;
-mod balance;
 mod bodies;
 mod cache_memory;
 mod canary;
 mod crawl;
 mod floods;
 mod hang;
-mod idle_close;
 mod kill;
 mod level2;
 mod memory;
@@ -40,10 +38,8 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 27] = [
-    "balance",
+const DRILLS: [&str; 25] = [
     "kill9",
-    "idle-close",
     "bodies",
     "websocket",
     "testssl",
@@ -102,9 +98,7 @@ async fn main() -> ExitCode {
         }
         println!("{name}");
         match name {
-            "balance" => balance::run(&mut report).await,
             "kill9" => kill::run(&mut report).await,
-            "idle-close" => idle_close::run(&mut report).await,
             "bodies" => bodies::run(&mut report).await,
             "testssl" => testssl::run(&mut report).await,
             "websocket" => websocket::run(&mut report).await,

@@ -19,6 +19,7 @@ use crate::{
     Report,
     support::{
         client::{Connection, get},
+        front::Front,
         gateway::Gateway,
         origins::{EchoOrigin, echoed},
         wait::wait_for,
@@ -114,15 +115,11 @@ async fn lane(to: SocketAddr, stop: Arc<AtomicBool>) -> Seen {
 
 pub(crate) async fn run(report: &mut Report) {
     let origin = EchoOrigin::start().await;
-    let yaml = format!(
-        "watch: {{ debounce: 20ms }}
-listeners: [{{ address: 127.0.0.1:0, limits: {{ connections_per_ip: 1000 }} }}]
-upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
-routes:
-- {{ match: {{ path: /* }}, upstream: app, plugins: [{{ file: plugins/x/plugin.js, on_error: refuse }}] }}
-",
-        origin.address()
-    );
+    let yaml = Front::to(&origin)
+        .listener("limits: { connections_per_ip: 1000 }")
+        .with("watch: { debounce: 20ms }")
+        .route("plugins: [{ file: plugins/x/plugin.js, on_error: refuse }]")
+        .yaml();
     let gateway = Gateway::start_in(&yaml, |folder| {
         fs::create_dir(folder.join("plugins")).expect("the folder is ours");
         write(folder, 0);

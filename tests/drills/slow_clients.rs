@@ -17,6 +17,7 @@ use crate::{
     Report,
     support::{
         client::{Connection, get},
+        front::Front,
         gateway::Gateway,
         load::{Tally, lanes, paced},
         origins::EchoOrigin,
@@ -45,17 +46,11 @@ struct End {
 
 pub(crate) async fn run(report: &mut Report) {
     let origin = EchoOrigin::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: \"127.0.0.1:0\", name: web, limits: {{ connections_per_ip: 250 }} }}]
-upstreams: {{ app: {{ app: node, backends: [\"{}\"], health: false }} }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .listener("limits: { connections_per_ip: 250 }")
+        .upstream("app: node")
+        .start()
+        .await;
     let ordinary = || paced(gateway.address(), 200, LENGTH, |_| get("/"));
     // As many clients as attack later, so that the gateway has allocated for them once.
     lanes(gateway.address(), 240, 5000, |_| get("/")).await;

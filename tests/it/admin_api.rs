@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::{
     cli::{EX_CONFIG, edgeway, over_socket},
     support::{
-        client::{self, Request, get, post},
+        client::{self, Request, get, post, post_json},
         gateway::Gateway,
         origins::EchoOrigin,
         wait::wait_for,
@@ -46,28 +46,8 @@ async fn start(yaml: &str) -> Gateway {
     .await
 }
 
-/// Returns the lines of the audit log, once there are at least `at_least`.
-async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
-    let file = gateway.folder().join("audit.log");
-    let condition = format!("the audit log has {at_least} lines");
-    wait_for(&condition, SOON, async || {
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        let lines: Vec<Value> = complete
-            .lines()
-            .map(|line| serde_json::from_str(line).expect("each line is JSON"))
-            .collect();
-        (lines.len() >= at_least).then_some(lines)
-    })
-    .await
-}
-
 fn bearer(request: Request, token: &str) -> Request {
     request.header("authorization", format!("Bearer {token}"))
-}
-
-fn json_post(path: &str, body: &Value) -> Request {
-    post(path, body.to_string()).header("content-type", "application/json")
 }
 
 #[tokio::test]
@@ -104,7 +84,7 @@ async fn a_reload_by_command_reports_its_changes_and_is_audited() {
     assert_eq!((asked.status, &outcome["generation"]), (0, &json!(4)));
 
     gateway.signal(Signal::HUP);
-    let lines = audited(&gateway, 4).await;
+    let lines = gateway.audit_log(4, |_| true).await;
     let uid = rustix::process::getuid().as_raw();
     for (line, generation) in lines[..3].iter().zip(2..) {
         assert_eq!(line["action"], "reload", "{line}");
@@ -144,7 +124,7 @@ async fn a_refused_reload_reports_what_check_reports() {
     assert_eq!(problem["code"], "edgeway::config::unknown_key");
     assert!(problem["line"].as_u64().is_some_and(|line| line > 1));
 
-    let lines = audited(&gateway, 2).await;
+    let lines = gateway.audit_log(2, |_| true).await;
     assert_eq!(lines[0]["outcome"], "refused");
     assert_eq!(lines[0]["reason"], "config");
     assert!(lines[0]["message"].as_str().unwrap().contains("upstrem"));
@@ -172,7 +152,7 @@ async fn backends_are_drained_added_and_removed() {
         format!("{backends}/{}", one.address()),
         format!("{backends}/{}", two.address()),
     );
-    let drain = |path: &str, body: Value| json_post(&format!("{path}/drain"), &body);
+    let drain = |path: &str, body: Value| post_json(&format!("{path}/drain"), &body);
     let send = async |request: Request, status: u16| {
         let response = gateway.send_admin(&request).await;
         assert_eq!(response.status(), status, "{}", response.text());
@@ -182,10 +162,10 @@ async fn backends_are_drained_added_and_removed() {
     let last = send(drain(&first, json!({})), 409).await;
     assert_eq!(last["error"]["reason"], "last_backend");
     let added = json!({ "address": two.address().to_string(), "weight": 2 });
-    let added = send(json_post(backends, &added), 200).await;
+    let added = send(post_json(backends, &added), 200).await;
     assert_eq!(added["backend"]["weight"], 2);
     let again = json!({ "address": two.address().to_string() });
-    let again = send(json_post(backends, &again), 409).await;
+    let again = send(post_json(backends, &again), 409).await;
     assert_eq!(again["error"]["reason"], "backend_exists");
     let drained = send(drain(&first, json!({ "force": false })), 200).await;
     assert_eq!(drained["backend"]["state"], "drained");
@@ -212,7 +192,7 @@ async fn backends_are_drained_added_and_removed() {
     let nowhere = send(nowhere, 404).await;
     assert_eq!(nowhere["error"]["reason"], "no_such_upstream");
 
-    let lines = audited(&gateway, 10).await;
+    let lines = gateway.audit_log(10, |_| true).await;
     let entries: Vec<_> = lines
         .iter()
         .map(|line| {
@@ -287,7 +267,7 @@ async fn a_token_opens_the_address_and_the_socket_needs_none() {
     ] {
         assert!(metrics.contains(counted), "{metrics}");
     }
-    let first = &audited(&gateway, 1).await[0];
+    let first = &gateway.audit_log(1, |_| true).await[0];
     assert_eq!(first["action"], "enter");
     assert_eq!(first["reason"], "token_missing");
     assert_eq!(first["target"], "/status");
@@ -329,7 +309,7 @@ async fn local_processes_see_health_and_counts_and_change_nothing() {
         let path = fill(path);
         let mut request = Request::new(method, &path);
         if method == "POST" {
-            request = json_post(&path, &json!({ "address": "127.0.0.1:3" }));
+            request = post_json(&path, &json!({ "address": "127.0.0.1:3" }));
         }
         let response = gateway.send_admin_tcp(&request).await;
         if is_of_the_page(&path) {
@@ -368,7 +348,7 @@ async fn local_processes_see_health_and_counts_and_change_nothing() {
         "{before:?}"
     );
     assert_eq!(gateway.count("edgeway_config_generation").await, 1);
-    let drain = json_post("/v1/upstreams/web/backends/127.0.0.1:1/drain", &json!({}));
+    let drain = post_json("/v1/upstreams/web/backends/127.0.0.1:1/drain", &json!({}));
     assert_eq!(gateway.send_admin(&drain).await.status(), 200);
     assert_eq!(backends().await[0], json!("drained"));
 
@@ -504,7 +484,7 @@ async fn without_an_audit_log_actions_are_in_the_process_log() {
 async fn a_moved_audit_log_is_followed_by_a_new_one() {
     let gateway = start(WITH_ALL).await;
     over_socket(&gateway, &["reload"]);
-    audited(&gateway, 1).await;
+    gateway.audit_log(1, |_| true).await;
     let file = gateway.folder().join("audit.log");
     fs::rename(&file, gateway.folder().join("audit.log.1")).unwrap();
     gateway.signal(Signal::USR1);
@@ -513,7 +493,7 @@ async fn a_moved_audit_log_is_followed_by_a_new_one() {
     })
     .await;
     over_socket(&gateway, &["reload"]);
-    assert_eq!(audited(&gateway, 1).await[0]["generation"], 3);
+    assert_eq!(gateway.audit_log(1, |_| true).await[0]["generation"], 3);
 }
 
 fn repository(path: &str) -> String {

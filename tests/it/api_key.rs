@@ -4,6 +4,7 @@ use crate::{
     cli::edgeway_fed,
     support::{
         client::get,
+        front::Front,
         gateway::Gateway,
         origins::{EchoOrigin, echoed},
     },
@@ -19,15 +20,9 @@ async fn a_generated_key_authenticates_and_is_stored_nowhere() {
     assert_eq!(again.stdout, made.stdout);
 
     let origin = EchoOrigin::start().await;
-    let yaml = format!(
-        "upstreams: {{ api: {{ backends: [\"{}\"] }} }}
-routes:
-  - match: {{ path: /* }}
-    upstream: api
-    api_key: {{ file: partners.keys, forward: X-Partner }}
-",
-        origin.address()
-    );
+    let yaml = Front::to(&origin)
+        .route("api_key: { file: partners.keys, forward: X-Partner }")
+        .yaml();
     let gateway = Gateway::start_in(&yaml, |folder| {
         std::fs::write(folder.join("partners.keys"), &made.stdout).unwrap();
     })

@@ -16,6 +16,7 @@ use crate::{
     cli::edgeway_fed,
     support::{
         client::{Connection, get},
+        front::Front,
         gateway::Gateway,
         origins::{EchoOrigin, echoed},
         wait::pass,
@@ -92,13 +93,9 @@ async fn one_guessing_address_locks_no_other_out() {
         ran.stdout
     });
     let origin = EchoOrigin::start().await;
-    let yaml = format!(
-        "upstreams: {{ web: {{ backends: [\"{}\"], health: false }} }}
-routes:
-  - {{ match: {{ path: /* }}, upstream: web, basic_auth: {{ file: users }} }}
-",
-        origin.address()
-    );
+    let yaml = Front::to(&origin)
+        .route("basic_auth: { file: users }")
+        .yaml();
     let gateway = Gateway::start_in(&yaml, |folder| {
         std::fs::write(folder.join("users"), users.concat()).unwrap();
     })

@@ -4,16 +4,13 @@ use std::net::SocketAddr;
 
 use crate::support::{
     client::{Request, get},
+    front::Front,
     gateway::Gateway,
     origins::PresetOrigin,
 };
 
 async fn front(origin: SocketAddr) -> Gateway {
-    Gateway::start(&format!(
-        "upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
-         routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n"
-    ))
-    .await
+    Front::to(origin).route("cache: {}").start().await
 }
 
 fn minute() -> Vec<(String, String)> {

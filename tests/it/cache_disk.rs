@@ -85,15 +85,6 @@ async fn ask(gateway: &Gateway, path: &str) -> Response {
     gateway.send(&page(path)).await
 }
 
-fn done(response: &Response) -> &str {
-    response.header("x-cache-status").unwrap_or("nothing")
-}
-
-#[track_caller]
-fn assert_response(response: &Response, cache: &str, body: &str) {
-    assert_eq!((done(response), &*response.text()), (cache, body));
-}
-
 /// Sends a request, and waits until the disk has the response.
 async fn written(gateway: &Gateway, request: &Request) -> Response {
     let before = gateway.metric(WRITTEN).await;
@@ -114,17 +105,6 @@ async fn restart(gateway: &mut Gateway, signal: Signal) {
     end(gateway, signal).await;
     gateway.start_again(&[], &[]).await;
     up(gateway).await;
-}
-
-async fn purge(gateway: &Gateway, purges: serde_json::Value) {
-    assert_eq!(order(gateway, purges).await.status(), 200);
-}
-
-/// Purges and returns the receipt.
-async fn order(gateway: &Gateway, purges: serde_json::Value) -> Response {
-    let order = json!({ "purges": purges }).to_string();
-    let request = post("/v1/purge", order).header("content-type", "application/json");
-    gateway.send_admin(&request).await
 }
 
 /// Lists the files of entries.
@@ -152,31 +132,29 @@ async fn stored_responses_survive_the_process_however_it_ends() {
     let of = |language: &str| page("/v").header("accept-language", language);
     for request in [page("/a"), of("de"), of("fr"), page("/s")] {
         let response = written(&gateway, &request).await;
-        assert_eq!(done(&response), "MISS");
+        assert_eq!(response.cache_status(), "MISS");
     }
     pass(Duration::from_millis(1100)).await;
     for (round, signal) in [Signal::TERM, Signal::KILL].into_iter().enumerate() {
         restart(&mut gateway, signal).await;
         let found = gateway.count(FOUND).await;
         let response = ask(&gateway, "/a").await;
-        assert_response(&response, "HIT", "/a #1");
+        response.assert_cached("HIT", "/a #1");
         assert_eq!(response.header("etag"), Some("\"a\""));
         let age: u64 = response.header("age").unwrap().parse().unwrap();
         assert!((1..60).contains(&age), "{age}");
         assert_eq!(gateway.count(FOUND).await, found + 1);
         // From now on it is in memory.
-        assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
+        ask(&gateway, "/a").await.assert_cached("HIT", "/a #1");
         assert_eq!(gateway.count(FOUND).await, found + 1);
-        assert_response(&gateway.send(&of("fr")).await, "HIT", "/v #2");
-        assert_response(&gateway.send(&of("de")).await, "HIT", "/v #1");
+        gateway.send(&of("fr")).await.assert_cached("HIT", "/v #2");
+        gateway.send(&of("de")).await.assert_cached("HIT", "/v #1");
         let number = 3 + round;
         let response = gateway.send(&of(&format!("x{number}"))).await;
-        assert_response(&response, "MISS", &format!("/v #{number}"));
-        assert_response(
-            &ask(&gateway, "/s").await,
-            "STALE",
-            &format!("/s #{}", 1 + round),
-        );
+        response.assert_cached("MISS", &format!("/v #{number}"));
+        ask(&gateway, "/s")
+            .await
+            .assert_cached("STALE", &format!("/s #{}", 1 + round));
         wait_for("a new one is on disk", SOON, async || {
             (gateway.count(WRITTEN).await >= 2).then_some(())
         })
@@ -188,7 +166,7 @@ async fn stored_responses_survive_the_process_however_it_ends() {
     let response = gateway
         .send(&page("/a").header("if-none-match", "\"a\""))
         .await;
-    assert_eq!((response.status(), done(&response)), (304, "HIT"));
+    assert_eq!((response.status(), response.cache_status()), (304, "HIT"));
     restart(&mut gateway, Signal::KILL).await;
     let response = gateway.send(&page("/a").header("range", "bytes=1-2")).await;
     assert_eq!((response.status(), &*response.text()), (206, "a "));
@@ -200,10 +178,10 @@ async fn stored_responses_survive_the_process_however_it_ends() {
 async fn without_a_disk_no_stored_response_survives() {
     let origin = origin(&["/a"]).await;
     let mut gateway = Gateway::start(&yaml(origin.address(), "{ memory: 64MiB }", "")).await;
-    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #1");
+    ask(&gateway, "/a").await.assert_cached("MISS", "/a #1");
     end(&mut gateway, Signal::TERM).await;
     gateway.start_again(&[], &[]).await;
-    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #2");
+    ask(&gateway, "/a").await.assert_cached("MISS", "/a #2");
     let metrics = gateway.admin_get("/metrics").await.text();
     assert!(!metrics.contains("edgeway_cache_disk"), "{metrics}");
     assert!(gateway.status().await["cache_disk"].is_null());
@@ -234,12 +212,12 @@ async fn corrupt_objects_are_dropped_and_fetched_again() {
         gateway.start_again(&[], &[]).await;
         up(&gateway).await;
         let response = written(&gateway, &page("/a")).await;
-        assert_response(&response, "MISS", &format!("/a #{}", number + 2));
+        response.assert_cached("MISS", &format!("/a #{}", number + 2));
         assert_eq!(gateway.count(DAMAGED).await, 1, "{number}");
     }
     // The control: an unchanged file is served.
     restart(&mut gateway, Signal::KILL).await;
-    assert_response(&ask(&gateway, "/a").await, "HIT", "/a #6");
+    ask(&gateway, "/a").await.assert_cached("HIT", "/a #6");
     assert_eq!(gateway.count(DAMAGED).await, 0);
 }
 
@@ -265,7 +243,7 @@ async fn a_folder_that_others_can_read_is_not_used() {
     })
     .await;
     stands(&gateway, "permission").await;
-    assert_eq!(done(&ask(&gateway, "/a").await), "MISS");
+    assert_eq!(ask(&gateway, "/a").await.cache_status(), "MISS");
     assert!(gateway.stderr().contains("is accessible to other users"));
     let cache_folder = gateway.folder().join("kept");
     fs::set_permissions(&cache_folder, fs::Permissions::from_mode(0o755)).unwrap();
@@ -285,28 +263,36 @@ async fn purged_responses_do_not_come_back() {
     for path in paths {
         written(&gateway, &page(path)).await;
     }
-    purge(&gateway, json!([{ "url": "/u/a" }])).await;
-    purge(&gateway, json!([{ "prefix": "/p/", "soft": true }])).await;
-    purge(&gateway, json!([{ "tag": "posts" }])).await;
+    assert_eq!(gateway.purge(&json!({ "url": "/u/a" })).await.0, 200);
+    assert_eq!(
+        gateway
+            .purge(&json!({ "prefix": "/p/", "soft": true }))
+            .await
+            .0,
+        200
+    );
+    assert_eq!(gateway.purge(&json!({ "tag": "posts" })).await.0, 200);
     // RFC 9111, 4.4.
     let write = post("/w/a", "x").header("host", "shop.test");
     assert_eq!(gateway.send(&write).await.status(), 200);
     restart(&mut gateway, Signal::KILL).await;
-    assert_response(&ask(&gateway, "/k/a").await, "HIT", "/k/a #1");
+    ask(&gateway, "/k/a").await.assert_cached("HIT", "/k/a #1");
     for path in ["/u/a", "/p/a", "/t/a"] {
-        assert_response(&ask(&gateway, path).await, "MISS", &format!("{path} #2"));
+        ask(&gateway, path)
+            .await
+            .assert_cached("MISS", &format!("{path} #2"));
     }
-    assert_response(&ask(&gateway, "/w/a").await, "MISS", "/w/a #3");
+    ask(&gateway, "/w/a").await.assert_cached("MISS", "/w/a #3");
     wait_for("they are on disk again", SOON, async || {
         (gateway.count(WRITTEN).await == 4).then_some(())
     })
     .await;
     restart(&mut gateway, Signal::KILL).await;
-    assert_response(&ask(&gateway, "/u/a").await, "HIT", "/u/a #2");
-    purge(&gateway, json!([{ "all": true }])).await;
+    ask(&gateway, "/u/a").await.assert_cached("HIT", "/u/a #2");
+    assert_eq!(gateway.purge(&json!({ "all": true })).await.0, 200);
     restart(&mut gateway, Signal::KILL).await;
     for path in paths {
-        assert_eq!(done(&ask(&gateway, path).await), "MISS", "{path}");
+        assert_eq!(ask(&gateway, path).await.cache_status(), "MISS", "{path}");
     }
 }
 
@@ -315,7 +301,7 @@ async fn a_truncated_journal_is_discarded() {
     let origin = origin(&["/a"]).await;
     let mut gateway = front(&origin).await;
     written(&gateway, &page("/a")).await;
-    purge(&gateway, json!([{ "url": "/b" }])).await;
+    assert_eq!(gateway.purge(&json!({ "url": "/b" })).await.0, 200);
     let journal = gateway.folder().join("kept/v1/journal");
     for (number, length) in [0, 20, 4000].into_iter().enumerate() {
         end(&mut gateway, Signal::KILL).await;
@@ -324,7 +310,7 @@ async fn a_truncated_journal_is_discarded() {
         gateway.start_again(&[], &[]).await;
         up(&gateway).await;
         let response = written(&gateway, &page("/a")).await;
-        assert_response(&response, "MISS", &format!("/a #{}", number + 2));
+        response.assert_cached("MISS", &format!("/a #{}", number + 2));
     }
 }
 
@@ -344,17 +330,17 @@ async fn responses_purged_by_peers_while_stopped_do_not_come_back() {
     other.follows_purges().await;
     for signal in [Signal::TERM, Signal::KILL] {
         restart(&mut gateway, signal).await;
-        assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
+        ask(&gateway, "/a").await.assert_cached("HIT", "/a #1");
         gateway.follows_purges().await;
     }
     end(&mut gateway, Signal::KILL).await;
     // From the point of view of `other`, the gateways that were killed may still serve it.
-    let receipt = order(&other, json!([{ "url": "/a" }])).await;
-    assert_eq!(receipt.status(), 202, "{}", receipt.text());
+    let (status, receipt) = other.purge(&json!({ "url": "/a" })).await;
+    assert_eq!(status, 202, "{receipt}");
     gateway.start_again(&[], &[]).await;
     up(&gateway).await;
-    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #2");
-    assert_response(&ask(&gateway, "/b").await, "HIT", "/b #1");
+    ask(&gateway, "/a").await.assert_cached("MISS", "/a #2");
+    ask(&gateway, "/b").await.assert_cached("HIT", "/b #1");
     gateway.follows_purges().await;
     // The log has lost the gateway's position: anything may have been purged.
     end(&mut gateway, Signal::KILL).await;
@@ -362,7 +348,7 @@ async fn responses_purged_by_peers_while_stopped_do_not_come_back() {
     other.follows_purges().await;
     gateway.start_again(&[], &[]).await;
     up(&gateway).await;
-    assert_response(&ask(&gateway, "/b").await, "MISS", "/b #2");
+    ask(&gateway, "/b").await.assert_cached("MISS", "/b #2");
 }
 
 #[tokio::test]
@@ -383,7 +369,7 @@ async fn without_redis_the_disk_is_used_after_a_lease_as_configured() {
         gateway.start_again(&[], &[]).await;
         stands(&gateway, "catching_up").await;
         up(&gateway).await;
-        assert_eq!(done(&ask(&gateway, "/a").await), expected, "{lost}");
+        assert_eq!(ask(&gateway, "/a").await.cache_status(), expected, "{lost}");
         assert_eq!(gateway.count(FOUND).await, 1, "{lost}");
     }
 }
@@ -407,13 +393,13 @@ async fn one_process_has_the_folder_and_another_serves_without_it() {
             .then_some(())
     })
     .await;
-    assert_response(&ask(&second, "/a").await, "MISS", "/a #2");
-    assert_response(&ask(&first, "/a").await, "HIT", "/a #1");
+    ask(&second, "/a").await.assert_cached("MISS", "/a #2");
+    ask(&first, "/a").await.assert_cached("HIT", "/a #1");
     // A purge that it received meanwhile holds once it owns the folder.
-    purge(&second, json!([{ "url": "/a" }])).await;
+    assert_eq!(second.purge(&json!({ "url": "/a" })).await.0, 200);
     end(&mut first, Signal::KILL).await;
     up(&second).await;
-    assert_response(&ask(&second, "/a").await, "MISS", "/a #3");
+    ask(&second, "/a").await.assert_cached("MISS", "/a #3");
 }
 
 #[tokio::test]
@@ -430,19 +416,19 @@ async fn purges_sent_to_a_gateway_without_the_folder_outlive_it() {
     );
     let mut second = Gateway::start(&yaml(origin.address(), &cache, "")).await;
     stands(&second, "busy").await;
-    purge(&second, json!([{ "url": "/a" }])).await;
+    assert_eq!(second.purge(&json!({ "url": "/a" })).await.0, 200);
     end(&mut second, Signal::TERM).await;
     restart(&mut first, Signal::KILL).await;
-    assert_response(&ask(&first, "/a").await, "MISS", "/a #2");
-    assert_response(&ask(&first, "/b").await, "HIT", "/b #1");
+    ask(&first, "/a").await.assert_cached("MISS", "/a #2");
+    ask(&first, "/b").await.assert_cached("HIT", "/b #1");
     // An upgrade of it does not bring anything back either.
     second.start_again(&[], &[]).await;
     stands(&second, "busy").await;
-    purge(&second, json!([{ "url": "/b" }])).await;
+    assert_eq!(second.purge(&json!({ "url": "/b" })).await.0, 200);
     second.upgrade().await;
     end(&mut first, Signal::KILL).await;
     up(&second).await;
-    assert_response(&ask(&second, "/b").await, "MISS", "/b #2");
+    ask(&second, "/b").await.assert_cached("MISS", "/b #2");
 }
 
 #[tokio::test]
@@ -459,7 +445,9 @@ async fn after_an_upgrade_everything_is_there() {
     gateway.upgrade().await;
     up(&gateway).await;
     for path in &paths {
-        assert_response(&ask(&gateway, path).await, "HIT", &format!("{path} #1"));
+        ask(&gateway, path)
+            .await
+            .assert_cached("HIT", &format!("{path} #1"));
     }
     // Some responses may have been transferred in memory: the disk has all of them.
     gateway.counts("edgeway_cache_disk_objects", 50).await;
@@ -487,13 +475,13 @@ async fn responses_removed_by_the_old_process_are_gone_in_the_new_one() {
     .await;
     gateway.upgrade().await;
     up(&gateway).await;
-    assert_response(&ask(&gateway, "/b").await, "HIT", "/b #1");
+    ask(&gateway, "/b").await.assert_cached("HIT", "/b #1");
     let response = writing.join_all().await.remove(0);
     let response = response.expect("the old process responds");
     assert_eq!(response.status(), 200);
     origin.settings().slow("/a", Duration::ZERO);
     // The response was sent after the new process knew of the purge.
-    assert_response(&ask(&gateway, "/a").await, "MISS", "/a #3");
+    ask(&gateway, "/a").await.assert_cached("MISS", "/a #3");
 }
 
 #[tokio::test]
@@ -506,15 +494,15 @@ async fn a_reload_switches_it_on_and_off_and_elsewhere() {
     let off = yaml(origin.address(), "{ memory: 64MiB }", "");
     assert!(gateway.reload(&off).await);
     assert!(gateway.status().await["cache_disk"].is_null());
-    purge(&gateway, json!([{ "url": "/b" }])).await;
+    assert_eq!(gateway.purge(&json!({ "url": "/b" })).await.0, 200);
     let on = yaml(origin.address(), DISK, "");
     assert!(gateway.reload(&on).await);
     up(&gateway).await;
     restart(&mut gateway, Signal::TERM).await;
-    assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
+    ask(&gateway, "/a").await.assert_cached("HIT", "/a #1");
     // It was purged while the disk was off.
     let response = written(&gateway, &page("/b")).await;
-    assert_response(&response, "MISS", "/b #2");
+    response.assert_cached("MISS", "/b #2");
     // Another folder begins empty, and this one stays as it is.
     let elsewhere = "{ disk: { folder: other, size: 8MiB } }";
     let before = objects(&gateway.folder().join("kept"));
@@ -618,7 +606,7 @@ async fn a_full_disk_fails_no_request() {
     let filler = mounted.cache_folder().join("filler");
     fs::write(&filler, vec![1; 4 << 20]).expect_err("there is no room for that");
     for path in ["/b", "/b?1"] {
-        assert_eq!(done(&ask(gateway, path).await), "MISS");
+        assert_eq!(ask(gateway, path).await.cache_status(), "MISS");
     }
     stands(gateway, "full").await;
     assert_eq!(gateway.count(UP).await, 0);
@@ -628,10 +616,10 @@ async fn a_full_disk_fails_no_request() {
             .await
             > 0
     );
-    assert_response(&ask(gateway, "/b").await, "HIT", "/b #1");
+    ask(gateway, "/b").await.assert_cached("HIT", "/b #1");
     // Purges still hold, and existing entries are read.
-    purge(gateway, json!([{ "url": "/b" }])).await;
-    assert_response(&ask(gateway, "/b").await, "MISS", "/b #3");
+    assert_eq!(gateway.purge(&json!({ "url": "/b" })).await.0, 200);
+    ask(gateway, "/b").await.assert_cached("MISS", "/b #3");
     // One line, however often it is retried.
     pass(Duration::from_secs(4)).await;
     let lines = gateway.stderr();
@@ -655,16 +643,16 @@ async fn a_read_only_disk_fails_no_request() {
     let objects = objects.to_str().expect("the path is ASCII");
     mounted.mount(&["mount", "--bind", objects, objects]);
     mounted.mount(&["mount", "-o", "remount,bind,ro", objects]);
-    assert_eq!(done(&ask(gateway, "/b").await), "MISS");
+    assert_eq!(ask(gateway, "/b").await.cache_status(), "MISS");
     stands(gateway, "read_only").await;
-    assert_response(&ask(gateway, "/b").await, "HIT", "/b #1");
-    assert_response(&ask(gateway, "/a").await, "HIT", "/a #1");
-    purge(gateway, json!([{ "url": "/a" }])).await;
-    assert_response(&ask(gateway, "/a").await, "MISS", "/a #2");
+    ask(gateway, "/b").await.assert_cached("HIT", "/b #1");
+    ask(gateway, "/a").await.assert_cached("HIT", "/a #1");
+    assert_eq!(gateway.purge(&json!({ "url": "/a" })).await.0, 200);
+    ask(gateway, "/a").await.assert_cached("MISS", "/a #2");
     mounted.mount(&["umount", objects]);
     stands(gateway, "up").await;
     let response = written(gateway, &page("/b?2")).await;
-    assert_eq!(done(&response), "MISS");
+    assert_eq!(response.cache_status(), "MISS");
 }
 
 #[tokio::test]
@@ -675,15 +663,15 @@ async fn a_gateway_starts_with_a_folder_that_cannot_be_written() {
     };
     let gateway = &mounted.gateway;
     stands(gateway, "read_only").await;
-    assert_eq!(done(&ask(gateway, "/a").await), "MISS");
-    assert_response(&ask(gateway, "/a").await, "HIT", "/a #1");
+    assert_eq!(ask(gateway, "/a").await.cache_status(), "MISS");
+    ask(gateway, "/a").await.assert_cached("HIT", "/a #1");
     let cache_folder = gateway.folder().join("kept");
     let cache_folder = cache_folder.to_str().expect("the path is ASCII");
     mounted.mount(&["mount", "-o", "remount,rw", cache_folder]);
     stands(gateway, "up").await;
     // It was requested before the purges since then were known.
     let response = written(gateway, &page("/a?1")).await;
-    assert_eq!(done(&response), "MISS");
+    assert_eq!(response.cache_status(), "MISS");
 }
 
 #[tokio::test]
@@ -693,17 +681,17 @@ async fn a_folder_that_was_removed_is_created_again() {
     written(&gateway, &page("/a")).await;
     let folder = gateway.folder().join("kept");
     fs::remove_dir_all(&folder).unwrap();
-    assert_eq!(done(&ask(&gateway, "/b").await), "MISS");
-    assert_response(&ask(&gateway, "/a").await, "HIT", "/a #1");
+    assert_eq!(ask(&gateway, "/b").await.cache_status(), "MISS");
+    ask(&gateway, "/a").await.assert_cached("HIT", "/a #1");
     wait_for("the folder is used again", SOON, async || {
         let is_there = folder.join("v1/lock").exists();
         (is_there && gateway.count(UP).await == 1).then_some(())
     })
     .await;
     let response = written(&gateway, &page("/b?1")).await;
-    assert_eq!(done(&response), "MISS");
+    assert_eq!(response.cache_status(), "MISS");
     restart(&mut gateway, Signal::KILL).await;
-    assert_eq!(done(&ask(&gateway, "/b?1").await), "HIT");
+    assert_eq!(ask(&gateway, "/b?1").await.cache_status(), "HIT");
 }
 
 /// Opening a pipe blocks until the other end is open, which simulates a hanging disk.
@@ -728,7 +716,7 @@ async fn a_disk_that_does_not_respond_is_not_waited_for() {
         let began = Instant::now();
         let response = ask(&gateway, &format!("/a?{number}")).await;
         let took = began.elapsed();
-        assert_eq!(done(&response), "MISS");
+        assert_eq!(response.cache_status(), "MISS");
         let waited = Duration::from_millis(250)..Duration::from_secs(3);
         assert!(waited.contains(&took), "{took:?}");
     }
@@ -736,7 +724,7 @@ async fn a_disk_that_does_not_respond_is_not_waited_for() {
     assert_eq!(gateway.count(slow_errors).await, 3);
     stands(&gateway, "slow").await;
     // The disk is left alone for a while.
-    assert_eq!(done(&ask(&gateway, "/a?3").await), "MISS");
+    assert_eq!(ask(&gateway, "/a?3").await.cache_status(), "MISS");
     assert_eq!(gateway.count(slow_errors).await, 3);
     // Other operations on the disk work, so it is used again.
     up(&gateway).await;

@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{
-    client::{Connection, Request, get, narrow, post},
+    client::{Connection, Request, get, narrow},
+    front::Front,
     gateway::Gateway,
     http2,
     origins::planned::{Framing, Hints, Plan, PlannedOrigin, Plans},
@@ -68,21 +69,20 @@ async fn stored_bodies_are_whole_however_they_are_sent() {
             plans.set(&format!("/{path}"), plan(&mut random));
         }
         let origin = PlannedOrigin::start(&plans).await;
-        let yaml = format!(
-            "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]\n\
-             cache: {{ memory: {memory}, max_object: 2MiB }}\n\
-             upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-             routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-            origin.address()
-        );
-        let gateway = Gateway::start(&yaml).await;
+
+        let gateway = Front::to(&origin)
+            .http2()
+            .with(&format!("cache: {{ memory: {memory}, max_object: 2MiB }}"))
+            .route("cache: {}")
+            .start()
+            .await;
         let lanes = (0..LANES).map(|lane| {
             let random = Rng::with_seed(seed.wrapping_add(lane as u64));
             requests(&gateway, &plans, random)
         });
         let most = join_all(lanes).await.into_iter().max();
         assert!(most > Some(2), "{memory}: {most:?} files");
-        purge(&gateway, json!({ "all": true })).await;
+        assert_eq!(gateway.purge(&json!({ "all": true })).await.0, 200);
         wait_for("no file is left", Duration::from_secs(10), async || {
             (files(&gateway) == 0).then_some(())
         })
@@ -105,7 +105,7 @@ async fn requests(gateway: &Gateway, plans: &Plans, mut random: Rng) -> usize {
             0 => {
                 plans.set(&target, plan(&mut random));
                 let about = json!({ "url": format!("http://app.test{target}") });
-                purge(gateway, about).await;
+                assert_eq!(gateway.purge(&about).await.0, 200);
             }
             1 => {
                 let response = stream.send(http2::request("GET", &target), "").await;
@@ -161,12 +161,6 @@ async fn requests(gateway: &Gateway, plans: &Plans, mut random: Rng) -> usize {
     most
 }
 
-async fn purge(gateway: &Gateway, about: serde_json::Value) {
-    let order = post("/v1/purge", about.to_string()).header("content-type", "application/json");
-    let done = gateway.send_admin(&order).await;
-    assert_eq!(done.status(), 200, "{}", done.text());
-}
-
 #[tokio::test]
 async fn hits_from_a_file_are_logged_and_counted_as_others() {
     let mut random = Rng::with_seed(1);
@@ -180,14 +174,12 @@ async fn hits_from_a_file_are_logged_and_counted_as_others() {
         },
     );
     let origin = PlannedOrigin::start(&plans).await;
-    let yaml = format!(
-        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
-         cache: {{ memory: 32MiB }}\n\
-         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-         routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-        origin.address()
-    );
-    let gateway = Gateway::start(&yaml).await;
+
+    let gateway = Front::to(&origin)
+        .with("cache: { memory: 32MiB }")
+        .route("cache: {}")
+        .start()
+        .await;
     let mut client = gateway.connect().await;
     let request = get("/a").header("host", "app.test");
     let mut requests = 0;

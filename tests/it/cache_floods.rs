@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{
     client::{Connection, Request, Response, get, post},
+    front::Front,
     gateway::Gateway,
     origins::{NumberedOrigin, Origin},
     redis::Redis,
@@ -37,14 +38,11 @@ fn writes() -> usize {
 }
 
 fn yaml(origin: SocketAddr, redis: &Redis, cache: &str) -> String {
-    format!(
-        "redis: {}\ncache: {cache}\n\
-         upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}\n\
-         routes:\n\
-         - {{ name: app, match: {{ path: '/*' }}, upstream: app, \
-              cache: {{ purge_on_write: true }} }}\n",
-        redis.section(", timeout: 1s")
-    )
+    Front::to(origin)
+        .with(&format!("redis: {}", redis.section(", timeout: 1s")))
+        .with(&format!("cache: {cache}"))
+        .route("name: app, cache: { purge_on_write: true }")
+        .yaml()
 }
 
 async fn front(yaml: &str) -> Gateway {

@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use crate::support::{
-    client::{Request, Response, get},
+    client::{Request, get},
     gateway::Gateway,
     origins::{Origin, PresetOrigin},
     wait::wait_for,
@@ -40,10 +40,6 @@ fn asked(origin: &Origin<PresetOrigin>, path: &str) -> usize {
     origin.settings().asked(path).len()
 }
 
-fn done(response: &Response) -> &str {
-    response.header("x-cache-status").unwrap_or("nothing")
-}
-
 fn with_cookie(path: &str, cookie: &str) -> Request {
     get(path).header("cookie", cookie)
 }
@@ -54,7 +50,7 @@ async fn refresh(gateway: &Gateway, origin: &Origin<PresetOrigin>, path: &str, r
     let before = asked(origin, path);
     wait_for("a refresh is over", SOON, async || {
         let response = gateway.send(request).await;
-        (done(&response) != "STALE" || asked(origin, path) > before + 1).then_some(())
+        (response.cache_status() != "STALE" || asked(origin, path) > before + 1).then_some(())
     })
     .await;
 }
@@ -71,7 +67,7 @@ async fn a_refresh_with_cookies_is_stored_only_if_it_is_public() {
         let first = [("cache-control", STALE), ("age", "61"), ("vary", "Cookie")];
         set_response(&origin, path, 200, &first);
         let alice = with_cookie(path, "sid=alice");
-        assert_eq!(done(&gateway.send(&alice).await), "MISS");
+        assert_eq!(gateway.send(&alice).await.cache_status(), "MISS");
         set_response(&origin, path, 200, &[("cache-control", next)]);
         refresh(&gateway, &origin, path, &alice).await;
         for other in [get(path), with_cookie(path, "sid=bob")] {
@@ -105,7 +101,7 @@ async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
     // Otherwise every client would get the response that one client caused.
     for _ in 0..2 {
         let response = gateway.send(&by("1", "/admin")).await;
-        assert_eq!(done(&response), "BYPASS");
+        assert_eq!(response.cache_status(), "BYPASS");
     }
     for (request, expected) in [
         (by("1", ""), "MISS"),
@@ -121,7 +117,7 @@ async fn a_header_that_one_route_lets_pass_reaches_no_stored_response() {
         (by("3", "/admin"), "MISS"),
     ] {
         let response = gateway.send(&request).await;
-        assert_eq!(done(&response), expected, "{request:?}");
+        assert_eq!(response.cache_status(), expected, "{request:?}");
     }
 }
 
@@ -142,7 +138,7 @@ async fn a_304_takes_nothing_out_of_vary() {
         ];
         set_response(&origin, path, 200, &first);
         let (alice, bob) = (with_cookie(path, "sid=a"), with_cookie(path, "sid=b"));
-        assert_eq!(done(&gateway.send(&alice).await), "MISS");
+        assert_eq!(gateway.send(&alice).await.cache_status(), "MISS");
         let next = [
             ("cache-control", "public, max-age=600"),
             ("vary", vary),
@@ -150,7 +146,7 @@ async fn a_304_takes_nothing_out_of_vary() {
         ];
         set_response(&origin, path, 304, &next);
         let validated = gateway.send(&alice).await;
-        assert_eq!(done(&validated), "REVALIDATED");
+        assert_eq!(validated.cache_status(), "REVALIDATED");
         assert_eq!(validated.text(), format!("{path} #1"));
         set_response(&origin, path, 200, &next);
         for other in [&bob, &get(path)] {
@@ -188,11 +184,11 @@ async fn ambiguous_cookies_bypass_a_cache_keyed_by_cookies() {
         ] {
             let response = gateway.send(&with_cookie(path, line)).await;
             let expected = if goes_by_cookies { "BYPASS" } else { "HIT" };
-            assert_eq!(done(&response), expected, "{path} {line:?}");
+            assert_eq!(response.cache_status(), expected, "{path} {line:?}");
         }
         for line in ["theme=a", " theme=a;  dark=1,2;", "theme=\"a b\""] {
             let response = gateway.send(&with_cookie(path, line)).await;
-            assert_eq!(done(&response), "HIT", "{path} {line:?}");
+            assert_eq!(response.cache_status(), "HIT", "{path} {line:?}");
         }
     }
     // A client that may have other cookies than clients without any stores nothing for others.
@@ -203,8 +199,12 @@ async fn ambiguous_cookies_bypass_a_cache_keyed_by_cookies() {
     ] {
         set_response(&origin, path, 200, &[("cache-control", "max-age=600")]);
         let request = with_cookie(path, line);
-        assert_eq!(done(&gateway.send(&request).await), "MISS", "{path}");
-        assert_eq!(done(&gateway.get(path).await), expected, "{path}");
+        assert_eq!(
+            gateway.send(&request).await.cache_status(),
+            "MISS",
+            "{path}"
+        );
+        assert_eq!(gateway.get(path).await.cache_status(), expected, "{path}");
     }
 }
 
@@ -242,7 +242,7 @@ async fn a_response_with_too_many_tags_is_not_stored() {
         assert_eq!(status.contains("stored"), is_stored, "{path}: {status}");
         let second = gateway.get(path).await;
         let expected = if is_stored { "HIT" } else { "MISS" };
-        assert_eq!(done(&second), expected, "{path}");
+        assert_eq!(second.cache_status(), expected, "{path}");
     }
 }
 
@@ -258,7 +258,7 @@ async fn a_clients_own_header_removes_no_stored_response() {
     let evil = get("/a").header("x-evil", "1");
     refresh(&gateway, &origin, "/a", &evil).await;
     set_response(&origin, "/a", 200, &stale);
-    assert_eq!(done(&gateway.get("/a").await), "STALE");
+    assert_eq!(gateway.get("/a").await.cache_status(), "STALE");
 
     set_response(&origin, "/b", 200, &[("cache-control", "no-store")]);
     gateway.send(&get("/b").header("x-evil", "1")).await;
@@ -292,20 +292,24 @@ async fn a_write_on_a_route_without_a_cache_invalidates_responses_of_another_rou
     set_response(&origin, "/m/a", 200, &fresh);
     for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE-IT"] {
         gateway.get("/m/a").await;
-        assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+        assert_eq!(gateway.get("/m/a").await.cache_status(), "HIT");
         gateway.get("/m/a?page=1").await;
         let written = gateway.send(&Request::new(method, "/m/a?page=1")).await;
         assert_eq!(written.status(), 200);
-        assert_eq!(done(&gateway.get("/m/a?page=1").await), "MISS", "{method}");
-        assert_eq!(done(&gateway.get("/m/a").await), "HIT", "{method}");
+        assert_eq!(
+            gateway.get("/m/a?page=1").await.cache_status(),
+            "MISS",
+            "{method}"
+        );
+        assert_eq!(gateway.get("/m/a").await.cache_status(), "HIT", "{method}");
         gateway.send(&Request::new(method, "/m/a")).await;
-        assert_eq!(done(&gateway.get("/m/a").await), "MISS", "{method}");
+        assert_eq!(gateway.get("/m/a").await.cache_status(), "MISS", "{method}");
     }
     // Safe methods and failed requests invalidate nothing.
     let other = Request::new("OPTIONS", "/m/a");
     gateway.send(&other).await;
-    assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+    assert_eq!(gateway.get("/m/a").await.cache_status(), "HIT");
     set_response(&origin, "/m/a", 500, &fresh);
     gateway.send(&Request::new("POST", "/m/a")).await;
-    assert_eq!(done(&gateway.get("/m/a").await), "HIT");
+    assert_eq!(gateway.get("/m/a").await.cache_status(), "HIT");
 }

@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::{
-    client::{self, get, post},
+    client::{self, get},
+    front::Front,
     gateway::Gateway,
     http2,
     origins::VersionedOrigin,
@@ -24,14 +25,13 @@ const ROUNDS: usize = 60;
 async fn all_who_wait_for_a_response_get_all_of_it() {
     let seed = seed::drawn();
     let origin = VersionedOrigin::start(PAGES, Duration::from_millis(4)).await;
-    let yaml = format!(
-        "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]\n\
-         cache: {{ memory: 1MiB, max_object: 64KiB }}\n\
-         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-         routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-        origin.address()
-    );
-    let gateway = Gateway::start(&yaml).await;
+
+    let gateway = Front::to(&origin)
+        .http2()
+        .with("cache: { memory: 1MiB, max_object: 64KiB }")
+        .route("cache: {}")
+        .start()
+        .await;
     let lanes = (0..LANES).map(|lane| {
         let random = Rng::with_seed(seed.wrapping_add(lane as u64));
         requests(&gateway, random)
@@ -55,9 +55,7 @@ async fn requests(gateway: &Gateway, mut random: Rng) -> usize {
     let mut hits = 0;
     for _ in 0..ROUNDS {
         if random.u8(..25) == 0 {
-            let order = post("/v1/purge", json!({ "all": true }).to_string());
-            let order = order.header("content-type", "application/json");
-            gateway.send_admin(&order).await;
+            gateway.purge(&json!({ "all": true })).await;
         }
         // Few at a time are wanted by many.
         let page = random.usize(..PAGES).min(random.usize(..PAGES));

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -51,10 +52,6 @@ fn paths(count: usize) -> Vec<String> {
     (0..count).map(|n| format!("/page/{n}")).collect()
 }
 
-fn done(response: &Response) -> &str {
-    response.header("x-cache-status").unwrap_or("nothing")
-}
-
 fn age(response: &Response) -> u64 {
     let age = response
         .header("age")
@@ -64,10 +61,10 @@ fn age(response: &Response) -> u64 {
 
 async fn fill(gateway: &Gateway, paths: &[String]) {
     for path in paths {
-        assert_eq!(done(&gateway.get(path).await), "MISS", "{path}");
+        assert_eq!(gateway.get(path).await.cache_status(), "MISS", "{path}");
     }
     let first = paths.first().expect("there are some");
-    assert_eq!(done(&gateway.get(first).await), "HIT");
+    assert_eq!(gateway.get(first).await.cache_status(), "HIT");
 }
 
 /// Waits until the new process has taken over the cache, `times` upgrades from the first on.
@@ -76,12 +73,6 @@ async fn taken(gateway: &Gateway, times: usize) {
         (gateway.stderr().matches(TAKEN).count() >= times).then_some(())
     })
     .await;
-}
-
-async fn purge(gateway: &Gateway, json: &str) {
-    let order = post("/v1/purge", json.to_owned()).header("content-type", "application/json");
-    let response = gateway.send_admin(&order).await;
-    assert_eq!(response.status(), 200, "{}", response.text());
 }
 
 fn kill(pid: u32) {
@@ -112,27 +103,31 @@ async fn stored_responses_survive_an_upgrade_and_not_a_restart() {
         assert_eq!(gateway.count("edgeway_cache_objects").await, 43);
         for path in &paths {
             let response = gateway.get(path).await;
-            assert_eq!((done(&response), response.status()), ("HIT", 200), "{path}");
+            assert_eq!(
+                (response.cache_status(), response.status()),
+                ("HIT", 200),
+                "{path}"
+            );
             assert_eq!(response.text(), format!("{path} #1"));
             assert!((30..60).contains(&age(&response)), "{}", age(&response));
             assert_eq!(origin.settings().requests(path), 1, "{path}");
         }
         for (request, body) in [(&in_german, "#1"), (&in_french, "#2")] {
             let response = gateway.send(request).await;
-            assert_eq!(done(&response), "HIT");
+            assert_eq!(response.cache_status(), "HIT");
             assert!(response.text().ends_with(body), "{}", response.text());
         }
         let accepting_gzip = get("/page/1").header("accept-encoding", "gzip");
-        assert_eq!(done(&gateway.send(&accepting_gzip).await), "HIT");
+        assert_eq!(gateway.send(&accepting_gzip).await.cache_status(), "HIT");
     }
     // By its tag, which was transferred with it.
-    purge(&gateway, r#"{ "tag": "tag-page-7" }"#).await;
-    assert_eq!(done(&gateway.get("/page/7").await), "MISS");
-    assert_eq!(done(&gateway.get("/page/8").await), "HIT");
+    assert_eq!(gateway.purge(&json!({ "tag": "tag-page-7" })).await.0, 200);
+    assert_eq!(gateway.get("/page/7").await.cache_status(), "MISS");
+    assert_eq!(gateway.get("/page/8").await.cache_status(), "HIT");
 
     assert!(gateway.terminate_newest(SOON).await);
     gateway.start_again(&[], &[]).await;
-    assert_eq!(done(&gateway.get("/page/8").await), "MISS");
+    assert_eq!(gateway.get("/page/8").await.cache_status(), "MISS");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,9 +140,9 @@ async fn a_route_without_a_cache_takes_no_stored_response_over() {
     gateway.configure(&text.replace("upstream: app, cache: {} }", "upstream: app }"));
     gateway.upgrade().await;
     taken(&gateway, 1).await;
-    assert_eq!(done(&gateway.get("/page/1").await), "HIT");
+    assert_eq!(gateway.get("/page/1").await.cache_status(), "HIT");
     assert_eq!(gateway.count("edgeway_cache_objects").await, 1);
-    assert_eq!(done(&gateway.get("/other/x").await), "nothing");
+    assert_eq!(gateway.get("/other/x").await.cache_status(), "nothing");
 }
 
 /// Starts a gateway with enough responses that the transfer takes a while.
@@ -166,19 +161,21 @@ async fn large(more: &str) -> (Origin<NumberedOrigin>, Gateway, Vec<String>) {
 async fn a_purge_wins_while_the_cache_is_handed_over_and_after() {
     let (_origin, mut gateway, paths) = large("").await;
     gateway.upgrade().await;
-    purge(
-        &gateway,
-        r#"{ "purges": [{ "tag": "tag-page-3" }, { "url": "/page/59" }] }"#,
-    )
-    .await;
+    assert_eq!(
+        gateway
+            .purge(&json!({ "purges": [{ "tag": "tag-page-3" }, { "url": "/page/59" }] }))
+            .await
+            .0,
+        200
+    );
     taken(&gateway, 1).await;
-    purge(&gateway, r#"{ "tag": "tag-page-4" }"#).await;
+    assert_eq!(gateway.purge(&json!({ "tag": "tag-page-4" })).await.0, 200);
     for path in &paths {
         let expected = match path.as_str() {
             "/page/3" | "/page/4" | "/page/59" => "MISS",
             _ => "HIT",
         };
-        assert_eq!(done(&gateway.get(path).await), expected, "{path}");
+        assert_eq!(gateway.get(path).await.cache_status(), expected, "{path}");
     }
 }
 
@@ -203,21 +200,21 @@ async fn writes_through_the_old_process_invalidate_in_the_new_one() {
     let old = gateway.upgrade().await;
     taken(&gateway, 1).await;
     for path in &paths {
-        assert_eq!(done(&gateway.get(path).await), "HIT", "{path}");
+        assert_eq!(gateway.get(path).await.cache_status(), "HIT", "{path}");
     }
     let written = writes.join_next().await.expect("there is one");
     let written = written.expect("it does not panic");
     assert_eq!(written.expect("the old process finishes it").status(), 200);
     origin.settings().slow("/page/1", Duration::ZERO);
     wait_for("the new process has heard of it", SOON, async || {
-        (done(&gateway.get("/page/1").await) == "MISS").then_some(())
+        (gateway.get("/page/1").await.cache_status() == "MISS").then_some(())
     })
     .await;
     wait_for("and of the list that it is in", SOON, async || {
-        (done(&gateway.get("/page").await) == "MISS").then_some(())
+        (gateway.get("/page").await.cache_status() == "MISS").then_some(())
     })
     .await;
-    assert_eq!(done(&gateway.get("/page/2").await), "HIT");
+    assert_eq!(gateway.get("/page/2").await.cache_status(), "HIT");
     wait_for("the old process has left", SOON, async || {
         (!is_alive(old)).then_some(())
     })
@@ -254,7 +251,7 @@ async fn an_old_process_that_dies_during_the_takeover_loses_nothing() {
     );
     for path in &paths {
         assert_eq!(gateway.get(path).await.status(), 200, "{path}");
-        assert_eq!(done(&gateway.get(path).await), "HIT", "{path}");
+        assert_eq!(gateway.get(path).await.cache_status(), "HIT", "{path}");
     }
     assert_eq!(gateway.count(DONE).await, 1);
 }
@@ -274,9 +271,9 @@ async fn with_redis_the_new_process_continues_at_its_position_in_the_purge_log()
     taken(&gateway, 1).await;
     gateway.follows_purges().await;
     for path in &paths {
-        assert_eq!(done(&gateway.get(path).await), "HIT", "{path}");
+        assert_eq!(gateway.get(path).await.cache_status(), "HIT", "{path}");
     }
-    purge(&other, r#"{ "tag": "tag-page-3" }"#).await;
-    assert_eq!(done(&gateway.get("/page/3").await), "MISS");
-    assert_eq!(done(&gateway.get("/page/4").await), "HIT");
+    assert_eq!(other.purge(&json!({ "tag": "tag-page-3" })).await.0, 200);
+    assert_eq!(gateway.get("/page/3").await.cache_status(), "MISS");
+    assert_eq!(gateway.get("/page/4").await.cache_status(), "HIT");
 }

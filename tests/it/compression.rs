@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 use crate::support::{
     client::get,
-    gateway::Gateway,
+    front::Front,
     origins::planned::{Framing, Hints, Plan, PlannedOrigin, Plans},
     seed,
 };
@@ -63,17 +63,12 @@ async fn node_decodes_whatever_is_compressed() {
     let plans = Arc::<Plans>::default();
     let origin = PlannedOrigin::start(&plans).await;
     let level = random.u8(1..=6);
-    let gateway = Gateway::start(&format!(
-        "
-upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
-routes:
-  - match: {{ path: '/*' }}
-    upstream: app
-    compression: {{ levels: {{ gzip: {level}, br: {level} }} }}
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .route(&format!(
+            "compression: {{ levels: {{ gzip: {level}, br: {level} }} }}"
+        ))
+        .start()
+        .await;
     let folder = tempfile::tempdir().expect("there is room");
     let (mut names, mut contents) = (Vec::new(), Vec::new());
     let mut connection = gateway.connect().await;

@@ -6,7 +6,7 @@ use crate::{
     cli::{BROKEN, EX_CONFIG, ROUTES, edgeway, snapshot},
     support::{
         client::{get, post},
-        gateway::Gateway,
+        front::Front,
         origins::NumberedOrigin,
     },
 };
@@ -169,13 +169,10 @@ async fn explain_shows_what_the_running_gateway_has_stored() {
     let origin = NumberedOrigin::start().await;
     let response_headers = [("cache-control", "max-age=60"), ("vary", "x-kind")];
     origin.settings().tell("/a", 200, &response_headers);
-    let gateway = Gateway::start(&format!(
-        "listeners: [{{ address: 127.0.0.1:0 }}]\n\
-         upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-         routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{ tags: [all] }} }}]\n",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .route("name: app, cache: { tags: [all] }")
+        .start()
+        .await;
     let url = format!("http://{}/a", gateway.address());
     let explain = async |headers: &[&str]| {
         let question = serde_json::json!({ "method": "GET", "url": url, "headers": headers });

@@ -11,7 +11,8 @@ use tokio_tungstenite::{
 
 use crate::support::{
     apps::{App, ExpressApp},
-    client::{self, Connection, Request, get, post},
+    client::{Connection, Request, get, post},
+    front::Front,
     gateway::Gateway,
     origins::WsOrigin,
     wait::wait_for,
@@ -91,17 +92,6 @@ async fn targets_and_headers_reach_the_app_byte_for_byte() {
         assert_eq!(seen["headers"]["x-odd"], "a, b;c=\"d\"");
         assert_eq!(seen["headers"]["x-forwarded-for"], "127.0.0.1");
     }
-}
-
-#[tokio::test]
-async fn connection_fields_of_the_app_are_not_forwarded() {
-    let app = ExpressApp::start().await;
-    let gateway = front(&app, "").await;
-    let response = gateway.get("/echo").await;
-    assert_eq!(response.header("keep-alive"), None);
-    // The control: the app itself sends it.
-    let direct = client::send(app.address(), &get("/echo")).await.unwrap();
-    assert!(direct.header("keep-alive").is_some());
 }
 
 #[tokio::test]
@@ -192,18 +182,11 @@ async fn a_client_that_waits_for_100_continue_gets_it() {
 async fn an_upload_that_grows_too_long_after_its_100_continue_gets_413() {
     let app = ExpressApp::start().await;
     let refused = async |limit: &str| {
-        let yaml = format!(
-            "
-upstreams:
-  api: {{ app: node, backends: [\"{}\"], health: false }}
-routes:
-  - match: {{ path: /* }}
-    upstream: api
-    body_limit: {limit}
-",
-            app.address()
-        );
-        let gateway = Gateway::start(&yaml).await;
+        let gateway = Front::to(&app)
+            .upstream("app: node")
+            .route(&format!("body_limit: {limit}"))
+            .start()
+            .await;
         let mut client = Connection::open(gateway.address()).await.unwrap();
         let head = "POST /upload HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ntransfer-encoding: chunked\r\n\r\n";
         client.write(head).await.unwrap();
@@ -215,61 +198,6 @@ routes:
     assert_eq!(refused("1000B").await, 413);
     // The control: below the limit it arrives.
     assert_eq!(refused("1MiB").await, 200);
-}
-
-#[tokio::test]
-async fn downloads_arrive_complete_and_truncation_is_visible() {
-    let mut app = ExpressApp::start().await;
-    let gateway = front(&app, "").await;
-    for target in [
-        "/download?bytes=20000000",
-        "/download?bytes=20000000&chunked=1",
-    ] {
-        let response = gateway.get(target).await;
-        assert_eq!((response.status(), response.body.len()), (200, 20_000_000));
-    }
-    // A client that disconnects stops the app's work.
-    let mut client = Connection::open(gateway.address()).await.unwrap();
-    client
-        .start(&get("/download?bytes=4000000000"))
-        .await
-        .unwrap();
-    client.piece().await.unwrap();
-    client.leave("leaving is what is tested");
-    wait_for(
-        "the app's download was truncated",
-        Duration::from_secs(1),
-        async || (app.stats().await["cutDownloads"] == 1).then_some(()),
-    )
-    .await;
-    // The app dies midway: its client must not take the partial body for the whole.
-    for target in [
-        "/download?bytes=4000000000",
-        "/download?bytes=4000000000&chunked=1",
-    ] {
-        let mut client = Connection::open(gateway.address()).await.unwrap();
-        client.start(&get(target)).await.unwrap();
-        client.piece().await.unwrap();
-        app.kill();
-        let end = loop {
-            match client.piece().await {
-                Ok(Some(_)) => {}
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
-            }
-        };
-        assert!(
-            end.is_err_and(|error| error.is_truncated()),
-            "{target} ended as if complete"
-        );
-        app.restart().await;
-        wait_for(
-            "the gateway uses the app again",
-            Duration::from_secs(10),
-            async || (gateway.get("/echo").await.status() == 200).then_some(()),
-        )
-        .await;
-    }
 }
 
 const SOCKETS: &str = "    websocket: true\n";
@@ -345,13 +273,9 @@ async fn the_end_of_one_websocket_peer_reaches_the_other() {
 async fn upgrades_pass_only_where_a_route_allows_them() {
     let origin = WsOrigin::start().await;
     let yaml = |websocket: bool| {
-        format!(
-            "
-upstreams: {{ api: {{ backends: [\"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: api, websocket: {websocket} }}]
-",
-            origin.address()
-        )
+        Front::to(&origin)
+            .route(&format!("websocket: {websocket}"))
+            .yaml()
     };
     let closed = Gateway::start(&yaml(false)).await;
     let stream = closed.connect().await.into_stream();

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::support::{
     certificates::{Ca, Wanted},
     client::{self, Request, Response, get, post},
+    front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, FixedOrigin, SecureOrigin, echoed},
     ports::free_port,
@@ -100,8 +101,7 @@ routes:
         .iter()
         .filter(|line| line["status"] == 200 && line["reason"] == "forward_auth_unavailable");
     assert_eq!(unjudged.count(), 1);
-    let series = "edgeway_refused_total{reason=\"forward_auth_unavailable\"}";
-    assert_eq!(gateway.count(series).await, 20);
+    assert_eq!(gateway.refused("forward_auth_unavailable").await, 20);
 
     service.settings().set(200, &[("X-User", "bob")], "");
     service.resume().await;
@@ -131,12 +131,14 @@ async fn a_slow_service_costs_its_timeout_and_no_more() {
     let origin = EchoOrigin::start().await;
     // No response ever arrives on a connection that is never accepted.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let yaml = format!(
-        "upstreams: {{ app: {{ backends: [\"{}\"] }} }}\nroutes: [{{ match: {{}}, upstream: app, forward_auth: {{ url: \"http://{}/\", timeout: 100ms }} }}]\n",
-        origin.address(),
-        silent.local_addr().unwrap()
-    );
-    let gateway = Gateway::start(&yaml).await;
+
+    let gateway = Front::to(&origin)
+        .route(&format!(
+            "forward_auth: {{ url: 'http://{}/', timeout: 100ms }}",
+            silent.local_addr().unwrap()
+        ))
+        .start()
+        .await;
     assert_eq!(gateway.get("/").await.status(), 503);
     let line = &gateway.log_lines(1).await[0];
     assert_eq!(line["reason"], "forward_auth_unavailable");
@@ -217,16 +219,15 @@ process.stdin.on('end', () => process.exit()).resume();
 
 /// Starts a gateway in front of `backend` that uses this service, and trusts the forwarded
 /// addresses of its clients.
-async fn asking(service: &Verifier, backend: impl ToString, more: &str) -> Gateway {
-    Gateway::start(&format!(
-        "trusted_proxies: [127.0.0.1]
-upstreams: {{ app: {{ backends: [\"{}\"] }} }}
-routes: [{{ match: {{}}, upstream: app, forward_auth: {{ url: \"http://127.0.0.1:{}/\", {more} }} }}]
-",
-        backend.to_string(),
-        service.port
-    ))
-    .await
+async fn asking(service: &Verifier, backend: impl std::fmt::Display, more: &str) -> Gateway {
+    Front::to(backend)
+        .with("trusted_proxies: [127.0.0.1]")
+        .route(&format!(
+            "forward_auth: {{ url: 'http://127.0.0.1:{}/', {more} }}",
+            service.port
+        ))
+        .start()
+        .await
 }
 
 fn from(address: &str, cookie: &str) -> Request {

@@ -7,19 +7,17 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
-use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use parking_lot::Mutex;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream, UnixListener},
+    net::TcpStream,
     process::Command,
-    task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
     certificates::{Ca, Issued},
@@ -28,6 +26,7 @@ use crate::support::{
     http2,
     origins::{EchoOrigin, ScriptedOrigin},
     seed,
+    server::{Server, bridge},
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -73,10 +72,9 @@ routes:
 /// Origin that writes `response` before or after it has read a request head, and then echoes. It
 /// records the heads, and the bytes that arrived with them.
 struct RawOrigin {
-    address: SocketAddr,
+    server: Server,
     script: Arc<Mutex<Script>>,
     heads: Arc<Mutex<Vec<Vec<u8>>>>,
-    tasks: JoinSet<()>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -88,74 +86,34 @@ struct Script {
 }
 
 impl RawOrigin {
-    fn new(address: SocketAddr) -> Self {
-        Self {
-            address,
-            script: Arc::default(),
-            heads: Arc::default(),
-            tasks: JoinSet::new(),
-        }
-    }
-
     async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port is free");
-        let mut origin = Self::new(listener.local_addr().expect("it is bound"));
-        let (script, heads) = (Arc::clone(&origin.script), Arc::clone(&origin.heads));
-        origin.tasks.spawn(async move {
-            let mut open = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                stream.set_nodelay(true).expect("an option of any socket");
-                let script = script.lock().clone();
-                open.spawn(serve(stream, script, Arc::clone(&heads)));
-            }
-        });
-        origin
+        Self::listen(async |stream| Ok(stream)).await
     }
 
     /// Starts the origin with TLS.
     async fn start_secure(identity: &Issued) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("a port is free");
-        let mut origin = Self::new(listener.local_addr().expect("it is bound"));
-        let (script, heads) = (Arc::clone(&origin.script), Arc::clone(&origin.heads));
-        let (chain, key) = identity.ders();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has them")
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .expect("it fits its key");
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        origin.tasks.spawn(async move {
-            let mut open = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, heads) = (acceptor.clone(), Arc::clone(&heads));
-                let script = script.lock().clone();
-                open.spawn(
-                    async move { serve(acceptor.accept(stream).await?, script, heads).await },
-                );
-            }
-        });
-        origin
+        let acceptor = identity.acceptor(&[], None);
+        Self::listen(move |stream| acceptor.accept(stream)).await
     }
 
-    /// Starts the origin on a unix socket.
-    fn start_unix(path: &Path) -> Self {
-        let listener = UnixListener::bind(path).expect("the folder is ours");
-        let mut origin = Self::new(([0, 0, 0, 0], 0).into());
-        let (script, heads) = (Arc::clone(&origin.script), Arc::clone(&origin.heads));
-        origin.tasks.spawn(async move {
-            let mut open = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let script = script.lock().clone();
-                open.spawn(serve(stream, script, Arc::clone(&heads)));
-            }
-        });
-        origin
+    async fn listen<S, F>(enter: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+        F: Future<Output = io::Result<S>> + Send + 'static,
+    {
+        let script = Arc::<Mutex<Script>>::default();
+        let heads = Arc::<Mutex<Vec<Vec<u8>>>>::default();
+        let (own, all) = (Arc::clone(&script), Arc::clone(&heads));
+        let server = Server::start(move |stream| {
+            let (entered, script, heads) = (enter(stream), own.lock().clone(), Arc::clone(&all));
+            async move { serve(entered.await?, script, heads).await }
+        })
+        .await;
+        Self {
+            server,
+            script,
+            heads,
+        }
     }
 
     fn set_script(&self, script: Script) {
@@ -223,7 +181,7 @@ fn fields(head: &str) -> Vec<&str> {
 #[tokio::test]
 async fn a_backend_gets_a_plain_handshake_and_then_the_bytes_of_the_client() {
     let origin = RawOrigin::start().await;
-    let gateway = front(origin.address).await;
+    let gateway = front(origin.server.address()).await;
     exchanges(&gateway, &origin, cases("EDGEWAY_HANDSHAKES", 150), true).await;
 }
 
@@ -235,13 +193,14 @@ async fn a_backend_behind_tls_or_a_unix_socket_gets_a_plain_handshake_too() {
     std::fs::write(&ca_file, ca.pem()).expect("the folder is ours");
     let secure = RawOrigin::start_secure(&ca.site(&["api.test"])).await;
     let tls = format!("tls: {{ name: api.test, ca: {} }}", ca_file.display());
-    let gateway = front_with(&secure.address.to_string(), &tls).await;
+    let gateway = front_with(&secure.server.address().to_string(), &tls).await;
     // Over TLS, bytes before the request cannot be distinguished from the rest of the TLS
     // handshake.
     exchanges(&gateway, &secure, cases("EDGEWAY_HANDSHAKES", 40), false).await;
 
     let path = folder.path().join("socket");
-    let unix = RawOrigin::start_unix(&path);
+    let unix = RawOrigin::start().await;
+    let _bridge = bridge(&path, unix.server.address());
     let gateway = front_with(&format!("unix:{}", path.display()), "").await;
     exchanges(&gateway, &unix, cases("EDGEWAY_HANDSHAKES", 40), true).await;
 }
@@ -387,7 +346,7 @@ async fn exchanges(gateway: &Gateway, origin: &RawOrigin, cases: usize, is_hasty
 #[tokio::test]
 async fn malformed_handshakes_are_refused_at_the_edge() {
     let origin = RawOrigin::start().await;
-    let gateway = front(origin.address).await;
+    let gateway = front(origin.server.address()).await;
     let with = |change: &[(&str, Option<&str>)]| {
         let mut request = Request::new("GET", "/ws");
         for (name, value) in [
@@ -540,9 +499,26 @@ async fn a_backend_cannot_switch_to_an_unrequested_protocol() {
 }
 
 #[tokio::test]
+async fn a_refusal_of_the_backend_is_forwarded_and_the_connection_continues() {
+    let refuse = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno";
+    let origin = RawOrigin::start().await;
+    origin.set_script(Script {
+        response: refuse.into(),
+        is_hasty: true,
+        pieces: 1,
+    });
+    let gateway = front(origin.server.address()).await;
+    let mut client = gateway.connect().await;
+    for _ in 0..10 {
+        let response = client.send(&handshake()).await.unwrap();
+        assert_eq!((response.status(), response.text().as_str()), (403, "no"));
+    }
+}
+
+#[tokio::test]
 async fn a_101_has_to_match_the_handshake() {
     let origin = RawOrigin::start().await;
-    let gateway = front(origin.address).await;
+    let gateway = front(origin.server.address()).await;
     let accept = format!("Sec-WebSocket-Accept: {}\r\n", accept(KEY));
     let other = format!(
         "Sec-WebSocket-Accept: {}\r\n",

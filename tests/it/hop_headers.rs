@@ -6,7 +6,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{gateway::Gateway, http2, origins::ScriptedOrigin};
+use crate::support::{front::Front, http2, origins::ScriptedOrigin};
 
 /// Names that are always removed.
 const HOP: [&str; 6] = [
@@ -80,15 +80,7 @@ async fn hop_by_hop_fields_are_not_forwarded() {
         .map(|(path, response)| (&**path, &**response))
         .collect();
     let origin = ScriptedOrigin::start(&script).await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app, cache: {{}} }}]
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin).http2().route("cache: {}").start().await;
     let client = http2::Client::open(gateway.address()).await;
     for turn in 0..2 {
         for (case, named) in nominated.iter().enumerate() {

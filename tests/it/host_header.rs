@@ -2,6 +2,7 @@
 
 use crate::support::{
     client::{Request, get},
+    front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, Http2Origin, echoed},
 };
@@ -82,12 +83,10 @@ async fn a_location_with_the_host_of_the_route_is_repaired() {
     let gateway =
         Gateway::start("routes: [{ match: { path: /* }, redirect: 'http://app.internal/next' }]")
             .await;
-    let front = Gateway::start(&format!(
-        "upstreams: {{ app: {{ backends: ['{}'] }} }}\n\
-         routes: [{{ match: {{ path: /* }}, upstream: app, host_header: app.internal }}]",
-        gateway.address()
-    ))
-    .await;
+    let front = Front::to(&gateway)
+        .route("host_header: app.internal")
+        .start()
+        .await;
     let response = front.send(&get("/a").header("host", "shop.test")).await;
     assert_eq!(response.header("location"), Some("http://shop.test/next"));
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::support::{
     client::{Connection, Request, get},
+    front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, echoed},
     seed,
@@ -36,7 +37,7 @@ async fn hosts_without_a_route_are_misdirected_where_routes_name_hosts() {
     assert!(text.contains("no site of this name"), "{text}");
     // Once a request is logged, it is counted.
     gateway.log_lines(9).await;
-    let count = gateway.count("edgeway_refused_total{reason=\"unknown_host\"}");
+    let count = gateway.refused("unknown_host");
     assert_eq!(count.await, 4);
 
     // The control: with one route for any host, no host is unknown.
@@ -50,19 +51,11 @@ async fn hosts_without_a_route_are_misdirected_where_routes_name_hosts() {
 async fn a_listener_sends_its_clients_to_https() {
     let origin = EchoOrigin::start().await;
     let config = |redirect: &str| {
-        format!(
-            "listeners: [{{ address: \"127.0.0.1:0\", name: web, redirect: {redirect} }}]
-trusted_proxies: [127.0.0.1]
-upstreams:
-  app:
-    backends: [\"{}\"]
-    health: {{ path: /api/health }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-            origin.address()
-        )
+        Front::to(&origin)
+            .listener(&format!("redirect: {redirect}"))
+            .with("trusted_proxies: [127.0.0.1]")
+            .upstream("health: { path: /api/health }")
+            .yaml()
     };
     let gateway = Gateway::start(&config("https")).await;
     for method in ["GET", "POST", "DELETE"] {

@@ -175,12 +175,7 @@ async fn under_overload_there_is_200_and_503_and_nothing_else() {
     assert!(tally.status(200) > 0 && tally.status(503) > 0, "{tally:?}");
     counted(&gateway, 0).await;
     gateway.counts("edgeway_http_in_flight", 0).await;
-    let refused = gateway
-        .count("edgeway_refused_total{reason=\"in_flight\"}")
-        .await
-        + gateway
-            .count("edgeway_refused_total{reason=\"overload\"}")
-            .await;
+    let refused = gateway.refused("in_flight").await + gateway.refused("overload").await;
     assert_eq!(refused, tally.status(503));
     assert_eq!(origin.counts().requests(), tally.status(200));
     // The control: without a limit no request is refused.

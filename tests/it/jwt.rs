@@ -78,25 +78,6 @@ fn reasons(lines: &[Value]) -> Vec<Option<&str>> {
     reasons
 }
 
-/// Returns the lines of the audit log about identity, once there are at least `at_least`.
-async fn audited(gateway: &Gateway, at_least: usize) -> Vec<Value> {
-    let file = gateway.folder().join("audit.log");
-    wait_for(
-        "the audit log has its lines",
-        Duration::from_secs(5),
-        async || {
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            let lines: Vec<Value> = text
-                .lines()
-                .filter_map(|line| serde_json::from_str(line).ok())
-                .filter(|line: &Value| line["action"] == "auth")
-                .collect();
-            (lines.len() >= at_least).then_some(lines)
-        },
-    )
-    .await
-}
-
 #[tokio::test]
 async fn administrators_pass_users_are_forbidden_and_strangers_unknown() {
     let origin = EchoOrigin::start().await;
@@ -162,9 +143,8 @@ async fn administrators_pass_users_are_forbidden_and_strangers_unknown() {
             format!("edgeway_auth_total{{filter=\"jwt\",outcome=\"{outcome}\",route=\"app\"}}");
         assert_eq!(gateway.count(&series).await, count, "{outcome}");
     }
-    let denied = "edgeway_refused_total{reason=\"jwt_claims\"}";
-    assert_eq!(gateway.count(denied).await, 1);
-    let noted = audited(&gateway, 4).await;
+    assert_eq!(gateway.refused("jwt_claims").await, 1);
+    let noted = gateway.audit_log(4, |line| line["action"] == "auth").await;
     let denied = noted
         .iter()
         .find(|line| line.to_string().contains("jwt_claims"));

@@ -15,6 +15,7 @@ use tokio_tungstenite::{client_async, tungstenite};
 use crate::support::{
     apps::{App, ExpressApp},
     client::{Connection, get},
+    front::Front,
     gateway::Gateway,
     grpc::{TalkClient, TalkServer, message},
     sockets::{self, Socket},
@@ -139,16 +140,11 @@ async fn streams_have_a_bound_of_their_own() {
 #[tokio::test]
 async fn grpc_calls_that_have_begun_are_streams() {
     let server = TalkServer::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
-upstreams:
-  chat: {{ backends: [\"{}\"], protocol: h2, health: false, max_in_flight: {{ per_backend: 1, queue: 0 }} }}
-routes: [{{ match: {{ path: /* }}, upstream: chat }}]
-",
-        server.address()
-    ))
-    .await;
+    let gateway = Front::to(&server)
+        .http2()
+        .upstream("protocol: h2, max_in_flight: { per_backend: 1, queue: 0 }")
+        .start()
+        .await;
     let mut client = TalkClient::connect(gateway.address()).await;
     let mut open = Vec::new();
     for count in 1..=8 {

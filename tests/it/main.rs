@@ -139,7 +139,6 @@ mod tls;
 mod top;
 mod tracing;
 mod transparency;
-mod tunnels;
 mod typos;
 mod upgrade;
 mod upstream_h2;

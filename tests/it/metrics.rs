@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use crate::support::{
     certificates::Ca,
     client::{Connection, Request, get},
+    front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, FixedOrigin, NumberedOrigin},
     wait::wait_for,
@@ -166,11 +167,9 @@ async fn metrics_to_ask_for_come_and_go_with_a_reload() {
     )];
     let app = FixedOrigin::start(200, &timing, "app").await;
     let yaml = |metrics: &str| {
-        format!(
-            "upstreams: {{ app: {{ backends: [\"{}\"], health: false{metrics} }} }}\n\
-             routes: [{{ match: {{ path: /* }}, upstream: app }}]\n",
-            app.address()
-        )
+        Front::to(&app)
+            .upstream(&format!("health: false{metrics}"))
+            .yaml()
     };
     let with = yaml(
         ", metrics: { backends: true, server_timing: [db, render], sessions: { cookie: sid, window: 1m } }",

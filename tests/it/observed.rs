@@ -112,12 +112,7 @@ async fn metrics_count_by_route_and_never_by_values_of_clients() {
         gateway.count(&format!("{total}{{status=\"404\"}}")).await,
         1
     );
-    assert_eq!(
-        gateway
-            .count("edgeway_refused_total{reason=\"no_route\"}")
-            .await,
-        1
-    );
+    assert_eq!(gateway.refused("no_route").await, 1);
     assert_eq!(
         gateway
             .count("edgeway_http_request_duration_seconds_count{route=\"the-app\"}")
@@ -184,37 +179,6 @@ async fn the_admin_listener_serves_only_reads_and_only_this_machine() {
     );
     // The control: visitors cannot reach any of it.
     assert_eq!(gateway.get("/metrics").await.status(), 404);
-}
-
-#[tokio::test]
-async fn sigterm_lets_requests_in_flight_finish() {
-    let origin = SlowOrigin::start(Duration::from_millis(700)).await;
-    let mut gateway = front(origin.address(), "").await;
-    let address = gateway.address();
-    let mut idle = gateway.connect().await;
-    idle.send(&get("/nowhere")).await.unwrap();
-    let mut busy = gateway.connect().await;
-    busy.write("GET /app/a HTTP/1.1\r\nhost: a\r\n\r\n")
-        .await
-        .unwrap();
-    wait_for("the request is in flight", SOON, async || {
-        (origin.counts().requests() == 1).then_some(())
-    })
-    .await;
-    let status = async {
-        let headers = busy.read_headers().await.unwrap();
-        busy.finish(headers).await.unwrap().status()
-    };
-    let (ended, status) = tokio::join!(gateway.terminate(Duration::from_secs(8)), status);
-    assert_eq!(status, 200);
-    assert!(ended.success(), "{ended}");
-    assert!(idle.is_closed().await);
-    // The port is closed.
-    let refused = client::send(address, &get("/app/a")).await;
-    assert!(
-        matches!(refused, Err(client::ClientError::Connect { .. })),
-        "{refused:?}"
-    );
 }
 
 #[tokio::test]

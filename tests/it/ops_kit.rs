@@ -19,7 +19,8 @@ use tokio::{
 use crate::{
     cli::edgeway,
     support::{
-        gateway::Gateway, origins::EchoOrigin, ports::free_port, redis::Redis, wait::wait_for,
+        front::Front, gateway::Gateway, origins::EchoOrigin, ports::free_port, redis::Redis,
+        wait::wait_for,
     },
 };
 
@@ -133,13 +134,11 @@ async fn what_stops_is_reported_and_only_its_own_unit_is_restarted() {
     let (front, mut redis) = (EchoOrigin::start().await, Redis::start().await);
     let api = EchoOrigin::start().await;
     let address = front.address();
-    let yaml = format!(
-        "redis: {}\n\
-         upstreams: {{ app: {{ backends: [\"{address}\"], health: false }} }}\n\
-         routes: [{{ match: {{ path: /* }}, upstream: app }}]\n",
-        redis.section("")
-    );
-    let gateway = Gateway::start(&yaml).await;
+
+    let gateway = Front::to(address)
+        .with(&format!("redis: {}", redis.section("")))
+        .start()
+        .await;
     let kit = Kit::new();
     let (front_url, api_url) = (
         format!("front=http://{}/", gateway.address()),
@@ -236,13 +235,10 @@ async fn a_gateway_that_is_gone_is_a_failed_probe() {
 
 #[tokio::test]
 async fn a_gateway_that_waits_for_its_apps_is_not_restarted() {
-    let yaml = format!(
-        "upstreams:\n  app: {{ backends: [\"127.0.0.1:{}\"], required: true, \
-         health: {{ path: /, interval: 100ms, fall: 1 }} }}\n\
-         routes: [{{ match: {{ path: /* }}, upstream: app }}]\n",
-        free_port()
-    );
-    let gateway = Gateway::start(&yaml).await;
+    let gateway = Front::to(format!("127.0.0.1:{}", free_port()))
+        .upstream("required: true, health: { path: /, interval: 100ms, fall: 1 }")
+        .start()
+        .await;
     let kit = Kit::new();
     let restart = ["--restart", "gateway=edgeway.service"];
     let soon = Duration::from_secs(20);

@@ -11,6 +11,7 @@ use crate::{
     support::{
         apps::ExpressApp,
         client::{Connection, Request, Response, post},
+        front::Front,
         gateway::Gateway,
         http2,
     },
@@ -57,14 +58,11 @@ async fn mirror(tasks: &mut JoinSet<()>) -> SocketAddr {
     address
 }
 
-async fn start(backend: impl ToString, plugins: &str, files: &[(&str, &str)]) -> Gateway {
-    let yaml = format!(
-        "upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}\nroutes:\n  - {{ match: {{ path: /* }}, upstream: app, plugins: [{plugins}] }}\n",
-        backend.to_string()
-    );
-    let yaml = format!(
-        "listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]\n{yaml}"
-    );
+async fn start(backend: impl std::fmt::Display, plugins: &str, files: &[(&str, &str)]) -> Gateway {
+    let yaml = Front::to(backend)
+        .http2()
+        .route(&format!("plugins: [{plugins}]"))
+        .yaml();
     Gateway::start_in(&yaml, |folder| {
         for (name, text) in files {
             fs::create_dir(folder.join(name)).expect("the folder is ours");

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::support::{
     client::get,
+    front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
     wait::wait_for,
@@ -164,13 +165,10 @@ async fn access_log_lines_have_fields_of_plugins_and_no_request_waits() {
 #[tokio::test]
 async fn the_compat_format_has_the_fields_too_and_a_stop_loses_no_line() {
     let origin = EchoOrigin::start().await;
-    let yaml = format!(
-        "access_log: {{ file: compat.log, format: compat }}
-upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
-routes: [{{ match: {{ path: '/*' }}, upstream: app, plugins: [{{ file: x/plugin.js }}] }}]
-",
-        origin.address()
-    );
+    let yaml = Front::to(&origin)
+        .with("access_log: { file: compat.log, format: compat }")
+        .route("plugins: [{ file: x/plugin.js }]")
+        .yaml();
     let mut gateway = Gateway::start_in(&yaml, |folder| {
         fs::create_dir(folder.join("x")).expect("the folder is ours");
         let text = "export const onLog = async (entry, ctx) => {

@@ -10,6 +10,7 @@ use crate::{
     support::{
         apps::ExpressApp,
         client::{Connection, Request, Response, get},
+        front::Front,
         gateway::Gateway,
         mmdb::loopback_in_munich,
         origins::{EchoOrigin, NumberedOrigin, echoed},
@@ -345,16 +346,9 @@ async fn a_guard_that_fails_lets_nobody_pass() {
 #[tokio::test]
 async fn a_guard_that_fails_on_the_way_to_a_backend_sends_nothing_there() {
     let origin = EchoOrigin::start().await;
-    let yaml = format!(
-        "upstreams: {{ app: {{ backends: [\"{}\"] }} }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-    cache: {{}}
-    plugins: [{{ file: guard.js, role: auth }}]
-",
-        origin.address()
-    );
+    let yaml = Front::to(&origin)
+        .route("cache: {}, plugins: [{ file: guard.js, role: auth }]")
+        .yaml();
     // It fails because of this client's request, before it removes a header that no client may
     // send.
     let gateway = Gateway::start_in(&yaml, |folder| {
@@ -668,12 +662,9 @@ async fn a_revalidation_sends_the_request_as_the_plugin_changed_it() {
     origin
         .settings()
         .tell("/a", 200, &[("cache-control", "max-age=60")]);
-    let yaml = format!(
-        "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-         routes:\n\
-         - {{ match: {{ path: '/*' }}, upstream: app, cache: {{}}, plugins: [{{ file: x/plugin.js, on_error: continue }}] }}\n",
-        origin.address()
-    );
+    let yaml = Front::to(&origin)
+        .route("cache: {}, plugins: [{ file: x/plugin.js, on_error: continue }]")
+        .yaml();
     let gateway = Gateway::start_in(&yaml, |folder| {
         let text = "export const proxy = (req) => NextResponse.rewrite(new URL('/b', req.url));";
         fs::create_dir(folder.join("x")).expect("the folder is ours");

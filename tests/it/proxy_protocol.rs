@@ -11,24 +11,18 @@ use tokio_rustls::TlsConnector;
 use crate::support::{
     certificates::Ca,
     client::{Connection, get},
+    front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
     wait::{pass, wait_for},
 };
 
 async fn front(origin: &Origin<EchoOrigin>, listener: &str) -> Gateway {
-    Gateway::start(&format!(
-        "
-listeners: [{{ address: \"127.0.0.1:0\", name: web, {listener} }}]
-trusted_proxies: [\"192.0.2.200/32\"]
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        origin.address()
-    ))
-    .await
+    Front::to(origin)
+        .listener(listener)
+        .with("trusted_proxies: ['192.0.2.200/32']")
+        .start()
+        .await
 }
 
 const LOOPBACK: &str = "proxy_protocol: [127.0.0.1/32]";
@@ -147,8 +141,7 @@ async fn without_a_proper_header_nothing_is_served() {
         drop(connection.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n").await);
         assert!(connection.is_closed().await, "{bytes:?}");
     }
-    let malformed = "edgeway_refused_total{reason=\"proxy_protocol\"}";
-    assert_eq!(gateway.count(malformed).await, odd.len() as u64);
+    assert_eq!(gateway.refused("proxy_protocol").await, odd.len() as u64);
 
     // A header that never arrives completely has a deadline.
     let started = Instant::now();
@@ -158,8 +151,7 @@ async fn without_a_proper_header_nothing_is_served() {
     let took = started.elapsed();
     let expected = Duration::from_millis(2900)..Duration::from_millis(3900);
     assert!(expected.contains(&took), "{took:?}");
-    let timeouts = "edgeway_refused_total{reason=\"proxy_protocol_timeout\"}";
-    assert_eq!(gateway.count(timeouts).await, 1);
+    assert_eq!(gateway.refused("proxy_protocol_timeout").await, 1);
     assert_eq!(origin.counts().requests(), 0);
     // The control.
     let echo = seen(&gateway, &inet(7, b"")).await;
@@ -174,8 +166,7 @@ async fn only_the_balancers_may_connect() {
     // The connection may be closed before this is written.
     drop(stranger.write(inet(7, b"")).await);
     assert!(stranger.is_closed().await);
-    let series = "edgeway_refused_total{reason=\"proxy_protocol_peer\"}";
-    assert_eq!(gateway.count(series).await, 1);
+    assert_eq!(gateway.refused("proxy_protocol_peer").await, 1);
     assert_eq!(origin.counts().requests(), 0);
     // The control: the same bytes from the balancer.
     let balancer = "127.0.0.2".parse().unwrap();
@@ -199,8 +190,7 @@ async fn clients_are_counted_by_the_address_in_the_header() {
     };
     let first = open(7).await.expect("there is room");
     assert!(open(7).await.is_none());
-    let series = "edgeway_refused_total{reason=\"connections_per_ip\"}";
-    assert_eq!(gateway.count(series).await, 1);
+    assert_eq!(gateway.refused("connections_per_ip").await, 1);
     // Another client behind the same balancer.
     assert!(open(8).await.is_some());
     drop(first);
@@ -254,18 +244,13 @@ async fn a_balancer_may_come_by_a_unix_socket() {
     let origin = EchoOrigin::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("http.sock");
-    let _gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: \"unix:{}\", name: web, proxy_protocol: {{ from: [] }} }}]
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        path.display(),
-        origin.address()
-    ))
-    .await;
+    let _gateway = Front::to(&origin)
+        .with(&format!(
+            "listeners: [{{ address: 'unix:{}', name: web, proxy_protocol: {{ from: [] }} }}]",
+            path.display()
+        ))
+        .start()
+        .await;
     for (header, client) in [
         (
             b"PROXY TCP4 192.0.2.7 198.51.100.1 8080 443\r\n".to_vec(),

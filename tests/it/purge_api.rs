@@ -1,13 +1,13 @@
 //! Purges by operators and applications: by the admin API, the command and the method `PURGE`, over
 //! gateways that share a Redis.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use futures_util::future::join;
 use serde_json::{Value, json};
 
 use crate::support::{
-    client::{Request, Response, get, post},
+    client::{Request, Response, get},
     fleet::{Ran, edgeway},
     gateway::Gateway,
     origins::{NumberedOrigin, Origin},
@@ -72,25 +72,6 @@ async fn read(gateway: &Gateway, path: &str) -> (String, String) {
     (cache, response.text())
 }
 
-async fn purge(gateway: &Gateway, order: &Value) -> (u16, Value) {
-    let request = post("/v1/purge", order.to_string()).header("content-type", "application/json");
-    let response = gateway.send_admin(&request).await;
-    (response.status(), response.json())
-}
-
-async fn audited(gateway: &Gateway) -> Vec<Value> {
-    let file = gateway.folder().join("audit.log");
-    wait_for("the audit log has a line", SOON, async || {
-        let text = fs::read_to_string(&file).unwrap_or_default();
-        let lines: Vec<Value> = text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect();
-        (!lines.is_empty()).then_some(lines)
-    })
-    .await
-}
-
 #[tokio::test]
 async fn a_purge_reaches_every_gateway_and_the_receipt_names_them() {
     let redis = Redis::start().await;
@@ -107,7 +88,7 @@ async fn a_purge_reaches_every_gateway_and_the_receipt_names_them() {
         })
         .await;
     }
-    let (status, receipt) = purge(&one, &json!({ "url": "http://shop.test/a" })).await;
+    let (status, receipt) = one.purge(&json!({ "url": "http://shop.test/a" })).await;
     assert_eq!(
         (status, &receipt["others"]),
         (200, &json!("reached")),
@@ -123,7 +104,7 @@ async fn a_purge_reaches_every_gateway_and_the_receipt_names_them() {
         assert!(["/a #3", "/a #4"].contains(&&*body), "{body}");
         assert_eq!(read(gateway, "/b").await.0, "HIT");
     }
-    let line = &audited(&one).await[0];
+    let line = &one.audited("purge").await[0];
     assert_eq!(
         (&line["action"], &line["target"], &line["outcome"]),
         (
@@ -162,7 +143,7 @@ async fn without_redis_a_purge_covers_this_gateway_only() {
     let receipt: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((status, &receipt["others"]), (Some(0), &json!("alone")));
     assert_eq!(receipt["applied"][0]["objects"], 1);
-    let (status, error) = purge(&gateway, &json!({ "urls": ["/a"] })).await;
+    let (status, error) = gateway.purge(&json!({ "urls": ["/a"] })).await;
     assert_eq!(
         (status, &error["error"]["reason"]),
         (422, &json!("bad_purge"))
@@ -172,7 +153,7 @@ async fn without_redis_a_purge_covers_this_gateway_only() {
 #[tokio::test]
 async fn where_nothing_is_cached_nothing_can_be_purged() {
     let gateway = Gateway::start("routes: [{ match: {}, respond: ok }]\n").await;
-    let (status, error) = purge(&gateway, &json!({ "all": true })).await;
+    let (status, error) = gateway.purge(&json!({ "all": true })).await;
     assert_eq!(
         (status, &error["error"]["reason"]),
         (409, &json!("no_cache"))
@@ -191,7 +172,7 @@ async fn a_gateway_that_lost_its_redis_purges_itself_and_reports_it() {
         read(gateway, "/a").await;
     }
     redis.kill();
-    let (status, receipt) = purge(&one, &json!({ "url": "/a" })).await;
+    let (status, receipt) = one.purge(&json!({ "url": "/a" })).await;
     assert_eq!(
         (status, &receipt["others"]),
         (503, &json!("unreached")),
@@ -200,7 +181,7 @@ async fn a_gateway_that_lost_its_redis_purges_itself_and_reports_it() {
     assert_eq!(receipt["applied"][0]["objects"], 1);
     assert_eq!(read(&one, "/a").await.0, "MISS");
     assert_eq!(read(&two, "/a").await.0, "HIT");
-    let line = &audited(&one).await[0];
+    let line = &one.audited("purge").await[0];
     assert_eq!(
         (&line["outcome"], &line["reason"]),
         (&json!("ok"), &json!("unreached"))
@@ -272,7 +253,7 @@ async fn allowed_clients_purge_by_method() {
     );
     assert_eq!(read(&gateway, "/a").await.0, "EXPIRED");
     assert_eq!(origin.settings().requests("/a"), 3);
-    let line = &audited(&gateway).await[0];
+    let line = &gateway.audited("purge").await[0];
     assert_eq!(
         (&line["action"], &line["who"], &line["route"]),
         (&json!("purge"), &json!("192.0.2.7"), &json!("app"))
@@ -301,7 +282,7 @@ async fn instances_are_purged_before_gateways_and_named() {
     let origin = origin(&["/a", "/notify"]).await;
     let gateway = front(origin.address(), "", &fan_out(""), "{}").await;
     gateway.get("/a").await;
-    let (status, receipt) = purge(&gateway, &json!({ "url": "/a" })).await;
+    let (status, receipt) = gateway.purge(&json!({ "url": "/a" })).await;
     let expected = json!([{ "address": origin.address().to_string(), "status": 200 }]);
     assert_eq!(
         (status, &receipt["instances"]),
@@ -309,7 +290,9 @@ async fn instances_are_purged_before_gateways_and_named() {
         "{receipt}"
     );
     assert_eq!(origin.settings().requests("/notify"), 1);
-    let (_, receipt) = purge(&gateway, &json!({ "url": "/a", "fan_out": false })).await;
+    let (_, receipt) = gateway
+        .purge(&json!({ "url": "/a", "fan_out": false }))
+        .await;
     assert_eq!(receipt["instances"], Value::Null);
     assert_eq!(origin.settings().requests("/notify"), 1);
 }
@@ -321,13 +304,13 @@ async fn an_instance_that_refuses_or_is_gone_is_reported_and_the_gateway_still_p
     let more = fan_out(", purge: { allow: [127.0.0.1] }");
     let gateway = front(origin.address(), "", &more, "{}").await;
     gateway.get("/a").await;
-    let (status, receipt) = purge(&gateway, &json!({ "url": "/a" })).await;
+    let (status, receipt) = gateway.purge(&json!({ "url": "/a" })).await;
     assert_eq!(
         (status, &receipt["instances"][0]["status"]),
         (502, &json!(401))
     );
     assert_eq!(receipt["applied"][0]["objects"], 1);
-    assert_eq!(audited(&gateway).await[0]["reason"], "instances");
+    assert_eq!(gateway.audited("purge").await[0]["reason"], "instances");
     let by_method = gateway.send(&Request::new("PURGE", "/a")).await;
     assert_eq!(
         (by_method.status(), &by_method.json()["failed"]),
@@ -347,10 +330,10 @@ async fn no_purge_waits_for_a_gateway_that_was_stopped() {
     let origin = origin(&["/a"]).await;
     let [one, mut two] = two(origin.address(), &redis, "{}").await;
     // A log that was just created does not know the gateways for sure, so this purge waits.
-    let (status, _) = purge(&one, &json!({ "url": "/a" })).await;
+    let (status, _) = one.purge(&json!({ "url": "/a" })).await;
     assert_eq!(status, 200);
     two.terminate(SOON).await;
-    let (status, receipt) = purge(&one, &json!({ "url": "/a" })).await;
+    let (status, receipt) = one.purge(&json!({ "url": "/a" })).await;
     assert_eq!(status, 200, "{receipt}");
     // It released its lease when it stopped: otherwise it would be waited for, and listed here.
     assert_eq!(receipt["lapsed"], json!([]), "{receipt}");
@@ -377,7 +360,7 @@ async fn a_receipt_names_gateways_that_may_serve_older_responses() {
         let two = front(origin.address(), &through, &more, "{}").await;
         let name = two.status().await["purges"]["gateway"].clone();
         wait_for("the gateways know one another", SOON, async || {
-            let (status, _) = purge(&one, &json!({ "url": "/other" })).await;
+            let (status, _) = one.purge(&json!({ "url": "/other" })).await;
             let others = one.status().await["purges"]["others"].take();
             (status == 200 && others.as_array()?.len() == 1).then_some(())
         })
@@ -393,20 +376,20 @@ async fn a_receipt_names_gateways_that_may_serve_older_responses() {
         })
         .await;
         pass(Duration::from_millis(300)).await;
-        let (found, receipt) = purge(&one, &json!({ "url": "/a" })).await;
+        let (found, receipt) = one.purge(&json!({ "url": "/a" })).await;
         assert_eq!(found, status, "{lost}: {receipt}");
         assert_eq!(receipt["lapsed"], json!([name]), "{lost}: {receipt}");
         let (cache, _) = read(&two, "/a").await;
         assert_eq!(cache == "HIT", status == 202, "{lost}: {cache}");
         // Redis loses all of its data while the other gateway is disconnected.
         redis.flush();
-        let (found, receipt) = purge(&one, &json!({ "url": "/b" })).await;
+        let (found, receipt) = one.purge(&json!({ "url": "/b" })).await;
         assert_eq!(found, status, "{lost}: {receipt}");
         let named = if status == 202 { "pending" } else { "lapsed" };
         assert_eq!(receipt[named], json!([name]), "{lost}: {receipt}");
         relay.set(Wire::Open);
         wait_for("all is well again", SOON, async || {
-            let (status, _) = purge(&one, &json!({ "url": "/b" })).await;
+            let (status, _) = one.purge(&json!({ "url": "/b" })).await;
             (status == 200).then_some(())
         })
         .await;
@@ -431,7 +414,7 @@ async fn a_corrupt_purge_in_redis_does_not_count_as_applied() {
         let through = section(&relay.address().to_string());
         let two = front(origin.address(), &through, "", "{}").await;
         wait_for("the gateways know one another", SOON, async || {
-            let (status, _) = purge(&one, &json!({ "url": "/other" })).await;
+            let (status, _) = one.purge(&json!({ "url": "/other" })).await;
             let others = one.status().await["purges"]["others"].take();
             (status == 200 && others.as_array()?.len() == 1).then_some(())
         })
@@ -455,7 +438,7 @@ async fn a_corrupt_purge_in_redis_does_not_count_as_applied() {
             relay.set(Wire::Open);
         };
         let order = json!({ "url": "/a" });
-        let ((status, receipt), ()) = join(purge(&one, &order), spoil).await;
+        let ((status, receipt), ()) = join(one.purge(&order), spoil).await;
         assert_eq!(status, 200, "{receipt}");
         let now = read(&two, "/a").await.1;
         assert_ne!(now, old, "{spoilt:?}: {receipt}");

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::{
@@ -132,12 +132,6 @@ fn is_hit(response: &Response) -> bool {
     response.header("x-cache-status") == Some("HIT")
 }
 
-async fn purge(gateway: &Gateway, order: &Value) -> (u16, Value) {
-    let request = post("/v1/purge", order.to_string()).header("content-type", "application/json");
-    let response = gateway.send_admin(&request).await;
-    (response.status(), response.json())
-}
-
 /// Writes without a pause, until it is dropped or has sent [`MAX_WRITES`].
 struct Flood {
     sent: Arc<AtomicUsize>,
@@ -214,7 +208,7 @@ async fn a_purge_completes_during_a_flood_of_writes() {
         flood.has_begun().await;
         let order = json!({ "url": format!("http://shop{page}") });
         let receipt = wait_for("the purge is done", SOON, async || {
-            let (status, receipt) = purge(asked, &order).await;
+            let (status, receipt) = asked.purge(&order).await;
             (status == 200).then_some(receipt)
         })
         .await;

@@ -15,11 +15,12 @@ use std::{
 
 use fastrand::Rng;
 use futures_util::future::join_all;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    client::{Connection, Response, get, post},
+    client::{Connection, Response, get},
+    front::Front,
     gateway::Gateway,
     origins::{Origin, Version, VersionedOrigin},
     redis::{Cluster, Redis, SECRET, Watched},
@@ -195,14 +196,11 @@ struct Site {
 impl Site {
     async fn start(store: Store, pages: usize) -> Self {
         let origin = VersionedOrigin::start(pages, Duration::from_millis(3)).await;
-        let yaml = format!(
-            "redis: {}\n\
-             cache: {{ shared: redis, CACHE }}\n\
-             upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-             routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-            store.section(),
-            origin.address()
-        );
+        let yaml = Front::to(&origin)
+            .with(&format!("redis: {}", store.section()))
+            .with("cache: { shared: redis, CACHE }")
+            .route("name: app, cache: {}")
+            .yaml();
         let plain = yaml.replace("CACHE", "memory: 64MiB");
         let gateways = [Gateway::start(&plain).await, Gateway::start(&plain).await];
         let site = Self {
@@ -234,8 +232,8 @@ impl Site {
             .await;
             // Every partition of level 2 has stamps, and no lease is in doubt.
             wait_for("a purge is confirmed", PATIENCE, async || {
-                let receipt = purge(gateway, &json!({ "tag": "none" })).await;
-                (receipt.status() == 200).then_some(())
+                let (status, _) = gateway.purge(&json!({ "tag": "none" })).await;
+                (status == 200).then_some(())
             })
             .await;
         }
@@ -273,7 +271,7 @@ impl Site {
             let pages = Arc::clone(&self.pages);
             let is_read = self.random.bool();
             async move {
-                let is_confirmed = purge(gateway, &order).await.status() == 200;
+                let is_confirmed = gateway.purge(&order).await.0 == 200;
                 if is_confirmed {
                     pages.least[page].store(version, Ordering::SeqCst);
                 }
@@ -349,12 +347,6 @@ impl Site {
         with_disk.terminate(PATIENCE).await;
         fresh.terminate(PATIENCE).await;
     }
-}
-
-async fn purge(gateway: &Gateway, order: &Value) -> Response {
-    let request = post("/v1/purge", order.to_string());
-    let request = request.header("content-type", "application/json");
-    gateway.send_admin(&request).await
 }
 
 async fn drill(store: Store, usual: usize, at_once: usize) {

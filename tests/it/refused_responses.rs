@@ -6,27 +6,21 @@
     reason = "tests: what goes wrong here fails them, and says so"
 )]
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fs, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use fastrand::Rng;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
+    net::TcpStream,
 };
 
 use crate::support::{
     client::{Request, find},
     gateway::Gateway,
     seed,
+    server::Server,
     wait::wait_for,
 };
 
@@ -73,22 +67,14 @@ type Sections = Arc<Mutex<HashMap<String, Vec<u8>>>>;
 const TRACES: &str = "/v1/traces";
 
 /// Responds to each request with the section for its target, and closes. It collects traces, too.
-async fn broken_http1() -> (SocketAddr, Sections, JoinSet<()>) {
-    let (listener, address) = listen().await;
+async fn broken_http1() -> (Server, Sections) {
     let sections = Sections::default();
-    let mut tasks = JoinSet::new();
-    let known = Arc::clone(&sections);
-    tasks.spawn(async move {
-        let mut connections = JoinSet::new();
-        while let Ok((socket, _)) = listener.accept().await {
-            let known = Arc::clone(&known);
-            connections.spawn(async move {
-                // The gateway closes what it cannot read.
-                let _broken = serve_http1(socket, &known).await;
-            });
-        }
+    let all = Arc::clone(&sections);
+    let server = Server::start(move |socket| {
+        let known = Arc::clone(&all);
+        async move { serve_http1(socket, &known).await }
     });
-    (address, sections, tasks)
+    (server.await, sections)
 }
 
 async fn serve_http1(
@@ -120,13 +106,6 @@ async fn serve_http1(
     }
     let section = sections.lock().get(target).cloned();
     socket.write_all(&section.expect("it is drawn")).await
-}
-
-async fn listen() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-    let listener = listener.expect("a port is free");
-    let address = listener.local_addr().expect("it has one");
-    (listener, address)
 }
 
 fn secret(random: &mut Rng) -> String {
@@ -212,9 +191,9 @@ async fn no_log_has_a_value_of_a_header_that_was_refused() {
     let seed = seed::drawn();
     let mut random = Rng::with_seed(seed);
     let secret = secret(&mut random);
-    let (origin, sections, _origin) = broken_http1().await;
-    let (h2, _tasks) = broken_http2(&secret, seed).await;
-    let yaml = yaml(origin, h2);
+    let (origin, sections) = broken_http1().await;
+    let h2 = broken_http2(&secret, seed).await;
+    let yaml = yaml(origin.address(), h2.address());
     for level in ["info", "info,edgeway=debug"] {
         let gateway = Gateway::start_with(&yaml, &[("EDGEWAY_LOG", level)]).await;
         let mut of_backend = 0;
@@ -268,8 +247,8 @@ async fn no_log_has_a_value_of_a_header_that_was_refused() {
 /// The name of the header, its reason and the size of the section are in the line.
 #[tokio::test]
 async fn the_line_of_a_refused_response_names_its_header() {
-    let (origin, sections, _origin) = broken_http1().await;
-    let gateway = Gateway::start(&yaml(origin, origin)).await;
+    let (origin, sections) = broken_http1().await;
+    let gateway = Gateway::start(&yaml(origin.address(), origin.address())).await;
     let long = "y".repeat(300);
     for (target, lines, words) in [
         (
@@ -307,22 +286,14 @@ async fn the_line_of_a_refused_response_names_its_header() {
 }
 
 /// Origin of HTTP/2 whose responses have drawn headers that no response may have.
-async fn broken_http2(secret: &str, seed: u64) -> (SocketAddr, JoinSet<()>) {
-    let (listener, address) = listen().await;
+async fn broken_http2(secret: &str, seed: u64) -> Server {
     let secret = secret.to_owned();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
-        let mut random = Rng::with_seed(seed);
-        let mut connections = JoinSet::new();
-        while let Ok((socket, _)) = listener.accept().await {
-            let block = block(&secret, &mut random);
-            connections.spawn(async move {
-                // The gateway closes what it cannot read.
-                let _broken = serve_http2(socket, &block).await;
-            });
-        }
-    });
-    (address, tasks)
+    let mut random = Rng::with_seed(seed);
+    Server::start(move |socket| {
+        let block = block(&secret, &mut random);
+        async move { serve_http2(socket, &block).await }
+    })
+    .await
 }
 
 /// Draws a header block without indexing (RFC 7541, 6.2.2) that has a fault.

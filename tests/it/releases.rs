@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     browser::{Outcome, describe, look},
     support::{
-        client::{self, get, post},
+        client::{self, get},
         fleet::edgeway,
         gateway::Gateway,
         ports::free_port,
@@ -230,11 +230,7 @@ async fn images_of_old_pages_are_made_from_their_own_release() {
     // An old tab has its image even if nothing of its release runs.
     site.end_instances("plain-one").await;
     site.end_instances("named-one").await;
-    gateway
-        .send_admin(
-            &post("/v1/purge", r#"{ "all": true }"#).header("content-type", "application/json"),
-        )
-        .await;
+    gateway.purge(&json!({ "all": true })).await;
     for (build, target, theirs) in &expected {
         let ours = gateway.send(&accept(target)).await;
         assert_eq!(ours.body, theirs.body, "{build} is gone");

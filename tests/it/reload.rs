@@ -7,6 +7,7 @@ use rustix::process::Signal;
 
 use crate::support::{
     client::{self, Connection, Request, get},
+    front::Front,
     gateway::Gateway,
     load::{Lanes, Tally, endless},
     origins::{EchoOrigin, SlowOrigin, WsOrigin},
@@ -60,14 +61,11 @@ async fn a_refused_file_changes_nothing_and_its_problem_is_reported() {
 async fn a_request_in_flight_keeps_the_configuration_that_it_began_with() {
     let origin = SlowOrigin::start(Duration::from_millis(700)).await;
     let with = |header: &str| {
-        format!(
-            "
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
-defaults: {{ headers: {{ response: {{ set: {{ X-Edition: {header} }} }} }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-            origin.address()
-        )
+        Front::to(&origin)
+            .with(&format!(
+                "defaults: {{ headers: {{ response: {{ set: {{ X-Edition: {header} }} }} }} }}"
+            ))
+            .yaml()
     };
     let gateway = Gateway::start(&with("first")).await;
     let mut slow = gateway.connect().await;

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
     client::Connection,
+    front::Front,
     gateway::Gateway,
     origins::{Origin, SlowOrigin, WsOrigin},
     sockets,
@@ -24,15 +25,7 @@ const SOON: Duration = Duration::from_secs(15);
 
 async fn slow_front(delay: Duration, more: &str) -> (Origin<SlowOrigin>, Gateway) {
     let origin = SlowOrigin::start(delay).await;
-    let gateway = Gateway::start(&format!(
-        "
-{more}
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin).with(more).start().await;
     (origin, gateway)
 }
 
@@ -136,13 +129,10 @@ const WEBSOCKET: &str = "GET /ws HTTP/1.1\r\nhost: shop.test\r\nconnection: upgr
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 fn websocket_front(backend: std::net::SocketAddr) -> String {
-    format!(
-        "
-drain: {{ idle: 200ms, deadline: 1s }}
-upstreams: {{ app: {{ backends: [\"{backend}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
-"
-    )
+    Front::to(backend)
+        .with("drain: { idle: 200ms, deadline: 1s }")
+        .route("websocket: true")
+        .yaml()
 }
 
 #[tokio::test]

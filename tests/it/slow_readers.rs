@@ -7,6 +7,7 @@ use tokio::{io::AsyncWriteExt, time::timeout};
 
 use crate::support::{
     client::{Connection, get, narrow},
+    front::Front,
     gateway::Gateway,
     http2,
     origins::{BigOrigin, PresetOrigin},
@@ -23,14 +24,12 @@ const TOO_LARGE: usize = 20_000_000;
 const WHY: &str = "a client that does not read is the subject";
 
 async fn front(origin: SocketAddr, upstream: &str) -> Gateway {
-    Gateway::start(&format!(
-        "
-listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }} }}]
-upstreams: {{ app: {{ backends: ['{origin}'], health: false{upstream} }} }}
-routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{ ttl: 1h, force: true }} }}]
-"
-    ))
-    .await
+    Front::to(origin)
+        .http2()
+        .upstream(&format!("health: false{upstream}"))
+        .route("cache: { ttl: 1h, force: true }")
+        .start()
+        .await
 }
 
 #[tokio::test]
@@ -154,15 +153,11 @@ async fn a_client_that_leaves_an_unstored_response_returns_its_permit() {
 #[tokio::test]
 async fn a_client_closed_for_not_reading_a_stored_response_is_logged() {
     let origin = BigOrigin::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: \"127.0.0.1:0\", name: web, http2: {{ cleartext: true }}, limits: {{ send_timeout: 1s }} }}]
-upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
-routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{ ttl: 1h, force: true }} }}]
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .listener("http2: { cleartext: true }, limits: { send_timeout: 1s }")
+        .route("cache: { ttl: 1h, force: true }")
+        .start()
+        .await;
     let plain = {
         let stream = narrow(gateway.address()).await;
         let mut idle = Connection::over(stream, "app.test".to_owned());

@@ -6,6 +6,7 @@ use std::{io::Write, time::Duration};
 use crate::support::{
     apps::{ExpressApp, NextApp},
     client::{self, Connection, Request, Response, get},
+    front::Front,
     gateway::Gateway,
     origins::{DripOrigin, SseOrigin},
     wait::{until, wait_for},
@@ -159,9 +160,7 @@ routes:
         "{}",
         response.body.len()
     );
-    let mut decoder = flate2::write::GzDecoder::new(Vec::new());
-    decoder.write_all(&response.body).expect("the body is gzip");
-    assert_eq!(decoder.finish().expect("it is complete"), body.as_bytes());
+    assert_eq!(response.decoded(), body.as_bytes());
 
     // HEAD has the same headers and no body: the connection stays in sync.
     let head = Request::new("HEAD", "/encoded").header("accept-encoding", "gzip");
@@ -241,18 +240,11 @@ async fn the_real_apps_see_clients_disconnect() {
 async fn a_silent_feed_outlives_the_gap_that_ends_other_responses() {
     let origin = SseOrigin::start(Duration::from_millis(900)).await;
     let short = |stream: &str| {
-        format!(
-            "
-upstreams:
-  web:
-    backends: [\"{}\"]
-    timeouts: {{ idle: 300ms, stream_idle: {stream} }}
-routes:
-  - match: {{ path: /* }}
-    upstream: web
-",
-            origin.address()
-        )
+        Front::to(&origin)
+            .upstream(&format!(
+                "timeouts: {{ idle: 300ms, stream_idle: {stream} }}"
+            ))
+            .yaml()
     };
     let patient = Gateway::start(&short("10s")).await;
     let response = patient.send(&get("/?events=2")).await;

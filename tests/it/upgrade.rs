@@ -18,6 +18,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::support::{
     client::{Connection, get, post},
+    front::Front,
     gateway::{Gateway, is_alive},
     http2,
     load::{Lanes, Tally, endless},
@@ -57,15 +58,9 @@ routes:
 
 /// Starts a gateway with two backends of one upstream.
 async fn front_of(one: &Origin<EchoOrigin>, two: &Origin<EchoOrigin>) -> Gateway {
-    Gateway::start(&format!(
-        "
-upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-        one.address(),
-        two.address()
-    ))
-    .await
+    Front::to_all(&format!("['{}', '{}']", one.address(), two.address()))
+        .start()
+        .await
 }
 
 fn assert_lossless(tally: &Tally, load: &str) {
@@ -165,14 +160,7 @@ async fn a_restart_without_an_upgrade_is_seen_to_lose_requests() {
 #[tokio::test]
 async fn a_request_in_flight_is_finished_by_the_old_process_which_then_exits() {
     let origin = SlowOrigin::start(Duration::from_millis(1500)).await;
-    let mut gateway = Gateway::start(&format!(
-        "
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-        origin.address()
-    ))
-    .await;
+    let mut gateway = Front::to(&origin).start().await;
     let mut busy = gateway.connect().await;
     let mut idle = gateway.connect().await;
     busy.write("GET / HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -416,16 +404,11 @@ async fn a_drained_backend_stays_drained_in_the_next_process() {
 #[tokio::test]
 async fn a_backend_is_not_drained_while_the_old_process_has_requests_there() {
     let (one, two) = (WsOrigin::start().await, WsOrigin::start().await);
-    let mut gateway = Gateway::start(&format!(
-        "
-drain: {{ deadline: 60s }}
-upstreams: {{ app: {{ backends: [\"{}\", \"{}\"], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app, websocket: true }}]
-",
-        one.address(),
-        two.address()
-    ))
-    .await;
+    let mut gateway = Front::to_all(&format!("['{}', '{}']", one.address(), two.address()))
+        .with("drain: { deadline: 60s }")
+        .route("websocket: true")
+        .start()
+        .await;
     let mut open = sockets::open_many(gateway.address(), 4).await;
     gateway.upgrade().await;
     let backend = async || {

@@ -5,45 +5,29 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
-use std::{io::Write as _, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use http::HeaderMap;
-use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::support::{
     certificates::{Ca, replace},
     client::{get, post},
+    front::Front,
     gateway::Gateway,
+    http2::{Client, request},
     origins::{EchoOrigin, Http2Origin, SecureOrigin},
+    verify::decoded,
     wait::wait_for,
 };
 
 const WITHIN: Duration = Duration::from_secs(10);
 
 async fn gateway(backend: SocketAddr, settings: &str) -> Gateway {
-    Gateway::start(&format!(
-        "listeners:
-  - {{ name: web, address: '127.0.0.1:0', http2: {{ cleartext: true }} }}
-upstreams:
-  app:
-    backends: ['{backend}']
-    protocol: h2
-    health: false
-    {settings}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-"
-    ))
-    .await
-}
-
-/// HTTP/2 client.
-struct Client {
-    sender: SendRequest<Bytes>,
-    _connection: JoinSet<()>,
+    Front::to(backend)
+        .http2()
+        .upstream(&format!("protocol: h2, {settings}"))
+        .start()
+        .await
 }
 
 /// Response; the body ended properly if there is no `error`.
@@ -55,52 +39,36 @@ struct Response {
     error: Option<h2::Error>,
 }
 
-impl Client {
-    async fn connect(gateway: &Gateway) -> Self {
-        let socket = TcpStream::connect(gateway.address()).await.unwrap();
-        let (sender, connection) = h2::client::handshake(socket).await.unwrap();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move { drop(connection.await) });
-        Self {
-            sender,
-            _connection: tasks,
-        }
+async fn get_from(client: &Client, path: &str, headers: &[(&str, &str)]) -> Response {
+    let mut request = request("GET", path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
     }
-
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Response {
-        let mut request = http::Request::get(format!("http://shop.example.com{path}"));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let mut sender = self.sender.clone().ready().await.unwrap();
-        let (response, _) = sender
-            .send_request(request.body(()).unwrap(), true)
-            .unwrap();
-        let (head, mut stream) = response.await.unwrap().into_parts();
-        let (mut body, mut error) = (Vec::new(), None);
-        while let Some(piece) = stream.data().await {
-            match piece {
-                Ok(piece) => {
-                    stream.flow_control().release_capacity(piece.len()).unwrap();
-                    body.extend_from_slice(&piece);
-                }
-                Err(broken) => {
-                    error = Some(broken);
-                    break;
-                }
+    let (response, _) = client.begin(request, true).await.unwrap();
+    let (head, mut stream) = response.await.unwrap().into_parts();
+    let (mut body, mut error) = (Vec::new(), None);
+    while let Some(piece) = stream.data().await {
+        match piece {
+            Ok(piece) => {
+                stream.flow_control().release_capacity(piece.len()).unwrap();
+                body.extend_from_slice(&piece);
+            }
+            Err(broken) => {
+                error = Some(broken);
+                break;
             }
         }
-        let trailers = match &error {
-            None => stream.trailers().await.unwrap(),
-            Some(_) => None,
-        };
-        Response {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body,
-            trailers,
-            error,
-        }
+    }
+    let trailers = match &error {
+        None => stream.trailers().await.unwrap(),
+        Some(_) => None,
+    };
+    Response {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        body,
+        trailers,
+        error,
     }
 }
 
@@ -108,15 +76,15 @@ impl Client {
 async fn ends_alone(settings: &str, path: &str, status: u16, reason: &str) {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), settings).await;
-    let client = Client::connect(&gateway).await;
-    assert_eq!(client.get("/first", &[]).await.status, 200);
+    let client = Client::open(gateway.address()).await;
+    assert_eq!(get_from(&client, "/first", &[]).await.status, 200);
     // It is logged once its connection is back in the pool, where the next request finds it.
     gateway.log_lines(1).await;
     let mut sibling = gateway.connect().await;
     let lively = get("/drip").header("accept", "text/event-stream");
     sibling.start(&lively).await.unwrap();
 
-    let ended = tokio::time::timeout(WITHIN, client.get(path, &[])).await;
+    let ended = tokio::time::timeout(WITHIN, get_from(&client, path, &[])).await;
     let ended = ended.expect("long before");
     assert_eq!(ended.status, status);
     assert_eq!(ended.error.is_some(), status == 200, "{:?}", ended.error);
@@ -194,8 +162,8 @@ async fn only_idempotent_requests_are_retried() {
 async fn trailers_reach_clients_that_can_receive_them() {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), "").await;
-    let client = Client::connect(&gateway).await;
-    let response = client.get("/trailers", &[]).await;
+    let client = Client::open(gateway.address()).await;
+    let response = get_from(&client, "/trailers", &[]).await;
     assert!(response.error.is_none());
     assert_eq!(response.trailers.unwrap()["x-sum"], "42");
     // HTTP/1.1 has trailers, but Pingora does not write them: a complete body without them.
@@ -212,26 +180,20 @@ async fn trailers_reach_clients_that_can_receive_them() {
 async fn an_encoded_response_is_complete_however_it_ends() {
     let origin = Http2Origin::start().await;
     let gateway = gateway(origin.address(), "").await;
-    let client = Client::connect(&gateway).await;
+    let client = Client::open(gateway.address()).await;
     for path in ["/trailers", "/late-end"] {
-        let plain = client.get(path, &[]).await.body;
+        let plain = get_from(&client, path, &[]).await.body;
         assert!(plain.len() > 4000);
-        let encoded = client.get(path, &[("accept-encoding", "gzip")]).await;
+        let encoded = get_from(&client, path, &[("accept-encoding", "gzip")]).await;
         assert_eq!(encoded.headers["content-encoding"], "gzip");
         assert!(encoded.error.is_none());
-        assert_eq!(unzipped(&encoded.body), plain, "{path}");
+        assert_eq!(decoded("gzip", &encoded.body).unwrap(), plain, "{path}");
         let http1 = gateway
             .send(&get(path).header("accept-encoding", "gzip"))
             .await;
         assert_eq!(http1.header("content-encoding"), Some("gzip"));
-        assert_eq!(unzipped(&http1.body), plain, "{path}");
+        assert_eq!(http1.decoded(), plain, "{path}");
     }
-}
-
-fn unzipped(encoded: &[u8]) -> Vec<u8> {
-    let mut decoder = flate2::write::GzDecoder::new(Vec::new());
-    decoder.write_all(encoded).expect("it is gzip");
-    decoder.finish().expect("it is complete")
 }
 
 #[tokio::test]
@@ -263,20 +225,10 @@ async fn backends_that_speak_http1_only_are_reported() {
 async fn health_checks_use_http2() {
     let origin = Http2Origin::start().await;
     let down = EchoOrigin::start().await;
-    let gateway = Gateway::start(&format!(
-        "upstreams:
-  app:
-    backends: ['{}', '{}']
-    protocol: h2
-    health: {{ path: /health, interval: 50ms, fall: 1 }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        origin.address(),
-        down.address()
-    ))
-    .await;
+    let gateway = Front::to_all(&format!("['{}', '{}']", origin.address(), down.address()))
+        .upstream("protocol: h2, health: { path: /health, interval: 50ms, fall: 1 }")
+        .start()
+        .await;
     let backend = async |index: usize| {
         let status = gateway.admin_get("/status").await.json();
         status["upstreams"][0]["backends"][index].clone()

@@ -5,7 +5,7 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
-use std::{collections::HashMap, iter, path::Path, time::Duration};
+use std::{collections::HashMap, iter, time::Duration};
 
 use rcgen::DnType;
 use tempfile::TempDir;
@@ -13,8 +13,10 @@ use tempfile::TempDir;
 use crate::support::{
     certificates::{Ca, Issued, Wanted, replace},
     client::{Response, get},
+    front::Front,
     gateway::Gateway,
     origins::SecureOrigin,
+    server::bridge,
     wait::wait_for,
 };
 
@@ -55,18 +57,10 @@ fn gateway_certificate() -> Wanted {
 /// Starts a gateway with one upstream with this `tls`, without health checks.
 async fn gateway(origin: &SecureOrigin, tls: &str) -> Gateway {
     let address = origin.address();
-    Gateway::start(&format!(
-        "upstreams:
-  app:
-    backends: ['{address}']
-    health: false
-    tls: {tls}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-"
-    ))
-    .await
+    Front::to(address)
+        .upstream(&format!("tls: {tls}"))
+        .start()
+        .await
 }
 
 /// Checks that the gateway responds with 502 because of TLS, and logs `why`.
@@ -75,12 +69,7 @@ async fn refused(gateway: &Gateway, why: &str) -> Response {
     assert_eq!(response.status(), 502, "{}", response.text());
     let line = gateway.log_lines(1).await.remove(0);
     assert_eq!(line["reason"], "upstream_tls", "{line}");
-    assert_eq!(
-        gateway
-            .count("edgeway_refused_total{reason=\"upstream_tls\"}")
-            .await,
-        1
-    );
+    assert_eq!(gateway.refused("upstream_tls").await, 1);
     let log = gateway.stderr();
     assert!(log.contains("TLS handshake with a backend failed"), "{log}");
     assert!(log.contains(why), "not `{why}`: {log}");
@@ -187,18 +176,7 @@ async fn the_system_cas_are_trusted_where_none_are_configured() {
     let stranger = gateway(&origin, &tls).await;
     refused(&stranger, "unknown issuer").await;
     // The control: a system that trusts the CA.
-    let yaml = format!(
-        "upstreams:
-  app:
-    backends: ['{}']
-    health: false
-    tls: {tls}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        origin.address()
-    );
+    let yaml = Front::to(&origin).upstream(&format!("tls: {tls}")).yaml();
     let environment = [
         ("SSL_CERT_FILE", trusted.ca_file()),
         ("SSL_CERT_DIR", String::new()),
@@ -352,20 +330,10 @@ async fn health_checks_trust_the_same_cas_as_requests() {
         "{ path: /health, interval: 50ms, interval_down: 50ms, fall: 1 }",
         "{ interval: 50ms, interval_down: 50ms, fall: 1 }",
     ] {
-        let gateway = Gateway::start(&format!(
-            "upstreams:
-  app:
-    backends: ['{}', '{}']
-    health: {health}
-    tls: {tls}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-            good.address(),
-            bad.address()
-        ))
-        .await;
+        let gateway = Front::to_all(&format!("['{}', '{}']", good.address(), bad.address()))
+            .upstream(&format!("health: {health}, tls: {tls}"))
+            .start()
+            .await;
         let backend = async |index: usize| {
             let status = gateway.admin_get("/status").await.json();
             status["upstreams"][0]["backends"][index].clone()
@@ -431,20 +399,7 @@ async fn a_silent_handshake_is_bounded_by_the_connect_timeout() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let trusted = CaFolder::new();
-    let gateway = Gateway::start(&format!(
-        "upstreams:
-  app:
-    backends: ['{address}']
-    health: false
-    tls: {{ name: {NAME}, ca: '{}' }}
-    timeouts: {{ connect: 300ms }}
-    retry: {{ attempts: 1 }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        trusted.ca_file()
-    ))
+    let gateway = Front::to(address).upstream(&format!("tls: {{ name: {NAME}, ca: '{}' }}, timeouts: {{ connect: 300ms }}, retry: {{ attempts: 1 }}", trusted.ca_file())).start()
     .await;
     let response = tokio::time::timeout(Duration::from_secs(5), gateway.get("/")).await;
     assert_eq!(response.expect("long before").status(), 502);
@@ -458,51 +413,20 @@ async fn backends_on_unix_sockets_speak_tls_under_a_name() {
     let origin = SecureOrigin::start(&trusted.ca.site(&[NAME])).await;
     let path = trusted.folder.path().join("app.sock");
     let bridge = bridge(&path, origin.address());
-    let gateway = Gateway::start(&format!(
-        "upstreams:
-  app:
-    backends: ['unix:{}']
-    health: false
-    tls: {{ name: {NAME}, ca: '{}' }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-",
-        path.display(),
-        trusted.ca_file()
-    ))
-    .await;
+    let gateway = Front::to(format!("unix:{}", path.display()))
+        .upstream(&format!(
+            "tls: {{ name: {NAME}, ca: '{}' }}",
+            trusted.ca_file()
+        ))
+        .start()
+        .await;
     assert_eq!(gateway.get("/").await.json()["sni"], NAME);
     drop(bridge);
 }
 
-/// Connects each connection to the unix socket with one to `address`.
-fn bridge(path: &Path, address: std::net::SocketAddr) -> tokio::task::JoinSet<()> {
-    let listener = tokio::net::UnixListener::bind(path).unwrap();
-    let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(async move {
-        let mut joined = tokio::task::JoinSet::new();
-        while let Ok((mut near, _)) = listener.accept().await {
-            joined.spawn(async move {
-                let mut far = tokio::net::TcpStream::connect(address).await.unwrap();
-                // Either side may close it.
-                drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
-            });
-        }
-    });
-    tasks
-}
-
 /// Returns a configuration with one upstream with these options.
 fn one_upstream(origin: &SecureOrigin, options: &str) -> String {
-    format!(
-        "
-listeners: [{{ address: '127.0.0.1:0', name: web }}]
-upstreams: {{ app: {{ backends: ['{}'], health: false, {options} }} }}
-routes: [{{ match: {{ path: '/*' }}, upstream: app }}]
-",
-        origin.address()
-    )
+    Front::to(origin).upstream(options).yaml()
 }
 
 #[tokio::test]

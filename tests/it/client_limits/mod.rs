@@ -51,11 +51,6 @@ async fn is_served(connection: &mut Connection) -> bool {
     response.is_ok_and(|response| response.status() == 200)
 }
 
-async fn refused(gateway: &Gateway, reason: &str) -> u64 {
-    let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
-    gateway.count(&series).await
-}
-
 /// Sends `bytes` one at a time until the peer closes or responds; returns the response and the
 /// elapsed time.
 async fn drip<S>(connection: Connection<S>, bytes: &[u8], gap: Duration) -> (String, Duration)
@@ -126,7 +121,7 @@ async fn a_slow_header_section_has_a_deadline() {
         assert!(closes(&response), "{response}");
         about(took, SECOND);
     }
-    assert_eq!(refused(&gateway, "header_timeout").await, 3);
+    assert_eq!(gateway.refused("header_timeout").await, 3);
     let lines = gateway.log_lines(3).await;
     let timeouts = lines.iter().filter(|line| line["status"] == 408);
     let reasons: Vec<_> = timeouts.map(|line| &line["reason"]).collect();
@@ -178,7 +173,7 @@ async fn an_idle_connection_is_closed_at_its_timeout_without_a_response() {
     let (response, took) = drip(connection, b"", GAP).await;
     assert_eq!(response, "");
     about(took, SECOND);
-    assert_eq!(refused(&gateway, "idle_timeout").await, 1);
+    assert_eq!(gateway.refused("idle_timeout").await, 1);
 }
 
 #[tokio::test]

@@ -340,8 +340,7 @@ async fn every_query_yields_data_and_every_fault_raises_its_alert() {
     let about_to_expire = Wanted::site(&["site.test"]).days(-2, 2);
     site.ca.issue(&about_to_expire).write(&folder, "site");
     assert!(site.gateway.reload(&site.yaml).await);
-    let purge = post("/v1/purge", r#"{"all":true}"#).header("content-type", "application/json");
-    assert_eq!(site.gateway.send_admin(&purge).await.status(), 200);
+    assert_eq!(site.gateway.purge(&json!({ "all": true })).await.0, 200);
     all_fire(&prometheus, &AT_ONCE).await;
     wait_for("the webhook is called", SOON, async || {
         (webhook.counts().requests() > calls).then_some(())

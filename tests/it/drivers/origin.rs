@@ -14,7 +14,7 @@ use super::{
     secure::Secure,
     streams::{self, Frames},
 };
-use crate::support::wait::pass;
+use crate::support::{server::Server, wait::pass};
 
 /// Response of the origin.
 #[derive(Clone, Debug)]
@@ -88,44 +88,37 @@ fn number_of(start: &str) -> String {
 pub(super) struct ScriptedOrigin {
     pub(super) address: SocketAddr,
     played: Arc<Played>,
-    _tasks: JoinSet<()>,
+    _server: Server,
 }
 
 impl ScriptedOrigin {
     pub(super) async fn start(backend: Backend<'_>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0")
-            .await
-            .expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
         let acceptor = match backend {
             Backend::Secure(secure) => Some(secure.acceptor()),
             _ => None,
         };
         let is_http2 = matches!(backend, Backend::Http2);
         let played = Arc::<Played>::default();
-        let mut tasks = JoinSet::new();
         let own = Arc::clone(&played);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (played, acceptor) = (Arc::clone(&own), acceptor.clone());
-                connections.spawn(async move {
-                    match acceptor {
-                        _ if is_http2 => streams::play(stream, &played).await,
-                        None => play(stream, &played).await,
-                        Some(acceptor) => {
-                            if let Ok(stream) = acceptor.accept(stream).await {
-                                play(stream, &played).await;
-                            }
+        let server = Server::start(move |stream| {
+            let (played, acceptor) = (Arc::clone(&own), acceptor.clone());
+            async move {
+                match acceptor {
+                    _ if is_http2 => streams::play(stream, &played).await,
+                    None => play(stream, &played).await,
+                    Some(acceptor) => {
+                        if let Ok(stream) = acceptor.accept(stream).await {
+                            play(stream, &played).await;
                         }
                     }
-                });
+                }
             }
-        });
+        })
+        .await;
         Self {
-            address,
+            address: server.address(),
             played,
-            _tasks: tasks,
+            _server: server,
         }
     }
 

@@ -1,7 +1,5 @@
 //! TLS of an origin.
 
-use std::sync::Arc;
-
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 
@@ -20,16 +18,8 @@ impl Secure {
         let ca = Ca::new();
         let folder = tempfile::tempdir().expect("there is room for a folder");
         std::fs::write(folder.path().join("ca.pem"), ca.pem()).expect("the folder is ours");
-        let (chain, key) = ca.site(&[NAME]).ders();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider has them")
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .expect("the key fits");
         Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            acceptor: ca.site(&[NAME]).acceptor(&[], None),
             folder,
         }
     }

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{PATIENCE, draw::one_of, secure::Secure, side::DRIVERS};
-use crate::support::wait::pass;
+use crate::support::{front::Front, wait::pass};
 
 const HANDSHAKE: &str = "GET /ws HTTP/1.1\r\nhost: app.test\r\nconnection: keep-alive, Upgrade\r\n\
     upgrade: websocket\r\nsec-websocket-version: 13\r\n\
@@ -108,10 +108,10 @@ async fn bytes_pass_a_tunnel(secure: Option<&Secure>) {
         .expect("loopback has a free port");
     let address = origin.local_addr().expect("it is bound");
     let tls = secure.map(Secure::option).unwrap_or_default();
-    let yaml = format!(
-        "upstreams: {{ app: {{ backends: ['{address}'], health: false, {tls} }} }}\n\
-         routes: [{{ match: {{ path: '/*' }}, upstream: app, websocket: true }}]\n"
-    );
+    let yaml = Front::to(address)
+        .upstream(&tls)
+        .route("websocket: true")
+        .yaml();
     for (turn, side) in DRIVERS.into_iter().cycle().enumerate().take(30) {
         let gateway = side.start(&yaml).await;
         let [to_origin, to_client] = [Sent::draw(&mut dice), Sent::draw(&mut dice)];
@@ -163,11 +163,10 @@ async fn each_handshake_opens_a_tunnel() {
             .await
             .expect("loopback has a free port");
         let address = origin.local_addr().expect("it is bound");
-        let yaml = format!(
-            "cache: {{ max_object: 1MiB }}\n\
-             upstreams: {{ app: {{ backends: ['{address}'], health: false }} }}\n\
-             routes: [{{ match: {{ path: '/*' }}, upstream: app, websocket: true, {cache} }}]\n"
-        );
+        let yaml = Front::to(address)
+            .with("cache: { max_object: 1MiB }")
+            .route(&format!("websocket: true, {cache}"))
+            .yaml();
         let gateway = side.start(&yaml).await;
         for handshake in &handshakes {
             let accept = async {

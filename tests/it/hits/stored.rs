@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use crate::support::{
-    client::{Response, get, post},
-    gateway::Gateway,
+    client::{Response, get},
+    front::Front,
     http2,
     origins::{FixedOrigin, ScriptedOrigin},
 };
@@ -123,15 +125,11 @@ async fn stored_responses_are_those_of_the_origin_to_the_byte() {
         .map(|(path, text)| (&**path, &**text))
         .collect();
     let origin = ScriptedOrigin::start(&script).await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: '127.0.0.1:0', http2: {{ cleartext: true }}, limits: {{ requests_per_connection: 100000 }} }}]
-upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
-routes: [{{ match: {{}}, upstream: app, cache: {{}}, compression: false }}]
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .listener("http2: { cleartext: true }, limits: { requests_per_connection: 100000 }")
+        .route("cache: {}, compression: false")
+        .start()
+        .await;
     let mut client = gateway.connect().await;
     let http2 = http2::Client::open(gateway.address()).await;
     for (at, one) in all.iter().enumerate() {
@@ -178,16 +176,11 @@ async fn slow_clients_get_the_response_that_was_stored_when_they_asked() {
     let lens: Vec<_> = (0..ROUNDS).map(|_| dice.usize(33_000..2_000_000)).collect();
     let fresh = ("cache-control", "max-age=600");
     let origin = FixedOrigin::start(200, &[fresh], "").await;
-    let gateway = Gateway::start(&format!(
-        "
-listeners: [{{ address: '127.0.0.1:0' }}]
-cache: {{ memory: 16MiB, max_object: 4MiB }}
-upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
-routes: [{{ match: {{}}, upstream: app, cache: {{}} }}]
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .with("cache: { memory: 16MiB, max_object: 4MiB }")
+        .route("cache: {}")
+        .start()
+        .await;
     let mut begun = Vec::new();
     for (number, len) in lens.iter().enumerate() {
         let body = numbered(number, *len);
@@ -201,10 +194,7 @@ routes: [{{ match: {{}}, upstream: app, cache: {{}} }}]
             assert_eq!(headers.header("x-cache-status"), Some("HIT"), "seed {seed}");
             begun.push((client, headers, number));
         }
-        let purge =
-            post("/v1/purge", r#"{ "all": true }"#).header("content-type", "application/json");
-        let purged = gateway.send_admin(&purge).await;
-        assert_eq!(purged.status(), 200, "{}", purged.text());
+        assert_eq!(gateway.purge(&json!({ "all": true })).await.0, 200);
     }
     dice.shuffle(&mut begun);
     for (mut client, headers, number) in begun {

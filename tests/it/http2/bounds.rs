@@ -7,7 +7,7 @@ use bytes::Bytes;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use super::{CLEARTEXT, MIB, SOON, gateway, refused, until_refused};
+use super::{CLEARTEXT, MIB, SOON, gateway, until_refused};
 use crate::support::{
     http2::{
         CONTINUATION, Client, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, Frames, GOAWAY,
@@ -62,7 +62,7 @@ async fn a_connection_and_each_header_section_have_a_deadline() {
         assert!((450..2000).contains(&took.as_millis()), "{took:?}");
     }
     wait_for("all four are counted", SOON, async || {
-        (refused(&gateway, "header_timeout").await == 4).then_some(())
+        (gateway.refused("header_timeout").await == 4).then_some(())
     })
     .await;
     // The control: once the headers are complete, their stream may last.
@@ -206,7 +206,7 @@ async fn requests_that_are_reset_at_once_never_reach_the_origin() {
     // The last request of a read may be processed before its reset is read.
     let requests = origin.counts().requests();
     assert!((1..10).contains(&requests), "{requests}");
-    assert!(refused(&gateway, "client_gone").await > 90);
+    assert!(gateway.refused("client_gone").await > 90);
 }
 
 /// Bytes of the nth step of a flood.
@@ -278,7 +278,7 @@ async fn each_flood_ends_its_connection_and_has_a_name() {
             };
             assert_eq!(response.kind, HEADERS);
         }
-        assert_eq!(refused(&gateway, reason).await, 0, "{reason}");
+        assert_eq!(gateway.refused(reason).await, 0, "{reason}");
 
         let mut frames = Frames::open(gateway.address()).await;
         for n in 0..3000 {

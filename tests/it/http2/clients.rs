@@ -4,7 +4,7 @@
 
 use fastrand::Rng;
 
-use super::{CLEARTEXT, MIB, refused, until_refused, yaml};
+use super::{CLEARTEXT, MIB, until_refused, yaml};
 use crate::support::{
     gateway::Gateway,
     http2::{
@@ -143,7 +143,7 @@ async fn clients_that_confirm_each_frame_get_everything() {
     }
     let all = format!("{} of {count}: {cut:#?}", cut.len());
     assert!(cut.is_empty(), "seed {seed}: {all}");
-    assert_eq!(refused(&gateway, "h2_window_updates").await, 0);
+    assert_eq!(gateway.refused("h2_window_updates").await, 0);
     // The control: confirmations of what was never sent.
     let habits = Habits {
         window: 333,

@@ -59,15 +59,9 @@ routes:
 
 const CLEARTEXT: &str = "http2: { cleartext: true }";
 
-async fn refused(gateway: &Gateway, reason: &str) -> u64 {
-    gateway
-        .count(&format!("edgeway_refused_total{{reason=\"{reason}\"}}"))
-        .await
-}
-
 async fn until_refused(gateway: &Gateway, reason: &str) {
     wait_for(&format!("`{reason}` is counted"), SOON, async || {
-        (refused(gateway, reason).await > 0).then_some(())
+        (gateway.refused(reason).await > 0).then_some(())
     })
     .await;
 }
@@ -186,7 +180,7 @@ async fn a_refused_stream_ends_no_other_stream() {
         "method",
     ];
     assert_eq!(reasons, expected);
-    assert_eq!(refused(&gateway, "h2_malformed").await, 1);
+    assert_eq!(gateway.refused("h2_malformed").await, 1);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use super::{
 use crate::support::{
     apps::App,
     client::{Request, Response, get},
+    front::Front,
     gateway::Gateway,
 };
 
@@ -61,25 +62,14 @@ export function onUpstreamResponse(response) { response.headers.set('x-app', Str
 ";
 
 async fn front(app: &App, images: &str, (feature, sections): (&str, &str)) -> Gateway {
-    let yaml = format!(
-        "
-{sections}
-upstreams:
-  web:
-    app: nextjs
-    folder: {}
-    images: {images}
-    backends: ['127.0.0.1:{}']
-    health: false
-routes:
-  - match: {{ path: /* }}
-    upstream: web
-    cache: {{ pages: all }}
-    {feature}
-",
-        app.kind().build().display(),
-        app.port()
-    );
+    let yaml = Front::to(app)
+        .with(sections)
+        .upstream(&format!(
+            "app: nextjs, folder: {}, images: {images}",
+            app.kind().build().display()
+        ))
+        .route(&format!("cache: {{ pages: all }}, {feature}"))
+        .yaml();
     Gateway::start_in(&yaml, |folder| {
         let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
         write("page.html", "our page");

@@ -23,6 +23,7 @@ use self::compare::{Comparison, MOST_BYTES_OF_ALL};
 use crate::support::{
     apps::{App, Kind, NextApp},
     client::{Request, Response, get},
+    front::Front,
     gateway::{Gateway, cpu_of},
     seed,
 };
@@ -76,21 +77,14 @@ async fn front(app: &App, more: &str) -> Gateway {
 }
 
 async fn front_with(app: &App, more: &str, environment: &[(&str, &str)]) -> Gateway {
-    let yaml = format!(
-        "
-cache: {{ memory: 64MiB }}
-upstreams:
-  web:
-    app: nextjs
-    folder: {}
-    {more}
-    backends: ['127.0.0.1:{}']
-    health: false
-routes: [{{ name: web, match: {{ path: /* }}, upstream: web, cache: {{}}, compression: false }}]
-",
-        app.kind().build().display(),
-        app.port()
-    );
+    let yaml = Front::to(app)
+        .with("cache: { memory: 64MiB }")
+        .upstream(&format!(
+            "app: nextjs, folder: {}, {more}",
+            app.kind().build().display()
+        ))
+        .route("name: web, cache: {}, compression: false")
+        .yaml();
     Gateway::start_with(&yaml, environment).await
 }
 

@@ -1,21 +1,14 @@
 //! Backends of the shapes: they record what reached them, and respond as the query asks.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
+    net::TcpStream,
 };
 
-use crate::support::{client::find, wait::pass};
+use crate::support::{client::find, server::Server, wait::pass};
 
 /// Header that names the case of a request.
 pub(super) const CASE: &str = "x-case";
@@ -60,41 +53,32 @@ impl Seen {
 pub(super) struct Origins {
     addresses: BTreeMap<u16, SocketAddr>,
     seen: Arc<Mutex<Vec<Seen>>>,
-    _tasks: JoinSet<()>,
+    _servers: Vec<Server>,
 }
 
 impl Origins {
     /// Listens for each port that the shape writes.
     pub(super) async fn start(backends: &[u16]) -> Self {
-        let mut tasks = JoinSet::new();
+        let mut servers = Vec::new();
         let mut addresses = BTreeMap::new();
         let seen = Arc::<Mutex<Vec<Seen>>>::default();
         for backend in backends.iter().copied() {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-            let listener = listener.expect("loopback has a free port");
-            let address = listener.local_addr().expect("it is bound");
-            addresses.insert(backend, address);
-            let seen = Arc::clone(&seen);
-            tasks.spawn(async move {
-                let mut connections = JoinSet::new();
-                loop {
-                    while connections.try_join_next().is_some() {}
-                    let Ok((stream, _)) = listener.accept().await else {
-                        continue;
-                    };
-                    let own = address.port();
-                    let seen = Arc::clone(&seen);
-                    connections.spawn(async move {
-                        // The peer may leave at any moment; what it got is compared.
-                        drop(serve(stream, backend, own, &seen).await);
-                    });
+            let all = Arc::clone(&seen);
+            let server = Server::start(move |stream| {
+                let seen = Arc::clone(&all);
+                async move {
+                    let own = stream.local_addr()?.port();
+                    serve(stream, backend, own, &seen).await
                 }
-            });
+            })
+            .await;
+            addresses.insert(backend, server.address());
+            servers.push(server);
         }
         Self {
             addresses,
             seen,
-            _tasks: tasks,
+            _servers: servers,
         }
     }
 

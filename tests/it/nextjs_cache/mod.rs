@@ -24,6 +24,7 @@ use std::{net::SocketAddr, time::Duration};
 use crate::support::{
     apps::{App, Kind, NextApp},
     client::{self, Request, Response, get},
+    front::Front,
     gateway::Gateway,
     wait::wait_for,
 };
@@ -39,21 +40,11 @@ async fn front(app: &App) -> Gateway {
 
 /// Starts a gateway with an additional line for the upstream.
 async fn front_with(app: &App, line: &str) -> Gateway {
-    Gateway::start(&format!(
-        "
-upstreams:
-  web:
-    app: nextjs
-    {line}
-    backends: [\"{}\"]
-routes:
-  - match: {{ path: /* }}
-    upstream: web
-    cache: {{}}
-",
-        app.address()
-    ))
-    .await
+    Front::to(app)
+        .upstream(&format!("app: nextjs, {line}"))
+        .route("cache: {}")
+        .start()
+        .await
 }
 
 fn folder(kind: Kind) -> String {

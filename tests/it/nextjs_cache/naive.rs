@@ -3,15 +3,17 @@
 
 use std::{collections::HashMap, net::SocketAddr, sync::Arc};
 
-use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
 use percent_encoding::percent_decode_str;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
 };
 
-use crate::support::client::{self, Request, Response, ResponseHeaders};
+use crate::support::{
+    client::{self, Request, Response, ResponseHeaders},
+    server::Server,
+};
 
 /// Caching rule of such a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,38 +27,20 @@ pub(super) enum Recipe {
 }
 
 /// Running naive cache; it stops when dropped.
-pub(super) struct Naive {
-    address: SocketAddr,
-    tasks: Tasks,
-}
+pub(super) struct Naive(Server);
 
 impl Naive {
     pub(super) async fn start(recipe: Recipe, origin: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let store: Arc<Mutex<HashMap<String, Response>>> = Arc::default();
-        let tasks = Tasks::default();
-        let each = tasks.clone();
-        tasks.spawn("naive cache", async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let store = Arc::clone(&store);
-                each.spawn("naive exchange", async move {
-                    // A client that disconnects is not an error.
-                    let _gone = serve(stream, recipe, origin, &store).await;
-                });
-            }
+        let server = Server::start(move |stream| {
+            let store = Arc::clone(&store);
+            async move { serve(stream, recipe, origin, &store).await }
         });
-        Self { address, tasks }
+        Self(server.await)
     }
 
     pub(super) fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for Naive {
-    fn drop(&mut self) {
-        self.tasks.stop();
+        self.0.address()
     }
 }
 

@@ -9,6 +9,7 @@ use super::{front, made_at, router, status_of};
 use crate::support::{
     apps::{App, NextApp},
     client::{Request, get},
+    front::Front,
     gateway::Gateway,
     wait::turn_of,
 };
@@ -22,18 +23,11 @@ const VISITS: u32 = 5;
 /// Starts a gateway whose window is as long as the page lives, as it is for one of a minute.
 async fn front_with_window(app: &App) -> Gateway {
     let window = LIFETIME.as_secs();
-    Gateway::start(&format!(
-        "
-upstreams:
-  web: {{ app: nextjs, guarded: [], backends: [\"{}\"] }}
-routes:
-  - match: {{ path: /* }}
-    upstream: web
-    cache: {{ stale_while_revalidate: {window}s }}
-",
-        app.address()
-    ))
-    .await
+    Front::to(app)
+        .upstream("app: nextjs, guarded: []")
+        .route(&format!("cache: {{ stale_while_revalidate: {window}s }}"))
+        .start()
+        .await
 }
 
 /// Waits until the app's own copy of the page is past its lifetime.

@@ -132,14 +132,14 @@ async fn below(
     renew: impl AsyncFn(&mut Bench),
 ) -> Outcome {
     let mut bench = Bench::start(more).await;
-    let selected = cases().filter(|case| !STRICTER.contains(&case.name));
-    let selected = selected.filter(|case| !unlike.contains(&case.name));
+    let selected = cases().filter(|case| !STRICTER.contains(&&*case.name));
+    let selected = selected.filter(|case| !unlike.contains(&&*case.name));
     let mut going: Vec<_> = selected
         .enumerate()
         .map(|(number, case)| Progress {
             case,
             base: base_of(case, Way::Below, number),
-            steps: Script::parse(case.script).steps.into(),
+            steps: Script::parse(&case.script).steps.into(),
             status: 200,
         })
         .collect();
@@ -202,7 +202,7 @@ impl Progress {
         let step = &self.steps[at];
         let wrong = bench.step(Way::Below, step, &self.base, self.status).await;
         if !wrong.is_empty() {
-            let (name, section) = (self.case.name, self.case.section);
+            let (name, section) = (&self.case.name, &self.case.section);
             return Err(format!("{name} ({section}), step {}: {wrong:?}", at + 1));
         }
         let is_stored = matches!(

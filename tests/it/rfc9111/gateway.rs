@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    Case, Route, Script, Source, Step, cases,
+    Case, Script, Source, Step, cases,
     script::{Expected, filled},
 };
 use crate::support::{
@@ -22,6 +22,20 @@ use crate::support::{
 };
 
 pub(super) const SOON: Duration = Duration::from_secs(10);
+
+/// Routes, and what their caches are told beside the origin.
+pub(super) const ROUTES: [(&str, &str); 5] = [
+    // Nothing: only the RFC.
+    ("plain", "mode: strict"),
+    // A tenth of the time since `Last-Modified`.
+    ("heuristic", "mode: strict, heuristic: 10%"),
+    // A time where the origin does not say.
+    ("ttl", "mode: strict, ttl: 1h"),
+    // `stale-while-revalidate` counts beside `s-maxage`.
+    ("isr", "mode: app"),
+    // `stale-if-error` where the origin does not say.
+    ("bridged", "mode: strict, stale_if_error: 1h"),
+];
 
 /// Number of concurrent cases: the speed of the machine is not the subject.
 const AT_ONCE: usize = 32;
@@ -89,7 +103,7 @@ async fn run_table(ways: &[Way], more: &str) {
     let mut running = JoinSet::new();
     let all = async {
         for way in ways {
-            let selected = cases().filter(|case| !STRICTER.contains(&case.name));
+            let selected = cases().filter(|case| !STRICTER.contains(&&*case.name));
             for (number, case) in selected.enumerate() {
                 let slot = Arc::clone(&bench.slots).acquire_owned().await;
                 let slot = slot.expect("it is never closed");
@@ -124,6 +138,34 @@ async fn run_table(ways: &[Way], more: &str) {
     );
 }
 
+/// The control: a difference is reported, in whatever part of a step it is.
+#[tokio::test]
+async fn a_failed_case_is_reported() {
+    let first = "> GET\n< Cache-Control: max-age=60\n< ETag: a\n< Foo: 1\n= origin";
+    let bench = Arc::new(Bench::start("").await);
+    for (number, wrong) in [
+        "> GET\n= origin",
+        "> GET\n= cache\n= 304",
+        "> GET\n= cache\n= Foo: 2",
+        "> GET\n= cache\n= !Foo",
+        "> GET\n= cache\n= Age: 50..",
+        "> GET\n= cache\n= Bar: 1",
+        "> GET\n> Cache-Control: no-cache\n< 304\n= cache",
+        "> GET\n> Cache-Control: no-cache\n< 304\n= validated\n= saw If-None-Match: b",
+        "> GET\n> Cache-Control: no-cache\n< 304\n= validated\n= saw !If-None-Match",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let case = Case::parse(&format!("3: wrong\n{first}\n{wrong}"));
+        let case: &'static Case = Box::leak(Box::new(case));
+        let slot = Arc::clone(&bench.slots).acquire_owned().await;
+        let slot = slot.expect("it is never closed");
+        let ran = run(Arc::clone(&bench), Way::Plain, number, case, slot).await;
+        assert!(ran.is_some(), "{wrong}");
+    }
+}
+
 /// Added to the number of a case that runs once more.
 const AGAIN: usize = 10_000;
 
@@ -136,7 +178,7 @@ async fn run(
     _slot: OwnedSemaphorePermit,
 ) -> Option<(String, (Way, usize, &'static Case))> {
     let base = base_of(case, way, number);
-    let steps = Script::parse(case.script).steps;
+    let steps = Script::parse(&case.script).steps;
     let mut at = 0;
     let mut stored = 200;
     while let Some(step) = steps.get(at) {
@@ -150,7 +192,7 @@ async fn run(
             bench.step(way, step, &base, stored).await
         };
         if !wrong.is_empty() {
-            let (name, section) = (case.name, case.section);
+            let (name, section) = (&case.name, &case.section);
             let why = format!("{name} ({section}), {way:?}, step {}: {wrong:?}", at + 1);
             return Some((why, (way, number, case)));
         }
@@ -162,17 +204,7 @@ async fn run(
 
 /// Returns the path prefix of a case.
 pub(super) fn base_of(case: &Case, way: Way, number: usize) -> String {
-    format!("/{}/{way:?}/{number}", prefix(case.route))
-}
-
-fn prefix(route: Route) -> &'static str {
-    match route {
-        Route::Plain => "plain",
-        Route::Heuristic => "heuristic",
-        Route::Ttl => "ttl",
-        Route::Isr => "isr",
-        Route::Bridged => "bridged",
-    }
+    format!("/{}/{way:?}/{number}", case.route)
 }
 
 /// Returns true if the second request can be sent while the first response arrives. Not for a range
@@ -189,17 +221,9 @@ fn can_join(step: &Step, next: &Step) -> bool {
 impl Bench {
     pub(super) async fn start(more: &str) -> Self {
         let origin = PresetOrigin::start().await;
-        let rules = [
-            (Route::Plain, "mode: strict"),
-            (Route::Heuristic, "mode: strict, heuristic: 10%"),
-            (Route::Ttl, "mode: strict, ttl: 1h"),
-            (Route::Isr, "mode: app"),
-            (Route::Bridged, "mode: strict, stale_if_error: 1h"),
-        ];
-        let routes = rules.map(|(route, cache)| {
-            let prefix = prefix(route);
+        let routes = ROUTES.map(|(name, cache)| {
             format!(
-                "- {{ name: {prefix}, match: {{ path: '/{prefix}/*' }}, upstream: app, \
+                "- {{ name: {name}, match: {{ path: '/{name}/*' }}, upstream: app, \
                  cache: {{ {cache}, anonymous_cookies: ['*'], client_directives: {{ per_address: 100000/s }} }}, security_headers: false }}\n"
             )
         });
@@ -223,7 +247,7 @@ impl Bench {
 
     /// Returns a path that was never requested, and whose response is stored for a minute.
     pub(super) fn new_path(&self) -> String {
-        let path = format!("/{}/{:x}", prefix(Route::Plain), fastrand::u64(..));
+        let path = format!("/plain/{:x}", fastrand::u64(..));
         let minute = ("Cache-Control".to_owned(), "max-age=60".to_owned());
         self.origin.settings().tell(&path, 200, vec![minute]);
         path

@@ -18,23 +18,12 @@ use self::{
     corpus::{Case, corpus},
     recorder::{Reading, Recorder},
 };
-use crate::support::gateway::Gateway;
+use crate::support::{front::Front, gateway::Gateway};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn gateway_before(origin: SocketAddr, listener: &str) -> Gateway {
-    Gateway::start(&format!(
-        "listeners: [{{ address: \"127.0.0.1:0\", name: web{listener} }}]
-upstreams:
-  app:
-    backends: [\"{origin}\"]
-    health: false
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-"
-    ))
-    .await
+    Front::to(origin).listener(listener).start().await
 }
 
 /// Returns all bytes that come back until the other side closes.
@@ -179,9 +168,7 @@ async fn a_refusal_has_an_id_a_log_line_and_a_count() {
     assert_eq!(lines[0]["status"], 400);
     assert_eq!(lines[0]["method"], "POST");
     assert_eq!(lines[0]["reason"], "bad_framing");
-    let refused = gateway
-        .count("edgeway_refused_total{reason=\"bad_framing\"}")
-        .await;
+    let refused = gateway.refused("bad_framing").await;
     assert_eq!(refused, 1);
     assert!(origin.take().is_empty());
 }

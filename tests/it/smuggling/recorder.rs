@@ -1,54 +1,42 @@
 //! Origin that records every byte it gets, and a parser of those bytes that accepts only what all
 //! programs read alike.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
+    net::TcpStream,
 };
+
+use crate::support::server::Server;
 
 /// Bytes of one connection.
 type Record = Arc<Mutex<Vec<u8>>>;
 
 /// Origin that sends each complete request's target, and records all bytes.
 pub(super) struct Recorder {
-    address: SocketAddr,
+    server: Server,
     records: Arc<Mutex<Vec<Record>>>,
-    /// Ends with the recorder.
-    _task: JoinSet<()>,
 }
 
 impl Recorder {
     pub(super) async fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.expect("a port is free");
-        let address = listener.local_addr().expect("it is bound");
         let records: Arc<Mutex<Vec<Record>>> = Arc::default();
         let recorded = Arc::clone(&records);
-        let mut task = JoinSet::new();
-        task.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let record = Record::default();
-                recorded.lock().push(Arc::clone(&record));
-                connections.spawn(serve(stream, record));
-            }
+        let server = Server::start(move |stream| {
+            let record = Record::default();
+            recorded.lock().push(Arc::clone(&record));
+            serve(stream, record)
         });
         Self {
-            address,
+            server: server.await,
             records,
-            _task: task,
         }
     }
 
     pub(super) fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// Returns the bytes since the last call, connection by connection.

@@ -272,7 +272,7 @@ async fn underscores_pass_or_are_refused_where_a_listener_says_so() {
     let raw = b"GET / HTTP/1.1\r\nHost: a.test\r\nX_Y: z\r\nConnection: close\r\n\r\n";
     for (policy, status, count) in [("allow", 200, 1), ("refuse", 400, 0), ("drop", 200, 0)] {
         let origin = Recorder::start().await;
-        let listener = format!(", underscores: {policy}");
+        let listener = format!("underscores: {policy}");
         let gateway = gateway_before(origin.address(), &listener).await;
         let response = exchange(gateway.address(), raw).await;
         assert_eq!(statuses(&response), [status], "{policy}");

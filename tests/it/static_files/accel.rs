@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 use super::write_tree;
 use crate::support::{
     client::{Connection, Request, get, post},
+    front::Front,
     gateway::Gateway,
     http2,
     origins::{NumberedOrigin, PresetOrigin, ScriptedOrigin},
@@ -338,14 +339,7 @@ async fn an_interim_response_does_not_show_the_header() {
 #[tokio::test]
 async fn without_internal_files_the_header_is_any_other() {
     let origin = PresetOrigin::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-upstreams: {{ api: {{ backends: ['{}'], health: false }} }}
-routes: [{{ match: {{ path: /* }}, upstream: api }}]
-",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin).start().await;
     origin.settings().tell("/a", 200, to("/private/report.pdf"));
     let response = gateway.get("/a").await;
     assert_eq!(

@@ -6,6 +6,7 @@ use std::fs;
 use super::write_tree;
 use crate::support::{
     client::{Request, send},
+    front::Front,
     gateway::Gateway,
     nginx::Nginx,
     origins::LetteredOrigin,
@@ -66,18 +67,13 @@ async fn what_is_no_file_goes_to_the_upstream_as_with_nginx() {
             )
         })
         .await;
-        let gateway = Gateway::start(&format!(
-            "
-upstreams: {{ web: {{ backends: ['{}'] }} }}
-routes:
-- match: {{ path: /* }}
-  upstream: web
-  files: {{ root: {}, index: {index} }}
-",
-            origins[1].address(),
-            www.display()
-        ))
-        .await;
+        let gateway = Front::to(&origins[1])
+            .route(&format!(
+                "files: {{ root: {}, index: {index} }}",
+                www.display()
+            ))
+            .start()
+            .await;
         let (mut files, mut asked) = (0, 0);
         for _ in 0..REQUESTS {
             let path = *random.choice(&PATHS).unwrap();
@@ -122,17 +118,9 @@ routes:
 async fn the_filters_of_the_route_hold_for_both() {
     let origin = LetteredOrigin::start().await;
     let gateway = Gateway::start_in(
-        &format!(
-            "
-upstreams: {{ web: {{ backends: ['{}'] }} }}
-routes:
-- match: {{ path: /* }}
-  upstream: web
-  files: {{ root: www }}
-  access: {{ deny: [0.0.0.0/0] }}
-",
-            origin.address()
-        ),
+        &Front::to(&origin)
+            .route("files: { root: www }, access: { deny: [0.0.0.0/0] }")
+            .yaml(),
         |folder| {
             fs::create_dir(folder.join("www")).unwrap();
             write_tree(&folder.join("www"), &FILES);

@@ -8,26 +8,20 @@ use tempfile::TempDir;
 use crate::support::{
     apps::{App, Kind, NextApp},
     client::{Request, Response, get},
+    front::Front,
     gateway::Gateway,
     origins::{Origin, PresetOrigin},
 };
 
 async fn front(app: &App, kind: Kind, route: &str) -> Gateway {
-    Gateway::start(&format!(
-        "
-upstreams:
-  web:
-    app: nextjs
-    folder: {}
-    static_files: true
-    backends: ['127.0.0.1:{}']
-    health: false
-routes: [{{ name: web, match: {{ path: /* }}, upstream: web, compression: false{route} }}]
-",
-        kind.build().display(),
-        app.port()
-    ))
-    .await
+    Front::to(app)
+        .upstream(&format!(
+            "app: nextjs, folder: {}, static_files: true",
+            kind.build().display()
+        ))
+        .route(&format!("name: web, compression: false{route}"))
+        .start()
+        .await
 }
 
 /// Returns some paths of the build's output, and all of `public/`.
@@ -202,21 +196,13 @@ async fn with_build_and(
     fs::write(next.join("routes-manifest.json"), routes.to_string()).unwrap();
     prepare(&next);
     let origin = PresetOrigin::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-upstreams:
-  web:
-    app: nextjs
-    folder: {}
-    static_files: true
-    backends: ['{}']
-    health: false{keys}
-routes: [{{ match: {{ path: /* }}, upstream: web }}]
-",
-        next.display(),
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .upstream(&format!(
+            "app: nextjs, folder: {}, static_files: true, health: false{keys}",
+            next.display()
+        ))
+        .start()
+        .await;
     (gateway, origin, folder)
 }
 

@@ -12,8 +12,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, PKCS_RSA_SHA256, SerialNumber, date_time_ymd,
 };
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion, crypto::CryptoProvider};
+use rustls::{
+    ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion, crypto::CryptoProvider,
+    server::WebPkiClientVerifier,
+};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio_rustls::TlsAcceptor;
 
 /// CA that signs certificates.
 #[derive(Debug)]
@@ -214,6 +218,32 @@ impl Issued {
             let path = folder.join(format!("{name}.{ending}"));
             replace(&path, text);
         }
+    }
+
+    /// Creates the TLS side of a server that offers these ALPN protocols, and requires certificates of
+    /// clients if there are CAs for them.
+    pub(crate) fn acceptor(
+        &self,
+        protocols: &[&str],
+        clients: Option<RootCertStore>,
+    ) -> TlsAcceptor {
+        let (chain, key) = self.ders();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            Some(roots) => builder.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                    .build()
+                    .unwrap(),
+            ),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_single_cert(chain, key).unwrap();
+        let protocols = protocols.iter().map(|name| name.as_bytes().to_vec());
+        config.alpn_protocols = protocols.collect();
+        TlsAcceptor::from(Arc::new(config))
     }
 
     pub(crate) fn ders(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {

@@ -63,6 +63,10 @@ pub(crate) fn post(target: &str, body: impl Into<Bytes>) -> Request {
     Request::new("POST", target).body(body)
 }
 
+pub(crate) fn post_json(target: &str, body: &Value) -> Request {
+    post(target, body.to_string()).header("content-type", "application/json")
+}
+
 impl Request {
     pub(crate) fn new(method: &str, target: &str) -> Self {
         Self {
@@ -237,6 +241,17 @@ impl Response {
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.header(name)
+    }
+
+    /// Returns how the cache was used.
+    pub(crate) fn cache_status(&self) -> &str {
+        self.header("x-cache-status").unwrap_or("nothing")
+    }
+
+    /// Checks how the cache was used, and the body.
+    #[track_caller]
+    pub(crate) fn assert_cached(&self, cache: &str, body: &str) {
+        assert_eq!((self.cache_status(), &*self.text()), (cache, body));
     }
 
     /// Returns the body without its content coding.

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 
 use super::{
-    client::{self, Connection, Request, Response, get},
+    client::{self, Connection, Request, Response, get, post_json},
     wait::{until, wait_for},
 };
 
@@ -245,19 +245,41 @@ impl Gateway {
 
     /// Returns the lines of `audit.log` with this action, once there is one.
     pub(crate) async fn audited(&self, action: &str) -> Vec<Value> {
+        self.audit_log(1, |line| line["action"] == action).await
+    }
+
+    /// Returns those lines of `audit.log` that are meant, once there are at least `at_least`.
+    pub(crate) async fn audit_log(
+        &self,
+        at_least: usize,
+        is_meant: impl Fn(&Value) -> bool,
+    ) -> Vec<Value> {
         let file = self.dir.path().join("audit.log");
-        let condition = format!("there is a line of `{action}`");
-        wait_for(&condition, Duration::from_secs(10), async || {
-            let text = fs::read_to_string(&file).unwrap_or_default();
-            let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-            let lines = complete.lines().map(serde_json::from_str);
-            let lines = lines.map(|line| line.expect("each line is JSON"));
-            let lines: Vec<Value> = lines
-                .filter(|line: &Value| line["action"] == action)
-                .collect();
-            (!lines.is_empty()).then_some(lines)
-        })
+        wait_for(
+            "the audit log is written",
+            Duration::from_secs(10),
+            async || {
+                let text = fs::read_to_string(&file).unwrap_or_default();
+                let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+                let lines = complete.lines().map(serde_json::from_str);
+                let lines = lines.map(|line| line.expect("each line is JSON"));
+                let lines: Vec<Value> = lines.filter(&is_meant).collect();
+                (lines.len() >= at_least).then_some(lines)
+            },
+        )
         .await
+    }
+
+    /// Orders a purge; returns the status, and the receipt or the error.
+    pub(crate) async fn purge(&self, order: &Value) -> (u16, Value) {
+        let response = self.send_admin(&post_json("/v1/purge", order)).await;
+        (response.status(), response.json())
+    }
+
+    /// Returns the number of requests and connections that were refused for this reason.
+    pub(crate) async fn refused(&self, reason: &str) -> u64 {
+        let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
+        self.count(&series).await
     }
 
     /// Returns the complete lines that the gateway logged so far.

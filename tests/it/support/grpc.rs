@@ -315,16 +315,7 @@ impl TalkServer {
     }
 
     pub(crate) async fn start_tls(identity: &super::certificates::Issued) -> Self {
-        let (chain, key) = identity.ders();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let acceptor = identity.acceptor(&["h2"], None);
         Self::listen(move |socket| {
             let accept = acceptor.accept(socket);
             async move { accept.await.ok() }

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    client::{self, Connection, Request, Response, get, post},
+    client::{self, Connection, Request, Response, get, post, post_json},
+    front::Front,
     gateway::Gateway,
     origins::{Origin, Version, VersionedOrigin},
     redis::{Redis, SECRET},
@@ -86,13 +87,14 @@ impl Course {
         let to: SocketAddr = redis.address().parse().expect("an address");
         let relays = [Relay::start(to).await, Relay::start(to).await];
         let yaml = |relay: &Relay| {
-            format!(
-                "redis: {{ url: 'redis://{}', secret: '{SECRET}', timeout: 100ms }}\ncache: {cache}\n\
-                 upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-                 routes: [{{ name: app, match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-                relay.address(),
-                origin.address()
-            )
+            Front::to(&origin)
+                .with(&format!(
+                    "redis: {{ url: 'redis://{}', secret: '{SECRET}', timeout: 100ms }}",
+                    relay.address()
+                ))
+                .with(&format!("cache: {cache}"))
+                .route("name: app, cache: {}")
+                .yaml()
         };
         let gateways = [
             Gateway::start(&yaml(&relays[0])).await,
@@ -229,9 +231,7 @@ impl Course {
             order["soft"] = true.into();
         }
         let gateway = &self.gateways[fastrand::usize(..2)];
-        let request = post("/v1/purge", order.to_string());
-        let request = request.header("content-type", "application/json");
-        let response = gateway.send_admin(&request).await;
+        let response = gateway.send_admin(&post_json("/v1/purge", &order)).await;
         serde_json::from_slice(&response.body).map_err(|error| format!("{order}: {error}"))
     }
 

@@ -5,11 +5,12 @@ use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
+    net::TcpStream,
 };
 
 use super::client::find;
+
+use super::server::Server;
 
 /// Request as a backend got it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +33,7 @@ impl Got {
 pub(crate) struct Recorder {
     pub(crate) address: SocketAddr,
     got: Kept,
-    _tasks: JoinSet<()>,
+    _server: Server,
 }
 
 /// Requests by their number.
@@ -43,23 +44,17 @@ impl Recorder {
     pub(crate) async fn start(
         respond: impl Fn(&Got) -> Vec<u8> + Clone + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
         let got = Kept::default();
-        let (mut tasks, all) = (JoinSet::new(), Arc::clone(&got));
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (all, respond) = (Arc::clone(&all), respond.clone());
-                // A gateway may leave at any moment; what came before counts.
-                connections.spawn(async move { drop(serve(stream, &all, respond).await) });
-            }
-        });
+        let all = Arc::clone(&got);
+        let server = Server::start(move |stream| {
+            let (all, respond) = (Arc::clone(&all), respond.clone());
+            async move { serve(stream, &all, respond).await }
+        })
+        .await;
         Self {
-            address,
+            address: server.address(),
             got,
-            _tasks: tasks,
+            _server: server,
         }
     }
 

@@ -1,23 +1,18 @@
 //! Link that can be cut: connections to its port are forwarded to another one.
 
-use std::{
-    future::pending,
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::{future::pending, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
-        TcpListener, TcpStream,
+        TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
     sync::{mpsc, watch},
-    task::JoinSet,
     time::Instant,
 };
 
-use super::wait::turn_of;
+use super::{server::Server, wait::turn_of};
 
 /// State of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +27,8 @@ pub(crate) enum Wire {
 /// Relay that ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    address: SocketAddr,
+    server: Server,
     wire: watch::Sender<Wire>,
-    _tasks: JoinSet<()>,
 }
 
 impl Relay {
@@ -44,32 +38,16 @@ impl Relay {
 
     /// Starts a relay that delays all data in both directions.
     pub(crate) async fn far(to: SocketAddr, delay: Duration) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
         let (wire, state) = watch::channel(Wire::Open);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                while connections.try_join_next().is_some() {}
-                let Ok((stream, _)) = listener.accept().await else {
-                    continue;
-                };
-                if *state.borrow() != Wire::Closed {
-                    connections.spawn(carry(stream, to, state.clone(), delay));
-                }
-            }
-        });
+        let server = Server::start(move |stream| carry(stream, to, state.clone(), delay));
         Self {
-            address,
+            server: server.await,
             wire,
-            _tasks: tasks,
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     pub(crate) fn set(&self, wire: Wire) {
@@ -78,6 +56,9 @@ impl Relay {
 }
 
 async fn carry(stream: TcpStream, to: SocketAddr, wire: watch::Receiver<Wire>, delay: Duration) {
+    if *wire.borrow() == Wire::Closed {
+        return;
+    }
     let Ok(beyond) = TcpStream::connect(to).await else {
         return;
     };

@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use crate::support::{
     certificates::Ca,
     client::{ClientError, Connection},
+    front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
     wait::wait_for,
@@ -56,11 +57,7 @@ impl Site {
                 "  - {{ address: \"127.0.0.1:0\", name: {name}, tls: {tls} }}\n"
             ));
         }
-        yaml.push_str(&format!(
-            "upstreams:\n  app: {{ backends: [\"{}\"], health: false }}\n\
-             routes:\n  - {{ match: {{ path: /* }}, upstream: app }}\n",
-            origin.address()
-        ));
+        yaml.push_str(&Front::to(&origin).yaml());
         let gateway = Gateway::start_in(&yaml, |folder| prepare(&ca, folder)).await;
         Self {
             gateway,
@@ -95,8 +92,7 @@ impl Site {
     }
 
     async fn refused(&self, reason: &str) -> u64 {
-        let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
-        self.gateway.count(&series).await
+        self.gateway.refused(reason).await
     }
 
     /// Waits until `times` handshakes were refused: a client learns of it before it is counted.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Collector, collector, forwarding, got, named, of_kind, parts, traced};
 use crate::support::{
     client::{get, post},
+    front::Front,
     gateway::Gateway,
     http2,
     origins::{EchoOrigin, Failure, ResettingOrigin, SlowOrigin, WsOrigin},
@@ -86,21 +87,17 @@ async fn each_attempt_is_a_span_and_retries_are_counted() {
     let resetting = ResettingOrigin::start(Failure::ResetBeforeResponse).await;
     let origin = EchoOrigin::start().await;
     let collector = Collector::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-tracing: {{ {}, sample: 100% }}
-upstreams:
-  app:
-    backends: [\"{}\", \"{}\"]
-    health: false
-    eject: {{ errors: 0 }}
-    retry: {{ attempts: 2 }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-        collector.grpc(),
+    let gateway = Front::to_all(&format!(
+        "['{}', '{}']",
         resetting.address(),
         origin.address()
     ))
+    .with(&format!(
+        "tracing: {{ {}, sample: 100% }}",
+        collector.grpc()
+    ))
+    .upstream("eject: { errors: 0 }, retry: { attempts: 2 }")
+    .start()
     .await;
     // Round robin begins with either.
     let mut retried = None;
@@ -282,20 +279,15 @@ routes:
 async fn a_revalidation_in_the_background_belongs_to_the_request_that_began_it() {
     let origin = EchoOrigin::start().await;
     let collector = Collector::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-tracing: {{ {}, sample: 100% }}
-cache: {{}}
-upstreams: {{ app: {{ backends: [\"{}\"], health: false }} }}
-routes:
-  - match: {{ path: /* }}
-    upstream: app
-    cache: {{ ttl: 1s, stale_while_revalidate: 1h }}
-",
-        collector.grpc(),
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin)
+        .with(&format!(
+            "tracing: {{ {}, sample: 100% }}",
+            collector.grpc()
+        ))
+        .with("cache: {}")
+        .route("cache: { ttl: 1s, stale_while_revalidate: 1h }")
+        .start()
+        .await;
     gateway.get("/a").await;
     crate::support::wait::pass(Duration::from_millis(1200)).await;
     gateway.get("/a").await;
@@ -345,17 +337,14 @@ async fn secrets_of_the_access_log_are_none_of_the_traces() {
 async fn a_wait_for_a_backend_is_a_step() {
     let slow = SlowOrigin::start(Duration::from_millis(300)).await;
     let collector = Collector::start().await;
-    let gateway = Gateway::start(&format!(
-        "
-tracing: {{ {}, sample: 0%, slow: 500ms }}
-upstreams:
-  app: {{ backends: [\"{}\"], health: false, max_in_flight: {{ per_backend: 1, queue: 10, wait: 5s }} }}
-routes: [{{ match: {{ path: /* }}, upstream: app }}]
-",
-        collector.grpc(),
-        slow.address()
-    ))
-    .await;
+    let gateway = Front::to(&slow)
+        .with(&format!(
+            "tracing: {{ {}, sample: 0%, slow: 500ms }}",
+            collector.grpc()
+        ))
+        .upstream("max_in_flight: { per_backend: 1, queue: 10, wait: 5s }")
+        .start()
+        .await;
     tokio::join!(gateway.get("/1"), gateway.get("/2"));
     let requests = collector.requests(1).await;
     let trace = requests[0]["trace_id"].as_str().unwrap();

@@ -10,6 +10,7 @@ use super::{CACHE_CONTROL, PROXY, VARY};
 use crate::support::{
     certificates::{Ca, Wanted},
     client::{Connection, Request, Response, get},
+    front::Front,
     gateway::Gateway,
     origins::{NumberedOrigin, Origin, PresetOrigin, ReflectingOrigin, echoed},
 };
@@ -33,13 +34,6 @@ async fn front(origin: &Origin<ReflectingOrigin>, top: &str, routes: &str) -> Ga
         "{top}\nupstreams: {{ app: {{ backends: ['{address}'], health: false }} }}\nroutes:\n{routes}"
     ))
     .await
-}
-
-#[track_caller]
-fn done(response: &Response) -> &str {
-    response
-        .header("x-cache-status")
-        .expect("a cache was asked")
 }
 
 /// Returns the target that the origin received for this response.
@@ -69,14 +63,17 @@ async fn routes_that_ask_for_something_else_share_nothing() {
     let path = format!("/{}", selecting("max-age=600", ""));
     let beta = gateway.send(&get(&path).header("x-beta", "1")).await;
     assert_eq!(
-        (done(&beta), target(&beta)),
+        (beta.cache_status(), target(&beta)),
         ("MISS", format!("/beta{path}"))
     );
     let plain = gateway.get(&path).await;
-    assert_eq!((done(&plain), target(&plain)), ("MISS", path.clone()));
+    assert_eq!(
+        (plain.cache_status(), target(&plain)),
+        ("MISS", path.clone())
+    );
     // Changes to responses on their way to clients do not separate entries.
     let gamma = gateway.send(&get(&path).header("x-gamma", "1")).await;
-    assert_eq!((done(&gamma), target(&gamma)), ("HIT", path));
+    assert_eq!((gamma.cache_status(), target(&gamma)), ("HIT", path));
 }
 
 #[tokio::test]
@@ -98,7 +95,7 @@ async fn vary_on_a_header_of_the_gateway_uses_the_forwarded_value() {
     let seen = async |request: &Request| {
         let response = gateway.send(request).await;
         let user = echoed(&response.json(), "x-user-id").map(str::to_owned);
-        (done(&response).to_owned(), user)
+        (response.cache_status().to_owned(), user)
     };
     let outcome = |status: &str, user: Option<&str>| (status.to_owned(), user.map(str::to_owned));
     assert_eq!(seen(&user("ann")).await, outcome("MISS", Some("ann")));
@@ -118,7 +115,7 @@ async fn vary_on_a_header_of_the_gateway_uses_the_forwarded_value() {
         let request = get(&by_address).header("x-forwarded-for", address);
         let response = proxy.send(&request).await.expect("a response");
         let seen = echoed(&response.json(), "x-real-ip").map(str::to_owned);
-        (done(&response).to_owned(), seen)
+        (response.cache_status().to_owned(), seen)
     };
     assert_eq!(from("10.0.0.1").await, outcome("MISS", Some("10.0.0.1")));
     assert_eq!(from("10.0.0.2").await, outcome("MISS", Some("10.0.0.2")));
@@ -144,7 +141,7 @@ async fn parameters_out_of_the_key_do_not_reach_the_origin() {
         ("?page=1&utm_x", "HIT"),
     ] {
         let response = gateway.get(&format!("{path}{query}")).await;
-        let got = (done(&response), target(&response));
+        let got = (response.cache_status(), target(&response));
         assert_eq!(got, (expected, format!("{path}?page=1")), "{query}");
     }
     // A request that bypasses the store is sent unchanged.
@@ -155,7 +152,10 @@ async fn parameters_out_of_the_key_do_not_reach_the_origin() {
     );
     let passed = gateway.get(&format!("/pass{path}?utm_source=1")).await;
     assert_eq!(target(&passed), format!("/pass{path}?utm_source=1"));
-    assert_eq!(done(&gateway.get(&format!("/pass{path}")).await), "HIT");
+    assert_eq!(
+        gateway.get(&format!("/pass{path}")).await.cache_status(),
+        "HIT"
+    );
 }
 
 #[tokio::test]
@@ -190,14 +190,22 @@ async fn an_ambiguous_part_of_the_key_bypasses_the_cache() {
                 .iter()
                 .fold(get(&path), |it, (name, value)| it.header(name, *value));
             let response = gateway.send(&request).await;
-            assert_eq!(done(&response), "BYPASS", "{headers:?}");
+            assert_eq!(response.cache_status(), "BYPASS", "{headers:?}");
         }
     }
     // Backends differ in how they read quotes: each spelling has its own entry.
     for value in ["lang=de", "lang=\"de\"", "lang=%64e"] {
         let request = get(&path).header("cookie", value);
-        assert_eq!(done(&gateway.send(&request).await), "MISS", "{value}");
-        assert_eq!(done(&gateway.send(&request).await), "HIT", "{value}");
+        assert_eq!(
+            gateway.send(&request).await.cache_status(),
+            "MISS",
+            "{value}"
+        );
+        assert_eq!(
+            gateway.send(&request).await.cache_status(),
+            "HIT",
+            "{value}"
+        );
     }
 }
 
@@ -223,13 +231,17 @@ async fn two_issuers_of_one_name_name_two_people() {
         ("one", "HIT"),
         ("two", "HIT"),
     ] {
-        assert_eq!(done(&gateway.send(&of(issuer)).await), expected, "{issuer}");
+        assert_eq!(
+            gateway.send(&of(issuer)).await.cache_status(),
+            expected,
+            "{issuer}"
+        );
     }
     // A list is not comparable with a single value.
     let several = token(&json!({ "sub": ["a", "b"], "exp": 4_000_000_000_u64 }));
     let request = get(&path).header("authorization", several);
     for _ in 0..2 {
-        assert_eq!(done(&gateway.send(&request).await), "BYPASS");
+        assert_eq!(gateway.send(&request).await.cache_status(), "BYPASS");
     }
 }
 
@@ -249,7 +261,7 @@ async fn behind_a_trusted_proxy_both_hosts_and_the_port_count() {
         assert_eq!(echoed(&seen, "host"), Some(host));
         assert_eq!(echoed(&seen, "x-forwarded-host"), Some(public));
         assert_eq!(echoed(&seen, "x-forwarded-port"), Some(port));
-        done(&response).to_owned()
+        response.cache_status().to_owned()
     };
     assert_eq!(asked("inside.test", "shop.test", "80").await, "MISS");
     assert_eq!(asked("other.test", "shop.test", "80").await, "MISS");
@@ -288,7 +300,7 @@ routes:
         let response = connection.expect("it listens").send(&get(path)).await;
         let response = response.expect("a response");
         let holder = echoed(&response.json(), "x-client-cert-subject").map(str::to_owned);
-        (done(&response).to_owned(), holder)
+        (response.cache_status().to_owned(), holder)
     };
     let outcome =
         |status: &str, holder: Option<&str>| (status.to_owned(), holder.map(str::to_owned));
@@ -350,12 +362,7 @@ async fn a_failure_does_not_end_collapsing() {
     let origin = PresetOrigin::start().await;
     let settings = origin.settings();
     let fresh = || vec![("cache-control".to_owned(), "max-age=60".to_owned())];
-    let gateway = Gateway::start(&format!(
-        "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-         routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {{}} }}]\n",
-        origin.address()
-    ))
-    .await;
+    let gateway = Front::to(&origin).route("cache: {}").start().await;
     for status in [401, 403, 404, 429, 500, 503] {
         let path = format!("/{status}");
         settings.tell(&path, status, Vec::new());
@@ -369,7 +376,7 @@ async fn a_failure_does_not_end_collapsing() {
         settings.release(&path);
         first.finish(headers).await.expect("a body");
         let other = second.finish(other).await.expect("a body");
-        assert_eq!(done(&other), "HIT", "{status}");
+        assert_eq!(other.cache_status(), "HIT", "{status}");
         assert_eq!(settings.asked(&path).len(), 2, "{status}");
     }
 }
@@ -380,12 +387,10 @@ async fn no_client_can_force_requests_to_the_origin() {
     let fresh = [("cache-control", "max-age=600"), ("etag", "\"a\"")];
     origin.settings().tell("/a", 200, &fresh);
     let front = async |cache: &str| {
-        Gateway::start(&format!(
-            "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\n\
-             routes: [{{ match: {{ path: '/*' }}, upstream: app, cache: {cache} }}]\n",
-            origin.address()
-        ))
-        .await
+        Front::to(&origin)
+            .route(&format!("cache: {cache}"))
+            .start()
+            .await
     };
     let gateway = front("{}").await;
     gateway.get("/a").await;
@@ -397,7 +402,7 @@ async fn no_client_can_force_requests_to_the_origin() {
         ("pragma", "no-cache"),
     ] {
         let response = gateway.send(&get("/a").header(name, value)).await;
-        assert_eq!(done(&response), "HIT", "{name}: {value}");
+        assert_eq!(response.cache_status(), "HIT", "{name}: {value}");
     }
     // Directives that spare the origin count.
     let only = get("/b").header("cache-control", "only-if-cached");
@@ -407,12 +412,16 @@ async fn no_client_can_force_requests_to_the_origin() {
     gateway.get("/a").await;
     let reload = get("/a").header("cache-control", "no-cache");
     for expected in ["REVALIDATED", "REVALIDATED", "HIT", "HIT"] {
-        assert_eq!(done(&gateway.send(&reload).await), expected);
+        assert_eq!(gateway.send(&reload).await.cache_status(), expected);
     }
     let other = "127.0.0.9".parse().expect("an address");
     let mut other = Connection::open_from(other, gateway.address())
         .await
         .expect("it listens");
     let response = other.send(&reload).await.expect("a response");
-    assert_eq!(done(&response), "REVALIDATED", "each address has its own");
+    assert_eq!(
+        response.cache_status(),
+        "REVALIDATED",
+        "each address has its own"
+    );
 }

@@ -1,7 +1,7 @@
 //! Origin that speaks HTTP/2 frame by frame, and misbehaves where a test asks for it.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -13,7 +13,9 @@ use bytes::Bytes;
 use h2::{Reason, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
+
+use crate::support::server::Server;
 
 /// Counts of the origin.
 #[derive(Debug, Default)]
@@ -57,39 +59,27 @@ impl Http2Counts {
 /// - `/reset`, `/refuse` and `/goaway` end the first request in this way, and serve the second;
 /// - any other path gets the number of its connection.
 pub(crate) struct Http2Origin {
-    address: SocketAddr,
+    server: Server,
     counts: Arc<Http2Counts>,
-    _tasks: JoinSet<()>,
 }
 
 impl Http2Origin {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
         let counts = Arc::<Http2Counts>::default();
-        let mut tasks = JoinSet::new();
         let counted = Arc::clone(&counts);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                while connections.try_join_next().is_some() {}
-                let Ok((socket, _)) = listener.accept().await else {
-                    continue;
-                };
-                let counts = Arc::clone(&counted);
-                let number = counts.connections.fetch_add(1, Ordering::SeqCst) + 1;
-                connections.spawn(serve(socket, number, counts));
-            }
+        let server = Server::start(move |socket| {
+            let counts = Arc::clone(&counted);
+            let number = counts.connections.fetch_add(1, Ordering::SeqCst) + 1;
+            serve(socket, number, counts)
         });
         Self {
-            address,
+            server: server.await,
             counts,
-            _tasks: tasks,
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     pub(crate) fn counts(&self) -> &Http2Counts {

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     io::{self, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::Arc,
     time::Duration,
 };
@@ -14,10 +14,10 @@ use bytes::Bytes;
 use h2::{SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Response};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 
 use super::{Exchange, Origin, Serve, Then};
-use crate::support::{verify, wait::pass};
+use crate::support::{server::Server, verify, wait::pass};
 
 /// Way in which a complete body is distinguished from a truncated one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,49 +267,32 @@ impl Serve for PlannedOrigin {
 }
 
 /// Serves the same plans over HTTP/2, with prior knowledge.
-pub(crate) struct PlannedHttp2 {
-    address: SocketAddr,
-    _tasks: JoinSet<()>,
-}
+pub(crate) struct PlannedHttp2(Server);
 
 impl PlannedHttp2 {
     pub(crate) async fn start(plans: &Arc<Plans>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
         let plans = Arc::clone(plans);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                while connections.try_join_next().is_some() {}
-                let Ok((socket, _)) = listener.accept().await else {
-                    continue;
+        let server = Server::start(move |socket| {
+            let plans = Arc::clone(&plans);
+            async move {
+                let Ok(mut connection) = h2::server::handshake(socket).await else {
+                    return;
                 };
-                let plans = Arc::clone(&plans);
-                connections.spawn(async move {
-                    let Ok(mut connection) = h2::server::handshake(socket).await else {
-                        return;
-                    };
-                    let mut streams = JoinSet::new();
-                    while let Some(Ok((request, response))) = connection.accept().await {
-                        let plans = Arc::clone(&plans);
-                        streams.spawn(async move {
-                            // The peer may disconnect at any moment.
-                            drop(respond(&request.into_parts().0, response, &plans).await);
-                        });
-                    }
-                });
+                let mut streams = JoinSet::new();
+                while let Some(Ok((request, response))) = connection.accept().await {
+                    let plans = Arc::clone(&plans);
+                    streams.spawn(async move {
+                        // The peer may disconnect at any moment.
+                        drop(respond(&request.into_parts().0, response, &plans).await);
+                    });
+                }
             }
         });
-        Self {
-            address,
-            _tasks: tasks,
-        }
+        Self(server.await)
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address()
     }
 }
 

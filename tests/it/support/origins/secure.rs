@@ -1,7 +1,7 @@
 //! Origin that speaks TLS, and reports what it saw of its client.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,16 +9,11 @@ use std::{
 };
 
 use bytes::BytesMut;
-use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::RootCertStore;
 use serde_json::json;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpListener,
-    task::JoinSet,
-};
-use tokio_rustls::TlsAcceptor;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::support::{certificates::Issued, client::find};
+use crate::support::{certificates::Issued, client::find, server::Server};
 
 /// Counts of the origin.
 #[derive(Debug, Default)]
@@ -49,9 +44,8 @@ impl SecureCounts {
 /// presented), `connection` (a number), and the request's `host` and `proto`. `/health` gets `ok`,
 /// `/elsewhere` a redirect to its own name.
 pub(crate) struct SecureOrigin {
-    address: SocketAddr,
+    server: Server,
     counts: Arc<SecureCounts>,
-    _tasks: JoinSet<()>,
 }
 
 impl SecureOrigin {
@@ -70,74 +64,44 @@ impl SecureOrigin {
     }
 
     async fn listen(identity: &Issued, clients: Option<RootCertStore>, protocols: &[&str]) -> Self {
-        let (chain, key) = identity.ders();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = match clients {
-            Some(roots) => builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-                    .build()
-                    .unwrap(),
-            ),
-            None => builder.with_no_client_auth(),
-        };
-        let mut config = builder.with_single_cert(chain, key).unwrap();
-        config.alpn_protocols = protocols
-            .iter()
-            .map(|name| name.as_bytes().to_vec())
-            .collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let acceptor = identity.acceptor(protocols, clients);
         let counts = Arc::<SecureCounts>::default();
-        let mut tasks = JoinSet::new();
         let counted = Arc::clone(&counts);
-        tasks.spawn(async move {
-            let mut connections = JoinSet::new();
-            loop {
-                while connections.try_join_next().is_some() {}
-                let Ok((socket, _)) = listener.accept().await else {
-                    continue;
+        let server = Server::start(move |socket| {
+            let (acceptor, counts) = (acceptor.clone(), Arc::clone(&counted));
+            async move {
+                let Ok(stream) = acceptor.accept(socket).await else {
+                    counts.refused.fetch_add(1, Ordering::SeqCst);
+                    return;
                 };
-                let (acceptor, counts) = (acceptor.clone(), Arc::clone(&counted));
-                socket.set_nodelay(true).unwrap();
-                connections.spawn(async move {
-                    let Ok(stream) = acceptor.accept(socket).await else {
-                        counts.refused.fetch_add(1, Ordering::SeqCst);
-                        return;
-                    };
-                    let number = counts.handshakes.fetch_add(1, Ordering::SeqCst) + 1;
-                    let tls = stream.get_ref().1;
-                    if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
-                        counts.resumed.fetch_add(1, Ordering::SeqCst);
-                    }
-                    let seen = json!({
-                        "sni": tls.server_name(),
-                        "alpn": tls.alpn_protocol().map(String::from_utf8_lossy),
-                        "tls": tls.protocol_version().and_then(|v| v.as_str()),
-                        "client": tls.peer_certificates().is_some(),
-                        "connection": number,
-                    });
-                    // The peer may disconnect at any moment.
-                    drop(response(stream, seen).await);
+                let number = counts.handshakes.fetch_add(1, Ordering::SeqCst) + 1;
+                let tls = stream.get_ref().1;
+                if tls.handshake_kind() == Some(rustls::HandshakeKind::Resumed) {
+                    counts.resumed.fetch_add(1, Ordering::SeqCst);
+                }
+                let seen = json!({
+                    "sni": tls.server_name(),
+                    "alpn": tls.alpn_protocol().map(String::from_utf8_lossy),
+                    "tls": tls.protocol_version().and_then(|v| v.as_str()),
+                    "client": tls.peer_certificates().is_some(),
+                    "connection": number,
                 });
+                // The peer may disconnect at any moment.
+                drop(response(stream, seen).await);
             }
         });
         Self {
-            address,
+            server: server.await,
             counts,
-            _tasks: tasks,
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     pub(crate) fn port(&self) -> u16 {
-        self.address.port()
+        self.address().port()
     }
 
     pub(crate) fn counts(&self) -> &SecureCounts {

@@ -1,7 +1,7 @@
 //! WebSocket echo that counts the sockets that have ended.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,19 +9,17 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::net::TcpStream;
 use tokio_tungstenite::{accept_async_with_config, tungstenite::protocol::WebSocketConfig};
+
+use crate::support::server::Server;
 
 const MAX_MESSAGE: usize = 64 << 20;
 
 /// Sends each message back.
 pub(crate) struct WsOrigin {
-    address: SocketAddr,
+    server: Server,
     counts: Arc<WsCounts>,
-    _tasks: JoinSet<()>,
 }
 
 #[derive(Debug, Default)]
@@ -33,31 +31,20 @@ struct WsCounts {
 
 impl WsOrigin {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
-        let listener = listener.expect("loopback has a free port");
-        let address = listener.local_addr().expect("it is bound");
         let counts = Arc::<WsCounts>::default();
-        let mut tasks = JoinSet::new();
         let shared = Arc::clone(&counts);
-        tasks.spawn(async move {
-            let mut sockets = JoinSet::new();
-            loop {
-                while sockets.try_join_next().is_some() {}
-                if let Ok((stream, _)) = listener.accept().await {
-                    shared.tried.fetch_add(1, Ordering::SeqCst);
-                    sockets.spawn(echo(stream, Arc::clone(&shared)));
-                }
-            }
+        let server = Server::start(move |stream| {
+            shared.tried.fetch_add(1, Ordering::SeqCst);
+            echo(stream, Arc::clone(&shared))
         });
         Self {
-            address,
+            server: server.await,
             counts,
-            _tasks: tasks,
         }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.address
+        self.server.address()
     }
 
     /// Returns the number of connections, whether or not an upgrade followed.
