@@ -418,3 +418,57 @@ routes:
         assert_eq!(gateway.get(path).await.status(), status, "{path}");
     }
 }
+
+/// A script in a page, a second parameter of a query, another host: a value is none of them.
+#[tokio::test]
+async fn no_value_of_a_client_ends_what_stands_around_it() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "
+upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes:
+- match: {{ location: /page/ }}
+  respond: 404
+  rules:
+  - {{ if: '{{path.decoded}}', is: '~^/page/(.*)$', status: 200,
+      body: '<p>{{group.1}} {{query.a}} {{header.x-b}}</p>', content_type: text/html }}
+- match: {{ location: /json }}
+  respond: 404
+  rules: [{{ status: 200, body: '{{\"id\":\"{{query.a}}\"}}', content_type: application/json }}]
+- match: {{ location: /text }}
+  respond: 404
+  rules: [{{ status: 200, body: '{{query.a}}' }}]
+- match: {{ location: /item }}
+  upstream: app
+  rules: [{{ regex: '^/item', with: '/show?role=user&id={{query.id}}?', then: stop }}]
+- match: {{ location: /go }}
+  respond: 404
+  rules: [{{ status: 302, to: '/{{query.next}}' }}]
+- match: {{ location: /error }}
+  respond: 404
+  error_pages: {{ pages: {{ 404: {{ body: '<p>{{query.a}}</p>', content_type: 'text/html' }} }} }}
+",
+        origin.address()
+    ))
+    .await;
+    let read = async |target: &str| {
+        let asked = client::get(target)
+            .header("x-b", "<b>")
+            .header("accept", "text/html");
+        gateway.send(&asked).await
+    };
+    let page = read("/page/%3Cscript%3E?a=%22%26").await.text();
+    assert_eq!(page, "<p>&lt;script&gt; &quot;&amp; &lt;b&gt;</p>");
+    let page = read("/error?a=%3Ci%3E").await.text();
+    assert_eq!(page, "<p>&lt;i&gt;</p>");
+    let json = read("/json?a=%22,%22role%22:%22admin%5C").await.json();
+    assert_eq!(json, serde_json::json!({ "id": "\",\"role\":\"admin\\" }));
+    let shown = read("/item?id=5%26role=admin%2B").await.json();
+    assert_eq!(shown["target"], "/show?role=user&id=5%26role%3Dadmin%2B");
+    for next in ["%5Cevil.test", "/evil.test", "%5C/evil.test", "evil.test"] {
+        let response = read(&format!("/go?next={next}")).await;
+        assert_eq!(response.header("location"), Some("/evil.test"), "{next}");
+    }
+    // The control: a text without markup has the value as it is.
+    assert_eq!(read("/text?a=%3Ci%3E").await.text(), "<i>");
+}

@@ -18,8 +18,8 @@ use pingora::http::RequestHeader;
 
 use super::{InvalidTarget, Slashes, Target, normalise};
 use crate::values::{
-    Codes, Comparison, ConditionResponse, Groups, Names, Pattern, ReadRequest, ResponseParts,
-    Template, Values, decoded_path, encoded_path, is_odd, undecided,
+    Codes, Comparison, ConditionResponse, Encoding, Groups, Names, Pattern, ReadRequest,
+    ResponseParts, Template, Values, decoded_path, encoded_path, is_odd, undecided,
 };
 
 const CODES: Codes = Codes {
@@ -475,7 +475,9 @@ impl PathRewrite {
         let path = format!("/{}", encoded_path(path.trim_start_matches('/')));
         let normal = normalise(path.as_bytes(), slashes)?.path.into_owned();
         if let Some(own) = &self.query {
-            written = own.write_query(&values, groups, &mut query).and(written);
+            written = own
+                .write_with(&values.encoded(Encoding::Query), groups, &mut query)
+                .and(written);
         }
         let theirs = Target::new("", ex.head.raw_path()).query;
         let theirs = theirs.filter(|_| !self.drops_query).unwrap_or_default();

@@ -11,7 +11,7 @@ use edgeway_core::chain::{CompileContext, Exchange, Reply, ReplyBody, RequestFac
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{Groups, Names, Pattern, Template, Values, encoded_path};
+use super::{Encoding, Groups, Names, Pattern, Template, Values, encoded_path};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -312,7 +312,8 @@ impl ConditionResponse {
             }
             ConditionReply::Text(content_type, text) => {
                 let mut body = String::new();
-                let _undecided = text.write_with(&Values::of_request(ex), groups, &mut body);
+                let values = Values::of_request(ex).encoded(Encoding::of_body(content_type));
+                let _undecided = text.write_with(&values, groups, &mut body);
                 reply.body = ReplyBody::Bytes {
                     content_type: content_type.clone(),
                     body: body.into(),

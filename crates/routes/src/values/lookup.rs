@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Pattern,
+    encoding::Encoding,
     file::WatchedFile,
     template::{Names, Template},
     variable::Values,
@@ -297,7 +298,8 @@ impl Lookup {
             return result.write_with(values, None, text);
         }
         let mut value = String::new();
-        let from = self.from.write_with(values, None, &mut value);
+        let plain = values.encoded(Encoding::Text);
+        let from = self.from.write_with(&plain, None, &mut value);
         let found = from.and_then(|()| self.find(&value));
         let (result, regex) = found.unwrap_or((&self.default, None));
         // The expression matched: it was decided.

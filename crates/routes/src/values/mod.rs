@@ -2,6 +2,7 @@
 //! another: what headers, conditions and the choice of an upstream have in common.
 
 mod condition;
+mod encoding;
 mod file;
 mod lookup;
 mod template;
@@ -16,6 +17,7 @@ pub use self::{
         Codes, Comparison, ConditionResponse, ReadRequest, ResponseParts, decoded_path,
         has_any_version, is_odd, undecided,
     },
+    encoding::Encoding,
     lookup::{MapConfig, Maps},
     template::{Names, Template, encoded_path},
     variable::Values,

@@ -305,7 +305,7 @@ impl Template {
     }
 
     /// Returns the target of a redirect, with one slash at the beginning of a path: `//evil.test/`
-    /// would be the address of another host.
+    /// and `/\evil.test/` would be the address of another host.
     pub fn target(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
         self.target_with(ex, None)
     }
@@ -321,11 +321,13 @@ impl Template {
             _ => self.escaped(ex, groups)?,
         };
         let bytes = to.as_bytes();
-        let slashes = bytes.iter().take_while(|byte| **byte == b'/').count();
+        // Browsers take a backslash for a slash.
+        let slashes = bytes.iter().take_while(|byte| matches!(byte, b'/' | b'\\'));
+        let slashes = slashes.count();
         if slashes < 2 {
             return Some(to);
         }
-        HeaderValue::from_bytes(&bytes[slashes - 1..]).ok()
+        HeaderValue::from_bytes(&[b"/", &bytes[slashes..]].concat()).ok()
     }
 
     /// Returns the value as a URL, of which what no URL has is percent-encoded.
@@ -347,35 +349,12 @@ impl Template {
         self.write_with(&Values::of_request(ex), None, text)
     }
 
-    /// Appends the text of a query, with the groups of the expression that matched the path. What
-    /// means something in a query is percent-encoded in them: a value must not become two parameters.
-    pub fn write_query(
-        &self,
-        values: &Values<'_, '_>,
-        groups: Option<&Groups<'_>>,
-        text: &mut String,
-    ) -> Result<(), Undecided> {
-        self.write_groups(values, groups, text, |group, text| {
-            escape(group, IN_QUERY, text);
-        })
-    }
-
     /// Appends the text for a request, with the groups of the expression that chose it.
     pub fn write_with(
         &self,
         values: &Values<'_, '_>,
         groups: Option<&Groups<'_>>,
         text: &mut String,
-    ) -> Result<(), Undecided> {
-        self.write_groups(values, groups, text, |group, text| text.push_str(group))
-    }
-
-    fn write_groups(
-        &self,
-        values: &Values<'_, '_>,
-        groups: Option<&Groups<'_>>,
-        text: &mut String,
-        write: impl Fn(&str, &mut String),
     ) -> Result<(), Undecided> {
         let mut written = Ok(());
         let pieces = match self {
@@ -389,7 +368,10 @@ impl Template {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
                 Piece::Variable(variable) => written = variable.write(values, text).and(written),
-                Piece::Group(index) => write(groups.map_or("", |groups| groups.get(*index)), text),
+                Piece::Group(index) => {
+                    let group = groups.map_or("", |groups| groups.get(*index));
+                    values.encoding.write(group, text);
+                }
             }
         }
         written
@@ -429,13 +411,11 @@ fn pieces(
 
 /// Bytes that stand for themselves in a URL, besides letters and digits.
 const IN_URL: &[u8] = b"-._~:/?#[]@!$&'()*+,;=%";
-/// The same in one value of a query.
-const IN_QUERY: &[u8] = b"-._~:/?@!$'()*,;";
 /// The same in a path that is not encoded yet.
 const IN_PATH: &[u8] = b"-._~:/@!$&'()*+,;=";
 
 /// Appends a text, percent-encoded but for letters, digits and these bytes.
-fn escape(value: &str, plain: &[u8], text: &mut String) {
+pub(super) fn escape(value: &str, plain: &[u8], text: &mut String) {
     for byte in value.bytes() {
         if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
             text.push(char::from(byte));

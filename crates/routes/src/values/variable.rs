@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, StatusCode, header, response};
 use percent_encoding::percent_decode;
 
 use super::{
+    encoding::Encoding,
     lookup::{Lookup, Maps, UsedTable},
     template::Names,
 };
@@ -20,22 +21,39 @@ use super::{
 pub struct Values<'a, 'e> {
     pub(super) ex: &'a Exchange<'e>,
     response: Option<(StatusCode, Option<&'a HeaderMap>)>,
+    pub(super) encoding: Encoding,
 }
 
 impl<'a, 'e> Values<'a, 'e> {
     pub fn of_request(ex: &'a Exchange<'e>) -> Self {
-        Self { ex, response: None }
+        Self {
+            ex,
+            response: None,
+            encoding: Encoding::Text,
+        }
     }
 
     pub fn of_response(ex: &'a Exchange<'e>, response: &'a response::Parts) -> Self {
         let response = Some((response.status, Some(&response.headers)));
-        Self { ex, response }
+        Self {
+            response,
+            ..Self::of_request(ex)
+        }
     }
 
     /// Values for a response of which only the status is known, such as that of an error.
     pub fn of_status(ex: &'a Exchange<'e>, status: StatusCode) -> Self {
         let response = Some((status, None));
-        Self { ex, response }
+        Self {
+            response,
+            ..Self::of_request(ex)
+        }
+    }
+
+    /// The same values, encoded for a place.
+    #[must_use]
+    pub fn encoded(self, encoding: Encoding) -> Self {
+        Self { encoding, ..self }
     }
 }
 
@@ -137,12 +155,39 @@ impl Variable {
         !is_in_every_key && !is_unique
     }
 
-    /// Appends the value; an error is that of a lookup table, whose default it is then.
+    /// Appends the value in the encoding of `values`. What the configuration says
+    /// itself, such as the result of a lookup table, is not encoded.
     pub(super) fn write(
         &self,
         values: &Values<'_, '_>,
         text: &mut String,
     ) -> Result<(), Undecided> {
+        let is_as_it_is = match (self, values.encoding) {
+            (_, Encoding::Text) | (Self::Map(_), _) => true,
+            // Parts of a target as they were sent.
+            (own, Encoding::Query) => matches!(
+                own,
+                Self::Query | Self::QueryMark | Self::QueryAnd | Self::Uri | Self::Argument(_)
+            ),
+            (_, Encoding::Markup | Encoding::Json) => false,
+        };
+        if is_as_it_is {
+            return self.write_plain(values, text);
+        }
+        let mut plain = String::new();
+        let written = self.write_plain(values, &mut plain);
+        match (self, values.encoding) {
+            // It is encoded already, but for what only a query divides.
+            (Self::Path, Encoding::Query) => {
+                text.push_str(&plain.replace('&', "%26").replace('+', "%2B"));
+            }
+            (_, encoding) => encoding.write(&plain, text),
+        }
+        written
+    }
+
+    /// Appends the value; an error is that of a lookup table, whose default it is then.
+    fn write_plain(&self, values: &Values<'_, '_>, text: &mut String) -> Result<(), Undecided> {
         let ex = values.ex;
         let target = || String::from_utf8_lossy(ex.head.raw_path());
         match self {
