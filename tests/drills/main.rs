@@ -8,12 +8,14 @@
 )]
 
 mod all_down;
+mod balance;
 mod bodies;
 mod cache_memory;
 mod canary;
 mod crawl;
 mod floods;
 mod hang;
+mod idle_close;
 mod kill;
 mod level2;
 mod memory;
@@ -38,8 +40,10 @@ mod wrk;
 
 use std::{fmt::Display, process::ExitCode};
 
-const DRILLS: [&str; 25] = [
+const DRILLS: [&str; 27] = [
+    "balance",
     "kill9",
+    "idle-close",
     "bodies",
     "websocket",
     "testssl",
@@ -98,7 +102,9 @@ async fn main() -> ExitCode {
         }
         println!("{name}");
         match name {
+            "balance" => balance::run(&mut report).await,
             "kill9" => kill::run(&mut report).await,
+            "idle-close" => idle_close::run(&mut report).await,
             "bodies" => bodies::run(&mut report).await,
             "testssl" => testssl::run(&mut report).await,
             "websocket" => websocket::run(&mut report).await,
