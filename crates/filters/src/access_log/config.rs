@@ -26,7 +26,7 @@ use smart_default::SmartDefault;
 
 use super::{
     ACCESS_LOG, AccessLog,
-    fields::{Field, Fields},
+    fields::{ChosenFields, Field, Fields},
     headers::LoggedHeadersConfig,
     layout::Layout,
     line::LineFormat,
@@ -219,15 +219,15 @@ impl AccessLogConfig {
             }
         }
         let fields = if is_chosen {
-            Fields::Chosen(named.into())
+            ChosenFields::new(named)
         } else {
-            Fields::without(&named)
+            ChosenFields::without(&named)
         };
         if fields.is_empty() {
             let message = "no field is left".to_owned();
             return refuse(first, message, "`access_log: false` switches the log off");
         }
-        Some(fields)
+        Some(Fields::Chosen(fields))
     }
 
     /// Returns `None` if a problem was reported.

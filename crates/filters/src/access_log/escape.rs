@@ -111,6 +111,13 @@ pub(super) fn put_number(out: &mut Vec<u8>, number: u64) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// Adds what `put` adds, in quotes.
+pub(super) fn put_quoted(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
+    out.push(b'"');
+    put(out);
+    out.push(b'"');
+}
+
 /// Adds a text as JSON, or `null`.
 pub(super) fn put_text_or_null(out: &mut Vec<u8>, text: Option<&[u8]>) {
     put_or_null(out, text, |out, text| {
@@ -130,11 +137,12 @@ pub(super) fn put_or_null<T>(
     }
 }
 
-/// Adds what `put` adds, between quotes.
-pub(super) fn put_quoted(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
-    out.push(b'"');
-    put(out);
-    out.push(b'"');
+/// Adds a duration in milliseconds, or `null`.
+pub(super) fn put_millis_or_null(out: &mut Vec<u8>, span: Option<Duration>) {
+    match span {
+        Some(span) => put_millis(out, span),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
 /// Adds a duration in milliseconds with three decimals.

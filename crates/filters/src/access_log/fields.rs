@@ -6,15 +6,13 @@ use edgeway_core::chain::{CacheOutcome, LoggedRequest, Text};
 use edgeway_net::log_file::TimestampCache;
 
 use super::{
-    escape::{
-        put_address, put_json, put_millis, put_number, put_or_null, put_quoted, put_text_or_null,
-    },
+    escape::{put_address, put_json, put_millis, put_millis_or_null, put_number, put_text_or_null},
     line::Line,
 };
 
-/// Declares the fields with their names, in the order of a line, and the text that is the value.
+/// Declares the fields with their names, in the order of a line.
 macro_rules! fields {
-    ($($field:ident $name:literal $(($text:ident))?,)*) => {
+    ($($field:ident $name:literal,)*) => {
         /// A field of a line.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(super) enum Field {
@@ -30,44 +28,30 @@ macro_rules! fields {
                     $(Self::$field => $name,)*
                 }
             }
-
-            /// Returns what stands before the value.
-            fn key(self) -> &'static str {
-                match self {
-                    $(Self::$field => concat!(",\"", $name, "\":"),)*
-                }
-            }
-
-            fn text(self) -> Option<Text> {
-                match self {
-                    $($(Self::$field => Some(Text::$text),)?)*
-                    _ => None,
-                }
-            }
         }
     };
 }
 
 fields! {
     Time "time",
-    Id "id" (Id),
+    Id "id",
     TraceId "trace_id",
     SpanId "span_id",
     Client "client",
-    Listener "listener" (Listener),
-    Method "method" (Method),
+    Listener "listener",
+    Method "method",
     Scheme "scheme",
-    Host "host" (Host),
-    Path "path" (Path),
+    Host "host",
+    Path "path",
     Query "query",
     Protocol "protocol",
     Status "status",
     BytesIn "bytes_in",
     BytesOut "bytes_out",
-    Route "route" (Route),
+    Route "route",
     Class "class",
-    Upstream "upstream" (Upstream),
-    Backend "backend" (Backend),
+    Upstream "upstream",
+    Backend "backend",
     Attempts "attempts",
     UpstreamStatus "upstream_status",
     Cache "cache",
@@ -76,21 +60,21 @@ fields! {
     FirstByteMs "first_byte_ms",
     UpstreamMs "upstream_ms",
     Reason "reason",
-    Limit "limit" (Limit),
-    User "user" (User),
-    UserAgent "user_agent" (UserAgent),
-    Referer "referer" (Referer),
+    Limit "limit",
+    User "user",
+    UserAgent "user_agent",
+    Referer "referer",
     Retries "retries",
-    Range "range" (Range),
-    Release "release" (Release),
+    Range "range",
+    Release "release",
     Peer "peer",
     Port "port",
     TlsVersion "tls_version",
     TlsCipher "tls_cipher",
     TlsAlpn "tls_alpn",
-    ServerName "server_name" (ServerName),
-    FailedBackend "failed_backend" (FailedBackend),
-    PageRoute "page_route" (PageRoute),
+    ServerName "server_name",
+    FailedBackend "failed_backend",
+    PageRoute "page_route",
 }
 
 impl Field {
@@ -100,27 +84,8 @@ impl Field {
         &Self::ALL[..=last.unwrap_or(0)]
     }
 
-    /// Returns the field that follows this one in a usual line, if the request has it.
-    fn addition(self) -> Option<Self> {
-        match self {
-            Self::Route => Some(Self::PageRoute),
-            Self::Backend => Some(Self::FailedBackend),
-            _ => None,
-        }
-    }
-
     fn is_of_trace(self) -> bool {
         matches!(self, Self::TraceId | Self::SpanId)
-    }
-
-    /// Returns false for a field that a usual line of such a request lacks.
-    fn is_there(self, request: &LoggedRequest<'_>) -> bool {
-        match self {
-            Self::TraceId | Self::SpanId => request.fixed.trace.is_some(),
-            Self::PageRoute => request.text(Text::PageRoute).is_some(),
-            Self::FailedBackend => request.text(Text::FailedBackend).is_some(),
-            _ => true,
-        }
     }
 
     /// Parses a name; the error is help for an unknown one.
@@ -138,47 +103,57 @@ impl Field {
 pub(super) enum Fields {
     /// The usual fields of the format.
     Usual,
-    /// Usual fields that are left; as in the usual line, there are no ids of a trace where no traces
-    /// are exported.
-    Left(Box<[Field]>),
-    Chosen(Box<[Field]>),
+    Chosen(ChosenFields),
 }
 
-impl Fields {
-    /// Returns the usual fields without some of them.
+/// The chosen fields, compiled to the text before each value.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ChosenFields {
+    fields: Box<[(Box<[u8]>, Field)]>,
+    /// True if a line has no ids of a trace where no traces are exported, as in the usual line.
+    omits_traces: bool,
+}
+
+impl ChosenFields {
+    /// Compiles a list of fields.
+    pub(super) fn new(fields: impl IntoIterator<Item = Field>) -> Self {
+        let keys = fields.into_iter().map(|field| {
+            let key = format!("\"{}\":", field.name());
+            (key.into_bytes().into(), field)
+        });
+        Self {
+            fields: keys.collect(),
+            omits_traces: false,
+        }
+    }
+
+    /// Compiles the usual fields without some of them.
     pub(super) fn without(omitted: &[Field]) -> Self {
         let left = Field::usual().iter().copied();
-        Self::Left(left.filter(|field| !omitted.contains(field)).collect())
+        Self {
+            omits_traces: true,
+            ..Self::new(left.filter(|field| !omitted.contains(field)))
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        match self {
-            Self::Usual => false,
-            Self::Left(fields) => fields.iter().all(|field| field.is_of_trace()),
-            Self::Chosen(fields) => fields.is_empty(),
-        }
+        let mut fields = self.fields.iter();
+        fields.all(|(_, field)| self.omits_traces && field.is_of_trace())
     }
 
-    /// Adds a JSON line with these fields.
+    /// Adds a line with these fields.
     pub(super) fn put(&self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
         out.reserve(1024);
-        let start = out.len();
-        let put = |field: Field| {
-            out.extend_from_slice(field.key().as_bytes());
-            field.put(out, stamp, line);
-        };
-        let is_there = |field: &Field| field.is_there(line.request);
-        match self {
-            Self::Usual => {
-                let fields = Field::usual().iter();
-                let fields = fields.flat_map(|field| [Some(*field), field.addition()]);
-                fields.flatten().filter(is_there).for_each(put);
+        let omits_traces = self.omits_traces && line.request.fixed.trace.is_none();
+        let mut before = b'{';
+        for (key, field) in &self.fields {
+            if omits_traces && field.is_of_trace() {
+                continue;
             }
-            Self::Left(fields) => fields.iter().copied().filter(is_there).for_each(put),
-            Self::Chosen(fields) => fields.iter().copied().for_each(put),
-        }
-        if let Some(comma) = out.get_mut(start) {
-            *comma = b'{';
+            out.push(before);
+            before = b',';
+            out.extend_from_slice(key);
+            field.put(out, stamp, line);
         }
         out.extend_from_slice(b"}\n");
     }
@@ -188,16 +163,47 @@ impl Field {
     fn put(self, out: &mut Vec<u8>, stamp: &mut TimestampCache, line: &Line<'_>) {
         let request = line.request;
         let fixed = &request.fixed;
-        if let Some(text) = self.text() {
-            return put_text_or_null(out, request.text(text));
-        }
         match self {
-            Self::Time => put_quoted(out, |out| stamp.put_rfc3339(out, fixed.ended)),
-            Self::Client => put_quoted(out, |out| put_address(out, fixed.client)),
-            Self::Peer => put_quoted(out, |out| put_address(out, fixed.peer)),
-            Self::Query => put_or_null(out, request.text(Text::Query), |out, query| {
-                put_quoted(out, |out| line.redact.put(out, query, put_json));
-            }),
+            Self::Time => {
+                out.push(b'"');
+                stamp.put_rfc3339(out, fixed.ended);
+                out.push(b'"');
+            }
+            Self::Client => {
+                out.push(b'"');
+                put_address(out, fixed.client);
+                out.push(b'"');
+            }
+            Self::Peer => {
+                out.push(b'"');
+                put_address(out, fixed.peer);
+                out.push(b'"');
+            }
+            Self::Query => match request.text(Text::Query) {
+                Some(query) => {
+                    out.push(b'"');
+                    line.redact.put(out, query, put_json);
+                    out.push(b'"');
+                }
+                None => out.extend_from_slice(b"null"),
+            },
+            Self::Id => put_text(out, request, Text::Id),
+            Self::Listener => put_text(out, request, Text::Listener),
+            Self::Method => put_text(out, request, Text::Method),
+            Self::Host => put_text(out, request, Text::Host),
+            Self::Path => put_text(out, request, Text::Path),
+            Self::Route => put_text(out, request, Text::Route),
+            Self::Upstream => put_text(out, request, Text::Upstream),
+            Self::Backend => put_text(out, request, Text::Backend),
+            Self::Limit => put_text(out, request, Text::Limit),
+            Self::User => put_text(out, request, Text::User),
+            Self::UserAgent => put_text(out, request, Text::UserAgent),
+            Self::Referer => put_text(out, request, Text::Referer),
+            Self::Range => put_text(out, request, Text::Range),
+            Self::Release => put_text(out, request, Text::Release),
+            Self::ServerName => put_text(out, request, Text::ServerName),
+            Self::FailedBackend => put_text(out, request, Text::FailedBackend),
+            Self::PageRoute => put_text(out, request, Text::PageRoute),
             Self::Scheme => put_word(out, Some(fixed.scheme.as_str())),
             Self::Protocol => put_word(out, Some(fixed.protocol.as_str())),
             Self::Class => put_word(out, Some(fixed.class.name())),
@@ -215,16 +221,19 @@ impl Field {
             Self::Attempts => put_number(out, fixed.attempts.into()),
             Self::Retries => put_number(out, fixed.attempts.saturating_sub(1).into()),
             Self::Port => put_number(out, fixed.port.into()),
-            Self::UpstreamStatus => {
-                let status = Some(fixed.upstream_status).filter(|status| *status != 0);
-                put_or_null(out, status, |out, status| put_number(out, status.into()));
-            }
+            Self::UpstreamStatus => match fixed.upstream_status {
+                0 => out.extend_from_slice(b"null"),
+                status => put_number(out, status.into()),
+            },
             Self::TotalMs => put_millis(out, fixed.total),
-            Self::FirstByteMs => put_or_null(out, fixed.first_byte, put_millis),
-            Self::UpstreamMs => put_or_null(out, fixed.upstream_first_byte, put_millis),
-            _ => {}
+            Self::FirstByteMs => put_millis_or_null(out, fixed.first_byte),
+            Self::UpstreamMs => put_millis_or_null(out, fixed.upstream_first_byte),
         }
     }
+}
+
+fn put_text(out: &mut Vec<u8>, request: &LoggedRequest<'_>, text: Text) {
+    put_text_or_null(out, request.text(text));
 }
 
 /// Adds a word of ours, or of a list that needs no quoting.
@@ -233,9 +242,12 @@ fn put_word(out: &mut Vec<u8>, word: Option<&str>) {
 }
 
 fn put_hex<const N: usize>(out: &mut Vec<u8>, id: Option<[u8; N]>) {
-    put_or_null(out, id, |out, id| {
-        let mut digits = [0; 32];
-        write_hex(&mut digits, &id);
-        put_quoted(out, |out| out.extend_from_slice(&digits[..2 * N]));
-    });
+    let Some(id) = id else {
+        return out.extend_from_slice(b"null");
+    };
+    let mut digits = [0; 32];
+    write_hex(&mut digits, &id);
+    out.push(b'"');
+    out.extend_from_slice(&digits[..2 * N]);
+    out.push(b'"');
 }

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    escape::{put_compat, put_quoted, put_text_or_null},
+    escape::{put_compat, put_json},
     redact::Redactor,
 };
 
@@ -159,7 +159,14 @@ impl LoggedHeaders {
                 out.extend_from_slice(before);
                 out.extend_from_slice(name.as_str().as_bytes());
                 out.extend_from_slice(b"\":");
-                put_text_or_null(out, value);
+                match value {
+                    Some(value) => {
+                        out.push(b'"');
+                        put_json(out, value);
+                        out.push(b'"');
+                    }
+                    None => out.extend_from_slice(b"null"),
+                }
                 let count = match kind {
                     Kind::Request => self.request.len(),
                     Kind::Response => self.response.len(),
@@ -183,8 +190,9 @@ impl LoggedHeaders {
                 };
                 out.extend_from_slice(before);
                 out.extend_from_slice(name.as_str().as_bytes());
-                out.push(b'=');
-                put_quoted(out, |out| put_compat(out, value.unwrap_or(b"-")));
+                out.extend_from_slice(b"=\"");
+                put_compat(out, value.unwrap_or(b"-"));
+                out.push(b'"');
             },
             out,
         );

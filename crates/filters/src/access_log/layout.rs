@@ -27,9 +27,9 @@ impl Layout {
         ex: &Exchange<'_>,
         share: Option<&Share>,
     ) {
-        match self.format {
-            LineFormat::Json => self.fields.put(out, stamp, line),
-            format @ LineFormat::Compat => format.put(out, stamp, line),
+        match &self.fields {
+            Fields::Chosen(fields) => fields.put(out, stamp, line),
+            Fields::Usual => self.format.put(out, stamp, line),
         }
         let rate = share.map_or("", |share| &*share.rate);
         if self.headers.is_empty() && rate.is_empty() {
