@@ -8,7 +8,7 @@
     reason = "it reports to the terminal"
 )]
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use edgeway_base::{clock::Clock, metrics::Metrics};
@@ -16,7 +16,7 @@ use edgeway_cache::{
     key::Key,
     policy::{Lifetime, Variance, Vary},
     purge::{Purge, PurgeEffect, PurgeTarget},
-    store::{EntryDraft, EntryRules, Store},
+    store::{EntryDraft, EntryRules, RouteRules, Store},
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
@@ -32,10 +32,16 @@ fn main() {
     let count: usize = count.unwrap_or(1_000_000);
     let clock = Clock::machine();
     let store = Store::new(16 << 30, clock.clone(), &Metrics::default());
+    let route = Arc::new(RouteRules {
+        name: "app".into(),
+        max_object: 1 << 20,
+        quota: None,
+        keeps_private: false,
+    });
     let before = resident();
     let begun = clock.now();
     for number in 0..count {
-        let draft = draft(store, &clock, number);
+        let draft = draft(store, &clock, &route, number);
         let stored = store.insert(&draft, &[Bytes::from_static(BODY)]);
         assert!(stored.is_some(), "there is room for {number}");
     }
@@ -44,11 +50,10 @@ fn main() {
     let each = |bytes: u64| bytes as f64 / count as f64;
     println!(
         "{} objects, {:.2} µs each",
-        store.objects(),
+        count,
         took.as_secs_f64() * 1e6 / count as f64
     );
     println!("{:8.0} bytes each, as counted", each(store.bytes()));
-    println!("{:8.0} bytes of it are index", each(store.index_bytes()));
     println!(
         "{:8.0} bytes each of resident memory, {:.3} × what is counted",
         each(grown),
@@ -79,7 +84,12 @@ fn main() {
     }
 }
 
-fn draft(store: &'static Store, clock: &Clock, number: usize) -> EntryDraft {
+fn draft(
+    store: &'static Store,
+    clock: &Clock,
+    route: &Arc<RouteRules>,
+    number: usize,
+) -> EntryDraft {
     // Half of them are in sets of a thousand, the others in sets of a hundred thousand.
     let large = if number.is_multiple_of(2) {
         format!("thousand-{}", number / 2000)
@@ -117,12 +127,9 @@ fn draft(store: &'static Store, clock: &Clock, number: usize) -> EntryDraft {
         vary: Vary::Nothing,
         variance: Variance::default(),
         about: EntryRules {
-            route: "app".into(),
+            route: Arc::clone(route),
             tags: tags.map(Into::into).into(),
-            max_object: 1 << 20,
             is_compressible: false,
-            keeps_private: false,
-            quota: None,
         },
         mark: store.mark(),
     }

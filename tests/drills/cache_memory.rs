@@ -8,7 +8,6 @@ use crate::{
     support::{
         client::{Connection, get},
         front::Front,
-        gateway::Gateway,
         origins::NumberedOrigin,
         wait::pass,
     },

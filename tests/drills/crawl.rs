@@ -16,7 +16,6 @@ use crate::{
     support::{
         client::{self, Connection, Request, get},
         front::Front,
-        gateway::Gateway,
         load::paced,
         ports::free_port,
         wait::{pass, wait_for},

@@ -8,7 +8,6 @@ use crate::{
         apps::{ExpressApp, backends},
         client::get,
         front::Front,
-        gateway::Gateway,
         load::{lanes, paced},
         wait::{pass, until},
     },

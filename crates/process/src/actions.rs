@@ -465,10 +465,8 @@ fn with_upstream<T>(
     act: impl FnOnce(&Upstream) -> Result<T, MemberError>,
 ) -> Result<T, ActionError> {
     match gateway.upstreams.get(name) {
-        Some(upstream) => act(upstream).map_err(|error| {
-            let (status, reason) = error.status_and_reason();
-            ActionError::new(status, reason, error.to_string())
-        }),
+        Some(upstream) => act(upstream)
+            .map_err(|error| ActionError::new(error.status(), error.reason(), error.to_string())),
         None => Err(no_such_upstream(
             name,
             gateway.upstreams.keys().map(|name| &**name),

@@ -64,12 +64,12 @@ impl Ocsp {
             {
                 return Ok(None);
             }
-            Err(error) => return Err(Fault::Read(error).of(Part::Ocsp, path)),
+            Err(error) => return Err(Fault::Read(error).at(Part::Ocsp, path)),
         };
         if is_ocsp_response(&response) {
             return Ok(Some(response));
         }
-        Err(Fault::BadOcsp.of(Part::Ocsp, path))
+        Err(Fault::BadOcsp.at(Part::Ocsp, path))
     }
 }
 
@@ -142,7 +142,7 @@ impl fmt::Display for PairError {
 }
 
 impl Fault {
-    fn of(self, part: Part, path: &Path) -> PairError {
+    fn at(self, part: Part, path: &Path) -> PairError {
         PairError {
             part,
             path: path.to_owned(),
@@ -207,7 +207,7 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
     let chain = chain(&paths.cert)?;
     let key = key(&paths.key)?;
     let leaf = chain.first().map(AsRef::as_ref).unwrap_or_default();
-    let bad = || Fault::BadCertificate.of(Part::Cert, &paths.cert);
+    let bad = || Fault::BadCertificate.at(Part::Cert, &paths.cert);
     let parsed = parse(leaf).ok_or_else(bad)?;
     let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
     let not_before = parsed.validity().not_before.timestamp();
@@ -223,16 +223,16 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
                 .iter()
                 .any(|other| belongs(vec![other.clone()], &key).is_ok());
             return Err(if is_later {
-                Fault::Order.of(Part::Cert, &paths.cert)
+                Fault::Order.at(Part::Cert, &paths.cert)
             } else {
-                Fault::Mismatch(paths.cert.clone()).of(Part::Key, &paths.key)
+                Fault::Mismatch(paths.cert.clone()).at(Part::Key, &paths.key)
             });
         }
         Err(TlsError::InvalidCertificate(_)) => return Err(bad()),
-        Err(error) => return Err(Fault::BadKey(error).of(Part::Key, &paths.key)),
+        Err(error) => return Err(Fault::BadKey(error).at(Part::Key, &paths.key)),
     };
     if names.is_empty() && !has_addresses {
-        return Err(Fault::NoNames.of(Part::Cert, &paths.cert));
+        return Err(Fault::NoNames.at(Part::Cert, &paths.cert));
     }
     if let Some(ocsp) = &paths.ocsp {
         certified.ocsp = ocsp.read()?;
@@ -248,7 +248,7 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
 
 /// Reads every certificate of a PEM file, which must have at least one.
 pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
-    let failed = |fault: Fault| fault.of(Part::Cert, path);
+    let failed = |fault: Fault| fault.at(Part::Cert, path);
     let text = fs::read(path).map_err(|error| failed(Fault::Read(error)))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
@@ -260,7 +260,7 @@ pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairErr
 }
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
-    let failed = |fault: Fault| fault.of(Part::Key, path);
+    let failed = |fault: Fault| fault.at(Part::Key, path);
     let text = fs::read(path).map_err(|error| failed(Fault::Read(error)))?;
     let is_encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"]
         .iter()

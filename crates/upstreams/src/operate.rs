@@ -106,8 +106,18 @@ pub enum MemberError {
 }
 
 impl MemberError {
+    /// Returns the HTTP status of a refusal.
+    pub fn status(&self) -> u16 {
+        self.row().0
+    }
+
+    /// Returns the reason for responses, the audit log and metrics.
+    pub fn reason(&self) -> &'static str {
+        self.row().1
+    }
+
     /// Returns the HTTP status and the reason word of a refusal.
-    pub fn status_and_reason(&self) -> (u16, &'static str) {
+    fn row(&self) -> (u16, &'static str) {
         match self {
             Self::Unknown { .. } => (404, "no_such_backend"),
             Self::NoCanary { .. } => (404, "no_canary"),

@@ -40,16 +40,20 @@ const TAKE_A_REASON: [(&str, usize, &str); 18] = [
 
 /// Functions that return reasons, by name. Those called `row` are of tables of a status, a reason and
 /// a sentence.
-const RETURN_A_REASON: [(&str, &str); 5] = [
+const RETURN_A_REASON: [(&str, &str); 7] = [
     ("reason", ""),
     ("word", ""),
     (ROW, "crates/proxy/src/edge/head/problem.rs"),
     (ROW, "crates/proxy/src/error.rs"),
+    (ROW, "crates/upstreams/src/operate.rs"),
     ("name", "crates/cache/src/store/metrics.rs"),
+    (WORDS, "crates/filters/src/jwt/token.rs"),
 ];
 
-/// Function of an `enum_table!` whose values have several parts, of which the second is the reason.
+/// Function of a table whose values have several parts, of which the second is the reason.
 const ROW: &str = "row";
+/// The same, of which the first is the reason.
+const WORDS: &str = "words";
 
 /// Functions of these names that return something else.
 const NO_REASONS: [&str; 2] = [
@@ -222,9 +226,8 @@ impl Reader {
                 self.reasons(source, &functions, &mut words);
             }
             if source.file == "crates/core/src/chain/cached.rs" {
-                for function in functions.iter().filter(|it| it.name == "name") {
-                    let body = &source.tokens[function.body.clone()];
-                    words.cache.extend(self.words(source, body));
+                for table in tables(source, "name") {
+                    words.cache.extend(self.words(source, &table));
                 }
             }
         }
@@ -361,7 +364,7 @@ fn statement_end(tokens: &[Token], start: usize) -> usize {
     tokens.len()
 }
 
-/// Returns the values of each `enum_table!` whose function has this name: of rows the second parts.
+/// Returns the values of each `enum_table!` whose function has this name: of rows the reasons.
 fn tables(source: &Source, function: &str) -> Vec<Vec<Token>> {
     let tokens = &source.tokens;
     let is_table = |at: &usize| {
@@ -375,8 +378,12 @@ fn tables(source: &Source, function: &str) -> Vec<Vec<Token>> {
         let open = (at..tokens.len()).find(|at| tokens[*at].is_mark('{'))?;
         Some(&tokens[open..source.end(open)])
     });
-    // A row has a status, then the reason, unless that is of another table.
-    let offset = if function == ROW { 4 } else { 1 };
+    // A row has a status, then the reason; words are a reason and a text.
+    let offset = match function {
+        ROW => 4,
+        WORDS => 2,
+        _ => 1,
+    };
     let reasons = bodies.map(|body| {
         let values = (0..body.len()).filter(|at| body[*at].is_mark('='));
         values

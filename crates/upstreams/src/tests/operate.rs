@@ -173,7 +173,7 @@ fn the_last_in_rotation_is_drained_only_by_force() {
         _ => FINE,
     });
     let refused = upstream.drain("10.0.0.2:80", Force::No).unwrap_err();
-    assert_eq!(refused.status_and_reason().1, "last_backend");
+    assert_eq!(refused.reason(), "last_backend");
     assert!(refused.to_string().contains("`10.0.0.2:80`"), "{refused}");
     upstream.drain("10.0.0.1:80", Force::No).unwrap();
     let again = upstream.drain("10.0.0.1:80", Force::No).unwrap();
@@ -193,7 +193,7 @@ fn an_unknown_address_is_reported_with_the_known_ones() {
         "upstream `web` has no backend `10.0.0.1:81`; it has `10.0.0.1:80`, `unix:/run/app.sock`"
     );
     assert_eq!(
-        upstream.undrain("x").unwrap_err().status_and_reason().1,
+        upstream.undrain("x").unwrap_err().reason(),
         "no_such_backend"
     );
     upstream.drain("unix:/run/app.sock", Force::No).unwrap();
@@ -275,7 +275,7 @@ fn members_come_and_go() {
     assert_eq!((&*status.state, &*status.origin), ("healthy", "added"));
     assert_eq!(serve(&upstream, 10, |_| FINE).len(), 2);
     let refused = upstream.add_member(&new("10.0.0.2:80")).unwrap_err();
-    assert_eq!(refused.status_and_reason().1, "backend_exists");
+    assert_eq!(refused.reason(), "backend_exists");
 
     let lease = loop {
         let lease = take(&upstream, &[]).unwrap();
@@ -285,7 +285,7 @@ fn members_come_and_go() {
     };
     let reason = |force| {
         let refused = upstream.remove_member("10.0.0.2:80", force);
-        refused.unwrap_err().status_and_reason().1
+        refused.unwrap_err().reason()
     };
     assert_eq!(reason(Force::No), "not_drained");
     upstream.drain("10.0.0.2:80", Force::No).unwrap();
@@ -308,7 +308,7 @@ fn what_is_written_is_removed_in_the_file_only() {
     let refused = upstream
         .remove_member("10.0.0.1:80", Force::Yes)
         .unwrap_err();
-    assert_eq!(refused.status_and_reason().1, "backend_written");
+    assert_eq!(refused.reason(), "backend_written");
     assert!(
         refused.to_string().contains("remove it there and reload"),
         "{refused}"
@@ -328,7 +328,7 @@ fn an_address_that_cannot_be_one_is_refused_as_in_the_file() {
         ),
     ] {
         let refused = upstream.add_member(&new(address)).unwrap_err();
-        assert_eq!(refused.status_and_reason().1, "bad_address");
+        assert_eq!(refused.reason(), "bad_address");
         assert!(refused.to_string().contains(help), "{refused}");
     }
     let refused = upstream.add_member(&NewMember {
