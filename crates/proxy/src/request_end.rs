@@ -1,12 +1,15 @@
 //! End of requests: the reply to a failure, and the access log.
 
+use std::time::Instant;
+
 use edgeway_base::{metrics::TraceId, trace_context::TraceContext};
-use edgeway_core::chain::{Exchange, LoggedRequest};
+use edgeway_core::chain::{Exchange, LoggedRequest, RequestFacts};
+use edgeway_gateway::Gateway;
 use pingora::{Error, http::RequestHeader};
 use pingora_proxy::{ProxyHttp, Session};
 
 use super::{
-    context::{self, Context},
+    context::{self, Context, RoutePlacement},
     error::{self, Failure, of_client},
     exchange,
     failed_exchange::{FailedExchange, status},
@@ -97,28 +100,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         facts.status = status.as_u16();
     }
     facts.total = now - facts.started;
-    let metrics = context::metrics(gateway, *route);
-    metrics.count(&request.method, facts.status);
-    metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
-    let seconds = facts.total.as_secs_f64();
-    let exported = trace::wanted(gateway, facts);
-    match (exported, &gateway.tracing) {
-        (Some(trace), _) => metrics
-            .seconds()
-            .observe(seconds, now, || TraceId::new(trace.trace_id)),
-        // A trace that a client names may be one of somebody else, or not exist.
-        (None, Some(_)) => metrics.seconds().observe_plain(seconds),
-        (None, None) => metrics
-            .seconds()
-            .observe(seconds, now, || client_trace(request)),
-    }
-    let is_exported = exported.is_some();
-    if let Some(first_byte) = facts.first_byte {
-        metrics.observe_first_byte(first_byte.as_secs_f64());
-    }
-    if let Some(reason) = facts.reason {
-        metrics.refuse(reason);
-    }
+    let is_exported = measure(gateway, *route, request, facts, now);
     if let Some(noted) = &facts.noted {
         live.note(noted, facts);
     }
@@ -154,6 +136,38 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         logging = passed.logging;
         "request logged"
     );
+}
+
+/// Counts a request in the metrics of its route. Returns true if its spans are exported.
+fn measure(
+    gateway: &Gateway,
+    route: Option<RoutePlacement>,
+    request: &RequestHeader,
+    facts: &RequestFacts,
+    now: Instant,
+) -> bool {
+    let metrics = context::metrics(gateway, route);
+    metrics.count(&request.method, facts.status);
+    metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
+    let seconds = facts.total.as_secs_f64();
+    let exported = trace::wanted(gateway, facts);
+    match (exported, &gateway.tracing) {
+        (Some(trace), _) => metrics
+            .seconds()
+            .observe(seconds, now, || TraceId::new(trace.trace_id)),
+        // A trace that a client names may be one of somebody else, or not exist.
+        (None, Some(_)) => metrics.seconds().observe_plain(seconds),
+        (None, None) => metrics
+            .seconds()
+            .observe(seconds, now, || client_trace(request)),
+    }
+    if let Some(first_byte) = facts.first_byte {
+        metrics.observe_first_byte(first_byte.as_secs_f64());
+    }
+    if let Some(reason) = facts.reason {
+        metrics.refuse(reason);
+    }
+    exported.is_some()
 }
 
 /// Returns the trace that the client began.

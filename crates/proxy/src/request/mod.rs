@@ -117,11 +117,8 @@ fn set_up(
         Some(known) => Cow::Borrowed(&*known.name),
         None => host_name(request, &ctx.facts.client, text)?,
     };
-    if ctx
-        .connection
-        .as_ref()
-        .is_some_and(|c| c.is_misdirected(&host))
-    {
+    let connection = ctx.connection.as_ref();
+    if connection.is_some_and(|connection| connection.is_misdirected(&host)) {
         return Err(Failure::WrongName.into());
     }
     let target = Target {
