@@ -199,6 +199,7 @@ impl ProxyHttp for Proxy {
             trace::end_background(&client.request, ctx);
         } else {
             request_end::log(&self.shared.live, client, ctx);
+            tell(ctx);
         }
         exchange::follow_up(&client.request, ctx);
     }
@@ -207,4 +208,14 @@ impl ProxyHttp for Proxy {
     fn suppress_error_log(&self, _: &Session, _: &Box<Context>, _: &Error) -> bool {
         true
     }
+}
+
+/// Says how often a request that is logged has passed the first and the last hook: once.
+fn tell(ctx: &Context) {
+    log::trace!(
+        request_id = ctx.facts.request_id.as_str(),
+        early_request_filter = ctx.passed.early_request_filter,
+        logging = ctx.passed.logging;
+        "request logged"
+    );
 }

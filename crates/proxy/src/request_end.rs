@@ -90,7 +90,6 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         connection,
         upstream,
         trial,
-        passed,
         ..
     } = ctx;
     facts.bytes_sent = client.sent;
@@ -129,13 +128,6 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     let logged = LoggedRequest::of(&ex);
     live.history.push(&logged, redact);
     context::chain(gateway, *route).on_log(&ex, &logged);
-    log::trace!(
-        target: "edgeway_proxy::hooks",
-        request_id = ex.facts.request_id.as_str(),
-        early_request_filter = passed.early_request_filter,
-        logging = passed.logging;
-        "request logged"
-    );
 }
 
 /// Counts a request in the metrics of its route. Returns true if its spans are exported.

@@ -145,7 +145,7 @@ async fn a_file_that_the_middleware_runs_for_is_the_apps() {
 
 #[tokio::test]
 async fn a_path_that_the_operator_guards_is_the_apps() {
-    let keys = "\n    guarded: [/guarded.txt, /docs/*]";
+    let keys = ", guarded: [/guarded.txt, /docs/*]";
     let (gateway, origin, _folder) = with_build_and(&json!({ "basePath": "" }), keys, |_| ()).await;
     for (path, is_apps) in [
         ("/guarded.txt", true),
