@@ -22,7 +22,7 @@ pub enum Failure {
 impl Failure {
     pub const FAILED: Self = Self::Status(1);
     pub const CONFIG: Self = Self::Status(EX_CONFIG);
-    /// As shells have it for a program that SIGINT ends.
+    /// Status of a program that SIGINT ends, as shells have it.
     pub const INTERRUPTED: Self = Self::Status(130);
 
     /// Returns the outcome of a command that ended with this status.

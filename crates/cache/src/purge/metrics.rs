@@ -24,7 +24,7 @@ edgeway_base::enum_table! {
 type BySource = [IntCounter; Source::ALL.len()];
 
 pub(super) struct PurgeMetrics {
-    /// By kind and effect.
+    /// Counters of purges by kind and effect.
     purges: [[BySource; PurgeEffect::ALL.len()]; KINDS.len()],
     objects: BySource,
     pub(super) up: IntGauge,
