@@ -16,7 +16,7 @@ use edgeway_config::{
 };
 use edgeway_core::chain::CompileContext;
 use edgeway_files::PageFile;
-use edgeway_routes::values::{Names, Template};
+use edgeway_routes::values::{Encoding, Names, Template};
 use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -239,7 +239,7 @@ impl PageConfig {
                 let text = cx.reported(place, CODE, text)?;
                 Some(match text.plain_text() {
                     Some(plain) => Content::Body(content_type, plain.to_owned().into()),
-                    None => Content::Text(content_type, text),
+                    None => Content::Text(Encoding::of_body(&content_type), content_type, text),
                 })
             }
             (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),

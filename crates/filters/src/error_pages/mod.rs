@@ -69,7 +69,7 @@ enum Content {
     /// Media type and bytes.
     Body(HeaderValue, Bytes),
     /// Media type and text with placeholders.
-    Text(HeaderValue, Template),
+    Text(Encoding, HeaderValue, Template),
     /// The same of a file that is a success: a response that may be stored and confirmed.
     File(HeaderValue, Bytes, Box<PageFile>),
     Redirect(Template),
@@ -282,9 +282,9 @@ impl ErrorPage {
     ) -> Option<Replacement<'_>> {
         let (to, content) = match &self.content {
             Content::Body(content_type, body) => (None, Some((content_type, body.clone()))),
-            Content::Text(content_type, text) => (
+            Content::Text(encoding, content_type, text) => (
                 None,
-                Some((content_type, filled_in(text, ex, status, content_type))),
+                Some((content_type, filled_in(text, *encoding, ex, status))),
             ),
             Content::Redirect(to) => (Some(to.target(ex)?), None),
             Content::File(content_type, body, file) => {
@@ -312,14 +312,9 @@ impl ErrorPage {
 }
 
 /// Returns a text with its placeholders filled in, for the page of an error with this status.
-fn filled_in(
-    text: &Template,
-    ex: &Exchange<'_>,
-    status: StatusCode,
-    content_type: &HeaderValue,
-) -> Bytes {
+fn filled_in(text: &Template, encoding: Encoding, ex: &Exchange<'_>, status: StatusCode) -> Bytes {
     let mut body = String::new();
-    let values = Values::of_status(ex, status).encoded(Encoding::of_body(content_type));
+    let values = Values::of_status(ex, status).encoded(encoding);
     let _undecided = text.write_with(&values, None, &mut body);
     body.into()
 }

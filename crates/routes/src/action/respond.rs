@@ -19,7 +19,10 @@ use http::{
 };
 use pingora::http::RequestHeader;
 
-use crate::{InvalidValue, values::has_any_version};
+use crate::{
+    InvalidValue,
+    values::{Encoding, has_any_version},
+};
 
 /// A compiled fixed response.
 #[derive(Debug)]
@@ -351,15 +354,6 @@ fn maintenance_page(config: &MaintenanceConfig) -> Body {
 
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ => out.push(c),
-        }
-    }
+    Encoding::Markup.write(text, &mut out);
     out
 }

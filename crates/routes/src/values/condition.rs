@@ -242,7 +242,7 @@ enum ConditionReply {
     Redirect(Template),
     Body(HeaderValue, Bytes),
     /// Body with placeholders.
-    Text(HeaderValue, Template),
+    Text(Encoding, HeaderValue, Template),
 }
 
 impl ConditionResponse {
@@ -272,7 +272,9 @@ impl ConditionResponse {
     /// Returns the response to a request whose `value` this expression matched.
     pub fn reply(&self, ex: &Exchange<'_>, regex: Option<&Pattern>, value: &str) -> Reply {
         let groups = match &self.then {
-            ConditionReply::Redirect(text) | ConditionReply::Text(_, text) if text.has_groups() => {
+            ConditionReply::Redirect(text) | ConditionReply::Text(_, _, text)
+                if text.has_groups() =>
+            {
                 // The expression matched: it was decided.
                 regex.and_then(|regex| regex.groups(value).ok().flatten())
             }
@@ -310,9 +312,9 @@ impl ConditionResponse {
                     body: body.clone(),
                 };
             }
-            ConditionReply::Text(content_type, text) => {
+            ConditionReply::Text(encoding, content_type, text) => {
                 let mut body = String::new();
-                let values = Values::of_request(ex).encoded(Encoding::of_body(content_type));
+                let values = Values::of_request(ex).encoded(*encoding);
                 let _undecided = text.write_with(&values, groups, &mut body);
                 reply.body = ReplyBody::Bytes {
                     content_type: content_type.clone(),
@@ -378,7 +380,9 @@ impl ResponseParts<'_> {
                 let text = parse(body, cx)?;
                 Some(match text.plain_text() {
                     Some(plain) => ConditionReply::Body(content_type, plain.to_owned().into()),
-                    None => ConditionReply::Text(content_type, text),
+                    None => {
+                        ConditionReply::Text(Encoding::of_body(&content_type), content_type, text)
+                    }
                 })
             }
             Err(place) => {

@@ -1,5 +1,5 @@
-//! Encodings that a value of a request is written to. Each has its own encoding, so that no value ends
-//! what stands around it.
+//! Encodings of a value of a request, by the place that it is written to: no value ends what stands
+//! around it.
 
 use http::HeaderValue;
 
@@ -38,7 +38,7 @@ impl Encoding {
     }
 
     /// Appends a value.
-    pub(super) fn write(self, value: &str, text: &mut String) {
+    pub(crate) fn write(self, value: &str, text: &mut String) {
         match self {
             Self::Text => text.push_str(value),
             Self::Markup => write_markup(value, text),
