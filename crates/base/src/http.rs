@@ -54,6 +54,17 @@ pub fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|own| own == name)
 }
 
+/// Returns the values of the header with this name, in their order. Compares each name, as [`has`]
+/// does.
+#[inline]
+pub fn values<'a>(
+    headers: &'a HeaderMap,
+    name: &'a HeaderName,
+) -> impl Iterator<Item = &'a HeaderValue> {
+    let named = headers.iter().filter(move |(own, _)| *own == name);
+    named.map(|(_, value)| value)
+}
+
 /// Returns true if an HTTP/1.1 request with these headers asks for a WebSocket: both the protocol
 /// and the connection name the upgrade (RFC 6455, 4.2.1; RFC 9110, 7.8).
 #[inline]

@@ -6,6 +6,7 @@
 //! characters and hop-by-hop headers, and `edge::http2` what else is malformed.
 
 use bytes::{BufMut, BytesMut};
+use edgeway_base::http::{has, values};
 use edgeway_config::model::UnderscoresConfig;
 use edgeway_gateway::{Limits, Listener};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
@@ -116,7 +117,7 @@ fn check_fields(request: &RequestHeader, limits: &Limits) -> Result<UnusualHeade
             return Err(Failure::BadHeader);
         }
     }
-    match request.headers.get(header::EXPECT) {
+    match values(&request.headers, &header::EXPECT).next() {
         Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
             Err(Failure::Expectation)
         }
@@ -157,7 +158,7 @@ fn name_host(request: &mut RequestHeader, text: &ConnectionText) -> Result<(), F
     let Some(authority) = request.uri.authority() else {
         return Ok(());
     };
-    if !request.headers.contains_key(header::HOST) {
+    if !has(&request.headers, &header::HOST) {
         let host = text
             .host_value(authority.as_str().as_bytes())
             .map_or_else(|| HeaderValue::from_str(authority.as_str()), Ok)

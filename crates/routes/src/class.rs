@@ -1,6 +1,6 @@
 //! The class of a request, determined from its path and a few headers.
 
-use edgeway_base::http::weighted;
+use edgeway_base::http::{has, weighted};
 use edgeway_core::chain::Class;
 use http::{HeaderName, Method, header};
 use pingora::http::RequestHeader;
@@ -28,7 +28,7 @@ pub fn classify(path: &[u8], request: &RequestHeader) -> Class {
     }
     match request.method {
         Method::GET | Method::HEAD => {}
-        Method::POST if request.headers.contains_key(&NEXT_ACTION) => return Class::Action,
+        Method::POST if has(&request.headers, &NEXT_ACTION) => return Class::Action,
         _ => return Class::Api,
     }
     if path.starts_with(b"/_next/static/") {

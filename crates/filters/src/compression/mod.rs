@@ -14,8 +14,8 @@ use bytes::Bytes;
 use edgeway_base::{
     encoding::{AcceptedEncodings, Encoder, Encoding},
     http::{
-        WeakenedTag, begins_with, content_length, decimal, has_token, list, list_of, varies_by,
-        weakened,
+        WeakenedTag, begins_with, content_length, decimal, has, has_token, list, list_of,
+        varies_by, weakened,
     },
     metrics::{IntCounter, Metrics},
     signature::is_signed,
@@ -233,7 +233,7 @@ impl CompressionRules {
 
     fn chosen(&self, ex: &Exchange<'_>) -> Option<(usize, &Offer)> {
         let request = &ex.head.headers;
-        if !request.contains_key(header::ACCEPT_ENCODING) {
+        if !has(request, &header::ACCEPT_ENCODING) {
             return None;
         }
         let offered = self.offered.iter().map(|offer| offer.encoding);

@@ -6,7 +6,7 @@ mod tests;
 
 use std::{mem, sync::Arc};
 
-use edgeway_base::http::write_header_line;
+use edgeway_base::http::{has, write_header_line};
 use edgeway_core::chain::{Exchange, Filter, Phases, ReadyLines, Scheme, Traits};
 use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
@@ -126,7 +126,7 @@ impl SecurityHeaders {
         if !self.keep_server {
             theirs.remove(header::SERVER);
         }
-        if !self.keep_powered_by {
+        if !self.keep_powered_by && has(theirs, &X_POWERED_BY) {
             theirs.remove(X_POWERED_BY);
         }
     }

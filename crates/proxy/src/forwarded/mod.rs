@@ -12,6 +12,7 @@ mod tests;
 
 use std::net::IpAddr;
 
+use edgeway_base::http::values;
 use edgeway_base::net::{Hops, IpText, MAX_HOPS, TrustedProxies};
 use edgeway_config::model::App;
 use edgeway_core::chain::{
@@ -211,9 +212,8 @@ struct ForwardingHeaders {
 impl ForwardingHeaders {
     fn of(request: &RequestHeader, cx: &Forwarding<'_>) -> Self {
         let client = cx.client;
-        let known = request
-            .headers
-            .get(header::HOST)
+        let known = values(&request.headers, &header::HOST)
+            .next()
             .and_then(|host_header| cx.text.host(host_header))
             .filter(|known| known.scheme == client.scheme && !client.is_trusted);
         let (public, port) = match known {

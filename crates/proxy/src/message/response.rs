@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use edgeway_base::http::{decimal, list};
+use edgeway_base::http::{decimal, has, list, values};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use httparse::{ParserConfig, Status};
 use pingora::{
@@ -86,6 +86,10 @@ pub(crate) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<
     parts.headers.reserve(read.headers.len() + MORE_FIELDS);
     for field in read.headers.iter().filter(|field| !field.name.is_empty()) {
         let name = name(field.name.as_bytes()).ok_or_else(|| invalid("a name is invalid"))?;
+        if name == header::CONNECTION && field.value == b"keep-alive" && read.version == Some(1) {
+            // Says what HTTP/1.1 means without it (RFC 9112, 9.3).
+            continue;
+        }
         let value = section.slice_ref(field.value);
         let value = HeaderValue::from_maybe_shared(value.clone())
             // A value on several lines (RFC 9112, 5.2).
@@ -148,7 +152,7 @@ impl Framing {
     /// Finds the framing of the `response` to a request with this `method`. A length beside a
     /// transfer coding is removed (RFC 9112, 6.3).
     pub(crate) fn of(method: &Method, response: &mut ResponseHeader) -> Result<Self> {
-        let has_coding = response.headers.contains_key(header::TRANSFER_ENCODING);
+        let has_coding = has(&response.headers, &header::TRANSFER_ENCODING);
         if has_coding {
             response.remove_header(&header::CONTENT_LENGTH);
         }
@@ -201,7 +205,7 @@ struct StatedLength {
 /// Returns the length that all of `Content-Length` states (RFC 9110, 8.6).
 fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
     let mut stated: Option<StatedLength> = None;
-    for line in headers.get_all(header::CONTENT_LENGTH) {
+    for line in values(headers, &header::CONTENT_LENGTH) {
         // Nearly always a single number, which needs no splitting.
         if let (Some(length), None) = (decimal(line.as_bytes()), &stated) {
             let is_once = true;
@@ -225,12 +229,8 @@ fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
 /// Returns true if the backend keeps the connection after `response`.
 pub(crate) fn is_kept_alive(response: &ResponseHeader) -> bool {
     let is_option = |option: &[u8]| {
-        let mut lines = response.headers.get_all(header::CONNECTION).iter();
-        lines.any(|line| match line.as_bytes() {
-            // Nearly always this one, which needs no splitting.
-            b"keep-alive" => option == b"keep-alive",
-            line => list(line).any(|it| it.eq_ignore_ascii_case(option)),
-        })
+        let mut lines = values(&response.headers, &header::CONNECTION);
+        lines.any(|line| list(line.as_bytes()).any(|it| it.eq_ignore_ascii_case(option)))
     };
     if response.status == StatusCode::NO_CONTENT
         && (response.headers.contains_key(header::TRANSFER_ENCODING)

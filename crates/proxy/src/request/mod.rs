@@ -7,6 +7,7 @@ pub(crate) mod reroute;
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
+use edgeway_base::http::{has, values};
 use edgeway_core::chain::{
     Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
     TlsParameters, Verdict,
@@ -92,7 +93,7 @@ fn set_up(
     let is_trusted = ctx.facts.client.is_trusted;
     forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
     ctx.watch = Some(connection.request_watch(is_http2));
-    if request.method != http::Method::GET && request.headers.contains_key(header::EXPECT) {
+    if request.method != http::Method::GET && has(&request.headers, &header::EXPECT) {
         connection.pace.hold();
     }
     let connection = ctx.connection.insert(connection);
@@ -104,7 +105,7 @@ fn set_up(
 
     let has_spellings = normalise_target(request, ctx)?;
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
-    let sent = request.headers.get(header::HOST);
+    let sent = values(&request.headers, &header::HOST).next();
     // Hosts that the connection remembers are normal.
     let known = text.zip(sent).and_then(|(text, sent)| text.host(sent));
     if known.is_none() {
@@ -255,7 +256,7 @@ fn host_name<'a>(
     client: &Client,
     text: Option<&'a ConnectionText>,
 ) -> Result<Cow<'a, str>, Failure> {
-    let raw = request.headers.get(header::HOST);
+    let raw = values(&request.headers, &header::HOST).next();
     let named = requested_host(request);
     // These values are shared with other clients, so only what `Host` itself says counts.
     let own = raw.filter(|raw| !client.is_trusted && named == raw.as_bytes());

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
-use edgeway_base::http::decimal;
+use edgeway_base::http::{decimal, has, values};
 use http::{HeaderMap, header};
 
 use crate::message::{Framing, MessageBody, Piece};
@@ -174,10 +174,10 @@ impl RequestBody {
 }
 
 fn framing(headers: &HeaderMap) -> Framing {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+    if has(headers, &header::TRANSFER_ENCODING) {
         return Framing::Chunked;
     }
-    let length = headers.get(header::CONTENT_LENGTH);
+    let length = values(headers, &header::CONTENT_LENGTH).next();
     let length = length.and_then(|length| decimal(length.as_bytes()));
     length.map_or(Framing::Chunked, Framing::Length)
 }

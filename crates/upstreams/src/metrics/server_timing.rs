@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName};
 
 use crate::base::{
-    http::{list_of, parameters},
+    http::{has, list_of, parameters},
     metrics::{Histogram, Metrics},
 };
 
@@ -40,7 +40,7 @@ impl ServerTiming {
     /// Records the durations of a response. Entries of one name are summed: an app that sends one
     /// for each query means all of them.
     pub(crate) fn observe(&self, headers: &HeaderMap) {
-        if !headers.contains_key(&SERVER_TIMING) {
+        if !has(headers, &SERVER_TIMING) {
             return;
         }
         for (name, histogram) in &self.by_name {

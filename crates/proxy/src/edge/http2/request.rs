@@ -1,5 +1,6 @@
 //! Requests on HTTP/2 that are malformed although `h2` accepts them (RFC 9113, 8.1.1).
 
+use edgeway_base::http::values;
 use http::{HeaderMap, header, request::Parts};
 use pingora::protocols::http::authority::{RawTargetAuthority, raw_target_authority};
 
@@ -32,7 +33,7 @@ pub(super) fn check(request: &Parts) -> Result<(), Malformed> {
 
 /// Returns true if there is no Content-Length, or one in its shortest form (RFC 9110, 8.6).
 fn has_length(headers: &HeaderMap) -> bool {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths = values(headers, &header::CONTENT_LENGTH);
     let first = lengths.next().map(http::HeaderValue::as_bytes);
     let is_short = |length: &[u8]| matches!(length, [b'0'] | [b'1'..=b'9', ..]);
     lengths.next().is_none() && first.is_none_or(is_short)
@@ -50,7 +51,7 @@ fn has_space_around(headers: &HeaderMap) -> bool {
 
 /// Returns true if the request names one host in one way (RFC 9113, 8.3.1).
 fn has_one_authority(request: &Parts) -> bool {
-    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let mut hosts = values(&request.headers, &header::HOST);
     let host = hosts.next().map(http::HeaderValue::as_bytes);
     let authority = request.uri.authority();
     let authority = authority.map(|authority| authority.as_str().as_bytes());

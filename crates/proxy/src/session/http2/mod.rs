@@ -9,6 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use edgeway_base::http::{has, values};
 use edgeway_core::chain::ReadyLines;
 use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
@@ -64,7 +65,7 @@ impl Http2Stream {
         headers: &HeaderMap,
         send_timeout: Duration,
     ) -> Self {
-        let length = headers.get(header::CONTENT_LENGTH);
+        let length = values(headers, &header::CONTENT_LENGTH).next();
         Self {
             respond,
             body,
@@ -235,7 +236,9 @@ async fn room(
 
 fn remove_of_connections(headers: &mut HeaderMap) {
     for name in &OF_CONNECTIONS {
-        headers.remove(name);
+        if has(headers, name) {
+            headers.remove(name);
+        }
     }
 }
 
