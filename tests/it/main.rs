@@ -134,6 +134,7 @@ mod status_page;
 mod stopping_apps;
 mod streaming;
 mod support;
+mod templates;
 mod tidy;
 mod tls;
 mod top;

@@ -5,13 +5,14 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::symlink,
+    os::unix::{fs::symlink, net::UnixStream},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use fastrand::Rng;
@@ -20,7 +21,7 @@ use tokio::{net::UnixListener, task::JoinSet};
 
 use crate::{
     cli::{EX_CONFIG, Ran},
-    support::{gateway::Gateway, seed},
+    support::{gateway::Gateway, seed, wait::wait_for},
 };
 
 /// Commands that ask a gateway. `explain` without `--live` reads the file itself.
@@ -73,7 +74,7 @@ const BROKEN: [(&str, &str); 9] = [
     ),
     (
         "type.yaml",
-        "admin: off\nlisteners: [{ address: '127.0.0.1:0' }]\nroutes: []\n",
+        "admin: on\nlisteners: [{ address: '127.0.0.1:0' }]\nroutes: []\n",
     ),
     (
         "address.yaml",
@@ -276,4 +277,65 @@ async fn a_reload_of_a_broken_file_reloads_no_other_gateway() {
     );
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     assert_eq!(other.get("/").await.text(), "changed");
+}
+
+/// Gateways of one user side by side, without an `admin` section.
+#[tokio::test]
+async fn a_command_reaches_the_gateway_of_its_file_among_several() {
+    let first = Gateway::start("routes: [{ match: { path: /* }, respond: ok }]\n").await;
+    let run = first.folder().join("run");
+    let folder = tempfile::tempdir().expect("a folder for the test can be made");
+    let text =
+        "listeners: [{ address: '127.0.0.1:0' }]\nroutes: [{ match: { path: /* }, respond: ok }]\n";
+    for name in ["second.yaml", "third.yaml"] {
+        fs::write(folder.path().join(name), text).expect("the folder takes files");
+    }
+    let mut second = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["run", "-c", "second.yaml"])
+        .current_dir(folder.path())
+        .env("RUNTIME_DIRECTORY", &run)
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the program starts");
+    let socket = run.join("gateway-2.sock");
+    wait_for("the second gateway", Duration::from_secs(20), async || {
+        UnixStream::connect(&socket).ok()
+    })
+    .await;
+    let own = first.folder().join("edgeway.yaml");
+    let own = own.to_str().expect("the path is text");
+    let asked = |arguments: &[&str]| edgeway(folder.path(), &run, arguments);
+    for (file, name) in [("second.yaml", "second.yaml"), (own, "edgeway.yaml")] {
+        let status = asked(&["status", "--json", "-c", file]);
+        assert!(
+            status.stdout.contains(name),
+            "{}{}",
+            status.stdout,
+            status.stderr
+        );
+        let reloaded = asked(&["reload", "-c", file]);
+        assert_eq!(reloaded.status, 0, "{}", reloaded.stderr);
+    }
+    // A file that no gateway serves: neither gateway sees the command.
+    for command in [
+        &["reload"][..],
+        &["status"],
+        &["purge", "--all"],
+        &["top", "--once"],
+    ] {
+        let arguments = [command, &["-c", "third.yaml"]].concat();
+        let ran = asked(&arguments);
+        assert_eq!(ran.status, 1, "{arguments:?}: {}{}", ran.stdout, ran.stderr);
+        assert!(
+            ran.stderr.contains("no gateway of"),
+            "{arguments:?}: {}",
+            ran.stderr
+        );
+    }
+    // The control: without a file, the usual socket is asked.
+    let empty = tempfile::tempdir().expect("a folder for the test can be made");
+    let ran = edgeway(empty.path(), &run, &["reload"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    second.kill().expect("it runs");
+    second.wait().expect("it ends");
 }

@@ -13,7 +13,7 @@ use crate::first_file::{lines, problems_of};
 #[test]
 fn words_of_other_gateways_are_translated_to_what_is_accepted() {
     let mut asked = 0;
-    for entry in translations() {
+    for entry in translations().filter(|entry| !entry.write.starts_with('!')) {
         for word in entry.words.split(' ') {
             let wrong = with_entries(entry.level, &format!("{word}: 1"), "");
             let report = lines(&wrong).join("\n");
@@ -117,8 +117,9 @@ fn with_entries(level: Level, entries: &str, replaced: &str) -> String {
     section(
         "upstreams",
         format!(
-            "{{ web: {{ {backends}{}{}{health}{} }} }}",
+            "{{ web: {{ {backends}{}{}{}{health}{} }} }}",
             section_of("timeouts", Level::Timeouts),
+            section_of("retry", Level::Retry),
             section_of("eject", Level::Eject),
             at(Level::Upstream)
         ),
@@ -151,8 +152,53 @@ fn with_entries(level: Level, entries: &str, replaced: &str) -> String {
     if entries.contains("acme: [") {
         writeln!(yaml, "acme: {{ email: ops@example.com, folder: acme }}").expect("it takes text");
     }
+    if level == Level::Limit {
+        let rate = if has("rate") { "" } else { "rate: 1/s, " };
+        writeln!(yaml, "rate_limits: {{ api: {{ {rate}{entries} }} }}").expect("it takes text");
+    }
     if level == Level::Top {
         writeln!(yaml, "{entries}").expect("a string takes text");
     }
     yaml
+}
+
+/// What people write, and a part of the advice that they get.
+const MISTAKES: &str = include_str!("natural_mistakes.txt");
+
+/// Invariant: advice is about what was written. A value that switches something off gets no advice to
+/// switch it on.
+#[test]
+fn natural_mistakes_get_the_right_advice_or_none() {
+    let lines_of_table = MISTAKES.lines().filter(|line| !line.starts_with('#'));
+    let (mut asked, mut wrong) = (0, Vec::new());
+    for line in lines_of_table {
+        let mut parts = line.splitn(3, " | ");
+        let mut part = || parts.next().expect("a line has three parts");
+        let (name, entries, advice) = (part(), part(), part());
+        let named = |level: &Level| level.row().0 == name;
+        let level = Level::ALL.into_iter().find(named);
+        let level = level.unwrap_or_else(|| panic!("no level: {line}"));
+        let key = entries.split(':').next().unwrap_or_default();
+        let reports = lines(&with_entries(level, entries, entries));
+        let text = reports.join("\n");
+        let is_right = match advice {
+            "-" => !text.contains("error"),
+            advice => text.contains(advice),
+        };
+        let switches_on = text.contains(": {}`") || text.contains(": true`");
+        let is_off = ["off", "false"]
+            .iter()
+            .any(|off| entries.ends_with(&format!("{key}: {off}")));
+        if !is_right || (is_off && switches_on) || text.contains("[redacted]") {
+            wrong.push(format!("{line}\n{text}"));
+        }
+        asked += 1;
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {asked}:\n{}",
+        wrong.len(),
+        wrong.join("\n\n")
+    );
+    assert!(asked >= 200, "{asked}");
 }

@@ -154,12 +154,16 @@ impl AdminOption {
             Some(path) => Some(read_token(path)?),
             None => written.token,
         };
-        let targets = match (&self.socket, self.admin) {
-            (Some(path), _) => vec![Target::Socket(path.clone())],
-            (None, Some(address)) => vec![Target::Address(address)],
-            (None, None) => written.targets?,
+        let (targets, configuration) = match (&self.socket, self.admin) {
+            (Some(path), _) => (vec![Target::Socket(path.clone())], None),
+            (None, Some(address)) => (vec![Target::Address(address)], None),
+            (None, None) => (written.targets?, written.named),
         };
-        Ok(Client { targets, token })
+        Ok(Client {
+            targets,
+            token,
+            configuration,
+        })
     }
 }
 
@@ -276,6 +280,8 @@ fn live_sockets(folder: &Path) -> Vec<PathBuf> {
 struct ConfiguredAdmin {
     targets: Result<Vec<Target>, Box<ActionError>>,
     token: Option<Secret>,
+    /// The file, if another gateway than its own may be at these places.
+    named: Option<PathBuf>,
 }
 
 impl ConfiguredAdmin {
@@ -286,7 +292,7 @@ impl ConfiguredAdmin {
             return Self::read(path);
         }
         let mut all = usual_sockets();
-        let Self { targets, token } = Self::read(installed);
+        let Self { targets, token, .. } = Self::read(installed);
         for target in targets.unwrap_or_else(|_| vec![Target::Address(DEFAULT)]) {
             if !all.contains(&target) {
                 all.push(target);
@@ -295,6 +301,7 @@ impl ConfiguredAdmin {
         Self {
             targets: Ok(all),
             token,
+            named: None,
         }
     }
 
@@ -314,8 +321,17 @@ impl ConfiguredAdmin {
         let token = config.token.map(|token| token.value);
         // Keys that are not there may be misspelt: another gateway may be at the usual places.
         let mistakes = mistakes(path, is_wrong);
-        if mistakes.is_none() && socket.is_none() {
-            targets.splice(0..0, usual_sockets());
+        let is_usual = mistakes.is_none() && socket.is_none();
+        if is_usual {
+            // A gateway beside others has its socket in the same folder.
+            let usual = admin_socket::likely();
+            let beside = usual
+                .iter()
+                .filter_map(|path| path.parent())
+                .flat_map(live_sockets);
+            let mut all = usual.clone();
+            all.extend(beside.filter(|path| !usual.contains(path)));
+            targets.splice(0..0, all.into_iter().map(Target::Socket));
         }
         let has_own = socket.is_some() && !targets.is_empty();
         if mistakes.is_none() && address.is_none() && !has_own {
@@ -333,6 +349,7 @@ impl ConfiguredAdmin {
                 Ok(targets)
             },
             token,
+            named: is_usual.then(|| std::path::absolute(path).ok()).flatten(),
         }
     }
 }

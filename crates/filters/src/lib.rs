@@ -80,7 +80,7 @@ impl Entry {
             on_by_default: K::ON_BY_DEFAULT,
             is_shareable: false,
             compile: |node, cx| {
-                let config = tree::read::<K::Config>(node, cx.diagnostics)?;
+                let config = tree::read_value::<K::Config>(K::NAME, None, node, cx.diagnostics)?;
                 let filter = cx.checked(|cx| K::compile(config, cx))??;
                 Some(CompiledFilter::new(K::NAME, Arc::new(filter)))
             },

@@ -14,6 +14,8 @@ const MIN_TOKEN_LEN: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub struct Admin {
     pub address: Option<SocketAddr>,
+    /// True if the configuration does not say which address it is.
+    pub has_usual_address: bool,
     pub socket: AdminSocket,
     /// Token that clients must send. It is always set if `address` is not a loopback address.
     pub token: Option<Secret>,
@@ -31,13 +33,15 @@ pub enum AdminSocket {
 
 impl Compiler<'_> {
     pub(super) fn admin(&mut self) -> Admin {
-        let config = &self.file.admin;
+        let file = self.file;
+        let config = &file.admin;
         let socket = match &config.socket {
             None => AdminSocket::Usual,
             Some(socket) if socket.value.as_os_str() == "off" => AdminSocket::Off,
             Some(socket) => AdminSocket::At(self.folder.join(&socket.value)),
         };
         Admin {
+            has_usual_address: config.address.is_none(),
             address: self.admin_address(),
             socket,
             token: self.admin_token(),

@@ -338,6 +338,19 @@ impl Compiler<'_> {
 
     fn trusted(&mut self) -> TrustedProxies {
         let written = &self.file.trusted_proxies;
+        for Spanned { value, place } in written {
+            if value
+                .parse::<Cidr>()
+                .is_ok_and(|network| network.parts().1 == 0)
+            {
+                self.diagnostics.warn(
+                    "edgeway::trusted_proxies::everyone",
+                    *place,
+                    format!("`{value}` trusts every client: each chooses its own address, and so passes limits and `access`"),
+                    "write the networks of the proxies alone, such as `[10.0.0.0/8]`",
+                );
+            }
+        }
         TrustedProxies::new(self.networks("edgeway::trusted_proxies", written))
     }
 

@@ -13,7 +13,7 @@ use edgeway_core::{
     },
 };
 use edgeway_net::redis::Redis;
-use edgeway_routes::values::Template;
+use edgeway_routes::values::{Destination, Template};
 
 use super::compile::Compiler;
 
@@ -75,6 +75,8 @@ impl Compiler<'_> {
 
 /// Compiles the text that a limit counts by.
 fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<dyn CountedText>> {
-    let template = Template::compile(&by.value, by.place, "edgeway::rate_limits::by", cx)?;
+    let destination = Destination::Comparison;
+    let code = "edgeway::rate_limits::by";
+    let template = Template::compile(&by.value, by.place, destination, code, cx)?;
     Some(Box::new(template))
 }

@@ -382,7 +382,10 @@ impl Compiler<'_> {
         })
     }
 
-    fn redis_file(&mut self, path: &Path, place: Place) -> Option<Vec<u8>> {
+    fn redis_file(&mut self, written: &Path, place: Place) -> Option<Vec<u8>> {
+        // Secrets beside it are written as `file:PATH`.
+        let path = written.to_str().and_then(|path| path.strip_prefix("file:"));
+        let path = path.map_or(written, Path::new);
         match std::fs::read(self.folder.join(path)) {
             Ok(content) => Some(content),
             Err(error) => {

@@ -102,15 +102,28 @@ impl Admin {
                     let shared = bound.as_fd().try_clone_to_owned()?;
                     Ok(AdminChange::Open(*address, bound, shared))
                 });
-                opened.map_err(|source| AdminError::Address {
-                    address: *address,
-                    source,
-                })?
+                match opened {
+                    // Several gateways of a machine may leave the address out.
+                    Err(error)
+                        if error.kind() == io::ErrorKind::AddrInUse && wanted.has_usual_address =>
+                    {
+                        warn!(address:%, error:%; "no admin address: another program has the usual one; write `admin: {{ address: 127.0.0.1:PORT }}`, or `off`");
+                        AdminChange::Close
+                    }
+                    opened => opened.map_err(|source| AdminError::Address {
+                        address: *address,
+                        source,
+                    })?,
+                }
             }
         };
         let is_usual = wanted.socket == AdminSocket::Usual;
+        let open = self.socket.lock().as_ref().map(|open| open.written.clone());
         let path = match &wanted.socket {
-            AdminSocket::Usual => Some(admin_socket::usual()),
+            // Beside another gateway, it has a name of its own in the same folder.
+            AdminSocket::Usual => open
+                .filter(|path| admin_socket::beside().any(|beside| beside == *path))
+                .or_else(|| Some(admin_socket::usual())),
             AdminSocket::At(path) => Some(path.clone()),
             AdminSocket::Off => None,
         };
@@ -118,18 +131,24 @@ impl Admin {
             (None, _) => AdminChange::Close,
             (Some(wanted), Some(open)) if open.written == *wanted => AdminChange::Keep,
             (Some(path), _) => {
-                let bound = match inherit(&place(path)) {
-                    Some(socket) => Ok(socket.into()),
-                    None => admin_socket::open(path, is_usual, BACKLOG),
-                };
-                let opened = bound.and_then(|bound| {
+                let mut listen = |path: &PathBuf| {
+                    let bound = match inherit(&place(path)) {
+                        Some(socket) => socket.into(),
+                        None => admin_socket::open(path, is_usual, BACKLOG)?,
+                    };
                     let shared = bound.as_fd().try_clone_to_owned()?;
                     Ok(AdminChange::Open(path.clone(), bound, shared))
-                });
+                };
+                let mut opened = listen(path);
+                let mut beside = admin_socket::beside().filter(|_| is_usual);
+                while matches!(opened, Err(SocketError::InUse))
+                    && let Some(path) = beside.next()
+                {
+                    opened = listen(&path);
+                }
                 match opened {
                     Ok(opened) => opened,
                     // A foreign folder at the usual path in `/tmp` must not prevent a start.
-                    // Another gateway of this user is a different mistake.
                     Err(SocketError::Io(error)) if is_usual => {
                         warn!(path:?, error:%; "no admin socket: the commands do not reach this gateway; write `admin: {{ socket: PATH }}`, or `off`");
                         AdminChange::Close

@@ -171,6 +171,7 @@ impl Control {
             sessions: Arc::clone(&self.sessions),
             sections: Arc::default(),
             tasks: self.tasks().clone(),
+            configuration: self.path.clone(),
         }
     }
 

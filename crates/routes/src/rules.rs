@@ -18,8 +18,8 @@ use pingora::http::RequestHeader;
 
 use super::{InvalidTarget, Slashes, Target, normalise};
 use crate::values::{
-    Codes, Comparison, ConditionResponse, Encoding, Groups, Names, Pattern, ReadRequest,
-    ResponseParts, Template, Values, decoded_path, encoded_path, is_odd, undecided,
+    Codes, Comparison, ConditionResponse, Destination, Groups, Pattern, ReadRequest, ResponseParts,
+    Template, Values, decoded_path, encoded_path, is_odd, undecided,
 };
 
 const CODES: Codes = Codes {
@@ -437,15 +437,16 @@ impl PathRewrite {
             cx.report_at(with.place, SHAPE, message, "begin it with `/`");
             return None;
         }
-        let mut parse = |text: &str| {
-            let parsed = Names::with(cx, |names| {
-                Template::parse_with_groups(text, pattern, names)
-            });
-            cx.reported(with.place, CODES.value, parsed)
+        let mut compile = |text: &str, destination| {
+            let text = Spanned {
+                value: text.to_owned(),
+                place: with.place,
+            };
+            Template::compile_with_groups(&text, destination, pattern, CODES.value, cx)
         };
-        let path = parse(path);
+        let path = compile(path, Destination::Path);
         let query = match query {
-            Some(query) => Some(parse(query)?),
+            Some(query) => Some(compile(query, Destination::Query)?),
             None => None,
         };
         Some(Self {
@@ -475,9 +476,7 @@ impl PathRewrite {
         let path = format!("/{}", encoded_path(path.trim_start_matches('/')));
         let normal = normalise(path.as_bytes(), slashes)?.path.into_owned();
         if let Some(own) = &self.query {
-            written = own
-                .write_with(&values.encoded(Encoding::Query), groups, &mut query)
-                .and(written);
+            written = own.write_with(&values, groups, &mut query).and(written);
         }
         let theirs = Target::new("", ex.head.raw_path()).query;
         let theirs = theirs.filter(|_| !self.drops_query).unwrap_or_default();

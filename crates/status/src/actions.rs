@@ -295,6 +295,9 @@ pub const SUCCEEDED: &str = "succeeded";
 /// Reason of [`ActionError`] if a required token is missing.
 pub const TOKEN_MISSING: &str = "token_missing";
 
+/// Reason of [`ActionError`] if the gateway serves another configuration than the request names.
+pub const OTHER_CONFIGURATION: &str = "other_configuration";
+
 /// Error of an action that was not done, or not completed. It changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]

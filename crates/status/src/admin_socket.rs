@@ -1,14 +1,15 @@
 //! The admin socket: its default path and its permissions.
 //!
 //! A user who may open it controls the gateway, so it is for the gateway's own user and, if the
-//! group exists, for `edgeway`.
+//! gateway runs in the group `edgeway` as the service does, for that group. A gateway that root
+//! starts is for root alone: whoever opens its socket may have it run any program.
 
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, Permissions},
     io,
     os::unix::{
-        fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown},
+        fs::{DirBuilderExt, MetadataExt, PermissionsExt},
         net::UnixListener,
     },
     path::{Path, PathBuf},
@@ -20,6 +21,8 @@ use rustix::fs::{Access, access};
 /// The runtime folder of the unit in `systemd/`, which root creates otherwise.
 const RUN: &str = "/run/edgeway";
 const NAME: &str = "admin.sock";
+/// Number of gateways of one user that may leave the path out.
+const BESIDE: u8 = 16;
 
 /// The group whose users may open the socket.
 pub const GROUP: &str = "edgeway";
@@ -38,6 +41,12 @@ pub fn usual() -> PathBuf {
         .find(|folder| folder != Path::new(RUN) || uid == 0 || may_write)
         .unwrap_or_default()
         .join(NAME)
+}
+
+/// Paths for the socket of a gateway beside the one that has the usual path.
+pub fn beside() -> impl Iterator<Item = PathBuf> {
+    let usual = usual();
+    (2..=BESIDE).map(move |number| usual.with_file_name(format!("gateway-{number}.sock")))
 }
 
 /// Paths where a command looks for the socket, the likeliest first. None of them need exist.
@@ -75,42 +84,36 @@ fn folders(uid: u32, var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
 ///
 /// If the path is taken, or the folder is not writable for us.
 pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, SocketError> {
-    let group = fs::read_to_string("/etc/group").ok();
-    let group = group.and_then(|groups| id_of(&groups, GROUP));
+    let own = rustix::process::getegid().as_raw();
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     if let (true, Some(folder)) = (is_usual, path.parent()) {
-        make(folder, group)?;
+        make(folder)?;
     }
-    open_for(path, group, backlog)
+    open_for(path, shared_group(&groups, own), backlog)
 }
 
-/// Listens at `path` for the gateway's own user, and for a group if that can be set.
+/// Returns the group `edgeway`, if this gateway runs in it.
+fn shared_group(groups: &str, own: u32) -> Option<u32> {
+    id_of(groups, GROUP).filter(|group| *group == own)
+}
+
+/// Listens at `path` for the gateway's own user, and for a group that it runs in.
 fn open_for(path: &Path, group: Option<u32>, backlog: i32) -> Result<UnixListener, SocketError> {
     let listener = unix_socket::bind(path, MODE, backlog)?;
-    // Up to here only the owner can open it.
-    // The unit runs us in this group, and its filter of system calls refuses any `chown`.
+    // Up to here only the owner can open it. The folder may give it another group.
     let is_of = |group| fs::symlink_metadata(path).is_ok_and(|data| data.gid() == group);
-    if let Some(group) = group
-        && (is_of(group) || lchown(path, None, Some(group)).is_ok())
-    {
+    if group.is_some_and(is_of) {
         fs::set_permissions(path, Permissions::from_mode(MODE_WITH_GROUP))?;
     }
     Ok(listener)
 }
 
 /// Creates a folder that others cannot write and the group may enter, or accepts an existing one.
-fn make(folder: &Path, group: Option<u32>) -> io::Result<()> {
+fn make(folder: &Path) -> io::Result<()> {
     let uid = rustix::process::geteuid().as_raw();
     match DirBuilder::new().mode(0o750).create(folder) {
-        Ok(()) => {
-            if let Some(group) = group
-                && let Err(error) = lchown(folder, None, Some(group))
-            {
-                // The folder is then for its owner alone, as is the socket in it.
-                log::debug!(error:%, folder:?; "the folder is not given to the group");
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
     }
     if is_somebody_elses(folder, uid) {
         let why = format!("{} can be changed by others", folder.display());
@@ -180,42 +183,31 @@ mod tests {
         assert!(open(&path, false, 8).is_ok());
     }
 
+    /// The group controls the gateway of the service, and no other one of the machine.
     #[test]
-    fn a_folder_that_is_made_is_for_the_group_too() {
-        let folder = tempfile::tempdir().unwrap();
-        let own = rustix::process::getegid().as_raw();
-        let is_root = rustix::process::geteuid().is_root();
-        for (name, group) in [("a", None), ("b", Some(own)), ("c", Some(own + 4242))] {
-            let made = folder.path().join(name);
-            make(&made, group).unwrap();
-            let found = fs::symlink_metadata(&made).unwrap();
-            let given = group.filter(|group| is_root || *group == own);
-            assert_eq!(found.gid(), given.unwrap_or(own), "{name}");
-            assert_eq!(found.mode() & 0o777, 0o750);
-            // An existing folder stays as it is.
-            make(&made, Some(own)).unwrap();
-            assert_eq!(fs::symlink_metadata(&made).unwrap().gid(), found.gid());
-        }
-    }
-
-    #[test]
-    fn the_socket_is_for_the_group_if_there_is_one() {
+    fn the_socket_is_for_the_group_that_the_gateway_runs_in() {
         let groups = "root:x:0:\nedgeway2:x:7:\nedgeway:x:990:ann,bob\n";
-        assert_eq!(id_of(groups, GROUP), Some(990));
-        assert_eq!(id_of("root:x:0:\n", GROUP), None);
-        assert_eq!(id_of("edgeway:x\n", GROUP), None);
+        assert_eq!(shared_group(groups, 990), Some(990));
+        for (groups, own) in [
+            // Root's own gateway, that of a member of the group, and a machine without the group.
+            (groups, 0),
+            (groups, 1000),
+            ("root:x:0:\n", 0),
+            ("edgeway:x\n", 0),
+        ] {
+            assert_eq!(shared_group(groups, own), None, "{groups} {own}");
+        }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(NAME);
         let own = rustix::process::getegid().as_raw();
-        let is_root = rustix::process::geteuid().is_root();
-        for (group, mode) in [(None, 0o600), (Some(own), 0o660), (Some(own + 4242), 0o660)] {
+        for (group, mode) in [(None, 0o600), (Some(own), 0o660), (Some(own + 4242), 0o600)] {
             let _listener = open_for(&path, group, 8).unwrap();
             let found = fs::symlink_metadata(&path).unwrap();
-            // Only root can give a socket to a group that it is not in.
-            let is_given = is_root || group.is_none_or(|group| group == own);
-            let mode = if is_given { mode } else { 0o600 };
-            assert_eq!(found.mode() & 0o777, mode, "{group:?}");
-            assert_eq!(found.gid(), group.filter(|_| is_given).unwrap_or(own));
+            assert_eq!(
+                (found.mode() & 0o777, found.gid()),
+                (mode, own),
+                "{group:?}"
+            );
         }
     }
 }

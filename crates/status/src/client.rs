@@ -1,6 +1,6 @@
 //! Client of a running gateway's admin listener, for the command line.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use edgeway_base::secret::Secret;
@@ -16,7 +16,8 @@ use tokio::{
 
 use super::{
     Snapshot,
-    actions::{ActionError, SUCCEEDED, TOKEN_MISSING},
+    actions::{ActionError, OTHER_CONFIGURATION, SUCCEEDED, TOKEN_MISSING},
+    http::CONFIGURATION,
     snapshot::Readiness,
 };
 
@@ -73,6 +74,13 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Returns true if the gateway that responded serves another configuration.
+    pub(super) fn is_of_other_gateway(&self) -> bool {
+        matches!(self, Self::Refused { refused, .. } if refused.reason == OTHER_CONFIGURATION)
+    }
+}
+
 /// Client of a gateway. It opens a connection for each request.
 #[derive(Clone, Debug)]
 pub struct Client {
@@ -81,6 +89,8 @@ pub struct Client {
     /// Token for an address, which is not sent to a socket. After a socket that cannot be reached,
     /// an address in `targets` does not get it either: any user of the machine may listen there.
     pub token: Option<Secret>,
+    /// Configuration that the gateway must serve; `None` if `targets` are its own for certain.
+    pub configuration: Option<PathBuf>,
 }
 
 impl Client {
@@ -89,6 +99,7 @@ impl Client {
         Self {
             targets: vec![target],
             token: None,
+            configuration: None,
         }
     }
 
@@ -194,11 +205,11 @@ impl Client {
     ) -> Result<T, ClientError> {
         let mut targets = self.targets.iter().peekable();
         let mut successions = 0;
-        let mut unreached = None;
+        let (mut unreached, mut other) = (None, None);
         loop {
             let target = *targets.peek().expect("a client has a target");
             let token = self.token.as_ref().filter(|_| unreached.is_none());
-            let question = request(target, token, &method, path, body.as_ref());
+            let question = self.request(target, token, &method, path, body.as_ref());
             let outcome = timeout(deadline, ask(target, question)).await;
             let result = match outcome {
                 Err(_) => Err(ClientError::Slow {
@@ -224,6 +235,12 @@ impl Client {
                     successions += 1;
                     tokio::time::sleep(SUCCESSION).await;
                 }
+                // The action was not done, because this is another gateway.
+                Err(error) if error.is_of_other_gateway() && targets.len() > 1 => {
+                    other.get_or_insert(error);
+                    targets.next();
+                }
+                Err(error) if other.is_some() => return Err(other.unwrap_or(error)),
                 Err(ClientError::Refused { target, refused })
                     if refused.reason == TOKEN_MISSING && self.token.is_some() =>
                 {
@@ -239,36 +256,42 @@ impl Client {
             }
         }
     }
-}
 
-pub(super) fn request(
-    target: &Target,
-    token: Option<&Secret>,
-    method: &Method,
-    path: &str,
-    body: Option<&Bytes>,
-) -> Request<Bytes> {
-    let mut request = Request::new(body.cloned().unwrap_or_default());
-    *request.method_mut() = method.clone();
-    *request.uri_mut() = path.parse().expect("paths of ours");
-    let headers = request.headers_mut();
-    let host = match target {
-        Target::Socket(_) => "localhost".to_owned(),
-        Target::Address(address) => address.to_string(),
-    };
-    headers.insert(header::HOST, host.parse().expect("an address"));
-    let json = header::HeaderValue::from_static("application/json");
-    headers.insert(header::ACCEPT, json.clone());
-    if body.is_some() {
-        headers.insert(header::CONTENT_TYPE, json);
+    pub(super) fn request(
+        &self,
+        target: &Target,
+        token: Option<&Secret>,
+        method: &Method,
+        path: &str,
+        body: Option<&Bytes>,
+    ) -> Request<Bytes> {
+        let mut request = Request::new(body.cloned().unwrap_or_default());
+        *request.method_mut() = method.clone();
+        *request.uri_mut() = path.parse().expect("paths of ours");
+        let headers = request.headers_mut();
+        let host = match target {
+            Target::Socket(_) => "localhost".to_owned(),
+            Target::Address(address) => address.to_string(),
+        };
+        headers.insert(header::HOST, host.parse().expect("an address"));
+        let json = header::HeaderValue::from_static("application/json");
+        headers.insert(header::ACCEPT, json.clone());
+        if body.is_some() {
+            headers.insert(header::CONTENT_TYPE, json);
+        }
+        if let (Target::Address(_), Some(token)) = (target, token)
+            && let Ok(mut value) =
+                header::HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
+        {
+            value.set_sensitive(true);
+            headers.insert(header::AUTHORIZATION, value);
+        }
+        if let Some(path) = &self.configuration {
+            let path = hex::encode(path.as_os_str().as_bytes());
+            headers.insert(CONFIGURATION, path.parse().expect("hexadecimal digits"));
+        }
+        request
     }
-    if let (Target::Address(_), Some(token)) = (target, token)
-        && let Ok(mut value) = header::HeaderValue::from_str(&format!("Bearer {}", token.reveal()))
-    {
-        value.set_sensitive(true);
-        headers.insert(header::AUTHORIZATION, value);
-    }
-    request
 }
 
 async fn ask(target: &Target, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
@@ -399,6 +422,7 @@ mod tests {
             let client = Client {
                 targets: sockets.chain([address.clone()]).collect(),
                 token: Some(Secret::new("a-token-of-16-letters".to_owned())),
+                configuration: None,
             };
             let listener = &listener;
             async move {

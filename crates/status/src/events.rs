@@ -9,7 +9,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::client::{Client, ClientError, MAX_RESPONSE_LEN, Target, failed, read, request};
+use super::client::{Client, ClientError, MAX_RESPONSE_LEN, Target, failed, read};
 
 /// Time within which a gateway accepts a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -40,10 +40,10 @@ impl Client {
         mut heard: impl FnMut(),
         mut take: impl FnMut(ServerEvent) -> ControlFlow<()>,
     ) -> Result<(), ClientError> {
-        let mut token = self.token.as_ref();
+        let (mut token, mut other) = (self.token.as_ref(), None);
         let mut targets = self.targets.iter().peekable();
         while let Some(target) = targets.next() {
-            let mut question = request(target, token, &Method::GET, path, None);
+            let mut question = self.request(target, token, &Method::GET, path, None);
             let headers = question.headers_mut();
             let events = HeaderValue::from_static("text/event-stream");
             headers.insert(header::ACCEPT, events);
@@ -70,20 +70,27 @@ impl Client {
                         token = None;
                         continue;
                     }
-                    Err(error) => return Err(connected(error)),
+                    Err(error) => return Err(other.unwrap_or(connected(error))),
                 },
                 Target::Address(address) => match connect(TcpStream::connect(address)).await {
                     Ok(stream) => {
                         exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, QUIET, take).await
                     }
                     Err(_) if targets.peek().is_some() => continue,
-                    Err(error) => return Err(connected(error)),
+                    Err(error) => return Err(other.unwrap_or(connected(error))),
                 },
             };
             let response = response.map_err(|error| failed(target, error))?;
             return match response.status() {
                 StatusCode::OK => Ok(()),
-                status => read(target, status, response.body()),
+                status => match read(target, status, response.body()) {
+                    Err(error) if error.is_of_other_gateway() && targets.peek().is_some() => {
+                        other.get_or_insert(error);
+                        continue;
+                    }
+                    Err(error) => Err(other.unwrap_or(error)),
+                    result => result,
+                },
             };
         }
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
 };
@@ -102,6 +102,15 @@ pub(super) fn parse_target(text: &str) -> Result<Target, InvalidTarget> {
             message,
             format!("write `{address}`, without scheme and path"),
         ));
+    }
+    // The last group of `::1:3000` is a port, as people mean it.
+    let split = bare.rsplit_once(':').and_then(|(ip, port)| {
+        let is_port = port.len() > 3 && port.bytes().all(|byte| byte.is_ascii_digit());
+        let ip = ip.parse::<Ipv6Addr>().ok().filter(|_| is_port)?;
+        Some(SocketAddr::new(ip.into(), port.parse().ok()?))
+    });
+    if let Some(address) = split {
+        return Err(refused(message, format!("write `{address}`")));
     }
     if let Ok(ip) = bare.parse::<IpAddr>() {
         let example = SocketAddr::new(ip, 3000);

@@ -5,7 +5,11 @@
     reason = "seeds and slowest cases are shown if a test fails"
 )]
 
-use std::time::Duration;
+use std::{
+    io::Write as _,
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -148,6 +152,66 @@ fn what_is_decided_is_what_the_expression_says() {
     }
     println!("{decided} decided, {undecided} not");
     assert!(decided > 100 * undecided, "{decided} {undecided}");
+}
+
+/// Script that says for each pair of an expression and a text whether there is a match.
+const NODE: &str = "const cases = JSON.parse(require('fs').readFileSync(0, 'utf8'));\
+    console.log(JSON.stringify(cases.map(([own, text]) => new RegExp(own).test(text))))";
+
+/// Returns what Node.js says about these expressions and texts.
+fn by_node(cases: &[(String, String)]) -> Vec<bool> {
+    let mut node = Command::new("node")
+        .args(["-e", NODE])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = node.stdin.take().unwrap();
+    input
+        .write_all(&serde_json::to_vec(cases).unwrap())
+        .unwrap();
+    drop(input);
+    let output = node.wait_with_output().unwrap();
+    assert!(output.status.success());
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Invariant: a result that is known is that of another engine, of Node.js.
+#[test]
+fn what_is_decided_is_what_node_says() {
+    let mut random = random();
+    let mut cases = Vec::new();
+    for _ in 0..1500 {
+        let own = expression(&mut random, 3);
+        if Expression::parse(&own, false).is_ok() {
+            // Node.js has no bound: a long text would take it for ever.
+            let length = random.usize(..14);
+            cases.push((own, text(&mut random, length)));
+        }
+    }
+    let expected = by_node(&cases);
+    let matched = expected.iter().filter(|matched| **matched).count();
+    let mut decided = 0;
+    for ((own, text), expected) in cases.iter().zip(&expected) {
+        let Ok(found) = Expression::parse(own, false).unwrap().is_match(text) else {
+            continue;
+        };
+        assert_eq!(found, *expected, "{own} {text}");
+        decided += 1;
+    }
+    println!("{decided} of {} decided, {matched} matches", cases.len());
+    assert!(decided > 1000 && (100..1400).contains(&matched));
+    // The control: another meaning of look-ahead is another result.
+    let turned: Vec<_> = cases
+        .iter()
+        .map(|(own, text)| (own.replace("(?=", "(?!"), text.clone()))
+        .collect();
+    let differ = by_node(&turned)
+        .iter()
+        .zip(&expected)
+        .filter(|(a, b)| a != b)
+        .count();
+    assert!(differ > 20, "{differ}");
 }
 
 /// The control: what people write is decided for what clients send.

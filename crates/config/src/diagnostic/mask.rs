@@ -8,6 +8,7 @@ use regex::Regex;
 use super::{
     Diagnostic, Place,
     extent::{close, deeper, items, plain_end, same_or_deeper, unquote},
+    near_place::is_near_place,
 };
 use crate::{
     base::secret::{self, REDACTED},
@@ -463,12 +464,13 @@ fn is_public(value: &str, name: &str) -> bool {
         return true;
     }
     let lower = name.to_ascii_lowercase();
-    let is_key = lower == "key" || lower == "keys";
+    let is_key = lower.ends_with("key") || lower == "keys";
     if !is_key && lower != "token" {
         return false;
     }
     let file = [".pem", ".key", ".keys", ".pub", ".crt", ".json"];
     PLACES.is_match(value)
+        || is_near_place(value)
         || (is_key && !value.contains(' ') && file.iter().any(|end| value.ends_with(end)))
 }
 
@@ -554,6 +556,8 @@ mod tests {
             "key: [header:X-A, client.ip+route]",
             "token: header:Authorization",
             "key: tls/site.key",
+            "key: client.ipp",
+            "key: header.x-user",
             "token: file:token",
             "token: ${TOKEN}",
             "api_key: { file: a.keys }",

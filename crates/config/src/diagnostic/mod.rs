@@ -2,6 +2,7 @@
 
 mod extent;
 mod mask;
+mod near_place;
 pub mod other_gateways;
 mod render;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{AdminConfig, File, Key, ListenerConfig, Node, RouteConfig, RouteNode, Spanned};
 use crate::{
     diagnostic::{Diagnostics, Place, other_gateways, suggest},
-    tree::{Value, read},
+    tree::{Value, read, read_value},
 };
 
 /// Top-level keys of the file.
@@ -146,7 +146,7 @@ impl Sections<'_> {
         let node = self.node.get(key)?;
         match node.value {
             Value::Null => None,
-            _ => read(node, &mut self.found),
+            _ => read_value(key, Some(KEYS), node, &mut self.found),
         }
     }
 
@@ -239,7 +239,8 @@ impl Sections<'_> {
                 .filter(|known| level.get(known).is_none())
         };
         let has = |name: &str| keys.contains(&name) || filters.contains(&name);
-        let translated = other_gateways::translate(name, has);
+        let value = level.get(name).map_or(&Value::Null, |node| &node.value);
+        let translated = other_gateways::translate(name, value, has);
         let meant = match &translated {
             Some(translated) => translated.key.map(str::to_owned),
             None => crate::diagnostic::closest(name, absent()).map(str::to_owned),

@@ -86,7 +86,7 @@ pub struct RedisTlsConfig {
     pub ca: Option<Spanned<PathBuf>>,
     /// Client certificate, if Redis requests one: a file in PEM.
     pub cert: Option<Spanned<PathBuf>>,
-    /// The key of `cert`: a file in PEM.
+    /// The key of `cert`: a file in PEM, as a path or as `file:PATH`.
     pub key: Option<Spanned<PathBuf>>,
     /// Accepts any certificate, so that an attacker in between can read and change everything.
     pub insecure: bool,

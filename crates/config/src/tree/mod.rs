@@ -18,7 +18,7 @@ pub(crate) use self::parse::parse_with;
 pub use self::{
     entries::Entries,
     parse::parse,
-    read::read,
+    read::{read, read_value},
     spanned::{OneOrMany, or_none},
 };
 

@@ -6,7 +6,7 @@ use edgeway_core::{
     chain::{CompileContext, Exchange, KeyBuilder},
     limits::key::{KeyValue, Source},
 };
-use edgeway_routes::values::Template;
+use edgeway_routes::values::{Destination, Template};
 
 use super::config::RouteCacheConfig;
 
@@ -88,8 +88,9 @@ fn is_any_set(templates: &[Template], ex: &Exchange<'_>) -> bool {
 
 /// Compiles values; reports all problems.
 fn templates(texts: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Box<[Template]> {
-    let texts = texts.iter();
-    texts
-        .filter_map(|text| Template::compile(&text.value, text.place, "edgeway::cache::value", cx))
-        .collect()
+    let mut template = |text: &Spanned<String>| {
+        let (destination, code) = (Destination::Comparison, "edgeway::cache::value");
+        Template::compile(&text.value, text.place, destination, code, cx)
+    };
+    texts.iter().filter_map(&mut template).collect()
 }

@@ -16,7 +16,7 @@ use edgeway_config::{
 };
 use edgeway_core::chain::CompileContext;
 use edgeway_files::PageFile;
-use edgeway_routes::values::{Encoding, Names, Template};
+use edgeway_routes::values::{Destination, Encoding, Template};
 use http::{HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -235,14 +235,16 @@ impl PageConfig {
             }
             (None, Some(body), None) => {
                 let content_type = content_type.unwrap_or(TEXT);
-                let text = Names::with(cx, |names| Template::parse_text_of_response(body, names));
-                let text = cx.reported(place, CODE, text)?;
+                let destination = Destination::Body(Encoding::of_body(&content_type));
+                let text = Template::compile_of_response(body, place, destination, CODE, cx)?;
                 Some(match text.plain_text() {
                     Some(plain) => Content::Body(content_type, plain.to_owned().into()),
-                    None => Content::Text(Encoding::of_body(&content_type), content_type, text),
+                    None => Content::Text(content_type, text),
                 })
             }
-            (None, None, Some(to)) => template(to, place, cx).map(Content::Redirect),
+            (None, None, Some(to)) => {
+                template(to, Destination::Redirect, place, cx).map(Content::Redirect)
+            }
             _ => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`";
                 cx.report_at(place, CODE, "a page needs one content", help);
@@ -267,7 +269,7 @@ impl PageConfig {
             _ if others.contains(&true) || (self.own_status && self.status.is_some()) => {}
             (Some(name), None) => return Some(PageRoute::Named(name.as_str().into(), place)),
             (None, Some(path)) if path.starts_with(['/', '{']) => {
-                return template(path, place, cx).map(PageRoute::Path);
+                return template(path, Destination::Target, place, cx).map(PageRoute::Path);
             }
             _ => {}
         }
@@ -282,7 +284,9 @@ impl PageConfig {
         let name = self.upstream.as_deref()?;
         let path = match &self.path {
             None => None,
-            Some(path) if path.starts_with('/') => Some(template(path, place, cx)?),
+            Some(path) if path.starts_with('/') => {
+                Some(template(path, Destination::Target, place, cx)?)
+            }
             Some(path) => {
                 let help = "write one such as `/errors/404`";
                 cx.report_at(place, CODE, format!("`{path}` is no path"), help);
@@ -330,8 +334,13 @@ impl PageConfig {
     }
 }
 
-fn template(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Template> {
-    Template::compile(text, place, CODE, cx)
+fn template(
+    text: &str,
+    destination: Destination<'_>,
+    place: Place,
+    cx: &mut CompileContext<'_>,
+) -> Option<Template> {
+    Template::compile(text, place, destination, CODE, cx)
 }
 
 /// Reads a page, and reports why it cannot be used. `is_typed`: its media type is written.

@@ -16,7 +16,7 @@ use edgeway_core::chain::{
     CacheOutcome, Exchange, Filter, Phases, Reply, ReplyBody, RouteRequest, Traits,
 };
 use edgeway_files::{PageFile, PagePart};
-use edgeway_routes::values::{Encoding, Template, Values};
+use edgeway_routes::values::{Template, Values};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 pub use self::of_upstream::{KEPT_WITH_PAGE, PageRequest, PageStatus, page_in_place_of};
@@ -69,7 +69,7 @@ enum Content {
     /// Media type and bytes.
     Body(HeaderValue, Bytes),
     /// Media type and text with placeholders.
-    Text(Encoding, HeaderValue, Template),
+    Text(HeaderValue, Template),
     /// The same of a file that is a success: a response that may be stored and confirmed.
     File(HeaderValue, Bytes, Box<PageFile>),
     Redirect(Template),
@@ -282,10 +282,9 @@ impl ErrorPage {
     ) -> Option<Replacement<'_>> {
         let (to, content) = match &self.content {
             Content::Body(content_type, body) => (None, Some((content_type, body.clone()))),
-            Content::Text(encoding, content_type, text) => (
-                None,
-                Some((content_type, filled_in(text, *encoding, ex, status))),
-            ),
+            Content::Text(content_type, text) => {
+                (None, Some((content_type, filled_in(text, ex, status))))
+            }
             Content::Redirect(to) => (Some(to.target(ex)?), None),
             Content::File(content_type, body, file) => {
                 let part = match file.part(&ex.head.method, &ex.head.headers) {
@@ -312,10 +311,9 @@ impl ErrorPage {
 }
 
 /// Returns a text with its placeholders filled in, for the page of an error with this status.
-fn filled_in(text: &Template, encoding: Encoding, ex: &Exchange<'_>, status: StatusCode) -> Bytes {
+fn filled_in(text: &Template, ex: &Exchange<'_>, status: StatusCode) -> Bytes {
     let mut body = String::new();
-    let values = Values::of_status(ex, status).encoded(encoding);
-    let _undecided = text.write_with(&values, None, &mut body);
+    let _undecided = text.write_with(&Values::of_status(ex, status), None, &mut body);
     body.into()
 }
 

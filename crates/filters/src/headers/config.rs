@@ -8,7 +8,7 @@ use edgeway_config::{
     tree::Spanned,
 };
 use edgeway_core::chain::CompileContext;
-use edgeway_routes::values::{Maps, Names, Template};
+use edgeway_routes::values::{Destination, Template};
 use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
@@ -124,14 +124,16 @@ impl HeadersConfig {
 fn compile_expires(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Expires> {
     const HELP: &str =
         "write a time such as `30d`, `modified 30d`, `@15h`, `epoch`, `max` or `off`";
-    let text = &written.value;
+    let Spanned { value: text, place } = written;
     let clock = cx.clock.clone();
-    let parsed = Names::with(cx, |names| Template::parse_of_response(text, names));
-    let compiled = parsed.and_then(|template| {
-        let expires = Expires::new(text, template, clock);
-        expires.map_err(|message| (message, HELP.to_owned()))
-    });
-    cx.reported(written.place, "edgeway::headers::expires", compiled)
+    let (destination, code) = (Destination::Comparison, "edgeway::headers::expires");
+    let template = Template::compile_of_response(text, *place, destination, code, cx)?;
+    let expires = Expires::new(text, template, clock);
+    cx.reported(
+        *place,
+        code,
+        expires.map_err(|message| (message, HELP.to_owned())),
+    )
 }
 
 /// Serializes values to add, redacted as those of other headers are.
@@ -162,21 +164,14 @@ impl ChangesConfig {
                 Err(problem) => problem.report(&pattern, cx),
             }
         }
-        let (maps, clock) = (
-            cx.shared.get::<Maps>().unwrap_or_default(),
-            cx.clock.clone(),
-        );
-        let names = Names {
-            clock: &clock,
-            maps: &maps,
-        };
         let mut compile_values = |values: Vec<(String, Spanned<String>)>| {
             let mut compiled = Vec::with_capacity(values.len());
             for (name, value) in values {
-                match header_name(&name, side)
-                    .and_then(|name| Ok((name, template(&value.value, side, &names)?)))
-                {
-                    Ok(pair) => compiled.push(pair),
+                match header_name(&name, side) {
+                    Ok(name) => {
+                        let template = template(&value, &name, side, cx);
+                        compiled.extend(template.map(|template| (name, template)));
+                    }
                     Err(problem) => problem.report(&value, cx),
                 }
             }
@@ -250,12 +245,18 @@ fn header_name(text: &str, side: Side) -> Result<HeaderName, Problem> {
     ))
 }
 
-fn template(text: &str, side: Side, names: &Names<'_>) -> Result<Template, Problem> {
-    let parsed = match side {
-        Side::Request => Template::parse(text, names),
-        Side::Response => Template::parse_of_response(text, names),
-    };
-    parsed.map_err(|(message, help)| Problem("edgeway::headers::value", message, help))
+fn template(
+    text: &Spanned<String>,
+    name: &HeaderName,
+    side: Side,
+    cx: &mut CompileContext<'_>,
+) -> Option<Template> {
+    let Spanned { value: text, place } = text;
+    let (destination, code) = (Destination::Header(name), "edgeway::headers::value");
+    match side {
+        Side::Request => Template::compile(text, *place, destination, code, cx),
+        Side::Response => Template::compile_of_response(text, *place, destination, code, cx),
+    }
 }
 
 /// Returns true for headers by which the two ends of one connection understand each other (RFC

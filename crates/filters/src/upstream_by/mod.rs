@@ -8,7 +8,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use edgeway_config::{diagnostic::closest, tree::Spanned};
 use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
-use edgeway_routes::values::Template;
+use edgeway_routes::values::{Destination, Template};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +48,7 @@ impl FilterKind for UpstreamBy {
 
     fn compile(config: UpstreamByConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let Spanned { value: text, place } = &config.0;
-        let value = Template::compile(text, *place, CODE, cx)?;
+        let value = Template::compile(text, *place, Destination::Comparison, CODE, cx)?;
         let mut tables = text.strip_prefix("{map.").into_iter();
         let is_table = tables.any(|rest| rest.find('}') == Some(rest.len() - 1));
         if !is_table {

@@ -11,7 +11,7 @@ use edgeway_core::chain::CompileContext;
 use edgeway_files::Files;
 use http::StatusCode;
 
-use crate::values::Template;
+use crate::values::{Destination, Template};
 
 use super::{Rewrite, check_upstream};
 
@@ -52,7 +52,7 @@ impl Otherwise {
         let Spanned { value, place } = config;
         match (&value.route, &value.reroute, &value.status) {
             (Some(name), None, None) => Some(Self::Named(Arc::from(&*name.value), name.place)),
-            (None, Some(path), None) => template(path, cx).map(Self::Path),
+            (None, Some(path), None) => template(path, Destination::Target, cx).map(Self::Path),
             (None, None, Some(status)) => {
                 let known = StatusCode::from_u16(status.value).ok();
                 let known = known.filter(|known| known.as_u16() >= 400);
@@ -74,13 +74,17 @@ impl Otherwise {
 const CODE: &str = "edgeway::route::bad_files";
 
 /// Compiles a path with placeholders.
-fn template(path: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Template> {
+fn template(
+    path: &Spanned<String>,
+    destination: Destination<'_>,
+    cx: &mut CompileContext<'_>,
+) -> Option<Template> {
     if !path.value.starts_with(['/', '{']) {
         let message = format!("`{}` is no path", path.value);
         cx.report_at(path.place, CODE, message, "begin it with `/`");
         return None;
     }
-    Template::compile(&path.value, path.place, CODE, cx)
+    Template::compile(&path.value, path.place, destination, CODE, cx)
 }
 
 impl ServeFiles {
@@ -96,7 +100,7 @@ impl ServeFiles {
         let internal = internal.map(|name| Arc::from(name.value.as_str()));
         let candidate = |text: &Spanned<String>| {
             let is_folder = text.value.ends_with('/');
-            template(text, cx).map(|path| Candidate { path, is_folder })
+            template(text, Destination::Path, cx).map(|path| Candidate { path, is_folder })
         };
         let candidates = config.candidates.iter().filter_map(candidate).collect();
         let otherwise = match &config.otherwise {

@@ -5,7 +5,7 @@ use http::HeaderValue;
 
 use crate::{
     InvalidValue, host_of,
-    values::{Names, Template},
+    values::{Destination, Names, Template},
 };
 
 /// Source of the `Host` towards a backend, other than the client's own.
@@ -24,7 +24,7 @@ impl HostHeader {
     /// Compiles the key; `None` for the `Host` as it was sent.
     pub(super) fn compile(text: &str, names: &Names<'_>) -> Result<Option<Self>, InvalidValue> {
         if text.contains('{') {
-            let template = Template::parse(text, names);
+            let template = Template::parse(text, Destination::Host, names);
             return template
                 .map(|template| Some(Self::Template(template)))
                 .map_err(|(message, help)| InvalidValue { message, help });

@@ -8,7 +8,7 @@ use edgeway_config::{
 use edgeway_core::chain::{CompileContext, Exchange};
 use http::Method;
 
-use crate::values::{Names, Template};
+use crate::values::{Destination, Encoding, Template};
 
 const CODE: &str = "edgeway::route::upstream_request";
 
@@ -131,8 +131,8 @@ fn method_of(text: &str) -> Option<Method> {
 }
 
 fn body_of(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Body> {
-    let parsed = Names::with(cx, |names| Template::parse_text(text, names));
-    let template = cx.reported(place, CODE, parsed)?;
+    let destination = Destination::Body(Encoding::of_text(text));
+    let template = Template::compile(text, place, destination, CODE, cx)?;
     Some(match template.plain_text() {
         Some(text) => Body::Fixed(text.to_owned().into()),
         None => Body::Text(template),

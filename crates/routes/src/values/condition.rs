@@ -11,7 +11,7 @@ use edgeway_core::chain::{CompileContext, Exchange, Reply, ReplyBody, RequestFac
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{Encoding, Groups, Names, Pattern, Template, Values, encoded_path};
+use super::{Destination, Encoding, Groups, Pattern, Template, Values, encoded_path};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -100,7 +100,13 @@ impl Comparison {
         codes: Codes,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let template = Template::compile(&value.value, value.place, codes.value, cx);
+        let template = Template::compile(
+            &value.value,
+            value.place,
+            Destination::Comparison,
+            codes.value,
+            cx,
+        );
         let test = Test::compile(is, codes, cx);
         let (value, test) = (template?, test?);
         Some(Self {
@@ -242,7 +248,7 @@ enum ConditionReply {
     Redirect(Template),
     Body(HeaderValue, Bytes),
     /// Body with placeholders.
-    Text(Encoding, HeaderValue, Template),
+    Text(HeaderValue, Template),
 }
 
 impl ConditionResponse {
@@ -272,9 +278,7 @@ impl ConditionResponse {
     /// Returns the response to a request whose `value` this expression matched.
     pub fn reply(&self, ex: &Exchange<'_>, regex: Option<&Pattern>, value: &str) -> Reply {
         let groups = match &self.then {
-            ConditionReply::Redirect(text) | ConditionReply::Text(_, _, text)
-                if text.has_groups() =>
-            {
+            ConditionReply::Redirect(text) | ConditionReply::Text(_, text) if text.has_groups() => {
                 // The expression matched: it was decided.
                 regex.and_then(|regex| regex.groups(value).ok().flatten())
             }
@@ -312,10 +316,9 @@ impl ConditionResponse {
                     body: body.clone(),
                 };
             }
-            ConditionReply::Text(encoding, content_type, text) => {
+            ConditionReply::Text(content_type, text) => {
                 let mut body = String::new();
-                let values = Values::of_request(ex).encoded(*encoding);
-                let _undecided = text.write_with(&values, groups, &mut body);
+                let _undecided = text.write_with(&Values::of_request(ex), groups, &mut body);
                 reply.body = ReplyBody::Bytes {
                     content_type: content_type.clone(),
                     body: body.into(),
@@ -359,14 +362,10 @@ impl ResponseParts<'_> {
         codes: Codes,
         cx: &mut CompileContext<'_>,
     ) -> Option<ConditionReply> {
-        let parse = |text: &Spanned<String>, cx: &mut CompileContext<'_>| {
-            let parsed = Names::with(cx, |names| {
-                Template::parse_with_groups(&text.value, regex, names)
-            });
-            cx.reported(text.place, codes.value, parsed)
-        };
+        let code = codes.value;
         if let Some(to) = self.to {
-            return parse(to, cx).map(ConditionReply::Redirect);
+            let to = Template::compile_with_groups(to, Destination::Redirect, regex, code, cx);
+            return to.map(ConditionReply::Redirect);
         }
         let Some(body) = self.body else {
             return Some(ConditionReply::ByStatus);
@@ -377,12 +376,11 @@ impl ResponseParts<'_> {
         };
         match content_type {
             Ok(content_type) => {
-                let text = parse(body, cx)?;
+                let destination = Destination::Body(Encoding::of_body(&content_type));
+                let text = Template::compile_with_groups(body, destination, regex, code, cx)?;
                 Some(match text.plain_text() {
                     Some(plain) => ConditionReply::Body(content_type, plain.to_owned().into()),
-                    None => {
-                        ConditionReply::Text(Encoding::of_body(&content_type), content_type, text)
-                    }
+                    None => ConditionReply::Text(content_type, text),
                 })
             }
             Err(place) => {

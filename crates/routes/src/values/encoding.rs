@@ -1,26 +1,56 @@
 //! Encodings of a value of a request, by the place that it is written to: no value ends what stands
-//! around it.
+//! around it. [`super::destination`] has the places.
+
+use std::fmt::Write as _;
 
 use http::HeaderValue;
 
-use super::template::escape;
+use super::template::{IN_PATH, escape};
 
 /// Encoding of a value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
-    /// A header, a name that is compared, or a text without markup: the value as it is.
+    /// A whole header, a name that is compared, or a text without markup: the value as it is.
     #[default]
     Text,
     /// HTML, XML or SVG.
     Markup,
+    /// An attribute without quotes.
+    Attribute,
+    /// Beginning of an address in an attribute.
+    Link,
+    /// A string of a script.
+    Script,
     /// A string of JSON.
     Json,
-    /// A value in a query.
+    /// A quoted string in a header.
+    Quoted,
+    /// Part of a header that a `;` or `,` would end.
+    Parameter,
+    /// Beginning of a URL: a path of the same host.
+    UrlStart {
+        /// True for the whole URL, which may have a query.
+        is_whole: bool,
+    },
+    /// Host of a URL. A value that is the end of one, behind other text, may be a path.
+    Authority {
+        is_end: bool,
+    },
+    UrlPath,
+    /// Query: a value that is a query already stays as it was sent.
     Query,
+    /// Value behind a `=` in a query.
+    QueryValue,
 }
 
 /// Bytes that stand for themselves in one value of a query, besides letters and digits.
 const IN_QUERY: &[u8] = b"-._~:/?@!$'()*,;";
+/// The same in a path with a query and a fragment.
+const IN_WHOLE: &[u8] = b"-._~:/@!$&'()*+,;=?#";
+/// The same in a host.
+const IN_HOST: &[u8] = b"-._~:[]";
+/// The same in a part of a header.
+const IN_PARAMETER: &[u8] = b"-._~:/?#[]@!$&'()*+=%";
 
 impl Encoding {
     /// Returns the encoding in a body of this media type.
@@ -31,8 +61,26 @@ impl Encoding {
         match essence.as_str() {
             "text/html" | "text/xml" | "application/xml" => Self::Markup,
             "application/json" => Self::Json,
+            "text/javascript" | "application/javascript" => Self::Script,
+            "application/x-www-form-urlencoded" => Self::QueryValue,
             own if own.ends_with("+xml") => Self::Markup,
             own if own.ends_with("+json") => Self::Json,
+            _ => Self::Text,
+        }
+    }
+
+    /// Returns the encoding in a body whose media type is not known before a request.
+    pub(crate) fn of_text(text: &str) -> Self {
+        let name = text.split('=').next().unwrap_or_default();
+        let is_name = |name: &str| {
+            let mut bytes = name.bytes();
+            !name.is_empty()
+                && bytes.all(|byte| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte))
+        };
+        match text.trim_start().as_bytes().first() {
+            Some(b'{' | b'[') => Self::Json,
+            Some(b'<') => Self::Markup,
+            _ if text.contains('=') && is_name(name) => Self::QueryValue,
             _ => Self::Text,
         }
     }
@@ -42,8 +90,47 @@ impl Encoding {
         match self {
             Self::Text => text.push_str(value),
             Self::Markup => write_markup(value, text),
+            Self::Attribute => {
+                for char in value.chars() {
+                    if char.is_alphanumeric() {
+                        text.push(char);
+                    } else {
+                        // Writing to a string cannot fail.
+                        let _written = write!(text, "&#{};", u32::from(char));
+                    }
+                }
+            }
+            Self::Link => {
+                let mut url = String::new();
+                Self::UrlStart { is_whole: true }.write(value, &mut url);
+                Self::Markup.write(&url, text);
+            }
+            Self::Script => write_script(value, text),
             Self::Json => write_json(value, text),
-            Self::Query => escape(value, IN_QUERY, text),
+            Self::Quoted => {
+                for char in value.chars() {
+                    if matches!(char, '"' | '\\') {
+                        text.push('\\');
+                    }
+                    text.push(char);
+                }
+            }
+            Self::Parameter => escape(value, IN_PARAMETER, text),
+            Self::UrlStart { is_whole } => {
+                // With a scheme, or with two slashes, it would be the address of another host.
+                let path = value.trim_start_matches(['/', '\\']);
+                if !value.is_empty() {
+                    text.push('/');
+                }
+                let plain = if is_whole { IN_WHOLE } else { IN_PATH };
+                write_path(path, plain, text);
+            }
+            Self::Authority { is_end: true } if value.starts_with('/') => {
+                write_path(value, IN_PATH, text);
+            }
+            Self::Authority { .. } => escape(value, IN_HOST, text),
+            Self::UrlPath => write_path(value, IN_PATH, text),
+            Self::Query | Self::QueryValue => escape(value, IN_QUERY, text),
         }
     }
 }
@@ -61,10 +148,35 @@ fn write_markup(value: &str, text: &mut String) {
     }
 }
 
+/// Appends the inside of a string with any quotes, in an attribute too.
+fn write_script(value: &str, text: &mut String) {
+    for char in value.chars() {
+        if char.is_ascii_alphanumeric() || " -_.".contains(char) {
+            text.push(char);
+            continue;
+        }
+        for unit in char.encode_utf16(&mut [0; 2]) {
+            let _written = write!(text, "\\u{unit:04x}");
+        }
+    }
+}
+
 /// Appends the inside of a string, without the quotes that the configuration has around it.
 fn write_json(value: &str, text: &mut String) {
     let quoted = serde_json::Value::from(value).to_string();
     text.push_str(&quoted[1..quoted.len() - 1]);
+}
+
+/// Appends a path, in which encoded bytes stay so.
+fn write_path(value: &str, plain: &[u8], text: &mut String) {
+    let mut parts = value.split('%');
+    escape(parts.next().unwrap_or_default(), plain, text);
+    for part in parts {
+        let digits = part.as_bytes().get(..2);
+        let is_byte = digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        text.push_str(if is_byte { "%" } else { "%25" });
+        escape(part, plain, text);
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +210,36 @@ mod tests {
         }
     }
 
+    /// Text of markup without its references.
+    fn characters(html: &str) -> String {
+        let named = html
+            .replace("&lt;", "<")
+            .replace("&gt;", ">")
+            .replace("&quot;", "\"");
+        let html = named.replace("&amp;", "&#38;");
+        let mut parts = html.split("&#");
+        let mut text = parts.next().unwrap().to_owned();
+        for part in parts {
+            let (number, rest) = part.split_once(';').unwrap();
+            text.push(char::from_u32(number.parse().unwrap()).unwrap());
+            text.push_str(rest);
+        }
+        text
+    }
+
+    #[test]
+    fn an_encoding_is_guessed_for_a_body_without_a_type() {
+        for (text, encoding) in [
+            ("{\"a\":\"{query.a}\"}", Encoding::Json),
+            ("a={query.a}&b=1", Encoding::QueryValue),
+            ("<a>{query.a}</a>", Encoding::Markup),
+            ("{query.a} = x", Encoding::Json),
+            ("hello {query.a}", Encoding::Text),
+        ] {
+            assert_eq!(Encoding::of_text(text), encoding, "{text}");
+        }
+    }
+
     proptest! {
         /// A value stays one, whatever it is: readers that others have written find it again.
         #[test]
@@ -112,11 +254,19 @@ mod tests {
             let pair = |name, value| (Cow::Borrowed(name), Cow::Borrowed(value));
             prop_assert_eq!(read, [pair("role", "user"), pair("id", &value), pair("x", "1")]);
 
-            let html = written(Encoding::Markup, &value);
-            prop_assert!(!html.contains(['<', '>', '"', '\'']), "{}", html);
-            let (named, quotes) = (html.replace("&lt;", "<").replace("&gt;", ">"), "&quot;");
-            let read = named.replace(quotes, "\"").replace("&#39;", "'").replace("&amp;", "&");
-            prop_assert_eq!(read, value);
+            for encoding in [Encoding::Markup, Encoding::Attribute] {
+                let html = written(encoding, &value);
+                prop_assert!(!html.contains(['<', '>', '"', '\'']), "{}", html);
+                prop_assert!(encoding == Encoding::Markup || !html.contains([' ', '=', '/']));
+                prop_assert_eq!(&characters(&html), &value);
+            }
+
+            for quote in ['"', '\''] {
+                let script = written(Encoding::Script, &value);
+                prop_assert!(!script.contains([quote, '<', '`', '$', '&']), "{}", script);
+            }
+            let script = format!("\"{}\"", written(Encoding::Script, &value));
+            prop_assert_eq!(&serde_json::from_str::<String>(&script).unwrap(), &value);
         }
     }
 }

@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Pattern,
+    Destination, Pattern,
     encoding::Encoding,
     file::WatchedFile,
     template::{Names, Template},
@@ -126,23 +126,20 @@ impl MapConfig {
     }
 
     fn compiled(&self, names: &Names<'_>, cx: &mut CompileContext<'_>) -> Lookup {
-        let mut template = |text: &Spanned<String>| {
-            let parsed = Template::parse_of_response(&text.value, names);
-            reported(parsed, text.place, cx)
-        };
-        let from = template(&self.from);
+        let mut template =
+            |text: &Spanned<String>| result(&text.value, text.place, None, names, cx);
         let default = template(&self.default);
         let mut results = |entries: &Entries<String, Spanned<String>>| -> Vec<Template> {
             let results = entries.0.iter().map(|(_, result)| template(result));
             results.collect()
         };
         let networks = results(&self.networks);
+        let from =
+            Template::parse_of_response(&self.from.value, Destination::Comparison, None, names);
+        let from = cx.reported(self.from.place, CODE, from);
         let values = self.values.0.iter().map(|(key, result)| {
-            let parsed = match Pattern::of_text(key) {
-                Some(Ok(regex)) => Template::parse_result(&result.value, &regex, names),
-                _ => Template::parse_of_response(&result.value, names),
-            };
-            reported(parsed, result.place, cx)
+            let regex = Pattern::of_text(key).and_then(Result::ok);
+            self::result(&result.value, result.place, regex.as_ref(), names, cx)
         });
         let values: Vec<Template> = values.collect();
         let (exact, patterns) = self.values(values, cx);
@@ -166,7 +163,7 @@ impl MapConfig {
             );
         }
         Lookup {
-            from,
+            from: from.unwrap_or_else(Template::empty),
             exact,
             patterns,
             networks,
@@ -181,8 +178,7 @@ impl MapConfig {
         let mut bounds = Vec::new();
         let (mut sum, mut last) = (0.0, 0_u64);
         for (result, share) in &self.shares.0 {
-            let parsed = Template::parse_of_response(result, names);
-            let template = reported(parsed, share.place, cx);
+            let template = self::result(result, share.place, None, names, cx);
             let percent = share.value.parse::<Percent>().map(|percent| percent.0);
             let Ok(percent) = percent else {
                 cx.report_at(
@@ -231,8 +227,7 @@ impl MapConfig {
             );
             return None;
         }
-        let parsed = Template::parse_of_response(&exists.value, names);
-        let result = cx.reported(exists.place, CODE, parsed)?;
+        let result = result(&exists.value, exists.place, None, names, cx);
         Some((WatchedFile::watch(cx.folder.join(path), cx), result))
     }
 
@@ -271,14 +266,17 @@ impl MapConfig {
     }
 }
 
-/// Returns what was parsed, or an empty text in place of a problem, which is reported.
-fn reported(
-    parsed: Result<Template, (String, String)>,
+/// Compiles a result, of this expression if there is one; an empty text in place of a problem, which
+/// is reported.
+fn result(
+    text: &str,
     place: Place,
+    regex: Option<&Pattern>,
+    names: &Names<'_>,
     cx: &mut CompileContext<'_>,
 ) -> Template {
-    let parsed = cx.reported(place, CODE, parsed);
-    parsed.unwrap_or_else(Template::empty)
+    let parsed = Template::parse_of_response(text, Destination::MapResult, regex, names);
+    Template::checked(parsed, text, place, CODE, cx).unwrap_or_else(Template::empty)
 }
 
 fn twice(place: Place, key: &str, cx: &mut CompileContext<'_>) {

@@ -2,6 +2,7 @@
 //! another: what headers, conditions and the choice of an upstream have in common.
 
 mod condition;
+mod destination;
 mod encoding;
 mod file;
 mod lookup;
@@ -17,6 +18,7 @@ pub use self::{
         Codes, Comparison, ConditionResponse, ReadRequest, ResponseParts, decoded_path,
         has_any_version, is_odd, undecided,
     },
+    destination::Destination,
     encoding::Encoding,
     lookup::{MapConfig, Maps},
     template::{Names, Template, encoded_path},

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edgeway_base::{clock::Clock, expression::Undecided};
-use edgeway_config::diagnostic::Place;
+use edgeway_config::{diagnostic::Place, tree::Spanned};
 use edgeway_core::{
     chain::{CompileContext, Exchange},
     limits::key::Source,
@@ -12,7 +12,8 @@ use http::{HeaderValue, response};
 use percent_encoding::percent_encode_byte;
 
 use super::{
-    Groups, Pattern,
+    Destination, Encoding, Groups, Pattern,
+    destination::PieceEncoding,
     lookup::{Lookup, Maps},
     variable::{DATE, Values, Variable, push, variable},
 };
@@ -28,10 +29,13 @@ pub enum Template {
 #[derive(Clone, Debug)]
 pub enum Piece {
     Text(Box<str>),
-    Variable(Variable),
+    Variable(Variable, PieceEncoding),
     /// Group of the regular expression that chose this result of a lookup table.
-    Group(usize),
+    Group(usize, PieceEncoding),
 }
+
+/// End of a placeholder whose value is not encoded.
+const RAW: &str = "|raw";
 
 /// Meanings of names in a value, beside those that every request has.
 pub struct Names<'a> {
@@ -55,11 +59,110 @@ impl Template {
     pub fn compile(
         text: &str,
         place: Place,
+        destination: Destination<'_>,
         code: &'static str,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let parsed = Names::with(cx, |names| Self::parse(text, names));
-        cx.reported(place, code, parsed)
+        let parsed = Names::with(cx, |names| Self::parse(text, destination, names));
+        Self::checked(parsed, text, place, code, cx)
+    }
+
+    /// Compiles a text that is used once there is a response, and may come from it; reports its
+    /// problem.
+    pub fn compile_of_response(
+        text: &str,
+        place: Place,
+        destination: Destination<'_>,
+        code: &'static str,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let parsed = Names::with(cx, |names| {
+            Self::parse_of_response(text, destination, None, names)
+        });
+        Self::checked(parsed, text, place, code, cx)
+    }
+
+    /// Compiles a text that is used where an expression holds; reports its problem. `{group.1}` and
+    /// `{group.NAME}` are groups of the expression.
+    pub fn compile_with_groups(
+        text: &Spanned<String>,
+        destination: Destination<'_>,
+        regex: Option<&Pattern>,
+        code: &'static str,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let Spanned { value: text, place } = text;
+        let parsed = Names::with(cx, |names| {
+            Self::parse_of_response(text, destination, regex, names)?.of_request(text)
+        });
+        Self::checked(parsed, text, *place, code, cx)
+    }
+
+    /// Reports the problem of a text, or what is doubtful about it.
+    pub(super) fn checked(
+        parsed: Result<Self, (String, String)>,
+        text: &str,
+        place: Place,
+        code: &'static str,
+        cx: &mut CompileContext<'_>,
+    ) -> Option<Self> {
+        let template = cx.reported(place, code, parsed)?;
+        if template.has(|_, encoding| encoding == PieceEncoding::Raw) {
+            cx.warn_at(
+                place,
+                "edgeway::value::raw",
+                format!(
+                    "`{text}` has a value as the client sent it: it may end the text around it"
+                ),
+                format!("leave `{RAW}` out, unless the value is made for this place"),
+            );
+        }
+        if template.ends_authority() {
+            cx.warn_at(
+                place,
+                "edgeway::value::authority",
+                format!("`{text}` lets a client choose the host it is sent to"),
+                "end the host with text: `https://shop.example.com/{query.next}`; or take the host \
+                 from a map",
+            );
+        }
+        Some(template)
+    }
+
+    /// Returns true if a variable or group has this property.
+    fn has(&self, is_it: impl Fn(Option<&Variable>, PieceEncoding) -> bool) -> bool {
+        let Self::Pieces(pieces) = self else {
+            return false;
+        };
+        pieces.iter().any(|piece| match piece {
+            Piece::Text(_) => false,
+            Piece::Variable(variable, encoding) => is_it(Some(variable), *encoding),
+            Piece::Group(_, encoding) => is_it(None, *encoding),
+        })
+    }
+
+    /// Returns true if the host of a URL ends in a value that a client chooses.
+    fn ends_authority(&self) -> bool {
+        let Self::Pieces(pieces) = self else {
+            return false;
+        };
+        let in_host = |encoding: &PieceEncoding| {
+            matches!(encoding, PieceEncoding::Own(Encoding::Authority { .. }))
+        };
+        let ends = |next: Option<&Piece>| match next {
+            None => true,
+            Some(Piece::Text(text)) => text.starts_with(['/', '?', '#', ':']),
+            Some(Piece::Variable(variable, _)) => variable.is_path(),
+            Some(Piece::Group(..)) => false,
+        };
+        pieces.iter().enumerate().any(|(index, piece)| {
+            let is_chosen = match piece {
+                Piece::Text(_) => false,
+                Piece::Variable(variable, encoding) => in_host(encoding) && variable.is_foreign(),
+                Piece::Group(_, encoding) => in_host(encoding),
+            };
+            is_chosen && ends(pieces.get(index + 1))
+        })
     }
 
     /// Returns the template of an empty text.
@@ -79,7 +182,7 @@ impl Template {
     pub fn lookup(&self) -> Option<&Arc<Lookup>> {
         match self {
             Self::Pieces(pieces) => match &**pieces {
-                [Piece::Variable(Variable::Map(lookup))] => lookup.as_ref(),
+                [Piece::Variable(Variable::Map(lookup), _)] => lookup.as_ref(),
                 _ => None,
             },
             Self::Fixed(_) => None,
@@ -95,28 +198,24 @@ impl Template {
         };
         for piece in pieces {
             match piece {
-                Piece::Variable(Variable::Header(name)) => {
+                Piece::Variable(Variable::Header(name), _) => {
                     found.push(Source::Header(name.clone()));
                 }
-                Piece::Variable(Variable::Cookie(name)) => {
+                Piece::Variable(Variable::Cookie(name), _) => {
                     found.push(Source::Cookie(name.to_string()));
                 }
-                Piece::Variable(Variable::QueryValue(name) | Variable::Argument(name)) => {
+                Piece::Variable(Variable::QueryValue(name) | Variable::Argument(name), _) => {
                     found.push(Source::Query(name.to_string()));
                 }
-                Piece::Variable(Variable::Map(Some(lookup))) => lookup.sources(found),
-                Piece::Variable(_) | Piece::Text(_) | Piece::Group(_) => {}
+                Piece::Variable(Variable::Map(Some(lookup)), _) => lookup.sources(found),
+                Piece::Variable(..) | Piece::Text(_) | Piece::Group(..) => {}
             }
         }
     }
 
     /// Returns true if a cache key has to hold the value: nothing else in the key determines it.
     pub fn is_keyed(&self) -> bool {
-        let is_keyed = |piece: &Piece| matches!(piece, Piece::Variable(own) if own.is_keyed());
-        match self {
-            Self::Fixed(_) => false,
-            Self::Pieces(pieces) => pieces.iter().any(is_keyed),
-        }
+        self.has(|variable, _| variable.is_some_and(Variable::is_keyed))
     }
 
     /// Parses a value of a request. Text in braces that looks like a name must be a variable; other
@@ -124,69 +223,50 @@ impl Template {
     ///
     /// # Errors
     /// The message and the help for the user.
-    pub fn parse(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
-        Self::parse_of_response(text, names)?.of_request(text)
-    }
-
-    /// Parses a value that is used once there is a response, and may come from it.
-    ///
-    /// # Errors
-    /// The message and the help for the user.
-    pub fn parse_of_response(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
-        let pieces = pieces(text, |name| variable(name, names).map(Piece::Variable))?;
-        Self::from_pieces(text, pieces)
-    }
-
-    /// Returns an error if the value comes from a response.
-    fn of_request(self, text: &str) -> Result<Self, (String, String)> {
-        if self.needs_response() {
-            return Err((
-                format!("`{text}` is a value of the response, which is not there yet"),
-                "use it in `response` of `headers`, or in a page of `error_pages`".to_owned(),
-            ));
-        }
-        Ok(self)
-    }
-
-    /// Returns true if the value comes from a response.
-    pub(super) fn needs_response(&self) -> bool {
-        match self {
-            Self::Fixed(_) => false,
-            Self::Pieces(pieces) => pieces.iter().any(|piece| match piece {
-                Piece::Variable(variable) => variable.needs_response(),
-                Piece::Text(_) | Piece::Group(_) => false,
-            }),
-        }
-    }
-
-    /// Parses a result of a lookup table that this expression chooses: `{group.NAME}` and
-    /// `{group.1}` are its groups.
-    ///
-    /// # Errors
-    /// The message and the help for the user.
-    pub(super) fn parse_result(
+    pub fn parse(
         text: &str,
-        regex: &Pattern,
+        destination: Destination<'_>,
         names: &Names<'_>,
     ) -> Result<Self, (String, String)> {
-        Self::from_pieces(text, Self::pieces_of(text, regex, names)?)
+        Self::parse_of_response(text, destination, None, names)?.of_request(text)
     }
 
-    fn pieces_of(
+    /// Parses a value that is used once there is a response, and may come from it. `{group.NAME}`
+    /// and `{group.1}` are groups of `regex`.
+    ///
+    /// # Errors
+    /// The message and the help for the user.
+    pub(super) fn parse_of_response(
         text: &str,
-        regex: &Pattern,
+        destination: Destination<'_>,
+        regex: Option<&Pattern>,
         names: &Names<'_>,
-    ) -> Result<Vec<Piece>, (String, String)> {
-        pieces(text, |name| match name.strip_prefix("group.") {
-            Some(own) => group(own, regex).map(Piece::Group),
-            None => variable(name, names).map(Piece::Variable),
-        })
-    }
-
-    fn from_pieces(text: &str, pieces: Vec<Piece>) -> Result<Self, (String, String)> {
+    ) -> Result<Self, (String, String)> {
+        let pieces = pieces(text, |before, written, after| {
+            let name = written.strip_suffix(RAW).unwrap_or(written);
+            let encoding = match destination.encoding(before, after) {
+                PieceEncoding::Own(Encoding::Text) if name != written => {
+                    return Err((
+                        format!("`{RAW}` has no effect in `{text}`: values are not encoded here"),
+                        format!("write `{{{name}}}`"),
+                    ));
+                }
+                _ if name != written => PieceEncoding::Raw,
+                encoding => encoding,
+            };
+            match (name.strip_prefix("group."), regex) {
+                (Some(own), Some(regex)) => {
+                    group(own, regex).map(|index| Piece::Group(index, encoding))
+                }
+                _ => variable(name, names).map(|own| Piece::Variable(own, encoding)),
+            }
+        })?;
+        if !destination.is_header() {
+            return Ok(Self::Pieces(pieces.into()));
+        }
         let mut texts = pieces.iter().filter_map(|piece| match piece {
             Piece::Text(text) => Some(text),
-            Piece::Variable(_) | Piece::Group(_) => None,
+            Piece::Variable(..) | Piece::Group(..) => None,
         });
         if !texts.all(|text| HeaderValue::from_str(text).is_ok()) {
             return Err((
@@ -204,38 +284,20 @@ impl Template {
         }
     }
 
-    /// Parses a text that is not the value of a header, such as a body: it may have several lines.
-    ///
-    /// # Errors
-    /// The message and the help for the user.
-    pub fn parse_text(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
-        Self::parse_text_of_response(text, names)?.of_request(text)
+    /// Returns an error if the value comes from a response.
+    fn of_request(self, text: &str) -> Result<Self, (String, String)> {
+        if self.needs_response() {
+            return Err((
+                format!("`{text}` is a value of the response, which is not there yet"),
+                "use it in `response` of `headers`, or in a page of `error_pages`".to_owned(),
+            ));
+        }
+        Ok(self)
     }
 
-    /// Parses a text as [`Self::parse_text`] does, of a response whose status is known.
-    ///
-    /// # Errors
-    /// The message and the help for the user.
-    pub fn parse_text_of_response(text: &str, names: &Names<'_>) -> Result<Self, (String, String)> {
-        let pieces = pieces(text, |name| variable(name, names).map(Piece::Variable))?;
-        Ok(Self::Pieces(pieces.into()))
-    }
-
-    /// Parses a text that is used where an expression holds: `{group.1}` and `{group.NAME}` are its
-    /// groups.
-    ///
-    /// # Errors
-    /// The message and the help for the user.
-    pub fn parse_with_groups(
-        text: &str,
-        regex: Option<&Pattern>,
-        names: &Names<'_>,
-    ) -> Result<Self, (String, String)> {
-        let parsed = match regex {
-            Some(regex) => Self::pieces_of(text, regex, names)?,
-            None => pieces(text, |name| variable(name, names).map(Piece::Variable))?,
-        };
-        Self::Pieces(parsed.into()).of_request(text)
+    /// Returns true if the value comes from a response.
+    pub(super) fn needs_response(&self) -> bool {
+        self.has(|variable, _| variable.is_some_and(Variable::needs_response))
     }
 
     /// Returns the text of a body without placeholders.
@@ -252,24 +314,16 @@ impl Template {
 
     /// Returns true if the value comes from the path, so that spellings matter.
     pub fn reads_path(&self) -> bool {
-        let Self::Pieces(pieces) = self else {
-            return false;
-        };
-        pieces.iter().any(|piece| match piece {
-            Piece::Variable(Variable::Map(lookup)) => {
-                lookup.as_ref().is_some_and(|lookup| lookup.reads_path())
-            }
-            Piece::Variable(Variable::Path | Variable::PathDecoded | Variable::Uri) => true,
-            Piece::Variable(_) | Piece::Text(_) | Piece::Group(_) => false,
+        self.has(|variable, _| match variable {
+            Some(Variable::Map(lookup)) => lookup.as_ref().is_some_and(|own| own.reads_path()),
+            Some(variable) => variable.is_path(),
+            None => false,
         })
     }
 
     /// Returns true if it has groups of an expression.
     pub fn has_groups(&self) -> bool {
-        match self {
-            Self::Fixed(_) => false,
-            Self::Pieces(pieces) => pieces.iter().any(|one| matches!(one, Piece::Group(_))),
-        }
+        self.has(|variable, _| variable.is_none())
     }
 
     /// Returns the value for a request; `None` if it is empty, as with nginx, or not allowed in a
@@ -367,10 +421,13 @@ impl Template {
         for piece in pieces {
             match piece {
                 Piece::Text(plain) => text.push_str(plain),
-                Piece::Variable(variable) => written = variable.write(values, text).and(written),
-                Piece::Group(index) => {
+                Piece::Variable(variable, encoding) => {
+                    let values = values.encoded(encoding.within(values.encoding));
+                    written = variable.write(&values, text).and(written);
+                }
+                Piece::Group(index, encoding) => {
                     let group = groups.map_or("", |groups| groups.get(*index));
-                    values.encoding.write(group, text);
+                    encoding.within(values.encoding).write(group, text);
                 }
             }
         }
@@ -378,10 +435,11 @@ impl Template {
     }
 }
 
-/// Splits a value into text and what stands for something else, which `of` finds by its name.
+/// Splits a value into text and what stands for something else, which `of` finds by the text before
+/// it, its name, and the text behind it.
 fn pieces(
     text: &str,
-    of: impl Fn(&str) -> Result<Piece, (String, String)>,
+    of: impl Fn(&str, &str, &str) -> Result<Piece, (String, String)>,
 ) -> Result<Vec<Piece>, (String, String)> {
     let mut pieces = Vec::new();
     let mut plain = String::new();
@@ -394,7 +452,8 @@ fn pieces(
             rest = inside;
             continue;
         };
-        let piece = of(name)?;
+        let before = text.len() - rest.len() + open;
+        let piece = of(&text[..before], name, &inside[name.len() + 1..])?;
         plain.push_str(&rest[..open]);
         if !plain.is_empty() {
             pieces.push(Piece::Text(std::mem::take(&mut plain).into()));
@@ -412,7 +471,7 @@ fn pieces(
 /// Bytes that stand for themselves in a URL, besides letters and digits.
 const IN_URL: &[u8] = b"-._~:/?#[]@!$&'()*+,;=%";
 /// The same in a path that is not encoded yet.
-const IN_PATH: &[u8] = b"-._~:/@!$&'()*+,;=";
+pub(super) const IN_PATH: &[u8] = b"-._~:/@!$&'()*+,;=";
 
 /// Appends a text, percent-encoded but for letters, digits and these bytes.
 pub(super) fn escape(value: &str, plain: &[u8], text: &mut String) {
@@ -433,6 +492,7 @@ pub fn encoded_path(path: &str) -> String {
 }
 
 fn looks_like_a_name(text: &str) -> bool {
+    let text = text.strip_suffix(RAW).unwrap_or(text);
     !text.is_empty()
         && text
             .bytes()

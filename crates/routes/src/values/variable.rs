@@ -52,7 +52,7 @@ impl<'a, 'e> Values<'a, 'e> {
 
     /// The same values, encoded for a place.
     #[must_use]
-    pub fn encoded(self, encoding: Encoding) -> Self {
+    pub(super) fn encoded(self, encoding: Encoding) -> Self {
         Self { encoding, ..self }
     }
 }
@@ -162,28 +162,76 @@ impl Variable {
         values: &Values<'_, '_>,
         text: &mut String,
     ) -> Result<(), Undecided> {
-        let is_as_it_is = match (self, values.encoding) {
-            (_, Encoding::Text) | (Self::Map(_), _) => true,
-            // Parts of a target as they were sent.
-            (own, Encoding::Query) => matches!(
-                own,
-                Self::Query | Self::QueryMark | Self::QueryAnd | Self::Uri | Self::Argument(_)
-            ),
-            (_, Encoding::Markup | Encoding::Json) => false,
-        };
-        if is_as_it_is {
+        let encoding = values.encoding;
+        if encoding == Encoding::Text || self.is_encoded_for(encoding) {
             return self.write_plain(values, text);
         }
         let mut plain = String::new();
         let written = self.write_plain(values, &mut plain);
-        match (self, values.encoding) {
+        match (self, encoding) {
             // It is encoded already, but for what only a query divides.
-            (Self::Path, Encoding::Query) => {
+            (Self::Path, Encoding::Query | Encoding::QueryValue) => {
                 text.push_str(&plain.replace('&', "%26").replace('+', "%2B"));
             }
-            (_, encoding) => encoding.write(&plain, text),
+            // A path would have it decoded once more.
+            (
+                Self::PathDecoded | Self::QueryValue(_),
+                Encoding::UrlPath | Encoding::UrlStart { .. } | Encoding::Link,
+            ) => encoding.write(&plain.replace('%', "%25"), text),
+            _ => encoding.write(&plain, text),
         }
         written
+    }
+
+    /// Returns true if the value is written as it is to a place with this encoding.
+    fn is_encoded_for(&self, encoding: Encoding) -> bool {
+        match (self, encoding) {
+            (_, Encoding::Text) | (Self::Map(_), _) => true,
+            (
+                _,
+                Encoding::Markup
+                | Encoding::Attribute
+                | Encoding::Link
+                | Encoding::Script
+                | Encoding::Json
+                | Encoding::Quoted
+                | Encoding::Parameter,
+            ) => false,
+            // Parts of a target as they were sent.
+            (own, Encoding::QueryValue) => {
+                matches!(own, Self::QueryMark | Self::QueryAnd | Self::Argument(_))
+            }
+            (own, Encoding::Query) => matches!(
+                own,
+                Self::Query | Self::QueryMark | Self::QueryAnd | Self::Uri | Self::Argument(_)
+            ),
+            (own, Encoding::UrlPath) => matches!(
+                own,
+                Self::Path | Self::Uri | Self::Query | Self::QueryMark | Self::QueryAnd
+            ),
+            (own, Encoding::UrlStart { .. }) => {
+                matches!(own, Self::Path | Self::Uri | Self::Scheme)
+            }
+            (own, Encoding::Authority { .. }) => {
+                matches!(own, Self::Path | Self::Uri | Self::Host | Self::HostName)
+            }
+        }
+    }
+
+    /// Returns true for a path, which begins with a slash.
+    pub(super) fn is_path(&self) -> bool {
+        matches!(self, Self::Path | Self::PathDecoded | Self::Uri)
+    }
+
+    /// Returns true if a client chooses the value, and its own host and path are not it.
+    pub(super) fn is_foreign(&self) -> bool {
+        match self {
+            Self::Map(Some(lookup)) => lookup.fixed_results().is_none(),
+            Self::Map(None) | Self::Host | Self::HostName | Self::ListenerPort | Self::Scheme => {
+                false
+            }
+            own => !own.is_path(),
+        }
     }
 
     /// Appends the value; an error is that of a lookup table, whose default it is then.

@@ -1,7 +1,7 @@
 //! Access control: the `Host` header, the token, and protection from pages of other sites. Also
 //! sets the common headers of all responses.
 
-use std::sync::Arc;
+use std::{ffi::OsString, os::unix::ffi::OsStringExt as _, path::PathBuf, sync::Arc};
 
 use axum::{
     extract::{ConnectInfo, Request, State},
@@ -18,7 +18,7 @@ use super::{
     page,
 };
 use crate::{
-    actions::Actions,
+    actions::{ActionError, Actions, OTHER_CONFIGURATION},
     sessions::{SessionId, Sessions, ShownSession},
 };
 
@@ -30,6 +30,7 @@ pub(super) struct Guard {
     pub(super) reach: Reachability,
     pub(super) actions: Arc<dyn Actions>,
     pub(super) sessions: Arc<Sessions>,
+    pub(super) configuration: Option<PathBuf>,
 }
 
 /// Proof by which a request was admitted.
@@ -55,7 +56,10 @@ pub(super) async fn pass(
         Ok(admission) => {
             peer.life.take_body();
             request.extensions_mut().insert(admission);
-            next.run(request).await
+            match guard.other_configuration(request.headers()) {
+                Some(refusal) => refusal.into_response(),
+                None => next.run(request).await,
+            }
         }
         Err(Denial::Login) => see_other(page::LOGIN),
         Err(Denial::Rejected(reason)) => {
@@ -107,6 +111,30 @@ pub(super) fn see_other(place: &str) -> Response {
 }
 
 impl Guard {
+    /// Returns the refusal of a request that is about the gateway of another file.
+    fn other_configuration(&self, headers: &HeaderMap) -> Option<ActionError> {
+        let wanted = hex::decode(headers.get(super::CONFIGURATION)?).ok()?;
+        let wanted = PathBuf::from(OsString::from_vec(wanted));
+        let own = self.configuration.as_deref();
+        let is_own = own.is_some_and(|own| {
+            std::path::absolute(own).is_ok_and(|own| own == wanted)
+                || own
+                    .canonicalize()
+                    .ok()
+                    .is_some_and(|own| wanted.canonicalize().is_ok_and(|it| it == own))
+        });
+        let serves = own.map_or_else(
+            || "serves no file".to_owned(),
+            |own| format!("serves `{}`", own.display()),
+        );
+        let wanted = wanted.display();
+        let message = format!(
+            "no gateway of `{wanted}` was found: the one here {serves}\n\
+             help: start it with `edgeway run -c {wanted}`, or name its socket: `--socket PATH`"
+        );
+        (!is_own).then(|| ActionError::new(409, OTHER_CONFIGURATION, message))
+    }
+
     fn check(&self, request: &Request) -> Result<Admission, Denial> {
         let headers = request.headers();
         if !is_bounded(request) {

@@ -21,7 +21,7 @@ mod requests;
 mod stream;
 mod v1;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -64,7 +64,12 @@ pub struct AdminState {
     /// Owner of the actions that have begun, so that neither a client that disconnects nor a
     /// listener that closes aborts them.
     pub tasks: Tasks,
+    /// File of the configuration, if there is one.
+    pub configuration: Option<PathBuf>,
 }
+
+/// Header with the file of the configuration that a request is about, in hexadecimal digits.
+pub const CONFIGURATION: &str = "edgeway-configuration";
 
 /// Serves on a TCP listener until the future is dropped, or until `open` is closed.
 ///
@@ -125,6 +130,7 @@ fn router(served: AdminState, reach: Reachability) -> Router {
         reach,
         actions: Arc::clone(&served.actions),
         sessions: Arc::clone(&served.sessions),
+        configuration: served.configuration.clone(),
     };
     routes()
         .into_iter()

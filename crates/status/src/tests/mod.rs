@@ -84,6 +84,7 @@ fn served(source: Arc<dyn Source>, fake: &Arc<Fake>, actions: &Tasks) -> AdminSt
         sessions: Arc::default(),
         sections: Arc::default(),
         tasks: actions.clone(),
+        configuration: None,
     }
 }
 

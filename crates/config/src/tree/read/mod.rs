@@ -32,6 +32,17 @@ const MAX_ROUNDS: usize = 100;
 /// `de::Error::custom` becomes the message at its value's place; the text after `\nhelp: ` becomes
 /// the help, and so does advice at its end: `…; write …`.
 pub fn read<T: DeserializeOwned>(node: &Node, diagnostics: &mut Diagnostics) -> Option<T> {
+    read_value("", None, node, diagnostics)
+}
+
+/// Reads the value of a key beside these known ones, or of a route if there are none, as [`read`]
+/// does.
+pub fn read_value<T: DeserializeOwned>(
+    key: &str,
+    known: Option<&'static [&'static str]>,
+    node: &Node,
+    diagnostics: &mut Diagnostics,
+) -> Option<T> {
     let round = Rounds::default();
     for _ in 0..MAX_ROUNDS {
         round.is_new.set(false);
@@ -42,7 +53,7 @@ pub fn read<T: DeserializeOwned>(node: &Node, diagnostics: &mut Diagnostics) -> 
         let value = match result {
             Ok(value) => Some(value),
             Err(error) => {
-                round.settle(node, error);
+                round.settle(node, Some((key, known)), error);
                 None
             }
         };
@@ -86,8 +97,14 @@ impl Rounds {
         self.found.borrow_mut().push(diagnostic);
     }
 
-    /// Reports the error of a node unless it was reported, and poisons the node.
-    fn settle(&self, node: &Node, error: ReadError) -> ReadError {
+    /// Reports the error of a node unless it was reported, and poisons the node. `key`: the node is
+    /// its value, beside keys that are known.
+    fn settle(
+        &self,
+        node: &Node,
+        key: Option<(&str, Option<&'static [&'static str]>)>,
+        error: ReadError,
+    ) -> ReadError {
         let has_poisoned_child = match &node.value {
             Value::List(items) => items.iter().any(|item| self.poisoned(item)),
             Value::Map(entries) => entries.iter().any(|(_, item)| self.poisoned(item)),
@@ -113,14 +130,22 @@ impl Rounds {
             }
             // The value may fail only because a part of it was left out.
             _ if has_poisoned_child => {}
-            ReadError::WrongType { expected } => self.report(
-                Diagnostic::error(
-                    "edgeway::config::wrong_type",
-                    node.place,
-                    format!("expected {expected}, found {}", node.kind()),
-                )
-                .maybe_help(wrong_type_help(node, &expected)),
-            ),
+            ReadError::WrongType { expected } => {
+                let help = wrong_type_help(node, &expected).or_else(|| {
+                    let (key, known) = key.filter(|(key, _)| !key.is_empty())?;
+                    let has = known.map(|known| move |name: &str| known.contains(&name));
+                    let has = has.as_ref().map(|has| has as &dyn Fn(&str) -> bool);
+                    other_gateways::form(key, &node.value, has)
+                });
+                self.report(
+                    Diagnostic::error(
+                        "edgeway::config::wrong_type",
+                        node.place,
+                        format!("expected {expected}, found {}", node.kind()),
+                    )
+                    .maybe_help(help),
+                );
+            }
             ReadError::UnknownWord { word, known } => self.report(
                 Diagnostic::error(
                     "edgeway::config::unknown_value",
@@ -130,11 +155,12 @@ impl Rounds {
                 .help(allowed(&word, known)),
             ),
             ReadError::UnknownKey { key, known } => {
-                let help = other_gateways::translate(&key, |name| known.contains(&name))
-                    .map_or_else(
-                        || suggest(&key, known.iter().copied(), "the keys here are"),
-                        |translated| translated.help,
-                    );
+                let help =
+                    other_gateways::translate(&key, &Value::Null, |name| known.contains(&name))
+                        .map_or_else(
+                            || suggest(&key, known.iter().copied(), "the keys here are"),
+                            |translated| translated.help,
+                        );
                 self.report(
                     Diagnostic::error(
                         "edgeway::config::unknown_key",
@@ -159,7 +185,8 @@ impl Rounds {
     /// Reports an unknown key of a mapping, and skips its entry from now on.
     fn unknown_key(&self, map: &Node, key: &Key, value: &Node, known: &'static [&'static str]) {
         let absent = || known.iter().copied().filter(|k| map.get(k).is_none());
-        let translated = other_gateways::translate(&key.name, |name| known.contains(&name));
+        let translated =
+            other_gateways::translate(&key.name, &value.value, |name| known.contains(&name));
         let meant = match &translated {
             Some(translated) => translated.key,
             None => closest(&key.name, absent()),

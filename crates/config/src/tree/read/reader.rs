@@ -209,7 +209,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
         };
         seed.deserialize(Reader { node, rounds })
             .map(Some)
-            .map_err(|error| rounds.settle(node, error))
+            .map_err(|error| rounds.settle(node, None, error))
     }
 }
 
@@ -217,7 +217,7 @@ impl<'de> de::SeqAccess<'de> for Items<'_> {
 struct Entries<'a> {
     map: &'a Node,
     rest: std::slice::Iter<'a, (Key, Node)>,
-    value: Option<&'a Node>,
+    value: Option<(&'a Key, &'a Node)>,
     /// Fields of the struct that is read; `None` allows any key.
     known: Option<&'static [&'static str]>,
     rounds: &'a Rounds,
@@ -240,7 +240,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
                 self.rounds.unknown_key(self.map, key, node, known);
                 continue;
             }
-            self.value = Some(node);
+            self.value = Some((key, node));
             return match seed.deserialize(Name { key }) {
                 Ok(name) => Ok(Some(name)),
                 Err(ReadError::UnknownKey { known, .. }) => {
@@ -249,7 +249,7 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
                 }
                 Err(error) => {
                     let text = Node::new(key.place, Value::Text(key.name.clone()));
-                    let error = self.rounds.settle(&text, error);
+                    let error = self.rounds.settle(&text, None, error);
                     self.rounds.poison(node);
                     Err(error)
                 }
@@ -263,11 +263,13 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
         seed: T,
     ) -> Result<T::Value, ReadError> {
         let rounds = self.rounds;
-        let Some(node) = self.value.take() else {
+        let Some((key, node)) = self.value.take() else {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
-        seed.deserialize(Reader { node, rounds })
-            .map_err(|error| rounds.settle(node, error))
+        seed.deserialize(Reader { node, rounds }).map_err(|error| {
+            let at = self.known.map(|known| (key.name.as_str(), Some(known)));
+            rounds.settle(node, at, error)
+        })
     }
 }
 
@@ -379,7 +381,7 @@ impl<'a> VariantValue<'a> {
         let Some(reader) = self.value else {
             return Err(ReadError::Message("this word needs a value".to_owned()));
         };
-        read(reader).map_err(|error| reader.rounds.settle(reader.node, error))
+        read(reader).map_err(|error| reader.rounds.settle(reader.node, None, error))
     }
 }
 

@@ -1,0 +1,229 @@
+//! Places that templates are written to: each chooses the encoding of the values in it.
+
+use http::HeaderName;
+
+use super::encoding::Encoding;
+
+/// Place that a template is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Destination<'a> {
+    Header(&'a HeaderName),
+    /// `Host` towards a backend, which is checked as a whole.
+    Host,
+    /// Text that is compared, counted, or part of a key.
+    Comparison,
+    /// Path that is encoded as a whole.
+    Path,
+    /// Query behind such a path.
+    Query,
+    /// Path and query of a request that the gateway makes.
+    Target,
+    /// Target of a redirect.
+    Redirect,
+    Body(Encoding),
+    /// Result of a lookup table, which is written to the places that use the table.
+    MapResult,
+}
+
+/// Encoding of a piece of a template.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PieceEncoding {
+    Own(Encoding),
+    /// The encoding of the place that uses a table. Where that begins a URL, it is the encoding
+    /// that the text of the result gives.
+    OfUser(Encoding),
+    /// None: the configuration says `raw`.
+    Raw,
+}
+
+impl PieceEncoding {
+    /// Returns the encoding where a value is written in this one.
+    pub(super) fn within(self, user: Encoding) -> Encoding {
+        match (self, user) {
+            (Self::Own(own), _) | (Self::OfUser(own), Encoding::UrlStart { .. }) => own,
+            (Self::OfUser(_), user) => user,
+            (Self::Raw, _) => Encoding::Text,
+        }
+    }
+}
+
+impl Destination<'_> {
+    /// Returns the encoding of a value between these texts.
+    pub(super) fn encoding(self, before: &str, after: &str) -> PieceEncoding {
+        PieceEncoding::Own(match self {
+            Self::Header(name) => in_header(name, before, after),
+            Self::Host | Self::Comparison | Self::Path => Encoding::Text,
+            Self::Query => in_url(&format!("/?{before}"), after),
+            Self::Target | Self::Redirect => in_url(before, after),
+            Self::Body(Encoding::Markup) => in_markup(before),
+            Self::Body(encoding) => encoding,
+            Self::MapResult => return PieceEncoding::OfUser(in_url(before, after)),
+        })
+    }
+
+    /// Returns true if the text as written must be one that headers can have.
+    pub(super) fn is_header(self) -> bool {
+        match self {
+            Self::Header(_) | Self::Host | Self::Comparison | Self::MapResult => true,
+            Self::Path | Self::Query | Self::Target | Self::Redirect | Self::Body(_) => false,
+        }
+    }
+}
+
+fn in_header(name: &HeaderName, before: &str, after: &str) -> Encoding {
+    let quotes = before.replace("\\\\", "").replace("\\\"", "");
+    match name.as_str() {
+        "location" | "content-location" => in_url(before, after),
+        "set-cookie"
+        | "cookie"
+        | "forwarded"
+        | "content-security-policy"
+        | "content-security-policy-report-only"
+            if !before.is_empty() =>
+        {
+            Encoding::Parameter
+        }
+        _ if quotes.matches('"').count() % 2 == 1 => Encoding::Quoted,
+        _ => Encoding::Text,
+    }
+}
+
+fn in_url(before: &str, after: &str) -> Encoding {
+    const ENDS: [char; 3] = ['/', '?', '#'];
+    let before = before.replace("|raw}", "}");
+    let before = before.replace("{uri}", "/?").replace("{path}", "/");
+    let before = before
+        .replace("{query_mark}", "?")
+        .replace("{query_and}", "&");
+    if before.is_empty() {
+        return Encoding::UrlStart {
+            is_whole: after.is_empty(),
+        };
+    }
+    let scheme = before.find(':').map_or(0, |colon| colon + 1);
+    let path = if before.starts_with('/') {
+        &before
+    } else {
+        // Browsers skip any slashes behind the scheme. A text without one begins with a value, such
+        // as the result of a table, which may be a scheme and a host.
+        let host = before[scheme..].trim_start_matches(['/', '\\']);
+        match host.find(ENDS) {
+            None => {
+                return Encoding::Authority {
+                    is_end: !host.is_empty() && (after.is_empty() || after.starts_with(ENDS)),
+                };
+            }
+            Some(end) => &host[end..],
+        }
+    };
+    let Some((_, query)) = path.split_once(['?', '#']) else {
+        return Encoding::UrlPath;
+    };
+    let part = query.rsplit('&').next().unwrap_or_default();
+    if part.contains('=') || path.contains('#') {
+        Encoding::QueryValue
+    } else {
+        Encoding::Query
+    }
+}
+
+fn in_markup(before: &str) -> Encoding {
+    let before = before.to_ascii_lowercase();
+    if before.rfind("<script") > before.rfind("</script")
+        && before
+            .rfind("<script")
+            .is_some_and(|at| before[at..].contains('>'))
+    {
+        return Encoding::Script;
+    }
+    let Some(tag) = before
+        .rfind('<')
+        .filter(|tag| !before[*tag..].contains('>'))
+    else {
+        return Encoding::Markup;
+    };
+    let mut quoted: Option<(char, usize)> = None;
+    for (at, char) in before.char_indices().skip_while(|(at, _)| at < &tag) {
+        quoted = match quoted {
+            Some((quote, _)) if quote == char => None,
+            None if matches!(char, '"' | '\'') => Some((char, at)),
+            same => same,
+        };
+    }
+    let Some((_, start)) = quoted else {
+        return Encoding::Attribute;
+    };
+    let name = before[..start].trim_end().trim_end_matches('=').trim_end();
+    let name = name
+        .rsplit(|char: char| char.is_whitespace())
+        .next()
+        .unwrap_or_default();
+    let is_address = ["href", "src", "action", "formaction", "data", "xlink:href"].contains(&name);
+    match name {
+        _ if name.starts_with("on") => Encoding::Script,
+        _ if is_address && start + 1 == before.len() => Encoding::Link,
+        _ => Encoding::Markup,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_has_the_encoding_of_the_part_that_it_is_in() {
+        use Encoding::{
+            Attribute, Authority, Link, Markup, Parameter, Query, QueryValue, Quoted, Script, Text,
+            UrlPath, UrlStart,
+        };
+
+        for (before, encoding) in [
+            ("", UrlStart { is_whole: true }),
+            ("/", UrlPath),
+            ("/a?", Query),
+            ("/a?b=1&", Query),
+            ("/a?b=", QueryValue),
+            ("{uri}&b=", QueryValue),
+            ("/a{query_mark}", Query),
+            ("/a#", QueryValue),
+            ("https://", Authority { is_end: false }),
+            ("https:", Authority { is_end: false }),
+            ("{scheme}://a.test", Authority { is_end: true }),
+            ("{map.base}", Authority { is_end: true }),
+            ("{path}", UrlPath),
+            ("{scheme}://{host}/", UrlPath),
+            ("https://a.test?b=", QueryValue),
+        ] {
+            assert_eq!(in_url(before, ""), encoding, "{before}");
+        }
+        let within = in_url("https://a", ".test/");
+        assert_eq!(within, Authority { is_end: false });
+        assert_eq!(in_url("", "/a"), UrlStart { is_whole: false });
+        for (before, encoding) in [
+            ("", Markup),
+            ("<p>", Markup),
+            ("<p title=\"", Markup),
+            ("<p title=", Attribute),
+            ("<a href='", Link),
+            ("<a href='/x?", Markup),
+            ("<a onclick=\"f('", Script),
+            ("<script>var a = \"", Script),
+            ("<SCRIPT src=x></SCRIPT><p>", Markup),
+        ] {
+            assert_eq!(in_markup(before), encoding, "{before}");
+        }
+        for (name, before, encoding) in [
+            ("x-a", "", Text),
+            ("x-a", "a ", Text),
+            ("content-disposition", "attachment; filename=\"", Quoted),
+            ("nel", "{\"a\": \"b\", \"c\": \"", Quoted),
+            ("nel", "{\"a\": \"b\", \"c\": ", Text),
+            ("set-cookie", "", Text),
+            ("set-cookie", "a=", Parameter),
+            ("location", "/?a=", QueryValue),
+        ] {
+            let name = HeaderName::from_static(name);
+            assert_eq!(in_header(&name, before, ""), encoding, "{name}: {before}");
+        }
+    }
+}
