@@ -92,9 +92,19 @@ fn set_up(
     identify(request, &connection, ctx);
     let is_trusted = ctx.facts.client.is_trusted;
     forwarded::strip(request, &ctx.gateway.reserved, is_trusted).map_err(|_| Failure::BadHeader)?;
-    ctx.watch = Some(connection.request_watch(is_http2));
-    if request.method != http::Method::GET && request.headers.contains_key(header::EXPECT) {
-        connection.pace.hold();
+    let watch = ctx.watch.insert(connection.request_watch(is_http2));
+    if request.method != http::Method::GET {
+        if request.headers.contains_key(header::EXPECT) {
+            connection.pace.hold();
+        }
+        if !request.headers.contains_key(header::CONTENT_LENGTH) {
+            let pace = if is_http2 {
+                &watch.body
+            } else {
+                &connection.pace
+            };
+            pace.open();
+        }
     }
     let connection = ctx.connection.insert(connection);
     ctx.guarded = guard::enter(&ctx.gateway, &ctx.facts.client)?;
