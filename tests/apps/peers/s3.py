@@ -105,8 +105,8 @@ SIGNABLE = {
 def draw(random, port, number):
     """Returns a signed request, as method, target and headers, and if it signs Accept-Encoding."""
     method = random.choice(["GET", "GET", "GET", "HEAD", "PUT", "DELETE"])
-    names = ["a", "b c", "ä", "x+y", number, "a//b", "/a", "a///b//c", "a//", "./a//..b"]
-    path = f"/{random.choice(['bucket', 'cached', '/bucket'])}/{random.choice(names)}"
+    names = ["a", "b c", "ä", "x+y", number, "a//b", "/a", "a///b//c", "a//"]
+    path = f"/{random.choice(['bucket', 'cached'])}/{random.choice(names)}"
     names = random.sample(sorted(SIGNABLE), random.randrange(len(SIGNABLE)))
     headers = {name: random.choice(SIGNABLE[name]) for name in names}
     coding = headers.get("Accept-Encoding")

@@ -117,7 +117,7 @@ fn final_statuses_are_stored_with_explicit_freshness_only() {
     }
 }
 
-/// What made an origin respond with an error or a redirect may be in one request only.
+/// The cause of an error or a redirect may be in one request only.
 #[test]
 fn the_ttl_of_a_route_is_for_responses_that_are_neither_errors_nor_redirects() {
     for force in [false, true] {
