@@ -48,6 +48,7 @@ mod first_minute;
 mod flood_guard;
 mod forward_auth;
 mod grpc;
+mod half_closed;
 mod handshakes;
 mod harness;
 mod hits;
