@@ -27,6 +27,7 @@ mod canary;
 mod cli;
 mod client_left;
 mod client_limits;
+mod clients;
 mod compression;
 mod config;
 mod config_page;
