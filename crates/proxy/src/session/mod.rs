@@ -422,8 +422,8 @@ impl Client {
     pub(crate) async fn linger(&mut self) -> bool {
         // A client whose body was too slow is not waited for again.
         let is_slow = self.status == Some(StatusCode::REQUEST_TIMEOUT);
-        let most = if is_slow { LINGER_TIMEOUT } else { LINGER_TIME };
-        self.read_rest(most, LINGER_TIMEOUT).await
+        let limit = if is_slow { LINGER_TIMEOUT } else { LINGER_TIME };
+        self.read_rest(limit, LINGER_TIMEOUT).await
     }
 
     /// Reads the rest of the body, before the end of a response that comes early over HTTP/2: some
@@ -433,9 +433,9 @@ impl Client {
         self.read_rest(LINGER_TIME, PAUSE_BEFORE_END).await;
     }
 
-    /// Reads the rest of the body and forgets it, for `most` of the time and until the client pauses.
+    /// Reads the rest of the body and forgets it, until the `limit` is over or the client pauses.
     /// Returns true if all of it was read.
-    async fn read_rest(&mut self, most: Duration, pause: Duration) -> bool {
+    async fn read_rest(&mut self, limit: Duration, pause: Duration) -> bool {
         if self.body.is_read() {
             return true;
         }
@@ -449,7 +449,7 @@ impl Client {
             }
         };
         // The client sends less, or the time is up.
-        let _elapsed = tokio::time::timeout(most, rest).await;
+        let _elapsed = tokio::time::timeout(limit, rest).await;
         self.body.is_read()
     }
 
