@@ -24,7 +24,12 @@ function connect(url, number) {
   return new Promise((done, failed) => {
     setTimeout(failed, 15000, new Error('no response')).unref();
     socket.on('connect_error', failed);
-    socket.on('connect', () => socket.io.engine.once('upgrade', () => socket.emit('echo', number, done)));
+    socket.on('connect', () => {
+      const { engine } = socket.io;
+      const echo = () => socket.emit('echo', number, done);
+      if (engine.transport.name === 'websocket') echo();
+      else engine.once('upgrade', echo);
+    });
   }).finally(() => socket.close());
 }
 
