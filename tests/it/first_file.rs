@@ -86,6 +86,31 @@ fn a_route_for_the_start_page_alone_is_doubtful() {
     }
 }
 
+/// Clients of Socket.IO need one instance for all requests of a session.
+#[test]
+fn socket_io_before_several_instances_needs_sticky() {
+    let with = |backends: &str, path: &str| {
+        format!(
+            "listeners: [{{ address: \"127.0.0.1:8080\" }}]\n\
+             upstreams: {{ web: {{ backends: {backends} }} }}\n\
+             routes: [{{ match: {{ path: {path} }}, upstream: web, websocket: true }}]\n"
+        )
+    };
+    let two = "[127.0.0.1:3000, 127.0.0.1:3001]";
+    let code = "edgeway::upstream::socket_io";
+    for path in ["/socket.io/*", "[/live, /chat/socket.io/*]"] {
+        assert_reported(&with(two, path), Severity::Warning, code);
+        for meant in [
+            "[127.0.0.1:3000]".to_owned(),
+            format!("{two}, sticky: {{ cookie: instance }}"),
+            format!("{two}, balance: hash:client.ip"),
+        ] {
+            assert_clean(&with(&meant, path));
+        }
+    }
+    assert_clean(&with(two, "/live"));
+}
+
 #[test]
 fn cached_pages_of_an_unknown_build_are_doubtful() {
     let with = |upstream: &str, route: &str| {

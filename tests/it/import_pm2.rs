@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    net::Ipv4Addr,
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command, Stdio},
@@ -13,7 +14,13 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::{
     cli::{Ran, edgeway},
-    support::{gateway::Gateway, ports::free_ports, wait::wait_for},
+    support::{
+        apps::Kind,
+        client::{self, get},
+        gateway::Gateway,
+        ports::free_ports,
+        wait::wait_for,
+    },
 };
 
 /// Serves its port, the variables that it was asked for, and its arguments.
@@ -303,4 +310,74 @@ async fn an_error_shows_escape_sequences_of_the_file_as_text() {
         assert!(!ran.stderr.contains(is_obeyed), "{:?}", ran.stderr);
         assert!(ran.stderr.contains("\\u{1b}"), "{:?}", ran.stderr);
     }
+}
+
+/// Behind TLS, Next.js sends a rewrite to its own path over TLS to itself if it listens on
+/// `127.0.0.1`: the units that we write let it listen on the same address by name.
+#[tokio::test]
+async fn next_rewrites_behind_tls_as_our_units_start_it() {
+    let app = Kind::Next;
+    app.require_build();
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out");
+    let place = app.folder().display().to_string();
+    let file = format!(
+        r#"{{ "apps": [{{ "name": "shop", "cwd": "{place}", "instances": 1,
+  "script": "node_modules/next/dist/bin/next", "args": "start -H localhost", "port": 3000 }}] }}"#
+    );
+    fs::write(folder.path().join("pm2.json"), file).expect("it is written");
+    let ran = import(folder.path(), "pm2.json").await;
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd");
+    let own = fs::read_to_string(root.join("node-app@.service")).expect("it is there");
+    let command = |text: &str| {
+        let mut lines = text.lines();
+        let command = lines.find_map(|line| line.split("APP_COMMAND=").nth(1));
+        let command = command.expect("it has one").trim_matches('"');
+        command.to_owned()
+    };
+    let next = command(&own);
+    // `edgeway init` writes the same command.
+    let package = r#"{ "dependencies": { "next": "16" }, "scripts": { "start": "next start" } }"#;
+    fs::write(folder.path().join("package.json"), package).expect("it is written");
+    let project = folder.path().display().to_string();
+    let ran = tokio::task::spawn_blocking(move || edgeway(&["init", &project])).await;
+    let ran = ran.expect("it ends");
+    let shown = format!("{}{}", ran.stdout, ran.stderr);
+    assert_eq!(command(&shown), next);
+    let own = own
+        .replace("/srv/app", &place)
+        .replace("$APP_COMMAND", &next);
+    for (unit, text) in [
+        ("next@.service", own.clone()),
+        ("wrong@.service", own.replace("localhost", "127.0.0.1")),
+    ] {
+        fs::write(out.join("systemd").join(unit), text).expect("it is written");
+    }
+    let ports = free_ports(3);
+    for name in ["node-app".to_owned()]
+        .into_iter()
+        .chain((0..3).map(|n| format!("node-app@{}", ports + n)))
+        .chain((0..3).map(|n| format!("shop@{}", ports + n)))
+    {
+        let file = out.join("apps").join(format!("{name}.env"));
+        fs::write(file, "").expect("it is written");
+    }
+    let units = ["shop@.service", "next@.service", "wrong@.service"];
+    let mut statuses = Vec::new();
+    for (unit, port) in units.into_iter().zip(ports..) {
+        let _running = start(&out, unit, port);
+        let request = get("/edge/rewrite/a")
+            .header("host", "shop.test")
+            .header("x-forwarded-proto", "https");
+        let response = wait_for("it responds", Duration::from_secs(40), async || {
+            let to = (Ipv4Addr::LOCALHOST, port).into();
+            client::send(to, &request).await.ok()
+        })
+        .await;
+        statuses.push((unit, response.status()));
+    }
+    // The last one is the control.
+    let [shop, next, wrong] = units;
+    assert_eq!(statuses, [(shop, 200), (next, 200), (wrong, 500)]);
 }

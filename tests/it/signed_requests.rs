@@ -62,8 +62,8 @@ routes:
     assert!(is_right, "{printed}");
     let summary = printed.lines().last().expect("it ends with a summary");
     let counts: serde_json::Value = serde_json::from_str(summary).expect("it is JSON");
-    // Controls: the store notices a changed header, and what is not signed is compressed here.
-    for of in ["signed", "tampered", "compressed"] {
+    // Controls: the store notices a changed header and a merged slash, and what is not signed is compressed here.
+    for of in ["signed", "tampered", "merged", "compressed"] {
         assert!(counts[of].as_u64() > Some(10), "{summary}");
     }
 }

@@ -25,6 +25,7 @@ pub mod lanes;
 pub mod loopback;
 pub mod metrics;
 pub mod net;
+pub mod node_app;
 mod opaque_debug;
 pub mod origin;
 pub mod out;

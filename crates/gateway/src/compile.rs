@@ -180,6 +180,7 @@ impl Compiler<'_> {
             self.unused_rate_limits();
             self.unused_maps();
             self.roots_alone();
+            self.socket_io_without_sticky();
             self.check_profiles();
         }
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;

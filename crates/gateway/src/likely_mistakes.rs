@@ -38,6 +38,44 @@ impl Compiler<'_> {
         }
     }
 
+    /// Warns of Socket.IO before several backends: a client that begins with long polling makes
+    /// several requests, which only one instance knows.
+    pub(super) fn socket_io_without_sticky(&mut self) {
+        for route in &self.file.routes {
+            let paths = &route.config.matches.value.path.0;
+            let path = paths.iter().find(|path| path.value.contains("/socket.io"));
+            let (Some(path), Some(name)) = (path, &route.config.upstream) else {
+                continue;
+            };
+            let mut upstreams = self.file.upstreams.iter();
+            let upstream = upstreams.find(|(key, _)| key.name == name.value);
+            let Some((_, Spanned { value: app, .. })) = upstream else {
+                continue;
+            };
+            let is_by_hash = |balance: &Spanned<String>| balance.value.starts_with("hash:");
+            if app.backends.len() < 2
+                || app.sticky.is_some()
+                || app.balance.as_ref().is_some_and(is_by_hash)
+            {
+                continue;
+            }
+            self.diagnostics.warn(
+                "edgeway::upstream::socket_io",
+                path.place,
+                format!(
+                    "Socket.IO before {} backends: a client's next request goes to an instance \
+                         that does not know it, and gets 400",
+                    app.backends.len()
+                ),
+                format!(
+                    "write `sticky: {{ cookie: instance }}` in upstream `{}`; for clients that \
+                         keep no cookies, `balance: hash:client.ip`",
+                    name.value
+                ),
+            );
+        }
+    }
+
     /// Warns of backends that are listeners of this gateway: an app and the gateway often have the
     /// same usual port.
     pub(super) fn circles(&mut self, listeners: &[Arc<Listener>]) {

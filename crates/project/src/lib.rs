@@ -134,6 +134,13 @@ pub struct WebSocket {
     pub path: Option<&'static str>,
 }
 
+impl WebSocket {
+    /// Returns true for Socket.IO, whose clients begin with several requests to one instance.
+    pub fn is_socket_io(&self) -> bool {
+        self.path.is_some()
+    }
+}
+
 /// A project folder.
 #[derive(Debug, Default)]
 pub struct Project {
@@ -391,7 +398,8 @@ impl Project {
         }
     }
 
-    fn websocket(&self) -> Option<WebSocket> {
+    /// Returns the first dependency that serves WebSockets.
+    pub fn websocket(&self) -> Option<WebSocket> {
         let package = self.package.as_ref()?;
         let found = |dependency: &str, path| WebSocket {
             dependency: dependency.to_owned(),

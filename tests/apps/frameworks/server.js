@@ -1,9 +1,14 @@
 // The same few handlers in several frameworks, to find the spellings of a path that each framework
-// routes to a handler.
+// routes to a handler, and to move bodies in the way of each framework: `/upload`, `/download/BYTES`,
+// `/stream`, `/wait/MS` and a WebSocket.
 //
 // `node server.js FRAMEWORK`; PORT (0 for any). Each handler sends its name in `x-handler`.
+import { createHash } from 'node:crypto';
 import { createServer } from 'node:http';
+import { Readable } from 'node:stream';
 import { setTimeout } from 'node:timers/promises';
+
+import { WebSocketServer } from 'ws';
 
 const port = Number(process.env.PORT ?? 0);
 const host = '127.0.0.1';
@@ -16,6 +21,38 @@ const handlers = [
   ['/api/nested/deep/thing', 'nested'],
   ['/open', 'open'],
 ];
+
+/** Returns the length and a digest of what a stream of pieces has. */
+async function measured(pieces) {
+  const hash = createHash('sha256');
+  let bytes = 0;
+  for await (const piece of pieces) {
+    hash.update(piece);
+    bytes += piece.length;
+  }
+  return { bytes, digest: hash.digest('hex') };
+}
+
+const content = (bytes) => Buffer.alloc(Number(bytes), 'edgeway ');
+const EVENTS = { 'content-type': 'text/event-stream' };
+/** Sends four events, 150 ms apart. */
+async function* events() {
+  for (let sent = 0; sent < 4; sent += 1) {
+    if (sent > 0) await setTimeout(150);
+    yield `data: ${sent}\n\n`;
+  }
+}
+
+/** Echoes messages, and ends as deploys want it: what has begun is finished. */
+function serving(server) {
+  const sockets = new WebSocketServer({ server, path: '/ws' });
+  sockets.on('connection', (socket) => socket.on('message', (data, binary) => socket.send(data, { binary })));
+  process.once('SIGTERM', () => {
+    server.close(() => process.exit(0));
+    server.closeIdleConnections();
+    for (const socket of sockets.clients) socket.close(1001);
+  });
+}
 
 const frameworks = {
   async express4() {
@@ -45,7 +82,14 @@ const frameworks = {
     for (const [path, name] of handlers) {
       app.all(path, (c) => c.json({ handler: name }, 200, { 'x-handler': name }));
     }
-    serve({ fetch: app.fetch, port, hostname: host });
+    app.post('/upload', async (c) => c.json(await measured(c.req.raw.body ?? [])));
+    app.get('/download/:bytes', (c) => c.body(content(c.req.param('bytes'))));
+    app.get('/stream', (c) => c.body(Readable.toWeb(Readable.from(events())), 200, EVENTS));
+    app.get('/wait/:time', async (c) => {
+      await setTimeout(Number(c.req.param('time')));
+      return c.text('waited');
+    });
+    serving(serve({ fetch: app.fetch, port, hostname: host }));
   },
   async koa() {
     const { default: Koa } = await import('koa');
@@ -58,12 +102,26 @@ const frameworks = {
         context.body = { handler: name };
       });
     }
+    router.post('/upload', async (context) => {
+      context.body = await measured(context.req);
+    });
+    router.get('/download/:bytes', (context) => {
+      context.body = content(context.params.bytes);
+    });
+    router.get('/stream', (context) => {
+      context.set(EVENTS);
+      context.body = Readable.from(events());
+    });
+    router.get('/wait/:time', async (context) => {
+      await setTimeout(Number(context.params.time));
+      context.body = 'waited';
+    });
     app.use(router.routes());
-    createServer(app.callback()).listen(port, host);
+    serving(createServer(app.callback()).listen(port, host));
   },
   async nest() {
     await import('reflect-metadata');
-    const { All, Controller, Module, Header } = await import('@nestjs/common');
+    const { All, Controller, Get, Module, Header, HttpCode, Param, Post, Req, Sse, StreamableFile } = await import('@nestjs/common');
     const { NestFactory } = await import('@nestjs/core');
     class Handlers {}
     for (const [path, name] of handlers) {
@@ -72,11 +130,29 @@ const frameworks = {
       All(path)(Handlers.prototype, name, about);
       Header('x-handler', name)(Handlers.prototype, name, about);
     }
+    const handle = (route, name, parameter, method) => {
+      Handlers.prototype[name] = method;
+      const about = Object.getOwnPropertyDescriptor(Handlers.prototype, name);
+      parameter?.(Handlers.prototype, name, 0);
+      route(Handlers.prototype, name, about);
+      HttpCode(200)(Handlers.prototype, name, about);
+    };
+    handle(Post('/upload'), 'upload', Req(), measured);
+    handle(Get('/download/:bytes'), 'download', Param('bytes'), (bytes) => new StreamableFile(content(bytes)));
+    const { from } = await import('rxjs');
+    const messages = async function* () {
+      for await (const event of events()) yield { data: event.slice(6).trim() };
+    };
+    handle(Sse('/stream'), 'stream', undefined, () => from(messages()));
+    handle(Get('/wait/:time'), 'wait', Param('time'), async (time) => {
+      await setTimeout(Number(time));
+      return 'waited';
+    });
     Controller()(Handlers);
     class App {}
     Module({ controllers: [Handlers] })(App);
     const app = await NestFactory.create(App, { logger: false });
-    await app.listen(port, host);
+    serving(await app.listen(port, host));
   },
 };
 
@@ -85,7 +161,14 @@ function express(make) {
   for (const [path, name] of handlers) {
     app.all(path, (_request, response) => response.set('x-handler', name).json({ handler: name }));
   }
-  app.listen(port, host);
+  app.post('/upload', async (request, response) => response.json(await measured(request)));
+  app.get('/download/:bytes', (request, response) => response.send(content(request.params.bytes)));
+  app.get('/stream', (_request, response) => Readable.from(events()).pipe(response.set(EVENTS)));
+  app.get('/wait/:time', async (request, response) => {
+    await setTimeout(Number(request.params.time));
+    response.send('waited');
+  });
+  serving(app.listen(port, host));
 }
 
 async function fastify(options) {
@@ -94,12 +177,18 @@ async function fastify(options) {
   for (const [path, name] of handlers) {
     app.all(path, (_request, reply) => reply.header('x-handler', name).send({ handler: name }));
   }
+  app.addContentTypeParser('*', (_request, payload, done) => done(null, payload));
+  app.post('/upload', async (request) => measured(request.body ?? []));
+  app.get('/download/:bytes', (request, reply) => reply.send(content(request.params.bytes)));
+  app.get('/stream', (_request, reply) => reply.headers(EVENTS).send(Readable.from(events())));
   app.get('/wait/:time', async (request, reply) => {
     await setTimeout(Number(request.params.time));
     return reply.header('x-instance', port).send('waited');
   });
   // As Fastify's guides have it: requests in flight finish, others get 503.
   process.once('SIGTERM', () => app.close().then(() => process.exit(0)));
+  const sockets = new WebSocketServer({ server: app.server, path: '/ws' });
+  sockets.on('connection', (socket) => socket.on('message', (data, binary) => socket.send(data, { binary })));
   await app.listen({ port, host });
 }
 

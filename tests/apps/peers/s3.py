@@ -9,6 +9,7 @@ import hashlib
 import http.client
 import json
 import random
+import re
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, urlsplit
@@ -104,7 +105,8 @@ SIGNABLE = {
 def draw(random, port, number):
     """Returns a signed request, as method, target and headers, and if it signs Accept-Encoding."""
     method = random.choice(["GET", "GET", "GET", "HEAD", "PUT", "DELETE"])
-    path = f"/{random.choice(['bucket', 'cached'])}/{random.choice(['a', 'b c', 'ä', 'x+y', number])}"
+    names = ["a", "b c", "ä", "x+y", number, "a//b", "/a", "a///b//c", "a//"]
+    path = f"/{random.choice(['bucket', 'cached'])}/{random.choice(names)}"
     names = random.sample(sorted(SIGNABLE), random.randrange(len(SIGNABLE)))
     headers = {name: random.choice(SIGNABLE[name]) for name in names}
     coding = headers.get("Accept-Encoding")
@@ -141,7 +143,7 @@ def fetch(port, method, target, headers, body=None):
 
 def ask(port, seed, requests):
     drawn = random.Random(seed)
-    counts = {"signed": 0, "compressed": 0, "wrong": 0, "tampered": 0}
+    counts = {"signed": 0, "compressed": 0, "wrong": 0, "tampered": 0, "merged": 0}
     for number in range(requests):
         method, target, headers, coding = draw(drawn, port, number)
         body = BODY if method == "PUT" else None
@@ -172,6 +174,10 @@ def ask(port, seed, requests):
             response, _ = fetch(port, method, target, {**headers, "Accept-Encoding": "br, zstd"}, body)
             counts["tampered"] += response.status == 403
             signed = {**headers, "Accept-Encoding": "gzip"}
+            if "//" in target:
+                # So it does a path that has one slash in place of several.
+                response, _ = fetch(port, method, re.sub("//+", "/", target), headers, body)
+                counts["merged"] += response.status == 403
             if "cached" in target and method == "GET":
                 fetch(port, "GET", f"/cached/plain{drawn.randrange(7)}", signed)
     print(json.dumps(counts))

@@ -40,13 +40,13 @@ async fn a_slow_body_gets_408_and_the_backend_is_not_blamed() {
     let limits = "{ body_rate: 1KiB, body_grace: 1s }";
     let eject = ", eject: { errors: 1, for: 60s }";
     let gateway = Gateway::start(&proxied(limits, origin.address(), eject)).await;
-    let dripping = async |headers: &str| {
+    let dripping = async |headers: &str, bytes: &[u8]| {
         let mut connection = gateway.connect().await;
         connection.write(headers).await.unwrap();
-        drip(connection, &[b'x'; 100], GAP).await
+        drip(connection, bytes, GAP).await
     };
     let chunked = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nffff\r\n";
-    let drips = tokio::join!(dripping(POST), dripping(chunked));
+    let drips = tokio::join!(dripping(POST, &[b'x'; 100]), dripping(chunked, b"x"));
     for (response, took) in [drips.0, drips.1] {
         assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
         assert!(closes(&response), "{response}");
@@ -66,6 +66,53 @@ async fn a_slow_body_gets_408_and_the_backend_is_not_blamed() {
         pass(Duration::from_millis(250)).await;
     }
     assert_eq!(connection.read_response().await.unwrap().status(), 200);
+}
+
+/// A body whose client does not know how long it will be, such as the lines of a log, may be slow
+/// as long as it does not pause.
+#[tokio::test]
+async fn a_live_upload_may_be_slow() {
+    const LINE: &str = "one line of a log\n";
+    const LINES: usize = 12;
+    let origin = BigOrigin::start().await;
+    let limits = "{ body_rate: 16KiB, body_grace: 600ms }, http2: { cleartext: true }";
+    let gateway = Gateway::start(&proxied(limits, origin.address(), "")).await;
+    let begin = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let pause = Duration::from_millis(300);
+    let http1 = async {
+        let mut connection = gateway.connect().await;
+        connection.write(begin).await.unwrap();
+        for _ in 0..LINES {
+            connection.write_chunk(LINE.as_bytes()).await.unwrap();
+            pass(pause).await;
+        }
+        connection.write_chunk(b"").await.unwrap();
+        let response = connection.read_response().await.unwrap();
+        (response.status(), response.text())
+    };
+    let http2 = async {
+        let client = Client::open(gateway.address()).await;
+        let begun = client.begin(http2::request("POST", "/"), false).await;
+        let (response, mut stream) = begun.unwrap();
+        for _ in 0..LINES {
+            stream.send_data(LINE.into(), false).unwrap();
+            pass(pause).await;
+        }
+        stream.send_data("".into(), true).unwrap();
+        let response = http2::read_response(response).await.unwrap();
+        (response.status(), response.text().to_owned())
+    };
+    // The control: lines of a body that has a length.
+    let known = async {
+        let mut connection = gateway.connect().await;
+        connection.write(POST).await.unwrap();
+        drip(connection, &[b'x'; LINES], pause).await.0
+    };
+    let (http1, http2, known) = tokio::join!(http1, http2, known);
+    let expected = (200, format!("{{\"bytes\":{}}}", LINES * LINE.len()));
+    assert_eq!(http1, expected);
+    assert_eq!(http2, expected);
+    assert!(known.starts_with("HTTP/1.1 408 "), "{known}");
 }
 
 /// The body of a request may go on while its response streams, as long as both sides like.

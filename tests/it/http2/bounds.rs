@@ -82,7 +82,7 @@ async fn a_slow_body_ends_its_stream_and_no_other() {
     let listener = format!("{CLEARTEXT}, {LIMITS}");
     let gateway = self::gateway(&listener, origin.address(), "").await;
     let client = Client::open(gateway.address()).await;
-    let asked = request("POST", "/large");
+    let asked = request("POST", "/large").header("content-length", "100000");
     let (response, mut stream) = client.begin(asked, false).await.unwrap();
     let mut response = std::pin::pin!(read_response(response));
     let started = Instant::now();

@@ -336,8 +336,9 @@ impl Kind {
             | Self::Next15
             | Self::Next14 => command
                 .arg("node_modules/next/dist/bin/next")
-                .args(["start", "-H", "127.0.0.1", "-p"])
-                .arg(port.to_string()),
+                .args(["start", "-H", "localhost", "-p"])
+                .arg(port.to_string())
+                .env("NODE_OPTIONS", "--dns-result-order=ipv4first"),
             Self::Express => command.arg("server.js").env("PORT", port.to_string()),
             Self::Framework(name) => command
                 .arg("server.js")

@@ -31,8 +31,17 @@ pub(super) fn freshness(
     if !is_heuristically_cacheable(status) && !policy.directives.public {
         return None;
     }
-    let of_route = rules.ttl.map(|span| span.min(MAX_SECONDS));
+    let of_route = rules
+        .ttl
+        .filter(|_| takes_ttl(status) || policy.directives.public);
+    let of_route = of_route.map(|span| span.min(MAX_SECONDS));
     of_route.or_else(|| heuristic(headers, times, rules))
+}
+
+/// Returns true for the statuses that the route's TTL is for. Errors and redirects often depend on
+/// what only one client sent: they need a TTL of their own, or a lifetime of the origin.
+pub(super) fn takes_ttl(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 200 | 203 | 204 | 300)
 }
 
 /// Returns the route's TTL for this status.

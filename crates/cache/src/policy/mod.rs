@@ -43,7 +43,8 @@ pub use vary::{SentHeaders, UnchangedHeaders, Variance, Vary, is_left_alone};
 /// Rules of a route beside the origin's directives. The default is plain RFC 9111.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct CacheRules {
-    /// Freshness lifetime of a response for which the origin sets none.
+    /// Freshness lifetime of a response for which the origin sets none. Errors and redirects have
+    /// it only if the origin marks them as `public`.
     pub ttl: Option<Duration>,
     /// Applies `ttl` whatever the origin sends, `no-store` and `private` included. A response with
     /// `Set-Cookie` is still not stored.

@@ -191,9 +191,7 @@ fn check_mandatory(
 }
 
 fn forced(rules: &CacheRules, status: StatusCode) -> Option<Duration> {
-    rules
-        .ttl
-        .filter(|_| freshness::is_heuristically_cacheable(status))
+    rules.ttl.filter(|_| freshness::takes_ttl(status))
 }
 
 fn forbidden(directives: &Directives, status: StatusCode) -> Result<(), NotStorable> {

@@ -204,7 +204,8 @@ pub struct LimitsConfig {
     /// for the client counts.
     #[default(ByteSize(1024))]
     pub body_rate: ByteSize,
-    /// Time for which a body may be slower than `body_rate` before it ends with 408.
+    /// Time for which a body may be slower than `body_rate` before it ends with 408. A body without
+    /// a length may be slower, if something of it comes within this time.
     #[default(Span::secs(10))]
     pub body_grace: Span,
     /// Time for which a client may read nothing of a pending response.

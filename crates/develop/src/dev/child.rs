@@ -16,6 +16,7 @@ use std::{
 };
 
 use edgeway_base::clock::Clock;
+use edgeway_base::node_app::{LOCALHOST, options};
 use edgeway_base::shell::shown;
 use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
 
@@ -47,7 +48,7 @@ impl Command {
         };
         let is_vite = ["vite", "react-router", "remix"].into_iter().any(runs);
         let arguments: &[&str] = if runs("next") {
-            &["-p", &port_text, "-H", "127.0.0.1"]
+            &["-p", &port_text, "-H", LOCALHOST]
         } else if is_vite {
             &["--port", &port_text, "--strictPort", "--host", "127.0.0.1"]
         } else {
@@ -94,9 +95,11 @@ impl DevServer {
         let [program, arguments @ ..] = command.words.as_slice() else {
             return Err("there is no command".to_owned());
         };
+        let set = std::env::var("NODE_OPTIONS").ok();
         let child = std::process::Command::new(program)
             .args(arguments)
             .env("PORT", command.port.to_string())
+            .env("NODE_OPTIONS", options(set.as_deref()))
             .stdin(Stdio::null())
             // A group of its own: the script's own children get our signals too, and Ctrl-C reaches
             // the gateway alone, which finishes first.
@@ -207,10 +210,10 @@ mod tests {
     fn the_script_gets_its_port_in_the_way_that_its_program_reads_it() {
         let words =
             |script: &str| Command::of(PackageManager::Npm, "dev", script, 41000).to_string();
-        assert_eq!(words("next dev"), "npm run dev -- -p 41000 -H 127.0.0.1");
+        assert_eq!(words("next dev"), "npm run dev -- -p 41000 -H localhost");
         assert_eq!(
             words("prisma generate && node_modules/.bin/next dev --turbopack"),
-            "npm run dev -- -p 41000 -H 127.0.0.1"
+            "npm run dev -- -p 41000 -H localhost"
         );
         assert_eq!(
             words("vite"),
@@ -228,6 +231,6 @@ mod tests {
         assert_eq!(words("node --watch server.js"), "npm run dev");
         assert_eq!(words("next dev & node worker.js"), "npm run dev");
         let pnpm = Command::of(PackageManager::Pnpm, "dev", "next dev", 41000);
-        assert_eq!(pnpm.to_string(), "pnpm run dev -p 41000 -H 127.0.0.1");
+        assert_eq!(pnpm.to_string(), "pnpm run dev -p 41000 -H localhost");
     }
 }

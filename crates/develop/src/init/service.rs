@@ -105,7 +105,7 @@ fn command(project: &Project, app: &RunningApp) -> String {
             place.join("server.js").display().to_string()
         }
         Framework::Next { standalone: false } => {
-            "node_modules/next/dist/bin/next start -H 127.0.0.1".to_owned()
+            "node_modules/next/dist/bin/next start -H localhost".to_owned()
         }
         // Vite does not read PORT; `%i` is the instance, which is the port.
         Framework::VitePreview => {

@@ -149,7 +149,7 @@ impl Draft<'_> {
             && let Some(socket) = app
                 .websocket
                 .as_ref()
-                .filter(|socket| socket.path.is_some())
+                .filter(|socket| socket.is_socket_io())
         {
             line(&format!(
                 "# A client of {} must stay with one instance.",

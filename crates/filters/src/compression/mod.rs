@@ -317,9 +317,13 @@ impl CompressionRules {
             Some(WeakenedTag::Weak(weak)) => Some(weak),
             Some(WeakenedTag::Already | WeakenedTag::Malformed) | None => None,
         };
-        let weak = weak.filter(|weak| {
-            list_of(&ex.head.headers, &header::IF_NONE_MATCH).any(|tag| tag == weak.as_bytes())
-        });
+        let tag = head.headers.get(header::ETAG);
+        let lists = |tag: &HeaderValue| {
+            list_of(&ex.head.headers, &header::IF_NONE_MATCH).any(|own| own == tag.as_bytes())
+        };
+        // A client that names neither tag has the response that it would get now.
+        let weak = weak
+            .filter(|weak| lists(weak) || (self.chosen(ex).is_some() && !tag.is_some_and(lists)));
         let varies = varies_by(&head.headers, &header::ACCEPT_ENCODING);
         if weak.is_none() && varies {
             return;

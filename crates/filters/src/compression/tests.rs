@@ -383,6 +383,23 @@ fn a_304_confirms_the_tag_that_the_client_has() {
     assert_eq!(confirm("abc", "abc"), "abc");
 }
 
+#[test]
+fn a_304_for_a_client_that_names_no_tag_has_that_of_its_200() {
+    let confirm = |encoding: &str, (name, value): (&str, &str)| {
+        let headers = [("Accept-Encoding", encoding), (name, value)];
+        let check = check::<Compression>("{}").backend(304, &[("ETag", r#""abc""#)], &[]);
+        let check = check.send("GET", "/", &headers, &[]);
+        let tag = check.last().headers["etag"].clone();
+        tag.to_str().unwrap().to_owned()
+    };
+    let modified = ("If-Modified-Since", "Tue, 24 Nov 2026 20:20:20 GMT");
+    for condition in [modified, ("If-None-Match", "*")] {
+        assert_eq!(confirm("gzip", condition), r#"W/"abc""#);
+        assert_eq!(confirm("identity", condition), r#""abc""#);
+    }
+    assert_eq!(confirm("gzip", ("If-None-Match", r#""abc""#)), r#""abc""#);
+}
+
 /// A 304 has the `Vary` that the 200 would have (RFC 9110, 15.4.5).
 #[test]
 fn a_304_varies_as_its_200() {

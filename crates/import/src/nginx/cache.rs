@@ -12,8 +12,9 @@ use super::{
 
 /// Statuses without an own line in `proxy_cache_valid` that `any` stands for, besides those that
 /// `ttl` is for.
-const OTHERS: [u16; 16] = [
-    201, 202, 302, 303, 307, 400, 401, 402, 403, 409, 422, 429, 500, 502, 503, 504,
+const OTHERS: [u16; 23] = [
+    201, 202, 301, 302, 303, 307, 308, 400, 401, 402, 403, 404, 405, 409, 410, 414, 422, 429, 500,
+    501, 502, 503, 504,
 ];
 
 /// Translates `proxy_cache` and what belongs to it.

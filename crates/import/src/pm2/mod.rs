@@ -12,6 +12,7 @@ use std::{
 };
 
 use edgeway_base::out::{self, Failure};
+use edgeway_project::Project;
 
 use self::app::{App, Machine, Taken};
 use super::unusable;
@@ -55,6 +56,7 @@ fn import(options: &Options) -> Result<String, Failure> {
         home: home.as_deref(),
         is_file: &|path| path.is_file(),
         is_binary: &is_binary,
+        websocket: &|folder| Project::read(folder).websocket(),
         owner: &|path| fs::metadata(path).ok().map(|found| found.uid()),
     };
     let mut taken = Taken::default();

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
+use edgeway_base::node_app::IPV4_FIRST;
 use edgeway_base::out::printable;
 use edgeway_base::shell::shown;
 use edgeway_config::scalar::quoted;
-use edgeway_project::gateway_port;
+use edgeway_project::{WebSocket, gateway_port};
 use serde_json::{Value, json};
 
 use super::{
@@ -68,8 +69,9 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=exec
-# An app that reads HOSTNAME, as Next.js does, is reachable through the gateway only.
-Environment=NODE_ENV=production HOSTNAME=127.0.0.1
+# An app that reads HOSTNAME, as Next.js does, is reachable through the gateway only. Behind TLS,
+# Next.js rewrites to its own paths only under this name.
+Environment=NODE_ENV=production HOSTNAME=localhost NODE_OPTIONS={IPV4_FIRST}
 EnvironmentFile=-/etc/edgeway/apps/{name}.env
 {port}WorkingDirectory={folder}
 ExecStart=/usr/bin/env {command}
@@ -146,6 +148,10 @@ fn configuration(apps: &[App]) -> String {
             "backends": backends,
             "scale": { "unit": unit, "ports": format!("{first}-{last}") },
         });
+        let is_socket_io = app.websocket.as_ref().is_some_and(WebSocket::is_socket_io);
+        if is_socket_io && app.ports.len() > 1 {
+            upstream["sticky"] = json!({ "cookie": "instance" });
+        }
         if let Some(mebibytes) = app.restart_at {
             upstream["restart_at"] = json!({ "rss": format!("{mebibytes}MiB") });
         }
@@ -169,6 +175,10 @@ fn configuration(apps: &[App]) -> String {
             ),
         };
         routes.push_str(&route);
+        let app = apps.iter().find(|app| app.name == *name);
+        if app.is_some_and(|app| app.websocket.is_some()) {
+            routes.push_str("    websocket: true\n");
+        }
     }
     if upstreams.is_empty() {
         routes.push_str(
@@ -331,6 +341,7 @@ mod tests {
                 home: None,
                 is_file: &|path| path.extension().is_none(),
                 is_binary: &|_| false,
+                websocket: &|_| None,
                 owner: &|_| None,
             };
             let map = app.as_object().unwrap();
@@ -396,6 +407,12 @@ mod tests {
                     home: None,
                     is_file: &|_| false,
                     is_binary: &|_| false,
+                    websocket: &|_| {
+                        Some(WebSocket {
+                            dependency: "socket.io".to_owned(),
+                            path: Some("/socket.io/*"),
+                        })
+                    },
                     owner: &|_| None,
                 };
                 App::plan(app.as_object().unwrap(), "production", &machine, &mut taken).unwrap()
@@ -404,6 +421,13 @@ mod tests {
             let text = configuration(&apps);
             let watched = apps.iter().filter(|app| app.restart_at.is_some()).count();
             assert_eq!(text.matches("restart_at").count(), watched, "{text}");
+            let several = apps.iter().filter(|app| app.ports.len() > 1).count();
+            assert_eq!(text.matches("sticky").count(), several, "{text}");
+            assert_eq!(
+                text.matches("websocket: true").count(),
+                apps.len(),
+                "{text}"
+            );
             let loaded = edgeway_gateway::load_text("t", &text);
             let file = loaded.file.unwrap();
             assert!(loaded.diagnostics.list().is_empty(), "{text}");

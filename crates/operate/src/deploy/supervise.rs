@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::node_app;
 use edgeway_proxy::edge::worker;
 use edgeway_upstreams::ReleaseSettings;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, setsid};
@@ -201,12 +202,14 @@ fn start(options: &Options) -> Result<Child, String> {
     let [program, arguments @ ..] = options.command.as_slice() else {
         return Err("there is no command".to_owned());
     };
+    let set = std::env::var("NODE_OPTIONS").ok();
     let mut command = Command::new(program);
     command
         .args(arguments)
         .current_dir(&options.folder)
         .env("PORT", options.port.to_string())
-        .env("HOSTNAME", &options.address)
+        .env("HOSTNAME", node_app::hostname(&options.address))
+        .env("NODE_OPTIONS", node_app::options(set.as_deref()))
         .env("EDGEWAY_RELEASE", &options.release)
         .stdin(Stdio::null())
         .process_group(0)

@@ -29,6 +29,8 @@ pub struct Pace {
     is_over: AtomicBool,
     /// True while the client may wait for `100 Continue` before it sends the body.
     is_held: AtomicBool,
+    /// True if the client has not said how long the body is: it may be made while it is sent.
+    is_open: AtomicBool,
     /// Value of `received` at the last check.
     counted: AtomicU64,
     /// Milliseconds.
@@ -41,7 +43,14 @@ impl Pace {
         self.is_awaited.store(false, Ordering::Relaxed);
         self.is_over.store(false, Ordering::Relaxed);
         self.is_held.store(false, Ordering::Relaxed);
+        self.is_open.store(false, Ordering::Relaxed);
         self.lag.store(0, Ordering::Relaxed);
+    }
+
+    /// Marks a body of unknown length, such as a line of a log each few seconds: it may be slow, but
+    /// not pause.
+    pub fn open(&self) {
+        self.is_open.store(true, Ordering::Relaxed);
     }
 
     /// Records received bytes.
@@ -95,7 +104,10 @@ impl Pace {
         if bounds.rate == 0 || self.is_over() {
             return false;
         }
-        let come = received.wrapping_sub(counted).saturating_mul(1000) / bounds.rate;
+        let come = match received.wrapping_sub(counted) {
+            1.. if self.is_open.load(Ordering::Relaxed) => u64::MAX,
+            bytes => bytes.saturating_mul(1000) / bounds.rate,
+        };
         let is_held = self.is_held.load(Ordering::Relaxed);
         let waited = if is_awaited && !is_held { elapsed } else { 0 };
         let lag = self.lag.load(Ordering::Relaxed) + waited;
@@ -163,6 +175,22 @@ mod tests {
         pace.hold();
         pace.received(1);
         assert!(pace.is_too_slow(20_000, true, BOUNDS));
+    }
+
+    #[test]
+    fn a_body_of_unknown_length_may_be_slow_and_not_pause() {
+        let pace = Pace::default();
+        pace.open();
+        let elapsed = |bytes, time| {
+            pace.received(bytes);
+            pace.is_too_slow(time, true, BOUNDS)
+        };
+        assert!((0..100).all(|_| !elapsed(1, 9_000)));
+        assert!(elapsed(0, 10_000));
+        // The next body on the connection has a length.
+        pace.restart();
+        pace.received(1);
+        assert!(pace.is_too_slow(10_000, true, BOUNDS));
     }
 
     #[test]

@@ -96,6 +96,12 @@ impl Socket {
         on_stream!(&self.stream, stream => stream.poll_read_ready(cx))
     }
 
+    /// Takes the error with which the other side has ended the connection.
+    pub(super) fn take_error(&self) -> Option<io::Error> {
+        let error = on_stream!(&self.stream, stream => stream.take_error());
+        error.unwrap_or_else(Some)
+    }
+
     /// Writes as much as the socket accepts at once.
     pub(super) fn try_write(&self, data: &[u8]) -> io::Result<usize> {
         on_stream!(&self.stream, stream => stream.try_write(data))

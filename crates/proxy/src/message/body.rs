@@ -126,6 +126,10 @@ impl MessageBody {
     fn skip_framing(&mut self, input: &mut BytesMut) -> Result<()> {
         loop {
             self.0 = match self.0 {
+                // The parser takes a line without digits for a zero, and so for the end.
+                State::ChunkSize if input.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
+                    return Err(invalid("invalid chunk size"));
+                }
                 State::ChunkSize => match httparse::parse_chunk_size(input) {
                     Ok(Status::Complete((length, size))) => {
                         input.advance(length);

@@ -255,6 +255,24 @@ fn a_body_whose_end_cannot_be_known_is_refused() {
     assert_eq!(by_us(sent, "GET", &[9]).unwrap().content, b"x");
 }
 
+/// Some parsers take a size without digits for zero.
+#[test]
+fn a_chunk_without_a_size_does_not_end_a_body() {
+    for end in [
+        "\r\n\r\n",
+        "\n\n",
+        " \r\n\r\n",
+        "\t\r\n\r\n",
+        ";x\r\n\r\n",
+        " 0\r\n\r\n",
+    ] {
+        let sent = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n{end}");
+        for cuts in [&[99][..], &[1]] {
+            assert_eq!(by_us(sent.as_bytes(), "GET", cuts), None, "{end:?}");
+        }
+    }
+}
+
 #[test]
 fn another_protocol_is_noticed_before_it_sends_an_empty_line() {
     let mut input = BytesMut::from(&b"SSH-2.0-OpenSSH_9.2\r\n"[..]);

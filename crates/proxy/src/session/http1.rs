@@ -4,10 +4,12 @@ use std::{
     any::Any,
     cell::Cell,
     future::poll_fn,
+    io,
     mem::MaybeUninit,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -15,7 +17,10 @@ use edgeway_base::clock::Clock;
 use edgeway_core::chain::ReadyLines;
 use http::{Version, header};
 use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    time::{Instant, Sleep},
+};
 
 use super::{GONE, WRITE};
 use crate::{
@@ -32,6 +37,13 @@ use crate::{
 const HEADER_SECTION: usize = 1024;
 /// Capacity for bytes that are discarded.
 const DISCARDED: usize = 1024;
+/// Time between two checks for a client that sends no more.
+const CHECK: Duration = Duration::from_millis(100);
+/// Number of checks before it is sent an interim response: most responses come sooner.
+const CHECKS_BEFORE_INTERIM: u32 = 2;
+/// Number of checks after which it counts as gone, where nothing could show that it is there.
+const MAX_CHECKS: u32 = 50;
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Capacity up to which a thread keeps a buffer for its next header section.
 const MAX_SPARE: usize = 8 * 1024;
 
@@ -44,6 +56,12 @@ thread_local! {
 pub(crate) trait ClientIo: AsyncRead + AsyncWrite + Unpin + Send + Sync + Any {
     fn connection(&self) -> &Arc<Connection>;
 
+    /// Returns true if the client has sent all of its request: it may send no more, and still read.
+    fn is_request_complete(&self) -> bool;
+
+    /// Takes the error with which the socket has ended.
+    fn take_error(&self) -> Option<io::Error>;
+
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
 }
 
@@ -51,11 +69,22 @@ pub(crate) trait ClientIo: AsyncRead + AsyncWrite + Unpin + Send + Sync + Any {
 pub(crate) struct Http1Stream {
     pub(super) io: Box<dyn ClientIo>,
     pub(super) reuse: ConnectionReuse,
-    /// True if the client uses HTTP/1.0.
-    is_http10: bool,
+    /// True while the client may get an interim response: not with HTTP/1.0 (RFC 9110, 15.2), nor
+    /// after the final response has begun.
+    takes_interim: bool,
     is_chunked: bool,
     /// True if the end of the response is held until [`Self::release`].
     is_held: bool,
+    /// `Some` once the client sends no more.
+    half_closed: Option<Box<HalfClosed>>,
+}
+
+/// Client that has closed its direction of the connection after its request. It may have left, or
+/// wait for the response: only what is sent to it shows which.
+struct HalfClosed {
+    check: Pin<Box<Sleep>>,
+    /// Number of checks since the client was sent something.
+    checks: u32,
 }
 
 impl Http1Stream {
@@ -64,9 +93,10 @@ impl Http1Stream {
         Self {
             io,
             reuse,
-            is_http10: version == Version::HTTP_10,
+            takes_interim: version != Version::HTTP_10,
             is_chunked: false,
             is_held: false,
+            half_closed: None,
         }
     }
 
@@ -85,7 +115,7 @@ impl Http1Stream {
     ) -> Result<()> {
         let present = PresentHeaders::of(&response.headers);
         self.is_chunked = !is_last && !present.content_length;
-        if self.is_http10 {
+        if !std::mem::take(&mut self.takes_interim) {
             self.use_no_chunks(&mut response);
         }
         let mut section = SECTION.take();
@@ -122,8 +152,7 @@ impl Http1Stream {
         response: &ResponseHeader,
         lines: &ReadyLines,
     ) -> Result<()> {
-        if self.is_http10 {
-            // RFC 9110, 15.2: HTTP/1.0 has no interim responses.
+        if !self.takes_interim {
             return Ok(());
         }
         let mut section = Vec::with_capacity(HEADER_SECTION);
@@ -174,11 +203,17 @@ impl Http1Stream {
     /// Waits until the client has left, from whose request nothing more is wanted. What still comes
     /// of a body is discarded.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        if self.half_closed.is_some() {
+            return self.poll_left(cx);
+        }
         let mut room = [const { MaybeUninit::uninit() }; DISCARDED];
         let error = loop {
             let mut room = ReadBuf::uninit(&mut room);
             match ready!(Pin::new(&mut self.io).poll_read(cx, &mut room)) {
                 Ok(()) if room.filled().is_empty() => {
+                    if self.io.is_request_complete() {
+                        return self.poll_left(cx);
+                    }
                     break Error::explain(ErrorType::ConnectionClosed, GONE);
                 }
                 Ok(()) => {}
@@ -188,8 +223,44 @@ impl Http1Stream {
         Poll::Ready(error.into_down())
     }
 
+    /// Waits until a client that sends no more has left. One that has sends a reset when it is sent
+    /// an interim response, which every client takes (RFC 9110, 15.2), or more of the response.
+    #[cold]
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<Box<Error>> {
+        let gone = || Poll::Ready(Error::explain(ErrorType::ConnectionClosed, GONE).into_down());
+        let half = self.half_closed.get_or_insert_with(|| {
+            Box::new(HalfClosed {
+                check: Box::pin(tokio::time::sleep(CHECK)),
+                checks: 0,
+            })
+        });
+        while half.check.as_mut().poll(cx).is_ready() {
+            if self.io.take_error().is_some() || !self.io.is_request_complete() {
+                return gone();
+            }
+            half.checks += 1;
+            if !self.takes_interim && half.checks >= MAX_CHECKS {
+                return gone();
+            }
+            if self.takes_interim && half.checks == CHECKS_BEFORE_INTERIM {
+                let io = &mut self.io;
+                let written = Pin::new(&mut *io).poll_write(cx, CONTINUE);
+                let flushed = Pin::new(io).poll_flush(cx);
+                if matches!(written, Poll::Ready(Err(_))) || matches!(flushed, Poll::Ready(Err(_)))
+                {
+                    return gone();
+                }
+            }
+            half.check.as_mut().reset(Instant::now() + CHECK);
+        }
+        Poll::Pending
+    }
+
     /// Writes a piece of the response body.
     pub(super) async fn write(&mut self, piece: &[u8], is_last: bool) -> Result<()> {
+        if let Some(half) = &mut self.half_closed {
+            half.checks = 0;
+        }
         let written = if self.is_chunked {
             self.chunk(piece, is_last).await
         } else {
@@ -220,7 +291,7 @@ impl Http1Stream {
     }
 
     /// Writes a chunk as in RFC 9112, 7.1.
-    async fn chunk(&mut self, piece: &[u8], is_last: bool) -> std::io::Result<()> {
+    async fn chunk(&mut self, piece: &[u8], is_last: bool) -> io::Result<()> {
         if !piece.is_empty() {
             let size = format!("{:X}\r\n", piece.len());
             self.io.write_all(size.as_bytes()).await?;

@@ -47,8 +47,12 @@ const GONE: &str = "the client left before its response was complete";
 const WRITE: (ErrorType, &str) = (ErrorType::WriteError, "writing a response");
 /// Room for a read of a request body.
 const ROOM: usize = 16 * 1024;
-/// Time that a client may go on sending after the response.
+/// Time that a client may go on sending after the response (nginx: `lingering_time`).
+const LINGER_TIME: Duration = Duration::from_secs(30);
+/// Time that it may pause in this (nginx: `lingering_timeout`).
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause after which a client that sends counts as one that waits.
+const PAUSE_BEFORE_END: Duration = Duration::from_millis(300);
 /// Length of a body up to which it is read after the response for the sake of the next request.
 const MAX_UNREAD: u64 = 1 << 20;
 
@@ -416,11 +420,37 @@ impl Client {
     /// On HTTP/2 the stream is reset, and some clients forget a complete response then. Returns
     /// false if the client did not finish in time.
     pub(crate) async fn linger(&mut self) -> bool {
+        // A client whose body was too slow is not waited for again.
+        let is_slow = self.status == Some(StatusCode::REQUEST_TIMEOUT);
+        let limit = if is_slow { LINGER_TIMEOUT } else { LINGER_TIME };
+        self.read_rest(limit, LINGER_TIMEOUT).await
+    }
+
+    /// Reads the rest of the body, before the end of a response that comes early over HTTP/2: some
+    /// clients take an end that comes while they send for a failure (undici). Others send no more
+    /// and wait for the end (curl): a short pause is enough.
+    pub(crate) async fn linger_before_end(&mut self) {
+        self.read_rest(LINGER_TIME, PAUSE_BEFORE_END).await;
+    }
+
+    /// Reads the rest of the body and forgets it, until the `limit` is over or the client pauses.
+    /// Returns true if all of it was read.
+    async fn read_rest(&mut self, limit: Duration, pause: Duration) -> bool {
         if self.body.is_read() {
             return true;
         }
-        let rest = tokio::time::timeout(LINGER_TIMEOUT, self.discard()).await;
-        matches!(rest, Ok(Ok(())))
+        self.body.forget();
+        let rest = async {
+            while !self.body.is_read() {
+                let piece = tokio::time::timeout(pause, self.piece()).await;
+                if !matches!(piece, Ok(Ok(_))) {
+                    break;
+                }
+            }
+        };
+        // The client sends less, or the time is up.
+        let _elapsed = tokio::time::timeout(limit, rest).await;
+        self.body.is_read()
     }
 
     /// Returns true if the client has sent nothing of a body that it offered (RFC 9110, 10.1.1). With

@@ -117,6 +117,28 @@ fn final_statuses_are_stored_with_explicit_freshness_only() {
     }
 }
 
+/// The cause of an error or a redirect may be in one request only.
+#[test]
+fn the_ttl_of_a_route_is_for_responses_that_are_neither_errors_nor_redirects() {
+    for force in [false, true] {
+        let rules = CacheRules {
+            ttl: Some(Duration::from_mins(1)),
+            force,
+            by_status: vec![(404, Duration::from_secs(5))],
+            ..CacheRules::default()
+        };
+        for status in 200..600 {
+            let stored = |response| stored_with(&rules, "", status, response);
+            let is_stored = [200, 203, 204, 300, 404].contains(&status);
+            assert_eq!(stored("").is_ok(), is_stored, "{status} {force}");
+            // The origin says that it is meant for everybody.
+            let public = stored("Cache-Control: public");
+            let has_content = ![206, 304].contains(&status);
+            assert_eq!(public.is_ok(), has_content, "{status} {force}");
+        }
+    }
+}
+
 #[test]
 fn must_understand_overrules_no_store_for_statuses_that_are_understood() {
     let response = "Cache-Control: must-understand, no-store, max-age=60";

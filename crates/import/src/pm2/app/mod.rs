@@ -10,7 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edgeway_project::pm2;
+use edgeway_base::node_app;
+use edgeway_project::{WebSocket, pm2};
 use serde_json::{Map, Value};
 
 use self::keys::{Keys, text};
@@ -25,6 +26,8 @@ pub(super) struct Machine<'a> {
     pub(super) is_file: &'a dyn Fn(&Path) -> bool,
     /// True for a compiled program, which needs no interpreter.
     pub(super) is_binary: &'a dyn Fn(&Path) -> bool,
+    /// Returns the dependency with which the app in a folder serves WebSockets.
+    pub(super) websocket: &'a dyn Fn(&Path) -> Option<WebSocket>,
     /// User id of a path's owner.
     pub(super) owner: &'a dyn Fn(&Path) -> Option<u32>,
 }
@@ -50,6 +53,8 @@ pub(super) struct App {
     /// Variables that count the instances, with their value in the first one.
     pub(super) counters: BTreeMap<String, u64>,
     pub(super) is_next: bool,
+    /// Dependency with which it serves WebSockets.
+    pub(super) websocket: Option<WebSocket>,
     /// MiB of memory at which it is restarted before it is killed.
     pub(super) restart_at: Option<u64>,
     pub(super) user: String,
@@ -122,6 +127,7 @@ impl App {
             ports: Vec::new(),
             counters: BTreeMap::new(),
             is_next: false,
+            websocket: None,
             restart_at: None,
             user: String::new(),
             settings: Vec::new(),
@@ -131,6 +137,10 @@ impl App {
         };
         let mut words = plan.command.iter().flat_map(|word| word.split(' '));
         plan.is_next = words.any(|word| word == "next" || word.ends_with("/bin/next"));
+        if let Some(options) = plan.environment.get_mut("NODE_OPTIONS") {
+            *options = node_app::options(Some(options));
+        }
+        plan.websocket = (machine.websocket)(&plan.folder);
         plan.ports(&mut keys, machine, &mut taken.ports)?;
         plan.counters(&mut keys)?;
         plan.user(&mut keys, machine)?;

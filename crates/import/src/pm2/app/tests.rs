@@ -16,6 +16,7 @@ fn planned(app: &Value, taken: &mut Taken) -> Result<App, String> {
                 || path == Path::new("/etc/systemd/system/mail.service")
         },
         is_binary: &|path| path.ends_with("bin/own"),
+        websocket: &|_| None,
         owner: &|_| Some(1000),
     };
     App::plan(app.as_object().unwrap(), "production", &machine, taken)

@@ -435,6 +435,16 @@ impl ClientIo for ConnIo {
         &self.connection
     }
 
+    fn is_request_complete(&self) -> bool {
+        self.remainder.is_complete()
+            && !self.connection.is_tunnel()
+            && self.connection.close_reason().is_none()
+    }
+
+    fn take_error(&self) -> Option<io::Error> {
+        self.transport.socket().take_error()
+    }
+
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
