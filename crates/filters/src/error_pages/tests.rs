@@ -173,7 +173,7 @@ fn other_contents_are_for_every_client() {
     let check_401 = ask(401, JSON);
     let last = check_401.last();
     assert_eq!((last.status, last.reason), (302, Some("behind")));
-    assert_eq!(last.headers["location"], "/login?next=/a?b=c");
+    assert_eq!(last.headers["location"], "/login?next=/a?b%3Dc");
     assert!(last.body.is_empty());
     let check_503 = ask(503, JSON);
     let last = check_503.last();
