@@ -1,21 +1,26 @@
-//! `edgeway reload --canary`: a configuration that makes a route slower or fail goes back by itself.
+//! `edgeway reload --canary`: a share of the clients gets a configuration first. One that makes a
+//! route slower or fail goes back by itself.
 //!
-//! Invariant: after the end of a trial serves the configuration whose routes did not get worse, and
-//! no request fails because of the change back.
+//! Invariant: during a trial no client outside of the share gets the new configuration, and each
+//! keeps its own; after the end serves the configuration whose routes did not get worse, and no
+//! request fails because of the change back.
 
 use std::{net::SocketAddr, time::Duration};
 
 use crate::support::{
-    client::get,
-    fleet::edgeway,
+    client::{Request, get, post_json},
+    fleet::{begin as begin_command, edgeway},
     gateway::Gateway,
     load::{Endless, endless_paced},
     origins::SlowOrigin,
-    wait::pass,
+    seed,
+    wait::{pass, wait_for},
 };
 
-/// Time of traffic before the change, with which the one after it is compared.
-const BEFORE: Duration = Duration::from_secs(8);
+/// Time of traffic before the change.
+const BEFORE: Duration = Duration::from_secs(1);
+/// Number of clients of a load.
+const CLIENTS: u64 = 200;
 
 fn served_by(origin: SocketAddr) -> String {
     format!(
@@ -29,12 +34,83 @@ routes:
     )
 }
 
+/// Request of one of many clients.
+fn from(path: &str, client: u64) -> Request {
+    get(path).header("user-agent", format!("client {client}"))
+}
+
+/// Starts the traffic of many clients.
+fn visit(gateway: &Gateway, path: &'static str) -> Endless {
+    endless_paced(gateway.address(), 50, move |turn| {
+        from(path, turn % CLIENTS)
+    })
+}
+
 /// Starts a gateway and its traffic.
 async fn begin(origin: SocketAddr) -> (Gateway, Endless) {
     let gateway = Gateway::start(&served_by(origin)).await;
-    let load = endless_paced(gateway.address(), 50, |_| get("/"));
+    let load = visit(&gateway, "/");
     pass(BEFORE).await;
     (gateway, load)
+}
+
+/// Two gateways with the same configuration on trial.
+#[tokio::test]
+async fn a_share_of_the_clients_gets_the_configuration_on_trial() {
+    let mut random = fastrand::Rng::with_seed(seed::drawn());
+    let origin = SlowOrigin::start(Duration::ZERO).await;
+    // The clients are chosen by the text of the files.
+    let proxied = "access_log: { file: access.log, format: json }\n\
+         trusted_proxies: [127.0.0.1]\n";
+    let yaml = proxied.to_owned() + &served_by(origin.address());
+    let gateways = [Gateway::start(&yaml).await, Gateway::start(&yaml).await];
+    for round in 0..seed::cases(2, 20) {
+        let percent = random.u32(5..=60);
+        let share = format!("{percent}%");
+        let new = format!("    headers: {{ response: {{ set: {{ x-new: \"{round}\" }} }} }}\n");
+        let mut commands = Vec::new();
+        for gateway in &gateways {
+            gateway.configure(&(yaml.clone() + &new));
+            let reload = ["reload", "--canary", "10min", "--share", &share];
+            commands.push(begin_command(gateway, &reload));
+            wait_for("it is on trial", Duration::from_secs(20), async || {
+                let trial = gateway.status().await["config"]["canary"].take();
+                (trial["share"] == f64::from(percent)).then_some(())
+            })
+            .await;
+        }
+        let mut count = 0;
+        for number in 0..300 {
+            let address = match number % 3 {
+                0 => format!("2001:db8:{:x}::1", random.u16(..)),
+                _ => format!("{}.{}.7.1", random.u8(1..223), random.u8(..)),
+            };
+            let request = get("/")
+                .header("x-forwarded-for", address)
+                .header("user-agent", format!("agent {}", number % 5));
+            let mut is_new = Vec::new();
+            for gateway in [&gateways[0], &gateways[1], &gateways[0]] {
+                let response = gateway.send(&request).await;
+                is_new.push(response.header("x-new") == Some(&*round.to_string()));
+            }
+            assert!(
+                is_new[0] == is_new[1] && is_new[1] == is_new[2],
+                "{is_new:?}"
+            );
+            count += u32::from(is_new[0]);
+        }
+        // Five times the standard deviation.
+        let expected = 3 * percent;
+        assert!(count.abs_diff(expected) < 43, "{count} of 300, {share}");
+        // The next reload ends the trial: all clients get what it brings.
+        for gateway in &gateways {
+            assert!(gateway.reload(&yaml).await);
+            for client in 0..20 {
+                let response = gateway.send(&from("/", client)).await;
+                assert_eq!(response.header("x-new"), None);
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -43,7 +119,7 @@ async fn a_configuration_that_doubles_latency_goes_back_by_itself() {
     let slow = SlowOrigin::start(Duration::from_millis(90)).await;
     let (gateway, load) = begin(fast.address()).await;
     gateway.configure(&served_by(slow.address()));
-    let ran = edgeway(&gateway, &["reload", "--canary", "5min"]).await;
+    let ran = edgeway(&gateway, &["reload", "--canary", "5min", "--share", "50%"]).await;
     let tally = load.stop().await;
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
     assert!(
@@ -83,7 +159,13 @@ async fn a_configuration_whose_requests_fail_goes_back_by_itself() {
     let (gateway, load) = begin(origin.address()).await;
     gateway.configure("routes: [{ match: { path: /* }, respond: 503 }]\n");
     let ran = edgeway(&gateway, &["reload", "--canary", "5min", "--json"]).await;
-    load.stop().await;
+    let tally = load.stop().await;
+    // It took five failures and more to be certain, and nine of ten clients saw none.
+    assert!(
+        tally.errors() >= 5 && tally.errors() * 3 < tally.total(),
+        "{:?}",
+        tally.statuses
+    );
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
     let reloaded: serde_json::Value = serde_json::from_str(&ran.stdout).expect("it prints JSON");
     assert_eq!(reloaded["verdict"]["outcome"], "taken_back", "{reloaded}");
@@ -135,7 +217,7 @@ async fn a_new_route_whose_requests_fail_goes_back_by_itself() {
     let gateway = Gateway::start(&yaml).await;
     let new = "  - { match: { path: /new }, name: new, respond: 503 }\n";
     gateway.configure(&(yaml + new));
-    let load = endless_paced(gateway.address(), 50, |_| get("/new"));
+    let load = visit(&gateway, "/new");
     let ran = edgeway(&gateway, &["reload", "--canary", "20s"]).await;
     load.stop().await;
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
@@ -156,4 +238,26 @@ async fn a_trial_without_requests_says_so() {
     let ran = edgeway(&gateway, &["reload", "--canary", "10s"]).await;
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     assert!(ran.stderr.contains("without a verdict"), "{}", ran.stderr);
+}
+
+/// One client has all the traffic, as a probe or a proxy in front has, and is not of the share.
+#[tokio::test]
+async fn a_configuration_that_nobody_tried_is_not_kept() {
+    let origin = SlowOrigin::start(Duration::from_millis(5)).await;
+    let gateway = Gateway::start(&served_by(origin.address())).await;
+    gateway.configure("routes: [{ match: { path: /* }, respond: 503 }]\n");
+    let load = endless_paced(gateway.address(), 20, |_| from("/", 1));
+    let reload = ["reload", "--canary", "10s", "--share", "0.01%"];
+    let ran = edgeway(&gateway, &reload).await;
+    let tally = load.stop().await;
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("came from its share of the clients"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(tally.errors(), 0, "{:?}", tally.statuses);
+    let order = serde_json::json!({ "share": "5%" });
+    let alone = gateway.send_admin(&post_json("/v1/reload", &order)).await;
+    assert_eq!(alone.status(), 422, "{}", alone.text());
 }

@@ -24,6 +24,7 @@ use crate::support::{
     gateway::Gateway,
     load,
     redis::{Cluster, Redis},
+    seed,
     wait::{pass, wait_for},
 };
 
@@ -552,4 +553,77 @@ async fn no_request_fails_while_a_cluster_loses_a_master_and_its_replica_takes_o
     .await;
     let tally = load.stop().await;
     assert_eq!((tally.errors(), tally.truncated), (0, 0), "{tally:?}");
+}
+
+/// Invariant: while Redis is lost, each gateway lets its share of a limit pass, rounded up, and no
+/// more: whatever the limit, the cost of a request and the number of gateways. With
+/// `on_store_error: full` it is the whole limit, which is the control.
+#[tokio::test]
+async fn while_redis_is_lost_each_gateway_has_its_share_of_a_limit() {
+    let mut random = fastrand::Rng::with_seed(seed::drawn());
+    let counts: &[usize] = if seed::is_hunt() { &[1, 2, 5, 9] } else { &[3] };
+    for &count in counts {
+        let mut redis = Redis::start().await;
+        let drawn: Vec<_> = (0..seed::cases(12, 60))
+            .map(|number| {
+                let cost = random.u32(1..=3);
+                let burst = random.u32(cost..=40);
+                let word = ["local", "full"][number % 2];
+                (burst, cost, word)
+            })
+            .collect();
+        let lines = drawn.iter().enumerate();
+        let (limits, routes): (Vec<String>, Vec<String>) = lines
+            .map(|(number, (burst, cost, word))| {
+                let rate = format!("rate: {burst}/24h, store: redis, on_store_error: {word}");
+                let uses = format!("[{{ limit: limit{number}, cost: {cost} }}]");
+                let path = format!("/{number}");
+                (
+                    format!("  limit{number}: {{ {rate} }}\n"),
+                    format!("- {{ match: {{ path: {path} }}, respond: ok, rate_limit: {uses} }}\n"),
+                )
+            })
+            .unzip();
+        let yaml = format!(
+            "redis: {}\nrate_limits:\n{}routes:\n{}- {{ match: {{ path: /cached }}, respond: ok, \
+             cache: {{}} }}\n",
+            redis.section(", timeout: 1s"),
+            limits.concat(),
+            routes.concat()
+        );
+        let mut gateways = Vec::new();
+        for _ in 0..count {
+            gateways.push(Gateway::start(&yaml).await);
+        }
+        for gateway in &gateways {
+            wait_for("it knows the others", TIMEOUT * 4, async || {
+                let purges = gateway.status().await["purges"].take();
+                let others = purges["others"].as_array()?.iter();
+                let known = others.filter(|other| other["leased"] == true).count();
+                (known + 1 == count && purges["leased"] == true).then_some(())
+            })
+            .await;
+        }
+        redis.kill();
+        for gateway in &gateways {
+            is_up(gateway, 0, TIMEOUT * 4).await;
+            for (number, (burst, cost, word)) in drawn.iter().enumerate() {
+                let share = match *word {
+                    "full" => *burst,
+                    _ => burst
+                        .div_ceil(u32::try_from(count).expect("few"))
+                        .max(*cost),
+                };
+                let mut passed = 0;
+                while gateway.get(&format!("/{number}")).await.status() == 200 {
+                    passed += 1;
+                }
+                let expected = share / cost;
+                assert_eq!(
+                    passed, expected,
+                    "{burst}/24h by {cost}, {word}, {count} gateways"
+                );
+            }
+        }
+    }
 }

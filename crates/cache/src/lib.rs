@@ -177,7 +177,6 @@ impl Cache {
         self.zone.store.set_budget(settings.memory);
         let CacheZone { tiers, link, .. } = &*self.zone;
         let tiers = tiers.supervise(redis.clone(), settings.shared, settings.disk.clone(), link);
-        link.set_validates(settings.validates_what_may_be_purged);
         let link = Arc::clone(link).supervise(redis);
         let ((), ()) = tokio::join!(tiers, link);
     }

@@ -178,7 +178,7 @@ mod tests {
         failed    10.0.0.2:3000: no response within 2s
         applied   web-1/4f2a91c3 (asked, 2 objects)
         applied   web-2/90ab33d0 (number of objects not known)
-        lapsed    web-3/00000001 (no lease: it applies this purge before it gets a lease again)
+        lapsed    web-3/00000001 (cut off: it applies this purge as soon as it is linked again)
         pending   web-4/00000002 (not confirmed yet)
         others    not all of them are done after 61 ms: try again
         ");
@@ -189,6 +189,11 @@ mod tests {
         for (others, last) in [
             (PeerStates::Alone, "none: no `redis` is configured"),
             (PeerStates::Reached, "all of them are done, after 61 ms"),
+            (
+                PeerStates::Linked,
+                "all that are linked are done, after 61 ms; those cut off may still serve older \
+                 responses",
+            ),
             (
                 PeerStates::Unreached,
                 "not reached: Redis is lost; sent once it is back",

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use edgeway_base::units::Span;
+use edgeway_base::units::{Percent, Span};
 use edgeway_proxy::live::trial::TrialOutcome;
 use edgeway_status::{
-    actions::ReloadResult,
+    actions::{NewConfigTrial, ReloadResult},
     client::{ACTION, Client, ClientError},
     snapshot::ConfigVerdictStatus,
 };
@@ -25,10 +25,14 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
-    /// Go back to the previous configuration by itself if a route gets slower or fails more often
-    /// within this time, such as `10min`; the command waits for the verdict
+    /// Show the configuration to a share of the clients for this time, such as `10min`, and go back
+    /// to the previous one if a route is slower with it or fails more often; the command waits for
+    /// the verdict
     #[arg(long, value_name = "TIME")]
     canary: Option<Span>,
+    /// Share of the clients, such as `25%`
+    #[arg(long, value_name = "SHARE", requires = "canary", default_value = "10%")]
+    share: Percent,
     #[command(flatten)]
     admin: AdminOption,
     /// Print the result as JSON
@@ -48,7 +52,7 @@ struct Reloaded {
 pub fn run(options: &Options) -> Result<(), Failure> {
     let form = OutputFormat::of(options.json);
     let body = match options.canary {
-        Some(canary) => json!({ "canary": canary }),
+        Some(canary) => json!({ "canary": canary, "share": options.share }),
         None => json!({}),
     };
     let reloaded = options.admin.ask(form, async |client| {
@@ -86,7 +90,10 @@ fn print(reloaded: &ReloadResult, canary: Option<Span>) {
         reloaded.generation, reloaded.took_ms
     ));
     match (reloaded.trial, canary) {
-        (Some(length), _) => out::note(&format!("it is on trial for {length}")),
+        (Some(length), _) => out::note(&format!(
+            "it is on trial for {length}, for {} of the clients",
+            reloaded.share.unwrap_or(NewConfigTrial::SHARE)
+        )),
         (None, Some(_)) => out::note("nothing changed, so there is no trial"),
         (None, None) => {}
     }

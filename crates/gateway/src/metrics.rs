@@ -19,7 +19,7 @@ use http::Method;
 use super::Gateway;
 
 /// Route label of a request that no route took, in metrics and logs.
-pub(super) const NO_ROUTE: &str = "(none)";
+pub const NO_ROUTE: &str = "(none)";
 
 /// Allows series for the names in `file`, except for listeners.
 pub(super) fn admit(file: &File, metrics: &Metrics) {

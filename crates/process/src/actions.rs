@@ -8,9 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use edgeway_base::{
-    metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret, units::Span,
-};
+use edgeway_base::{metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret};
 use edgeway_cache::purge::{Purge, PurgeRequest, Receipt, Source};
 use edgeway_config::model::File;
 use edgeway_gateway::Gateway;
@@ -20,9 +18,9 @@ use edgeway_proxy::live::{
 };
 use edgeway_status::{
     actions::{
-        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewWarmUp,
-        ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
-        WarmUpPlan, WarmUpResult,
+        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewConfigTrial,
+        NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
+        UpgradeResult, WarmUpPlan, WarmUpResult,
     },
     http::RejectionReason,
     sessions,
@@ -248,7 +246,11 @@ impl Actions for Operator {
         self.live().audit(&AuditEntry::new(action, who));
     }
 
-    async fn reload(&self, who: Actor, trial: Option<Span>) -> Result<ReloadResult, ActionError> {
+    async fn reload(
+        &self,
+        who: Actor,
+        trial: Option<NewConfigTrial>,
+    ) -> Result<ReloadResult, ActionError> {
         let began = self.live().world.clock.now();
         let outcome = self.control.reload(trial).await;
         let file = self.control.path.as_ref();

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::{
-    error,
-    units::{Span, millis},
-};
+use edgeway_base::{error, units::millis};
 use edgeway_config::{
     changes::{Changes, Delta},
     diagnostic::{Diagnostic, Diagnostics},
@@ -27,14 +24,16 @@ use edgeway_proxy::{
     live::{
         Live, SwitchReason,
         reload::{self, Candidate, InvalidCandidate},
+        split::TrialSplit,
         supervisor::Supervisor,
     },
 };
 use edgeway_status::{
-    actions::{ActionError, ReloadResult, ZoneChanges},
+    actions::{ActionError, NewConfigTrial, ReloadResult, ZoneChanges},
     http::AdminState,
     sessions::Sessions,
 };
+use edgeway_upstreams::trial_name;
 use log::{error, info, warn};
 use tokio::{runtime::Handle, sync::watch};
 
@@ -189,7 +188,7 @@ impl Control {
     /// Reloads are serialized, so a second one waits.
     pub(super) async fn reload(
         self: &Arc<Self>,
-        trial: Option<Span>,
+        trial: Option<NewConfigTrial>,
     ) -> Result<ReloadResult, ActionError> {
         trial.map_or(Ok(()), trial::check)?;
         let mut file = self.turn.lock().await;
@@ -212,7 +211,7 @@ impl Control {
         self: &Arc<Self>,
         path: &Path,
         file: &mut File,
-        trial: Option<Span>,
+        trial: Option<NewConfigTrial>,
     ) -> Result<ReloadResult, ActionError> {
         let begun = self.live.world.clock.now();
         let found = self.read(path).await;
@@ -227,13 +226,21 @@ impl Control {
             let gateway = self.live.gateway();
             (gateway.profiles.active.clone(), plugins::versions(&gateway))
         };
-        let earlier = trial.map(|_| BeforeTrial {
+        let after = plugins::versions(&candidate.gateway);
+        let changes = Changes {
+            plugins: Delta::between_versions(&before, &after),
+            ..Changes::between(file, &candidate.file)
+        };
+        let lines = changes.lines();
+        let trial = trial.filter(|_| !lines.is_empty());
+        let split = trial.map(|trial| self.split(&candidate, trial));
+        let earlier = split.as_deref().map(|split| BeforeTrial {
             file: file.clone(),
             profile: profile.as_deref().map(str::to_owned),
             sources: Arc::clone(&self.sources.borrow()),
-            comparison: self.live.traffic.compare(),
+            comparison: self.live.traffic.compare(split),
         });
-        let (generation, zones) = match self.take(&candidate, SwitchReason::Read).await {
+        let (generation, zones) = match self.take(&candidate, SwitchReason::Read, split).await {
             Ok(taken) => taken,
             Err(refused) => {
                 reload::refuse(&self.live, refused.message.clone());
@@ -241,11 +248,6 @@ impl Control {
                 self.sources.send_replace(Arc::new(candidate.sources));
                 return Err(refused);
             }
-        };
-        let after = plugins::versions(&candidate.gateway);
-        let changes = Changes {
-            plugins: Delta::between_versions(&before, &after),
-            ..Changes::between(file, &candidate.file)
         };
         *file = candidate.file;
         if self.live.world.overlay.is_none() {
@@ -266,7 +268,6 @@ impl Control {
         for warning in &warnings {
             warn!("{warning}");
         }
-        let lines = changes.lines();
         self.live.remember(generation, Ok(lines.clone()));
         info!(
             generation,
@@ -275,18 +276,32 @@ impl Control {
             "configuration reloaded: {}",
             if lines.is_empty() { "nothing changed".to_owned() } else { lines.join(", ") }
         );
-        let trial = trial.filter(|_| !lines.is_empty());
-        if let (Some(length), Some(earlier)) = (trial, earlier) {
-            self.begin_trial(generation, length, earlier);
+        if let (Some(trial), Some(earlier)) = (trial, earlier) {
+            self.begin_trial(generation, trial, earlier);
         }
         Ok(ReloadResult {
             generation,
-            trial,
+            trial: trial.map(|trial| trial.length),
+            share: trial.map(|trial| trial.share),
             took_ms: millis(took),
             changes,
             zones,
             warnings,
         })
+    }
+
+    /// Returns the split of requests between the configuration that serves and a candidate.
+    fn split(&self, candidate: &Candidate, trial: NewConfigTrial) -> Arc<TrialSplit> {
+        let texts = candidate.sources.files.iter().map(|(_, text)| &**text);
+        let name = trial_name(&texts.collect::<String>());
+        let clock = &self.live.world.clock;
+        TrialSplit::new(
+            name,
+            trial.share,
+            &candidate.gateway,
+            self.live.gateway(),
+            clock,
+        )
     }
 
     /// Reads and compiles on the thread for that.
@@ -322,6 +337,7 @@ impl Control {
         self: &Arc<Self>,
         candidate: &Candidate,
         how: SwitchReason,
+        split: Option<Arc<TrialSplit>>,
     ) -> Result<(u64, ZoneChanges), ActionError> {
         let gateway = &candidate.gateway;
         let prepared = self.prepare(gateway, &mut |_| None);
@@ -331,7 +347,7 @@ impl Control {
                 ActionError::new(409, "admin_listener", error::chain(&error))
             }
         })?;
-        let swap = || reload::take(&self.live, &self.supervisor, gateway, how);
+        let swap = || reload::take(&self.live, &self.supervisor, gateway, how, split);
         let (generation, zones) = self.apply(gateway, prepared, swap).await;
         Ok((
             generation,

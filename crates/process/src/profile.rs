@@ -45,7 +45,7 @@ impl Control {
             return Ok(switched);
         }
         let candidate = self.compile_with(file.clone(), profile).await?;
-        let taken = self.take(&candidate, SwitchReason::Switched).await;
+        let taken = self.take(&candidate, SwitchReason::Switched, None).await;
         let (generation, _) = taken.inspect_err(|_| self.live.world.zones.undo())?;
         let now = Arc::clone(&candidate.gateway);
         // There may be millions of stored responses, so this does not run on a worker.

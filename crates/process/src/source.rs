@@ -63,6 +63,7 @@ impl RunningState {
             canary: trials.trial.map(|trial| ConfigCanaryStatus {
                 generation: trial.generation,
                 until: rfc3339(trial.until),
+                share: trial.share.0,
             }),
             canary_verdict: trials.verdict.map(|verdict| ConfigVerdictStatus {
                 generation: verdict.generation,

@@ -6,11 +6,11 @@ use std::{sync::Arc, time::Duration};
 use edgeway_base::units::Span;
 use edgeway_config::{model::File, source::Sources};
 use edgeway_proxy::live::{
-    SwitchReason,
+    SwitchReason, reload,
     traffic::Comparison,
     trial::{ConfigTrial, ConfigVerdict, TrialOutcome},
 };
-use edgeway_status::actions::ActionError;
+use edgeway_status::actions::{ActionError, NewConfigTrial};
 use log::{info, warn};
 
 use super::{control::Control, last_good};
@@ -30,8 +30,12 @@ pub(super) struct BeforeTrial {
     pub(super) comparison: Comparison,
 }
 
-/// Checks the duration of a trial.
-pub(super) fn check(length: Span) -> Result<(), ActionError> {
+/// Checks the duration and the share of a trial.
+pub(super) fn check(NewConfigTrial { length, share }: NewConfigTrial) -> Result<(), ActionError> {
+    if share.0 <= 0.0 {
+        let message = "a trial without clients is not possible; write a share such as `10%`";
+        return Err(ActionError::new(422, "bad_share", message));
+    }
     if (SHORTEST..=LONGEST).contains(&length.0) {
         return Ok(());
     }
@@ -48,15 +52,16 @@ impl Control {
     pub(super) fn begin_trial(
         self: &Arc<Self>,
         generation: u64,
-        length: Span,
+        NewConfigTrial { length, share }: NewConfigTrial,
         before: BeforeTrial,
     ) {
         let clock = &self.live.world.clock;
         self.live.trials.begin(ConfigTrial {
             generation,
             until: clock.wall() + length.0,
+            share,
         });
-        info!(generation, length:%; "configuration on trial");
+        info!(generation, length:%, share:%; "configuration on trial");
         let control = Arc::clone(self);
         let watching = Box::pin(control.watch_trial(generation, length, before));
         self.tasks().spawn("configuration trial", watching);
@@ -80,13 +85,31 @@ impl Control {
             }
             if clock.now() >= end {
                 let text = match before.comparison.requests() {
-                    0 => format!("without a verdict, because no request arrived in {length}"),
-                    requests => format!("no route got worse in {length}, with {requests} requests"),
+                    [0, 0] => format!("without a verdict, because no request arrived in {length}"),
+                    [0, others] => {
+                        let why = format!(
+                            "none of the {others} requests in {length} came from its share of the \
+                             clients; try a larger `--share`"
+                        );
+                        Box::pin(self.take_back(generation, before, why)).await;
+                        return;
+                    }
+                    [own, _] => format!("no route got worse in {length}, with {own} requests"),
                 };
-                self.end_trial(generation, TrialOutcome::Kept, text);
+                self.keep(generation, text).await;
                 return;
             }
         }
+    }
+
+    /// Serves the configuration on trial to all clients.
+    async fn keep(&self, generation: u64, text: String) {
+        let turn = self.turn.lock().await;
+        if self.live.loaded().generation == generation {
+            reload::end_split(&self.live, &self.supervisor);
+        }
+        drop(turn);
+        self.end_trial(generation, TrialOutcome::Kept, text);
     }
 
     /// Serves the configuration before the trial again.
@@ -104,7 +127,7 @@ impl Control {
             ..
         } = before;
         let taken = match self.compile_with(earlier.clone(), profile).await {
-            Ok(candidate) => self.take(&candidate, SwitchReason::Switched).await,
+            Ok(candidate) => self.take(&candidate, SwitchReason::Switched, None).await,
             Err(error) => Err(error),
         };
         if let Err(error) = taken {
@@ -115,7 +138,8 @@ impl Control {
                 error.message
             );
             let text = format!("{why}; the previous one cannot serve: {}", error.message);
-            self.end_trial(generation, TrialOutcome::Kept, text);
+            drop(file);
+            self.keep(generation, text).await;
             return;
         }
         *file = earlier;

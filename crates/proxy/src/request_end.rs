@@ -90,6 +90,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         connection,
         upstream,
         trial,
+        split,
         ..
     } = ctx;
     facts.bytes_sent = client.sent;
@@ -100,6 +101,10 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     }
     facts.total = now - facts.started;
     let is_exported = measure(gateway, *route, request, facts, now);
+    if let Some(split) = split.take() {
+        let name = context::route(gateway, *route).map(|route| &*route.name);
+        split.ended(name, &request.method, facts);
+    }
     if let Some(noted) = &facts.noted {
         live.note(noted, facts);
     }

@@ -40,7 +40,11 @@ pub trait Actions: Send + Sync + 'static {
 
     /// Reads the configuration again and serves it if it is valid, on trial for a time if one is
     /// given.
-    async fn reload(&self, who: Actor, trial: Option<Span>) -> Result<ReloadResult, ActionError>;
+    async fn reload(
+        &self,
+        who: Actor,
+        trial: Option<NewConfigTrial>,
+    ) -> Result<ReloadResult, ActionError>;
 
     /// Replaces this process with a new one, started from `binary` or from the same program again.
     async fn upgrade(
@@ -121,6 +125,18 @@ pub trait Actions: Send + Sync + 'static {
     async fn purge(&self, who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError>;
 }
 
+/// Trial of a configuration that is about to begin.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NewConfigTrial {
+    pub length: Span,
+    /// Share of the clients that get the configuration meanwhile.
+    pub share: Percent,
+}
+
+impl NewConfigTrial {
+    pub const SHARE: Percent = Percent(10.0);
+}
+
 /// Result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -130,6 +146,9 @@ pub struct ReloadResult {
     /// Time for which the configuration is on trial, if it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trial: Option<Span>,
+    /// Share of the clients that get it meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<Percent>,
     pub took_ms: f64,
     pub changes: Changes,
     pub zones: ZoneChanges,

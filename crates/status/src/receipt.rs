@@ -39,7 +39,7 @@ pub fn receipt_text(receipt: &Receipt) -> String {
     for gateway in &receipt.lapsed {
         line(
             "lapsed",
-            format!("{gateway} (no lease: it applies this purge before it gets a lease again)"),
+            format!("{gateway} (cut off: it applies this purge as soon as it is linked again)"),
         );
     }
     for gateway in &receipt.pending {
@@ -67,6 +67,10 @@ fn others(receipt: &Receipt) -> String {
     match receipt.others {
         PeerStates::Alone => "none: no `redis` is configured".to_owned(),
         PeerStates::Reached => format!("all of them are done, after {took:.0} ms"),
+        PeerStates::Linked => format!(
+            "all that are linked are done, after {took:.0} ms; those cut off may still serve older \
+             responses"
+        ),
         PeerStates::Waiting => format!("not all of them are done after {took:.0} ms: try again"),
         PeerStates::Unreached => "not reached: Redis is lost; sent once it is back".to_owned(),
     }

@@ -212,7 +212,7 @@ pub struct CacheStatus {
 }
 
 /// The configuration that serves.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfigStatus {
     pub file: String,
@@ -235,12 +235,14 @@ pub struct ConfigStatus {
 }
 
 /// Trial of a configuration.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfigCanaryStatus {
     pub generation: u64,
     /// RFC 3339, UTC.
     pub until: String,
+    /// Share of the clients that get it, in percent.
+    pub share: f64,
 }
 
 /// Verdict on a configuration.

@@ -64,7 +64,7 @@ pub use self::{
     backend::{Backend, BackendId, BackendOrigin},
     canary::{
         ArmStatus, CanaryOutcome, CanaryReason, CanarySettings, CanaryStatus, CanaryVerdict,
-        TrialRequest,
+        TrialRequest, trial_name, visitor_position,
     },
     compile::zone,
     connection::{BackendConnection, BackendStream},
@@ -79,7 +79,7 @@ pub use self::{
     scale::Scale,
     socket::BackendSocket,
     status::{BackendStatus, ProbeStatus, UpstreamStatus, UpstreamTraffic},
-    supervise::{supervise, supervise_with},
+    supervise::{supervise, supervise_beside, supervise_with},
     target::Target,
     tls::is_alert,
     wire::Protocol,

@@ -27,10 +27,23 @@ use super::{
 
 /// Shortest sleep, so that a wrong due time cannot make the loop spin.
 const MIN_SLEEP: Duration = Duration::from_millis(1);
+/// Interval of looks at backends that another supervisor may have changed.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Keeps `upstream` up to date until dropped.
 pub async fn supervise(upstream: Arc<Upstream>) {
     supervise_with(upstream, Arc::new(SystemResolver)).await;
+}
+
+/// Keeps the backends of `upstream` up to date beside another upstream of the same name, which
+/// [`supervise`] has and which decides everything else: both serve. The states of backends that both
+/// have say when the next check is due.
+pub async fn supervise_beside(upstream: Arc<Upstream>) {
+    let work = Arc::<tokio::sync::Mutex<_>>::default().lock_owned().await;
+    let resolver = Arc::new(SystemResolver);
+    let mut supervisor = Supervisor::new(upstream, resolver, work);
+    supervisor.is_beside = true;
+    supervisor.keep_up().await;
 }
 
 /// Supervises like [`supervise`], with another resolver.
@@ -56,6 +69,8 @@ struct Supervisor {
     upstream: Arc<Upstream>,
     resolver: Arc<dyn Resolve>,
     work: OwnedMutexGuard<SupervisorState>,
+    /// True if another one judges the trial of a release.
+    is_beside: bool,
 }
 
 /// Check that ended.
@@ -81,6 +96,7 @@ impl Supervisor {
             upstream,
             resolver,
             work,
+            is_beside: false,
         }
     }
 
@@ -90,9 +106,15 @@ impl Supervisor {
         self.upstream.rebuild();
         self.stop_awaiting_dns();
         self.take_over_verdicts();
+        self.keep_up().await;
+    }
+
+    async fn keep_up(&mut self) {
         loop {
             let now = self.upstream.shared.now();
-            self.upstream.judge_canary(now);
+            if !self.is_beside {
+                self.upstream.judge_canary(now);
+            }
             self.start_lookups(now);
             self.start_probes(now);
             let sleep = self.sleep(now);
@@ -105,7 +127,8 @@ impl Supervisor {
                 Some(done) = work.probes.join_next_with_id(), if !work.probes.is_empty() => {
                     self.end_probe(done);
                 }
-                () = live.changed.notified() => {}
+                // A signal wakes one supervisor.
+                () = live.changed.notified(), if !self.is_beside => {}
                 () = sleep => {}
             }
             self.upstream.look_round();
@@ -341,8 +364,12 @@ impl Supervisor {
             .iter()
             .filter(|(name, _)| !self.work.looking_up.values().any(|asked| asked == *name))
             .map(|(_, schedule)| schedule.next());
-        let canary = self.upstream.canary_due();
-        let next = probes.chain(ends).chain(lookups).chain(canary).min();
+        let look = if self.is_beside {
+            Some(now.saturating_add(nanos(LOOK)))
+        } else {
+            self.upstream.canary_due()
+        };
+        let next = probes.chain(ends).chain(lookups).chain(look).min();
         async move {
             match next {
                 Some(next) => {

@@ -135,7 +135,8 @@ impl Redis {
             .unwrap_or_else(|| panic!("redis-cli {arguments:?} on {} fails", self.port))
     }
 
-    fn try_cli(&self, arguments: &[&str]) -> Option<String> {
+    /// Returns the output of `redis-cli`, if it succeeds.
+    pub(crate) fn try_cli(&self, arguments: &[&str]) -> Option<String> {
         let output = self.run_cli(arguments);
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         output.status.success().then_some(text)

@@ -30,18 +30,27 @@ end
 local function age()
   return now - tonumber(string.match(generation, ' (%d+)$'))
 end
--- Returns the gateways that hold a lease, and those whose lease expired recently.
+-- Returns the gateways that hold a lease, and the last 64 whose lease expired within an hour.
 local function leases()
-  local answer = {}
+  local answer, expired = {}, {}
   local all = redis.call('HGETALL', gateways)
   for i = 1, #all, 2 do
     local ends, id, done = string.match(all[i + 1], '^(%d+) (%S+) (%S*)$')
     if all[i] ~= '#' then
-      if not ends or now - ends > 20 * lasts then
+      if not ends or now - ends > 1200 * lasts then
         redis.call('HDEL', gateways, all[i])
       else
-        answer[#answer + 1] = {all[i], ends - now, id, done}
+        local list = ends - now > 0 and answer or expired
+        list[#list + 1] = {all[i], ends - now, id, done}
       end
+    end
+  end
+  table.sort(expired, function(a, b) return a[2] > b[2] end)
+  for i, gateway in ipairs(expired) do
+    if i > 64 then
+      redis.call('HDEL', gateways, gateway[1])
+    else
+      answer[#answer + 1] = gateway
     end
   end
   return answer

@@ -69,9 +69,6 @@ pub(super) struct Lease {
     pub(super) applied: Id,
     /// Number of responses dropped for the last entries.
     pub(super) done: Vec<(Id, u64)>,
-    /// True if, without a lease, the gateway validates responses that may have been purged before
-    /// it serves them.
-    pub(super) validates: bool,
 }
 
 /// Query of a gateway.
@@ -80,8 +77,6 @@ pub(super) struct LogQuery {
     pub(super) gateway: String,
     pub(super) position: Option<Position>,
     pub(super) done: VecDeque<(Id, u64)>,
-    /// `on_purge_link_lost: revalidate`.
-    pub(super) validates: bool,
     pub(super) wants_leases: bool,
     /// Entries that should still be in the log.
     pub(super) expected: Vec<Position>,
@@ -301,12 +296,7 @@ impl RedisPurgeLog {
     /// Returns the report of a gateway: the numbers of responses dropped for the last entries,
     /// signed together with its position.
     fn claim(&self, question: &LogQuery) -> String {
-        let mode = if question.validates {
-            VALIDATES
-        } else {
-            SERVES
-        };
-        let done = format!("{mode}{}", written(&question.done));
+        let done = written(&question.done);
         let place = question.position.as_ref();
         let place = place.map(|place| place.id.to_string()).unwrap_or_default();
         let claim = format!("{place} {done}");
@@ -324,20 +314,11 @@ impl RedisPurgeLog {
         Lease {
             left,
             applied: if is_signed { applied } else { Id(0, 0) },
-            done: if is_signed {
-                read(done.trim_start_matches([VALIDATES, SERVES]))
-            } else {
-                Vec::new()
-            },
-            validates: is_signed && done.starts_with(VALIDATES),
+            done: if is_signed { read(done) } else { Vec::new() },
             gateway,
         }
     }
 }
-
-/// Behaviour of a gateway without a lease: `on_purge_link_lost`.
-const VALIDATES: char = 'v';
-const SERVES: char = 's';
 
 const PURGE: &str = "purge";
 const LEASE_OF: &str = "lease of purges";
@@ -495,17 +476,10 @@ mod tests {
             |gateway: &str, applied, done: &str| (gateway.to_owned(), 9, applied, done.to_owned());
         let lease = ours.lease(raw("g", Id(7, 1), &done));
         assert_eq!((lease.applied, lease.done), (Id(7, 1), vec![(Id(7, 1), 3)]));
-        assert!(!lease.validates);
-        let done_validating = ours.claim(&LogQuery {
-            validates: true,
-            ..question.clone()
-        });
-        assert!(ours.lease(raw("g", Id(7, 1), &done_validating)).validates);
         for forged in [
             ours.lease(raw("g", Id(8, 0), &done)),
             ours.lease(raw("h", Id(7, 1), &done)),
             ours.lease(raw("g", Id(7, 1), "7-1=3")),
-            ours.lease(raw("g", Id(7, 1), &done.replacen('s', "v", 1))),
             ours.lease(raw("g", Id(7, 1), &done.replace("=3", "=4"))),
             other.lease(raw("g", Id(7, 1), &done)),
         ] {

@@ -114,9 +114,12 @@ pub enum StoreConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStoreError {
-    /// Each gateway counts for itself.
+    /// Each gateway counts for itself, and lets its share pass: the limit divided by the number of
+    /// gateways, rounded up.
     #[default]
     Local,
+    /// Each gateway counts for itself, and lets the whole limit pass.
+    Full,
     /// Requests pass uncounted.
     Allow,
     /// Requests are refused with 503.

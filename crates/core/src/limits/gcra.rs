@@ -83,6 +83,18 @@ impl Quota {
         self.burst
     }
 
+    /// Returns the part of one of `gateways`, rounded up. A request of `cost` passes a full bucket
+    /// as before.
+    #[must_use]
+    pub fn share(&self, gateways: u32, cost: u32) -> Self {
+        let part = |whole: u32| whole.div_ceil(gateways.max(1));
+        Self {
+            count: part(self.count),
+            per: self.per,
+            burst: part(self.burst).max(cost.min(self.burst)),
+        }
+    }
+
     /// Returns the time in which an empty bucket fills, rounded up to a nanosecond.
     pub fn fill(&self) -> Duration {
         self.span(self.full())
@@ -230,6 +242,29 @@ mod tests {
 
     fn quota(count: u32, per_nanos: u64, burst: u32) -> Quota {
         Quota::new(count, Duration::from_nanos(per_nanos), burst).unwrap()
+    }
+
+    proptest! {
+        /// The shares together are the whole, or at most what rounding adds for each gateway.
+        #[test]
+        fn shares_add_up(count in 1..5000_u32, burst in 1..5000_u32, gateways in 0..50_u32) {
+            let whole = quota(count, SECOND, burst);
+            let share = whole.share(gateways, 1);
+            let gateways = gateways.max(1);
+            for (part, whole) in [(share.count, count), (share.burst, burst)] {
+                let sum = part * gateways;
+                prop_assert!(sum >= whole && sum < whole + gateways);
+            }
+            prop_assert_eq!(share.per(), whole.per());
+        }
+    }
+
+    #[test]
+    fn a_request_that_passes_a_full_bucket_passes_a_full_share() {
+        let whole = quota(10, SECOND, 10);
+        assert_eq!(whole.share(9, 5).burst(), 5);
+        assert_eq!(whole.share(9, 11).burst(), 10);
+        assert_eq!(whole.share(1, 1), whole);
     }
 
     /// The bound itself, over the list of all passed requests: in any span t at most burst + N·t/T,

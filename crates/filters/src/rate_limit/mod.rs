@@ -22,7 +22,7 @@ use edgeway_base::clock::Clock;
 use edgeway_core::{
     chain::{AsyncFilter, BoxFuture, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict},
     limits::{
-        gcra::Decision,
+        gcra::{Decision, Quota},
         key::Key,
         limit::{Limit, LimitMatch},
         shared,
@@ -80,10 +80,11 @@ struct LimitDecision {
     is_counted: bool,
 }
 
-/// Store from which units were taken, and the time.
+/// Store from which units were taken.
 #[derive(Clone, Copy)]
 enum Store {
-    Memory(Instant),
+    /// The time, and the quota of the bucket.
+    Memory(Instant, Quota),
     Redis(shared::CapacitySource),
     /// Nothing was taken.
     None,
@@ -239,7 +240,7 @@ impl RateLimit {
             let Some(tier) = self.tier_of(index, ex) else {
                 continue;
             };
-            match self.take(index, tier, now, ex) {
+            match self.take(index, tier, 1, (now, ex)) {
                 Outcome::Pass(wait) => longest = longest.max(wait),
                 refusal @ Outcome::Refuse(..) => return refusal,
             }
@@ -260,15 +261,23 @@ impl RateLimit {
         }
     }
 
-    /// Takes from a bucket in memory.
-    fn take(&self, index: usize, number: usize, now: Instant, ex: &mut Exchange<'_>) -> Outcome {
+    /// Takes from a bucket in memory, which has the share of one of `gateways`.
+    fn take(
+        &self,
+        index: usize,
+        number: usize,
+        gateways: u32,
+        (now, ex): (Instant, &mut Exchange<'_>),
+    ) -> Outcome {
         let Charge { limit, cost } = &self.charges[index];
         let tier = limit.tier(number);
         let key = limit.key(ex, tier);
-        let decision = limit
-            .table
-            .take(key, &tier.quota, *cost, limit.max_delay, now);
-        let take = LimitDecision::new(index, number, key, Store::Memory(now), &decision);
+        let quota = match gateways {
+            1 => tier.quota,
+            _ => tier.quota.share(gateways, *cost),
+        };
+        let decision = limit.table.take(key, &quota, *cost, limit.max_delay, now);
+        let take = LimitDecision::new(index, number, key, Store::Memory(now, quota), &decision);
         self.settle(take, decision, ex)
     }
 
@@ -298,9 +307,8 @@ impl RateLimit {
         for take in taken {
             let Charge { limit, cost } = &self.charges[take.charge];
             match take.store {
-                Store::Memory(at) => {
-                    let quota = &limit.tier(take.tier).quota;
-                    limit.table.give_back(take.key, quota, *cost, at, now);
+                Store::Memory(at, quota) => {
+                    limit.table.give_back(take.key, &quota, *cost, at, now);
                 }
                 Store::Redis(_) => elsewhere.push(take),
                 Store::None => {}

@@ -9,7 +9,7 @@ use edgeway_core::{
         config::OnStoreError,
         gcra::Decision,
         key::Key,
-        limit::{Limit, SharedBuckets},
+        limit::Limit,
         shared::{Demand, RedisBuckets},
     },
 };
@@ -112,18 +112,22 @@ impl RateLimit {
         let now = self.clock.now();
         let (mut longest, mut denying) = (wait, None);
         for LimitQuery { charge, tier, .. } in questions {
-            let Some(SharedBuckets { on_error, lost, .. }) = &self.charges[*charge].limit.remote
-            else {
+            let Some(remote) = &self.charges[*charge].limit.remote else {
                 continue;
             };
-            lost.inc();
-            match on_error {
-                OnStoreError::Allow => {}
-                OnStoreError::Deny => denying = denying.or(Some((*charge, *tier))),
-                OnStoreError::Local => match self.take(*charge, *tier, now, ex) {
-                    Outcome::Pass(wait) => longest = longest.max(wait),
-                    refusal @ Outcome::Refuse(..) => return refusal,
-                },
+            remote.lost.inc();
+            let gateways = match remote.on_error {
+                OnStoreError::Allow => continue,
+                OnStoreError::Deny => {
+                    denying = denying.or(Some((*charge, *tier)));
+                    continue;
+                }
+                OnStoreError::Local => remote.shared.redis().gateways(),
+                OnStoreError::Full => 1,
+            };
+            match self.take(*charge, *tier, gateways, (now, ex)) {
+                Outcome::Pass(wait) => longest = longest.max(wait),
+                refusal @ Outcome::Refuse(..) => return refusal,
             }
         }
         let Some((charge, tier)) = denying else {
@@ -148,7 +152,7 @@ impl RateLimit {
             .iter()
             .filter_map(|take| match take.store {
                 Store::Redis(from) => Some((self.demand(take.charge, take.tier, take.key), from)),
-                Store::Memory(_) | Store::None => None,
+                Store::Memory(..) | Store::None => None,
             })
             .collect();
         shared.give_back(&taken).await;

@@ -14,7 +14,10 @@ mod supervise;
 
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -49,6 +52,8 @@ pub struct Redis {
     state: Mutex<State>,
     /// Wakes the supervisor after a failure.
     changed: Arc<Notify>,
+    /// Number of gateways that used it when it was last reached; 1 if it is not known.
+    gateways: AtomicU32,
 }
 
 /// Reason why a command has no response. In each case the caller goes on without it.
@@ -110,6 +115,7 @@ impl Redis {
                 is_refusal_reported: false,
             }),
             changed: Arc::default(),
+            gateways: AtomicU32::new(1),
             settings,
             clock,
         }
@@ -272,6 +278,17 @@ impl Redis {
             self.went_down(why);
             self.changed.notify_one();
         }
+    }
+
+    /// Returns the number of gateways that share it, this one included; 1 if nobody counts them.
+    pub fn gateways(&self) -> u32 {
+        self.gateways.load(Ordering::Relaxed)
+    }
+
+    /// Records the number of gateways that share it.
+    pub fn set_gateways(&self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.gateways.store(count, Ordering::Relaxed);
     }
 
     fn went_down(&self, why: &str) {

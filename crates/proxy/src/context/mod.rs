@@ -30,7 +30,7 @@ pub(crate) use self::{
 use crate::{
     connection::{Connection, deadline::Watch},
     error::Failure,
-    live::Live,
+    live::{Live, split::SplitRequest},
 };
 
 /// Route of a request, and the form of its filter chain.
@@ -59,6 +59,8 @@ pub(crate) struct Context {
     pub(crate) warm_up: Option<Box<(Arc<Upstream>, Arc<str>)>>,
     /// Comparison of releases that the outcome of the request counts for.
     pub(crate) trial: Option<TrialRequest>,
+    /// Comparison of configurations that the outcome of the request counts for.
+    pub(crate) split: Option<Box<SplitRequest>>,
     pub(crate) tried: Vec<BackendId>,
     /// Number of attempts after a pooled connection turned out to be stale.
     pub(crate) stale_attempts: u32,
@@ -155,6 +157,7 @@ impl Context {
             lease: None,
             warm_up: None,
             trial: None,
+            split: None,
             tried: Vec::new(),
             stale_attempts: 0,
             tried_at: now,

@@ -4,6 +4,7 @@ pub mod audit;
 mod event_loop;
 pub mod history;
 pub mod reload;
+pub mod split;
 pub mod supervisor;
 pub mod traffic;
 pub mod trial;

@@ -7,7 +7,7 @@ use edgeway_config::{diagnostic::Diagnostics, model::File, source::Sources};
 use edgeway_core::zones::SettleResult;
 use edgeway_gateway::{self as gateway, Gateway, Loaded};
 
-use super::{Live, SwitchReason, supervisor::Supervisor};
+use super::{Live, SwitchReason, split::TrialSplit, supervisor::Supervisor};
 
 /// A valid configuration that is ready to serve. It holds zones of its own until it is taken or
 /// refused.
@@ -61,19 +61,34 @@ pub fn read(live: &Live, path: &Path) -> Result<Candidate, Box<InvalidCandidate>
     })
 }
 
-/// Puts a candidate into service from the next request on. Returns its number, and the changes of
-/// zones.
+/// Puts a candidate into service from the next request on: for all clients, or for a share of them.
+/// Returns its number, and the changes of zones.
 pub fn take(
     live: &Live,
     supervisor: &Supervisor,
     gateway: &Arc<Gateway>,
     how: SwitchReason,
+    split: Option<Arc<TrialSplit>>,
 ) -> (u64, SettleResult) {
+    // No request is outside of the split meanwhile.
+    if split.is_some() {
+        live.trials.set_split(split.clone());
+    }
     let generation = live.swap(Arc::clone(gateway), how);
     supervisor.follow(gateway);
     let settled = live.world.zones.settle();
-    gateway.forget_stale_metrics(&live.world.metrics);
+    match split {
+        Some(split) => supervisor.follow_beside(split.earlier()),
+        None => end_split(live, supervisor),
+    }
     (generation, settled)
+}
+
+/// Ends the service of the configuration before the one that serves, if there was a trial.
+pub fn end_split(live: &Live, supervisor: &Supervisor) {
+    live.trials.set_split(None);
+    supervisor.end_beside();
+    live.gateway().forget_stale_metrics(&live.world.metrics);
 }
 
 /// Refuses the configuration that was read, and keeps only the reason.

@@ -18,6 +18,8 @@ const QUIET_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Supervisor {
     process: Tasks,
     gateway: Mutex<Tasks>,
+    /// Tasks of the configuration that serves beside one on trial.
+    beside: Mutex<Tasks>,
     activity: Arc<Activity>,
 }
 
@@ -38,6 +40,7 @@ impl Supervisor {
         Self {
             process,
             gateway: Mutex::new(work_of(&live.gateway(), activity)),
+            beside: Mutex::default(),
             activity: Arc::clone(activity),
         }
     }
@@ -55,16 +58,32 @@ impl Supervisor {
         *tasks = work_of(gateway, &self.activity);
     }
 
+    /// Keeps the backends of a configuration up to date that serves beside the one on trial.
+    pub(super) fn follow_beside(&self, earlier: &Gateway) {
+        let tasks = Tasks::default();
+        for upstream in earlier.upstreams.values() {
+            let name = format!("upstream {} before the trial", upstream.name);
+            tasks.spawn(name, upstreams::supervise_beside(upstream.clone()));
+        }
+        std::mem::replace(&mut *self.beside.lock(), tasks).stop();
+    }
+
+    /// Stops what [`Supervisor::follow_beside`] started.
+    pub(super) fn end_beside(&self) {
+        self.beside.lock().stop();
+    }
+
     /// Stops the tasks of the gateway, so that a successor alone probes backends and orders
     /// certificates.
     pub fn retire(&self) {
         self.gateway.lock().stop();
+        self.end_beside();
     }
 
     /// Stops all tasks.
     pub fn stop(&self) {
         self.process.stop();
-        self.gateway.lock().stop();
+        self.retire();
     }
 }
 

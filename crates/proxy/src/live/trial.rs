@@ -1,16 +1,31 @@
 //! Trials of configurations, `edgeway reload --canary`: the one in progress and the last verdict.
 
-use std::{fmt, time::SystemTime};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
 
-use edgeway_base::metrics::{IntCounter, Metrics};
+use arc_swap::ArcSwapOption;
+use edgeway_base::{
+    metrics::{IntCounter, Metrics},
+    units::Percent,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::split::TrialSplit;
+
 /// Trial of the configuration that serves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ConfigTrial {
     pub generation: u64,
     pub until: SystemTime,
+    /// Share of the clients that get it.
+    pub share: Percent,
 }
 
 edgeway_base::enum_table! {
@@ -42,6 +57,9 @@ pub struct ConfigVerdict {
 #[derive(Debug)]
 pub struct ConfigTrials {
     state: Mutex<TrialState>,
+    /// Set while there is a split. Requests read it first.
+    is_split: AtomicBool,
+    split: ArcSwapOption<TrialSplit>,
     kept: IntCounter,
     taken_back: IntCounter,
     superseded: IntCounter,
@@ -66,6 +84,8 @@ impl ConfigTrials {
         };
         Self {
             state: Mutex::default(),
+            is_split: AtomicBool::new(false),
+            split: ArcSwapOption::empty(),
             kept: counter(TrialOutcome::Kept),
             taken_back: counter(TrialOutcome::TakenBack),
             superseded: counter(TrialOutcome::Superseded),
@@ -74,6 +94,22 @@ impl ConfigTrials {
 
     pub fn state(&self) -> TrialState {
         self.state.lock().clone()
+    }
+
+    /// Returns the configurations that requests are split between, during a trial.
+    #[inline]
+    pub(crate) fn split(&self) -> Option<Arc<TrialSplit>> {
+        if !self.is_split.load(Ordering::Acquire) {
+            return None;
+        }
+        self.split.load_full()
+    }
+
+    /// Begins to split requests, or ends it.
+    pub(super) fn set_split(&self, split: Option<Arc<TrialSplit>>) {
+        let is_split = split.is_some();
+        self.split.store(split);
+        self.is_split.store(is_split, Ordering::Release);
     }
 
     pub fn begin(&self, trial: ConfigTrial) {

@@ -31,6 +31,7 @@ use crate::{
     error::Failure,
     forward::forwarding,
     forwarded, guard, http2,
+    live::split::TrialSplit,
     session::Client as SessionClient,
     to_https, trace, websocket,
 };
@@ -51,6 +52,11 @@ pub(crate) async fn own_reply(
     connection: Option<Arc<Connection>>,
     ctx: &mut Context,
 ) -> Option<Box<Reply>> {
+    if let Some(split) = ctx.live().trials.split()
+        && let Some(connection) = &connection
+    {
+        choose_configuration(split, request, connection, ctx);
+    }
     if challenge::is_asked(request, ctx) {
         // Boxed, because otherwise every request's future would be as large.
         let reply = Box::pin(challenge::respond(request, connection.as_deref(), ctx)).await;
@@ -68,6 +74,20 @@ pub(crate) async fn own_reply(
             Some(reply)
         }
     }
+}
+
+/// Chooses one of two configurations, while one is on trial.
+#[cold]
+fn choose_configuration(
+    split: Arc<TrialSplit>,
+    request: &RequestHeader,
+    connection: &Connection,
+    ctx: &mut Context,
+) {
+    let client = |gateway: &Gateway| client_of(request, connection, gateway).ip;
+    let (gateway, counted) = split.place(client, &request.headers);
+    ctx.gateway = gateway;
+    ctx.split = Some(Box::new(counted));
 }
 
 /// Returns the reply to a request that the edge refuses, since it can be read in two ways or is none.

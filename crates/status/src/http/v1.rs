@@ -8,7 +8,7 @@ use axum::{
     handler::Handler as _,
     response::{IntoResponse, Response},
 };
-use edgeway_base::units::Span;
+use edgeway_base::units::{Percent, Span};
 use edgeway_cache::purge::PurgeRequest;
 use edgeway_gateway::explain::ExplainRequest;
 use edgeway_proxy::live::audit::Actor;
@@ -24,8 +24,8 @@ use super::{
 use crate::{
     Snapshot,
     actions::{
-        ActionError, Actions, BackendName, NewBan, NewCanary, NewWarmUp, ProfileSelection,
-        Profiles, ReleaseSwitch,
+        ActionError, Actions, BackendName, NewBan, NewCanary, NewConfigTrial, NewWarmUp,
+        ProfileSelection, Profiles, ReleaseSwitch,
     },
 };
 
@@ -49,7 +49,7 @@ pub(super) fn routes() -> Vec<Route> {
     routes! {
         GET "/v1/status" => status,
         POST "/v1/reload" =>
-            action!(reload, OptionalJsonBody with: ReloadOptions => with.canary),
+            action!(reload, OptionalJsonBody with: ReloadOptions => with.trial()),
         POST "/v1/upgrade" =>
             action!(upgrade, OptionalJsonBody program: UpgradeProgram => program.binary),
         GET "/v1/upstreams" => upstreams,
@@ -88,6 +88,19 @@ type From = ConnectInfo<PeerAddress>;
 struct ReloadOptions {
     /// Time for which the configuration is on trial.
     canary: Option<Span>,
+    /// Share of the clients that get it meanwhile.
+    share: Option<Percent>,
+}
+
+impl ReloadOptions {
+    /// Returns the trial that is asked for. A share alone is one without a time, which is refused.
+    fn trial(self) -> Option<NewConfigTrial> {
+        let is_asked = self.canary.is_some() || self.share.is_some();
+        is_asked.then(|| NewConfigTrial {
+            length: self.canary.unwrap_or_default(),
+            share: self.share.unwrap_or(NewConfigTrial::SHARE),
+        })
+    }
 }
 
 /// An empty JSON object.

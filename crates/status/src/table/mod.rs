@@ -159,7 +159,10 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
     if let Some(trial) = &config.canary {
         lines.push((
             "trial",
-            format!("of this configuration, until {}", trial.until),
+            format!(
+                "of this configuration, for {}% of the clients, until {}",
+                trial.share, trial.until
+            ),
         ));
     }
     for problem in problems::of(snapshot, at) {

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use edgeway_base::{metrics::Exposition, secret::Secret, units::Span};
+use edgeway_base::{metrics::Exposition, secret::Secret};
 use edgeway_cache::purge::{PeerStates, PurgeRequest, PurgeTarget, Receipt};
 use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
 use edgeway_proxy::live::{audit::Actor, history::RequestHistory};
@@ -19,9 +19,9 @@ use tokio::sync::Semaphore;
 use crate::{
     Snapshot,
     actions::{
-        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewWarmUp,
-        ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult, UpgradeResult,
-        WarmUpPlan, WarmUpResult,
+        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewConfigTrial,
+        NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
+        UpgradeResult, WarmUpPlan, WarmUpResult,
     },
     http::RejectionReason,
     snapshot::{BackendStatus, BanStatus, NotReady, Source},
@@ -187,11 +187,16 @@ impl Actions for Fake {
         Ok(UpgradeResult::default())
     }
 
-    async fn reload(&self, _who: Actor, trial: Option<Span>) -> Result<ReloadResult, ActionError> {
+    async fn reload(
+        &self,
+        _who: Actor,
+        trial: Option<NewConfigTrial>,
+    ) -> Result<ReloadResult, ActionError> {
         self.act("reload".to_owned()).await?;
         Ok(ReloadResult {
             generation: 2,
-            trial,
+            trial: trial.map(|trial| trial.length),
+            share: trial.map(|trial| trial.share),
             ..ReloadResult::default()
         })
     }

@@ -24,7 +24,7 @@ pub(super) use self::{
 pub use self::{
     settings::CanarySettings,
     status::{ArmStatus, CanaryReason, CanaryStatus, CanaryVerdict, Outcome as CanaryOutcome},
-    trial::TrialRequest,
+    trial::{TrialRequest, trial_name, visitor_position},
 };
 
 /// Interval at which requests are weighed.

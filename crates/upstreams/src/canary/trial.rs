@@ -156,7 +156,7 @@ impl Trial {
         headers: &HeaderMap,
     ) -> (Arc<str>, TrialRequest) {
         let position = match by {
-            CanarySplit::Client => position(&self.release, client, headers),
+            CanarySplit::Client => visitor_position(&self.release, client, headers),
             CanarySplit::Request => fastrand::f64(),
         };
         let is_new = position * 100.0 < self.share.0;
@@ -209,19 +209,24 @@ impl TrialRequest {
     }
 }
 
+/// Returns the name of a trial that a text stands for.
+pub fn trial_name(text: &str) -> String {
+    format!("{:016x}", hash64(text.as_bytes()))
+}
+
 /// Returns the position of a visitor between 0 and 1: the same on every gateway and in every step
-/// of a trial, and another one in the next trial.
+/// of a trial, which has a name, and another one in the next trial.
 #[expect(clippy::cast_precision_loss, reason = "53 bits are kept")]
-fn position(release: &str, client: IpAddr, headers: &HeaderMap) -> f64 {
+pub fn visitor_position(trial: &str, client: IpAddr, headers: &HeaderMap) -> f64 {
     let agent = headers.get(header::USER_AGENT);
     let agent = agent.map_or(&[][..], |agent| agent.as_bytes());
-    let mut key = Vec::with_capacity(24 + release.len() + agent.len());
+    let mut key = Vec::with_capacity(24 + trial.len() + agent.len());
     match client.to_canonical() {
         IpAddr::V4(ip) => key.extend(ip.octets()),
         // A household has a network of this size, and its devices change addresses within it.
         IpAddr::V6(ip) => key.extend(&ip.octets()[..8]),
     }
-    key.extend(release.as_bytes());
+    key.extend(trial.as_bytes());
     key.extend(agent);
     (hash64(&key) >> 11) as f64 / (1_u64 << 53) as f64
 }
@@ -245,7 +250,7 @@ mod tests {
         let headers = headers("Firefox");
         for share in [0.01, 0.05, 0.5] {
             let is_in = |number: &u32| {
-                position("next", Ipv4Addr::from_bits(*number).into(), &headers) < share
+                visitor_position("next", Ipv4Addr::from_bits(*number).into(), &headers) < share
             };
             let count = (0..100_000_u32).filter(is_in).count();
             let expected = 100_000.0 * share;
@@ -255,7 +260,8 @@ mod tests {
         // Another release has other visitors first.
         let both = (0..10_000_u32).filter(|number| {
             let client = Ipv4Addr::from_bits(*number).into();
-            position("a", client, &headers) < 0.1 && position("b", client, &headers) < 0.1
+            visitor_position("a", client, &headers) < 0.1
+                && visitor_position("b", client, &headers) < 0.1
         });
         assert!(both.count() < 200);
     }
@@ -263,7 +269,7 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_visitor() {
         let headers = headers("Firefox");
-        let at = |text: &str| position("next", text.parse().unwrap(), &headers);
+        let at = |text: &str| visitor_position("next", text.parse().unwrap(), &headers);
         assert!((at("2001:db8::1") - at("2001:db8::ffff:2")).abs() < f64::EPSILON);
         assert!((at("2001:db8::1") - at("2001:db8:0:1::1")).abs() > f64::EPSILON);
         assert!((at("192.0.2.1") - at("::ffff:192.0.2.1")).abs() < f64::EPSILON);

@@ -72,6 +72,7 @@ impl PurgeLink {
                 TakenEntry::Purges(range) => dropped.get(range).unwrap_or_default().iter().sum(),
             };
             state.replayed += u64::from(is_replay);
+            let objects = state.count_entry(&position.drawn, objects);
             state.follower.applied(position, objects);
         }
     }

@@ -60,6 +60,8 @@ const LEASE_POLL: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
 /// Number of own purges that are recognized in the log. More than can wait for Redis.
 const MAX_OWN_PURGES: usize = 1024;
+/// Number of applied entries whose counts are kept, in case the log has one twice.
+const MAX_COUNTED: usize = 64;
 /// `trusted_until` of a gateway that shares with no other.
 const ALWAYS: u64 = u64::MAX;
 
@@ -116,8 +118,6 @@ pub struct PurgeLink {
     wake: Notify,
     /// Purges for the successor of this process.
     notes: SuccessorPurges,
-    /// True if, without a lease, responses that may have been purged are validated before use.
-    validates: AtomicBool,
     /// Set once the lease is given up for good.
     has_left: AtomicBool,
     /// Held by the supervisor: one at a time.
@@ -145,6 +145,8 @@ struct State {
     loss_logged: Option<Instant>,
     /// Purges that began here: their nonces and the number of dropped responses.
     own: VecDeque<(String, u64)>,
+    /// Last applied entries: their nonces and the number of dropped responses.
+    counted: VecDeque<(String, u64)>,
     others: Vec<Lease>,
     /// Gateways seen recently, whatever happened to the log since.
     peers: Peers,
@@ -167,6 +169,21 @@ impl State {
         if self.own.len() > MAX_OWN_PURGES {
             self.own.pop_front();
         }
+    }
+
+    /// Returns the number of responses that an entry dropped. The log has an entry twice if the
+    /// response to its publication was late: a receipt waits for the second one, and it is the
+    /// first one that dropped something.
+    fn count_entry(&mut self, drawn: &str, objects: u64) -> u64 {
+        let mut counted = self.counted.iter();
+        if let Some((_, earlier)) = counted.find(|(known, _)| known == drawn) {
+            return objects.max(*earlier);
+        }
+        self.counted.push_back((drawn.to_owned(), objects));
+        if self.counted.len() > MAX_COUNTED {
+            self.counted.pop_front();
+        }
+        objects
     }
 
     /// Starts a period of doubt if the log is not the one that was followed.
@@ -212,7 +229,6 @@ impl PurgeLink {
             state: Mutex::default(),
             wake: Notify::new(),
             notes: SuccessorPurges::default(),
-            validates: AtomicBool::new(false),
             has_left: AtomicBool::new(false),
             running: tokio::sync::Mutex::default(),
             clock: clock.clone(),
@@ -241,12 +257,6 @@ impl PurgeLink {
                 Trust::OnlyAfter(lost.unwrap_or(SystemTime::UNIX_EPOCH))
             }
         }
-    }
-
-    /// Sets the behaviour without a lease for responses that may have been purged. The other
-    /// gateways are notified.
-    pub fn set_validates(&self, validates: bool) {
-        self.validates.store(validates, Ordering::Relaxed);
     }
 
     /// Returns the purges for the successor of this process.
@@ -279,7 +289,7 @@ impl PurgeLink {
             let both = async { tokio::join!(ticket.over(), settled) };
             let _in_time = timeout(DEFAULT_WAIT, both).await;
             ticket.tell(&mut receipt);
-            if !is_settled && receipt.others == PeerStates::Reached {
+            if !is_settled && matches!(receipt.others, PeerStates::Reached | PeerStates::Linked) {
                 // A gateway that starts now would read older responses there.
                 receipt.others = PeerStates::Waiting;
             }
@@ -335,16 +345,23 @@ impl PurgeLink {
         let Some(redis) = redis else {
             return pending().await;
         };
-        let log = RedisPurgeLog::new(redis);
+        let log = RedisPurgeLog::new(Arc::clone(&redis));
         // Another query would take the lease again.
         while !self.has_left.load(Ordering::Acquire) {
             let pause = self.round(&log).await;
+            redis.set_gateways(self.count_gateways());
             if let Some(pause) = pause {
                 let _woken = timeout(pause, self.wake.notified()).await;
             }
         }
         drop(alone);
         pending::<()>().await;
+    }
+
+    /// Returns the number of gateways that had a lease when the log was last read.
+    fn count_gateways(&self) -> usize {
+        let state = self.state.lock();
+        1 + state.others.iter().filter(|lease| lease.left > 0).count()
     }
 
     /// Gives up the lease: this process no longer serves, and no purge has to wait for the gateway.
@@ -433,7 +450,6 @@ impl PurgeLink {
                 .looked
                 .is_none_or(|looked| sent >= looked + LEASE_POLL);
             let mut question = state.follower.question(&self.name);
-            question.validates = self.validates.load(Ordering::Relaxed);
             question.wants_leases = is_due || !expected.is_empty();
             question.expected = expected;
             question

@@ -28,9 +28,9 @@ pub struct Receipt {
     pub others: PeerStates,
     /// Gateways that serve no older response, this one first.
     pub applied: Vec<AppliedGateway>,
-    /// Gateways whose lease ran out: they apply the purge before they have a lease again. Until
-    /// then they validate with the origin first, or, with `on_purge_link_lost: serve`, serve older
-    /// responses, and the purge is not over.
+    /// Gateways whose lease ran out within the last hour: they apply the purge before they have a
+    /// lease again. Until then they may serve older responses; with `on_purge_link_lost: revalidate`
+    /// only those that they have fetched since.
     pub lapsed: Vec<String>,
     /// Gateways with a lease that did not confirm in time.
     pub pending: Vec<String>,
@@ -47,10 +47,13 @@ pub enum PeerStates {
     /// Redis is not configured: this gateway knows no other.
     #[default]
     Alone,
-    /// All other gateways have applied the purge, or validate older responses before serving them.
+    /// All other gateways have applied the purge.
     Reached,
-    /// The other gateways can read the purge, but some have not confirmed, some serve without a
-    /// lease, or it is not known yet which gateways exist.
+    /// All other gateways with a lease have applied the purge. Others were cut off, since they
+    /// crashed or lost Redis, and may serve older responses until they are back.
+    Linked,
+    /// The other gateways can read the purge, but some have not confirmed, or it is not known yet
+    /// which gateways exist.
     Waiting,
     /// Redis is lost: the other gateways do not know the purge. It is sent as soon as Redis is
     /// back.
@@ -109,7 +112,7 @@ impl Shortfall {
 }
 
 impl Receipt {
-    /// Returns true if every gateway and every instance is done with the purge, or known to be out.
+    /// Returns true if every gateway and every instance is done with the purge, or named as cut off.
     pub fn is_over(&self) -> bool {
         self.shortfall().is_none()
     }
@@ -124,12 +127,14 @@ impl Receipt {
         match self.others {
             PeerStates::Unreached => Some(Shortfall::Unreached),
             PeerStates::Waiting => Some(Shortfall::Waiting),
-            PeerStates::Alone | PeerStates::Reached
+            PeerStates::Alone | PeerStates::Reached | PeerStates::Linked
                 if self.instances.iter().all(Instance::is_done) =>
             {
                 None
             }
-            PeerStates::Alone | PeerStates::Reached => Some(Shortfall::Instances),
+            PeerStates::Alone | PeerStates::Reached | PeerStates::Linked => {
+                Some(Shortfall::Instances)
+            }
         }
     }
 }
@@ -168,10 +173,8 @@ struct PeerState {
 enum PeerStanding {
     Awaited,
     Applied(Option<u64>),
-    /// Without a lease; `serves` if it serves older responses.
-    Lapsed {
-        serves: bool,
-    },
+    /// Without a lease: it may serve older responses, and nobody waits for it.
+    Lapsed,
     /// The gateway has given up its lease, or was not seen for long.
     Gone,
 }
@@ -179,8 +182,8 @@ enum PeerStanding {
 impl PeerStanding {
     fn is_done(self) -> bool {
         match self {
-            Self::Awaited | Self::Lapsed { serves: true } => false,
-            Self::Applied(_) | Self::Lapsed { serves: false } | Self::Gone => true,
+            Self::Awaited => false,
+            Self::Applied(_) | Self::Lapsed | Self::Gone => true,
         }
     }
 }
@@ -190,11 +193,11 @@ impl PeerStanding {
 pub(super) struct Peer {
     pub(super) generation: String,
     pub(super) seen: Instant,
-    pub(super) validates: bool,
 }
 
-/// Time for which a gateway is remembered that is in no log any more.
-pub(super) const REMEMBERED: Duration = Duration::from_mins(1);
+/// Time for which a gateway is remembered that is in no log any more, as long as the log names one
+/// without a lease.
+pub(super) const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// Gateways seen recently, by name.
 #[derive(Debug, Default)]
@@ -213,7 +216,6 @@ impl Peers {
             let peer = Peer {
                 generation: generation.to_owned(),
                 seen: now,
-                validates: lease.validates,
             };
             self.0.insert(lease.gateway.clone(), peer);
         }
@@ -309,11 +311,8 @@ impl Waiting {
                 None if other.generation == self.generation => PeerStanding::Gone,
                 // The gateway was in the previous log, and may not know that there is another one.
                 // By the time that this counts, any lease that it relies on has run out.
-                None => match peers.0.get(gateway) {
-                    Some(peer) if peer.validates => PeerStanding::Lapsed { serves: false },
-                    Some(_) => PeerStanding::Awaited,
-                    None => PeerStanding::Gone,
-                },
+                None if peers.0.contains_key(gateway) => PeerStanding::Lapsed,
+                None => PeerStanding::Gone,
             };
         }
         // A log that was created recently does not know yet which gateways hold a lease of the
@@ -333,10 +332,13 @@ impl Waiting {
     /// Writes the state into a receipt; `is_over` is the last result of [`Waiting::observe`].
     pub(super) fn tell(&self, receipt: &mut Receipt, is_over: bool) {
         receipt.id = Some(self.position.id);
-        receipt.others = if is_over {
-            PeerStates::Reached
-        } else {
+        let is_cut_off = |other: &PeerState| other.standing == PeerStanding::Lapsed;
+        receipt.others = if !is_over {
             PeerStates::Waiting
+        } else if self.others.values().any(is_cut_off) {
+            PeerStates::Linked
+        } else {
+            PeerStates::Reached
         };
         for (gateway, other) in &self.others {
             let gateway = gateway.clone();
@@ -345,7 +347,7 @@ impl Waiting {
                 PeerStanding::Applied(objects) => {
                     receipt.applied.push(AppliedGateway { gateway, objects });
                 }
-                PeerStanding::Lapsed { .. } => receipt.lapsed.push(gateway),
+                PeerStanding::Lapsed => receipt.lapsed.push(gateway),
                 PeerStanding::Gone => {}
             }
         }
@@ -356,8 +358,7 @@ fn standing_of(lease: &Lease) -> PeerStanding {
     if lease.left > 0 {
         PeerStanding::Awaited
     } else {
-        let serves = !lease.validates;
-        PeerStanding::Lapsed { serves }
+        PeerStanding::Lapsed
     }
 }
 

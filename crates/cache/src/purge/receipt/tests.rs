@@ -11,14 +11,6 @@ fn lease(gateway: &str, left: i64, applied: u64) -> Lease {
         left,
         applied: Id(applied, 0),
         done: vec![(Id(applied, 0), 3)],
-        validates: true,
-    }
-}
-
-fn serving(gateway: &str) -> Lease {
-    Lease {
-        validates: false,
-        ..lease(gateway, 2000, 8)
     }
 }
 
@@ -106,26 +98,27 @@ fn a_purge_is_over_when_each_gateway_has_applied_it_or_is_out() {
 }
 
 #[test]
-fn gateways_that_serve_without_a_lease_hold_up_a_purge_and_are_named() {
+fn gateways_without_a_lease_are_named_for_an_hour() {
     let now = Clock::test().now();
-    let serving = |left, applied| Lease {
-        validates: false,
-        ..lease("a", left, applied)
-    };
-    let mut waiting = waiting(&published(9, vec![serving(100, 8)]));
-    for left in [100, -1, -50_000] {
-        let progress = observe(&mut waiting, &view(vec![serving(left, 8)]), now);
-        assert_eq!(progress, Progress::Waiting, "{left}");
+    let mut waiting = waiting(&published(9, vec![lease("a", 100, 8)]));
+    let left = view(vec![lease("a", 100, 8)]);
+    assert_eq!(observe(&mut waiting, &left, now), Progress::Waiting);
+    assert_eq!(receipt_for(&waiting, false).status(), StatusCode::ACCEPTED);
+    for left in [-1, -3_500_000] {
+        let progress = observe(&mut waiting, &view(vec![lease("a", left, 8)]), now);
+        assert_eq!(progress, Progress::Over, "{left}");
+        let receipt = receipt_for(&waiting, true);
+        assert_eq!(
+            (receipt.status(), receipt.others, &*receipt.lapsed),
+            (StatusCode::OK, PeerStates::Linked, &["a".to_owned()][..])
+        );
     }
-    let receipt = receipt_for(&waiting, false);
-    assert_eq!(
-        (receipt.status(), &*receipt.lapsed),
-        (StatusCode::ACCEPTED, &["a".to_owned()][..])
-    );
     // It is back, and has applied the purge before it has a lease.
-    let progress = observe(&mut waiting, &view(vec![serving(2000, 9)]), now);
+    let progress = observe(&mut waiting, &view(vec![lease("a", 2000, 9)]), now);
     assert_eq!(progress, Progress::Over);
-    assert_eq!(receipt_for(&waiting, true).status(), StatusCode::OK);
+    let receipt = receipt_for(&waiting, true);
+    assert_eq!(receipt.others, PeerStates::Reached);
+    assert!(receipt.lapsed.is_empty(), "{receipt:?}");
 }
 
 #[test]
@@ -133,7 +126,7 @@ fn a_log_that_lost_the_purge_gets_it_again_and_time_to_be_sure() {
     let clock = Clock::test();
     let mut waiting = waiting(&published(9, vec![lease("a", 2000, 8)]));
     let mut peers = Peers::default();
-    peers.see("me", "g", &[serving("a")], clock.now());
+    peers.see("me", "g", &[lease("a", 2000, 8)], clock.now());
     let flushed = PeerView {
         is_there: false,
         ..view(vec![])
@@ -160,32 +153,33 @@ fn a_log_that_lost_the_purge_gets_it_again_and_time_to_be_sure() {
         waiting.observe(&empty, peers, None, clock.now())
     };
     assert_eq!(later(Duration::ZERO, &mut peers), Progress::Waiting);
-    assert_eq!(later(LEASE, &mut peers), Progress::Waiting);
-    assert_eq!(
-        later(Duration::from_secs(50), &mut peers),
-        Progress::Waiting
-    );
+    // By then any lease has ended: it is over without `a`, which is named.
+    assert_eq!(later(LEASE, &mut peers), Progress::Over);
+    assert_eq!(peers.0.len(), 1);
     // It was not seen for long.
-    assert_eq!(later(Duration::from_secs(10), &mut peers), Progress::Over);
+    assert_eq!(later(REMEMBERED, &mut peers), Progress::Over);
     assert!(peers.0.is_empty());
+    assert_eq!(receipt_for(&waiting, true).lapsed, [""; 0]);
 }
 
 #[test]
-fn gateways_from_before_the_loss_of_the_log_are_awaited_and_named() {
+fn gateways_from_before_the_loss_of_the_log_are_named() {
     let clock = Clock::test();
     let mut peers = Peers::default();
-    let both = [serving("a"), lease("b", 2000, 8), lease("me", 9, 8)];
+    let both = [lease("a", 2000, 8), lease("b", 2000, 8), lease("me", 9, 8)];
     peers.see("me", "before", &both, clock.now());
     // `b` is in the new log; `a` is not listed.
     peers.see("me", "g", &[lease("b", 2000, 1)], clock.now());
     let mut waiting = Waiting::new("me", &published(9, vec![]), &peers);
     let now = clock.now();
     let some = view(vec![lease("b", 2000, 9)]);
-    let progress = waiting.observe(&some, &peers, None, now);
-    assert_eq!(progress, Progress::Waiting);
-    let receipt = receipt_for(&waiting, false);
-    assert_eq!(receipt.pending, ["a"]);
-    assert_eq!(receipt.status(), StatusCode::ACCEPTED);
+    // It may rely on a lease of the old log.
+    let in_doubt = waiting.observe(&some, &peers, Some(now + LEASE), now);
+    assert_eq!(in_doubt, Progress::Waiting);
+    assert_eq!(waiting.observe(&some, &peers, None, now), Progress::Over);
+    let receipt = receipt_for(&waiting, true);
+    assert_eq!(receipt.lapsed, ["a"]);
+    assert_eq!(receipt.others, PeerStates::Linked);
     let all = view(vec![lease("b", 2000, 9), lease("a", 2000, 9)]);
     assert_eq!(waiting.observe(&all, &peers, None, now), Progress::Over);
     // A gateway that leaves the log that it is in is not waited for.

@@ -22,16 +22,17 @@ local function low_of(stamps)
 end
 
 -- Returns true if an entry was purged. `about` is its position, the time of the response, the URL,
--- the index at which its path begins, and the digests.
+-- the index at which its path begins, the history that it was written in, and the digests.
 local function is_purged(stamps, low, about)
   local position = tonumber(about[1])
-  if position < tonumber(low[4]) then
+  -- Whatever the stamps and all clocks say: purges of an earlier history may be lost.
+  if position < tonumber(low[4]) or about[5] ~= history then
     return true
   end
   if tonumber(redis.call('ZSCORE', stamps, '=')) <= position then
     return false
   end
-  for _, score in ipairs(redis.call('ZMSCORE', stamps, unpack(about, 5))) do
+  for _, score in ipairs(redis.call('ZMSCORE', stamps, unpack(about, 6))) do
     if score and tonumber(score) > position then
       return true
     end

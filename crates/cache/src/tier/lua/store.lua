@@ -8,7 +8,7 @@ if not low then
 end
 local position, lasts, hash = tonumber(ARGV[1]), tonumber(ARGV[3]), ARGV[10]
 local last = redis.call('ZSCORE', stamps, '=')
-local about = { ARGV[1], now() - tonumber(ARGV[2]), ARGV[8], tonumber(ARGV[9]) }
+local about = { ARGV[1], now() - tonumber(ARGV[2]), ARGV[8], tonumber(ARGV[9]), history }
 for i = 13, #ARGV do
   about[#about + 1] = ARGV[i]
 end

@@ -1,11 +1,15 @@
-//! Traffic since a configuration serves, compared with that of the minute before it: has a route
-//! become worse?
+//! Requests of a configuration on trial, compared with those that the configuration before it gets
+//! at the same time: has a route become worse?
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
-use edgeway_base::evidence::{CERTAIN, Events, Evidence, MAX_FAILED_ALONE};
+use edgeway_base::{
+    clock::Clock,
+    evidence::{CERTAIN, Events, Evidence, MAX_FAILED_ALONE},
+    metrics::Metrics,
+};
 
-use super::{Counts, LATENCIES, Latency, Record, RouteCounts, Traffic, share};
+use super::{super::split::TrialSplit, LATENCIES, Latency, Record, RouteCounts, Traffic, share};
 
 /// Error ratio that is tolerated, as a multiple of the one before.
 const MAX_ERRORS: f64 = 1.5;
@@ -20,12 +24,16 @@ const PERIOD: Duration = Duration::from_secs(8);
 /// new plugins, take long.
 const SLOW_PERIODS: u32 = 3;
 
-/// Comparison of the traffic since its begin with that of the minute before.
+/// Comparison of two configurations.
 #[derive(Debug)]
 pub struct Comparison {
-    traffic: Traffic,
+    clock: Clock,
+    /// Counters of the one on trial, and of the one before it, since the trial began.
+    candidate: Metrics,
+    earlier: Metrics,
+    /// Requests of the minute before the trial, for a route that the earlier one gets too few
+    /// requests for.
     before: HashMap<Arc<str>, RouteCounts>,
-    began: Counts<RouteCounts>,
     periods: HashMap<Arc<str>, Period>,
 }
 
@@ -42,7 +50,8 @@ struct Period {
 pub struct Worsening {
     pub route: String,
     pub what: WorseFigure,
-    pub before: RouteFigures,
+    /// Requests that it was compared with.
+    pub other: RouteFigures,
     pub now: RouteFigures,
 }
 
@@ -63,8 +72,13 @@ pub struct RouteFigures {
 }
 
 impl Traffic {
-    /// Begins to compare the traffic from now on with that of the last minute.
-    pub fn compare(&self) -> Comparison {
+    /// Begins to compare the requests of two configurations.
+    pub fn compare(&self, split: &TrialSplit) -> Comparison {
+        let [candidate, earlier] = split.metrics();
+        self.compare_counters(candidate, earlier)
+    }
+
+    fn compare_counters(&self, candidate: &Metrics, earlier: &Metrics) -> Comparison {
         self.record();
         let now = self.now();
         let older = self.before(now.at, LATENCIES);
@@ -74,50 +88,55 @@ impl Traffic {
             (Arc::clone(route), counts.since(then))
         });
         Comparison {
-            traffic: self.clone(),
+            clock: self.0.clock.clone(),
+            candidate: candidate.clone(),
+            earlier: earlier.clone(),
             before: before.collect(),
-            began: Arc::clone(&now.routes),
             periods: HashMap::new(),
         }
     }
 }
 
 impl Comparison {
-    /// Returns the number of requests since the begin.
-    pub fn requests(&self) -> u64 {
-        let now = self.traffic.now();
-        let routes = now.routes.iter();
-        routes
-            .map(|(route, counts)| counts.since(self.began.get(route)).requests)
-            .sum()
+    /// Returns the numbers of requests of the configuration on trial, and of the one before it.
+    pub fn requests(&self) -> [u64; 2] {
+        [&self.candidate, &self.earlier].map(|counters| {
+            let now = self.read(counters);
+            now.routes.values().map(|counts| counts.requests).sum()
+        })
+    }
+
+    fn read(&self, counters: &Metrics) -> Record {
+        Record::read(counters, self.clock.now(), None)
     }
 
     /// Returns the first route that has certainly become worse. Needs to be called each few seconds.
     pub fn look(&mut self) -> Option<Worsening> {
-        let now = self.traffic.now();
+        let [now, beside] = [&self.candidate, &self.earlier].map(|it| self.read(it));
         // Each route, and each bound of a bucket, is a chance to be wrong.
         #[expect(clippy::cast_precision_loss, reason = "there are few routes")]
-        let certain = CERTAIN + (self.before.len().max(1) as f64).ln();
+        let certain = CERTAIN + (now.routes.len().max(1) as f64).ln();
         let mut worse = None;
         let none = RouteCounts::default();
         for (route, counts) in now.routes.iter() {
-            let before = self.before.get(route).unwrap_or(&none);
-            let since = counts.since(self.began.get(route));
-            let found = if has_more_errors(before, &since, certain) {
+            let beside = beside.routes.get(route).map(|counts| &**counts);
+            let beside = beside.filter(|counts| counts.requests >= MIN_REQUESTS);
+            let other = beside.or_else(|| self.before.get(route)).unwrap_or(&none);
+            let found = if has_more_errors(other, counts, certain) {
                 Some(WorseFigure::Errors)
             } else {
                 let period = self.periods.entry(Arc::clone(route));
                 let period = period.or_insert_with(|| Period::begin(&now, &counts.latency));
                 period
-                    .is_slow(&now, &counts.latency, &before.latency, certain)
+                    .is_slow(&now, &counts.latency, &other.latency, certain)
                     .then_some(WorseFigure::Latency)
             };
             if let Some(what) = found {
                 worse = worse.or(Some(Worsening {
                     route: route.to_string(),
                     what,
-                    before: before.figures(),
-                    now: since.figures(),
+                    other: other.figures(),
+                    now: counts.figures(),
                 }));
             }
         }
@@ -240,22 +259,23 @@ impl fmt::Display for Worsening {
             WorseFigure::Latency => "is slower",
         };
         let Self {
-            route, before, now, ..
+            route, other, now, ..
         } = self;
-        write!(f, "route `{route}` {worse}: {now}; before: {before}")
+        write!(
+            f,
+            "route `{route}` {worse}: {now}; with the configuration before: {other}"
+        )
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edgeway_base::{
-        clock::Clock,
-        metrics::{Histogram, Metrics},
-    };
+    use edgeway_base::metrics::Histogram;
 
     /// A route with drawn requests.
     struct Site {
+        /// Counters of the configuration that gets the next requests.
         metrics: Metrics,
         clock: Clock,
         traffic: Traffic,
@@ -313,12 +333,26 @@ mod tests {
             }
         }
 
-        /// Returns what becomes worse within so many seconds, and when.
+        /// Begins a trial, whose configuration gets the next requests.
+        fn compare(&mut self) -> Comparison {
+            self.metrics = Metrics::default();
+            self.traffic
+                .compare_counters(&self.metrics, &Metrics::default())
+        }
+
+        /// Returns what becomes worse within so many seconds, and when. Half of the clients get the
+        /// configuration on trial.
         fn watch(&mut self, seconds: u32, errors: f64, slower: f64) -> Option<(Worsening, u32)> {
-            let mut comparison = self.traffic.compare();
+            let mut comparison = self.compare();
             for second in (0..seconds).step_by(2) {
-                self.serve("shop", 100, 0.005, 1.0);
-                self.serve("api", 20, errors, slower);
+                for (counters, errors, slower) in [
+                    (comparison.earlier.clone(), 0.005, 1.0),
+                    (comparison.candidate.clone(), errors, slower),
+                ] {
+                    self.metrics = counters;
+                    self.serve("shop", 100, 0.005, 1.0);
+                    self.serve("api", 20, errors, slower);
+                }
                 self.pass();
                 if let Some(worse) = comparison.look() {
                     return Some((worse, second));
@@ -364,19 +398,37 @@ mod tests {
     #[test]
     fn routes_without_earlier_requests_have_an_absolute_bound() {
         let mut site = Site::new(1);
-        assert_eq!(site.watch(60, 0.02, 9.0), None);
-        let mut comparison = site.traffic.compare();
-        site.serve("new", 4, 1.0, 1.0);
         // A route that failed before may go on failing.
         site.serve("old", 10, 1.0, 1.0);
-        assert_eq!(comparison.requests(), 14);
-        let mut later = site.traffic.compare();
+        site.pass();
+        let mut comparison = site.compare();
         site.serve("new", 4, 1.0, 1.0);
         site.serve("old", 10, 1.0, 1.0);
-        site.pass();
-        assert_eq!(later.look(), None);
+        assert_eq!(comparison.requests(), [14, 0]);
+        assert_eq!(comparison.look(), None);
+        site.serve("new", 4, 1.0, 1.0);
         let worse = comparison.look().expect("there is one");
-        assert_eq!(worse.what, WorseFigure::Errors);
+        assert_eq!((&*worse.route, worse.what), ("new", WorseFigure::Errors));
+    }
+
+    /// A database that fails for both, in the middle of a trial.
+    #[test]
+    fn failures_of_both_configurations_are_not_those_of_one() {
+        for seed in 0..50 {
+            let mut site = Site::new(seed);
+            site.minute(0.005);
+            let mut comparison = site.compare();
+            let failing = site.random.u32(30..300);
+            for (counters, requests) in [
+                (comparison.earlier.clone(), 9 * failing),
+                (comparison.candidate.clone(), failing),
+            ] {
+                site.metrics = counters;
+                site.serve("api", requests, 1.0, 1.0);
+            }
+            site.pass();
+            assert_eq!(comparison.look(), None, "seed {seed}");
+        }
     }
 
     /// However few requests there were before, and however many come: a route that fails is found.
@@ -387,7 +439,7 @@ mod tests {
             let before = site.random.u32(0..60);
             site.serve("api", before, 0.0, 1.0);
             site.pass();
-            let mut comparison = site.traffic.compare();
+            let mut comparison = site.compare();
             let now = site.random.u32(30..300);
             site.serve("api", now, 1.0, 1.0);
             site.pass();

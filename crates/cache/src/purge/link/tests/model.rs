@@ -44,9 +44,8 @@ pub(super) struct Data {
     gateways: BTreeMap<String, LeaseRecord>,
 }
 
-/// The end of a lease, the last applied entry, the numbers of dropped responses, and the behaviour
-/// without a lease.
-type LeaseRecord = (u64, Id, Vec<(Id, u64)>, bool);
+/// The end of a lease, the last applied entry, and the numbers of dropped responses.
+type LeaseRecord = (u64, Id, Vec<(Id, u64)>);
 
 impl Data {
     fn ensure(&mut self, Moment { now, history }: Moment) -> Generation {
@@ -81,15 +80,15 @@ impl Data {
     }
 
     fn leases(&mut self, now: u64) -> Vec<Lease> {
-        self.gateways.retain(|_, (ends, ..)| now < *ends + 60_000);
+        self.gateways
+            .retain(|_, (ends, ..)| now < *ends + 3_600_000);
         let leases = self.gateways.iter();
         leases
-            .map(|(gateway, (ends, applied, done, validates))| Lease {
+            .map(|(gateway, (ends, applied, done))| Lease {
                 gateway: gateway.clone(),
                 left: i64::try_from(*ends).unwrap() - i64::try_from(now).unwrap(),
                 applied: *applied,
                 done: done.clone(),
-                validates: *validates,
             })
             .collect()
     }
@@ -116,13 +115,11 @@ impl Data {
         let stored = self.gateways.get(&question.gateway);
         let mut left = stored.map_or(0, |(ends, ..)| ends.saturating_sub(now));
         if left > 0 || are_all {
-            let is_same = stored.is_some_and(|(_, id, _, validates)| {
-                *id == place.id && *validates == question.validates
-            });
+            let is_same = stored.is_some_and(|(_, id, _)| *id == place.id);
             if !(2000..=3000).contains(&left) || !is_same {
                 left = 3000;
                 let done = question.done.iter().copied().collect();
-                let lease = (now + left, place.id, done, question.validates);
+                let lease = (now + left, place.id, done);
                 self.gateways.insert(question.gateway.clone(), lease);
             }
         } else {
