@@ -43,6 +43,7 @@ mod explain;
 mod express_front;
 mod expressions;
 mod failover;
+mod faults;
 mod first_file;
 mod first_minute;
 mod flood_guard;

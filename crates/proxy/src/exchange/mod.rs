@@ -304,7 +304,11 @@ where
             replies::remove_body(&mut request);
         }
         client.body.rewind();
-        wire.start(request, client.body.is_there())
+        let has_body = client.body.is_there();
+        if let Some(lease) = ctx.lease.as_ref().filter(|_| !has_body) {
+            lease.asked(false);
+        }
+        wire.start(request, has_body)
     }
 
     /// Reads the response, and forwards interim ones before it.
