@@ -244,6 +244,7 @@ where
         }
         cache::on_origin_response(is_storing, &response, ctx);
         cache::written(&self.client().request, &response, ctx).await;
+        cache::mark_changed(&self.client().request, &mut response, ctx);
         match self.use_response(&response, ctx)? {
             OriginUse::Pass => {}
             OriginUse::PassAs(headers) => response = headers,
