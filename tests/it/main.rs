@@ -86,6 +86,7 @@ mod ops_kit;
 mod other_gateways;
 mod overlapping_routes;
 mod own_gateway;
+mod own_headers;
 mod page_routes;
 mod pages;
 mod plain_words;
