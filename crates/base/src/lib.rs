@@ -22,6 +22,7 @@ pub mod host;
 pub mod http;
 pub mod http_date;
 pub mod lanes;
+pub mod listening;
 pub mod loopback;
 pub mod metrics;
 pub mod net;

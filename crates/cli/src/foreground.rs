@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::error;
+use edgeway_base::{error, listening};
 use edgeway_config::{scalar::quoted, source::Sources};
 use edgeway_gateway as gateway;
 use edgeway_process::{
@@ -17,10 +17,7 @@ use edgeway_process::{
     handover::LaunchState,
 };
 use edgeway_status::admin_socket;
-use procfs::{
-    net::{TcpState, tcp, tcp6},
-    process::{FDInfo, FDTarget, Process, all_processes},
-};
+use procfs::process::Process;
 
 use super::{Failure, check, out};
 
@@ -202,18 +199,8 @@ pub fn admin_section(port: u16) -> String {
 
 /// Returns the program that listens on a TCP port of this machine, as far as this user may see.
 fn holder(port: u16) -> Option<String> {
-    let mut sockets = [tcp(), tcp6()].into_iter().flatten().flatten();
-    let socket = sockets
-        .find(|socket| socket.state == TcpState::Listen && socket.local_address.port() == port)?;
-    let has_it =
-        |file: FDInfo| matches!(file.target, FDTarget::Socket(inode) if inode == socket.inode);
-    let has = |process: &Process| {
-        let mut files = process.fd().into_iter().flatten().flatten();
-        files.any(has_it)
-    };
-    let process = all_processes().ok()?.flatten().find(has)?;
-    let name = process.stat().ok()?.comm;
-    Some(format!("`{name}` (process {})", process.pid()))
+    let process = *listening::processes(&[port]).get(&port)?.first()?;
+    Some(format!("`{}` (process {})", process.name()?, process.pid))
 }
 
 #[cfg(test)]

@@ -544,6 +544,14 @@ pub fn action(route: &Route) -> String {
     format!("{only}{before}{}", plain_action(route))
 }
 
+/// Returns the upstream that a route's action names.
+pub fn upstream(route: &Route) -> Option<&str> {
+    match &route.action {
+        Action::Forward(forward) => Some(&forward.upstream),
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => None,
+    }
+}
+
 fn plain_action(route: &Route) -> String {
     match &route.action {
         Action::Forward(forward) => {

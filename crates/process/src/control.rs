@@ -40,6 +40,7 @@ use tokio::{runtime::Handle, sync::watch};
 use super::{
     actions::Operator,
     admin::{Admin, AdminError, PreparedAdmin, SocketKeeper},
+    app_memory::AppProcesses,
     compile_thread::CompileThread,
     last_good, plugins,
     source::RunningState,
@@ -68,6 +69,8 @@ pub(super) struct Control {
     /// `None` for a built-in configuration.
     pub(super) path: Option<PathBuf>,
     pub(super) line: Lineage,
+    /// Processes of the apps on this machine.
+    pub(super) app_processes: AppProcesses,
     /// Lock on changes of the running configuration: reloads and upgrades happen one after the
     /// other. It holds the configuration that serves, as written.
     pub(super) turn: tokio::sync::Mutex<File>,
@@ -113,6 +116,7 @@ impl Control {
             compiling,
             path,
             line,
+            app_processes: AppProcesses::default(),
             turn: tokio::sync::Mutex::new(file),
             sources: watch::Sender::new(Arc::new(sources)),
             stopping: watch::Sender::new(false),

@@ -2,6 +2,7 @@
 
 mod actions;
 mod admin;
+mod app_memory;
 mod bans;
 pub mod boot;
 mod cache;

@@ -19,10 +19,10 @@ use log::{info, warn};
 use super::{control::Control, source::RunningState};
 
 /// Interval of looks.
-const EVERY: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(2);
 
 /// Looks in a row without a problem after which it has ended.
-const ENDED: u32 = 2;
+const ENDED: u32 = 5;
 
 /// Maximum number of problems with a series of their own.
 const MAX_SERIES: usize = 100;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_one_while_its_figures_change_and_ends_once_it_is_missing_twice() {
+    fn a_problem_is_one_while_its_figures_change_and_ends_once_it_is_missing_for_a_while() {
         let metrics = Metrics::default();
         let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics);
         let series = || {
@@ -181,14 +181,20 @@ mod tests {
         assert_eq!(series(), "a b");
         report.look(&[problem("a", "a is slow: 2 s")], now);
         assert_eq!((report.open.len(), report.warnings.get()), (2, 1));
-        report.look(&[problem("a", "a is slow: 3 s")], now);
+        for _ in 1..ENDED {
+            report.look(&[problem("a", "a is slow: 3 s")], now);
+        }
         assert_eq!((report.open.len(), series()), (1, "a".to_owned()));
-        report.look(&[], now);
+        for _ in 1..ENDED {
+            report.look(&[], now);
+        }
         let mut worse = problem("a", "a is slow: 4 s");
         worse.severity = Severity::Error;
         report.look(&[worse], now);
         assert_eq!(series(), "a", "one series, with the new severity");
-        report.look(&[], now);
+        for _ in 1..ENDED {
+            report.look(&[], now);
+        }
         assert_eq!(report.open.len(), 1, "it was there in between");
         report.look(&[], now);
         assert_eq!((report.open.len(), report.warnings.get()), (0, 0));

@@ -1,6 +1,7 @@
 //! Data of the running gateway for the admin listener.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     path::Path,
     sync::Arc,
@@ -14,17 +15,25 @@ use edgeway_gateway::{
     Gateway,
     explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
 };
-use edgeway_net::redis::Redis;
+use edgeway_net::{
+    log_file::{self, FailingLog},
+    redis::Redis,
+};
 use edgeway_proxy::{
     connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,
-    live::{Live, ServingConfiguration, history::RequestHistory},
+    live::{
+        Live, ServingConfiguration,
+        history::RequestHistory,
+        traffic::{RecentTraffic, RouteTraffic},
+    },
 };
 use edgeway_status::snapshot::{
     BanStatus, BansStatus, CertificateStatus, ConfigCanaryStatus, ConfigStatus,
-    ConfigVerdictStatus, ListenerStatus, NotReady, ProcessStatus, RedisStatus, RouteStatus,
-    Snapshot, Source, State,
+    ConfigVerdictStatus, ListenerStatus, LogFailure, NotReady, ProcessStatus, RedisStatus,
+    RouteStatus, Snapshot, Source, State,
 };
+use edgeway_upstreams::{Upstream, UpstreamStatus};
 
 use super::{bans, control::Control, plugins, purges, totals};
 
@@ -84,6 +93,12 @@ impl RunningState {
         upstreams.sort_by(|a, b| a.name.cmp(&b.name));
         let (active, struck) = gateway.bans.counts();
         let mut traffic = live.traffic.recent();
+        let is_failing = |traffic: &RouteTraffic| traffic.server_error_rate > 0.0;
+        let mut errors = if traffic.routes.values().any(is_failing) {
+            live.history.most_errors(live.world.clock.wall())
+        } else {
+            HashMap::new()
+        };
         Snapshot {
             bans: BansStatus { active, struck },
             version: edgeway_base::VERSION.to_owned(),
@@ -127,10 +142,12 @@ impl RunningState {
                 .map(|cache| purges::status(cache.link().status())),
             cache_disk: purges::disk(&gateway),
             plugins: plugins::status(&gateway),
+            failing_logs: log_file::failing().into_iter().map(failing_log).collect(),
             routes: gateway
                 .routes
                 .iter()
                 .map(|route| RouteStatus {
+                    upstream: explain::upstream(route).map(str::to_owned),
                     name: route.name.to_string(),
                     matches: route.matches.clone(),
                     action: explain::action(route),
@@ -140,31 +157,44 @@ impl RunningState {
                         .iter()
                         .map(|named| named.name.to_owned())
                         .collect(),
-                    traffic: traffic.routes.remove(&*route.name).unwrap_or_default(),
+                    traffic: RouteTraffic {
+                        most_errors: errors.remove(&*route.name),
+                        ..traffic.routes.remove(&*route.name).unwrap_or_default()
+                    },
                 })
                 .collect(),
-            upstreams: upstreams
-                .into_iter()
-                .map(|upstream| {
-                    let mut status = upstream.snapshot();
-                    let recent = traffic.upstreams.remove(&*upstream.name);
-                    status.traffic = Some(recent.unwrap_or_default());
-                    status.known_releases = known_releases(&gateway, &upstream.name);
-                    let failures = traffic.backend_failures.remove(&*upstream.name);
-                    let failures = failures.unwrap_or_default();
-                    for backend in &mut status.backends {
-                        let recent = failures.get(&backend.address).copied();
-                        backend.recent_failures = Some(recent.unwrap_or_default());
-                        let line = &self.control.line;
-                        let older = line
-                            .predecessors
-                            .in_flight(&upstream.name, &backend.address);
-                        backend.add_in_flight(older);
-                    }
-                    status
-                })
-                .collect(),
+            upstreams: self.upstreams(upstreams, &gateway, traffic),
         }
+    }
+
+    fn upstreams(
+        &self,
+        upstreams: Vec<&Arc<Upstream>>,
+        gateway: &Gateway,
+        mut traffic: RecentTraffic,
+    ) -> Vec<UpstreamStatus> {
+        let upstreams = upstreams.into_iter().map(|upstream| {
+            let mut status = upstream.snapshot();
+            let recent = traffic.upstreams.remove(&*upstream.name);
+            status.traffic = Some(recent.unwrap_or_default());
+            status.known_releases = known_releases(gateway, &upstream.name);
+            let failures = traffic.backend_failures.remove(&*upstream.name);
+            let failures = failures.unwrap_or_default();
+            for backend in &mut status.backends {
+                let recent = failures.get(&backend.address).copied();
+                backend.recent_failures = Some(recent.unwrap_or_default());
+                let line = &self.control.line;
+                let older = line
+                    .predecessors
+                    .in_flight(&upstream.name, &backend.address);
+                backend.add_in_flight(older);
+            }
+            status
+        });
+        let mut upstreams: Vec<_> = upstreams.collect();
+        let now = self.live().world.clock.now();
+        self.control.app_processes.add_memory(&mut upstreams, now);
+        upstreams
     }
 
     fn listener(&self, open: &ListenerInfo) -> ListenerStatus {
@@ -254,7 +284,15 @@ impl Source for RunningState {
     }
 }
 
-/// Returns the certificates that ACME manages.
+fn failing_log(log: FailingLog) -> LogFailure {
+    LogFailure {
+        log: log.kind.to_owned(),
+        target: log.target,
+        error: log.error,
+        dropped: log.dropped,
+    }
+}
+
 /// Returns the names of the releases that were read for an upstream.
 fn known_releases(gateway: &Gateway, upstream: &str) -> Vec<String> {
     let mut apps = gateway.app_releases.iter();
@@ -265,6 +303,7 @@ fn known_releases(gateway: &Gateway, upstream: &str) -> Vec<String> {
         .unwrap_or_default()
 }
 
+/// Returns the certificates that ACME manages.
 fn certificates(gateway: &Gateway) -> Vec<CertificateStatus> {
     let names = gateway.acme.iter().flat_map(|acme| acme.status());
     names

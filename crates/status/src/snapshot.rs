@@ -10,7 +10,10 @@ use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
 use edgeway_proxy::live::history::RequestHistory;
 use serde::{Deserialize, Serialize};
 
-pub use edgeway_proxy::live::{traffic::RouteTraffic, trial::TrialOutcome};
+pub use edgeway_proxy::live::{
+    traffic::{RouteTraffic, SlowRoute},
+    trial::TrialOutcome,
+};
 pub use edgeway_upstreams::{BackendStatus, RestartAt, Scale, UpstreamStatus, UpstreamTraffic};
 
 /// State of the running gateway for the admin listener.
@@ -140,6 +143,9 @@ pub struct Snapshot {
     pub plugins: Vec<PluginStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
+    /// Logs of the gateway that cannot be written.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failing_logs: Vec<LogFailure>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -198,6 +204,19 @@ pub struct LimitStatus {
     pub exempt: u64,
     /// Requests for which Redis could not be asked.
     pub without_redis: u64,
+}
+
+/// A log that cannot be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogFailure {
+    /// Kind, such as `access log`.
+    pub log: String,
+    /// Path of the file, or name of the socket.
+    pub target: String,
+    pub error: String,
+    /// Lines of all logs of this kind that were dropped since the process began.
+    pub dropped: u64,
 }
 
 /// The cache's memory.
@@ -402,6 +421,9 @@ pub struct RouteStatus {
     pub matches: String,
     /// Its action, such as `upstream web` or `redirect 308`.
     pub action: String,
+    /// Upstream that its action names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
     /// The YAML keys of its filters, in the order of the chain.
     pub filters: Vec<String>,
     pub traffic: RouteTraffic,

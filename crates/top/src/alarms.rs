@@ -9,9 +9,6 @@ pub(super) use edgeway_status::problems::{Problem as Alarm, Severity};
 /// Share of a unit's memory limit from which it is likely to be killed soon.
 const MEMORY_SHARE: f64 = 0.9;
 
-/// Section of the status page of units, which has none.
-const NOWHERE: &str = "";
-
 /// Returns the alarms of an observation.
 pub(super) fn alarms(observation: &Observation) -> Vec<Alarm> {
     let snapshot = &observation.snapshot;
@@ -27,13 +24,8 @@ pub(super) fn alarms(observation: &Observation) -> Vec<Alarm> {
 
 fn of_unit(instance: &Instance) -> [Option<Alarm>; 2] {
     let unit = &instance.unit;
-    let alarm = |severity, kind, text| Alarm {
-        severity,
-        kind,
-        subject: unit.clone(),
-        text,
-        section: NOWHERE,
-    };
+    // The status page has no section of units.
+    let alarm = |severity, kind, text, look: &str| Alarm::new(severity, kind, unit, text, look);
     let state = match (&*instance.state, &*instance.detail) {
         ("failed", _) => Some(format!("unit {unit} has failed")),
         (_, "auto-restart") => Some(format!("unit {unit} ended and is being restarted")),
@@ -51,7 +43,13 @@ fn of_unit(instance: &Instance) -> [Option<Alarm>; 2] {
         _ => None,
     };
     [
-        state.map(|text| alarm(Severity::Error, "unit_state", text)),
-        memory.map(|text| alarm(Severity::Warning, "unit_memory", text)),
+        state.map(|text| {
+            let look = format!("`journalctl -u {unit}`");
+            alarm(Severity::Error, "unit_state", text, &look)
+        }),
+        memory.map(|text| {
+            let look = "what it keeps, and `MemoryMax` of the unit";
+            alarm(Severity::Warning, "unit_memory", text, look)
+        }),
     ]
 }

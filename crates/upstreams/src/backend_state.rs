@@ -21,6 +21,7 @@ use super::{
     latency::Latency,
     metrics::BackendMetrics,
     node::NodeState,
+    silence::Silence,
     tls::LastTlsLine,
 };
 use crate::base::metrics::Metrics;
@@ -56,6 +57,7 @@ pub(super) struct BackendState {
     /// others. Any value is valid; it only shifts picks.
     pub(super) owed: AtomicI32,
     pub(super) latency: Latency,
+    pub(super) silence: Silence,
     pub(super) node: NodeState,
     /// Idle timeout that the app declared: see [`KeepAlive`].
     keep_alive: AtomicU64,
@@ -151,6 +153,7 @@ impl BackendState {
             streak: AtomicU32::new(0),
             owed: AtomicI32::new(0),
             latency: Latency::default(),
+            silence: Silence::default(),
             node: NodeState::default(),
             keep_alive: AtomicU64::new(KeepAlive::UNKNOWN),
             health: Mutex::new(health),

@@ -117,6 +117,11 @@ impl Ejection {
         self.streak
     }
 
+    /// Number of refused connections in a row, up to now.
+    pub(super) fn refused(&self) -> u32 {
+        self.refused
+    }
+
     /// Returns the cause of the last ejection.
     pub(super) fn cause(&self) -> Option<Cause> {
         self.last.map(|last| last.cause)

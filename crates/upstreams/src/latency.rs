@@ -5,8 +5,13 @@ use std::{
     time::Duration,
 };
 
+use super::eject::nanos;
+
 /// Time after which a sample weighs half.
 const MEMORY: Duration = Duration::from_secs(10);
+
+/// Time without samples after which the average is not shown.
+const FORGOTTEN: Duration = Duration::from_mins(1);
 
 /// Exponentially weighted average of times to first byte.
 ///
@@ -59,7 +64,14 @@ impl Latency {
         self.average.store(average, Ordering::Relaxed);
     }
 
-    /// Returns the average without its decay, for display.
+    /// Returns the average without its decay, for display; `None` once it is too old to say how the
+    /// backend is now.
+    pub(super) fn recent(&self, now: u64) -> Option<Duration> {
+        let age = now.saturating_sub(self.at.load(Ordering::Relaxed));
+        self.average().filter(|_| age < nanos(FORGOTTEN))
+    }
+
+    /// Returns the average without its decay.
     pub(super) fn average(&self) -> Option<Duration> {
         let average = self.average.load(Ordering::Relaxed);
         (average != 0).then(|| Duration::from_nanos(average))
@@ -103,6 +115,16 @@ mod tests {
         }
         let average = latency.average().unwrap();
         assert!(average > Duration::from_millis(95), "{average:?}");
+    }
+
+    #[test]
+    fn an_average_of_another_time_is_not_shown() {
+        let latency = Latency::default();
+        latency.sample(Duration::from_secs(2), 100 * SECOND);
+        assert_eq!(latency.recent(159 * SECOND), Some(Duration::from_secs(2)));
+        assert_eq!(latency.recent(160 * SECOND), None);
+        latency.sample(Duration::from_millis(4), 160 * SECOND);
+        assert!(latency.recent(160 * SECOND).is_some());
     }
 
     #[test]

@@ -64,6 +64,21 @@ impl Lease {
         &self.backend
     }
 
+    /// Records that the whole of a request was sent: right after the place was taken, or later,
+    /// behind its body.
+    #[inline]
+    pub fn asked(&self, is_later: bool) {
+        let Backend { state, shared, .. } = &*self.backend;
+        let at = if is_later { shared.now() } else { self.since };
+        state.silence.asked(&state.latency, at);
+    }
+
+    /// Records that the headers of a response have arrived.
+    #[inline]
+    pub fn heard(&self) {
+        self.backend.state.silence.heard();
+    }
+
     pub(super) fn came_by_cookie(&self) -> bool {
         self.by_cookie
     }
@@ -94,6 +109,12 @@ impl Lease {
                 metrics.ejections.inc();
             }
         };
+        match outcome {
+            Outcome::Timeout | Outcome::ClientGone => {}
+            Outcome::Ok { .. } | Outcome::ConnectFailed | Outcome::Reset | Outcome::Status(_) => {
+                state.silence.heard();
+            }
+        }
         match outcome {
             Outcome::Ok { first_byte } => {
                 metrics.ok.inc();

@@ -30,6 +30,7 @@ mod restart_at;
 mod retry;
 mod scale;
 mod selection;
+mod silence;
 mod socket;
 mod status;
 mod supervise;
@@ -77,8 +78,9 @@ pub use self::{
     restart_at::{MemoryExcess, RestartAt},
     retry::{AttemptFailure, RetryPolicy, may_retry},
     scale::Scale,
+    silence::SilenceStatus,
     socket::BackendSocket,
-    status::{BackendStatus, ProbeStatus, UpstreamStatus, UpstreamTraffic},
+status::{BackendStatus, MemoryGrowth, ProbeStatus, UpstreamStatus, UpstreamTraffic},
     supervise::{supervise, supervise_beside, supervise_with},
     target::Target,
     tls::is_alert,

@@ -112,6 +112,13 @@ impl RestartAt {
         Some(limits)
     }
 
+    /// Returns the resident memory of a process without reports, if it has reached its limit.
+    pub fn rss_excess(&self, bytes: u64) -> Option<MemoryExcess> {
+        let limit = self.rss_bytes.filter(|limit| bytes >= *limit)?;
+        let kind = "rss";
+        Some(MemoryExcess { kind, bytes, limit })
+    }
+
     /// Returns the memory that has reached its limit according to a report, unless that is too old.
     pub fn excess(&self, node: &NodeStatus) -> Option<MemoryExcess> {
         if !node.is_fresh() {

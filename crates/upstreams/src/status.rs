@@ -10,7 +10,8 @@ use super::{
     canary::{CanaryStatus, CanaryVerdict},
     eject::nanos,
     health::ProbeReport,
-    metrics::latency_gauge,
+    metrics::{LATENCY, latency_gauge},
+    silence::SilenceStatus,
 };
 use crate::base::units::millis;
 
@@ -111,7 +112,19 @@ pub struct BackendStatus {
     /// Attempts that failed since the last one that did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failures_in_a_row: Option<u32>,
-    /// Average time to first byte, in milliseconds.
+    /// Those of them that were refused connections, without others after them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused_in_a_row: Option<u32>,
+    /// Silence while requests are in flight.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silence: Option<SilenceStatus>,
+    /// Resident memory of the process that listens at the address, where it can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process_rss_bytes: Option<u64>,
+    /// Growth of that memory, if it has grown for minutes without a pause.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_growth: Option<MemoryGrowth>,
+    /// Average time to first byte, in milliseconds. `None` after a minute without any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
     /// Part of the full share during slow start, 0.1 to 1.
@@ -133,6 +146,15 @@ pub struct BackendStatus {
     pub node: Option<NodeStatus>,
 }
 
+/// Growth of the memory of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemoryGrowth {
+    pub from_bytes: u64,
+    pub to_bytes: u64,
+    pub seconds: u64,
+}
+
 /// Last active check of a backend.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -152,9 +174,16 @@ pub struct ProbeStatus {
 }
 
 impl UpstreamStatus {
-    /// Returns the memory of a backend's app that has reached `restart_at`, by its last report.
+    /// Returns the memory of a backend's app that has reached `restart_at`, by its last report, or
+    /// else as its process shows it.
     pub fn excess(&self, backend: &BackendStatus) -> Option<MemoryExcess> {
-        self.restart_at?.excess(backend.node.as_ref()?)
+        let limits = self.restart_at?;
+        let reported = backend.node.as_ref().filter(|node| node.is_fresh());
+        match (reported, backend.process_rss_bytes) {
+            (Some(node), _) => limits.excess(node),
+            (None, Some(rss)) => limits.rss_excess(rss),
+            (None, None) => None,
+        }
     }
 }
 
@@ -218,8 +247,9 @@ impl Upstream {
             let labels = [("upstream", &*self.name), ("backend", backend.address())];
             let node = backend.state.node.status(now);
             let registry = &self.shared.registry;
-            if let Some(average) = backend.state.latency.average() {
-                latency_gauge(registry, &labels).set(average.as_secs_f64());
+            match backend.state.latency.recent(now) {
+                Some(average) => latency_gauge(registry, &labels).set(average.as_secs_f64()),
+                None => registry.forget(LATENCY, &labels),
             }
             gauges
                 .node
@@ -236,6 +266,8 @@ impl Upstream {
         let is_slow = is_up && share < 1.0;
         let in_flight = state.in_flight();
         let probes = state.probes.lock().clone();
+        let failed = state.streak().load(Ordering::Relaxed);
+        let is_failing = failed > 0;
         let out_for = match ejected_until {
             _ if state.is_drained() => None,
             _ if !healthy => state.health.lock().down_for(now),
@@ -265,11 +297,15 @@ impl Upstream {
                 .and_then(|_| state.ejection.lock().cause())
                 .map(|cause| cause.as_str().into()),
             slow_start: is_slow.then_some(share),
-            ewma_ms: state.latency.average().map(millis),
+            refused_in_a_row: is_failing.then(|| state.ejection.lock().refused()),
+            silence: state.silence.status(now).filter(|_| state.requests() > 0),
+            process_rss_bytes: None,
+            memory_growth: None,
+            ewma_ms: state.latency.recent(now).map(millis),
             requests: backend.metrics.requests(),
             failures: backend.metrics.failures(),
             recent_failures: None,
-            failures_in_a_row: Some(state.streak().load(Ordering::Relaxed)).filter(|n| *n > 0),
+            failures_in_a_row: Some(failed).filter(|_| is_failing),
             probe: probes.last.map(|probe| ProbeStatus {
                 passed: probe.passed,
                 text: probe.text,

@@ -13,6 +13,7 @@
 )]
 
 mod cases;
+mod changed;
 mod deploys;
 mod naive;
 mod older;

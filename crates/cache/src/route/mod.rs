@@ -49,6 +49,10 @@ pub enum Ranges {
     Announced,
 }
 
+/// Cookie with the time at which a client has changed data by a server action, in milliseconds since
+/// 1970.
+pub const CHANGED_COOKIE: &str = "edgeway-changed";
+
 /// The cache settings of one route.
 #[derive(Debug)]
 pub struct RouteCachePolicy {
@@ -71,6 +75,8 @@ pub struct RouteCachePolicy {
     /// Limit for clients whose `Cache-Control` may send requests to the origin past a fresh
     /// response.
     pub client_directives: Option<ClientDirectives>,
+    /// The same for clients whose server action has changed something since then.
+    pub after_changes: ClientDirectives,
     /// Time that a request waits for another request's response before it goes to the origin
     /// itself.
     pub wait: Duration,

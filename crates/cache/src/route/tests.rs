@@ -1,10 +1,13 @@
 //! Tests of keys, personal requests and tags.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     base::clock::Clock,
     chain::{KeyBuilder, RequestFacts},
     key::Key,
+    limits::{gcra::Quota, memory::BucketTable},
 };
 
 fn policy(key: KeyRules, anonymous: &[&str]) -> RouteCachePolicy {
@@ -21,6 +24,11 @@ fn policy(key: KeyRules, anonymous: &[&str]) -> RouteCachePolicy {
         purge_on_write: false,
         browser_ttl: None,
         client_directives: None,
+        after_changes: ClientDirectives::new(
+            Quota::new(1, Duration::from_secs(1), 1).unwrap(),
+            Arc::new(BucketTable::new(16, &Clock::test())),
+            "route",
+        ),
         wait: Duration::from_secs(5),
         quota: None,
         fetches_whole: false,

@@ -1,6 +1,6 @@
 //! Configuration of a route's `cache` as written, and its compilation.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use edgeway_base::units::{ByteSize, Percent, Rate, Span};
 use edgeway_cache::{
@@ -9,8 +9,8 @@ use edgeway_cache::{
     nextjs::{self, PageCache},
     policy::{CacheRules, IgnoredHeaders},
     route::{
-        ClientDirectives, KeyRules, MinUses, Mode, Query, Ranges, RouteCachePolicy, TagTemplate,
-        UseCounts,
+        CHANGED_COOKIE, ClientDirectives, KeyRules, MinUses, Mode, Query, Ranges, RouteCachePolicy,
+        TagTemplate, UseCounts,
     },
 };
 use edgeway_config::tree::{
@@ -27,6 +27,9 @@ use smart_default::SmartDefault;
 
 /// Maximum number of addresses counted at once.
 const MAX_KEYS: usize = 100_000;
+
+/// Stored responses that one address may have validated in a minute, after it has changed something.
+const AFTER_CHANGES: u32 = 120;
 
 /// Caching of a route's responses: `{}` or `true` to store whatever the origin allows, or a
 /// mapping.
@@ -203,7 +206,8 @@ impl ClientDirectivesConfig {
         }
     }
 
-    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<ClientDirectives> {
+    /// Compiles the limit, and that of clients whose server action has changed something.
+    fn compile(&self, cx: &mut CompileContext<'_>) -> Option<CompiledLimits> {
         let Spanned { value: rate, place } = self.per_address;
         let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
             cx.report_at(
@@ -214,14 +218,22 @@ impl ClientDirectivesConfig {
             );
             return None;
         };
-        let counts = || {
-            cx.zones.get_or_create("cache client_directives", || {
-                BucketTable::new(MAX_KEYS, cx.clock)
-            })
-        };
-        let on = || ClientDirectives::new(quota, counts(), cx.route);
-        self.enabled.then(on)
+        let counts = cx.zones.get_or_create("cache client_directives", || {
+            BucketTable::new(MAX_KEYS, cx.clock)
+        });
+        let on = || ClientDirectives::new(quota, Arc::clone(&counts), cx.route);
+        let after = Quota::new(AFTER_CHANGES, Duration::from_mins(1), AFTER_CHANGES)?;
+        Some(CompiledLimits {
+            directives: self.enabled.then(on),
+            after_changes: ClientDirectives::new(after, counts, &format!("{} changes", cx.route)),
+        })
     }
+}
+
+/// Limits on requests that clients send to the origin past stored responses.
+struct CompiledLimits {
+    directives: Option<ClientDirectives>,
+    after_changes: ClientDirectives,
 }
 
 impl Default for ClientDirectivesConfig {
@@ -280,7 +292,7 @@ impl RouteCacheConfig {
         let by_status = cx.checked(|cx| self.by_status(cx))?;
         let tags = cx.checked(|cx| self.tags(cx))?;
         let key = self.key(cx)?;
-        let client_directives = cx.checked(|cx| self.client_directives.compile(cx))?;
+        let limits = cx.checked(|cx| self.client_directives.compile(cx))??;
         if self.force {
             self.warn_of_force(cx)?;
         }
@@ -332,6 +344,7 @@ impl RouteCacheConfig {
             stale_despite_s_maxage: preset.stale_despite_s_maxage,
             ..plain.clone()
         };
+        let own_cookie = [CHANGED_COOKIE];
         Some(RouteCachePolicy {
             mode: self.mode.mode(),
             pages: self.pages.pages(),
@@ -340,8 +353,8 @@ impl RouteCacheConfig {
             key,
             bypass: self.bypass.into_iter().map(|item| item.value).collect(),
             anonymous: match &self.anonymous_cookies {
-                Some(names) => NameSet::new(names.iter().map(String::as_str)),
-                None => NameSet::new(name_set::ANALYTICS.iter().copied()),
+                Some(names) => NameSet::new(names.iter().map(String::as_str).chain(own_cookie)),
+                None => NameSet::new(name_set::ANALYTICS.iter().copied().chain(own_cookie)),
             },
             max_object: self
                 .max_object
@@ -351,7 +364,8 @@ impl RouteCacheConfig {
             tags,
             purge_on_write: self.purge_on_write,
             browser_ttl: self.browser_ttl.map(|span| span.0),
-            client_directives,
+            client_directives: limits.directives,
+            after_changes: limits.after_changes,
             wait: self.wait.0,
             quota: self.quota.map(|quota| quota.value.0),
             fetches_whole: self.whole,

@@ -84,6 +84,32 @@ type Key = (&'static str, Target);
 /// open files must outlive that and be shared.
 static WRITERS: LazyLock<Mutex<HashMap<Key, Arc<Shared>>>> = LazyLock::new(Mutex::default);
 
+/// A log that cannot be written.
+pub struct FailingLog {
+    /// Name of its kind, such as `access log`.
+    pub kind: &'static str,
+    pub target: String,
+    pub error: String,
+    /// Lines of all logs of this kind that were dropped.
+    pub dropped: u64,
+}
+
+/// Returns the logs that cannot be written, sorted by kind and target.
+pub fn failing() -> Vec<FailingLog> {
+    let writers = WRITERS.lock();
+    let failing = writers.iter().filter_map(|((kind, target), shared)| {
+        Some(FailingLog {
+            kind,
+            target: target.to_string(),
+            error: shared.error.lock().clone()?,
+            dropped: shared.counts.dropped.get(),
+        })
+    });
+    let mut failing: Vec<_> = failing.collect();
+    failing.sort_by(|a, b| (a.kind, &a.target).cmp(&(b.kind, &b.target)));
+    failing
+}
+
 /// Opens every log file again, after another program has moved it. Does not block.
 pub fn reopen() {
     for shared in WRITERS.lock().values() {
@@ -118,6 +144,8 @@ struct Shared {
     users: AtomicUsize,
     /// Rotation requested by the last user to join, until the thread takes it.
     rotation: Mutex<Option<RotationPolicy>>,
+    /// Last error, while the target fails.
+    error: Mutex<Option<String>>,
     flush_wanted: AtomicU64,
     flushed: Mutex<u64>,
     flushed_changed: Condvar,
@@ -244,6 +272,7 @@ impl Shared {
             reopen: AtomicBool::new(false),
             users: AtomicUsize::new(0),
             rotation: Mutex::new(None),
+            error: Mutex::new(None),
             flush_wanted: AtomicU64::new(0),
             flushed: Mutex::new(0),
             flushed_changed: Condvar::new(),
@@ -392,6 +421,7 @@ impl WriterThread {
             Ok(()) => {
                 if self.failing.take().is_some() {
                     self.shared.counts.failing.dec();
+                    *self.shared.error.lock() = None;
                     let kind = self.shared.counts.kind;
                     info!(file:% = self.target; "the {kind} can be written again");
                 }
@@ -419,6 +449,7 @@ impl WriterThread {
             let kind = self.shared.counts.kind;
             warn!(file:% = self.target, error:%; "cannot write the {kind}: lines are buffered, then dropped");
         }
+        *self.shared.error.lock() = Some(error.to_string());
         if self.failing.replace(failure).is_none() {
             self.shared.counts.failing.inc();
         }

@@ -5,6 +5,7 @@ mod configuration;
 mod host;
 mod next;
 mod running;
+mod space;
 mod surroundings;
 
 use std::{
@@ -142,6 +143,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         configuration::look(&mut findings, file, gateway, is_running);
         runtime.block_on(surroundings::check(&mut findings, path, file, gateway));
         next::check(&mut findings, path, file);
+        space::check(&mut findings, path, file);
     }
     running::check(&mut findings, path, snapshot);
     // A lookup of a name may still wait for a server of DNS.

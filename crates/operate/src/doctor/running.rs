@@ -68,6 +68,16 @@ pub(super) fn check(findings: &mut Findings, path: &Path, snapshot: Result<Snaps
 }
 
 fn services(findings: &mut Findings, snapshot: &Snapshot) {
+    for log in &snapshot.failing_logs {
+        findings.error(
+            "log",
+            format!(
+                "the {} {} cannot be written: {}",
+                log.log, log.target, log.error
+            ),
+            "free space there, or correct its permissions; the gateway tries again each second",
+        );
+    }
     if let Some(redis) = snapshot.redis.as_ref().filter(|redis| !redis.up) {
         let why = redis.last_error.as_deref().unwrap_or("no response");
         findings.error(
@@ -155,7 +165,7 @@ fn memory(findings: &mut Findings, upstream: &UpstreamStatus) {
     let silent: Vec<&str> = upstream
         .backends
         .iter()
-        .filter(|backend| backend.node.is_none())
+        .filter(|backend| backend.node.is_none() && backend.process_rss_bytes.is_none())
         .map(|backend| backend.address.as_str())
         .collect();
     if !silent.is_empty() {

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
 use super::{
+    changed,
     flow::{BY_VALUE, TOO_FEW},
     purge,
 };
@@ -315,6 +316,11 @@ impl Request<'_> {
         }
         self.hear_client();
         let lifetime = entry.lifetime();
+        let ago = changed::ago(self.head, self.now).filter(|ago| lifetime.age(self.now) >= *ago);
+        let now = self.live.world.clock.now();
+        if ago.is_some() && self.cache.policy.after_changes.hears(self.client, now) {
+            self.seen.wants.max_age = ago;
+        }
         let facts = |outcome| CacheFacts {
             ttl: Some(lifetime.ttl(self.now)),
             age: Some(lifetime.age(self.now)),

@@ -7,6 +7,7 @@
 
 mod background;
 mod body_file;
+mod changed;
 mod collapse;
 mod door;
 mod fetched;
@@ -22,6 +23,7 @@ mod write;
 
 pub(super) use self::{
     background::{BackgroundRequest, follow_up, revalidation},
+    changed::mark as mark_changed,
     collapse::{CacheStep, Fetch, begin, replaces_failure},
     door::{ask, fetch},
     fetched::{OriginUse, StoredResponse, not_modified, present},

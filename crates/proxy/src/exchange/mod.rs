@@ -244,6 +244,7 @@ where
         }
         cache::on_origin_response(is_storing, &response, ctx);
         cache::written(&self.client().request, &response, ctx).await;
+        cache::mark_changed(&self.client().request, &mut response, ctx);
         match self.use_response(&response, ctx)? {
             OriginUse::Pass => {}
             OriginUse::PassAs(headers) => response = headers,
@@ -304,7 +305,11 @@ where
             replies::remove_body(&mut request);
         }
         client.body.rewind();
-        wire.start(request, client.body.is_there())
+        let has_body = client.body.is_there();
+        if let Some(lease) = ctx.lease.as_ref().filter(|_| !has_body) {
+            lease.asked(false);
+        }
+        wire.start(request, has_body)
     }
 
     /// Reads the response, and forwards interim ones before it.

@@ -142,6 +142,9 @@ pub(super) fn connected(wire: &mut Wire, request: &RequestHeader, ctx: &mut Cont
 pub(super) fn sent_body(body: Option<&Bytes>, is_end: bool, ctx: &mut Context) {
     if is_end {
         body_is_free(ctx);
+        if let Some(lease) = &ctx.lease {
+            lease.asked(true);
+        }
     }
     if let Some(body) = body.filter(|body| !body.is_empty()) {
         sent_bytes(body.len(), ctx);

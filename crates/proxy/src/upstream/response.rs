@@ -30,9 +30,10 @@ pub(crate) fn on_origin_response(
     response: &mut ResponseHeader,
     ctx: &mut Context,
 ) -> Result<()> {
-    if ctx.lease.is_none() {
+    let Some(lease) = &ctx.lease else {
         return Ok(());
-    }
+    };
+    lease.heard();
     let now = ctx.live().world.clock.now();
     let directives = GatewayDirectives::of(response, ctx);
     let is_stream = directives.streams != StreamKind::Nothing;

@@ -353,8 +353,12 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
     }
-    if let Some(node) = &backend.node {
-        notes.push(node.to_string());
+    notes.extend(problems::failures(backend));
+    notes.extend(problems::silence(backend));
+    match (&backend.node, backend.process_rss_bytes) {
+        (Some(node), _) => notes.push(node.to_string()),
+        (None, Some(rss)) => notes.push(format!("process rss {} MiB", mib(rss))),
+        (None, None) => {}
     }
     if let Some(excess) = upstream.excess(backend) {
         notes.push(excess.to_string());

@@ -160,8 +160,11 @@ pub fn full() -> Snapshot {
                 p50_ms: Some(3.2),
                 p95_ms: Some(41.7),
                 p99_ms: Some(120.0),
+                ..RouteTraffic::default()
             },
+            upstream: Some("api".into()),
         }],
+        failing_logs: Vec::new(),
         upstreams: vec![
             serde_json::from_value(json!({
                 "name": "web",

@@ -9,12 +9,12 @@ fn columns_line_up() {
     edgeway    0.1.0 (pid 4242)
     state      serving, up 1d 2h
     config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
-    error      backend web/127.0.0.1:3001 is ejected for 1min 5s: errors; 1 of 2 in rotation
-    error      Redis at 10.0.0.5:6379 is down since 2027-01-16T09:30:00.000Z: no response within 20ms
-    warning    purges of other gateways may not reach this one since 2027-01-16T09:30:03.000Z
-    warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28)
-    warning    certificate www.example.com: 2 failed orders in a row: no such host (dns)
-    warning    plugin ab-split (plugins/ab-split/plugin.js) failed too often on route api and is suspended there
+    error      backend web/127.0.0.1:3001 is ejected for 1min 5s: errors; 1 of 2 in rotation; look at the log of that app, and if it runs
+    error      Redis at 10.0.0.5:6379 is down since 2027-01-16T09:30:00.000Z: no response within 20ms; look at Redis and the network to it; each gateway goes on alone
+    warning    purges of other gateways may not reach this one since 2027-01-16T09:30:03.000Z; look at the network to Redis
+    warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28); look at the free space there (`df`), and its permissions
+    warning    certificate www.example.com: 2 failed orders in a row: no such host (dns); look at the name in DNS, and the ports 80 and 443 from outside
+    warning    plugin ab-split (plugins/ab-split/plugin.js) failed too often on route api and is suspended there; look at the file, and `edgeway logs --problems`
     profile    peak (there is calm, peak)
     older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
     bans       1 client banned, 12 refused recently
@@ -76,14 +76,16 @@ fn trouble_stands_at_the_top() {
     assert_eq!(
         head,
         [
-            "error      not ready: no backend of `web` is healthy",
-            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s: errors; 1 of 2 in rotation",
+            "error      not ready: no backend of `web` is healthy; look at the upstreams, and the \
+             gateway's log",
+            "error      backend web/127.0.0.1:3001 is ejected for 1min 5s: errors; 1 of 2 in \
+             rotation; look at the log of that app, and if it runs",
         ]
     );
     let refused = "warning    the last reload was refused at ";
     let refused = text.lines().find(|line| line.starts_with(refused));
     assert!(
-        refused.unwrap().ends_with(": unknown key `lisen`"),
+        refused.unwrap().contains(": unknown key `lisen`; look at "),
         "{text}"
     );
 }

@@ -290,6 +290,8 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus, slow: Option<Slowne
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
     }
+    notes.extend(problems::failures(backend));
+    notes.extend(problems::silence(backend));
     match &backend.probe {
         Some(probe) if !probe.passed => notes.push(format!("check: {}", probe.text)),
         _ => {}

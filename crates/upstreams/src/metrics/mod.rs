@@ -245,7 +245,7 @@ const DRAINING: &str = "edgeway_backend_draining";
 const IN_FLIGHT: &str = "edgeway_backend_in_flight";
 const STREAMS: &str = "edgeway_backend_streams";
 const DEGRADED: &str = "edgeway_backend_degraded";
-const LATENCY: &str = "edgeway_backend_latency_seconds";
+pub(super) const LATENCY: &str = "edgeway_backend_latency_seconds";
 const FIRST_BYTE: &str = "edgeway_backend_first_byte_seconds";
 const OUTCOMES: [&str; 6] = [
     "ok",

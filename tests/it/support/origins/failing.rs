@@ -1,12 +1,13 @@
 //! Origins that fail: always, or while a test says so.
 
-use std::{future::pending, io};
+use std::{future::pending, io, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::json;
 
 use super::{Exchange, Origin, Serve, Then};
+use crate::support::wait::pass;
 
 /// Kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) enum Failure {
     Status(u16),
     /// No response at all.
     Hang,
+    /// A proper response after this time.
+    Late(Duration),
 }
 
 impl Failure {
@@ -41,6 +44,10 @@ impl Failure {
             }
             Self::Status(status) => exchange.reply(status, "", b"no").await,
             Self::Hang => pending().await,
+            Self::Late(time) => {
+                pass(time).await;
+                exchange.json(&json!({ "status": "late" })).await
+            }
         }
     }
 }

@@ -11,13 +11,14 @@ mod ring;
 mod tests;
 
 use std::{
+    collections::HashMap,
     mem,
     sync::{Arc, LazyLock},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use edgeway_base::lanes::Lanes;
-use edgeway_core::chain::LoggedRequest;
+use edgeway_core::chain::{LoggedRequest, Text};
 use edgeway_filters::access_log::{Line, LineFormat, Redactor};
 use edgeway_net::log_file::TimestampCache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -31,6 +32,9 @@ const KEPT: usize = 4000;
 /// Bounds of the number for one thread.
 const MOST_OF_A_LANE: usize = 1000;
 const LEAST_OF_A_LANE: usize = 64;
+
+/// Age of the errors that say which is the most frequent one.
+const RECENT_ERRORS: Duration = Duration::from_secs(10);
 
 /// Maximum number of followers.
 const FOLLOWERS: usize = 16;
@@ -120,6 +124,32 @@ impl RequestHistory {
         found.into_iter().flat_map(|line| line.json).collect()
     }
 
+    /// Returns by route the most frequent error of the last seconds: its status, reason and backend.
+    pub fn most_errors(&self, now: SystemTime) -> HashMap<String, String> {
+        let mut counts: HashMap<(String, String), u32> = HashMap::new();
+        for lane in self.lanes.iter() {
+            let lane = lane.lock();
+            let ring = &lane.0[Kind::Failed as usize];
+            for number in ring.numbers().rev() {
+                let request = ring.get(number);
+                let ago = now.duration_since(request.fixed.ended).unwrap_or_default();
+                if ago > RECENT_ERRORS {
+                    break;
+                }
+                let route = request.plain(Text::Route);
+                let route = String::from_utf8_lossy(route).into_owned();
+                *counts.entry((route, error_of(&request))).or_default() += 1;
+            }
+        }
+        let mut most: HashMap<String, (u32, String)> = HashMap::new();
+        for ((route, error), count) in counts {
+            let most = most.entry(route).or_default();
+            *most = mem::take(most).max((count, error));
+        }
+        let words = |(route, (_, error))| (route, error);
+        most.into_iter().map(words).collect()
+    }
+
     /// Begins to follow the requests that match, after those that ended before or at `after`, or
     /// else after as many as the query names. Returns `None` if there are too many followers.
     pub fn follow(self: &Arc<Self>, query: RequestQuery, after: Option<u64>) -> Option<Follower> {
@@ -159,6 +189,22 @@ impl RequestHistory {
             _permit: permit,
         })
     }
+}
+
+/// Returns the words for an error: `502 refused of web/127.0.0.1:3000`.
+fn error_of(request: &LoggedRequest<'_>) -> String {
+    let mut words = request.fixed.status.to_string();
+    if let Some(reason) = request.fixed.reason {
+        words.push(' ');
+        words.push_str(reason);
+    }
+    if let (Some(upstream), Some(backend)) =
+        (request.text(Text::Upstream), request.text(Text::Backend))
+    {
+        let [upstream, backend] = [upstream, backend].map(String::from_utf8_lossy);
+        words = format!("{words} of {upstream}/{backend}");
+    }
+    words
 }
 
 impl Lane {

@@ -202,6 +202,7 @@ impl RouteCounts {
             lookups: self.lookups.saturating_sub(earlier.lookups),
             hits: self.hits.saturating_sub(earlier.hits),
             latency: self.latency.since(&earlier.latency),
+            first_byte: self.first_byte.since(&earlier.first_byte),
         }
     }
 

@@ -10,6 +10,7 @@ mod comparison;
 mod quantile;
 #[cfg(test)]
 mod tests;
+mod usual;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -27,7 +28,8 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use self::comparison::Comparison;
-use self::quantile::quantile;
+pub use self::usual::SlowRoute;
+use self::{quantile::quantile, usual::UsualLatencies};
 use crate::connection::activity::Activity;
 
 /// Time between two records.
@@ -47,6 +49,7 @@ struct Shared {
     clock: Clock,
     /// The oldest record first.
     history: Mutex<VecDeque<Arc<Record>>>,
+    usual: Mutex<UsualLatencies>,
 }
 
 /// Values of the counters at one moment.
@@ -71,6 +74,8 @@ struct RouteCounts {
     lookups: u64,
     hits: u64,
     latency: Latency,
+    /// Time to the first byte, which neither streams nor slow clients prolong.
+    first_byte: Latency,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -124,6 +129,12 @@ pub struct RouteTraffic {
     pub p95_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
+    /// Latency, if it is far above the route's own history.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow: Option<SlowRoute>,
+    /// The most frequent error of the last seconds, if some responses were 5xx.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub most_errors: Option<String>,
 }
 
 impl Traffic {
@@ -132,6 +143,7 @@ impl Traffic {
             metrics,
             clock,
             history: Mutex::default(),
+            usual: Mutex::default(),
         }));
         traffic.record();
         traffic
@@ -162,6 +174,7 @@ impl Traffic {
     fn record(&self) {
         let last = self.0.history.lock().back().cloned();
         let record = Record::read(&self.0.metrics, self.0.clock.now(), last.as_deref());
+        self.0.usual.lock().add(&record.routes, record.at);
         self.push(record);
     }
 
@@ -212,6 +225,8 @@ impl Traffic {
         };
         let seconds = now.at.duration_since(recent.at).as_secs_f64();
         let rate = |now: u64, then: u64| per_second(now.saturating_sub(then), seconds);
+        let usual = self.0.usual.lock();
+        let at = now.at;
         let route = |name: &Arc<str>| {
             let (now, then) = (&now.routes[name], recent.routes.get(name));
             let then = then.cloned().unwrap_or_default();
@@ -230,6 +245,8 @@ impl Traffic {
                 p50_ms: latency.quantile_ms(0.5),
                 p95_ms: latency.quantile_ms(0.95),
                 p99_ms: latency.quantile_ms(0.99),
+                slow: usual.slow(name, at),
+                most_errors: None,
             }
         };
         let upstream = |name: &Arc<str>| {
@@ -310,6 +327,14 @@ impl Record {
             |series, buckets, count| {
                 if let Some(route) = series.get("route") {
                     of(&mut routes, route).latency = Latency::new(buckets, count);
+                }
+            },
+        );
+        metrics.each_histogram(
+            "edgeway_http_first_byte_seconds",
+            |series, buckets, count| {
+                if let Some(route) = series.get("route") {
+                    of(&mut routes, route).first_byte = Latency::new(buckets, count);
                 }
             },
         );

@@ -547,6 +547,8 @@ fn backend_cells(
                 br;
                 span class="soft" { "check: " (probe.text) }
             }
+            @if let Some(failures) = problems::failures(backend) { br; (mark(false, &failures)) }
+            @if let Some(silence) = problems::silence(backend) { br; (mark(false, &silence)) }
             @if let Some(slow) = slow { br; (mark(false, &slow.to_string())) }
             @if let Some(node) = &backend.node { br; span class="soft" { (node) } }
             @if let Some(excess) = upstream.excess(backend) { br; (mark(false, &excess.to_string())) }

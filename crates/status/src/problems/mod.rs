@@ -1,0 +1,384 @@
+//! The problems of a gateway by its status: the one list that the status page and `edgeway top`
+//! show, so that they never disagree.
+
+mod backend;
+mod route;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use edgeway_upstreams::CanaryOutcome;
+use serde::Serialize;
+
+pub use self::backend::{absence, failures, is_in_rotation, silence};
+use super::{
+    latencies::Latencies,
+    snapshot::{
+        CertificateExpiry, LogFailure, PluginRouteStatus, PluginStatus, RouteTraffic, Snapshot,
+        State, UpstreamStatus,
+    },
+};
+
+/// Days before the end of a certificate from which it is a problem. Renewal is due long before.
+const CERTIFICATE_DAYS: i64 = 14;
+
+/// Share of responses with 5xx from which a route is a problem, and the rate below which one
+/// failure would be a large share.
+const FAILING_SHARE: f64 = 0.05;
+const FAILING_RATE: f64 = 0.1;
+
+/// Time for which the rollback of a release is a problem.
+const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);
+
+/// A condition that someone should look at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub severity: Severity,
+    /// Fixed word for what is wrong: `backend_down`.
+    pub kind: &'static str,
+    /// Name of the backend, route or the like: `web/127.0.0.1:3000`. Empty for the gateway as a
+    /// whole.
+    pub subject: String,
+    /// Sentence for people: the cause, the figures of the moment, and what to look at.
+    pub text: String,
+    /// Section of the status page with the details.
+    #[serde(skip)]
+    pub section: &'static str,
+}
+
+impl Problem {
+    /// Creates a problem without a section. Its text ends with the thing to `look` at next.
+    pub fn new(
+        severity: Severity,
+        kind: &'static str,
+        subject: &str,
+        mut text: String,
+        look: &str,
+    ) -> Self {
+        text.push_str("; look at ");
+        text.push_str(look);
+        Self {
+            severity,
+            kind,
+            subject: subject.to_owned(),
+            text,
+            section: "",
+        }
+    }
+}
+
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum Severity => name {
+        /// Requests fail, or soon will.
+        Error = "error",
+        /// Degraded, still serving.
+        Warning = "warning",
+    }
+}
+
+/// Finds the problems of a gateway at a time, the most serious first.
+pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
+    let mut found = Found {
+        section: "summary",
+        list: Vec::new(),
+    };
+    found.gateway(status);
+    found.section = "upstreams";
+    for upstream in &status.upstreams {
+        let latencies = Latencies::of(upstream);
+        for backend in &upstream.backends {
+            found.backend(upstream, backend, &latencies);
+            found.memory(upstream, backend);
+        }
+        found.upstream(upstream);
+        found.canary(upstream, at);
+    }
+    found.section = "routes";
+    for route in &status.routes {
+        found.route(route, &status.upstreams);
+    }
+    found.section = "summary";
+    for log in &status.failing_logs {
+        found.log(log);
+    }
+    found.shared_state(status);
+    found.section = "certificates";
+    // A self-signed certificate stands in for one that was not issued yet, and does not end.
+    let is_issued = |expiry: &&CertificateExpiry| {
+        let mut managed = status.certificates.iter();
+        !managed.any(|c| c.expires.is_none() && c.name.eq_ignore_ascii_case(&expiry.name))
+    };
+    for expiry in status.expiries.iter().filter(is_issued) {
+        found.expiry(expiry, at);
+    }
+    found.certificates(status);
+    found.section = "plugins";
+    for plugin in &status.plugins {
+        for route in &plugin.routes {
+            found.plugin(plugin, route);
+        }
+    }
+    found.list.sort_by_key(|problem| problem.severity);
+    found.list
+}
+
+/// Returns the time at which a snapshot was taken. An older gateway does not send it; its start and
+/// uptime differ from it by what the wall clock was set, and by suspensions.
+pub fn time_of(status: &Snapshot) -> Option<DateTime<Utc>> {
+    if let Ok(at) = DateTime::parse_from_rfc3339(&status.at) {
+        return Some(at.to_utc());
+    }
+    let started = DateTime::parse_from_rfc3339(&status.started).ok()?;
+    let up = TimeDelta::seconds(i64::try_from(status.uptime_seconds).ok()?);
+    Some(started.to_utc() + up)
+}
+
+/// Time until a certificate expires, below zero afterwards.
+pub fn time_left(expiry: &CertificateExpiry, at: DateTime<Utc>) -> Option<TimeDelta> {
+    let expires = DateTime::parse_from_rfc3339(&expiry.expires).ok()?;
+    Some(expires.signed_duration_since(at))
+}
+
+/// Returns true if a certificate that expires after this time is a problem.
+pub fn is_soon(left: TimeDelta) -> bool {
+    left < TimeDelta::days(CERTIFICATE_DAYS)
+}
+
+/// Returns true if the 5xx of a route are more than now and then.
+pub fn is_failing(traffic: &RouteTraffic) -> bool {
+    let failed = traffic.server_error_rate;
+    failed >= FAILING_RATE && failed >= FAILING_SHARE * traffic.rate
+}
+
+/// Returns true for states of the folder of the cache that are no fault: those between two
+/// processes, and those that pass by themselves.
+pub fn is_disk_fine(state: &str) -> bool {
+    ["up", "opening", "busy", "catching_up", "off"].contains(&state)
+}
+
+/// Formats milliseconds for a sentence: `12 ms`, `4.4 s`.
+fn duration(milliseconds: f64) -> String {
+    if milliseconds < 999.5 {
+        format!("{milliseconds:.0} ms")
+    } else {
+        format!("{:.1} s", milliseconds / 1e3)
+    }
+}
+
+/// The problems found so far.
+struct Found {
+    /// Section of those that are found next.
+    section: &'static str,
+    list: Vec<Problem>,
+}
+
+impl Found {
+    fn error(&mut self, kind: &'static str, subject: &str, text: String, look: &str) {
+        self.add(Severity::Error, kind, subject, text, look);
+    }
+
+    fn warn(&mut self, kind: &'static str, subject: &str, text: String, look: &str) {
+        self.add(Severity::Warning, kind, subject, text, look);
+    }
+
+    /// Adds a problem of the present section.
+    fn add(
+        &mut self,
+        severity: Severity,
+        kind: &'static str,
+        subject: &str,
+        text: String,
+        look: &str,
+    ) {
+        let mut problem = Problem::new(severity, kind, subject, text, look);
+        problem.section = self.section;
+        self.list.push(problem);
+    }
+
+    fn gateway(&mut self, status: &Snapshot) {
+        for reason in &status.not_ready {
+            let text = format!("not ready: {reason}");
+            self.error(
+                "not_ready",
+                reason,
+                text,
+                "the upstreams, and the gateway's log",
+            );
+        }
+        if status.state == State::Draining {
+            let text = "the gateway is draining and accepts no connections".to_owned();
+            let look = "who stops it: the service manager, or an upgrade";
+            self.warn("draining", "", text, look);
+        }
+        if let Some(error) = &status.config.last_error {
+            let first = error.lines().next().unwrap_or_default();
+            let refused = status
+                .reloads
+                .iter()
+                .filter(|reload| reload.error.is_some());
+            let at = refused.map(|reload| &reload.at).max();
+            let at = at.map_or_else(String::new, |at| format!(" at {at}"));
+            self.section = "reloads";
+            let text = format!(
+                "the last reload was refused{at}, so the previous configuration stays in use: {first}"
+            );
+            self.warn("reload_refused", place(first), text, "`edgeway check`");
+        }
+    }
+
+    fn upstream(&mut self, upstream: &UpstreamStatus) {
+        let name = &upstream.name;
+        if upstream.panic {
+            let text = format!("no backend of upstream {name} is healthy, so all are used");
+            self.error("upstream_down", name, text, "the apps, and what they need");
+        }
+        if upstream.queue > 0 {
+            let count = upstream.queue;
+            let text = format!("{count} requests wait for upstream {name}");
+            let look = "the times of its backends, and `max_in_flight`";
+            self.warn("upstream_queue", name, text, look);
+        }
+    }
+
+    fn canary(&mut self, upstream: &UpstreamStatus, at: DateTime<Utc>) {
+        let Some(verdict) = &upstream.canary_verdict else {
+            return;
+        };
+        let at = u64::try_from(at.timestamp()).unwrap_or(0);
+        let is_recent = at.saturating_sub(verdict.at) < ROLLBACK_IS_SHOWN.as_secs();
+        if verdict.outcome == CanaryOutcome::RolledBack && is_recent {
+            let name = &upstream.name;
+            let text = format!("upstream {name}: {verdict}");
+            self.warn("release_rolled_back", name, text, "the log of that release");
+        }
+    }
+
+    fn plugin(&mut self, plugin: &PluginStatus, on: &PluginRouteStatus) {
+        let (name, file, route) = (&plugin.name, &plugin.file, &on.route);
+        let why = match &on.last_failure {
+            Some(why) => format!(": {why}"),
+            None => String::new(),
+        };
+        let subject = &format!("{name} on {route}");
+        let look = "the file, and `edgeway logs --problems`";
+        if on.left_out {
+            let text = format!(
+                "plugin {name} ({file}) failed too often on route {route} and is suspended \
+                 there{why}"
+            );
+            self.warn("plugin_suspended", subject, text, look);
+        } else if on.recent_failures > 0 {
+            let count = on.recent_failures;
+            let plural = if count == 1 { "" } else { "s" };
+            let text = format!(
+                "plugin {name} ({file}) failed {count} time{plural} on route {route} in the last \
+                 minute{why}"
+            );
+            self.warn("plugin_failing", subject, text, look);
+        }
+    }
+
+    fn log(&mut self, log: &LogFailure) {
+        let LogFailure {
+            log,
+            target,
+            error,
+            dropped,
+        } = log;
+        let text = format!(
+            "the {log} {target} cannot be written: {error}; lines are kept in memory, and \
+             {dropped} were dropped"
+        );
+        self.error(
+            "log_failing",
+            target,
+            text,
+            "the free space there (`df`), and its permissions",
+        );
+    }
+
+    /// Redis, the purge link and the folder of the cache.
+    fn shared_state(&mut self, status: &Snapshot) {
+        self.section = "shared";
+        if let Some(redis) = status.redis.as_ref().filter(|redis| !redis.up) {
+            let why = redis.last_error.as_deref().unwrap_or("no reason recorded");
+            let since = match &*redis.since {
+                "" => String::new(),
+                since => format!(" since {since}"),
+            };
+            let address = &redis.address;
+            let text = format!("Redis at {address} is down{since}: {why}");
+            let look = "Redis and the network to it; each gateway goes on alone";
+            self.error("redis_down", address, text, look);
+        }
+        if let Some(link) = &status.purges
+            && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)
+        {
+            let text = format!("purges of other gateways may not reach this one since {since}");
+            self.warn("purge_link", "", text, "the network to Redis");
+        }
+        self.section = "cache";
+        if let Some(disk) = &status.cache_disk
+            && !is_disk_fine(&disk.state)
+        {
+            let why = disk.last_error.as_deref().unwrap_or("no reason recorded");
+            let (folder, state) = (&disk.folder, &disk.state);
+            let text = format!("the cache folder {folder} is unused ({state}): {why}");
+            let look = "the free space there (`df`), and its permissions";
+            self.warn("cache_folder", folder, text, look);
+        }
+    }
+
+    fn expiry(&mut self, expiry: &CertificateExpiry, at: DateTime<Utc>) {
+        let Some(left) = time_left(expiry, at) else {
+            return;
+        };
+        let (name, listener) = (&expiry.name, &expiry.listener);
+        let (severity, when) = match left.num_days() {
+            _ if left.num_seconds() <= 0 => (Severity::Error, "has expired".to_owned()),
+            0 => (Severity::Error, "expires within a day".to_owned()),
+            1 => (Severity::Error, "expires in 1 day".to_owned()),
+            days if is_soon(left) => (Severity::Warning, format!("expires in {days} days")),
+            _ => return,
+        };
+        let text = format!("certificate {name} of listener {listener} {when}");
+        self.add(severity, "certificate_expiry", name, text, "what renews it");
+    }
+
+    fn certificates(&mut self, status: &Snapshot) {
+        for certificate in &status.certificates {
+            let (name, count) = (&certificate.name, certificate.failures);
+            let look = "the name in DNS, and the ports 80 and 443 from outside";
+            if count > 0 {
+                let why = certificate.problem.as_deref().unwrap_or("unknown reason");
+                let plural = if count == 1 {
+                    "order"
+                } else {
+                    "orders in a row"
+                };
+                let text = format!("certificate {name}: {count} failed {plural}: {why}");
+                self.warn("certificate_order", name, text, look);
+            } else if certificate.expires.is_none() {
+                let text = format!(
+                    "certificate {name} was not issued yet, and a self-signed one stands in"
+                );
+                self.warn("certificate_missing", name, text, look);
+            }
+        }
+    }
+}
+
+/// Returns the position in a message, such as `edgeway.yaml:3:5`, or nothing.
+fn place(message: &str) -> &str {
+    let words = message.split(' ').map(|word| word.trim_end_matches(':'));
+    let mut places = words.filter(|word| {
+        let mut parts = word.rsplit(':').take(2);
+        parts.all(|part| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
+            && word.matches(':').count() >= 2
+    });
+    places.next().unwrap_or_default()
+}
