@@ -18,6 +18,7 @@ mod naive;
 mod older;
 mod rare;
 mod revalidate;
+mod visitors;
 
 use std::{net::SocketAddr, time::Duration};
 
