@@ -4,7 +4,8 @@ use std::{sync::Arc, time::SystemTime};
 
 use chrono::DateTime;
 use edgeway::filter::{
-    Clock, CompileContext, Exchange, Filter, FilterKind, Phases, Reply, Spanned, Traits, Verdict,
+    Clock, CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Reply, Spanned, Traits,
+    Verdict,
 };
 use http::{HeaderName, HeaderValue, StatusCode, header, response};
 use schemars::JsonSchema;
@@ -75,7 +76,7 @@ impl FilterKind for Sunset {
 
 impl Filter for Sunset {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::REQUEST | Phases::RESPONSE)
+        Traits::new(Phases::REQUEST | Phases::RESPONSE, Guard::Access)
     }
 
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {

@@ -140,6 +140,23 @@ release based-one dpl-based-one picture "$based" /site
 release based-two dpl-based-two other "$based" /site
 release prefixed-one "" picture '{ "assetPrefix": "/cdn" }'
 release prefixed-two "" other '{ "assetPrefix": "/cdn" }'
+
+# languages NAME BASE: builds the app whose languages and rewrites depend on the visitor.
+languages() {
+    cd apps/next/languages
+    built=$(stamp ../package-lock.json next.config.js pages)
+    if ! is_fresh ".next/$1/.stamp" "$built"; then
+        rm -rf ".next/$1"
+        export BASE="$2"
+        quietly "next build in tests/apps/next/languages" node ../node_modules/next/dist/bin/next build
+        unset BASE
+        echo "$built" >".next/$1/.stamp"
+    fi
+    cd ../../..
+}
+
+languages plain ""
+languages based /site
 for folder in $older; do
     build "$folder" middleware.js
 done

@@ -90,3 +90,45 @@ async fn a_location_with_the_host_of_the_route_is_repaired() {
     let response = front.send(&get("/a").header("host", "shop.test")).await;
     assert_eq!(response.header("location"), Some("http://shop.test/next"));
 }
+
+/// Invariant: no name by which some app may believe a client about its host, scheme or path reaches the
+/// app: such a value would be in no key.
+#[tokio::test]
+async fn no_other_name_of_a_host_or_scheme_reaches_the_app() {
+    const FAMILY: [&str; 20] = [
+        "forwarded",
+        "front-end-https",
+        "x-forward-host",
+        "x-forward-proto",
+        "x-forwarded",
+        "x-forwarded-path",
+        "x-forwarded-prefix",
+        "x-forwarded-scheme",
+        "x-forwarded-server",
+        "x-forwarded-ssl",
+        "x-host",
+        "x-host-override",
+        "x-http-host",
+        "x-http-host-override",
+        "x-original-host",
+        "x-original-uri",
+        "x-original-url",
+        "x-rewrite-url",
+        "x-scheme",
+        "x-url-scheme",
+    ];
+    let origin = EchoOrigin::start().await;
+    let gateway = Front::to(&origin).route("cache: {}").start().await;
+    for name in FAMILY {
+        for spelled in [name.to_owned(), name.replace('-', "_"), name.to_uppercase()] {
+            let request = get("/a")
+                .header(&spelled, "evil.test")
+                .header("x-free", "1");
+            let seen = gateway.send(&request).await.json();
+            assert_eq!(echoed(&seen, &spelled), None, "{spelled}");
+            assert_eq!(echoed(&seen, name), None, "{spelled}");
+            // The control: another name passes.
+            assert_eq!(echoed(&seen, "x-free"), Some("1"), "{spelled}");
+        }
+    }
+}

@@ -110,6 +110,7 @@ mod quiet;
 mod rate_limit;
 mod readiness;
 mod redis;
+mod refusals;
 mod refused_responses;
 mod releases;
 mod releases_crashes;

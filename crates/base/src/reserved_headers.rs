@@ -61,7 +61,7 @@ pub const WARM_UP: &str = "x-edgeway-warm-up";
 
 /// Headers about a client that only some proxy could know, and those that the gateway sets or reads
 /// itself.
-const CLAIMS: [&str; 29] = [
+const CLAIMS: [&str; 34] = [
     WARM_UP,
     "cf-connecting-ip",
     "cf-connecting-ipv6",
@@ -81,7 +81,11 @@ const CLAIMS: [&str; 29] = [
     "x-client-ip",
     "x-cluster-client-ip",
     "x-forward-for",
+    "x-forward-host",
+    "x-forward-proto",
     "x-forwarded",
+    "x-host-override",
+    "x-http-host",
     "x-original-for",
     "x-original-forwarded-for",
     "x-original-host",
@@ -90,6 +94,7 @@ const CLAIMS: [&str; 29] = [
     "x-real-ip",
     "x-remote-addr",
     "x-remote-ip",
+    "x-scheme",
     "x-url-scheme",
 ];
 

@@ -82,7 +82,7 @@ mod tests {
 
     use super::*;
     use edgeway_config::tree::Spanned;
-    use edgeway_core::chain::{CompileContext, Filter, Phases, Traits};
+    use edgeway_core::chain::{CompileContext, Filter, Guard, Phases, Traits};
 
     /// A filter that does nothing, under a name.
     struct PlaceholderFilter<const NAME: usize>;
@@ -101,7 +101,7 @@ mod tests {
 
     impl<const NAME: usize> Filter for PlaceholderFilter<NAME> {
         fn traits(self: Arc<Self>) -> Traits {
-            Traits::new(Phases::NONE)
+            Traits::new(Phases::NONE, Guard::Nothing)
         }
     }
 

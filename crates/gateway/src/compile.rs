@@ -19,13 +19,11 @@ use edgeway_config::{
     tree::{Key, Node, Spanned},
 };
 use edgeway_core::{
-    chain::{
-        ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Guard, Shared,
-    },
+    chain::{ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Shared},
     limits::Bans,
 };
 use edgeway_filters::{Entry, access_log::Redactor, error_pages::ErrorPages};
-use edgeway_routes::{Action, RouteTable, Slashes, values::Maps};
+use edgeway_routes::{Action, RouteProtection, RouteTable, Slashes, values::Maps};
 use edgeway_script::kv::Owners;
 use edgeway_upstreams::{Protocol, Upstream};
 
@@ -414,7 +412,7 @@ impl Compiler<'_> {
                 "leave it out; `max_age` and `immutable` of `files` are for browsers",
             );
         }
-        let (filters, guards) = self.filters(node.place, &name, &node.filters);
+        let (filters, guards, open) = self.filters(node.place, &name, &node.filters);
         let (chain, guards) = match self.alternatives(node, &filters) {
             Some(any) => {
                 let guards = self.guards.with_any(&any, guards);
@@ -428,8 +426,16 @@ impl Compiler<'_> {
         let action = Action::compile(&node.config, &mut cx)?;
         let cache = self.route_cache(node, &name, (&action, &chain), &pass_headers);
         self.check_upstream_request(node, &action, cache.is_some());
-        let all_rules = (rules.as_ref(), site.as_deref());
-        let guarding = self.guarding(node, &guards, &action, all_rules);
+        let guarding = RouteProtection {
+            open,
+            ..self.guarding(
+                node,
+                &guards,
+                &chain,
+                &action,
+                (rules.as_ref(), site.as_deref()),
+            )
+        };
         Some(Route {
             matches: describe(&node.config.matches.value),
             template: template(&node.config.matches.value, &name),
@@ -495,15 +501,17 @@ impl Compiler<'_> {
         Some(filter)
     }
 
-    /// Returns the filters of one route, in the registry's order, and those that protect it.
+    /// Returns the filters of one route, in the registry's order, those that protect it, and the
+    /// numbers of those that only may seem to.
     fn filters(
         &mut self,
         place: Place,
         route: &str,
         own: &[(Key, Node)],
-    ) -> (Vec<CompiledFilter>, Box<[DetachedGuard]>) {
+    ) -> (Vec<CompiledFilter>, Box<[DetachedGuard]>, BTreeSet<u32>) {
         let mut filters = Vec::new();
         let mut guards = Vec::new();
+        let mut open = BTreeSet::new();
         let secret_queries = Arc::clone(&self.secret_queries);
         for (entry, mut node) in effective::filters(self.file, place, own) {
             if let Some((_, profile)) = self.profile
@@ -512,14 +520,17 @@ impl Compiler<'_> {
                 node = profiles::overlaid(node, profile, route);
             }
             if let Some(filter) = self.filter(entry, &node, route, &secret_queries) {
-                if filter.traits.guard != Guard::None {
+                let guard = filter.traits.guard;
+                if guard.protects() {
                     let number = self.guards.number(entry.name, &node);
                     guards.push(DetachedGuard::new(number, &filter));
+                } else if guard.may_seem_to_protect() {
+                    open.insert(self.guards.number(entry.name, &node));
                 }
                 filters.push(filter);
             }
         }
-        (filters, guards.into())
+        (filters, guards.into(), open)
     }
 }
 

@@ -7,11 +7,12 @@ use std::{
 
 use edgeway_config::{
     diagnostic::{Diagnostic, Diagnostics, Place},
-    model::{MatchConfig, RouteNode, SpellingConfig},
-    tree::Node,
+    model::{MatchConfig, RouteConfig, RouteNode, SiteConfig, SpellingConfig},
+    tree::{Key, Node, Spanned},
 };
 use edgeway_core::chain::{AnyOf, Chain, CompiledFilter, Guard, Reply, RequestFacts};
 use edgeway_files::Files;
+use edgeway_filters::error_pages::ErrorPages;
 use edgeway_routes::{Action, Respond, RouteProtection, RouteTable, Rules, Slashes};
 use pingora::http::RequestHeader;
 
@@ -135,23 +136,48 @@ impl Compiler<'_> {
         &mut self,
         node: &RouteNode,
         filters: &[DetachedGuard],
+        chain: &Chain,
         action: &Action,
         (rules, site): (Option<&Rules>, Option<&Rules>),
     ) -> RouteProtection {
+        // All keys beside those of filters, so that a new one is one of the three kinds.
+        let RouteConfig {
+            // They may refuse, and `rules` and `action` are what they compile to.
+            matches,
+            rules: _,
+            site: site_name,
+            respond: _,
+            // About the guards themselves.
+            satisfy: _,
+            spelling,
+            // They refuse nothing. Without `websocket` a request is refused for its protocol, which
+            // an app need not speak either.
+            name: _,
+            upstream: _,
+            redirect: _,
+            files: _,
+            rewrite: _,
+            websocket: _,
+            timeouts: _,
+            host_header: _,
+            upstream_request: _,
+            pass_headers: _,
+        } = &node.config;
         let mut guards: BTreeSet<u32> = filters.iter().map(|guard| guard.number).collect();
-        let is_internal = node.config.matches.value.internal;
+        let is_internal = matches.value.internal;
         let refuses =
             is_internal || rules.is_some_and(Rules::refuse) || refusing(rules, action).is_some();
         if refuses {
             guards.insert(self.guards.another());
         }
-        let site = node
-            .config
-            .site
+        let mut all_rules = rules.into_iter().chain(site);
+        let pages = chain.extension::<ErrorPages>();
+        let leads_on = all_rules.any(|rules| rules.names().next().is_some())
+            || pages.is_some_and(|pages| pages.lead_on());
+        let site = site_name
             .as_ref()
             .filter(|_| site.is_some_and(Rules::refuse));
         guards.extend(site.map(|site| self.guards.of_site(&site.value)));
-        let spelling = node.config.spelling.as_ref();
         // Two routes of one root lead to the same files, as two of one upstream lead to the same
         // app. No upstream has such a name.
         let named = |files: &Files| {
@@ -178,8 +204,12 @@ impl Compiler<'_> {
             has_access: refuses || site.is_some() || filters.iter().any(|guard| guard.is_access),
             upstream,
             files,
+            leads_on,
+            open: BTreeSet::new(),
             rewrites,
-            is_exact: spelling.is_some_and(|spelling| spelling.value == SpellingConfig::Exact),
+            is_exact: spelling
+                .as_ref()
+                .is_some_and(|spelling| spelling.value == SpellingConfig::Exact),
         }
     }
 
@@ -200,22 +230,32 @@ impl Compiler<'_> {
         table.guard(matches, &guarding, slashes, &mut self.diagnostics);
         let all: Vec<(&RouteNode, &RouteProtection)> =
             self.file.routes.iter().zip(&guarding).collect();
-        self.diagnostics.extend(ways_around(&all));
+        self.diagnostics.extend(ways_around(&all, &self.file.sites));
     }
 }
 
 /// Returns warnings of guards that do not keep requests from their app, and of needless spellings.
-pub(super) fn ways_around(all: &[(&RouteNode, &RouteProtection)]) -> Diagnostics {
-    let open = OpenRoutes::new(all);
+pub(super) fn ways_around(
+    all: &[(&RouteNode, &RouteProtection)],
+    sites: &[(Key, Spanned<SiteConfig>)],
+) -> Diagnostics {
+    let open = OpenRoutes::new(all, sites);
     let mut found = Diagnostics::default();
     for (guarded, guarding) in all {
         let guards = &guarding.guards;
         if let Some(spelling) = &guarded.config.spelling
             && open.of_any_app(guards).is_none()
+            && guarding.open.is_empty()
         {
             found.push(needless(spelling.place));
         }
-        if guards.is_empty() || guarding.is_exact {
+        if guarding.is_exact {
+            continue;
+        }
+        if let Some(other) = open.without_code_of(guarded, &guarding.open) {
+            found.push(beside_code(all[other].0, guarded));
+        }
+        if guards.is_empty() {
             continue;
         }
         let matches = &guarded.config.matches.value;
@@ -265,6 +305,23 @@ pub(super) fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
         other.place,
         "takes the other spellings, without these filters",
     )
+}
+
+pub(super) fn beside_code(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
+    Diagnostic::warning(
+        "edgeway::route::open_plugin",
+        guarded.config.matches.place,
+        format!(
+            "the plugins of these paths may refuse requests, but guard nothing: other spellings go to \
+             `{}` and the same upstream without them",
+            other.name()
+        ),
+    )
+    .help(
+        "write `role: auth` or `on_error: refuse` for a plugin that guards the paths; \
+         `spelling: exact` says that none does",
+    )
+    .related(other.place, "takes the other spellings, without these plugins")
 }
 
 pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic {

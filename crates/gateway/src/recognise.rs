@@ -161,7 +161,10 @@ impl RouteCache {
         }
         let has_written = chain.key_what_is_written(ex, &mut parts);
         let has_written = has_written.ok_or("written-unknown")?;
-        let is_written = self.written.put(ex, &mut parts) || has_written;
+        let by_cookies = shape
+            .as_ref()
+            .is_some_and(RequestShape::is_decided_by_cookies);
+        let is_written = self.written.put(ex, &mut parts) || has_written || by_cookies;
         let client = &ex.facts.client;
         if client.certificate != Certificate::NotAsked || client.is_trusted {
             trust_class(ex, &mut parts);

@@ -11,6 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use log::{Level, Record};
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 
 use super::{
     budget::{HookLimits, Isolation},
@@ -195,8 +196,16 @@ impl Plugin {
 
     /// Returns true if the plugin's own `config.matcher` matches this path and the request.
     pub fn is_for<'r>(&self, path: &str, request: impl Fn() -> ClientRequest<'r>) -> bool {
-        let mut own = self.matcher.iter();
-        self.matcher.is_empty() || own.any(|pattern| pattern.is_for(path, &request))
+        if self.matcher.is_empty() {
+            return true;
+        }
+        let is_met = |path: &str| {
+            let mut own = self.matcher.iter();
+            own.any(|pattern| pattern.is_for(path, &request))
+        };
+        // Next.js compares the path as it was written, and as it is decoded if it can be.
+        let decoded = || percent_decode_str(path).decode_utf8().ok();
+        is_met(path) || path.contains('%') && decoded().is_some_and(|path| is_met(&path))
     }
 
     /// Matches like [`Plugin::is_for`], on a path as some app may read it.

@@ -19,6 +19,7 @@ mod naive;
 mod older;
 mod rare;
 mod revalidate;
+mod visitors;
 
 use std::{net::SocketAddr, time::Duration};
 

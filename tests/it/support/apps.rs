@@ -197,6 +197,16 @@ fn lay_out(kind: Kind, functions: &Value) -> io::Result<()> {
     )
 }
 
+/// Pages Router app whose languages, redirects, rewrites and headers depend on the visitor.
+pub(crate) struct LanguagesApp;
+
+impl LanguagesApp {
+    /// Starts the app, below `/site` or at the root of its hosts.
+    pub(crate) async fn start(base: &'static str) -> App {
+        App::start(Kind::Languages(base), &[("BASE", base)]).await
+    }
+}
+
 /// Small apps of older versions: `/isr`, and `/secret` behind a middleware.
 pub(crate) struct OldNextApp;
 
@@ -263,6 +273,8 @@ pub(crate) enum Kind {
     NextMatching,
     /// Next.js app with images, for the test of this name.
     NextImages(&'static str),
+    /// Next.js app with languages, below this path.
+    Languages(&'static str),
     Next15,
     Next14,
     Express,
@@ -284,6 +296,7 @@ impl Kind {
             Self::NextMatching => return made("next-with-matchers"),
             Self::NextImages(test) => return made(&format!("next-with-images-{test}")),
             Self::Next => "next",
+            Self::Languages(_) => "next/languages",
             Self::Next15 => "next15",
             Self::Next14 => "next14",
             Self::Express => "express",
@@ -294,12 +307,19 @@ impl Kind {
 
     /// Output folder of `next build`.
     pub(crate) fn build(self) -> PathBuf {
-        self.folder().join(".next")
+        let name = match self {
+            Self::Languages("") => ".next/plain",
+            Self::Languages(_) => ".next/based",
+            _ => ".next",
+        };
+        self.folder().join(name)
     }
 
     pub(crate) fn health(self) -> &'static str {
         match self {
             Self::Next | Self::NextBare | Self::NextMatching | Self::NextImages(_) => "/api/health",
+            Self::Languages("") => "/other",
+            Self::Languages(_) => "/site/other",
             Self::Next15 | Self::Next14 => "/login",
             Self::Express | Self::Framework(_) => "/health",
         }
@@ -311,6 +331,7 @@ impl Kind {
             | Self::NextBare
             | Self::NextMatching
             | Self::NextImages(_)
+            | Self::Languages(_)
             | Self::Next15
             | Self::Next14 => self.build().join("BUILD_ID"),
             Self::Express => self.folder().join("node_modules/express"),
@@ -328,14 +349,19 @@ impl Kind {
         command
             .arg("--import")
             .arg(apps().join("end-with-parent.js"));
+        let next = match self {
+            Self::Languages(_) => "../node_modules/next/dist/bin/next",
+            _ => "node_modules/next/dist/bin/next",
+        };
         match self {
             Self::Next
             | Self::NextBare
             | Self::NextMatching
             | Self::NextImages(_)
+            | Self::Languages(_)
             | Self::Next15
             | Self::Next14 => command
-                .arg("node_modules/next/dist/bin/next")
+                .arg(next)
                 .args(["start", "-H", "localhost", "-p"])
                 .arg(port.to_string())
                 .env("NODE_OPTIONS", "--dns-result-order=ipv4first"),
@@ -439,6 +465,7 @@ impl App {
             | Kind::NextBare
             | Kind::NextMatching
             | Kind::NextImages(_)
+            | Kind::Languages(_)
             | Kind::Next15
             | Kind::Next14 => (self.get("/api/sse?stats").await.json(), "cancelled"),
             Kind::Express | Kind::Framework(_) => (self.stats().await, "cancelledFeeds"),

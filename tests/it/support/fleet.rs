@@ -96,6 +96,7 @@ impl Fleet {
             | Kind::NextImages(_)
             | Kind::Next15
             | Kind::Next14 => "node_modules/next/dist/bin/next start -H localhost -p $port",
+            Kind::Languages(_) => "../node_modules/next/dist/bin/next start -H localhost -p $port",
         };
         let dir = tempfile::tempdir().expect("a folder for the test can be made");
         Self::start_in(dir, &kind.folder(), program, kind.health(), (room, running)).await

@@ -64,7 +64,7 @@ impl Pattern {
 
 /// Returns the page of a path: `/account` of `/_next/data/<build>/account.json`, `/account.rsc`,
 /// `/account/` and `/account.segments/_tree.segment.rsc`.
-fn page_of(path: &[u8]) -> &[u8] {
+pub(super) fn page_of(path: &[u8]) -> &[u8] {
     let path = match path.strip_prefix(DATA) {
         Some(rest) => match rest.iter().position(|byte| *byte == b'/') {
             Some(slash) => &rest[slash..],

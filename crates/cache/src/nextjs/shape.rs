@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use super::{Build, ImageForms, InvalidImageRequest, NextRules, PageCache, paths};
+use super::{Build, ImageForms, InvalidImageRequest, NextRules, PageCache, build::Decided, paths};
 use crate::{
     base::{http::begins_with, query},
     chain::KeyBuilder,
@@ -39,6 +39,7 @@ pub struct RequestShape {
     pub(super) forms: ImageForms,
     pub(super) briefly: Option<Duration>,
     wants_data: bool,
+    decided: Decided,
     bypass: Option<&'static str>,
     /// Reason why the response must not be stored.
     personal: Option<&'static str>,
@@ -82,6 +83,10 @@ pub fn shape(
     }
 
     let is_data_path = memchr::memmem::find(path, paths::DATA).is_some();
+    // A file of a build is the same for everybody.
+    let decided = build.filter(|_| kind != PathKind::File);
+    let decided = decided.map(|build| build.decided(path, headers));
+    let decided = decided.unwrap_or_default();
     let bypass = if !matches!(*method, Method::GET | Method::HEAD) {
         Some("method")
     } else if seen.is_action {
@@ -100,6 +105,8 @@ pub fn shape(
         Some("page_cache_off")
     } else if is_guarded(path, kind, build, rules) {
         Some("guarded")
+    } else if decided.is_unknown {
+        Some("unclear")
     } else {
         None
     };
@@ -113,6 +120,7 @@ pub fn shape(
         forms: seen.forms,
         briefly: rules.briefly,
         wants_data: seen.wants_data,
+        decided,
         bypass,
         personal: is_personal.then_some("cookies"),
         keeps_credentials: credentials_count,
@@ -174,6 +182,11 @@ impl RequestShape {
         self.image.as_ref()?.as_deref().ok()
     }
 
+    /// Returns true if cookies of the client decide about the response, whoever made it.
+    pub fn is_decided_by_cookies(&self) -> bool {
+        self.decided.has_cookies
+    }
+
     /// Returns true for an image of the optimizer.
     pub fn is_image(&self) -> bool {
         matches!(self.kind, PathKind::Image { .. })
@@ -181,6 +194,7 @@ impl RequestShape {
 
     /// Adds the parts by which responses to this URL differ, beside `Vary`.
     pub fn key_parts(&self, key: &mut KeyBuilder) {
+        key.framed(&self.decided.key);
         let of_build = match self.kind {
             PathKind::File => return,
             PathKind::Image { outlives_build } => {

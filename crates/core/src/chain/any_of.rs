@@ -69,11 +69,7 @@ impl AnyOf {
 
 impl Filter for AnyOf {
     fn traits(self: Arc<Self>) -> Traits {
-        let traits = Traits {
-            guard: Guard::Access,
-            ..Traits::default()
-        };
-        traits.waiting(Phases::REQUEST, self)
+        Traits::new(Phases::NONE, Guard::Access).waiting(Phases::REQUEST, self)
     }
 }
 
@@ -93,10 +89,7 @@ mod tests {
 
     impl Filter for Refusing {
         fn traits(self: Arc<Self>) -> Traits {
-            Traits {
-                guard: Guard::Access,
-                ..Traits::new(Phases::REQUEST)
-            }
+            Traits::new(Phases::REQUEST, Guard::Access)
         }
 
         fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {

@@ -79,16 +79,48 @@ pub enum Verdict {
 ///
 /// A route with such a filter is guarded: it also gets every request that some app would take for
 /// one of its paths, however the path is spelled (`docs/routing.md`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+///
+/// Each filter says which it is, and a debug build ends where one that refuses nothing refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
-    /// No protection.
-    #[default]
-    None,
+    /// Refuses no request before its app gets it.
+    Nothing,
+    /// May refuse requests, but protects no path.
+    Open(OpenRefusals),
     /// Limits how much clients may send: rate, requests in flight, or body size.
     Limit,
     /// Restricts which clients and requests may pass. The filter is called for any path that may be
     /// one of its route's, even if another route takes the request.
     Access,
+}
+
+/// Refusals that another spelling of a path may avoid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenRefusals {
+    /// Preflights: browsers ask whether they may send a request, and apps respond for themselves.
+    Preflights,
+    /// Responses of code that its configuration does not call a guard.
+    ByCode,
+}
+
+impl Guard {
+    /// Returns true if a route with the filter is guarded.
+    pub fn protects(self) -> bool {
+        match self {
+            Self::Nothing | Self::Open(_) => false,
+            Self::Limit | Self::Access => true,
+        }
+    }
+
+    /// Returns true if a filter that does not protect its paths may be meant to.
+    pub fn may_seem_to_protect(self) -> bool {
+        match self {
+            Self::Open(OpenRefusals::ByCode) => true,
+            Self::Open(OpenRefusals::Preflights) | Self::Nothing | Self::Limit | Self::Access => {
+                false
+            }
+        }
+    }
 }
 
 /// A kind of filter: its YAML key, its configuration as written, and its compilation.

@@ -6,13 +6,14 @@ use bytes::Bytes;
 use http::{HeaderMap, response};
 
 use super::{
-    AnyOf, AsyncFilter, Body, CompiledFilter, Exchange, Filter, HeaderUse, KeyBuilder, LateFields,
-    LoggedRequest, Phase, ReadyLines, Reply, RequestChanges, Verdict,
+    AnyOf, AsyncFilter, Body, CompiledFilter, Exchange, Filter, Guard, HeaderUse, KeyBuilder,
+    LateFields, LoggedRequest, Phase, ReadyLines, Reply, RequestChanges, Verdict,
 };
 
 /// A hook to call: the filter, with the variant that it wants called.
 struct Step {
     name: &'static str,
+    guard: Guard,
     hooks: Hooks,
 }
 
@@ -25,6 +26,7 @@ impl Step {
     fn new(compiled: &CompiledFilter, phase: Phase) -> Self {
         Self {
             name: compiled.name,
+            guard: compiled.traits.guard,
             hooks: match compiled.traits.waiting_in(phase) {
                 Some(filter) => Hooks::Async(Arc::clone(filter)),
                 None => Hooks::Sync(Arc::clone(&compiled.filter)),
@@ -126,7 +128,12 @@ macro_rules! run_round {
             if let (Some(started), Some(trace)) = (timed, &mut $ex.facts.trace) {
                 trace.end_filter(step.name, started, &verdict);
             }
-            if let Verdict::Reply(_) = verdict {
+            if let Verdict::Reply(reply) = &verdict {
+                debug_assert!(
+                    reply.status.as_u16() < 400 || step.guard != Guard::Nothing,
+                    "`{}` says that it refuses nothing",
+                    step.name
+                );
                 return HookOutcome::Over(verdict);
             }
         }
@@ -160,6 +167,7 @@ fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
     steps.retain(|step| !is_member(step));
     let step = Step {
         name: "satisfy",
+        guard: Guard::Access,
         hooks: Hooks::Async(Arc::clone(any) as Arc<dyn AsyncFilter>),
     };
     steps.insert(at, step);

@@ -26,8 +26,8 @@ use pingora::http::{RequestHeader, ResponseHeader};
 use super::host::normalise_host;
 use super::{
     BackgroundWork, Body, Chain, Class, Client, CompileContext, CompiledFilter, Exchange, Filter,
-    FilterKind, HookOutcome, HookProgress, Identity, KeyBuilder, LoggedRequest, Phases, Reply,
-    RequestFacts, Shared, Traits, Verdict,
+    FilterKind, Guard, HookOutcome, HookProgress, Identity, KeyBuilder, LoggedRequest, Phases,
+    Reply, RequestFacts, Shared, Traits, Verdict,
 };
 use crate::{
     base::{clock::Clock, metrics::Metrics, units::Span},
@@ -59,7 +59,7 @@ struct RefusingFilter(Arc<AtomicU16>);
 
 impl Filter for RefusingFilter {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::REQUEST)
+        Traits::new(Phases::REQUEST, Guard::Limit)
     }
 
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {

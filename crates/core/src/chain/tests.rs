@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 
 use super::{
-    AsyncFilter, BoxFuture, Chain, CompiledFilter, Exchange, Filter, HookOutcome, HookProgress,
-    KeyBuilder, Phase, Phases, Reply, RequestFacts, Traits, Verdict,
+    AsyncFilter, BoxFuture, Chain, CompiledFilter, Exchange, Filter, Guard, HookOutcome,
+    HookProgress, KeyBuilder, Phase, Phases, Reply, RequestFacts, Traits, Verdict,
 };
 use crate::base::clock::Clock;
 
@@ -38,7 +38,7 @@ impl Spy {
 
 impl Filter for Spy {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(self.phases).waiting(self.waits, self)
+        Traits::new(self.phases, Guard::Access).waiting(self.waits, self)
     }
 
     fn on_request(&self, _ex: &mut Exchange<'_>) -> Verdict {
@@ -254,7 +254,7 @@ impl Filter for Choosing {
     fn traits(self: Arc<Self>) -> Traits {
         Traits {
             is_selective: true,
-            ..Traits::new(self.0.phases)
+            ..Traits::new(self.0.phases, Guard::Access)
         }
     }
 

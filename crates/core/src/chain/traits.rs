@@ -24,7 +24,7 @@ pub enum HeaderUse {
 }
 
 /// Properties of a filter. `docs/adding-a-filter.md` has a table of them.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Traits {
     /// Hooks to call.
     pub phases: Phases,
@@ -67,10 +67,23 @@ pub struct Traits {
 }
 
 impl Traits {
-    pub fn new(phases: Phases) -> Self {
+    /// Returns the properties of a filter with these hooks that makes use of nothing else.
+    pub fn new(phases: Phases, guard: Guard) -> Self {
         Self {
             phases,
-            ..Self::default()
+            guard,
+            asynchronous: None,
+            guard_alone: None,
+            is_selective: false,
+            response_headers: HeaderUse::default(),
+            body_slot: None,
+            replaces_location: false,
+            dropped_queries: Vec::new(),
+            own_headers: Vec::new(),
+            credential_headers: Vec::new(),
+            request_changes: RequestChanges::default(),
+            is_keyed_without: false,
+            extension: None,
         }
     }
 

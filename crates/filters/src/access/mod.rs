@@ -23,10 +23,7 @@ filter_kind!(Access: config::AccessConfig = "access");
 
 impl Filter for Access {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits {
-            guard: Guard::Access,
-            ..Traits::new(Phases::REQUEST)
-        }
+        Traits::new(Phases::REQUEST, Guard::Access)
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

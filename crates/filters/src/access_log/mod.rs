@@ -19,8 +19,8 @@ use std::sync::{Arc, OnceLock};
 
 use edgeway_base::clock::Clock;
 use edgeway_core::chain::{
-    CompileContext, Exchange, Filter, FilterKind, HeaderUse, LateFields, LoggedRequest, Phases,
-    Traits,
+    CompileContext, Exchange, Filter, FilterKind, Guard, HeaderUse, LateFields, LoggedRequest,
+    Phases, Traits,
 };
 use edgeway_net::log_file::{
     LogKind, LogMetrics, RotationPolicy, Target, TimestampCache, WriterHandle,
@@ -98,7 +98,10 @@ impl Filter for AccessLog {
             response_headers: HeaderUse::Sent,
             // For other places that show queries of this route.
             extension: Some(Arc::clone(&self.redact) as _),
-            ..Traits::new(Phases::LOG | Phases::RESPONSE.when(reads_headers))
+            ..Traits::new(
+                Phases::LOG | Phases::RESPONSE.when(reads_headers),
+                Guard::Nothing,
+            )
         }
     }
 

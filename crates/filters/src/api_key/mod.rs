@@ -82,11 +82,10 @@ impl Filter for ApiKey {
         let stripped = self.strip.then_some(&self.header);
         let changed = stripped.into_iter().chain(self.own.names());
         Traits {
-            guard: Guard::Access,
             own_headers: self.own.as_slice().to_vec(),
             credential_headers: vec![self.header.clone()],
             request_changes: RequestChanges::names(changed.cloned()),
-            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM)
+            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM, Guard::Access)
         }
     }
 

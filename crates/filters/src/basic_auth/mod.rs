@@ -56,11 +56,10 @@ impl Filter for BasicAuth {
         let stripped = self.strip.then_some(&header::AUTHORIZATION);
         let changed = stripped.into_iter().chain(self.own.names());
         Traits {
-            guard: Guard::Access,
             own_headers: self.own.as_slice().to_vec(),
             credential_headers: vec![header::AUTHORIZATION],
             request_changes: RequestChanges::names(changed.cloned()),
-            ..Traits::new(Phases::UPSTREAM)
+            ..Traits::new(Phases::UPSTREAM, Guard::Access)
         }
         .waiting(Phases::REQUEST, self)
     }

@@ -29,9 +29,8 @@ filter_kind!(BodyLimit: config::BodyLimitConfig = "body_limit", on_by_default = 
 impl Filter for BodyLimit {
     fn traits(self: Arc<Self>) -> Traits {
         Traits {
-            guard: Guard::Limit,
             guard_alone: Some(Arc::new(AnnouncedLimit(Arc::clone(&self)))),
-            ..Traits::new(Phases::REQUEST | Phases::REQUEST_BODY)
+            ..Traits::new(Phases::REQUEST | Phases::REQUEST_BODY, Guard::Limit)
         }
     }
 
@@ -86,10 +85,7 @@ struct AnnouncedLimit(Arc<BodyLimit>);
 
 impl Filter for AnnouncedLimit {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits {
-            guard: Guard::Limit,
-            ..Traits::new(Phases::REQUEST)
-        }
+        Traits::new(Phases::REQUEST, Guard::Limit)
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

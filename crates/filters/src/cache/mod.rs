@@ -14,8 +14,8 @@ use edgeway_cache::{
     route::{RouteCachePolicy, TAGS},
 };
 use edgeway_core::chain::{
-    CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, KeyBuilder, Phases,
-    Traits,
+    CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Guard, KeyBuilder,
+    Phases, Traits,
 };
 use http::{HeaderName, HeaderValue, response};
 
@@ -53,7 +53,7 @@ impl Filter for Cache {
         let key = Phases::CACHE_KEY.when(values.is_some_and(RequestValues::are_in_key));
         Traits {
             extension: Some(Arc::clone(&self.0) as _),
-            ..Traits::new(Phases::RESPONSE | key)
+            ..Traits::new(Phases::RESPONSE | key, Guard::Nothing)
         }
     }
 

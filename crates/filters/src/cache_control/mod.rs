@@ -9,7 +9,7 @@ mod tests;
 use std::sync::Arc;
 
 use edgeway_cache::policy::{self, ClientLifetimes};
-use edgeway_core::chain::{Certificate, Class, Exchange, Filter, Phases, Traits};
+use edgeway_core::chain::{Certificate, Class, Exchange, Filter, Guard, Phases, Traits};
 use http::{HeaderMap, Method, StatusCode, header, response};
 
 /// The compiled filter.
@@ -48,7 +48,7 @@ filter_kind!(CacheControl: config::CacheControlConfig = "cache_control");
 
 impl Filter for CacheControl {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::RESPONSE)
+        Traits::new(Phases::RESPONSE, Guard::Nothing)
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {

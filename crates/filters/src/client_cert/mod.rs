@@ -35,10 +35,7 @@ filter_kind!(ClientCert: config::ClientCertConfig = "client_cert");
 
 impl Filter for ClientCert {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits {
-            guard: Guard::Access,
-            ..Traits::new(Phases::REQUEST)
-        }
+        Traits::new(Phases::REQUEST, Guard::Access)
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

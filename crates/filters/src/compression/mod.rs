@@ -21,7 +21,7 @@ use edgeway_base::{
     signature::is_signed,
 };
 use edgeway_config::model::StatusSet;
-use edgeway_core::chain::{Exchange, Filter, Phases, Protocol, RequestChanges, Traits};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Protocol, RequestChanges, Traits};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 use self::types::MediaTypes;
@@ -99,7 +99,10 @@ impl Filter for Compression {
             request_changes: RequestChanges::names([header::ACCEPT_ENCODING]),
             body_slot: Some(TypeId::of::<EncodedStream>()),
             extension: Some(Arc::clone(&self.coder) as _),
-            ..Traits::new(Phases::UPSTREAM | Phases::RESPONSE | Phases::RESPONSE_BODY)
+            ..Traits::new(
+                Phases::UPSTREAM | Phases::RESPONSE | Phases::RESPONSE_BODY,
+                Guard::Nothing,
+            )
         }
     }
 

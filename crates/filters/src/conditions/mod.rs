@@ -48,7 +48,7 @@ impl Filter for Conditions {
         // A redirect protects nothing, and requests of other routes are none of its business.
         let all = self.0.iter();
         let refusals: Box<[_]> = all.filter(|own| own.response.refuses()).cloned().collect();
-        let traits = Traits::new(Phases::REQUEST);
+        let traits = Traits::new(Phases::REQUEST, Guard::Nothing);
         if refusals.is_empty() {
             return traits;
         }

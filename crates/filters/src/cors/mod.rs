@@ -11,7 +11,7 @@ use edgeway_base::{
     http::varies_by,
     origin::{Origin, OriginPattern},
 };
-use edgeway_core::chain::{Exchange, Filter, Phases, Reply, Traits, Verdict};
+use edgeway_core::chain::{Exchange, Filter, Guard, OpenRefusals, Phases, Reply, Traits, Verdict};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, response};
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
@@ -50,7 +50,10 @@ filter_kind!(Cors: config::CorsConfig = "cors");
 
 impl Filter for Cors {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::REQUEST | Phases::RESPONSE)
+        Traits::new(
+            Phases::REQUEST | Phases::RESPONSE,
+            Guard::Open(OpenRefusals::Preflights),
+        )
     }
 
     /// Responds to preflights. `Access-Control-Allow-Origin` and its companions are added in the

@@ -30,10 +30,7 @@ filter_kind!(Csrf: config::CsrfConfig = "csrf");
 
 impl Filter for Csrf {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits {
-            guard: Guard::Access,
-            ..Traits::new(Phases::REQUEST)
-        }
+        Traits::new(Phases::REQUEST, Guard::Access)
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use edgeway_base::accept;
 use edgeway_config::diagnostic::Place;
 use edgeway_core::chain::{
-    CacheOutcome, Exchange, Filter, Phases, Reply, ReplyBody, RouteRequest, Traits,
+    CacheOutcome, Exchange, Filter, Guard, Phases, Reply, ReplyBody, RouteRequest, Traits,
 };
 use edgeway_files::{PageFile, PagePart};
 use edgeway_routes::values::{Template, Values};
@@ -90,7 +90,7 @@ impl Filter for ErrorPages {
         Traits {
             body_slot: Some(TypeId::of::<Replaced>()),
             extension: Some(Arc::clone(&self) as _),
-            ..Traits::new(Phases::ERROR | theirs)
+            ..Traits::new(Phases::ERROR | theirs, Guard::Nothing)
         }
     }
 
@@ -218,6 +218,20 @@ impl ErrorPages {
     pub fn has_page_routes(&self) -> bool {
         let mut pages = self.pages.iter();
         pages.any(|page| matches!(page.content, Content::Route(_)))
+    }
+
+    /// Returns true if a page may be what an app responds to the client's own path.
+    pub fn lead_on(&self) -> bool {
+        self.pages.iter().any(|page| match &page.content {
+            Content::Upstream(source) => source.path.is_none(),
+            Content::Route(PageRoute::Named(..)) => true,
+            // Another path is looked up again, with the guards of its route.
+            Content::Route(PageRoute::Path(_))
+            | Content::Body(..)
+            | Content::Text(..)
+            | Content::File(..)
+            | Content::Redirect(_) => false,
+        })
     }
 
     /// Returns the route that has the page of an error, which a backend sent or the gateway itself.

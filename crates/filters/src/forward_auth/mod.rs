@@ -109,11 +109,13 @@ filter_kind!(ForwardAuth: config::ForwardAuthConfig = "forward_auth");
 impl Filter for ForwardAuth {
     fn traits(self: Arc<Self>) -> Traits {
         Traits {
-            guard: Guard::Access,
             own_headers: self.own.as_slice().to_vec(),
             credential_headers: self.sent.to_vec(),
             request_changes: RequestChanges::names(self.own.names().cloned()),
-            ..Traits::new(Phases::UPSTREAM.when(!self.copied.is_empty()))
+            ..Traits::new(
+                Phases::UPSTREAM.when(!self.copied.is_empty()),
+                Guard::Access,
+            )
         }
         .waiting(Phases::REQUEST, self)
     }

@@ -10,7 +10,7 @@ mod tests;
 use std::sync::Arc;
 
 use edgeway_config::model::StatusSet;
-use edgeway_core::chain::{Exchange, Filter, HeaderUse, Phases, RequestChanges, Traits};
+use edgeway_core::chain::{Exchange, Filter, Guard, HeaderUse, Phases, RequestChanges, Traits};
 use edgeway_routes::values::Template;
 use http::{HeaderMap, HeaderName, HeaderValue, response};
 
@@ -67,7 +67,7 @@ impl Filter for Headers {
             },
             // Placeholders of these changes are part of the cache key.
             extension: Some(Arc::clone(&self.request) as _),
-            ..Traits::new(upstream | response)
+            ..Traits::new(upstream | response, Guard::Nothing)
         }
     }
 

@@ -35,9 +35,11 @@ filter_kind!(InFlight: config::RouteInFlightConfig = "in_flight");
 impl Filter for InFlight {
     fn traits(self: Arc<Self>) -> Traits {
         Traits {
-            guard: Guard::Limit,
             guard_alone: Some(Arc::new(GuardLimits(Arc::clone(&self)))),
-            ..Traits::new(Phases::REQUEST | Phases::AUTHORIZED.when(self.waits_for_identity()))
+            ..Traits::new(
+                Phases::REQUEST | Phases::AUTHORIZED.when(self.waits_for_identity()),
+                Guard::Limit,
+            )
         }
     }
 
@@ -120,10 +122,7 @@ type AnyPermit = (RoutePermit, Option<KeyPermit>);
 
 impl Filter for GuardLimits {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits {
-            guard: Guard::Limit,
-            ..Traits::new(Phases::AUTHORIZED)
-        }
+        Traits::new(Phases::AUTHORIZED, Guard::Limit)
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {

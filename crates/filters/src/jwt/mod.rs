@@ -135,12 +135,14 @@ impl Filter for Jwt {
             .collect();
         let stripped = credentials.iter().filter(|_| strips);
         Traits {
-            guard: Guard::Access,
             dropped_queries: self.dropped.to_vec(),
             own_headers: self.own.as_slice().to_vec(),
             request_changes: RequestChanges::names(stripped.chain(self.own.names()).cloned()),
             credential_headers: credentials,
-            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM.when(changes))
+            ..Traits::new(
+                Phases::REQUEST | Phases::UPSTREAM.when(changes),
+                Guard::Access,
+            )
         }
         .waiting(Phases::REQUEST.when(waits), self)
     }

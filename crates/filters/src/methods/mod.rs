@@ -25,10 +25,7 @@ filter_kind!(Methods: config::MethodsConfig = "methods");
 
 impl Filter for Methods {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits {
-            guard: Guard::Access,
-            ..Traits::new(Phases::REQUEST)
-        }
+        Traits::new(Phases::REQUEST, Guard::Access)
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {

@@ -38,7 +38,7 @@ use edgeway_base::{
 };
 use edgeway_core::chain::{
     AsyncFilter, BoxFuture, Exchange, Filter, Guard, HeaderUse, KeyBuilder, LateFields,
-    LoggedRequest, Phase, Phases, Reply, ReplyBody, RequestTrace, Traits, Verdict,
+    LoggedRequest, OpenRefusals, Phase, Phases, Reply, ReplyBody, RequestTrace, Traits, Verdict,
     host::public_host,
 };
 use edgeway_net::tasks::Tasks;
@@ -113,7 +113,14 @@ impl Filter for Plugins {
             phases = phases | each.phases();
             waiting = waiting | each.phases_of_waiting();
         }
-        let is_guard = self.uses.iter().any(|each| each.is_guard);
+        let responds = |each: &RoutePlugin| each.plugin.has(Hook::Request);
+        let guard = if self.uses.iter().any(|each| each.is_guard) {
+            Guard::Access
+        } else if self.uses.iter().any(responds) {
+            Guard::Open(OpenRefusals::ByCode)
+        } else {
+            Guard::Nothing
+        };
         let guards = Self {
             uses: Arc::clone(&self.uses),
             whose: PluginSelection::Guards,
@@ -130,7 +137,6 @@ impl Filter for Plugins {
             !each.plugin.has(Hook::UpstreamRequest) || each.plugin.has(Hook::CacheKey)
         };
         Traits {
-            guard: if is_guard { Guard::Access } else { Guard::None },
             guard_alone: Some(Arc::new(guards)),
             is_selective: self.uses.iter().all(chooses),
             response_headers: if self.uses.iter().any(adds) {
@@ -141,7 +147,7 @@ impl Filter for Plugins {
             own_headers: self.own.to_vec(),
             is_keyed_without: self.uses.iter().all(says_key),
             extension: Some(Arc::new(self.reports())),
-            ..Traits::new(phases)
+            ..Traits::new(phases, guard)
         }
         .waiting(waiting, self)
     }

@@ -21,11 +21,7 @@ impl GuardLimits {
 impl Filter for GuardLimits {
     fn traits(self: Arc<Self>) -> Traits {
         let waits = self.0.charges.iter().any(Charge::waits);
-        Traits {
-            guard: Guard::Limit,
-            ..Traits::new(Phases::AUTHORIZED)
-        }
-        .waiting(Phases::AUTHORIZED.when(waits), self)
+        Traits::new(Phases::AUTHORIZED, Guard::Limit).waiting(Phases::AUTHORIZED.when(waits), self)
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {

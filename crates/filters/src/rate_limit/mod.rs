@@ -112,9 +112,8 @@ impl Filter for RateLimit {
         let waiting = round_one.when(early_waits) | round_two.when(late_waits);
         let headers = Phases::RESPONSE.when(self.writes_headers());
         Traits {
-            guard: Guard::Limit,
             guard_alone: Some(Arc::new(GuardLimits(Arc::clone(&self)))),
-            ..Traits::new(round_one | round_two | headers)
+            ..Traits::new(round_one | round_two | headers, Guard::Limit)
         }
         .waiting(waiting, self)
     }

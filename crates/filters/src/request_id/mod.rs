@@ -8,7 +8,7 @@ mod traceparent;
 use std::sync::Arc;
 
 use edgeway_base::trace_context::{TRACEPARENT, TRACESTATE, TraceContext};
-use edgeway_core::chain::{self, Exchange, Filter, Phases, RequestChanges, Traits, Verdict};
+use edgeway_core::chain::{self, Exchange, Filter, Guard, Phases, RequestChanges, Traits, Verdict};
 use http::{HeaderMap, HeaderName, response};
 
 use self::traceparent::IdOrigin;
@@ -35,7 +35,10 @@ impl Filter for RequestId {
         let response = Phases::RESPONSE.when(self.response);
         Traits {
             request_changes: RequestChanges::names(changed),
-            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM | response)
+            ..Traits::new(
+                Phases::REQUEST | Phases::UPSTREAM | response,
+                Guard::Nothing,
+            )
         }
     }
 

@@ -8,7 +8,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use edgeway_core::chain::{Exchange, Filter, Phases, Traits};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Traits};
 use http::{HeaderName, HeaderValue, header, response};
 use regex::Regex;
 
@@ -72,7 +72,7 @@ impl Filter for ResponseRewrite {
     fn traits(self: Arc<Self>) -> Traits {
         Traits {
             replaces_location: self.location.is_some(),
-            ..Traits::new(Phases::UPSTREAM_RESPONSE)
+            ..Traits::new(Phases::UPSTREAM_RESPONSE, Guard::Nothing)
         }
     }
 

@@ -7,7 +7,7 @@ mod tests;
 use std::{mem, sync::Arc};
 
 use edgeway_base::http::{has, write_header_line};
-use edgeway_core::chain::{Exchange, Filter, Phases, ReadyLines, Scheme, Traits};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, ReadyLines, Scheme, Traits};
 use http::{HeaderMap, HeaderName, HeaderValue, header, response};
 
 const X_POWERED_BY: HeaderName = HeaderName::from_static("x-powered-by");
@@ -63,7 +63,7 @@ filter_kind!(SecurityHeaders: config::SecurityHeadersConfig = "security_headers"
 
 impl Filter for SecurityHeaders {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::RESPONSE)
+        Traits::new(Phases::RESPONSE, Guard::Nothing)
     }
 
     /// Merges the ready-made map of headers with the origin's: copying the map and moving the

@@ -7,7 +7,7 @@ mod tests;
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use edgeway_base::clock::Clock;
-use edgeway_core::chain::{Exchange, Filter, Phases, Traits};
+use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Traits};
 use http::{HeaderName, HeaderValue, response};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
@@ -27,7 +27,7 @@ filter_kind!(Timing: config::TimingConfig = "timing");
 
 impl Filter for Timing {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::RESPONSE)
+        Traits::new(Phases::RESPONSE, Guard::Nothing)
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {

@@ -7,7 +7,7 @@ mod tests;
 use std::{borrow::Cow, sync::Arc};
 
 use edgeway_config::{diagnostic::closest, tree::Spanned};
-use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Phases, Traits};
+use edgeway_core::chain::{CompileContext, Exchange, Filter, FilterKind, Guard, Phases, Traits};
 use edgeway_routes::values::{Destination, Template};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -101,7 +101,7 @@ impl FilterKind for UpstreamBy {
 
 impl Filter for UpstreamBy {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::ROUTE)
+        Traits::new(Phases::ROUTE, Guard::Nothing)
     }
 
     fn on_route(&self, ex: &Exchange<'_>) -> Option<Arc<str>> {

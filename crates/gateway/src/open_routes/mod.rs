@@ -8,7 +8,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use edgeway_config::{
     diagnostic::Place,
-    model::{RouteNode, ThenConfig},
+    model::{RouteNode, RuleConfig, SiteConfig, ThenConfig},
+    tree::{Key, Spanned},
 };
 use edgeway_routes::{LackedGuards, LackedGuardsBy, RouteProtection};
 
@@ -32,11 +33,30 @@ struct OpenRoutesOfUpstream<'a> {
     rewritten_open: LackedGuardsBy<&'a str>,
     /// Rewriting routes by the folders above the beginning of these paths.
     rewritten_below: LackedGuardsBy<&'a str>,
+    /// Routes by hosts and by the paths that they have everything below of, with the numbers of
+    /// filters that only may seem to protect.
+    by_code: LackedGuardsBy<(String, &'a str)>,
 }
 
 impl<'a> OpenRoutes<'a> {
-    pub(super) fn new(routes: &[(&'a RouteNode, &RouteProtection)]) -> Self {
+    pub(super) fn new(
+        routes: &[(&'a RouteNode, &RouteProtection)],
+        sites: &'a [(Key, Spanned<SiteConfig>)],
+    ) -> Self {
         let mut open = Self::default();
+        let mut named = HashMap::new();
+        for (node, guarding) in routes {
+            if let Some(name) = &node.config.name
+                && node.config.matches.value.named
+            {
+                named.insert(name.value.as_str(), (*node, *guarding));
+            }
+        }
+        let own_rules = routes.iter().map(|(node, _)| &node.config.rules);
+        let lists = own_rules.chain(sites.iter().map(|(_, site)| &site.value.rules));
+        for rules in lists {
+            open.push_leads(rules, &named);
+        }
         for (number, (node, guarding)) in routes.iter().enumerate() {
             // A route without an app leads past nothing.
             if guarding.upstream.is_none() {
@@ -44,7 +64,7 @@ impl<'a> OpenRoutes<'a> {
             }
             open.all.push(number, &guarding.guards);
             let beside = open.by_upstream.entry(upstream(node)).or_default();
-            beside.push(number, node, &guarding.guards);
+            beside.push(number, node, guarding);
             if node.config.upstream.is_some() {
                 for (with, is_open, place) in rewrites(node) {
                     beside.push_rewrite(open.rewrites.len(), (with, is_open), &guarding.guards);
@@ -53,6 +73,48 @@ impl<'a> OpenRoutes<'a> {
             }
         }
         open
+    }
+
+    /// Adds the rewrites of rules that lead to routes by their names: the path that they send is
+    /// looked up nowhere.
+    fn push_leads(
+        &mut self,
+        rules: &'a [Spanned<RuleConfig>],
+        named: &HashMap<&'a str, (&'a RouteNode, &RouteProtection)>,
+    ) {
+        let names = rules.iter().filter_map(|rule| rule.value.route.as_ref());
+        for (node, guarding) in names.filter_map(|name| named.get(name.value.as_str())) {
+            if guarding.upstream.is_none() {
+                continue;
+            }
+            for (with, is_open, place) in rewrites_of(rules) {
+                let beside = self.by_upstream.entry(upstream(node)).or_default();
+                beside.push_rewrite(self.rewrites.len(), (with, is_open), &guarding.guards);
+                self.rewrites.push(place);
+            }
+        }
+    }
+
+    /// Returns the first route to the app of `guarded` that takes other spellings of its paths, and
+    /// that lacks one of these filters.
+    pub(super) fn without_code_of(
+        &self,
+        guarded: &'a RouteNode,
+        open: &BTreeSet<u32>,
+    ) -> Option<usize> {
+        if open.is_empty() {
+            return None;
+        }
+        let index = &self.beside(guarded)?.by_code;
+        let matches = &guarded.config.matches.value;
+        let paths = matches.path.0.iter().map(|path| path.value.as_str());
+        let hosts = [String::new(), hosts(guarded)];
+        paths
+            .filter(|path| *path != "/*")
+            .flat_map(|path| folders(path.trim_end_matches("/*")).chain([""]))
+            .flat_map(|folder| hosts.iter().map(move |hosts| (hosts.clone(), folder)))
+            .filter_map(|key| index.first_without(&key, open))
+            .min()
     }
 
     /// Returns the first route to any app that lacks one of these guards.
@@ -129,16 +191,21 @@ impl<'a> OpenRoutes<'a> {
 }
 
 impl<'a> OpenRoutesOfUpstream<'a> {
-    fn push(&mut self, number: usize, node: &'a RouteNode, guards: &BTreeSet<u32>) {
-        self.all.push(number, guards);
+    fn push(&mut self, number: usize, node: &'a RouteNode, guarding: &RouteProtection) {
+        self.all.push(number, &guarding.guards);
         let matches = &node.config.matches.value;
-        if node.config.rewrite.is_none() && matches.host.0.is_empty() {
-            let any = matches.takes_every_path().then_some("");
-            let paths = matches.path.0.iter();
-            let wide = paths.filter_map(|path| path.value.strip_suffix("/*"));
-            for folder in any.into_iter().chain(wide.filter(|wide| !wide.is_empty())) {
-                self.any_host.push(folder, number, guards);
+        if node.config.rewrite.is_some() {
+            return;
+        }
+        let any = matches.takes_every_path().then_some("");
+        let paths = matches.path.0.iter();
+        let wide = paths.filter_map(|path| path.value.strip_suffix("/*"));
+        for folder in any.into_iter().chain(wide.filter(|wide| !wide.is_empty())) {
+            if matches.host.0.is_empty() {
+                self.any_host.push(folder, number, &guarding.guards);
             }
+            let key = (hosts(node), folder);
+            self.by_code.push(key, number, &guarding.open);
         }
     }
 
@@ -167,7 +234,14 @@ fn rewrites(node: &RouteNode) -> impl Iterator<Item = (&str, bool, Place)> {
         let own = &rewrite.value;
         (own.with.value.as_str(), own.prefix.is_some(), rewrite.place)
     });
-    let rules = node.config.rules.iter().filter_map(|rule| {
+    key.into_iter()
+        .map(fixed)
+        .chain(rewrites_of(&node.config.rules))
+}
+
+/// Returns the rewrites of rules after which their path is sent, or left to a route that is named.
+fn rewrites_of(rules: &[Spanned<RuleConfig>]) -> impl Iterator<Item = (&str, bool, Place)> {
+    let rules = rules.iter().filter_map(|rule| {
         let with = rule.value.with.as_ref()?.value.as_str();
         match rule.value.then {
             None | Some(ThenConfig::Stop) => {}
@@ -176,16 +250,27 @@ fn rewrites(node: &RouteNode) -> impl Iterator<Item = (&str, bool, Place)> {
         let path = with.split('?').next().unwrap_or_default();
         Some((path, false, rule.place))
     });
-    key.into_iter().chain(rules).map(|(with, is_open, place)| {
-        let fixed = with.split(['{', '$']).next().unwrap_or_default();
-        let is_open = is_open || fixed.len() < with.len();
-        (fixed.trim_end_matches('/'), is_open, place)
-    })
+    rules.map(fixed)
+}
+
+/// Returns the beginning that all paths of a rewrite have, and whether that is not all of it.
+fn fixed((with, is_open, place): (&str, bool, Place)) -> (&str, bool, Place) {
+    let fixed = with.split(['{', '$']).next().unwrap_or_default();
+    let is_open = is_open || fixed.len() < with.len();
+    (fixed.trim_end_matches('/'), is_open, place)
 }
 
 /// Returns the folders that a path lies in, as their paths without the slash at the end.
 fn folders(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(at, _)| &path[..at])
+}
+
+/// Returns the hosts of a route as one text; an empty one for every host.
+fn hosts(node: &RouteNode) -> String {
+    let hosts = node.config.matches.value.host.0.iter();
+    let mut hosts: Vec<&str> = hosts.map(|host| host.value.as_str()).collect();
+    hosts.sort_unstable();
+    hosts.join(" ")
 }
 
 fn upstream(node: &RouteNode) -> Option<&str> {

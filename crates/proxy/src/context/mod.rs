@@ -41,6 +41,13 @@ pub(crate) struct RoutePlacement {
     is_short: bool,
 }
 
+impl RoutePlacement {
+    /// Returns the number of the route in the file.
+    pub(crate) fn index(self) -> usize {
+        self.route
+    }
+}
+
 /// State of one request. Boxed, because it is moved around.
 pub(crate) struct Context {
     /// Configuration that was active when the request began. The request sees no other.
@@ -86,6 +93,8 @@ pub(crate) struct Context {
     pub(crate) cache: Option<Box<Flow>>,
     /// Other routes whose guards run before the filters of the request's own route.
     pub(crate) also: Option<Box<AdditionalGuards>>,
+    /// True once the guards of the path that a plugin gave to the request are known.
+    pub(crate) has_passed_rewrite: bool,
     /// Order of the app to send a file in place of its response.
     pub(crate) accel: Option<Box<AccelRedirect>>,
     /// Route that takes the request over in place of the backend's response.
@@ -110,6 +119,8 @@ pub(crate) struct PassedHooks {
 /// of the request through them.
 pub(crate) struct AdditionalGuards {
     pub(crate) routes: VecDeque<(usize, Chain)>,
+    /// Request as they see it, if a plugin gave it another path; that of the client if absent.
+    pub(crate) rewritten: Option<Box<RequestHeader>>,
     pub(crate) round: HookProgress,
 }
 
@@ -171,6 +182,7 @@ impl Context {
             flow: None,
             cache: None,
             also: None,
+            has_passed_rewrite: false,
             accel: None,
             reroute: None,
             booked: None,

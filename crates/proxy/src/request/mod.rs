@@ -5,7 +5,7 @@ mod decide;
 mod releases;
 pub(crate) mod reroute;
 
-use std::{borrow::Cow, collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, iter, mem, sync::Arc};
 
 use edgeway_base::{
     http::{has, values},
@@ -13,7 +13,7 @@ use edgeway_base::{
     target::join,
 };
 use edgeway_core::chain::{
-    Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
+    Certificate, Chain, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
     TlsParameters, Verdict,
     host::{normalise_host, public_host, requested_host},
 };
@@ -366,13 +366,51 @@ fn guarded(
         let route = gateway.route(*index)?;
         Some((*index, route.guards_beside(&mut covered)))
     });
-    let routes: VecDeque<_> = routes.collect();
-    (!routes.is_empty()).then(|| {
-        Box::new(AdditionalGuards {
-            routes,
-            round: HookProgress::default(),
+    AdditionalGuards::of(routes.collect(), None)
+}
+
+impl AdditionalGuards {
+    fn of(
+        routes: VecDeque<(usize, Chain)>,
+        rewritten: Option<Box<RequestHeader>>,
+    ) -> Option<Box<Self>> {
+        (!routes.is_empty()).then(|| {
+            Box::new(Self {
+                routes,
+                rewritten,
+                round: HookProgress::default(),
+            })
         })
-    })
+    }
+
+    /// Returns the guards of the path that a plugin gave to a request for the app of its route: those
+    /// that the route would have had which a client asks for that path.
+    #[cold]
+    fn of_rewritten(request: &RequestHeader, ctx: &Context) -> Option<Box<Self>> {
+        let gateway = &ctx.gateway;
+        let own = &context::route(gateway, ctx.route)?.guarding;
+        let mut rewritten = Box::new(request.clone());
+        rewritten.set_raw_path(ctx.facts.rewritten.as_ref()?).ok()?;
+        let host = host_name(request, &ctx.facts.client, None).ok()?;
+        let target = Target {
+            listener: &ctx.facts.client.listener,
+            ..Target::new(&host, rewritten.raw_path())
+        };
+        let lookup = (&target, &*rewritten, true);
+        let (index, also) = find(gateway, lookup, &mut Params::default())?;
+        let also = also.map(|also| also.routes).unwrap_or_default();
+        let also = also.into_iter().map(|(index, _)| index);
+        let mut covered = own.guards.clone();
+        let guards = iter::once(index).chain(also).filter_map(|index| {
+            let route = gateway.route(index)?;
+            let upstream = route.guarding.upstream.as_ref();
+            // What only refuses does so for every app.
+            let is_of_app = upstream.is_none() || upstream == own.upstream.as_ref();
+            let is_lacked = is_of_app && !route.guarding.guards.is_subset(&own.guards);
+            is_lacked.then(|| (index, route.guards_beside(&mut covered)))
+        });
+        Self::of(guards.collect(), Some(rewritten))
+    }
 }
 
 /// Runs the guards of other routes, if there are any. Returns `None` once the request has passed.
@@ -385,6 +423,7 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
         ..
     } = ctx;
     let others = also.as_mut()?;
+    let request = others.rewritten.as_deref().unwrap_or(request);
     while let Some((index, chain)) = others.routes.front() {
         let mut ex = Exchange {
             head: request,
@@ -399,7 +438,7 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
             HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
         }
         let refusal = gateway.route(*index).and_then(|route| {
-            if route.is_internal && facts.rerouted.is_none() {
+            if route.is_internal && facts.rerouted.is_none() && facts.rewritten.is_none() {
                 return Some(Failure::NoRoute.reply());
             }
             route.refusal(request, facts)
@@ -413,6 +452,19 @@ async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<Filte
     }
     *also = None;
     None
+}
+
+/// Runs the guards of the path that a plugin gave to a request, once. Returns `None` once the request
+/// has passed.
+async fn pass_rewritten(request: &RequestHeader, ctx: &mut Context) -> Option<FilterOutcome> {
+    let index = ctx.route?.index();
+    if mem::replace(&mut ctx.has_passed_rewrite, true)
+        || !ctx.gateway.table.lacks_guards(index, true)
+    {
+        return None;
+    }
+    ctx.also = AdditionalGuards::of_rewritten(request, ctx);
+    pass_others(request, ctx).await
 }
 
 /// Runs the request filters, starting at `round`, and then the route's action.
@@ -429,10 +481,18 @@ pub(crate) async fn filter(
     }
     let (chain, mut ex) = ctx.exchange(request);
     match chain.on_request(&mut ex, round).await {
-        HookOutcome::Over(Verdict::Next) => match act(request, ctx) {
-            Some(reply) => FilterOutcome::Reply(reply),
-            None => FilterOutcome::Passed,
-        },
+        HookOutcome::Over(Verdict::Next) => {
+            if ctx.facts.rewritten.is_some()
+                // Boxed, because otherwise every request's future would be as large.
+                && let Some(filtered) = Box::pin(pass_rewritten(request, ctx)).await
+            {
+                return filtered;
+            }
+            match act(request, ctx) {
+                Some(reply) => FilterOutcome::Reply(reply),
+                None => FilterOutcome::Passed,
+            }
+        }
         HookOutcome::Over(Verdict::Reply(reply)) => {
             ctx.refused_by = Some(RefusedBy::Own);
             FilterOutcome::Reply(reply)

@@ -287,6 +287,7 @@ pub(crate) fn book(
 fn forget(ctx: &mut Context) {
     upstream::over(ctx);
     ctx.also = None;
+    ctx.has_passed_rewrite = false;
     ctx.upstream = None;
     ctx.timeouts = None;
     ctx.lease = None;

@@ -21,6 +21,10 @@ const MAX_PLAIN_LEN: usize = 256;
 
 /// Protection of a route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a separate property of the route"
+)]
 pub struct RouteProtection {
     /// Numbers of its guards; equal filters have equal numbers.
     pub guards: BTreeSet<u32>,
@@ -30,6 +34,11 @@ pub struct RouteProtection {
     pub upstream: Option<Arc<str>>,
     /// Name of the folder whose files it serves in place of the upstream.
     pub files: Option<Arc<str>>,
+    /// True if it may lead requests to a route or app by their name: with their paths, and past the
+    /// guards of these.
+    pub leads_on: bool,
+    /// Numbers of its filters that may refuse, and protect nothing.
+    pub open: BTreeSet<u32>,
     /// True if the app sees other paths than those of the route.
     pub rewrites: bool,
     /// True if the route takes no other spelling of its paths (`spelling: exact`).
@@ -40,6 +49,11 @@ impl RouteProtection {
     /// Returns true if the route is guarded in every spelling of its paths.
     pub(super) fn takes_spellings(&self) -> bool {
         !self.is_exact && !self.guards.is_empty()
+    }
+
+    /// Returns true if some app may get the route's requests.
+    fn reaches_apps(&self) -> bool {
+        self.upstream.is_some() || self.leads_on
     }
 
     /// Returns true if the route's paths are those of the app behind the other route.
@@ -101,12 +115,12 @@ impl Guards {
         let all: BTreeSet<u32> = taking.flat_map(|route| &route.guards).copied().collect();
         let lacks = |route: &RouteProtection| {
             work::count();
-            route.upstream.is_some() && !all.is_subset(&route.guards)
+            route.reaches_apps() && !all.is_subset(&route.guards)
         };
         let lacking: Vec<bool> = guarding.iter().map(lacks).collect();
         let mut open = LackedGuards::default();
         for (number, route) in guarding.iter().enumerate() {
-            if route.upstream.is_some() {
+            if route.reaches_apps() {
                 open.push(number, &route.guards);
             }
         }

@@ -20,6 +20,7 @@ fn guarding(letters: &str) -> RouteProtection {
         files: None,
         rewrites: upstream.ends_with('!'),
         is_exact: letters.starts_with('='),
+        ..RouteProtection::default()
     }
 }
 

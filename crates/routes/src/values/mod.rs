@@ -9,6 +9,10 @@ mod lookup;
 mod template;
 mod variable;
 
+use edgeway_base::{
+    spelling::readings,
+    target::{Target, has_spellings},
+};
 use edgeway_core::{chain::Exchange, limits::key::CountedText};
 
 pub use edgeway_base::expression::{Expression as Pattern, Groups};
@@ -25,11 +29,30 @@ pub use self::{
     variable::Values,
 };
 
+/// Text of requests for which a table cannot decide. The result might be a text that is counted: they
+/// are counted together.
+const UNDECIDED: &str = "undecided";
+
 impl CountedText for Template {
     fn write(&self, ex: &Exchange<'_>, text: &mut String) {
+        let path = Target::new("", ex.head.raw_path()).path;
+        if self.reads_path() && has_spellings(path) {
+            // An app may take all of these for one path: they are counted as its shortest reading that
+            // is counted.
+            let mut readings = readings(path);
+            readings.sort_by_key(|reading| reading.path().len());
+            for reading in readings {
+                let values = Values::of_request(ex).at(reading.path());
+                if self.write_with(&values, None, text).is_err() {
+                    text.push_str(UNDECIDED);
+                }
+                if !text.is_empty() {
+                    return;
+                }
+            }
+        }
         if Self::write(self, ex, text).is_err() {
-            // The result might be a text that is counted: these requests are counted together.
-            text.push_str("undecided");
+            text.push_str(UNDECIDED);
         }
     }
 }

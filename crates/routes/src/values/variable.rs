@@ -3,7 +3,8 @@
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use edgeway_base::{
-    clock::Clock, expression::Undecided, host::host_of, net::IpText, query, units::Span,
+    clock::Clock, expression::Undecided, host::host_of, net::IpText, query, target::Target,
+    units::Span,
 };
 use edgeway_config::diagnostic::closest;
 use edgeway_core::chain::{CacheOutcome, Exchange};
@@ -22,6 +23,8 @@ pub struct Values<'a, 'e> {
     pub(super) ex: &'a Exchange<'e>,
     response: Option<(StatusCode, Option<&'a HeaderMap>)>,
     pub(super) encoding: Encoding,
+    /// Path in place of the request's.
+    path: Option<&'a [u8]>,
 }
 
 impl<'a, 'e> Values<'a, 'e> {
@@ -30,6 +33,7 @@ impl<'a, 'e> Values<'a, 'e> {
             ex,
             response: None,
             encoding: Encoding::Text,
+            path: None,
         }
     }
 
@@ -48,6 +52,18 @@ impl<'a, 'e> Values<'a, 'e> {
             response,
             ..Self::of_request(ex)
         }
+    }
+
+    /// The same values, of a request with this path.
+    #[must_use]
+    pub(super) fn at(self, path: &'a [u8]) -> Self {
+        let path = Some(path);
+        Self { path, ..self }
+    }
+
+    fn path(&self) -> &'a [u8] {
+        let own = || Target::new("", self.ex.head.raw_path()).path;
+        self.path.unwrap_or_else(own)
     }
 
     /// The same values, encoded for a place.
@@ -143,16 +159,38 @@ impl Variable {
     /// Returns true if requests that are alike to a cache otherwise may differ in the value, so that a
     /// key with the value has to keep them apart.
     pub(super) fn is_keyed(&self) -> bool {
-        let is_in_every_key = matches!(
-            self,
-            Self::Host | Self::HostName | Self::Path | Self::PathDecoded | Self::Scheme
-        );
-        // No other request or connection has the same one: nothing would be stored for others.
-        let is_unique = matches!(
-            self,
-            Self::ClientPort | Self::RequestId | Self::Now(_) | Self::Date(..)
-        );
-        !is_in_every_key && !is_unique
+        match self {
+            // They are in every key, or no other request or connection has the same one: nothing would
+            // be stored for others.
+            Self::Host
+            | Self::HostName
+            | Self::Path
+            | Self::PathDecoded
+            | Self::Scheme
+            | Self::ClientPort
+            | Self::RequestId
+            | Self::Now(_)
+            | Self::Date(..) => false,
+            Self::ClientIp
+            | Self::ListenerPort
+            | Self::Route
+            | Self::Protocol
+            | Self::Method
+            | Self::Query
+            | Self::QueryMark
+            | Self::QueryAnd
+            | Self::Uri
+            | Self::User
+            | Self::Header(_)
+            | Self::Cookie(_)
+            | Self::QueryValue(_)
+            | Self::Argument(_)
+            | Self::Map(_)
+            | Self::Status
+            | Self::OfResponse(_)
+            | Self::CacheStatus
+            | Self::Backend => true,
+        }
     }
 
     /// Appends the value in the encoding of `values`. What the configuration says
@@ -250,14 +288,9 @@ impl Variable {
             Self::ListenerPort => number(text, ex.facts.client.listener_port),
             Self::Method => text.push_str(ex.head.method.as_str()),
             Self::Protocol => text.push_str(ex.facts.client.protocol.as_str()),
-            Self::Path => {
-                let target = target();
-                text.push_str(target.split('?').next().unwrap_or_default());
-            }
+            Self::Path => push(text, values.path()),
             Self::PathDecoded => {
-                let target = ex.head.raw_path();
-                let path = target.split(|byte| *byte == b'?').next();
-                text.push_str(&percent_decode(path.unwrap_or_default()).decode_utf8_lossy());
+                text.push_str(&percent_decode(values.path()).decode_utf8_lossy());
             }
             Self::Query => {
                 let target = target();
@@ -273,7 +306,7 @@ impl Variable {
                     });
                 }
             }
-            Self::Uri => push(text, ex.sent_target()),
+            Self::Uri => push(text, values.path.unwrap_or_else(|| ex.sent_target())),
             Self::User => {
                 let identity = ex.facts.identity.as_ref();
                 text.push_str(identity.and_then(|own| own.user.as_deref()).unwrap_or(""));

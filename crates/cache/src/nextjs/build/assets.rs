@@ -10,16 +10,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Deserialize;
-
-use super::super::paths;
+use super::{
+    super::paths,
+    rules::{Rewrites, Rules},
+};
 use crate::base::expression::Expression;
 
 /// Folder of a build's output below the build's folder.
 const STATIC: &str = "static";
-
-/// Header of responses to the router.
-const DEPLOYMENT: &str = "x-nextjs-deployment-id";
 
 /// Files of `public/` that are known; an app with more serves the others itself.
 const MAX_FILES: usize = 100_000;
@@ -42,55 +40,6 @@ pub(super) struct Assets {
     public: HashSet<Box<[u8]>>,
 }
 
-/// Rules in `routes-manifest.json`.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Rules {
-    #[serde(default)]
-    headers: Vec<Rule>,
-    #[serde(default)]
-    on_match_headers: Vec<Rule>,
-    #[serde(default)]
-    redirects: Vec<Rule>,
-    rewrites: Option<Rewrites>,
-    /// Languages in paths: then one file has several.
-    i18n: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Rule {
-    #[serde(default)]
-    source: String,
-    regex: Option<String>,
-    #[serde(default)]
-    headers: Vec<RuleHeader>,
-}
-
-#[derive(Deserialize)]
-struct RuleHeader {
-    #[serde(default)]
-    key: String,
-}
-
-impl Rule {
-    /// Returns true for the rule with which Next.js names the deployment in responses to its
-    /// router: it changes no file.
-    fn is_for_router(&self) -> bool {
-        !self.headers.is_empty() && self.headers.iter().all(|it| it.key == DEPLOYMENT)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Rewrites {
-    ByPhase {
-        #[serde(default, rename = "beforeFiles")]
-        before_files: Vec<Rule>,
-    },
-    /// All of these come after files.
-    List(serde::de::IgnoredAny),
-}
-
 /// Returns the path in `assetPrefix` of a configuration, as Next.js normalises it; `None` for none,
 /// and for another server.
 pub(super) fn prefix(written: &str) -> Option<Box<str>> {
@@ -111,36 +60,34 @@ pub(super) fn folder_of(folder: &Path, kind: AssetKind) -> PathBuf {
 impl Assets {
     /// Lists the files of the build in `folder`. `prefix` is the path before those of its output, if
     /// it is not the app's base path.
-    pub(super) fn list(folder: &Path, rules: Rules, prefix: Option<&str>) -> Self {
+    pub(super) fn list(folder: &Path, rules: &Rules, prefix: Option<&str>) -> Self {
         let mut assets = Self {
             has_unknown_rule: rules.i18n.is_some(),
             ..Self::default()
         };
-        let before_files = match rules.rewrites {
-            Some(Rewrites::ByPhase { before_files }) => before_files,
-            Some(Rewrites::List(_)) | None => Vec::new(),
+        let before_files = match &rules.rewrites {
+            Some(Rewrites::ByPhase { before_files, .. }) => &before_files[..],
+            Some(Rewrites::List(_)) | None => &[],
         };
-        let (headers, redirects) = (rules.headers, rules.redirects);
-        let lists = [headers, rules.on_match_headers, redirects, before_files];
+        let lists = [
+            &rules.headers[..],
+            &rules.on_match_headers,
+            &rules.redirects,
+            before_files,
+        ];
         let rules = lists.into_iter().flatten();
         // The rule that Next.js itself has for the prefix.
         let of_prefix = prefix.map(|prefix| format!("{prefix}/_next/:path+"));
-        let is_own = |rule: &Rule| of_prefix.as_ref() == Some(&rule.source);
-        for rule in rules.filter(|rule| !rule.is_for_router() && !is_own(rule)) {
-            assets.add(rule.regex.as_deref());
+        let is_own = |source: &String| of_prefix.as_ref() == Some(source);
+        for rule in rules.filter(|rule| !rule.is_for_router() && !is_own(&rule.source)) {
+            match rule.paths() {
+                Some(regex) => assets.rules.push(regex),
+                None => assets.has_unknown_rule = true,
+            }
         }
         let public = folder_of(folder, AssetKind::Public);
         list(&public, &mut Vec::new(), &mut assets.public);
         assets
-    }
-
-    fn add(&mut self, regex: Option<&str>) {
-        // Next.js compares these without regard to case, unless it is told otherwise.
-        let compiled = regex.and_then(|regex| Expression::parse(regex, true).ok());
-        match compiled {
-            Some(regex) => self.rules.push(regex),
-            None => self.has_unknown_rule = true,
-        }
     }
 
     /// Returns the kind of the file at this raw path below the base path, and its path in the

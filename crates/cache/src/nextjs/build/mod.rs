@@ -9,6 +9,7 @@
 mod assets;
 mod guards;
 mod identity;
+mod rules;
 mod watch;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
     time::SystemTime,
 };
 
+use http::HeaderMap;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
@@ -28,10 +30,12 @@ use super::{
 };
 
 pub use assets::AssetKind;
+use assets::Assets;
 pub(super) use assets::list as list_files;
-use assets::{Assets, Rules};
 use guards::Guards;
 pub(super) use identity::SERVER_FILES;
+pub(super) use rules::Decided;
+use rules::{Deciders, Rules};
 pub use watch::BuildWatch;
 pub(super) use watch::every_second;
 
@@ -68,6 +72,7 @@ pub struct Build {
     /// `deploymentId` of the app's configuration.
     deployment: Option<Box<str>>,
     guards: Guards,
+    deciders: Deciders,
     images: Option<ImageRules>,
     /// Digest of the settings for images.
     image_mark: u64,
@@ -149,7 +154,7 @@ impl Build {
             return Err(BuildError::NoBuild { folder });
         };
         let id = String::from_utf8_lossy(id.trim_ascii()).into_owned();
-        let routes: Option<Routes> = manifest(folder, ROUTES)?;
+        let rules: Option<Rules> = manifest(folder, ROUTES)?;
         let images: Option<ImagesManifest<image::ManifestImages>> = manifest(folder, IMAGES)?;
         let functions: Option<guards::Functions> = manifest(folder, FUNCTIONS)?;
         let functions = functions.map(guards::Functions::matchers);
@@ -164,7 +169,9 @@ impl Build {
             manifest(folder, identity::SERVER_FILES);
         let config = server.ok().flatten().and_then(|server| server.config);
         let config = config.unwrap_or_default();
-        let base_path = routes.map(|routes| routes.base_path).unwrap_or_default();
+        let has_rules = rules.is_some();
+        let rules = rules.unwrap_or_default();
+        let base_path = rules.base_path.clone();
         let asset_prefix = config.asset_prefix.as_deref().and_then(assets::prefix);
         let asset_prefix = asset_prefix.filter(|prefix| **prefix != *base_path);
         let unread = |source| BuildError::Read {
@@ -178,6 +185,7 @@ impl Build {
             base_path,
             deployment: config.deployment_id.filter(|id| !id.is_empty()),
             guards,
+            deciders: Deciders::new(&rules),
             images: images.and_then(|manifest| ImageRules::from_manifest(manifest.images)),
             asset_prefix,
             stamp,
@@ -185,9 +193,8 @@ impl Build {
         };
         if has_assets {
             build.optimizer = Optimizer::read(folder)?.map(Arc::new);
-            let rules: Option<Rules> = manifest(folder, ROUTES)?;
             let prefix = build.asset_prefix.as_deref();
-            build.assets = rules.map(|rules| Assets::list(folder, rules, prefix));
+            build.assets = has_rules.then(|| Assets::list(folder, &rules, prefix));
         }
         Ok(build)
     }
@@ -253,6 +260,12 @@ impl Build {
     /// headers or cookies are ignored: they decide when it runs, and not for whom.
     pub fn is_guarded(&self, path: &[u8]) -> bool {
         self.guards.have(path)
+    }
+
+    /// Returns what of a request decides about this raw path beside the app's code: conditions of its
+    /// redirects, rewrites and headers, and the visitor's language.
+    pub(super) fn decided(&self, path: &[u8], headers: &HeaderMap) -> Decided {
+        self.deciders.of(path, &self.base_path, headers)
     }
 
     /// Returns the kind of the file that this raw path names, and its path in the folder of that
@@ -321,13 +334,6 @@ impl Build {
         let canonical = || image::canonical(query, size, self.deployment());
         Ok(self.optimizer_for(path).map(|_| canonical()))
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Routes {
-    #[serde(default)]
-    base_path: Box<str>,
 }
 
 /// Content of `required-server-files.json`.

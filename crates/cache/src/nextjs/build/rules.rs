@@ -1,0 +1,323 @@
+//! Rules of an app's configuration in `routes-manifest.json`, and what they look at in a request:
+//! headers, cookies and the visitor's language decide about a response that says nothing of them.
+
+use http::{HeaderMap, HeaderName, header};
+use serde::Deserialize;
+
+use super::super::paths;
+use crate::{
+    base::{expression::Expression, query, reserved_headers::names_a_written_header},
+    chain::KeyBuilder,
+};
+
+/// Header of responses to the router.
+const DEPLOYMENT: &str = "x-nextjs-deployment-id";
+
+/// Cookie with the language that a visitor has chosen.
+const LANGUAGE: &str = "NEXT_LOCALE";
+
+/// Headers whose values follow from scheme and host, which every key has.
+const KEYED: [&str; 4] = [
+    "host",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+];
+
+/// Rules in `routes-manifest.json`.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Rules {
+    pub(super) base_path: Box<str>,
+    pub(super) headers: Vec<Rule>,
+    pub(super) on_match_headers: Vec<Rule>,
+    pub(super) redirects: Vec<Rule>,
+    pub(super) rewrites: Option<Rewrites>,
+    /// Languages in paths: then one path has several.
+    pub(super) i18n: Option<Languages>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Languages {
+    locale_detection: Option<bool>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Rule {
+    #[serde(default)]
+    pub(super) source: String,
+    pub(super) regex: Option<String>,
+    #[serde(default)]
+    headers: Vec<RuleHeader>,
+    #[serde(default)]
+    has: Vec<Condition>,
+    #[serde(default)]
+    missing: Vec<Condition>,
+}
+
+#[derive(Deserialize)]
+struct RuleHeader {
+    #[serde(default)]
+    key: String,
+}
+
+/// Condition of a rule; one on the host has no key.
+#[derive(Deserialize)]
+struct Condition {
+    r#type: String,
+    #[serde(default)]
+    key: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum Rewrites {
+    ByPhase {
+        #[serde(default, rename = "beforeFiles")]
+        before_files: Vec<Rule>,
+        #[serde(default, rename = "afterFiles")]
+        after_files: Vec<Rule>,
+        #[serde(default)]
+        fallback: Vec<Rule>,
+    },
+    /// All of these come after files.
+    List(Vec<Rule>),
+}
+
+impl Rule {
+    /// Returns true for the rule with which Next.js names the deployment in responses to its
+    /// router: it changes no file.
+    pub(super) fn is_for_router(&self) -> bool {
+        !self.headers.is_empty() && self.headers.iter().all(|it| it.key == DEPLOYMENT)
+    }
+
+    /// Compiles the expression for the rule's paths. `None` if it cannot be read, so that it could
+    /// match any path.
+    pub(super) fn paths(&self) -> Option<Expression> {
+        // Next.js compares these without regard to case, unless it is told otherwise.
+        Expression::parse(self.regex.as_deref()?, true).ok()
+    }
+}
+
+impl Rules {
+    fn all(&self) -> impl Iterator<Item = &Rule> {
+        let rewrites = match &self.rewrites {
+            Some(Rewrites::ByPhase {
+                before_files,
+                after_files,
+                fallback,
+            }) => [&before_files[..], after_files, fallback],
+            Some(Rewrites::List(rules)) => [&rules[..], &[], &[]],
+            None => [&[][..]; 3],
+        };
+        let others = [&self.headers, &self.on_match_headers, &self.redirects];
+        let others = others.into_iter().flatten();
+        others.chain(rewrites.into_iter().flatten())
+    }
+}
+
+/// Conditions of all rules on headers and cookies.
+#[derive(Debug, Default)]
+pub(super) struct Deciders(Vec<Decider>);
+
+#[derive(Debug)]
+struct Decider {
+    paths: DecidedPaths,
+    headers: Vec<HeaderName>,
+    cookies: Vec<Box<str>>,
+    /// True for a condition on a header about the client that the gateway writes after the lookup.
+    is_unknown: bool,
+}
+
+#[derive(Debug)]
+enum DecidedPaths {
+    All,
+    /// Page at the base path.
+    Home,
+    Like(Expression),
+}
+
+/// Parts of a request that decide about a path.
+#[derive(Clone, Debug, Default)]
+pub(in super::super) struct Decided {
+    /// Their values, for the key.
+    pub(in super::super) key: KeyBuilder,
+    /// True if cookies are among them, which requests in the background may lack.
+    pub(in super::super) has_cookies: bool,
+    /// True if the gateway does not know all of them yet.
+    pub(in super::super) is_unknown: bool,
+}
+
+impl Deciders {
+    pub(super) fn new(rules: &Rules) -> Self {
+        let mut all = Vec::new();
+        let languages = rules.i18n.as_ref();
+        if languages.is_some_and(|own| own.locale_detection != Some(false)) {
+            all.push(Decider {
+                paths: DecidedPaths::Home,
+                headers: vec![header::ACCEPT_LANGUAGE],
+                cookies: vec![LANGUAGE.into()],
+                is_unknown: false,
+            });
+        }
+        for rule in rules.all() {
+            // The paths of rules begin with a language then, which those of requests may lack.
+            let paths = rule.paths().filter(|_| languages.is_none());
+            let mut own = Decider {
+                paths: paths.map_or(DecidedPaths::All, DecidedPaths::Like),
+                headers: Vec::new(),
+                cookies: Vec::new(),
+                is_unknown: false,
+            };
+            for Condition { r#type, key } in rule.has.iter().chain(&rule.missing) {
+                let name = key.to_ascii_lowercase();
+                match r#type.as_str() {
+                    "cookie" => own.cookies.push(key.as_str().into()),
+                    "header" if KEYED.contains(&&*name) => {}
+                    "header" if names_a_written_header(&name) => own.is_unknown = true,
+                    "header" => own.headers.extend(HeaderName::try_from(name)),
+                    // Host and query are in every key.
+                    _ => {}
+                }
+            }
+            if own.is_unknown || !own.headers.is_empty() || !own.cookies.is_empty() {
+                all.push(own);
+            }
+        }
+        Self(all)
+    }
+
+    /// Returns what of a request decides about this raw path, for an app below `base`.
+    pub(super) fn of(&self, path: &[u8], base: &str, headers: &HeaderMap) -> Decided {
+        let mut decided = Decided::default();
+        if self.0.is_empty() {
+            return decided;
+        }
+        let decoded = paths::decoded(path);
+        let below = decoded.strip_prefix(base.as_bytes());
+        let page = below.map(paths::page_of).unwrap_or_default();
+        let page_path = [base.as_bytes(), page].concat();
+        let forms = [path, &decoded, &page_path].map(std::str::from_utf8);
+        let may_be_another = paths::may_be_another(path);
+        for decider in &self.0 {
+            let is_for = match &decider.paths {
+                DecidedPaths::All => true,
+                DecidedPaths::Home => below.is_some() && page.is_empty() || may_be_another,
+                DecidedPaths::Like(paths) => {
+                    let mut forms = forms.iter();
+                    let is_match = |path: &&str| paths.is_match(path).unwrap_or(true);
+                    may_be_another || forms.any(|form| form.as_ref().map_or(true, is_match))
+                }
+            };
+            if is_for {
+                decider.put(headers, &mut decided);
+            }
+        }
+        decided
+    }
+}
+
+impl Decider {
+    fn put(&self, headers: &HeaderMap, decided: &mut Decided) {
+        decided.is_unknown |= self.is_unknown;
+        for name in &self.headers {
+            for value in headers.get_all(name) {
+                decided.key.part("decides", name.as_str().as_bytes());
+                decided.key.part("=", value.as_bytes());
+            }
+        }
+        if self.cookies.is_empty() {
+            return;
+        }
+        let mut put = |name: &str, value: &[u8]| {
+            decided.key.part("decides", name.as_bytes());
+            decided.key.part("=", value);
+            decided.has_cookies = true;
+        };
+        let lines = headers.get_all(header::COOKIE).iter();
+        if !query::are_cookies_clear(headers) {
+            // The app may read other cookies than these.
+            lines.for_each(|line| put("cookie", line.as_bytes()));
+            return;
+        }
+        for name in &self.cookies {
+            query::cookies(headers, name.as_bytes()).for_each(|value| put(name, value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the key of a request with these headers, and whether it is known.
+    fn decided(rules: &str, base: &str, path: &str, lines: &[(&str, &str)]) -> (KeyBuilder, bool) {
+        let rules: Rules = serde_json::from_str(rules).expect("a manifest");
+        let headers = lines.iter().map(|(name, value)| {
+            let name = HeaderName::try_from(*name).expect("a name");
+            (name, value.parse().expect("a value"))
+        });
+        let decided = Deciders::new(&rules).of(path.as_bytes(), base, &headers.collect());
+        (decided.key, !decided.is_unknown)
+    }
+
+    #[test]
+    fn the_language_decides_about_the_page_at_the_base_path_alone() {
+        let german = [("accept-language", "de")];
+        let languages = r#"{ "i18n": { "locales": ["en", "de"], "defaultLocale": "en" } }"#;
+        let off = r#"{ "i18n": { "locales": ["en"], "localeDetection": false } }"#;
+        for (rules, base, path, differs) in [
+            (languages, "", "/", true),
+            (languages, "", "/index", true),
+            (languages, "", "/de", false),
+            (languages, "/site", "/site", true),
+            (languages, "/site", "/site/", true),
+            (languages, "/site", "/", false),
+            (off, "", "/", false),
+            ("{}", "", "/", false),
+        ] {
+            let (key, is_known) = decided(rules, base, path, &german);
+            assert_eq!(key != KeyBuilder::default(), differs, "{rules} {path}");
+            assert!(is_known);
+        }
+    }
+
+    #[test]
+    fn conditions_of_rules_decide_about_their_paths() {
+        let rules = |condition: &str| {
+            format!(
+                r#"{{ "rewrites": {{ "fallback": [{{ "source": "/a", "regex": "^/a(?:/)?$",
+                "missing": [{condition}] }}] }}, "headers": [{{ "source": "/x", "regex": "(" ,
+                "has": [{{ "type": "query", "key": "q" }}] }}] }}"#
+            )
+        };
+        let cookie = rules(r#"{ "type": "cookie", "key": "beta" }"#);
+        let of = |path: &str, line: &str| decided(&cookie, "", path, &[("cookie", line)]).0;
+        let nothing = KeyBuilder::default();
+        for path in [
+            "/a",
+            "/A",
+            "/a/",
+            "/%61",
+            "/_next/data/build/a.json",
+            "/x/%2e%2e/a",
+        ] {
+            assert_ne!(of(path, "beta=1; b=2"), nothing, "{path}");
+            assert_ne!(of(path, "beta=1"), of(path, "beta=2"), "{path}");
+            assert_eq!(of(path, "beta=1; b=2"), of(path, "beta=1; b=3"), "{path}");
+        }
+        assert_eq!(of("/b", "beta=1"), nothing);
+        // A line that apps read differently counts as a whole.
+        assert_ne!(of("/a", "b=\"; beta=1"), of("/a", "b=\"; beta=1; c"));
+        for (name, is_known) in [
+            ("X-Forwarded-Proto", true),
+            ("x-forwarded-for", false),
+            ("x-country", true),
+        ] {
+            let header = rules(&format!(r#"{{ "type": "header", "key": "{name}" }}"#));
+            assert_eq!(decided(&header, "", "/a", &[]).1, is_known, "{name}");
+            assert!(decided(&header, "", "/b", &[]).1, "{name}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+/** @type {import('next').NextConfig} */
+export default {
+  // What a visitor gets depends on headers, cookies and hosts, of which no response says a word.
+  i18n: {
+    locales: ['en', 'de', 'fr'],
+    defaultLocale: 'en',
+    domains: [
+      { domain: 'shop.test', defaultLocale: 'en', http: true },
+      { domain: 'laden.test', defaultLocale: 'de', http: true },
+    ],
+  },
+  basePath: process.env.BASE,
+  distDir: process.env.BASE ? '.next/based' : '.next/plain',
+  outputFileTracingRoot: `${import.meta.dirname}/..`,
+  turbopack: { root: `${import.meta.dirname}/..` },
+  async redirects() {
+    const has = [{ type: 'cookie', key: 'moved', value: 'yes' }];
+    return [{ source: '/plain', destination: '/other', permanent: false, has }];
+  },
+  async rewrites() {
+    const beta = [{ type: 'cookie', key: 'beta' }];
+    const kind = [{ type: 'header', key: 'x-kind', value: '(?<kind>.+)' }];
+    const agent = [{ type: 'header', key: 'x-old' }];
+    return {
+      beforeFiles: [
+        { source: '/plain', destination: '/kinds/:kind', has: kind },
+        { source: '/tried', destination: '/beta', has: beta },
+        { source: '/left', destination: '/beta', missing: agent },
+      ],
+    };
+  },
+  async headers() {
+    const has = [{ type: 'header', key: 'x-mark' }];
+    return [{ source: '/:page', has, headers: [{ key: 'x-marked', value: 'yes' }] }];
+  },
+};
