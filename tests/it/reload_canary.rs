@@ -240,7 +240,7 @@ async fn a_trial_without_requests_says_so() {
     assert!(ran.stderr.contains("without a verdict"), "{}", ran.stderr);
 }
 
-/// One client has all the traffic, as a probe or a proxy in front has, and is not of the share.
+/// A single client has all the traffic, as a probe or a proxy in front has, outside of the share.
 #[tokio::test]
 async fn a_configuration_that_nobody_tried_is_not_kept() {
     let origin = SlowOrigin::start(Duration::from_millis(5)).await;

@@ -25,7 +25,7 @@ pub struct TrialSplit {
     earlier: Arm,
 }
 
-/// One of the two configurations, with its requests since the trial began.
+/// Configuration of a split, with its requests since the trial began.
 struct Arm {
     gateway: Arc<Gateway>,
     /// Not exported: `/metrics` has the requests of both.
