@@ -21,6 +21,7 @@ async function enter(options = {}, prepare = async () => {}) {
   await page.fill('input[name=token]', token);
   await page.click('text=Log in');
   await page.waitForSelector('h1:has-text("serving")');
+  await page.click('#tail summary');
   return visited;
 }
 
@@ -241,7 +242,7 @@ const checks = {
     assert.match(await seen.first().textContent(), /200GET 127\.0\.0\.1:\d+\/seen-now\/\*[\d.]+MISS/);
     await shot(page, 'tail');
     await page.fill('form[data-tail] input[name=path]', '/other');
-    await page.click('text=Filter');
+    await page.click('form[data-tail] button');
     await page.waitForFunction(() => !document.querySelector('#requests').textContent.includes('/seen-now'));
     await page.waitForSelector('#live:has-text("live")');
     await fetch(`${site}/seen-now`);
@@ -254,11 +255,11 @@ const checks = {
     // Without script, the page has the same.
     const plain = await enter({ javaScriptEnabled: false });
     await plain.page.fill('form[data-tail] input[name=path]', '/seen-now');
-    await plain.page.click('text=Filter');
+    await plain.page.click('form[data-tail] button');
     await plain.page.waitForURL(/path=/);
     assert.equal(await plain.page.locator('#requests tr').count(), 2);
     await plain.page.fill('form[data-tail] input[name=status]', 'odd');
-    await plain.page.click('text=Filter');
+    await plain.page.click('form[data-tail] button');
     await plain.page.waitForSelector('#tail .bad');
     await plain.leave();
   },

@@ -11,7 +11,7 @@ use edgeway_proxy::live::history::RequestHistory;
 use serde::{Deserialize, Serialize};
 
 pub use edgeway_proxy::live::{
-    traffic::{RouteTraffic, SlowRoute},
+    traffic::{RouteTraffic, SlowRoute, TrafficFigures, TrafficPoint},
     trial::TrialOutcome,
 };
 pub use edgeway_upstreams::{BackendStatus, RestartAt, Scale, UpstreamStatus, UpstreamTraffic};
@@ -110,6 +110,8 @@ pub struct Snapshot {
     /// Why the gateway is not ready; empty if it is.
     pub not_ready: Vec<String>,
     pub process: ProcessStatus,
+    /// Figures of all requests over time.
+    pub traffic: TrafficFigures,
     pub config: ConfigStatus,
     /// The last reloads, the newest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -80,7 +80,7 @@ pub use self::{
     scale::Scale,
     silence::SilenceStatus,
     socket::BackendSocket,
-status::{BackendStatus, MemoryGrowth, ProbeStatus, UpstreamStatus, UpstreamTraffic},
+    status::{BackendStatus, MemoryGrowth, ProbeStatus, UpstreamStatus, UpstreamTraffic},
     supervise::{supervise, supervise_beside, supervise_with},
     target::Target,
     tls::is_alert,

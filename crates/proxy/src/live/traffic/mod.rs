@@ -7,6 +7,7 @@
 //! While the process is quiet nothing is recorded.
 
 mod comparison;
+mod figures;
 mod quantile;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 pub use self::comparison::Comparison;
+pub use self::figures::{TrafficFigures, TrafficPoint};
 pub use self::usual::SlowRoute;
-use self::{quantile::quantile, usual::UsualLatencies};
+use self::{figures::Hour, quantile::quantile, usual::UsualLatencies};
 use crate::connection::activity::Activity;
 
 /// Time between two records.
@@ -50,6 +52,7 @@ struct Shared {
     /// The oldest record first.
     history: Mutex<VecDeque<Arc<Record>>>,
     usual: Mutex<UsualLatencies>,
+    hour: Mutex<Hour>,
 }
 
 /// Values of the counters at one moment.
@@ -144,6 +147,7 @@ impl Traffic {
             clock,
             history: Mutex::default(),
             usual: Mutex::default(),
+            hour: Mutex::default(),
         }));
         traffic.record();
         traffic
@@ -204,6 +208,7 @@ impl Traffic {
 
     fn push(&self, record: Record) {
         let record = Arc::new(record);
+        self.0.hour.lock().add(&record);
         let mut history = self.0.history.lock();
         // One record before the longest window stays, to have all of that window.
         while history

@@ -192,3 +192,42 @@ fn the_hit_ratio_leaves_out_what_may_not_be_looked_up() {
     clock.advance(INTERVAL);
     assert_eq!(traffic.recent().routes["shop"].hit_ratio, Some(0.8));
 }
+
+#[test]
+fn the_hour_has_a_point_for_each_minute() {
+    let (metrics, clock) = (Metrics::default(), Clock::test());
+    let traffic = Traffic::new(metrics.clone(), clock.clone());
+    let minute = |ok, failed| {
+        for _ in 0..30 {
+            requests(&metrics, "shop", "200", ok);
+            requests(&metrics, "api", "503", failed);
+            clock.advance(INTERVAL);
+            traffic.record();
+        }
+    };
+    minute(20, 0);
+    minute(15, 5);
+    let figures = traffic.figures();
+    assert_eq!(figures.minute.len(), 30);
+    assert!(figures.minute.iter().all(|point| point.rate == 10.0));
+    assert_eq!(figures.now.error_share, Some(0.25));
+    let seen: Vec<_> = figures
+        .hour
+        .iter()
+        .map(|it| (it.rate, it.error_share))
+        .collect();
+    assert_eq!(seen, [(10.0, Some(0.0)), (10.0, Some(0.25))]);
+
+    // While the process is quiet nothing is recorded, and each minute counts all the same.
+    requests(&metrics, "shop", "200", 60);
+    clock.advance(INTERVAL);
+    traffic.record();
+    clock.advance(Duration::from_mins(5));
+    traffic.catch_up();
+    traffic.record();
+    let rates: Vec<_> = traffic.figures().hour.iter().map(|it| it.rate).collect();
+    assert_eq!(rates, [10.0, 10.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
+    clock.advance(Duration::from_hours(3));
+    traffic.catch_up();
+    assert_eq!(traffic.figures().hour.len(), 60);
+}

@@ -11,6 +11,7 @@ mod rendered;
 mod summary;
 mod tables;
 mod tail;
+mod tiles;
 mod view;
 
 use axum::{

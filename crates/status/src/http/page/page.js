@@ -125,6 +125,7 @@ const tail = document.querySelector('form[data-tail]');
 const requests = document.getElementById('requests');
 const filterProblem = document.getElementById('filter-problem');
 const MAX_REQUESTS = 100;
+const columns = [...document.querySelectorAll('#tail th')].map((header) => header.textContent);
 
 /** Makes the row of a request, as the server makes those that the page begins with. */
 function requestRow(request) {
@@ -141,9 +142,10 @@ function requestRow(request) {
     [request.client],
     [[request.failed_backend, request.backend].filter(Boolean).join(', ')],
   ];
-  for (const [text, style] of cells) {
+  for (const [index, [text, style]] of cells.entries()) {
     const cell = row.insertCell();
     cell.textContent = text;
+    cell.dataset.label = columns[index];
     if (style) cell.className = style;
   }
   return row;

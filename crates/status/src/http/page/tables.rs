@@ -1,7 +1,7 @@
 //! The sections of the page: one function for each, with nothing if there is nothing to show.
 //! Every value is escaped.
 
-use maud::{Markup, html};
+use maud::{Markup, PreEscaped, html};
 
 use super::{
     summary,
@@ -36,7 +36,7 @@ pub(super) fn table(columns: &[&str], rows: &Markup) -> Markup {
     html! {
         div class="wide" tabindex="0" data-key=[columns.first()] {
             table {
-                tr {
+                tr class="columns" {
                     @for column in columns {
                         @if let Some(number) = column.strip_prefix('#') {
                             th class="number" { (number) }
@@ -47,10 +47,35 @@ pub(super) fn table(columns: &[&str], rows: &Markup) -> Markup {
                         }
                     }
                 }
-                (rows)
+                (labelled(columns, rows))
             }
         }
     }
+}
+
+/// Gives each cell the name of its column, which narrow screens show in place of the header.
+pub(super) fn labelled(columns: &[&str], rows: &Markup) -> PreEscaped<String> {
+    let mut labelled = String::with_capacity(rows.0.len() * 2);
+    let mut rest = rows.0.as_str();
+    let mut at = 0;
+    // Values are escaped: a tag is one that was written here.
+    while let Some(found) = rest.find("<t") {
+        let (before, tag) = rest.split_at(found + "<tr".len());
+        labelled.push_str(before);
+        rest = tag;
+        if before.ends_with('r') {
+            at = 0;
+        } else if before.ends_with('d') {
+            let name = columns.get(at).copied().filter(|name| *name != ACTION);
+            let name = name.unwrap_or_default().trim_start_matches('#');
+            labelled.push_str(" data-label=\"");
+            labelled.push_str(name);
+            labelled.push('"');
+            at += 1;
+        }
+    }
+    labelled.push_str(rest);
+    PreEscaped(labelled)
 }
 
 /// The row of an empty table.
@@ -65,7 +90,7 @@ pub(super) fn when(time: &str) -> Markup {
 }
 
 /// A number per second, without digits that say nothing.
-fn rate(rate: f64) -> String {
+pub(super) fn rate(rate: f64) -> String {
     match rate {
         0.0 => "0".to_owned(),
         rate if rate < 10.0 => format!("{rate:.1}"),
@@ -73,7 +98,15 @@ fn rate(rate: f64) -> String {
     }
 }
 
-fn milliseconds(value: Option<f64>) -> String {
+pub(super) fn per_cent(share: Option<f64>) -> String {
+    match share {
+        None => "–".to_owned(),
+        Some(share) if share > 0.0 && share < 0.1 => format!("{:.1} %", share * 100.0),
+        Some(share) => format!("{:.0} %", share * 100.0),
+    }
+}
+
+pub(super) fn milliseconds(value: Option<f64>) -> String {
     match value {
         None => "–".to_owned(),
         Some(value) if value < 10.0 => format!("{value:.1}"),
@@ -142,37 +175,38 @@ pub(super) fn summary(view: &PageView<'_>) -> Markup {
     }
 }
 
+/// Number of routes without requests that are shown as the others are.
+const QUIET_SHOWN: usize = 5;
+
+/// The routes, those first that fail, then the busiest. Many that had no requests are folded.
 pub(super) fn routes(routes: &[RouteStatus]) -> Markup {
-    let rows = html! {
-        @for route in routes {
-            @let traffic = &route.traffic;
-            tr {
-                td {
-                    details data-key={ "route " (route.name) } {
-                        summary { (route.name) }
-                        p { code { (route.matches) } }
-                        p { (route.action) }
-                        p class="soft" { (route.filters.join(" ")) }
-                    }
-                }
-                td class="number" { (rate(traffic.rate)) }
-                td class="number" { (rate(traffic.client_error_rate)) }
-                td class="number" {
-                    @if problems::is_failing(traffic) {
-                        (mark(false, &rate(traffic.server_error_rate)))
-                    } @else { (rate(traffic.server_error_rate)) }
-                }
-                td class="number" { (milliseconds(traffic.p50_ms)) }
-                td class="number" { (milliseconds(traffic.p95_ms)) }
-                td class="number" { (milliseconds(traffic.p99_ms)) }
-                td class="number" {
-                    @match traffic.hit_ratio {
-                        Some(ratio) => { (format!("{:.0} %", ratio * 100.0)) }
-                        None => { "–" }
-                    }
-                }
+    let is_quiet =
+        |route: &RouteStatus| route.traffic.p50_ms.is_none() && route.traffic.rate == 0.0;
+    let mut order: Vec<&RouteStatus> = routes.iter().collect();
+    order.sort_by(|a, b| {
+        let (a, b) = (&a.traffic, &b.traffic);
+        let failing = problems::is_failing(b).cmp(&problems::is_failing(a));
+        failing.then(b.rate.total_cmp(&a.rate))
+    });
+    let quiet = order.iter().filter(|route| is_quiet(route)).count();
+    let (busy, quiet): (Vec<_>, Vec<_>) = order
+        .into_iter()
+        .partition(|route| quiet <= QUIET_SHOWN || !is_quiet(route));
+    html! {
+        h2 { "Routes" }
+        @if !busy.is_empty() || quiet.is_empty() { (route_table(&busy)) }
+        @if !quiet.is_empty() {
+            details class="folded" data-key="quiet routes" {
+                summary { (quiet.len()) " routes without requests in the last minute" }
+                (route_table(&quiet))
             }
         }
+    }
+}
+
+fn route_table(routes: &[&RouteStatus]) -> Markup {
+    let rows = html! {
+        @for route in routes { tr { (route_cells(route)) } }
         @if routes.is_empty() { (none(8)) }
     };
     let columns = [
@@ -185,7 +219,32 @@ pub(super) fn routes(routes: &[RouteStatus]) -> Markup {
         "#p99 ms",
         "#Hits",
     ];
-    html! { h2 { "Routes" } (table(&columns, &rows)) }
+    table(&columns, &rows)
+}
+
+fn route_cells(route: &RouteStatus) -> Markup {
+    let traffic = &route.traffic;
+    html! {
+        td {
+            details data-key={ "route " (route.name) } {
+                summary { (route.name) }
+                p { code { (route.matches) } }
+                p { (route.action) }
+                p class="soft" { (route.filters.join(" ")) }
+            }
+        }
+        td class="number" { (rate(traffic.rate)) }
+        td class="number" { (rate(traffic.client_error_rate)) }
+        td class="number" {
+            @if problems::is_failing(traffic) {
+                (mark(false, &rate(traffic.server_error_rate)))
+            } @else { (rate(traffic.server_error_rate)) }
+        }
+        td class="number" { (milliseconds(traffic.p50_ms)) }
+        td class="number" { (milliseconds(traffic.p95_ms)) }
+        td class="number" { (milliseconds(traffic.p99_ms)) }
+        td class="number" { (per_cent(traffic.hit_ratio)) }
+    }
 }
 
 pub(super) fn limits(view: &PageView<'_>) -> Markup {
@@ -539,7 +598,10 @@ fn backend_cells(
     let name = format!("{} of {}", backend.address, upstream.name);
     let is_out = matches!(&*backend.state, "draining" | "drained");
     html! {
-        td { code { (backend.address) } }
+        td {
+            code { (backend.address) }
+            @if let Some(release) = &backend.release { br; span class="soft" { "release " (release) } }
+        }
         td {
             (mark(backend.state == "healthy", &backend.state))
             @if let Some(absence) = problems::absence(backend) { (absence) }

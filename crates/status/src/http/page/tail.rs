@@ -8,7 +8,10 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use url::form_urlencoded;
 
-use super::{STATUS, tables::mark};
+use super::{
+    STATUS,
+    tables::{labelled, mark},
+};
 
 /// Number of requests on the page.
 const SHOWN: usize = 50;
@@ -20,6 +23,10 @@ const FIELDS: [(&str, &str, &str); 5] = [
     ("path", "Path", "/blog"),
     ("client", "Client", "192.0.2.7"),
     ("reason", "Reason", "rate_limit"),
+];
+/// Columns of the requests; those of numbers begin with `#`.
+const COLUMNS: [&str; 8] = [
+    "Time", "#Status", "Request", "Route", "#ms", "Reason", "Client", "Backend",
 ];
 const ERRORS: &str = "errors";
 const PROBLEMS: &str = "problems";
@@ -84,7 +91,9 @@ impl Tail {
         html! {
             section id="tail" class="forms" {
                 h2 { "Latest requests" }
-                form method="get" action=(STATUS) data-tail {
+                details data-key="filter" open[!self.fields.is_empty()] {
+                  summary { "Filter" }
+                  form method="get" action=(STATUS) data-tail {
                     @for (name, label, example) in FIELDS {
                         label { (label) " "
                             input name=(name) value=(value(name)) placeholder=(example) size="12";
@@ -101,6 +110,7 @@ impl Tail {
                         }
                     }
                     button { "Filter" }
+                  }
                 }
                 p id="filter-problem" class="bad" role="alert" hidden[self.requests.is_ok()] {
                     @if let Err(why) = &self.requests { (why) }
@@ -108,19 +118,17 @@ impl Tail {
                 div class="wide tail" tabindex="0" {
                     table {
                         thead {
-                            tr {
-                                th { "Time" }
-                                th class="number" { "Status" }
-                                th { "Request" }
-                                th { "Route" }
-                                th class="number" { "ms" }
-                                th { "Reason" }
-                                th { "Client" }
-                                th { "Backend" }
+                            tr class="columns" {
+                                @for column in COLUMNS {
+                                    @let number = column.strip_prefix('#');
+                                    th class=[number.map(|_| "number")] { (number.unwrap_or(column)) }
+                                }
                             }
                         }
                         tbody id="requests" {
-                            @for request in self.requests.iter().flatten() { (request.row()) }
+                            @for request in self.requests.iter().flatten() {
+                                (labelled(&COLUMNS, &request.row()))
+                            }
                         }
                     }
                 }

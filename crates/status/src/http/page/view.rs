@@ -4,6 +4,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
     ICON_PATH, LOGIN, LOGOUT, SCRIPT_PATH, STATUS, STREAM, STYLE_PATH, plugins, tables, tail::Tail,
+    tiles,
 };
 use crate::{Snapshot, snapshot::BanStatus};
 
@@ -24,6 +25,7 @@ pub(super) fn sections(view: &PageView<'_>) -> Vec<(&'static str, Markup)> {
     let status = view.snapshot;
     vec![
         ("summary", tables::summary(view)),
+        ("traffic", tiles::tiles(&status.traffic)),
         ("routes", tables::routes(&status.routes)),
         ("upstreams", tables::upstreams(view)),
         ("cache", tables::cache(status)),
@@ -76,7 +78,7 @@ pub(super) fn page(
             @for (id, section) in sections(view) {
                 @let html = section.into_string();
                 section id=(id) data-live hidden[html.is_empty()] { (PreEscaped(&html)) }
-                @if id == "summary" { (tail.section()) }
+                @if id == "traffic" { (tail.section()) }
                 @if id == "cache" && status.cache.is_some() { (cache_forms(csrf)) }
             }
             (explain_form(csrf))

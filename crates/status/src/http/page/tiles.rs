@@ -1,0 +1,149 @@
+//! The tiles at the top of the page: four figures of the gateway, each with its last minute and its
+//! last hour as lines.
+
+use std::fmt::Write as _;
+
+use maud::{Markup, html};
+
+use super::tables::{milliseconds, per_cent, rate};
+use crate::snapshot::{TrafficFigures, TrafficPoint};
+
+/// Width and height of a line, in units of its own.
+const WIDTH: f64 = 120.0;
+const HEIGHT: f64 = 24.0;
+/// Points of a whole line: a minute has one for each two seconds, an hour one for each minute.
+const MINUTE: usize = 30;
+const HOUR: usize = 60;
+
+/// A figure: its name, its values, and the form of a value.
+struct Tile {
+    name: &'static str,
+    value: fn(&TrafficPoint) -> Option<f64>,
+    text: fn(Option<f64>) -> String,
+    /// Value at the top of a line that stays below it.
+    top: f64,
+}
+
+const TILES: [Tile; 4] = [
+    Tile {
+        name: "Requests",
+        value: |point| Some(point.rate),
+        text: |value| format!("{}/s", rate(value.unwrap_or_default())),
+        top: 1.0,
+    },
+    Tile {
+        name: "Errors (5xx)",
+        value: |point| point.error_share,
+        text: per_cent,
+        top: 0.05,
+    },
+    Tile {
+        name: "95 % within",
+        value: |point| point.p95_ms,
+        text: |value| match value {
+            None => "–".to_owned(),
+            value => format!("{} ms", milliseconds(value)),
+        },
+        top: 1.0,
+    },
+    Tile {
+        name: "Cache hits",
+        value: |point| point.hit_ratio,
+        text: per_cent,
+        top: 1.0,
+    },
+];
+
+pub(super) fn tiles(figures: &TrafficFigures) -> Markup {
+    html! {
+        div class="tiles" {
+            @for tile in &TILES {
+                div class="tile" {
+                    p class="soft" { (tile.name) }
+                    p class="figure" { ((tile.text)((tile.value)(&figures.now))) }
+                    (line(tile, "minute", &figures.minute, MINUTE))
+                    (line(tile, "hour", &figures.hour, HOUR))
+                }
+            }
+        }
+    }
+}
+
+fn line(tile: &Tile, span: &str, points: &[TrafficPoint], whole: usize) -> Markup {
+    let values: Vec<_> = points.iter().map(tile.value).collect();
+    let highest = values.iter().flatten().copied().reduce(f64::max);
+    let most = (tile.text)(highest);
+    let label = format!("{} in the last {span}: at most {most}", tile.name);
+    html! {
+        div class="span" {
+            svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img"
+                aria-label=(label) {
+                path d=(path(&values, whole, highest.unwrap_or_default().max(tile.top))) {}
+            }
+            span class="soft" { (span) ", ≤ " (most) }
+        }
+    }
+}
+
+/// Returns the path of a line, the newest value at its right end. Where there is no value it has a
+/// gap.
+#[allow(clippy::cast_precision_loss, reason = "there are sixty values at most")]
+fn path(values: &[Option<f64>], whole: usize, top: f64) -> String {
+    let step = WIDTH / (whole.max(2) - 1) as f64;
+    let shown = &values[values.len().saturating_sub(whole)..];
+    let mut path = String::new();
+    let mut is_drawn = false;
+    for (index, value) in shown.iter().enumerate() {
+        if let Some(value) = value {
+            let x = WIDTH - step * (shown.len() - 1 - index) as f64;
+            // A line at an edge would be cut in half.
+            let y = HEIGHT - 1.0 - (HEIGHT - 2.0) * (value / top).clamp(0.0, 1.0);
+            let command = if is_drawn { 'L' } else { 'M' };
+            // A single value is a dot.
+            let dot = if is_drawn { "" } else { "h.1" };
+            write!(path, "{command}{x:.1} {y:.1}{dot}").expect("text grows");
+        }
+        is_drawn = value.is_some();
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_ends_at_the_right_and_has_gaps() {
+        let values = [Some(0.0), None, Some(5.0), Some(20.0)];
+        assert_eq!(
+            path(&values, 4, 10.0),
+            "M0.0 23.0h.1M80.0 12.0h.1L120.0 1.0"
+        );
+        assert_eq!(path(&values, 2, 10.0), "M0.0 12.0h.1L120.0 1.0");
+        assert_eq!(path(&[], 30, 1.0), "");
+    }
+
+    #[test]
+    fn each_tile_has_its_figure_and_its_lines() {
+        let point = |rate, error_share| TrafficPoint {
+            rate,
+            error_share,
+            ..TrafficPoint::default()
+        };
+        let figures = TrafficFigures {
+            now: point(12.0, Some(0.004)),
+            minute: vec![point(40.0, Some(0.5)), point(12.0, None)],
+            hour: Vec::new(),
+        };
+        let page = tiles(&figures).into_string();
+        for text in [
+            "12/s",
+            "0.4 %",
+            "Requests in the last minute: at most 40/s",
+            "Errors (5xx) in the last minute: at most 50 %",
+            "95 % within in the last hour: at most –",
+        ] {
+            assert!(page.contains(text), "{text}: {page}");
+        }
+    }
+}
