@@ -259,7 +259,9 @@ impl Template {
             Piece::Variable(Variable::Map(lookup)) => {
                 lookup.as_ref().is_some_and(|lookup| lookup.reads_path())
             }
-            Piece::Variable(Variable::Path | Variable::PathDecoded | Variable::Uri) => true,
+            Piece::Variable(
+                Variable::Path | Variable::PathDecoded | Variable::PathSent | Variable::Uri,
+            ) => true,
             Piece::Variable(_) | Piece::Text(_) | Piece::Group(_) => false,
         })
     }

@@ -72,6 +72,8 @@ pub enum Variable {
     Path,
     /// Path without percent-encoding, as locations are compared with it.
     PathDecoded,
+    /// Path as the client sent it, without percent-encoding: no rewrite changes it.
+    PathSent,
     Query,
     /// `?` if there is a query.
     QueryMark,
@@ -109,7 +111,7 @@ pub enum Variable {
 pub(super) const DATE: &str = "date+";
 
 impl Variable {
-    const ALL: [(&'static str, Self); 19] = [
+    const ALL: [(&'static str, Self); 20] = [
         ("client.ip", Self::ClientIp),
         ("client.port", Self::ClientPort),
         ("request_id", Self::RequestId),
@@ -119,6 +121,7 @@ impl Variable {
         ("method", Self::Method),
         ("path", Self::Path),
         ("path.decoded", Self::PathDecoded),
+        ("path.sent", Self::PathSent),
         ("query", Self::Query),
         ("query_mark", Self::QueryMark),
         ("query_and", Self::QueryAnd),
@@ -206,8 +209,11 @@ impl Variable {
                 let target = target();
                 text.push_str(target.split('?').next().unwrap_or_default());
             }
-            Self::PathDecoded => {
-                let target = ex.head.raw_path();
+            Self::PathDecoded | Self::PathSent => {
+                let target = match self {
+                    Self::PathSent => ex.sent_target(),
+                    _ => ex.head.raw_path(),
+                };
                 let path = target.split(|byte| *byte == b'?').next();
                 text.push_str(&percent_decode(path.unwrap_or_default()).decode_utf8_lossy());
             }
