@@ -6,7 +6,10 @@ use http::HeaderValue;
 
 use crate::{
     chain::CompileContext,
-    config::{model::MediaTypesConfig, tree::Spanned},
+    config::{
+        model::{KnownTypes, MediaTypesConfig},
+        tree::Spanned,
+    },
 };
 
 /// Type of a file whose ending is unknown.
@@ -32,7 +35,17 @@ impl MediaTypes {
     /// Compiles the types of all routes. `None` means that a problem was reported.
     pub fn compile(config: &MediaTypesConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         const CODE: &str = "edgeway::media_types::value";
-        Self::of_config(&config.types, config.charset.as_ref(), CODE, cx)
+        let mut all = Self::of_config(&config.types, config.charset.as_ref(), CODE, cx)?;
+        if config.known == KnownTypes::Nginx {
+            for (ending, kind) in KnownTypes::of_nginx() {
+                let own = all.own.entry(ending.to_owned());
+                own.or_insert(HeaderValue::from_static(kind));
+            }
+            let unknown = all.own.get("").cloned();
+            let unknown = unknown.unwrap_or(HeaderValue::from_static(UNKNOWN));
+            all.own.entry(OTHERS.to_owned()).or_insert(unknown);
+        }
+        Some(all)
     }
 
     /// Compiles the types of one route, beside those of all.

@@ -316,7 +316,7 @@ fn is_of_file(entry: &Entry, statuses: (&str, &str), effect: &Effect<'_>) -> boo
 fn is_refused_page(note: &str, effect: &Effect<'_>) -> bool {
     let code = effect.code.to_string();
     let mut codes = effect.directive.arguments().iter();
-    note.contains("has no body") && codes.any(|own| own.trim_start_matches('=') == code)
+    note.contains("gets no body") && codes.any(|own| own.trim_start_matches('=') == code)
 }
 
 /// Returns true if statuses differ by the request that nginx makes to the page of an error, as far

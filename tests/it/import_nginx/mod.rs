@@ -18,6 +18,7 @@ mod conf;
 mod dead;
 mod draft;
 mod draw;
+
 mod edges;
 mod effects;
 mod guards;

@@ -150,6 +150,29 @@ pub struct MediaTypesConfig {
     pub types: BTreeMap<String, Spanned<String>>,
     /// Charset of the known text types, or `none`; `utf-8` if absent.
     pub charset: Option<Spanned<String>>,
+    /// Types that are known besides `types`. `nginx`: those of the file `mime.types` that comes
+    /// with nginx, without a charset; all other files have the type `""`.
+    pub known: KnownTypes,
+}
+
+/// Media types that need not be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownTypes {
+    #[default]
+    Usual,
+    Nginx,
+}
+
+impl KnownTypes {
+    /// Returns the media types that nginx brings along, by the end of a file's name.
+    pub fn of_nginx() -> impl Iterator<Item = (&'static str, &'static str)> {
+        include_str!("nginx_types.txt").lines().flat_map(|line| {
+            let mut words = line.split(' ');
+            let kind = words.next().unwrap_or_default();
+            words.map(move |ending| (ending, kind))
+        })
+    }
 }
 
 impl Short for FilesConfig {

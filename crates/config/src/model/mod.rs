@@ -35,7 +35,8 @@ pub use self::{
     extends::ExtendsConfig,
     file::ROUTE_KEYS,
     files::{
-        FilesConfig, IfModifiedSinceConfig, MediaTypesConfig, PrecompressedConfig, SymlinksConfig,
+        FilesConfig, IfModifiedSinceConfig, KnownTypes, MediaTypesConfig, PrecompressedConfig,
+        SymlinksConfig,
     },
     flood_guard::{BanConfig, FloodChallengeConfig, FloodGuardConfig},
     geo::GeoConfig,

@@ -10,7 +10,7 @@ use super::{
     sent_as, tables,
     upstreams::{Destination, timeouts},
     variables::{At, MAX_CHAIN, add, expression, value},
-    words::{plain, spelled},
+    words::{encoded, plain, spelled},
 };
 
 /// Handlers of other protocols, which this gateway does not speak.
@@ -49,7 +49,10 @@ impl<'a> Routes<'a, '_> {
             keys.insert(INTERNAL.to_owned(), true.into());
             if let Some(files) = keys.get_mut("files") {
                 files["internal"] = json!([ALL_UPSTREAMS]);
-                directive.carried("also for `X-Accel-Redirect` of all upstreams");
+                directive.changed(
+                    "`X-Accel-Redirect` of all upstreams leads here; the file has the headers of the \
+                     location whose app sent it",
+                );
             } else if keys.contains_key("upstream") {
                 let note = "`X-Accel-Redirect` leads to files only";
                 directive.changed(note);
@@ -97,19 +100,22 @@ impl<'a> Routes<'a, '_> {
         if let Some(with) = with {
             keys.insert(REWRITE.to_owned(), with.into());
         } else if let (Some(path), Some(prefix)) = (&to.path, prefix)
-            && (path != prefix || is_rewritten)
+            && path != prefix
         {
-            // Of a path that was rewritten, nothing is replaced.
-            let regex = if is_rewritten {
-                "^".to_owned()
+            if is_rewritten {
+                // Of a path that a rule before has changed, nothing is replaced.
+                let regex = format!("(?s)^{}(.*)$", regex::escape(prefix));
+                let with = format!("{path}{{group.1}}");
+                let rule = json!({ "regex": regex, "with": with });
+                keys.insert("rules".to_owned(), json!([rule]));
             } else {
-                format!("^{}", spelled(prefix))
-            };
-            let with = path.replace('$', "$$");
-            keys.insert(
-                "rewrite".to_owned(),
-                json!({ "regex": regex, "with": with }),
-            );
+                let regex = format!("^{}", spelled(prefix));
+                let with = encoded(path).replace('$', "$$");
+                keys.insert(
+                    "rewrite".to_owned(),
+                    json!({ "regex": regex, "with": with }),
+                );
+            }
         }
         let headers = scope.nearest("proxy_set_header").into_iter();
         let upgrade = { headers }.find(|one| one.arg(0).eq_ignore_ascii_case("upgrade"));
@@ -121,6 +127,12 @@ impl<'a> Routes<'a, '_> {
             None => "ignore".into(),
         };
         keys.insert("websocket".to_owned(), websocket);
+        if let Some(version) = scope.one("proxy_http_version")
+            && version.arg(0) == "2"
+        {
+            version
+                .lost("HTTP/1.1; write `protocol: h2` in its upstream, if its clients may need it");
+        }
         if let Some(timeouts) = timeouts(scope) {
             keys.insert("timeouts".to_owned(), timeouts);
         }
@@ -166,6 +178,12 @@ impl<'a> Routes<'a, '_> {
             }
             None => (text, String::new()),
         };
+        let rewrites = [scope.server(), scope.location()].into_iter().flatten();
+        let mut rewrites = rewrites.flat_map(Directive::children);
+        let is_in_part = rest.len() > "{uri}".len() && rest.contains("{uri}");
+        if is_in_part && rewrites.any(|one| ["rewrite", "if"].contains(&&*one.name)) {
+            return None;
+        }
         let with = uri_of(&rest, regex)?;
         if !text.contains('{') {
             let to = Destination::parse(&text)?;
@@ -359,7 +377,17 @@ impl<'a> Routes<'a, '_> {
         if let Some(tries) = tries {
             Self::tries(tries, place, scope, &mut files);
         }
+        let app = Self::page_of_app(place, scope).filter(|_| tries.or(alias).is_none());
+        if let Some(route) = &app {
+            files["try"] = json!(["{path.decoded}", "{path.decoded}/"]);
+            files["otherwise"] = json!({ "route": route });
+        }
         let mut keys = Map::from_iter([("files".to_owned(), files)]);
+        if app.is_some() {
+            // nginx asks the app only for what it would have sent itself.
+            let methods = json!({ "allow": ["GET", "HEAD", "POST"], "status": 405 });
+            keys.insert("methods".to_owned(), methods);
+        }
         if alias.is_some() {
             let is_file = location.text.starts_with("= ");
             let is_known =
@@ -369,18 +397,15 @@ impl<'a> Routes<'a, '_> {
                 return shut();
             };
             let regex = spelled(prefix);
-            let (regex, with) = match prefix.strip_suffix('/') {
-                Some(_) => (format!("^{regex}"), "/".to_owned()),
-                None if is_file => {
-                    // The whole path is that of one file.
-                    let (folder, name) = root.arg(0).rsplit_once('/').unwrap_or(("/", ""));
-                    keys["files"]["root"] = folder.into();
-                    (
-                        format!("^{regex}$"),
-                        format!("/{}", name.replace('$', "$$")),
-                    )
-                }
-                None => (format!("^{regex}(?:/|$)"), "/".to_owned()),
+            let (regex, with) = if prefix.ends_with('/') {
+                (format!("^{regex}"), "/".to_owned())
+            } else {
+                // What follows the prefix follows the name of the file or folder.
+                let (folder, name) = root.arg(0).rsplit_once('/').unwrap_or(("/", ""));
+                keys["files"]["root"] = if folder.is_empty() { "/" } else { folder }.into();
+                let end = if is_file { "$" } else { "" };
+                let with = format!("/{}", encoded(name).replace('$', "$$"));
+                (format!("^{regex}{end}"), with)
             };
             keys.insert(
                 "rewrite".to_owned(),
@@ -388,6 +413,19 @@ impl<'a> Routes<'a, '_> {
             );
         }
         keys
+    }
+
+    /// Returns the route of the app that `error_page 404 = @app` asks for what is no file: it gets
+    /// the body of the request.
+    fn page_of_app<'s>(place: &Place<'s, 'a>, scope: &Scope<'a>) -> Option<&'s str> {
+        let pages = scope.nearest("error_page");
+        let page = pages
+            .iter()
+            .find(|page| page.args.iter().any(|arg| arg == "404"))?;
+        let name = page.args.last()?.strip_prefix('@')?;
+        let named = place.named.iter().find(|known| known.name == name)?;
+        let is_passed = !named.scope.own("proxy_pass").is_empty();
+        (is_passed && page.args.iter().any(|arg| arg == "=")).then_some(&named.route)
     }
 
     /// Returns the keys of a location with the files of nginx itself, of which there are none here.
@@ -486,16 +524,24 @@ impl<'a> Routes<'a, '_> {
 fn uri_of(rest: &str, regex: Option<&str>) -> Option<Option<String>> {
     match rest {
         "" | "{uri}" | "{path.decoded}{query_mark}{query}" => return Some(None),
-        _ if !rest.starts_with(['/', '{']) || rest.contains("{uri}") => return None,
+        _ if !rest.starts_with(['/', '{']) => return None,
         _ => {}
     }
+    let whole = match rest.split_once("{uri}") {
+        // No rewrite has changed the path, which the caller checks.
+        Some((before, "")) if !before.contains("{uri}") => {
+            &format!("{before}{{path.decoded}}{{query_mark}}{{query}}")
+        }
+        Some(_) => return None,
+        None => rest,
+    };
     let all = "{query_mark}{query}";
-    let with = match (rest.strip_suffix(all), rest.split_once('?')) {
+    let with = match (whole.strip_suffix(all), whole.split_once('?')) {
         (Some(path), _) | (None, Some((path, "{query}"))) => path.to_owned(),
         (None, Some((_, query))) if query.ends_with("&{query}") => {
-            rest.trim_end_matches("&{query}").to_owned()
+            whole.trim_end_matches("&{query}").to_owned()
         }
-        (None, _) => format!("{rest}?"),
+        (None, _) => format!("{whole}?"),
     };
     let is_known = !with.contains("{group.") || regex.is_some();
     is_known.then_some(Some(with))

@@ -59,6 +59,9 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters) {
     if !ignored.is_empty() {
         value["ignore_headers"] = ignored.into();
     }
+    for slice in scope.nearest("slice") {
+        slice.changed("the whole response is stored, and ranges are served from it");
+    }
     min_uses(zone, scope, &mut value);
     lifetimes(scope, &mut value);
     stale(scope, &mut value);
@@ -137,8 +140,8 @@ fn key(zone: &Directive, scope: &Scope<'_>) -> Option<Map<String, Value>> {
             "request_uri" => (*path, *query) = (true, true),
             "uri" | "document_uri" => *path = true,
             "args" | "query_string" => *query = true,
-            // The upstream is a part of each key.
-            "is_args" | "proxy_host" | "proxy_port" => {}
+            // The upstream is a part of each key, and parts are served from the whole response.
+            "is_args" | "proxy_host" | "proxy_port" | "slice_range" => {}
             "request_method" => notes.push("`GET` and `HEAD` share responses".to_owned()),
             name => {
                 let Some(value) = value_of(&format!("${name}"), scope) else {

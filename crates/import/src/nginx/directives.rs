@@ -42,6 +42,10 @@ pub(super) fn mark_rest(all: &[Directive]) {
 
 fn rest(directive: &Directive) {
     let name = directive.name.as_str();
+    // The caller knows which files were there.
+    if name == "include" {
+        return;
+    }
     if needless().any(|known| known == name) {
         directive.carried("has no counterpart and needs none");
         if name == "events" {
@@ -56,13 +60,15 @@ fn rest(directive: &Directive) {
         let is_upgrade = name == "map" && directive.arg(0) == "$http_upgrade";
         let fate = match name {
             _ if is_upgrade => Fate::Carried,
-            "map" | "geo" | "split_clients" => Fate::NotCarried,
+            "map" | "geo" | "split_clients" | "stub_status" => Fate::NotCarried,
             _ => Fate::Changed,
         };
         let note = match fate {
             Fate::Carried => "not needed: `websocket: true` passes upgrades",
-            Fate::NotCarried => "the directives that use it were not carried over",
-            Fate::Changed => note,
+            Fate::NotCarried if name != "stub_status" => {
+                "the directives that use it were not carried over"
+            }
+            Fate::NotCarried | Fate::Changed => note,
         };
         directive.mark(fate, note);
         if matches!(name, "map" | "geo" | "split_clients" | "types") {

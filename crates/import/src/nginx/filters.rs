@@ -197,6 +197,9 @@ pub(super) fn limit_key(key: &str) -> Option<String> {
 }
 
 fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters: &mut Filters) {
+    if is_dry(scope, "limit_req") {
+        return;
+    }
     let mut names = Vec::new();
     let status = scope.one("limit_req_status");
     if let Some(status) = status {
@@ -262,6 +265,19 @@ fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters
     put(&mut filters.keys, "rate_limit", names);
 }
 
+/// Returns true if a limit only writes to the log what it would refuse.
+fn is_dry(scope: &Scope<'_>, limit: &str) -> bool {
+    let dry = scope.one(&format!("{limit}_dry_run"));
+    let Some(dry) = dry.filter(|dry| dry.is_on()) else {
+        return false;
+    };
+    dry.changed("nothing is limited, and no log tells what would have been");
+    for using in scope.nearest(limit) {
+        using.lost("it limits nothing, since `dry_run` is on");
+    }
+    true
+}
+
 /// Returns the key of a limit, or the text that it counts by, for the key of a zone.
 fn counted_by(key: &str, scope: &Scope<'_>) -> Option<(&'static str, String)> {
     match key {
@@ -284,6 +300,9 @@ fn rate(text: &str) -> Option<(u64, &'static str)> {
 }
 
 fn connections(scope: &Scope<'_>, http: &Scope<'_>, filters: &mut Filters) {
+    if is_dry(scope, "limit_conn") {
+        return;
+    }
     let mut value = Map::new();
     for using in scope.nearest("limit_conn") {
         let mut zones = http.own("limit_conn_zone").into_iter();

@@ -8,8 +8,8 @@ use super::{
     parse::Directive,
     scope::Scope,
     servers::{Server, Servers},
-    tables::{self, header, header_of_response, mark},
-    variables,
+    tables::{self, mark},
+    variables::{self, At},
     words::{duration, milliseconds, plain},
 };
 
@@ -29,7 +29,7 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
             directive.changed("a header of the connection is the gateway's own");
             continue;
         }
-        let Some(value) = header_of_response(value, scope) else {
+        let Some(value) = variables::value(value, At::response(scope).lenient()) else {
             directive.lost("a variable of its value has no counterpart");
             continue;
         };
@@ -54,6 +54,7 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
             Some(known) => *known = json!([known.clone(), value]),
         }
     }
+    more_headers(scope, &mut set, &mut remove);
     let expires = scope
         .one("expires")
         .and_then(|expires| expiry(expires, scope));
@@ -96,6 +97,37 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
     }
     put(&mut all, "response", response);
     put(&mut filters.keys, "headers", all);
+}
+
+/// Translates the module that sets and clears headers of any response; those around a block hold in
+/// it as well.
+fn more_headers(scope: &Scope<'_>, set: &mut Map<String, Value>, remove: &mut Vec<String>) {
+    for directive in scope.all_of(&["more_set_headers", "more_clear_headers"]) {
+        if directive.args.iter().any(|arg| arg.starts_with('-')) {
+            directive.lost("only headers of all responses have a counterpart");
+            continue;
+        }
+        for arg in &directive.args {
+            let (name, text) = arg.split_once(':').unwrap_or((arg, ""));
+            let value = variables::value(text.trim(), At::response(scope).lenient());
+            set.retain(|known, _| !known.eq_ignore_ascii_case(name));
+            match value {
+                _ if name.eq_ignore_ascii_case("server") => {
+                    directive.changed("no response has `Server`");
+                }
+                _ if name.contains('*') => directive.lost("names with `*` have no counterpart"),
+                Some(value) if value.is_empty() => {
+                    directive.carried("");
+                    remove.push(name.to_owned());
+                }
+                Some(value) => {
+                    mark(directive, &value, scope);
+                    set.insert(name.to_owned(), value.into());
+                }
+                None => directive.lost("a variable of its value has no counterpart"),
+            }
+        }
+    }
 }
 
 /// Returns the headers of a request that is refused before its server is known: those of the default
@@ -222,6 +254,10 @@ fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Valu
                 _ => {}
             }
         }
+        if lower == "range" && value == "$slice_range" {
+            directive.carried("");
+            continue;
+        }
         let sends_none = || {
             let body = scope.one("proxy_pass_request_body");
             body.is_some_and(|body| body.arg(0) == "off")
@@ -241,7 +277,7 @@ fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Valu
             login["forward"] = name.into();
             continue;
         }
-        match header(value, scope) {
+        match variables::value(value, At::request(scope).lenient()) {
             Some(value) if value.is_empty() && SENT.iter().any(|(sent, _)| *sent == lower) => {
                 directive.lost("the gateway sends this header in any case");
             }

@@ -307,8 +307,12 @@ impl<'a> Routes<'a, '_> {
         }
         let to = json!({ "to": format!("{}/?{{query}}", encoded(path)), "status": 301 });
         let mut action = Map::from_iter([("redirect".to_owned(), to)]);
+        // nginx redirects in the exact location of the path, if there is one.
+        let slashed = format!("= {path}/");
+        let mut beside = found.iter().filter(|one| one.within == location.within);
+        let exact = beside.find(|one| one.text == slashed).unwrap_or(location);
         let mut own = Filters::default();
-        headers::of(&location.scope, (false, false), &mut own);
+        headers::of(&exact.scope, (false, false), &mut own);
         action.extend(own.keys);
         // It guards the location's other spellings, and must not ask for more than that does.
         for key in ["site", "body_limit", INTERNAL] {
@@ -345,6 +349,20 @@ impl<'a> Routes<'a, '_> {
             matches.insert("internal".to_owned(), true.into());
         }
         let mut value = Map::from_iter([("match".to_owned(), Value::Object(matches))]);
+        // Two routes of one name would share their metrics.
+        let mut known = self.parts.iter().map(|part| &part.value);
+        let is_same = |part: &Value| {
+            let own = &value["match"];
+            let part = &part["match"];
+            part["host"] == own["host"] && part["location"] == own["location"] && part != own
+        };
+        if known.any(is_same) {
+            let names = [&audience.hosts, &audience.listeners];
+            let first = names.iter().find_map(|names| names.first());
+            let around = within.first().or(first).map_or("", String::as_str);
+            let name = self.free_name(format!("{around} {text}").trim_start());
+            value.insert("name".to_owned(), name.into());
+        }
         value.extend(keys);
         let part = Part {
             comment: comment.to_owned(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use edgeway_config::model::KnownTypes;
 use serde_json::{Map, Value, json};
 
 use super::scope::Scope;
@@ -87,8 +88,22 @@ pub(super) fn section(http: &Scope<'_>) -> Value {
         }
     }
     let types = of(http);
-    let all = types.by_ending.into_iter();
-    let mut written: Map<String, Value> = all.map(|(end, kind)| (end, kind.into())).collect();
+    let all = types.by_ending.iter();
+    let mut written: Map<String, Value> = all
+        .map(|(end, kind)| (end.clone(), kind.clone().into()))
+        .collect();
+    let mut short = written.clone();
+    for (ending, kind) in KnownTypes::of_nginx() {
+        match types.by_ending.get(ending) {
+            Some(own) if own == kind => drop(short.remove(ending)),
+            Some(_) => {}
+            None => drop(short.insert(ending.to_owned(), types.default.clone().into())),
+        }
+    }
+    if short.len() < written.len() {
+        short.insert(String::new(), types.default.into());
+        return json!({ "known": "nginx", "types": short });
+    }
     // Nothing but what is listed has another type than the default one.
     written.insert("*".to_owned(), types.default.into());
     json!({ "types": written })

@@ -60,6 +60,9 @@ pub(super) struct Options {
     /// Form of the report
     #[arg(long, value_enum, default_value = "text")]
     report: Form,
+    /// Lists everything: what was carried over, and the differences of all sites
+    #[arg(long)]
+    verbose: bool,
     /// Ends with exit status 1 if a directive was not carried over
     #[arg(long)]
     strict: bool,
@@ -80,7 +83,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     }
     let (yaml, report) = import(&options.file).map_err(|why| unusable(&why))?;
     let text = match options.report {
-        Form::Text => report.text(),
+        Form::Text => report.text(options.verbose),
         Form::Json => report.json(),
     };
     // The report goes where the configuration does not.
@@ -208,6 +211,7 @@ fn import(path: &Path) -> Result<(String, Report), String> {
         }
         output.defaults.insert("headers".to_owned(), common);
     }
+    output.share();
     output.upstreams = routes.upstreams.parts();
     actions::name_upstreams(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values());
@@ -246,7 +250,13 @@ fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output) {
         for header in scope.own("real_ip_header") {
             match header.arg(0).to_ascii_lowercase().as_str() {
                 "x-forwarded-for" => header.carried(""),
-                _ => header.lost("the client's address comes from `X-Forwarded-For`"),
+                "proxy_protocol" => {
+                    header.changed("`proxy_protocol` of the listener says who may send it");
+                }
+                _ => header.changed(
+                    "the client's address comes from `X-Forwarded-For`, which CDNs send as well: \
+                     make sure that yours does",
+                ),
             }
         }
         for recursive in scope.own("real_ip_recursive") {
@@ -291,127 +301,4 @@ fn includes(source: &Source) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Returns the configuration, and the report as text.
-    fn imported(text: &str) -> (String, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nginx.conf");
-        fs::write(&path, text).unwrap();
-        let (yaml, report) = import(&path).unwrap();
-        let problems = problems(&yaml, None);
-        assert_eq!(problems, None, "{yaml}");
-        (yaml, report.text())
-    }
-
-    #[test]
-    fn what_kept_requests_out_never_leaves_a_route_open() {
-        for guard in [
-            "ssl_verify_client on;",
-            "auth_jwt site;",
-            "access_by_lua_block { ngx.exit(403) }",
-            "allow 10.0.0.1; deny 10.0.0.0/8; allow all;",
-            "limit_req zone=none;",
-            "limit_conn none 5;",
-            "auth_basic x; auth_basic_user_file /nowhere;",
-            "auth_request /nowhere;",
-            "if ($bad_bot) { return 403; }",
-            "if ($ssl_client_verify != SUCCESS) { return 444; }",
-        ] {
-            for level in ["http", "server", "location"] {
-                if guard.starts_with("if") && level == "http" {
-                    continue;
-                }
-                let at = |own: &str| if own == level { guard } else { "" };
-                let (http, server, location) = (at("http"), at("server"), at("location"));
-                let (yaml, report) = imported(&format!(
-                    "http {{ {http} server {{ listen 8080; {server}
-                     location / {{ {location} proxy_pass http://127.0.0.1:3000; }} }} }}"
-                ));
-                let routes = yaml.split_once("routes:").unwrap().1;
-                let route = routes.split_once("location: / }").expect("a route").1;
-                assert!(
-                    route.trim_start().starts_with("respond: 503"),
-                    "{guard} {level} {yaml}"
-                );
-                let lost = report.split_once("Not carried over").unwrap().1;
-                assert!(lost.contains("get 503"), "{guard} {level} {report}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_header_that_nginx_set_comes_from_no_client() {
-        let (yaml, report) = imported(
-            "http { server { listen 8080; location / { proxy_pass http://127.0.0.1:3000;
-             proxy_set_header X-Client-Name $ssl_client_s_dn; proxy_set_header X-Env live; } } }",
-        );
-        assert!(yaml.contains("remove: [X-Client-Name]"), "{yaml}");
-        assert!(yaml.contains("set: { X-Env: live }"), "{yaml}");
-        let lost = report.split_once("Not carried over").unwrap().1;
-        assert!(lost.contains("proxy_set_header: a variable"), "{report}");
-    }
-
-    #[test]
-    fn headers_that_all_servers_add_are_on_refusals_too() {
-        let server = "server { listen 8080; location / { return 200 ok; }
-             location /own/ { add_header X-Own 1; return 200 ok; }
-             location /lost/ { add_header X-Own $no_such; return 200 ok; } }";
-        let of = |http: &str, server: &str| {
-            imported(&format!(
-                "http {{ add_header X-Site main always; {http} {server} }}"
-            ))
-            .0
-        };
-        let yaml = of("add_header X-Page 1;", server);
-        let (defaults, routes) = yaml.split_once("\nroutes:").unwrap();
-        let added = "headers: { response: { add: { X-Site: main } } }";
-        assert!(defaults.contains(added), "{yaml}");
-        assert!(!defaults.contains("X-Page"), "{yaml}");
-        let lost = routes.rsplit_once("location: /lost/ }").unwrap().1;
-        assert!(lost.contains("headers: false"), "{yaml}");
-        // Nobody knows which of several servers a refused request was meant for.
-        let other = server.replace("8080;", "8081; add_header X-Other 1 always;");
-        let yaml = of("", &format!("{server} {other}"));
-        let defaults = yaml.split_once("\nroutes:").unwrap().0;
-        assert!(!defaults.contains("\n  headers:"), "{yaml}");
-    }
-
-    fn count(all: &[Directive]) -> usize {
-        all.iter().map(|one| 1 + count(one.children())).sum()
-    }
-
-    #[test]
-    fn every_directive_is_in_the_report_once() {
-        let text = "user x; worker_processes 2; load_module a.so;
-events { worker_connections 5; }
-http {
-  map $http_x $y { default 1; a 2; }
-  geo $z { default 0; 10.0.0.0/8 1; }
-  split_clients $remote_addr $v { 10% a; * b; }
-  types { text/html html; }
-  upstream unused { server 127.0.0.1:1; zone a 1m; }
-  server {
-    listen 8080; server_name a.test; sub_filter a b; perl x;
-    location / { return 200 ok; mirror /m; }
-    location @named { proxy_pass http://127.0.0.1:9; }
-  }
-}
-";
-        let source = {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("nginx.conf");
-            fs::write(&path, text).unwrap();
-            parse::read(&path).unwrap()
-        };
-        let (_, report) = imported(text);
-        let lines = report.lines().filter(|line| line.contains("nginx.conf:"));
-        let general = directives::general().count();
-        assert_eq!(
-            lines.count(),
-            count(&source.directives) + general,
-            "{report}"
-        );
-    }
-}
+mod tests;

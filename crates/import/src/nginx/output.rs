@@ -1,6 +1,6 @@
 //! The configuration as YAML, with the place of each part in comments.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Map, Value, json};
 
@@ -56,16 +56,18 @@ impl Output {
         );
         text.push_str("listeners:\n");
         for part in &self.listeners {
-            let _ = writeln!(text, "  # {}\n  - {}", part.comment, flow(&part.value));
+            commented(&mut text, &part.comment, |text| {
+                item(text, "  ", &part.value);
+            });
         }
         if !self.trusted_proxies.is_empty() {
-            let list = self
-                .trusted_proxies
-                .iter()
-                .cloned()
-                .map(Value::from)
-                .collect();
-            let _ = writeln!(text, "\ntrusted_proxies: {}", flow(&Value::Array(list)));
+            text.push('\n');
+            entry(
+                &mut text,
+                "",
+                "trusted_proxies",
+                &json!(self.trusted_proxies),
+            );
         }
         if !self.merge_slashes {
             text.push_str("\nmerge_slashes: false\n");
@@ -80,63 +82,155 @@ impl Output {
                 let _ = writeln!(text, "\n{section}:");
             }
             for (name, part) in parts {
-                let _ = writeln!(text, "  # {}", part.comment);
-                block(&mut text, name, &part.value);
+                commented(&mut text, &part.comment, |text| {
+                    block(text, name, &part.value);
+                });
             }
         }
         if let Some(types) = &self.media_types {
-            let _ = writeln!(text, "\nmedia_types: {}", flow(types));
+            text.push('\n');
+            entry(&mut text, "", "media_types", types);
         }
         text.push_str("\ndefaults:\n");
         for (key, value) in &self.defaults {
-            let _ = writeln!(text, "  {key}: {}", flow(value));
+            entry(&mut text, "  ", key, value);
         }
         text.push_str("\nroutes:\n");
         for part in &self.routes {
-            let _ = writeln!(text, "  # {}", part.comment);
-            let mut lead = "- ";
-            for (key, value) in part.value.as_object().into_iter().flatten() {
-                let _ = writeln!(text, "  {lead}{key}: {}", flow(value));
-                lead = "  ";
-            }
+            commented(&mut text, &part.comment, |text| {
+                item(text, "  ", &part.value);
+            });
         }
         text
     }
+
+    /// Moves to `defaults` what most routes have in common.
+    pub(super) fn share(&mut self) {
+        for (key, absent) in [
+            ("response_rewrite", None),
+            ("compression", Some(json!(false))),
+            ("body_limit", Some(json!("1MiB"))),
+        ] {
+            let mut counts = BTreeMap::<String, (usize, Value)>::new();
+            let mut lacking = 0;
+            for part in &self.routes {
+                match part.value.get(key) {
+                    Some(value) => {
+                        let known = counts.entry(value.to_string());
+                        known.or_insert((0, value.clone())).0 += 1;
+                    }
+                    None => lacking += usize::from(absent.is_some()),
+                }
+            }
+            let Some((count, common)) = counts.into_values().max_by_key(|(count, _)| *count) else {
+                continue;
+            };
+            if count < lacking + 2 {
+                continue;
+            }
+            let keys = self.routes.iter_mut();
+            for keys in keys.filter_map(|part| part.value.as_object_mut()) {
+                match (keys.get(key), &absent) {
+                    (Some(value), _) if *value == common => drop(keys.shift_remove(key)),
+                    (None, Some(absent)) => drop(keys.insert(key.to_owned(), absent.clone())),
+                    _ => {}
+                }
+            }
+            self.defaults.insert(key.to_owned(), common);
+        }
+    }
+}
+
+/// Columns of a line that is not broken.
+const WIDTH: usize = 100;
+
+/// Writes a part with its comment: behind its first line if there is room, or else above it.
+fn commented(text: &mut String, comment: &str, write: impl Fn(&mut String)) {
+    let mut part = String::new();
+    write(&mut part);
+    let end = part.find('\n').unwrap_or(part.len());
+    if end + comment.len() + 3 <= WIDTH {
+        part.insert_str(end, &format!(" # {comment}"));
+    } else {
+        let _ = writeln!(text, "  # {comment}");
+    }
+    text.push_str(&part);
+}
+
+/// Writes a key with its value: on one line if there is room, or else on as many as it fills.
+fn entry(text: &mut String, indent: &str, key: &str, value: &Value) {
+    let mut line = format!("{indent}{}: ", scalar(key));
+    for piece in flow_with(value, BREAK).split(BREAK) {
+        if line.len() + piece.len() > WIDTH && line.trim_end().len() > indent.len() + 4 {
+            let _ = writeln!(text, "{}", line.trim_end());
+            line = format!("{indent}    ");
+        }
+        line.push_str(piece);
+        line.push(' ');
+    }
+    let _ = writeln!(text, "{}", line.trim_end());
+}
+
+/// Writes an item of a list: on one line if there is room, or else each of its keys on its own.
+fn item(text: &mut String, indent: &str, value: &Value) {
+    let whole = flow(value);
+    // A route of one thing is a line of its own.
+    let is_short = value.as_object().is_none_or(|keys| keys.len() <= 2);
+    if (is_short || value.get("match").is_none()) && indent.len() + whole.len() + 2 <= WIDTH {
+        let _ = writeln!(text, "{indent}- {whole}");
+        return;
+    }
+    let dash = text.len() + indent.len();
+    for (key, value) in value.as_object().into_iter().flatten() {
+        entry(text, &format!("{indent}  "), key, value);
+    }
+    text.replace_range(dash..=dash, "-");
 }
 
 /// Writes a mapping of mappings: the keys of the inner one on lines of their own.
 fn block(text: &mut String, name: &str, value: &Value) {
+    if name.len() + flow(value).len() + 4 <= WIDTH {
+        entry(text, "  ", name, value);
+        return;
+    }
     let _ = writeln!(text, "  {}:", scalar(name));
     for (key, value) in value.as_object().into_iter().flatten() {
         match value {
             // Entries of a lookup table.
-            Value::Object(entries) if entries.len() > 3 => {
+            Value::Object(entries) if key.len() + flow(value).len() + 6 > WIDTH => {
                 let _ = writeln!(text, "    {key}:");
                 for (key, value) in entries {
-                    let _ = writeln!(text, "      {}: {}", scalar(key), flow(value));
+                    entry(text, "      ", key, value);
                 }
             }
-            value => {
-                let _ = writeln!(text, "    {key}: {}", flow(value));
-            }
+            value => entry(text, "    ", key, value),
         }
     }
 }
 
+/// Place at which a line may be broken, which no value has: a text with it is in quotes.
+const BREAK: char = '\u{1}';
+
 /// Returns a value on one line.
 fn flow(value: &Value) -> String {
+    flow_with(value, ' ')
+}
+
+/// Returns a value with this character after each comma.
+fn flow_with(value: &Value, after: char) -> String {
+    let joined = |items: Vec<String>| items.join(&format!(",{after}"));
     match value {
         Value::String(text) => scalar(text),
         Value::Array(list) => {
-            let items: Vec<String> = list.iter().map(flow).collect();
-            format!("[{}]", items.join(", "))
+            let items = list.iter().map(|item| flow_with(item, after));
+            format!("[{}]", joined(items.collect()))
         }
         Value::Object(map) if map.is_empty() => "{}".to_owned(),
         Value::Object(map) => {
-            let entry =
-                |(key, value): (&String, &Value)| format!("{}: {}", scalar(key), flow(value));
-            let entries: Vec<String> = map.iter().map(entry).collect();
-            format!("{{ {} }}", entries.join(", "))
+            let entry = |(key, value): (&String, &Value)| {
+                format!("{}: {}", scalar(key), flow_with(value, after))
+            };
+            format!("{{ {} }}", joined(map.iter().map(entry).collect()))
         }
         other => other.to_string(),
     }

@@ -15,13 +15,8 @@ pub(super) enum Fate {
     NotCarried,
 }
 
-impl Fate {
-    const ALL: [(Self, &'static str); 3] = [
-        (Self::Carried, "Carried over"),
-        (Self::Changed, "Carried over with a changed meaning"),
-        (Self::NotCarried, "Not carried over"),
-    ];
-}
+/// Consequence of a lost protection.
+const CLOSED: &str = "its requests get 503";
 
 /// An entry of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -71,7 +66,7 @@ impl Directive {
 
     /// Marks a directive that is lost and that kept requests out: what it guarded is closed.
     pub(super) fn closed(&self, note: &str) {
-        let note = format!("{note}; its requests get 503 until you replace it");
+        let note = format!("{note}; {CLOSED} until you replace it");
         let urgent = format!("{} {}: {note}", self.place(), self.name);
         let mut fates = self.fates.borrow_mut();
         if !fates.urgent.contains(&urgent) {
@@ -110,7 +105,7 @@ impl Source {
             ..Report::default()
         };
         fates.collect(&self.directives, &mut report);
-        report.lists[1].extend(fates.general.iter().cloned());
+        report.general.clone_from(&fates.general);
         report
     }
 }
@@ -131,11 +126,87 @@ impl Fates {
 pub(super) struct Report {
     /// Entries by fate.
     lists: [Vec<Entry>; 3],
+    /// Differences for which no directive stands.
+    general: Vec<Entry>,
     urgent: Vec<String>,
 }
 
 /// Findings that the summary shows.
 const SHOWN: usize = 5;
+/// Places that an entry of the text names.
+const PLACES: usize = 4;
+
+/// Directives that keep requests or data from somebody.
+const SECURITY: [&str; 24] = [
+    "access_by_lua",
+    "access_by_lua_block",
+    "access_by_lua_file",
+    "allow",
+    "auth_basic",
+    "auth_basic_user_file",
+    "auth_jwt",
+    "auth_request",
+    "auth_request_set",
+    "client_max_body_size",
+    "deny",
+    "internal",
+    "limit_conn",
+    "limit_conn_zone",
+    "limit_except",
+    "limit_req",
+    "limit_req_zone",
+    "proxy_set_header",
+    "real_ip_header",
+    "satisfy",
+    "set_real_ip_from",
+    "ssl_ciphers",
+    "ssl_protocols",
+    "ssl_verify_client",
+];
+
+/// Directives whose counterpart somebody has to choose.
+const BY_HAND: [&str; 8] = [
+    "access_log",
+    "error_log",
+    "log_format",
+    "proxy_next_upstream_tries",
+    "resolver",
+    "resolver_timeout",
+    "ssl_stapling",
+    "ssl_trusted_certificate",
+];
+
+/// Writes the entries below a title, those that say the same on one line.
+fn section(text: &mut String, title: &str, entries: &[&Entry]) {
+    if entries.is_empty() {
+        return;
+    }
+    let mut groups = Vec::<(&Entry, Vec<String>)>::new();
+    for entry in entries {
+        let is_same =
+            |known: &Entry| known.note == entry.note && known.directive == entry.directive;
+        let place = match groups.iter().rev().find(|(first, _)| is_same(first)) {
+            Some((first, _)) if first.file == entry.file => entry.line.to_string(),
+            _ => format!("{}:{}", entry.file, entry.line),
+        };
+        match groups.iter_mut().find(|(first, _)| is_same(first)) {
+            Some((_, places)) if places.contains(&place) => {}
+            Some((_, places)) => places.push(place),
+            None => groups.push((entry, vec![place])),
+        }
+    }
+    let _ = writeln!(text, "{title}\n");
+    for (entry, mut places) in groups {
+        let more = places.len().saturating_sub(PLACES);
+        places.truncate(PLACES);
+        if more > 0 {
+            places.push(format!("and {more} more"));
+        }
+        let note = entry.shown_note();
+        let _ = writeln!(text, "{} {}: {note}", places.join(", "), entry.directive);
+    }
+    text.push('\n');
+}
 
 impl Report {
     /// Returns true if every directive was carried over, and with its meaning.
@@ -145,18 +216,42 @@ impl Report {
 
     pub(super) fn json(&self) -> String {
         let [carried, changed, lost] = &self.lists;
+        let changed: Vec<&Entry> = changed.iter().chain(&self.general).collect();
         let all = json!({ "carried": carried, "changed": changed, "not_carried": lost });
         format!("{all:#}\n")
     }
 
-    pub(super) fn text(&self) -> String {
+    /// Returns the report by what it means for the reader; `is_whole` adds what needs no attention.
+    pub(super) fn text(&self, is_whole: bool) -> String {
+        let [carried, changed, lost] = &self.lists;
+        let all = || lost.iter().chain(changed);
+        let is_safe = |entry: &&Entry| !entry.is_of_security();
+        let by_hand = |entry: &&Entry| BY_HAND.contains(&&*entry.directive);
         let mut text = String::new();
-        for (fate, title) in Fate::ALL {
-            let _ = writeln!(text, "{title}\n");
-            for entry in &self.lists[fate as usize] {
-                let _ = writeln!(text, "{}", entry.line());
-            }
-            text.push('\n');
+        let security: Vec<&Entry> = all().filter(|entry| !is_safe(entry)).collect();
+        let (look, differs): (Vec<&Entry>, Vec<&Entry>) =
+            changed.iter().filter(is_safe).partition(by_hand);
+        let lost: Vec<&Entry> = lost.iter().filter(is_safe).collect();
+        for (title, entries) in [
+            ("Security", security),
+            ("Behaviour that differs", differs),
+            ("Not carried over", lost),
+            ("Look at these", look),
+        ] {
+            section(&mut text, title, &entries);
+        }
+        let general: Vec<&Entry> = self.general.iter().collect();
+        if is_whole {
+            section(&mut text, "Differences without a directive", &general);
+            let all: Vec<&Entry> = carried.iter().collect();
+            section(&mut text, "Carried over", &all);
+        } else {
+            let _ = writeln!(
+                text,
+                "{} differences of all sites are in docs/from-nginx.md; `--verbose` lists them, and \
+                 what was carried over",
+                general.len()
+            );
         }
         text
     }
@@ -198,9 +293,20 @@ impl Entry {
             file,
             line,
             directive,
-            note,
+            ..
         } = self;
-        let note = if note.is_empty() { "as it is" } else { note };
-        format!("{file}:{line} {directive}: {note}")
+        format!("{file}:{line} {directive}: {}", self.shown_note())
+    }
+
+    fn shown_note(&self) -> &str {
+        match &*self.note {
+            "" => "as it is",
+            note => note,
+        }
+    }
+
+    /// Returns true if the entry is about a protection.
+    fn is_of_security(&self) -> bool {
+        SECURITY.contains(&&*self.directive) || self.note.contains(CLOSED)
     }
 }

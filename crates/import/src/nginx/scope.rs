@@ -80,6 +80,13 @@ impl<'a> Scope<'a> {
         self.nearest(name).first().copied()
     }
 
+    /// Returns all directives of these names, those of the outermost block first.
+    pub(super) fn all_of(&self, names: &[&str]) -> Vec<&'a Directive> {
+        let all = self.levels.iter().copied().flatten();
+        all.filter(|one| names.contains(&one.name.as_str()))
+            .collect()
+    }
+
     /// Returns true if the innermost block with a directive of this name is within another one.
     pub(super) fn is_within(&self, name: &str) -> bool {
         let has = |level: &&&[Directive]| level.iter().any(|one| one.name == name);

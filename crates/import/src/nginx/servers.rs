@@ -195,6 +195,12 @@ impl<'a> Servers<'a> {
         let keys = server.scope.nearest("ssl_certificate_key");
         let protocols = server.scope.nearest("ssl_protocols");
         let is_h2 = server.scope.nearest("http2");
+        let is_fixed = |one: &&&Directive| !one.arg(0).contains('$');
+        for certificate in certificates.iter().filter(|one| !is_fixed(one)) {
+            certificate.lost("write `tls: { acme: [NAMES] }` in its listener, and `acme`");
+        }
+        let certificates: Vec<_> = certificates.iter().filter(is_fixed).collect();
+        let keys: Vec<_> = keys.iter().filter(is_fixed).collect();
         for (certificate, key) in certificates.iter().zip(&keys) {
             certificate.carried("");
             key.carried("");

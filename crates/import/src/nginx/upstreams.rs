@@ -219,6 +219,11 @@ fn backend(address: &str, weight: Option<u64>, is_backup: bool) -> Value {
         let host = full.rsplit_once(':').map_or("", |(host, _)| host);
         let host = host.trim_start_matches('[').trim_end_matches(']');
         match host.parse::<IpAddr>() {
+            // To connect to it means this machine.
+            Ok(any) if any.is_unspecified() => {
+                let own = if any.is_ipv4() { "127.0.0.1" } else { "::1" };
+                ("address", full.replacen(host, own, 1))
+            }
             Ok(_) => ("address", full),
             Err(_) if host == "localhost" => {
                 ("address", full.replacen("localhost", "127.0.0.1", 1))
@@ -244,7 +249,8 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
     let mut value = Map::new();
     let mut backends = Vec::new();
     let mut balance = "round_robin".to_owned();
-    let (mut fails, mut fail_timeout, mut most) = (None, None, None);
+    let (mut fails, mut fail_timeout, mut most) = (u64::MAX, None, None);
+    let mut is_never_out = Vec::new();
     for directive in block.children() {
         match directive.name.as_str() {
             "server" => {
@@ -256,8 +262,12 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
                 let weight = parameter(directive, "weight").and_then(|text| text.parse().ok());
                 let is_backup = directive.args.iter().any(|arg| arg == "backup");
                 backends.push(backend(directive.arg(0), weight, is_backup));
-                fails =
-                    fails.or(parameter(directive, "max_fails").and_then(|n| n.parse::<u64>().ok()));
+                let own = parameter(directive, "max_fails").and_then(|n| n.parse::<u64>().ok());
+                if own == Some(0) {
+                    is_never_out.push(directive);
+                } else {
+                    fails = fails.min(own.unwrap_or(1));
+                }
                 fail_timeout =
                     fail_timeout.or(parameter(directive, "fail_timeout").and_then(milliseconds));
                 let own = parameter(directive, "max_conns").and_then(|n| n.parse::<u64>().ok());
@@ -270,6 +280,21 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
             }
             "least_conn" => {
                 directive.carried("");
+                balance = "least_conn".into();
+            }
+            "sticky" if directive.arg(0) == "cookie" => {
+                directive.changed(
+                    "a cookie of the same name with another value, and without `domain`, `path` and \
+                     flags: clients change their backend once",
+                );
+                let mut sticky = json!({ "cookie": directive.arg(1) });
+                if let Some(ms) = parameter(directive, "expires").and_then(milliseconds) {
+                    sticky["max_age"] = duration(ms).into();
+                }
+                value.insert("sticky".to_owned(), sticky);
+            }
+            "least_time" => {
+                directive.changed("by requests in flight, not by time");
                 balance = "least_conn".into();
             }
             "ip_hash" => {
@@ -302,9 +327,14 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
     value.insert("backends".to_owned(), backends.into());
     value.insert("balance".to_owned(), balance.into());
     let for_ = duration(fail_timeout.unwrap_or(10_000).max(1_000));
-    let eject = match (is_single, fails) {
-        (true, _) | (false, Some(0)) => json!({ "errors": 0 }),
-        (false, fails) => json!({ "errors": fails.unwrap_or(1), "for": for_, "max": for_ }),
+    let eject = if is_single || fails == u64::MAX {
+        json!({ "errors": 0 })
+    } else {
+        for directive in is_never_out {
+            directive
+                .changed("its failures count as those of the others, in spite of `max_fails=0`");
+        }
+        json!({ "errors": fails, "for": for_, "max": for_ })
     };
     value.insert("eject".to_owned(), eject);
     if let Some(most) = most {

@@ -28,6 +28,9 @@ pub(super) struct At<'s, 'a> {
     groups: Option<&'s str>,
     /// True if there is a response that values may come from.
     has_response: bool,
+    /// True where an entry of a table that has no counterpart may be left out alone: nothing that
+    /// keeps requests out depends on the value.
+    pub(super) is_lenient: bool,
     depth: usize,
 }
 
@@ -39,6 +42,7 @@ impl<'s, 'a> At<'s, 'a> {
             before: None,
             groups: None,
             has_response: false,
+            is_lenient: false,
             depth: MAX_CHAIN,
         }
     }
@@ -61,6 +65,14 @@ impl<'s, 'a> At<'s, 'a> {
     /// Returns the place with the groups of an expression.
     pub(super) fn with_groups(self, groups: Option<&'s str>) -> Self {
         Self { groups, ..self }
+    }
+
+    /// Returns the place of a value on which nothing depends that keeps requests out.
+    pub(super) fn lenient(self) -> Self {
+        Self {
+            is_lenient: true,
+            ..self
+        }
     }
 
     fn deeper(self) -> Option<Self> {
@@ -154,6 +166,9 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
             return Some(root.map(|root| format!("{root}{{path.decoded}}")));
         }
         "https" => return Some(Some(https(scope))),
+        // The gateway takes no early data.
+        "ssl_early_data" => return Some(Some(String::new())),
+        "http2" => return Some(Some(http2(scope))),
         "invalid_referer" => return Some(tables::invalid_referer(scope)),
         _ => {
             let (kind, own) = name.split_once('_')?;
@@ -177,6 +192,13 @@ fn https(scope: &Scope<'_>) -> String {
     let value = json!({ "from": "{scheme}", "values": { "https": "on" } });
     let comment = "$https".to_owned();
     add("https", Part { comment, value }, scope)
+}
+
+/// Returns the value of `$http2`: HTTP/2 with TLS, which is the only one that there is here.
+fn http2(scope: &Scope<'_>) -> String {
+    let value = json!({ "from": "{protocol}", "values": { "HTTP/2.0": "h2" } });
+    let comment = "$http2".to_owned();
+    add("http2", Part { comment, value }, scope)
 }
 
 /// Returns the value that `set` gives a variable before a place. The outer value is `None` if no
@@ -388,7 +410,14 @@ fn group_of_path(name: &str, at: At<'_, '_>) -> Option<String> {
     let key = format!("{mark}{regex}");
     let result = format!("{{group.{name}}}");
     let values: Map<String, Value> = Map::from_iter([(key, result.into())]);
-    let value = json!({ "from": "{path.decoded}", "values": values });
+    // A destination with variables is a rewrite, after which the path is another one.
+    let is_moved = |one: &Directive| one.name == "proxy_pass" && plain(one.arg(0)).is_none();
+    let from = if location.children().iter().any(is_moved) {
+        "{path.sent}"
+    } else {
+        "{path.decoded}"
+    };
+    let value = json!({ "from": from, "values": values });
     let comment = location.place();
     let table = format!("path{}.{name}", location.line);
     Some(add(&table, Part { comment, value }, at.scope))

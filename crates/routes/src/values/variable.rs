@@ -88,6 +88,8 @@ pub enum Variable {
     Path,
     /// Path without percent-encoding, as locations are compared with it.
     PathDecoded,
+    /// Path as the client sent it, without percent-encoding: no rewrite changes it.
+    PathSent,
     Query,
     /// `?` if there is a query.
     QueryMark,
@@ -125,7 +127,7 @@ pub enum Variable {
 pub(super) const DATE: &str = "date+";
 
 impl Variable {
-    const ALL: [(&'static str, Self); 19] = [
+    const ALL: [(&'static str, Self); 20] = [
         ("client.ip", Self::ClientIp),
         ("client.port", Self::ClientPort),
         ("request_id", Self::RequestId),
@@ -135,6 +137,7 @@ impl Variable {
         ("method", Self::Method),
         ("path", Self::Path),
         ("path.decoded", Self::PathDecoded),
+        ("path.sent", Self::PathSent),
         ("query", Self::Query),
         ("query_mark", Self::QueryMark),
         ("query_and", Self::QueryAnd),
@@ -176,6 +179,7 @@ impl Variable {
             | Self::Route
             | Self::Protocol
             | Self::Method
+            | Self::PathSent
             | Self::Query
             | Self::QueryMark
             | Self::QueryAnd
@@ -213,7 +217,7 @@ impl Variable {
             }
             // A path would have it decoded once more.
             (
-                Self::PathDecoded | Self::QueryValue(_),
+                Self::PathDecoded | Self::PathSent | Self::QueryValue(_),
                 Encoding::UrlPath | Encoding::UrlStart { .. } | Encoding::Link,
             ) => encoding.write(&plain.replace('%', "%25"), text),
             _ => encoding.write(&plain, text),
@@ -258,7 +262,10 @@ impl Variable {
 
     /// Returns true for a path, which begins with a slash.
     pub(super) fn is_path(&self) -> bool {
-        matches!(self, Self::Path | Self::PathDecoded | Self::Uri)
+        matches!(
+            self,
+            Self::Path | Self::PathDecoded | Self::PathSent | Self::Uri
+        )
     }
 
     /// Returns true if a client chooses the value, and its own host and path are not it.
@@ -291,6 +298,10 @@ impl Variable {
             Self::Path => push(text, values.path()),
             Self::PathDecoded => {
                 text.push_str(&percent_decode(values.path()).decode_utf8_lossy());
+            }
+            Self::PathSent => {
+                let path = ex.sent_target().split(|byte| *byte == b'?').next();
+                text.push_str(&percent_decode(path.unwrap_or_default()).decode_utf8_lossy());
             }
             Self::Query => {
                 let target = target();

@@ -191,7 +191,7 @@ impl Period {
 }
 
 impl RouteCounts {
-    fn since(&self, earlier: Option<&Arc<Self>>) -> Self {
+    pub(super) fn since(&self, earlier: Option<&Arc<Self>>) -> Self {
         let Some(earlier) = earlier else {
             return self.clone();
         };

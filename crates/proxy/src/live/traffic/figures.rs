@@ -111,10 +111,9 @@ fn between(older: &Record, newer: &Record) -> TrafficPoint {
 fn point(older: &Record, newer: &Record, end: Instant) -> TrafficPoint {
     let mut all = RouteCounts::default();
     for (name, now) in newer.routes.iter() {
-        match older.routes.get(name) {
-            Some(then) if Arc::ptr_eq(now, then) => {}
-            Some(then) => all.add(&now.since(then)),
-            None => all.add(now),
+        let then = older.routes.get(name);
+        if !then.is_some_and(|then| Arc::ptr_eq(now, then)) {
+            all.add(&now.since(then));
         }
     }
     TrafficPoint {

@@ -1,6 +1,6 @@
 //! Lookup tables: the directives `map`, `geo` and `split_clients`, as `maps` of the gateway.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, iter, net::Ipv4Addr};
 
 use edgeway_base::net::Cidr;
 use edgeway_routes::values::Pattern;
@@ -269,16 +269,27 @@ fn translate(table: &Directive, at: At<'_, '_>) -> Result<Value, &'static str> {
         let key = entry.name.as_str();
         match (key, &entry.args[..]) {
             ("hostnames" | "volatile", []) => {}
-            ("default", [result]) => entries.default = of(result)?,
-            (_, [result]) => {
-                let regex = key.strip_prefix('~').map(|_| key);
-                let result = value(result, at.with_groups(regex));
-                entries.add(key, result.ok_or(VARIABLE)?, hostnames)?;
-            }
+            (_, [result]) => match result_of(key, result, at) {
+                Ok(result) if key == "default" => entries.default = result,
+                // Without a counterpart its keys have an empty result.
+                Err(_) if key == "default" && at.is_lenient => entries.default.clear(),
+                Err(_) if at.is_lenient => drop(entries.add(key, String::new(), hostnames)),
+                Err(why) => return Err(why),
+                Ok(result) => match entries.add(key, result, hostnames) {
+                    Err(why) if !at.is_lenient => return Err(why),
+                    _ => {}
+                },
+            },
             _ => return Err("one of its lines has no counterpart"),
         }
     }
     entries.value(&from).ok_or("it has no entries")
+}
+
+/// Returns the result of an entry of a `map`.
+fn result_of(key: &str, result: &str, at: At<'_, '_>) -> Result<String, &'static str> {
+    let regex = key.strip_prefix('~').map(|_| key);
+    value(result, at.with_groups(regex)).ok_or("a variable of it has no counterpart")
 }
 
 /// Returns a table of shares. nginx takes the results as they are written.
@@ -353,6 +364,26 @@ pub(super) fn results_or_empty(variable: &str, scope: &Scope<'_>) -> Option<Vec<
     (!all.iter().any(|result| result.contains('{'))).then_some(all)
 }
 
+/// Returns the networks that make up a range of IPv4 addresses.
+fn range_of(range: &str) -> Option<impl Iterator<Item = String> + use<>> {
+    let (first, last) = range.split_once('-')?;
+    let address = |text: &str| text.trim().parse::<Ipv4Addr>().ok().map(u32::from);
+    let (first, last) = (address(first)?, address(last)?);
+    let mut next = u64::from(first);
+    let end = u64::from(last) + 1;
+    (first <= last).then(|| {
+        iter::from_fn(move || {
+            let begin = u32::try_from(next).ok().filter(|_| next < end)?;
+            // The largest network that begins here and ends within the range.
+            let bits = (0..=32u32)
+                .rev()
+                .find(|bits| next.trailing_zeros() >= *bits && next + (1 << bits) <= end)?;
+            next += 1 << bits;
+            Some(format!("{}/{}", Ipv4Addr::from(begin), 32 - bits))
+        })
+    })
+}
+
 fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static str> {
     let mut value = Map::new();
     let (mut networks, mut default) = (Map::new(), String::new());
@@ -360,6 +391,9 @@ fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static s
         value.insert("from".to_owned(), from.into());
     }
     for entry in table.children() {
+        if entry.name == "ranges" && entry.args.is_empty() {
+            continue;
+        }
         let [result] = &entry.args[..] else {
             return Err("one of its lines has no counterpart");
         };
@@ -368,9 +402,13 @@ fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static s
         match entry.name.as_str() {
             "default" => default = result,
             "proxy" | "delete" => return Err("`proxy` and `delete` have no counterpart"),
+            range if range.contains('-') => {
+                let all = range_of(range).ok_or("one of its ranges cannot be read")?;
+                networks.extend(all.map(|network| (network, result.clone().into())));
+            }
             network => {
                 if network.parse::<Cidr>().is_err() {
-                    return Err("one of its networks has bits beyond its prefix, or is a range");
+                    return Err("one of its networks has bits beyond its prefix");
                 }
                 networks.insert(network.to_owned(), result.into());
             }
@@ -410,7 +448,8 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
         if find(&name, http).is_none_or(|counts| counts.id != table.id) {
             continue;
         }
-        let Ok(value) = translate(table, At::response(http)) else {
+        let place = At::response(http).lenient();
+        let Ok(value) = translate(table, place) else {
             continue;
         };
         if is_forwarded(&value["from"].to_string(), http) {
@@ -419,7 +458,17 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
             table.carried("");
         }
         for entry in table.children() {
-            entry.carried("");
+            let [result] = &entry.args[..] else {
+                entry.carried("");
+                continue;
+            };
+            let hostnames = false;
+            let known = result_of(&entry.name, result, place)
+                .and_then(|result| Entries::default().add(&entry.name, result, hostnames));
+            match known {
+                Err(why) if table.name == "map" => entry.lost(why),
+                _ => entry.carried(""),
+            }
         }
         uses.push_str(&value.to_string());
         let comment = table.place();
@@ -440,143 +489,4 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::nginx::{http_of, parse};
-
-    /// Returns the `maps` for a header with the variable `$v`, and the report.
-    fn imported(tables: &str) -> (Vec<(String, Value)>, String) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nginx.conf");
-        fs::write(&path, format!("http {{ {tables} }}")).unwrap();
-        let source = parse::read(&path).unwrap();
-        let http = http_of(&source);
-        let uses = header("<$v>", &http).unwrap_or_default();
-        let parts = parts(&http, uses);
-        let parts = parts.into_iter().map(|(name, part)| (name, part.value));
-        (parts.collect(), source.report().text())
-    }
-
-    #[test]
-    fn tables_that_are_used_become_maps() {
-        for (tables, expected) in [
-            (
-                "map $http_a $v { x 1; ~*y $host; default d; } map $http_b $unused { x 1; }",
-                json!({ "v": {
-                    "from": "{header.a}", "values": { "x": "1", "~*y": "{host.name}" },
-                    "default": "d",
-                } }),
-            ),
-            (
-                "map $w $v { \\\\default 1; \\~a 2; } map $cookie_c $w { a b; volatile; }",
-                json!({
-                    "v": { "from": "{map.w}", "values": { "default": "1", "\\~a": "2" } },
-                    "w": { "from": "{cookie.c}", "values": { "a": "b" } },
-                }),
-            ),
-            (
-                "map $http_a $v { ~^(?<x>.)(.)$ $x-$2; }",
-                json!({ "v": {
-                    "from": "{header.a}", "values": { "~^(?<x>.)(.)$": "{group.x}-{group.2}" },
-                } }),
-            ),
-            (
-                "geo $http_x $v { default 0; 10.0.0.0/8 $1; }",
-                json!({ "v": {
-                    "from": "{header.x}", "networks": { "10.0.0.0/8": "$1" }, "default": "0",
-                } }),
-            ),
-        ] {
-            let (maps, report) = imported(tables);
-            let maps: Map<String, Value> = maps.into_iter().collect();
-            assert_eq!(Value::Object(maps), expected, "{tables}");
-            assert!(report.contains("map") || report.contains("geo"), "{report}");
-        }
-    }
-
-    #[test]
-    fn headers_that_depend_on_the_host_have_another_meaning() {
-        for (table, value, expected) in [
-            ("", "a$host", true),
-            ("", "$http_host", false),
-            ("map $host $v { a b; }", "$v", true),
-            ("map $w $v { a b; } map $http_a $w { a $host; }", "$v", true),
-            ("map $http_a $v { a b; }", "$v", false),
-        ] {
-            let text = format!(
-                "http {{ {table} server {{ listen 8080; add_header X {value};
-                 location / {{ return 200 ok; }} }} }}"
-            );
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("nginx.conf");
-            fs::write(&path, text).unwrap();
-            let (_, report) = crate::nginx::import(&path).unwrap();
-            let note = "add_header: `$host` is empty";
-            assert_eq!(report.text().contains(note), expected, "{table} {value}");
-        }
-    }
-
-    #[test]
-    fn groups_of_a_servers_name_become_maps() {
-        let text = "http { server { listen 8080; server_name ~^(?<sub>[a-z]+)\\.example\\.com$;
-                    location / { proxy_pass http://127.0.0.1:1; proxy_set_header X-Sub <$sub>; } } }";
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("nginx.conf");
-        fs::write(&path, text).unwrap();
-        let (yaml, report) = crate::nginx::import(&path).unwrap();
-        let report = report.text();
-        assert!(yaml.contains("{group.sub}"), "{yaml}");
-        assert!(yaml.contains(".sub}>"), "{yaml}");
-        let lost = report.split_once("Not carried over").unwrap().1;
-        assert!(!lost.contains("proxy_set_header"), "{report}");
-    }
-
-    #[test]
-    fn a_number_is_the_group_of_the_last_expression_that_matched() {
-        // What the location has besides, what stands before the servers, and what `$1` is.
-        for (location, before, group) in [
-            ("location /a/ {", "", "<{map.host1.1}>"),
-            ("location = /a {", "", "<{map.host1.1}>"),
-            ("location ~ ^/(b) {", "", "<{map.path2.1}>"),
-            ("location /a/ { if ($http_a ~ (c)) { return 403; }", "", ""),
-            ("location /a/ { rewrite ^/a/(d) /$1 break;", "", ""),
-            ("location /a/ {", "map $http_a $b { ~(e) f; }", ""),
-            ("location @named {", "", ""),
-        ] {
-            let text = format!(
-                "http {{ {before} server {{ listen 8080; server_name ~^(.+)\\.example\\.com$;
-                 {location} proxy_pass http://127.0.0.1:1; proxy_set_header X-Sub <$1>; }} }} }}"
-            );
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("nginx.conf");
-            fs::write(&path, text).unwrap();
-            let (yaml, _) = crate::nginx::import(&path).unwrap();
-            let has = |text: &str| yaml.contains(text);
-            match group {
-                "" => assert!(has("remove: [X-Sub]"), "{location}{before}: {yaml}"),
-                group => assert!(has(group), "{location}{before}: {yaml}"),
-            }
-        }
-    }
-
-    #[test]
-    fn tables_without_a_counterpart_are_in_the_report() {
-        for (tables, why) in [
-            ("map $http_a $v { ~(.) $2; }", "a variable of it"),
-            ("map $nothing $v { a b; }", "a variable of it"),
-            ("map $v $v { a b; }", "a variable of it"),
-            ("map $http_a $v { ~(?=a)(b c; }", "regular expressions"),
-            ("map $http_a $v { default c; }", "it has no entries"),
-            ("geo $v { ranges; 10.0.0.0-10.0.0.9 a; }", "lines"),
-            ("geo $v { 10.0.0.1/8 a; }", "bits beyond"),
-            ("geo $v { proxy 10.0.0.0/8; 10.0.0.0/8 a; }", "`proxy`"),
-        ] {
-            let (maps, report) = imported(tables);
-            assert!(maps.is_empty(), "{tables} {maps:?}");
-            let lost = report.split_once("Not carried over").unwrap().1;
-            assert!(lost.contains(why), "{tables}: {report}");
-        }
-    }
-}
+mod tests;

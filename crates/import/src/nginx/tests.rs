@@ -1,0 +1,221 @@
+//! Whole configurations: what becomes of them, and what the report says.
+
+use super::*;
+
+/// Returns the configuration, and the report as text.
+fn imported(text: &str) -> (String, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    fs::write(&path, text).unwrap();
+    let (yaml, report) = import(&path).unwrap();
+    let problems = problems(&yaml, None);
+    assert_eq!(problems, None, "{yaml}");
+    (yaml, report.text(true))
+}
+
+#[test]
+fn what_kept_requests_out_never_leaves_a_route_open() {
+    for guard in [
+        "ssl_verify_client on;",
+        "auth_jwt site;",
+        "access_by_lua_block { ngx.exit(403) }",
+        "allow 10.0.0.1; deny 10.0.0.0/8; allow all;",
+        "limit_req zone=none;",
+        "limit_conn none 5;",
+        "auth_basic x; auth_basic_user_file /nowhere;",
+        "auth_request /nowhere;",
+        "if ($bad_bot) { return 403; }",
+        "if ($ssl_client_verify != SUCCESS) { return 444; }",
+    ] {
+        for level in ["http", "server", "location"] {
+            if guard.starts_with("if") && level == "http" {
+                continue;
+            }
+            let level_of = |own: &str| if own == level { guard } else { "" };
+            let (http, server, location) =
+                (level_of("http"), level_of("server"), level_of("location"));
+            let (yaml, report) = imported(&format!(
+                "http {{ {http} server {{ listen 8080; {server}
+                 location / {{ {location} proxy_pass http://127.0.0.1:3000; }} }} }}"
+            ));
+            let routes = yaml.split_once("routes:").unwrap().1;
+            let route = routes.split_once("location: / }").expect("a route").1;
+            let mut first = route.lines().take(2);
+            assert!(
+                first.any(|line| line.contains("respond: 503")) && !route.contains("upstream"),
+                "{guard} {level} {yaml}"
+            );
+            let lost = report.split_once("Security").unwrap().1;
+            assert!(lost.contains("get 503"), "{guard} {level} {report}");
+        }
+    }
+}
+
+#[test]
+fn a_header_that_nginx_set_comes_from_no_client() {
+    let (yaml, report) = imported(
+        "http { server { listen 8080; location / { proxy_pass http://127.0.0.1:3000;
+         proxy_set_header X-Client-Name $ssl_client_s_dn; proxy_set_header X-Env live; } } }",
+    );
+    assert!(yaml.contains("remove: [X-Client-Name]"), "{yaml}");
+    assert!(yaml.contains("set: { X-Env: live }"), "{yaml}");
+    let lost = report.split_once("Security").unwrap().1;
+    assert!(lost.contains("proxy_set_header: a variable"), "{report}");
+}
+
+#[test]
+fn headers_that_all_servers_add_are_on_refusals_too() {
+    let server = "server { listen 8080; location / { return 200 ok; }
+         location /own/ { add_header X-Own 1; return 200 ok; }
+         location /lost/ { add_header X-Own $no_such; return 200 ok; } }";
+    let of = |http: &str, server: &str| {
+        imported(&format!(
+            "http {{ add_header X-Site main always; {http} {server} }}"
+        ))
+        .0
+    };
+    let yaml = of("add_header X-Page 1;", server);
+    let (defaults, routes) = yaml.split_once("\nroutes:").unwrap();
+    let added = "headers: { response: { add: { X-Site: main } } }";
+    assert!(defaults.contains(added), "{yaml}");
+    assert!(!defaults.contains("X-Page"), "{yaml}");
+    let lost = routes.rsplit_once("location: /lost/ }").unwrap().1;
+    assert!(lost.contains("headers: false"), "{yaml}");
+    // Nobody knows which of several servers a refused request was meant for.
+    let other = server.replace("8080;", "8081; add_header X-Other 1 always;");
+    let yaml = of("", &format!("{server} {other}"));
+    let defaults = yaml.split_once("\nroutes:").unwrap().0;
+    assert!(!defaults.contains("\n  headers:"), "{yaml}");
+}
+
+#[test]
+fn a_file_has_names_of_its_own_and_lines_that_fit_a_screen() {
+    let server = |port: u16| {
+        format!(
+            "server {{ listen {port}; gzip on; gzip_types text/css text/xml application/json;
+             location / {{ proxy_pass http://127.0.0.1:3000; }}
+             location /b/ {{ proxy_pass http://127.0.0.1:3000; }} }}"
+        )
+    };
+    let (yaml, _) = imported(&format!("http {{ {}{} }}", server(8080), server(8081)));
+    let names = yaml.matches("location: / }").count();
+    assert_eq!(names, 2, "{yaml}");
+    assert!(yaml.contains("name: \"port-8081 /\""), "{yaml}");
+    let (defaults, routes) = yaml.split_once("\nroutes:").unwrap();
+    assert!(defaults.contains("compression:"), "{yaml}");
+    assert!(!routes.contains("compression: {"), "{yaml}");
+    assert!(!routes.contains("response_rewrite"), "{yaml}");
+    let long = yaml
+        .lines()
+        .find(|line| line.len() > 110 && !line.contains('#'));
+    assert_eq!(long, None, "{yaml}");
+}
+
+#[test]
+fn the_report_is_sorted_by_meaning_and_says_the_same_once() {
+    let location = |number| format!("location /{number} {{ gzip on; perl x; return 200 ok; }}\n");
+    let locations = (0..30).map(location).collect::<Vec<String>>().concat();
+    let text = format!("http {{ server {{ listen 8080; limit_req zone=none;\n{locations} }} }}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    fs::write(&path, text).unwrap();
+    let report = import(&path).unwrap().1;
+    let short = report.text(false);
+    assert!(short.starts_with("Security\n"), "{short}");
+    assert_eq!(
+        short.matches("perl: has no counterpart").count(),
+        1,
+        "{short}"
+    );
+    assert!(short.contains("and 26 more perl"), "{short}");
+    assert!(short.lines().count() <= 40, "{short}");
+    assert!(!short.contains("as it is"), "{short}");
+    let whole = report.text(true);
+    assert!(
+        whole.contains("Carried over") && whole.contains("strict requests"),
+        "{whole}"
+    );
+}
+
+#[test]
+fn what_is_asked_of_backends_is_that_of_nginx() {
+    for (directives, has, lacks) in [
+        // A URI is not added to what `rewrite` with `break` has changed.
+        (
+            "location /a/ { rewrite ^/a/x$ /y break; proxy_pass http://127.0.0.1:3000/b/; }",
+            "{ regex: \"(?s)^/a/(.*)$\", with: \"/b/{group.1}\" }",
+            "    rewrite: {",
+        ),
+        (
+            "location /a { alias /srv/docs; }",
+            "rewrite: { regex: \"^/a\", with: /docs }",
+            "root: /srv/docs",
+        ),
+        (
+            "location ~ ^/u/(.*)$ { proxy_set_header X-User $1;
+             proxy_pass http://127.0.0.1:3000/users/$1; }",
+            "from: \"{path.sent}\"",
+            "remove: [X-User]",
+        ),
+        (
+            "location /a { proxy_pass http://0.0.0.0:3000; proxy_set_header Early-Data \
+             $ssl_early_data; }",
+            "backends: [\"127.0.0.1:3000\"]",
+            "set: {",
+        ),
+        (
+            "more_set_headers 'X-A: b' 'X-B: '; location /a { return 200 ok; }",
+            "response: { remove: [X-B], set: { X-A: b } }",
+            "Server",
+        ),
+        (
+            "location /a/ { proxy_cache z; slice 1m; proxy_cache_key $uri$slice_range;
+             proxy_set_header Range $slice_range; proxy_pass http://127.0.0.1:3000; }",
+            "mode: strict",
+            "Range]",
+        ),
+    ] {
+        let text = directives.replace("\\\n", "");
+        let (yaml, _) = imported(&format!("http {{ server {{ listen 8080; {text} }} }}"));
+        assert!(yaml.contains(has), "{directives}: {yaml}");
+        assert!(!yaml.contains(lacks), "{directives}: {yaml}");
+    }
+}
+
+fn count(all: &[Directive]) -> usize {
+    all.iter().map(|one| 1 + count(one.children())).sum()
+}
+
+#[test]
+fn every_directive_is_in_the_report_once() {
+    let text = "user x; worker_processes 2; load_module a.so;
+events { worker_connections 5; }
+http {
+  map $http_x $y { default 1; a 2; }
+  geo $z { default 0; 10.0.0.0/8 1; }
+  split_clients $remote_addr $v { 10% a; * b; }
+  types { text/html html; }
+  upstream unused { server 127.0.0.1:1; zone a 1m; }
+  server {
+listen 8080; server_name a.test; sub_filter a b; perl x;
+location / { return 200 ok; mirror /m; }
+location @named { proxy_pass http://127.0.0.1:9; }
+  }
+}
+";
+    let source = {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("nginx.conf");
+        fs::write(&path, text).unwrap();
+        parse::read(&path).unwrap()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    fs::write(&path, text).unwrap();
+    let report = import(&path).unwrap().1.json();
+    let lists: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&report).unwrap();
+    let lists = lists.values().filter_map(serde_json::Value::as_array);
+    let lines: usize = lists.map(Vec::len).sum();
+    let general = directives::general().count();
+    assert_eq!(lines, count(&source.directives) + general, "{report}");
+}
