@@ -204,6 +204,7 @@ const checks = {
     await said('form[action$=purge]', 'button', 'Purged');
     await frame.fill('#explain input[name=url]', `${demo}/product`);
     await said('#explain', 'button', 'upstream pages');
+    await frame.click('#tail summary');
     await frame.fill('form[data-tail] input[name=path]', '/product');
     await frame.click('form[data-tail] button');
     await frame.waitForFunction(() => [...document.querySelectorAll('#requests .target')].every((cell) => cell.textContent.includes('/product')));

@@ -44,7 +44,7 @@ enum Fault {
     Ejected,
     /// A backend that accepts requests and says nothing.
     Hang,
-    /// One backend that is slower than the other.
+    /// A backend that is slower than the other.
     SlowOne,
     /// All backends, since something behind them is slow.
     SlowAll,

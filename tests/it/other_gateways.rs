@@ -162,7 +162,7 @@ fn with_entries(level: Level, entries: &str, replaced: &str) -> String {
     yaml
 }
 
-/// What people write, and a part of the advice that they get.
+/// Mistakes of people, and a part of the advice that they get.
 const MISTAKES: &str = include_str!("natural_mistakes.txt");
 
 /// Invariant: advice is about what was written. A value that switches something off gets no advice to

@@ -1,4 +1,4 @@
-//! Whoever may refuse is a guard. Invariants: each kind of filter that can refuse a request before the
+//! A filter that may refuse is a guard. Invariants: each kind of filter that can refuse a request before the
 //! app is asked refuses every spelling of its paths, and whichever way leads to a guarded path, its
 //! guards run or `check` warns about the way.
 //!
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What the filters of a kind do to a request without credentials: the keys of a route with which
+/// Effect of the filters of a kind on a request without credentials: the keys of a route with which
 /// they refuse it, or the reason why none is guarded by them.
 enum Kind {
     Refuses(&'static str),

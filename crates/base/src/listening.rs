@@ -1,4 +1,4 @@
-//! Processes of this machine that listen on TCP ports, as far as this user may see them.
+//! Processes of this machine that listen on TCP ports, if this user may see them.
 
 use std::collections::HashMap;
 
@@ -38,9 +38,9 @@ pub fn processes(ports: &[u16]) -> HashMap<u16, Vec<ListeningProcess>> {
     let sockets = sockets.filter(|socket| socket.state == TcpState::Listen);
     let sockets = sockets.map(|socket| (socket.inode, socket.local_address.port()));
     let sockets: HashMap<u64, u16> = sockets.filter(|(_, port)| ports.contains(port)).collect();
-    let mut found: HashMap<u16, Vec<ListeningProcess>> = HashMap::new();
+    let mut listening: HashMap<u16, Vec<ListeningProcess>> = HashMap::new();
     if sockets.is_empty() {
-        return found;
+        return listening;
     }
     for process in all_processes().into_iter().flatten().flatten() {
         let (Ok(files), Ok(stat)) = (process.fd(), process.stat()) else {
@@ -54,14 +54,14 @@ pub fn processes(ports: &[u16]) -> HashMap<u16, Vec<ListeningProcess>> {
             if let FDTarget::Socket(inode) = file.target
                 && let Some(port) = sockets.get(&inode)
             {
-                let at = found.entry(*port).or_default();
-                if !at.contains(&process) {
-                    at.push(process);
+                let processes = listening.entry(*port).or_default();
+                if !processes.contains(&process) {
+                    processes.push(process);
                 }
             }
         }
     }
-    found
+    listening
 }
 
 #[cfg(test)]
@@ -74,11 +74,14 @@ mod tests {
     fn the_process_at_a_port_is_found_with_its_memory() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let found = processes(&[port, 1]);
-        let own = found[&port][0];
-        assert_eq!(own.pid.unsigned_abs(), std::process::id());
-        assert!(own.resident_memory().unwrap() > 1 << 20);
-        let another = ListeningProcess { started: 1, ..own };
+        let listening = processes(&[port, 1]);
+        let process = listening[&port][0];
+        assert_eq!(process.pid.unsigned_abs(), std::process::id());
+        assert!(process.resident_memory().unwrap() > 1 << 20);
+        let another = ListeningProcess {
+            started: 1,
+            ..process
+        };
         assert_eq!(
             another.resident_memory(),
             None,

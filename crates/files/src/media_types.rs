@@ -38,8 +38,8 @@ impl MediaTypes {
         let mut all = Self::of_config(&config.types, config.charset.as_ref(), CODE, cx)?;
         if config.known == KnownTypes::Nginx {
             for (ending, kind) in KnownTypes::of_nginx() {
-                let own = all.own.entry(ending.to_owned());
-                own.or_insert(HeaderValue::from_static(kind));
+                let entry = all.own.entry(ending.to_owned());
+                entry.or_insert(HeaderValue::from_static(kind));
             }
             let unknown = all.own.get("").cloned();
             let unknown = unknown.unwrap_or(HeaderValue::from_static(UNKNOWN));

@@ -47,14 +47,14 @@ impl AppProcesses {
             .filter_map(|backend| Some((local_port(&backend.address)?, backend)))
             .collect();
         let ports: Vec<u16> = backends.iter().map(|(port, _)| *port).collect();
-        let mut found = self.0.lock();
-        found.search(&ports, now);
+        let mut processes = self.0.lock();
+        processes.search(&ports, now);
         for (port, backend) in &mut backends {
-            let Some(memory) = found.memory(*port) else {
+            let Some(memory) = processes.memory(*port) else {
                 continue;
             };
             backend.process_rss_bytes = Some(memory);
-            let history = found.history.entry(*port).or_default();
+            let history = processes.history.entry(*port).or_default();
             history.add(memory, now);
             backend.memory_growth = history.growth();
         }
@@ -143,22 +143,22 @@ mod tests {
         let mut history = MemoryHistory::default();
         let start = Clock::test().now();
         let moments = (0..).map(|step| start + Duration::from_secs(10 * step));
-        let found = memory.zip(moments).map(|(memory, now)| {
+        let growth = memory.zip(moments).map(|(memory, now)| {
             history.add(memory, now);
             history.growth()
         });
-        found.collect()
+        growth.collect()
     }
 
     #[test]
     fn steady_growth_is_found_after_ten_minutes_and_ends_with_the_process() {
         let leak = (0..70).map(|step| (180 + 3 * step) * MIB);
-        let found = growths(leak.chain([40 * MIB; 20]));
-        assert_eq!(found.iter().position(Option::is_some), Some(60));
-        let growth = found[60].as_ref().unwrap();
+        let seen = growths(leak.chain([40 * MIB; 20]));
+        assert_eq!(seen.iter().position(Option::is_some), Some(60));
+        let growth = seen[60].as_ref().unwrap();
         assert_eq!((growth.from_bytes, growth.to_bytes), (180 * MIB, 330 * MIB));
         assert_eq!(growth.seconds, 600);
-        assert_eq!(found.last(), Some(&None));
+        assert_eq!(seen.last(), Some(&None));
     }
 
     proptest! {

@@ -200,8 +200,8 @@ impl Plugin {
             return true;
         }
         let is_met = |path: &str| {
-            let mut own = self.matcher.iter();
-            own.any(|pattern| pattern.is_for(path, &request))
+            let mut matchers = self.matcher.iter();
+            matchers.any(|pattern| pattern.is_for(path, &request))
         };
         // Next.js compares the path as it was written, and as it is decoded if it can be.
         let decoded = || percent_decode_str(path).decode_utf8().ok();

@@ -2,7 +2,7 @@
 //!
 //! A user who may open it controls the gateway, so it is for the gateway's own user and, if the
 //! gateway runs in the group `edgeway` as the service does, for that group. A gateway that root
-//! starts is for root alone: whoever opens its socket may have it run any program.
+//! starts is for root alone: a user who opens its socket may have it run any program.
 
 use std::{
     ffi::OsString,
@@ -84,12 +84,12 @@ fn folders(uid: u32, var: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
 ///
 /// If the path is taken, or the folder is not writable for us.
 pub fn open(path: &Path, is_usual: bool, backlog: i32) -> Result<UnixListener, SocketError> {
-    let own = rustix::process::getegid().as_raw();
+    let group = rustix::process::getegid().as_raw();
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     if let (true, Some(folder)) = (is_usual, path.parent()) {
         make(folder)?;
     }
-    open_for(path, shared_group(&groups, own), backlog)
+    open_for(path, shared_group(&groups, group), backlog)
 }
 
 /// Returns the group `edgeway`, if this gateway runs in it.

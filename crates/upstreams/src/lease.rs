@@ -69,8 +69,8 @@ impl Lease {
     #[inline]
     pub fn asked(&self, is_later: bool) {
         let Backend { state, shared, .. } = &*self.backend;
-        let at = if is_later { shared.now() } else { self.since };
-        state.silence.asked(&state.latency, at);
+        let time = if is_later { shared.now() } else { self.since };
+        state.silence.asked(&state.latency, time);
     }
 
     /// Records that the headers of a response have arrived.

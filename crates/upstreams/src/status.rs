@@ -112,7 +112,7 @@ pub struct BackendStatus {
     /// Attempts that failed since the last one that did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failures_in_a_row: Option<u32>,
-    /// Those of them that were refused connections, without others after them.
+    /// Refused connections among them, without other failures after them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused_in_a_row: Option<u32>,
     /// Silence while requests are in flight.

@@ -9,7 +9,7 @@ use super::{conf, play};
 use crate::support::certificates::Ca;
 
 /// Longest time that an import may take.
-const MOST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(3);
 
 /// Entries of a report, of which only the place matters here.
 #[derive(Deserialize)]

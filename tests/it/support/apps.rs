@@ -353,6 +353,12 @@ impl Kind {
             Self::Languages(_) => "../node_modules/next/dist/bin/next",
             _ => "node_modules/next/dist/bin/next",
         };
+        // By its address, Next.js sends itself what its proxy rewrites: its handlers see the new path,
+        // as they do behind a proxy at the edge. By name they see the path of the client.
+        let host = match self {
+            Self::Next => "127.0.0.1",
+            _ => "localhost",
+        };
         match self {
             Self::Next
             | Self::NextBare
@@ -362,7 +368,7 @@ impl Kind {
             | Self::Next15
             | Self::Next14 => command
                 .arg(next)
-                .args(["start", "-H", "localhost", "-p"])
+                .args(["start", "-H", host, "-p"])
                 .arg(port.to_string())
                 .env("NODE_OPTIONS", "--dns-result-order=ipv4first"),
             Self::Express => command.arg("server.js").env("PORT", port.to_string()),

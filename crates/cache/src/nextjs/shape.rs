@@ -182,7 +182,7 @@ impl RequestShape {
         self.image.as_ref()?.as_deref().ok()
     }
 
-    /// Returns true if cookies of the client decide about the response, whoever made it.
+    /// Returns true if cookies of the client decide about the response.
     pub fn is_decided_by_cookies(&self) -> bool {
         self.decided.has_cookies
     }

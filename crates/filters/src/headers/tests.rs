@@ -234,8 +234,8 @@ fn every_mistake_is_reported_with_a_remedy() {
             "`Content-Length` cannot be changed; help: it is a connection header, which the gateway sets itself",
             "unknown variable `{nothing.like.it}`; help: use one of `{client.ip}`, `{client.port}`, \
              `{request_id}`, `{host}`, `{host.name}`, `{listener.port}`, `{method}`, `{path}`, \
-             `{path.decoded}`, `{query}`, `{query_mark}`, `{query_and}`, `{uri}`, `{user}`, \
-             `{route}`, `{scheme}`, `{protocol}`, `{status}`, `{cache.status}`, `{now}`, \
+             `{path.decoded}`, `{path.sent}`, `{query}`, `{query_mark}`, `{query_and}`, `{uri}`, \
+             `{user}`, `{route}`, `{scheme}`, `{protocol}`, `{status}`, `{cache.status}`, `{now}`, \
              `{backend}`, `{header.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{arg.NAME}`, \
              `{response.NAME}`, `{map.NAME}`, `{date+30d}`",
         ]

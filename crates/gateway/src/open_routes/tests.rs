@@ -168,8 +168,8 @@ proptest! {
         }
         let file = load_text("t.yaml", &yaml).file.expect("every shape is valid");
         let all: Vec<Guarded<'_>> = file.routes.iter().zip(&protections).collect();
-        let found = ways_around(&all, &[]);
-        prop_assert_eq!(found.list(), &compared(&all)[..]);
+        let ways = ways_around(&all, &[]);
+        prop_assert_eq!(ways.list(), &compared(&all)[..]);
     }
 }
 

@@ -352,9 +352,11 @@ impl<'a> Routes<'a, '_> {
         // Two routes of one name would share their metrics.
         let mut known = self.parts.iter().map(|part| &part.value);
         let is_same = |part: &Value| {
-            let own = &value["match"];
+            let matched = &value["match"];
             let part = &part["match"];
-            part["host"] == own["host"] && part["location"] == own["location"] && part != own
+            part["host"] == matched["host"]
+                && part["location"] == matched["location"]
+                && part != matched
         };
         if known.any(is_same) {
             let names = [&audience.hosts, &audience.listeners];

@@ -221,8 +221,8 @@ fn backend(address: &str, weight: Option<u64>, is_backup: bool) -> Value {
         match host.parse::<IpAddr>() {
             // To connect to it means this machine.
             Ok(any) if any.is_unspecified() => {
-                let own = if any.is_ipv4() { "127.0.0.1" } else { "::1" };
-                ("address", full.replacen(host, own, 1))
+                let loopback = if any.is_ipv4() { "127.0.0.1" } else { "::1" };
+                ("address", full.replacen(host, loopback, 1))
             }
             Ok(_) => ("address", full),
             Err(_) if host == "localhost" => {
@@ -262,16 +262,18 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
                 let weight = parameter(directive, "weight").and_then(|text| text.parse().ok());
                 let is_backup = directive.args.iter().any(|arg| arg == "backup");
                 backends.push(backend(directive.arg(0), weight, is_backup));
-                let own = parameter(directive, "max_fails").and_then(|n| n.parse::<u64>().ok());
-                if own == Some(0) {
+                let failures =
+                    parameter(directive, "max_fails").and_then(|n| n.parse::<u64>().ok());
+                if failures == Some(0) {
                     is_never_out.push(directive);
                 } else {
-                    fails = fails.min(own.unwrap_or(1));
+                    fails = fails.min(failures.unwrap_or(1));
                 }
                 fail_timeout =
                     fail_timeout.or(parameter(directive, "fail_timeout").and_then(milliseconds));
-                let own = parameter(directive, "max_conns").and_then(|n| n.parse::<u64>().ok());
-                most = most.max(own.filter(|most| *most > 0));
+                let connections =
+                    parameter(directive, "max_conns").and_then(|n| n.parse::<u64>().ok());
+                most = most.max(connections.filter(|most| *most > 0));
                 for known in ["slow_start", "resolve", "service", "route"] {
                     if directive.args.iter().any(|arg| arg.starts_with(known)) {
                         directive.changed(format!("without `{known}`"));

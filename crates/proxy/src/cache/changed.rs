@@ -57,9 +57,9 @@ pub(super) fn ago(request: &RequestHeader, now: SystemTime) -> Option<Duration> 
     lines.find(|line| memmem::find(line.as_bytes(), CHANGED_COOKIE.as_bytes()).is_some())?;
     let values = cookies(&request.headers, CHANGED_COOKIE.as_bytes());
     let times = values.filter_map(|value| std::str::from_utf8(value).ok()?.parse().ok());
-    let at = UNIX_EPOCH.checked_add(Duration::from_millis(times.max()?))?;
+    let time = UNIX_EPOCH.checked_add(Duration::from_millis(times.max()?))?;
     // The clock of another gateway may be ahead.
-    let ago = now.duration_since(at).unwrap_or_default();
+    let ago = now.duration_since(time).unwrap_or_default();
     (ago < REMEMBERED).then_some(ago)
 }
 
@@ -85,8 +85,8 @@ mod tests {
         ] {
             let mut request = RequestHeader::build("GET", b"/", None).unwrap();
             request.insert_header("cookie", cookie).unwrap();
-            let found = ago(&request, now);
-            assert_eq!(found, expected.map(Duration::from_secs), "{cookie}");
+            let since = ago(&request, now);
+            assert_eq!(since, expected.map(Duration::from_secs), "{cookie}");
         }
     }
 }

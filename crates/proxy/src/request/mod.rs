@@ -366,11 +366,11 @@ fn guarded(
         let route = gateway.route(*index)?;
         Some((*index, route.guards_beside(&mut covered)))
     });
-    AdditionalGuards::of(routes.collect(), None)
+    AdditionalGuards::boxed(routes.collect(), None)
 }
 
 impl AdditionalGuards {
-    fn of(
+    fn boxed(
         routes: VecDeque<(usize, Chain)>,
         rewritten: Option<Box<RequestHeader>>,
     ) -> Option<Box<Self>> {
@@ -388,7 +388,7 @@ impl AdditionalGuards {
     #[cold]
     fn of_rewritten(request: &RequestHeader, ctx: &Context) -> Option<Box<Self>> {
         let gateway = &ctx.gateway;
-        let own = &context::route(gateway, ctx.route)?.guarding;
+        let guarding = &context::route(gateway, ctx.route)?.guarding;
         let mut rewritten = Box::new(request.clone());
         rewritten.set_raw_path(ctx.facts.rewritten.as_ref()?).ok()?;
         let host = host_name(request, &ctx.facts.client, None).ok()?;
@@ -400,16 +400,16 @@ impl AdditionalGuards {
         let (index, also) = find(gateway, lookup, &mut Params::default())?;
         let also = also.map(|also| also.routes).unwrap_or_default();
         let also = also.into_iter().map(|(index, _)| index);
-        let mut covered = own.guards.clone();
+        let mut covered = guarding.guards.clone();
         let guards = iter::once(index).chain(also).filter_map(|index| {
             let route = gateway.route(index)?;
             let upstream = route.guarding.upstream.as_ref();
             // What only refuses does so for every app.
-            let is_of_app = upstream.is_none() || upstream == own.upstream.as_ref();
-            let is_lacked = is_of_app && !route.guarding.guards.is_subset(&own.guards);
+            let is_of_app = upstream.is_none() || upstream == guarding.upstream.as_ref();
+            let is_lacked = is_of_app && !route.guarding.guards.is_subset(&guarding.guards);
             is_lacked.then(|| (index, route.guards_beside(&mut covered)))
         });
-        Self::of(guards.collect(), Some(rewritten))
+        Self::boxed(guards.collect(), Some(rewritten))
     }
 }
 

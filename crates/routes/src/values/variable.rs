@@ -62,8 +62,8 @@ impl<'a, 'e> Values<'a, 'e> {
     }
 
     fn path(&self) -> &'a [u8] {
-        let own = || Target::new("", self.ex.head.raw_path()).path;
-        self.path.unwrap_or_else(own)
+        let sent = || Target::new("", self.ex.head.raw_path()).path;
+        self.path.unwrap_or_else(sent)
     }
 
     /// The same values, encoded for a place.

@@ -115,17 +115,17 @@ impl Guard {
     fn other_configuration(&self, headers: &HeaderMap) -> Option<ActionError> {
         let wanted = hex::decode(headers.get(super::CONFIGURATION)?).ok()?;
         let wanted = PathBuf::from(OsString::from_vec(wanted));
-        let own = self.configuration.as_deref();
-        let is_own = own.is_some_and(|own| {
-            std::path::absolute(own).is_ok_and(|own| own == wanted)
-                || own
+        let served = self.configuration.as_deref();
+        let is_own = served.is_some_and(|served| {
+            std::path::absolute(served).is_ok_and(|served| served == wanted)
+                || served
                     .canonicalize()
                     .ok()
-                    .is_some_and(|own| wanted.canonicalize().is_ok_and(|it| it == own))
+                    .is_some_and(|served| wanted.canonicalize().is_ok_and(|it| it == served))
         });
-        let serves = own.map_or_else(
+        let serves = served.map_or_else(
             || "serves no file".to_owned(),
-            |own| format!("serves `{}`", own.display()),
+            |served| format!("serves `{}`", served.display()),
         );
         let wanted = wanted.display();
         let message = format!(

@@ -55,20 +55,22 @@ fn ejection_cause(backend: &BackendStatus) -> &str {
 
 /// Text on a backend that has most of the failed attempts of its upstream, if those are many.
 fn share_of_failures(upstream: &UpstreamStatus, backend: &BackendStatus) -> Option<String> {
-    let own = backend.recent_failures?;
+    let failures = backend.recent_failures?;
     let traffic = upstream.traffic.as_ref()?;
     let (failed, all) = (traffic.failure_rate, traffic.rate);
-    let most = upstream
+    let worst = upstream
         .backends
         .iter()
         .filter_map(|one| one.recent_failures);
-    let is_one = own >= FAILED_OF_A_MINUTE
-        && 2 * own >= most.max()?
+    let is_one = failures >= FAILED_OF_A_MINUTE
+        && 2 * failures >= worst.max()?
         && failed >= FAILING_RATE
         && failed >= FAILING_SHARE * all;
     is_one.then(|| {
         let percent = 100.0 * (failed / all).min(1.0);
-        format!("{own} requests failed in the last minute, {percent:.0}% of its upstream's now")
+        format!(
+            "{failures} requests failed in the last minute, {percent:.0}% of its upstream's now"
+        )
     })
 }
 

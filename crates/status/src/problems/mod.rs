@@ -82,48 +82,48 @@ edgeway_base::enum_table! {
 
 /// Finds the problems of a gateway at a time, the most serious first.
 pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
-    let mut found = Found {
+    let mut problems = Found {
         section: "summary",
         list: Vec::new(),
     };
-    found.gateway(status);
-    found.section = "upstreams";
+    problems.gateway(status);
+    problems.section = "upstreams";
     for upstream in &status.upstreams {
         let latencies = Latencies::of(upstream);
         for backend in &upstream.backends {
-            found.backend(upstream, backend, &latencies);
-            found.memory(upstream, backend);
+            problems.backend(upstream, backend, &latencies);
+            problems.memory(upstream, backend);
         }
-        found.upstream(upstream);
-        found.canary(upstream, at);
+        problems.upstream(upstream);
+        problems.canary(upstream, at);
     }
-    found.section = "routes";
+    problems.section = "routes";
     for route in &status.routes {
-        found.route(route, &status.upstreams);
+        problems.route(route, &status.upstreams);
     }
-    found.section = "summary";
+    problems.section = "summary";
     for log in &status.failing_logs {
-        found.log(log);
+        problems.log(log);
     }
-    found.shared_state(status);
-    found.section = "certificates";
+    problems.shared_state(status);
+    problems.section = "certificates";
     // A self-signed certificate stands in for one that was not issued yet, and does not end.
     let is_issued = |expiry: &&CertificateExpiry| {
         let mut managed = status.certificates.iter();
         !managed.any(|c| c.expires.is_none() && c.name.eq_ignore_ascii_case(&expiry.name))
     };
     for expiry in status.expiries.iter().filter(is_issued) {
-        found.expiry(expiry, at);
+        problems.expiry(expiry, at);
     }
-    found.certificates(status);
-    found.section = "plugins";
+    problems.certificates(status);
+    problems.section = "plugins";
     for plugin in &status.plugins {
         for route in &plugin.routes {
-            found.plugin(plugin, route);
+            problems.plugin(plugin, route);
         }
     }
-    found.list.sort_by_key(|problem| problem.severity);
-    found.list
+    problems.list.sort_by_key(|problem| problem.severity);
+    problems.list
 }
 
 /// Returns the time at which a snapshot was taken. An older gateway does not send it; its start and
@@ -171,7 +171,7 @@ fn duration(milliseconds: f64) -> String {
 
 /// The problems found so far.
 struct Found {
-    /// Section of those that are found next.
+    /// Section of the problems that are added next.
     section: &'static str,
     list: Vec<Problem>,
 }

@@ -15,11 +15,11 @@ impl Found {
         if is_failing(traffic) {
             let (failed, all) = (traffic.server_error_rate, traffic.rate);
             let percent = 100.0 * (failed / all.max(failed)).min(1.0);
-            let most = match &traffic.most_errors {
-                Some(most) => format!(", most of them {most}"),
+            let frequent = match &traffic.most_errors {
+                Some(frequent) => format!(", most of them {frequent}"),
                 None => String::new(),
             };
-            let text = format!("route {name}: {percent:.0}% of the responses are 5xx{most}");
+            let text = format!("route {name}: {percent:.0}% of the responses are 5xx{frequent}");
             let severity = if percent >= 50.0 {
                 Severity::Error
             } else {

@@ -11,8 +11,8 @@ use crate::{
 use edgeway_upstreams::SilenceStatus;
 
 fn found(status: &Snapshot) -> Vec<(&'static str, String)> {
-    let at = time_of(status).unwrap_or_default();
-    let list = of(status, at).into_iter();
+    let time = time_of(status).unwrap_or_default();
+    let list = of(status, time).into_iter();
     list.map(|problem| {
         // The line ends with what to look at.
         let (text, look) = problem.text.rsplit_once("; look at ").unwrap();
@@ -248,8 +248,8 @@ fn a_backend_with_a_part_of_failures_is_one_if_most_of_them_are_its_own() {
             }),
             ..UpstreamStatus::default()
         };
-        let found = of_upstream(upstream, RouteStatus::default());
-        assert_eq!(found.len(), usize::from(expected), "{found:?}");
+        let lines = of_upstream(upstream, RouteStatus::default());
+        assert_eq!(lines.len(), usize::from(expected), "{lines:?}");
     }
 }
 
@@ -312,8 +312,8 @@ fn a_slow_route_says_where_the_time_goes() {
             ..UpstreamStatus::default()
         };
         let begin = "route shop: p95 of the first byte is 4.4 s, was 12 ms before";
-        let found = of_upstream(upstream, route.clone());
-        assert!(found.contains(&format!("{begin}{expected}")), "{found:?}");
+        let lines = of_upstream(upstream, route.clone());
+        assert!(lines.contains(&format!("{begin}{expected}")), "{lines:?}");
     }
 }
 

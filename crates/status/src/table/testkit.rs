@@ -13,7 +13,8 @@ use super::{
 };
 use crate::snapshot::{
     CacheStatus, CertificateExpiry, CertificateStatus, ConfigStatus, LimitStatus, ListenerStatus,
-    OtherGateway, ProcessStatus, ReloadStatus, RouteStatus, RouteTraffic,
+    OtherGateway, ProcessStatus, ReloadStatus, RouteStatus, RouteTraffic, TrafficFigures,
+    TrafficPoint,
 };
 
 /// A refused reload after one that was taken.
@@ -62,6 +63,7 @@ pub fn full() -> Snapshot {
         uptime_seconds: 93_784,
         state: State::Serving,
         not_ready: vec![],
+        traffic: traffic(),
         process: ProcessStatus {
             cpu: 0.35,
             memory_bytes: 80 << 20,
@@ -196,5 +198,19 @@ pub fn full() -> Snapshot {
             }))
             .unwrap(),
         ],
+    }
+}
+
+fn traffic() -> TrafficFigures {
+    let point = |rate, error_share| TrafficPoint {
+        rate,
+        error_share: Some(error_share),
+        p95_ms: Some(21.5),
+        hit_ratio: Some(0.93),
+    };
+    TrafficFigures {
+        now: point(12.0, 0.004),
+        minute: vec![point(10.0, 0.0), point(40.0, 0.02), point(12.0, 0.0)],
+        hour: vec![point(20.0, 0.001)],
     }
 }

@@ -269,9 +269,9 @@ mod tests {
     #[test]
     fn a_network_of_ipv6_is_one_visitor() {
         let headers = headers("Firefox");
-        let at = |text: &str| visitor_position("next", text.parse().unwrap(), &headers);
-        assert!((at("2001:db8::1") - at("2001:db8::ffff:2")).abs() < f64::EPSILON);
-        assert!((at("2001:db8::1") - at("2001:db8:0:1::1")).abs() > f64::EPSILON);
-        assert!((at("192.0.2.1") - at("::ffff:192.0.2.1")).abs() < f64::EPSILON);
+        let position = |text: &str| visitor_position("next", text.parse().unwrap(), &headers);
+        assert!((position("2001:db8::1") - position("2001:db8::ffff:2")).abs() < f64::EPSILON);
+        assert!((position("2001:db8::1") - position("2001:db8:0:1::1")).abs() > f64::EPSILON);
+        assert!((position("192.0.2.1") - position("::ffff:192.0.2.1")).abs() < f64::EPSILON);
     }
 }

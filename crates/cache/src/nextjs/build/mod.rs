@@ -265,7 +265,7 @@ impl Build {
     /// Returns what of a request decides about this raw path beside the app's code: conditions of its
     /// redirects, rewrites and headers, and the visitor's language.
     pub(super) fn decided(&self, path: &[u8], headers: &HeaderMap) -> Decided {
-        self.deciders.of(path, &self.base_path, headers)
+        self.deciders.decide(path, &self.base_path, headers)
     }
 
     /// Returns the kind of the file that this raw path names, and its path in the folder of that

@@ -164,7 +164,7 @@ impl Deciders {
         for rule in rules.all() {
             // The paths of rules begin with a language then, which those of requests may lack.
             let paths = rule.paths().filter(|_| languages.is_none());
-            let mut own = Decider {
+            let mut decider = Decider {
                 paths: paths.map_or(DecidedPaths::All, DecidedPaths::Like),
                 headers: Vec::new(),
                 cookies: Vec::new(),
@@ -173,23 +173,23 @@ impl Deciders {
             for Condition { r#type, key } in rule.has.iter().chain(&rule.missing) {
                 let name = key.to_ascii_lowercase();
                 match r#type.as_str() {
-                    "cookie" => own.cookies.push(key.as_str().into()),
+                    "cookie" => decider.cookies.push(key.as_str().into()),
                     "header" if KEYED.contains(&&*name) => {}
-                    "header" if names_a_written_header(&name) => own.is_unknown = true,
-                    "header" => own.headers.extend(HeaderName::try_from(name)),
+                    "header" if names_a_written_header(&name) => decider.is_unknown = true,
+                    "header" => decider.headers.extend(HeaderName::try_from(name)),
                     // Host and query are in every key.
                     _ => {}
                 }
             }
-            if own.is_unknown || !own.headers.is_empty() || !own.cookies.is_empty() {
-                all.push(own);
+            if decider.is_unknown || !decider.headers.is_empty() || !decider.cookies.is_empty() {
+                all.push(decider);
             }
         }
         Self(all)
     }
 
     /// Returns what of a request decides about this raw path, for an app below `base`.
-    pub(super) fn of(&self, path: &[u8], base: &str, headers: &HeaderMap) -> Decided {
+    pub(super) fn decide(&self, path: &[u8], base: &str, headers: &HeaderMap) -> Decided {
         let mut decided = Decided::default();
         if self.0.is_empty() {
             return decided;
@@ -258,7 +258,7 @@ mod tests {
             let name = HeaderName::try_from(*name).expect("a name");
             (name, value.parse().expect("a value"))
         });
-        let decided = Deciders::new(&rules).of(path.as_bytes(), base, &headers.collect());
+        let decided = Deciders::new(&rules).decide(path.as_bytes(), base, &headers.collect());
         (decided.key, !decided.is_unknown)
     }
 

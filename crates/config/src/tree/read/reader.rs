@@ -267,8 +267,8 @@ impl<'de> de::MapAccess<'de> for Entries<'_> {
             return Err(de::Error::custom("a value was asked for before its key"));
         };
         seed.deserialize(Reader { node, rounds }).map_err(|error| {
-            let at = self.known.map(|known| (key.name.as_str(), Some(known)));
-            rounds.settle(node, at, error)
+            let known = self.known.map(|known| (key.name.as_str(), Some(known)));
+            rounds.settle(node, known, error)
         })
     }
 }

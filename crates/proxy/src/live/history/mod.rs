@@ -141,13 +141,13 @@ impl RequestHistory {
                 *counts.entry((route, error_of(&request))).or_default() += 1;
             }
         }
-        let mut most: HashMap<String, (u32, String)> = HashMap::new();
+        let mut routes: HashMap<String, (u32, String)> = HashMap::new();
         for ((route, error), count) in counts {
-            let most = most.entry(route).or_default();
-            *most = mem::take(most).max((count, error));
+            let worst = routes.entry(route).or_default();
+            *worst = mem::take(worst).max((count, error));
         }
         let words = |(route, (_, error))| (route, error);
-        most.into_iter().map(words).collect()
+        routes.into_iter().map(words).collect()
     }
 
     /// Begins to follow the requests that match, after those that ended before or at `after`, or

@@ -122,7 +122,7 @@ impl Comparison {
             let beside = beside.routes.get(route).map(|counts| &**counts);
             let beside = beside.filter(|counts| counts.requests >= MIN_REQUESTS);
             let other = beside.or_else(|| self.before.get(route)).unwrap_or(&none);
-            let found = if has_more_errors(other, counts, certain) {
+            let verdict = if has_more_errors(other, counts, certain) {
                 Some(WorseFigure::Errors)
             } else {
                 let period = self.periods.entry(Arc::clone(route));
@@ -131,7 +131,7 @@ impl Comparison {
                     .is_slow(&now, &counts.latency, &other.latency, certain)
                     .then_some(WorseFigure::Latency)
             };
-            if let Some(what) = found {
+            if let Some(what) = verdict {
                 worse = worse.or(Some(Worsening {
                     route: route.to_string(),
                     what,

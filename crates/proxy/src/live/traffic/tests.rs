@@ -209,7 +209,8 @@ fn the_hour_has_a_point_for_each_minute() {
     minute(15, 5);
     let figures = traffic.figures();
     assert_eq!(figures.minute.len(), 30);
-    assert!(figures.minute.iter().all(|point| point.rate == 10.0));
+    let rates: Vec<_> = figures.minute.iter().map(|it| it.rate).collect();
+    assert_eq!(rates, [10.0; 30]);
     assert_eq!(figures.now.error_share, Some(0.25));
     let seen: Vec<_> = figures
         .hour
@@ -218,7 +219,7 @@ fn the_hour_has_a_point_for_each_minute() {
         .collect();
     assert_eq!(seen, [(10.0, Some(0.0)), (10.0, Some(0.25))]);
 
-    // While the process is quiet nothing is recorded, and each minute counts all the same.
+    // While the process is quiet nothing is recorded, and each minute counts.
     requests(&metrics, "shop", "200", 60);
     clock.advance(INTERVAL);
     traffic.record();

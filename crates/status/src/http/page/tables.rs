@@ -57,21 +57,21 @@ pub(super) fn table(columns: &[&str], rows: &Markup) -> Markup {
 pub(super) fn labelled(columns: &[&str], rows: &Markup) -> PreEscaped<String> {
     let mut labelled = String::with_capacity(rows.0.len() * 2);
     let mut rest = rows.0.as_str();
-    let mut at = 0;
+    let mut column = 0;
     // Values are escaped: a tag is one that was written here.
     while let Some(found) = rest.find("<t") {
         let (before, tag) = rest.split_at(found + "<tr".len());
         labelled.push_str(before);
         rest = tag;
         if before.ends_with('r') {
-            at = 0;
+            column = 0;
         } else if before.ends_with('d') {
-            let name = columns.get(at).copied().filter(|name| *name != ACTION);
+            let name = columns.get(column).copied().filter(|name| *name != ACTION);
             let name = name.unwrap_or_default().trim_start_matches('#');
             labelled.push_str(" data-label=\"");
             labelled.push_str(name);
             labelled.push('"');
-            at += 1;
+            column += 1;
         }
     }
     labelled.push_str(rest);

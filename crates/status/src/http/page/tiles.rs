@@ -72,15 +72,15 @@ pub(super) fn tiles(figures: &TrafficFigures) -> Markup {
 fn line(tile: &Tile, span: &str, points: &[TrafficPoint], whole: usize) -> Markup {
     let values: Vec<_> = points.iter().map(tile.value).collect();
     let highest = values.iter().flatten().copied().reduce(f64::max);
-    let most = (tile.text)(highest);
-    let label = format!("{} in the last {span}: at most {most}", tile.name);
+    let limit = (tile.text)(highest);
+    let label = format!("{} in the last {span}: at most {limit}", tile.name);
     html! {
         div class="span" {
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img"
                 aria-label=(label) {
                 path d=(path(&values, whole, highest.unwrap_or_default().max(tile.top))) {}
             }
-            span class="soft" { (span) ", ≤ " (most) }
+            span class="soft" { (span) ", ≤ " (limit) }
         }
     }
 }

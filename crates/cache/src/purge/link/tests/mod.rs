@@ -285,7 +285,7 @@ impl World {
         for gateway in &self.gateways {
             let link = &gateway.link;
             // One that has never had a lease was not known when the purge ended.
-            let is_new = link.state.lock().follower.held_until().is_none();
+            let is_new = link.trusted_until.load(Ordering::Acquire) == 0;
             if !peers.contains(&link.name) || lapsed.contains(&link.name) || is_new {
                 continue;
             }
