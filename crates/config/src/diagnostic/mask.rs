@@ -26,7 +26,7 @@ static KEY: LazyLock<Regex> = LazyLock::new(|| {
 /// Values of secret-sounding keys that are not secret: keys of limits, and places where tokens are
 /// read from.
 static PLACES: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^(?:(?:client\.(?:ip|network)|host|route|api_key|user|(?:header|cookie|query):[\w.-]+|jwt\.[\w.:/-]+)(?:\+|$))+$")
+    Regex::new(r"^(?:(?:client\.(?:ip|network)|host|route|api_key|user|(?:header|cookie|query):[\w.-]+|jwt\.[\w.:/-]+|\$[a-z_]+)(?:\+|$))+$")
         .expect("it is tested")
 });
 
@@ -471,18 +471,7 @@ fn is_public(value: &str, name: &str) -> bool {
     let file = [".pem", ".key", ".keys", ".pub", ".crt", ".json"];
     PLACES.is_match(value)
         || is_near_place(value)
-        || is_nginx_variable(value)
         || (is_key && !value.contains(' ') && file.iter().any(|end| value.ends_with(end)))
-}
-
-/// Returns true for a variable of nginx, such as `$binary_remote_addr`: a hash of a password has more
-/// than one `$`, and digits.
-fn is_nginx_variable(value: &str) -> bool {
-    let name = value.strip_prefix('$');
-    name.is_some_and(|name| {
-        name.bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-    })
 }
 
 #[cfg(test)]

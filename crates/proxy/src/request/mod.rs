@@ -2,10 +2,11 @@
 
 mod challenge;
 mod decide;
+mod others;
 mod releases;
 pub(crate) mod reroute;
 
-use std::{borrow::Cow, collections::VecDeque, iter, mem, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 use edgeway_base::{
     http::{has, values},
@@ -13,16 +14,17 @@ use edgeway_base::{
     target::join,
 };
 use edgeway_core::chain::{
-    Certificate, Chain, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
+    Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
     TlsParameters, Verdict,
     host::{normalise_host, public_host, requested_host},
 };
 use edgeway_gateway::{Gateway, Route};
-use edgeway_routes::{self as routes, Action, LiteralMatch, Params, Slashes, Target};
+use edgeway_routes::{self as routes, Action, Params, Slashes, Target};
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 
 pub(crate) use self::decide::{begin, decide};
+use self::others::{guarded, pass_others, pass_rewritten};
 use crate::{
     connection::{
         ClientCertificateStatus, Connection, header_texts::ConnectionText, refusal::Refusal,
@@ -342,129 +344,6 @@ fn write_forwarding(request: &mut RequestHeader, ctx: &Context) {
     };
     let who = forwarding(ctx, connection);
     forwarded::write(request, &who);
-}
-
-/// Finds routes that guard a request besides its own route: those that some app would select for
-/// its path, and those that would match another of several values of the same name. One of them
-/// becomes the route if it leads to the same app.
-#[cold]
-fn guarded(
-    gateway: &Gateway,
-    literal: &mut LiteralMatch,
-    (target, head, has_spellings): (&Target<'_>, &RequestHeader, bool),
-    params: &mut Params,
-) -> Option<Box<AdditionalGuards>> {
-    let table = &gateway.table;
-    if table.lacks_guards(literal.route, has_spellings)
-        && let Some(guarded) = table.guarded(target, head, literal, params)
-    {
-        literal.route = guarded.route;
-        literal.also = guarded.also;
-    }
-    let mut covered = gateway.route(literal.route)?.guarding.guards.clone();
-    let routes = literal.also.iter().filter_map(|index| {
-        let route = gateway.route(*index)?;
-        Some((*index, route.guards_beside(&mut covered)))
-    });
-    AdditionalGuards::boxed(routes.collect(), None)
-}
-
-impl AdditionalGuards {
-    fn boxed(
-        routes: VecDeque<(usize, Chain)>,
-        rewritten: Option<Box<RequestHeader>>,
-    ) -> Option<Box<Self>> {
-        (!routes.is_empty()).then(|| {
-            Box::new(Self {
-                routes,
-                rewritten,
-                round: HookProgress::default(),
-            })
-        })
-    }
-
-    /// Returns the guards of the path that a plugin gave to a request for the app of its route: those
-    /// that the route would have had which a client asks for that path.
-    #[cold]
-    fn of_rewritten(request: &RequestHeader, ctx: &Context) -> Option<Box<Self>> {
-        let gateway = &ctx.gateway;
-        let guarding = &context::route(gateway, ctx.route)?.guarding;
-        let mut rewritten = Box::new(request.clone());
-        rewritten.set_raw_path(ctx.facts.rewritten.as_ref()?).ok()?;
-        let host = host_name(request, &ctx.facts.client, None).ok()?;
-        let target = Target {
-            listener: &ctx.facts.client.listener,
-            ..Target::new(&host, rewritten.raw_path())
-        };
-        let lookup = (&target, &*rewritten, true);
-        let (index, also) = find(gateway, lookup, &mut Params::default())?;
-        let also = also.map(|also| also.routes).unwrap_or_default();
-        let also = also.into_iter().map(|(index, _)| index);
-        let mut covered = guarding.guards.clone();
-        let guards = iter::once(index).chain(also).filter_map(|index| {
-            let route = gateway.route(index)?;
-            let upstream = route.guarding.upstream.as_ref();
-            // What only refuses does so for every app.
-            let is_of_app = upstream.is_none() || upstream == guarding.upstream.as_ref();
-            let is_lacked = is_of_app && !route.guarding.guards.is_subset(&guarding.guards);
-            is_lacked.then(|| (index, route.guards_beside(&mut covered)))
-        });
-        Self::boxed(guards.collect(), Some(rewritten))
-    }
-}
-
-/// Runs the guards of other routes, if there are any. Returns `None` once the request has passed.
-async fn pass_others(request: &RequestHeader, ctx: &mut Context) -> Option<FilterOutcome> {
-    let Context {
-        gateway,
-        facts,
-        also,
-        refused_by,
-        ..
-    } = ctx;
-    let others = also.as_mut()?;
-    let request = others.rewritten.as_deref().unwrap_or(request);
-    while let Some((index, chain)) = others.routes.front() {
-        let mut ex = Exchange {
-            head: request,
-            facts: &mut *facts,
-        };
-        match chain.on_request(&mut ex, &mut others.round).await {
-            HookOutcome::Over(Verdict::Next) => {}
-            HookOutcome::Over(Verdict::Reply(reply)) => {
-                *refused_by = Some(RefusedBy::Other);
-                return Some(FilterOutcome::Reply(reply));
-            }
-            HookOutcome::Body(most) => return Some(FilterOutcome::Body(most)),
-        }
-        let refusal = gateway.route(*index).and_then(|route| {
-            if route.is_internal && facts.rerouted.is_none() && facts.rewritten.is_none() {
-                return Some(Failure::NoRoute.reply());
-            }
-            route.refusal(request, facts)
-        });
-        if let Some(reply) = refusal {
-            *refused_by = Some(RefusedBy::Other);
-            return Some(FilterOutcome::Reply(Box::new(reply)));
-        }
-        others.routes.pop_front();
-        others.round = HookProgress::default();
-    }
-    *also = None;
-    None
-}
-
-/// Runs the guards of the path that a plugin gave to a request, once. Returns `None` once the request
-/// has passed.
-async fn pass_rewritten(request: &RequestHeader, ctx: &mut Context) -> Option<FilterOutcome> {
-    let index = ctx.route?.index();
-    if mem::replace(&mut ctx.has_passed_rewrite, true)
-        || !ctx.gateway.table.lacks_guards(index, true)
-    {
-        return None;
-    }
-    ctx.also = AdditionalGuards::of_rewritten(request, ctx);
-    pass_others(request, ctx).await
 }
 
 /// Runs the request filters, starting at `round`, and then the route's action.

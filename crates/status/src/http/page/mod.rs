@@ -8,6 +8,7 @@ mod login;
 mod notice;
 mod plugins;
 mod rendered;
+mod routes;
 mod summary;
 mod tables;
 mod tail;

@@ -3,8 +3,8 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
-    ICON_PATH, LOGIN, LOGOUT, SCRIPT_PATH, STATUS, STREAM, STYLE_PATH, plugins, tables, tail::Tail,
-    tiles,
+    ICON_PATH, LOGIN, LOGOUT, SCRIPT_PATH, STATUS, STREAM, STYLE_PATH, plugins, routes, tables,
+    tail::Tail, tiles,
 };
 use crate::{Snapshot, snapshot::BanStatus};
 
@@ -26,7 +26,7 @@ pub(super) fn sections(view: &PageView<'_>) -> Vec<(&'static str, Markup)> {
     vec![
         ("summary", tables::summary(view)),
         ("traffic", tiles::tiles(&status.traffic)),
-        ("routes", tables::routes(&status.routes)),
+        ("routes", routes::routes(&status.routes)),
         ("upstreams", tables::upstreams(view)),
         ("cache", tables::cache(status)),
         ("limits", tables::limits(view)),
