@@ -48,6 +48,10 @@ function serving(server) {
   const sockets = new WebSocketServer({ server, path: '/ws' });
   sockets.on('connection', (socket) => socket.on('message', (data, binary) => socket.send(data, { binary })));
   process.once('SIGTERM', () => {
+    // A connection that always has a next request would keep the process.
+    server.prependListener('request', (_, response) => {
+      response.shouldKeepAlive = false;
+    });
     server.close(() => process.exit(0));
     server.closeIdleConnections();
     for (const socket of sockets.clients) socket.close(1001);
