@@ -118,7 +118,7 @@ impl RunningState {
                 cpu: traffic.cpu,
                 memory_bytes: metrics::resident_memory().unwrap_or(0),
             },
-            traffic: live.traffic.figures(),
+            traffic: std::mem::take(&mut traffic.figures),
             reloads: live.reloads().into_iter().map(totals::reload).collect(),
             expiries: totals::expiries(&live.world.metrics),
             limits: totals::limits(&live.world.metrics),

@@ -53,10 +53,9 @@ pub(super) struct Hour {
 }
 
 impl Traffic {
-    /// Returns the figures up to now.
-    pub fn figures(&self) -> TrafficFigures {
-        let now = self.now();
-        let since = |window| self.before(now.at, window).map(|then| between(&then, &now));
+    /// Returns the figures up to the counters of `now`.
+    pub(super) fn figures(&self, now: &Record) -> TrafficFigures {
+        let since = |window| self.before(now.at, window).map(|then| between(&then, now));
         let recent = since(RATES).unwrap_or_default();
         let minute = since(LATENCIES).unwrap_or_default();
         let records: Vec<_> = self.0.history.lock().iter().cloned().collect();
@@ -130,11 +129,6 @@ impl RouteCounts {
         self.server_errors += other.server_errors;
         self.lookups += other.lookups;
         self.hits += other.hits;
-        self.latency.count += other.latency.count;
-        let buckets = &mut self.latency.buckets;
-        buckets.resize(buckets.len().max(other.latency.buckets.len()), 0);
-        for (sum, more) in buckets.iter_mut().zip(&other.latency.buckets) {
-            *sum += more;
-        }
+        self.latency.add(&other.latency);
     }
 }

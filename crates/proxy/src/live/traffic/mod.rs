@@ -102,6 +102,7 @@ struct Latency {
 pub struct RecentTraffic {
     /// CPU time per second: 1.0 is one processor in full use.
     pub cpu: f64,
+    pub figures: TrafficFigures,
     pub routes: HashMap<String, RouteTraffic>,
     pub upstreams: HashMap<String, UpstreamTraffic>,
     /// Failed attempts of the last minute by upstream and backend, without zeros.
@@ -279,6 +280,7 @@ impl Traffic {
         let cpu = now.cpu.saturating_sub(recent.cpu).as_secs_f64();
         RecentTraffic {
             cpu: if seconds > 0.0 { cpu / seconds } else { 0.0 },
+            figures: self.figures(&now),
             routes: now
                 .routes
                 .keys()

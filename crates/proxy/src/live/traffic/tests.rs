@@ -207,7 +207,7 @@ fn the_hour_has_a_point_for_each_minute() {
     };
     minute(20, 0);
     minute(15, 5);
-    let figures = traffic.figures();
+    let figures = traffic.recent().figures;
     assert_eq!(figures.minute.len(), 30);
     let rates: Vec<_> = figures.minute.iter().map(|it| it.rate).collect();
     assert_eq!(rates, [10.0; 30]);
@@ -226,9 +226,15 @@ fn the_hour_has_a_point_for_each_minute() {
     clock.advance(Duration::from_mins(5));
     traffic.catch_up();
     traffic.record();
-    let rates: Vec<_> = traffic.figures().hour.iter().map(|it| it.rate).collect();
+    let rates: Vec<_> = traffic
+        .recent()
+        .figures
+        .hour
+        .iter()
+        .map(|it| it.rate)
+        .collect();
     assert_eq!(rates, [10.0, 10.0, 1.0, 0.0, 0.0, 0.0, 0.0]);
     clock.advance(Duration::from_hours(3));
     traffic.catch_up();
-    assert_eq!(traffic.figures().hour.len(), 60);
+    assert_eq!(traffic.recent().figures.hour.len(), 60);
 }

@@ -172,7 +172,7 @@ impl UsualLatency {
 }
 
 impl Latency {
-    fn add(&mut self, more: &Self) {
+    pub(super) fn add(&mut self, more: &Self) {
         self.count += more.count;
         self.buckets.resize(more.buckets.len(), 0);
         for (own, more) in self.buckets.iter_mut().zip(&more.buckets) {
