@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use edgeway_base::query::cookies;
+use edgeway_base::{http::values, query::cookies};
 use edgeway_cache::route::CHANGED_COOKIE;
 use edgeway_core::chain::Scheme;
 use http::{HeaderName, HeaderValue, Method, header};
@@ -52,11 +52,11 @@ pub(crate) fn mark(request: &RequestHeader, response: &mut ResponseHeader, ctx: 
 
 /// Returns the time since the client's last action, if it remembers one.
 pub(super) fn ago(request: &RequestHeader, now: SystemTime) -> Option<Duration> {
-    let mut lines = request.headers.get_all(header::COOKIE).iter();
+    let mut lines = values(&request.headers, &header::COOKIE);
     // Most clients have none, and may have long cookies of others.
     lines.find(|line| memmem::find(line.as_bytes(), CHANGED_COOKIE.as_bytes()).is_some())?;
-    let values = cookies(&request.headers, CHANGED_COOKIE.as_bytes());
-    let times = values.filter_map(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let own = cookies(&request.headers, CHANGED_COOKIE.as_bytes());
+    let times = own.filter_map(|value| std::str::from_utf8(value).ok()?.parse().ok());
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(times.max()?))?;
     // The clock of another gateway may be ahead.
     let ago = now.duration_since(time).unwrap_or_default();
