@@ -28,7 +28,7 @@ const TILES: [Tile; 4] = [
     Tile {
         name: "Requests",
         value: |point| Some(point.rate),
-        text: |value| format!("{}/s", rate(value.unwrap_or_default())),
+        text: |value| value.map_or_else(|| "–".to_owned(), |value| format!("{}/s", rate(value))),
         top: 1.0,
     },
     Tile {
@@ -40,9 +40,8 @@ const TILES: [Tile; 4] = [
     Tile {
         name: "95 % within",
         value: |point| point.p95_ms,
-        text: |value| match value {
-            None => "–".to_owned(),
-            value => format!("{} ms", milliseconds(value)),
+        text: |value| {
+            value.map_or_else(|| "–".to_owned(), |_| format!("{} ms", milliseconds(value)))
         },
         top: 1.0,
     },
@@ -142,6 +141,7 @@ mod tests {
             "Requests in the last minute: at most 40/s",
             "Errors (5xx) in the last minute: at most 50 %",
             "95 % within in the last hour: at most –",
+            "Requests in the last hour: at most –",
         ] {
             assert!(page.contains(text), "{text}: {page}");
         }
