@@ -32,7 +32,7 @@ local function age()
 end
 -- Returns the gateways that hold a lease, and the last 64 whose lease expired within an hour.
 local function leases()
-  local answer, expired = {}, {}
+  local named, expired = {}, {}
   local all = redis.call('HGETALL', gateways)
   for i = 1, #all, 2 do
     local ends, id, done = string.match(all[i + 1], '^(%d+) (%S+) (%S*)$')
@@ -40,7 +40,7 @@ local function leases()
       if not ends or now - ends > 1200 * lasts then
         redis.call('HDEL', gateways, all[i])
       else
-        local list = ends - now > 0 and answer or expired
+        local list = ends - now > 0 and named or expired
         list[#list + 1] = {all[i], ends - now, id, done}
       end
     end
@@ -50,8 +50,8 @@ local function leases()
     if i > 64 then
       redis.call('HDEL', gateways, gateway[1])
     else
-      answer[#answer + 1] = gateway
+      named[#named + 1] = gateway
     end
   end
-  return answer
+  return named
 end
