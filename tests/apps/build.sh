@@ -158,5 +158,5 @@ languages() {
 languages plain ""
 languages based /site
 for folder in $older; do
-    build "$folder" middleware.js
+    build "$folder" middleware.js $(cd "$folder" && ls -d pages 2>/dev/null)
 done

@@ -19,9 +19,10 @@ use tokio::{
 };
 
 use crate::support::{
-    apps::{App, FrameworkApp, NextApp, backends},
+    apps::{App, FrameworkApp, LanguagesApp, NextApp, OldNextApp, backends},
     browser::{describe, look},
     gateway::Gateway,
+    scope,
     wait::wait_for,
 };
 
@@ -34,6 +35,8 @@ const CLIENTS: [(&str, &str); 5] = [
     ("matrix.js", "undici-h2"),
     ("matrix.js", "fetch"),
 ];
+/// Further ones in a run of all tests; they need Go.
+const MORE_CLIENTS: [(&str, &str); 2] = [("matrix.go", "go"), ("matrix.go", "go-h1")];
 const LENGTHS: [u64; 3] = [0, 70_000, 3 << 20];
 /// Path below an app, length of a body, and the status of a POST there.
 const REFUSALS: [(&str, u64, u16); 5] = [
@@ -97,7 +100,7 @@ upstreams:\n{upstreams}routes:\n{routes}"
     .await
 }
 
-/// A client of `tests/apps/peers` that tries everything, and then asks until it is told to stop.
+/// A client of `tests/apps/peers` that tries everything, and then asks from one word to the next.
 struct Peer {
     name: &'static str,
     child: Child,
@@ -107,11 +110,15 @@ struct Peer {
 impl Peer {
     async fn start((file, name): (&'static str, &'static str), plan: &Value) -> Self {
         let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/apps/peers");
-        let program = match file {
-            "matrix.py" => peers.join(".venv/bin/python"),
-            _ => "node".into(),
+        let mut command = match file {
+            "matrix.py" => Command::new(peers.join(".venv/bin/python")),
+            "matrix.go" => Command::new("go"),
+            _ => Command::new("node"),
         };
-        let mut child = Command::new(program)
+        if file == "matrix.go" {
+            command.arg("run");
+        }
+        let mut child = command
             .args([&*peers.join(file).to_string_lossy(), name])
             .env("PYTHONDONTWRITEBYTECODE", "1")
             .stdin(Stdio::piped())
@@ -148,6 +155,13 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// Begins its last phase, in which it asks all apps without a pause.
+    async fn ask(&mut self) -> Vec<String> {
+        let input = self.child.stdin.as_mut().expect("it is a pipe");
+        input.write_all(b"ask\n").await.expect("it reads its input");
+        self.wrong().await
     }
 
     /// Ends its last phase, and returns what went wrong in it.
@@ -231,12 +245,25 @@ async fn curls(plan: &Value, folder: &Path) -> Vec<String> {
 async fn every_client_reads_what_every_app_sends() {
     let names = APPS.into_iter().flat_map(|name| [name, name]);
     let mut running: Vec<App> = join_all(names.map(FrameworkApp::start)).await;
-    let next = NextApp::shared().await;
+    let pages = LanguagesApp::start("").await;
+    let older = if scope::is_all() {
+        Some(OldNextApp::start_15().await)
+    } else {
+        None
+    };
+    let mut next = vec![("next", NextApp::shared().await), ("pages", &pages)];
+    next.extend(older.as_ref().map(|app| ("next15", app)));
+    let mut clients = CLIENTS.to_vec();
+    if scope::is_all() {
+        clients.extend(MORE_CLIENTS);
+    }
     let mut sites: Vec<_> = APPS
         .into_iter()
         .zip(running.chunks(2).map(backends))
         .collect();
-    sites.push(("next", format!("'{}'", next.address())));
+    for (name, app) in &next {
+        sites.push((name, format!("'{}'", app.address())));
+    }
     let gateway = front(&sites).await;
     let base = format!("https://{}", gateway.address());
     let mut apps: Vec<Value> = APPS
@@ -249,9 +276,12 @@ async fn every_client_reads_what_every_app_sends() {
             })
         })
         .collect();
-    apps.push(json!({
-        "name": "next", "at": "/next", "upload": "/next/api/upload",
-        "stream": "/next/api/sse?events=4", "wait": "/next/api/slow?ms=30",
+    apps.extend(next.iter().map(|(name, _)| {
+        let api = format!("/{name}/api");
+        json!({
+            "name": name, "at": format!("/{name}"), "upload": format!("{api}/upload"),
+            "stream": format!("{api}/sse?events=4"), "wait": format!("{api}/slow?ms=30"),
+        })
     }));
     for (name, _) in &sites {
         // The only request that the limit lets pass.
@@ -268,7 +298,7 @@ async fn every_client_reads_what_every_app_sends() {
     }
     in_browser["page"] = format!("{base}/page").into();
     let mut peers = Vec::new();
-    for client in CLIENTS {
+    for &client in &clients {
         peers.push(Peer::start(client, &plan).await);
     }
     let by_peers = async {
@@ -285,6 +315,9 @@ async fn every_client_reads_what_every_app_sends() {
     assert_eq!(in_browser.passed.len(), sites.len());
     wrong.extend(in_browser.failed.iter().map(describe));
     // All peers ask without a pause: an instance of each app stops.
+    for peer in &mut peers {
+        wrong.extend(peer.ask().await);
+    }
     for app in running.iter().step_by(2) {
         app.terminate();
     }
@@ -304,7 +337,7 @@ async fn every_client_reads_what_every_app_sends() {
     let mut expecting = plan;
     expecting["lengths"] = json!([]);
     expecting["refusals"] = json!([["/denied", 10, 404]]);
-    for client in CLIENTS {
+    for client in clients {
         let mut peer = Peer::start(client, &expecting).await;
         let wrong = peer.wrong().await;
         assert_eq!(wrong.len(), sites.len(), "{wrong:#?}");

@@ -1,4 +1,4 @@
-// Clients of the matrix in Node: `matrix.js undici|undici-h2|fetch`, as matrix.py.
+// Clients of the matrix in Node: `matrix.js undici|undici-h2|fetch`, used like matrix.py.
 import { createHash } from 'node:crypto';
 import { createInterface } from 'node:readline';
 
@@ -96,6 +96,8 @@ await Promise.all(
     await attempt(app, 'stream');
   }),
 );
+console.log('ready');
+await lines.next();
 console.log('ready');
 const asking = plan.apps.map(waits);
 await lines.next();

@@ -1,6 +1,6 @@
 """Clients of the matrix in Python: `matrix.py httpx|aiohttp`, with a plan as JSON in a line of its
-standard input. It prints a line for each thing that went wrong, `ready` once it has tried them all,
-and then asks each app again and again until its input ends.
+standard input. It prints a line for each thing that went wrong, and `ready` once it has tried them all.
+After another line, which it confirms with `ready`, it asks each app again and again until its input ends.
 """
 
 import asyncio
@@ -133,6 +133,8 @@ async def main():
     async with {"httpx": Httpx, "aiohttp": Aiohttp}[name]() as client:
         await asyncio.gather(*(scenarios(client, app) for app in plan["apps"]))
         print("".join(line + "\n" for line in failures) + "ready", flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+        print("ready", flush=True)
         stop = asyncio.Event()
         asking = [asyncio.create_task(waits(client, app, stop)) for app in plan["apps"]]
         await asyncio.to_thread(sys.stdin.read)

@@ -1,0 +1,1 @@
+../../../next/languages/pages/api/[what].js
