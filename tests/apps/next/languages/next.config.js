@@ -12,6 +12,8 @@ export default {
   basePath: process.env.BASE,
   distDir: process.env.BASE ? '.next/based' : '.next/plain',
   outputFileTracingRoot: `${import.meta.dirname}/..`,
+  // The cache that builds of this app share (tests/apps/build.sh).
+  experimental: { turbopackFileSystemCacheForBuild: true },
   turbopack: { root: `${import.meta.dirname}/..` },
   async redirects() {
     const has = [{ type: 'cookie', key: 'moved', value: 'yes' }];
