@@ -348,7 +348,7 @@ fn the_release_publishes_files() {
     let workflow = fs::read_to_string(path).unwrap();
     let lines = workflow.lines().filter(|line| line.contains("npm publish"));
     let files: Vec<&str> = lines.filter_map(|line| line.split('"').nth(1)).collect();
-    assert_eq!(files.len(), 3, "{files:?}");
+    assert_eq!(files.len(), 4, "{files:?}");
     for file in files {
         assert!(file.starts_with("./release/"), "{file}");
     }
@@ -358,6 +358,27 @@ fn the_release_publishes_files() {
         assert!(workflow.contains(line), "{line}");
     }
     assert!(!workflow.contains(".invalid"), "no one reads mail there");
+}
+
+/// Links of the pages in a package lead to what is in it, as does each file that a page names.
+#[test]
+fn packages_have_what_their_pages_name() {
+    let listed = run(root().join("scripts/packaged-files"), &[], root());
+    assert!(listed.status.success(), "{listed:?}");
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    for file in String::from_utf8(listed.stdout).expect("names").lines() {
+        let to = folder.path().join(file);
+        fs::create_dir_all(to.parent().expect("it has one")).expect("the folder takes folders");
+        fs::copy(root().join(file), to).expect("it is there");
+    }
+    let links = root().join("tests/packages/links.js");
+    let arguments = [links.to_str().expect("a path"), "."];
+    let checked = run("node", &arguments, folder.path());
+    assert!(checked.status.success(), "{checked:?}");
+    // The control.
+    fs::remove_dir_all(folder.path().join("dashboards")).expect("it was copied");
+    let checked = run("node", &arguments, folder.path());
+    assert!(!checked.status.success(), "{checked:?}");
 }
 
 /// Runs `scripts/setup` on a machine with this `os-release` and these tools alone.
