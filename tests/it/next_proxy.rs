@@ -9,6 +9,7 @@ use crate::support::{
     client::{Request, Response},
     gateway::Gateway,
     origins::EchoOrigin,
+    seed,
 };
 
 const HOST: &str = "shop.test";
@@ -301,7 +302,7 @@ async fn several_values_of_a_header_arrive_as_in_next() {
             .parse()
             .ok()
     };
-    let seed = number("SEED").unwrap_or_else(crate::support::seed::drawn);
+    let seed = number("SEED").unwrap_or_else(seed::drawn);
     println!("EDGEWAY_NEXT_HEADERS_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let (inside, without) = (NextApp::start().await, NextApp::start_without_proxy().await);
@@ -467,13 +468,18 @@ async fn a_matcher_reads_the_request_headers_as_in_next() {
     })
     .await;
     let (mut differ, mut counts) = (Vec::new(), [0, 0]);
+    // Every third of them.
+    let step = seed::cases(3, 1);
     for (number, asked) in conditions.iter().enumerate() {
-        for (query, headers) in HEADER_CASES {
+        for (case, (query, headers)) in HEADER_CASES.iter().enumerate() {
+            if (number + case) % step != 0 {
+                continue;
+            }
             let mut request = Request::new("GET", &format!("/edge/init/{number}{query}"));
             if !headers.iter().any(|(name, _)| *name == "host") {
                 request = request.header("host", HOST);
             }
-            for (name, value) in headers {
+            for (name, value) in *headers {
                 request = request.header(name, *value);
             }
             let expected = next.send(&request).await.header("x-edge").is_some();
@@ -485,5 +491,6 @@ async fn a_matcher_reads_the_request_headers_as_in_next() {
         }
     }
     assert!(differ.is_empty(), "{}", differ.join("\n"));
-    assert!(counts[0] > 300 && counts[1] > 300, "{counts:?}");
+    let least = 300 / step;
+    assert!(counts[0] > least && counts[1] > least, "{counts:?}");
 }

@@ -16,6 +16,7 @@ use crate::{
         gateway::Gateway,
         ports::free_port,
         releases::{Site, built},
+        seed,
         wait::wait_for,
     },
 };
@@ -50,7 +51,7 @@ async fn tabs_of_survive(
         "front": format!("http://{}", site.gateway.address()),
         "old": old,
         "latest": latest,
-        "tabs": 4,
+        "tabs": seed::cases(2, 4),
         "deploy": deploy,
         "isNamed": is_named,
     });

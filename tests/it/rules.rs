@@ -19,7 +19,6 @@ use crate::support::{
 };
 
 const HOSTS: usize = 60;
-const REQUESTS: usize = 40;
 const SEGMENTS: [&str; 6] = ["a", "b", "x", "a%20b", "1", "22"];
 
 fn one<'a>(list: &[&'a str], random: &mut Rng) -> &'a str {
@@ -227,8 +226,9 @@ routes:\n{routes}"
         http2::Client::open(beside.address()).await,
     ];
     let mut moved = 0;
+    let requests = seed::cases(15, 40);
     for (host, shown) in shown.iter().enumerate() {
-        for _ in 0..REQUESTS {
+        for _ in 0..requests {
             let mut same = random.clone();
             let request = drawn(&format!("s{host}.test"), &mut random);
             let theirs = client::send(nginx.address, &request).await;
@@ -247,7 +247,7 @@ routes:\n{routes}"
         }
     }
     // Some came from the cache: it tells apart what rules tell apart.
-    let all = HOSTS * REQUESTS;
+    let all = HOSTS * requests;
     let lines = beside.log_lines(2 * all).await;
     let hits = lines.iter().filter(|line| line["cache"] == "HIT").count();
     assert!(hits > all / 10, "{hits} of {}", lines.len());

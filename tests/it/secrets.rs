@@ -13,10 +13,8 @@ use crate::support::{
     client::{get, post},
     gateway::Gateway,
     origins::{EchoOrigin, echoed},
+    seed,
 };
-
-/// Number of cases; `EDGEWAY_SECRETS_CASES` for longer runs.
-const CASES: usize = 2000;
 
 /// Places of secrets in the schema: keys from the top, `*` for any name.
 fn places(schema: &Value) -> BTreeSet<Vec<String>> {
@@ -213,13 +211,9 @@ fn shown(text: &str) -> (String, bool) {
 
 #[test]
 fn no_mistake_beside_a_secret_shows_it() {
-    let cases = std::env::var("EDGEWAY_SECRETS_CASES");
-    let cases = cases.map_or(CASES, |cases| cases.parse().expect("a number"));
+    let cases = seed::cases(700, 2000);
     let seed = std::env::var("EDGEWAY_SECRETS_SEED");
-    let seed = seed.map_or_else(
-        |_| crate::support::seed::drawn(),
-        |seed| seed.parse().expect("a number"),
-    );
+    let seed = seed.map_or_else(|_| seed::drawn(), |seed| seed.parse().expect("a number"));
     println!("EDGEWAY_SECRETS_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut places: Vec<Vec<String>> = places(&gateway::schema()).into_iter().collect();

@@ -451,8 +451,12 @@ fn observations() -> impl Strategy<Value = Observation> {
     })
 }
 
+fn is_hunt() -> bool {
+    std::env::var_os("EDGEWAY_HUNT").is_some()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(256))]
+    #![proptest_config(ProptestConfig::with_cases(if is_hunt() { 256 } else { 64 }))]
 
     #[test]
     fn any_state_is_drawn_at_any_size_and_steers_no_terminal(
@@ -470,9 +474,8 @@ proptest! {
         press(&mut screen, &keys);
         let area = Rect::new(0, 0, width, height);
         // One of them, and all in a hunt: drawing costs milliseconds.
-        let is_hunt = std::env::var_os("EDGEWAY_HUNT").is_some();
         for (at, pane) in Pane::ALL.into_iter().enumerate() {
-            if at != drawn && !is_hunt {
+            if at != drawn && !is_hunt() {
                 continue;
             }
             screen.pane = pane;

@@ -7,6 +7,7 @@ use edgeway_config::{diagnostic::Diagnostics, presets::PRESETS, tree};
 use serde_json::{Map, Value, json};
 
 use super::{PLAIN, assert_codes, effective, needed, problems};
+use crate::support::seed;
 
 /// Returns a text as a tree without places.
 fn parsed(yaml: &str) -> Value {
@@ -93,12 +94,13 @@ fn is_of_tls(way: &[String]) -> bool {
     way[..2.min(way.len())] == ["listener", "tls"]
 }
 
-/// The preset's own value, written once more or as the default of a variable, changes nothing.
+/// The preset's own value, written once more or as the default of a variable, changes nothing. Each
+/// value is written in one of the two ways, and in both in a hunt.
 #[test]
 fn a_file_with_the_preset_s_own_value_is_the_preset() {
     for preset in PRESETS {
         let before = effective(&text(&base(preset.name)));
-        for (way, value) in leaves_of(preset.name) {
+        for (number, (way, value)) in leaves_of(preset.name).into_iter().enumerate() {
             if is_of_tls(&way) {
                 continue;
             }
@@ -109,6 +111,9 @@ fn a_file_with_the_preset_s_own_value_is_the_preset() {
                     .as_str()
                     .map_or_else(|| value.to_string(), str::to_owned);
                 written.push(format!("${{EDGEWAY_TEST_NOT_SET:-{plain}}}").into());
+            }
+            if !seed::is_hunt() {
+                written = vec![written.swap_remove(number % written.len())];
             }
             for value in written {
                 let mut file = base(preset.name);
