@@ -55,10 +55,10 @@ def markdown(result: dict, plots: str | None = None) -> str:
         out.append(f"{'One run' if runs == 1 else f'{runs} runs'} of {profile['seconds']:.0f} s; "
                    f"other processes used {number(max(foreign))} % of the CPUs"
                    f"{'' if runs == 1 else ' at most'}.")
-        out += profile["notes"]
+        # A page lists the profiles with their traffic once, in its own words.
+        out += [] if plots else profile["notes"]
         out += ["", "| | figure | required | measured | |", "|---|---|--:|--:|---|"]
         out += rows(profile["verdicts"])
-        # A page shows what was required; the other figures are in `results.md`.
         if profile["figures"] and not plots:
             figures = (f"{label} {value if isinstance(value, str) else number(value)}"
                        for label, value in profile["figures"].items())
