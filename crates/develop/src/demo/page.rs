@@ -5,14 +5,23 @@ use maud::html;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Parts of the configuration by the tile that shows them: the first line of each.
-const SHOWN: [(&str, &[&str]); 6] = [
-    ("cache", &["  - match: { path: /product }"]),
-    ("limit", &["rate_limits:", "  - match: { path: /limited }"]),
-    ("split", &["  - match: { path: /split }"]),
-    ("stop", &["  shop:"]),
-    ("headers", &["defaults:"]),
-    ("explain", &["admin:"]),
+/// Tiles, each with the first lines of the parts of the configuration that it shows, and the page
+/// of the documentation about it.
+const TILES: [(&str, &[&str], &str); 6] = [
+    (
+        "cache",
+        &["  - match: { path: /product }"],
+        "docs/filters/cache.md",
+    ),
+    (
+        "limit",
+        &["rate_limits:", "  - match: { path: /limited }"],
+        "docs/guides/limits-per-user.md",
+    ),
+    ("split", &["  - match: { path: /split }"], "docs/plugins.md"),
+    ("stop", &["  shop:"], "docs/guides/deploys.md"),
+    ("headers", &["defaults:"], "docs/guides/security-softly.md"),
+    ("explain", &["admin:"], "docs/troubleshooting.md"),
 ];
 
 /// Values for the page.
@@ -34,12 +43,25 @@ impl Page<'_> {
         fill("program", self.program);
         fill("socket", self.socket);
         fill("version", env!("CARGO_PKG_VERSION"));
-        for (tile, firsts) in SHOWN {
+        for (tile, firsts, _) in TILES {
             let parts = firsts.iter().map(|first| part(self.yaml, first));
             fill(&format!("yaml-{tile}"), &parts.collect::<String>());
         }
+        let home_page = env!("CARGO_PKG_REPOSITORY");
+        for (tile, _, guide) in TILES {
+            page = page.replace(&format!("{{guide-{tile}}}"), &link_to(home_page, guide));
+        }
         page.replace("{home}", &home())
     }
+}
+
+/// Returns the link to a page of the documentation, or its name if the package names no home.
+fn link_to(home_page: &str, page: &str) -> String {
+    let link = html! {
+        @if home_page.is_empty() { code { (page) } }
+        @else { a href={ (home_page) "/blob/main/" (page) } { (page) } }
+    };
+    link.into_string()
 }
 
 /// Returns the link to the project's home, if the package names one.
@@ -103,15 +125,27 @@ mod tests {
         };
         let rendered = page.rendered();
         assert!(rendered.contains("--socket '/a &lt;b&gt;'"));
-        for (tile, firsts) in SHOWN {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        for (tile, firsts, guide) in TILES {
             assert!(PAGE.contains(&format!("{{yaml-{tile}}}")), "{tile}");
+            assert!(root.join(guide).is_file(), "{tile}: {guide}");
+            assert!(rendered.contains(guide), "{tile}");
             for first in firsts {
                 assert!(part(yaml, first).contains(first), "{tile}: {first}");
             }
         }
-        for name in ["base", "program", "socket", "version", "yaml-"] {
+        for name in ["base", "program", "socket", "version", "yaml-", "guide-"] {
             assert!(!rendered.contains(&format!("{{{name}")), "{name}");
         }
+    }
+
+    #[test]
+    fn a_guide_is_a_link_if_the_project_has_a_home() {
+        let page = "docs/plugins.md";
+        assert_eq!(link_to("", page), "<code>docs/plugins.md</code>");
+        let link = link_to("https://git.example.com/edgeway", page);
+        let address = "https://git.example.com/edgeway/blob/main/docs/plugins.md";
+        assert_eq!(link, format!("<a href=\"{address}\">docs/plugins.md</a>"));
     }
 
     #[test]
