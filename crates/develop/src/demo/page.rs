@@ -4,24 +4,16 @@
 use maud::html;
 
 const PAGE: &str = include_str!("page.html");
+const HOME: &str = env!("CARGO_PKG_REPOSITORY");
 
-/// Tiles, each with the first lines of the parts of the configuration that it shows, and the page
-/// of the documentation about it.
-const TILES: [(&str, &[&str], &str); 6] = [
-    (
-        "cache",
-        &["  - match: { path: /product }"],
-        "docs/filters/cache.md",
-    ),
-    (
-        "limit",
-        &["rate_limits:", "  - match: { path: /limited }"],
-        "docs/guides/limits-per-user.md",
-    ),
-    ("split", &["  - match: { path: /split }"], "docs/plugins.md"),
-    ("stop", &["  shop:"], "docs/guides/deploys.md"),
-    ("headers", &["defaults:"], "docs/guides/security-softly.md"),
-    ("explain", &["admin:"], "docs/troubleshooting.md"),
+/// Parts of the configuration by the tile that shows them: the first line of each.
+const SHOWN: [(&str, &[&str]); 6] = [
+    ("cache", &["  - match: { path: /product }"]),
+    ("limit", &["rate_limits:", "  - match: { path: /limited }"]),
+    ("split", &["  - match: { path: /split }"]),
+    ("stop", &["  shop:"]),
+    ("headers", &["defaults:"]),
+    ("explain", &["admin:"]),
 ];
 
 /// Values for the page.
@@ -43,31 +35,28 @@ impl Page<'_> {
         fill("program", self.program);
         fill("socket", self.socket);
         fill("version", env!("CARGO_PKG_VERSION"));
-        for (tile, firsts, _) in TILES {
+        for (tile, firsts) in SHOWN {
             let parts = firsts.iter().map(|first| part(self.yaml, first));
             fill(&format!("yaml-{tile}"), &parts.collect::<String>());
         }
-        let home_page = env!("CARGO_PKG_REPOSITORY");
-        for (tile, _, guide) in TILES {
-            page = page.replace(&format!("{{guide-{tile}}}"), &link_to(home_page, guide));
+        while let Some((before, rest)) = page.split_once("{guide ") {
+            let (guide, after) = rest.split_once('}').unwrap_or((rest, ""));
+            page = format!("{before}{}{after}", link_to(HOME, guide));
         }
         page.replace("{home}", &home())
     }
 }
 
 /// Returns the link to a page of the documentation, or its name if the package names no home.
-fn link_to(home_page: &str, page: &str) -> String {
-    let link = html! {
-        @if home_page.is_empty() { code { (page) } }
-        @else { a href={ (home_page) "/blob/main/" (page) } { (page) } }
-    };
-    link.into_string()
+fn link_to(home: &str, page: &str) -> String {
+    let link = html! { a href={ (home) "/blob/main/" (page) } { (page) } };
+    let name = html! { code { (page) } };
+    (if home.is_empty() { name } else { link }).into_string()
 }
 
 /// Returns the link to the project's home, if the package names one.
 fn home() -> String {
-    let url = env!("CARGO_PKG_REPOSITORY");
-    html! { @if !url.is_empty() { " " a href=(url) { "Sources and documentation" } "." } }
+    html! { @if !HOME.is_empty() { " " a href=(HOME) { "Sources and documentation" } "." } }
         .into_string()
 }
 
@@ -126,15 +115,20 @@ mod tests {
         let rendered = page.rendered();
         assert!(rendered.contains("--socket '/a &lt;b&gt;'"));
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        for (tile, firsts, guide) in TILES {
+        let guides = PAGE.split("{guide ").skip(1);
+        let guides: Vec<&str> = guides.filter_map(|rest| rest.split('}').next()).collect();
+        assert_eq!(guides.len(), SHOWN.len());
+        for guide in guides {
+            assert!(root.join(guide).is_file(), "{guide}");
+            assert!(rendered.contains(&link_to(HOME, guide)), "{guide}");
+        }
+        for (tile, firsts) in SHOWN {
             assert!(PAGE.contains(&format!("{{yaml-{tile}}}")), "{tile}");
-            assert!(root.join(guide).is_file(), "{tile}: {guide}");
-            assert!(rendered.contains(guide), "{tile}");
             for first in firsts {
                 assert!(part(yaml, first).contains(first), "{tile}: {first}");
             }
         }
-        for name in ["base", "program", "socket", "version", "yaml-", "guide-"] {
+        for name in ["base", "program", "socket", "version", "yaml-", "guide "] {
             assert!(!rendered.contains(&format!("{{{name}")), "{name}");
         }
     }
