@@ -6,7 +6,6 @@ import shutil
 BEGIN = "<!-- results: begin (written by load-tests/profile --publish) -->"
 END = "<!-- results: end -->"
 
-
 def number(value: float | None) -> str:
     """Returns a number with at most three significant digits after large ones are grouped."""
     if value is None:
@@ -15,10 +14,8 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
-
 def with_unit(value: str, unit: str) -> str:
     return f"{value} {unit}".rstrip()
-
 
 def rows(verdicts: list[dict]) -> list[str]:
     """Returns the rows of a profile's table."""
@@ -35,7 +32,6 @@ def rows(verdicts: list[dict]) -> list[str]:
         out.append(f"| {each['requirement']} | {each['figure']} | {sign} {limit} | {measured} "
                    f"| {word} |")
     return out
-
 
 def markdown(result: dict, plots: str | None = None) -> str:
     """Returns the results as Markdown; `plots` is the folder of the images, as links see it."""
@@ -59,10 +55,11 @@ def markdown(result: dict, plots: str | None = None) -> str:
         out.append(f"{'One run' if runs == 1 else f'{runs} runs'} of {profile['seconds']:.0f} s; "
                    f"other processes used {number(max(foreign))} % of the CPUs"
                    f"{'' if runs == 1 else ' at most'}.")
-        out += profile["notes"]
+        # A page lists the profiles with their traffic once, in its own words.
+        out += [] if plots else profile["notes"]
         out += ["", "| | figure | required | measured | |", "|---|---|--:|--:|---|"]
         out += rows(profile["verdicts"])
-        if profile["figures"]:
+        if profile["figures"] and not plots:
             figures = (f"{label} {value if isinstance(value, str) else number(value)}"
                        for label, value in profile["figures"].items())
             when = "" if runs == 1 else " in the last run"
@@ -72,7 +69,6 @@ def markdown(result: dict, plots: str | None = None) -> str:
             out += ["", f"![{name} over time]({link})"]
     return "\n".join(out)
 
-
 def replaced(page: str, section: str) -> str:
     """Returns the page with the text between the markers replaced."""
     before, begin, rest = page.partition(BEGIN)
@@ -80,7 +76,6 @@ def replaced(page: str, section: str) -> str:
     if not begin or not end:
         raise ValueError(f"the page needs the lines `{BEGIN}` and `{END}`")
     return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
-
 
 def publish(page: pathlib.Path, results: list[tuple[pathlib.Path, dict]]) -> list[str]:
     """Writes results into a page, and their plots into a folder beside it; returns what it wrote.

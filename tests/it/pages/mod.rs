@@ -4,7 +4,9 @@
 
 mod commands;
 mod examples;
+mod length;
 mod links;
+mod patterns;
 mod reasons;
 mod rust_code;
 

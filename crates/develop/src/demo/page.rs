@@ -4,6 +4,7 @@
 use maud::html;
 
 const PAGE: &str = include_str!("page.html");
+const HOME: &str = env!("CARGO_PKG_REPOSITORY");
 
 /// Parts of the configuration by the tile that shows them: the first line of each.
 const SHOWN: [(&str, &[&str]); 6] = [
@@ -38,14 +39,24 @@ impl Page<'_> {
             let parts = firsts.iter().map(|first| part(self.yaml, first));
             fill(&format!("yaml-{tile}"), &parts.collect::<String>());
         }
+        while let Some((before, rest)) = page.split_once("{guide ") {
+            let (guide, after) = rest.split_once('}').unwrap_or((rest, ""));
+            page = format!("{before}{}{after}", link_to(HOME, guide));
+        }
         page.replace("{home}", &home())
     }
 }
 
+/// Returns the link to a page of the documentation, or its name if the package names no home.
+fn link_to(home: &str, page: &str) -> String {
+    let link = html! { a href={ (home) "/blob/main/" (page) } { (page) } };
+    let name = html! { code { (page) } };
+    (if home.is_empty() { name } else { link }).into_string()
+}
+
 /// Returns the link to the project's home, if the package names one.
 fn home() -> String {
-    let url = env!("CARGO_PKG_REPOSITORY");
-    html! { @if !url.is_empty() { " " a href=(url) { "Sources and documentation" } "." } }
+    html! { @if !HOME.is_empty() { " " a href=(HOME) { "Sources and documentation" } "." } }
         .into_string()
 }
 
@@ -103,15 +114,32 @@ mod tests {
         };
         let rendered = page.rendered();
         assert!(rendered.contains("--socket '/a &lt;b&gt;'"));
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let guides = PAGE.split("{guide ").skip(1);
+        let guides: Vec<&str> = guides.filter_map(|rest| rest.split('}').next()).collect();
+        assert_eq!(guides.len(), SHOWN.len());
+        for guide in guides {
+            assert!(root.join(guide).is_file(), "{guide}");
+            assert!(rendered.contains(&link_to(HOME, guide)), "{guide}");
+        }
         for (tile, firsts) in SHOWN {
             assert!(PAGE.contains(&format!("{{yaml-{tile}}}")), "{tile}");
             for first in firsts {
                 assert!(part(yaml, first).contains(first), "{tile}: {first}");
             }
         }
-        for name in ["base", "program", "socket", "version", "yaml-"] {
+        for name in ["base", "program", "socket", "version", "yaml-", "guide "] {
             assert!(!rendered.contains(&format!("{{{name}")), "{name}");
         }
+    }
+
+    #[test]
+    fn a_guide_is_a_link_if_the_project_has_a_home() {
+        let page = "docs/plugins.md";
+        assert_eq!(link_to("", page), "<code>docs/plugins.md</code>");
+        let link = link_to("https://git.example.com/edgeway", page);
+        let address = "https://git.example.com/edgeway/blob/main/docs/plugins.md";
+        assert_eq!(link, format!("<a href=\"{address}\">docs/plugins.md</a>"));
     }
 
     #[test]
