@@ -66,7 +66,7 @@ setup: ## check the tools and install missing Debian packages
 
 .PHONY: setup-tests
 setup-tests: ## as setup, with the requirements of the end-to-end tests: a browser, Redis, openssl, pebble, other gateways, Prometheus, Python, a load generator
-	@scripts/part setup scripts/setup chromium openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy prometheus prometheus-alertmanager nghttp2-client
+	@scripts/part setup scripts/setup chromium-headless-shell openssl pebble curl python3 python3-venv redis-server nginx haproxy caddy prometheus prometheus-alertmanager nghttp2-client
 
 .PHONY: setup-drills
 setup-drills: ## as setup, with the requirements of the drills: a load generator, Redis, testssl.sh
@@ -78,7 +78,7 @@ apps: ## install and build the Node and Python programs of the end-to-end tests
 
 .PHONY: pictures
 pictures: setup ## make the images of README: the demonstration, `edgeway top`, `edgeway explain`
-	@scripts/setup chromium fonts-dejavu-core
+	@scripts/setup chromium-headless-shell fonts-dejavu-core
 	npm ci --silent --prefix tests/browser
 	WARNINGS=allow scripts/linted build --workspace --bin edgeway --locked
 	node scripts/pictures.mjs target/debug/edgeway

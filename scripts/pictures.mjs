@@ -61,7 +61,7 @@ const demo = spawn(program, ['demo', '--listen', `${listen}`, '--admin', `127.0.
 let said = '';
 for (const stream of [demo.stdout, demo.stderr]) stream.on('data', (text) => (said += text));
 const browser = await chromium.launch({
-  executablePath: process.env.BROWSER ?? '/usr/bin/chromium',
+  executablePath: process.env.BROWSER ?? '/usr/bin/chromium-headless-shell',
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
 });
 

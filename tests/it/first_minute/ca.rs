@@ -269,7 +269,7 @@ async fn a_browser_accepts_the_certificate_while_the_ca_is_trusted() {
         let mut node = home.command("node");
         node.args(["trust.js", &url])
             .current_dir(folder)
-            .env("BROWSER", "/usr/bin/chromium");
+            .env("BROWSER", "/usr/bin/chromium-headless-shell");
         let (status, stdout, stderr) = output(&mut node);
         assert_eq!(status, 0, "{stderr}");
         stdout

@@ -21,7 +21,7 @@ use crate::support::{
     wait::wait_for,
 };
 
-const BROWSER: &str = "/usr/bin/chromium";
+const BROWSER: &str = "/usr/bin/chromium-headless-shell";
 
 /// A server that any Node has, with one WebSocket-free page.
 const SERVER: &str = "
@@ -300,7 +300,7 @@ fn edited(home: &Home, at: SocketAddr, folder: &Path, to: &str, patience: u32) -
     let browser = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(
         Path::new(BROWSER).exists(),
-        "{BROWSER} is missing: run `scripts/setup chromium`"
+        "{BROWSER} is missing: run `scripts/setup chromium-headless-shell`"
     );
     let mut command = home.command("node");
     command

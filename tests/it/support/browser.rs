@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 
 /// Path of the browser in Debian's package.
-const BROWSER: &str = "/usr/bin/chromium";
+const BROWSER: &str = "/usr/bin/chromium-headless-shell";
 /// About three times as long as a busy machine needs.
 const LIMIT: Duration = Duration::from_mins(4);
 
@@ -43,7 +43,7 @@ pub(crate) async fn look_within(limit: Duration, script: &str, places: &Value) -
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
     assert!(
         Path::new(BROWSER).exists(),
-        "{BROWSER} is missing: run `make test`, or `scripts/setup chromium`"
+        "{BROWSER} is missing: run `make test`, or `scripts/setup chromium-headless-shell`"
     );
     assert!(
         folder.join("node_modules/playwright-core").exists(),

@@ -55,8 +55,8 @@ pub(super) fn ago(request: &RequestHeader, now: SystemTime) -> Option<Duration> 
     let mut lines = values(&request.headers, &header::COOKIE);
     // Most clients have none, and may have long cookies of others.
     lines.find(|line| memmem::find(line.as_bytes(), CHANGED_COOKIE.as_bytes()).is_some())?;
-    let own = cookies(&request.headers, CHANGED_COOKIE.as_bytes());
-    let times = own.filter_map(|value| std::str::from_utf8(value).ok()?.parse().ok());
+    let texts = cookies(&request.headers, CHANGED_COOKIE.as_bytes());
+    let times = texts.filter_map(|value| std::str::from_utf8(value).ok()?.parse().ok());
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(times.max()?))?;
     // The clock of another gateway may be ahead.
     let ago = now.duration_since(time).unwrap_or_default();
