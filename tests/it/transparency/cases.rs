@@ -425,3 +425,32 @@ async fn no_client_can_force_requests_to_the_origin() {
         "each address has its own"
     );
 }
+
+/// The cookie of a client that has changed something, with the time of a forger.
+#[tokio::test]
+async fn a_forged_time_of_a_change_reaches_the_origin_within_its_limit() {
+    let origin = NumberedOrigin::start().await;
+    let fresh = [("cache-control", "max-age=600"), ("etag", "\"a\"")];
+    origin.settings().tell("/a", 200, &fresh);
+    let gateway = Front::to(&origin)
+        .upstream("app: nextjs")
+        .route("cache: {}")
+        .start()
+        .await;
+    gateway.get("/a").await;
+    let forged = get("/a").header("cookie", "edgeway-changed=99999999999999");
+    let mut validated = 0;
+    for _ in 0..300 {
+        let status = gateway.send(&forged).await.cache_status().to_owned();
+        validated += usize::from(status == "REVALIDATED");
+        assert!(matches!(&*status, "REVALIDATED" | "HIT"), "{status}");
+    }
+    // 120 a minute, and those that come back while the test runs.
+    assert!((120..200).contains(&validated), "{validated} of 300");
+    let other = "127.0.0.9".parse().expect("an address");
+    let mut other = Connection::open_from(other, gateway.address())
+        .await
+        .expect("it listens");
+    let response = other.send(&forged).await.expect("a response");
+    assert_eq!(response.cache_status(), "REVALIDATED");
+}
