@@ -251,3 +251,59 @@ async fn a_logout_during_an_upgrade_is_one_in_the_new_process() {
     .await;
     assert_eq!(gateway.send_admin_tcp(&page(&stays)).await.status(), 200);
 }
+
+/// Invariant: a problem without a record of its own has the time at which it was first seen, on the
+/// page and in a terminal of any width.
+#[tokio::test]
+async fn a_problem_says_since_when_and_the_status_fits_the_terminal() {
+    let gateway = Gateway::start(
+        "admin: { address: 127.0.0.1:0, socket: admin.sock }
+upstreams:
+  web: { backends: [\"127.0.0.2:1\", \"127.0.0.3:1\"], health: { path: /, interval: 100ms } }
+routes:
+  - match: { path: /* }
+    upstream: web
+",
+    )
+    .await;
+    let down = "no backend of upstream web is healthy";
+    let status = wait_for("the problem has a beginning", SOON, async || {
+        // Problems are looked for while clients send requests.
+        gateway.get("/").await;
+        let status = over_socket(&gateway, &["status"]).stdout;
+        let line = status.lines().find(|line| line.contains(down))?;
+        line.contains(" (since 20").then(|| status.clone())
+    })
+    .await;
+    assert!(status.lines().any(|line| line.chars().count() > 80));
+    let page = get("/status").header("accept", "text/html");
+    let page = gateway.send_admin(&page).await.text();
+    let (_, problem) = page.split_once(down).expect("the page has the problem");
+    let (since, _) = problem.split_once("</li>").expect("it ends");
+    assert!(since.contains(" since <time datetime=\"20"), "{since}");
+
+    let program = env!("CARGO_BIN_EXE_edgeway");
+    let command = format!("{program} status --socket {}", gateway.admin_socket());
+    // By the size of the terminal, by `COLUMNS`, and by `COLUMNS` where there is no terminal.
+    let sized = format!("stty cols 60; {command}");
+    let narrow = format!("stty cols 200; COLUMNS=60 {command}");
+    for arguments in [
+        &["script", "-qec", &sized, "/dev/null"][..],
+        &["script", "-qec", &narrow, "/dev/null"],
+        &["env", "COLUMNS=60", "sh", "-c", &command],
+    ] {
+        let ran = std::process::Command::new(arguments[0])
+            .args(&arguments[1..])
+            .stdin(std::process::Stdio::null())
+            .env_remove("COLUMNS")
+            .output()
+            .expect("it starts");
+        let text = String::from_utf8(ran.stdout).expect("it prints UTF-8");
+        assert!(text.contains("127.0.0.2:1"), "{arguments:?}: {text}");
+        let longest = text
+            .lines()
+            .map(|line| line.trim_end().chars().count())
+            .max();
+        assert!(longest <= Some(60), "{arguments:?}: {text}");
+    }
+}

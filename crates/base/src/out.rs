@@ -6,6 +6,8 @@ use std::{
     process::ExitCode,
 };
 
+use rustix::termios::tcgetwinsize;
+
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from restarting for ever.
 pub const EX_CONFIG: u8 = 78;
@@ -84,6 +86,16 @@ pub fn listed<T: Display>(names: impl IntoIterator<Item = T>) -> String {
 /// Returns true if data go to a terminal.
 pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
+}
+
+/// Returns the width of the lines that data should fit into: `COLUMNS`, or that of the terminal.
+pub fn width() -> Option<usize> {
+    let written = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    written
+        .or_else(|| Some(usize::from(tcgetwinsize(io::stdout()).ok()?.ws_col)))
+        .filter(|columns| *columns > 0)
 }
 
 /// Writes anything that is not data: progress, problems.

@@ -9,14 +9,21 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use edgeway_base::{
+    clock::Clock,
     metrics::{IntGauge, Metrics},
     units::Span,
 };
 use edgeway_proxy::live::{PROBLEM, ProcessMetrics};
-use edgeway_status::problems::{self, Problem, Severity};
+use edgeway_status::{
+    problems::{self, Problem, Severity},
+    snapshot::ProblemOnset,
+};
 use log::{info, warn};
 
-use super::{control::Control, source::RunningState};
+use super::{
+    control::Control,
+    source::{RunningState, rfc3339},
+};
 
 /// Interval of looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -44,7 +51,10 @@ pub(super) async fn watch(control: Arc<Control>) {
             problems::of(&state.read(), DateTime::<Utc>::from(clock.wall()))
         });
         match found.await {
-            Ok(found) => report.look(&found, control.live.world.clock.now()),
+            Ok(found) => {
+                report.look(&found, &control.live.world.clock);
+                *control.problem_onsets.lock() = report.onsets();
+            }
             Err(error) => warn!(error:%; "cannot look for problems"),
         }
         if let Some(quiet) = quiet {
@@ -69,6 +79,8 @@ struct OpenProblem {
     text: String,
     severity: Severity,
     since: Instant,
+    /// The same for people.
+    onset: String,
     looks_without: u32,
 }
 
@@ -82,7 +94,8 @@ impl ProblemReport {
         }
     }
 
-    fn look(&mut self, found: &[Problem], now: Instant) {
+    fn look(&mut self, found: &[Problem], clock: &Clock) {
+        let now = clock.now();
         let count = |severity| {
             let of_it = found.iter().filter(|problem| problem.severity == severity);
             i64::try_from(of_it.count()).unwrap_or(i64::MAX)
@@ -112,6 +125,7 @@ impl ProblemReport {
                 text: problem.text.clone(),
                 severity: problem.severity,
                 since: now,
+                onset: rfc3339(clock.wall()),
                 looks_without: 0,
             };
             self.open.insert(key, open);
@@ -126,6 +140,17 @@ impl ProblemReport {
             }
             is_open
         });
+    }
+
+    /// Returns the beginnings of the problems that have not ended.
+    fn onsets(&self) -> Vec<ProblemOnset> {
+        let open = self.open.iter();
+        open.map(|((kind, subject), open)| ProblemOnset {
+            kind: (*kind).to_owned(),
+            subject: subject.clone(),
+            since: open.onset.clone(),
+        })
+        .collect()
     }
 }
 
@@ -157,6 +182,7 @@ mod tests {
             kind: "backend_slow",
             subject: subject.to_owned(),
             text: text.to_owned(),
+            since: None,
             section: "upstreams",
         }
     }
@@ -174,7 +200,8 @@ mod tests {
             subjects.sort();
             subjects.join(" ")
         };
-        let now = edgeway_base::clock::Clock::test().now();
+        let clock = Clock::test();
+        let now = &clock;
         assert_eq!(series(), "");
         report.look(&[problem("a", "a is slow: 1 s"), problem("b", "b")], now);
         assert_eq!((report.open.len(), report.warnings.get()), (2, 2));
@@ -208,7 +235,7 @@ mod tests {
         let many: Vec<Problem> = (0..3 * MAX_SERIES)
             .map(|number| problem(&number.to_string(), "slow"))
             .collect();
-        report.look(&many, edgeway_base::clock::Clock::test().now());
+        report.look(&many, &Clock::test());
         let mut count = 0;
         metrics.each_gauge(PROBLEM, |_, _| count += 1);
         assert_eq!(count, MAX_SERIES);

@@ -144,6 +144,7 @@ impl RunningState {
             cache_disk: purges::disk(&gateway),
             plugins: plugins::status(&gateway),
             failing_logs: log_file::failing().into_iter().map(failing_log).collect(),
+            problem_onsets: self.control.problem_onsets.lock().clone(),
             routes: gateway
                 .routes
                 .iter()

@@ -168,7 +168,7 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     }
     let shown = usize::from((area.height / ALARMS_SHARE).clamp(1, ALARMS));
     for alarm in alarms.iter().take(shown) {
-        say(&mut free, &format!("! {}", alarm.text), tone(alarm));
+        say(&mut free, &format!("! {}", alarm.line()), tone(alarm));
     }
     if alarms.len() > shown {
         let more = format!("! and {} more: edgeway top --once", alarms.len() - shown);
