@@ -37,6 +37,7 @@ const CHECKS: &[&str] = &[
     "without script the forms work, and the page loads itself again",
     "hostile names are shown as text",
     "the page fits and is readable, light and dark, wide and narrow",
+    "the login is accessible, and what is not is seen",
     "a page of another site gets nothing and does nothing",
     "the page continues after an upgrade",
 ];
