@@ -23,6 +23,7 @@ mod cache_scripts;
 mod cache_tiers;
 mod cache_under_pressure;
 mod cache_upgrade;
+mod called_as;
 mod canary;
 mod cli;
 mod client_left;

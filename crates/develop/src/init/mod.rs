@@ -105,14 +105,14 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         format!(" --config {}", shown(&[path.display().to_string()]))
     };
     let mut commands = vec![(
-        format!("edgeway check{config}"),
+        format!("{} check{config}", out::program()),
         "finds every problem of the file".to_owned(),
     )];
     for start in starts(folder, project, apps) {
         commands.push((start, "your app, as before".to_owned()));
     }
     commands.push((
-        format!("edgeway run{config}"),
+        format!("{} run{config}", out::program()),
         format!("then open http://localhost:{port}"),
     ));
     let width = commands.iter().map(|(command, _)| command.len()).max();

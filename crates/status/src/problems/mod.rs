@@ -9,6 +9,7 @@ mod tests;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use edgeway_base::out::hints;
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
@@ -66,7 +67,7 @@ impl Problem {
             severity,
             kind,
             subject: subject.to_owned(),
-            text,
+            text: hints(&text).into_owned(),
             since: None,
             section: "",
         }

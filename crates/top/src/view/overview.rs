@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
-use edgeway_base::out::printable;
+use edgeway_base::out::{self, printable};
 use edgeway_status::Snapshot;
 use ratatui::{
     buffer::Buffer,
@@ -171,7 +171,11 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
         say(&mut free, &format!("! {}", alarm.line()), tone(alarm));
     }
     if alarms.len() > shown {
-        let more = format!("! and {} more: edgeway top --once", alarms.len() - shown);
+        let more = format!(
+            "! and {} more: {} top --once",
+            alarms.len() - shown,
+            out::program()
+        );
         say(&mut free, &more, Tone::Dim);
     }
     free.top(u16::from(area.height > 16));
