@@ -116,6 +116,7 @@ mod refused_responses;
 mod releases;
 mod releases_crashes;
 mod releases_overlap;
+mod releases_stop;
 mod releases_vault;
 mod releases_warm_up;
 mod reload;

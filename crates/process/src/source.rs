@@ -33,7 +33,7 @@ use edgeway_status::snapshot::{
     ConfigVerdictStatus, ListenerStatus, LogFailure, NotReady, ProcessStatus, RedisStatus,
     RouteStatus, Snapshot, Source, State,
 };
-use edgeway_upstreams::{Upstream, UpstreamStatus};
+use edgeway_upstreams::{ReleaseSettings, Upstream, UpstreamStatus};
 
 use super::{bans, control::Control, plugins, purges, totals};
 
@@ -180,6 +180,8 @@ impl RunningState {
             let recent = traffic.upstreams.remove(&*upstream.name);
             status.traffic = Some(recent.unwrap_or_default());
             status.known_releases = known_releases(gateway, &upstream.name);
+            let releases = status.releases.as_ref();
+            status.retiring = releases.and_then(ReleaseSettings::retiring);
             let failures = traffic.backend_failures.remove(&*upstream.name);
             let failures = failures.unwrap_or_default();
             for backend in &mut status.backends {

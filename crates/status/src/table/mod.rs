@@ -60,6 +60,14 @@ pub fn render_text(snapshot: &Snapshot, width: Option<usize>) -> String {
             .map(|(upstream, backend, slow)| backend_row(upstream, backend, slow)),
     );
     out.table(
+        &["UPSTREAM", "REPLACED", "ENDED BY"],
+        snapshot.upstreams.iter().filter_map(|upstream| {
+            let by = format!("process {}", upstream.retiring?);
+            let releases = upstream.replaced_releases().join(" ");
+            Some([upstream.name.clone(), releases, by])
+        }),
+    );
+    out.table(
         &["UPSTREAM", "CANARY"],
         snapshot
             .upstreams
@@ -338,6 +346,7 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if backend.backup {
         notes.push("backup".to_owned());
     }
+    notes.extend(backend.release.as_ref().map(|it| format!("release {it}")));
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
     }
