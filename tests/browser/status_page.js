@@ -453,6 +453,7 @@ const checks = {
         await shot(page, `page-${width}-${colorScheme}`);
         assert.ok(contrast >= 4.5, `contrast ${contrast} at ${width}, ${colorScheme}`);
         assert.ok(fits, `it fits into ${width}`);
+        assert.match(await page.textContent('#summary .problems li'), /the last reload was refused.* since \d{4}-/);
         assert.deepEqual(await violations(page), [], `${width}, ${colorScheme}`);
         const nameless = await page.$$eval('th', (all) => all.filter((header) => header.textContent.trim() === '').length);
         assert.equal(nameless, 0, 'columns without a name');

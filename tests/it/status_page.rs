@@ -72,6 +72,9 @@ routes:
     let mut front = Gateway::start(&yaml(&format!(", token: {TOKEN}"))).await;
     // Without a token, only a link opens the page.
     let bare = Gateway::start(&yaml("")).await;
+    // So that the page has a problem, which the upgrade ends.
+    assert!(!front.reload("lisen: 1").await);
+    front.configure(&yaml(&format!(", token: {TOKEN}")));
     for gateway in [&front, &bare] {
         assert_eq!(gateway.get("/stored").await.status(), 200);
         for address in ["192.0.2.7", "192.0.2.8"] {
@@ -257,7 +260,7 @@ async fn a_logout_during_an_upgrade_is_one_in_the_new_process() {
 /// page and in a terminal of any width.
 #[tokio::test]
 async fn a_problem_says_since_when_and_the_status_fits_the_terminal() {
-    let gateway = Gateway::start(
+    let mut gateway = Gateway::start(
         "admin: { address: 127.0.0.1:0, socket: admin.sock }
 upstreams:
   web: { backends: [\"127.0.0.2:1\", \"127.0.0.3:1\"], health: { path: /, interval: 100ms } }
@@ -277,6 +280,18 @@ routes:
     })
     .await;
     assert!(status.lines().any(|line| line.chars().count() > 80));
+    // The next process has it from this one.
+    gateway.upgrade().await;
+    let problem = |status: &str| {
+        let line = status.lines().find(|line| line.contains(down));
+        line.map(str::to_owned)
+    };
+    wait_for("the next process has the problem", SOON, async || {
+        gateway.get("/").await;
+        let after = over_socket(&gateway, &["status"]).stdout;
+        (problem(&after)? == problem(&status)?).then_some(())
+    })
+    .await;
     let page = get("/status").header("accept", "text/html");
     let page = gateway.send_admin(&page).await.text();
     let (_, problem) = page.split_once(down).expect("the page has the problem");

@@ -36,7 +36,7 @@ use super::{
     ready::{READY_FILE, ReadyFile},
     signals::{SignalAction, Signals},
     state_folder::state_folder,
-    upgrade::{Lineage, SESSIONS, SuccessionNotice},
+    upgrade::{Lineage, PROBLEMS, SESSIONS, SuccessionNotice},
     watch,
 };
 
@@ -153,6 +153,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     };
     let mut state = std::mem::take(&mut inherited.state);
     let sessions = state.remove(SESSIONS);
+    let problems = state.remove(PROBLEMS);
     world.zones.inherit(state);
     let compiling = CompileThread::start(Handle::current()).map_err(BootError::Runtime)?;
     let (to_compile, folder) = (world.clone(), path.as_deref().and_then(Path::parent));
@@ -182,6 +183,8 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     if let Some(sessions) = sessions {
         control.sessions.import(&sessions);
     }
+    let problems = problems.and_then(|it| serde_json::from_value(it).ok());
+    *control.problem_onsets.lock() = problems.unwrap_or_default();
     control.start(&mut |place| inherited.socket(place)).await?;
     control.line.manager.orphaned(&inherited.close_rest());
     control.tasks().spawn("log", own_log::supervise());
@@ -211,8 +214,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         .tasks()
         .spawn("watchdog", manager.watchdog(workers.clone()));
 
-    let kind = (hangup, is_foreground);
-    let status = serve_until_the_end(&control, signals, kind, succeeded).await;
+    let status = serve_until_the_end(&control, signals, (hangup, is_foreground), succeeded).await;
     tokio::join!(
         control.give_up_lease(),
         control.release_disk(),
