@@ -27,7 +27,8 @@ COPY --from=build --chown=65532:65532 --chmod=750 /empty/ /var/log/edgeway/
 # itself: a tmpfs may belong to anybody.
 ENV EDGEWAY_CONFIG=/etc/edgeway/edgeway.yaml \
     STATE_DIRECTORY=/var/lib/edgeway \
-    RUNTIME_DIRECTORY=/run/edgeway/private
+    RUNTIME_DIRECTORY=/run/edgeway/private \
+    EDGEWAY_CALLED_AS="docker exec CONTAINER edgeway"
 WORKDIR /etc/edgeway
 USER 65532:65532
 EXPOSE 8080 8443 9900

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use edgeway_base::out;
 use edgeway_cli::{
     ban, check, completions, explain, hash, logs, man, page, preset, profile, purge, reload, run,
@@ -190,7 +190,11 @@ pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
 
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
+    // Usage lines begin with the command as its user types it.
+    let mut matches = Arguments::command().bin_name(out::program()).get_matches();
+    let arguments = Arguments::from_arg_matches_mut(&mut matches);
+    let arguments = arguments.unwrap_or_else(|error| error.exit());
+    let outcome = match arguments.command {
         Command::Run(options) => run::run(&options),
         Command::Check(options) => check::run(&options),
         Command::Explain(options) => explain::run(&options),

@@ -1,10 +1,13 @@
 // Support for the checks: one browser, a new context for each visit, and the errors that the
 // browser reports.
+import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 
 import { chromium } from 'playwright-core';
 
 const PATIENCE = 15_000;
+
+const axe = await readFile(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
 
 const browser = await chromium.launch({
   executablePath: process.env.BROWSER,
@@ -118,6 +121,16 @@ export function legibility(page) {
     }
     return { contrast: lowest, fits: document.documentElement.scrollWidth <= innerWidth };
   });
+}
+
+/** Returns the rules of axe that a page breaks, those of WCAG 2.2 AA among them, with the elements. */
+export async function violations(page) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() =>
+    // The rule of WCAG 2.2 alone is off by default.
+    window.axe.run(document, { iframes: false, rules: { 'target-size': { enabled: true } } }),
+  );
+  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(' ')).join(', ')}`);
 }
 
 /** Saves a screenshot for a person to look at, if `BROWSER_SHOTS` names a folder. */

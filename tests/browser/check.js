@@ -11,7 +11,7 @@
 // It prints `{"passed": [names], "failed": [{"check", "why", "console"}]}`.
 import assert from 'node:assert/strict';
 
-import { holding, isAlive, legibility, runAll, shot, visit, waitFor } from './bench.js';
+import { holding, isAlive, legibility, runAll, shot, violations, visit, waitFor } from './bench.js';
 
 const { front, api, strict, odd, secure, secureOld } = JSON.parse(process.argv[2]);
 const isCsp = (line) => line.includes('Content Security Policy');
@@ -267,10 +267,10 @@ const checks = {
   },
 
   async 'our error page is readable'() {
-    const look = async (origin, colorScheme) => {
+    const look = async (origin, colorScheme, width = 390) => {
       const { page, problems, response, leave } = await visit(`${origin}/missing`, {
         colorScheme,
-        viewport: { width: 390, height: 700 },
+        viewport: { width, height: 700 },
       });
       assert.equal(response.status(), 404);
       assert.equal(await page.textContent('h1'), '404 Not Found');
@@ -279,13 +279,16 @@ const checks = {
         getComputedStyle(document.body).backgroundColor,
       ]);
       const { contrast, fits } = await legibility(page);
-      await shot(page, `error-${new URL(origin).port}-${colorScheme}`);
+      await shot(page, `error-${new URL(origin).port}-${colorScheme}-${width}`);
+      const broken = origin === api ? await violations(page) : [];
       await page.addStyleTag({ content: '* { color: #888 !important } main { min-width: 50rem }' }).catch(() => {});
       const spoilt = await legibility(page);
       await leave();
-      return { isStyled, background, contrast, fits, spoilt, refused: problems.filter(isCsp) };
+      return { isStyled, background, contrast, fits, spoilt, broken, refused: problems.filter(isCsp) };
     };
     const [light, dark] = [await look(api, 'light'), await look(api, 'dark')];
+    const wide = [await look(api, 'light', 1280), await look(api, 'dark', 1280)];
+    for (const { broken } of [light, dark, ...wide]) assert.deepEqual(broken, []);
     for (const { isStyled, contrast, fits, refused, spoilt } of [light, dark]) {
       assert.ok(isStyled);
       assert.ok(contrast >= 4.5, `contrast ${contrast}`);

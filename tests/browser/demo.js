@@ -3,12 +3,10 @@
 //
 // It prints `{"passed": [names], "failed": [{"check", "why", "console"}]}`.
 import assert from 'node:assert/strict';
-import { readFile } from 'node:fs/promises';
 
-import { legibility, runAll, shot, visit } from './bench.js';
+import { legibility, runAll, shot, violations, visit } from './bench.js';
 
 const { demo } = JSON.parse(process.argv[2]);
-const axe = await readFile(new URL('node_modules/axe-core/axe.min.js', import.meta.url), 'utf8');
 
 /** The one failure that a tile announces. */
 const isAnnounced = ({ status, path }) => status === 429 && path === '/limited';
@@ -60,13 +58,6 @@ const watch = (page) =>
       }
     }).observe(document.getElementById('way'), { subtree: true, childList: true, attributes: true, attributeFilter: ['class'] });
   });
-
-/** Returns the rules of axe that a page breaks, with the elements. */
-async function violations(page) {
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => window.axe.run(document, { iframes: false }));
-  return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ target }) => target.join(' ')).join(', ')}`);
-}
 
 const statusFrame = async (page) => {
   await page.locator('#status-frame').scrollIntoViewIfNeeded();

@@ -9,7 +9,7 @@
 // It prints `{"passed": [names], "failed": [{"check", "why", "console"}]}`.
 import assert from 'node:assert/strict';
 
-import { legibility, runAll, shot, visit } from './bench.js';
+import { legibility, runAll, shot, violations, visit } from './bench.js';
 
 const { admin, site, token, backend, bare, link, bareLinks, hostile, pid } = JSON.parse(process.argv[2]);
 
@@ -453,11 +453,27 @@ const checks = {
         await shot(page, `page-${width}-${colorScheme}`);
         assert.ok(contrast >= 4.5, `contrast ${contrast} at ${width}, ${colorScheme}`);
         assert.ok(fits, `it fits into ${width}`);
+        assert.match(await page.textContent('#summary .problems li'), /the last reload was refused.* since \d{4}-/);
+        assert.deepEqual(await violations(page), [], `${width}, ${colorScheme}`);
         const nameless = await page.$$eval('th', (all) => all.filter((header) => header.textContent.trim() === '').length);
         assert.equal(nameless, 0, 'columns without a name');
         assert.deepEqual(problems, []);
         await leave();
       }
+    }
+  },
+
+  async 'the login is accessible, and what is not is seen'() {
+    for (const colorScheme of ['light', 'dark']) {
+      const { page, leave } = await visit(`${admin}/`, { colorScheme, viewport: { width: 390, height: 800 } });
+      assert.deepEqual(await violations(page), [], colorScheme);
+      // The controls.
+      await page.evaluate(() => {
+        document.querySelector('button').textContent = '';
+        document.querySelector('p').style.cssText = 'color: #999; background: #888';
+      });
+      assert.match((await violations(page)).join(), /button-name.*color-contrast/);
+      await leave();
     }
   },
 

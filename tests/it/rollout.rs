@@ -260,7 +260,7 @@ async fn a_broken_build_stops_at_the_first_and_no_user_meets_it() {
     for expected in [
         format!("web/{first}: did not come back within 5s"),
         "connection refused".to_owned(),
-        format!("edgeway undrain web/{first}"),
+        format!("`edgeway undrain web/{first}`"),
         format!("not restarted: {}, {}", fleet.address(1), fleet.address(2)),
     ] {
         assert!(

@@ -37,6 +37,7 @@ const CHECKS: &[&str] = &[
     "without script the forms work, and the page loads itself again",
     "hostile names are shown as text",
     "the page fits and is readable, light and dark, wide and narrow",
+    "the login is accessible, and what is not is seen",
     "a page of another site gets nothing and does nothing",
     "the page continues after an upgrade",
 ];
@@ -71,6 +72,9 @@ routes:
     let mut front = Gateway::start(&yaml(&format!(", token: {TOKEN}"))).await;
     // Without a token, only a link opens the page.
     let bare = Gateway::start(&yaml("")).await;
+    // So that the page has a problem, which the upgrade ends.
+    assert!(!front.reload("lisen: 1").await);
+    front.configure(&yaml(&format!(", token: {TOKEN}")));
     for gateway in [&front, &bare] {
         assert_eq!(gateway.get("/stored").await.status(), 200);
         for address in ["192.0.2.7", "192.0.2.8"] {
@@ -250,4 +254,72 @@ async fn a_logout_during_an_upgrade_is_one_in_the_new_process() {
     })
     .await;
     assert_eq!(gateway.send_admin_tcp(&page(&stays)).await.status(), 200);
+}
+
+/// Invariant: a problem without a record of its own has the time at which it was first seen, on the
+/// page and in a terminal of any width.
+#[tokio::test]
+async fn a_problem_says_since_when_and_the_status_fits_the_terminal() {
+    let mut gateway = Gateway::start(
+        "admin: { address: 127.0.0.1:0, socket: admin.sock }
+upstreams:
+  web: { backends: [\"127.0.0.2:1\", \"127.0.0.3:1\"], health: { path: /, interval: 100ms } }
+routes:
+  - match: { path: /* }
+    upstream: web
+",
+    )
+    .await;
+    let down = "no backend of upstream web is healthy";
+    let status = wait_for("the problem has a beginning", SOON, async || {
+        // Problems are looked for while clients send requests.
+        gateway.get("/").await;
+        let status = over_socket(&gateway, &["status"]).stdout;
+        let line = status.lines().find(|line| line.contains(down))?;
+        line.contains(" (since 20").then(|| status.clone())
+    })
+    .await;
+    assert!(status.lines().any(|line| line.chars().count() > 80));
+    // The next process has it from this one.
+    gateway.upgrade().await;
+    let problem = |status: &str| {
+        let line = status.lines().find(|line| line.contains(down));
+        line.map(str::to_owned)
+    };
+    wait_for("the next process has the problem", SOON, async || {
+        gateway.get("/").await;
+        let after = over_socket(&gateway, &["status"]).stdout;
+        (problem(&after)? == problem(&status)?).then_some(())
+    })
+    .await;
+    let page = get("/status").header("accept", "text/html");
+    let page = gateway.send_admin(&page).await.text();
+    let (_, problem) = page.split_once(down).expect("the page has the problem");
+    let (since, _) = problem.split_once("</li>").expect("it ends");
+    assert!(since.contains(" since <time datetime=\"20"), "{since}");
+
+    let program = env!("CARGO_BIN_EXE_edgeway");
+    let command = format!("{program} status --socket {}", gateway.admin_socket());
+    // By the size of the terminal, by `COLUMNS`, and by `COLUMNS` where there is no terminal.
+    let sized = format!("stty cols 60; {command}");
+    let narrow = format!("stty cols 200; COLUMNS=60 {command}");
+    for arguments in [
+        &["script", "-qec", &sized, "/dev/null"][..],
+        &["script", "-qec", &narrow, "/dev/null"],
+        &["env", "COLUMNS=60", "sh", "-c", &command],
+    ] {
+        let ran = std::process::Command::new(arguments[0])
+            .args(&arguments[1..])
+            .stdin(std::process::Stdio::null())
+            .env_remove("COLUMNS")
+            .output()
+            .expect("it starts");
+        let text = String::from_utf8(ran.stdout).expect("it prints UTF-8");
+        assert!(text.contains("127.0.0.2:1"), "{arguments:?}: {text}");
+        let longest = text
+            .lines()
+            .map(|line| line.trim_end().chars().count())
+            .max();
+        assert!(longest <= Some(60), "{arguments:?}: {text}");
+    }
 }

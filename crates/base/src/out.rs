@@ -1,14 +1,25 @@
 //! Output to the terminal, in a single place: data to stdout, the rest to stderr.
 
 use std::{
+    borrow::Cow,
     fmt::Display,
     io::{self, IsTerminal, Write},
     process::ExitCode,
+    sync::LazyLock,
 };
+
+use rustix::termios::tcgetwinsize;
 
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from restarting for ever.
 pub const EX_CONFIG: u8 = 78;
+
+/// Name of the program.
+const NAME: &str = "edgeway";
+
+/// Variable with the command that starts this program where that is not its name: the npm package,
+/// the container image and the manifests set it.
+const CALLED_AS: &str = "EDGEWAY_CALLED_AS";
 
 /// Reason why a command does not succeed.
 #[derive(Debug, PartialEq, Eq)]
@@ -56,6 +67,33 @@ pub fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
     }
 }
 
+/// Returns the command that starts this program where its user is: `edgeway`, or `npx edgeway`.
+pub fn program() -> &'static str {
+    static PROGRAM: LazyLock<String> = LazyLock::new(|| {
+        let called_as = std::env::var(CALLED_AS).unwrap_or_default();
+        let called_as = printable(called_as.trim());
+        if called_as.is_empty() {
+            NAME.to_owned()
+        } else {
+            called_as
+        }
+    });
+    &PROGRAM
+}
+
+/// Returns a text in which commands to type, such as `edgeway check`, begin with [`program`].
+pub fn hints(text: &str) -> Cow<'_, str> {
+    hints_of(text, program())
+}
+
+fn hints_of<'t>(text: &'t str, program: &str) -> Cow<'t, str> {
+    let written = format!("`{NAME} ");
+    if program == NAME || !text.contains(&written) {
+        return text.into();
+    }
+    text.replace(&written, &format!("`{program} ")).into()
+}
+
 /// Writes data. A closed pipe (`| head`) is no error.
 pub fn data(text: &str) {
     write(&mut io::stdout().lock(), text);
@@ -86,9 +124,19 @@ pub fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
-/// Writes anything that is not data: progress, problems.
+/// Returns the width of the lines that data should fit into: `COLUMNS`, or that of the terminal.
+pub fn width() -> Option<usize> {
+    let written = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|columns| columns.parse().ok());
+    written
+        .or_else(|| Some(usize::from(tcgetwinsize(io::stdout()).ok()?.ws_col)))
+        .filter(|columns| *columns > 0)
+}
+
+/// Writes anything that is not data, with its [`hints`]: progress, problems.
 pub fn note(text: &str) {
-    write(&mut io::stderr().lock(), text);
+    write(&mut io::stderr().lock(), &hints(text));
 }
 
 /// Returns true for a terminal without `NO_COLOR` (no-color.org).
@@ -142,6 +190,21 @@ fn is_obeyed(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Invariant: every command in backticks begins as its user types it, and nothing else changes.
+    #[test]
+    fn commands_begin_as_their_user_types_them() {
+        let text =
+            "edgeway: no; run `edgeway check -c a.yaml`, or `edgeway reload`: see `edgeway.yaml`";
+        assert_eq!(hints_of(text, NAME), text);
+        assert_eq!(
+            hints_of(text, "npx edgeway"),
+            "edgeway: no; run `npx edgeway check -c a.yaml`, or `npx edgeway reload`: see \
+             `edgeway.yaml`"
+        );
+        let twice = hints_of(text, "npx edgeway").into_owned();
+        assert_eq!(hints_of(&twice, "npx edgeway"), twice);
+    }
 
     /// Invariant: whatever a text has, no terminal obeys it.
     #[test]

@@ -62,6 +62,7 @@ pub fn serve(birth: LaunchState, served: Foreground<'_>) -> Result<(), Failure> 
         overlay: None,
         warn: check::note_of(&loaded.sources),
         hangup: hangup(),
+        is_foreground: true,
     });
     ended(outcome, &loaded.sources, |message| {
         report.refuses(message);

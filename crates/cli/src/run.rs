@@ -80,6 +80,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         overlay: None,
         warn: check::note_of(&loaded.sources),
         hangup: boot::Hangup::Reload,
+        is_foreground: io::stderr().is_terminal(),
     };
     match boot::serve(setup) {
         Ok(status) => Failure::of_status(status),

@@ -31,7 +31,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     options.admin.print(
         options.json,
         async |client| client.snapshot().await,
-        |snapshot| out::data(&table::render_text(snapshot)),
+        |snapshot| out::data(&table::render_text(snapshot, out::width())),
     )
 }
 

@@ -67,7 +67,7 @@ fn add(options: &AddOptions) -> Result<(), Failure> {
     client::ask(&options.admin, async |gateway| {
         gateway.add(&name, options.weight, options.drained).await?;
         out::note(&if options.drained {
-            format!("{name} is added; then: edgeway undrain {name}")
+            format!("{name} is added; then: `edgeway undrain {name}`")
         } else {
             format!("{name} is added")
         });

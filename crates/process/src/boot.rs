@@ -20,9 +20,9 @@ use edgeway_proxy::{
     live::{Live, audit::Actor},
 };
 use edgeway_status::actions::{Actions as _, SUCCEEDED};
-use edgeway_upstreams::DecisionStore;
+use edgeway_upstreams::{DecisionStore, ReleaseSettings};
 use log::{info, warn};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -36,7 +36,7 @@ use super::{
     ready::{READY_FILE, ReadyFile},
     signals::{SignalAction, Signals},
     state_folder::state_folder,
-    upgrade::{Lineage, SESSIONS, SuccessionNotice},
+    upgrade::{Lineage, PROBLEMS, SESSIONS, SuccessionNotice},
     watch,
 };
 
@@ -61,6 +61,8 @@ pub struct BootOptions {
     pub warn: Box<dyn Fn(&Diagnostics)>,
     /// Effect of SIGHUP.
     pub hangup: Hangup,
+    /// True for a gateway of a terminal, with which what it left in the background ends.
+    pub is_foreground: bool,
 }
 
 /// Effect of SIGHUP.
@@ -133,6 +135,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         overlay,
         warn,
         hangup,
+        is_foreground,
         ..
     } = setup;
     let LaunchState {
@@ -150,6 +153,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     };
     let mut state = std::mem::take(&mut inherited.state);
     let sessions = state.remove(SESSIONS);
+    let problems = state.remove(PROBLEMS);
     world.zones.inherit(state);
     let compiling = CompileThread::start(Handle::current()).map_err(BootError::Runtime)?;
     let (to_compile, folder) = (world.clone(), path.as_deref().and_then(Path::parent));
@@ -179,6 +183,8 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     if let Some(sessions) = sessions {
         control.sessions.import(&sessions);
     }
+    let problems = problems.and_then(|it| serde_json::from_value(it).ok());
+    *control.problem_onsets.lock() = problems.unwrap_or_default();
     control.start(&mut |place| inherited.socket(place)).await?;
     control.line.manager.orphaned(&inherited.close_rest());
     control.tasks().spawn("log", own_log::supervise());
@@ -208,7 +214,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         .tasks()
         .spawn("watchdog", manager.watchdog(workers.clone()));
 
-    let status = serve_until_the_end(&control, signals, hangup, succeeded).await;
+    let status = serve_until_the_end(&control, signals, (hangup, is_foreground), succeeded).await;
     tokio::join!(
         control.give_up_lease(),
         control.release_disk(),
@@ -228,7 +234,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
 async fn serve_until_the_end(
     control: &Arc<Control>,
     mut signals: Signals,
-    hangup: Hangup,
+    (hangup, is_foreground): (Hangup, bool),
     mut hears: oneshot::Receiver<SuccessionNotice>,
 ) -> u8 {
     let succeeded = tokio::select! {
@@ -241,6 +247,9 @@ async fn serve_until_the_end(
     };
     match succeeded {
         None => {
+            if is_foreground {
+                end_retiring(control);
+            }
             tokio::select! {
                 () = control.stop() => {}
                 () = hurried => {}
@@ -279,6 +288,18 @@ async fn serve_until_the_end(
         },
     }
     0
+}
+
+/// Ends the processes that end replaced releases.
+fn end_retiring(control: &Control) {
+    for upstream in control.live.gateway().upstreams.values() {
+        let releases = upstream.snapshot().releases;
+        let id = releases.as_ref().and_then(ReleaseSettings::retiring);
+        if let Some(id) = id.and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
+            // It may have ended by itself.
+            let _sent = kill_process(id, Signal::TERM);
+        }
+    }
 }
 
 /// Handles signals until one requests a stop.

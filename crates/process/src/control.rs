@@ -32,9 +32,11 @@ use edgeway_status::{
     actions::{ActionError, NewConfigTrial, ReloadResult, ZoneChanges},
     http::AdminState,
     sessions::Sessions,
+    snapshot::ProblemOnset,
 };
 use edgeway_upstreams::trial_name;
 use log::{error, info, warn};
+use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::watch};
 
 use super::{
@@ -71,6 +73,7 @@ pub(super) struct Control {
     pub(super) line: Lineage,
     /// Processes of the apps on this machine.
     pub(super) app_processes: AppProcesses,
+    pub(super) problem_onsets: Mutex<Vec<ProblemOnset>>,
     /// Lock on changes of the running configuration: reloads and upgrades happen one after the
     /// other. It holds the configuration that serves, as written.
     pub(super) turn: tokio::sync::Mutex<File>,
@@ -117,6 +120,7 @@ impl Control {
             path,
             line,
             app_processes: AppProcesses::default(),
+            problem_onsets: Mutex::default(),
             turn: tokio::sync::Mutex::new(file),
             sources: watch::Sender::new(Arc::new(sources)),
             stopping: watch::Sender::new(false),

@@ -9,14 +9,21 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use edgeway_base::{
+    clock::Clock,
     metrics::{IntGauge, Metrics},
     units::Span,
 };
 use edgeway_proxy::live::{PROBLEM, ProcessMetrics};
-use edgeway_status::problems::{self, Problem, Severity};
+use edgeway_status::{
+    problems::{self, Problem, Severity},
+    snapshot::ProblemOnset,
+};
 use log::{info, warn};
 
-use super::{control::Control, source::RunningState};
+use super::{
+    control::Control,
+    source::{RunningState, rfc3339},
+};
 
 /// Interval of looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -24,13 +31,18 @@ const EVERY: Duration = Duration::from_secs(2);
 /// Looks in a row without a problem after which it has ended.
 const ENDED: u32 = 5;
 
+/// Looks after which a problem of the predecessor that was not found again has ended.
+const INHERITED: u32 = 30;
+
 /// Maximum number of problems with a series of their own.
 const MAX_SERIES: usize = 100;
 
 /// Looks for problems while clients send requests.
 pub(super) async fn watch(control: Arc<Control>) {
     let activity = Arc::clone(control.live.connections.activity());
-    let mut report = ProblemReport::new(&control.live.process, &control.live.world.metrics);
+    let inherited = control.problem_onsets.lock().clone();
+    let (process, metrics) = (&control.live.process, &control.live.world.metrics);
+    let mut report = ProblemReport::new(process, metrics, inherited);
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Right after the start, connections to Redis are only being made.
@@ -44,7 +56,10 @@ pub(super) async fn watch(control: Arc<Control>) {
             problems::of(&state.read(), DateTime::<Utc>::from(clock.wall()))
         });
         match found.await {
-            Ok(found) => report.look(&found, control.live.world.clock.now()),
+            Ok(found) => {
+                report.look(&found, &control.live.world.clock);
+                *control.problem_onsets.lock() = report.onsets();
+            }
             Err(error) => warn!(error:%; "cannot look for problems"),
         }
         if let Some(quiet) = quiet {
@@ -57,6 +72,9 @@ pub(super) async fn watch(control: Arc<Control>) {
 /// Problems that were reported and have not ended.
 struct ProblemReport {
     open: HashMap<Key, OpenProblem>,
+    /// Problems of the predecessor that were not found yet.
+    inherited: Vec<ProblemOnset>,
+    looks: u32,
     errors: IntGauge,
     warnings: IntGauge,
     metrics: Metrics,
@@ -69,20 +87,29 @@ struct OpenProblem {
     text: String,
     severity: Severity,
     since: Instant,
+    /// The same for people.
+    onset: String,
     looks_without: u32,
 }
 
 impl ProblemReport {
-    fn new(process: &ProcessMetrics, metrics: &Metrics) -> Self {
+    fn new(process: &ProcessMetrics, metrics: &Metrics, inherited: Vec<ProblemOnset>) -> Self {
         Self {
             open: HashMap::new(),
+            inherited,
+            looks: 0,
             errors: process.errors.clone(),
             warnings: process.warnings.clone(),
             metrics: metrics.clone(),
         }
     }
 
-    fn look(&mut self, found: &[Problem], now: Instant) {
+    fn look(&mut self, found: &[Problem], clock: &Clock) {
+        let now = clock.now();
+        self.looks = self.looks.saturating_add(1);
+        if self.looks > INHERITED {
+            self.inherited.clear();
+        }
         let count = |severity| {
             let of_it = found.iter().filter(|problem| problem.severity == severity);
             i64::try_from(of_it.count()).unwrap_or(i64::MAX)
@@ -112,6 +139,9 @@ impl ProblemReport {
                 text: problem.text.clone(),
                 severity: problem.severity,
                 since: now,
+                onset: self
+                    .inherited(&key)
+                    .unwrap_or_else(|| rfc3339(clock.wall())),
                 looks_without: 0,
             };
             self.open.insert(key, open);
@@ -126,6 +156,27 @@ impl ProblemReport {
             }
             is_open
         });
+    }
+
+    /// Takes the beginning of a problem that the predecessor had as well.
+    fn inherited(&mut self, (kind, subject): &Key) -> Option<String> {
+        let is_it = |onset: &ProblemOnset| onset.kind == *kind && onset.subject == *subject;
+        let index = self.inherited.iter().position(is_it)?;
+        Some(self.inherited.swap_remove(index).since)
+    }
+
+    /// Returns the beginnings of the problems that have not ended, the predecessor's among them.
+    fn onsets(&self) -> Vec<ProblemOnset> {
+        let inherited = self.inherited.iter().cloned();
+        let open = self
+            .open
+            .iter()
+            .map(|((kind, subject), open)| ProblemOnset {
+                kind: (*kind).to_owned(),
+                subject: subject.clone(),
+                since: open.onset.clone(),
+            });
+        inherited.chain(open).collect()
     }
 }
 
@@ -157,6 +208,7 @@ mod tests {
             kind: "backend_slow",
             subject: subject.to_owned(),
             text: text.to_owned(),
+            since: None,
             section: "upstreams",
         }
     }
@@ -164,7 +216,7 @@ mod tests {
     #[test]
     fn a_problem_is_one_while_its_figures_change_and_ends_once_it_is_missing_for_a_while() {
         let metrics = Metrics::default();
-        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics);
+        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics, Vec::new());
         let series = || {
             let mut subjects = Vec::new();
             metrics.each_gauge(PROBLEM, |series, value| {
@@ -174,7 +226,8 @@ mod tests {
             subjects.sort();
             subjects.join(" ")
         };
-        let now = edgeway_base::clock::Clock::test().now();
+        let clock = Clock::test();
+        let now = &clock;
         assert_eq!(series(), "");
         report.look(&[problem("a", "a is slow: 1 s"), problem("b", "b")], now);
         assert_eq!((report.open.len(), report.warnings.get()), (2, 2));
@@ -202,13 +255,49 @@ mod tests {
     }
 
     #[test]
+    fn a_problem_of_the_predecessor_keeps_its_beginning_if_it_is_found_soon() {
+        let metrics = Metrics::default();
+        let inherited = ["a", "b"].map(|subject| ProblemOnset {
+            kind: "backend_slow".to_owned(),
+            subject: subject.to_owned(),
+            since: "2027-01-16T09:45:00.000Z".to_owned(),
+        });
+        let process = ProcessMetrics::new(&metrics);
+        let mut report = ProblemReport::new(&process, &metrics, inherited.to_vec());
+        let clock = Clock::test();
+        let since = |report: &ProblemReport| {
+            let mut all = report.onsets();
+            all.sort_by(|one, other| one.subject.cmp(&other.subject));
+            let all = all
+                .iter()
+                .map(|it| (it.subject.clone(), it.since.starts_with("2027-01-16T09:45")));
+            all.collect::<Vec<_>>()
+        };
+        report.look(
+            &[problem("a", "a is slow"), problem("c", "c is slow")],
+            &clock,
+        );
+        let [a, b, c] = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(
+            since(&report),
+            [(a.clone(), true), (b.clone(), true), (c, false)]
+        );
+        for _ in 0..INHERITED {
+            report.look(&[problem("a", "a is slow")], &clock);
+        }
+        assert_eq!(since(&report), [(a, true)]);
+        report.look(&[problem("b", "b is slow")], &clock);
+        assert!(since(&report).contains(&(b, false)));
+    }
+
+    #[test]
     fn series_of_problems_are_bounded() {
         let metrics = Metrics::default();
-        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics);
+        let mut report = ProblemReport::new(&ProcessMetrics::new(&metrics), &metrics, Vec::new());
         let many: Vec<Problem> = (0..3 * MAX_SERIES)
             .map(|number| problem(&number.to_string(), "slow"))
             .collect();
-        report.look(&many, edgeway_base::clock::Clock::test().now());
+        report.look(&many, &Clock::test());
         let mut count = 0;
         metrics.each_gauge(PROBLEM, |_, _| count += 1);
         assert_eq!(count, MAX_SERIES);

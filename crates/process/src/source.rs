@@ -33,7 +33,7 @@ use edgeway_status::snapshot::{
     ConfigVerdictStatus, ListenerStatus, LogFailure, NotReady, ProcessStatus, RedisStatus,
     RouteStatus, Snapshot, Source, State,
 };
-use edgeway_upstreams::{Upstream, UpstreamStatus};
+use edgeway_upstreams::{ReleaseSettings, Upstream, UpstreamStatus};
 
 use super::{bans, control::Control, plugins, purges, totals};
 
@@ -144,6 +144,7 @@ impl RunningState {
             cache_disk: purges::disk(&gateway),
             plugins: plugins::status(&gateway),
             failing_logs: log_file::failing().into_iter().map(failing_log).collect(),
+            problem_onsets: self.control.problem_onsets.lock().clone(),
             routes: gateway
                 .routes
                 .iter()
@@ -179,6 +180,8 @@ impl RunningState {
             let recent = traffic.upstreams.remove(&*upstream.name);
             status.traffic = Some(recent.unwrap_or_default());
             status.known_releases = known_releases(gateway, &upstream.name);
+            let releases = status.releases.as_ref();
+            status.retiring = releases.and_then(ReleaseSettings::retiring);
             let failures = traffic.backend_failures.remove(&*upstream.name);
             let failures = failures.unwrap_or_default();
             for backend in &mut status.backends {

@@ -20,6 +20,7 @@ use rustix::{
     pipe::{PipeFlags, pipe_with},
     process::Signal,
 };
+use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
 use super::{
@@ -33,6 +34,8 @@ use super::{
 
 /// Name of the status page's sessions in the state that a successor inherits.
 pub(super) const SESSIONS: &str = "admin sessions";
+/// Name of the beginnings of problems there.
+pub(super) const PROBLEMS: &str = "problems";
 
 /// Time limit for a successor to begin serving.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -350,6 +353,7 @@ impl Control {
         };
         let mut state = self.live.world.zones.export();
         state.insert(SESSIONS.to_owned(), self.sessions.export());
+        state.insert(PROBLEMS.to_owned(), json!(*self.problem_onsets.lock()));
         let estate = InheritedState {
             sockets,
             state,

@@ -121,6 +121,8 @@ pub struct RunningApp {
     pub nested: PathBuf,
     /// True if `.next` holds a build.
     pub has_build: bool,
+    /// True if `.next` will hold one: a script of the folder builds, and no container runs the app.
+    pub can_build: bool,
     pub websocket: Option<WebSocket>,
     /// Path of its health check.
     pub health: Option<String>,
@@ -132,6 +134,20 @@ pub struct WebSocket {
     pub dependency: String,
     /// Path of the endpoint; `None` if it may be any.
     pub path: Option<&'static str>,
+}
+
+impl RunningApp {
+    /// Returns true for a Next.js app whose build has a server of its own.
+    pub fn is_standalone(&self) -> bool {
+        self.framework == (Framework::Next { standalone: true })
+    }
+
+    /// Returns the folder of that server, relative to the app's.
+    pub fn standalone(&self) -> PathBuf {
+        let place = Path::new(".next/standalone").join(&self.nested);
+        // Without a slash at the end where the app is not nested.
+        place.components().collect()
+    }
 }
 
 impl WebSocket {
@@ -305,6 +321,7 @@ impl Project {
                 let mut running = project.running(app);
                 // The file may name a folder of another machine.
                 running.has_build = below.build().is_some();
+                running.can_build &= below.script("build").is_some();
                 running.nested = manager::within_workspace(&below.folder);
                 running
             })
@@ -385,6 +402,7 @@ impl Project {
             framework,
             nested: manager::within_workspace(&self.folder),
             has_build: self.build().is_some(),
+            can_build: self.script("build").is_some() && !source.contains("compose"),
             ports,
             source,
             workers,

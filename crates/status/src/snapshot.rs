@@ -148,6 +148,9 @@ pub struct Snapshot {
     /// Logs of the gateway that cannot be written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing_logs: Vec<LogFailure>,
+    /// Beginnings of the problems that there are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problem_onsets: Vec<ProblemOnset>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -206,6 +209,16 @@ pub struct LimitStatus {
     pub exempt: u64,
     /// Requests for which Redis could not be asked.
     pub without_redis: u64,
+}
+
+/// The beginning of a problem.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProblemOnset {
+    pub kind: String,
+    pub subject: String,
+    /// RFC 3339, UTC.
+    pub since: String,
 }
 
 /// A log that cannot be written.

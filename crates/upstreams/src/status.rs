@@ -1,6 +1,6 @@
 //! Status of an upstream for the admin API and `/metrics`: plain data of one moment.
 
-use std::{borrow::Cow, sync::atomic::Ordering, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +47,9 @@ pub struct UpstreamStatus {
     /// Releases that the gateway has read, if the upstream has releases.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub known_releases: Vec<String>,
+    /// Id of the process that ends replaced releases.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retiring: Option<u32>,
     /// Memory at which `edgeway rollout --watch` restarts the apps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<RestartAt>,
@@ -60,6 +63,14 @@ pub struct UpstreamStatus {
 }
 
 impl UpstreamStatus {
+    /// Returns the replaced releases that still have instances.
+    pub fn replaced_releases(&self) -> Vec<&str> {
+        let current = self.current_release.as_deref();
+        let releases = self.backends.iter().filter_map(|it| it.release.as_deref());
+        let replaced: BTreeSet<_> = releases.filter(|it| Some(*it) != current).collect();
+        replaced.into_iter().collect()
+    }
+
     /// Returns a sentence about the trial of a release, or about the verdict on the last one.
     pub fn trial_text(&self) -> Option<String> {
         let trial = self.canary.as_ref().map(ToString::to_string);
@@ -218,6 +229,7 @@ impl Upstream {
             canary: self.canary_status(),
             canary_verdict: self.canary_verdict(),
             known_releases: Vec::new(),
+            retiring: None,
             restart_at: self.restart_at,
             traffic: None,
             queue: self.shared.live.queue.len().into(),

@@ -29,13 +29,17 @@ fn folder() -> PathBuf {
     folder
 }
 
-/// Starts the app as the guide says.
-fn start(port: u16) -> Child {
-    Command::new("node")
-        .arg("server.js")
-        .current_dir(folder().join(".next/standalone"))
-        .env("PORT", port.to_string())
-        .env("HOSTNAME", "127.0.0.1")
+/// Starts the app by the command that `init` prints, on another port.
+fn start(home: &Home, port: u16) -> Child {
+    let (status, _, printed) = home.run(&["init"]);
+    assert_eq!(status, 0, "{printed}");
+    fs::remove_file(home.project().join("edgeway.yaml")).expect("it is written");
+    let line = printed.lines().find(|line| line.contains("server.js  "));
+    let (line, _) = line.and_then(|line| line.split_once('#')).expect(&printed);
+    let line = line.replace("PORT=3000", &format!("PORT={port}"));
+    Command::new("sh")
+        .args(["-c", &format!("exec env {line}")])
+        .current_dir(home.project())
         .env("EDGEWAY_FAN_OUT_TOKEN", TOKEN)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -70,14 +74,6 @@ async fn the_newest_app_works_by_the_guide() {
     let package = fs::read_to_string(package).expect("it is there");
     let version = package.lines().find(|line| line.contains("\"next\":"));
     eprintln!("generated app with {}", version.unwrap_or_default().trim());
-    let port = free_port();
-    let _app = start(port);
-    let app = SocketAddr::from(([127, 0, 0, 1], port));
-    wait_for("the app responds", SOON, async || {
-        client::send(app, &get("/api/health")).await.ok()
-    })
-    .await;
-
     let home = Home::new();
     for name in ["package.json", "next.config.ts"] {
         fs::copy(folder().join(name), home.project().join(name)).expect("the folder takes files");
@@ -85,6 +81,13 @@ async fn the_newest_app_works_by_the_guide() {
     for name in [".next", "app"] {
         symlink(folder().join(name), home.project().join(name)).expect("the folder takes links");
     }
+    let port = free_port();
+    let _app = start(&home, port);
+    let app = SocketAddr::from(([127, 0, 0, 1], port));
+    wait_for("the app responds", SOON, async || {
+        client::send(app, &get("/api/health")).await.ok()
+    })
+    .await;
     let (_gateway, gateway) = serve(&home, port).await;
     let path = home.project().join("edgeway.yaml");
     let yaml = fs::read_to_string(path).expect("it is written");

@@ -105,7 +105,7 @@ fn show() -> Result<(), String> {
         authority.expiry(),
         names::summary(),
         match store::trusting(&authority).as_slice() {
-            [] => "no store of this machine (`edgeway ca trust`)".to_owned(),
+            [] => out::hints("no store of this machine (`edgeway ca trust`)").into_owned(),
             some => some.join(", "),
         },
     ));

@@ -176,8 +176,9 @@ fn hello(base: &str, socket: &Path) -> Vec<String> {
          # a backend is stopped, and no request fails\n  \
          curl -s -X POST {base}/stop; for i in 1 2 3 4; do curl -s {base}/stock; done\n  \
          # routes, upstreams, health\n  \
-         edgeway status --socket {socket}\n\n\
-         `edgeway demo --print` prints the configuration. Ctrl-C ends it.\n"
+         {} status --socket {socket}\n\n\
+         `edgeway demo --print` prints the configuration. Ctrl-C ends it.\n",
+        out::program()
     );
     lines.lines().map(str::to_owned).collect()
 }

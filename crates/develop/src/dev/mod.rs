@@ -282,6 +282,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
         overlay,
         warn: check::note_of(&loaded.sources),
         hangup: foreground::hangup(),
+        is_foreground: true,
     });
     let has_failed = dev_server.end();
     drop(renewal);

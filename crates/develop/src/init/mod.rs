@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edgeway_base::shell::shown;
+use edgeway_base::{
+    node_app::{IPV4_FIRST, LOCALHOST},
+    shell::shown,
+};
 
 use self::yaml::Draft;
 use super::{
@@ -64,7 +67,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         out::note(&report);
         return Err(Failure::FAILED);
     }
-    if checked.has_findings() {
+    // A build that is missing is among the next steps.
+    let unbuilt = apps.iter().filter(|app| needs_build(app)).count();
+    if checked.problems().1 > unbuilt {
         out::note(&report);
     }
     out::note("");
@@ -105,14 +110,27 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         format!(" --config {}", shown(&[path.display().to_string()]))
     };
     let mut commands = vec![(
-        format!("edgeway check{config}"),
+        format!("{} check{config}", out::program()),
         "finds every problem of the file".to_owned(),
     )];
+    let site = &apps[0];
+    if needs_build(site) {
+        let below = folder.join(&site.folder);
+        let below = below.strip_prefix(".").unwrap_or(&below);
+        let there = Some(below).filter(|below| !below.as_os_str().is_empty());
+        let what = if site.is_standalone() {
+            "the build; the file says what to copy"
+        } else {
+            "the build; without one nothing is cached"
+        };
+        let build = project.of(site).manager().run(there, "build");
+        commands.push((build, what.to_owned()));
+    }
     for start in starts(folder, project, apps) {
         commands.push((start, "your app, as before".to_owned()));
     }
     commands.push((
-        format!("edgeway run{config}"),
+        format!("{} run{config}", out::program()),
         format!("then open http://localhost:{port}"),
     ));
     let width = commands.iter().map(|(command, _)| command.len()).max();
@@ -122,6 +140,11 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         let _infallible = writeln!(text, "  {command:width$}   # {comment}");
     }
     text
+}
+
+/// Returns true for an app whose pages are cached once it is built.
+fn needs_build(app: &RunningApp) -> bool {
+    app.framework.app() == App::Nextjs && app.can_build && !app.has_build
 }
 
 /// Returns the commands that start the apps: one for all of them where the project has one.
@@ -166,6 +189,17 @@ fn start(folder: Option<&Path>, project: &Project, app: &RunningApp) -> String {
         None if app.framework == Framework::VitePreview => "preview".to_owned(),
         None => "start".to_owned(),
     };
+    // `next start` does not serve such a build. The name of the address is that of the units.
+    let is_next = project.started().is_none_or(|it| it.node.is_none());
+    if app.is_standalone() && is_next {
+        let server = app.standalone().join("server.js");
+        let server = folder.map_or_else(|| server.clone(), |folder| folder.join(&server));
+        return format!(
+            "PORT={} HOSTNAME={LOCALHOST} NODE_OPTIONS={IPV4_FIRST} node {}",
+            app.ports[0],
+            shown(&[server.display().to_string()])
+        );
+    }
     if project.script(&script).is_some() {
         return project.manager().run(folder, &script);
     }

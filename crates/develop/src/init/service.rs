@@ -101,8 +101,8 @@ fn place(folder: &Path) -> (PathBuf, bool) {
 fn command(project: &Project, app: &RunningApp) -> String {
     match app.framework {
         Framework::Next { standalone: true } => {
-            let place = Path::new(".next/standalone").join(&app.nested);
-            place.join("server.js").display().to_string()
+            let server = app.standalone().join("server.js");
+            server.display().to_string()
         }
         Framework::Next { standalone: false } => {
             "node_modules/next/dist/bin/next start -H localhost".to_owned()

@@ -23,7 +23,14 @@ fn made(files: &[(&str, &str)]) -> (String, Vec<String>, tempfile::TempDir) {
     run(&options).unwrap();
     let path = folder.path().join(FILE);
     let checked = check::load(&path);
-    assert!(!checked.has_findings(), "{}", checked.report());
+    // A new app has no build yet.
+    let findings = checked.report().replace("cannot read the build of", "");
+    assert!(!findings.contains("error"), "{findings}");
+    assert_eq!(
+        findings.matches(": warning: ").count(),
+        checked.report().matches("cannot read the build of").count(),
+        "{findings}"
+    );
     let file = edgeway_gateway::load(&path).file.unwrap();
     let backends = file
         .upstreams
@@ -128,6 +135,50 @@ fn an_existing_file_is_replaced_only_by_force() {
     options.force = true;
     run(&options).unwrap();
     assert_ne!(fs::read_to_string(&path).unwrap(), "mine");
+}
+
+/// Invariant: a Next.js app is cached from its first build on, and before that nothing is stored;
+/// where its build is elsewhere, `init` leaves the choice.
+#[test]
+fn a_new_app_is_cached_from_its_first_build_on() {
+    let package = |scripts: &str| {
+        format!("{{ \"dependencies\": {{ \"next\": \"16\" }}, \"scripts\": {{ {scripts} }} }}")
+    };
+    let generated = package("\"build\": \"next build\", \"start\": \"next start\"");
+    let standalone = ("next.config.ts", "export default { output: 'standalone' };");
+    let compose = (
+        "compose.yaml",
+        "services: { web: { build: ., ports: ['3000:3000'] } }",
+    );
+    for (files, is_cached) in [
+        (vec![("package.json", &*generated)], true),
+        (vec![("package.json", &*generated), standalone], true),
+        (vec![("package.json", &*package(""))], false),
+        (vec![("package.json", &*generated), compose], false),
+    ] {
+        let (text, _, folder) = made(&files);
+        assert_eq!(text.contains("\n    cache: {}\n"), is_cached, "{text}");
+        assert_eq!(
+            text.contains("\n    folder: \".next\"\n"),
+            is_cached,
+            "{text}"
+        );
+        let mut project = Project::read(folder.path());
+        let apps = project.apps();
+        let printed = next_commands(Path::new("."), &project, &apps, 8080);
+        assert_eq!(printed.contains("npm run build"), is_cached, "{printed}");
+        let start = if files.contains(&standalone) {
+            "PORT=3000 HOSTNAME=localhost NODE_OPTIONS=--dns-result-order=ipv4first node \
+             .next/standalone/server.js"
+        } else if files.contains(&compose) {
+            "docker compose"
+        } else if is_cached {
+            "npm run start"
+        } else {
+            "start your app"
+        };
+        assert!(printed.contains(start), "{printed}");
+    }
 }
 
 #[test]

@@ -1,13 +1,10 @@
 //! The text of a new configuration, with comments for a first reader.
 
-use std::{
-    fmt::Write as _,
-    path::{Path, PathBuf},
-};
+use std::fmt::Write as _;
 
 use edgeway_config::scalar::quoted;
 
-use crate::project::{App, Framework, RunningApp, gateway_port};
+use crate::project::{App, RunningApp, gateway_port};
 
 /// Facts that the text is made from.
 pub(super) struct Draft<'a> {
@@ -116,14 +113,12 @@ impl Draft<'_> {
         if kind == App::Nextjs {
             let build = app.folder.join(".next");
             line("# The output of `next build`: which pages are guarded, and which build it is.");
-            let off = if app.has_build { "" } else { "# " };
+            let off = if is_cached(app) { "" } else { "# " };
             let build = quoted(&build.display().to_string());
             line(&format!("{off}folder: {build}"));
         }
-        if app.framework == (Framework::Next { standalone: true }) {
-            // Without a slash at the end where the app is not nested.
-            let place = Path::new(".next/standalone").join(&app.nested);
-            let place: PathBuf = place.components().collect();
+        if app.is_standalone() {
+            let place = app.standalone();
             let place = place.display();
             line(&format!(
                 "# `{place}` needs copies of `public` and `.next/static` in it."
@@ -186,7 +181,7 @@ impl Draft<'_> {
             lines.push("    websocket: true".to_owned());
         }
         match (usage, kind) {
-            (Use::Site, App::Nextjs) if app.has_build => {
+            (Use::Site, App::Nextjs) if is_cached(app) => {
                 let what = "Pages and files that Next.js marks as cacheable; nothing personal.";
                 lines.push(format!("    # {what}"));
                 lines.push("    cache: {}".to_owned());
@@ -226,6 +221,11 @@ impl Draft<'_> {
         }
         push(text, &lines, usage);
     }
+}
+
+/// Returns true if an app may be cached: there is a build, or no page is stored until there is one.
+fn is_cached(app: &RunningApp) -> bool {
+    app.has_build || app.can_build
 }
 
 /// Appends lines, as comments if the use is not known.

@@ -56,10 +56,11 @@ pub(super) fn run(options: &Options) -> Outcome {
     let (folder, file) = (folder.display(), from_configuration.join("plugin.js"));
     let file = file.display();
     out::data(&format!(
-        "Made {folder}. Its tests: edgeway plugin test {folder}\n\
+        "Made {folder}. Its tests: {} plugin test {folder}\n\
          On a route:\n\n    plugins:\n      - file: {file}\n        on_error: continue\n\n\
          `on_error` says what becomes of requests when it fails: `continue`, or `refuse` (503).\n\
-         One that decides who may pass has `role: auth` instead.\n"
+         One that decides who may pass has `role: auth` instead.\n",
+        out::program()
     ));
     Ok(true)
 }

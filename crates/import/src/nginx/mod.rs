@@ -90,7 +90,7 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if let Some(path) = &options.out {
         let written = fs::write(path, &yaml);
         written.map_err(|error| format!("cannot write to `{}`: {error}", path.display()))?;
-        out::data(&text);
+        out::data(&out::hints(&text));
     } else {
         out::data(&yaml);
         out::note(&out::printable_lines(&text));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, path::Path};
 
 use edgeway_base::node_app::IPV4_FIRST;
-use edgeway_base::out::printable;
+use edgeway_base::out::{self, printable};
 use edgeway_base::shell::shown;
 use edgeway_config::scalar::quoted;
 use edgeway_project::{WebSocket, gateway_port};
@@ -222,7 +222,7 @@ pub(super) fn report(apps: &[App], folder: &Path) -> String {
     });
     let units: Vec<String> = units.collect();
     let units = units.join(" ");
-    let port = port(apps);
+    let (port, program) = (port(apps), out::program());
     let _infallible = write!(
         text,
         "
@@ -234,8 +234,8 @@ install -m 644 {folder}/systemd/*.service /etc/systemd/system/
 pm2 delete all                                 # frees the ports
 systemctl daemon-reload
 systemctl enable --now {units}
-edgeway check -c {folder}/edgeway.yaml
-edgeway run -c {folder}/edgeway.yaml           # http://127.0.0.1:{port}
+{program} check -c {folder}/edgeway.yaml
+{program} run -c {folder}/edgeway.yaml           # http://127.0.0.1:{port}
 "
     );
     text

@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::unix::fs::symlink,
     path::Path,
+    time::Duration,
 };
 
 use edgeway_base::shell::shown;
@@ -14,10 +15,14 @@ use edgeway_upstreams::{ReleaseSettings, StartMethod};
 
 use super::{folder::ReleaseFolder, name_of, supervise};
 use crate::{
-    backends::Name,
+    backends::{Gateway as _, Interrupt, Name, until_idle},
+    client::Remote,
     out,
     program::{Machine, Manager, Programs},
 };
+
+/// Time for requests in flight on an instance that is ended.
+const DRAIN: Duration = Duration::from_mins(1);
 
 /// An instance of a release, on a port.
 pub(super) struct Instance {
@@ -130,6 +135,25 @@ impl Instance {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Ends the instance: it gets no new requests, those in flight have a minute, and it stops.
+    pub(super) async fn end(
+        &self,
+        gateway: Option<&Remote>,
+        settings: &ReleaseSettings,
+        folder: &ReleaseFolder,
+        interrupt: &Interrupt,
+    ) -> Result<(), String> {
+        if let Some(gateway) = gateway
+            && gateway.backend(&self.name).await.is_ok()
+        {
+            gateway.drain(&self.name, true).await?;
+            // What is still in flight then is aborted.
+            drop(until_idle(gateway, &self.name, DRAIN, interrupt).await);
+            gateway.remove(&self.name, true).await?;
+        }
+        self.stop(settings, folder).await
     }
 
     /// Says where the output of the app is.

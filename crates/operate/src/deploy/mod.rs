@@ -9,6 +9,7 @@ mod left_behind;
 mod overlap;
 mod resume;
 mod retire;
+mod stop;
 mod supervise;
 mod warm;
 
@@ -103,6 +104,10 @@ pub struct ListOptions {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Stop all of its instances, and the process that ends replaced releases, also if the gateway
+    /// has ended
+    #[arg(long, conflicts_with = "json")]
+    stop: bool,
     #[command(flatten)]
     admin: AdminOption,
 }
@@ -195,6 +200,9 @@ fn begun(
 }
 
 pub fn run_list(options: &ListOptions) -> Result<(), Failure> {
+    if options.stop {
+        return stop::run(options);
+    }
     client::ask(&options.admin, async |gateway| {
         let (status, settings) = settings(&gateway, &options.upstream).await?;
         let folder = ReleaseFolder::new(&settings);

@@ -3,10 +3,11 @@
 
 use std::{collections::BTreeMap, io::Write as _, process::Stdio, time::Duration};
 
+use edgeway_base::units::Span;
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
 use rustix::process::setsid;
-use tokio::time::sleep;
+use tokio::time::{Instant, timeout};
 
 use super::{
     folder::{ReleaseFolder, now},
@@ -16,20 +17,12 @@ use super::{
 use crate::{
     Failure,
     admin::AdminOption,
-    backends::{Gateway as _, Interrupt, interruptible, until_idle},
+    backends::{Interrupt, interrupted, interruptible},
     client::{self, Remote},
 };
 
 /// Interval of checks: a gateway may be upgraded, and an operator may go back to a release.
 const EVERY: Duration = Duration::from_secs(5);
-/// Interval of checks whether there is still a gateway to come back.
-const LOST_EVERY: Duration = Duration::from_secs(2);
-/// Time for requests in flight on an instance that is stopped.
-const DRAIN: Duration = Duration::from_mins(1);
-/// Failed checks in a row after which the process ends; the next deploy begins another one.
-const MAX_FAILURES: u32 = 720;
-/// The same before the first check that succeeds: the folder of releases is not known yet.
-const MAX_FIRST_FAILURES: u32 = 12;
 /// Attempts to take the place of another such process, a second each. Within them it has looked at
 /// what the gateway does now, or has ended.
 const ATTEMPTS: u32 = 11;
@@ -37,6 +30,10 @@ const ATTEMPTS: u32 = 11;
 #[derive(Debug, clap::Args)]
 pub struct Options {
     upstream: String,
+    /// The time without the gateway or the folder of releases after which the process ends; the next
+    /// deploy begins another one
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    patience: Span,
     #[command(flatten)]
     admin: AdminOption,
 }
@@ -61,17 +58,29 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let _leads = setsid();
     client::ask(&options.admin, async |gateway| {
         interruptible(|interrupt| async {
-            tokio::select! {
-                retired = retire(&gateway, &options.upstream, interrupt) => Ok(retired?),
-                () = lost(&gateway, &options.upstream) => Err("the gateway and its folder are gone".into()),
-            }
+            let patience = options.patience.0;
+            Ok(retire(&gateway, &options.upstream, patience, interrupt).await?)
         })
         .await
     })
 }
 
-async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Result<(), String> {
-    let own = first_settings(gateway, upstream, &interrupt).await?;
+async fn retire(
+    gateway: &Remote,
+    upstream: &str,
+    patience: Duration,
+    interrupt: Interrupt,
+) -> Result<(), String> {
+    let mut outage = Outage::new(patience);
+    let own = loop {
+        match settings(gateway, upstream).await {
+            Ok((_, own)) => break own,
+            Err(why) if *interrupt.borrow() => return Err(why),
+            // The gateway may be restarting.
+            Err(why) => outage.lasts(why)?,
+        }
+        outage.pause(&interrupt).await;
+    };
     let folder = ReleaseFolder::new(&own);
     let lock = |_| {
         // It would be made again where it was removed.
@@ -85,48 +94,49 @@ async fn retire(gateway: &Remote, upstream: &str, interrupt: Interrupt) -> Resul
     };
     // For an operator who looks for it.
     write!(alone, "{}", std::process::id()).map_err(|error| error.to_string())?;
-    let mut failures = 0;
     while !*interrupt.borrow() {
         match round(gateway, upstream, &folder, &interrupt).await {
             Ok(Round::Over) => return Ok(()),
-            Ok(Round::Again) => failures = 0,
-            Err(why) => {
-                failures += 1;
-                if failures >= MAX_FAILURES || !own.folder.exists() {
-                    return Err(why);
-                }
-            }
+            Ok(Round::Again) => outage.since = None,
+            Err(why) => outage.lasts(why)?,
         }
-        sleep(EVERY).await;
+        outage.pause(&interrupt).await;
     }
     Ok(())
 }
 
-/// Fetches the settings from a gateway that may be restarting.
-async fn first_settings(
-    gateway: &Remote,
-    upstream: &str,
-    interrupt: &Interrupt,
-) -> Result<ReleaseSettings, String> {
-    let mut failures = 0;
-    loop {
-        match settings(gateway, upstream).await {
-            Ok((_, own)) => return Ok(own),
-            Err(why) if failures == MAX_FIRST_FAILURES || *interrupt.borrow() => return Err(why),
-            Err(_) => failures += 1,
-        }
-        sleep(EVERY).await;
-    }
+/// Time for which every check has failed.
+struct Outage {
+    since: Option<Instant>,
+    patience: Duration,
 }
 
-/// Waits until the gateway cannot be reached and the folder is gone that the process was started in:
-/// it would not find the configuration again.
-async fn lost(gateway: &Remote, upstream: &str) {
-    loop {
-        sleep(LOST_EVERY).await;
-        if std::env::current_dir().is_err() && settings(gateway, upstream).await.is_err() {
-            return;
+impl Outage {
+    fn new(patience: Duration) -> Self {
+        Self {
+            since: None,
+            patience,
         }
+    }
+
+    /// Counts a failed check.
+    ///
+    /// # Errors
+    ///
+    /// Why it failed, if there was none for too long that did not.
+    fn lasts(&mut self, why: String) -> Result<(), String> {
+        let since = self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() < self.patience {
+            Ok(())
+        } else {
+            Err(why)
+        }
+    }
+
+    /// Waits until the next check.
+    async fn pause(&self, interrupt: &Interrupt) {
+        // It ends at once if it is interrupted.
+        drop(timeout(EVERY.min(self.patience), interrupted(interrupt)).await);
     }
 }
 
@@ -143,6 +153,9 @@ async fn round(
     interrupt: &Interrupt,
 ) -> Result<Round, String> {
     let (mut status, own) = settings(gateway, upstream).await?;
+    if !own.folder.exists() {
+        return Err(format!("`{}` is gone", own.folder.display()));
+    }
     let linger = Duration::from_secs(own.linger);
     let mut state = folder.state()?;
     if state.settle(&status, linger) {
@@ -170,12 +183,7 @@ async fn round(
         }
         has_stopped = true;
         for instance in instances {
-            let name = &instance.name;
-            gateway.drain(name, false).await?;
-            // What is still in flight then is aborted.
-            drop(until_idle(gateway, name, DRAIN, interrupt).await);
-            gateway.remove(name, true).await?;
-            instance.stop(&own, folder).await?;
+            instance.end(Some(gateway), &own, folder, interrupt).await?;
         }
     }
     folder.prune(&own, &running)?;

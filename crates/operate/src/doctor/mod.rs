@@ -152,7 +152,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         let json = serde_json::to_string_pretty(&findings.0);
         out::data(&json.expect("plain data"));
     } else {
-        out::data(&findings.text());
+        out::data(&out::hints(&findings.text()));
     }
     match findings.worst() {
         _ if !is_readable => Err(Failure::CONFIG),

@@ -284,7 +284,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Err(why) if *self.interrupt.borrow() => {
                 self.progress.say(&format!(
                     "{name}: stopped during its command ({why}); it stays drained; to send it \
-                     requests again: edgeway undrain {name}"
+                     requests again: `edgeway undrain {name}`"
                 ));
                 return Err(RolloutError::Interrupted);
             }
@@ -369,7 +369,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Err(WaitFailure::Interrupted) => {
                 self.progress.say(&format!(
                     "{name}: restarted, but still drained, because no check has passed yet; once \
-                     one passes: edgeway undrain {name}"
+                     one passes: `edgeway undrain {name}`"
                 ));
                 return Err(RolloutError::Interrupted);
             }
@@ -386,7 +386,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
         let name = &step.name;
         let Some(on_fail) = &step.on_fail else {
             self.progress
-                .say(&format!("once it is fixed: edgeway undrain {name}"));
+                .say(&format!("once it is fixed: `edgeway undrain {name}`"));
             return;
         };
         self.progress
@@ -404,7 +404,7 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
                     .say(&format!("{name}: back in rotation after `--on-fail`"));
             }
             Ok(Err(why)) => self.progress.say(&format!(
-                "{name}: {why}; it stays drained; once it is fixed: edgeway undrain {name}"
+                "{name}: {why}; it stays drained; once it is fixed: `edgeway undrain {name}`"
             )),
             // The message has been printed.
             Err(_) => {}

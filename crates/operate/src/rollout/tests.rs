@@ -164,7 +164,7 @@ async fn it_stops_at_the_first_that_does_not_come_back_which_stays_drained() {
         [
             "web/127.0.0.1:3001: did not come back within 4s: 0 good checks in a row, the \
              last one: connection refused; it stays drained, so no user reaches it",
-            "once it is fixed: edgeway undrain web/127.0.0.1:3001",
+            "once it is fixed: `edgeway undrain web/127.0.0.1:3001`",
             "not restarted: 127.0.0.1:3002",
         ]
     );
@@ -231,7 +231,7 @@ async fn an_interrupt_after_the_command_leaves_it_drained_with_a_note() {
     assert_eq!(done.log, ["drain 127.0.0.1:3000", "run restart node@3000"]);
     let lines = done.lines.join("\n");
     assert!(
-        lines.contains("edgeway undrain web/127.0.0.1:3000"),
+        lines.contains("`edgeway undrain web/127.0.0.1:3000`"),
         "{lines}"
     );
     assert!(
@@ -256,7 +256,7 @@ async fn a_command_that_ends_with_us_is_no_broken_build() {
     assert_eq!(done.log, ["drain 127.0.0.1:3000", "run restart node@3000"]);
     let lines = done.lines.join("\n");
     assert!(
-        lines.contains("edgeway undrain web/127.0.0.1:3000"),
+        lines.contains("`edgeway undrain web/127.0.0.1:3000`"),
         "{lines}"
     );
 }

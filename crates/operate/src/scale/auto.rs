@@ -155,11 +155,12 @@ fn is_kept_by_others(upstream: &UpstreamStatus, memory: &Memory) -> bool {
         return false;
     };
     let UpstreamStatus { name, .. } = upstream;
-    out::data(&format!(
+    let why = format!(
         "{name}: unchanged, since {} is {}; if no rollout is running: `edgeway undrain`, or \
          `edgeway scale {name} N`",
         backend.address, backend.state
-    ));
+    );
+    out::data(&out::hints(&why));
     true
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use edgeway_base::clock::Clock;
-use edgeway_status::{Snapshot, client::Target};
+use edgeway_status::{Snapshot, client::Target, snapshot::UpstreamStatus};
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use tokio::{process::Command, time::timeout};
@@ -105,7 +105,10 @@ impl Units {
             };
         };
         let wanted = wanted(snapshot, more, own_unit(snapshot.pid));
-        self.find(&wanted).await
+        let mut instances = self.find(&wanted).await;
+        let retiring = snapshot.upstreams.iter().filter_map(retiring);
+        instances.list.extend(retiring);
+        instances
     }
 
     /// Returns the units of apps and those of the patterns, wherever a gateway runs.
@@ -179,6 +182,18 @@ impl Units {
         }
         self.last = times;
     }
+}
+
+/// Returns the process that ends replaced releases of an upstream, which is no unit.
+fn retiring(upstream: &UpstreamStatus) -> Option<Instance> {
+    let releases = upstream.replaced_releases().join(" ");
+    Some(Instance {
+        unit: format!("ends releases of {}: {releases}", upstream.name),
+        state: "active".to_owned(),
+        detail: "running".to_owned(),
+        pid: Some(upstream.retiring?),
+        ..Instance::default()
+    })
 }
 
 /// Returns the patterns of units to show, by manager.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FAILING_RATE, FAILING_SHARE, Found, duration};
+use super::{FAILING_RATE, FAILING_SHARE, Found, before, duration};
 use crate::{
     latencies::Latencies,
     snapshot::{BackendStatus, UpstreamStatus},
@@ -26,16 +26,16 @@ pub fn is_in_rotation(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "healthy" | "slow_start")
 }
 
-/// Returns how long a backend has been down or ejected, as text.
-fn out_for(backend: &BackendStatus) -> Option<String> {
+/// Returns how long a backend has been down or ejected, in seconds.
+fn out_for(backend: &BackendStatus) -> Option<u64> {
     // Whole seconds are enough, and a negative time is none.
     let out = Duration::try_from_secs_f64(backend.out_for?).ok()?;
-    Some(uptime(out.as_secs()))
+    Some(out.as_secs())
 }
 
 /// Text on a backend out of rotation, behind its state: since when, until when, and why.
 pub fn absence(backend: &BackendStatus) -> Option<String> {
-    let out = out_for(backend);
+    let out = out_for(backend).map(uptime);
     let Some(left) = backend.ejected_for.filter(|_| backend.state == "ejected") else {
         return Some(format!(" for {}", out?));
     };
@@ -129,9 +129,11 @@ impl Found {
                     _ => ("backend_ejected", Some(ejection_cause(backend))),
                 };
                 let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
-                let out = out_for(backend).map_or_else(String::new, |out| format!(" for {out}"));
-                let text = format!("backend {name} is {state}{out}{cause}{}", left());
+                let out = out_for(backend);
+                let time = out.map_or_else(String::new, |out| format!(" for {}", uptime(out)));
+                let text = format!("backend {name} is {state}{time}{cause}{}", left());
                 self.error(kind, name, text, "the log of that app, and if it runs");
+                self.since(out.and_then(|out| before(self.at, out)));
             }
             _ => self.backend_in_rotation(upstream, backend, latencies),
         }

@@ -8,7 +8,8 @@ mod tests;
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use edgeway_base::out::hints;
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
@@ -43,6 +44,9 @@ pub struct Problem {
     pub subject: String,
     /// Sentence for people: the cause, the figures of the moment, and what to look at.
     pub text: String,
+    /// Time at which it began, if that is known; RFC 3339, UTC.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     /// Section of the status page with the details.
     #[serde(skip)]
     pub section: &'static str,
@@ -63,8 +67,20 @@ impl Problem {
             severity,
             kind,
             subject: subject.to_owned(),
-            text,
+            text: hints(&text).into_owned(),
+            since: None,
             section: "",
+        }
+    }
+
+    /// Returns the text, with the time at which the problem began.
+    pub fn line(&self) -> String {
+        match &self.since {
+            None => self.text.clone(),
+            Some(since) => {
+                let to_the_second = since.get(..19).unwrap_or(since);
+                format!("{} (since {to_the_second}Z)", self.text)
+            }
         }
     }
 }
@@ -83,6 +99,7 @@ edgeway_base::enum_table! {
 /// Finds the problems of a gateway at a time, the most serious first.
 pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
     let mut problems = Found {
+        at,
         section: "summary",
         list: Vec::new(),
     };
@@ -95,7 +112,7 @@ pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
             problems.memory(upstream, backend);
         }
         problems.upstream(upstream);
-        problems.canary(upstream, at);
+        problems.canary(upstream);
     }
     problems.section = "routes";
     for route in &status.routes {
@@ -113,7 +130,7 @@ pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
         !managed.any(|c| c.expires.is_none() && c.name.eq_ignore_ascii_case(&expiry.name))
     };
     for expiry in status.expiries.iter().filter(is_issued) {
-        problems.expiry(expiry, at);
+        problems.expiry(expiry);
     }
     problems.certificates(status);
     problems.section = "plugins";
@@ -121,6 +138,11 @@ pub fn of(status: &Snapshot, at: DateTime<Utc>) -> Vec<Problem> {
         for route in &plugin.routes {
             problems.plugin(plugin, route);
         }
+    }
+    for problem in problems.list.iter_mut().filter(|it| it.since.is_none()) {
+        let mut onsets = status.problem_onsets.iter();
+        let onset = onsets.find(|it| it.kind == problem.kind && it.subject == problem.subject);
+        problem.since = onset.map(|onset| onset.since.clone());
     }
     problems.list.sort_by_key(|problem| problem.severity);
     problems.list
@@ -171,6 +193,7 @@ fn duration(milliseconds: f64) -> String {
 
 /// The problems found so far.
 struct Found {
+    at: DateTime<Utc>,
     /// Section of the problems that are added next.
     section: &'static str,
     list: Vec<Problem>,
@@ -199,6 +222,13 @@ impl Found {
         self.list.push(problem);
     }
 
+    /// Records the time at which the problem began that was added last.
+    fn since(&mut self, since: Option<String>) {
+        if let Some(problem) = self.list.last_mut() {
+            problem.since = since.filter(|since| !since.is_empty());
+        }
+    }
+
     fn gateway(&mut self, status: &Snapshot) {
         for reason in &status.not_ready {
             let text = format!("not ready: {reason}");
@@ -221,12 +251,12 @@ impl Found {
                 .iter()
                 .filter(|reload| reload.error.is_some());
             let at = refused.map(|reload| &reload.at).max();
-            let at = at.map_or_else(String::new, |at| format!(" at {at}"));
             self.section = "reloads";
             let text = format!(
-                "the last reload was refused{at}, so the previous configuration stays in use: {first}"
+                "the last reload was refused, so the previous configuration stays in use: {first}"
             );
             self.warn("reload_refused", place(first), text, "`edgeway check`");
+            self.since(at.cloned());
         }
     }
 
@@ -244,16 +274,17 @@ impl Found {
         }
     }
 
-    fn canary(&mut self, upstream: &UpstreamStatus, at: DateTime<Utc>) {
+    fn canary(&mut self, upstream: &UpstreamStatus) {
         let Some(verdict) = &upstream.canary_verdict else {
             return;
         };
-        let at = u64::try_from(at.timestamp()).unwrap_or(0);
+        let at = u64::try_from(self.at.timestamp()).unwrap_or(0);
         let is_recent = at.saturating_sub(verdict.at) < ROLLBACK_IS_SHOWN.as_secs();
         if verdict.outcome == CanaryOutcome::RolledBack && is_recent {
             let name = &upstream.name;
             let text = format!("upstream {name}: {verdict}");
             self.warn("release_rolled_back", name, text, "the log of that release");
+            self.since(before(self.at, at.saturating_sub(verdict.at)));
         }
     }
 
@@ -306,20 +337,18 @@ impl Found {
         self.section = "shared";
         if let Some(redis) = status.redis.as_ref().filter(|redis| !redis.up) {
             let why = redis.last_error.as_deref().unwrap_or("no reason recorded");
-            let since = match &*redis.since {
-                "" => String::new(),
-                since => format!(" since {since}"),
-            };
             let address = &redis.address;
-            let text = format!("Redis at {address} is down{since}: {why}");
+            let text = format!("Redis at {address} is down: {why}");
             let look = "Redis and the network to it; each gateway goes on alone";
             self.error("redis_down", address, text, look);
+            self.since(Some(redis.since.clone()));
         }
         if let Some(link) = &status.purges
             && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)
         {
-            let text = format!("purges of other gateways may not reach this one since {since}");
+            let text = "purges of other gateways may not reach this one".to_owned();
             self.warn("purge_link", "", text, "the network to Redis");
+            self.since(Some(since.clone()));
         }
         self.section = "cache";
         if let Some(disk) = &status.cache_disk
@@ -330,11 +359,12 @@ impl Found {
             let text = format!("the cache folder {folder} is unused ({state}): {why}");
             let look = "the free space there (`df`), and its permissions";
             self.warn("cache_folder", folder, text, look);
+            self.since(Some(disk.since.clone()));
         }
     }
 
-    fn expiry(&mut self, expiry: &CertificateExpiry, at: DateTime<Utc>) {
-        let Some(left) = time_left(expiry, at) else {
+    fn expiry(&mut self, expiry: &CertificateExpiry) {
+        let Some(left) = time_left(expiry, self.at) else {
             return;
         };
         let (name, listener) = (&expiry.name, &expiry.listener);
@@ -370,6 +400,12 @@ impl Found {
             }
         }
     }
+}
+
+/// Returns the time that was this many seconds before `at`; RFC 3339, UTC.
+fn before(at: DateTime<Utc>, seconds: u64) -> Option<String> {
+    let then = at.checked_sub_signed(TimeDelta::try_seconds(seconds.try_into().ok()?)?)?;
+    Some(then.to_rfc3339_opts(SecondsFormat::Secs, true))
 }
 
 /// Returns the position in a message, such as `edgeway.yaml:3:5`, or nothing.

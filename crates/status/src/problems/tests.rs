@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     snapshot::{
-        BackendStatus, CacheDiskStatus, CertificateStatus, ConfigStatus, LogFailure, RestartAt,
-        RouteStatus, SlowRoute, UpstreamTraffic,
+        BackendStatus, CacheDiskStatus, CertificateStatus, ConfigStatus, LogFailure, ProblemOnset,
+        RestartAt, RouteStatus, SlowRoute, UpstreamTraffic,
     },
     table,
 };
@@ -353,4 +353,39 @@ fn a_log_that_cannot_be_written_is_a_problem() {
     let text = "the access log /var/log/a.log cannot be written: No space left on device; lines \
                 are kept in memory, and 7 were dropped";
     assert_eq!(found(&status), [("summary", text.to_owned())]);
+}
+
+#[test]
+fn a_problem_says_since_when_by_its_own_record_or_by_the_log_of_problems() {
+    let mut status = table::testkit::full();
+    let onset = |kind: &str, subject: &str| ProblemOnset {
+        kind: kind.into(),
+        subject: subject.into(),
+        since: "2027-01-16T09:59:00.000Z".into(),
+    };
+    status.problem_onsets = vec![
+        onset("plugin_suspended", "ab-split on api"),
+        // It has a record of its own.
+        onset("redis_down", "10.0.0.5:6379"),
+        // Controls: another subject, another kind.
+        onset("certificate_order", "other.example.com"),
+        onset("certificate_missing", "www.example.com"),
+    ];
+    let list = of(&status, time_of(&status).unwrap());
+    let since = list.iter().map(|it| {
+        let since = it.since.as_deref().and_then(|since| since.get(11..19));
+        (it.kind, since.unwrap_or_default())
+    });
+    assert_eq!(
+        since.collect::<Vec<_>>(),
+        [
+            // At 10:03:04 it is ejected for 65 s.
+            ("backend_ejected", "10:01:59"),
+            ("redis_down", "09:30:00"),
+            ("purge_link", "09:30:03"),
+            ("cache_folder", "09:31:00"),
+            ("certificate_order", ""),
+            ("plugin_suspended", "09:59:00"),
+        ]
+    );
 }

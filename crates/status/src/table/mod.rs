@@ -1,9 +1,8 @@
 //! A snapshot as text for a terminal: aligned columns, no colour, data only.
 
-use std::fmt::Write as _;
+mod layout;
 
-use edgeway_base::out::printable;
-
+use self::layout::Layout;
 use super::{
     latencies::{self, Slowness},
     plugins, problems,
@@ -14,12 +13,11 @@ use super::{
     },
 };
 
-/// Renders the whole status as `edgeway status` prints it.
-pub fn render_text(snapshot: &Snapshot) -> String {
-    let mut out = String::with_capacity(2048);
+/// Renders the whole status as `edgeway status` prints it, in lines that are no longer than `width`.
+pub fn render_text(snapshot: &Snapshot, width: Option<usize>) -> String {
+    let mut out = Layout::new(width);
     put_head(&mut out, snapshot);
-    put_section(
-        &mut out,
+    out.table(
         &["LISTENER", "ADDRESS", "OPEN", "ACCEPTED"],
         snapshot.listeners.iter().map(|listener| {
             [
@@ -30,28 +28,23 @@ pub fn render_text(snapshot: &Snapshot) -> String {
             ]
         }),
     );
-    put_section(
-        &mut out,
+    out.table(
         &["CERTIFICATE", "EXPIRES", "NEXT", "NOTES"],
         (snapshot.certificates.iter().map(certificate_row)).chain(file_rows(snapshot)),
     );
-    put_section(
-        &mut out,
+    out.table(
         &["REDIS", "ADDRESS", "STATE", "SINCE", "NOTES"],
         snapshot.redis.iter().map(redis_row),
     );
-    put_section(
-        &mut out,
+    out.table(
         &["GATEWAY", "PURGES", "APPLIED", "NOTES"],
         snapshot.purges.iter().flat_map(gateway_rows),
     );
-    put_section(
-        &mut out,
+    out.table(
         &["CACHE FOLDER", "STATE", "SINCE", "OBJECTS", "USED", "NOTES"],
         snapshot.cache_disk.iter().map(disk_row),
     );
-    put_section(
-        &mut out,
+    out.table(
         &[
             "UPSTREAM",
             "BACKEND",
@@ -66,23 +59,28 @@ pub fn render_text(snapshot: &Snapshot) -> String {
         latencies::backends(&snapshot.upstreams)
             .map(|(upstream, backend, slow)| backend_row(upstream, backend, slow)),
     );
-    put_section(
-        &mut out,
+    out.table(
+        &["UPSTREAM", "REPLACED", "ENDED BY"],
+        snapshot.upstreams.iter().filter_map(|upstream| {
+            let by = format!("process {}", upstream.retiring?);
+            let releases = upstream.replaced_releases().join(" ");
+            Some([upstream.name.clone(), releases, by])
+        }),
+    );
+    out.table(
         &["UPSTREAM", "CANARY"],
         snapshot
             .upstreams
             .iter()
             .filter_map(|upstream| Some([upstream.name.clone(), upstream.trial_text()?])),
     );
-    put_section(
-        &mut out,
+    out.table(
         &[
             "PLUGIN", "FILE", "VERSION", "LOADED", "ROUTES", "CALLS", "FAILED", "HEAP", "NOTES",
         ],
         snapshot.plugins.iter().map(plugins::row),
     );
-    put_section(
-        &mut out,
+    out.table(
         &[
             "ROUTE", "MATCH", "ACTION", "RATE", "5XX", "P95", "P99", "HITS", "FILTERS",
         ],
@@ -104,7 +102,7 @@ pub fn render_text(snapshot: &Snapshot) -> String {
             ]
         }),
     );
-    out
+    out.text
 }
 
 fn milliseconds(value: Option<f64>) -> String {
@@ -113,9 +111,8 @@ fn milliseconds(value: Option<f64>) -> String {
 
 /// Renders the banned clients as `edgeway bans` prints them.
 pub fn render_bans(bans: &[BanStatus]) -> String {
-    let mut out = String::with_capacity(80 * bans.len());
-    put_section(
-        &mut out,
+    let mut out = Layout::new(None);
+    out.table(
         &["ADDRESS", "UNTIL", "SINCE", "BY", "STRIKES", "REASON"],
         bans.iter().map(|ban| {
             [
@@ -128,10 +125,10 @@ pub fn render_bans(bans: &[BanStatus]) -> String {
             ]
         }),
     );
-    out.trim_start().to_owned()
+    out.text.trim_start().to_owned()
 }
 
-fn put_head(out: &mut String, snapshot: &Snapshot) {
+fn put_head(out: &mut Layout, snapshot: &Snapshot) {
     let state = match snapshot.state {
         State::Starting => "starting",
         State::Serving => "serving",
@@ -166,7 +163,7 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
         ));
     }
     for problem in problems::of(snapshot, at) {
-        lines.push((problem.severity.name(), problem.text));
+        lines.push((problem.severity.name(), problem.line()));
     }
     if !config.profiles.is_empty() {
         let active = config.profile.as_deref().unwrap_or("none");
@@ -180,8 +177,7 @@ fn put_head(out: &mut String, snapshot: &Snapshot) {
         lines.push(("bans", bans_line(bans)));
     }
     for (name, text) in lines {
-        // Writing to a String cannot fail.
-        let _infallible = writeln!(out, "{name:<10} {}", printable(&text));
+        out.fact(name, &text);
     }
 }
 
@@ -350,6 +346,7 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if backend.backup {
         notes.push("backup".to_owned());
     }
+    notes.extend(backend.release.as_ref().map(|it| format!("release {it}")));
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
     }
@@ -376,41 +373,6 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
         notes.push("none is healthy, so all are used".to_owned());
     }
     notes
-}
-
-/// Appends a table after an empty line. Without rows it appends nothing.
-fn put_section<const N: usize>(
-    out: &mut String,
-    titles: &[&str; N],
-    rows: impl Iterator<Item = [String; N]>,
-) {
-    let rows: Vec<[String; N]> = rows.map(|row| row.map(|cell| printable(&cell))).collect();
-    if rows.is_empty() {
-        return;
-    }
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .chain([titles[column].len()])
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: [usize; N] = std::array::from_fn(width);
-    out.push('\n');
-    put_row(out, titles, &widths);
-    for row in &rows {
-        put_row(out, &row.each_ref().map(String::as_str), &widths);
-    }
-}
-
-fn put_row<const N: usize>(out: &mut String, cells: &[&str; N], widths: &[usize; N]) {
-    let start = out.len();
-    for (cell, width) in cells.iter().zip(widths) {
-        // Writing to a String cannot fail.
-        let _infallible = write!(out, "{cell:<width$}  ");
-    }
-    out.truncate(start + out[start..].trim_end().len());
-    out.push('\n');
 }
 
 /// Formats the two largest units: `3d 4h`, `12min 5s`.

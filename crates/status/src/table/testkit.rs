@@ -167,6 +167,7 @@ pub fn full() -> Snapshot {
             upstream: Some("api".into()),
         }],
         failing_logs: Vec::new(),
+        problem_onsets: Vec::new(),
         upstreams: vec![
             serde_json::from_value(json!({
                 "name": "web",

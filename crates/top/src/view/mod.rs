@@ -98,7 +98,7 @@ pub(super) fn text(observation: &Observation) -> String {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let _infallible = write!(text, "\n{severity}: {}", printable(&alarm.text));
+        let _infallible = write!(text, "\n{severity}: {}", printable(&alarm.line()));
     }
     if !alarms.is_empty() {
         text.push('\n');

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use chrono::{DateTime, Utc};
-use edgeway_base::out::printable;
+use edgeway_base::out::{self, printable};
 use edgeway_status::Snapshot;
 use ratatui::{
     buffer::Buffer,
@@ -168,10 +168,14 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
     }
     let shown = usize::from((area.height / ALARMS_SHARE).clamp(1, ALARMS));
     for alarm in alarms.iter().take(shown) {
-        say(&mut free, &format!("! {}", alarm.text), tone(alarm));
+        say(&mut free, &format!("! {}", alarm.line()), tone(alarm));
     }
     if alarms.len() > shown {
-        let more = format!("! and {} more: edgeway top --once", alarms.len() - shown);
+        let more = format!(
+            "! and {} more: {} top --once",
+            alarms.len() - shown,
+            out::program()
+        );
         say(&mut free, &more, Tone::Dim);
     }
     free.top(u16::from(area.height > 16));

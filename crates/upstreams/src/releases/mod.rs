@@ -5,6 +5,7 @@ mod warm_up;
 
 use std::{
     borrow::Cow,
+    fs, io,
     net::IpAddr,
     path::{self, PathBuf},
     sync::Arc,
@@ -68,6 +69,16 @@ pub struct ReleaseSettings {
     pub vault_size: u64,
     #[serde(default)]
     pub canary: CanarySettings,
+}
+
+impl ReleaseSettings {
+    /// Returns the id of the process that ends replaced releases, if one runs: it locks the file.
+    pub fn retiring(&self) -> Option<u32> {
+        let file = fs::File::open(self.folder.join(".state/retire.lock")).ok()?;
+        let is_free = file.try_lock_shared().is_ok();
+        let id = io::read_to_string(file).ok().filter(|_| !is_free)?;
+        id.trim().parse().ok()
+    }
 }
 
 /// Way in which an instance is started.

@@ -69,6 +69,14 @@ function program() {
   return path.join(path.dirname(manifest), 'bin', 'edgeway');
 }
 
+/** Command that starts this launcher: its name, unless only a package manager finds it. */
+function calledAs() {
+  if (!process.argv[1].split(path.sep).includes('node_modules')) return 'edgeway';
+  const [manager] = (process.env.npm_config_user_agent ?? '').split('/');
+  const others = { pnpm: 'pnpm exec edgeway', yarn: 'yarn edgeway', bun: 'bunx edgeway' };
+  return others[manager] ?? 'npx edgeway';
+}
+
 /** True if a signal of the terminal reaches the program as well: all of its foreground group. */
 function isInForeground() {
   try {
@@ -125,4 +133,6 @@ function run(file, args) {
   });
 }
 
+// The program names itself so in its hints.
+process.env.EDGEWAY_CALLED_AS ??= calledAs();
 run(program(), process.argv.slice(2));

@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header},
     response::{Html, IntoResponse as _, Response},
 };
+use edgeway_base::out::hints;
 use edgeway_proxy::live::audit::Actor;
 use serde::Deserialize;
 
@@ -47,7 +48,7 @@ pub(super) async fn form(
             RejectionReason::LoginRate,
         ];
         let reason = reasons.into_iter().find(|reason| reason.word() == word)?;
-        Some(reason.refused().message)
+        Some(hints(&reason.refused().message).into_owned())
     });
     let has_token = served.actions.token().is_some();
     let page = view::login(query.link.as_deref(), why.as_deref(), has_token);

@@ -1,5 +1,6 @@
 //! Results of forms, as they are shown on the page.
 
+use edgeway_base::out::hints;
 use edgeway_cache::purge::Receipt;
 use edgeway_gateway::{
     explain::{ExplainRequest, Explanation, StoredEntry},
@@ -15,7 +16,7 @@ use crate::{
 };
 
 pub(super) fn failed(refused: &ActionError) -> Markup {
-    html! { p class="bad" { (refused.message) } p class="soft" { code { (refused.reason) } } }
+    html! { p class="bad" { (hints(&refused.message)) } p class="soft" { code { (refused.reason) } } }
 }
 
 /// The refusal to drain the last backend, with the form that does it all the same.

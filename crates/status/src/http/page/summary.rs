@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::tables::{mark, plural};
+use super::tables::{mark, plural, when};
 use crate::problems::{Problem, Severity};
 
 /// Numbers of errors and warnings, for the heading.
@@ -36,6 +36,9 @@ pub(super) fn list(problems: &[Problem]) -> Markup {
                     li class=(problem.severity.name()) {
                         strong { (problem.severity.name()) } " "
                         a href={ "#" (problem.section) } { (problem.text) }
+                        @if let Some(since) = &problem.since {
+                            span class="soft" { " since " (when(since)) " UTC" }
+                        }
                     }
                 }
             }

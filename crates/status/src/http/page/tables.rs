@@ -1,6 +1,7 @@
 //! The sections of the page: one function for each, with nothing if there is nothing to show.
 //! Every value is escaped.
 
+use edgeway_base::out::program;
 use maud::{Markup, PreEscaped, html};
 
 use super::{
@@ -229,7 +230,7 @@ fn ban_table(bans: &[BanStatus], csrf: Option<&str>) -> Markup {
             }
         }
         @if bans.len() > SHOWN {
-            tr { td colspan="5" class="soft" { "and " (bans.len() - SHOWN) " more: edgeway bans" } }
+            tr { td colspan="5" class="soft" { "and " (bans.len() - SHOWN) " more: " code { (program()) " bans" } } }
         }
     };
     table(&["Banned client", "Reason", "By", "Until", ACTION], &rows)

@@ -1,5 +1,6 @@
 //! The page as a whole, the login, and the forms that are not replaced.
 
+use edgeway_base::out;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::{
@@ -191,7 +192,7 @@ pub(super) fn login(link: Option<&str>, why: Option<&str>, has_token: bool) -> M
                 }
                 p class="soft" {
                     @if has_token { "Or run " } @else { "Run " }
-                    code { "edgeway page" }
+                    code { (out::program()) " page" }
                     " on the gateway's machine: it prints a link that opens this page."
                 }
             }
