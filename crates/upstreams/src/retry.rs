@@ -61,6 +61,7 @@ pub fn may_retry(
         }
         AttemptFailure::Connect | AttemptFailure::Stopping { .. } => RetryOn::Connect,
         AttemptFailure::Reset => RetryOn::Reset,
+        AttemptFailure::Status(500) => RetryOn::Status500,
         AttemptFailure::Status(502) => RetryOn::Status502,
         AttemptFailure::Status(503) => RetryOn::Status503,
         AttemptFailure::Status(504) => RetryOn::Status504,

@@ -165,7 +165,11 @@ fn response(
         }
     }
     for (name, [theirs, ours]) in fields {
-        let is_of_page = is_page && matches!(name, "content-type" | "etag" | "last-modified");
+        let is_of_page = is_page
+            && matches!(
+                name,
+                "content-type" | "content-encoding" | "etag" | "last-modified"
+            );
         if theirs == ours || is_of_page || NOT_COMPARED.iter().any(|(given, _)| *given == name) {
             continue;
         }

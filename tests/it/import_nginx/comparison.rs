@@ -5,7 +5,7 @@ use std::{fs, net::SocketAddr, path::Path};
 
 use tokio::process::Command;
 
-use crate::support::{gateway::Gateway, nginx::Nginx};
+use crate::support::{certificates::Ca, gateway::Gateway, nginx::Nginx};
 
 /// Paths of the log, and what becomes of each.
 const EQUAL: [&str; 3] = ["/same", "/file.html", "/moved"];
@@ -17,13 +17,23 @@ async fn compare(
     config: &Path,
     log: &Path,
 ) -> (bool, String) {
+    compare_with(&format!("http://{nginx}"), gateway, (config, log), &[]).await
+}
+
+async fn compare_with(
+    nginx: &str,
+    gateway: SocketAddr,
+    (config, log): (&Path, &Path),
+    more: &[&str],
+) -> (bool, String) {
     let ran = Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .args(["import", "nginx"])
         .arg(config)
         .args(["--compare", &format!("http://{gateway}")])
-        .args(["--nginx", &format!("http://{nginx}"), "--host", "a.test"])
+        .args(["--nginx", nginx, "--host", "a.test"])
         .arg("--log")
         .arg(log)
+        .args(more)
         .output()
         .await
         .expect("the program runs");
@@ -113,4 +123,44 @@ routes:
     let (is_equal, text) = compare(nginx.address, ([127, 0, 0, 1], 9).into(), &config, &log).await;
     assert!(!is_equal);
     assert!(text.contains("the gateway does not respond"), "{text}");
+}
+
+#[tokio::test]
+async fn a_site_with_tls_is_compared_by_its_name() {
+    let home = tempfile::tempdir().expect("a folder for the test can be made");
+    let file = |name: &str| home.path().join(name);
+    let ca = Ca::new();
+    let issued = ca.site(&["a.test"]);
+    for (name, text) in [
+        ("ca", ca.pem()),
+        ("cert", &issued.cert),
+        ("key", &issued.key),
+    ] {
+        fs::write(file(&format!("{name}.pem")), text).expect("the folder takes files");
+    }
+    let nginx = Nginx::start(home.path(), |address| {
+        let folder = home.path().display();
+        format!(
+            "server {{ listen {address} ssl; server_name a.test; ssl_certificate {folder}/cert.pem;
+             ssl_certificate_key {folder}/key.pem; location / {{ return 200 same; }} }}"
+        )
+    })
+    .await;
+    let gateway = Gateway::start(
+        "routes: [{ match: { path: /* }, respond: { body: same, content_type: text/plain } }]",
+    )
+    .await;
+    let (config, log) = (file("nginx.conf"), file("other.log"));
+    fs::write(&log, "- [now] \"GET /same HTTP/1.1\" 200 1\n").expect("the folder takes files");
+    let (url, to) = (format!("https://{}", nginx.address), gateway.address());
+    let certificates = file("ca.pem").display().to_string();
+    let (is_equal, text) = compare_with(&url, to, (&config, &log), &["--ca", &certificates]).await;
+    assert!(is_equal, "{text}");
+    assert!(text.contains("1 with the same response"), "{text}");
+    // Nothing is sent to a site whose certificate nobody knows.
+    let (is_equal, text) = compare_with(&url, to, (&config, &log), &[]).await;
+    assert!(
+        !is_equal && text.contains("nginx does not respond"),
+        "{text}"
+    );
 }

@@ -180,7 +180,7 @@ pub(super) fn fits(entry: &Entry, effect: &Effect<'_>) -> bool {
         let has = |name: &str| effect.request.header(name).is_some();
         let is_conditional = has("if-none-match") || has("if-modified-since");
         let is_returned = name == "return"
-            && note.contains("conditions")
+            && note.contains("condition")
             && is_either_304
             && is_conditional
             && [theirs, ours].contains(&effect.directive.first());
@@ -325,7 +325,8 @@ fn is_refused_page(note: &str, effect: &Effect<'_>) -> bool {
 fn is_of_page(entry: &Entry, (theirs, ours): (&str, &str), effect: &Effect<'_>) -> bool {
     let request = effect.request;
     let is_entry = |word: &str| entry.directive == "error_page" && entry.note.contains(word);
-    let is_too_large = theirs == "413" && !request.body.is_empty() && ours.starts_with(['4', '5']);
+    let is_too_large = !request.body.is_empty()
+        && (theirs == "413" && ours.starts_with(['4', '5']) || ours == "413");
     // The gateway has the status of the entry, nginx what it made of the request for the page.
     let mut words = effect.directive.arguments().iter();
     let given = words.find_map(|word| word.strip_prefix('='));
@@ -403,7 +404,8 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
     };
     match &difference.what {
         What::Target => {
-            let has_mark = difference.own == format!("{}?", difference.nginx);
+            let has_mark = difference.own == format!("{}?", difference.nginx)
+                || difference.nginx == format!("{}?", difference.own);
             is_spelling || has_mark && note.contains("`?` without a query")
         }
         What::Status => is_refused(difference),

@@ -101,6 +101,17 @@ impl Shape {
         &self.files["nginx.conf"]
     }
 
+    /// Returns the number of its lines with something on them, those of files that it includes too.
+    pub(super) fn lines(&self) -> usize {
+        let files = self.files.iter();
+        let is_used = |name: &str| {
+            let folder = format!("{}/", name.split('/').next().unwrap_or_default());
+            name == "nginx.conf" || self.files.values().any(|text| text.contains(&folder))
+        };
+        let used = files.filter(|(name, _)| is_used(name));
+        used.map(|(_, text)| filled(text)).sum()
+    }
+
     /// Returns the ports that the shape listens on.
     pub(super) fn listens(&self) -> BTreeSet<u16> {
         let all = self.files.values();
@@ -172,6 +183,11 @@ impl Shape {
             .map(|(name, text)| (name.clone(), render(text)))
             .collect()
     }
+}
+
+/// Returns the number of lines with something on them.
+pub(super) fn filled(text: &str) -> usize {
+    text.lines().filter(|line| !line.trim().is_empty()).count()
 }
 
 fn numbers(pattern: &str, text: &str) -> BTreeSet<u16> {
@@ -382,6 +398,27 @@ impl Report {
     }
 }
 
+/// Imports a shape; returns the configuration, and the report in this form.
+pub(super) async fn imported(shape: &Shape, side: &Side, form: &str) -> (String, String) {
+    side.write(&shape.rendered(side));
+    let main = side.folder.join("nginx.conf");
+    let out = side.folder.join("edgeway.yaml");
+    let ran = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["import", "nginx"])
+        .arg(&main)
+        .arg("--out")
+        .arg(&out)
+        .args(["--report", form])
+        .output()
+        .await
+        .expect("the program runs");
+    let errors = String::from_utf8_lossy(&ran.stderr);
+    let text = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success(), "{}: {errors}\n{text}", shape.name);
+    let yaml = fs::read_to_string(&out).expect("the import writes it");
+    (yaml, text)
+}
+
 /// Gateway with an imported shape.
 pub(super) struct Edge {
     pub(super) gateway: Gateway,
@@ -392,30 +429,15 @@ pub(super) struct Edge {
 
 impl Edge {
     pub(super) async fn start(shape: &Shape, side: Side) -> Self {
-        side.write(&shape.rendered(&side));
-        let main = side.folder.join("nginx.conf");
-        let out = side.folder.join("edgeway.yaml");
         let started = tokio::time::Instant::now();
-        let ran = Command::new(env!("CARGO_BIN_EXE_edgeway"))
-            .args(["import", "nginx"])
-            .arg(&main)
-            .arg("--out")
-            .arg(&out)
-            .args(["--report", "json"])
-            .output()
-            .await
-            .expect("the program runs");
+        let (yaml, text) = imported(shape, &side, "json").await;
         let import_time = started.elapsed();
-        let errors = String::from_utf8_lossy(&ran.stderr);
-        let text = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success(), "{}: {errors}\n{text}", shape.name);
         let mut report: Report = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{}: {error}: {text}", shape.name));
         // Names of headers are compared without case.
         for entry in report.changed.iter_mut().chain(&mut report.not_carried) {
             entry.note = entry.note.to_lowercase();
         }
-        let yaml = fs::read_to_string(&out).expect("the import writes it");
         Self {
             gateway: Gateway::start(&yaml).await,
             side,

@@ -79,7 +79,7 @@ impl Location {
     /// Returns a path of this location.
     pub(super) fn path(&self, random: &mut fastrand::Rng) -> String {
         if self.compares != Compares::Regex {
-            return self.text.clone();
+            return self.text.replace(' ', "%20").replace('é', "%C3%A9");
         }
         // Clients write this letter encoded: what follows it is no part of a request.
         let text = sample(&self.text, random).replace('#', "%23");

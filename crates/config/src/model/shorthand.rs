@@ -11,10 +11,13 @@ use serde_json::json;
 
 use super::{
     BackendConfig, BackendTarget, HealthConfig, InFlightConfig, RedirectConfig, RespondConfig,
-    Spanned, StatusSet, UpstreamTlsConfig, WatchConfig, WebsocketConfig, route::RedirectMapping,
-    upstream::BackendMapping,
+    Spanned, StatusSet, TimeoutsConfig, UpstreamTlsConfig, WatchConfig, WebsocketConfig,
+    route::RedirectMapping, upstream::BackendMapping,
 };
-use crate::tree::short::{self, FromMapping, Short, flag_enables, reads_short, short_form};
+use crate::{
+    base::units::Span,
+    tree::short::{self, FromMapping, Short, flag_enables, reads_short, short_form},
+};
 
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
@@ -23,6 +26,7 @@ short_form!(
     HealthConfig,
     InFlightConfig,
     RespondConfig,
+    TimeoutsConfig,
     UpstreamTlsConfig,
     WatchConfig,
     WebsocketConfig
@@ -144,6 +148,22 @@ impl Short for InFlightConfig {
             }),
             _ => Err(format!("must be from 1 to {}, found {number}", u32::MAX)),
         })
+    }
+}
+
+impl Short for TimeoutsConfig {
+    const WHAT: &'static str =
+        "a time for each step, such as `1min`, or a mapping such as `{ first_byte: 5min }`";
+
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let read = text.parse::<Span>().map_err(|error| error.to_string());
+        Some(read.map(|time| Self {
+            connect: time,
+            first_byte: time,
+            idle: time,
+            stream_idle: time,
+            total: None,
+        }))
     }
 }
 
@@ -364,6 +384,6 @@ pub(super) fn or_a_path(schema: &mut Schema) {
 pub(super) fn or_a_status_number(schema: &mut Schema) {
     short::or(
         schema,
-        json!({ "type": "integer", "enum": [502, 503, 504] }),
+        json!({ "type": "integer", "enum": [500, 502, 503, 504] }),
     );
 }

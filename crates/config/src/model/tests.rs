@@ -46,6 +46,21 @@ fn refused<T: DeserializeOwned + Debug>(text: &str, expected: &str) {
     assert_eq!(value::<T>(text).unwrap_err(), [expected], "{text}");
 }
 
+#[test]
+fn one_time_stands_for_all_steps_to_a_backend() {
+    let timeouts = value::<TimeoutsConfig>("1min").unwrap();
+    let all = [
+        timeouts.connect,
+        timeouts.first_byte,
+        timeouts.idle,
+        timeouts.stream_idle,
+    ];
+    assert_eq!(all, [Span::secs(60); 4]);
+    assert_eq!(timeouts.total, None);
+    let message = &value::<TimeoutsConfig>("5 parsecs").unwrap_err()[0];
+    assert!(message.contains("invalid duration"), "{message}");
+}
+
 const WHOLE: &str = r#"
 listeners:
   - address: 127.0.0.1:8080

@@ -289,9 +289,10 @@ impl StatusSet {
     }
 }
 
-/// Time limits of each step towards a backend.
+/// Time limits of each step towards a backend: a mapping, or one time for all of them but `total`.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
-#[serde(deny_unknown_fields, default)]
+#[serde(remote = "Self", deny_unknown_fields, default)]
+#[schemars(transform = short::or_text)]
 pub struct TimeoutsConfig {
     /// TCP connect (and TLS handshake).
     #[default(Span::secs(1))]
@@ -320,7 +321,8 @@ pub struct RetryConfig {
     #[schemars(range(min = 1))]
     #[default(2)]
     pub attempts: u32,
-    /// Failures after which a request is sent again: `connect`, `reset`, `502`, `503`, `504`.
+    /// Failures after which a request is sent again: `connect`, `reset`, `500`, `502`, `503`,
+    /// `504`.
     #[default(vec![RetryOn::Connect, RetryOn::Reset])]
     pub on: Vec<RetryOn>,
     /// Retries allowed as a share of requests over the last 10 s (and at least 3 in any 10 s).
@@ -337,6 +339,8 @@ pub enum RetryOn {
     /// Reset or close before the first byte of a response.
     #[serde(rename = "reset")]
     Reset,
+    #[serde(rename = "500")]
+    Status500,
     #[serde(rename = "502")]
     Status502,
     #[serde(rename = "503")]

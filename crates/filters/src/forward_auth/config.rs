@@ -52,7 +52,8 @@ pub struct ForwardAuthConfig {
     /// `-Host`, `-Uri` and `-For`.
     #[default(["Cookie", "Authorization"].map(|name| Spanned::nowhere(name.to_owned())).into())]
     headers: Vec<Spanned<String>>,
-    /// Response headers of the service that are sent to the backend. Clients cannot send them.
+    /// Response headers of the service that are sent to the backend, as `X-User` or under another
+    /// name: `X-User as X-Remote-User`. Clients cannot send them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     copy: Vec<Spanned<String>>,
     /// Response header of the service that identifies the user, for limits and logs.
@@ -112,7 +113,7 @@ impl ForwardAuthConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ForwardAuth> {
         let url = self.uri(cx);
         let sent = self.sent(cx);
-        let copied = names(&self.copy, cx);
+        let (copied, given): (Vec<_>, Vec<_>) = copies(&self.copy, cx).into_iter().unzip();
         let user = self.user.as_ref();
         let user = user.and_then(|user| header_name(user, cx));
         let bounds = cx.checked(|cx| self.check_bounds(cx));
@@ -127,8 +128,9 @@ impl ForwardAuthConfig {
             fetch,
             deadline: self.timeout.value.0,
             sent: sent.into(),
-            own: GatewayHeaders::new(copied.iter().cloned()),
+            own: GatewayHeaders::new(given.iter().cloned()),
             copied: copied.into(),
+            given: given.into(),
             user,
             cache: self.cache.map(|lasts| Cache {
                 lasts: lasts.value.0,
@@ -229,14 +231,27 @@ impl ForwardAuthConfig {
     }
 }
 
-/// Parses names of headers that the backend gets from the service.
-fn names(written: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Vec<HeaderName> {
-    let mut names = Vec::with_capacity(written.len());
+/// Parses names of headers of the service, each with the name that it has for the backend.
+fn copies(
+    written: &[Spanned<String>],
+    cx: &mut CompileContext<'_>,
+) -> Vec<(HeaderName, HeaderName)> {
+    const CODE: &str = "edgeway::forward_auth::copy";
+    let mut names = Vec::<(HeaderName, HeaderName)>::with_capacity(written.len());
     for text in written {
-        if let Some(name) = cx.own_header(text, "edgeway::forward_auth::copy")
-            && !names.contains(&name)
+        let (read, given) = match text.value.split_once(" as ") {
+            Some((read, given)) => (read.trim(), given.trim()),
+            None => (&*text.value, &*text.value),
+        };
+        let place = text.place;
+        let mut name = |name: &str| {
+            let value = name.to_owned();
+            cx.own_header(&Spanned { value, place }, CODE)
+        };
+        if let (Some(read), Some(given)) = (name(read), name(given))
+            && names.iter().all(|(_, known)| *known != given)
         {
-            names.push(name);
+            names.push((read, given));
         }
     }
     names

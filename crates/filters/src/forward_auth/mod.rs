@@ -66,6 +66,8 @@ pub struct ForwardAuth {
     sent: Box<[HeaderName]>,
     /// Response headers of the service that the backend gets.
     copied: Box<[HeaderName]>,
+    /// Names of these headers for the backend.
+    given: Box<[HeaderName]>,
     own: GatewayHeaders,
     user: Option<HeaderName>,
     cache: Option<Cache>,
@@ -136,7 +138,7 @@ impl Filter for ForwardAuth {
     fn on_upstream(&self, ex: &mut Exchange<'_>, headers: &mut HeaderMap) {
         self.own.strip(headers);
         if let Some(VerdictHeaders(allowed)) = ex.facts.slot() {
-            for (name, values) in self.copied.iter().zip(&allowed.copied) {
+            for (name, values) in self.given.iter().zip(&allowed.copied) {
                 for value in values {
                     headers.append(name, value.clone());
                 }

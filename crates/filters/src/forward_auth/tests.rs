@@ -194,6 +194,11 @@ fn headers_of_the_service_reach_the_backend_and_those_of_the_client_do_not() {
     for absent in ["x-team", "x_user"] {
         assert_eq!(given(check.last(), absent), [""; 0], "{absent}");
     }
+    let renamed = service
+        .filter(", copy: [X-User as X-Role]")
+        .send("GET", "/", &forged, &[]);
+    assert_eq!(given(renamed.last(), "x-role"), ["ann"]);
+    assert_eq!(given(renamed.last(), "x-user"), ["root"]);
     // The same holds for requests that pass without a verdict.
     service.set(|script| script.status = 500);
     let lenient = service.filter(", copy: [X-User], on_error: allow");
@@ -405,6 +410,7 @@ fn mistakes_are_refused_with_a_remedy() {
     );
     check_messages(&with("copy: [Content-Length]"), &["reserved header name"]);
     check_messages(&with("copy: [X_User]"), &["underscore"]);
+    check_messages(&with("copy: [X-User as Host]"), &["reserved header name"]);
     check_messages(&with("user: 'a b'"), &["cannot be forwarded"]);
     check_messages(&with("timeout: 0s"), &["`timeout: 0s` is not between"]);
     check_messages(&with("cache: 1h"), &["`cache: 1h` is not between"]);

@@ -486,6 +486,12 @@ impl<'a> Routes<'a, '_> {
     /// Translates media types that are not those of all locations.
     fn media_types(&mut self, scope: &Scope<'_>, files: &mut Value) {
         let own = scope.nearest("types");
+        for types in &own {
+            types.carried("");
+            for entry in types.children() {
+                entry.carried("");
+            }
+        }
         let is_own = |name: &str| {
             let found = scope.one(name);
             found.is_some_and(|found| self.http.own(name).iter().all(|one| one.id != found.id))

@@ -8,6 +8,7 @@ use std::{
     io::{self, BufRead as _, BufReader},
     net::{SocketAddr, ToSocketAddrs as _},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -52,6 +53,9 @@ pub(super) struct Comparison {
         default_value = "http://127.0.0.1:80"
     )]
     nginx: Uri,
+    /// PEM file with the CA certificates of both, if the system does not know them
+    #[arg(long, value_name = "FILE", requires = "compare")]
+    ca: Option<PathBuf>,
     /// Access log with the requests; those of the configuration if absent
     #[arg(long, value_name = "FILE", requires = "compare")]
     log: Option<PathBuf>,
@@ -97,8 +101,8 @@ impl Comparison {
             return Err("no address of a gateway was given".to_owned());
         };
         let sides = Sides {
-            nginx: client(&self.nginx)?,
-            gateway: client(gateway)?,
+            nginx: self.client(&self.nginx)?,
+            gateway: self.client(gateway)?,
         };
         let mut requests = Vec::new();
         for log in self.logs(http, servers)? {
@@ -128,6 +132,29 @@ impl Comparison {
             .build()
             .map_err(|error| error.to_string())?;
         runtime.block_on(sides.compare(&latest))
+    }
+
+    /// Creates a client that connects to the address of `url` for every host.
+    fn client(&self, url: &Uri) -> Result<Side, String> {
+        let bad = |why: &str| format!("cannot compare with `{url}`: {why}");
+        let (scheme, port) = match url.scheme_str() {
+            Some("http") => ("http", 80),
+            Some("https") => ("https", 443),
+            _ => return Err(bad("write an address such as `https://127.0.0.1:8443`")),
+        };
+        let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+        let address: Option<SocketAddr> = (host, url.port_u16().unwrap_or(port))
+            .to_socket_addrs()
+            .map_err(|error| bad(&error.to_string()))?
+            .next();
+        let trust = match &self.ca {
+            _ if scheme == "http" => Trust::Plain,
+            Some(ca) => Trust::Roots(Arc::new(fetch::roots(ca).map_err(|why| bad(&why))?)),
+            None => Trust::System,
+        };
+        let config = fetch::tls(&trust).map_err(|error| bad(&error.to_string()))?;
+        let fetch = Fetch::with_http1(config, address);
+        Ok(Side { scheme, fetch })
     }
 
     /// Returns the logs to read.
@@ -173,23 +200,6 @@ impl Comparison {
     }
 }
 
-/// Creates a client that connects to the address of `url` for every host.
-fn client(url: &Uri) -> Result<Fetch, String> {
-    let bad = |why: &str| format!("cannot compare with `{url}`: {why}");
-    if url.scheme_str() != Some("http") {
-        return Err(bad(
-            "write the address of a listener without TLS, such as `http://127.0.0.1:8080`",
-        ));
-    }
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let address: Option<SocketAddr> = (host, url.port_u16().unwrap_or(80))
-        .to_socket_addrs()
-        .map_err(|error| bad(&error.to_string()))?
-        .next();
-    let config = fetch::tls(&Trust::Plain).map_err(|error| bad(&error.to_string()))?;
-    Ok(Fetch::with_http1(config, address))
-}
-
 /// Reads the requests of a log that can be repeated without changing anything.
 fn read(log: &Log) -> io::Result<Vec<Repeated>> {
     let lines = BufReader::new(File::open(&log.path)?).lines();
@@ -221,8 +231,14 @@ fn parsed(line: &str) -> Option<(&'static str, &str)> {
 }
 
 struct Sides {
-    nginx: Fetch,
-    gateway: Fetch,
+    nginx: Side,
+    gateway: Side,
+}
+
+/// Program that responds, and how it is reached.
+struct Side {
+    scheme: &'static str,
+    fetch: Fetch,
 }
 
 /// Response as it is compared.
@@ -294,11 +310,11 @@ impl Sides {
     }
 }
 
-async fn seen(client: &Fetch, request: &Repeated) -> Result<Seen, String> {
-    let url = format!("http://{}{}", request.host, request.target);
+async fn seen(side: &Side, request: &Repeated) -> Result<Seen, String> {
+    let url = format!("{}://{}{}", side.scheme, request.host, request.target);
     let built = Request::builder().method(request.method).uri(&url).body(());
     let built = built.map_err(|error| format!("{url}: {error}"))?;
-    let response = client.send(built, DEADLINE, LONGEST).await;
+    let response = side.fetch.send(built, DEADLINE, LONGEST).await;
     let (parts, body) = response
         .map_err(|error| format!("{url}: {error}"))?
         .into_parts();

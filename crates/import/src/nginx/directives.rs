@@ -59,11 +59,14 @@ fn rest(directive: &Directive) {
         // The two variables of every map for WebSockets are not needed.
         let is_upgrade = name == "map" && directive.arg(0) == "$http_upgrade";
         let fate = match name {
+            // No location has files, or else `media_types` would have read it.
+            "types" => Fate::Carried,
             _ if is_upgrade => Fate::Carried,
             "map" | "geo" | "split_clients" | "stub_status" => Fate::NotCarried,
             _ => Fate::Changed,
         };
         let note = match fate {
+            Fate::Carried if name == "types" => "not needed: no location has files",
             Fate::Carried => "not needed: `websocket: true` passes upgrades",
             Fate::NotCarried if name != "stub_status" => {
                 "the directives that use it were not carried over"

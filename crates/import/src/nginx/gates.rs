@@ -88,13 +88,21 @@ impl<'a> Routes<'a, '_> {
             .changed("the service gets only `Cookie`, `Authorization` and the forwarding headers");
         let mut copy = Vec::new();
         for set in location.scope.nearest("auth_request_set") {
-            match set.arg(1).strip_prefix("$upstream_http_") {
-                Some(name) => {
-                    set.changed("the header reaches the backend under its own name");
-                    copy.push(name.replace('_', "-"));
-                }
-                None => set.lost("only headers of the response have a counterpart"),
+            let Some(name) = set.arg(1).strip_prefix("$upstream_http_") else {
+                set.lost("only headers of the response have a counterpart");
+                continue;
+            };
+            let name = name.replace('_', "-");
+            let headers = location.scope.nearest("proxy_set_header").into_iter();
+            let uses = headers.filter(|header| header.arg(1) == set.arg(0));
+            for header in uses {
+                header.carried("");
+                copy.push(match header.arg(0) {
+                    own if own.eq_ignore_ascii_case(&name) => name.clone(),
+                    other => format!("{name} as {other}"),
+                });
             }
+            set.carried("");
         }
         let mut value = json!({ "url": url, "refusals": "own" });
         if !copy.is_empty() {

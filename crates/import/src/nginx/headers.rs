@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     filters::Filters,
+    media,
     output::{Part, put},
     parse::Directive,
     scope::Scope,
@@ -55,6 +56,9 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
         }
     }
     more_headers(scope, &mut set, &mut remove);
+    if passes && let Some(kind) = media::of_backend(scope) {
+        set.entry("Content-Type").or_insert(kind.into());
+    }
     let expires = scope
         .one("expires")
         .and_then(|expires| expiry(expires, scope));
@@ -233,16 +237,17 @@ const FRAMING: [&str; 5] = [
 
 fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Value> {
     let (mut set, mut remove) = (Map::new(), Vec::new());
-    let copied: Vec<String> = scope
-        .nearest("auth_request_set")
-        .iter()
-        .filter_map(|set| set.arg(1).strip_prefix("$upstream_http_"))
-        .map(|name| name.replace('_', "-"))
-        .collect();
+    let asks = scope
+        .one("auth_request")
+        .is_some_and(|asks| asks.arg(0) != "off");
+    let copied = scope.nearest("auth_request_set").into_iter();
+    let copied = copied.filter(|set| asks && set.arg(1).starts_with("$upstream_http_"));
+    let copied: Vec<&str> = copied.map(|set| set.arg(0)).collect();
     for directive in scope.nearest("proxy_set_header") {
         let (name, value) = (directive.arg(0), directive.arg(1));
         let lower = name.to_ascii_lowercase();
-        if ["host", "connection", "upgrade"].contains(&&*lower) {
+        // The headers that a service gives are those of `forward_auth`.
+        if ["host", "connection", "upgrade"].contains(&&*lower) || copied.contains(&value) {
             continue;
         }
         if let Some((_, values)) = SENT.iter().find(|(sent, _)| *sent == lower) {
@@ -290,12 +295,11 @@ fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Valu
                 set.insert(name.to_owned(), value.into());
             }
             // What nginx would have overwritten must not come from a client.
-            None if !copied.contains(&lower) => {
+            None => {
                 let note = "a variable of its value has no counterpart: the header is removed";
                 directive.lost(note);
                 remove.push(name.to_owned());
             }
-            None => directive.lost("the header has the name that the service gives it"),
         }
     }
     let mut request = Map::new();

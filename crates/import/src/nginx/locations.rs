@@ -84,7 +84,7 @@ impl<'a> Routes<'a, '_> {
         for location in &mut named {
             location.route = self.free_name(&format!("@{}", location.name));
         }
-        let is_closed = filters::has_unknown_guard(&server.scope);
+        let is_closed = filters::has_unknown_guard(&server.scope) | server.is_unreachable;
         let place = Place {
             server,
             found: &found,
@@ -119,7 +119,7 @@ impl<'a> Routes<'a, '_> {
             if let Some(site) = &site {
                 keys.insert("site".to_owned(), site.clone().into());
             }
-            let comment = comment_of(location.directive);
+            let comment = location.directive.place();
             let is_hidden = is_hidden(&location.within, &location.text, &found);
             if is_hidden {
                 let note = "another location of the server takes its requests, with nginx too";
@@ -140,7 +140,7 @@ impl<'a> Routes<'a, '_> {
                 ..place
             };
             let keys = self.location(&own, &block);
-            self.push_named(&location.route, &keys, &comment_of(location.directive));
+            self.push_named(&location.route, &keys, &location.directive.place());
         }
     }
 
@@ -233,9 +233,10 @@ impl<'a> Routes<'a, '_> {
         // nginx checks the length that a request names before everything else in a location.
         if has_rules
             || except.is_some()
-            || keys.contains_key("access")
-            || keys.contains_key("basic_auth")
-            || keys.contains_key("forward_auth")
+            || is_guarded(&keys)
+            || keys
+                .get("methods")
+                .is_some_and(|methods| methods["status"] == 403)
         {
             list.extend(over_limit(scope));
         }
@@ -243,6 +244,18 @@ impl<'a> Routes<'a, '_> {
         list.extend(rules.list);
         if let Some(Value::Array(own)) = keys.remove("rules") {
             list.extend(own);
+        }
+        let refuses = |rule: &Value| {
+            let is_size = rule.get("body_over").is_some();
+            let is_redirect = rule.get("regex").is_some() || rule.get("to").is_some();
+            !is_size && !is_redirect
+        };
+        // Other methods than nginx has for files are no protection: other spellings stay elsewhere.
+        let is_of_files = keys
+            .get("methods")
+            .is_some_and(|methods| methods["status"] == 405);
+        if is_of_files && !is_guarded(&keys) && !list.iter().any(refuses) {
+            keys.insert("spelling".to_owned(), "exact".into());
         }
         put(&mut keys, "rules", list);
         keys
@@ -320,7 +333,7 @@ impl<'a> Routes<'a, '_> {
                 action.insert(key.to_owned(), value.clone());
             }
         }
-        let added = format!("{comment}: nginx adds the slash");
+        let added = format!("{comment} adds the slash");
         self.push(audience, (&[], &text), &action, &added);
     }
 
@@ -411,6 +424,18 @@ pub(super) const CLOSED: &str = "closed";
 /// Key of a location that clients cannot ask for, which no route has.
 pub(super) const INTERNAL: &str = "internal";
 
+/// Returns true if a location keeps some requests out.
+fn is_guarded(keys: &Map<String, Value>) -> bool {
+    const GUARDS: [&str; 5] = [
+        "access",
+        "basic_auth",
+        "forward_auth",
+        "rate_limit",
+        "in_flight",
+    ];
+    GUARDS.iter().any(|guard| keys.contains_key(*guard))
+}
+
 /// Returns the rule that refuses a request whose body is too long by its own words.
 fn over_limit(scope: &Scope<'_>) -> Option<Value> {
     let limit = scope.one("client_max_body_size");
@@ -420,13 +445,6 @@ fn over_limit(scope: &Scope<'_>) -> Option<Value> {
         None => 1 << 20,
     };
     Some(json!({ "body_over": size(most), "status": 413 }))
-}
-
-fn comment_of(directive: &Directive) -> String {
-    let args = directive.args.join(" ");
-    format!("{} {} {args}", directive.place(), directive.name)
-        .trim_end()
-        .to_owned()
 }
 
 /// Returns the keys of a route that refuses everything.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use edgeway_config::model::KnownTypes;
 use serde_json::{Map, Value, json};
 
-use super::scope::Scope;
+use super::{output::Part, scope::Scope, variables::add};
 
 /// Media types of a scope.
 #[derive(Debug)]
@@ -73,6 +73,37 @@ pub(super) fn of(scope: &Scope<'_>) -> MediaTypes {
         by_ending,
         default: whole(default),
     }
+}
+
+/// Returns the value of `Content-Type` for responses of a backend, to whose texts `charset` adds its
+/// name.
+pub(super) fn of_backend(scope: &Scope<'_>) -> Option<String> {
+    let charset = scope.one("charset")?;
+    let name = charset.arg(0);
+    if name == "off" {
+        charset.carried("");
+        return None;
+    }
+    if name.contains('$') {
+        charset.lost("a charset by a variable has no counterpart");
+        return None;
+    }
+    charset.carried("");
+    let written = scope.nearest("charset_types");
+    let names = written.iter().flat_map(|one| &one.args).map(String::as_str);
+    let mut types: Vec<&str> = names.filter(|kind| kind.contains('/')).collect();
+    if types.is_empty() {
+        types = TEXT.to_vec();
+    } else if !types.contains(&"text/html") {
+        types.push("text/html");
+    }
+    let escaped: Vec<String> = types.into_iter().map(regex::escape).collect();
+    let regex = format!("~^({})$", escaped.join("|"));
+    let whole = format!("{{group.1}}; charset={name}");
+    let from = "{response.content-type}";
+    let value = json!({ "from": from, "values": { regex: whole }, "default": from });
+    let comment = charset.place();
+    Some(add("charset", Part { comment, value }, scope))
 }
 
 /// Returns the section `media_types`: what is different from the types that the gateway knows.

@@ -16,6 +16,7 @@ mod media;
 mod output;
 mod pages;
 mod parse;
+mod repeated;
 mod report;
 mod rewrites;
 mod rules;
@@ -37,7 +38,10 @@ use edgeway_config::diagnostic::{Severity, Style};
 use edgeway_gateway as gateway;
 use serde_json::json;
 
-use super::unusable;
+use super::{
+    pm2::{self, Processes},
+    unusable,
+};
 
 use self::{
     locations::Routes,
@@ -57,6 +61,20 @@ pub(super) struct Options {
     /// The file to write; standard output if absent
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Adds a number to the port of each listener, such as `+1000`, to try the result beside nginx
+    #[arg(long, value_name = "+N", default_value = "0", value_parser = added, hide_default_value = true)]
+    ports: u16,
+    /// Ecosystem file of PM2, whose apps are the upstreams at their ports
+    #[arg(long, value_name = "FILE", conflicts_with = "compare")]
+    pm2: Option<PathBuf>,
+    /// The environment of PM2, as in `pm2 start --env NAME`
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "production",
+        requires = "pm2"
+    )]
+    env: String,
     /// Form of the report
     #[arg(long, value_enum, default_value = "text")]
     report: Form,
@@ -81,7 +99,15 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     if options.comparison.is_wanted() {
         return compare(options);
     }
-    let (yaml, report) = import(&options.file).map_err(|why| unusable(&why))?;
+    let mut wishes = Wishes {
+        ports: options.ports,
+        ..Wishes::default()
+    };
+    if let Some(file) = &options.pm2 {
+        let apps = pm2::processes(file, &options.env);
+        wishes.apps = apps.map_err(|why| unusable(&why))?;
+    }
+    let (yaml, report) = import(&options.file, &wishes).map_err(|why| unusable(&why))?;
     let text = match options.report {
         Form::Text => report.text(options.verbose),
         Form::Json => report.json(),
@@ -172,11 +198,26 @@ fn problems(yaml: &str, path: Option<&Path>) -> Option<String> {
     })
 }
 
+/// Reads a number that is added to ports.
+fn added(text: &str) -> Result<u16, String> {
+    let number = text.strip_prefix('+').unwrap_or(text).parse();
+    number.map_err(|_| "write a number such as `+1000`".to_owned())
+}
+
+/// Changes that the result has beside what nginx does.
+#[derive(Default)]
+struct Wishes {
+    /// Number that is added to the ports of listeners.
+    ports: u16,
+    apps: Vec<Processes>,
+}
+
 /// Translates a configuration.
-fn import(path: &Path) -> Result<(String, Report), String> {
+fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     let source = parse::read(path)?;
     let http = http_of(&source);
-    let servers = servers_of(&http, path)?;
+    let mut servers = servers_of(&http, path)?;
+    servers.shift(wishes.ports)?;
     let mut output = Output {
         merge_slashes: true,
         ..Output::default()
@@ -213,6 +254,7 @@ fn import(path: &Path) -> Result<(String, Report), String> {
     }
     output.share();
     output.upstreams = routes.upstreams.parts();
+    upstreams::join(&mut output.upstreams, &wishes.apps);
     actions::name_upstreams(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values());
     directives::mark_rest(&source.directives);
@@ -229,7 +271,12 @@ fn import(path: &Path) -> Result<(String, Report), String> {
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned();
-    Ok((output.yaml(&name), source.report()))
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let folder = match folder.to_string_lossy() {
+        path if path.is_empty() => String::new(),
+        path => format!("{}/", path.trim_end_matches('/')),
+    };
+    Ok((output.yaml(&name, &folder), source.report()))
 }
 
 /// Translates what holds for all servers.

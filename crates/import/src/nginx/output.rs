@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Map, Value, json};
 
+use super::repeated::Repeated;
+
 /// A part of a list or mapping: its comment, and its value.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
@@ -49,14 +51,19 @@ impl Output {
         text
     }
 
-    pub(super) fn yaml(&self, source: &str) -> String {
-        let mut text = format!(
-            "# Made by `edgeway import nginx {source}`. Comments name the directives that each part \
-             stands for.\n"
-        );
+    /// Writes the configuration: `source` is the name of nginx's file, `folder` the beginning of the
+    /// paths of all files beside it.
+    pub(super) fn yaml(mut self, source: &str, folder: &str) -> String {
+        let hint = if self.refer() {
+            ", and `*name` repeats the value behind `&name`"
+        } else {
+            ""
+        };
+        let mut text =
+            format!("# Made by `edgeway import nginx {source}`. Comments name its lines{hint}.\n");
         text.push_str("listeners:\n");
         for part in &self.listeners {
-            commented(&mut text, &part.comment, |text| {
+            commented(&mut text, (&part.comment, folder), |text| {
                 item(text, "  ", &part.value);
             });
         }
@@ -82,7 +89,7 @@ impl Output {
                 let _ = writeln!(text, "\n{section}:");
             }
             for (name, part) in parts {
-                commented(&mut text, &part.comment, |text| {
+                commented(&mut text, (&part.comment, folder), |text| {
                     block(text, name, &part.value);
                 });
             }
@@ -97,11 +104,34 @@ impl Output {
         }
         text.push_str("\nroutes:\n");
         for part in &self.routes {
-            commented(&mut text, &part.comment, |text| {
+            commented(&mut text, (&part.comment, folder), |text| {
                 item(text, "  ", &part.value);
             });
         }
         text
+    }
+
+    /// Puts references in place of repeated values; returns true if there are any.
+    fn refer(&mut self) -> bool {
+        let mut repeated = Repeated::default();
+        let mut defaults = Value::Object(std::mem::take(&mut self.defaults));
+        let mut all: Vec<&mut Value> = Vec::new();
+        all.extend(self.listeners.iter_mut().map(|part| &mut part.value));
+        for named in [&mut self.sites, &mut self.upstreams] {
+            all.extend(named.iter_mut().map(|(_, part)| &mut part.value));
+        }
+        all.push(&mut defaults);
+        all.extend(self.routes.iter_mut().map(|part| &mut part.value));
+        for value in &all {
+            repeated.count(value);
+        }
+        for value in all {
+            repeated.refer(value);
+        }
+        if let Value::Object(defaults) = defaults {
+            self.defaults = defaults;
+        }
+        repeated.has_names()
     }
 
     /// Moves to `defaults` what most routes have in common.
@@ -142,14 +172,23 @@ impl Output {
 }
 
 /// Columns of a line that is not broken.
-const WIDTH: usize = 100;
+const WIDTH: usize = 110;
 
-/// Writes a part with its comment: behind its first line if there is room, or else above it.
-fn commented(text: &mut String, comment: &str, write: impl Fn(&mut String)) {
+/// Columns of a line with its comment.
+const WITH_COMMENT: usize = 130;
+
+/// Writes a part with its comment: behind its first line if there is room, or else above it. Files
+/// are named as seen from a folder.
+fn commented(text: &mut String, (comment, folder): (&str, &str), write: impl Fn(&mut String)) {
+    let comment = if folder.is_empty() {
+        comment.to_owned()
+    } else {
+        comment.replace(folder, "")
+    };
     let mut part = String::new();
     write(&mut part);
     let end = part.find('\n').unwrap_or(part.len());
-    if end + comment.len() + 3 <= WIDTH {
+    if end + comment.len() + 3 <= WITH_COMMENT {
         part.insert_str(end, &format!(" # {comment}"));
     } else {
         let _ = writeln!(text, "  # {comment}");
@@ -174,8 +213,8 @@ fn entry(text: &mut String, indent: &str, key: &str, value: &Value) {
 /// Writes an item of a list: on one line if there is room, or else each of its keys on its own.
 fn item(text: &mut String, indent: &str, value: &Value) {
     let whole = flow(value);
-    // A route of one thing is a line of its own.
-    let is_short = value.as_object().is_none_or(|keys| keys.len() <= 2);
+    // A route of few things is a line of its own.
+    let is_short = value.as_object().is_none_or(|keys| keys.len() <= 5);
     if (is_short || value.get("match").is_none()) && indent.len() + whole.len() + 2 <= WIDTH {
         let _ = writeln!(text, "{indent}- {whole}");
         return;
@@ -208,6 +247,9 @@ fn block(text: &mut String, name: &str, value: &Value) {
     }
 }
 
+/// Beginning of a text that is an anchor or a reference, which no value has.
+pub(super) const REFERENCE: char = '\u{2}';
+
 /// Place at which a line may be broken, which no value has: a text with it is in quotes.
 const BREAK: char = '\u{1}';
 
@@ -220,12 +262,22 @@ fn flow(value: &Value) -> String {
 fn flow_with(value: &Value, after: char) -> String {
     let joined = |items: Vec<String>| items.join(&format!(",{after}"));
     match value {
-        Value::String(text) => scalar(text),
+        Value::String(text) => match text.strip_prefix(REFERENCE) {
+            Some(reference) => reference.to_owned(),
+            None => scalar(text),
+        },
         Value::Array(list) => {
             let items = list.iter().map(|item| flow_with(item, after));
             format!("[{}]", joined(items.collect()))
         }
         Value::Object(map) if map.is_empty() => "{}".to_owned(),
+        Value::Object(map) if map.keys().all(|key| key.starts_with(REFERENCE)) => {
+            let anchored = map.iter().map(|(key, value)| {
+                let name = key.trim_start_matches(REFERENCE);
+                format!("{name} {}", flow_with(value, after))
+            });
+            anchored.collect()
+        }
         Value::Object(map) => {
             let entry = |(key, value): (&String, &Value)| {
                 format!("{}: {}", scalar(key), flow_with(value, after))

@@ -26,7 +26,8 @@ enum Status {
 const OF_ROUTE: &str = "conditions and ranges apply to the page only if its status is 200; for a \
     refused request, the upstream of its page gets no body";
 /// Note on a page that the client's own request is sent for.
-const AS_SENT: &str = "a body of more than 64 KiB is not sent to a second upstream: the client gets the built-in page";
+const AS_SENT: &str = "a body of more than 64 KiB is not sent to a second upstream: the client gets the built-in \
+    page; for a refused request, the upstream of its page gets no body, and a long one gets 413 first";
 
 /// Translates the pages of a location. `passes`: the location sends requests to a backend.
 pub(super) fn of(

@@ -117,7 +117,7 @@ fn texts(directive: &Directive, scope: &Scope<'_>) -> Option<Value> {
     match (from, to) {
         (Some(from), Some(to)) if is_known => {
             directive.carried("");
-            Some(json!({ "from": from, "to": to }))
+            (from != to).then(|| json!({ "from": from, "to": to }))
         }
         _ => {
             directive.lost("a variable or an expression of it has no counterpart");
@@ -141,6 +141,7 @@ fn replacement(to: &str, is_regex: bool, scope: &Scope<'_>) -> Option<String> {
     let mut out = String::new();
     for piece in pieces(to) {
         match piece {
+            Piece::Variable(name) if name == "scheme" => out.push_str(scheme(scope)?),
             Piece::Text(text) if is_regex => out.push_str(&text.replace('$', "$$")),
             Piece::Text(text) => out.push_str(&text),
             Piece::Variable(name) if is_regex && name.parse::<u8>().is_ok() => {
@@ -156,6 +157,18 @@ fn replacement(to: &str, is_regex: bool, scope: &Scope<'_>) -> Option<String> {
         }
     }
     Some(out)
+}
+
+/// Returns the scheme of all requests to a server; `None` if there are two.
+fn scheme(scope: &Scope<'_>) -> Option<&'static str> {
+    let listens = scope.server()?.children().iter();
+    let mut listens = listens.filter(|one| one.name == "listen");
+    let has_tls = |listen: &Directive| listen.args.iter().any(|arg| arg == "ssl");
+    let first = listens.next().is_some_and(has_tls);
+    let scheme = if first { "https" } else { "http" };
+    listens
+        .all(|listen| has_tls(listen) == first)
+        .then_some(scheme)
 }
 
 /// Returns the flags of the cookies with a name.

@@ -168,8 +168,14 @@ impl<'a> Routes<'a, '_> {
             .get("to")
             .is_some_and(|to| to.to_string().contains("{uri}"))
         {
-            let note = "`$request_uri` has the path in its normal form";
-            directive.changed(note);
+            let to = rule["to"].as_str().unwrap_or_default();
+            let is_value = to.find('?') < to.find("{uri}") && to.contains('?');
+            directive.changed(if is_value {
+                "`$request_uri` has the path in its normal form, and is one value of the query: its \
+                 `&` and `=` are encoded"
+            } else {
+                "`$request_uri` has the path in its normal form"
+            });
         } else {
             directive.carried("");
         }
@@ -329,5 +335,10 @@ fn note_of_rewrite(directive: &Directive) -> Option<&'static str> {
     let with = directive.arg(1);
     let query = with.trim_end_matches('?').split_once('?');
     let has_group = query.is_some_and(|(_, query)| query.contains('$'));
-    has_group.then_some("groups are percent-encoded where a character has a meaning in a query")
+    if has_group {
+        return Some("groups are percent-encoded where a character has a meaning in a query");
+    }
+    let is_redirect = ["permanent", "redirect"].contains(&directive.arg(2));
+    (is_redirect && with.contains('$'))
+        .then_some("a `?` of the path that the client encoded stays so in `Location`")
 }

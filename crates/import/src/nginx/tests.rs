@@ -7,7 +7,7 @@ fn imported(text: &str) -> (String, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nginx.conf");
     fs::write(&path, text).unwrap();
-    let (yaml, report) = import(&path).unwrap();
+    let (yaml, report) = import(&path, &Wishes::default()).unwrap();
     let problems = problems(&yaml, None);
     assert_eq!(problems, None, "{yaml}");
     (yaml, report.text(true))
@@ -119,7 +119,7 @@ fn the_report_is_sorted_by_meaning_and_says_the_same_once() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nginx.conf");
     fs::write(&path, text).unwrap();
-    let report = import(&path).unwrap().1;
+    let report = import(&path, &Wishes::default()).unwrap().1;
     let short = report.text(false);
     assert!(short.starts_with("Security\n"), "{short}");
     assert_eq!(
@@ -212,10 +212,137 @@ location @named { proxy_pass http://127.0.0.1:9; }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nginx.conf");
     fs::write(&path, text).unwrap();
-    let report = import(&path).unwrap().1.json();
+    let report = import(&path, &Wishes::default()).unwrap().1.json();
     let lists: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&report).unwrap();
     let lists = lists.values().filter_map(serde_json::Value::as_array);
     let lines: usize = lists.map(Vec::len).sum();
     let general = directives::general().count();
     assert_eq!(lines, count(&source.directives) + general, "{report}");
+}
+
+#[test]
+fn an_address_beside_all_addresses_of_its_port_opens_nothing() {
+    let (yaml, report) = imported(
+        "http { server { listen 127.0.0.1:8080; server_name inner.test a.test;
+           location / { return 200 inner; } }
+         server { listen 8080; listen 127.0.0.1:8080; server_name a.test;
+           location / { return 200 outer; } } }",
+    );
+    assert_eq!(yaml.matches("address:").count(), 1, "{yaml}");
+    assert!(!yaml.contains("body: inner"), "{yaml}");
+    let closed = "{ match: { host: inner.test, location: / }, respond: 503 }";
+    assert!(yaml.contains(closed), "{yaml}");
+    assert!(yaml.contains("body: outer"), "{yaml}");
+    let security = report.split_once("Security").unwrap().1;
+    assert!(security.contains("which has all"), "{report}");
+}
+
+#[test]
+fn ports_are_shifted_for_a_trial_beside_nginx() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    let text = "http { server { listen 8080; listen [::]:8080; listen 65000; return 204; } }";
+    fs::write(&path, text).unwrap();
+    let by = |ports| {
+        let wishes = Wishes {
+            ports,
+            ..Wishes::default()
+        };
+        import(&path, &wishes)
+    };
+    let (yaml, _) = by(500).unwrap();
+    assert!(yaml.contains("address: \":8580\""), "{yaml}");
+    assert!(yaml.contains("address: \"0.0.0.0:65500\""), "{yaml}");
+    assert!(by(1000).unwrap_err().contains("65000 + 1000"));
+    assert_eq!(added("+1000"), Ok(1000));
+    assert!(added("+x").is_err());
+}
+
+#[test]
+fn a_value_that_many_routes_have_is_written_once() {
+    let location = |number| {
+        format!("location /{number} {{ add_header X-Own 1; proxy_pass http://127.0.0.1:3000; }}\n")
+    };
+    let locations = (0..9).map(location).collect::<Vec<String>>().concat();
+    let (yaml, _) = imported(&format!("http {{ server {{ listen 8080; {locations} }} }}"));
+    assert_eq!(yaml.matches("X-Own").count(), 1, "{yaml}");
+    assert_eq!(yaml.matches("headers: *headers").count(), 8, "{yaml}");
+}
+
+#[test]
+fn several_servers_are_checked_and_leave_rotation() {
+    let of = |servers: &str, next: &str| {
+        let text = format!(
+            "http {{ upstream app {{ {servers} }} server {{ listen 8080;
+             location / {{ {next} proxy_pass http://app; }} }} }}"
+        );
+        let (yaml, _) = imported(&text);
+        let rest = yaml.split_once("upstreams:").unwrap().1;
+        rest.split_once("defaults:").unwrap().0.to_owned()
+    };
+    let two = "server 127.0.0.1:3000 max_fails=0; server 127.0.0.1:3001 max_fails=0;";
+    let upstream = of(two, "");
+    assert!(upstream.contains("health: true"), "{upstream}");
+    assert!(!upstream.contains("errors: 0"), "{upstream}");
+    let upstream = of(two, "proxy_next_upstream error http_500 http_404;");
+    assert!(
+        upstream.contains("retry: { \"on\": [connect, reset, \"500\"] }"),
+        "{upstream}"
+    );
+    assert!(of(two, "proxy_next_upstream off;").contains("attempts: 1"));
+    let alone = of("server 127.0.0.1:3000;", "");
+    assert!(
+        alone.contains("errors: 0") && !alone.contains("health"),
+        "{alone}"
+    );
+}
+
+#[test]
+fn apps_of_pm2_are_the_upstreams_at_their_ports() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    let text =
+        "http { upstream shop { server 127.0.0.1:3000; } upstream both { server 127.0.0.1:3000;
+         server 127.0.0.1:9000; } server { listen 8080;
+         location / { proxy_pass http://shop; } location /both/ { proxy_pass http://both; }
+         location /api/ { proxy_pass http://127.0.0.1:5000; } } }";
+    fs::write(&path, text).unwrap();
+    let file = folder.path().join("ecosystem.json");
+    let apps = r#"{ "apps": [
+        { "name": "web", "script": "a.js", "instances": 2, "env": { "PORT": 3000 } },
+        { "name": "api", "script": "b.js", "env": { "PORT": 5000 } }] }"#;
+    fs::write(&file, apps).unwrap();
+    let wishes = Wishes {
+        apps: pm2::processes(&file, "production").unwrap(),
+        ..Wishes::default()
+    };
+    let (yaml, _) = import(&path, &wishes).unwrap();
+    assert_eq!(problems(&yaml, None), None, "{yaml}");
+    let upstreams = yaml.split_once("upstreams:").unwrap().1;
+    let of = |name: &str| {
+        let rest = upstreams.split_once(&format!("\n  {name}:")).unwrap().1;
+        rest.split("\n  at-")
+            .next()
+            .unwrap()
+            .split("\n  both")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let shop = of("shop");
+    assert!(
+        shop.contains(r#"backends: ["127.0.0.1:3000", "127.0.0.1:3001"]"#),
+        "{yaml}"
+    );
+    assert!(
+        shop.contains("health: true") && !shop.contains("errors: 0"),
+        "{yaml}"
+    );
+    assert!(shop.contains("web@{port}.service"), "{yaml}");
+    assert!(
+        of("at-127-0-0-1-5000").contains("api@{port}.service"),
+        "{yaml}"
+    );
+    // A server that is no process of the app stays what it is.
+    assert!(of("both").contains("127.0.0.1:9000"), "{yaml}");
 }

@@ -11,6 +11,7 @@ use super::{
     tables,
     words::{duration, milliseconds, parameter, part_of_request},
 };
+use crate::pm2::Processes;
 
 /// Upstreams that routes use.
 pub(super) struct Upstreams<'a> {
@@ -103,6 +104,9 @@ impl<'a> Upstreams<'a> {
                 .unwrap_or_else(|| host.to_owned());
             value.insert("tls".to_owned(), json!({ "name": name }));
         }
+        if let Some(retry) = retry(scope) {
+            value.insert("retry".to_owned(), retry);
+        }
         let name = self.free_name(&to.authority);
         self.made.push(Made {
             name: name.clone(),
@@ -148,7 +152,7 @@ impl<'a> Upstreams<'a> {
         }
         let parts = self.made.into_iter().map(|made| {
             let mut value = made.value;
-            value.insert("timeouts".to_owned(), limits(USUAL, USUAL));
+            value.insert("timeouts".to_owned(), duration(USUAL).into());
             let part = Part {
                 comment: made.comment,
                 value: value.into(),
@@ -191,7 +195,6 @@ fn of_authority(authority: &str) -> Map<String, Value> {
         "backends".to_owned(),
         json!([backend(authority, None, false)]),
     );
-    value.insert("balance".to_owned(), "round_robin".into());
     // One address, of which nginx does not count failures; a name may have several.
     let host = authority
         .rsplit_once(':')
@@ -199,6 +202,8 @@ fn of_authority(authority: &str) -> Map<String, Value> {
     let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     if is_address || authority.starts_with("unix:") {
         value.insert("eject".to_owned(), json!({ "errors": 0 }));
+    } else {
+        value.insert("balance".to_owned(), "round_robin".into());
     }
     value
 }
@@ -326,23 +331,106 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
     }
     // Of a single server nginx does not count failures.
     let is_single = backends.len() == 1;
+    let is_named = backends.iter().any(|backend| backend.get("dns").is_some());
     value.insert("backends".to_owned(), backends.into());
-    value.insert("balance".to_owned(), balance.into());
-    let for_ = duration(fail_timeout.unwrap_or(10_000).max(1_000));
-    let eject = if is_single || fails == u64::MAX {
+    if !is_single || is_named {
+        value.insert("balance".to_owned(), balance.into());
+    }
+    let eject = if is_single {
         json!({ "errors": 0 })
     } else {
-        for directive in is_never_out {
-            directive
-                .changed("its failures count as those of the others, in spite of `max_fails=0`");
-        }
-        json!({ "errors": fails, "for": for_, "max": for_ })
+        // A server that dies is noticed before a request is lost.
+        value.insert("health".to_owned(), true.into());
+        ejection((fails, fail_timeout), &is_never_out)
     };
     value.insert("eject".to_owned(), eject);
     if let Some(most) = most {
         value.insert("max_in_flight".to_owned(), json!({ "per_backend": most }));
     }
     value
+}
+
+/// Puts the apps of PM2 in place of the backends at their ports: each of their processes gets a
+/// port of its own.
+pub(super) fn join(upstreams: &mut [(String, Part)], apps: &[Processes]) {
+    let port = |backend: &Value| -> Option<u16> {
+        let address = backend.as_str().or_else(|| backend["address"].as_str())?;
+        address.strip_prefix("127.0.0.1:")?.parse().ok()
+    };
+    for (_, part) in upstreams {
+        let backends = part.value["backends"].as_array();
+        let ports: Option<Vec<u16>> = backends.and_then(|all| all.iter().map(port).collect());
+        let ports = ports.unwrap_or_default();
+        let mut listening = apps
+            .iter()
+            .filter(|app| !ports.is_empty() && ports.iter().all(|port| app.ports.contains(port)));
+        if let (Some(app), Some(value)) = (listening.next(), part.value.as_object_mut()) {
+            value.extend(
+                app.upstream
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, value)| (key.clone(), value.clone())),
+            );
+            if app.ports.len() > 1 && ports.len() == 1 {
+                value.insert("health".to_owned(), true.into());
+                value.remove("eject");
+            }
+            part.comment = format!("{}, `{}` of PM2", part.comment, app.name);
+        }
+    }
+}
+
+/// Returns the failures after which another server is asked, if a location says so.
+fn retry(scope: &Scope<'_>) -> Option<Value> {
+    let next = scope.one("proxy_next_upstream")?;
+    if next.arg(0) == "off" {
+        next.carried("");
+        return Some(json!({ "attempts": 1 }));
+    }
+    let mut on = Vec::new();
+    let mut left_out = Vec::new();
+    for arg in &next.args {
+        match arg.as_str() {
+            "error" => on.extend(["connect", "reset"]),
+            "http_500" | "http_502" | "http_503" | "http_504" => on.push(&arg["http_".len()..]),
+            other => left_out.push(format!("`{other}`")),
+        }
+    }
+    let mut note =
+        "idempotent requests only, and a tenth of all at most; the first location of an \
+                    upstream decides for all"
+            .to_owned();
+    if !left_out.is_empty() {
+        note = format!("without {}: {note}", left_out.join(", "));
+    }
+    next.changed(note);
+    let mut retry = json!({ "on": on });
+    let tries = scope.one("proxy_next_upstream_tries");
+    if let Some(tries) = tries
+        && let Ok(count) = tries.arg(0).parse::<u64>()
+        && count > 0
+    {
+        tries.carried("");
+        retry["attempts"] = count.into();
+    }
+    Some(retry)
+}
+
+/// Returns when a server leaves rotation: after that many failures, for that many milliseconds.
+fn ejection((fails, time): (u64, Option<u64>), is_never_out: &[&Directive]) -> Value {
+    let note = if fails == u64::MAX {
+        "a server that fails five times in a row leaves rotation in spite of `max_fails=0`; \
+         `eject: { errors: 0 }` keeps it"
+    } else {
+        "its failures count as those of the others, in spite of `max_fails=0`"
+    };
+    for directive in is_never_out {
+        directive.changed(note);
+    }
+    let errors = if fails == u64::MAX { 5 } else { fails };
+    let time = duration(time.unwrap_or(10_000).max(1_000));
+    json!({ "errors": errors, "for": time, "max": time })
 }
 
 fn hash_key(key: &str, http: &Scope<'_>) -> Option<String> {

@@ -13,6 +13,7 @@ use std::{
 
 use edgeway_base::out::{self, Failure};
 use edgeway_project::Project;
+use serde_json::Value;
 
 use self::app::{App, Machine, Taken};
 use super::unusable;
@@ -43,11 +44,36 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
     Ok(())
 }
 
-fn import(options: &Options) -> Result<String, Failure> {
-    let name = options.file.display();
-    let of_file = |why: String| unusable(&format!("{name}: {why}"));
-    let apps = ecosystem::read(&options.file).map_err(of_file)?;
-    let folder = std::path::absolute(&options.file).map_err(|error| of_file(error.to_string()))?;
+/// Upstream of an app, with the ports of its processes.
+pub(super) struct Processes {
+    pub(super) name: String,
+    pub(super) ports: Vec<u16>,
+    pub(super) upstream: Value,
+}
+
+/// Returns the upstreams of the apps of an ecosystem file that have ports.
+///
+/// # Errors
+/// Returns a message with the name of the file.
+pub(super) fn processes(file: &Path, env: &str) -> Result<Vec<Processes>, String> {
+    let planned = planned(file, env)?.into_iter();
+    let processes = planned.filter_map(|app| {
+        let upstream = render::upstream(&app)?;
+        let App { name, ports, .. } = app;
+        Some(Processes {
+            name,
+            ports,
+            upstream,
+        })
+    });
+    Ok(processes.collect())
+}
+
+/// Plans the apps of an ecosystem file.
+fn planned(file: &Path, env: &str) -> Result<Vec<App>, String> {
+    let of_file = |why: String| format!("{}: {why}", file.display());
+    let apps = ecosystem::read(file).map_err(of_file)?;
+    let folder = std::path::absolute(file).map_err(|error| of_file(error.to_string()))?;
     let folder = folder.parent().unwrap_or(Path::new("/"));
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let machine = Machine {
@@ -62,9 +88,13 @@ fn import(options: &Options) -> Result<String, Failure> {
     let mut taken = Taken::default();
     let mut planned = Vec::new();
     for app in &apps {
-        let app = App::plan(app, &options.env, &machine, &mut taken).map_err(of_file)?;
-        planned.push(app);
+        planned.push(App::plan(app, env, &machine, &mut taken).map_err(of_file)?);
     }
+    Ok(planned)
+}
+
+fn import(options: &Options) -> Result<String, Failure> {
+    let planned = planned(&options.file, &options.env).map_err(|why| unusable(&why))?;
     let outputs = render::outputs(&planned);
     write(&options.out, &outputs).map_err(|error| {
         let folder = options.out.display();

@@ -137,25 +137,10 @@ fn environment(variables: &BTreeMap<String, String>) -> String {
 
 fn configuration(apps: &[App]) -> String {
     let mut upstreams = serde_json::Map::new();
-    for app in apps.iter().filter(|app| !app.ports.is_empty()) {
-        let backends = app.ports.iter().map(|port| format!("127.0.0.1:{port}"));
-        let backends: Vec<String> = backends.collect();
-        let (first, last) = (app.ports[0], app.ports[app.ports.len() - 1]);
-        let kind = if app.is_next { "nextjs" } else { "node" };
-        let unit = format!("{}@{{port}}.service", app.name);
-        let mut upstream = json!({
-            "app": kind,
-            "backends": backends,
-            "scale": { "unit": unit, "ports": format!("{first}-{last}") },
-        });
-        let is_socket_io = app.websocket.as_ref().is_some_and(WebSocket::is_socket_io);
-        if is_socket_io && app.ports.len() > 1 {
-            upstream["sticky"] = json!({ "cookie": "instance" });
+    for app in apps {
+        if let Some(upstream) = upstream(app) {
+            upstreams.insert(app.name.clone(), upstream);
         }
-        if let Some(mebibytes) = app.restart_at {
-            upstream["restart_at"] = json!({ "rss": format!("{mebibytes}MiB") });
-        }
-        upstreams.insert(app.name.clone(), upstream);
     }
     let mut text = String::from(
         "# From an ecosystem file of PM2. Each app is an upstream, with one backend for each process.\n",
@@ -192,6 +177,28 @@ fn configuration(apps: &[App]) -> String {
     }
     text.push_str(&serde_saphyr::to_string(&file).unwrap_or_default());
     text + &routes
+}
+
+/// Returns the upstream of an app; `None` for one that listens nowhere.
+pub(super) fn upstream(app: &App) -> Option<Value> {
+    let (first, last) = (app.ports.first()?, app.ports.last()?);
+    let backends = app.ports.iter().map(|port| format!("127.0.0.1:{port}"));
+    let backends: Vec<String> = backends.collect();
+    let kind = if app.is_next { "nextjs" } else { "node" };
+    let unit = format!("{}@{{port}}.service", app.name);
+    let mut upstream = json!({
+        "app": kind,
+        "backends": backends,
+        "scale": { "unit": unit, "ports": format!("{first}-{last}") },
+    });
+    let is_socket_io = app.websocket.as_ref().is_some_and(WebSocket::is_socket_io);
+    if is_socket_io && app.ports.len() > 1 {
+        upstream["sticky"] = json!({ "cookie": "instance" });
+    }
+    if let Some(mebibytes) = app.restart_at {
+        upstream["restart_at"] = json!({ "rss": format!("{mebibytes}MiB") });
+    }
+    Some(upstream)
 }
 
 /// Returns the port of the gateway.

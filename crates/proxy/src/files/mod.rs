@@ -287,7 +287,7 @@ fn with_slash(head: &RequestHeader) -> Reply {
     to.push(b'/');
     to.extend_from_slice(&target.path[slashes..]);
     to.push(b'/');
-    if let Some(query) = target.query {
+    if let Some(query) = target.query.filter(|query| !query.is_empty()) {
         to.push(b'?');
         to.extend_from_slice(query);
     }

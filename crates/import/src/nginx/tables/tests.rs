@@ -82,7 +82,7 @@ fn headers_that_depend_on_the_host_have_another_meaning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nginx.conf");
         fs::write(&path, text).unwrap();
-        let (_, report) = crate::nginx::import(&path).unwrap();
+        let (_, report) = crate::nginx::import(&path, &crate::nginx::Wishes::default()).unwrap();
         let note = "add_header: `$host` is empty";
         assert_eq!(
             report.text(true).contains(note),
@@ -99,7 +99,7 @@ fn groups_of_a_servers_name_become_maps() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nginx.conf");
     fs::write(&path, text).unwrap();
-    let (yaml, report) = crate::nginx::import(&path).unwrap();
+    let (yaml, report) = crate::nginx::import(&path, &crate::nginx::Wishes::default()).unwrap();
     let report = report.text(false);
     assert!(yaml.contains("{group.sub}"), "{yaml}");
     assert!(yaml.contains(".sub}>"), "{yaml}");
@@ -125,7 +125,7 @@ fn a_number_is_the_group_of_the_last_expression_that_matched() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("nginx.conf");
         fs::write(&path, text).unwrap();
-        let (yaml, _) = crate::nginx::import(&path).unwrap();
+        let (yaml, _) = crate::nginx::import(&path, &crate::nginx::Wishes::default()).unwrap();
         let has = |text: &str| yaml.contains(text);
         match group {
             "" => assert!(has("remove: [X-Sub]"), "{location}{before}: {yaml}"),
