@@ -181,7 +181,7 @@ impl Nested<'_> {
         ]);
         if !mark.starts_with('~') && self.random.bool() {
             return match self.random.u8(..7) {
-                0 => format!("proxy_pass {to}/;"),
+                0 if text.ends_with('/') => format!("proxy_pass {to}/;"),
                 1 => format!("proxy_pass {to}/base/;"),
                 2 if text.ends_with('/') => "alias /var/www/media/;".to_owned(),
                 3 => format!("rewrite ^{text}v1/(.*)$ /to/$1 break; proxy_pass {to};"),

@@ -126,20 +126,22 @@ impl RouteTable {
         let odd: Vec<bool> = parsed.iter().map(is_odd).collect();
         self.guarding = guarding.into();
         self.guards = Guards::new(&self.guarding, &odd, || {
-            folded(&mut parsed, guarding);
+            folded(&mut parsed);
             for (facts, guarding) in parsed.iter_mut().zip(guarding) {
                 facts.predicates.guard(guarding.has_access);
             }
             let mut drafts = draft(&parsed, &mut Diagnostics::default());
             for entries in drafts.values_mut().flat_map(BTreeMap::values_mut) {
                 // A route that has the path itself comes first. Of two otherwise indistinguishable
-                // routes, the one with access control comes first, then the one with more guards.
+                // routes, the one that takes other spellings comes first, then the one with access
+                // control, then the one with more guards.
                 entries.sort_by_key(|entry| {
                     let guarding = &guarding[entry.route];
                     let (path, _) = &parsed[entry.route].paths[entry.path];
                     (
                         matches!(path, Path::EmptyEnd(_)),
                         parsed[entry.route].predicates.rank(),
+                        guarding.is_exact,
                         !guarding.has_access,
                         std::cmp::Reverse(guarding.guards.len()),
                     )
@@ -150,15 +152,10 @@ impl RouteTable {
     }
 }
 
-/// Replaces the paths of each route with their forms in every reading, except for routes that take
-/// no other spelling.
-fn folded(parsed: &mut [ParsedRoute], guarding: &[RouteProtection]) {
-    for (facts, guarding) in parsed.iter_mut().zip(guarding) {
-        let paths = std::mem::take(&mut facts.paths);
-        if guarding.is_exact && !guarding.guards.is_empty() {
-            continue;
-        }
-        for (path, place) in paths {
+/// Replaces the paths of each route with their forms in every reading.
+fn folded(parsed: &mut [ParsedRoute]) {
+    for facts in parsed {
+        for (path, place) in std::mem::take(&mut facts.paths) {
             match path {
                 Path::Pattern(pattern) | Path::EmptyEnd(pattern) => {
                     for form in pattern.folded() {

@@ -185,7 +185,9 @@ impl Guards {
             .walk(reading, &holds, &mut |hit: RouteCandidate<'_>| {
                 let route = hit.leaf.route;
                 // The original path's own route takes the reading too, before what comes after it.
-                let is_skipped = only_regexes && !hit.is_regex();
+                // A route that takes no other spelling takes its own requests only.
+                let is_exact = self.of[route].is_exact && !self.of[route].guards.is_empty();
+                let is_skipped = only_regexes && !hit.is_regex() || is_exact;
                 if is_skipped && route != literal {
                     return ControlFlow::Continue(());
                 }

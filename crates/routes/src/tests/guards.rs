@@ -412,6 +412,21 @@ fn a_guarded_path_that_is_spelled_oddly_itself_is_guarded_in_plain_letters() {
 }
 
 #[test]
+fn a_route_that_wants_exact_spelling_is_asked_for_nothing_by_routes_behind_it() {
+    let compiled = guarded(
+        "[{ path: [/*] }, { host: a.test, path: [/img/*] }, { host: a.test, path: [/*] }]",
+        &["b>other", "=a>files", ">app"],
+    );
+    check(
+        &compiled,
+        &[
+            ("GET a.test/img/A.jpg", 1, &[]),
+            ("GET a.test/IMG/a.jpg", 2, &[]),
+        ],
+    );
+}
+
+#[test]
 fn a_route_that_wants_exact_spelling_gets_no_other() {
     let all = guarded(
         "[{ path: [/*] }, { path: [/api/*] }, { path: [/x] }]",
