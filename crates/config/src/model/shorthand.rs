@@ -156,6 +156,9 @@ impl Short for TimeoutsConfig {
         "a time for each step, such as `1min`, or a mapping such as `{ first_byte: 5min }`";
 
     fn text(text: &str) -> Option<Result<Self, String>> {
+        if !text.starts_with(|first: char| first.is_ascii_digit()) {
+            return None;
+        }
         let read = text.parse::<Span>().map_err(|error| error.to_string());
         Some(read.map(|time| Self {
             connect: time,
