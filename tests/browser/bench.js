@@ -119,7 +119,10 @@ export function legibility(page) {
       const [light, dark] = [luminance(getComputedStyle(element).color), luminance(behind(element))].sort((a, b) => b - a);
       lowest = Math.min(lowest, (light + 0.05) / (dark + 0.05));
     }
-    return { contrast: lowest, fits: document.documentElement.scrollWidth <= innerWidth };
+    const fits = document.documentElement.scrollWidth <= innerWidth;
+    const isWide = (element) => element.getBoundingClientRect().right > innerWidth;
+    const wide = fits ? [] : [...document.body.querySelectorAll('*')].filter(isWide).slice(0, 9);
+    return { contrast: lowest, fits, wide: wide.map((element) => element.outerHTML.slice(0, 150)).join('\n') };
   });
 }
 

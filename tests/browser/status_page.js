@@ -449,10 +449,10 @@ const checks = {
         await page.fill('#explain input[name=url]', 'http://odd.test/odd/x');
         await page.click('#explain button');
         await page.waitForSelector('#notice pre');
-        const { contrast, fits } = await legibility(page);
+        const { contrast, fits, wide } = await legibility(page);
         await shot(page, `page-${width}-${colorScheme}`);
         assert.ok(contrast >= 4.5, `contrast ${contrast} at ${width}, ${colorScheme}`);
-        assert.ok(fits, `it fits into ${width}`);
+        assert.ok(fits, `it fits into ${width}: ${wide}`);
         assert.match(await page.textContent('#summary .problems li'), /the last reload was refused.* since \d{4}-/);
         assert.deepEqual(await violations(page), [], `${width}, ${colorScheme}`);
         const nameless = await page.$$eval('th', (all) => all.filter((header) => header.textContent.trim() === '').length);

@@ -292,6 +292,40 @@ routes:
     assert_eq!(control.json()["target"], "/x?bytes=5", "the first app");
 }
 
+/// The index of a folder chooses the route again with the query of the request, as with nginx.
+#[tokio::test]
+async fn the_index_of_a_folder_keeps_the_query() {
+    let app = EchoOrigin::start().await;
+    let yaml = format!(
+        "
+upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes:
+- match: {{ location: /plain/ }}
+  files: {{ root: site, reroute_index: true }}
+- match: {{ location: /tried/ }}
+  files:
+    {{ root: site, reroute_index: true, try: ['{{path.decoded}}', '{{path.decoded}}/'], otherwise: {{ status: 404 }} }}
+- {{ match: {{ location: '~ [.]html$' }}, upstream: app }}
+",
+        app.address()
+    );
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        for name in ["plain", "tried"] {
+            let folder = folder.join("site").join(name);
+            fs::create_dir_all(&folder).expect("it takes folders");
+            fs::write(folder.join("index.html"), "").expect("it takes files");
+        }
+    })
+    .await;
+    for folder in ["plain", "tried"] {
+        for query in ["", "?a=1&b", "?a=%2F?"] {
+            let response = gateway.get(&format!("/{folder}/{query}")).await;
+            let target = format!("/{folder}/index.html{query}");
+            assert_eq!(response.json()["target"], target, "{folder} {query}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn pages_are_of_paths_that_clients_cannot_ask_for() {
     let gateway = Gateway::start_in(

@@ -24,6 +24,7 @@ function connect(url, number) {
   return new Promise((done, failed) => {
     setTimeout(failed, 15000, new Error('no response')).unref();
     socket.on('connect_error', failed);
+    socket.on('disconnect', (reason) => failed(new Error(reason)));
     socket.on('connect', () => {
       const { engine } = socket.io;
       const echo = () => socket.emit('echo', number, done);

@@ -265,10 +265,9 @@ impl Report {
              the result adds no header; for the usual security headers write `security_headers: \
              helmet` in `defaults`, step by step: docs/guides/security-softly.md\n"
         );
-        let worst = self.lists[2].iter().chain(&self.lists[1]);
         let mut first = self.urgent.clone();
         let mut notes = Vec::<&str>::new();
-        for entry in worst {
+        for entry in &self.lists[2] {
             // The entries of a table say the same.
             let is_new = !notes.contains(&&*entry.note)
                 && !first.iter().any(|line| line.ends_with(&entry.note));

@@ -65,7 +65,7 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
     for (path, is_folder) in &paths {
         match look(serve, path, *is_folder, ctx).await {
             Lookup::Nothing => {}
-            Lookup::Index(path) => return reroute(path),
+            Lookup::Index(path) => return reroute(with_query(path, head)),
             Lookup::Folder(path) => {
                 // As nginx does: a POST is redirected, too.
                 let is_led = [Method::GET, Method::HEAD, Method::POST].contains(&head.method);
@@ -121,13 +121,7 @@ pub(crate) async fn index(
     }
     let path = percent_encoding::percent_decode(target.path).decode_utf8_lossy();
     match look(serve, &path, true, ctx).await {
-        Lookup::Index(mut path) => {
-            if let Some(query) = target.query {
-                path.push(b'?');
-                path.extend_from_slice(query);
-            }
-            Some(reroute(path))
-        }
+        Lookup::Index(path) => Some(reroute(with_query(path, head))),
         _ => None,
     }
 }
@@ -148,14 +142,20 @@ fn encoded_target(target: &str) -> Vec<u8> {
     }
 }
 
-/// Redirects to the path of a folder with a slash at its end, and with the request's query.
-fn with_slash(mut path: Vec<u8>, head: &RequestHeader) -> Decision {
-    path.push(b'/');
-    if let Some(query) = Target::new("", head.raw_path()).query {
+/// Appends the request's query to a path, unless it is empty.
+fn with_query(mut path: Vec<u8>, head: &RequestHeader) -> Vec<u8> {
+    let query = Target::new("", head.raw_path()).query;
+    if let Some(query) = query.filter(|query| !query.is_empty()) {
         path.push(b'?');
         path.extend_from_slice(query);
     }
-    Decision::Reply(match HeaderValue::try_from(path) {
+    path
+}
+
+/// Redirects to the path of a folder with a slash at its end, and with the request's query.
+fn with_slash(mut path: Vec<u8>, head: &RequestHeader) -> Decision {
+    path.push(b'/');
+    Decision::Reply(match HeaderValue::try_from(with_query(path, head)) {
         Ok(to) => {
             let reply = Reply::empty(StatusCode::MOVED_PERMANENTLY);
             Box::new(reply.header(header::LOCATION, to))
