@@ -453,6 +453,13 @@ const checks = {
         await shot(page, `page-${width}-${colorScheme}`);
         assert.ok(contrast >= 4.5, `contrast ${contrast} at ${width}, ${colorScheme}`);
         assert.ok(fits, `it fits into ${width}: ${wide}`);
+        // Paths and names without a place to break.
+        await page.evaluate(() => {
+          const places = '.problems a, h2, h3, p, summary, summary span, td code, td:not(:has(*))';
+          if (innerWidth < 640) for (const place of document.querySelectorAll(places)) place.append(`/${'w'.repeat(70)}`);
+        });
+        const long = await legibility(page);
+        assert.ok(long.fits, `long words fit into ${width}: ${long.wide}`);
         assert.match(await page.textContent('#summary .problems li'), /the last reload was refused.* since \d{4}-/);
         assert.deepEqual(await violations(page), [], `${width}, ${colorScheme}`);
         const nameless = await page.$$eval('th', (all) => all.filter((header) => header.textContent.trim() === '').length);
