@@ -105,14 +105,11 @@ fn headers(response: &Response) -> BTreeMap<String, String> {
         "transfer-encoding",
         "ratelimit",
     ];
-    let age: u64 = response
-        .header("age")
-        .map_or(0, |age| age.parse().expect("a number"));
-    // A browser's time is longer by the age, of which both differ on a busy machine.
-    let without_age = |directive: &str| match directive.trim().strip_prefix("max-age=") {
+    // In minutes: the time of a browser is longer by the age, of which both differ on a busy machine.
+    let in_minutes = |directive: &str| match directive.trim().strip_prefix("max-age=") {
         Some(seconds) => {
             let seconds: u64 = seconds.parse().expect("a number");
-            format!("max-age={}", seconds.saturating_sub(age))
+            format!("max-age={}", (seconds + 30) / 60)
         }
         None => directive.trim().to_owned(),
     };
@@ -121,7 +118,7 @@ fn headers(response: &Response) -> BTreeMap<String, String> {
         .filter(|(name, _)| !DIFFER.contains(&name.as_str()))
         .map(|(name, value)| match &*name {
             "cache-control" => {
-                let directives: Vec<String> = value.split(',').map(without_age).collect();
+                let directives: Vec<String> = value.split(',').map(in_minutes).collect();
                 (name, directives.join(", "))
             }
             _ => (name, value),
