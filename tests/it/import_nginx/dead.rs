@@ -1,7 +1,13 @@
 //! A backend that dies behind an imported configuration is noticed: `edgeway status` and the log name
 //! it within seconds, whether it leaves rotation or is the only one and stays.
 
-use std::{net::Ipv4Addr, process::Command, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    process::Command,
+    time::Duration,
+};
+
+use socket2::{Domain, Socket, Type};
 
 use super::{
     origin::Origins,
@@ -73,11 +79,12 @@ async fn a_backend_that_dies_is_noticed() {
             |line: &str| line.contains(&backend) && words.iter().any(|words| line.contains(words));
         assert!(!problems.lines().any(is_named), "{name}: {problems}");
         edge.side.origins = Origins::start(&[]).await;
+        let limit = Duration::from_secs(15);
+        let _held = wait_for("its port is free", limit, async || hold(&backend)).await;
         for _ in 0..REQUESTS {
             let found = ask().await;
             assert!(found >= 500, "{name}: {found} of a dead backend");
         }
-        let limit = Duration::from_secs(15);
         let named = |text: &str| text.lines().any(is_named);
         wait_for("`edgeway status` names it", limit, async || {
             named(&status(&edge)).then_some(())
@@ -88,6 +95,16 @@ async fn a_backend_that_dies_is_noticed() {
         })
         .await;
     }
+}
+
+/// Takes the port of a backend that has ended, which refuses connections then: another test's server
+/// could get it.
+fn hold(address: &str) -> Option<Socket> {
+    let address: SocketAddr = address.parse().expect("an address");
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).ok()?;
+    socket.set_reuse_address(true).ok()?;
+    socket.bind(&address.into()).ok()?;
+    Some(socket)
 }
 
 /// Returns the output of `edgeway status`.
