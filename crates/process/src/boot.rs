@@ -20,9 +20,9 @@ use edgeway_proxy::{
     live::{Live, audit::Actor},
 };
 use edgeway_status::actions::{Actions as _, SUCCEEDED};
-use edgeway_upstreams::{DecisionStore, ReleaseSettings};
+use edgeway_upstreams::DecisionStore;
 use log::{info, warn};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::{runtime::Handle, sync::oneshot};
 
 use super::{
@@ -293,11 +293,8 @@ async fn serve_until_the_end(
 /// Ends the processes that end replaced releases.
 fn end_retiring(control: &Control) {
     for upstream in control.live.gateway().upstreams.values() {
-        let releases = upstream.snapshot().releases;
-        let id = releases.as_ref().and_then(ReleaseSettings::retiring);
-        if let Some(id) = id.and_then(|id| Pid::from_raw(id.try_into().ok()?)) {
-            // It may have ended by itself.
-            let _sent = kill_process(id, Signal::TERM);
+        if let Some(releases) = upstream.snapshot().releases {
+            releases.stop_retiring();
         }
     }
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use edgeway_cli::check;
 use edgeway_upstreams::ReleaseSettings;
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Instance, ListOptions, folder::ReleaseFolder, name_of, settings};
 use crate::{
@@ -68,13 +67,7 @@ async fn stop(
         .into());
     }
     let _alone = folder.lock("deploy", "another deploy of this upstream has not ended")?;
-    let retiring = releases
-        .retiring()
-        .and_then(|id| Pid::from_raw(id.try_into().ok()?));
-    if let Some(id) = retiring {
-        // It may have ended by itself.
-        let _sent = kill_process(id, Signal::TERM);
-    }
+    releases.stop_retiring();
     let instances = folder.instances();
     for (port, release) in &instances {
         let address = name_of(upstream, releases, *port).address;

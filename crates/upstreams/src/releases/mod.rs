@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 pub use self::warm_up::WARM_UP_TIME;
@@ -78,6 +79,17 @@ impl ReleaseSettings {
         let is_free = file.try_lock_shared().is_ok();
         let id = io::read_to_string(file).ok().filter(|_| !is_free)?;
         id.trim().parse().ok()
+    }
+
+    /// Tells the process that ends replaced releases to end, if one runs.
+    pub fn stop_retiring(&self) {
+        if let Some(id) = self
+            .retiring()
+            .and_then(|id| Pid::from_raw(id.try_into().ok()?))
+        {
+            // It may have ended by itself.
+            let _sent = kill_process(id, Signal::TERM);
+        }
     }
 }
 
