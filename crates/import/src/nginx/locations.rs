@@ -84,7 +84,7 @@ impl<'a> Routes<'a, '_> {
         for location in &mut named {
             location.route = self.free_name(&format!("@{}", location.name));
         }
-        let is_closed = filters::has_unknown_guard(&server.scope) | server.is_unreachable;
+        let is_closed = filters::has_unknown_guard(&server.scope) || server.is_unreachable;
         let place = Place {
             server,
             found: &found,
