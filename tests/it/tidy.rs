@@ -481,12 +481,11 @@ fn hooks(code: &str) -> Vec<&str> {
     let (hooks, _) = hooks.split_once("\n}\n").expect("they end");
     let functions = hooks.lines().filter_map(|line| {
         let line = line.strip_prefix("    ")?;
-        line.strip_prefix("async ")
-            .unwrap_or(line)
-            .strip_prefix("fn ")
+        line.strip_prefix("boxed!(")
+            .or_else(|| line.strip_prefix("fn "))
     });
     functions
-        .filter_map(|function| function.split('(').next())
+        .filter_map(|function| function.split(['(', '<']).next())
         .collect()
 }
 

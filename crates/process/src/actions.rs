@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use edgeway_base::{metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret};
 use edgeway_cache::purge::{Purge, PurgeRequest, Receipt, Source};
 use edgeway_config::model::File;
@@ -18,9 +17,9 @@ use edgeway_proxy::live::{
 };
 use edgeway_status::{
     actions::{
-        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewConfigTrial,
-        NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
-        UpgradeResult, WarmUpPlan, WarmUpResult,
+        Action, ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary,
+        NewConfigTrial, NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult,
+        SwitchResult, UpgradeResult, WarmUpPlan, WarmUpResult,
     },
     http::RejectionReason,
     sessions,
@@ -32,7 +31,12 @@ use edgeway_upstreams::{
 };
 use parking_lot::Mutex;
 
-use super::{bans, control::Control, purges, watch::WatchSettings};
+use super::{
+    bans,
+    control::Control,
+    purges,
+    watch::{Reaction, WatchSettings},
+};
 
 /// Shortest interval between audit lines about rejected requests. Without it, any client that can
 /// connect could fill the audit log.
@@ -206,7 +210,6 @@ impl Operator {
     }
 }
 
-#[async_trait]
 impl WatchSettings for Operator {
     fn debounce(&self) -> Option<Duration> {
         // A process that is stopping leaves the change to its successor.
@@ -214,13 +217,12 @@ impl WatchSettings for Operator {
         watch.filter(|_| !self.control.is_stopping())
     }
 
-    async fn changed(&self) {
+    fn changed(&self) -> Reaction<'_> {
         // The outcome is in the log.
-        drop(self.reload(Actor::Watch, None).await);
+        Box::pin(async move { drop(self.reload(Actor::Watch, None).await) })
     }
 }
 
-#[async_trait]
 impl Actions for Operator {
     fn token(&self) -> Option<Secret> {
         self.live().gateway().admin.token.clone()
@@ -246,208 +248,222 @@ impl Actions for Operator {
         self.live().audit(&AuditEntry::new(action, who));
     }
 
-    async fn reload(
-        &self,
-        who: Actor,
-        trial: Option<NewConfigTrial>,
-    ) -> Result<ReloadResult, ActionError> {
-        let began = self.live().world.clock.now();
-        let outcome = self.control.reload(trial).await;
-        let file = self.control.path.as_ref();
-        let target = file.map(|path| path.display().to_string());
-        self.record("reload", who, target, began, outcome.as_ref().err());
-        outcome
-    }
-
-    async fn upgrade(
-        &self,
-        who: Actor,
-        binary: Option<PathBuf>,
-    ) -> Result<UpgradeResult, ActionError> {
-        let began = self.live().world.clock.now();
-        let target = binary.as_ref().map(|path| path.display().to_string());
-        let outcome = self.control.upgrade(binary).await;
-        self.record("upgrade", who, target, began, outcome.as_ref().err());
-        outcome
-    }
-
-    async fn drain(
-        &self,
-        who: Actor,
-        backend: BackendName,
-        force: bool,
-    ) -> Result<BackendResult, ActionError> {
-        self.on_backend("drain", who, &backend, |upstream| {
-            upstream.drain(&backend.address, forced(force))
+    fn reload(&self, who: Actor, trial: Option<NewConfigTrial>) -> Action<'_, ReloadResult> {
+        Box::pin(async move {
+            let began = self.live().world.clock.now();
+            let outcome = self.control.reload(trial).await;
+            let file = self.control.path.as_ref();
+            let target = file.map(|path| path.display().to_string());
+            self.record("reload", who, target, began, outcome.as_ref().err());
+            outcome
         })
-        .await
     }
 
-    async fn undrain(
-        &self,
-        who: Actor,
-        backend: BackendName,
-    ) -> Result<BackendResult, ActionError> {
-        self.on_backend("undrain", who, &backend, |upstream| {
-            upstream.undrain(&backend.address)
+    fn upgrade(&self, who: Actor, binary: Option<PathBuf>) -> Action<'_, UpgradeResult> {
+        Box::pin(async move {
+            let began = self.live().world.clock.now();
+            let target = binary.as_ref().map(|path| path.display().to_string());
+            let outcome = self.control.upgrade(binary).await;
+            self.record("upgrade", who, target, began, outcome.as_ref().err());
+            outcome
         })
-        .await
     }
 
-    async fn add_backend(
+    fn drain(&self, who: Actor, backend: BackendName, force: bool) -> Action<'_, BackendResult> {
+        Box::pin(async move {
+            self.on_backend("drain", who, &backend, |upstream| {
+                upstream.drain(&backend.address, forced(force))
+            })
+            .await
+        })
+    }
+
+    fn undrain(&self, who: Actor, backend: BackendName) -> Action<'_, BackendResult> {
+        Box::pin(async move {
+            self.on_backend("undrain", who, &backend, |upstream| {
+                upstream.undrain(&backend.address)
+            })
+            .await
+        })
+    }
+
+    fn add_backend(
         &self,
         who: Actor,
         upstream: String,
         backend: NewMember,
-    ) -> Result<BackendResult, ActionError> {
-        let name = BackendName {
-            upstream,
-            address: backend.address.clone(),
-        };
-        self.on_backend("add_backend", who, &name, |upstream| {
-            upstream.add_member(&backend)
+    ) -> Action<'_, BackendResult> {
+        Box::pin(async move {
+            let name = BackendName {
+                upstream,
+                address: backend.address.clone(),
+            };
+            self.on_backend("add_backend", who, &name, |upstream| {
+                upstream.add_member(&backend)
+            })
+            .await
         })
-        .await
     }
 
-    async fn remove_backend(
+    fn remove_backend(
         &self,
         who: Actor,
         backend: BackendName,
         force: bool,
-    ) -> Result<BackendResult, ActionError> {
-        let older = self.in_flight_before(&backend.upstream, &backend.address);
-        self.on_backend("remove_backend", who, &backend, |upstream| {
-            if older > 0 && !force {
-                return Err(MemberError::Busy {
-                    address: backend.address.clone(),
-                    in_flight: u32::try_from(older).unwrap_or(u32::MAX),
-                });
-            }
-            upstream.remove_member(&backend.address, forced(force))
+    ) -> Action<'_, BackendResult> {
+        Box::pin(async move {
+            let older = self.in_flight_before(&backend.upstream, &backend.address);
+            self.on_backend("remove_backend", who, &backend, |upstream| {
+                if older > 0 && !force {
+                    return Err(MemberError::Busy {
+                        address: backend.address.clone(),
+                        in_flight: u32::try_from(older).unwrap_or(u32::MAX),
+                    });
+                }
+                upstream.remove_member(&backend.address, forced(force))
+            })
+            .await
         })
-        .await
     }
 
-    async fn switch_release(
+    fn switch_release(
         &self,
         who: Actor,
         upstream: String,
         switch: ReleaseSwitch,
-    ) -> Result<ReleaseResult, ActionError> {
-        let ReleaseSwitch { release, force } = switch;
-        let outcome = self.on_release("switch_release", who, (&upstream, &release), |upstream| {
-            upstream.switch_release(&release, forced(force))
-        });
-        let before = outcome.await?;
-        Ok(ReleaseResult {
-            before: before.as_deref().map(str::to_owned),
-            upstream,
-            release,
+    ) -> Action<'_, ReleaseResult> {
+        Box::pin(async move {
+            let ReleaseSwitch { release, force } = switch;
+            let outcome =
+                self.on_release("switch_release", who, (&upstream, &release), |upstream| {
+                    upstream.switch_release(&release, forced(force))
+                });
+            let before = outcome.await?;
+            Ok(ReleaseResult {
+                before: before.as_deref().map(str::to_owned),
+                upstream,
+                release,
+            })
         })
     }
 
-    async fn begin_canary(
+    fn begin_canary(
         &self,
         who: Actor,
         upstream: String,
         canary: NewCanary,
-    ) -> Result<CanaryStatus, ActionError> {
-        let NewCanary { release, share } = canary;
-        self.on_release("begin_canary", who, (&upstream, &release), |upstream| {
-            upstream.begin_canary(&release, share)
+    ) -> Action<'_, CanaryStatus> {
+        Box::pin(async move {
+            let NewCanary { release, share } = canary;
+            self.on_release("begin_canary", who, (&upstream, &release), |upstream| {
+                upstream.begin_canary(&release, share)
+            })
+            .await
         })
-        .await
     }
 
-    async fn begin_warm_up(
+    fn begin_warm_up(
         &self,
         who: Actor,
         upstream: String,
         warm_up: NewWarmUp,
-    ) -> Result<WarmUpPlan, ActionError> {
-        let NewWarmUp { release, responses } = warm_up;
-        let secret = sessions::secret();
-        let begun = self.on_release("begin_warm_up", who, (&upstream, &release), |upstream| {
-            upstream.begin_warm_up(&release, &secret)
-        });
-        begun.await?;
-        let gateway = self.live().gateway();
-        let listing = tokio::task::spawn_blocking(move || {
-            let upstream = gateway.upstreams.get(&*upstream);
-            let current =
-                upstream.and_then(|upstream| Some((upstream, upstream.current_release()?)));
-            current.map(|(upstream, current)| gateway.warm_up(upstream, &current, responses))
-        });
-        let list = listing.await;
-        let list = list.map_err(|_| ActionError::new(503, "stopping", "the gateway stops"))?;
-        let list = list.unwrap_or_default();
-        let opened = self.control.listeners.opened();
-        let opened = opened
-            .iter()
-            .map(|open| (open.name.to_string(), open.address.clone()));
-        Ok(WarmUpPlan {
-            header: WARM_UP.to_owned(),
-            secret,
-            seconds: WARM_UP_TIME.as_secs(),
-            requests: list.requests,
-            left_out: list.left_out,
-            listeners: opened.collect(),
+    ) -> Action<'_, WarmUpPlan> {
+        Box::pin(async move {
+            let NewWarmUp { release, responses } = warm_up;
+            let secret = sessions::secret();
+            let begun = self.on_release("begin_warm_up", who, (&upstream, &release), |upstream| {
+                upstream.begin_warm_up(&release, &secret)
+            });
+            begun.await?;
+            let gateway = self.live().gateway();
+            let listing = tokio::task::spawn_blocking(move || {
+                let upstream = gateway.upstreams.get(&*upstream);
+                let current =
+                    upstream.and_then(|upstream| Some((upstream, upstream.current_release()?)));
+                current.map(|(upstream, current)| gateway.warm_up(upstream, &current, responses))
+            });
+            let list = listing.await;
+            let list = list.map_err(|_| ActionError::new(503, "stopping", "the gateway stops"))?;
+            let list = list.unwrap_or_default();
+            let opened = self.control.listeners.opened();
+            let opened = opened
+                .iter()
+                .map(|open| (open.name.to_string(), open.address.clone()));
+            Ok(WarmUpPlan {
+                header: WARM_UP.to_owned(),
+                secret,
+                seconds: WARM_UP_TIME.as_secs(),
+                requests: list.requests,
+                left_out: list.left_out,
+                listeners: opened.collect(),
+            })
         })
     }
 
-    async fn end_warm_up(&self, who: Actor, upstream: String) -> Result<WarmUpResult, ActionError> {
-        let target = (&*upstream, upstream.clone());
-        let ended = self.on_upstream("end_warm_up", who, target, |upstream| {
-            Ok(upstream.end_warm_up())
-        });
-        ended.await.map(|requests| WarmUpResult { requests })
-    }
-
-    async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError> {
-        let target = (&*upstream, upstream.clone());
-        self.on_upstream("end_canary", who, target, Upstream::end_canary)
-            .await
-    }
-
-    async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError> {
-        let began = self.live().world.clock.now();
-        let target = bounded(to.name.as_deref().unwrap_or("none"));
-        let outcome = self.control.switch(to.name).await;
-        self.record("profile", who, Some(target), began, outcome.as_ref().err());
-        outcome
-    }
-
-    async fn ban(&self, who: Actor, ban: NewBan) -> Result<BanStatus, ActionError> {
-        let target = bounded(&ban.address);
-        self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
-            .await
-    }
-
-    async fn purge(&self, who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError> {
-        let began = self.live().world.clock.now();
-        let target = Purge::line(&order.purges);
-        let outcome = self.purged(order).await;
-        match outcome.as_ref().map(Receipt::shortfall) {
-            Ok(Some(shortfall)) => self.live().audit(&AuditEntry {
-                target: Some(target),
-                reason: Some(Cow::Borrowed(shortfall.word())),
-                took: Some(self.live().world.clock.now() - began),
-                generation: Some(self.live().loaded().generation),
-                ..AuditEntry::new("purge", who)
-            }),
-            Ok(None) => self.record("purge", who, Some(target), began, None),
-            Err(refused) => self.record("purge", who, Some(target), began, Some(refused)),
-        }
-        outcome
-    }
-
-    async fn unban(&self, who: Actor, address: String) -> Result<BanStatus, ActionError> {
-        let target = bounded(&address);
-        self.in_turn("unban", who, target, |gateway| {
-            bans::unban(gateway, &address)
+    fn end_warm_up(&self, who: Actor, upstream: String) -> Action<'_, WarmUpResult> {
+        Box::pin(async move {
+            let target = (&*upstream, upstream.clone());
+            let ended = self.on_upstream("end_warm_up", who, target, |upstream| {
+                Ok(upstream.end_warm_up())
+            });
+            ended.await.map(|requests| WarmUpResult { requests })
         })
-        .await
+    }
+
+    fn end_canary(&self, who: Actor, upstream: String) -> Action<'_, CanaryVerdict> {
+        Box::pin(async move {
+            let target = (&*upstream, upstream.clone());
+            self.on_upstream("end_canary", who, target, Upstream::end_canary)
+                .await
+        })
+    }
+
+    fn profile(&self, who: Actor, to: ProfileSelection) -> Action<'_, SwitchResult> {
+        Box::pin(async move {
+            let began = self.live().world.clock.now();
+            let target = bounded(to.name.as_deref().unwrap_or("none"));
+            let outcome = self.control.switch(to.name).await;
+            self.record("profile", who, Some(target), began, outcome.as_ref().err());
+            outcome
+        })
+    }
+
+    fn ban(&self, who: Actor, ban: NewBan) -> Action<'_, BanStatus> {
+        Box::pin(async move {
+            let target = bounded(&ban.address);
+            self.in_turn("ban", who, target, |gateway| bans::ban(gateway, &ban))
+                .await
+        })
+    }
+
+    fn purge(&self, who: Actor, order: PurgeRequest) -> Action<'_, Receipt> {
+        Box::pin(async move {
+            let began = self.live().world.clock.now();
+            let target = Purge::line(&order.purges);
+            let outcome = self.purged(order).await;
+            match outcome.as_ref().map(Receipt::shortfall) {
+                Ok(Some(shortfall)) => self.live().audit(&AuditEntry {
+                    target: Some(target),
+                    reason: Some(Cow::Borrowed(shortfall.word())),
+                    took: Some(self.live().world.clock.now() - began),
+                    generation: Some(self.live().loaded().generation),
+                    ..AuditEntry::new("purge", who)
+                }),
+                Ok(None) => self.record("purge", who, Some(target), began, None),
+                Err(refused) => self.record("purge", who, Some(target), began, Some(refused)),
+            }
+            outcome
+        })
+    }
+
+    fn unban(&self, who: Actor, address: String) -> Action<'_, BanStatus> {
+        Box::pin(async move {
+            let target = bounded(&address);
+            self.in_turn("unban", who, target, |gateway| {
+                bans::unban(gateway, &address)
+            })
+            .await
+        })
     }
 }
 

@@ -1,8 +1,7 @@
 //! Operator actions on a running gateway, as plain data: requests, results and refusals.
 
-use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf, pin::Pin};
 
-use async_trait::async_trait;
 use edgeway_base::{
     secret::Secret,
     units::{Percent, Span},
@@ -23,11 +22,15 @@ use super::{
     snapshot::{BackendStatus, BanStatus},
 };
 
+/// Future of an action. With `#[async_trait]`, each action would take half a second to compile: below
+/// its bounds of lifetimes, of which the compiler caches nothing, all that an action reaches would be
+/// proved again to be `Send`.
+pub type Action<'a, T> = Pin<Box<dyn Future<Output = Result<T, ActionError>> + Send + 'a>>;
+
 /// Actions of the admin API on the running gateway.
 ///
 /// An action that has begun is completed and written to the audit log, even if the client
 /// disconnects.
-#[async_trait]
 pub trait Actions: Send + Sync + 'static {
     /// Token that clients over TCP must present, if any.
     fn token(&self) -> Option<Secret>;
@@ -40,89 +43,75 @@ pub trait Actions: Send + Sync + 'static {
 
     /// Reads the configuration again and serves it if it is valid, on trial for a time if one is
     /// given.
-    async fn reload(
-        &self,
-        who: Actor,
-        trial: Option<NewConfigTrial>,
-    ) -> Result<ReloadResult, ActionError>;
+    fn reload(&self, who: Actor, trial: Option<NewConfigTrial>) -> Action<'_, ReloadResult>;
 
     /// Replaces this process with a new one, started from `binary` or from the same program again.
-    async fn upgrade(
-        &self,
-        who: Actor,
-        binary: Option<PathBuf>,
-    ) -> Result<UpgradeResult, ActionError>;
+    fn upgrade(&self, who: Actor, binary: Option<PathBuf>) -> Action<'_, UpgradeResult>;
 
     /// Drains a backend. `force` allows it even if no other backend is left.
-    async fn drain(
-        &self,
-        who: Actor,
-        backend: BackendName,
-        force: bool,
-    ) -> Result<BackendResult, ActionError>;
+    fn drain(&self, who: Actor, backend: BackendName, force: bool) -> Action<'_, BackendResult>;
 
     /// Sends requests to a drained backend again.
-    async fn undrain(&self, who: Actor, backend: BackendName)
-    -> Result<BackendResult, ActionError>;
+    fn undrain(&self, who: Actor, backend: BackendName) -> Action<'_, BackendResult>;
 
     /// Adds a backend to the configured ones.
-    async fn add_backend(
+    fn add_backend(
         &self,
         who: Actor,
         upstream: String,
         backend: NewMember,
-    ) -> Result<BackendResult, ActionError>;
+    ) -> Action<'_, BackendResult>;
 
     /// Removes an added backend. `force` allows it even with requests in flight.
-    async fn remove_backend(
+    fn remove_backend(
         &self,
         who: Actor,
         backend: BackendName,
         force: bool,
-    ) -> Result<BackendResult, ActionError>;
+    ) -> Action<'_, BackendResult>;
 
     /// Sends the requests that belong to no other release to this one.
-    async fn switch_release(
+    fn switch_release(
         &self,
         who: Actor,
         upstream: String,
         switch: ReleaseSwitch,
-    ) -> Result<ReleaseResult, ActionError>;
+    ) -> Action<'_, ReleaseResult>;
 
     /// Sends a part of the visitors to a new release.
-    async fn begin_canary(
+    fn begin_canary(
         &self,
         who: Actor,
         upstream: String,
         canary: NewCanary,
-    ) -> Result<CanaryStatus, ActionError>;
+    ) -> Action<'_, CanaryStatus>;
 
     /// Lets the caller fetch responses of a release that is not the current one yet, and returns
     /// requests for those that visitors of the current one want most.
-    async fn begin_warm_up(
+    fn begin_warm_up(
         &self,
         who: Actor,
         upstream: String,
         warm_up: NewWarmUp,
-    ) -> Result<WarmUpPlan, ActionError>;
+    ) -> Action<'_, WarmUpPlan>;
 
     /// Ends a warm-up.
-    async fn end_warm_up(&self, who: Actor, upstream: String) -> Result<WarmUpResult, ActionError>;
+    fn end_warm_up(&self, who: Actor, upstream: String) -> Action<'_, WarmUpResult>;
 
     /// Ends the trial of a release: all visitors get the current one.
-    async fn end_canary(&self, who: Actor, upstream: String) -> Result<CanaryVerdict, ActionError>;
+    fn end_canary(&self, who: Actor, upstream: String) -> Action<'_, CanaryVerdict>;
 
     /// Serves with another profile, or with none.
-    async fn profile(&self, who: Actor, to: ProfileSelection) -> Result<SwitchResult, ActionError>;
+    fn profile(&self, who: Actor, to: ProfileSelection) -> Action<'_, SwitchResult>;
 
     /// Bans a client: all of its requests are refused.
-    async fn ban(&self, who: Actor, ban: NewBan) -> Result<BanStatus, ActionError>;
+    fn ban(&self, who: Actor, ban: NewBan) -> Action<'_, BanStatus>;
 
     /// Lifts a client's ban and returns it.
-    async fn unban(&self, who: Actor, address: String) -> Result<BanStatus, ActionError>;
+    fn unban(&self, who: Actor, address: String) -> Action<'_, BanStatus>;
 
     /// Purges stored responses, here and on the other gateways.
-    async fn purge(&self, who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError>;
+    fn purge(&self, who: Actor, order: PurgeRequest) -> Action<'_, Receipt>;
 }
 
 /// Trial of a configuration that is about to begin.

@@ -6,11 +6,11 @@ mod folders;
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
-use async_trait::async_trait;
 use edgeway_config::source::{self, Sources};
 use log::{debug, info, warn};
 use notify::{Config, Event, EventKind, PollWatcher, RecursiveMode, Watcher, event::AccessKind};
@@ -26,14 +26,16 @@ const MAX_BURST: u32 = 10;
 /// Poll interval if the system does not report changes.
 const POLL: Duration = Duration::from_secs(2);
 
+/// Future of the action on a change.
+pub(super) type Reaction<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
 /// Settings of a watch, and its action on a change.
-#[async_trait]
 pub(super) trait WatchSettings: Send + Sync {
     /// Time that files must be at rest before they are read. `None` while watching is off.
     fn debounce(&self) -> Option<Duration>;
 
     /// Called when the files' contents have changed.
-    async fn changed(&self);
+    fn changed(&self) -> Reaction<'_>;
 }
 
 /// Watches the files of the configuration at `path` for ever. `read` has the sources read last, by

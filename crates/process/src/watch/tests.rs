@@ -21,16 +21,17 @@ struct Reader {
     times: AtomicUsize,
 }
 
-#[async_trait]
 impl WatchSettings for Arc<Reader> {
     fn debounce(&self) -> Option<Duration> {
         Some(PAUSE)
     }
 
-    async fn changed(&self) {
-        let (sources, ..) = source::load(&self.path);
-        self.times.fetch_add(1, Ordering::SeqCst);
-        self.read.send_replace(Arc::new(sources));
+    fn changed(&self) -> Reaction<'_> {
+        Box::pin(async {
+            let (sources, ..) = source::load(&self.path);
+            self.times.fetch_add(1, Ordering::SeqCst);
+            self.read.send_replace(Arc::new(sources));
+        })
     }
 }
 

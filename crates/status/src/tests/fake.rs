@@ -19,9 +19,9 @@ use tokio::sync::Semaphore;
 use crate::{
     Snapshot,
     actions::{
-        ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary, NewConfigTrial,
-        NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult, SwitchResult,
-        UpgradeResult, WarmUpPlan, WarmUpResult,
+        Action, ActionError, Actions, BackendName, BackendResult, NewBan, NewCanary,
+        NewConfigTrial, NewWarmUp, ProfileSelection, ReleaseResult, ReleaseSwitch, ReloadResult,
+        SwitchResult, UpgradeResult, WarmUpPlan, WarmUpResult,
     },
     http::RejectionReason,
     snapshot::{BackendStatus, BanStatus, NotReady, Source},
@@ -107,7 +107,6 @@ impl Fake {
     }
 }
 
-#[async_trait::async_trait]
 impl Actions for Fake {
     fn token(&self) -> Option<Secret> {
         self.token.clone()
@@ -126,159 +125,164 @@ impl Actions for Fake {
         self.sessions.lock().push(format!("{action} {kind}"));
     }
 
-    async fn switch_release(
+    fn switch_release(
         &self,
         _who: Actor,
         upstream: String,
         switch: ReleaseSwitch,
-    ) -> Result<ReleaseResult, ActionError> {
-        self.act(format!("switch {upstream} {switch:?}")).await?;
-        Ok(ReleaseResult {
-            upstream,
-            release: switch.release,
-            before: None,
+    ) -> Action<'_, ReleaseResult> {
+        Box::pin(async move {
+            self.act(format!("switch {upstream} {switch:?}")).await?;
+            Ok(ReleaseResult {
+                upstream,
+                release: switch.release,
+                before: None,
+            })
         })
     }
 
-    async fn begin_canary(
+    fn begin_canary(
         &self,
         _who: Actor,
         upstream: String,
         canary: NewCanary,
-    ) -> Result<CanaryStatus, ActionError> {
-        self.act(format!("canary {upstream} {canary:?}")).await?;
-        Ok(CanaryStatus::default())
+    ) -> Action<'_, CanaryStatus> {
+        Box::pin(async move {
+            self.act(format!("canary {upstream} {canary:?}")).await?;
+            Ok(CanaryStatus::default())
+        })
     }
 
-    async fn begin_warm_up(
+    fn begin_warm_up(
         &self,
         _who: Actor,
         upstream: String,
         warm_up: NewWarmUp,
-    ) -> Result<WarmUpPlan, ActionError> {
-        self.act(format!("warm up {upstream} {warm_up:?}")).await?;
-        Ok(WarmUpPlan::default())
-    }
-
-    async fn end_warm_up(
-        &self,
-        _who: Actor,
-        upstream: String,
-    ) -> Result<WarmUpResult, ActionError> {
-        self.act(format!("end warm-up {upstream}")).await?;
-        Ok(WarmUpResult::default())
-    }
-
-    async fn end_canary(
-        &self,
-        _who: Actor,
-        upstream: String,
-    ) -> Result<CanaryVerdict, ActionError> {
-        self.act(format!("end canary {upstream}")).await?;
-        Ok(CanaryVerdict::default())
-    }
-
-    async fn upgrade(
-        &self,
-        _who: Actor,
-        binary: Option<PathBuf>,
-    ) -> Result<UpgradeResult, ActionError> {
-        self.act(format!("upgrade {binary:?}")).await?;
-        Ok(UpgradeResult::default())
-    }
-
-    async fn reload(
-        &self,
-        _who: Actor,
-        trial: Option<NewConfigTrial>,
-    ) -> Result<ReloadResult, ActionError> {
-        self.act("reload".to_owned()).await?;
-        Ok(ReloadResult {
-            generation: 2,
-            trial: trial.map(|trial| trial.length),
-            share: trial.map(|trial| trial.share),
-            ..ReloadResult::default()
+    ) -> Action<'_, WarmUpPlan> {
+        Box::pin(async move {
+            self.act(format!("warm up {upstream} {warm_up:?}")).await?;
+            Ok(WarmUpPlan::default())
         })
     }
 
-    async fn drain(
-        &self,
-        _who: Actor,
-        name: BackendName,
-        force: bool,
-    ) -> Result<BackendResult, ActionError> {
-        if name.upstream == "nowhere" {
-            return Err(ActionError::new(404, "no_such_upstream", "there is none"));
-        }
-        let action = format!("drain {}/{} {force}", name.upstream, name.address);
-        self.act(action).await
+    fn end_warm_up(&self, _who: Actor, upstream: String) -> Action<'_, WarmUpResult> {
+        Box::pin(async move {
+            self.act(format!("end warm-up {upstream}")).await?;
+            Ok(WarmUpResult::default())
+        })
     }
 
-    async fn profile(
-        &self,
-        _who: Actor,
-        to: ProfileSelection,
-    ) -> Result<SwitchResult, ActionError> {
-        self.act(format!("profile {:?}", to.name)).await?;
-        Ok(SwitchResult::default())
+    fn end_canary(&self, _who: Actor, upstream: String) -> Action<'_, CanaryVerdict> {
+        Box::pin(async move {
+            self.act(format!("end canary {upstream}")).await?;
+            Ok(CanaryVerdict::default())
+        })
     }
 
-    async fn ban(&self, _who: Actor, ban: NewBan) -> Result<BanStatus, ActionError> {
-        self.act(format!(
-            "ban {} {} {:?}",
-            ban.address, ban.lasts, ban.reason
-        ))
-        .await?;
-        Ok(BanStatus::default())
+    fn upgrade(&self, _who: Actor, binary: Option<PathBuf>) -> Action<'_, UpgradeResult> {
+        Box::pin(async move {
+            self.act(format!("upgrade {binary:?}")).await?;
+            Ok(UpgradeResult::default())
+        })
     }
 
-    async fn unban(&self, _who: Actor, address: String) -> Result<BanStatus, ActionError> {
-        self.act(format!("unban {address}")).await?;
-        Ok(BanStatus::default())
+    fn reload(&self, _who: Actor, trial: Option<NewConfigTrial>) -> Action<'_, ReloadResult> {
+        Box::pin(async move {
+            self.act("reload".to_owned()).await?;
+            Ok(ReloadResult {
+                generation: 2,
+                trial: trial.map(|trial| trial.length),
+                share: trial.map(|trial| trial.share),
+                ..ReloadResult::default()
+            })
+        })
     }
 
-    async fn purge(&self, _who: Actor, order: PurgeRequest) -> Result<Receipt, ActionError> {
-        self.act(format!("purge {:?} {}", order.purges, order.fan_out))
+    fn drain(&self, _who: Actor, name: BackendName, force: bool) -> Action<'_, BackendResult> {
+        Box::pin(async move {
+            if name.upstream == "nowhere" {
+                return Err(ActionError::new(404, "no_such_upstream", "there is none"));
+            }
+            let action = format!("drain {}/{} {force}", name.upstream, name.address);
+            self.act(action).await
+        })
+    }
+
+    fn profile(&self, _who: Actor, to: ProfileSelection) -> Action<'_, SwitchResult> {
+        Box::pin(async move {
+            self.act(format!("profile {:?}", to.name)).await?;
+            Ok(SwitchResult::default())
+        })
+    }
+
+    fn ban(&self, _who: Actor, ban: NewBan) -> Action<'_, BanStatus> {
+        Box::pin(async move {
+            self.act(format!(
+                "ban {} {} {:?}",
+                ban.address, ban.lasts, ban.reason
+            ))
             .await?;
-        let others = match order.purges[0].target {
-            PurgeTarget::Tag(_) => PeerStates::Waiting,
-            PurgeTarget::Prefix(_) => PeerStates::Unreached,
-            PurgeTarget::Url(_) | PurgeTarget::Written(_) | PurgeTarget::All => PeerStates::Reached,
-        };
-        Ok(Receipt {
-            others,
-            purges: order.purges,
-            gateway: "a".to_owned(),
-            id: None,
-            applied: vec![],
-            lapsed: vec![],
-            pending: vec![],
-            instances: vec![],
-            took_ms: 1.5,
+            Ok(BanStatus::default())
         })
     }
 
-    async fn undrain(&self, _who: Actor, name: BackendName) -> Result<BackendResult, ActionError> {
-        let action = format!("undrain {}/{}", name.upstream, name.address);
-        self.act(action).await
+    fn unban(&self, _who: Actor, address: String) -> Action<'_, BanStatus> {
+        Box::pin(async move {
+            self.act(format!("unban {address}")).await?;
+            Ok(BanStatus::default())
+        })
     }
 
-    async fn add_backend(
+    fn purge(&self, _who: Actor, order: PurgeRequest) -> Action<'_, Receipt> {
+        Box::pin(async move {
+            self.act(format!("purge {:?} {}", order.purges, order.fan_out))
+                .await?;
+            let others = match order.purges[0].target {
+                PurgeTarget::Tag(_) => PeerStates::Waiting,
+                PurgeTarget::Prefix(_) => PeerStates::Unreached,
+                PurgeTarget::Url(_) | PurgeTarget::Written(_) | PurgeTarget::All => {
+                    PeerStates::Reached
+                }
+            };
+            Ok(Receipt {
+                others,
+                purges: order.purges,
+                gateway: "a".to_owned(),
+                id: None,
+                applied: vec![],
+                lapsed: vec![],
+                pending: vec![],
+                instances: vec![],
+                took_ms: 1.5,
+            })
+        })
+    }
+
+    fn undrain(&self, _who: Actor, name: BackendName) -> Action<'_, BackendResult> {
+        Box::pin(async move {
+            let action = format!("undrain {}/{}", name.upstream, name.address);
+            self.act(action).await
+        })
+    }
+
+    fn add_backend(
         &self,
         _who: Actor,
         upstream: String,
         new: NewMember,
-    ) -> Result<BackendResult, ActionError> {
-        self.act(format!("add {upstream} {new:?}")).await
+    ) -> Action<'_, BackendResult> {
+        Box::pin(async move { self.act(format!("add {upstream} {new:?}")).await })
     }
 
-    async fn remove_backend(
+    fn remove_backend(
         &self,
         _who: Actor,
         name: BackendName,
         force: bool,
-    ) -> Result<BackendResult, ActionError> {
-        let action = format!("remove {}/{} {force}", name.upstream, name.address);
-        self.act(action).await
+    ) -> Action<'_, BackendResult> {
+        Box::pin(async move {
+            let action = format!("remove {}/{} {force}", name.upstream, name.address);
+            self.act(action).await
+        })
     }
 }
