@@ -451,12 +451,8 @@ fn observations() -> impl Strategy<Value = Observation> {
     })
 }
 
-fn is_hunt() -> bool {
-    std::env::var_os("EDGEWAY_HUNT").is_some()
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if is_hunt() { 256 } else { 64 }))]
+    #![proptest_config(ProptestConfig::with_cases(edgeway_testkit::cases(64, 256)))]
 
     #[test]
     fn any_state_is_drawn_at_any_size_and_steers_no_terminal(
@@ -475,7 +471,7 @@ proptest! {
         let area = Rect::new(0, 0, width, height);
         // One of them, and all in a hunt: drawing costs milliseconds.
         for (at, pane) in Pane::ALL.into_iter().enumerate() {
-            if at != drawn && !is_hunt() {
+            if at != drawn && !edgeway_testkit::is_hunt() {
                 continue;
             }
             screen.pane = pane;

@@ -71,7 +71,7 @@ async fn images_of_responses_are_those_of_the_app() {
         comparison.ask(name, 64, 75, WEBP).await;
     }
     let (made, _) = comparison.finish().await;
-    assert!(made > seed::cases(10, 25) as u64, "{made}");
+    assert!(made > seed::cases(10, 25), "{made}");
 }
 
 /// Invariant: the source of an image is asked for without a header of the visitor, so that an image

@@ -1,29 +1,3 @@
-//! Seeds of tests that draw their own cases.
+//! Seeds of tests that draw their own cases, as those of the crates.
 
-/// Seed of a run that sets no other one, so that a failure is about the change that is tested.
-const USUAL: u64 = 48;
-
-/// Returns the seed of a test, and prints it.
-///
-/// The environment variable `EDGEWAY_SEED` sets another one, to repeat a run; `random` draws it, as a
-/// hunt does.
-pub(crate) fn drawn() -> u64 {
-    let given = std::env::var("EDGEWAY_SEED").ok();
-    let seed = match given.as_deref() {
-        None if !is_hunt() => USUAL,
-        None | Some("random") => fastrand::u64(..),
-        Some(seed) => seed.parse().expect("a number, or `random`"),
-    };
-    eprintln!("seed {seed}");
-    seed
-}
-
-/// Returns the number of cases that a test draws: a few in `make test`, all of them in a hunt.
-pub(crate) fn cases(few: usize, all: usize) -> usize {
-    if is_hunt() { all } else { few }
-}
-
-/// Returns true in `make hunt`, which draws for as long as it takes.
-pub(crate) fn is_hunt() -> bool {
-    std::env::var_os("EDGEWAY_HUNT").is_some()
-}
+pub(crate) use edgeway_testkit::{cases, drawn, is_hunt};

@@ -30,10 +30,7 @@ const USUAL: [&str; 10] = [
 ];
 
 fn random() -> fastrand::Rng {
-    let seed = std::env::var("EXPRESSION_SEED").ok();
-    let seed = seed.and_then(|seed| seed.parse().ok()).unwrap_or(14);
-    println!("EXPRESSION_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
+    fastrand::Rng::with_seed(edgeway_testkit::drawn())
 }
 
 /// Draws an expression of the letters `a` to `c` with some look-around.

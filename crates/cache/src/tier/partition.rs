@@ -276,9 +276,7 @@ mod tests {
     /// for writes only if it is one.
     #[test]
     fn waiters_wait_for_earlier_purges_and_for_no_more() {
-        let seed = fastrand::u64(..);
-        println!("seed {seed}");
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(edgeway_testkit::drawn());
         for _ in 0..20 {
             let part = PurgePartition::new("edgeway:", 0);
             let (mut number, mut waiting) = (0, Vec::new());
@@ -325,7 +323,7 @@ mod tests {
                     let is_done = part.is_done(until);
                     let mut later = stamped.iter().filter(|(_, at)| at > after);
                     let is_stamped = later.any(|(it, _)| it == stamp || *it == Stamp::All);
-                    assert_eq!(is_done, is_stamped, "seed {seed}: {stamp:?}");
+                    assert_eq!(is_done, is_stamped, "{stamp:?}");
                     !is_done
                 });
                 stamped.retain(|(_, at)| waiting.iter().any(|(_, after, _)| at > after));

@@ -287,21 +287,14 @@ fn assert_bounded(decoded: &codec::Decoded) {
     assert!(decoded.key.as_bytes().len() <= codec::MAX_HEAD);
 }
 
-fn mutations() -> u32 {
-    let setting = std::env::var("ENTRY_CASES").ok();
-    setting.and_then(|text| text.parse().ok()).unwrap_or(20_000)
-}
-
 /// Invariant: whatever the bytes, and whichever program wrote them, reading an entry neither panics
 /// nor returns one that is larger than a gateway would write.
 #[test]
 fn altered_entries_are_refused_or_within_bounds() {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(edgeway_testkit::drawn());
     let page = key("/a");
     let (mut read, mut refused) = (0, 0);
-    for _ in 0..mutations() {
+    for _ in 0..edgeway_testkit::cases(4000, 20_000) {
         let mut head = AnyHead::new();
         for _ in 0..random.usize(1..4) {
             let many = [0, 1, 3, 1024, 1025, 3000][random.usize(..6)];

@@ -43,16 +43,8 @@ fn asking(text: &str) -> Input {
 /// Whatever its length and kind, a pattern holds the worker no longer than the limit.
 #[tokio::test]
 async fn no_pattern_holds_a_worker() {
-    let setting = |what: &str| {
-        std::env::var(format!("EDGEWAY_PATTERN_{what}"))
-            .ok()?
-            .parse()
-            .ok()
-    };
-    let seed = setting("SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("EDGEWAY_PATTERN_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    for _ in 0..setting("CASES").unwrap_or(60) {
+    let mut random = fastrand::Rng::with_seed(edgeway_testkit::drawn());
+    for _ in 0..edgeway_testkit::cases(30, 60) {
         let way = random.choice(WAYS).expect("there are some");
         let length = match random.u8(..3) {
             0 => random.usize(1..64),

@@ -173,9 +173,7 @@ mod tests {
     /// at most.
     #[test]
     fn writes_are_sent_once_or_by_host_and_never_as_everything() {
-        let seed = fastrand::u64(..);
-        println!("seed {seed}");
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(edgeway_testkit::drawn());
         for _ in 0..20 {
             let mut writes = WriteBatch::default();
             let (mut wanted, mut folded) = (HashSet::new(), HashSet::new());

@@ -165,23 +165,6 @@ const GUARD: &str = "export function onRequest(req) {
         if (shown !== 'good') return new Response('no', { status: 401 });
     }";
 
-/// Returns random numbers and the number of cases to draw from them; `EDGEWAY_<NAME>_SEED` and
-/// `EDGEWAY_<NAME>_CASES` override both.
-fn drawn(name: &str, count: u64) -> (fastrand::Rng, u64) {
-    let setting = |what: &str| {
-        std::env::var(format!("EDGEWAY_{name}_{what}"))
-            .ok()?
-            .parse()
-            .ok()
-    };
-    let seed = setting("SEED").unwrap_or_else(|| fastrand::u64(..));
-    println!("EDGEWAY_{name}_SEED={seed}");
-    (
-        fastrand::Rng::with_seed(seed),
-        setting("CASES").unwrap_or(count),
-    )
-}
-
 /// A guard decides each request by its own input, whatever other clients send.
 #[test]
 fn no_client_opens_or_closes_a_guard_for_others() {
@@ -192,7 +175,8 @@ fn no_client_opens_or_closes_a_guard_for_others() {
     };
     for more in [", role: auth", ", on_error: refuse"] {
         let mut check = with(GUARD, more);
-        let (mut random, count) = drawn("GUARD", 400);
+        let mut random = fastrand::Rng::with_seed(edgeway_testkit::drawn());
+        let count: u64 = 400;
         for number in 0..count {
             // Thirty in a row now and then; each loop costs CPU time.
             let shown = match random.u8(..100) {

@@ -93,7 +93,7 @@ mod tests {
         let head = io.next_head(&limits, false).await;
         assert!(matches!(head, HeadWait::Request), "{head:?}");
         drop(io.take_head());
-        let seed = fastrand::u64(..);
+        let seed = edgeway_testkit::drawn();
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut written = Vec::new();
         let write = async {

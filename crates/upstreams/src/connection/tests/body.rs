@@ -43,7 +43,7 @@ async fn read(ours: &mut BackendConnection, room: usize) -> (Vec<u8>, usize) {
 #[tokio::test]
 async fn a_body_arrives_whole_and_waits_without_a_buffer() {
     let app = App::start().await;
-    let seed = fastrand::u64(..);
+    let seed = edgeway_testkit::drawn();
     let mut dice = fastrand::Rng::with_seed(seed);
     let mut waits = 0;
     for turn in 0..40 {

@@ -146,7 +146,7 @@ async fn a_request_gets_a_connection_of_its_own_settings_only() {
         .collect();
     let idle = Arc::<IdleConnections>::default();
     let clock = Clock::test();
-    let seed = fastrand::u64(..);
+    let seed = edgeway_testkit::drawn();
     let mut dice = fastrand::Rng::with_seed(seed);
     let (mut apps, mut found) = (Vec::new(), HashSet::new());
     for turn in 0..200 {
@@ -263,7 +263,7 @@ async fn a_session_is_resumed_with_its_own_backend_under_its_own_trust() {
 #[tokio::test]
 async fn bytes_arrive_whole_in_whatever_pieces_they_come() {
     let app = App::start().await;
-    let seed = fastrand::u64(..);
+    let seed = edgeway_testkit::drawn();
     let mut dice = fastrand::Rng::with_seed(seed);
     for _ in 0..20 {
         let (mut ours, mut theirs) = app.secure().await;
