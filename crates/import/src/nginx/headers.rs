@@ -55,6 +55,10 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
             Some(known) => *known = json!([known.clone(), value]),
         }
     }
+    if let Some(etag) = scope.one("etag").filter(|etag| is_files && !etag.is_on()) {
+        etag.carried("");
+        remove.push("ETag".to_owned());
+    }
     more_headers(scope, &mut set, &mut remove);
     if passes && let Some(kind) = media::of_backend(scope) {
         set.entry("Content-Type").or_insert(kind.into());
