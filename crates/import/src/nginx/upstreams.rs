@@ -98,12 +98,12 @@ impl<'a> Upstreams<'a> {
         };
         if to.is_tls {
             let written = scope.one("proxy_ssl_name").map(|name| name.arg(0));
-            let own = [written, Some(host_of(&to.authority))]
+            let given = [written, Some(host_of(&to.authority))]
                 .into_iter()
                 .flatten();
             let servers = block.map(Directive::children).unwrap_or_default().iter();
             let servers = servers.filter(|one| one.name == "server");
-            let mut names = own.chain(servers.map(|one| host_of(one.arg(0))));
+            let mut names = given.chain(servers.map(|one| host_of(one.arg(0))));
             let name = names.find(|name| is_dns_name(name))?;
             pass.changed("the certificate of the backend is verified, as nginx does with `proxy_ssl_verify on`");
             value.insert("tls".to_owned(), json!({ "name": name }));
