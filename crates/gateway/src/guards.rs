@@ -13,7 +13,7 @@ use edgeway_config::{
 use edgeway_core::chain::{AnyOf, Chain, CompiledFilter, Guard, Reply, RequestFacts};
 use edgeway_files::Files;
 use edgeway_filters::error_pages::ErrorPages;
-use edgeway_routes::{Action, Respond, RouteProtection, RouteTable, Rules, Slashes};
+use edgeway_routes::{Action, Otherwise, Respond, RouteProtection, RouteTable, Rules, Slashes};
 use pingora::http::RequestHeader;
 
 use super::{Route, compile::Compiler, open_routes::OpenRoutes};
@@ -195,7 +195,13 @@ impl Compiler<'_> {
                 forward.rewrite.is_some(),
             ),
             Action::Files(serve) if serve.internal.is_none() => {
-                (Some(named(&serve.files)), serve.rewrite.is_some())
+                let folder = named(&serve.files);
+                // Where there is no file, the one leads to an app, and the other to nothing.
+                let whole = match &serve.otherwise {
+                    Some(Otherwise::Named(route, _)) => format!("{folder} or {route}").into(),
+                    Some(Otherwise::Path(_) | Otherwise::Status(_)) | None => folder,
+                };
+                (Some(whole), serve.rewrite.is_some())
             }
             Action::Files(_) | Action::Redirect(_) | Action::Respond(_) => (None, false),
         };

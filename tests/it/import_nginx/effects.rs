@@ -1,7 +1,10 @@
 //! Effects of directives: the kinds of difference that an entry about each may explain. A
 //! difference that nothing here allows needs another entry of the report, not a wider table.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     compare::{CLOSED_BY_ITSELF, Difference, What},
@@ -529,15 +532,24 @@ fn is_spelling_of(location: &Directive, path: &str) -> bool {
     match location.first() {
         "=" => spelled == folded(text) && path != text,
         "~" | "~*" => {
-            let regex = |text: &str| regex::Regex::new(text).ok();
             let around = text.replace("(?!well-known/)", "");
-            let (own, any) = (regex(&around), regex(&format!("(?i){around}")));
-            let matches =
-                |one: Option<regex::Regex>, path: &str| one.is_some_and(|one| one.is_match(path));
-            matches(any, &spelled) && !matches(own, path)
+            is_matched(&format!("(?i){around}"), &spelled) && !is_matched(&around, path)
         }
         _ => spelled.starts_with(&folded(text)) && !path.starts_with(text),
     }
+}
+
+/// Returns true if a regular expression matches; it is compiled once, for many differences.
+fn is_matched(text: &str, path: &str) -> bool {
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<String, Option<regex::Regex>>> = RefCell::default();
+    }
+    KNOWN.with_borrow_mut(|known| {
+        let regex = known
+            .entry(text.to_owned())
+            .or_insert_with(|| regex::Regex::new(text).ok());
+        regex.as_ref().is_some_and(|regex| regex.is_match(path))
+    })
 }
 
 /// Returns true for requests that both refuse before a location is chosen: those of an unusual

@@ -213,3 +213,35 @@ async fn what_nginx_refuses_is_refused_after_the_import() {
         "{refused} and {served} say nothing"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_spelling_of_a_guarded_folder_is_led_to_no_app() {
+    let text = "events {}\nhttp {\n    server {\n        listen 8080;\n        root /var/www/site;
+        location @app { proxy_pass http://127.0.0.1:3000; }
+        location = /files/ { limit_except GET { deny all; } try_files $uri @app; }
+    }\n}\n";
+    let shape = Shape::of("folder", text.to_owned());
+    let folder = tempfile::tempdir().expect("a folder");
+    prepare(folder.path(), &shape.tree(), &Ca::new());
+    let side = async |name| Side::new(&shape, folder.path(), name).await;
+    let nginx = Nginx::start(&shape, side("nginx").await, false).await;
+    let edge = Edge::start(&shape, side("edge").await).await;
+    for (line, expected) in [
+        ("GET /files/", [200, 200]),
+        ("GET /FILES/", [404, 404]),
+        ("POST /files/", [403, 403]),
+        ("POST /FILES/", [404, 403]),
+    ] {
+        let text = format!("{line} HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
+        let message = [Message {
+            is_head: false,
+            bytes: text.into_bytes(),
+        }];
+        let mut statuses = Vec::new();
+        for side in [&nginx.side, &edge.side] {
+            let (_, all) = send(Ipv4Addr::LOCALHOST, side.address(8080), None, &message).await;
+            statuses.push(all.first().map_or(0, |outcome| outcome.status));
+        }
+        assert_eq!(statuses, expected, "{line}");
+    }
+}

@@ -104,8 +104,15 @@ impl<'a, 'b> Governed<'a, 'b> {
         let status = all.find(|found| found.what == What::Status);
         let named = self.entries.iter().filter(|(place, entry)| {
             let lines = self.lines.get(place);
-            let mut lines = lines.into_iter().flatten();
-            let Some(line) = lines.find(|line| line.needs.is_subset(&passed)) else {
+            let lines = lines.into_iter().flatten();
+            let mut lines = lines.filter(|line| line.needs.is_subset(&passed));
+            // A whole location may be on one line.
+            let is_own = |line: &Line<'_>| entry.directive == line.directive.name();
+            let Some(line) = lines
+                .clone()
+                .find(|line| is_own(line))
+                .or_else(|| lines.next())
+            else {
                 return false;
             };
             let effect = Effect {

@@ -8,7 +8,7 @@ use super::{
     rewrites,
     scope::Scope,
     sent_as, tables,
-    upstreams::{Destination, timeouts},
+    upstreams::{self, Destination, timeouts},
     variables::{At, MAX_CHAIN, add, expression, value},
     words::{encoded, plain, spelled},
 };
@@ -48,7 +48,7 @@ impl<'a> Routes<'a, '_> {
         if let Some(directive) = scope.one("internal") {
             keys.insert(INTERNAL.to_owned(), true.into());
             if let Some(files) = keys.get_mut("files") {
-                files["internal"] = json!([ALL_UPSTREAMS]);
+                files["internal"] = json!([upstreams::ALL]);
                 directive.changed(
                     "`X-Accel-Redirect` of all upstreams leads here; the file has the headers of the \
                      location whose app sent it",
@@ -85,9 +85,12 @@ impl<'a> Routes<'a, '_> {
             pass.closed("a destination with these variables has no counterpart");
             return shut();
         };
-        pass.carried("");
         let Pass { to, by_table, with } = read;
-        let name = self.upstreams.name(&to, pass, scope);
+        let Some(name) = self.upstreams.name(&to, pass, scope) else {
+            pass.closed("nothing says what name the certificate of the backend is for: write `proxy_ssl_name`");
+            return shut();
+        };
+        pass.carried("");
         let mut keys = Map::from_iter([("upstream".to_owned(), Value::from(name))]);
         if let Some(table) = &by_table {
             keys.insert("upstream_by".to_owned(), table.clone().into());
@@ -171,9 +174,10 @@ impl<'a> Routes<'a, '_> {
                 let end = text[start..]
                     .find(['/', '?'])
                     .map_or(text.len(), |at| at + start);
-                // `$host$request_uri` has no slash between the two.
-                let uri = text[start..].find("{uri}").map(|at| at + start);
-                let end = uri.map_or(end, |uri| uri.min(end));
+                // `$host$request_uri` and `$host$uri` have no slash between the two.
+                let path = ["{uri}", "{path.decoded}"].map(|path| text[start..].find(path));
+                let path = path.into_iter().flatten().min();
+                let end = path.map_or(end, |path| end.min(path + start));
                 (text[..end].to_owned(), text[end..].to_owned())
             }
             None => (text, String::new()),
@@ -201,7 +205,7 @@ impl<'a> Routes<'a, '_> {
             if to.path.is_some() {
                 return None;
             }
-            let name = self.upstreams.name(&to, pass, scope);
+            let name = self.upstreams.name(&to, pass, scope)?;
             names.insert(result.clone(), name.into());
             first.get_or_insert(to);
         }
@@ -390,8 +394,9 @@ impl<'a> Routes<'a, '_> {
         }
         if alias.is_some() {
             let is_file = location.text.starts_with("= ");
+            // Beside a folder without a slash, nginx serves files whose names begin with it.
             let is_known =
-                |prefix: &&str| is_file || prefix.ends_with('/') == root.arg(0).ends_with('/');
+                |prefix: &&str| is_file || root.arg(0).ends_with('/') || !prefix.ends_with('/');
             let Some(prefix) = location.path().filter(is_known) else {
                 root.closed("this `alias` has no counterpart");
                 return shut();
@@ -399,6 +404,12 @@ impl<'a> Routes<'a, '_> {
             let regex = spelled(prefix);
             let (regex, with) = if prefix.ends_with('/') {
                 (format!("^{regex}"), "/".to_owned())
+            } else if root.arg(0).ends_with('/') {
+                root.changed(OF_SLASH);
+                let to = format!("{}/{{query_mark}}{{query}}", encoded(prefix));
+                let to_folder = json!({ "regex": format!("^{regex}$"), "status": 301, "to": to });
+                keys.insert("rules".to_owned(), json!([to_folder]));
+                (format!("^{regex}/"), "/".to_owned())
             } else {
                 // What follows the prefix follows the name of the file or folder.
                 let (folder, name) = root.arg(0).rsplit_once('/').unwrap_or(("/", ""));
@@ -563,32 +574,9 @@ fn shut() -> Map<String, Value> {
     ])
 }
 
-/// Stands for the names of all upstreams, which are known once every location was translated.
-const ALL_UPSTREAMS: &str = "*";
-
-/// Writes the names of all upstreams into the routes whose files apps may send.
-pub(super) fn name_upstreams(
-    routes: &mut [super::output::Part],
-    upstreams: &[(String, super::output::Part)],
-) {
-    let names: Vec<&str> = upstreams.iter().map(|(name, _)| name.as_str()).collect();
-    for route in routes {
-        let Some(keys) = route.value.as_object_mut() else {
-            continue;
-        };
-        let files = keys.get_mut("files");
-        let Some(files) = files.and_then(Value::as_object_mut) else {
-            continue;
-        };
-        if files.contains_key("internal") {
-            if names.is_empty() {
-                files.remove("internal");
-            } else {
-                files.insert("internal".to_owned(), json!(names));
-            }
-        }
-    }
-}
+/// Note of the report on an `alias` with a slash for a location without one.
+const OF_SLASH: &str = "a path that goes on without a slash after that of the location is no file of \
+    the folder";
 
 /// Note of the report on files.
 pub(super) const OF_FILES: &str = "methods other than GET and HEAD get 405 for a file; ranges and \

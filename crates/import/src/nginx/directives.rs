@@ -55,6 +55,11 @@ fn rest(directive: &Directive) {
         }
         return;
     }
+    let written = format!("{name} {}", directive.arg(0));
+    if section("usual").any(|usual| usual == written) {
+        directive.carried("always so");
+        return;
+    }
     if let Some((_, note)) = counterparts("changed").find(|(known, _)| *known == name) {
         // The two variables of every map for WebSockets are not needed.
         let is_upgrade = name == "map" && directive.arg(0) == "$http_upgrade";

@@ -55,6 +55,10 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
             Some(known) => *known = json!([known.clone(), value]),
         }
     }
+    if let Some(etag) = scope.one("etag").filter(|etag| is_files && !etag.is_on()) {
+        etag.carried("");
+        remove.push("ETag".to_owned());
+    }
     more_headers(scope, &mut set, &mut remove);
     if passes && let Some(kind) = media::of_backend(scope) {
         set.entry("Content-Type").or_insert(kind.into());
@@ -220,7 +224,7 @@ const SENT: [(&str, &[&str]); 6] = [
         &["$proxy_add_x_forwarded_for", "$remote_addr"],
     ),
     ("x-forwarded-proto", &["$scheme"]),
-    ("x-forwarded-host", &["$http_host"]),
+    ("x-forwarded-host", &[]),
     // The port of the listener, which the gateway does not take if `Host` has another one.
     ("x-forwarded-port", &[]),
     ("x-request-id", &["$request_id"]),
@@ -252,6 +256,10 @@ fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Valu
         }
         if let Some((_, values)) = SENT.iter().find(|(sent, _)| *sent == lower) {
             match value {
+                "$http_host" if lower == "x-forwarded-host" => {
+                    directive.changed("in lower case");
+                    continue;
+                }
                 value if values.contains(&value) => {
                     directive.carried("sent in any case");
                     continue;

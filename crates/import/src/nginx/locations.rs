@@ -233,6 +233,7 @@ impl<'a> Routes<'a, '_> {
         // nginx checks the length that a request names before everything else in a location.
         if has_rules
             || except.is_some()
+            || keys.contains_key("files") && keys.contains_key("rules")
             || is_guarded(&keys)
             || keys
                 .get("methods")

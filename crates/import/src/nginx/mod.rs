@@ -255,7 +255,7 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     output.share();
     output.upstreams = routes.upstreams.parts();
     upstreams::join(&mut output.upstreams, &wishes.apps);
-    actions::name_upstreams(&mut output.routes, &output.upstreams);
+    upstreams::name_all(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values());
     directives::mark_rest(&source.directives);
     includes(&source);

@@ -346,3 +346,91 @@ fn apps_of_pm2_are_the_upstreams_at_their_ports() {
     // A server that is no process of the app stays what it is.
     assert!(of("both").contains("127.0.0.1:9000"), "{yaml}");
 }
+
+#[test]
+fn a_backend_whose_certificate_has_no_known_name_is_closed() {
+    let upstream = |more: &str, to: &str| {
+        let (yaml, report) = imported(&format!(
+            "http {{ {more} server {{ listen 8080; location / {{ proxy_pass https://{to}; }} }} }}"
+        ));
+        let of_tls = yaml.lines().find(|line| line.contains("tls: {"));
+        assert_eq!(
+            of_tls.is_none(),
+            report.contains("`proxy_ssl_name`"),
+            "{report}"
+        );
+        assert_eq!(of_tls.is_none(), yaml.contains("respond: 503"), "{yaml}");
+        of_tls.map(|line| line.trim().to_owned())
+    };
+    assert_eq!(upstream("", "10.0.0.1:8443"), None);
+    assert_eq!(upstream("", "[::1]:8443"), None);
+    let name = Some("tls: { name: app.test }".to_owned());
+    assert_eq!(upstream("", "app.test"), name);
+    assert_eq!(upstream("proxy_ssl_name app.test;", "10.0.0.1:8443"), name);
+    let block = "upstream my_app { server app.test:8443; }";
+    assert_eq!(upstream(block, "my_app"), name);
+    let block = "upstream my_app { server 10.0.0.1:8443; }";
+    assert_eq!(upstream(block, "my_app"), None);
+}
+
+#[test]
+fn a_destination_by_a_variable_takes_the_path_after_it() {
+    let (yaml, _) = imported(
+        "http { server { listen 8080; set $bucket http://files.test:9000;
+         location / { proxy_pass $bucket$uri; } } }",
+    );
+    assert!(yaml.contains(r#"dns: "files.test:9000""#), "{yaml}");
+}
+
+#[test]
+fn a_folder_by_alias_may_have_the_only_slash() {
+    let (yaml, report) = imported(
+        "http { server { listen 8080; location /static { alias /srv/x/; }
+         location = /docs { alias /srv/docs/; } location /bad/ { alias /srv/bad; } } }",
+    );
+    assert!(yaml.contains("regex: \"^/static/\", with: / }"), "{yaml}");
+    assert!(
+        yaml.contains("to: \"/static/{query_mark}{query}\""),
+        "{yaml}"
+    );
+    assert!(yaml.contains("to: \"/docs/{query_mark}{query}\""), "{yaml}");
+    // nginx refuses a body that is too large before it redirects.
+    let rules = yaml.split_once("rules: ").unwrap().1;
+    assert!(
+        rules.find("body_over") < rules.find("regex: \"^/static$\""),
+        "{yaml}"
+    );
+    assert_eq!(yaml.matches("respond: 503").count(), 1, "{yaml}");
+    assert_eq!(
+        report.matches("this `alias` has no counterpart").count(),
+        1,
+        "{report}"
+    );
+}
+
+#[test]
+fn what_is_always_so_is_not_called_lost() {
+    let (_, report) = imported(
+        "http { autoindex off; server { listen 8080; ssl_verify_client off; recursive_error_pages off;
+         location / { proxy_pass http://127.0.0.1:3000; chunked_transfer_encoding on; } } }",
+    );
+    assert!(!report.contains("has no counterpart\n"), "{report}");
+    let (_, report) = imported(
+        "http { server { listen 8080; location / { recursive_error_pages on; ssi on;
+         proxy_pass http://127.0.0.1:3000; } } }",
+    );
+    assert!(report.contains("ssi: has no counterpart\n"), "{report}");
+    assert!(
+        report.contains("recursive_error_pages: has no counterpart\n"),
+        "{report}"
+    );
+}
+
+#[test]
+fn files_without_etag_have_none() {
+    let (yaml, _) = imported(
+        "http { etag off; server { listen 8080; location / { root /srv; }
+         location /on/ { etag on; root /srv; } } }",
+    );
+    assert_eq!(yaml.matches("remove: [ETag]").count(), 1, "{yaml}");
+}

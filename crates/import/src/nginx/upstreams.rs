@@ -79,11 +79,17 @@ impl<'a> Upstreams<'a> {
         }
     }
 
-    /// Returns the name of the upstream for a destination.
-    pub(super) fn name(&mut self, to: &Destination, pass: &Directive, scope: &Scope<'a>) -> String {
+    /// Returns the name of the upstream for a destination; `None` if nothing says what name the
+    /// certificate of its backends is for.
+    pub(super) fn name(
+        &mut self,
+        to: &Destination,
+        pass: &Directive,
+        scope: &Scope<'a>,
+    ) -> Option<String> {
         let key = (to.is_tls, to.authority.clone());
         if let Some(known) = self.made.iter().find(|made| made.key == key) {
-            return known.name.clone();
+            return Some(known.name.clone());
         }
         let block = self.blocks.get(&to.authority).copied();
         let mut value = match block {
@@ -91,17 +97,15 @@ impl<'a> Upstreams<'a> {
             None => of_authority(&to.authority),
         };
         if to.is_tls {
+            let written = scope.one("proxy_ssl_name").map(|name| name.arg(0));
+            let given = [written, Some(host_of(&to.authority))]
+                .into_iter()
+                .flatten();
+            let servers = block.map(Directive::children).unwrap_or_default().iter();
+            let servers = servers.filter(|one| one.name == "server");
+            let mut names = given.chain(servers.map(|one| host_of(one.arg(0))));
+            let name = names.find(|name| is_dns_name(name))?;
             pass.changed("the certificate of the backend is verified, as nginx does with `proxy_ssl_verify on`");
-            let name = scope
-                .one("proxy_ssl_name")
-                .map(|name| name.arg(0).to_owned());
-            let host = to
-                .authority
-                .rsplit_once(':')
-                .map_or(&*to.authority, |(host, _)| host);
-            let name = name
-                .filter(|name| !name.contains('$'))
-                .unwrap_or_else(|| host.to_owned());
             value.insert("tls".to_owned(), json!({ "name": name }));
         }
         if let Some(retry) = retry(scope) {
@@ -114,7 +118,7 @@ impl<'a> Upstreams<'a> {
             value,
             comment: block.unwrap_or(pass).place(),
         });
-        name
+        Some(name)
     }
 
     /// Returns an address of a destination: its own, or that of the first server of its block.
@@ -161,6 +165,41 @@ impl<'a> Upstreams<'a> {
         });
         parts.collect()
     }
+}
+
+/// Stands for the names of all upstreams, which are known once every location was translated.
+pub(super) const ALL: &str = "*";
+
+/// Writes the names of all upstreams into the routes whose files apps may send.
+pub(super) fn name_all(routes: &mut [Part], upstreams: &[(String, Part)]) {
+    let names: Vec<&str> = upstreams.iter().map(|(name, _)| name.as_str()).collect();
+    for route in routes {
+        let Some(keys) = route.value.as_object_mut() else {
+            continue;
+        };
+        let files = keys.get_mut("files");
+        let Some(files) = files.and_then(Value::as_object_mut) else {
+            continue;
+        };
+        if files.contains_key("internal") {
+            if names.is_empty() {
+                files.remove("internal");
+            } else {
+                files.insert("internal".to_owned(), json!(names));
+            }
+        }
+    }
+}
+
+/// Returns an address without its port.
+fn host_of(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host)
+}
+
+/// Returns true if a certificate can be for this name.
+fn is_dns_name(name: &str) -> bool {
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.');
+    name.parse::<IpAddr>().is_err() && !name.is_empty() && name.chars().all(is_letter)
 }
 
 /// Returns the time limits for these milliseconds: to connect, and between two reads.
