@@ -47,6 +47,7 @@ test-all: test ## the same, and what takes longer or needs rights: older version
 	$(MAKE) doc
 	$(MAKE) drills
 	$(MAKE) test-systemd
+	$(MAKE) test-portable
 	scripts/test-next
 	$(MAKE) test-packages
 	$(MAKE) test-image
@@ -98,6 +99,10 @@ config-page: schema ## regenerate docs/configuration-reference.md
 .PHONY: test-systemd
 test-systemd: setup ## test the units under a real systemd user manager: restarts, crashes, upgrades
 	@scripts/test-systemd
+
+.PHONY: test-portable
+test-portable: ## build as for macOS (`--cfg edgeway_portable`), and test proxy, dev, run, check and explain
+	@scripts/test-portable
 
 # Destination folders; DESTDIR stages the installation in another folder.
 PREFIX ?= /usr/local

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use edgeway_base::out;
+use edgeway_base::{out, system};
 use edgeway_cli::{
     ban, check, completions, explain, hash, logs, man, page, preset, profile, purge, reload, run,
     schema, status, upgrade,
@@ -179,6 +179,27 @@ enum Command {
     Man(man::Options),
 }
 
+impl Command {
+    /// Returns the name of a command that starts or replaces processes by means of Linux: handles of
+    /// processes, systemd, control groups.
+    fn of_linux(&self) -> Option<&'static str> {
+        match self {
+            Self::Rollout(_) => Some("`edgeway rollout`"),
+            Self::Deploy(_)
+            | Self::Rollback(_)
+            | Self::Switch(_)
+            | Self::Resume(_)
+            | Self::SuperviseInstance(_)
+            | Self::RetireReleases(_) => Some("`edgeway deploy`"),
+            Self::Scale(_) => Some("`edgeway scale`"),
+            Self::Healthcheck(_) => Some("`edgeway healthcheck`"),
+            Self::Monitor(_) => Some("`edgeway monitor`"),
+            Self::Upgrade(_) => Some("`edgeway upgrade`"),
+            _ => None,
+        }
+    }
+}
+
 /// Same as [`main`], for a program with filters of its own beside the built-in ones.
 pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
     if let Err(error) = edgeway_filters::custom::register(own) {
@@ -194,6 +215,12 @@ pub fn main() -> ExitCode {
     let mut matches = Arguments::command().bin_name(out::program()).get_matches();
     let arguments = Arguments::from_arg_matches_mut(&mut matches);
     let arguments = arguments.unwrap_or_else(|error| error.exit());
+    if let Some(name) = arguments.command.of_linux()
+        && let Err(error) = system::requires_linux(name)
+    {
+        out::note(&format!("edgeway: {error}"));
+        return ExitCode::FAILURE;
+    }
     let outcome = match arguments.command {
         Command::Run(options) => run::run(&options),
         Command::Check(options) => check::run(&options),

@@ -99,6 +99,7 @@ mod plugin_facts;
 mod plugin_run;
 mod plugin_words;
 mod plugins;
+mod portable;
 mod presets;
 mod profile;
 mod proxy_protocol;

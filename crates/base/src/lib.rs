@@ -2,9 +2,9 @@
 //! nothing of gateways, routes or filters.
 
 // Here, since all other crates need this one: one message instead of many about missing functions.
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", target_os = "macos")))]
 compile_error!(
-    "Edgeway runs on Linux only: on another system, build and run it in a container (docs/containers.md)"
+    "Edgeway runs on Linux and macOS only: on another system, build and run it in a container (docs/containers.md)"
 );
 
 pub mod accept;
@@ -22,7 +22,6 @@ pub mod host;
 pub mod http;
 pub mod http_date;
 pub mod lanes;
-pub mod listening;
 pub mod loopback;
 pub mod metrics;
 pub mod net;
@@ -41,11 +40,14 @@ pub mod shell;
 pub mod signature;
 pub mod spelling;
 pub mod statuses;
+pub mod system;
 pub mod target;
 mod text_form;
 pub mod trace_context;
 pub mod units;
 pub mod user_metrics;
+
+pub use system::listening;
 
 /// Version of this build: the package's version, or the value of `EDGEWAY_VERSION` at build time.
 pub const VERSION: &str = match option_env!("EDGEWAY_VERSION") {

@@ -338,8 +338,9 @@ async fn off_the_workers<T: Send + 'static>(work: impl FnOnce() -> T + Send + 's
 
 /// Returns the host name of this machine, or `gateway` if it is unknown.
 fn host() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    name.map_or_else(|_| "gateway".to_owned(), |name| name.trim().to_owned())
+    let system = rustix::system::uname();
+    let name = system.nodename().to_str();
+    name.unwrap_or("gateway").to_owned()
 }
 
 edgeway_base::opaque_debug!(Cache);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::{error, listening};
+use edgeway_base::{error, listening, system};
 use edgeway_config::{scalar::quoted, source::Sources};
 use edgeway_gateway as gateway;
 use edgeway_process::{
@@ -17,7 +17,6 @@ use edgeway_process::{
     handover::LaunchState,
 };
 use edgeway_status::admin_socket;
-use procfs::process::Process;
 
 use super::{Failure, check, out};
 
@@ -143,9 +142,7 @@ fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
 
 /// Returns what SIGHUP does: closing the terminal ends the gateway, unless `nohup` started it.
 pub fn hangup() -> Hangup {
-    let status = Process::myself().and_then(|own| own.status());
-    // SIGHUP is signal 1, the lowest bit.
-    if status.is_ok_and(|status| status.sigign & 1 == 1) {
+    if system::ignores_hangup() {
         Hangup::Reload
     } else {
         Hangup::Stop

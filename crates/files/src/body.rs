@@ -12,6 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
+use edgeway_base::system;
 use rustix::io::pread;
 
 use crate::{
@@ -254,10 +255,9 @@ fn read_ready(
 
 /// Reads what the kernel has in memory. `None` if it would have to wait for it.
 pub(crate) fn read_cached(file: &OwnedFd, buffer: &mut [u8], at: u64) -> io::Result<Option<usize>> {
-    use rustix::io::{Errno, ReadWriteFlags, preadv2};
+    use rustix::io::Errno;
 
-    let mut slices = [io::IoSliceMut::new(buffer)];
-    match preadv2(file, &mut slices, at, ReadWriteFlags::NOWAIT) {
+    match system::read_at_once(file, buffer, at) {
         // An empty read is the end of a file that had more bytes.
         Ok(0) => Err(changed()),
         Ok(read) => Ok(Some(read)),

@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use edgeway_base::system;
 use parking_lot::Mutex;
 use rustix::{
     fs::{FileType, Mode, OFlags, fstat, open, openat, readlinkat, stat},
@@ -110,15 +111,10 @@ impl Root {
     }
 
     fn open_beneath(&self, folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
-        use rustix::fs::{ResolveFlags, openat2};
-
-        let mut resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        if self.symlinks == Symlinks::Refuse {
-            resolve |= ResolveFlags::NO_SYMLINKS;
-        }
+        let follows = self.symlinks != Symlinks::Refuse;
         let mut left = 16;
         loop {
-            match openat2(folder, path, flags(), Mode::empty(), resolve) {
+            match system::open_beneath(folder, path, flags(), follows) {
                 // Something above was renamed meanwhile.
                 Err(Errno::AGAIN) if left > 0 => left -= 1,
                 Err(Errno::INTR) => {}
@@ -147,8 +143,7 @@ impl Root {
                     let name = OsStr::from_bytes(name);
                     let mut how = flags() | OFlags::NOFOLLOW;
                     if !is_last {
-                        // Needs no permission to list the folder.
-                        how = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                        how = system::PASSING | OFlags::NOFOLLOW;
                     }
                     let opened = match openat(folder, name, how, Mode::empty()) {
                         // A link, where one was opened for reading.
@@ -227,9 +222,10 @@ fn kind(fd: &OwnedFd) -> Result<FileType, Errno> {
 }
 
 #[allow(
-    clippy::useless_conversion,
+    clippy::cast_sign_loss,
+    clippy::unnecessary_cast,
     reason = "the types differ between systems"
 )]
 fn id(at: &rustix::fs::Stat) -> (u64, u64) {
-    (u64::from(at.st_dev), u64::from(at.st_ino))
+    (at.st_dev as u64, at.st_ino as u64)
 }

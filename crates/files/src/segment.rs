@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use edgeway_base::system;
+
 use crate::{blocking, body};
 
 /// Most bytes of a segment: what is looked for in the cache, and read ahead if it is missing.
@@ -86,8 +88,7 @@ impl Segment {
 
         let count = usize::try_from(self.left()).unwrap_or(usize::MAX);
         // It moves `at` by what it sent.
-        let sent =
-            body::retry(|| rustix::fs::sendfile(&socket, &*self.file, Some(&mut self.at), count));
+        let sent = body::retry(|| system::send_file(&socket, &self.file, &mut self.at, count));
         match sent {
             Ok(0) => Ok(None),
             Ok(sent) => Ok(Some(sent)),
@@ -142,12 +143,7 @@ fn read_ahead(file: &OwnedFd, from: u64, end: u64) -> io::Result<()> {
         }
         at += read as u64;
     }
-    if let Err(error) = rustix::fs::fadvise(
-        file,
-        end,
-        std::num::NonZeroU64::new(SEGMENT),
-        rustix::fs::Advice::WillNeed,
-    ) {
+    if let Err(error) = system::read_ahead(file, end, SEGMENT) {
         log::debug!(error:%; "file not read ahead");
     }
     Ok(())

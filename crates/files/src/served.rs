@@ -77,8 +77,8 @@ impl Stamp {
     /// Reads the state of an open file.
     #[allow(
         clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
         clippy::unnecessary_cast,
-        clippy::useless_conversion,
         reason = "the types differ between systems"
     )]
     pub(crate) fn read(fd: &OwnedFd, wall: SystemTime) -> io::Result<Kind> {
@@ -93,8 +93,8 @@ impl Stamp {
         let settled = settled.duration_since(SystemTime::UNIX_EPOCH);
         let settled = settled.unwrap_or_default().as_secs();
         Ok(Kind::File(Self {
-            device: u64::from(at.st_dev),
-            number: u64::from(at.st_ino),
+            device: at.st_dev as u64,
+            number: at.st_ino as u64,
             size: u64::try_from(at.st_size).unwrap_or_default(),
             seconds,
             nanos: at.st_mtime_nsec as i64,

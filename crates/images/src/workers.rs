@@ -8,6 +8,7 @@ use std::{
     thread,
 };
 
+use edgeway_base::system;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
@@ -161,7 +162,9 @@ impl<K: Eq + Hash, T> Shared<K, T> {
 
 /// Lowers the priority of this thread.
 fn lower_priority() {
-    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICE) {
+    if let Some(thread) = system::this_thread()
+        && let Err(error) = rustix::process::setpriority_process(Some(thread), NICE)
+    {
         log::debug!(error:%; "priority of a thread for images not lowered");
     }
 }

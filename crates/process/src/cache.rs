@@ -3,7 +3,7 @@
 
 use std::{io, os::fd::OwnedFd, sync::Arc};
 
-use edgeway_base::units::millis;
+use edgeway_base::{system, units::millis};
 use edgeway_cache::{
     Cache,
     purge::SuccessorPurge,
@@ -13,7 +13,6 @@ use edgeway_cache::{
 use edgeway_gateway::Gateway;
 use edgeway_proxy::live::Live;
 use log::{debug, info, warn};
-use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use tokio::net::unix::pipe;
 
 /// Capacity of the pipe, large enough that the reader has work while the writer pauses.
@@ -21,8 +20,8 @@ const PIPE: usize = 1 << 20;
 
 /// The reading end, which the successor inherits, and the writing end.
 pub(super) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    if let Err(error) = fcntl_setpipe_size(&write, PIPE) {
+    let (read, write) = system::pipe()?;
+    if let Err(error) = system::enlarge_pipe(&write, PIPE) {
         debug!(error:%; "cannot enlarge the pipe for the cache");
     }
     Ok((read, write))

@@ -3,10 +3,10 @@
 
 use std::{io, os::fd::OwnedFd};
 
+use edgeway_base::system;
 use log::{debug, info, warn};
 use rustix::{
     io::Errno,
-    pipe::{PipeFlags, pipe_with},
     process::{Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, wait},
 };
 use tokio::{
@@ -40,7 +40,7 @@ pub(super) struct InitProcess {
 impl InitProcess {
     /// Creates it, with the writing end of the pipe that all gateways of this container hold.
     pub(super) fn new() -> io::Result<(Self, OwnedFd)> {
-        let (gateways, reports) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (gateways, reports) = system::pipe()?;
         let init = Self {
             gateways: pipe::Receiver::from_owned_fd(gateways)?,
             child: unix::signal(SignalKind::child())?,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::{error, metrics::Metrics, units::millis};
+use edgeway_base::{error, metrics::Metrics, system, units::millis};
 use edgeway_cache::{
     Cache,
     purge::{Purge, SuccessorPurge},
@@ -16,10 +16,7 @@ use edgeway_cache::{
 use edgeway_status::actions::{ActionError, SUCCEEDED, UpgradeResult};
 use log::{error, info, warn};
 use parking_lot::Mutex;
-use rustix::{
-    pipe::{PipeFlags, pipe_with},
-    process::Signal,
-};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
@@ -329,7 +326,7 @@ impl Control {
             };
             sockets.iter().map(owned).collect()
         })?;
-        let (report_reader, report_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (report_reader, report_writer) = system::pipe()?;
         let (init, to_init) = match &*self.line.init.lock() {
             Some(to_init) => (None, Some(to_init.try_clone()?)),
             None if init::is_needed() => {
@@ -435,7 +432,9 @@ impl Control {
 /// Reason in response, audit log and metric.
 fn reason(failure: &HandoverError) -> &'static str {
     match failure {
-        HandoverError::Start { .. } | HandoverError::Prepare { .. } => "successor_start",
+        HandoverError::System(_) | HandoverError::Start { .. } | HandoverError::Prepare { .. } => {
+            "successor_start"
+        }
         HandoverError::Refused { .. } => "successor_refused",
         HandoverError::Ended { .. } => "successor_ended",
         HandoverError::Late { .. } => "successor_late",

@@ -10,7 +10,7 @@
 use std::{collections::VecDeque, net::IpAddr, sync::Arc, thread};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use rustix::thread::Pid;
+use rustix::process::Pid;
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until, timeout_at},
@@ -22,7 +22,7 @@ use super::{
     error::{Failure, FailureKind},
     isolate::Isolate,
 };
-use crate::base::net::subscriber;
+use crate::base::{net::subscriber, system};
 
 /// Threads of a plugin that may be stuck before no more hooks begin. There are never more threads
 /// than these and one for each worker.
@@ -405,7 +405,7 @@ impl Shared {
     /// Runs jobs on the thread of a lane.
     fn serve(self: &Arc<Self>, id: u64, mut isolate: Option<Arc<Isolate>>) {
         if let Some(lane) = self.state.lock().find_lane(id) {
-            lane.thread = Some(rustix::thread::gettid());
+            lane.thread = system::this_thread();
             lane.isolate.clone_from(&isolate);
         }
         while let Some(Job { what, done, .. }) = self.next(id) {

@@ -31,8 +31,8 @@ use self::{exemplars::Exemplars, family::Family};
 pub use self::{
     exemplars::{TraceId, TracedHistogram},
     exposition::Exposition,
-    process::resident_memory,
 };
+pub use super::system::resident_memory;
 use super::{
     clock::Clock,
     user_metrics::{self, UserMetrics},

@@ -1,7 +1,8 @@
 //! Metrics of the process itself, with the names and units that Prometheus' client libraries use.
 
-use procfs::process::{LimitValue, Process};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
+
+use crate::system;
 
 /// A value of the process, with its name and its description.
 struct Sample {
@@ -16,18 +17,10 @@ pub(super) fn families() -> Vec<MetricFamily> {
     read().into_iter().map(Sample::family).collect()
 }
 
-/// Returns the resident memory of this process in bytes, if the kernel tells.
-pub fn resident_memory() -> Option<u64> {
-    let stat = Process::myself().ok()?.stat().ok()?;
-    Some(stat.rss.saturating_mul(procfs::page_size()))
-}
-
-/// Reads the values from `/proc`. Nothing is kept between two reads, so two scrapers see the same.
+/// Reads the values. Nothing is kept between two reads, so two scrapers see the same.
 #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 bytes")]
 fn read() -> Vec<Sample> {
-    let Ok(process) = Process::myself() else {
-        return Vec::new();
-    };
+    let counts = system::process_counts();
     let mut values = Vec::with_capacity(7);
     let mut gauge = |name, help, value: Option<u64>| {
         if let Some(value) = value {
@@ -42,45 +35,35 @@ fn read() -> Vec<Sample> {
     gauge(
         "process_open_fds",
         "Open file descriptors.",
-        process.fd_count().ok().map(|count| count as u64),
+        counts.open_files,
     );
-    let limits = process.limits().ok();
-    let files = limits.and_then(|limits| match limits.max_open_files.soft_limit {
-        LimitValue::Value(most) => Some(most),
-        LimitValue::Unlimited => None,
-    });
-    gauge("process_max_fds", "Limit on open file descriptors.", files);
-    let Ok(stat) = process.stat() else {
-        return values;
-    };
+    gauge(
+        "process_max_fds",
+        "Limit on open file descriptors.",
+        counts.max_files,
+    );
     gauge(
         "process_resident_memory_bytes",
         "Resident memory.",
-        Some(stat.rss.saturating_mul(procfs::page_size())),
+        counts.resident,
     );
     gauge(
         "process_virtual_memory_bytes",
         "Virtual memory.",
-        Some(stat.vsize),
+        counts.virtual_memory,
     );
-    gauge(
-        "process_threads",
-        "Threads of the process.",
-        u64::try_from(stat.num_threads).ok(),
-    );
-    let ticks = procfs::ticks_per_second();
-    let booted = procfs::boot_time_secs().ok();
+    gauge("process_threads", "Threads of the process.", counts.threads);
     gauge(
         "process_start_time_seconds",
         "Start of the process in seconds since 1970.",
-        booted.map(|booted| booted + stat.starttime / ticks),
+        counts.started,
     );
-    values.push(Sample {
+    values.extend(counts.cpu_seconds.map(|value| Sample {
         name: "process_cpu_seconds_total",
         help: "CPU time of the process, user and system.",
         kind: MetricType::COUNTER,
-        value: (stat.utime + stat.stime) as f64 / ticks as f64,
-    });
+        value,
+    }));
     values
 }
 

@@ -7,7 +7,6 @@
 //! bodies that clients without TLS request often have one, and only so many.
 
 use std::{
-    fs::File,
     io::{self, Write},
     ops::RangeInclusive,
     os::fd::OwnedFd,
@@ -16,6 +15,8 @@ use std::{
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
+
+use edgeway_base::system;
 
 use super::{body::WholeBody, memory::MemoryLedger};
 
@@ -143,16 +144,10 @@ static MOST_FILES: LazyLock<u32> = LazyLock::new(|| {
 });
 
 fn write(body: &WholeBody) -> io::Result<OwnedFd> {
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(memfd_create("edgeway-response", flags)?);
+    let mut file = system::memory_file("edgeway-response")?;
     for segment in body.segments() {
         file.write_all(segment)?;
     }
-    fcntl_add_seals(
-        &file,
-        SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE,
-    )?;
+    system::seal(&file)?;
     Ok(file.into())
 }

@@ -122,9 +122,15 @@ impl Syslog {
                 Socket::Tcp(stream)
             }
         };
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let system = rustix::system::uname();
         let is_plain = |c: &char| c.is_ascii_graphic();
-        let host: String = host.chars().filter(is_plain).take(255).collect();
+        let host: String = system
+            .nodename()
+            .to_string_lossy()
+            .chars()
+            .filter(is_plain)
+            .take(255)
+            .collect();
         Ok(Self {
             host: if host.is_empty() {
                 "-".to_owned()

@@ -13,12 +13,11 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::system::{self, NeedsLinux, ProcessHandle};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    fs::{MemfdFlags, memfd_create},
     io::{FdFlags, fcntl_setfd},
-    pipe::{PipeFlags, pipe_with},
-    process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal},
+    process::{Pid, Signal, getpid},
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
@@ -101,6 +100,8 @@ pub struct InheritedState {
 /// Why no successor took over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
+    #[error(transparent)]
+    System(#[from] NeedsLinux),
     #[error("cannot start `{}`", program.display())]
     Start {
         program: PathBuf,
@@ -131,7 +132,7 @@ pub struct Successor {
     program: PathBuf,
     pid: Pid,
     /// `None` if the process was gone before the handle was opened.
-    handle: Option<OwnedFd>,
+    handle: Option<ProcessHandle>,
     report_reader: File,
     serves: bool,
 }
@@ -146,6 +147,7 @@ impl Successor {
         binary: Option<&Path>,
         estate: &InheritedState,
     ) -> Result<Self, HandoverError> {
+        system::requires_linux("an upgrade of the running gateway")?;
         let program = binary.unwrap_or(&launch.program).to_owned();
         let prepared = InheritedFiles::pack(estate);
         let parcel = match prepared {
@@ -229,7 +231,7 @@ impl Successor {
     /// Sends the successor a signal. If it has exited, no other process receives it.
     pub fn signal(&self, signal: Signal) {
         if let Some(handle) = &self.handle
-            && let Err(error) = pidfd_send_signal(handle, signal)
+            && let Err(error) = handle.signal(signal)
             && error != rustix::io::Errno::SRCH
         {
             log::warn!(pid = self.pid(), signal:? = signal, error:%; "cannot signal a successor");
@@ -265,8 +267,8 @@ impl Drop for Successor {
 ///
 /// The process keeps its number while it holds the pipe open. If the pipe is still open after the
 /// handle was made, the handle is that of the process.
-fn handle_of(pid: Pid, report_reader: &File) -> Option<OwnedFd> {
-    let handle = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+fn handle_of(pid: Pid, report_reader: &File) -> Option<ProcessHandle> {
+    let handle = ProcessHandle::open(pid).ok()?;
     let mut polled = [PollFd::new(report_reader, PollFlags::IN)];
     let now = Timespec::default();
     poll(&mut polled, Some(&now)).ok()?;
@@ -286,10 +288,9 @@ struct InheritedFiles<'a> {
 
 impl<'a> InheritedFiles<'a> {
     fn pack(estate: &'a InheritedState) -> io::Result<Self> {
-        let state = memfd_create("edgeway-state", MemfdFlags::CLOEXEC)?;
-        let mut file = File::from(state);
+        let mut file = system::memory_file("edgeway-state")?;
         file.write_all(&serde_json::to_vec(&estate.state)?)?;
-        let (report_reader, report_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (report_reader, report_writer) = system::pipe()?;
         let mut others: Vec<BorrowedFd<'a>> = Vec::new();
         let mut list = |fd: &'a OwnedFd| {
             others.push(fd.as_fd());

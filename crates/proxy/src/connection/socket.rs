@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::system;
 use parking_lot::MutexGuard;
 
 /// Shuts down the socket whose lock is held, unless it is closed.
@@ -31,7 +32,7 @@ pub(super) fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
     let Some(fd) = **socket else { return };
     // SAFETY: as in `shut_down`.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    if let Err(error) = rustix::net::connect_unspec(fd) {
+    if let Err(error) = system::reset(fd) {
         log::debug!(error:%; "cannot reset a client's connection");
         shut_down(socket, rustix::net::Shutdown::Both);
     }
@@ -40,17 +41,13 @@ pub(super) fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
 /// Bytes that the kernel holds until the peer has acknowledged them.
 #[allow(
     unsafe_code,
-    reason = "rustix knows no such question, and the socket is held as in `shut_down`"
+    reason = "the socket's owner lets go of it under the lock that is held here"
 )]
 pub(super) fn unsent(socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
-    // tcp(7) and unix(7): SIOCOUTQ, which is TIOCOUTQ, writes an int.
-    type OutQueue = rustix::ioctl::Getter<0x5411, i32>;
     let fd = (**socket)?;
-    // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
+    // SAFETY: as in `shut_down`.
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    // SAFETY: the request number belongs to this type, and the kernel writes no more than that.
-    let unsent = unsafe { rustix::ioctl::ioctl(fd, OutQueue::new()) };
-    unsent.ok()?.try_into().ok()
+    system::unsent(fd)
 }
 
 /// Discards unsent data when the socket closes. Otherwise the kernel would retry for minutes, and

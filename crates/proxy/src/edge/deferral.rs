@@ -6,11 +6,9 @@
 //! second later, and its connection is lost without a word if the listener is closed before that.
 //! So nothing is deferred unless it pays.
 
-use std::{
-    os::fd::{AsFd, AsRawFd},
-    time::Duration,
-};
+use std::{os::fd::AsFd, time::Duration};
 
+use edgeway_base::system;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 /// New connections after which their rate is looked at.
@@ -24,7 +22,7 @@ const MANY: u32 = 500;
 /// Time for the first bytes of clients that are connected when a listener is closed.
 const FIRST_BYTES: Duration = Duration::from_millis(100);
 /// Seconds that a silent client is left to the kernel, the smallest number that there is.
-const SILENT_SECONDS: libc::c_int = 1;
+const SILENT_SECONDS: i32 = 1;
 
 /// Rate of new connections on a listener, and whether they are deferred.
 #[derive(Debug)]
@@ -105,26 +103,13 @@ impl Deferral {
 }
 
 /// Sets whether new connections of a TCP listener are deferred. Returns false if that failed.
-#[allow(unsafe_code, reason = "no crate in use has this socket option")]
 pub(super) fn set(listener: &impl AsFd, is_on: bool) -> bool {
     let seconds = if is_on { SILENT_SECONDS } else { 0 };
-    let length = libc::socklen_t::try_from(size_of_val(&seconds)).unwrap_or_default();
-    // SAFETY: tcp(7): the option is an int, which is read during the call only; the socket is open
-    // as long as it is borrowed.
-    let status = unsafe {
-        libc::setsockopt(
-            listener.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_DEFER_ACCEPT,
-            std::ptr::from_ref(&seconds).cast(),
-            length,
-        )
-    };
-    if status != 0 {
-        let error = std::io::Error::last_os_error();
+    let set = system::defer_accept(listener, seconds);
+    if let Err(error) = &set {
         log::debug!(error:%; "connections are accepted before their first bytes");
     }
-    status == 0
+    set.is_ok()
 }
 
 #[cfg(test)]

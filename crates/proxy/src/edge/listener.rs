@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::system;
 use edgeway_gateway::ListenAddress;
 use edgeway_net::unix_socket;
 use log::{debug, info, warn};
@@ -279,9 +280,10 @@ fn is_transient(error: &io::Error) -> bool {
 fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     let socket = RawSocket::new(
         Domain::for_address(address),
-        Type::STREAM.nonblocking(),
+        Type::STREAM,
         Some(Protocol::TCP),
     )?;
+    socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
@@ -296,7 +298,7 @@ fn tcp(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
 /// segments, and a limit on the unsent bytes in the kernel.
 fn set_inherited(socket: &RawSocket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_notsent_lowat(MAX_UNSENT)?;
+    system::limit_unsent(socket, MAX_UNSENT)?;
     Ok(())
 }
 

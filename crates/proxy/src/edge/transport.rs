@@ -8,7 +8,8 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use rustix::net::{RecvFlags, SendFlags};
+use edgeway_base::system;
+use rustix::net::RecvFlags;
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::{TcpStream, UnixStream},
@@ -110,7 +111,7 @@ impl Socket {
     /// Writes as much as the socket accepts at once. It may wait for what is written next, to share
     /// a packet with it (`MSG_MORE`).
     pub(super) fn try_write_before_more(&self, data: &[u8]) -> io::Result<usize> {
-        let count = self.try_io(|| Ok(rustix::net::send(self, data, SendFlags::MORE)?))?;
+        let count = self.try_io(|| Ok(rustix::net::send(self, data, system::BEFORE_MORE)?))?;
         self.progress.wrote(&Poll::Ready(Ok(count)));
         Ok(count)
     }
@@ -136,8 +137,7 @@ impl Socket {
             } else {
                 MAX_UNSENT
             };
-            let socket = socket2::SockRef::from(stream);
-            if let Err(error) = socket.set_tcp_notsent_lowat(unsent) {
+            if let Err(error) = system::limit_unsent(stream, unsent) {
                 log::debug!(error:%; "limit on unsent bytes not changed");
             }
         }

@@ -14,7 +14,8 @@ use std::{
 };
 
 use bytes::Buf;
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use edgeway_base::system;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::{super::stamps::Digest, open::remove_file};
@@ -160,7 +161,7 @@ impl Journal {
 
     /// Waits until all records survive a power failure.
     pub(super) fn sync(&mut self) -> io::Result<()> {
-        rustix::fs::fdatasync(&self.file)?;
+        self.file.sync_data()?;
         if let Some(folder) = &self.unnamed_in {
             folder.sync_all()?;
             self.unnamed_in = None;
@@ -176,7 +177,7 @@ fn write_new(path: &Path, size: u64, bytes: &[u8]) -> io::Result<File> {
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    match fallocate(&file, FallocateFlags::empty(), 0, size) {
+    match system::reserve(&file, size) {
         // A file system that cannot reserve room may still have it.
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => file.set_len(size)?,
         outcome => outcome?,
