@@ -447,7 +447,8 @@ mod tests {
         assert!(is_alive(pid));
         let error = hung.serves(Duration::from_millis(200)).await.unwrap_err();
         assert!(matches!(error, HandoverError::Late { .. }), "{error}");
-        let handle = hung.handle.as_ref().unwrap().try_clone().unwrap();
+        let handle = hung.handle.as_ref().unwrap().as_fd();
+        let handle = handle.try_clone_to_owned().unwrap();
         drop(hung);
         // A handle becomes readable once its process has ended.
         let mut polled = [PollFd::new(&handle, PollFlags::IN)];
