@@ -185,6 +185,7 @@ async fn an_app_that_does_not_listen_yet_is_reported_and_served_later() {
 }
 
 #[tokio::test]
+#[cfg_attr(edgeway_portable, ignore = "only Linux tells who listens")]
 async fn a_port_that_is_taken_is_named_with_its_holder_and_a_free_one() {
     let app = EchoOrigin::start().await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
@@ -220,6 +221,7 @@ async fn a_port_that_is_taken_is_named_with_its_holder_and_a_free_one() {
 
 /// Invariant: whichever address of a file is taken, its holder is named, with what else to do.
 #[test]
+#[cfg_attr(edgeway_portable, ignore = "only Linux tells who listens")]
 fn a_file_whose_address_is_taken_says_by_whom() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let port = taken.local_addr().expect("it is bound").port();

@@ -75,6 +75,7 @@ async fn sessions_go_on_over_reloads_until_others_decide_about_clients() {
 }
 
 #[tokio::test]
+#[cfg_attr(edgeway_portable, ignore = "upgrades need Linux")]
 async fn sessions_go_on_over_upgrades() {
     let mut site = Site::start(REQUIRED, prepare).await;
     let own = site
