@@ -101,7 +101,7 @@ test-systemd: setup ## test the units under a real systemd user manager: restart
 	@scripts/test-systemd
 
 .PHONY: test-portable
-test-portable: ## build as for macOS (`--cfg edgeway_portable`), and test proxy, dev, run, check and explain
+test-portable: setup-tests apps ## build as for macOS (`--cfg edgeway_portable`), and test proxy, dev, run, check and explain
 	@scripts/test-portable
 
 # Destination folders; DESTDIR stages the installation in another folder.

@@ -180,23 +180,23 @@ enum Command {
 }
 
 impl Command {
-    /// Returns the name of a command that starts or replaces processes by means of Linux: handles of
-    /// processes, systemd, control groups.
-    fn of_linux(&self) -> Option<&'static str> {
-        match self {
-            Self::Rollout(_) => Some("`edgeway rollout`"),
-            Self::Deploy(_)
-            | Self::Rollback(_)
-            | Self::Switch(_)
-            | Self::Resume(_)
-            | Self::SuperviseInstance(_)
-            | Self::RetireReleases(_) => Some("`edgeway deploy`"),
-            Self::Scale(_) => Some("`edgeway scale`"),
-            Self::Healthcheck(_) => Some("`edgeway healthcheck`"),
-            Self::Monitor(_) => Some("`edgeway monitor`"),
-            Self::Upgrade(_) => Some("`edgeway upgrade`"),
-            _ => None,
-        }
+    /// Returns true for a command that reads `/proc` or needs handles of processes, systemd or
+    /// control groups.
+    fn needs_linux(&self) -> bool {
+        matches!(
+            self,
+            Self::Rollout(_)
+                | Self::Deploy(_)
+                | Self::Rollback(_)
+                | Self::Switch(_)
+                | Self::Resume(_)
+                | Self::SuperviseInstance(_)
+                | Self::RetireReleases(_)
+                | Self::Scale(_)
+                | Self::Healthcheck(_)
+                | Self::Monitor(_)
+                | Self::Upgrade(_)
+        )
     }
 }
 
@@ -213,9 +213,13 @@ pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
 pub fn main() -> ExitCode {
     // Usage lines begin with the command as its user types it.
     let mut matches = Arguments::command().bin_name(out::program()).get_matches();
+    let name = format!(
+        "`edgeway {}`",
+        matches.subcommand_name().unwrap_or_default()
+    );
     let arguments = Arguments::from_arg_matches_mut(&mut matches);
     let arguments = arguments.unwrap_or_else(|error| error.exit());
-    if let Some(name) = arguments.command.of_linux()
+    if arguments.command.needs_linux()
         && let Err(error) = system::requires_linux(name)
     {
         out::note(&format!("edgeway: {error}"));

@@ -62,6 +62,7 @@ fn commands_that_need_linux_say_so() {
     ] {
         let ran = crate::cli::edgeway(command);
         assert_eq!(ran.status, 1, "{command:?}: {}", ran.stderr);
-        assert!(ran.stderr.contains(" needs Linux"), "{}", ran.stderr);
+        let expected = format!("edgeway: `edgeway {}` needs Linux\n", command[0]);
+        assert_eq!(ran.stderr, expected, "{command:?}");
     }
 }

@@ -2,6 +2,8 @@
 //! `portable` have the same items; the second is for macOS, and is built and tested on Linux with
 //! `--cfg edgeway_portable`.
 
+use std::borrow::Cow;
+
 #[cfg(all(target_os = "linux", not(edgeway_portable)))]
 mod linux;
 #[cfg(not(all(target_os = "linux", not(edgeway_portable))))]
@@ -28,4 +30,4 @@ pub(crate) struct ProcessCounts {
 /// Says that a command or a setting does not work in this build.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} needs Linux")]
-pub struct NeedsLinux(pub &'static str);
+pub struct NeedsLinux(pub Cow<'static, str>);

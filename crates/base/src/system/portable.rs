@@ -2,6 +2,7 @@
 //! callers do what they do on old kernels.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -25,8 +26,8 @@ pub const PASSING: OFlags = OFlags::RDONLY
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK);
 
-pub fn requires_linux(what: &'static str) -> Result<(), NeedsLinux> {
-    Err(NeedsLinux(what))
+pub fn requires_linux(what: impl Into<Cow<'static, str>>) -> Result<(), NeedsLinux> {
+    Err(NeedsLinux(what.into()))
 }
 
 pub(crate) fn process_counts() -> ProcessCounts {

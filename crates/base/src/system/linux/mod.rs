@@ -1,6 +1,7 @@
 //! Linux.
 
 use std::{
+    borrow::Cow,
     fs::File,
     io::{self, IoSliceMut},
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
@@ -29,7 +30,7 @@ pub const PASSING: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 ///
 /// # Errors
 /// Never on Linux.
-pub fn requires_linux(_what: &'static str) -> Result<(), NeedsLinux> {
+pub fn requires_linux(_what: impl Into<Cow<'static, str>>) -> Result<(), NeedsLinux> {
     Ok(())
 }
 
@@ -225,12 +226,16 @@ pub fn limit_unsent(socket: &impl AsFd, bytes: u32) -> io::Result<()> {
 pub struct ProcessHandle(OwnedFd);
 
 impl ProcessHandle {
+    /// Opens the handle of a process.
+    ///
     /// # Errors
     /// If the process is gone.
     pub fn open(pid: Pid) -> io::Result<Self> {
         Ok(Self(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
     }
 
+    /// Sends a signal to the process.
+    ///
     /// # Errors
     /// `SRCH` if the process is gone.
     pub fn signal(&self, signal: Signal) -> Result<(), Errno> {

@@ -8,6 +8,6 @@ use super::Sample;
 
 impl Sample {
     pub(in super::super) fn take(_at: Instant) -> io::Result<Self> {
-        Err(io::Error::other(NeedsLinux("`edgeway monitor`")))
+        Err(io::Error::other(NeedsLinux("`edgeway monitor`".into())))
     }
 }
