@@ -179,26 +179,20 @@ enum Command {
     Man(man::Options),
 }
 
-impl Command {
-    /// Returns true for a command that reads `/proc` or needs handles of processes, systemd or
-    /// control groups.
-    fn needs_linux(&self) -> bool {
-        matches!(
-            self,
-            Self::Rollout(_)
-                | Self::Deploy(_)
-                | Self::Rollback(_)
-                | Self::Switch(_)
-                | Self::Resume(_)
-                | Self::SuperviseInstance(_)
-                | Self::RetireReleases(_)
-                | Self::Scale(_)
-                | Self::Healthcheck(_)
-                | Self::Monitor(_)
-                | Self::Upgrade(_)
-        )
-    }
-}
+/// Commands that read `/proc` or need handles of processes, systemd or control groups.
+const NEED_LINUX: [&str; 11] = [
+    "rollout",
+    "deploy",
+    "rollback",
+    "switch",
+    "resume",
+    "supervise-instance",
+    "retire-releases",
+    "scale",
+    "healthcheck",
+    "monitor",
+    "upgrade",
+];
 
 /// Same as [`main`], for a program with filters of its own beside the built-in ones.
 pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
@@ -213,18 +207,15 @@ pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
 pub fn main() -> ExitCode {
     // Usage lines begin with the command as its user types it.
     let mut matches = Arguments::command().bin_name(out::program()).get_matches();
-    let name = format!(
-        "`edgeway {}`",
-        matches.subcommand_name().unwrap_or_default()
-    );
-    let arguments = Arguments::from_arg_matches_mut(&mut matches);
-    let arguments = arguments.unwrap_or_else(|error| error.exit());
-    if arguments.command.needs_linux()
-        && let Err(error) = system::requires_linux(name)
+    let name = matches.subcommand_name().unwrap_or_default();
+    if NEED_LINUX.contains(&name)
+        && let Err(error) = system::requires_linux(format!("`edgeway {name}`"))
     {
         out::note(&format!("edgeway: {error}"));
         return ExitCode::FAILURE;
     }
+    let arguments = Arguments::from_arg_matches_mut(&mut matches);
+    let arguments = arguments.unwrap_or_else(|error| error.exit());
     let outcome = match arguments.command {
         Command::Run(options) => run::run(&options),
         Command::Check(options) => check::run(&options),
@@ -280,5 +271,13 @@ mod tests {
     #[test]
     fn the_arguments_fit_together() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_that_need_linux_exist() {
+        let command = Arguments::command();
+        for name in NEED_LINUX {
+            assert!(command.find_subcommand(name).is_some(), "{name}");
+        }
     }
 }
