@@ -103,6 +103,44 @@ async fn a_listener_sends_its_clients_to_https() {
     assert_eq!(gateway.get("/open").await.status(), 308);
 }
 
+#[tokio::test]
+async fn the_host_of_a_redirect_has_no_port() {
+    let gateway = Gateway::start(
+        "trusted_proxies: [127.0.0.1]
+routes:
+  - { match: { path: /https }, redirect: https }
+  - { match: { path: /port }, redirect: 'https://{host}:8443{path}?{query}' }
+  - { match: { path: /host }, redirect: 'http://{host}/new' }
+",
+    )
+    .await;
+    for host in ["shop.test", "shop.test:8080", "SHOP.test:80", "[::1]:8080"] {
+        let name = if host.starts_with('[') {
+            "[::1]"
+        } else {
+            "shop.test"
+        };
+        for (target, expected) in [
+            ("/https?a=1", format!("https://{name}/https?a=1")),
+            ("/port?a=1", format!("https://{name}:8443/port?a=1")),
+            ("/host", format!("http://{name}/new")),
+        ] {
+            for reported in [false, true] {
+                // A trusted proxy reports what the browser sees.
+                let request = if reported {
+                    let internal = get(target).header("host", "internal:9000");
+                    internal.header("x-forwarded-host", host)
+                } else {
+                    get(target).header("host", host)
+                };
+                let response = gateway.send(&request).await;
+                let location = response.header("location");
+                assert_eq!(location, Some(&*expected), "{host} {target} {reported}");
+            }
+        }
+    }
+}
+
 /// Request that a client of its own sends: whether it is a trusted proxy, the target, `Host`, and
 /// what it reports.
 type Sent = (

@@ -114,7 +114,7 @@ func stream(app app) error {
 			times = append(times, time.Now())
 		}
 	}
-	if len(times) != 4 || times[3].Sub(times[0]) < 300*time.Millisecond {
+	if len(times) != 4 || times[3].Sub(times[0]) < 50*time.Millisecond {
 		return fmt.Errorf("%v %v", times, lines.Err())
 	}
 	return nil

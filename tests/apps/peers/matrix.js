@@ -50,7 +50,7 @@ const scenarios = {
     for await (const piece of response.body) {
       for (let count = piece.toString().split('data:').length - 1; count > 0; count -= 1) times.push(Date.now());
     }
-    must(times.length === 4 && times[3] - times[0] > 300, times);
+    must(times.length === 4 && times[3] - times[0] > 50, times);
   },
   async socket(app, length) {
     const socket = new WebSocket(plan.base.replace('https', 'wss') + app.ws, { rejectUnauthorized: false });

@@ -14,7 +14,7 @@ use super::{
 use crate::support::{certificates::Ca, seed};
 
 const SERVERS: usize = 120;
-/// Servers that are asked, except in a hunt, which asks all.
+/// Servers that are drawn, except in a hunt, which draws all.
 const FEW: usize = 30;
 const REQUESTS: usize = 60;
 /// Levels of locations, those of the server included.
@@ -146,8 +146,8 @@ impl Drawn {
     }
 }
 
-/// Draws all servers; returns the configuration, and the text of each.
-fn configuration(seed: u64) -> (Drawn, Vec<String>) {
+/// Draws so many servers; returns the configuration, and the text of each.
+fn configuration(seed: u64, count: usize) -> (Drawn, Vec<String>) {
     let mut drawn = Drawn {
         text: String::new(),
         random: Rng::with_seed(seed),
@@ -155,7 +155,7 @@ fn configuration(seed: u64) -> (Drawn, Vec<String>) {
         inner: Vec::new(),
     };
     let mut servers = Vec::new();
-    for number in 0..SERVERS {
+    for number in 0..count {
         drawn.inner.push(Vec::new());
         drawn.text = format!("server {{\n  listen 8080;\n  server_name s{number}.test;\n");
         drawn.locations(None, 0);
@@ -204,7 +204,7 @@ async fn is_guarded_spelling(nginx: &Side, text: &str, own: &Outcome) -> bool {
 async fn locations_within_each_other_are_chosen_as_nginx_chooses() {
     let seed = seed::drawn();
     let count = seed::cases(FEW, SERVERS);
-    let (mut drawn, servers) = configuration(seed);
+    let (mut drawn, servers) = configuration(seed, count);
     let shape = Shape::of("nested", drawn.text.clone());
     let folder = tempfile::tempdir().expect("a folder");
     prepare(folder.path(), &shape.tree(), &Ca::new());
@@ -214,7 +214,7 @@ async fn locations_within_each_other_are_chosen_as_nginx_chooses() {
     let (mut refused, mut served, mut beyond, mut baited) = (0, 0, 0, 0);
     let mut wrong = Vec::new();
     let mut reached = BTreeSet::new();
-    for (number, server) in servers.iter().enumerate().take(count) {
+    for (number, server) in servers.iter().enumerate() {
         for _ in 0..REQUESTS {
             let text = drawn.request(number);
             let theirs = ask(&nginx.side, &text).await;

@@ -1,6 +1,9 @@
 //! Checks of Next.js apps: the build folder, and the release against known advisories.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use edgeway_config::model::{App, File};
 use semver::Version;
@@ -65,7 +68,18 @@ pub(super) fn check(findings: &mut Findings, path: &Path, file: &File) {
             continue;
         }
         let name = &name.name;
-        let Some(build) = &upstream.value.folder else {
+        let build = match (&upstream.value.folder, &upstream.value.releases) {
+            (Some(build), _) => Some(folder.join(&build.value)),
+            (None, Some(releases)) => {
+                let Some(build) = newest_build(&folder.join(&releases.value.folder.value)) else {
+                    findings.skipped(CHECK, format!("`{name}` has no release yet"));
+                    continue;
+                };
+                Some(build)
+            }
+            (None, None) => None,
+        };
+        let Some(build) = build else {
             if is_cached(file, name) {
                 findings.warning(
                     CHECK,
@@ -75,7 +89,6 @@ pub(super) fn check(findings: &mut Findings, path: &Path, file: &File) {
             }
             continue;
         };
-        let build = folder.join(&build.value);
         match installed(&build) {
             Ok(release) => judge(findings, name, &release),
             Err(why) => findings.skipped(CHECK, format!("`{name}`: {why}")),
@@ -116,6 +129,15 @@ fn is_cached(file: &File, upstream: &str) -> bool {
         target.is_some_and(|target| target.value == upstream)
             && (by_default || route.filters.iter().any(|(key, _)| key.name == "cache"))
     })
+}
+
+/// Finds the build of the release that was put into this folder last.
+fn newest_build(releases: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(releases).ok()?.flatten();
+    let builds = entries.filter(|entry| entry.path().join(".next").is_dir());
+    let newest =
+        builds.max_by_key(|entry| entry.metadata().and_then(|data| data.modified()).ok())?;
+    Some(newest.path().join(".next"))
 }
 
 /// Finds the release of Next.js that serves a build: in the app's folder, one above it, or the
@@ -165,6 +187,23 @@ mod tests {
         for sound in ["15.5.21", "16.2.11", "16.4.6", "17.0.0-canary.3"] {
             assert_eq!(found(sound), (Level::Ok, 1), "{sound}");
         }
+    }
+
+    #[test]
+    fn the_newest_build_of_releases_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(newest_build(folder.path()), None);
+        fs::create_dir_all(folder.path().join("1/.next")).unwrap();
+        fs::create_dir_all(folder.path().join(".state")).unwrap();
+        let first = folder.path().join("1/.next");
+        assert_eq!(newest_build(folder.path()), Some(first));
+        fs::create_dir_all(folder.path().join("0/.next")).unwrap();
+        let older = fs::File::open(folder.path().join("1")).unwrap();
+        older.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_eq!(
+            newest_build(folder.path()),
+            Some(folder.path().join("0/.next"))
+        );
     }
 
     #[test]

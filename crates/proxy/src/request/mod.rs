@@ -403,8 +403,10 @@ fn act(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Reply>> {
     let forward = match action {
         Action::Forward(forward) => forward,
         Action::Redirect(redirect) => {
-            let host = public_host(request, &ex.facts.client);
-            let target = Target::new(host, request.raw_path());
+            // Without the port: the new address may have another one.
+            let host = routes::host_of(public_host(request, &ex.facts.client).as_bytes());
+            let host = host.unwrap_or_default();
+            let target = Target::new(&host, request.raw_path());
             return Some(Box::new(redirect.reply(&target, params)));
         }
         Action::Respond(respond) => return Some(Box::new(respond.reply(request))),
