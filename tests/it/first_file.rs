@@ -129,6 +129,42 @@ fn cached_pages_of_an_unknown_build_are_doubtful() {
     // A folder without a build has a warning of its own.
     let folder = with(", folder: no/build", ", cache: {}");
     assert_reported(&folder, Severity::Warning, "edgeway::upstream::folder");
+
+    // A build whose middleware keeps every page out, as the matcher of Next.js's own examples does.
+    let build = |regex: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("server")).expect("it takes folders");
+        let manifest = serde_json::json!({
+            "version": 1,
+            "functions": { "/_middleware": { "matchers": [{ "regexp": regex }] } },
+        });
+        let manifest = manifest.to_string();
+        for (name, text) in [
+            ("BUILD_ID", "one"),
+            ("routes-manifest.json", r#"{ "version": 3 }"#),
+            ("server/functions-config-manifest.json", &manifest),
+        ] {
+            std::fs::write(folder.path().join(name), text).expect("it takes files");
+        }
+        folder
+    };
+    let every = "^(?:/((?!api|_next/static|_next/image|favicon.ico).*))(?:/)?$";
+    let code = "edgeway::upstream::every_page_guarded";
+    for (regex, more, is_doubtful) in [
+        (every, "", true),
+        (every, ", guarded: [/*]", false),
+        (every, ", guarded: [/account/*]", false),
+        ("^/account(?:/.*)?$", "", false),
+    ] {
+        let folder = build(regex);
+        let upstream = format!(", folder: '{}'{more}", folder.path().display());
+        let text = with(&upstream, ", cache: {}");
+        if is_doubtful {
+            assert_reported(&text, Severity::Warning, code);
+        } else {
+            assert_clean(&text);
+        }
+    }
 }
 
 /// Two listeners are refused exactly if the system cannot bind both.

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use serde_json::Value;
 
 use crate::support::{
-    client::{self, Request, Response, post},
+    client::{self, Request, Response, get, post},
     gateway::Gateway,
     http2,
     nginx::Nginx,
@@ -392,6 +392,58 @@ routes:
         (response.status() == 503 && response.text() == "closed").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn rules_see_the_cookies_of_all_lines() {
+    let gateway = Gateway::start(
+        "
+routes:
+- match: { path: /* }
+  rules: [{ if: '{header.cookie}', is: '~(^|; )banned=1', status: 403 }]
+  respond: ok
+",
+    )
+    .await;
+    for (lines, expected) in [
+        (&["a=1"][..], 200),
+        (&["banned=1"], 403),
+        (&["a=1", "banned=1"], 403),
+        (&["a=1", "b=2", "banned=10"], 403),
+        (&["a=1", "b=banned=1"], 200),
+    ] {
+        let with = |request: Request, line: &&str| request.header("cookie", *line);
+        let request = lines.iter().fold(get("/"), with);
+        let response = gateway.send(&request).await;
+        assert_eq!(response.status(), expected, "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_circle_of_rules_ends_without_the_page_of_its_error() {
+    let gateway = Gateway::start(
+        "
+defaults:
+  error_pages: { pages: { 404: { reroute: /page }, 500: { reroute: /page } } }
+routes:
+- { match: { path: /page }, respond: { body: the page } }
+- match: { path: /loop/* }
+  rules: [{ regex: ^/loop/, with: /loop/again, then: reroute }]
+  respond: 404
+- { match: { path: /* }, respond: 404 }
+",
+    )
+    .await;
+    for _ in 0..2 {
+        let response = gateway.get("/loop/x").await;
+        assert_eq!(response.status(), 500);
+        assert!(!response.text().contains("the page"), "{}", response.text());
+    }
+    // The control: the same page of another error.
+    assert_eq!(gateway.get("/none").await.text(), "the page");
+    let lines = gateway.log_lines(3).await;
+    let circles = lines.iter().filter(|line| line["reason"] == "route_loop");
+    assert_eq!(circles.count(), 2);
 }
 
 #[tokio::test]

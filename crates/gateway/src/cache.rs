@@ -415,6 +415,18 @@ impl Compiler<'_> {
         self.shared.insert(Arc::new(apps));
     }
 
+    /// Returns true if the build of an app is known, and its middleware runs for every page.
+    pub(super) fn is_every_page_guarded(&self, name: &str) -> bool {
+        let apps = self.shared.get::<Apps>().unwrap_or_default();
+        let app = apps.0.iter().find(|(own, _)| **own == *name);
+        let build = app.and_then(|(_, app)| Some(app.build.as_ref()?.now()));
+        build.is_some_and(|build| {
+            // A path that no app has stands for all others.
+            let pages = [&b"/"[..], b"/edgeway/any/page"];
+            build.mark() != 0 && pages.into_iter().all(|page| build.is_guarded(page))
+        })
+    }
+
     /// Returns what each app has of a kind.
     pub(super) fn of_apps<T>(
         &self,

@@ -102,7 +102,8 @@ impl Compiler<'_> {
         }
     }
 
-    /// Warns of stored pages of a Next.js app whose build is not known.
+    /// Warns of stored pages of a Next.js app whose build is not known, and of a build whose
+    /// middleware keeps every page out of the cache.
     pub(super) fn build_unknown(&mut self, route: &RouteNode, policy: &RouteCachePolicy) {
         if policy.mode != Mode::App || policy.pages == PageCache::Off {
             return;
@@ -115,11 +116,23 @@ impl Compiler<'_> {
             return;
         };
         let app = &upstream.value;
-        if app.app != App::Nextjs
-            || app.folder.is_some()
-            || app.releases.is_some()
-            || app.guarded.is_some()
-        {
+        if app.app != App::Nextjs || app.releases.is_some() || app.guarded.is_some() {
+            return;
+        }
+        if app.folder.is_some() {
+            if self.is_every_page_guarded(&key.name) {
+                self.diagnostics.warn(
+                    "edgeway::upstream::every_page_guarded",
+                    key.place,
+                    format!(
+                        "the middleware of `{}` runs for every page, so that none is stored",
+                        key.name
+                    ),
+                    "write the pages that it protects, and those that it rewrites or redirects by \
+                     cookie, language or country: `guarded: [/account/*]`; `guarded: [/*]` is for \
+                     all pages",
+                );
+            }
             return;
         }
         self.diagnostics.warn(

@@ -187,6 +187,12 @@ impl RequestShape {
         self.decided.has_cookies
     }
 
+    /// Returns the tag of responses whose page has another path, by a rewrite of the app's
+    /// configuration: a revalidation names the page's own path alone.
+    pub fn tag(&self) -> Option<&'static str> {
+        self.decided.is_rewritten.then_some("edgeway:rewritten")
+    }
+
     /// Returns true for an image of the optimizer.
     pub fn is_image(&self) -> bool {
         matches!(self.kind, PathKind::Image { .. })

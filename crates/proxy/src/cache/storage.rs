@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use edgeway_cache::{
     budget::RenderPermit,
-    nextjs,
+    nextjs::{self, RequestShape},
     policy::{self, ExchangeTimes, Lifetime, NotStorable, Variance, Vary},
     route::{self, TAGS},
     store::{Entry, EntryDraft, EntryRules, Refresh},
@@ -118,7 +118,7 @@ fn judge(
         let tags = match &old {
             // The stored response keeps its tags.
             Some(_) => Box::default(),
-            None => tags(request, &ctx.params, cache, &headers)?,
+            None => tags(request, &ctx.params, cache, flow.shape.as_ref(), &headers)?,
         };
         Ok((lifetime, variant, tags))
     });
@@ -290,11 +290,13 @@ fn uncacheable(why: &'static str, facts: &mut RequestFacts) {
     }
 }
 
-/// Returns the tags of the route and those of the origin, or an error if there are too many.
+/// Returns the tags of the route, of the request's shape and of the origin, or an error if there are
+/// too many.
 fn tags(
     request: &RequestHeader,
     params: &Params,
     cache: &RouteCache,
+    shape: Option<&RequestShape>,
     headers: &HeaderMap,
 ) -> std::result::Result<Box<[Box<str>]>, &'static str> {
     let target = Target::new("", request.raw_path());
@@ -304,6 +306,7 @@ fn tags(
         .map(|tag| tag.render(|slot| params.get(*slot, target.path)));
     let mut tags = route::tags_of(headers)?;
     tags.extend(own.map(String::into_boxed_str));
+    tags.extend(shape.and_then(RequestShape::tag).map(Box::from));
     tags.sort_unstable();
     tags.dedup();
     Ok(tags.into())

@@ -125,7 +125,10 @@ pub(crate) async fn page_of(
     reply: &mut Reply,
 ) -> Option<Box<RouteRequest>> {
     let is_error = reply.status.as_u16() >= 400 && matches!(reply.body, ReplyBody::Page { .. });
-    if !is_error || reply.is_silent() {
+    // Of a circle no page is shown: it would be one more way into it.
+    let rerouted = ctx.facts.rerouted.as_ref();
+    let is_circle = rerouted.is_some_and(|rerouted| rerouted.count > MAX_ROUTES);
+    if !is_error || is_circle || reply.is_silent() {
         return None;
     }
     let pages = context::error_pages(&ctx.gateway, ctx.route)?;

@@ -99,7 +99,7 @@ pub enum Variable {
     Uri,
     /// Name of the user whose credentials were accepted.
     User,
-    /// First value of a header of the request.
+    /// First value of a header of the request; of `Cookie` all.
     Header(HeaderName),
     /// First value of a cookie of the request, as it was sent.
     Cookie(Box<str>),
@@ -294,7 +294,11 @@ impl Variable {
             },
             Self::ListenerPort => number(text, ex.facts.client.listener_port),
             Self::Method => text.push_str(ex.head.method.as_str()),
-            Self::Protocol => text.push_str(ex.facts.client.protocol.as_str()),
+            Self::Protocol => text.push_str(match ex.facts.client.protocol.as_str() {
+                // As nginx and the line of a request write it.
+                "HTTP/2" => "HTTP/2.0",
+                other => other,
+            }),
             Self::Path => push(text, values.path()),
             Self::PathDecoded => {
                 text.push_str(&percent_decode(values.path()).decode_utf8_lossy());
@@ -322,6 +326,7 @@ impl Variable {
                 let identity = ex.facts.identity.as_ref();
                 text.push_str(identity.and_then(|own| own.user.as_deref()).unwrap_or(""));
             }
+            Self::Header(name) if *name == header::COOKIE => cookies(&ex.head.headers, text),
             Self::Header(name) => first(&ex.head.headers, name, text),
             Self::Cookie(name) => {
                 let mut values = query::cookies(&ex.head.headers, name.as_bytes());
@@ -391,6 +396,14 @@ fn number(text: &mut String, number: u16) {
 fn first(headers: &HeaderMap, name: &HeaderName, text: &mut String) {
     let value = headers.get(name).and_then(|value| value.to_str().ok());
     text.push_str(value.unwrap_or_default());
+}
+
+/// Appends all cookies: several lines are one list (RFC 9113, 8.2.3), also over HTTP/1.1.
+fn cookies(headers: &HeaderMap, text: &mut String) {
+    for (index, line) in headers.get_all(header::COOKIE).iter().enumerate() {
+        text.push_str(if index == 0 { "" } else { "; " });
+        push(text, line.as_bytes());
+    }
 }
 
 /// Appends bytes of a request, of which those that are not UTF-8 are replaced.

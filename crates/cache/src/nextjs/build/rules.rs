@@ -101,7 +101,8 @@ impl Rule {
 }
 
 impl Rules {
-    fn all(&self) -> impl Iterator<Item = &Rule> {
+    /// All rules, and whether each is a rewrite.
+    fn all(&self) -> impl Iterator<Item = (&Rule, bool)> {
         let rewrites = match &self.rewrites {
             Some(Rewrites::ByPhase {
                 before_files,
@@ -112,8 +113,8 @@ impl Rules {
             None => [&[][..]; 3],
         };
         let others = [&self.headers, &self.on_match_headers, &self.redirects];
-        let others = others.into_iter().flatten();
-        others.chain(rewrites.into_iter().flatten())
+        let others = others.into_iter().flatten().map(|rule| (rule, false));
+        others.chain(rewrites.into_iter().flatten().map(|rule| (rule, true)))
     }
 }
 
@@ -128,6 +129,7 @@ struct Decider {
     cookies: Vec<Box<str>>,
     /// True for a condition on a header about the client that the gateway writes after the lookup.
     is_unknown: bool,
+    is_rewrite: bool,
 }
 
 #[derive(Debug)]
@@ -147,6 +149,8 @@ pub(in super::super) struct Decided {
     pub(in super::super) has_cookies: bool,
     /// True if the gateway does not know all of them yet.
     pub(in super::super) is_unknown: bool,
+    /// True if a rewrite may lead the path to another page.
+    pub(in super::super) is_rewritten: bool,
 }
 
 impl Deciders {
@@ -159,9 +163,10 @@ impl Deciders {
                 headers: vec![header::ACCEPT_LANGUAGE],
                 cookies: vec![LANGUAGE.into()],
                 is_unknown: false,
+                is_rewrite: false,
             });
         }
-        for rule in rules.all() {
+        for (rule, is_rewrite) in rules.all() {
             // The paths of rules begin with a language then, which those of requests may lack.
             let paths = rule.paths().filter(|_| languages.is_none());
             let mut decider = Decider {
@@ -169,6 +174,7 @@ impl Deciders {
                 headers: Vec::new(),
                 cookies: Vec::new(),
                 is_unknown: false,
+                is_rewrite,
             };
             for Condition { r#type, key } in rule.has.iter().chain(&rule.missing) {
                 let name = key.to_ascii_lowercase();
@@ -181,7 +187,9 @@ impl Deciders {
                     _ => {}
                 }
             }
-            if decider.is_unknown || !decider.headers.is_empty() || !decider.cookies.is_empty() {
+            let is_by_condition =
+                decider.is_unknown || !decider.headers.is_empty() || !decider.cookies.is_empty();
+            if is_rewrite || is_by_condition {
                 all.push(decider);
             }
         }
@@ -221,6 +229,7 @@ impl Deciders {
 impl Decider {
     fn put(&self, headers: &HeaderMap, decided: &mut Decided) {
         decided.is_unknown |= self.is_unknown;
+        decided.is_rewritten |= self.is_rewrite;
         for name in &self.headers {
             for value in headers.get_all(name) {
                 decided.key.part("decides", name.as_str().as_bytes());
@@ -280,6 +289,29 @@ mod tests {
             let (key, is_known) = decided(rules, base, path, &german);
             assert_eq!(key != KeyBuilder::default(), differs, "{rules} {path}");
             assert!(is_known);
+        }
+    }
+
+    #[test]
+    fn paths_that_a_rewrite_may_lead_elsewhere_are_known() {
+        let rule = r#"{ "source": "/journal/:slug", "regex": "^/journal/([^/]+?)(?:/)?$" }"#;
+        for (rules, path, expected) in [
+            (format!(r#"{{ "rewrites": [{rule}] }}"#), "/journal/a", true),
+            (
+                format!(r#"{{ "rewrites": {{ "fallback": [{rule}] }} }}"#),
+                "/journal/%61",
+                true,
+            ),
+            (format!(r#"{{ "rewrites": [{rule}] }}"#), "/blog/a", false),
+            (
+                format!(r#"{{ "redirects": [{rule}] }}"#),
+                "/journal/a",
+                false,
+            ),
+        ] {
+            let rules: Rules = serde_json::from_str(&rules).expect("a manifest");
+            let decided = Deciders::new(&rules).decide(path.as_bytes(), "", &HeaderMap::new());
+            assert_eq!(decided.is_rewritten, expected, "{path}");
         }
     }
 
