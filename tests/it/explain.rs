@@ -55,6 +55,51 @@ fn explain_names_the_route_and_the_reason() {
 }
 
 #[test]
+fn explain_runs_the_rules_of_the_listener_that_the_url_reaches() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("edgeway.yaml");
+    let text = "listeners:
+- { address: 127.0.0.1:8080, name: plain }
+- { address: 127.0.0.1:8081, name: other }
+routes:
+- { match: { path: /*, listener: other }, name: of-other, respond: ok }
+- match: { path: /* }
+  name: of-plain
+  rules:
+  - { if: '{path}', is: '~^/old/(.*)$', to: '/new/{group.1}', status: 301 }
+  - { regex: ^/p/(.*)$, with: '/products/{group.1}', then: stop }
+  - { regex: ^/again/(.*)$, with: '/{group.1}', then: reroute }
+  - { if: '{query.a}', is: '~evil', status: 403 }
+  respond: ok
+";
+    std::fs::write(&file, text).expect("it takes files");
+    let file = file.display().to_string();
+    for (url, route, action) in [
+        ("/x", "of-plain", "no rule applies: respond 200"),
+        ("http://a.test:8080/x", "of-plain", "no rule applies"),
+        ("http://a.test:8081/old/x", "of-other", "respond 200"),
+        (
+            "http://a.test/old/x",
+            "of-plain",
+            "a rule redirects: 301 to",
+        ),
+        ("/old/x", "of-plain", "/new/x"),
+        (
+            "/p/12",
+            "of-plain",
+            "a rule makes it /products/12: respond 200",
+        ),
+        ("/again/b", "of-plain", "a rule makes it /b, which chooses"),
+        ("/x?a=evil", "of-plain", "a rule responds 403"),
+    ] {
+        let ran = edgeway(&["explain", "-c", &file, "GET", url]);
+        assert_eq!((ran.status, &*ran.stderr), (0, ""), "{url}");
+        let is_named = ran.stdout.contains(route) && ran.stdout.contains(action);
+        assert!(is_named, "{url}: {route}, {action}\n{}", ran.stdout);
+    }
+}
+
+#[test]
 fn explain_prints_the_same_as_json() {
     let all = explained("json");
     for response in all.split("$ edgeway explain ").skip(1) {

@@ -26,7 +26,7 @@ pub struct Options {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
     client: IpAddr,
-    /// The listener that receives the request [default: the first one]
+    /// The listener that receives the request [default: by the URL's port or scheme]
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
     /// Ask the running gateway, which also knows what its cache has for the request

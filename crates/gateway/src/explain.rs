@@ -7,9 +7,9 @@ use std::{
 
 use edgeway_base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret};
 use edgeway_cache::nextjs::{Destination, ReleaseRequest};
-use edgeway_core::chain::{CompiledFilter, Exchange, Phase, RequestFacts, Scheme};
+use edgeway_core::chain::{Chain, CompiledFilter, Exchange, Phase, RequestFacts, Scheme};
 use edgeway_routes::{
-    self as routes, Action, GuardSearchResult, HostHeader, Params, RouteReason, Rules, Target,
+    self as routes, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target,
     UpstreamRequest,
 };
 use edgeway_upstreams::TrialRequest;
@@ -19,7 +19,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 pub use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
-use super::{Gateway, Route, explain_cache, releases::ReleaseChoice};
+pub use super::explain_rules::{action, upstream};
+use super::{Gateway, Route, explain_cache, explain_rules, releases::ReleaseChoice};
 
 /// Request to explain.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,7 +34,8 @@ pub struct ExplainRequest {
     pub headers: Vec<String>,
     #[serde(default = "localhost")]
     pub client: IpAddr,
-    /// Listener that the request arrives on; the first one if absent.
+    /// Listener that the request arrives on; if absent, the one of the URL's port or scheme, or the
+    /// first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
 }
@@ -158,8 +160,8 @@ pub fn explain(
     if question.url.starts_with("https://") {
         facts.client.scheme = Scheme::Https;
     }
-    let first = || Some(Arc::clone(&gateway.listeners.first()?.name));
-    let listener = question.listener.as_deref().map(Arc::from).or_else(first);
+    let named = question.listener.as_deref().map(Arc::from);
+    let listener = named.or_else(|| explain_rules::listener(gateway, &question.url));
     facts.client.listener = listener.unwrap_or_default();
     let listener = Arc::clone(&facts.client.listener);
     edgeway_core::chain::host::normalise_host(&mut head, &facts.client);
@@ -184,30 +186,28 @@ pub fn explain(
     let chain = route.map_or(&gateway.fallback.chain, |route| &route.chain);
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
+    let action = route.map(|route| {
+        let plain = action_text(route, &target, &params, &head);
+        explain_rules::with_rules(gateway, route, &head, &mut facts, plain)
+    });
     let mut ex = Exchange {
         head: &head,
         facts: &mut facts,
     };
-    let filters = chain.filters().iter();
-    let alternatives = chain.alternatives();
-    let explained = filters
-        .map(|named| {
-            let mut explained = ExplainedFilter::of(named, &ex);
-            if alternatives.contains(&named.name) {
-                let note = format!("one of {} is enough", alternatives.join(", "));
-                explained.notes.push(note);
-            }
-            explained
-        })
-        .collect();
+    let explained = filters(chain, &ex);
     let cache = route.and_then(|route| {
         let now = match look {
             ExplainScope::IntoTheStore => explain_cache::now(gateway),
             ExplainScope::AtTheRules => None,
         };
         let rewritten = sent_on(route, &target, &params);
-        let rewritten = rewritten.as_deref();
-        explain_cache::explain(route, &mut ex, (&target, &params), rewritten, now)
+        explain_cache::explain(
+            route,
+            &mut ex,
+            (&target, &params),
+            rewritten.as_deref(),
+            now,
+        )
     });
     Ok(Explanation {
         host: host.clone(),
@@ -224,10 +224,7 @@ pub fn explain(
             None if gateway.table.serves_host(&host) => Some(404),
             None => Some(421),
         },
-        action: route.map(|route| {
-            let action = action_text(route, &target, &params, &head);
-            secret::without_shapes(&action).into_owned()
-        }),
+        action: action.map(|action| secret::without_shapes(&action).into_owned()),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         upstream_host: route.and_then(|route| sent_host(route, &head)),
         upstream_request: route.and_then(sent_as),
@@ -242,6 +239,23 @@ pub fn explain(
         cache,
         considered: considered(gateway, &target, &head, guarded.as_ref()),
     })
+}
+
+/// Explains the filters of a route.
+fn filters(chain: &Chain, ex: &Exchange<'_>) -> Vec<ExplainedFilter> {
+    let alternatives = chain.alternatives();
+    chain
+        .filters()
+        .iter()
+        .map(|named| {
+            let mut explained = ExplainedFilter::of(named, ex);
+            if alternatives.contains(&named.name) {
+                let note = format!("one of {} is enough", alternatives.join(", "));
+                explained.notes.push(note);
+            }
+            explained
+        })
+        .collect()
 }
 
 /// Builds the request as a client would send it, and returns its target.
@@ -514,45 +528,27 @@ fn action_text(
                 redirect.status().as_u16(),
                 String::from_utf8_lossy(location.as_bytes())
             ),
-            None => action(route),
+            None => plain_action(route),
         },
         Action::Files(serve) => {
             let rewritten = serve.rewrite.as_ref();
             let rewritten = rewritten.and_then(|rewrite| rewrite.apply(target, params).ok()?);
             match rewritten {
-                Some(path) => format!("{} at {}", action(route), String::from_utf8_lossy(&path)),
-                None => action(route),
+                Some(path) => {
+                    format!(
+                        "{} at {}",
+                        plain_action(route),
+                        String::from_utf8_lossy(&path)
+                    )
+                }
+                None => plain_action(route),
             }
         }
-        Action::Forward(_) | Action::Respond(_) => action(route),
+        Action::Forward(_) | Action::Respond(_) => plain_action(route),
     }
 }
 
-/// Describes a route's action in a few words, and what comes before it.
-pub fn action(route: &Route) -> String {
-    let rules = route.rules.iter().chain(route.site.as_deref());
-    let before = match rules.map(Rules::count).sum() {
-        0 => String::new(),
-        1 => "1 rule, else ".to_owned(),
-        count => format!("{count} rules, else "),
-    };
-    let only = if route.is_internal {
-        "404 for clients, else "
-    } else {
-        ""
-    };
-    format!("{only}{before}{}", plain_action(route))
-}
-
-/// Returns the upstream that a route's action names.
-pub fn upstream(route: &Route) -> Option<&str> {
-    match &route.action {
-        Action::Forward(forward) => Some(&forward.upstream),
-        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => None,
-    }
-}
-
-fn plain_action(route: &Route) -> String {
+pub(super) fn plain_action(route: &Route) -> String {
     match &route.action {
         Action::Forward(forward) => {
             let first = match &forward.files {

@@ -14,6 +14,7 @@ mod effective;
 mod error_pages;
 pub mod explain;
 mod explain_cache;
+mod explain_rules;
 pub mod explain_text;
 mod fan_out;
 mod fleet;

@@ -1,0 +1,125 @@
+//! Listener of a URL, and the rules of a route, for explanations.
+
+use std::sync::Arc;
+
+use edgeway_core::chain::{Reply, RequestFacts};
+use edgeway_routes::{Action, RuleCourse, Rules};
+use http::{Uri, header::LOCATION};
+use pingora::http::RequestHeader;
+
+use super::{Gateway, ListenAddress, Listener, Route, explain::plain_action};
+
+impl Listener {
+    fn port(&self) -> Option<u16> {
+        match self.address {
+            ListenAddress::Tcp(address) => Some(address.port()),
+            ListenAddress::All(port) => Some(port),
+            ListenAddress::Unix { .. } => None,
+        }
+    }
+}
+
+/// Finds the listener that a client of this URL would reach: by its port, else by its scheme. A path
+/// reaches the first one.
+pub(super) fn listener(gateway: &Gateway, url: &str) -> Option<Arc<str>> {
+    let mut all = gateway.listeners.iter();
+    let uri: Option<Uri> = url.parse().ok();
+    let scheme = uri.as_ref().and_then(Uri::scheme_str);
+    let named = scheme.and_then(|scheme| {
+        let is_https = scheme == "https";
+        let usual = if is_https { 443 } else { 80 };
+        let port = uri.as_ref().and_then(Uri::port_u16).unwrap_or(usual);
+        let by_port = all.clone().find(|one| one.port() == Some(port));
+        by_port.or_else(|| all.clone().find(|one| one.tls.is_some() == is_https))
+    });
+    Some(Arc::clone(&named.or_else(|| all.next())?.name))
+}
+
+/// Describes a route's action in a few words, and what comes before it.
+pub fn action(route: &Route) -> String {
+    let rules = route.rules.iter().chain(route.site.as_deref());
+    let before = match rules.map(Rules::count).sum() {
+        0 => String::new(),
+        1 => "1 rule, else ".to_owned(),
+        count => format!("{count} rules, else "),
+    };
+    let only = if route.is_internal {
+        "404 for clients, else "
+    } else {
+        ""
+    };
+    format!("{only}{before}{}", plain_action(route))
+}
+
+/// Returns the upstream that a route's action names.
+pub fn upstream(route: &Route) -> Option<&str> {
+    match &route.action {
+        Action::Forward(forward) => Some(&forward.upstream),
+        Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => None,
+    }
+}
+
+/// Describes an action with what comes before it for this request.
+pub(super) fn with_rules(
+    gateway: &Gateway,
+    route: &Route,
+    head: &RequestHeader,
+    facts: &mut RequestFacts,
+    action: String,
+) -> String {
+    if route.is_internal {
+        return format!("404 for clients, else {action}");
+    }
+    course(gateway, route, head, facts, &action).unwrap_or(action)
+}
+
+/// Describes what the rules of a route do with a request, before `action`; `None` without rules.
+pub(super) fn course(
+    gateway: &Gateway,
+    route: &Route,
+    head: &RequestHeader,
+    facts: &mut RequestFacts,
+    action: &str,
+) -> Option<String> {
+    let all = route.site.as_deref().into_iter().chain(&route.rules);
+    let mut head = head.clone();
+    let sent = head.raw_path().to_vec();
+    let mut outcome = None;
+    for rules in all {
+        let course = rules.run(&mut head, facts, gateway.slashes);
+        let path = String::from_utf8_lossy(head.raw_path());
+        let (text, is_last) = match course {
+            Ok(RuleCourse::GoOn) if head.raw_path() == sent => {
+                (format!("no rule applies: {action}"), false)
+            }
+            Ok(RuleCourse::GoOn) => (format!("a rule makes it {path}: {action}"), false),
+            Ok(RuleCourse::Reroute) => {
+                let text = format!("a rule makes it {path}, which chooses the route again");
+                (text, true)
+            }
+            Ok(RuleCourse::Named(name)) => (format!("a rule leads to the route {name}"), true),
+            Ok(RuleCourse::Reply(reply, _)) => (replied(&reply), true),
+            Err(_) => (
+                "refused with 400: a rule makes it an invalid path".to_owned(),
+                true,
+            ),
+        };
+        outcome = Some(text);
+        if is_last {
+            break;
+        }
+    }
+    // The other parts of the explanation are about the request as it was sent.
+    facts.rerouted = None;
+    outcome
+}
+
+fn replied(reply: &Reply) -> String {
+    let status = reply.status.as_u16();
+    let mut headers = reply.headers.iter();
+    let location = headers.find(|(name, _)| name == LOCATION);
+    match location.and_then(|(_, value)| value.to_str().ok()) {
+        Some(to) => format!("a rule redirects: {status} to {to}"),
+        None => format!("a rule responds {status}"),
+    }
+}
