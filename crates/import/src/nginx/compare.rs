@@ -14,7 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use edgeway_net::fetch::{self, Fetch, Trust};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header, uri::PathAndQuery};
 
 use super::{scope::Scope, servers::Servers};
 
@@ -226,7 +226,9 @@ fn parsed(line: &str) -> Option<(&'static str, &str)> {
         let (_, rest) = line.split_once(&format!("\"{method} "))?;
         let (target, rest) = rest.split_once(' ')?;
         let is_whole = rest.starts_with("HTTP/") && target.starts_with('/');
-        (is_whole && !target.contains(['\\', '"'])).then_some((*method, target))
+        // Scanners leave targets that no client can send as they are.
+        let is_sendable = target.parse::<PathAndQuery>().is_ok();
+        (is_whole && is_sendable && !target.contains(['\\', '"'])).then_some((*method, target))
     })
 }
 
@@ -428,6 +430,7 @@ mod tests {
             (r#"a.test - "GET /\x22 HTTP/1.1" 400"#, None),
             (r#"a.test - "GET http://b/ HTTP/1.1" 400"#, None),
             (r#"a.test - "\x16\x03" 400"#, None),
+            (r#"a.test - "GET /a/<x> HTTP/1.1" 200"#, None),
         ] {
             assert_eq!(parsed(line), expected, "{line}");
         }

@@ -226,7 +226,8 @@ async fn settings(
         Some(settings) => Ok((status, settings)),
         None => Err(format!(
             "upstream `{upstream}` has no `releases`: write such as `releases: {{ folder: \
-             /srv/{upstream}/releases, ports: 4000-4031, start: [npm, start] }}` and reload"
+             /srv/{upstream}/releases, ports: 4000-4031, start: [npm, start] }}` and reload; an app \
+             that is not of Next.js is deployed with `edgeway rollout {upstream}`"
         )),
     }
 }
