@@ -1,7 +1,10 @@
 // Purges at the gateways, by `POST /v1/purge` of their admin API; each gateway passes a purge on
 // to all that share its Redis, and its receipt says which have applied it.
 
+import { purgesOf, type Purge } from './purges.js';
 import type { Settings } from './settings.js';
+
+export { purgesOf } from './purges.js';
 
 export interface GatewayReceipt {
   readonly url: string;
@@ -9,23 +12,21 @@ export interface GatewayReceipt {
   readonly status?: number;
   readonly receipt?: unknown;
   readonly error?: string;
+  /** Reason for which the gateway refused the purges, and was told to drop everything instead. */
+  readonly refused?: string;
 }
 
 /** Longest wait for a receipt: gateways wait 5 s for one another. */
 const WAIT = 7000;
 
-/** Most purges in one request to a gateway. */
-const MOST_PURGES = 256;
+/** Most bytes of purges in one request: a gateway reads 16 KiB. */
+const MOST_BYTES = 15_000;
 
-const PATH_TAG = '_N_T_';
+/** Most requests to a gateway for one revalidation. */
+const MOST_REQUESTS = 8;
 
-interface Purge {
-  readonly url?: string;
-  readonly prefix?: string;
-  readonly tag?: string;
-  readonly all?: true;
-  readonly soft?: true;
-}
+/** Statuses that say that the same request would be refused again. */
+const REFUSALS = [400, 413, 422];
 
 export async function purgeGateways(
   settings: Settings,
@@ -33,16 +34,52 @@ export async function purgeGateways(
   paths: readonly string[],
   soft: boolean,
 ): Promise<GatewayReceipt[]> {
-  if (settings.gateways.length === 0 || tags.length === 0) return [];
-  const purges = purgesOf(tags, paths).map((purge): Purge => (soft ? { ...purge, soft: true } : purge));
-  const receipts = await Promise.all(settings.gateways.map((url) => purgeOne(url, settings.gatewayToken, purges)));
-  for (const { url, status, error } of receipts) {
-    if (status !== 200) console.warn(`@edgeway/next: purge is not over at ${url}: ${error ?? `status ${status}`}`);
-  }
+  if (settings.gateways.length === 0 || tags.length + paths.length === 0) return [];
+  const requests = requestsOf(purgesOf(tags, paths, settings.site), soft);
+  const receipts = await Promise.all(settings.gateways.map((url) => purgeOne(url, settings.gatewayToken, requests, soft)));
+  for (const receipt of receipts) report(receipt);
   return receipts;
 }
 
-async function purgeOne(url: string, token: string | undefined, purges: readonly Purge[]): Promise<GatewayReceipt> {
+/** Distributes purges to requests that a gateway accepts. */
+function requestsOf(purges: readonly Purge[], soft: boolean): Purge[][] {
+  const requests: Purge[][] = [];
+  let bytes = Infinity;
+  for (const purge of purges.map((one) => hardOrSoft(one, soft))) {
+    const more = Buffer.byteLength(JSON.stringify(purge)) + 1;
+    if (bytes + more > MOST_BYTES) {
+      requests.push([]);
+      bytes = 0;
+    }
+    requests.at(-1)!.push(purge);
+    bytes += more;
+  }
+  const isWithin = requests.length > 0 && requests.length <= MOST_REQUESTS;
+  return isWithin ? requests : [everything(soft)];
+}
+
+function everything(soft: boolean): Purge[] {
+  return [hardOrSoft({ all: true }, soft)];
+}
+
+function hardOrSoft(purge: Purge, soft: boolean): Purge {
+  return soft ? { ...purge, soft: true } : purge;
+}
+
+/** Returns the receipt of the request that has done least. */
+async function purgeOne(
+  url: string,
+  token: string | undefined,
+  requests: readonly Purge[][],
+  soft: boolean,
+): Promise<GatewayReceipt> {
+  const receipts = await Promise.all(requests.map((purges) => send(url, token, purges)));
+  const refusal = receipts.find(({ status }) => REFUSALS.includes(status ?? 0));
+  if (!refusal) return receipts.find(({ status }) => status !== 200) ?? receipts.at(-1)!;
+  return { ...(await send(url, token, everything(soft))), refused: reasonOf(refusal) };
+}
+
+async function send(url: string, token: string | undefined, purges: readonly Purge[]): Promise<GatewayReceipt> {
   try {
     const response = await fetch(new URL('/v1/purge', url), {
       method: 'POST',
@@ -51,32 +88,30 @@ async function purgeOne(url: string, token: string | undefined, purges: readonly
       body: JSON.stringify({ purges, fan_out: false }),
       signal: AbortSignal.timeout(WAIT),
     });
-    return { url, status: response.status, receipt: await response.json() };
+    const { status } = response;
+    if (status === 200) return { url, status, receipt: await response.json() };
+    // What is in front of a gateway may refuse a request in its own words.
+    return { url, status, receipt: await response.json().catch(() => undefined) };
   } catch (error) {
     return { url, error: (error as Error).message };
   }
 }
 
-/** Returns the purges of the responses that belong to these tags of Next.js, and of these paths. */
-export function purgesOf(tags: readonly string[], paths: readonly string[] = []): Purge[] {
-  if (paths.includes('*')) return [{ all: true }];
-  const purges = new Map<string, Purge>();
-  for (const purge of [...tags.flatMap(purgesOfTag), ...paths.flatMap(purgesOfPath)]) purges.set(JSON.stringify(purge), purge);
-  if (purges.size > MOST_PURGES) return [{ all: true }];
-  return [...purges.values()];
+function report(receipt: GatewayReceipt): void {
+  const { url, status, refused } = receipt;
+  if (refused) console.warn(`@edgeway/next: ${url} refused a purge, so it is told to drop everything: ${refused}`);
+  if (status !== 200) console.warn(`@edgeway/next: purge is not over at ${url}: ${reasonOf(receipt)}`);
 }
 
-function purgesOfTag(tag: string): Purge[] {
-  if (!tag.startsWith(PATH_TAG)) return [{ tag }];
-  const path = tag.slice(PATH_TAG.length).replace(/\/(page|route)$/, '').replace(/\/index$/, '') || '/';
-  const base = path.replace(/\/layout$/, '');
-  const dynamic = base.indexOf('/[');
-  if (dynamic >= 0) return [{ prefix: `${base.slice(0, dynamic)}/` }];
-  if (base !== path) return base === '' ? [{ all: true }] : [{ url: base }, { prefix: `${base}/` }, { prefix: `${base}?` }];
-  return purgesOfPath(path);
+interface Answer {
+  readonly error?: { readonly reason?: unknown; readonly message?: unknown };
+  readonly others?: unknown;
 }
 
-/** The payload of a page has a query, `?_rsc=`, so a path is purged with any. */
-function purgesOfPath(path: string): Purge[] {
-  return [{ url: path }, { prefix: `${path}?` }];
+/** Returns what the gateway says about its status: `422 bad_purge: …`. */
+function reasonOf({ status, receipt, error }: GatewayReceipt): string {
+  if (error !== undefined) return error;
+  const { error: said, others } = (receipt ?? {}) as Answer;
+  if (said) return `status ${status} ${String(said.reason)}: ${String(said.message)}`;
+  return others ? `status ${status}, others ${String(others)}` : `status ${status}`;
 }

@@ -7,8 +7,10 @@ export type { GatewayReceipt } from './gateways.js';
 interface NextOptions {
   cacheHandler?: string;
   cacheHandlers?: Record<string, string | undefined>;
+  cacheComponents?: boolean;
   cacheMaxMemorySize?: number;
   deploymentId?: string;
+  experimental?: { useCache?: boolean; cacheComponents?: boolean; dynamicIO?: boolean };
   serverExternalPackages?: string[];
 }
 
@@ -37,14 +39,19 @@ function extended(config: NextOptions): NextOptions {
   const result: NextOptions = {
     // The store has a layer in the process; a second one would not learn of revalidations.
     cacheMaxMemorySize: 0,
-    cacheHandler: require.resolve('./cache-handler.js'),
+    cacheHandler: require.resolve('./next-cache-handler.js'),
     ...config,
     serverExternalPackages: [...new Set([...(config.serverExternalPackages ?? []), ...EXTERNAL])],
   };
   if (deploymentId) result.deploymentId = deploymentId;
-  // Next.js 15 has another interface for these, and refuses the option.
-  if (nextMajor() >= 16) result.cacheHandlers = { default: useCache, remote: useCache, ...config.cacheHandlers };
+  // Next.js 15 has another interface for these, and refuses the option. Next.js 16 cannot build
+  // routes for the edge runtime with them, which an app with `use cache` has none of.
+  if (nextMajor() >= 16 && hasUseCache(config)) result.cacheHandlers = { default: useCache, remote: useCache, ...config.cacheHandlers };
   return result;
+}
+
+function hasUseCache({ cacheComponents, experimental = {} }: NextOptions): boolean {
+  return Boolean(cacheComponents || experimental.useCache || experimental.cacheComponents || experimental.dynamicIO);
 }
 
 function nextMajor(): number {

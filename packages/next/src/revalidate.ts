@@ -1,10 +1,15 @@
 // Revalidation of tags and paths: first for all instances, through Redis, then at the gateways.
 
+import { connected } from './connection.js';
 import { purgeGateways, type GatewayReceipt } from './gateways.js';
+import { encoded, headerSafe, keysOf, meantPaths, PATH_TAG } from './paths.js';
 import { shared } from './shared.js';
+import type { Site } from './site.js';
 import type { Receipt, Store } from './store.js';
 
 export interface RevalidateReceipt extends Receipt {
+  /** True if all instances are reached, and every gateway has applied the purge. */
+  readonly ok: boolean;
   /** One for each gateway in `EDGEWAY_ADMIN_URL`. */
   readonly gateways: readonly GatewayReceipt[];
 }
@@ -21,17 +26,23 @@ interface Durations {
 /** Longest time for which entries may be stale, in milliseconds: about three centuries. */
 const LONGEST = 1e13;
 
-/** Tag of a path, as Next.js forms it. */
-const PATH_TAG = '_N_T_';
-
 /**
  * Revalidates tags and paths in every instance and every gateway, and says who has done it.
  *
  * It rejects nothing: a lost Redis or gateway is in the receipt.
  */
-export async function revalidate({ tags = [], paths = [] }: Targets): Promise<RevalidateReceipt> {
-  const named = paths.map((path) => PATH_TAG + (path.length > 1 ? path.replace(/\/+$/, '') : path));
-  return revalidateEverywhere(shared().store, [...tags, ...named]);
+export async function revalidate(targets: Targets): Promise<RevalidateReceipt> {
+  return revalidateStore(shared().store, targets);
+}
+
+/** Revalidates tags and paths in a store of its own, and at its gateways. */
+export async function revalidateStore(store: Store, { tags = [], paths = [] }: Targets): Promise<RevalidateReceipt> {
+  const named = paths.flatMap(meantPaths).map((path) => PATH_TAG + path);
+  const begun = begin(store, [...tags, ...named]);
+  const { instances } = await begun.instances;
+  const gateways = await begun.gateways;
+  const ok = instances === 'reached' && gateways.every(({ status }) => status === 200);
+  return { ok, instances, gateways };
 }
 
 /** Longest time for which the functions of Next.js wait for gateways, in milliseconds. */
@@ -57,21 +68,56 @@ export function revalidateForNext(store: Store, tags: readonly string[], duratio
 async function revalidatePatiently(store: Store, tags: readonly string[], durations?: Durations): Promise<void> {
   const begun = begin(store, tags, durations);
   await begun.instances;
+  await patiently(begun.gateways);
+}
+
+/** Purges a page at the gateways that the instances have made again, with the patience of a visitor. */
+export async function purgePage(store: Store, path: string): Promise<void> {
+  await patiently(purgeGateways(store.settings, [], [path], false));
+}
+
+async function patiently(action: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<void>((resolve) => (timer = setTimeout(resolve, PATIENCE)));
-  await Promise.race([begun.gateways, late]);
+  await Promise.race([action, late]);
   clearTimeout(timer);
 }
 
-async function revalidateEverywhere(store: Store, tags: readonly string[]): Promise<RevalidateReceipt> {
-  const begun = begin(store, tags);
-  const { instances } = await begun.instances;
-  return { instances, gateways: await begun.gateways };
+/** Returns the tags that entries may have instead, since Next.js writes one path in several ways. */
+function spellingsOf(tag: string, site: Site): string[] {
+  const plain = inHeader(tag);
+  const path = tag.slice(PATH_TAG.length);
+  // A tag of a file has no other spelling.
+  if (!tag.startsWith(PATH_TAG) || /\/(page|route|layout)$/.test(path)) return plain;
+  return [...plain, ...inDefaultLocale(path, site).flatMap(keysOf).flatMap((key) => spellingsOfKey(key, site))];
 }
 
-function begin(store: Store, tags: readonly string[], durations?: Durations) {
+/** Next.js puts the locale before the path of a page of the Pages Router. */
+function inDefaultLocale(path: string, { locales, defaultLocale }: Site): string[] {
+  const hasLocale = locales.some((locale) => path === `/${locale}` || path.startsWith(`/${locale}/`));
+  if (!defaultLocale || hasLocale) return [path];
+  return [path, `/${defaultLocale}${path === '/' ? '' : path}`];
+}
+
+/** The tag of a route handler is the path of the request, with its slash. */
+function spellingsOfKey(key: string, { hasSlash }: Site): string[] {
+  if (key === '/') return [`${PATH_TAG}/`, `${PATH_TAG}/index`];
+  const paths = [key, encoded(key)];
+  const withSlash = hasSlash ? paths.map((path) => `${path}/`) : [];
+  return [...paths, ...withSlash].flatMap((path) => inHeader(PATH_TAG + path));
+}
+
+/** Returns what is left of a tag in the header of Next.js, which separates tags by commas. */
+function inHeader(tag: string): string[] {
+  const safe = headerSafe(tag);
+  const first = safe.split(',', 1)[0]!;
+  return first ? [tag, safe, first] : [tag, safe];
+}
+
+function begin(store: Store, given: readonly string[], durations?: Durations) {
+  const tags = [...new Set(given.flatMap((tag) => spellingsOf(tag, store.settings.site)))];
   const staleFor = durations ? Math.min((durations.expire ?? Infinity) * 1000, LONGEST) : undefined;
-  const instances = store.revalidate(tags, staleFor);
+  const instances = connected(store).then(() => store.revalidate(tags, staleFor));
   // A gateway that is purged first would fetch the old page again.
   const gateways = instances.then(({ paths }) =>
     purgeGateways(store.settings, tags, paths, staleFor !== undefined && staleFor > 0),

@@ -7,7 +7,8 @@
 // `order` holds the tags by their version, so that the oldest can be dropped.
 
 // For the gateways, `pages:TAG` holds the paths of stored pages with that tag, and `making` the
-// paths of pages that are being made, whose tags nobody knows yet, by the time when that began.
+// pages that are being made, whose tags nobody knows yet, by the time when that began. A member is
+// `RENDER PATH`: the end of one render of a path says nothing about another.
 
 import { createHash } from 'node:crypto';
 
@@ -63,19 +64,16 @@ end
 /** Most paths remembered for a tag, or in the making; beyond them, `*` stands for all. */
 const MOST_PATHS = 1000;
 
-/** Milliseconds after which a page is no longer expected to be in the making. */
-const MAKING = 600_000;
-
-/** KEYS meta, tags, order, entry, making; ARGV epoch, the id at hand, the path or '', more tags. */
+/** KEYS meta, tags, order, entry, making; ARGV epoch, the id at hand, the render or '', most milliseconds of a render, more tags. */
 export const GET = script(`${META}
 local function miss()
   if ARGV[3] ~= '' then
     local now = clock()
-    redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - ${MAKING})
-    local path = ARGV[3]
-    if redis.call('ZCARD', KEYS[5]) >= ${MOST_PATHS} then path = '*' end
-    redis.call('ZADD', KEYS[5], now, path)
-    redis.call('PEXPIRE', KEYS[5], ${MAKING})
+    redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', now - tonumber(ARGV[4]))
+    local render = ARGV[3]
+    if redis.call('ZCARD', KEYS[5]) >= ${MOST_PATHS} then render = ' *' end
+    redis.call('ZADD', KEYS[5], now, render)
+    redis.call('PEXPIRE', KEYS[5], ARGV[4])
   end
   return { epoch, version, 0 }
 end
@@ -85,7 +83,7 @@ local ok, own = pcall(cjson.decode, entry[4])
 local stamp = tonumber(entry[2])
 if not ok or type(own) ~= 'table' or not stamp then return miss() end
 local more = {}
-for i = 4, #ARGV do more[#more + 1] = ARGV[i] end
+for i = 5, #ARGV do more[#more + 1] = ARGV[i] end
 local verdict = judge(stamp, own)
 if verdict == 0 then return miss() end
 local second = judge(stamp, more)
@@ -95,7 +93,7 @@ if entry[1] == ARGV[2] then return { epoch, version, verdict, entry[1], stamp } 
 return { epoch, version, verdict, entry[1], stamp, redis.call('HGET', KEYS[4], 'body'), entry[4] }
 `);
 
-/** KEYS meta, tags, order, entry, making, pages; ARGV epoch, of the stamp, stamp, id, tags, body, seconds, path, longest. */
+/** KEYS meta, tags, order, entry, making, pages; ARGV epoch, of the stamp, stamp, id, tags, body, seconds, path or '', longest, render. */
 export const SET = script(`${META}
 local stamp = tonumber(ARGV[3])
 if ARGV[2] ~= epoch then return { epoch, version, 0 } end
@@ -115,7 +113,7 @@ if ARGV[8] ~= '' then
       redis.call('EXPIRE', paths, ARGV[9])
     end
   end
-  redis.call('ZREM', KEYS[5], ARGV[8])
+  redis.call('ZREM', KEYS[5], ARGV[10])
 end
 return { epoch, version, 1 }
 `);
@@ -151,7 +149,10 @@ while redis.call('HLEN', KEYS[2]) > ${MOST_TAGS} do
   floor = math.max(floor, tonumber(oldest[2]))
 end
 redis.call('HSET', KEYS[1], 'version', version, 'floor', floor, 'count', redis.call('HLEN', KEYS[2]))
-local paths = redis.call('ZRANGE', KEYS[4], 0, -1)
+local paths = {}
+for _, render in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
+  paths[#paths + 1] = string.match(render, '^%S* (.*)$')
+end
 for i = 3, #ARGV do
   if string.sub(ARGV[i], 1, 5) ~= '_N_T_' then
     for _, path in ipairs(redis.call('SMEMBERS', KEYS[5] .. ARGV[i])) do paths[#paths + 1] = path end
@@ -159,3 +160,6 @@ for i = 3, #ARGV do
 end
 return { epoch, version, 1, paths }
 `);
+
+/** KEYS making; ARGV renders that have ended. */
+export const FORGET = script(`return { redis.call('ZREM', KEYS[1], unpack(ARGV)) }`);

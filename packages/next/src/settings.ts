@@ -1,5 +1,7 @@
 // Settings of the package, from the environment, so that one build runs anywhere.
 
+import { UNKNOWN_SITE, type Site } from './site.js';
+
 export interface Settings {
   /** Address of Redis; without one, nothing is shared. */
   readonly redisUrl: string | undefined;
@@ -15,9 +17,13 @@ export interface Settings {
   readonly memoryBytes: number;
   /** Most seconds for which Redis keeps an entry. */
   readonly keepSeconds: number;
+  /** Most milliseconds for which a page is expected to be in the making. */
+  readonly making: number;
   /** Admin listeners of gateways that are told about revalidated paths. */
   readonly gateways: readonly string[];
   readonly gatewayToken: string | undefined;
+  /** Addresses of the build's pages. */
+  readonly site: Site;
 }
 
 /** Returns the settings that the environment names, with defaults for the rest. */
@@ -30,8 +36,10 @@ export function settingsFrom(env: Record<string, string | undefined>): Settings 
     staleWithoutRedis: number(env, 'EDGEWAY_NEXT_STALE_MS', 30_000),
     memoryBytes: number(env, 'EDGEWAY_NEXT_MEMORY_BYTES', 50 * 1024 * 1024),
     keepSeconds: number(env, 'EDGEWAY_NEXT_KEEP_SECONDS', 7 * 24 * 3600),
+    making: 1000 * number(env, 'EDGEWAY_NEXT_RENDER_SECONDS', 60),
     gateways: (env.EDGEWAY_ADMIN_URL ?? '').split(',').map((url) => url.trim()).filter(Boolean),
     gatewayToken: env.EDGEWAY_ADMIN_TOKEN || undefined,
+    site: UNKNOWN_SITE,
   };
 }
 

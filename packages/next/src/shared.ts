@@ -5,6 +5,7 @@ import { randomBytes } from 'node:crypto';
 import { join } from 'node:path';
 import { buildIdentity } from './build.js';
 import { settingsFrom, type Settings } from './settings.js';
+import { siteOf } from './site.js';
 import { Store } from './store.js';
 
 interface Shared {
@@ -21,7 +22,7 @@ export function shared(folder?: string): Shared {
 }
 
 function open(folder: string): Shared {
-  let settings = settingsFrom(process.env);
+  let settings: Settings = { ...settingsFrom(process.env), site: siteOf(folder) };
   // A build has no visitors, and its results belong to no build yet.
   if (process.env.NEXT_PHASE === 'phase-production-build') settings = { ...settings, redisUrl: undefined };
   const build = settings.build ?? buildIdentity(folder);

@@ -9,7 +9,7 @@
 import { randomBytes } from 'node:crypto';
 import { Link, type Argument } from './link.js';
 import { Memory } from './memory.js';
-import { GET, MOST_TAGS, REVALIDATE, SET } from './scripts.js';
+import { FORGET, GET, MOST_TAGS, REVALIDATE, SET } from './scripts.js';
 import type { Settings } from './settings.js';
 
 /** A tag that every entry has, for when more revalidations wait for Redis than are kept. */
@@ -17,6 +17,9 @@ const EVERYTHING = '*';
 
 /** Most revalidations that wait for Redis; beyond them, everything is revalidated. */
 const MOST_UNSENT = 10_000;
+
+/** Seconds for which a gateway may keep a page, and the paths of a tag are known: a year, as Next.js tells it. */
+const LONGEST_KEPT = 31_536_000;
 
 /** Pause before revalidations that failed are sent again, in milliseconds. */
 const RESEND = 100;
@@ -47,11 +50,20 @@ export interface StoreReceipt extends Receipt {
   readonly paths: readonly string[];
 }
 
-/** An entry's key and, if it is a page, its path. */
+/** A page that gateways may have, and a name for the one render of it that is meant. */
+export interface PageName {
+  readonly path: string;
+  readonly render: string;
+}
+
+/** An entry's key and, if gateways may have it, its page. */
 export interface Name {
   readonly key: string;
-  readonly path?: string;
+  readonly page?: PageName;
 }
+
+/** What became of a value: `refused` if a revalidation made it outdated, `unknown` without Redis. */
+export type Outcome = 'stored' | 'refused' | 'unknown';
 
 export interface Codec<T> {
   encode(value: T): Buffer;
@@ -98,6 +110,11 @@ export class Store {
       : undefined;
   }
 
+  /** True if other processes can revalidate what this one serves. */
+  get isShared(): boolean {
+    return this.#link !== undefined;
+  }
+
   get memoryBytes(): number {
     return this.#memory.bytes;
   }
@@ -122,7 +139,7 @@ export class Store {
   }
 
   async get<T>(
-    { key, path }: Name,
+    { key, page }: Name,
     tags: readonly string[],
     codec: Codec<T>,
   ): Promise<{ found: Found<T> | undefined; moment: Moment }> {
@@ -131,7 +148,8 @@ export class Store {
     try {
       if (!this.#link?.isUp) throw new Error('redis is lost');
       const keys = [...this.#meta, this.#keyOf(key), this.#making];
-      const args = [randomId(), held?.id ?? '', path ?? '', EVERYTHING, ...tags];
+      const render = page ? memberOf(page) : '';
+      const args = [randomId(), held?.id ?? '', render, String(this.settings.making), EVERYTHING, ...tags];
       const reply = await this.#link.run(GET, keys, args);
       const moment = this.#observe(reply, begun);
       return { found: this.#take(key, reply, held, tags, codec, begun), moment };
@@ -141,15 +159,15 @@ export class Store {
     }
   }
 
-  /** Stores a value whose making began after `moment`; returns whether others can read it. */
+  /** Stores a value whose making began after `moment`. */
   async set<T>(
-    { key, path }: Name,
+    { key, page }: Name,
     value: T,
     tags: readonly string[],
     codec: Codec<T>,
     moment: Moment,
     keepSeconds: number,
-  ): Promise<boolean> {
+  ): Promise<Outcome> {
     const body = codec.encode(value);
     const id = randomId();
     const seconds = Math.max(1, Math.min(Math.ceil(keepSeconds), this.settings.keepSeconds));
@@ -161,17 +179,28 @@ export class Store {
       const list = tags.length > 0 ? JSON.stringify(tags) : '{}';
       const args: Argument[] = [
         randomId(), moment.epoch, String(moment.version), id, list, body, String(seconds),
-        path ?? '', String(this.settings.keepSeconds),
+        page?.path ?? '', String(Math.max(this.settings.keepSeconds, LONGEST_KEPT)), page ? memberOf(page) : '',
       ];
       const reply = await this.#link.run(SET, keys, args);
       this.#observe(reply, begun);
       const isStored = Number(reply[2]) === 1;
       if (isStored) this.#hold(key, held, body.length);
-      return isStored;
+      return isStored ? 'stored' : 'refused';
     } catch {
       this.#hold(key, held, body.length);
-      return false;
+      return 'unknown';
     }
+  }
+
+  /** Takes back that these renders are being made. */
+  async forget(pages: readonly PageName[]): Promise<void> {
+    // Without Redis they are forgotten when their time is over.
+    await this.#link?.run(FORGET, [this.#making], pages.map(memberOf)).catch(() => undefined);
+  }
+
+  /** Returns true if this process has revalidated one of these tags. */
+  hasRevalidated(tags: readonly string[]): boolean {
+    return this.#ownFloor > -Infinity || tags.some((tag) => this.#own.has(tag));
   }
 
   /** Makes entries with one of these tags misses, or stale for so many milliseconds first. */
@@ -295,6 +324,10 @@ function argumentsOf(unsent: Unsent): string[] {
   return [randomId(), unsent.expiresIn === undefined ? '' : String(unsent.expiresIn), ...unsent.tags];
 }
 
-function randomId(): string {
+function memberOf({ render, path }: PageName): string {
+  return `${render} ${path}`;
+}
+
+export function randomId(): string {
   return randomBytes(12).toString('base64url');
 }

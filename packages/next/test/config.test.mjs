@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -33,15 +33,34 @@ function install(version) {
 
 test('one line sets everything that this version of Next.js has', async () => {
   install('16.4.5');
-  const config = withEdgeway({ deploymentId: 'd1', cacheMaxMemorySize: 7, serverExternalPackages: ['redis', 'mine'] });
+  const config = withEdgeway({ cacheComponents: true, deploymentId: 'd1', cacheMaxMemorySize: 7, serverExternalPackages: ['redis', 'mine'] });
   assert.match(config.cacheHandler, /cache-handler\.js$/);
   assert.deepEqual(Object.keys(config.cacheHandlers), ['default', 'remote']);
   assert.equal(config.deploymentId, 'd1');
   assert.equal(config.cacheMaxMemorySize, 7, 'the own options come first');
   assert.deepEqual(config.serverExternalPackages, ['redis', 'mine', '@edgeway/next', '@redis/client']);
-  const made = await withEdgeway(async (phase) => ({ phase }))('build');
+  const made = await withEdgeway(async (phase) => ({ phase, experimental: { useCache: true } }))('build');
   assert.equal(made.phase, 'build');
   assert.ok(made.cacheHandlers);
+});
+
+test('an app without `use cache` gets no handlers for it, with which the edge runtime does not build', () => {
+  install('16.4.5');
+  assert.equal(withEdgeway({}).cacheHandlers, undefined);
+  assert.deepEqual(withEdgeway({ cacheHandlers: { default: '/mine.js' } }).cacheHandlers, { default: '/mine.js' });
+});
+
+test('the edge runtime gets a handler that needs no Node.js, and says that it cannot revalidate', async () => {
+  const source = readFileSync(join(started, 'dist/next-cache-handler.js'), 'utf8');
+  const exports = {};
+  const errors = [];
+  const load = (name) => assert.fail(`it loads ${name}`);
+  const globals = { exports, require: load, process: { env: { NEXT_RUNTIME: 'edge' } }, console: { error: (text) => errors.push(text) } };
+  new Function(...Object.keys(globals), source)(...Object.values(globals));
+  const handler = new exports.default();
+  assert.equal(await handler.get('/a'), null);
+  await assert.rejects(handler.revalidateTag('t'), /remove `runtime = 'edge'`/);
+  assert.equal(errors.length, 1);
 });
 
 test('Next.js 15 gets no handlers that it refuses', () => {

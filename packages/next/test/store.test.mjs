@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, test } from 'node:test';
@@ -207,13 +209,58 @@ test('a revalidation names the paths of pages that have the tag, or that are bei
   await handler.set('/route-cache/APP_PAGE/0123/$/blog/a', page('old', ['t']));
   assert.deepEqual((await other.revalidate(['t'])).paths, ['/blog/a'], 'it was refused, and may be on its way');
   await render(one, '/route-cache/APP_PAGE/0123/$/blog/a', 'new');
+  assert.deepEqual((await other.revalidate(['u'])).paths, ['/blog/a'], 'the end of one render says nothing about another');
+  await redis.client.del('edgeway:next:{app}:making');
   assert.deepEqual((await other.revalidate(['u'])).paths, []);
   assert.deepEqual((await other.revalidate(['t'])).paths, ['/blog/a']);
   await render(one, '/index', 'home', ['home']);
   assert.deepEqual((await other.revalidate(['home'])).paths, ['/']);
-  for (let i = 0; i < 1100; i += 1) await one.get({ key: `page:/${i}`, path: `/${i}` }, [], PAGE);
+  for (let i = 0; i < 1100; i += 1) await one.get({ key: `page:/${i}`, page: { path: `/${i}`, render: 'r' } }, [], PAGE);
   const { paths } = await other.revalidate(['u']);
   assert.ok(paths.includes('*') && paths.length <= 1001, `${paths.length} paths`);
+});
+
+test('a page is in the making until its response is sent, or for as long as a render may take', async () => {
+  const [one, other] = await two({ making: 2000 });
+  let number = 0;
+  const server = createServer(async (request, response) => {
+    const handler = new EdgewayCacheHandler({}, one);
+    await handler.get(request.url, { kind: 'APP_PAGE' });
+    number += 1;
+    if (request.url === '/slow') await pause(400);
+    if (request.url === '/aborted') return request.socket.destroy();
+    response.writeHead(500).end();
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const url = `http://127.0.0.1:${server.address().port}`;
+  const making = async (expected, why) => {
+    const end = performance.now() + 300;
+    for (;;) {
+      const { paths } = await other.revalidate(['t']);
+      if (performance.now() > end || String(paths) === String(expected)) return assert.deepEqual(paths, expected, why);
+      await pause(5);
+    }
+  };
+  try {
+    const slow = [fetch(`${url}/slow`), fetch(`${url}/slow`)];
+    for (let i = 0; i < 1100; i += 20) {
+      const failing = Array.from({ length: 20 }, (_, j) => fetch(`${url}/${i + j}`));
+      for (const response of await Promise.all(failing)) assert.equal(response.status, 500);
+    }
+    await Promise.all(slow);
+    const again = fetch(`${url}/slow`);
+    while (number < 1103) await pause(2);
+    await making(['/slow'], 'the end of one render is not that of the next');
+    await again;
+    await making([], '1,100 failed renders leave nothing');
+    await assert.rejects(fetch(`${url}/aborted`));
+    await making(['/aborted'], 'another request may wait for this render');
+    await pause(2050);
+    await making([]);
+  } finally {
+    server.closeAllConnections();
+    server.close();
+  }
 });
 
 test('the permissions that the README lists are enough, and needed', async () => {

@@ -30,6 +30,13 @@ for (const folder of ALL) {
         }));
         return stored;
       };
+      // Whoever asks first for a page: what others get has nothing of the address.
+      const secret = 'token=first-visitor';
+      await (await fetch(`http://127.0.0.1:${one}/?${secret}&more=1`)).text();
+      for (const port of everywhere) {
+        const page = await (await fetch(`http://127.0.0.1:${port}/`)).text();
+        assert.ok(!page.includes('first-visitor'), `a visitor's query is at ${everywhere.indexOf(port)}`);
+      }
       // The first read of a page from before the data was there.
       await post(one, '/api/revalidate?tag=data');
       await read(40, 1);

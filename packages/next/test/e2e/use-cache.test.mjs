@@ -3,7 +3,34 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
+import { pause } from '../support.mjs';
 import { build, Fleet, NEXT16, post, value } from './fleet.mjs';
+
+/** Reads pages that Next.js can make only with the shell of the build. */
+async function withEmptyShell({ instances, data, redis }) {
+  const ids = ['1', '2', '7'];
+  const all = async (expected) => {
+    for (const port of instances) {
+      for (const id of ids) assert.equal((await value(port, `/items/${id}`)).value, expected, `/items/${id}`);
+    }
+  };
+  data.value = 'new';
+  await all('new');
+  for (const [round, tag] of ['item-1', 'item-7', '_N_T_/layout', '_N_T_/items/[id]/page'].entries()) {
+    if (round < 2) ids.splice(0, ids.length, tag.slice(5));
+    else ids.splice(0, ids.length, '1', '2', '7', String(8 + round));
+    data.value = `newer${round}`;
+    await post(instances[round % 2], `/api/revalidate?tag=${encodeURIComponent(tag)}`);
+    await all(`newer${round}`);
+  }
+  data.value = 'broken';
+  for (const port of instances) {
+    const responses = Array.from({ length: 20 }, (_, i) => fetch(`http://127.0.0.1:${port}/items/broken${i}`));
+    for (const response of await Promise.all(responses)) await response.text();
+  }
+  await pause(500);
+  assert.equal(await redis.client.zCard('edgeway:next:{app}:making'), 0, 'failed renders are not expected any more');
+}
 
 test('a function with `use cache` runs once for both instances', async (t) => {
   const app = build(NEXT16, 'use-cache');
@@ -21,6 +48,7 @@ test('a function with `use cache` runs once for both instances', async (t) => {
       }
       assert.equal(fleet.data.reads, round, 'the function ran once for each revalidation');
     }
+    await withEmptyShell(fleet);
   } catch (error) {
     t.diagnostic(fleet.output.slice(-3000));
     throw error;
