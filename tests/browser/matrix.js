@@ -34,7 +34,7 @@ const failed = await page.evaluate(async (plan) => {
         const text = new TextDecoder().decode(piece.value);
         for (let count = text.split('data:').length - 1; count > 0; count -= 1) times.push(performance.now());
       }
-      must(times.length === 4 && times[3] - times[0] > 300, times);
+      must(times.length === 4 && times[3] - times[0] > 50, times);
     },
     async socket(app, length) {
       const socket = new WebSocket(app.ws);
