@@ -348,6 +348,47 @@ fn apps_of_pm2_are_the_upstreams_at_their_ports() {
 }
 
 #[test]
+fn an_app_of_pm2_whose_port_moves_keeps_its_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    let text =
+        "http { upstream api { server 127.0.0.1:3000; } upstream chat { server 127.0.0.1:3001; }
+         upstream mixed { server 127.0.0.1:3001 weight=2; server 127.0.0.1:9000; }
+         server { listen 8080; location / { proxy_pass http://api; }
+         location /chat/ { proxy_pass http://chat; } location /mixed/ { proxy_pass http://mixed; }
+         location /two/ { proxy_pass http://127.0.0.1:3002; } } }";
+    fs::write(&path, text).unwrap();
+    let file = folder.path().join("ec.json");
+    let apps = r#"{ "apps": [
+        { "name": "api", "script": "api.js", "instances": 4, "exec_mode": "cluster", "env": { "PORT": 3000 } },
+        { "name": "chat", "script": "chat.js", "env": { "PORT": 3001 } }] }"#;
+    fs::write(&file, apps).unwrap();
+    let wishes = Wishes {
+        apps: pm2::processes(&file, "production").unwrap(),
+        ..Wishes::default()
+    };
+    let (yaml, report) = import(&path, &wishes).unwrap();
+    assert_eq!(problems(&yaml, None), None, "{yaml}");
+    let of = |name: &str| {
+        let rest = yaml.split_once(&format!("\n  {name}: #")).unwrap().1;
+        rest.split("timeouts:").next().unwrap().to_owned()
+    };
+    assert!(of("api").contains("127.0.0.1:3003"), "{yaml}");
+    assert!(
+        of("chat").contains(r#"backends: ["127.0.0.1:3004"]"#),
+        "{yaml}"
+    );
+    assert!(yaml.contains("chat@{port}.service"), "{yaml}");
+    let mixed = r#"{ address: "127.0.0.1:3004", weight: 2 }, "127.0.0.1:9000""#;
+    assert!(of("mixed").contains(mixed), "{yaml}");
+    let differs = report.text(false);
+    let moved = "`chat` of PM2 moves from port 3001 to 3004, since `api` has 3001";
+    assert!(differs.contains(&format!("upstream: {moved}")), "{differs}");
+    let taken = "proxy_pass: 127.0.0.1:3002 is now a process of `api` of PM2";
+    assert!(differs.contains(taken), "{differs}");
+}
+
+#[test]
 fn a_backend_whose_certificate_has_no_known_name_is_closed() {
     let upstream = |more: &str, to: &str| {
         let (yaml, report) = imported(&format!(
