@@ -410,10 +410,10 @@ fn join(made: &mut Made<'_>, apps: &[Processes]) {
     let at_first = |port: u16| apps.iter().find(|app| app.first == port);
     let whole = || {
         let ports: Vec<u16> = backends.iter().map(port_of).collect::<Option<_>>()?;
-        let mut own = ports.iter().filter_map(|port| at_first(*port));
-        let app = own.next()?;
+        let mut listening = ports.iter().filter_map(|port| at_first(*port));
+        let app = listening.next()?;
         let is_own = |port: &u16| (app.first..).take(app.ports.len()).any(|own| own == *port);
-        let is_whole = own.all(|other| other.name == app.name) && ports.iter().all(is_own);
+        let is_whole = listening.all(|other| other.name == app.name) && ports.iter().all(is_own);
         is_whole.then_some(app)
     };
     let moved = |app: &Processes| {

@@ -53,7 +53,7 @@ pub(super) struct App {
     pub(super) ports: Vec<u16>,
     /// Port that it has with PM2, which its instances share there.
     pub(super) first: Option<u16>,
-    /// What becomes of that port, if another app has it here.
+    /// Message about the port that it has here instead, if another app has that one.
     pub(super) moved: Option<String>,
     /// Variables that count the instances, with their value in the first one.
     pub(super) counters: BTreeMap<String, u64>,
