@@ -242,7 +242,14 @@ impl<'a> Routes<'a, '_> {
             list.extend(over_limit(scope));
         }
         list.extend(except);
-        list.extend(rules.list);
+        let behind = keys.get("rules").filter(|_| keys.contains_key("upstream"));
+        match behind.map(|behind| &behind[0]) {
+            Some(destination) => match rules.ending_with(destination) {
+                Some(all) => list.extend(all),
+                None => return closed_by(scope),
+            },
+            None => list.extend(rules.list),
+        }
         if let Some(Value::Array(own)) = keys.remove("rules") {
             list.extend(own);
         }
@@ -446,6 +453,14 @@ fn over_limit(scope: &Scope<'_>) -> Option<Value> {
         None => 1 << 20,
     };
     Some(json!({ "body_over": size(most), "status": 413 }))
+}
+
+/// Closes a location whose backend would get another path than with nginx.
+fn closed_by(scope: &Scope<'_>) -> Map<String, Value> {
+    for pass in scope.nearest("proxy_pass") {
+        pass.closed("its path after a `rewrite` with a query has no counterpart");
+    }
+    closed()
 }
 
 /// Returns the keys of a route that refuses everything.

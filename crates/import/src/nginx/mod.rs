@@ -8,6 +8,7 @@ mod compare;
 mod conditions;
 mod directives;
 mod entries;
+mod files;
 mod filters;
 mod gates;
 mod headers;
