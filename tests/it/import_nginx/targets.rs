@@ -72,3 +72,33 @@ async fn files_and_backends_get_the_path_that_nginx_has() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_a_host_is_refused_by_the_server_for_it() {
+    let text = "events {}\nhttp {\n    server { listen 8080; return 200 ok; }
+    server { listen 8080; server_name a.test; return 201 own; }
+    server { listen 8081; server_name _; return 200 ok; }
+    server { listen 8081; server_name \"\"; return 403; }\n}\n";
+    let shape = Shape::of("nameless", text.to_owned());
+    let folder = tempfile::tempdir().expect("a folder");
+    prepare(folder.path(), &shape.tree(), &Ca::new());
+    let side = async |name| Side::new(&shape, folder.path(), name).await;
+    let nginx = Nginx::start(&shape, side("nginx").await, false).await;
+    let edge = Edge::start(&shape, side("edge").await).await;
+    for (port, host, status) in [
+        (8080, "", 200),
+        (8081, "", 403),
+        (8081, "Host: a.test\r\n", 200),
+        (8080, "Host: a.test\r\n", 201),
+    ] {
+        let message = [Message {
+            is_head: false,
+            bytes: format!("GET / HTTP/1.0\r\n{host}\r\n").into_bytes(),
+        }];
+        for (name, side) in [("nginx", &nginx.side), ("own", &edge.side)] {
+            let (_, all) = send(Ipv4Addr::LOCALHOST, side.address(port), None, &message).await;
+            let status_here = all.first().map_or(0, |outcome| outcome.status);
+            assert_eq!(status_here, status, "{name}: {port} {host}");
+        }
+    }
+}

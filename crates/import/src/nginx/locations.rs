@@ -96,6 +96,17 @@ impl<'a> Routes<'a, '_> {
         if is_closed {
             rules.list.clear();
         }
+        if let Some(nameless) = self.servers.without_host(server) {
+            let beside = Place {
+                server: nameless,
+                ..place
+            };
+            for mut rule in self.rules(&beside, &nameless.scope).list {
+                rule["if"] = "{host}".into();
+                rule["is"] = "".into();
+                rules.list.insert(0, rule);
+            }
+        }
         let audiences = self.servers.audiences(server);
         if rules.is_end || is_closed {
             let keys = Self::whole(&place, &rules, is_closed);

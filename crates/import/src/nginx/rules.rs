@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     conditions::{self, Condition},
-    locations::{Location, Place, Routes},
+    locations::{Location, Place, Routes, closed},
     parse::Directive,
     scope::Scope,
     tables,
@@ -244,7 +244,17 @@ impl<'a> Routes<'a, '_> {
             location: Some(&block),
             ..*place
         };
-        let keys = self.keys(&inner, &block);
+        let mut keys = self.keys(&inner, &block);
+        // The rules of the location run, and not those of this route: the new path is lost.
+        let passes = keys.contains_key("upstream") && keys.contains_key("rules");
+        let own_pass = scope.own("proxy_pass");
+        if passes && (directive.name == "limit_except" || !own_pass.is_empty()) {
+            for pass in scope.nearest("proxy_pass") {
+                let note = format!("its path within `{}` has no counterpart", directive.name);
+                pass.closed(&note);
+            }
+            keys = closed();
+        }
         self.push_named(&name, &keys, &directive.place());
         name
     }

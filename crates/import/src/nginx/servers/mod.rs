@@ -96,7 +96,12 @@ impl<'a> Servers<'a> {
         let mut before: Vec<&String> = Vec::new();
         for server in &self.list {
             let mut listeners = { server.listeners.iter() }.filter(|name| !before.contains(name));
-            if server.is_for_none && listeners.any(|name| !server.default_of.contains(name)) {
+            let is_lost = listeners.any(|name| !server.default_of.contains(name));
+            let is_carried = |default| {
+                let nameless = self.without_host(default);
+                nameless.is_some_and(|own| own.directive.id == server.directive.id)
+            };
+            if server.is_for_none && is_lost && !self.list.iter().any(is_carried) {
                 let names = server.scope.own("server_name");
                 let place = names.first().unwrap_or(&server.directive);
                 place.weaker(
@@ -115,6 +120,24 @@ impl<'a> Servers<'a> {
                 });
             }
         }
+    }
+
+    /// Returns the server that has the requests without `Host` of a default server's listeners, if it
+    /// does nothing but return a response.
+    pub(super) fn without_host(&self, default: &Server<'a>) -> Option<&Server<'a>> {
+        if default.default_of.is_empty() || default.default_of != default.listeners {
+            return None;
+        }
+        let has_first = |one: &&Server<'a>| {
+            let mut listeners = one.listeners.iter();
+            one.is_for_none && listeners.any(|name| default.listeners.contains(name))
+        };
+        let first = self.list.iter().find(has_first)?;
+        let rules = ["if", "set", "rewrite", "break"];
+        let returns = first.scope.own("return").len() == 1
+            && rules.iter().all(|name| first.scope.own(name).is_empty());
+        let is_whole = first.listeners == default.listeners && first.default_of.is_empty();
+        (returns && is_whole).then_some(first)
     }
 
     fn server(&mut self, directive: &'a Directive, http: &Scope<'a>) {
