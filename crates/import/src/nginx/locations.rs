@@ -96,7 +96,7 @@ impl<'a> Routes<'a, '_> {
         if is_closed {
             rules.list.clear();
         }
-        if let Some(nameless) = self.servers.without_host(server) {
+        if let Some((nameless, true)) = self.servers.without_host(server) {
             let beside = Place {
                 server: nameless,
                 ..place

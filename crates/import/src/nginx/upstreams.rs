@@ -434,23 +434,13 @@ fn join(made: &mut Made<'_>, apps: &[Processes]) {
     }
     let mut list = Vec::new();
     for backend in backends {
-        let port = port_of(&backend);
-        let app = port.and_then(at_first).filter(|app| app.moved.is_some());
-        if let Some(app) = app {
+        let app = port_of(&backend).and_then(at_first);
+        if let Some(app) = app.filter(|app| app.moved.is_some()) {
             moved(app);
             list.extend(app.ports.iter().map(|port| at_port(&backend, *port)));
-            continue;
+        } else {
+            list.push(backend);
         }
-        let mut others = apps.iter().filter(|app| Some(app.first) != port);
-        if let Some(other) = others.find(|app| port.is_some_and(|port| app.ports.contains(&port))) {
-            made.at.changed(format!(
-                "{} is now a process of `{}` of PM2; if another program listens there, give it \
-                 another port",
-                backend.as_str().unwrap_or("its address"),
-                other.name
-            ));
-        }
-        list.push(backend);
     }
     made.value.insert("backends".to_owned(), list.into());
 }

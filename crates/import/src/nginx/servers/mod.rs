@@ -93,23 +93,13 @@ impl<'a> Servers<'a> {
 
     /// Reports what servers beside the default one have to themselves with nginx.
     fn mark_lost(&self) {
-        let mut before: Vec<&String> = Vec::new();
         for server in &self.list {
-            let mut listeners = { server.listeners.iter() }.filter(|name| !before.contains(name));
-            let is_lost = listeners.any(|name| !server.default_of.contains(name));
-            let is_carried = |default| {
-                let nameless = self.without_host(default);
-                nameless.is_some_and(|own| own.directive.id == server.directive.id)
-            };
-            if server.is_for_none && is_lost && !self.list.iter().any(is_carried) {
-                let names = server.scope.own("server_name");
-                let place = names.first().unwrap_or(&server.directive);
+            if let Some((nameless, false)) = self.without_host(server) {
+                let names = nameless.scope.own("server_name");
+                let place = names.first().unwrap_or(&nameless.directive);
                 place.weaker(
                     "requests without `Host` get what the default server of the address does",
                 );
-            }
-            if server.is_for_none {
-                before.extend(&server.listeners);
             }
             let rejects = server.scope.own("ssl_reject_handshake");
             for reject in rejects.iter().filter(|one| one.is_on()) {
@@ -122,22 +112,21 @@ impl<'a> Servers<'a> {
         }
     }
 
-    /// Returns the server that has the requests without `Host` of a default server's listeners, if it
-    /// does nothing but return a response.
-    pub(super) fn without_host(&self, default: &Server<'a>) -> Option<&Server<'a>> {
-        if default.default_of.is_empty() || default.default_of != default.listeners {
-            return None;
-        }
-        let has_first = |one: &&Server<'a>| {
+    /// Returns the server beside a default one that has the requests without `Host`, and true if a
+    /// rule can stand for it: it does nothing but return a response.
+    pub(super) fn without_host(&self, default: &Server<'a>) -> Option<(&Server<'a>, bool)> {
+        let has_them = |one: &&Server<'a>| {
             let mut listeners = one.listeners.iter();
-            one.is_for_none && listeners.any(|name| default.listeners.contains(name))
+            one.is_for_none && listeners.any(|name| default.default_of.contains(name))
         };
-        let first = self.list.iter().find(has_first)?;
-        let rules = ["if", "set", "rewrite", "break"];
-        let returns = first.scope.own("return").len() == 1
-            && rules.iter().all(|name| first.scope.own(name).is_empty());
-        let is_whole = first.listeners == default.listeners && first.default_of.is_empty();
-        (returns && is_whole).then_some(first)
+        let first = self.list.iter().find(has_them)?;
+        let is_other = first.directive.id != default.directive.id;
+        let mut rules = ["if", "set", "rewrite", "break"].iter();
+        let is_rule = !first.scope.own("return").is_empty()
+            && rules.all(|name| first.scope.own(name).is_empty())
+            && default.default_of == default.listeners
+            && first.listeners == default.listeners;
+        is_other.then_some((first, is_rule))
     }
 
     fn server(&mut self, directive: &'a Directive, http: &Scope<'a>) {
