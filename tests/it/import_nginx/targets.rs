@@ -21,11 +21,12 @@ const LOCATIONS: &str = r"
     location /e/ { rewrite ^/e/(.*)$ /w/$1 break; proxy_pass http://127.0.0.1:3000/in$request_uri; }
     location /f/ { if ($arg_v = 2) { break; } rewrite ^/f/x/(.*)$ /w/$1 break;
         proxy_pass http://127.0.0.1:3000/base/; }
-    location /g/ { rewrite ^/g/(.*)$ /w/$1; rewrite ^/w/(.*)$ /z/$1 break;
-        proxy_pass http://127.0.0.1:3000/api$uri; }";
+    location /g/ { rewrite ^/g/(.*)$ /w/$1 break;
+        proxy_pass http://127.0.0.1:3000/api$uri; }
+    location /h/ { proxy_pass http://127.0.0.1:3000$request_uri; }";
 
 /// Requests, each with the status, and the target that the backend gets.
-const EXPECTED: [(&str, u16, &str); 17] = [
+const EXPECTED: [(&str, u16, &str); 18] = [
     ("/al/img/logo.svg", 200, ""),
     ("/al/docs/guide.html", 200, ""),
     ("/al/docs/none.html", 404, ""),
@@ -41,8 +42,9 @@ const EXPECTED: [(&str, u16, &str); 17] = [
     ("/f/x/y?v=2", 200, "/base/x/y?v=2"),
     ("/f/z?v=2", 200, "/base/z?v=2"),
     ("/f/z", 200, "/base/z"),
-    ("/g/x", 200, "/api/z/x"),
-    ("/g/", 200, "/api/z/"),
+    ("/g/x", 200, "/api/w/x"),
+    ("/g/", 200, "/api/w/"),
+    ("/h/a%2Fb?q=1", 200, "/h/a%2Fb?q=1"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -186,15 +186,18 @@ impl<'a> Routes<'a, '_> {
         let rewrites = server.map(rewrites_of).unwrap_or_default();
         let location_block = scope.location().map(Directive::children);
         let within = location_block.map(rewrites_of).unwrap_or_default();
-        // A request with a new query may get here.
+        // Those of other locations lead here unless they end there.
         let gets_here = |one: &&Directive| {
             one.arg(2) != "break" || within.iter().any(|known| known.id == one.id)
         };
-        let mut coming = { rewrites.iter().copied() }.filter(gets_here);
-        if rest.contains("{uri}") && coming.any(|one| one.arg(1).contains('?')) {
+        let coming: Vec<&Directive> = rewrites.into_iter().filter(gets_here).collect();
+        if rest == "{uri}" && !coming.is_empty() {
+            pass.changed("`%2F` of `$request_uri` reaches the backend as `/`");
+        }
+        if rest.contains("{uri}") && coming.iter().any(|one| one.arg(1).contains('?')) {
             return None;
         }
-        let with = uri_of(&rest, regex, !rewrites.is_empty())?;
+        let with = uri_of(&rest, regex, !coming.is_empty())?;
         if !text.contains('{') {
             let to = Destination::parse(&text)?;
             return Some(Pass { with, ..fixed(to) });
