@@ -21,8 +21,8 @@ enum From {
     Pm2(pm2::Options),
     /// Make a configuration from one of nginx, with a report of each directive
     ///
-    /// nginx is neither read by the gateway later nor changed. The report has three headings:
-    /// Carried over, Carried over with a changed meaning, Not carried over. The exit status is 0
+    /// nginx is neither read by the gateway later nor changed. The report has four headings:
+    /// Security, Behaviour that differs, Not carried over, Look at these. The exit status is 0
     /// although not all is carried over; --strict makes it 1.
     Nginx(Box<nginx::Options>),
 }

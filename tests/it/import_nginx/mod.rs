@@ -31,6 +31,7 @@ mod play;
 mod sample;
 mod servers;
 mod site;
+mod targets;
 mod wanted;
 mod wire;
 

@@ -1,4 +1,4 @@
-//! Actions of locations: `proxy_pass`, files, and what other modules would do.
+//! Actions of locations: `proxy_pass`, and what other modules would do.
 
 use serde_json::{Map, Value, json};
 
@@ -182,13 +182,22 @@ impl<'a> Routes<'a, '_> {
             }
             None => (text, String::new()),
         };
-        let rewrites = [scope.server(), scope.location()].into_iter().flatten();
-        let mut rewrites = rewrites.flat_map(Directive::children);
-        let is_in_part = rest.len() > "{uri}".len() && rest.contains("{uri}");
-        if is_in_part && rewrites.any(|one| ["rewrite", "if"].contains(&&*one.name)) {
+        let server = scope.server().map(Directive::children);
+        let rewrites = server.map(rewrites_of).unwrap_or_default();
+        let location_block = scope.location().map(Directive::children);
+        let within = location_block.map(rewrites_of).unwrap_or_default();
+        // Those of other locations lead here unless they end there.
+        let gets_here = |one: &&Directive| {
+            one.arg(2) != "break" || within.iter().any(|known| known.id == one.id)
+        };
+        let coming: Vec<&Directive> = rewrites.into_iter().filter(gets_here).collect();
+        if rest == "{uri}" && !coming.is_empty() {
+            pass.changed("`%2F` of `$request_uri` reaches the backend as `/`");
+        }
+        if rest.contains("{uri}") && coming.iter().any(|one| one.arg(1).contains('?')) {
             return None;
         }
-        let with = uri_of(&rest, regex)?;
+        let with = uri_of(&rest, regex, !coming.is_empty())?;
         if !text.contains('{') {
             let to = Destination::parse(&text)?;
             return Some(Pass { with, ..fixed(to) });
@@ -332,222 +341,32 @@ impl<'a> Routes<'a, '_> {
         }
         Some(keys)
     }
+}
 
-    fn files(&mut self, place: &Place<'_, 'a>, location: &Location<'a>) -> Map<String, Value> {
-        let scope = &location.scope;
-        let alias = handler(scope, "alias");
-        let root = alias.or_else(|| scope.one("root"));
-        let path = root.and_then(|root| tables::header(root.arg(0), scope));
-        let path = path.filter(|path| !path.contains('{'));
-        let tries = handler(scope, "try_files");
-        let (Some(root), Some(path)) = (root, path) else {
-            return Self::without_root(place, location, tries);
-        };
-        root.changed(OF_FILES);
-        let mut files = json!({
-            "root": path, "dot_files": true, "symlinks": "follow", "reroute_index": true,
-        });
-        let dates = scope.one("if_modified_since");
-        if let Some(dates) = dates {
-            match dates.arg(0) {
-                "off" => dates.lost("`If-Modified-Since` counts"),
-                _ => dates.carried(""),
-            }
-        }
-        if dates.map(|dates| dates.arg(0)) != Some("before") {
-            files["if_modified_since"] = "exact".into();
-        }
-        if let Some(index) = scope.one("index") {
-            let names = index.args.iter();
-            let names: Vec<&String> = names
-                .filter(|name| !name.contains(['/', '$']) && !name.is_empty())
-                .collect();
-            if names.len() == index.args.len() {
-                index.carried("");
-            } else {
-                index.changed("without paths and variables");
-            }
-            files["index"] = json!(names);
-        }
-        if let Some(list) = scope.one("autoindex").filter(|list| list.is_on()) {
-            list.lost("there are no listings of folders: 403");
-        }
-        let gzip = scope.one("gzip_static");
-        if let Some(gzip) = gzip.filter(|gzip| gzip.arg(0) != "off") {
-            gzip.carried("");
-            files["precompressed"] = json!(["gzip"]);
-        }
-        self.media_types(scope, &mut files);
-        if let Some(tries) = tries {
-            Self::tries(tries, place, scope, &mut files);
-        }
-        let app = Self::page_of_app(place, scope).filter(|_| tries.or(alias).is_none());
-        if let Some(route) = &app {
-            files["try"] = json!(["{path.decoded}", "{path.decoded}/"]);
-            files["otherwise"] = json!({ "route": route });
-        }
-        let mut keys = Map::from_iter([("files".to_owned(), files)]);
-        if app.is_some() {
-            // nginx asks the app only for what it would have sent itself.
-            let methods = json!({ "allow": ["GET", "HEAD", "POST"], "status": 405 });
-            keys.insert("methods".to_owned(), methods);
-        }
-        if alias.is_some() {
-            let is_file = location.text.starts_with("= ");
-            // Beside a folder without a slash, nginx serves files whose names begin with it.
-            let is_known =
-                |prefix: &&str| is_file || root.arg(0).ends_with('/') || !prefix.ends_with('/');
-            let Some(prefix) = location.path().filter(is_known) else {
-                root.closed("this `alias` has no counterpart");
-                return shut();
-            };
-            let regex = spelled(prefix);
-            let (regex, with) = if prefix.ends_with('/') {
-                (format!("^{regex}"), "/".to_owned())
-            } else if root.arg(0).ends_with('/') {
-                root.changed(OF_SLASH);
-                let to = format!("{}/{{query_mark}}{{query}}", encoded(prefix));
-                let to_folder = json!({ "regex": format!("^{regex}$"), "status": 301, "to": to });
-                keys.insert("rules".to_owned(), json!([to_folder]));
-                (format!("^{regex}/"), "/".to_owned())
-            } else {
-                // What follows the prefix follows the name of the file or folder.
-                let (folder, name) = root.arg(0).rsplit_once('/').unwrap_or(("/", ""));
-                keys["files"]["root"] = if folder.is_empty() { "/" } else { folder }.into();
-                let end = if is_file { "$" } else { "" };
-                let with = format!("/{}", encoded(name).replace('$', "$$"));
-                (format!("^{regex}{end}"), with)
-            };
-            keys.insert(
-                "rewrite".to_owned(),
-                json!({ "regex": regex, "with": with }),
-            );
-        }
-        keys
-    }
-
-    /// Returns the route of the app that `error_page 404 = @app` asks for what is no file: it gets
-    /// the body of the request.
-    fn page_of_app<'s>(place: &Place<'s, 'a>, scope: &Scope<'a>) -> Option<&'s str> {
-        let pages = scope.nearest("error_page");
-        let page = pages
-            .iter()
-            .find(|page| page.args.iter().any(|arg| arg == "404"))?;
-        let name = page.args.last()?.strip_prefix('@')?;
-        let named = place.named.iter().find(|known| known.name == name)?;
-        let is_passed = !named.scope.own("proxy_pass").is_empty();
-        (is_passed && page.args.iter().any(|arg| arg == "=")).then_some(&named.route)
-    }
-
-    /// Returns the keys of a location with the files of nginx itself, of which there are none here.
-    fn without_root(
-        place: &Place<'_, 'a>,
-        location: &Location<'a>,
-        tries: Option<&'a Directive>,
-    ) -> Map<String, Value> {
-        let is_server = location.directive.id == place.server.directive.id;
-        if let Some(tries) = tries {
-            tries.lost("its location has no fixed `root`");
-        }
-        if !is_server && location.scope.one("internal").is_none() {
-            let note = "it has no `root`: 404 instead of the files that nginx installs";
-            location.directive.changed(note);
-        }
-        let mut keys = Map::from_iter([("respond".to_owned(), json!(404))]);
-        let rules = location.scope.nearest_of(&["allow", "deny"]);
-        if !rules
-            .iter()
-            .any(|rule| rule.name == "deny" && rule.arg(0) == "all")
-        {
-            // Whom nginx refuses, it refuses whatever the method.
-            let methods = json!({ "allow": ["GET", "HEAD", "POST"], "status": 405 });
-            keys.insert("methods".to_owned(), methods);
-        }
-        keys
-    }
-
-    /// Translates `try_files`.
-    fn tries(tries: &Directive, place: &Place<'_, 'a>, scope: &Scope<'a>, files: &mut Value) {
-        let Some((last, paths)) = tries.args.split_last() else {
-            return;
-        };
-        let of = |text: &String| tables::header(text, scope);
-        let paths: Option<Vec<String>> = paths.iter().map(of).collect();
-        let paths = paths.filter(|paths| paths.iter().all(|path| path.starts_with(['/', '{'])));
-        let otherwise = if let Some(code) = last.strip_prefix('=') {
-            let code = code.parse::<u16>().ok();
-            code.map(|code| json!({ "status": code }))
-        } else if let Some(name) = last.strip_prefix('@') {
-            let mut named = place.named.iter();
-            let known = named.find(|known| known.name == name);
-            known.map(|known| json!({ "route": known.route }))
-        } else {
-            let path = of(last).filter(|path| path.starts_with(['/', '{']));
-            path.map(|path| json!({ "reroute": path }))
-        };
-        let (Some(paths), Some(otherwise)) = (paths, otherwise) else {
-            tries.lost("a variable of it has no counterpart: files alone");
-            return;
-        };
-        tries.carried("");
-        files["try"] = json!(paths);
-        files["otherwise"] = otherwise;
-    }
-
-    /// Translates media types that are not those of all locations.
-    fn media_types(&mut self, scope: &Scope<'_>, files: &mut Value) {
-        let own = scope.nearest("types");
-        for types in &own {
-            types.carried("");
-            for entry in types.children() {
-                entry.carried("");
-            }
-        }
-        let is_own = |name: &str| {
-            let found = scope.one(name);
-            found.is_some_and(|found| self.http.own(name).iter().all(|one| one.id != found.id))
-        };
-        if !["types", "default_type", "charset"]
-            .iter()
-            .any(|name| is_own(name))
-        {
-            return;
-        }
-        let common = super::media::of(self.http);
-        let types = super::media::of(scope);
-        let default = types.default.clone();
-        let mut written = Map::new();
-        if own.iter().any(|types| types.children().is_empty()) {
-            written.insert("*".to_owned(), default.into());
-        } else {
-            for (ending, kind) in &types.by_ending {
-                if common.by_ending.get(ending) != Some(kind) {
-                    written.insert(ending.clone(), kind.clone().into());
-                }
-            }
-            if default != common.default {
-                written.insert(String::new(), default.into());
-            }
-        }
-        if !written.is_empty() {
-            files["types"] = written.into();
-        }
-    }
+/// Returns the `rewrite` directives of a block that redirect nobody, those within it included.
+fn rewrites_of(block: &[Directive]) -> Vec<&Directive> {
+    let all = block.iter().flat_map(|one| match one.name.as_str() {
+        "rewrite" if ["permanent", "redirect"].contains(&one.arg(2)) => Vec::new(),
+        "rewrite" => vec![one],
+        _ => rewrites_of(one.children()),
+    });
+    all.collect()
 }
 
 /// Returns the new path of a destination with variables: empty for none, `None` if it has no
 /// counterpart.
 #[expect(clippy::option_option, reason = "an error, none, or a path")]
-fn uri_of(rest: &str, regex: Option<&str>) -> Option<Option<String>> {
+fn uri_of(rest: &str, regex: Option<&str>, is_rewritten: bool) -> Option<Option<String>> {
     match rest {
-        "" | "{uri}" | "{path.decoded}{query_mark}{query}" => return Some(None),
+        "" | "{path.decoded}{query_mark}{query}" => return Some(None),
+        "{uri}" if !is_rewritten => return Some(None),
         _ if !rest.starts_with(['/', '{']) => return None,
         _ => {}
     }
     let whole = match rest.split_once("{uri}") {
-        // No rewrite has changed the path, which the caller checks.
+        // No rewrite has changed the query, which the caller checks.
         Some((before, "")) if !before.contains("{uri}") => {
-            &format!("{before}{{path.decoded}}{{query_mark}}{{query}}")
+            &format!("{before}{{path.sent}}{{query_mark}}{{query}}")
         }
         Some(_) => return None,
         None => rest,
@@ -567,18 +386,9 @@ fn uri_of(rest: &str, regex: Option<&str>) -> Option<Option<String>> {
 /// Key of a new path that is a rule, which no route has.
 pub(super) const REWRITE: &str = "with";
 
-fn shut() -> Map<String, Value> {
+pub(super) fn shut() -> Map<String, Value> {
     Map::from_iter([
         ("respond".to_owned(), json!(503)),
         (CLOSED.to_owned(), true.into()),
     ])
 }
-
-/// Note of the report on an `alias` with a slash for a location without one.
-const OF_SLASH: &str = "a path that goes on without a slash after that of the location is no file of \
-    the folder";
-
-/// Note of the report on files.
-pub(super) const OF_FILES: &str = "methods other than GET and HEAD get 405 for a file; ranges and \
-    conditions follow RFC 9110: only GET has ranges, and one range only; 416 has headers of \
-    `add_header` once, not twice";

@@ -287,12 +287,23 @@ fn stale(scope: &Scope<'_>, value: &mut Value) {
     let Some(stale) = scope.one("proxy_cache_use_stale") else {
         return;
     };
-    stale.changed("for one hour");
-    if stale.args.iter().any(|arg| arg == "updating") {
+    let has = |word: &str| stale.args.iter().any(|arg| arg == word);
+    let background = scope.one("proxy_cache_background_update");
+    if has("updating") && background.is_some_and(Directive::is_on) {
+        stale.changed("for one hour");
         value["stale_while_revalidate"] = "1h".into();
+    } else if has("updating") {
+        // Nobody gets an old response whose request nginx would have made wait for the new one.
+        stale.changed(
+            "while a response is revalidated, other requests for it wait for the new one (`wait`, \
+             5 s) instead of getting the old one",
+        );
     }
     let mut others = stale.args.iter();
     if others.any(|arg| arg != "updating" && arg != "off") {
+        stale.changed("for one hour");
         value["stale_if_error"] = "1h".into();
+    } else {
+        stale.carried("");
     }
 }

@@ -24,14 +24,7 @@ pub(super) fn collect<'a>(
 ) {
     for directive in scope.own("location") {
         let inner = scope.inner(directive);
-        let (mark, path) = match &directive.args[..] {
-            [mark, path] => (mark.as_str(), path.as_str()),
-            [one] => ["^~", "~*", "~", "="]
-                .iter()
-                .find_map(|mark| Some((*mark, one.strip_prefix(mark)?)))
-                .unwrap_or(("", one)),
-            _ => ("", ""),
-        };
+        let (mark, path) = mark_and_path(directive);
         directive.carried("");
         if let Some(name) = path.strip_prefix('@') {
             named.push(Named {
@@ -68,6 +61,18 @@ pub(super) fn collect<'a>(
             collect(&location.scope, &around, found, named);
         }
         found.push(location);
+    }
+}
+
+/// Returns the mark of a location, such as `~`, and its path or expression.
+pub(super) fn mark_and_path(location: &Directive) -> (&str, &str) {
+    match &location.args[..] {
+        [mark, path] => (mark, path),
+        [one] => ["^~", "~*", "~", "="]
+            .iter()
+            .find_map(|mark| Some((*mark, one.strip_prefix(mark)?)))
+            .unwrap_or(("", one)),
+        _ => ("", ""),
     }
 }
 

@@ -1,7 +1,12 @@
 //! Directives that need no counterpart, or that have none for a known reason; and what differs
 //! without any directive.
 
-use super::{parse::Directive, report::Fate};
+use super::{
+    parse::Directive,
+    report::Fate,
+    tables,
+    words::{Piece, pieces},
+};
 
 /// Directives that have a counterpart, those whose meaning changes in a known way, and those that
 /// need none.
@@ -31,16 +36,30 @@ fn needless() -> impl Iterator<Item = &'static str> {
 }
 
 /// Marks directives that nothing has read.
-pub(super) fn mark_rest(all: &[Directive]) {
+pub(super) fn mark_rest(whole: &[Directive]) {
+    mark_block(whole, whole);
+}
+
+fn mark_block(all: &[Directive], whole: &[Directive]) {
     for directive in all {
         if !directive.has_fate() {
-            rest(directive);
+            rest(directive, whole);
         }
-        mark_rest(directive.children());
+        mark_block(directive.children(), whole);
     }
 }
 
-fn rest(directive: &Directive) {
+/// Returns true if a directive other than a table's own one has a variable.
+fn has_variable(all: &[Directive], name: &str) -> bool {
+    let is_it = |piece| piece == Piece::Variable(name.to_owned());
+    all.iter().any(|one| {
+        let is_own = tables::variable_of(one) == Some(name);
+        let mut args = one.args[..one.args.len() - usize::from(is_own)].iter();
+        args.any(|arg| pieces(arg).into_iter().any(is_it)) || has_variable(one.children(), name)
+    })
+}
+
+fn rest(directive: &Directive, whole: &[Directive]) {
     let name = directive.name.as_str();
     // The caller knows which files were there.
     if name == "include" {
@@ -63,15 +82,18 @@ fn rest(directive: &Directive) {
     if let Some((_, note)) = counterparts("changed").find(|(known, _)| *known == name) {
         // The two variables of every map for WebSockets are not needed.
         let is_upgrade = name == "map" && directive.arg(0) == "$http_upgrade";
+        let variable = tables::variable_of(directive);
+        let is_unused = variable.is_some_and(|name| !has_variable(whole, name));
         let fate = match name {
             // No location has files, or else `media_types` would have read it.
             "types" => Fate::Carried,
-            _ if is_upgrade => Fate::Carried,
+            _ if is_upgrade || is_unused => Fate::Carried,
             "map" | "geo" | "split_clients" | "stub_status" => Fate::NotCarried,
             _ => Fate::Changed,
         };
         let note = match fate {
             Fate::Carried if name == "types" => "not needed: no location has files",
+            Fate::Carried if is_unused => "not needed: nothing uses its variable",
             Fate::Carried => "not needed: `websocket: true` passes upgrades",
             Fate::NotCarried if name != "stub_status" => {
                 "the directives that use it were not carried over"

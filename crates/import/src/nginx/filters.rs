@@ -348,6 +348,20 @@ fn body_limit(scope: &Scope<'_>, filters: &mut Filters) {
     filters.keys.insert("body_limit".to_owned(), value);
 }
 
+/// Types in front of the slash, as IANA lists them (RFC 6838, 4.2).
+const ALL_TYPES: [&str; 10] = [
+    "application",
+    "audio",
+    "font",
+    "haptics",
+    "image",
+    "message",
+    "model",
+    "multipart",
+    "text",
+    "video",
+];
+
 fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
     let Some(gzip) = scope.one("gzip") else {
         return;
@@ -366,13 +380,7 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
             .args
             .iter()
             .filter(|one| *one == "*" || one.contains('/'));
-        types.extend(known.map(|one| {
-            if one == "*" {
-                "*/*".to_owned()
-            } else {
-                one.clone()
-            }
-        }));
+        types.extend(known.cloned());
     }
     if !passes && types.contains("application/javascript") {
         // The type that its files have here.
@@ -382,8 +390,11 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
     if !scope.one("gzip_vary").is_some_and(Directive::is_on) {
         value["vary"] = false.into();
     }
-    if types.contains("*/*") {
-        types = ["*/*".to_owned()].into();
+    if types.contains("*") {
+        types = ALL_TYPES.map(|kind| format!("{kind}/*")).into();
+        for written in scope.nearest("gzip_types") {
+            written.changed("all types that IANA knows, but no `text/event-stream`");
+        }
     }
     value["types"] = types.into_iter().collect::<Vec<_>>().into();
     let least = scope.one("gzip_min_length").map(|least| {

@@ -96,6 +96,17 @@ impl<'a> Routes<'a, '_> {
         if is_closed {
             rules.list.clear();
         }
+        if let Some((nameless, true)) = self.servers.without_host(server) {
+            let beside = Place {
+                server: nameless,
+                ..place
+            };
+            for mut rule in self.rules(&beside, &nameless.scope).list {
+                rule["if"] = "{host}".into();
+                rule["is"] = "".into();
+                rules.list.insert(0, rule);
+            }
+        }
         let audiences = self.servers.audiences(server);
         if rules.is_end || is_closed {
             let keys = Self::whole(&place, &rules, is_closed);
@@ -242,7 +253,14 @@ impl<'a> Routes<'a, '_> {
             list.extend(over_limit(scope));
         }
         list.extend(except);
-        list.extend(rules.list);
+        let behind = keys.get("rules").filter(|_| keys.contains_key("upstream"));
+        match behind.map(|behind| &behind[0]) {
+            Some(destination) => match rules.ending_with(destination) {
+                Some(all) => list.extend(all),
+                None => return closed_by(scope),
+            },
+            None => list.extend(rules.list),
+        }
         if let Some(Value::Array(own)) = keys.remove("rules") {
             list.extend(own);
         }
@@ -446,6 +464,14 @@ fn over_limit(scope: &Scope<'_>) -> Option<Value> {
         None => 1 << 20,
     };
     Some(json!({ "body_over": size(most), "status": 413 }))
+}
+
+/// Closes a location whose backend would get another path than with nginx.
+fn closed_by(scope: &Scope<'_>) -> Map<String, Value> {
+    for pass in scope.nearest("proxy_pass") {
+        pass.closed("its path after a `rewrite` with a query has no counterpart");
+    }
+    closed()
 }
 
 /// Returns the keys of a route that refuses everything.

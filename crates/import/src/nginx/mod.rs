@@ -8,6 +8,7 @@ mod compare;
 mod conditions;
 mod directives;
 mod entries;
+mod files;
 mod filters;
 mod gates;
 mod headers;
@@ -253,8 +254,7 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
         output.defaults.insert("headers".to_owned(), common);
     }
     output.share();
-    output.upstreams = routes.upstreams.parts();
-    upstreams::join(&mut output.upstreams, &wishes.apps);
+    output.upstreams = routes.upstreams.parts(&wishes.apps);
     upstreams::name_all(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values());
     directives::mark_rest(&source.directives);

@@ -8,7 +8,8 @@ use super::{
     parse::Directive,
     rules::is_redirect,
     scope::Scope,
-    tables::{self, header, header_of_response},
+    tables::{self, header_of_response},
+    variables::{At, known},
 };
 
 /// Status that `error_page` writes.
@@ -93,7 +94,6 @@ fn page(
     scope: &Scope<'_>,
     place: &Place<'_, '_>,
 ) -> Result<(Value, &'static str), String> {
-    const VARIABLE: &str = "a variable of it has no counterpart";
     let is_error = |code: &&str| {
         code.parse::<u16>()
             .is_ok_and(|code| (400..600).contains(&code))
@@ -116,10 +116,10 @@ fn page(
             Status::Given(code) if is_redirect(code) => code,
             _ => 302,
         };
-        let to = header(uri, scope).ok_or(VARIABLE)?;
+        let to = known(uri, At::request(scope))?;
         return Ok((json!({ "redirect": to, "status": code }), ""));
     }
-    let path = header_of_response(uri, scope).ok_or(VARIABLE)?;
+    let path = known(uri, At::response(scope))?;
     if !path.starts_with(['/', '{']) {
         return Err("its page is not a path".to_owned());
     }

@@ -1,6 +1,9 @@
 //! The report: the fate of each directive, and what differs without one.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
 use serde::Serialize;
 use serde_json::json;
@@ -25,6 +28,8 @@ pub(super) struct Entry {
     line: usize,
     directive: String,
     note: String,
+    #[serde(skip)]
+    is_guard: bool,
 }
 
 /// Fates while a configuration is translated.
@@ -35,6 +40,8 @@ pub(super) struct Fates {
     general: Vec<Entry>,
     /// Findings that a reader must see first.
     urgent: Vec<String>,
+    /// Directives that are protections, whatever their names.
+    weaker: BTreeSet<usize>,
 }
 
 impl Directive {
@@ -66,14 +73,28 @@ impl Directive {
 
     /// Marks a directive that is lost and that kept requests out: what it guarded is closed.
     pub(super) fn closed(&self, note: &str) {
-        let note = format!("{note}; {CLOSED} until you replace it");
+        self.missing(&format!("{note}; {CLOSED} until you replace it"));
+    }
+
+    /// Marks a directive that is lost, and whose loss everybody notices.
+    pub(super) fn missing(&self, note: &str) {
+        self.urgent(note);
+        self.lost(note);
+    }
+
+    /// Marks a protection that is there, and holds for less than with nginx.
+    pub(super) fn weaker(&self, note: &str) {
+        self.urgent(note);
+        self.fates.borrow_mut().weaker.insert(self.id);
+        self.changed(note);
+    }
+
+    fn urgent(&self, note: &str) {
         let urgent = format!("{} {}: {note}", self.place(), self.name);
         let mut fates = self.fates.borrow_mut();
         if !fates.urgent.contains(&urgent) {
             fates.urgent.push(urgent);
         }
-        drop(fates);
-        self.lost(note);
     }
 
     /// Adds a difference for which no directive stands, with the place of this one.
@@ -92,6 +113,7 @@ impl Directive {
             line: self.line,
             directive: self.name.clone(),
             note,
+            is_guard: self.fates.borrow().weaker.contains(&self.id),
         }
     }
 }
@@ -137,7 +159,7 @@ const SHOWN: usize = 5;
 const PLACES: usize = 4;
 
 /// Directives that keep requests or data from somebody.
-const SECURITY: [&str; 24] = [
+const SECURITY: [&str; 26] = [
     "access_by_lua",
     "access_by_lua_block",
     "access_by_lua_file",
@@ -149,6 +171,7 @@ const SECURITY: [&str; 24] = [
     "auth_request_set",
     "client_max_body_size",
     "deny",
+    "disable_symlinks",
     "internal",
     "limit_conn",
     "limit_conn_zone",
@@ -161,6 +184,7 @@ const SECURITY: [&str; 24] = [
     "set_real_ip_from",
     "ssl_ciphers",
     "ssl_protocols",
+    "ssl_reject_handshake",
     "ssl_verify_client",
 ];
 
@@ -248,8 +272,7 @@ impl Report {
         } else {
             let _ = writeln!(
                 text,
-                "{} differences of all sites are in docs/from-nginx.md; `--verbose` lists them, and \
-                 what was carried over",
+                "`--verbose` lists the {} differences that all sites have, and what was carried over",
                 general.len()
             );
         }
@@ -306,6 +329,6 @@ impl Entry {
 
     /// Returns true if the entry is about a protection.
     fn is_of_security(&self) -> bool {
-        SECURITY.contains(&&*self.directive) || self.note.contains(CLOSED)
+        self.is_guard || SECURITY.contains(&&*self.directive) || self.note.contains(CLOSED)
     }
 }

@@ -178,12 +178,8 @@ fn flags(directive: &Directive) -> Option<Value> {
         directive.carried("");
         return None;
     }
-    if pieces(name)
-        .iter()
-        .any(|piece| matches!(piece, Piece::Variable(_)))
-        && !name.starts_with('~')
-    {
-        directive.lost("a variable of it has no counterpart");
+    if plain(name).is_none() && !name.starts_with('~') {
+        directive.lost("names with variables have no counterpart");
         return None;
     }
     let mut value = json!({ "name": name });

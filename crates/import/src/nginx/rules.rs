@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{
     conditions::{self, Condition},
-    locations::{Location, Place, Routes},
+    locations::{Location, Place, Routes, closed},
     parse::Directive,
     scope::Scope,
     tables,
-    variables::{At, value},
+    variables::{At, known},
     words::{Piece, pieces},
 };
 
@@ -41,6 +41,46 @@ impl Rules {
             keys.extend(rule);
         }
         self.list.push(keys);
+    }
+
+    /// Returns the rules of a location whose `proxy_pass` has a new path, by a rule behind them: one
+    /// that ends the rules has that path too. `None` if one has no counterpart.
+    pub(super) fn ending_with(self, destination: &Value) -> Option<Vec<Value>> {
+        // Of a path that a rule has changed, nginx does not replace the path of the location.
+        let is_for_changed = destination["then"] == "stop";
+        let mut all = Vec::new();
+        for mut rule in self.list {
+            let ends = rule["then"] == "stop" && rule.get("route").is_none();
+            match rule["with"].as_str() {
+                Some(new) if ends && is_for_changed => {
+                    rule["with"] = sent_as(new, destination["with"].as_str()?)?.into();
+                }
+                None if ends => {
+                    let mut with_path = rule.clone();
+                    with_path["regex"] = destination["regex"].clone();
+                    with_path["with"] = destination["with"].clone();
+                    all.push(with_path);
+                }
+                _ => {}
+            }
+            all.push(rule);
+        }
+        Some(all)
+    }
+}
+
+/// Returns what a backend gets for the new path of a rewrite, by the path of a destination, which
+/// may have it as `{path.decoded}`; `None` if both have a query.
+fn sent_as(new: &str, destination: &str) -> Option<String> {
+    let (path, query) = match new.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (new, None),
+    };
+    let sent = destination.replace("{path.decoded}", path);
+    match query {
+        Some(query) if !sent.contains('?') => Some(format!("{sent}?{query}")),
+        Some(_) if !destination.ends_with('?') => None,
+        _ => Some(sent),
     }
 }
 
@@ -75,17 +115,17 @@ impl<'a> Routes<'a, '_> {
                 directive.carried("");
                 rules.push(keys, json!({ "then": "stop" }));
             }
-            "return" => {
-                if let Some(rule) = returned(directive, at, scope) {
+            "return" => match returned(directive, at, scope) {
+                Ok(rule) => {
                     Self::mark_return(directive, &rule);
                     rules.push(keys, rule);
                     rules.is_end |= keys.is_none();
-                } else {
-                    let why = "a variable of it has no counterpart";
-                    directive.closed(why);
+                }
+                Err(why) => {
+                    directive.closed(&why);
                     rules.is_closed = true;
                 }
-            }
+            },
             "rewrite" => match rewritten(directive, at, is_of_server) {
                 Ok(rule) => {
                     let note = note_of_rewrite(directive);
@@ -127,6 +167,13 @@ impl<'a> Routes<'a, '_> {
             }
             return;
         };
+        if tables::has_target(&read.value, scope) {
+            if conditions::refuses(directive) {
+                directive.weaker(OF_TARGET);
+            } else {
+                directive.changed("`$request_uri` has the path in its normal form");
+            }
+        }
         if tables::is_forwarded(&read.value, scope) {
             directive.changed(tables::UNTRUSTED);
         } else {
@@ -197,7 +244,17 @@ impl<'a> Routes<'a, '_> {
             location: Some(&block),
             ..*place
         };
-        let keys = self.keys(&inner, &block);
+        let mut keys = self.keys(&inner, &block);
+        // The rules of the location run, and not those of this route: the new path is lost.
+        let passes = keys.contains_key("upstream") && keys.contains_key("rules");
+        let own_pass = scope.own("proxy_pass");
+        if passes && (directive.name == "limit_except" || !own_pass.is_empty()) {
+            for pass in scope.nearest("proxy_pass") {
+                let note = format!("its path within `{}` has no counterpart", directive.name);
+                pass.closed(&note);
+            }
+            keys = closed();
+        }
         self.push_named(&name, &keys, &directive.place());
         name
     }
@@ -217,26 +274,29 @@ fn of_file(condition: &Condition, directive: &Directive, scope: &Scope<'_>) -> V
     keys
 }
 
-/// Returns the rule for a `return`; `None` if a variable has no counterpart.
-pub(super) fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Option<Value> {
+/// Note on a condition that keeps out requests by their target.
+const OF_TARGET: &str = "`$request_uri` has the path in its normal form: `//`, `..` and \
+    percent-encoded letters are resolved before, so that no request is refused for them";
+
+/// Returns the rule for a `return`, or the reason why it has none.
+fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Result<Value, String> {
     let (status, rest) = match directive.arg(0).parse::<u16>() {
         Ok(status) => (status, directive.args.get(1)),
         Err(_) => (302, directive.args.first()),
     };
     if is_redirect(status) {
-        let to = rest.map_or("", String::as_str);
-        return Some(json!({ "status": status, "to": target(to, at)? }));
+        let to = rest.ok_or("a redirect without a target has no counterpart")?;
+        return Ok(json!({ "status": status, "to": target(to, at)? }));
     }
-    if status == 444 || !(200..600).contains(&status) {
-        let is_known = status == 444;
-        return is_known.then(|| json!({ "status": 444 }));
+    if status != 444 && !(200..600).contains(&status) {
+        return Err(format!("{status} is no status of a response"));
     }
     let mut rule = json!({ "status": status });
-    if let Some(text) = rest.filter(|_| !matches!(status, 204 | 205 | 304)) {
-        rule["body"] = value(text, at)?.into();
+    if let Some(text) = rest.filter(|_| !matches!(status, 204 | 205 | 304 | 444)) {
+        rule["body"] = known(text, at)?.into();
         rule["content_type"] = content_type(scope).into();
     }
-    Some(rule)
+    Ok(rule)
 }
 
 /// Returns the media type of a text that a scope returns.
@@ -258,8 +318,8 @@ pub(super) fn is_redirect(status: u16) -> bool {
     matches!(status, 301 | 302 | 303 | 307 | 308)
 }
 
-/// Returns the target of a redirect; `None` if a variable has no counterpart, or could lead anywhere.
-pub(super) fn target(text: &str, at: At<'_, '_>) -> Option<String> {
+/// Returns the target of a redirect, or the reason why it has no counterpart.
+fn target(text: &str, at: At<'_, '_>) -> Result<String, String> {
     let list = pieces(text);
     let is_known = match list.first() {
         Some(Piece::Text(text)) => {
@@ -268,7 +328,10 @@ pub(super) fn target(text: &str, at: At<'_, '_>) -> Option<String> {
         Some(Piece::Variable(_)) => true,
         None => false,
     };
-    let to = value(text, at)?;
+    if !is_known {
+        return Err(format!("`{text}` is neither a path nor a URL"));
+    }
+    let to = known(text, at)?;
     // A host that a client chooses by a group, and not by `Host`.
     let leads_anywhere = to.starts_with("http") && {
         let rest = to.split_once("://").map_or("", |(_, rest)| rest);
@@ -276,19 +339,17 @@ pub(super) fn target(text: &str, at: At<'_, '_>) -> Option<String> {
         let after = rest.split_once('}').map_or("", |(_, after)| after);
         is_group && !after.starts_with('.')
     };
-    (is_known && !leads_anywhere).then_some(to)
+    if leads_anywhere {
+        return Err("any client could choose its host".to_owned());
+    }
+    Ok(to)
 }
 
 /// Returns the rule for a `rewrite`, or the reason why it has none.
-fn rewritten(
-    directive: &Directive,
-    at: At<'_, '_>,
-    is_of_server: bool,
-) -> Result<Value, &'static str> {
-    const VARIABLE: &str = "a variable of it has no counterpart";
+fn rewritten(directive: &Directive, at: At<'_, '_>, is_of_server: bool) -> Result<Value, String> {
     let (regex, with, flag) = (directive.arg(0), directive.arg(1), directive.arg(2));
     if Pattern::new(regex, false).is_err() {
-        return Err("its expression has no counterpart");
+        return Err("its expression has no counterpart".to_owned());
     }
     let at = at.with_groups(Some(regex));
     let is_url =
@@ -309,12 +370,12 @@ fn rewritten(
             (false, true) => "{query_and}{query}",
             (false, false) => "{query_mark}{query}",
         };
-        let to = format!("{}{more}", target(text, at).ok_or(VARIABLE)?);
+        let to = format!("{}{more}", target(text, at)?);
         return Ok(json!({ "regex": regex, "status": status, "to": to }));
     }
-    let new = value(text, at).ok_or(VARIABLE)?;
+    let new = known(text, at)?;
     if !new.starts_with(['/', '{']) {
-        return Err("its new path does not begin with a slash");
+        return Err("its new path does not begin with a slash".to_owned());
     }
     let mark = if drops_query { "?" } else { "" };
     let mut rule = json!({ "regex": regex, "with": format!("{new}{mark}") });

@@ -44,6 +44,13 @@ impl<'a> Scope<'a> {
         owners.find(|owner| owner.name == "location")
     }
 
+    /// Returns the directive whose block has this one itself.
+    pub(super) fn owner_of(&self, directive: &Directive) -> Option<&'a Directive> {
+        let mut blocks = self.levels.iter().zip(&self.owners);
+        let has_it = |block: &[Directive]| block.iter().any(|one| one.id == directive.id);
+        *blocks.find(|(block, _)| has_it(block))?.1
+    }
+
     /// Returns the server.
     pub(super) fn server(&self) -> Option<&'a Directive> {
         let mut owners = self.owners.iter().copied().flatten();

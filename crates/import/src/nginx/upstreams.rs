@@ -1,6 +1,6 @@
 //! Upstreams: the blocks `upstream`, and the addresses that `proxy_pass` names itself.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Write as _, net::IpAddr};
 
 use serde_json::{Map, Value, json};
 
@@ -17,15 +17,18 @@ use crate::pm2::Processes;
 pub(super) struct Upstreams<'a> {
     http: Scope<'a>,
     blocks: BTreeMap<String, &'a Directive>,
-    made: Vec<Made>,
+    made: Vec<Made<'a>>,
 }
 
-struct Made {
+struct Made<'a> {
     name: String,
     /// Scheme and authority of `proxy_pass`.
     key: (bool, String),
     value: Map<String, Value>,
-    comment: String,
+    /// The block, or the `proxy_pass` with the address.
+    at: &'a Directive,
+    /// App of PM2 whose processes are its backends.
+    app: Option<String>,
 }
 
 /// Time of nginx to connect, and between two reads, unless a directive says otherwise.
@@ -84,7 +87,7 @@ impl<'a> Upstreams<'a> {
     pub(super) fn name(
         &mut self,
         to: &Destination,
-        pass: &Directive,
+        pass: &'a Directive,
         scope: &Scope<'a>,
     ) -> Option<String> {
         let key = (to.is_tls, to.authority.clone());
@@ -116,7 +119,8 @@ impl<'a> Upstreams<'a> {
             name: name.clone(),
             key,
             value,
-            comment: block.unwrap_or(pass).place(),
+            at: block.unwrap_or(pass),
+            app: None,
         });
         Some(name)
     }
@@ -147,21 +151,24 @@ impl<'a> Upstreams<'a> {
         name
     }
 
-    /// Returns the upstreams in use; what no route uses is named in the report.
-    pub(super) fn parts(self) -> Vec<(String, Part)> {
+    /// Returns the upstreams in use, with the apps of PM2 at their ports; what no route uses is named
+    /// in the report.
+    pub(super) fn parts(self, apps: &[Processes]) -> Vec<(String, Part)> {
         for block in self.blocks.values() {
             if !block.has_fate() {
                 block.lost("no location that was carried over uses it");
             }
         }
-        let parts = self.made.into_iter().map(|made| {
-            let mut value = made.value;
-            value.insert("timeouts".to_owned(), duration(USUAL).into());
-            let part = Part {
-                comment: made.comment,
-                value: value.into(),
-            };
-            (made.name, part)
+        let parts = self.made.into_iter().map(|mut made| {
+            let timeouts = duration(USUAL).into();
+            made.value.insert("timeouts".to_owned(), timeouts);
+            join(&mut made, apps);
+            let mut comment = made.at.place();
+            if let Some(app) = &made.app {
+                let _ = write!(comment, ", `{app}` of PM2");
+            }
+            let value = made.value.into();
+            (made.name, Part { comment, value })
         });
         parts.collect()
     }
@@ -389,35 +396,64 @@ fn of_block(block: &Directive, http: &Scope<'_>) -> Map<String, Value> {
     value
 }
 
-/// Puts the apps of PM2 in place of the backends at their ports: each of their processes gets a
-/// port of its own.
-pub(super) fn join(upstreams: &mut [(String, Part)], apps: &[Processes]) {
-    let port = |backend: &Value| -> Option<u16> {
-        let address = backend.as_str().or_else(|| backend["address"].as_str())?;
-        address.strip_prefix("127.0.0.1:")?.parse().ok()
+/// Returns the port of a backend on this machine.
+fn port_of(backend: &Value) -> Option<u16> {
+    let address = backend.as_str().or_else(|| backend["address"].as_str())?;
+    address.strip_prefix("127.0.0.1:")?.parse().ok()
+}
+
+/// Puts apps of PM2 in place of the backends at the ports that they have with PM2: each of their
+/// processes gets a port of its own.
+fn join(made: &mut Made<'_>, apps: &[Processes]) {
+    let backends = made.value["backends"].as_array().cloned();
+    let backends = backends.unwrap_or_default();
+    let at_first = |port: u16| apps.iter().find(|app| app.first == port);
+    let whole = || {
+        let ports: Vec<u16> = backends.iter().map(port_of).collect::<Option<_>>()?;
+        let mut listening = ports.iter().filter_map(|port| at_first(*port));
+        let app = listening.next()?;
+        let is_own = |port: &u16| (app.first..).take(app.ports.len()).any(|own| own == *port);
+        let is_whole = listening.all(|other| other.name == app.name) && ports.iter().all(is_own);
+        is_whole.then_some(app)
     };
-    for (_, part) in upstreams {
-        let backends = part.value["backends"].as_array();
-        let ports: Option<Vec<u16>> = backends.and_then(|all| all.iter().map(port).collect());
-        let ports = ports.unwrap_or_default();
-        let mut listening = apps
-            .iter()
-            .filter(|app| !ports.is_empty() && ports.iter().all(|port| app.ports.contains(port)));
-        if let (Some(app), Some(value)) = (listening.next(), part.value.as_object_mut()) {
-            value.extend(
-                app.upstream
-                    .as_object()
-                    .into_iter()
-                    .flatten()
-                    .map(|(key, value)| (key.clone(), value.clone())),
-            );
-            if app.ports.len() > 1 && ports.len() == 1 {
-                value.insert("health".to_owned(), true.into());
-                value.remove("eject");
-            }
-            part.comment = format!("{}, `{}` of PM2", part.comment, app.name);
+    let moved = |app: &Processes| {
+        if let Some(moved) = &app.moved {
+            made.at.changed(format!("`{}` of PM2 {moved}", app.name));
+        }
+    };
+    if let Some(app) = whole() {
+        moved(app);
+        let keys = app.upstream.as_object().cloned();
+        made.value.extend(keys.unwrap_or_default());
+        if app.ports.len() > 1 && backends.len() == 1 {
+            made.value.insert("health".to_owned(), true.into());
+            made.value.remove("eject");
+        }
+        made.app = Some(app.name.clone());
+        return;
+    }
+    let mut list = Vec::new();
+    for backend in backends {
+        let app = port_of(&backend).and_then(at_first);
+        if let Some(app) = app.filter(|app| app.moved.is_some()) {
+            moved(app);
+            list.extend(app.ports.iter().map(|port| at_port(&backend, *port)));
+        } else {
+            list.push(backend);
         }
     }
+    made.value.insert("backends".to_owned(), list.into());
+}
+
+/// Returns a backend of this machine at another port.
+fn at_port(backend: &Value, port: u16) -> Value {
+    let address = Value::from(format!("127.0.0.1:{port}"));
+    let mut backend = backend.clone();
+    match backend.get_mut("address") {
+        Some(own) => *own = address,
+        None => backend = address,
+    }
+    backend
 }
 
 /// Returns the failures after which another server is asked, if a location says so.

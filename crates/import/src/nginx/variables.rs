@@ -95,6 +95,22 @@ pub(super) fn value(text: &str, at: At<'_, '_>) -> Option<String> {
     Some(out.replace("${", "$${"))
 }
 
+/// Returns a value with placeholders, or the reason why it has no counterpart.
+pub(super) fn known(text: &str, at: At<'_, '_>) -> Result<String, String> {
+    value(text, at).ok_or_else(|| format!("{} has no counterpart", culprit(text, at)))
+}
+
+/// Names the first variable of a text without a counterpart, or else its first one.
+pub(super) fn culprit(text: &str, at: At<'_, '_>) -> String {
+    let list = pieces(text);
+    let names = list.iter().filter_map(|piece| match piece {
+        Piece::Variable(name) => Some(name.as_str()),
+        Piece::Text(_) => None,
+    });
+    let unknown = names.clone().find(|name| placeholder(name, at).is_none());
+    format!("`${}`", unknown.or({ names }.next()).unwrap_or_default())
+}
+
 /// Returns what stands for a variable.
 fn placeholder(name: &str, at: At<'_, '_>) -> Option<String> {
     if let Some(groups) = at.groups
@@ -157,11 +173,12 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
             return Some(Some(name.trim_start_matches('.').to_owned()));
         }
         "document_root" => {
-            let root = scope.one("root");
-            return Some(root.and_then(|root| plain(root.arg(0))));
+            let root = scope.nearest_of(&["alias", "root"]);
+            return Some(root.first().and_then(|root| plain(root.arg(0))));
         }
         "request_filename" => {
-            let root = scope.one("root").filter(|_| scope.own("alias").is_empty());
+            let root = scope.nearest_of(&["alias", "root"]);
+            let root = root.first().filter(|root| root.name == "root");
             let root = root.and_then(|root| plain(root.arg(0)));
             return Some(root.map(|root| format!("{root}{{path.decoded}}")));
         }

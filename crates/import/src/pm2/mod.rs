@@ -47,7 +47,11 @@ pub(super) fn run(options: &Options) -> Result<(), Failure> {
 /// Upstream of an app, with the ports of its processes.
 pub(super) struct Processes {
     pub(super) name: String,
+    /// Port that all of them share with PM2.
+    pub(super) first: u16,
     pub(super) ports: Vec<u16>,
+    /// Why that port is not one of theirs here.
+    pub(super) moved: Option<String>,
     pub(super) upstream: Value,
 }
 
@@ -59,10 +63,14 @@ pub(super) fn processes(file: &Path, env: &str) -> Result<Vec<Processes>, String
     let planned = planned(file, env)?.into_iter();
     let processes = planned.filter_map(|app| {
         let upstream = render::upstream(&app)?;
-        let App { name, ports, .. } = app;
+        let App {
+            name, ports, moved, ..
+        } = app;
         Some(Processes {
             name,
+            first: app.first?,
             ports,
+            moved,
             upstream,
         })
     });

@@ -220,30 +220,40 @@ pub(super) fn report(apps: &[App], folder: &Path) -> String {
             let _infallible = writeln!(text, "  {sign} {line}");
         }
     }
-    let units = apps.iter().flat_map(|app| match &app.ports[..] {
-        [] => vec![app.name.clone()],
-        ports => ports
-            .iter()
-            .map(|port| format!("{}@{port}", app.name))
-            .collect(),
-    });
-    let units: Vec<String> = units.collect();
-    let units = units.join(" ");
+    let mut units = String::new();
+    for app in apps {
+        for port in &app.ports {
+            let _infallible = write!(units, " {}@{port}", app.name);
+        }
+    }
+    // Two of an app without a port would do its work twice.
+    let is_rest = |app: &&App| app.ports.is_empty();
+    let rest: Vec<&str> = { apps.iter().filter(is_rest) }
+        .map(|app| app.name.as_str())
+        .collect();
+    let enable = |units: &str| match units.trim() {
+        "" => String::new(),
+        units => format!("systemctl enable --now {units}\n"),
+    };
+    let (units, rest) = (enable(&units), enable(&rest.join(" ")));
     let (port, program) = (port(apps), out::program());
     let _infallible = write!(
         text,
         "
-+ carried over, - not carried over. The files are in {folder}. Then, as root:
++ carried over, - not carried over. The files are in {folder}. PM2 keeps running: if its
+apps have these ports, give the units others first (docs/from-pm2.md). Then, as root:
 
 install -d /etc/edgeway/apps
 install -m 600 {folder}/apps/*.env /etc/edgeway/apps/
 install -m 644 {folder}/systemd/*.service /etc/systemd/system/
-pm2 delete all                                 # frees the ports
 systemctl daemon-reload
-systemctl enable --now {units}
-{program} check -c {folder}/edgeway.yaml
+{units}{program} check -c {folder}/edgeway.yaml
 {program} run -c {folder}/edgeway.yaml           # http://127.0.0.1:{port}
-"
+
+When nothing uses PM2's processes any more:
+
+pm2 delete all && pm2 save --force
+{rest}"
     );
     text
 }

@@ -22,6 +22,8 @@ pub(super) struct Server<'a> {
     /// Names of the listeners whose default it is.
     default_of: Vec<String>,
     pub(super) hosts: Vec<String>,
+    /// True if it is for requests without `Host`.
+    is_for_none: bool,
     /// True if nginx has it at an address that no listener has here.
     pub(super) is_unreachable: bool,
 }
@@ -85,7 +87,46 @@ impl<'a> Servers<'a> {
             let server = &mut all.list[listener.default];
             server.default_of.push(listener.name.clone());
         }
+        all.mark_lost();
         all
+    }
+
+    /// Reports what servers beside the default one have to themselves with nginx.
+    fn mark_lost(&self) {
+        for server in &self.list {
+            if let Some((nameless, false)) = self.without_host(server) {
+                let names = nameless.scope.own("server_name");
+                let place = names.first().unwrap_or(&nameless.directive);
+                place.weaker(
+                    "requests without `Host` get what the default server of the address does",
+                );
+            }
+            let rejects = server.scope.own("ssl_reject_handshake");
+            for reject in rejects.iter().filter(|one| one.is_on()) {
+                reject.weaker(if server.is_default() {
+                    "`unknown_names: refuse`: only names that no certificate has are refused"
+                } else {
+                    "handshakes for these names are not refused"
+                });
+            }
+        }
+    }
+
+    /// Returns the server beside a default one that has the requests without `Host`, and true if a
+    /// rule can stand for it: it does nothing but return a response.
+    pub(super) fn without_host(&self, default: &Server<'a>) -> Option<(&Server<'a>, bool)> {
+        let has_them = |one: &&Server<'a>| {
+            let mut listeners = one.listeners.iter();
+            one.is_for_none && listeners.any(|name| default.default_of.contains(name))
+        };
+        let first = self.list.iter().find(has_them)?;
+        let is_other = first.directive.id != default.directive.id;
+        let mut rules = ["if", "set", "rewrite", "break"].iter();
+        let is_rule = !first.scope.own("return").is_empty()
+            && rules.all(|name| first.scope.own(name).is_empty())
+            && default.default_of == default.listeners
+            && first.listeners == default.listeners;
+        is_other.then_some((first, is_rule))
     }
 
     fn server(&mut self, directive: &'a Directive, http: &Scope<'a>) {
@@ -96,6 +137,7 @@ impl<'a> Servers<'a> {
             listeners: Vec::new(),
             default_of: Vec::new(),
             hosts: Vec::new(),
+            is_for_none: false,
             is_unreachable: false,
             scope,
         };
@@ -367,10 +409,17 @@ impl<'a> Servers<'a> {
             if listener.http.is_proxied {
                 value.insert("proxy_protocol".to_owned(), json!(["127.0.0.1"]));
             }
+            // As with nginx, some settings of the default server hold for all of them.
+            let mut defaults = self.list.iter();
+            let default = defaults.find(|server| server.default_of.contains(&listener.name));
+            let of_default = |name: &str| default.and_then(|server| server.scope.one(name));
             if listener.is_tls {
                 let mut tls = json!({ "certificates": listener.certificates });
                 if let Some(version) = listener.min_version {
                     tls["min_version"] = version.into();
+                }
+                if of_default("ssl_reject_handshake").is_some_and(Directive::is_on) {
+                    tls["unknown_names"] = "refuse".into();
                 }
                 value.insert("tls".to_owned(), tls);
                 if !listener.http.speaks_h2 {
@@ -383,10 +432,7 @@ impl<'a> Servers<'a> {
             if !limits.is_empty() {
                 value.insert("limits".to_owned(), limits.clone().into());
             }
-            // As with nginx, the default server's holds for all of them.
-            let mut defaults = self.list.iter();
-            let default = defaults.find(|server| server.default_of.contains(&listener.name));
-            if let Some(own) = default.and_then(|one| one.scope.one("underscores_in_headers")) {
+            if let Some(own) = of_default("underscores_in_headers") {
                 own.carried("");
                 if own.arg(0) == "on" {
                     value.insert("underscores".to_owned(), "allow".into());
@@ -431,6 +477,9 @@ impl Server<'_> {
                 }
             }
         }
+        let names = self.scope.own("server_name");
+        let mut all = names.iter().flat_map(|name| &name.args);
+        self.is_for_none = names.is_empty() || all.any(String::is_empty);
         let mut seen = BTreeSet::new();
         self.hosts.retain(|host| seen.insert(host.clone()));
     }

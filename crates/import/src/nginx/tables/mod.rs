@@ -90,6 +90,11 @@ pub(super) fn is_by_media_type(value: &str, scope: &Scope<'_>) -> bool {
     with_tables(value, scope).contains("{response.content-type}")
 }
 
+/// Returns true if a value comes from the target of a request.
+pub(super) fn has_target(value: &str, scope: &Scope<'_>) -> bool {
+    with_tables(value, scope).contains("{uri}")
+}
+
 /// Returns a value with the tables that it leads to, each of them once.
 fn with_tables(value: &str, scope: &Scope<'_>) -> String {
     const BEGIN: &str = "{map.";
@@ -238,13 +243,14 @@ fn of_host(names: &Directive, variable: &str) -> Option<(String, Value)> {
 /// Returns the tables of the file, all of which stand in `http`.
 fn all<'a>(scope: &Scope<'a>) -> impl DoubleEndedIterator<Item = &'a Directive> {
     let tables = scope.outermost().iter();
-    tables.filter(|one| {
-        matches!(one.name.as_str(), "map" | "geo" | "split_clients") && one.block.is_some()
-    })
+    tables.filter(|one| variable_of(one).is_some())
 }
 
-fn variable_of(table: &Directive) -> Option<&str> {
-    table.args.last()?.strip_prefix('$')
+/// Returns the variable of a table; `None` for another directive.
+pub(super) fn variable_of(table: &Directive) -> Option<&str> {
+    let is_table = matches!(table.name.as_str(), "map" | "geo" | "split_clients");
+    let name = table.args.last()?.strip_prefix('$')?;
+    (is_table && table.block.is_some()).then_some(name)
 }
 
 /// Returns the table as the configuration writes it, or the reason why it has no counterpart.

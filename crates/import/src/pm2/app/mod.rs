@@ -35,7 +35,8 @@ pub(super) struct Machine<'a> {
 /// Ports and names of the apps before.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    ports: Vec<u16>,
+    /// Ports, each with the name of its app.
+    ports: Vec<(u16, String)>,
     names: Vec<String>,
 }
 
@@ -50,6 +51,10 @@ pub(super) struct App {
     pub(super) environment: BTreeMap<String, String>,
     /// Port of each instance; empty for an app that listens nowhere.
     pub(super) ports: Vec<u16>,
+    /// Port that it has with PM2, which its instances share there.
+    pub(super) first: Option<u16>,
+    /// Message about the port that it has here instead, if another app has that one.
+    pub(super) moved: Option<String>,
     /// Variables that count the instances, with their value in the first one.
     pub(super) counters: BTreeMap<String, u64>,
     pub(super) is_next: bool,
@@ -125,6 +130,8 @@ impl App {
             environment: environment(&mut keys, env, &mut left),
             folder,
             ports: Vec::new(),
+            first: None,
+            moved: None,
             counters: BTreeMap::new(),
             is_next: false,
             websocket: None,
@@ -173,7 +180,7 @@ impl App {
         &mut self,
         keys: &mut Keys<'_>,
         machine: &Machine<'_>,
-        taken: &mut Vec<u16>,
+        taken: &mut Vec<(u16, String)>,
     ) -> Result<(), String> {
         let count = instances(keys, machine.cpus);
         let count = count.map_err(|why| format!("`{}`: {why}", self.name))?;
@@ -212,19 +219,31 @@ impl App {
         };
         // The unit sets it, and a file of variables would replace that.
         self.environment.remove("PORT");
-        let free = (first..=u16::MAX).filter(|port| !taken.contains(port));
-        self.ports = free.take(count).collect();
-        if self.ports.len() < count {
+        let owner = |port: u16| taken.iter().find(|(known, _)| *known == port);
+        let from = |start: u16| (start..=u16::MAX).take(count);
+        // `scale` has all ports from the first to the last one, so none between is another app's.
+        let is_free = |start: &u16| {
+            from(*start).count() == count && from(*start).all(|port| owner(port).is_none())
+        };
+        let Some(start) = (first..=u16::MAX).find(is_free) else {
             return Err(format!(
-                "`{}`: fewer than {count} ports are free from {first} to 65535",
+                "`{}`: no {count} ports in a row are free from {first} to 65535",
                 self.name
             ));
+        };
+        self.first = Some(first);
+        self.ports = from(start).collect();
+        let last = self.ports.last().copied().unwrap_or(start);
+        if let Some((port, other)) = from(first).find_map(owner) {
+            let moved = format!("moves from port {first} to {start}, since `{other}` has {port}");
+            self.left
+                .push(format!("{moved}: change whatever else connects to {first}"));
+            self.moved = Some(moved);
         }
-        taken.extend(&self.ports);
-        let last = self.ports.last().copied().unwrap_or(first);
+        taken.extend(self.ports.iter().map(|port| (*port, self.name.clone())));
         if count > 1 {
             self.carried.push(format!(
-                "{count} instances, which shared port {first}: one process each on {first} to {last}",
+                "{count} instances, which shared port {first}: one process each on {start} to {last}",
             ));
         } else {
             self.carried.push(format!("port {last}"));

@@ -76,6 +76,14 @@ fn a_cluster_becomes_one_process_for_each_port() {
         ("api", &[3004, 3005][..])
     );
     assert!(!api.environment.contains_key("PORT"));
+    let moved = "moves from port 3002 to 3004, since `my-shop` has 3002";
+    assert!(api.left.iter().any(|line| line.starts_with(moved)));
+    assert_eq!((api.first, api.moved.as_deref()), (Some(3002), Some(moved)));
+    // `scale` has no port between that is another app's.
+    let chat = json!({ "script": "chat.js", "env": { "PORT": "3008" } });
+    assert_eq!(plan(&chat, &mut taken).ports, [3008]);
+    let around = json!({ "script": "b.js", "env": { "PORT": "3006" }, "instances": 3 });
+    assert_eq!(plan(&around, &mut taken).ports, [3009, 3010, 3011]);
 }
 
 #[test]

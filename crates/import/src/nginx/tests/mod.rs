@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod reasons;
+
 /// Returns the configuration, and the report as text.
 fn imported(text: &str) -> (String, String) {
     let folder = tempfile::tempdir().unwrap();
@@ -345,6 +347,44 @@ fn apps_of_pm2_are_the_upstreams_at_their_ports() {
     );
     // A server that is no process of the app stays what it is.
     assert!(of("both").contains("127.0.0.1:9000"), "{yaml}");
+}
+
+#[test]
+fn an_app_of_pm2_whose_port_moves_keeps_its_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    let text =
+        "http { upstream api { server 127.0.0.1:3000; } upstream chat { server 127.0.0.1:3001; }
+         upstream mixed { server 127.0.0.1:3001 weight=2; server 127.0.0.1:9000; }
+         server { listen 8080; location / { proxy_pass http://api; }
+         location /chat/ { proxy_pass http://chat; } location /mixed/ { proxy_pass http://mixed; } } }";
+    fs::write(&path, text).unwrap();
+    let file = folder.path().join("ec.json");
+    let apps = r#"{ "apps": [
+        { "name": "api", "script": "api.js", "instances": 4, "exec_mode": "cluster", "env": { "PORT": 3000 } },
+        { "name": "chat", "script": "chat.js", "env": { "PORT": 3001 } }] }"#;
+    fs::write(&file, apps).unwrap();
+    let wishes = Wishes {
+        apps: pm2::processes(&file, "production").unwrap(),
+        ..Wishes::default()
+    };
+    let (yaml, report) = import(&path, &wishes).unwrap();
+    assert_eq!(problems(&yaml, None), None, "{yaml}");
+    let of = |name: &str| {
+        let rest = yaml.split_once(&format!("\n  {name}: #")).unwrap().1;
+        rest.split("timeouts:").next().unwrap().to_owned()
+    };
+    assert!(of("api").contains("127.0.0.1:3003"), "{yaml}");
+    assert!(
+        of("chat").contains(r#"backends: ["127.0.0.1:3004"]"#),
+        "{yaml}"
+    );
+    assert!(yaml.contains("chat@{port}.service"), "{yaml}");
+    let mixed = r#"{ address: "127.0.0.1:3004", weight: 2 }, "127.0.0.1:9000""#;
+    assert!(of("mixed").contains(mixed), "{yaml}");
+    let differs = report.text(false);
+    let moved = "`chat` of PM2 moves from port 3001 to 3004, since `api` has 3001";
+    assert!(differs.contains(&format!("upstream: {moved}")), "{differs}");
 }
 
 #[test]
