@@ -15,7 +15,7 @@ export function withoutQuery(page: Record<string, unknown>): Record<string, unkn
   const { rscData, html } = page;
   // One byte is one letter, so that parts which are no text stay as they are.
   const payload = Buffer.isBuffer(rscData) ? rscData.toString('latin1') : undefined;
-  const query = queryIn(IN_PAYLOAD, payload) ?? queryIn(IN_HTML, html);
+  const query = queryOf(IN_PAYLOAD, payload) ?? queryOf(IN_HTML, html);
   if (query === undefined) return page;
   const clean = { ...page };
   if (payload !== undefined) clean.rscData = Buffer.from(cut(IN_PAYLOAD, payload), 'latin1');
@@ -29,7 +29,7 @@ export function withoutQuery(page: Record<string, unknown>): Record<string, unkn
 }
 
 /** Returns the query of the address in a text, with its `?`. */
-function queryIn(address: RegExp, text: unknown): string | undefined {
+function queryOf(address: RegExp, text: unknown): string | undefined {
   const found = typeof text === 'string' ? address.exec(text)?.[0] : undefined;
   return found && /\?[^"\\]*/.exec(found)?.[0];
 }

@@ -237,7 +237,7 @@ fn hello(
         App::None => "an app",
     };
     let mut lines = vec![format!(
-        "edgeway: serving {scheme}://{host}:{} from {kind} at {}",
+        "edgeway: serving {scheme}://{host}:{} from {}: {kind}",
         at.port(),
         apps.join(", ")
     )];

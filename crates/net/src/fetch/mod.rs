@@ -80,12 +80,17 @@ impl From<hyper::Error> for FetchError {
 
 /// Message for a failed exchange; the client's own text names itself before the cause.
 fn legacy_message(error: &legacy::Error) -> String {
-    match std::error::Error::source(error) {
+    let text = match std::error::Error::source(error) {
         Some(cause) if error.is_connect() => {
             format!("cannot connect: {}", edgeway_base::error::chain(cause))
         }
         _ => edgeway_base::error::chain(error),
+    };
+    if text.contains("CaUsedAsEndEntity") {
+        // `openssl req -x509` makes such certificates.
+        return format!("{text}; make the certificate with `-addext basicConstraints=CA:FALSE`");
     }
+    text
 }
 
 /// CA certificates that server certificates are verified against.

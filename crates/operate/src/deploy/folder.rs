@@ -266,6 +266,9 @@ impl ReleaseFolder {
     pub(super) fn put(&self, from: &Path, name: &str) -> Result<bool, String> {
         let to = self.release(name);
         let build = from.join(".next/BUILD_ID");
+        if !from.is_dir() {
+            return Err(format!("there is no folder `{}`", from.display()));
+        }
         if !build.is_file() {
             return Err(format!(
                 "`{}` has no build: `{}` is missing; run `next build` first",
