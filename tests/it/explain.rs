@@ -61,7 +61,11 @@ fn explain_runs_the_rules_of_the_listener_that_the_url_reaches() {
     let text = "listeners:
 - { address: 127.0.0.1:8080, name: plain }
 - { address: 127.0.0.1:8081, name: other }
+sites:
+  www: { rules: [{ regex: ^/moved/(.*)$, with: '/{group.1}' }] }
 routes:
+- { match: { path: /site/* }, name: of-site, site: www, respond: ok }
+- { match: { path: /moved/* }, name: of-moved, site: www, respond: ok }
 - { match: { path: /*, listener: other }, name: of-other, respond: ok }
 - match: { path: /* }
   name: of-plain
@@ -91,6 +95,8 @@ routes:
         ),
         ("/again/b", "of-plain", "a rule makes it /b, which chooses"),
         ("/x?a=evil", "of-plain", "a rule responds 403"),
+        ("/site/a", "of-site", "no rule applies: respond 200"),
+        ("/moved/a", "of-moved", "a rule makes it /a, which chooses"),
     ] {
         let ran = edgeway(&["explain", "-c", &file, "GET", url]);
         assert_eq!((ran.status, &*ran.stderr), (0, ""), "{url}");

@@ -74,26 +74,32 @@ pub(super) fn with_rules(
 }
 
 /// Describes what the rules of a route do with a request, before `action`; `None` without rules.
-pub(super) fn course(
+fn course(
     gateway: &Gateway,
     route: &Route,
     head: &RequestHeader,
     facts: &mut RequestFacts,
     action: &str,
 ) -> Option<String> {
-    let all = route.site.as_deref().into_iter().chain(&route.rules);
+    // A site's rules run before the route is final: a new path chooses it again.
+    let site = route.site.as_deref().map(|rules| (rules, true));
+    let all = site
+        .into_iter()
+        .chain(route.rules.iter().map(|rules| (rules, false)));
     let mut head = head.clone();
     let sent = head.raw_path().to_vec();
     let mut outcome = None;
-    for rules in all {
+    for (rules, is_site) in all {
         let course = rules.run(&mut head, facts, gateway.slashes);
         let path = String::from_utf8_lossy(head.raw_path());
         let (text, is_last) = match course {
             Ok(RuleCourse::GoOn) if head.raw_path() == sent => {
                 (format!("no rule applies: {action}"), false)
             }
-            Ok(RuleCourse::GoOn) => (format!("a rule makes it {path}: {action}"), false),
-            Ok(RuleCourse::Reroute) => {
+            Ok(RuleCourse::GoOn) if !is_site => {
+                (format!("a rule makes it {path}: {action}"), false)
+            }
+            Ok(RuleCourse::GoOn | RuleCourse::Reroute) => {
                 let text = format!("a rule makes it {path}, which chooses the route again");
                 (text, true)
             }
