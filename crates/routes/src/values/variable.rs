@@ -7,7 +7,7 @@ use edgeway_base::{
     units::Span,
 };
 use edgeway_config::diagnostic::closest;
-use edgeway_core::chain::{CacheOutcome, Exchange};
+use edgeway_core::chain::{CacheOutcome, Exchange, Protocol};
 use http::{HeaderMap, HeaderName, StatusCode, header, response};
 use percent_encoding::percent_decode;
 
@@ -294,10 +294,10 @@ impl Variable {
             },
             Self::ListenerPort => number(text, ex.facts.client.listener_port),
             Self::Method => text.push_str(ex.head.method.as_str()),
-            Self::Protocol => text.push_str(match ex.facts.client.protocol.as_str() {
-                // As nginx and the line of a request write it.
-                "HTTP/2" => "HTTP/2.0",
-                other => other,
+            Self::Protocol => text.push_str(match ex.facts.client.protocol {
+                // As nginx writes it.
+                Protocol::Http2 => "HTTP/2.0",
+                other => other.as_str(),
             }),
             Self::Path => push(text, values.path()),
             Self::PathDecoded => {
