@@ -34,14 +34,14 @@ after(async () => {
 });
 afterEach(() => {
   stores.splice(0).forEach((store) => store.close());
-  gateway.answer = () => [200, { others: 'alone' }];
+  gateway.respond = () => [200, { others: 'alone' }];
   gateway.purges = [];
 });
 
-/** Keeps what it is asked, and answers what a test wants. */
+/** Keeps what it is asked, and responds as a test wants. */
 class Gateway {
   purges = [];
-  answer = () => [200, { others: 'alone' }];
+  respond = () => [200, { others: 'alone' }];
 
   static async start() {
     const gateway = new Gateway();
@@ -50,7 +50,7 @@ class Gateway {
       request.on('data', (chunk) => (body += chunk)).on('end', () => {
         const { purges } = JSON.parse(body);
         gateway.purges.push(purges);
-        const [status, text] = gateway.answer(purges, body);
+        const [status, text] = gateway.respond(purges, body);
         response.writeHead(status).end(JSON.stringify(text));
       });
     }).listen(0, '127.0.0.1');
@@ -167,17 +167,17 @@ test('the build says what its addresses are', () => {
 test('a gateway that refuses a purge drops everything, and the receipt says why', async () => {
   const store = await open();
   const why = 'purges[0]: url has a space in it: encode it';
-  gateway.answer = (purges) => (purges[0].all ? [200, { others: 'alone' }] : [422, { error: { status: 422, reason: 'bad_purge', message: why } }]);
+  gateway.respond = (purges) => (purges[0].all ? [200, { others: 'alone' }] : [422, { error: { status: 422, reason: 'bad_purge', message: why } }]);
   const [receipt] = await purgeGateways(store.settings, ['t'], ['/a'], true);
   assert.deepEqual(receipt, { url: gateway.url, status: 200, receipt: { others: 'alone' }, refused: `status 422 bad_purge: ${why}` });
   assert.deepEqual(gateway.purges.at(-1), [{ all: true, soft: true }]);
-  gateway.answer = () => [422, { error: { reason: 'bad_purge', message: why } }];
+  gateway.respond = () => [422, { error: { reason: 'bad_purge', message: why } }];
   assert.equal((await revalidateStore(store, { tags: ['t'] })).ok, false);
 });
 
 test('purges are sent in requests that a gateway reads', async () => {
   const store = await open();
-  gateway.answer = (_, body) => (body.length > 16 * 1024 ? [413, {}] : [200, { others: 'alone' }]);
+  gateway.respond = (_, body) => (body.length > 16 * 1024 ? [413, {}] : [200, { others: 'alone' }]);
   const paths = Array.from({ length: 120 }, (_, i) => `/${'long'.repeat(50)}/${i}`);
   const [receipt] = await purgeGateways(store.settings, ['t'], paths, false);
   assert.deepEqual(receipt, { url: gateway.url, status: 200, receipt: { others: 'alone' } });
@@ -191,7 +191,7 @@ test('the receipt is ok only if everybody has done it', async () => {
   const store = await open();
   assert.equal((await revalidateStore(store, { tags: ['t'] })).ok, true);
   for (const status of [202, 401, 502, 503]) {
-    gateway.answer = () => [status, {}];
+    gateway.respond = () => [status, {}];
     assert.equal((await revalidateStore(store, { tags: ['t'] })).ok, false);
   }
   const alone = await openStore(undefined, { gateways: [] });
