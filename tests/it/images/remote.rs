@@ -361,7 +361,7 @@ async fn slow_and_large_servers_stay_in_bounds() {
     );
     assert!(more < 600 << 20, "{more}");
     assert!(
-        begun.elapsed() < Duration::from_mins(1),
+        begun.elapsed() < Duration::from_mins(3),
         "{:?}",
         begun.elapsed()
     );
