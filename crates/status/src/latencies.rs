@@ -41,11 +41,12 @@ impl Latencies {
         Self(all)
     }
 
-    /// Returns the times of a backend that gets requests and is slow.
+    /// Returns the times of a backend that gets requests and is slow, not for a few of them alone.
     pub fn slowness(&self, backend: &BackendStatus) -> Option<Slowness> {
         let own = backend.ewma_ms?;
         let usual = self.median_beside(own)?;
-        let is_slow = is_in_rotation(backend) && own > SLOW_MS && own > SLOWER * usual;
+        let least = own.min(backend.median_ms?);
+        let is_slow = is_in_rotation(backend) && least > SLOW_MS && least > SLOWER * usual;
         is_slow.then_some(Slowness { own, usual })
     }
 

@@ -1,7 +1,7 @@
 //! Time to first byte of a backend: an average with decay.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -12,6 +12,10 @@ const MEMORY: Duration = Duration::from_secs(10);
 
 /// Time without samples after which the average is not shown.
 const FORGOTTEN: Duration = Duration::from_mins(1);
+
+/// Samples that are kept, and those from which they are evidence: one slow response is none.
+const KEPT: usize = 8;
+const EVIDENCE: usize = 4;
 
 /// Exponentially weighted average of times to first byte.
 ///
@@ -25,11 +29,16 @@ pub(super) struct Latency {
     average: AtomicU64,
     /// Time of the last write of `average`, in nanoseconds of the epoch.
     at: AtomicU64,
+    /// Last samples in nanoseconds, 0 where there is none, and the number of all.
+    last: [AtomicU64; KEPT],
+    count: AtomicUsize,
 }
 
 impl Latency {
     pub(super) fn sample(&self, sample: Duration, now: u64) {
         let sample = u64::try_from(sample.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        self.last[count % KEPT].store(sample, Ordering::Relaxed);
         let before = self.average.load(Ordering::Relaxed);
         let at = self.at.swap(now, Ordering::Relaxed);
         let average = if before == 0 {
@@ -69,6 +78,14 @@ impl Latency {
     pub(super) fn recent(&self, now: u64) -> Option<Duration> {
         let age = now.saturating_sub(self.at.load(Ordering::Relaxed));
         self.average().filter(|_| age < nanos(FORGOTTEN))
+    }
+
+    /// Returns the median of the last samples; `None` while they are too few to say anything.
+    pub(super) fn median(&self) -> Option<Duration> {
+        let mut last = self.last.each_ref().map(|one| one.load(Ordering::Relaxed));
+        last.sort_unstable();
+        let known = &last[last.partition_point(|one| *one == 0)..];
+        (known.len() >= EVIDENCE).then(|| Duration::from_nanos(known[(known.len() - 1) / 2]))
     }
 
     /// Returns the average without its decay.
@@ -125,6 +142,24 @@ mod tests {
         assert_eq!(latency.recent(160 * SECOND), None);
         latency.sample(Duration::from_millis(4), 160 * SECOND);
         assert!(latency.recent(160 * SECOND).is_some());
+    }
+
+    #[test]
+    fn a_single_sample_does_not_move_the_median() {
+        for (usual, slow, median) in [
+            (0, 1, None),
+            (2, 1, None),
+            (5, 1, Some(20)),
+            (20, 3, Some(20)),
+            (20, 8, Some(2000)),
+        ] {
+            let latency = Latency::default();
+            let samples = [20].repeat(usual).into_iter().chain([2000].repeat(slow));
+            for sample in samples.map(Duration::from_millis) {
+                latency.sample(sample, 0);
+            }
+            assert_eq!(latency.median(), median.map(Duration::from_millis), "{usual}");
+        }
     }
 
     #[test]

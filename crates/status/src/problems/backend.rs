@@ -33,6 +33,12 @@ fn out_for(backend: &BackendStatus) -> Option<u64> {
     Some(out.as_secs())
 }
 
+/// Text on a backend of which nothing is known: it counts as healthy, and may be dead.
+pub fn untried(backend: &BackendStatus) -> Option<&'static str> {
+    let is_tried = backend.probe.is_some() || backend.requests > 0 || backend.in_flight > 0;
+    (is_in_rotation(backend) && !is_tried).then_some("neither checked nor used yet")
+}
+
 /// Text on a backend out of rotation, behind its state: since when, until when, and why.
 pub fn absence(backend: &BackendStatus) -> Option<String> {
     let out = out_for(backend).map(uptime);

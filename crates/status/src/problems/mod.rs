@@ -13,7 +13,7 @@ use edgeway_base::out::hints;
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
-pub use self::backend::{absence, failures, is_in_rotation, silence};
+pub use self::backend::{absence, failures, is_in_rotation, silence, untried};
 use super::{
     latencies::Latencies,
     snapshot::{

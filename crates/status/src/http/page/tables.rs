@@ -538,6 +538,7 @@ fn backend_cells(
                 br;
                 span class="soft" { "check: " (probe.text) }
             }
+            @if let Some(untried) = problems::untried(backend) { br; span class="soft" { (untried) } }
             @if let Some(failures) = problems::failures(backend) { br; (mark(false, &failures)) }
             @if let Some(silence) = problems::silence(backend) { br; (mark(false, &silence)) }
             @if let Some(slow) = slow { br; (mark(false, &slow.to_string())) }
