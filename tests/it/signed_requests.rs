@@ -51,6 +51,7 @@ async fn signed_headers_reach_the_store_as_the_client_sent_them() {
     let (_store, port) = store().await;
     let gateway = Gateway::start(&format!(
         "
+merge_slashes: false
 upstreams: {{ s3: {{ backends: ['127.0.0.1:{port}'], health: false }} }}
 routes:
   - {{ match: {{ path: '/*' }}, upstream: s3 }}

@@ -24,16 +24,6 @@ pub fn has_signed_headers(headers: &HeaderMap, query: Option<&str>) -> bool {
         || query.is_some_and(|query| is_more_than_host(query.as_bytes()))
 }
 
-/// Returns true if the client may have signed the path of its request: by the rules of AWS, which
-/// cover all of it, or by RFC 9421.
-pub fn may_sign_path(headers: &HeaderMap, query: Option<&[u8]>) -> bool {
-    let has_list = |text: &[u8]| memmem::find(text, SIGNED_HEADERS).is_some();
-    let authorization = headers.get(header::AUTHORIZATION);
-    authorization.is_some_and(|value| has_list(value.as_bytes()))
-        || query.is_some_and(has_list)
-        || headers.contains_key(SIGNATURE_INPUT)
-}
-
 /// Returns true if the client has signed the header `name`: in `Authorization`, in the query of a
 /// presigned URL, or by RFC 9421. A name that is a part of a signed one counts too.
 pub fn is_signed(headers: &HeaderMap, query: Option<&str>, name: &HeaderName) -> bool {
@@ -102,27 +92,6 @@ mod tests {
         ] {
             assert_eq!(is_signed(None, "", query), expected, "{query}");
         }
-    }
-
-    #[test]
-    fn a_signature_of_aws_covers_the_path() {
-        let with = |name: HeaderName, value: &'static str| {
-            HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
-        };
-        let none = HeaderMap::new();
-        assert!(may_sign_path(&none, Some(b"a=b&X-Amz-SignedHeaders=host")));
-        assert!(may_sign_path(
-            &with(
-                header::AUTHORIZATION,
-                "AWS4-HMAC-SHA256 Credential=a, SignedHeaders=host"
-            ),
-            None
-        ));
-        assert!(may_sign_path(&with(SIGNATURE_INPUT, "s=(\"@path\")"), None));
-        assert!(!may_sign_path(
-            &with(header::AUTHORIZATION, "Bearer a"),
-            Some(b"a=b")
-        ));
     }
 
     #[test]

@@ -8,18 +8,14 @@ pub(crate) mod reroute;
 
 use std::{borrow::Cow, sync::Arc};
 
-use edgeway_base::{
-    http::{has, values},
-    signature::may_sign_path,
-    target::join,
-};
+use edgeway_base::http::{has, values};
 use edgeway_core::chain::{
     Certificate, Client, Exchange, HookOutcome, HookProgress, Phase, Protocol, Reply,
     TlsParameters, Verdict,
     host::{normalise_host, public_host, requested_host},
 };
 use edgeway_gateway::{Gateway, Route};
-use edgeway_routes::{self as routes, Action, Params, Slashes, Target};
+use edgeway_routes::{self as routes, Action, Params, Target};
 use http::{HeaderValue, header};
 use pingora::http::RequestHeader;
 
@@ -186,9 +182,6 @@ fn set_up(
     if let Some((index, also)) = found {
         ctx.also = also;
         enter(index, request, ctx);
-        if ctx.facts.rewritten.is_some() && !passes_path(ctx) {
-            ctx.facts.rewritten = None;
-        }
     }
     match redirect {
         Some(reply) => Err(reply),
@@ -202,13 +195,12 @@ fn set_up(
 
 /// Brings the target of a request into its normal form. Returns true if it may be spelled in other
 /// ways.
-fn normalise_target(request: &mut RequestHeader, ctx: &mut Context) -> Result<bool, Failure> {
+fn normalise_target(request: &mut RequestHeader, ctx: &Context) -> Result<bool, Failure> {
     let normal =
         routes::normalise(request.raw_path(), ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
     let has_spellings = normal.has_spellings;
     let authority = normal.authority.map(<[u8]>::to_vec);
     if let Some(target) = normal.rewritten() {
-        ctx.facts.rewritten = signed_target(request, &normal.path, &ctx.gateway);
         let set = request.set_raw_path(&target);
         set.map_err(|_| Failure::BadPath)?;
         if let Some(authority) = authority {
@@ -219,31 +211,6 @@ fn normalise_target(request: &mut RequestHeader, ctx: &mut Context) -> Result<bo
         }
     }
     Ok(has_spellings)
-}
-
-/// Returns the target with repeated slashes for a backend that checks a signature over it. The route
-/// and its guards are those of `normal`, its path in normal form.
-#[cold]
-fn signed_target(request: &RequestHeader, normal: &[u8], gateway: &Gateway) -> Option<Box<[u8]>> {
-    let written = routes::normalise(request.raw_path(), Slashes::Keep).ok()?;
-    if gateway.slashes == Slashes::Keep
-        || *written.path == *normal
-        || !may_sign_path(&request.headers, written.query)
-    {
-        return None;
-    }
-    // A dot segment after two slashes may lead to another path.
-    let mut merged = written.path.to_vec();
-    merged.dedup_by(|next, before| (*next, *before) == (b'/', b'/'));
-    (merged == normal).then(|| join(&written.path, written.query).into())
-}
-
-/// Returns true if the route sends the client's path to its upstream.
-#[cold]
-fn passes_path(ctx: &Context) -> bool {
-    let route = context::route(&ctx.gateway, ctx.route);
-    let forward = route.and_then(|route| route.action.forward());
-    forward.is_some_and(|forward| forward.rewrite.is_none() && forward.files.is_none())
 }
 
 /// Assigns a request to the route at `index`, with the headers that the route reads.
