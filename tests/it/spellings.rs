@@ -109,13 +109,14 @@ fn spelled(path: &str, random: &mut fastrand::Rng) -> String {
             }
         }
     }
-    match random.u8(..8) {
+    match random.u8(..9) {
         0 => out.push('/'),
         1 => out.push_str(";a=b"),
         2 => out.push_str("%2f"),
         3 => out.insert_str(0, "/x/.."),
         4 => out.insert(0, '/'),
         5 => out.push_str("?a=/api/admin"),
+        6 => out.insert_str(0, "//x"),
         _ => {}
     }
     if !out.starts_with('/') {
@@ -126,10 +127,11 @@ fn spelled(path: &str, random: &mut fastrand::Rng) -> String {
 
 /// Starts a gateway in front of apps, each with three hosts: `NAME.test` guards all of `/api/*`,
 /// `one.NAME.test` each handler alone, and `exact.NAME.test` guards no spelling.
-async fn front(apps: &[(&str, &App)]) -> (Gateway, String) {
+async fn front(apps: &[(&str, &App)], slashes: Slashes) -> (Gateway, String) {
     let made = edgeway_fed(&["hash", "api-key", "friend"], "");
     let key = made.stderr.trim().rsplit(' ').next().unwrap().to_owned();
-    let mut upstreams = String::from("upstreams:\n");
+    let merges = slashes == Slashes::Merge;
+    let mut upstreams = format!("merge_slashes: {merges}\nupstreams:\n");
     let mut routes = String::from("routes:\n");
     for (name, app) in apps {
         let address = app.address();
@@ -176,27 +178,48 @@ async fn all_apps() -> Vec<(&'static str, App)> {
     apps
 }
 
+/// A client may name any header: with one of signatures its path is no other one.
+fn drawn_on(host: &str, target: &str, random: &mut fastrand::Rng) -> Request {
+    let request = on(host, target);
+    match random.u8(..4) {
+        0 => request.header("signature-input", "sig=(\"@path\")"),
+        1 => request.header("authorization", "AWS4-HMAC-SHA256 SignedHeaders=host"),
+        _ => request,
+    }
+}
+
 #[tokio::test]
 async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
+    spell(Slashes::Merge).await;
+}
+
+#[tokio::test]
+async fn no_spelling_with_repeated_slashes_reaches_a_guarded_handler_without_its_key() {
+    spell(Slashes::Keep).await;
+}
+
+async fn spell(slashes: Slashes) {
     let apps = all_apps().await;
     let named: Vec<(&str, &App)> = apps.iter().map(|(name, app)| (*name, app)).collect();
-    let (gateway, key) = front(&named).await;
+    let (gateway, key) = front(&named, slashes).await;
     let mut random = random("spellings of paths");
     let (mut reached, mut stepped_around) = (0, 0);
     for case in 0..cases() {
-        // Some of the apps accept the first spelling, so that the control always has a case.
+        // Some of the apps accept the first spellings, so that the control always has a case.
         let target = match case {
             0 => "/API/admin".to_owned(),
+            1 => "//x/api/admin".to_owned(),
             _ => spelled(random.choice(PATHS).unwrap(), &mut random),
         };
-        let normal = normalise(target.as_bytes(), Slashes::Merge);
+        let normal = normalise(target.as_bytes(), slashes);
         let normal = normal.map(|normal| {
             let target = normal.rewritten().unwrap_or_else(|| target.clone().into());
             String::from_utf8(target).expect("it is ASCII")
         });
         for (name, app) in &apps {
             for host in [format!("{name}.test"), format!("one.{name}.test")] {
-                let response = gateway.send(&on(&host, &target)).await;
+                let request = drawn_on(&host, &target, &mut random);
+                let response = gateway.send(&request).await;
                 assert!(!is_guarded(&response), "{host} {target}: {response:?}");
                 if normal.is_err() {
                     assert_eq!(response.status(), 400, "{host} {target}");
@@ -226,7 +249,7 @@ async fn no_spelling_reaches_a_guarded_handler_without_its_key() {
 async fn known_spellings_are_guarded() {
     let apps = all_apps().await;
     let named: Vec<(&str, &App)> = apps.iter().map(|(name, app)| (*name, app)).collect();
-    let (gateway, key) = front(&named).await;
+    let (gateway, key) = front(&named, Slashes::Merge).await;
     for (name, _) in &apps {
         for target in [
             "/api/admin",
@@ -281,7 +304,7 @@ async fn known_spellings_are_guarded() {
 #[tokio::test]
 async fn no_spelling_of_a_next_js_path_leads_around_a_guard() {
     let app = NextApp::shared().await;
-    let (gateway, key) = front(&[("next", app)]).await;
+    let (gateway, key) = front(&[("next", app)], Slashes::Merge).await;
     let mut random = random("spellings for Next.js");
     let is_hello =
         |response: &Response| response.status() == 200 && response.text().contains("world");

@@ -30,6 +30,7 @@ pub mod metrics;
 mod open_routes;
 pub mod print;
 pub mod profiles;
+mod query_forms;
 mod rate_limits;
 mod recognise;
 mod redis;

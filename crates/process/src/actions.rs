@@ -127,7 +127,7 @@ impl Operator {
             let _turn = self.turn().await;
             self.control.line.is_ours()?;
             let link = purges::link(&self.live().gateway())?;
-            let begun = link.begin(purges, Source::Admin).await;
+            let begun = link.begin(gateway.purge_forms(purges), Source::Admin).await;
             (link, begun)
         };
         begun.receipt.instances = instances;

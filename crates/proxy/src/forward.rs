@@ -7,7 +7,7 @@ use edgeway_base::query;
 use edgeway_config::model::App;
 use edgeway_core::chain::{Exchange, Phase};
 use edgeway_core::open_headers::OpenRequestHeaders;
-use edgeway_routes::{Action, HostHeader, Target};
+use edgeway_routes::{Action, HostHeader, Rewrite, Target};
 use http::{HeaderMap, header};
 use pingora::{Error, ErrorType, Result, http::RequestHeader};
 
@@ -33,15 +33,17 @@ pub(super) async fn forward(
     if let Some(target) = &ctx.facts.rewritten {
         // The route's own rewrite applies to the path that the client sent.
         request.set_raw_path(target)?;
-    } else if let Some(route) = context::route(&ctx.gateway, ctx.route)
-        && let Action::Forward(forward) = &route.action
-        && let Some(rewrite) = &forward.rewrite
-    {
-        let target = Target::new("", original.raw_path());
-        match rewrite.apply(&target, &ctx.params) {
-            Ok(Some(path)) => request.set_raw_path(&path)?,
-            Ok(None) => {}
-            Err(_) => return Err(Error::new_down(ErrorType::InvalidHTTPHeader)),
+    } else {
+        // What the route writes into the query is no parameter that clients choose.
+        let counted = counted(original.raw_path(), ctx);
+        let sent = counted.as_deref().unwrap_or(original.raw_path());
+        let written = match rewrite_of(ctx) {
+            Some(rewrite) => rewrite.apply(&Target::new("", sent), &ctx.params),
+            None => Ok(None),
+        };
+        let written = written.map_err(|_| Error::new_down(ErrorType::InvalidHTTPHeader))?;
+        if let Some(target) = written.or(counted) {
+            request.set_raw_path(&target)?;
         }
     }
     let chain = context::chain(&ctx.gateway, ctx.route);
@@ -49,9 +51,6 @@ pub(super) async fn forward(
     if !dropped.is_empty()
         && let Some(target) = query::without(request.raw_path(), dropped)
     {
-        request.set_raw_path(&target)?;
-    }
-    if let Some(target) = counted(request.raw_path(), ctx) {
         request.set_raw_path(&target)?;
     }
     let mut open = open(request, connection, ctx);
@@ -78,14 +77,14 @@ pub(super) async fn forward(
 /// Returns `target` without the parameters that are not in the key, or `None` if it stays as it is.
 fn counted(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
     let flow = ctx.cache.as_ref()?;
-    if ctx.facts.rewritten.is_some() {
-        // All of it is in the key.
-        return None;
-    }
     // Next.js checks its hash of headers that are in the key, and redirects to the right one.
     let retained = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
     let cache = context::cache(&ctx.gateway, ctx.route)?;
-    cache.policy.key.target_of(target, retained)
+    let own = match &ctx.facts.rerouted {
+        Some(rerouted) => rerouted.own_query,
+        None => query::query_of(target)?.len(),
+    };
+    cache.policy.key.target_of(target, own, retained)
 }
 
 /// Opens `request`, a copy of the client's request headers, as a backend gets it before filters
@@ -119,14 +118,18 @@ pub(super) fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Fo
     }
 }
 
-/// Returns the target that the route rewrites the client's to, if it does.
-pub(super) fn rewritten(request: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
+/// Returns the route's own rewrite.
+fn rewrite_of(ctx: &Context) -> Option<&Rewrite> {
     let Action::Forward(forward) = &context::route(&ctx.gateway, ctx.route)?.action else {
         return None;
     };
-    let rewrite = forward.rewrite.as_ref()?;
+    forward.rewrite.as_ref()
+}
+
+/// Returns the target that the route rewrites the client's to, if it does.
+pub(super) fn rewritten(request: &RequestHeader, ctx: &Context) -> Option<Vec<u8>> {
     let target = Target::new("", request.raw_path());
-    rewrite.apply(&target, &ctx.params).ok()?
+    rewrite_of(ctx)?.apply(&target, &ctx.params).ok()?
 }
 
 /// Returns the target that the app gets for the client's, before filters change it.

@@ -23,7 +23,7 @@ pub mod values;
 #[doc(hidden)]
 pub use self::table::work;
 pub use self::{
-    action::{Action, HostHeader, Otherwise, Respond, ServeFiles, UpstreamRequest},
+    action::{Action, HostHeader, Otherwise, Respond, Rewrite, ServeFiles, UpstreamRequest},
     class::classify,
     params::{ParamNames, Params, Slot},
     rules::{RuleCourse, Rules, move_to},

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use edgeway_base::{
     expression::Undecided,
     http::content_length,
+    query,
     target::{has_spellings, join},
 };
 use edgeway_config::{
@@ -216,7 +217,7 @@ impl Rules {
                     let Some(target) = rewrite.target(&ex, groups.as_ref(), slashes)? else {
                         return Ok(RuleCourse::Reply(Box::new(undecided()), None));
                     };
-                    move_to(&target, request, facts)?;
+                    move_to(&target, request, facts, !rewrite.drops_query)?;
                     let goes_on = matches!(rewrite.then, None | Some(ThenConfig::Later));
                     if goes_on
                         && let Some(refusal) = self.refusal_of_spelling(index + 1, request, facts)
@@ -249,7 +250,8 @@ fn length(request: &RequestHeader) -> u64 {
     content_length(&request.headers).unwrap_or_default()
 }
 
-/// Gives a request another target, and keeps the one that the client sent.
+/// Gives a request another target, and keeps the one that the client sent. If it `keeps_query`, it
+/// ends with the whole query that the request had.
 ///
 /// # Errors
 /// Fails if the target has a form that no request may have.
@@ -257,12 +259,19 @@ pub fn move_to(
     target: &[u8],
     request: &mut RequestHeader,
     facts: &mut RequestFacts,
+    keeps_query: bool,
 ) -> Result<(), InvalidTarget> {
-    if facts.rerouted.is_none() {
-        facts.rerouted = Some(Box::new(RerouteFacts {
+    let rerouted = facts.rerouted.get_or_insert_with(|| {
+        Box::new(RerouteFacts {
             original: request.raw_path().into(),
+            own_query: query::query_of(request.raw_path()).map_or(0, <[u8]>::len),
             ..RerouteFacts::default()
-        }));
+        })
+    });
+    let sent = &rerouted.original;
+    let own = &sent[sent.len() - rerouted.own_query..];
+    if !keeps_query || !target.ends_with(own) {
+        rerouted.own_query = 0;
     }
     request
         .set_raw_path(target)

@@ -158,7 +158,11 @@ mod tests {
             for sample in samples.map(Duration::from_millis) {
                 latency.sample(sample, 0);
             }
-            assert_eq!(latency.median(), median.map(Duration::from_millis), "{usual}");
+            assert_eq!(
+                latency.median(),
+                median.map(Duration::from_millis),
+                "{usual}"
+            );
         }
     }
 

@@ -79,6 +79,23 @@ const frameworks = {
       },
     });
   },
+  /** Plain Node.js with the URL of the standard, which takes `//name/` for a host. */
+  async url() {
+    const known = (path) => handlers.find(([route]) => new RegExp(`^${route.replace(':id', '[^/]+')}$`).test(path));
+    const server = createServer((request, response) => {
+      let path;
+      try {
+        path = new URL(request.url, 'http://localhost').pathname;
+      } catch {
+        path = '';
+      }
+      const name = known(path)?.[1];
+      if (name) response.setHeader('x-handler', name);
+      response.statusCode = name ? 200 : 404;
+      response.end(JSON.stringify({ handler: name }));
+    });
+    serving(server.listen(port, host));
+  },
   async hono() {
     const { Hono } = await import('hono');
     const { serve } = await import('@hono/node-server');

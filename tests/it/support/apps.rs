@@ -248,7 +248,7 @@ impl ExpressApp {
 pub(crate) struct FrameworkApp;
 
 impl FrameworkApp {
-    pub(crate) const ALL: [&str; 7] = [
+    pub(crate) const ALL: [&str; 8] = [
         "express4",
         "express5",
         "fastify",
@@ -256,6 +256,7 @@ impl FrameworkApp {
         "hono",
         "koa",
         "nest",
+        "url",
     ];
 
     pub(crate) async fn start(name: &'static str) -> App {

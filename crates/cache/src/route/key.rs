@@ -46,14 +46,16 @@ impl KeyRules {
         naming.any(|source| source.value(ex).is_some())
     }
 
-    /// Returns `target` as sent to the origin when other clients may get the response: without
-    /// parameters that are not part of the key, except those named `retained`. `None` if the target
-    /// stays as it is.
-    pub fn target_of(&self, target: &[u8], retained: Option<&[u8]>) -> Option<Vec<u8>> {
-        if self.passes_unkeyed || self.query.is_all() {
+    /// Returns `target` as sent to the origin when other clients may get the response: without those
+    /// parameters of the client's own query, its last `own` bytes, that are not part of the key,
+    /// except those named `retained`. `None` if the target stays as it is.
+    pub fn target_of(&self, target: &[u8], own: usize, retained: Option<&[u8]>) -> Option<Vec<u8>> {
+        if self.passes_unkeyed || self.query.is_all() || own == 0 {
             return None;
         }
-        let query = query::query_of(target)?;
+        let (written, own) = target.split_at(target.len().checked_sub(own + 1)?);
+        // `?`, or `&` behind what the gateway wrote.
+        let (mut separator, query) = own.split_at(1);
         let stays = |parameter: &&[u8]| {
             self.query.counts(parameter)
                 || retained.is_some_and(|retained| query::name_of(parameter) == retained)
@@ -62,10 +64,11 @@ impl KeyRules {
         if parameters.all(|parameter| stays(&parameter)) {
             return None;
         }
-        let mut sent = target[..target.len() - query.len() - 1].to_vec();
-        for (number, parameter) in query.split(|byte| *byte == b'&').filter(stays).enumerate() {
-            sent.push(if number == 0 { b'?' } else { b'&' });
+        let mut sent = written.to_vec();
+        for parameter in query.split(|byte| *byte == b'&').filter(stays) {
+            sent.extend_from_slice(separator);
             sent.extend_from_slice(parameter);
+            separator = b"&";
         }
         Some(sent)
     }
@@ -105,7 +108,10 @@ impl KeyRules {
                 }
             }
         }
-        let target = ex.head.raw_path();
+        if let Some(written) = ex.written_target() {
+            parts.part("moved", written);
+        }
+        let target = ex.sent_target();
         let (path, query) = match target.iter().position(|byte| *byte == b'?') {
             Some(at) => (&target[..at], Some(&target[at + 1..])),
             None => (target, None),

@@ -379,6 +379,14 @@ impl Exchange<'_> {
         }
     }
 
+    /// Returns what the gateway wrote of a target that it changed: all but the client's own query.
+    pub fn written_target(&self) -> Option<&[u8]> {
+        let rerouted = self.facts.rerouted.as_ref()?;
+        let target = self.head.raw_path();
+        let end = target.len().saturating_sub(rerouted.own_query);
+        (*rerouted.original != *target).then(|| &target[..end])
+    }
+
     /// Returns the first value of a request header.
     pub fn header(&self, name: &HeaderName) -> Option<&HeaderValue> {
         self.head.headers.get(name)

@@ -37,6 +37,8 @@ pub struct PageOfError {
 pub struct RerouteFacts {
     /// Target that the client sent, in normal form.
     pub original: Box<[u8]>,
+    /// Length of the client's own query at the end of the request's target.
+    pub own_query: usize,
     /// Number of routes that led to others.
     pub count: u8,
     /// The error whose page the response is.

@@ -11,7 +11,7 @@ use edgeway_cache::{
     policy::{RequestDirectives, Vary},
     route::PersonalHeaders,
 };
-use edgeway_core::chain::{CacheFacts, CacheOutcome, RequestId, RequestTrace};
+use edgeway_core::chain::{CacheFacts, CacheOutcome, RequestId, RequestTrace, RerouteFacts};
 use edgeway_gateway::RouteCache;
 use http::{HeaderName, Method, Version, header};
 use pingora::http::RequestHeader;
@@ -117,6 +117,13 @@ fn prepare(
     facts.identity.clone_from(&ctx.facts.identity);
     facts.release.clone_from(&ctx.facts.release);
     facts.rewritten.clone_from(&ctx.facts.rewritten);
+    facts.rerouted = ctx.facts.rerouted.as_deref().map(|rerouted| {
+        Box::new(RerouteFacts {
+            original: rerouted.original.clone(),
+            own_query: rerouted.own_query,
+            ..RerouteFacts::default()
+        })
+    });
     facts.carried.clone_from(&ctx.facts.carried);
     facts.request_id = RequestId::random(fastrand::u64(..), fastrand::u64(..));
     facts.trace = ctx.facts.trace.as_ref().map(RequestTrace::child);

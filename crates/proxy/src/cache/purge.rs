@@ -31,7 +31,11 @@ pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &Rout
             .detail("Purging is not allowed here.");
     }
     let host = public_host(request, client);
-    let path = String::from_utf8_lossy(request.raw_path());
+    let sent = match &ctx.facts.rerouted {
+        Some(rerouted) => &rerouted.original,
+        None => request.raw_path(),
+    };
+    let path = String::from_utf8_lossy(sent);
     let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");
     let purge = Purge {
         target: PurgeTarget::Url(format!("{}://{host}{path}", client.scheme.as_str())),
@@ -50,7 +54,9 @@ pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &Rout
             Some(fan_out) => fan_out.notify(&purges).await,
             None => Vec::new(),
         };
-        let mut begun = link.begin(purges, Source::Method).await;
+        let mut begun = link
+            .begin(gateway.purge_forms(purges), Source::Method)
+            .await;
         begun.receipt.instances = instances;
         link.finish(begun).await
     };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use edgeway_base::http::decimal;
 use edgeway_cache::{route::Ranges, store::Reader};
-use http::header;
+use http::{HeaderValue, Method, header};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{MultiRangeInfo, RangeType, range_header_filter};
 
@@ -167,7 +167,10 @@ pub(super) fn choose(
     response: &mut ResponseHeader,
     ctx: &Context,
 ) -> Content {
-    if !request.headers.contains_key(header::RANGE) || is_weakly_conditional(request) {
+    if request.method != Method::GET
+        || !request.headers.contains_key(header::RANGE)
+        || is_weakly_conditional(request, response)
+    {
         return Content::Whole;
     }
     let length = response.headers.get(header::CONTENT_LENGTH);
@@ -183,7 +186,10 @@ pub(super) fn choose(
     {
         return Content::Whole;
     }
-    let range = range_header_filter(request, response, Some(MAX_RANGES));
+    let range = match without_empty(request, length) {
+        None => range_header_filter(request, response, Some(MAX_RANGES)),
+        Some(request) => range_header_filter(&request, response, Some(MAX_RANGES)),
+    };
     if !is_announced {
         // Without a range, what is sent from the store has none either.
         response.remove_header(&header::ACCEPT_RANGES);
@@ -200,16 +206,46 @@ pub(super) fn choose(
     }
 }
 
-/// Returns true if `If-Range` names a weak tag, which says nothing of single bytes (RFC 9110, 13.1.5).
-fn is_weakly_conditional(request: &RequestHeader) -> bool {
+/// Returns `request` without ranges of the last 0 bytes, if it has any: they cannot be satisfied
+/// (RFC 9110, 14.1.2), and Pingora takes them for empty ranges. If no range is left, it has one
+/// behind the end of a body of this `length`, which gives 416.
+fn without_empty(request: &RequestHeader, length: u64) -> Option<RequestHeader> {
+    let ranges = request.headers.get(header::RANGE)?.to_str().ok()?;
+    let (unit, ranges) = ranges.split_once('=')?;
+    let is_empty = |range: &str| {
+        let suffix = range.trim().strip_prefix('-');
+        suffix.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|it| it == b'0'))
+    };
+    if !ranges.split(',').any(is_empty) {
+        return None;
+    }
+    let kept: Vec<&str> = ranges.split(',').filter(|range| !is_empty(range)).collect();
+    let ranges = match kept.join(",") {
+        none if none.trim().is_empty() => format!("{length}-"),
+        kept => kept,
+    };
+    let mut request = request.clone();
+    let value = HeaderValue::try_from(format!("{unit}={ranges}")).ok()?;
+    request.insert_header(header::RANGE, value).ok()?;
+    Some(request)
+}
+
+/// Returns true if `If-Range` says nothing of single bytes (RFC 9110, 13.1.5): a weak tag, or a date
+/// at which the content may have changed after the response was made (RFC 9110, 8.8.2.2).
+fn is_weakly_conditional(request: &RequestHeader, response: &ResponseHeader) -> bool {
     let mut tags = request.headers.get_all(header::IF_RANGE).iter();
-    tags.any(|tag| matches!(tag.as_bytes().trim_ascii(), [b'W' | b'w', b'/', ..]))
+    tags.any(|tag| match tag.as_bytes().trim_ascii() {
+        [b'W' | b'w', b'/', ..] => true,
+        [b'"', ..] => false,
+        _ => {
+            let modified = response.headers.get(header::LAST_MODIFIED);
+            modified.is_some() && modified == response.headers.get(header::DATE)
+        }
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use http::Method;
-
     use super::*;
 
     const BODY: &[u8] = b"0123456789";
@@ -251,6 +287,28 @@ mod tests {
                     assert!(read < end + length, "nothing after the range is needed");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn ranges_of_no_byte_are_not_asked_for() {
+        for (sent, asked) in [
+            ("bytes=0-0,-0", Some("bytes=0-0")),
+            ("bytes=-0", Some("bytes=17-")),
+            ("bytes= -00 , 2-", Some("bytes= 2-")),
+            ("bytes=-10,0-0", None),
+            ("bytes=-", None),
+            ("bytes=5-1", None),
+        ] {
+            let mut request = RequestHeader::build(Method::GET, b"/", None).unwrap();
+            request.insert_header("range", sent).unwrap();
+            let request = without_empty(&request, 17);
+            let range = request.as_ref().map(|request| &request.headers["range"]);
+            assert_eq!(
+                range.map(HeaderValue::as_bytes),
+                asked.map(str::as_bytes),
+                "{sent}"
+            );
         }
     }
 

@@ -30,7 +30,11 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
     }
     let client = &ctx.facts.client;
     let host = public_host(request, client);
-    let target = Target::new(host, request.raw_path());
+    let sent = match &ctx.facts.rerouted {
+        Some(rerouted) => &rerouted.original,
+        None => request.raw_path(),
+    };
+    let target = Target::new(host, sent);
     let own = policy::Target {
         path: target.path.to_vec(),
         query: target.query.map(<[u8]>::to_vec),
@@ -52,19 +56,12 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
         if own_cache.is_none() && !is_cached_elsewhere(request, ctx, &normal.path) {
             continue;
         }
-        let remove = |query: Option<&[u8]>| {
+        for query in ctx.gateway.query_forms(target.query.as_deref()) {
             let scheme = client.scheme.as_str();
-            let key = Key::new(scheme, host, &normal.path, query, b"");
+            let key = Key::new(scheme, host, &normal.path, query.as_deref(), b"");
             cache.remove(&key);
-        };
-        let sent = target.query.as_deref();
-        remove(sent);
-        is_removed = true;
-        // Other routes may have other parameters in their keys than this one.
-        let counted = own_cache.map(|own| own.policy.key.query_of(sent));
-        if let Some(counted) = counted.filter(|counted| counted.as_deref() != sent) {
-            remove(counted.as_deref());
         }
+        is_removed = true;
     }
     if is_removed {
         cache.settle_disk().await;
@@ -80,7 +77,8 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
     }
 }
 
-/// Returns true if a route with a cache takes the same host and path for other requests.
+/// Returns true if a route with a cache takes the same host and path for other requests, or one
+/// whose rules may lead to such a route.
 fn is_cached_elsewhere(request: &RequestHeader, ctx: &Context, path: &[u8]) -> bool {
     let Ok(host) = routes::host_of(requested_host(request)) else {
         return false;
@@ -88,7 +86,7 @@ fn is_cached_elsewhere(request: &RequestHeader, ctx: &Context, path: &[u8]) -> b
     let target = Target::new(&host, path);
     let has_cache = |route| {
         let route = ctx.gateway.route(route);
-        route.is_some_and(|route| route.cache.is_some())
+        route.is_some_and(|route| route.cache.is_some() || route.leads_on())
     };
     ctx.gateway.table.some_route(&target, has_cache)
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use edgeway_base::clock::Clock;
+use edgeway_base::{clock::Clock, http::decimal};
 use edgeway_core::chain::ReadyLines;
 use http::{Version, header};
 use pingora::{Error, ErrorType, OrErr, Result, http::ResponseHeader};
@@ -73,6 +73,8 @@ pub(crate) struct Http1Stream {
     /// after the final response has begun.
     takes_interim: bool,
     is_chunked: bool,
+    /// Length of the body that follows, if the headers say it.
+    pub(super) announced: Option<u64>,
     /// True if the end of the response is held until [`Self::release`].
     is_held: bool,
     /// `Some` once the client sends no more.
@@ -95,6 +97,7 @@ impl Http1Stream {
             reuse,
             takes_interim: version != Version::HTTP_10,
             is_chunked: false,
+            announced: None,
             is_held: false,
             half_closed: None,
         }
@@ -115,6 +118,9 @@ impl Http1Stream {
     ) -> Result<()> {
         let present = PresentHeaders::of(&response.headers);
         self.is_chunked = !is_last && !present.content_length;
+        if !is_last && let Some(length) = response.headers.get(header::CONTENT_LENGTH) {
+            self.announced = decimal(length.as_bytes());
+        }
         if !std::mem::take(&mut self.takes_interim) {
             self.use_no_chunks(&mut response);
         }

@@ -144,11 +144,14 @@ impl Client {
     }
 
     /// Returns the connection of a request over HTTP/1 that is over, and true if it may carry
-    /// another one.
+    /// another one: not after a body of another length than announced (RFC 9112, 6.3).
     pub(crate) fn into_io(self) -> Option<(Box<dyn ClientIo>, bool)> {
         let is_kept = self.is_over && self.is_kept();
         match self.wire {
-            Wire::Http1(stream) => Some((stream.io, is_kept)),
+            Wire::Http1(stream) => {
+                let is_whole = stream.announced.is_none_or(|length| length == self.sent);
+                Some((stream.io, is_kept && is_whole))
+            }
             Wire::Http2(_) | Wire::Nobody => None,
         }
     }

@@ -19,13 +19,14 @@ use edgeway_files::Files;
 
 use crate::values::Names;
 
+pub(crate) use self::redirect::Redirect;
 pub use self::{
     files::{Otherwise, ServeFiles},
     host::HostHeader,
     respond::Respond,
+    rewrite::Rewrite,
     upstream_request::UpstreamRequest,
 };
-pub(crate) use self::{redirect::Redirect, rewrite::Rewrite};
 
 use super::{ParamNames, Slashes};
 
