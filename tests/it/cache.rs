@@ -5,11 +5,12 @@ use std::{net::SocketAddr, time::Duration};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    client::{self, Request, get, post},
+    client::{self, Connection, Request, get, post},
     front::Front,
     gateway::Gateway,
     http2,
     origins::{FixedOrigin, NumberedOrigin, Origin},
+    seed,
     wait::{pass, wait_for},
 };
 
@@ -232,6 +233,60 @@ async fn ranges_come_from_stored_responses_or_else_from_the_origin() {
         (206, "HIT", "a ")
     );
     assert_eq!(response.header("content-range"), Some("bytes 1-2/5"));
+}
+
+/// Invariant: a body has the length that its headers announce, whatever range is asked for, and the
+/// next response on the connection follows it.
+#[tokio::test]
+async fn a_range_has_the_length_that_it_announces() {
+    let headers = [("cache-control", "max-age=600")];
+    let origin = FixedOrigin::start(200, &headers, "0123456789abcdefg").await;
+    let gateway = front(origin.address(), "{}").await;
+    gateway.get("/a").await;
+    let mut connection = Connection::open(gateway.address())
+        .await
+        .expect("it accepts");
+    let mut random = fastrand::Rng::with_seed(seed::drawn());
+    let mut drawn = vec!["bytes=-0".to_owned(), "bytes=0-0,-0".to_owned()];
+    for _ in 0..300 {
+        let ranges = (0..random.usize(1..4)).map(|_| match random.u8(..4) {
+            0 => format!("-{}", random.u8(..3)),
+            1 => format!("{}-", random.u8(..20)),
+            _ => format!("{}-{}", random.u8(..20), random.u8(..20)),
+        });
+        drawn.push(format!("bytes={}", ranges.collect::<Vec<_>>().join(", ")));
+    }
+    let mut statuses = std::collections::BTreeMap::new();
+    for range in drawn {
+        let part = get("/a").header("range", range.clone());
+        let response = connection.send(&part).await.expect("a whole response");
+        assert_eq!(response.cache_status(), "HIT", "{range}");
+        let length = response.header("content-length").map(str::parse);
+        assert_eq!(
+            length,
+            Some(Ok(response.body.len())),
+            "{range}: {response:?}"
+        );
+        if !range.contains(',') && response.status() == 206 {
+            let content = response.header("content-range").unwrap_or_default();
+            let (first, last) = content[6..].split_once('-').expect("a range");
+            let last = last.split('/').next().unwrap_or_default();
+            let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+            assert_eq!(response.body, b"0123456789abcdefg"[first..=last], "{range}");
+        }
+        *statuses.entry(response.status()).or_insert(0) += 1;
+        let head = Request::new("HEAD", "/a").header("range", range.clone());
+        let head = connection.send(&head).await.expect("headers");
+        assert_eq!(
+            (head.status(), head.header("content-length")),
+            (200, Some("17")),
+            "{range}"
+        );
+    }
+    assert!(
+        [206, 416].iter().all(|it| statuses.contains_key(it)),
+        "{statuses:?}"
+    );
 }
 
 /// RFC 9110, 13.1.5: a weak tag does not say that the bytes are the same.

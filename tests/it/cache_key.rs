@@ -455,3 +455,115 @@ async fn no_spelling_of_a_host_makes_an_app_redirect_to_its_own_name() {
     println!("{own} requests for the host, {others} for others");
     assert!(own > 400 && others > 40, "{own} {others}");
 }
+
+/// Query settings of a key, and the parameters of clients that they leave out of it.
+const QUERIES: [(&str, &[&str]); 4] = [
+    ("{}", &[]),
+    ("{ query: [page] }", &["utm_a", "x", "id"]),
+    (
+        "{ query: [], pass_unkeyed: true }",
+        &["utm_a", "x", "id", "page"],
+    ),
+    ("{ ignore_query: ['utm_*'] }", &["utm_a"]),
+];
+
+/// Ways in which a route changes the target, with a parameter `id` that the gateway writes.
+const WAYS: [&str; 8] = [
+    "",
+    "rules: [{ regex: '^/(.*)$', with: '/show?id={cookie.t}', then: stop }]",
+    "rules: [{ regex: '^/(.*)$', with: '/show?id={cookie.t}?', then: stop }]",
+    "rules: [{ regex: '^/(.*)$', with: '/{group.1}?id={cookie.t}' }, { regex: '^/(.*)$', with: '/again/{group.1}?more=1', then: stop }]",
+    "rules: [{ regex: '^/i/(.*)$', with: '/show?id={group.1}', then: stop }]",
+    "rewrite: { regex: '^/i/(.*)$', with: '/show?id=$1' }",
+    "rewrite: { regex: '^/i/(.*)$', with: '/show?id=$1&more=1?' }",
+    "rewrite: { prefix: /i, with: /j }",
+];
+
+/// Returns the path and the parameters of a target.
+fn parts(target: &str) -> (&str, Vec<&str>) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    (path, query.split('&').filter(|it| !it.is_empty()).collect())
+}
+
+/// Invariant: a parameter that the gateway writes into the query is one of the key and of the request
+/// to the origin, whatever clients send of the same name. The counterpart is the same route without a
+/// cache.
+#[tokio::test]
+async fn parameters_that_the_gateway_writes_are_counted() {
+    let origin = EchoOrigin::start().await;
+    let mut yaml = format!(
+        "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}\nroutes:\n",
+        origin.address()
+    );
+    let ways: Vec<(&str, usize)> = WAYS
+        .iter()
+        .flat_map(|way| (0..QUERIES.len()).map(move |query| (*way, query)))
+        .collect();
+    for (number, (way, query)) in ways.iter().enumerate() {
+        let key = QUERIES[*query].0;
+        let separator = if way.is_empty() { "" } else { ", " };
+        yaml.push_str(&format!(
+            "  - {{ match: {{ host: c{number}.test }}, upstream: app, cache: {{ ttl: 1h, \
+             anonymous_cookies: ['*'], key: {key} }}{separator}{way} }}\n  - {{ match: {{ host: \
+             p{number}.test }}, upstream: app{separator}{way} }}\n"
+        ));
+    }
+    let gateway = Gateway::start(&yaml).await;
+    let mut random = Rng::with_seed(seed::drawn());
+    let mut hits = 0;
+    for _ in 0..seed::cases(1500, 8000) {
+        let number = random.usize(..ways.len());
+        let left_out = QUERIES[ways[number].1].1;
+        let mut sent: Vec<String> = Vec::new();
+        for name in ["utm_a", "x", "id", "page"] {
+            if random.u8(..3) == 0 {
+                sent.push(format!("{name}={}", random.u8(..2)));
+            }
+        }
+        random.shuffle(&mut sent);
+        let sent = sent.join("&");
+        let path = *random.choice(&["/i/0", "/i/1", "/a"]).expect("some");
+        let target = if sent.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{sent}")
+        };
+        let cookie = format!("t={}", random.u8(..2));
+        let ask = async |kind: char| {
+            let request = get(&target).header("host", format!("{kind}{number}.test"));
+            gateway
+                .send(&request.header("cookie", cookie.clone()))
+                .await
+        };
+        let (cached, plain) = (ask('c').await, ask('p').await);
+        hits += usize::from(cached.header("x-cache-status") == Some("HIT"));
+        let target_of = |response: &Response| response.json()["target"].as_str().map(str::to_owned);
+        let (cached, plain) = (target_of(&cached), target_of(&plain));
+        let (cached, plain) = (cached.expect("a target"), plain.expect("a target"));
+        let ((path, got), (as_without, written)) = (parts(&cached), parts(&plain));
+        let way = ways[number].0;
+        let applies = way.starts_with("rules") || target.starts_with("/i/");
+        let drops = applies && way.contains("?'");
+        let sent = if drops { Vec::new() } else { parts(&target).1 };
+        // What the gateway writes comes first.
+        let written = &written[..written.len() - sent.len()];
+        let what = format!(
+            "{way} {}: {target} {cookie}: {cached}",
+            QUERIES[ways[number].1].0
+        );
+        assert_eq!(path, as_without, "{what}");
+        assert!(got.starts_with(written), "{what}, not {plain}");
+        let counts = |it: &&&str| {
+            !left_out
+                .iter()
+                .any(|name| it.split('=').next() == Some(name))
+        };
+        let own: Vec<&&str> = got[written.len()..].iter().filter(counts).collect();
+        assert_eq!(
+            own,
+            sent.iter().filter(counts).collect::<Vec<_>>(),
+            "{what}"
+        );
+    }
+    assert!(hits > 100, "{hits}");
+}

@@ -316,6 +316,19 @@ async fn a_command_reaches_the_gateway_of_its_file_among_several() {
         let reloaded = asked(&["reload", "-c", file]);
         assert_eq!(reloaded.status, 0, "{}", reloaded.stderr);
     }
+    // What the gateway of the file refuses is said, whichever was asked first.
+    for command in [
+        &["drain", "app/127.0.0.1:3000"][..],
+        &["profile", "night"],
+        &["purge", "--url", "nothing"],
+    ] {
+        let ran = asked(&[command, &["-c", "second.yaml"]].concat());
+        let is_its = !ran.stderr.contains("no gateway of");
+        assert!(ran.status != 0 && is_its, "{command:?}: {}", ran.stderr);
+    }
+    fs::write(folder.path().join("second.yaml"), "routes: 3\n").expect("the folder takes files");
+    let reloaded = asked(&["reload", "-c", "second.yaml"]);
+    assert_eq!(reloaded.status, EX_CONFIG, "{}", reloaded.stderr);
     // A file that no gateway serves: neither gateway sees the command.
     for command in [
         &["reload"][..],

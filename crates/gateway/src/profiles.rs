@@ -4,10 +4,11 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use edgeway_base::metrics::IntGauge;
-use edgeway_cache::policy::{self, CacheRules};
+use edgeway_cache::policy::{self, CacheRules, Lifetime};
 use edgeway_config::{
     diagnostic::suggest,
     model::{File, ProfileConfig, RouteNode},
@@ -233,9 +234,17 @@ pub fn reset_lifetimes(before: &Gateway, now: &Gateway) -> usize {
         let lifetime = entry.lifetime();
         let headers = entry.headers();
         let by = |rules| policy::again(entry.status, &headers, &lifetime, rules);
-        if by(old).as_ref() == Some(&lifetime)
-            && let Some(new) = by(new).filter(|new| *new != lifetime)
-        {
+        if by(old).as_ref() != Some(&lifetime) {
+            return;
+        }
+        // What the new rules would not store is used no more without validation.
+        let new = by(new).unwrap_or_else(|| Lifetime {
+            fresh_for: Duration::ZERO,
+            stale_while_revalidate: Duration::ZERO,
+            stale_if_error: Duration::ZERO,
+            ..lifetime.clone()
+        });
+        if new != lifetime {
             count += usize::from(store.set_lifetime(entry, new, mark));
         }
     });

@@ -44,7 +44,8 @@ const KEY_CACHE_SETTINGS: [&str; 7] = [
 ];
 
 /// Further such keys, which are hashed only where they are written.
-const RARE_CACHE_SETTINGS: [&str; 3] = ["bypass_if", "ignore_headers", "no_store_if"];
+/// A response has the tags of the route that stored it.
+const RARE_CACHE_SETTINGS: [&str; 4] = ["bypass_if", "ignore_headers", "no_store_if", "tags"];
 
 /// Digest of a route. It is the same on every gateway with the same configuration, and after each
 /// reload that does not change the route.

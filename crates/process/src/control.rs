@@ -230,10 +230,9 @@ impl Control {
                 return Err(refused);
             }
         };
-        let (profile, before) = {
-            let gateway = self.live.gateway();
-            (gateway.profiles.active.clone(), plugins::versions(&gateway))
-        };
+        let running = self.live.gateway();
+        let profile = running.profiles.active.clone();
+        let before = plugins::versions(&running);
         let after = plugins::versions(&candidate.gateway);
         let changes = Changes {
             plugins: Delta::between_versions(&before, &after),
@@ -258,6 +257,9 @@ impl Control {
             }
         };
         *file = candidate.file;
+        if profile.is_some() {
+            self.reset_lifetimes(running, &candidate.gateway).await;
+        }
         if self.live.world.overlay.is_none() {
             let keeping = last_good::keep_later(path.to_owned(), candidate.sources.clone());
             self.tasks().spawn("last good", keeping);

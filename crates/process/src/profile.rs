@@ -47,11 +47,8 @@ impl Control {
         let candidate = self.compile_with(file.clone(), profile).await?;
         let taken = self.take(&candidate, SwitchReason::Switched, None).await;
         let (generation, _) = taken.inspect_err(|_| self.live.world.zones.undo())?;
-        let now = Arc::clone(&candidate.gateway);
-        // There may be millions of stored responses, so this does not run on a worker.
-        let reset = tokio::task::spawn_blocking(move || profiles::reset_lifetimes(&before, &now));
         switched.generation = generation;
-        switched.reset = reset.await.unwrap_or_default();
+        switched.reset = self.reset_lifetimes(before, &candidate.gateway).await;
         let took = self.live.world.clock.now() - began;
         switched.took_ms = millis(took);
         info!(
@@ -62,6 +59,15 @@ impl Control {
             "profile switched"
         );
         Ok(switched)
+    }
+
+    /// Gives stored responses the lifetimes of the configuration that serves `now`. Returns how many
+    /// have another one.
+    pub(super) async fn reset_lifetimes(&self, before: Arc<Gateway>, now: &Arc<Gateway>) -> usize {
+        let now = Arc::clone(now);
+        // There may be millions of stored responses, so this does not run on a worker.
+        let reset = tokio::task::spawn_blocking(move || profiles::reset_lifetimes(&before, &now));
+        reset.await.unwrap_or_default()
     }
 
     /// Compiles a configuration that was read before.

@@ -79,6 +79,17 @@ impl ClientError {
     pub(super) fn is_of_other_gateway(&self) -> bool {
         matches!(self, Self::Refused { refused, .. } if refused.reason == OTHER_CONFIGURATION)
     }
+
+    /// Returns true if the gateway that is meant may have seen nothing of the request.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Connect { .. } => true,
+            Self::Refused { refused, .. } => {
+                [OTHER_CONFIGURATION, TOKEN_MISSING].contains(&&*refused.reason)
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Client of a gateway. It opens a connection for each request.
@@ -240,7 +251,9 @@ impl Client {
                     other.get_or_insert(error);
                     targets.next();
                 }
-                Err(error) if other.is_some() => return Err(other.unwrap_or(error)),
+                Err(error) if other.is_some() && error.is_elsewhere() => {
+                    return Err(other.unwrap_or(error));
+                }
                 Err(ClientError::Refused { target, refused })
                     if refused.reason == TOKEN_MISSING && self.token.is_some() =>
                 {

@@ -88,7 +88,7 @@ impl Client {
                         other.get_or_insert(error);
                         continue;
                     }
-                    Err(error) => Err(other.unwrap_or(error)),
+                    Err(error) if error.is_elsewhere() => Err(other.unwrap_or(error)),
                     result => result,
                 },
             };

@@ -17,7 +17,7 @@ use edgeway_core::chain::{
     CacheFacts, CacheOutcome, CompileContext, Exchange, Filter, FilterKind, Guard, KeyBuilder,
     Phases, Traits,
 };
-use http::{HeaderName, HeaderValue, response};
+use http::{HeaderName, HeaderValue, StatusCode, response};
 
 pub use self::values::RequestValues;
 
@@ -69,7 +69,7 @@ impl Filter for Cache {
         };
         if let Some(ttl) = self.0.policy.browser_ttl
             && facts.outcome != CacheOutcome::Bypass
-            && head.status.is_success()
+            && (head.status.is_success() || head.status == StatusCode::NOT_MODIFIED)
         {
             policy::browser(&mut head.headers, ttl, facts.age.unwrap_or_default());
         }

@@ -308,6 +308,9 @@ impl Request<'_> {
             return self.decide_miss(found.vary);
         };
         if !self.seen.personal.may_read(&entry) {
+            if self.seen.wants.only_if_cached {
+                return only_if_cached();
+            }
             return bypass(if self.seen.personal.has_identity {
                 "authorization"
             } else {

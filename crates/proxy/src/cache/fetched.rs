@@ -110,6 +110,9 @@ impl Fetch {
                 self.release(is_stored);
                 if !is_stored {
                     // Nobody else reads it.
+                    if let Some(cached) = &mut ctx.facts.cache {
+                        cached.is_stored = false;
+                    }
                     return Ok(OriginUse::PassAs(head));
                 }
                 if !ctx.is_background() {

@@ -116,12 +116,20 @@ fn judge(
     let judged = decided.and_then(|lifetime| {
         let variant = flow.variant(request, &headers, ctx, cache)?;
         let tags = match &old {
-            // The stored response keeps its tags.
-            Some(_) => Box::default(),
+            // The stored response keeps its tags, and a purge by another one would not find it.
+            Some(old) => match &confirmed {
+                Some(confirmed) if has_other_tags(confirmed, old)? => return Err("tags"),
+                _ => Box::default(),
+            },
             None => tags(request, &ctx.params, cache, flow.shape.as_ref(), &headers)?,
         };
         Ok((lifetime, variant, tags))
     });
+    // Cookies of a 304 are for the client whose request it answers, as those of a 200.
+    flow.for_the_first = HeaderMap::new();
+    if let Some(confirmed) = &confirmed {
+        policy::cookies_for_the_first(confirmed, &mut flow.for_the_first);
+    }
     let facts = &mut ctx.facts;
     let (lifetime, variant, tags) = match judged {
         Ok(decided) => decided,
@@ -184,6 +192,12 @@ pub(super) fn merged(old: &Entry, confirmed: &HeaderMap) -> HeaderMap {
     merged
 }
 
+/// Returns true if a 304 has a tag that the stored response lacks.
+fn has_other_tags(confirmed: &HeaderMap, old: &Entry) -> std::result::Result<bool, &'static str> {
+    let tags = route::tags_of(confirmed)?;
+    Ok(tags.iter().any(|tag| !old.tags().contains(tag)))
+}
+
 /// Returns true for an error. It does not predict the next response, so it does not end collapsing.
 fn is_error(status: StatusCode) -> bool {
     status.is_client_error() || status.is_server_error()
@@ -192,7 +206,9 @@ fn is_error(status: StatusCode) -> bool {
 impl Flow {
     /// Keeps the headers that are not stored, for the client whose request this is.
     fn keep_for_the_first(&mut self, cache: &RouteCache, headers: &HeaderMap) {
-        self.for_the_first = policy::for_the_first(headers);
+        for (name, value) in &policy::for_the_first(headers) {
+            self.for_the_first.append(name, value.clone());
+        }
         if cache.rules(self.shape.as_ref()).ignored.set_cookie {
             policy::cookies_for_the_first(headers, &mut self.for_the_first);
         }

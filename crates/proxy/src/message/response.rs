@@ -180,20 +180,17 @@ impl Framing {
     }
 }
 
-/// Returns the framing of a body with transfer codings (RFC 9112, 6.1): `chunked` is the last one, and
-/// applied once. Otherwise its end cannot be known, or is another one for each reader.
+/// Returns the framing of a body with transfer codings (RFC 9112, 6.1): `chunked`, once. No request
+/// says that it takes another one (`TE`), and whoever stores or passes on such a body would have to
+/// decode it.
 fn chunked(headers: &HeaderMap) -> Result<Framing> {
     let lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    let mut codings = codings.map(<[u8]>::trim_ascii).rev();
-    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    if !codings.next().is_some_and(is_chunked) {
-        return Err(invalid("Transfer-Encoding does not end in `chunked`"));
+    let mut codings = codings.map(<[u8]>::trim_ascii);
+    match (codings.next(), codings.next()) {
+        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
+        _ => Err(invalid("Transfer-Encoding has more than `chunked`")),
     }
-    if codings.any(is_chunked) {
-        return Err(invalid("Transfer-Encoding has `chunked` twice"));
-    }
-    Ok(Framing::Chunked)
 }
 
 /// Length that `Content-Length` states, once or several times.

@@ -245,13 +245,16 @@ fn a_body_whose_end_cannot_be_known_is_refused() {
         "chunked, chunked",
         "chunked\r\nTransfer-Encoding: chunked",
         "chunked, gzip, chunked",
+        "gzip, chunked",
+        "gzip\r\nTransfer-Encoding: chunked",
+        "chunked,",
     ] {
         let sent =
             format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n1\r\nx\r\n0\r\n\r\n");
         assert_eq!(by_us(sent.as_bytes(), "GET", &[9]), None, "{coding}");
     }
     // The control.
-    let sent = b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let sent = b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
     assert_eq!(by_us(sent, "GET", &[9]).unwrap().content, b"x");
 }
 
