@@ -290,11 +290,12 @@ async fn a_command_reaches_the_gateway_of_its_file_among_several() {
     for name in ["second.yaml", "third.yaml"] {
         fs::write(folder.path().join(name), text).expect("the folder takes files");
     }
-    let mut second = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+    let second = tokio::process::Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .args(["run", "-c", "second.yaml"])
         .current_dir(folder.path())
         .env("RUNTIME_DIRECTORY", &run)
         .stderr(Stdio::null())
+        .kill_on_drop(true)
         .spawn()
         .expect("the program starts");
     let socket = run.join("gateway-2.sock");
@@ -349,6 +350,5 @@ async fn a_command_reaches_the_gateway_of_its_file_among_several() {
     let empty = tempfile::tempdir().expect("a folder for the test can be made");
     let ran = edgeway(empty.path(), &run, &["reload"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    second.kill().expect("it runs");
-    second.wait().expect("it ends");
+    drop(second);
 }

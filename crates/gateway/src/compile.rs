@@ -178,6 +178,7 @@ impl Compiler<'_> {
             self.unused_rate_limits();
             self.unused_maps();
             self.roots_alone();
+            self.nginx_variables();
             self.socket_io_without_sticky();
             self.check_profiles();
         }

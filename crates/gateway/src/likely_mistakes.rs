@@ -7,13 +7,57 @@ use edgeway_cache::{
     route::{Mode, RouteCachePolicy},
 };
 use edgeway_config::{
+    diagnostic::Place,
     model::{App, BackendTarget, MatchConfig, OneOrMany, RouteNode},
-    tree::Spanned,
+    tree::{Node, Spanned, Value},
 };
 
 use super::{ListenAddress, Listener, compile::Compiler};
 
+/// Variables of nginx, and what has the same value here.
+const NGINX_VARIABLES: [(&str, &str); 10] = [
+    ("$host", "{host}"),
+    ("$request_uri", "{uri}"),
+    ("$uri", "{path}"),
+    ("$args", "{query}"),
+    ("$scheme", "{scheme}"),
+    ("$remote_addr", "{client.ip}"),
+    ("$request_id", "{request_id}"),
+    ("$http_", "{header.NAME}"),
+    ("$cookie_", "{cookie.NAME}"),
+    ("$arg_", "{query.NAME}"),
+];
+
 impl Compiler<'_> {
+    /// Warns of variables of nginx in headers and redirects, which would be sent as they are.
+    pub(super) fn nginx_variables(&mut self) {
+        let mut values: Vec<(&str, Place)> = Vec::new();
+        for route in &self.file.routes {
+            if let Some(redirect) = &route.config.redirect {
+                values.push((&redirect.value.to, redirect.place));
+            }
+            let headers = route
+                .filters
+                .iter()
+                .filter(|(key, _)| key.name == "headers");
+            headers.for_each(|(_, node)| texts(node, &mut values));
+        }
+        for (value, place) in values {
+            let found = NGINX_VARIABLES
+                .iter()
+                .find(|(theirs, _)| value.contains(theirs));
+            let Some((theirs, ours)) = found else {
+                continue;
+            };
+            self.diagnostics.warn(
+                "edgeway::route::nginx_variable",
+                place,
+                format!("`{theirs}` is a variable of nginx: it is sent as it is written"),
+                format!("write `{ours}`"),
+            );
+        }
+    }
+
     /// Warns of routes that take `/` alone where no other route takes the rest of the site: nginx,
     /// Traefik and Express mean every path by that.
     pub(super) fn roots_alone(&mut self) {
@@ -167,6 +211,16 @@ fn takes_rest(other: &MatchConfig, root: &MatchConfig) -> bool {
         && takes(&other.host, &root.host)
         && takes(&other.method, &root.method)
         && takes(&other.listener, &root.listener)
+}
+
+/// Collects the texts of a value and of what is in it.
+fn texts<'n>(node: &'n Node, found: &mut Vec<(&'n str, Place)>) {
+    match &node.value {
+        Value::Text(text) => found.push((text, node.place)),
+        Value::List(items) => items.iter().for_each(|item| texts(item, found)),
+        Value::Map(entries) => entries.iter().for_each(|(_, item)| texts(item, found)),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -158,9 +158,16 @@ impl PathPattern {
 
     pub(super) fn parse(text: &str, slashes: Slashes) -> Result<Self, InvalidValue> {
         let Some(inner) = text.strip_prefix('/') else {
+            let help = match text.trim_start_matches(['~', '*', ' ']) {
+                // As nginx and Traefik write expressions.
+                regex if text.starts_with('~') || regex.starts_with('^') => {
+                    format!("write `path_regex: '{regex}'` in place of `path`")
+                }
+                _ => format!("write `/{text}`"),
+            };
             return Err(InvalidValue::new(
                 format!("invalid path `{text}`: it does not begin with `/`"),
-                format!("write `/{text}`"),
+                help,
             ));
         };
         check_normal(text, slashes)?;

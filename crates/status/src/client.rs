@@ -80,14 +80,13 @@ impl ClientError {
         matches!(self, Self::Refused { refused, .. } if refused.reason == OTHER_CONFIGURATION)
     }
 
-    /// Returns true if the gateway that is meant may have seen nothing of the request.
+    /// Returns true if the gateway that is meant may have seen nothing of the request: whatever is
+    /// at an address may be another one, and lets nobody in.
     pub(super) fn is_elsewhere(&self) -> bool {
         match self {
             Self::Connect { .. } => true,
-            Self::Refused { refused, .. } => {
-                [OTHER_CONFIGURATION, TOKEN_MISSING].contains(&&*refused.reason)
-            }
-            _ => false,
+            Self::Refused { target, .. } if matches!(target, Target::Address(_)) => true,
+            _ => self.is_of_other_gateway(),
         }
     }
 }

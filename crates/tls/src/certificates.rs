@@ -71,7 +71,7 @@ impl Certificates {
 
     /// Returns the names of all certificates and the ends of their validity, in seconds since 1970.
     pub fn ends_of_validity(&self) -> Vec<(Box<str>, i64)> {
-        self.expiries.list()
+        self.expiries.of_files()
     }
 
     /// Replaces all certificates from files.

@@ -32,9 +32,11 @@ impl Expiries {
         }
     }
 
-    pub(super) fn list(&self) -> Vec<(Box<str>, i64)> {
+    /// Returns the names and ends of the certificates from files: others are renewed, or stand in for
+    /// one that is not there yet.
+    pub(super) fn of_files(&self) -> Vec<(Box<str>, i64)> {
         let known = self.known.lock();
-        let all = known.files.iter().chain(&known.managed);
+        let all = known.files.iter();
         all.map(|(name, not_after)| (name.clone(), *not_after))
             .collect()
     }

@@ -156,9 +156,12 @@ impl PairError {
     pub(super) fn help(&self) -> String {
         let path = self.path.display();
         match &self.fault {
-            Fault::Read(error) if error.kind() == io::ErrorKind::NotFound => {
+            Fault::Read(error)
+                if error.kind() == io::ErrorKind::NotFound && self.path.is_relative() =>
+            {
                 "paths start at the folder of the configuration"
             }
+            Fault::Read(error) if error.kind() == io::ErrorKind::NotFound => "check the path",
             Fault::Read(_) => "it must be a file that the gateway's user may read",
             Fault::Pem(_) => return format!(
                 "PEM has its Base64 between `-----BEGIN …-----` and `-----END …-----`; write the whole file again: `{path}`"

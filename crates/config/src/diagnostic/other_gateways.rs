@@ -90,6 +90,10 @@ pub(crate) fn translate(
             key: entry.key(),
         });
     }
+    // In a section that no other gateway has, its own keys say more than a form for another place.
+    if !Level::ALL.into_iter().any(|level| has(level.row().2)) {
+        return None;
+    }
     let entry = translations().find(is_meant)?;
     Some(Translated {
         help: entry.help(word, is_off, &format!(" {}", entry.level.row().1)),

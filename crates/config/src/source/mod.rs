@@ -261,7 +261,7 @@ impl<'a> Loader<'a> {
             Ok(text) => text,
             Err(problem) => {
                 let place = at.unwrap_or_else(|| self.add(path, String::new()));
-                self.refuse_file(path, place, problem);
+                self.refuse_file(path, place, problem, at.is_none());
                 return None;
             }
         };
@@ -435,7 +435,12 @@ impl<'a> Loader<'a> {
                 Ok(path) => found.push(path),
                 Err(error) => {
                     let why = reason(error.error());
-                    self.refuse_file(error.path(), place, Unreadable { why, invalid: None });
+                    self.refuse_file(
+                        error.path(),
+                        place,
+                        Unreadable { why, invalid: None },
+                        false,
+                    );
                 }
             }
         }
@@ -450,7 +455,7 @@ impl<'a> Loader<'a> {
         found
     }
 
-    fn refuse_file(&mut self, path: &Path, mut place: Place, problem: Unreadable) {
+    fn refuse_file(&mut self, path: &Path, mut place: Place, problem: Unreadable, is_main: bool) {
         if let Some((text, at)) = problem.invalid {
             place = self.add(path, text);
             place.start = at;
@@ -461,6 +466,10 @@ impl<'a> Loader<'a> {
             place,
             format!("cannot read `{}`: {}", path.display(), problem.why),
             match problem.why.as_str() {
+                "no such file" if is_main => {
+                    "`edgeway init` writes one for the app in this folder; `edgeway proxy --to 3000` \
+                     needs none"
+                }
                 "no such file" => "check the path; `include` starts from the folder of its file",
                 "it is a folder, not a file" => {
                     "name a file in it, or `FOLDER/*.yaml` in `include`"

@@ -105,6 +105,17 @@ impl Draft<'_> {
         uses.collect()
     }
 
+    /// Returns true if the site is a Next.js app with route handlers below `/api`.
+    fn has_own_api(&self) -> bool {
+        let has = |app: &RunningApp| {
+            let folders = ["app/api", "src/app/api", "pages/api", "src/pages/api"];
+            folders
+                .iter()
+                .any(|folder| app.folder.join(folder).is_dir())
+        };
+        self.apps.first().is_some_and(has)
+    }
+
     fn upstream(&self, text: &mut String, app: &RunningApp, usage: Use) {
         let mut lines = vec![format!("  {}:", quoted(&app.name))];
         let mut line = |line: &str| lines.push(format!("    {line}"));
@@ -162,6 +173,7 @@ impl Draft<'_> {
         let kind = self.kind(app, usage);
         let path = match usage {
             Use::Site => "/*",
+            Use::Api if self.has_own_api() => "/its/path/*",
             Use::Api => "/api/*",
             Use::Unknown => "/its/path/*",
         };

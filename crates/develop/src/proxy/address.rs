@@ -122,9 +122,13 @@ impl AppAddress {
         }
     }
 
-    /// Returns the address as an item of `backends`.
+    /// Returns the address as an item of `backends`. The app may come later, at either address of
+    /// `localhost`.
     pub(super) fn backend(&self, listens: impl Fn(SocketAddr) -> bool) -> String {
-        match (self, self.socket(listens)) {
+        match (self, self.socket(&listens)) {
+            (Self::Local(port), Some(address)) if !listens(address) => {
+                format!("127.0.0.1:{port}, {{ address: \"[::1]:{port}\", backup: true }}")
+            }
             (_, Some(address)) if address.is_ipv4() => address.to_string(),
             (_, Some(address)) => format!("\"{address}\""),
             (Self::Name { name, port, .. }, _) => {
@@ -255,7 +259,7 @@ mod tests {
     use super::*;
 
     fn backend(text: &str) -> Result<String, String> {
-        text.parse::<AppAddress>().map(|app| app.backend(|_| false))
+        text.parse::<AppAddress>().map(|app| app.backend(|_| true))
     }
 
     #[test]
@@ -306,6 +310,8 @@ mod tests {
         let app: AppAddress = "3000".parse().unwrap();
         assert_eq!(app.backend(|at| at.is_ipv6()), "\"[::1]:3000\"");
         assert_eq!(app.backend(|_| true), "127.0.0.1:3000");
+        let later = "127.0.0.1:3000, { address: \"[::1]:3000\", backup: true }";
+        assert_eq!(app.backend(|_| false), later);
     }
 
     #[test]

@@ -46,10 +46,14 @@ pub fn absence(backend: &BackendStatus) -> Option<String> {
         return Some(format!(" for {}", out?));
     };
     let since = out.map_or_else(String::new, |out| format!(" {out} ago"));
-    Some(format!(
-        "{since}, back in {left:.0}s: {}",
-        ejection_cause(backend)
-    ))
+    let cause = ejection_cause(backend);
+    // Each check that fails makes it longer.
+    let is_checked = backend.probe.as_ref().is_some_and(|probe| !probe.passed);
+    Some(if is_checked {
+        format!("{since}, back once a check passes: {cause}")
+    } else {
+        format!("{since}, back in {left:.0}s: {cause}")
+    })
 }
 
 fn ejection_cause(backend: &BackendStatus) -> &str {
@@ -160,7 +164,10 @@ impl Found {
         let failures = failures(backend).or_else(|| share_of_failures(upstream, backend));
         if let Some(failures) = failures {
             let text = format!("backend {name}: {failures}; it stays in rotation");
-            let look = "the log of that app, and `eject` of the upstream, which can take it out";
+            let look = match upstream.backends.len() {
+                1 => "the log of that app: the only backend is not ejected",
+                _ => "the log of that app, and `eject` of the upstream, which can take it out",
+            };
             self.error("backend_failing", name, text, look);
         } else if let Some(silence) = silence(backend) {
             let text = format!("backend {name}: {silence}");

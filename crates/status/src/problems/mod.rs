@@ -25,10 +25,11 @@ use super::{
 /// Days before the end of a certificate from which it is a problem. Renewal is due long before.
 const CERTIFICATE_DAYS: i64 = 14;
 
-/// Share of responses with 5xx from which a route is a problem, and the rate below which one
-/// failure would be a large share.
+/// Share of responses with 5xx from which a route is a problem, the rate below which one failure
+/// would be a large share, and the rate (three in ten seconds) below which it is a warning.
 const FAILING_SHARE: f64 = 0.05;
 const FAILING_RATE: f64 = 0.1;
+const FAILING_FAST: f64 = 0.3;
 
 /// Time for which the rollback of a release is a problem.
 const ROLLBACK_IS_SHOWN: Duration = Duration::from_hours(24);

@@ -1,6 +1,6 @@
 //! Problems of a route: its errors, and latency beyond its own history.
 
-use super::{Found, Severity, duration, is_failing};
+use super::{FAILING_FAST, Found, Severity, duration, is_failing};
 use crate::{
     latencies::Latencies,
     snapshot::{RouteStatus, SlowRoute, UpstreamStatus},
@@ -20,7 +20,7 @@ impl Found {
                 None => String::new(),
             };
             let text = format!("route {name}: {percent:.0}% of the responses are 5xx{frequent}");
-            let severity = if percent >= 50.0 {
+            let severity = if percent >= 50.0 && traffic.server_error_rate >= FAILING_FAST {
                 Severity::Error
             } else {
                 Severity::Warning
