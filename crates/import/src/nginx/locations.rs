@@ -469,7 +469,7 @@ fn over_limit(scope: &Scope<'_>) -> Option<Value> {
 /// Closes a location whose backend would get another path than with nginx.
 fn closed_by(scope: &Scope<'_>) -> Map<String, Value> {
     for pass in scope.nearest("proxy_pass") {
-        pass.closed("its path after a `rewrite` with a query has no counterpart");
+        pass.closed("its path after its `rewrite` directives has no counterpart");
     }
     closed()
 }

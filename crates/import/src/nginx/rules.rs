@@ -49,7 +49,13 @@ impl Rules {
         // Of a path that a rule has changed, nginx does not replace the path of the location.
         let is_for_changed = destination["then"] == "stop";
         let mut all = Vec::new();
-        for mut rule in self.list {
+        let mut left = self.list.into_iter();
+        while let Some(mut rule) = left.next() {
+            if rule["then"] == "later" {
+                // The path of the destination is none of those that choose a location.
+                left.as_slice().is_empty().then_some(())?;
+                rule["then"] = "reroute".into();
+            }
             let ends = rule["then"] == "stop" && rule.get("route").is_none();
             match rule["with"].as_str() {
                 Some(new) if ends && is_for_changed => {
