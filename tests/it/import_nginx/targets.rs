@@ -23,7 +23,8 @@ const LOCATIONS: &str = r"
         proxy_pass http://127.0.0.1:3000/base/; }
     location /g/ { rewrite ^/g/(.*)$ /w/$1 break;
         proxy_pass http://127.0.0.1:3000/api$uri; }
-    location /h/ { proxy_pass http://127.0.0.1:3000$request_uri; }";
+    location /h/ { proxy_pass http://127.0.0.1:3000$request_uri; }
+    location /whole/ { proxy_pass http://127.0.0.1:3000/x$request_uri; }";
 
 /// Locations with a path in `proxy_pass` after a `rewrite` that is not, or not always, its end, and files
 /// beside them.
@@ -41,7 +42,7 @@ const REWRITTEN: &str = r"
         location = /docs/ { try_files $uri $uri/ =404; } }";
 
 /// Requests, each with the status, and the target that the backend gets.
-const EXPECTED: [(&str, u16, &str); 18] = [
+const EXPECTED: [(&str, u16, &str); 19] = [
     ("/al/img/logo.svg", 200, ""),
     ("/al/docs/guide.html", 200, ""),
     ("/al/docs/none.html", 404, ""),
@@ -60,6 +61,7 @@ const EXPECTED: [(&str, u16, &str); 18] = [
     ("/g/x", 200, "/api/w/x"),
     ("/g/", 200, "/api/w/"),
     ("/h/a%2Fb?q=1", 200, "/h/a%2Fb?q=1"),
+    ("/whole/a%2Fb?q=1", 200, "/x/whole/a%2Fb?q=1"),
 ];
 
 const REWRITTEN_EXPECTED: [(&str, u16, &str); 19] = [

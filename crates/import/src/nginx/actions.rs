@@ -105,7 +105,9 @@ impl<'a> Routes<'a, '_> {
             let all = rewrites_of(slice::from_ref(one));
             one.name != "location" && all.iter().any(|one| one.arg(2) == "break")
         });
-        if let Some(with) = with {
+        if let Some(with) = with.as_ref().filter(|with| with.ends_with("{path}")) {
+            keys.insert("rewrite".to_owned(), json!({ "with": with }));
+        } else if let Some(with) = with {
             keys.insert(REWRITE.to_owned(), with.into());
         } else if let (Some(path), Some(prefix)) = (&to.path, prefix)
             && (path != prefix || is_kept)
@@ -370,6 +372,10 @@ fn uri_of(rest: &str, regex: Option<&str>, is_rewritten: bool) -> Option<Option<
         _ => {}
     }
     let whole = match rest.split_once("{uri}") {
+        // The path that no rule has changed keeps its encoded slashes.
+        Some((before, "")) if !is_rewritten && !before.contains(['{', '?']) => {
+            return Some(Some(format!("{}{{path}}", encoded(before))));
+        }
         // No rewrite has changed the query, which the caller checks.
         Some((before, "")) if !before.contains("{uri}") => {
             &format!("{before}{{path.sent}}{{query_mark}}{{query}}")
