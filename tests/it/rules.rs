@@ -524,6 +524,9 @@ routes:
 - match: {{ location: /text }}
   respond: 404
   rules: [{{ status: 200, body: '{{query.a}}' }}]
+- match: {{ location: /typed }}
+  respond: 404
+  rules: [{{ status: 200, body: text, content_type: '*' }}]
 - match: {{ location: /item }}
   upstream: app
   rules: [{{ regex: '^/item', with: '/show?role=user&id={{query.id}}?', then: stop }}]
@@ -557,6 +560,14 @@ routes:
         let base = url::Url::parse("http://shop.test/go").expect("a URL");
         let led = base.join(location).expect("a URL");
         assert_eq!(led.host_str(), Some("shop.test"), "{next}: {location}");
+    }
+    for (target, expected) in [
+        ("/typed/a.CSS?x=.html", "text/css"),
+        ("/typed.json/a", "application/octet-stream"),
+    ] {
+        let response = read(target).await;
+        let kind = response.header("content-type").unwrap_or_default();
+        assert_eq!(kind.split(';').next(), Some(expected), "{target}");
     }
     // The control: a text without markup has the value as it is.
     assert_eq!(read("/text?a=%3Ci%3E").await.text(), "<i>");

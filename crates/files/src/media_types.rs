@@ -92,9 +92,11 @@ impl MediaTypes {
     }
 
     /// Returns the type of the file with this path.
-    pub(crate) fn type_for(&self, path: &[u8]) -> HeaderValue {
+    pub fn type_for(&self, path: &[u8]) -> HeaderValue {
         let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or(path);
         let ending = name.iter().rposition(|byte| *byte == b'.');
+        // As with nginx: a name that begins with its only dot has no ending.
+        let ending = ending.filter(|dot| *dot > 0);
         let ending = ending.and_then(|dot| std::str::from_utf8(&name[dot + 1..]).ok());
         let ending = ending.unwrap_or_default().to_ascii_lowercase();
         let all = || std::iter::once(self).chain(self.common.as_deref());
@@ -150,6 +152,8 @@ mod tests {
             ("/a.html", "text/html", "c/rest"),
             ("/a.nowhere", "a/none", "c/rest"),
             ("/a", "a/none", "c/rest"),
+            ("/b.js/.js", "a/none", "c/rest"),
+            ("/.b.js", "a/js", "c/rest"),
         ] {
             assert_eq!(own.type_for(path.as_bytes()), of_own, "{path}");
             assert_eq!(rest.type_for(path.as_bytes()), of_rest, "{path}");

@@ -277,7 +277,7 @@ fn judged(played: &Played, text: &str) -> Judged {
     }
     let mut problems = played.noise();
     problems.extend(let_in);
-    problems.extend(added(&all));
+    problems.extend(added(&all, &played.shape.tree()));
     problems.extend(with_report.unnamed);
     let records = played.nginx.values();
     Judged {

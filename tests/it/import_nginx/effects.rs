@@ -422,7 +422,7 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
             names(note, name) && is_same_path(effect.request, difference)
         }
         What::Header(name) | What::Sent(name)
-            if is_guarded && note.contains("have the headers") =>
+            if is_guarded && note.contains("get the headers") =>
         {
             is_of_guarded(effect.directive, path, name) || is_stated(name, note, difference)
         }
@@ -458,8 +458,9 @@ fn is_same_path(request: &Drawn, difference: &Difference) -> bool {
 
 /// Returns true if a path is another spelling of a location that keeps requests out, and a header is
 /// one that some location adds or sends.
-fn is_of_guarded(whole: &Directive, path: &str, header: &str) -> bool {
-    const GUARDS: [&str; 6] = [
+pub(super) fn is_of_guarded(whole: &Directive, path: &str, header: &str) -> bool {
+    const GUARDS: [&str; 7] = [
+        "limit_except",
         "auth_basic",
         "auth_request",
         "allow",
@@ -527,6 +528,7 @@ fn is_spelling_of(location: &Directive, path: &str) -> bool {
         let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
         decoded.to_lowercase().trim_end_matches('/').to_owned()
     };
+    let path = &*without_dots(path);
     let spelled = folded(path);
     let text = location.arguments().last().map_or("", String::as_str);
     match location.first() {
@@ -537,6 +539,19 @@ fn is_spelling_of(location: &Directive, path: &str) -> bool {
         }
         _ => spelled.starts_with(&folded(text)) && !path.starts_with(text),
     }
+}
+
+/// Returns a path without dot segments: both sides choose the location without them.
+fn without_dots(path: &str) -> String {
+    let mut segments = Vec::new();
+    for segment in path.split_inclusive('/') {
+        match segment.trim_end_matches('/') {
+            ".." if segments.len() > 1 => drop(segments.pop()),
+            "." | ".." => {}
+            _ => segments.push(segment),
+        }
+    }
+    segments.concat()
 }
 
 /// Returns true if a regular expression matches; it is compiled once, for many differences.

@@ -276,7 +276,7 @@ impl Played {
             write!(text, " | {differing} | {named} | {unnamed} | {time} ms").expect("text");
             write!(text, " | {carried} + {changed} + {lost}").expect("text");
             found.extend(self.shares());
-            found.extend(added(&all));
+            found.extend(added(&all, &self.shape.tree()));
             found.extend(self.missed_by_nobody(&judged, &all));
             found.extend(judged.unnamed);
             found.extend(too_many(name, differing, requests));
@@ -444,8 +444,8 @@ fn is_accepted(request: &Drawn, difference: &Difference) -> bool {
 }
 
 /// Returns the response headers that the gateway sent and nginx did not, of all requests that both
-/// responded to alike.
-fn added(all: &[Differing<'_>]) -> Vec<String> {
+/// responded to alike. `main`: their configuration.
+fn added(all: &[Differing<'_>], main: &conf::Directive) -> Vec<String> {
     let is_known = |name: &str| names::ADDED.iter().any(|(own, _)| *own == name);
     let mut found = BTreeMap::new();
     // Requests that nginx refuses before it has chosen a location have none of its headers, and the
@@ -457,6 +457,7 @@ fn added(all: &[Differing<'_>]) -> Vec<String> {
             if let What::Header(name) = &difference.what
                 && difference.nginx.is_empty()
                 && !is_known(name)
+                && !effects::is_of_guarded(main, differing.request.path(), name)
             {
                 let text = described(differing, difference);
                 found.entry(name.clone()).or_insert(text);

@@ -23,10 +23,26 @@ const LOCATIONS: &str = r"
         proxy_pass http://127.0.0.1:3000/base/; }
     location /g/ { rewrite ^/g/(.*)$ /w/$1 break;
         proxy_pass http://127.0.0.1:3000/api$uri; }
-    location /h/ { proxy_pass http://127.0.0.1:3000$request_uri; }";
+    location /h/ { proxy_pass http://127.0.0.1:3000$request_uri; }
+    location /whole/ { proxy_pass http://127.0.0.1:3000/x$request_uri; }";
+
+/// Locations with a path in `proxy_pass` after a `rewrite` that is not, or not always, its end, and files
+/// beside them.
+const REWRITTEN: &str = r"
+    location /i/ { rewrite ^/i/x/(.*)$ /docs/$1 last; proxy_pass http://127.0.0.1:3000/w/;
+        location /i/guarded { limit_except GET { deny all; } proxy_pass http://127.0.0.1:3000; } }
+    location /j/ { rewrite ^/j/x/(.*)$ /j/y/$1; proxy_pass http://127.0.0.1:3000/w/; }
+    location /k/ { rewrite ^/k/y/(.*)$ /z/$1 break; rewrite ^/k/x/(.*)$ /docs/$1;
+        proxy_pass http://127.0.0.1:3000/w/; }
+    location /l/ { if ($arg_v = 2) { rewrite ^/l/(.*)$ /l/v2/$1 break; }
+        proxy_pass http://127.0.0.1:3000/w/; }
+    location /m/ { rewrite ^/m/(.*)$ /docs/$1; proxy_pass http://127.0.0.1:3000/api$uri; }
+    location /n/ { rewrite ^/n/x/(.*)$ /w/$1 break; proxy_pass http://127.0.0.1:3000/n/; }
+    location /docs/ { proxy_pass http://127.0.0.1:3000;
+        location = /docs/ { try_files $uri $uri/ =404; } }";
 
 /// Requests, each with the status, and the target that the backend gets.
-const EXPECTED: [(&str, u16, &str); 18] = [
+const EXPECTED: [(&str, u16, &str); 19] = [
     ("/al/img/logo.svg", 200, ""),
     ("/al/docs/guide.html", 200, ""),
     ("/al/docs/none.html", 404, ""),
@@ -45,22 +61,46 @@ const EXPECTED: [(&str, u16, &str); 18] = [
     ("/g/x", 200, "/api/w/x"),
     ("/g/", 200, "/api/w/"),
     ("/h/a%2Fb?q=1", 200, "/h/a%2Fb?q=1"),
+    ("/whole/a%2Fb?q=1", 200, "/x/whole/a%2Fb?q=1"),
 ];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_and_backends_get_the_path_that_nginx_has() {
+const REWRITTEN_EXPECTED: [(&str, u16, &str); 19] = [
+    ("/i/x/a", 200, "/docs/a"),
+    ("/i/y", 200, "/w/y"),
+    ("/i/GUARDED", 200, "/w/GUARDED"),
+    ("/j/x/a", 200, "/w/y/a"),
+    ("/j/a", 200, "/w/a"),
+    ("/k/x/a", 200, "/docs/a"),
+    ("/k/y/a", 200, "/z/a"),
+    ("/k/a", 200, "/w/a"),
+    ("/l/a", 200, "/w/a"),
+    ("/l/a?v=2", 200, "/l/v2/a?v=2"),
+    ("/m/a", 200, "/docs/a"),
+    ("/n/x/a", 200, "/w/a"),
+    ("/n/a%2Fb?", 200, "/n/a/b"),
+    ("/docs/", 200, "/docs/index.html"),
+    ("POST /docs/", 200, "/docs/index.html"),
+    ("OPTIONS /docs/", 405, ""),
+    ("POST /img", 301, ""),
+    ("POST /img/", 403, ""),
+    ("POST /img/logo.svg", 405, ""),
+];
+
+/// Sends requests to nginx and to the gateway, of which each has a status and a target.
+async fn check(name: &str, locations: &str, expected: &[(&str, u16, &str)]) {
     let text = format!(
         "events {{}}\nhttp {{\n    server {{\n        listen 8080;\n        root /var/www/site;\n\
-         {LOCATIONS}\n    }}\n}}\n"
+         {locations}\n    }}\n}}\n"
     );
-    let shape = Shape::of("targets", text);
+    let shape = Shape::of(name, text);
     let folder = tempfile::tempdir().expect("a folder");
     prepare(folder.path(), &shape.tree(), &Ca::new());
     let side = async |name| Side::new(&shape, folder.path(), name).await;
     let nginx = Nginx::start(&shape, side("nginx").await, false).await;
     let edge = Edge::start(&shape, side("edge").await).await;
-    for (path, status, target) in EXPECTED {
-        let text = format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    for &(path, status, target) in expected {
+        let method = if path.starts_with('/') { "GET " } else { "" };
+        let text = format!("{method}{path} HTTP/1.1\r\nHost: a.test\r\n\r\n");
         let message = [Message {
             is_head: false,
             bytes: text.into_bytes(),
@@ -73,6 +113,16 @@ async fn files_and_backends_get_the_path_that_nginx_has() {
             assert_eq!((found, seen), (status, target), "{name}: {path}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_and_backends_get_the_path_that_nginx_has() {
+    check("targets", LOCATIONS, &EXPECTED).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_a_rewrite_changes_is_replaced_as_nginx_replaces_it() {
+    check("rewritten", REWRITTEN, &REWRITTEN_EXPECTED).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -50,7 +50,7 @@ pub struct RuleConfig {
     pub to: Option<Spanned<String>>,
     /// Body, with the placeholders of `to`; the built-in page of an error if absent.
     pub body: Option<Spanned<String>>,
-    /// Media type of the body.
+    /// Media type of the body; `*` for that of a file with the request's path, by `media_types`.
     pub content_type: Option<Spanned<String>>,
 }
 

@@ -43,7 +43,7 @@ struct ConditionConfig {
     to: Option<Spanned<String>>,
     /// Body, with the placeholders of `to`; the built-in page of an error if absent.
     body: Option<Spanned<String>>,
-    /// Media type of the body.
+    /// Media type of the body; `*` for that of a file with the request's path, by `media_types`.
     content_type: Option<Spanned<String>>,
 }
 

@@ -1,5 +1,7 @@
 //! Actions of locations: `proxy_pass`, and what other modules would do.
 
+use std::slice;
+
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -97,16 +99,22 @@ impl<'a> Routes<'a, '_> {
         }
         Self::host_header(&to, by_table.is_some(), scope, &mut keys);
         let prefix = location.path();
-        let rewrites = scope.own("rewrite");
-        let mut rewrites = rewrites.iter();
-        let is_rewritten = rewrites.any(|one| !["permanent", "redirect"].contains(&one.arg(2)));
-        if let Some(with) = with {
+        let mut own = scope.innermost().iter();
+        // A path that chooses the location again is replaced there.
+        let is_kept = own.any(|one| {
+            let all = rewrites_of(slice::from_ref(one));
+            one.name != "location" && all.iter().any(|one| one.arg(2) == "break")
+        });
+        if let Some(with) = with.as_ref().filter(|with| with.ends_with("{path}")) {
+            keys.insert("rewrite".to_owned(), json!({ "with": with }));
+        } else if let Some(with) = with {
             keys.insert(REWRITE.to_owned(), with.into());
         } else if let (Some(path), Some(prefix)) = (&to.path, prefix)
-            && path != prefix
+            && (path != prefix || is_kept)
         {
-            if is_rewritten {
-                // Of a path that a rule before has changed, nothing is replaced.
+            if is_kept {
+                // Of a path that a rule before has changed, nothing is replaced, and of any other
+                // one the decoded path is sent, even if it stays.
                 let regex = format!("(?s)^{}(.*)$", regex::escape(prefix));
                 let with = format!("{path}{{group.1}}");
                 let rule = json!({ "regex": regex, "with": with });
@@ -364,6 +372,10 @@ fn uri_of(rest: &str, regex: Option<&str>, is_rewritten: bool) -> Option<Option<
         _ => {}
     }
     let whole = match rest.split_once("{uri}") {
+        // The path that no rule has changed keeps its encoded slashes.
+        Some((before, "")) if !is_rewritten && !before.contains(['{', '?']) => {
+            return Some(Some(format!("{}{{path}}", encoded(before))));
+        }
         // No rewrite has changed the query, which the caller checks.
         Some((before, "")) if !before.contains("{uri}") => {
             &format!("{before}{{path.sent}}{{query_mark}}{{query}}")

@@ -270,10 +270,16 @@ impl<'a> Routes<'a, '_> {
             !is_size && !is_redirect
         };
         // Other methods than nginx has for files are no protection: other spellings stay elsewhere.
-        let is_of_files = keys
-            .get("methods")
-            .is_some_and(|methods| methods["status"] == 405);
-        if is_of_files && !is_guarded(&keys) && !list.iter().any(refuses) {
+        let methods = keys.get("methods").map(|methods| &methods["status"]);
+        let is_of_files = methods.is_some_and(|status| *status == 405);
+        // Nor is `internal` of a single page, such as that of an error.
+        let is_page = keys.contains_key(INTERNAL)
+            && location.text.starts_with('=')
+            && methods.is_none()
+            && keys
+                .get("files")
+                .is_some_and(|files| files["otherwise"].is_null());
+        if (is_of_files || is_page) && !is_guarded(&keys) && !list.iter().any(refuses) {
             keys.insert("spelling".to_owned(), "exact".into());
         }
         put(&mut keys, "rules", list);
@@ -469,7 +475,7 @@ fn over_limit(scope: &Scope<'_>) -> Option<Value> {
 /// Closes a location whose backend would get another path than with nginx.
 fn closed_by(scope: &Scope<'_>) -> Map<String, Value> {
     for pass in scope.nearest("proxy_pass") {
-        pass.closed("its path after a `rewrite` with a query has no counterpart");
+        pass.closed("its path after its `rewrite` directives has no counterpart");
     }
     closed()
 }

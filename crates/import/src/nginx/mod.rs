@@ -240,8 +240,11 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     output.routes = routes.parts;
     output.rate_limits = routes.limits;
     output.sites = routes.sites;
-    let has_files = |part: &output::Part| part.value.get("files").is_some();
-    if output.routes.iter().any(has_files) {
+    let sites = output.sites.iter().map(|(_, part)| part);
+    let mut parts = output.routes.iter().chain(sites);
+    let with_types = ["\"files\":{", "\"content_type\":\"*\""];
+    let has_types = |text: String| with_types.iter().any(|key| text.contains(key));
+    if parts.any(|part| has_types(part.value.to_string())) {
         output.media_types = Some(media::section(&http));
     }
     if let Some(common) = headers::common(&servers) {

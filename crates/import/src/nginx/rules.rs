@@ -4,8 +4,10 @@ use edgeway_routes::values::Pattern;
 use serde_json::{Value, json};
 
 use super::{
+    collect::mark_and_path,
     conditions::{self, Condition},
     locations::{Location, Place, Routes, closed},
+    media,
     parse::Directive,
     scope::Scope,
     tables,
@@ -49,7 +51,13 @@ impl Rules {
         // Of a path that a rule has changed, nginx does not replace the path of the location.
         let is_for_changed = destination["then"] == "stop";
         let mut all = Vec::new();
-        for mut rule in self.list {
+        let mut left = self.list.into_iter();
+        while let Some(mut rule) = left.next() {
+            if rule["then"] == "later" {
+                // The path of the destination is none of those that choose a location.
+                left.as_slice().is_empty().then_some(())?;
+                rule["then"] = "reroute".into();
+            }
             let ends = rule["then"] == "stop" && rule.get("route").is_none();
             match rule["with"].as_str() {
                 Some(new) if ends && is_for_changed => {
@@ -208,9 +216,10 @@ impl<'a> Routes<'a, '_> {
 
     fn mark_return(directive: &Directive, rule: &Value) {
         if rule.get("body").is_some() {
-            let note = "`Content-Type` does not depend on the extension of the path; the only \
-                condition with an effect is `If-None-Match: *` of `GET` and `HEAD`";
-            directive.changed(note);
+            let of_type = "`Content-Type` does not depend on the extension of the path; ";
+            let of_type = Some(of_type).filter(|_| rule["content_type"] != "*");
+            let of_type = of_type.unwrap_or_default();
+            directive.changed(format!("{of_type}{OF_CONDITIONS}"));
         } else if rule
             .get("to")
             .is_some_and(|to| to.to_string().contains("{uri}"))
@@ -274,6 +283,10 @@ fn of_file(condition: &Condition, directive: &Directive, scope: &Scope<'_>) -> V
     keys
 }
 
+/// Note on a text.
+const OF_CONDITIONS: &str =
+    "the only condition with an effect is `If-None-Match: *` of `GET` and `HEAD`";
+
 /// Note on a condition that keeps out requests by their target.
 const OF_TARGET: &str = "`$request_uri` has the path in its normal form: `//`, `..` and \
     percent-encoded letters are resolved before, so that no request is refused for them";
@@ -294,24 +307,31 @@ fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Result<
     let mut rule = json!({ "status": status });
     if let Some(text) = rest.filter(|_| !matches!(status, 204 | 205 | 304 | 444)) {
         rule["body"] = known(text, at)?.into();
-        rule["content_type"] = content_type(scope).into();
+        rule["content_type"] = content_type(text, scope).into();
     }
     Ok(rule)
 }
 
-/// Returns the media type of a text that a scope returns.
-pub(super) fn content_type(scope: &Scope<'_>) -> String {
-    let kind = scope.one("default_type");
-    let kind = kind.map_or("text/plain", |kind| kind.arg(0)).to_owned();
-    let charset = scope.one("charset").map(|charset| charset.arg(0));
-    let is_text = matches!(
-        kind.as_str(),
-        "text/html" | "text/xml" | "text/plain" | "application/javascript" | "application/rss+xml"
-    );
-    match charset.filter(|charset| *charset != "off" && is_text) {
-        Some(charset) => format!("{kind}; charset={charset}"),
-        None => kind,
+/// Returns the media type of a text that a scope returns: `*` for that of the path, which is no other
+/// one where a value of the client is in the text.
+fn content_type(text: &str, scope: &Scope<'_>) -> String {
+    let types = media::of(scope);
+    if let Some(("=", path)) = scope.location().map(mark_and_path) {
+        let ending = path.rsplit_once('.').map(|(_, ending)| ending);
+        let ending = ending.unwrap_or_default().to_ascii_lowercase();
+        let kind = types.by_ending.get(&ending);
+        return kind.unwrap_or(&types.default).clone();
     }
+    let mut names = ["types", "default_type", "charset", "charset_types"].iter();
+    let is_common = names.all(|name| {
+        let mut common = scope.outermost().iter();
+        let own = scope.one(name);
+        own.is_none_or(|own| common.any(|one| one.id == own.id))
+    });
+    if is_common && !text.contains(['$', '{']) {
+        return "*".to_owned();
+    }
+    types.default
 }
 
 pub(super) fn is_redirect(status: u16) -> bool {

@@ -22,6 +22,13 @@ use super::{
 /// Reason word for a path without a file.
 const NO_FILE: &str = "no_file";
 
+/// Statuses of paths without a file: those of a folder are redirects, or 403.
+const OF_NO_FILE: [StatusCode; 3] = [
+    StatusCode::MOVED_PERMANENTLY,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+];
+
 /// Attempts to send a file that is written meanwhile.
 const ATTEMPTS: usize = 3;
 
@@ -52,7 +59,7 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
         return Box::pin(tries::ask(head, ctx)).await;
     }
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
-    // As nginx does: of a POST it says first that there is no file.
+    // As nginx does: a POST gets 405 only where there is a file.
     if !is_read && head.method != Method::POST {
         return Some(not_allowed());
     }
@@ -73,7 +80,7 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context) -> Option<Decis
         return Some(decision);
     }
     Some(match decision {
-        Decision::Reply(reply) if reply.status == StatusCode::NOT_FOUND => Decision::Reply(reply),
+        Decision::Reply(reply) if OF_NO_FILE.contains(&reply.status) => Decision::Reply(reply),
         _ => not_allowed(),
     })
 }

@@ -62,19 +62,14 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
         let is_folder = path.ends_with('/');
         paths.push((path.into_owned(), is_folder));
     }
+    // As nginx does: a POST is led to an index or a folder, too, and no other method.
+    let is_led = [Method::GET, Method::HEAD, Method::POST].contains(&head.method);
     for (path, is_folder) in &paths {
         match look(serve, path, *is_folder, ctx).await {
             Lookup::Nothing => {}
+            Lookup::Index(_) | Lookup::Folder(_) if !is_led => return not_allowed(),
             Lookup::Index(path) => return reroute(with_query(path, head)),
-            Lookup::Folder(path) => {
-                // As nginx does: a POST is redirected, too.
-                let is_led = [Method::GET, Method::HEAD, Method::POST].contains(&head.method);
-                return if is_led {
-                    with_slash(path, head)
-                } else {
-                    not_allowed()
-                };
-            }
+            Lookup::Folder(path) => return with_slash(path, head),
             Lookup::Forbidden => {
                 let reply = Reply::refuse(StatusCode::FORBIDDEN, "file_forbidden")
                     .detail("This address is not served.");

@@ -1,5 +1,7 @@
 //! Conditions on values of a request, and the responses to those for which they hold.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use edgeway_base::{
     expression::Undecided,
@@ -8,12 +10,15 @@ use edgeway_base::{
 };
 use edgeway_config::tree::Spanned;
 use edgeway_core::chain::{CompileContext, Exchange, Reply, ReplyBody, RequestFacts};
+use edgeway_files::MediaTypes;
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
 use super::{Destination, Encoding, Groups, Pattern, Template, Values, encoded_path};
 
 const TEXT: &str = "text/plain; charset=utf-8";
+/// Written in place of a media type that is by the end of the path.
+const BY_PATH: &str = "*";
 
 /// Codes of problems, by what they are about.
 #[derive(Clone, Copy, Debug)]
@@ -247,6 +252,8 @@ enum ConditionReply {
     ByStatus,
     Redirect(Template),
     Body(HeaderValue, Bytes),
+    /// Body of the type that the end of the path has.
+    BodyByPath(Arc<MediaTypes>, Bytes),
     /// Body with placeholders.
     Text(HeaderValue, Template),
 }
@@ -297,6 +304,7 @@ impl ConditionResponse {
             reply.status = StatusCode::NOT_MODIFIED;
             return reply;
         }
+        let bytes = |content_type, body| ReplyBody::Bytes { content_type, body };
         match &self.then {
             ConditionReply::ByStatus if self.refuses() => {
                 reply = Reply::refuse(self.status, "condition");
@@ -311,18 +319,16 @@ impl ConditionResponse {
                 }
             }
             ConditionReply::Body(content_type, body) => {
-                reply.body = ReplyBody::Bytes {
-                    content_type: content_type.clone(),
-                    body: body.clone(),
-                };
+                reply.body = bytes(content_type.clone(), body.clone());
+            }
+            ConditionReply::BodyByPath(types, body) => {
+                let path = Target::new("", ex.head.raw_path()).path;
+                reply.body = bytes(types.type_for(path), body.clone());
             }
             ConditionReply::Text(content_type, text) => {
                 let mut body = String::new();
                 let _undecided = text.write_with(&Values::of_request(ex), groups, &mut body);
-                reply.body = ReplyBody::Bytes {
-                    content_type: content_type.clone(),
-                    body: body.into(),
-                };
+                reply.body = bytes(content_type.clone(), body.into());
             }
         }
         reply
@@ -378,8 +384,20 @@ impl ResponseParts<'_> {
             Ok(content_type) => {
                 let destination = Destination::Body(Encoding::of_body(&content_type));
                 let text = Template::compile_with_groups(body, destination, regex, code, cx)?;
+                let is_by_path = content_type == BY_PATH;
                 Some(match text.plain_text() {
+                    Some(plain) if is_by_path => {
+                        let types = cx.shared.get().unwrap_or_default();
+                        ConditionReply::BodyByPath(types, plain.to_owned().into())
+                    }
                     Some(plain) => ConditionReply::Body(content_type, plain.to_owned().into()),
+                    // How a value is written depends on the type, which a client would choose.
+                    None if is_by_path => {
+                        let help = "write the media type, or a body without placeholders";
+                        let message = "a body with placeholders has one media type";
+                        cx.report_at(body.place, codes.response, message, help);
+                        return None;
+                    }
                     None => ConditionReply::Text(content_type, text),
                 })
             }

@@ -474,3 +474,30 @@ fn files_without_etag_have_none() {
     );
     assert_eq!(yaml.matches("remove: [ETag]").count(), 1, "{yaml}");
 }
+
+#[test]
+fn a_text_has_the_type_of_its_path() {
+    let (yaml, report) = imported(
+        "http { default_type application/octet-stream; types { text/plain txt; }
+         server { listen 8080; location = /robots.TXT { return 200 a; }
+         location = /txt { return 200 b; } location /any/ { return 200 c; }
+         location /of/client { return 200 $arg_d; }
+         location /own/ { default_type text/html; return 200 e; } } }",
+    );
+    for (text, kind) in [
+        ("a", "text/plain"),
+        ("b", "application/octet-stream"),
+        ("c", "\"*\""),
+        ("\"{arg.d}\"", "application/octet-stream"),
+        ("e", "text/html"),
+    ] {
+        let rule = format!("body: {text}, content_type: {kind}");
+        assert!(yaml.contains(&rule), "{rule}: {yaml}");
+    }
+    assert!(yaml.contains("media_types"), "{yaml}");
+    assert_eq!(
+        report.matches("depend on the extension").count(),
+        1,
+        "{report}"
+    );
+}
