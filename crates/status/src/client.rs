@@ -85,7 +85,10 @@ impl ClientError {
     pub(super) fn is_elsewhere(&self) -> bool {
         match self {
             Self::Connect { .. } => true,
-            Self::Refused { target, .. } if matches!(target, Target::Address(_)) => true,
+            Self::Refused {
+                target: Target::Address(_),
+                ..
+            } => true,
             _ => self.is_of_other_gateway(),
         }
     }
