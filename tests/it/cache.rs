@@ -289,6 +289,52 @@ async fn a_range_has_the_length_that_it_announces() {
     );
 }
 
+/// Invariant: what a 304 says holds for the client of its request, for the browser, and for purges.
+#[tokio::test]
+async fn a_304_has_its_cookies_its_times_and_its_tags() {
+    const ASK: (&str, &str) = ("cache-control", "no-cache");
+    const TAG: (&str, &str) = ("etag", "\"a\"");
+    let origin = origin("/a", &[ASK, TAG]).await;
+    let gateway = front(origin.address(), "{ browser_ttl: 10min }").await;
+    gateway.get("/a").await;
+    let cookie = ("set-cookie", "sid=new");
+    origin.settings().tell("/a", 200, &[ASK, TAG, cookie]);
+    for request in [get("/a"), get("/a").header("if-none-match", TAG.1)] {
+        let response = gateway.send(&request.header("cookie", "sid=old")).await;
+        assert_eq!(response.cache_status(), "REVALIDATED");
+        assert_eq!(
+            response.header("set-cookie"),
+            Some("sid=new"),
+            "{response:?}"
+        );
+    }
+    origin.settings().tell("/a", 200, &[ASK, TAG]);
+    assert_eq!(gateway.get("/a").await.header("set-cookie"), None);
+
+    origin.settings().tell("/b", 200, MINUTE);
+    gateway.get("/b").await;
+    let response = gateway
+        .send(&get("/b").header("if-none-match", TAG.1))
+        .await;
+    assert_eq!((response.status(), response.cache_status()), (304, "HIT"));
+    let control = response.header("cache-control").unwrap_or_default();
+    let seconds = control.trim_start_matches("max-age=").split(',').next();
+    let seconds: u64 = seconds.unwrap_or_default().parse().expect("a number");
+    assert!(seconds >= 600, "{control}");
+
+    origin.settings().tell("/c", 200, &[ASK, TAG]);
+    gateway.get("/c").await;
+    let fresh = ("cache-control", "max-age=100");
+    origin
+        .settings()
+        .tell("/c", 200, &[fresh, TAG, ("cache-tag", "new")]);
+    assert_eq!(gateway.get("/c").await.cache_status(), "REVALIDATED");
+    assert_eq!(gateway.get("/c").await.cache_status(), "MISS");
+    assert_eq!(gateway.get("/c").await.cache_status(), "HIT");
+    let (_, receipt) = gateway.purge(&serde_json::json!({ "tag": "new" })).await;
+    assert_eq!(gateway.get("/c").await.cache_status(), "MISS", "{receipt}");
+}
+
 /// RFC 9110, 13.1.5: a weak tag does not say that the bytes are the same.
 #[tokio::test]
 async fn a_weak_tag_in_if_range_gives_the_whole_response() {

@@ -86,6 +86,25 @@ fn a_route_for_the_start_page_alone_is_doubtful() {
     }
 }
 
+/// Variables of nginx would be sent as they are written; groups of an expression are meant.
+#[test]
+fn variables_of_nginx_are_doubtful() {
+    let code = "edgeway::route::nginx_variable";
+    let route = |keys: &str| routed(&format!("[{{ match: {{ path: /* }}, {keys} }}]"));
+    for sent in [
+        "upstream: web, headers: { request: { set: { X-Ip: '$remote_addr' } } }",
+        "upstream: web, headers: { response: { add: { X-A: [a, '$http_x_a'] } } }",
+    ] {
+        assert_reported(&route(sent), Severity::Warning, code);
+    }
+    for meant in [
+        "upstream: web, rewrite: { regex: '^/a/(.*)$', with: /$1 }",
+        "upstream: web, headers: { request: { set: { X-Price: '5 $' } } }",
+    ] {
+        assert_clean(&route(meant));
+    }
+}
+
 /// Clients of Socket.IO need one instance for all requests of a session.
 #[test]
 fn socket_io_before_several_instances_needs_sticky() {

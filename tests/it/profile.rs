@@ -119,6 +119,7 @@ async fn the_profile_survives_reloads_and_upgrades_until_it_is_removed() {
     let other = "profiles: { calm: { cache: { ttl: 1min } } }\n";
     assert!(gateway.reload(&yaml(&origin, other)).await);
     assert_eq!(active(&gateway).await, Value::Null);
+    assert!(ttl(&gateway, "/silent").await <= 300);
     let stderr = gateway.stderr();
     assert!(
         stderr.contains("the active profile `peak` was removed"),
@@ -126,6 +127,24 @@ async fn the_profile_survives_reloads_and_upgrades_until_it_is_removed() {
     );
     assert!(gateway.reload(&yaml(&origin, PEAK)).await);
     assert_eq!(active(&gateway).await, Value::Null, "it was switched off");
+}
+
+/// Invariant: a time that a profile gives ends with it, also where the route has none of its own.
+#[tokio::test]
+async fn a_time_of_a_profile_ends_with_it() {
+    let origin = NumberedOrigin::start().await;
+    origin.settings().tell("/deals", 200, &[("etag", "\"a\"")]);
+    let yaml = yaml(
+        &origin,
+        "profiles: { peak: { routes: { products: { cache: { ttl: 1h } } } } }\n",
+    );
+    let gateway = Gateway::start(&yaml.replace("cache: { ttl: 5min }", "cache: {}")).await;
+    switch(&gateway, json!("peak")).await;
+    gateway.get("/deals").await;
+    assert!(ttl(&gateway, "/deals").await > 3500);
+    switch(&gateway, Value::Null).await;
+    let response = gateway.get("/deals").await;
+    assert_ne!(response.header("x-cache-status"), Some("HIT"));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use futures_util::future::join;
 use serde_json::{Value, json};
 
 use crate::support::{
-    client::{Request, Response, get},
+    client::{Request, Response, get, post},
     fleet::{Ran, edgeway},
     gateway::Gateway,
     origins::{NumberedOrigin, Origin},
@@ -451,5 +451,49 @@ async fn a_corrupt_purge_in_redis_does_not_count_as_applied() {
         let now = read(&two, "/a").await.1;
         assert_ne!(now, old, "{spoilt:?}: {receipt}");
         assert_eq!(two.count("edgeway_cache_purges_unsigned_total").await, 1);
+    }
+}
+
+/// Invariant: a purge and a write of the URL that clients use find what is stored for it, whatever
+/// the key leaves out of it and the rules make of it.
+#[tokio::test]
+async fn a_url_is_purged_as_clients_write_it() {
+    let origin = NumberedOrigin::start().await;
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes:
+- {{ match: {{ path: /x/* }}, upstream: app, cache: {{ ttl: 1h, key: {{ ignore_query: ['utm_*'] }} }} }}
+- {{ match: {{ path: /x/*, method: POST }}, upstream: app }}
+- match: {{ path: /r/* }}
+  upstream: app
+  rules: [{{ regex: '^/r/(.*)$', with: '/show?id={{group.1}}', then: stop }}]
+  cache: {{ ttl: 1h }}
+",
+        origin.address()
+    ))
+    .await;
+    for url in [
+        "/x/1",
+        "/x/1?utm_a=1",
+        "/x/1?a=b&utm_a=1",
+        "/r/7",
+        "/r/7?a=b",
+    ] {
+        let expect = async |expected: &str, when: &str| {
+            let response = gateway.get(url).await;
+            let status = response.header("x-cache-status");
+            assert_eq!(status, Some(expected), "{url} {when}");
+        };
+        expect("MISS", "at first").await;
+        expect("HIT", "then").await;
+        let (status, receipt) = gateway.purge(&json!({ "url": url })).await;
+        assert_eq!(status, 200, "{url}: {receipt}");
+        expect("MISS", "after its purge").await;
+        let (status, _) = gateway.purge(&json!({ "url": "/x/2?utm_a=1" })).await;
+        assert_eq!(status, 200);
+        expect("HIT", "after the purge of another one").await;
+        assert_eq!(gateway.send(&post(url, "")).await.status(), 200, "{url}");
+        expect("MISS", "after a write").await;
+        gateway.purge(&json!({ "url": url })).await;
     }
 }

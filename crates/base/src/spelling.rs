@@ -72,21 +72,25 @@ pub fn decoded_readings(path: &[u8]) -> Vec<Reading> {
 }
 
 fn readings_by(path: &[u8], decodings: &[Decoding]) -> Vec<Reading> {
-    let mut found = readings_without_host(path, decodings);
+    let mut all = readings_without_host(path, decodings);
     // `new URL(path, base)` takes `//name/rest` for a host and a path (RFC 3986, 4.2).
     if let Some(behind) = path.strip_prefix(b"//") {
         let slash = behind.iter().position(|byte| *byte == b'/');
-        let at = slash.map_or(path.len() - 1, |slash| 2 + slash);
-        let rest: &[u8] = if slash.is_some() { &path[at..] } else { b"/" };
+        let start = slash.map_or(path.len() - 1, |slash| 2 + slash);
+        let rest: &[u8] = if slash.is_some() {
+            &path[start..]
+        } else {
+            b"/"
+        };
         for mut reading in readings_without_host(rest, decodings) {
-            reading.from.iter_mut().for_each(|from| *from += at);
-            reading.end += at;
-            if found.iter().all(|known| known.path != reading.path) {
-                found.push(reading);
+            reading.from.iter_mut().for_each(|from| *from += start);
+            reading.end += start;
+            if all.iter().all(|known| known.path != reading.path) {
+                all.push(reading);
             }
         }
     }
-    found
+    all
 }
 
 fn readings_without_host(path: &[u8], decodings: &[Decoding]) -> Vec<Reading> {

@@ -43,10 +43,10 @@ impl Compiler<'_> {
             headers.for_each(|(_, node)| texts(node, &mut values));
         }
         for (value, place) in values {
-            let found = NGINX_VARIABLES
+            let variable = NGINX_VARIABLES
                 .iter()
                 .find(|(theirs, _)| value.contains(theirs));
-            let Some((theirs, ours)) = found else {
+            let Some((theirs, ours)) = variable else {
                 continue;
             };
             self.diagnostics.warn(
@@ -214,11 +214,11 @@ fn takes_rest(other: &MatchConfig, root: &MatchConfig) -> bool {
 }
 
 /// Collects the texts of a value and of what is in it.
-fn texts<'n>(node: &'n Node, found: &mut Vec<(&'n str, Place)>) {
+fn texts<'n>(node: &'n Node, values: &mut Vec<(&'n str, Place)>) {
     match &node.value {
-        Value::Text(text) => found.push((text, node.place)),
-        Value::List(items) => items.iter().for_each(|item| texts(item, found)),
-        Value::Map(entries) => entries.iter().for_each(|(_, item)| texts(item, found)),
+        Value::Text(text) => values.push((text, node.place)),
+        Value::List(items) => items.iter().for_each(|item| texts(item, values)),
+        Value::Map(entries) => entries.iter().for_each(|(_, item)| texts(item, values)),
         _ => {}
     }
 }

@@ -80,11 +80,11 @@ fn counted(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
     // Next.js checks its hash of headers that are in the key, and redirects to the right one.
     let retained = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
     let cache = context::cache(&ctx.gateway, ctx.route)?;
-    let own = match &ctx.facts.rerouted {
+    let length = match &ctx.facts.rerouted {
         Some(rerouted) => rerouted.own_query,
         None => query::query_of(target)?.len(),
     };
-    cache.policy.key.target_of(target, own, retained)
+    cache.policy.key.target_of(target, length, retained)
 }
 
 /// Opens `request`, a copy of the client's request headers, as a backend gets it before filters

@@ -269,8 +269,8 @@ pub fn move_to(
         })
     });
     let sent = &rerouted.original;
-    let own = &sent[sent.len() - rerouted.own_query..];
-    if !keeps_query || !target.ends_with(own) {
+    let query = &sent[sent.len() - rerouted.own_query..];
+    if !keeps_query || !target.ends_with(query) {
         rerouted.own_query = 0;
     }
     request

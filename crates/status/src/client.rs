@@ -84,8 +84,8 @@ impl ClientError {
     /// at an address may be another one, and lets nobody in.
     pub(super) fn is_elsewhere(&self) -> bool {
         match self {
-            Self::Connect { .. } => true,
-            Self::Refused {
+            Self::Connect { .. }
+            | Self::Refused {
                 target: Target::Address(_),
                 ..
             } => true,

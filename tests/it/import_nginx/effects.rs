@@ -421,9 +421,7 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
         What::Header(name) if name == "location" => {
             names(note, name) && is_same_path(effect.request, difference)
         }
-        What::Header(name) | What::Sent(name)
-            if is_guarded && note.contains("get the headers") =>
-        {
+        What::Header(name) | What::Sent(name) if is_guarded && note.contains("get the headers") => {
             is_of_guarded(effect.directive, path, name) || is_stated(name, note, difference)
         }
         What::Header(name) | What::Sent(name) => is_stated(name, note, difference),

@@ -53,9 +53,9 @@ impl KeyRules {
         if self.passes_unkeyed || self.query.is_all() || own == 0 {
             return None;
         }
-        let (written, own) = target.split_at(target.len().checked_sub(own + 1)?);
+        let (written, tail) = target.split_at(target.len().checked_sub(own + 1)?);
         // `?`, or `&` behind what the gateway wrote.
-        let (mut separator, query) = own.split_at(1);
+        let (mut separator, query) = tail.split_at(1);
         let stays = |parameter: &&[u8]| {
             self.query.counts(parameter)
                 || retained.is_some_and(|retained| query::name_of(parameter) == retained)

@@ -96,8 +96,8 @@ fn parameters_are_compared_by_their_decoded_names_and_taken_out() {
         ..KeyRules::default()
     };
     let sent = |rules: &KeyRules, target: &str| {
-        let own = target.split_once('?').map_or(0, |(_, query)| query.len());
-        let sent = rules.target_of(target.as_bytes(), own, Some(b"_rsc"));
+        let length = target.split_once('?').map_or(0, |(_, query)| query.len());
+        let sent = rules.target_of(target.as_bytes(), length, Some(b"_rsc"));
         sent.map(|sent| String::from_utf8(sent).unwrap())
     };
     for (target, expected) in [

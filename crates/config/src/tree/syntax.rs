@@ -117,7 +117,7 @@ impl SyntaxError<'_> {
                 return problem(width, message, help);
             }
         }
-        if let Some(mark) = first.filter(|c| "@`%&!|>".contains(*c)) {
+        if let Some(mark) = first.filter(|c| "@`%&*!|>".contains(*c)) {
             return problem(
                 width,
                 &format!("a value without quotes cannot begin with `{mark}`"),

@@ -67,7 +67,7 @@ fn every_combination_of_options_is_a_valid_configuration() {
             .to_owned(),
             app,
             build: (bit(0) && app == App::Nextjs).then(|| build.clone()),
-            backends: apps.iter().map(|app| app.backend(|_| false)).collect(),
+            backends: apps.iter().map(|app| app.backend(|_| true)).collect(),
             tls: false,
             hosts: served.iter().map(|host| (*host).to_owned()).collect(),
             cache: bit(1),

@@ -99,9 +99,9 @@ impl<'a> Routes<'a, '_> {
         }
         Self::host_header(&to, by_table.is_some(), scope, &mut keys);
         let prefix = location.path();
-        let mut own = scope.innermost().iter();
+        let mut inner = scope.innermost().iter();
         // A path that chooses the location again is replaced there.
-        let is_kept = own.any(|one| {
+        let is_kept = inner.any(|one| {
             let all = rewrites_of(slice::from_ref(one));
             one.name != "location" && all.iter().any(|one| one.arg(2) == "break")
         });

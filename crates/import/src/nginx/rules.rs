@@ -325,8 +325,8 @@ fn content_type(text: &str, scope: &Scope<'_>) -> String {
     let mut names = ["types", "default_type", "charset", "charset_types"].iter();
     let is_common = names.all(|name| {
         let mut common = scope.outermost().iter();
-        let own = scope.one(name);
-        own.is_none_or(|own| common.any(|one| one.id == own.id))
+        let nearest = scope.one(name);
+        nearest.is_none_or(|nearest| common.any(|one| one.id == nearest.id))
     });
     if is_common && !text.contains(['$', '{']) {
         return "*".to_owned();

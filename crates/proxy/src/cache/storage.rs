@@ -125,7 +125,7 @@ fn judge(
         };
         Ok((lifetime, variant, tags))
     });
-    // Cookies of a 304 are for the client whose request it answers, as those of a 200.
+    // Cookies of a 304 are for the client of its request, as those of a 200.
     flow.for_the_first = HeaderMap::new();
     if let Some(confirmed) = &confirmed {
         policy::cookies_for_the_first(confirmed, &mut flow.for_the_first);

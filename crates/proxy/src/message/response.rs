@@ -181,8 +181,7 @@ impl Framing {
 }
 
 /// Returns the framing of a body with transfer codings (RFC 9112, 6.1): `chunked`, once. No request
-/// says that it takes another one (`TE`), and whoever stores or passes on such a body would have to
-/// decode it.
+/// says that it takes another one (`TE`), which the cache and HTTP/2 clients would get undecoded.
 fn chunked(headers: &HeaderMap) -> Result<Framing> {
     let lines = headers.get_all(header::TRANSFER_ENCODING).iter();
     let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));

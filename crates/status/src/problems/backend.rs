@@ -48,8 +48,9 @@ pub fn absence(backend: &BackendStatus) -> Option<String> {
     let since = out.map_or_else(String::new, |out| format!(" {out} ago"));
     let cause = ejection_cause(backend);
     // Each check that fails makes it longer.
-    let is_checked = backend.probe.as_ref().is_some_and(|probe| !probe.passed);
-    Some(if is_checked {
+    let is_refused = backend.ejected_because.as_deref() == Some("refused");
+    let has_failed = backend.probe.as_ref().is_some_and(|probe| !probe.passed);
+    Some(if is_refused && has_failed {
         format!("{since}, back once a check passes: {cause}")
     } else {
         format!("{since}, back in {left:.0}s: {cause}")
