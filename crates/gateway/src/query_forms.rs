@@ -24,7 +24,7 @@ impl Gateway {
         forms
     }
 
-    /// Returns the purges with those of a URL in each form in which responses to it are stored.
+    /// Adds to each purge of a URL the other forms in which responses to it are stored.
     pub fn purge_forms(&self, purges: Vec<Purge>) -> Vec<Purge> {
         let mut all = Vec::with_capacity(purges.len());
         for purge in purges {

@@ -54,7 +54,7 @@ impl Rules {
         let mut left = self.list.into_iter();
         while let Some(mut rule) = left.next() {
             if rule["then"] == "later" {
-                // The path of the destination is none of those that choose a location.
+                // The path of the destination chooses no location.
                 left.as_slice().is_empty().then_some(())?;
                 rule["then"] = "reroute".into();
             }
