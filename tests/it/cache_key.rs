@@ -25,7 +25,7 @@ use crate::support::{
     client::{ClientError, Connection, Response, get, post},
     gateway::Gateway,
     http2,
-    origins::{CanonicalOrigin, EchoOrigin, Origin, ReflectingOrigin, echoed},
+    origins::{CanonicalOrigin, EchoOrigin, NumberedOrigin, Origin, ReflectingOrigin, echoed},
     seed,
 };
 
@@ -566,4 +566,43 @@ async fn parameters_that_the_gateway_writes_are_counted() {
         );
     }
     assert!(hits > 100, "{hits}");
+}
+
+/// Invariant: a page that is the same for all URLs that lead to it is stored once, and purged by its
+/// own URL.
+#[tokio::test]
+async fn the_page_of_an_error_is_stored_once() {
+    let origin = NumberedOrigin::start().await;
+    for path in ["/a", "/b", "/c"] {
+        origin.settings().tell(path, 404, &[]);
+    }
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes:
+- match: {{ path: /* }}
+  upstream: app
+  error_pages: {{ pages: {{ 404: {{ reroute: '/page?of={{cookie.t}}' }} }}, intercept: true }}
+- match: {{ path: /page }}
+  upstream: app
+  cache: {{ ttl: 1h, anonymous_cookies: ['*'], key: {{ query: [] }} }}
+",
+        origin.address()
+    ))
+    .await;
+    let page = async |path: &str, cookie: &str| {
+        let response = gateway
+            .send(&get(path).header("cookie", cookie.to_owned()))
+            .await;
+        assert_eq!(response.status(), 404);
+        response.text()
+    };
+    let first = page("/a", "t=1").await;
+    assert!(first.starts_with("/page #"), "{first}");
+    assert_eq!(page("/b?x=1", "t=1").await, first);
+    // What the gateway writes into its query is counted, whatever the key leaves out of a client's.
+    assert_ne!(page("/c", "t=2").await, first);
+    assert_eq!(page("/c", "t=1").await, first);
+    let (status, receipt) = gateway.purge(&json!({ "url": "/page?of=1" })).await;
+    assert_eq!(status, 200, "{receipt}");
+    assert_ne!(page("/a", "t=1").await, first);
 }

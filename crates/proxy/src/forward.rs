@@ -81,7 +81,7 @@ fn counted(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
     let retained = flow.shape.as_ref().map(|_| &b"_rsc"[..]);
     let cache = context::cache(&ctx.gateway, ctx.route)?;
     let length = match &ctx.facts.rerouted {
-        Some(rerouted) => rerouted.own_query,
+        Some(rerouted) => rerouted.own_query.unwrap_or(0),
         None => query::query_of(target)?.len(),
     };
     cache.policy.key.target_of(target, length, retained)

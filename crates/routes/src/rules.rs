@@ -217,7 +217,7 @@ impl Rules {
                     let Some(target) = rewrite.target(&ex, groups.as_ref(), slashes)? else {
                         return Ok(RuleCourse::Reply(Box::new(undecided()), None));
                     };
-                    move_to(&target, request, facts, !rewrite.drops_query)?;
+                    move_to(&target, request, facts, Some(!rewrite.drops_query))?;
                     let goes_on = matches!(rewrite.then, None | Some(ThenConfig::Later));
                     if goes_on
                         && let Some(refusal) = self.refusal_of_spelling(index + 1, request, facts)
@@ -250,8 +250,8 @@ fn length(request: &RequestHeader) -> u64 {
     content_length(&request.headers).unwrap_or_default()
 }
 
-/// Gives a request another target, and keeps the one that the client sent. If it `keeps_query`, it
-/// ends with the whole query that the request had.
+/// Gives a request another target, and keeps the one that the client sent. `keeps_query`: the target
+/// ends with the whole query that the request had; `None` if it is another page.
 ///
 /// # Errors
 /// Fails if the target has a form that no request may have.
@@ -259,20 +259,23 @@ pub fn move_to(
     target: &[u8],
     request: &mut RequestHeader,
     facts: &mut RequestFacts,
-    keeps_query: bool,
+    keeps_query: Option<bool>,
 ) -> Result<(), InvalidTarget> {
     let rerouted = facts.rerouted.get_or_insert_with(|| {
         Box::new(RerouteFacts {
             original: request.raw_path().into(),
-            own_query: query::query_of(request.raw_path()).map_or(0, <[u8]>::len),
+            own_query: Some(query::query_of(request.raw_path()).map_or(0, <[u8]>::len)),
             ..RerouteFacts::default()
         })
     });
     let sent = &rerouted.original;
-    let query = &sent[sent.len() - rerouted.own_query..];
-    if !keeps_query || !target.ends_with(query) {
-        rerouted.own_query = 0;
-    }
+    rerouted.own_query = match (keeps_query, rerouted.own_query) {
+        (Some(true), Some(length)) if target.ends_with(&sent[sent.len() - length..]) => {
+            Some(length)
+        }
+        (Some(_), Some(_)) => Some(0),
+        (None, _) | (_, None) => None,
+    };
     request
         .set_raw_path(target)
         .map_err(|_| InvalidTarget::Form)

@@ -111,12 +111,22 @@ impl KeyRules {
         if let Some(written) = ex.written_target() {
             parts.part("moved", written);
         }
-        let target = ex.sent_target();
+        // Another page is the same for all URLs that lead to it, and its query is the gateway's.
+        let rerouted = ex.facts.rerouted.as_ref();
+        let is_page = rerouted.is_some_and(|rerouted| rerouted.own_query.is_none());
+        let target = if is_page {
+            ex.head.raw_path()
+        } else {
+            ex.sent_target()
+        };
         let (path, query) = match target.iter().position(|byte| *byte == b'?') {
             Some(at) => (&target[..at], Some(&target[at + 1..])),
             None => (target, None),
         };
-        let query = self.query_of(canonical.or(query));
+        let query = match canonical.or(query) {
+            query if is_page => query.map(Cow::Borrowed),
+            query => self.query_of(query),
+        };
         Ok(Key::new(
             ex.facts.client.scheme.as_str(),
             public_host(ex.head, &ex.facts.client),

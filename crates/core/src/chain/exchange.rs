@@ -383,7 +383,7 @@ impl Exchange<'_> {
     pub fn written_target(&self) -> Option<&[u8]> {
         let rerouted = self.facts.rerouted.as_ref()?;
         let target = self.head.raw_path();
-        let end = target.len().saturating_sub(rerouted.own_query);
+        let end = target.len().saturating_sub(rerouted.own_query?);
         (*rerouted.original != *target).then(|| &target[..end])
     }
 

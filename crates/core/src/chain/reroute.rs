@@ -37,8 +37,9 @@ pub struct PageOfError {
 pub struct RerouteFacts {
     /// Target that the client sent, in normal form.
     pub original: Box<[u8]>,
-    /// Length of the client's own query at the end of the request's target.
-    pub own_query: usize,
+    /// Length of the client's own query at the end of the request's target; `None` if the target is
+    /// another page, such as that of an error, which is the same for all URLs that lead to it.
+    pub own_query: Option<usize>,
     /// Number of routes that led to others.
     pub count: u8,
     /// The error whose page the response is.

@@ -218,7 +218,7 @@ fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result
     }
     if ctx.facts.rerouted.is_none() {
         let target = head.raw_path().to_vec();
-        move_to(&target, head, &mut ctx.facts, true).map_err(|_| Failure::BadPath)?;
+        move_to(&target, head, &mut ctx.facts, Some(true)).map_err(|_| Failure::BadPath)?;
     }
     count(ctx)?;
     let is_page = to.page.is_some();
@@ -242,7 +242,7 @@ fn lead(head: &mut RequestHeader, ctx: &mut Context, to: RouteRequest) -> Result
             let normal = normalise(&target, ctx.gateway.slashes).map_err(|_| Failure::BadPath)?;
             let rewritten = normal.rewritten();
             let target = rewritten.as_deref().unwrap_or(&target);
-            move_to(target, head, &mut ctx.facts, false).map_err(|_| Failure::BadPath)?;
+            move_to(target, head, &mut ctx.facts, None).map_err(|_| Failure::BadPath)?;
             super::locate(head, ctx)?;
         }
     }
