@@ -370,13 +370,20 @@ impl RequestFacts {
     }
 }
 
+impl RequestFacts {
+    /// Returns path and query that the client sent, in normal form, of the request with this `head`.
+    pub fn sent_target<'t>(&'t self, head: &'t RequestHeader) -> &'t [u8] {
+        match &self.rerouted {
+            Some(rerouted) => &rerouted.original,
+            None => head.raw_path(),
+        }
+    }
+}
+
 impl Exchange<'_> {
     /// Returns path and query that the client sent, in normal form.
     pub fn sent_target(&self) -> &[u8] {
-        match &self.facts.rerouted {
-            Some(rerouted) => &rerouted.original,
-            None => self.head.raw_path(),
-        }
+        self.facts.sent_target(self.head)
     }
 
     /// Returns what the gateway wrote of a target that it changed: all but the client's own query.

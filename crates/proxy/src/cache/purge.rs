@@ -31,11 +31,7 @@ pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &Rout
             .detail("Purging is not allowed here.");
     }
     let host = public_host(request, client);
-    let sent = match &ctx.facts.rerouted {
-        Some(rerouted) => &rerouted.original,
-        None => request.raw_path(),
-    };
-    let path = String::from_utf8_lossy(sent);
+    let path = String::from_utf8_lossy(ctx.facts.sent_target(request));
     let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");
     let purge = Purge {
         target: PurgeTarget::Url(format!("{}://{host}{path}", client.scheme.as_str())),

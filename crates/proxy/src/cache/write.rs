@@ -30,11 +30,7 @@ pub(crate) async fn written(request: &RequestHeader, response: &ResponseHeader, 
     }
     let client = &ctx.facts.client;
     let host = public_host(request, client);
-    let sent = match &ctx.facts.rerouted {
-        Some(rerouted) => &rerouted.original,
-        None => request.raw_path(),
-    };
-    let target = Target::new(host, sent);
+    let target = Target::new(host, ctx.facts.sent_target(request));
     let own = policy::Target {
         path: target.path.to_vec(),
         query: target.query.map(<[u8]>::to_vec),
