@@ -69,7 +69,8 @@ impl Certificates {
         &self.acme_names
     }
 
-    /// Returns the names of all certificates and the ends of their validity, in seconds since 1970.
+    /// Returns the names of certificates from files and the ends of their validity, in seconds since
+    /// 1970.
     pub fn ends_of_validity(&self) -> Vec<(Box<str>, i64)> {
         self.expiries.of_files()
     }

@@ -36,8 +36,8 @@ impl Expiries {
     /// one that is not there yet.
     pub(super) fn of_files(&self) -> Vec<(Box<str>, i64)> {
         let known = self.known.lock();
-        let all = known.files.iter();
-        all.map(|(name, not_after)| (name.clone(), *not_after))
+        let ends = known.files.iter();
+        ends.map(|(name, not_after)| (name.clone(), *not_after))
             .collect()
     }
 
