@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 const HOSTS: usize = 60;
-const SEGMENTS: [&str; 6] = ["a", "b", "x", "a%20b", "1", "22"];
+const SEGMENTS: [&str; 7] = ["a", "b", "x", "a%20b", "caf%E9", "1", "22"];
 
 fn one<'a>(list: &[&'a str], random: &mut Rng) -> &'a str {
     list[random.usize(..list.len())]

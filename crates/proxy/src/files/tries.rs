@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use edgeway_core::chain::{Exchange, Reply, RouteRequest, RouteTarget};
 use edgeway_files::FileLookup;
-use edgeway_routes::{Action, Otherwise, ServeFiles, Target, normalise, values::encoded_path};
+use edgeway_routes::{
+    Action, Otherwise, ServeFiles, Target, normalise,
+    values::{decoded, encoded_path},
+};
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
@@ -58,9 +61,9 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
     }
     if paths.is_empty() {
         let path = Target::new("", head.raw_path()).path;
-        let path = percent_encoding::percent_decode(path).decode_utf8_lossy();
+        let path = decoded(path);
         let is_folder = path.ends_with('/');
-        paths.push((path.into_owned(), is_folder));
+        paths.push((path, is_folder));
     }
     // As nginx does: a POST is led to an index or a folder, too, and no other method.
     let is_led = [Method::GET, Method::HEAD, Method::POST].contains(&head.method);
@@ -114,7 +117,7 @@ pub(crate) async fn index(
     if !target.path.ends_with(b"/") {
         return None;
     }
-    let path = percent_encoding::percent_decode(target.path).decode_utf8_lossy();
+    let path = decoded(target.path);
     match look(serve, &path, true, ctx).await {
         Lookup::Index(path) => Some(reroute(with_query(path, head))),
         _ => None,

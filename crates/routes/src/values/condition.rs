@@ -14,7 +14,7 @@ use edgeway_files::MediaTypes;
 use http::{HeaderValue, Method, StatusCode, header};
 use pingora::http::RequestHeader;
 
-use super::{Destination, Encoding, Groups, Pattern, Template, Values, encoded_path};
+use super::{Destination, Encoding, Groups, Pattern, Template, Values, decoded, encoded_path};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 /// Written in place of a media type that is by the end of the path.
@@ -220,9 +220,7 @@ pub fn is_odd(text: &str) -> bool {
 
 /// Returns the path of a request without its percent-encoding.
 pub fn decoded_path(request: &RequestHeader) -> String {
-    let target = Target::new("", request.raw_path());
-    let decoded = percent_encoding::percent_decode(target.path).decode_utf8_lossy();
-    decoded.into_owned()
+    decoded(Target::new("", request.raw_path()).path)
 }
 
 /// Returns the response to a request that may be one to refuse: an expression about it would look at

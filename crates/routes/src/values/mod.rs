@@ -6,6 +6,7 @@ mod destination;
 mod encoding;
 mod file;
 mod lookup;
+mod path_text;
 mod template;
 mod variable;
 
@@ -25,7 +26,8 @@ pub use self::{
     destination::Destination,
     encoding::Encoding,
     lookup::{MapConfig, Maps},
-    template::{Names, Template, encoded_path},
+    path_text::{decoded, encoded_path},
+    template::{Names, Template},
     variable::Values,
 };
 

@@ -9,12 +9,12 @@ use edgeway_core::{
     limits::key::Source,
 };
 use http::{HeaderValue, response};
-use percent_encoding::percent_encode_byte;
 
 use super::{
     Destination, Encoding, Groups, Pattern,
     destination::PieceEncoding,
     lookup::{Lookup, Maps},
+    path_text::push_encoded,
     variable::{DATE, Values, Variable, push, variable},
 };
 
@@ -475,20 +475,14 @@ pub(super) const IN_PATH: &[u8] = b"-._~:/@!$&'()*+,;=";
 
 /// Appends a text, percent-encoded but for letters, digits and these bytes.
 pub(super) fn escape(value: &str, plain: &[u8], text: &mut String) {
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || plain.contains(&byte) {
-            text.push(char::from(byte));
+    for char in value.chars() {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || plain.contains(&byte);
+        if u8::try_from(char).is_ok_and(is_plain) {
+            text.push(char);
         } else {
-            text.push_str(percent_encode_byte(byte));
+            push_encoded(text, char);
         }
     }
-}
-
-/// Returns a path without percent-encoding as a request has it.
-pub fn encoded_path(path: &str) -> String {
-    let mut text = String::with_capacity(path.len() + 8);
-    escape(path, IN_PATH, &mut text);
-    text
 }
 
 fn looks_like_a_name(text: &str) -> bool {

@@ -9,11 +9,11 @@ use edgeway_base::{
 use edgeway_config::diagnostic::closest;
 use edgeway_core::chain::{CacheOutcome, Exchange, Protocol};
 use http::{HeaderMap, HeaderName, StatusCode, header, response};
-use percent_encoding::percent_decode;
 
 use super::{
     encoding::Encoding,
     lookup::{Lookup, Maps, UsedTable},
+    path_text::decoded,
     template::Names,
 };
 
@@ -300,12 +300,10 @@ impl Variable {
                 other => other.as_str(),
             }),
             Self::Path => push(text, values.path()),
-            Self::PathDecoded => {
-                text.push_str(&percent_decode(values.path()).decode_utf8_lossy());
-            }
+            Self::PathDecoded => text.push_str(&decoded(values.path())),
             Self::PathSent => {
                 let path = ex.sent_target().split(|byte| *byte == b'?').next();
-                text.push_str(&percent_decode(path.unwrap_or_default()).decode_utf8_lossy());
+                text.push_str(&decoded(path.unwrap_or_default()));
             }
             Self::Query => {
                 let target = target();
