@@ -33,10 +33,24 @@ fn out_for(backend: &BackendStatus) -> Option<u64> {
     Some(out.as_secs())
 }
 
-/// Text on a backend of which nothing is known: it counts as healthy, and may be dead.
-pub fn untried(backend: &BackendStatus) -> Option<&'static str> {
+/// Text on a backend in rotation that may be dead: nothing is known of it, or nothing since it failed.
+pub fn untried(backend: &BackendStatus) -> Option<String> {
+    if !is_in_rotation(backend) {
+        return None;
+    }
     let is_tried = backend.probe.is_some() || backend.requests > 0 || backend.in_flight > 0;
-    (is_in_rotation(backend) && !is_tried).then_some("neither checked nor used yet")
+    if !is_tried {
+        return Some("neither checked nor used yet".to_owned());
+    }
+    let is_checked = backend.probe.as_ref().is_some_and(|probe| probe.passed);
+    let is_used = backend.recent_failures != Some(0);
+    let failed = backend
+        .failures_in_a_row
+        .filter(|_| !is_checked && !is_used)?;
+    Some(match failed {
+        1 => "not used since its last request failed".to_owned(),
+        _ => format!("not used since its last {failed} requests failed"),
+    })
 }
 
 /// Text on a backend out of rotation, behind its state: since when, until when, and why.

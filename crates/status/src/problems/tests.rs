@@ -63,6 +63,34 @@ fn a_backend_that_fails_and_stays_is_a_problem_while_it_fails() {
 }
 
 #[test]
+fn a_backend_of_which_nothing_good_is_known_says_so() {
+    let backend = |requests, failed, recent| BackendStatus {
+        state: "healthy".into(),
+        requests,
+        failures_in_a_row: failed,
+        recent_failures: Some(recent),
+        ..BackendStatus::default()
+    };
+    let said = |backend: &BackendStatus| untried(backend).unwrap_or_default();
+    assert_eq!(said(&backend(0, None, 0)), "neither checked nor used yet");
+    let ejected_before = backend(3, Some(3), 0);
+    assert_eq!(
+        said(&ejected_before),
+        "not used since its last 3 requests failed"
+    );
+    let is_used = [backend(3, Some(3), 3), backend(3, None, 0)];
+    assert!(is_used.iter().all(|backend| said(backend).is_empty()));
+    let is_checked = BackendStatus {
+        probe: Some(edgeway_upstreams::ProbeStatus {
+            passed: true,
+            ..Default::default()
+        }),
+        ..ejected_before
+    };
+    assert_eq!(said(&is_checked), "");
+}
+
+#[test]
 fn each_problem_names_its_section_and_the_most_serious_come_first() {
     let status = table::testkit::full();
     let list = of(&status, time_of(&status).unwrap());

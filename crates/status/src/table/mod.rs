@@ -350,7 +350,7 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus) -> Vec<String> {
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
     }
-    notes.extend(problems::untried(backend).map(str::to_owned));
+    notes.extend(problems::untried(backend));
     notes.extend(problems::failures(backend));
     notes.extend(problems::silence(backend));
     match (&backend.node, backend.process_rss_bytes) {

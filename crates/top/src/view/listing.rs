@@ -290,7 +290,7 @@ fn notes(upstream: &UpstreamStatus, backend: &BackendStatus, slow: Option<Slowne
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
     }
-    notes.extend(problems::untried(backend).map(str::to_owned));
+    notes.extend(problems::untried(backend));
     notes.extend(problems::failures(backend));
     notes.extend(problems::silence(backend));
     match &backend.probe {
