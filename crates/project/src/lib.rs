@@ -97,6 +97,9 @@ impl Framework {
     }
 }
 
+/// Source of the port of an app that has no default, where no file names one.
+pub const GUESS: &str = "a guess, as no file names it";
+
 /// A port and the place where it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundPort {
@@ -467,7 +470,14 @@ impl Project {
         };
         in_scripts.or_else(in_code).unwrap_or_else(|| FoundPort {
             port: framework.default_port(),
-            source: format!("the default of {}", framework.name()),
+            source: match framework {
+                Framework::Next { .. }
+                | Framework::ReactRouter
+                | Framework::Remix
+                | Framework::Hono
+                | Framework::VitePreview => format!("the default of {}", framework.name()),
+                _ => GUESS.to_owned(),
+            },
         })
     }
 }

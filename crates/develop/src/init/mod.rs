@@ -18,7 +18,7 @@ use edgeway_base::{
 use self::yaml::Draft;
 use super::{
     Failure, check, out,
-    project::{App, Framework, Project, RunningApp},
+    project::{App, Framework, GUESS, Project, RunningApp},
 };
 
 /// Name of the file, which commands look for in the current folder.
@@ -53,7 +53,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         } else {
             Vec::new()
         },
-        is_found: project.has_package() || apps[0].source != "the default of Node",
+        is_found: project.has_package() || apps[0].source != GUESS,
     };
     let path = folder.join(FILE);
     write(&path, &draft.text(), options.force)?;
