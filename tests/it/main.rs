@@ -49,6 +49,7 @@ mod faults;
 mod first_file;
 mod first_minute;
 mod flood_guard;
+mod foreign_guards;
 mod forward_auth;
 mod grpc;
 mod half_closed;

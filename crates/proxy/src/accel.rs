@@ -118,7 +118,7 @@ async fn follow(
         Decision::Stored(..)
         | Decision::GoesOn(_)
         | Decision::Reroute(_)
-        | Decision::NeedsBody
+        | Decision::NeedsBody(..)
         | Decision::NeedsBeginning => Err(Error::new_in(ErrorType::Custom("no file"))),
     }
 }

@@ -34,7 +34,7 @@ pub(super) async fn run(client: &mut Client, ctx: &mut Context) -> Result<bool> 
             Box::pin(files::send(client, ctx, *response, None)).await
         }
         Decision::GoesOn(_)
-        | Decision::NeedsBody
+        | Decision::NeedsBody(..)
         | Decision::NeedsBeginning
         | Decision::Reroute(_) => Err(Error::new_in(ErrorType::Custom("unread body"))),
     };

@@ -69,7 +69,7 @@ impl AnyOf {
 
 impl Filter for AnyOf {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::NONE, Guard::Access).waiting(Phases::REQUEST, self)
+        Traits::new(Phases::NONE, Guard::Identity).waiting(Phases::REQUEST, self)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     any::{Any, TypeId},
-    fmt,
+    fmt, mem,
     net::{IpAddr, Ipv4Addr},
     sync::{Arc, LazyLock},
     time::{Duration, Instant, SystemTime},
@@ -13,7 +13,8 @@ use pingora::http::RequestHeader;
 use smart_default::SmartDefault;
 
 use super::{
-    AuditNote, Body, CacheFacts, ClientCertificate, Identity, Reply, RequestTrace, RerouteFacts,
+    AuditNote, Body, CacheFacts, Chain, ClientCertificate, Identity, Reply, RequestTrace,
+    RerouteFacts,
 };
 use crate::base::{shared_copy::shared_copy, trace_context::write_hex};
 
@@ -79,7 +80,28 @@ pub struct RequestFacts {
     pub carried: Option<Arc<dyn Any + Send + Sync>>,
     /// Header lines of the response that are ready to be written.
     pub lines: ReadyLines,
-    slots: Vec<Box<dyn Any + Send + Sync>>,
+    scope: Scope,
+    slots: Vec<(Scope, Box<dyn Any + Send + Sync>)>,
+}
+
+/// Chain of filters that a request passes: that of its route, of a route that takes its place, or the
+/// guards of another route. Filters see what those of their own chain keep, and nothing else: what
+/// one route's `jwt` has proven says nothing to another's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Scope {
+    /// Number of routes before this one.
+    routes: u32,
+    /// Number of the route with the guards, from 1 on; 0 for a route's own chain.
+    guards: u32,
+}
+
+/// What the guards of another route keep of a request, apart from its own route.
+#[derive(Debug)]
+pub struct KeptApart {
+    scope: Scope,
+    identity: Option<Box<Identity>>,
+    rewritten: Option<Box<[u8]>>,
+    carried: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 /// Header lines of a response that are written as they are, besides those in the header map.
@@ -334,39 +356,98 @@ impl RequestFacts {
             body: Body::NotRead,
             reason: None,
             lines: ReadyLines::NotTaken,
+            scope: Scope::default(),
             slots: Vec::new(),
         }
     }
 
     /// Returns this filter's own state, if it has put any. `T` is private to the filter's folder,
-    /// so no other filter can reach it.
+    /// so no other filter can reach it; nor can one of another route.
     pub fn slot<T: Any + Send + Sync>(&self) -> Option<&T> {
-        self.slots.iter().find_map(|slot| slot.downcast_ref())
+        self.own_slots().find_map(|slot| slot.downcast_ref())
     }
 
     /// Returns true if some filter has put a value of this type.
     pub(super) fn has_slot(&self, of: TypeId) -> bool {
-        let mut slots = self.slots.iter();
-        slots.any(|slot| slot.as_ref().type_id() == of)
+        self.own_slots().any(|slot| slot.as_ref().type_id() == of)
+    }
+
+    fn own_slots(&self) -> impl Iterator<Item = &Box<dyn Any + Send + Sync>> {
+        let slots = self.slots.iter();
+        slots.filter_map(|(scope, slot)| (*scope == self.scope).then_some(slot))
     }
 
     pub fn slot_mut<T: Any + Send + Sync>(&mut self) -> Option<&mut T> {
-        self.slots.iter_mut().find_map(|slot| slot.downcast_mut())
+        let mut slots = self.slots.iter_mut();
+        slots.find_map(|(scope, slot)| {
+            let slot = (*scope == self.scope).then_some(slot)?;
+            slot.downcast_mut()
+        })
     }
 
     /// Stores or replaces this filter's own state.
     pub fn put<T: Any + Send + Sync>(&mut self, value: T) {
         match self.slot_mut::<T>() {
             Some(slot) => *slot = value,
-            None => self.slots.push(Box::new(value)),
+            None => self.slots.push((self.scope, Box::new(value))),
         }
     }
 
     /// Takes this filter's own state out.
     pub fn take<T: Any + Send + Sync>(&mut self) -> Option<T> {
-        let index = self.slots.iter().position(|slot| slot.is::<T>())?;
-        let slot = self.slots.swap_remove(index);
+        let mut slots = self.slots.iter();
+        let index = slots.position(|(scope, slot)| *scope == self.scope && slot.is::<T>())?;
+        let (_, slot) = self.slots.swap_remove(index);
         slot.downcast().ok().map(|boxed| *boxed)
+    }
+
+    /// Returns what the guards of the route at `index` begin with: nothing that other filters kept,
+    /// and an identity only if they prove none themselves. `before` is of the guards before them.
+    pub fn apart(&self, index: usize, guards: &Chain, before: Option<KeptApart>) -> KeptApart {
+        let before = before.and_then(|kept| kept.identity);
+        let identity = self.identity.as_ref().or(before.as_ref());
+        KeptApart {
+            scope: Scope {
+                routes: self.scope.routes,
+                guards: u32::try_from(index + 1).unwrap_or(u32::MAX),
+            },
+            identity: identity.filter(|_| !guards.proves_identity()).cloned(),
+            rewritten: self.rewritten.clone(),
+            carried: None,
+        }
+    }
+
+    /// Exchanges what the request's own chain and other guards keep: before and after these run.
+    pub fn swap(&mut self, apart: &mut KeptApart) {
+        mem::swap(&mut self.scope, &mut apart.scope);
+        mem::swap(&mut self.identity, &mut apart.identity);
+        mem::swap(&mut self.rewritten, &mut apart.rewritten);
+        mem::swap(&mut self.carried, &mut apart.carried);
+    }
+
+    /// Ends the time of guards of another route, which have let the request pass. The response may be
+    /// for the client whose identity they have proven, which says nothing to other filters.
+    pub fn pass(&mut self, guards: &KeptApart) {
+        if guards.identity.is_some() {
+            self.identity_mut();
+        }
+    }
+
+    /// Prepares the request for the chain of another route. What the filters before it keep, such as
+    /// places of limits, stays until the request is over, and is not seen by others.
+    pub fn leave_route(&mut self) {
+        self.scope.routes += 1;
+        self.rewritten = None;
+        self.carried = None;
+    }
+
+    /// Removes an identity that another route's filters have proven, if these prove one themselves.
+    pub fn meet(&mut self, chain: &Chain) {
+        if chain.proves_identity()
+            && let Some(identity) = &mut self.identity
+        {
+            **identity = Identity::default();
+        }
     }
 }
 

@@ -45,8 +45,8 @@ pub use self::{
     client_certificate::ClientCertificate,
     compile::{BackgroundWork, CompileContext, Shared},
     exchange::{
-        Certificate, Class, Client, Exchange, Protocol, ReadyLines, RequestFacts, RequestId,
-        Scheme, TlsParameters, UpstreamFacts,
+        Certificate, Class, Client, Exchange, KeptApart, Protocol, ReadyLines, RequestFacts,
+        RequestId, Scheme, TlsParameters, UpstreamFacts,
     },
     identity::{AuditNote, Claims, Identity},
     key::KeyBuilder,
@@ -92,6 +92,8 @@ pub enum Guard {
     /// Restricts which clients and requests may pass. The filter is called for any path that may be
     /// one of its route's, even if another route takes the request.
     Access,
+    /// The same by the identity of the client, which the filter proves.
+    Identity,
 }
 
 /// Refusals that another spelling of a path may avoid.
@@ -108,7 +110,7 @@ impl Guard {
     pub fn protects(self) -> bool {
         match self {
             Self::Nothing | Self::Open(_) => false,
-            Self::Limit | Self::Access => true,
+            Self::Limit | Self::Access | Self::Identity => true,
         }
     }
 
@@ -116,9 +118,11 @@ impl Guard {
     pub fn may_seem_to_protect(self) -> bool {
         match self {
             Self::Open(OpenRefusals::ByCode) => true,
-            Self::Open(OpenRefusals::Preflights) | Self::Nothing | Self::Limit | Self::Access => {
-                false
-            }
+            Self::Open(OpenRefusals::Preflights)
+            | Self::Nothing
+            | Self::Limit
+            | Self::Access
+            | Self::Identity => false,
         }
     }
 }

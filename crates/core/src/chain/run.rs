@@ -7,8 +7,11 @@ use http::{HeaderMap, response};
 
 use super::{
     AnyOf, AsyncFilter, Body, CompiledFilter, Exchange, Filter, Guard, HeaderUse, KeyBuilder,
-    LateFields, LoggedRequest, Phase, ReadyLines, Reply, RequestChanges, Verdict,
+    LateFields, LoggedRequest, OpenRefusals, Phase, ReadyLines, Reply, RequestChanges, Verdict,
 };
+
+/// Name of the filter that gives a request its id.
+const REQUEST_ID: &str = "request_id";
 
 /// A hook to call: the filter, with the variant that it wants called.
 struct Step {
@@ -121,10 +124,16 @@ macro_rules! run_round {
             }
             $at += 1;
             let timed = $timed_steps.begin(step, $ex);
+            let was_known = !cfg!(debug_assertions) || $ex.facts.identity.is_some();
             let verdict = match &step.hooks {
                 Hooks::Sync(filter) => filter.$hook($ex),
                 Hooks::Async(filter) => filter.$hook_async($ex).await,
             };
+            debug_assert!(
+                was_known || $ex.facts.identity.is_none() || step.guard == Guard::Identity,
+                "`{}` does not say that it proves identities",
+                step.name
+            );
             if let (Some(started), Some(trace)) = (timed, &mut $ex.facts.trace) {
                 trace.end_filter(step.name, started, &verdict);
             }
@@ -167,7 +176,7 @@ fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
     steps.retain(|step| !is_member(step));
     let step = Step {
         name: "satisfy",
-        guard: Guard::Access,
+        guard: Guard::Identity,
         hooks: Hooks::Async(Arc::clone(any) as Arc<dyn AsyncFilter>),
     };
     steps.insert(at, step);
@@ -293,6 +302,12 @@ impl Chain {
         self.any.as_deref().map(AnyOf::names).unwrap_or_default()
     }
 
+    /// Returns true if one of the filters proves who the client is.
+    pub fn proves_identity(&self) -> bool {
+        let mut filters = self.all.iter();
+        filters.any(|each| each.traits.guard == Guard::Identity)
+    }
+
     /// Returns true if a filter changes `Location` in place of the gateway.
     pub fn replaces_location(&self) -> bool {
         self.replaces_location
@@ -359,6 +374,23 @@ impl Chain {
             Phase::Log => self.log.len(),
         };
         count > 0
+    }
+
+    /// Calls the request hooks that come before the guards of other routes: those that give the
+    /// request its id, and that reply to preflights, which reach no app. They are called once more
+    /// with all the others.
+    pub fn before_guards(&self, ex: &mut Exchange<'_>) -> Verdict {
+        for step in &self.request {
+            let is_first =
+                step.name == REQUEST_ID || step.guard == Guard::Open(OpenRefusals::Preflights);
+            if is_first
+                && let Hooks::Sync(filter) = &step.hooks
+                && let Verdict::Reply(reply) = filter.on_request(ex)
+            {
+                return Verdict::Reply(reply);
+            }
+        }
+        Verdict::Next
     }
 
     /// Calls both request hooks. The second round begins once every filter has let the request pass

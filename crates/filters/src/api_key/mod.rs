@@ -85,7 +85,7 @@ impl Filter for ApiKey {
             own_headers: self.own.as_slice().to_vec(),
             credential_headers: vec![self.header.clone()],
             request_changes: RequestChanges::names(changed.cloned()),
-            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM, Guard::Access)
+            ..Traits::new(Phases::REQUEST | Phases::UPSTREAM, Guard::Identity)
         }
     }
 

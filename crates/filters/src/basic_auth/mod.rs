@@ -59,7 +59,7 @@ impl Filter for BasicAuth {
             own_headers: self.own.as_slice().to_vec(),
             credential_headers: vec![header::AUTHORIZATION],
             request_changes: RequestChanges::names(changed.cloned()),
-            ..Traits::new(Phases::UPSTREAM, Guard::Access)
+            ..Traits::new(Phases::UPSTREAM, Guard::Identity)
         }
         .waiting(Phases::REQUEST, self)
     }

@@ -35,7 +35,7 @@ filter_kind!(ClientCert: config::ClientCertConfig = "client_cert");
 
 impl Filter for ClientCert {
     fn traits(self: Arc<Self>) -> Traits {
-        Traits::new(Phases::REQUEST, Guard::Access)
+        Traits::new(Phases::REQUEST, Guard::Identity)
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {

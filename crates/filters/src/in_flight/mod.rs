@@ -114,12 +114,6 @@ impl InFlight {
 /// Limits of a route for requests that another route takes.
 struct GuardLimits(Arc<InFlight>);
 
-/// Permits that a request holds on routes that did not take it.
-#[derive(Default)]
-struct GuardPermits(Vec<AnyPermit>);
-
-type AnyPermit = (RoutePermit, Option<KeyPermit>);
-
 impl Filter for GuardLimits {
     fn traits(self: Arc<Self>) -> Traits {
         Traits::new(Phases::AUTHORIZED, Guard::Limit)
@@ -129,14 +123,13 @@ impl Filter for GuardLimits {
         let Some(place) = Counts::enter(&self.0.counts, self.0.max) else {
             return too_many();
         };
-        let key = match self.0.enter_key(ex) {
-            Ok(key) => key,
-            Err(refusal) => return refusal,
-        };
-        let mut places = ex.facts.take::<GuardPermits>().unwrap_or_default();
-        places.0.push((place, key));
-        ex.facts.put(places);
-        Verdict::Next
+        match self.0.enter_key(ex) {
+            Ok(key) => {
+                ex.facts.put((place, key));
+                Verdict::Next
+            }
+            Err(refusal) => refusal,
+        }
     }
 }
 

@@ -141,7 +141,7 @@ impl Filter for Jwt {
             credential_headers: credentials,
             ..Traits::new(
                 Phases::REQUEST | Phases::UPSTREAM.when(changes),
-                Guard::Access,
+                Guard::Identity,
             )
         }
         .waiting(Phases::REQUEST.when(waits), self)

@@ -7,7 +7,7 @@ use edgeway_core::chain::{
     AsyncFilter, BoxFuture, Exchange, Filter, Guard, Phases, Traits, Verdict,
 };
 
-use super::{Charge, RateLimit, TakenUnits};
+use super::{Charge, RateLimit};
 
 /// All limits of a route, applied at once when the client's identity is known.
 pub(super) struct GuardLimits(pub(super) Arc<RateLimit>);
@@ -25,28 +25,12 @@ impl Filter for GuardLimits {
     }
 
     fn on_authorized(&self, ex: &mut Exchange<'_>) -> Verdict {
-        let own = ex.facts.take::<TakenUnits>();
-        let outcome = self.0.apply_at_once(self.all(), ex);
-        put_back(ex, own);
-        outcome.into()
+        self.0.apply_at_once(self.all(), ex).into()
     }
 }
 
 impl AsyncFilter for GuardLimits {
     fn on_authorized_async<'a>(&'a self, ex: &'a mut Exchange<'_>) -> BoxFuture<'a, Verdict> {
-        Box::pin(async move {
-            let own = ex.facts.take::<TakenUnits>();
-            let verdict = self.0.apply_waiting(self.all(), ex).await;
-            put_back(ex, own);
-            verdict
-        })
-    }
-}
-
-/// Restores the takes of the request's own route, without those of these limits.
-fn put_back(ex: &mut Exchange<'_>, own: Option<TakenUnits>) {
-    drop(ex.facts.take::<TakenUnits>());
-    if let Some(own) = own {
-        ex.facts.put(own);
+        Box::pin(self.0.apply_waiting(self.all(), ex))
     }
 }

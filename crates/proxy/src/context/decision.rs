@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edgeway_cache::store::Entry;
-use edgeway_core::chain::{Reply, RouteRequest};
+use edgeway_core::chain::{HookProgress, Reply, RouteRequest};
 use edgeway_files::FileResponse;
 
 use super::Flow;
@@ -21,8 +21,8 @@ pub(crate) enum Decision {
     GoesOn(Option<Box<Flow>>),
     /// Leading to another route.
     Reroute(Box<RouteRequest>),
-    /// Reading the body, which the next filter needs.
-    NeedsBody,
+    /// Reading this many bytes of the body, which the next filter needs.
+    NeedsBody(usize, HookProgress),
     /// Reading the beginning of the body, which tells the release that the request belongs to. All
     /// filters have passed it.
     NeedsBeginning,

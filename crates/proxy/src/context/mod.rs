@@ -12,7 +12,7 @@ use std::{
 };
 
 use edgeway_core::chain::{
-    Chain, Exchange, HookProgress, Reply, RequestFacts, RouteRequest, UpstreamFacts,
+    Chain, Exchange, HookProgress, KeptApart, Reply, RequestFacts, RouteRequest, UpstreamFacts,
 };
 use edgeway_filters::{access_log::Redactor, error_pages::ErrorPages};
 use edgeway_gateway::{Gateway, Route, RouteCache, metrics::RouteMetrics};
@@ -122,6 +122,8 @@ pub(crate) struct AdditionalGuards {
     /// Request as they see it, if a plugin gave it another path; that of the client if absent.
     pub(crate) rewritten: Option<Box<RequestHeader>>,
     pub(crate) round: HookProgress,
+    /// Route whose guards ran last, and what they keep of the request.
+    pub(crate) apart: Option<(usize, KeptApart)>,
 }
 
 /// Facts about a request at the moment of its error, if another route has the page: it is booked as

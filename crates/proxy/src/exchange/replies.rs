@@ -1,7 +1,8 @@
 //! Replies of the gateway in place of a response that is not wanted, and the pages of errors that
 //! other routes have.
 
-use edgeway_core::chain::{Reply, RouteRequest, RouteTarget};
+use bytes::Bytes;
+use edgeway_core::chain::{Body, Reply, RouteRequest, RouteTarget};
 use http::header;
 use pingora::{Result, http::RequestHeader};
 use pingora_proxy::ProxyHttp;
@@ -55,8 +56,13 @@ where
             }
             self.drop_body().await;
         }
-        let request = &mut self.client().request;
-        let decision = reroute::settle(request, ctx, Decision::Reroute(Box::new(to))).await;
+        let client = self.client();
+        if !client.body.is_there() {
+            ctx.facts.body = Body::Whole(Bytes::new());
+        }
+        client.body.rewind();
+        let decision = Decision::Reroute(Box::new(to));
+        let decision = reroute::settle_with_body(client, ctx, decision).await;
         self.cached = None;
         let client = self.client();
         match decision {
@@ -70,7 +76,7 @@ where
                 return sent.map_err(of_client);
             }
             Decision::GoesOn(flow) => return Box::pin(self.serve(flow, ctx)).await,
-            Decision::NeedsBody | Decision::NeedsBeginning | Decision::Reroute(_) => {
+            Decision::NeedsBody(..) | Decision::NeedsBeginning | Decision::Reroute(_) => {
                 error_page::degrade(error_page::REASON, ctx);
                 ctx.reply = fallback.or_else(|| Some(Failure::Internal.into()));
             }

@@ -31,11 +31,11 @@ pub(crate) async fn decide(client: &mut Client, ctx: &mut Context) -> Decision {
         Some(decision) => decision,
         None => filter(client, ctx).await,
     };
-    settled(&mut client.request, ctx, decision).await
+    settled(client, ctx, decision).await
 }
 
 /// Follows a decision that may lead to another route. Most lead to none.
-async fn settled(head: &mut RequestHeader, ctx: &mut Context, decision: Decision) -> Decision {
+async fn settled(client: &mut Client, ctx: &mut Context, decision: Decision) -> Decision {
     let may_lead_on = match &decision {
         Decision::Reroute(_) => true,
         Decision::Reply(reply) => {
@@ -46,12 +46,12 @@ async fn settled(head: &mut RequestHeader, ctx: &mut Context, decision: Decision
         Decision::Stored(..)
         | Decision::File(_)
         | Decision::GoesOn(_)
-        | Decision::NeedsBody
+        | Decision::NeedsBody(..)
         | Decision::NeedsBeginning => false,
     };
     if may_lead_on {
         // Boxed, because otherwise every request's future would be as large.
-        Box::pin(reroute::settle(head, ctx, decision)).await
+        Box::pin(reroute::settle_with_body(client, ctx, decision)).await
     } else {
         decision
     }

@@ -16,7 +16,7 @@ use edgeway_core::chain::{
 };
 use edgeway_gateway::{Gateway, Route};
 use edgeway_routes::{self as routes, Action, Params, Target};
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use pingora::http::RequestHeader;
 
 pub(crate) use self::decide::{begin, decide};
@@ -33,6 +33,9 @@ use crate::{
     session::Client as SessionClient,
     to_https, trace, websocket,
 };
+
+/// Methods that the response to another one names.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Result of running a request through its filters.
 pub(crate) enum FilterOutcome {
@@ -98,7 +101,11 @@ pub(crate) fn refuse(client: &SessionClient, refusal: &Refusal, ctx: &mut Contex
     }
     trace::begin(&ctx.gateway, &client.request, &mut ctx.facts);
     ctx.facts.request_id = ctx.facts.new_request_id();
-    let reply = Reply::refuse(refusal.status, refusal.reason).detail(refusal.detail);
+    let mut reply = Reply::refuse(refusal.status, refusal.reason).detail(refusal.detail);
+    if refusal.status == StatusCode::METHOD_NOT_ALLOWED {
+        // RFC 9110, 15.5.6: what apps take that the gateway does not refuse for all of them.
+        reply = reply.header(header::ALLOW, HeaderValue::from_static(METHODS));
+    }
     Box::new(reply.closing())
 }
 

@@ -49,6 +49,7 @@ impl AdditionalGuards {
                 routes,
                 rewritten,
                 round: HookProgress::default(),
+                apart: None,
             })
         })
     }
@@ -56,7 +57,7 @@ impl AdditionalGuards {
     /// Returns the guards of the path that a plugin gave to a request for the app of its route: those
     /// that the route would have had which a client asks for that path.
     #[cold]
-    fn of_rewritten(request: &RequestHeader, ctx: &Context) -> Option<Box<Self>> {
+    fn of_rewritten(request: &RequestHeader, ctx: &mut Context) -> Option<Box<Self>> {
         let gateway = &ctx.gateway;
         let guarding = &context::route(gateway, ctx.route)?.guarding;
         let mut rewritten = Box::new(request.clone());
@@ -70,12 +71,22 @@ impl AdditionalGuards {
         let (index, also) = find(gateway, lookup, &mut Params::default())?;
         let also = also.map(|also| also.routes).unwrap_or_default();
         let also = also.into_iter().map(|(index, _)| index);
+        // A filter may choose another app than the configuration says.
+        let (chain, ex) = (
+            context::chain(gateway, ctx.route),
+            Exchange {
+                head: request,
+                facts: &mut ctx.facts,
+            },
+        );
+        let chosen = chain.on_route(&ex);
+        let app = chosen.as_ref().or(guarding.upstream.as_ref());
         let mut covered = guarding.guards.clone();
         let guards = iter::once(index).chain(also).filter_map(|index| {
             let route = gateway.route(index)?;
             let upstream = route.guarding.upstream.as_ref();
             // What only refuses does so for every app.
-            let is_of_app = upstream.is_none() || upstream == guarding.upstream.as_ref();
+            let is_of_app = upstream.is_none() || upstream == app;
             let is_lacked = is_of_app && !route.guarding.guards.is_subset(&guarding.guards);
             is_lacked.then(|| (index, route.guards_beside(&mut covered)))
         });
@@ -88,6 +99,10 @@ pub(super) async fn pass_others(
     request: &RequestHeader,
     ctx: &mut Context,
 ) -> Option<FilterOutcome> {
+    let (own, mut ex) = ctx.exchange(request);
+    if let Verdict::Reply(reply) = own.before_guards(&mut ex) {
+        return Some(FilterOutcome::Reply(reply));
+    }
     let Context {
         gateway,
         facts,
@@ -98,11 +113,23 @@ pub(super) async fn pass_others(
     let others = also.as_mut()?;
     let request = others.rewritten.as_deref().unwrap_or(request);
     while let Some((index, chain)) = others.routes.front() {
+        let (_, apart) = match &mut others.apart {
+            Some(apart) if apart.0 == *index => apart,
+            before => {
+                let before = before.take().map(|(_, kept)| kept);
+                others
+                    .apart
+                    .insert((*index, facts.apart(*index, chain, before)))
+            }
+        };
+        facts.swap(apart);
         let mut ex = Exchange {
             head: request,
             facts: &mut *facts,
         };
-        match chain.on_request(&mut ex, &mut others.round).await {
+        let outcome = chain.on_request(&mut ex, &mut others.round).await;
+        facts.swap(apart);
+        match outcome {
             HookOutcome::Over(Verdict::Next) => {}
             HookOutcome::Over(Verdict::Reply(reply)) => {
                 *refused_by = Some(RefusedBy::Other);
@@ -120,6 +147,7 @@ pub(super) async fn pass_others(
             *refused_by = Some(RefusedBy::Other);
             return Some(FilterOutcome::Reply(Box::new(reply)));
         }
+        facts.pass(apart);
         others.routes.pop_front();
         others.round = HookProgress::default();
     }

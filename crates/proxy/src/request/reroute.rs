@@ -3,6 +3,7 @@
 
 use std::{mem, sync::Arc};
 
+use edgeway_cache::budget::RenderPermit;
 use edgeway_core::chain::{
     Exchange, HookProgress, ReadyLines, Reply, ReplyBody, RouteRequest, RouteTarget,
 };
@@ -14,9 +15,11 @@ use pingora::http::RequestHeader;
 
 use super::{FilterOutcome, decide};
 use crate::{
+    body,
     context::{self, BookedError, Context, Decision, EarlyBody, RefusedBy},
     error::Failure,
     reply::error_page,
+    session::Client,
     upstream,
 };
 
@@ -137,7 +140,9 @@ pub(crate) async fn page_of(
         facts: &mut ctx.facts,
     };
     let mut to = pages.page_route(&ex, reply.status, false)?;
-    if is_way_around(ctx, &to) {
+    // Values of the client that are a part of the path lead nowhere else.
+    let is_odd = matches!(&to.to, RouteTarget::Path(path) if error_page::has_dot_segments(path));
+    if is_odd || is_way_around(ctx, &to) {
         return None;
     }
     // What filters count of errors, they count of this one.
@@ -169,11 +174,7 @@ fn is_way_around(ctx: &Context, to: &RouteRequest) -> bool {
 }
 
 /// Follows decisions that lead to other routes, and finds the pages of errors that other routes have.
-pub(crate) async fn settle(
-    head: &mut RequestHeader,
-    ctx: &mut Context,
-    decision: Decision,
-) -> Decision {
+async fn settle(head: &mut RequestHeader, ctx: &mut Context, decision: Decision) -> Decision {
     let mut decision = decision;
     loop {
         let to = match decision {
@@ -197,12 +198,35 @@ pub(crate) async fn again(
     if let Err(reply) = lead(head, ctx, to) {
         return Decision::Reply(reply);
     }
-    let mut round = HookProgress::default();
+    let (chain, ex) = ctx.exchange(head);
+    ex.facts.meet(chain);
+    filter(head, ctx, HookProgress::default()).await
+}
+
+/// Runs a request through the filters of another route, from `round` on.
+async fn filter(head: &RequestHeader, ctx: &mut Context, mut round: HookProgress) -> Decision {
     match super::filter(head, ctx, &mut round).await {
         FilterOutcome::Reply(reply) => Decision::Reply(reply),
         FilterOutcome::Passed => decide::act(head, ctx).await,
-        FilterOutcome::Body(_) => Decision::NeedsBody,
+        FilterOutcome::Body(most) => Decision::NeedsBody(most, round),
     }
+}
+
+/// Follows decisions as [`settle`] does, and reads the body for filters of other routes.
+pub(crate) async fn settle_with_body(
+    client: &mut Client,
+    ctx: &mut Context,
+    decision: Decision,
+) -> Decision {
+    let mut decision = settle(&mut client.request, ctx, decision).await;
+    while let Decision::NeedsBody(most, round) = decision {
+        let next = match body::read(client, ctx, most).await {
+            Ok(()) => filter(&client.request, ctx, round).await,
+            Err(failure) => Decision::Reply(failure.into()),
+        };
+        decision = settle(&mut client.request, ctx, next).await;
+    }
+    decision
 }
 
 /// Assigns a request to another route, as if it came for that one.
@@ -298,13 +322,17 @@ fn forget(ctx: &mut Context) {
     ctx.stale_attempts = 0;
     ctx.reply = None;
     ctx.is_websocket = false;
-    ctx.early = EarlyBody::default();
+    ctx.early = EarlyBody {
+        has_continued: ctx.early.has_continued,
+        ..EarlyBody::default()
+    };
     ctx.responded_at = None;
     ctx.cache = None;
     ctx.accel = None;
     let facts = &mut ctx.facts;
+    drop(facts.take::<RenderPermit>());
+    facts.leave_route();
     facts.cache = None;
-    facts.rewritten = None;
     facts.is_coding_settled = false;
     facts.lines = ReadyLines::NotTaken;
 }
