@@ -247,7 +247,7 @@ async fn no_spelling_gets_past_any_kind_of_filter_that_refuses() {
 
 /// Ways to a guarded path by another one: the target that takes it, the keys of its route, and
 /// whether the guards run (or else `check` warns).
-const WAYS: [(&str, &str, bool); 10] = [
+const WAYS: [(&str, &str, bool); 12] = [
     (
         "/old/admin",
         "match: { path: '/old/*' }, upstream: app, rewrite: { prefix: /old, with: /api }",
@@ -288,6 +288,17 @@ const WAYS: [(&str, &str, bool); 10] = [
         "match: { path: '/old/*' }, respond: 404, error_pages: { pages: { 404: { reroute: /api/admin } } }",
         true,
     ),
+    // A filter chooses the app.
+    (
+        "/old/admin",
+        "match: { path: '/old/*' }, upstream: spare, upstream_by: '{map.app}', rewrite: { prefix: /old, with: /api }",
+        false,
+    ),
+    (
+        "/old/admin",
+        "match: { path: '/old/*' }, upstream: spare, upstream_by: '{map.app}', plugins: [{ file: rewrites/index.js, on_error: continue }]",
+        true,
+    ),
     // The path stays, and another route would have had it in the app's reading.
     (
         "/API/admin",
@@ -312,7 +323,10 @@ async fn whichever_way_leads_to_a_guarded_path_meets_its_guards_or_a_warning() {
         ] {
             let yaml = format!(
                 "sites: {{ moves: {{ rules: [{{ regex: '^/old(.*)$', with: '/api{{group.1}}' }}] }} }}
-upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+maps: {{ app: {{ from: '{{method}}', values: {{ GET: app }} }} }}
+upstreams:
+  app: {{ backends: ['{}'], health: false }}
+  spare: {{ backends: ['127.0.0.1:9'], health: false }}
 routes:
 - {{ match: {{ named: true }}, name: named, upstream: app }}
 - {{ match: {{ path: '/api/*' }}, upstream: app, {guard} }}
@@ -331,6 +345,32 @@ routes:
             let is_warned = gateway.stderr().contains("without its filters");
             assert_eq!(is_warned, !is_held, "{place}\n{}", gateway.stderr());
         }
+    }
+}
+
+/// Rules run before the filters of their route: where one leads to the same app without these, `check`
+/// says so.
+#[test]
+fn a_rule_that_leads_past_the_filters_of_its_route_is_named() {
+    for (guard, is_warned) in [("", true), (", access: { allow: [10.0.0.1] }", false)] {
+        let yaml = format!(
+            "listeners: [{{ address: 127.0.0.1:8080 }}]
+upstreams: {{ app: {{ backends: [127.0.0.1:3000] }} }}
+routes:
+- match: {{ path: '/*' }}
+  upstream: app
+  access: {{ allow: [10.0.0.1] }}
+  rules: [{{ if: '{{cookie.beta}}', is: '1', route: beta }}]
+- {{ name: beta, match: {{ named: true }}, upstream: app{guard} }}
+"
+        );
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("edgeway.yaml");
+        fs::write(&file, yaml).expect("it takes files");
+        let checked = edgeway_fed(&["check", "-c", &file.display().to_string()], "");
+        let output = checked.stdout + &checked.stderr;
+        let expected = "before the filters of";
+        assert_eq!(output.contains(expected), is_warned, "{guard}: {output}");
     }
 }
 

@@ -10,7 +10,7 @@ use edgeway_config::{
     model::{MatchConfig, RouteConfig, RouteNode, SiteConfig, SpellingConfig},
     tree::{Key, Node, Spanned},
 };
-use edgeway_core::chain::{AnyOf, Chain, CompiledFilter, Guard, Reply, RequestFacts};
+use edgeway_core::chain::{AnyOf, Chain, CompiledFilter, Guard, Phase, Reply, RequestFacts};
 use edgeway_files::Files;
 use edgeway_filters::error_pages::ErrorPages;
 use edgeway_routes::{Action, Otherwise, Respond, RouteProtection, RouteTable, Rules, Slashes};
@@ -90,7 +90,7 @@ impl DetachedGuard {
     pub(super) fn new(number: u32, filter: &CompiledFilter) -> Self {
         Self {
             number,
-            is_access: filter.traits.guard == Guard::Access,
+            is_access: matches!(filter.traits.guard, Guard::Access | Guard::Identity),
             filter: filter.guard_alone(),
         }
     }
@@ -209,6 +209,7 @@ impl Compiler<'_> {
             guards,
             has_access: refuses || site.is_some() || filters.iter().any(|guard| guard.is_access),
             upstream,
+            chooses: chain.has(Phase::Route),
             files,
             leads_on,
             open: BTreeSet::new(),
@@ -283,6 +284,16 @@ pub(super) fn ways_around(
         if let Some(other) = open.rewritten_into(guarded, guards) {
             found.push(behind_rewrite(open.rewrites[other], guarded));
         }
+        let rules = guarded.config.rules.iter();
+        for name in rules.filter_map(|rule| rule.value.route.as_ref()) {
+            let named = open.named.get(name.value.as_str());
+            if let Some((other, theirs)) = named
+                && theirs.upstream == guarding.upstream
+                && !guards.is_subset(&theirs.guards)
+            {
+                found.push(behind_rule(name.place, other, guarded));
+            }
+        }
     }
     found
 }
@@ -342,6 +353,21 @@ pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
     )
     .help("leave `host` out here, name hosts at the other route, or give it the same filters")
     .related(other.place, "matches any host")
+}
+
+pub(super) fn behind_rule(place: Place, other: &RouteNode, guarded: &RouteNode) -> Diagnostic {
+    Diagnostic::warning(
+        "edgeway::route::ruled_past_guard",
+        place,
+        format!(
+            "this rule leads to `{}` at the same upstream, before the filters of `{}` run and \
+             without some of them",
+            other.name(),
+            guarded.name()
+        ),
+    )
+    .help("give that route the same filters")
+    .related(other.place, "lacks some of them")
 }
 
 pub(super) fn behind_rewrite(place: Place, guarded: &RouteNode) -> Diagnostic {

@@ -4,7 +4,10 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeSet, HashMap},
+    iter,
+};
 
 use edgeway_config::{
     diagnostic::Place,
@@ -20,6 +23,8 @@ pub(super) struct OpenRoutes<'a> {
     /// Places of the rewrites of all routes, in their order.
     pub(super) rewrites: Vec<Place>,
     by_upstream: HashMap<Option<&'a str>, OpenRoutesOfUpstream<'a>>,
+    /// Routes to which others lead by their names.
+    pub(super) named: HashMap<&'a str, (&'a RouteNode, &'a RouteProtection)>,
 }
 
 #[derive(Default)]
@@ -40,7 +45,7 @@ struct OpenRoutesOfUpstream<'a> {
 
 impl<'a> OpenRoutes<'a> {
     pub(super) fn new(
-        routes: &[(&'a RouteNode, &RouteProtection)],
+        routes: &[(&'a RouteNode, &'a RouteProtection)],
         sites: &'a [(Key, Spanned<SiteConfig>)],
     ) -> Self {
         let mut open = Self::default();
@@ -52,11 +57,13 @@ impl<'a> OpenRoutes<'a> {
                 named.insert(name.value.as_str(), (*node, *guarding));
             }
         }
+        let upstreams: BTreeSet<_> = routes.iter().map(|(node, _)| upstream(node)).collect();
         let own_rules = routes.iter().map(|(node, _)| &node.config.rules);
         let lists = own_rules.chain(sites.iter().map(|(_, site)| &site.value.rules));
         for rules in lists {
             open.push_leads(rules, &named);
         }
+        open.named = named;
         for (number, (node, guarding)) in routes.iter().enumerate() {
             // A route without an app leads past nothing.
             if guarding.upstream.is_none() {
@@ -65,7 +72,13 @@ impl<'a> OpenRoutes<'a> {
             open.all.push(number, &guarding.guards);
             let beside = open.by_upstream.entry(upstream(node)).or_default();
             beside.push(number, node, guarding);
-            if node.config.upstream.is_some() {
+            if node.config.upstream.is_none() {
+                continue;
+            }
+            let own = upstream(node);
+            let others = upstreams.iter().copied().filter(|_| guarding.chooses);
+            for app in iter::once(own).chain(others.filter(|app| *app != own)) {
+                let beside = open.by_upstream.entry(app).or_default();
                 for (with, is_open, place) in rewrites(node) {
                     beside.push_rewrite(open.rewrites.len(), (with, is_open), &guarding.guards);
                     open.rewrites.push(place);

@@ -32,6 +32,8 @@ pub struct RouteProtection {
     pub has_access: bool,
     /// Upstream that its requests go to.
     pub upstream: Option<Arc<str>>,
+    /// True if a filter may choose another one.
+    pub chooses: bool,
     /// Name of the folder whose files it serves in place of the upstream.
     pub files: Option<Arc<str>>,
     /// True if it may lead requests to a route or app by their name: with their paths, and past the
