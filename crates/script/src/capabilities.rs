@@ -130,7 +130,8 @@ impl FetchOrigins {
         let Some((_, client)) = listed else {
             return Err(format!(
                 "`{}://{}` is not in this plugin's `fetch` list",
-                origin.scheme, origin.host
+                origin.scheme,
+                uri.authority().map_or(&*origin.host, |own| own.as_str())
             ));
         };
         let mut request = Request::new(body);

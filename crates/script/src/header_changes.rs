@@ -54,7 +54,9 @@ fn framing(status: StatusCode) -> u8 {
     match status {
         StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => 0,
         StatusCode::RESET_CONTENT => 1,
-        _ => 2,
+        // The connection is no longer one of HTTP.
+        StatusCode::SWITCHING_PROTOCOLS => 2,
+        _ => 3,
     }
 }
 

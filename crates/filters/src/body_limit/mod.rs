@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use edgeway_base::http::has;
-use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Reply, Traits, Verdict};
+use edgeway_core::chain::{Body, Exchange, Filter, Guard, Phases, Reply, Traits, Verdict};
 use http::{StatusCode, header};
 
 /// The compiled filter.
@@ -89,13 +89,9 @@ impl Filter for AnnouncedLimit {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        // HTTP/2 headers do not tell whether a body follows.
-        let may_have_one = ex.head.version != http::Version::HTTP_2
-            || !matches!(
-                ex.head.method.as_str(),
-                "GET" | "HEAD" | "OPTIONS" | "DELETE"
-            );
-        if is_counted(ex) && may_have_one {
+        // Headers of HTTP/2 do not tell whether a body follows: the end of their stream does.
+        let has_none = matches!(&ex.facts.body, Body::Whole(body) if body.is_empty());
+        if is_counted(ex) && !has_none {
             return Reply::refuse(StatusCode::LENGTH_REQUIRED, "body_limit")
                 .detail("A request body needs a `Content-Length` here.")
                 .closing()

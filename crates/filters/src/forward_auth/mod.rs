@@ -116,7 +116,7 @@ impl Filter for ForwardAuth {
             request_changes: RequestChanges::names(self.own.names().cloned()),
             ..Traits::new(
                 Phases::UPSTREAM.when(!self.copied.is_empty()),
-                Guard::Access,
+                Guard::Identity,
             )
         }
         .waiting(Phases::REQUEST, self)
@@ -186,7 +186,7 @@ impl ForwardAuth {
     fn question(&self, ex: &Exchange<'_>) -> Option<Request<()>> {
         let client = &ex.facts.client;
         let method = HeaderValue::from_str(ex.head.method.as_str()).ok()?;
-        let target = HeaderValue::from_bytes(ex.head.raw_path()).ok()?;
+        let target = HeaderValue::from_bytes(ex.sent_target()).ok()?;
         let address = HeaderValue::try_from(client.ip.to_string()).ok()?;
         let mut request = Request::new(());
         *request.method_mut() = Method::GET;

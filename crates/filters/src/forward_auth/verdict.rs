@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use edgeway_base::http::has_token;
+use edgeway_base::http::{has_token, list_of};
 use edgeway_core::chain::{Outcome, Reply, ReplyBody};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
@@ -85,7 +85,10 @@ impl Verdict {
     }
 
     fn denied(status: StatusCode, mut headers: HeaderMap, body: Bytes) -> Self {
-        for name in &GATEWAY_HEADERS {
+        let named: Vec<_> = list_of(&headers, &header::CONNECTION)
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            .collect();
+        for name in GATEWAY_HEADERS.iter().chain(&named) {
             headers.remove(name);
         }
         Self::Denied(Arc::new(Denied {

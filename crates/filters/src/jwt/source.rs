@@ -144,7 +144,7 @@ fn strip_cookie(headers: &mut HeaderMap, name: &[u8]) {
         for pair in line.as_bytes().split(|byte| *byte == b';') {
             let pair = pair.trim_ascii();
             let own = pair.split(|byte| *byte == b'=').next();
-            if pair.is_empty() || own == Some(name) {
+            if pair.is_empty() || own.map(<[u8]>::trim_ascii_end) == Some(name) {
                 continue;
             }
             if !remaining.is_empty() {
