@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Certificates,
+    base::host::is_host_name,
     chain::CompileContext,
     config::{
         diagnostic::{Diagnostic, Place},
@@ -325,17 +326,7 @@ fn refused(text: &str) -> Option<(&'static str, &'static str)> {
             "write it in punycode, which begins with `xn--`",
         ));
     }
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
-    let last = text.rsplit('.').next().unwrap_or_default();
-    let is_number = last.bytes().all(|b| b.is_ascii_digit());
-    if text.len() > 253 || is_number || !text.split('.').all(is_label) {
+    if !is_host_name(text) {
         return Some((
             "is not a DNS name",
             "write a name such as `shop.example.com`, without scheme, port or path",
