@@ -23,11 +23,12 @@ use super::{
     restart_at::RestartAt,
     retry::RetryPolicy,
     scale::Scale,
-    target::{InvalidTarget, parse_name, parse_target},
+    target::{parse_name, parse_target},
     upstream_zone::{Shared, UpstreamZone},
     wire::Wire,
 };
 use crate::{
+    base::error::InvalidValue,
     chain::CompileContext,
     config::{
         diagnostic::{Diagnostic, Place, closest},
@@ -212,7 +213,7 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Opti
         }),
     };
     source
-        .map_err(|InvalidTarget { message, help }| cx.report_at(place, BAD_ADDRESS, message, help))
+        .map_err(|InvalidValue { message, help }| cx.report_at(place, BAD_ADDRESS, message, help))
         .ok()
 }
 
