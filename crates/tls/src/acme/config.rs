@@ -20,7 +20,7 @@ use crate::{
     base::host::is_host_name,
     chain::CompileContext,
     config::{
-        diagnostic::{Diagnostic, Place},
+        diagnostic::Place,
         model::{AcmeConfig, ChallengeConfig},
         tree::Spanned,
     },
@@ -300,9 +300,8 @@ fn host_name(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Ar
     let Some(problem) = refused(text) else {
         return Some(text.to_ascii_lowercase().into());
     };
-    let code = "edgeway::acme::name";
-    let diagnostic = Diagnostic::error(code, place, format!("`{text}` {}", problem.0));
-    cx.diagnostics.push(diagnostic.help(problem.1));
+    let message = format!("`{text}` {}", problem.0);
+    cx.report_at(place, "edgeway::acme::name", message, problem.1);
     None
 }
 
