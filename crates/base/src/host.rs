@@ -25,6 +25,22 @@ const HOST: [u8; 256] = {
     kind
 };
 
+/// Returns true for the name of a host (RFC 1123, 2.1), which is no address: DNS allows an underscore,
+/// a certificate does not.
+pub fn is_host_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    let last = name.rsplit('.').next().unwrap_or_default();
+    let is_number = last.bytes().all(|byte| byte.is_ascii_digit());
+    name.len() <= 253 && !is_number && name.split('.').all(is_label)
+}
+
 /// Returns the host of an authority (a `Host` header): lower case, without port and without the
 /// trailing dot; an IPv6 address in brackets, in its short form.
 ///

@@ -9,6 +9,7 @@ use std::{
 };
 
 use rustix::termios::tcgetwinsize;
+use serde::Serialize;
 
 /// Exit status of a refused configuration (`EX_CONFIG` of sysexits.h): systemd's
 /// `RestartPreventExitStatus` keeps it from restarting for ever.
@@ -46,6 +47,15 @@ impl Failure {
             0 => Ok(()),
             status => Err(Self::Status(status)),
         }
+    }
+
+    /// Returns the outcome of a command that has printed why it failed, if it did.
+    ///
+    /// # Errors
+    ///
+    /// [`Self::FAILED`] unless it is good.
+    pub fn unless(is_good: bool) -> Result<(), Self> {
+        Self::of_status(u8::from(!is_good))
     }
 }
 
@@ -99,6 +109,11 @@ pub fn data(text: &str) {
     write(&mut io::stdout().lock(), text);
 }
 
+/// Writes data as JSON, for people to read as well.
+pub fn json(value: &impl Serialize) {
+    data(&serde_json::to_string_pretty(value).expect("plain data"));
+}
+
 /// Writes one line of data that has no end of its own.
 ///
 /// # Errors
@@ -117,6 +132,13 @@ pub fn listed<T: Display>(names: impl IntoIterator<Item = T>) -> String {
         [] => "none".to_owned(),
         some => some.join(", "),
     }
+}
+
+/// Formats a count: `1 request`, `3 requests`.
+pub fn counted(count: impl TryInto<u64>, what: &str) -> String {
+    let count = count.try_into().unwrap_or(u64::MAX);
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 /// Returns true if data go to a terminal.

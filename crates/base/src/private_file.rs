@@ -13,6 +13,14 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Turns the error that there is no such file into `None`.
+pub fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// Writes a file so that it survives a crash: it has all of `bytes`, or is unchanged.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     write_with_mode(path, bytes, 0o600)
@@ -25,10 +33,7 @@ pub fn write_with_mode(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     partial.push(format!(".{}.new", std::process::id()));
     let partial = Path::new(&partial);
     // A file left behind by a crash may have other permissions.
-    match fs::remove_file(partial) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    if_there(fs::remove_file(partial))?;
     let outcome = write_new(partial, bytes, mode).and_then(|()| fs::rename(partial, path));
     if let Err(error) = outcome {
         // The file may not even exist; the error that matters is the one returned.

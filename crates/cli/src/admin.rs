@@ -27,11 +27,7 @@ use edgeway_status::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::{ConfigOption, Failure, check, out};
-
-/// Default address of the admin listener.
-const DEFAULT: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9900);
+use super::{ConfigOption, Failure, check, foreground::ADMIN, out};
 
 /// The configuration of a gateway that was installed, where no other one is named.
 const INSTALLED: &str = "/etc/edgeway/edgeway.yaml";
@@ -109,7 +105,7 @@ impl AdminOption {
             .block_on(question(client))
             .map_err(|error| match error {
                 ClientError::Refused { refused, .. } => report_refusal(&refused, form),
-                ClientError::Connect { .. } => not_found(&targets).into(),
+                ClientError::Connect(..) => not_found(&targets).into(),
                 other => other.into(),
             })
     }
@@ -126,14 +122,7 @@ impl AdminOption {
         F: Future<Output = Result<T, ClientError>>,
     {
         let form = OutputFormat::of(is_json);
-        let result = self.ask(form, question)?;
-        match form {
-            OutputFormat::Json => {
-                let json = serde_json::to_string_pretty(&result);
-                out::data(&json.expect("plain data"));
-            }
-            OutputFormat::Text => text(&result),
-        }
+        form.print(&self.ask(form, question)?, text);
         Ok(())
     }
 
@@ -200,7 +189,7 @@ impl Place {
 }
 
 /// Output format of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum OutputFormat {
     Text,
     Json,
@@ -209,6 +198,14 @@ pub enum OutputFormat {
 impl OutputFormat {
     pub fn of(is_json: bool) -> Self {
         if is_json { Self::Json } else { Self::Text }
+    }
+
+    /// Prints data as JSON, or by `text`.
+    pub fn print<T: Serialize>(self, data: &T, text: impl FnOnce(&T)) {
+        match self {
+            Self::Json => out::json(data),
+            Self::Text => text(data),
+        }
     }
 }
 
@@ -293,7 +290,7 @@ impl ConfiguredAdmin {
         }
         let mut all = usual_sockets();
         let Self { targets, token, .. } = Self::read(installed);
-        for target in targets.unwrap_or_else(|_| vec![Target::Address(DEFAULT)]) {
+        for target in targets.unwrap_or_else(|_| vec![Target::Address(ADMIN)]) {
             if !all.contains(&target) {
                 all.push(target);
             }
@@ -335,7 +332,7 @@ impl ConfiguredAdmin {
         }
         let has_own = socket.is_some() && !targets.is_empty();
         if mistakes.is_none() && address.is_none() && !has_own {
-            targets.push(Target::Address(DEFAULT));
+            targets.push(Target::Address(ADMIN));
         }
         let none = || {
             let path = path.display();
@@ -402,10 +399,7 @@ fn read_token(path: &Path) -> Result<Secret, Box<ActionError>> {
 /// Prints a refusal. Problems of a configuration appear as in `edgeway check`.
 fn report_refusal(refused: &ActionError, form: OutputFormat) -> Failure {
     match form {
-        OutputFormat::Json => {
-            let text = serde_json::to_string_pretty(&json!({ "error": refused }));
-            out::data(&text.expect("plain data"));
-        }
+        OutputFormat::Json => out::json(&json!({ "error": refused })),
         OutputFormat::Text if refused.report.is_empty() => {
             out::note(&format!("edgeway: {}", refused.message));
         }
@@ -543,7 +537,7 @@ mod tests {
         let dead = std::os::unix::net::UnixListener::bind(path("dead.sock")).unwrap();
         drop(dead);
         let _alive = std::os::unix::net::UnixListener::bind(path("gateway-8081.sock")).unwrap();
-        let targets = [Target::Socket(path("admin.sock")), Target::Address(DEFAULT)];
+        let targets = [Target::Socket(path("admin.sock")), Target::Address(ADMIN)];
         let text = not_found(&targets);
         assert!(text.contains("admin.sock: no such socket"), "{text}");
         assert!(
@@ -562,7 +556,7 @@ mod tests {
         let written = ConfiguredAdmin::find(Path::new(HERE), Path::new("/nowhere/edgeway.yaml"));
         let found = written.targets.unwrap_or_default();
         let found = found.iter().map(Target::to_string);
-        let usual = usual().chain([DEFAULT.to_string()]);
+        let usual = usual().chain([ADMIN.to_string()]);
         assert_eq!(found.collect::<Vec<_>>(), usual.collect::<Vec<_>>());
     }
 }

@@ -9,7 +9,7 @@ use edgeway_config::{
 };
 use edgeway_gateway::{self as gateway, Gateway, Loaded, World, print};
 
-use super::{ConfigOption, Failure, out};
+use super::{ConfigOption, Failure, admin::OutputFormat, out};
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -17,17 +17,10 @@ pub struct Options {
     config: ConfigOption,
     /// Output format of problems
     #[arg(long, value_enum, default_value = "text")]
-    format: Format,
+    format: OutputFormat,
     /// Print the configuration with every effective value, secrets redacted
     #[arg(long, conflicts_with = "format")]
     print: bool,
-}
-
-/// Output format of a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    Text,
-    Json,
 }
 
 /// A configuration that was read and compiled.
@@ -59,11 +52,6 @@ impl Checked {
         let errors = lines.lines().find(|line| line.contains(": error: "));
         let first = errors.or_else(|| lines.lines().next());
         first.map(str::to_owned)
-    }
-
-    /// Returns true if there are errors or warnings.
-    pub fn has_findings(&self) -> bool {
-        !self.loaded.diagnostics.list().is_empty()
     }
 
     /// Renders every problem as text.
@@ -117,7 +105,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         diagnostics,
         ..
     } = &checked.loaded;
-    if options.format == Format::Json {
+    if options.format == OutputFormat::Json {
         out::data(&diagnostics.render(sources, Style::Json));
     } else if !diagnostics.list().is_empty() {
         out::note(&report(&checked.loaded));
@@ -129,7 +117,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         let expanded = sources.expanded.iter().map(|(place, _)| *place);
         let hidden: Vec<_> = expanded.chain(diagnostics.hidden()).collect();
         out::data(&print::yaml(file, gateway, &hidden));
-    } else if options.format == Format::Text {
+    } else if options.format == OutputFormat::Text {
         let path = options.config.config.display();
         out::note(&format!("{path}: the configuration is well formed"));
     }

@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use edgeway_gateway::{
-    explain::{ExplainRequest, ExplainScope, explain},
+    explain::{ExplainRequest, ExplainScope, Explanation, explain},
     explain_text::text,
 };
 use edgeway_status::client::READ_TIMEOUT;
 
 use super::{
     Failure,
-    admin::{AdminOption, Place},
+    admin::{AdminOption, OutputFormat, Place},
     check, out,
 };
 
@@ -34,7 +34,7 @@ pub struct Options {
     live: bool,
     /// Output format
     #[arg(long, value_enum, default_value = "text")]
-    format: check::Format,
+    format: OutputFormat,
     #[command(flatten)]
     admin: AdminOption,
 }
@@ -74,17 +74,15 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         return Err(Failure::CONFIG);
     };
     let explanation = explain(gateway, &question, ExplainScope::AtTheRules)?;
-    out::data(&match options.format {
-        check::Format::Text => text(&explanation),
-        check::Format::Json => serde_json::to_string_pretty(&explanation).expect("plain data"),
-    });
+    let show = |explanation: &Explanation| out::data(&text(explanation));
+    options.format.print(&explanation, show);
     Ok(())
 }
 
 /// Lets the running gateway explain, which also knows its cache.
 fn live(options: &Options, question: &ExplainRequest) -> Result<(), Failure> {
     options.admin.print(
-        options.format == check::Format::Json,
+        options.format == OutputFormat::Json,
         async |client| client.post("/v1/explain", question, READ_TIMEOUT).await,
         |explanation| out::data(&text(explanation)),
     )

@@ -35,11 +35,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             }
         },
     )?;
-    if is_opened {
-        Ok(())
-    } else {
-        Err(Failure::FAILED)
-    }
+    Failure::unless(is_opened)
 }
 
 /// Program that opens an address in the browser.

@@ -69,17 +69,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .admin
         .ask(form, async |client| client.purge(&order).await);
     let receipt = outcome?;
-    match form {
-        OutputFormat::Json => {
-            out::data(&serde_json::to_string_pretty(&receipt).expect("plain data"));
-        }
-        OutputFormat::Text => out::data(&receipt_text(&receipt)),
-    }
-    if receipt.is_over() {
-        Ok(())
-    } else {
-        Err(Failure::FAILED)
-    }
+    form.print(&receipt, |receipt| out::data(&receipt_text(receipt)));
+    Failure::unless(receipt.is_over())
 }
 
 #[cfg(test)]

@@ -68,8 +68,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     });
     let reloaded = reloaded?;
     if options.json {
-        let json = serde_json::to_string_pretty(&reloaded);
-        out::data(&json.expect("plain data"));
+        out::json(&reloaded);
     } else if let Some(verdict) = &reloaded.verdict {
         out::note(&verdict.text);
     }

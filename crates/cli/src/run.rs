@@ -115,10 +115,6 @@ fn load(options: &Options) -> Result<(Loaded, Vec<String>), last_good::LastGoodE
 /// Returns what is served, for the person who started it in a terminal.
 fn summary(file: &File, path: &Path) -> Vec<String> {
     let listeners = file.listeners.iter().map(|listener| shown(&listener.value));
-    let count = |count: usize, what: &str| {
-        let s = if count == 1 { "" } else { "s" };
-        format!("{count} {what}{s}")
-    };
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     vec![
         format!(
@@ -127,8 +123,8 @@ fn summary(file: &File, path: &Path) -> Vec<String> {
         ),
         format!(
             "  {} and {} of {}",
-            count(file.routes.len(), "route"),
-            count(file.upstreams.len(), "upstream"),
+            out::counted(file.routes.len(), "route"),
+            out::counted(file.upstreams.len(), "upstream"),
             path.display()
         ),
         format!("  admin: {}", admin(file)),

@@ -41,8 +41,6 @@ fn report(readiness: &Readiness) -> Result<(), Failure> {
     }
     if readiness.ready {
         out::data("ready");
-        Ok(())
-    } else {
-        Err(Failure::FAILED)
     }
+    Failure::unless(readiness.ready)
 }

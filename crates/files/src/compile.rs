@@ -198,10 +198,7 @@ fn immutable(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Patter
     let mut patterns = Patterns::default();
     let mut is_well = true;
     for Spanned { value, place } in &config.immutable.0 {
-        if let Err((message, help)) = patterns.add(value) {
-            cx.report_at(*place, CODE, message, help);
-            is_well = false;
-        }
+        is_well &= cx.reported(*place, CODE, patterns.add(value)).is_some();
     }
     is_well.then_some(patterns)
 }

@@ -98,6 +98,19 @@ pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
     since.ok().as_ref().map(Duration::as_secs)
 }
 
+/// Returns the `Last-Modified` of a time in seconds since 1970.
+pub(crate) fn last_modified(seconds: u64) -> Option<HeaderValue> {
+    // A later year has no date in HTTP.
+    let seconds = Some(seconds).filter(|seconds| *seconds < 253_402_300_800)?;
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    HeaderValue::try_from(httpdate::fmt_http_date(time)).ok()
+}
+
+/// Returns the `Content-Range` of the bytes from `start` up to, and without, `end`.
+pub(crate) fn content_range(start: u64, end: u64, size: u64) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("bytes {start}-{}/{size}", end - 1)).ok()
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Comparison {
     Strong,

@@ -1,15 +1,11 @@
 //! File whose content is in memory and that is sent in response to another path, with its validators.
 
-use std::{
-    fs::Metadata,
-    ops::Range,
-    time::{Duration, SystemTime},
-};
+use std::{fs::Metadata, ops::Range};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::{
-    conditions::{Selection, Validators, seconds, select},
+    conditions::{Selection, Validators, content_range, last_modified, seconds, select},
     config::model::IfModifiedSinceConfig,
 };
 
@@ -36,14 +32,10 @@ impl PageFile {
     pub fn new(facts: &Metadata) -> Option<Self> {
         let modified = seconds(facts.modified().ok()?).filter(|seconds| *seconds > 1)?;
         let size = facts.len();
-        let time = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(modified))?;
-        // A later year has no date in HTTP.
-        let has_date = modified < 253_402_300_800;
-        let date = has_date.then(|| httpdate::fmt_http_date(time))?;
         Some(Self {
             // That of nginx, and of `files`.
             etag: HeaderValue::try_from(format!("\"{modified:x}-{size:x}\"")).ok()?,
-            last_modified: HeaderValue::try_from(date).ok()?,
+            last_modified: last_modified(modified)?,
             modified,
             size,
         })
@@ -79,9 +71,7 @@ impl PageFile {
         let of_part = match part {
             PagePart::Whole => Some((header::ACCEPT_RANGES, HeaderValue::from_static("bytes"))),
             PagePart::Range(range) => {
-                let Range { start, end } = range;
-                let text = format!("bytes {start}-{}/{}", end.saturating_sub(1), self.size);
-                let value = HeaderValue::try_from(text).ok();
+                let value = content_range(range.start as u64, range.end as u64, self.size);
                 value.map(|value| (header::CONTENT_RANGE, value))
             }
             PagePart::NotModified => None,

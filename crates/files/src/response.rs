@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header, response};
 use crate::{
     FileBody, ServedFile,
     base::encoding::AcceptedEncodings,
-    conditions::{Selection, Validators, select},
+    conditions::{Selection, Validators, content_range, select},
     served::Representation,
 };
 
@@ -117,9 +117,8 @@ impl FileResponse {
         match self.status {
             StatusCode::PARTIAL_CONTENT => {
                 let (start, end) = self.range;
-                let text = format!("bytes {start}-{}/{}", end - 1, own.stamp.size);
-                if let Ok(text) = HeaderValue::try_from(text) {
-                    headers.insert(header::CONTENT_RANGE, text);
+                if let Some(range) = content_range(start, end, own.stamp.size) {
+                    headers.insert(header::CONTENT_RANGE, range);
                 }
                 headers.insert(header::CONTENT_LENGTH, HeaderValue::from(end - start));
                 if !self.file.announces_parts {

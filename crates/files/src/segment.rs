@@ -63,14 +63,11 @@ impl SentSegment {
 }
 
 impl Segment {
-    pub(crate) fn new(file: &Arc<OwnedFd>, at: u64, end: u64) -> Self {
+    /// Makes a segment of bytes that are in memory: [`warm`] was called for them, or the file is
+    /// never on a disk.
+    pub fn new(file: &Arc<OwnedFd>, at: u64, end: u64) -> Self {
         let file = Arc::clone(file);
         Self { file, at, end }
-    }
-
-    /// Makes a segment of a file in memory, of which no page is ever missing.
-    pub fn in_memory(file: &Arc<OwnedFd>, at: u64, end: u64) -> Self {
-        Self::new(file, at, end)
     }
 
     /// Number of bytes that are left to send.

@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, header};
 use rustix::fs::{FileType, fstat};
 
 use crate::{
-    base::encoding::Encoding, body, config::model::IfModifiedSinceConfig, segment::Transfer,
+    base::encoding::Encoding, body, conditions::last_modified,
+    config::model::IfModifiedSinceConfig, segment::Transfer,
 };
 
 /// Size up to which the content of a file is kept in memory, instead of a file descriptor.
@@ -161,13 +162,8 @@ impl Representation {
         {
             headers.insert(header::ETAG, etag);
         }
-        if let Some(seconds) = stamp.modified()
-            && let Some(time) = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-            // A later year has no date in HTTP.
-            && seconds < 253_402_300_800
-            && let Ok(text) = HeaderValue::try_from(httpdate::fmt_http_date(time))
-        {
-            headers.insert(header::LAST_MODIFIED, text);
+        if let Some(date) = stamp.modified().and_then(last_modified) {
+            headers.insert(header::LAST_MODIFIED, date);
         }
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(stamp.size));

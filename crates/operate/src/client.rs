@@ -9,13 +9,13 @@ use edgeway_status::{
     snapshot::{BackendStatus, UpstreamStatus},
 };
 use edgeway_upstreams::{CanaryStatus, CanaryVerdict, NewMember};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{
     Failure,
     admin::{AdminOption, OutputFormat},
-    backends::{Gateway, Name, RequestFailure},
+    backends::{Gateway, Interrupt, Name, RequestFailure, interruptible},
     out,
 };
 
@@ -38,14 +38,44 @@ impl Remote {
         name: &Name,
         release: &str,
     ) -> Result<BackendStatus, RequestFailure> {
-        let path = format!("/v1/upstreams/{}/backends", segment(&name.upstream));
-        let backend = NewMember {
+        let release = Some(release.to_owned());
+        self.add_member(name, 1, true, release).await
+    }
+
+    async fn add_member(
+        &self,
+        name: &Name,
+        weight: u16,
+        drained: bool,
+        release: Option<String>,
+    ) -> Result<BackendStatus, RequestFailure> {
+        let new = NewMember {
             address: name.address.clone(),
-            weight: 1,
-            drained: true,
-            release: Some(release.to_owned()),
+            weight,
+            drained,
+            release,
         };
-        done(self.0.post(&path, &json!(backend), ACTION).await)
+        let added: BackendResult = self.post(&name.upstream, "backends", &new).await?;
+        Ok(added.backend)
+    }
+
+    async fn post<T: DeserializeOwned>(
+        &self,
+        upstream: &str,
+        what: &str,
+        body: &impl Serialize,
+    ) -> Result<T, RequestFailure> {
+        let path = of_upstream(upstream, what);
+        self.0.post(&path, body, ACTION).await.map_err(trouble)
+    }
+
+    async fn delete<T: DeserializeOwned>(
+        &self,
+        upstream: &str,
+        what: &str,
+    ) -> Result<T, RequestFailure> {
+        let path = of_upstream(upstream, what);
+        self.0.delete(&path, ACTION).await.map_err(trouble)
     }
 
     /// Makes `release` the current one, and returns the one before.
@@ -54,10 +84,8 @@ impl Remote {
         upstream: &str,
         release: &str,
     ) -> Result<Option<String>, RequestFailure> {
-        let path = format!("/v1/upstreams/{}/release", segment(upstream));
         let switch = json!({ "release": release });
-        let switched = self.0.post(&path, &switch, ACTION).await;
-        let switched: ReleaseResult = switched.map_err(trouble)?;
+        let switched: ReleaseResult = self.post(upstream, "release", &switch).await?;
         Ok(switched.before)
     }
 
@@ -68,13 +96,11 @@ impl Remote {
         release: &str,
         share: Percent,
     ) -> Result<CanaryStatus, RequestFailure> {
-        let path = format!("/v1/upstreams/{}/canary", segment(upstream));
         let canary = NewCanary {
             release: release.to_owned(),
             share: Some(share),
         };
-        let begun = self.0.post(&path, &json!(canary), ACTION).await;
-        begun.map_err(trouble)
+        self.post(upstream, "canary", &canary).await
     }
 
     /// Begins to prepare `release` for its visitors, and returns requests for at most this many
@@ -85,32 +111,38 @@ impl Remote {
         release: &str,
         responses: usize,
     ) -> Result<WarmUpPlan, RequestFailure> {
-        let path = format!("/v1/upstreams/{}/warm-up", segment(upstream));
         let warm_up = NewWarmUp {
             release: release.to_owned(),
             responses,
         };
-        let begun = self.0.post(&path, &json!(warm_up), ACTION).await;
-        begun.map_err(trouble)
+        self.post(upstream, "warm-up", &warm_up).await
     }
 
     /// Ends a warm-up, and returns the number of its requests that reached the release.
     pub async fn end_warm_up(&self, upstream: &str) -> Result<u64, RequestFailure> {
-        let path = format!("/v1/upstreams/{}/warm-up", segment(upstream));
-        let ended: Result<WarmUpResult, _> = self.0.delete(&path, ACTION).await;
-        ended.map(|ended| ended.requests).map_err(trouble)
+        let ended: WarmUpResult = self.delete(upstream, "warm-up").await?;
+        Ok(ended.requests)
     }
 
     /// Ends the trial of a release.
     pub async fn end_canary(&self, upstream: &str) -> Result<CanaryVerdict, RequestFailure> {
-        let path = format!("/v1/upstreams/{}/canary", segment(upstream));
-        self.0.delete(&path, ACTION).await.map_err(trouble)
+        self.delete(upstream, "canary").await
     }
 
     /// Possible locations of the gateway.
     pub fn targets(&self) -> &[Target] {
         &self.0.targets
     }
+}
+
+/// Runs `work` like [`ask`], with the interrupts that the user sends meanwhile.
+pub fn ask_interruptible(
+    admin: &AdminOption,
+    work: impl AsyncFnOnce(Remote, Interrupt) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    ask(admin, async |gateway| {
+        interruptible(|interrupt| work(gateway, interrupt)).await
+    })
 }
 
 /// Runs `work` with the running gateway. Failures print their own messages.
@@ -141,13 +173,16 @@ impl Gateway for Remote {
     }
 
     async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
-        let path = format!("{}/drain", path(name));
-        done(self.0.post(&path, &json!({ "force": force }), ACTION).await)
+        let what = format!("{}/drain", backend(name));
+        let body = json!({ "force": force });
+        let done: BackendResult = self.post(&name.upstream, &what, &body).await?;
+        Ok(done.backend)
     }
 
     async fn undrain(&self, name: &Name) -> Result<BackendStatus, RequestFailure> {
-        let path = format!("{}/undrain", path(name));
-        done(self.0.post(&path, &json!({}), ACTION).await)
+        let what = format!("{}/undrain", backend(name));
+        let done: BackendResult = self.post(&name.upstream, &what, &json!({})).await?;
+        Ok(done.backend)
     }
 
     async fn add(
@@ -156,33 +191,31 @@ impl Gateway for Remote {
         weight: u16,
         drained: bool,
     ) -> Result<BackendStatus, RequestFailure> {
-        let path = format!("/v1/upstreams/{}/backends", segment(&name.upstream));
-        let backend = json!({ "address": name.address, "weight": weight, "drained": drained });
-        done(self.0.post(&path, &backend, ACTION).await)
+        self.add_member(name, weight, drained, None).await
     }
 
     async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
-        let path = format!("{}?force={force}", path(name));
-        done(self.0.delete(&path, ACTION).await)
+        let what = format!("{}?force={force}", backend(name));
+        let done: BackendResult = self.delete(&name.upstream, &what).await?;
+        Ok(done.backend)
     }
 }
 
-fn done(done: Result<BackendResult, ClientError>) -> Result<BackendStatus, RequestFailure> {
-    done.map(|done| done.backend).map_err(trouble)
+fn of_upstream(upstream: &str, what: &str) -> String {
+    format!("/v1/upstreams/{}/{what}", segment(upstream))
 }
 
-fn path(name: &Name) -> String {
-    let (upstream, address) = (segment(&name.upstream), segment(&name.address));
-    format!("/v1/upstreams/{upstream}/backends/{address}")
+fn backend(name: &Name) -> String {
+    format!("backends/{}", segment(&name.address))
 }
 
 fn trouble(error: ClientError) -> RequestFailure {
     match error {
         ClientError::Refused { refused, .. } => RequestFailure::Refused(refused.message),
-        ClientError::Stranger { .. } | ClientError::Withheld { .. } => {
+        ClientError::Stranger(_) | ClientError::Withheld { .. } => {
             RequestFailure::Refused(error.to_string())
         }
-        ClientError::Connect { .. } | ClientError::Response { .. } | ClientError::Slow { .. } => {
+        ClientError::Connect(..) | ClientError::Response(..) | ClientError::Slow(..) => {
             RequestFailure::Away(error.to_string())
         }
     }
@@ -194,7 +227,10 @@ mod tests {
 
     #[test]
     fn names_are_one_segment_each() {
-        let path = |name: &str| path(&name.parse().unwrap());
+        let path = |name: &str| {
+            let name: Name = name.parse().unwrap();
+            of_upstream(&name.upstream, &backend(&name))
+        };
         assert_eq!(
             path("web/127.0.0.1:3001"),
             "/v1/upstreams/web/backends/127.0.0.1:3001"

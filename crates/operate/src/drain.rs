@@ -7,7 +7,7 @@ use edgeway_base::units::Span;
 use super::{
     Failure,
     admin::AdminOption,
-    backends::{Gateway, Name, WaitFailure, interruptible, requests, until_idle},
+    backends::{Gateway, Name, WaitFailure, interruptible, until_idle},
     client, out,
 };
 
@@ -47,7 +47,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             Ok(message) => out::note(&message),
             Err(WaitFailure::Trouble(trouble)) => return Err(trouble.into()),
             Err(WaitFailure::TooLong(left)) => {
-                let left = requests(left);
+                let left = out::counted(left, "request");
                 return Err(format!(
                     "{left} still in flight at {backend} after {wait}; it stays drained: continue \
                      to wait with the same command, or undo the drain with `edgeway undrain \
@@ -86,7 +86,7 @@ async fn drain(
     if drained.in_flight == 0 {
         return Ok(format!("{name} is drained"));
     }
-    let left = requests(drained.in_flight);
+    let left = out::counted(drained.in_flight, "request");
     if wait.is_zero() {
         return Ok(format!("{name} is draining: {left} in flight"));
     }

@@ -40,13 +40,12 @@ pub(crate) async fn lock(path: &Path) -> Result<File, String> {
 
 /// Reads the state; the default if there is no file.
 pub(crate) fn read<T: Default + DeserializeOwned>(path: &Path) -> Result<T, String> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
-        Err(error) => return Err(format!("cannot read `{}`: {error}", path.display())),
+    let text = private_file::if_there(fs::read_to_string(path));
+    let path = path.display();
+    let Some(text) = text.map_err(|error| format!("cannot read `{path}`: {error}"))? else {
+        return Ok(T::default());
     };
-    serde_json::from_str(&text)
-        .map_err(|error| format!("cannot read `{}`: {error}; remove it", path.display()))
+    serde_json::from_str(&text).map_err(|error| format!("cannot read `{path}`: {error}; remove it"))
 }
 
 /// Replaces the file as a whole: a reader sees the old state or the new one, after a crash too. Dry

@@ -68,12 +68,8 @@ enum AdminChange<T, L> {
 /// Why an admin listener cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminError {
-    #[error("cannot open the admin listener on {address}")]
-    Address {
-        address: SocketAddr,
-        #[source]
-        source: io::Error,
-    },
+    #[error("cannot open the admin listener on {0}")]
+    Address(SocketAddr, #[source] io::Error),
     #[error("cannot open the admin listener on {}{help}", path.display())]
     Socket {
         path: PathBuf,
@@ -110,10 +106,7 @@ impl Admin {
                         warn!(address:%, error:%; "no admin address: another program has the usual one; write `admin: {{ address: 127.0.0.1:PORT }}`, or `off`");
                         AdminChange::Close
                     }
-                    opened => opened.map_err(|source| AdminError::Address {
-                        address: *address,
-                        source,
-                    })?,
+                    opened => opened.map_err(|error| AdminError::Address(*address, error))?,
                 }
             }
         };

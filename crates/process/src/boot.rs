@@ -98,7 +98,7 @@ impl BootError {
             Self::Start(StartError::Listener(error)) => {
                 (error.source.address.clone(), &error.source.source)
             }
-            Self::Start(StartError::Admin(AdminError::Address { address, source })) => {
+            Self::Start(StartError::Admin(AdminError::Address(address, source))) => {
                 (address.to_string(), source)
             }
             _ => return None,

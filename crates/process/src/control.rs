@@ -12,7 +12,7 @@ use std::{
 use edgeway_base::{error, units::millis};
 use edgeway_config::{
     changes::{Changes, Delta},
-    diagnostic::{Diagnostic, Diagnostics},
+    diagnostic::Diagnostics,
     model::File,
     source::Sources,
 };
@@ -500,7 +500,7 @@ fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> ActionError {
     };
     let mut diagnostics = Diagnostics::default();
     let message = error::chain(error);
-    diagnostics.push(Diagnostic::error("edgeway::listener::bind", place, message).help(help));
+    diagnostics.error("edgeway::listener::bind", place, message, help);
     ActionError {
         status: 409,
         reason: "listener".into(),

@@ -35,26 +35,14 @@ pub struct LastGood {
 pub enum LastGoodError {
     #[error("no folder for it: neither STATE_DIRECTORY nor XDG_STATE_HOME nor HOME is set")]
     NoFolder,
-    #[error("cannot write `{}`", path.display())]
-    Write {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("there is none in `{}`", folder.display())]
-    None { folder: PathBuf },
-    #[error("cannot read `{}`", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("`{}` is broken", path.display())]
-    Broken {
-        path: PathBuf,
-        #[source]
-        source: serde_json::Error,
-    },
+    #[error("cannot write `{}`", .0.display())]
+    Write(PathBuf, #[source] io::Error),
+    #[error("there is none in `{}`", .0.display())]
+    None(PathBuf),
+    #[error("cannot read `{}`", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    #[error("`{}` is broken", .0.display())]
+    Broken(PathBuf, #[source] serde_json::Error),
 }
 
 /// Stores the texts of the configuration at `path`, which serves now. Blocks. An obstacle is logged
@@ -118,25 +106,22 @@ fn write(
         .and_then(|()| private_file::write(&file, &bytes));
     match written {
         Ok(()) => Ok(file),
-        Err(source) => Err(LastGoodError::Write { path: file, source }),
+        Err(error) => Err(LastGoodError::Write(file, error)),
     }
 }
 
 fn read(state: &Path, path: &Path) -> Result<LastGood, LastGoodError> {
     let path = own_path(path);
     let file = file_of(state, &path);
-    let none = || LastGoodError::None {
-        folder: folder_of(state),
-    };
-    let bytes = match std::fs::read(&file) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(none()),
-        Err(source) => return Err(LastGoodError::Read { path: file, source }),
+    let none = || LastGoodError::None(folder_of(state));
+    let bytes = match private_file::if_there(std::fs::read(&file)) {
+        Ok(bytes) => bytes.ok_or_else(none)?,
+        Err(error) => return Err(LastGoodError::Read(file, error)),
     };
     match serde_json::from_slice::<LastGood>(&bytes) {
         Ok(found) if found.path == path => Ok(found),
         Ok(_) => Err(none()),
-        Err(source) => Err(LastGoodError::Broken { path: file, source }),
+        Err(error) => Err(LastGoodError::Broken(file, error)),
     }
 }
 
@@ -196,11 +181,11 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         for name in ["conf/other.yaml", "edgeway.yaml"] {
             let found = read(&state, &folder.path().join(name));
-            assert!(matches!(found, Err(LastGoodError::None { .. })), "{name}");
+            assert!(matches!(found, Err(LastGoodError::None(_))), "{name}");
         }
         fs::write(&file, "{").unwrap();
         let found = read(&state, &path);
-        assert!(matches!(found, Err(LastGoodError::Broken { .. })));
+        assert!(matches!(found, Err(LastGoodError::Broken(..))));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use edgeway_cache::{Cache, purge::SuccessorPurge};
 use edgeway_net::tasks::Tasks;
 use edgeway_proxy::live::Live;
@@ -29,6 +28,8 @@ use tokio::{
     net::unix::pipe,
     sync::watch,
 };
+
+use super::source::rfc3339;
 
 /// Interval of reports from a draining process. A script that waits for a drained backend restarts
 /// its app once no request is in flight here either.
@@ -211,8 +212,7 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions
         Ok(pipe) => pipe,
         Err(error) => return debug!(error:%; "cannot tell the successor how much is left"),
     };
-    let since: DateTime<Utc> = live.world.clock.wall().into();
-    let since = since.to_rfc3339_opts(SecondsFormat::Millis, true);
+    let since = rfc3339(live.world.clock.wall());
     let mut pipe = pipe;
     let cache = live.gateway().cache.clone();
     let mut tick = tokio::time::interval(TELL);

@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 use super::{
     cache::{self, InheritedCache},
     control::Control,
-    handover::{HandoverError, Inherited, InheritedState, Launch, Successor, Upgrades},
+    handover::{HandoverError, Inherited, Launch, Successor, Upgrades},
     init::{self, InitProcess},
     notify::ServiceManager,
     predecessors::{self, Predecessors, SuccessorNote},
@@ -60,7 +60,7 @@ pub(super) struct Lineage {
 /// Resources for the start of a successor.
 struct SuccessorResources {
     /// Everything that the successor inherits.
-    estate: InheritedState,
+    estate: Inherited,
     /// Pipe for reports of this process to the successor.
     report_writer: OwnedFd,
     /// The next role of process 1.
@@ -247,7 +247,7 @@ impl Control {
                 self.line.upgrades.lock().failed += 1;
                 self.line.count(&self.live.world.metrics);
                 let message = error::chain(&failure);
-                if matches!(failure, HandoverError::Stopped { .. }) {
+                if matches!(failure, HandoverError::Stopped(_)) {
                     warn!("upgrade given up: {message}");
                 } else {
                     let error = message.as_str();
@@ -262,9 +262,8 @@ impl Control {
         self: &Arc<Self>,
         binary: Option<PathBuf>,
     ) -> Result<(u32, String), HandoverError> {
-        let prepared = self.estate().map_err(|source| HandoverError::Prepare {
-            program: self.line.launch.program().to_owned(),
-            source,
+        let prepared = self.estate().map_err(|error| {
+            HandoverError::Prepare(self.line.launch.program().to_owned(), error)
         })?;
         let SuccessorResources {
             estate,
@@ -351,13 +350,14 @@ impl Control {
         let mut state = self.live.world.zones.export();
         state.insert(SESSIONS.to_owned(), self.sessions.export());
         state.insert(PROBLEMS.to_owned(), json!(*self.problem_onsets.lock()));
-        let estate = InheritedState {
+        let estate = Inherited {
             sockets,
             state,
             predecessors,
             init: to_init,
             cache: cached,
             upgrades,
+            ..Inherited::default()
         };
         Ok(SuccessorResources {
             estate,
@@ -370,7 +370,7 @@ impl Control {
     async fn start_successor(
         &self,
         binary: Option<PathBuf>,
-        estate: InheritedState,
+        estate: Inherited,
     ) -> Result<(Successor, String), HandoverError> {
         let launch = self.line.launch.clone();
         let program = binary.clone();
@@ -382,10 +382,8 @@ impl Control {
         let mut successor = match started.await {
             Ok(started) => started?,
             Err(broken) => {
-                return Err(HandoverError::Start {
-                    program: binary.unwrap_or_else(|| self.line.launch.program().to_owned()),
-                    source: broken.into(),
-                });
+                let program = binary.unwrap_or_else(|| self.line.launch.program().to_owned());
+                return Err(HandoverError::Start(program, broken.into()));
             }
         };
         let version = tokio::select! {
@@ -432,13 +430,13 @@ impl Control {
 /// Reason in response, audit log and metric.
 fn reason(failure: &HandoverError) -> &'static str {
     match failure {
-        HandoverError::System(_) | HandoverError::Start { .. } | HandoverError::Prepare { .. } => {
+        HandoverError::System(_) | HandoverError::Start(..) | HandoverError::Prepare(..) => {
             "successor_start"
         }
-        HandoverError::Refused { .. } => "successor_refused",
-        HandoverError::Ended { .. } => "successor_ended",
-        HandoverError::Late { .. } => "successor_late",
-        HandoverError::Unclear { .. } => "successor_unclear",
-        HandoverError::Stopped { .. } => "stopping",
+        HandoverError::Refused(..) => "successor_refused",
+        HandoverError::Ended(_) => "successor_ended",
+        HandoverError::Late(..) => "successor_late",
+        HandoverError::Unclear(..) => "successor_unclear",
+        HandoverError::Stopped(_) => "stopping",
     }
 }

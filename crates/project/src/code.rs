@@ -9,7 +9,7 @@ use std::{
 
 use regex::Regex;
 
-use super::{FoundPort, Framework, package::Package};
+use super::{FoundPort, Framework, SERVERS, package::Package, port_of};
 
 /// Size limit of a file that is searched.
 const MAX_LEN: u64 = 512 * 1024;
@@ -107,7 +107,7 @@ pub(super) fn port(
     framework: Framework,
 ) -> Option<FoundPort> {
     let found = |port: &str, name: &Path| {
-        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let port = port_of(port)?;
         let source = name.display().to_string();
         Some(FoundPort { port, source })
     };
@@ -155,9 +155,8 @@ pub(super) fn has_fixed_port(folder: &Path, module: &str) -> bool {
 
 fn port_in(name: &Path, text: &str) -> Option<FoundPort> {
     let port = PORTS.iter().find_map(|regex| regex.captures(text))?;
-    let port = port.get(1)?.as_str().parse().ok();
     Some(FoundPort {
-        port: port.filter(|port| *port != 0)?,
+        port: port_of(port.get(1)?.as_str())?,
         source: name.display().to_string(),
     })
 }
@@ -168,23 +167,18 @@ pub(super) fn health_path(
     package: Option<&Package>,
     module: Option<&str>,
 ) -> Option<String> {
-    for base in ["app", "src/app"] {
-        let route = folder.join(base).join("api/health");
-        if ["js", "ts", "mjs"]
-            .iter()
-            .any(|kind| route.join(format!("route.{kind}")).exists())
-        {
-            return Some("/api/health".to_owned());
-        }
-    }
-    for base in ["pages", "src/pages"] {
-        let page = folder.join(base).join("api");
-        if ["js", "ts"]
-            .iter()
-            .any(|kind| page.join(format!("health.{kind}")).exists())
-        {
-            return Some("/api/health".to_owned());
-        }
+    let handlers: [(&str, &[&str]); 4] = [
+        ("app/api/health/route", &["js", "ts", "mjs"]),
+        ("src/app/api/health/route", &["js", "ts", "mjs"]),
+        ("pages/api/health", &["js", "ts"]),
+        ("src/pages/api/health", &["js", "ts"]),
+    ];
+    let is_there = |name: &str, kind: &&str| folder.join(format!("{name}.{kind}")).exists();
+    if handlers
+        .iter()
+        .any(|(name, kinds)| kinds.iter().any(|kind| is_there(name, kind)))
+    {
+        return Some("/api/health".to_owned());
     }
     let found = entries(folder, package, module);
     let found = found.iter().find_map(|(_, text)| HEALTH.captures(text));
@@ -199,18 +193,10 @@ pub(super) fn framework(folder: &Path, module: &str) -> Option<Framework> {
         .filter_map(|import| Some(import.get(1)?.as_str()))
         .collect();
     // Next.js and NestJS may be imported beside the server that they run in.
-    let known = [
-        ("next", Framework::Next { standalone: false }),
-        ("@nestjs/core", Framework::Nest),
-        ("fastify", Framework::Fastify),
-        ("hono", Framework::Hono),
-        ("express", Framework::Express),
-        ("koa", Framework::Koa),
-    ];
-    let mut found = known
-        .into_iter()
-        .filter(|(name, _)| imported.contains(name));
-    found.next().map(|(_, framework)| framework)
+    let next = ("next", Framework::Next { standalone: false });
+    let mut known = [next].into_iter().chain(SERVERS);
+    let known = known.find(|(name, _)| imported.contains(name));
+    known.map(|(_, framework)| framework)
 }
 
 /// Finds the file of a module as a script names it: `server`, `dist/main`, `.`; where the program

@@ -1,13 +1,17 @@
 //! Compose files: the services that publish a port on this machine and are apps.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use edgeway_config::{
     diagnostic::Diagnostics,
     tree::{self, Node, Value},
 };
 
-use super::{Declared, pm2::name_of};
+use super::{
+    Declared,
+    pm2::{first_file, name_of},
+    port_of,
+};
 
 const NAMES: [&str; 4] = [
     "compose.yaml",
@@ -22,11 +26,7 @@ const OTHERS: &str = "redis valkey postgres mysql mariadb mongo memcached rabbit
     traefik caddy haproxy edgeway";
 
 pub(super) fn apps(folder: &Path, problems: &mut Vec<String>) -> Vec<Declared> {
-    let found = NAMES.iter().find_map(|name| {
-        let text = fs::read_to_string(folder.join(name)).ok()?;
-        Some((*name, text))
-    });
-    let Some((name, text)) = found else {
+    let Some((name, text)) = first_file(folder, &NAMES) else {
         return Vec::new();
     };
     let Some(file) = tree::parse(&text, 0, &mut Diagnostics::default()) else {
@@ -89,8 +89,7 @@ fn published(node: &Node) -> Option<u16> {
         parts.next()?.to_owned()
     };
     let first = defaults(&written);
-    let first = first.split('-').next()?;
-    first.parse().ok().filter(|port| *port != 0)
+    port_of(first.split('-').next()?)
 }
 
 /// Replaces `${NAME:-3000}` by its default; the environment of compose is not this one.
@@ -119,6 +118,8 @@ fn text(node: &Node) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn found(yaml: &str) -> Vec<(String, Vec<u16>)> {

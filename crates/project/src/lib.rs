@@ -57,6 +57,15 @@ pub enum Framework {
     Node,
 }
 
+/// Packages of servers, and their frameworks.
+const SERVERS: [(&str, Framework); 5] = [
+    ("@nestjs/core", Framework::Nest),
+    ("fastify", Framework::Fastify),
+    ("hono", Framework::Hono),
+    ("express", Framework::Express),
+    ("koa", Framework::Koa),
+];
+
 impl Framework {
     pub fn title(self) -> &'static str {
         match self {
@@ -223,17 +232,12 @@ impl Project {
         if package.has("next") {
             return self.next();
         }
-        let known = [
-            ("@nestjs/core", Framework::Nest),
-            ("fastify", Framework::Fastify),
-            ("hono", Framework::Hono),
-            ("express", Framework::Express),
-            ("koa", Framework::Koa),
+        let sites = [
             ("@react-router/serve", Framework::ReactRouter),
             ("@remix-run/serve", Framework::Remix),
         ];
-        let found = known.into_iter().find(|(name, _)| package.has(name));
-        match found {
+        let mut known = SERVERS.into_iter().chain(sites);
+        match known.find(|(name, _)| package.has(name)) {
             Some((_, framework)) => framework,
             None if package.has("vite") => Framework::VitePreview,
             None => Framework::Node,
@@ -520,12 +524,7 @@ fn is_next_server(command: &str) -> bool {
 /// Returns the port in a command line: `-p 3001`, `--port=3001`, `PORT=3001 node …`.
 pub fn port_in_command(command: &str) -> Option<u16> {
     let words: Vec<&str> = command.split_whitespace().collect();
-    let number = |text: &str| {
-        text.trim_matches(['"', '\''])
-            .parse()
-            .ok()
-            .filter(|p| *p != 0)
-    };
+    let number = |text: &str| port_of(text.trim_matches(['"', '\'']));
     words.iter().enumerate().find_map(|(at, word)| {
         let next = || words.get(at + 1).and_then(|next| number(next));
         match *word {
@@ -537,6 +536,11 @@ pub fn port_in_command(command: &str) -> Option<u16> {
             }
         }
     })
+}
+
+/// Reads a port other than 0.
+fn port_of(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port != 0)
 }
 
 /// Returns true if a command line runs this command of a program.

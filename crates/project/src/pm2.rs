@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use edgeway_script::common_js;
 use serde_json::{Map, Value};
 
-use super::{Declared, port_in_command};
+use super::{Declared, port_in_command, port_of};
 
 const NAMES: [&str; 7] = [
     "ecosystem.config.js",
@@ -21,11 +21,7 @@ const NAMES: [&str; 7] = [
 const CORES: u32 = 2;
 
 pub(super) fn apps(folder: &Path, problems: &mut Vec<String>) -> Vec<Declared> {
-    let found = NAMES.iter().find_map(|name| {
-        let text = fs::read_to_string(folder.join(name)).ok()?;
-        Some((*name, text))
-    });
-    let Some((name, text)) = found else {
+    let Some((name, text)) = first_file(folder, &NAMES) else {
         return Vec::new();
     };
     let is_json = Path::new(name)
@@ -49,6 +45,14 @@ pub(super) fn apps(folder: &Path, problems: &mut Vec<String>) -> Vec<Declared> {
         problems.push(format!("no app in {name} names a port"));
     }
     declared
+}
+
+/// Returns the first of these files that a folder has, with its text.
+pub(super) fn first_file(folder: &Path, names: &[&'static str]) -> Option<(&'static str, String)> {
+    names.iter().find_map(|name| {
+        let text = fs::read_to_string(folder.join(name)).ok()?;
+        Some((*name, text))
+    })
 }
 
 /// Reads JSON, with the comments and the plain keys that PM2 takes as well: it reads such a file as
@@ -94,7 +98,7 @@ fn declared(app: &Map<String, Value>, file: &str) -> Option<Declared> {
     let env = |name: &str| {
         env.iter()
             .find_map(|env| app.get(*env)?.get(name))
-            .and_then(number)
+            .and_then(|value| port_of(&plain(value)))
     };
     let arguments = match app.get("args") {
         Some(Value::String(line)) => line.clone(),
@@ -125,10 +129,6 @@ fn declared(app: &Map<String, Value>, file: &str) -> Option<Declared> {
         command: text("script").map(|script| format!("{script} {arguments}")),
         folder: super::relative(text("cwd").unwrap_or_default()),
     })
-}
-
-fn number(value: &Value) -> Option<u16> {
-    plain(value).parse().ok().filter(|port| *port != 0)
 }
 
 fn plain(value: &Value) -> String {

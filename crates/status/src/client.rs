@@ -10,6 +10,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
@@ -53,14 +54,14 @@ impl fmt::Display for Target {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("cannot reach a gateway at {target}: {source}")]
-    Connect { target: Target, source: io::Error },
-    #[error("the gateway at {target} sent no response: {why}")]
-    Response { target: Target, why: String },
-    #[error("the gateway at {target} did not respond within {} s", deadline.as_secs())]
-    Slow { target: Target, deadline: Duration },
-    #[error("{target} does not respond like a gateway")]
-    Stranger { target: Target },
+    #[error("cannot reach a gateway at {0}: {1}")]
+    Connect(Target, #[source] io::Error),
+    #[error("the gateway at {0} sent no response: {1}")]
+    Response(Target, String),
+    #[error("the gateway at {} did not respond within {} s", .0, .1.as_secs())]
+    Slow(Target, Duration),
+    #[error("{0} does not respond like a gateway")]
+    Stranger(Target),
     #[error(
         "{target} asks for the token, which was not sent: the socket {socket} cannot be reached, so \
          another user may listen there. If it is the gateway's, name it: `--admin {target}`"
@@ -84,7 +85,7 @@ impl ClientError {
     /// at an address may be another one, and lets nobody in.
     pub(super) fn is_elsewhere(&self) -> bool {
         match self {
-            Self::Connect { .. }
+            Self::Connect(..)
             | Self::Refused {
                 target: Target::Address(_),
                 ..
@@ -225,12 +226,9 @@ impl Client {
             let question = self.request(target, token, &method, path, body.as_ref());
             let outcome = timeout(deadline, ask(target, question)).await;
             let result = match outcome {
-                Err(_) => Err(ClientError::Slow {
-                    target: target.clone(),
-                    deadline,
-                }),
+                Err(_) => Err(ClientError::Slow(target.clone(), deadline)),
                 // No request was sent yet, so the next target cannot repeat an action.
-                Ok(Err(ClientError::Connect { .. })) if targets.len() > 1 => {
+                Ok(Err(ClientError::Connect(..))) if targets.len() > 1 => {
                     if matches!(target, Target::Socket(_)) {
                         unreached = Some(target);
                     }
@@ -310,31 +308,33 @@ impl Client {
 }
 
 async fn ask(target: &Target, request: Request<Bytes>) -> Result<Response<Bytes>, ClientError> {
-    let connected = |source| ClientError::Connect {
-        target: target.clone(),
-        source,
-    };
-    let response = match target {
-        Target::Socket(socket) => {
-            let stream = UnixStream::connect(socket).await.map_err(connected)?;
-            fetch::exchange(stream, request, MAX_RESPONSE_LEN).await
-        }
-        Target::Address(address) => {
-            let stream = TcpStream::connect(address).await.map_err(connected)?;
-            fetch::exchange(stream, request, MAX_RESPONSE_LEN).await
-        }
-    };
+    let stream = connect(target).await?;
+    let response = fetch::exchange(stream, request, MAX_RESPONSE_LEN).await;
     response.map_err(|error| failed(target, error))
+}
+
+/// A connection to a gateway, over TCP or a Unix socket.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
+
+pub(super) async fn connect(target: &Target) -> Result<Box<dyn Stream>, ClientError> {
+    let connected = match target {
+        Target::Socket(path) => UnixStream::connect(path).await.map(boxed),
+        Target::Address(address) => TcpStream::connect(address).await.map(boxed),
+    };
+    connected.map_err(|error| ClientError::Connect(target.clone(), error))
+}
+
+fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
+    Box::new(stream)
 }
 
 pub(super) fn failed(target: &Target, error: FetchError) -> ClientError {
     let target = target.clone();
     match error {
-        FetchError::Http(error) if error.is_parse() => ClientError::Stranger { target },
-        error => ClientError::Response {
-            target,
-            why: error.to_string(),
-        },
+        FetchError::Http(error) if error.is_parse() => ClientError::Stranger(target),
+        error => ClientError::Response(target, error.to_string()),
     }
 }
 
@@ -344,9 +344,7 @@ pub(super) fn read<T: DeserializeOwned>(
     status: StatusCode,
     body: &[u8],
 ) -> Result<T, ClientError> {
-    let stranger = || ClientError::Stranger {
-        target: target.clone(),
-    };
+    let stranger = || ClientError::Stranger(target.clone());
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|_| stranger());
     }
@@ -402,7 +400,7 @@ mod tests {
             let (client, _tasks) = somebody(response).await;
             let error = client.snapshot().await.unwrap_err();
             assert!(
-                matches!(error, ClientError::Stranger { .. }),
+                matches!(error, ClientError::Stranger(_)),
                 "{response}: {error}"
             );
         }
@@ -484,10 +482,7 @@ mod tests {
         // A server accepts the connection, so the action may be done and no other target is used.
         client.targets[0] = Target::Socket(silent);
         let attempt = client.delete::<Value>("/x", Duration::from_millis(50));
-        assert!(matches!(
-            attempt.await.unwrap_err(),
-            ClientError::Slow { .. }
-        ));
+        assert!(matches!(attempt.await.unwrap_err(), ClientError::Slow(..)));
 
         client.targets = vec![Target::Socket(gone)];
         let error = client.snapshot().await.unwrap_err().to_string();

@@ -4,12 +4,9 @@ use std::{io, ops::ControlFlow, time::Duration};
 
 use edgeway_net::fetch::exchange_in_pieces;
 use http::{HeaderValue, Method, StatusCode, header};
-use tokio::{
-    net::{TcpStream, UnixStream},
-    time::timeout,
-};
+use tokio::time::timeout;
 
-use super::client::{Client, ClientError, MAX_RESPONSE_LEN, Target, failed, read};
+use super::client::{Client, ClientError, MAX_RESPONSE_LEN, Target, connect, failed, read};
 
 /// Time within which a gateway accepts a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -55,31 +52,22 @@ impl Client {
                 heard();
                 reader.read(piece, &mut take)
             };
-            let connected = |source: io::Error| ClientError::Connect {
-                target: target.clone(),
-                source,
+            let late = |_| {
+                let late = io::ErrorKind::TimedOut.into();
+                Err(ClientError::Connect(target.clone(), late))
             };
-            let response = match target {
-                Target::Socket(socket) => match connect(UnixStream::connect(socket)).await {
-                    Ok(stream) => {
-                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, QUIET, take).await
-                    }
+            let stream = match timeout(CONNECT, connect(target)).await.unwrap_or_else(late) {
+                Ok(stream) => stream,
+                Err(_) if targets.peek().is_some() => {
                     // A token is not sent to an address in place of a socket: any user of the
                     // machine may listen there.
-                    Err(_) if targets.peek().is_some() => {
-                        token = None;
-                        continue;
-                    }
-                    Err(error) => return Err(other.unwrap_or(connected(error))),
-                },
-                Target::Address(address) => match connect(TcpStream::connect(address)).await {
-                    Ok(stream) => {
-                        exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, QUIET, take).await
-                    }
-                    Err(_) if targets.peek().is_some() => continue,
-                    Err(error) => return Err(other.unwrap_or(connected(error))),
-                },
+                    token = token.filter(|_| matches!(target, Target::Address(_)));
+                    continue;
+                }
+                Err(error) => return Err(other.unwrap_or(error)),
             };
+            let response =
+                exchange_in_pieces(stream, question, MAX_RESPONSE_LEN, QUIET, take).await;
             let response = response.map_err(|error| failed(target, error))?;
             return match response.status() {
                 StatusCode::OK => Ok(()),
@@ -95,11 +83,6 @@ impl Client {
         }
         Ok(())
     }
-}
-
-async fn connect<S>(connecting: impl Future<Output = io::Result<S>>) -> io::Result<S> {
-    let connected = timeout(CONNECT, connecting).await;
-    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Reads events from the pieces of a body.

@@ -34,33 +34,3 @@ pub(super) fn row(plugin: &PluginStatus) -> [String; 9] {
         notes.join(", "),
     ]
 }
-
-/// Creates a plugin on two routes, for tests.
-pub(super) fn example() -> PluginStatus {
-    use super::snapshot::PluginRouteStatus;
-
-    PluginStatus {
-        name: "ab-split".into(),
-        file: "plugins/ab-split/plugin.js".into(),
-        version: "0f1e2d3c4b5a".into(),
-        loaded_at: "2027-01-16T09:00:00.000Z".into(),
-        isolates: 2,
-        heap_bytes: 300 << 10,
-        routes: vec![
-            PluginRouteStatus {
-                route: "api".into(),
-                calls: 3000,
-                failures: [("cpu".into(), 2), ("script".into(), 4)].into(),
-                left_out: true,
-                ..PluginRouteStatus::default()
-            },
-            PluginRouteStatus {
-                route: "web".into(),
-                calls: 400,
-                failures: [("script".into(), 1)].into(),
-                left_out: false,
-                ..PluginRouteStatus::default()
-            },
-        ],
-    }
-}

@@ -153,14 +153,16 @@ pub struct Snapshot {
     pub problem_onsets: Vec<ProblemOnset>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
-    #[default]
-    Starting,
-    Serving,
-    /// No new connections. Open ones may finish.
-    Draining,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    pub enum State => name {
+        #[default]
+        Starting = "starting",
+        Serving = "serving",
+        /// No new connections. Open ones may finish.
+        Draining = "draining",
+    }
 }
 
 /// Resources of the process.

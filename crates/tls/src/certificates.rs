@@ -3,7 +3,7 @@
 //! Each listener has one resolver. Its contents are swapped as a whole, so a handshake never waits
 //! for a change and sees either all of it or none.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
 use arc_swap::ArcSwap;
@@ -173,14 +173,7 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-impl fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Certificates")
-            .field("files", &self.files.load().exact.keys())
-            .field("acme_names", &self.acme_names)
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Certificates, acme_names);
 
 /// Removes the final dot: `example.com.` becomes `example.com`.
 fn without_dot(name: &str) -> &str {

@@ -23,7 +23,6 @@ use crate::{
     base::{clock::Clock, metrics::Series},
     chain::CompileContext,
     config::{
-        diagnostic::Diagnostic,
         model::{CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig},
         tree::Spanned,
     },
@@ -278,6 +277,8 @@ fn sources<'c>(
     sources
 }
 
+const CERTIFICATE: &str = "edgeway::tls::certificate";
+
 /// Loads every certificate for the first time.
 fn read(
     files: &mut Files,
@@ -289,32 +290,30 @@ fn read(
         let entry = entries[index];
         let place =
             |path: &Option<Spanned<PathBuf>>| path.as_ref().map_or(entry.place, |p| p.place);
-        let problem = match trouble {
-            SourceProblem::Folder(error) => Diagnostic::error(
-                "edgeway::tls::folder",
-                place(&entry.value.dir),
-                error.to_string(),
-            )
-            .help(error.help()),
+        match trouble {
+            SourceProblem::Folder(error) => {
+                let place = place(&entry.value.dir);
+                cx.report_at(
+                    place,
+                    "edgeway::tls::folder",
+                    error.to_string(),
+                    error.help(),
+                );
+            }
             // A bad pair of one customer must not stop the certificates of the others.
-            SourceProblem::Pair(error) if entry.value.dir.is_some() => Diagnostic::warning(
-                "edgeway::tls::certificate",
-                place(&entry.value.dir),
-                format!("a pair is left out: {error}"),
-            )
-            .help(error.help()),
-            SourceProblem::Pair(error) => Diagnostic::error(
-                "edgeway::tls::certificate",
-                place(match error.part {
+            SourceProblem::Pair(error) if entry.value.dir.is_some() => {
+                let message = format!("a pair is left out: {error}");
+                cx.warn_at(place(&entry.value.dir), CERTIFICATE, message, error.help());
+            }
+            SourceProblem::Pair(error) => {
+                let place = place(match error.part {
                     Part::Cert => &entry.value.cert,
                     Part::Key => &entry.value.key,
                     Part::Ocsp => &entry.value.ocsp,
-                }),
-                error.to_string(),
-            )
-            .help(error.help()),
-        };
-        cx.diagnostics.push(problem);
+                });
+                cx.report_at(place, CERTIFICATE, error.to_string(), error.help());
+            }
+        }
     });
     for (index, certificate) in &loaded {
         if let Some(worry) = certificate.worry(now) {
@@ -322,13 +321,12 @@ fn read(
             let path = entry.value.cert.as_ref().or(entry.value.dir.as_ref());
             let place = path.map_or(entry.place, |path| path.place);
             let title = certificate.title();
-            let problem = Diagnostic::warning(
-                "edgeway::tls::expiry",
+            cx.warn_at(
                 place,
+                "edgeway::tls::expiry",
                 format!("the certificate for `{title}` {worry}"),
+                "renew it; the new files are loaded while the gateway runs",
             );
-            cx.diagnostics
-                .push(problem.help("renew it; the new files are loaded while the gateway runs"));
         }
     }
     loaded
@@ -345,9 +343,8 @@ fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut Comp
                 "a certificate from a file has the name `{}`: one by ACME would not be used",
                 name.value
             );
-            let problem = Diagnostic::warning("edgeway::tls::twice", name.place, message);
-            cx.diagnostics
-                .push(problem.help("remove the name here, or the file"));
+            let help = "remove the name here, or the file";
+            cx.warn_at(name.place, "edgeway::tls::twice", message, help);
         }
     }
 }

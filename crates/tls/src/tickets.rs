@@ -3,7 +3,7 @@
 //! Each listener has keys of its own. A ticket of one listener resumes no session on another, which
 //! may require client certificates that the first did not.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use ring::{
@@ -181,19 +181,9 @@ impl ProducesTickets for TicketKeys {
     }
 }
 
-impl fmt::Debug for TicketKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TicketKeys")
-            .field("keys", &self.keys.load().len())
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(TicketKeys);
 
-impl fmt::Debug for TicketSecret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TicketSecret(..)")
-    }
-}
+edgeway_base::opaque_debug!(TicketSecret);
 
 #[cfg(test)]
 mod tests {

@@ -2,12 +2,12 @@
 
 use std::{io, thread, time::Duration};
 
-use edgeway_base::{clock::Clock, out::Failure};
-use edgeway_net::tasks::Tasks;
-use edgeway_operate::{
-    backends::{Gateway as _, requests},
-    client::Remote,
+use edgeway_base::{
+    clock::Clock,
+    out::{Failure, counted},
 };
+use edgeway_net::tasks::Tasks;
+use edgeway_operate::{backends::Gateway as _, client::Remote};
 use edgeway_status::client::ClientError;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use tokio::{
@@ -113,7 +113,7 @@ async fn obey(gateway: &Remote, order: &Order) -> String {
             let drained = gateway.drain(name, false).await;
             drained.map(|backend| match backend.in_flight {
                 0 => format!("{name} is drained"),
-                left => format!("{name} is draining: {} in flight", requests(left)),
+                left => format!("{name} is draining: {} in flight", counted(left, "request")),
             })
         }
         Order::Undrain(name) => {

@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
-use edgeway_operate::backends::{Name, is_drained, requests};
+use edgeway_base::out::counted;
+use edgeway_operate::backends::{Name, is_drained};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::{
@@ -237,7 +238,7 @@ impl Screen {
 
     fn sort_by_next(&mut self) {
         let listings = listing::of(self.pane, &self.observation);
-        let columns = listings.iter().flat_map(|listing| listing.columns);
+        let columns = listings.iter().flat_map(|listing| &listing.columns);
         let titles: Vec<&'static str> = columns.map(|column| column.title).collect();
         let choice = self.choice_mut();
         let next = match choice.sort {
@@ -285,7 +286,7 @@ impl Screen {
                 order: Order::Undrain(name),
             }
         } else {
-            let in_flight = requests(backend.in_flight);
+            let in_flight = counted(backend.in_flight, "request");
             Question {
                 text: format!("Drain {name}, with {in_flight} in flight? (y/n)"),
                 order: Order::Drain(name),

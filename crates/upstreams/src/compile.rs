@@ -23,7 +23,7 @@ use super::{
     restart_at::RestartAt,
     retry::RetryPolicy,
     scale::Scale,
-    target::{InvalidTarget, parse_name, parse_target},
+    target::{parse_name, parse_target},
     upstream_zone::{Shared, UpstreamZone},
     wire::Wire,
 };
@@ -40,8 +40,6 @@ use crate::{
 /// Idle timeout below that of Node.js, which closes idle connections after 5 s.
 const NODE_IDLE: Duration = Duration::from_secs(4);
 const OTHER_IDLE: Duration = Duration::from_mins(1);
-
-const BAD_ADDRESS: &str = "edgeway::upstream::bad_address";
 
 /// Returns the name of an upstream's zone.
 pub fn zone(upstream: &str) -> String {
@@ -211,9 +209,7 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Opti
             is_backup,
         }),
     };
-    source
-        .map_err(|InvalidTarget { message, help }| cx.report_at(place, BAD_ADDRESS, message, help))
-        .ok()
+    cx.reported(place, "edgeway::upstream::bad_address", source)
 }
 
 fn balance(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Balance> {
@@ -312,16 +308,12 @@ fn warn_of_blind_balance(
     let is_one_address = matches!(sources, [Source::Fixed { .. }]);
     if is_one_address && matches!(balance, Balance::LeastConn | Balance::P2c | Balance::Node) {
         let name = balance.name();
-        cx.diagnostics.push(
-            Diagnostic::warning(
-                "edgeway::upstream::blind_balance",
-                written.place,
-                format!("`{name}` needs more than one address to choose from"),
-            )
-            .help(
-                "if several workers share this port (PM2 cluster mode), give each its own and \
-                 list them all; otherwise leave `balance` out",
-            ),
+        cx.warn_at(
+            written.place,
+            "edgeway::upstream::blind_balance",
+            format!("`{name}` needs more than one address to choose from"),
+            "if several workers share this port (PM2 cluster mode), give each its own and list \
+             them all; otherwise leave `balance` out",
         );
     }
 }

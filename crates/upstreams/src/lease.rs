@@ -1,7 +1,6 @@
 //! Lease of a place on a backend for one request, and the outcome.
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -178,8 +177,4 @@ impl Drop for Lease {
     }
 }
 
-impl fmt::Debug for Lease {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Lease").field(&self.backend).finish()
-    }
-}
+edgeway_base::opaque_debug!(Lease, backend);

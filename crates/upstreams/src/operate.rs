@@ -9,9 +9,9 @@ use super::{
     BackendStatus, Upstream,
     backend::{Backend, BackendOrigin},
     operator_decisions::{AddedBackend, OperatorDecisions},
-    target::{InvalidTarget, Target, parse_target},
+    target::{Target, parse_target},
 };
-use crate::base::out::listed;
+use crate::base::{error::InvalidValue, out::listed};
 
 /// Permission for operations that leave users without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +56,8 @@ pub enum MemberError {
          get 503; force it if that is intended"
     )]
     Last { upstream: String, address: String },
-    #[error(transparent)]
-    BadAddress(#[from] InvalidTarget),
+    #[error("{}; {}", .0.message, .0.help)]
+    BadAddress(InvalidValue),
     #[error("a backend's weight must be at least 1")]
     BadWeight,
     #[error("upstream `{upstream}` already has backend `{address}`")]
@@ -72,33 +72,31 @@ pub enum MemberError {
     #[error("`{address}` still gets requests: drain it first, or force it")]
     NotDrained { address: String },
     #[error(
-        "upstream `{upstream}` has no `releases`: write them in its configuration, or add the \
+        "upstream `{0}` has no `releases`: write them in its configuration, or add the \
          backend without one"
     )]
-    NoReleases { upstream: String },
+    NoReleases(String),
     #[error(
-        "invalid name of a release `{release}`; write letters, digits, `.`, `-` and `_`, at most \
+        "invalid name of a release `{0}`; write letters, digits, `.`, `-` and `_`, at most \
          100, the first of them a letter or a digit"
     )]
-    BadRelease { release: String },
+    BadRelease(String),
+    #[error("no backend of release `{0}` is in rotation: start its instances first, or force it")]
+    ReleaseDown(String),
     #[error(
-        "no backend of release `{release}` is in rotation: start its instances first, or force it"
-    )]
-    ReleaseDown { release: String },
-    #[error(
-        "upstream `{upstream}` has no current release to compare a new one with: deploy the first \
+        "upstream `{0}` has no current release to compare a new one with: deploy the first \
          release without a canary"
     )]
-    NoCurrentRelease { upstream: String },
-    #[error("release `{release}` is the current one already")]
-    IsCurrent { release: String },
+    NoCurrentRelease(String),
+    #[error("release `{0}` is the current one already")]
+    IsCurrent(String),
     #[error(
         "release `{release}` of upstream `{upstream}` is on trial: wait for the verdict, or end \
          the trial with `edgeway rollback {upstream}`"
     )]
     CanaryRuns { upstream: String, release: String },
-    #[error("no release of upstream `{upstream}` is on trial")]
-    NoCanary { upstream: String },
+    #[error("no release of upstream `{0}` is on trial")]
+    NoCanary(String),
     #[error("invalid share `{share}%` of a canary; write one between 0% and 100%, such as `5%`")]
     BadShare { share: f64 },
     #[error("`{address}` has {in_flight} requests in flight: wait for them, or force it")]
@@ -197,7 +195,7 @@ impl Upstream {
     /// # Errors
     /// When its address is invalid, or when there is one of that address.
     pub fn add_member(&self, new: &NewMember) -> Result<BackendStatus, MemberError> {
-        let target = parse_target(&new.address)?;
+        let target = parse_target(&new.address).map_err(MemberError::BadAddress)?;
         self.check_release(new.release.as_deref())?;
         if new.weight == 0 {
             return Err(MemberError::BadWeight);

@@ -174,10 +174,8 @@ impl DecisionStore {
 }
 
 fn read(path: &Path) -> io::Result<BTreeMap<String, OperatorDecisions>> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
+    let Some(text) = private_file::if_there(fs::read(path))? else {
+        return Ok(BTreeMap::new());
     };
     let value: Value = serde_json::from_slice(&text)?;
     let upstreams = value.get("upstreams").and_then(Value::as_object);

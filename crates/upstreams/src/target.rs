@@ -9,6 +9,8 @@ use std::{
 
 use pingora::{Error, ErrorType, protocols::l4::socket::SocketAddr as PingoraAddress};
 
+use crate::base::error::InvalidValue;
+
 /// Address on which a backend listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
@@ -49,32 +51,17 @@ impl TryFrom<&PingoraAddress> for Target {
     }
 }
 
-/// Reason why a text is not an address, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}; {help}")]
-pub struct InvalidTarget {
-    pub(super) message: String,
-    pub(super) help: String,
-}
-
-fn refused(message: impl Into<String>, help: impl Into<String>) -> InvalidTarget {
-    InvalidTarget {
-        message: message.into(),
-        help: help.into(),
-    }
-}
-
 /// Parses `IP:PORT` or `unix:PATH`; fails with message and help.
-pub(super) fn parse_target(text: &str) -> Result<Target, InvalidTarget> {
+pub(super) fn parse_target(text: &str) -> Result<Target, InvalidValue> {
     if let Some(path) = text.strip_prefix("unix:") {
         let target = Target::Unix(PathBuf::from(path));
         return if !path.starts_with('/') || path.contains('\0') {
-            Err(refused(
+            Err(InvalidValue::new(
                 format!("invalid unix socket path `{text}`"),
                 "write an absolute path, such as `unix:/run/app.sock`".to_owned(),
             ))
         } else if target.socket_address().is_none() {
-            Err(refused(
+            Err(InvalidValue::new(
                 format!("unix socket path `{text}` is too long"),
                 "write a path of at most 107 bytes",
             ))
@@ -85,11 +72,11 @@ pub(super) fn parse_target(text: &str) -> Result<Target, InvalidTarget> {
     let bare = without_scheme(text);
     if let Ok(address) = text.parse::<SocketAddr>() {
         return match (address.port(), address.ip().is_unspecified()) {
-            (0, _) => Err(refused(
+            (0, _) => Err(InvalidValue::new(
                 format!("`{text}` has port 0, which nothing listens on"),
                 "write the port that the app listens on".to_owned(),
             )),
-            (_, true) => Err(refused(
+            (_, true) => Err(InvalidValue::new(
                 format!("`{text}` is an address to listen on, not one to connect to"),
                 format!("write `127.0.0.1:{}` for this machine", address.port()),
             )),
@@ -98,7 +85,7 @@ pub(super) fn parse_target(text: &str) -> Result<Target, InvalidTarget> {
     }
     let message = format!("invalid backend address `{text}`");
     if let (true, Ok(address)) = (bare != text, bare.parse::<SocketAddr>()) {
-        return Err(refused(
+        return Err(InvalidValue::new(
             message,
             format!("write `{address}`, without scheme and path"),
         ));
@@ -110,25 +97,25 @@ pub(super) fn parse_target(text: &str) -> Result<Target, InvalidTarget> {
         Some(SocketAddr::new(ip.into(), port.parse().ok()?))
     });
     if let Some(address) = split {
-        return Err(refused(message, format!("write `{address}`")));
+        return Err(InvalidValue::new(message, format!("write `{address}`")));
     }
     if let Ok(ip) = bare.parse::<IpAddr>() {
         let example = SocketAddr::new(ip, 3000);
-        return Err(refused(
+        return Err(InvalidValue::new(
             message,
             format!("the port is missing: write `{example}`"),
         ));
     }
     match parse_name(bare) {
-        Ok((name, port)) if name == "localhost" => Err(refused(
+        Ok((name, port)) if name == "localhost" => Err(InvalidValue::new(
             message,
             format!("write `127.0.0.1:{port}`, or `[::1]:{port}`: `localhost` may be either"),
         )),
-        Ok((name, port)) => Err(refused(
+        Ok((name, port)) => Err(InvalidValue::new(
             message,
             format!("for a name write `{{ dns: \"{name}:{port}\" }}`"),
         )),
-        Err(_) => Err(refused(
+        Err(_) => Err(InvalidValue::new(
             message,
             "write `IP:PORT`, `unix:PATH` or `{ dns: \"NAME:PORT\" }`".to_owned(),
         )),
@@ -147,23 +134,23 @@ fn without_scheme(text: &str) -> &str {
 }
 
 /// Parses `NAME:PORT`; fails with message and help.
-pub(super) fn parse_name(text: &str) -> Result<(String, u16), InvalidTarget> {
+pub(super) fn parse_name(text: &str) -> Result<(String, u16), InvalidValue> {
     let is_address = text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
     if is_address {
-        return Err(refused(
+        return Err(InvalidValue::new(
             format!("`{text}` is an address, not a name to look up"),
             format!("write `- {text}` instead of `- {{ dns: … }}`"),
         ));
     }
     let (name, port) = text.rsplit_once(':').ok_or_else(|| {
-        refused(
+        InvalidValue::new(
             format!("`{text}` has no port"),
             format!("write `{{ dns: \"{text}:3000\" }}`"),
         )
     })?;
     let port = port.parse().ok().filter(|port| *port != 0);
     let port = port.ok_or_else(|| {
-        refused(
+        InvalidValue::new(
             format!("`{text}` does not end in a port"),
             "write `NAME:PORT` with a port from 1 to 65535".to_owned(),
         )
@@ -176,7 +163,7 @@ pub(super) fn parse_name(text: &str) -> Result<(String, u16), InvalidTarget> {
     };
     let bare = name.strip_suffix('.').unwrap_or(name);
     if bare.len() > 253 || !bare.split('.').all(is_label) {
-        return Err(refused(
+        return Err(InvalidValue::new(
             format!("invalid host name `{name}`"),
             "write letters, digits and hyphens, with dots between, such as `api.internal`"
                 .to_owned(),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     chain::CompileContext,
     config::{
-        diagnostic::{Diagnostic, Place},
+        diagnostic::Place,
         model::{ProtocolConfig, UpstreamConfig, UpstreamTlsConfig},
         tree::Spanned,
     },
@@ -177,11 +177,10 @@ fn warn_of_no_system(place: Place, cx: &mut CompileContext<'_>) {
         Ok(_) => return,
         Err(error) => format!("this machine's CA certificates cannot be used: {error}"),
     };
-    cx.diagnostics.push(
-        Diagnostic::warning("edgeway::upstream::tls_no_ca_certificates", place, why).help(
-            "install the package `ca-certificates`, or name the trusted ones: `tls: { ca: ca.pem }`",
-        ),
-    );
+    let code = "edgeway::upstream::tls_no_ca_certificates";
+    let help =
+        "install the package `ca-certificates`, or name the trusted ones: `tls: { ca: ca.pem }`";
+    cx.warn_at(place, code, why, help);
 }
 
 fn ca_certificates(

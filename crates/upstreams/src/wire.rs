@@ -8,6 +8,7 @@ use super::{
     backend_state::BackendState,
     client_tls::{BackendTls, TlsIdentity},
 };
+use crate::base::host::is_host_name;
 
 edgeway_base::enum_table! {
     /// HTTP version used with backends.
@@ -63,21 +64,7 @@ impl ServerName {
     /// Parses a name; `None` if `text` is invalid.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
-        // RFC 1123, 2.1. DNS allows an underscore, a certificate does not.
-        let is_label = |label: &str| {
-            (1..=63).contains(&label.len())
-                && !label.starts_with('-')
-                && !label.ends_with('-')
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        };
-        let is_name = name.len() <= 253 && name.split('.').all(is_label);
-        let is_number = name
-            .rsplit('.')
-            .next()
-            .is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
-        (is_name && !is_number).then(|| Self(name.into()))
+        is_host_name(&name).then(|| Self(name.into()))
     }
 
     pub(super) fn as_str(&self) -> &str {

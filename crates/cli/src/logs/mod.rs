@@ -201,7 +201,7 @@ async fn follow(client: &Client, path: &str, printer: &mut Printer) -> Result<()
         match ended {
             // It responded, so it may be found again.
             Ok(()) => loss.borrow_mut().heard(),
-            Err(ClientError::Connect { .. } | ClientError::Response { .. })
+            Err(ClientError::Connect(..) | ClientError::Response(..))
                 if loss.borrow_mut().may_return(clock.now()) => {}
             Err(error) => return Err(error),
         }

@@ -5,10 +5,7 @@ mod local_ca;
 mod names;
 mod store;
 
-use std::time::Duration;
-
-use edgeway_net::tasks::Tasks;
-use edgeway_proxy::edge::worker;
+use std::{thread, time::Duration};
 
 pub use self::local_ca::{Leaf, LocalCa};
 use super::{Failure, out};
@@ -36,12 +33,11 @@ enum Command {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    match options.command {
-        Command::Trust => trust()?,
-        Command::Untrust => untrust()?,
-        Command::Show => show()?,
-    }
-    Ok(())
+    Ok(match options.command {
+        Command::Trust => trust(),
+        Command::Untrust => untrust(),
+        Command::Show => show(),
+    }?)
 }
 
 fn trust() -> Result<(), String> {
@@ -55,8 +51,7 @@ fn trust() -> Result<(), String> {
         ));
     }
     let authority = LocalCa::open_or_make()?;
-    let changed = store::trust(&authority)?;
-    for line in changed {
+    for line in store::trust(&authority)? {
         out::note(&line);
     }
     out::note(&format!(
@@ -112,37 +107,15 @@ fn show() -> Result<(), String> {
     Ok(())
 }
 
-/// Renews the certificate for these names while it lives: a gateway may run for longer than its
-/// certificate, and reads a changed file by itself.
-pub fn keep_fresh(authority: LocalCa, names: Vec<String>) -> Option<Renewal> {
-    let runtime = worker::runtime(Some(1)).ok()?;
-    let tasks = Tasks::default();
-    let entered = runtime.enter();
-    tasks.spawn("local certificate", async move {
+/// Renews the certificate for these names until the process ends: a gateway may run for longer than
+/// its certificate, and reads a changed file by itself.
+pub fn keep_fresh(authority: LocalCa, names: Vec<String>) {
+    thread::spawn(move || {
         loop {
-            tokio::time::sleep(RENEWAL).await;
+            thread::park_timeout(RENEWAL);
             if let Err(error) = authority.leaf(&names) {
                 log::warn!("cannot renew the local certificate: {error}");
             }
         }
     });
-    drop(entered);
-    Some(Renewal {
-        _tasks: tasks,
-        runtime: Some(runtime),
-    })
-}
-
-/// Background renewal of a certificate; ends when dropped.
-pub struct Renewal {
-    _tasks: Tasks,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Drop for Renewal {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }

@@ -72,22 +72,11 @@ pub(super) fn trust(authority: &LocalCa) -> Result<Vec<String>, String> {
         return Ok(done);
     }
     for database in databases(true) {
-        let certificate = authority.certificate();
-        let certificate = certificate.display().to_string();
-        let arguments = [
-            "-A",
-            "-t",
-            "C,,",
-            "-n",
-            &authority.name(),
-            "-i",
-            &certificate,
-        ];
-        certutil(&database, &arguments)?;
-        done.push(format!(
-            "trusted by browsers that use {}",
-            database.display()
-        ));
+        let (name, file) = (authority.name(), authority.certificate());
+        let file = file.display().to_string();
+        certutil(&database, &["-A", "-t", "C,,", "-n", &name, "-i", &file])?;
+        let database = database.display();
+        done.push(format!("trusted by browsers that use {database}"));
     }
     Ok(done)
 }
@@ -106,12 +95,10 @@ pub(super) fn untrust(authority: &LocalCa) -> Result<Vec<String>, String> {
             ));
         }
     }
-    if is_there(CERTUTIL) {
-        for database in databases(false) {
-            if knows(&database, authority) {
-                certutil(&database, &["-D", "-n", &authority.name()])?;
-                done.push(format!("removed from {}", database.display()));
-            }
+    for database in databases(false) {
+        if knows(&database, authority) {
+            certutil(&database, &["-D", "-n", &authority.name()])?;
+            done.push(format!("removed from {}", database.display()));
         }
     }
     if done.is_empty() {
@@ -123,17 +110,11 @@ pub(super) fn untrust(authority: &LocalCa) -> Result<Vec<String>, String> {
 /// Returns the stores that have the CA.
 pub(super) fn trusting(authority: &LocalCa) -> Vec<String> {
     let system = SystemStore::here().filter(|store| store.file(authority).exists());
-    let mut found: Vec<String> = system
-        .map(|_| "the system".to_owned())
-        .into_iter()
-        .collect();
-    if is_there(CERTUTIL) {
-        let known = databases(false)
-            .into_iter()
-            .filter(|at| knows(at, authority));
-        found.extend(known.map(|database| database.display().to_string()));
-    }
-    found
+    let system = system.map(|_| "the system".to_owned());
+    let databases = databases(false).into_iter();
+    let databases = databases.filter(|at| knows(at, authority));
+    let databases = databases.map(|database| database.display().to_string());
+    system.into_iter().chain(databases).collect()
 }
 
 fn trust_by_system(authority: &LocalCa) -> Result<String, String> {

@@ -93,11 +93,6 @@ impl DemoApps {
             });
         }
     }
-
-    pub(super) fn stop(self) {
-        self.tasks.stop();
-        self.runtime.shutdown_background();
-    }
 }
 
 /// Serves an app; each time that it is stopped, its port refuses connections for a while.

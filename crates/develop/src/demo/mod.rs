@@ -85,7 +85,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         apps.start(&page.rendered());
         Ok((apps, plugin, yaml))
     });
-    let (apps, _plugin, yaml) = match started {
+    let (_apps, _plugin, yaml) = match started {
         Ok(started) => started,
         Err(error) => {
             let message = format!("edgeway: cannot start the apps of the demonstration: {error}");
@@ -94,16 +94,14 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             return Err(Failure::FAILED);
         }
     };
-    let served = foreground::serve(
+    foreground::serve(
         birth,
         Foreground {
             name: "demo.yaml",
             yaml: &yaml,
             hello: hello(&base, &socket),
         },
-    );
-    apps.stop();
-    served
+    )
 }
 
 /// Returns the URL at which a browser of this machine finds the listener.

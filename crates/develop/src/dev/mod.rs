@@ -21,15 +21,9 @@ use edgeway_process::{
 
 use self::child::DevServer;
 use super::{
-    Failure,
-    ca::{self, LocalCa},
-    check, foreground, out,
+    Failure, ca, check, foreground, out,
     project::Project,
-    proxy::{
-        address::ListenAddress,
-        certificate_names,
-        yaml::{Https, ProxyYaml},
-    },
+    proxy::{address::ListenAddress, secured, yaml::ProxyYaml},
 };
 
 const PORT: u16 = 8080;
@@ -102,7 +96,6 @@ struct Prepared {
     site: Option<String>,
     /// Folder of an app, if the project is a workspace of apps.
     workspace: Option<PathBuf>,
-    renewal: Option<ca::Renewal>,
 }
 
 fn prepare(options: &Options) -> Result<Prepared, Refused> {
@@ -126,14 +119,12 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
     };
     let port = free_port(listen.port(), fastrand::u16(..PORTS))?;
     let command = child::Command::of(project.manager(), &options.script, script, port);
-    let (https, renewal) = if options.https {
-        let authority = LocalCa::open_or_make()?;
-        let names = certificate_names(listen, &[]);
-        let leaf = authority.leaf(&names)?;
-        let https = Https { listen: None, leaf };
-        (Some(https), ca::keep_fresh(authority, names))
+    let https = if options.https {
+        let (https, authority, names) = secured(listen, &[], None)?;
+        ca::keep_fresh(authority, names);
+        Some(https)
     } else {
-        (None, None)
+        None
     };
     let url = format!(
         "{}://{}:{}",
@@ -183,7 +174,6 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         url,
         site,
         workspace: project.app_of_workspace(),
-        renewal,
     })
 }
 
@@ -246,7 +236,6 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
         url,
         site,
         workspace,
-        renewal,
     } = prepared;
     if !loaded.diagnostics.list().is_empty() {
         out::note(&check::report(&loaded));
@@ -284,9 +273,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
         hangup: foreground::hangup(),
         is_foreground: true,
     });
-    let has_failed = dev_server.end();
-    drop(renewal);
-    if has_failed && outcome.is_ok() {
+    if dev_server.end() && outcome.is_ok() {
         return Err(Failure::FAILED);
     }
     foreground::ended(outcome, &loaded.sources, out::note)

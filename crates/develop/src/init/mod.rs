@@ -115,9 +115,8 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
     )];
     let site = &apps[0];
     if needs_build(site) {
-        let below = folder.join(&site.folder);
-        let below = below.strip_prefix(".").unwrap_or(&below);
-        let there = Some(below).filter(|below| !below.as_os_str().is_empty());
+        let below = below(folder, site);
+        let there = Some(&*below).filter(|below| !below.as_os_str().is_empty());
         let what = if site.is_standalone() {
             "the build; the file says what to copy"
         } else {
@@ -140,6 +139,12 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
         let _infallible = writeln!(text, "  {command:width$}   # {comment}");
     }
     text
+}
+
+/// Returns the folder of an app; empty if it is the current one.
+fn below(folder: &Path, app: &RunningApp) -> PathBuf {
+    let below = folder.join(&app.folder);
+    below.strip_prefix(".").map(Path::to_owned).unwrap_or(below)
 }
 
 /// Returns true for an app whose pages are cached once it is built.
@@ -170,12 +175,10 @@ fn starts(folder: &Path, project: &Project, apps: &[RunningApp]) -> Vec<String> 
         if project.script("start").is_some() {
             return vec![project.manager().run(there, "start")];
         }
-        let each = apps.iter().map(|app| {
-            let below = folder.join(&app.folder);
-            let below = below.strip_prefix(".").unwrap_or(&below);
-            start(Some(below), &project.of(app), app)
-        });
-        return each.collect();
+        let each = apps.iter();
+        return each
+            .map(|app| start(Some(&below(folder, app)), &project.of(app), app))
+            .collect();
     }
     vec![start(there, project, &apps[0])]
 }

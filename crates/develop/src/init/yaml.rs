@@ -152,10 +152,8 @@ impl Draft<'_> {
             backends.collect::<Vec<_>>().join(", ")
         ));
         if app.ports.len() > 1
-            && let Some(socket) = app
-                .websocket
-                .as_ref()
-                .filter(|socket| socket.is_socket_io())
+            && let Some(socket) = &app.websocket
+            && socket.is_socket_io()
         {
             line(&format!(
                 "# A client of {} must stay with one instance.",
@@ -181,10 +179,8 @@ impl Draft<'_> {
             format!("  - match: {{ path: {path} }}"),
             format!("    upstream: {}", quoted(&app.name)),
         ];
-        if let Some(socket) = app
-            .websocket
-            .as_ref()
-            .filter(|socket| socket.path.is_none())
+        if let Some(socket) = &app.websocket
+            && socket.path.is_none()
         {
             lines.push(format!(
                 "    # {} is among the dependencies.",
@@ -192,44 +188,38 @@ impl Draft<'_> {
             ));
             lines.push("    websocket: true".to_owned());
         }
-        match (usage, kind) {
+        let cache = match (usage, kind) {
             (Use::Site, App::Nextjs) if is_cached(app) => {
-                let what = "Pages and files that Next.js marks as cacheable; nothing personal.";
-                lines.push(format!("    # {what}"));
-                lines.push("    cache: {}".to_owned());
+                "    # Pages and files that Next.js marks as cacheable; nothing personal.\n    \
+                 cache: {}"
             }
             (Use::Site, App::Nextjs) => {
-                lines.push(
-                    "    # Once there is a build, write this line and `folder` above:".to_owned(),
-                );
-                lines.push("    # cache: {}".to_owned());
+                "    # Once there is a build, write this line and `folder` above:\n    # cache: {}"
             }
             (Use::Site, _) => {
-                lines.push("    # Store responses that the app marks as cacheable:".to_owned());
-                lines.push("    # cache: {}".to_owned());
+                "    # Store responses that the app marks as cacheable:\n    # cache: {}"
             }
-            (Use::Api | Use::Unknown, _) => {}
-        }
-        if let Some((socket, path)) = app
-            .websocket
-            .as_ref()
-            .and_then(|socket| Some((socket, socket.path?)))
+            (Use::Api | Use::Unknown, _) => "",
+        };
+        lines.extend(cache.lines().map(str::to_owned));
+        let mut websockets = |what: &str, path: &str| {
+            lines.extend([
+                format!("  # {what}"),
+                format!("  - match: {{ path: {path} }}"),
+                format!("    upstream: {}", quoted(&app.name)),
+                "    websocket: true".to_owned(),
+            ]);
+        };
+        if let Some(socket) = &app.websocket
+            && let Some(path) = socket.path
         {
-            lines.push(format!("  # WebSockets of {}.", socket.dependency));
-            lines.push(format!("  - match: {{ path: {path} }}"));
-            lines.push(format!("    upstream: {}", quoted(&app.name)));
-            lines.push("    websocket: true".to_owned());
+            websockets(&format!("WebSockets of {}.", socket.dependency), path);
         }
         if usage == Use::Site && kind == App::Nextjs && !self.hmr.is_empty() {
-            lines.push(
-                "  # Hot module replacement of `next dev`; `next start` has no such path."
-                    .to_owned(),
-            );
+            let what = "Hot module replacement of `next dev`; `next start` has no such path.";
             let paths = self.hmr.iter().map(|path| quoted(path));
             let paths = paths.collect::<Vec<_>>().join(", ");
-            lines.push(format!("  - match: {{ path: [{paths}] }}"));
-            lines.push(format!("    upstream: {}", quoted(&app.name)));
-            lines.push("    websocket: true".to_owned());
+            websockets(what, &format!("[{paths}]"));
         }
         push(text, &lines, usage);
     }

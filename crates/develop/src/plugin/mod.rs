@@ -40,11 +40,7 @@ pub fn run(options: &Options) -> Result<(), out::Failure> {
         PluginCommand::Test(options) => block_on(test::run(options)),
         PluginCommand::Run(options) => block_on(run::run(options)),
     }?;
-    if is_ok {
-        Ok(())
-    } else {
-        Err(out::Failure::FAILED)
-    }
+    out::Failure::unless(is_ok)
 }
 
 /// True if everything succeeded, or why it could not be run.

@@ -209,18 +209,15 @@ impl ListenAddress {
 
     /// Returns the host to type into a browser on this machine.
     pub(crate) fn host(self) -> String {
+        let local = || "localhost".to_owned();
         match self {
             Self::At(address) => match address.ip() {
-                IpAddr::V4(ip) if ip == Ipv4Addr::LOCALHOST || ip.is_unspecified() => {
-                    "localhost".to_owned()
-                }
-                IpAddr::V6(ip) if ip == Ipv6Addr::LOCALHOST || ip.is_unspecified() => {
-                    "localhost".to_owned()
-                }
+                ip if ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => local(),
+                ip if ip.is_unspecified() => local(),
                 IpAddr::V4(ip) => ip.to_string(),
                 IpAddr::V6(ip) => format!("[{ip}]"),
             },
-            Self::All(_) => "localhost".to_owned(),
+            Self::All(_) => local(),
         }
     }
 

@@ -76,19 +76,17 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let renewal = planned
-        .authority
-        .map(|(authority, names)| ca::keep_fresh(authority, names));
-    let served = foreground::serve(
+    if let Some((authority, names)) = planned.authority {
+        ca::keep_fresh(authority, names);
+    }
+    foreground::serve(
         birth,
         Foreground {
             name: NAME,
             yaml: &yaml,
             hello: planned.hello,
         },
-    );
-    drop(renewal);
-    served
+    )
 }
 
 /// Returns what the printed file lacks as long as another gateway runs here.
@@ -140,13 +138,7 @@ fn plan(options: &Options) -> Result<Plan, String> {
         .then(|| project.build())
         .flatten();
     let (https, authority) = if options.https {
-        let authority = LocalCa::open_or_make()?;
-        let names = certificate_names(listen, &options.host);
-        let leaf = authority.leaf(&names)?;
-        let https = Https {
-            listen: secure,
-            leaf,
-        };
+        let (https, authority, names) = secured(listen, &options.host, secure)?;
         (Some(https), Some((authority, names)))
     } else {
         (None, None)
@@ -197,8 +189,24 @@ fn tls_to_backends(to: &[AppAddress]) -> Result<bool, String> {
     Ok(tls)
 }
 
+/// Returns the listener with TLS, `second` if there is another without, and the CA and the names of
+/// its certificate, which must be renewed.
+pub(crate) fn secured(
+    listen: ListenAddress,
+    hosts: &[String],
+    second: Option<ListenAddress>,
+) -> Result<(Https, LocalCa, Vec<String>), String> {
+    let authority = LocalCa::open_or_make()?;
+    let names = certificate_names(listen, hosts);
+    let https = Https {
+        listen: second,
+        leaf: authority.leaf(&names)?,
+    };
+    Ok((https, authority, names))
+}
+
 /// Returns the names of the certificate: those of this machine and those that are served.
-pub(crate) fn certificate_names(listen: ListenAddress, hosts: &[String]) -> Vec<String> {
+fn certificate_names(listen: ListenAddress, hosts: &[String]) -> Vec<String> {
     let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
     if let ListenAddress::At(address) = listen
         && !address.ip().is_unspecified()
@@ -236,51 +244,37 @@ fn hello(
         App::Node => "a Node app",
         App::None => "an app",
     };
-    let mut lines = vec![format!(
-        "edgeway: serving {scheme}://{host}:{} from {}: {kind}",
-        at.port(),
-        apps.join(", ")
-    )];
-    lines.push(
+    let (port, apps) = (at.port(), apps.join(", "));
+    let cache = match (options.cache, yaml.stores_pages()) {
+        (true, true) => "cache: responses that the app marks as cacheable, in memory",
+        (true, false) => {
+            "cache: files and images; pages too in the folder of the app, after `next build`"
+        }
+        (false, _) => "no cache (`--cache` stores responses that the app marks as cacheable)",
+    };
+    let mut lines = vec![
+        format!("edgeway: serving {scheme}://{host}:{port} from {apps}: {kind}"),
         "  compressed responses, security headers and forwarding headers; WebSockets pass"
             .to_owned(),
-    );
-    lines.push(if options.cache && yaml.stores_pages() {
-        "  cache: responses that the app marks as cacheable, in memory".to_owned()
-    } else if options.cache {
-        "  cache: files and images; pages too in the folder of the app, after `next build`"
-            .to_owned()
-    } else {
-        "  no cache (`--cache` stores responses that the app marks as cacheable)".to_owned()
-    });
+        format!("  {cache}"),
+    ];
     if !options.host.is_empty() {
-        lines.push(format!(
-            "  hosts: {}; others get 421",
-            options.host.join(", ")
-        ));
+        let hosts = options.host.join(", ");
+        lines.push(format!("  hosts: {hosts}; others get 421"));
     }
     if let Some(authority) = authority {
-        lines.push(format!(
-            "  certificate from the CA in {}",
-            authority.folder().display()
-        ));
+        let folder = authority.folder().display();
+        lines.push(format!("  certificate from the CA in {folder}"));
         lines.push(
             "  browsers accept it after `edgeway ca trust`, once for this machine".to_owned(),
         );
     }
-    if !yaml.admin.is_empty() {
-        lines.push(
+    let socket = yaml.admin.split_once("socket: ");
+    if let Some((path, _)) = socket.and_then(|(_, rest)| rest.split_once(" }")) {
+        lines.extend([
             "  another gateway runs here, so commands need the socket of this one:".to_owned(),
-        );
-        let socket = yaml
-            .admin
-            .lines()
-            .find_map(|line| line.split_once("socket: "));
-        let socket = socket.map(|(_, path)| path.trim_end_matches(" }"));
-        match socket {
-            Some(path) => lines.push(format!("  this one is `edgeway status --socket {path}`")),
-            None => drop(lines.pop()),
-        }
+            format!("  this one is `edgeway status --socket {path}`"),
+        ]);
     }
     for (to, socket) in options.to.iter().zip(sockets) {
         if socket.is_some_and(|socket| !foreground::listens(socket)) {

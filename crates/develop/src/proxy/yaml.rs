@@ -49,11 +49,11 @@ impl ProxyYaml {
             text.push('\n');
             text.push_str(&self.admin);
         }
-        text.push_str("\nupstreams:\n  app:\n");
-        line(&mut text, &format!("    app: {}", self.app.key()));
-        line(
-            &mut text,
-            &format!("    backends: [{}]", self.backends.join(", ")),
+        let _infallible = writeln!(
+            text,
+            "\nupstreams:\n  app:\n    app: {}\n    backends: [{}]",
+            self.app.key(),
+            self.backends.join(", ")
         );
         if let Some(build) = &self.build {
             line(&mut text, &format!("    folder: {}", quoted(build)));
@@ -89,12 +89,10 @@ impl ProxyYaml {
                  redirect: {{ to: \"{to}\", status: 307 }}"
             );
         }
-        line(
-            &mut text,
-            &format!("  - match: {{ {listener}{hosts}path: /* }}"),
+        let _infallible = writeln!(
+            text,
+            "  - match: {{ {listener}{hosts}path: /* }}\n    upstream: app\n    websocket: true"
         );
-        line(&mut text, "    upstream: app");
-        line(&mut text, "    websocket: true");
         if self.cache && self.stores_pages() {
             line(&mut text, "    cache: {}");
         } else if self.cache {
@@ -117,42 +115,31 @@ impl ProxyYaml {
 
     /// Returns the section `listeners`.
     pub(crate) fn listeners(&self) -> String {
-        let mut text = "listeners:\n".to_owned();
-        match &self.https {
-            None => line(
-                &mut text,
-                &format!("  - address: {}", self.listen.written()),
-            ),
-            Some(Https { listen: None, leaf }) => secure(&mut text, "", self.listen, leaf),
+        let own = self.listen.written();
+        let listener = match &self.https {
+            None => format!("address: {own}\n"),
+            Some(Https { listen: None, leaf }) => format!("address: {own}\n{}", tls(leaf)),
             Some(Https {
                 listen: Some(other),
                 leaf,
-            }) => {
-                line(&mut text, "  - name: http");
-                line(
-                    &mut text,
-                    &format!("    address: {}", self.listen.written()),
-                );
-                secure(&mut text, "name: https", *other, leaf);
-            }
-        }
-        text
+            }) => format!(
+                "name: http\n    address: {own}\n  - name: https\n    address: {}\n{}",
+                other.written(),
+                tls(leaf)
+            ),
+        };
+        format!("listeners:\n  - {listener}")
     }
 }
 
-/// Writes a listener with TLS; `name` is its first line, or empty.
-fn secure(text: &mut String, name: &str, listen: ListenAddress, leaf: &Leaf) {
+/// Returns the section of a listener with this certificate.
+fn tls(leaf: &Leaf) -> String {
     let file = |path: &std::path::Path| quoted(&path.display().to_string());
-    let mut start = "  - ";
-    if !name.is_empty() {
-        line(text, &format!("{start}{name}"));
-        start = "    ";
-    }
-    line(text, &format!("{start}address: {}", listen.written()));
-    line(text, "    tls:");
-    line(text, "      certificates:");
-    line(text, &format!("        cert: {}", file(&leaf.certificate)));
-    line(text, &format!("        key: {}", file(&leaf.key)));
+    format!(
+        "    tls:\n      certificates:\n        cert: {}\n        key: {}\n",
+        file(&leaf.certificate),
+        file(&leaf.key)
+    )
 }
 
 fn line(text: &mut String, line: &str) {

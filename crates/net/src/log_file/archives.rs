@@ -14,6 +14,7 @@ use std::{
     thread,
 };
 
+use edgeway_base::private_file::if_there;
 use flate2::{Compression, write::GzEncoder};
 use log::{debug, warn};
 use parking_lot::Mutex;
@@ -36,29 +37,20 @@ pub(super) fn shift(path: &Path, keep: u32) -> io::Result<()> {
     let _lock = lock_folder(path)?;
     let mut surplus = keep + 1;
     loop {
-        let plain = forgive_missing(fs::remove_file(plain(path, surplus)))?;
-        let compressed = forgive_missing(fs::remove_file(compressed(path, surplus)))?;
-        if !plain && !compressed {
+        let plain = if_there(fs::remove_file(plain(path, surplus)))?;
+        let compressed = if_there(fs::remove_file(compressed(path, surplus)))?;
+        if plain.or(compressed).is_none() {
             break;
         }
         surplus += 1;
     }
     for number in (1..keep).rev() {
         for name in [plain, compressed] {
-            forgive_missing(fs::rename(name(path, number), name(path, number + 1)))?;
+            if_there(fs::rename(name(path, number), name(path, number + 1)))?;
         }
     }
-    forgive_missing(fs::rename(path, plain(path, 1)))?;
+    if_there(fs::rename(path, plain(path, 1)))?;
     Ok(())
-}
-
-/// Returns true if there was a file to act on.
-fn forgive_missing(result: io::Result<()>) -> io::Result<bool> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 fn with_end(path: &Path, end: &str) -> PathBuf {
@@ -143,10 +135,8 @@ impl Compressor {
 /// Compresses every archive but the newest.
 fn compress_all(path: &Path, keep: u32) -> io::Result<()> {
     for number in (2..=keep).rev() {
-        let source = match File::open(plain(path, number)) {
-            Ok(source) => source,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+        let Some(source) = if_there(File::open(plain(path, number)))? else {
+            continue;
         };
         if !compress(path, keep, &source)? {
             // Another process compresses them.

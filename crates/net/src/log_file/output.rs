@@ -354,38 +354,27 @@ impl Output {
         if self.open.is_some() {
             return Ok(());
         }
-        let file = match &self.target {
-            Target::Stdout => File::from(io::stdout().as_fd().try_clone_to_owned()?),
-            Target::File(path) => open_log(path)?,
-            Target::Journald(path) => {
-                return self.open_sink(Journal::open(path).map(Sink::Journal));
-            }
-            Target::Syslog(address) => {
-                let opened = Syslog::open(address);
-                return self.open_sink(opened.map(|syslog| Sink::Syslog(Box::new(syslog))));
-            }
+        let sink = match &self.target {
+            Target::Stdout => Sink::File(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
+            Target::File(path) => Sink::File(open_log(path)?),
+            Target::Journald(path) => Sink::Journal(Journal::open(path)?),
+            Target::Syslog(address) => Sink::Syslog(Box::new(Syslog::open(address)?)),
         };
-        let metadata = file.metadata()?;
-        let regular = (self.target != Target::Stdout && metadata.is_file()).then(|| RegularFile {
-            identity: identity(&metadata),
-            size: metadata.len(),
-            period: self.period_of(&metadata),
-        });
-        let is_other = regular.as_ref().map(|r| r.identity) != self.last;
-        if is_other && batch.is_mid_line() {
-            batch.back_to_line_start();
+        let mut regular = None;
+        if let Sink::File(file) = &sink {
+            let metadata = file.metadata()?;
+            let is_regular = self.target != Target::Stdout && metadata.is_file();
+            regular = is_regular.then(|| RegularFile {
+                identity: identity(&metadata),
+                size: metadata.len(),
+                period: self.period_of(&metadata),
+            });
+            let is_other = regular.as_ref().map(|r| r.identity) != self.last;
+            if is_other && batch.is_mid_line() {
+                batch.back_to_line_start();
+            }
         }
-        let sink = Sink::File(file);
         self.open = Some(OpenOutput { sink, regular });
-        Ok(())
-    }
-
-    fn open_sink(&mut self, sink: io::Result<Sink>) -> io::Result<()> {
-        let regular = None;
-        self.open = Some(OpenOutput {
-            sink: sink?,
-            regular,
-        });
         Ok(())
     }
 

@@ -314,15 +314,8 @@ struct WriterThread {
     target: Target,
     output: Output,
     batch: Batch,
-    /// Last error of the target, while it fails.
-    failing: Option<FailureKey>,
-}
-
-/// Kind and code that distinguish one error from another.
-#[derive(PartialEq, Eq)]
-struct FailureKey {
-    kind: io::ErrorKind,
-    code: Option<i32>,
+    /// Kind and code of the last error of the target, while it fails.
+    failing: Option<(io::ErrorKind, Option<i32>)>,
 }
 
 impl WriterThread {
@@ -441,11 +434,8 @@ impl WriterThread {
 
     /// Records a failure, and logs it if it is new.
     fn fail(&mut self, error: &io::Error) {
-        let failure = FailureKey {
-            kind: error.kind(),
-            code: error.raw_os_error(),
-        };
-        if self.failing.as_ref() != Some(&failure) {
+        let failure = (error.kind(), error.raw_os_error());
+        if self.failing != Some(failure) {
             let kind = self.shared.counts.kind;
             warn!(file:% = self.target, error:%; "cannot write the {kind}: lines are buffered, then dropped");
         }

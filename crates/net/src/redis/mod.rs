@@ -13,7 +13,6 @@ mod slots;
 mod supervise;
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -373,11 +372,4 @@ impl Problem {
     }
 }
 
-impl fmt::Debug for Redis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Redis")
-            .field("settings", &self.settings)
-            .field("is_up", &self.is_up())
-            .finish_non_exhaustive()
-    }
-}
+edgeway_base::opaque_debug!(Redis, settings);

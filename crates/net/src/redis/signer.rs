@@ -1,7 +1,7 @@
 //! Signatures on data that gateways exchange through Redis and trust. They use the secret of the
 //! fleet: data written to Redis without it is not trusted.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use edgeway_base::secret::Secret;
 use ring::{digest, hmac, rand::SystemRandom};
@@ -91,11 +91,7 @@ impl PartialEq for Signer {
 
 impl Eq for Signer {}
 
-impl fmt::Debug for Signer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Signer")
-    }
-}
+edgeway_base::opaque_debug!(Signer);
 
 #[cfg(test)]
 mod tests {

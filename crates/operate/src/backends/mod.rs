@@ -96,12 +96,6 @@ pub fn is_drained(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "draining" | "drained")
 }
 
-/// Formats a count: `1 request`, `3 requests`.
-pub fn requests(count: u64) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} request{plural}")
-}
-
 /// Signal that becomes true when the user interrupts the command.
 pub type Interrupt = watch::Receiver<bool>;
 

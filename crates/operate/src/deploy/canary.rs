@@ -44,20 +44,17 @@ impl Deploy<'_> {
 
     /// Starts the instances of a release, and sends it a part of the visitors.
     pub(super) async fn try_out(&mut self, release: &str, share: Percent) -> Result<(), Failure> {
-        let started = self.start_missing(release).await?;
-        let began = async {
-            self.check_interrupt()?;
-            self.found(release).await?;
-            self.warm(release).await;
-            self.check_interrupt()?;
-            self.folder.trial_began(release)?;
-            let began = self.gateway.begin_canary(&self.upstream, release, share);
+        let began = self.with_instances(release, async |deploy| {
+            deploy.ready(release).await?;
+            deploy.folder.trial_began(release)?;
+            let began = deploy
+                .gateway
+                .begin_canary(&deploy.upstream, release, share);
             began.await?;
             Ok(())
-        };
+        });
         if let Err(error) = began.await {
             self.folder.forget(release)?;
-            self.take_back(&started).await;
             return Err(error);
         }
         self.progress.step_done();

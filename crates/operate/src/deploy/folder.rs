@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use edgeway_base::{clock::Clock, units::Span};
+use edgeway_base::{clock::Clock, out::counted, private_file::if_there, units::Span};
 use edgeway_net::log_file::TimestampCache;
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
@@ -245,19 +245,18 @@ impl ReleaseFolder {
         let alone = self.lock("deploy", "another deploy of this upstream has not ended")?;
         let path = self.own("gateway");
         let failed = |error: io::Error| format!("cannot use `{}`: {error}", path.display());
-        match fs::read_to_string(&path) {
-            Ok(other) if other != gateway => Err(format!(
+        match if_there(fs::read_to_string(&path)).map_err(failed)? {
+            Some(other) if other != gateway => Err(format!(
                 "the releases in `{}` belong to the gateway that serves `{other}`: write another \
                  folder for this gateway, or remove `{}` if the other one is gone",
                 self.root.display(),
                 path.display()
             )),
-            Ok(_) => Ok(alone),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Some(_) => Ok(alone),
+            None => {
                 fs::write(&path, gateway).map_err(failed)?;
                 Ok(alone)
             }
-            Err(error) => Err(failed(error)),
         }
     }
 
@@ -493,10 +492,7 @@ fn remove(path: &Path) -> io::Result<()> {
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed,
-    }
+    if_there(removed).map(drop)
 }
 
 /// Returns the bytes of all files in a folder.
@@ -553,10 +549,9 @@ pub(super) fn table(list: &[Listed]) -> String {
             format!(", for {left}")
         });
         let left = left.unwrap_or_default();
-        let plural = if *instances == 1 { "" } else { "s" };
         match instances {
             0 => format!("{name}  {state}"),
-            _ => format!("{name}  {state}, {instances} instance{plural}{left}"),
+            _ => format!("{name}  {state}, {}{left}", counted(*instances, "instance")),
         }
     };
     list.iter().map(line).collect::<Vec<_>>().join("\n")

@@ -9,11 +9,11 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::shell::shown;
+use edgeway_base::{private_file::if_there, shell::shown};
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::{ReleaseSettings, StartMethod};
 
-use super::{folder::ReleaseFolder, name_of, supervise};
+use super::{folder::ReleaseFolder, supervise};
 use crate::{
     backends::{Gateway as _, Interrupt, Name, until_idle},
     client::Remote,
@@ -51,17 +51,13 @@ impl Instance {
             !taken.contains(at.to_string().as_str()) && TcpListener::bind(at).is_ok()
         };
         let port = (settings.first_port..=settings.last_port).find(is_free);
-        let port = port.ok_or_else(|| {
+        let free = port.and_then(|port| Self::on(upstream, settings, port, release));
+        free.ok_or_else(|| {
             format!(
                 "no port of {} to {} is free: extend `releases.ports` of upstream `{upstream}` and \
                  reload, or wait until an earlier release is stopped",
                 settings.first_port, settings.last_port
             )
-        })?;
-        Ok(Self {
-            name: name_of(upstream, settings, port),
-            port,
-            release: release.to_owned(),
         })
     }
 
@@ -73,11 +69,21 @@ impl Instance {
         release: &str,
     ) -> Option<Self> {
         let at: SocketAddr = address.parse().ok()?;
-        let is_own = at.ip() == settings.address
-            && (settings.first_port..=settings.last_port).contains(&at.port());
+        let own = Self::on(upstream, settings, at.port(), release);
+        own.filter(|_| at.ip() == settings.address)
+    }
+
+    /// Returns the instance on a port; `None` if the port is not one of these settings.
+    pub(super) fn on(
+        upstream: &str,
+        settings: &ReleaseSettings,
+        port: u16,
+        release: &str,
+    ) -> Option<Self> {
+        let is_own = (settings.first_port..=settings.last_port).contains(&port);
         is_own.then(|| Self {
-            name: name_of(upstream, settings, at.port()),
-            port: at.port(),
+            name: Name::new(upstream, SocketAddr::new(settings.address, port)),
+            port,
             release: release.to_owned(),
         })
     }
@@ -129,12 +135,10 @@ impl Instance {
             }
             StartMethod::Command(_) => supervise::end(folder, self.port).await?,
         }
-        match fs::remove_file(folder.instance(self.port)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("cannot remove its link: {error}"))
-            }
-            _ => Ok(()),
-        }
+        let removed = if_there(fs::remove_file(folder.instance(self.port)));
+        removed
+            .map(drop)
+            .map_err(|error| format!("cannot remove its link: {error}"))
     }
 
     /// Ends the instance: it gets no new requests, those in flight have a minute, and it stops.
@@ -180,10 +184,7 @@ fn unit(name: &str, port: u16) -> String {
 fn relink(link: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(link.parent().unwrap_or(Path::new("/")))?;
     let new = link.with_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    if_there(fs::remove_file(&new))?;
     symlink(to, &new)?;
     fs::rename(&new, link)
 }

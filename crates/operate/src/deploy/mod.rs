@@ -32,7 +32,7 @@ pub use self::{retire::run as run_retire, supervise::run as run_supervise};
 use super::{
     Failure,
     admin::AdminOption,
-    backends::{CheckBaseline, Gateway, Interrupt, Name, WaitFailure, interruptible, until_good},
+    backends::{CheckBaseline, Gateway, Interrupt, WaitFailure, until_good},
     client::{self, Remote},
     out,
     progress::Progress,
@@ -190,12 +190,9 @@ fn begun(
     admin: &AdminOption,
     work: impl AsyncFnOnce(Deploy<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    client::ask(admin, async |gateway| {
-        interruptible(|interrupt| async {
-            let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
-            work(deploy.await?).await
-        })
-        .await
+    client::ask_interruptible(admin, async |gateway, interrupt| {
+        let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
+        work(deploy.await?).await
     })
 }
 
@@ -334,19 +331,12 @@ impl<'a> Deploy<'a> {
 
     /// Starts the instances of a release, and lets it wait for its visitors.
     async fn hold(&mut self, release: &str) -> Result<(), Failure> {
-        let started = self.start_missing(release).await?;
         let linger = Duration::from_secs(self.settings.linger);
-        let ready = async {
-            self.check_interrupt()?;
-            self.found(release).await?;
-            self.warm(release).await;
-            self.check_interrupt()?;
-            Ok(self.folder.held(release, linger)?)
-        };
-        if let Err(error) = ready.await {
-            self.take_back(&started).await;
-            return Err(error);
-        }
+        self.with_instances(release, async |deploy| {
+            deploy.ready(release).await?;
+            Ok(deploy.folder.held(release, linger)?)
+        })
+        .await?;
         self.progress.step_done();
         self.progress.pause();
         self.progress.say(&format!(
@@ -360,12 +350,23 @@ impl<'a> Deploy<'a> {
     }
 
     async fn replace_at_once(&mut self, release: &str) -> Result<(), Failure> {
+        self.with_instances(release, async |deploy| deploy.switch(release).await)
+            .await
+    }
+
+    /// Starts the instances of a release that do not run, and then takes a step with them. If it
+    /// fails, they are stopped.
+    async fn with_instances(
+        &mut self,
+        release: &str,
+        then: impl AsyncFnOnce(&mut Self) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let started = self.start_missing(release).await?;
-        let switched = self.switch(release).await;
-        if switched.is_err() {
+        let done = then(self).await;
+        if done.is_err() {
             self.take_back(&started).await;
         }
-        switched
+        done
     }
 
     /// Starts the instances of a release that do not run.
@@ -432,14 +433,20 @@ impl<'a> Deploy<'a> {
         }
     }
 
-    /// Sends the traffic to the release, and lets the replaced one linger.
-    async fn switch(&mut self, release: &str) -> Result<(), Failure> {
+    /// Waits until the release can get visitors.
+    async fn ready(&self, release: &str) -> Result<(), Failure> {
         self.check_interrupt()?;
         self.found(release).await?;
         if self.is_new {
             self.warm(release).await;
             self.check_interrupt()?;
         }
+        Ok(())
+    }
+
+    /// Sends the traffic to the release, and lets the replaced one linger.
+    async fn switch(&mut self, release: &str) -> Result<(), Failure> {
+        self.ready(release).await?;
         let before = self.gateway.switch_release(&self.upstream, release).await?;
         let linger = Duration::from_secs(self.settings.linger);
         self.folder.switched(release, before.as_deref(), linger)?;
@@ -512,9 +519,4 @@ impl<'a> Deploy<'a> {
         }
         Ok(())
     }
-}
-
-/// Returns the name of the backend of an upstream on a port.
-fn name_of(upstream: &str, settings: &ReleaseSettings, port: u16) -> Name {
-    Name::new(upstream, std::net::SocketAddr::new(settings.address, port))
 }

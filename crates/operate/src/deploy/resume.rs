@@ -25,10 +25,7 @@ impl Deploy<'_> {
         let own = self.folder.instances().into_iter();
         let own = own.filter(|(_, linked)| linked == release);
         let instances: Vec<Instance> = own
-            .filter_map(|(port, _)| {
-                let name = super::name_of(&self.upstream, &self.settings, port);
-                Instance::at(&self.upstream, &self.settings, &name.address, release)
-            })
+            .filter_map(|(port, _)| Instance::on(&self.upstream, &self.settings, port, release))
             .collect();
         self.take_back(&instances).await;
         self.folder.remove_new(release, begun.is_copy)?;
@@ -52,8 +49,7 @@ impl Deploy<'_> {
             if known.is_none_or(|own| own.until.is_some_and(|until| until <= now())) {
                 continue;
             }
-            let address = super::name_of(&self.upstream, &self.settings, port).address;
-            let instance = Instance::at(&self.upstream, &self.settings, &address, &release);
+            let instance = Instance::on(&self.upstream, &self.settings, port, &release);
             let Some(instance) = instance else {
                 continue;
             };

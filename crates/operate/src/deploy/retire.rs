@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Failure,
     admin::AdminOption,
-    backends::{Interrupt, interrupted, interruptible},
+    backends::{Interrupt, interrupted},
     client::{self, Remote},
 };
 
@@ -56,12 +56,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     // Signals of the terminal that the deploy was started in do not reach it. It fails only if the
     // process leads a session already.
     let _leads = setsid();
-    client::ask(&options.admin, async |gateway| {
-        interruptible(|interrupt| async {
-            let patience = options.patience.0;
-            Ok(retire(&gateway, &options.upstream, patience, interrupt).await?)
-        })
-        .await
+    client::ask_interruptible(&options.admin, async |gateway, interrupt| {
+        let patience = options.patience.0;
+        Ok(retire(&gateway, &options.upstream, patience, interrupt).await?)
     })
 }
 

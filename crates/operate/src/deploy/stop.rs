@@ -5,31 +5,28 @@ use std::path::Path;
 use edgeway_cli::check;
 use edgeway_upstreams::ReleaseSettings;
 
-use super::{Instance, ListOptions, folder::ReleaseFolder, name_of, settings};
+use super::{Instance, ListOptions, folder::ReleaseFolder, settings};
 use crate::{
     Failure,
-    backends::{Gateway as _, Interrupt, RequestFailure, interruptible},
+    backends::{Gateway as _, Interrupt, RequestFailure},
     client::{self, Remote},
     out,
 };
 
 pub(super) fn run(options: &ListOptions) -> Result<(), Failure> {
-    client::ask(&options.admin, async |gateway| {
-        interruptible(|interrupt| async move {
-            let name = &options.upstream;
-            match gateway.upstream(name).await {
-                Ok(_) => {
-                    let (_, releases) = settings(&gateway, name).await?;
-                    stop(Some(&gateway), name, &releases, &interrupt).await
-                }
-                Err(RequestFailure::Refused(why)) => Err(why.into()),
-                Err(_) => {
-                    let releases = written(options.admin.configuration(), name)?;
-                    stop(None, name, &releases, &interrupt).await
-                }
+    client::ask_interruptible(&options.admin, async |gateway, interrupt| {
+        let name = &options.upstream;
+        match gateway.upstream(name).await {
+            Ok(_) => {
+                let (_, releases) = settings(&gateway, name).await?;
+                stop(Some(&gateway), name, &releases, &interrupt).await
             }
-        })
-        .await
+            Err(RequestFailure::Refused(why)) => Err(why.into()),
+            Err(_) => {
+                let releases = written(options.admin.configuration(), name)?;
+                stop(None, name, &releases, &interrupt).await
+            }
+        }
     })
 }
 
@@ -70,8 +67,7 @@ async fn stop(
     releases.stop_retiring();
     let instances = folder.instances();
     for (port, release) in &instances {
-        let address = name_of(upstream, releases, *port).address;
-        if let Some(instance) = Instance::at(upstream, releases, &address, release) {
+        if let Some(instance) = Instance::on(upstream, releases, *port, release) {
             instance.end(gateway, releases, &folder, interrupt).await?;
             out::note(&format!("{release}: {instance} is stopped"));
         }

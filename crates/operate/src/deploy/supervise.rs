@@ -15,7 +15,7 @@ use edgeway_upstreams::ReleaseSettings;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group, setsid};
 use tokio::{
     process::{Child, Command},
-    signal::unix::{Signal as Signals, SignalKind, signal},
+    signal::unix::{SignalKind, signal},
     time::{Instant, sleep, timeout},
 };
 
@@ -187,15 +187,11 @@ async fn supervise(options: &Options) -> Result<(), String> {
             "edgeway: {ended}; started again in {} s",
             wait.as_secs()
         ));
-        if is_ended(&mut term, wait).await {
+        if timeout(wait, term.recv()).await.is_ok() {
             return Ok(());
         }
         wait = (wait * 2).min(LONGEST_WAIT);
     }
-}
-
-async fn is_ended(term: &mut Signals, within: Duration) -> bool {
-    timeout(within, term.recv()).await.is_ok()
 }
 
 fn start(options: &Options) -> Result<Child, String> {

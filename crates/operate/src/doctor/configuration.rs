@@ -8,6 +8,7 @@ use std::{
 };
 
 use chrono::Utc;
+use edgeway_base::{out::counted, private_file::if_there};
 use edgeway_config::model::File;
 use edgeway_gateway::{AdminSocket, Gateway, ListenAddress};
 
@@ -24,10 +25,7 @@ pub(super) fn check(findings: &mut Findings, path: &Path, checked: &Checked) -> 
     let (errors, warnings) = checked.problems();
     let remedy = format!("run `edgeway check -c {path}`, which shows each with its place");
     let first = checked.first_problem().unwrap_or_default();
-    let count = |count: usize, what: &str| {
-        let plural = if count == 1 { "" } else { "s" };
-        format!("{path}: {count} {what}{plural}; the first: {first}")
-    };
+    let count = |count, what| format!("{path}: {}; the first: {first}", counted(count, what));
     if errors > 0 || checked.gateway.is_none() {
         findings.error(CHECK, count(errors, "error"), remedy);
         findings.skipped(
@@ -168,10 +166,9 @@ fn memory(findings: &mut Findings, file: &File) {
 
 /// Returns the bytes of memory of the container or, without a limit, of the machine.
 fn memory_limit(root: &Path) -> Result<u64, String> {
-    let read = |name: &str| match fs::read_to_string(root.join(name)) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read /{name}: {error}")),
+    let read = |name: &str| {
+        let read = if_there(fs::read_to_string(root.join(name)));
+        read.map_err(|error| format!("cannot read /{name}: {error}"))
     };
     let info = read("proc/meminfo")?.unwrap_or_default();
     let total = info.lines().find_map(|line| line.strip_prefix("MemTotal:"));

@@ -149,8 +149,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     // A lookup of a name may still wait for a server of DNS.
     runtime.shutdown_background();
     if options.json {
-        let json = serde_json::to_string_pretty(&findings.0);
-        out::data(&json.expect("plain data"));
+        out::json(&findings.0);
     } else {
         out::data(&out::hints(&findings.text()));
     }

@@ -89,12 +89,12 @@ pub struct Options {
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, unit)) if !name.is_empty() && !unit.is_empty() && !unit.starts_with('-') => {
-            Ok((name.to_owned(), unit.to_owned()))
-        }
-        _ => Err("write NAME=UNIT, such as api=node-app@3000.service".to_owned()),
+    const EXAMPLE: &str = "UNIT, such as api=node-app@3000.service";
+    let pair = probe::named(text, EXAMPLE)?;
+    if pair.1.starts_with('-') {
+        return Err(format!("write NAME={EXAMPLE}"));
     }
+    Ok(pair)
 }
 
 /// Outcome of a run, as it is printed.
@@ -169,11 +169,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         log::append(path, &line)
             .map_err(|error| format!("cannot append to `{}`: {error}", path.display()))?;
     }
-    if outcome.ok && problem.is_none() {
-        Ok(())
-    } else {
-        Err(Failure::FAILED)
-    }
+    Failure::unless(outcome.ok && problem.is_none())
 }
 
 /// Collects the probes, and checks that they fit together.

@@ -48,7 +48,7 @@ impl From<String> for Failure {
     }
 }
 
-fn named(text: &str, example: &str) -> Result<(String, String), String> {
+pub(super) fn named(text: &str, example: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => {
             Ok((name.to_owned(), value.to_owned()))
@@ -85,24 +85,24 @@ pub(super) fn redis(text: &str) -> Result<Probe, String> {
 }
 
 pub(super) fn mongodb(text: &str) -> Result<Probe, String> {
-    let (name, address) = address(text, "mongodb=127.0.0.1:27017")?;
-    let kind = Kind::Mongodb(address);
-    Ok(Probe { name, kind })
+    at(text, "mongodb=127.0.0.1:27017", Kind::Mongodb)
 }
 
 pub(super) fn tcp(text: &str) -> Result<Probe, String> {
-    let (name, address) = address(text, "smtp=mail.example.com:25")?;
-    let kind = Kind::Tcp(address);
-    Ok(Probe { name, kind })
+    at(text, "smtp=mail.example.com:25", Kind::Tcp)
 }
 
-fn address(text: &str, example: &str) -> Result<(String, String), String> {
+/// Reads a probe of an address.
+fn at(text: &str, example: &str, kind: fn(String) -> Kind) -> Result<Probe, String> {
     let (name, address) = named(text, &format!("HOST:PORT, such as {example}"))?;
     let port = address
         .rsplit_once(':')
         .map(|(_, port)| port.parse::<u16>());
     match port {
-        Some(Ok(_)) => Ok((name, address)),
+        Some(Ok(_)) => Ok(Probe {
+            name,
+            kind: kind(address),
+        }),
         _ => Err(format!("`{address}` has no port; write such as {example}")),
     }
 }

@@ -60,9 +60,11 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 async fn measure(options: &Options) -> io::Result<()> {
     let clock = Clock::machine();
-    let mut units = LocalUnits::new(&options.units);
+    let mut units = Units::new(&[], &[]);
+    let mut patterns = vec![GATEWAY.to_owned()];
+    patterns.extend_from_slice(&options.units);
     let mut before = Sample::take(clock.now())?;
-    units.observe().await;
+    units.of_this_machine(&patterns).await;
     loop {
         sleep(options.interval.0).await;
         let now = Sample::take(clock.now())?;
@@ -70,38 +72,16 @@ async fn measure(options: &Options) -> io::Result<()> {
         let at = at.to_rfc3339_opts(SecondsFormat::Millis, true);
         let mut line = Map::from_iter([("at".to_owned(), json!(at))]);
         line.extend(since(&now, &before));
-        line.extend(units.observe().await);
+        // State, CPU, memory and restarts of each unit, and why there may be more.
+        let found = units.of_this_machine(&patterns).await;
+        line.insert("units".to_owned(), json!(found.list));
+        if let Some(problem) = found.problem {
+            line.insert("units_problem".to_owned(), json!(problem));
+        }
         out::line(&Value::Object(line).to_string())?;
         if !options.watch {
             return Ok(());
         }
         before = now;
-    }
-}
-
-/// Units of the gateway and of apps on this machine.
-struct LocalUnits {
-    units: Units,
-    patterns: Vec<String>,
-}
-
-impl LocalUnits {
-    fn new(more: &[String]) -> Self {
-        let mut patterns = vec![GATEWAY.to_owned()];
-        patterns.extend_from_slice(more);
-        Self {
-            units: Units::new(&[], &[]),
-            patterns,
-        }
-    }
-
-    /// Returns state, CPU, memory and restarts of each unit, and why there may be more.
-    async fn observe(&mut self) -> Map<String, Value> {
-        let found = self.units.of_this_machine(&self.patterns).await;
-        let mut section = Map::from_iter([("units".to_owned(), json!(found.list))]);
-        if let Some(problem) = found.problem {
-            section.insert("units_problem".to_owned(), json!(problem));
-        }
-        section
     }
 }

@@ -1,6 +1,6 @@
 //! Use and rates between two samples, as JSON.
 
-use std::{cmp::Reverse, iter};
+use std::cmp::Reverse;
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,10 @@ use super::machine::{Process, Sample};
 const PROCESSES: usize = 5;
 
 /// Returns the sections of a line: the state now, with use and rates since `before`.
-pub(super) fn since(now: &Sample, before: &Sample) -> impl Iterator<Item = (String, Value)> {
+pub(super) fn since(
+    now: &Sample,
+    before: &Sample,
+) -> impl Iterator<Item = (String, Value)> + use<> {
     let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
     let sections = [
         ("cpu", cpu(now, before)),
@@ -20,12 +23,8 @@ pub(super) fn since(now: &Sample, before: &Sample) -> impl Iterator<Item = (Stri
         ("net", network(now, before, seconds)),
         ("procs", processes(now, before)),
     ];
-    let mut sections = sections.into_iter();
-    iter::from_fn(move || {
-        sections
-            .next()
-            .map(|(name, value)| (name.to_owned(), value))
-    })
+    let sections = sections.into_iter();
+    sections.map(|(name, value)| (name.to_owned(), value))
 }
 
 fn cpu(now: &Sample, before: &Sample) -> Value {

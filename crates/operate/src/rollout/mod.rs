@@ -5,7 +5,7 @@
 mod tests;
 mod watch;
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use edgeway_base::shell::shown;
 use edgeway_base::units::Span;
@@ -16,8 +16,8 @@ use super::{
     Failure,
     admin::AdminOption,
     backends::{
-        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, interruptible,
-        is_drained, requests, until_good, until_idle,
+        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, is_drained,
+        until_good, until_idle,
     },
     client::{self, Remote},
     out,
@@ -59,12 +59,12 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    client::ask(&options.admin, async |gateway| {
+    client::ask_interruptible(&options.admin, async |gateway, interrupt| {
         if options.watch {
-            interruptible(|interrupt| watch(options, &gateway, interrupt)).await
-        } else {
-            interruptible(|interrupt| roll_out(options, &gateway, interrupt)).await
+            let watch = Watch::new(&gateway, &Machine, options, Progress::lines(), interrupt);
+            return Ok(watch.run().await?);
         }
+        roll_out(options, &gateway, interrupt).await
     })
 }
 
@@ -76,28 +76,24 @@ async fn roll_out(
     let upstream = gateway.upstream(&options.upstream).await?;
     let plan = Plan::make(options, &upstream)?;
     if options.dry_run {
-        out::data(&plan.to_text());
+        out::data(&plan.to_text(options));
         return Ok(());
     }
     let rollout = Rollout {
+        options,
         gateway,
         programs: &Machine,
         progress: Progress::of(plan.steps.len()),
-        plan,
         check_interrupt: interrupt.clone(),
         interrupt,
     };
-    rollout.run().await.map_err(|error| match error {
+    let done = rollout.run(&plan).await;
+    done.map_err(|error| match error {
         RolloutError::Interrupted => Failure::INTERRUPTED,
         RolloutError::NotDrained(_) | RolloutError::NotRestarted | RolloutError::Failed => {
             Failure::FAILED
         }
     })
-}
-
-async fn watch(options: &Options, gateway: &Remote, interrupt: Interrupt) -> Result<(), Failure> {
-    let watch = Watch::new(gateway, &Machine, options, Progress::lines(), interrupt);
-    Ok(watch.run().await?)
 }
 
 /// Steps of a rollout, backend by backend.
@@ -106,11 +102,6 @@ struct Plan {
     steps: Vec<Step>,
     /// Backends that were drained before: they are left alone.
     skipped: Vec<Name>,
-    of: usize,
-    probes: u64,
-    timeout: Duration,
-    drain_timeout: Duration,
-    force: bool,
 }
 
 #[derive(Debug)]
@@ -133,19 +124,6 @@ impl Step {
 }
 
 impl Plan {
-    /// Creates a plan without steps.
-    fn empty(options: &Options) -> Self {
-        Self {
-            steps: Vec::new(),
-            skipped: Vec::new(),
-            of: 0,
-            probes: options.probes,
-            timeout: options.timeout.0,
-            drain_timeout: options.drain_timeout.0,
-            force: options.force,
-        }
-    }
-
     fn make(options: &Options, upstream: &UpstreamStatus) -> Result<Self, String> {
         let (skipped, rolled): (Vec<_>, Vec<_>) = upstream
             .backends
@@ -172,18 +150,14 @@ impl Plan {
             }
             _ => {}
         }
+        let skipped = skipped.iter().map(|backend| name(&backend.address));
         Ok(Self {
-            of: steps.len(),
+            skipped: skipped.collect(),
             steps,
-            skipped: skipped
-                .iter()
-                .map(|backend| name(&backend.address))
-                .collect(),
-            ..Self::empty(options)
         })
     }
 
-    fn to_text(&self) -> String {
+    fn to_text(&self, options: &Options) -> String {
         let mut text = String::new();
         for name in &self.skipped {
             // Writing to a String cannot fail.
@@ -195,10 +169,10 @@ impl Plan {
                 "{}\n  drain it, wait up to {} for requests in flight\n  run: {}\n  \
                  wait up to {} for {} good checks in a row\n  send it requests again",
                 step.name,
-                Span(self.drain_timeout),
+                options.drain_timeout,
                 shown(&step.command),
-                Span(self.timeout),
-                self.probes,
+                options.timeout,
+                options.probes,
             );
             if let Some(on_fail) = &step.on_fail {
                 let _infallible = writeln!(text, "  if it does not come back: {}", shown(on_fail));
@@ -220,19 +194,18 @@ enum RolloutError {
 }
 
 struct Rollout<'a, G, P> {
+    options: &'a Options,
     gateway: &'a G,
     programs: &'a P,
     progress: Progress,
-    plan: Plan,
     interrupt: Interrupt,
     /// Interrupt of the wait for checks after the command.
     check_interrupt: Interrupt,
 }
 
 impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
-    async fn run(mut self) -> Result<(), RolloutError> {
-        let steps = std::mem::take(&mut self.plan.steps);
-        for name in &self.plan.skipped {
+    async fn run(mut self, Plan { steps, skipped }: &Plan) -> Result<(), RolloutError> {
+        for name in skipped {
             self.progress
                 .say(&format!("{name}: skipped, it is drained"));
         }
@@ -259,11 +232,9 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             }
             self.progress.step_done();
         }
-        let all = self.plan.of;
-        let plural = if all == 1 { "" } else { "s" };
         self.progress.pause();
-        self.progress
-            .say(&format!("{all} backend{plural} restarted"));
+        let all = out::counted(steps.len(), "backend");
+        self.progress.say(&format!("{all} restarted"));
         Ok(())
     }
 
@@ -306,16 +277,15 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
 
     /// Drains a backend and waits until no request is in flight.
     async fn drain(&mut self, name: &Name) -> Result<(), RolloutError> {
-        let drained = self.gateway.drain(name, self.plan.force).await;
+        let drained = self.gateway.drain(name, self.options.force).await;
         drained.map_err(RolloutError::NotDrained)?;
         self.progress
             .now(&format!("{name}: drained, waiting for requests in flight"));
-        let deadline = self.plan.drain_timeout;
-        match until_idle(self.gateway, name, deadline, &self.interrupt).await {
+        let deadline = self.options.drain_timeout;
+        match until_idle(self.gateway, name, deadline.0, &self.interrupt).await {
             Ok(()) => Ok(()),
             Err(WaitFailure::TooLong(left)) => {
-                let left = requests(left);
-                let deadline = Span(deadline);
+                let left = out::counted(left, "request");
                 self.progress.say(&format!(
                     "{name}: {left} still in flight after {deadline}: the command aborts them"
                 ));
@@ -348,9 +318,9 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
     /// Waits for passed checks, then sends the backend requests again. The inner error is the
     /// reason why it is not back.
     async fn come_back(&mut self, name: &Name) -> Result<Result<(), String>, RolloutError> {
-        let Plan {
+        let Options {
             probes, timeout, ..
-        } = self.plan;
+        } = *self.options;
         self.progress
             .now(&format!("{name}: waiting for {probes} good checks"));
         let since = match self.gateway.backend(name).await {
@@ -359,10 +329,9 @@ impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
             Err(RequestFailure::Refused(why)) => return Ok(Err(why)),
         };
         let interrupt = &self.check_interrupt;
-        match until_good(self.gateway, name, since, probes, timeout, interrupt).await {
+        match until_good(self.gateway, name, since, probes, timeout.0, interrupt).await {
             Ok(()) => {}
             Err(WaitFailure::TooLong(seen)) => {
-                let timeout = Span(timeout);
                 return Ok(Err(format!("did not come back within {timeout}: {seen}")));
             }
             Err(WaitFailure::Trouble(trouble)) => return Ok(Err(trouble.to_string())),

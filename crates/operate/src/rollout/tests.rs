@@ -1,6 +1,6 @@
 //! Tests of rollouts against a scripted gateway and scripted programs.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, time::Duration};
 
 use clap::Parser;
 use edgeway_base::shell::shown;
@@ -73,17 +73,18 @@ async fn roll(
     interrupt: Interrupt,
 ) -> Done {
     let upstream = gateway.state.borrow().upstream.clone();
-    let plan = Plan::make(&options(arguments), &upstream).unwrap();
+    let options = options(arguments);
+    let plan = Plan::make(&options, &upstream).unwrap();
     let (progress, lines) = Progress::recorded(plan.steps.len());
     let rollout = Rollout {
+        options: &options,
         gateway,
         programs,
         progress,
-        plan,
         check_interrupt: interrupt.clone(),
         interrupt,
     };
-    let outcome = rollout.run().await;
+    let outcome = rollout.run(&plan).await;
     let lines = lines.borrow().clone();
     Done {
         outcome,
@@ -266,10 +267,11 @@ fn a_backend_that_is_drained_already_is_left_alone() {
     let gateway = FakeGateway::new(&THREE);
     gateway.with(THREE[1], |backend| backend.state = "drained".into());
     let upstream = gateway.state.borrow().upstream.clone();
-    let plan = Plan::make(&options(&[]), &upstream).unwrap();
+    let options = options(&[]);
+    let plan = Plan::make(&options, &upstream).unwrap();
     let names: Vec<_> = plan.steps.iter().map(|step| &*step.name.address).collect();
     assert_eq!(names, ["127.0.0.1:3000", "127.0.0.1:3002"]);
-    let text = plan.to_text();
+    let text = plan.to_text(&options);
     assert!(text.starts_with("web/127.0.0.1:3001: skipped"), "{text}");
 }
 
@@ -287,8 +289,9 @@ fn a_dry_run_prints_each_step() {
     let gateway = FakeGateway::new(&THREE[..2]);
     let upstream = gateway.state.borrow().upstream.clone();
     let arguments = ["--on-fail", "rollback {port}", "--probes", "2"];
-    let plan = Plan::make(&options(&arguments), &upstream).unwrap();
-    let text = plan.to_text();
+    let options = options(&arguments);
+    let plan = Plan::make(&options, &upstream).unwrap();
+    let text = plan.to_text(&options);
     let first: Vec<&str> = text.lines().take(6).collect();
     assert_eq!(
         first,

@@ -131,20 +131,20 @@ impl Turn {
     /// Remembers what this run is going to start and to stop: the next one finishes or undoes it if
     /// this one is killed.
     pub(super) fn begun(&mut self, plan: &Plan) -> Result<(), String> {
-        let Some((file, memory)) = &mut self.memory else {
-            return Ok(());
-        };
         let apps = plan.up.iter().chain(&plan.down);
-        memory.begun = apps.map(|app| app.name.address.clone()).collect();
-        state_file::write(file, memory)
+        self.remember(apps.map(|app| app.name.address.clone()).collect())
     }
 
     /// Forgets it.
     pub(super) fn done(&mut self) -> Result<(), String> {
+        self.remember(Vec::new())
+    }
+
+    fn remember(&mut self, begun: Vec<String>) -> Result<(), String> {
         let Some((file, memory)) = &mut self.memory else {
             return Ok(());
         };
-        memory.begun.clear();
+        memory.begun = begun;
         state_file::write(file, memory)
     }
 }
@@ -259,13 +259,12 @@ fn text(name: &str, rule: Rule, load: Load, down: usize, decision: Decision) -> 
             format!("unchanged, calm for {time} of {}", Span(rule.calm))
         }
     };
-    let apps = load.apps;
-    let plural = if apps == 1 { "" } else { "s" };
+    let apps = out::counted(load.apps, "backend");
     let down = match down {
         0 => String::new(),
         down => format!(" ({down} down)"),
     };
-    format!("{name}: {apps} backend{plural}{down}, CPU {cpu}% on average, target {target}%: {step}")
+    format!("{name}: {apps}{down}, CPU {cpu}% on average, target {target}%: {step}")
 }
 
 /// State that a run leaves to the next one.

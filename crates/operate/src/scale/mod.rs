@@ -16,8 +16,8 @@ use super::{
     Failure,
     admin::AdminOption,
     backends::{
-        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, interruptible,
-        is_drained, requests, until_good, until_idle,
+        CheckBaseline, Gateway, Interrupt, Name, RequestFailure, WaitFailure, is_drained,
+        until_good, until_idle,
     },
     client, out,
     program::{Machine, Manager, Programs},
@@ -53,32 +53,29 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    client::ask(&options.admin, async |gateway| {
-        let work = |interrupt| async move {
-            let upstream = gateway.upstream(&options.upstream).await?;
-            let turn = auto::Turn::begin(options, &gateway, upstream).await?;
-            let Some(mut turn) = turn else {
-                return Ok(());
-            };
-            let plan = Plan::make(&turn.upstream, turn.count)?;
-            if options.dry_run {
-                out::data(&plan.text());
-                return Ok(());
-            }
-            turn.begun(&plan)?;
-            let scaling = Scaling {
-                gateway: &gateway,
-                programs: &Machine,
-                progress: Progress::of(plan.changes()),
-                probes: options.probes,
-                timeout: options.timeout.0,
-                drain_timeout: options.drain_timeout.0,
-                interrupt,
-            };
-            scaling.run(&plan).await?;
-            Ok(turn.done()?)
+    client::ask_interruptible(&options.admin, async |gateway, interrupt| {
+        let upstream = gateway.upstream(&options.upstream).await?;
+        let turn = auto::Turn::begin(options, &gateway, upstream).await?;
+        let Some(mut turn) = turn else {
+            return Ok(());
         };
-        interruptible(work).await
+        let plan = Plan::make(&turn.upstream, turn.count)?;
+        if options.dry_run {
+            out::data(&plan.text());
+            return Ok(());
+        }
+        turn.begun(&plan)?;
+        let scaling = Scaling {
+            gateway: &gateway,
+            programs: &Machine,
+            progress: Progress::of(plan.changes()),
+            probes: options.probes,
+            timeout: options.timeout.0,
+            drain_timeout: options.drain_timeout.0,
+            interrupt,
+        };
+        scaling.run(&plan).await?;
+        Ok(turn.done()?)
     })
 }
 
@@ -273,19 +270,16 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         let Plan {
             upstream, count, ..
         } = plan;
-        let plural = if *count == 1 { "" } else { "s" };
+        let count = out::counted(*count, "backend");
         let already = if plan.changes() == 0 { " already" } else { "" };
-        self.progress.say(&format!(
-            "upstream `{upstream}` has {count} backend{plural}{already}"
-        ));
+        self.progress
+            .say(&format!("upstream `{upstream}` has {count}{already}"));
         Ok(())
     }
 
     /// Starts the unit of a backend that is down. Nothing happens if it runs.
     async fn revive(&mut self, app: &App, manager: Manager) -> Result<CheckBaseline, Failure> {
-        if *self.interrupt.borrow() {
-            return Err(Failure::INTERRUPTED);
-        }
+        self.check_interrupt()?;
         let App { name, unit, .. } = app;
         self.progress
             .now(&format!("{name} is down: starting {unit}"));
@@ -341,6 +335,13 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         })
     }
 
+    fn check_interrupt(&self) -> Result<(), Failure> {
+        if *self.interrupt.borrow() {
+            return Err(Failure::INTERRUPTED);
+        }
+        Ok(())
+    }
+
     fn failed(&self, name: &Name, why: &impl Display) -> Failure {
         self.progress.say(&format!("edgeway: {name}: {why}"));
         Failure::FAILED
@@ -348,9 +349,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
 
     /// Starts an app, and sends it requests once its checks pass.
     async fn start(&mut self, app: &App, manager: Manager) -> Result<(), Failure> {
-        if *self.interrupt.borrow() {
-            return Err(Failure::INTERRUPTED);
-        }
+        self.check_interrupt()?;
         let App { name, unit, .. } = app;
         self.progress.now(&format!("{name}: starting {unit}"));
         if let Err(why) = self.start_unit(manager, unit).await {
@@ -408,9 +407,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
 
     /// Drains an app, removes its backend and stops it.
     async fn stop(&mut self, app: &App, manager: Manager) -> Result<(), Failure> {
-        if *self.interrupt.borrow() {
-            return Err(Failure::INTERRUPTED);
-        }
+        self.check_interrupt()?;
         let App { name, unit, .. } = app;
         self.progress.now(&format!("{name}: draining"));
         if let Err(trouble) = self.gateway.drain(name, false).await {
@@ -420,7 +417,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         match until_idle(self.gateway, name, deadline, &self.interrupt).await {
             Ok(()) => {}
             Err(WaitFailure::TooLong(left)) => {
-                let (left, deadline) = (requests(left), Span(deadline));
+                let (left, deadline) = (out::counted(left, "request"), Span(deadline));
                 self.progress.say(&format!(
                     "{name}: {left} still in flight after {deadline}: stopping the app cuts them"
                 ));

@@ -13,6 +13,7 @@ use std::{
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use edgeway_base::{
     clock::Clock,
+    private_file::if_there,
     units::{Percent, Span},
 };
 use edgeway_status::table;
@@ -52,11 +53,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     } else {
         out::data(&report.text());
     }
-    if report.kept {
-        Ok(())
-    } else {
-        Err(Failure::FAILED)
-    }
+    Failure::unless(report.kept)
 }
 
 fn report(options: &Options, now: DateTime<Utc>) -> Result<Report, String> {
@@ -65,10 +62,9 @@ fn report(options: &Options, now: DateTime<Utc>) -> Result<Report, String> {
     let window = TimeDelta::from_std(options.window.0).unwrap_or(TimeDelta::MAX);
     let from = now.checked_sub_signed(window).unwrap_or_default();
     let mut log = Log::default();
-    match open(&healthcheck::older(path)) {
-        Ok(file) => log.read(file, from, now).map_err(|error| cannot(&error))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(cannot(&error)),
+    let older = if_there(open(&healthcheck::older(path))).map_err(|error| cannot(&error))?;
+    if let Some(file) = older {
+        log.read(file, from, now).map_err(|error| cannot(&error))?;
     }
     let file = open(path).map_err(|error| cannot(&error))?;
     log.read(file, from, now).map_err(|error| cannot(&error))?;

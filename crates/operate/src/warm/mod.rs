@@ -1,6 +1,5 @@
 //! `edgeway warm FILE`: fetches listed URLs, so that the first client finds them in the cache.
 
-mod fetch;
 mod list;
 pub mod trust;
 
@@ -14,15 +13,12 @@ use std::{
 };
 
 use edgeway_base::{clock::Clock, units::Span};
-use edgeway_net::fetch::Fetch;
+use edgeway_net::fetch::{Fetch, FetchError};
 use futures_util::future::join_all;
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, header};
 use serde::Serialize;
 
-use self::{
-    fetch::{Fetcher, WarmResponse},
-    list::Base,
-};
+use self::list::Base;
 use super::{out, progress::Progress, runtime};
 
 const USER_AGENT: HeaderValue =
@@ -82,7 +78,7 @@ fn header_line(text: &str) -> Result<(HeaderName, HeaderValue), String> {
 }
 
 /// Result of the whole command.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Summary {
     urls: usize,
     requests: usize,
@@ -100,6 +96,28 @@ struct Failure {
     url: String,
     encoding: String,
     why: String,
+}
+
+/// Client and settings of all requests.
+struct Fetcher {
+    client: Fetch,
+    headers: HeaderMap,
+    /// Deadline of a response with all of its body.
+    deadline: Duration,
+}
+
+impl Fetcher {
+    /// Fetches a URL and reads the whole response.
+    async fn get(&self, url: &Uri, encoding: &HeaderValue) -> Result<Response<u64>, FetchError> {
+        let mut request = Request::new(());
+        *request.uri_mut() = url.clone();
+        let headers = request.headers_mut();
+        headers.insert(header::ACCEPT_ENCODING, encoding.clone());
+        for (name, value) in &self.headers {
+            headers.append(name, value.clone());
+        }
+        self.client.measure(request, self.deadline).await
+    }
 }
 
 pub fn run(options: &Options) -> Result<(), out::Failure> {
@@ -129,17 +147,14 @@ pub fn run(options: &Options) -> Result<(), out::Failure> {
         round.summary(is_stopped, clock.now().saturating_duration_since(began))
     });
     if options.json {
-        out::data(&serde_json::to_string_pretty(&summary).expect("plain data"));
+        out::json(&summary);
     } else {
         out::data(&summary.text());
     }
     if summary.stopped {
-        Err(out::Failure::INTERRUPTED)
-    } else if summary.failures.is_empty() {
-        Ok(())
-    } else {
-        Err(out::Failure::FAILED)
+        return Err(out::Failure::INTERRUPTED);
     }
+    out::Failure::unless(summary.failures.is_empty())
 }
 
 fn text(file: &Path) -> io::Result<String> {
@@ -156,15 +171,8 @@ struct SharedList<'a> {
     urls: &'a [Uri],
     encodings: &'a [HeaderValue],
     next: Cell<usize>,
-    done: RefCell<Done>,
-}
-
-struct Done {
-    progress: Progress,
-    requests: usize,
-    bytes: u64,
-    results: BTreeMap<String, usize>,
-    failures: Vec<Failure>,
+    progress: RefCell<Progress>,
+    summary: RefCell<Summary>,
 }
 
 impl<'a> SharedList<'a> {
@@ -173,13 +181,8 @@ impl<'a> SharedList<'a> {
             urls,
             encodings,
             next: Cell::new(0),
-            done: RefCell::new(Done {
-                progress: Progress::of(urls.len() * encodings.len()),
-                requests: 0,
-                bytes: 0,
-                results: BTreeMap::new(),
-                failures: Vec::new(),
-            }),
+            progress: RefCell::new(Progress::of(urls.len() * encodings.len())),
+            summary: RefCell::default(),
         }
     }
 
@@ -190,39 +193,43 @@ impl<'a> SharedList<'a> {
             self.next.set(self.next.get() + 1);
             for encoding in self.encodings {
                 let response = fetcher.get(url, encoding).await;
-                let response = response.map_err(|error| error.to_string());
-                self.done.borrow_mut().note(url, encoding, response);
+                self.progress.borrow_mut().step_done();
+                self.summary.borrow_mut().note(url, encoding, response);
             }
         }
     }
 
     fn summary(self, stopped: bool, took: Duration) -> Summary {
-        let done = self.done.into_inner();
         Summary {
             urls: self.urls.len(),
-            requests: done.requests,
-            bytes: done.bytes,
             seconds: (took.as_secs_f64() * 1000.0).round() / 1000.0,
-            results: done.results,
-            failures: done.failures,
             stopped,
+            ..self.summary.into_inner()
         }
     }
 }
 
-impl Done {
-    fn note(&mut self, url: &Uri, encoding: &HeaderValue, response: Result<WarmResponse, String>) {
+impl Summary {
+    fn note(
+        &mut self,
+        url: &Uri,
+        encoding: &HeaderValue,
+        response: Result<Response<u64>, FetchError>,
+    ) {
         self.requests += 1;
-        self.progress.step_done();
         let why = match response {
             Ok(response) => {
-                self.bytes += response.bytes;
-                let result = response.cache.unwrap_or_else(|| "none".to_owned());
-                *self.results.entry(result).or_default() += 1;
+                self.bytes += response.body();
+                let cache = response.headers().get("x-cache-status");
+                let cache = cache
+                    .and_then(|value| value.to_str().ok())
+                    .unwrap_or("none");
+                *self.results.entry(cache.to_owned()).or_default() += 1;
                 // An error may be stored as well, but warming was not meant for it.
-                (response.status >= 400).then(|| format!("status {}", response.status))
+                let status = response.status().as_u16();
+                (status >= 400).then(|| format!("status {status}"))
             }
-            Err(why) => Some(why),
+            Err(error) => Some(error.to_string()),
         };
         if let Some(why) = why {
             self.failures.push(Failure {
@@ -232,9 +239,7 @@ impl Done {
             });
         }
     }
-}
 
-impl Summary {
     fn text(&self) -> String {
         let mut lines = vec![format!(
             "{} requests for {} URLs, {} bytes in {:.1} s{}",

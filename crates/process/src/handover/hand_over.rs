@@ -21,7 +21,7 @@ use rustix::{
 };
 use tokio::{io::AsyncReadExt, net::unix::pipe};
 
-use super::{HandoverManifest, ManifestSocket, SuccessorReport, Upgrades, VARIABLE};
+use super::{HandoverManifest, Inherited, ManifestSocket, SuccessorReport, VARIABLE};
 
 /// Variables hidden from a successor: they are ours, or name processes and files that are not its.
 const NOT_INHERITED: [&str; 5] = [
@@ -81,49 +81,25 @@ fn program(named: Option<&OsStr>, own: &Path, folder: &Path, search: &OsStr) -> 
     found.unwrap_or_else(|| own.to_owned())
 }
 
-/// Everything that a successor inherits.
-#[derive(Debug, Default)]
-pub struct InheritedState {
-    /// Listening sockets by the address in the configuration.
-    pub sockets: Vec<(String, OwnedFd)>,
-    pub state: serde_json::Map<String, serde_json::Value>,
-    /// The reading ends of the draining processes' reports, including our own.
-    pub predecessors: Vec<OwnedFd>,
-    /// The writing end of the pipe that process 1 of a container reads.
-    pub init: Option<OwnedFd>,
-    /// The reading end of the pipe for the cache.
-    pub cache: Option<OwnedFd>,
-    /// Counts this upgrade as successful: only then is there a successor to report it.
-    pub upgrades: Upgrades,
-}
-
 /// Why no successor took over.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     #[error(transparent)]
     System(#[from] NeedsLinux),
-    #[error("cannot start `{}`", program.display())]
-    Start {
-        program: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot prepare what `{}` inherits", program.display())]
-    Prepare {
-        program: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("`{}` does not serve: {message}", program.display())]
-    Refused { program: PathBuf, message: String },
-    #[error("`{}` ended before it was ready; its last log lines say why", program.display())]
-    Ended { program: PathBuf },
-    #[error("`{}` was not ready within {} s, and was ended", program.display(), within.as_secs())]
-    Late { program: PathBuf, within: Duration },
-    #[error("unexpected message from `{}`: {message:?}", program.display())]
-    Unclear { program: PathBuf, message: String },
-    #[error("`{}` did not serve yet when the gateway was stopped", program.display())]
-    Stopped { program: PathBuf },
+    #[error("cannot start `{}`", .0.display())]
+    Start(PathBuf, #[source] io::Error),
+    #[error("cannot prepare what `{}` inherits", .0.display())]
+    Prepare(PathBuf, #[source] io::Error),
+    #[error("`{}` does not serve: {}", .0.display(), .1)]
+    Refused(PathBuf, String),
+    #[error("`{}` ended before it was ready; its last log lines say why", .0.display())]
+    Ended(PathBuf),
+    #[error("`{}` was not ready within {} s, and was ended", .0.display(), .1.as_secs())]
+    Late(PathBuf, Duration),
+    #[error("unexpected message from `{}`: {:?}", .0.display(), .1)]
+    Unclear(PathBuf, String),
+    #[error("`{}` did not serve yet when the gateway was stopped", .0.display())]
+    Stopped(PathBuf),
 }
 
 /// A process that is to replace this one. It is killed if this is dropped before it serves.
@@ -145,17 +121,15 @@ impl Successor {
     pub fn start(
         launch: &Launch,
         binary: Option<&Path>,
-        estate: &InheritedState,
+        estate: &Inherited,
     ) -> Result<Self, HandoverError> {
         system::requires_linux("an upgrade of the running gateway")?;
         let program = binary.unwrap_or(&launch.program).to_owned();
-        let prepared = InheritedFiles::pack(estate);
-        let parcel = match prepared {
+        let parcel = match InheritedFiles::pack(estate) {
             Ok(parcel) => parcel,
-            Err(source) => return Err(HandoverError::Prepare { program, source }),
+            Err(error) => return Err(HandoverError::Prepare(program, error)),
         };
-        let started = parcel.send(&program, &launch.arguments);
-        match started {
+        match parcel.send(&program, &launch.arguments) {
             Ok((pid, report_reader)) => Ok(Self {
                 pid,
                 handle: handle_of(pid, &report_reader),
@@ -163,7 +137,7 @@ impl Successor {
                 program,
                 serves: false,
             }),
-            Err(source) => Err(HandoverError::Start { program, source }),
+            Err(error) => Err(HandoverError::Start(program, error)),
         }
     }
 
@@ -176,22 +150,12 @@ impl Successor {
         let program = || self.program.clone();
         let message = match tokio::time::timeout(within, self.hear()).await {
             Ok(Ok(message)) if message.is_empty() => {
-                return Err(HandoverError::Ended { program: program() });
+                return Err(HandoverError::Ended(program()));
             }
             Ok(Ok(message)) => message,
-            Ok(Err(source)) => {
-                return Err(HandoverError::Prepare {
-                    program: program(),
-                    source,
-                });
-            }
+            Ok(Err(error)) => return Err(HandoverError::Prepare(program(), error)),
             // Dropping `self` kills it.
-            Err(_) => {
-                return Err(HandoverError::Late {
-                    program: program(),
-                    within,
-                });
-            }
+            Err(_) => return Err(HandoverError::Late(program(), within)),
         };
         match serde_json::from_str(&message) {
             Ok(SuccessorReport::Ready {
@@ -204,15 +168,11 @@ impl Successor {
             Ok(SuccessorReport::Refused { error }) => {
                 // Dropping `self` kills it if it has not exited by itself.
                 drop(tokio::time::timeout(LEAVE, self.hear()).await);
-                Err(HandoverError::Refused {
-                    program: program(),
-                    message: error,
-                })
+                Err(HandoverError::Refused(program(), error))
             }
-            Ok(SuccessorReport::Ready { .. }) | Err(_) => Err(HandoverError::Unclear {
-                program: program(),
-                message,
-            }),
+            Ok(SuccessorReport::Ready { .. }) | Err(_) => {
+                Err(HandoverError::Unclear(program(), message))
+            }
         }
     }
 
@@ -221,11 +181,8 @@ impl Successor {
     /// over, exits by itself, and its version is returned.
     pub async fn stops(&mut self, within: Duration) -> Result<String, HandoverError> {
         self.signal(Signal::TERM);
-        self.serves(within)
-            .await
-            .map_err(|_| HandoverError::Stopped {
-                program: self.program.clone(),
-            })
+        let served = self.serves(within).await;
+        served.map_err(|_| HandoverError::Stopped(self.program.clone()))
     }
 
     /// Sends the successor a signal. If it has exited, no other process receives it.
@@ -287,7 +244,7 @@ struct InheritedFiles<'a> {
 }
 
 impl<'a> InheritedFiles<'a> {
-    fn pack(estate: &'a InheritedState) -> io::Result<Self> {
+    fn pack(estate: &'a Inherited) -> io::Result<Self> {
         let mut file = system::memory_file("edgeway-state")?;
         file.write_all(&serde_json::to_vec(&estate.state)?)?;
         let (report_reader, report_writer) = system::pipe()?;
@@ -395,11 +352,11 @@ mod tests {
         }
     }
 
-    fn estate() -> InheritedState {
+    fn estate() -> Inherited {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-        InheritedState {
+        Inherited {
             sockets: vec![("127.0.0.1:0".to_owned(), socket.into())],
-            ..InheritedState::default()
+            ..Inherited::default()
         }
     }
 
@@ -446,7 +403,7 @@ mod tests {
         let pid = hung.pid();
         assert!(is_alive(pid));
         let error = hung.serves(Duration::from_millis(200)).await.unwrap_err();
-        assert!(matches!(error, HandoverError::Late { .. }), "{error}");
+        assert!(matches!(error, HandoverError::Late(..)), "{error}");
         let handle = hung.handle.as_ref().unwrap().as_fd();
         let handle = handle.try_clone_to_owned().unwrap();
         drop(hung);
@@ -479,7 +436,7 @@ mod tests {
             let stops = successor.stops(SOON).await;
             match expected {
                 Some(version) => assert_eq!(stops.unwrap(), version),
-                None => assert!(matches!(stops, Err(HandoverError::Stopped { .. }))),
+                None => assert!(matches!(stops, Err(HandoverError::Stopped(_)))),
             }
         }
     }
@@ -494,7 +451,7 @@ mod tests {
             (text, io::ErrorKind::PermissionDenied),
         ] {
             match Successor::start(&shell(""), Some(&binary), &estate()) {
-                Err(HandoverError::Start { source, .. }) => assert_eq!(source.kind(), kind),
+                Err(HandoverError::Start(_, error)) => assert_eq!(error.kind(), kind),
                 other => panic!("{other:?}"),
             }
         }

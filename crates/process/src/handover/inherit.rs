@@ -24,20 +24,24 @@ use socket2::SockRef;
 
 use super::{HandoverManifest, SuccessorReport, Upgrades, VARIABLE};
 
-/// Files and state passed to this process at its start. Empty after a fresh start.
+/// Files and state passed to a process at its start, as both sides of a handover have them. Empty
+/// after a fresh start.
 #[derive(Debug, Default)]
 pub struct Inherited {
-    /// Sockets by name: the address in the configuration, or a name set by another program.
-    sockets: Vec<(String, OwnedFd)>,
+    /// Listening sockets by name: the address in the configuration, or a name set by another
+    /// program.
+    pub(crate) sockets: Vec<(String, OwnedFd)>,
     pub state: Map<String, Value>,
-    /// Pipes with the reports of draining predecessors.
+    /// The reading ends of the reports of draining processes, for a successor including our own.
     pub predecessors: Vec<OwnedFd>,
+    /// The writing end of the pipe that process 1 of a container reads.
     pub init: Option<OwnedFd>,
-    /// Pipe with the predecessor's cache.
+    /// The reading end of the pipe for the cache.
     pub cache: Option<OwnedFd>,
-    /// Upgrades of the predecessors.
+    /// Upgrades of the predecessors. For a successor this one is counted as successful: only then
+    /// is there a successor to report it.
     pub upgrades: Upgrades,
-    report: ReadinessReport,
+    pub(crate) report: ReadinessReport,
 }
 
 /// Why the inheritance cannot be used.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::inherit::name_of;
 pub use self::{
-    hand_over::{HandoverError, InheritedState, Launch, Successor},
+    hand_over::{HandoverError, Launch, Successor},
     inherit::{Inherited, TakeError},
 };
 

@@ -7,13 +7,14 @@ use std::{
     time::SystemTime,
 };
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use edgeway_filters::access_log::put_json_text;
 use env_logger::fmt::{Formatter, default_kv_format};
 use log::{
     Record,
     kv::{self, Key, Value, VisitSource},
 };
+
+use crate::source::rfc3339;
 
 /// Format of lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -41,7 +42,7 @@ pub(super) fn write_text(
     record: &Record<'_>,
     wall: SystemTime,
 ) -> io::Result<()> {
-    let (time, level, target) = (time(wall), record.level(), record.target());
+    let (time, level, target) = (rfc3339(wall), record.level(), record.target());
     let style = out.default_level_style(level);
     let message = record.args();
     write!(
@@ -50,10 +51,6 @@ pub(super) fn write_text(
     )?;
     default_kv_format(out, record.key_values())?;
     writeln!(out)
-}
-
-fn time(wall: SystemTime) -> String {
-    DateTime::<Utc>::from(wall).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// Writes a record as one line of a format for programs.
@@ -96,7 +93,7 @@ pub(super) fn write(
 fn fields(record: &Record<'_>, wall: SystemTime) -> Vec<(String, FieldValue)> {
     let level = record.level().as_str().to_ascii_lowercase();
     let message = record.args().to_string();
-    let texts = [time(wall), level, record.target().to_owned(), message];
+    let texts = [rfc3339(wall), level, record.target().to_owned(), message];
     let own = OWN.into_iter().zip(texts);
     let mut fields = Fields(
         own.map(|(name, text)| (name.to_owned(), FieldValue::Text(text)))

@@ -33,19 +33,11 @@ pub(super) struct WatchedFolder {
 }
 
 /// The names that matter in those folders, in which other programs may write too.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WatchedNames {
     exact: Arc<HashSet<OsString>>,
     patterns: Arc<[glob::Pattern]>,
 }
-
-impl PartialEq for WatchedNames {
-    fn eq(&self, other: &Self) -> bool {
-        self.exact == other.exact && self.patterns == other.patterns
-    }
-}
-
-impl Eq for WatchedNames {}
 
 impl WatchedNames {
     /// Returns true if any of these paths may belong to the configuration.

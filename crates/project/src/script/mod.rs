@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::package::Package;
+use super::{package::Package, port_of};
 
 /// Scripts that start the app in production, in the order of preference, and then while developing.
 const NAMES: [&str; 5] = ["start:prod", "start", "serve", "preview", "dev"];
@@ -384,11 +384,7 @@ fn number(text: &str) -> Option<u16> {
         .strip_prefix("${")
         .and_then(|text| text.strip_suffix('}'));
     let default = inner.and_then(|text| text.split_once(":-"));
-    default
-        .map_or(text, |(_, default)| default)
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
+    port_of(default.map_or(text, |(_, default)| default))
 }
 
 /// Returns the port in the arguments of a server: the last one counts.

@@ -41,7 +41,7 @@ pub(super) async fn send(
     let length = body.whole().map_or(0, WholeBody::len);
     let mut sent = 0;
     while sent < length {
-        let segment = Segment::in_memory(&file, sent, length);
+        let segment = Segment::new(&file, sent, length);
         let part = client.write_segment(&connection.segment, segment).await?;
         sent += part.bytes;
         if part.is_refused {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use axum::{
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::{HeaderMap, header, request::Parts},
 };
 use serde::de::DeserializeOwned;
@@ -70,16 +70,7 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
 /// Reads a body with a JSON content type, which a browser's form cannot send.
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ActionError> {
     let content_type = content_type(request.headers());
-    let bytes =
-        Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection: BytesRejection| {
-                ActionError::new(
-                    rejection.status().as_u16(),
-                    "body",
-                    rejection.body_text().to_lowercase(),
-                )
-            })?;
+    let bytes = body(request, state).await?;
     let is_json = match content_type.as_deref() {
         Some(content_type) => content_type.eq_ignore_ascii_case("application/json"),
         None => bytes.is_empty(),
@@ -94,8 +85,20 @@ async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Acti
     Ok(bytes)
 }
 
+/// Reads a body of any type.
+pub(super) async fn body<S: Send + Sync>(
+    request: Request,
+    state: &S,
+) -> Result<Bytes, ActionError> {
+    let bytes = Bytes::from_request(request, state).await;
+    bytes.map_err(|rejection| {
+        let status = rejection.status().as_u16();
+        ActionError::new(status, "body", rejection.body_text().to_lowercase())
+    })
+}
+
 /// The content type without parameters.
-fn content_type(headers: &HeaderMap) -> Option<String> {
+pub(super) fn content_type(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(header::CONTENT_TYPE)?;
     let text = value.to_str().unwrap_or("?");
     Some(text.split(';').next().unwrap_or("").trim().to_owned())

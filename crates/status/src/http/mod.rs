@@ -38,7 +38,7 @@ use edgeway_proxy::live::audit::Actor;
 pub use self::access::RejectionReason;
 use self::{
     access::Reachability,
-    bounded::{BoundedListener, ConnectionLifetime},
+    bounded::{BoundedConnection, BoundedListener, ConnectionLifetime},
     guard::Guard,
     page::SharedSections,
 };
@@ -164,14 +164,20 @@ struct PeerAddress {
     open: Connections,
 }
 
+impl PeerAddress {
+    fn new<T>(who: Actor, connection: &BoundedConnection<T>) -> Self {
+        Self {
+            who,
+            life: Arc::clone(connection.life()),
+            open: connection.open().clone(),
+        }
+    }
+}
+
 impl Connected<IncomingStream<'_, BoundedListener<tokio::net::TcpListener>>> for PeerAddress {
     fn connect_info(stream: IncomingStream<'_, BoundedListener<tokio::net::TcpListener>>) -> Self {
         let address: &SocketAddr = stream.remote_addr();
-        Self {
-            who: Actor::Peer(*address),
-            life: Arc::clone(stream.io().life()),
-            open: stream.io().open().clone(),
-        }
+        Self::new(Actor::Peer(*address), stream.io())
     }
 }
 
@@ -179,14 +185,11 @@ impl Connected<IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>> fo
     fn connect_info(stream: IncomingStream<'_, BoundedListener<tokio::net::UnixListener>>) -> Self {
         // SO_PEERCRED: the process that opened the connection, as reported by the kernel.
         let found = stream.io().inner().peer_cred().ok();
-        Self {
-            who: Actor::Unix {
-                uid: found.map(|found| found.uid()),
-                pid: found.and_then(|found| found.pid()),
-            },
-            life: Arc::clone(stream.io().life()),
-            open: stream.io().open().clone(),
-        }
+        let who = Actor::Unix {
+            uid: found.map(|found| found.uid()),
+            pid: found.and_then(|found| found.pid()),
+        };
+        Self::new(who, stream.io())
     }
 }
 

@@ -39,7 +39,10 @@ pub(super) fn is_open(path: &str) -> bool {
 }
 
 /// Responds with all metrics: with many routes they take milliseconds.
-async fn metrics(State(served): State<AdminState>, headers: HeaderMap) -> Response {
+async fn metrics(
+    State(served): State<AdminState>,
+    headers: HeaderMap,
+) -> Result<impl IntoResponse, ActionError> {
     let offers = ["application/openmetrics-text", "text/plain"];
     let wants_open_metrics = headers
         .get_all(header::ACCEPT)
@@ -51,15 +54,12 @@ async fn metrics(State(served): State<AdminState>, headers: HeaderMap) -> Respon
         Exposition::Text
     };
     let source = Arc::clone(&served.source);
-    let text = match off_thread(move || source.metrics(format)).await {
-        Ok(text) => text,
-        Err(stopping) => return stopping.into_response(),
-    };
+    let text = off_thread(move || source.metrics(format)).await?;
     let headers = [
         (header::CONTENT_TYPE, format.media_type()),
         (header::VARY, "Accept"),
     ];
-    (headers, text).into_response()
+    Ok((headers, text))
 }
 
 async fn ready(State(served): State<AdminState>) -> Response {

@@ -10,7 +10,7 @@ use axum::{
 };
 use edgeway_base::units::{Percent, Span};
 use edgeway_cache::purge::PurgeRequest;
-use edgeway_gateway::explain::ExplainRequest;
+use edgeway_gateway::explain::{ExplainRequest, Explanation};
 use edgeway_proxy::live::audit::Actor;
 use edgeway_upstreams::NewMember;
 use serde::{Deserialize, Serialize};
@@ -142,29 +142,34 @@ async fn snapshot(served: &AdminState) -> Result<Snapshot, ActionError> {
 async fn explain(
     State(served): State<AdminState>,
     JsonBody(question): JsonBody<ExplainRequest>,
-) -> Response {
-    match served.source.explain(&question) {
-        Ok(explanation) => Json(explanation).into_response(),
-        Err(error) => ActionError::new(422, "bad_request", error.to_string()).into_response(),
-    }
+) -> Result<Json<Explanation>, ActionError> {
+    explained(&served, &question).map(Json)
+}
+
+pub(super) fn explained(
+    served: &AdminState,
+    question: &ExplainRequest,
+) -> Result<Explanation, ActionError> {
+    let explanation = served.source.explain(question);
+    explanation.map_err(|error| ActionError::new(422, "bad_request", error.to_string()))
 }
 
 async fn purge(
     State(served): State<AdminState>,
     ConnectInfo(peer): From,
-    JsonBody(order): JsonBody<serde_json::Value>,
-) -> Response {
-    let order = match PurgeRequest::from_json(&order) {
-        Ok(order) => order,
-        Err(error) => return ActionError::new(422, "bad_purge", error.to_string()).into_response(),
-    };
+    JsonBody(order): JsonBody<Value>,
+) -> Result<Response, ActionError> {
+    let order = purge_order(&order)?;
     let receipt = finish(served, peer, |actions, who| async move {
         actions.purge(who, order).await
     });
-    match receipt.await {
-        Ok(receipt) => (receipt.status(), Json(receipt)).into_response(),
-        Err(refused) => refused.into_response(),
-    }
+    let receipt = receipt.await?;
+    Ok((receipt.status(), Json(receipt)).into_response())
+}
+
+pub(super) fn purge_order(json: &Value) -> Result<PurgeRequest, ActionError> {
+    PurgeRequest::from_json(json)
+        .map_err(|error| ActionError::new(422, "bad_purge", error.to_string()))
 }
 
 /// The program to start. The same program again if absent.
@@ -179,15 +184,12 @@ async fn act<T, F>(
     served: AdminState,
     peer: PeerAddress,
     action: impl FnOnce(Arc<dyn Actions>, Actor) -> F,
-) -> Response
+) -> Result<Json<T>, ActionError>
 where
     T: Serialize + Send + 'static,
     F: Future<Output = Result<T, ActionError>> + Send + 'static,
 {
-    match finish(served, peer, action).await {
-        Ok(done) => Json(done).into_response(),
-        Err(refused) => refused.into_response(),
-    }
+    finish(served, peer, action).await.map(Json)
 }
 
 /// Performs an action to completion, even if the client disconnects.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use edgeway_base::out::counted;
+
 use super::{FAILING_RATE, FAILING_SHARE, Found, before, duration};
 use crate::{
     latencies::Latencies,
@@ -127,10 +129,8 @@ pub fn silence(backend: &BackendStatus) -> Option<String> {
     });
     let usual = silence.usual_ms.map(duration);
     let usual = usual.map_or_else(String::new, |usual| format!(", usually within {usual}"));
-    let (requests, seconds) = (silence.requests, silence.seconds);
-    let plural = if requests == 1 { "" } else { "s" };
-    is_problem
-        .then(|| format!("no response for {seconds:.0} s to {requests} request{plural}{usual}"))
+    let (requests, seconds) = (counted(silence.requests, "request"), silence.seconds);
+    is_problem.then(|| format!("no response for {seconds:.0} s to {requests}{usual}"))
 }
 
 impl Found {

@@ -9,7 +9,7 @@ mod tests;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
-use edgeway_base::out::hints;
+use edgeway_base::out::{counted, hints};
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
@@ -304,10 +304,9 @@ impl Found {
             );
             self.warn("plugin_suspended", subject, text, look);
         } else if on.recent_failures > 0 {
-            let count = on.recent_failures;
-            let plural = if count == 1 { "" } else { "s" };
+            let times = counted(on.recent_failures, "time");
             let text = format!(
-                "plugin {name} ({file}) failed {count} time{plural} on route {route} in the last \
+                "plugin {name} ({file}) failed {times} on route {route} in the last \
                  minute{why}"
             );
             self.warn("plugin_failing", subject, text, look);

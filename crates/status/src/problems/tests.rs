@@ -25,7 +25,7 @@ fn found(status: &Snapshot) -> Vec<(&'static str, String)> {
 #[test]
 fn a_plugin_that_fails_now_is_a_problem_with_its_error() {
     let mut status = Snapshot {
-        plugins: vec![crate::plugins::example()],
+        plugins: vec![crate::table::testkit::plugin()],
         ..Snapshot::default()
     };
     let plugin = &mut status.plugins[0];

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway_base::{clock::Clock, secret::Secret};
+use edgeway_base::{clock::Clock, net::subscriber, secret::Secret};
 use parking_lot::Mutex;
 use ring::{
     digest::{SHA256, digest},
@@ -363,27 +363,19 @@ impl FailedLogins {
                 ..Self::default()
             };
         }
-        let count = self.by_address.get(&network(from));
+        let count = self.by_address.get(&subscriber(from));
         *count.unwrap_or(&self.of_others) >= MAX_FAILED_LOGINS
     }
 
     fn count(&mut self, from: IpAddr) {
         let has_room = self.by_address.len() < MAX_ADDRESSES;
-        match self.by_address.get_mut(&network(from)) {
+        match self.by_address.get_mut(&subscriber(from)) {
             Some(count) => *count += 1,
             None if has_room => {
-                self.by_address.insert(network(from), 1);
+                self.by_address.insert(subscriber(from), 1);
             }
             None => self.of_others += 1,
         }
-    }
-}
-
-/// Returns the address, or the /64 that one client of IPv6 has to itself.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() >> 64 << 64).into()),
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod layout;
 
+use edgeway_base::out::counted;
+
 use self::layout::Layout;
 use super::{
     latencies::{self, Slowness},
@@ -129,11 +131,7 @@ pub fn render_bans(bans: &[BanStatus]) -> String {
 }
 
 fn put_head(out: &mut Layout, snapshot: &Snapshot) {
-    let state = match snapshot.state {
-        State::Starting => "starting",
-        State::Serving => "serving",
-        State::Draining => "draining",
-    };
+    let state = snapshot.state.name();
     let (config, bans) = (&snapshot.config, &snapshot.bans);
     let at = problems::time_of(snapshot).unwrap_or_default();
     let mut lines = vec![
@@ -182,20 +180,20 @@ fn put_head(out: &mut Layout, snapshot: &Snapshot) {
 }
 
 fn bans_line(bans: &BansStatus) -> String {
-    let plural = if bans.active == 1 { "" } else { "s" };
-    format!(
-        "{} client{plural} banned, {} refused recently",
-        bans.active, bans.struck
-    )
+    let clients = counted(bans.active, "client");
+    format!("{clients} banned, {} refused recently", bans.struck)
 }
 
 /// Describes a predecessor that is draining.
 fn predecessor(older: &Predecessor) -> String {
-    let plural = if older.connections == 1 { "" } else { "s" };
-    format!(
-        "process {} ({}): {} connection{plural}, draining since {}",
-        older.pid, older.version, older.connections, older.since
-    )
+    let Predecessor {
+        pid,
+        version,
+        since,
+        ..
+    } = older;
+    let connections = counted(older.connections, "connection");
+    format!("process {pid} ({version}): {connections}, draining since {since}")
 }
 
 fn certificate_row(certificate: &CertificateStatus) -> [String; 4] {
@@ -238,18 +236,20 @@ fn or_dash(text: Option<&String>) -> String {
 }
 
 fn redis_row(redis: &RedisStatus) -> [String; 5] {
-    let notes = match &redis.last_error {
-        Some(error) if redis.up => format!("last error: {error}"),
-        Some(error) => error.clone(),
-        None => String::new(),
-    };
     [
         redis.mode.clone(),
         redis.address.clone(),
         if redis.up { "up" } else { "down" }.to_owned(),
         redis.since.clone(),
-        notes,
+        last_error(redis.last_error.as_ref(), redis.up),
     ]
+}
+
+fn last_error(error: Option<&String>, is_up: bool) -> String {
+    match error {
+        Some(error) if is_up => format!("last error: {error}"),
+        error => error.cloned().unwrap_or_default(),
+    }
 }
 
 /// Rows of this gateway and those that share its purges. Empty if there can be no others.
@@ -281,18 +281,13 @@ fn gateway_rows(link: &PurgeLinkStatus) -> Vec<[String; 4]> {
 }
 
 fn disk_row(disk: &CacheDiskStatus) -> [String; 6] {
-    let notes = match &disk.last_error {
-        Some(error) if disk.state == "up" => format!("last error: {error}"),
-        Some(error) => error.clone(),
-        None => String::new(),
-    };
     [
         disk.folder.clone(),
         disk.state.clone(),
         disk.since.clone(),
         disk.objects.to_string(),
         format!("{} of {} MiB", mib(disk.bytes), mib(disk.budget_bytes)),
-        notes,
+        last_error(disk.last_error.as_ref(), disk.state == "up"),
     ]
 }
 

@@ -9,12 +9,11 @@ use serde_json::json;
 
 use super::{
     BansStatus, CacheDiskStatus, Predecessor, PurgeLinkStatus, RedisStatus, Snapshot, State,
-    plugins,
 };
 use crate::snapshot::{
     CacheStatus, CertificateExpiry, CertificateStatus, ConfigStatus, LimitStatus, ListenerStatus,
-    OtherGateway, ProcessStatus, ReloadStatus, RouteStatus, RouteTraffic, TrafficFigures,
-    TrafficPoint,
+    OtherGateway, PluginRouteStatus, PluginStatus, ProcessStatus, ReloadStatus, RouteStatus,
+    RouteTraffic, TrafficFigures, TrafficPoint,
 };
 
 /// A refused reload after one that was taken.
@@ -146,7 +145,7 @@ pub fn full() -> Snapshot {
             bytes: 1 << 30,
             budget_bytes: 2 << 30,
         }),
-        plugins: vec![plugins::example()],
+        plugins: vec![plugin()],
         routes: vec![RouteStatus {
             name: "api".into(),
             matches: "shop.example.com/api/*".into(),
@@ -213,5 +212,33 @@ fn traffic() -> TrafficFigures {
         now: point(12.0, 0.004),
         minute: vec![point(10.0, 0.0), point(40.0, 0.02), point(12.0, 0.0)],
         hour: vec![point(20.0, 0.001)],
+    }
+}
+
+/// Creates a plugin on two routes.
+pub fn plugin() -> PluginStatus {
+    PluginStatus {
+        name: "ab-split".into(),
+        file: "plugins/ab-split/plugin.js".into(),
+        version: "0f1e2d3c4b5a".into(),
+        loaded_at: "2027-01-16T09:00:00.000Z".into(),
+        isolates: 2,
+        heap_bytes: 300 << 10,
+        routes: vec![
+            PluginRouteStatus {
+                route: "api".into(),
+                calls: 3000,
+                failures: [("cpu".into(), 2), ("script".into(), 4)].into(),
+                left_out: true,
+                ..PluginRouteStatus::default()
+            },
+            PluginRouteStatus {
+                route: "web".into(),
+                calls: 400,
+                failures: [("script".into(), 1)].into(),
+                left_out: false,
+                ..PluginRouteStatus::default()
+            },
+        ],
     }
 }

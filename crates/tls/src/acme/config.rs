@@ -17,9 +17,10 @@ use super::{
 };
 use crate::{
     Certificates,
+    base::host::is_host_name,
     chain::CompileContext,
     config::{
-        diagnostic::{Diagnostic, Place},
+        diagnostic::Place,
         model::{AcmeConfig, ChallengeConfig},
         tree::Spanned,
     },
@@ -299,9 +300,8 @@ fn host_name(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Ar
     let Some(problem) = refused(text) else {
         return Some(text.to_ascii_lowercase().into());
     };
-    let code = "edgeway::acme::name";
-    let diagnostic = Diagnostic::error(code, place, format!("`{text}` {}", problem.0));
-    cx.diagnostics.push(diagnostic.help(problem.1));
+    let message = format!("`{text}` {}", problem.0);
+    cx.report_at(place, "edgeway::acme::name", message, problem.1);
     None
 }
 
@@ -325,17 +325,7 @@ fn refused(text: &str) -> Option<(&'static str, &'static str)> {
             "write it in punycode, which begins with `xn--`",
         ));
     }
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
-    let last = text.rsplit('.').next().unwrap_or_default();
-    let is_number = last.bytes().all(|b| b.is_ascii_digit());
-    if text.len() > 253 || is_number || !text.split('.').all(is_label) {
+    if !is_host_name(text) {
         return Some((
             "is not a DNS name",
             "write a name such as `shop.example.com`, without scheme, port or path",

@@ -78,24 +78,12 @@ pub(super) struct Lock {
 /// Failed operation on the folder.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
-    #[error("cannot read {path}")]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot write {path}")]
-    Write {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("cannot use {path}")]
-    Certificate {
-        path: PathBuf,
-        #[source]
-        source: CertificateError,
-    },
+    #[error("cannot read {0}")]
+    Read(PathBuf, #[source] io::Error),
+    #[error("cannot write {0}")]
+    Write(PathBuf, #[source] io::Error),
+    #[error("cannot use {0}")]
+    Certificate(PathBuf, #[source] CertificateError),
 }
 
 impl Store {
@@ -116,11 +104,8 @@ impl Store {
         ) else {
             return Ok(None);
         };
-        let certificate =
-            Certificate::read(name, &chain, &key).map_err(|source| StoreError::Certificate {
-                path: folder.clone(),
-                source,
-            })?;
+        let certificate = Certificate::read(name, &chain, &key)
+            .map_err(|error| StoreError::Certificate(folder, error))?;
         let state = self.state(name);
         Ok(Some(Stored { certificate, state }))
     }
@@ -177,10 +162,7 @@ impl Store {
             .truncate(false)
             .mode(0o600)
             .open(&path);
-        let failed = |source| StoreError::Write {
-            path: path.clone(),
-            source,
-        };
+        let failed = |error| StoreError::Write(path.clone(), error);
         let file = opened.map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(Lock { _file: file })),
@@ -251,14 +233,7 @@ pub(super) fn seconds(at: SystemTime) -> u64 {
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StoreError::Read {
-            path: path.to_owned(),
-            source,
-        }),
-    }
+    private_file::if_there(fs::read(path)).map_err(|error| StoreError::Read(path.to_owned(), error))
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
@@ -283,17 +258,11 @@ fn to_json(value: &impl Serialize) -> Vec<u8> {
 }
 
 fn make_folder(path: &Path) -> Result<(), StoreError> {
-    private_file::make_folder(path).map_err(|source| StoreError::Write {
-        path: path.to_owned(),
-        source,
-    })
+    private_file::make_folder(path).map_err(|error| StoreError::Write(path.to_owned(), error))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
-    private_file::write(path, bytes).map_err(|source| StoreError::Write {
-        path: path.to_owned(),
-        source,
-    })
+    private_file::write(path, bytes).map_err(|error| StoreError::Write(path.to_owned(), error))
 }
 
 #[cfg(test)]
@@ -362,7 +331,7 @@ mod tests {
         let chain = folder.path().join("certificates/a.example/fullchain.pem");
         fs::write(&chain, issued("a.example").chain).unwrap();
         let error = store.load("a.example").unwrap_err();
-        assert!(matches!(error, StoreError::Certificate { .. }), "{error:?}");
+        assert!(matches!(error, StoreError::Certificate(..)), "{error:?}");
         fs::remove_file(&chain).unwrap();
         assert!(store.load("a.example").unwrap().is_none());
     }

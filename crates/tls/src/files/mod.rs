@@ -105,10 +105,10 @@ pub(super) enum SourceProblem<'a> {
 /// Why a folder cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FolderError {
-    #[error("cannot read the folder `{}`: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("no pair of certificate and key in the folder `{}`", path.display())]
-    Empty { path: PathBuf },
+    #[error("cannot read the folder `{}`: {}", .0.display(), .1)]
+    Read(PathBuf, #[source] io::Error),
+    #[error("no pair of certificate and key in the folder `{}`", .0.display())]
+    Empty(PathBuf),
 }
 
 impl FolderError {
@@ -369,10 +369,7 @@ impl Pair {
 /// The pairs in a folder, by name: `NAME.pem` or `NAME.crt` with `NAME.key`, and folders in
 /// certbot's layout.
 fn pairs_in(path: &Path) -> Result<Vec<PairPaths>, FolderError> {
-    let unreadable = |source| FolderError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let unreadable = |error| FolderError::Read(path.to_owned(), error);
     let mut pairs = Vec::new();
     for entry in fs::read_dir(path).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?.path();
@@ -403,9 +400,7 @@ fn pairs_in(path: &Path) -> Result<Vec<PairPaths>, FolderError> {
         }
     }
     if pairs.is_empty() {
-        return Err(FolderError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(FolderError::Empty(path.to_owned()));
     }
     pairs.sort();
     Ok(pairs)

@@ -24,7 +24,7 @@ pub(in super::super) const RATE: &str = "RATE";
 
 /// A list with columns.
 pub(in super::super) struct Listing {
-    pub columns: &'static [Column],
+    pub columns: Vec<Column>,
     pub rows: Vec<Row>,
     /// The line in place of rows where there are none.
     pub empty: String,
@@ -53,20 +53,22 @@ pub(in super::super) struct Cell {
     number: Option<f64>,
 }
 
-const fn text(title: &'static str, rank: u8) -> Column {
-    Column {
+/// A column of a list of `T`, and what it says of each.
+type ColumnOf<T> = (Column, fn(&T) -> Cell);
+
+fn text<T>(title: &'static str, rank: u8, cell: fn(&T) -> Cell) -> ColumnOf<T> {
+    let column = Column {
         title,
         is_number: false,
         rank,
-    }
+    };
+    (column, cell)
 }
 
-const fn number(title: &'static str, rank: u8) -> Column {
-    Column {
-        title,
-        is_number: true,
-        rank,
-    }
+fn number<T>(title: &'static str, rank: u8, cell: fn(&T) -> Cell) -> ColumnOf<T> {
+    let (mut column, cell) = text(title, rank, cell);
+    column.is_number = true;
+    (column, cell)
 }
 
 impl Cell {
@@ -96,6 +98,22 @@ impl Cell {
         }
     }
 
+    fn rate(number: f64) -> Self {
+        Self::number(number, rate(number))
+    }
+
+    fn time(ms: Option<f64>) -> Self {
+        Self::maybe(ms, milliseconds)
+    }
+
+    fn size(size: Option<u64>) -> Self {
+        Self::maybe(size.map(as_number), bytes)
+    }
+
+    fn whole(number: Option<f64>) -> Self {
+        Self::maybe(number, |number| format!("{number:.0}"))
+    }
+
     fn uptime(seconds: Option<u64>) -> Self {
         Self {
             text: seconds.map_or_else(|| "-".to_owned(), age),
@@ -112,6 +130,24 @@ impl Cell {
 }
 
 impl Listing {
+    /// Makes a list of items, each with its key and its tone.
+    fn new<T, const N: usize>(
+        items: impl Iterator<Item = (String, Tone, T)>,
+        empty: &str,
+        columns: [ColumnOf<T>; N],
+    ) -> Self {
+        let rows = items.map(|(key, tone, item)| Row {
+            key,
+            cells: columns.iter().map(|(_, cell)| cell(&item)).collect(),
+            tone,
+        });
+        Self {
+            rows: rows.collect(),
+            columns: columns.into_iter().map(|(column, _)| column).collect(),
+            empty: empty.to_owned(),
+        }
+    }
+
     /// Keeps the rows that contain the filter's text, and sorts them.
     pub(in super::super) fn arrange(&mut self, choice: &Choice) {
         let filter = choice.filter.to_lowercase();
@@ -148,144 +184,119 @@ pub(in super::super) fn of(pane: Pane, observation: &Observation) -> Vec<Listing
 
 pub(super) fn routes(observation: &Observation) -> Listing {
     let rows = observation.snapshot.routes.iter().map(|route| {
-        let traffic = &route.traffic;
-        let per_second = |value: f64| Cell::number(value, rate(value));
-        let failing = traffic.server_error_rate > 0.0;
-        Row {
-            key: route.name.clone(),
-            cells: vec![
-                Cell::text(&route.name),
-                Cell::text(&route.matches),
-                Cell::text(&route.action),
-                per_second(traffic.rate),
-                per_second(traffic.client_error_rate),
-                per_second(traffic.server_error_rate),
-                Cell::maybe(traffic.p50_ms, milliseconds),
-                Cell::maybe(traffic.p95_ms, milliseconds),
-                Cell::maybe(traffic.p99_ms, milliseconds),
-                Cell::maybe(traffic.hit_ratio, percent),
-            ],
-            tone: if failing { Tone::Bad } else { Tone::Plain },
-        }
+        let failing = route.traffic.server_error_rate > 0.0;
+        let tone = if failing { Tone::Bad } else { Tone::Plain };
+        (route.name.clone(), tone, route)
     });
-    Listing {
-        columns: const {
-            &[
-                text("ROUTE", 0),
-                text("MATCH", 3),
-                text("ACTION", 5),
-                number(RATE, 0),
-                number("4XX", 4),
-                number("5XX", 0),
-                number("P50", 7),
-                number("P95", 1),
-                number("P99", 6),
-                number("HITS", 2),
-            ]
-        },
-        rows: rows.collect(),
-        empty: "the configuration has no routes".to_owned(),
-    }
+    Listing::new(
+        rows,
+        "the configuration has no routes",
+        [
+            text("ROUTE", 0, |it| Cell::text(&it.name)),
+            text("MATCH", 3, |it| Cell::text(&it.matches)),
+            text("ACTION", 5, |it| Cell::text(&it.action)),
+            number(RATE, 0, |it| Cell::rate(it.traffic.rate)),
+            number("4XX", 4, |it| Cell::rate(it.traffic.client_error_rate)),
+            number("5XX", 0, |it| Cell::rate(it.traffic.server_error_rate)),
+            number("P50", 7, |it| Cell::time(it.traffic.p50_ms)),
+            number("P95", 1, |it| Cell::time(it.traffic.p95_ms)),
+            number("P99", 6, |it| Cell::time(it.traffic.p99_ms)),
+            number("HITS", 2, |it| Cell::maybe(it.traffic.hit_ratio, percent)),
+        ],
+    )
 }
 
 pub(super) fn upstreams(observation: &Observation) -> Listing {
     let rows = observation.snapshot.upstreams.iter().map(|upstream| {
-        let all = upstream.backends.len();
-        let up = upstream
-            .backends
-            .iter()
-            .filter(|b| problems::is_in_rotation(b))
-            .count();
+        let up = up(upstream);
+        let tone = match upstream.backends.len() {
+            all if up == 0 && all > 0 => Tone::Bad,
+            all if up < all => Tone::Warning,
+            _ => Tone::Plain,
+        };
         let traffic = upstream.traffic.as_ref();
-        let in_flight = upstream.backends.iter().map(|b| b.in_flight).sum();
-        Row {
-            key: upstream.name.clone(),
-            cells: vec![
-                Cell::text(&upstream.name),
-                Cell::number(as_number(up as u64), format!("{up} of {all}")),
-                Cell::maybe(traffic.map(|t| t.rate), rate),
-                Cell::maybe(traffic.map(|t| t.failure_rate), rate),
-                Cell::maybe(traffic.and_then(|t| t.p95_ms), milliseconds),
-                Cell::maybe(traffic.and_then(|t| t.p99_ms), milliseconds),
-                Cell::count(in_flight),
-                Cell::count(upstream.queue),
-            ],
-            tone: match up {
-                0 if all > 0 => Tone::Bad,
-                _ if up < all => Tone::Warning,
-                _ => Tone::Plain,
-            },
-        }
+        (upstream.name.clone(), tone, (upstream, traffic))
     });
-    Listing {
-        columns: const {
-            &[
-                text("UPSTREAM", 0),
-                number("UP", 0),
-                number(RATE, 0),
-                number("FAILED", 1),
-                number("P95", 2),
-                number("P99", 5),
-                number("IN FLIGHT", 3),
-                number("WAITING", 4),
-            ]
-        },
-        rows: rows.collect(),
-        empty: "the configuration has no upstreams".to_owned(),
-    }
+    Listing::new(
+        rows,
+        "the configuration has no upstreams",
+        [
+            text("UPSTREAM", 0, |(upstream, _)| Cell::text(&upstream.name)),
+            number("UP", 0, |(upstream, _)| {
+                let (up, all) = (up(upstream), upstream.backends.len());
+                Cell::number(as_number(up as u64), format!("{up} of {all}"))
+            }),
+            number(RATE, 0, |(_, t)| Cell::maybe(t.map(|t| t.rate), rate)),
+            number("FAILED", 1, |(_, t)| {
+                Cell::maybe(t.map(|t| t.failure_rate), rate)
+            }),
+            number("P95", 2, |(_, t)| Cell::time(t.and_then(|t| t.p95_ms))),
+            number("P99", 5, |(_, t)| Cell::time(t.and_then(|t| t.p99_ms))),
+            number("IN FLIGHT", 3, |(upstream, _)| {
+                Cell::count(upstream.backends.iter().map(|b| b.in_flight).sum())
+            }),
+            number("WAITING", 4, |(upstream, _)| Cell::count(upstream.queue)),
+        ],
+    )
+}
+
+/// Returns the number of backends in rotation.
+fn up(upstream: &UpstreamStatus) -> usize {
+    let backends = upstream.backends.iter();
+    backends.filter(|b| problems::is_in_rotation(b)).count()
+}
+
+/// A backend of an upstream, as a row has it.
+struct Member<'a> {
+    upstream: &'a UpstreamStatus,
+    backend: &'a BackendStatus,
+    slow: Option<Slowness>,
+    /// Attempts per second.
+    attempts: Option<f64>,
 }
 
 fn backends(observation: &Observation) -> Listing {
     let backends = latencies::backends(&observation.snapshot.upstreams);
     let rows = backends.map(|(upstream, backend, slow)| {
         let key = name(upstream, backend).to_string();
+        let tone = match &*backend.state {
+            "healthy" if slow.is_some() || upstream.excess(backend).is_some() => Tone::Warning,
+            "healthy" => Tone::Plain,
+            "slow_start" => Tone::Warning,
+            "draining" | "drained" => Tone::Dim,
+            _ => Tone::Bad,
+        };
         let attempts = observation.backend_rates.get(&key).copied();
-        Row {
-            cells: vec![
-                Cell::text(&upstream.name),
-                Cell::text(&backend.address),
-                Cell::text(&backend.state),
-                Cell::count(backend.in_flight),
-                Cell::maybe(attempts, rate),
-                Cell::count(backend.requests),
-                Cell::count(backend.failures),
-                Cell::maybe(backend.recent_failures.map(as_number), |count| {
-                    format!("{count:.0}")
-                }),
-                Cell::maybe(backend.ewma_ms, milliseconds),
-                Cell::text(&notes(upstream, backend, slow)),
-            ],
-            key,
-            tone: match &*backend.state {
-                "healthy" if slow.is_some() || upstream.excess(backend).is_some() => Tone::Warning,
-                "healthy" => Tone::Plain,
-                "slow_start" => Tone::Warning,
-                "draining" | "drained" => Tone::Dim,
-                _ => Tone::Bad,
-            },
-        }
+        let member = Member {
+            upstream,
+            backend,
+            slow,
+            attempts,
+        };
+        (key, tone, member)
     });
-    Listing {
-        columns: const {
-            &[
-                text("UPSTREAM", 0),
-                text("BACKEND", 0),
-                text("STATE", 0),
-                number("IN FLIGHT", 3),
-                number(RATE, 1),
-                number("REQUESTS", 6),
-                number("FAILED", 5),
-                number("LAST MIN", 4),
-                number("AVERAGE", 4),
-                text("NOTES", 2),
-            ]
-        },
-        rows: rows.collect(),
-        empty: "the configuration has no upstreams".to_owned(),
-    }
+    Listing::new(
+        rows,
+        "the configuration has no upstreams",
+        [
+            text("UPSTREAM", 0, |it| Cell::text(&it.upstream.name)),
+            text("BACKEND", 0, |it| Cell::text(&it.backend.address)),
+            text("STATE", 0, |it| Cell::text(&it.backend.state)),
+            number("IN FLIGHT", 3, |it| Cell::count(it.backend.in_flight)),
+            number(RATE, 1, |it| Cell::maybe(it.attempts, rate)),
+            number("REQUESTS", 6, |it| Cell::count(it.backend.requests)),
+            number("FAILED", 5, |it| Cell::count(it.backend.failures)),
+            number("LAST MIN", 4, |it| {
+                Cell::whole(it.backend.recent_failures.map(as_number))
+            }),
+            number("AVERAGE", 4, |it| Cell::time(it.backend.ewma_ms)),
+            text("NOTES", 2, |it| Cell::text(&notes(it))),
+        ],
+    )
 }
 
-fn notes(upstream: &UpstreamStatus, backend: &BackendStatus, slow: Option<Slowness>) -> String {
+fn notes(of: &Member<'_>) -> String {
+    let (upstream, backend, slow) = (of.upstream, of.backend, &of.slow);
     let mut notes: Vec<String> = slow.iter().map(ToString::to_string).collect();
     if let Some(absence) = problems::absence(backend) {
         notes.push(format!("{}{absence}", backend.state));
@@ -314,120 +325,95 @@ fn instances(observation: &Observation) -> Listing {
             "auto-restart" => "restarting",
             _ => &instance.state,
         };
-        let memory = instance.memory_bytes.map(as_number);
-        let limit = instance.memory_limit_bytes.map(as_number);
-        Row {
-            key: instance.unit.clone(),
-            cells: vec![
-                Cell::text(&instance.unit),
-                Cell::text(state),
-                Cell::maybe(instance.pid.map(f64::from), |pid| format!("{pid:.0}")),
-                Cell::maybe(instance.cpu, percent),
-                Cell::maybe(memory, bytes),
-                Cell::maybe(limit, bytes),
-                Cell::count(instance.restarts),
-                Cell::count(instance.oom_kills),
-                Cell::uptime(instance.uptime_seconds),
-            ],
-            tone: match state {
-                "active" => Tone::Plain,
-                "inactive" => Tone::Dim,
-                "failed" | "restarting" => Tone::Bad,
-                _ => Tone::Warning,
-            },
-        }
+        let tone = match state {
+            "active" => Tone::Plain,
+            "inactive" => Tone::Dim,
+            "failed" | "restarting" => Tone::Bad,
+            _ => Tone::Warning,
+        };
+        (instance.unit.clone(), tone, (instance, state))
     });
-    let problem = observation.instances.problem.clone();
-    Listing {
-        columns: const {
-            &[
-                text("UNIT", 0),
-                text("STATE", 0),
-                number("PID", 6),
-                number("CPU", 0),
-                number("MEMORY", 0),
-                number("LIMIT", 4),
-                number("RESTARTS", 1),
-                number("OOM KILLS", 5),
-                number("UP", 2),
-            ]
-        },
-        rows: rows.collect(),
-        empty: problem.unwrap_or_else(|| {
-            "no unit is running: node-app@PORT, those of `scale`, and --unit PATTERN".to_owned()
-        }),
-    }
+    let problem = observation.instances.problem.as_deref();
+    let none = "no unit is running: node-app@PORT, those of `scale`, and --unit PATTERN";
+    Listing::new(
+        rows,
+        problem.unwrap_or(none),
+        [
+            text("UNIT", 0, |(it, _)| Cell::text(&it.unit)),
+            text("STATE", 0, |(_, state)| Cell::text(state)),
+            number("PID", 6, |(instance, _)| {
+                Cell::whole(instance.pid.map(f64::from))
+            }),
+            number("CPU", 0, |(it, _)| Cell::maybe(it.cpu, percent)),
+            number("MEMORY", 0, |(instance, _)| {
+                Cell::size(instance.memory_bytes)
+            }),
+            number("LIMIT", 4, |(instance, _)| {
+                Cell::size(instance.memory_limit_bytes)
+            }),
+            number("RESTARTS", 1, |(instance, _)| {
+                Cell::count(instance.restarts)
+            }),
+            number("OOM KILLS", 5, |(instance, _)| {
+                Cell::count(instance.oom_kills)
+            }),
+            number("UP", 2, |(instance, _)| {
+                Cell::uptime(instance.uptime_seconds)
+            }),
+        ],
+    )
 }
 
 fn limits(observation: &Observation) -> Listing {
-    let rows = observation.snapshot.limits.iter().map(|limit| Row {
-        key: format!("limit {}", limit.name),
-        cells: vec![
-            Cell::text(&limit.name),
-            Cell::count(limit.passed),
-            Cell::count(limit.delayed),
-            Cell::count(limit.refused),
-            Cell::count(limit.exempt),
-            Cell::count(limit.without_redis),
+    let limits = observation.snapshot.limits.iter();
+    let rows = limits.map(|limit| (format!("limit {}", limit.name), Tone::Plain, limit));
+    Listing::new(
+        rows,
+        "the configuration has no rate limits",
+        [
+            text("RATE LIMIT", 0, |limit| Cell::text(&limit.name)),
+            number("PASSED", 0, |limit| Cell::count(limit.passed)),
+            number("DELAYED", 1, |limit| Cell::count(limit.delayed)),
+            number("REFUSED", 0, |limit| Cell::count(limit.refused)),
+            number("EXEMPT", 2, |limit| Cell::count(limit.exempt)),
+            number("WITHOUT REDIS", 3, |limit| Cell::count(limit.without_redis)),
         ],
-        tone: Tone::Plain,
-    });
-    Listing {
-        columns: const {
-            &[
-                text("RATE LIMIT", 0),
-                number("PASSED", 0),
-                number("DELAYED", 1),
-                number("REFUSED", 0),
-                number("EXEMPT", 2),
-                number("WITHOUT REDIS", 3),
-            ]
-        },
-        rows: rows.collect(),
-        empty: "the configuration has no rate limits".to_owned(),
-    }
+    )
 }
 
 fn plugins(observation: &Observation) -> Listing {
     let plugins = observation.snapshot.plugins.iter();
     let uses = plugins.flat_map(|plugin| plugin.routes.iter().map(move |on| (plugin, on)));
     let rows = uses.map(|(plugin, on)| {
-        let failures = on.failures.values().sum();
-        Row {
-            key: format!("plugin {} {} {}", plugin.name, plugin.version, on.route),
-            cells: vec![
-                Cell::text(&plugin.name),
-                Cell::text(&on.route),
-                Cell::count(on.calls),
-                Cell::count(failures),
-                Cell::count(on.recent_failures),
-                Cell::text(if on.left_out { "suspended" } else { "" }),
-                Cell::text(on.last_failure.as_deref().unwrap_or_default()),
-            ],
-            tone: if on.left_out {
-                Tone::Bad
-            } else if on.recent_failures > 0 {
-                Tone::Warning
-            } else {
-                Tone::Plain
-            },
-        }
+        let key = format!("plugin {} {} {}", plugin.name, plugin.version, on.route);
+        let tone = if on.left_out {
+            Tone::Bad
+        } else if on.recent_failures > 0 {
+            Tone::Warning
+        } else {
+            Tone::Plain
+        };
+        (key, tone, (plugin, on))
     });
-    Listing {
-        columns: const {
-            &[
-                text("PLUGIN", 0),
-                text("ROUTE", 0),
-                number("CALLS", 3),
-                number("FAILED", 2),
-                number("LAST MIN", 0),
-                text("STATE", 0),
-                text("LAST FAILURE", 1),
-            ]
-        },
-        rows: rows.collect(),
-        empty: "the configuration has no plugins".to_owned(),
-    }
+    Listing::new(
+        rows,
+        "the configuration has no plugins",
+        [
+            text("PLUGIN", 0, |(plugin, _)| Cell::text(&plugin.name)),
+            text("ROUTE", 0, |(_, on)| Cell::text(&on.route)),
+            number("CALLS", 3, |(_, on)| Cell::count(on.calls)),
+            number("FAILED", 2, |(_, on)| {
+                Cell::count(on.failures.values().sum())
+            }),
+            number("LAST MIN", 0, |(_, on)| Cell::count(on.recent_failures)),
+            text("STATE", 0, |(_, on)| {
+                Cell::text(if on.left_out { "suspended" } else { "" })
+            }),
+            text("LAST FAILURE", 1, |(_, on)| {
+                Cell::text(on.last_failure.as_deref().unwrap_or_default())
+            }),
+        ],
+    )
 }
 
 fn certificates(observation: &Observation) -> Listing {
@@ -435,75 +421,49 @@ fn certificates(observation: &Observation) -> Listing {
     let at = problems::time_of(snapshot).unwrap_or(observation.at);
     let rows = snapshot.expiries.iter().map(|expiry| {
         let left = problems::time_left(expiry, at);
-        let order = snapshot
-            .certificates
-            .iter()
-            .find(|one| one.name == expiry.name);
-        Row {
-            key: format!("certificate {} {}", expiry.listener, expiry.name),
-            cells: vec![
-                Cell::text(&expiry.name),
-                Cell::text(&expiry.listener),
-                Cell::text(&expiry.expires),
-                Cell::maybe(
-                    left.map(|left| as_number(left.num_days().max(0).unsigned_abs())),
-                    |days| format!("{days:.0}"),
-                ),
-                Cell::text(
-                    order
-                        .and_then(|order| order.problem.as_deref())
-                        .unwrap_or_default(),
-                ),
-            ],
-            tone: match left {
-                Some(left) if left.num_days() < 2 => Tone::Bad,
-                Some(left) if problems::is_soon(left) => Tone::Warning,
-                _ => Tone::Plain,
-            },
-        }
+        let mut orders = snapshot.certificates.iter();
+        let order = orders.find(|one| one.name == expiry.name);
+        let key = format!("certificate {} {}", expiry.listener, expiry.name);
+        let tone = match left {
+            Some(left) if left.num_days() < 2 => Tone::Bad,
+            Some(left) if problems::is_soon(left) => Tone::Warning,
+            _ => Tone::Plain,
+        };
+        let days = left.map(|left| as_number(left.num_days().max(0).unsigned_abs()));
+        let problem = order.and_then(|order| order.problem.as_deref());
+        (key, tone, (expiry, days, problem))
     });
-    Listing {
-        columns: const {
-            &[
-                text("CERTIFICATE", 0),
-                text("LISTENER", 2),
-                text("EXPIRES", 0),
-                number("DAYS", 0),
-                text("LAST ORDER", 1),
-            ]
-        },
-        rows: rows.collect(),
-        empty: "no listener has a certificate".to_owned(),
-    }
+    Listing::new(
+        rows,
+        "no listener has a certificate",
+        [
+            text("CERTIFICATE", 0, |(expiry, ..)| Cell::text(&expiry.name)),
+            text("LISTENER", 2, |(expiry, ..)| Cell::text(&expiry.listener)),
+            text("EXPIRES", 0, |(expiry, ..)| Cell::text(&expiry.expires)),
+            number("DAYS", 0, |(_, days, _)| Cell::whole(*days)),
+            text("LAST ORDER", 1, |(.., problem)| {
+                Cell::text(problem.unwrap_or_default())
+            }),
+        ],
+    )
 }
 
 fn bans(observation: &Observation) -> Listing {
-    let rows = observation.bans.iter().map(|ban| Row {
-        key: format!("ban {}", ban.address),
-        cells: vec![
-            Cell::text(&ban.address),
-            Cell::text(&ban.until),
-            Cell::text(&ban.by),
-            Cell::count(ban.strikes.into()),
-            Cell::text(&ban.reason),
+    let bans = observation.bans.iter();
+    let rows = bans.map(|ban| (format!("ban {}", ban.address), Tone::Plain, ban));
+    let none = match observation.snapshot.bans.struck {
+        0 => "no client is banned".to_owned(),
+        struck => format!("no client is banned; {struck} were refused recently"),
+    };
+    Listing::new(
+        rows,
+        &none,
+        [
+            text("BANNED", 0, |ban| Cell::text(&ban.address)),
+            text("UNTIL", 1, |ban| Cell::text(&ban.until)),
+            text("BY", 3, |ban| Cell::text(&ban.by)),
+            number("STRIKES", 4, |ban| Cell::count(ban.strikes.into())),
+            text("REASON", 2, |ban| Cell::text(&ban.reason)),
         ],
-        tone: Tone::Plain,
-    });
-    let struck = observation.snapshot.bans.struck;
-    Listing {
-        columns: const {
-            &[
-                text("BANNED", 0),
-                text("UNTIL", 1),
-                text("BY", 3),
-                number("STRIKES", 4),
-                text("REASON", 2),
-            ]
-        },
-        rows: rows.collect(),
-        empty: match struck {
-            0 => "no client is banned".to_owned(),
-            _ => format!("no client is banned; {struck} were refused recently"),
-        },
-    }
+    )
 }

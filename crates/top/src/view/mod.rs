@@ -9,7 +9,6 @@ mod words;
 use std::fmt::Write as _;
 
 use edgeway_base::out::printable;
-use edgeway_status::snapshot::State;
 use ratatui::{
     buffer::Buffer,
     layout::Rect,
@@ -20,7 +19,7 @@ use ratatui::{
 
 use self::{listing::Listing, style::Tone};
 use super::{
-    alarms::{Severity, alarms},
+    alarms::alarms,
     observe::Observation,
     screen::{Choice, Mode, Pane, Screen},
 };
@@ -94,10 +93,7 @@ pub(super) fn text(observation: &Observation) -> String {
     text.push('\n');
     let alarms = alarms(observation);
     for alarm in &alarms {
-        let severity = match alarm.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        };
+        let severity = alarm.severity.name();
         let _infallible = write!(text, "\n{severity}: {}", printable(&alarm.line()));
     }
     if !alarms.is_empty() {
@@ -149,17 +145,9 @@ fn header(snapshot: &edgeway_status::Snapshot) -> String {
     format!(
         "edgeway {}  {}  up {}",
         printable(&snapshot.version),
-        state(snapshot.state),
+        snapshot.state.name(),
         words::age(snapshot.uptime_seconds)
     )
-}
-
-fn state(state: State) -> &'static str {
-    match state {
-        State::Starting => "starting",
-        State::Serving => "serving",
-        State::Draining => "draining",
-    }
 }
 
 fn draw_header(screen: &Screen, area: Rect, buffer: &mut Buffer) {

@@ -10,7 +10,10 @@ use http::HeaderValue;
 use pingora::http::RequestHeader;
 
 use super::hash64;
-use crate::{backend::StickyValue, base::query::cookies};
+use crate::{
+    backend::StickyValue,
+    base::{http::is_token_byte, query::cookies},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sticky {
@@ -21,10 +24,7 @@ pub(crate) struct Sticky {
 impl Sticky {
     /// Creates a sticky cookie; `None` if `cookie` is not a cookie name (RFC 6265, 4.1.1: a token).
     pub(crate) fn new(cookie: &str, max_age: Option<Duration>) -> Option<Self> {
-        let is_token = !cookie.is_empty()
-            && cookie
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b));
+        let is_token = !cookie.is_empty() && cookie.bytes().all(is_token_byte);
         is_token.then(|| Self {
             cookie: cookie.to_owned(),
             max_age,

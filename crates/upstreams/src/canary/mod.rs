@@ -110,14 +110,10 @@ impl Upstream {
         let upstream = || self.name.to_string();
         match &decisions.current {
             None => {
-                return Err(MemberError::NoCurrentRelease {
-                    upstream: upstream(),
-                });
+                return Err(MemberError::NoCurrentRelease(upstream()));
             }
             Some(current) if **current == *release => {
-                return Err(MemberError::IsCurrent {
-                    release: release.to_owned(),
-                });
+                return Err(MemberError::IsCurrent(release.to_owned()));
             }
             Some(_) => {}
         }
@@ -127,11 +123,7 @@ impl Upstream {
                 release: canary.release.to_string(),
             });
         }
-        if !self.is_release_up(release) {
-            return Err(MemberError::ReleaseDown {
-                release: release.to_owned(),
-            });
-        }
+        self.check_up(release)?;
         decisions.canary = Some(CanaryDecision {
             release: release.into(),
             share,
@@ -152,9 +144,7 @@ impl Upstream {
     /// When no release is on trial.
     pub fn end_canary(&self) -> Result<CanaryVerdict, MemberError> {
         let ended = self.conclude(CanaryOutcome::Ended, CanaryReason::Operator, None);
-        ended.ok_or_else(|| MemberError::NoCanary {
-            upstream: self.name.to_string(),
-        })
+        ended.ok_or_else(|| MemberError::NoCanary(self.name.to_string()))
     }
 
     /// Returns the state of the trial, if there is one.

@@ -192,42 +192,34 @@ fn start(
     cx: &mut CompileContext<'_>,
 ) -> Option<StartMethod> {
     let written = &config.releases.as_ref()?.value;
-    match (&written.unit, &written.start) {
-        (Some(unit), None) => Some(StartMethod::Unit {
-            name: scale::unit(unit, cx)?,
-            manager: written.manager.as_str().into(),
-        }),
+    let (place, message, help) = match (&written.unit, &written.start) {
+        (Some(unit), None) => {
+            return Some(StartMethod::Unit {
+                name: scale::unit(unit, cx)?,
+                manager: written.manager.as_str().into(),
+            });
+        }
         (None, Some(start)) if start.value.first().is_some_and(|word| !word.is_empty()) => {
-            Some(StartMethod::Command(start.value.clone()))
+            return Some(StartMethod::Command(start.value.clone()));
         }
-        (None, Some(start)) => {
-            cx.report_at(
-                start.place,
-                CODE,
-                "`start` has no program",
-                "write the program and its arguments, such as `start: [npm, start]`",
-            );
-            None
-        }
-        (Some(_), Some(start)) => {
-            cx.report_at(
-                start.place,
-                CODE,
-                "`start` and `unit` exclude each other",
-                "keep `unit` if systemd runs the app, or `start` if nothing else does",
-            );
-            None
-        }
-        (None, None) => {
-            cx.report_at(
-                place,
-                CODE,
-                "`releases` cannot start an instance",
-                "write `unit: web@{port}.service`, or `start: [npm, start]` without systemd",
-            );
-            None
-        }
-    }
+        (None, Some(start)) => (
+            start.place,
+            "`start` has no program",
+            "write the program and its arguments, such as `start: [npm, start]`",
+        ),
+        (Some(_), Some(start)) => (
+            start.place,
+            "`start` and `unit` exclude each other",
+            "keep `unit` if systemd runs the app, or `start` if nothing else does",
+        ),
+        (None, None) => (
+            place,
+            "`releases` cannot start an instance",
+            "write `unit: web@{port}.service`, or `start: [npm, start]` without systemd",
+        ),
+    };
+    cx.report_at(place, CODE, message, help);
+    None
 }
 
 /// Returns true for a name that a release can have: a folder's, and part of a header and a log.
@@ -282,10 +274,8 @@ impl Upstream {
             log::info!(upstream = &*self.name, release; "the trial of `{}` ends", ended.release);
         }
         let mut decisions = self.shared.live.decisions();
-        if force == Force::No && !self.is_release_up(release) {
-            return Err(MemberError::ReleaseDown {
-                release: release.to_owned(),
-            });
+        if force == Force::No {
+            self.check_up(release)?;
         }
         let before = decisions.current.replace(release.into());
         if before.as_deref() != Some(release) {
@@ -298,19 +288,23 @@ impl Upstream {
     }
 
     /// Checks that a backend may have this release.
+    pub(super) fn check_up(&self, release: &str) -> Result<(), MemberError> {
+        if self.is_release_up(release) {
+            return Ok(());
+        }
+        Err(MemberError::ReleaseDown(release.to_owned()))
+    }
+
     pub(super) fn check_release(&self, release: Option<&str>) -> Result<(), MemberError> {
         let Some(release) = release else {
             return Ok(());
         };
         if self.releases.is_none() {
-            return Err(MemberError::NoReleases {
-                upstream: self.name.to_string(),
-            });
+            return Err(MemberError::NoReleases(self.name.to_string()));
         }
         if !is_release_name(release) {
-            return Err(MemberError::BadRelease {
-                release: release.chars().take(MAX_NAME).collect(),
-            });
+            let shown = release.chars().take(MAX_NAME).collect();
+            return Err(MemberError::BadRelease(shown));
         }
         Ok(())
     }
@@ -436,9 +430,7 @@ mod tests {
         let bench = Bench::new();
         let yaml = format!("{{ {RELEASES} }}");
         let upstream = bench.upstream(&yaml);
-        let down = MemberError::ReleaseDown {
-            release: "one".to_owned(),
-        };
+        let down = MemberError::ReleaseDown("one".to_owned());
         assert_eq!(upstream.switch_release("one", Force::No), Err(down));
         add(&upstream, 4000, "one").unwrap();
         assert_eq!(upstream.switch_release("one", Force::No), Ok(None));
@@ -457,7 +449,7 @@ mod tests {
         let without = Bench::new().upstream("{ backends: [10.0.0.1:80] }");
         assert!(matches!(
             add(&without, 4001, "one"),
-            Err(MemberError::NoReleases { .. })
+            Err(MemberError::NoReleases(_))
         ));
     }
 }

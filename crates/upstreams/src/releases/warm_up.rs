@@ -36,11 +36,7 @@ impl Upstream {
     /// When no backend of the release is in rotation.
     pub fn begin_warm_up(&self, release: &str, secret: &str) -> Result<(), MemberError> {
         self.check_release(Some(release))?;
-        if !self.is_release_up(release) {
-            return Err(MemberError::ReleaseDown {
-                release: release.to_owned(),
-            });
-        }
+        self.check_up(release)?;
         let warm_up = WarmUp {
             release: release.into(),
             secret: hash(secret.as_bytes()),
@@ -95,7 +91,7 @@ mod tests {
         let bench = Bench::new();
         let upstream = bench.upstream(&format!("{{ {RELEASES} }}"));
         let down = upstream.begin_warm_up("two", "s");
-        assert!(matches!(down, Err(MemberError::ReleaseDown { .. })));
+        assert!(matches!(down, Err(MemberError::ReleaseDown(_))));
         assert!(!upstream.is_warming_up());
         assert_eq!(upstream.warm_up_release(b"s"), None);
         add(&upstream, 4000, "one").unwrap();

@@ -20,10 +20,13 @@ use tokio::{
 };
 
 use super::{
-    Gateway, Interrupt, Name, Options, Plan, Programs, Progress, RequestFailure, Rollout,
-    RolloutError, Step,
+    Gateway, Interrupt, Name, Options, Programs, Progress, RequestFailure, Rollout, RolloutError,
+    Step,
 };
-use crate::backends::{interrupted, is_drained};
+use crate::{
+    backends::{interrupted, is_drained},
+    out,
+};
 
 /// Interval at which the status is read.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,7 +70,6 @@ enum Obstacle {
 
 /// Watch over the memory of one upstream's apps.
 pub(super) struct Watch<'a, G, P> {
-    options: &'a Options,
     rollout: Rollout<'a, G, P>,
     /// Limits as of the last look; `None` before the first.
     limits: Option<RestartAt>,
@@ -88,12 +90,11 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
         // A restart that has begun is completed: nobody would undrain the backend later.
         let (_, never) = watch::channel(false);
         Self {
-            options,
             rollout: Rollout {
+                options,
                 gateway,
                 programs,
                 progress,
-                plan: Plan::empty(options),
                 interrupt,
                 check_interrupt: never,
             },
@@ -122,7 +123,10 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
     async fn look(&mut self) -> Result<(), RequestFailure> {
         // Before the request: ages in the response count from a later moment.
         let asked = Instant::now();
-        let upstream = match self.rollout.gateway.upstream(&self.options.upstream).await {
+        let Rollout {
+            gateway, options, ..
+        } = &self.rollout;
+        let upstream = match gateway.upstream(&options.upstream).await {
             Ok(upstream) => upstream,
             Err(refused @ RequestFailure::Refused(_)) if self.limits.is_none() => {
                 return Err(refused);
@@ -173,14 +177,14 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
             if is_drained(backend) {
                 self.say(&format!("{name}: is drained, so it is left alone"));
             }
-            Step::of(self.options, name).map_err(RequestFailure::Refused)?;
+            Step::of(self.rollout.options, name).map_err(RequestFailure::Refused)?;
         }
         self.say(&format!(
             "watching {} of upstream `{}`, restart at {limits}",
-            backends(upstream.backends.len()),
+            out::counted(upstream.backends.len(), "backend"),
             upstream.name
         ));
-        if upstream.backends.len() == 1 && !self.options.force {
+        if upstream.backends.len() == 1 && !self.rollout.options.force {
             self.say(
                 "edgeway: users would get 503 while the only backend restarts, so it is not \
                  restarted: add another one, or `--force` if that is meant",
@@ -299,7 +303,7 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
     }
 
     async fn restart(&mut self, name: Name, why: &str) {
-        let step = match Step::of(self.options, name.clone()) {
+        let step = match Step::of(self.rollout.options, name.clone()) {
             Ok(step) => step,
             Err(why) => {
                 self.defer(&name, why);
@@ -371,11 +375,6 @@ impl<'a, G: Gateway, P: Programs> Watch<'a, G, P> {
 
 fn name(upstream: &UpstreamStatus, backend: &BackendStatus) -> Name {
     Name::new(&upstream.name, &backend.address)
-}
-
-fn backends(count: usize) -> String {
-    let plural = if count == 1 { "" } else { "s" };
-    format!("{count} backend{plural}")
 }
 
 /// Returns true if a moment has not come yet.

@@ -4,13 +4,10 @@ use std::{collections::BTreeMap, future::Future, net::IpAddr, sync::Arc};
 
 use axum::{
     Extension,
-    body::Bytes,
     extract::{ConnectInfo, FromRequest, FromRequestParts as _, Request, State},
-    http::header,
     response::{Html, IntoResponse, Response},
 };
-use edgeway_cache::purge::PurgeRequest;
-use edgeway_gateway::explain::ExplainRequest;
+use edgeway_gateway::explain::{ExplainRequest, Explanation};
 use edgeway_proxy::live::audit::Actor;
 use maud::Markup;
 use serde_json::{Map, Value, json};
@@ -22,8 +19,9 @@ use crate::{
     http::{
         AdminState, PeerAddress,
         access::RejectionReason,
+        extract,
         guard::{Admission, see_other},
-        v1::finish,
+        v1::{self, finish, purge_order},
     },
 };
 
@@ -48,24 +46,14 @@ impl<S: Send + Sync> FromRequest<S> for FormFields {
     type Rejection = ActionError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ActionError> {
-        let content_type = request.headers().get(header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok());
-        let content_type = content_type.and_then(|value| value.split(';').next());
-        let is_form = content_type.is_some_and(|value| {
-            value
-                .trim()
-                .eq_ignore_ascii_case("application/x-www-form-urlencoded")
-        });
-        if !is_form {
+        const FORM: &str = "application/x-www-form-urlencoded";
+        let content_type = extract::content_type(request.headers());
+        if !content_type.is_some_and(|found| found.eq_ignore_ascii_case(FORM)) {
             let message =
                 "this path is for the forms of the page; programs use the paths below /v1";
             return Err(ActionError::new(415, "content_type", message));
         }
-        let bytes = Bytes::from_request(request, state).await;
-        let bytes = bytes.map_err(|rejection| {
-            let status = rejection.status().as_u16();
-            ActionError::new(status, "body", rejection.body_text().to_lowercase())
-        })?;
+        let bytes = extract::body(request, state).await?;
         Ok(Self(form_urlencoded::parse(&bytes).into_owned().collect()))
     }
 }
@@ -140,6 +128,17 @@ impl PageForm {
         self.show(&served, show(done))
     }
 
+    /// Explains a request, and leads back to the page with a view of that.
+    fn explain(
+        &self,
+        served: &AdminState,
+        view: fn(&ExplainRequest, &Explanation) -> Markup,
+    ) -> Response {
+        let explained = explained(served, &self.fields);
+        let shown = outcome(explained, |(question, explained)| view(question, explained));
+        self.show(served, shown)
+    }
+
     fn backend(&self) -> BackendName {
         BackendName {
             upstream: self.fields.text("upstream"),
@@ -188,12 +187,9 @@ pub(super) async fn unban(State(served): State<AdminState>, form: PageForm) -> R
 }
 
 pub(super) async fn purge(State(served): State<AdminState>, form: PageForm) -> Response {
-    let order = match PurgeRequest::from_json(&order(&form.fields)) {
+    let order = match purge_order(&order(&form.fields)) {
         Ok(order) => order,
-        Err(error) => {
-            let refused = ActionError::new(422, "bad_purge", error.to_string());
-            return form.show(&served, notice::failed(&refused));
-        }
+        Err(refused) => return form.show(&served, notice::failed(&refused)),
     };
     form.act(
         served,
@@ -221,25 +217,17 @@ fn order(fields: &FormFields) -> Value {
 }
 
 pub(super) async fn lookup(State(served): State<AdminState>, form: PageForm) -> Response {
-    let explained = explained(&served, &form.fields);
-    let shown = outcome(explained, |(question, explained)| {
-        notice::lookup(question, explained)
-    });
-    form.show(&served, shown)
+    form.explain(&served, notice::lookup)
 }
 
 pub(super) async fn explain(State(served): State<AdminState>, form: PageForm) -> Response {
-    let explained = explained(&served, &form.fields);
-    let shown = outcome(explained, |(question, explained)| {
-        notice::explanation(question, explained)
-    });
-    form.show(&served, shown)
+    form.explain(&served, notice::explanation)
 }
 
 fn explained(
     served: &AdminState,
     fields: &FormFields,
-) -> Result<(ExplainRequest, edgeway_gateway::explain::Explanation), ActionError> {
+) -> Result<(ExplainRequest, Explanation), ActionError> {
     let client = fields.get("client").unwrap_or("127.0.0.1").trim();
     let client: IpAddr = client.parse().map_err(|_| {
         let message = format!("invalid client address `{client}`: write one such as 192.0.2.7");
@@ -256,9 +244,7 @@ fn explained(
         client,
         listener: None,
     };
-    let explanation = served.source.explain(&question);
-    let explanation =
-        explanation.map_err(|error| ActionError::new(422, "bad_request", error.to_string()))?;
+    let explanation = v1::explained(served, &question)?;
     Ok((question, explanation))
 }
 

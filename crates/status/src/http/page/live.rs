@@ -6,7 +6,7 @@ use axum::{
     Extension,
     extract::{ConnectInfo, State},
     response::{
-        IntoResponse as _, Response,
+        IntoResponse,
         sse::{Event, Sse},
     },
 };
@@ -33,19 +33,15 @@ pub(super) async fn follow(
     ConnectInfo(peer): ConnectInfo<PeerAddress>,
     Extension(admission): Extension<Admission>,
     QueryPart(query): QueryPart<RequestQuery>,
-) -> Response {
+) -> Result<impl IntoResponse, ActionError> {
     let Some(permit) = served.sessions.reader() else {
         let message = "there are too many readers of the page: close one of them";
-        return ActionError::new(503, "too_many_readers", message).into_response();
+        return Err(ActionError::new(503, "too_many_readers", message));
     };
     let follower = served.source.history().follow(query, None);
-    let tail = match Tail::begin(follower).await {
-        Ok(tail) => tail,
-        Err(stopping) => return stopping.into_response(),
-    };
     let followed = FollowedPage {
+        tail: Tail::begin(follower).await?,
         open: OpenStream::new(served, peer, admission),
-        tail,
         sent: HashMap::new(),
         interval: None,
         _permit: permit,
@@ -57,7 +53,7 @@ pub(super) async fn follow(
             followed,
         ))
     });
-    Sse::new(events.flatten()).into_response()
+    Ok(Sse::new(events.flatten()))
 }
 
 /// State of one stream.

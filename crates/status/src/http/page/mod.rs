@@ -120,10 +120,7 @@ async fn status(
             Json(served.source.snapshot()).into_response()
         }
     });
-    let mut response = match done.await {
-        Ok(response) => response,
-        Err(stopping) => stopping.into_response(),
-    };
+    let mut response = done.await.into_response();
     response
         .headers_mut()
         .insert(header::VARY, HeaderValue::from_static("Accept"));

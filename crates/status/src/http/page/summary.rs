@@ -1,8 +1,9 @@
 //! The problems at the top of the page.
 
+use edgeway_base::out::counted;
 use maud::{Markup, html};
 
-use super::tables::{mark, plural, when};
+use super::tables::{mark, when};
 use crate::problems::{Problem, Severity};
 
 /// Numbers of errors and warnings, for the heading.
@@ -11,14 +12,14 @@ pub(super) fn counts(problems: &[Problem]) -> Markup {
         let of_it = problems
             .iter()
             .filter(|problem| problem.severity == severity);
-        of_it.count() as u64
+        of_it.count()
     };
     html! {
         @for severity in [Severity::Error, Severity::Warning] {
             @let number = count(severity);
             @if number > 0 {
                 ", " span class=(severity.name()) {
-                    (number) " " (severity.name()) (plural(number))
+                    (counted(number, severity.name()))
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! The sections of the page: one function for each, with nothing if there is nothing to show.
 //! Every value is escaped.
 
-use edgeway_base::out::program;
+use edgeway_base::out::{counted, program};
 use maud::{Markup, PreEscaped, html};
 
 use super::{
@@ -21,11 +21,6 @@ use crate::{
 /// Text in green or red.
 pub(super) fn mark(is_good: bool, text: &str) -> Markup {
     html! { span class=(if is_good { "good" } else { "bad" }) { (text) } }
-}
-
-/// A plural's ending.
-pub(super) fn plural(count: u64) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }
 
 /// Header of the column of buttons. Their texts say it to those who see them.
@@ -115,14 +110,6 @@ pub(super) fn milliseconds(value: Option<f64>) -> String {
     }
 }
 
-pub(super) fn state(state: State) -> &'static str {
-    match state {
-        State::Starting => "starting",
-        State::Serving => "serving",
-        State::Draining => "draining",
-    }
-}
-
 /// A form with one button. `name` says what it acts on to those who do not see its row.
 fn button(
     csrf: Option<&str>,
@@ -151,7 +138,7 @@ pub(super) fn summary(view: &PageView<'_>) -> Markup {
     html! {
         h1 {
             "edgeway " (status.version) ": "
-            (mark(status.state == State::Serving && status.not_ready.is_empty(), state(status.state)))
+            (mark(status.state == State::Serving && status.not_ready.is_empty(), status.state.name()))
             (summary::counts(&problems))
         }
         (summary::list(&problems))
@@ -169,8 +156,8 @@ pub(super) fn summary(view: &PageView<'_>) -> Markup {
         }
         @for older in &status.predecessors {
             p class="soft" {
-                "Older process " (older.pid) " (" (older.version) "): " (older.connections)
-                " connection" (plural(older.connections)) ", draining since " (when(&older.since))
+                "Older process " (older.pid) " (" (older.version) "): "
+                (counted(older.connections, "connection")) ", draining since " (when(&older.since))
             }
         }
     }
@@ -183,8 +170,8 @@ pub(super) fn limits(view: &PageView<'_>) -> Markup {
         @if !status.limits.is_empty() { (limit_table(&status.limits)) }
         @if !bans.is_empty() { (ban_table(bans, view.csrf.as_deref())) }
         p class="soft" {
-            (status.bans.active) " client" (plural(status.bans.active as u64)) " banned, "
-            (status.bans.struck) " refused recently"
+            (counted(status.bans.active, "client")) " banned, " (status.bans.struck)
+            " refused recently"
         }
     }
 }

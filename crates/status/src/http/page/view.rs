@@ -85,7 +85,7 @@ pub(super) fn page(
             (explain_form(csrf))
         }
     };
-    let title = format!("edgeway · {}", tables::state(status.state));
+    let title = format!("edgeway · {}", status.state.name());
     document(&title, &head, &body)
 }
 

@@ -40,7 +40,7 @@ pub(super) enum Fault {
 }
 
 /// Limits within which a new release is as good as the current one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Tolerance {
     /// Ratio of the error ratios.
     pub(super) errors: f64,
@@ -65,7 +65,7 @@ const MIN_REQUESTS: u64 = 5;
 const MIN_KNOWN: u64 = 50;
 
 /// Evidence so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Judge {
     tolerance: Tolerance,
     /// Requests in which failures have not been weighed: one of the releases had none.
@@ -90,13 +90,7 @@ impl Judge {
     pub(super) fn new(tolerance: Tolerance) -> Self {
         Self {
             tolerance,
-            unweighed: Both::default(),
-            total: Both::default(),
-            errors: Evidence::default(),
-            slowness: Evidence::default(),
-            slow_periods: 0,
-            period: SlowCounts::default(),
-            period_took: Duration::ZERO,
+            ..Self::default()
         }
     }
 
