@@ -51,11 +51,11 @@ mod tests;
 pub mod timing;
 pub mod upstream_by;
 
-use std::sync::Arc;
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use edgeway_config::{
     diagnostic::Diagnostics,
-    tree::{self, Node},
+    tree::{self, Node, Spanned},
 };
 use edgeway_core::chain::{CompileContext, CompiledFilter, FilterKind};
 use schemars::{Schema, SchemaGenerator};
@@ -161,4 +161,30 @@ pub const FILTERS: &[Entry] = &[
 /// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.
 pub fn all() -> &'static [Entry] {
     custom::all()
+}
+
+/// Reads a file of `what`, and reports a problem with it.
+fn read_list(
+    file: &Spanned<PathBuf>,
+    what: &str,
+    code: &'static str,
+    help: &str,
+    cx: &mut CompileContext<'_>,
+) -> Option<String> {
+    // A larger one is not a list of users or keys.
+    const MAX_FILE_SIZE: u64 = 8 << 20;
+    let path = cx.folder.join(&file.value);
+    let text = fs::metadata(&path).and_then(|metadata| match metadata.len() {
+        length if length > MAX_FILE_SIZE => Err(io::Error::other(format!(
+            "it has {length} bytes, too many for a list of {what}"
+        ))),
+        _ => fs::read_to_string(&path),
+    });
+    match text {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let message = format!("cannot read the {what} in `{}`: {error}", path.display());
+            cx.refuse_at(file.place, code, message, help)
+        }
+    }
 }
