@@ -67,10 +67,15 @@ pub struct Entry {
     pub on_by_default: bool,
     /// True if filters with the same settings are alike on every route, so that routes may share one.
     pub is_shareable: bool,
-    compile: fn(&Node, &mut CompileContext<'_>) -> Option<CompiledFilter>,
-    secret_queries: fn(&Node) -> Vec<String>,
-    print: fn(&Node) -> Option<serde_json::Value>,
-    schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads and compiles the filter; `None` means that problems were reported.
+    pub compile: fn(&Node, &mut CompileContext<'_>) -> Option<CompiledFilter>,
+    /// Returns the query parameters whose values a configuration declares secret; none if it cannot
+    /// be read, which [`Self::compile`] reports.
+    pub secret_queries: fn(&Node) -> Vec<String>,
+    /// Returns the configuration with every default filled in; `None` if it cannot be read, which
+    /// [`Self::compile`] reports.
+    pub print: fn(&Node) -> Option<serde_json::Value>,
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Entry {
@@ -101,27 +106,6 @@ impl Entry {
     const fn shareable(mut self) -> Self {
         self.is_shareable = true;
         self
-    }
-
-    /// Reads and compiles the filter; `None` means that problems were reported.
-    pub fn compile(&self, node: &Node, cx: &mut CompileContext<'_>) -> Option<CompiledFilter> {
-        (self.compile)(node, cx)
-    }
-
-    /// Returns the query parameters whose values this configuration declares secret; none if it
-    /// cannot be read, which [`Self::compile`] reports.
-    pub fn secret_queries(&self, node: &Node) -> Vec<String> {
-        (self.secret_queries)(node)
-    }
-
-    /// Returns the configuration with every default filled in; `None` if it cannot be read, which
-    /// [`Self::compile`] reports.
-    pub fn print(&self, node: &Node) -> Option<serde_json::Value> {
-        (self.print)(node)
-    }
-
-    pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        (self.schema)(generator)
     }
 }
 
