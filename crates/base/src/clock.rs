@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use crate::units::whole_nanos;
+
 /// A source of time: the machine's, or one that a test moves.
 ///
 /// Cloning is cheap and every clone of a test clock moves together.
@@ -79,8 +81,7 @@ impl Clock {
             "only a test clock moves"
         );
         if let Source::Test { moved_nanos, .. } = &self.0 {
-            let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-            moved_nanos.fetch_add(nanos, Ordering::Relaxed);
+            moved_nanos.fetch_add(whole_nanos(by), Ordering::Relaxed);
         }
     }
 }

@@ -174,14 +174,10 @@ impl Weight {
 ///
 /// Parameters of the media type are dropped: `text/html;level=1;q=0.5` names `text/html`.
 pub fn weighted(member: &[u8]) -> Option<(&[u8], Weight)> {
-    let end = unquoted(member, b';').unwrap_or(member.len());
-    let name = member[..end].trim_ascii();
-    let mut rest = member.get(end + 1..).unwrap_or_default();
+    let mut parts = parameters(member);
+    let name = parts.next()?;
     let mut weight = Weight::FULL;
-    while !rest.is_empty() {
-        let end = unquoted(rest, b';').unwrap_or(rest.len());
-        let parameter = rest[..end].trim_ascii();
-        rest = rest.get(end + 1..).unwrap_or_default();
+    for parameter in parts {
         if let [b'q' | b'Q', value @ ..] = parameter {
             // RFC 9110, 12.4.2: no space around the `=`. Some clients send one nevertheless.
             if let [b'=', value @ ..] = value.trim_ascii_start() {

@@ -63,15 +63,16 @@ pub fn without(target: &[u8], names: &[Box<str>]) -> Option<Vec<u8>> {
 
 /// Returns the values of the cookie `name`, over all lines: HTTP/2 may split them.
 pub fn cookies<'a>(headers: &'a HeaderMap, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
-        .filter_map(move |pair| {
-            let (own, value) = parted(pair.trim_ascii());
-            // Frameworks trim the space around `=`.
-            (own.trim_ascii_end() == name).then_some(value.trim_ascii_start())
-        })
+    cookie_pairs(headers).filter_map(move |pair| {
+        let (own, value) = parted(pair.trim_ascii());
+        // Frameworks trim the space around `=`.
+        (own.trim_ascii_end() == name).then_some(value.trim_ascii_start())
+    })
+}
+
+fn cookie_pairs(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::COOKIE).iter();
+    lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'))
 }
 
 /// Returns the values of the parameter `name` as form parsers see them: names and values decoded,
@@ -106,9 +107,7 @@ pub fn cookie_values<'a>(
     headers: &'a HeaderMap,
     name: &'a [u8],
 ) -> impl Iterator<Item = Cow<'a, [u8]>> + use<'a> {
-    let lines = headers.get_all(header::COOKIE).iter();
-    let pairs = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b';'));
-    pairs.filter_map(move |pair| {
+    cookie_pairs(headers).filter_map(move |pair| {
         let (own, value) = parted(pair);
         (own.trim_ascii() == name).then(|| cookie_decoded(value))
     })

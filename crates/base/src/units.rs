@@ -58,6 +58,12 @@ pub fn whole_millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Converts to nanoseconds; 584 years if it is longer.
+#[inline]
+pub fn whole_nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// Splits `12.5ms` into the number's text and the unit's.
 fn split_number(text: &str) -> (&str, &str) {
     let end = text
@@ -131,7 +137,7 @@ impl FromStr for Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut nanos = u64::try_from(self.0.as_nanos()).unwrap_or(u64::MAX);
+        let mut nanos = whole_nanos(self.0);
         if nanos == 0 {
             return f.write_str("0s");
         }

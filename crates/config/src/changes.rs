@@ -154,14 +154,7 @@ impl Delta {
     }
 }
 
-/// Returns the items of a list at the top level. There is one for each that was read, since a file
-/// is read completely or not at all.
-fn items<'a>(tree: &'a Node, key: &str) -> &'a [Node] {
-    match tree.get(key).map(|node| &node.value) {
-        Some(Value::List(items)) => items,
-        _ => &[],
-    }
-}
+// There is one item for each that was read, since a file is read completely or not at all.
 
 fn listeners(file: &File) -> Vec<(String, &Node)> {
     let names = file.listeners.iter().map(|listener| {
@@ -169,12 +162,12 @@ fn listeners(file: &File) -> Vec<(String, &Node)> {
         let name = config.name.as_ref().unwrap_or(&config.address.value);
         name.clone()
     });
-    names.zip(items(&file.tree, "listeners")).collect()
+    names.zip(file.tree.items("listeners")).collect()
 }
 
 fn routes(file: &File) -> Vec<(String, &Node)> {
     let names = file.routes.iter().map(super::model::RouteNode::name);
-    names.zip(items(&file.tree, "routes")).collect()
+    names.zip(file.tree.items("routes")).collect()
 }
 
 fn upstreams(file: &File) -> Vec<(String, &Node)> {

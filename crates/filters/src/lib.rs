@@ -51,11 +51,11 @@ mod tests;
 pub mod timing;
 pub mod upstream_by;
 
-use std::sync::Arc;
+use std::{fs, io, path::PathBuf, sync::Arc};
 
 use edgeway_config::{
     diagnostic::Diagnostics,
-    tree::{self, Node},
+    tree::{self, Node, Spanned},
 };
 use edgeway_core::chain::{CompileContext, CompiledFilter, FilterKind};
 use schemars::{Schema, SchemaGenerator};
@@ -67,10 +67,15 @@ pub struct Entry {
     pub on_by_default: bool,
     /// True if filters with the same settings are alike on every route, so that routes may share one.
     pub is_shareable: bool,
-    compile: fn(&Node, &mut CompileContext<'_>) -> Option<CompiledFilter>,
-    secret_queries: fn(&Node) -> Vec<String>,
-    print: fn(&Node) -> Option<serde_json::Value>,
-    schema: fn(&mut SchemaGenerator) -> Schema,
+    /// Reads and compiles the filter; `None` means that problems were reported.
+    pub compile: fn(&Node, &mut CompileContext<'_>) -> Option<CompiledFilter>,
+    /// Returns the query parameters whose values a configuration declares secret; none if it cannot
+    /// be read, which [`Self::compile`] reports.
+    pub secret_queries: fn(&Node) -> Vec<String>,
+    /// Returns the configuration with every default filled in; `None` if it cannot be read, which
+    /// [`Self::compile`] reports.
+    pub print: fn(&Node) -> Option<serde_json::Value>,
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
 }
 
 impl Entry {
@@ -101,27 +106,6 @@ impl Entry {
     const fn shareable(mut self) -> Self {
         self.is_shareable = true;
         self
-    }
-
-    /// Reads and compiles the filter; `None` means that problems were reported.
-    pub fn compile(&self, node: &Node, cx: &mut CompileContext<'_>) -> Option<CompiledFilter> {
-        (self.compile)(node, cx)
-    }
-
-    /// Returns the query parameters whose values this configuration declares secret; none if it
-    /// cannot be read, which [`Self::compile`] reports.
-    pub fn secret_queries(&self, node: &Node) -> Vec<String> {
-        (self.secret_queries)(node)
-    }
-
-    /// Returns the configuration with every default filled in; `None` if it cannot be read, which
-    /// [`Self::compile`] reports.
-    pub fn print(&self, node: &Node) -> Option<serde_json::Value> {
-        (self.print)(node)
-    }
-
-    pub fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
-        (self.schema)(generator)
     }
 }
 
@@ -161,4 +145,30 @@ pub const FILTERS: &[Entry] = &[
 /// Returns the built-in filters, with those that the program registered ([`custom`]) at their places.
 pub fn all() -> &'static [Entry] {
     custom::all()
+}
+
+/// Reads a file of `what`, and reports a problem with it.
+fn read_list(
+    file: &Spanned<PathBuf>,
+    what: &str,
+    code: &'static str,
+    help: &str,
+    cx: &mut CompileContext<'_>,
+) -> Option<String> {
+    // A larger one is not a list of users or keys.
+    const MAX_FILE_SIZE: u64 = 8 << 20;
+    let path = cx.folder.join(&file.value);
+    let text = fs::metadata(&path).and_then(|metadata| match metadata.len() {
+        length if length > MAX_FILE_SIZE => Err(io::Error::other(format!(
+            "it has {length} bytes, too many for a list of {what}"
+        ))),
+        _ => fs::read_to_string(&path),
+    });
+    match text {
+        Ok(text) => Some(text),
+        Err(error) => {
+            let message = format!("cannot read the {what} in `{}`: {error}", path.display());
+            cx.refuse_at(file.place, code, message, help)
+        }
+    }
 }

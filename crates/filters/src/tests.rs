@@ -26,21 +26,21 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
         referenced: &mut edgeway_config::source::ReferencedFiles::default(),
         diagnostics: &mut diagnostics,
     };
-    (entry.compile(&node, &mut cx).is_some(), diagnostics)
+    ((entry.compile)(&node, &mut cx).is_some(), diagnostics)
 }
 
 /// Returns the schema of a filter's mapping and its keys with their schemas; `None` if it has no
 /// mapping.
 fn mapping(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
     let mut generator = SchemaGenerator::default();
-    let schema = entry.schema(&mut generator).to_value();
+    let schema = (entry.schema)(&mut generator).to_value();
     keys_of(&schema, &Value::Object(generator.take_definitions(true)))
 }
 
 /// Returns the same for the items of a filter that is a list.
 fn item(entry: &Entry) -> Option<(Value, Vec<(String, Value)>)> {
     let mut generator = SchemaGenerator::default();
-    let schema = entry.schema(&mut generator).to_value();
+    let schema = (entry.schema)(&mut generator).to_value();
     let definitions = Value::Object(generator.take_definitions(true));
     let forms = forms(&schema, &definitions);
     let list = forms.into_iter().find(|form| form["type"] == "array")?;
@@ -102,7 +102,7 @@ fn what_is_printed_of_a_default_reads_back_as_the_same() {
     for entry in FILTERS.iter().filter(|entry| entry.on_by_default) {
         let print = |yaml: &str| {
             let node = tree::parse(yaml, 0, &mut Diagnostics::default()).expect("it is YAML");
-            entry.print(&node).expect("it can be read")
+            (entry.print)(&node).expect("it can be read")
         };
         let printed = print("{}");
         assert_ne!(printed, serde_json::json!({}), "{}", entry.name);
@@ -144,7 +144,7 @@ fn a_filter_without_keys_refuses_a_mapping() {
     let without = |entry: &&Entry| mapping(entry).is_none() && item(entry).is_none();
     for entry in FILTERS.iter().filter(without) {
         let mut generator = SchemaGenerator::default();
-        let schema = entry.schema(&mut generator).to_value().to_string();
+        let schema = (entry.schema)(&mut generator).to_value().to_string();
         let all = format!("{schema}{:?}", generator.take_definitions(true));
         assert!(!all.contains("properties"), "{}: {all}", entry.name);
         let (compiled, diagnostics) = compile(entry, "{ a: 1 }");

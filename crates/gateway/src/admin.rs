@@ -58,25 +58,19 @@ impl Compiler<'_> {
         }
         match value.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() || config.token.is_some() => Some(address),
-            Ok(_) => {
-                self.diagnostics.error(
-                    "edgeway::admin::not_loopback",
-                    *place,
-                    format!("the admin listener on `{value}` would be open to others"),
-                    "add a `token` beside it, such as `token: file:admin.token`, or write a \
+            Ok(_) => self.diagnostics.refuse(
+                "edgeway::admin::not_loopback",
+                *place,
+                format!("the admin listener on `{value}` would be open to others"),
+                "add a `token` beside it, such as `token: file:admin.token`, or write a \
                      loopback address such as `127.0.0.1:9900`",
-                );
-                None
-            }
-            Err(_) => {
-                self.diagnostics.error(
-                    "edgeway::admin::address",
-                    *place,
-                    format!("invalid address `{value}`"),
-                    "write `IP:PORT` such as `127.0.0.1:9900`, or `off`",
-                );
-                None
-            }
+            ),
+            Err(_) => self.diagnostics.refuse(
+                "edgeway::admin::address",
+                *place,
+                format!("invalid address `{value}`"),
+                "write `IP:PORT` such as `127.0.0.1:9900`, or `off`",
+            ),
         }
     }
 
@@ -93,13 +87,12 @@ impl Compiler<'_> {
         } else {
             return Some(value);
         };
-        self.diagnostics.error(
+        self.diagnostics.refuse(
             "edgeway::admin::token",
             place,
             problem,
             "`openssl rand -hex 32 > admin.token` makes one; then write `token: file:admin.token`",
-        );
-        None
+        )
     }
 }
 

@@ -61,13 +61,12 @@ impl Compiler<'_> {
         let path = match std::path::absolute(self.folder.join(&file.value)) {
             Ok(path) if !file.value.as_os_str().is_empty() && !path.is_dir() => path,
             _ => {
-                self.diagnostics.error(
+                return self.diagnostics.refuse(
                     "edgeway::audit_log::file",
                     file.place,
                     format!("invalid file path `{shown}`"),
                     "write the path of a file, such as `audit.log`",
                 );
-                return None;
             }
         };
         if !path.parent().is_some_and(Path::is_dir) {

@@ -116,18 +116,17 @@ impl Compiler<'_> {
         };
         let (memory, max_object) = (config.memory.value.0, config.max_object().0);
         if memory < MIN_MEMORY {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::cache::memory",
                 config.memory.place,
                 format!("`memory: {}` is too small", config.memory.value),
                 "write `1MiB` or more, such as `256MiB`",
             );
-            return None;
         }
         if let Some(written) = &config.max_object
             && (max_object == 0 || max_object > memory / 4)
         {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::cache::max_object",
                 written.place,
                 format!(
@@ -136,7 +135,6 @@ impl Compiler<'_> {
                 ),
                 "write a smaller `max_object`, or a larger `memory`",
             );
-            return None;
         }
         if let Some(place) = place.filter(|_| !is_used) {
             self.diagnostics.warn(
@@ -180,27 +178,25 @@ impl Compiler<'_> {
             return None;
         }
         if self.file.redis.is_none() {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::cache::shared",
                 *place,
                 "there is no Redis to share responses in",
                 "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
             );
-            return None;
         }
         let Spanned {
             value: max_object,
             place: at,
         } = &value.max_object;
         if max_object.0 == 0 || max_object.0 > MAX_SHARED {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::cache::shared",
                 *at,
                 format!("`max_object: {max_object}` is out of range"),
                 "write from `1KiB` to `64MiB`, such as `1MiB`: while Redis sends a large value, \
                  every other command waits for it",
             );
-            return None;
         }
         Some(max_object.0.min(most))
     }
@@ -210,27 +206,25 @@ impl Compiler<'_> {
     fn disk_cache(&mut self, config: &Spanned<DiskConfig>, most: u64) -> Option<DiskSettings> {
         let value = &config.value;
         if value.folder.value.trim().is_empty() {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::cache::disk",
                 value.folder.place,
                 "`folder` is empty",
                 "write a folder for this gateway alone, such as `/var/cache/edgeway`",
             );
-            return None;
         }
         let size = value.size.value.0;
         if size < MIN_DISK {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::cache::disk",
                 value.size.place,
                 format!("`size: {}` is too small", value.size.value),
                 "write `1MiB` or more, such as `2GiB`",
             );
-            return None;
         }
         let max_object = value.max_object.as_ref();
         if let Some(given) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::cache::disk",
                 given.place,
                 format!(
@@ -239,7 +233,6 @@ impl Compiler<'_> {
                 ),
                 "write a smaller `max_object`, or leave it out",
             );
-            return None;
         }
         Some(DiskSettings {
             folder: self.folder.join(&value.folder.value),
@@ -509,15 +502,12 @@ impl Compiler<'_> {
         }
         match Crawlers::new(value.iter().map(String::as_str)) {
             Ok(crawlers) => Some(Arc::new(crawlers)),
-            Err(error) => {
-                self.diagnostics.error(
-                    "edgeway::upstream::crawlers",
-                    *place,
-                    format!("invalid list of crawlers: {error}"),
-                    "write fewer names, such as `[Googlebot, bingbot]`",
-                );
-                None
-            }
+            Err(error) => self.diagnostics.refuse(
+                "edgeway::upstream::crawlers",
+                *place,
+                format!("invalid list of crawlers: {error}"),
+                "write fewer names, such as `[Googlebot, bingbot]`",
+            ),
         }
     }
 }

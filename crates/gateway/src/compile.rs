@@ -494,7 +494,7 @@ impl Compiler<'_> {
         }
         let problems = self.diagnostics.list().len();
         let mut cx = self.cx_with(node.place, route, secret_queries);
-        let filter = entry.compile(node, &mut cx)?;
+        let filter = (entry.compile)(node, &mut cx)?;
         // A problem is reported for each route that has it.
         if entry.is_shareable && self.diagnostics.list().len() == problems {
             self.shared_filters.insert(node, &filter);
@@ -561,7 +561,7 @@ fn secret_queries(file: &File) -> Arc<[String]> {
     let routes = file.routes.iter();
     let names: BTreeSet<String> = routes
         .flat_map(|route| effective::filters(file, route.place, &route.filters))
-        .flat_map(|(entry, node)| entry.secret_queries(&node))
+        .flat_map(|(entry, node)| (entry.secret_queries)(&node))
         .collect();
     names.into_iter().collect()
 }

@@ -158,14 +158,13 @@ impl Compiler<'_> {
             Some(upstream)
                 if upstream.protocol() == Protocol::H2 || upstream.tls_name().is_some() =>
             {
-                self.diagnostics.error(
+                return self.diagnostics.refuse(
                     "edgeway::cache::fan_out",
                     name.place,
                     format!("`{}` does not use plain HTTP/1.1", name.value),
                     "purges are sent in plain HTTP/1.1 only: name an upstream without `tls` and \
                      `protocol: h2`",
                 );
-                return None;
             }
             Some(_) => {}
         }

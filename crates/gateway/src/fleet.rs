@@ -35,12 +35,11 @@ impl Compiler<'_> {
         if !value.secret.is_empty() {
             return Some(());
         }
-        self.diagnostics.error(
+        self.diagnostics.refuse(
             "edgeway::redis::secret",
             *place,
             "`redis` has no `secret`: anyone who can write there could change any stored response",
             MAKE_A_SECRET,
-        );
-        None
+        )
     }
 }

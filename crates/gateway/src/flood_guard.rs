@@ -175,13 +175,12 @@ impl Compiler<'_> {
                 lasts,
             });
         };
-        self.diagnostics.error(
+        self.diagnostics.refuse(
             "edgeway::flood_guard::ban",
             *place,
             problem,
             "write it such as `{ after: 20, within: 1min, for: 10min }`",
-        );
-        None
+        )
     }
 
     fn challenge(

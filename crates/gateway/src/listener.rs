@@ -226,13 +226,12 @@ impl Compiler<'_> {
     fn redirect_of(&mut self, config: &ListenerConfig, port: u16) -> Option<ToHttps> {
         let Spanned { value, place } = config.redirect.as_ref()?;
         if config.tls.is_some() {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::listener::redirect",
                 *place,
                 "this listener has `tls`: its clients already use HTTPS",
                 "remove `redirect`, or write it at the listener without `tls`",
             );
-            return None;
         }
         let health = self.file.upstreams.iter().filter_map(|(_, upstream)| {
             let health = upstream.value.health.as_ref()?;
@@ -301,13 +300,12 @@ impl Compiler<'_> {
         let mut address: ListenAddress = match text.parse() {
             Ok(address) => address,
             Err(help) => {
-                self.diagnostics.error(
+                return self.diagnostics.refuse(
                     "edgeway::listener::address",
                     *place,
                     format!("invalid listen address `{text}`"),
                     help,
                 );
-                return None;
             }
         };
         if let Some(Spanned { value, place }) = &config.mode {

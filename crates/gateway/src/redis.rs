@@ -1,7 +1,7 @@
 //! Checks the `redis:` section and creates its client, which is kept as long as the section is
 //! unchanged.
 
-use std::{path::Path, sync::Arc, sync::Weak, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use edgeway_base::secret::Secret;
 use edgeway_config::{
@@ -9,9 +9,8 @@ use edgeway_config::{
     model::{RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig},
     tree::Spanned,
 };
-use edgeway_core::zones::Zone;
+use edgeway_core::zones::InUse;
 use edgeway_net::redis::{Identity, Mode, Node, Redis, RedisSettings, Signer, Tls, Url};
-use parking_lot::Mutex;
 
 use super::compile::Compiler;
 
@@ -20,30 +19,6 @@ const SENTINEL_PORT: u16 = 26_379;
 const MIN_TIMEOUT: Duration = Duration::from_millis(2);
 const MAX_TIMEOUT: Duration = Duration::from_secs(1);
 const CONNECTIONS: std::ops::RangeInclusive<u32> = 1..=64;
-
-/// Clients that some configuration uses. Each is owned by the gateways that name it.
-#[derive(Default)]
-struct RedisClients(Mutex<Vec<Weak<Redis>>>);
-
-impl Zone for RedisClients {}
-
-impl RedisClients {
-    fn get_or_create(
-        &self,
-        settings: RedisSettings,
-        make: impl FnOnce(RedisSettings) -> Redis,
-    ) -> Arc<Redis> {
-        let mut clients = self.0.lock();
-        clients.retain(|client| client.strong_count() > 0);
-        let mut known = clients.iter().filter_map(Weak::upgrade);
-        if let Some(same) = known.find(|client| *client.settings() == settings) {
-            return same;
-        }
-        let client = Arc::new(make(settings));
-        clients.push(Arc::downgrade(&client));
-        client
-    }
-}
 
 /// Result of `url`, `nodes` or `sentinel`.
 struct RedisTarget {
@@ -62,11 +37,13 @@ impl Compiler<'_> {
         let Spanned { value, place } = self.file.redis.as_ref()?;
         let settings = self.checked(|own| own.redis_settings(value, *place))??;
         let world = self.world;
-        let clients = world.zones.get_or_create(ZONE, RedisClients::default);
-        let redis = clients.get_or_create(settings, |settings| {
+        let clients = world.zones.get_or_create(ZONE, InUse::<Redis>::default);
+        let is_same = |client: &Redis| *client.settings() == settings;
+        let redis = clients.get_or_create(is_same, || {
+            let clock = world.clock.clone();
             Redis::new(
-                settings,
-                world.clock.clone(),
+                settings.clone(),
+                clock,
                 &world.metrics,
                 world.workers.clone(),
             )
@@ -144,13 +121,12 @@ impl Compiler<'_> {
             signer: Signer::new(&secrets),
         };
         if let Err(error) = settings.check() {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::redis::tls",
                 config.tls.as_ref().map_or(place, |tls| tls.place),
                 format!("cannot connect with these settings: {error}"),
                 "check the files of `tls`: certificates and keys in PEM",
             );
-            return None;
         }
         Some(settings)
     }
@@ -171,16 +147,13 @@ impl Compiler<'_> {
                 let parsed: Result<Url, _> = url.value.reveal().parse();
                 let parsed = match parsed {
                     Ok(parsed) => parsed,
-                    Err(error) => {
-                        self.diagnostics.error(
+                    Err(error) => return self.diagnostics.refuse(
                             "edgeway::redis::url",
                             if url.place == Place::default() { place } else { url.place },
                             error.to_string(),
                             "write `redis://HOST:PORT`, `rediss://HOST:PORT` with TLS, or `unix:///PATH`; \
                              in a password write `@`, `/` and `:` as `%40`, `%2F` and `%3A`",
-                        );
-                        return None;
-                    }
+                        ),
                 };
                 let is_cluster = mode.is_some_and(|mode| mode.value == RedisMode::Cluster);
                 Some(RedisTarget {
@@ -194,13 +167,12 @@ impl Compiler<'_> {
             (None, [first, more @ ..], None) => {
                 let is_cluster = mode.map(|mode| mode.value == RedisMode::Cluster);
                 if is_cluster != Some(true) && !(is_cluster == Some(false) && more.is_empty()) {
-                    self.diagnostics.error(
+                    return self.diagnostics.refuse(
                         "edgeway::redis::mode",
                         mode.map_or(first.place, |mode| mode.place),
                         "`nodes` is for a cluster",
                         "add `mode: cluster`; for one machine write `url`, for sentinels `sentinel`",
                     );
-                    return None;
                 }
                 let nodes = self.redis_nodes(&config.nodes, RedisSettings::PORT)?;
                 Some(RedisTarget {
@@ -213,13 +185,12 @@ impl Compiler<'_> {
             }
             (None, [], Some(sentinel)) => {
                 if let Some(mode) = mode {
-                    self.diagnostics.error(
+                    return self.diagnostics.refuse(
                         "edgeway::redis::mode",
                         mode.place,
                         "`mode` does not go with `sentinel`",
                         "remove `mode`",
                     );
-                    return None;
                 }
                 self.redis_sentinel(sentinel)
             }
@@ -229,8 +200,7 @@ impl Compiler<'_> {
                     _ => "`redis` has more than one address",
                 };
                 let code = "edgeway::redis::address";
-                self.diagnostics.error(code, place, message, WAYS);
-                None
+                self.diagnostics.refuse(code, place, message, WAYS)
             }
         }
     }
@@ -240,13 +210,12 @@ impl Compiler<'_> {
         Spanned { value, place }: &Spanned<SentinelConfig>,
     ) -> Option<RedisTarget> {
         if value.master.value.is_empty() || value.nodes.is_empty() {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::redis::sentinel",
                 *place,
                 "`sentinel` needs addresses and the name of the master",
                 "write `sentinel: { master: NAME, nodes: [HOST:26379, …] }`",
             );
-            return None;
         }
         let nodes = self.redis_nodes(&value.nodes, SENTINEL_PORT)?;
         let identity = Identity {
@@ -364,15 +333,12 @@ impl Compiler<'_> {
                 let key = key.map(|key| Secret::new(String::from_utf8_lossy(&key)));
                 cert.zip(key)
             }
-            (Some(one), None) | (None, Some(one)) => {
-                self.diagnostics.error(
-                    "edgeway::redis::tls",
-                    one.place,
-                    "a certificate and its key go together",
-                    "write both `cert` and `key`, or neither",
-                );
-                None
-            }
+            (Some(one), None) | (None, Some(one)) => self.diagnostics.refuse(
+                "edgeway::redis::tls",
+                one.place,
+                "a certificate and its key go together",
+                "write both `cert` and `key`, or neither",
+            ),
         };
         let ca = value.ca.as_ref();
         Some(Tls {
@@ -388,15 +354,12 @@ impl Compiler<'_> {
         let path = path.map_or(written, Path::new);
         match std::fs::read(self.folder.join(path)) {
             Ok(content) => Some(content),
-            Err(error) => {
-                self.diagnostics.error(
-                    "edgeway::redis::tls",
-                    place,
-                    format!("cannot read `{}`: {error}", path.display()),
-                    "write the path of a file in PEM, from the folder of the configuration",
-                );
-                None
-            }
+            Err(error) => self.diagnostics.refuse(
+                "edgeway::redis::tls",
+                place,
+                format!("cannot read `{}`: {error}", path.display()),
+                "write the path of a file in PEM, from the folder of the configuration",
+            ),
         }
     }
 }

@@ -247,7 +247,7 @@ fn filters(generator: &mut SchemaGenerator) -> Map<String, Value> {
     filters::all()
         .iter()
         .map(|entry| {
-            let own = entry.schema(generator);
+            let own = (entry.schema)(generator);
             let schema = json!({
                 "anyOf": [own, { "type": ["boolean", "null"] }, { "const": "off" }],
             });

@@ -153,13 +153,12 @@ impl Compiler<'_> {
             queue: usize::try_from(config.queue.value).unwrap_or(1),
         };
         if let Err(error) = settings.check() {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::tracing::endpoint",
                 place,
                 format!("cannot connect with these settings: {error}"),
                 "check `endpoint`, and the file of `tls`: CA certificates in PEM",
             );
-            return None;
         }
         Some(settings)
     }
@@ -177,7 +176,7 @@ impl Compiler<'_> {
                 && url.host().is_some_and(|host| !host.is_empty())
         });
         let Some(url) = url else {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 code,
                 *place,
                 format!(
@@ -186,30 +185,27 @@ impl Compiler<'_> {
                 ),
                 format!("write `{example}`, or `https://` with TLS"),
             );
-            return None;
         };
         if url
             .authority()
             .is_some_and(|authority| authority.as_str().contains('@'))
             || url.query().is_some()
         {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 code,
                 *place,
                 "the URL of a collector has a user or a query",
                 "leave it out; a key goes into `headers: { NAME: file:PATH }`",
             );
-            return None;
         }
         let path = url.path().trim_end_matches('/');
         if protocol == TracingProtocol::Grpc && !path.is_empty() {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 code,
                 *place,
                 format!("OTLP over gRPC has no path such as `{path}`"),
                 "leave the path out, or write `protocol: http`",
             );
-            return None;
         }
         let (usual, other) = match protocol {
             TracingProtocol::Grpc => (HTTP_PORT, "http"),
@@ -255,28 +251,24 @@ impl Compiler<'_> {
     fn collector_ca(&mut self, config: &TracingConfig, is_tls: bool) -> Option<Vec<u8>> {
         let tls = config.tls.as_ref()?;
         if !is_tls {
-            self.diagnostics.error(
+            return self.diagnostics.refuse(
                 "edgeway::tracing::tls",
                 tls.place,
                 "`tls` has no effect on a URL with `http://`",
                 "write `endpoint: https://…`, or remove `tls`",
             );
-            return None;
         }
         let Spanned { value, place } = tls.value.ca.as_ref()?;
         let path = self.folder.join(value);
         self.referenced.missed(path.clone());
         match std::fs::read(&path) {
             Ok(pem) => Some(pem),
-            Err(error) => {
-                self.diagnostics.error(
-                    "edgeway::tracing::tls",
-                    *place,
-                    format!("cannot read `{}`: {error}", Path::new(value).display()),
-                    "write the path of a file in PEM, from the folder of the configuration",
-                );
-                None
-            }
+            Err(error) => self.diagnostics.refuse(
+                "edgeway::tracing::tls",
+                *place,
+                format!("cannot read `{}`: {error}", Path::new(value).display()),
+                "write the path of a file in PEM, from the folder of the configuration",
+            ),
         }
     }
 }

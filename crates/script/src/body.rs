@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
-use rquickjs::{ArrayBuffer, Ctx, Exception, Function, Object, Result};
+use rquickjs::{ArrayBuffer, Ctx, Exception, Object, Result};
 
-use super::host::State;
+use super::host::{State, add};
 
 /// Request body that a hook can read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,31 +63,28 @@ impl Body {
 }
 
 /// Adds the functions that read the body to `host`.
-pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+pub(super) fn functions<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let is_there = move |ctx: Ctx<'js>, call: u32| {
+    add(host, "hasBody", move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             Ok(matches!(call.input.body, Body::Whole(_)))
         })
-    };
-    host.set("hasBody", Function::new(ctx.clone(), is_there)?)?;
+    })?;
     let s = Arc::clone(state);
-    let text = move |ctx: Ctx<'js>, call: u32| {
+    add(host, "bodyText", move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             let bytes = call.input.body.bytes(&ctx)?;
             s.charge(&ctx, bytes.len())?;
             let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
             Ok(String::from_utf8_lossy(bytes).into_owned())
         })
-    };
-    host.set("bodyText", Function::new(ctx.clone(), text)?)?;
+    })?;
     let s = Arc::clone(state);
-    let bytes = move |ctx: Ctx<'js>, call: u32| {
+    add(host, "bodyBytes", move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             let bytes = call.input.body.bytes(&ctx)?;
             s.charge(&ctx, bytes.len())?;
             ArrayBuffer::new_copy(ctx.clone(), bytes)
         })
-    };
-    host.set("bodyBytes", Function::new(ctx.clone(), bytes)?)
+    })
 }

@@ -8,10 +8,14 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::units::whole_nanos;
 use rustix::time::{ClockId, clock_gettime};
 use smart_default::SmartDefault;
 
-use super::step_limit::StepLimit;
+use super::{
+    error::{Failure, FailureKind},
+    step_limit::StepLimit,
+};
 
 /// Resources that a hook may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, SmartDefault)]
@@ -36,6 +40,13 @@ pub struct HookLimits {
     pub load: Duration,
     /// Threads that hooks run on.
     pub isolation: Isolation,
+}
+
+impl HookLimits {
+    pub(super) fn wall_exceeded(&self) -> Failure {
+        let most = self.wall;
+        Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
+    }
 }
 
 /// Threads that hooks run on.
@@ -81,8 +92,8 @@ impl CpuBudget {
     /// Starts or resumes a hook that has used `used`. With `is_counted` its time counts from here
     /// on, and not only from the first interrupt.
     pub(super) fn enter(&self, limit: Duration, used: Duration, is_counted: bool) {
-        self.limit.store(nanos(limit), Ordering::Relaxed);
-        self.used.store(nanos(used), Ordering::Relaxed);
+        self.limit.store(whole_nanos(limit), Ordering::Relaxed);
+        self.used.store(whole_nanos(used), Ordering::Relaxed);
         let began = thread_time().max(1);
         self.entered
             .store(time_of(ClockId::Monotonic), Ordering::Relaxed);
@@ -110,7 +121,7 @@ impl CpuBudget {
     pub(super) fn is_twice_over(&self) -> bool {
         let limit = self.limit.load(Ordering::Relaxed);
         // CPU time is never longer than elapsed time, and reading it takes a system call.
-        nanos(self.elapsed()) / 2 > limit && nanos(self.thread_time()) / 2 > limit
+        whole_nanos(self.elapsed()) / 2 > limit && whole_nanos(self.thread_time()) / 2 > limit
     }
 
     /// CPU time of this thread since the hook was entered.
@@ -188,16 +199,12 @@ fn time_of(clock: ClockId) -> u64 {
     seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn work(time: Duration) {
-        let until = thread_time() + nanos(time);
+        let until = thread_time() + whole_nanos(time);
         while thread_time() < until {}
     }
 

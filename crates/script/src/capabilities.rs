@@ -67,14 +67,10 @@ pub(super) struct FixtureResponses(
 impl FixtureResponses {
     fn next(&self, url: &str) -> Result<FetchResponse, String> {
         let mut all = self.0.lock();
-        let Some(fixtures) = all.get_mut(url) else {
-            return Err(format!("the test has no response for `{url}`"));
-        };
-        let next = if fixtures.len() > 1 {
-            fixtures.pop_front()
-        } else {
-            fixtures.front().cloned()
-        };
+        let next = all.get_mut(url).and_then(|fixtures| match fixtures.len() {
+            0 | 1 => fixtures.front().cloned(),
+            _ => fixtures.pop_front(),
+        });
         next.unwrap_or_else(|| Err(format!("the test has no response for `{url}`")))
     }
 }

@@ -3,7 +3,10 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, HeaderName, header};
+use http::{
+    HeaderMap, HeaderName,
+    header::{self, AsHeaderName},
+};
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
@@ -123,26 +126,26 @@ fn mark(name: &HeaderName) -> Option<&'static str> {
     (!SINGLE.contains(name)).then_some(mark)
 }
 
-fn header<'r>(
+pub(super) fn header<'r>(
     headers: &'r HeaderMap,
-    name: &HeaderName,
+    name: impl AsHeaderName,
     mark: Option<&str>,
 ) -> Option<Cow<'r, str>> {
     let mut lines = headers.get_all(name).iter();
-    let mut whole = text(lines.next()?.as_bytes());
+    let mut whole = latin(lines.next()?.as_bytes());
     let Some(mark) = mark else {
         return Some(whole);
     };
     for line in lines {
         let whole = whole.to_mut();
         whole.push_str(mark);
-        whole.push_str(&text(line.as_bytes()));
+        whole.push_str(&latin(line.as_bytes()));
     }
     Some(whole)
 }
 
 /// Decodes a header value as Node.js does: each byte is one character.
-fn text(bytes: &[u8]) -> Cow<'_, str> {
+pub(super) fn latin(bytes: &[u8]) -> Cow<'_, str> {
     match str::from_utf8(bytes) {
         Ok(text) if text.is_ascii() => Cow::Borrowed(text),
         _ => Cow::Owned(bytes.iter().copied().map(char::from).collect()),
@@ -156,14 +159,14 @@ fn cookie<'r>(headers: &'r HeaderMap, name: &str) -> Option<Cow<'r, str>> {
     let value = pairs.find_map(|pair| {
         let at = memchr::memchr(b'=', pair)?;
         let (own, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
-        (text(own) == name).then_some(value)
+        (latin(own) == name).then_some(value)
     })?;
     let value = match value {
         [b'"', quoted @ .., _] => quoted,
         b"\"" => b"",
         value => value,
     };
-    let value = text(value);
+    let value = latin(value);
     Some(match decoded(&value) {
         Some(decoded) => Cow::Owned(decoded),
         None => value,

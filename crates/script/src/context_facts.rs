@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use rquickjs::{Ctx, Function, Object, Result};
+use rquickjs::{Ctx, Object, Result};
 use serde_json::{Map, Value};
 
-use super::host::State;
+use super::host::{State, add};
 use crate::base::geo::ClientLocation;
 
 /// Facts that a hook can read from its context; neither costs anything before it is read.
@@ -17,21 +17,19 @@ pub struct ContextFacts {
 }
 
 /// Adds the functions that read these facts to `host`.
-pub(super) fn functions<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+pub(super) fn functions<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let claims = move |ctx: Ctx<'js>, call: u32| {
+    add(host, "claims", move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             let claims = call.input.known.claims.as_ref();
             Ok(claims.and_then(|claims| serde_json::to_string(&**claims).ok()))
         })
-    };
-    host.set("claims", Function::new(ctx.clone(), claims)?)?;
+    })?;
     let s = Arc::clone(state);
-    let location = move |ctx: Ctx<'js>, call: u32| {
+    add(host, "location", move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             let location = call.input.known.location.as_ref();
             Ok(location.and_then(|location| location.json().map(str::to_owned)))
         })
-    };
-    host.set("location", Function::new(ctx.clone(), location)?)
+    })
 }

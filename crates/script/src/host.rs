@@ -4,6 +4,7 @@
 //! request that is over, using it is an error.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -17,7 +18,7 @@ use log::Level;
 use parking_lot::Mutex;
 use rquickjs::{
     Array, ArrayBuffer, Ctx, Exception, Function, IntoJs, Object, Result, TypedArray, Value,
-    function::Opt,
+    function::{IntoJsFunc, Opt},
 };
 
 use super::{
@@ -28,6 +29,7 @@ use super::{
         Response,
     },
     capabilities::SharedCapabilities,
+    conditions::{self, latin},
     context_facts,
     error::Failure,
     host_functions,
@@ -181,21 +183,30 @@ pub(super) fn functions<'js>(
     capabilities: &SharedCapabilities,
 ) -> Result<Object<'js>> {
     let host = Object::new(ctx.clone())?;
-    headers(ctx, &host, state)?;
-    facts(ctx, &host, state)?;
-    context_facts::functions(ctx, &host, state)?;
-    body::functions(ctx, &host, state)?;
-    outcome(ctx, &host, state)?;
+    headers(&host, state)?;
+    facts(&host, state)?;
+    context_facts::functions(&host, state)?;
+    body::functions(&host, state)?;
+    outcome(&host, state)?;
     let s = Arc::clone(state);
     let set_parsing = move |ctx: Ctx<'js>, is_parsing| s.budget.steps.set_parsing(&ctx, is_parsing);
-    host.set("setParsing", Function::new(ctx.clone(), set_parsing)?)?;
-    values::functions(ctx, &host, &state.budget)?;
-    host_functions::functions(ctx, &host, state, capabilities)?;
-    log_line::functions(ctx, &host, state, capabilities)?;
+    add(&host, "setParsing", set_parsing)?;
+    values::functions(&host, &state.budget)?;
+    host_functions::functions(&host, state, capabilities)?;
+    log_line::functions(&host, state, capabilities)?;
     Ok(host)
 }
 
-fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+/// Adds a function to those that JavaScript can call.
+pub(super) fn add<'js, P>(
+    host: &Object<'js>,
+    name: &str,
+    function: impl IntoJsFunc<'js, P> + 'js,
+) -> Result<()> {
+    host.set(name, Function::new(host.ctx().clone(), function)?)
+}
+
+fn headers<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let get = move |ctx: Ctx<'js>, head: u32, UsvString(name): UsvString| {
         let (call, which) = head_of(head);
@@ -209,15 +220,14 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             None => Ok(Value::new_null(ctx)),
         }
     };
-    host.set("headerGet", Function::new(ctx.clone(), get)?)?;
+    add(host, "headerGet", get)?;
     let s = Arc::clone(state);
-    let all = move |ctx: Ctx<'js>, head: u32| {
+    add(host, "headerAll", move |ctx: Ctx<'js>, head: u32| {
         let (call, which) = head_of(head);
         let all = s.with(&ctx, call, |call| Ok(flat(&call.heads[which])))?;
         s.charge(&ctx, all.iter().map(String::len).sum())?;
         Result::Ok(all)
-    };
-    host.set("headerAll", Function::new(ctx.clone(), all)?)?;
+    })?;
     let s = Arc::clone(state);
     let change = move |ctx: Ctx<'js>,
                        head: u32,
@@ -251,7 +261,7 @@ fn headers<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             Ok(())
         })
     };
-    host.set("headerChange", Function::new(ctx.clone(), change)?)
+    add(host, "headerChange", change)
 }
 
 /// Splits a number into the call and one of its header sections: 0 for the request, 1 for the
@@ -261,30 +271,28 @@ fn head_of(head: u32) -> (u32, usize) {
 }
 
 fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
-    let mut values = headers.get_all(name).iter();
-    let mut text = latin(values.next()?);
     // RFC 9113, 8.2.3: cookies of several lines are one list.
     let is_cookie = name.eq_ignore_ascii_case("cookie");
-    for value in values {
-        text.push_str(if is_cookie { "; " } else { ", " });
-        text.push_str(&latin(value));
-    }
-    Some(text)
+    let mark = if is_cookie { "; " } else { ", " };
+    conditions::header(headers, name, Some(mark)).map(Cow::into_owned)
 }
 
 pub(super) fn flat(headers: &HeaderMap) -> Vec<String> {
     let pairs = headers.iter();
     pairs
-        .flat_map(|(name, value)| [name.as_str().to_owned(), latin(value)])
+        .flat_map(|(name, value)| {
+            [
+                name.as_str().to_owned(),
+                latin(value.as_bytes()).into_owned(),
+            ]
+        })
         .collect()
 }
 
-/// Maps each byte to one character, as the Fetch standard defines for header values.
-fn latin(value: &HeaderValue) -> String {
-    match value.to_str() {
-        Ok(text) => text.to_owned(),
-        Err(_) => value.as_bytes().iter().copied().map(char::from).collect(),
-    }
+/// Maps each character to one byte; `None` if there are others than those of Latin-1.
+pub(super) fn latin_bytes(text: &str) -> Option<Vec<u8>> {
+    let letters = text.chars();
+    letters.map(|letter| u8::try_from(letter).ok()).collect()
 }
 
 fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
@@ -295,20 +303,15 @@ fn header_name(ctx: &Ctx<'_>, name: &str) -> Result<HeaderName> {
 fn header_value(ctx: &Ctx<'_>, value: &str) -> Result<HeaderValue> {
     // A valid character has two bytes at most.
     let value = &value[..value.floor_char_boundary(2 * MAX_HEADER_LEN + 2)];
-    let bytes: Option<Vec<u8>> = value
-        .trim()
-        .chars()
-        .map(|letter| u8::try_from(u32::from(letter)).ok())
-        .collect();
-    let value = bytes
+    let value = latin_bytes(value.trim())
         .filter(|bytes| bytes.len() <= MAX_HEADER_LEN)
         .and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
     value.ok_or_else(|| Exception::throw_type(ctx, "invalid header value"))
 }
 
-fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+fn facts<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let fact = move |ctx: Ctx<'js>, call: u32, which: u8| {
+    add(host, "fact", move |ctx: Ctx<'js>, call: u32, which: u8| {
         s.with(&ctx, call, |call| {
             let input = &call.input;
             Ok(match which {
@@ -319,18 +322,16 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
                 _ => input.route.clone(),
             })
         })
-    };
-    host.set("fact", Function::new(ctx.clone(), fact)?)?;
+    })?;
     let s = Arc::clone(state);
-    let sleep = move |ctx: Ctx<'js>, millis: f64| {
+    add(host, "sleep", move |ctx: Ctx<'js>, millis: f64| {
         let time = Duration::try_from_secs_f64(millis.max(0.0) / 1000.0);
         let time = time.unwrap_or(Duration::MAX);
         s.wait(&ctx, async move {
             tokio::time::sleep(time).await;
             Ok("null".to_owned())
         })
-    };
-    host.set("sleep", Function::new(ctx.clone(), sleep)?)?;
+    })?;
     let s = Arc::clone(state);
     let log = move |ctx: Ctx<'js>, at: u8, UsvString(text): UsvString| {
         s.charge(&ctx, text.len())?;
@@ -338,7 +339,7 @@ fn facts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<
         s.log.line(level(at), &text[..end]);
         Result::Ok(())
     };
-    host.set("consoleLine", Function::new(ctx.clone(), log)?)
+    add(host, "consoleLine", log)
 }
 
 pub(super) fn level(at: u8) -> Level {
@@ -350,7 +351,7 @@ pub(super) fn level(at: u8) -> Level {
     }
 }
 
-fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+fn outcome<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
     let status = move |ctx: Ctx<'js>, call: u32, status: u16| {
         let status = status_of(&ctx, status)?;
@@ -360,7 +361,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             Ok(())
         })
     };
-    host.set("status", Function::new(ctx.clone(), status)?)?;
+    add(host, "status", status)?;
     let s = Arc::clone(state);
     let finish = move |ctx: Ctx<'js>, call: u32, kind: u8, text: Opt<UsvString>| {
         let text = text.0.map(|text| text.0).unwrap_or_default();
@@ -384,7 +385,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             Ok(())
         })
     };
-    host.set("finish", Function::new(ctx.clone(), finish)?)?;
+    add(host, "finish", finish)?;
     let s = Arc::clone(state);
     let respond =
         move |ctx: Ctx<'js>, call: u32, status: u16, headers: Array<'js>, body: Value<'js>| {
@@ -407,7 +408,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
                 Ok(())
             })
         };
-    host.set("respond", Function::new(ctx.clone(), respond)?)?;
+    add(host, "respond", respond)?;
     let s = Arc::clone(state);
     let fail = move |ctx: Ctx<'js>, call: u32, thrown: Value<'js>| {
         let failure = Failure::thrown(thrown);
@@ -416,7 +417,7 @@ fn outcome<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resul
             Ok(())
         })
     };
-    host.set("fail", Function::new(ctx.clone(), fail)?)
+    add(host, "fail", fail)
 }
 
 fn status_of(ctx: &Ctx<'_>, status: u16) -> Result<StatusCode> {

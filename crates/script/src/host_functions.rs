@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::Method;
-use rquickjs::{Array, Ctx, Exception, Function, Object, Result, Value, function::Opt};
+use rquickjs::{Array, Ctx, Exception, Object, Result, Value, function::Opt};
 use serde_json::json;
 
 use super::{
     capabilities::{Capabilities, SharedCapabilities},
-    host::{MAX_HEADER_LEN, State, bounded_bytes, flat, map},
+    host::{MAX_HEADER_LEN, State, add, bounded_bytes, flat, map},
     kv,
     usv_string::{self, UsvString, length},
 };
@@ -39,7 +39,6 @@ const GATEWAY_HEADERS: [&str; 12] = [
 
 /// Adds these functions to `host`.
 pub(super) fn functions<'js>(
-    ctx: &Ctx<'js>,
     host: &Object<'js>,
     state: &Arc<State>,
     capabilities: &SharedCapabilities,
@@ -71,7 +70,7 @@ pub(super) fn functions<'js>(
             kv_operation(&capabilities, &what, &key, value, by, time).await
         })
     };
-    host.set("kv", Function::new(ctx.clone(), kv)?)?;
+    add(host, "kv", kv)?;
     let (s, capabilities) = (Arc::clone(state), Arc::clone(capabilities));
     let fetch = move |ctx: Ctx<'js>,
                       UsvString(method): UsvString,
@@ -109,7 +108,7 @@ pub(super) fn functions<'js>(
             send(&capabilities, method, &url, headers, body).await
         })
     };
-    host.set("fetch", Function::new(ctx.clone(), fetch)?)
+    add(host, "fetch", fetch)
 }
 
 async fn kv_operation(

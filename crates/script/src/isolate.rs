@@ -57,7 +57,7 @@ pub(super) struct Isolate {
     state: Arc<State>,
     budget: Arc<CpuBudget>,
     limits: HookLimits,
-    exports: Exports,
+    pub(super) exports: Exports,
     calls: AtomicU32,
     /// Set once the isolate was interrupted midway.
     is_broken: AtomicBool,
@@ -71,10 +71,6 @@ pub(super) struct Exports {
 }
 
 impl Isolate {
-    pub(super) fn exports(&self) -> &Exports {
-        &self.exports
-    }
-
     /// Loads a plugin.
     pub(super) fn new(
         source: &Arc<Source>,
@@ -259,9 +255,7 @@ impl Isolate {
             let why = format!("it used more than {most:?} of CPU time");
             call.outcome = Some(Err(Failure::new(FailureKind::Cpu, why)));
         } else if self.budget.elapsed() > self.limits.wall {
-            let most = self.limits.wall;
-            let why = format!("it did not end within {most:?}");
-            call.outcome = Some(Err(Failure::new(FailureKind::Wall, why)));
+            call.outcome = Some(Err(self.limits.wall_exceeded()));
         } else if let Some(failure) = failed {
             call.outcome = Some(Err(failure));
         }

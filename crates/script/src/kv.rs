@@ -44,9 +44,7 @@ pub(super) fn fits(key: usize, text: usize) -> Result<(), String> {
 
 /// Values of one plugin.
 #[derive(Debug)]
-pub struct Kv {
-    store: Store,
-}
+pub struct Kv(Store);
 
 #[derive(Debug)]
 enum Store {
@@ -82,25 +80,21 @@ struct Value {
 
 impl Kv {
     pub fn memory(memory: Arc<Memory>) -> Self {
-        Self {
-            store: Store::Memory(memory),
-        }
+        Self(Store::Memory(memory))
     }
 
     /// Stores values in Redis, under the name of the plugin.
     pub fn redis(redis: Arc<Redis>, plugin: &str) -> Self {
         let prefix = prefix(redis.prefix(), plugin);
-        Self {
-            store: Store::Redis(Box::new(Remote {
-                redis,
-                prefix,
-                increment: Script::new(INCREMENT),
-            })),
-        }
+        Self(Store::Redis(Box::new(Remote {
+            redis,
+            prefix,
+            increment: Script::new(INCREMENT),
+        })))
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<Option<String>, String> {
-        match &self.store {
+        match &self.0 {
             Store::Memory(memory) => Ok(memory.get(key)),
             Store::Redis(remote) => {
                 let key = remote.key(key);
@@ -119,8 +113,11 @@ impl Kv {
     ) -> Result<(), String> {
         fits(key.len(), text.len())?;
         let time = time.filter(|time| *time <= MAX_TTL);
-        match &self.store {
-            Store::Memory(memory) => memory.put(key, text, time),
+        match &self.0 {
+            Store::Memory(memory) => {
+                let mut values = memory.values.lock();
+                values.put(key, text, time, &memory.clock)
+            }
             Store::Redis(remote) => {
                 let key = remote.key(key);
                 let mut command = cmd("SET");
@@ -135,9 +132,9 @@ impl Kv {
     }
 
     pub(super) async fn delete(&self, key: &str) -> Result<(), String> {
-        match &self.store {
+        match &self.0 {
             Store::Memory(memory) => {
-                memory.delete(key);
+                memory.values.lock().remove(key);
                 Ok(())
             }
             Store::Redis(remote) => {
@@ -157,7 +154,7 @@ impl Kv {
         time: Option<Duration>,
     ) -> Result<i64, String> {
         let time = time.filter(|time| *time <= MAX_TTL);
-        match &self.store {
+        match &self.0 {
             Store::Memory(memory) => memory.increment(key, by, time),
             Store::Redis(remote) => {
                 let key = remote.key(key);
@@ -215,14 +212,6 @@ impl Memory {
         let mut values = self.values.lock();
         values.expire(key, &self.clock);
         values.all.get(key).map(|value| value.text.clone())
-    }
-
-    fn put(&self, key: &str, text: String, time: Option<Duration>) -> Result<(), String> {
-        self.values.lock().put(key, text, time, &self.clock)
-    }
-
-    fn delete(&self, key: &str) {
-        self.values.lock().remove(key);
     }
 
     fn increment(&self, key: &str, by: i64, time: Option<Duration>) -> Result<i64, String> {

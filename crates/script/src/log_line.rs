@@ -3,12 +3,12 @@
 use std::{fmt::Write as _, sync::Arc};
 
 use log::Level;
-use rquickjs::{Array, Ctx, Exception, Function, Object, Result, Value, function::Opt};
+use rquickjs::{Array, Ctx, Exception, Object, Result, Value, function::Opt};
 
 use super::{
     capabilities::SharedCapabilities,
     error::Failure,
-    host::{MAX_LINE_LEN, State, level},
+    host::{MAX_LINE_LEN, State, add, level},
     usv_string::UsvString,
 };
 use crate::base::user_metrics::UserKind;
@@ -43,7 +43,6 @@ impl PluginLogLine<'_> {
 
 /// Adds these functions to `host`.
 pub(super) fn functions<'js>(
-    ctx: &Ctx<'js>,
     host: &Object<'js>,
     state: &Arc<State>,
     capabilities: &SharedCapabilities,
@@ -62,7 +61,7 @@ pub(super) fn functions<'js>(
             });
             Result::Ok(())
         };
-    host.set("logLine", Function::new(ctx.clone(), log_line)?)?;
+    add(host, "logLine", log_line)?;
     let (s, metrics) = (Arc::clone(state), Arc::clone(capabilities));
     let count = move |ctx: Ctx<'js>,
                       kind: u8,
@@ -78,13 +77,13 @@ pub(super) fn functions<'js>(
         let counted = metrics.metrics.count(kind, &name, pairs(labels), value);
         counted.map_err(|why| Exception::throw_type(&ctx, &why))
     };
-    host.set("countMetric", Function::new(ctx.clone(), count)?)?;
-    promises(ctx, host, state)
+    add(host, "countMetric", count)?;
+    promises(host, state)
 }
 
-fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+fn promises<'js>(host: &Object<'js>, state: &Arc<State>) -> Result<()> {
     let s = Arc::clone(state);
-    let add = move |ctx: Ctx<'js>, call: u32| {
+    add(host, "addPromise", move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             if call.promises >= MAX_PROMISES {
                 let why =
@@ -94,36 +93,29 @@ fn promises<'js>(ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Resu
             call.promises += 1;
             Ok(())
         })
-    };
-    host.set("addPromise", Function::new(ctx.clone(), add)?)?;
+    })?;
     let s = Arc::clone(state);
-    let fulfilled = move |ctx: Ctx<'js>, call: u32| {
+    add(host, "promiseFulfilled", move |ctx: Ctx<'js>, call: u32| {
         s.with(&ctx, call, |call| {
             call.promises = call.promises.saturating_sub(1);
             Ok(())
         })
-    };
-    host.set("promiseFulfilled", Function::new(ctx.clone(), fulfilled)?)?;
+    })?;
     let s = Arc::clone(state);
     let rejected = move |ctx: Ctx<'js>, call: u32, thrown: Opt<Value<'js>>| {
         // Only one failure is reported, and each may be as long as its heap.
-        if s.with(&ctx, call, |call| Ok(call.rejection.is_some()))? {
-            return s.with(&ctx, call, |call| {
-                call.promises = call.promises.saturating_sub(1);
-                Ok(())
-            });
-        }
-        let failure = match thrown.0 {
+        let is_first = s.with(&ctx, call, |call| Ok(call.rejection.is_none()))?;
+        let failure = is_first.then(|| match thrown.0 {
             Some(thrown) => Failure::thrown(thrown),
             None => Failure::script("it was rejected"),
-        };
+        });
         s.with(&ctx, call, |call| {
             call.promises = call.promises.saturating_sub(1);
-            call.rejection.get_or_insert(failure);
+            call.rejection = call.rejection.take().or(failure);
             Ok(())
         })
     };
-    host.set("promiseRejected", Function::new(ctx.clone(), rejected)?)
+    add(host, "promiseRejected", rejected)
 }
 
 fn pairs(flat: Vec<String>) -> Vec<(String, String)> {

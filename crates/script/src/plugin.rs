@@ -139,7 +139,7 @@ impl Plugin {
             .iter()
             .filter_map(of)
             .fold(0, |all, bit| all | bit);
-        let matcher = match &first.exports().matcher {
+        let matcher = match &first.exports.matcher {
             Some(json) => matcher::read(json).map_err(Failure::load)?,
             None => Vec::new(),
         };
@@ -285,7 +285,7 @@ impl Plugin {
                 // The promises that it waits for would stay in the engine for ever.
                 isolate.condemn();
                 self.renew(slot, &isolate);
-                return Err(self.wall_exceeded());
+                return Err(self.limits.wall_exceeded());
             };
             call = waited;
         }
@@ -302,11 +302,6 @@ impl Plugin {
             self.spawn_remaining(RemainingWork::Worker(at.unwrap_or(0), isolate, call));
         }
         outcome
-    }
-
-    fn wall_exceeded(&self) -> Failure {
-        let most = self.limits.wall;
-        Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
     }
 
     /// Begins a hook in the isolate that the slot holds once the lock is free: the previous isolate

@@ -162,7 +162,7 @@ impl PluginThreads {
         let mut step = self.resume(step, until).await?;
         let outcome = match step.call.outcome.take() {
             Some(outcome) => outcome.map(|result| step.call.output(result)),
-            None => Err(self.0.wall_exceeded()),
+            None => Err(self.0.limits.wall_exceeded()),
         };
         Ok((outcome, step))
     }
@@ -187,7 +187,7 @@ impl PluginThreads {
             let Some((promise, settled)) = settled else {
                 // The promises that it waits for would stay in the engine for ever.
                 step.isolate.condemn();
-                return Err(self.0.wall_exceeded());
+                return Err(self.0.limits.wall_exceeded());
             };
             // Its time may be over before a lane takes it.
             step.call.waiting.settling = Some(promise);
@@ -221,7 +221,7 @@ impl PluginThreads {
             }
         }
         let is_stuck = self.0.give_up(id);
-        let failure = self.0.wall_exceeded();
+        let failure = self.0.limits.wall_exceeded();
         Err(if is_stuck {
             Failure::new(
                 FailureKind::Stuck,
@@ -280,11 +280,6 @@ impl State {
 }
 
 impl Shared {
-    fn wall_exceeded(&self) -> Failure {
-        let most = self.limits.wall;
-        Failure::new(FailureKind::Wall, format!("it did not end within {most:?}"))
-    }
-
     /// Queues a job, and returns its number.
     fn post(
         &self,

@@ -12,14 +12,14 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use rquickjs::{
-    Array, ArrayBuffer, Ctx, Error, Exception, Function, Object, Result, TypedArray, Value,
-    function::Opt, qjs,
+    Array, ArrayBuffer, Ctx, Error, Exception, Object, Result, TypedArray, Value, function::Opt,
+    qjs,
 };
 use url::{Url, quirks};
 
 use super::{
     budget::CpuBudget,
-    host::{self, size},
+    host::{self, add, latin_bytes, size},
     usv_string::UsvString,
 };
 
@@ -37,18 +37,14 @@ const MAX_TEXTS_LEN: usize = 8 << 20;
 
 /// Adds these functions to `host`. To the engine each call is one step, however much data it
 /// processes, so they check `budget` themselves.
-pub(super) fn functions<'js>(
-    ctx: &Ctx<'js>,
-    host: &Object<'js>,
-    budget: &Arc<CpuBudget>,
-) -> Result<()> {
-    texts(ctx, host, budget)?;
+pub(super) fn functions<'js>(host: &Object<'js>, budget: &Arc<CpuBudget>) -> Result<()> {
+    texts(host, budget)?;
     let b = Arc::clone(budget);
     let digest = move |ctx: Ctx<'js>, hash: String, data: TypedArray<'js, u8>| {
         charge(&ctx, &b, size(&data))?;
         ArrayBuffer::new_copy(ctx, digest_of(&hash, &data).as_ref())
     };
-    host.set("digest", Function::new(ctx.clone(), digest)?)?;
+    add(host, "digest", digest)?;
     let b = Arc::clone(budget);
     let hmac = move |ctx: Ctx<'js>,
                      hash: String,
@@ -58,7 +54,7 @@ pub(super) fn functions<'js>(
         let tag = hmac::sign(&key(&hash, &secret), &copied(&data));
         ArrayBuffer::new_copy(ctx, tag.as_ref())
     };
-    host.set("hmac", Function::new(ctx.clone(), hmac)?)?;
+    add(host, "hmac", hmac)?;
     let b = Arc::clone(budget);
     let verify = move |ctx: Ctx<'js>,
                        hash: String,
@@ -70,22 +66,21 @@ pub(super) fn functions<'js>(
         let verified = hmac::verify(&key(&hash, &secret), &copied(&data), &copied(&signature));
         Ok::<_, Error>(verified.is_ok())
     };
-    host.set("hmacVerify", Function::new(ctx.clone(), verify)?)?;
+    add(host, "hmacVerify", verify)?;
     let b = Arc::clone(budget);
-    let random = move |ctx: Ctx<'js>, length: usize| {
+    add(host, "random", move |ctx: Ctx<'js>, length: usize| {
         charge(&ctx, &b, length)?;
         random(ctx, length)
-    };
-    host.set("random", Function::new(ctx.clone(), random)?)
+    })
 }
 
-fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Result<()> {
+fn texts<'js>(host: &Object<'js>, budget: &Arc<CpuBudget>) -> Result<()> {
     let b = Arc::clone(budget);
     let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString, base: Opt<Option<UsvString>>| {
         charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(url_parse(&text, base.0.flatten()))
     };
-    host.set("urlParse", Function::new(ctx.clone(), parse)?)?;
+    add(host, "urlParse", parse)?;
     let b = Arc::clone(budget);
     let set = move |ctx: Ctx<'js>,
                     UsvString(url): UsvString,
@@ -94,44 +89,44 @@ fn texts<'js>(ctx: &Ctx<'js>, host: &Object<'js>, budget: &Arc<CpuBudget>) -> Re
         charge(&ctx, &b, url.len() + value.len())?;
         Ok::<_, Error>(url_set(&url, &part, &value))
     };
-    host.set("urlSet", Function::new(ctx.clone(), set)?)?;
+    add(host, "urlSet", set)?;
     let b = Arc::clone(budget);
     let parse = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(query_parse(&text))
     };
-    host.set("queryParse", Function::new(ctx.clone(), parse)?)?;
+    add(host, "queryParse", parse)?;
     let b = Arc::clone(budget);
     let print = move |ctx: Ctx<'js>, flat: Array<'js>| {
         let flat = texts_of(&ctx, &b, &flat)?;
         Ok::<_, Error>(query_print(&flat))
     };
-    host.set("queryPrint", Function::new(ctx.clone(), print)?)?;
+    add(host, "queryPrint", print)?;
     let b = Arc::clone(budget);
     let encode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         charge(&ctx, &b, text.len())?;
         // A copy, which counts as the plugin's memory.
         ArrayBuffer::new_copy(ctx, text.as_bytes())
     };
-    host.set("utf8Encode", Function::new(ctx.clone(), encode)?)?;
+    add(host, "utf8Encode", encode)?;
     let b = Arc::clone(budget);
     let decode = move |ctx: Ctx<'js>, bytes: TypedArray<'js, u8>, fatal: bool| {
         charge(&ctx, &b, size(&bytes))?;
         Ok::<_, Error>(utf8_decode(&bytes, fatal))
     };
-    host.set("utf8Decode", Function::new(ctx.clone(), decode)?)?;
+    add(host, "utf8Decode", decode)?;
     let b = Arc::clone(budget);
     let encode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(btoa(&text))
     };
-    host.set("btoa", Function::new(ctx.clone(), encode)?)?;
+    add(host, "btoa", encode)?;
     let b = Arc::clone(budget);
     let decode = move |ctx: Ctx<'js>, UsvString(text): UsvString| {
         charge(&ctx, &b, text.len())?;
         Ok::<_, Error>(atob(&text))
     };
-    host.set("atob", Function::new(ctx.clone(), decode)?)
+    add(host, "atob", decode)
 }
 
 /// Returns the strings of an array. A plugin may put the same one in it a million times, which
@@ -253,11 +248,7 @@ fn utf8_decode(bytes: &TypedArray<'_, u8>, fatal: bool) -> Option<String> {
 }
 
 fn btoa(text: &str) -> Option<String> {
-    let bytes: Option<Vec<u8>> = text
-        .chars()
-        .map(|letter| u8::try_from(letter).ok())
-        .collect();
-    Some(STANDARD.encode(bytes?))
+    Some(STANDARD.encode(latin_bytes(text)?))
 }
 
 fn atob(text: &str) -> Option<String> {

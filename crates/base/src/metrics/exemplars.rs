@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use super::Histogram;
-use crate::{clock::Clock, trace_context::write_hex};
+use crate::{clock::Clock, trace_context::write_hex, units::whole_nanos};
 
 /// Shortest age of an exemplar before another one takes its place. In between, an observation costs
 /// one comparison, and the headers of its request are not read.
@@ -107,7 +107,7 @@ impl Exemplars {
     #[inline]
     fn offer(&self, value: f64, now: Instant, trace: impl FnOnce() -> Option<TraceId>) {
         let slot = &self.slots[self.bounds.partition_point(|bound| *bound < value)];
-        let now = nanos(now.saturating_duration_since(self.epoch));
+        let now = whole_nanos(now.saturating_duration_since(self.epoch));
         if slot.due.load(Ordering::Relaxed) <= now {
             self.replace(slot, value, now, trace());
         }
@@ -116,7 +116,7 @@ impl Exemplars {
     #[cold]
     fn replace(&self, slot: &Slot, value: f64, now: u64, trace: Option<TraceId>) {
         slot.due
-            .store(now.saturating_add(nanos(MIN_AGE)), Ordering::Relaxed);
+            .store(now.saturating_add(whole_nanos(MIN_AGE)), Ordering::Relaxed);
         if let Some(trace) = trace {
             *slot.exemplar.lock() = Some(Exemplar {
                 trace,
@@ -130,10 +130,6 @@ impl Exemplars {
     pub(super) fn get(&self, index: usize) -> Option<Exemplar> {
         *self.slots.get(index)?.exemplar.lock()
     }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

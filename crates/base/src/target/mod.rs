@@ -84,19 +84,12 @@ impl InvalidTarget {
 impl<'a> Target<'a> {
     /// Splits a target that is already in normal form.
     pub fn new(host: &'a str, normal: &'a [u8]) -> Self {
-        match normal.iter().position(|&b| b == b'?') {
-            Some(at) => Self {
-                host,
-                path: &normal[..at],
-                query: Some(&normal[at + 1..]),
-                listener: "",
-            },
-            None => Self {
-                host,
-                path: normal,
-                query: None,
-                listener: "",
-            },
+        let end = normal.iter().position(|&b| b == b'?');
+        Self {
+            host,
+            path: &normal[..end.unwrap_or(normal.len())],
+            query: end.map(|at| &normal[at + 1..]),
+            listener: "",
         }
     }
 }

@@ -12,7 +12,7 @@
 use std::{collections::VecDeque, fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
 
 use edgeway_net::redis::{FromRedisValue, Redis, Script, Signer, TAG, Unavailable};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 
 use super::{
     Purge,
@@ -357,19 +357,7 @@ impl FromStr for Id {
     }
 }
 
-impl Serialize for Id {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Id {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
+edgeway_base::text_form!(Id);
 edgeway_base::opaque_debug!(RedisPurgeLog);
 
 #[cfg(test)]

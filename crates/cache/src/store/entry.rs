@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use edgeway_base::units::whole_nanos;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{
@@ -117,22 +118,17 @@ impl StoredLifetime {
     fn new(lifetime: &Lifetime) -> Self {
         Self {
             response_time: since_epoch(lifetime.response_time),
-            initial_age: nanos(lifetime.initial_age),
-            fresh_for: nanos(lifetime.fresh_for),
-            stale_while_revalidate: nanos(lifetime.stale_while_revalidate),
-            stale_if_error: nanos(lifetime.stale_if_error),
+            initial_age: whole_nanos(lifetime.initial_age),
+            fresh_for: whole_nanos(lifetime.fresh_for),
+            stale_while_revalidate: whole_nanos(lifetime.stale_while_revalidate),
+            stale_if_error: whole_nanos(lifetime.stale_if_error),
         }
     }
 }
 
-/// Returns the nanoseconds of a time span; 584 years if it is longer.
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
 fn since_epoch(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
-    nanos(since.unwrap_or_default())
+    whole_nanos(since.unwrap_or_default())
 }
 
 impl Entry {
@@ -375,6 +371,6 @@ mod tests {
             lifetime.initial_age
         );
         assert_eq!(Duration::from_nanos(stored.fresh_for), lifetime.fresh_for);
-        assert_eq!(nanos(Duration::MAX), u64::MAX);
+        assert_eq!(whole_nanos(Duration::MAX), u64::MAX);
     }
 }

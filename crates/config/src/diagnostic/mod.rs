@@ -104,6 +104,18 @@ impl Diagnostics {
         self.push(Diagnostic::error(code, place, message).help(help));
     }
 
+    /// Adds an error with its help text, and returns the nothing that an invalid value becomes.
+    pub fn refuse<T>(
+        &mut self,
+        code: &'static str,
+        place: Place,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<T> {
+        self.error(code, place, message, help);
+        None
+    }
+
     /// Returns what was found; if it is a problem, which has a message and a help text, adds that.
     pub fn reported<T>(
         &mut self,

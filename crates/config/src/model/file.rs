@@ -100,13 +100,12 @@ impl Sections<'_> {
                 "expected a mapping with `listeners` and `routes`, found {}",
                 self.node.kind()
             );
-            self.found.error(
+            return self.found.refuse(
                 "edgeway::config::wrong_type",
                 self.node.place,
                 message,
                 "see `conf/edgeway.yaml` for the smallest useful file",
             );
-            return None;
         };
         for (key, _) in entries {
             let meant = self.known(key, KEYS, &[], self.node);

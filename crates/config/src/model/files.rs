@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
 use super::{OneOrMany, OtherwiseConfig, placed_number, seconds, yes};
@@ -11,7 +11,7 @@ use crate::{
     base::{encoding::Encoding, units::Span},
     tree::{
         Spanned, or_none,
-        short::{self, FromMapping, Short, reads_short, short_form},
+        short::{self, Short, reads_short, short_form},
     },
 };
 
@@ -138,7 +138,7 @@ fn index() -> OneOrMany<Spanned<String>> {
     OneOrMany(vec![Spanned::nowhere("index.html".to_owned())])
 }
 
-reads_short!(by_hand: PrecompressedConfig);
+reads_short!(scalar: PrecompressedConfig);
 short_form!(FilesConfig);
 
 /// Media types of the files of all routes. Those in `files` count first.
@@ -183,15 +183,6 @@ impl Short for FilesConfig {
             root: Spanned::nowhere(PathBuf::from(root)),
             ..Self::default()
         }))
-    }
-}
-
-impl FromMapping for PrecompressedConfig {
-    fn full<'de, D: Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
-        Err(D::Error::custom(format!(
-            "expected {}, found a mapping",
-            Self::WHAT
-        )))
     }
 }
 

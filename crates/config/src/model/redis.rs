@@ -1,8 +1,8 @@
 //! The `redis:` section as written.
 
-use std::{borrow::Cow, fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use smart_default::SmartDefault;
 
@@ -24,6 +24,7 @@ use crate::{
 pub struct RedisConfig {
     /// A single instance: `redis://USER:PASSWORD@HOST:PORT/DATABASE`, `rediss://…` with TLS, or
     /// `unix:///PATH`.
+    #[schemars(with = "Option<String>")]
     pub url: Option<Spanned<RedisUrl>>,
     /// Topology behind `url` or `nodes`: a single instance, or a cluster.
     pub mode: Option<Spanned<RedisMode>>,
@@ -134,20 +135,6 @@ impl Serialize for RedisUrl {
             Some(_) => self.0.serialize(s),
             None => s.collect_str(self),
         }
-    }
-}
-
-impl JsonSchema for RedisUrl {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "RedisUrl".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
     }
 }
 

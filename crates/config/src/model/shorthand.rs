@@ -1,12 +1,9 @@
 //! Types with a shorter form than their mapping, and numbers with bounds.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, Error as _},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::json;
 
 use super::{
@@ -22,6 +19,7 @@ use crate::{
 const REDIRECT_STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 reads_short!(by_hand: BackendConfig, RedirectConfig);
+reads_short!(scalar: Statuses);
 short_form!(
     HealthConfig,
     InFlightConfig,
@@ -263,41 +261,29 @@ impl JsonSchema for RedirectConfig {
 /// A single status or a single range.
 struct Statuses(u16, u16);
 
-impl<'de> Deserialize<'de> for Statuses {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Either;
-        impl de::Visitor<'_> for Either {
-            type Value = Statuses;
+impl Short for Statuses {
+    const WHAT: &'static str = "a status such as 200, or a range such as `200-399`";
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a status such as 200, or a range such as `200-399`")
-            }
+    fn number(status: u64) -> Option<Result<Self, String>> {
+        Self::text(&status.to_string())
+    }
 
-            fn visit_u64<E: de::Error>(self, status: u64) -> Result<Statuses, E> {
-                self.visit_str(&status.to_string())
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Statuses, E> {
-                let status = |text: &str| {
-                    let digits = text.trim();
-                    digits
-                        .parse()
-                        .ok()
-                        .filter(|status| digits.len() == 3 && (100..=599).contains(status))
-                };
-                let (first, last) = text.split_once('-').unwrap_or((text, text));
-                match (status(first), status(last)) {
-                    (Some(first), Some(last)) if first <= last => Ok(Statuses(first, last)),
-                    (Some(first), Some(last)) => Err(E::custom(format_args!(
-                        "invalid range `{text}`: it is reversed\nhelp: write `{last}-{first}`"
-                    ))),
-                    _ => Err(E::custom(format_args!(
-                        "invalid status `{text}`\nhelp: write a status from 100 to 599, or a range such as `200-399`"
-                    ))),
-                }
-            }
-        }
-        d.deserialize_any(Either)
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let status = |text: &str| {
+            let digits = text.trim();
+            let status = digits.parse().ok();
+            status.filter(|status| digits.len() == 3 && (100..=599).contains(status))
+        };
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        Some(match (status(first), status(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(Self(first, last)),
+            (Some(first), Some(last)) => Err(format!(
+                "invalid range `{text}`: it is reversed\nhelp: write `{last}-{first}`"
+            )),
+            _ => Err(format!(
+                "invalid status `{text}`\nhelp: write a status from 100 to 599, or a range such as `200-399`"
+            )),
+        })
     }
 }
 

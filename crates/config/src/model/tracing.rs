@@ -1,14 +1,17 @@
 //! The `tracing:` section as written.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Spanned, placed_number, placed_seconds, yes};
-use crate::base::{
-    secret::Secret,
-    units::{Percent, Span},
+use crate::{
+    base::{
+        secret::Secret,
+        units::{Percent, Span, UnitError},
+    },
+    tree::short::{Short, reads_short},
 };
 
 /// Export of traces to a collector over OTLP. Off without this section.
@@ -98,39 +101,24 @@ impl Default for SlowConfig {
     }
 }
 
-impl<'de> Deserialize<'de> for SlowConfig {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct Either;
+impl Short for SlowConfig {
+    const WHAT: &'static str = "a duration such as `1s`, or `false`";
 
-        impl de::Visitor<'_> for Either {
-            type Value = SlowConfig;
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        Some(Ok(if flag { Self::default() } else { Self(None) }))
+    }
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a duration such as `1s`, or `false`")
-            }
+    fn number(number: u64) -> Option<Result<Self, String>> {
+        Self::text(&number.to_string())
+    }
 
-            fn visit_bool<E: de::Error>(self, flag: bool) -> Result<SlowConfig, E> {
-                Ok(if flag {
-                    SlowConfig::default()
-                } else {
-                    SlowConfig(None)
-                })
-            }
-
-            fn visit_u64<E: de::Error>(self, number: u64) -> Result<SlowConfig, E> {
-                self.visit_str(&number.to_string())
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<SlowConfig, E> {
-                let span = text.parse().map_err(E::custom)?;
-                Ok(SlowConfig(Some(span)))
-            }
-        }
-
-        // A variable in quotes is a flag here.
-        d.deserialize_bool(Either)
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        let span = text.parse().map_err(|error: UnitError| error.to_string());
+        Some(span.map(|span| Self(Some(span))))
     }
 }
+
+reads_short!(scalar: SlowConfig);
 
 impl Serialize for SlowConfig {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {

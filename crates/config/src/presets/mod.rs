@@ -108,14 +108,8 @@ pub fn find(name: &str) -> Option<&'static Preset> {
 
 /// Returns the `jwt` of a route if it has no keys.
 fn without_keys<'n>(root: &'n Node, route: &str) -> Option<&'n Node> {
-    let Value::List(routes) = &root.get("routes")?.value else {
-        return None;
-    };
-    let is_named = |item: &&Node| {
-        let name = item.get("name").map(|name| &name.value);
-        matches!(name, Some(Value::Text(name)) if name == route)
-    };
-    let jwt = routes.iter().find(is_named)?.get("jwt")?;
+    let is_named = |item: &&Node| item.get("name").and_then(Node::text) == Some(route);
+    let jwt = root.items("routes").iter().find(is_named)?.get("jwt")?;
     let has_keys = || jwt.get("keys").is_some() || jwt.get("jwks").is_some();
     (matches!(jwt.value, Value::Map(_)) && !has_keys()).then_some(jwt)
 }
@@ -126,10 +120,7 @@ fn without_redis(root: &Node) -> Vec<&Node> {
         return Vec::new();
     }
     let limits = root.get("rate_limits").map_or(&[][..], Node::entries);
-    let is_in_redis = |limit: &&Node| {
-        let store = limit.get("store").map(|store| &store.value);
-        matches!(store, Some(Value::Text(store)) if store == "redis")
-    };
+    let is_in_redis = |limit: &&Node| limit.get("store").and_then(Node::text) == Some("redis");
     limits
         .iter()
         .map(|(_, limit)| limit)

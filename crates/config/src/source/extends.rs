@@ -28,23 +28,21 @@ pub(super) fn laid_over(mut file: Node, mut preset: Node) -> Node {
     let each_listener = take(&mut preset, LISTENER);
     let routes = take(&mut preset, "routes");
     drop_refused_upstreams(&mut file, &mut preset);
-    let removed = |upstream: &Node| match &upstream.value {
-        Value::Text(name) => {
-            let has = |node: &Node| {
-                node.get("upstreams")
-                    .and_then(|all| all.get(name))
-                    .is_some()
-            };
-            !has(&file) && !has(&preset)
-        }
-        _ => false,
+    let removed = |upstream: &Node| {
+        let has = |node: &Node, name: &str| {
+            let upstreams = node.get("upstreams");
+            upstreams.and_then(|all| all.get(name)).is_some()
+        };
+        upstream
+            .text()
+            .is_some_and(|name| !has(&file, name) && !has(&preset, name))
     };
     let routes: Vec<Node> = list(routes)
         .into_iter()
         .filter(|route| !route.get("upstream").is_some_and(removed))
         .collect();
     if let Some(each) = each_listener {
-        for listener in items(&mut file, "listeners") {
+        for listener in file.items_mut("listeners") {
             under_listener(listener, each.clone());
         }
     }
@@ -94,7 +92,8 @@ fn lay_routes(file: &mut Node, routes: Vec<Node>) {
     let mut added = Vec::new();
     let place = file.place;
     for mut route in routes {
-        let own = items(file, "routes")
+        let own = file
+            .items_mut("routes")
             .iter_mut()
             .find(|own| is_same(own, &route));
         let Some(own) = own else {
@@ -171,14 +170,11 @@ fn drop_refused_upstreams(file: &mut Node, preset: &mut Node) {
 /// exist, that have no cache, or that have the same values already: it would be an error that the
 /// user cannot mend.
 fn drop_idle_profiles(file: &mut Node, from: u16) {
-    let routes: Vec<Node> = items(file, "routes").to_vec();
+    let routes: Vec<Node> = file.items("routes").to_vec();
     let shared = file.get("defaults").and_then(|all| all.get("cache"));
     let shared = shared.filter(|cache| !is_off(cache)).cloned();
     let changes = |name: &str, section: &Node| {
-        let is_named = |route: &&Node| {
-            let text = route.get("name").map(|name| &name.value);
-            matches!(text, Some(Value::Text(text)) if text == name)
-        };
+        let is_named = |route: &&Node| route.get("name").and_then(Node::text) == Some(name);
         let cache_of = |route: &Node| match route.get("cache") {
             Some(own) => (!is_off(own)).then(|| own.clone()),
             None => shared.clone(),
@@ -218,7 +214,7 @@ fn drop_idle_profiles(file: &mut Node, from: u16) {
 fn drop_unused_cache(file: &mut Node, from: u16) {
     let has_cache = |node: &Node| node.get("cache").is_some_and(|cache| !is_off(cache));
     let is_used =
-        file.get("defaults").is_some_and(has_cache) || items(file, "routes").iter().any(has_cache);
+        file.get("defaults").is_some_and(has_cache) || file.items("routes").iter().any(has_cache);
     let is_presets = file
         .get("cache")
         .is_some_and(|node| node.place.file == from);
@@ -282,14 +278,6 @@ fn take(node: &mut Node, key: &str) -> Option<Node> {
     };
     let at = entries.iter().position(|(own, _)| own.name == key)?;
     Some(entries.remove(at).1)
-}
-
-/// Returns the items of a list, none if it is missing.
-fn items<'n>(node: &'n mut Node, key: &str) -> &'n mut [Node] {
-    match node.get_mut(key).map(|node| &mut node.value) {
-        Some(Value::List(items)) => items,
-        _ => &mut [],
-    }
 }
 
 fn list(node: Option<Node>) -> Vec<Node> {

@@ -15,22 +15,14 @@ impl LocalSite {
     /// Returns the host of the site: the first one of the routes to its upstream. `None` if one of
     /// them has no host, and so takes every name already.
     pub fn host(&self, file: &Node) -> Option<String> {
-        let Value::List(routes) = &file.get("routes")?.value else {
-            return None;
-        };
         let is_ours = |route: &&Node| {
-            let upstream = route.get("upstream").map(|node| &node.value);
-            matches!(upstream, Some(Value::Text(name)) if *name == self.upstream)
+            let upstream = route.get("upstream").and_then(Node::text);
+            upstream == Some(&*self.upstream)
         };
-        let hosts: Vec<Option<String>> = routes
-            .iter()
-            .filter(is_ours)
-            .map(|route| hosts(route).into_iter().next())
-            .collect();
-        if hosts.iter().any(Option::is_none) {
-            return None;
-        }
-        hosts.into_iter().flatten().next()
+        let ours = file.items("routes").iter().filter(is_ours);
+        let hosts: Option<Vec<String>> =
+            ours.map(|route| hosts(route).into_iter().next()).collect();
+        hosts?.into_iter().next()
     }
 
     /// Adds the names of this machine to each route that names the host of the site.
@@ -38,10 +30,7 @@ impl LocalSite {
         let Some(site) = self.host(file) else {
             return;
         };
-        let Some(Value::List(routes)) = file.get_mut("routes").map(|node| &mut node.value) else {
-            return;
-        };
-        for route in routes {
+        for route in file.items_mut("routes") {
             if !hosts(route).contains(&site) {
                 continue;
             }
@@ -68,11 +57,8 @@ fn hosts(route: &Node) -> Vec<String> {
         Value::List(list) => list.iter().collect(),
         _ => vec![host],
     };
-    let texts = written.into_iter().filter_map(|node| match &node.value {
-        Value::Text(host) => Some(host.clone()),
-        _ => None,
-    });
-    texts.collect()
+    let texts = written.into_iter().filter_map(Node::text);
+    texts.map(str::to_owned).collect()
 }
 
 #[cfg(test)]

@@ -92,6 +92,30 @@ impl Node {
         }
     }
 
+    /// Returns the items of the list of this key; empty if there is no list.
+    pub fn items(&self, key: &str) -> &[Self] {
+        match self.get(key).map(|node| &node.value) {
+            Some(Value::List(items)) => items,
+            _ => &[],
+        }
+    }
+
+    /// Returns the items of the list of this key, to be changed.
+    pub(crate) fn items_mut(&mut self, key: &str) -> &mut [Self] {
+        match self.get_mut(key).map(|node| &mut node.value) {
+            Some(Value::List(items)) => items,
+            _ => &mut [],
+        }
+    }
+
+    /// Returns a text; `None` for any other value.
+    pub fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// Describes the value for messages: "a list", "the number 80".
     pub fn kind(&self) -> String {
         match &self.value {

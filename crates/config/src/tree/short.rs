@@ -30,7 +30,8 @@ use serde_json::{Value, json};
 use super::{Spanned, spanned::SHORT_FORMS};
 
 /// Implements `Deserialize` for types with a short form, by [`Short`]; their mappings are read as
-/// `#[serde(remote = "Self")]` says, or as their own [`FromMapping`] does after `by_hand:`.
+/// `#[serde(remote = "Self")]` says, or as their own [`FromMapping`] does after `by_hand:`. Those
+/// after `scalar:` have no mapping.
 #[macro_export]
 macro_rules! reads_short {
     ($($type:ty),* $(,)?) => {
@@ -39,6 +40,18 @@ macro_rules! reads_short {
             impl $crate::tree::short::FromMapping for $type {
                 fn full<'de, D: ::serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
                     Self::deserialize(d)
+                }
+            }
+        )*
+    };
+    (scalar: $($type:ty),* $(,)?) => {
+        $crate::reads_short!(by_hand: $($type),*);
+        $(
+            impl $crate::tree::short::FromMapping for $type {
+                fn full<'de, D: ::serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+                    let what = <Self as $crate::tree::short::Short>::WHAT;
+                    let map = ::serde::de::Unexpected::Map;
+                    Err(::serde::de::Error::invalid_type(map, &what))
                 }
             }
         )*

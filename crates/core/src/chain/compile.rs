@@ -129,6 +129,27 @@ impl CompileContext<'_> {
         self.diagnostics.error(code, place, message, help);
     }
 
+    /// Reports a problem at the place of this filter, which is not compiled.
+    pub fn refuse<T>(
+        &mut self,
+        code: &'static str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<T> {
+        self.refuse_at(self.place, code, message, help)
+    }
+
+    /// Reports a problem at the given place, whose value is not compiled.
+    pub fn refuse_at<T>(
+        &mut self,
+        place: Place,
+        code: &'static str,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Option<T> {
+        self.diagnostics.refuse(code, place, message, help)
+    }
+
     /// Reports a warning, which is no error, at the given place.
     pub fn warn_at(
         &mut self,

@@ -81,9 +81,10 @@ pub enum Verdict {
 /// one of its paths, however the path is spelled (`docs/routing.md`).
 ///
 /// Each filter says which it is, and a debug build ends where one that refuses nothing refuses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Guard {
     /// Refuses no request before its app gets it.
+    #[default]
     Nothing,
     /// May refuse requests, but protects no path.
     Open(OpenRefusals),

@@ -24,7 +24,7 @@ pub enum HeaderUse {
 }
 
 /// Properties of a filter. `docs/adding-a-filter.md` has a table of them.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Traits {
     /// Hooks to call.
     pub phases: Phases,
@@ -72,18 +72,7 @@ impl Traits {
         Self {
             phases,
             guard,
-            asynchronous: None,
-            guard_alone: None,
-            is_selective: false,
-            response_headers: HeaderUse::default(),
-            body_slot: None,
-            replaces_location: false,
-            dropped_queries: Vec::new(),
-            own_headers: Vec::new(),
-            credential_headers: Vec::new(),
-            request_changes: RequestChanges::default(),
-            is_keyed_without: false,
-            extension: None,
+            ..Self::default()
         }
     }
 

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use edgeway_base::units::whole_nanos;
 use pingora_limits::{
     estimator::Estimator,
     inflight::{Guard, Inflight},
@@ -58,7 +59,7 @@ impl Windows {
             length,
             tables: [table(), table(), table()],
             window: AtomicUsize::new(0),
-            ends: AtomicU64::new(nanos(length)),
+            ends: AtomicU64::new(whole_nanos(length)),
         }
     }
 
@@ -80,7 +81,7 @@ impl Windows {
 
     /// Returns the time until the next window.
     pub fn left(&self) -> Duration {
-        let now = nanos(self.clock.now() - self.began);
+        let now = whole_nanos(self.clock.now() - self.began);
         Duration::from_nanos(self.ends.load(Ordering::Relaxed).saturating_sub(now))
     }
 
@@ -90,7 +91,10 @@ impl Windows {
         self.window.store(window, Ordering::Relaxed);
         // This table has not been counted in for a whole window.
         self.tables[(window + 1) % 3].reset();
-        let (now, length) = (nanos(self.clock.now() - self.began), nanos(self.length));
+        let (now, length) = (
+            whole_nanos(self.clock.now() - self.began),
+            whole_nanos(self.length),
+        );
         let next = self.ends.load(Ordering::Relaxed).saturating_add(length);
         // After a sleep of the machine, one window replaces all missed ones.
         let next = if next < now {
@@ -140,10 +144,6 @@ impl InFlightCounts {
         let (guard, count) = self.0.incr(Address::from(client), 1);
         (InFlightGuard(guard), unsigned(count))
     }
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Converts the signed counts of `pingora-limits`.

@@ -11,6 +11,8 @@
 
 use std::time::Duration;
 
+use edgeway_base::units::whole_nanos;
+
 /// Rate and burst: `count` in each `per`, evenly, and `burst` at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quota {
@@ -186,7 +188,7 @@ pub fn decide(
     max_delay: Duration,
 ) -> (Decision, Tat) {
     let at = quota.at(now);
-    let delay = quota.at(u64::try_from(max_delay.as_nanos()).unwrap_or(u64::MAX));
+    let delay = quota.at(whole_nanos(max_delay));
     let room = quota.full();
     let mut before = quota.read(tat).max(at);
     if before > at + room + delay + quota.at(SKEW) {

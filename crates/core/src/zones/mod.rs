@@ -11,7 +11,7 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use parking_lot::Mutex;
@@ -43,8 +43,6 @@ struct Inner {
 
 struct Entry {
     zone: Arc<dyn Zone>,
-    /// The same state, for access by its type.
-    state: Arc<dyn Any + Send + Sync>,
     /// Round in which the zone was created; `used` is the round of its last use.
     made: u64,
     used: u64,
@@ -78,14 +76,13 @@ impl Zones {
                     state.import(exported);
                 }
                 Entry {
-                    zone: Arc::clone(&state) as _,
-                    state,
+                    zone: state,
                     made: *round,
                     used: *round,
                 }
             });
         entry.used = *round;
-        let state = Arc::clone(&entry.state);
+        let state: Arc<dyn Any + Send + Sync> = Arc::clone(&entry.zone) as _;
         drop(inner);
         state
             .downcast()
@@ -161,6 +158,31 @@ impl Zones {
     }
 }
 
+/// Values that configurations share by their settings, each kept for as long as one of them has it.
+pub struct InUse<T>(Mutex<Vec<Weak<T>>>);
+
+impl<T: Send + Sync + 'static> Zone for InUse<T> {}
+
+impl<T> Default for InUse<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> InUse<T> {
+    pub fn get_or_create(&self, is_same: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut all = self.0.lock();
+        all.retain(|one| one.strong_count() > 0);
+        let mut known = all.iter().filter_map(Weak::upgrade);
+        if let Some(same) = known.find(|one| is_same(one)) {
+            return same;
+        }
+        let new = Arc::new(make());
+        all.push(Arc::downgrade(&new));
+        new
+    }
+}
+
 impl fmt::Debug for Zones {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.names()).finish()
@@ -174,6 +196,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn values_in_use_are_shared() {
+        let all = InUse::<u8>::default();
+        let get = |value: u8| all.get_or_create(|one| *one == value, || value);
+        let first = get(1);
+        assert!(Arc::ptr_eq(&first, &get(1)));
+        assert!(!Arc::ptr_eq(&first, &get(2)));
+        assert!(Arc::ptr_eq(&first, &get(1)));
+        assert_eq!(all.0.lock().len(), 1, "what nothing uses is dropped");
+    }
 
     #[derive(Default)]
     struct Count(AtomicU64);

@@ -183,8 +183,7 @@ impl AccessLogConfig {
     /// Returns `None` if a problem was reported.
     fn chosen_fields(&self, cx: &mut CompileContext<'_>) -> Option<Fields> {
         let mut refuse = |written: &Spanned<String>, message: String, help: &str| {
-            cx.report_at(written.place, "edgeway::access_log::fields", message, help);
-            None
+            cx.refuse_at(written.place, "edgeway::access_log::fields", message, help)
         };
         let (Some(first), is_chosen) = (
             self.fields.first().or(self.omit.first()),
@@ -237,8 +236,7 @@ impl AccessLogConfig {
         };
         let folder = cx.folder;
         let mut refuse = |message: &str, help: &str| {
-            cx.report_at(file.place, "edgeway::access_log::file", message, help);
-            None
+            cx.refuse_at(file.place, "edgeway::access_log::file", message, help)
         };
         match file.value.as_str() {
             STDOUT => return Some(Target::Stdout),

@@ -10,78 +10,60 @@ use super::{
     line::Line,
 };
 
-/// Declares the fields with their names, in the order of a line.
-macro_rules! fields {
-    ($($field:ident $name:literal,)*) => {
-        /// A field of a line.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Field {
-            $($field,)*
-        }
-
-        impl Field {
-            /// Every field. Those that a line has unless the configuration chooses come first.
-            pub(super) const ALL: &[Self] = &[$(Self::$field,)*];
-
-            pub(super) fn name(self) -> &'static str {
-                match self {
-                    $(Self::$field => $name,)*
-                }
-            }
-        }
-    };
-}
-
-fields! {
-    Time "time",
-    Id "id",
-    TraceId "trace_id",
-    SpanId "span_id",
-    Client "client",
-    Listener "listener",
-    Method "method",
-    Scheme "scheme",
-    Host "host",
-    Path "path",
-    Query "query",
-    Protocol "protocol",
-    Status "status",
-    BytesIn "bytes_in",
-    BytesOut "bytes_out",
-    Route "route",
-    Class "class",
-    Upstream "upstream",
-    Backend "backend",
-    Attempts "attempts",
-    UpstreamStatus "upstream_status",
-    Cache "cache",
-    CacheWhy "cache_why",
-    TotalMs "total_ms",
-    FirstByteMs "first_byte_ms",
-    UpstreamMs "upstream_ms",
-    Reason "reason",
-    Limit "limit",
-    User "user",
-    UserAgent "user_agent",
-    Referer "referer",
-    Retries "retries",
-    Range "range",
-    Release "release",
-    Peer "peer",
-    Port "port",
-    TlsVersion "tls_version",
-    TlsCipher "tls_cipher",
-    TlsAlpn "tls_alpn",
-    ServerName "server_name",
-    FailedBackend "failed_backend",
-    PageRoute "page_route",
+edgeway_base::enum_table! {
+    /// A field of a line, in the order of `fields`. Those that a line has unless the configuration
+    /// chooses come first.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) enum Field => name {
+        Time = "time",
+        Id = "id",
+        TraceId = "trace_id",
+        SpanId = "span_id",
+        Client = "client",
+        Listener = "listener",
+        Method = "method",
+        Scheme = "scheme",
+        Host = "host",
+        Path = "path",
+        Query = "query",
+        Protocol = "protocol",
+        Status = "status",
+        BytesIn = "bytes_in",
+        BytesOut = "bytes_out",
+        Route = "route",
+        Class = "class",
+        Upstream = "upstream",
+        Backend = "backend",
+        Attempts = "attempts",
+        UpstreamStatus = "upstream_status",
+        Cache = "cache",
+        CacheWhy = "cache_why",
+        TotalMs = "total_ms",
+        FirstByteMs = "first_byte_ms",
+        UpstreamMs = "upstream_ms",
+        Reason = "reason",
+        Limit = "limit",
+        User = "user",
+        UserAgent = "user_agent",
+        Referer = "referer",
+        Retries = "retries",
+        Range = "range",
+        Release = "release",
+        Peer = "peer",
+        Port = "port",
+        TlsVersion = "tls_version",
+        TlsCipher = "tls_cipher",
+        TlsAlpn = "tls_alpn",
+        ServerName = "server_name",
+        FailedBackend = "failed_backend",
+        PageRoute = "page_route",
+    }
 }
 
 impl Field {
     /// Returns the fields of a line whose configuration chooses none.
     pub(super) fn usual() -> &'static [Self] {
-        let last = Self::ALL.iter().position(|field| *field == Self::Referer);
-        &Self::ALL[..=last.unwrap_or(0)]
+        &Self::ALL[..=Self::Referer as usize]
     }
 
     fn is_of_trace(self) -> bool {
@@ -90,9 +72,9 @@ impl Field {
 
     /// Parses a name; the error is help for an unknown one.
     pub(super) fn parse(name: &str) -> Result<Self, String> {
-        let found = Self::ALL.iter().find(|field| field.name() == name);
-        found.copied().ok_or_else(|| {
-            let names = Self::ALL.iter().map(|field| field.name());
+        let found = Self::ALL.into_iter().find(|field| field.name() == name);
+        found.ok_or_else(|| {
+            let names = Self::ALL.into_iter().map(Self::name);
             diagnostic::suggest(name, names, "the fields are")
         })
     }

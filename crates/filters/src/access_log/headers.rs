@@ -77,13 +77,12 @@ impl LoggedHeadersConfig {
 fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Box<[LoggedHeader]> {
     let compiled = names.iter().filter_map(|written| {
         let Ok(name) = written.value.parse::<HeaderName>() else {
-            cx.report_at(
+            return cx.refuse_at(
                 written.place,
                 "edgeway::access_log::headers",
                 format!("invalid header name `{}`", written.value),
                 "write a name such as `content-type`",
             );
-            return None;
         };
         let is_secret =
             SECRETS.contains(&name) || secret::shown(name.as_str(), "") == secret::REDACTED;

@@ -42,7 +42,7 @@ pub fn field_names() -> Vec<&'static str> {
         "response_headers",
         "sample_rate",
     ];
-    let fields = Field::ALL.iter().map(|field| field.name());
+    let fields = Field::ALL.into_iter().map(Field::name);
     fields.chain(more).collect()
 }
 

@@ -327,7 +327,7 @@ fn chosen_fields_are_those_of_the_usual_line() {
     }
     let fewer = line_of("{ file: FILE, omit: [time, user_agent, referer] }");
     assert_eq!(keys(&fewer), usual_names[1..usual_names.len() - 2]);
-    let all = names(Field::ALL);
+    let all = names(&Field::ALL);
     let line = line_of(&format!("{{ file: FILE, fields: [{}] }}", all.join(", ")));
     assert_eq!(keys(&line), all);
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();

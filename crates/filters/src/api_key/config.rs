@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
     path::PathBuf,
     sync::Arc,
 };
@@ -22,9 +21,7 @@ use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
 use super::{ApiKey, Key, KeyLimit};
-
-/// Maximum size of a key file; a larger one is not a list of keys.
-const MAX_FILE_SIZE: u64 = 8 << 20;
+use crate::read_list;
 
 const CREATE_KEY_HELP: &str = "create a key and its line with `edgeway hash api-key NAME`";
 
@@ -94,12 +91,11 @@ impl ApiKeyConfig {
         let forward = forward.and_then(|name| cx.own_header(name, "edgeway::api_key::forward"));
         let header = header.ok()?;
         if found.names.is_empty() && cx.diagnostics.errors() == errors {
-            cx.report(
+            return cx.refuse(
                 "edgeway::api_key::nobody",
                 "`api_key` has no keys, so no client could pass",
                 CREATE_KEY_HELP,
             );
-            return None;
         }
         let is_bearer = header == header::AUTHORIZATION;
         Some(ApiKey {
@@ -133,29 +129,8 @@ struct KeysFound {
 
 impl KeysFound {
     fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) {
-        let path = cx.folder.join(&file.value);
-        let text = fs::metadata(&path)
-            .map_err(|error| error.to_string())
-            .and_then(|metadata| match metadata.len() {
-                length if length > MAX_FILE_SIZE => Err(format!(
-                    "it has {length} bytes, too many for a list of keys"
-                )),
-                _ => fs::read_to_string(&path).map_err(|error| error.to_string()),
-            });
-        let text = match text {
-            Ok(text) => text,
-            Err(why) => {
-                let message = format!("cannot read the keys in `{}`: {why}", path.display());
-                cx.report_at(
-                    file.place,
-                    "edgeway::api_key::file",
-                    message,
-                    CREATE_KEY_HELP,
-                );
-                return;
-            }
-        };
-        for (index, line) in text.lines().enumerate() {
+        let text = read_list(file, "keys", "edgeway::api_key::file", CREATE_KEY_HELP, cx);
+        for (index, line) in text.unwrap_or_default().lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default();
             let mut words = line.split_whitespace();
             let at = format!("line {} of `{}`: ", index + 1, file.value.display());

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -16,9 +15,7 @@ use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
 use super::{BasicAuth, User, check::Comparisons};
-
-/// Maximum size of a user file; a larger one is not a list of users.
-const MAX_FILE_SIZE: u64 = 8 << 20;
+use crate::read_list;
 
 /// Requires a user's name and password (RFC 7617).
 #[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
@@ -56,13 +53,12 @@ impl BasicAuthConfig {
         let forward = self.forward.as_ref();
         let forward = forward.and_then(|name| cx.own_header(name, "edgeway::basic_auth::forward"));
         if list.0.is_empty() && cx.diagnostics.errors() == errors {
-            cx.report(
+            return cx.refuse(
                 "edgeway::basic_auth::nobody",
                 "`basic_auth` has no users, so no user could pass",
                 "write `file: users.htpasswd`, and create its lines with `edgeway hash password \
                  --user NAME`",
             );
-            return None;
         }
         let checks = cx.zones.get_or_create("basic_auth", Comparisons::default);
         Some(BasicAuth {
@@ -84,20 +80,9 @@ struct UsersFound(HashMap<Box<str>, User>);
 
 impl UsersFound {
     fn read(&mut self, file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) {
-        let path = cx.folder.join(&file.value);
-        let text = match text_of(&path) {
-            Ok(text) => text,
-            Err(why) => {
-                cx.report_at(
-                    file.place,
-                    "edgeway::basic_auth::file",
-                    format!("cannot read the users in `{}`: {why}", path.display()),
-                    "create its line with `edgeway hash password --user NAME`",
-                );
-                return;
-            }
-        };
-        for (index, line) in text.lines().enumerate() {
+        let help = "create its line with `edgeway hash password --user NAME`";
+        let text = read_list(file, "users", "edgeway::basic_auth::file", help, cx);
+        for (index, line) in text.unwrap_or_default().lines().enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
@@ -111,7 +96,7 @@ impl UsersFound {
                 file.place,
                 "edgeway::basic_auth::line",
                 format!("{at}expected `NAME:HASH`"),
-                "create its line with `edgeway hash password --user NAME`",
+                help,
             );
         }
     }
@@ -174,28 +159,17 @@ impl UsersFound {
     }
 }
 
-fn text_of(path: &Path) -> Result<String, String> {
-    let length = fs::metadata(path).map_err(|e| e.to_string())?.len();
-    if length > MAX_FILE_SIZE {
-        return Err(format!(
-            "it has {length} bytes, too many for a list of users"
-        ));
-    }
-    fs::read_to_string(path).map_err(|e| e.to_string())
-}
-
 /// Builds `Basic realm="…"` with the charset in which names and passwords are read.
 fn challenge(realm: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
     let quoted = realm.value.replace('\\', "\\\\").replace('"', "\\\"");
     let value = format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"");
     let Ok(value) = HeaderValue::try_from(value) else {
-        cx.report_at(
+        return cx.refuse_at(
             realm.place,
             "edgeway::basic_auth::realm",
             "this `realm` has characters that are not allowed in a header",
             "write a few plain words such as `Staff only`",
         );
-        return None;
     };
     Some(value)
 }

@@ -46,12 +46,11 @@ impl BodyLimitConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BodyLimit> {
         // In some products 0 means "no limit", in others "no body": report it.
         if self.max.0 == 0 {
-            cx.report(
+            return cx.refuse(
                 "edgeway::body_limit::zero",
                 "`body_limit` of 0 bytes",
                 "write `body_limit: false` for no limit, or `methods: [GET]` where no body is wanted",
             );
-            return None;
         }
         Some(BodyLimit { max: self.max.0 })
     }

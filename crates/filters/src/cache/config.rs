@@ -210,13 +210,12 @@ impl ClientDirectivesConfig {
     fn compile(&self, cx: &mut CompileContext<'_>) -> Option<CompiledLimits> {
         let Spanned { value: rate, place } = self.per_address;
         let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
-            cx.report_at(
+            return cx.refuse_at(
                 place,
                 "edgeway::cache::client_directives",
                 format!("no client could ever send one at `per_address: {rate}`"),
                 "write a rate such as `10/min`, or `client_directives: false`",
             );
-            return None;
         };
         let counts = cx.zones.get_or_create("cache client_directives", || {
             BucketTable::new(MAX_KEYS, cx.clock)
@@ -299,17 +298,16 @@ impl RouteCacheConfig {
         let ignored = self.ignored(cx);
         let min_uses = cx.checked(|cx| self.min_uses(cx))?;
         if self.keep_on_write && self.purge_on_write {
-            cx.report(
+            return cx.refuse(
                 "edgeway::cache::keep_on_write",
                 "`keep_on_write` keeps what `purge_on_write` removes",
                 "write one of the two",
             );
-            return None;
         }
         if let Some(max) = &self.max_object
             && max.value.0 > memory / 4
         {
-            cx.report_at(
+            return cx.refuse_at(
                 max.place,
                 "edgeway::cache::max_object",
                 format!(
@@ -318,7 +316,6 @@ impl RouteCacheConfig {
                 ),
                 "write a smaller `max_object`, or a larger `cache.memory`",
             );
-            return None;
         }
         let plain = CacheRules {
             ttl: self.ttl.as_ref().map(|ttl| ttl.value.0),
@@ -413,28 +410,25 @@ impl RouteCacheConfig {
             values: _,
         } = &self.key;
         let ignored = || NameSet::new(ignore_query.iter().map(String::as_str));
-        let query = match query {
-            Some(only) if !ignore_query.is_empty() => {
-                cx.report_at(
+        let query =
+            match query {
+                Some(only) if !ignore_query.is_empty() => return cx.refuse_at(
                     only.place,
                     "edgeway::cache::query",
                     "`query` lists the parameters of the cache key, and `ignore_query` those left \
                      out",
                     "write one of the two",
-                );
-                return None;
-            }
-            Some(only) => Query::Only(NameSet::new(only.value.iter().map(String::as_str))),
-            None if ignore_query.is_empty() => Query::All,
-            None => Query::Without(ignored()),
-        };
+                ),
+                Some(only) => Query::Only(NameSet::new(only.value.iter().map(String::as_str))),
+                None if ignore_query.is_empty() => Query::All,
+                None => Query::Without(ignored()),
+            };
         if *pass_unkeyed && query.is_all() {
-            cx.report(
+            return cx.refuse(
                 "edgeway::cache::query",
                 "`pass_unkeyed` has no effect: all parameters are in the cache key",
                 "write `ignore_query: [utm_*]` beside it, or remove it",
             );
-            return None;
         }
         Some(KeyRules {
             query,
@@ -467,13 +461,12 @@ impl RouteCacheConfig {
         let written = self.min_uses.as_ref()?;
         let (number, place) = (written.value, written.place);
         if number == 0 {
-            cx.report_at(
+            return cx.refuse_at(
                 place,
                 "edgeway::cache::min_uses",
                 "`min_uses: 0` has no meaning: a response is stored after a request at the earliest",
                 "write `1` or more; `cache: false` stores nothing",
             );
-            return None;
         }
         let counts = || cx.zones.get_or_create("cache min_uses", UseCounts::default);
         (number > 1).then(|| MinUses::new(number, counts()))
@@ -481,12 +474,11 @@ impl RouteCacheConfig {
 
     fn warn_of_force(&self, cx: &mut CompileContext<'_>) -> Option<()> {
         if self.ttl.is_none() && self.by_status.is_empty() {
-            cx.report(
+            return cx.refuse(
                 "edgeway::cache::force",
                 "`force` makes `ttl` override the origin, and there is no `ttl`",
                 "write `ttl: 1min`, or remove `force`",
             );
-            return None;
         }
         cx.warn(
             "edgeway::cache::force",

@@ -97,34 +97,31 @@ impl RuleConfig {
         let has_lifetime = self.browser.is_some() || self.shared.is_some() || self.cdn.is_some();
         if self.no_store {
             if has_lifetime || self.immutable {
-                cx.report_at(
+                return cx.refuse_at(
                     place,
                     CODE,
                     "`no_store` keeps the response out of every cache, so that a lifetime has no \
                      meaning",
                     "remove `no_store`, or the lifetimes",
                 );
-                return None;
             }
             return Some(Effect::Forbid);
         }
         if !has_lifetime {
-            cx.report_at(
+            return cx.refuse_at(
                 place,
                 CODE,
                 "this rule sets no lifetime",
                 "write `browser: 1h`, `shared: 24h`, `cdn: 24h` or `no_store: true`",
             );
-            return None;
         }
         if self.immutable && self.browser.is_none_or(|span| span.0.is_zero()) {
-            cx.report_at(
+            return cx.refuse_at(
                 place,
                 CODE,
                 "`immutable` is for responses that browsers store",
                 "write `browser: 365d` beside it, or remove it",
             );
-            return None;
         }
         let cdn = self.cdn.map(|span| format!("max-age={}", span.0.as_secs()));
         Some(Effect::Set(ClientLifetimes {
@@ -143,13 +140,12 @@ fn path(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<PathRul
     };
     let is_path = (text.starts_with('/') || prefix.is_empty()) && !prefix.contains(['*', '{', '?']);
     if !is_path || text.is_empty() {
-        cx.report_at(
+        return cx.refuse_at(
             place,
             "edgeway::cache_control::path",
             format!("invalid path `{text}`"),
             "write a path such as `/logo.svg`, or `/assets/*` for all below it",
         );
-        return None;
     }
     Some(if is_below {
         PathRule::Below(prefix.as_bytes().into())

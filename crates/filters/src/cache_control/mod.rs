@@ -52,11 +52,7 @@ impl Filter for CacheControl {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        let target = ex.head.raw_path();
-        let path = target
-            .split(|byte| *byte == b'?')
-            .next()
-            .unwrap_or_default();
+        let path = path_of(ex);
         let class = ex.facts.class;
         let mut rules = self.rules.iter();
         let Some(rule) = rules.find(|rule| rule.takes(class, path, head.status)) else {
@@ -75,11 +71,7 @@ impl Filter for CacheControl {
     }
 
     fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
-        let target = ex.head.raw_path();
-        let path = target
-            .split(|byte| *byte == b'?')
-            .next()
-            .unwrap_or_default();
+        let path = path_of(ex);
         let mut rules = self.rules.iter().enumerate();
         let found = rules.find(|(_, rule)| rule.takes(ex.facts.class, path, StatusCode::OK));
         match found {
@@ -113,6 +105,12 @@ impl PathRule {
                 .is_some_and(|rest| rest.is_empty() || rest[0] == b'/'),
         }
     }
+}
+
+/// Returns the path of a request as it was sent.
+fn path_of<'a>(ex: &Exchange<'a>) -> &'a [u8] {
+    let mut parts = ex.head.raw_path().split(|byte| *byte == b'?');
+    parts.next().unwrap_or_default()
 }
 
 /// Returns true if the response may be meant for this client alone.

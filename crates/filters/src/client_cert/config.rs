@@ -51,8 +51,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Sub
                 let why = reason_of(&error);
                 let message = format!("`{pattern}` is not a regular expression: {why}");
                 let help = "write one such as `~CN=[a-z]+,O=Example`";
-                cx.report_at(written.place, CODE, message, help);
-                None
+                cx.refuse_at(written.place, CODE, message, help)
             }
         };
     }
@@ -60,8 +59,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Sub
         let message = format!("invalid subject `{}`", text.escape_debug());
         let help = "write the whole subject as in RFC 4514, such as `CN=ann,O=Example`: `openssl \
                     x509 -noout -subject -nameopt RFC2253` prints it";
-        cx.report_at(written.place, CODE, message, help);
-        return None;
+        return cx.refuse_at(written.place, CODE, message, help);
     }
     Some(Subject::Exact(text.into()))
 }
@@ -79,11 +77,10 @@ fn fingerprint(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option
     if digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Some(digits.to_ascii_lowercase().into());
     }
-    cx.report_at(
+    cx.refuse_at(
         written.place,
         "edgeway::client_cert::fingerprint",
         format!("invalid SHA-256 `{}`", written.value.escape_debug()),
         "write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints",
-    );
-    None
+    )
 }

@@ -38,7 +38,7 @@ pub struct CompressionConfig {
     /// Media types to compress, with one `*` at most: `text/*`, `application/*+json`. If absent:
     /// text, JSON, XML, JavaScript, WebAssembly, SVG and uncompressed fonts. Event streams
     /// (`text/event-stream`) are never compressed.
-    #[default(types::DEFAULT.map(|text| Spanned::nowhere(text.to_owned())).into())]
+    #[default(types::DEFAULT.lines().map(|text| Spanned::nowhere(text.to_owned())).collect())]
     types: Vec<Spanned<String>>,
     /// Statuses of compressed responses: `200`, `400-499`, or a list of both. If absent: all that
     /// have content of their own.

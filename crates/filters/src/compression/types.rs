@@ -2,34 +2,9 @@
 
 use edgeway_base::http::essence;
 
-/// Types that compress well. Images, videos, archives and woff2 are compressed already.
-pub(super) const DEFAULT: [&str; 24] = [
-    "text/html",
-    "text/css",
-    "text/plain",
-    "text/javascript",
-    "text/xml",
-    "text/csv",
-    "text/markdown",
-    "text/calendar",
-    "text/vcard",
-    "text/vtt",
-    // Next.js sends this type to its router.
-    "text/x-component",
-    "application/javascript",
-    "application/x-javascript",
-    "application/json",
-    "application/*+json",
-    "application/x-ndjson",
-    "application/xml",
-    "application/*+xml",
-    "application/wasm",
-    "application/vnd.ms-fontobject",
-    "font/ttf",
-    "font/otf",
-    "image/svg+xml",
-    "image/x-icon",
-];
+/// Types that compress well; `text/x-component` is what Next.js sends to its router. Images,
+/// videos, archives and woff2 are compressed already.
+pub(super) const DEFAULT: &str = include_str!("types.txt");
 
 /// Type of server-sent events. They must arrive one by one in clients that read them through a
 /// decoder of their own, so no list of types can include them.

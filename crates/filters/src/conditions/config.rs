@@ -50,12 +50,11 @@ struct ConditionConfig {
 impl ConditionsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Conditions> {
         if self.0.is_empty() {
-            cx.report(
+            return cx.refuse(
                 "edgeway::conditions::none",
                 "`conditions` has no condition",
                 "write `[{ if: \"{map.bad_bot}\", status: 403 }]`, or remove it",
             );
-            return None;
         }
         let all = self.0.iter().filter_map(|one| one.compile(cx));
         Some(Conditions(all.map(Arc::new).collect()))

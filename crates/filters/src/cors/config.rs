@@ -62,13 +62,12 @@ impl CorsConfig {
     fn allowed(&self, cx: &mut CompileContext<'_>) -> Option<Allowed> {
         const CODE: &str = "edgeway::cors::origin";
         if self.origins.is_empty() {
-            cx.report(
+            return cx.refuse(
                 CODE,
                 "`cors` lists no origin",
                 "list the origins allowed to read, such as `https://shop.example.com`, or remove \
                  `cors`",
             );
-            return None;
         }
         if let Some(any) = self.origins.iter().find(|origin| origin.value == "*") {
             return self.anybody(any, cx);
@@ -99,22 +98,20 @@ impl CorsConfig {
 
     fn anybody(&self, any: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Allowed> {
         if self.credentials.value {
-            cx.report_at(
+            return cx.refuse_at(
                 self.credentials.place,
                 "edgeway::cors::credentials",
                 "`credentials` cannot go with the origin `*`: any page could read in a user's name",
                 "list the origins that you trust, or remove `credentials`",
             );
-            return None;
         }
         if self.origins.len() > 1 {
-            cx.report_at(
+            return cx.refuse_at(
                 any.place,
                 "edgeway::cors::origin",
                 "the origin `*` allows all, so the others have no effect",
                 "keep `*` alone, or remove it",
             );
-            return None;
         }
         Some(Allowed::Anybody)
     }

@@ -125,12 +125,11 @@ short_form!(PageConfig);
 impl ErrorPagesConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ErrorPages> {
         if self.pages.is_empty() && self.built_in.is_none() {
-            cx.report(
+            return cx.refuse(
                 "edgeway::error_pages::none",
                 "`error_pages` names no page",
                 "write `pages: { 404: errors/404.html, 5xx: errors/50x.html }`",
             );
-            return None;
         }
         let mut pages = Vec::new();
         for (key, page) in &self.pages {
@@ -186,13 +185,12 @@ impl PageConfig {
                 Ok(value) if self.redirect.is_none() => Some(value),
                 _ => {
                     let help = "write one such as `application/json` beside `file` or `body`";
-                    cx.report_at(
+                    return cx.refuse_at(
                         place,
                         CODE,
                         format!("misplaced or invalid media type `{text}`"),
                         help,
                     );
-                    return None;
                 }
             },
         };
@@ -205,13 +203,11 @@ impl PageConfig {
             let help = "write the `upstream` that has the page, or leave them out";
             let message = "`path`, `credentials`, `as_sent` and `own_status` are for pages of an \
                            upstream";
-            cx.report_at(place, CODE, message, help);
-            return None;
+            return cx.refuse_at(place, CODE, message, help);
         }
         if self.own_status && self.status.is_some() {
             let help = "leave one of them out";
-            cx.report_at(place, CODE, "the page has two statuses", help);
-            return None;
+            return cx.refuse_at(place, CODE, "the page has two statuses", help);
         }
         match (&self.file, &self.body, &self.redirect) {
             (None, None, None) if content_type.is_none() && is_of_upstream => {
@@ -220,8 +216,7 @@ impl PageConfig {
             _ if is_of_upstream => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`, and \
                             `content_type` beside `file` or `body` alone";
-                cx.report_at(place, CODE, "a page needs one content", help);
-                None
+                cx.refuse_at(place, CODE, "a page needs one content", help)
             }
             (Some(file), None, None) => {
                 let (body, facts) = read(file, content_type.is_some(), place, cx)?;
@@ -247,8 +242,7 @@ impl PageConfig {
             }
             _ => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`";
-                cx.report_at(place, CODE, "a page needs one content", help);
-                None
+                cx.refuse_at(place, CODE, "a page needs one content", help)
             }
         }
     }
@@ -275,8 +269,7 @@ impl PageConfig {
         }
         let help = "write `route` with the name of a route, or `reroute` with a path, and `status` \
                     or `own_status` alone beside it";
-        cx.report_at(place, CODE, "a page needs one content", help);
-        None
+        cx.refuse_at(place, CODE, "a page needs one content", help)
     }
 
     /// Compiles the source of a page that an upstream has.
@@ -289,8 +282,7 @@ impl PageConfig {
             }
             Some(path) => {
                 let help = "write one such as `/errors/404`";
-                cx.report_at(place, CODE, format!("`{path}` is no path"), help);
-                return None;
+                return cx.refuse_at(place, CODE, format!("`{path}` is no path"), help);
             }
         };
         if !cx.upstreams.iter().any(|known| known == name) {
@@ -299,8 +291,7 @@ impl PageConfig {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("add it: `upstreams: {{ {name}: … }}`"),
             };
-            cx.report_at(place, CODE, format!("unknown upstream `{name}`"), help);
-            return None;
+            return cx.refuse_at(place, CODE, format!("unknown upstream `{name}`"), help);
         }
         Some(PageSource {
             upstream: name.into(),
@@ -324,13 +315,12 @@ impl PageConfig {
         }
         let help =
             "write one from 200 to 599 that has a body, for a redirect 301, 302, 303, 307 or 308";
-        cx.report_at(
+        cx.refuse_at(
             place,
             CODE,
             format!("status {number} does not fit the page"),
             help,
-        );
-        None
+        )
     }
 }
 

@@ -10,14 +10,17 @@ use edgeway_config::tree::{
     Spanned,
     short::{self, Short, short_form},
 };
-use edgeway_core::chain::{AuthMetrics, CompileContext};
+use edgeway_core::{
+    chain::{AuthMetrics, CompileContext},
+    zones::InUse,
+};
 use edgeway_net::fetch::Fetch;
 use http::{HeaderName, Uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
 
-use super::{Cache, ForwardAuth, gate::Gates};
+use super::{Cache, ForwardAuth, gate::Gate};
 
 const DEADLINE: Span = Span::secs(1);
 const MAX_DEADLINE: Span = Span::secs(30);
@@ -120,9 +123,9 @@ impl ForwardAuthConfig {
         let url = url?;
         let fetch = self.fetch(&url, cx)?;
         bounds?;
-        let gates = cx.zones.get_or_create("forward_auth", Gates::default);
+        let gates = cx.zones.get_or_create("forward_auth", InUse::default);
         Some(ForwardAuth {
-            gate: gates.get_or_create(&url, self.max_in_flight.value),
+            gate: Gate::shared(&gates, &url, self.max_in_flight.value),
             shown: without_query(&url).into(),
             url,
             fetch,
@@ -167,13 +170,12 @@ impl ForwardAuthConfig {
             place if place == edgeway_config::diagnostic::Place::default() => cx.place,
             place => place,
         };
-        cx.report_at(
+        cx.refuse_at(
             place,
             "edgeway::forward_auth::url",
             message,
             "write one such as `url: http://127.0.0.1:9000/verify`",
-        );
-        None
+        )
     }
 
     fn fetch(&self, url: &Uri, cx: &mut CompileContext<'_>) -> Option<Fetch> {

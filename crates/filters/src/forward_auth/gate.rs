@@ -4,15 +4,14 @@
 use std::{
     net::IpAddr,
     num::{NonZeroU8, NonZeroU32},
-    sync::{Arc, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use edgeway_base::breaker::{Breaker, BreakerRule, Permission};
-use edgeway_core::zones::Zone;
+use edgeway_core::zones::InUse;
 use edgeway_net::fair_queue::{FairQueue, Permit};
 use http::Uri;
-use parking_lot::Mutex;
 
 /// Opens after five failures of three clients, if they are half of all requests to the service.
 const RULE: BreakerRule = BreakerRule {
@@ -21,27 +20,6 @@ const RULE: BreakerRule = BreakerRule {
     window: Duration::from_secs(10),
     cooldown: Duration::from_secs(1),
 };
-
-/// Gates of all services that some configuration uses.
-#[derive(Default)]
-pub(super) struct Gates(Mutex<Vec<Weak<Gate>>>);
-
-impl Zone for Gates {}
-
-impl Gates {
-    /// Returns the gate that all users of the same URL and bound share.
-    pub(super) fn get_or_create(&self, url: &Uri, most: u32) -> Arc<Gate> {
-        let mut gates = self.0.lock();
-        gates.retain(|gate| gate.strong_count() > 0);
-        let mut known = gates.iter().filter_map(Weak::upgrade);
-        if let Some(same) = known.find(|gate| gate.url == *url && gate.most == most) {
-            return same;
-        }
-        let gate = Arc::new(Gate::new(url.clone(), most));
-        gates.push(Arc::downgrade(&gate));
-        gate
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Gate {
@@ -71,6 +49,12 @@ pub(super) struct GatePermit<'a> {
 }
 
 impl Gate {
+    /// Returns the gate that all users of the same URL and bound share.
+    pub(super) fn shared(gates: &InUse<Self>, url: &Uri, most: u32) -> Arc<Self> {
+        let is_same = |gate: &Self| gate.url == *url && gate.most == most;
+        gates.get_or_create(is_same, || Self::new(url.clone(), most))
+    }
+
     fn new(url: Uri, most: u32) -> Self {
         Self {
             url,
@@ -161,25 +145,16 @@ mod tests {
 
     #[test]
     fn the_same_service_has_the_same_gate_while_a_filter_holds_it() {
-        let gates = Gates::default();
+        let gates = InUse::default();
         let url = Uri::from_static;
-        let first = gates.get_or_create(&url("http://a/?key=1"), 9);
-        let same = gates.get_or_create(&url("http://a/?key=1"), 9);
+        let first = Gate::shared(&gates, &url("http://a/?key=1"), 9);
+        let same = Gate::shared(&gates, &url("http://a/?key=1"), 9);
         assert!(Arc::ptr_eq(&first, &same));
         for (other, most) in [("http://a/?key=2", 9), ("http://a/?key=1", 8)] {
             assert!(!Arc::ptr_eq(
                 &first,
-                &gates.get_or_create(&url(other), most)
+                &Gate::shared(&gates, &url(other), most)
             ));
         }
-        assert_eq!(
-            gates
-                .0
-                .lock()
-                .iter()
-                .filter(|gate| gate.strong_count() > 0)
-                .count(),
-            1
-        );
     }
 }

@@ -109,12 +109,11 @@ impl HeadersConfig {
         };
         let is_empty = headers.request.is_empty() && !headers.changes_responses();
         if is_empty && cx.diagnostics.errors() == errors {
-            cx.report(
+            return cx.refuse(
                 "edgeway::headers::nothing",
                 "`headers` changes nothing",
                 "write `request:` or `response:` with `set`, `add` or `remove`",
             );
-            return None;
         }
         Some(headers)
     }

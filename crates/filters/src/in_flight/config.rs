@@ -51,29 +51,26 @@ impl RouteInFlightConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<InFlight> {
         let Self { max, per_key, key } = self;
         if max == Some(0) || per_key == Some(0) {
-            cx.report(
+            return cx.refuse(
                 "edgeway::in_flight::zero",
                 "`in_flight` of 0 would refuse every request",
                 "write how many may be in flight, such as `200`, or `in_flight: false` for no limit",
             );
-            return None;
         }
         if max.is_none() && per_key.is_none() {
-            cx.report(
+            return cx.refuse(
                 "edgeway::in_flight::nothing",
                 "`in_flight` has no limit",
                 "write `max` for the route, `per_key` for each client, or both",
             );
-            return None;
         }
         if let (Some(key), None) = (&key, per_key) {
-            cx.report_at(
+            return cx.refuse_at(
                 key.place,
                 "edgeway::in_flight::key",
                 "`key` has no effect without `per_key`",
                 "write how many each client may have in flight as `per_key`, or remove `key`",
             );
-            return None;
         }
         let key = key.map(|key| key.value).unwrap_or_default();
         if let (Some(max), Some(per_key)) = (max, per_key)

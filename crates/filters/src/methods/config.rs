@@ -43,12 +43,11 @@ short_form!(MethodsConfig);
 impl MethodsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Methods> {
         if self.allow.is_empty() {
-            cx.report(
+            return cx.refuse(
                 "edgeway::methods::empty",
                 "`methods` allows no method",
                 "list the allowed methods, such as `[GET, POST]`",
             );
-            return None;
         }
         let mut allowed: Vec<Method> = Vec::new();
         for name in &self.allow {

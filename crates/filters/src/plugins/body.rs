@@ -24,13 +24,12 @@ impl BodyConfig {
     pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<usize> {
         let most = self.max.value.0;
         if !(1..=MAX_BODY_LEN).contains(&most) {
-            cx.report_at(
+            return cx.refuse_at(
                 self.max.place,
                 "edgeway::plugins::body",
                 format!("`max: {}` is out of range", self.max.value),
                 "write from 1 byte to `64KiB`: a body is buffered whole before it is forwarded",
             );
-            return None;
         }
         usize::try_from(most).ok()
     }

@@ -288,16 +288,13 @@ impl PluginConfig {
                     logs: WorkPermits::default(),
                 })
             }
-            Err(failure) => {
-                cx.report_at(
-                    self.file.place,
-                    "edgeway::plugins::load",
-                    format!("plugin `{name}` cannot be loaded: {failure}"),
-                    "the file must be an ES module that exports hooks such as `onRequest`; see \
+            Err(failure) => cx.refuse_at(
+                self.file.place,
+                "edgeway::plugins::load",
+                format!("plugin `{name}` cannot be loaded: {failure}"),
+                "the file must be an ES module that exports hooks such as `onRequest`; see \
                      `docs/plugins.md`",
-                );
-                None
-            }
+            ),
         }
     }
 }
@@ -529,24 +526,12 @@ fn each<T>(
     cx: &mut CompileContext<'_>,
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Option<Vec<T>> {
-    let mut all = Some(Vec::new());
-    for one in &written.0 {
-        match read(&one.value) {
-            Ok(read) => {
-                if let Some(all) = &mut all {
-                    all.push(read);
-                }
-            }
-            Err(why) => {
-                cx.report_at(
-                    one.place,
-                    "edgeway::plugins::match",
-                    why,
-                    "`match` takes `host`, `path` and `method`, as in routes",
-                );
-                all = None;
-            }
-        }
-    }
-    all
+    let help = "`match` takes `host`, `path` and `method`, as in routes";
+    cx.checked(|cx| {
+        let all = written.0.iter().filter_map(|one| {
+            let read = read(&one.value).map_err(|why| (why, help.to_owned()));
+            cx.reported(one.place, "edgeway::plugins::match", read)
+        });
+        all.collect()
+    })
 }

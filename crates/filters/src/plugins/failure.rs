@@ -96,14 +96,13 @@ impl PluginConfig {
             cx.report_at(place, "edgeway::plugins::on_error", what, help);
         });
         if let (Ok(OnErrorConfig::Refuse), Some(breaker)) = (&found, &self.breaker) {
-            cx.report_at(
+            return cx.refuse_at(
                 breaker.place,
                 "edgeway::plugins::breaker",
                 format!("plugin `{name}` refuses requests when it fails, and is never paused"),
                 "remove `breaker`: such a plugin runs for each request, so that one client cannot \
                  affect others",
             );
-            return None;
         }
         found.ok()
     }

@@ -106,13 +106,12 @@ struct EntryCheck<'a, 'c> {
 impl EntryCheck<'_, '_> {
     fn find(&mut self, limits: &Limits, name: &str, is_twice: bool) -> Option<Arc<Limit>> {
         if is_twice {
-            self.cx.report_at(
+            return self.cx.refuse_at(
                 self.place,
                 "edgeway::rate_limit::twice",
                 format!("`{name}` is listed twice"),
                 format!("write `{{ limit: {name}, cost: 2 }}` if a request is to count twice"),
             );
-            return None;
         }
         if let Some(limit) = limits.0.get(name) {
             return Some(Arc::clone(limit));
@@ -128,13 +127,12 @@ impl EntryCheck<'_, '_> {
             names.sort_unstable();
             suggest(name, names.into_iter(), "the limits are")
         };
-        self.cx.report_at(
+        self.cx.refuse_at(
             self.place,
             "edgeway::rate_limit::unknown",
             format!("unknown limit `{name}` in `rate_limits`"),
             help,
-        );
-        None
+        )
     }
 
     fn cost(&mut self, limit: &Limit, cost: u32) -> bool {

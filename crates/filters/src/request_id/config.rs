@@ -31,13 +31,12 @@ pub struct RequestIdConfig {
 impl RequestIdConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RequestId> {
         let Ok(header) = HeaderName::try_from(self.header.value.as_str()) else {
-            cx.report_at(
+            return cx.refuse_at(
                 self.header.place,
                 "edgeway::request_id::header",
                 format!("invalid header name `{}`", self.header.value),
                 "write a name such as `X-Request-Id`",
             );
-            return None;
         };
         Some(RequestId {
             header,

@@ -63,18 +63,7 @@ struct FlagsConfig {
     /// `HttpOnly`: adds or removes it.
     http_only: Option<bool>,
     /// `SameSite`: its value, or `remove`.
-    same_site: Option<SameSiteConfig>,
-}
-
-edgeway_base::enum_table! {
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-    #[serde(rename_all = "snake_case")]
-    enum SameSiteConfig => same_site: SameSite {
-        Strict = SameSite::Strict,
-        Lax = SameSite::Lax,
-        None = SameSite::None,
-        Remove = SameSite::Absent,
-    }
+    same_site: Option<SameSite>,
 }
 
 /// Meaning of a text without `~`.
@@ -99,12 +88,11 @@ impl ResponseRewriteConfig {
         };
         let is_empty = location.is_none() && cookies.is_empty();
         if is_empty && cx.diagnostics.errors() == errors {
-            cx.report(
+            return cx.refuse(
                 "edgeway::response_rewrite::nothing",
                 "`response_rewrite` changes nothing",
                 "write `location: [{ from: \"http://app.internal/\", to: / }]`, or `cookies`",
             );
-            return None;
         }
         Some(ResponseRewrite { location, cookies })
     }
@@ -126,8 +114,7 @@ fn rules(list: &[RuleConfig], plain: Plain, cx: &mut CompileContext<'_>) -> Box<
         if !is_value(&rule.to.value) || rule.from.value.is_empty() {
             let message = format!("invalid rule from `{}`", rule.from.value.escape_debug());
             let help = "write texts of visible characters, such as `http://app.internal/` and `/`";
-            cx.report_at(rule.to.place, CODE, message, help);
-            return None;
+            return cx.refuse_at(rule.to.place, CODE, message, help);
         }
         Some(Rule {
             from,
@@ -154,13 +141,12 @@ fn regex(text: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Option<R
         Ok(regex) => Some(Some(regex)),
         Err(error) => {
             let reason = reason_of(&error);
-            cx.report_at(
+            cx.refuse_at(
                 text.place,
                 CODE,
                 format!("invalid regular expression `{regex}`: {reason}"),
                 "correct it; look-around and back-references are not supported",
-            );
-            None
+            )
         }
     }
 }
@@ -175,6 +161,6 @@ fn flags(config: &FlagsConfig, cx: &mut CompileContext<'_>) -> Option<FlagRule> 
         name,
         secure: config.secure,
         http_only: config.http_only,
-        same_site: config.same_site.map(SameSiteConfig::same_site),
+        same_site: config.same_site,
     })
 }

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use http::{HeaderMap, HeaderValue, header};
 use regex::Regex;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{Rule, first};
 
@@ -31,14 +33,18 @@ pub(super) enum NamePattern {
     Regex(Regex),
 }
 
-/// Requests of other sites that carry a cookie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SameSite {
-    Strict,
-    Lax,
-    None,
-    /// The attribute is removed, and the client decides.
-    Absent,
+edgeway_base::enum_table! {
+    // Requests of other sites that carry a cookie, and the attribute's value, if there is one.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    #[schemars(rename = "SameSiteConfig")]
+    pub(super) enum SameSite => text: Option<&'static str> {
+        Strict = Some("Strict"),
+        Lax = Some("Lax"),
+        None = Some("None"),
+        // The attribute is removed, and the client decides.
+        Remove = None,
+    }
 }
 
 impl NamePattern {
@@ -47,18 +53,6 @@ impl NamePattern {
             Self::Any => true,
             Self::Text(text) => **text == *name,
             Self::Regex(regex) => regex.is_match(name),
-        }
-    }
-}
-
-impl SameSite {
-    /// Returns the attribute's value, if there is one.
-    fn text(self) -> Option<&'static str> {
-        match self {
-            Self::Strict => Some("Strict"),
-            Self::Lax => Some("Lax"),
-            Self::None => Some("None"),
-            Self::Absent => None,
         }
     }
 }
@@ -119,7 +113,7 @@ impl CookieRules {
                 let stays = match () {
                     () if is("secure") => flags.secure != Some(false),
                     () if is("httponly") => flags.http_only != Some(false),
-                    () if is("samesite") => flags.same_site != Some(SameSite::Absent),
+                    () if is("samesite") => flags.same_site != Some(SameSite::Remove),
                     () => true,
                 };
                 if !stays {

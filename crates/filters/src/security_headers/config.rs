@@ -1,6 +1,6 @@
 //! Configuration of `security_headers` as written, and its compilation.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use edgeway_base::units::Span;
 use edgeway_config::tree::{
@@ -10,7 +10,7 @@ use edgeway_config::tree::{
 use edgeway_core::chain::CompileContext;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeMap};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, ser::SerializeMap};
 use serde_json::json;
 use smart_default::SmartDefault;
 
@@ -59,6 +59,7 @@ pub struct SecurityHeadersConfig {
     /// `X-XSS-Protection`, `0` if absent: it switches off harmful filters of old browsers.
     xss_protection: Spanned<HeaderChoice>,
     /// `Server`: `remove`, `keep` what the origin sends, or a text of your own.
+    #[schemars(with = "String")]
     server: Spanned<Server>,
     /// `X-Powered-By`: `remove`, or `keep` what the origin sends.
     powered_by: PoweredBy,
@@ -321,36 +322,23 @@ impl Serialize for Hsts {
     }
 }
 
-impl<'de> Deserialize<'de> for HeaderChoice {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct HeadersMapping;
-        impl de::Visitor<'_> for HeadersMapping {
-            type Value = HeaderChoice;
+impl Short for HeaderChoice {
+    const WHAT: &'static str = "a text, or `false` for no such header";
 
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a text, or `false` for no such header")
-            }
+    fn flag(flag: bool) -> Option<Result<Self, String>> {
+        Some(Ok(if flag { Self::Default } else { Self::Off }))
+    }
 
-            fn visit_bool<E>(self, flag: bool) -> Result<HeaderChoice, E> {
-                Ok(if flag {
-                    HeaderChoice::Default
-                } else {
-                    HeaderChoice::Off
-                })
-            }
+    fn number(number: u64) -> Option<Result<Self, String>> {
+        Some(Ok(Self::Text(number.to_string())))
+    }
 
-            fn visit_u64<E>(self, number: u64) -> Result<HeaderChoice, E> {
-                Ok(HeaderChoice::Text(number.to_string()))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<HeaderChoice, E> {
-                Ok(HeaderChoice::Text(text.to_owned()))
-            }
-        }
-        // A variable in quotes is a flag here.
-        d.deserialize_bool(HeadersMapping)
+    fn text(text: &str) -> Option<Result<Self, String>> {
+        Some(Ok(Self::Text(text.to_owned())))
     }
 }
+
+reads_short!(scalar: HeaderChoice);
 
 impl<'de> Deserialize<'de> for Server {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
@@ -384,19 +372,5 @@ impl JsonSchema for HeaderChoice {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": ["string", "integer", "boolean"] })
-    }
-}
-
-impl JsonSchema for Server {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> Cow<'static, str> {
-        "ServerHeader".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
     }
 }

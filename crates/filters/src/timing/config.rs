@@ -22,12 +22,11 @@ pub struct TimingConfig {
 impl TimingConfig {
     pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Timing> {
         if !self.server_timing && !self.response_time {
-            cx.report(
+            return cx.refuse(
                 "edgeway::timing::nothing",
                 "`timing` adds no header",
                 "write `timing: true` for both headers, or `timing: false`",
             );
-            return None;
         }
         Some(Timing {
             breakdown: self.server_timing,

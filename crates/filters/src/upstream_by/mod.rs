@@ -52,24 +52,22 @@ impl FilterKind for UpstreamBy {
         let mut tables = text.strip_prefix("{map.").into_iter();
         let is_table = tables.any(|rest| rest.find('}') == Some(rest.len() - 1));
         if !is_table {
-            cx.report_at(
+            return cx.refuse_at(
                 *place,
                 CODE,
                 format!("`{text}` is no lookup table: clients could choose any upstream"),
                 "write `\"{map.NAME}\"`, and the table in `maps`",
             );
-            return None;
         }
         // A table with a problem of its own is reported there.
         let table = value.lookup()?;
         let Some(results) = table.fixed_results() else {
-            cx.report_at(
+            return cx.refuse_at(
                 *place,
                 CODE,
                 format!("results of `{text}` have placeholders"),
                 "write the names of upstreams in the table",
             );
-            return None;
         };
         let mut upstreams: Vec<Arc<str>> = Vec::new();
         let mut unknown = Vec::new();

@@ -229,7 +229,7 @@ fn filters(file: &File, own: &[(Key, Node)], hidden: &[Place]) -> Map<String, Va
     let of = |own| effective::filters(file, Place::default(), own);
     let mut on: Map<String, Value> = of(own)
         .filter_map(|(entry, node)| {
-            let mut printed = entry.print(&node)?;
+            let mut printed = (entry.print)(&node)?;
             if entry.name == PLUGINS {
                 hide(&mut printed, &node, hidden);
             }

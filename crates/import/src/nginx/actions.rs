@@ -5,7 +5,9 @@ use std::slice;
 use serde_json::{Map, Value, json};
 
 use super::{
+    directives::listed,
     locations::{CLOSED, INTERNAL, Location, Place, Routes},
+    output::Part,
     parse::Directive,
     rewrites,
     scope::Scope,
@@ -14,17 +16,6 @@ use super::{
     variables::{At, MAX_CHAIN, add, expression, value},
     words::{encoded, plain, spelled},
 };
-
-/// Handlers of other protocols, which this gateway does not speak.
-const FOREIGN: [&str; 7] = [
-    "fastcgi_pass",
-    "uwsgi_pass",
-    "scgi_pass",
-    "memcached_pass",
-    "grpc_pass",
-    "content_by_lua_block",
-    "js_content",
-];
 
 /// Destination of `proxy_pass`, and what else it says.
 struct Pass {
@@ -71,7 +62,7 @@ impl<'a> Routes<'a, '_> {
         location: &Location<'a>,
     ) -> Map<String, Value> {
         let scope = &location.scope;
-        if let Some(directive) = FOREIGN.iter().find_map(|name| handler(scope, name)) {
+        if let Some(directive) = listed("other protocols").find_map(|name| handler(scope, name)) {
             directive.closed("this gateway speaks HTTP to its backends");
             return shut();
         }
@@ -231,9 +222,11 @@ impl<'a> Routes<'a, '_> {
             format!("{{map.{table}}}")
         } else {
             let value = json!({ "from": format!("{{map.{table}}}"), "values": names });
-            let comment = pass.place();
-            let part = super::output::Part { comment, value };
-            add(&format!("upstream.{}", pass.line), part, scope)
+            add(
+                &format!("upstream.{}", pass.line),
+                Part::at(pass, value),
+                scope,
+            )
         };
         Some(Pass {
             by_table: Some(by_table),

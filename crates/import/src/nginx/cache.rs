@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     filters::Filters,
+    output::add_to,
     parse::Directive,
     scope::Scope,
     tables::{header, mark},
@@ -53,12 +54,8 @@ pub(super) fn of(scope: &Scope<'_>, filters: &mut Filters) {
          cookies, reach the backend with their method, `Range` and conditions; a request to \
          upgrade bypasses the cache",
     );
-    if !key.is_empty() {
-        value["key"] = key.into();
-    }
-    if !ignored.is_empty() {
-        value["ignore_headers"] = ignored.into();
-    }
+    add_to(&mut value, "key", key);
+    add_to(&mut value, "ignore_headers", ignored);
     for slice in scope.nearest("slice") {
         slice.changed("the whole response is stored, and ranges are served from it");
     }
@@ -278,9 +275,7 @@ fn lifetimes(scope: &Scope<'_>, value: &mut Value) {
     } else {
         by_status.retain(|_, time| *time != json!("0s"));
     }
-    if !by_status.is_empty() {
-        value["by_status"] = by_status.into();
-    }
+    add_to(value, "by_status", by_status);
 }
 
 fn stale(scope: &Scope<'_>, value: &mut Value) {

@@ -8,8 +8,10 @@ use super::{
     words::{Piece, pieces},
 };
 
-/// Directives that have a counterpart, those whose meaning changes in a known way, and those that
-/// need none.
+/// Directives that have a counterpart, those whose meaning changes in a known way, those that need
+/// none, and others that have something in common: handlers of protocols that this gateway does not
+/// speak, protections of other modules, what runs as rules, what protects requests or data, what is
+/// to be looked at by hand, and files beside the configuration instead of below nginx' prefix.
 const DIRECTIVES: &str = include_str!("directives.txt");
 
 /// Returns the lines below a heading of the list.
@@ -30,9 +32,14 @@ pub(super) fn general() -> impl Iterator<Item = &'static str> {
     section("general")
 }
 
-/// Returns the settings that the gateway needs none for.
-fn needless() -> impl Iterator<Item = &'static str> {
-    section("needless").flat_map(str::split_whitespace)
+/// Returns the directives that a heading lists by their names alone.
+pub(super) fn listed(heading: &str) -> impl Iterator<Item = &'static str> {
+    section(heading).flat_map(str::split_whitespace)
+}
+
+/// Returns true if a heading lists the directive.
+pub(super) fn is_listed(heading: &str, name: &str) -> bool {
+    listed(heading).any(|known| known == name)
 }
 
 /// Marks directives that nothing has read.
@@ -65,7 +72,7 @@ fn rest(directive: &Directive, whole: &[Directive]) {
     if name == "include" {
         return;
     }
-    if needless().any(|known| known == name) {
+    if is_listed("needless", name) {
         directive.carried("has no counterpart and needs none");
         if name == "events" {
             for inner in directive.children() {
@@ -135,7 +142,7 @@ mod tests {
         for (name, note) in counterparts("changed") {
             let _ = writeln!(text, "| `{name}` | {note} |");
         }
-        let needless: Vec<String> = needless().map(|name| format!("`{name}`")).collect();
+        let needless: Vec<String> = listed("needless").map(|name| format!("`{name}`")).collect();
         let needless = needless.join(", ");
         let _ = writeln!(
             text,
@@ -160,7 +167,10 @@ mod tests {
     #[test]
     fn a_directive_is_in_one_table() {
         let with = counterparts("handled").chain(counterparts("changed"));
-        let mut all: Vec<&str> = with.map(|(name, _)| name).chain(needless()).collect();
+        let mut all: Vec<&str> = with
+            .map(|(name, _)| name)
+            .chain(listed("needless"))
+            .collect();
         assert!(all.len() > 150, "{all:?}");
         all.sort_unstable();
         let twice: Vec<&&str> = all

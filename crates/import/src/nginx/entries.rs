@@ -3,6 +3,8 @@
 use edgeway_routes::values::Pattern;
 use serde_json::{Map, Value, json};
 
+use super::output::add_to;
+
 /// Entries of a `map` in the order in which nginx looks at them.
 #[derive(Default)]
 pub(super) struct Entries {
@@ -77,9 +79,7 @@ impl Entries {
             return None;
         }
         let mut table = json!({ "from": from, "values": values });
-        if !self.default.is_empty() {
-            table["default"] = self.default.into();
-        }
+        add_to(&mut table, "default", self.default);
         Some(table)
     }
 }

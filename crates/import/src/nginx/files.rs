@@ -6,6 +6,7 @@ use super::{
     actions::{handler, shut},
     collect::mark_and_path,
     locations::{Location, Place, Routes},
+    output::add_to,
     parse::Directive,
     scope::Scope,
     tables,
@@ -241,9 +242,7 @@ impl<'a> Routes<'a, '_> {
                 written.insert(String::new(), default.into());
             }
         }
-        if !written.is_empty() {
-            files["types"] = written.into();
-        }
+        add_to(files, "types", written);
     }
 }
 

@@ -6,7 +6,9 @@ use edgeway_base::credential::PasswordHash;
 use serde_json::{Map, Value, json};
 
 use super::{
-    cache, headers,
+    cache,
+    directives::listed,
+    headers,
     output::{Part, put},
     parse::Directive,
     scope::Scope,
@@ -59,27 +61,11 @@ pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>) {
     }
 }
 
-/// Directives of other modules that keep requests out.
-const GUARDS: [&str; 12] = [
-    "ssl_verify_client",
-    "auth_jwt",
-    "auth_digest",
-    "auth_pam",
-    "auth_ldap",
-    "auth_gss",
-    "access_by_lua",
-    "access_by_lua_block",
-    "access_by_lua_file",
-    "rewrite_by_lua",
-    "rewrite_by_lua_block",
-    "rewrite_by_lua_file",
-];
-
 /// Reports guards without a counterpart; returns true if there is one, so that what it guards must
 /// be closed.
 pub(super) fn has_unknown_guard(scope: &Scope<'_>) -> bool {
     let mut is_closed = false;
-    for name in GUARDS {
+    for name in listed("protections") {
         let found = scope.one(name);
         let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
         if let Some(directive) = on {
@@ -254,8 +240,7 @@ fn rate_limits(scope: &Scope<'_>, http: &Scope<'_>, limits: &mut Limits, filters
                 using.changed("requests of this zone with another burst are counted separately");
                 name.push_str("-b");
             }
-            let comment = defined.place();
-            limits.push((name.clone(), Part { comment, value }));
+            limits.push((name.clone(), Part::at(defined, value)));
             name
         };
         defined.carried("");

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     locations::{Location, Place, Routes},
+    output::add_to,
     parse::Directive,
     upstreams::Destination,
     words::plain,
@@ -105,9 +106,7 @@ impl<'a> Routes<'a, '_> {
             set.carried("");
         }
         let mut value = json!({ "url": url, "refusals": "own" });
-        if !copy.is_empty() {
-            value["copy"] = copy.into();
-        }
+        add_to(&mut value, "copy", copy);
         keys.insert("forward_auth".to_owned(), value);
         false
     }

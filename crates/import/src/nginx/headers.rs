@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::{
     filters::Filters,
     media,
-    output::{Part, put},
+    output::{Part, add_to, put},
     parse::Directive,
     scope::Scope,
     servers::{Server, Servers},
@@ -90,12 +90,8 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
             statuses.push(416);
         }
         let mut value = json!({ "status": statuses });
-        if !usual.is_empty() {
-            value["add"] = usual.into();
-        }
-        if !usual_set.is_empty() {
-            value["set"] = usual_set.into();
-        }
+        add_to(&mut value, "add", usual);
+        add_to(&mut value, "set", usual_set);
         response.insert("by_status".to_owned(), json!([value]));
     }
     let mut all = Map::new();
@@ -211,9 +207,8 @@ fn expiry_by_table(variable: &str, expires: &Directive, scope: &Scope<'_>) -> Op
         values.insert(result, time.into());
     }
     let value = json!({ "from": format!("{{map.{variable}}}"), "values": values });
-    let comment = expires.place();
     let name = format!("expires.{}", expires.line);
-    Some(variables::add(&name, Part { comment, value }, scope))
+    Some(variables::add(&name, Part::at(expires, value), scope))
 }
 
 /// Headers that the gateway sends to every backend, with the values that they may be set to.

@@ -192,9 +192,9 @@ impl<'a> Routes<'a, '_> {
         while name.is_empty() || self.sites.iter().any(|(known, _)| *known == name) {
             name.push_str("-b");
         }
-        let comment = server.directive.place();
         let value = json!({ "rules": rules.list });
-        self.sites.push((name.clone(), Part { comment, value }));
+        self.sites
+            .push((name.clone(), Part::at(server.directive, value)));
         Some(name)
     }
 
@@ -404,10 +404,7 @@ impl<'a> Routes<'a, '_> {
             value.insert("name".to_owned(), name.into());
         }
         value.extend(keys);
-        let part = Part {
-            comment: comment.to_owned(),
-            value: value.into(),
-        };
+        let part = Part::new(comment, value);
         // What an earlier line has taken is never reached.
         let mut known = self.parts.iter();
         if known.all(|known| known.value["match"] != part.value["match"]) {
@@ -427,10 +424,7 @@ impl<'a> Routes<'a, '_> {
             ("name".to_owned(), name.into()),
         ]);
         value.extend(keys);
-        self.parts.push(Part {
-            comment: comment.to_owned(),
-            value: value.into(),
-        });
+        self.parts.push(Part::new(comment, value));
     }
 
     /// Returns a name that no route has yet.

@@ -102,8 +102,7 @@ pub(super) fn of_backend(scope: &Scope<'_>) -> Option<String> {
     let whole = format!("{{group.1}}; charset={name}");
     let from = "{response.content-type}";
     let value = json!({ "from": from, "values": { regex: whole }, "default": from });
-    let comment = charset.place();
-    Some(add("charset", Part { comment, value }, scope))
+    Some(add("charset", Part::at(charset, value), scope))
 }
 
 /// Returns the section `media_types`: what is different from the types that the gateway knows.

@@ -317,16 +317,11 @@ fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output) {
             output.merge_slashes &= merge.arg(0) != "off";
         }
     }
-    output
-        .defaults
-        .insert("compression".to_owned(), json!(false));
+    let defaults = &mut output.defaults;
+    defaults.insert("compression".to_owned(), json!(false));
     // No header that nginx does not send.
-    output
-        .defaults
-        .insert("security_headers".to_owned(), "none".into());
-    output
-        .defaults
-        .insert("request_id".to_owned(), json!({ "response": false }));
+    defaults.insert("security_headers".to_owned(), "none".into());
+    defaults.insert("request_id".to_owned(), json!({ "response": false }));
 }
 
 fn includes(source: &Source) {

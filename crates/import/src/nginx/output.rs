@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde_json::{Map, Value, json};
 
-use super::repeated::Repeated;
+use super::{parse::Directive, repeated::Repeated};
 
 /// A part of a list or mapping: its comment, and its value.
 #[derive(Clone, Debug)]
@@ -13,11 +13,32 @@ pub(super) struct Part {
     pub(super) value: Value,
 }
 
+impl Part {
+    pub(super) fn new(comment: impl Into<String>, value: impl Into<Value>) -> Self {
+        Self {
+            comment: comment.into(),
+            value: value.into(),
+        }
+    }
+
+    /// Returns a part that stands for a directive.
+    pub(super) fn at(directive: &Directive, value: impl Into<Value>) -> Self {
+        Self::new(directive.place(), value)
+    }
+}
+
 /// Sets a key of a mapping, unless the value is an empty text, list or mapping.
 pub(super) fn put(mapping: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
     let value = value.into();
     if ![json!(""), json!([]), json!({})].contains(&value) {
         mapping.insert(key.to_owned(), value);
+    }
+}
+
+/// Sets a key of a value that is a mapping, unless the new value is an empty text, list or mapping.
+pub(super) fn add_to(value: &mut Value, key: &str, new: impl Into<Value>) {
+    if let Some(mapping) = value.as_object_mut() {
+        put(mapping, key, new);
     }
 }
 

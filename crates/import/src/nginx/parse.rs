@@ -7,19 +7,10 @@ use std::{
     rc::Rc,
 };
 
-use super::report::Fates;
+use super::{directives::is_listed, report::Fates};
 
 /// Directives that name a file relative to the folder of the configuration, not to nginx' prefix.
-const FILES: [&str; 8] = [
-    "auth_basic_user_file",
-    "ssl_certificate",
-    "ssl_certificate_key",
-    "ssl_client_certificate",
-    "ssl_trusted_certificate",
-    "proxy_ssl_certificate",
-    "proxy_ssl_certificate_key",
-    "proxy_ssl_trusted_certificate",
-];
+const BESIDE: &str = "files beside the configuration";
 
 /// Depth of files that include each other, as a guard against circles.
 const MAX_DEPTH: usize = 16;
@@ -138,7 +129,7 @@ impl Reader {
                 }
             }
             let name = words.remove(0);
-            if let Some(file) = words.first_mut().filter(|_| FILES.contains(&&*name)) {
+            if let Some(file) = words.first_mut().filter(|_| is_listed(BESIDE, &name)) {
                 *file = self.beside(file);
             }
             let id = self.next_id;

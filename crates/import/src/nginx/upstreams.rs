@@ -181,19 +181,14 @@ pub(super) const ALL: &str = "*";
 pub(super) fn name_all(routes: &mut [Part], upstreams: &[(String, Part)]) {
     let names: Vec<&str> = upstreams.iter().map(|(name, _)| name.as_str()).collect();
     for route in routes {
-        let Some(keys) = route.value.as_object_mut() else {
+        let files = route.value.get_mut("files").and_then(Value::as_object_mut);
+        let Some(files) = files.filter(|files| files.contains_key("internal")) else {
             continue;
         };
-        let files = keys.get_mut("files");
-        let Some(files) = files.and_then(Value::as_object_mut) else {
-            continue;
-        };
-        if files.contains_key("internal") {
-            if names.is_empty() {
-                files.remove("internal");
-            } else {
-                files.insert("internal".to_owned(), json!(names));
-            }
+        if names.is_empty() {
+            files.remove("internal");
+        } else {
+            files.insert("internal".to_owned(), json!(names));
         }
     }
 }
@@ -236,22 +231,15 @@ pub(super) fn timeouts(scope: &Scope<'_>) -> Option<Value> {
 }
 
 fn of_authority(authority: &str) -> Map<String, Value> {
-    let mut value = Map::new();
-    value.insert(
-        "backends".to_owned(),
-        json!([backend(authority, None, false)]),
-    );
+    let backends = json!([backend(authority, None, false)]);
     // One address, of which nginx does not count failures; a name may have several.
-    let host = authority
-        .rsplit_once(':')
-        .map_or(authority, |(host, _)| host);
-    let is_address = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    if is_address || authority.starts_with("unix:") {
-        value.insert("eject".to_owned(), json!({ "errors": 0 }));
+    let host = host_of(authority).trim_matches(['[', ']']);
+    let (key, more) = if host.parse::<IpAddr>().is_ok() || authority.starts_with("unix:") {
+        ("eject", json!({ "errors": 0 }))
     } else {
-        value.insert("balance".to_owned(), "round_robin".into());
-    }
-    value
+        ("balance", "round_robin".into())
+    };
+    Map::from_iter([("backends".to_owned(), backends), (key.to_owned(), more)])
 }
 
 /// Returns a backend as the configuration writes it.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     conditions::{Condition, Test},
-    output::Part,
+    output::{Part, add_to},
     parse::Directive,
     scope::Scope,
     tables,
@@ -207,15 +207,13 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
 /// Returns the value of `$https`.
 fn https(scope: &Scope<'_>) -> String {
     let value = json!({ "from": "{scheme}", "values": { "https": "on" } });
-    let comment = "$https".to_owned();
-    add("https", Part { comment, value }, scope)
+    add("https", Part::new("$https", value), scope)
 }
 
 /// Returns the value of `$http2`: HTTP/2 with TLS, which is the only one that there is here.
 fn http2(scope: &Scope<'_>) -> String {
     let value = json!({ "from": "{protocol}", "values": { "HTTP/2.0": "h2" } });
-    let comment = "$http2".to_owned();
-    add("http2", Part { comment, value }, scope)
+    add("http2", Part::new("$http2", value), scope)
 }
 
 /// Returns the value that `set` gives a variable before a place. The outer value is `None` if no
@@ -337,37 +335,19 @@ fn table_of(
         (holds, fails)
     };
     let from = &condition.value;
-    let mut values = Map::new();
     let mut default = no;
+    let one = |regex: String| json!({ "from": from, "values": { regex: yes } });
     let mut table = match &condition.test {
         Test::True => {
-            values.insert(String::new(), no.into());
-            values.insert("0".to_owned(), no.into());
             default = yes;
-            json!({ "from": from, "values": values })
+            json!({ "from": from, "values": { "": no, "0": no } })
         }
-        Test::Equal(text) => {
-            values.insert(format!("~^{}$", regex::escape(text)), yes.into());
-            json!({ "from": from, "values": values })
-        }
-        Test::Like(regex) => {
-            values.insert(regex.clone(), yes.into());
-            json!({ "from": from, "values": values })
-        }
+        Test::Equal(text) => one(format!("~^{}$", regex::escape(text))),
+        Test::Like(regex) => one(regex.clone()),
         Test::Exists => json!({ "from": from, "exists": yes }),
     };
-    if !default.is_empty() {
-        table["default"] = default.into();
-    }
-    let comment = place.place();
-    add(
-        name,
-        Part {
-            comment,
-            value: table,
-        },
-        scope,
-    )
+    add_to(&mut table, "default", default);
+    add(name, Part::at(place, table), scope)
 }
 
 /// Adds a table under a free name, and returns its placeholder.
@@ -435,9 +415,8 @@ fn group_of_path(name: &str, at: At<'_, '_>) -> Option<String> {
         "{path.decoded}"
     };
     let value = json!({ "from": from, "values": values });
-    let comment = location.place();
     let table = format!("path{}.{name}", location.line);
-    Some(add(&table, Part { comment, value }, at.scope))
+    Some(add(&table, Part::at(location, value), at.scope))
 }
 
 /// Returns the sign and the text of a location that is an expression.

@@ -21,9 +21,10 @@ use crate::{
     body::Body,
     budget::HookLimits,
     call::{HeaderChange, Hook, HookResult, Input, Output},
+    conditions::latin,
     context_facts::ContextFacts,
     error::{Failure, FailureKind},
-    host::{Log, State},
+    host::{Log, State, add, latin_bytes},
     manual_call::{ConsoleLine, ManualPlugin, ManualResult},
     source::Source,
 };
@@ -82,17 +83,16 @@ impl TestKit {
         }
     }
 
-    fn progress<'js>(&self, ctx: &Ctx<'js>, host: &Object<'js>) -> Result<()> {
+    fn progress(&self, host: &Object<'_>) -> Result<()> {
         let progress = Arc::clone(&self.progress);
         let named = move |name: String| progress.lock().ahead.push_back(name);
-        host.set("testNamed", Function::new(ctx.clone(), named)?)?;
+        add(host, "testNamed", named)?;
         let (progress, clock) = (Arc::clone(&self.progress), self.clock.clone());
-        let begun = move || {
+        add(host, "testBegun", move || {
             let mut progress = progress.lock();
             let next = progress.ahead.pop_front();
             progress.running = next.map(|name| (name, clock.now()));
-        };
-        host.set("testBegun", Function::new(ctx.clone(), begun)?)?;
+        })?;
         let (progress, clock) = (Arc::clone(&self.progress), self.clock.clone());
         let report = Arc::clone(&self.report);
         let ended = move |message: Opt<Option<String>>, stack: Opt<Option<String>>| {
@@ -114,10 +114,10 @@ impl TestKit {
                 took,
             }));
         };
-        host.set("testEnded", Function::new(ctx.clone(), ended)?)
+        add(host, "testEnded", ended)
     }
 
-    fn plugins<'js>(&self, ctx: &Ctx<'js>, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
+    fn plugins<'js>(&self, host: &Object<'js>, state: &Arc<State>) -> Result<()> {
         let (shown, folder) = (self.shown.clone(), self.folder.clone());
         let plugins = Arc::clone(&self.plugins);
         let load = move |ctx: Ctx<'js>,
@@ -147,7 +147,7 @@ impl TestKit {
             let number = (plugins.len() - 1).to_string();
             Ok([vec![number], hooks].concat())
         };
-        host.set("pluginLoad", Function::new(ctx.clone(), load)?)?;
+        add(host, "pluginLoad", load)?;
         let (plugins, state) = (Arc::clone(&self.plugins), Arc::clone(state));
         let call = move |ctx: Ctx<'js>, number: usize, call: String| {
             let plugin = plugins.lock().get(number).cloned();
@@ -160,7 +160,7 @@ impl TestKit {
                 Ok(result_of(&input, ran).to_string())
             })
         };
-        host.set("pluginCall", Function::new(ctx.clone(), call)?)
+        add(host, "pluginCall", call)
     }
 }
 
@@ -176,8 +176,8 @@ impl Log for TestKit {
         web: &Object<'js>,
         state: &Arc<State>,
     ) -> Result<()> {
-        self.progress(ctx, host)?;
-        self.plugins(ctx, host, state)?;
+        self.progress(host)?;
+        self.plugins(host, state)?;
         let mut options = EvalOptions::default();
         options.filename = Some("edgeway/testing.js".to_owned());
         let part: Function<'js> = ctx.eval_with_options(include_str!("testing.js"), options)?;
@@ -255,11 +255,7 @@ fn read(json: &str) -> std::result::Result<(Hook, Input), String> {
 pub(super) fn headers(pairs: Vec<(String, String)>) -> std::result::Result<HeaderMap, String> {
     let mut headers = HeaderMap::with_capacity(pairs.len());
     for (name, value) in pairs {
-        let bytes: Option<Vec<u8>> = value
-            .chars()
-            .map(|letter| u8::try_from(u32::from(letter)).ok())
-            .collect();
-        let value = bytes.and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
+        let value = latin_bytes(&value).and_then(|bytes| HeaderValue::from_bytes(&bytes).ok());
         let name_of_it = HeaderName::from_bytes(name.as_bytes()).ok();
         let (Some(name), Some(value)) = (name_of_it, value) else {
             return Err(format!("invalid header `{name}`"));
@@ -335,8 +331,10 @@ fn changed(mut headers: HeaderMap, changes: Vec<HeaderChange>) -> Vec<[String; 2
 
 fn pairs(headers: &HeaderMap) -> Vec<[String; 2]> {
     let pair = |(name, value): (&HeaderName, &HeaderValue)| {
-        let value = value.as_bytes().iter().copied().map(char::from).collect();
-        [name.as_str().to_owned(), value]
+        [
+            name.as_str().to_owned(),
+            latin(value.as_bytes()).into_owned(),
+        ]
     };
     headers.iter().map(pair).collect()
 }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use edgeway_base::units::whole_nanos;
 use parking_lot::Mutex;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::{Deserialize, Serialize};
@@ -329,9 +330,7 @@ impl SlotSet {
 
 fn wall_nanos(clock: &Clock) -> u64 {
     let since = clock.wall().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
-    })
+    since.map_or(0, whole_nanos)
 }
 
 impl Zone for BucketTable {

@@ -14,6 +14,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use edgeway_base::units::whole_nanos;
 use edgeway_net::redis::{FromRedisValue, ParsingError, Redis, Script, Unavailable, Value};
 use futures_util::future::join_all;
 
@@ -182,7 +183,7 @@ impl RedisBuckets {
             };
             let (price, price_sub) = pair(quota.price(*cost), quota);
             let (full, full_sub) = pair(quota.full(), quota);
-            let room = quota.full() + quota.at(nanos(delay.min(MAX_DELAY)));
+            let room = quota.full() + quota.at(whole_nanos(delay.min(MAX_DELAY)));
             let (room, room_sub) = pair(room, quota);
             args.extend([
                 u64::from(quota.count()),
@@ -288,10 +289,6 @@ fn pair(time: u128, quota: &Quota) -> (u64, u64) {
     let micro = quota.scale() * 1000;
     let saturated = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
     (saturated(time / micro), saturated(time % micro))
-}
-
-fn nanos(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 edgeway_base::opaque_debug!(RedisBuckets);

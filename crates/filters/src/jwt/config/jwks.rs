@@ -90,8 +90,7 @@ impl JwksConfig {
             Ok(fetch) => fetch,
             Err(error) => {
                 let place = ca.filter(|_| error.is_file).map_or(place, |ca| ca.place);
-                cx.report_at(place, CODE, error.to_string(), error.help);
-                return None;
+                return cx.refuse_at(place, CODE, error.to_string(), error.help);
             }
         };
         if cx.diagnostics.errors() > errors {
@@ -171,7 +170,6 @@ impl JwksConfig {
             ),
             _ => (format!("invalid JWK set URL `{}`", self.url), EXAMPLE),
         };
-        cx.report_at(place, CODE, message, help);
-        None
+        cx.refuse_at(place, CODE, message, help)
     }
 }

@@ -92,8 +92,7 @@ pub(super) fn read(key: &Spanned<KeyConfig>, cx: &mut CompileContext<'_>) -> Opt
             let message = format!("cannot read the key in `{path}`: {error}");
             let help = "name a file with a public key or a certificate in PEM, a JWK set, or \
                         a secret";
-            cx.report_at(key.place, CODE, message, help);
-            return None;
+            return cx.refuse_at(key.place, CODE, message, help);
         }
     };
     let mut keys = match keys::read(&text) {
@@ -103,20 +102,18 @@ pub(super) fn read(key: &Spanned<KeyConfig>, cx: &mut CompileContext<'_>) -> Opt
                 Some(path) => format!("`{path}`: {error}"),
                 None => error.to_string(),
             };
-            cx.report_at(key.place, CODE, message, error.help);
-            return None;
+            return cx.refuse_at(key.place, CODE, message, error.help);
         }
     };
     if let Some(kid) = &key.value.kid {
         let [only] = &mut keys[..] else {
             let message = format!("several keys have the name `{kid}`");
-            cx.report_at(
+            return cx.refuse_at(
                 key.place,
                 CODE,
                 message,
                 "remove `kid`: the set names its keys itself",
             );
-            return None;
         };
         only.kid = Some(kid.as_str().into());
     }

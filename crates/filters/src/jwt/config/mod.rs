@@ -153,22 +153,19 @@ impl JwtConfig {
                 })?;
                 if keys.len() > MAX_KEYS {
                     let message = format!("more than {MAX_KEYS} keys");
-                    cx.report(CODE, message, "remove keys that no longer sign");
-                    return None;
+                    return cx.refuse(CODE, message, "remove keys that no longer sign");
                 }
                 Some(Keys::Fixed(keys.into()))
             }
             (None, Some(jwks)) => jwks.value.compile(jwks.place, cx),
             (Some(_), Some(jwks)) => {
                 let message = "`jwt` has both `keys` and `jwks`";
-                cx.report_at(jwks.place, CODE, message, "remove one of them");
-                None
+                cx.refuse_at(jwks.place, CODE, message, "remove one of them")
             }
             (None, None) => {
                 let message = "`jwt` has neither `keys` nor `jwks`";
                 let help = "write `keys: file:jwt.pub`, or `jwks: https://…`";
-                cx.report(CODE, message, help);
-                None
+                cx.refuse(CODE, message, help)
             }
         }
     }
@@ -189,8 +186,7 @@ impl JwtConfig {
                     let message = format!("`{}` needs a secret", alg.value.name());
                     let help = "a fetched JWK set has public keys only: write one of their \
                                 algorithms, such as `RS256`";
-                    cx.report_at(alg.place, CODE, message, help);
-                    return None;
+                    return cx.refuse_at(alg.place, CODE, message, help);
                 }
                 if self.algorithms.is_empty() {
                     let kinds = [
@@ -287,13 +283,12 @@ impl JwtConfig {
         let realm = &self.realm.value;
         let is_plain = |c: char| (c.is_ascii_graphic() || c == ' ') && c != '"' && c != '\\';
         if realm.is_empty() || !realm.chars().all(is_plain) {
-            cx.report_at(
+            return cx.refuse_at(
                 self.realm.place,
                 "edgeway::jwt::realm",
                 format!("invalid realm `{realm}`"),
                 "write plain ASCII without quotes",
             );
-            return None;
         }
         let made = |text: String| HeaderValue::try_from(text).expect("it was found to be plain");
         // RFC 6750, 3: a request without a token gets no error code.

@@ -83,8 +83,7 @@ impl SourceConfig {
                 let message = "a token source is one of `header`, `cookie` and `query`";
                 let help =
                     "write a list for several: `[{ header: Authorization }, { query: token }]`";
-                cx.report_at(place, CODE, message, help);
-                return None;
+                return cx.refuse_at(place, CODE, message, help);
             }
         };
         let source = TokenSource::new(kind, name);

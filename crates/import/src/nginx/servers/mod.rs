@@ -13,6 +13,10 @@ use super::{
     words::{bytes, duration, milliseconds, size},
 };
 
+/// Parameters of `listen` that need no counterpart.
+const NEEDLESS: &str = "reuseport deferred bind backlog= rcvbuf= sndbuf= fastopen= so_keepalive= \
+                        ipv6only= setfib=";
+
 /// A server and the listeners that it has.
 pub(super) struct Server<'a> {
     pub(super) directive: &'a Directive,
@@ -218,19 +222,10 @@ impl<'a> Servers<'a> {
                 }
                 "quic" => listen.lost("HTTP/3 is not there"),
                 other => {
-                    if !["reuseport", "deferred", "bind"].contains(&other)
-                        && ![
-                            "backlog",
-                            "rcvbuf",
-                            "sndbuf",
-                            "fastopen",
-                            "so_keepalive",
-                            "ipv6only",
-                            "setfib",
-                        ]
-                        .iter()
-                        .any(|known| other.starts_with(&format!("{known}=")))
-                    {
+                    let is = |known: &str| {
+                        other == known || (known.ends_with('=') && other.starts_with(known))
+                    };
+                    if !NEEDLESS.split(' ').any(is) {
                         listen.lost(format!("`{other}` is not known"));
                     }
                 }
@@ -374,13 +369,10 @@ impl<'a> Servers<'a> {
             })
         });
         let mut all = Vec::new();
-        let named: Vec<String> = if is_covered {
-            server.listeners.clone()
-        } else {
-            let mut own = server.listeners.clone();
-            own.retain(|name| !server.default_of.contains(name));
-            own
-        };
+        let mut named = server.listeners.clone();
+        if !is_covered {
+            named.retain(|name| !server.default_of.contains(name));
+        }
         if !named.is_empty() && !server.hosts.is_empty() {
             all.push(Audience {
                 hosts: server.hosts.clone(),
@@ -438,10 +430,7 @@ impl<'a> Servers<'a> {
                     value.insert("underscores".to_owned(), "allow".into());
                 }
             }
-            parts.push(Part {
-                comment: listener.comment.clone(),
-                value: value.into(),
-            });
+            parts.push(Part::new(&listener.comment, value));
         }
         parts
     }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     entries::Entries,
-    output::{Part, put},
+    output::{Part, add_to, put},
     parse::Directive,
     scope::Scope,
     variables::{At, value},
@@ -47,11 +47,8 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
             directive.changed(note);
         }
     }
-    if directive
-        .args
-        .iter()
-        .any(|arg| arg.contains("$binary_remote_addr"))
-    {
+    let mut args = directive.args.iter();
+    if args.any(|arg| arg.contains("$binary_remote_addr")) {
         is_as_written = false;
         directive.changed("`$binary_remote_addr` is the address as text");
     }
@@ -153,8 +150,7 @@ pub(super) fn group_of_host(variable: &str, scope: &Scope<'_>) -> Option<String>
         return None;
     }
     let (name, value) = of_host(names, variable)?;
-    let comment = names.place();
-    Some(super::variables::add(&name, Part { comment, value }, scope))
+    Some(super::variables::add(&name, Part::at(names, value), scope))
 }
 
 /// Returns true if the expression of a server's only name was the last one that matched.
@@ -220,9 +216,8 @@ pub(super) fn invalid_referer(scope: &Scope<'_>) -> Option<String> {
         values.insert("~*^(?!https?://)".to_owned(), "".into());
     }
     let value = json!({ "from": "{header.referer}", "values": values, "default": "1" });
-    let comment = first.place();
     let name = format!("invalid_referer.{}", first.line);
-    Some(super::variables::add(&name, Part { comment, value }, scope))
+    Some(super::variables::add(&name, Part::at(first, value), scope))
 }
 
 /// Returns name and value of the table for a group of a server's name.
@@ -321,9 +316,7 @@ fn shares(table: &Directive, from: &str) -> Result<Value, &'static str> {
         return Err("it has no shares");
     }
     let mut value = json!({ "from": from, "shares": shares });
-    if !default.is_empty() {
-        value["default"] = default.into();
-    }
+    add_to(&mut value, "default", default);
     Ok(value)
 }
 
@@ -436,10 +429,7 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
     let is_used = |name: &str, uses: &str| uses.contains(&format!("{{map.{name}}}"));
     loop {
         let own = derived.keys().find(|name| is_used(name, &uses)).cloned();
-        if let Some(name) = own {
-            let Some(part) = derived.remove(&name) else {
-                break;
-            };
+        if let Some((name, part)) = own.and_then(|name| derived.remove_entry(&name)) {
             uses.push_str(&part.value.to_string());
             found.push((name, part));
             continue;
@@ -477,8 +467,7 @@ pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
             }
         }
         uses.push_str(&value.to_string());
-        let comment = table.place();
-        found.push((name, Part { comment, value }));
+        found.push((name, Part::at(table, value)));
     }
     for table in left {
         // Those for WebSockets are needed by nothing here.

@@ -41,7 +41,7 @@ pub(super) struct Taken {
 }
 
 /// An app as units and an upstream.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct App {
     /// Name of the unit and of the upstream.
     pub(super) name: String,
@@ -129,18 +129,9 @@ impl App {
             command,
             environment: environment(&mut keys, env, &mut left),
             folder,
-            ports: Vec::new(),
-            first: None,
-            moved: None,
-            counters: BTreeMap::new(),
-            is_next: false,
-            websocket: None,
-            restart_at: None,
-            user: String::new(),
-            settings: Vec::new(),
-            carried: Vec::new(),
             left,
             name,
+            ..Self::default()
         };
         let mut words = plan.command.iter().flat_map(|word| word.split(' '));
         plan.is_next = words.any(|word| word == "next" || word.ends_with("/bin/next"));
