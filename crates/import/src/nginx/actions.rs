@@ -5,6 +5,7 @@ use std::slice;
 use serde_json::{Map, Value, json};
 
 use super::{
+    directives::listed,
     locations::{CLOSED, INTERNAL, Location, Place, Routes},
     parse::Directive,
     rewrites,
@@ -14,17 +15,6 @@ use super::{
     variables::{At, MAX_CHAIN, add, expression, value},
     words::{encoded, plain, spelled},
 };
-
-/// Handlers of other protocols, which this gateway does not speak.
-const FOREIGN: [&str; 7] = [
-    "fastcgi_pass",
-    "uwsgi_pass",
-    "scgi_pass",
-    "memcached_pass",
-    "grpc_pass",
-    "content_by_lua_block",
-    "js_content",
-];
 
 /// Destination of `proxy_pass`, and what else it says.
 struct Pass {
@@ -71,7 +61,7 @@ impl<'a> Routes<'a, '_> {
         location: &Location<'a>,
     ) -> Map<String, Value> {
         let scope = &location.scope;
-        if let Some(directive) = FOREIGN.iter().find_map(|name| handler(scope, name)) {
+        if let Some(directive) = listed("foreign").find_map(|name| handler(scope, name)) {
             directive.closed("this gateway speaks HTTP to its backends");
             return shut();
         }
@@ -122,10 +112,8 @@ impl<'a> Routes<'a, '_> {
             } else {
                 let regex = format!("^{}", spelled(prefix));
                 let with = encoded(path).replace('$', "$$");
-                keys.insert(
-                    "rewrite".to_owned(),
-                    json!({ "regex": regex, "with": with }),
-                );
+                let value = json!({ "regex": regex, "with": with });
+                keys.insert("rewrite".to_owned(), value);
             }
         }
         let headers = scope.nearest("proxy_set_header").into_iter();

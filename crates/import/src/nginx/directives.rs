@@ -30,9 +30,13 @@ pub(super) fn general() -> impl Iterator<Item = &'static str> {
     section("general")
 }
 
-/// Returns the settings that the gateway needs none for.
-fn needless() -> impl Iterator<Item = &'static str> {
-    section("needless").flat_map(str::split_whitespace)
+/// Returns the words below a heading.
+pub(super) fn listed(heading: &str) -> impl Iterator<Item = &'static str> {
+    section(heading).flat_map(str::split_whitespace)
+}
+
+pub(super) fn is_listed(heading: &str, name: &str) -> bool {
+    listed(heading).any(|known| known == name)
 }
 
 /// Marks directives that nothing has read.
@@ -50,7 +54,7 @@ fn mark_block(all: &[Directive], whole: &[Directive]) {
 }
 
 /// Returns true if a directive other than a table's own one has a variable.
-fn has_variable(all: &[Directive], name: &str) -> bool {
+pub(super) fn has_variable(all: &[Directive], name: &str) -> bool {
     let is_it = |piece| piece == Piece::Variable(name.to_owned());
     all.iter().any(|one| {
         let is_own = tables::variable_of(one) == Some(name);
@@ -65,7 +69,7 @@ fn rest(directive: &Directive, whole: &[Directive]) {
     if name == "include" {
         return;
     }
-    if needless().any(|known| known == name) {
+    if is_listed("needless", name) {
         directive.carried("has no counterpart and needs none");
         if name == "events" {
             for inner in directive.children() {
@@ -135,7 +139,7 @@ mod tests {
         for (name, note) in counterparts("changed") {
             let _ = writeln!(text, "| `{name}` | {note} |");
         }
-        let needless: Vec<String> = needless().map(|name| format!("`{name}`")).collect();
+        let needless: Vec<String> = listed("needless").map(|name| format!("`{name}`")).collect();
         let needless = needless.join(", ");
         let _ = writeln!(
             text,
@@ -160,7 +164,10 @@ mod tests {
     #[test]
     fn a_directive_is_in_one_table() {
         let with = counterparts("handled").chain(counterparts("changed"));
-        let mut all: Vec<&str> = with.map(|(name, _)| name).chain(needless()).collect();
+        let mut all: Vec<&str> = with
+            .map(|(name, _)| name)
+            .chain(listed("needless"))
+            .collect();
         assert!(all.len() > 150, "{all:?}");
         all.sort_unstable();
         let twice: Vec<&&str> = all

@@ -6,7 +6,9 @@ use edgeway_base::credential::PasswordHash;
 use serde_json::{Map, Value, json};
 
 use super::{
-    cache, headers,
+    cache,
+    directives::listed,
+    headers,
     output::{Part, put},
     parse::Directive,
     scope::Scope,
@@ -59,27 +61,11 @@ pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>) {
     }
 }
 
-/// Directives of other modules that keep requests out.
-const GUARDS: [&str; 12] = [
-    "ssl_verify_client",
-    "auth_jwt",
-    "auth_digest",
-    "auth_pam",
-    "auth_ldap",
-    "auth_gss",
-    "access_by_lua",
-    "access_by_lua_block",
-    "access_by_lua_file",
-    "rewrite_by_lua",
-    "rewrite_by_lua_block",
-    "rewrite_by_lua_file",
-];
-
 /// Reports guards without a counterpart; returns true if there is one, so that what it guards must
 /// be closed.
 pub(super) fn has_unknown_guard(scope: &Scope<'_>) -> bool {
     let mut is_closed = false;
-    for name in GUARDS {
+    for name in listed("guards") {
         let found = scope.one(name);
         let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
         if let Some(directive) = on {
@@ -348,20 +334,6 @@ fn body_limit(scope: &Scope<'_>, filters: &mut Filters) {
     filters.keys.insert("body_limit".to_owned(), value);
 }
 
-/// Types in front of the slash, as IANA lists them (RFC 6838, 4.2).
-const ALL_TYPES: [&str; 10] = [
-    "application",
-    "audio",
-    "font",
-    "haptics",
-    "image",
-    "message",
-    "model",
-    "multipart",
-    "text",
-    "video",
-];
-
 fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
     let Some(gzip) = scope.one("gzip") else {
         return;
@@ -391,7 +363,7 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
         value["vary"] = false.into();
     }
     if types.contains("*") {
-        types = ALL_TYPES.map(|kind| format!("{kind}/*")).into();
+        types = listed("types").map(|kind| format!("{kind}/*")).collect();
         for written in scope.nearest("gzip_types") {
             written.changed("all types that IANA knows, but no `text/event-stream`");
         }

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::{
+    directives::is_listed,
     filters::Filters,
     media,
-    output::{Part, put},
+    output::put,
     parse::Directive,
     scope::Scope,
     servers::{Server, Servers},
@@ -26,7 +27,7 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
         let (name, value) = (directive.arg(0), directive.arg(1));
         let always = directive.args.iter().any(|arg| arg == "always");
         let lower = name.to_ascii_lowercase();
-        if FRAMING.contains(&&*lower) || ["connection", "upgrade", "host"].contains(&&*lower) {
+        if is_listed("framing", &lower) || ["connection", "upgrade", "host"].contains(&&*lower) {
             directive.changed("a header of the connection is the gateway's own");
             continue;
         }
@@ -211,9 +212,8 @@ fn expiry_by_table(variable: &str, expires: &Directive, scope: &Scope<'_>) -> Op
         values.insert(result, time.into());
     }
     let value = json!({ "from": format!("{{map.{variable}}}"), "values": values });
-    let comment = expires.place();
     let name = format!("expires.{}", expires.line);
-    Some(variables::add(&name, Part { comment, value }, scope))
+    Some(variables::add(&name, expires.place(), value, scope))
 }
 
 /// Headers that the gateway sends to every backend, with the values that they may be set to.
@@ -228,15 +228,6 @@ const SENT: [(&str, &[&str]); 6] = [
     // The port of the listener, which the gateway does not take if `Host` has another one.
     ("x-forwarded-port", &[]),
     ("x-request-id", &["$request_id"]),
-];
-
-/// Headers by which the two ends of a connection understand each other.
-const FRAMING: [&str; 5] = [
-    "content-length",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
 ];
 
 fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Value> {
@@ -279,7 +270,7 @@ fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Valu
             directive.carried("");
             continue;
         }
-        if FRAMING.contains(&&*lower) {
+        if is_listed("framing", &lower) {
             directive.lost("a header of the connection cannot be changed");
             continue;
         }

@@ -8,7 +8,10 @@ use std::{
 use serde::Serialize;
 use serde_json::json;
 
-use super::parse::{Directive, Source};
+use super::{
+    directives::is_listed,
+    parse::{Directive, Source},
+};
 
 /// Fate of a directive, the worst last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -158,48 +161,6 @@ const SHOWN: usize = 5;
 /// Places that an entry of the text names.
 const PLACES: usize = 4;
 
-/// Directives that keep requests or data from somebody.
-const SECURITY: [&str; 26] = [
-    "access_by_lua",
-    "access_by_lua_block",
-    "access_by_lua_file",
-    "allow",
-    "auth_basic",
-    "auth_basic_user_file",
-    "auth_jwt",
-    "auth_request",
-    "auth_request_set",
-    "client_max_body_size",
-    "deny",
-    "disable_symlinks",
-    "internal",
-    "limit_conn",
-    "limit_conn_zone",
-    "limit_except",
-    "limit_req",
-    "limit_req_zone",
-    "proxy_set_header",
-    "real_ip_header",
-    "satisfy",
-    "set_real_ip_from",
-    "ssl_ciphers",
-    "ssl_protocols",
-    "ssl_reject_handshake",
-    "ssl_verify_client",
-];
-
-/// Directives whose counterpart somebody has to choose.
-const BY_HAND: [&str; 8] = [
-    "access_log",
-    "error_log",
-    "log_format",
-    "proxy_next_upstream_tries",
-    "resolver",
-    "resolver_timeout",
-    "ssl_stapling",
-    "ssl_trusted_certificate",
-];
-
 /// Writes the entries below a title, those that say the same on one line.
 fn section(text: &mut String, title: &str, entries: &[&Entry]) {
     if entries.is_empty() {
@@ -250,7 +211,7 @@ impl Report {
         let [carried, changed, lost] = &self.lists;
         let all = || lost.iter().chain(changed);
         let is_safe = |entry: &&Entry| !entry.is_of_security();
-        let by_hand = |entry: &&Entry| BY_HAND.contains(&&*entry.directive);
+        let by_hand = |entry: &&Entry| is_listed("by hand", &entry.directive);
         let mut text = String::new();
         let security: Vec<&Entry> = all().filter(|entry| !is_safe(entry)).collect();
         let (look, differs): (Vec<&Entry>, Vec<&Entry>) =
@@ -329,6 +290,6 @@ impl Entry {
 
     /// Returns true if the entry is about a protection.
     fn is_of_security(&self) -> bool {
-        self.is_guard || SECURITY.contains(&&*self.directive) || self.note.contains(CLOSED)
+        self.is_guard || is_listed("security", &self.directive) || self.note.contains(CLOSED)
     }
 }

@@ -6,25 +6,15 @@ use serde_json::{Value, json};
 use super::{
     collect::mark_and_path,
     conditions::{self, Condition},
+    directives::{has_variable, is_listed},
     locations::{Location, Place, Routes, closed},
-    media,
+    media, pages,
     parse::Directive,
     scope::Scope,
     tables,
     variables::{At, known},
-    words::{Piece, pieces},
+    words::{Piece, pieces, plain},
 };
-
-/// Directives of nginx's rewrite module, which run in the order of the file.
-const OF_RULES: [&str; 7] = [
-    "set",
-    "if",
-    "rewrite",
-    "return",
-    "break",
-    "rewrite_log",
-    "uninitialized_variable_warn",
-];
 
 /// Rules of a block.
 #[derive(Debug, Default)]
@@ -188,7 +178,7 @@ impl<'a> Routes<'a, '_> {
             directive.carried("");
         }
         let inner = scope.inner(directive);
-        let is_content = |one: &Directive| !OF_RULES.contains(&one.name.as_str());
+        let is_content = |one: &Directive| !is_listed("rules", &one.name);
         let first = rules.list.len();
         for one in directive.children() {
             self.rule(one, Some((&read, &keys)), (place, &inner), rules);
@@ -273,9 +263,7 @@ impl<'a> Routes<'a, '_> {
 fn of_file(condition: &Condition, directive: &Directive, scope: &Scope<'_>) -> Value {
     let name = format!("file.{}", directive.line);
     let value = json!({ "from": condition.value, "exists": "1" });
-    let comment = directive.place();
-    let part = super::output::Part { comment, value };
-    let table = super::variables::add(&name, part, scope);
+    let table = super::variables::add(&name, directive.place(), value, scope);
     let mut keys = json!({ "if": table });
     if condition.is_negated {
         keys["not"] = true.into();

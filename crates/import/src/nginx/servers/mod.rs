@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::{
+    directives::is_listed,
     output::Part,
     parse::Directive,
     scope::Scope,
@@ -217,23 +218,8 @@ impl<'a> Servers<'a> {
                     );
                 }
                 "quic" => listen.lost("HTTP/3 is not there"),
-                other => {
-                    if !["reuseport", "deferred", "bind"].contains(&other)
-                        && ![
-                            "backlog",
-                            "rcvbuf",
-                            "sndbuf",
-                            "fastopen",
-                            "so_keepalive",
-                            "ipv6only",
-                            "setfib",
-                        ]
-                        .iter()
-                        .any(|known| other.starts_with(&format!("{known}=")))
-                    {
-                        listen.lost(format!("`{other}` is not known"));
-                    }
-                }
+                other if is_listed("listen", other.split('=').next().unwrap_or(other)) => {}
+                other => listen.lost(format!("`{other}` is not known")),
             }
         }
     }

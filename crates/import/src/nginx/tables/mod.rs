@@ -11,7 +11,7 @@ use super::{
     output::{Part, put},
     parse::Directive,
     scope::Scope,
-    variables::{At, value},
+    variables::{At, add, has_group, value},
     words::plain,
 };
 
@@ -136,14 +136,6 @@ pub(super) fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directiv
     own.next_back()
 }
 
-/// Returns true if a variable is a group of the expression, by number or by name.
-fn has_group(regex: &fancy_regex::Regex, variable: &str) -> bool {
-    match variable.parse::<usize>() {
-        Ok(number) => (1..regex.captures_len()).contains(&number),
-        Err(_) => regex.capture_names().flatten().any(|name| name == variable),
-    }
-}
-
 /// Returns the table of a group of the server's name: `$1` only if no other expression can have
 /// matched since.
 pub(super) fn group_of_host(variable: &str, scope: &Scope<'_>) -> Option<String> {
@@ -153,8 +145,7 @@ pub(super) fn group_of_host(variable: &str, scope: &Scope<'_>) -> Option<String>
         return None;
     }
     let (name, value) = of_host(names, variable)?;
-    let comment = names.place();
-    Some(super::variables::add(&name, Part { comment, value }, scope))
+    Some(add(&name, names.place(), value, scope))
 }
 
 /// Returns true if the expression of a server's only name was the last one that matched.
@@ -220,9 +211,8 @@ pub(super) fn invalid_referer(scope: &Scope<'_>) -> Option<String> {
         values.insert("~*^(?!https?://)".to_owned(), "".into());
     }
     let value = json!({ "from": "{header.referer}", "values": values, "default": "1" });
-    let comment = first.place();
     let name = format!("invalid_referer.{}", first.line);
-    Some(super::variables::add(&name, Part { comment, value }, scope))
+    Some(add(&name, first.place(), value, scope))
 }
 
 /// Returns name and value of the table for a group of a server's name.
@@ -230,8 +220,7 @@ fn of_host(names: &Directive, variable: &str) -> Option<(String, Value)> {
     let mut names_in_order = names.args.iter();
     let regex = names_in_order.find_map(|name| {
         let regex = name.strip_prefix('~')?;
-        let known = fancy_regex::Regex::new(regex).ok()?;
-        has_group(&known, variable).then_some(regex)
+        has_group(regex, variable).then_some(regex)
     })?;
     let result = format!("{{group.{variable}}}");
     let values = Map::from_iter([(format!("~*{regex}"), result.into())]);
