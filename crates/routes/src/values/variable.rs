@@ -239,18 +239,11 @@ impl Variable {
                 | Encoding::Quoted
                 | Encoding::Parameter,
             ) => false,
+            (Self::QueryMark | Self::QueryAnd, _) => true,
             // Parts of a target as they were sent.
-            (own, Encoding::QueryValue) => {
-                matches!(own, Self::QueryMark | Self::QueryAnd | Self::Argument(_))
-            }
-            (own, Encoding::Query) => matches!(
-                own,
-                Self::Query | Self::QueryMark | Self::QueryAnd | Self::Uri | Self::Argument(_)
-            ),
-            (own, Encoding::UrlPath) => matches!(
-                own,
-                Self::Path | Self::Uri | Self::Query | Self::QueryMark | Self::QueryAnd
-            ),
+            (own, Encoding::QueryValue) => matches!(own, Self::Argument(_)),
+            (own, Encoding::Query) => matches!(own, Self::Argument(_) | Self::Query | Self::Uri),
+            (own, Encoding::UrlPath) => matches!(own, Self::Path | Self::Uri | Self::Query),
             (own, Encoding::UrlStart { .. }) => {
                 matches!(own, Self::Path | Self::Uri | Self::Scheme)
             }

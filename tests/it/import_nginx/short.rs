@@ -1,0 +1,138 @@
+//! Short configurations beside nginx: each is a form that real ones have, with requests to which both
+//! must respond alike, and of which backends must get the same.
+
+use std::net::Ipv4Addr;
+
+use super::{
+    play::prepare,
+    servers::{Edge, Nginx, Shape, Side},
+    wire::{Message, Outcome, send},
+};
+use crate::support::certificates::Ca;
+
+/// Headers of responses that are compared, and headers that backends get.
+const RECEIVED: [&str; 4] = [
+    "cache-control",
+    "content-type",
+    "strict-transport-security",
+    "x-a",
+];
+const SENT: [&str; 5] = ["host", "x-h", "x-p", "x-u", "cookie"];
+
+const REDIRECTS: (&str, &[&str]) = (
+    r"server { listen 8080;
+        location /a { return 301 https://$host$uri$is_args$args; }
+        location /b { rewrite ^(.+)/$ $1 permanent; return 200 b; }
+        location /c { rewrite ^(.*)$ https://$host$1 permanent; }
+        location /d { rewrite ^(.*)$ $scheme://shop.test$1?e=f redirect; } }",
+    &[
+        "GET /a/x?q=1",
+        "GET /a/x",
+        "GET /a/x?q=%20",
+        "GET /b/?v=1",
+        "GET /b/x/y/",
+        "GET /b/x?v=1",
+        "GET /c/x?y=1&z",
+        "GET /c/x",
+        "GET /d/x?y=1",
+        "GET /d/x",
+    ],
+);
+
+/// Returns the bytes of a request written as `METHOD TARGET [HOST [NAME:VALUE]...]`.
+fn message(text: &str) -> Message {
+    let mut words = text.split(' ');
+    let mut next = |usual| words.next().unwrap_or(usual);
+    let (method, target, host) = (next("GET"), next("/"), next("a.test"));
+    let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
+    for header in words {
+        head += &header.replacen(':', ": ", 1);
+        head += "\r\n";
+    }
+    let body = if matches!(method, "POST" | "PUT") {
+        "12345"
+    } else {
+        ""
+    };
+    if !body.is_empty() {
+        head += "Content-Length: 5\r\n";
+    }
+    Message {
+        is_head: method == "HEAD",
+        bytes: format!("{head}\r\n{body}").into_bytes(),
+    }
+}
+
+/// Returns what a client and the backends of a side saw of a request.
+async fn record(side: &Side, text: &str) -> String {
+    let message = [message(text)];
+    let (_, all) = send(Ipv4Addr::LOCALHOST, side.address(8080), None, &message).await;
+    let outcome = all.into_iter().next().unwrap_or_default();
+    let mut lines = vec![format!("{} {}", outcome.status, location(side, &outcome))];
+    if outcome.status < 300 {
+        lines.push(String::from_utf8_lossy(&outcome.body).into_owned());
+    }
+    for name in RECEIVED {
+        // Pages of errors have the type of their server.
+        if let Some(value) = outcome.header(name)
+            && (outcome.status < 300 || name != "content-type")
+            && value != "no-store"
+        {
+            lines.push(format!("{name}: {value}"));
+        }
+    }
+    for seen in side.origins.take() {
+        let backend = seen.backend;
+        lines.push(format!(
+            "{backend}: {} {} {}",
+            seen.method, seen.target, seen.body
+        ));
+        let all = SENT
+            .iter()
+            .filter_map(|name| Some((name, seen.header(name)?)));
+        // What asks for permission has headers of its own.
+        let all = all.filter(|_| !seen.is_check());
+        lines.extend(all.map(|(name, value)| format!("  {name}: {}", side.neutral(value))));
+    }
+    lines.join("\n")
+}
+
+/// Returns where a response leads: a URL of the requested host as its path.
+fn location(side: &Side, outcome: &Outcome) -> String {
+    let to = side.neutral(outcome.header("location").unwrap_or_default());
+    to.strip_prefix("http://a.test:@8080")
+        .unwrap_or(&to)
+        .to_owned()
+}
+
+/// Returns the requests of a configuration in which the gateway differs from nginx.
+async fn differing(name: &str, (http, requests): (&str, &[&str])) -> Vec<String> {
+    let shape = Shape::of(name, format!("events {{}}\nhttp {{\n    {http}\n}}\n"));
+    let folder = tempfile::tempdir().expect("a folder");
+    prepare(folder.path(), &shape.tree(), &Ca::new());
+    let side = async |name| Side::new(&shape, folder.path(), name).await;
+    let nginx = Nginx::start(&shape, side("nginx").await, false).await;
+    let edge = Edge::start(&shape, side("edge").await).await;
+    let mut differing = Vec::new();
+    for request in requests {
+        let (theirs, own) = (
+            record(&nginx.side, request).await,
+            record(&edge.side, request).await,
+        );
+        if theirs != own {
+            differing.push(format!("{name}: {request}\nnginx: {theirs}\nown: {own}"));
+        }
+    }
+    differing
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_configurations_do_what_they_do_with_nginx() {
+    let mut all = Vec::new();
+    for (name, case) in [
+        ("redirects", REDIRECTS),
+    ] {
+        all.extend(differing(name, case).await);
+    }
+    assert!(all.is_empty(), "{}", all.join("\n\n"));
+}
