@@ -39,6 +39,17 @@ const REDIRECTS: (&str, &[&str]) = (
     ],
 );
 
+const FORWARDED: (&str, &[&str]) = (
+    r#"map $http_x_forwarded_host $h { default $http_x_forwarded_host; "" $host; }
+    map $http_x_forwarded_port $p { default $http_x_forwarded_port; "" 80; }
+    server { listen 8080;
+        location / { proxy_pass http://127.0.0.1:3000;
+            proxy_set_header X-H $h; proxy_set_header X-P $http_x_forwarded_for; }
+        location /r/ { return 302 http://$h:$p/x; }
+        location /i/ { if ($http_x_forwarded_proto = http) { return 403; } return 200 i; } }"#,
+    &["GET /", "GET /r/", "GET /i/"],
+);
+
 /// Returns the bytes of a request written as `METHOD TARGET [HOST [NAME:VALUE]...]`.
 fn message(text: &str) -> Message {
     let mut words = text.split(' ');
@@ -131,6 +142,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
     let mut all = Vec::new();
     for (name, case) in [
         ("redirects", REDIRECTS),
+        ("forwarded", FORWARDED),
     ] {
         all.extend(differing(name, case).await);
     }

@@ -269,8 +269,12 @@ fn counted_by(key: &str, scope: &Scope<'_>) -> Option<(&'static str, String)> {
     match key {
         "$binary_remote_addr" | "$remote_addr" => Some(("key", "client.ip".to_owned())),
         "$host" | "$http_host" => Some(("key", "host".to_owned())),
-        // nginx does not count a request whose key is empty.
-        key => Some(("by", header(key, scope).filter(|text| !text.is_empty())?)),
+        // nginx does not count a request whose key is empty. A client without a proxy is counted by
+        // what the gateway says of it.
+        key => {
+            let text = header(key, scope).filter(|text| !text.is_empty())?;
+            Some(("by", text.replace("{proxy.", "{header.")))
+        }
     }
 }
 

@@ -533,6 +533,7 @@ fn hash_by_table(variable: &str, http: &Scope<'_>) -> Option<String> {
     let is_address = values.next() == Some((&String::new(), &Value::from("{client.ip}")));
     let is_it = table["default"].as_str() == Some(from) && is_address && values.next().is_none();
     let inner = from.strip_prefix('{')?.strip_suffix('}')?;
+    let inner = inner.replace("proxy.", "header.");
     let (kind, name) = inner.split_once('.')?;
     let is_known = ["header", "cookie"].contains(&kind);
     (is_it && is_known).then(|| format!("hash:{kind}:{name}"))

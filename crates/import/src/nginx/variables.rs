@@ -191,7 +191,12 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
             let (kind, own) = name.split_once('_')?;
             let dashed = own.replace('_', "-");
             return Some(match (kind, own.split_once('_')) {
-                ("http", _) => Some(format!("{{header.{dashed}}}")),
+                ("http", _) => {
+                    let is_of_proxies = dashed.starts_with("x-forwarded-")
+                        || matches!(&*dashed, "forwarded" | "x-real-ip");
+                    let kind = if is_of_proxies { "proxy" } else { "header" };
+                    Some(format!("{{{kind}.{dashed}}}"))
+                }
                 ("cookie", _) => Some(format!("{{cookie.{own}}}")),
                 ("arg", _) => Some(format!("{{arg.{own}}}")),
                 ("sent" | "upstream", Some(("http", header))) if at.has_response => {

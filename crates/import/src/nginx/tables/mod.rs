@@ -37,6 +37,7 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
         ),
         ("{uri}", "`$request_uri` has the path in its normal form"),
         ("{response.content-type}", REDIRECTS),
+        (OF_PROXIES, UNTRUSTED),
         (
             "{backend}",
             "`$upstream_addr` is the address of the last backend only",
@@ -55,10 +56,6 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
         is_as_written = false;
         directive.changed("`$binary_remote_addr` is the address as text");
     }
-    if FORWARDED.iter().any(|begin| all.contains(begin)) {
-        is_as_written = false;
-        directive.changed(UNTRUSTED);
-    }
     if is_as_written {
         directive.carried("");
     }
@@ -70,20 +67,16 @@ pub(super) const REDIRECTS: &str = "`$sent_http_content_type` is empty for redir
 
 /// Note on a value that comes from what proxies write.
 pub(super) const UNTRUSTED: &str = "headers of proxies, such as `X-Forwarded-Proto`, count as absent \
-                                    unless the client is in `trusted_proxies`";
+                                    unless the client is in `trusted_proxies`; one that such a \
+                                    proxy does not send has the gateway's value";
 
 /// Returns true if a value comes from a header that only trusted proxies may send.
 pub(super) fn is_forwarded(value: &str, scope: &Scope<'_>) -> bool {
-    let all = with_tables(value, scope);
-    FORWARDED.iter().any(|begin| all.contains(begin))
+    with_tables(value, scope).contains(OF_PROXIES)
 }
 
-/// Beginnings of the placeholders of headers that only trusted proxies may send.
-const FORWARDED: [&str; 3] = [
-    "{header.forwarded}",
-    "{header.x-forwarded-",
-    "{header.x-real-ip}",
-];
+/// Beginning of the placeholders of headers that only trusted proxies may send.
+const OF_PROXIES: &str = "{proxy.";
 
 /// Returns true if the values of a header depend on the media type of a response.
 pub(super) fn is_by_media_type(value: &str, scope: &Scope<'_>) -> bool {

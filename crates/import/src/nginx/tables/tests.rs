@@ -49,6 +49,16 @@ fn tables_that_are_used_become_maps() {
             } }),
         ),
         (
+            "map $http_a $v { default c; }",
+            json!({ "v": { "from": "{header.a}", "values": { "": "c" }, "default": "c" } }),
+        ),
+        (
+            "map $http_x_forwarded_host $v { '' $http_x_real_ip; }",
+            json!({ "v": {
+                "from": "{proxy.x-forwarded-host}", "values": { "": "{proxy.x-real-ip}" },
+            } }),
+        ),
+        (
             "map $http_a $v { x $nothing; ~y$ 2; }",
             json!({ "v": { "from": "{header.a}", "values": { "x": "", "~y$": "2" } } }),
         ),
