@@ -39,6 +39,27 @@ const REDIRECTS: (&str, &[&str]) = (
     ],
 );
 
+const HEADERS: (&str, &[&str]) = (
+    r#"server { listen 8080; server_name www.a.test a.test;
+        add_header Strict-Transport-Security max-age=9 always; error_page 410 /gone.html;
+        if ($host = www.a.test) { return 301 https://a.test$request_uri; }
+        if ($arg_gone) { return 410; }
+        location / { add_header Cache-Control "public, max-age=9"; return 200 hi; }
+        location = /gone.html { add_header X-A gone always; return 200 gone; }
+        location /errors/ { error_page 410 = /other; return 200 e; } }
+    server { listen 8080; server_name b.test; add_header X-A b always;
+        rewrite ^/old$ https://b.test/new permanent;
+        location / { add_header Cache-Control no-cache; return 200 b; } }"#,
+    &[
+        "GET / www.a.test",
+        "GET /",
+        "GET / b.test",
+        "GET /old b.test",
+        "GET /?gone=1",
+        "GET /errors/?gone=1",
+    ],
+);
+
 const FORWARDED: (&str, &[&str]) = (
     r#"map $http_x_forwarded_host $h { default $http_x_forwarded_host; "" $host; }
     map $http_x_forwarded_port $p { default $http_x_forwarded_port; "" 80; }
@@ -142,6 +163,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
     let mut all = Vec::new();
     for (name, case) in [
         ("redirects", REDIRECTS),
+        ("headers", HEADERS),
         ("forwarded", FORWARDED),
     ] {
         all.extend(differing(name, case).await);

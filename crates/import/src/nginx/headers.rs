@@ -139,13 +139,16 @@ fn more_headers(scope: &Scope<'_>, set: &mut Map<String, Value>, remove: &mut Ve
     }
 }
 
+/// Returns the directives of these names that apply to a scope.
+pub(super) fn ids(scope: &Scope<'_>, names: &[&str]) -> Vec<usize> {
+    let all = names.iter().flat_map(|name| scope.nearest(name));
+    all.map(|directive| directive.id).collect()
+}
+
 /// Returns the headers of a request that is refused before its server is known: those of the default
 /// servers of the listeners, if all of them have the same.
 pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
-    let ids = |server: &Server<'_>| -> Vec<usize> {
-        let all = server.scope.nearest("add_header").into_iter();
-        all.map(|directive| directive.id).collect()
-    };
+    let ids = |server: &Server<'_>| ids(&server.scope, &["add_header"]);
     let mut defaults = servers.list.iter().filter(|server| server.is_default());
     let first = defaults.next()?;
     let own = ids(first);
