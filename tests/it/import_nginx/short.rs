@@ -60,6 +60,25 @@ const HEADERS: (&str, &[&str]) = (
     ],
 );
 
+/// The same pair of long rules twice, as of two sites.
+const REPEATED: (&str, &[&str]) = (
+    r#"server { listen 8080; server_name a.test;
+        if ($request_method !~ ^(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS)$) { return 405; }
+        if ($http_user_agent ~* "(masscan|nikto|sqlmap|nmap|zgrab|dirbuster|gobuster)") { return 403; }
+        location / { return 200 a; } }
+    server { listen 8080; server_name b.test;
+        if ($request_method !~ ^(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS)$) { return 405; }
+        if ($http_user_agent ~* "(masscan|nikto|sqlmap|nmap|zgrab|dirbuster|gobuster)") { return 403; }
+        location / { return 200 b; } }"#,
+    &[
+        "GET /",
+        "GET / b.test",
+        "PURGE /",
+        "PURGE / b.test",
+        "GET / b.test User-Agent:nikto",
+    ],
+);
+
 const FORWARDED: (&str, &[&str]) = (
     r#"map $http_x_forwarded_host $h { default $http_x_forwarded_host; "" $host; }
     map $http_x_forwarded_port $p { default $http_x_forwarded_port; "" 80; }
@@ -164,6 +183,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
     for (name, case) in [
         ("redirects", REDIRECTS),
         ("headers", HEADERS),
+        ("repeated", REPEATED),
         ("forwarded", FORWARDED),
     ] {
         all.extend(differing(name, case).await);
