@@ -79,6 +79,27 @@ const REPEATED: (&str, &[&str]) = (
     ],
 );
 
+const HOSTS: (&str, &[&str]) = (
+    r#"map $request_method $to { default "http://127.0.0.1:3000"; POST "http://127.0.0.1:3001"; }
+    map $arg_u $name { default backend; 2 other; }
+    upstream backend { server 127.0.0.1:3002; }
+    upstream other { server 127.0.0.1:3003; }
+    server { listen 8080;
+        location / { proxy_pass $to; }
+        location /named/ { proxy_pass http://$name; }
+        location /fixed/ { proxy_pass http://backend; }
+        location /written/ { proxy_set_header Host $proxy_host; proxy_pass http://$name; } }"#,
+    &[
+        "GET /",
+        "POST /",
+        "GET /named/",
+        "GET /named/?u=2",
+        "GET /fixed/",
+        "GET /written/",
+        "GET /written/?u=2",
+    ],
+);
+
 const FORWARDED: (&str, &[&str]) = (
     r#"map $http_x_forwarded_host $h { default $http_x_forwarded_host; "" $host; }
     map $http_x_forwarded_port $p { default $http_x_forwarded_port; "" 80; }
@@ -184,6 +205,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("redirects", REDIRECTS),
         ("headers", HEADERS),
         ("repeated", REPEATED),
+        ("hosts", HOSTS),
         ("forwarded", FORWARDED),
     ] {
         all.extend(differing(name, case).await);
