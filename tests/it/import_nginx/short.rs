@@ -111,6 +111,57 @@ const FORWARDED: (&str, &[&str]) = (
     &["GET /", "GET /r/", "GET /i/"],
 );
 
+const IFS: (&str, &[&str]) = (
+    r"server { listen 8080; root /var/www/site;
+        location /s/ { if ($request_method = GET) { add_header X-A 1; }
+            rewrite ^/s/(.*)$ /$1 break; try_files $uri @api; }
+        location @api { proxy_pass http://127.0.0.1:3000; } }",
+    &[
+        "GET /s/none",
+        "GET /s/app.js",
+        "HEAD /s/none",
+        "HEAD /s/app.js",
+    ],
+);
+
+const JUMPS: (&str, &[&str]) = (
+    r"server { listen 8080;
+        location /g/ { client_max_body_size 0; error_page 418 = @w; return 418; }
+        location /if/ { error_page 418 = @w; if ($arg_x) { return 418; } return 200 if; }
+        location /no/ { error_page 403 = @w; if ($arg_x) { return 403; } return 200 no; }
+        location /own/ { error_page 418 = @rules; return 418; }
+        location /kept/ { error_page 404 @w; return 404; }
+        location @w { client_max_body_size 0; add_header X-A w; proxy_pass http://127.0.0.1:3000; }
+        location @rules { if ($arg_x) { return 403; } proxy_pass http://127.0.0.1:3001; } }",
+    &[
+        "GET /g/x",
+        "POST /g/x?a=b",
+        "PUT /if/?x=1",
+        "PUT /if/",
+        "GET /no/",
+        "GET /no/?x=1",
+        "GET /own/",
+        "GET /own/?x=1",
+        "GET /kept/",
+    ],
+);
+
+const ALIASES: (&str, &[&str]) = (
+    r"server { listen 8080;
+        location /files/ { root /var/www/site; }
+        location ~ ^/st/(.*)$ { alias /var/www/site/$1; }
+        location ~* ^/img/(?<name>[a-z]+)\.jpg { alias /var/www/site/img/$name.jpg; } }",
+    &[
+        "GET /st/app.js",
+        "GET /st/img/b%20c.png",
+        "GET /st/none",
+        "GET /st/docs/",
+        "GET /st/docs",
+        "GET /img/a.jpg",
+        "GET /IMG/a.jpg",
+    ],
+);
+
 /// Returns the bytes of a request written as `METHOD TARGET [HOST [NAME:VALUE]...]`.
 fn message(text: &str) -> Message {
     let mut words = text.split(' ');
@@ -207,6 +258,9 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("repeated", REPEATED),
         ("hosts", HOSTS),
         ("forwarded", FORWARDED),
+        ("ifs", IFS),
+        ("jumps", JUMPS),
+        ("aliases", ALIASES),
     ] {
         all.extend(differing(name, case).await);
     }
