@@ -75,6 +75,11 @@ impl<'a> Routes<'a, '_> {
 
     fn pass(&mut self, pass: &'a Directive, location: &Location<'a>) -> Map<String, Value> {
         let scope = &location.scope;
+        let mut without = scope.nearest("proxy_pass_request_headers").into_iter();
+        if let Some(without) = without.find(|one| one.arg(0) == "off") {
+            without.closed("the backend would get the client's cookies and credentials");
+            return shut();
+        }
         let Some(read) = self.destination(pass, scope) else {
             pass.closed("a destination with these variables has no counterpart");
             return shut();

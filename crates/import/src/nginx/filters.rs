@@ -98,18 +98,21 @@ fn access(scope: &Scope<'_>, filters: &mut Filters) {
             }
         }
     }
-    let can = match all {
-        Some(false) => !is_mixed,
-        _ => allow.is_empty(),
+    let why = if is_mixed || all != Some(false) && !allow.is_empty() {
+        "the order of these lines has no counterpart"
+    } else if !(allow.is_empty() && deny.is_empty()) && has_other_source(scope) {
+        "the client's address would come from `X-Forwarded-For`, which a client may choose where its \
+         proxy writes another header"
+    } else {
+        ""
     };
     for rule in &rules {
-        if can {
-            rule.carried("");
-        } else {
-            rule.closed("the order of these lines has no counterpart");
+        match why {
+            "" => rule.carried(""),
+            why => rule.closed(why),
         }
     }
-    if !can {
+    if !why.is_empty() {
         filters.is_closed = true;
         return;
     }
@@ -125,6 +128,16 @@ fn access(scope: &Scope<'_>, filters: &mut Filters) {
     }
     put(&mut value, "deny", deny);
     put(&mut filters.keys, "access", value);
+}
+
+/// Returns true if the address of clients behind proxies comes from a header that the gateway does
+/// not read. CDNs write `X-Forwarded-For` beside their own ones.
+fn has_other_source(scope: &Scope<'_>) -> bool {
+    let name = scope.one("real_ip_header");
+    let name = name.map_or("x-real-ip", |header| header.arg(0));
+    let known = "cf-connecting-ip proxy_protocol true-client-ip x-forwarded-for";
+    let mut known = known.split(' ');
+    !known.any(|known| known.eq_ignore_ascii_case(name)) && scope.one("set_real_ip_from").is_some()
 }
 
 fn basic_auth(scope: &Scope<'_>, filters: &mut Filters) {
