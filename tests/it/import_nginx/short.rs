@@ -146,6 +146,19 @@ const JUMPS: (&str, &[&str]) = (
     ],
 );
 
+const CHECKED: (&str, &[&str]) = (
+    r#"map $http_x $c { default abc; }
+    server { listen 8080; add_header X-A $c;
+        location = /v { internal; set $u 127.0.0.1:3001; proxy_pass http://$u/auth-check;
+            proxy_pass_request_body off; proxy_set_header Content-Length ""; }
+        location / { auth_request /v; proxy_set_header X-U $c; proxy_pass http://127.0.0.1:3000; } }"#,
+    &[
+        "GET /",
+        "GET / a.test Cookie:sid=good",
+        "GET / a.test Cookie:sid=bad",
+    ],
+);
+
 const ALIASES: (&str, &[&str]) = (
     r"server { listen 8080;
         location /files/ { root /var/www/site; }
@@ -260,6 +273,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("forwarded", FORWARDED),
         ("ifs", IFS),
         ("jumps", JUMPS),
+        ("checked", CHECKED),
         ("aliases", ALIASES),
     ] {
         all.extend(differing(name, case).await);

@@ -112,7 +112,8 @@ fn rest(directive: &Directive, whole: &[Directive]) {
         }
         return;
     }
-    if counterparts("handled").any(|(known, _)| known == name) && directive.block.is_none() {
+    let is_open = directive.block.is_none() || name == "limit_except";
+    if counterparts("handled").any(|(known, _)| known == name) && is_open {
         directive.carried("without effect: no carried-over directive uses it");
     }
 }

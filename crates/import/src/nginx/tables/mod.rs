@@ -271,6 +271,9 @@ fn translate(table: &Directive, at: At<'_, '_>) -> Result<Value, &'static str> {
             _ => return Err("one of its lines has no counterpart"),
         }
     }
+    if table.children().iter().all(|one| one.name == "default") {
+        entries.add("", entries.default.clone(), false)?;
+    }
     entries.value(&from).ok_or("it has no entries")
 }
 

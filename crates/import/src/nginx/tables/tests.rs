@@ -150,7 +150,6 @@ fn tables_without_a_counterpart_are_in_the_report() {
         ("map $nothing $v { a b; }", "a variable of it"),
         ("map $v $v { a b; }", "a variable of it"),
         ("map $http_a $v { ~(?=a)(b c; }", "regular expressions"),
-        ("map $http_a $v { default c; }", "it has no entries"),
         ("geo $v { ranges; 10.0.0.9-10.0.0.0 a; }", "ranges"),
         ("geo $v { 10.0.0.1/8 a; }", "bits beyond"),
         ("geo $v { proxy 10.0.0.0/8; 10.0.0.0/8 a; }", "`proxy`"),
