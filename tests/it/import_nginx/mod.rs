@@ -30,6 +30,7 @@ mod origin;
 mod play;
 mod sample;
 mod servers;
+mod short;
 mod site;
 mod targets;
 mod wanted;

@@ -95,7 +95,7 @@ struct Scope {
     guards: u32,
 }
 
-/// What the guards of another route keep of a request, apart from its own route.
+/// State that the guards of another route keep of a request, apart from its own route.
 #[derive(Debug)]
 pub struct KeptApart {
     scope: Scope,

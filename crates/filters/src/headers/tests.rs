@@ -109,6 +109,23 @@ fn values_may_name_parts_of_the_request() {
     assert_eq!(at_origin(check.last(), "x-none"), ["<>"]);
 }
 
+#[test]
+fn a_header_of_proxies_comes_from_a_trusted_one_only() {
+    for is_trusted in [false, true] {
+        let check =
+            check::<Headers>("{ request: { set: { X-Seen: '<{proxy.x-forwarded-proto}>' } } }")
+                .client(|client| client.is_trusted = is_trusted)
+                .send(
+                    "GET",
+                    "/",
+                    &[("Host", "a.test"), ("X-Forwarded-Proto", "https")],
+                    &[],
+                );
+        let expected = if is_trusted { "<https>" } else { "<>" };
+        assert_eq!(at_origin(check.last(), "x-seen"), [expected]);
+    }
+}
+
 /// Invariant: a header holds the first cookie and the first decoded query value of its name,
 /// whatever stands around them; a value that no header may hold leaves its header out.
 #[test]
@@ -236,7 +253,7 @@ fn every_mistake_is_reported_with_a_remedy() {
              `{request_id}`, `{host}`, `{host.name}`, `{listener.port}`, `{method}`, `{path}`, \
              `{path.decoded}`, `{path.sent}`, `{query}`, `{query_mark}`, `{query_and}`, `{uri}`, \
              `{user}`, `{route}`, `{scheme}`, `{protocol}`, `{status}`, `{cache.status}`, `{now}`, \
-             `{backend}`, `{header.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{arg.NAME}`, \
+             `{backend}`, `{header.NAME}`, `{proxy.NAME}`, `{cookie.NAME}`, `{query.NAME}`, `{arg.NAME}`, \
              `{response.NAME}`, `{map.NAME}`, `{date+30d}`",
         ]
     );

@@ -22,6 +22,8 @@ struct Pass {
     to: Destination,
     /// Lookup table that chooses among several upstreams.
     by_table: Option<String>,
+    /// `Host` of the upstream.
+    host: String,
     /// New path and query, with placeholders, in place of the request's own.
     with: Option<String>,
 }
@@ -62,7 +64,7 @@ impl<'a> Routes<'a, '_> {
         location: &Location<'a>,
     ) -> Map<String, Value> {
         let scope = &location.scope;
-        if let Some(directive) = listed("other protocols").find_map(|name| handler(scope, name)) {
+        if let Some(directive) = listed("foreign").find_map(|name| handler(scope, name)) {
             directive.closed("this gateway speaks HTTP to its backends");
             return shut();
         }
@@ -74,11 +76,16 @@ impl<'a> Routes<'a, '_> {
 
     fn pass(&mut self, pass: &'a Directive, location: &Location<'a>) -> Map<String, Value> {
         let scope = &location.scope;
+        let mut without = scope.nearest("proxy_pass_request_headers").into_iter();
+        if let Some(without) = without.find(|one| one.arg(0) == "off") {
+            without.closed("the backend would get the client's cookies and credentials");
+            return shut();
+        }
         let Some(read) = self.destination(pass, scope) else {
             pass.closed("a destination with these variables has no counterpart");
             return shut();
         };
-        let Pass { to, by_table, with } = read;
+        let (to, by_table, with) = (read.to, read.by_table, read.with);
         let Some(name) = self.upstreams.name(&to, pass, scope) else {
             pass.closed("nothing says what name the certificate of the backend is for: write `proxy_ssl_name`");
             return shut();
@@ -88,7 +95,7 @@ impl<'a> Routes<'a, '_> {
         if let Some(table) = &by_table {
             keys.insert("upstream_by".to_owned(), table.clone().into());
         }
-        Self::host_header(&to, by_table.is_some(), scope, &mut keys);
+        Self::host_header(read.host, scope, &mut keys);
         let prefix = location.path();
         let mut inner = scope.innermost().iter();
         // A path that chooses the location again is replaced there.
@@ -113,10 +120,8 @@ impl<'a> Routes<'a, '_> {
             } else {
                 let regex = format!("^{}", spelled(prefix));
                 let with = encoded(path).replace('$', "$$");
-                keys.insert(
-                    "rewrite".to_owned(),
-                    json!({ "regex": regex, "with": with }),
-                );
+                let value = json!({ "regex": regex, "with": with });
+                keys.insert("rewrite".to_owned(), value);
             }
         }
         let headers = scope.nearest("proxy_set_header").into_iter();
@@ -155,7 +160,8 @@ impl<'a> Routes<'a, '_> {
     /// Reads the destination of a `proxy_pass`; `None` if it has no counterpart.
     fn destination(&mut self, pass: &'a Directive, scope: &Scope<'a>) -> Option<Pass> {
         let url = pass.arg(0);
-        let fixed = |to| Pass {
+        let fixed = |to: Destination| Pass {
+            host: to.host(scope),
             to,
             by_table: None,
             with: None,
@@ -206,7 +212,7 @@ impl<'a> Routes<'a, '_> {
             None => return None,
         };
         let results = tables::results(&table, scope, MAX_CHAIN)?;
-        let mut names = Map::new();
+        let (mut names, mut hosts) = (Map::new(), Map::new());
         let mut first = None;
         for result in &results {
             let to = Destination::parse(&format!("{scheme}{result}"))?;
@@ -215,47 +221,33 @@ impl<'a> Routes<'a, '_> {
             }
             let name = self.upstreams.name(&to, pass, scope)?;
             names.insert(result.clone(), name.into());
+            hosts.insert(result.clone(), to.host(scope).into());
             first.get_or_insert(to);
         }
-        let is_as_named = names.iter().all(|(result, name)| name == result);
-        let by_table = if is_as_named {
-            format!("{{map.{table}}}")
-        } else {
-            let value = json!({ "from": format!("{{map.{table}}}"), "values": names });
-            add(
-                &format!("upstream.{}", pass.line),
-                Part::at(pass, value),
-                scope,
-            )
+        let chosen = |name: &str, values: Map<String, Value>| {
+            let from = format!("{{map.{table}}}");
+            if values.iter().all(|(result, value)| value == result) {
+                return from;
+            }
+            let value = json!({ "from": from, "values": values });
+            add(&format!("{name}.{}", pass.line), pass.place(), value, scope)
         };
         Some(Pass {
-            by_table: Some(by_table),
+            by_table: Some(chosen("upstream", names)),
+            host: chosen("host", hosts),
             with,
             ..fixed(first?)
         })
     }
 
-    /// Translates the `Host` that a backend gets.
-    fn host_header(
-        to: &Destination,
-        is_chosen: bool,
-        scope: &Scope<'a>,
-        keys: &mut Map<String, Value>,
-    ) {
+    /// Translates the `Host` that a backend gets: `usual`, unless a directive says otherwise.
+    fn host_header(usual: String, scope: &Scope<'a>, keys: &mut Map<String, Value>) {
         let headers = scope.nearest("proxy_set_header").into_iter();
         let written = { headers }.find(|one| one.arg(0).eq_ignore_ascii_case("host"));
         let host = match written.map(|one| one.arg(1)) {
             Some("$http_host") => None,
             Some("$host") => Some("name".to_owned()),
-            None | Some("$proxy_host") => {
-                if let Some(one) = written.filter(|_| is_chosen) {
-                    one.changed("`$proxy_host` is that of the first upstream");
-                }
-                Some(match to.authority.strip_prefix("unix:") {
-                    Some(_) => "localhost".to_owned(),
-                    None => to.authority.clone(),
-                })
-            }
+            None | Some("$proxy_host") => Some(usual),
             Some(text) => {
                 let Some(text) = tables::header(text, scope).filter(|text| !text.is_empty()) else {
                     if let Some(written) = written {

@@ -57,7 +57,7 @@ fn mark_block(all: &[Directive], whole: &[Directive]) {
 }
 
 /// Returns true if a directive other than a table's own one has a variable.
-fn has_variable(all: &[Directive], name: &str) -> bool {
+pub(super) fn has_variable(all: &[Directive], name: &str) -> bool {
     let is_it = |piece| piece == Piece::Variable(name.to_owned());
     all.iter().any(|one| {
         let is_own = tables::variable_of(one) == Some(name);
@@ -115,7 +115,8 @@ fn rest(directive: &Directive, whole: &[Directive]) {
         }
         return;
     }
-    if counterparts("handled").any(|(known, _)| known == name) && directive.block.is_none() {
+    let is_open = directive.block.is_none() || name == "limit_except";
+    if counterparts("handled").any(|(known, _)| known == name) && is_open {
         directive.carried("without effect: no carried-over directive uses it");
     }
 }

@@ -3,15 +3,16 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    actions::{handler, shut},
-    collect::mark_and_path,
+    actions::shut,
+    collect::{Named, mark_and_path},
     locations::{Location, Place, Routes},
     output::add_to,
+    pages,
     parse::Directive,
     scope::Scope,
     tables,
-    variables::{At, culprit, known},
-    words::{encoded, spelled},
+    variables::{At, culprit, expression, has_group, known},
+    words::{Piece, encoded, pieces, spelled},
 };
 
 impl<'a> Routes<'a, '_> {
@@ -25,9 +26,12 @@ impl<'a> Routes<'a, '_> {
         // Locations within one with `alias` have it too.
         let root = scope.nearest_of(&["alias", "root"]).first().copied();
         let alias = root.filter(|root| root.name == "alias");
+        // The block of an `if` does not inherit it.
+        let tries = scope.own("try_files").first().copied();
         let path = root.and_then(|root| tables::header(root.arg(0), scope));
-        let path = path.filter(|path| !path.contains('{'));
-        let tries = handler(scope, "try_files");
+        let by_expression = alias.and_then(|alias| by_expression(alias, scope));
+        let (folder, rewrite) = by_expression.unzip();
+        let path = folder.or(path.filter(|path| !path.contains('{')));
         let (Some(root), Some(path)) = (root, path) else {
             return Self::without_root(place, location, (root, tries));
         };
@@ -72,10 +76,13 @@ impl<'a> Routes<'a, '_> {
         if let Some(tries) = tries {
             Self::tries(tries, place, scope, &mut files);
         }
-        let app = Self::page_of_app(place, scope).filter(|_| tries.or(alias).is_none());
-        if let Some(route) = &app {
+        // What is no file, the app gets with the body of the request.
+        let app = pages::taking("404", scope, place);
+        let is_passed = |app: &&Named<'_>| !app.scope.own("proxy_pass").is_empty();
+        let app = app.filter(|app| tries.or(alias).is_none() && is_passed(app));
+        if let Some(app) = &app {
             files["try"] = json!(["{path.decoded}", "{path.decoded}/"]);
-            files["otherwise"] = json!({ "route": route });
+            files["otherwise"] = json!({ "route": app.route });
         }
         let mut keys = Map::from_iter([("files".to_owned(), files)]);
         if app.is_some() {
@@ -83,7 +90,9 @@ impl<'a> Routes<'a, '_> {
             let methods = json!({ "allow": ["GET", "HEAD", "POST"], "status": 405 });
             keys.insert("methods".to_owned(), methods);
         }
-        if let Some(owner) = alias.and_then(|alias| scope.owner_of(alias)) {
+        if let Some(rewrite) = rewrite {
+            keys.insert("rewrite".to_owned(), rewrite);
+        } else if let Some(owner) = alias.and_then(|alias| scope.owner_of(alias)) {
             let (mark, prefix) = mark_and_path(owner);
             let is_file = mark == "=";
             // Beside a folder without a slash, nginx serves files whose names begin with it.
@@ -111,25 +120,10 @@ impl<'a> Routes<'a, '_> {
                 let with = format!("/{}", encoded(name).replace('$', "$$"));
                 (format!("^{regex}{end}"), with)
             };
-            keys.insert(
-                "rewrite".to_owned(),
-                json!({ "regex": regex, "with": with }),
-            );
+            let value = json!({ "regex": regex, "with": with });
+            keys.insert("rewrite".to_owned(), value);
         }
         keys
-    }
-
-    /// Returns the route of the app that `error_page 404 = @app` asks for what is no file: it gets
-    /// the body of the request.
-    fn page_of_app<'s>(place: &Place<'s, 'a>, scope: &Scope<'a>) -> Option<&'s str> {
-        let pages = scope.nearest("error_page");
-        let page = pages
-            .iter()
-            .find(|page| page.args.iter().any(|arg| arg == "404"))?;
-        let name = page.args.last()?.strip_prefix('@')?;
-        let named = place.named.iter().find(|known| known.name == name)?;
-        let is_passed = !named.scope.own("proxy_pass").is_empty();
-        (is_passed && page.args.iter().any(|arg| arg == "=")).then_some(&named.route)
     }
 
     /// Returns the keys of a location with the files of nginx itself, of which there are none here.
@@ -244,6 +238,38 @@ impl<'a> Routes<'a, '_> {
         }
         add_to(files, "types", written);
     }
+}
+
+/// Returns folder and rewrite of an `alias` in an expression, which is the path of a whole file, with
+/// groups of the expression; `None` if it has no counterpart.
+fn by_expression(alias: &Directive, scope: &Scope<'_>) -> Option<(String, Value)> {
+    let owner = scope.owner_of(alias)?;
+    // Another expression may have matched since.
+    let matches = |one: &Directive| {
+        one.name == "rewrite" || one.name == "if" && one.args.iter().any(|arg| arg.contains('~'))
+    };
+    if scope.location()?.id != owner.id || owner.children().iter().any(matches) {
+        return None;
+    }
+    let (mark, regex) = expression(owner)?;
+    let list = pieces(alias.arg(0));
+    let Some(Piece::Text(fixed)) = list.first() else {
+        return None;
+    };
+    let (folder, _) = fixed.rsplit_once('/')?;
+    let mut with = String::new();
+    for piece in &list {
+        match piece {
+            Piece::Text(text) => with.push_str(&encoded(text).replace('$', "$$")),
+            Piece::Variable(name) if has_group(&regex, name) => with.extend(["$${", name, "}"]),
+            Piece::Variable(_) => return None,
+        }
+    }
+    let case = if mark == "~*" { "(?i)" } else { "" };
+    let regex = format!("{case}^.*?(?:{regex}).*$");
+    regex::Regex::new(&regex).ok()?;
+    let rewrite = json!({ "regex": regex, "with": with[encoded(folder).len()..] });
+    Some((format!("{folder}/"), rewrite))
 }
 
 /// Translates `disable_symlinks`; returns true if links are refused.

@@ -65,7 +65,7 @@ pub(super) fn satisfy(scope: &Scope<'_>, keys: &mut Map<String, Value>) {
 /// be closed.
 pub(super) fn has_unknown_guard(scope: &Scope<'_>) -> bool {
     let mut is_closed = false;
-    for name in listed("protections") {
+    for name in listed("guards") {
         let found = scope.one(name);
         let on = found.filter(|one| !["off", "optional", "optional_no_ca"].contains(&one.arg(0)));
         if let Some(directive) = on {
@@ -98,18 +98,21 @@ fn access(scope: &Scope<'_>, filters: &mut Filters) {
             }
         }
     }
-    let can = match all {
-        Some(false) => !is_mixed,
-        _ => allow.is_empty(),
+    let why = if is_mixed || all != Some(false) && !allow.is_empty() {
+        "the order of these lines has no counterpart"
+    } else if !(allow.is_empty() && deny.is_empty()) && has_other_source(scope) {
+        "the client's address would come from `X-Forwarded-For`, which a client may choose where its \
+         proxy writes another header"
+    } else {
+        ""
     };
     for rule in &rules {
-        if can {
-            rule.carried("");
-        } else {
-            rule.closed("the order of these lines has no counterpart");
+        match why {
+            "" => rule.carried(""),
+            why => rule.closed(why),
         }
     }
-    if !can {
+    if !why.is_empty() {
         filters.is_closed = true;
         return;
     }
@@ -125,6 +128,16 @@ fn access(scope: &Scope<'_>, filters: &mut Filters) {
     }
     put(&mut value, "deny", deny);
     put(&mut filters.keys, "access", value);
+}
+
+/// Returns true if the address of clients behind proxies comes from a header that the gateway does
+/// not read. CDNs write `X-Forwarded-For` beside their own ones.
+fn has_other_source(scope: &Scope<'_>) -> bool {
+    let name = scope.one("real_ip_header");
+    let name = name.map_or("x-real-ip", |header| header.arg(0));
+    let known = "cf-connecting-ip proxy_protocol true-client-ip x-forwarded-for";
+    let mut known = known.split(' ');
+    !known.any(|known| known.eq_ignore_ascii_case(name)) && scope.one("set_real_ip_from").is_some()
 }
 
 fn basic_auth(scope: &Scope<'_>, filters: &mut Filters) {
@@ -268,8 +281,12 @@ fn counted_by(key: &str, scope: &Scope<'_>) -> Option<(&'static str, String)> {
     match key {
         "$binary_remote_addr" | "$remote_addr" => Some(("key", "client.ip".to_owned())),
         "$host" | "$http_host" => Some(("key", "host".to_owned())),
-        // nginx does not count a request whose key is empty.
-        key => Some(("by", header(key, scope).filter(|text| !text.is_empty())?)),
+        // nginx does not count a request whose key is empty. A client without a proxy is counted by
+        // what the gateway says of it.
+        key => {
+            let text = header(key, scope).filter(|text| !text.is_empty())?;
+            Some(("by", text.replace("{proxy.", "{header.")))
+        }
     }
 }
 
@@ -333,20 +350,6 @@ fn body_limit(scope: &Scope<'_>, filters: &mut Filters) {
     filters.keys.insert("body_limit".to_owned(), value);
 }
 
-/// Types in front of the slash, as IANA lists them (RFC 6838, 4.2).
-const ALL_TYPES: [&str; 10] = [
-    "application",
-    "audio",
-    "font",
-    "haptics",
-    "image",
-    "message",
-    "model",
-    "multipart",
-    "text",
-    "video",
-];
-
 fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
     let Some(gzip) = scope.one("gzip") else {
         return;
@@ -376,7 +379,7 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
         value["vary"] = false.into();
     }
     if types.contains("*") {
-        types = ALL_TYPES.map(|kind| format!("{kind}/*")).into();
+        types = listed("types").map(|kind| format!("{kind}/*")).collect();
         for written in scope.nearest("gzip_types") {
             written.changed("all types that IANA knows, but no `text/event-stream`");
         }

@@ -7,8 +7,8 @@ use super::{
     locations::{Location, Place, Routes},
     output::add_to,
     parse::Directive,
+    tables,
     upstreams::Destination,
-    words::plain,
 };
 
 impl<'a> Routes<'a, '_> {
@@ -63,9 +63,10 @@ impl<'a> Routes<'a, '_> {
         if target.is_some_and(|target| target.directive.id == location.directive.id) {
             return false;
         }
-        let pass = target.and_then(|target| target.scope.own("proxy_pass").first().copied());
-        let url = pass.and_then(|pass| {
-            let to = plain(pass.arg(0)).and_then(|url| Destination::parse(&url))?;
+        let url = target.and_then(|target| {
+            let pass = target.scope.own("proxy_pass").first().copied()?;
+            let url = tables::header(pass.arg(0), &target.scope);
+            let to = Destination::parse(&url.filter(|url| !url.contains('{'))?)?;
             let authority = self.upstreams.first_address(&to.authority)?;
             let scheme = if to.is_tls { "https" } else { "http" };
             Some(format!(

@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::{
+    directives::is_listed,
     filters::Filters,
     media,
-    output::{Part, add_to, put},
+    output::{add_to, put},
     parse::Directive,
     scope::Scope,
     servers::{Server, Servers},
@@ -26,7 +27,7 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
         let (name, value) = (directive.arg(0), directive.arg(1));
         let always = directive.args.iter().any(|arg| arg == "always");
         let lower = name.to_ascii_lowercase();
-        if FRAMING.contains(&&*lower) || ["connection", "upgrade", "host"].contains(&&*lower) {
+        if is_listed("framing", &lower) || ["connection", "upgrade", "host"].contains(&&*lower) {
             directive.changed("a header of the connection is the gateway's own");
             continue;
         }
@@ -134,13 +135,16 @@ fn more_headers(scope: &Scope<'_>, set: &mut Map<String, Value>, remove: &mut Ve
     }
 }
 
+/// Returns the directives of these names that apply to a scope.
+pub(super) fn ids(scope: &Scope<'_>, names: &[&str]) -> Vec<usize> {
+    let all = names.iter().flat_map(|name| scope.nearest(name));
+    all.map(|directive| directive.id).collect()
+}
+
 /// Returns the headers of a request that is refused before its server is known: those of the default
 /// servers of the listeners, if all of them have the same.
 pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
-    let ids = |server: &Server<'_>| -> Vec<usize> {
-        let all = server.scope.nearest("add_header").into_iter();
-        all.map(|directive| directive.id).collect()
-    };
+    let ids = |server: &Server<'_>| ids(&server.scope, &["add_header"]);
     let mut defaults = servers.list.iter().filter(|server| server.is_default());
     let first = defaults.next()?;
     let own = ids(first);
@@ -208,7 +212,7 @@ fn expiry_by_table(variable: &str, expires: &Directive, scope: &Scope<'_>) -> Op
     }
     let value = json!({ "from": format!("{{map.{variable}}}"), "values": values });
     let name = format!("expires.{}", expires.line);
-    Some(variables::add(&name, Part::at(expires, value), scope))
+    Some(variables::add(&name, expires.place(), value, scope))
 }
 
 /// Headers that the gateway sends to every backend, with the values that they may be set to.
@@ -223,15 +227,6 @@ const SENT: [(&str, &[&str]); 6] = [
     // The port of the listener, which the gateway does not take if `Host` has another one.
     ("x-forwarded-port", &[]),
     ("x-request-id", &["$request_id"]),
-];
-
-/// Headers by which the two ends of a connection understand each other.
-const FRAMING: [&str; 5] = [
-    "content-length",
-    "keep-alive",
-    "te",
-    "trailer",
-    "transfer-encoding",
 ];
 
 fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Value> {
@@ -274,7 +269,7 @@ fn request_headers(scope: &Scope<'_>, filters: &mut Filters) -> Map<String, Valu
             directive.carried("");
             continue;
         }
-        if FRAMING.contains(&&*lower) {
+        if is_listed("framing", &lower) {
             directive.lost("a header of the connection cannot be changed");
             continue;
         }

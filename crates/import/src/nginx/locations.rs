@@ -96,6 +96,9 @@ impl<'a> Routes<'a, '_> {
         if is_closed {
             rules.list.clear();
         }
+        if !rules.is_end {
+            self.respond_as_server(&place, &mut rules);
+        }
         if let Some((nameless, true)) = self.servers.without_host(server) {
             let beside = Place {
                 server: nameless,
@@ -152,6 +155,23 @@ impl<'a> Routes<'a, '_> {
             };
             let keys = self.location(&own, &block);
             self.push_named(&location.route, &keys, &location.directive.place());
+        }
+    }
+
+    /// Gives what the rules of a server respond its headers and pages, where a location has others.
+    fn respond_as_server(&mut self, place: &Place<'_, 'a>, rules: &mut Rules) {
+        let ids = |scope| headers::ids(scope, &["add_header", "error_page", "expires"]);
+        let own = ids(&place.server.scope);
+        let has_others = place.found.iter().any(|one| ids(&one.scope) != own);
+        let list = rules.list.iter_mut().filter(|_| has_others);
+        let mut responses = list.filter(|rule| rule.get("status").is_some()).peekable();
+        if responses.peek().is_some() {
+            let directive = place.server.directive;
+            let name = self.free_name(&format!("server-{}", directive.line));
+            let mut keys = Self::whole(place, &Rules::default(), false);
+            keys.remove("rules");
+            self.push_named(&name, &keys, &directive.place());
+            responses.for_each(|rule| rule["route"] = name.clone().into());
         }
     }
 

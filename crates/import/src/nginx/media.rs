@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use edgeway_config::model::KnownTypes;
 use serde_json::{Map, Value, json};
 
-use super::{output::Part, scope::Scope, variables::add};
+use super::{scope::Scope, variables::add};
 
 /// Media types of a scope.
 #[derive(Debug)]
@@ -102,7 +102,7 @@ pub(super) fn of_backend(scope: &Scope<'_>) -> Option<String> {
     let whole = format!("{{group.1}}; charset={name}");
     let from = "{response.content-type}";
     let value = json!({ "from": from, "values": { regex: whole }, "default": from });
-    Some(add("charset", Part::at(charset, value), scope))
+    Some(add("charset", charset.place(), value, scope))
 }
 
 /// Returns the section `media_types`: what is different from the types that the gateway knows.

@@ -304,8 +304,8 @@ fn of_http(http: &Scope<'_>, servers: &Servers<'_>, output: &mut Output) {
                     header.changed("`proxy_protocol` of the listener says who may send it");
                 }
                 _ => header.changed(
-                    "the client's address comes from `X-Forwarded-For`, which CDNs send as well: \
-                     make sure that yours does",
+                    "the client's address comes from `X-Forwarded-For`, which CDNs write as well: \
+                     where your proxy does not, clients choose theirs, for limits too",
                 ),
             }
         }

@@ -255,9 +255,10 @@ fn block(text: &mut String, name: &str, value: &Value) {
     }
     let _ = writeln!(text, "  {}:", scalar(name));
     for (key, value) in value.as_object().into_iter().flatten() {
+        let own = flow(value);
         match value {
-            // Entries of a lookup table.
-            Value::Object(entries) if key.len() + flow(value).len() + 6 > WIDTH => {
+            // Entries of a lookup table, and no value with an anchor.
+            Value::Object(entries) if own.starts_with('{') && key.len() + own.len() + 6 > WIDTH => {
                 let _ = writeln!(text, "    {key}:");
                 for (key, value) in entries {
                     entry(text, "      ", key, value);

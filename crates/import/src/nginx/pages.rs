@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
+    collect::Named,
     locations::Place,
     output::put,
     parse::Directive,
@@ -30,6 +31,23 @@ const OF_ROUTE: &str = "conditions and ranges apply to the page only if its stat
 const AS_SENT: &str = "a body of more than 64 KiB is not sent to a second upstream: the client gets the built-in \
     page; for a refused request, the upstream of its page gets no body, and a long one gets 413 first";
 
+/// Note on a page of a status that is no error.
+const BELOW: &str = "a status below 400 has no counterpart: such a response of a backend reaches the \
+    client as it is, with its `Location`";
+
+/// Returns the named location that requests of a status go to as they are (`error_page 404 = @app`).
+pub(super) fn taking<'s, 'a>(
+    status: &str,
+    scope: &Scope<'_>,
+    place: &Place<'s, 'a>,
+) -> Option<&'s Named<'a>> {
+    let mut pages = scope.nearest("error_page").into_iter();
+    let page = pages.find(|page| page.args.iter().any(|arg| arg == status))?;
+    let name = page.args.last()?.strip_prefix('@')?;
+    let named = place.named.iter().find(|known| known.name == name)?;
+    page.args.iter().any(|arg| arg == "=").then_some(named)
+}
+
 /// Translates the pages of a location. `passes`: the location sends requests to a backend.
 pub(super) fn of(
     scope: &Scope<'_>,
@@ -37,6 +55,9 @@ pub(super) fn of(
     passes: bool,
     keys: &mut Map<String, Value>,
 ) {
+    let intercept = scope
+        .one("proxy_intercept_errors")
+        .filter(|directive| passes && directive.is_on());
     let mut pages = Map::new();
     for directive in scope.nearest("error_page") {
         let [codes @ .., uri] = &directive.args[..] else {
@@ -50,10 +71,21 @@ pub(super) fn of(
             },
             _ => (&codes[..], Status::Kept),
         };
-        match page((uri, codes, status), scope, place) {
+        let is_error = |code: &&&str| matches!(code.parse(), Ok(400..=599u16));
+        let (codes, below): (Vec<&str>, Vec<&str>) = codes.iter().partition(is_error);
+        if !below.is_empty() {
+            if intercept.is_some() {
+                directive.weaker(BELOW);
+            }
+            directive.lost(BELOW);
+        }
+        if codes.is_empty() {
+            continue;
+        }
+        match page((uri, status), scope, place) {
             Ok((value, note)) => {
                 for code in codes {
-                    pages.entry(*code).or_insert_with(|| value.clone());
+                    pages.entry(code).or_insert_with(|| value.clone());
                 }
                 match note {
                     "" => directive.carried(""),
@@ -63,9 +95,6 @@ pub(super) fn of(
             Err(why) => directive.lost(format!("{why}: built-in page")),
         }
     }
-    let intercept = scope
-        .one("proxy_intercept_errors")
-        .filter(|directive| passes && directive.is_on());
     if let Some(directive) = intercept {
         directive.carried("");
     }
@@ -88,19 +117,12 @@ pub(super) fn of(
     put(keys, "error_pages", value);
 }
 
-/// Returns the page for these statuses, and what is different of it.
+/// Returns a page, and what is different of it.
 fn page(
-    (uri, codes, status): (&str, &[&str], Status),
+    (uri, status): (&str, Status),
     scope: &Scope<'_>,
     place: &Place<'_, '_>,
 ) -> Result<(Value, &'static str), String> {
-    let is_error = |code: &&str| {
-        code.parse::<u16>()
-            .is_ok_and(|code| (400..600).contains(&code))
-    };
-    if codes.is_empty() || !codes.iter().all(is_error) {
-        return Err("a status below 400 has no counterpart".to_owned());
-    }
     if let Some(name) = uri.strip_prefix('@') {
         let mut named = place.named.iter();
         let known = named.find(|known| known.name == name);

@@ -6,15 +6,14 @@ use serde_json::{Value, json};
 use super::{
     collect::mark_and_path,
     conditions::{self, Condition},
-    directives::is_listed,
+    directives::{has_variable, is_listed},
     locations::{Location, Place, Routes, closed},
-    media,
-    output::Part,
+    media, pages,
     parse::Directive,
     scope::Scope,
     tables,
     variables::{At, known},
-    words::{Piece, pieces},
+    words::{Piece, pieces, plain},
 };
 
 /// Rules of a block.
@@ -109,10 +108,16 @@ impl<'a> Routes<'a, '_> {
         let at = At::rule(scope, directive).with_groups(groups.as_deref());
         let keys = condition.map(|(_, keys)| keys);
         match directive.name.as_str() {
+            "set" if is_read_elsewhere(directive, place) => directive.weaker(OF_SET),
             "set" => directive.carried(""),
             "break" => {
                 directive.carried("");
                 rules.push(keys, json!({ "then": "stop" }));
+            }
+            "return" if let Some(route) = led_to(directive, keys.is_none(), (place, scope)) => {
+                directive.carried("");
+                rules.push(keys, json!({ "route": route, "then": "stop" }));
+                rules.is_end |= keys.is_none();
             }
             "return" => match returned(directive, at, scope) {
                 Ok(rule) => {
@@ -264,7 +269,7 @@ impl<'a> Routes<'a, '_> {
 fn of_file(condition: &Condition, directive: &Directive, scope: &Scope<'_>) -> Value {
     let name = format!("file.{}", directive.line);
     let value = json!({ "from": condition.value, "exists": "1" });
-    let table = super::variables::add(&name, Part::at(directive, value), scope);
+    let table = super::variables::add(&name, directive.place(), value, scope);
     let mut keys = json!({ "if": table });
     if condition.is_negated {
         keys["not"] = true.into();
@@ -279,6 +284,53 @@ const OF_CONDITIONS: &str =
 /// Note on a condition that keeps out requests by their target.
 const OF_TARGET: &str = "`$request_uri` has the path in its normal form: `//`, `..` and \
     percent-encoded letters are resolved before, so that no request is refused for them";
+
+/// Note on a variable.
+const OF_SET: &str =
+    "where the request goes on to another location, the variable has no value of this one";
+
+/// Returns true if a location that leads requests on sets a variable, and another one has it without
+/// setting it.
+fn is_read_elsewhere(set: &Directive, place: &Place<'_, '_>) -> bool {
+    let leads_on = |one: &Directive| match &*one.name {
+        "rewrite" => !["break", "permanent", "redirect"].contains(&one.arg(2)),
+        name => ["try_files", "error_page"].contains(&name),
+    };
+    let sets = |one: &Directive| one.name == "set" && one.arg(0) == set.arg(0);
+    let name = set.arg(0).trim_start_matches('$');
+    let reads = |all: &[Directive]| !all.iter().any(sets) && has_variable(all, name);
+    let named = place.named.iter().map(|named| named.directive);
+    let mut all = place.found.iter().map(|one| one.directive).chain(named);
+    place.location.is_some_and(|own| {
+        own.scope.innermost().iter().any(leads_on)
+            && all.any(|one| one.id != own.directive.id && reads(one.children()))
+    })
+}
+
+/// Returns the route that takes the requests of a `return` with a status alone (`error_page 418 =
+/// @app`), unless it has rules: those do not run where a rule leads to it. A condition refuses
+/// requests with the statuses that HTTP knows, and a refusal holds for other spellings too.
+fn led_to<'s>(
+    directive: &Directive,
+    is_for_all: bool,
+    (place, scope): (&Place<'s, '_>, &Scope<'_>),
+) -> Option<&'s str> {
+    let status = directive
+        .args
+        .first()
+        .filter(|_| directive.args.len() == 1)?;
+    let is_free = matches!(
+        status.parse(),
+        Ok(418..=420 | 430 | 432..=450 | 452..=499u16)
+    );
+    let to = pages::taking(status, scope, place).filter(|_| is_for_all || is_free)?;
+    let has_rules = |one: &Directive| match &*one.name {
+        "proxy_pass" => plain(one.arg(0)).is_none(),
+        "limit_except" => true,
+        name => name != "set" && is_listed("rules", name),
+    };
+    (!to.scope.innermost().iter().any(has_rules)).then_some(&to.route)
+}
 
 /// Returns the rule for a `return`, or the reason why it has none.
 fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Result<Value, String> {

@@ -9,6 +9,7 @@ use super::{
     parse::Directive,
     scope::Scope,
     tables,
+    variables::add,
     words::{duration, milliseconds, parameter, part_of_request},
 };
 use crate::pm2::Processes;
@@ -45,6 +46,19 @@ pub(super) struct Destination {
 }
 
 impl Destination {
+    /// Returns the `Host` that its backends get unless a directive says otherwise.
+    pub(super) fn host(&self, scope: &Scope<'_>) -> String {
+        match &*self.authority {
+            // As `host_header` these are words.
+            word @ ("backend" | "name" | "sent") => {
+                let value = json!({ "from": "", "values": { "": word } });
+                add(&format!("host.{word}"), word.to_owned(), value, scope)
+            }
+            socket if socket.starts_with("unix:") => "localhost".to_owned(),
+            authority => authority.to_owned(),
+        }
+    }
+
     pub(super) fn parse(url: &str) -> Option<Self> {
         let (is_tls, rest) = match url.split_once("://")? {
             ("http", rest) => (false, rest),
@@ -521,6 +535,7 @@ fn hash_by_table(variable: &str, http: &Scope<'_>) -> Option<String> {
     let is_address = values.next() == Some((&String::new(), &Value::from("{client.ip}")));
     let is_it = table["default"].as_str() == Some(from) && is_address && values.next().is_none();
     let inner = from.strip_prefix('{')?.strip_suffix('}')?;
+    let inner = inner.replace("proxy.", "header.");
     let (kind, name) = inner.split_once('.')?;
     let is_known = ["header", "cookie"].contains(&kind);
     (is_it && is_known).then(|| format!("hash:{kind}:{name}"))

@@ -191,7 +191,12 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
             let (kind, own) = name.split_once('_')?;
             let dashed = own.replace('_', "-");
             return Some(match (kind, own.split_once('_')) {
-                ("http", _) => Some(format!("{{header.{dashed}}}")),
+                ("http", _) => {
+                    let is_of_proxies = dashed.starts_with("x-forwarded-")
+                        || matches!(&*dashed, "forwarded" | "x-real-ip");
+                    let kind = if is_of_proxies { "proxy" } else { "header" };
+                    Some(format!("{{{kind}.{dashed}}}"))
+                }
                 ("cookie", _) => Some(format!("{{cookie.{own}}}")),
                 ("arg", _) => Some(format!("{{arg.{own}}}")),
                 ("sent" | "upstream", Some(("http", header))) if at.has_response => {
@@ -207,13 +212,13 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
 /// Returns the value of `$https`.
 fn https(scope: &Scope<'_>) -> String {
     let value = json!({ "from": "{scheme}", "values": { "https": "on" } });
-    add("https", Part::new("$https", value), scope)
+    add("https", "$https".to_owned(), value, scope)
 }
 
 /// Returns the value of `$http2`: HTTP/2 with TLS, which is the only one that there is here.
 fn http2(scope: &Scope<'_>) -> String {
     let value = json!({ "from": "{protocol}", "values": { "HTTP/2.0": "h2" } });
-    add("http2", Part::new("$http2", value), scope)
+    add("http2", "$http2".to_owned(), value, scope)
 }
 
 /// Returns the value that `set` gives a variable before a place. The outer value is `None` if no
@@ -347,39 +352,28 @@ fn table_of(
         Test::Exists => json!({ "from": from, "exists": yes }),
     };
     add_to(&mut table, "default", default);
-    add(name, Part::at(place, table), scope)
+    add(name, place.place(), table, scope)
 }
 
 /// Adds a table under a free name, and returns its placeholder.
-pub(super) fn add(name: &str, part: Part, scope: &Scope<'_>) -> String {
+pub(super) fn add(name: &str, comment: String, value: Value, scope: &Scope<'_>) -> String {
     let mut derived = scope.derived().borrow_mut();
     let mut free = name.to_owned();
-    while derived
-        .get(&free)
-        .is_some_and(|known| known.value != part.value)
-    {
+    while derived.get(&free).is_some_and(|known| known.value != value) {
         free.push_str("-b");
     }
-    derived.insert(free.clone(), part);
+    derived.insert(free.clone(), Part { comment, value });
     format!("{{map.{free}}}")
 }
 
 /// Returns true if an expression has a group, by number or by name.
-fn has_group(regex: &str, name: &str) -> bool {
+pub(super) fn has_group(regex: &str, name: &str) -> bool {
+    let Ok(regex) = fancy_regex::Regex::new(regex.trim_start_matches(['~', '*'])) else {
+        return false;
+    };
     match name.parse::<usize>() {
-        Ok(number) => number > 0 && number <= groups(regex),
-        Err(_) => ["<", "P<", "'"]
-            .iter()
-            .any(|mark| regex.contains(&format!("(?{mark}{name}"))),
-    }
-}
-
-/// Returns the number of capturing groups of an expression.
-fn groups(regex: &str) -> usize {
-    let regex = regex.trim_start_matches(['~', '*']);
-    match fancy_regex::Regex::new(regex) {
-        Ok(regex) => regex.captures_len().saturating_sub(1),
-        Err(_) => 0,
+        Ok(number) => (1..regex.captures_len()).contains(&number),
+        Err(_) => regex.capture_names().flatten().any(|own| own == name),
     }
 }
 
@@ -416,7 +410,7 @@ fn group_of_path(name: &str, at: At<'_, '_>) -> Option<String> {
     };
     let value = json!({ "from": from, "values": values });
     let table = format!("path{}.{name}", location.line);
-    Some(add(&table, Part::at(location, value), at.scope))
+    Some(add(&table, location.place(), value, at.scope))
 }
 
 /// Returns the sign and the text of a location that is an expression.

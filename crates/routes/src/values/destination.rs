@@ -95,6 +95,7 @@ fn in_url(before: &str, after: &str) -> Encoding {
     let before = before
         .replace("{query_mark}", "?")
         .replace("{query_and}", "&");
+    let after = after.replace("{query_mark}", "?");
     if before.is_empty() {
         return Encoding::UrlStart {
             is_whole: after.is_empty(),
@@ -195,6 +196,10 @@ mod tests {
             ("https://a.test?b=", QueryValue),
         ] {
             assert_eq!(in_url(before, ""), encoding, "{before}");
+        }
+        for mark in ["?", "{query_mark}"] {
+            let host = in_url("https://{host}", &format!("{mark}{{query}}"));
+            assert_eq!(host, Authority { is_end: true }, "{mark}");
         }
         let within = in_url("https://a", ".test/");
         assert_eq!(within, Authority { is_end: false });

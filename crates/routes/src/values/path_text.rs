@@ -6,7 +6,7 @@ use percent_encoding::{percent_decode, percent_encode_byte};
 
 use super::template::{IN_PATH, escape};
 
-/// What a byte from 0x80 on is added to for the private character that stands for it.
+/// Number to which a byte from 0x80 on is added for the private character that stands for it.
 const OCTETS: u32 = 0x0010_FF00;
 
 /// Returns the byte that a character of a decoded path stands for, if it is no character of the path.

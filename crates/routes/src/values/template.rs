@@ -198,7 +198,7 @@ impl Template {
         };
         for piece in pieces {
             match piece {
-                Piece::Variable(Variable::Header(name), _) => {
+                Piece::Variable(Variable::Header(name) | Variable::FromProxy(name), _) => {
                     found.push(Source::Header(name.clone()));
                 }
                 Piece::Variable(Variable::Cookie(name), _) => {

@@ -101,6 +101,8 @@ pub enum Variable {
     User,
     /// First value of a header of the request; of `Cookie` all.
     Header(HeaderName),
+    /// The same if a trusted proxy sent the request, and empty for any other client.
+    FromProxy(HeaderName),
     /// First value of a cookie of the request, as it was sent.
     Cookie(Box<str>),
     /// First value of a name in the query, decoded.
@@ -186,6 +188,7 @@ impl Variable {
             | Self::Uri
             | Self::User
             | Self::Header(_)
+            | Self::FromProxy(_)
             | Self::Cookie(_)
             | Self::QueryValue(_)
             | Self::Argument(_)
@@ -239,18 +242,11 @@ impl Variable {
                 | Encoding::Quoted
                 | Encoding::Parameter,
             ) => false,
+            (Self::QueryMark | Self::QueryAnd, _) => true,
             // Parts of a target as they were sent.
-            (own, Encoding::QueryValue) => {
-                matches!(own, Self::QueryMark | Self::QueryAnd | Self::Argument(_))
-            }
-            (own, Encoding::Query) => matches!(
-                own,
-                Self::Query | Self::QueryMark | Self::QueryAnd | Self::Uri | Self::Argument(_)
-            ),
-            (own, Encoding::UrlPath) => matches!(
-                own,
-                Self::Path | Self::Uri | Self::Query | Self::QueryMark | Self::QueryAnd
-            ),
+            (own, Encoding::QueryValue) => matches!(own, Self::Argument(_)),
+            (own, Encoding::Query) => matches!(own, Self::Argument(_) | Self::Query | Self::Uri),
+            (own, Encoding::UrlPath) => matches!(own, Self::Path | Self::Uri | Self::Query),
             (own, Encoding::UrlStart { .. }) => {
                 matches!(own, Self::Path | Self::Uri | Self::Scheme)
             }
@@ -325,7 +321,8 @@ impl Variable {
                 text.push_str(identity.and_then(|own| own.user.as_deref()).unwrap_or(""));
             }
             Self::Header(name) if *name == header::COOKIE => cookies(&ex.head.headers, text),
-            Self::Header(name) => first(&ex.head.headers, name, text),
+            Self::FromProxy(_) if !ex.facts.client.is_trusted => {}
+            Self::Header(name) | Self::FromProxy(name) => first(&ex.head.headers, name, text),
             Self::Cookie(name) => {
                 let mut values = query::cookies(&ex.head.headers, name.as_bytes());
                 push(text, values.next().unwrap_or_default());
@@ -445,10 +442,11 @@ fn map(name: &str, maps: &Maps) -> Result<Option<Arc<Lookup>>, (String, String)>
 }
 
 /// Forms of names that are not whole names.
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "now",
     "backend",
     "header.NAME",
+    "proxy.NAME",
     "cookie.NAME",
     "query.NAME",
     "arg.NAME",
@@ -479,6 +477,7 @@ pub(super) fn variable(name: &str, names: &Names<'_>) -> Result<Variable, (Strin
     let header = |own: &str| HeaderName::try_from(own).ok();
     match name.split_once('.') {
         Some(("header", own)) if let Some(own) = header(own) => return Ok(Variable::Header(own)),
+        Some(("proxy", own)) if let Some(own) = header(own) => return Ok(Variable::FromProxy(own)),
         Some(("response", own)) if let Some(own) = header(own) => {
             return Ok(Variable::OfResponse(own));
         }

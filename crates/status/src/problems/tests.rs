@@ -71,15 +71,15 @@ fn a_backend_of_which_nothing_good_is_known_says_so() {
         recent_failures: Some(recent),
         ..BackendStatus::default()
     };
-    let said = |backend: &BackendStatus| untried(backend).unwrap_or_default();
-    assert_eq!(said(&backend(0, None, 0)), "neither checked nor used yet");
+    let doubt = |backend: &BackendStatus| untried(backend).unwrap_or_default();
+    assert_eq!(doubt(&backend(0, None, 0)), "neither checked nor used yet");
     let ejected_before = backend(3, Some(3), 0);
     assert_eq!(
-        said(&ejected_before),
+        doubt(&ejected_before),
         "not used since its last 3 requests failed"
     );
     let is_used = [backend(3, Some(3), 3), backend(3, None, 0)];
-    assert!(is_used.iter().all(|backend| said(backend).is_empty()));
+    assert!(is_used.iter().all(|backend| doubt(backend).is_empty()));
     let is_checked = BackendStatus {
         probe: Some(edgeway_upstreams::ProbeStatus {
             passed: true,
@@ -87,7 +87,7 @@ fn a_backend_of_which_nothing_good_is_known_says_so() {
         }),
         ..ejected_before
     };
-    assert_eq!(said(&is_checked), "");
+    assert_eq!(doubt(&is_checked), "");
 }
 
 #[test]

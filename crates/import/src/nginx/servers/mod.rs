@@ -7,15 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::{
+    directives::is_listed,
     output::Part,
     parse::Directive,
     scope::Scope,
     words::{bytes, duration, milliseconds, size},
 };
-
-/// Parameters of `listen` that need no counterpart.
-const NEEDLESS: &str = "reuseport deferred bind backlog= rcvbuf= sndbuf= fastopen= so_keepalive= \
-                        ipv6only= setfib=";
 
 /// A server and the listeners that it has.
 pub(super) struct Server<'a> {
@@ -221,14 +218,8 @@ impl<'a> Servers<'a> {
                     );
                 }
                 "quic" => listen.lost("HTTP/3 is not there"),
-                other => {
-                    let is = |known: &str| {
-                        other == known || (known.ends_with('=') && other.starts_with(known))
-                    };
-                    if !NEEDLESS.split(' ').any(is) {
-                        listen.lost(format!("`{other}` is not known"));
-                    }
-                }
+                other if is_listed("listen", other.split('=').next().unwrap_or(other)) => {}
+                other => listen.lost(format!("`{other}` is not known")),
             }
         }
     }

@@ -11,7 +11,7 @@ use super::{
     output::{Part, add_to, put},
     parse::Directive,
     scope::Scope,
-    variables::{At, value},
+    variables::{At, add, has_group, value},
     words::plain,
 };
 
@@ -37,6 +37,7 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
         ),
         ("{uri}", "`$request_uri` has the path in its normal form"),
         ("{response.content-type}", REDIRECTS),
+        (OF_PROXIES, UNTRUSTED),
         (
             "{backend}",
             "`$upstream_addr` is the address of the last backend only",
@@ -52,10 +53,6 @@ pub(super) fn mark(directive: &Directive, value: &str, scope: &Scope<'_>) {
         is_as_written = false;
         directive.changed("`$binary_remote_addr` is the address as text");
     }
-    if FORWARDED.iter().any(|begin| all.contains(begin)) {
-        is_as_written = false;
-        directive.changed(UNTRUSTED);
-    }
     if is_as_written {
         directive.carried("");
     }
@@ -67,20 +64,16 @@ pub(super) const REDIRECTS: &str = "`$sent_http_content_type` is empty for redir
 
 /// Note on a value that comes from what proxies write.
 pub(super) const UNTRUSTED: &str = "headers of proxies, such as `X-Forwarded-Proto`, count as absent \
-                                    unless the client is in `trusted_proxies`";
+                                    unless the client is in `trusted_proxies`; one that such a \
+                                    proxy does not send has the gateway's value";
 
 /// Returns true if a value comes from a header that only trusted proxies may send.
 pub(super) fn is_forwarded(value: &str, scope: &Scope<'_>) -> bool {
-    let all = with_tables(value, scope);
-    FORWARDED.iter().any(|begin| all.contains(begin))
+    with_tables(value, scope).contains(OF_PROXIES)
 }
 
-/// Beginnings of the placeholders of headers that only trusted proxies may send.
-const FORWARDED: [&str; 3] = [
-    "{header.forwarded}",
-    "{header.x-forwarded-",
-    "{header.x-real-ip}",
-];
+/// Beginning of the placeholders of headers that only trusted proxies may send.
+const OF_PROXIES: &str = "{proxy.";
 
 /// Returns true if the values of a header depend on the media type of a response.
 pub(super) fn is_by_media_type(value: &str, scope: &Scope<'_>) -> bool {
@@ -133,14 +126,6 @@ pub(super) fn find<'a>(variable: &str, scope: &Scope<'a>) -> Option<&'a Directiv
     own.next_back()
 }
 
-/// Returns true if a variable is a group of the expression, by number or by name.
-fn has_group(regex: &fancy_regex::Regex, variable: &str) -> bool {
-    match variable.parse::<usize>() {
-        Ok(number) => (1..regex.captures_len()).contains(&number),
-        Err(_) => regex.capture_names().flatten().any(|name| name == variable),
-    }
-}
-
 /// Returns the table of a group of the server's name: `$1` only if no other expression can have
 /// matched since.
 pub(super) fn group_of_host(variable: &str, scope: &Scope<'_>) -> Option<String> {
@@ -150,7 +135,7 @@ pub(super) fn group_of_host(variable: &str, scope: &Scope<'_>) -> Option<String>
         return None;
     }
     let (name, value) = of_host(names, variable)?;
-    Some(super::variables::add(&name, Part::at(names, value), scope))
+    Some(add(&name, names.place(), value, scope))
 }
 
 /// Returns true if the expression of a server's only name was the last one that matched.
@@ -217,7 +202,7 @@ pub(super) fn invalid_referer(scope: &Scope<'_>) -> Option<String> {
     }
     let value = json!({ "from": "{header.referer}", "values": values, "default": "1" });
     let name = format!("invalid_referer.{}", first.line);
-    Some(super::variables::add(&name, Part::at(first, value), scope))
+    Some(add(&name, first.place(), value, scope))
 }
 
 /// Returns name and value of the table for a group of a server's name.
@@ -225,8 +210,7 @@ fn of_host(names: &Directive, variable: &str) -> Option<(String, Value)> {
     let mut names_in_order = names.args.iter();
     let regex = names_in_order.find_map(|name| {
         let regex = name.strip_prefix('~')?;
-        let known = fancy_regex::Regex::new(regex).ok()?;
-        has_group(&known, variable).then_some(regex)
+        has_group(regex, variable).then_some(regex)
     })?;
     let result = format!("{{group.{variable}}}");
     let values = Map::from_iter([(format!("~*{regex}"), result.into())]);
@@ -283,6 +267,9 @@ fn translate(table: &Directive, at: At<'_, '_>) -> Result<Value, &'static str> {
             },
             _ => return Err("one of its lines has no counterpart"),
         }
+    }
+    if table.children().iter().all(|one| one.name == "default") {
+        entries.add("", entries.default.clone(), false)?;
     }
     entries.value(&from).ok_or("it has no entries")
 }

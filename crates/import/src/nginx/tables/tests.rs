@@ -49,6 +49,16 @@ fn tables_that_are_used_become_maps() {
             } }),
         ),
         (
+            "map $http_a $v { default c; }",
+            json!({ "v": { "from": "{header.a}", "values": { "": "c" }, "default": "c" } }),
+        ),
+        (
+            "map $http_x_forwarded_host $v { '' $http_x_real_ip; }",
+            json!({ "v": {
+                "from": "{proxy.x-forwarded-host}", "values": { "": "{proxy.x-real-ip}" },
+            } }),
+        ),
+        (
             "map $http_a $v { x $nothing; ~y$ 2; }",
             json!({ "v": { "from": "{header.a}", "values": { "x": "", "~y$": "2" } } }),
         ),
@@ -140,7 +150,6 @@ fn tables_without_a_counterpart_are_in_the_report() {
         ("map $nothing $v { a b; }", "a variable of it"),
         ("map $v $v { a b; }", "a variable of it"),
         ("map $http_a $v { ~(?=a)(b c; }", "regular expressions"),
-        ("map $http_a $v { default c; }", "it has no entries"),
         ("geo $v { ranges; 10.0.0.9-10.0.0.0 a; }", "ranges"),
         ("geo $v { 10.0.0.1/8 a; }", "bits beyond"),
         ("geo $v { proxy 10.0.0.0/8; 10.0.0.0/8 a; }", "`proxy`"),

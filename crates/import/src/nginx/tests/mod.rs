@@ -26,6 +26,9 @@ fn what_kept_requests_out_never_leaves_a_route_open() {
         "limit_conn none 5;",
         "auth_basic x; auth_basic_user_file /nowhere;",
         "auth_request /nowhere;",
+        "proxy_pass_request_headers off;",
+        "set_real_ip_from 10.0.0.1; real_ip_header X-Real-IP; allow 10.0.0.5; deny all;",
+        "set_real_ip_from 10.0.0.1; allow 10.0.0.5; deny all;",
         "if ($bad_bot) { return 403; }",
         "if ($ssl_client_verify != SUCCESS) { return 444; }",
     ] {

@@ -23,6 +23,40 @@ fn what_refuses_less_than_with_nginx_is_named_first() {
 }
 
 #[test]
+fn what_a_backend_or_a_client_gets_beyond_nginx_is_named_first() {
+    let (yaml, report) = imported(
+        "http { server { listen 8080; proxy_intercept_errors on;
+         location / { error_page 302 404 = @app; proxy_pass http://127.0.0.1:3000; }
+         location /a/ { set $prefix $arg_p; rewrite ^/a/(.*)$ /b/$1 last; }
+         location /b/ { proxy_pass http://127.0.0.1:3000/b?p=$prefix; }
+         location /c/ { set $host_of a; rewrite ^ /d/ last; }
+         location /d/ { set $host_of b; return 200 $host_of; }
+         location @app { proxy_pass http://127.0.0.1:3001; } } }",
+    );
+    assert!(
+        yaml.contains("pages: { \"404\": { route: \"@app\""),
+        "{yaml}"
+    );
+    let (_, security) = report.split_once("Security").unwrap();
+    let (security, rest) = security
+        .split_once("\n\n")
+        .unwrap()
+        .1
+        .split_once("\n\n")
+        .unwrap();
+    for line in [
+        "error_page: a status below 400 has no counterpart",
+        ":3 set: where the request goes on to another location",
+    ] {
+        assert!(security.contains(line), "{line}: {report}");
+    }
+    assert!(
+        !security.contains(":5 set") && !rest.contains("below 400"),
+        "{report}"
+    );
+}
+
+#[test]
 fn a_path_of_a_backend_that_would_be_another_one_is_closed() {
     let (yaml, report) = imported(
         "http { server { listen 8080; location / { limit_except GET { deny 10.0.0.0/8; }
