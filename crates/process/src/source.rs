@@ -9,7 +9,10 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use edgeway_base::metrics::{self, Exposition};
+use edgeway_base::{
+    descriptors,
+    metrics::{self, Exposition},
+};
 use edgeway_cache::nextjs::Releases;
 use edgeway_gateway::{
     Gateway,
@@ -117,6 +120,8 @@ impl RunningState {
             process: ProcessStatus {
                 cpu: traffic.cpu,
                 memory_bytes: metrics::resident_memory().unwrap_or(0),
+                max_descriptors: descriptors::limit(),
+                lacked_descriptors: descriptors::were_lacking(),
             },
             traffic: std::mem::take(&mut traffic.figures),
             reloads: live.reloads().into_iter().map(totals::reload).collect(),

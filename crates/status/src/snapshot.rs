@@ -171,6 +171,12 @@ pub struct ProcessStatus {
     pub cpu: f64,
     /// Resident memory.
     pub memory_bytes: u64,
+    /// File descriptors that it may have; `None` for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_descriptors: Option<u64>,
+    /// True if none was left within the last minute.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lacked_descriptors: bool,
 }
 
 /// A reload, or an attempt at one.

@@ -245,6 +245,12 @@ impl Found {
             let look = "who stops it: the service manager, or an upgrade";
             self.warn("draining", "", text, look);
         }
+        if status.process.lacked_descriptors {
+            let most = status.process.max_descriptors.unwrap_or_default();
+            let text = format!("the process had none of its {most} file descriptors left");
+            let look = "`LimitNOFILE` of the unit or `ulimit -Hn`, and the number of clients";
+            self.error("no_descriptors", "", text, look);
+        }
         if let Some(error) = &status.config.last_error {
             let first = error.lines().next().unwrap_or_default();
             let refused = status

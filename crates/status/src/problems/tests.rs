@@ -122,6 +122,18 @@ fn each_problem_names_its_section_and_the_most_serious_come_first() {
 }
 
 #[test]
+fn what_the_gateway_lacks_is_a_problem_of_its_own() {
+    let mut status = table::testkit::full();
+    status.process.lacked_descriptors = true;
+    status.process.max_descriptors = Some(1024);
+    let list = of(&status, time_of(&status).unwrap());
+    let kinds: Vec<&str> = list.iter().map(|problem| problem.kind).collect();
+    for kind in ["no_descriptors"] {
+        assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
+    }
+}
+
+#[test]
 fn a_refused_reload_is_about_a_place_in_a_file() {
     for (message, expected) in [
         (

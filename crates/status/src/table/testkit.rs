@@ -67,6 +67,7 @@ pub fn full() -> Snapshot {
         process: ProcessStatus {
             cpu: 0.35,
             memory_bytes: 80 << 20,
+            ..ProcessStatus::default()
         },
         reloads: reloads(),
         expiries: vec![CertificateExpiry {
