@@ -651,3 +651,21 @@ async fn an_upgrade_and_a_reload_serve_once_redis_is_connected() {
     assert!(tally.failed.is_empty(), "{:?}", tally.failed);
     assert_eq!(tally.status(200), tally.total(), "{:?}", tally.statuses);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_full_is_a_problem_until_it_has_room() {
+    let redis = Redis::start().await;
+    let gateway = gateway(&redis.section(""), ", store: redis").await;
+    is_up(&gateway, 1, TIMEOUT).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    alone(&gateway).await;
+    let status = gateway.status().await;
+    assert_eq!(status["redis"]["up"], true, "{status}");
+    let why = status["redis"]["rejection"].as_str().unwrap_or_default();
+    assert!(why.contains("OOM"), "{status}");
+    let began = async || {
+        let log = gateway.stderr();
+        log.contains("rejects commands").then_some(())
+    };
+    wait_for("the log names the problem", TIMEOUT * 4, began).await;
+}

@@ -334,6 +334,7 @@ fn redis(redis: &Redis) -> RedisStatus {
         up: status.is_up,
         since: rfc3339(status.since),
         last_error: status.last_error,
+        rejection: status.rejection,
     }
 }
 

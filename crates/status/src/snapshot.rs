@@ -376,6 +376,20 @@ pub struct RedisStatus {
     pub since: String,
     /// The last error, kept after recovery.
     pub last_error: Option<String>,
+    /// Why it rejects commands, if it has rejected several within the last minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<String>,
+}
+
+impl RedisStatus {
+    /// Returns its state in a word or two.
+    pub fn state(&self) -> &'static str {
+        match (self.up, &self.rejection) {
+            (false, _) => "down",
+            (true, Some(_)) => "rejects commands",
+            (true, None) => "up",
+        }
+    }
 }
 
 /// The folder of the cache.

@@ -350,6 +350,14 @@ impl Found {
             self.error("redis_down", address, text, look);
             self.since(Some(redis.since.clone()));
         }
+        if let Some(redis) = &status.redis
+            && let Some(why) = &redis.rejection
+        {
+            let address = &redis.address;
+            let text = format!("Redis at {address} rejects commands: {why}");
+            let look = "its memory (`maxmemory`), and the permissions of its user";
+            self.error("redis_rejects", address, text, look);
+        }
         if let Some(link) = &status.purges
             && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)
         {

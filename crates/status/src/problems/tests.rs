@@ -126,11 +126,14 @@ fn what_the_gateway_lacks_is_a_problem_of_its_own() {
     let mut status = table::testkit::full();
     status.process.lacked_descriptors = true;
     status.process.max_descriptors = Some(1024);
+    let redis = status.redis.as_mut().unwrap();
+    (redis.up, redis.rejection) = (true, Some("OOM".to_owned()));
     let list = of(&status, time_of(&status).unwrap());
     let kinds: Vec<&str> = list.iter().map(|problem| problem.kind).collect();
-    for kind in ["no_descriptors"] {
+    for kind in ["no_descriptors", "redis_rejects"] {
         assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
     }
+    assert!(!kinds.contains(&"redis_down"), "{kinds:?}");
 }
 
 #[test]

@@ -136,6 +136,7 @@ pub fn full() -> Snapshot {
             up: false,
             since: "2027-01-16T09:30:00.000Z".into(),
             last_error: Some("no response within 20ms".into()),
+            rejection: None,
         }),
         purges: Some(purges()),
         cache_disk: Some(CacheDiskStatus {
