@@ -168,7 +168,11 @@ impl Gateway for Remote {
 }
 
 fn done(done: Result<BackendResult, ClientError>) -> Result<BackendStatus, RequestFailure> {
-    done.map(|done| done.backend).map_err(trouble)
+    let done = done.map_err(trouble)?;
+    if let Some(warning) = &done.warning {
+        out::note(&format!("edgeway: {warning}"));
+    }
+    Ok(done.backend)
 }
 
 fn path(name: &Name) -> String {

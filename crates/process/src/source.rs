@@ -148,6 +148,7 @@ impl RunningState {
                 .map(|cache| purges::status(cache.link().status())),
             cache_disk: purges::disk(&gateway),
             plugins: plugins::status(&gateway),
+            unsaved_decisions: live.world.keeper.unsaved(),
             failing_logs: log_file::failing().into_iter().map(failing_log).collect(),
             problem_onsets: self.control.problem_onsets.lock().clone(),
             routes: gateway

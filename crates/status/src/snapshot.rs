@@ -145,6 +145,9 @@ pub struct Snapshot {
     pub plugins: Vec<PluginStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
+    /// Why the last decisions of operators on backends are not saved, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsaved_decisions: Option<String>,
     /// Logs of the gateway that cannot be written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing_logs: Vec<LogFailure>,

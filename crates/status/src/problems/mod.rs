@@ -245,6 +245,12 @@ impl Found {
             let look = "who stops it: the service manager, or an upgrade";
             self.warn("draining", "", text, look);
         }
+        if let Some(why) = &status.unsaved_decisions {
+            let text =
+                format!("added and drained backends are not saved: {why}; a crash loses them");
+            let look = "the folder of the gateway's state: its space (`df`) and permissions";
+            self.error("decisions_unsaved", "", text, look);
+        }
         if status.process.lacked_descriptors {
             let most = status.process.max_descriptors.unwrap_or_default();
             let text = format!("the process had none of its {most} file descriptors left");

@@ -168,6 +168,7 @@ pub fn full() -> Snapshot {
             },
             upstream: Some("api".into()),
         }],
+        unsaved_decisions: None,
         failing_logs: Vec::new(),
         problem_onsets: Vec::new(),
         upstreams: vec![
