@@ -194,6 +194,7 @@ async fn a_refused_command_does_not_mark_redis_as_lost() {
     );
     let reason = supervised.client.status().last_error.unwrap();
     assert!(reason.contains("WRONGTYPE"), "{reason}");
+    assert_eq!(supervised.client.status().rejection, Some(reason));
     // A replica takes no writes: the client looks for another server.
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(

@@ -568,3 +568,42 @@ async fn scripts_that_deploy_under_a_lock_get_it_again() {
     drop(write);
     assert!(!is_free);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deploy_that_loses_its_gateway_keeps_no_port() {
+    let mut site = site("").await;
+    let deploy = |name| {
+        let folder = release();
+        let arguments = ["deploy", "web", text(folder.path()), "--name", name];
+        let arguments = arguments.map(str::to_owned);
+        (folder, arguments)
+    };
+    let backends = async |gateway: &Gateway| -> Vec<String> {
+        let status = gateway.status().await;
+        let all = status["upstreams"][0]["backends"].as_array().unwrap();
+        let releases = all.iter().map(|backend| backend["release"].to_string());
+        releases.collect()
+    };
+    let (_one, arguments) = deploy("one");
+    site.run(&arguments.each_ref().map(|word| &**word)).await;
+    let (_two, arguments) = deploy("two");
+    let running = begin(&site.gateway, &arguments.each_ref().map(|word| &**word));
+    wait_for("an instance is added", SOON, async || {
+        let all = backends(&site.gateway).await;
+        all.iter()
+            .any(|release| release.contains("two"))
+            .then_some(())
+    })
+    .await;
+    site.gateway.signal(Signal::KILL);
+    let ran = running.end().await;
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    site.gateway.start_again(&[], &[]).await;
+    let (_three, arguments) = deploy("three");
+    site.run(&arguments.each_ref().map(|word| &**word)).await;
+    let all = backends(&site.gateway).await;
+    assert!(
+        !all.iter().any(|release| release.contains("two")),
+        "{all:?}"
+    );
+}

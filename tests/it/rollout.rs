@@ -184,6 +184,33 @@ async fn members_and_drains_outlive_a_reload_and_a_crash() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_that_cannot_be_saved_says_so_and_is_saved_later() {
+    let apps = ExpressApp::several(2).await;
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().to_str().unwrap();
+    let file = folder.path().join("backends.json");
+    // What is there cannot be replaced.
+    fs::create_dir_all(file.join("x")).unwrap();
+    let yaml = yaml(&format!("[{}]", addresses(&apps)), HEALTH);
+    let start = async || Gateway::start_with(&yaml, &[("STATE_DIRECTORY", state)]).await;
+    let gateway = start().await;
+    let second = format!("web/{}", apps[1].address());
+    let ran = edgeway(&gateway, &["drain", &second]).await;
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+    assert!(ran.stderr.contains("not saved"), "{ran:?}");
+    let unsaved = async || gateway.status().await["unsaved_decisions"].is_string();
+    assert!(unsaved().await);
+    fs::remove_dir_all(&file).unwrap();
+    wait_for("it is saved", SOON, async || {
+        (!unsaved().await).then_some(())
+    })
+    .await;
+    drop(gateway);
+    let gateway = start().await;
+    assert!(states(&gateway, "web").await[1].ends_with(" drained"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rollout_of_four_apps_costs_no_request() {
     let fleet = Fleet::start(4, 4).await;
     let gateway = front(&fleet.backends(4), HEALTH).await;

@@ -22,7 +22,7 @@ use edgeway_net::{
 use crate::support::{
     client::get,
     gateway::Gateway,
-    load,
+    load::{self, Lanes},
     redis::{Cluster, Redis},
     seed,
     wait::{pass, wait_for},
@@ -626,4 +626,46 @@ async fn while_redis_is_lost_each_gateway_has_its_share_of_a_limit() {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_and_a_reload_serve_once_redis_is_connected() {
+    let redis = Redis::start().await;
+    let yaml = |timeout: &str| {
+        format!(
+            "redis: {}\nrate_limits:\n\
+             \x20 user: {{ rate: 1000000/min, store: redis, on_store_error: deny }}\n\
+             routes: [{{ match: {{ path: /* }}, respond: ok, rate_limit: [user] }}]\n",
+            redis.section(&format!(", timeout: {timeout}"))
+        )
+    };
+    let mut gateway = Gateway::start(&yaml("1s")).await;
+    let load = load::endless(gateway.address(), 6, Lanes::Fresh, |_| get("/"));
+    for timeout in ["900ms", "800ms"] {
+        gateway.upgrade().await;
+        pass(Duration::from_millis(300)).await;
+        assert!(gateway.reload(&yaml(timeout)).await);
+        pass(Duration::from_millis(300)).await;
+    }
+    let tally = load.stop().await;
+    assert!(tally.failed.is_empty(), "{:?}", tally.failed);
+    assert_eq!(tally.status(200), tally.total(), "{:?}", tally.statuses);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_is_full_is_a_problem_until_it_has_room() {
+    let redis = Redis::start().await;
+    let gateway = gateway(&redis.section(""), ", store: redis").await;
+    is_up(&gateway, 1, TIMEOUT).await;
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    alone(&gateway).await;
+    let status = gateway.status().await;
+    assert_eq!(status["redis"]["up"], true, "{status}");
+    let why = status["redis"]["rejection"].as_str().unwrap_or_default();
+    assert!(why.contains("OOM"), "{status}");
+    let began = async || {
+        let log = gateway.stderr();
+        log.contains("rejects commands").then_some(())
+    };
+    wait_for("the log names the problem", TIMEOUT * 4, began).await;
 }

@@ -11,6 +11,7 @@ pub mod accept;
 pub mod breaker;
 pub mod clock;
 pub mod credential;
+pub mod descriptors;
 pub mod encoding;
 mod enum_table;
 pub mod error;

@@ -187,7 +187,7 @@ mod tests {
             ),
             (
                 PeerStates::Unreached,
-                "not reached: Redis is lost; sent once it is back",
+                "not reached: Redis is lost or rejects it; sent once it takes it",
             ),
         ] {
             let text = receipt_text(&receipt(others));

@@ -7,8 +7,8 @@ use std::{
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
+        Arc, LazyLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -19,7 +19,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::{
-    base::{clock::Clock, encoding::Encoding},
+    base::{clock::Clock, descriptors, encoding::Encoding},
     blocking,
     config::model::IfModifiedSinceConfig,
     media_types::MediaTypes,
@@ -27,7 +27,7 @@ use crate::{
     patterns::Patterns,
     root::{Root, Symlinks},
     segment::Transfer,
-    served::{Kind, Representation, ServedFile, Stamp},
+    served::{Content, Kind, Representation, ServedFile, Stamp},
 };
 
 const SHARDS: usize = 16;
@@ -84,6 +84,35 @@ struct OpenFile {
     file: Arc<ServedFile>,
     /// Milliseconds since the start at which it was last compared with the disk.
     checked: AtomicU64,
+    descriptors: KeptDescriptors,
+}
+
+/// Descriptors of one file that is kept open. They are counted over all roots.
+#[derive(Debug)]
+struct KeptDescriptors(u32);
+
+static KEPT: AtomicU32 = AtomicU32::new(0);
+
+/// Most of them: an eighth of what the process may have. The rest is for clients and backends.
+static MOST_KEPT: LazyLock<u32> = LazyLock::new(|| descriptors::part(8, u32::MAX));
+
+impl KeptDescriptors {
+    /// Counts those of `file`; `None` if there would be too many.
+    fn counted(file: &ServedFile) -> Option<Self> {
+        let others = file.encoded.iter().map(|(_, other)| other);
+        let open = others.chain([&file.plain]);
+        let open = open.filter(|one| matches!(one.content, Content::Open(..)));
+        let count = u32::try_from(open.count()).unwrap_or(u32::MAX);
+        let place = Self(count);
+        let kept = KEPT.fetch_add(count, Ordering::Relaxed) + count;
+        (count == 0 || kept <= *MOST_KEPT).then_some(place)
+    }
+}
+
+impl Drop for KeptDescriptors {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 /// Result of looking for the file of a request.
@@ -271,6 +300,10 @@ impl Inner {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                     resolved = self.resolve(&path);
                 }
+                Err(error) if descriptors::are_lacking(error) => {
+                    self.open.iter().for_each(|shard| shard.lock().clear());
+                    resolved = self.resolve(&path);
+                }
                 _ => break,
             }
         }
@@ -294,8 +327,8 @@ impl Inner {
         }
     }
 
-    /// Keeps `file` open for the next requests. If it is the one that was open already, that one is
-    /// kept.
+    /// Keeps `file` open for the next requests, in place of older ones if there are too many. If it
+    /// is the one that was open already, that one is kept.
     fn keep(&self, path: Box<[u8]>, file: Arc<ServedFile>) -> Arc<ServedFile> {
         let now = self.millis();
         let mut shard = self.shard(&path).lock();
@@ -305,11 +338,25 @@ impl Inner {
             open.checked.store(now, Ordering::Relaxed);
             return Arc::clone(&open.file);
         }
-        let open = OpenFile {
-            file: Arc::clone(&file),
-            checked: AtomicU64::new(now),
-        };
-        shard.put(path, open);
+        shard.pop(&path);
+        loop {
+            if let Some(descriptors) = KeptDescriptors::counted(&file) {
+                let open = OpenFile {
+                    file: Arc::clone(&file),
+                    checked: AtomicU64::new(now),
+                    descriptors,
+                };
+                shard.put(path, open);
+                break;
+            }
+            let mut by_age = shard.iter().rev();
+            let oldest = by_age.find(|(_, open)| open.descriptors.0 > 0);
+            let Some(oldest) = oldest.map(|(path, _)| path.clone()) else {
+                // Others have them all: it is opened for each request.
+                break;
+            };
+            shard.pop(&oldest);
+        }
         file
     }
 

@@ -365,6 +365,9 @@ impl Compiler<'_> {
 
     fn upstreams(&mut self) -> HashMap<Arc<str>, Arc<Upstream>> {
         let mut upstreams = HashMap::new();
+        let keeper = Arc::clone(&self.world.keeper);
+        self.work
+            .add("decisions", move || Arc::clone(&keeper).supervise());
         let file = self.file;
         for (key, config) in &file.upstreams {
             let world = self.world;

@@ -175,14 +175,12 @@ impl Gateway for Remote {
     async fn drain(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
         let what = format!("{}/drain", backend(name));
         let body = json!({ "force": force });
-        let done: BackendResult = self.post(&name.upstream, &what, &body).await?;
-        Ok(done.backend)
+        self.post(&name.upstream, &what, &body).await.map(done)
     }
 
     async fn undrain(&self, name: &Name) -> Result<BackendStatus, RequestFailure> {
         let what = format!("{}/undrain", backend(name));
-        let done: BackendResult = self.post(&name.upstream, &what, &json!({})).await?;
-        Ok(done.backend)
+        self.post(&name.upstream, &what, &json!({})).await.map(done)
     }
 
     async fn add(
@@ -196,13 +194,19 @@ impl Gateway for Remote {
 
     async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {
         let what = format!("{}?force={force}", backend(name));
-        let done: BackendResult = self.delete(&name.upstream, &what).await?;
-        Ok(done.backend)
+        self.delete(&name.upstream, &what).await.map(done)
     }
 }
 
 fn of_upstream(upstream: &str, what: &str) -> String {
     format!("/v1/upstreams/{}/{what}", segment(upstream))
+}
+
+fn done(done: BackendResult) -> BackendStatus {
+    if let Some(warning) = &done.warning {
+        out::note(&format!("edgeway: {warning}"));
+    }
+    done.backend
 }
 
 fn backend(name: &Name) -> String {

@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use edgeway_base::{metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret};
+use edgeway_base::{
+    metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret, units::Span,
+};
 use edgeway_cache::purge::{Purge, PurgeRequest, Receipt, Source};
 use edgeway_config::model::File;
 use edgeway_gateway::Gateway;
@@ -26,8 +28,8 @@ use edgeway_status::{
     snapshot::BanStatus,
 };
 use edgeway_upstreams::{
-    BackendStatus, CanaryStatus, CanaryVerdict, Force, MemberError, NewMember, Upstream,
-    WARM_UP_TIME,
+    BackendStatus, CanaryStatus, CanaryVerdict, Force, MemberError, NewMember, SAVED_AGAIN,
+    Upstream, WARM_UP_TIME,
 };
 use parking_lot::Mutex;
 
@@ -175,6 +177,10 @@ impl Operator {
             BackendResult {
                 upstream: name.upstream.clone(),
                 backend,
+                warning: self.live().world.keeper.unsaved().map(|why| {
+                    let again = Span(SAVED_AGAIN);
+                    format!("not saved: {why}; a crash would undo it; tried again in {again}")
+                }),
             }
         })
     }

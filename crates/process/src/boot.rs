@@ -14,7 +14,7 @@ use edgeway_config::{
     source::{self, Overlay, ReferencedFiles, Sources},
 };
 use edgeway_gateway::{self as gateway, World};
-use edgeway_net::log_file;
+use edgeway_net::{log_file, redis::Redis};
 use edgeway_proxy::{
     edge::worker,
     live::{Live, audit::Actor},
@@ -163,14 +163,14 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         let compiled = gateway::compile_noting(&file, &folder, &to_compile, &mut referenced);
         (file, compiled, referenced)
     });
-    let compiled = compiled.await.map_err(BootError::Compile)?;
-    let (file, (gateway, diagnostics), referenced) = compiled;
+    let (file, (gateway, diagnostics), referenced) = compiled.await.map_err(BootError::Compile)?;
     let Some(gateway) = gateway else {
         return Err(BootError::Config { diagnostics });
     };
     if !diagnostics.list().is_empty() {
         warn(&diagnostics);
     }
+    Redis::connect_before_use(gateway.redis.as_ref()).await;
     let signals = Signals::listen().map_err(BootError::Signals)?;
     // With `--last-good`, changes count from the files on disk, which may stay as they are for now.
     let on_disk = || path.as_deref().map(|path| source::load(path).0);

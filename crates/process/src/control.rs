@@ -17,7 +17,7 @@ use edgeway_config::{
     source::Sources,
 };
 use edgeway_gateway::{Drain, Gateway};
-use edgeway_net::tasks::Tasks;
+use edgeway_net::{redis::Redis, tasks::Tasks};
 use edgeway_proxy::{
     self as proxy,
     edge::listeners::{Inherit, Listeners, PrepareError, PreparedListeners},
@@ -357,6 +357,7 @@ impl Control {
                 ActionError::new(409, "admin_listener", error::chain(&error))
             }
         })?;
+        Redis::connect_before_use(gateway.redis.as_ref()).await;
         let swap = || reload::take(&self.live, &self.supervisor, gateway, how, split);
         let (generation, zones) = self.apply(gateway, prepared, swap).await;
         Ok((

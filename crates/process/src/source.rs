@@ -9,7 +9,10 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use edgeway_base::metrics::{self, Exposition};
+use edgeway_base::{
+    descriptors,
+    metrics::{self, Exposition},
+};
 use edgeway_cache::nextjs::Releases;
 use edgeway_gateway::{
     Gateway,
@@ -117,6 +120,8 @@ impl RunningState {
             process: ProcessStatus {
                 cpu: traffic.cpu,
                 memory_bytes: metrics::resident_memory().unwrap_or(0),
+                max_descriptors: descriptors::limit(),
+                lacked_descriptors: descriptors::were_lacking(),
             },
             traffic: std::mem::take(&mut traffic.figures),
             reloads: live.reloads().into_iter().map(totals::reload).collect(),
@@ -143,6 +148,7 @@ impl RunningState {
                 .map(|cache| purges::status(cache.link().status())),
             cache_disk: purges::disk(&gateway),
             plugins: plugins::status(&gateway),
+            unsaved_decisions: live.world.keeper.unsaved(),
             failing_logs: log_file::failing().into_iter().map(failing_log).collect(),
             problem_onsets: self.control.problem_onsets.lock().clone(),
             routes: gateway
@@ -329,6 +335,7 @@ fn redis(redis: &Redis) -> RedisStatus {
         up: status.is_up,
         since: rfc3339(status.since),
         last_error: status.last_error,
+        rejection: status.rejection,
     }
 }
 

@@ -94,7 +94,8 @@ edgeway_base::enum_table! {
         WebsocketVersion = (426, "websocket_version", "Only WebSocket version 13 is supported."),
         /// No backend has an address yet.
         NoBackend = (503, "no_backend", BUSY),
-        /// Every backend is at its limit, and the queue is full or the wait in it timed out.
+        /// Every backend is at its limit, and the queue is full or the wait in it timed out. Or the
+        /// gateway has no file descriptor left for a connection.
         Overload = (503, "overload", BUSY),
         /// The connection to a backend failed.
         Connect = (502, "upstream_connect", UNREACHABLE),
@@ -220,11 +221,11 @@ impl Failure {
                     | E::ConnectNoRoute
                     | E::ConnectError
                     | E::BindError
-                    | E::SocketError
                     // This one is HTTP/2's; TLS has its own errors.
                     | E::HandshakeError
                     | E::ConnectProxyFailure,
                 ) => Self::Connect,
+                (None, E::SocketError) => Self::Overload,
                 (
                     None,
                     E::TLSHandshakeFailure

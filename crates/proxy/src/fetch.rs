@@ -123,7 +123,7 @@ pub(super) async fn ask(
         Ok(wire) => wire,
         Err(error) => {
             tried.push(lease.backend().id());
-            lease.finish(Outcome::ConnectFailed);
+            lease.not_connected(&error);
             return Err(failed(&error, true));
         }
     };

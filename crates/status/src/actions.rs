@@ -295,6 +295,9 @@ pub const fn ban_time() -> Span {
 pub struct BackendResult {
     pub upstream: String,
     pub backend: BackendStatus,
+    /// Why a crash would undo the action.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// Reason of [`ActionError`] after an upgrade: the successor accepts the request.

@@ -72,6 +72,8 @@ fn others(receipt: &Receipt) -> String {
              responses"
         ),
         PeerStates::Waiting => format!("not all of them are done after {took:.0} ms: try again"),
-        PeerStates::Unreached => "not reached: Redis is lost; sent once it is back".to_owned(),
+        PeerStates::Unreached => {
+            "not reached: Redis is lost or rejects it; sent once it takes it".to_owned()
+        }
     }
 }

@@ -145,6 +145,9 @@ pub struct Snapshot {
     pub plugins: Vec<PluginStatus>,
     pub routes: Vec<RouteStatus>,
     pub upstreams: Vec<UpstreamStatus>,
+    /// Why the last decisions of operators on backends are not saved, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsaved_decisions: Option<String>,
     /// Logs of the gateway that cannot be written.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failing_logs: Vec<LogFailure>,
@@ -173,6 +176,12 @@ pub struct ProcessStatus {
     pub cpu: f64,
     /// Resident memory.
     pub memory_bytes: u64,
+    /// File descriptors that it may have; `None` for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_descriptors: Option<u64>,
+    /// True if none was left within the last minute.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lacked_descriptors: bool,
 }
 
 /// A reload, or an attempt at one.
@@ -372,6 +381,20 @@ pub struct RedisStatus {
     pub since: String,
     /// The last error, kept after recovery.
     pub last_error: Option<String>,
+    /// Why it rejects commands, if it has rejected several within the last minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<String>,
+}
+
+impl RedisStatus {
+    /// Returns its state in a word or two.
+    pub fn state(&self) -> &'static str {
+        match (self.up, &self.rejection) {
+            (false, _) => "down",
+            (true, Some(_)) => "rejects commands",
+            (true, None) => "up",
+        }
+    }
 }
 
 /// The folder of the cache.

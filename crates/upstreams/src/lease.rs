@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pingora::{Error, ErrorType};
+
 use super::{
     backend::Backend,
     eject::{Cause, nanos},
@@ -92,6 +94,14 @@ impl Lease {
             shared.live.queue.wake();
         }
         self.is_stream
+    }
+
+    /// Records that there was no connection. One for which the gateway had no socket says nothing of
+    /// the backend.
+    pub fn not_connected(self, error: &Error) {
+        if *error.root_etype() != ErrorType::SocketError {
+            self.finish(Outcome::ConnectFailed);
+        }
     }
 
     /// Records the outcome of the attempt: updates latency, passive health and metrics, and returns

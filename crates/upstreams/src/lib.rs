@@ -73,7 +73,7 @@ pub use self::{
     lease::{Lease, Outcome},
     node::{NodeStatus, REPORT_HEADER as NODE_REPORT_HEADER},
     operate::{Force, MemberError, NewMember},
-    operator_decisions::DecisionStore,
+    operator_decisions::{DecisionStore, SAVED_AGAIN},
     releases::{ReleaseSettings, StartMethod, WARM_UP_TIME, is_release_name},
     restart_at::{MemoryExcess, RestartAt},
     retry::{AttemptFailure, RetryPolicy, may_retry},

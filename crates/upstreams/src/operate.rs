@@ -264,7 +264,6 @@ impl Upstream {
     /// Drops decisions that have no meaning with this configuration, which serves from now on.
     pub(super) fn tidy_decisions(&self) {
         let mut decisions = self.shared.live.decisions();
-        let before = decisions.clone();
         // A backend that is written now no longer counts as added.
         decisions
             .added
@@ -274,7 +273,8 @@ impl Upstream {
                 .drained
                 .retain(|address| self.known(address).is_ok());
         }
-        if *decisions != before {
+        // A predecessor may have failed to save them.
+        if *decisions != self.shared.keeper.decisions(&self.name) {
             self.keep(&decisions);
         }
     }

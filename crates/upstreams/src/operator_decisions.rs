@@ -6,11 +6,13 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use parking_lot::Mutex;
 use serde::{Deserialize as _, Serialize, Serializer};
 use serde_json::{Value, json};
+use tokio::{sync::Notify, time::sleep};
 
 use super::{
     canary::{CanaryDecision, CanaryVerdict},
@@ -115,7 +117,14 @@ pub struct DecisionStore {
     /// Path of the file; `None` if the decisions end with the process.
     path: Option<PathBuf>,
     stored: Mutex<BTreeMap<String, OperatorDecisions>>,
+    /// Why the file lacks the last ones.
+    unsaved: Mutex<Option<String>>,
+    /// Wakes the supervisor when they could not be saved.
+    failed: Notify,
 }
+
+/// Time until decisions are saved again that could not be.
+pub const SAVED_AGAIN: Duration = Duration::from_secs(5);
 
 impl DecisionStore {
     /// Reads the decisions that an earlier process left at `path`, and stores them there from now
@@ -143,6 +152,23 @@ impl DecisionStore {
         Self {
             path: Some(path),
             stored: Mutex::new(stored),
+            ..Self::default()
+        }
+    }
+
+    /// Returns why the last decisions are not saved, if so: a crash would lose them.
+    pub fn unsaved(&self) -> Option<String> {
+        self.unsaved.lock().clone()
+    }
+
+    /// Saves again what could not be saved, for as long as it is polled.
+    pub async fn supervise(self: Arc<Self>) {
+        loop {
+            while self.unsaved.lock().is_some() {
+                sleep(SAVED_AGAIN).await;
+                self.save(&self.stored.lock());
+            }
+            self.failed.notified().await;
         }
     }
 
@@ -154,8 +180,7 @@ impl DecisionStore {
             .unwrap_or_default()
     }
 
-    /// Stores the decisions. A file error is only logged: the decisions hold in this process all
-    /// the same.
+    /// Stores the decisions. They hold in this process even if they cannot be saved.
     pub(super) fn keep(&self, upstream: &str, decisions: &OperatorDecisions) {
         let mut stored = self.stored.lock();
         if decisions.is_empty() {
@@ -163,12 +188,23 @@ impl DecisionStore {
         } else {
             stored.insert(upstream.to_owned(), decisions.clone());
         }
+        self.save(&stored);
+    }
+
+    fn save(&self, stored: &BTreeMap<String, OperatorDecisions>) {
         let Some(path) = &self.path else { return };
-        if let Err(error) = write(path, &stored) {
-            log::error!(
-                path:? = path, error:%;
-                "added and drained backends not saved, a crash would lose them"
-            );
+        let failed = write(path, stored).err().map(|error| error.to_string());
+        let before = std::mem::replace(&mut *self.unsaved.lock(), failed.clone());
+        match (failed, before) {
+            (Some(error), None) => {
+                self.failed.notify_one();
+                log::error!(
+                    path:? = path, error;
+                    "added and drained backends not saved, a crash would lose them"
+                );
+            }
+            (None, Some(_)) => log::info!(path:? = path; "added and drained backends saved"),
+            _ => {}
         }
     }
 }
@@ -259,14 +295,24 @@ mod tests {
         assert_eq!(keeper.decisions("api"), OperatorDecisions::default());
     }
 
-    #[test]
-    fn a_folder_that_cannot_be_written_stops_no_decision() {
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_that_cannot_be_written_stops_no_decision_and_is_tried_again() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let keeper = DecisionStore::open(file.join("backends.json"));
+        let keeper = Arc::new(DecisionStore::open(file.join("backends.json")));
         let web = decisions(&[], &["127.0.0.1:3001"]);
         keeper.keep("web", &web);
         assert_eq!(keeper.decisions("web"), web);
+        assert!(keeper.unsaved().is_some());
+        let mut again = std::pin::pin!(Arc::clone(&keeper).supervise());
+        let time = SAVED_AGAIN * 2;
+        assert!(tokio::time::timeout(time, &mut again).await.is_err());
+        assert!(keeper.unsaved().is_some());
+        fs::remove_file(&file).unwrap();
+        assert!(tokio::time::timeout(time, &mut again).await.is_err());
+        assert_eq!(keeper.unsaved(), None);
+        let next = DecisionStore::open(file.join("backends.json"));
+        assert_eq!(next.decisions("web"), web);
     }
 }

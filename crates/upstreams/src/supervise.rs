@@ -22,7 +22,9 @@ use super::{
     backend_state::BackendState,
     dns::{DnsError, LookupChange, Resolve, Resolved, Schedule, SystemResolver},
     eject::{Cause, nanos},
-    health::{FoundReport, HealthChange, ProbeReport, Prober, Probing, REFUSED, jittered},
+    health::{
+        FoundReport, HealthChange, NO_SOCKET, ProbeReport, Prober, Probing, REFUSED, jittered,
+    },
 };
 
 /// Shortest sleep, so that a wrong due time cannot make the loop spin.
@@ -297,12 +299,18 @@ impl Supervisor {
             ),
         };
         let now = self.upstream.shared.now();
+        let seed = fastrand::u64(..);
+        let wait = jittered(self.upstream.probing.interval_down(), seed);
+        if text == NO_SOCKET {
+            // The backend was not checked.
+            state.health.lock().schedule(now.saturating_add(wait));
+            state.probes.lock().is_running = false;
+            return;
+        }
         self.judge_ejection(&state, passed, now);
         let is_out = state.ejected_until(now).is_some() || state.is_drained();
-        let seed = fastrand::u64(..);
         let change = match &self.upstream.probing {
             Probing::Drained { .. } | Probing::Out { .. } => {
-                let wait = jittered(self.upstream.probing.interval_down(), seed);
                 state.health.lock().schedule(now.saturating_add(wait));
                 None
             }

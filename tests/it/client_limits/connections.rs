@@ -123,11 +123,7 @@ async fn without_free_files_the_gateway_waits_and_responds_and_does_not_spin() {
     // A connection to a backend needs a file: the client gets a response, and does not hang.
     let started = Instant::now();
     let response = inside.send(&get("/app")).await.unwrap();
-    assert!(
-        [502, 503].contains(&response.status()),
-        "{}",
-        response.text()
-    );
+    assert_eq!(response.status(), 503, "{}", response.text());
     assert!(started.elapsed() < Duration::from_secs(10));
 
     // A connection from a client needs one too; the client waits.
@@ -148,6 +144,13 @@ async fn without_free_files_the_gateway_waits_and_responds_and_does_not_spin() {
     let log = gateway.stderr();
     assert_eq!(log.matches("connections not accepted").count(), 1, "{log}");
     assert!(log.contains("accepting connections again"), "{log}");
+    // It was not the backend's fault, and the status says what it was.
+    let status = gateway.status().await;
+    let backend = &status["upstreams"][0]["backends"][0];
+    assert_eq!(backend["state"], "healthy", "{backend}");
+    assert_eq!(backend["failures"], 0, "{backend}");
+    assert_eq!(status["process"]["lacked_descriptors"], true);
+    assert_eq!(status["process"]["max_descriptors"], 4096);
 }
 
 #[tokio::test]

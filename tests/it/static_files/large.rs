@@ -2,6 +2,9 @@
 
 use std::{fs, io::Write, os::unix::fs::FileExt, time::Duration};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::Value;
+
 use super::front;
 use crate::support::{
     client::{Connection, get},
@@ -146,4 +149,34 @@ async fn a_response_is_never_a_mix_of_two_contents() {
     gateway
         .counts("edgeway_refused_total{reason=\"file_changed\"}", broken)
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_files_leave_descriptors_for_everything_else() {
+    const LIMIT: u64 = 256;
+    let content = vec![b'x'; 17 * 1024];
+    let names: Vec<String> = (0..2 * LIMIT).map(|n| format!("{n}")).collect();
+    let files: Vec<(&str, &[u8])> = names.iter().map(|name| (&**name, &content[..])).collect();
+    let gateway = front("", "", &files).await;
+    let limit = Rlimit {
+        current: Some(LIMIT),
+        maximum: Some(LIMIT),
+    };
+    let pid = i32::try_from(gateway.pid()).ok().and_then(Pid::from_raw);
+    prlimit(pid, Resource::Nofile, limit).expect("it is ours");
+    let mut connection = gateway.connect().await;
+    for name in &names {
+        let response = connection.send(&get(&format!("/{name}"))).await.unwrap();
+        assert_eq!(response.status(), 200, "{name}");
+    }
+    let links = fs::read_dir(format!("/proc/{}/fd", gateway.pid())).unwrap();
+    let links = links.filter_map(|link| fs::read_link(link.ok()?.path()).ok());
+    let served = gateway.folder().join("www");
+    let open = links.filter(|link| link.starts_with(&served) && *link != served);
+    let open = u64::try_from(open.count()).unwrap();
+    assert!((1..=LIMIT / 8).contains(&open), "{open}");
+    assert_eq!(
+        gateway.status().await["process"]["lacked_descriptors"],
+        Value::Null
+    );
 }

@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use edgeway_base::system;
+use edgeway_base::{descriptors, system};
 
 use super::{body::WholeBody, memory::MemoryLedger};
 
@@ -135,13 +135,7 @@ impl FileAccount {
 }
 
 /// Most files of bodies: a sixteenth of the files that the process may open.
-static MOST_FILES: LazyLock<u32> = LazyLock::new(|| {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let part = limit.map_or(MAX_FILES, |limit| {
-        u32::try_from(limit / 16).unwrap_or(MAX_FILES)
-    });
-    part.min(MAX_FILES)
-});
+static MOST_FILES: LazyLock<u32> = LazyLock::new(|| descriptors::part(16, MAX_FILES));
 
 fn write(body: &WholeBody) -> io::Result<OwnedFd> {
     let mut file = system::memory_file("edgeway-response")?;

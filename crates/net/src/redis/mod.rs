@@ -17,7 +17,7 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
@@ -82,7 +82,20 @@ pub struct Status {
     pub since: SystemTime,
     /// Last error, kept after recovery.
     pub last_error: Option<String>,
+    /// Why it rejects commands, if it has rejected several within the last minute.
+    pub rejection: Option<String>,
 }
+
+/// Commands that Redis has rejected, such as for want of memory. Others may pass meanwhile.
+#[derive(Debug)]
+struct Rejections {
+    count: u32,
+    last: Instant,
+    why: String,
+}
+
+/// Time without a rejected command after which the next one is news.
+const REJECTS_FOR: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 struct State {
@@ -90,8 +103,7 @@ struct State {
     is_up: Option<bool>,
     since: SystemTime,
     last_error: Option<String>,
-    /// True if a refused command has been logged since Redis was last up.
-    is_refusal_reported: bool,
+    rejections: Option<Rejections>,
 }
 
 impl Redis {
@@ -111,7 +123,7 @@ impl Redis {
                 is_up: None,
                 since: clock.wall(),
                 last_error: None,
-                is_refusal_reported: false,
+                rejections: None,
             }),
             changed: Arc::default(),
             gateways: AtomicU32::new(1),
@@ -153,7 +165,18 @@ impl Redis {
             is_up: state.is_up == Some(true),
             since: state.since,
             last_error: state.last_error.clone(),
+            rejection: self
+                .recent(&state)
+                .filter(|recent| recent.count >= MAX_FAILURES)
+                .map(|recent| recent.why.clone()),
         }
+    }
+
+    /// Returns the rejections, unless the last one is long ago.
+    fn recent<'a>(&self, state: &'a State) -> Option<&'a Rejections> {
+        let passed = |last| self.clock.now().saturating_duration_since(last);
+        let all = state.rejections.as_ref();
+        all.filter(|all| passed(all.last) < REJECTS_FOR)
     }
 
     /// Runs `script`. In a cluster its keys must map to one slot.
@@ -240,12 +263,15 @@ impl Redis {
                 self.metrics.response.inc();
                 links.parts[part].passed();
                 let mut state = self.state.lock();
-                let is_news = !std::mem::replace(&mut state.is_refusal_reported, true);
-                if is_news {
-                    state.last_error = Some(why.clone());
-                }
+                let earlier = self.recent(&state).map_or(0, |recent| recent.count);
+                state.rejections = Some(Rejections {
+                    count: earlier.saturating_add(1),
+                    last: self.clock.now(),
+                    why: why.clone(),
+                });
+                state.last_error = Some(why.clone());
                 drop(state);
-                if is_news {
+                if earlier == 0 {
                     warn!(address = self.settings.address(), error = why; "redis rejected a command");
                 }
                 Unavailable::Response
@@ -316,7 +342,7 @@ impl Redis {
         }
         state.is_up = Some(true);
         state.since = self.clock.wall();
-        state.is_refusal_reported = false;
+        state.rejections = None;
         drop(state);
         info!(
             address = self.settings.address(), mode = self.settings.mode.name();

@@ -37,12 +37,28 @@ const RECONNECT_AFTER: Duration = Duration::from_secs(2);
 const PROBES: usize = 4;
 
 impl Redis {
+    /// Waits for the first attempt to connect, and at most for a second, so that a configuration
+    /// has Redis from its first request on.
+    pub async fn connect_before_use(redis: Option<&Arc<Self>>) {
+        if let Some(new) = redis.filter(|redis| redis.state.lock().is_up.is_none()) {
+            let client = Arc::clone(new);
+            let attempt = new.on_workers(async move { client.attempt(&client.probes()).await });
+            drop(timeout(CONNECT, attempt.join_all()).await);
+        }
+    }
+
+    /// Spawns work where requests are served. Dropping the set ends the work.
+    fn on_workers(&self, work: impl Future<Output = ()> + Send + 'static) -> JoinSet<()> {
+        let mut set = JoinSet::new();
+        let workers = self.workers.clone().unwrap_or_else(Handle::current);
+        set.spawn_on(work, &workers);
+        set
+    }
+
     /// Connects and maintains the connections for as long as it is polled.
     pub async fn supervise(self: Arc<Self>) {
-        let workers = self.workers.clone().unwrap_or_else(Handle::current);
-        // Dropping the set ends the work: the next supervisor takes over.
-        let mut work = JoinSet::new();
-        work.spawn_on(self.keep(), &workers);
+        // Once it is dropped, the next supervisor takes over.
+        let mut work = self.on_workers(Arc::clone(&self).keep());
         while let Some(ended) = work.join_next().await {
             if let Err(error) = ended
                 && error.is_panic()
@@ -65,16 +81,20 @@ impl Redis {
                 }
             }
             sleep(waits.next(fastrand::f64())).await;
-            match self.connect(&probes).await {
-                Ok(links) => {
-                    let is_complete = links.is_complete();
-                    self.links.store(Some(Arc::new(links)));
-                    if is_complete {
-                        self.went_up();
-                    }
+            self.attempt(&probes).await;
+        }
+    }
+
+    async fn attempt(&self, probes: &[Vec<String>]) {
+        match self.connect(probes).await {
+            Ok(links) => {
+                let is_complete = links.is_complete();
+                self.links.store(Some(Arc::new(links)));
+                if is_complete {
+                    self.went_up();
                 }
-                Err(why) => self.went_down(&why),
             }
+            Err(why) => self.went_down(&why),
         }
     }
 

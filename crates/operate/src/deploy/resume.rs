@@ -7,13 +7,25 @@ use edgeway_upstreams::StartMethod;
 use super::{Deploy, Instance, folder::now, retire, settings, supervise};
 use crate::{
     Failure,
-    backends::{CheckBaseline, Gateway as _, WaitFailure, until_good},
+    backends::{CheckBaseline, Gateway as _, Name, WaitFailure, until_good},
 };
 
 impl Deploy<'_> {
-    /// Undoes the steps of a killed deploy, unless its release has visitors.
+    /// Undoes the steps of a deploy that was killed or lost its gateway, unless its release has
+    /// visitors.
     pub(super) async fn end_interrupted(&mut self, status: &UpstreamStatus) -> Result<(), Failure> {
         let state = self.folder.state()?;
+        let linked = self.folder.instances();
+        for backend in &status.backends {
+            // The gateway was away when a deploy took it back.
+            if let Some(release) = &backend.release
+                && !state.releases.contains_key(release)
+                && linked.values().all(|other| other != release)
+            {
+                let name = Name::new(&self.upstream, &backend.address);
+                self.gateway.remove(&name, true).await?;
+            }
+        }
         let Some(begun) = &state.begun else {
             return Ok(());
         };
@@ -22,10 +34,9 @@ impl Deploy<'_> {
         if canary.is_some_and(|canary| canary.release == *release) {
             return Ok(self.folder.trial_began(release)?);
         }
-        let own = self.folder.instances().into_iter();
-        let own = own.filter(|(_, linked)| linked == release);
+        let own = linked.iter().filter(|(_, linked)| *linked == release);
         let instances: Vec<Instance> = own
-            .filter_map(|(port, _)| Instance::on(&self.upstream, &self.settings, port, release))
+            .filter_map(|(port, _)| Instance::on(&self.upstream, &self.settings, *port, release))
             .collect();
         self.take_back(&instances).await;
         self.folder.remove_new(release, begun.is_copy)?;

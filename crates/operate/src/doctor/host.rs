@@ -2,6 +2,7 @@
 
 use std::{fs, path::Path};
 
+use edgeway_status::Snapshot;
 use rustix::process::{Resource, getrlimit};
 
 use super::Findings;
@@ -14,20 +15,22 @@ const MIN_BACKLOG: u64 = 1024;
 const MIN_PORTS: u64 = 20_000;
 const SYSCTL: &str = "/proc/sys/net";
 
-pub(super) fn check(findings: &mut Findings) {
-    open_files(findings, getrlimit(Resource::Nofile).maximum);
+pub(super) fn check(findings: &mut Findings, running: Option<&Snapshot>) {
+    let of_gateway = running.and_then(|snapshot| snapshot.process.max_descriptors);
+    // It raises its own limit to the maximum, which counts where none runs.
+    let of_user = getrlimit(Resource::Nofile).maximum;
+    open_files(findings, of_gateway.or(of_user));
     backlog(findings, Path::new(SYSCTL));
     local_ports(findings, Path::new(SYSCTL));
 }
 
-/// The gateway raises its own limit up to the maximum, so that is what counts.
 fn open_files(findings: &mut Findings, maximum: Option<u64>) {
     const CHECK: &str = "open files";
     match maximum {
         Some(maximum) if maximum < MIN_FILES => findings.warning(
             CHECK,
             format!(
-                "at most {maximum} for this user: each client and each backend connection takes one"
+                "at most {maximum} for the gateway: each client and each backend connection takes one"
             ),
             "write `LimitNOFILE=1048576` into the unit, or raise `ulimit -Hn`",
         ),

@@ -133,8 +133,8 @@ fn configuration_of(named: &Path, snapshot: Option<&Snapshot>) -> PathBuf {
 pub fn run(options: &Options) -> Result<(), Failure> {
     let runtime = runtime()?;
     let mut findings = Findings::default();
-    host::check(&mut findings);
     let snapshot = runtime.block_on(running::snapshot(&options.admin));
+    host::check(&mut findings, snapshot.as_ref().ok());
     let path = &configuration_of(options.admin.configuration(), snapshot.as_ref().ok());
     let checked = check::load(path);
     let is_readable = configuration::check(&mut findings, path, &checked);

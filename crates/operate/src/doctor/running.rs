@@ -86,6 +86,15 @@ fn services(findings: &mut Findings, snapshot: &Snapshot) {
             "until it is back, each gateway continues with its own limits and cache",
         );
     }
+    let rejection = snapshot.redis.as_ref().map(|redis| &redis.rejection);
+    if let Some(Some(why)) = rejection {
+        findings.error(
+            "redis",
+            format!("it rejects commands of the gateway: {why}"),
+            "give it memory, or its user the permissions of docs/redis.md; until then each gateway \
+             continues with its own limits and cache",
+        );
+    }
     let disk = snapshot.cache_disk.as_ref();
     if let Some(disk) =
         disk.filter(|disk| !matches!(&*disk.state, "up" | "opening" | "catching_up"))

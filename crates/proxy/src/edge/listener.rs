@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway_base::system;
+use edgeway_base::{descriptors, system};
 use edgeway_gateway::ListenAddress;
 use edgeway_net::unix_socket;
 use log::{debug, info, warn};
@@ -219,6 +219,7 @@ impl BoundListener {
                 }
                 Err(error) if is_transient(&error) => {}
                 Err(error) => {
+                    descriptors::are_lacking(&error);
                     if !is_exhausted {
                         is_exhausted = true;
                         live.refuse(CANNOT_ACCEPT);

@@ -289,7 +289,7 @@ pub(super) fn not_connected(
             lease.backend().close_idle();
         }
         if !was_there {
-            lease.finish(Outcome::ConnectFailed);
+            lease.not_connected(&error);
         }
     }
     let retry = retry::may_retry(replay, ctx, AttemptFailure::Connect);

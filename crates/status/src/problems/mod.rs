@@ -245,6 +245,18 @@ impl Found {
             let look = "who stops it: the service manager, or an upgrade";
             self.warn("draining", "", text, look);
         }
+        if let Some(why) = &status.unsaved_decisions {
+            let text =
+                format!("added and drained backends are not saved: {why}; a crash loses them");
+            let look = "the folder of the gateway's state: its space (`df`) and permissions";
+            self.error("decisions_unsaved", "", text, look);
+        }
+        if status.process.lacked_descriptors {
+            let most = status.process.max_descriptors.unwrap_or_default();
+            let text = format!("the process had none of its {most} file descriptors left");
+            let look = "`LimitNOFILE` of the unit or `ulimit -Hn`, and the number of clients";
+            self.error("no_descriptors", "", text, look);
+        }
         if let Some(error) = &status.config.last_error {
             let first = error.lines().next().unwrap_or_default();
             let refused = status
@@ -342,6 +354,14 @@ impl Found {
             let look = "Redis and the network to it; each gateway goes on alone";
             self.error("redis_down", address, text, look);
             self.since(Some(redis.since.clone()));
+        }
+        if let Some(redis) = &status.redis
+            && let Some(why) = &redis.rejection
+        {
+            let address = &redis.address;
+            let text = format!("Redis at {address} rejects commands: {why}");
+            let look = "its memory (`maxmemory`), and the permissions of its user";
+            self.error("redis_rejects", address, text, look);
         }
         if let Some(link) = &status.purges
             && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)

@@ -122,6 +122,22 @@ fn each_problem_names_its_section_and_the_most_serious_come_first() {
 }
 
 #[test]
+fn what_the_gateway_lacks_is_a_problem_of_its_own() {
+    let mut status = table::testkit::full();
+    status.process.lacked_descriptors = true;
+    status.process.max_descriptors = Some(1024);
+    status.unsaved_decisions = Some("No space left on device".to_owned());
+    let redis = status.redis.as_mut().unwrap();
+    (redis.up, redis.rejection) = (true, Some("OOM".to_owned()));
+    let list = of(&status, time_of(&status).unwrap());
+    let kinds: Vec<&str> = list.iter().map(|problem| problem.kind).collect();
+    for kind in ["no_descriptors", "decisions_unsaved", "redis_rejects"] {
+        assert!(kinds.contains(&kind), "{kind}: {kinds:?}");
+    }
+    assert!(!kinds.contains(&"redis_down"), "{kinds:?}");
+}
+
+#[test]
 fn a_refused_reload_is_about_a_place_in_a_file() {
     for (message, expected) in [
         (

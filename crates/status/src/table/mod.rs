@@ -239,7 +239,7 @@ fn redis_row(redis: &RedisStatus) -> [String; 5] {
     [
         redis.mode.clone(),
         redis.address.clone(),
-        if redis.up { "up" } else { "down" }.to_owned(),
+        redis.state().to_owned(),
         redis.since.clone(),
         last_error(redis.last_error.as_ref(), redis.up),
     ]

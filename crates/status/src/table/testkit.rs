@@ -66,6 +66,7 @@ pub fn full() -> Snapshot {
         process: ProcessStatus {
             cpu: 0.35,
             memory_bytes: 80 << 20,
+            ..ProcessStatus::default()
         },
         reloads: reloads(),
         expiries: vec![CertificateExpiry {
@@ -134,6 +135,7 @@ pub fn full() -> Snapshot {
             up: false,
             since: "2027-01-16T09:30:00.000Z".into(),
             last_error: Some("no response within 20ms".into()),
+            rejection: None,
         }),
         purges: Some(purges()),
         cache_disk: Some(CacheDiskStatus {
@@ -165,6 +167,7 @@ pub fn full() -> Snapshot {
             },
             upstream: Some("api".into()),
         }],
+        unsaved_decisions: None,
         failing_logs: Vec::new(),
         problem_onsets: Vec::new(),
         upstreams: vec![

@@ -24,7 +24,7 @@ use crate::{
         SwitchResult, UpgradeResult, WarmUpPlan, WarmUpResult,
     },
     http::RejectionReason,
-    snapshot::{BackendStatus, BanStatus, NotReady, Source},
+    snapshot::{BanStatus, NotReady, Source},
     table,
 };
 
@@ -102,7 +102,7 @@ impl Fake {
         self.done.lock().push(action);
         Ok(BackendResult {
             upstream: "web".to_owned(),
-            backend: BackendStatus::default(),
+            ..BackendResult::default()
         })
     }
 }

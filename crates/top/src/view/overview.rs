@@ -131,8 +131,8 @@ fn reload(snapshot: &Snapshot, now: DateTime<Utc>) -> Option<String> {
 
 fn redis(snapshot: &Snapshot) -> Option<String> {
     let redis = snapshot.redis.as_ref()?;
-    let state = if redis.up { "up" } else { "down" };
-    Some(format!("{state}, {} {}", redis.mode, redis.address))
+    let (state, mode) = (redis.state(), &redis.mode);
+    Some(format!("{state}, {mode} {}", redis.address))
 }
 
 /// Formats the time since `text`, which is RFC 3339.

@@ -8,8 +8,9 @@ use std::{
     task::{Context, Poll},
 };
 
+use edgeway_base::descriptors;
 use pingora::{
-    Result,
+    ErrorType, Result,
     protocols::l4::ext::{connect, connect_uds, set_tcp_keepalive},
 };
 use tokio::{
@@ -39,9 +40,11 @@ impl Socket {
     pub(super) async fn connect(target: &Target) -> Result<Self> {
         let address = match target {
             Target::Inet(address) => address,
-            Target::Unix(path) => return Ok(Self::Unix(connect_uds(path).await?)),
+            Target::Unix(path) => {
+                return Ok(Self::Unix(own_if_lacking(connect_uds(path).await)?));
+            }
         };
-        let socket = connect(address, None).await?;
+        let socket = own_if_lacking(connect(address, None).await)?;
         // Neither is needed for the request itself.
         if let Err(error) = socket.set_nodelay(true) {
             log::debug!(error:%; "TCP_NODELAY not set for a backend");
@@ -84,6 +87,18 @@ impl Socket {
     pub(super) async fn readable(&self) -> io::Result<()> {
         on_socket!(self, socket => socket.readable().await)
     }
+}
+
+/// Marks an error as the gateway's own if no descriptor was left: it says nothing of the backend.
+fn own_if_lacking<T>(connected: Result<T>) -> Result<T> {
+    connected.map_err(|mut error| {
+        let cause = error.cause.as_ref();
+        let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
+        if cause.is_some_and(descriptors::are_lacking) {
+            error.etype = ErrorType::SocketError;
+        }
+        error
+    })
 }
 
 impl AsyncRead for Socket {

@@ -310,6 +310,7 @@ fn words(error: &Error) -> String {
             None => word,
         },
         ErrorType::ConnectRefused => REFUSED,
+        ErrorType::SocketError => NO_SOCKET,
         ErrorType::ConnectNoRoute => "no route",
         ErrorType::ConnectTimedout => "connection timed out",
         ErrorType::ConnectionClosed => "closed without a whole response",
@@ -322,6 +323,8 @@ fn words(error: &Error) -> String {
 
 /// Result of a check that nobody accepted.
 pub(crate) const REFUSED: &str = "connection refused";
+/// Text of a check that the gateway had no descriptor for.
+pub(crate) const NO_SOCKET: &str = "no file descriptor left for a check";
 
 const BODY: ErrorType = ErrorType::Custom("health body");
 

@@ -385,7 +385,7 @@ fn redis(status: &RedisStatus) -> Markup {
             td { (status.mode) }
             td { code { (status.address) } }
             td {
-                (mark(status.up, if status.up { "up" } else { "down" }))
+                (mark(status.state() == "up", status.state()))
                 " since " (when(&status.since))
             }
             td class="soft" { (last_error(status.last_error.as_deref(), status.up)) }
