@@ -9,7 +9,17 @@ use std::{
 
 use regex::Regex;
 
-use super::{FoundPort, Framework, SERVERS, package::Package, port_of};
+use super::{Framework, SERVERS, package::Package, port_of};
+
+/// Source of the port of an app that has no default, where no file names one.
+pub const GUESS: &str = "a guess, as no file names it";
+
+/// A port and the place where it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FoundPort {
+    pub(super) port: u16,
+    pub(super) source: String,
+}
 
 /// Size limit of a file that is searched.
 const MAX_LEN: u64 = 512 * 1024;

@@ -14,11 +14,12 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-pub use self::manager::PackageManager;
 use self::{
+    code::FoundPort,
     package::Package,
     script::{Program, Started},
 };
+pub use self::{code::GUESS, manager::PackageManager};
 
 /// Ports that frameworks listen on if nothing says otherwise.
 const PORT: u16 = 3000;
@@ -104,16 +105,6 @@ impl Framework {
             _ => App::Node,
         }
     }
-}
-
-/// Source of the port of an app that has no default, where no file names one.
-pub const GUESS: &str = "a guess, as no file names it";
-
-/// A port and the place where it was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundPort {
-    pub port: u16,
-    pub source: String,
 }
 
 /// An app that the project runs.

@@ -10,7 +10,7 @@ use edgeway_config::{
     tree::{self, Node, Value},
 };
 
-use super::{Declared, FoundPort, Project, package::Package, pm2::name_of, script::Program};
+use super::{Declared, Project, code::FoundPort, package::Package, pm2::name_of, script::Program};
 
 /// Limit on packages that are read.
 const MAX_PACKAGES: usize = 200;

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use super::{
     directives::listed,
     locations::{CLOSED, INTERNAL, Location, Place, Routes},
-    output::Part,
     parse::Directive,
     rewrites,
     scope::Scope,

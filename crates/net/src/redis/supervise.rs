@@ -205,16 +205,16 @@ impl Redis {
         }
         let parts = usize::from(super::links::PARTS);
         let step = usize::from(super::slots::SLOTS) / (parts * PROBES);
-        let mut found: Vec<Option<String>> = vec![None; parts * PROBES];
+        let mut keys: Vec<Option<String>> = vec![None; parts * PROBES];
         let mut number = 0_u32;
-        while found.iter().any(Option::is_none) {
+        while keys.iter().any(Option::is_none) {
             let key = format!("{}probe:{number}", self.settings.prefix);
-            let place = &mut found[usize::from(slot(key.as_bytes())) / step];
+            let place = &mut keys[usize::from(slot(key.as_bytes())) / step];
             place.get_or_insert(key);
             number += 1;
         }
-        let found: Vec<String> = found.into_iter().flatten().collect();
-        found.chunks(PROBES).map(<[String]>::to_vec).collect()
+        let keys: Vec<String> = keys.into_iter().flatten().collect();
+        keys.chunks(PROBES).map(<[String]>::to_vec).collect()
     }
 }
 
