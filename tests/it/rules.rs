@@ -419,6 +419,26 @@ routes:
     }
 }
 
+/// A refusal by a rule has the headers of the route that the rule names, in each spelling of its path.
+#[tokio::test]
+async fn a_refusal_is_of_the_route_that_its_rule_names() {
+    let gateway = Gateway::start(
+        "
+sites: { shut: { rules: [{ regex: ^/shut/, status: 403, route: named }] } }
+routes:
+- { match: { path: /* }, site: shut, respond: ok, headers: { response: { set: { X-Of: location } } } }
+- { match: { named: true }, name: named, respond: ok, headers: { response: { set: { X-Of: named } } } }
+",
+    )
+    .await;
+    for path in ["/shut/x", "/SHUT/x", "/shut%2fx", "/shut;a/x"] {
+        let response = gateway.get(path).await;
+        assert_eq!(response.status(), 403, "{path}");
+        assert_eq!(response.header("x-of"), Some("named"), "{path}");
+    }
+    assert_eq!(gateway.get("/open").await.header("x-of"), Some("location"));
+}
+
 #[tokio::test]
 async fn a_circle_of_rules_ends_without_the_page_of_its_error() {
     let gateway = Gateway::start(

@@ -112,7 +112,7 @@ impl Route {
     pub fn refusal(&self, request: &RequestHeader, facts: &mut RequestFacts) -> Option<Reply> {
         let mut rules = self.site.as_deref().into_iter().chain(&self.rules);
         rules
-            .find_map(|rules| rules.refusal(0, request, facts))
+            .find_map(|rules| Some(rules.refusal(0, request, facts)?.0))
             .or_else(|| refusing(self.rules.as_ref(), &self.action).map(|own| own.reply(request)))
     }
 }

@@ -124,14 +124,14 @@ impl Rules {
     }
 
     /// Returns the refusal of a request by the rules from `first` on, if some app may read its path
-    /// so that one of them refuses.
+    /// so that one of them refuses, and the name of the route that this rule names.
     #[cold]
     pub fn refusal(
         &self,
         first: usize,
         request: &RequestHeader,
         facts: &mut RequestFacts,
-    ) -> Option<Reply> {
+    ) -> Option<(Reply, Option<Arc<str>>)> {
         let rules = self.0.get(first..).unwrap_or_default();
         if !rules.iter().any(|rule| rule.refusal().is_some()) {
             return None;
@@ -141,10 +141,11 @@ impl Rules {
                 match rule.holds_as_read(read, facts) {
                     Ok(false) => {}
                     Ok(true) => {
-                        let refusal = rule.refusal()?;
-                        return Some(refusal.reply_with(&read.exchange(facts), None));
+                        let reply = rule.refusal()?.reply_with(&read.exchange(facts), None);
+                        let route = rule.route.as_ref().map(|(name, _)| Arc::clone(name));
+                        return Some((reply, route));
                     }
-                    Err(Undecided) => return Some(undecided()),
+                    Err(Undecided) => return Some((undecided(), None)),
                 }
             }
             None
@@ -163,7 +164,7 @@ impl Rules {
         let refusal = rules
             .any(|rule| rule.is_read(path))
             .then(|| self.refusal(first, request, facts))?;
-        refusal.map(|reply| RuleCourse::Reply(Box::new(reply), None))
+        refusal.map(|(reply, route)| RuleCourse::Reply(Box::new(reply), route))
     }
 
     /// Runs the rules, which may change the request's path.
