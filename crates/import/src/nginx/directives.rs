@@ -1,6 +1,11 @@
 //! Directives that need no counterpart, or that have none for a known reason; and what differs
 //! without any directive.
 
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
+
 use super::{
     parse::Directive,
     report::Fate,
@@ -13,6 +18,15 @@ use super::{
 /// speak, protections of other modules, what runs as rules, what protects requests or data, what is
 /// to be looked at by hand, and files beside the configuration instead of below nginx' prefix.
 const DIRECTIVES: &str = include_str!("directives.txt");
+
+/// Names below each heading: each directive of a file is looked up several times.
+static LISTED: LazyLock<HashMap<&str, HashSet<&str>>> = LazyLock::new(|| {
+    let headings = DIRECTIVES
+        .lines()
+        .filter_map(|line| line.strip_prefix("# "));
+    let names = headings.map(|heading| (heading, listed(heading).collect()));
+    names.collect()
+});
 
 /// Returns the lines below a heading of the list.
 fn section(heading: &str) -> impl Iterator<Item = &'static str> {
@@ -39,7 +53,9 @@ pub(super) fn listed(heading: &str) -> impl Iterator<Item = &'static str> {
 
 /// Returns true if a heading lists the directive.
 pub(super) fn is_listed(heading: &str, name: &str) -> bool {
-    listed(heading).any(|known| known == name)
+    LISTED
+        .get(heading)
+        .is_some_and(|names| names.contains(name))
 }
 
 /// Marks directives that nothing has read.
