@@ -367,7 +367,7 @@ impl Found {
             && let Some(since) = link.lost_since.as_ref().filter(|_| link.shared)
         {
             let text = "purges of other gateways may not reach this one".to_owned();
-            self.warn("purge_link", "", text, "the network to Redis");
+            self.warn("purge_link", "", text, "Redis and the network to it");
             self.since(Some(since.clone()));
         }
         self.section = "cache";

@@ -11,7 +11,7 @@ fn columns_line_up() {
     config     edgeway.yaml, generation 3, loaded 2027-01-16T09:00:00Z
     error      backend web/127.0.0.1:3001 is ejected for 1min 5s: errors; 1 of 2 in rotation; look at the log of that app, and if it runs (since 2027-01-16T10:01:59Z)
     error      Redis at 10.0.0.5:6379 is down: no response within 20ms; look at Redis and the network to it; each gateway goes on alone (since 2027-01-16T09:30:00Z)
-    warning    purges of other gateways may not reach this one; look at the network to Redis (since 2027-01-16T09:30:03Z)
+    warning    purges of other gateways may not reach this one; look at Redis and the network to it (since 2027-01-16T09:30:03Z)
     warning    the cache folder /var/cache/edgeway is unused (full): No space left on device (os error 28); look at the free space there (`df`), and its permissions (since 2027-01-16T09:31:00Z)
     warning    certificate www.example.com: 2 failed orders in a row: no such host (dns); look at the name in DNS, and the ports 80 and 443 from outside
     warning    plugin ab-split (plugins/ab-split/plugin.js) failed too often on route api and is suspended there; look at the file, and `edgeway logs --problems`
