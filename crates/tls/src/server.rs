@@ -23,7 +23,9 @@ use crate::{
     base::{clock::Clock, metrics::Series},
     chain::CompileContext,
     config::{
-        model::{CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig},
+        model::{
+            CertificateConfig, ClientCertificateConfig, Http2Config, TlsConfig, UnknownNamesConfig,
+        },
         tree::Spanned,
     },
     zones::Zones,
@@ -67,7 +69,8 @@ impl Server {
     ) -> Option<Arc<Self>> {
         super::install_provider();
         let config = &config.value;
-        if config.certificates.0.is_empty() && config.acme.is_empty() {
+        let is_bare = config.certificates.0.is_empty() && config.acme.is_empty();
+        if is_bare && config.unknown_names == UnknownNamesConfig::Default {
             cx.report(
                 "edgeway::tls::no_certificates",
                 "this listener has `tls` but no certificate",

@@ -228,7 +228,11 @@ impl CompressionRules {
         if !self.may_code(head.status, &head.headers) {
             return CompressionDecision::Untouched;
         }
-        match self.chosen(ex) {
+        // A part is sent as it is, with the `Vary` of the whole (RFC 9110, section 15.3.7).
+        let chosen = self
+            .chosen(ex)
+            .filter(|_| head.status != StatusCode::PARTIAL_CONTENT);
+        match chosen {
             Some((index, offer)) => CompressionDecision::Encode(index, offer),
             None => CompressionDecision::Plain,
         }
@@ -259,14 +263,13 @@ impl CompressionRules {
         if status.is_informational()
             || matches!(
                 status,
-                StatusCode::NO_CONTENT
-                    | StatusCode::RESET_CONTENT
-                    | StatusCode::PARTIAL_CONTENT
-                    | StatusCode::NOT_MODIFIED
+                StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
             )
         {
             return false;
         }
+        let is_part = status == StatusCode::PARTIAL_CONTENT;
+        let status = if is_part { StatusCode::OK } else { status };
         let statuses = self.statuses.as_ref();
         if statuses.is_some_and(|statuses| !statuses.contains(status.as_u16())) {
             return false;
@@ -285,7 +288,7 @@ impl CompressionRules {
                 b"content-type" => content_type = content_type.or(Some(value)),
                 b"content-length" => length = length.and(value),
                 b"cache-control" => has_cache_control = true,
-                b"content-range" => return false,
+                b"content-range" if !is_part => return false,
                 b"content-encoding" if !is_plain(value) => return false,
                 _ => {}
             }
@@ -298,7 +301,7 @@ impl CompressionRules {
             Length::Oddly => content_length(headers),
         };
         content_type.is_some_and(|value| self.types.contain(value.as_bytes()))
-            && length.is_none_or(|length| length > 0 && length >= self.min_size)
+            && length.is_none_or(|length| is_part || length > 0 && length >= self.min_size)
             && !(has_cache_control && has_token(headers, &header::CACHE_CONTROL, "no-transform"))
     }
 

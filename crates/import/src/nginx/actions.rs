@@ -370,9 +370,6 @@ fn uri_of(rest: &str, regex: Option<&str>, is_rewritten: bool) -> Option<Option<
     let all = "{query_mark}{query}";
     let with = match (whole.strip_suffix(all), whole.split_once('?')) {
         (Some(path), _) | (None, Some((path, "{query}"))) => path.to_owned(),
-        (None, Some((_, query))) if query.ends_with("&{query}") => {
-            whole.trim_end_matches("&{query}").to_owned()
-        }
         (None, _) => format!("{whole}?"),
     };
     let is_known = !with.contains("{group.") || regex.is_some();

@@ -107,7 +107,10 @@ impl<'a> Routes<'a, '_> {
             } else if root.arg(0).ends_with('/') {
                 root.changed(OF_SLASH);
                 let to = format!("{}/{{query_mark}}{{query}}", encoded(prefix));
-                let to_folder = json!({ "regex": format!("^{regex}$"), "status": 301, "to": to });
+                let to_folder = json!({
+                    "if": "{method}", "is": "~^(GET|HEAD|POST)$",
+                    "regex": format!("^{regex}$"), "status": 301, "to": to,
+                });
                 if scope.location().is_some_and(|own| own.id == owner.id) {
                     keys.insert("rules".to_owned(), json!([to_folder]));
                 }
@@ -233,7 +236,13 @@ impl<'a> Routes<'a, '_> {
                 }
             }
             if default != common.default {
-                written.insert(String::new(), default.into());
+                // Without types of its own, `media_types` knows none but what is listed either.
+                let of_others = if self.http.nearest("types").is_empty() {
+                    "*"
+                } else {
+                    ""
+                };
+                written.insert(of_others.to_owned(), default.into());
             }
         }
         add_to(files, "types", written);

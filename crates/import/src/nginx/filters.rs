@@ -354,7 +354,10 @@ fn compression(scope: &Scope<'_>, passes: bool, filters: &mut Filters) {
     let Some(gzip) = scope.one("gzip") else {
         return;
     };
-    if !gzip.is_on() {
+    // nginx compresses no response whose own type is hidden, whatever `add_header` puts there.
+    let hidden = scope.nearest("proxy_hide_header");
+    let is_typeless = |one: &&Directive| one.arg(0).eq_ignore_ascii_case("content-type");
+    if !gzip.is_on() || passes && hidden.iter().any(is_typeless) {
         gzip.carried("");
         filters.keys.insert("compression".to_owned(), false.into());
         return;

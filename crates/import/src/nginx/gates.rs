@@ -45,7 +45,7 @@ impl<'a> Routes<'a, '_> {
     pub(super) fn forward_auth(
         &mut self,
         location: &Location<'a>,
-        found: &[Location<'a>],
+        Place { found, named, .. }: &Place<'_, 'a>,
         keys: &mut Map<String, Value>,
     ) -> bool {
         let Some(directive) = location.scope.one("auth_request") else {
@@ -64,8 +64,13 @@ impl<'a> Routes<'a, '_> {
             return false;
         }
         let url = target.and_then(|target| {
-            let pass = target.scope.own("proxy_pass").first().copied()?;
-            let url = tables::header(pass.arg(0), &target.scope);
+            // A location without its own may hand on to a named one.
+            let tried = target.scope.own("try_files").first().copied();
+            let name = tried.and_then(|tried| tried.args.last()?.strip_prefix('@'));
+            let mut named = named.iter().filter(|one| Some(&*one.name) == name);
+            let scope = named.next().map_or(&target.scope, |named| &named.scope);
+            let pass = scope.own("proxy_pass").first().copied()?;
+            let url = tables::header(pass.arg(0), scope);
             let to = Destination::parse(&url.filter(|url| !url.contains('{'))?)?;
             let authority = self.upstreams.first_address(&to.authority)?;
             let scheme = if to.is_tls { "https" } else { "http" };

@@ -31,13 +31,16 @@ pub(super) fn of(scope: &Scope<'_>, (passes, is_files): (bool, bool), filters: &
             directive.changed("a header of the connection is the gateway's own");
             continue;
         }
+        // nginx replaces these two, and with an empty value removes them.
+        let is_own = matches!(&*lower, "etag" | "last-modified");
         let Some(value) = variables::value(value, At::response(scope).lenient()) else {
             directive.lost("a variable of its value has no counterpart");
+            if is_own {
+                remove.push(name.to_owned());
+            }
             continue;
         };
         mark(directive, &value, scope);
-        // nginx replaces these two, and with an empty value removes them.
-        let is_own = matches!(&*lower, "etag" | "last-modified");
         if value.is_empty() {
             if is_own {
                 remove.push(name.to_owned());

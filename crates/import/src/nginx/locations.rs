@@ -153,7 +153,9 @@ impl<'a> Routes<'a, '_> {
                 location: Some(&block),
                 ..place
             };
-            let keys = self.location(&own, &block);
+            let mut keys = self.location(&own, &block);
+            // nginx compares the length in the location that leads here.
+            keys.insert("body_limit".to_owned(), json!(false));
             self.push_named(&location.route, &keys, &location.directive.place());
         }
     }
@@ -331,7 +333,7 @@ impl<'a> Routes<'a, '_> {
         for (key, value) in own.keys {
             keys.entry(key).or_insert(value);
         }
-        is_closed |= self.forward_auth(location, place.found, &mut keys);
+        is_closed |= self.forward_auth(location, place, &mut keys);
         filters::satisfy(scope, &mut keys);
         pages::of(scope, place, passes, &mut keys);
         if is_closed {

@@ -340,12 +340,15 @@ fn returned(directive: &Directive, at: At<'_, '_>, scope: &Scope<'_>) -> Result<
     };
     if is_redirect(status) {
         let to = rest.ok_or("a redirect without a target has no counterpart")?;
-        return Ok(json!({ "status": status, "to": target(to, at)? }));
+        // A blank before it is part of the header's line, where it means nothing.
+        return Ok(json!({ "status": status, "to": target(to.trim_start(), at)? }));
     }
     if status != 444 && !(200..600).contains(&status) {
         return Err(format!("{status} is no status of a response"));
     }
     let mut rule = json!({ "status": status });
+    // Without a text, an error has the gateway's page.
+    let rest = rest.map(String::as_str).or((status < 300).then_some(""));
     if let Some(text) = rest.filter(|_| !matches!(status, 204 | 205 | 304 | 444)) {
         rule["body"] = known(text, at)?.into();
         rule["content_type"] = content_type(text, scope).into();
@@ -461,6 +464,9 @@ fn note_of_rewrite(directive: &Directive) -> Option<&'static str> {
         return Some("groups are percent-encoded where a character has a meaning in a query");
     }
     let is_redirect = ["permanent", "redirect"].contains(&directive.arg(2));
+    if with.starts_with('$') && !with.starts_with("$scheme") && !is_redirect {
+        return Some("a slash is put before a path that has none, which nginx refuses or mistakes");
+    }
     (is_redirect && with.contains('$'))
         .then_some("a `?` of the path that the client encoded stays so in `Location`")
 }

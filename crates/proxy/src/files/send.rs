@@ -120,8 +120,9 @@ async fn prepare(
         .page_status()
         .is_some_and(|status| status != StatusCode::OK)
     {
-        // As with nginx: an error has no parts.
+        // As with nginx: an error has no parts, and no date that its page has.
         head.headers.remove(header::ACCEPT_RANGES);
+        head.headers.remove(header::LAST_MODIFIED);
     }
     let chain = context::chain(gateway, *route);
     let mut ex = Exchange {

@@ -397,19 +397,22 @@ impl<'a> Servers<'a> {
             let default = defaults.find(|server| server.default_of.contains(&listener.name));
             let of_default = |name: &str| default.and_then(|server| server.scope.one(name));
             if listener.is_tls {
-                let mut tls = json!({ "certificates": listener.certificates });
+                let mut tls = json!({});
+                let rejects = of_default("ssl_reject_handshake").is_some_and(Directive::is_on);
+                if !listener.certificates.is_empty() {
+                    tls["certificates"] = listener.certificates.clone().into();
+                } else if !rejects {
+                    listener.first.closed("it has no usable `ssl_certificate`");
+                }
                 if let Some(version) = listener.min_version {
                     tls["min_version"] = version.into();
                 }
-                if of_default("ssl_reject_handshake").is_some_and(Directive::is_on) {
+                if rejects {
                     tls["unknown_names"] = "refuse".into();
                 }
                 value.insert("tls".to_owned(), tls);
                 if !listener.http.speaks_h2 {
                     value.insert("http2".to_owned(), json!({ "enabled": false }));
-                }
-                if listener.certificates.is_empty() {
-                    listener.first.closed("it has no usable `ssl_certificate`");
                 }
             }
             if !limits.is_empty() {
