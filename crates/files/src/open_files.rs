@@ -210,10 +210,11 @@ impl Files {
         self.0.kept(path)
     }
 
-    /// Finds the file for `path`, the path of a request in normal form.
+    /// Finds the file on disk for `path`, the path of a request in normal form, of which
+    /// [`Self::kept`] has none.
     pub async fn find(&self, path: &[u8]) -> FileLookup {
         let settings = &self.0.settings;
-        let found = self.find_at(path).await;
+        let found = self.look(path).await;
         if !matches!(found, FileLookup::NotFound | FileLookup::Forbidden) {
             return found;
         }
@@ -251,9 +252,13 @@ impl Files {
     }
 
     async fn find_at(&self, path: &[u8]) -> FileLookup {
-        if let Some(file) = self.0.kept(path) {
-            return FileLookup::File(file);
+        match self.kept(path) {
+            Some(file) => FileLookup::File(file),
+            None => self.look(path).await,
         }
+    }
+
+    async fn look(&self, path: &[u8]) -> FileLookup {
         let inner = Arc::clone(&self.0);
         let owned: Box<[u8]> = path.into();
         let looked = blocking::run(move || inner.look(owned));

@@ -45,8 +45,16 @@ fn tree(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
+/// Returns what requests get.
+async fn found(files: &Files, path: &[u8]) -> FileLookup {
+    match files.kept(path) {
+        Some(file) => FileLookup::File(file),
+        None => files.find(path).await,
+    }
+}
+
 async fn response(files: &Files, path: &str, headers: &HeaderMap) -> Option<(StatusCode, String)> {
-    let FileLookup::File(file) = files.find(path.as_bytes()).await else {
+    let FileLookup::File(file) = found(files, path.as_bytes()).await else {
         return None;
     };
     let Outcome::File(response) = FileResponse::select(file, &Method::GET, headers) else {
@@ -112,9 +120,9 @@ async fn what_is_at_a_path_is_found() {
     assert_eq!(content(&files, "/a.txt").await.as_deref(), Some("a"));
     assert_eq!(content(&files, "/sub/").await.as_deref(), Some("index"));
     assert_eq!(content(&files, "/a%20b+c").await.as_deref(), Some("odd"));
-    assert!(matches!(files.find(b"/sub").await, FileLookup::Folder));
+    assert!(matches!(found(&files, b"/sub").await, FileLookup::Folder));
     assert!(matches!(
-        files.find(b"/empty/").await,
+        found(&files, b"/empty/").await,
         FileLookup::Forbidden
     ));
     for missing in [
@@ -124,7 +132,7 @@ async fn what_is_at_a_path_is_found() {
         "/sub/index.html/",
         "/empty/.keep",
     ] {
-        let found = files.find(missing.as_bytes()).await;
+        let found = found(&files, missing.as_bytes()).await;
         assert!(
             matches!(found, FileLookup::NotFound),
             "{missing}: {found:?}"
@@ -132,7 +140,7 @@ async fn what_is_at_a_path_is_found() {
     }
     let long = format!("/{}", "x".repeat(5000));
     assert!(matches!(
-        files.find(long.as_bytes()).await,
+        found(&files, long.as_bytes()).await,
         FileLookup::NotFound
     ));
 }
@@ -151,7 +159,7 @@ async fn folders_are_not_found_without_names_of_an_index() {
         "/empty/",
         "/sub/index.html/",
     ] {
-        let found = files.find(path.as_bytes()).await;
+        let found = found(&files, path.as_bytes()).await;
         assert!(matches!(found, FileLookup::NotFound), "{path}: {found:?}");
     }
     let page = content(&files, "/sub/index.html").await;
@@ -171,7 +179,10 @@ async fn a_pipe_is_not_served_and_delays_nothing() {
     )
     .unwrap();
     let files = Files::new(settings(folder.path()), &Clock::machine());
-    assert!(matches!(files.find(b"/pipe").await, FileLookup::NotFound));
+    assert!(matches!(
+        found(&files, b"/pipe").await,
+        FileLookup::NotFound
+    ));
 }
 
 #[tokio::test]
@@ -231,7 +242,7 @@ async fn a_page_in_place_of_missing_files_is_forgotten_with_the_path() {
             settings.not_found = own;
         }
         let files = Files::new(settings, &Clock::test());
-        let begun = async || match files.find(b"/none").await {
+        let begun = async || match found(&files, b"/none").await {
             FileLookup::File(file) | FileLookup::NotFoundPage(file) => {
                 let headers = HeaderMap::new();
                 FileResponse::not_found(file, &Method::GET, &headers)
@@ -295,7 +306,7 @@ async fn a_file_that_shrinks_or_is_written_is_never_sent_to_its_end() {
         let path = folder.path().join("a");
         fs::write(&path, vec![b'a'; 300_000]).unwrap();
         let files = Files::new(settings(folder.path()), &Clock::machine());
-        let FileLookup::File(file) = files.find(b"/a").await else {
+        let FileLookup::File(file) = found(&files, b"/a").await else {
             panic!("it is there");
         };
         let Outcome::File(mut response) =
@@ -375,7 +386,7 @@ async fn the_compressed_file_that_the_client_prefers_is_sent() {
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(accept));
         let (_, body) = response(&files, path, &headers).await.unwrap();
         assert_eq!(body, expected, "{path} {accept}");
-        let FileLookup::File(file) = files.find(path.as_bytes()).await else {
+        let FileLookup::File(file) = found(&files, path.as_bytes()).await else {
             panic!("{path}");
         };
         assert_eq!(
@@ -384,7 +395,7 @@ async fn the_compressed_file_that_the_client_prefers_is_sent() {
             "{path}"
         );
     }
-    let FileLookup::File(file) = files.find(b"/a.js").await else {
+    let FileLookup::File(file) = found(&files, b"/a.js").await else {
         panic!("it is there");
     };
     let tags: Vec<_> = file.encoded.iter().map(|(_, own)| own.etag()).collect();
@@ -412,7 +423,7 @@ async fn a_fallback_is_no_file_that_never_changes() {
         ("/assets/a.js", "public, max-age=31536000, immutable"),
         ("/any", "public, max-age=60"),
     ] {
-        let FileLookup::File(file) = files.find(path.as_bytes()).await else {
+        let FileLookup::File(file) = found(&files, path.as_bytes()).await else {
             panic!("{path}");
         };
         assert_eq!(file.plain.headers[header::CACHE_CONTROL], policy);
@@ -439,7 +450,7 @@ async fn a_file_has_its_headers_whichever_way_it_is_found() {
         ("/a.js", "public, max-age=60"),
         ("/docs/", "public, max-age=60"),
     ] {
-        let FileLookup::File(file) = files.find(path.as_bytes()).await else {
+        let FileLookup::File(file) = found(&files, path.as_bytes()).await else {
             panic!("{path}");
         };
         assert_eq!(file.plain.headers[header::CACHE_CONTROL], policy, "{path}");

@@ -16,12 +16,17 @@ mod nginx;
 mod sendfile;
 mod traversal;
 
-use std::{fs, path::Path, time::SystemTime};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use crate::support::{
     client::{Request, get},
     gateway::Gateway,
     http2,
+    wait::wait_for,
 };
 
 /// Writes files below `folder`, modified at a time that has passed.
@@ -35,7 +40,7 @@ fn write_tree(folder: &Path, files: &[(&str, &[u8])]) {
 }
 
 fn age(path: &Path) {
-    let then = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
     let file = fs::File::options().write(true).open(path).unwrap();
     file.set_modified(then).unwrap();
 }
@@ -252,4 +257,45 @@ routes:
     let moved = gateway.get("/static/a").await;
     assert_eq!(moved.header("location"), Some("/static/a/"));
     assert_eq!(gateway.get("/static/a/").await.text(), "index");
+}
+
+/// With the default `recheck`: a file and a page in place of others that are replaced, renamed or
+/// deleted are seen by requests that never cease, and so are those of a folder behind a link.
+#[tokio::test]
+async fn changes_on_disk_are_seen_while_requests_go_on() {
+    let yaml = "
+listeners: [{ address: \"127.0.0.1:0\", name: web }]
+routes:
+  - { match: { path: /try/* }, files: { root: www, try: [/a.txt], otherwise: { status: 404 } } }
+  - { match: { path: /* }, files: www }
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        write_tree(folder, &[("one/a.txt", b"1"), ("two/a.txt", b"2")]);
+        std::os::unix::fs::symlink("one", folder.join("www")).unwrap();
+    })
+    .await;
+    let at = |path: &str| gateway.folder().join(path);
+    let seen = async |status: u16, content: &str| {
+        for path in ["/a.txt", "/try/x"] {
+            wait_for(content, Duration::from_secs(2), async || {
+                let response = gateway.get(path).await;
+                let is_it = response.status() == status && response.text().contains(content);
+                is_it.then_some(())
+            })
+            .await;
+        }
+    };
+    seen(200, "1").await;
+    fs::write(at("one/a.txt"), "longer").unwrap();
+    seen(200, "longer").await;
+    fs::write(at("one/new"), "renamed").unwrap();
+    fs::rename(at("one/new"), at("one/a.txt")).unwrap();
+    seen(200, "renamed").await;
+    fs::remove_file(at("one/a.txt")).unwrap();
+    seen(404, "").await;
+    fs::write(at("one/a.txt"), "back").unwrap();
+    seen(200, "back").await;
+    std::os::unix::fs::symlink("two", at("link")).unwrap();
+    fs::rename(at("link"), at("www")).unwrap();
+    seen(200, "2").await;
 }
