@@ -3,7 +3,7 @@
 //! Each listener has one resolver. Its contents are swapped as a whole, so a handshake never waits
 //! for a change and sees either all of it or none.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use ahash::RandomState;
 use arc_swap::ArcSwap;
@@ -13,8 +13,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use super::{expiry::Expiries, pair::Certificate};
-use crate::config::model::UnknownNamesConfig;
+use super::{
+    expiry::{self, Expiries},
+    pair::Certificate,
+};
+use crate::{base::clock::Clock, config::model::UnknownNamesConfig};
 
 /// The only protocol that a client of RFC 8737 offers.
 pub(super) const ACME_TLS: &[u8] = b"acme-tls/1";
@@ -23,6 +26,7 @@ type ByName<T> = HashMap<Box<str>, T, RandomState>;
 
 /// The certificates of a listener, from files and from ACME.
 pub struct Certificates {
+    clock: Clock,
     unknown_names: UnknownNamesConfig,
     files: ArcSwap<Index>,
     /// Names managed by ACME, in the order of the configuration.
@@ -42,7 +46,8 @@ struct Index {
     default: Option<CertificatesByKey>,
 }
 
-/// Certificates for a name, with keys of different kinds. The cheapest kind comes first.
+/// Certificates for a name. The cheapest kind of key comes first, and of a kind the certificate that
+/// expires last.
 #[derive(Clone, Debug, Default)]
 struct CertificatesByKey(Vec<Arc<Certificate>>);
 
@@ -53,8 +58,10 @@ impl Certificates {
         unknown_names: UnknownNamesConfig,
         acme_names: Box<[Box<str>]>,
         expiries: Expiries,
+        clock: Clock,
     ) -> Self {
         Self {
+            clock,
             unknown_names,
             files: ArcSwap::default(),
             acme_names,
@@ -144,7 +151,7 @@ impl Certificates {
         let name = name.map(without_dot);
         if let Some(name) = name {
             if let Some(kinds) = files.find(name) {
-                return kinds.choose(schemes);
+                return kinds.choose(schemes, &self.clock);
             }
             if let Some(managed) = self.managed.load().get(name) {
                 return Some(Arc::clone(managed));
@@ -154,7 +161,7 @@ impl Certificates {
             return None;
         }
         if let Some(kinds) = &files.default {
-            return kinds.choose(schemes);
+            return kinds.choose(schemes, &self.clock);
         }
         let managed = self.managed.load();
         let first = self.acme_names.iter().find_map(|name| managed.get(name))?;
@@ -235,32 +242,24 @@ impl Index {
 }
 
 impl CertificatesByKey {
-    /// Adds a certificate. Two with the same kind of key compete, and the later expiry wins.
     fn add(&mut self, certificate: &Arc<Certificate>) {
-        let kind = kind(&certificate.key);
-        match self
-            .0
-            .iter_mut()
-            .find(|known| self::kind(&known.key) == kind)
-        {
-            Some(known) if known.not_after < certificate.not_after => {
-                *known = Arc::clone(certificate);
-            }
-            Some(_) => {}
-            None => {
-                self.0.push(Arc::clone(certificate));
-                self.0.sort_by_key(|known| self::kind(&known.key));
-            }
-        }
+        self.0.push(Arc::clone(certificate));
+        self.0
+            .sort_by_key(|known| (kind(&known.key), Reverse(known.not_after)));
     }
 
-    /// The first certificate that the client can verify. If it can verify none, any certificate, so
-    /// that the handshake fails with a proper alert.
-    fn choose(&self, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+    /// The first certificate that is valid now and that the client can verify. If there is none, any
+    /// certificate, so that the handshake fails with a proper alert.
+    fn choose(&self, schemes: &[SignatureScheme], clock: &Clock) -> Option<Arc<CertifiedKey>> {
         let fits = |known: &&Arc<Certificate>| known.key.key.choose_scheme(schemes).is_some();
         let chosen = match &self.0[..] {
             [only] => only,
-            several => several.iter().find(fits).or(several.first())?,
+            several => {
+                let now = expiry::seconds(clock.wall());
+                let fitting = || several.iter().filter(fits);
+                let valid = fitting().find(|known| known.is_valid(now));
+                valid.or(fitting().next()).or(several.first())?
+            }
         };
         Some(Arc::clone(&chosen.key))
     }
@@ -287,7 +286,8 @@ mod tests {
         let metrics = Metrics::default();
         let expiries = Expiries::new(&metrics, &"web".into());
         let acme = acme.iter().map(|name| (*name).into()).collect();
-        (Certificates::new(unknown, acme, expiries), metrics)
+        let made = Certificates::new(unknown, acme, expiries, Clock::test());
+        (made, metrics)
     }
 
     const P256: &[SignatureScheme] = &[SignatureScheme::ECDSA_NISTP256_SHA256];
@@ -377,10 +377,32 @@ mod tests {
                 let chosen = certificates.choose(name, P256).unwrap();
                 assert!(Arc::ptr_eq(&chosen, &late.key), "{name:?}");
             }
-            // The metric shows the earliest expiry.
+            // The metric shows the expiry of what is served.
             let text = String::from_utf8(metrics.text()).unwrap();
-            assert!(text.contains("name=\"a.test\"} 1000"), "{text}");
+            assert!(text.contains("name=\"a.test\"} 2000"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_is_valid_now_is_chosen_before_others() {
+        let (certificates, _) = certificates(UnknownNamesConfig::Default, &[]);
+        let now = expiry::seconds(certificates.clock.wall());
+        let make = |from: i64, to: i64| {
+            let mut made = certificate(&["a.test"], now + to);
+            Arc::get_mut(&mut made).unwrap().not_before = now + from;
+            made
+        };
+        let [past, present, future] = [make(-20, -10), make(-10, 10), make(5, 20)];
+        for order in [[&past, &present, &future], [&future, &past, &present]] {
+            certificates.set_files(&order.map(Arc::clone));
+            let chosen = certificates.choose(Some("a.test"), P256).unwrap();
+            assert!(Arc::ptr_eq(&chosen, &present.key));
+        }
+        certificates
+            .clock
+            .advance(std::time::Duration::from_secs(15));
+        let chosen = certificates.choose(Some("a.test"), P256).unwrap();
+        assert!(Arc::ptr_eq(&chosen, &future.key));
     }
 
     proptest! {

@@ -47,7 +47,7 @@ impl Expiries {
             let name = certificate.title().into();
             files
                 .entry(name)
-                .and_modify(|known: &mut i64| *known = certificate.not_after.min(*known))
+                .and_modify(|known: &mut i64| *known = certificate.not_after.max(*known))
                 .or_insert(certificate.not_after);
         }
         let mut known = self.known.lock();
@@ -114,6 +114,10 @@ pub(super) enum ExpiryWarning {
 }
 
 impl Certificate {
+    pub(super) fn is_valid(&self, now: i64) -> bool {
+        (self.not_before..=self.not_after).contains(&now)
+    }
+
     /// Returns the problem with the certificate at `now`: expired, not valid yet, or with less than
     /// a fifth of its lifetime left, which never happens if it is renewed at two thirds.
     pub(super) fn worry(&self, now: i64) -> Option<ExpiryWarning> {

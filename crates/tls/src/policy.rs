@@ -6,8 +6,8 @@ use rustls::{
     CipherSuite, Error as TlsError, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, ring, ring::cipher_suite as suite},
     server::{
-        ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
-        danger::ClientCertVerifier,
+        ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError,
+        WebPkiClientVerifier, danger::ClientCertVerifier,
     },
     version::{TLS12, TLS13},
 };
@@ -99,7 +99,8 @@ pub(super) struct Policy {
 }
 
 impl Policy {
-    /// Configurations for clients. A `verifier` makes them ask for client certificates.
+    /// Configurations for clients. A `verifier` makes them ask for a client certificate with each
+    /// connection, so that none resumes a session.
     pub(super) fn configs(
         &self,
         sessions: &Sessions,
@@ -107,8 +108,13 @@ impl Policy {
     ) -> Result<Configs, TlsError> {
         let make = |provider: &Arc<CryptoProvider>| {
             let mut config = self.config(provider, verifier)?;
-            config.ticketer = sessions.tickets();
-            config.session_storage = sessions.memory();
+            if verifier.is_some() {
+                config.send_tls13_tickets = 0;
+                config.session_storage = Arc::new(NoServerSessionStorage {});
+            } else {
+                config.ticketer = sessions.tickets();
+                config.session_storage = sessions.memory();
+            }
             Ok::<_, TlsError>(Arc::new(config))
         };
         Ok(Configs {

@@ -10,12 +10,12 @@ use rustls::{ServerConfig, server::ClientHello};
 use super::{
     Certificates, HandshakeError,
     certificates::Challenges,
-    expiry::{self, Expiries},
+    expiry::{self, Expiries, ExpiryWarning},
     files::{Files, Source, SourceProblem},
     handshakes::{self, Handshakes},
     pair::{Certificate, Ocsp, PairPaths, Part},
     policy::{self, Configs, Policy},
-    sessions::{Clients, Sessions},
+    sessions::Sessions,
     tickets::NoRandomness,
     watch::{self, ClientCa, Watch},
 };
@@ -34,9 +34,8 @@ use crate::{
 /// TLS of one listener.
 #[derive(Debug)]
 pub struct Server {
-    live: ArcSwap<Live>,
-    zones: Arc<Zones>,
-    listener: Arc<str>,
+    configs: ArcSwap<Configs>,
+    sessions: Arc<Sessions>,
     /// Configuration for handshakes of an ACME challenge.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
@@ -48,13 +47,6 @@ pub struct Server {
     pub asks_clients: bool,
     /// State of [`Server::supervise`], taken when it begins.
     watch: Mutex<Option<Watch>>,
-}
-
-/// Configurations of handshakes, and the sessions that belong to them.
-#[derive(Debug)]
-struct Live {
-    configs: Configs,
-    sessions: Arc<Sessions>,
 }
 
 impl Server {
@@ -85,6 +77,7 @@ impl Server {
             config.unknown_names,
             names.map(String::into_boxed_str).collect(),
             Expiries::new(cx.metrics, listener),
+            cx.clock.clone(),
         ));
         let (places, entries): (Vec<_>, Vec<_>) = sources(config, cx).into_iter().unzip();
         let mut files = Files::new(places, Arc::clone(policy::provider()));
@@ -110,9 +103,8 @@ impl Server {
             );
             None
         });
-        let clients = client_ca.as_ref().map(ClientCa::clients);
         let now = expiry::seconds(cx.clock.wall());
-        let sessions = match Sessions::open(zones, listener, &clients.unwrap_or_default(), now) {
+        let sessions = match Sessions::open(zones, listener, now) {
             Ok(sessions) => sessions,
             Err(error) => {
                 cx.report("edgeway::tls::tickets", error.to_string(), "try again");
@@ -140,9 +132,8 @@ impl Server {
         };
         let watch = Watch::new(listener, files, policy, client_ca, cx.metrics);
         Some(Arc::new(Self {
-            live: ArcSwap::from_pointee(Live { configs, sessions }),
-            zones: Arc::clone(zones),
-            listener: Arc::clone(listener),
+            configs: ArcSwap::from_pointee(configs),
+            sessions,
             challenge,
             certificates,
             handshakes: Handshakes::new(cx.metrics, listener),
@@ -160,23 +151,21 @@ impl Server {
 
     /// Configuration for the handshake that begins with `hello`.
     pub(super) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
-        self.live.load().configs.choose(hello)
+        self.configs.load().choose(hello)
     }
 
-    /// Sessions of this listener under this client policy.
-    pub(super) fn sessions_with(&self, clients: &Clients) -> Result<Arc<Sessions>, NoRandomness> {
-        Sessions::open(&self.zones, &self.listener, clients, self.now())
+    /// Replaces the configurations from the next handshake on.
+    pub(super) fn set_configs(&self, configs: Configs) {
+        self.configs.store(Arc::new(configs));
     }
 
-    /// Replaces the configurations from the next handshake on. Earlier sessions cannot be resumed
-    /// unless `sessions` is the same.
-    pub(super) fn set_configs(&self, configs: Configs, sessions: Arc<Sessions>) {
-        self.live.store(Arc::new(Live { configs, sessions }));
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 
     /// Rotates the ticket keys if that is due.
     pub(super) fn turn_keys(&self) -> Result<(), NoRandomness> {
-        self.live.load().sessions.turn(self.now())
+        self.sessions.turn(self.now())
     }
 
     /// Configuration for the handshake of a CA that validates a challenge.
@@ -328,7 +317,12 @@ fn read(
                 place,
                 "edgeway::tls::expiry",
                 format!("the certificate for `{title}` {worry}"),
-                "renew it; the new files are loaded while the gateway runs",
+                match worry {
+                    ExpiryWarning::NotYet => {
+                        "keep one that is valid beside it, or look at the clock"
+                    }
+                    _ => "renew it; the new files are loaded while the gateway runs",
+                },
             );
         }
     }

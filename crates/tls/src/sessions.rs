@@ -1,8 +1,8 @@
 //! TLS sessions of a listener's clients, which survive reloads and continue in a successor: the
 //! ticket keys, and the session cache for clients without tickets.
 //!
-//! Sessions belong to a listener and to its policy for client certificates. A session that began
-//! under other CA certificates cannot be resumed.
+//! Sessions belong to a listener, and only to one that asks for no client certificate: a resumed
+//! session has the certificate of its first handshake, which may have expired or been revoked since.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,15 +36,9 @@ struct Exported {
 }
 
 impl Sessions {
-    /// The sessions of `listener` under the client policy `clients`, at `now` in seconds since
-    /// 1970.
-    pub(super) fn open(
-        zones: &Zones,
-        listener: &str,
-        clients: &Clients,
-        now: i64,
-    ) -> Result<Arc<Self>, NoRandomness> {
-        let name = format!("tls sessions of {listener}{}", clients.0);
+    /// The sessions of `listener`, at `now` in seconds since 1970.
+    pub(super) fn open(zones: &Zones, listener: &str, now: i64) -> Result<Arc<Self>, NoRandomness> {
+        let name = format!("tls sessions of {listener}");
         let make = || Self::new(TicketKeys::new().unwrap_or_default(), now);
         let made = zones.get_or_create(&name, make);
         if made.tickets.is_empty() {
@@ -105,24 +99,6 @@ impl Zone for Sessions {
 
 edgeway_base::opaque_debug!(Sessions);
 
-/// Policy for client certificates, as a part of a zone's name.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Clients(String);
-
-impl Clients {
-    /// Clients signed by a CA certificate in `cas`. `mode` is part of the key, because a client
-    /// that may connect without a certificate has proved nothing.
-    pub(super) fn signed_by<'a>(cas: impl Iterator<Item = &'a [u8]>, mode: &str) -> Self {
-        let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
-        digest.update(mode.as_bytes());
-        for ca in cas {
-            digest.update(&(ca.len() as u64).to_be_bytes());
-            digest.update(ca);
-        }
-        Self(format!(", clients {}", hex::encode(digest.finish())))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -131,54 +107,43 @@ mod tests {
 
     const HOUR: i64 = 3600;
 
-    fn sessions(zones: &Zones, clients: &Clients) -> Arc<Sessions> {
-        Sessions::open(zones, "web", clients, 1000 * HOUR).unwrap()
+    fn sessions(zones: &Zones) -> Arc<Sessions> {
+        Sessions::open(zones, "web", 1000 * HOUR).unwrap()
     }
 
     #[test]
-    fn a_reload_keeps_sessions_unless_others_decide_about_clients() {
+    fn a_reload_keeps_the_sessions_of_each_listener() {
         let zones = Zones::default();
-        let anybody = Clients::default();
-        let ours = Clients::signed_by([&b"ours"[..]].into_iter(), "required");
-        let ticket = sessions(&zones, &anybody).tickets().encrypt(b"x").unwrap();
-        let opens = |clients: &Clients| sessions(&zones, clients).tickets().decrypt(&ticket);
-        assert_eq!(opens(&anybody).as_deref(), Some(&b"x"[..]));
-        assert_eq!(opens(&ours), None);
-        let other = Sessions::open(&zones, "api", &anybody, 0).unwrap();
+        let ticket = sessions(&zones).tickets().encrypt(b"x").unwrap();
+        let again = sessions(&zones).tickets().decrypt(&ticket);
+        assert_eq!(again.as_deref(), Some(&b"x"[..]));
+        let other = Sessions::open(&zones, "api", 0).unwrap();
         assert_eq!(other.tickets().decrypt(&ticket), None);
-        for others in [
-            Clients::signed_by([&b"theirs"[..]].into_iter(), "required"),
-            Clients::signed_by([&b"ours"[..]].into_iter(), "optional"),
-            Clients::signed_by([&b"ou"[..], b"rs"].into_iter(), "required"),
-        ] {
-            assert_ne!(ours, others);
-        }
-        let memory = sessions(&zones, &anybody).memory();
+        let memory = sessions(&zones).memory();
         memory.put(b"id".to_vec(), b"session".to_vec());
-        assert!(sessions(&zones, &anybody).memory().get(b"id").is_some());
-        assert!(sessions(&zones, &ours).memory().get(b"id").is_none());
+        assert!(sessions(&zones).memory().get(b"id").is_some());
+        assert!(other.memory().get(b"id").is_none());
     }
 
     #[test]
     fn keys_turn_once_when_it_is_time_however_many_reloads_there_are() {
         let zones = Zones::default();
-        let anybody = Clients::default();
         let keys = || {
-            let exported = sessions(&zones, &anybody).export().unwrap();
+            let exported = sessions(&zones).export().unwrap();
             exported["keys"].as_array().unwrap().len()
         };
-        let first = sessions(&zones, &anybody);
+        let first = sessions(&zones);
         let ticket = first.tickets().encrypt(b"x").unwrap();
         for minutes in 0..(6 * 60) {
             // Each time from the task of another configuration.
             let now = 1000 * HOUR + minutes * 60;
-            sessions(&zones, &anybody).turn(now).unwrap();
+            sessions(&zones).turn(now).unwrap();
         }
         assert_eq!(keys(), 1);
         // Two tasks, and the second does not rotate again.
         let now = 1006 * HOUR;
         first.turn(now).unwrap();
-        sessions(&zones, &anybody).turn(now).unwrap();
+        sessions(&zones).turn(now).unwrap();
         assert_eq!(keys(), 2);
         assert!(first.tickets().decrypt(&ticket).is_some());
         // The clock goes back a day, and six hours later the keys are rotated all the same.
@@ -192,20 +157,19 @@ mod tests {
     #[test]
     fn a_process_that_takes_over_opens_tickets_and_turns_keys_when_it_is_time() {
         let old = Zones::default();
-        let anybody = Clients::default();
-        let ticket = sessions(&old, &anybody).tickets().encrypt(b"x").unwrap();
+        let ticket = sessions(&old).tickets().encrypt(b"x").unwrap();
         let new = Zones::default();
         new.inherit(old.export());
-        let taken = Sessions::open(&new, "web", &anybody, 1005 * HOUR).unwrap();
+        let taken = Sessions::open(&new, "web", 1005 * HOUR).unwrap();
         assert_eq!(taken.tickets().decrypt(&ticket).as_deref(), Some(&b"x"[..]));
         taken.turn(1006 * HOUR).unwrap();
         let next = taken.tickets().encrypt(b"y").unwrap();
-        assert!(sessions(&old, &anybody).tickets().decrypt(&next).is_none());
+        assert!(sessions(&old).tickets().decrypt(&next).is_none());
     }
 
     #[test]
     fn unreadable_entries_are_left_out() {
-        let sessions = sessions(&Zones::default(), &Clients::default());
+        let sessions = sessions(&Zones::default());
         let before = sessions.export();
         for strange in [
             json!(null),

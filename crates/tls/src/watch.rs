@@ -13,7 +13,6 @@ use super::{
     files::{Files, FilesCheck, FilesEvent, ReadDecision, ReadSchedule, Stamps},
     pair,
     policy::{self, ClientCaError, Policy},
-    sessions::Clients,
 };
 use crate::{
     base::metrics::{IntGauge, Metrics},
@@ -71,15 +70,6 @@ impl ClientCa {
         let verifier = policy::verifier(&cas, self.mode)?;
         self.current = cas;
         Ok(Some(verifier))
-    }
-
-    /// Client policy according to the last read.
-    pub(super) fn clients(&self) -> Clients {
-        let mode = match self.mode {
-            ClientCertificateConfig::Required => "required",
-            ClientCertificateConfig::Optional => "optional",
-        };
-        Clients::signed_by(self.current.iter().map(|ca| &**ca), mode)
     }
 
     /// The new verifier, if the file has changed and is usable.
@@ -190,21 +180,11 @@ impl Watch {
         }
     }
 
-    /// Sets a new verifier. Clients admitted under the previous CA certificates must present a
-    /// certificate again, because their sessions are separate.
     fn set_verifier(&self, verifier: &Arc<dyn ClientCertVerifier>, server: &Server) {
         let listener = &*self.listener;
-        let clients = self.client_ca.as_ref().map(ClientCa::clients);
-        let sessions = match server.sessions_with(&clients.unwrap_or_default()) {
-            Ok(sessions) => sessions,
-            Err(error) => {
-                warn!(listener, error:%; "client CA certificates not reloaded, keeping the previous ones");
-                return;
-            }
-        };
-        match self.policy.configs(&sessions, Some(verifier)) {
+        match self.policy.configs(server.sessions(), Some(verifier)) {
             Ok(configs) => {
-                server.set_configs(configs, sessions);
+                server.set_configs(configs);
                 info!(listener; "client CA certificates reloaded");
             }
             Err(error) => {

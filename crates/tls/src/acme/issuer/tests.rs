@@ -369,6 +369,7 @@ fn listeners_of_a_new_configuration_show_what_those_of_the_old_one_did() {
             UnknownNamesConfig::Default,
             names,
             expiries,
+            Clock::test(),
         ))
     };
     let old = listener();
