@@ -227,6 +227,8 @@ async fn a_silent_call_ends_alone() {
     let gateway = gateway(server.address(), timeouts).await;
     let mut client = TalkClient::connect(gateway.address()).await;
     client.echo(message("first")).await.unwrap();
+    // A call waits for its response longer than another request does.
+    client.echo(repeat("late", 0, 300)).await.unwrap();
     // The gaps between its messages are shorter than the timeout, and the call lasts longer.
     let mut lively = client.repeat(repeat("on", 1_000_000, 50)).await.unwrap();
     lively.message().await.unwrap().unwrap();
@@ -248,7 +250,7 @@ async fn a_silent_call_ends_alone() {
         .unwrap();
     let status = silent.message().await.unwrap_err();
     assert!(status.code() != Code::Ok, "{status:?}");
-    let lines = gateway.log_lines(3).await;
+    let lines = gateway.log_lines(4).await;
     let reasons: Vec<_> = lines.iter().map(|line| line["reason"].clone()).collect();
     assert!(reasons.contains(&"upstream_idle".into()), "{reasons:?}");
     assert!(lively.message().await.unwrap().is_some());

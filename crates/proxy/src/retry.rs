@@ -64,7 +64,12 @@ impl<'a> Replay<'a> {
 
     /// Returns true if the request is idempotent (RFC 9110, 9.2.2) and all of it can be sent again.
     pub(super) fn is_possible(self, ctx: &Context) -> bool {
-        self.is_idempotent(ctx) && self.has_body && !self.is_response_begun
+        self.is_idempotent(ctx) && self.is_whole()
+    }
+
+    /// Returns true if all of the request can be sent again.
+    pub(super) fn is_whole(self) -> bool {
+        self.has_body && !self.is_response_begun
     }
 
     /// Returns true if the client's method is idempotent, and the one that backends get as well.

@@ -19,17 +19,35 @@ pub(super) fn is_h2(ctx: &Context) -> bool {
     upstream.is_some_and(|upstream| upstream.is_h2())
 }
 
-/// Returns the time to the first byte of the response to a request with these `headers` over
-/// HTTP/2, and true if that has no end of its own.
-pub(super) fn first_byte(headers: &HeaderMap, timeouts: &Timeouts) -> (Duration, bool) {
-    let is_call = grpc::is_call(headers);
-    if !is_call && !asks_for_events(headers) {
-        return (timeouts.first_byte, false);
+/// The time to the first byte of a response over HTTP/2.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct FirstByte {
+    pub(super) within: Duration,
+    /// The time that each chunk of the request's body gives it again: none if the client has set
+    /// its end.
+    pub(super) after_chunk: Duration,
+    /// True if the response has no end of its own.
+    pub(super) is_stream: bool,
+}
+
+impl FirstByte {
+    /// Returns the time for a request with these headers.
+    pub(super) fn for_request(headers: &HeaderMap, timeouts: &Timeouts) -> Self {
+        let is_call = grpc::is_call(headers);
+        let is_stream = is_call || asks_for_events(headers);
+        let within = if is_stream {
+            timeouts.stream_idle.max(timeouts.first_byte)
+        } else {
+            timeouts.first_byte
+        };
+        let stated = grpc::timeout(headers).filter(|_| is_call);
+        let stated = stated.map(|stated| stated.saturating_add(GRACE).min(within));
+        Self {
+            within: stated.unwrap_or(within),
+            after_chunk: stated.map_or(within, |_| Duration::ZERO),
+            is_stream,
+        }
     }
-    let longest = timeouts.stream_idle.max(timeouts.first_byte);
-    let stated = grpc::timeout(headers).filter(|_| is_call);
-    let stated = stated.map(|stated| stated.saturating_add(GRACE));
-    (stated.map_or(longest, |stated| stated.min(longest)), true)
 }
 
 fn asks_for_events(headers: &HeaderMap) -> bool {
@@ -39,10 +57,20 @@ fn asks_for_events(headers: &HeaderMap) -> bool {
 
 /// Returns true if the backend ended this stream only, not its connection.
 pub(super) fn is_own_end(error: &Error) -> bool {
+    reset(error).is_some()
+}
+
+/// Returns true if the backend refused the stream before it processed anything of it (RFC 9113,
+/// section 8.7).
+pub(super) fn is_refused(error: &Error) -> bool {
+    reset(error) == Some(h2::Reason::REFUSED_STREAM)
+}
+
+fn reset(error: &Error) -> Option<h2::Reason> {
+    let error = error.root_cause().downcast_ref::<h2::Error>()?;
     error
-        .root_cause()
-        .downcast_ref::<h2::Error>()
-        .is_some_and(|error| error.is_reset() && error.is_remote())
+        .reason()
+        .filter(|_| error.is_reset() && error.is_remote())
 }
 
 #[cfg(test)]
@@ -53,7 +81,7 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(headers: &[(&'static str, &'static str)], seconds: u64, is_stream: bool) {
+    fn check(headers: &[(&'static str, &'static str)], within: u64, after: u64, is_stream: bool) {
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
@@ -62,18 +90,22 @@ mod tests {
             })
             .collect();
         let timeouts = Timeouts::from(&TimeoutsConfig::default());
-        let expected = (Duration::from_secs(seconds), is_stream);
-        assert_eq!(first_byte(&headers, &timeouts), expected);
+        let expected = FirstByte {
+            within: Duration::from_secs(within),
+            after_chunk: Duration::from_secs(after),
+            is_stream,
+        };
+        assert_eq!(FirstByte::for_request(&headers, &timeouts), expected);
     }
 
     #[test]
     fn streams_are_as_long_as_they_like() {
         let call = ("content-type", "application/grpc");
-        check(&[], 30, false);
-        check(&[call], 3600, true);
-        check(&[("accept", "text/event-stream")], 3600, true);
-        check(&[call, ("grpc-timeout", "5S")], 6, true);
-        check(&[call, ("grpc-timeout", "9H")], 3600, true);
-        check(&[("grpc-timeout", "5S")], 30, false);
+        check(&[], 30, 30, false);
+        check(&[call], 3600, 3600, true);
+        check(&[("accept", "text/event-stream")], 3600, 3600, true);
+        check(&[call, ("grpc-timeout", "5S")], 6, 0, true);
+        check(&[call, ("grpc-timeout", "9H")], 3600, 0, true);
+        check(&[("grpc-timeout", "5S")], 30, 30, false);
     }
 }

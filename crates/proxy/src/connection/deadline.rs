@@ -47,7 +47,8 @@ pub struct Watch {
     next: AtomicU64,
     /// Deadline of the whole request, in the same unit.
     total: AtomicU64,
-    /// Milliseconds by which `next` moves with each chunk of the response.
+    /// Milliseconds by which `next` moves with each chunk of the request's body, and then of the
+    /// response's. 0 if it stays.
     step: AtomicU64,
     is_streaming: AtomicBool,
     expired: AtomicU8,
@@ -67,8 +68,8 @@ impl Watch {
     }
 
     /// Begins an attempt on this target. The response headers are due by `headers_due`, the complete
-    /// response by `total` (both in milliseconds of [`super::registry::Connections::millis`]), and
-    /// later chunks within `step` of one another.
+    /// response by `total` (both in milliseconds of [`super::registry::Connections::millis`]). Each
+    /// chunk of the request's body gives the headers `step` again, unless that is zero.
     pub fn begin(&self, target: Target, headers_due: u64, step: Duration, total: Option<u64>) {
         *self.target.lock() = Some(target);
         self.is_awaited.store(false, Ordering::Relaxed);
@@ -94,18 +95,12 @@ impl Watch {
         self.streaming(now, step);
     }
 
-    /// Records progress: the next chunk may take the full `step` again.
+    /// Records progress: the next chunk, or the response headers after a chunk of the request's
+    /// body, may take the full `step` again.
     pub fn moved(&self, now: u64) {
-        if self.next.load(Ordering::Relaxed) != 0 {
-            let step = self.step.load(Ordering::Relaxed);
+        let step = self.step.load(Ordering::Relaxed);
+        if step != 0 && self.next.load(Ordering::Relaxed) != 0 {
             self.next.store(now.saturating_add(step), Ordering::Relaxed);
-        }
-    }
-
-    /// Records a sent chunk of the request body: the wait for the response headers restarts.
-    pub fn sent_body(&self, headers_due: u64) {
-        if self.next.load(Ordering::Relaxed) != 0 && !self.is_streaming.load(Ordering::Relaxed) {
-            self.next.store(headers_due, Ordering::Relaxed);
         }
     }
 

@@ -8,8 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use edgeway_base::units::whole_millis;
 use edgeway_upstreams::{
-    AttemptFailure, BackendSocket, LeaseRequest, NODE_REPORT_HEADER, Outcome, Timeouts,
-    Unavailable, Upstream,
+    AttemptFailure, BackendSocket, LeaseRequest, Outcome, Timeouts, Unavailable, Upstream,
 };
 use http::{HeaderValue, StatusCode, header};
 use pingora::{
@@ -21,9 +20,9 @@ pub(super) use self::response::on_origin_response;
 use super::{
     context::Context,
     error::{Failure, LogText},
-    forwarded, hop_by_hop,
     retry::{self, Replay},
-    streams, trace,
+    streams::{self, FirstByte},
+    trace,
 };
 use crate::{
     connection::deadline::{Expired, Target},
@@ -39,8 +38,8 @@ const MAX_INTERIM: usize = 64 * 1024;
 /// Reason of a retry after a response with 502, 503 or 504.
 const BAD_STATUS: &str = "upstream_status";
 
-/// Bound on retries after pooled connections that were stale. Each retry gets a new connection, so
-/// a second one is only needed if the app restarts right then.
+/// Bound on retries after pooled connections that were stale, and after streams that were refused.
+/// Each retry gets a new connection, so a second one is only needed if the app restarts right then.
 const MAX_STALE: u32 = 3;
 
 /// Returns the time limits of a request to `upstream`: the route's own, if it has some.
@@ -120,22 +119,22 @@ pub(super) fn connected(wire: &mut Wire, request: &RequestHeader, ctx: &mut Cont
     if let Some((fd, local)) = wire.socket() {
         let target = Target::Socket(BackendSocket { fd, local });
         let due = now + whole_millis(times.first_byte);
-        watch.begin(target, due, times.idle, whole);
+        watch.begin(target, due, times.first_byte, whole);
         return;
     }
     wire.watch(watch);
-    let (first_byte, is_stream) = streams::first_byte(&request.headers, times);
+    let FirstByte {
+        within,
+        after_chunk,
+        is_stream,
+    } = FirstByte::for_request(&request.headers, times);
     if is_stream {
         // Both sides send whenever they have a message.
         watch.body.over();
     }
-    let due = now + whole_millis(first_byte);
-    watch.begin(
-        Target::Stream,
-        due,
-        times.idle,
-        whole.filter(|_| !is_stream),
-    );
+    let due = now + whole_millis(within);
+    let whole = whole.filter(|_| !is_stream);
+    watch.begin(Target::Stream, due, after_chunk, whole);
 }
 
 /// Records that a chunk of the request body, or its end, is being sent.
@@ -177,14 +176,9 @@ pub(super) fn sent_bytes(count: usize, ctx: &Context) {
     if let Some(upstream) = &ctx.upstream {
         upstream.count_sent(count);
     }
-    if let (Some(watch), Some(upstream)) = (&ctx.watch, &ctx.upstream) {
+    if let Some(watch) = &ctx.watch {
         watch.body.received(count);
-        let now = ctx.live().connections.now();
-        if ctx.responded_at.is_some() {
-            watch.moved(now);
-        } else {
-            watch.sent_body(now + whole_millis(timeouts(ctx, upstream).first_byte));
-        }
+        watch.moved(ctx.live().connections.now());
     }
 }
 
@@ -212,15 +206,11 @@ pub(super) fn bound_interim(length: usize) -> Result<()> {
 
 /// Handles an interim response of a backend.
 pub(super) fn interim(response: &mut ResponseHeader, ctx: &mut Context) {
-    hop_by_hop::strip_response(response);
-    for name in [
-        &NODE_REPORT_HEADER,
-        &header::CONTENT_LENGTH,
-        &header::TRANSFER_ENCODING,
-    ] {
+    // Filters of responses do not see it: what they remove or replace must not pass in it.
+    let names: Vec<_> = response.headers.keys().cloned().collect();
+    for name in names.iter().filter(|name| *name != header::LINK) {
         response.remove_header(name);
     }
-    forwarded::strip_internal_response(response);
     if response.status == StatusCode::CONTINUE && !ctx.is_background() {
         ctx.early.has_continued = true;
         if let Some(connection) = &ctx.connection {
@@ -338,17 +328,22 @@ pub(super) fn failed(
         && failure == Failure::Reset
         && ctx.responded_at.is_none()
         && !streams::is_own_end(&error);
-    if is_stale {
+    let may_retry = if streams::is_refused(&error) {
+        replay.is_whole()
+    } else {
+        is_stale && replay.is_possible(ctx)
+    };
+    let retry = may_retry && ctx.stale_attempts < MAX_STALE;
+    if is_stale || retry {
         // The backend is not at fault, but it may be stopping, so another backend is the better
         // choice.
         if let Some(lease) = ctx.lease.take() {
             ctx.tried.push(lease.backend().id());
         }
-        let retry = ctx.stale_attempts < MAX_STALE && replay.is_possible(ctx);
         ctx.stale_attempts += u32::from(retry);
         error.set_retry(retry);
         // This needs no action by an operator.
-        log::debug!(retry, error:% = LogText(&error); "pooled connection was already closed");
+        log::debug!(retry, error:% = LogText(&error); "the backend has not processed the request");
         return error;
     }
     if let Some(lease) = ctx.lease.take() {

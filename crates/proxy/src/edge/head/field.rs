@@ -1,7 +1,8 @@
 //! Header lines (RFC 9112, 5), and the body framing in them (RFC 9112, 6).
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
+use edgeway_base::host::normal_authority;
 use edgeway_config::model::UnderscoresConfig;
 use edgeway_routes::host_of;
 
@@ -240,7 +241,9 @@ impl Fields {
             (None, _) if request.is_http_11 => return Err(HeadError::NoHost),
             // RFC 9112, 3.2.2, gives the target precedence, but a program that reads only `Host`
             // would see another site.
-            (Some(host), Some(authority)) if input[host.clone()] != input[authority.clone()] => {
+            (Some(host), Some(authority))
+                if normal(&input[host.clone()]) != normal(&input[authority.clone()]) =>
+            {
                 return Err(HeadError::OtherHost);
             }
             _ => {}
@@ -254,6 +257,11 @@ impl Fields {
         };
         Ok(body)
     }
+}
+
+/// Returns the normal form of an authority of `http:`.
+fn normal(authority: &[u8]) -> Cow<'_, [u8]> {
+    normal_authority(authority, 80).map_or(Cow::Borrowed(authority), Cow::Owned)
 }
 
 /// Checks a `Host`: one that is empty or invalid is refused (RFC 9112, 3.2).
