@@ -11,10 +11,12 @@ use super::{
 use crate::support::certificates::Ca;
 
 /// Headers of responses that are compared, and headers that backends get.
-const RECEIVED: [&str; 4] = [
+const RECEIVED: [&str; 6] = [
     "cache-control",
+    "content-encoding",
     "content-type",
     "strict-transport-security",
+    "vary",
     "x-a",
 ];
 const SENT: [&str; 5] = ["host", "x-h", "x-p", "x-u", "cookie"];
@@ -175,6 +177,41 @@ const ALIASES: (&str, &[&str]) = (
     ],
 );
 
+/// Forms of which real files showed that the gateway did something else.
+const ODD: (&str, &[&str]) = (
+    r#"server { listen 8080; charset utf-8; gzip on; gzip_vary on; gzip_min_length 1;
+        gzip_types text/css text/plain; root /var/www/site;
+        error_page 404 /404.html;
+        location /r/ { location ~ ^/r/[^/]+/(.*)$ { return 301 " /404"; } }
+        location /ok/ { return 200; }
+        location /h/ { proxy_pass http://127.0.0.1:3000; proxy_hide_header Content-Type;
+            add_header Content-Type text/plain; }
+        location /q/ { proxy_pass http://127.0.0.1:3000/css?a=1&$args; }
+        location /al { alias /var/www/site/docs/; }
+        location /t/ { types { text/css css; } default_type text/x-own; alias /var/www/site/; }
+        location /n/ { proxy_next_upstream error http_502; proxy_pass http://127.0.0.1:3002; }
+        location /d/ { add_header Last-Modified $date_gmt; }
+        location /b/ { client_max_body_size 1m; try_files /none @small; }
+        location @small { client_max_body_size 3; proxy_pass http://127.0.0.1:3001; } }"#,
+    &[
+        "GET /r/",
+        "GET /r/a/b",
+        "GET /app.js",
+        "GET /none.txt",
+        "GET /ok/",
+        "GET /h/x a.test Accept-Encoding:gzip",
+        "GET /app.js a.test Range:bytes=0-1",
+        "GET /q/?x=y",
+        "GET /q/",
+        "GET /al",
+        "OPTIONS /al",
+        "POST /b/",
+        "GET /t/app.js",
+        "GET /t/none.css",
+        "GET /n/",
+    ],
+);
+
 /// Returns the bytes of a request written as `METHOD TARGET [HOST [NAME:VALUE]...]`.
 fn message(text: &str) -> Message {
     let mut words = text.split(' ');
@@ -275,6 +312,7 @@ async fn short_configurations_do_what_they_do_with_nginx() {
         ("jumps", JUMPS),
         ("checked", CHECKED),
         ("aliases", ALIASES),
+        ("odd", ODD),
     ] {
         all.extend(differing(name, case).await);
     }

@@ -227,23 +227,17 @@ impl<'a> Routes<'a, '_> {
         let types = super::media::of(scope);
         let default = types.default.clone();
         let mut written = Map::new();
-        if own.iter().any(|types| types.children().is_empty()) {
-            written.insert("*".to_owned(), default.into());
-        } else {
-            for (ending, kind) in &types.by_ending {
-                if common.by_ending.get(ending) != Some(kind) {
-                    written.insert(ending.clone(), kind.clone().into());
-                }
+        // Types of its own replace those around it, and without any, only what is listed is known.
+        let is_whole = is_own("types");
+        for (ending, kind) in &types.by_ending {
+            if is_whole || common.by_ending.get(ending) != Some(kind) {
+                written.insert(ending.clone(), kind.clone().into());
             }
-            if default != common.default {
-                // Without types of its own, `media_types` knows none but what is listed either.
-                let of_others = if self.http.nearest("types").is_empty() {
-                    "*"
-                } else {
-                    ""
-                };
-                written.insert(of_others.to_owned(), default.into());
-            }
+        }
+        let all_others = is_whole || self.http.nearest("types").is_empty();
+        if is_whole || default != common.default {
+            let ending = if all_others { "*" } else { "" };
+            written.insert(ending.to_owned(), default.into());
         }
         add_to(files, "types", written);
     }

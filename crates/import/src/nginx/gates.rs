@@ -7,6 +7,7 @@ use super::{
     locations::{Location, Place, Routes},
     output::add_to,
     parse::Directive,
+    scope::Scope,
     tables,
     upstreams::Destination,
 };
@@ -45,7 +46,7 @@ impl<'a> Routes<'a, '_> {
     pub(super) fn forward_auth(
         &mut self,
         location: &Location<'a>,
-        Place { found, named, .. }: &Place<'_, 'a>,
+        place: &Place<'_, 'a>,
         keys: &mut Map<String, Value>,
     ) -> bool {
         let Some(directive) = location.scope.one("auth_request") else {
@@ -57,7 +58,8 @@ impl<'a> Routes<'a, '_> {
             return false;
         }
         let exact = format!("= {path}");
-        let target = found
+        let target = place
+            .found
             .iter()
             .find(|other| other.text == exact || other.text == path);
         if target.is_some_and(|target| target.directive.id == location.directive.id) {
@@ -66,9 +68,20 @@ impl<'a> Routes<'a, '_> {
         let url = target.and_then(|target| {
             // A location without its own may hand on to a named one.
             let tried = target.scope.own("try_files").first().copied();
-            let name = tried.and_then(|tried| tried.args.last()?.strip_prefix('@'));
-            let mut named = named.iter().filter(|one| Some(&*one.name) == name);
+            let name = match tried.map(|tried| &tried.args[..]) {
+                None => None,
+                Some([none, name]) if none == "/dev/null" => Some(name.strip_prefix('@')?),
+                Some(_) => return None,
+            };
+            let mut named = place.named.iter().filter(|one| Some(&*one.name) == name);
             let scope = named.next().map_or(&target.scope, |named| &named.scope);
+            let has_rules = |scope: &Scope<'_>| {
+                let rules = ["if", "return", "rewrite"].iter();
+                rules.copied().any(|rule| !scope.own(rule).is_empty())
+            };
+            if has_rules(scope) || has_rules(&target.scope) {
+                return None;
+            }
             let pass = scope.own("proxy_pass").first().copied()?;
             let url = tables::header(pass.arg(0), scope);
             let to = Destination::parse(&url.filter(|url| !url.contains('{'))?)?;

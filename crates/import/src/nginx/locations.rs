@@ -154,8 +154,19 @@ impl<'a> Routes<'a, '_> {
                 ..place
             };
             let mut keys = self.location(&own, &block);
-            // nginx compares the length in the location that leads here.
-            keys.insert("body_limit".to_owned(), json!(false));
+            // nginx compares the length in the location that leads here, and of a body in chunks
+            // what arrives, here.
+            let leading = found.iter().map(|one| &one.scope);
+            let leading = leading.chain(is_rest.then_some(&server.scope));
+            let mut limits = leading.chain([&location.scope]).map(longest_body);
+            let most = limits.try_fold(0, |most, one| one.map(|one| most.max(one)));
+            keys.insert(
+                "body_limit".to_owned(),
+                most.map_or(json!(false), |most| size(most).into()),
+            );
+            if let Some(Value::Array(rules)) = keys.get_mut("rules") {
+                rules.retain(|rule| rule.get("body_over").is_none());
+            }
             self.push_named(&location.route, &keys, &location.directive.place());
         }
     }
@@ -479,13 +490,16 @@ fn is_guarded(keys: &Map<String, Value>) -> bool {
 
 /// Returns the rule that refuses a request whose body is too long by its own words.
 fn over_limit(scope: &Scope<'_>) -> Option<Value> {
-    let limit = scope.one("client_max_body_size");
-    let most = match limit.map(|limit| bytes(limit.arg(0))) {
-        Some(Some(0) | None) => return None,
-        Some(Some(most)) => most,
-        None => 1 << 20,
-    };
+    let most = longest_body(scope)?;
     Some(json!({ "body_over": size(most), "status": 413 }))
+}
+
+/// Returns the limit of a body in bytes, if there is one.
+fn longest_body(scope: &Scope<'_>) -> Option<u64> {
+    let Some(limit) = scope.one("client_max_body_size") else {
+        return Some(1 << 20);
+    };
+    bytes(limit.arg(0)).filter(|most| *most > 0)
 }
 
 /// Closes a location whose backend would get another path than with nginx.

@@ -464,7 +464,8 @@ fn note_of_rewrite(directive: &Directive) -> Option<&'static str> {
         return Some("groups are percent-encoded where a character has a meaning in a query");
     }
     let is_redirect = ["permanent", "redirect"].contains(&directive.arg(2));
-    if with.starts_with('$') && !with.starts_with("$scheme") && !is_redirect {
+    let is_group = with.starts_with('$') && with[1..].starts_with(|c: char| c.is_ascii_digit());
+    if is_group && !directive.arg(0).trim_start_matches('^').starts_with('(') && !is_redirect {
         return Some("a slash is put before a path that has none, which nginx refuses or mistakes");
     }
     (is_redirect && with.contains('$'))

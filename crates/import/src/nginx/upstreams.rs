@@ -125,7 +125,12 @@ impl<'a> Upstreams<'a> {
             pass.changed("the certificate of the backend is verified, as nginx does with `proxy_ssl_verify on`");
             value.insert("tls".to_owned(), json!({ "name": name }));
         }
-        if let Some(retry) = retry(scope) {
+        // A status of the only backend is no reason to send it the request again.
+        let is_single = value
+            .get("backends")
+            .and_then(Value::as_array)
+            .is_some_and(|all| all.len() == 1);
+        if let Some(retry) = retry(scope).filter(|retry| !is_single || retry["attempts"] == 1) {
             value.insert("retry".to_owned(), retry);
         }
         let name = self.free_name(&to.authority);
