@@ -6,6 +6,7 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
+mod accepts;
 mod beside;
 mod compare;
 mod remote;
