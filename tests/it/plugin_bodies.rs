@@ -88,6 +88,29 @@ const LIMITS: &str = "limits: { cpu: 100ms, wall: 2s }";
 const SLOW: &str = "limits: { cpu: 100ms, wall: 2s }, on_error: continue";
 
 #[tokio::test]
+async fn a_response_of_a_plugin_has_its_own_type_or_none() {
+    let text = "export function onRequest(request) {
+        if (request.url.endsWith('/empty')) return new Response('', { headers: { 'content-type': 'text/css' } });
+        return new Response(new Uint8Array([104, 105]));
+    }";
+    let mut tasks = JoinSet::new();
+    let backend = mirror(&mut tasks).await;
+    let gateway = start(
+        backend,
+        "{ file: x/plugin.js, on_error: refuse }",
+        &[("x", text)],
+    )
+    .await;
+    let empty = gateway.get("/empty").await;
+    assert_eq!(
+        (empty.header("content-type"), &*empty.text()),
+        (Some("text/css"), "")
+    );
+    let bytes = gateway.get("/bytes").await;
+    assert_eq!((bytes.header("content-type"), &*bytes.text()), (None, "hi"));
+}
+
+#[tokio::test]
 async fn a_body_is_read_and_forwarded_unchanged() {
     let mut tasks = JoinSet::new();
     let backend = mirror(&mut tasks).await;

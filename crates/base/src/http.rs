@@ -140,7 +140,7 @@ fn unquoted(bytes: &[u8], wanted: u8) -> Option<usize> {
 }
 
 /// A q-value in thousandths: 0 (not acceptable) to 1000.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(u16);
 
 impl Weight {

@@ -259,7 +259,7 @@ pub(super) fn ways_around(
         if guarding.is_exact {
             continue;
         }
-        if let Some(other) = open.without_code_of(guarded, &guarding.open) {
+        if let Some(other) = open.without_code_of(guarded, guarding) {
             found.push(beside_code(all[other].0, guarded));
         }
         if guards.is_empty() {
@@ -270,18 +270,20 @@ pub(super) fn ways_around(
         let regex = location.filter(|location| location.value.trim_start().starts_with('~'));
         if let Some(regex) = matches.path_regex.as_ref().or(regex) {
             // A route that refuses does so for any app.
-            let other = match guarded.config.upstream {
-                Some(_) => open.of_same_app(guarded, guards),
+            let other = match guarding.upstream {
+                Some(_) => open.of_same_app(guarding),
                 None => open.of_any_app(guards),
             };
             if let Some(other) = other {
                 found.push(beside_regex(regex.place, all[other].0));
             }
         }
-        if let Some(other) = open.of_other_hosts(guarded, guards) {
+        if let Some(other) = open.of_other_hosts(guarded, guarding) {
             found.push(beside_host(all[other].0, guarded));
         }
-        if let Some(other) = open.rewritten_into(guarded, guards) {
+        // The files of a route that rewrites are at other paths than its own.
+        let is_moved = guarding.rewrites && guarded.config.upstream.is_none();
+        if !is_moved && let Some(other) = open.rewritten_into(guarded, guarding) {
             found.push(behind_rewrite(open.rewrites[other], guarded));
         }
         let rules = guarded.config.rules.iter();
@@ -313,8 +315,9 @@ pub(super) fn beside_regex(place: Place, other: &RouteNode) -> Diagnostic {
         place,
         format!(
             "an app may treat more spellings as these paths than this regular expression matches; \
-             the others go to `{}` and the same upstream",
-            other.name()
+             the others go to `{}` and {}",
+            other.name(),
+            same_place(other)
         ),
     )
     .help("write the paths in `path`, or give the other route the same filters")
@@ -347,8 +350,9 @@ pub(super) fn beside_host(other: &RouteNode, guarded: &RouteNode) -> Diagnostic 
         guarded.config.matches.place,
         format!(
             "these paths are guarded for the hosts that are named; for any other host they go to \
-             `{}` and the same upstream",
-            other.name()
+             `{}` and {}",
+            other.name(),
+            same_place(other)
         ),
     )
     .help("leave `host` out here, name hosts at the other route, or give it the same filters")
@@ -360,9 +364,9 @@ pub(super) fn behind_rule(place: Place, other: &RouteNode, guarded: &RouteNode) 
         "edgeway::route::ruled_past_guard",
         place,
         format!(
-            "this rule leads to `{}` at the same upstream, before the filters of `{}` run and \
-             without some of them",
+            "this rule leads to `{}` at {}, before the filters of `{}` run and without some of them",
             other.name(),
+            same_place(guarded),
             guarded.name()
         ),
     )
@@ -375,10 +379,19 @@ pub(super) fn behind_rewrite(place: Place, guarded: &RouteNode) -> Diagnostic {
         "edgeway::route::rewritten_past_guard",
         place,
         format!(
-            "this rewrite leads to paths that `{}` guards, at the same upstream and without its filters",
-            guarded.name()
+            "this leads to paths that `{}` guards, at {} and without its filters",
+            guarded.name(),
+            same_place(guarded)
         ),
     )
-    .help("give this route the same filters, or rewrite to a path beside the guarded one")
+    .help("give this route the same filters, or choose a path beside the guarded one")
     .related(guarded.place, "guards them")
+}
+
+/// Returns what two routes have in common of which one leads past the guards of the other.
+fn same_place(node: &RouteNode) -> &'static str {
+    match node.config.upstream {
+        Some(_) => "the same upstream",
+        None => "the same root",
+    }
 }

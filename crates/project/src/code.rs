@@ -54,17 +54,32 @@ pub(super) fn entry(folder: &Path) -> Option<&'static str> {
     names.find(|name| folder.join(name).is_file())
 }
 
-static PORTS: LazyLock<[Regex; 3]> = LazyLock::new(|| {
+/// Ways to write a port, beside [`LISTENS`]: those before and after it.
+static PORTS: LazyLock<[Regex; 2]> = LazyLock::new(|| {
     [
         // `process.env.PORT || 4000`, `parseInt(env['PORT'], 10) ?? '4000'`.
         r#"\bPORT\b['"]?\]?\s*(?:,\s*10\s*)?\)?\s*(?:\|\||\?\?)\s*(?:Number\()?['"]?(\d{2,5})\b"#,
-        // `app.listen(4000)`, `listen({ port: 4000 })`.
-        r"\.listen\(\s*(?:\{[^}]*?\bport:\s*)?(\d{2,5})\b",
         // `const port = 4000`, `serve({ fetch, port: 4000 })`.
         r"(?i)\bport\s*[:=]\s*(\d{2,5})\b",
     ]
     .map(|text| Regex::new(text).expect("it is valid"))
 });
+
+static LISTENS: LazyLock<Regex> = LazyLock::new(|| {
+    // `app.listen(4000)`, `listen({ port: 4000 })`, `listen(port)`.
+    let listens = r"\.listen\(\s*(?:\{[^}]*?\bport:\s*)?(\w+)\b";
+    Regex::new(listens).expect("it is valid")
+});
+
+static CONSTANTS: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\b(\w+)\s*=\s*(\d{2,5})\b").expect("it is valid"));
+
+static HTTPS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\bhttps\.createServer\(|\bcreateSecureServer\(").expect("it is valid")
+});
+
+static HTTP: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"\bhttp2?\.createServer\(|\bapp\.listen\(").expect("it is valid"));
 
 static IMPORTS: LazyLock<Regex> = LazyLock::new(|| {
     let import = r#"(?:\bfrom|\brequire\(|\bimport\(?)\s*['"`](next|@nestjs/core|fastify|hono|express|koa)(?:/[^'"`]*)?['"`]"#;
@@ -81,6 +96,14 @@ static STANDALONE: LazyLock<Regex> = LazyLock::new(|| {
 
 static BASE_PATH: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r#"\bbasePath['"]?\s*:\s*['"`](/[^'"`\s{}*]*)['"`]"#).expect("it is valid")
+});
+
+static DIST: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"\bdistDir['"]?\s*:\s*['"`](?:\./)?([\w][\w./-]*)['"`]"#).expect("it is valid")
+});
+
+static SVELTE_OUT: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"\bout\s*:\s*['"`](?:\./)?([\w][\w./-]*)['"`]"#).expect("it is valid")
 });
 
 static HEALTH: LazyLock<Regex> = LazyLock::new(|| {
@@ -102,6 +125,20 @@ pub(super) fn base_path(folder: &Path) -> Option<String> {
     let text = next_config(folder)?;
     let path = BASE_PATH.captures(&text)?;
     Some(path[1].trim_end_matches('/').to_owned())
+}
+
+/// Returns the folder of the build that the Next.js configuration of a folder names.
+pub(super) fn dist(folder: &Path) -> Option<String> {
+    let text = next_config(folder)?;
+    let folder = DIST.captures(&text)?;
+    Some(folder[1].to_owned()).filter(|folder| !folder.contains(".."))
+}
+
+/// Returns the folder of the server that the adapter of `SvelteKit` makes.
+pub(super) fn svelte_out(folder: &Path) -> String {
+    let text = read(&folder.join("svelte.config.js")).unwrap_or_default();
+    let out = SVELTE_OUT.captures(&text).map(|out| out[1].to_owned());
+    out.unwrap_or_else(|| "build".to_owned())
 }
 
 fn next_config(folder: &Path) -> Option<String> {
@@ -160,15 +197,36 @@ pub(super) fn port_of_module(folder: &Path, module: &str) -> Option<FoundPort> {
 /// Returns true if a module listens on a number, whatever the variable `PORT` is.
 pub(super) fn has_fixed_port(folder: &Path, module: &str) -> bool {
     let text = find(folder, module).map(|(_, text)| text);
-    text.is_some_and(|text| !text.contains("PORT") && PORTS[1].is_match(&text))
+    text.is_some_and(|text| !text.contains("PORT") && listens_on(&text).is_some())
 }
 
 fn port_in(name: &Path, text: &str) -> Option<FoundPort> {
-    let port = PORTS.iter().find_map(|regex| regex.captures(text))?;
+    let first = |regex: &Regex| Some(regex.captures(text)?.get(1)?.as_str());
+    let port = first(&PORTS[0]).or_else(|| listens_on(text));
     Some(FoundPort {
-        port: port_of(port.get(1)?.as_str())?,
+        port: port_of(port.or_else(|| first(&PORTS[1]))?)?,
         source: name.display().to_string(),
     })
+}
+
+/// Returns the number of the first `.listen(…)`, or of the constant in it.
+fn listens_on(text: &str) -> Option<&str> {
+    let mut listens = LISTENS.captures_iter(text);
+    listens.find_map(|listen| {
+        let port = listen.get(1)?.as_str();
+        let mut constants = CONSTANTS.captures_iter(text);
+        let constant = constants.find(|constant| constant[1] == *port);
+        let number = constant.and_then(|constant| constant.get(2));
+        let port = number.map_or(port, |number| number.as_str());
+        port_of(port).map(|_| port)
+    })
+}
+
+/// Returns true if the only server of an app speaks TLS.
+pub(super) fn speaks_tls(folder: &Path, package: Option<&Package>, module: Option<&str>) -> bool {
+    let entries = entries(folder, package, module);
+    let first = entries.first();
+    first.is_some_and(|(_, text)| HTTPS.is_match(text) && !HTTP.is_match(text))
 }
 
 /// Returns the path of a health check.
@@ -290,6 +348,15 @@ mod tests {
             ),
             ("const url = 'http://localhost:5432'; /* port: 9 */", None),
             ("redis({ host: 'x' }); app.listen(0)", None),
+            (
+                "const PORT = 4007; http.listen(PORT); admin.listen(10)",
+                Some(4007),
+            ),
+            ("let web = 4008, db = 10; app.listen(web)", Some(4008)),
+            (
+                "const db = 5432; app.listen(port); const port = 4009",
+                Some(4009),
+            ),
         ] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join("server.js"), code).unwrap();
@@ -310,6 +377,37 @@ mod tests {
             fs::write(folder.path().join(".env"), text).unwrap();
             let found = port(folder.path(), None, None, Framework::Express);
             assert_eq!(found.map(|found| found.port), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_speaks_tls_if_it_is_the_only_one() {
+        for (code, expected) in [
+            ("https.createServer({}, app).listen(8443)", true),
+            ("http2.createSecureServer({}).listen(8443)", true),
+            (
+                "http.createServer(app).listen(80); https.createServer({}, app).listen(443)",
+                false,
+            ),
+            ("app.listen(3000)", false),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("server.js"), code).unwrap();
+            assert_eq!(speaks_tls(folder.path(), None, None), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_build_folder_is_read_from_the_configuration_of_next() {
+        for (code, expected) in [
+            ("export default { distDir: 'out-build' }", Some("out-build")),
+            ("module.exports = { \"distDir\": \"./a/b\" }", Some("a/b")),
+            ("export default { distDir: '../x' }", None),
+            ("export default { distDir: process.env.DIST }", None),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            fs::write(folder.path().join("next.config.js"), code).unwrap();
+            assert_eq!(dist(folder.path()).as_deref(), expected, "{code}");
         }
     }
 

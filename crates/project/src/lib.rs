@@ -3,6 +3,7 @@
 
 mod code;
 mod compose;
+mod framework;
 mod manager;
 mod package;
 pub mod pm2;
@@ -16,14 +17,11 @@ use std::{
 
 use self::{
     code::FoundPort,
+    framework::SERVERS,
     package::Package,
     script::{Program, Started},
 };
-pub use self::{code::GUESS, manager::PackageManager};
-
-/// Ports that frameworks listen on if nothing says otherwise.
-const PORT: u16 = 3000;
-const VITE_PREVIEW_PORT: u16 = 4173;
+pub use self::{code::GUESS, framework::Framework, manager::PackageManager};
 
 /// Paths of Next.js' WebSocket for hot module replacement, of newer and older versions.
 const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
@@ -35,75 +33,6 @@ edgeway_base::enum_table! {
         Nextjs = "nextjs",
         Node = "node",
         None = "none",
-    }
-}
-
-/// Framework of an app.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Framework {
-    Next {
-        standalone: bool,
-    },
-    Nest,
-    Fastify,
-    Hono,
-    Express,
-    Koa,
-    /// A server-rendered site of React Router 7, by its own server.
-    ReactRouter,
-    Remix,
-    /// A site that Vite has built, served by `vite preview`.
-    VitePreview,
-    /// Any other program.
-    Node,
-}
-
-/// Packages of servers, and their frameworks.
-const SERVERS: [(&str, Framework); 5] = [
-    ("@nestjs/core", Framework::Nest),
-    ("fastify", Framework::Fastify),
-    ("hono", Framework::Hono),
-    ("express", Framework::Express),
-    ("koa", Framework::Koa),
-];
-
-impl Framework {
-    pub fn title(self) -> &'static str {
-        match self {
-            Self::Next { standalone: true } => "Next.js with `output: standalone`",
-            Self::Next { standalone: false } => "Next.js",
-            Self::Nest => "NestJS",
-            Self::Fastify => "Fastify",
-            Self::Hono => "Hono",
-            Self::Express => "Express",
-            Self::Koa => "Koa",
-            Self::ReactRouter => "React Router",
-            Self::Remix => "Remix",
-            Self::VitePreview => "Vite (preview)",
-            Self::Node => "Node",
-        }
-    }
-
-    /// Returns the title without the way in which it is built.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Next { .. } => "Next.js",
-            other => other.title(),
-        }
-    }
-
-    fn default_port(self) -> u16 {
-        match self {
-            Self::VitePreview => VITE_PREVIEW_PORT,
-            _ => PORT,
-        }
-    }
-
-    pub fn app(self) -> App {
-        match self {
-            Self::Next { .. } => App::Nextjs,
-            _ => App::Node,
-        }
     }
 }
 
@@ -120,12 +49,16 @@ pub struct RunningApp {
     pub workers: u32,
     /// Folder with its package.json, relative to the project.
     pub folder: PathBuf,
-    /// Folder of the app within its workspace, under which `.next/standalone` has it.
+    /// Folder of the app within its workspace, under which `standalone` of the build has it.
     pub nested: PathBuf,
-    /// True if `.next` holds a build.
+    /// Folder of its build below its own, for a Next.js app.
+    pub dist: PathBuf,
+    /// True if that holds a build.
     pub has_build: bool,
-    /// True if `.next` will hold one: a script of the folder builds, and no container runs the app.
+    /// True if it will hold one: a script of the folder builds, and no container runs the app.
     pub can_build: bool,
+    /// True if its server speaks TLS.
+    pub tls: bool,
     pub websocket: Option<WebSocket>,
     /// Path of its health check.
     pub health: Option<String>,
@@ -147,7 +80,7 @@ impl RunningApp {
 
     /// Returns the folder of that server, relative to the app's.
     pub fn standalone(&self) -> PathBuf {
-        let place = Path::new(".next/standalone").join(&self.nested);
+        let place = self.dist.join("standalone").join(&self.nested);
         // Without a slash at the end where the app is not nested.
         place.components().collect()
     }
@@ -192,6 +125,8 @@ impl Project {
         };
         match (started.program, by_package) {
             (Program::Next, _) => self.next(),
+            // The adapter makes a server for production.
+            (Program::VitePreview, Framework::SvelteKit) => Framework::SvelteKit,
             (Program::VitePreview, _) => Framework::VitePreview,
             (Program::Nest, _) => Framework::Nest,
             (Program::FastifyCli, _) => Framework::Fastify,
@@ -226,6 +161,7 @@ impl Project {
         let sites = [
             ("@react-router/serve", Framework::ReactRouter),
             ("@remix-run/serve", Framework::Remix),
+            ("@sveltejs/adapter-node", Framework::SvelteKit),
         ];
         let mut known = SERVERS.into_iter().chain(sites);
         match known.find(|(name, _)| package.has(name)) {
@@ -239,9 +175,12 @@ impl Project {
         self.framework().app()
     }
 
-    /// Returns the file that `node` would start, if the folder has one with a usual name.
-    pub fn entry(&self) -> Option<&'static str> {
-        code::entry(&self.folder)
+    /// Returns the file or folder that `node` would start, if it has a usual name.
+    pub fn entry(&self) -> Option<String> {
+        if self.framework_of_package() == Framework::SvelteKit {
+            return Some(code::svelte_out(&self.folder));
+        }
+        code::entry(&self.folder).map(str::to_owned)
     }
 
     /// Returns true if the folder has a package.json.
@@ -287,9 +226,14 @@ impl Project {
         })
     }
 
+    /// Returns the build folder of a Next.js app below its own.
+    fn dist(&self) -> String {
+        code::dist(&self.folder).unwrap_or_else(|| ".next".to_owned())
+    }
+
     /// Returns the absolute build folder of a Next.js app that was built.
     pub fn build(&self) -> Option<String> {
-        let build = std::path::absolute(self.folder.join(".next")).ok()?;
+        let build = std::path::absolute(self.folder.join(self.dist())).ok()?;
         build
             .join("BUILD_ID")
             .exists()
@@ -399,12 +343,18 @@ impl Project {
             name,
             framework,
             nested: manager::within_workspace(&self.folder),
+            dist: self.dist().into(),
             has_build: self.build().is_some(),
             can_build: self.script("build").is_some() && !source.contains("compose"),
             ports,
             source,
             workers,
             folder,
+            tls: code::speaks_tls(
+                &self.folder,
+                self.package.as_ref(),
+                self.module().as_deref(),
+            ),
             websocket: self.websocket(),
             health: code::health_path(
                 &self.folder,
@@ -470,6 +420,7 @@ impl Project {
                 | Framework::ReactRouter
                 | Framework::Remix
                 | Framework::Hono
+                | Framework::SvelteKit
                 | Framework::VitePreview => format!("the default of {}", framework.name()),
                 _ => GUESS.to_owned(),
             },

@@ -1,6 +1,6 @@
 //! Header changes by hooks, and the headers that only the gateway may set.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::{
     call::{HeaderChange, Response},
@@ -61,10 +61,9 @@ fn framing(status: StatusCode) -> u8 {
 }
 
 impl Response {
-    /// Returns the content type, if there is a body, and the response without the headers that are
-    /// not sent.
-    pub fn sent(mut self) -> (Option<HeaderValue>, Self) {
-        let content_type = self.headers.remove(header::CONTENT_TYPE);
+    /// Returns the response without the headers that are not sent.
+    #[must_use]
+    pub fn sent(mut self) -> Self {
         self.headers.remove(header::DATE);
         let ours: Vec<HeaderName> = self
             .headers
@@ -75,8 +74,6 @@ impl Response {
         for name in ours {
             self.headers.remove(name);
         }
-        let text = || HeaderValue::from_static("text/plain; charset=utf-8");
-        let content_type = (!self.body.is_empty()).then(|| content_type.unwrap_or_else(text));
-        (content_type, self)
+        self
     }
 }

@@ -6,6 +6,7 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
+mod accepts;
 mod beside;
 mod compare;
 mod remote;
@@ -243,6 +244,48 @@ async fn storm_of(app: &App, names: &[&String], accept: &str) {
         grown >> 10
     );
     assert!(sharp > idle, "{sharp:?}");
+}
+
+/// Invariant: neither ranges nor the cookie of clients that have changed something cost an image that
+/// is stored, and the range of one that is not stored yet has it stored.
+#[tokio::test]
+async fn a_stored_image_is_made_once_for_all_its_parts() {
+    let (app, _) = app("parts").await;
+    for images in ["edge", "app"] {
+        let gateway = front(&app, &format!("images: {images}")).await;
+        let whole = image("restarts.jpg", 640, 75, WEBP);
+        let first = whole.clone().header("range", "bytes=0-9");
+        let first = gateway.send(&first).await;
+        assert!(matches!(first.status(), 200 | 206), "{images}");
+        let stored = gateway.send(&whole).await;
+        assert_eq!(stored.header("x-cache-status"), Some("HIT"), "{images}");
+        for (name, value, status, length) in [
+            ("range", "bytes=0-9", 206, 10),
+            ("range", "bytes=-7", 206, 7),
+            ("range", "bytes=99999999-", 416, 0),
+            (
+                "cookie",
+                "edgeway-changed=9999999999999",
+                200,
+                stored.body.len(),
+            ),
+        ] {
+            let part = gateway.send(&whole.clone().header(name, value)).await;
+            assert_eq!(part.status(), status, "{images}: {value}");
+            assert_eq!(
+                part.header("x-cache-status"),
+                Some("HIT"),
+                "{images}: {value}"
+            );
+            assert!(
+                status == 416 || part.body.len() == length,
+                "{images}: {value}"
+            );
+        }
+        assert_eq!(made(&gateway).await, u64::from(images == "edge"));
+        let asked = gateway.count("edgeway_upstream_requests_total").await;
+        assert_eq!(asked, u64::from(images == "app"));
+    }
 }
 
 /// Invariant: what is not made here goes to the app, as before, and is counted with its reason.

@@ -4,39 +4,79 @@ use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::{base::query, policy::number};
+use crate::{
+    base::{
+        http::{Weight, begins_with},
+        query,
+    },
+    policy::number,
+};
 
-/// Image formats that a client accepts, among those that not all clients accept.
+/// Image formats that a client accepts, among those that not all clients accept. Requests that are
+/// alike here get the same format from every app.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ImageForms {
-    pub avif: bool,
-    pub webp: bool,
+    avif: Weight,
+    webp: Weight,
+    /// Greatest weight of a wildcard.
+    any: Weight,
+    is_unclear: bool,
 }
 
 impl ImageForms {
-    /// Adds the formats in `Accept`. Next.js sends AVIF or WebP only if `Accept` names it:
-    /// `image/*` is not enough.
+    /// Adds the formats in `Accept`. Next.js sends AVIF or WebP only if `Accept` names it, in lower
+    /// case: `image/*` is not enough.
     pub(super) fn add(&mut self, accept: &HeaderValue) {
+        // A quoted comma separates nothing.
+        self.is_unclear |= accept.as_bytes().contains(&b'"');
         for range in accept.as_bytes().split(|byte| *byte == b',') {
-            let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-            let media = parts.next().unwrap_or_default();
-            let form = if media.eq_ignore_ascii_case(b"image/avif") {
-                &mut self.avif
-            } else if media.eq_ignore_ascii_case(b"image/webp") {
-                &mut self.webp
-            } else {
-                continue;
-            };
-            *form |= !parts.any(is_zero_quality);
+            self.add_range(range);
         }
+    }
+
+    fn add_range(&mut self, range: &[u8]) {
+        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let media = parts.next().unwrap_or_default();
+        let is_any = begins_with(media, b"*/") || begins_with(media, b"image/*");
+        let form = match media {
+            b"image/avif" => &mut self.avif,
+            b"image/webp" => &mut self.webp,
+            _ if is_any => &mut self.any,
+            _ => {
+                // Next.js takes these for the formats, but then does not find them in `Accept`.
+                self.is_unclear |= media.eq_ignore_ascii_case(b"image/avif")
+                    || media.eq_ignore_ascii_case(b"image/webp")
+                    || media.iter().any(u8::is_ascii_whitespace);
+                return;
+            }
+        };
+        let weight = match (parts.next(), parts.next()) {
+            (None, None) => Some(Weight::FULL),
+            // Next.js takes more digits for another weight.
+            (Some([b'q' | b'Q', b'=', value @ ..]), None) if value.len() <= 5 => {
+                Weight::parse(value)
+            }
+            _ => None,
+        };
+        match weight {
+            Some(weight) if is_any || !form.is_wanted() => *form = weight.max(*form),
+            _ => self.is_unclear = true,
+        }
+    }
+
+    /// Returns true if apps may choose a format by more than [`Self::letter`] shows: unusual
+    /// spellings, or a wildcard that is preferred to a format that is named.
+    pub(super) fn are_unclear(self) -> bool {
+        let named = self.avif.max(self.webp);
+        self.is_unclear || named.is_wanted() && self.any > named
     }
 
     /// Returns true if a client with these formats accepts an image of this type.
     pub(super) fn take(self, essence: &[u8]) -> bool {
         if essence.eq_ignore_ascii_case(b"image/avif") {
-            self.avif
+            self.avif.is_wanted()
         } else if essence.eq_ignore_ascii_case(b"image/webp") {
-            self.webp
+            self.webp.is_wanted()
         } else {
             true
         }
@@ -44,21 +84,14 @@ impl ImageForms {
 
     /// Returns one letter for the key.
     pub(super) fn letter(self) -> u8 {
-        match (self.avif, self.webp) {
+        match (self.avif.is_wanted(), self.webp.is_wanted()) {
+            (true, true) if self.webp > self.avif => b'p',
             (true, true) => b'b',
             (true, false) => b'a',
             (false, true) => b'w',
             (false, false) => b'n',
         }
     }
-}
-
-/// Returns true for `q=0` and `q=0.000` (RFC 9110, 12.4.2).
-fn is_zero_quality(parameter: &[u8]) -> bool {
-    let [b'q' | b'Q', b'=', value @ ..] = parameter else {
-        return false;
-    };
-    !value.is_empty() && value.iter().all(|byte| matches!(byte, b'0' | b'.'))
 }
 
 /// Reason why an image request is refused with 400, in the exact text of Next.js.

@@ -29,6 +29,12 @@ pub(super) enum PathKind {
     Page,
 }
 
+impl PathKind {
+    fn is_image(self) -> bool {
+        matches!(self, Self::Image { .. })
+    }
+}
+
 /// Classification of a request, computed once; see [`shape`].
 #[derive(Clone, Debug)]
 pub struct RequestShape {
@@ -105,7 +111,7 @@ pub fn shape(
         Some("page_cache_off")
     } else if is_guarded(path, kind, build, rules) {
         Some("guarded")
-    } else if decided.is_unknown {
+    } else if decided.is_unknown || kind.is_image() && seen.forms.are_unclear() {
         Some("unclear")
     } else {
         None
@@ -195,7 +201,7 @@ impl RequestShape {
 
     /// Returns true for an image of the optimizer.
     pub fn is_image(&self) -> bool {
-        matches!(self.kind, PathKind::Image { .. })
+        self.kind.is_image()
     }
 
     /// Adds the parts by which responses to this URL differ, beside `Vary`.

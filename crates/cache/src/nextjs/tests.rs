@@ -444,6 +444,7 @@ fn images_are_keyed_by_accepted_types() {
         "image/avif, image/png",
         "image/webp",
         "image/png",
+        "image/avif;q=0.5,image/webp",
     ];
     for (at, one) in classes.iter().enumerate() {
         for other in &classes[at + 1..] {
@@ -454,9 +455,17 @@ fn images_are_keyed_by_accepted_types() {
         ("image/png", "*/*"),
         ("image/png", "image/*"),
         ("image/png", "image/webp;q=0, image/avif; q=0.0"),
-        ("image/webp", "text/html, IMAGE/WebP;q=0.1"),
+        ("image/webp", "text/html, image/webp;q=0.1"),
     ] {
         assert_eq!(key(&by(one)), key(&by(same)), "{same}");
+    }
+    for unclear in [
+        "IMAGE/WebP",
+        "image/avif;q=0.5, image/*",
+        "image/webp;v=1",
+        "image/png;a=\",image/webp,\"",
+    ] {
+        assert_eq!(by(unclear).bypass(), Some("unclear"), "{unclear}");
     }
     let image = |kind: &'static str| ["cache-control: public, max-age=60, must-revalidate", kind];
     let avif = image("content-type: image/avif");

@@ -31,7 +31,7 @@ pub enum ReplyBody {
         detail: Option<&'static str>,
     },
     Bytes {
-        content_type: HeaderValue,
+        content_type: Option<HeaderValue>,
         body: Bytes,
     },
 }
@@ -52,6 +52,7 @@ impl Reply {
 
     /// Makes a reply with a fixed body.
     pub fn bytes(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
+        let content_type = Some(content_type);
         let body = body.into();
         Self::with(status, ReplyBody::Bytes { content_type, body })
     }

@@ -424,7 +424,11 @@ impl FilterCheck {
                 .append_header(name.clone(), value.clone())
                 .expect("a header");
         }
-        if let super::ReplyBody::Bytes { content_type, .. } = &reply.body {
+        if let super::ReplyBody::Bytes {
+            content_type: Some(content_type),
+            ..
+        } = &reply.body
+        {
             response
                 .insert_header("content-type", content_type.clone())
                 .expect("a header");

@@ -203,13 +203,14 @@ fn start(folder: Option<&Path>, project: &Project, app: &RunningApp) -> String {
             shown(&[server.display().to_string()])
         );
     }
-    if project.script(&script).is_some() {
+    let is_preview = app.framework == Framework::SvelteKit && script == "preview";
+    if project.script(&script).is_some() && !is_preview {
         return project.manager().run(folder, &script);
     }
     let Some(file) = project.entry() else {
         return "start your app".to_owned();
     };
-    let path = folder.map_or_else(|| PathBuf::from(file), |folder| folder.join(file));
+    let path = folder.map_or_else(|| PathBuf::from(&file), |folder| folder.join(&file));
     format!("node {}", shown(&[path.display().to_string()]))
 }
 

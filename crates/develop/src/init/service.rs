@@ -69,7 +69,7 @@ fn drop_in(folder: &Path, project: &Project, app: &RunningApp, is_only: bool) ->
     ]);
     if matches!(app.framework, Framework::Next { .. }) {
         // The template writes to the folder of its own app only.
-        let path = place.join(".next").display().to_string();
+        let path = place.join(&app.dist).display().to_string();
         let path = path
             .replace('\\', "\\\\")
             .replace('"', "\\\"")
@@ -119,7 +119,7 @@ fn command(project: &Project, app: &RunningApp) -> String {
             let started = project.started().and_then(|started| started.node);
             let words = started.filter(|words| words.iter().all(plain));
             words.map_or_else(
-                || project.entry().unwrap_or("server.js").to_owned(),
+                || project.entry().unwrap_or_else(|| "server.js".to_owned()),
                 |words| words.join(" "),
             )
         }

@@ -327,3 +327,73 @@ fn servers_of_react_router_and_remix_are_no_preview_of_vite() {
         );
     }
 }
+
+#[test]
+fn an_adapter_of_sveltekit_makes_a_server_for_production() {
+    for (config, command) in [
+        ("export default { kit: { adapter: adapter() } }", "build"),
+        (
+            "export default { kit: { adapter: adapter({ out: './dist' }) } }",
+            "dist",
+        ),
+    ] {
+        let package = serde_json::json!({
+            "scripts": { "dev": "vite dev", "preview": "vite preview" },
+            "devDependencies": { "@sveltejs/kit": "2", "@sveltejs/adapter-node": "5", "vite": "7" },
+        });
+        let (text, backends, folder) = made(&[
+            ("package.json", &package.to_string()),
+            ("svelte.config.js", config),
+        ]);
+        assert_eq!(backends, ["127.0.0.1:3000"], "{text}");
+        let mut project = Project::read(folder.path());
+        let apps = project.apps();
+        assert!(starts(Path::new("."), &project, &apps)[0] == format!("node {command}"));
+        let units = service::drop_ins(folder.path(), &project, &apps);
+        assert!(
+            units.contains(&format!("APP_COMMAND={command}\"")),
+            "{units}"
+        );
+    }
+}
+
+#[test]
+fn a_build_folder_with_another_name_is_that_of_the_configuration() {
+    let (text, _, folder) = made(&[
+        (
+            "package.json",
+            "{ \"dependencies\": { \"next\": \"16\" }, \"scripts\": { \"build\": \"next build\" } }",
+        ),
+        (
+            "next.config.js",
+            "module.exports = { distDir: 'built', output: 'standalone' }",
+        ),
+        ("built/BUILD_ID", "x"),
+    ]);
+    assert!(text.contains("    folder: built\n"), "{text}");
+    assert!(text.contains("`built/standalone` needs copies"), "{text}");
+    let mut project = Project::read(folder.path());
+    let apps = project.apps();
+    assert!(!needs_build(&apps[0]));
+    let started = starts(Path::new("."), &project, &apps);
+    assert!(
+        started[0].ends_with(" node built/standalone/server.js"),
+        "{started:?}"
+    );
+}
+
+#[test]
+fn a_server_with_tls_is_asked_with_tls() {
+    let (text, backends, _folder) = made(&[
+        (
+            "package.json",
+            "{ \"scripts\": { \"start\": \"node server.js\" } }",
+        ),
+        (
+            "server.js",
+            "require('https').createServer({}); https.createServer(options, app).listen(8443)",
+        ),
+    ]);
+    assert_eq!(backends, ["127.0.0.1:8443"], "{text}");
+    assert!(text.contains("    tls: { name: localhost }\n"), "{text}");
+}

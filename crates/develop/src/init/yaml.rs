@@ -33,7 +33,8 @@ impl Draft<'_> {
     /// Returns what was found, in one line.
     pub(super) fn summary(&self) -> String {
         if !self.is_found {
-            return "found no package.json, so this is a guess: a Node app on port 3000".to_owned();
+            return "no file says what the app is, so this is a guess: a Node app on port 3000"
+                .to_owned();
         }
         let each = self.apps.iter().map(|app| {
             let ports: Vec<String> = app.ports.iter().map(u16::to_string).collect();
@@ -122,7 +123,7 @@ impl Draft<'_> {
         let kind = self.kind(app, usage);
         line(&format!("app: {}", kind.key()));
         if kind == App::Nextjs {
-            let build = app.folder.join(".next");
+            let build = app.folder.join(&app.dist);
             line("# The output of `next build`: which pages are guarded, and which build it is.");
             let off = if is_cached(app) { "" } else { "# " };
             let build = quoted(&build.display().to_string());
@@ -132,7 +133,8 @@ impl Draft<'_> {
             let place = app.standalone();
             let place = place.display();
             line(&format!(
-                "# `{place}` needs copies of `public` and `.next/static` in it."
+                "# `{place}` needs copies of `public` and `{}/static` in it.",
+                app.dist.display()
             ));
         }
         // The name of a file may contain a line break.
@@ -151,6 +153,10 @@ impl Draft<'_> {
             "backends: [{}]",
             backends.collect::<Vec<_>>().join(", ")
         ));
+        if app.tls {
+            line("# The name in its certificate; add `ca: FILE` if that is self-signed.");
+            line("tls: { name: localhost }");
+        }
         if app.ports.len() > 1
             && let Some(socket) = &app.websocket
             && socket.is_socket_io()

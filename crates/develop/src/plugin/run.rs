@@ -446,14 +446,10 @@ impl SimulatedRequest<'_> {
 
 /// Converts a plugin's own response to the form in which it is sent.
 pub(super) fn own(response: Response) -> SimulatedResponse {
-    let (content_type, response) = response.sent();
-    let mut headers = response.headers;
-    if let Some(content_type) = content_type {
-        headers.insert(header::CONTENT_TYPE, content_type);
-    }
+    let response = response.sent();
     SimulatedResponse {
         status: response.status,
-        headers,
+        headers: response.headers,
         body: Some(response.body),
         reason: None,
     }

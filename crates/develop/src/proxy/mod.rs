@@ -6,7 +6,8 @@ pub mod yaml;
 
 use std::{net::SocketAddr, path::Path};
 
-use edgeway_config::scalar::quoted;
+use edgeway_config::{diagnostic::Severity, scalar::quoted};
+use edgeway_gateway::{self as gateway, World};
 use edgeway_process::log;
 
 use self::{
@@ -61,14 +62,18 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     }
     // Before any file is opened.
     let birth = foreground::launched()?;
-    let planned = match plan(options) {
+    let planned = plan(options).and_then(|planned| {
+        let yaml = planned.yaml.text();
+        check(&yaml)?;
+        Ok((planned, yaml))
+    });
+    let (planned, yaml) = match planned {
         Ok(planned) => planned,
         Err(message) => {
             birth.inherited.report().refuses(&message);
             return Err(message.into());
         }
     };
-    let yaml = planned.yaml.text();
     if options.print {
         out::data(&yaml);
         if let Some(note) = beside(planned.yaml.listen) {
@@ -87,6 +92,29 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             hello: planned.hello,
         },
     )
+}
+
+/// Refuses the option that makes an error in the configuration, which is no file yet.
+fn check(yaml: &str) -> Result<(), String> {
+    let mut loaded = gateway::load_text(NAME, yaml);
+    if let Some(file) = &loaded.file {
+        let (_, found) = gateway::compile(file, Path::new(""), &World::default());
+        loaded.diagnostics.extend(found);
+    }
+    let mut all = loaded.diagnostics.list().iter();
+    let Some(error) = all.find(|one| one.severity == Severity::Error) else {
+        return Ok(());
+    };
+    let number = loaded.sources.locate(error.place).line;
+    let line = yaml.lines().nth(number.saturating_sub(1)).unwrap_or(yaml);
+    let option = match line {
+        _ if line.contains("backends:") => "--to",
+        _ if line.contains("host:") => "--host",
+        _ => "--listen",
+    };
+    let help = error.help.as_ref();
+    let help = help.map_or_else(String::new, |help| format!("\nhelp: {help}"));
+    Err(format!("`{option}`: {}{help}", error.message))
 }
 
 /// Returns what the printed file lacks as long as another gateway runs here.

@@ -8,7 +8,7 @@ use edgeway_gateway::{self as gateway, World};
 use super::{
     super::{ca::Leaf, project::App},
     address::{AppAddress, ListenAddress},
-    tls_to_backends,
+    check, tls_to_backends,
     yaml::{Https, ProxyYaml},
 };
 
@@ -91,6 +91,39 @@ fn every_combination_of_options_is_a_valid_configuration() {
         // With two listeners, one of them redirects.
         assert_eq!(gateway.routes.len(), listeners, "{text}");
         assert_eq!(text.matches("status: 307").count(), listeners - 1, "{text}");
+    }
+}
+
+/// Invariant: what no file may say is refused with the option that says it.
+#[test]
+fn an_option_that_makes_an_error_is_named() {
+    for (to, host, expected) in [
+        ("3000", "a.test", None),
+        ("3000,3000", "a.test", Some("`--to`: ")),
+        ("3000", "a/b", Some("`--host`: invalid host `a/b`")),
+        ("3000", "https://a.test", Some("`--host`: invalid host")),
+    ] {
+        let apps = to.split(',').map(|to| to.parse::<AppAddress>().unwrap());
+        let yaml = ProxyYaml {
+            comment: String::new(),
+            listen: ListenAddress::local(8080),
+            https: None,
+            admin: String::new(),
+            app: App::Node,
+            build: None,
+            backends: apps.map(|app| app.backend(|_| true)).collect(),
+            tls: false,
+            hosts: vec![host.to_owned()],
+            cache: false,
+            more: String::new(),
+            is_slow: false,
+        };
+        let refused = check(&yaml.text()).err();
+        match (&refused, expected) {
+            (None, None) => {}
+            (Some(message), Some(start)) => assert!(message.starts_with(start), "{message}"),
+            _ => panic!("{to} {host}: {refused:?}"),
+        }
     }
 }
 

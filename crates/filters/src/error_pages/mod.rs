@@ -118,7 +118,7 @@ impl Filter for ErrorPages {
         reply.headers.extend(replacement.headers);
         reply.body = match replacement.content {
             Some((content_type, body)) => ReplyBody::Bytes {
-                content_type: content_type.clone(),
+                content_type: Some(content_type.clone()),
                 body,
             },
             None => ReplyBody::Empty,

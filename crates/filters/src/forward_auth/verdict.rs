@@ -162,12 +162,9 @@ impl Denied {
         }
         if !self.body.is_empty() {
             let usual = HeaderValue::from_static("application/octet-stream");
+            let content_type = self.headers.get(header::CONTENT_TYPE).cloned();
             reply.body = ReplyBody::Bytes {
-                content_type: self
-                    .headers
-                    .get(header::CONTENT_TYPE)
-                    .cloned()
-                    .unwrap_or(usual),
+                content_type: content_type.or(Some(usual)),
                 body: self.body.clone(),
             };
         }

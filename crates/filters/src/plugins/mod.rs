@@ -564,11 +564,12 @@ fn origin(ex: &Exchange<'_>) -> String {
 }
 
 fn reply(response: Response) -> Reply {
-    let (content_type, response) = response.sent();
+    let response = response.sent();
     let mut reply = Reply::empty(response.status);
-    if let Some(content_type) = content_type {
+    if !response.body.is_empty() {
+        // Its type is among the headers.
         reply.body = ReplyBody::Bytes {
-            content_type,
+            content_type: None,
             body: response.body,
         };
     }

@@ -4,10 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    iter,
-};
+use std::collections::{BTreeSet, HashMap};
 
 use edgeway_config::{
     diagnostic::Place,
@@ -16,13 +13,13 @@ use edgeway_config::{
 };
 use edgeway_routes::{LackedGuards, LackedGuardsBy, RouteProtection};
 
-/// The routes of a configuration, by upstream.
+/// The routes of a configuration, by upstream or root.
 #[derive(Default)]
 pub(super) struct OpenRoutes<'a> {
     all: LackedGuards,
     /// Places of the rewrites of all routes, in their order.
     pub(super) rewrites: Vec<Place>,
-    by_upstream: HashMap<Option<&'a str>, OpenRoutesOfUpstream<'a>>,
+    by_upstream: HashMap<&'a str, OpenRoutesOfUpstream<'a>>,
     /// Routes to which others lead by their names.
     pub(super) named: HashMap<&'a str, (&'a RouteNode, &'a RouteProtection)>,
 }
@@ -57,7 +54,11 @@ impl<'a> OpenRoutes<'a> {
                 named.insert(name.value.as_str(), (*node, *guarding));
             }
         }
-        let upstreams: BTreeSet<_> = routes.iter().map(|(node, _)| upstream(node)).collect();
+        let named_upstreams = routes.iter().filter_map(|(node, _)| {
+            let upstream = node.config.upstream.as_ref()?;
+            Some(upstream.value.as_str())
+        });
+        let upstreams: BTreeSet<_> = named_upstreams.collect();
         let own_rules = routes.iter().map(|(node, _)| &node.config.rules);
         let lists = own_rules.chain(sites.iter().map(|(_, site)| &site.value.rules));
         for rules in lists {
@@ -70,22 +71,44 @@ impl<'a> OpenRoutes<'a> {
                 continue;
             }
             open.all.push(number, &guarding.guards);
-            let beside = open.by_upstream.entry(upstream(node)).or_default();
-            beside.push(number, node, guarding);
-            if node.config.upstream.is_none() {
-                continue;
-            }
-            let own = upstream(node);
-            let others = upstreams.iter().copied().filter(|_| guarding.chooses);
-            for app in iter::once(own).chain(others.filter(|app| *app != own)) {
+            let apps: BTreeSet<&str> = guarding.apps().map(|app| &**app).collect();
+            for app in &apps {
                 let beside = open.by_upstream.entry(app).or_default();
-                for (with, is_open, place) in rewrites(node) {
+                beside.push(number, node, guarding);
+            }
+            let others = upstreams.iter().filter(|_| guarding.chooses);
+            let others = others.filter(|app| !apps.contains(*app));
+            for app in apps.iter().chain(others) {
+                for (with, is_open, place) in rewrites(node).chain(replaced_files(node)) {
+                    let beside = open.by_upstream.entry(app).or_default();
                     beside.push_rewrite(open.rewrites.len(), (with, is_open), &guarding.guards);
                     open.rewrites.push(place);
                 }
             }
         }
+        for (node, guarding) in routes {
+            open.push_root(node, guarding);
+        }
         open
+    }
+
+    /// Adds the files of a route whose root lies below that of other routes: they have these files at
+    /// other paths.
+    fn push_root(&mut self, node: &RouteNode, guarding: &'a RouteProtection) {
+        let Some(files) = &node.config.files else {
+            return;
+        };
+        for own in guarding.apps() {
+            for (at, _) in own.match_indices('/') {
+                let (outer, folder) = own.split_at(at);
+                if !has_paths_below(node, folder)
+                    && let Some(beside) = self.by_upstream.get_mut(outer)
+                {
+                    beside.push_rewrite(self.rewrites.len(), (folder, true), &guarding.guards);
+                    self.rewrites.push(files.place);
+                }
+            }
+        }
     }
 
     /// Adds the rewrites of rules that lead to routes by their names: the path that they send is
@@ -93,17 +116,16 @@ impl<'a> OpenRoutes<'a> {
     fn push_leads(
         &mut self,
         rules: &'a [Spanned<RuleConfig>],
-        named: &HashMap<&'a str, (&'a RouteNode, &RouteProtection)>,
+        named: &HashMap<&'a str, (&'a RouteNode, &'a RouteProtection)>,
     ) {
         let names = rules.iter().filter_map(|rule| rule.value.route.as_ref());
-        for (node, guarding) in names.filter_map(|name| named.get(name.value.as_str())) {
-            if guarding.upstream.is_none() {
-                continue;
-            }
-            for (with, is_open, place) in rewrites_of(rules) {
-                let beside = self.by_upstream.entry(upstream(node)).or_default();
-                beside.push_rewrite(self.rewrites.len(), (with, is_open), &guarding.guards);
-                self.rewrites.push(place);
+        for (_, guarding) in names.filter_map(|name| named.get(name.value.as_str())) {
+            for app in guarding.apps() {
+                for (with, is_open, place) in rewrites_of(rules) {
+                    let beside = self.by_upstream.entry(app).or_default();
+                    beside.push_rewrite(self.rewrites.len(), (with, is_open), &guarding.guards);
+                    self.rewrites.push(place);
+                }
             }
         }
     }
@@ -112,13 +134,13 @@ impl<'a> OpenRoutes<'a> {
     /// that lacks one of these filters.
     pub(super) fn without_code_of(
         &self,
-        guarded: &'a RouteNode,
-        open: &BTreeSet<u32>,
+        guarded: &RouteNode,
+        guarding: &RouteProtection,
     ) -> Option<usize> {
+        let open = &guarding.open;
         if open.is_empty() {
             return None;
         }
-        let index = &self.beside(guarded)?.by_code;
         let matches = &guarded.config.matches.value;
         let paths = matches.path.0.iter().map(|path| path.value.as_str());
         let hosts = [String::new(), hosts(guarded)];
@@ -126,7 +148,10 @@ impl<'a> OpenRoutes<'a> {
             .filter(|path| *path != "/*")
             .flat_map(|path| folders(path.trim_end_matches("/*")).chain([""]))
             .flat_map(|folder| hosts.iter().map(move |hosts| (hosts.clone(), folder)))
-            .filter_map(|key| index.first_without(&key, open))
+            .flat_map(|key| {
+                let beside = self.beside(guarding);
+                beside.filter_map(move |own| own.by_code.first_without(&key, open))
+            })
             .min()
     }
 
@@ -136,32 +161,33 @@ impl<'a> OpenRoutes<'a> {
     }
 
     /// Returns the first route to the app of `guarded` that lacks one of its guards.
-    pub(super) fn of_same_app(
-        &self,
-        guarded: &'a RouteNode,
-        guards: &BTreeSet<u32>,
-    ) -> Option<usize> {
-        self.beside(guarded)?.all.first_without(guards)
+    pub(super) fn of_same_app(&self, guarding: &RouteProtection) -> Option<usize> {
+        let beside = self.beside(guarding);
+        beside
+            .filter_map(|own| own.all.first_without(&guarding.guards))
+            .min()
     }
 
     /// Returns the first route to the app of `guarded` that takes the same paths for hosts that
     /// `guarded` does not name, and that lacks one of its guards.
     pub(super) fn of_other_hosts(
         &self,
-        guarded: &'a RouteNode,
-        guards: &BTreeSet<u32>,
+        guarded: &RouteNode,
+        guarding: &RouteProtection,
     ) -> Option<usize> {
         let matches = &guarded.config.matches.value;
         if matches.host.0.is_empty() {
             return None;
         }
-        let index = &self.beside(guarded)?.any_host;
         // An app that selects by host has all its paths below one host.
         let paths = matches.path.0.iter().map(|path| path.value.as_str());
         paths
             .filter(|path| *path != "/*")
             .flat_map(|path| folders(path).chain(["", path]))
-            .filter_map(|folder| index.first_without(&folder, guards))
+            .flat_map(|folder| {
+                let beside = self.beside(guarding);
+                beside.filter_map(move |own| own.any_host.first_without(&folder, &guarding.guards))
+            })
             .min()
     }
 
@@ -169,37 +195,21 @@ impl<'a> OpenRoutes<'a> {
     /// its guards, which can produce a path of `guarded`.
     pub(super) fn rewritten_into(
         &self,
-        guarded: &'a RouteNode,
-        guards: &BTreeSet<u32>,
+        guarded: &RouteNode,
+        guarding: &RouteProtection,
     ) -> Option<usize> {
-        let index = self.beside(guarded)?;
-        let matches = &guarded.config.matches.value;
-        let paths = matches.path.0.iter().map(|path| {
-            let own = path.value.split(['{', '*']).next().unwrap_or_default();
-            (own, own.len() < path.value.len())
-        });
-        let location = matches.location.as_ref().map(|own| own.value.trim());
-        let location = location.filter(|own| !own.starts_with('~'));
-        let location = location.map(|own| match own.strip_prefix('=') {
-            Some(exact) => (exact.trim_start(), false),
-            None => (own.trim_start_matches("^~").trim_start(), true),
-        });
-        let found = paths.chain(location).flat_map(|(own, is_pattern)| {
-            let own = own.trim_end_matches('/');
-            let ends = own.char_indices().map(|(end, _)| end).chain([own.len()]);
-            let beginnings = ends.map(|end| &own[..end]);
-            let below = is_pattern.then(|| index.rewritten_below.first_without(&own, guards));
-            beginnings
-                .map(|beginning| index.rewritten_open.first_without(&beginning, guards))
-                .chain([index.rewritten.first_without(&own, guards)])
-                .chain(below)
-                .flatten()
-        });
-        found.min()
+        let beside = self.beside(guarding);
+        beside
+            .filter_map(|own| own.rewritten_into(guarded, &guarding.guards))
+            .min()
     }
 
-    fn beside(&self, guarded: &'a RouteNode) -> Option<&OpenRoutesOfUpstream<'a>> {
-        self.by_upstream.get(&upstream(guarded))
+    fn beside<'s>(
+        &'s self,
+        guarding: &'s RouteProtection,
+    ) -> impl Iterator<Item = &'s OpenRoutesOfUpstream<'a>> {
+        let apps = guarding.apps();
+        apps.filter_map(|app| self.by_upstream.get(&**app))
     }
 }
 
@@ -220,6 +230,34 @@ impl<'a> OpenRoutesOfUpstream<'a> {
             let key = (hosts(node), folder);
             self.by_code.push(key, number, &guarding.open);
         }
+    }
+
+    /// Returns the number of the first rewrite, by a route that lacks one of these guards, which can
+    /// produce a path of `guarded`.
+    fn rewritten_into(&self, guarded: &RouteNode, guards: &BTreeSet<u32>) -> Option<usize> {
+        let matches = &guarded.config.matches.value;
+        let paths = matches.path.0.iter().map(|path| {
+            let own = path.value.split(['{', '*']).next().unwrap_or_default();
+            (own, own.len() < path.value.len())
+        });
+        let location = matches.location.as_ref().map(|own| own.value.trim());
+        let location = location.filter(|own| !own.starts_with('~'));
+        let location = location.map(|own| match own.strip_prefix('=') {
+            Some(exact) => (exact.trim_start(), false),
+            None => (own.trim_start_matches("^~").trim_start(), true),
+        });
+        let found = paths.chain(location).flat_map(|(own, is_pattern)| {
+            let own = own.trim_end_matches('/');
+            let ends = own.char_indices().map(|(end, _)| end).chain([own.len()]);
+            let beginnings = ends.map(|end| &own[..end]);
+            let below = is_pattern.then(|| self.rewritten_below.first_without(&own, guards));
+            beginnings
+                .map(|beginning| self.rewritten_open.first_without(&beginning, guards))
+                .chain([self.rewritten.first_without(&own, guards)])
+                .chain(below)
+                .flatten()
+        });
+        found.min()
     }
 
     /// Adds a rewrite to paths that begin with `fixed`, and continue in any way if it is open.
@@ -286,7 +324,23 @@ fn hosts(node: &RouteNode) -> String {
     hosts.join(" ")
 }
 
-fn upstream(node: &RouteNode) -> Option<&str> {
-    let upstream = node.config.upstream.as_ref();
-    upstream.map(|name| name.value.as_str())
+/// Returns the paths at which a route finds files in place of its requests' own, as [`rewrites`]
+/// does. A value that a client chooses may be any path.
+fn replaced_files(node: &RouteNode) -> impl Iterator<Item = (&str, bool, Place)> {
+    let files = node.config.files.iter();
+    let paths = files.flat_map(|files| {
+        let tried = files.value.candidates.iter();
+        let tried = tried.filter(|path| !path.value.starts_with("{path}"));
+        tried.chain(&files.value.fallback)
+    });
+    paths.map(|path| fixed((path.value.as_str(), false, path.place)))
+}
+
+/// Returns true if the paths of a route begin with those of a folder: it has the files at the paths
+/// of the folder's own.
+fn has_paths_below(node: &RouteNode, folder: &str) -> bool {
+    let matches = &node.config.matches.value;
+    let paths = matches.path.0.iter().chain(&matches.location);
+    let mut paths = paths.map(|path| path.value.trim_start_matches(['^', '~', '=', ' ']));
+    paths.any(|path| path.starts_with(folder))
 }

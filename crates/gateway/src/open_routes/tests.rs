@@ -25,7 +25,6 @@ fn leads_past((_, other): &Guarded<'_>, (_, guarded): &Guarded<'_>) -> bool {
 
 /// Returns the first rewrite of `other` that can produce a path of `guarded`.
 fn leads_into(other: &RouteNode, guarded: &RouteNode) -> Option<Place> {
-    other.config.upstream.as_ref()?;
     let key = other.config.rewrite.as_ref().map(|rewrite| {
         let own = &rewrite.value;
         (own.with.value.as_str(), own.prefix.is_some(), rewrite.place)
@@ -35,9 +34,24 @@ fn leads_into(other: &RouteNode, guarded: &RouteNode) -> Option<Place> {
         let with = rule.value.with.as_ref().filter(|_| stays)?;
         Some((with.value.as_str(), false, rule.place))
     });
-    let mut all = key.into_iter().chain(rules);
+    let files = other.config.files.iter();
+    let files = files.flat_map(|files| files.value.candidates.iter().chain(&files.value.fallback));
+    let files = files.filter(|path| !path.value.starts_with("{path}"));
+    let files = files.map(|path| (path.value.as_str(), false, path.place));
+    let mut all = key.into_iter().chain(rules).chain(files);
     let found = all.find(|(with, is_open, _)| produces(with, *is_open, guarded))?;
     Some(found.2)
+}
+
+/// Returns the root of `other` if that is `/a` below the one of `guarded`, and has files of it at
+/// other paths.
+fn root_below((other, own): &Guarded<'_>, (guarded, theirs): &Guarded<'_>) -> Option<Place> {
+    let is_below = own.upstream.as_deref() == Some("files www/a")
+        && theirs.upstream.as_deref() == Some("files www");
+    let mut paths = other.config.matches.value.path.0.iter();
+    let is_moved = !paths.any(|path| path.value.starts_with("/a"));
+    let files = other.config.files.as_ref()?;
+    (is_below && is_moved && produces("/a", true, guarded)).then_some(files.place)
 }
 
 fn produces(with: &str, is_open: bool, guarded: &RouteNode) -> bool {
@@ -77,12 +91,13 @@ fn takes_other_hosts(other: &RouteNode, guarded: &RouteNode) -> bool {
 
 /// Returns the warnings that a comparison of each route with each other one finds.
 fn compared(all: &[Guarded<'_>]) -> Vec<Diagnostic> {
-    let upstream = |node: &RouteNode| node.config.upstream.as_ref().map(|name| name.value.clone());
     let mut found = Vec::new();
     for guarded in all {
         let (node, protection) = guarded;
         let lacking: Vec<&Guarded<'_>> = all.iter().filter(|o| leads_past(o, guarded)).collect();
-        let beside = lacking.iter().filter(|o| upstream(o.0) == upstream(node));
+        let beside = lacking
+            .iter()
+            .filter(|o| o.1.upstream == protection.upstream);
         let open: Vec<&RouteNode> = beside.map(|other| other.0).collect();
         if let Some(spelling) = &node.config.spelling
             && lacking.is_empty()
@@ -93,7 +108,7 @@ fn compared(all: &[Guarded<'_>]) -> Vec<Diagnostic> {
             continue;
         }
         if let Some(regex) = &node.config.matches.value.path_regex {
-            let other = match upstream(node) {
+            let other = match protection.upstream {
                 Some(_) => open.first().copied(),
                 None => lacking.first().map(|other| other.0),
             };
@@ -101,8 +116,13 @@ fn compared(all: &[Guarded<'_>]) -> Vec<Diagnostic> {
         }
         let other = open.iter().find(|other| takes_other_hosts(other, node));
         found.extend(other.map(|other| beside_host(other, node)));
+        if protection.rewrites && node.config.upstream.is_none() {
+            continue;
+        }
         let mut open = open.iter();
         let place = open.find_map(|other| leads_into(other, node));
+        let mut roots = lacking.iter();
+        let place = place.or_else(|| roots.find_map(|other| root_below(other, guarded)));
         found.extend(place.map(|place| behind_rewrite(place, node)));
     }
     found
@@ -133,12 +153,26 @@ fn route() -> impl Strategy<Value = (String, RouteProtection)> {
         ", rules: [{ regex: '^/(.*)$', with: '/a/{group.1}', then: stop }, { with: /b, if: '{path}' }]",
         ", rules: [{ regex: ^/x, with: /a/b, then: reroute }, { with: '{path}/b?x' }]",
     ]);
-    let action = prop::sample::select(vec!["upstream: web", "upstream: api", "files: www"]);
+    let action = prop::sample::select(vec![
+        ("upstream: web", "web"),
+        ("upstream: api", "api"),
+        ("files: www", "files www"),
+        ("files: { root: www, fallback: /a/b }", "files www"),
+        (
+            "files: { root: www, try: ['{path}.html', '/{query.f}'] }",
+            "files www",
+        ),
+        (
+            "files: { root: www, try: ['{path}', '/a{path}'] }",
+            "files www",
+        ),
+        ("files: www/a", "files www/a"),
+    ]);
     let spelling = prop::sample::select(vec!["", ", spelling: exact"]);
     let guards = prop::collection::btree_set(0..4_u32, 0..4);
     (host, path, action, rewrite, spelling, guards).prop_map(
-        |(host, path, action, rewrite, spelling, guards)| {
-            let upstream = Some(action.into());
+        |(host, path, (action, app), rewrite, spelling, guards)| {
+            let upstream = Some(app.into());
             let protection = RouteProtection {
                 guards,
                 upstream,
@@ -170,6 +204,75 @@ proptest! {
         let all: Vec<Guarded<'_>> = file.routes.iter().zip(&protections).collect();
         let ways = ways_around(&all, &[]);
         prop_assert_eq!(ways.list(), &compared(&all)[..]);
+    }
+}
+
+#[test]
+fn ways_past_the_guard_of_files_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().canonicalize().unwrap();
+    std::fs::create_dir(root.join("admin")).unwrap();
+    for (route, is_reported) in [
+        (
+            "path: /v2/*",
+            "files: ROOT, rewrite: { prefix: /v2, with: / }",
+            true,
+        ),
+        (
+            "path: /try/*",
+            "files: { root: ROOT, try: ['/{query.f}'] }",
+            true,
+        ),
+        (
+            "path: /fb/*",
+            "files: { root: ROOT, fallback: /admin/s.html }",
+            true,
+        ),
+        ("path: /parent/*", "files: ROOT/admin", true),
+        (
+            "path: /moved/*",
+            "files: ROOT/admin, rewrite: { prefix: /moved, with: / }",
+            true,
+        ),
+        // Controls: these have the files at paths that the guarded route does not have, or has itself.
+        (
+            "path: /v2/*",
+            "files: ROOT, rewrite: { prefix: /v2, with: /open }",
+            false,
+        ),
+        (
+            "path: /try/*",
+            "files: { root: ROOT, try: ['{path}', '{path}.html'] }",
+            false,
+        ),
+        (
+            "path: /fb/*",
+            "files: { root: ROOT, fallback: /index.html }",
+            false,
+        ),
+        (
+            "path: /admin/open/*",
+            "files: ROOT/admin, rewrite: { prefix: /admin, with: / }",
+            false,
+        ),
+    ]
+    .map(|(path, action, is_reported)| {
+        (
+            format!("- {{ match: {{ {path} }}, {action} }}\n"),
+            is_reported,
+        )
+    }) {
+        let yaml = "listeners: [{ address: 127.0.0.1:8080 }]\nroutes:\n\
+                    - { match: { path: /* }, files: ROOT }\n\
+                    - { match: { path: /admin/* }, files: ROOT, access: { allow: [10.0.0.1] } }\n";
+        let yaml = (yaml.to_owned() + &route).replace("ROOT", root.to_str().unwrap());
+        let file = load_text("t.yaml", &yaml)
+            .file
+            .expect("every shape is valid");
+        let (_, problems) = compile(&file, Path::new("/"), &World::default());
+        let codes: Vec<&str> = problems.list().iter().map(|one| one.code).collect();
+        let expected = ["edgeway::route::rewritten_past_guard"];
+        assert_eq!(codes, &expected[..usize::from(is_reported)], "{route}");
     }
 }
 

@@ -212,6 +212,10 @@ impl Request<'_> {
         self.seen.shape.as_ref().and_then(RequestShape::bad_image)
     }
 
+    fn is_image(&self) -> bool {
+        self.seen.shape.as_ref().is_some_and(RequestShape::is_image)
+    }
+
     /// Looks the request up in the store, and in the lower tiers on a miss.
     async fn decided(mut self, ctx: &mut Context) -> CacheDecision {
         if self.seen.is_renewing {
@@ -270,8 +274,9 @@ impl Request<'_> {
             // A HEAD request does not ask for the body.
             return bypass("head");
         }
-        if self.seen.is_range && !fetches_whole {
-            // The range that the client wants does not justify fetching the whole.
+        if self.seen.is_range && !fetches_whole && !self.is_image() {
+            // The range that the client wants does not justify fetching the whole, but an image is
+            // encoded as a whole.
             return bypass("range");
         }
         let why = match vary {
@@ -319,7 +324,9 @@ impl Request<'_> {
         }
         self.hear_client();
         let lifetime = entry.lifetime();
-        let ago = changed::ago(self.head, self.now).filter(|ago| lifetime.age(self.now) >= *ago);
+        // An action changes no image.
+        let ago = changed::ago(self.head, self.now).filter(|_| !self.is_image());
+        let ago = ago.filter(|ago| lifetime.age(self.now) >= *ago);
         let now = self.live.world.clock.now();
         if ago.is_some() && self.cache.policy.after_changes.hears(self.client, now) {
             self.seen.wants.max_age = ago;
@@ -367,8 +374,7 @@ impl Request<'_> {
             || !shape.is_none_or(RequestShape::may_fill)
             || self.seen.wants.no_store
             || self.seen.is_renewing;
-        let is_image = shape.is_some_and(RequestShape::is_image);
-        let is_unstorable = (!passes || is_image) && self.is_pass(variance);
+        let is_unstorable = (!passes || self.is_image()) && self.is_pass(variance);
         let Self { seen, sent, .. } = self;
         Box::new(Flow {
             headers: Arc::new(self.head.headers.clone()),

@@ -4,7 +4,8 @@
 use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use edgeway_cache::{nextjs::RequestShape, store::Entry};
+use edgeway_cache::{nextjs::RequestShape, policy::Usability, store::Entry};
+use edgeway_gateway::RouteCache;
 use pingora::http::{RequestHeader, ResponseHeader};
 
 use super::storage::{self, StorageDecision};
@@ -22,6 +23,15 @@ impl Flow {
     /// Returns true if a response is stored that may not be used as it is.
     pub(crate) fn has_stored(&self) -> bool {
         self.found.is_some()
+    }
+
+    /// Returns true if the stored response is sent as it is: a range of it, or what arrives.
+    pub(crate) fn has_usable(&self, cache: &RouteCache) -> bool {
+        let usable = |found: &Arc<Entry>| cache.usable(&found.lifetime(), &self.wants, self.came);
+        matches!(
+            self.found.as_ref().map(usable),
+            Some(Usability::Fresh | Usability::StaleAsAsked)
+        )
     }
 
     /// Notes the time at which the response began to be made.

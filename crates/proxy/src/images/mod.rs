@@ -49,6 +49,10 @@ pub(super) async fn ask(head: &RequestHeader, ctx: &mut Context, decision: Decis
         return Decision::GoesOn(Some(flow));
     }
     let gateway = Arc::clone(&ctx.gateway);
+    let cache = context::cache(&gateway, ctx.route);
+    if cache.is_some_and(|cache| flow.has_usable(cache)) {
+        return Decision::GoesOn(Some(flow));
+    }
     let found = ctx.upstream.as_ref().and_then(|upstream| {
         let mut apps = gateway.app_images.iter();
         apps.find(|(own, _)| Arc::ptr_eq(own, upstream))

@@ -132,7 +132,7 @@ async fn build(
     let headers = &mut open.parts.headers;
     let (content_type, body) = match reply.body {
         ReplyBody::Empty => (None, Bytes::new()),
-        ReplyBody::Bytes { content_type, body } => (Some(content_type), body),
+        ReplyBody::Bytes { content_type, body } => (content_type, body),
         ReplyBody::Page { detail } => {
             let page = Page {
                 status: reply.status,

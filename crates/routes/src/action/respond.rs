@@ -216,7 +216,7 @@ fn body(
         (Some(text), None, None) => {
             let body = Bytes::from(text.clone());
             Some(Body::Fixed(ReplyBody::Bytes {
-                content_type: content_type.unwrap_or_else(|| guess(&body)),
+                content_type: content_type.or_else(|| Some(guess(&body))),
                 body,
             }))
         }
@@ -225,7 +225,7 @@ fn body(
             Some(Body::Fixed(ReplyBody::Bytes {
                 content_type: content_type
                     .or_else(|| by_ending(&path))
-                    .unwrap_or_else(|| guess(&body)),
+                    .or_else(|| Some(guess(&body))),
                 body,
             }))
         }
@@ -342,11 +342,11 @@ fn maintenance_page(config: &MaintenanceConfig) -> Body {
     let json = serde_json::json!({ "error": "maintenance", "message": message }).to_string();
     Body::Maintenance {
         html: ReplyBody::Bytes {
-            content_type: HeaderValue::from_static("text/html; charset=utf-8"),
+            content_type: Some(HeaderValue::from_static("text/html; charset=utf-8")),
             body: html.into(),
         },
         json: ReplyBody::Bytes {
-            content_type: HeaderValue::from_static("application/json"),
+            content_type: Some(HeaderValue::from_static("application/json")),
             body: json.into(),
         },
     }

@@ -136,7 +136,7 @@ fn header<'a>(reply: &'a Reply, name: &http::HeaderName) -> Option<&'a str> {
 fn content(reply: &Reply) -> (&str, &str) {
     match &reply.body {
         ReplyBody::Bytes { content_type, body } => (
-            content_type.to_str().unwrap(),
+            content_type.as_ref().unwrap().to_str().unwrap(),
             std::str::from_utf8(body).unwrap(),
         ),
         other => panic!("{other:?}"),

@@ -66,7 +66,8 @@ impl RouteProtection {
                 .any(|own| other.apps().any(|other| own == other))
     }
 
-    fn apps(&self) -> impl Iterator<Item = &Arc<str>> {
+    /// Returns the names of its upstream and of the folder of its files.
+    pub fn apps(&self) -> impl Iterator<Item = &Arc<str>> {
         self.upstream.iter().chain(&self.files)
     }
 }

@@ -302,7 +302,10 @@ impl ConditionResponse {
             reply.status = StatusCode::NOT_MODIFIED;
             return reply;
         }
-        let bytes = |content_type, body| ReplyBody::Bytes { content_type, body };
+        let bytes = |content_type, body| ReplyBody::Bytes {
+            content_type: Some(content_type),
+            body,
+        };
         match &self.then {
             ConditionReply::ByStatus if self.refuses() => {
                 reply = Reply::refuse(self.status, "condition");

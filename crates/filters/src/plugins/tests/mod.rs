@@ -70,6 +70,32 @@ fn a_plugin_responds() {
     assert_eq!(check.last().headers["x-a"], "1");
 }
 
+/// Invariant: a plugin's response has the content type that the Fetch standard gives it.
+#[test]
+fn the_type_of_a_response_is_that_of_the_standard() {
+    for (made, expected) in [
+        ("new Response('a')", Some("text/plain;charset=UTF-8")),
+        (
+            "new Response('', { headers: { 'content-type': 'text/css' } })",
+            Some("text/css"),
+        ),
+        (
+            "new Response(null, { headers: { 'content-type': 'text/css' } })",
+            Some("text/css"),
+        ),
+        ("new Response(new Uint8Array([1, 2]))", None),
+        ("new Response(null)", None),
+    ] {
+        let check = with(&format!("export const onRequest = () => {made};"), "").get("/");
+        let types = check.last().headers.get_all("content-type");
+        assert_eq!(
+            types.iter().collect::<Vec<_>>(),
+            expected.as_slice(),
+            "{made}"
+        );
+    }
+}
+
 #[test]
 fn responses_pass_plugins_in_reverse_order() {
     let of = |name: &str| {

@@ -255,6 +255,9 @@ fn put(
     reply.body = if has_no_body {
         ReplyBody::Empty
     } else {
-        ReplyBody::Bytes { content_type, body }
+        ReplyBody::Bytes {
+            content_type: Some(content_type),
+            body,
+        }
     };
 }
