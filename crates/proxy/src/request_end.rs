@@ -91,8 +91,11 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         upstream,
         trial,
         split,
+        stale_attempts,
         ..
     } = ctx;
+    // As for retries, a connection that the app had closed before is no attempt.
+    facts.upstream.attempts = facts.upstream.attempts.saturating_sub(*stale_attempts);
     facts.bytes_sent = client.sent;
     facts.bytes_received = client.body.received;
     if facts.status == 0 {
