@@ -25,7 +25,7 @@ use super::{
 /// Days before the end of a certificate from which it is a problem. Renewal is due long before.
 const CERTIFICATE_DAYS: i64 = 14;
 
-/// Share of responses with 5xx from which a route is a problem, the rate below which one failure
+/// Share of failed requests from which a route is a problem, the rate below which one failure
 /// would be a large share, and the rate (three in ten seconds) below which it is a warning.
 const FAILING_SHARE: f64 = 0.05;
 const FAILING_RATE: f64 = 0.1;
@@ -171,7 +171,7 @@ pub fn is_soon(left: TimeDelta) -> bool {
     left < TimeDelta::days(CERTIFICATE_DAYS)
 }
 
-/// Returns true if the 5xx of a route are more than now and then.
+/// Returns true if the failures of a route are more than now and then.
 pub fn is_failing(traffic: &RouteTraffic) -> bool {
     let failed = traffic.server_error_rate;
     failed >= FAILING_RATE && failed >= FAILING_SHARE * traffic.rate

@@ -19,7 +19,7 @@ impl Found {
                 Some(frequent) => format!(", most of them {frequent}"),
                 None => String::new(),
             };
-            let text = format!("route {name}: {percent:.0}% of the responses are 5xx{frequent}");
+            let text = format!("route {name}: {percent:.0}% of the requests failed{frequent}");
             let severity = if percent >= 50.0 && traffic.server_error_rate >= FAILING_FAST {
                 Severity::Error
             } else {

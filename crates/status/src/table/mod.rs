@@ -84,7 +84,7 @@ pub fn render_text(snapshot: &Snapshot, width: Option<usize>) -> String {
     );
     out.table(
         &[
-            "ROUTE", "MATCH", "ACTION", "RATE", "5XX", "P95", "P99", "HITS", "FILTERS",
+            "ROUTE", "MATCH", "ACTION", "RATE", "FAILED", "P95", "P99", "HITS", "FILTERS",
         ],
         snapshot.routes.iter().map(|route| {
             let traffic = &route.traffic;
