@@ -13,6 +13,7 @@ use edgeway_base::out::{counted, hints};
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
+use self::backend::is_drained;
 pub use self::backend::{absence, failures, is_in_rotation, silence, untried};
 use super::{
     latencies::Latencies,
@@ -278,6 +279,18 @@ impl Found {
         if upstream.panic {
             let text = format!("no backend of upstream {name} is healthy, so all are used");
             self.error("upstream_down", name, text, "the apps, and what they need");
+        } else if upstream.backends.is_empty() {
+            let text = format!("upstream {name} has no backend, so its requests get 503");
+            let look = match upstream.releases {
+                Some(_) => "`edgeway deploys`",
+                None => "the addresses of its name in DNS",
+            };
+            self.error("upstream_down", name, text, look);
+        } else if upstream.backends.iter().all(is_drained) {
+            let text =
+                format!("all backends of upstream {name} are drained, so its requests get 503");
+            let look = "who drained them; `edgeway undrain` returns one to rotation";
+            self.error("upstream_down", name, text, look);
         }
         if upstream.queue > 0 {
             let count = upstream.queue;
