@@ -145,9 +145,9 @@ pub trait FilterKind: 'static {
 
     type Filter: Filter;
 
-    /// Returns the names of query parameters whose values this configuration declares secret. The
-    /// access log of the route omits these values.
-    fn secret_queries(_config: &Self::Config) -> Vec<String> {
+    /// Returns the names of query parameters and headers whose values this configuration declares
+    /// secret. The access log of the route omits these values.
+    fn secret_names(_config: &Self::Config) -> Vec<String> {
         Vec::new()
     }
 
