@@ -415,9 +415,13 @@ impl Found {
     fn certificates(&mut self, status: &Snapshot) {
         for certificate in &status.certificates {
             let (name, count) = (&certificate.name, certificate.failures);
-            let look = "the name in DNS, and the ports 80 and 443 from outside";
+            let why = certificate.problem.as_deref().unwrap_or("unknown reason");
+            let look = if why.starts_with("the CA is unreachable") {
+                "the network from here to the CA"
+            } else {
+                "the name in DNS, and the ports 80 and 443 from outside"
+            };
             if count > 0 {
-                let why = certificate.problem.as_deref().unwrap_or("unknown reason");
                 let plural = if count == 1 {
                     "order"
                 } else {
