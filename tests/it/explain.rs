@@ -361,8 +361,8 @@ async fn explain_agrees_with_the_cache_and_the_bans_of_the_running_gateway() {
         ("GET", "/c", "range: bytes=0-1", "BYPASS"),
         ("GET", "/d", "cache-control: only-if-cached", "MISS"),
     ] {
-        let told = explain(method, path, &[header], "127.0.0.1").await;
-        let now = &told["cache"]["now"];
+        let explained = explain(method, path, &[header], "127.0.0.1").await;
+        let now = &explained["cache"]["now"];
         assert_eq!(now["outcome"], served, "{method} {path} {header}: {now}");
         let (name, value) = header.split_once(": ").expect("it has both");
         let request = Request::new(method, path).header(name, value);
