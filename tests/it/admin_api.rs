@@ -133,6 +133,32 @@ async fn a_refused_reload_reports_what_check_reports() {
 
     // A mistake in the file does not hide the gateway from the commands.
     assert_eq!(edgeway(&["status", "-c", file]).status, 0);
+    // One that serves another file than the named one is not meant.
+    let other = tempfile::tempdir().expect("a folder");
+    let other = other.path().join("edgeway.yaml").display().to_string();
+    let refused = over_socket(&gateway, &["reload", "-c", &other]);
+    assert_eq!(refused.status, 1);
+    assert!(
+        refused.stderr.contains("no gateway of"),
+        "{}",
+        refused.stderr
+    );
+    for arguments in [
+        &["ban", "192.0.2.7", "--for", "0s"][..],
+        &["purge", "--url", "x"],
+        &["explain", "--live", "GET", "nourl"],
+    ] {
+        let refused = over_socket(&gateway, arguments);
+        assert_eq!(refused.status, 2, "{arguments:?}: {}", refused.stderr);
+    }
+    assert_eq!(edgeway(&["healthcheck"]).status, 2);
+    let gone = edgeway(&["undrain", "web/127.0.0.1:1", "--admin", "127.0.0.1:1"]);
+    assert_eq!(gone.status, 1);
+    assert!(
+        gone.stderr.contains("cannot reach a gateway; tried:"),
+        "{}",
+        gone.stderr
+    );
     let gone = edgeway(&["reload", "--admin", "127.0.0.1:1"]);
     assert_eq!(gone.status, 1);
     assert!(

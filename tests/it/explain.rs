@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{
     cli::{BROKEN, EX_CONFIG, ROUTES, edgeway, snapshot},
     support::{
-        client::{get, post},
+        client::{Request, get, post},
         front::Front,
         origins::NumberedOrigin,
     },
@@ -131,9 +131,12 @@ fn requests_that_cannot_be_explained_are_reported_on_stderr() {
     ] {
         let [method, url] = request;
         let ran = edgeway(&["explain", "-c", ROUTES, method, url]);
-        assert_eq!((ran.status, ran.stdout.as_str()), (1, ""), "{request:?}");
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{request:?}");
         assert!(ran.stderr.contains(why), "{}", ran.stderr);
     }
+    let ran = edgeway(&["explain", "-c", ROUTES, "--listener", "none", "GET", "/"]);
+    assert_eq!((ran.status, ran.stdout.as_str()), (2, ""));
+    assert!(ran.stderr.contains("no listener `none`"), "{}", ran.stderr);
     let ran = edgeway(&["explain", "-c", BROKEN, "GET", "/"]);
     assert_eq!((ran.status, ran.stdout.as_str()), (EX_CONFIG, ""));
     assert!(ran.stderr.contains("3 errors"), "{}", ran.stderr);
@@ -276,4 +279,108 @@ async fn explain_shows_what_the_running_gateway_has_stored() {
     let has = |line: &str| ran.stdout.lines().any(|it| it.starts_with(line));
     assert!(has("now         HIT"), "{}", ran.stdout);
     assert!(has("entry       200, "), "{}", ran.stdout);
+}
+
+#[test]
+fn explain_has_what_the_gateway_refuses_or_redirects() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("edgeway.yaml");
+    let text = "listeners:
+- { address: 127.0.0.1:8080, name: plain, redirect: https }
+- { address: 127.0.0.1:8443, name: other }
+routes:
+- { match: { path: /*, header: { X-A: b } }, name: by-header, respond: ok }
+- { match: { path: /access }, name: access, access: { allow: [192.0.2.0/24] }, respond: ok }
+- { match: { path: /methods }, name: methods, methods: [GET], respond: ok }
+- { match: { path: /csrf }, name: csrf, csrf: {}, respond: ok }
+- { match: { path: /cors }, name: cors, cors: { origins: ['https://a.test'] }, respond: ok }
+- { match: { path: /limit }, name: limit, body_limit: 1KB, respond: ok }
+- { match: { path: /* }, name: rest, respond: ok }
+";
+    std::fs::write(&file, text).expect("it takes files");
+    let file = file.display().to_string();
+    for (request, expected) in [
+        ("GET /rest", "refuses"),
+        (
+            "GET http://a.test:8080/rest",
+            "action      redirect 308 to HTTPS",
+        ),
+        ("GET /rest -H X-A:b", "route       by-header"),
+        ("GET /rest -H X-A:b -H Connection:x-a", "route       rest"),
+        ("GET /access", "refuses this request: 403 access"),
+        ("PUT /methods", "refuses this request: 405 method"),
+        (
+            "POST /csrf -H Sec-Fetch-Site:cross-site",
+            "refuses this request: 403 csrf",
+        ),
+        (
+            "OPTIONS /cors -H Origin:https://a.test -H Access-Control-Request-Method:PUT",
+            "responds to this request: 204",
+        ),
+        (
+            "POST /limit -H Content-Length:9000",
+            "refuses this request: 413 body_limit",
+        ),
+    ] {
+        let other = ["--listener", "other"];
+        let listener = if request.contains("8080") {
+            &[][..]
+        } else {
+            &other[..]
+        };
+        let words: Vec<&str> = request.split(' ').collect();
+        let ran = edgeway(&[&["explain", "-c", &file], listener, &words].concat());
+        assert_eq!((ran.status, &*ran.stderr), (0, ""), "{request}");
+        let is_there = ran.stdout.contains(expected);
+        assert_eq!(is_there, expected != "refuses", "{request}\n{}", ran.stdout);
+    }
+}
+
+#[tokio::test]
+async fn explain_agrees_with_the_cache_and_the_bans_of_the_running_gateway() {
+    let origin = NumberedOrigin::start().await;
+    origin
+        .settings()
+        .tell("/a", 200, &[("cache-control", "max-age=60")]);
+    let cache = "cache: { bypass_if: ['{header.x-new}'] }";
+    let gateway = Front::to(&origin).route(cache).start().await;
+    gateway.get("/a").await;
+    let url = |path: &str| format!("http://{}{path}", gateway.address());
+    let explain = async |method: &str, path: &str, headers: &[&str], client: &str| {
+        let question = serde_json::json!({
+            "method": method, "url": url(path), "headers": headers, "client": client,
+        });
+        let asked =
+            post("/v1/explain", question.to_string()).header("content-type", "application/json");
+        gateway.send_admin(&asked).await.json()
+    };
+    for (method, path, header, served) in [
+        ("GET", "/a", "x-none: 1", "HIT"),
+        ("GET", "/a", "x-new: 1", "BYPASS"),
+        ("HEAD", "/b", "x-none: 1", "BYPASS"),
+        ("GET", "/c", "range: bytes=0-1", "BYPASS"),
+        ("GET", "/d", "cache-control: only-if-cached", "MISS"),
+    ] {
+        let explained = explain(method, path, &[header], "127.0.0.1").await;
+        let now = &explained["cache"]["now"];
+        assert_eq!(now["outcome"], served, "{method} {path} {header}: {now}");
+        let (name, value) = header.split_once(": ").expect("it has both");
+        let request = Request::new(method, path).header(name, value);
+        let response = gateway.send(&request).await;
+        assert_eq!(
+            response.header("x-cache-status"),
+            Some(served),
+            "{method} {path} {header}"
+        );
+    }
+    let banned = edgeway(&["ban", "192.0.2.7", "--socket", gateway.admin_socket()]);
+    assert_eq!(banned.status, 0, "{}", banned.stderr);
+    for (client, is_banned) in [("192.0.2.7", true), ("192.0.2.8", false)] {
+        let action = explain("GET", "/a", &[], client).await["action"].to_string();
+        assert_eq!(
+            action.contains("403 banned"),
+            is_banned,
+            "{client}: {action}"
+        );
+    }
 }

@@ -145,6 +145,13 @@ async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
     }
     // The control: dropped connections did occur, and writes were not repeated.
     assert!(refused > 0);
+    // A connection that the app had closed is no attempt.
+    let lines = gateway.log_lines(40).await;
+    let read = |line: &&serde_json::Value| line["method"] == "GET";
+    assert!(
+        lines.iter().filter(read).all(|line| line["attempts"] == 1),
+        "{lines:#?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -199,7 +199,7 @@ impl Fault {
             Self::SlowOne => ("backend_slow", backend(), "the others"),
             Self::SlowAll => ("route_slow", "slow-all".to_owned(), "p95 of the first byte"),
             Self::Errors => ("route_failing", "errors".to_owned(), "most of them 500"),
-            Self::Page => ("route_failing", "page".to_owned(), "5xx"),
+            Self::Page => ("route_failing", "page".to_owned(), "failed"),
             Self::Resets => ("backend_failing", backend(), "requests failed"),
             Self::Log => ("log_failing", log().display().to_string(), "No space left"),
             Self::Plugin => ("plugin_failing", "fails on plugin".to_owned(), "broken now"),

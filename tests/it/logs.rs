@@ -14,7 +14,7 @@ use crate::{
     support::{
         client::{Request, get},
         gateway::Gateway,
-        origins::EchoOrigin,
+        origins::{EchoOrigin, Failure, ResettingOrigin},
         wait::wait_for,
     },
 };
@@ -358,4 +358,52 @@ async fn a_reader_that_is_too_slow_learns_how_many_it_missed() {
         .sum();
     assert!(missed > 0, "{lines} lines, none missed");
     assert_eq!(lines + missed, 4000);
+}
+
+#[tokio::test]
+async fn a_response_that_broke_off_is_a_failure_and_one_that_was_asked_for_is_none() {
+    let origin = ResettingOrigin::start(Failure::ResetInBody).await;
+    let gateway = Gateway::start(&format!(
+        "upstreams: {{ app: {{ backends: ['{origin}'], health: false }} }}
+routes:
+- {{ match: {{ path: /away }}, name: away, respond: {{ maintenance: {{}} }} }}
+- {{ match: {{ path: /* }}, name: app, upstream: app, cache: {{}} }}
+"
+    ))
+    .await;
+    for turn in 0..10 {
+        let target = format!("/broken/{turn}");
+        let broken = gateway.connect().await.send(&get(&target)).await;
+        assert!(broken.is_err(), "{broken:?}");
+        assert_eq!(gateway.get("/away").await.status(), 503);
+        let stored = get("/a").header("cache-control", "only-if-cached");
+        assert_eq!(gateway.send(&stored).await.status(), 504);
+    }
+    for option in ["--errors", "--problems"] {
+        let ran = wait_for("all are recorded", SOON, async || {
+            let ran = parsed(&logs(&gateway, &[option, "--json"]).stdout);
+            (ran.len() >= 10).then_some(ran)
+        });
+        for line in ran.await {
+            let listed = (&line["status"], &line["reason"], &line["route"]);
+            assert_eq!(
+                listed,
+                (&200.into(), &"upstream_reset".into(), &"app".into())
+            );
+        }
+    }
+    let status = logs_status(&gateway);
+    assert!(
+        status.contains("route app: 50% of the requests failed"),
+        "{status}"
+    );
+    assert!(!status.contains("route away"), "{status}");
+}
+
+/// Returns the problems that `edgeway status` prints.
+fn logs_status(gateway: &Gateway) -> String {
+    let ran = edgeway(&["status", "--socket", gateway.admin_socket()]);
+    let lines = ran.stdout.lines();
+    let problems = lines.filter(|line| line.starts_with("error") || line.starts_with("warning"));
+    problems.collect::<Vec<_>>().join("\n")
 }

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::support::{
     certificates::Ca,
-    client::{Connection, Request, get},
+    client::{Connection, Request, get, post},
     front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, FixedOrigin, NumberedOrigin},
@@ -325,4 +325,17 @@ async fn a_scrape_grows_little_with_each_route() {
     let bytes = (many.1 - few.1) / 100;
     assert!((1..=40).contains(&series), "{series} series");
     assert!((1..=3000).contains(&bytes), "{bytes} bytes");
+}
+
+#[tokio::test]
+async fn bytes_that_a_filter_refuses_are_not_sent_to_a_backend() {
+    let origin = EchoOrigin::start().await;
+    let gateway = Front::to(&origin).route("body_limit: 1KB").start().await;
+    let sent = "edgeway_upstream_bytes_total{upstream=\"app\",direction=\"sent\"}";
+    let long = post("/", "").chunks([vec![b'a'; 9000]]);
+    assert_eq!(gateway.send(&long).await.status(), 413);
+    assert_eq!(gateway.count(sent).await, 0);
+    let short = post("/", "").chunks([vec![b'a'; 900]]);
+    assert_eq!(gateway.send(&short).await.status(), 200);
+    gateway.counts(sent, 900).await;
 }

@@ -53,6 +53,7 @@ fn everything() -> World {
         }
         for route in &gateway.routes {
             route.metrics.count(&http::Method::GET, 200);
+            route.metrics.count_failed();
             route.metrics.count_bytes(1, 1);
             route.metrics.observe_first_byte(0.1);
             route.metrics.count_file(FilePart::Plain);

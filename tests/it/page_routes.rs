@@ -246,7 +246,7 @@ async fn shown(gateway: &Gateway, sent: &[Sent]) {
         (rate(failing) > 1.0).then_some(status)
     })
     .await;
-    let text = format!("route {failing}: 100% of the responses are 5xx");
+    let text = format!("route {failing}: 100% of the requests failed");
     let printed = edgeway(gateway, &["status"]).await.stdout;
     assert!(printed.contains(&text), "{text}: {printed}\n{status}");
     let top = edgeway(gateway, &["top", "--once"]).await.stdout;

@@ -233,7 +233,8 @@ async fn allowed_clients_purge_by_method() {
     let gateway = front(origin.address(), "", allow, "{}").await;
     let from = |request: Request, client: &str| request.header("x-forwarded-for", client);
     read(&gateway, "/a").await;
-    let denied = gateway.send(&from(method("/a"), "198.51.100.7")).await;
+    let secret = method("/a?token=hunter2&page=2");
+    let denied = gateway.send(&from(secret.clone(), "198.51.100.7")).await;
     assert_eq!(denied.status(), 403);
     assert_eq!(read(&gateway, "/a").await.0, "HIT");
     let done = gateway.send(&from(method("/a"), "192.0.2.7")).await;
@@ -253,7 +254,25 @@ async fn allowed_clients_purge_by_method() {
     );
     assert_eq!(read(&gateway, "/a").await.0, "EXPIRED");
     assert_eq!(origin.settings().requests("/a"), 3);
-    let line = &gateway.audited("purge").await[0];
+    gateway.send(&from(secret, "192.0.2.7")).await;
+    let target = "/a?token=hunter2";
+    let ran = edgeway(&gateway, &["purge", "--url", target]).await;
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let lines = gateway.audit_log(5, |line| line["action"] == "purge").await;
+    let refused = lines.iter().filter(|line| line["outcome"] == "refused");
+    let refused: Vec<_> = refused
+        .map(|line| (&line["reason"], &line["who"]))
+        .collect();
+    assert_eq!(refused, [(&json!("purge_denied"), &json!("198.51.100.7"))]);
+    let has = |end: &str| {
+        let targets = lines.iter().filter_map(|line| line["target"].as_str());
+        targets.filter(|target| target.ends_with(end)).count() == 1
+    };
+    assert!(has("/a?token=[redacted]&page=2"), "{lines:?}");
+    assert!(has("url /a?token=[redacted]"), "{lines:?}");
+    assert!(!gateway.stderr().contains("hunter2"));
+    let mut by_client = lines.iter().filter(|line| line["who"] == "192.0.2.7");
+    let line = by_client.next().expect("there are some");
     assert_eq!(
         (&line["action"], &line["who"], &line["route"]),
         (&json!("purge"), &json!("192.0.2.7"), &json!("app"))

@@ -4,7 +4,12 @@
 use std::{collections::HashMap, fs, time::Duration};
 
 use crate::support::{
-    certificates::Ca, client::get, gateway::Gateway, origins::EchoOrigin, wait::pass,
+    certificates::Ca,
+    client::get,
+    front::Front,
+    gateway::Gateway,
+    origins::{EchoOrigin, Failure, FlappingOrigin},
+    wait::{pass, wait_for},
 };
 
 /// Time for what a first request begins, and for the allocator to return memory.
@@ -94,4 +99,25 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     assert!(count >= 40, "{count}: {threads:?}");
     let lag = "edgeway_event_loop_lag_seconds_count{runtime=\"workers\"}";
     assert!(gateway.count(lag).await >= 4);
+}
+
+#[tokio::test]
+async fn problems_begin_and_end_without_requests() {
+    let origin = FlappingOrigin::start().await;
+    let health = "health: { path: /health, interval: 500ms, timeout: 300ms }";
+    let gateway = Front::to(&origin).upstream(health).start().await;
+    assert_eq!(gateway.get("/").await.status(), 200);
+    // Until nothing watches the traffic.
+    pass(SETTLE).await;
+    let logged = async |text: &str| {
+        let log = async || gateway.stderr().contains(text).then_some(());
+        wait_for(text, WATCHED, log).await;
+    };
+    origin.settings().fail(Failure::Status(500));
+    logged("problem began: backend app/").await;
+    let open = "edgeway_problems{severity=\"error\"}";
+    assert!(gateway.metric(open).await >= 1.0);
+    origin.settings().recover();
+    logged("problem ended after").await;
+    gateway.counts(open, 0).await;
 }

@@ -201,7 +201,7 @@ async fn a_configuration_that_harms_nothing_stays() {
         nothing.stderr
     );
     let short = edgeway(&gateway, &["reload", "--canary", "1s"]).await;
-    assert_eq!(short.status, Some(1));
+    assert_eq!(short.status, Some(2));
     assert!(
         short.stderr.contains("between 10s and 1h"),
         "{}",

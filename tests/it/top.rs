@@ -110,7 +110,7 @@ async fn rates_match_the_load_that_was_sent() {
     assert_eq!(seen["gateway"]["state"], "serving");
     let alarm = seen["alarms"][0]["text"].as_str().expect("there is one");
     assert!(
-        alarm.starts_with("route bad: 100% of the responses are 5xx, most of them 503"),
+        alarm.starts_with("route bad: 100% of the requests failed, most of them 503"),
         "{alarm}"
     );
 

@@ -19,6 +19,7 @@ pub mod evidence;
 pub mod expression;
 pub mod gateway_headers;
 pub mod geo;
+pub mod hop_by_hop;
 pub mod host;
 pub mod http;
 pub mod http_date;

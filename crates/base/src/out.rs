@@ -33,9 +33,17 @@ pub enum Failure {
 
 impl Failure {
     pub const FAILED: Self = Self::Status(1);
+    /// Status for arguments that are wrong, as clap has it.
+    pub const USAGE: Self = Self::Status(2);
     pub const CONFIG: Self = Self::Status(EX_CONFIG);
     /// Status of a program that SIGINT ends, as shells have it.
     pub const INTERRUPTED: Self = Self::Status(130);
+
+    /// Prints what is wrong with the arguments, and returns the status for it.
+    pub fn usage(why: impl Display) -> Self {
+        note(&format!("edgeway: {why}"));
+        Self::USAGE
+    }
 
     /// Returns the outcome of a command that ended with this status.
     ///

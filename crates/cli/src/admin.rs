@@ -74,6 +74,12 @@ impl AdminOption {
         &self.config.config
     }
 
+    /// Returns the configuration that the gateway at a socket must serve, if one is named.
+    fn named(&self) -> Option<PathBuf> {
+        let path = Some(&self.config.config).filter(|path| *path != Path::new(HERE))?;
+        std::path::absolute(path).ok()
+    }
+
     /// Returns the place of the configuration, which is looked for like the running gateway itself.
     pub fn place(&self) -> Place {
         Place::find(&self.config.config, Path::new(INSTALLED), || {
@@ -144,7 +150,7 @@ impl AdminOption {
             None => written.token,
         };
         let (targets, configuration) = match (&self.socket, self.admin) {
-            (Some(path), _) => (vec![Target::Socket(path.clone())], None),
+            (Some(path), _) => (vec![Target::Socket(path.clone())], self.named()),
             (None, Some(address)) => (vec![Target::Address(address)], None),
             (None, None) => (written.targets?, written.named),
         };
@@ -210,7 +216,7 @@ impl OutputFormat {
 }
 
 /// Describes where no gateway was found, and what to pass where one runs.
-fn not_found(targets: &[Target]) -> String {
+pub fn not_found(targets: &[Target]) -> String {
     let mut text = "cannot reach a gateway; tried:".to_owned();
     let mut needs_group = false;
     let mut others = Vec::new();
@@ -405,10 +411,11 @@ fn report_refusal(refused: &ActionError, form: OutputFormat) -> Failure {
         }
         OutputFormat::Text => out::note(&refused.report),
     }
-    if refused.reason == "config" {
-        Failure::CONFIG
-    } else {
-        Failure::FAILED
+    match &*refused.reason {
+        "config" => Failure::CONFIG,
+        // The gateway rejects what is in the arguments.
+        reason if reason.starts_with("bad_") => Failure::USAGE,
+        _ => Failure::FAILED,
     }
 }
 

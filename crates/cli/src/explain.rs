@@ -73,7 +73,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         out::note(&checked.report());
         return Err(Failure::CONFIG);
     };
-    let explanation = explain(gateway, &question, ExplainScope::AtTheRules)?;
+    let explanation = explain(gateway, &question, ExplainScope::AtTheRules);
+    let explanation = explanation.map_err(Failure::usage)?;
     let show = |explanation: &Explanation| out::data(&text(explanation));
     options.format.print(&explanation, show);
     Ok(())

@@ -71,7 +71,7 @@ pub struct Entry {
     pub compile: fn(&Node, &mut CompileContext<'_>) -> Option<CompiledFilter>,
     /// Returns the query parameters whose values a configuration declares secret; none if it cannot
     /// be read, which [`Self::compile`] reports.
-    pub secret_queries: fn(&Node) -> Vec<String>,
+    pub secret_names: fn(&Node) -> Vec<String>,
     /// Returns the configuration with every default filled in; `None` if it cannot be read, which
     /// [`Self::compile`] reports.
     pub print: fn(&Node) -> Option<serde_json::Value>,
@@ -89,9 +89,9 @@ impl Entry {
                 let filter = cx.checked(|cx| K::compile(config, cx))??;
                 Some(CompiledFilter::new(K::NAME, Arc::new(filter)))
             },
-            secret_queries: |node| {
+            secret_names: |node| {
                 let config = tree::read::<K::Config>(node, &mut Diagnostics::default());
-                config.map_or_else(Vec::new, |config| K::secret_queries(&config))
+                config.map_or_else(Vec::new, |config| K::secret_names(&config))
             },
             print: |node| {
                 let config: K::Config = tree::read(node, &mut Diagnostics::default())?;

@@ -17,7 +17,7 @@ fn compile(entry: &Entry, yaml: &str) -> (bool, Diagnostics) {
         route: "test",
         folder: Path::new("."),
         upstreams: &[],
-        secret_queries: &[],
+        secret_names: &[],
         clock: &Clock::test(),
         metrics: &Metrics::default(),
         zones: &edgeway_core::zones::Zones::default(),

@@ -47,9 +47,9 @@ pub(super) struct Compiler<'a> {
     pub(super) names: Vec<String>,
     pub(super) shared: Shared,
     pub(super) work: BackgroundWork,
-    /// Query parameters that are secrets on any route: a request that misses its route by a letter
-    /// contains them too.
-    pub(super) secret_queries: Arc<[String]>,
+    /// Query parameters and headers that are secrets on any route: a request that misses its route
+    /// by a letter contains them too.
+    pub(super) secret_names: Arc<[String]>,
     pub(super) referenced: ReferencedFiles,
     pub(super) guards: Guards,
     shared_filters: SharedFilters,
@@ -107,7 +107,7 @@ fn compile_all(
             shared
         },
         work: BackgroundWork::default(),
-        secret_queries: secret_queries(file),
+        secret_names: secret_names(file),
         referenced: ReferencedFiles::default(),
         guards: Guards::default(),
         shared_filters: SharedFilters::default(),
@@ -240,7 +240,7 @@ impl Compiler<'_> {
     /// Returns what requests without a route get.
     fn fallback(&mut self) -> Fallback {
         let chain = Chain::new(self.filters(Place::default(), NO_ROUTE, &[]).0);
-        let secrets = &self.secret_queries;
+        let secrets = &self.secret_names;
         let usual = || Arc::new(Redactor::with_secrets(&secret::NAMES, secrets));
         Fallback {
             error_pages: chain.extension(),
@@ -259,14 +259,14 @@ impl Compiler<'_> {
         &'c mut self,
         place: Place,
         route: &'c str,
-        secret_queries: &'c [String],
+        secret_names: &'c [String],
     ) -> CompileContext<'c> {
         CompileContext {
             place,
             route,
             folder: self.folder,
             upstreams: &self.names,
-            secret_queries,
+            secret_names,
             clock: &self.world.clock,
             metrics: &self.world.metrics,
             zones: &self.world.zones,
@@ -488,7 +488,7 @@ impl Compiler<'_> {
         entry: &Entry,
         node: &Node,
         route: &str,
-        secret_queries: &[String],
+        secret_names: &[String],
     ) -> Option<CompiledFilter> {
         if entry.is_shareable
             && let Some(filter) = self.shared_filters.get(entry.name, node)
@@ -496,7 +496,7 @@ impl Compiler<'_> {
             return Some(filter);
         }
         let problems = self.diagnostics.list().len();
-        let mut cx = self.cx_with(node.place, route, secret_queries);
+        let mut cx = self.cx_with(node.place, route, secret_names);
         let filter = (entry.compile)(node, &mut cx)?;
         // A problem is reported for each route that has it.
         if entry.is_shareable && self.diagnostics.list().len() == problems {
@@ -516,14 +516,14 @@ impl Compiler<'_> {
         let mut filters = Vec::new();
         let mut guards = Vec::new();
         let mut open = BTreeSet::new();
-        let secret_queries = Arc::clone(&self.secret_queries);
+        let secret_names = Arc::clone(&self.secret_names);
         for (entry, mut node) in effective::filters(self.file, place, own) {
             if let Some((_, profile)) = self.profile
                 && entry.name == "cache"
             {
                 node = profiles::overlaid(node, profile, route);
             }
-            if let Some(filter) = self.filter(entry, &node, route, &secret_queries) {
+            if let Some(filter) = self.filter(entry, &node, route, &secret_names) {
                 let guard = filter.traits.guard;
                 if guard.protects() {
                     let number = self.guards.number(entry.name, &node);
@@ -560,11 +560,11 @@ fn accel_upstreams(routes: &[Route]) -> Box<[Arc<str>]> {
 }
 
 /// Returns the secret query parameters of all routes.
-fn secret_queries(file: &File) -> Arc<[String]> {
+fn secret_names(file: &File) -> Arc<[String]> {
     let routes = file.routes.iter();
     let names: BTreeSet<String> = routes
         .flat_map(|route| effective::filters(file, route.place, &route.filters))
-        .flat_map(|(entry, node)| (entry.secret_queries)(&node))
+        .flat_map(|(entry, node)| (entry.secret_names)(&node))
         .collect();
     names.into_iter().collect()
 }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use edgeway_base::{clock::Clock, http::asks_for_websocket, reserved_headers::Reserved, secret};
+use edgeway_base::{clock::Clock, http::asks_for_websocket, secret};
 use edgeway_cache::nextjs::{Destination, ReleaseRequest};
 use edgeway_core::chain::{Chain, CompiledFilter, Exchange, Phase, RequestFacts, Scheme};
 use edgeway_routes::{
@@ -133,8 +133,12 @@ pub enum ExplainError {
     Header(String),
     #[error("`{0}` is neither a path nor an http URL")]
     Url(String),
+    #[error("there is no listener `{0}`")]
+    Listener(String),
     #[error("this request gets 400: {0}")]
     Refused(#[from] routes::InvalidTarget),
+    #[error("this request gets 400: `Connection` names what is no header, or one that it may not")]
+    Connection,
 }
 
 /// Explains a request.
@@ -160,12 +164,10 @@ pub fn explain(
     if question.url.starts_with("https://") {
         facts.client.scheme = Scheme::Https;
     }
-    let named = question.listener.as_deref().map(Arc::from);
-    let listener = named.or_else(|| explain_rules::listener(gateway, &question.url));
-    facts.client.listener = listener.unwrap_or_default();
+    facts.client.listener = explain_rules::listener(gateway, question)?;
     let listener = Arc::clone(&facts.client.listener);
     edgeway_core::chain::host::normalise_host(&mut head, &facts.client);
-    settle(&mut head, gateway, &facts);
+    explain_rules::settle(&mut head, gateway, &facts)?;
     let target = Target {
         listener: &listener,
         ..Target::new(&host, &normal)
@@ -190,6 +192,13 @@ pub fn explain(
         let plain = action_text(route, &target, &params, &head);
         explain_rules::with_rules(gateway, route, &head, &mut facts, plain)
     });
+    let without_route = match found {
+        Some(_) => None,
+        None if gateway.table.serves_host(&host) => Some(404),
+        None => Some(421),
+    };
+    let before = explain_rules::before_routes(gateway, &facts.client, target.path, without_route);
+    let action = before.or(action);
     let mut ex = Exchange {
         head: &head,
         facts: &mut facts,
@@ -219,11 +228,7 @@ pub fn explain(
             .as_ref()
             .map(|guarded| String::from_utf8_lossy(&guarded.reading).into_owned()),
         also_guarded_by: also.iter().filter_map(name_of).collect(),
-        without_route: match found {
-            Some(_) => None,
-            None if gateway.table.serves_host(&host) => Some(404),
-            None => Some(421),
-        },
+        without_route,
         action: action.map(|action| secret::without_shapes(&action).into_owned()),
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         upstream_host: route.and_then(|route| sent_host(route, &head)),
@@ -284,45 +289,6 @@ fn request<'u>(
         }
     }
     Ok((head, raw))
-}
-
-/// Removes headers that clients may not send, and writes the forwarding headers if routes read
-/// them.
-fn settle(request: &mut RequestHeader, gateway: &Gateway, facts: &RequestFacts) {
-    let is_reserved = |name: &&HeaderName| {
-        let found = gateway.reserved.find(name.as_str().as_bytes());
-        matches!(found, Some(Reserved::Always | Reserved::Untrusted))
-    };
-    let doomed: Vec<HeaderName> = request
-        .headers
-        .keys()
-        .filter(is_reserved)
-        .cloned()
-        .collect();
-    for name in doomed {
-        request.remove_header(&name);
-    }
-    let mut routes = gateway.routes.iter();
-    if !gateway.reserved.is_read() && !routes.any(|route| route.reads_written) {
-        return;
-    }
-    let ip = facts.client.ip.to_string();
-    let host = request.headers.get(header::HOST).cloned();
-    let forwarding = [
-        ("x-real-ip", HeaderValue::from_str(&ip).ok()),
-        ("x-forwarded-for", HeaderValue::from_str(&ip).ok()),
-        (
-            "x-forwarded-proto",
-            Some(HeaderValue::from_static(facts.client.scheme.as_str())),
-        ),
-        ("x-forwarded-host", host),
-    ];
-    for (name, value) in forwarding {
-        if let Some(value) = value {
-            let inserted = request.insert_header(name, value);
-            debug_assert!(inserted.is_ok(), "four names more");
-        }
-    }
 }
 
 impl ExplainedFilter {

@@ -11,6 +11,7 @@ use edgeway_cache::{
 };
 use edgeway_core::chain::{CacheOutcome, Exchange, KeyBuilder};
 use edgeway_routes::{Params, Target};
+use http::Method;
 use serde::{Deserialize, Serialize};
 
 use super::{Gateway, RecognisedRequest, Route, RouteCache};
@@ -95,12 +96,7 @@ pub(super) fn explain(
         not_kept: seen.as_ref().ok().and_then(not_kept).map(str::to_owned),
         now: now.map(|now| match &seen {
             Ok(seen) => stored(cache, seen, ex, now),
-            Err(why) => StoredLookup {
-                outcome: CacheOutcome::Bypass.name().to_owned(),
-                why: Some((*why).to_owned()),
-                variants: 0,
-                entry: None,
-            },
+            Err(why) => StoredLookup::without_entry(CacheOutcome::Bypass, why, 0),
         }),
         key: seen.as_ref().ok().map(|seen| ExplainedKey {
             url: seen.key.url(),
@@ -114,6 +110,9 @@ pub(super) fn explain(
     })
 }
 
+const ONLY_IF_CACHED: &str = "only-if-cached: it gets 504";
+const HEAD: &str = "head: nothing is stored, and it does not ask for the body";
+const RANGE: &str = "range: nothing is stored, and it asks for a part only";
 const RENEWS: &str = "route: a value of `bypass_if` is set, so the request goes to the origin";
 
 /// Returns the reason for a bypass with a description. The reason words are those of
@@ -244,26 +243,39 @@ fn stored(
     ex: &Exchange<'_>,
     now: SystemTime,
 ) -> StoredLookup {
+    let is_partial = ex.head.method == Method::HEAD || seen.is_range;
+    if seen.is_renewing {
+        return StoredLookup::without_entry(CacheOutcome::Bypass, RENEWS, 0);
+    }
     let store = cache.cache.store();
     // There is no connection and nothing is forwarded, so the client's own headers are used.
     let client = SentHeaders::whole(&ex.head.headers);
     let (found, variants) = store.peek(&seen.key, client);
     let Some(entry) = found.entry else {
-        let why = match found.vary {
-            Some(_) => "vary-miss: only other variants are stored",
-            None => "uri-miss: nothing is stored for the key",
+        let (outcome, why) = match found.vary {
+            _ if seen.wants.only_if_cached => (CacheOutcome::Miss, ONLY_IF_CACHED),
+            _ if is_partial && !cache.policy.fetches_whole => {
+                let is_head = ex.head.method == Method::HEAD;
+                (CacheOutcome::Bypass, if is_head { HEAD } else { RANGE })
+            }
+            Some(_) => (
+                CacheOutcome::Miss,
+                "vary-miss: only other variants are stored",
+            ),
+            None => (
+                CacheOutcome::Miss,
+                "uri-miss: nothing is stored for the key",
+            ),
         };
-        return StoredLookup {
-            outcome: CacheOutcome::Miss.name().to_owned(),
-            why: Some(why.to_owned()),
-            variants,
-            entry: None,
-        };
+        return StoredLookup::without_entry(outcome, why, variants);
     };
     let lifetime = entry.lifetime();
     let is_for_others = !seen.personal.may_read(&entry);
     let is_fresh = lifetime.is_fresh(now);
     let (outcome, why) = match cache.usable(&lifetime, &seen.wants, now) {
+        _ if is_for_others && seen.wants.only_if_cached => {
+            (CacheOutcome::Miss, Some(ONLY_IF_CACHED))
+        }
         _ if is_for_others => (CacheOutcome::Bypass, Some("authorization")),
         Usability::Fresh => (CacheOutcome::Hit, None),
         Usability::StaleWhileRevalidate => (
@@ -271,7 +283,7 @@ fn stored(
             Some("stale: it would be revalidated in the background"),
         ),
         Usability::StaleAsAsked => (CacheOutcome::Stale, Some("request: `max-stale`")),
-        Usability::GatewayTimeout => (CacheOutcome::Miss, Some("only-if-cached: it gets 504")),
+        Usability::GatewayTimeout => (CacheOutcome::Miss, Some(ONLY_IF_CACHED)),
         Usability::Validate if entry.stale_since().is_some() => {
             (CacheOutcome::Expired, Some("stale: it was purged softly"))
         }
@@ -290,6 +302,17 @@ fn stored(
         why: why.map(str::to_owned),
         variants,
         entry: Some(StoredEntry::of(&entry, now)),
+    }
+}
+
+impl StoredLookup {
+    fn without_entry(outcome: CacheOutcome, why: &str, variants: usize) -> Self {
+        Self {
+            outcome: outcome.name().to_owned(),
+            why: Some(why.to_owned()),
+            variants,
+            entry: None,
+        }
     }
 }
 

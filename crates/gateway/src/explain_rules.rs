@@ -1,13 +1,21 @@
-//! Listener of a URL, and the rules of a route, for explanations.
+//! Listener of a URL, headers of a request as routes see them, and the rules of a route, for
+//! explanations.
 
 use std::sync::Arc;
 
-use edgeway_core::chain::{Reply, RequestFacts};
+use edgeway_base::{hop_by_hop::nominated, reserved_headers::Reserved};
+use edgeway_core::chain::{Client, Reply, RequestFacts, Scheme};
 use edgeway_routes::{Action, RuleCourse, Rules};
-use http::{Uri, header::LOCATION};
+use http::{
+    HeaderName, HeaderValue, Uri,
+    header::{self, LOCATION},
+};
 use pingora::http::RequestHeader;
 
-use super::{Gateway, ListenAddress, Listener, Route, explain::plain_action};
+use super::{
+    Gateway, ListenAddress, Listener, Route,
+    explain::{ExplainError, ExplainRequest, plain_action},
+};
 
 impl Listener {
     fn port(&self) -> Option<u16> {
@@ -19,11 +27,19 @@ impl Listener {
     }
 }
 
-/// Finds the listener that a client of this URL would reach: by its port, else by its scheme. A path
-/// reaches the first one.
-pub(super) fn listener(gateway: &Gateway, url: &str) -> Option<Arc<str>> {
+/// Finds the listener that is named, or else the one that a client of the URL would reach: by its
+/// port, else by its scheme. A path reaches the first one.
+pub(super) fn listener(
+    gateway: &Gateway,
+    question: &ExplainRequest,
+) -> Result<Arc<str>, ExplainError> {
     let mut all = gateway.listeners.iter();
-    let uri: Option<Uri> = url.parse().ok();
+    if let Some(name) = &question.listener {
+        let named = all.find(|one| *one.name == **name);
+        let named = named.ok_or_else(|| ExplainError::Listener(name.clone()))?;
+        return Ok(Arc::clone(&named.name));
+    }
+    let uri: Option<Uri> = question.url.parse().ok();
     let scheme = uri.as_ref().and_then(Uri::scheme_str);
     let named = scheme.and_then(|scheme| {
         let is_https = scheme == "https";
@@ -32,7 +48,55 @@ pub(super) fn listener(gateway: &Gateway, url: &str) -> Option<Arc<str>> {
         let by_port = all.clone().find(|one| one.port() == Some(port));
         by_port.or_else(|| all.clone().find(|one| one.tls.is_some() == is_https))
     });
-    Some(Arc::clone(&named.or_else(|| all.next())?.name))
+    let listener = named.or_else(|| all.next());
+    Ok(listener
+        .map(|one| Arc::clone(&one.name))
+        .unwrap_or_default())
+}
+
+/// Removes headers that clients may not send, and writes the forwarding headers if routes read
+/// them.
+pub(super) fn settle(
+    request: &mut RequestHeader,
+    gateway: &Gateway,
+    facts: &RequestFacts,
+) -> Result<(), ExplainError> {
+    let is_reserved = |name: &&HeaderName| {
+        let found = gateway.reserved.find(name.as_str().as_bytes());
+        matches!(found, Some(Reserved::Always | Reserved::Untrusted))
+    };
+    let mut doomed: Vec<HeaderName> = request
+        .headers
+        .keys()
+        .filter(is_reserved)
+        .cloned()
+        .collect();
+    nominated(&request.headers, &mut doomed).map_err(|_| ExplainError::Connection)?;
+    for name in doomed {
+        request.remove_header(&name);
+    }
+    let mut routes = gateway.routes.iter();
+    if !gateway.reserved.is_read() && !routes.any(|route| route.reads_written) {
+        return Ok(());
+    }
+    let ip = facts.client.ip.to_string();
+    let host = request.headers.get(header::HOST).cloned();
+    let forwarding = [
+        ("x-real-ip", HeaderValue::from_str(&ip).ok()),
+        ("x-forwarded-for", HeaderValue::from_str(&ip).ok()),
+        (
+            "x-forwarded-proto",
+            Some(HeaderValue::from_static(facts.client.scheme.as_str())),
+        ),
+        ("x-forwarded-host", host),
+    ];
+    for (name, value) in forwarding {
+        if let Some(value) = value {
+            let inserted = request.insert_header(name, value);
+            debug_assert!(inserted.is_ok(), "four names more");
+        }
+    }
+    Ok(())
 }
 
 /// Describes a route's action in a few words, and what comes before it.
@@ -57,6 +121,23 @@ pub fn upstream(route: &Route) -> Option<&str> {
         Action::Forward(forward) => Some(&forward.upstream),
         Action::Redirect(_) | Action::Respond(_) | Action::Files(_) => None,
     }
+}
+
+/// Describes the reply that the client gets whatever its route is, if it does.
+pub(super) fn before_routes(
+    gateway: &Gateway,
+    client: &Client,
+    path: &[u8],
+    without_route: Option<u16>,
+) -> Option<String> {
+    if gateway.bans.left(client.ip).is_some() && !gateway.trusted.trusts(client.ip) {
+        return Some("refused with 403 banned: `edgeway bans` lists the client".to_owned());
+    }
+    let mut all = gateway.listeners.iter();
+    let listener = all.find(|listener| listener.name == client.listener)?;
+    let to = listener.redirect.as_ref()?;
+    let goes = without_route != Some(421) && client.scheme != Scheme::Https && to.takes(path);
+    goes.then(|| "redirect 308 to HTTPS, by the listener".to_owned())
 }
 
 /// Describes an action with what comes before it for this request.

@@ -119,6 +119,7 @@ pub struct RouteMetrics {
     route: Arc<str>,
     clock: Clock,
     counted: OnceLock<Box<CountedRequests>>,
+    failed: OnceLock<IntCounter>,
     refused: ArcSwap<HashMap<&'static str, IntCounter>>,
     /// Counters of responses from files, by [`FilePart::LABELS`].
     files: OnceLock<Box<FileCounters>>,
@@ -159,6 +160,7 @@ impl RouteMetrics {
             route: Arc::clone(route),
             clock: clock.clone(),
             counted: OnceLock::new(),
+            failed: OnceLock::new(),
             refused: ArcSwap::default(),
             files: OnceLock::new(),
         }
@@ -236,6 +238,18 @@ impl RouteMetrics {
             "Bytes of bodies `received` from clients and `sent` to them, counted at the end of a request.",
             &[("route", &self.route), ("direction", direction)],
         )
+    }
+
+    /// Counts a request that the gateway or a backend failed.
+    pub fn count_failed(&self) {
+        let failed = self.failed.get_or_init(|| {
+            self.metrics.counter(
+                "edgeway_http_failed_total",
+                "Requests with 5xx, except by `maintenance` and `only_if_cached`, or with a response that broke off.",
+                &[("route", &self.route)],
+            )
+        });
+        failed.inc();
     }
 
     /// Counts a request that was refused or failed, by its reason word.

@@ -58,7 +58,7 @@ impl Compiler<'_> {
             .flat_map(|own| effective::filters(file, Place::default(), own))
             .filter(|(entry, _)| entry.name == "access_log")
             .flat_map(|(_, node)| access_log::redacted_words(&node));
-        let secret = self.secret_queries.iter().map(|name| format!("={name}"));
+        let secret = self.secret_names.iter().map(|name| format!("={name}"));
         let names = secret::NAMES.map(str::to_owned);
         Redactor::new(words.chain(secret).chain(names))
     }

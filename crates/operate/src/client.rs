@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::{
     Failure,
-    admin::{AdminOption, OutputFormat},
+    admin::{AdminOption, OutputFormat, not_found},
     backends::{Gateway, Interrupt, Name, RequestFailure, interruptible},
     out,
 };
@@ -27,9 +27,22 @@ impl Remote {
         Self(client)
     }
 
+    fn trouble(&self, error: ClientError) -> RequestFailure {
+        match error {
+            ClientError::Refused { refused, .. } => RequestFailure::Refused(refused.message),
+            ClientError::Stranger(_) | ClientError::Withheld { .. } => {
+                RequestFailure::Refused(error.to_string())
+            }
+            ClientError::Connect(..) => RequestFailure::Away(not_found(&self.0.targets)),
+            ClientError::Response(..) | ClientError::Slow(..) => {
+                RequestFailure::Away(error.to_string())
+            }
+        }
+    }
+
     /// Fetches the gateway's state.
     pub async fn snapshot(&self) -> Result<Snapshot, RequestFailure> {
-        self.0.snapshot().await.map_err(trouble)
+        self.0.snapshot().await.map_err(|error| self.trouble(error))
     }
 
     /// Adds a backend on which `release` runs. It gets no requests yet.
@@ -66,7 +79,10 @@ impl Remote {
         body: &impl Serialize,
     ) -> Result<T, RequestFailure> {
         let path = of_upstream(upstream, what);
-        self.0.post(&path, body, ACTION).await.map_err(trouble)
+        self.0
+            .post(&path, body, ACTION)
+            .await
+            .map_err(|error| self.trouble(error))
     }
 
     async fn delete<T: DeserializeOwned>(
@@ -75,7 +91,10 @@ impl Remote {
         what: &str,
     ) -> Result<T, RequestFailure> {
         let path = of_upstream(upstream, what);
-        self.0.delete(&path, ACTION).await.map_err(trouble)
+        self.0
+            .delete(&path, ACTION)
+            .await
+            .map_err(|error| self.trouble(error))
     }
 
     /// Makes `release` the current one, and returns the one before.
@@ -162,7 +181,11 @@ struct Upstreams {
 
 impl Gateway for Remote {
     async fn upstream(&self, name: &str) -> Result<UpstreamStatus, RequestFailure> {
-        let Upstreams { upstreams } = self.0.get("/v1/upstreams").await.map_err(trouble)?;
+        let Upstreams { upstreams } = self
+            .0
+            .get("/v1/upstreams")
+            .await
+            .map_err(|error| self.trouble(error))?;
         let known = out::listed(upstreams.iter().map(|upstream| &upstream.name));
         let mut upstreams = upstreams.into_iter();
         upstreams
@@ -211,18 +234,6 @@ fn done(done: BackendResult) -> BackendStatus {
 
 fn backend(name: &Name) -> String {
     format!("backends/{}", segment(&name.address))
-}
-
-fn trouble(error: ClientError) -> RequestFailure {
-    match error {
-        ClientError::Refused { refused, .. } => RequestFailure::Refused(refused.message),
-        ClientError::Stranger(_) | ClientError::Withheld { .. } => {
-            RequestFailure::Refused(error.to_string())
-        }
-        ClientError::Connect(..) | ClientError::Response(..) | ClientError::Slow(..) => {
-            RequestFailure::Away(error.to_string())
-        }
-    }
 }
 
 #[cfg(test)]

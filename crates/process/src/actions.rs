@@ -10,12 +10,12 @@ use std::{
 use edgeway_base::{
     metrics::IntCounter, out::listed, reserved_headers::WARM_UP, secret::Secret, units::Span,
 };
-use edgeway_cache::purge::{Purge, PurgeRequest, Receipt, Source};
+use edgeway_cache::purge::{PurgeRequest, Receipt, Source};
 use edgeway_config::model::File;
 use edgeway_gateway::Gateway;
 use edgeway_proxy::live::{
     Live,
-    audit::{Actor, AuditEntry, Outcome},
+    audit::{Actor, AuditEntry, Outcome, purges_line},
 };
 use edgeway_status::{
     actions::{
@@ -445,7 +445,7 @@ impl Actions for Operator {
     fn purge(&self, who: Actor, order: PurgeRequest) -> Action<'_, Receipt> {
         Box::pin(async move {
             let began = self.live().world.clock.now();
-            let target = Purge::line(&order.purges);
+            let target = purges_line(&order.purges, &self.live().gateway().fallback.redactor);
             let outcome = self.purged(order).await;
             match outcome.as_ref().map(Receipt::shortfall) {
                 Ok(Some(shortfall)) => self.live().audit(&AuditEntry {

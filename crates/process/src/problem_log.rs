@@ -28,6 +28,10 @@ use super::{
 /// Interval of looks.
 const EVERY: Duration = Duration::from_secs(2);
 
+/// Longest time without a look while no client sends anything and no problem is open: health
+/// checks, names in DNS and certificates change without requests.
+const AT_LATEST: Duration = Duration::from_secs(10);
+
 /// Looks in a row without a problem after which it has ended.
 const ENDED: u32 = 5;
 
@@ -37,7 +41,7 @@ const INHERITED: u32 = 30;
 /// Maximum number of problems with a series of their own.
 const MAX_SERIES: usize = 100;
 
-/// Looks for problems while clients send requests.
+/// Looks for problems, more often while clients send requests or a problem is open.
 pub(super) async fn watch(control: Arc<Control>) {
     let activity = Arc::clone(control.live.connections.activity());
     let inherited = control.problem_onsets.lock().clone();
@@ -47,24 +51,35 @@ pub(super) async fn watch(control: Arc<Control>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     // Right after the start, connections to Redis are only being made.
     ticks.tick().await;
+    let mut is_alone = false;
     loop {
         ticks.tick().await;
         let quiet = activity.quiet();
         let state = RunningState::new(Arc::clone(&control));
         let clock = control.live.world.clock.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            problems::of(&state.read(), DateTime::<Utc>::from(clock.wall()))
-        });
-        match found.await {
+        let look = move || problems::of(&state.read(), DateTime::<Utc>::from(clock.wall()));
+        let found = if is_alone {
+            // Another thread would have to wake up, and this one has nothing else to do.
+            Ok(look())
+        } else {
+            tokio::task::spawn_blocking(look).await
+        };
+        match found {
             Ok(found) => {
                 report.look(&found, &control.live.world.clock);
                 *control.problem_onsets.lock() = report.onsets();
             }
             Err(error) => warn!(error:%; "cannot look for problems"),
         }
-        if let Some(quiet) = quiet {
-            activity.sign_after(quiet).await;
-            ticks.reset();
+        is_alone = false;
+        if let Some(quiet) = quiet.filter(|_| report.is_settled()) {
+            let sign = activity.sign_after(quiet);
+            is_alone = tokio::time::timeout(AT_LATEST, sign).await.is_err();
+            if is_alone {
+                ticks.reset_immediately();
+            } else {
+                ticks.reset();
+            }
         }
     }
 }
@@ -87,7 +102,9 @@ struct OpenProblem {
     text: String,
     severity: Severity,
     since: Instant,
-    /// The same for people.
+    /// Time of the last look that found it.
+    seen: Instant,
+    /// The beginning, for people.
     onset: String,
     looks_without: u32,
 }
@@ -102,6 +119,11 @@ impl ProblemReport {
             warnings: process.warnings.clone(),
             metrics: metrics.clone(),
         }
+    }
+
+    /// Returns true if no problem is open, and none of the predecessor is awaited.
+    fn is_settled(&self) -> bool {
+        self.open.is_empty() && self.inherited.is_empty()
     }
 
     fn look(&mut self, found: &[Problem], clock: &Clock) {
@@ -123,7 +145,7 @@ impl ProblemReport {
             let key = (problem.kind, problem.subject.clone());
             let known = self.open.get_mut(&key);
             if let Some(open) = known {
-                open.looks_without = 0;
+                (open.looks_without, open.seen) = (0, now);
                 if open.severity != problem.severity {
                     forget_problem(&self.metrics, &key, open.severity);
                     open.severity = problem.severity;
@@ -139,6 +161,7 @@ impl ProblemReport {
                 text: problem.text.clone(),
                 severity: problem.severity,
                 since: now,
+                seen: now,
                 onset: self
                     .inherited(&key)
                     .unwrap_or_else(|| rfc3339(clock.wall())),
@@ -149,8 +172,8 @@ impl ProblemReport {
         self.open.retain(|key, open| {
             let is_open = open.looks_without < ENDED;
             if !is_open {
-                let lasted = now.saturating_duration_since(open.since).as_secs();
-                let lasted = Span::secs(lasted);
+                let lasted = open.seen.saturating_duration_since(open.since);
+                let lasted = Span::secs(lasted.as_secs());
                 info!(problem = key.0; "problem ended after {lasted}: {}", open.text);
                 forget_problem(&self.metrics, key, open.severity);
             }

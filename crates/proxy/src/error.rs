@@ -124,11 +124,6 @@ edgeway_base::enum_table! {
 /// Reason word of [`Failure::FileChanged`], and the type of the error that it is read from.
 pub(super) const FILE_CHANGED: &str = "file_changed";
 
-/// Returns true if a reason word is one of failures of the upstream.
-pub(super) fn is_of_upstream(reason: &str) -> bool {
-    reason.starts_with("upstream_")
-}
-
 impl Failure {
     /// Returns the reason word used in log, metric and status page.
     pub fn reason(self) -> &'static str {
@@ -313,7 +308,7 @@ mod tests {
     fn reasons_of_failures_of_the_upstream_have_its_name() {
         let of_upstream = Failure::ALL
             .into_iter()
-            .filter(|failure| is_of_upstream(failure.reason()));
+            .filter(|failure| failure.reason().starts_with("upstream_"));
         assert!(of_upstream.eq([
             Failure::Connect,
             Failure::AllDown,

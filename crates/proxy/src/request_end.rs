@@ -10,7 +10,7 @@ use pingora_proxy::{ProxyHttp, Session};
 
 use super::{
     context::{self, Context, RoutePlacement},
-    error::{self, Failure, of_client},
+    error::{Failure, of_client},
     exchange,
     failed_exchange::{FailedExchange, status},
     guard, reply,
@@ -91,8 +91,11 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         upstream,
         trial,
         split,
+        stale_attempts,
         ..
     } = ctx;
+    // As for retries, a connection that the app had closed before is no attempt.
+    facts.upstream.attempts = facts.upstream.attempts.saturating_sub(*stale_attempts);
     facts.bytes_sent = client.sent;
     facts.bytes_received = client.body.received;
     if facts.status == 0 {
@@ -117,8 +120,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         && facts.upstream.attempts > 0
         && facts.status != Failure::ClientGone.status().as_u16()
     {
-        let is_failed = facts.status >= 500 || facts.reason.is_some_and(error::is_of_upstream);
-        trial.ended(is_failed, facts.upstream.first_byte);
+        trial.ended(facts.is_failed(), facts.upstream.first_byte);
     }
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();
@@ -145,6 +147,9 @@ fn measure(
 ) -> bool {
     let metrics = context::metrics(gateway, route);
     metrics.count(&request.method, facts.status);
+    if facts.is_failed() {
+        metrics.count_failed();
+    }
     metrics.count_bytes(facts.bytes_received, facts.bytes_sent);
     let seconds = facts.total.as_secs_f64();
     let exported = trace::wanted(gateway, facts);

@@ -10,11 +10,6 @@ use crate::{
     chain::{Client, RequestFacts, RequestTrace},
 };
 
-/// Reason words of responses that broke off through no fault of the client, whatever status was
-/// sent before.
-const BROKEN: [&str; 2] = ["internal", "file_changed"];
-const BROKEN_UPSTREAM: &str = "upstream_";
-
 /// Senders whose traces are continued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ParentTrust {
@@ -87,7 +82,7 @@ impl Tracing {
     /// Returns true if the spans of a finished request are exported.
     pub fn is_wanted(&self, trace: &RequestTrace, facts: &RequestFacts) -> bool {
         trace.is_sampled
-            || (self.rules.errors && is_error(facts))
+            || (self.rules.errors && facts.is_failed())
             || self
                 .rules
                 .slow
@@ -100,12 +95,6 @@ impl Tracing {
             request.spans(self.clock.now(), self.clock.wall())
         });
     }
-}
-
-/// Returns true if the gateway or a backend failed the request.
-pub(crate) fn is_error(facts: &RequestFacts) -> bool {
-    let is_broken = |reason: &str| reason.starts_with(BROKEN_UPSTREAM) || BROKEN.contains(&reason);
-    facts.status >= 500 || facts.reason.is_some_and(is_broken)
 }
 
 /// Returns the duration that shows if the request was slow. The end of a stream or a tunnel comes

@@ -8,10 +8,7 @@ use std::{
 use http::{HeaderMap, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 
-use super::{
-    sampling::is_error,
-    wire::{EncodedSpans, Message},
-};
+use super::wire::{EncodedSpans, Message};
 use crate::{
     base::trace_context::{TRACESTATE, TraceContext, is_tracestate},
     chain::{
@@ -221,7 +218,7 @@ impl FinishedRequest<'_> {
         });
         self.attributes(method, &mut list);
         self.link(&mut spans.span);
-        let error = is_error(facts).then(|| facts.reason.unwrap_or_default());
+        let error = facts.is_failed().then(|| facts.reason.unwrap_or_default());
         spans.end(is_parent_remote, error);
     }
 
@@ -248,7 +245,7 @@ impl FinishedRequest<'_> {
             list.int("http.request.body.size", bytes(facts.bytes_received));
         }
         list.int("http.response.body.size", bytes(facts.bytes_sent));
-        if is_error(facts) {
+        if facts.is_failed() {
             match facts.reason {
                 Some(reason) => list.text("error.type", reason),
                 None => list.text("error.type", &facts.status.to_string()),

@@ -178,11 +178,12 @@ fn normal(url: &str, more: &str, slashes: Slashes) -> Result<String, InvalidPurg
 }
 
 impl Purge {
-    /// Returns purges as one log line: the first ones, and the number of further ones.
-    pub fn line(purges: &[Self]) -> String {
+    /// Returns purges as one log line: the first ones, each as it is `shown`, and the number of
+    /// further ones.
+    pub fn line(purges: &[Self], shown: impl Fn(&Self) -> String) -> String {
         let mut line = String::new();
         for (at, purge) in purges.iter().enumerate() {
-            let one: String = purge.to_string().chars().take(MAX_SHOWN_LEN).collect();
+            let one: String = shown(purge).chars().take(MAX_SHOWN_LEN).collect();
             if at > 0 && line.len() + one.len() > MAX_SHOWN_LEN {
                 return format!("{line} and {} more", purges.len() - at);
             }
@@ -406,11 +407,17 @@ mod tests {
             target: PurgeTarget::Url(path.to_owned()),
             effect: PurgeEffect::Hard,
         };
-        assert_eq!(Purge::line(&[url("/a"), Purge::ALL]), "url /a, all");
+        assert_eq!(
+            Purge::line(&[url("/a"), Purge::ALL], Purge::to_string),
+            "url /a, all"
+        );
         let long = format!("/{}", "x".repeat(150));
         let many = [url(&long), url("/b"), url(&long), url("/c")];
-        assert_eq!(Purge::line(&many), format!("url {long}, url /b and 2 more"));
-        let longest = Purge::line(&[url(&long.repeat(3))]);
+        assert_eq!(
+            Purge::line(&many, Purge::to_string),
+            format!("url {long}, url /b and 2 more")
+        );
+        let longest = Purge::line(&[url(&long.repeat(3))], Purge::to_string);
         assert_eq!(longest.chars().count(), MAX_SHOWN_LEN);
     }
 

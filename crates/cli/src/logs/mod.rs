@@ -48,7 +48,7 @@ pub struct Options {
 /// Conditions that printed requests meet.
 #[derive(Debug, clap::Args)]
 struct Choice {
-    /// Only requests that failed: status 500 and above
+    /// Only requests that failed: with 5xx, or a response that broke off
     #[arg(long)]
     errors: bool,
     /// Only requests that failed, or that were served all the same: after a retry, or without a

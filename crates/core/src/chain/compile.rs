@@ -33,9 +33,9 @@ pub struct CompileContext<'a> {
     pub folder: &'a Path,
     /// Names of all upstreams.
     pub upstreams: &'a [String],
-    /// Query parameters of the route whose values are secrets according to its filters'
+    /// Query parameters and headers of the route whose values are secrets according to its filters'
     /// configuration.
-    pub secret_queries: &'a [String],
+    pub secret_names: &'a [String],
     pub clock: &'a Clock,
     pub metrics: &'a Metrics,
     /// Live state that outlives this configuration.

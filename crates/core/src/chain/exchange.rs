@@ -283,6 +283,17 @@ impl RequestId {
     }
 }
 
+/// Returns true if the gateway or a backend failed a request with this status and reason: by a 5xx
+/// that neither the client nor the configuration asked for, or by a response that broke off, whatever
+/// its status.
+pub(super) fn is_failed(status: u16, reason: Option<&str>) -> bool {
+    match reason {
+        Some("only_if_cached" | "maintenance") => false,
+        Some("internal" | "file_changed") => true,
+        reason => status >= 500 || reason.is_some_and(|reason| reason.starts_with("upstream_")),
+    }
+}
+
 impl fmt::Debug for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -311,6 +322,11 @@ impl RequestFacts {
     /// Returns the reason word of the refusal, failure or degradation, if any.
     pub fn why(&self) -> Option<&'static str> {
         self.reason.or(self.degraded)
+    }
+
+    /// Returns true if the gateway or a backend failed the request.
+    pub fn is_failed(&self) -> bool {
+        is_failed(self.status, self.reason)
     }
 
     /// Returns the identity, which identity filters fill in; creates an empty one if there is none.
@@ -499,6 +515,32 @@ impl Exchange<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_failed_if_it_was_broken_off_or_got_a_5xx_that_nobody_asked_for() {
+        let failed =
+            |status, reason: &str| is_failed(status, Some(reason).filter(|it| !it.is_empty()));
+        for (status, reason) in [(500, ""), (503, "upstream_down"), (504, "internal")] {
+            assert!(failed(status, reason), "{status} {reason}");
+        }
+        for reason in [
+            "upstream_reset",
+            "upstream_idle",
+            "internal",
+            "file_changed",
+        ] {
+            assert!(failed(200, reason), "{reason}");
+        }
+        for (status, reason) in [
+            (200, ""),
+            (499, "client_gone"),
+            (404, "no_route"),
+            (504, "only_if_cached"),
+            (503, "maintenance"),
+        ] {
+            assert!(!failed(status, reason), "{status} {reason}");
+        }
+    }
 
     #[test]
     fn a_random_id_is_32_hex_digits() {

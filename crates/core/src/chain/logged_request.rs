@@ -8,7 +8,7 @@ use std::{
 
 use smart_default::SmartDefault;
 
-use super::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme};
+use super::{CacheOutcome, Class, Exchange, Protocol, RequestFacts, Scheme, exchange::is_failed};
 
 /// Maximum length of a logged header; longer ones are truncated, since a client could fill the disk
 /// with them.
@@ -59,6 +59,13 @@ pub struct FixedFields {
     pub port: u16,
     pub tls: Option<TlsWords>,
     pub trace: Option<TraceIds>,
+}
+
+impl FixedFields {
+    /// Returns true if the gateway or a backend failed the request.
+    pub fn is_failed(&self) -> bool {
+        is_failed(self.status, self.reason.filter(|_| !self.is_degraded))
+    }
 }
 
 /// Ids of a request's trace and of its span.

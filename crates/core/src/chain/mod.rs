@@ -75,6 +75,20 @@ pub enum Verdict {
     Reply(Box<Reply>),
 }
 
+impl Verdict {
+    /// Describes a reply, for a filter's explanation of a request.
+    pub fn explain(&self) -> Vec<String> {
+        let Self::Reply(reply) = self else {
+            return Vec::new();
+        };
+        let status = reply.status.as_u16();
+        vec![match reply.reason {
+            Some(reason) => format!("refuses this request: {status} {reason}"),
+            None => format!("responds to this request: {status}"),
+        }]
+    }
+}
+
 /// Kind of protection that a filter gives to a path.
 ///
 /// A route with such a filter is guarded: it also gets every request that some app would take for
@@ -145,9 +159,9 @@ pub trait FilterKind: 'static {
 
     type Filter: Filter;
 
-    /// Returns the names of query parameters whose values this configuration declares secret. The
-    /// access log of the route omits these values.
-    fn secret_queries(_config: &Self::Config) -> Vec<String> {
+    /// Returns the names of query parameters and headers whose values this configuration declares
+    /// secret. The access log of the route omits these values.
+    fn secret_names(_config: &Self::Config) -> Vec<String> {
         Vec::new()
     }
 

@@ -163,7 +163,7 @@ fn compile<K: FilterKind>(
         route: "test",
         folder: Path::new("."),
         upstreams: &upstreams,
-        secret_queries: &[],
+        secret_names: &[],
         clock: &clock,
         metrics: &metrics,
         zones: &zones,

@@ -27,6 +27,16 @@ impl Filter for Access {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        self.verdict(ex)
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        self.verdict(ex).explain()
+    }
+}
+
+impl Access {
+    fn verdict(&self, ex: &Exchange<'_>) -> Verdict {
         let ip = ex.facts.client.ip;
         let passes = !self.deny.contains(ip) && (self.allow.is_empty() || self.allow.contains(ip));
         if passes {

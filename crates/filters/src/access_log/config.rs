@@ -171,7 +171,7 @@ impl AccessLogConfig {
                 headers,
             },
             sample: Some(sample).filter(|_| !self.sample.is_empty()),
-            redact: Arc::new(Redactor::with_secrets(&self.redact, cx.secret_queries)),
+            redact: Arc::new(Redactor::with_secrets(&self.redact, cx.secret_names)),
             clock: cx.clock.clone(),
             target: target?,
             rotation,

@@ -84,8 +84,10 @@ fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Box<[Logge
                 "write a name such as `content-type`",
             );
         };
-        let is_secret =
-            SECRETS.contains(&name) || secret::shown(name.as_str(), "") == secret::REDACTED;
+        let mut read = cx.secret_names.iter();
+        let is_secret = SECRETS.contains(&name)
+            || secret::shown(name.as_str(), "") == secret::REDACTED
+            || read.any(|own| own.eq_ignore_ascii_case(name.as_str()));
         Some(LoggedHeader {
             is_secret,
             has_url: URLS.contains(&name),
@@ -113,23 +115,11 @@ impl LoggedHeader {
         // In a URL the name stands before its value, so no secret loses the name that marks it.
         joined.truncate(MAX_VALUE_LEN);
         if self.has_url {
-            joined = without_secrets(&joined, redact);
+            joined = redact.of_urls(&joined);
             joined.truncate(MAX_VALUE_LEN);
         }
         Some(joined.into())
     }
-}
-
-/// Removes secrets from the queries and fragments of URLs.
-fn without_secrets(text: &[u8], redact: &Redactor) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len());
-    for part in text.split_inclusive(|b| matches!(b, b'?' | b'#')) {
-        let end = part.iter().position(|b| matches!(b, b'?' | b'#'));
-        let (pairs, end) = part.split_at(end.unwrap_or(part.len()));
-        redact.put(&mut out, pairs, Vec::extend_from_slice);
-        out.extend_from_slice(end);
-    }
-    out
 }
 
 impl LoggedHeaders {

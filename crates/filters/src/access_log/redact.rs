@@ -1,5 +1,7 @@
 //! Keeps query values out of the log if their names mark them as secrets.
 
+use std::ops::Range;
+
 use edgeway_base::secret;
 
 /// Longest name that is decoded; of longer names only the end is checked.
@@ -22,8 +24,8 @@ struct Word {
 impl Redactor {
     /// Creates a redactor for these words, and for the parameters in which filters read secrets,
     /// whatever the words are.
-    pub fn with_secrets(words: &[impl AsRef<str>], secret_queries: &[String]) -> Self {
-        let own = secret_queries.iter().map(|name| format!("={name}"));
+    pub fn with_secrets(words: &[impl AsRef<str>], secret_names: &[String]) -> Self {
+        let own = secret_names.iter().map(|name| format!("={name}"));
         let words = words.iter().map(|word| word.as_ref().to_owned());
         Self::new(words.chain(own))
     }
@@ -68,6 +70,24 @@ impl Redactor {
         out
     }
 
+    /// Returns a text without the secrets in the queries and fragments of its URLs, and without the
+    /// passwords in front of their hosts.
+    pub fn of_urls(&self, text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len());
+        for part in text.split_inclusive(|b| matches!(b, b'?' | b'#')) {
+            let end = part.iter().position(|b| matches!(b, b'?' | b'#'));
+            let (mut pairs, end) = part.split_at(end.unwrap_or(part.len()));
+            while let Some(password) = password(pairs) {
+                self.put(&mut out, &pairs[..password.start], Vec::extend_from_slice);
+                out.extend_from_slice(secret::REDACTED.as_bytes());
+                pairs = &pairs[password.end..];
+            }
+            self.put(&mut out, pairs, Vec::extend_from_slice);
+            out.extend_from_slice(end);
+        }
+        out
+    }
+
     /// Adds `query` through `put`, without its secrets.
     pub fn put(&self, out: &mut Vec<u8>, query: &[u8], put: fn(&mut Vec<u8>, &[u8])) {
         let is_secret =
@@ -98,11 +118,40 @@ impl Redactor {
         } else {
             name
         };
+        let name = last_word(name);
         let (start, end) = self.by_end[end_of(name)];
         self.words[usize::from(start)..usize::from(end)]
             .iter()
             .any(|word| secret::is_named(name, &word.text, word.is_exact))
     }
+}
+
+/// Returns the word of a name in brackets that says what the value is: `token` of `user[token]`,
+/// `token[]` and `token[0]`.
+fn last_word(mut name: &[u8]) -> &[u8] {
+    while let [outer @ .., b']'] = name
+        && let Some(at) = outer.iter().rposition(|b| *b == b'[')
+    {
+        let inner = &outer[at + 1..];
+        if !inner.iter().all(u8::is_ascii_digit) {
+            return inner;
+        }
+        name = &outer[..at];
+    }
+    name
+}
+
+/// Returns the place of the password in `https://user:password@host`.
+fn password(text: &[u8]) -> Option<Range<usize>> {
+    let scheme_ends = (3..=text.len()).filter(|at| text[..*at].ends_with(b"://"));
+    let mut passwords = scheme_ends.filter_map(|start| {
+        let mut parts = text[start..].split(|b| matches!(b, b'/' | b' ' | b'>'));
+        let authority = parts.next()?;
+        let end = authority.iter().rposition(|b| *b == b'@')?;
+        let colon = authority[..end].iter().position(|b| *b == b':')?;
+        Some(start + colon + 1..start + end)
+    });
+    passwords.next()
 }
 
 /// Returns the last byte of a name without its case, as an index.
@@ -170,6 +219,10 @@ mod tests {
             "sig",
             "%74oken",
             "user%5Btoken",
+            "user[token]",
+            "user%5Btoken%5D",
+            "token[]",
+            "a[token][0]",
             "code",
         ] {
             check(
@@ -188,6 +241,8 @@ mod tests {
             "&&=&",
             "q=token%3Dx",
             "tokens=3",
+            "token[page]=3",
+            "[]=4",
             "%zz=1&%=2",
         ] {
             check(query, query);
@@ -198,6 +253,30 @@ mod tests {
     fn a_value_may_hold_anything_but_an_ampersand() {
         check("key=a=b?c#d&x=1", "key=[redacted]&x=1");
         check("token=", "token=[redacted]");
+    }
+
+    #[test]
+    fn urls_lose_their_secrets_and_passwords() {
+        let redact = Redactor::new(secret::NAMES);
+        for (text, expected) in [
+            (
+                "url https://a.test/x?token=1",
+                "url https://a.test/x?token=[redacted]",
+            ),
+            (
+                "https://me:pw@a.test/x?b=2#sig=3",
+                "https://me:[redacted]@a.test/x?b=2#sig=[redacted]",
+            ),
+            (
+                "<//a>, <https://b>, <https://a:b:c@d@e/>, <http://f:g@h>",
+                "<//a>, <https://b>, <https://a:[redacted]@e/>, <http://f:[redacted]@h>",
+            ),
+            ("https://a.test:80/@x", "https://a.test:80/@x"),
+            ("https://me@a.test/", "https://me@a.test/"),
+        ] {
+            let found = redact.of_urls(text.as_bytes());
+            assert_eq!(String::from_utf8(found).unwrap(), expected);
+        }
     }
 
     #[test]

@@ -39,11 +39,11 @@ fn line_of(yaml: &str) -> String {
 
 /// Returns the line as [`line_of`] does, where filters of the route read secrets in these
 /// parameters.
-fn line_beside(yaml: &str, secret_queries: &[String]) -> String {
+fn line_beside(yaml: &str, secret_names: &[String]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("access.log");
     let yaml = yaml.replace("FILE", &path.display().to_string());
-    let (filter, clock, _metrics) = compile_beside(&yaml, secret_queries);
+    let (filter, clock, _metrics) = compile_beside(&yaml, secret_names);
     let mut request = pingora::http::RequestHeader::build(
         "GET",
         b"/caf\xc3\xa9/a%20b?page=2&token=hunter2",
@@ -98,7 +98,7 @@ fn compile(yaml: &str) -> (super::AccessLog, Clock, Metrics) {
     compile_beside(yaml, &[])
 }
 
-fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, Clock, Metrics) {
+fn compile_beside(yaml: &str, secret_names: &[String]) -> (super::AccessLog, Clock, Metrics) {
     use edgeway_config::{
         diagnostic::{Diagnostics, Place},
         tree,
@@ -115,7 +115,7 @@ fn compile_beside(yaml: &str, secret_queries: &[String]) -> (super::AccessLog, C
             route: "test",
             folder: Path::new("."),
             upstreams: &[],
-            secret_queries,
+            secret_names,
             clock: &clock,
             metrics: &metrics,
             zones: &edgeway_core::zones::Zones::default(),
@@ -135,6 +135,13 @@ fn secrets_of_other_filters_are_never_written_whatever_redact_lists() {
         let line = line_beside(&yaml, &["page".to_owned()]);
         assert!(line.contains("page=[redacted]"), "{line}");
     }
+    let yaml = "{ file: FILE, headers: { request: [user-agent] } }";
+    assert!(line_of(yaml).contains(r#"_headers":{"user-agent":"Mozilla"#));
+    let line = line_beside(yaml, &["User-Agent".to_owned()]);
+    assert!(
+        line.contains(r#"_headers":{"user-agent":"[redacted]""#),
+        "{line}"
+    );
     assert!(line_of("{ file: FILE, redact: [] }").contains("page=2&token=hunter2"));
 }
 

@@ -31,7 +31,7 @@ const CREATE_KEY_HELP: &str = "create a key and its line with `edgeway hash api-
 pub struct ApiKeyConfig {
     /// Header that carries the key; in `Authorization` after the scheme `Bearer`.
     #[default(Spanned::nowhere("X-API-Key".to_owned()))]
-    header: Spanned<String>,
+    pub(super) header: Spanned<String>,
     /// The keys by name and hash.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     keys: Vec<Spanned<KeyConfig>>,

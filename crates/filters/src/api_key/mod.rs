@@ -13,8 +13,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use edgeway_base::{clock::Clock, credential::ApiKeyHash, gateway_headers::GatewayHeaders};
 use edgeway_core::{
     chain::{
-        AuthMetrics, Exchange, Filter, Guard, Outcome, Phases, Refusal, Reply, RequestChanges,
-        Traits, Verdict,
+        AuthMetrics, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Refusal,
+        Reply, RequestChanges, Traits, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -75,7 +75,19 @@ enum PresentedKey<'a> {
 /// Name of the key that let the request pass, for the backend.
 struct VerifiedKey(HeaderValue);
 
-filter_kind!(ApiKey: config::ApiKeyConfig = "api_key");
+impl FilterKind for ApiKey {
+    const NAME: &'static str = "api_key";
+    type Config = config::ApiKeyConfig;
+    type Filter = Self;
+
+    fn secret_names(config: &config::ApiKeyConfig) -> Vec<String> {
+        vec![config.header.value.clone()]
+    }
+
+    fn compile(config: config::ApiKeyConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
+        config.compile(cx)
+    }
+}
 
 impl Filter for ApiKey {
     fn traits(self: Arc<Self>) -> Traits {

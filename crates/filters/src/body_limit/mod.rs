@@ -35,13 +35,11 @@ impl Filter for BodyLimit {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        if !has(&ex.head.headers, &header::CONTENT_LENGTH) {
-            return Verdict::Next;
-        }
-        match ex.header(&header::CONTENT_LENGTH) {
-            Some(length) if !self.allows(length.as_bytes()) => too_large(),
-            _ => Verdict::Next,
-        }
+        self.verdict(ex)
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        self.verdict(ex).explain()
     }
 
     fn on_request_body(
@@ -102,6 +100,16 @@ impl Filter for AnnouncedLimit {
 }
 
 impl BodyLimit {
+    fn verdict(&self, ex: &Exchange<'_>) -> Verdict {
+        if !has(&ex.head.headers, &header::CONTENT_LENGTH) {
+            return Verdict::Next;
+        }
+        match ex.header(&header::CONTENT_LENGTH) {
+            Some(length) if !self.allows(length.as_bytes()) => too_large(),
+            _ => Verdict::Next,
+        }
+    }
+
     /// Returns true if the length is within the limit. An invalid length is left to the parser,
     /// which refuses it; a length beyond any number is too large.
     fn allows(&self, length: &[u8]) -> bool {

@@ -56,27 +56,12 @@ impl Filter for Cors {
         )
     }
 
-    /// Responds to preflights. `Access-Control-Allow-Origin` and its companions are added in the
-    /// response phase, as for any response.
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        if !is_preflight(ex) {
-            return Verdict::Next;
-        }
-        if self.permission(&ex.head.headers).is_none() {
-            return Reply::refuse(StatusCode::FORBIDDEN, "cors")
-                .detail("Pages of this origin are not allowed to send such requests.")
-                .header(header::VARY, PREFLIGHT_VARY)
-                .into();
-        }
-        let requested = ex.header(&header::ACCESS_CONTROL_REQUEST_HEADERS);
-        let mut reply = Reply::empty(StatusCode::NO_CONTENT)
-            .header(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone())
-            .header(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone())
-            .header(header::VARY, PREFLIGHT_VARY);
-        if let Some(headers) = self.headers.as_ref().or(requested) {
-            reply = reply.header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
-        }
-        reply.into()
+        self.verdict(ex)
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        self.verdict(ex).explain()
     }
 
     /// Replaces the app's own permission headers, so that a response never has two sets of them,
@@ -109,6 +94,29 @@ impl Filter for Cors {
 }
 
 impl Cors {
+    /// Responds to preflights. `Access-Control-Allow-Origin` and its companions are added in the
+    /// response phase, as for any response.
+    fn verdict(&self, ex: &Exchange<'_>) -> Verdict {
+        if !is_preflight(ex) {
+            return Verdict::Next;
+        }
+        if self.permission(&ex.head.headers).is_none() {
+            return Reply::refuse(StatusCode::FORBIDDEN, "cors")
+                .detail("Pages of this origin are not allowed to send such requests.")
+                .header(header::VARY, PREFLIGHT_VARY)
+                .into();
+        }
+        let requested = ex.header(&header::ACCESS_CONTROL_REQUEST_HEADERS);
+        let mut reply = Reply::empty(StatusCode::NO_CONTENT)
+            .header(header::ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone())
+            .header(header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone())
+            .header(header::VARY, PREFLIGHT_VARY);
+        if let Some(headers) = self.headers.as_ref().or(requested) {
+            reply = reply.header(header::ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
+        }
+        reply.into()
+    }
+
     /// Returns `Access-Control-Allow-Origin` for this request; `None` if the origin is not allowed.
     fn permission(&self, request: &HeaderMap) -> Option<HeaderValue> {
         let Allowed::Listed { origins, null } = &self.allowed else {

@@ -34,12 +34,11 @@ impl Filter for Csrf {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
-        if !may_change_something(ex) || self.is_from_a_friend(ex) {
-            return Verdict::Next;
-        }
-        Reply::refuse(StatusCode::FORBIDDEN, "csrf")
-            .detail("This request was sent by a page of another site.")
-            .into()
+        self.verdict(ex)
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        self.verdict(ex).explain()
     }
 }
 
@@ -54,6 +53,15 @@ fn may_change_something(ex: &Exchange<'_>) -> bool {
 }
 
 impl Csrf {
+    fn verdict(&self, ex: &Exchange<'_>) -> Verdict {
+        if !may_change_something(ex) || self.is_from_a_friend(ex) {
+            return Verdict::Next;
+        }
+        Reply::refuse(StatusCode::FORBIDDEN, "csrf")
+            .detail("This request was sent by a page of another site.")
+            .into()
+    }
+
     fn is_from_a_friend(&self, ex: &Exchange<'_>) -> bool {
         let headers = &ex.head.headers;
         let mut origins = headers.get_all(header::ORIGIN).iter();

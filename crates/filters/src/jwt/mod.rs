@@ -113,8 +113,8 @@ impl FilterKind for Jwt {
     type Config = config::JwtConfig;
     type Filter = Self;
 
-    fn secret_queries(config: &config::JwtConfig) -> Vec<String> {
-        config.queries()
+    fn secret_names(config: &config::JwtConfig) -> Vec<String> {
+        config.secret_names()
     }
 
     fn compile(config: config::JwtConfig, cx: &mut CompileContext<'_>) -> Option<Self> {

@@ -29,6 +29,16 @@ impl Filter for Methods {
     }
 
     fn on_request(&self, ex: &mut Exchange<'_>) -> Verdict {
+        self.verdict(ex)
+    }
+
+    fn explain(&self, ex: &Exchange<'_>) -> Vec<String> {
+        self.verdict(ex).explain()
+    }
+}
+
+impl Methods {
+    fn verdict(&self, ex: &Exchange<'_>) -> Verdict {
         if self.allowed.contains(&ex.head.method) || self.is_allowed_preflight(ex) {
             return Verdict::Next;
         }
@@ -41,9 +51,7 @@ impl Filter for Methods {
         }
         .into()
     }
-}
 
-impl Methods {
     /// Returns true for a browser's CORS preflight for an allowed method: it is sent on behalf of
     /// the method that it names.
     fn is_allowed_preflight(&self, ex: &Exchange<'_>) -> bool {

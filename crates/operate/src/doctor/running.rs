@@ -4,6 +4,7 @@ use std::path::Path;
 
 use edgeway_status::{
     client::ClientError,
+    problems::is_in_rotation,
     snapshot::{Snapshot, State, UpstreamStatus},
 };
 
@@ -150,13 +151,19 @@ fn backends(findings: &mut Findings, snapshot: &Snapshot) {
             .map(|backend| backend.address.as_str())
             .collect();
         let (name, all) = (&upstream.name, upstream.backends.len());
-        if out.is_empty() {
-            findings.ok(CHECK, format!("`{name}`: {all} of {all} backends"));
+        let used = upstream.backends.iter().filter(|it| is_in_rotation(it));
+        let used = used.count();
+        if used > 0 && out.is_empty() {
+            findings.ok(CHECK, format!("`{name}`: {used} of {all} backends"));
             continue;
         }
-        let message = format!("`{name}`: out of rotation: {}", out.join(", "));
+        let message = if out.is_empty() {
+            format!("`{name}`: 0 of {all} backends")
+        } else {
+            format!("`{name}`: out of rotation: {}", out.join(", "))
+        };
         let remedy = "`edgeway status` shows the last check of each; look into the app's log";
-        if out.len() == all {
+        if used == 0 {
             findings.error(CHECK, message, remedy);
         } else {
             findings.warning(CHECK, message, remedy);

@@ -125,7 +125,9 @@ impl Backend<'_> {
         }
         let headers = match self.request(address).await {
             Ok(Some((status, headers))) => {
-                let (path, millis) = (self.path(), took.as_millis());
+                // A query may have a key.
+                let path = self.path().split('?').next().unwrap_or_default();
+                let millis = took.as_millis();
                 let message = format!("{name}: {status} for {path}, connected in {millis} ms");
                 if self.expects(status) {
                     findings.ok(CHECK, message);

@@ -153,6 +153,12 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         options.admin.client_or_report(OutputFormat::Text)?;
     }
     let probes = probes(options)?;
+    if probes.is_empty() {
+        return Err(Failure::usage(
+            "there is nothing to probe: name at least one, such as `--gateway` or `--http \
+             site=https://shop.example.com/`",
+        ));
+    }
     let runtime = runtime()?;
     let check = Check {
         options,
@@ -191,13 +197,6 @@ fn probes(options: &Options) -> Result<Vec<Probe>, String> {
         for probe in &mut probes {
             probe.kind.set_password(&password);
         }
-    }
-    if probes.is_empty() {
-        return Err(
-            "there is nothing to probe: name at least one, such as `--gateway` or \
-             `--http site=https://shop.example.com/`"
-                .to_owned(),
-        );
     }
     let mut names = BTreeSet::new();
     for probe in &probes {

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use edgeway_cache::purge::{
     Purge, PurgeEffect, PurgeLink, PurgeTarget, Receipt, Source, StartedPurge,
 };
-use edgeway_core::chain::{Reply, host::public_host};
+use edgeway_core::chain::{AuditNote, Reply, host::public_host};
 use edgeway_gateway::RouteCache;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::http::RequestHeader;
 use serde_json::json;
 use tokio::sync::oneshot;
 
-use crate::{context::Context, live::Live};
+use crate::{
+    context::{self, Context},
+    live::Live,
+};
 
 /// Header that selects a soft purge with `1`: matches are marked as stale instead of removed.
 const SOFT: HeaderName = HeaderName::from_static("x-purge-soft");
@@ -24,12 +27,22 @@ pub(super) fn is_asked_for(request: &RequestHeader, cache: &RouteCache) -> bool 
 }
 
 /// Purges the requested URL, and replies with the result.
-pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &RouteCache) -> Reply {
-    let client = &ctx.facts.client;
-    if !cache.cache.settings.purgers.contains(client.ip) {
-        return Reply::refuse(StatusCode::FORBIDDEN, "purge_denied")
-            .detail("Purging is not allowed here.");
+pub(super) async fn respond(
+    request: &RequestHeader,
+    ctx: &mut Context,
+    cache: &RouteCache,
+) -> Reply {
+    const DENIED: &str = "purge_denied";
+    if !cache.cache.settings.purgers.contains(ctx.facts.client.ip) {
+        ctx.facts.noted = Some(Box::new(AuditNote {
+            action: "purge",
+            reason: DENIED,
+            subject: None,
+            is_strike: false,
+        }));
+        return Reply::refuse(StatusCode::FORBIDDEN, DENIED).detail("Purging is not allowed here.");
     }
+    let client = &ctx.facts.client;
     let host = public_host(request, client);
     let path = String::from_utf8_lossy(ctx.facts.sent_target(request));
     let is_soft = request.headers.get(SOFT).is_some_and(|value| value == "1");
@@ -60,7 +73,8 @@ pub(super) async fn respond(request: &RequestHeader, ctx: &Context, cache: &Rout
         return Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "stopping")
             .detail("The gateway is shutting down. Please try again.");
     };
-    live.purged(&receipt, &ctx.facts);
+    let redact = context::redactor(&ctx.gateway, ctx.route);
+    live.purged(&receipt, &ctx.facts, redact);
     let body = summary(&receipt).to_string();
     Reply::bytes(
         receipt.status(),

@@ -70,10 +70,10 @@ where
     /// Gives a piece to the wire, after the hooks have seen it.
     fn pass(&mut self, piece: Piece, wire: &mut Wire, ctx: &mut Box<Context>) -> Result<()> {
         let Piece { mut bytes, is_last } = piece;
-        upstream::sent_body(bytes.as_ref(), is_last, ctx);
         if !self.is_replaced {
             self.filter(&mut bytes, is_last, ctx)?;
         }
+        upstream::sent_body(bytes.as_ref(), is_last, ctx);
         wire.take(bytes, is_last);
         Ok(())
     }

@@ -19,6 +19,7 @@ use edgeway_core::{
     chain::{AuditNote, RequestFacts},
     limits::Ban,
 };
+use edgeway_filters::access_log::Redactor;
 use serde::Serialize;
 
 use super::Live;
@@ -162,12 +163,12 @@ impl Live {
     }
 
     /// Records a purge by the method `PURGE`.
-    pub fn purged(&self, receipt: &Receipt, facts: &RequestFacts) {
+    pub fn purged(&self, receipt: &Receipt, facts: &RequestFacts, redact: &Redactor) {
         let Some(left_out) = self.purged.one_more(self.second()) else {
             return;
         };
         self.audit(&AuditEntry {
-            target: Some(Purge::line(&receipt.purges)),
+            target: Some(purges_line(&receipt.purges, redact)),
             reason: receipt.shortfall().map(|it| Cow::Borrowed(it.word())),
             message: left_out_text(left_out),
             request: Some(RequestReference {
@@ -271,6 +272,14 @@ struct SerializedEntry<'a> {
 }
 
 /// Text for the number of lines left out.
+/// Returns purges as one line, without the secrets in queries.
+pub fn purges_line(purges: &[Purge], redact: &Redactor) -> String {
+    let shown = |purge: &Purge| redact.of_urls(purge.to_string().as_bytes());
+    Purge::line(purges, |purge| {
+        String::from_utf8_lossy(&shown(purge)).into_owned()
+    })
+}
+
 fn left_out_text(left_out: u64) -> Option<String> {
     (left_out > 0).then(|| format!("{left_out} more since the last line"))
 }

@@ -113,6 +113,9 @@ impl SplitRequest {
     pub(crate) fn ended(&self, route: Option<&str>, method: &http::Method, facts: &RequestFacts) {
         if let Some(counters) = self.arm().routes.get(route.unwrap_or(NO_ROUTE)) {
             counters.count(method, facts.status);
+            if facts.is_failed() {
+                counters.count_failed();
+            }
             let seconds = facts.total.as_secs_f64();
             counters.seconds().observe_plain(seconds);
         }

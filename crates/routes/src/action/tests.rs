@@ -34,7 +34,7 @@ fn compile_in(folder: &Path, config: &RouteConfig, mut diagnostics: Diagnostics)
         route: "test",
         folder,
         upstreams: &["web".to_owned(), "api".to_owned()],
-        secret_queries: &[],
+        secret_names: &[],
         clock: &Clock::test(),
         metrics: &Metrics::default(),
         zones: &edgeway_core::zones::Zones::default(),

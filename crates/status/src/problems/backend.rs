@@ -28,6 +28,11 @@ pub fn is_in_rotation(backend: &BackendStatus) -> bool {
     matches!(&*backend.state, "healthy" | "slow_start")
 }
 
+/// Returns true if a backend gets no new requests on purpose.
+pub(super) fn is_drained(backend: &BackendStatus) -> bool {
+    matches!(&*backend.state, "draining" | "drained")
+}
+
 /// Returns how long a backend has been down or ejected, in seconds.
 fn out_for(backend: &BackendStatus) -> Option<u64> {
     // Whole seconds are enough, and a negative time is none.

@@ -13,6 +13,7 @@ use edgeway_base::out::{counted, hints};
 use edgeway_upstreams::CanaryOutcome;
 use serde::Serialize;
 
+use self::backend::is_drained;
 pub use self::backend::{absence, failures, is_in_rotation, silence, untried};
 use super::{
     latencies::Latencies,
@@ -25,7 +26,7 @@ use super::{
 /// Days before the end of a certificate from which it is a problem. Renewal is due long before.
 const CERTIFICATE_DAYS: i64 = 14;
 
-/// Share of responses with 5xx from which a route is a problem, the rate below which one failure
+/// Share of failed requests from which a route is a problem, the rate below which one failure
 /// would be a large share, and the rate (three in ten seconds) below which it is a warning.
 const FAILING_SHARE: f64 = 0.05;
 const FAILING_RATE: f64 = 0.1;
@@ -171,7 +172,7 @@ pub fn is_soon(left: TimeDelta) -> bool {
     left < TimeDelta::days(CERTIFICATE_DAYS)
 }
 
-/// Returns true if the 5xx of a route are more than now and then.
+/// Returns true if the failures of a route are more than now and then.
 pub fn is_failing(traffic: &RouteTraffic) -> bool {
     let failed = traffic.server_error_rate;
     failed >= FAILING_RATE && failed >= FAILING_SHARE * traffic.rate
@@ -278,6 +279,18 @@ impl Found {
         if upstream.panic {
             let text = format!("no backend of upstream {name} is healthy, so all are used");
             self.error("upstream_down", name, text, "the apps, and what they need");
+        } else if upstream.backends.is_empty() {
+            let text = format!("upstream {name} has no backend, so its requests get 503");
+            let look = match upstream.releases {
+                Some(_) => "`edgeway deploys`",
+                None => "the addresses of its name in DNS",
+            };
+            self.error("upstream_down", name, text, look);
+        } else if upstream.backends.iter().all(is_drained) {
+            let text =
+                format!("all backends of upstream {name} are drained, so its requests get 503");
+            let look = "who drained them; `edgeway undrain` returns one to rotation";
+            self.error("upstream_down", name, text, look);
         }
         if upstream.queue > 0 {
             let count = upstream.queue;
@@ -402,9 +415,13 @@ impl Found {
     fn certificates(&mut self, status: &Snapshot) {
         for certificate in &status.certificates {
             let (name, count) = (&certificate.name, certificate.failures);
-            let look = "the name in DNS, and the ports 80 and 443 from outside";
+            let why = certificate.problem.as_deref().unwrap_or("unknown reason");
+            let look = if why.starts_with("the CA is unreachable") {
+                "the network from here to the CA"
+            } else {
+                "the name in DNS, and the ports 80 and 443 from outside"
+            };
             if count > 0 {
-                let why = certificate.problem.as_deref().unwrap_or("unknown reason");
                 let plural = if count == 1 {
                     "order"
                 } else {

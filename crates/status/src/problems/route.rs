@@ -1,5 +1,7 @@
 //! Problems of a route: its errors, and latency beyond its own history.
 
+use edgeway_base::shell;
+
 use super::{FAILING_FAST, Found, Severity, duration, is_failing};
 use crate::{
     latencies::Latencies,
@@ -19,13 +21,13 @@ impl Found {
                 Some(frequent) => format!(", most of them {frequent}"),
                 None => String::new(),
             };
-            let text = format!("route {name}: {percent:.0}% of the responses are 5xx{frequent}");
+            let text = format!("route {name}: {percent:.0}% of the requests failed{frequent}");
             let severity = if percent >= 50.0 && traffic.server_error_rate >= FAILING_FAST {
                 Severity::Error
             } else {
                 Severity::Warning
             };
-            let look = format!("`edgeway logs --errors --route {name}`");
+            let look = format!("`edgeway logs --errors {}`", selection(name));
             self.add(severity, "route_failing", name, text, &look);
         }
         if let Some(slow) = &traffic.slow {
@@ -40,14 +42,19 @@ impl Found {
     }
 }
 
+/// Returns the option of a command for this route, which may have the name of its pattern.
+fn selection(route: &str) -> String {
+    format!("--route={}", shell::quoted(route))
+}
+
 /// Returns the part of the way that takes the time, and what to look at.
 fn cause(route: &RouteStatus, slow: &SlowRoute, upstreams: &[UpstreamStatus]) -> (String, String) {
     let upstream = route.upstream.as_ref();
     let upstream = upstream.and_then(|name| upstreams.iter().find(|one| one.name == *name));
     let Some(upstream) = upstream else {
         let look = format!(
-            "its filters and plugins, and `edgeway logs --route {}`",
-            route.name
+            "its filters and plugins, and `edgeway logs {}`",
+            selection(&route.name)
         );
         return (String::new(), look);
     };

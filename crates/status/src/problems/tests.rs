@@ -122,6 +122,70 @@ fn each_problem_names_its_section_and_the_most_serious_come_first() {
 }
 
 #[test]
+fn an_upstream_that_no_backend_serves_is_a_problem() {
+    let mut status = Snapshot::default();
+    let backends = |states: &[&'static str]| {
+        let backend = |state: &&'static str| BackendStatus {
+            state: (*state).into(),
+            ..BackendStatus::default()
+        };
+        states.iter().map(backend).collect()
+    };
+    for (states, expected) in [
+        (
+            &[][..],
+            "upstream web has no backend, so its requests get 503",
+        ),
+        (
+            &["drained", "draining"],
+            "all backends of upstream web are drained, so its requests get 503",
+        ),
+        (&["drained", "healthy"], ""),
+    ] {
+        status.upstreams = vec![UpstreamStatus {
+            name: "web".to_owned(),
+            backends: backends(states),
+            ..UpstreamStatus::default()
+        }];
+        let text = found(&status).pop().map(|(_, text)| text);
+        assert_eq!(text.unwrap_or_default(), expected, "{states:?}");
+    }
+    status.upstreams[0].backends.clear();
+    let text = table::render_text(&status, None);
+    assert!(
+        text.lines()
+            .any(|line| line.starts_with("web  ") && line.ends_with("no backend")),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_to_look_at_is_a_command_for_any_name_of_a_route() {
+    for (name, option) in [
+        ("api", "--route=api"),
+        ("/*", "--route='/*'"),
+        ("-x", "--route=-x"),
+    ] {
+        let route = RouteStatus {
+            name: name.to_owned(),
+            traffic: RouteTraffic {
+                rate: 10.0,
+                server_error_rate: 10.0,
+                ..RouteTraffic::default()
+            },
+            ..RouteStatus::default()
+        };
+        let status = Snapshot {
+            routes: vec![route],
+            ..Snapshot::default()
+        };
+        let list = of(&status, time_of(&status).unwrap_or_default());
+        let command = format!("`edgeway logs --errors {option}`");
+        assert!(list[0].text.ends_with(&command), "{}", list[0].text);
+    }
+}
+
+#[test]
 fn what_the_gateway_lacks_is_a_problem_of_its_own() {
     let mut status = table::testkit::full();
     status.process.lacked_descriptors = true;

@@ -59,7 +59,8 @@ pub fn render_text(snapshot: &Snapshot, width: Option<usize>) -> String {
             "NOTES",
         ],
         latencies::backends(&snapshot.upstreams)
-            .map(|(upstream, backend, slow)| backend_row(upstream, backend, slow)),
+            .map(|(upstream, backend, slow)| backend_row(upstream, backend, slow))
+            .chain(snapshot.upstreams.iter().filter_map(empty_row)),
     );
     out.table(
         &["UPSTREAM", "REPLACED", "ENDED BY"],
@@ -84,7 +85,7 @@ pub fn render_text(snapshot: &Snapshot, width: Option<usize>) -> String {
     );
     out.table(
         &[
-            "ROUTE", "MATCH", "ACTION", "RATE", "5XX", "P95", "P99", "HITS", "FILTERS",
+            "ROUTE", "MATCH", "ACTION", "RATE", "FAILED", "P95", "P99", "HITS", "FILTERS",
         ],
         snapshot.routes.iter().map(|route| {
             let traffic = &route.traffic;
@@ -321,6 +322,15 @@ fn backend_row(
             .map_or_else(|| "-".to_owned(), |ms| format!("{ms:.1}ms")),
         notes.join(", "),
     ]
+}
+
+/// Row of an upstream without backends.
+fn empty_row(upstream: &UpstreamStatus) -> Option<[String; 9]> {
+    let dashes = || std::array::from_fn(|_| "-".to_owned());
+    let mut row: [String; 9] = upstream.backends.is_empty().then(dashes)?;
+    row[0].clone_from(&upstream.name);
+    "no backend".clone_into(&mut row[8]);
+    Some(row)
 }
 
 /// Notes about unusual settings and states.

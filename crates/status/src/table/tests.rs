@@ -43,8 +43,8 @@ fn columns_line_up() {
     PLUGIN    FILE                        VERSION       LOADED                    ROUTES   CALLS  FAILED  HEAP          NOTES
     ab-split  plugins/ab-split/plugin.js  0f1e2d3c4b5a  2027-01-16T09:00:00.000Z  api web  3400   7       300 KiB in 2  cpu 2, script 5, left out on api
 
-    ROUTE  MATCH                   ACTION        RATE     5XX    P95     P99      HITS  FILTERS
-    api    shop.example.com/api/*  upstream api  120.5/s  0.5/s  41.7ms  120.0ms  82%   request_id access_log
+    ROUTE  MATCH                   ACTION        RATE     FAILED  P95     P99      HITS  FILTERS
+    api    shop.example.com/api/*  upstream api  120.5/s  0.5/s   41.7ms  120.0ms  82%   request_id access_log
     ");
 }
 

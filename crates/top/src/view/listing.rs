@@ -197,7 +197,7 @@ pub(super) fn routes(observation: &Observation) -> Listing {
             text("ACTION", 5, |it| Cell::text(&it.action)),
             number(RATE, 0, |it| Cell::rate(it.traffic.rate)),
             number("4XX", 4, |it| Cell::rate(it.traffic.client_error_rate)),
-            number("5XX", 0, |it| Cell::rate(it.traffic.server_error_rate)),
+            number("FAILED", 0, |it| Cell::rate(it.traffic.server_error_rate)),
             number("P50", 7, |it| Cell::time(it.traffic.p50_ms)),
             number("P95", 1, |it| Cell::time(it.traffic.p95_ms)),
             number("P99", 6, |it| Cell::time(it.traffic.p99_ms)),

@@ -88,7 +88,7 @@ pub(super) fn facts(observation: &Observation) -> Vec<(&'static str, String)> {
 fn requests(observation: &Observation) -> String {
     let rates = observation.rates();
     let mut text = format!(
-        "{}, 4xx {}, 5xx {}",
+        "{}, 4xx {}, failed {}",
         rate(rates.requests),
         rate(rates.client_errors),
         rate(rates.server_errors)

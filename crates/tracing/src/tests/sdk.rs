@@ -19,7 +19,6 @@ use crate::{
     FinishedRequest,
     base::trace_context::{TRACESTATE, TraceContext, is_tracestate},
     chain::{Protocol, TraceAttempt, TraceStep, host::public_host, span_id},
-    sampling::is_error,
 };
 
 /// Converter of a request's facts to structs of the SDK.
@@ -98,7 +97,7 @@ impl SdkSpans<'_> {
             links: self.links(),
             ..self.span(trace.span_id, facts.started, time.now, time, state)
         };
-        if !is_error(facts) {
+        if !facts.is_failed() {
             return span;
         }
         SpanData {
@@ -141,7 +140,7 @@ impl SdkSpans<'_> {
             list.put("http.request.body.size", bytes(facts.bytes_received));
         }
         list.put("http.response.body.size", bytes(facts.bytes_sent));
-        if is_error(facts) {
+        if facts.is_failed() {
             let status = || facts.status.to_string();
             list.put(
                 "error.type",

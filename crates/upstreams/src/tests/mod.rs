@@ -99,7 +99,7 @@ impl Bench {
             route: "",
             folder: &self.folder,
             upstreams: &[],
-            secret_queries: &[],
+            secret_names: &[],
             clock: &self.clock,
             metrics: &self.metrics,
             zones: &crate::zones::Zones::default(),

@@ -83,11 +83,17 @@ pub struct JwtConfig {
 
 impl JwtConfig {
     /// Returns the query parameters that carry tokens.
-    pub(super) fn queries(&self) -> Vec<String> {
+    fn queries(&self) -> Vec<String> {
         let sources = self.token.0.iter();
-        sources
-            .filter_map(|source| source.value.query.clone())
-            .collect()
+        let names = sources.filter_map(|source| source.value.query.clone());
+        names.collect()
+    }
+
+    /// Returns the query parameters and headers that carry tokens.
+    pub(super) fn secret_names(&self) -> Vec<String> {
+        let sources = self.token.0.iter();
+        let headers = sources.filter_map(|source| source.value.header.clone());
+        self.queries().into_iter().chain(headers).collect()
     }
 
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Jwt> {

@@ -19,7 +19,7 @@ use crate::jwt::source::TokenSource;
 #[derive(Default)]
 pub(super) struct SourceConfig {
     /// Name of a header; `Authorization` has `Bearer` before the token.
-    header: Option<String>,
+    pub(super) header: Option<String>,
     /// Name of a cookie.
     cookie: Option<String>,
     /// Name of a query parameter.

@@ -26,7 +26,7 @@ pub(super) fn compiled(yaml: &str) -> Jwt {
             route: "test",
             folder: std::path::Path::new("."),
             upstreams: &[],
-            secret_queries: &[],
+            secret_names: &[],
             clock: &Clock::test(),
             metrics: &Metrics::default(),
             zones: &Zones::default(),

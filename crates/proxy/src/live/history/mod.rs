@@ -62,7 +62,7 @@ enum Kind {
     WithReason,
     /// The request was served, but degraded.
     Degraded,
-    /// The status is 500 or more.
+    /// The gateway or a backend failed it.
     Failed,
 }
 
@@ -70,7 +70,7 @@ impl Kind {
     const ALL: [Self; 4] = [Self::Plain, Self::WithReason, Self::Degraded, Self::Failed];
 
     fn of(request: &LoggedRequest<'_>) -> Self {
-        if request.fixed.status >= 500 {
+        if request.fixed.is_failed() {
             Self::Failed
         } else if request.fixed.is_degraded {
             Self::Degraded

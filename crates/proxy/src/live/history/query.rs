@@ -25,9 +25,9 @@ const MOST: usize = 10_000;
 #[serde(deny_unknown_fields, default)]
 pub struct RequestQuery {
     n: Option<usize>,
-    /// Only requests with a status of 500 or more.
+    /// Only requests that failed.
     errors: bool,
-    /// Only requests with a status of 500 or more, and degraded ones: served after a retry or
+    /// Only requests that failed, and degraded ones: served after a retry or
     /// without a plugin, for example.
     problems: bool,
     #[serde(deserialize_with = "parsed")]
@@ -103,7 +103,7 @@ impl RequestQuery {
                 .as_ref()
                 .is_none_or(|wanted| word.is_some_and(|word| word.eq_ignore_ascii_case(wanted)))
         };
-        let is_failed = fixed.status >= 500;
+        let is_failed = fixed.is_failed();
         (!self.errors || is_failed)
             && (!self.problems || is_failed || fixed.is_degraded)
             && self

@@ -33,7 +33,7 @@ pub struct TrafficFigures {
 pub struct TrafficPoint {
     /// Requests per second.
     pub rate: f64,
-    /// Share of responses with 5xx, 0 to 1; `None` without requests.
+    /// Share of requests that failed, 0 to 1; `None` without requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_share: Option<f64>,
     /// 95th percentile of the time to the last byte, in milliseconds.

@@ -72,7 +72,7 @@ struct RouteCounts {
     requests: u64,
     /// Responses with 4xx, without 499.
     client_errors: u64,
-    /// Responses with 5xx.
+    /// Requests that failed.
     server_errors: u64,
     lookups: u64,
     hits: u64,
@@ -115,13 +115,13 @@ pub struct RecentTraffic {
 pub struct RouteTraffic {
     /// Requests since the process began.
     pub requests: u64,
-    /// Responses with 5xx since the process began.
+    /// Requests that failed since the process began: with 5xx, or a response that broke off.
     pub server_errors: u64,
     /// Requests per second.
     pub rate: f64,
     /// Responses with 4xx per second, without 499.
     pub client_error_rate: f64,
-    /// Responses with 5xx per second.
+    /// Requests that failed per second.
     pub server_error_rate: f64,
     /// Share of lookups that the cache served, 0 to 1; `None` without lookups.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -136,7 +136,7 @@ pub struct RouteTraffic {
     /// Latency, if it is far above the route's own history.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<SlowRoute>,
-    /// The most frequent error of the last seconds, if some responses were 5xx.
+    /// The most frequent error of the last seconds, if some requests failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub most_errors: Option<String>,
 }
@@ -325,8 +325,12 @@ impl Record {
             match series.get("status").unwrap_or_default().as_bytes() {
                 b"499" => {}
                 [b'4', ..] => counts.client_errors += count,
-                [b'5', ..] => counts.server_errors += count,
                 _ => {}
+            }
+        });
+        metrics.each_counter("edgeway_http_failed_total", |series, count| {
+            if let Some(route) = series.get("route") {
+                of(&mut routes, route).server_errors += count;
             }
         });
         metrics.each_histogram(

@@ -7,6 +7,14 @@ fn requests(metrics: &Metrics, route: &str, status: &str, count: u64) {
     metrics
         .counter("edgeway_http_requests_total", "r", &labels)
         .inc_by(count);
+    if status.starts_with('5') {
+        failed(metrics, route, count);
+    }
+}
+
+fn failed(metrics: &Metrics, route: &str, count: u64) {
+    let counter = metrics.counter("edgeway_http_failed_total", "f", &[("route", route)]);
+    counter.inc_by(count);
 }
 
 #[test]
@@ -16,10 +24,12 @@ fn a_rate_is_the_growth_of_its_window() {
     let traffic = Traffic::new(metrics.clone(), clock.clone());
     // 20 requests in each of 120 s, then silence.
     for _ in 0..60 {
-        requests(&metrics, "shop", "200", 30);
+        // One of them was broken off.
+        requests(&metrics, "shop", "200", 31);
+        failed(&metrics, "shop", 1);
         requests(&metrics, "shop", "404", 6);
         requests(&metrics, "shop", "499", 2);
-        requests(&metrics, "shop", "502", 2);
+        requests(&metrics, "shop", "502", 1);
         clock.advance(INTERVAL);
         traffic.record();
     }

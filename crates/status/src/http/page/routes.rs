@@ -43,7 +43,7 @@ fn route_table(routes: &[&RouteStatus]) -> Markup {
         "Route",
         "#Requests/s",
         "#4xx/s",
-        "#5xx/s",
+        "#Failed/s",
         "#p50 ms",
         "#p95 ms",
         "#p99 ms",

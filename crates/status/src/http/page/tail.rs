@@ -100,8 +100,8 @@ impl Tail {
                         }
                     }
                     @for (name, text) in [
-                        (ERRORS, " only 5xx"),
-                        (PROBLEMS, " only 5xx, retried and degraded"),
+                        (ERRORS, " only failed"),
+                        (PROBLEMS, " only failed, retried and degraded"),
                     ] {
                         label {
                             input type="checkbox" name=(name) value="true"

@@ -32,7 +32,7 @@ const TILES: [Tile; 4] = [
         top: 1.0,
     },
     Tile {
-        name: "Errors (5xx)",
+        name: "Failed requests",
         value: |point| point.error_share,
         text: per_cent,
         top: 0.05,
@@ -139,7 +139,7 @@ mod tests {
             "12/s",
             "0.4 %",
             "Requests in the last minute: at most 40/s",
-            "Errors (5xx) in the last minute: at most 50 %",
+            "Failed requests in the last minute: at most 50 %",
             "95 % within in the last hour: at most –",
             "Requests in the last hour: at most –",
         ] {
