@@ -91,6 +91,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         upstream,
         trial,
         split,
+        tried_at,
         ..
     } = ctx;
     facts.bytes_sent = client.sent;
@@ -115,10 +116,13 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     }
     if let Some(trial) = trial.take()
         && facts.upstream.attempts > 0
-        && facts.status != Failure::ClientGone.status().as_u16()
     {
-        let is_failed = facts.status >= 500 || facts.reason.is_some_and(error::is_of_upstream);
-        trial.ended(is_failed, facts.upstream.first_byte);
+        if facts.status != Failure::ClientGone.status().as_u16() {
+            let is_failed = facts.status >= 500 || facts.reason.is_some_and(error::is_of_upstream);
+            trial.ended(is_failed, facts.upstream.first_byte);
+        } else if facts.upstream.first_byte.is_none() && client.body.is_read() {
+            trial.left(now.saturating_duration_since(*tried_at));
+        }
     }
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();
