@@ -378,6 +378,7 @@ impl Compiler<'_> {
                 upstreams.insert(Arc::clone(&upstream.name), upstream);
             }
         }
+        self.shared_ports(&upstreams);
         upstreams
     }
 
