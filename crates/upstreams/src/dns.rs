@@ -128,33 +128,33 @@ fn resolver(strategy: LookupIpStrategy) -> Result<TokioResolver, DnsError> {
 
 async fn ask_servers(resolver: &TokioResolver, name: &str) -> Result<Resolved, DnsError> {
     let found = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
-    let mut found = Lookup::from(found);
+    let mut lookup = Lookup::from(found);
     let is_exclusive = resolver.options().ip_strategy == LookupIpStrategy::Ipv4thenIpv6;
-    if is_exclusive && found.query().query_type() == RecordType::AAAA {
+    if is_exclusive && lookup.query().query_type() == RecordType::AAAA {
         // The resolver asks for IPv6 after a failure too, which does not mean that there is no IPv4.
-        let mut name = found.query().name().clone();
+        let mut name = lookup.query().name().clone();
         name.set_fqdn(true);
         match resolver
             .lookup(name, RecordType::A)
             .await
             .map_err(|e| explain(&e))
         {
-            Ok(v4) if addresses(&v4).next().is_some() => found = v4,
+            Ok(v4) if addresses(&v4).next().is_some() => lookup = v4,
             Ok(_) | Err(DnsError::NoSuchHost) => {}
             Err(error) => return Err(error),
         }
     }
     // Aliases count as well: the shortest TTL limits the whole chain.
-    let ttl = found.answers().iter().map(|record| record.ttl).min();
+    let ttl = lookup.answers().iter().map(|record| record.ttl).min();
     let ttl = ttl.unwrap_or(0);
     Ok(Resolved::new(
-        addresses(&found),
+        addresses(&lookup),
         Duration::from_secs(ttl.into()),
     ))
 }
 
-fn addresses(found: &Lookup) -> impl Iterator<Item = IpAddr> {
-    let records = found.answers().iter();
+fn addresses(lookup: &Lookup) -> impl Iterator<Item = IpAddr> {
+    let records = lookup.answers().iter();
     records.filter_map(|record| record.data.ip_addr())
 }
 
