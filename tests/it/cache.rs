@@ -9,7 +9,7 @@ use crate::support::{
     front::Front,
     gateway::Gateway,
     http2,
-    origins::{FixedOrigin, NumberedOrigin, Origin},
+    origins::{FixedOrigin, HaltingOrigin, NumberedOrigin, Origin},
     seed,
     wait::{pass, wait_for},
 };
@@ -148,6 +148,43 @@ async fn within_its_window_a_stale_response_is_served_while_one_request_revalida
             1,
         )
         .await;
+}
+
+/// Also: the body of the new response may pause for as long as that of any other one.
+#[tokio::test]
+async fn a_stale_response_is_served_until_the_new_one_is_complete() {
+    for path in ["/pauses", "/breaks"] {
+        let origin = HaltingOrigin::start(Duration::from_secs(2)).await;
+        let gateway = Front::to(&origin)
+            .upstream("timeouts: { first_byte: 500ms, idle: 20s }, eject: { errors: 1, for: 1h }")
+            .route("name: app, cache: {}")
+            .start()
+            .await;
+        gateway.get(path).await.assert_cached("MISS", "first half");
+        gateway.get(path).await.assert_cached("STALE", "first half");
+        wait_for("the new response has begun", SOON, async || {
+            (origin.counts().requests() == 2).then_some(())
+        })
+        .await;
+        for request in [get(path), get(path), Request::new("HEAD", path)] {
+            pass(Duration::from_millis(300)).await;
+            let response = gateway.send(&request).await;
+            assert_eq!((response.cache_status(), response.status()), ("STALE", 200));
+            assert_eq!(response.header("content-length"), Some("10"));
+        }
+        gateway.get(path).await.assert_cached("STALE", "first half");
+        if path == "/breaks" {
+            pass(Duration::from_secs(3)).await;
+            gateway.get(path).await.assert_cached("STALE", "first half");
+            continue;
+        }
+        wait_for("the new response is there", SOON, async || {
+            (gateway.get(path).await.cache_status() == "HIT").then_some(())
+        })
+        .await;
+        gateway.get(path).await.assert_cached("HIT", "later half");
+        assert_eq!(origin.counts().requests(), 2);
+    }
 }
 
 #[tokio::test]

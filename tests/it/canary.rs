@@ -6,9 +6,10 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::support::{
-    client::get,
+    client::{self, get},
     fleet::{Ran, begin, edgeway},
     gateway::Gateway,
     load::endless_paced,
@@ -121,6 +122,33 @@ async fn a_release_whose_responses_break_off_is_rolled_back() {
     assert_eq!(ran.status, Some(1), "{}", ran.stderr);
     assert!(ran.stderr.contains("for its errors"), "{}", ran.stderr);
     assert!(tally.truncated >= 3, "{tally:?}");
+}
+
+/// The judge rolls it back for its latency: see the tests of the crate.
+#[tokio::test]
+async fn clients_that_leave_a_release_that_hangs_count_for_its_latency() {
+    let site = site("{ steps: [50%], step: 1h, by: request }").await;
+    let gateway = &site.gateway;
+    let two = tried_app(Behaviour {
+        delay: LONG,
+        ..Behaviour::default()
+    });
+    let deploy = ["deploy", "web", text(two.path()), "--name", "two"];
+    let deploy = begin(gateway, &[&deploy[..], &["--canary", "50%"]].concat());
+    begun(gateway).await;
+    let canary = wait_for("clients have left it", LONG, async || {
+        let request = get("/");
+        let sent = client::send(gateway.address(), &request);
+        // The connection is closed with the request.
+        drop(timeout(Duration::from_millis(700), sent).await);
+        let canary = upstream(gateway).await["canary"].clone();
+        (canary["new"]["p95_ms"].as_f64()? > 500.0).then_some(canary)
+    })
+    .await;
+    assert_eq!(canary["new"]["requests"], 0, "{canary}");
+    assert_eq!(canary["new"]["failed"], 0, "{canary}");
+    site.run(&["rollback", "web"]).await;
+    assert_eq!(deploy.end().await.status, Some(1));
 }
 
 #[tokio::test]

@@ -195,12 +195,28 @@ async fn a_refused_command_does_not_mark_redis_as_lost() {
     let reason = supervised.client.status().last_error.unwrap();
     assert!(reason.contains("WRONGTYPE"), "{reason}");
     assert_eq!(supervised.client.status().rejection, Some(reason));
-    // A replica takes no writes: the client looks for another server.
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_redis_that_became_a_replica_rejects_writes_and_stays_up() {
+    let redis = Redis::start().await;
+    let supervised = Supervised::up(single(&redis)).await;
+    let since = supervised.client.status().since;
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    assert_eq!(
-        supervised.set("test:a", "1").await,
-        Err(Unavailable::Connection)
-    );
+    wait_for("writes are rejected", PATIENCE, async || {
+        let refused = supervised.set("test:a", "1").await.expect_err("a replica");
+        // The client connects again now and then: the name may lead to another instance.
+        assert!(
+            matches!(refused, Unavailable::Response | Unavailable::Open),
+            "{refused:?}"
+        );
+        let status = supervised.client.status();
+        assert!(status.is_up && status.since == since, "{status:?}");
+        let why = status.rejection?;
+        assert!(why.contains("ReadOnly"), "{why}");
+        (supervised.metric("edgeway_redis_errors_total{kind=\"response\"}") > 20).then_some(())
+    })
+    .await;
     redis.cli(&["REPLICAOF", "NO", "ONE"]);
     wait_for("it takes writes again", BACK_WITHIN, async || {
         supervised.set("test:a", "1").await.ok()

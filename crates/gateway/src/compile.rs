@@ -180,6 +180,7 @@ impl Compiler<'_> {
             self.roots_alone();
             self.nginx_variables();
             self.socket_io_without_sticky();
+            self.shared_sticky_cookies();
             self.check_profiles();
         }
         let routes = routes.into_iter().collect::<Option<Vec<_>>>()?;
@@ -378,6 +379,7 @@ impl Compiler<'_> {
                 upstreams.insert(Arc::clone(&upstream.name), upstream);
             }
         }
+        self.shared_ports(&upstreams);
         upstreams
     }
 

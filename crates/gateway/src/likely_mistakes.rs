@@ -8,8 +8,8 @@ use edgeway_cache::{
 };
 use edgeway_config::{
     diagnostic::Place,
-    model::{App, BackendTarget, MatchConfig, OneOrMany, RouteNode},
-    tree::{Node, Spanned, Value},
+    model::{App, BackendTarget, File, MatchConfig, OneOrMany, RouteNode, UpstreamConfig},
+    tree::{Key, Node, Spanned, Value},
 };
 
 use super::{ListenAddress, Listener, compile::Compiler};
@@ -88,12 +88,7 @@ impl Compiler<'_> {
         for route in &self.file.routes {
             let paths = &route.config.matches.value.path.0;
             let path = paths.iter().find(|path| path.value.contains("/socket.io"));
-            let (Some(path), Some(name)) = (path, &route.config.upstream) else {
-                continue;
-            };
-            let mut upstreams = self.file.upstreams.iter();
-            let upstream = upstreams.find(|(key, _)| key.name == name.value);
-            let Some((_, Spanned { value: app, .. })) = upstream else {
+            let (Some(path), Some((key, app))) = (path, upstream_of(self.file, route)) else {
                 continue;
             };
             let is_by_hash = |balance: &Spanned<String>| balance.value.starts_with("hash:");
@@ -114,9 +109,35 @@ impl Compiler<'_> {
                 format!(
                     "write `sticky: {{ cookie: instance }}` in upstream `{}`; for clients that \
                          keep no cookies, `balance: hash:client.ip`",
-                    name.value
+                    key.name
                 ),
             );
+        }
+    }
+
+    /// Warns of upstreams with one sticky cookie on one host: a browser has one of that name.
+    pub(super) fn shared_sticky_cookies(&mut self) {
+        let mut seen: Vec<(&str, &Spanned<String>, &RouteNode)> = Vec::new();
+        for route in &self.file.routes {
+            let upstream = upstream_of(self.file, route);
+            let Some((key, Some(sticky))) = upstream.map(|(key, app)| (key, &app.sticky)) else {
+                continue;
+            };
+            let cookie = &sticky.cookie;
+            let is_known = seen.iter().any(|(name, ..)| *name == key.name);
+            let mut others = seen
+                .iter()
+                .filter(|(_, other, _)| other.value == cookie.value);
+            let other = others.find(|(name, _, other)| *name != key.name && meet(route, other));
+            if let Some((other, ..)) = other.filter(|_| !is_known) {
+                self.diagnostics.warn(
+                    "edgeway::upstream::shared_cookie",
+                    cookie.place,
+                    format!("upstream `{other}` has this cookie too: each replaces the other's"),
+                    format!("write a name of its own, such as `cookie: {}`", key.name),
+                );
+            }
+            seen.push((&key.name, cookie, route));
         }
     }
 
@@ -152,14 +173,9 @@ impl Compiler<'_> {
         if policy.mode != Mode::App || policy.pages == PageCache::Off {
             return;
         }
-        let Some(name) = &route.config.upstream else {
+        let Some((key, app)) = upstream_of(self.file, route) else {
             return;
         };
-        let mut upstreams = self.file.upstreams.iter();
-        let Some((key, upstream)) = upstreams.find(|(key, _)| key.name == name.value) else {
-            return;
-        };
-        let app = &upstream.value;
         if app.app != App::Nextjs || app.releases.is_some() || app.guarded.is_some() {
             return;
         }
@@ -196,6 +212,21 @@ impl Compiler<'_> {
             ),
         );
     }
+}
+
+/// Returns the upstream that a route names.
+fn upstream_of<'f>(file: &'f File, route: &RouteNode) -> Option<(&'f Key, &'f UpstreamConfig)> {
+    let name = route.config.upstream.as_ref()?;
+    let mut upstreams = file.upstreams.iter();
+    let (key, upstream) = upstreams.find(|(key, _)| key.name == name.value)?;
+    Some((key, &upstream.value))
+}
+
+/// Returns true if two routes are known to have a host in common.
+fn meet(one: &RouteNode, other: &RouteNode) -> bool {
+    let [one, other] = [one, other].map(|route| &route.config.matches.value.host.0);
+    let has = |host: &Spanned<String>| other.iter().any(|it| it.value == host.value);
+    one.is_empty() || other.is_empty() || one.iter().any(has)
 }
 
 /// Returns true if requests for other paths, with everything else that `root` demands, match.

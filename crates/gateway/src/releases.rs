@@ -1,9 +1,12 @@
 //! Releases of apps, and the one that a request belongs to while several of them run.
 
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc};
 
 use edgeway_cache::nextjs::{Destination, ReleaseRequest, Releases};
-use edgeway_config::{model::UpstreamConfig, tree::Key};
+use edgeway_config::{
+    model::UpstreamConfig,
+    tree::{Key, Spanned},
+};
 use edgeway_upstreams::{TrialRequest, Upstream};
 
 use super::{Gateway, compile::Compiler};
@@ -41,6 +44,33 @@ impl Gateway {
 }
 
 impl Compiler<'_> {
+    /// Reports ports that two upstreams have for instances: one site could get the app of the other.
+    pub(super) fn shared_ports(&mut self, upstreams: &HashMap<Arc<str>, Arc<Upstream>>) {
+        for (index, (key, Spanned { value, .. })) in self.file.upstreams.iter().enumerate() {
+            let Some(upstream) = upstreams.get(&*key.name) else {
+                continue;
+            };
+            let shares = |(other, _): &&(Key, _)| {
+                let other = upstreams.get(&*other.name);
+                other.is_some_and(|other| upstream.shares_ports(other))
+            };
+            let Some((other, _)) = self.file.upstreams[..index].iter().find(shares) else {
+                continue;
+            };
+            let releases = value.releases.as_ref().map(|it| it.value.ports.place);
+            let scale = value.scale.as_ref().map(|it| it.value.ports.place);
+            self.diagnostics.error(
+                "edgeway::upstream::shared_ports",
+                releases.or(scale).unwrap_or(key.place),
+                format!(
+                    "instances of upstream `{}` have some of these ports",
+                    other.name
+                ),
+                "write ports that no other upstream has, so that no site gets the app of another",
+            );
+        }
+    }
+
     /// Returns the releases of this app, if it has some.
     pub(super) fn releases(
         &mut self,

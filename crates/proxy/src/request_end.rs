@@ -92,6 +92,7 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
         trial,
         split,
         stale_attempts,
+        tried_at,
         ..
     } = ctx;
     // As for retries, a connection that the app had closed before is no attempt.
@@ -118,9 +119,12 @@ pub(super) fn log(live: &Live, client: &Client, ctx: &mut Context) {
     }
     if let Some(trial) = trial.take()
         && facts.upstream.attempts > 0
-        && facts.status != Failure::ClientGone.status().as_u16()
     {
-        trial.ended(facts.is_failed(), facts.upstream.first_byte);
+        if facts.status != Failure::ClientGone.status().as_u16() {
+            trial.ended(facts.is_failed(), facts.upstream.first_byte);
+        } else if facts.upstream.first_byte.is_none() && client.body.is_read() {
+            trial.left(now.saturating_duration_since(*tried_at));
+        }
     }
     guard::over(live, gateway, facts, connection.as_deref());
     facts.ended = live.world.clock.wall();

@@ -5,10 +5,11 @@ use std::{net::IpAddr, time::Duration};
 use hickory_resolver::{
     Hosts, TokioResolver,
     config::{LookupIpStrategy, ResolveHosts},
+    lookup::Lookup,
     net::NetError,
     proto::{
         op::Query,
-        rr::{Name, Record, RecordType},
+        rr::{Name, RecordType},
     },
 };
 
@@ -105,7 +106,7 @@ fn in_hosts_file(name: &str, strategy: LookupIpStrategy) -> Option<Resolved> {
     let name = Name::from_utf8(name).ok()?;
     let [v4, v6] = [RecordType::A, RecordType::AAAA].map(|kind| {
         let found = hosts.lookup_static_host(&Query::query(name.clone(), kind));
-        found.map_or(Vec::new(), |found| addresses(found.answers()).collect())
+        found.map_or(Vec::new(), |found| addresses(&found).collect())
     });
     let found = match strategy {
         LookupIpStrategy::Ipv4AndIpv6 => [v4, v6].concat(),
@@ -127,17 +128,34 @@ fn resolver(strategy: LookupIpStrategy) -> Result<TokioResolver, DnsError> {
 
 async fn ask_servers(resolver: &TokioResolver, name: &str) -> Result<Resolved, DnsError> {
     let found = resolver.lookup_ip(name).await.map_err(|e| explain(&e))?;
-    let records = found.as_lookup().answers();
+    let mut lookup = Lookup::from(found);
+    let is_exclusive = resolver.options().ip_strategy == LookupIpStrategy::Ipv4thenIpv6;
+    if is_exclusive && lookup.query().query_type() == RecordType::AAAA {
+        // The resolver asks for IPv6 after a failure too, which does not mean that there is no IPv4.
+        let mut name = lookup.query().name().clone();
+        name.set_fqdn(true);
+        match resolver
+            .lookup(name, RecordType::A)
+            .await
+            .map_err(|e| explain(&e))
+        {
+            Ok(v4) if addresses(&v4).next().is_some() => lookup = v4,
+            Ok(_) | Err(DnsError::NoSuchHost) => {}
+            Err(error) => return Err(error),
+        }
+    }
     // Aliases count as well: the shortest TTL limits the whole chain.
-    let ttl = records.iter().map(|record| record.ttl).min().unwrap_or(0);
+    let ttl = lookup.answers().iter().map(|record| record.ttl).min();
+    let ttl = ttl.unwrap_or(0);
     Ok(Resolved::new(
-        addresses(records),
+        addresses(&lookup),
         Duration::from_secs(ttl.into()),
     ))
 }
 
-fn addresses(records: &[Record]) -> impl Iterator<Item = IpAddr> {
-    records.iter().filter_map(|record| record.data.ip_addr())
+fn addresses(lookup: &Lookup) -> impl Iterator<Item = IpAddr> {
+    let records = lookup.answers().iter();
+    records.filter_map(|record| record.data.ip_addr())
 }
 
 fn explain(error: &NetError) -> DnsError {
@@ -200,6 +218,14 @@ impl Schedule {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use hickory_resolver::{
+        config::{NameServerConfig, ResolverConfig},
+        net::runtime::TokioRuntimeProvider,
+    };
+    use tokio::{net::UdpSocket, task::JoinSet};
+
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
@@ -242,6 +268,72 @@ mod tests {
         let one = Resolved::new(ips(&["10.0.0.2", "10.0.0.1"]), MAX_TTL);
         let other = Resolved::new(ips(&["10.0.0.1", "10.0.0.2", "10.0.0.1"]), MAX_TTL);
         assert_eq!(one, other);
+    }
+
+    /// Returns a resolver of a server that has the address `::1` for every name, and responds to
+    /// queries for IPv4 addresses with `code`, or with `127.0.0.1`, after it has left out `lost`
+    /// of them.
+    async fn resolver_of(code: u8, lost: usize) -> (TokioResolver, JoinSet<()>) {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut server = NameServerConfig::udp(Ipv4Addr::LOCALHOST.into());
+        server.connections[0].port = socket.local_addr().unwrap().port();
+        let mut serving = JoinSet::new();
+        serving.spawn(serve_names(socket, code, lost));
+        let config = ResolverConfig::from_name_servers(vec![server]);
+        let mut builder =
+            TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let options = builder.options_mut();
+        options.ip_strategy = LookupIpStrategy::Ipv4thenIpv6;
+        options.cache_size = 0;
+        options.attempts = 0;
+        options.timeout = Duration::from_millis(200);
+        (builder.build().unwrap(), serving)
+    }
+
+    async fn serve_names(socket: UdpSocket, code: u8, mut lost: usize) {
+        let mut query = [0; 512];
+        loop {
+            let (_, client) = socket.recv_from(&mut query).await.unwrap();
+            // RFC 1035, 4.1: 12 bytes, the name up to an empty label, the type and the class.
+            let end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+            let is_v6 = query[end - 3] == 28;
+            if !is_v6 && lost > 0 {
+                lost -= 1;
+                continue;
+            }
+            let (code, address) = match (is_v6, code) {
+                (true, _) => (0, Ipv6Addr::LOCALHOST.octets().to_vec()),
+                (false, 0) => (0, Ipv4Addr::LOCALHOST.octets().to_vec()),
+                (false, code) => (code, Vec::new()),
+            };
+            let count = u8::from(!address.is_empty());
+            let mut response = query[..2].to_vec();
+            response.extend([0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]);
+            response.extend(&query[12..end]);
+            if count > 0 {
+                response.extend([0xc0, 12, 0, query[end - 3], 0, 1, 0, 0, 0, 60, 0]);
+                response.push(u8::try_from(address.len()).unwrap());
+                response.extend(address);
+            }
+            socket.send_to(&response, client).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn ipv6_takes_over_only_where_there_is_no_ipv4() {
+        const NOTHING: u8 = 3;
+        const FAILURE: u8 = 2;
+        let ask = async |code, lost| {
+            let (resolver, _serving) = resolver_of(code, lost).await;
+            let found = ask_servers(&resolver, "app.internal").await?;
+            Ok(found.addresses)
+        };
+        let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
+        assert_eq!(ask(0, 0).await, Ok(vec![v4]));
+        assert_eq!(ask(NOTHING, 0).await, Ok(vec![v6]));
+        assert_eq!(ask(0, 1).await, Ok(vec![v4]), "a packet was lost");
+        let failed: Result<Vec<IpAddr>, DnsError> = ask(FAILURE, 0).await;
+        assert!(matches!(failed, Err(DnsError::Other(_))), "{failed:?}");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{members::Source, target::Target};
+use super::{Upstream, members::Source, target::Target};
 use crate::{
     chain::CompileContext,
     config::{model::UpstreamConfig, tree::Spanned},
@@ -89,6 +89,25 @@ impl Scale {
 
     fn may_be(&self, at: SocketAddr) -> bool {
         at.ip() == self.address && (self.first_port..=self.last_port).contains(&at.port())
+    }
+}
+
+impl Upstream {
+    /// Returns the address and the ports of instances that commands start.
+    fn instance_ports(&self) -> Option<(IpAddr, u16, u16)> {
+        let releases = self.releases.as_ref();
+        let releases = releases.map(|own| (own.address, own.first_port, own.last_port));
+        let scale = self.scale.as_ref();
+        releases.or_else(|| scale.map(|own| (own.address, own.first_port, own.last_port)))
+    }
+
+    /// Returns true if `edgeway deploy` and `edgeway scale` may start instances of both apps on one
+    /// port.
+    pub fn shares_ports(&self, other: &Self) -> bool {
+        let ports = self.instance_ports().zip(other.instance_ports());
+        ports.is_some_and(|((own_ip, first, last), (ip, other_first, other_last))| {
+            own_ip == ip && first <= other_last && other_first <= last
+        })
     }
 }
 

@@ -105,6 +105,8 @@ struct ShardSlot {
 pub struct Lookup {
     /// The selected variant, fresh or stale, complete or in flight.
     pub entry: Option<Arc<Entry>>,
+    /// The complete variant that would be selected if `entry`, which is in flight, were not stored.
+    pub complete: Option<Arc<Entry>>,
     /// `Vary` of the newest response for the key, if there is one.
     pub vary: Option<Vary>,
     /// True if variants were skipped because they depend on headers whose value at the origin is

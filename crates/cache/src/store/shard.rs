@@ -147,12 +147,14 @@ impl Shard {
     pub(super) fn find(&self, hashes: &Hashes, key: &Key, request: SentHeaders<'_>) -> Lookup {
         let mut computed: Option<(&Vary, Variance)> = None;
         let mut is_unclear = false;
-        let mut best: Option<&Arc<Entry>> = None;
+        // The best one in flight, and the best complete one.
+        let mut best: [Option<&Arc<Entry>>; 2] = [None; 2];
         let mut newest: Option<&Arc<Entry>> = None;
         for (_, entry) in self.variants(hashes, key) {
             if newest.is_none_or(|newest| is_before(newest, entry)) {
                 newest = Some(entry);
             }
+            let best = &mut best[usize::from(entry.is_complete())];
             if best.is_some_and(|best| is_before(entry, best)) {
                 continue;
             }
@@ -170,11 +172,13 @@ impl Shard {
                 }
             };
             if variance == entry.variance() {
-                best = Some(entry);
+                *best = Some(entry);
             }
         }
+        let [arriving, complete] = best;
         Lookup {
-            entry: best.cloned(),
+            entry: arriving.or(complete).cloned(),
+            complete: arriving.and(complete).cloned(),
             vary: newest.map(|entry| entry.vary().clone()),
             is_unclear,
         }

@@ -243,6 +243,7 @@ impl Redis {
 
     /// Counts a failure, and stops using the part after too many of them.
     fn failed(&self, links: &Arc<Connections>, part: usize, problem: Problem) -> Unavailable {
+        let is_read_only = matches!(problem, Problem::ReadOnly(_));
         match problem {
             Problem::Timeout => {
                 self.metrics.timeouts.inc();
@@ -250,6 +251,10 @@ impl Redis {
                     self.open(links, part, &self.too_slow());
                 }
                 Unavailable::Timeout
+            }
+            Problem::ReadOnly(why) if !matches!(self.settings.mode, Mode::Single) => {
+                // There is another master.
+                self.failed(links, part, Problem::Connection(why))
             }
             Problem::Connection(why) => {
                 self.metrics.connection.inc();
@@ -259,13 +264,14 @@ impl Redis {
                 }
                 Unavailable::Connection
             }
-            Problem::Response(why) => {
+            Problem::ReadOnly(why) | Problem::Response(why) => {
                 self.metrics.response.inc();
                 links.parts[part].passed();
                 let mut state = self.state.lock();
                 let earlier = self.recent(&state).map_or(0, |recent| recent.count);
+                let count = earlier.saturating_add(1);
                 state.rejections = Some(Rejections {
-                    count: earlier.saturating_add(1),
+                    count,
                     last: self.clock.now(),
                     why: why.clone(),
                 });
@@ -273,6 +279,10 @@ impl Redis {
                 drop(state);
                 if earlier == 0 {
                     warn!(address = self.settings.address(), error = why; "redis rejected a command");
+                }
+                // Its name may lead to another instance by now: attempts grow rare.
+                if is_read_only && count.is_power_of_two() && self.give_up(links) {
+                    self.changed.notify_one();
                 }
                 Unavailable::Response
             }
@@ -296,13 +306,17 @@ impl Redis {
         }
     }
 
-    /// Gives up these connections.
     fn lose(&self, links: &Arc<Connections>, why: &str) {
-        let current = self.links.compare_and_swap(links, None);
-        if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, links)) {
+        if self.give_up(links) {
             self.went_down(why);
             self.changed.notify_one();
         }
+    }
+
+    /// Gives up these connections. Returns false if they were given up before.
+    fn give_up(&self, links: &Arc<Connections>) -> bool {
+        let current = self.links.compare_and_swap(links, None);
+        current.as_ref().is_some_and(|c| Arc::ptr_eq(c, links))
     }
 
     /// Returns the number of gateways that share it, this one included; 1 if nobody counts them.
@@ -364,6 +378,8 @@ fn patience(timeout: Duration) -> Duration {
 enum Problem {
     Timeout,
     Connection(String),
+    /// A replica takes no writes.
+    ReadOnly(String),
     Response(String),
 }
 
@@ -379,13 +395,13 @@ impl Problem {
             | ErrorKind::ClusterConnectionNotFound
             | ErrorKind::Server(
                 ServerErrorKind::BusyLoading
-                | ServerErrorKind::ReadOnly
                 | ServerErrorKind::MasterDown
                 | ServerErrorKind::ClusterDown
                 | ServerErrorKind::TryAgain
                 | ServerErrorKind::Moved
                 | ServerErrorKind::Ask,
             ) => Self::Connection(error.to_string()),
+            ErrorKind::Server(ServerErrorKind::ReadOnly) => Self::ReadOnly(error.to_string()),
             _ => Self::Response(error.to_string()),
         }
     }
@@ -393,7 +409,7 @@ impl Problem {
     fn outcome(&self) -> Outcome {
         match self {
             Self::Timeout => Outcome::Timeout,
-            Self::Connection(_) | Self::Response(_) => Outcome::Error,
+            Self::Connection(_) | Self::ReadOnly(_) | Self::Response(_) => Outcome::Error,
         }
     }
 }

@@ -252,7 +252,7 @@ fn refused(error: &RedisError) -> Result<(), String> {
             Ok(())
         }
         Problem::Timeout => Err(error.to_string()),
-        Problem::Connection(why) => Err(why),
+        Problem::Connection(why) | Problem::ReadOnly(why) => Err(why),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use edgeway_base::{private_file::if_there, shell::shown};
-use edgeway_status::snapshot::UpstreamStatus;
+use edgeway_status::snapshot::Snapshot;
 use edgeway_upstreams::{ReleaseSettings, StartMethod};
 
 use super::{folder::ReleaseFolder, supervise};
@@ -42,10 +42,12 @@ impl Instance {
     pub(super) fn free(
         upstream: &str,
         settings: &ReleaseSettings,
-        status: &UpstreamStatus,
+        snapshot: &Snapshot,
         release: &str,
     ) -> Result<Self, String> {
-        let taken: HashSet<&str> = status.backends.iter().map(|b| b.address.as_str()).collect();
+        // An app of another upstream may be about to listen on its port.
+        let backends = snapshot.upstreams.iter().flat_map(|it| &it.backends);
+        let taken: HashSet<&str> = backends.map(|b| b.address.as_str()).collect();
         let is_free = |port: &u16| {
             let at = SocketAddr::new(settings.address, *port);
             !taken.contains(at.to_string().as_str()) && TcpListener::bind(at).is_ok()

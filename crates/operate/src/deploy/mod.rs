@@ -394,8 +394,8 @@ impl<'a> Deploy<'a> {
     /// Starts one instance, and waits until it is healthy.
     async fn start(&mut self, release: &str) -> Result<Instance, Failure> {
         self.check_interrupt()?;
-        let (status, _) = settings(self.gateway, &self.upstream).await?;
-        let instance = Instance::free(&self.upstream, &self.settings, &status, release)?;
+        let snapshot = self.gateway.snapshot().await?;
+        let instance = Instance::free(&self.upstream, &self.settings, &snapshot, release)?;
         let name = instance.name.clone();
         self.progress
             .now(&format!("{release}: starting {instance}"));

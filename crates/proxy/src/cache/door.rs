@@ -309,7 +309,7 @@ impl Request<'_> {
         if let Some(bad) = self.bad_image() {
             return refuse_image(bad);
         }
-        let Some(entry) = found.entry else {
+        let Some(mut entry) = found.entry else {
             return self.decide_miss(found.vary);
         };
         if !self.seen.personal.may_read(&entry) {
@@ -323,6 +323,10 @@ impl Request<'_> {
             });
         }
         self.hear_client();
+        entry = found
+            .complete
+            .filter(|it| self.is_served_meanwhile(it))
+            .unwrap_or(entry);
         let lifetime = entry.lifetime();
         // An action changes no image.
         let ago = changed::ago(self.head, self.now).filter(|_| !self.is_image());
@@ -360,6 +364,18 @@ impl Request<'_> {
         let variance = Some(entry.variance());
         let flow = self.flow(Some(entry), variance);
         (facts, Decision::GoesOn(Some(flow)))
+    }
+
+    /// Returns true if a complete response is sent while another one arrives, which may take long
+    /// or break off.
+    fn is_served_meanwhile(&self, complete: &Entry) -> bool {
+        let lifetime = complete.lifetime();
+        let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
+        // The exchange cuts ranges, of what arrives too.
+        matches!(usable, Usability::Fresh | Usability::StaleWhileRevalidate)
+            && !self.seen.is_range
+            && self.seen.personal.may_read(complete)
+            && changed::ago(self.head, self.now).is_none()
     }
 
     fn store(&self) -> &'static Store {

@@ -265,7 +265,7 @@ async fn store_body(
     has_body: bool,
     ctx: &Mutex<&mut Box<Context>>,
 ) -> Result<()> {
-    let silence = upstream::silence(&ctx.lock());
+    let silence = upstream::silence(&ctx.lock(), |limits| limits.idle);
     loop {
         let piece = if has_body {
             let piece = poll_fn(|cx| wire.poll_piece(cx, usize::MAX));

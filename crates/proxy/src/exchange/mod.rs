@@ -353,7 +353,7 @@ where
         mut poll: impl FnMut(&mut Wire, &mut TaskContext<'_>) -> Poll<Result<T>>,
     ) -> Result<T> {
         let mut is_flushed = false;
-        let silence = upstream::silence(ctx);
+        let silence = upstream::silence(ctx, |limits| limits.first_byte);
         let read = poll_fn(|cx| {
             if let Poll::Ready(read) = poll(wire, cx) {
                 return Poll::Ready(read);

@@ -52,11 +52,11 @@ pub(super) fn connect_timeout(ctx: &Context, upstream: &Upstream) -> Duration {
     timeouts(ctx, upstream).connect
 }
 
-/// Returns how long a backend may be silent if no deadline of a client's connection says so: nobody
-/// waits for the response.
-pub(super) fn silence(ctx: &Context) -> Option<Duration> {
+/// Returns how long a backend may be silent, before its response or within it, if no deadline of a
+/// client's connection says so: nobody waits for the response.
+pub(super) fn silence(ctx: &Context, limit: fn(&Timeouts) -> Duration) -> Option<Duration> {
     let upstream = ctx.upstream.as_ref().filter(|_| ctx.is_background())?;
-    Some(timeouts(ctx, upstream).first_byte)
+    Some(limit(timeouts(ctx, upstream)))
 }
 
 /// Takes a place on a backend for the next attempt at `request`.

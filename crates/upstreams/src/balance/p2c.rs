@@ -1,5 +1,5 @@
-//! Power of two choices: of two backends drawn at random, the one that should respond sooner, by
-//! requests in flight × recent time to first byte, per weight.
+//! Power of two choices: of two backends drawn at random by weight, the one that should respond
+//! sooner, by requests in flight per weight × recent time to first byte.
 
 use super::Members;
 use crate::{backend::Backend, upstream_zone::Cursor};
@@ -34,19 +34,25 @@ fn draw(members: &Members, admits: impl Fn(&Backend) -> bool) -> Option<usize> {
 
 /// Returns the one with the lower cost; `first`, drawn by weight, on a tie.
 fn better_of(members: &Members, now: u64, first: usize, second: usize) -> usize {
+    // So that noise among quick responses does not decide.
+    const FLOOR: u64 = 1_000_000;
     let (a, b) = (&members.list[first], &members.list[second]);
     let (a_nanos, b_nanos) = (a.state.latency.nanos(now), b.state.latency.nanos(now));
     // If the latency of one is unknown, it counts as equal to the other's, so that requests in
     // flight decide.
     let known = a_nanos.or(b_nanos).unwrap_or(0);
-    let is_second = cost(b, b_nanos.unwrap_or(known)) < cost(a, a_nanos.unwrap_or(known));
+    let a_nanos = a_nanos.unwrap_or(known).saturating_add(FLOOR);
+    let b_nanos = b_nanos.unwrap_or(known).saturating_add(FLOOR);
+    // Averages of equal backends differ by this much, and the draw would not count.
+    let is_near = a_nanos.abs_diff(b_nanos) <= a_nanos.min(b_nanos) / 4;
+    let is_second = cost(b, if is_near { a_nanos } else { b_nanos }) < cost(a, a_nanos);
     if is_second { second } else { first }
 }
 
+/// Returns the cost of one more request. Without requests in flight the latency is all of it: the
+/// draw has counted the weight.
 fn cost(backend: &Backend, nanos: u64) -> u128 {
-    // So that noise among quick responses does not decide.
-    const FLOOR: u128 = 1_000_000;
     // Scaled up before the weight divides, so that rounding does not make costs equal.
-    (u128::from(backend.in_flight()) + 1) * (u128::from(nanos) + FLOOR) * 65_536
-        / u128::from(backend.weight)
+    const ONE: u128 = 65_536;
+    u128::from(nanos) * (ONE + u128::from(backend.in_flight()) * ONE / u128::from(backend.weight))
 }

@@ -216,6 +216,26 @@ fn weights_are_respected() {
 }
 
 #[test]
+fn p2c_respects_weights_of_equally_quick_backends() {
+    for backends in [
+        "[{ address: '10.0.0.1:80', weight: 2 }, 10.0.0.2:80]",
+        "[{ address: '10.0.0.1:80', weight: 4 }, 10.0.0.2:80, 10.0.0.3:80]",
+    ] {
+        let bench = Bench::new();
+        let yaml = format!("{{ balance: p2c, backends: {backends} }}");
+        fastrand::seed(5);
+        let random = std::cell::RefCell::new(fastrand::Rng::with_seed(6));
+        let takes = |_| 2 * MILLI + random.borrow_mut().u64(0..MILLI);
+        let served = run(&bench, &bench.upstream(&yaml), 3000, 1, takes);
+        let heavy = served_by(&served, '1');
+        assert!((1850..=2150).contains(&heavy), "{backends}: {served:?}");
+        let busy = run(&bench, &bench.upstream(&yaml), 3000, 24, takes);
+        let heavy = served_by(&busy, '1');
+        assert!((1800..=2200).contains(&heavy), "{backends}: {busy:?}");
+    }
+}
+
+#[test]
 fn a_skipped_backend_leaves_its_share_to_all() {
     for balance in ["least_conn", "round_robin"] {
         let bench = Bench::new();

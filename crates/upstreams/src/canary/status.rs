@@ -37,7 +37,8 @@ pub struct ArmStatus {
     pub failed: u64,
     /// Failed requests, in percent.
     pub error_percent: f64,
-    /// 95th percentile of the time to the headers of the backend's response, in milliseconds.
+    /// 95th percentile of the time to the headers of the backend's response, or until the client
+    /// left without, in milliseconds.
     pub p95_ms: f64,
 }
 
@@ -84,11 +85,13 @@ pub struct CanaryVerdict {
 
 impl ArmStatus {
     pub(super) fn from_counts(counts: &Counts) -> Self {
+        let mut times = counts.latencies;
+        times.add(&counts.left);
         Self {
             requests: counts.requests,
             failed: counts.failed,
             error_percent: (counts.error_ratio() * 1e4).round() / 1e2,
-            p95_ms: millis(counts.latencies.quantile(0.95)),
+            p95_ms: millis(times.quantile(0.95)),
         }
     }
 }

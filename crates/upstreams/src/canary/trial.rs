@@ -47,6 +47,8 @@ struct Arm {
     requests: AtomicU64,
     failed: AtomicU64,
     latencies: [AtomicU64; BUCKETS],
+    /// Times after which clients left that had no response yet.
+    left: [AtomicU64; BUCKETS],
     metrics: Option<ArmMetrics>,
 }
 
@@ -116,6 +118,7 @@ impl Arm {
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             latencies: std::array::from_fn(|_| AtomicU64::new(0)),
+            left: std::array::from_fn(|_| AtomicU64::new(0)),
             metrics,
         }
     }
@@ -124,14 +127,11 @@ impl Arm {
         let take = |counter: &AtomicU64| counter.swap(0, Ordering::Relaxed);
         // Failures first: a request that ends meanwhile may count as a request only.
         let failed = take(&self.failed);
-        let mut latencies = Latencies::default();
-        for (own, counter) in latencies.0.iter_mut().zip(&self.latencies) {
-            *own = take(counter);
-        }
         Counts {
+            latencies: Latencies(self.latencies.each_ref().map(take)),
+            left: Latencies(self.left.each_ref().map(take)),
             requests: take(&self.requests).max(failed),
             failed,
-            latencies,
         }
     }
 }
@@ -183,14 +183,24 @@ impl TrialRequest {
         self.is_new
     }
 
-    /// Counts the request, which has ended. `latency` is the time to the headers of the backend's
-    /// response, if one came.
-    pub fn ended(&self, is_failed: bool, latency: Option<Duration>) {
-        let arm = if self.is_new {
+    fn arm(&self) -> &Arm {
+        if self.is_new {
             &self.trial.new
         } else {
             &self.trial.current
-        };
+        }
+    }
+
+    /// Counts a request whose client left `after` this time without a response. That is no failure,
+    /// but its latency would have been longer.
+    pub fn left(&self, after: Duration) {
+        self.arm().left[bucket(after)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts the request, which has ended. `latency` is the time to the headers of the backend's
+    /// response, if one came.
+    pub fn ended(&self, is_failed: bool, latency: Option<Duration>) {
+        let arm = self.arm();
         arm.requests.fetch_add(1, Ordering::Relaxed);
         if is_failed {
             arm.failed.fetch_add(1, Ordering::Relaxed);

@@ -5,6 +5,7 @@ mod canonical;
 mod closing;
 mod failing;
 mod fixed;
+mod halting;
 mod http2;
 mod lettered;
 mod numbered;
@@ -44,6 +45,7 @@ pub(crate) use self::{
     closing::{ClosingOrigin, OnceOrigin, StoppingOrigin},
     failing::{Failure, FlappingOrigin, ResettingOrigin},
     fixed::FixedOrigin,
+    halting::HaltingOrigin,
     http2::Http2Origin,
     lettered::LetteredOrigin,
     numbered::NumberedOrigin,

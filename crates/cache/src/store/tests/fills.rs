@@ -35,6 +35,11 @@ async fn a_dead_writer_is_an_error_to_readers_and_the_old_response_stays() {
     fill.write(Bytes::from_static(b"ne")).await.unwrap();
     let early = bench.get(&page).unwrap();
     assert!(!Arc::ptr_eq(&early, &old), "the one in flight is preferred");
+    let found = bench
+        .store
+        .find(&page, SentHeaders::whole(&HeaderMap::new()));
+    let complete = found.complete.expect("the old one is found too");
+    assert!(Arc::ptr_eq(&complete, &old));
     let mut reader = early.body.reader().unwrap();
     assert_eq!(reader.next().await, Ok(Some(Bytes::from_static(b"ne"))));
     drop(fill);

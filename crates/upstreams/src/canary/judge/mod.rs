@@ -23,6 +23,8 @@ pub(super) struct Counts {
     pub(super) requests: u64,
     pub(super) failed: u64,
     pub(super) latencies: Latencies,
+    /// Times after which clients left that had no response yet: their latencies are longer.
+    pub(super) left: Latencies,
 }
 
 /// Requests of both releases in the same period.
@@ -113,8 +115,8 @@ impl Judge {
             return;
         }
         let limit = known.quantile(0.95).mul_f64(self.tolerance.p95);
-        add_slow(&mut self.period.new, &seen.new.latencies, limit);
-        add_slow(&mut self.period.current, &seen.current.latencies, limit);
+        add_slow(&mut self.period.new, &seen.new, limit);
+        add_slow(&mut self.period.current, &seen.current, limit);
         self.period_took += took;
         let SlowCounts { new, current } = self.period;
         let is_over =
@@ -197,6 +199,7 @@ impl Counts {
         self.requests += more.requests;
         self.failed += more.failed;
         self.latencies.add(&more.latencies);
+        self.left.add(&more.left);
     }
 
     fn failures(&self) -> Events {
@@ -212,7 +215,10 @@ impl Counts {
     }
 }
 
-fn add_slow(events: &mut Events, latencies: &Latencies, limit: Duration) {
-    events.requests += latencies.count();
-    events.events += latencies.above(limit);
+/// Adds the requests of a release, and those of them that took longer than `limit`. Whether the
+/// response to a client that left earlier would have taken longer is not known.
+fn add_slow(events: &mut Events, seen: &Counts, limit: Duration) {
+    let left = seen.left.above(limit);
+    events.requests += seen.latencies.count() + left;
+    events.events += seen.latencies.above(limit) + left;
 }

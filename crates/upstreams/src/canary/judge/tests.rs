@@ -103,6 +103,27 @@ fn a_release_that_is_twice_as_slow_is_found() {
     assert!(missed.count() <= 3);
 }
 
+/// A release that hangs has no latencies: its visitors leave. Of those who leave earlier than most
+/// responses of the current release come, nothing follows.
+#[test]
+fn a_release_whose_visitors_leave_without_a_response_is_found() {
+    for (after, fault) in [(2_000, Some(Fault::Latency)), (5, None)] {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut judge = Judge::new(Tolerance {
+            errors: 1.5,
+            p95: 1.3,
+        });
+        for _ in 0..90 {
+            let mut seen = traffic(100.0, [0.0; 2], [usual; 2]).second(&mut random);
+            seen.new.left.0[bucket(Duration::from_millis(after))] = 3;
+            seen.current.left.0[bucket(Duration::from_millis(5))] = 3;
+            judge.weigh(&seen, Duration::from_secs(1));
+        }
+        assert_eq!(judge.fault(), fault, "after {after} ms");
+        assert_eq!(judge.total().new.requests, 0);
+    }
+}
+
 /// Otherwise each release that is a little worse would be rolled back in the end.
 #[test]
 fn a_release_that_is_a_little_worse_stays() {
