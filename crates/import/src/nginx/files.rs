@@ -214,8 +214,8 @@ impl<'a> Routes<'a, '_> {
             }
         }
         let is_own = |name: &str| {
-            let found = scope.one(name);
-            found.is_some_and(|found| self.http.own(name).iter().all(|one| one.id != found.id))
+            let nearest = scope.one(name);
+            nearest.is_some_and(|own| self.http.own(name).iter().all(|one| one.id != own.id))
         };
         if !["types", "default_type", "charset"]
             .iter()

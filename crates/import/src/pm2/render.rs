@@ -193,7 +193,7 @@ pub(super) fn upstream(app: &App) -> Option<Value> {
     });
     let is_socket_io = app.websocket.as_ref().is_some_and(WebSocket::is_socket_io);
     if is_socket_io && app.ports.len() > 1 {
-        upstream["sticky"] = json!({ "cookie": "instance" });
+        upstream["sticky"] = json!({ "cookie": format!("instance-{}", app.name) });
     }
     if let Some(mebibytes) = app.restart_at {
         upstream["restart_at"] = json!({ "rss": format!("{mebibytes}MiB") });

@@ -37,7 +37,6 @@ fn options(line: &str) -> Result<Options, String> {
 #[test]
 fn mistakes_are_refused_with_the_form_to_write() {
     for (line, part) in [
-        ("", "there is nothing to probe"),
         ("--http site", "write NAME=URL"),
         ("--http site=shop.example.com", "no http or https URL"),
         ("--redis r=127.0.0.1:6379", "write NAME=URL"),
@@ -62,6 +61,7 @@ fn mistakes_are_refused_with_the_form_to_write() {
         let refused = options(line).map(drop).unwrap_err();
         assert!(refused.contains(part), "{line}: {refused}");
     }
+    assert!(run(&options("").unwrap()).is_err());
 }
 
 #[test]
