@@ -235,6 +235,11 @@ impl Files {
         found
     }
 
+    /// Returns true if there is a file on disk for `path`. May block.
+    pub fn has(&self, path: &[u8]) -> bool {
+        matches!(self.0.look(path.into()), FileLookup::File(_))
+    }
+
     fn is_immutable(&self, path: &[u8]) -> bool {
         let relative = RelativePath::parse(path, true);
         relative.is_some_and(|relative| self.0.settings.immutable.have(&relative.bytes))

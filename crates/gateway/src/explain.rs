@@ -6,13 +6,11 @@ use std::{
 };
 
 use edgeway_base::{clock::Clock, http::asks_for_websocket, secret};
-use edgeway_cache::nextjs::{Destination, ReleaseRequest};
 use edgeway_core::chain::{Chain, CompiledFilter, Exchange, Phase, RequestFacts, Scheme};
 use edgeway_routes::{
     self as routes, Action, GuardSearchResult, HostHeader, Params, RouteReason, Target,
     UpstreamRequest,
 };
-use edgeway_upstreams::TrialRequest;
 use http::{HeaderName, HeaderValue, Method, header};
 use pingora::http::RequestHeader;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -20,7 +18,11 @@ use serde_json::{Map, Value};
 
 pub use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
 pub use super::explain_rules::{action, upstream};
-use super::{Gateway, Route, explain_cache, explain_rules, releases::ReleaseChoice};
+use super::{
+    Gateway, Route,
+    explain_app::{app_file, image, release},
+    explain_cache, explain_rules,
+};
 
 /// Request to explain.
 #[derive(Debug, Serialize, Deserialize)]
@@ -188,8 +190,11 @@ pub fn explain(
     let chain = route.map_or(&gateway.fallback.chain, |route| &route.chain);
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
+    let file = route
+        .and_then(|route| app_file(gateway, route, (&target, &params), &head, facts.client.ip));
+    let is_file = file.is_some();
     let action = route.map(|route| {
-        let plain = action_text(route, &target, &params, &head);
+        let plain = file.unwrap_or_else(|| action_text(route, &target, &params, &head));
         explain_rules::with_rules(gateway, route, &head, &mut facts, plain)
     });
     let without_route = match found {
@@ -204,7 +209,7 @@ pub fn explain(
         facts: &mut facts,
     };
     let explained = filters(chain, &ex);
-    let cache = route.and_then(|route| {
+    let cache = route.filter(|_| !is_file).and_then(|route| {
         let now = match look {
             ExplainScope::IntoTheStore => explain_cache::now(gateway),
             ExplainScope::AtTheRules => None,
@@ -375,7 +380,7 @@ pub(super) fn sent_on(route: &Route, target: &Target<'_>, params: &Params) -> Op
 }
 
 /// Returns the target that the backend gets.
-fn sent_target(
+pub(super) fn sent_target(
     route: &Route,
     target: &Target<'_>,
     params: &Params,
@@ -401,76 +406,6 @@ fn sent_host(route: &Route, head: &RequestHeader) -> Option<String> {
 fn sent_as(route: &Route) -> Option<String> {
     let request = route.action.forward()?.request.as_deref();
     request.map(UpstreamRequest::describe)
-}
-
-/// Returns the release that the request goes to, as far as its headers tell.
-fn choice(
-    gateway: &Gateway,
-    route: &Route,
-    target: &Target<'_>,
-    head: &RequestHeader,
-    client: IpAddr,
-) -> Option<ReleaseChoice> {
-    let asked = ReleaseRequest {
-        method: &head.method,
-        path: target.path,
-        query: target.query,
-        headers: &head.headers,
-        beginning: None,
-    };
-    gateway.release_of(route.upstream.as_ref()?, &asked, client)
-}
-
-/// Says where an image of the app is made; `None` if the request is for something else, or the app
-/// makes its images.
-fn image(
-    gateway: &Gateway,
-    route: &Route,
-    (target, params): (&Target<'_>, &Params),
-    head: &RequestHeader,
-    client: IpAddr,
-) -> Option<String> {
-    let upstream = route.upstream.as_ref()?;
-    let mut apps = gateway.app_images.iter();
-    let (_, images) = apps.find(|(own, _)| Arc::ptr_eq(own, upstream))?;
-    let sent = sent_target(route, target, params, head);
-    let target = Target::new("", &sent);
-    let release = choice(gateway, route, &target, head, client);
-    let release = release.and_then(|choice| match choice.destination {
-        Destination::Release(release) => Some(release),
-        _ => choice.own,
-    });
-    let release = release.as_deref();
-    let release = release.map(|name| (name, upstream.is_release_up(name)));
-    let explained = images.explain((target.path, target.query), &head.headers, release)?;
-    Some(match &route.cache {
-        None => "left to the app: the route has no `cache`".to_owned(),
-        Some(_) if head.method != Method::GET => "left to the app: it is no GET".to_owned(),
-        Some(_) => explained.to_owned(),
-    })
-}
-
-/// Returns the release that the request belongs to, as far as its headers tell.
-fn release(
-    gateway: &Gateway,
-    route: &Route,
-    (target, params): (&Target<'_>, &Params),
-    head: &RequestHeader,
-    client: IpAddr,
-) -> Option<String> {
-    let sent = sent_target(route, target, params, head);
-    let target = Target::new("", &sent);
-    let choice = choice(gateway, route, &target, head, client)?;
-    let is_tried = choice.trial.as_ref().is_some_and(TrialRequest::is_of_new);
-    Some(match (choice.destination, choice.own) {
-        (Destination::Current, Some(own)) if is_tried => format!("{own} (on trial)"),
-        (Destination::Current, Some(own)) => format!("{own} (the current one)"),
-        (Destination::Current, None) => "none is known yet".to_owned(),
-        (Destination::Release(release), _) => release.to_string(),
-        (Destination::ActionGone, _) => "one that has gone: the page is loaded again".to_owned(),
-        (Destination::FormGone, _) => "one that has gone: 409".to_owned(),
-        (Destination::NeedsBeginning, _) => "depends on the beginning of the body".to_owned(),
-    })
 }
 
 /// Describes the action, with the target of a redirect and the path of a file.

@@ -13,6 +13,7 @@ mod description;
 mod effective;
 mod error_pages;
 pub mod explain;
+mod explain_app;
 mod explain_cache;
 mod explain_rules;
 pub mod explain_text;

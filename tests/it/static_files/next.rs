@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::support::{
     apps::{App, Kind, NextApp},
-    client::{Request, Response, get},
+    client::{Request, Response, get, post},
     front::Front,
     gateway::Gateway,
     origins::{Origin, PresetOrigin},
@@ -241,5 +241,17 @@ async fn a_rule_of_the_configuration_comes_before_the_file() {
             ),
             None => assert_eq!(response.status(), 203, "{path}: {}", response.text()),
         }
+        let url = format!("http://{}{path}", gateway.address());
+        let asked = post(
+            "/v1/explain",
+            json!({ "method": "GET", "url": url }).to_string(),
+        );
+        let asked = asked.header("content-type", "application/json");
+        let explained = gateway.send_admin(&asked).await.text();
+        assert_eq!(
+            explained.contains("\"action\":\"file "),
+            body.is_some(),
+            "{path}: {explained}"
+        );
     }
 }

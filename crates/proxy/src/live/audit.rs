@@ -271,7 +271,6 @@ struct SerializedEntry<'a> {
     request: Option<&'a RequestReference>,
 }
 
-/// Text for the number of lines left out.
 /// Returns purges as one line, without the secrets in queries.
 pub fn purges_line(purges: &[Purge], redact: &Redactor) -> String {
     let shown = |purge: &Purge| redact.of_urls(purge.to_string().as_bytes());
@@ -280,6 +279,7 @@ pub fn purges_line(purges: &[Purge], redact: &Redactor) -> String {
     })
 }
 
+/// Text for the number of lines left out.
 fn left_out_text(left_out: u64) -> Option<String> {
     (left_out > 0).then(|| format!("{left_out} more since the last line"))
 }
