@@ -1,6 +1,14 @@
 //! Origin that plays scripts, over HTTP/1.1 or HTTP/2.
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -211,15 +219,15 @@ fn possible(pieces: Vec<Vec<u8>>, is_head: bool) -> Vec<Vec<u8>> {
     pieces
 }
 
-/// Origin that closes a connection when it has read the second request on it.
-pub(super) async fn forgetful(listener: TcpListener) {
+/// Origin that closes a connection when it has read the second request on it, which it counts.
+pub(super) async fn forgetful(listener: TcpListener, forgotten: Arc<AtomicU32>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(forget(stream));
+        connections.spawn(forget(stream, Arc::clone(&forgotten)));
     }
 }
 
-async fn forget(mut stream: TcpStream) {
+async fn forget(mut stream: TcpStream, forgotten: Arc<AtomicU32>) {
     let mut input = Vec::new();
     for has_response in [true, false] {
         let length = loop {
@@ -232,7 +240,9 @@ async fn forget(mut stream: TcpStream) {
         };
         input.drain(..length);
         let accepted = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-        if has_response && stream.write_all(accepted).await.is_err() {
+        if !has_response {
+            forgotten.fetch_add(1, Ordering::Relaxed);
+        } else if stream.write_all(accepted).await.is_err() {
             return;
         }
     }
