@@ -366,13 +366,14 @@ impl Request<'_> {
         (facts, Decision::GoesOn(Some(flow)))
     }
 
-    /// Returns true if a complete response is sent while another one arrives, which may take long
-    /// or break off.
+    /// Returns true if a complete response that is stale is sent while another one arrives, which
+    /// may take long or break off.
     fn is_served_meanwhile(&self, complete: &Entry) -> bool {
         let lifetime = complete.lifetime();
         let usable = self.cache.usable(&lifetime, &self.seen.wants, self.now);
-        // The exchange cuts ranges, of what arrives too.
-        matches!(usable, Usability::Fresh | Usability::StaleWhileRevalidate)
+        // What replaces a fresh response, after `no-cache` for example, is for others too (RFC 9111,
+        // 5.2.1.4), and the exchange cuts ranges, of what arrives too.
+        usable == Usability::StaleWhileRevalidate
             && !self.seen.is_range
             && self.seen.personal.may_read(complete)
             && changed::ago(self.head, self.now).is_none()
