@@ -18,11 +18,7 @@ use serde_json::{Map, Value};
 
 pub use super::explain_cache::{ExplainedCache, StoredEntry, StoredLookup};
 pub use super::explain_rules::{action, upstream};
-use super::{
-    Gateway, Route,
-    explain_app::{app_file, image, release},
-    explain_cache, explain_rules,
-};
+use super::{Gateway, Route, explain_app::AppRequest, explain_cache, explain_rules};
 
 /// Request to explain.
 #[derive(Debug, Serialize, Deserialize)]
@@ -190,8 +186,11 @@ pub fn explain(
     let chain = route.map_or(&gateway.fallback.chain, |route| &route.chain);
     facts.route = route.map(|route| Arc::clone(&route.name));
     facts.class = routes::classify(target.path, &head);
-    let file = route
-        .and_then(|route| app_file(gateway, route, (&target, &params), &head, facts.client.ip));
+    let app = route.and_then(|route| {
+        AppRequest::new(gateway, route, (&target, &params), &head, facts.client.ip)
+    });
+    let app = app.as_ref();
+    let file = app.and_then(AppRequest::file);
     let is_file = file.is_some();
     let action = route.map(|route| {
         let plain = file.unwrap_or_else(|| action_text(route, &target, &params, &head));
@@ -238,10 +237,8 @@ pub fn explain(
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         upstream_host: route.and_then(|route| sent_host(route, &head)),
         upstream_request: route.and_then(sent_as),
-        release: route
-            .and_then(|route| release(gateway, route, (&target, &params), &head, facts.client.ip)),
-        image: route
-            .and_then(|route| image(gateway, route, (&target, &params), &head, facts.client.ip)),
+        release: app.and_then(AppRequest::release),
+        image: app.and_then(AppRequest::image),
         parameters: found
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),

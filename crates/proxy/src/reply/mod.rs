@@ -39,7 +39,7 @@ pub(crate) async fn send(client: &mut Client, ctx: &mut Context, mut reply: Repl
         client.close();
     }
     let (response, body) = finish(&client.request, ctx, reply).await?;
-    let is_call = response.headers.contains_key("grpc-status");
+    let is_call = grpc::is_call(&client.request.headers);
     if client.is_http2() && response.status.is_success() && !is_call {
         // Some clients go on sending after it, but read nothing more (curl 7.88).
         client.linger().await;
