@@ -14,7 +14,7 @@ use crate::support::{
     fleet::edgeway,
     gateway::Gateway,
     http2,
-    origins::{EchoOrigin, Failure, ResettingOrigin},
+    origins::{EchoOrigin, Failure, NumberedOrigin, ResettingOrigin},
     seed,
     wait::wait_for,
 };
@@ -277,4 +277,106 @@ routes:
         (Some("old"), Some("app"))
     );
     assert_eq!(lines[0].get("page_route"), None, "{}", lines[0]);
+}
+
+/// Invariant: the backend of a page gets the client's body or none, never the text that replaced it
+/// for another backend, and the length that its headers say (RFC 9112, 6.3).
+#[tokio::test]
+async fn a_text_for_one_backend_reaches_no_other() {
+    let failing = ResettingOrigin::start(Failure::Status(404)).await;
+    let app = EchoOrigin::start().await;
+    let backend = |address| {
+        format!(
+            "{{ backends: ['{address}'], health: false, timeouts: {{ first_byte: 2s }}, eject: {{ errors: 0 }}, retry: {{ attempts: 1 }} }}"
+        )
+    };
+    let mut yaml = format!(
+        "
+listeners: [{{ address: '127.0.0.1:0', name: web, http2: {{ cleartext: true }} }}]
+upstreams: {{ first: {}, away: {}, app: {} }}
+routes:
+- {{ match: {{ named: true }}, name: old, upstream: app }}
+- {{ match: {{ path: '/page/*', internal: true }}, name: page, upstream: app }}
+",
+        backend(failing.address().to_string()),
+        backend("127.0.0.1:1".to_owned()),
+        backend(app.address().to_string()),
+    );
+    let texts = ["", "x", "event {query.q}"];
+    let leads = [
+        "route: old, own_status: true",
+        "reroute: /page/x",
+        "upstream: app, as_sent: true",
+    ];
+    let mut paths = Vec::new();
+    for upstream in ["first", "away"] {
+        for (text, replaced) in texts.iter().enumerate() {
+            for (lead, leads) in leads.iter().enumerate() {
+                let path = format!("/{upstream}/{text}/{lead}");
+                writeln!(
+                    yaml,
+                    "- {{ match: {{ path: '{path}' }}, upstream: {upstream}, upstream_request: {{ method: POST, body: '{replaced}' }}, \
+                     error_pages: {{ pages: {{ 404: {{ {leads} }}, 502: {{ {leads} }} }}, intercept: true }} }}"
+                )
+                .expect("a string takes it");
+                paths.push(path);
+            }
+        }
+    }
+    let gateway = Gateway::start(&yaml).await;
+    let hidden = "GET%20/hidden%20HTTP/1.1%0d%0aHost:%20x%0d%0a%0d%0a";
+    let h2 = http2::Client::open(gateway.address()).await;
+    for path in &paths {
+        let target = format!("{path}?q={hidden}");
+        for request in [
+            Request::new("GET", &target),
+            post(&target, "123456"),
+            post(&target, "1".repeat(9000)),
+            Request::new("POST", &target).chunks(["12", "34"]),
+        ] {
+            let response = gateway.send(&request).await;
+            assert!([200, 404, 502].contains(&response.status()), "{path}");
+            if response.status() == 200 {
+                let echo = response.json();
+                let length = echo["length"].as_u64();
+                assert!(
+                    [0, 6, 9000, 4].map(Some).contains(&length),
+                    "{path}: {echo}"
+                );
+            }
+        }
+        let sent = http2::request("POST", &target);
+        let response = h2.send(sent, "123456").await.expect("it responds");
+        assert!([200, 404, 502].contains(&response.status()), "{path}");
+    }
+    let lines = gateway.log_lines(paths.len() * 5).await;
+    let is_late = |line: &Value| line["reason"] == "upstream_timeout";
+    assert!(!lines.iter().any(is_late), "a backend waited for a body");
+    let received = app.counts().received();
+    assert!(received.len() > 30, "the control: pages were asked for");
+    assert!(!received.iter().any(|request| request.target == "/hidden"));
+}
+
+/// A page that a route has in its cache stays the page when the cache asks whether it is fresh.
+#[tokio::test]
+async fn a_page_is_renewed_in_the_cache() {
+    let app = NumberedOrigin::start().await;
+    app.settings().tell("/page", 200, &[("etag", "\"a\"")]);
+    let yaml = format!(
+        "
+upstreams: {{ app: {{ backends: ['{}'], health: false }} }}
+routes:
+- {{ match: {{ path: /gone/* }}, respond: 404, error_pages: {{ pages: {{ 404: {{ reroute: /page }} }} }} }}
+- {{ match: {{ path: /page, internal: true }}, upstream: app, cache: {{ ttl: 1s, stale_while_revalidate: 0s }} }}
+",
+        app.address()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let page = gateway.get("/gone/x").await;
+    wait_for("the page was renewed", SOON, async || {
+        let again = gateway.get("/gone/x").await;
+        assert_eq!((again.status(), again.text()), (404, page.text()));
+        (app.counts().requests() > 2).then_some(())
+    })
+    .await;
 }

@@ -170,7 +170,7 @@ async fn exchange(request: &OwnRequest<'_>, wire: &mut Wire) -> Result<Exchanged
     let has_body = !request.body.is_empty();
     wire.start(request.head.clone(), has_body)?;
     if has_body {
-        wire.take(Some(request.body.clone()), true);
+        wire.take(Some(request.body.clone()), true)?;
     }
     let mut head = loop {
         let response = received(wire, |wire, cx| wire.poll_response(cx, ValueMemory::Own)).await?;

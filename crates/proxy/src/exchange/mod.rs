@@ -105,11 +105,7 @@ where
 impl<'a, H> Exchange<'a, H> {
     fn new(hooks: &'a H, session: &'a mut Session) -> Self {
         Self {
-            upload: Upload {
-                hooks,
-                session,
-                is_replaced: false,
-            },
+            upload: Upload { hooks, session },
             cached: None,
             drops_body: false,
         }
@@ -298,7 +294,6 @@ where
             .await?;
         let client = client(self.upload.session);
         if let Some(own) = &ctx.early.replacement {
-            self.upload.is_replaced = true;
             client.body.replace(own);
         }
         if self.drops_body {

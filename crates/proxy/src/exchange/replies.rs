@@ -48,8 +48,10 @@ where
         let fallback = ctx.reply.take();
         let keeps_path = matches!(to.to, RouteTarget::Named(_));
         let body = &self.client().body;
-        if body.is_there() && !body.is_replayable() {
-            if keeps_path {
+        let is_lost = body.is_there() && !body.is_replayable();
+        // The text in place of the client's body was for the backend of its own route.
+        if is_lost || body.is_replaced {
+            if keeps_path && (is_lost || body.received > 0) {
                 error_page::degrade(error_page::REASON, ctx);
                 ctx.reply = fallback;
                 return Ok(());

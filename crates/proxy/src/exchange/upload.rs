@@ -23,8 +23,6 @@ use crate::{
 pub(super) struct Upload<'a, H> {
     pub(super) hooks: &'a H,
     pub(super) session: &'a mut Session,
-    /// True if the filters have seen all of the client's body, and the backend gets another one.
-    pub(super) is_replaced: bool,
 }
 
 impl<H> Upload<'_, H>
@@ -70,12 +68,12 @@ where
     /// Gives a piece to the wire, after the hooks have seen it.
     fn pass(&mut self, piece: Piece, wire: &mut Wire, ctx: &mut Box<Context>) -> Result<()> {
         let Piece { mut bytes, is_last } = piece;
-        if !self.is_replaced {
+        // The filters have seen all of a body in whose place the backend gets another one.
+        if !self.client().body.is_replaced {
             self.filter(&mut bytes, is_last, ctx)?;
         }
         upstream::sent_body(bytes.as_ref(), is_last, ctx);
-        wire.take(bytes, is_last);
-        Ok(())
+        wire.take(bytes, is_last)
     }
 
     /// Passes a piece of the client's body through the hook for it, which never waits.

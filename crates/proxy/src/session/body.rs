@@ -25,6 +25,8 @@ pub(crate) struct RequestBody {
     kept: Option<KeptContent>,
     /// Pieces that were read before, and are to be read again.
     again: VecDeque<Piece>,
+    /// True if another body has taken the place of the client's.
+    pub(crate) is_replaced: bool,
     /// Number of content bytes received.
     pub(crate) received: u64,
 }
@@ -81,6 +83,7 @@ impl RequestBody {
             input: BytesMut::new(),
             kept: Some(KeptContent::default()),
             again: VecDeque::new(),
+            is_replaced: false,
             received: 0,
         }
     }
@@ -161,12 +164,14 @@ impl RequestBody {
 
     /// Replaces the body, all of which was read, for this attempt and those after it.
     pub(crate) fn replace(&mut self, own: &Bytes) {
+        self.is_replaced = true;
         self.kept = Some(KeptContent::of(own));
         self.framing = (!own.is_empty()).then(|| MessageBody::new(Framing::None));
     }
 
     /// Removes the body, what is left of which was read or is dropped with its connection.
     pub(crate) fn remove(&mut self) {
+        self.is_replaced = false;
         self.framing = None;
         self.kept = Some(KeptContent::default());
         self.again.clear();

@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use edgeway_base::http::decimal;
 use edgeway_upstreams::BackendConnection;
 use http::{Method, header};
 use pingora::{
@@ -39,6 +40,8 @@ pub(crate) struct Http1Wire {
     output: Output,
     /// True if the backend gets the body in chunks.
     is_chunked: bool,
+    /// Bytes of the body still to come, where its length was announced.
+    left: Option<u64>,
     pub(super) has_end: bool,
     pub(super) sent: SentState,
     framing: Framing,
@@ -96,6 +99,7 @@ impl Http1Wire {
             connection,
             output: Output::default(),
             is_chunked: false,
+            left: None,
             has_end: false,
             sent: SentState::Flushed,
             framing: Framing::None,
@@ -110,7 +114,10 @@ impl Http1Wire {
 
     /// Prepares the header section, which is sent with the beginning of the body.
     pub(super) fn start(&mut self, mut request: RequestHeader, has_body: bool) -> Result<()> {
-        self.is_chunked = has_body && !request.headers.contains_key(header::CONTENT_LENGTH);
+        let length = request.headers.get(header::CONTENT_LENGTH);
+        let length = length.filter(|_| has_body);
+        self.left = length.and_then(|length| decimal(length.as_bytes()));
+        self.is_chunked = has_body && length.is_none();
         if self.is_chunked {
             request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
         }
@@ -125,8 +132,17 @@ impl Http1Wire {
         output.piece.is_empty() && output.end.is_empty() && output.gathered.len() < GATHER
     }
 
-    pub(super) fn take(&mut self, piece: Option<Bytes>, is_last: bool) {
+    pub(super) fn take(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
         let bytes = piece.unwrap_or_default();
+        if let Some(left) = &mut self.left {
+            let rest = left.checked_sub(bytes.len() as u64);
+            // The backend would take what is too much for a request, or wait for what is missing.
+            let Some(rest) = rest.filter(|rest| !is_last || *rest == 0) else {
+                let why = "a request body is not as long as its `Content-Length`";
+                return Err(Error::explain(ErrorType::InternalError, why));
+            };
+            *left = rest;
+        }
         let gathered = &mut self.output.gathered;
         if self.is_chunked && !bytes.is_empty() {
             write!(gathered, "{:X}\r\n", bytes.len()).expect("the buffer grows");
@@ -145,6 +161,7 @@ impl Http1Wire {
             self.output.end = end;
         }
         self.has_end = is_last;
+        Ok(())
     }
 
     pub(super) fn poll_send(&mut self, cx: &mut TaskContext<'_>) -> Poll<bool> {

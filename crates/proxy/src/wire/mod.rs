@@ -126,9 +126,13 @@ impl Wire {
         on_wire!(self, wire => wire.has_room())
     }
 
-    /// Takes a piece of the body.
-    pub(crate) fn take(&mut self, piece: Option<Bytes>, is_last: bool) {
-        on_wire!(self, wire => wire.take(piece, is_last));
+    /// Takes a piece of the body. Returns an error if it is not as long as its headers say.
+    pub(crate) fn take(&mut self, piece: Option<Bytes>, is_last: bool) -> Result<()> {
+        match self {
+            Self::Http1(wire) => wire.take(piece, is_last)?,
+            Self::Http2(wire) => wire.take(piece, is_last),
+        }
+        Ok(())
     }
 
     /// Sends what was taken. Ready with true if something was sent, and with false if there is

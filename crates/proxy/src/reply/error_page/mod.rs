@@ -105,7 +105,10 @@ pub(crate) fn read(
 fn no_whole_page(response: &ResponseHeader, ctx: &Context) -> Option<Reply> {
     let rerouted = ctx.facts.rerouted.as_ref()?;
     let status = rerouted.page?.status?;
-    if is_whole(response.status) || status == StatusCode::OK {
+    // Where there is a cache, it asks, and no client.
+    let is_renewed = response.status == StatusCode::NOT_MODIFIED
+        && context::cache(&ctx.gateway, ctx.route).is_some();
+    if is_whole(response.status) || is_renewed || status == StatusCode::OK {
         return None;
     }
     let mut reply = Reply::refuse(status, REASON);
