@@ -8,14 +8,19 @@
     reason = "tests: what goes wrong here fails them, and says so"
 )]
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, time::Duration};
 
 use fastrand::Rng;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::support::{
     gateway::Gateway,
     origins::{Failure, ResettingOrigin},
     seed,
+    wait::pass,
 };
 
 const REQUESTS: usize = 300;
@@ -157,6 +162,44 @@ async fn send_all(gateway: &Gateway, random: &mut Rng) -> (usize, usize) {
         connection = gateway.connect().await;
     }
     (closed, kept_bodies)
+}
+
+/// Invariant: the last response of a connection is complete, though the client has sent requests that
+/// nobody reads: closing at once would reset it (RFC 9112, 9.6; nginx: `lingering_close`).
+#[tokio::test]
+async fn requests_after_the_last_cut_off_no_response() {
+    const SIZE: usize = 2_000_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("big"), vec![b'x'; SIZE]).expect("a file");
+    let yaml = format!(
+        "
+listeners: [{{ address: '127.0.0.1:0', limits: {{ requests_per_connection: 3 }} }}]
+routes: [{{ match: {{ path: /* }}, files: {} }}]
+",
+        folder.path().display()
+    );
+    let gateway = Gateway::start(&yaml).await;
+    let request = b"GET /big HTTP/1.1\r\nHost: a.test\r\n\r\n";
+    for depth in [1, 2, 10] {
+        let mut socket = TcpStream::connect(gateway.address())
+            .await
+            .expect("it accepts");
+        let asked = request.repeat(depth);
+        socket.write_all(&asked).await.expect("it reads");
+        let (mut responses, mut came, mut piece) = (0, 0, vec![0; 1 << 16]);
+        while came < 3 * SIZE {
+            let count = socket.read(&mut piece).await.expect("no reset");
+            assert!(count > 0, "{depth} at a time: closed after {came} bytes");
+            // Headers are short beside the bodies.
+            came += count;
+            if came / SIZE > responses {
+                responses = came / SIZE;
+                // The connection may be closed by now.
+                let _closed = socket.write_all(request).await;
+            }
+            pass(Duration::from_millis(1)).await;
+        }
+    }
 }
 
 /// A client may send the headers of a request long before its body. Up to 1 MiB of it are read after

@@ -275,8 +275,8 @@ impl Shared {
         if is_kept {
             return Some(io);
         }
-        // Without TLS and a body, closing says the same as shutting down before it, in one call.
-        if io.connection().tls.is_some() || io.has_body() {
+        // Without TLS and unread bytes, closing says the same as shutting down before it, in one call.
+        if io.connection().tls.is_some() || io.has_body() || io.is_sending() {
             Box::pin(io.close()).await;
         } else if let Err(error) = io.flush().await {
             log::debug!(error:%; "client left before its response was complete");

@@ -21,7 +21,7 @@ use std::{
     ops::Range,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
@@ -69,6 +69,8 @@ pub(super) struct ConnIo {
     /// Length of the current request's header section, and the framing of its body.
     request: (usize, BodyFraming),
     output: Vec<u8>,
+    /// True once a request came before the response to the one before it was sent.
+    is_pipelined: bool,
     /// Frames, for HTTP/2 only.
     frames: Option<Box<Http2Frames>>,
     /// Frame state, for a `WebSocket` only.
@@ -98,6 +100,7 @@ impl ConnIo {
             remainder: BodyRemainder::Bytes(0),
             request: (0, BodyFraming::None),
             output: Vec::new(),
+            is_pipelined: false,
             frames: None,
             websocket: None,
             connection,
@@ -190,14 +193,26 @@ impl ConnIo {
         self.request.1 != BodyFraming::None
     }
 
-    /// Closes the connection. A body of which nobody has read the rest is read first.
+    /// Closes the connection. What the client still sends is read first.
     pub(super) async fn close(&mut self) {
+        let is_sending = self.is_sending();
         if let Err(error) = AsyncWriteExt::shutdown(self).await {
             log::debug!(error:%; "client connection closed before we closed it");
-        } else if self.has_body() && !self.remainder.is_complete() {
+        } else if is_sending {
             let rest = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
-            log::debug!(is_read = matches!(rest, Ok(Ok(()))); "closing after an unread body");
+            log::debug!(is_read = matches!(rest, Ok(Ok(()))); "closing after unread bytes");
         }
+    }
+
+    /// Returns true if bytes of the client are unread, or others are likely to come: the rest of a
+    /// body, or further requests (as nginx: `lingering_close on`).
+    pub(super) fn is_sending(&self) -> bool {
+        let mut nobody = Context::from_waker(Waker::noop());
+        let socket = self.transport.socket();
+        (self.has_body() && !self.remainder.is_complete())
+            || self.is_pipelined
+            || !self.input.is_empty()
+            || socket.poll_read_ready(&mut nobody).is_ready()
     }
 
     /// Removes lines from the head, and returns their length in bytes. The bytes before each line
@@ -215,6 +230,7 @@ impl ConnIo {
 
     /// Marks the connection as idle after a request.
     pub(super) fn idle(&mut self) {
+        self.is_pipelined |= !self.input.is_empty();
         self.transport.idle();
         self.connection.enter(Stage::Idle);
     }
