@@ -1,10 +1,19 @@
 //! Effects on users while instances die, drop connections or close them at the wrong moment.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    task::JoinSet,
 };
 
 use crate::support::{
@@ -184,6 +193,44 @@ async fn a_lost_race_for_an_idle_connection_repeats_reads_and_no_write() {
     }
     // The control: here the origin closed first, so the race took place.
     assert!(origin.settings().closed() > 0);
+}
+
+/// Serves requests on one connection, and closes it after early hints for those of `/hint`.
+async fn hint_and_close(mut socket: TcpStream, requests: Arc<AtomicUsize>) -> io::Result<()> {
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await?);
+        }
+        if head.starts_with(b"GET /hint") {
+            requests.fetch_add(1, Ordering::Relaxed);
+            let hints = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+            return socket.write_all(hints).await;
+        }
+        let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+        socket.write_all(response).await?;
+    }
+}
+
+/// A kept connection that closes on use is no attempt, unless the backend has begun to respond.
+#[tokio::test]
+async fn a_request_that_got_early_hints_is_an_attempt() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let backend = quoted(&[listener.local_addr().unwrap()]);
+    let requests = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&requests);
+    let mut backends = JoinSet::new();
+    backends.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((socket, _)) = listener.accept().await {
+            connections.spawn(hint_and_close(socket, Arc::clone(&count)));
+        }
+    });
+    let once = "    health: false\n    eject: { errors: 0 }\n    retry: { attempts: 1 }";
+    let gateway = front(&backend, once).await;
+    assert_eq!(gateway.get("/").await.status(), 200);
+    assert_eq!(gateway.get("/hint").await.status(), 502);
+    assert_eq!(requests.load(Ordering::Relaxed), 1);
 }
 
 #[tokio::test]

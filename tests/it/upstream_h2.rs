@@ -5,9 +5,14 @@
     reason = "helpers of tests: what goes wrong here fails the test, and says so"
 )]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use http::HeaderMap;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 use crate::support::{
     certificates::{Ca, replace},
@@ -162,6 +167,47 @@ async fn only_idempotent_and_refused_requests_are_retried() {
             assert_eq!(line["reason"], "upstream_reset", "{path}");
         }
     }
+}
+
+/// Serves a connection of HTTP/2 by hand: a GOAWAY that excludes its first request, or a response.
+async fn serve_frames(mut socket: TcpStream, excludes: bool) -> io::Result<()> {
+    let mut preface = [0; 24];
+    socket.read_exact(&mut preface).await?;
+    socket.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await?;
+    loop {
+        let mut head = [0; 9];
+        socket.read_exact(&mut head).await?;
+        let length = usize::from(head[1]) << 8 | usize::from(head[2]);
+        let mut payload = vec![0; length];
+        socket.read_exact(&mut payload).await?;
+        let [.., kind, flags, a, b, c, d] = head;
+        match (kind, flags) {
+            // RFC 9113, 6.8: the last stream that was processed is none.
+            (1, _) if excludes => {
+                let goaway = [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &[0; 8]].concat();
+                socket.write_all(&goaway).await?;
+            }
+            (1, _) => socket.write_all(&[0, 0, 1, 1, 5, a, b, c, d, 0x88]).await?,
+            (4, 0) => socket.write_all(&[0, 0, 0, 4, 1, 0, 0, 0, 0]).await?,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_a_goaway_excludes_is_sent_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut backend = JoinSet::new();
+    backend.spawn(async move {
+        let mut connections = JoinSet::new();
+        for number in 0.. {
+            let (socket, _) = listener.accept().await.unwrap();
+            connections.spawn(serve_frames(socket, number == 0));
+        }
+    });
+    let gateway = gateway(address, "").await;
+    assert_eq!(gateway.send(&post("/", "x")).await.status(), 200);
 }
 
 #[tokio::test]

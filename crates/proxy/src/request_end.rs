@@ -1,6 +1,6 @@
 //! End of requests: the reply to a failure, and the access log.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use edgeway_base::{metrics::TraceId, trace_context::TraceContext};
 use edgeway_core::chain::{Exchange, LoggedRequest, RequestFacts};
@@ -19,6 +19,9 @@ use super::{
     trace, upstream,
 };
 use crate::live::Live;
+
+/// Time for the frames of a response that breaks off to be sent before its stream is reset.
+const BEFORE_RESET: Duration = Duration::from_millis(50);
 
 /// Sends a reply in place of a response that failed. Returns its status; 0 if nothing was sent.
 pub(super) async fn failed<H>(
@@ -43,6 +46,10 @@ where
         // A response that has begun cannot be taken back. The connection is closed abruptly, so
         // that no client takes a partial response for a complete one.
         ctx.facts.status = status(client.status, failure);
+        if client.is_http2() && !is_clients {
+            // A reset takes back what its connection has not sent yet.
+            tokio::time::sleep(BEFORE_RESET).await;
+        }
         ctx.break_off();
         return 0;
     }
@@ -62,6 +69,9 @@ where
     if client.status.is_none() {
         if ctx.is_draining() {
             client.close();
+        }
+        if let Some(cached) = &mut ctx.facts.cache {
+            cached.is_stored = false;
         }
         if reply::send(client, ctx, *reply).await.is_err() {
             return 0;

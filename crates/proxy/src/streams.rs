@@ -60,10 +60,13 @@ pub(super) fn is_own_end(error: &Error) -> bool {
     reset(error).is_some()
 }
 
-/// Returns true if the backend refused the stream before it processed anything of it (RFC 9113,
-/// section 8.7).
+/// Returns true if the backend refused the stream before it processed anything of it: by a reset
+/// (RFC 9113, 8.7), or because its GOAWAY names an earlier stream as the last (6.8).
 pub(super) fn is_refused(error: &Error) -> bool {
-    reset(error) == Some(h2::Reason::REFUSED_STREAM)
+    let cause = error.root_cause().downcast_ref::<h2::Error>();
+    // `h2` gives this error to no stream up to the last one.
+    let is_excluded = |cause: &h2::Error| cause.is_go_away() && cause.is_remote();
+    reset(error) == Some(h2::Reason::REFUSED_STREAM) || cause.is_some_and(is_excluded)
 }
 
 fn reset(error: &Error) -> Option<h2::Reason> {

@@ -521,6 +521,11 @@ async fn headers_that_http_2_does_not_have_are_removed() {
     let client = Client::open(gateway.address()).await;
     let sent = client.send(request("GET", "/"), "").await;
     assert!(sent.is_err_and(|error| error.is_reset()));
+    // What had come of it arrives before the reset.
+    let (response, _stream) = client.begin(request("GET", "/"), true).await.unwrap();
+    let mut body = response.await.unwrap().into_body();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "half");
+    assert!(next(&mut body).await.is_err_and(|error| error.is_reset()));
 }
 
 #[tokio::test]

@@ -27,6 +27,18 @@ pub enum Expired {
     Body,
 }
 
+impl Expired {
+    /// Says what did not come in time, for the log.
+    pub(crate) const fn text(self) -> &'static str {
+        match self {
+            Self::FirstByte => "no response came in time",
+            Self::Idle => "the response paused for too long",
+            Self::Total => "the whole request took too long",
+            Self::Body => "the request body came too slowly",
+        }
+    }
+}
+
 /// Connection or stream to a backend that ends when a deadline expires.
 #[derive(Clone, Copy, Debug)]
 pub enum Target {

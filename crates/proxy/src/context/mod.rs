@@ -79,6 +79,8 @@ pub(crate) struct Context {
     pub(crate) is_websocket: bool,
     /// Result of reading the body before the request was forwarded.
     pub(crate) early: EarlyBody,
+    /// True once a backend has sent an interim response: it has begun with the request.
+    pub(crate) has_interim: bool,
     /// Time at which the backend's response began.
     pub(crate) responded_at: Option<Instant>,
     /// State of the flood guard for this request.
@@ -177,6 +179,7 @@ impl Context {
             reply: None,
             is_websocket: false,
             early: EarlyBody::default(),
+            has_interim: false,
             responded_at: None,
             guarded: GuardedRequest::default(),
             client_left: OnceLock::new(),

@@ -206,6 +206,7 @@ pub(super) fn bound_interim(length: usize) -> Result<()> {
 
 /// Handles an interim response of a backend.
 pub(super) fn interim(response: &mut ResponseHeader, ctx: &mut Context) {
+    ctx.has_interim = true;
     // Filters of responses do not see it: what they remove or replace must not pass in it.
     let names: Vec<_> = response.headers.keys().cloned().collect();
     for name in names.iter().filter(|name| *name != header::LINK) {
@@ -305,6 +306,10 @@ pub(super) fn failed(
         error.set_retry(false);
         return error;
     }
+    if let Some(expired) = expired {
+        // The deadline has closed the connection, and not the backend.
+        error = Error::explain(ErrorType::ReadTimedout, expired.text()).into_up();
+    }
     if let ErrorType::HTTPStatus(status) = *error.etype() {
         // `on_origin_response` has already decided.
         trace::attempt_failed(&mut ctx.facts, None);
@@ -327,6 +332,7 @@ pub(super) fn failed(
     let is_stale = is_pooled
         && failure == Failure::Reset
         && ctx.responded_at.is_none()
+        && !ctx.has_interim
         && !streams::is_own_end(&error);
     let may_retry = if streams::is_refused(&error) {
         replay.is_whole()
