@@ -5,10 +5,12 @@ use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinSet,
     time::timeout,
 };
 
 use crate::support::{
+    front::Front,
     gateway::Gateway,
     http2,
     origins::{Origin, ScriptedOrigin},
@@ -83,6 +85,30 @@ async fn a_response_has_the_http_version_of_its_sender() {
         let connection = "\r\nConnection: keep-alive\r\n";
         assert!(got.contains(connection), "{path} in {version}: {got}");
     }
+}
+
+#[tokio::test]
+async fn the_address_of_a_backend_in_refresh_becomes_that_of_the_client() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut backend = JoinSet::new();
+    backend.spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(socket.read_u8().await.unwrap());
+        }
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nrefresh: 5; URL=http://{address}/b\r\ncontent-length: 0\r\n\r\n"
+        );
+        socket.write_all(response.as_bytes()).await.unwrap();
+        socket
+    });
+    let gateway = Front::to(address).start().await;
+    let response = gateway.get("/a").await;
+    let public = format!("5; URL=http://{}/b", gateway.address());
+    assert_eq!(response.header("refresh"), Some(public.as_str()));
+    drop(backend);
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ impl MediaTypes {
         if let Some(own) = all().find_map(written) {
             return own;
         }
-        let guess = mime_guess::from_ext(&ending).first_raw();
+        let guess = registered(&ending).or_else(|| mime_guess::from_ext(&ending).first_raw());
         let Some(guess) = guess else {
             let unknown = all().find_map(|types| types.own.get(""));
             return unknown
@@ -116,13 +116,27 @@ impl MediaTypes {
         };
         let charset = all().find_map(|types| types.charset.as_deref());
         let charset = charset.unwrap_or(UTF_8);
-        if charset != "none" && (guess.starts_with("text/") || guess == "application/javascript") {
+        if charset != "none" && guess.starts_with("text/") {
             let with_charset = format!("{guess}; charset={charset}");
             return HeaderValue::try_from(with_charset)
                 .unwrap_or(HeaderValue::from_static(UNKNOWN));
         }
         HeaderValue::from_static(guess)
     }
+}
+
+/// Returns a type that `mime_guess` has by another name than the registry of media types (RFC 8081,
+/// RFC 8216, RFC 9239).
+fn registered(ending: &str) -> Option<&'static str> {
+    Some(match ending {
+        "m3u8" => "application/vnd.apple.mpegurl",
+        "mjs" => "text/javascript",
+        "otf" => "font/otf",
+        "rpm" => "application/x-redhat-package-manager",
+        "ts" => "video/mp2t",
+        "woff" => "font/woff",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -157,6 +171,9 @@ mod tests {
         ] {
             assert_eq!(own.type_for(path.as_bytes()), of_own, "{path}");
             assert_eq!(rest.type_for(path.as_bytes()), of_rest, "{path}");
+        }
+        for (path, registered) in [("/a.ts", "video/mp2t"), ("/a.otf", "font/otf")] {
+            assert_eq!(MediaTypes::default().type_for(path.as_bytes()), registered);
         }
         let charset = types(&[], Some("koi8-r"));
         assert_eq!(charset.type_for(b"/a.css"), "text/css; charset=koi8-r");

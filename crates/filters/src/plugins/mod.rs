@@ -49,7 +49,7 @@ use edgeway_script::{
     matcher::Matcher,
     wait_until::WorkPermits,
 };
-use http::{HeaderMap, HeaderName, StatusCode, response};
+use http::{HeaderMap, HeaderName, StatusCode, header, response};
 
 use self::{
     effects::{PluginEffects, changed, done, sent},
@@ -291,6 +291,12 @@ impl AsyncFilter for Plugins {
                     let own = self::reply(*response);
                     reply.status = own.status;
                     reply.body = own.body;
+                    // Most of these have one value only (RFC 9110, 5.3).
+                    let is_kept = |name: &HeaderName| {
+                        [header::SET_COOKIE, header::WWW_AUTHENTICATE].contains(name)
+                            || own.headers.iter().all(|(own, _)| own != name)
+                    };
+                    reply.headers.retain(|(name, _)| is_kept(name));
                     reply.headers.extend(own.headers);
                     return;
                 }

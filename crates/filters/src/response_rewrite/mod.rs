@@ -107,7 +107,7 @@ fn location(rules: &[Rule], head: &mut response::Parts) {
 }
 
 /// Returns the place of the URL in `5; url=http://…`.
-fn url_of_refresh(refresh: &HeaderValue) -> Option<usize> {
+pub fn url_of_refresh(refresh: &HeaderValue) -> Option<usize> {
     let text = refresh.to_str().ok()?.to_ascii_lowercase();
     Some(text.find("url=")? + "url=".len())
 }

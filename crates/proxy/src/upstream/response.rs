@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use edgeway_base::http::begins_with;
 use edgeway_core::chain::host::public_host;
+use edgeway_filters::response_rewrite::url_of_refresh;
 use edgeway_upstreams::{NODE_REPORT_HEADER, Outcome};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::{
@@ -155,15 +156,31 @@ fn make_public(
     response: &mut ResponseHeader,
     ctx: &Context,
 ) -> Result<()> {
+    let Some(lease) = &ctx.lease else {
+        return Ok(());
+    };
+    let backend = lease.backend().address();
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         if let Some(value) = response.headers.get(&name)
-            && let Some(lease) = &ctx.lease
-            && let Some(public) = public_location(request, value, lease.backend().address(), ctx)
+            && let Some(public) = public_location(request, value, backend, ctx)
         {
             response.insert_header(name, public)?;
         }
     }
+    if let Some(refresh) = response.headers.get(header::REFRESH)
+        && let Some((before, url)) = split_refresh(refresh)
+        && let Some(public) = public_location(request, &url, backend, ctx)
+    {
+        let refresh = [before, public.as_bytes()].concat();
+        response.insert_header(header::REFRESH, refresh)?;
+    }
     Ok(())
+}
+
+/// Splits `5; url=http://…` before its URL.
+fn split_refresh(refresh: &HeaderValue) -> Option<(&[u8], HeaderValue)> {
+    let (before, url) = refresh.as_bytes().split_at(url_of_refresh(refresh)?);
+    Some((before, HeaderValue::from_bytes(url).ok()?))
 }
 
 fn public_location(
@@ -236,7 +253,9 @@ impl GatewayDirectives {
                 header::CONTENT_TYPE => {
                     seen.streams = StreamKind::of(value.as_bytes());
                 }
-                header::LOCATION | header::CONTENT_LOCATION => seen.has_location = true,
+                header::LOCATION | header::CONTENT_LOCATION | header::REFRESH => {
+                    seen.has_location = true;
+                }
                 header::CONNECTION => seen.ends_here |= !hop_by_hop::is_plain(value.as_bytes()),
                 _ if *name == KEEP_ALIVE => {
                     keep_alive = keep_alive.or(Some(value));
