@@ -185,6 +185,11 @@ routes:
       tags: [products, 'product:{id}']
       key: { ignore_query: [utm_*], by: ['cookie:lang'] }
       bypass: ['cookie:session']
+  - match: { path: '/o/*' }
+    upstream: api
+    cache: {}
+    rules: [{ regex: '^/o/old(.*)$', with: '/o/new{group.1}' }]
+  - { match: { path: /me }, upstream: api, cache: {}, forward_auth: { url: 'http://127.0.0.1:9000/' } }
 ";
 
 #[test]
@@ -203,6 +208,8 @@ fn explain_shows_the_cache_key() {
         "GET https://a.test/ -H Cookie:__prerender_bypass=1",
         "GET https://a.test/ -H Cookie:id=1",
         "GET https://a.test/_next/static/a.js -H If-Match:*",
+        "GET https://a.test/o/old1",
+        "GET https://a.test/me",
     ] {
         let mut arguments = vec!["explain", "-c", file];
         arguments.extend(request.split(' '));

@@ -189,8 +189,7 @@ pub fn explain(
     let app = route.and_then(|route| {
         AppRequest::new(gateway, route, (&target, &params), &head, facts.client.ip)
     });
-    let app = app.as_ref();
-    let file = app.and_then(AppRequest::file);
+    let file = app.as_ref().and_then(AppRequest::file);
     let is_file = file.is_some();
     let action = route.map(|route| {
         let plain = file.unwrap_or_else(|| action_text(route, &target, &params, &head));
@@ -202,6 +201,7 @@ pub fn explain(
         None => Some(421),
     };
     let before = explain_rules::before_routes(gateway, &facts.client, target.path, without_route);
+    let (action, ruled) = action.unzip();
     let action = before.or(action);
     let mut ex = Exchange {
         head: &head,
@@ -218,7 +218,7 @@ pub fn explain(
             route,
             &mut ex,
             (&target, &params),
-            rewritten.as_deref(),
+            (rewritten.as_deref(), ruled.flatten().as_deref()),
             now,
         )
     });
@@ -237,8 +237,8 @@ pub fn explain(
         upstream_target: route.and_then(|route| sent_on(route, &target, &params)),
         upstream_host: route.and_then(|route| sent_host(route, &head)),
         upstream_request: route.and_then(sent_as),
-        release: app.and_then(AppRequest::release),
-        image: app.and_then(AppRequest::image),
+        release: app.as_ref().and_then(AppRequest::release),
+        image: app.as_ref().and_then(AppRequest::image),
         parameters: found
             .map(|index| parameters(gateway, index, &target, &params))
             .unwrap_or_default(),

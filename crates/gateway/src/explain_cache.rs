@@ -77,7 +77,7 @@ pub(super) fn explain(
     route: &Route,
     ex: &mut Exchange<'_>,
     (target, params): (&Target<'_>, &Params),
-    rewritten: Option<&str>,
+    (rewritten, ruled): (Option<&str>, Option<&str>),
     now: Option<SystemTime>,
 ) -> Option<ExplainedCache> {
     let cache = route.cache.as_ref()?;
@@ -90,17 +90,21 @@ pub(super) fn explain(
     let tag = |tag: &edgeway_cache::route::TagTemplate<_>| {
         tag.render(|slot| params.get(*slot, target.path))
     };
+    // Neither are credentials verified here, nor is the request rewritten.
+    let by_user = route.chain.proves_identity().then(|| BY_USER.to_owned());
+    let by_rules = ruled.map(|target| format!("written: {target}, by a rule"));
+    let unknown: Vec<_> = by_user.into_iter().chain(by_rules).collect();
     Some(ExplainedCache {
         policy: policy_lines(cache, is_nextjs),
         tags: cache.tags.iter().map(tag).collect(),
         not_kept: seen.as_ref().ok().and_then(not_kept).map(str::to_owned),
-        now: now.map(|now| match &seen {
+        now: now.filter(|_| unknown.is_empty()).map(|now| match &seen {
             Ok(seen) => stored(cache, seen, ex, now),
             Err(why) => StoredLookup::without_entry(CacheOutcome::Bypass, why, 0),
         }),
         key: seen.as_ref().ok().map(|seen| ExplainedKey {
             url: seen.key.url(),
-            and: parts(seen.key.extra()),
+            and: [parts(seen.key.extra()), unknown.clone()].concat(),
         }),
         past: match seen {
             Ok(ref seen) if seen.is_renewing => Some(RENEWS.to_owned()),
@@ -111,6 +115,8 @@ pub(super) fn explain(
 }
 
 const ONLY_IF_CACHED: &str = "only-if-cached: it gets 504";
+const BY_USER: &str =
+    "the user, and what the filters write for it: known to a running request only";
 const HEAD: &str = "head: nothing is stored, and it does not ask for the body";
 const RANGE: &str = "range: nothing is stored, and it asks for a part only";
 const RENEWS: &str = "route: a value of `bypass_if` is set, so the request goes to the origin";

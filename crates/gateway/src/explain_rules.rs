@@ -140,28 +140,29 @@ pub(super) fn before_routes(
     goes.then(|| "redirect 308 to HTTPS, by the listener".to_owned())
 }
 
-/// Describes an action with what comes before it for this request.
+/// Describes an action with what comes before it for this request, and returns the target that rules
+/// make it, if it stays on its route.
 pub(super) fn with_rules(
     gateway: &Gateway,
     route: &Route,
     head: &RequestHeader,
     facts: &mut RequestFacts,
     action: String,
-) -> String {
+) -> (String, Option<String>) {
     if route.is_internal {
-        return format!("404 for clients, else {action}");
+        return (format!("404 for clients, else {action}"), None);
     }
-    course(gateway, route, head, facts, &action).unwrap_or(action)
+    course(gateway, route, head, facts, &action).unwrap_or((action, None))
 }
 
-/// Describes what the rules of a route do with a request, before `action`; `None` without rules.
+/// Does the same for what the rules of a route do before `action`; `None` without rules.
 fn course(
     gateway: &Gateway,
     route: &Route,
     head: &RequestHeader,
     facts: &mut RequestFacts,
     action: &str,
-) -> Option<String> {
+) -> Option<(String, Option<String>)> {
     // A site's rules run before the route is final: a new path chooses it again.
     let site = route.site.as_deref().map(|rules| (rules, true));
     let all = site
@@ -169,7 +170,7 @@ fn course(
         .chain(route.rules.iter().map(|rules| (rules, false)));
     let mut head = head.clone();
     let sent = head.raw_path().to_vec();
-    let mut outcome = None;
+    let (mut outcome, mut target) = (None, None);
     for (rules, is_site) in all {
         let course = rules.run(&mut head, facts, gateway.slashes);
         let path = String::from_utf8_lossy(head.raw_path());
@@ -178,13 +179,20 @@ fn course(
                 (format!("no rule applies: {action}"), false)
             }
             Ok(RuleCourse::GoOn) if !is_site => {
+                target = Some(path.clone().into_owned());
                 (format!("a rule makes it {path}: {action}"), false)
             }
             Ok(RuleCourse::GoOn | RuleCourse::Reroute) => {
-                let text = format!("a rule makes it {path}, which chooses the route again");
+                let text = format!(
+                    "a rule makes it {path}, which chooses the route again: what follows is about this one"
+                );
                 (text, true)
             }
-            Ok(RuleCourse::Named(name)) => (format!("a rule leads to the route {name}"), true),
+            Ok(RuleCourse::Named(name)) => {
+                let text =
+                    format!("a rule leads to the route {name}: what follows is about this one");
+                (text, true)
+            }
             Ok(RuleCourse::Reply(reply, _)) => (replied(&reply), true),
             Err(_) => (
                 "refused with 400: a rule makes it an invalid path".to_owned(),
@@ -198,7 +206,7 @@ fn course(
     }
     // The other parts of the explanation are about the request as it was sent.
     facts.rerouted = None;
-    outcome
+    Some((outcome?, target))
 }
 
 fn replied(reply: &Reply) -> String {
