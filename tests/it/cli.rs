@@ -83,48 +83,36 @@ macro_rules! snapshot {
 
 pub(crate) use snapshot;
 
+/// Returns the commands that a page of help lists.
+fn listed(help: &str) -> impl Iterator<Item = &str> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    lines.filter_map(|line| {
+        line.split_whitespace()
+            .next()
+            .filter(|name| *name != "help")
+    })
+}
+
 #[test]
 fn every_command_has_help() {
-    let commands = [
-        "",
-        "run",
-        "check",
-        "explain",
-        "schema",
-        "proxy",
-        "init",
-        "dev",
-        "ca",
-        "demo",
-        "status",
-        "top",
-        "reload",
-        "drain",
-        "undrain",
-        "rollout",
-        "scale",
-        "upstream add",
-        "upstream remove",
-        "profile",
-        "healthcheck",
-        "monitor",
-        "uptime",
-        "purge",
-        "warm",
-        "plugin",
-        "plugin new",
-        "plugin test",
-        "plugin run",
-        "upgrade",
-        "completions",
-        "man",
-    ];
-    let pages = commands.map(|command| {
-        let arguments: Vec<&str> = command.split_terminator(' ').chain(["--help"]).collect();
+    let mut pages = Vec::new();
+    let mut commands = vec![Vec::<String>::new()];
+    while let Some(command) = commands.pop() {
+        let words = command.iter().map(String::as_str);
+        let arguments: Vec<&str> = words.chain(["--help"]).collect();
         let ran = edgeway(&arguments);
-        assert_eq!(ran.status, 0, "{command}: {}", ran.stderr);
-        format!("$ edgeway {}\n{}\n", arguments.join(" "), ran.stdout)
-    });
+        assert_eq!(ran.status, 0, "{command:?}: {}", ran.stderr);
+        let below = listed(&ran.stdout).map(|name| [&command[..], &[name.to_owned()]].concat());
+        commands.extend(below);
+        pages.push(format!(
+            "$ edgeway {}\n{}\n",
+            arguments.join(" "),
+            ran.stdout
+        ));
+    }
+    pages.sort_unstable();
+    assert!(pages.len() > 40, "the control: {} commands", pages.len());
     snapshot!("help", pages.concat());
 }
 
@@ -248,7 +236,7 @@ fn the_schema_that_is_printed_is_the_one_in_the_repository() {
     let read = |text: &str| serde_json::from_str::<Value>(text).expect("it is JSON");
     assert!(
         read(&ran.stdout) == read(&stored),
-        "conf/schema.json is stale: run `make schema`"
+        "conf/schema.json is stale: run `make config-page`"
     );
 }
 

@@ -373,7 +373,7 @@ fn the_schema_in_the_repository_is_fresh() {
     let stored: serde_json::Value = serde_json::from_str(&stored).expect("it is JSON");
     assert!(
         stored == edgeway::testing::gateway::schema(),
-        "conf/schema.json is stale: run `make schema`"
+        "conf/schema.json is stale: run `make config-page`"
     );
 }
 

@@ -179,8 +179,10 @@ fn each_page_of_the_docs_names_every_key_or_links_to_the_reference() {
         .expect("the reference is there");
     for entry in FILTERS {
         let path = docs.join(format!("{}.md", entry.name));
-        let page = std::fs::read_to_string(&path)
-            .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let page = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+            let step = "write the page: step 7 of docs/adding-a-filter.md";
+            panic!("{}: {error}; {step}", path.display())
+        });
         let has_link = page.contains("](../configuration-reference.md#");
         let keys = mapping(entry).or_else(|| item(entry));
         for (key, _) in keys.map_or_else(Vec::new, |(_, keys)| keys) {
@@ -193,5 +195,32 @@ fn each_page_of_the_docs_names_every_key_or_links_to_the_reference() {
         }
         let example = format!("conf/examples/{}.yaml", entry.name);
         assert!(page.contains(&example), "{}: no example", path.display());
+    }
+}
+
+/// Routes with the same settings share a filter of such a kind, which knows the first one only.
+#[test]
+fn what_routes_share_knows_no_route() {
+    fn check(entry: &Entry, folder: &Path) {
+        for file in std::fs::read_dir(folder).expect("the folder is there") {
+            let path = file.expect("it can be read").path();
+            if path.is_dir() {
+                check(entry, &path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("a source is UTF-8");
+            for of_one_route in ["cx.route", "cx.zones"] {
+                let shown = path.display();
+                let name = entry.name;
+                assert!(
+                    !text.contains(of_one_route),
+                    "{shown} uses `{of_one_route}`: remove `.shareable()` of `{name}` in `FILTERS`"
+                );
+            }
+        }
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for entry in FILTERS.iter().filter(|entry| entry.is_shareable) {
+        check(entry, &folder.join(entry.name));
     }
 }
