@@ -64,3 +64,40 @@ async fn a_generated_key_authenticates_and_is_stored_nowhere() {
     let everything = format!("{lines:?}{}{}", gateway.stderr(), gateway.status().await);
     assert!(!everything.contains(&key), "{everything}");
 }
+
+/// The user is known only behind the login, and so is what a table makes of it.
+#[tokio::test]
+async fn a_limit_by_the_user_counts_each_user() {
+    let made = ["ann", "bob"].map(|name| edgeway_fed(&["hash", "api-key", name], ""));
+    let keys = made
+        .each_ref()
+        .map(|made| made.stderr.trim().rsplit(' ').next().unwrap().to_owned());
+    let yaml = "
+maps: { plan: { from: '{user}', values: { ann: slow } } }
+rate_limits:
+  user: { rate: 2/d, by: '{user}' }
+  plan: { rate: 2/d, by: '{map.plan}' }
+defaults: { api_key: { file: partners.keys } }
+routes:
+  - { match: { path: /user }, respond: ok, rate_limit: user }
+  - { match: { path: /plan }, respond: ok, rate_limit: plan }
+";
+    let gateway = Gateway::start_in(yaml, |folder| {
+        let lines = made.iter().map(|made| &*made.stdout).collect::<String>();
+        std::fs::write(folder.join("partners.keys"), lines).unwrap();
+    })
+    .await;
+    for (path, passed) in [("/user", [2, 2]), ("/plan", [2, 4])] {
+        for (key, passed) in keys.iter().zip(passed) {
+            for number in 0..4 {
+                let request = get(path).header("X-API-Key", &**key);
+                let expected = if number < passed { 200 } else { 429 };
+                assert_eq!(
+                    gateway.send(&request).await.status(),
+                    expected,
+                    "{path} {number}"
+                );
+            }
+        }
+    }
+}

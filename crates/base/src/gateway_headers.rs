@@ -22,6 +22,8 @@ const FRAMING_HEADERS: [HeaderName; 10] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
+const FREE_NAME: &str = "write a name that nothing else uses, such as `X-User-Id`";
+
 impl GatewayHeaders {
     pub fn new(names: impl IntoIterator<Item = HeaderName>) -> Self {
         Self(names.into_iter().collect())
@@ -38,20 +40,33 @@ impl GatewayHeaders {
     /// Parses a header name that the gateway may own.
     pub fn parse(text: &str) -> Result<HeaderName, InvalidValue> {
         let refuse = |message: String, help: &str| InvalidValue::new(message, help);
-        let Ok(name) = HeaderName::from_bytes(text.as_bytes()) else {
-            let message = format!("invalid header name `{text}`");
-            return Err(refuse(message, "write a name such as `X-User-Id`"));
-        };
-        if FRAMING_HEADERS.contains(&name) || is_known(&name) {
-            let message = format!("reserved header name `{text}`");
-            let help = "write a name that nothing else uses, such as `X-User-Id`";
-            return Err(refuse(message, help));
+        let name = Self::parse_credential(text)?;
+        if is_known(&name) {
+            return Err(refuse(format!("reserved header name `{text}`"), FREE_NAME));
         }
         if name.as_str().contains('_') {
             let message = format!("`{text}` has an underscore, which many apps take for a hyphen");
             return Err(refuse(message, "write it with hyphens"));
         }
         Ok(name)
+    }
+
+    /// Parses the name of a header that clients send for the gateway to read.
+    pub fn parse_credential(text: &str) -> Result<HeaderName, InvalidValue> {
+        match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(name) if FRAMING_HEADERS.contains(&name) => {
+                let message = format!("reserved header name `{text}`");
+                Err(InvalidValue::new(message, FREE_NAME))
+            }
+            Ok(name) => Ok(name),
+            Err(_) => {
+                let message = format!("invalid header name `{}`", text.escape_debug());
+                Err(InvalidValue::new(
+                    message,
+                    "write a name such as `X-User-Id`",
+                ))
+            }
+        }
     }
 
     /// Removes what a client has sent under these names. `X_User_Id` counts as `X-User-Id`: CGI,
@@ -119,6 +134,10 @@ mod tests {
         }
         for name in ["X-User-Id", "Authorization", "Remote-User"] {
             assert!(GatewayHeaders::parse(name).is_ok(), "{name}");
+        }
+        for (name, is_good) in [("Connection", false), ("X_Key", true), ("Cookie", true)] {
+            let parsed = GatewayHeaders::parse_credential(name);
+            assert_eq!(parsed.is_ok(), is_good, "{name}");
         }
     }
 }

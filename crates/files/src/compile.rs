@@ -166,6 +166,10 @@ fn headers(
                     format!("`{name}` of a file cannot be changed"),
                     "remove it: it follows from the file; media types are in `types`",
                 ),
+                (Some(name), Ok(_)) if headers.contains_key(&name) => report(
+                    format!("`{name}` is written twice, in two spellings"),
+                    "remove one of the two",
+                ),
                 (Some(name), Ok(value)) => {
                     headers.insert(name, value);
                 }

@@ -78,5 +78,12 @@ fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<d
     let destination = Destination::Comparison;
     let code = "edgeway::rate_limits::by";
     let template = Template::compile(&by.value, by.place, destination, code, cx)?;
+    if template.needs_status() {
+        let message = format!(
+            "`{}` has a status, and requests are counted before",
+            by.value
+        );
+        return cx.refuse_at(by.place, code, message, "count by values of the request");
+    }
     Some(Box::new(template))
 }

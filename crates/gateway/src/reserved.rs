@@ -8,7 +8,7 @@ use edgeway_base::reserved_headers::{
 };
 use edgeway_config::{
     diagnostic::{Place, suggest},
-    model::RouteNode,
+    model::{RouteNode, UnderscoresConfig},
     tree::{Key, Node, Spanned, Value},
 };
 use edgeway_filters as filters;
@@ -19,6 +19,9 @@ use super::{Listener, Route, compile::Compiler};
 /// Credential headers of HTTP itself: a route may write them for its backend, and filters may read
 /// them.
 const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
+
+const DROPPED: &str = "every listener drops or refuses for its underscore";
+const DROPPED_HELP: &str = "write it with hyphens, or `underscores: allow` at a listener";
 
 impl Compiler<'_> {
     /// Returns the headers that are removed from requests, from what all routes write and let pass.
@@ -34,10 +37,16 @@ impl Compiler<'_> {
         own.retain(|name| !CREDENTIALS.contains(name));
         for route in compiled() {
             let filters = route.chain.filters().iter();
-            let lost = { filters }
-                .flat_map(|each| &each.traits.credential_headers)
-                .find(|name| is_claim(name));
-            if let Some(name) = lost {
+            let mut read_here = { filters }.flat_map(|each| &each.traits.credential_headers);
+            if let Some(name) = read_here.clone().find(|name| self.drops(name)) {
+                self.diagnostics.error(
+                    "edgeway::headers::underscore",
+                    route.place,
+                    format!("a filter reads `{name}`, which {DROPPED}"),
+                    DROPPED_HELP,
+                );
+            }
+            if let Some(name) = read_here.find(|name| is_claim(name)) {
                 self.diagnostics.error(
                     "edgeway::headers::claim",
                     route.place,
@@ -103,21 +112,22 @@ impl Compiler<'_> {
         let file = self.file;
         for route in &file.routes {
             for (name, value) in &route.config.matches.value.header {
-                let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
-                let Some(why) = parsed.and_then(|name| reserved.never_seen(&name)) else {
+                let Ok(parsed) = HeaderName::from_bytes(name.as_bytes()) else {
                     continue;
                 };
-                let (why, help) = match why {
-                    UnusableHeader::Own => (
+                let (why, help) = match reserved.never_seen(&parsed) {
+                    None if self.drops(&parsed) => (DROPPED, DROPPED_HELP),
+                    None => continue,
+                    Some(UnusableHeader::Own) => (
                         "the gateway writes it for a backend once a route is chosen",
                         "remove it: filters decide by identity",
                     ),
-                    UnusableHeader::Claim => (
+                    Some(UnusableHeader::Claim) => (
                         "it is a claim about the client, which is removed",
                         "remove it; `X-Real-IP`, `X-Forwarded-Proto`, `-Host`, `-Port` and \
                          `X-Client-Verify` have the gateway's own values",
                     ),
-                    UnusableHeader::Override => (
+                    Some(UnusableHeader::Override) => (
                         "no route lets it pass",
                         "remove it, or let it pass with `pass_headers`",
                     ),
@@ -130,6 +140,13 @@ impl Compiler<'_> {
                 );
             }
         }
+    }
+
+    /// Returns true if no listener passes a header of this name on, because of an underscore.
+    fn drops(&self, name: &HeaderName) -> bool {
+        let mut listeners = self.file.listeners.iter();
+        name.as_str().contains('_')
+            && listeners.all(|own| own.value.underscores != UnderscoresConfig::Allow)
     }
 
     /// Returns the overrides that a route lets pass.

@@ -92,8 +92,10 @@ pub struct SharedBuckets {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitMatch {
     Yes,
-    /// The client's address is exempt, or the text that the limit counts by is empty.
+    /// The client's address is exempt.
     Exempt,
+    /// The text that the limit counts by is empty.
+    NoText,
     /// The request's class is not counted.
     OtherClass,
 }
@@ -119,10 +121,10 @@ impl Limit {
         if !self.exempt.is_empty() && self.exempt.contains(ex.facts.client.ip) {
             return LimitMatch::Exempt;
         }
-        if self.by.is_some() && self.text(ex).is_empty() {
-            return LimitMatch::Exempt;
+        match self.text(ex) {
+            Some(text) if text.is_empty() => LimitMatch::NoText,
+            Some(_) | None => LimitMatch::Yes,
         }
-        LimitMatch::Yes
     }
 
     /// Returns the index of the request's tier.
@@ -154,26 +156,26 @@ impl Limit {
         if let Some(who) = &tier.who {
             hasher.part(b't', who.as_bytes());
         }
-        if self.by.is_some() {
-            hasher.part(b'v', self.text(ex).as_bytes());
+        if let Some(text) = self.text(ex) {
+            hasher.part(b'v', text.as_bytes());
             return hasher.finish();
         }
         self.keys.resolve_after(hasher, ex)
     }
 
-    /// Returns the text that a request is counted by.
-    fn text(&self, ex: &Exchange<'_>) -> String {
+    /// Returns the text that a request is counted by in place of the keys.
+    pub fn text(&self, ex: &Exchange<'_>) -> Option<String> {
         let mut text = String::new();
-        if let Some(by) = &self.by {
-            by.write(ex, &mut text);
-        }
-        text
+        self.by.as_ref()?.write(ex, &mut text);
+        Some(text)
     }
 
     /// Returns true if the limit depends on the client's identity.
     pub fn needs_identity(&self) -> bool {
         let mut sources = self.members.iter().map(|(source, _)| source);
-        self.keys.needs_identity() || sources.any(Source::needs_identity)
+        self.keys.needs_identity()
+            || sources.any(Source::needs_identity)
+            || self.by.as_ref().is_some_and(|by| by.needs_identity())
     }
 
     /// Returns the smallest burst of all tiers: no request may cost more.

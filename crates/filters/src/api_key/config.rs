@@ -15,7 +15,7 @@ use edgeway_core::{
         memory::{BucketTable, DEFAULT_MAX_KEYS},
     },
 };
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderValue, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
@@ -81,15 +81,11 @@ impl ApiKeyConfig {
         if let Some(file) = &self.file {
             found.read(file, cx);
         }
-        let header = HeaderName::try_from(self.header.value.as_str());
-        if header.is_err() {
-            let message = format!("invalid header name `{}`", self.header.value.escape_debug());
-            let help = "write a name such as `X-API-Key`";
-            cx.report_at(self.header.place, "edgeway::api_key::header", message, help);
-        }
+        let header = GatewayHeaders::parse_credential(&self.header.value);
+        let header = cx.reported(self.header.place, "edgeway::api_key::header", header);
         let forward = self.forward.as_ref();
         let forward = forward.and_then(|name| cx.own_header(name, "edgeway::api_key::forward"));
-        let header = header.ok()?;
+        let header = header?;
         if found.names.is_empty() && cx.diagnostics.errors() == errors {
             return cx.refuse(
                 "edgeway::api_key::nobody",

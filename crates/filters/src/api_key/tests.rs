@@ -188,6 +188,10 @@ fn invalid_keys_are_reported_with_a_remedy() {
             format!("{{ header: 'X Key', keys: [{{ name: a, hash: '{hash}' }}] }}"),
             "invalid header name `X Key`",
         ),
+        (
+            format!("{{ header: Content-Length, keys: [{{ name: a, hash: '{hash}' }}] }}"),
+            "reserved header name `Content-Length`",
+        ),
         ("{ file: nowhere.keys }".to_owned(), "cannot read the keys"),
     ] {
         let messages = refused::<ApiKey>(&yaml);

@@ -341,6 +341,14 @@ impl RouteCacheConfig {
             stale_despite_s_maxage: preset.stale_despite_s_maxage,
             ..plain.clone()
         };
+        for Spanned { value, place } in &self.bypass {
+            let value = value.to_string();
+            if matches!(&*value, "client.ip" | "client.network" | "host" | "route") {
+                let message = format!("every request has `{value}`: none would use the cache");
+                let help = "write one such as `cookie:session`, or leave `cache` out";
+                cx.report_at(*place, "edgeway::cache::bypass", message, help);
+            }
+        }
         let own_cookie = [CHANGED_COOKIE];
         Some(RouteCachePolicy {
             mode: self.mode.mode(),

@@ -63,9 +63,13 @@ fn targets_and_bodies_are_filled_in() {
     assert_eq!(filter.last().headers["location"], "/new/a");
     let filter = filter.get("/?x=//evil.test/");
     assert_eq!(filter.last().headers["location"], "/evil.test/");
+    let filter = filter.get("/?x=x&to=");
+    assert_eq!(filter.last().headers["location"], "/x");
     let filter = filter.get("/?t=1");
     assert_eq!(filter.last().body, b"ok");
-    filter.expect([301, 302, 200]);
+    filter.expect([301, 302, 302, 200]);
+    let filter = check::<Conditions>("[{ if: '{query.go}', status: 302, to: '{query.next}' }]");
+    filter.get("/?go=1").expect([500]);
 }
 
 #[test]
@@ -75,6 +79,18 @@ fn mistakes_are_reported_with_a_remedy() {
         (
             "[{ if: '{path}', status: 301 }]",
             "status 301 is a redirect without a target",
+        ),
+        (
+            "[{ if: '{path}', status: 301, to: '' }]",
+            "status 301 is a redirect without a target",
+        ),
+        (
+            "[{ if: '{user}', is: ann, status: 403 }]",
+            "`{user}` is empty here",
+        ),
+        (
+            "[{ if: '{path}', status: 200, content_type: text/html, body: '<p style=\"{path}\">' }]",
+            "`{path}` is in a tag, a style, `srcdoc`",
         ),
         (
             "[{ if: '{path}', status: 403, to: / }]",

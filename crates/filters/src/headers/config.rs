@@ -163,10 +163,15 @@ impl ChangesConfig {
                 Err(problem) => problem.report(&pattern, cx),
             }
         }
-        let mut compile_values = |values: Vec<(String, Spanned<String>)>| {
-            let mut compiled = Vec::with_capacity(values.len());
+        let mut compile_values = |values: Vec<(String, Spanned<String>)>, is_set: bool| {
+            let mut compiled = Vec::<(HeaderName, Template)>::with_capacity(values.len());
             for (name, value) in values {
                 match header_name(&name, side) {
+                    Ok(name) if is_set && compiled.iter().any(|(own, _)| *own == name) => {
+                        let message = format!("`{name}` is set twice, in two spellings");
+                        let help = "remove one of the two; `add` sends two values";
+                        cx.report_at(value.place, "edgeway::headers::twice", message, help);
+                    }
                     Ok(name) => {
                         let template = template(&value, &name, side, cx);
                         compiled.extend(template.map(|template| (name, template)));
@@ -176,13 +181,13 @@ impl ChangesConfig {
             }
             compiled.into_boxed_slice()
         };
-        let set = compile_values(self.set.into_iter().collect());
+        let set = compile_values(self.set.into_iter().collect(), true);
         let add = self.add.into_iter();
         let add = add.flat_map(|(name, values)| {
             let values = values.0.into_iter();
             values.map(move |value| (name.clone(), value))
         });
-        let add = compile_values(add.collect());
+        let add = compile_values(add.collect(), false);
         Changes {
             remove: remove.into(),
             remove_prefixes: remove_prefixes.into(),

@@ -262,4 +262,13 @@ fn every_mistake_is_reported_with_a_remedy() {
         ["invalid header value `a\\nb`; help: write plain text on one line"]
     );
     assert!(refused::<Headers>("{}")[0].starts_with("`headers` changes nothing"));
+    for (value, message) in [
+        ("X-D: a, x-d: b", "`x-d` is set twice"),
+        ("X-D: '{host|row}'", "unknown word `row` in `{host|row}`"),
+        ("X-D: '{host|raw}'", "`|raw` has no effect"),
+    ] {
+        let messages = refused::<Headers>(&format!("{{ response: {{ set: {{ {value} }} }} }}"));
+        assert!(messages[0].starts_with(message), "{messages:?}");
+    }
+    check::<Headers>("{ response: { set: { X-D: '{\"a|b\": 1} {a |b}' }, add: { X-E: [a, b] } } }");
 }

@@ -90,6 +90,7 @@ impl MethodsConfig {
 fn parse(name: &str) -> Result<Method, String> {
     let upper = name.to_ascii_uppercase();
     match Method::from_bytes(name.as_bytes()) {
+        Ok(_) if name == "*" => Err("leave `methods` out to allow all of them".to_owned()),
         Ok(method) if name == upper => Ok(method),
         Ok(_) => Err(format!("write it in upper case: `{upper}`")),
         Err(_) => Err("write a method such as `GET` or `POST`".to_owned()),

@@ -48,8 +48,9 @@ fn a_preflight_passes_where_its_method_would() {
 #[test]
 fn invalid_lists_are_reported_with_a_remedy() {
     assert_eq!(
-        refused::<Methods>("[get, 'G T', POST]"),
+        refused::<Methods>("['*', get, 'G T', POST]"),
         [
+            "invalid method `*`; help: leave `methods` out to allow all of them",
             "invalid method `get`; help: write it in upper case: `GET`",
             "invalid method `G T`; help: write a method such as `GET` or `POST`",
         ]

@@ -253,7 +253,7 @@ impl RateLimit {
         match limit.applies(ex) {
             LimitMatch::Yes => Some(limit.tier_of(ex)),
             LimitMatch::OtherClass => None,
-            LimitMatch::Exempt => {
+            LimitMatch::Exempt | LimitMatch::NoText => {
                 limit.counts.exempt.inc();
                 None
             }
@@ -384,10 +384,12 @@ impl Charge {
                 return format!("{name}: does not count the class {}", ex.facts.class.name());
             }
             LimitMatch::Exempt => return format!("{name}: {} is exempt", ex.facts.client.ip),
+            LimitMatch::NoText => return format!("{name}: does not count an empty `by`"),
         }
-        let by = match limit.keys.chosen(ex) {
-            Some(item) => item.to_string(),
-            None => format!("client.ip, in the absence of {}", limit.keys),
+        let by = match (limit.text(ex), limit.keys.chosen(ex)) {
+            (Some(text), _) => format!("`{text}`"),
+            (None, Some(item)) => item.to_string(),
+            (None, None) => format!("client.ip, in the absence of {}", limit.keys),
         };
         let mut text = format!(
             "{name}: {} by {by}, burst {}",

@@ -2,7 +2,6 @@
 
 use edgeway_config::tree::Spanned;
 use edgeway_core::chain::CompileContext;
-use http::HeaderName;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
@@ -30,16 +29,8 @@ pub struct RequestIdConfig {
 
 impl RequestIdConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<RequestId> {
-        let Ok(header) = HeaderName::try_from(self.header.value.as_str()) else {
-            return cx.refuse_at(
-                self.header.place,
-                "edgeway::request_id::header",
-                format!("invalid header name `{}`", self.header.value),
-                "write a name such as `X-Request-Id`",
-            );
-        };
         Some(RequestId {
-            header,
+            header: cx.own_header(&self.header, "edgeway::request_id::header")?,
             response: self.response,
             trust: self.trust,
             traceparent: self.traceparent,

@@ -135,6 +135,13 @@ fn another_header_may_carry_the_id() {
     assert!(!check.last().headers.contains_key("x-request-id"));
     assert_eq!(
         refused::<RequestId>("{ header: 'not a name' }"),
-        ["invalid header name `not a name`; help: write a name such as `X-Request-Id`"]
+        ["invalid header name `not a name`; help: write a name such as `X-User-Id`"]
     );
+    for name in ["Host", "Content-Length", "Connection"] {
+        let messages = refused::<RequestId>(&format!("{{ header: {name} }}"));
+        assert!(
+            messages[0].starts_with("reserved header name"),
+            "{messages:?}"
+        );
+    }
 }

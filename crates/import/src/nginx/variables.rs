@@ -157,7 +157,9 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
         "remote_user" => {
             let login = scope.one("auth_basic");
             let has_login = login.is_some_and(|login| login.arg(0) != "off");
-            return Some(has_login.then(|| "{user}".to_owned()));
+            // Rules run before logins.
+            let is_known = has_login && at.before.is_none();
+            return Some(is_known.then(|| "{user}".to_owned()));
         }
         "status" => "{status}",
         "upstream_cache_status" | "upstream_addr" | "upstream_status" if at.has_response => {

@@ -166,6 +166,12 @@ fn headers(config: &RespondConfig) -> Result<Vec<(HeaderName, HeaderValue)>, Inv
                 "write it in `content_type`",
             ));
         }
+        if headers.iter().any(|(own, _)| *own == parsed) {
+            return Err(InvalidValue::new(
+                format!("`{name}` is written twice, in two spellings"),
+                "remove one of the two",
+            ));
+        }
         if [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, DATE].contains(&parsed) {
             return Err(InvalidValue::new(
                 format!("`{name}` is set by the gateway itself"),

@@ -34,6 +34,8 @@ pub(super) struct ParsedRoute {
     pub(super) paths: Vec<(Path, Place)>,
     pub(super) predicates: Predicates,
     names: ParamNames,
+    /// True if a host or predicate is missing here, since it has a problem.
+    is_partial: bool,
 }
 
 pub(super) enum Path {
@@ -268,10 +270,13 @@ fn parse(
     if let Some(problem) = names_of_hosts(&names) {
         report("edgeway::route::bad_host", place, problem);
     }
+    let errors = diagnostics.errors();
+    let predicates = Predicates::compile(config, diagnostics);
     ParsedRoute {
+        is_partial: hosts.len() < config.host.0.len() || diagnostics.errors() > errors,
         hosts,
         paths,
-        predicates: Predicates::compile(config, diagnostics),
+        predicates,
         names,
     }
 }
@@ -369,6 +374,12 @@ fn draft(
             for pair in entries.windows(2) {
                 let [first, second] = pair else { continue };
                 let rank = |entry: &Entry| parsed[entry.route].predicates.rank();
+                if [first, second]
+                    .iter()
+                    .any(|own| parsed[own.route].is_partial)
+                {
+                    continue;
+                }
                 if rank(first) == rank(second) && reported.insert((first.route, second.route)) {
                     diagnostics.push(conflict(parsed, first, second));
                 }

@@ -328,6 +328,11 @@ fn indistinguishable_routes_are_an_error_at_both() {
         &routes.yaml[place.start as usize..place.end as usize],
         "'/x/{id}'"
     );
+    // One whose host or method has a problem is not compared without it.
+    let routes = compile(
+        "[{ host: ['a b.test'], path: [/y] }, { path: [/y] }, { method: ['G T'], path: [/y] }]",
+    );
+    assert_eq!(routes.problems().len(), 2, "{:?}", routes.problems());
 
     for yaml in [
         "[{}, { path: [/*] }]",

@@ -113,11 +113,19 @@ impl Comparison {
             cx,
         );
         let test = Test::compile(is, codes, cx);
-        let (value, test) = (template?, test?);
+        let (template, test) = (template?, test?);
+        if template.needs_identity() {
+            return cx.refuse_at(
+                value.place,
+                codes.value,
+                format!("`{}` is empty here: logins come later", value.value),
+                "let the backend decide by a header that `headers` sets to `{user}`",
+            );
+        }
         Some(Self {
-            folded: value.reads_path().then(|| test.folded()),
+            folded: template.reads_path().then(|| test.folded()),
             is_odd: is.is_some_and(|is| is_odd(&is.value)),
-            value,
+            value: template,
             test,
             is_negated,
         })
@@ -343,7 +351,7 @@ impl ResponseParts<'_> {
         let has_body = self.body.is_some();
         let (why, help) = if !(200..600).contains(&number) {
             ("is no status of a response", "write one from 200 to 599")
-        } else if is_redirect && self.to.is_none() {
+        } else if is_redirect && self.to.is_none_or(|to| to.value.is_empty()) {
             (
                 "is a redirect without a target",
                 "write where to: `to: /new`",

@@ -2,7 +2,10 @@
 
 use http::HeaderName;
 
-use super::encoding::Encoding;
+use super::{
+    encoding::Encoding,
+    markup::{in_markup, refresh_address},
+};
 
 /// Place that a template is for.
 #[derive(Clone, Copy, Debug)]
@@ -48,17 +51,17 @@ impl PieceEncoding {
 }
 
 impl Destination<'_> {
-    /// Returns the encoding of a value between these texts.
-    pub(super) fn encoding(self, before: &str, after: &str) -> PieceEncoding {
-        PieceEncoding::Own(match self {
+    /// Returns the encoding of a value between these texts; `None` where none makes a value safe.
+    pub(super) fn encoding(self, before: &str, after: &str) -> Option<PieceEncoding> {
+        Some(PieceEncoding::Own(match self {
             Self::Header(name) => in_header(name, before, after),
             Self::Host | Self::Comparison | Self::Path => Encoding::Text,
             Self::Query => in_url(&format!("/?{before}"), after),
             Self::Target | Self::Redirect => in_url(before, after),
-            Self::Body(Encoding::Markup) => in_markup(before),
+            Self::Body(Encoding::Markup) => in_markup(before, after)?,
             Self::Body(encoding) => encoding,
-            Self::MapResult => return PieceEncoding::OfUser(in_url(before, after)),
-        })
+            Self::MapResult => return Some(PieceEncoding::OfUser(in_url(before, after))),
+        }))
     }
 
     /// Returns true if the text as written must be one that headers can have.
@@ -72,14 +75,19 @@ impl Destination<'_> {
 
 fn in_header(name: &HeaderName, before: &str, after: &str) -> Encoding {
     let quotes = before.replace("\\\\", "").replace("\\\"", "");
+    let is_part = !(before.is_empty() && after.is_empty());
     match name.as_str() {
         "location" | "content-location" => in_url(before, after),
-        "set-cookie"
+        "refresh" if let Some(address) = refresh_address(&before.to_ascii_lowercase()) => {
+            in_url(address, after)
+        }
+        "refresh"
+        | "set-cookie"
         | "cookie"
         | "forwarded"
         | "content-security-policy"
         | "content-security-policy-report-only"
-            if !before.is_empty() =>
+            if is_part =>
         {
             Encoding::Parameter
         }
@@ -128,55 +136,15 @@ fn in_url(before: &str, after: &str) -> Encoding {
     }
 }
 
-fn in_markup(before: &str) -> Encoding {
-    let before = before.to_ascii_lowercase();
-    if before.rfind("<script") > before.rfind("</script")
-        && before
-            .rfind("<script")
-            .is_some_and(|at| before[at..].contains('>'))
-    {
-        return Encoding::Script;
-    }
-    let Some(tag) = before
-        .rfind('<')
-        .filter(|tag| !before[*tag..].contains('>'))
-    else {
-        return Encoding::Markup;
-    };
-    let mut quoted: Option<(char, usize)> = None;
-    for (at, char) in before.char_indices().skip_while(|(at, _)| at < &tag) {
-        quoted = match quoted {
-            Some((quote, _)) if quote == char => None,
-            None if matches!(char, '"' | '\'') => Some((char, at)),
-            same => same,
-        };
-    }
-    let Some((_, start)) = quoted else {
-        return Encoding::Attribute;
-    };
-    let name = before[..start].trim_end().trim_end_matches('=').trim_end();
-    let name = name
-        .rsplit(|char: char| char.is_whitespace())
-        .next()
-        .unwrap_or_default();
-    let is_address = ["href", "src", "action", "formaction", "data", "xlink:href"].contains(&name);
-    match name {
-        _ if name.starts_with("on") => Encoding::Script,
-        _ if is_address && start + 1 == before.len() => Encoding::Link,
-        _ => Encoding::Markup,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::header;
+
     use super::*;
 
     #[test]
     fn a_value_has_the_encoding_of_the_part_that_it_is_in() {
-        use Encoding::{
-            Attribute, Authority, Link, Markup, Parameter, Query, QueryValue, Quoted, Script, Text,
-            UrlPath, UrlStart,
-        };
+        use Encoding::{Authority, Parameter, Query, QueryValue, Quoted, Text, UrlPath, UrlStart};
 
         for (before, encoding) in [
             ("", UrlStart { is_whole: true }),
@@ -204,19 +172,6 @@ mod tests {
         let within = in_url("https://a", ".test/");
         assert_eq!(within, Authority { is_end: false });
         assert_eq!(in_url("", "/a"), UrlStart { is_whole: false });
-        for (before, encoding) in [
-            ("", Markup),
-            ("<p>", Markup),
-            ("<p title=\"", Markup),
-            ("<p title=", Attribute),
-            ("<a href='", Link),
-            ("<a href='/x?", Markup),
-            ("<a onclick=\"f('", Script),
-            ("<script>var a = \"", Script),
-            ("<SCRIPT src=x></SCRIPT><p>", Markup),
-        ] {
-            assert_eq!(in_markup(before), encoding, "{before}");
-        }
         for (name, before, encoding) in [
             ("x-a", "", Text),
             ("x-a", "a ", Text),
@@ -226,9 +181,15 @@ mod tests {
             ("set-cookie", "", Text),
             ("set-cookie", "a=", Parameter),
             ("location", "/?a=", QueryValue),
+            ("refresh", "0; URL='", UrlStart { is_whole: true }),
+            ("refresh", "0;url=/?a=", QueryValue),
+            ("refresh", "", Text),
         ] {
             let name = HeaderName::from_static(name);
             assert_eq!(in_header(&name, before, ""), encoding, "{name}: {before}");
+        }
+        for name in [header::SET_COOKIE, header::COOKIE, header::REFRESH] {
+            assert_eq!(in_header(&name, "", "; Path=/"), Parameter, "{name}");
         }
     }
 }

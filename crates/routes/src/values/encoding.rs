@@ -60,8 +60,11 @@ impl Encoding {
         let essence = essence.trim().to_ascii_lowercase();
         match essence.as_str() {
             "text/html" | "text/xml" | "application/xml" => Self::Markup,
-            "application/json" => Self::Json,
-            "text/javascript" | "application/javascript" => Self::Script,
+            "application/json" | "text/json" | "application/x-ndjson" => Self::Json,
+            // Those of the MIME Sniffing standard, `text/javascript1.5` and `application/x-ecmascript`
+            // among them.
+            "text/jscript" | "text/livescript" => Self::Script,
+            own if own.contains("javascript") || own.ends_with("ecmascript") => Self::Script,
             "application/x-www-form-urlencoded" => Self::QueryValue,
             own if own.ends_with("+xml") => Self::Markup,
             own if own.ends_with("+json") => Self::Json,
@@ -202,6 +205,12 @@ mod tests {
             ("application/xhtml+xml;a=b", Encoding::Markup),
             ("application/json", Encoding::Json),
             ("application/problem+json; charset=utf-8", Encoding::Json),
+            ("application/x-ndjson", Encoding::Json),
+            ("text/javascript", Encoding::Script),
+            ("text/javascript1.5", Encoding::Script),
+            ("application/x-javascript", Encoding::Script),
+            ("application/ecmascript", Encoding::Script),
+            ("text/jscript", Encoding::Script),
             ("text/plain", Encoding::Text),
             ("", Encoding::Text),
         ] {

@@ -27,7 +27,7 @@ use super::{
     encoding::Encoding,
     file::WatchedFile,
     template::{Names, Template},
-    variable::Values,
+    variable::{Values, Variable},
 };
 
 const CODE: &str = "edgeway::maps::value";
@@ -310,9 +310,9 @@ impl Lookup {
         self.from.reads_path()
     }
 
-    /// Returns true if the result may come from a response.
-    pub(super) fn needs_response(&self) -> bool {
-        self.from.needs_response() || self.results().any(Template::needs_response)
+    /// Returns true if a variable that the result may come from has this property.
+    pub(super) fn any(&self, is_it: fn(&Variable) -> bool) -> bool {
+        self.from.any(is_it) || self.results().any(|result| result.any(is_it))
     }
 
     /// Returns the result for a value, and the expression that chose it, if the result has groups.

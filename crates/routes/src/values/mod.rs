@@ -6,6 +6,7 @@ mod destination;
 mod encoding;
 mod file;
 mod lookup;
+mod markup;
 mod path_text;
 mod template;
 mod variable;
@@ -36,6 +37,10 @@ pub use self::{
 const UNDECIDED: &str = "undecided";
 
 impl CountedText for Template {
+    fn needs_identity(&self) -> bool {
+        self.needs_identity()
+    }
+
     fn write(&self, ex: &Exchange<'_>, text: &mut String) {
         let path = Target::new("", ex.head.raw_path()).path;
         if self.reads_path() && has_spellings(path) {

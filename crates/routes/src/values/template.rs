@@ -34,6 +34,17 @@ pub enum Piece {
     Group(usize, PieceEncoding),
 }
 
+impl Piece {
+    /// Returns true if the configuration has all texts that it stands for.
+    fn is_of_configuration(&self) -> bool {
+        match self {
+            Self::Variable(Variable::Map(Some(lookup)), _) => lookup.fixed_results().is_some(),
+            Self::Variable(Variable::Map(None), _) | Self::Text(_) => true,
+            Self::Variable(..) | Self::Group(..) => false,
+        }
+    }
+}
+
 /// End of a placeholder whose value is not encoded.
 const RAW: &str = "|raw";
 
@@ -243,23 +254,44 @@ impl Template {
         names: &Names<'_>,
     ) -> Result<Self, (String, String)> {
         let pieces = pieces(text, |before, written, after| {
-            let name = written.strip_suffix(RAW).unwrap_or(written);
-            let encoding = match destination.encoding(before, after) {
-                PieceEncoding::Own(Encoding::Text) if name != written => {
+            let (name, is_raw) = match written.split_once('|') {
+                None => (written, false),
+                Some((name, "raw")) => (name, true),
+                Some((name, word)) => {
+                    return Err((
+                        format!("unknown word `{word}` in `{{{written}}}`"),
+                        format!("write `{{{name}}}`, or `{{{name}{RAW}}}` for no encoding"),
+                    ));
+                }
+            };
+            let (encoding, is_safe) = match destination.encoding(before, after) {
+                Some(PieceEncoding::Own(Encoding::Text)) if is_raw => {
                     return Err((
                         format!("`{RAW}` has no effect in `{text}`: values are not encoded here"),
                         format!("write `{{{name}}}`"),
                     ));
                 }
-                _ if name != written => PieceEncoding::Raw,
-                encoding => encoding,
+                _ if is_raw => (PieceEncoding::Raw, true),
+                Some(encoding) => (encoding, true),
+                None => (PieceEncoding::Own(Encoding::Markup), false),
             };
-            match (name.strip_prefix("group."), regex) {
-                (Some(own), Some(regex)) => {
-                    group(own, regex).map(|index| Piece::Group(index, encoding))
-                }
-                _ => variable(name, names).map(|own| Piece::Variable(own, encoding)),
+            let piece = match (name.strip_prefix("group."), regex) {
+                (Some(own), Some(regex)) => Piece::Group(group(own, regex)?, encoding),
+                _ => Piece::Variable(variable(name, names)?, encoding),
+            };
+            if is_safe || piece.is_of_configuration() {
+                return Ok(piece);
             }
+            Err((
+                format!(
+                    "`{{{name}}}` is in a tag, a style, `srcdoc` or the address of a script, where no \
+                     encoding makes a value safe"
+                ),
+                format!(
+                    "move it to the text or a quoted attribute; or write `{{{name}{RAW}}}` if the \
+                     client does not choose it"
+                ),
+            ))
         })?;
         if !destination.is_header() {
             return Ok(Self::Pieces(pieces.into()));
@@ -296,8 +328,28 @@ impl Template {
     }
 
     /// Returns true if the value comes from a response.
-    pub(super) fn needs_response(&self) -> bool {
-        self.has(|variable, _| variable.is_some_and(Variable::needs_response))
+    fn needs_response(&self) -> bool {
+        self.any(|own| {
+            matches!(
+                own,
+                Variable::OfResponse(_) | Variable::CacheStatus | Variable::Backend
+            )
+        })
+    }
+
+    /// Returns true if the value comes from a status, which a request has none of itself.
+    pub fn needs_status(&self) -> bool {
+        self.any(|own| matches!(own, Variable::Status))
+    }
+
+    /// Returns true if the value comes from the user, whom only a login knows.
+    pub fn needs_identity(&self) -> bool {
+        self.any(|own| matches!(own, Variable::User))
+    }
+
+    /// Returns true if a variable that the value may come from has this property.
+    pub(super) fn any(&self, is_it: fn(&Variable) -> bool) -> bool {
+        self.has(|variable, _| variable.is_some_and(|own| own.any(is_it)))
     }
 
     /// Returns the text of a body without placeholders.
@@ -486,8 +538,9 @@ pub(super) fn escape(value: &str, plain: &[u8], text: &mut String) {
 }
 
 fn looks_like_a_name(text: &str) -> bool {
-    let text = text.strip_suffix(RAW).unwrap_or(text);
+    let (text, word) = text.split_once('|').unwrap_or((text, ""));
     !text.is_empty()
+        && word.bytes().all(|byte| byte.is_ascii_alphabetic())
         && text
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))

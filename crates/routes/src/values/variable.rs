@@ -152,12 +152,11 @@ impl Variable {
         ("cache.status", Self::CacheStatus),
     ];
 
-    /// Returns true if the value is known once there is a response.
-    pub(super) fn needs_response(&self) -> bool {
+    /// Returns true if the value, or one that a lookup table has it from, has this property.
+    pub(super) fn any(&self, is_it: fn(&Self) -> bool) -> bool {
         match self {
-            Self::OfResponse(_) | Self::CacheStatus | Self::Backend => true,
-            Self::Map(Some(lookup)) => lookup.needs_response(),
-            _ => false,
+            Self::Map(Some(lookup)) => lookup.any(is_it),
+            own => is_it(own),
         }
     }
 

@@ -70,6 +70,9 @@ pub enum KeyValue<'e> {
 
 /// Text of a request that a limit counts by, which a higher layer computes.
 pub trait CountedText: fmt::Debug + Send + Sync {
+    /// Returns true if the text depends on the client's identity.
+    fn needs_identity(&self) -> bool;
+
     /// Appends the text; nothing for a request that is not counted.
     fn write(&self, ex: &Exchange<'_>, text: &mut String);
 }

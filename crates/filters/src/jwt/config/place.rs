@@ -1,5 +1,6 @@
 //! Configuration of a token's location as written, and of a required claim's value.
 
+use edgeway_base::gateway_headers::GatewayHeaders;
 use edgeway_config::{
     diagnostic::Place,
     tree::short::{self, Short, reads_short},
@@ -86,6 +87,9 @@ impl SourceConfig {
                 return cx.refuse_at(place, CODE, message, help);
             }
         };
+        if kind == "header" {
+            cx.reported(place, CODE, GatewayHeaders::parse_credential(name))?;
+        }
         let source = TokenSource::new(kind, name);
         if source.is_none() {
             let message = format!("invalid {kind} name `{name}`");

@@ -103,6 +103,10 @@ fn mistakes_are_refused_with_a_remedy() {
     );
     check_messages(&with("token: { cookie: 'a=b' }"), &["invalid cookie name"]);
     check_messages(
+        &with("token: { header: Host }"),
+        &["reserved header name `Host`"],
+    );
+    check_messages(
         &with("token: { cookie: a, query: b }"),
         &["one of `header`, `cookie` and `query`", "list"],
     );
