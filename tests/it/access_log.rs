@@ -6,6 +6,7 @@ use std::{
 
 use edgeway_config::{diagnostic::Diagnostics, tree};
 use regex::Regex;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::support::{
@@ -13,7 +14,7 @@ use crate::support::{
     client::{Connection, get},
     gateway::Gateway,
     origins::EchoOrigin,
-    wait::wait_for,
+    wait::{pass, wait_for},
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -98,6 +99,30 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
         response.header("x-request-id").expect("there is one")
     );
     assert_eq!(line["response_headers"]["x-api-key"], Value::Null);
+}
+
+/// Invariant: a limit of the size of files, as of `LimitFSIZE=`, costs lines and no request.
+#[tokio::test]
+async fn a_log_that_reaches_the_limit_of_its_size_ends_no_gateway() {
+    let yaml = "routes: [{ match: { path: /* }, respond: ok }]";
+    let gateway = Gateway::start(yaml).await;
+    let limit = |current| {
+        let id = Pid::from_raw(gateway.pid().cast_signed());
+        let maximum = None;
+        prlimit(id, Resource::Fsize, Rlimit { current, maximum }).expect("it is ours");
+    };
+    let path = gateway.folder().join("access.log");
+    limit(Some(1));
+    for _ in 0..3 {
+        assert_eq!(gateway.send(&get("/")).await.status(), 200);
+        pass(Duration::from_millis(300)).await;
+    }
+    limit(None);
+    wait_for("lines are written again", SOON, async || {
+        assert_eq!(gateway.send(&get("/")).await.status(), 200);
+        (!lines(&path).is_empty()).then_some(())
+    })
+    .await;
 }
 
 /// Invariant: a request is one line that a parser reads, whatever bytes it has.

@@ -60,7 +60,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// Returns the processes that run in a folder of releases: its apps.
-fn processes(folder: &Path) -> Vec<String> {
+pub(crate) fn processes(folder: &Path) -> Vec<String> {
     let folder = folder.canonicalize().unwrap();
     let all = fs::read_dir("/proc").expect("Linux has it").flatten();
     let folders = all.filter_map(|entry| fs::read_link(entry.path().join("cwd")).ok());

@@ -6,6 +6,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::releases_crashes::processes;
 use crate::support::{
     client::{self, get},
     fleet::edgeway,
@@ -51,6 +54,11 @@ fn supervisors(folder: &Path) -> Vec<u32> {
     let files = files.filter(|path| path.extension().is_some_and(|it| it == "pid"));
     let ids = files.filter_map(|path| fs::read_to_string(path).ok()?.trim().parse().ok());
     ids.filter(|id| is_alive(*id)).collect()
+}
+
+fn signal(process: u32, signal: Signal) {
+    let id = Pid::from_raw(process.cast_signed()).unwrap();
+    kill_process(id, signal).unwrap();
 }
 
 async fn serving(gateway: &Gateway) -> Option<String> {
@@ -125,8 +133,7 @@ async fn what_releases_have_started_is_stopped() {
 /// Begins a process that ends releases in the place of the one that runs, with less patience.
 async fn begin_again(site: &Site) -> (u32, std::process::Child) {
     let before = retiring(site).await;
-    let id = rustix::process::Pid::from_raw(before.cast_signed()).unwrap();
-    rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    signal(before, Signal::TERM);
     ends(before).await;
     let child = std::process::Command::new(env!("CARGO_BIN_EXE_edgeway"))
         .args(["retire-releases", "web", "--patience", "1s"])
@@ -181,4 +188,80 @@ async fn the_process_that_ends_releases_ends_with_a_gateway_in_a_terminal() {
     assert_eq!(retiring(&site).await, process);
     site.gateway.terminate(SOON).await;
     ends(process).await;
+}
+
+/// Invariant: an app behind a program that ends before it, as `npm` does, has its time to end, and
+/// ends before another one is started: after a stop, without that program, and without supervisor.
+#[tokio::test]
+async fn an_app_that_outlives_its_first_process_has_its_time_to_end() {
+    let site = Site::start_app("/health", "      start: [sh, start.sh]").await;
+    let release = tried_app(Behaviour::default());
+    let app = release.path().join("server.js");
+    let serves = fs::read_to_string(&app).unwrap();
+    let ends = "process.on('SIGTERM', () => setTimeout(() => {
+  require('node:fs').writeFileSync('flushed', '');
+  process.exit();
+}, 1500));
+require('node:fs').writeFileSync('app.pid', String(process.pid));";
+    fs::write(&app, format!("{ends}{serves}")).unwrap();
+    let first = "echo $$ > first.pid\nnode server.js &\nwait\n";
+    fs::write(release.path().join("start.sh"), first).unwrap();
+    let folder = release.path().to_str().unwrap();
+    site.run(&["deploy", "web", folder, "--name", "one"]).await;
+    let at = |name: &str| site.folder.path().join("one").join(name);
+    let id = |name| -> u32 {
+        fs::read_to_string(at(name))
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    };
+
+    let before = id("app.pid");
+    signal(id("first.pid"), Signal::KILL);
+    wait_for("another app serves", SOON, async || {
+        let serves = serving(&site.gateway).await.is_some();
+        (serves && id("app.pid") != before).then_some(())
+    })
+    .await;
+    fs::remove_file(at("flushed")).expect("it had its time");
+    assert!(!is_alive(before));
+
+    signal(supervisors(site.folder.path())[0], Signal::KILL);
+    wait_for("nothing is left", SOON, async || {
+        processes(site.folder.path()).is_empty().then_some(())
+    })
+    .await;
+    fs::remove_file(at("flushed")).expect("it had its time");
+
+    site.run(&["resume", "web"]).await;
+    assert_eq!(serving(&site.gateway).await.as_deref(), Some("one"));
+    site.run(&["deploys", "web", "--stop"]).await;
+    assert_eq!(processes(site.folder.path()), [""; 0]);
+    fs::remove_file(at("flushed")).expect("it had its time");
+}
+
+/// Invariant: instances whose backends the gateway has lost are listed, and end in their time.
+#[tokio::test]
+async fn instances_that_the_gateway_has_lost_are_ended() {
+    let site = Site::start_app(
+        "/health",
+        "      start: [node, server.js]\n      linger: 6s",
+    )
+    .await;
+    let release = tried_app(Behaviour::default());
+    let folder = release.path().to_str().unwrap();
+    site.run(&["deploy", "web", folder, "--name", "one"]).await;
+    let status = site.gateway.status().await;
+    let address = status["upstreams"][0]["backends"][0]["address"].as_str();
+    let address = address.unwrap().to_owned();
+    site.run(&["deploy", "web", folder, "--name", "two"]).await;
+    site.run(&["upstream", "remove", "web", &address, "--force"])
+        .await;
+    assert_eq!(site.state("one").await, "lingers");
+    wait_for("it has ended", SOON, async || {
+        (site.state("one").await == "stopped").then_some(())
+    })
+    .await;
+    assert_eq!(supervisors(site.folder.path()).len(), 1);
 }

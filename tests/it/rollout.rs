@@ -401,6 +401,23 @@ async fn scaling_up_and_down_costs_no_request() {
     );
     assert_eq!((fleet.pid(third), fleet.pid(fourth)), (None, None));
 
+    // The second run sees what the first one has done.
+    let state = fleet.folder().join("by-hand.json");
+    let twice = ["scale", "web", "4", "--state", state.to_str().unwrap()];
+    let (one, two) = tokio::join!(
+        fleet.edgeway(&gateway, &twice),
+        fleet.edgeway(&gateway, &twice)
+    );
+    assert_eq!(
+        (one.status, two.status),
+        (Some(0), Some(0)),
+        "{one:?} {two:?}"
+    );
+    let both = one.stderr + &two.stderr;
+    assert!(both.contains("has 4 backends already"), "{both}");
+    let ran = fleet.edgeway(&gateway, &["scale", "web", "2"]).await;
+    assert_eq!(ran.status, Some(0), "{ran:?}");
+
     let ran = fleet.edgeway(&gateway, &["scale", "web", "1"]).await;
     assert_eq!(ran.status, Some(1), "{ran:?}");
     assert!(

@@ -50,7 +50,8 @@ async fn a_request_in_flight_is_finished_and_the_process_then_exits_at_once() {
     let mut idle = gateway.connect().await;
     let begun = Instant::now();
     let address = gateway.address();
-    gateway.signal(Signal::TERM);
+    // As nginx is stopped gracefully.
+    gateway.signal(Signal::QUIT);
     wait_for("new connections are refused", SOON, async || {
         Connection::open(address).await.is_err().then_some(())
     })

@@ -32,6 +32,7 @@ mod opaque_debug;
 pub mod origin;
 pub mod out;
 pub mod private_file;
+pub mod process_group;
 pub mod query;
 pub mod reach;
 pub mod recent_values;

@@ -1,6 +1,11 @@
 //! Releases of apps, and the one that a request belongs to while several of them run.
 
-use std::{collections::HashMap, net::IpAddr, path::Path, sync::Arc};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    path::{self, Component, Path, PathBuf},
+    sync::Arc,
+};
 
 use edgeway_cache::nextjs::{Destination, ReleaseRequest, Releases};
 use edgeway_config::{
@@ -103,11 +108,18 @@ impl Compiler<'_> {
     }
 }
 
-/// Returns true if two paths lead to one place, as far as that is known.
+/// Returns true if two paths lead to one place.
 fn is_same_place(one: &Path, other: &Path) -> bool {
     let whole = |path: &Path| {
-        path.canonicalize()
-            .unwrap_or_else(|_| path.components().collect())
+        let path = path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        path.components().fold(PathBuf::new(), |mut place, part| {
+            match part {
+                Component::ParentDir => drop(place.pop()),
+                part => place.push(part),
+            }
+            // What is not there yet is no link.
+            place.canonicalize().unwrap_or(place)
+        })
     };
     whole(one) == whole(other)
 }

@@ -9,6 +9,7 @@ use tokio::signal::unix::{Signal as Received, SignalKind, signal};
 pub(super) struct Signals {
     terminate: Received,
     interrupt: Received,
+    quit: Received,
     hangup: Received,
     reopen: Received,
     upgrade: Received,
@@ -17,7 +18,7 @@ pub(super) struct Signals {
 /// Action that a signal requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SignalAction {
-    /// SIGTERM, SIGINT: finish the requests in flight, then exit.
+    /// SIGTERM, SIGINT, SIGQUIT: finish the requests in flight, then exit.
     Stop,
     /// SIGHUP: read the configuration again.
     Reload,
@@ -29,9 +30,12 @@ pub(super) enum SignalAction {
 
 impl Signals {
     pub(super) fn listen() -> io::Result<Self> {
+        // A log that reaches a limit of the size of files is handled as a disk that is full.
+        drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
             reopen: signal(SignalKind::user_defined1())?,
             upgrade: signal(SignalKind::user_defined2())?,
@@ -42,6 +46,7 @@ impl Signals {
     pub(super) fn forget_stops(&mut self) -> io::Result<()> {
         self.terminate = signal(SignalKind::terminate())?;
         self.interrupt = signal(SignalKind::interrupt())?;
+        self.quit = signal(SignalKind::quit())?;
         Ok(())
     }
 
@@ -49,6 +54,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => Signal::TERM,
             _ = self.interrupt.recv() => Signal::INT,
+            _ = self.quit.recv() => Signal::QUIT,
             _ = self.hangup.recv() => Signal::HUP,
             _ = self.reopen.recv() => Signal::USR1,
             _ = self.upgrade.recv() => Signal::USR2,

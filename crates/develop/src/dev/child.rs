@@ -3,10 +3,9 @@
 
 use std::{
     fmt,
-    io::Write as _,
     net::{Ipv4Addr, SocketAddr},
     os::unix::process::CommandExt as _,
-    process::{Child, ChildStdin, Stdio},
+    process::{Child, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,17 +16,15 @@ use std::{
 
 use edgeway_base::clock::Clock;
 use edgeway_base::node_app::{LOCALHOST, options};
+use edgeway_base::process_group::ProcessGroup;
 use edgeway_base::shell::shown;
-use rustix::process::{Pid, Signal, getpid, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, getpid, kill_process};
 
 use super::LOOK;
 use crate::{foreground, out, project::PackageManager};
 
 /// Time that the script has to end after SIGTERM.
 const END: Duration = Duration::from_secs(5);
-
-/// Ends the group of the script when standard input closes without a line: the gateway was killed.
-const GUARD: &str = "read -r line || { kill -TERM -\"$0\"; sleep 5; kill -KILL -\"$0\"; }";
 
 /// The command that runs the script on a port.
 pub(super) struct Command {
@@ -74,9 +71,7 @@ impl fmt::Display for Command {
 
 /// The running script.
 pub(super) struct DevServer {
-    group: Pid,
-    guard: Child,
-    guard_input: Option<ChildStdin>,
+    group: ProcessGroup,
     shared: Arc<Shared>,
     waiting: JoinHandle<()>,
 }
@@ -106,19 +101,7 @@ impl DevServer {
             .process_group(0)
             .spawn();
         let child = child.map_err(|error| format!("cannot run `{command}`: {error}"))?;
-        let group = Pid::from_child(&child);
-        let mut guard = std::process::Command::new("sh")
-            .args(["-c", GUARD, &child.id().to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .map_err(|error| {
-                end_group(group, Signal::KILL);
-                format!("cannot run `sh`: {error}")
-            })?;
-        let guard_input = guard.stdin.take();
+        let group = ProcessGroup::guard(Pid::from_child(&child), END);
         let shared = Arc::new(Shared::default());
         let waiting = std::thread::spawn({
             let (shared, url) = (Arc::clone(&shared), url.to_owned());
@@ -126,30 +109,23 @@ impl DevServer {
         });
         Ok(Self {
             group,
-            guard,
-            guard_input,
             shared,
             waiting,
         })
     }
 
     /// Ends the script. Returns true if it had failed by itself.
-    pub(super) fn end(mut self) -> bool {
+    pub(super) fn end(self) -> bool {
         self.shared.is_ending.store(true, Ordering::SeqCst);
-        end_group(self.group, Signal::TERM);
+        self.group.send(Signal::TERM);
         let clock = Clock::machine();
         let limit = clock.now() + END;
         // Children of the script may outlive it for a moment.
-        while is_alive(self.group) && clock.now() < limit {
+        while self.group.is_alive() && clock.now() < limit {
             pause();
         }
-        end_group(self.group, Signal::KILL);
+        self.group.send(Signal::KILL);
         let _ended = self.waiting.join();
-        if let Some(mut input) = self.guard_input.take() {
-            // Without this line the guard would signal a group that is gone.
-            let _written = input.write_all(b"done\n");
-        }
-        let _ended = self.guard.wait();
         self.shared.has_failed.load(Ordering::SeqCst)
     }
 }
@@ -191,15 +167,6 @@ fn wait(mut child: Child, command: &Command, url: &str, shared: &Shared) {
 )]
 fn pause() {
     std::thread::sleep(LOOK);
-}
-
-fn end_group(group: Pid, signal: Signal) {
-    // It may be gone already.
-    let _sent = kill_process_group(group, signal);
-}
-
-fn is_alive(group: Pid) -> bool {
-    rustix::process::test_kill_process_group(group).is_ok()
 }
 
 #[cfg(test)]

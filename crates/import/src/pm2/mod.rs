@@ -90,6 +90,7 @@ fn planned(file: &Path, env: &str) -> Result<Vec<App>, String> {
         home: home.as_deref(),
         is_file: &|path| path.is_file(),
         is_binary: &is_binary,
+        script: &|folder, name| Project::read(folder).script(name).map(str::to_owned),
         websocket: &|folder| Project::read(folder).websocket(),
         owner: &|path| fs::metadata(path).ok().map(|found| found.uid()),
     };

@@ -358,6 +358,7 @@ mod tests {
                 home: None,
                 is_file: &|path| path.extension().is_none(),
                 is_binary: &|_| false,
+                script: &|_, _| None,
                 websocket: &|_| None,
                 owner: &|_| None,
             };
@@ -424,6 +425,7 @@ mod tests {
                     home: None,
                     is_file: &|_| false,
                     is_binary: &|_| false,
+                    script: &|_, _| None,
                     websocket: &|_| {
                         Some(WebSocket {
                             dependency: "socket.io".to_owned(),

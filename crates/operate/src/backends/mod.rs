@@ -1,10 +1,18 @@
 //! Operations on backends of the running gateway, shared by the commands that drain, restart and
 //! scale: requests to the gateway, and waiting for a state.
 
-use std::{fmt, future::Future, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    str::FromStr,
+    task::Poll,
+    time::Duration,
+};
 
+use edgeway_base::system;
 use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
 use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     time::{sleep, timeout},
 };
@@ -264,23 +272,29 @@ pub async fn interrupted(interrupt: &Interrupt) {
     }
 }
 
-/// Runs `work`, which is notified when the user presses Ctrl-C or sends SIGTERM.
+/// Runs `work`, which is notified of each signal that would end the program: of Ctrl-C, and of the
+/// end of its terminal.
 pub async fn interruptible<F: Future>(work: impl FnOnce(Interrupt) -> F) -> F::Output {
-    use tokio::signal::unix::{SignalKind, signal};
     let (sender, interrupt) = watch::channel(false);
     let work = work(interrupt);
     tokio::pin!(work);
-    let (Ok(mut int), Ok(mut term)) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    ) else {
-        return work.await;
-    };
+    // `nohup` has the command outlive its terminal.
+    let hangup = (!system::ignores_hangup()).then(SignalKind::hangup);
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::quit(),
+    ];
+    let kinds = kinds.into_iter().chain(hangup);
+    let mut signals: Vec<Signal> = kinds.filter_map(|kind| signal(kind).ok()).collect();
     loop {
+        let received = poll_fn(|context| {
+            let mut polls = signals.iter_mut().map(|signal| signal.poll_recv(context));
+            polls.find(Poll::is_ready).unwrap_or(Poll::Pending)
+        });
         tokio::select! {
             done = &mut work => return done,
-            _ = int.recv() => {}
-            _ = term.recv() => {}
+            _ = received => {}
         }
         sender.send_replace(true);
     }

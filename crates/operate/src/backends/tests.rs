@@ -235,3 +235,16 @@ async fn a_gateway_that_is_away_for_a_while_is_waited_for() {
     let away = RequestFailure::Away("nobody is there".to_owned());
     assert_eq!(waited, Err(WaitFailure::Trouble(away)));
 }
+
+#[tokio::test]
+async fn the_end_of_the_terminal_interrupts_a_command() {
+    use rustix::process::{Signal, getpid, kill_process};
+    let hangup = (!system::ignores_hangup()).then_some(Signal::HUP);
+    for signal in [Signal::QUIT].into_iter().chain(hangup) {
+        interruptible(|interrupt| async move {
+            kill_process(getpid(), signal).unwrap();
+            interrupted(&interrupt).await;
+        })
+        .await;
+    }
+}

@@ -1,7 +1,7 @@
 //! Folder with the releases of an app: a folder for each, and the state of the commands.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     fs::{self, File, OpenOptions, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -15,6 +15,7 @@ use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
 use serde::{Deserialize, Serialize};
 
+use super::supervise;
 use crate::state_file;
 
 /// Names in the folder that no release can have.
@@ -388,6 +389,10 @@ impl ReleaseFolder {
     ) -> Result<Vec<Listed>, String> {
         let mut state = self.state()?;
         state.settle(status, linger);
+        // The gateway may have lost their backends.
+        let supervised = self.instances().into_iter();
+        let supervised = supervised.filter(|(port, _)| supervise::is_running(self, *port));
+        let supervised: HashSet<String> = supervised.map(|(_, release)| release).collect();
         let mut list: Vec<Listed> = self
             .names()
             .into_iter()
@@ -399,6 +404,7 @@ impl ReleaseFolder {
                 };
                 let instances = status.backends.iter().filter(of_it);
                 let instances = instances.filter(|backend| backend.healthy).count();
+                let runs = instances > 0 || supervised.contains(&name);
                 let is_current = status.current_release.as_ref() == Some(&name);
                 let canary = status.canary.as_ref();
                 let share = canary.filter(|canary| canary.release == name);
@@ -407,8 +413,8 @@ impl ReleaseFolder {
                     state: match kind {
                         _ if is_current => "current",
                         _ if share.is_some() => "canary",
-                        Kind::Whole if instances > 0 && own.is_held => "held",
-                        Kind::Whole if instances > 0 => "lingers",
+                        Kind::Whole if runs && own.is_held => "held",
+                        Kind::Whole if runs => "lingers",
                         Kind::Whole => "stopped",
                         Kind::Files => "files",
                     },

@@ -164,7 +164,7 @@ async fn round(
         folder.change(|state| state.settle(&status, linger))?;
         state = folder.state()?;
     }
-    let replaced = replaced(&status, &own);
+    let replaced = replaced(&status, &own, folder);
     let mut running: Vec<String> = status.current_release.iter().cloned().collect();
     let mut has_stopped = false;
     for (release, instances) in &replaced {
@@ -195,19 +195,32 @@ async fn round(
     })
 }
 
-/// Returns the instances of releases that are not the current one.
-fn replaced(status: &UpstreamStatus, own: &ReleaseSettings) -> BTreeMap<String, Vec<Instance>> {
+/// Returns the instances of releases that are not the current one, also if the gateway has lost
+/// their backends.
+fn replaced(
+    status: &UpstreamStatus,
+    own: &ReleaseSettings,
+    folder: &ReleaseFolder,
+) -> BTreeMap<String, Vec<Instance>> {
+    let mut linked = folder.instances();
     let mut replaced: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
-    for backend in &status.backends {
-        let Some(release) = &backend.release else {
-            continue;
-        };
-        if status.current_release.as_ref() == Some(release) {
-            continue;
+    let mut add = |release: &String, instance: Option<Instance>| {
+        if status.current_release.as_ref() != Some(release) {
+            let instances = replaced.entry(release.clone()).or_default();
+            instances.extend(instance);
         }
-        let instance = Instance::at(&status.name, own, &backend.address, release);
-        let instances = replaced.entry(release.clone()).or_default();
-        instances.extend(instance);
+    };
+    for backend in &status.backends {
+        if let Some(release) = &backend.release {
+            let instance = Instance::at(&status.name, own, &backend.address, release);
+            linked.retain(|port, _| instance.as_ref().is_none_or(|known| known.port != *port));
+            add(release, instance);
+        }
+    }
+    for (port, release) in &linked {
+        if let Some(lost) = Instance::on(&status.name, own, *port, release) {
+            add(release, Some(lost));
+        }
     }
     replaced
 }

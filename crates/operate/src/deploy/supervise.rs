@@ -5,14 +5,14 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
-use edgeway_base::node_app;
+use edgeway_base::{node_app, process_group::ProcessGroup};
 use edgeway_proxy::edge::worker;
 use edgeway_upstreams::ReleaseSettings;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, setsid};
+use rustix::process::{Pid, Signal, kill_process, setsid};
 use tokio::{
     process::{Child, Command},
     signal::unix::{SignalKind, signal},
@@ -26,14 +26,18 @@ use crate::{Failure, out};
 const END: Duration = Duration::from_secs(10);
 const SUPERVISOR_END: Duration = Duration::from_secs(15);
 
+/// Interval of looks at what is ending.
+const POLL: Duration = Duration::from_millis(50);
+
 /// First and longest wait before an app that ended is started again.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Time after which an app counts as having run well.
 const RAN_WELL: Duration = Duration::from_mins(1);
 
-/// Size at which the log of an instance begins again when the app is started.
+/// Size at which the log of an instance begins again, and interval of looks at it.
 const MAX_LOG: u64 = 16 << 20;
+const LOOK: Duration = Duration::from_mins(1);
 
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -96,11 +100,21 @@ pub(super) fn begin(
 
 fn open_log(path: &Path) -> std::io::Result<File> {
     fs::create_dir_all(path.parent().unwrap_or(path))?;
-    let is_large = fs::metadata(path).is_ok_and(|about| about.len() > MAX_LOG);
-    if is_large {
-        fs::rename(path, path.with_extension("log.old"))?;
-    }
     OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Empties a log that is too large, which its writers have open, and keeps a copy.
+fn bound_log(path: &Path) {
+    let emptied = fs::metadata(path).and_then(|about| {
+        if about.len() > MAX_LOG {
+            fs::copy(path, path.with_extension("log.old"))?;
+            File::create(path)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = emptied {
+        out::note(&format!("edgeway: cannot bound the log: {error}"));
+    }
 }
 
 /// Returns true if an instance has a supervisor.
@@ -135,7 +149,7 @@ pub(super) async fn end(folder: &ReleaseFolder, port: u16) -> Result<(), String>
         if began.elapsed() > SUPERVISOR_END {
             return Err(format!("the supervisor of port {port} does not end"));
         }
-        sleep(Duration::from_millis(50)).await;
+        sleep(POLL).await;
     }
 }
 
@@ -167,16 +181,19 @@ async fn supervise(options: &Options) -> Result<(), String> {
     loop {
         let began = Instant::now();
         let ended = match start(options) {
-            Ok(mut child) => tokio::select! {
-                status = child.wait() => match status {
-                    Ok(status) => format!("the app ended: {status}"),
-                    Err(error) => format!("the app was lost: {error}"),
-                },
-                _ = term.recv() => {
-                    stop(&mut child).await;
-                    return Ok(());
+            Ok((mut child, group)) => {
+                let status = tokio::select! {
+                    status = watched(&mut child, options) => Some(status),
+                    _ = term.recv() => None,
+                };
+                // Of a program such as `npm`, the app itself may be left.
+                end_group(&group, &mut child).await;
+                match status {
+                    Some(Ok(status)) => format!("the app ended: {status}"),
+                    Some(Err(error)) => format!("the app was lost: {error}"),
+                    None => return Ok(()),
                 }
-            },
+            }
             Err(why) if !options.folder.exists() => return Err(why),
             Err(why) => why,
         };
@@ -194,7 +211,17 @@ async fn supervise(options: &Options) -> Result<(), String> {
     }
 }
 
-fn start(options: &Options) -> Result<Child, String> {
+/// Waits until the app ends, and bounds its log meanwhile.
+async fn watched(child: &mut Child, options: &Options) -> std::io::Result<ExitStatus> {
+    loop {
+        bound_log(&options.lock.with_extension("log"));
+        if let Ok(status) = timeout(LOOK, child.wait()).await {
+            return status;
+        }
+    }
+}
+
+fn start(options: &Options) -> Result<(Child, ProcessGroup), String> {
     let [program, arguments @ ..] = options.command.as_slice() else {
         return Err("there is no command".to_owned());
     };
@@ -214,18 +241,44 @@ fn start(options: &Options) -> Result<Child, String> {
         command.env("NODE_ENV", "production");
     }
     let spawned = command.spawn();
-    spawned.map_err(|error| format!("cannot run `{program}`: {error}"))
+    let child = spawned.map_err(|error| format!("cannot run `{program}`: {error}"))?;
+    let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    let id = id.ok_or_else(|| format!("`{program}` has ended"))?;
+    Ok((child, ProcessGroup::guard(id, END)))
 }
 
-/// Ends the app with all of its processes.
-async fn stop(child: &mut Child) {
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    let send = |signal| group.map(|group| kill_process_group(group, signal));
-    send(Signal::TERM);
-    if timeout(END, child.wait()).await.is_err() {
-        send(Signal::KILL);
+/// Ends the app with all of its processes: the first one may end before the others have.
+async fn end_group(group: &ProcessGroup, child: &mut Child) {
+    group.send(Signal::TERM);
+    let gone = async {
+        // One that has ended is in the group until it is waited for.
+        while matches!(child.try_wait(), Ok(None)) || group.is_alive() {
+            sleep(POLL).await;
+        }
+    };
+    if timeout(END, gone).await.is_err() {
+        group.send(Signal::KILL);
         drop(child.wait().await);
     }
-    // What the app has started and left behind.
-    send(Signal::KILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_is_too_large_begins_again_for_its_writers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("instance-4000.log");
+        let mut writer = open_log(&path).unwrap();
+        write!(writer, "first").unwrap();
+        bound_log(&path);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "first");
+        writer.set_len(MAX_LOG + 1).unwrap();
+        bound_log(&path);
+        write!(writer, "last").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "last");
+        let old = fs::metadata(path.with_extension("log.old")).unwrap();
+        assert_eq!(old.len(), MAX_LOG + 1);
+    }
 }

@@ -206,41 +206,59 @@ struct Rollout<'a, G, P> {
 impl<G: Gateway, P: Programs> Rollout<'_, G, P> {
     async fn run(mut self, Plan { steps, skipped }: &Plan) -> Result<(), RolloutError> {
         for name in skipped {
-            self.progress
-                .say(&format!("{name}: skipped, it is drained"));
+            self.say_skipped(name);
         }
+        let mut restarted = 0;
         for (index, step) in steps.iter().enumerate() {
             if *self.interrupt.borrow() {
                 self.say_interrupted(&steps[index..]);
                 return Err(RolloutError::Interrupted);
             }
-            if let Err(stop) = self.step(step).await {
-                if let RolloutError::NotDrained(trouble) = &stop {
-                    let name = &step.name;
-                    self.progress
-                        .say(&format!("edgeway: cannot drain {name}: {trouble}"));
+            match self.step_unless_drained(step).await {
+                Ok(is_restarted) => restarted += usize::from(is_restarted),
+                Err(stop) => {
+                    if let RolloutError::NotDrained(trouble) = &stop {
+                        let name = &step.name;
+                        self.progress
+                            .say(&format!("edgeway: cannot drain {name}: {trouble}"));
+                    }
+                    let others: Vec<&str> = steps[index + 1..]
+                        .iter()
+                        .map(|step| step.name.address.as_str())
+                        .collect();
+                    if !others.is_empty() {
+                        let others = others.join(", ");
+                        self.progress.say(&format!("not restarted: {others}"));
+                    }
+                    return Err(stop);
                 }
-                let others: Vec<&str> = steps[index + 1..]
-                    .iter()
-                    .map(|step| step.name.address.as_str())
-                    .collect();
-                if !others.is_empty() {
-                    let others = others.join(", ");
-                    self.progress.say(&format!("not restarted: {others}"));
-                }
-                return Err(stop);
             }
             self.progress.step_done();
         }
         self.progress.pause();
-        let all = out::counted(steps.len(), "backend");
+        let all = out::counted(restarted, "backend");
         self.progress.say(&format!("{all} restarted"));
         Ok(())
+    }
+
+    /// Takes a step. Returns false if someone else has drained the backend since the plan was made.
+    async fn step_unless_drained(&mut self, step: &Step) -> Result<bool, RolloutError> {
+        let backend = self.gateway.backend(&step.name).await;
+        if is_drained(&backend.map_err(RolloutError::NotDrained)?) {
+            self.say_skipped(&step.name);
+            return Ok(false);
+        }
+        self.step(step).await.map(|()| true)
     }
 
     async fn step(&mut self, step: &Step) -> Result<(), RolloutError> {
         self.drain(&step.name).await?;
         self.restart(step).await
+    }
+
+    fn say_skipped(&self, name: &Name) {
+        self.progress
+            .say(&format!("{name}: skipped, it is drained"));
     }
 
     /// Restarts the app of a drained backend, and waits until it is back in rotation.

@@ -1,6 +1,6 @@
 //! Tests of rollouts against a scripted gateway and scripted programs.
 
-use std::{cell::RefCell, time::Duration};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use clap::Parser;
 use edgeway_base::shell::shown;
@@ -53,6 +53,7 @@ impl Programs for Fake<'_> {
             }
         }
         state.log.push(format!("run {line}"));
+        drop(state);
         if let Some(act) = self.on_run.borrow_mut().take() {
             act();
         }
@@ -273,6 +274,26 @@ fn a_backend_that_is_drained_already_is_left_alone() {
     assert_eq!(names, ["127.0.0.1:3000", "127.0.0.1:3002"]);
     let text = plan.to_text(&options);
     assert!(text.starts_with("web/127.0.0.1:3001: skipped"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_is_drained_meanwhile_is_left_alone() {
+    let gateway = Rc::new(FakeGateway::new(&THREE));
+    let (_sender, interrupt) = interrupt();
+    let operator = Rc::clone(&gateway);
+    let programs = Fake {
+        on_run: RefCell::new(Some(Box::new(move || {
+            operator.with(THREE[1], |backend| backend.state = "drained".into());
+        }))),
+        ..fake(&gateway)
+    };
+    let done = roll(&gateway, &[], &programs, interrupt).await;
+    assert_eq!(done.outcome, Ok(()));
+    let touched = done.log.iter().any(|line| line.contains("3001"));
+    assert!(!touched, "{:?}", done.log);
+    let lines = done.lines.join("\n");
+    assert!(lines.contains("web/127.0.0.1:3001: skipped"), "{lines}");
+    assert!(lines.ends_with("2 backends restarted"), "{lines}");
 }
 
 #[test]

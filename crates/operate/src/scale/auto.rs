@@ -1,7 +1,8 @@
 //! `edgeway scale --auto`: measures the CPU of the units, and remembers since when it was small.
 
 use std::{
-    fs::{File, OpenOptions},
+    env,
+    fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -49,9 +50,9 @@ pub(super) struct RuleOptions {
     /// With --auto: time for which the load must be low before an app is stopped
     #[arg(long, value_name = "TIME", default_value = "10min", requires = "auto")]
     calm: Span,
-    /// With --auto: the file that remembers since when the load is low [default:
-    /// /var/lib/edgeway-scale/UPSTREAM.json]
-    #[arg(long, value_name = "FILE", requires = "auto")]
+    /// The file that remembers since when the load is low [default:
+    /// /var/lib/edgeway-scale/UPSTREAM.json]; other runs with it are waited for
+    #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 }
 
@@ -78,12 +79,14 @@ impl Turn {
             Path::new(STATE_FOLDER).join(format!("{name}.json"))
         });
         let Some(scale) = upstream.scale.clone().filter(|_| options.auto) else {
+            let lock = by_hand(&file, options.dry_run).await?;
             // Without `scale` the plan says what is missing.
             return Ok(Some(Self {
-                upstream,
+                // Another run may have changed it before.
+                upstream: gateway.upstream(&upstream.name).await?,
                 count: options.count.unwrap_or(0),
                 memory: None,
-                _lock: by_hand(&file, options.dry_run).await?,
+                _lock: lock,
             }));
         };
         let lock = if options.dry_run {
@@ -91,6 +94,7 @@ impl Turn {
         } else {
             Some(state_file::lock(&file).await?)
         };
+        let upstream = gateway.upstream(&upstream.name).await?;
         let mut memory: Memory = state_file::read(&file)?;
         if is_kept_by_others(&upstream, &memory) {
             return Ok(None);
@@ -164,14 +168,20 @@ fn is_kept_by_others(upstream: &UpstreamStatus, memory: &Memory) -> bool {
     true
 }
 
-/// Locks the file of `--auto` where this user can, so that a timer does not scale at the same time.
+/// Locks the file of `--auto`, so that no other run scales at the same time; a file of this user
+/// where that one is another's.
 async fn by_hand(file: &Path, is_dry_run: bool) -> Result<Option<File>, String> {
-    let lock = file.with_extension("lock");
-    // The unit of the timer makes it, and only its user may use it.
-    if is_dry_run || OpenOptions::new().write(true).open(lock).is_err() {
-        return Ok(None);
+    let own = env::var_os("XDG_RUNTIME_DIR").zip(file.file_name());
+    let own = own.map(|(folder, name)| Path::new(&folder).join("edgeway-scale").join(name));
+    for file in [Some(file.to_owned()), own].into_iter().flatten() {
+        let lock = file.with_extension("lock");
+        let folder = fs::create_dir_all(file.parent().unwrap_or(&file));
+        let open = |()| OpenOptions::new().create(true).append(true).open(lock);
+        if !is_dry_run && folder.and_then(open).is_ok() {
+            return state_file::lock(&file).await.map(Some);
+        }
     }
-    state_file::lock(file).await.map(Some)
+    Ok(None)
 }
 
 /// Fits the limits to what is possible: backends in the configuration are never stopped, and there

@@ -64,16 +64,15 @@ impl<'a> Keys<'a> {
             if self.read.contains(&key.as_str()) || SILENT.split(' ').any(|silent| silent == key) {
                 continue;
             }
-            if key.starts_with("env_") {
-                left.push(format!("`{key}`: this is the import for `--env {env}`"));
-                continue;
-            }
             let mut ignored = IGNORED.lines().filter_map(|line| line.split_once(": "));
             let ignored = ignored.find(|(ignored, _)| ignored == key);
             match ignored {
                 // Off is how systemd is.
                 Some(_) if matches!(value, Value::Bool(false) | Value::Null) => (),
                 Some((_, why)) => left.push(format!("`{key}`: {why}")),
+                None if key.starts_with("env_") => {
+                    left.push(format!("`{key}`: this is the import for `--env {env}`"));
+                }
                 None => left.push(format!("`{key}`: unknown to this import")),
             }
         }

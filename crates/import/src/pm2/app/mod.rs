@@ -26,6 +26,8 @@ pub(super) struct Machine<'a> {
     pub(super) is_file: &'a dyn Fn(&Path) -> bool,
     /// True for a compiled program, which needs no interpreter.
     pub(super) is_binary: &'a dyn Fn(&Path) -> bool,
+    /// Returns the script of this name in the package.json of a folder.
+    pub(super) script: &'a dyn Fn(&Path, &str) -> Option<String>,
     /// Returns the dependency with which the app in a folder serves WebSockets.
     pub(super) websocket: &'a dyn Fn(&Path) -> Option<WebSocket>,
     /// User id of a path's owner.
@@ -71,6 +73,8 @@ pub(super) struct App {
 
 /// Stands for the port in a command; systemd replaces it.
 pub(super) const PORT: &str = "${PORT}";
+/// Programs that run the scripts of a package.json.
+const MANAGERS: [&str; 3] = ["npm", "pnpm", "yarn"];
 /// User of the units in `systemd/`, if the app's folder has no other owner.
 const USER: &str = "node-app";
 /// Port of Next.js and of most examples.
@@ -133,7 +137,15 @@ impl App {
             name,
             ..Self::default()
         };
-        let mut words = plan.command.iter().flat_map(|word| word.split(' '));
+        let words = plan.command.iter().flat_map(|word| word.split(' '));
+        let mut scripts = words.clone().skip_while(|word| !MANAGERS.contains(word));
+        let script = scripts.nth(1).map(|word| match word {
+            "run" => scripts.next().unwrap_or_default(),
+            word => word,
+        });
+        let script = script.and_then(|name| (machine.script)(&plan.folder, name));
+        let script = script.as_deref().unwrap_or_default().split(' ');
+        let mut words = words.chain(script);
         plan.is_next = words.any(|word| word == "next" || word.ends_with("/bin/next"));
         if let Some(options) = plan.environment.get_mut("NODE_OPTIONS") {
             *options = node_app::options(Some(options));

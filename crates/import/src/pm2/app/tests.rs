@@ -16,6 +16,11 @@ fn planned(app: &Value, taken: &mut Taken) -> Result<App, String> {
                 || path == Path::new("/etc/systemd/system/mail.service")
         },
         is_binary: &|path| path.ends_with("bin/own"),
+        script: &|folder, name| {
+            let script =
+                (folder.ends_with("site") && name == "start").then_some("next start -H ::");
+            script.map(str::to_owned)
+        },
         websocket: &|_| None,
         owner: &|_| Some(1000),
     };
@@ -24,6 +29,29 @@ fn planned(app: &Value, taken: &mut Taken) -> Result<App, String> {
 
 fn plan(app: &Value, taken: &mut Taken) -> App {
     planned(app, taken).unwrap()
+}
+
+#[test]
+fn next_is_seen_behind_a_script_of_the_package() {
+    for (app, is_next) in [
+        (json!({ "script": "npm", "args": "start" }), true),
+        (json!({ "script": "npm", "args": ["run", "start"] }), true),
+        (json!({ "script": "pnpm start" }), true),
+        (json!({ "script": "npm", "args": "run worker" }), false),
+        (
+            json!({ "script": "npm", "args": "start", "cwd": "../api" }),
+            false,
+        ),
+    ] {
+        let mut app = app;
+        app["name"] = json!("web");
+        app["port"] = json!(3000);
+        if app["cwd"].is_null() {
+            app["cwd"] = json!("../site");
+        }
+        let app = plan(&app, &mut Taken::default());
+        assert_eq!(app.is_next, is_next, "{:?}", app.command);
+    }
 }
 
 #[test]
@@ -147,7 +175,7 @@ fn commands_are_those_that_pm2_would_run() {
 fn every_key_is_carried_ignored_with_a_reason_or_named() {
     let app = plan(
         &json!({
-            "script": "a.js", "cwd": "../api/./x", "env": { "PORT": 1 }, "env_staging": { "B": 1 }, "watch": true,
+            "script": "a.js", "cwd": "../api/./x", "env": { "PORT": 1 }, "env_staging": { "B": 1 }, "env_file": ".env", "watch": true,
             "cron_restart": "0 0 * * *", "kill_timeout": 1600, "restart_delay": 20, "moon": 1, "time": false,
             "out_file": "logs/100%.log", "error": "/dev/null", "autorestart": false, "user": "web",
         }),
