@@ -210,7 +210,7 @@ require('node:fs').writeFileSync('app.pid', String(process.pid));";
     site.run(&["deploy", "web", folder, "--name", "one"]).await;
     let file = |name: &str| site.folder.path().join("one").join(name);
     let id = |name| -> u32 {
-        fs::read_to_string(at(name))
+        fs::read_to_string(file(name))
             .unwrap()
             .trim()
             .parse()
