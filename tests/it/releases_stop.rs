@@ -208,9 +208,9 @@ require('node:fs').writeFileSync('app.pid', String(process.pid));";
     fs::write(release.path().join("start.sh"), first).unwrap();
     let folder = release.path().to_str().unwrap();
     site.run(&["deploy", "web", folder, "--name", "one"]).await;
-    let at = |name: &str| site.folder.path().join("one").join(name);
+    let file = |name: &str| site.folder.path().join("one").join(name);
     let id = |name| -> u32 {
-        fs::read_to_string(at(name))
+        fs::read_to_string(file(name))
             .unwrap()
             .trim()
             .parse()
@@ -224,7 +224,7 @@ require('node:fs').writeFileSync('app.pid', String(process.pid));";
         (serves && id("app.pid") != before).then_some(())
     })
     .await;
-    fs::remove_file(at("flushed")).expect("it had its time");
+    fs::remove_file(file("flushed")).expect("it had its time");
     assert!(!is_alive(before));
 
     signal(supervisors(site.folder.path())[0], Signal::KILL);
@@ -232,13 +232,13 @@ require('node:fs').writeFileSync('app.pid', String(process.pid));";
         processes(site.folder.path()).is_empty().then_some(())
     })
     .await;
-    fs::remove_file(at("flushed")).expect("it had its time");
+    fs::remove_file(file("flushed")).expect("it had its time");
 
     site.run(&["resume", "web"]).await;
     assert_eq!(serving(&site.gateway).await.as_deref(), Some("one"));
     site.run(&["deploys", "web", "--stop"]).await;
     assert_eq!(processes(site.folder.path()), [""; 0]);
-    fs::remove_file(at("flushed")).expect("it had its time");
+    fs::remove_file(file("flushed")).expect("it had its time");
 }
 
 /// Invariant: instances whose backends the gateway has lost are listed, and end in their time.

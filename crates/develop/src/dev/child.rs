@@ -132,7 +132,7 @@ impl DevServer {
 
 /// Reports when the app listens, and waits for its end.
 fn wait(mut child: Child, command: &Command, url: &str, shared: &Shared) {
-    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, command.port));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, command.port));
     let mut is_ready = false;
     let ended = loop {
         match child.try_wait() {
@@ -140,7 +140,7 @@ fn wait(mut child: Child, command: &Command, url: &str, shared: &Shared) {
             Ok(Some(status)) => break Ok(status),
             Err(error) => break Err(error),
         }
-        if !is_ready && foreground::listens(at) {
+        if !is_ready && foreground::listens(address) {
             is_ready = true;
             out::note(&format!("edgeway: the app listens; open {url}"));
         }

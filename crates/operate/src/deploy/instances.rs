@@ -49,8 +49,8 @@ impl Instance {
         let backends = snapshot.upstreams.iter().flat_map(|it| &it.backends);
         let taken: HashSet<&str> = backends.map(|b| b.address.as_str()).collect();
         let is_free = |port: &u16| {
-            let at = SocketAddr::new(settings.address, *port);
-            !taken.contains(at.to_string().as_str()) && TcpListener::bind(at).is_ok()
+            let address = SocketAddr::new(settings.address, *port);
+            !taken.contains(address.to_string().as_str()) && TcpListener::bind(address).is_ok()
         };
         let port = (settings.first_port..=settings.last_port).find(is_free);
         let free = port.and_then(|port| Self::on(upstream, settings, port, release));
