@@ -326,6 +326,7 @@ fn forget(ctx: &mut Context) {
         has_continued: ctx.early.has_continued,
         ..EarlyBody::default()
     };
+    ctx.has_interim = false;
     ctx.responded_at = None;
     ctx.cache = None;
     ctx.accel = None;

@@ -306,10 +306,6 @@ pub(super) fn failed(
         error.set_retry(false);
         return error;
     }
-    if let Some(expired) = expired {
-        // The deadline has closed the connection, and not the backend.
-        error = Error::explain(ErrorType::ReadTimedout, expired.text()).into_up();
-    }
     if let ErrorType::HTTPStatus(status) = *error.etype() {
         // `on_origin_response` has already decided.
         trace::attempt_failed(&mut ctx.facts, None);
@@ -319,6 +315,10 @@ pub(super) fn failed(
             lease.finish(Outcome::Status(status));
         }
         return error;
+    }
+    if let Some(expired) = expired {
+        // The deadline has closed the connection, and not the backend.
+        error = Error::explain(ErrorType::ReadTimedout, expired.text()).into_up();
     }
     if expired == Some(Expired::Body) {
         // The client is at fault, so the failure must not count against the backend.

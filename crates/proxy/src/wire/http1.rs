@@ -114,8 +114,8 @@ impl Http1Wire {
 
     /// Prepares the header section, which is sent with the beginning of the body.
     pub(super) fn start(&mut self, mut request: RequestHeader, has_body: bool) -> Result<()> {
-        let length = request.headers.get(header::CONTENT_LENGTH);
-        let length = length.filter(|_| has_body);
+        let length = has_body.then(|| request.headers.get(header::CONTENT_LENGTH));
+        let length = length.flatten();
         self.left = length.and_then(|length| decimal(length.as_bytes()));
         self.is_chunked = has_body && length.is_none();
         if self.is_chunked {
