@@ -62,7 +62,8 @@ fn the_pages_are_short_enough_to_be_kept_true() {
     assert!(
         total <= BOUND,
         "the pages have {total} words, and {BOUND} are allowed: say a thing on one page and link \
-         to it; the longest are {longest:#?}"
+         to it; for a page of a new filter, raise BOUND and say why in the body of the commit; the \
+         longest are {longest:#?}"
     );
 }
 
