@@ -23,10 +23,10 @@ pub const TARGETS: [(&str, Check); 10] = [
     ("host", host),
     ("path", path),
     ("forwarded", forwarded),
-    ("jwt", jwt::checks::token),
+    ("jwt", jwt::testkit::token),
     ("config", config),
-    ("cache_control", policy::checks::cache_control),
-    ("coded", tier::checks::coded),
+    ("cache_control", policy::testkit::cache_control),
+    ("coded", tier::testkit::coded),
 ];
 
 /// Returns the target of this name.

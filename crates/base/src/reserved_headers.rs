@@ -274,7 +274,12 @@ pub fn names_a_written_header(text: &str) -> bool {
         let name = name.as_bytes();
         folded.windows(name.len()).any(|part| part == name)
     };
-    WRITTEN.into_iter().chain(FROM_PROXIES).any(has)
+    written().any(has)
+}
+
+/// Names, or beginnings of names, of the headers that report a client to a backend.
+pub fn written() -> impl Iterator<Item = &'static str> {
+    WRITTEN.into_iter().chain(FROM_PROXIES)
 }
 
 #[cfg(test)]

@@ -168,7 +168,7 @@ pub(super) async fn ask(
 /// Sends the request and reads the response, unless its body is longer than it may be.
 async fn exchange(request: &OwnRequest<'_>, wire: &mut Wire) -> Result<Exchanged> {
     let has_body = !request.body.is_empty();
-    wire.start(request.head.clone(), has_body)?;
+    wire.start(request.head.clone(), &[], has_body)?;
     if has_body {
         wire.take(Some(request.body.clone()), true)?;
     }

@@ -1,11 +1,11 @@
 //! Request headers as a backend gets them: the client's copy without what clients may not send,
 //! rewritten, with forwarding headers, and changed by the filters.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use edgeway_base::query;
 use edgeway_config::model::App;
-use edgeway_core::chain::{Exchange, Phase};
+use edgeway_core::chain::{Exchange, Phase, ReadyLines};
 use edgeway_core::open_headers::OpenRequestHeaders;
 use edgeway_routes::{Action, HostHeader, Rewrite, Target};
 use http::{HeaderMap, header};
@@ -53,7 +53,8 @@ pub(super) async fn forward(
     {
         request.set_raw_path(&target)?;
     }
-    let mut open = open(request, connection, ctx);
+    let lines = ready_lines(original, connection, ctx);
+    let mut open = open(request, connection, ctx, lines.is_some());
     if chain.has(Phase::Upstream) {
         let mut ex = Exchange {
             head: original,
@@ -62,6 +63,7 @@ pub(super) async fn forward(
         chain.on_upstream(&mut ex, open.headers()).await;
     }
     open.close(request);
+    ctx.facts.lines = lines.map_or(ReadyLines::NotTaken, ReadyLines::Given);
     if ctx.early.has_continued {
         request.remove_header(&header::EXPECT);
     }
@@ -87,14 +89,36 @@ fn counted(target: &[u8], ctx: &Context) -> Option<Vec<u8>> {
     cache.policy.key.target_of(target, length, retained)
 }
 
+/// Returns the forwarding headers as lines, where nothing between here and the backend reads or
+/// changes them.
+fn ready_lines(
+    original: &RequestHeader,
+    connection: &Connection,
+    ctx: &Context,
+) -> Option<Arc<[u8]>> {
+    let is_direct = !is_h2(ctx) && context::chain(&ctx.gateway, ctx.route).leaves_forwarding();
+    let forwarding = Forwarding {
+        is_written: ctx.gateway.reserved.is_read(),
+        ..forwarding(ctx, connection)
+    };
+    is_direct
+        .then(|| forwarded::ready_lines(original, &forwarding))
+        .flatten()
+}
+
 /// Opens `request`, a copy of the client's request headers, as a backend gets it before filters
-/// change it.
-fn open(request: &mut RequestHeader, connection: &Connection, ctx: &Context) -> OpenRequestHeaders {
+/// change it: but for the forwarding headers, if it `has_lines` of them.
+fn open(
+    request: &mut RequestHeader,
+    connection: &Connection,
+    ctx: &Context,
+    has_lines: bool,
+) -> OpenRequestHeaders {
     let forwarding = Forwarding {
         app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
         is_websocket: ctx.is_websocket,
         takes_trailers: is_h2(ctx),
-        is_written: ctx.gateway.reserved.is_read(),
+        is_written: has_lines || ctx.gateway.reserved.is_read(),
         ..forwarding(ctx, connection)
     };
     let mut open = forwarded::open_upstream(request, &forwarding);
@@ -148,7 +172,7 @@ pub(super) fn target<'a>(request: &'a RequestHeader, ctx: &'a Context) -> Cow<'a
 pub(super) fn sent_headers(request: &RequestHeader, ctx: &mut Context) -> Option<HeaderMap> {
     let mut sent = request.clone();
     let connection = ctx.connection.as_ref()?;
-    let mut open = open(&mut sent, connection, ctx);
+    let mut open = open(&mut sent, connection, ctx, false);
     let (chain, mut ex) = ctx.exchange(request);
     let is_known = chain.foresee_upstream(&mut ex, open.headers());
     let mut headers = std::mem::take(open.headers());
@@ -185,7 +209,9 @@ pub(super) fn check_forwarded(request: &RequestHeader, ctx: &mut Context) -> Res
             ctx.refused_by = Some(RefusedBy::Own);
             Some(refusal)
         }
-        None if is_too_long(request, app) => Some(Box::new(Failure::LongHead.reply())),
+        None if is_too_long(request, &ctx.facts.lines, app) => {
+            Some(Box::new(Failure::LongHead.reply()))
+        }
         None => return Ok(()),
     };
     // No part of the request was sent, and no other backend may get it.
@@ -193,7 +219,7 @@ pub(super) fn check_forwarded(request: &RequestHeader, ctx: &mut Context) -> Res
 }
 
 /// Returns true if the headers to forward are longer than the app accepts.
-fn is_too_long(request: &RequestHeader, app: App) -> bool {
+fn is_too_long(request: &RequestHeader, lines: &ReadyLines, app: App) -> bool {
     if app == App::None {
         return false;
     }
@@ -202,5 +228,5 @@ fn is_too_long(request: &RequestHeader, app: App) -> bool {
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
         .sum();
-    fields + request.raw_path().len() > NODE_HEAD
+    fields + lines.bytes().len() + request.raw_path().len() > NODE_HEAD
 }

@@ -8,8 +8,6 @@
 
 mod browser;
 mod cache_status;
-#[doc(hidden)]
-pub mod checks;
 mod client_lifetimes;
 mod conditional;
 mod directives;
@@ -19,6 +17,8 @@ mod merge;
 mod request_directives;
 mod storable;
 mod targeted;
+#[doc(hidden)]
+pub mod testkit;
 mod vary;
 
 #[cfg(test)]

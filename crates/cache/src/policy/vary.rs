@@ -192,11 +192,7 @@ impl UnchangedHeaders {
 
     /// Returns true if a filter of the route is known to change this header.
     pub fn names(&self, name: &HeaderName) -> bool {
-        let RequestChanges::Only { names, prefixes } = &self.0 else {
-            return false;
-        };
-        let begins = |prefix: &str| name.as_str().starts_with(prefix);
-        names.contains(name) || prefixes.iter().any(|prefix| begins(prefix))
+        self.0.names_header(name.as_str())
     }
 }
 

@@ -4,8 +4,6 @@
 //! into the store as if it had never left. Entries of the store are written here later, beside
 //! requests, if a queue has room for them. A tier that fails behaves as if it were empty.
 
-#[doc(hidden)]
-pub mod checks;
 pub(crate) mod codec;
 mod disk;
 mod flight;
@@ -15,6 +13,8 @@ mod metrics;
 mod partition;
 mod queue;
 mod signed;
+#[doc(hidden)]
+pub mod testkit;
 #[cfg(test)]
 mod tests;
 

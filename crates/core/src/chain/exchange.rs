@@ -78,7 +78,7 @@ pub struct RequestFacts {
     /// Changes that a filter made to the request sent on; also used for background requests that
     /// fetch the same response again.
     pub carried: Option<Arc<dyn Any + Send + Sync>>,
-    /// Header lines of the response that are ready to be written.
+    /// Header lines that are ready to be written: of the request to a backend, then of the response.
     pub lines: ReadyLines,
     scope: Scope,
     slots: Vec<(Scope, Box<dyn Any + Send + Sync>)>,
@@ -104,7 +104,7 @@ pub struct KeptApart {
     carried: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// Header lines of a response that are written as they are, besides those in the header map.
+/// Header lines that are written as they are, besides those in the header map.
 ///
 /// A dozen headers that never change cost a hundred instructions each to insert into a map, take
 /// out and write. As one piece of text they cost next to nothing.
@@ -117,6 +117,15 @@ pub enum ReadyLines {
     Taken,
     /// Lines to write. Each line ends with CRLF, and its name is not in the header map.
     Given(Arc<[u8]>),
+}
+
+impl ReadyLines {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Given(lines) => lines,
+            Self::Taken | Self::NotTaken => &[],
+        }
+    }
 }
 
 /// Facts about the request at the upstream.

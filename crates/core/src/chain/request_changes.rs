@@ -28,6 +28,15 @@ impl RequestChanges {
         }
     }
 
+    /// Returns true if a header of this name, in lower case, is known to change.
+    pub fn names_header(&self, name: &str) -> bool {
+        let Self::Only { names, prefixes } = self else {
+            return false;
+        };
+        names.iter().any(|each| each == name)
+            || prefixes.iter().any(|prefix| name.starts_with(&**prefix))
+    }
+
     /// Combines the changes of two filters.
     #[must_use]
     pub fn and(self, other: Self) -> Self {

@@ -3,6 +3,7 @@
 use std::{any::TypeId, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use edgeway_base::reserved_headers::written;
 use http::{HeaderMap, response};
 
 use super::{
@@ -186,6 +187,18 @@ fn with_any(mut steps: Vec<Step>, any: &Arc<AnyOf>) -> Vec<Step> {
     steps
 }
 
+fn request_changes(filters: &[CompiledFilter]) -> RequestChanges {
+    let all = filters.iter().map(|each| &each.traits);
+    all.filter(|traits| traits.phases.wants(Phase::Upstream))
+        .map(|traits| traits.request_changes.clone())
+        .fold(RequestChanges::NONE, RequestChanges::and)
+}
+
+fn leaves_forwarding(filters: &[CompiledFilter]) -> bool {
+    let changes = request_changes(filters);
+    changes != RequestChanges::Any && !written().any(|name| changes.names_header(name))
+}
+
 /// A filter of response bodies, with the slot without which it leaves them as they are.
 struct BodyFilter {
     filter: Arc<dyn Filter>,
@@ -215,6 +228,8 @@ pub struct Chain {
     in_need: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
     replaces_location: bool,
+    /// True if no filter changes what the gateway tells backends about the client.
+    leaves_forwarding: bool,
     /// Filters of which one is enough.
     any: Option<Arc<AnyOf>>,
     /// A selective filter, and the chain without it.
@@ -294,6 +309,7 @@ impl Chain {
                     (choosing, Box::new(Self::sorted(others, any)))
                 }),
             replaces_location: filters.iter().any(|each| each.traits.replaces_location),
+            leaves_forwarding: leaves_forwarding(&filters),
             any: any.map(Arc::clone),
             all: filters.into(),
         }
@@ -314,6 +330,12 @@ impl Chain {
     /// Returns true if a filter changes `Location` in place of the gateway.
     pub fn replaces_location(&self) -> bool {
         self.replaces_location
+    }
+
+    /// Returns true if no filter changes the headers that report the client to a backend, so that
+    /// these may bypass the header map.
+    pub fn leaves_forwarding(&self) -> bool {
+        self.leaves_forwarding
     }
 
     /// Returns true if [`Chain::short`] is enough for this request.
@@ -437,10 +459,7 @@ impl Chain {
 
     /// Returns all headers that the filters may change on the way to a backend.
     pub fn request_changes(&self) -> RequestChanges {
-        let all = self.all.iter().map(|each| &each.traits);
-        all.filter(|traits| traits.phases.wants(Phase::Upstream))
-            .map(|traits| traits.request_changes.clone())
-            .fold(RequestChanges::NONE, RequestChanges::and)
+        request_changes(&self.all)
     }
 
     /// Applies to `headers` the changes that [`Chain::on_upstream`] would make; returns `false` if

@@ -3,13 +3,12 @@
 //! A token is verified once and remembered for a while by a fingerprint; its times are compared for
 //! each request.
 
-/// Entry points of fuzz targets.
-#[doc(hidden)]
-pub mod checks;
 mod config;
 mod jwks;
 mod keys;
 mod source;
+#[doc(hidden)]
+pub mod testkit;
 #[cfg(test)]
 mod tests;
 mod token;

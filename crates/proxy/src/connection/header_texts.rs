@@ -56,6 +56,8 @@ impl RecentHosts {
 #[derive(Clone, Debug)]
 pub struct ConnectionText {
     host: OnceLock<Arc<HostText>>,
+    /// Forwarding headers of requests for this host.
+    forwarding: OnceLock<Arc<[u8]>>,
     peer: IpAddr,
     peer_text: HeaderValue,
     port_text: HeaderValue,
@@ -66,6 +68,7 @@ impl ConnectionText {
     pub fn new(peer: IpAddr, listener_port: &HeaderValue) -> Self {
         Self {
             host: OnceLock::new(),
+            forwarding: OnceLock::new(),
             peer,
             peer_text: ip_value(peer),
             port_text: listener_port.clone(),
@@ -106,6 +109,16 @@ impl ConnectionText {
             // A concurrent request may have stored that of another host first.
             drop(self.host.set(text));
         }
+    }
+
+    /// Header lines that report the peer and the connection's first `Host` to backends, from the
+    /// first call on. `None` if `client` is not the peer.
+    pub fn forwarding_lines(
+        &self,
+        client: IpAddr,
+        make: impl FnOnce() -> Arc<[u8]>,
+    ) -> Option<&Arc<[u8]>> {
+        (client == self.peer).then(|| self.forwarding.get_or_init(make))
     }
 
     /// An address as a header value, shared if it is the peer's.

@@ -9,7 +9,7 @@ use pingora::http::ResponseHeader;
 pub struct ResponseHeaderWriter<'a> {
     pub out: &'a mut Vec<u8>,
     /// Complete header lines, inserted after the status line.
-    pub ready_lines: Option<&'a [u8]>,
+    pub ready_lines: &'a [u8],
 }
 
 /// Use of the connection after a response.
@@ -69,7 +69,7 @@ impl ResponseHeaderWriter<'_> {
             headers.remove_header(&header::CONNECTION);
         }
         write_status_line(out, headers);
-        out.extend_from_slice(self.ready_lines.unwrap_or_default());
+        out.extend_from_slice(self.ready_lines);
         headers.header_to_h1_wire(out);
         if !present.date {
             write_header_line(out, b"Date", date().as_bytes());
@@ -87,13 +87,9 @@ impl ResponseHeaderWriter<'_> {
 
 /// Writes the header section of a response with a status of 1xx (RFC 9110, 15.2). It has these
 /// `headers` and no others but the `ready_lines`.
-pub fn write_informational(
-    out: &mut Vec<u8>,
-    headers: &ResponseHeader,
-    ready_lines: Option<&[u8]>,
-) {
+pub fn write_informational(out: &mut Vec<u8>, headers: &ResponseHeader, ready_lines: &[u8]) {
     write_status_line(out, headers);
-    out.extend_from_slice(ready_lines.unwrap_or_default());
+    out.extend_from_slice(ready_lines);
     headers.header_to_h1_wire(out);
     out.extend_from_slice(b"\r\n");
 }
@@ -121,7 +117,7 @@ mod tests {
         let mut out = Vec::new();
         let writer = ResponseHeaderWriter {
             out: &mut out,
-            ready_lines: None,
+            ready_lines: b"",
         };
         let unused = || -> HeaderValue { unreachable!("it has a date") };
         writer.write(

@@ -11,6 +11,7 @@ mod upload;
 
 use std::{
     future::poll_fn,
+    mem,
     task::{Context as TaskContext, Poll, ready},
 };
 
@@ -289,9 +290,10 @@ where
         {
             cache::condition(&mut request, cached.fetch.stale.as_deref());
         }
-        hooks
-            .upstream_request_filter(session, &mut request, ctx)
-            .await?;
+        let filtered = hooks.upstream_request_filter(session, &mut request, ctx);
+        let filtered = filtered.await;
+        let lines = mem::take(&mut ctx.facts.lines);
+        filtered?;
         let client = client(self.upload.session);
         if let Some(own) = &ctx.early.replacement {
             client.body.replace(own);
@@ -304,7 +306,7 @@ where
         if let Some(lease) = ctx.lease.as_ref().filter(|_| !has_body) {
             lease.asked(false);
         }
-        wire.start(request, has_body)
+        wire.start(request, lines.bytes(), has_body)
     }
 
     /// Reads the response, and forwards interim ones before it.

@@ -10,9 +10,9 @@ mod reserved;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
-use edgeway_base::http::values;
+use edgeway_base::http::{values, write_header_line};
 use edgeway_base::net::{Hops, IpText, MAX_HOPS, TrustedProxies};
 use edgeway_config::model::App;
 use edgeway_core::chain::{
@@ -41,8 +41,9 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Capacity for the five above, and for what filters usually add: an id, a trace, an encoding.
-const ADDED_CAPACITY: usize = 9;
+/// Capacity for the five above, three about a certificate, and what filters usually add: an id, a
+/// trace, an encoding.
+const ADDED_CAPACITY: usize = 12;
 
 /// Result of verifying the client certificate: `SUCCESS` or `NONE`, as in nginx. The other two are
 /// present if a certificate was verified.
@@ -198,7 +199,7 @@ pub struct Forwarding<'a> {
     pub is_websocket: bool,
     /// True if the backend's response may end in trailers that reach the client.
     pub takes_trailers: bool,
-    /// True if [`write`] was called before.
+    /// True if [`write`] was called before, or the headers are sent as [`ready_lines`].
     pub is_written: bool,
 }
 
@@ -212,11 +213,7 @@ struct ForwardingHeaders {
 impl ForwardingHeaders {
     fn of(request: &RequestHeader, cx: &Forwarding<'_>) -> Self {
         let client = cx.client;
-        let known = values(&request.headers, &header::HOST)
-            .next()
-            .and_then(|host_header| cx.text.host(host_header))
-            .filter(|known| known.scheme == client.scheme && !client.is_trusted);
-        let (public, port) = match known {
+        let (public, port) = match cx.first_host(request) {
             Some(known) => (Some(known.raw.clone()), known.port.clone()),
             None => public_and_port(request, client, cx.text),
         };
@@ -232,19 +229,28 @@ impl ForwardingHeaders {
         }
     }
 
-    fn write(self, headers: &mut HeaderMap, cx: &Forwarding<'_>) {
-        headers.insert(X_FORWARDED_FOR, self.chain);
-        match self.public {
-            Some(public) => headers.insert(X_FORWARDED_HOST, public),
-            None => headers.remove(X_FORWARDED_HOST),
-        };
+    /// Returns the headers that every client has, but perhaps for its host.
+    fn usual(self, cx: &Forwarding<'_>) -> [(HeaderName, Option<HeaderValue>); 5] {
         let proto = match cx.client.scheme {
             Scheme::Http => HTTP,
             Scheme::Https => HTTPS,
         };
-        headers.insert(X_FORWARDED_PROTO, proto);
-        headers.insert(X_FORWARDED_PORT, self.port);
-        headers.insert(X_REAL_IP, cx.text.ip(cx.client.ip));
+        [
+            (X_FORWARDED_FOR, Some(self.chain)),
+            (X_FORWARDED_HOST, self.public),
+            (X_FORWARDED_PROTO, Some(proto)),
+            (X_FORWARDED_PORT, Some(self.port)),
+            (X_REAL_IP, Some(cx.text.ip(cx.client.ip))),
+        ]
+    }
+
+    fn write(self, headers: &mut HeaderMap, cx: &Forwarding<'_>) {
+        for (name, value) in self.usual(cx) {
+            match value {
+                Some(value) => headers.insert(name, value),
+                None => headers.remove(name),
+            };
+        }
         match cx.shown {
             ClientCertificateStatus::NotAsked => {}
             ClientCertificateStatus::Nothing => {
@@ -259,23 +265,41 @@ impl ForwardingHeaders {
     }
 }
 
-impl Forwarding<'_> {
-    /// Returns the number of headers that [`ForwardingHeaders::write`] may add.
-    fn room(&self) -> usize {
-        match self.shown {
-            ClientCertificateStatus::NotAsked => ADDED_CAPACITY,
-            ClientCertificateStatus::Nothing | ClientCertificateStatus::Verified(_) => {
-                ADDED_CAPACITY + 3
+impl<'a> Forwarding<'a> {
+    /// Returns the values of the request's `Host`, if they are those of the connection's first one.
+    fn first_host(&self, request: &RequestHeader) -> Option<&'a HostText> {
+        let client = self.client;
+        let host = values(&request.headers, &header::HOST).next()?;
+        let known = self.text.host(host)?;
+        (known.scheme == client.scheme && !client.is_trusted).then_some(known)
+    }
+}
+
+/// Returns the forwarding headers of `request` as lines to send behind its others, made once for all
+/// requests of a connection; `None` where they go into the header map. [`strip`] has removed others
+/// of these names: the client is no trusted proxy.
+pub(super) fn ready_lines(request: &RequestHeader, cx: &Forwarding<'_>) -> Option<Arc<[u8]>> {
+    let is_usual = cx.shown == ClientCertificateStatus::NotAsked && !cx.is_written;
+    if !is_usual || cx.first_host(request).is_none() {
+        return None;
+    }
+    let lines = cx.text.forwarding_lines(cx.client.ip, || {
+        let mut lines = Vec::new();
+        for (name, value) in ForwardingHeaders::of(request, cx).usual(cx) {
+            if let Some(value) = value {
+                write_header_line(&mut lines, name.as_str().as_bytes(), value.as_bytes());
             }
         }
-    }
+        lines.into()
+    })?;
+    Some(Arc::clone(lines))
 }
 
 /// Writes the forwarding headers into the client's own request, for readers that see it before a
 /// backend does: predicates of routes, keys, logs and plugins.
 pub(super) fn write(request: &mut RequestHeader, cx: &Forwarding<'_>) {
     let forwarding = ForwardingHeaders::of(request, cx);
-    let mut open = OpenRequestHeaders::of(request, cx.room());
+    let mut open = OpenRequestHeaders::of(request, ADDED_CAPACITY);
     forwarding.write(open.headers(), cx);
     open.close(request);
 }
@@ -296,7 +320,7 @@ pub(super) fn open_upstream(
     if cx.app == App::Nextjs {
         strip_internal_query(upstream);
     }
-    let mut open = OpenRequestHeaders::of(upstream, cx.room());
+    let mut open = OpenRequestHeaders::of(upstream, ADDED_CAPACITY);
     let headers = open.headers();
     for name in &doomed {
         headers.remove(name);

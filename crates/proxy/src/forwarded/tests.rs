@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use edgeway_base::{net::Cidr, reserved_headers::ReservedHeaders};
 use edgeway_cache::policy::is_left_alone;
-use edgeway_core::chain::{ClientCertificate, host::public_host};
+use edgeway_core::chain::{
+    ClientCertificate,
+    host::{public_host, requested_host},
+};
 use pingora::http::ResponseHeader;
 
 use super::*;
@@ -52,17 +55,39 @@ fn upstream_of(
         scheme: resolved.scheme,
         ..Client::default()
     };
+    let text = ConnectionText::new(peer, &HeaderValue::from(8080u16));
+    let host = request.headers.get(header::HOST);
+    let host = host.filter(|host| requested_host(&request) == host.as_bytes());
+    text.remember_host(|| host_text(host.filter(|_| !client.is_trusted)?, client.scheme, ""));
     let cx = Forwarding {
         client: &client,
         trusted: &trusted,
-        text: &ConnectionText::new(peer, &HeaderValue::from(8080u16)),
+        text: &text,
         shown,
         app,
         is_websocket: false,
         takes_trailers: false,
         is_written: false,
     };
+    let lines = ready_lines(&request, &cx);
+    let is_usual = shown == ClientCertificateStatus::NotAsked && !client.is_trusted;
+    assert_eq!(lines.is_some(), is_usual && host.is_some());
+    let mut with_lines = request.clone();
     open_upstream(&mut request, &cx).close(&mut request);
+    if let Some(lines) = lines {
+        let cx = Forwarding {
+            is_written: true,
+            ..cx
+        };
+        open_upstream(&mut with_lines, &cx).close(&mut with_lines);
+        for line in std::str::from_utf8(&lines).unwrap().lines() {
+            let (name, value) = line.split_once(": ").unwrap();
+            with_lines
+                .append_header(name.to_owned(), value.to_owned())
+                .unwrap();
+        }
+        assert_eq!(with_lines.headers, request.headers, "as lines");
+    }
     request
 }
 

@@ -83,9 +83,13 @@ pub(crate) fn is_kept(request: &RequestHeader) -> bool {
         && (is_http11 || has_token(headers, &header::CONNECTION, "keep-alive"))
 }
 
-/// Writes the header section of `request`, as HTTP/1.1 whatever its client speaks. Names have the
-/// spelling that Pingora gives them.
-pub(crate) fn write_section(request: &RequestHeader, out: &mut BytesMut) -> Result<()> {
+/// Writes the header section of `request` with `lines` at its end, as HTTP/1.1 whatever its client
+/// speaks. Names have the spelling that Pingora gives them.
+pub(crate) fn write_section(
+    request: &RequestHeader,
+    lines: &[u8],
+    out: &mut BytesMut,
+) -> Result<()> {
     let path = request.raw_path();
     // RFC 9112, 3: these would end the target or the line.
     if path
@@ -101,6 +105,7 @@ pub(crate) fn write_section(request: &RequestHeader, out: &mut BytesMut) -> Resu
     out.extend_from_slice(path);
     out.extend_from_slice(b" HTTP/1.1\r\n");
     request.header_to_h1_wire(out);
+    out.extend_from_slice(lines);
     out.extend_from_slice(b"\r\n");
     Ok(())
 }

@@ -310,7 +310,7 @@ proptest! {
         let mut written = BytesMut::from(&b"GET / HTTP/1.1\r\n\r\n"[..]);
         let length = written.len();
         bytes::Buf::advance(&mut written, length);
-        let is_written = write_section(&drawn, &mut written).is_ok();
+        let is_written = write_section(&drawn, b"", &mut written).is_ok();
         match http_req_header_to_wire(&drawn) {
             Some(wire) => prop_assert_eq!(written, wire),
             None => prop_assert!(!is_written),

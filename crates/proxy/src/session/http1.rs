@@ -129,7 +129,7 @@ impl Http1Stream {
         section.reserve(HEADER_SECTION);
         let writer = ResponseHeaderWriter {
             out: &mut section,
-            ready_lines: text(lines),
+            ready_lines: lines.bytes(),
         };
         let now = || date(clock);
         writer.write(&mut response, present, self.is_chunked, self.reuse, now);
@@ -162,7 +162,7 @@ impl Http1Stream {
             return Ok(());
         }
         let mut section = Vec::with_capacity(HEADER_SECTION);
-        write_informational(&mut section, response, text(lines));
+        write_informational(&mut section, response, lines.bytes());
         let written = self.io.write_all(&section).await;
         written.or_err(WRITE.0, WRITE.1)?;
         self.flush().await
@@ -312,13 +312,5 @@ impl Http1Stream {
 
     pub(super) async fn flush(&mut self) -> Result<()> {
         poll_fn(|cx| self.poll_flush(cx)).await
-    }
-}
-
-/// Returns the lines that are ready, if there are any.
-fn text(lines: &ReadyLines) -> Option<&[u8]> {
-    match lines {
-        ReadyLines::Given(lines) => Some(lines),
-        ReadyLines::Taken | ReadyLines::NotTaken => None,
     }
 }

@@ -113,7 +113,12 @@ impl Http1Wire {
     }
 
     /// Prepares the header section, which is sent with the beginning of the body.
-    pub(super) fn start(&mut self, mut request: RequestHeader, has_body: bool) -> Result<()> {
+    pub(super) fn start(
+        &mut self,
+        mut request: RequestHeader,
+        lines: &[u8],
+        has_body: bool,
+    ) -> Result<()> {
         let length = has_body.then(|| request.headers.get(header::CONTENT_LENGTH));
         let length = length.flatten();
         self.left = length.and_then(|length| decimal(length.as_bytes()));
@@ -122,7 +127,7 @@ impl Http1Wire {
             request.insert_header(header::TRANSFER_ENCODING, "chunked")?;
         }
         self.output.gathered = SPARE.take();
-        write_section(&request, &mut self.output.gathered)?;
+        write_section(&request, lines, &mut self.output.gathered)?;
         self.has_end = !has_body;
         Ok(())
     }

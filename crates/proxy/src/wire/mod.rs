@@ -116,9 +116,18 @@ impl Wire {
         }
     }
 
-    /// Begins the request. Its body, if it has one, follows in pieces.
-    pub(crate) fn start(&mut self, request: RequestHeader, has_body: bool) -> Result<()> {
-        on_wire!(self, wire => wire.start(request, has_body))
+    /// Begins the request, over HTTP/1 with these `lines` behind its headers. Its body, if it has one,
+    /// follows in pieces.
+    pub(crate) fn start(
+        &mut self,
+        request: RequestHeader,
+        lines: &[u8],
+        has_body: bool,
+    ) -> Result<()> {
+        match self {
+            Self::Http1(wire) => wire.start(request, lines, has_body),
+            Self::Http2(wire) => wire.start(request, has_body),
+        }
     }
 
     /// Returns true if another piece of the body fits.
