@@ -13,12 +13,13 @@ const isAnnounced = ({ status, path }) => status === 429 && path === '/limited';
 
 /**
  * Opens a page of the demonstration. `failures` are responses of 400 and above, and requests without
- * one; errors in the console of those that are announced are left out of `problems`.
+ * one; errors in the console of those that are announced are left out of `problems`. Nothing moves
+ * unless `options` say so: motion takes as much CPU as all else.
  */
 async function open(path = '/', options = {}, prepare = async () => {}) {
   const failures = [];
   const announced = [];
-  const visited = await visit(demo + path, options, async (page) => {
+  const visited = await visit(demo + path, { reducedMotion: 'reduce', ...options }, async (page) => {
     page.on('response', (response) => {
       const failure = { status: response.status(), path: new URL(response.url()).pathname };
       if (failure.status >= 400) (isAnnounced(failure) ? announced : failures).push(failure);

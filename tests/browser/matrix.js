@@ -5,8 +5,12 @@ import { stop, visit } from './bench.js';
 const plan = JSON.parse(process.argv[2]);
 const { page, leave } = await visit(plan.page, { ignoreHTTPSErrors: true }, async () => {});
 const failed = await page.evaluate(async (plan) => {
-  const content = (length) => new Uint8Array(length).map((_, at) => 'edgeway '.charCodeAt(at % 8));
-  const isSame = (data, length) => data.length === length && content(length).every((byte, at) => byte === data[at]);
+  const made = new Map();
+  const content = (length) => {
+    if (!made.has(length)) made.set(length, new TextEncoder().encode('edgeway '.repeat(length / 8 + 1)).subarray(0, length));
+    return made.get(length);
+  };
+  const isSame = (data, length) => indexedDB.cmp(data, content(length)) === 0;
   const hex = (data) => [...new Uint8Array(data)].map((byte) => byte.toString(16).padStart(2, '0')).join('');
   const must = (holds, what) => {
     if (!holds) throw new Error(String(what));

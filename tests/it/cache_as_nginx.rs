@@ -282,7 +282,7 @@ async fn the_cache_keeps_what_nginx_keeps() {
         .map(|_| Settings::draw(&mut random))
         .collect();
     let sides = Sides::start(&all, &all).await;
-    let count = seed::cases(800, REQUESTS);
+    let count = seed::cases(400, REQUESTS);
     let difference = sides.first_difference(&all, &mut random, count).await;
     assert_eq!(difference, None, "{all:#?}");
 }

@@ -21,6 +21,7 @@ use crate::support::{
     gateway::Gateway,
     origins::{NumberedOrigin, Origin},
     redis::Redis,
+    seed,
     wait::{pass, wait_for},
 };
 
@@ -34,7 +35,8 @@ const LANES: usize = 8;
 /// Number of writes; `FLOOD_WRITES` makes a run longer.
 fn writes() -> usize {
     let asked = std::env::var("FLOOD_WRITES").ok();
-    asked.and_then(|text| text.parse().ok()).unwrap_or(4000)
+    let asked = asked.and_then(|text| text.parse().ok());
+    asked.unwrap_or_else(|| seed::cases(1500, 4000))
 }
 
 fn yaml(origin: SocketAddr, redis: &Redis, cache: &str) -> String {
@@ -140,7 +142,7 @@ async fn flood(gateway: &Gateway, origin: &Origin<NumberedOrigin>, seed: u64) ->
 /// still served, and those that were written to are not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_writes_invalidates_its_targets_and_nothing_else() {
-    let seed = crate::support::seed::drawn();
+    let seed = seed::drawn();
     println!("seed {seed}");
     let redis = Redis::start().await;
     let origin = NumberedOrigin::start().await;

@@ -219,7 +219,7 @@ async fn a_stored_response_is_one_to_what_the_gateway_would_write() {
     let asking = Gateway::start(&yaml(addresses, false)).await;
     let mut random = Rng::with_seed(seed::drawn());
     let (mut stored, mut wrong, mut shared) = (0, Vec::new(), 0);
-    let count = seed::cases(700, 1500);
+    let count = seed::cases(350, 1500);
     for _ in 0..count {
         let drawn = Drawn::draw(&mut random);
         let (outcome, got) = drawn.send(&storing).await;
@@ -511,7 +511,7 @@ async fn parameters_that_the_gateway_writes_are_counted() {
     let gateway = Gateway::start(&yaml).await;
     let mut random = Rng::with_seed(seed::drawn());
     let mut hits = 0;
-    for _ in 0..seed::cases(1500, 8000) {
+    for _ in 0..seed::cases(800, 8000) {
         let number = random.usize(..ways.len());
         let left_out = QUERIES[ways[number].1].1;
         let mut sent: Vec<String> = Vec::new();

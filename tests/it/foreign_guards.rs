@@ -2,7 +2,7 @@
 //! a request that another route guards as well is what it gets from a gateway without that route, and
 //! each limit counts the request until it is over, whichever route takes it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::OnceLock, time::Duration};
 
 use chrono::Utc;
 use jsonwebtoken::{EncodingKey, Header, encode};
@@ -70,28 +70,34 @@ fn token(secret: &str, claims: &Value) -> String {
     encode(&Header::default(), &claims, &key).expect("it can sign")
 }
 
-fn users(folder: &Path, name: &str, user: &str) {
-    let line = edgeway_fed(&["hash", "password", "--user", user], "a long password");
-    fs::write(folder.join(name), line.stdout).expect("it takes files");
+fn users(user: &str) -> String {
+    edgeway_fed(&["hash", "password", "--user", user], "a long password").stdout
 }
 
-fn keys(folder: &Path, name: &str, key: &str) {
-    let line = edgeway_fed(&["hash", "api-key", "--stdin", name], key);
-    fs::write(folder.join(name), line.stdout).expect("it takes files");
+fn keys(name: &str, key: &str) -> String {
+    edgeway_fed(&["hash", "api-key", "--stdin", name], key).stdout
 }
 
+/// Writes the files of a gateway: hashes are made once.
 fn files(folder: &Path) {
-    let write = |name: &str, text: &str| {
+    static HASHED: OnceLock<[(&str, String); 4]> = OnceLock::new();
+    let hashed = HASHED.get_or_init(|| {
+        [
+            ("own.keys", keys("own.keys", OWN_KEY)),
+            ("other.keys", keys("other.keys", OTHER_KEY)),
+            ("own.users", users("ann")),
+            ("other.users", users("bob")),
+        ]
+    });
+    let hashed = hashed.iter().map(|(name, text)| (*name, text.as_str()));
+    for (name, text) in hashed.chain([
+        ("own.key", OWN_SECRET),
+        ("other.key", OTHER_SECRET),
+        ("note.js", NOTE),
+        ("secret.js", SECRET),
+    ]) {
         fs::write(folder.join(name), text).expect("it takes files");
-    };
-    write("own.key", OWN_SECRET);
-    write("other.key", OTHER_SECRET);
-    write("note.js", NOTE);
-    write("secret.js", SECRET);
-    keys(folder, "own.keys", OWN_KEY);
-    keys(folder, "other.keys", OTHER_KEY);
-    users(folder, "own.users", "ann");
-    users(folder, "other.users", "bob");
+    }
 }
 
 fn with_credentials(request: Request, kind: &str) -> Request {
@@ -129,10 +135,9 @@ async fn guards_of_another_route_tell_an_app_nothing() {
     let service = FixedOrigin::start(200, &[("X-Group", "g"), ("X-Account", "u1")], "").await;
     let mut proven = 0;
     for own in OWN {
-        for (guard, credentials) in OTHER {
-            let yaml = |more: &str| {
-                format!(
-                    "
+        let yaml = |more: &str| {
+            format!(
+                "
 upstreams:
   web: {{ backends: ['{}'], health: false }}
   api: {{ backends: ['{}'], health: false }}
@@ -140,17 +145,18 @@ defaults: {{ headers: {{ request: {{ set: {{ X-Seen: '{{user}}' }} }} }} }}
 routes:
 - {{ name: site, match: {{ path: /* }}, upstream: web, {own} }}
 {more}",
-                    app.address(),
-                    other.address()
-                )
-                .replace("DEAD", &format!("127.0.0.1:{}", free_port()))
-                .replace("SERVICE", &service.address().to_string())
-                .replace(", }", " }")
-            };
+                app.address(),
+                other.address()
+            )
+            .replace("DEAD", &format!("127.0.0.1:{}", free_port()))
+            .replace("SERVICE", &service.address().to_string())
+            .replace(", }", " }")
+        };
+        let alone = Gateway::start_in(&yaml(""), files).await;
+        for (guard, credentials) in OTHER {
             let route =
                 format!("- {{ name: api, match: {{ path: /api/* }}, upstream: api, {guard} }}\n");
             let guarded = Gateway::start_in(&yaml(&route), files).await;
-            let alone = Gateway::start_in(&yaml(""), files).await;
             let ask = |target: &str| {
                 with_credentials(get(target).header("host", "shop.test"), credentials)
             };

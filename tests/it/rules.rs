@@ -226,7 +226,7 @@ routes:\n{routes}"
         http2::Client::open(beside.address()).await,
     ];
     let mut moved = 0;
-    let requests = seed::cases(15, 40);
+    let requests = seed::cases(6, 40);
     for (host, shown) in shown.iter().enumerate() {
         for _ in 0..requests {
             let mut same = random.clone();

@@ -11,6 +11,7 @@
 use std::fmt::Write;
 
 use edgeway_base::target::{Slashes, normalise};
+use tokio::sync::OnceCell;
 
 use crate::{
     cli::edgeway_fed,
@@ -170,12 +171,17 @@ fn is_guarded(response: &Response) -> bool {
     handler(response).is_some_and(|handler| GUARDED.contains(&handler))
 }
 
-async fn all_apps() -> Vec<(&'static str, App)> {
-    let mut apps = Vec::new();
-    for name in FrameworkApp::ALL {
-        apps.push((name, FrameworkApp::start(name).await));
-    }
-    apps
+/// Returns an app of each framework, for all tests: none of them changes one.
+async fn all_apps() -> &'static [(&'static str, App)] {
+    static SHARED: OnceCell<Vec<(&str, App)>> = OnceCell::const_new();
+    let all = SHARED.get_or_init(async || {
+        let mut apps = Vec::new();
+        for name in FrameworkApp::ALL {
+            apps.push((name, FrameworkApp::start(name).await));
+        }
+        apps
+    });
+    all.await
 }
 
 /// A client may name any header: with one of signatures its path is no other one.
@@ -216,7 +222,7 @@ async fn spell(slashes: Slashes) {
             let target = normal.rewritten().unwrap_or_else(|| target.clone().into());
             String::from_utf8(target).expect("it is ASCII")
         });
-        for (name, app) in &apps {
+        for (name, app) in apps {
             for host in [format!("{name}.test"), format!("one.{name}.test")] {
                 let request = drawn_on(&host, &target, &mut random);
                 let response = gateway.send(&request).await;
@@ -250,7 +256,7 @@ async fn known_spellings_are_guarded() {
     let apps = all_apps().await;
     let named: Vec<(&str, &App)> = apps.iter().map(|(name, app)| (*name, app)).collect();
     let (gateway, key) = front(&named, Slashes::Merge).await;
-    for (name, _) in &apps {
+    for (name, _) in apps {
         for target in [
             "/api/admin",
             "/API/admin",
@@ -475,7 +481,7 @@ upstreams:\n",
 #[tokio::test]
 async fn no_spelling_reaches_a_handler_that_anything_refuses() {
     let apps = all_apps().await;
-    let gateway = refusing(&apps).await;
+    let gateway = refusing(apps).await;
     // The same cases in each run, unless a seed is given.
     let mut random = match std::env::var("SPELLING_SEED") {
         Ok(_) => random("spellings and refusals"),
@@ -496,7 +502,7 @@ async fn no_spelling_reaches_a_handler_that_anything_refuses() {
         };
         let normal = normal.rewritten().unwrap_or_else(|| target.clone().into());
         let normal = String::from_utf8(normal).expect("it is ASCII");
-        let (name, app) = random.choice(&apps).unwrap();
+        let (name, app) = random.choice(apps).unwrap();
         let own = app.send(&on(name, &normal)).await;
         for (kind, ..) in REFUSALS {
             let host = format!("{kind}.{name}.test");
@@ -516,7 +522,7 @@ async fn no_spelling_reaches_a_handler_that_anything_refuses() {
             }
         }
     }
-    for (name, _) in &apps {
+    for (name, _) in apps {
         for (kind, ..) in REFUSALS {
             let host = format!("{kind}.{name}.test");
             let open = gateway.send(&on(&host, "/open")).await;

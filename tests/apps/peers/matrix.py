@@ -4,6 +4,7 @@ After another line, which it confirms with `ready`, it asks each app again and a
 """
 
 import asyncio
+import functools
 import hashlib
 import json
 import sys
@@ -15,8 +16,14 @@ BASE = plan["base"]
 failures = []
 
 
+@functools.cache
 def content(length):
     return (b"edgeway " * (length // 8 + 1))[:length]
+
+
+@functools.cache
+def digest(length):
+    return hashlib.sha256(content(length)).hexdigest()
 
 
 class Httpx:
@@ -73,7 +80,7 @@ class Aiohttp:
 async def upload(client, app, length):
     status, body = await client.send("POST", app["upload"], content(length))
     came = json.loads(body) if status == 200 else {}
-    expected = hashlib.sha256(content(length)).hexdigest()
+    expected = digest(length)
     assert came.get("bytes") == length, (status, body[:100])
     assert came.get("digest", expected) == expected, "another body"
 

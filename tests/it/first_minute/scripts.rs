@@ -5,6 +5,7 @@ use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path};
 use serde_json::{Map, Value, json};
 
 use super::{Home, output};
+use crate::support::seed;
 
 /// Prints the file and the port of a server in place of listening.
 const HOOK: &str = "
@@ -145,7 +146,8 @@ fn project(home: &Home, draw: &mut Draw, scripts: &Value) {
 fn init_finds_what_npm_start_runs() {
     let mut draw = Draw(fastrand::Rng::with_seed(31));
     let mut seen = String::new();
-    for case in 0..2 * PROGRAMS_OF_A_CHAIN {
+    // Each program once, and more often in a hunt.
+    for case in 0..seed::cases(1, 4) * PROGRAMS_OF_A_CHAIN {
         let home = Home::new();
         let scripts = draw.scripts(case);
         project(&home, &mut draw, &scripts);

@@ -133,7 +133,7 @@ async fn clients_that_confirm_each_frame_get_everything() {
     let yaml = yaml(CLEARTEXT, origin.address(), "");
     let gateway = Gateway::start(&yaml).await;
     let mut cut = Vec::new();
-    let count = seed::cases(20, 40);
+    let count = seed::cases(8, 40);
     for _ in 0..count {
         let habits = Habits::draw(&mut random);
         let (received, end) = download(&gateway, &habits).await;

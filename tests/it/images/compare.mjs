@@ -12,8 +12,8 @@ async function luminance(image) {
   const { data, info } = await image.toColourspace('srgb').ensureAlpha().raw().toBuffer({ resolveWithObject: true });
   const pixels = new Float64Array(info.width * info.height);
   for (let at = 0; at < pixels.length; at++) {
-    const [r, g, b, a] = data.subarray(at * 4, at * 4 + 4);
-    pixels[at] = ((0.299 * r + 0.587 * g + 0.114 * b) * a + 128 * (255 - a)) / 255;
+    const [from, a] = [at * 4, data[at * 4 + 3]];
+    pixels[at] = ((0.299 * data[from] + 0.587 * data[from + 1] + 0.114 * data[from + 2]) * a + 128 * (255 - a)) / 255;
   }
   return { pixels, width: info.width, height: info.height };
 }
@@ -28,7 +28,7 @@ function similarity(a, b) {
       let [x, y, xx, yy, xy] = [0, 0, 0, 0, 0];
       for (let row = top; row < top + side; row++) {
         for (let at = row * width + left, end = at + side; at < end; at++) {
-          const [p, q] = [a.pixels[at], b.pixels[at]];
+          const p = a.pixels[at], q = b.pixels[at];
           x += p; y += q; xx += p * p; yy += q * q; xy += p * q;
         }
       }

@@ -85,19 +85,19 @@ await save('wide-gamut.png', image.clone().withIccProfile('p3').png());
 await save('plain-gamut.jpg', image.clone().withIccProfile('srgb').jpeg());
 const clear = scene(size(300, 900), size(300, 900), 4);
 await save('alpha.png', clear.clone().png());
-await save('alpha-palette.png', clear.clone().png({ palette: true }));
-await save('palette.png', image.clone().png({ palette: true, colours: 64 }));
+await save('alpha-palette.png', clear.clone().png({ palette: true, effort: 1 }));
+await save('palette.png', image.clone().png({ palette: true, colours: 64, effort: 1 }));
 await save('interlaced.png', image.clone().png({ progressive: true }));
 await save('sixteen.png', image.clone().toColourspace('rgb16').png());
 await save('alpha.webp', clear.clone().webp());
 await save('lossless.webp', image.clone().webp({ lossless: true }));
 await save('lossless-alpha.webp', clear.clone().webp({ lossless: true }));
 await save('still.avif', image.clone().avif({ effort: 0 }));
-await save('still.gif', image.clone().gif());
+await save('still.gif', image.clone().gif({ effort: 1 }));
 await save('still.tiff', image.clone().tiff());
 const frames = await Promise.all([1, 2, 3].map(() => scene(80, 60).raw().toBuffer()));
 const film = sharp(Buffer.concat(frames), { raw: { width: 80, height: 180, channels: 3, pageHeight: 60 } });
-await save('film.gif', film.clone().gif());
+await save('film.gif', film.clone().gif({ effort: 1 }));
 await save('film.webp', film.clone().webp());
 await save('drawing.svg', Buffer.from('<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect width="9" height="9"/></svg>'));
 await save('text.png', Buffer.from('this is no image at all, and has more than a few bytes\n'));
@@ -119,7 +119,8 @@ for (let n = 0; n < 6; n++) {
   await save(`damaged-${n}.${['jpg', 'png', 'webp'][n % 3]}`, damaged);
 }
 // Bombs: few bytes that say that they are very large.
-await save('bomb.png', await sharp({ create: { width: 11000, height: 11000, channels: 3, background: '#123456' } }).png({ compressionLevel: 9 }).toBuffer());
+const grey = (width, height) => sharp(Buffer.alloc(width * height, 86), { raw: { width, height, channels: 1 } }).toColourspace('b-w');
+await save('bomb.png', await grey(11000, 11000).png({ compressionLevel: 6 }).toBuffer());
 const tall = Buffer.from(png);
 tall.writeUInt32BE(0x7fffffff, 16);
 tall.writeUInt32BE(0x7fffffff, 20);
@@ -127,7 +128,7 @@ await save('bomb-header.png', tall);
 const lied = Buffer.from(whole);
 lied.writeUInt32BE(0xffffffff, lied.indexOf(Buffer.from([0xff, 0xc0])) + 5);
 await save('bomb-header.jpg', lied);
-await save('bomb.jpg', await sharp({ create: { width: 16000, height: 7000, channels: 3, background: '#654321' } }).jpeg({ quality: 1 }).toBuffer());
+await save('bomb.jpg', await grey(16000, 7000).jpeg({ quality: 1 }).toBuffer());
 await save('bomb.webp', await sharp({ create: { width: 9000, height: 9000, channels: 3, background: '#aa4321' } }).webp({ lossless: true, effort: 0 }).toBuffer());
 
 // More, of drawn kinds, until there are enough.

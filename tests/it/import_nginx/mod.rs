@@ -404,7 +404,7 @@ async fn played(shape: Shape, seed: u64, ca: &Ca, trust: &Arc<ClientConfig>) -> 
     }
 }
 
-/// Plays and judges the shapes that `EDGEWAY_SHAPES` names, all of them in a hunt, or else every fifth,
+/// Plays and judges the shapes that `EDGEWAY_SHAPES` names, all of them in a hunt, or else every tenth,
 /// on a few threads.
 fn all_rows(seed: u64) -> Vec<Row> {
     let chosen = std::env::var("EDGEWAY_SHAPES").unwrap_or_default();
@@ -412,7 +412,7 @@ fn all_rows(seed: u64) -> Vec<Row> {
     if !chosen.is_empty() {
         shapes.retain(|shape| chosen.split(',').any(|name| name == shape.name));
     } else if !seed::is_hunt() {
-        shapes = shapes.into_iter().step_by(5).collect();
+        shapes = shapes.into_iter().step_by(10).collect();
     }
     let waiting = Mutex::new(shapes);
     let ca = Ca::new();

@@ -106,7 +106,7 @@ async fn compare(app: &App, gateway: &Gateway, base: &str, count: usize) -> (usi
 
 #[tokio::test]
 async fn each_visitor_gets_what_the_app_has_for_it() {
-    let count = seed::cases(300, 1500);
+    let count = seed::cases(150, 1500);
     for base in ["", "/site"] {
         let app = LanguagesApp::start(base).await;
         let gateway = front(&app, &format!("folder: {}", folder(app.kind()))).await;

@@ -12,6 +12,7 @@ use std::{
 
 use edgeway::testing::gateway::{self, World};
 use regex::Regex;
+use serde_json::Value;
 
 use super::{files, read, root};
 use crate::support::certificates::{Ca, files_of_examples};
@@ -129,7 +130,8 @@ fn alternatives(text: &str) -> Vec<String> {
 
 /// Top-level keys of a configuration, of a route and of a listener.
 fn keys_of(part: Part) -> BTreeSet<String> {
-    let schema = gateway::schema();
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(gateway::schema);
     let properties = match part {
         Part::File => &schema["properties"],
         Part::Route => &schema["properties"]["routes"]["items"]["properties"],

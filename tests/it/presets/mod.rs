@@ -73,16 +73,26 @@ fn assert_codes(yaml: &str, expected: &[&str]) -> String {
 
 /// Returns the effective configuration of a file.
 fn effective(yaml: &str) -> Value {
-    let loaded = gateway::load_text("edgeway.yaml", yaml);
+    effective_with_codes(yaml).0
+}
+
+/// Returns the same, and the codes of all problems.
+fn effective_with_codes(yaml: &str) -> (Value, Vec<&'static str>) {
+    let mut loaded = gateway::load_text("edgeway.yaml", yaml);
+    loaded.find_rest(Path::new("."));
     let lines = loaded.diagnostics.render(&loaded.sources, Style::Lines);
     let file = loaded.file.unwrap_or_else(|| panic!("{lines}\n{yaml}"));
     let (compiled, found) = gateway::compile(&file, Path::new("."), &World::default());
     let lines = found.render(&loaded.sources, Style::Lines);
     let compiled = compiled.unwrap_or_else(|| panic!("{lines}\n{yaml}"));
+    let problems = loaded.diagnostics.list().iter().chain(found.list());
+    let codes = problems.map(|problem| problem.code).collect();
     let text = printed(&file, &compiled, &[]);
     let mut diagnostics = Diagnostics::default();
     let node = tree::parse(&text, 0, &mut diagnostics).expect("it is YAML");
-    tree::read(&node, &mut diagnostics).unwrap_or_else(|| panic!("{diagnostics:?}\n{text}"))
+    let all = tree::read(&node, &mut diagnostics);
+    let all = all.unwrap_or_else(|| panic!("{diagnostics:?}\n{text}"));
+    (all, codes)
 }
 
 /// Returns a route of an effective configuration.

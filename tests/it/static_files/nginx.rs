@@ -290,7 +290,7 @@ defaults: { compression: false }
 routes: [{ match: { path: /* }, files: { root: www, precompressed: [gzip] } }]
 ";
     let mut counts = std::collections::BTreeMap::<String, u32>::new();
-    for _ in 0..ROUNDS {
+    for _ in 0..seed::cases(ROUNDS / 2, ROUNDS) {
         let mut paths = Vec::new();
         let gateway = Gateway::start_in(yaml, |folder| {
             let www = folder.join("www");
