@@ -102,6 +102,13 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     found.assert("clock", "ok", "in step with 2 others");
     found.assert("gateway", "ok", &gateway.pid().to_string());
     found.assert("rotation", "ok", "1 of 1");
+    // The port of another program is none of the gateway, although one is running.
+    let file = gateway.folder().join("edgeway.yaml");
+    let text = fs::read_to_string(&file).expect("it is there");
+    let text = text.replacen("127.0.0.1:0", &app.address().to_string(), 1);
+    fs::write(&file, text).expect("it is written");
+    let found = doctor(gateway.folder()).await;
+    found.assert("listener", "error", ") listens there");
 }
 
 #[tokio::test]
@@ -137,7 +144,8 @@ routes:
     fs::write(folder.path().join("edgeway.yaml"), yaml).expect("it is written");
     let found = doctor(folder.path()).await;
     assert_eq!(found.status, 1);
-    found.assert("listener", "error", "another program listens there");
+    let own = format!("(process {}) listens there", std::process::id());
+    found.assert("listener", "error", &own);
     found.assert("certificate", "warning", "`old.test` expires in");
     found.assert("redis", "error", &format!("127.0.0.1:{lost}"));
     found.assert(

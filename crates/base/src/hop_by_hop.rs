@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, header};
 
-use crate::http::is_token_byte;
+use crate::http::{is_token_byte, list_of};
 
 /// Number of names in `Connection` from which the header is refused, as an attempt to cause work.
 const MAX_NOMINATED: usize = 10;
@@ -43,13 +43,7 @@ pub fn nominated(headers: &HeaderMap, doomed: &mut Vec<HeaderName>) -> Result<()
             return Ok(());
         }
     }
-    let tokens = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
-        .map(<[u8]>::trim_ascii)
-        .filter(|token| !token.is_empty());
-    for (count, token) in tokens.enumerate() {
+    for (count, token) in list_of(headers, &header::CONNECTION).enumerate() {
         if count + 1 >= MAX_NOMINATED || !token.iter().all(|b| is_token_byte(*b)) {
             return Err(BadConnection);
         }

@@ -32,6 +32,18 @@ pub fn list_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<I
         .flat_map(|line| list(line.as_bytes()))
 }
 
+/// Returns the place of the URL in a value of `Refresh`, or in the beginning of one: `5; url=/a`.
+pub fn url_of_refresh(text: &str) -> Option<usize> {
+    let start = text.find([';', ','])? + 1;
+    let rest = text[start..].trim_start();
+    let is_named = rest
+        .get(..3)
+        .is_some_and(|name| name.eq_ignore_ascii_case("url"));
+    let url = is_named.then(|| rest[3..].trim_start().strip_prefix('='));
+    let url = url.flatten().unwrap_or(rest);
+    Some(text.len() - url.trim_start_matches([' ', '\t', '"', '\'']).len())
+}
+
 /// Returns true if a list field has this member, ignoring case: `no-transform` in `Cache-Control`.
 ///
 /// A member's argument (`max-age=5`) and parameters are not part of its name.
@@ -263,6 +275,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_url_of_refresh_is_found_as_browsers_find_it() {
+        for (text, url) in [
+            ("5; url=/a", "/a"),
+            ("0;URL = 'http://a/'", "http://a/'"),
+            ("0, /a", "/a"),
+            ("0;urls", "urls"),
+            ("0; url=", ""),
+        ] {
+            let start = url_of_refresh(text).unwrap();
+            assert_eq!(&text[start..], url, "{text}");
+        }
+        assert_eq!(url_of_refresh("5"), None);
+    }
 
     fn members(value: &str) -> Vec<&str> {
         list(value.as_bytes())

@@ -196,7 +196,7 @@ pub fn admin_section(port: u16) -> String {
 }
 
 /// Returns the program that listens on a TCP port of this machine, as far as this user may see.
-fn holder(port: u16) -> Option<String> {
+pub fn holder(port: u16) -> Option<String> {
     let process = *listening::processes(&[port]).get(&port)?.first()?;
     Some(format!("`{}` (process {})", process.name()?, process.pid))
 }

@@ -1,11 +1,15 @@
 //! External programs of commands: an operator's command line with placeholders, and systemctl.
 
-use std::process::Stdio;
+use std::{future::pending, process::Stdio, time::Duration};
 
 use edgeway_base::shell::quoted;
-use tokio::process::Command;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{process::Command, time::timeout};
 
-use super::backends::Name;
+use super::backends::{Interrupt, Name, interrupted};
+
+/// Time that a program has to end after a signal.
+const END: Duration = Duration::from_secs(10);
 
 /// Starts programs and waits for their end.
 pub(crate) trait Programs {
@@ -18,19 +22,42 @@ pub(crate) struct Machine;
 
 impl Programs for Machine {
     async fn run(&self, arguments: &[String]) -> Result<(), String> {
-        let [program, arguments @ ..] = arguments else {
-            return Err("there is no command".to_owned());
-        };
-        let ended = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .status()
-            .await;
-        match ended {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(status.to_string()),
-            Err(error) => Err(format!("cannot run `{program}`: {error}")),
+        run(arguments, pending()).await
+    }
+}
+
+/// Runs programs on this machine, and ends the one that runs when the command is interrupted.
+pub(crate) struct UntilInterrupted(pub(crate) Interrupt);
+
+impl Programs for UntilInterrupted {
+    async fn run(&self, arguments: &[String]) -> Result<(), String> {
+        run(arguments, interrupted(&self.0)).await
+    }
+}
+
+async fn run(arguments: &[String], is_over: impl Future<Output = ()>) -> Result<(), String> {
+    let [program, arguments @ ..] = arguments else {
+        return Err("there is no command".to_owned());
+    };
+    let failed = |error| format!("cannot run `{program}`: {error}");
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let mut child = command.spawn().map_err(failed)?;
+    let ended = tokio::select! {
+        ended = child.wait() => ended,
+        () = is_over => {
+            // A signal to this process alone has not reached the program.
+            let id = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+            let _has_ended = id.map(|id| kill_process(id, Signal::TERM));
+            if timeout(END, child.wait()).await.is_err() {
+                child.start_kill().map_err(failed)?;
+            }
+            child.wait().await
         }
+    };
+    match ended.map_err(failed)? {
+        status if status.success() => Ok(()),
+        status => Err(status.to_string()),
     }
 }
 
@@ -189,5 +216,11 @@ mod tests {
         let lost = Machine.run(&words("/nowhere/at/all")).await.unwrap_err();
         assert!(lost.starts_with("cannot run `/nowhere/at/all`: "), "{lost}");
         assert!(Machine.run(&[]).await.is_err());
+        // A signal to the command alone ends a program that hangs.
+        let (sender, interrupt) = tokio::sync::watch::channel(false);
+        let programs = UntilInterrupted(interrupt);
+        let line = words("sleep 60");
+        let ended = tokio::join!(programs.run(&line), async { sender.send(true).unwrap() }).0;
+        assert_eq!(ended.unwrap_err(), "signal: 15 (SIGTERM)");
     }
 }

@@ -72,11 +72,7 @@ fn is_for_all(name: &str) -> bool {
 /// Returns true if `TE` states that the client accepts trailers. That is the only value allowed in
 /// HTTP/2 (RFC 9113, 8.2.2), and gRPC servers refuse a call without it.
 pub(super) fn wants_trailers(headers: &HeaderMap) -> bool {
-    headers
-        .get_all(header::TE)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
-        .any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    list_of(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
 #[cfg(test)]

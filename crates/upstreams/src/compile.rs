@@ -264,28 +264,29 @@ fn sticky(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Sticky
 
 fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileContext<'_>) {
     let t = &config.timeouts;
-    let zero = [
-        ("timeouts.connect", t.connect.0.is_zero()),
-        ("timeouts.first_byte", t.first_byte.0.is_zero()),
-        ("timeouts.idle", t.idle.0.is_zero()),
-        ("timeouts.stream_idle", t.stream_idle.0.is_zero()),
+    let sticky = config.sticky.as_ref().and_then(|own| own.max_age);
+    let eject = (config.eject.errors > 0).then_some(config.eject.span);
+    let wait = "write how long to wait at most, such as `30s`";
+    for (name, span, help) in [
         (
-            "timeouts.total",
-            t.total.is_some_and(|total| total.0.is_zero()),
+            "sticky.max_age",
+            sticky,
+            "write a time such as `1d`, or leave it out: until the browser is closed",
         ),
+        ("timeouts.connect", Some(t.connect), wait),
+        ("timeouts.first_byte", Some(t.first_byte), wait),
+        ("timeouts.idle", Some(t.idle), wait),
+        ("timeouts.stream_idle", Some(t.stream_idle), wait),
+        ("timeouts.total", t.total, wait),
         (
             "eject.for",
-            config.eject.errors > 0 && config.eject.span.0.is_zero(),
+            eject,
+            "write how long a failing backend stays ejected, or `errors: 0` to never eject",
         ),
-    ];
-    for (name, _) in zero.iter().filter(|(_, is_zero)| *is_zero) {
-        let help = match *name {
-            "eject.for" => {
-                "write how long a failing backend stays ejected, or `errors: 0` to never eject"
-            }
-            _ => "write how long to wait at most, such as `30s`",
-        };
-        report_zero(place, name, help, cx);
+    ] {
+        if span.is_some_and(|span| span.0.is_zero()) {
+            report_zero(place, name, help, cx);
+        }
     }
 }
 

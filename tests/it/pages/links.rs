@@ -178,6 +178,45 @@ fn every_metric_that_a_page_names_exists() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Filters whose source says that they guard, beside plugins, of which the configuration says it.
+#[test]
+fn the_page_of_routes_names_every_guard() {
+    let names = |text: &str| -> BTreeSet<String> {
+        let words = text.split('`').skip(1).step_by(2);
+        words.map(str::to_owned).collect()
+    };
+    let page = read("docs/routing.md");
+    let (_, list) = page.split_once("because of its path: ").expect("the list");
+    let listed = names(list.split(" or rules").next().unwrap_or_default());
+    let guards = Regex::new(r"Guard::(Access|Identity|Limit)\b").expect("it is valid");
+    let sources = files("crates/filters/src", "mod.rs").into_iter();
+    let found = sources.filter(|source| guards.is_match(&read(source)));
+    let folder = |source: String| {
+        source
+            .split('/')
+            .rev()
+            .nth(1)
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let mut found: BTreeSet<String> = found.map(folder).collect();
+    assert!(found.remove("plugins"));
+    assert_eq!(listed, found);
+}
+
+#[test]
+fn the_page_of_exit_statuses_has_each() {
+    let rows = Regex::new(r"(?m)^\| (\d+) \|").expect("it is valid");
+    let page = read("docs/exit-status.md");
+    let listed = rows.captures_iter(&page).map(|row| row[1].to_owned());
+    let listed: BTreeSet<String> = listed.collect();
+    let constant = Regex::new(r"Self = Self::Status\((\w+)\)").expect("it is valid");
+    let source = read("crates/base/src/out.rs").replace("EX_CONFIG)", "78)");
+    let known = constant.captures_iter(&source).map(|own| own[1].to_owned());
+    let known: BTreeSet<String> = known.chain(["0".to_owned()]).collect();
+    assert_eq!(listed, known);
+}
+
 #[test]
 fn the_index_has_every_page() {
     let index = read("docs/README.md");

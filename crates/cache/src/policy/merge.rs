@@ -89,7 +89,7 @@ pub fn date(headers: &mut HeaderMap, response_time: SystemTime) {
 }
 
 /// Returns true if a 304 selects this stored response (RFC 9111, 4.3.4). A 304 with another `ETag`
-/// does not: the request is then sent again without conditions.
+/// does not: the stored response stays as old as it is, and the next request validates it again.
 pub fn updates(stored: &HeaderMap, not_modified: &HeaderMap) -> bool {
     match (stored.get(header::ETAG), not_modified.get(header::ETAG)) {
         (Some(ours), Some(theirs)) => conditional::is_same_tag(ours, theirs),

@@ -11,7 +11,7 @@ mod source_texts;
 mod tests;
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -474,6 +474,7 @@ impl<'a> Loader<'a> {
                 "it is a folder, not a file" => {
                     "name a file in it, or `FOLDER/*.yaml` in `include`"
                 }
+                "it is no regular file" => "name a file with the text",
                 "it is not UTF-8" => "save the file as UTF-8",
                 _ => "the gateway must be allowed to read it",
             },
@@ -491,10 +492,15 @@ struct Unreadable {
 fn read_text(path: &Path) -> Result<String, Unreadable> {
     let unreadable = |why: String| Unreadable { why, invalid: None };
     let io = |error: io::Error| unreadable(reason(&error));
-    let file = File::open(path).map_err(io)?;
-    if file.metadata().map_err(io)?.is_dir() {
+    let kind = fs::metadata(path).map_err(io)?;
+    if kind.is_dir() {
         return Err(unreadable("it is a folder, not a file".to_owned()));
     }
+    // Opening another pipe than that of a shell, as `/dev/stdin`, would wait for its writer.
+    if !kind.is_file() && !path.starts_with("/dev") {
+        return Err(unreadable("it is no regular file".to_owned()));
+    }
+    let file = File::open(path).map_err(io)?;
     let mut bytes = Vec::new();
     file.take(MAX_BYTES + 1)
         .read_to_end(&mut bytes)

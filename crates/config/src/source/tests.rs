@@ -1,6 +1,6 @@
 //! Tests of files, includes and the environment.
 
-use std::fs;
+use std::{fs, os::unix::net::UnixListener};
 
 use tempfile::TempDir;
 
@@ -249,6 +249,10 @@ fn invalid_includes_are_reported() {
             "main.yaml:1:10: error: cannot read `sub`: it is a folder, not a file; help: name a file in it, or `FOLDER/*.yaml` in `include`",
         ),
         (
+            "socket",
+            "main.yaml:1:10: error: cannot read `socket`: it is no regular file; help: name a file with the text",
+        ),
+        (
             "main.yaml",
             "main.yaml:1:10: error: `main.yaml` includes itself; help: keep included files in a folder of their own, such as `routes.d/*.yaml`",
         ),
@@ -289,6 +293,8 @@ fn invalid_includes_are_reported() {
             ("sub/broken.yaml", "a: [1\nb: 2\n"),
         ]);
         fs::write(folder.0.path().join("sub/latin1.yaml"), b"a: \xfc\n").unwrap();
+        // A pipe would be waited for as well.
+        let _socket = UnixListener::bind(folder.0.path().join("socket")).unwrap();
         assert_eq!(folder.problems(), [expected], "{include}");
     }
 }

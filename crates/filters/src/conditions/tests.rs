@@ -57,7 +57,9 @@ fn the_first_condition_that_holds_responds() {
 fn targets_and_bodies_are_filled_in() {
     let filter = check::<Conditions>(
         "[{ if: '{query.to}', status: 301, to: '/new{query.to}' }, { if: '{query.x}', status: 302, \
-         to: '{query.x}' }, { if: '{query.t}', status: 200, body: ok }]",
+         to: '{query.x}' }, { if: '{query.t}', status: 200, body: ok }, \
+         { if: '{query.s}', status: 307, to: '/s{status}' }, \
+         { if: '{query.b}', status: 404, body: 'no {status}' }]",
     );
     let filter = filter.get("/?to=/a");
     assert_eq!(filter.last().headers["location"], "/new/a");
@@ -67,7 +69,11 @@ fn targets_and_bodies_are_filled_in() {
     assert_eq!(filter.last().headers["location"], "/x");
     let filter = filter.get("/?t=1");
     assert_eq!(filter.last().body, b"ok");
-    filter.expect([301, 302, 302, 200]);
+    let filter = filter.get("/?s=1");
+    assert_eq!(filter.last().headers["location"], "/s307");
+    let filter = filter.get("/?b=1");
+    assert_eq!(filter.last().body, b"no 404");
+    filter.expect([301, 302, 302, 200, 307, 404]);
     let filter = check::<Conditions>("[{ if: '{query.go}', status: 302, to: '{query.next}' }]");
     filter.get("/?go=1").expect([500]);
 }
@@ -87,6 +93,14 @@ fn mistakes_are_reported_with_a_remedy() {
         (
             "[{ if: '{user}', is: ann, status: 403 }]",
             "`{user}` is empty here",
+        ),
+        (
+            "[{ if: '{path}', status: 200, body: 'hello {user}' }]",
+            "`hello {user}` is empty here",
+        ),
+        (
+            "[{ if: '{path}', status: 302, to: '/of/{user}' }]",
+            "`/of/{user}` is empty here",
         ),
         (
             "[{ if: '{path}', status: 200, content_type: text/html, body: '<p style=\"{path}\">' }]",

@@ -299,7 +299,7 @@ impl ErrorPage {
             Content::Text(content_type, text) => {
                 (None, Some((content_type, filled_in(text, ex, status))))
             }
-            Content::Redirect(to) => (Some(to.target(ex)?), None),
+            Content::Redirect(to) => (Some(to.target(&Values::of_status(ex, status), None)?), None),
             Content::File(content_type, body, file) => {
                 let part = match file.part(&ex.head.method, &ex.head.headers) {
                     PagePart::NotModified if has_body => PagePart::Whole,

@@ -160,7 +160,7 @@ fn other_contents_are_for_every_client() {
     let at = folder.path().display();
     fs::write(folder.path().join("a.gif"), "GIF").unwrap();
     let yaml = format!(
-        "pages: {{ 401: {{ redirect: '/login?next={{uri}}' }}, 503: {{ body: later }}, \
+        "pages: {{ 401: {{ redirect: '/login?next={{uri}}&on={{status}}' }}, 503: {{ body: later }}, \
          404: {{ file: {at}/a.gif, content_type: image/gif, status: 200 }}, \
          410: {{ body: gone, clients: html }} }}\nintercept: true"
     );
@@ -173,7 +173,7 @@ fn other_contents_are_for_every_client() {
     let check_401 = ask(401, JSON);
     let last = check_401.last();
     assert_eq!((last.status, last.reason), (302, Some("behind")));
-    assert_eq!(last.headers["location"], "/login?next=/a?b%3Dc");
+    assert_eq!(last.headers["location"], "/login?next=/a?b%3Dc&on=401");
     assert!(last.body.is_empty());
     let check_503 = ask(503, JSON);
     let last = check_503.last();

@@ -8,6 +8,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use edgeway_base::http::url_of_refresh;
 use edgeway_core::chain::{Exchange, Filter, Guard, Phases, Traits};
 use http::{HeaderName, HeaderValue, header, response};
 use regex::Regex;
@@ -99,15 +100,9 @@ fn location(rules: &[Rule], head: &mut response::Parts) {
         head.headers.insert(header::LOCATION, new);
     }
     if let Some(refresh) = head.headers.get(REFRESH)
-        && let Some(at) = url_of_refresh(refresh)
+        && let Some(at) = refresh.to_str().ok().and_then(url_of_refresh)
         && let Some(new) = replaced(refresh, at)
     {
         head.headers.insert(REFRESH, new);
     }
-}
-
-/// Returns the place of the URL in `5; url=http://…`.
-pub fn url_of_refresh(refresh: &HeaderValue) -> Option<usize> {
-    let text = refresh.to_str().ok()?.to_ascii_lowercase();
-    Some(text.find("url=")? + "url=".len())
 }

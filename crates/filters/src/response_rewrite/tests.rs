@@ -32,6 +32,8 @@ fn the_first_rule_that_matches_applies() {
         ["5; url=/x"]
     );
     assert_eq!(changed(yaml, ("refresh", "5")), ["5"]);
+    let quoted = changed(yaml, ("refresh", "5;URL = 'http://app/x'"));
+    assert_eq!(quoted, ["5;URL = '/x'"]);
     assert_eq!(
         changed("{ location: [] }", ("location", "http://127.0.0.1/")),
         ["http://127.0.0.1/"]

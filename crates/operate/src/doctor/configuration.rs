@@ -8,7 +8,8 @@ use std::{
 };
 
 use chrono::Utc;
-use edgeway_base::{out::counted, private_file::if_there};
+use edgeway_base::{listening, out::counted, private_file::if_there};
+use edgeway_cli::foreground;
 use edgeway_config::model::File;
 use edgeway_gateway::{AdminSocket, Gateway, ListenAddress};
 
@@ -42,9 +43,10 @@ pub(super) fn check(findings: &mut Findings, path: &Path, checked: &Checked) -> 
     true
 }
 
-pub(super) fn look(findings: &mut Findings, file: &File, gateway: &Gateway, is_running: bool) {
+/// `running`: the process id of the running gateway.
+pub(super) fn look(findings: &mut Findings, file: &File, gateway: &Gateway, running: Option<u32>) {
     for listener in &gateway.listeners {
-        self::listener(findings, &listener.address, is_running);
+        self::listener(findings, &listener.address, running);
         if let Some(tls) = &listener.tls {
             for (name, not_after) in tls.certificates().ends_of_validity() {
                 certificate(findings, &name, not_after - Utc::now().timestamp());
@@ -55,7 +57,7 @@ pub(super) fn look(findings: &mut Findings, file: &File, gateway: &Gateway, is_r
     memory(findings, file);
 }
 
-fn listener(findings: &mut Findings, address: &ListenAddress, is_running: bool) {
+fn listener(findings: &mut Findings, address: &ListenAddress, running: Option<u32>) {
     const CHECK: &str = "listener";
     let address = match address {
         ListenAddress::Tcp(address) => *address,
@@ -64,20 +66,20 @@ fn listener(findings: &mut Findings, address: &ListenAddress, is_running: bool) 
     };
     let port = address.port();
     match TcpListener::bind(address) {
-        Ok(_) if is_running && port != 0 => findings.warning(
+        Ok(_) if running.is_some() && port != 0 => findings.warning(
             CHECK,
             format!("{address}: nothing listens there, although a gateway is running"),
             "run `edgeway reload` if the running gateway should serve this file",
         ),
         Ok(_) => findings.ok(CHECK, format!("{address}: free")),
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_running => {
-            findings.ok(CHECK, format!("{address}: in use by the gateway, as expected"));
-        }
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => findings.error(
-            CHECK,
-            format!("{address}: another program listens there"),
-            format!("find it with `ss -ltnp 'sport = :{port}'` and stop it, or write another address"),
-        ),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => match other(port, running) {
+            None => findings.ok(CHECK, format!("{address}: in use by the gateway, as expected")),
+            Some(other) => findings.error(
+                CHECK,
+                format!("{address}: {other} listens there"),
+                format!("find it with `ss -ltnp 'sport = :{port}'` and stop it, or write another address"),
+            ),
+        },
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => findings.warning(
             CHECK,
             format!("{address}: this user may not open a port below 1024"),
@@ -89,6 +91,23 @@ fn listener(findings: &mut Findings, address: &ListenAddress, is_running: bool) 
             "write an address of this machine",
         ),
     }
+}
+
+/// Returns the program that listens on a port, unless it is the running gateway. It is named if this
+/// user may see it.
+fn other(port: u16, running: Option<u32>) -> Option<String> {
+    let holders = listening::processes(&[port]).remove(&port);
+    let holders = holders.unwrap_or_default();
+    // The process id of a container is that of another program here, or of none.
+    let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm"));
+    let is_here = |pid| name(pid).is_ok_and(|name| name.trim_end() == "edgeway");
+    let is_holder = |pid: u32| holders.iter().any(|own| own.pid.unsigned_abs() == pid);
+    let is_own = |pid| holders.is_empty() || is_holder(pid) || !is_here(pid);
+    if running.is_some_and(is_own) {
+        return None;
+    }
+    let holder = foreground::holder(port);
+    Some(holder.unwrap_or_else(|| "another program".to_owned()))
 }
 
 fn certificate(findings: &mut Findings, name: &str, seconds_left: i64) {
@@ -222,12 +241,19 @@ mod tests {
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = ListenAddress::Tcp(other.local_addr().unwrap());
         let mut findings = Findings::default();
-        for is_running in [false, true] {
-            listener(&mut findings, &address, is_running);
+        let own = Some(std::process::id());
+        for running in [None, own] {
+            listener(&mut findings, &address, running);
         }
+        let name = format!("(process {}) listens there", std::process::id());
+        assert!(
+            findings.0[0].message.contains(&name),
+            "{}",
+            findings.0[0].message
+        );
         drop(other);
-        for is_running in [false, true] {
-            listener(&mut findings, &address, is_running);
+        for running in [None, own] {
+            listener(&mut findings, &address, running);
         }
         let levels: Vec<_> = findings.0.iter().map(|finding| finding.level).collect();
         let expected = [Level::Error, Level::Ok, Level::Ok, Level::Warning];

@@ -139,8 +139,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let checked = check::load(path);
     let is_readable = configuration::check(&mut findings, path, &checked);
     if let (Some(file), Some(gateway)) = (checked.file(), &checked.gateway) {
-        let is_running = snapshot.is_ok();
-        configuration::look(&mut findings, file, gateway, is_running);
+        let running = snapshot.as_ref().ok().map(|snapshot| snapshot.pid);
+        configuration::look(&mut findings, file, gateway, running);
         runtime.block_on(surroundings::check(&mut findings, path, file, gateway));
         next::check(&mut findings, path, file);
         space::check(&mut findings, path, file);

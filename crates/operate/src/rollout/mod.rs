@@ -5,10 +5,11 @@
 mod tests;
 mod watch;
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use edgeway_base::shell::shown;
 use edgeway_base::units::Span;
+use edgeway_cli::path::segment;
 use edgeway_status::snapshot::UpstreamStatus;
 
 use self::watch::Watch;
@@ -21,8 +22,9 @@ use super::{
     },
     client::{self, Remote},
     out,
-    program::{Machine, Placeholders, Programs},
+    program::{Machine, Placeholders, Programs, UntilInterrupted},
     progress::Progress,
+    scale::auto::{STATE_FOLDER, by_hand},
 };
 
 #[derive(Debug, clap::Args)]
@@ -73,6 +75,9 @@ async fn roll_out(
     gateway: &Remote,
     interrupt: Interrupt,
 ) -> Result<(), Failure> {
+    // Two rollouts at once might each drain a backend.
+    let file = format!("{STATE_FOLDER}/{}.rollout.json", segment(&options.upstream));
+    let _lock = by_hand(Path::new(&file), options.dry_run).await?;
     let upstream = gateway.upstream(&options.upstream).await?;
     let plan = Plan::make(options, &upstream)?;
     if options.dry_run {
@@ -82,7 +87,7 @@ async fn roll_out(
     let rollout = Rollout {
         options,
         gateway,
-        programs: &Machine,
+        programs: &UntilInterrupted(interrupt.clone()),
         progress: Progress::of(plan.steps.len()),
         check_interrupt: interrupt.clone(),
         interrupt,

@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// Folder of the files that remember calm times; that of the unit.
-const STATE_FOLDER: &str = "/var/lib/edgeway-scale";
+pub(crate) const STATE_FOLDER: &str = "/var/lib/edgeway-scale";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RuleOptions {
@@ -168,9 +168,9 @@ fn is_kept_by_others(upstream: &UpstreamStatus, memory: &Memory) -> bool {
     true
 }
 
-/// Locks the file of `--auto`, so that no other run scales at the same time; a file of this user
-/// where that one is another's.
-async fn by_hand(file: &Path, is_dry_run: bool) -> Result<Option<File>, String> {
+/// Locks the file of a command, so that no other run changes the upstream at the same time; a file
+/// of this user where that one is another's.
+pub(crate) async fn by_hand(file: &Path, is_dry_run: bool) -> Result<Option<File>, String> {
     let own = env::var_os("XDG_RUNTIME_DIR").zip(file.file_name());
     let own = own.map(|(folder, name)| Path::new(&folder).join("edgeway-scale").join(name));
     for file in [Some(file.to_owned()), own].into_iter().flatten() {

@@ -1,7 +1,7 @@
 //! `edgeway scale`: starts or stops apps, one systemd unit each, until the requested number is
 //! reached, or the one that their load needs. The upstream's backends follow.
 
-mod auto;
+pub(super) mod auto;
 mod decision;
 #[cfg(test)]
 mod tests;

@@ -31,6 +31,7 @@ pub struct PresentHeaders {
     transfer_encoding: bool,
     date: bool,
     connection: bool,
+    trailer: bool,
 }
 
 impl PresentHeaders {
@@ -42,6 +43,7 @@ impl PresentHeaders {
                 header::TRANSFER_ENCODING => present.transfer_encoding = true,
                 header::DATE => present.date = true,
                 header::CONNECTION => present.connection = true,
+                header::TRAILER => present.trailer = true,
                 _ => {}
             }
         }
@@ -67,6 +69,10 @@ impl ResponseHeaderWriter<'_> {
         if present.connection {
             // Written below, no matter which value a filter set.
             headers.remove_header(&header::CONNECTION);
+        }
+        if present.trailer {
+            // HTTP/1 drops the trailers that it announces.
+            headers.remove_header(&header::TRAILER);
         }
         write_status_line(out, headers);
         out.extend_from_slice(self.ready_lines);
@@ -110,9 +116,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_sent_as_it_is_stored() {
+    fn a_date_is_sent_as_it_is_stored_and_no_trailer_is_announced() {
         let mut head = ResponseHeader::build_no_case(StatusCode::OK, None).unwrap();
         head.insert_header("date", "never").unwrap();
+        head.insert_header("trailer", "x-sum").unwrap();
         let present = PresentHeaders::of(&head.headers);
         let mut out = Vec::new();
         let writer = ResponseHeaderWriter {

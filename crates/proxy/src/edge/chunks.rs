@@ -102,13 +102,15 @@ impl Chunks {
         }
         let is_text = byte == b'\t' || (byte >= b' ' && byte != 0x7f);
         match (self.state, byte) {
-            (State::Size { digits, size }, _) if byte.is_ascii_hexdigit() => {
+            (State::Size { digits, size }, _)
+                if let Some(digit) = char::from(byte).to_digit(16) =>
+            {
                 if digits == MAX_DIGITS {
                     return State::Broken;
                 }
                 State::Size {
                     digits: digits + 1,
-                    size: size << 4 | u64::from(digit(byte)),
+                    size: size << 4 | u64::from(digit),
                 }
             }
             (State::Size { digits: 1.., size } | State::Extension(size), b'\r') => {
@@ -137,13 +139,6 @@ impl Chunks {
             (State::LastLf, b'\n') => State::Whole,
             _ => State::Broken,
         }
-    }
-}
-
-fn digit(byte: u8) -> u8 {
-    match byte {
-        b'0'..=b'9' => byte - b'0',
-        _ => (byte | 0x20) - b'a' + 10,
     }
 }
 

@@ -130,17 +130,23 @@ impl MessageBody {
                 State::ChunkSize if input.first().is_some_and(|byte| !byte.is_ascii_hexdigit()) => {
                     return Err(invalid("invalid chunk size"));
                 }
-                State::ChunkSize => match httparse::parse_chunk_size(input) {
-                    Ok(Status::Complete((length, size))) => {
-                        input.advance(length);
-                        match size {
-                            0 => State::Trailers,
-                            size => State::Chunk(size),
+                State::ChunkSize => {
+                    // A size may have any number of leading zeros (RFC 9112, 7.1), and the parser
+                    // takes 16 digits.
+                    let zeros = input.iter().take_while(|byte| **byte == b'0').count();
+                    let spare = zeros.saturating_sub(1);
+                    match httparse::parse_chunk_size(&input[spare..]) {
+                        Ok(Status::Complete((length, size))) => {
+                            input.advance(spare + length);
+                            match size {
+                                0 => State::Trailers,
+                                size => State::Chunk(size),
+                            }
                         }
+                        Ok(Status::Partial) if input.len() <= MAX_LINE => return Ok(()),
+                        Ok(Status::Partial) | Err(_) => return Err(invalid("invalid chunk size")),
                     }
-                    Ok(Status::Partial) if input.len() <= MAX_LINE => return Ok(()),
-                    Ok(Status::Partial) | Err(_) => return Err(invalid("invalid chunk size")),
-                },
+                }
                 State::ChunkEnd => match input.get(..2) {
                     Some(b"\r\n") => {
                         input.advance(2);

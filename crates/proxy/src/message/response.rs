@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use edgeway_base::http::{decimal, has, list, values};
+use edgeway_base::http::{decimal, has, list, list_of, values};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use httparse::{ParserConfig, Status};
 use pingora::{
@@ -152,9 +152,16 @@ impl Framing {
     /// Finds the framing of the `response` to a request with this `method`. A length beside a
     /// transfer coding is removed (RFC 9112, 6.3).
     pub(crate) fn of(method: &Method, response: &mut ResponseHeader) -> Result<Self> {
-        let has_coding = has(&response.headers, &header::TRANSFER_ENCODING);
+        let mut has_coding = has(&response.headers, &header::TRANSFER_ENCODING);
+        if has_coding && is_coding(&response.headers, b"identity") {
+            // It was no coding (RFC 2616, 3.6), and nginx ignores it.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            has_coding = false;
+        }
         if has_coding {
             response.remove_header(&header::CONTENT_LENGTH);
+            // The trailers that it announces are dropped with the chunks.
+            response.remove_header(&header::TRAILER);
         }
         let stated = length(&response.headers)?;
         let has_no_body = *method == Method::HEAD
@@ -167,9 +174,15 @@ impl Framing {
             return Ok(Self::None);
         }
         if has_coding {
-            return chunked(&response.headers);
+            // No request says that it takes another one (`TE`), which the cache and HTTP/2 clients
+            // would get undecoded.
+            return if is_coding(&response.headers, b"chunked") {
+                Ok(Self::Chunked)
+            } else {
+                Err(invalid("Transfer-Encoding has more than `chunked`"))
+            };
         }
-        let Some(StatedLength { length, is_once }) = stated else {
+        let Some((length, is_once)) = stated else {
             return Ok(Self::UntilClose);
         };
         if !is_once {
@@ -180,43 +193,24 @@ impl Framing {
     }
 }
 
-/// Returns the framing of a body with transfer codings (RFC 9112, 6.1): `chunked`, once. No request
-/// says that it takes another one (`TE`), which the cache and HTTP/2 clients would get undecoded.
-fn chunked(headers: &HeaderMap) -> Result<Framing> {
-    let lines = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let codings = lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
-    let mut codings = codings.map(<[u8]>::trim_ascii);
-    match (codings.next(), codings.next()) {
-        (Some(coding), None) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Framing::Chunked),
-        _ => Err(invalid("Transfer-Encoding has more than `chunked`")),
-    }
+/// Returns true if this is the only transfer coding (RFC 9112, 6.1), once.
+fn is_coding(headers: &HeaderMap, only: &[u8]) -> bool {
+    let mut codings = list_of(headers, &header::TRANSFER_ENCODING);
+    codings
+        .next()
+        .is_some_and(|coding| coding.eq_ignore_ascii_case(only))
+        && codings.next().is_none()
 }
 
-/// Length that `Content-Length` states, once or several times.
-struct StatedLength {
-    length: u64,
-    is_once: bool,
-}
-
-/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6).
-fn length(headers: &HeaderMap) -> Result<Option<StatedLength>> {
-    let mut stated: Option<StatedLength> = None;
-    for line in values(headers, &header::CONTENT_LENGTH) {
-        // Nearly always a single number, which needs no splitting.
-        if let (Some(length), None) = (decimal(line.as_bytes()), &stated) {
-            let is_once = true;
-            stated = Some(StatedLength { length, is_once });
-            continue;
-        }
-        for text in line.as_bytes().split(|byte| *byte == b',') {
-            match (decimal(text.trim_ascii()), &mut stated) {
-                (Some(length), None) => {
-                    let is_once = true;
-                    stated = Some(StatedLength { length, is_once });
-                }
-                (Some(length), Some(before)) if length == before.length => before.is_once = false,
-                _ => return Err(invalid("invalid Content-Length")),
-            }
+/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), and true if that is once.
+fn length(headers: &HeaderMap) -> Result<Option<(u64, bool)>> {
+    let mut stated: Option<(u64, bool)> = None;
+    let lines = values(headers, &header::CONTENT_LENGTH);
+    for text in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
+        match (decimal(text.trim_ascii()), stated) {
+            (Some(length), None) => stated = Some((length, true)),
+            (Some(length), Some((before, _))) if length == before => stated = Some((length, false)),
+            _ => return Err(invalid("invalid Content-Length")),
         }
     }
     Ok(stated)

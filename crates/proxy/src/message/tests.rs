@@ -240,22 +240,60 @@ fn a_body_whose_end_cannot_be_known_is_refused() {
     for coding in [
         "gzip",
         "chunked, gzip",
-        "identity",
+        "identity, chunked",
+        "chunked, identity",
+        "identity\r\nTransfer-Encoding: chunked",
         "",
+        ",",
         "chunked, chunked",
         "chunked\r\nTransfer-Encoding: chunked",
         "chunked, gzip, chunked",
         "gzip, chunked",
         "gzip\r\nTransfer-Encoding: chunked",
-        "chunked,",
     ] {
         let sent =
             format!("HTTP/1.1 200 OK\r\ntransfer-encoding: {coding}\r\n\r\n1\r\nx\r\n0\r\n\r\n");
         assert_eq!(by_us(sent.as_bytes(), "GET", &[9]), None, "{coding}");
     }
-    // The control.
-    let sent = b"HTTP/1.1 200 OK\r\ntransfer-encoding: Chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
-    assert_eq!(by_us(sent, "GET", &[9]).unwrap().content, b"x");
+}
+
+#[test]
+fn a_body_is_read_where_its_backend_writes_more_than_it_must() {
+    for (fields, body) in [
+        ("Transfer-Encoding: Chunked", "1\r\nx\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked,", "1\r\nx\r\n0\r\n\r\n"),
+        (
+            "Transfer-Encoding: , chunked\r\nTrailer: A",
+            "1\r\nx\r\n0\r\nA: b\r\n\r\n",
+        ),
+        (
+            "Transfer-Encoding: chunked",
+            "00000000000000001\r\nx\r\n00000000000000000000\r\n\r\n",
+        ),
+        ("Transfer-Encoding: Identity\r\nContent-Length: 1", "x"),
+    ] {
+        let sent = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{body}");
+        for cuts in [&[999][..], &[1]] {
+            let read = by_us(sent.as_bytes(), "GET", cuts).expect(fields);
+            assert_eq!(read.content, b"x", "{fields}");
+            assert!(
+                read.is_kept_alive && !read.headers.contains_key("trailer"),
+                "{fields}"
+            );
+        }
+    }
+    // Without a length, its body ends with the connection.
+    let sent = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nx";
+    assert!(!by_us(sent, "GET", &[9]).unwrap().is_kept_alive);
+    for size in [
+        "1000000000000000f",
+        "0ffffffffffffffffff",
+        "0000000000000000",
+        "0x1",
+    ] {
+        let sent = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nx");
+        assert_eq!(by_us(sent.as_bytes(), "GET", &[99]), None, "{size}");
+    }
 }
 
 /// Some parsers take a size without digits for zero.

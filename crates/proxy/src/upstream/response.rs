@@ -3,9 +3,8 @@
 
 use std::time::Instant;
 
-use edgeway_base::http::begins_with;
+use edgeway_base::http::{begins_with, url_of_refresh};
 use edgeway_core::chain::host::public_host;
-use edgeway_filters::response_rewrite::url_of_refresh;
 use edgeway_upstreams::{NODE_REPORT_HEADER, Outcome};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::{
@@ -179,7 +178,9 @@ fn make_public(
 
 /// Splits `5; url=http://…` before its URL.
 fn split_refresh(refresh: &HeaderValue) -> Option<(&[u8], HeaderValue)> {
-    let (before, url) = refresh.as_bytes().split_at(url_of_refresh(refresh)?);
+    let (before, url) = refresh
+        .as_bytes()
+        .split_at(url_of_refresh(refresh.to_str().ok()?)?);
     Some((before, HeaderValue::from_bytes(url).ok()?))
 }
 

@@ -87,6 +87,24 @@ impl Action {
         if let Some(redirect) = &config.redirect {
             let compiled = Redirect::compile(&redirect.value, &names);
             let compiled = cx.reported(redirect.place, "edgeway::route::bad_redirect", compiled);
+            let conditions = &config.matches.value;
+            // Rules and pages of errors come with another path, and the next request may lack the rest.
+            let is_met_again = conditions.method.is_empty()
+                && conditions.query.is_empty()
+                && conditions.cookie.is_empty()
+                && !conditions.internal
+                && !conditions.named
+                && config.rules.is_empty()
+                && config.site.is_none();
+            let to = redirect.value.to.as_str();
+            if is_met_again && matches!(to, "{path}" | "{path}?{query}") {
+                cx.warn_at(
+                    redirect.place,
+                    "edgeway::route::redirect_loop",
+                    format!("`{to}` leads to the route itself, again and again"),
+                    "write another path, or `match` what the next request lacks, such as `query`",
+                );
+            }
             return compiled.flatten().map(Self::Redirect);
         }
         if let Some(respond) = &config.respond {

@@ -190,8 +190,11 @@ fn no_redirect_leads_to_a_host_that_the_client_wrote() {
     route.redirects("h/o//evil.test", "/evil.test");
     route.redirects("h/o///evil.test/x", "/evil.test/x");
     route.redirects("h/o/<x>{\"é", "/%3Cx%3E%7B%22%C3%A9");
-    compile("{ match: {}, redirect: { to: '{path}', status: 302 } }")
-        .redirects("h//evil.test", "/evil.test");
+    assert_eq!(route.diagnostics.list(), []);
+    let route = compile("{ match: {}, redirect: '{path}' }");
+    route.redirects("h//evil.test", "/evil.test");
+    let warning = &route.diagnostics.list()[0];
+    assert_eq!(warning.code, "edgeway::route::redirect_loop");
     for to in [
         "https://{rest}",
         "https://x.{rest}",

@@ -105,23 +105,10 @@ impl Comparison {
         codes: Codes,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let template = Template::compile(
-            &value.value,
-            value.place,
-            Destination::Comparison,
-            codes.value,
-            cx,
-        );
+        let (to, code) = (Destination::Comparison, codes.value);
+        let template = Template::compile_with_groups(value, to, None, code, cx);
         let test = Test::compile(is, codes, cx);
         let (template, test) = (template?, test?);
-        if template.needs_identity() {
-            return cx.refuse_at(
-                value.place,
-                codes.value,
-                format!("`{}` is empty here: logins come later", value.value),
-                "let the backend decide by a header that `headers` sets to `{user}`",
-            );
-        }
         Some(Self {
             folded: template.reads_path().then(|| test.folded()),
             is_odd: is.is_some_and(|is| is_odd(&is.value)),
@@ -314,13 +301,19 @@ impl ConditionResponse {
             content_type: Some(content_type),
             body,
         };
+        // `{status}` is that of the error whose page it is, or of this response.
+        let values = if ex.facts.is_page() {
+            Values::of_request(ex)
+        } else {
+            Values::of_status(ex, self.status)
+        };
         match &self.then {
             ConditionReply::ByStatus if self.refuses() => {
                 reply = Reply::refuse(self.status, "condition");
             }
             ConditionReply::ByStatus => {}
             ConditionReply::Redirect(to) => {
-                if let Some(to) = to.target_with(ex, groups) {
+                if let Some(to) = to.target(&values, groups) {
                     reply = reply.header(header::LOCATION, to);
                 } else {
                     let status = StatusCode::INTERNAL_SERVER_ERROR;
@@ -336,7 +329,7 @@ impl ConditionResponse {
             }
             ConditionReply::Text(content_type, text) => {
                 let mut body = String::new();
-                let _undecided = text.write_with(&Values::of_request(ex), groups, &mut body);
+                let _undecided = text.write_with(&values, groups, &mut body);
                 reply.body = bytes(content_type.clone(), body.into());
             }
         }

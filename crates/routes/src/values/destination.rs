@@ -1,11 +1,9 @@
 //! Places that templates are written to: each chooses the encoding of the values in it.
 
+use edgeway_base::http::url_of_refresh;
 use http::HeaderName;
 
-use super::{
-    encoding::Encoding,
-    markup::{in_markup, refresh_address},
-};
+use super::{encoding::Encoding, markup::in_markup};
 
 /// Place that a template is for.
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +76,7 @@ fn in_header(name: &HeaderName, before: &str, after: &str) -> Encoding {
     let is_part = !(before.is_empty() && after.is_empty());
     match name.as_str() {
         "location" | "content-location" => in_url(before, after),
-        "refresh" if let Some(address) = refresh_address(&before.to_ascii_lowercase()) => {
-            in_url(address, after)
-        }
+        "refresh" if let Some(url) = url_of_refresh(before) => in_url(&before[url..], after),
         "refresh"
         | "set-cookie"
         | "cookie"

@@ -154,7 +154,7 @@ fn write_markup(value: &str, text: &mut String) {
 /// Appends the inside of a string with any quotes, in an attribute too.
 fn write_script(value: &str, text: &mut String) {
     for char in value.chars() {
-        if char.is_ascii_alphanumeric() || " -_.".contains(char) {
+        if char.is_ascii_alphanumeric() || " _.".contains(char) {
             text.push(char);
             continue;
         }

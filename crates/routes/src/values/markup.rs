@@ -1,10 +1,12 @@
 //! Encoding of a value in HTML, XML and SVG, by what a reader has open before it.
 
+use edgeway_base::http::url_of_refresh;
+
 use super::encoding::Encoding;
 
 /// Elements whose content is text up to their end tag.
-const TEXT_ELEMENTS: [&str; 7] = [
-    "script", "style", "textarea", "title", "xmp", "iframe", "noframes",
+const TEXT_ELEMENTS: [&str; 8] = [
+    "script", "style", "textarea", "title", "xmp", "iframe", "noembed", "noframes",
 ];
 /// Attributes whose value is an address.
 const ADDRESSES: [&str; 7] = [
@@ -45,13 +47,13 @@ pub(super) fn in_markup(before: &str, after: &str) -> Option<Encoding> {
 }
 
 fn comment(inside: &str) -> Read<'_> {
-    let ends: &[&str] = if inside.starts_with("!--") {
-        &["-->", "--!>"]
-    } else {
-        &[">"]
-    };
     // The hyphens of `<!-->` are also those of its end.
-    let behind = |end: &&str| Some(inside[1..].split_once(end)?.1);
+    let ends: &[(usize, &str)] = if inside.starts_with("!--") {
+        &[(1, "-->"), (3, "--!>")]
+    } else {
+        &[(1, ">")]
+    };
+    let behind = |(from, end): &(usize, &str)| Some(inside[*from..].split_once(end)?.1);
     let first = ends.iter().filter_map(behind).max_by_key(|rest| rest.len());
     first.ok_or(Some(Encoding::Attribute))
 }
@@ -103,7 +105,15 @@ fn text_of<'t>(element: &str, content: &'t str) -> Read<'t> {
         let next = content[at + end_tag.len()..].chars().next();
         next.is_none_or(|char| is_space(char) || matches!(char, '/' | '>'))
     });
-    end.map(|(at, _)| &content[at..]).ok_or(match element {
+    let end = end.map_or(content.len(), |(end, _)| end);
+    let comment = content[..end].split_once("<!--");
+    let is_double = comment.is_some_and(|(_, text)| text.contains("<script"));
+    if end < content.len() && !(element == "script" && is_double) {
+        return Ok(&content[end..]);
+    }
+    Err(match element {
+        // An end tag ends the inner one of two.
+        "script" if is_double => None,
         "script" => Some(Encoding::Script),
         "style" => None,
         _ => Some(Encoding::Markup),
@@ -122,23 +132,16 @@ fn in_attribute(tag: &str, name: &str, value: &str, is_quoted: bool) -> Option<E
         _ if name.starts_with('{') => None,
         _ if name.starts_with("on") => is_quoted.then_some(Encoding::Script),
         "content" if tag.starts_with("meta ") && tag.contains("http-equiv") => {
-            let address = refresh_address(value).filter(|_| tag.contains("refresh"));
-            in_address(address?, plain)
+            let url = url_of_refresh(value)?;
+            // The `;` of a reference divides nothing.
+            let is_known = tag.contains("refresh") && !value[..url].contains('&');
+            is_known.then(|| in_address(&value[url..], plain))?
         }
+        // An animation may be that of an address.
+        "values" | "from" | "to" | "by" if tag.contains("attributename") => None,
         _ if ADDRESSES.contains(&name) => in_address(value, plain),
         _ => Some(plain),
     }
-}
-
-/// Returns the beginning of the address in a value of `Refresh` in lower case: `0; url=/a`.
-pub(super) fn refresh_address(text: &str) -> Option<&str> {
-    let (_, text) = text.split_once([';', ','])?;
-    let text = text.trim_start();
-    let named = text.strip_prefix("url").map(str::trim_start);
-    let address = named
-        .and_then(|text| text.strip_prefix('='))
-        .unwrap_or(text);
-    Some(address.trim_start_matches([' ', '"', '\'']))
 }
 
 fn in_address(before: &str, plain: Encoding) -> Option<Encoding> {
@@ -154,10 +157,13 @@ fn in_address(before: &str, plain: Encoding) -> Option<Encoding> {
     }
     // Browsers skip these.
     start.retain(|char| !char.is_ascii_control() && char != ' ');
+    // A reference may be one of them, or a part of a scheme.
+    let first = start.find(['/', '?', '#', '&']);
+    let is_reference = first.is_some_and(|first| start[first..].starts_with('&'));
     let is_inline = |scheme: &&str| scheme.starts_with(&start) || start.starts_with(*scheme);
     if start.is_empty() {
         Some(Encoding::Link)
-    } else if INLINE_SCHEMES.iter().any(is_inline) {
+    } else if is_reference || INLINE_SCHEMES.iter().any(is_inline) {
         None
     } else {
         Some(plain)
@@ -200,6 +206,9 @@ mod tests {
             ("<a href=\" java\nscript:go('", None),
             ("<a href=\"java", None),
             ("<iframe src='data:text/html,", None),
+            ("<a href=\"&Tab;", None),
+            ("<a href=\"/?a=1&amp;b=", Some(Markup)),
+            ("<animate attributeName=href values='", None),
             ("<meta http-equiv=refresh content=\"0;url=", Some(Link)),
             ("<meta http-equiv=refresh content='5; ", Some(Link)),
             ("<meta http-equiv=refresh content='0;url=/?a=", Some(Markup)),
@@ -235,6 +244,9 @@ mod tests {
             ("<!-- <script> ", Some(Attribute)),
             ("<!-- > ", Some(Attribute)),
             ("<!--> <a href='", Some(Link)),
+            ("<!--!> <a href='", Some(Attribute)),
+            ("<noembed><!--</noembed><a href='", Some(Link)),
+            ("<script><!--<script></script>", None),
             ("<!-- a --><a href='", Some(Link)),
             ("<!doctype html><?a?></ b><p>", Some(Markup)),
         ] {

@@ -7,6 +7,8 @@ mod encoding;
 mod file;
 mod lookup;
 mod markup;
+#[cfg(test)]
+mod markup_tests;
 mod path_text;
 mod template;
 mod variable;

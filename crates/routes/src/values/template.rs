@@ -93,8 +93,8 @@ impl Template {
         Self::checked(parsed, text, place, code, cx)
     }
 
-    /// Compiles a text that is used where an expression holds; reports its problem. `{group.1}` and
-    /// `{group.NAME}` are groups of the expression.
+    /// Compiles a text of rules, which come before any login, where an expression holds; reports its
+    /// problem. `{group.1}` and `{group.NAME}` are groups of the expression.
     pub fn compile_with_groups(
         text: &Spanned<String>,
         destination: Destination<'_>,
@@ -106,6 +106,13 @@ impl Template {
         let parsed = Names::with(cx, |names| {
             Self::parse_of_response(text, destination, regex, names)?.of_request(text)
         });
+        let parsed = match parsed {
+            Ok(template) if template.needs_identity() => Err((
+                format!("`{text}` is empty here: logins come later"),
+                "let the backend decide by a header that `headers` sets to `{user}`".to_owned(),
+            )),
+            parsed => parsed,
+        };
         Self::checked(parsed, text, *place, code, cx)
     }
 
@@ -412,19 +419,14 @@ impl Template {
 
     /// Returns the target of a redirect, with one slash at the beginning of a path: `//evil.test/`
     /// and `/\evil.test/` would be the address of another host.
-    pub fn target(&self, ex: &Exchange<'_>) -> Option<HeaderValue> {
-        self.target_with(ex, None)
-    }
-
-    /// Returns the target of a redirect as [`Self::target`] does, with the groups of an expression.
-    pub fn target_with(
+    pub fn target(
         &self,
-        ex: &Exchange<'_>,
+        values: &Values<'_, '_>,
         groups: Option<&Groups<'_>>,
     ) -> Option<HeaderValue> {
-        let to = match self.value_of(&Values::of_request(ex), groups) {
+        let to = match self.value_of(values, groups) {
             Some(to) if to.as_bytes().iter().all(u8::is_ascii_graphic) => to,
-            _ => self.escaped(ex, groups)?,
+            _ => self.escaped(values, groups)?,
         };
         let bytes = to.as_bytes();
         // Browsers take a backslash for a slash.
@@ -438,9 +440,9 @@ impl Template {
 
     /// Returns the value as a URL, of which what no URL has is percent-encoded.
     #[cold]
-    fn escaped(&self, ex: &Exchange<'_>, groups: Option<&Groups<'_>>) -> Option<HeaderValue> {
+    fn escaped(&self, values: &Values<'_, '_>, groups: Option<&Groups<'_>>) -> Option<HeaderValue> {
         let (mut text, mut url) = (String::new(), String::new());
-        let _undecided = self.write_with(&Values::of_request(ex), groups, &mut text);
+        let _undecided = self.write_with(values, groups, &mut text);
         escape(&text, IN_URL, &mut url);
         HeaderValue::try_from(url)
             .ok()

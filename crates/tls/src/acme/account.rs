@@ -118,8 +118,7 @@ impl CaClient {
             return Ok(account);
         }
         let contact = self.contact();
-        let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
-        match account.update_contacts(&contact).await {
+        match account.update_contacts(contact.as_deref().as_slice()).await {
             Ok(()) => {}
             // The order will fail for the same reason and create another account.
             Err(error) if is_problem(&error, "accountDoesNotExist") => return Ok(account),
@@ -140,9 +139,9 @@ impl CaClient {
     /// Creates an account. Configuring the CA counts as agreement to its terms.
     async fn create(&self, client: AcmeHttpClient, store: &Store) -> Result<Account, OrderError> {
         let contact = self.contact();
-        let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
+        let contact = contact.as_deref();
         let wanted = NewAccount {
-            contact: &contact,
+            contact: contact.as_slice(),
             terms_of_service_agreed: true,
             only_return_existing: false,
         };
@@ -161,9 +160,9 @@ impl CaClient {
         Ok(account)
     }
 
-    fn contact(&self) -> Vec<String> {
-        let email = self.email.iter();
-        email.map(|email| format!("mailto:{email}")).collect()
+    fn contact(&self) -> Option<String> {
+        let email = self.email.as_ref()?;
+        Some(format!("mailto:{email}"))
     }
 
     async fn client(

@@ -99,9 +99,11 @@ impl OrderError {
     }
 }
 
-/// A failure of the CA itself (RFC 8555, 6.7) is no refusal of our request.
+/// A failure of the CA itself (RFC 8555, 6.7), or a nonce that it took none of, is no refusal of our
+/// request.
 fn is_refusal(problem: &Problem) -> bool {
-    problem.status.is_none_or(|status| status < 500)
+    let is_nonce = (problem.r#type.as_deref()).is_some_and(|own| own.ends_with(":badNonce"));
+    !is_nonce && problem.status.is_none_or(|status| status < 500)
 }
 
 /// Orders a certificate and proves control of the name.

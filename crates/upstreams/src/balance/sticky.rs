@@ -39,7 +39,8 @@ impl Sticky {
             self.cookie
         );
         if let Some(age) = self.max_age {
-            write!(text, "; Max-Age={}", age.as_secs()).expect("writing to a String cannot fail");
+            write!(text, "; Max-Age={}", age.as_secs().max(1))
+                .expect("writing to a String cannot fail");
         }
         StickyValue {
             value,

@@ -133,7 +133,7 @@ fn ways_to_balance_are_guessed() {
 fn all_problems_are_reported_at_once() {
     let lines = messages(
         "{ backends: [10.0.0.1:80, 10.0.0.1:80, 10.0.0.2], balance: fastest, \
-           sticky: { cookie: 'a b' }, timeouts: { connect: 0s }, \
+           sticky: { cookie: 'a b', max_age: 0s }, timeouts: { connect: 0s }, \
            eject: { for: 0s }, health: { json: true, interval: 0s } }",
     );
     let messages: Vec<&str> = lines.iter().map(|s| s.split(';').next().unwrap()).collect();
@@ -146,6 +146,7 @@ fn all_problems_are_reported_at_once() {
             "invalid cookie name `a b`",
             "`health.interval` must be more than zero",
             "`health.json` needs an HTTP check, and this is a TCP one",
+            "`sticky.max_age` must be more than zero",
             "`timeouts.connect` must be more than zero",
             "`eject.for` must be more than zero",
         ]

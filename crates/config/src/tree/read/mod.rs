@@ -25,6 +25,8 @@ use crate::diagnostic::{Diagnostic, Diagnostics, closest, other_gateways, sugges
 
 /// Limit on rounds. Each round finds a problem; no user reads that many.
 const MAX_ROUNDS: usize = 100;
+/// Limit on problems, for the same reason: a mapping may have as many unknown keys as a file takes.
+const MAX_FOUND: usize = 1000;
 
 /// Reads a node as a `T`, reporting every problem in it, not only the first.
 ///
@@ -184,7 +186,15 @@ impl Rounds {
 
     /// Reports an unknown key of a mapping, and skips its entry from now on.
     fn unknown_key(&self, map: &Node, key: &Key, value: &Node, known: &'static [&'static str]) {
-        let absent = || known.iter().copied().filter(|k| map.get(k).is_none());
+        self.poison(value);
+        if self.found.borrow().list().len() >= MAX_FOUND {
+            return;
+        }
+        let has = |key: &str| {
+            let mut first = map.entries().iter().take(MAX_FOUND);
+            first.any(|(own, _)| own.name == key)
+        };
+        let absent = || known.iter().copied().filter(|key| !has(key));
         let translated =
             other_gateways::translate(&key.name, &value.value, |name| known.contains(&name));
         let meant = match &translated {
@@ -206,7 +216,6 @@ impl Rounds {
             )
             .help(help),
         );
-        self.poison(value);
     }
 }
 

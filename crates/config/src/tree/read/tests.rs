@@ -1,6 +1,6 @@
 //! Tests of valid texts, invalid ones, and the problems reported for them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -110,6 +110,20 @@ fn every_problem_is_found_at_once() {
             "<5>: invalid duration `5`: the unit is missing; write `5s` or `5ms`",
         ]
     );
+}
+
+#[test]
+fn a_mapping_with_very_many_unknown_keys_is_read_in_a_moment() {
+    let mut text = "name: x\nport: 80\n".to_owned();
+    for number in 0..100_000 {
+        writeln!(text, "k{number}: 1").unwrap();
+    }
+    let clock = crate::base::clock::Clock::machine();
+    let began = clock.now();
+    let problems = read_text::<Shop>(&text).unwrap_err();
+    assert_eq!(problems.len(), 1000);
+    let took = clock.now() - began;
+    assert!(took.as_secs() < 20, "{took:?}");
 }
 
 #[test]

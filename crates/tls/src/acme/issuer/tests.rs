@@ -233,6 +233,37 @@ async fn the_retry_after_of_the_ca_is_respected() {
     assert_eq!(setup.due(), Duration::ZERO);
 }
 
+/// RFC 8555, 6.5: the response with the error has the nonce for the next attempt.
+#[tokio::test]
+async fn a_nonce_that_the_ca_does_not_take_is_replaced() {
+    let ca = FakeCa::start(|_, before| match before {
+        0 | 1 => problem(400, "badNonce"),
+        _ => problem(403, "rejectedIdentifier"),
+    })
+    .await;
+    let setup = setup(&format!("{}/directory", ca.url));
+    assert!(setup.issuing.attempt(&setup.name).await.unwrap());
+    assert_eq!(ca.times("/order"), 3);
+    // One for the account and one for the order.
+    assert_eq!(ca.times("/nonce"), 2);
+    let problem = setup.managed.state().problem.unwrap();
+    assert!(problem.contains("rejectedIdentifier"), "{problem}");
+}
+
+/// A CA under load refuses every nonce for a while: that says nothing about the name.
+#[tokio::test]
+async fn nonces_that_are_never_taken_are_no_refusal() {
+    let ca = FakeCa::start(|_, _| problem(400, "badNonce")).await;
+    let setup = setup(&format!("{}/directory", ca.url));
+    assert!(setup.issuing.attempt(&setup.name).await.unwrap());
+    assert!(
+        (30..36).contains(&setup.due().as_secs()),
+        "{:?}",
+        setup.due()
+    );
+    assert!(setup.counted("unanswered"));
+}
+
 #[tokio::test]
 async fn an_account_that_was_forgotten_is_made_again() {
     let ca = FakeCa::start(|path, before| match (path, before) {
