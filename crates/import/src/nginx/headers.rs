@@ -117,13 +117,16 @@ fn more_headers(scope: &Scope<'_>, set: &mut Map<String, Value>, remove: &mut Ve
         }
         for arg in &directive.args {
             let (name, text) = arg.split_once(':').unwrap_or((arg, ""));
+            let name = name.trim();
             let value = variables::value(text.trim(), At::response(scope).lenient());
             set.retain(|known, _| !known.eq_ignore_ascii_case(name));
             match value {
                 _ if name.eq_ignore_ascii_case("server") => {
                     directive.changed("no response has `Server`");
                 }
-                _ if name.contains('*') => directive.lost("names with `*` have no counterpart"),
+                _ if name.contains(['*', ' ']) => {
+                    directive.lost("names with `*` or a blank have no counterpart");
+                }
                 Some(value) if value.is_empty() => {
                     directive.carried("");
                     remove.push(name.to_owned());

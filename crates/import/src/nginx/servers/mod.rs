@@ -534,7 +534,8 @@ fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>]) -> Map<String, Value> {
             directive.changed("all headers of a request together have the space of all buffers");
             let count = directive.arg(0).parse::<u64>().unwrap_or(4);
             if let Some(one) = bytes(directive.arg(1)) {
-                let headers = (count * one).clamp(1 << 10, 1 << 20);
+                // A listener takes at most 1 MB.
+                let headers = count.saturating_mul(one).clamp(1 << 10, 976 << 10);
                 limits.insert("request_line", (one, size(one.min(headers))));
                 limits.insert("headers", (headers, size(headers)));
             }
