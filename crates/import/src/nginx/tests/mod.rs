@@ -179,6 +179,12 @@ fn what_is_asked_of_backends_is_that_of_nginx() {
             "respond: 503",
         ),
         (
+            "location / { set $s ''; if ($uri = /a) { set $s ?$args; }
+             proxy_pass http://127.0.0.1:3000$s; }",
+            "rules: [{ if: \"{map.s.1}\", regex: \"^\", with: /, then: stop }]",
+            "respond: 503",
+        ),
+        (
             "location /a/ { proxy_cache z; slice 1m; proxy_cache_key $uri$slice_range;
              proxy_set_header Range $slice_range; proxy_pass http://127.0.0.1:3000; }",
             "mode: strict",
