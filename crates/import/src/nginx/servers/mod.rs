@@ -72,6 +72,15 @@ impl Server<'_> {
 }
 
 impl<'a> Servers<'a> {
+    /// Returns the default servers of all listeners with TLS, or of all others.
+    pub(super) fn defaults(&self, is_tls: bool) -> impl Iterator<Item = &Server<'a>> {
+        let listeners = self
+            .listeners
+            .iter()
+            .filter(move |one| one.is_tls == is_tls);
+        listeners.map(|one| &self.list[one.default])
+    }
+
     pub(super) fn read(http: &Scope<'a>) -> Self {
         let mut all = Self {
             list: Vec::new(),
