@@ -254,7 +254,10 @@ fn resolved(request: &Drawn, location: &str) -> String {
         (name(place) == name(host)).then_some(())
     });
     match is_own {
-        Some(()) if location.starts_with("http://") => rest.to_ascii_lowercase_host(),
+        // nginx adds its own port, which is the usual one of the scheme in the shape.
+        Some(()) if location.starts_with("http://") || rest.contains(":@443/") => {
+            rest.to_ascii_lowercase_host()
+        }
         _ => location.to_owned(),
     }
 }

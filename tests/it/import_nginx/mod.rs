@@ -62,7 +62,7 @@ const MOST: f64 = 2.0;
 
 /// Shapes of which more may differ: how much, in percent, and why. All others keep to [`MOST`] by
 /// themselves, as far as chance allows.
-const EXCEPTIONS: [(&str, f64, &str); 16] = [
+const EXCEPTIONS: [(&str, f64, &str); 17] = [
     (
         "monitoring",
         15.0,
@@ -79,6 +79,11 @@ const EXCEPTIONS: [(&str, f64, &str); 16] = [
         15.0,
         "it appends to `Forwarded` of clients, which most drawn requests have: the gateway does not \
          believe it",
+    ),
+    (
+        "app-server",
+        8.0,
+        "its front script without a query is `/` for the backend, and `/?` with nginx",
     ),
     ("next-cached", 8.0, OF_CACHE),
     ("api-cache", 5.0, OF_CACHE),

@@ -100,8 +100,9 @@ impl Location {
     pub(super) fn body_limit(&self) -> Option<usize> {
         let size = self.get("client_max_body_size");
         let text = size.map_or("1m", Directive::first).to_lowercase();
-        let (digits, unit) = match text.strip_suffix(['k', 'm']) {
+        let (digits, unit) = match text.strip_suffix(['k', 'm', 'g']) {
             Some(digits) if text.ends_with('k') => (digits, 1 << 10),
+            Some(digits) if text.ends_with('g') => (digits, 1 << 30),
             Some(digits) => (digits, 1 << 20),
             None => (&*text, 1),
         };

@@ -25,6 +25,8 @@ struct Pass {
     host: String,
     /// New path and query, with placeholders, in place of the request's own.
     with: Option<String>,
+    /// Value without which the request keeps its own.
+    only_if: Option<String>,
 }
 
 /// Returns a directive of this name that a block has itself, or that the block of an `if` has from
@@ -105,7 +107,11 @@ impl<'a> Routes<'a, '_> {
         if let Some(with) = with.as_ref().filter(|with| with.ends_with("{path}")) {
             keys.insert("rewrite".to_owned(), json!({ "with": with }));
         } else if let Some(with) = with {
-            keys.insert(REWRITE.to_owned(), with.into());
+            let mut rule = Map::from_iter(read.only_if.map(|one| ("if".to_owned(), one.into())));
+            rule.insert("regex".to_owned(), Value::Null);
+            rule.insert("with".to_owned(), with.into());
+            rule.insert("then".to_owned(), "stop".into());
+            keys.insert(REWRITE.to_owned(), rule.into());
         } else if let (Some(path), Some(prefix)) = (&to.path, prefix)
             && (path != prefix || is_kept)
         {
@@ -164,6 +170,7 @@ impl<'a> Routes<'a, '_> {
             to,
             by_table: None,
             with: None,
+            only_if: None,
         };
         if let Some(url) = plain(url) {
             return Destination::parse(&url).map(fixed);
@@ -210,6 +217,18 @@ impl<'a> Routes<'a, '_> {
             Some((scheme, rest)) => (scheme.to_owned(), rest.strip_suffix('}')?.to_owned()),
             None => return None,
         };
+        // With `http://app?query`, nginx sends `/?query`; with nothing behind the name, the whole target.
+        if let Some(to) = Destination::parse(&scheme).filter(|to| !to.authority.is_empty())
+            && rest.is_empty()
+            && coming.is_empty()
+            && tables::is_query(&table, scope)
+        {
+            return Some(Pass {
+                with: Some("/".to_owned()),
+                only_if: Some(format!("{{map.{table}}}")),
+                ..fixed(to)
+            });
+        }
         let results = tables::results(&table, scope, MAX_CHAIN)?;
         let (mut names, mut hosts) = (Map::new(), Map::new());
         let mut first = None;
@@ -376,7 +395,7 @@ fn uri_of(rest: &str, regex: Option<&str>, is_rewritten: bool) -> Option<Option<
     is_known.then_some(Some(with))
 }
 
-/// Key of a new path that is a rule, which no route has.
+/// Key of a rule with a new path and without its expression, which no route has.
 pub(super) const REWRITE: &str = "with";
 
 pub(super) fn shut() -> Map<String, Value> {

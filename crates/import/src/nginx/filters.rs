@@ -98,7 +98,7 @@ fn access(scope: &Scope<'_>, filters: &mut Filters) {
             }
         }
     }
-    let why = if is_mixed || all != Some(false) && !allow.is_empty() {
+    let why = if is_mixed {
         "the order of these lines has no counterpart"
     } else if !(allow.is_empty() && deny.is_empty()) && has_other_source(scope) {
         "the client's address would come from `X-Forwarded-For`, which a client may choose where its \

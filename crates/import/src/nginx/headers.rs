@@ -117,13 +117,16 @@ fn more_headers(scope: &Scope<'_>, set: &mut Map<String, Value>, remove: &mut Ve
         }
         for arg in &directive.args {
             let (name, text) = arg.split_once(':').unwrap_or((arg, ""));
+            let name = name.trim();
             let value = variables::value(text.trim(), At::response(scope).lenient());
             set.retain(|known, _| !known.eq_ignore_ascii_case(name));
             match value {
                 _ if name.eq_ignore_ascii_case("server") => {
                     directive.changed("no response has `Server`");
                 }
-                _ if name.contains('*') => directive.lost("names with `*` have no counterpart"),
+                _ if name.contains(['*', ' ']) => {
+                    directive.lost("names with `*` or a blank have no counterpart");
+                }
                 Some(value) if value.is_empty() => {
                     directive.carried("");
                     remove.push(name.to_owned());
@@ -144,27 +147,53 @@ pub(super) fn ids(scope: &Scope<'_>, names: &[&str]) -> Vec<usize> {
     all.map(|directive| directive.id).collect()
 }
 
-/// Returns the headers of a request that is refused before its server is known: those of the default
-/// servers of the listeners, if all of them have the same.
-pub(super) fn common(servers: &Servers<'_>) -> Option<Value> {
-    let ids = |server: &Server<'_>| ids(&server.scope, &["add_header"]);
-    let mut defaults = servers.list.iter().filter(|server| server.is_default());
-    let first = defaults.next()?;
-    let own = ids(first);
-    if !defaults.all(|other| ids(other) == own) {
-        return None;
-    }
+/// Returns the headers of a request that is refused before its server is known: what all default
+/// servers with TLS add, and what all others add.
+pub(super) fn common(servers: &Servers<'_>, http: &Scope<'_>) -> Option<Value> {
+    let place = servers.list.first()?.directive.place();
+    let [tls, clear] = [true, false].map(|is_tls| shared(servers.defaults(is_tls)));
+    let tls_or_not = [
+        tls.as_ref().or(clear.as_ref())?,
+        clear.as_ref().or(tls.as_ref())?,
+    ];
     let mut add = Map::new();
+    for name in tls_or_not.iter().flat_map(|all| all.keys()) {
+        let [one, other] = tls_or_not.map(|all| all.get(name));
+        let by_scheme = || {
+            let both = [("https", one), ("http", other)].into_iter();
+            let known =
+                both.filter_map(|(scheme, value)| Some((scheme.to_owned(), value?.clone())));
+            let values: Map<_, _> = known.collect();
+            let table = format!("refused.{}", name.to_ascii_lowercase());
+            let value = json!({ "from": "{scheme}", "values": values });
+            variables::add(&table, place.clone(), value, http).into()
+        };
+        let value = one.filter(|_| one == other).cloned();
+        add.insert(name.clone(), value.unwrap_or_else(by_scheme));
+    }
+    (!add.is_empty()).then(|| json!({ "response": { "add": add } }))
+}
+
+/// Returns the headers that servers add to all responses, if they have them from the same lines.
+fn shared<'s, 'a: 's>(
+    mut servers: impl Iterator<Item = &'s Server<'a>>,
+) -> Option<Map<String, Value>> {
+    let ids = |server: &Server<'_>| ids(&server.scope, &["add_header"]);
+    let first = servers.next()?;
+    let own = ids(first);
+    let mut add = Map::new();
+    if !servers.all(|other| ids(other) == own) {
+        return Some(add);
+    }
     for directive in first.scope.nearest("add_header") {
         let always = directive.args.iter().any(|arg| arg == "always");
         // Nothing is known yet that a variable may stand for.
         let value = plain(directive.arg(1)).filter(|value| !value.is_empty());
-        let Some(value) = value.filter(|_| always) else {
-            continue;
-        };
-        add.entry(directive.arg(0)).or_insert(value.into());
+        if let Some(value) = value.filter(|_| always) {
+            add.entry(directive.arg(0)).or_insert(value.into());
+        }
     }
-    (!add.is_empty()).then(|| json!({ "response": { "add": add } }))
+    Some(add)
 }
 
 /// Returns the text of `expires`; `None` if there is nothing to send.

@@ -328,14 +328,14 @@ impl<'a> Routes<'a, '_> {
     ) -> Map<String, Value> {
         let scope = &location.scope;
         let mut keys = self.action(place, location);
-        if let Some(with) = keys.remove(REWRITE) {
+        if let Some(mut rule) = keys.remove(REWRITE) {
             let regex = scope.location().and_then(expression);
             let regex = match regex {
                 Some((mark, regex)) if mark == "~*" => format!("(?i){regex}"),
                 Some((_, regex)) => regex,
                 None => "^".to_owned(),
             };
-            let rule = json!({ "regex": regex, "with": with, "then": "stop" });
+            rule["regex"] = regex.into();
             keys.insert("rules".to_owned(), json!([rule]));
         }
         let passes = keys.contains_key("upstream");

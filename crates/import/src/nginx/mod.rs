@@ -247,7 +247,7 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     if parts.any(|part| has_types(part.value.to_string())) {
         output.media_types = Some(media::section(&http));
     }
-    if let Some(common) = headers::common(&servers) {
+    if let Some(common) = headers::common(&servers, &http) {
         for route in &mut output.routes {
             // A location with `add_header` of its own has no other ones.
             if let Some(keys) = route.value.as_object_mut() {

@@ -53,6 +53,7 @@ impl Rules {
                 Some(new) if ends && is_for_changed => {
                     rule["with"] = sent_as(new, destination["with"].as_str()?)?.into();
                 }
+                None if ends && !destination["if"].is_null() => return None,
                 None if ends => {
                     let mut with_path = rule.clone();
                     with_path["regex"] = destination["regex"].clone();

@@ -72,6 +72,15 @@ impl Server<'_> {
 }
 
 impl<'a> Servers<'a> {
+    /// Returns the default servers of all listeners with TLS, or of all others.
+    pub(super) fn defaults(&self, is_tls: bool) -> impl Iterator<Item = &Server<'a>> {
+        let listeners = self
+            .listeners
+            .iter()
+            .filter(move |one| one.is_tls == is_tls);
+        listeners.map(|one| &self.list[one.default])
+    }
+
     pub(super) fn read(http: &Scope<'a>) -> Self {
         let mut all = Self {
             list: Vec::new(),
@@ -534,7 +543,8 @@ fn limits<'a>(http: &Scope<'a>, servers: &[Server<'a>]) -> Map<String, Value> {
             directive.changed("all headers of a request together have the space of all buffers");
             let count = directive.arg(0).parse::<u64>().unwrap_or(4);
             if let Some(one) = bytes(directive.arg(1)) {
-                let headers = (count * one).clamp(1 << 10, 1 << 20);
+                // A listener takes at most 1 MB.
+                let headers = count.saturating_mul(one).clamp(1 << 10, 976 << 10);
                 limits.insert("request_line", (one, size(one.min(headers))));
                 limits.insert("headers", (headers, size(headers)));
             }

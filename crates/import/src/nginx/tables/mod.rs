@@ -338,6 +338,15 @@ pub(super) fn results(name: &str, scope: &Scope<'_>, depth: usize) -> Option<Vec
     Some(found)
 }
 
+/// Returns true if a table has the query behind `?` for some requests, and nothing for others.
+pub(super) fn is_query(name: &str, scope: &Scope<'_>) -> bool {
+    table(name, scope).is_some_and(|table| {
+        let is_query = |results: &Map<_, _>| results.values().all(|one| one == "?{query}");
+        table["default"].as_str().is_none_or(str::is_empty)
+            && table["values"].as_object().is_some_and(is_query)
+    })
+}
+
 /// Returns all results of a variable's table as they are written, empty ones too.
 pub(super) fn results_or_empty(variable: &str, scope: &Scope<'_>) -> Option<Vec<String>> {
     let table = table(variable, scope)?;

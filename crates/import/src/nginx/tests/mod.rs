@@ -169,9 +169,20 @@ fn what_is_asked_of_backends_is_that_of_nginx() {
             "set: {",
         ),
         (
-            "more_set_headers 'X-A: b' 'X-B: '; location /a { return 200 ok; }",
+            "more_set_headers 'X-A : b' 'X-B: ' 'X-C d'; location /a { return 200 ok; }",
             "response: { remove: [X-B], set: { X-A: b } }",
             "Server",
+        ),
+        (
+            "large_client_header_buffers 8 256k; location / { allow 10.0.0.0/8; return 200 ok; }",
+            "headers: 976KiB",
+            "respond: 503",
+        ),
+        (
+            "location / { set $s ''; if ($uri = /a) { set $s ?$args; }
+             proxy_pass http://127.0.0.1:3000$s; }",
+            "rules: [{ if: \"{map.s.1}\", regex: \"^\", with: /, then: stop }]",
+            "respond: 503",
         ),
         (
             "location /a/ { proxy_cache z; slice 1m; proxy_cache_key $uri$slice_range;

@@ -112,6 +112,24 @@ fn handshakes_that_nginx_refuses_are_refused() {
 }
 
 #[test]
+fn refused_requests_have_the_headers_of_their_scheme() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nginx.conf");
+    fs::write(
+        &path,
+        "http { server { listen 8080; add_header X-Both b always; return 301 https://a.test; }
+         server { listen 8443 ssl; server_name a.test; ssl_certificate /c; ssl_certificate_key /k;
+         add_header X-Both b always; add_header X-Tls t always; return 200 ok; } }",
+    )
+    .unwrap();
+    let (yaml, _) = import(&path, &Wishes::default()).unwrap();
+    let added = "add: { X-Both: b, X-Tls: \"{map.refused.x-tls}\" }";
+    assert!(yaml.contains(added), "{yaml}");
+    let table = "{ from: \"{scheme}\", values: { https: t } }";
+    assert!(yaml.contains(table), "{yaml}");
+}
+
+#[test]
 fn no_client_gets_an_old_response_where_nginx_asks_for_a_new_one() {
     let of = |more: &str| {
         imported(&format!(
