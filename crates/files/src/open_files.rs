@@ -213,8 +213,13 @@ impl Files {
     /// Finds the file on disk for `path`, the path of a request in normal form, of which
     /// [`Self::kept`] has none.
     pub async fn find(&self, path: &[u8]) -> FileLookup {
-        let settings = &self.0.settings;
         let found = self.look(path).await;
+        self.or_page(path, found).await
+    }
+
+    /// Returns the page of `fallback` or `not_found` if `found` says that `path` has no file.
+    pub async fn or_page(&self, path: &[u8], found: FileLookup) -> FileLookup {
+        let settings = &self.0.settings;
         if !matches!(found, FileLookup::NotFound | FileLookup::Forbidden) {
             return found;
         }
@@ -263,7 +268,8 @@ impl Files {
         }
     }
 
-    async fn look(&self, path: &[u8]) -> FileLookup {
+    /// Finds what is on disk at `path` itself, without `fallback` and `not_found`.
+    pub async fn look(&self, path: &[u8]) -> FileLookup {
         let inner = Arc::clone(&self.0);
         let owned: Box<[u8]> = path.into();
         let looked = blocking::run(move || inner.look(owned));

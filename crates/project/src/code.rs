@@ -9,7 +9,7 @@ use std::{
 
 use regex::Regex;
 
-use super::{Framework, SERVERS, package::Package, port_of};
+use super::{Framework, Generator, SERVERS, package::Package, port_of};
 
 /// Source of the port of an app that has no default, where no file names one.
 pub const GUESS: &str = "a guess, as no file names it";
@@ -90,20 +90,9 @@ static VITE_PORT: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?s)\bpreview\s*:\s*\{[^}]*?\bport\s*:\s*(\d{2,5})").expect("it is valid")
 });
 
-static STANDALONE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"\boutput['"]?\s*:\s*['"`]standalone['"`]"#).expect("it is valid")
-});
-
-static BASE_PATH: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"\bbasePath['"]?\s*:\s*['"`](/[^'"`\s{}*]*)['"`]"#).expect("it is valid")
-});
-
-static DIST: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"\bdistDir['"]?\s*:\s*['"`](?:\./)?([\w][\w./-]*)['"`]"#).expect("it is valid")
-});
-
-static SVELTE_OUT: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"\bout\s*:\s*['"`](?:\./)?([\w][\w./-]*)['"`]"#).expect("it is valid")
+/// A key of a configuration with a text as its value.
+static SETTINGS: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"\b(\w+)['"]?\s*:\s*['"`]([^'"`\s{}*]*)['"`]"#).expect("it is valid")
 });
 
 static HEALTH: LazyLock<Regex> = LazyLock::new(|| {
@@ -115,35 +104,95 @@ static COMMENTS: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"/\*[\s\S]*?\*/|(?m:(^|[^:\\])//[^\n]*)").expect("it is valid")
 });
 
-/// Returns true if the Next.js configuration of a folder has `output: 'standalone'`.
-pub(super) fn is_standalone(folder: &Path) -> bool {
-    next_config(folder).is_some_and(|text| STANDALONE.is_match(&text))
+/// Returns true if the Next.js configuration of a folder has `output` with this value.
+pub(super) fn has_output(folder: &Path, output: &str) -> bool {
+    config(folder, "next").is_some_and(|text| settings(&text, "output").any(|set| set == output))
 }
 
 /// Returns the path that a Next.js app is below, such as `/docs`.
 pub(super) fn base_path(folder: &Path) -> Option<String> {
-    let text = next_config(folder)?;
-    let path = BASE_PATH.captures(&text)?;
-    Some(path[1].trim_end_matches('/').to_owned())
+    path_setting(&config(folder, "next")?, "basePath")
 }
 
 /// Returns the folder of the build that the Next.js configuration of a folder names.
 pub(super) fn dist(folder: &Path) -> Option<String> {
-    let text = next_config(folder)?;
-    let folder = DIST.captures(&text)?;
-    Some(folder[1].to_owned()).filter(|folder| !folder.contains(".."))
+    folder_setting(&config(folder, "next")?, "distDir")
 }
 
-/// Returns the folder of the server that the adapter of `SvelteKit` makes.
-pub(super) fn svelte_out(folder: &Path) -> String {
-    let text = read(&folder.join("svelte.config.js")).unwrap_or_default();
-    let out = SVELTE_OUT.captures(&text).map(|out| out[1].to_owned());
-    out.unwrap_or_else(|| "build".to_owned())
+/// Returns the first module of the server that the adapter of `SvelteKit` or Astro makes.
+pub(super) fn adapted(folder: &Path, framework: Framework) -> Option<String> {
+    let set = |text: Option<String>, key| folder_setting(&text?, key);
+    match framework {
+        Framework::SvelteKit => {
+            let out = set(svelte(folder), "out");
+            Some(out.unwrap_or_else(|| "build".to_owned()))
+        }
+        Framework::Astro => {
+            let out = set(config(folder, "astro"), "outDir");
+            Some(format!(
+                "{}/server/entry.mjs",
+                out.as_deref().unwrap_or("dist")
+            ))
+        }
+        Framework::Nuxt => Some(".output/server/index.mjs".to_owned()),
+        _ => None,
+    }
 }
 
-fn next_config(folder: &Path) -> Option<String> {
-    let names = ["js", "mjs", "ts", "cjs"].map(|kind| format!("next.config.{kind}"));
-    names.iter().find_map(|name| read(&folder.join(name)))
+/// Returns the folder of a site's files and the path that it is below, where its configuration
+/// names them.
+pub(super) fn output(folder: &Path, generator: Generator) -> (Option<String>, Option<String>) {
+    let (text, key, base) = match generator {
+        Generator::Next => (config(folder, "next"), "distDir", "basePath"),
+        Generator::SvelteKit => (svelte(folder), "pages", "base"),
+        Generator::Astro => (config(folder, "astro"), "outDir", "base"),
+        Generator::Vite => (config(folder, "vite"), "outDir", "base"),
+    };
+    let text = text.unwrap_or_default();
+    (folder_setting(&text, key), path_setting(&text, base))
+}
+
+/// Returns the page that the static adapter of `SvelteKit` makes for paths without a file.
+pub(super) fn svelte_fallback(folder: &Path) -> Option<String> {
+    Some(format!(
+        "/{}",
+        folder_setting(&svelte(folder)?, "fallback")?
+    ))
+}
+
+/// Returns the configuration of `SvelteKit`, which newer projects have in that of Vite.
+fn svelte(folder: &Path) -> Option<String> {
+    config(folder, "svelte").or_else(|| config(folder, "vite"))
+}
+
+/// Returns the text of `NAME.config.js`, or of another kind of it.
+fn config(folder: &Path, name: &str) -> Option<String> {
+    let kinds = ["js", "mjs", "ts", "cjs", "mts"];
+    let mut names = kinds.iter().map(|kind| format!("{name}.config.{kind}"));
+    names.find_map(|name| read(&folder.join(name)))
+}
+
+/// Returns the texts that a configuration has under a key.
+fn settings<'a>(text: &'a str, key: &'a str) -> impl Iterator<Item = &'a str> {
+    let all = SETTINGS.captures_iter(text);
+    let named = all.filter(move |setting| &setting[1] == key);
+    named.filter_map(|setting| Some(setting.get(2)?.as_str()))
+}
+
+/// Returns a folder within the project.
+fn folder_setting(text: &str, key: &str) -> Option<String> {
+    let folder = settings(text, key).next()?.trim_start_matches("./");
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
+    let is_within = !folder.starts_with(['.', '/', '-']) && !folder.contains("..");
+    let is_folder = is_within && !folder.is_empty() && folder.chars().all(is_plain);
+    is_folder.then(|| folder.to_owned())
+}
+
+/// Returns a path without a slash at its end; `None` for `/`.
+fn path_setting(text: &str, key: &str) -> Option<String> {
+    let mut paths = settings(text, key).filter(|path| path.starts_with('/'));
+    let path = paths.next()?.trim_end_matches('/');
+    (!path.is_empty()).then(|| path.to_owned())
 }
 
 /// Returns the port in the code or the `.env` files of an app.
@@ -159,12 +208,12 @@ pub(super) fn port(
         Some(FoundPort { port, source })
     };
     if framework == Framework::VitePreview {
-        let names =
-            ["js", "ts", "mjs", "mts"].map(|kind| PathBuf::from(format!("vite.config.{kind}")));
-        return names.iter().find_map(|name| {
-            let text = read(&folder.join(name))?;
-            found(VITE_PORT.captures(&text)?.get(1)?.as_str(), name)
-        });
+        let text = config(folder, "vite")?;
+        let port = VITE_PORT.captures(&text)?;
+        return found(
+            port.get(1)?.as_str(),
+            Path::new("the configuration of Vite"),
+        );
     }
     for name in [".env.production", ".env"] {
         let text = fs::read_to_string(folder.join(name)).unwrap_or_default();
@@ -438,7 +487,8 @@ mod tests {
         ] {
             let folder = tempfile::tempdir().unwrap();
             fs::write(folder.path().join("next.config.mjs"), code).unwrap();
-            assert_eq!(is_standalone(folder.path()), expected, "{code}");
+            let found = has_output(folder.path(), "standalone");
+            assert_eq!(found, expected, "{code}");
         }
     }
 }

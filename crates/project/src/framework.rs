@@ -1,10 +1,11 @@
 //! Frameworks of apps, and what they do if nothing says otherwise.
 
-use super::App;
+use super::{App, Generator};
 
 /// Ports that frameworks listen on if nothing says otherwise.
 const PORT: u16 = 3000;
 const VITE_PREVIEW_PORT: u16 = 4173;
+const ASTRO_PORT: u16 = 4321;
 
 /// Framework of an app.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,11 @@ pub enum Framework {
     Remix,
     /// A site of `SvelteKit` as a program for Node, which `vite build` has made.
     SvelteKit,
+    Nuxt,
+    /// A site of Astro with the adapter for Node.
+    Astro,
+    /// Files that a build has made.
+    Static(Generator),
     /// A site that Vite has built, served by `vite preview`.
     VitePreview,
     /// Any other program.
@@ -50,6 +56,12 @@ impl Framework {
             Self::ReactRouter => "React Router",
             Self::Remix => "Remix",
             Self::SvelteKit => "SvelteKit",
+            Self::Nuxt => "Nuxt",
+            Self::Astro => "Astro",
+            Self::Static(Generator::Next) => "static files of Next.js",
+            Self::Static(Generator::SvelteKit) => "static files of SvelteKit",
+            Self::Static(Generator::Astro) => "static files of Astro",
+            Self::Static(Generator::Vite) => "static files of Vite",
             Self::VitePreview => "Vite (preview)",
             Self::Node => "Node",
         }
@@ -65,15 +77,37 @@ impl Framework {
 
     pub(super) fn default_port(self) -> u16 {
         match self {
-            Self::VitePreview => VITE_PREVIEW_PORT,
+            Self::VitePreview | Self::Static(Generator::Vite | Generator::SvelteKit) => {
+                VITE_PREVIEW_PORT
+            }
+            Self::Astro | Self::Static(Generator::Astro) => ASTRO_PORT,
             _ => PORT,
         }
     }
 
     pub fn app(self) -> App {
         match self {
-            Self::Next { .. } => App::Nextjs,
+            Self::Next { .. } | Self::Static(Generator::Next) => App::Nextjs,
             _ => App::Node,
+        }
+    }
+
+    /// Returns the variables with which a server learns host, scheme and client from the gateway.
+    pub fn environment(self) -> Option<&'static str> {
+        let names = "PROTOCOL_HEADER=x-forwarded-proto HOST_HEADER=x-forwarded-host ADDRESS_HEADER=x-real-ip";
+        (self == Self::SvelteKit).then_some(names)
+    }
+
+    /// Returns what the configuration of the app must name before its forms work behind HTTPS.
+    pub fn origins(self) -> Option<&'static str> {
+        match self {
+            Self::ReactRouter => {
+                Some("`allowedActionOrigins: ['www.example.com']` in react-router.config")
+            }
+            Self::Astro => Some(
+                "`security: { allowedDomains: [{ hostname: 'www.example.com' }] }` in astro.config",
+            ),
+            _ => None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod manager;
 mod package;
 pub mod pm2;
 mod script;
+mod site;
 mod workspace;
 
 use std::{
@@ -21,7 +22,12 @@ use self::{
     package::Package,
     script::{Program, Started},
 };
-pub use self::{code::GUESS, framework::Framework, manager::PackageManager};
+pub use self::{
+    code::GUESS,
+    framework::Framework,
+    manager::PackageManager,
+    site::{Generator, Site},
+};
 
 /// Paths of Next.js' WebSocket for hot module replacement, of newer and older versions.
 const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
@@ -41,7 +47,7 @@ edgeway_base::enum_table! {
 pub struct RunningApp {
     pub name: String,
     pub framework: Framework,
-    /// Ports of its instances; at least one.
+    /// Ports of its instances; at least one, unless it is a `site`.
     pub ports: Vec<u16>,
     /// Place where the ports were found.
     pub source: String,
@@ -59,6 +65,8 @@ pub struct RunningApp {
     pub can_build: bool,
     /// True if its server speaks TLS.
     pub tls: bool,
+    /// Files in place of a server.
+    pub site: Option<Site>,
     pub websocket: Option<WebSocket>,
     /// Path of its health check.
     pub health: Option<String>,
@@ -73,6 +81,13 @@ pub struct WebSocket {
 }
 
 impl RunningApp {
+    /// Makes the app a server, whatever its build is.
+    pub fn set_server(&mut self) {
+        if self.site.take().is_some() {
+            self.ports = vec![self.framework.default_port()];
+        }
+    }
+
     /// Returns true for a Next.js app whose build has a server of its own.
     pub fn is_standalone(&self) -> bool {
         self.framework == (Framework::Next { standalone: true })
@@ -126,8 +141,8 @@ impl Project {
         match (started.program, by_package) {
             (Program::Next, _) => self.next(),
             // The adapter makes a server for production.
-            (Program::VitePreview, Framework::SvelteKit) => Framework::SvelteKit,
-            (Program::VitePreview, _) => Framework::VitePreview,
+            (Program::VitePreview, known @ (Framework::SvelteKit | Framework::Static(_))) => known,
+            (Program::VitePreview, _) => self.vite(),
             (Program::Nest, _) => Framework::Nest,
             (Program::FastifyCli, _) => Framework::Fastify,
             (Program::ReactRouter, _) => Framework::ReactRouter,
@@ -137,7 +152,9 @@ impl Project {
                     Some(Framework::Next { .. }) => self.next(),
                     Some(framework) => framework,
                     // It is a server of its own, beside a site that Vite builds.
-                    None if by_package == Framework::VitePreview => Framework::Node,
+                    None if matches!(by_package, Framework::VitePreview | Framework::Static(_)) => {
+                        Framework::Node
+                    }
                     None => by_package,
                 }
             }
@@ -146,9 +163,20 @@ impl Project {
     }
 
     fn next(&self) -> Framework {
-        Framework::Next {
-            standalone: code::is_standalone(&self.folder),
+        if code::has_output(&self.folder, "export") {
+            return Framework::Static(Generator::Next);
         }
+        Framework::Next {
+            standalone: code::has_output(&self.folder, "standalone"),
+        }
+    }
+
+    /// Returns the framework of a project with Vite: one with a page of its own is built to files.
+    fn vite(&self) -> Framework {
+        if self.folder.join("index.html").is_file() {
+            return Framework::Static(Generator::Vite);
+        }
+        Framework::VitePreview
     }
 
     fn framework_of_package(&self) -> Framework {
@@ -162,11 +190,18 @@ impl Project {
             ("@react-router/serve", Framework::ReactRouter),
             ("@remix-run/serve", Framework::Remix),
             ("@sveltejs/adapter-node", Framework::SvelteKit),
+            (
+                "@sveltejs/adapter-static",
+                Framework::Static(Generator::SvelteKit),
+            ),
+            ("nuxt", Framework::Nuxt),
+            ("@astrojs/node", Framework::Astro),
+            ("astro", Framework::Static(Generator::Astro)),
         ];
         let mut known = SERVERS.into_iter().chain(sites);
         match known.find(|(name, _)| package.has(name)) {
             Some((_, framework)) => framework,
-            None if package.has("vite") => Framework::VitePreview,
+            None if package.has("vite") => self.vite(),
             None => Framework::Node,
         }
     }
@@ -177,10 +212,13 @@ impl Project {
 
     /// Returns the file or folder that `node` would start, if it has a usual name.
     pub fn entry(&self) -> Option<String> {
-        if self.framework_of_package() == Framework::SvelteKit {
-            return Some(code::svelte_out(&self.folder));
-        }
-        code::entry(&self.folder).map(str::to_owned)
+        let adapted = code::adapted(&self.folder, self.framework_of_package());
+        adapted.or_else(|| code::entry(&self.folder).map(str::to_owned))
+    }
+
+    /// Returns true if an adapter makes the server, whatever the scripts start.
+    pub fn has_adapter(&self) -> bool {
+        code::adapted(&self.folder, self.framework_of_package()).is_some()
     }
 
     /// Returns true if the folder has a package.json.
@@ -240,6 +278,11 @@ impl Project {
             .then(|| build.display().to_string())
     }
 
+    fn has_build(&self, site: Option<&Site>) -> bool {
+        let files = site.map(|site| self.folder.join(&site.folder).is_dir());
+        files.unwrap_or_else(|| self.build().is_some())
+    }
+
     /// Returns the apps that the project runs, the site itself first. Files that could not be used
     /// are added to `problems`.
     pub fn apps(&mut self) -> Vec<RunningApp> {
@@ -262,7 +305,7 @@ impl Project {
                 let project = if below.has_package() { &below } else { &*self };
                 let mut running = project.running(app);
                 // The file may name a folder of another machine.
-                running.has_build = below.build().is_some();
+                running.has_build = below.has_build(running.site.as_ref());
                 running.can_build &= below.script("build").is_some();
                 running.nested = manager::within_workspace(&below.folder);
                 running
@@ -279,10 +322,10 @@ impl Project {
                 command: None,
             }));
         }
-        // The site comes first: a Next.js app, or else the first in the file.
-        let site = found
-            .iter()
-            .position(|app| matches!(app.framework, Framework::Next { .. }));
+        // The site comes first: a Next.js app, or else files, or else the first in the file.
+        let is_next = |app: &RunningApp| matches!(app.framework, Framework::Next { .. });
+        let site = found.iter().position(is_next);
+        let site = site.or_else(|| found.iter().position(|app| app.site.is_some()));
         let site = found.remove(site.unwrap_or(0));
         found.insert(0, site);
         for other in &mut found[1..] {
@@ -332,21 +375,28 @@ impl Project {
             folder,
             command,
         } = declared;
+        let is_container = source.contains("compose");
         let framework = match self.framework() {
+            // A server for the files.
+            Framework::Static(_) if is_container || command.is_some() => Framework::Node,
             // Another program of the same project, such as one that sends mail.
             Framework::Next { .. } if command.is_some_and(|command| !is_next_server(&command)) => {
                 Framework::Node
             }
             framework => framework,
         };
+        let site = match framework {
+            Framework::Static(generator) => Some(generator.site(&self.folder)),
+            _ => None,
+        };
         RunningApp {
             name,
             framework,
             nested: manager::within_workspace(&self.folder),
             dist: self.dist().into(),
-            has_build: self.build().is_some(),
-            can_build: self.script("build").is_some() && !source.contains("compose"),
-            ports,
+            has_build: self.has_build(site.as_ref()),
+            can_build: self.script("build").is_some() && !is_container,
+            ports: if site.is_some() { Vec::new() } else { ports },
             source,
             workers,
             folder,
@@ -355,6 +405,7 @@ impl Project {
                 self.package.as_ref(),
                 self.module().as_deref(),
             ),
+            site,
             websocket: self.websocket(),
             health: code::health_path(
                 &self.folder,
@@ -421,6 +472,8 @@ impl Project {
                 | Framework::Remix
                 | Framework::Hono
                 | Framework::SvelteKit
+                | Framework::Nuxt
+                | Framework::Astro
                 | Framework::VitePreview => format!("the default of {}", framework.name()),
                 _ => GUESS.to_owned(),
             },

@@ -10,7 +10,9 @@ use edgeway_config::{
     tree::{self, Node, Value},
 };
 
-use super::{Declared, Project, code::FoundPort, package::Package, pm2::name_of, script::Program};
+use super::{
+    Declared, Framework, Project, code::FoundPort, package::Package, pm2::name_of, script::Program,
+};
 
 /// Limit on packages that are read.
 const MAX_PACKAGES: usize = 200;
@@ -31,8 +33,10 @@ pub(super) fn apps(root: &Project, problems: &mut Vec<String>) -> Vec<Declared> 
             continue;
         }
         let FoundPort { port, source } = project.port();
-        let same = apps.iter().find(|other| other.ports == [port]);
-        if let Some(other) = same {
+        let is_site = matches!(project.framework(), Framework::Static(_));
+        let ports = if is_site { Vec::new() } else { vec![port] };
+        let same = apps.iter().find(|other| other.ports == ports);
+        if let Some(other) = same.filter(|_| !is_site) {
             problems.push(format!(
                 "{} and {} both listen on port {port}: give one of them another port",
                 other.folder.display(),
@@ -42,7 +46,7 @@ pub(super) fn apps(root: &Project, problems: &mut Vec<String>) -> Vec<Declared> 
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
         apps.push(Declared {
             name: name_of(&name),
-            ports: vec![port],
+            ports,
             source: format!("{}: {source}", folder.display()),
             workers: 1,
             command: None,

@@ -259,6 +259,48 @@ routes:
     assert_eq!(gateway.get("/static/a/").await.text(), "index");
 }
 
+/// Invariant: the page of `fallback` or `not_found` is in place of a file only where none of the
+/// paths of `try` has one.
+#[tokio::test]
+async fn a_page_comes_after_all_paths_of_try() {
+    let files = "root: www, immutable: /assets/*, try: ['{path.decoded}', '{path.decoded}.html', '{path.decoded}/']";
+    let yaml = format!(
+        "
+routes:
+  - match: {{ path: /* }}
+    files: {{ {files}, not_found: /404.html }}
+  - match: {{ path: /app/* }}
+    files: {{ {files}, fallback: /index.html }}
+    rewrite: {{ prefix: /app, with: / }}
+"
+    );
+    let gateway = Gateway::start_in(&yaml, |folder| {
+        let pages: [(&str, &[u8]); 4] = [
+            ("index.html", b"home"),
+            ("about.html", b"about"),
+            ("docs/index.html", b"docs"),
+            ("404.html", b"gone"),
+        ];
+        write_tree(&folder.join("www"), &pages);
+    })
+    .await;
+    for (path, status, text) in [
+        ("/", 200, "home"),
+        ("/about", 200, "about"),
+        ("/docs/", 200, "docs"),
+        ("/none", 404, "gone"),
+        ("/app/about", 200, "about"),
+        ("/app/docs/", 200, "docs"),
+        ("/app/none", 200, "home"),
+    ] {
+        let response = gateway.get(path).await;
+        let seen = (response.status(), response.text());
+        assert_eq!(seen, (status, text.to_owned()), "{path}");
+    }
+    let script = gateway.get("/app/assets/old.js").await;
+    assert_eq!(script.status(), 404, "a browser would keep the page");
+}
+
 /// With the default `recheck`: a file and a page in place of others that are replaced, renamed or
 /// deleted are seen by requests that never cease, and so are those of a folder behind a link.
 #[tokio::test]

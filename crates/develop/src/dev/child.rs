@@ -44,10 +44,13 @@ impl Command {
             words.any(|word| word.rsplit('/').next() == Some(program))
         };
         let is_vite = ["vite", "react-router", "remix"].into_iter().any(runs);
+        let mut without_variable = ["astro", "ng", "webpack", "vue-cli-service"].into_iter();
         let arguments: &[&str] = if runs("next") {
             &["-p", &port_text, "-H", LOCALHOST]
         } else if is_vite {
             &["--port", &port_text, "--strictPort", "--host", "127.0.0.1"]
+        } else if without_variable.any(runs) {
+            &["--port", &port_text, "--host", "127.0.0.1"]
         } else {
             &[]
         };
@@ -193,6 +196,10 @@ mod tests {
         assert_eq!(
             words("remix vite:dev"),
             "npm run dev -- --port 41000 --strictPort --host 127.0.0.1"
+        );
+        assert_eq!(
+            words("astro check && astro dev"),
+            "npm run dev -- --port 41000 --host 127.0.0.1"
         );
         // It reads PORT, or its own configuration.
         assert_eq!(words("node --watch server.js"), "npm run dev");

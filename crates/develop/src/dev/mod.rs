@@ -94,6 +94,8 @@ struct Prepared {
     url: String,
     /// Host of the site, whose routes take the names of this machine as well.
     site: Option<String>,
+    /// Use of the file, in words for the reader.
+    use_of_file: String,
     /// Folder of an app, if the project is a workspace of apps.
     workspace: Option<PathBuf>,
 }
@@ -151,14 +153,31 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         path.exists().then_some(path)
     });
     let mut site = None;
-    let (loaded, file) = match path {
+    let written = path.map(|path| (gateway::load(&path), path));
+    let has_upstream = |written: &gateway::Loaded| {
+        let file = written.file.as_ref();
+        file.is_none_or(|file| options.upstream.is_some() || !file.upstreams.is_empty())
+    };
+    let use_of_file = match &written {
+        None => "no edgeway.yaml here: WebSockets pass, everything else is a default".to_owned(),
+        Some((written, path)) if has_upstream(written) => {
+            format!("{} is watched: save it, and it serves", path.display())
+        }
+        Some((_, path)) => format!(
+            "{} has no upstream that the script could replace, and is not used",
+            path.display()
+        ),
+    };
+    let written = written.filter(|(written, _)| has_upstream(written));
+    let (loaded, file) = match written {
         None => {
             let text = format!("{}{QUIET}", base.text());
             (gateway::load_text(NAME, &text), None)
         }
-        Some(path) => {
+        Some((written, path)) => {
             let hmr = project.hmr_paths();
-            let (overlay, host) = overlay_of(&path, &base, options.upstream.as_deref(), &hmr)?;
+            let (overlay, host) =
+                overlay_of(&written, &path, &base, options.upstream.as_deref(), &hmr)?;
             let overlay = Arc::new(overlay);
             site = host;
             (
@@ -173,6 +192,7 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
         command,
         url,
         site,
+        use_of_file,
         workspace: project.app_of_workspace(),
     })
 }
@@ -180,15 +200,15 @@ fn prepare(options: &Options) -> Result<Prepared, Refused> {
 /// Returns what is laid over the file at `path`, which must be valid by itself, and the host of the
 /// app's site if its routes name one.
 fn overlay_of(
+    written: &gateway::Loaded,
     path: &Path,
     base: &ProxyYaml,
     upstream: Option<&str>,
     hmr: &[String],
 ) -> Result<(Overlay, Option<String>), Refused> {
-    let written = gateway::load(path);
     let Some(file) = &written.file else {
         return Err(Refused {
-            message: check::report(&written),
+            message: check::report(written),
             failure: Failure::CONFIG,
         });
     };
@@ -235,6 +255,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
         command,
         url,
         site,
+        use_of_file,
         workspace,
     } = prepared;
     if !loaded.diagnostics.list().is_empty() {
@@ -250,13 +271,9 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
         let shown = shown.clone();
         move || look_for(port, &shown, workspace.as_deref())
     });
-    let watched = at.as_ref().map_or_else(
-        || "no edgeway.yaml here: WebSockets pass, everything else is a default".to_owned(),
-        |(path, _)| format!("{} is watched: save it, and it serves", path.display()),
-    );
     let mut hello = vec![
         format!("edgeway: {url} → `{shown}` on port {port}"),
-        format!("  {watched}"),
+        format!("  {use_of_file}"),
     ];
     hello.extend(site.map(|host| format!("  the routes of {host} take localhost as well")));
     let (path, overlay) = at.unzip();

@@ -108,7 +108,13 @@ pub(super) fn text(file: &File, base: &ProxyYaml, site: &LocalSite, hmr: &[Strin
         .filter(|path| !written.contains(&path.as_str()))
         .map(|path| quoted(path))
         .collect();
-    if is_next && !missing.is_empty() {
+    let clients = match (is_next, missing.as_slice()) {
+        (true, []) => None,
+        (true, missing) => Some(format!("path: [{}]", missing.join(", "))),
+        // Those of Vite, also below Astro, Nuxt, React Router and SvelteKit, have any path.
+        (false, _) => Some("header: { sec-websocket-protocol: \"~^vite-\" }".to_owned()),
+    };
+    if let Some(clients) = clients {
         // A route with a host comes before those without.
         let hosts = site.host(&file.tree).map_or_else(String::new, |host| {
             let hosts = std::iter::once(&host).chain(&site.names);
@@ -117,8 +123,7 @@ pub(super) fn text(file: &File, base: &ProxyYaml, site: &LocalSite, hmr: &[Strin
         });
         let _infallible = writeln!(
             text,
-            "routes:\n  - match: {{ {hosts}path: [{}] }}\n    upstream: {name}\n    websocket: true",
-            missing.join(", ")
+            "routes:\n  - match: {{ {hosts}{clients} }}\n    upstream: {name}\n    websocket: true"
         );
     }
     text
@@ -287,6 +292,46 @@ routes:
         }
         let api = route("http://api.example.com/x");
         assert!(api.contains("upstream api"), "{api}");
+    }
+
+    /// Invariant: WebSockets of Vite pass, whatever the routes of the file allow, and no others.
+    #[test]
+    fn the_clients_of_vite_reach_the_dev_script() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("edgeway.yaml");
+        let node = "
+listeners: [{ address: 127.0.0.1:8080 }]
+upstreams: { web: { app: node, backends: [127.0.0.1:3000] } }
+routes:
+  - match: { path: /* }
+    upstream: web
+    methods: [GET, POST]
+";
+        std::fs::write(&path, node).unwrap();
+        let written = file(node);
+        let site = local_site("web", base().listen);
+        let overlay = Overlay {
+            name: "edgeway dev".into(),
+            text: text(&written, &base(), &site, &["/_next/hmr".to_owned()]),
+            local_site: Some(site),
+        };
+        let file = gateway::load_with(&path, Some(&overlay)).file.unwrap();
+        let (gateway, found) = gateway::compile(&file, folder.path(), &World::default());
+        assert!(found.list().is_empty());
+        let gateway = gateway.unwrap();
+        for (protocol, expected) in [("vite-hmr", "web (websocket)"), ("chat", "web")] {
+            let request = ExplainRequest {
+                method: "GET".to_owned(),
+                url: "http://localhost:8080/_nuxt/?token=x".to_owned(),
+                headers: vec![format!("sec-websocket-protocol: {protocol}")],
+                client: [127, 0, 0, 1].into(),
+                listener: None,
+            };
+            let explained = explain(&gateway, &request, ExplainScope::AtTheRules).unwrap();
+            let explained = serde_json::to_value(explained).unwrap();
+            let action = explained["action"].as_str().unwrap_or_default();
+            assert!(action.ends_with(expected), "{protocol}: {action}");
+        }
     }
 
     #[test]

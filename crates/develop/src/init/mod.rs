@@ -43,7 +43,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         return Err(format!("`{}` is not a folder", folder.display()).into());
     }
     let mut project = Project::read(folder);
-    let apps = project.apps();
+    let mut apps = project.apps();
+    if options.app.is_some() {
+        apps[0].set_server();
+    }
     let site = project.of(&apps[0]);
     let draft = Draft {
         apps: &apps,
@@ -117,7 +120,9 @@ fn next_commands(folder: &Path, project: &Project, apps: &[RunningApp], port: u1
     if needs_build(site) {
         let below = below(folder, site);
         let there = Some(&*below).filter(|below| !below.as_os_str().is_empty());
-        let what = if site.is_standalone() {
+        let what = if site.site.is_some() {
+            "the files that the gateway serves"
+        } else if site.is_standalone() {
             "the build; the file says what to copy"
         } else {
             "the build; without one nothing is cached"
@@ -147,9 +152,10 @@ fn below(folder: &Path, app: &RunningApp) -> PathBuf {
     below.strip_prefix(".").map(Path::to_owned).unwrap_or(below)
 }
 
-/// Returns true for an app whose pages are cached once it is built.
+/// Returns true for an app whose pages are cached, or whose files are served, once it is built.
 fn needs_build(app: &RunningApp) -> bool {
-    app.framework.app() == App::Nextjs && app.can_build && !app.has_build
+    let is_needed = app.framework.app() == App::Nextjs || app.site.is_some();
+    is_needed && app.can_build && !app.has_build
 }
 
 /// Returns the commands that start the apps: one for all of them where the project has one.
@@ -175,12 +181,15 @@ fn starts(folder: &Path, project: &Project, apps: &[RunningApp]) -> Vec<String> 
         if project.script("start").is_some() {
             return vec![project.manager().run(there, "start")];
         }
-        let each = apps.iter();
+        let each = apps.iter().filter(|app| app.site.is_none());
         return each
             .map(|app| start(Some(&below(folder, app)), &project.of(app), app))
             .collect();
     }
-    vec![start(there, project, &apps[0])]
+    let app = apps.iter().find(|app| app.site.is_none());
+    app.map(|app| start(there, project, app))
+        .into_iter()
+        .collect()
 }
 
 /// Returns the command that starts the app of a project; `folder` is the project's, unless it is the
@@ -193,8 +202,8 @@ fn start(folder: Option<&Path>, project: &Project, app: &RunningApp) -> String {
         None => "start".to_owned(),
     };
     // `next start` does not serve such a build. The name of the address is that of the units.
-    let is_next = project.started().is_none_or(|it| it.node.is_none());
-    if app.is_standalone() && is_next {
+    let is_by_tool = project.started().is_none_or(|it| it.node.is_none());
+    if app.is_standalone() && is_by_tool {
         let server = app.standalone().join("server.js");
         let server = folder.map_or_else(|| server.clone(), |folder| folder.join(&server));
         return format!(
@@ -203,15 +212,17 @@ fn start(folder: Option<&Path>, project: &Project, app: &RunningApp) -> String {
             shown(&[server.display().to_string()])
         );
     }
-    let is_preview = app.framework == Framework::SvelteKit && script == "preview";
-    if project.script(&script).is_some() && !is_preview {
+    let has_server = project.has_adapter() && is_by_tool;
+    if project.script(&script).is_some() && !has_server {
         return project.manager().run(folder, &script);
     }
     let Some(file) = project.entry() else {
         return "start your app".to_owned();
     };
     let path = folder.map_or_else(|| PathBuf::from(&file), |folder| folder.join(&file));
-    format!("node {}", shown(&[path.display().to_string()]))
+    let variables = app.framework.environment();
+    let variables = variables.map_or_else(String::new, |variables| format!("{variables} "));
+    format!("{variables}node {}", shown(&[path.display().to_string()]))
 }
 
 #[cfg(test)]

@@ -11,7 +11,11 @@ pub(super) fn drop_ins(folder: &Path, project: &Project, apps: &[RunningApp]) ->
     let others = others
         .iter()
         .filter(|app| !app.folder.as_os_str().is_empty());
-    let shown: Vec<&RunningApp> = site.iter().chain(others).collect();
+    let shown = site.iter().chain(others).filter(|app| app.site.is_none());
+    let shown: Vec<&RunningApp> = shown.collect();
+    if shown.is_empty() {
+        return String::new();
+    }
     let is_only = shown.len() == 1;
     let (what, save) = if is_only {
         ("app", "this")
@@ -67,6 +71,8 @@ fn drop_in(folder: &Path, project: &Project, app: &RunningApp, is_only: bool) ->
         ),
         format!("  Environment=\"APP_COMMAND={command}\""),
     ]);
+    let variables = app.framework.environment();
+    lines.extend(variables.map(|variables| format!("  Environment={variables}")));
     if matches!(app.framework, Framework::Next { .. }) {
         // The template writes to the folder of its own app only.
         let path = place.join(&app.dist).display().to_string();

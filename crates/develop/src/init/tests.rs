@@ -328,33 +328,187 @@ fn servers_of_react_router_and_remix_are_no_preview_of_vite() {
     }
 }
 
+/// Invariant: where an adapter makes the server for production, `init` names that one, with the
+/// variables that it needs behind a gateway, and not the server of the scripts.
 #[test]
-fn an_adapter_of_sveltekit_makes_a_server_for_production() {
-    for (config, command) in [
-        ("export default { kit: { adapter: adapter() } }", "build"),
+fn an_adapter_makes_the_server_for_production() {
+    let svelte = r#""@sveltejs/adapter-node": "5", "vite": "7""#;
+    let headers =
+        "PROTOCOL_HEADER=x-forwarded-proto HOST_HEADER=x-forwarded-host ADDRESS_HEADER=x-real-ip";
+    for (packages, config, text, port, command) in [
         (
-            "export default { kit: { adapter: adapter({ out: './dist' }) } }",
+            svelte,
+            "svelte.config.js",
+            "adapter: adapter()",
+            3000,
+            "build",
+        ),
+        (
+            svelte,
+            "vite.config.ts",
+            "adapter: adapter({ out: './dist' })",
+            3000,
             "dist",
         ),
+        (
+            r#""nuxt": "4""#,
+            "nuxt.config.ts",
+            "",
+            3000,
+            ".output/server/index.mjs",
+        ),
+        (
+            r#""astro": "5", "@astrojs/node": "9""#,
+            "astro.config.mjs",
+            "outDir: './web'",
+            4321,
+            "web/server/entry.mjs",
+        ),
     ] {
-        let package = serde_json::json!({
-            "scripts": { "dev": "vite dev", "preview": "vite preview" },
-            "devDependencies": { "@sveltejs/kit": "2", "@sveltejs/adapter-node": "5", "vite": "7" },
-        });
-        let (text, backends, folder) = made(&[
-            ("package.json", &package.to_string()),
-            ("svelte.config.js", config),
-        ]);
-        assert_eq!(backends, ["127.0.0.1:3000"], "{text}");
+        let package = format!(
+            r#"{{ "scripts": {{ "preview": "vite preview" }}, "devDependencies": {{ {packages} }} }}"#
+        );
+        let package = package.replace(
+            "vite preview",
+            if packages == svelte {
+                "vite preview"
+            } else {
+                "astro preview"
+            },
+        );
+        let (text, backends, folder) = made(&[("package.json", &package), (config, text)]);
+        assert_eq!(backends, [format!("127.0.0.1:{port}")], "{text}");
         let mut project = Project::read(folder.path());
         let apps = project.apps();
-        assert!(starts(Path::new("."), &project, &apps)[0] == format!("node {command}"));
+        let variables = if packages == svelte { headers } else { "" };
+        let started = starts(Path::new("."), &project, &apps);
+        let expected = format!("{variables} node {command}");
+        assert_eq!(started, [expected.trim_start()], "{text}");
         let units = service::drop_ins(folder.path(), &project, &apps);
         assert!(
-            units.contains(&format!("APP_COMMAND={command}\"")),
+            units.contains(&format!("APP_COMMAND={command}\"\n")),
             "{units}"
         );
+        let environment = format!("  Environment={headers}\n");
+        assert_eq!(units.contains(&environment), packages == svelte, "{units}");
     }
+}
+
+/// Invariant: a site without a server is a route with its files, below its own path, and names
+/// nothing to start; `--app`, a container and a server of the project's own leave it to a server.
+#[test]
+fn a_site_without_a_server_is_served_from_its_files() {
+    let page = ("index.html", "");
+    let vite = r#"{ "scripts": { "build": "vite build", "preview": "vite preview" }, "devDependencies": { "vite": "7" } }"#;
+    let html = "      try: [\"{path.decoded}\", \"{path.decoded}.html\", \"{path.decoded}/\"]\n";
+    let next = format!(
+        "  - match: {{ path: \"/docs/*\" }}\n    files:\n      root: out\n{html}      not_found: /404.html\n      \
+         immutable: /_next/static/*\n    rewrite: {{ prefix: /docs, with: / }}\n"
+    );
+    let svelte = format!(
+        "      root: web\n{html}      fallback: /200.html\n      immutable: /_app/immutable/*\n"
+    );
+    for (files, route) in [
+        (
+            vec![("package.json", vite), page],
+            "      root: dist\n      fallback: /index.html\n      immutable: /assets/*\n",
+        ),
+        (
+            vec![
+                (
+                    "package.json",
+                    r#"{ "scripts": { "build": "next build", "start": "next start" }, "dependencies": { "next": "16" } }"#,
+                ),
+                (
+                    "next.config.ts",
+                    "export default { output: 'export', basePath: '/docs' }",
+                ),
+            ],
+            &next,
+        ),
+        (
+            vec![
+                (
+                    "package.json",
+                    r#"{ "scripts": { "build": "vite build", "preview": "vite preview" }, "devDependencies": { "vite": "8", "@sveltejs/adapter-static": "3" } }"#,
+                ),
+                (
+                    "vite.config.ts",
+                    "sveltekit({ adapter: adapter({ pages: 'web', fallback: '200.html' }) })",
+                ),
+            ],
+            &svelte,
+        ),
+        (
+            vec![(
+                "package.json",
+                r#"{ "scripts": { "build": "astro build" }, "dependencies": { "astro": "5" } }"#,
+            )],
+            "      root: dist\n      not_found: /404.html\n      immutable: /_astro/*\n",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in &files {
+            fs::write(folder.path().join(name), text).unwrap();
+        }
+        let mut options = Options {
+            folder: folder.path().to_owned(),
+            app: None,
+            force: false,
+        };
+        run(&options).unwrap();
+        let path = folder.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(route) && !text.contains("upstream"), "{text}");
+        let checked = check::load(&path);
+        assert_eq!(checked.problems(), (0, 1), "{}", checked.report());
+        let mut project = Project::read(folder.path());
+        let apps = project.apps();
+        let commands = next_commands(Path::new("."), &project, &apps, 8080);
+        assert_eq!(commands.matches("npm run").count(), 1, "{commands}");
+        assert_eq!(service::drop_ins(folder.path(), &project, &apps), "");
+
+        options.force = true;
+        options.app = Some(App::Node);
+        run(&options).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("backends: [127.0.0.1:"), "{text}");
+    }
+    // Controls.
+    let compose = (
+        "compose.yaml",
+        "services: { web: { build: ., ports: ['7000:80'] } }",
+    );
+    let (text, backends, _folder) = made(&[("package.json", vite), page, compose]);
+    assert_eq!(backends, ["127.0.0.1:7000"], "{text}");
+    let server = vite.replace("\"build\"", "\"start\": \"node server.js\", \"build\"");
+    let code = ("server.js", "app.listen(4000)");
+    let (text, backends, _folder) = made(&[("package.json", &server), page, code]);
+    assert_eq!(backends, ["127.0.0.1:4000"], "{text}");
+}
+
+/// The site of a workspace comes first, and its server has the API.
+#[test]
+fn a_site_in_a_workspace_is_beside_its_api() {
+    let (text, backends, _folder) = made(&[
+        ("package.json", r#"{ "workspaces": ["apps/*"] }"#),
+        (
+            "apps/api/package.json",
+            r#"{ "dependencies": { "express": "5" }, "scripts": { "start": "PORT=4173 node index.js" } }"#,
+        ),
+        (
+            "apps/web/package.json",
+            r#"{ "devDependencies": { "vite": "7" }, "scripts": { "preview": "vite preview" } }"#,
+        ),
+        ("apps/web/index.html", ""),
+        ("apps/web/dist/index.html", ""),
+    ]);
+    assert_eq!(backends, ["127.0.0.1:4173"], "{text}");
+    assert!(text.contains("      root: apps/web/dist\n"), "{text}");
+    assert!(
+        text.contains("path: /api/* }\n    upstream: api\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use edgeway_config::scalar::quoted;
 
-use crate::project::{App, RunningApp, gateway_port};
+use crate::project::{App, RunningApp, Site, gateway_port};
 
 /// Facts that the text is made from.
 pub(super) struct Draft<'a> {
@@ -37,6 +37,9 @@ impl Draft<'_> {
                 .to_owned();
         }
         let each = self.apps.iter().map(|app| {
+            if let Some(site) = &app.site {
+                return format!("{} in `{}`", app.framework.title(), site.folder);
+            }
             let ports: Vec<String> = app.ports.iter().map(u16::to_string).collect();
             let ports = ports.join(", ");
             let source = app.source.replace(char::is_control, "?");
@@ -64,14 +67,17 @@ impl Draft<'_> {
              \x20 - address: 127.0.0.1:{port}\n\
              \x20 # - {{ address: \":80\", redirect: https }}\n\
              \x20 # - {{ address: \":443\", tls: {{ acme: [www.example.com] }} }}\n\
-             # acme: {{ email: you@example.com, folder: /var/lib/edgeway/acme }}\n\
-             \n\
-             upstreams:\n",
+             # acme: {{ email: you@example.com, folder: /var/lib/edgeway/acme }}\n",
             self.apps[0].framework.title(),
         );
+        if self.apps.iter().any(|app| app.site.is_none()) {
+            text.push_str("\nupstreams:\n");
+        }
         let uses = self.uses();
         for (app, usage) in self.apps.iter().zip(&uses) {
-            self.upstream(&mut text, app, *usage);
+            if app.site.is_none() {
+                self.upstream(&mut text, app, *usage);
+            }
         }
         text.push_str("\nroutes:\n");
         for (app, usage) in self.apps.iter().zip(&uses) {
@@ -142,6 +148,9 @@ impl Draft<'_> {
         line(&format!(
             "# Port from {source}; one entry for each instance."
         ));
+        if let Some(origins) = app.framework.origins() {
+            line(&format!("# Behind HTTPS, its forms need {origins}."));
+        }
         if app.workers > 1 {
             line(&format!(
                 "# {} processes share this port: with a port each, the gateway balances better.",
@@ -181,6 +190,10 @@ impl Draft<'_> {
             Use::Api => "/api/*",
             Use::Unknown => "/its/path/*",
         };
+        if let Some(site) = &app.site {
+            push(text, &files(app, site, path), usage);
+            return;
+        }
         let mut lines = vec![
             format!("  - match: {{ path: {path} }}"),
             format!("    upstream: {}", quoted(&app.name)),
@@ -229,6 +242,32 @@ impl Draft<'_> {
         }
         push(text, &lines, usage);
     }
+}
+
+/// Returns the route of a site's files, which its own base path comes before.
+fn files(app: &RunningApp, site: &Site, path: &str) -> Vec<String> {
+    let base = site.base.as_deref();
+    let path = base.map_or_else(|| path.to_owned(), |base| quoted(&format!("{base}/*")));
+    let root = app.folder.join(&site.folder);
+    let mut lines = vec![
+        format!("  - match: {{ path: {path} }}"),
+        "    files:".to_owned(),
+        format!("      root: {}", quoted(&root.display().to_string())),
+    ];
+    if site.has_html {
+        let html = r#"      try: ["{path.decoded}", "{path.decoded}.html", "{path.decoded}/"]"#;
+        lines.push(html.to_owned());
+    }
+    lines.push(match &site.fallback {
+        Some(fallback) => format!("      fallback: {}", quoted(fallback)),
+        None => "      not_found: /404.html".to_owned(),
+    });
+    lines.push(format!("      immutable: {}", site.immutable));
+    if let Some(base) = base {
+        let base = quoted(base);
+        lines.push(format!("    rewrite: {{ prefix: {base}, with: / }}"));
+    }
+    lines
 }
 
 /// Returns true if an app may be cached: there is a build, or no page is stored until there is one.

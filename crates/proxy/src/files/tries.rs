@@ -65,6 +65,7 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
         let is_folder = path.ends_with('/');
         paths.push((path, is_folder));
     }
+    let is_read = head.method == Method::GET || head.method == Method::HEAD;
     // As nginx does: a POST is led to an index or a folder, too, and no other method.
     let is_led = [Method::GET, Method::HEAD, Method::POST].contains(&head.method);
     for (path, is_folder) in &paths {
@@ -79,7 +80,7 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
                 return Decision::Reply(Box::new(reply));
             }
             Lookup::File(path, found) => {
-                return if head.method == Method::GET || head.method == Method::HEAD {
+                return if is_read {
                     decide(&serve.files, &path, found, head).await
                 } else {
                     not_allowed()
@@ -88,6 +89,12 @@ async fn first(serve: &ServeFiles, head: &RequestHeader, ctx: &mut Context) -> D
         }
     }
     match &serve.otherwise {
+        None if is_read => {
+            let path = Target::new("", head.raw_path()).path;
+            let path = below_root(serve, path, ctx).unwrap_or_default();
+            let page = serve.files.or_page(&path, FileLookup::NotFound).await;
+            decide(&serve.files, &path, page, head).await
+        }
         None => not_found(),
         Some(Otherwise::Status(status)) => {
             let reply = Reply::refuse(*status, NO_FILE).detail("There is nothing at this address.");
@@ -204,20 +211,23 @@ async fn look(serve: &ServeFiles, path: &str, is_folder: bool, ctx: &Context) ->
 
 /// Finds what is at a path in normal form.
 async fn find(serve: &ServeFiles, path: &[u8], ctx: &Context) -> FileLookup {
-    let target = Target::new("", path);
-    let rewritten = match &serve.rewrite {
-        Some(rewrite) => match rewrite.apply(&target, &ctx.params) {
-            Ok(rewritten) => rewritten,
-            Err(_) => return FileLookup::NotFound,
-        },
-        None => None,
+    let Some(path) = below_root(serve, path, ctx) else {
+        return FileLookup::NotFound;
     };
-    let path = match &rewritten {
-        Some(rewritten) => Target::new("", rewritten).path,
-        None => path,
-    };
-    match serve.files.kept(path) {
+    match serve.files.kept(&path) {
         Some(file) => FileLookup::File(file),
-        None => serve.files.find(path).await,
+        // A page in place of the first path would hide the files of the others.
+        None => serve.files.look(&path).await,
     }
+}
+
+/// Returns the path below the root; `None` if the rewrite of the route gives none.
+fn below_root(serve: &ServeFiles, path: &[u8], ctx: &Context) -> Option<Vec<u8>> {
+    let rewrite = serve.rewrite.as_ref();
+    let rewritten = rewrite.map(|rewrite| rewrite.apply(&Target::new("", path), &ctx.params));
+    let rewritten = rewritten.transpose().ok()?.flatten();
+    let path = rewritten
+        .as_deref()
+        .map_or(path, |it| Target::new("", it).path);
+    Some(path.to_vec())
 }
