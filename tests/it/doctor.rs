@@ -105,7 +105,8 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     // The port of another program is none of the gateway, although one is running.
     let file = gateway.folder().join("edgeway.yaml");
     let text = fs::read_to_string(&file).expect("it is there");
-    let text = text.replacen("127.0.0.1:0", &app.address().to_string(), 1);
+    let other = format!("[{{ address: '{}' }}]", app.address());
+    let text = text.replace("[{ address: 127.0.0.1:0 }]", &other);
     fs::write(&file, text).expect("it is written");
     let found = doctor(gateway.folder()).await;
     found.assert("listener", "error", ") listens there");
