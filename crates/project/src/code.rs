@@ -165,11 +165,15 @@ fn svelte(folder: &Path) -> Option<String> {
     config(folder, "svelte").or_else(|| config(folder, "vite"))
 }
 
-/// Returns the text of `NAME.config.js`, or of another kind of it.
-fn config(folder: &Path, name: &str) -> Option<String> {
+/// Returns name and text of `NAME.config.js`, or of another kind of it.
+fn config_file(folder: &Path, name: &str) -> Option<(String, String)> {
     let kinds = ["js", "mjs", "ts", "cjs", "mts"];
     let mut names = kinds.iter().map(|kind| format!("{name}.config.{kind}"));
-    names.find_map(|name| read(&folder.join(name)))
+    names.find_map(|name| read(&folder.join(&name)).map(|text| (name, text)))
+}
+
+fn config(folder: &Path, name: &str) -> Option<String> {
+    config_file(folder, name).map(|(_, text)| text)
 }
 
 /// Returns the texts that a configuration has under a key.
@@ -208,12 +212,8 @@ pub(super) fn port(
         Some(FoundPort { port, source })
     };
     if framework == Framework::VitePreview {
-        let text = config(folder, "vite")?;
-        let port = VITE_PORT.captures(&text)?;
-        return found(
-            port.get(1)?.as_str(),
-            Path::new("the configuration of Vite"),
-        );
+        let (name, text) = config_file(folder, "vite")?;
+        return found(&VITE_PORT.captures(&text)?[1], Path::new(&name));
     }
     for name in [".env.production", ".env"] {
         let text = fs::read_to_string(folder.join(name)).unwrap_or_default();
