@@ -126,7 +126,10 @@ fn identity_headers(response: &Response) -> Vec<(String, String)> {
     let is_theirs = |(name, _): &(String, String)| {
         name.starts_with("x-") && !name.starts_with("x-forwarded-") && name != "x-request-id"
     };
-    pairs.filter(is_theirs).collect()
+    let mut theirs: Vec<_> = pairs.filter(is_theirs).collect();
+    // Lines that are ready stand behind the other headers.
+    theirs.sort();
+    theirs
 }
 
 #[tokio::test]
