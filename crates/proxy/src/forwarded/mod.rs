@@ -276,11 +276,12 @@ impl<'a> Forwarding<'a> {
 }
 
 /// Returns the forwarding headers of `request` as lines to send behind its others, made once for all
-/// requests of a connection; `None` where they go into the header map. [`strip`] has removed others
-/// of these names: the client is no trusted proxy.
+/// requests of a connection; `None` where they go into the header map, or [`write`] has put them there.
+/// [`strip`] has removed those of the client, which is no trusted proxy.
 pub(super) fn ready_lines(request: &RequestHeader, cx: &Forwarding<'_>) -> Option<Arc<[u8]>> {
-    let is_usual = cx.shown == ClientCertificateStatus::NotAsked && !cx.is_written;
-    if !is_usual || cx.first_host(request).is_none() {
+    let is_usual = cx.shown == ClientCertificateStatus::NotAsked;
+    let is_written = cx.is_written || request.headers.contains_key(X_REAL_IP);
+    if !is_usual || is_written || cx.first_host(request).is_none() {
         return None;
     }
     let lines = cx.text.forwarding_lines(cx.client.ip, || {

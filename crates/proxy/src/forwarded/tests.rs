@@ -249,17 +249,29 @@ fn the_client_is_written_once_and_read_back_the_same() {
             scheme: who.scheme,
             ..Client::default()
         };
+        let text = ConnectionText::new(peer, &HeaderValue::from(8080u16));
+        text.remember_host(|| host_text(&early.headers[header::HOST], Scheme::Http, ""));
         let cx = Forwarding {
             client: &client,
             trusted: &trusted,
-            text: &ConnectionText::new(peer, &HeaderValue::from(8080u16)),
+            text: &text,
             shown: ClientCertificateStatus::NotAsked,
             app: App::None,
             is_websocket: false,
             takes_trailers: false,
             is_written: true,
         };
+        let not_yet = Forwarding {
+            is_written: false,
+            ..cx
+        };
+        assert_eq!(ready_lines(&early, &not_yet).is_some(), !who.is_trusted);
         write(&mut early, &cx);
+        assert_eq!(
+            ready_lines(&early, &not_yet),
+            None,
+            "they are there already"
+        );
         let seen = early.headers.clone();
         open_upstream(&mut early, &cx).close(&mut early);
         assert_eq!(early.headers, late.headers);
