@@ -139,7 +139,8 @@ impl Fault {
     }
 
     fn begin(self, site: &mut Site, random: &mut Rng) {
-        let late = Failure::Late(Duration::from_millis(random.u64(1000..4500)));
+        // Three slow responses are evidence against a backend, which may have one request at a time.
+        let late = Failure::Late(Duration::from_millis(random.u64(1000..3000)));
         let Some([one, two]) = site.backends.get_mut(self.name()) else {
             return;
         };

@@ -45,7 +45,7 @@ impl Latencies {
     pub fn slowness(&self, backend: &BackendStatus) -> Option<Slowness> {
         let own = backend.ewma_ms?;
         let usual = self.median_beside(own)?;
-        let least = own.min(backend.median_ms?);
+        let least = own.min(backend.sustained_ms?);
         let is_slow = is_in_rotation(backend) && least > SLOW_MS && least > SLOWER * usual;
         is_slow.then_some(Slowness { own, usual })
     }

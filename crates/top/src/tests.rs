@@ -284,7 +284,7 @@ fn each_fault_is_an_alarm() {
         { "address": "f", "state": "healthy", "node": { "rss_bytes": 954_204_160 } },
         { "address": "a", "state": "down", "out_for": 192.4, "probe": { "passed": false, "text": "no route" } },
         { "address": "b", "state": "healthy", "ewma_ms": 3.0 },
-        { "address": "c", "state": "healthy", "ewma_ms": 812.0, "median_ms": 790.0 },
+        { "address": "c", "state": "healthy", "ewma_ms": 812.0, "sustained_ms": 790.0 },
         { "address": "d", "state": "healthy", "ewma_ms": 5.0 },
         { "address": "e", "state": "drained" },
     ] });

@@ -16,6 +16,8 @@ const FORGOTTEN: Duration = Duration::from_mins(1);
 /// Samples that are kept, and those from which they are evidence: one slow response is none.
 const KEPT: usize = 8;
 const EVIDENCE: usize = 4;
+/// Last samples that are evidence if all are slow: a slow backend may have one request at a time.
+const IN_A_ROW: usize = 3;
 
 /// Exponentially weighted average of times to first byte.
 ///
@@ -80,12 +82,17 @@ impl Latency {
         self.average().filter(|_| age < nanos(FORGOTTEN))
     }
 
-    /// Returns the median of the last samples; `None` while they are too few to say anything.
-    pub(super) fn median(&self) -> Option<Duration> {
+    /// Returns the time that the last samples have in common: their median, or the shortest of the
+    /// last three if that is longer. `None` while they are too few to say anything.
+    pub(super) fn sustained(&self) -> Option<Duration> {
         let mut last = self.last.each_ref().map(|one| one.load(Ordering::Relaxed));
+        let count = self.count.load(Ordering::Relaxed);
+        let in_a_row = (1..=IN_A_ROW).map(|back| last[count.wrapping_sub(back) % KEPT]);
+        let in_a_row = in_a_row.min().unwrap_or_default();
         last.sort_unstable();
         let known = &last[last.partition_point(|one| *one == 0)..];
-        (known.len() >= EVIDENCE).then(|| Duration::from_nanos(known[(known.len() - 1) / 2]))
+        let median = || known[(known.len() - 1) / 2];
+        (known.len() >= EVIDENCE).then(|| Duration::from_nanos(median().max(in_a_row)))
     }
 
     /// Returns the average without its decay.
@@ -145,12 +152,13 @@ mod tests {
     }
 
     #[test]
-    fn a_single_sample_does_not_move_the_median() {
-        for (usual, slow, median) in [
+    fn a_slow_response_or_two_are_no_evidence() {
+        for (usual, slow, sustained) in [
             (0, 1, None),
             (2, 1, None),
             (5, 1, Some(20)),
-            (20, 3, Some(20)),
+            (20, 2, Some(20)),
+            (20, 3, Some(2000)),
             (20, 8, Some(2000)),
         ] {
             let latency = Latency::default();
@@ -159,9 +167,9 @@ mod tests {
                 latency.sample(sample, 0);
             }
             assert_eq!(
-                latency.median(),
-                median.map(Duration::from_millis),
-                "{usual}"
+                latency.sustained(),
+                sustained.map(Duration::from_millis),
+                "{usual}, then {slow}"
             );
         }
     }

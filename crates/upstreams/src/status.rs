@@ -138,9 +138,10 @@ pub struct BackendStatus {
     /// Average time to first byte, in milliseconds. `None` after a minute without any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ewma_ms: Option<f64>,
-    /// Median of the last eight times to first byte, in milliseconds. `None` below four.
+    /// Median of the last eight times to first byte, in milliseconds, or the shortest of the last
+    /// three if that is longer. `None` below four.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub median_ms: Option<f64>,
+    pub sustained_ms: Option<f64>,
     /// Part of the full share during slow start, 0.1 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<f64>,
@@ -317,7 +318,7 @@ impl Upstream {
             process_rss_bytes: None,
             memory_growth: None,
             ewma_ms: state.latency.recent(now).map(millis),
-            median_ms: state.latency.median().map(millis),
+            sustained_ms: state.latency.sustained().map(millis),
             requests: backend.metrics.requests(),
             failures: backend.metrics.failures(),
             recent_failures: None,

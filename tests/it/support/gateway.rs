@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
+    io::{Read as _, Seek as _, SeekFrom},
     net::SocketAddr,
     os::unix::{fs::symlink, process::CommandExt},
     path::Path,
@@ -502,11 +503,38 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
-/// Returns the last lines of a file: enough for a failed test, not a flood.
+/// Returns the last lines of a file: enough for a failed test, not a flood. A device has none: reading
+/// `/dev/full` would not end.
 pub(crate) fn tail(file: &Path) -> String {
-    let text = fs::read_to_string(file).unwrap_or_default();
+    const LONGEST: u64 = 64 << 10;
+    let Ok(mut file) = File::open(file) else {
+        return String::new();
+    };
+    let length = match file.metadata() {
+        Ok(of_file) if of_file.is_file() => of_file.len(),
+        _ => return String::new(),
+    };
+    let mut end = Vec::new();
+    let from = SeekFrom::Start(length.saturating_sub(LONGEST));
+    if file
+        .seek(from)
+        .and_then(|_| file.take(LONGEST).read_to_end(&mut end))
+        .is_err()
+    {
+        return String::new();
+    }
+    let text = String::from_utf8_lossy(&end);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+#[test]
+fn the_end_of_a_file_is_bounded_and_a_device_has_none() {
+    assert_eq!(tail(Path::new("/dev/full")), "");
+    let file = tempfile::NamedTempFile::new().expect("a file can be made");
+    let lines: Vec<String> = (0..100_000).map(|line| line.to_string()).collect();
+    fs::write(&file, lines.join("\n")).expect("it can be written");
+    assert_eq!(tail(file.path()), lines[99_940..].join("\n"));
 }
 
 fn complete(yaml: &str, dir: &Path) -> String {

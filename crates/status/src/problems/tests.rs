@@ -412,7 +412,7 @@ fn a_slow_route_says_where_the_time_goes() {
         let averages = averages.into_iter().enumerate();
         let backends = averages.map(|(index, average)| BackendStatus {
             ewma_ms: Some(average),
-            median_ms: Some(average),
+            sustained_ms: Some(average),
             ..backend(&index.to_string())
         });
         let upstream = UpstreamStatus {
