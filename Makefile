@@ -24,7 +24,7 @@ test: setup-tests ## check format and lints, run unit tests and end-to-end tests
 # Commit whose build a hunt compares with this one: BEFORE=HEAD~1.
 BEFORE ?=
 # Tests that draw more cases in a hunt, against nginx, Pingora or rules of RFCs: HUNT='import_nginx drivers'.
-HUNT ?= $(if $(BEFORE),drivers,bodies cache_as_nginx cache_floods cache_key config::every drivers http2 images import_nginx locations next_proxy npm_start presets purge_races refusals rfc9111 rules secrets smuggling spellings static_files visitors)
+HUNT ?= $(if $(BEFORE),drivers,bodies cache_as_nginx cache_floods cache_key config::every drivers forwarding_lines http2 images import_nginx locations next_proxy npm_start presets purge_races refusals rfc9111 rules secrets smuggling spellings static_files visitors)
 
 .PHONY: hunt
 hunt: setup-tests ## draw cases against other programs or the build of a commit (BEFORE=) for as long as it takes, with fresh seeds (HUNT=)

@@ -51,6 +51,7 @@ mod first_minute;
 mod flood_guard;
 mod foreign_guards;
 mod forward_auth;
+mod forwarding_lines;
 mod grpc;
 mod half_closed;
 mod handshakes;

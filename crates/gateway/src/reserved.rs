@@ -92,13 +92,14 @@ impl Compiler<'_> {
         is_open
             || predicates.any(names_a_written_header)
             || shared.any(|(_, node)| names_one(node))
+            || file.tree.get("sites").is_some_and(names_one)
             || self.read_written(Place::default(), &[])
     }
 
-    /// Returns true if a filter of this route reads a header that the gateway writes. A plugin can
-    /// read all of them.
+    /// Returns true if a filter or another key of this route reads a header that the gateway writes.
+    /// A plugin can read all of them.
     pub(super) fn reads_written(&self, route: &RouteNode) -> bool {
-        self.read_written(route.place, &route.filters)
+        names_one(&route.keys) || self.read_written(route.place, &route.filters)
     }
 
     /// Returns the same for the filters of a route with the settings `own`.

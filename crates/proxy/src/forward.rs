@@ -97,12 +97,8 @@ fn ready_lines(
     ctx: &Context,
 ) -> Option<Arc<[u8]>> {
     let is_direct = !is_h2(ctx) && context::chain(&ctx.gateway, ctx.route).leaves_forwarding();
-    let forwarding = Forwarding {
-        is_written: ctx.gateway.reserved.is_read(),
-        ..forwarding(ctx, connection)
-    };
     is_direct
-        .then(|| forwarded::ready_lines(original, &forwarding))
+        .then(|| forwarded::ready_lines(original, &forwarding(ctx, connection)))
         .flatten()
 }
 
@@ -118,7 +114,7 @@ fn open(
         app: ctx.upstream.as_ref().map_or(App::None, |u| u.app),
         is_websocket: ctx.is_websocket,
         takes_trailers: is_h2(ctx),
-        is_written: has_lines || ctx.gateway.reserved.is_read(),
+        is_written: has_lines || ctx.facts.client.is_reported,
         ..forwarding(ctx, connection)
     };
     let mut open = forwarded::open_upstream(request, &forwarding);
@@ -138,7 +134,7 @@ pub(super) fn forwarding<'c>(ctx: &'c Context, connection: &'c Connection) -> Fo
         app: App::None,
         is_websocket: false,
         takes_trailers: false,
-        is_written: false,
+        is_written: ctx.facts.client.is_reported,
     }
 }
 

@@ -215,6 +215,7 @@ impl Sections<'_> {
         Some(RouteNode {
             place: node.place,
             config: read(&keys, &mut self.found)?,
+            keys,
             filters,
         })
     }

@@ -119,6 +119,8 @@ pub enum DriverConfig {
 pub struct RouteNode {
     pub place: crate::diagnostic::Place,
     pub config: RouteConfig,
+    /// All keys but those of filters, as written.
+    pub keys: Node,
     pub filters: Vec<(Key, Node)>,
 }
 

@@ -170,6 +170,8 @@ pub struct Client {
     /// Port of the listener, 0 for a unix socket.
     pub listener_port: u16,
     pub certificate: Certificate,
+    /// True once the request's own headers report the client, as a backend gets them.
+    pub is_reported: bool,
     /// Parameters of the connection's TLS; `None` without TLS.
     pub tls: Option<TlsParameters>,
 }

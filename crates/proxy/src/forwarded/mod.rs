@@ -280,8 +280,7 @@ impl<'a> Forwarding<'a> {
 /// [`strip`] has removed those of the client, which is no trusted proxy.
 pub(super) fn ready_lines(request: &RequestHeader, cx: &Forwarding<'_>) -> Option<Arc<[u8]>> {
     let is_usual = cx.shown == ClientCertificateStatus::NotAsked;
-    let is_written = cx.is_written || request.headers.contains_key(X_REAL_IP);
-    if !is_usual || is_written || cx.first_host(request).is_none() {
+    if !is_usual || cx.is_written || cx.first_host(request).is_none() {
         return None;
     }
     let lines = cx.text.forwarding_lines(cx.client.ip, || {

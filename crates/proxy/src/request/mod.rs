@@ -152,6 +152,7 @@ fn set_up(
     }
     if ctx.gateway.reserved.is_read() {
         write_forwarding(request, ctx);
+        ctx.facts.client.is_reported = true;
     }
     let host = match known {
         Some(known) => Cow::Borrowed(&*known.name),
@@ -227,14 +228,15 @@ fn enter(index: usize, request: &mut RequestHeader, ctx: &mut Context) {
     {
         forwarded::keep_passing(request, &route.pass_headers);
     }
-    if !ctx.gateway.reserved.is_read() && reads_written(ctx, index) {
+    if !ctx.facts.client.is_reported && reads_written(ctx, index) {
         write_forwarding(request, ctx);
+        ctx.facts.client.is_reported = true;
     }
     ctx.enter(index, request);
 }
 
 /// Finds the route of a request whose target is a new one, and assigns the request to it.
-pub(crate) fn locate(request: &RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
+pub(crate) fn locate(request: &mut RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
     let text = ctx.connection.as_ref().map(|connection| &connection.text);
     let host = host_name(request, &ctx.facts.client, text)?;
     let target = Target {
@@ -245,7 +247,7 @@ pub(crate) fn locate(request: &RequestHeader, ctx: &mut Context) -> Result<(), B
     let found = find(&ctx.gateway, (&target, request, true), &mut ctx.params);
     let (route, also) = found.ok_or(Failure::NoRoute)?;
     ctx.also = also;
-    ctx.enter(route, request);
+    enter(route, request, ctx);
     Ok(())
 }
 
@@ -433,6 +435,7 @@ pub(crate) fn client_of(
         &gateway.trusted,
     );
     Client {
+        is_reported: false,
         ip: who.ip,
         peer: connection.peer,
         port: connection.peer_port,

@@ -87,11 +87,11 @@ pub(crate) fn follow_rules(
 }
 
 /// Assigns a request to the route with this name.
-fn enter(name: &str, request: &RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
+fn enter(name: &str, request: &mut RequestHeader, ctx: &mut Context) -> Result<(), Box<Reply>> {
     let index = ctx.gateway.named.get(name).copied();
     let index = index.ok_or(Failure::Internal)?;
     ctx.params.clear();
-    ctx.enter(index, request);
+    super::enter(index, request, ctx);
     Ok(())
 }
 
@@ -99,7 +99,7 @@ fn enter(name: &str, request: &RequestHeader, ctx: &mut Context) -> Result<(), B
 fn reply_as(
     reply: Box<Reply>,
     name: Option<Arc<str>>,
-    request: &RequestHeader,
+    request: &mut RequestHeader,
     ctx: &mut Context,
 ) -> Result<(), Box<Reply>> {
     if let Some(name) = name {

@@ -132,10 +132,7 @@ fn request_for(
     request.set_version(Version::HTTP_11);
     request.set_raw_path(target).ok()?;
     let connection = ctx.connection.as_ref()?;
-    let forwarding = forwarded::Forwarding {
-        is_written: ctx.gateway.reserved.is_read(),
-        ..forwarding(ctx, connection)
-    };
+    let forwarding = forwarding(ctx, connection);
     let mut open = forwarded::open_upstream(&mut request, &forwarding);
     let headers = open.headers();
     let chain = context::chain(&ctx.gateway, ctx.route);
