@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{
+    CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use edgeway_base::{out, system};
 use edgeway_cli::{
     ban, check, completions, explain, hash, logs, man, page, preset, profile, purge, reload, run,
@@ -203,10 +206,24 @@ pub fn main_with(own: impl IntoIterator<Item = CustomFilter>) -> ExitCode {
     main()
 }
 
+/// Adds to the error of `edgeway check FILE` how a configuration is given.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(file)) = error.get(ContextKind::InvalidArg)
+        && let Some("yaml" | "yml") = file.rsplit_once('.').map(|(_, ending)| ending)
+    {
+        let tip = format!("to use it as the configuration, write '-c {file}'");
+        let tip = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
+}
+
 /// Runs the program with the process's own arguments.
 pub fn main() -> ExitCode {
     // Usage lines begin with the command as its user types it.
-    let mut matches = Arguments::command().bin_name(out::program()).get_matches();
+    let command = Arguments::command().bin_name(out::program());
+    let matches = command.try_get_matches();
+    let mut matches = matches.unwrap_or_else(|error| with_tip(error).exit());
     let name = matches.subcommand_name().unwrap_or_default();
     if NEED_LINUX.contains(&name)
         && let Err(error) = system::requires_linux(format!("`edgeway {name}`"))

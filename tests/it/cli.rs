@@ -122,6 +122,11 @@ fn a_command_that_does_not_exist_is_refused_on_stderr() {
     assert_eq!(ran.status, 2);
     assert_eq!(ran.stdout, "");
     assert!(ran.stderr.contains("'check'"), "{}", ran.stderr);
+    for command in ["check", "run", "reload"] {
+        let ran = edgeway(&[command, "site.yaml"]);
+        assert_eq!(ran.status, 2);
+        assert!(ran.stderr.contains("'-c site.yaml'"), "{}", ran.stderr);
+    }
 }
 
 #[test]
