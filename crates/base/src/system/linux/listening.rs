@@ -1,11 +1,12 @@
 //! Processes of this machine that listen on TCP ports, if this user may see them.
 
-use std::collections::HashMap;
-
-use procfs::{
-    net::{TcpState, tcp, tcp6},
-    process::{FDTarget, Process, all_processes},
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead as _, BufReader},
 };
+
+use procfs::process::{FDTarget, Process, all_processes};
 
 /// Process that listens on a port. Its number alone may be given to another process later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,10 +35,11 @@ impl ListeningProcess {
 /// Returns the processes that listen on one of `ports`, by port. Reads the open files of all
 /// processes, which takes milliseconds.
 pub fn processes(ports: &[u16]) -> HashMap<u16, Vec<ListeningProcess>> {
-    let sockets = [tcp(), tcp6()].into_iter().flatten().flatten();
-    let sockets = sockets.filter(|socket| socket.state == TcpState::Listen);
-    let sockets = sockets.map(|socket| (socket.inode, socket.local_address.port()));
-    let sockets: HashMap<u64, u16> = sockets.filter(|(_, port)| ports.contains(port)).collect();
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].into_iter();
+    let sockets: HashMap<u64, u16> = tables
+        .flat_map(listening_sockets)
+        .filter(|(_, port)| ports.contains(port))
+        .collect();
     let mut listening: HashMap<u16, Vec<ListeningProcess>> = HashMap::new();
     if sockets.is_empty() {
         return listening;
@@ -64,9 +66,29 @@ pub fn processes(ports: &[u16]) -> HashMap<u16, Vec<ListeningProcess>> {
     listening
 }
 
+/// Returns the inode and port of each socket that listens. The table has them before all others, of
+/// which a busy machine has very many.
+fn listening_sockets(table: &str) -> Vec<(u64, u16)> {
+    let Ok(table) = File::open(table) else {
+        return Vec::new();
+    };
+    let rows = BufReader::new(table).lines().map_while(Result::ok).skip(1);
+    rows.map_while(|row| listening_socket(&row)).collect()
+}
+
+/// Reads a row such as `0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0
+/// 4242`, with the state `0A`.
+fn listening_socket(row: &str) -> Option<(u64, u16)> {
+    let mut columns = row.split_ascii_whitespace().skip(1);
+    let (_, port) = columns.next()?.split_once(':')?;
+    (columns.nth(1)? == "0A").then_some(())?;
+    let inode = columns.nth(5)?.parse().ok()?;
+    Some((inode, u16::from_str_radix(port, 16).ok()?))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -74,6 +96,7 @@ mod tests {
     fn the_process_at_a_port_is_found_with_its_memory() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
+        let connected = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let listening = processes(&[port, 1]);
         let process = listening[&port][0];
         assert_eq!(process.pid.unsigned_abs(), std::process::id());
@@ -87,7 +110,7 @@ mod tests {
             None,
             "its number is another's now"
         );
-        drop(listener);
+        drop((listener, connected));
         assert!(processes(&[port]).is_empty());
     }
 }
