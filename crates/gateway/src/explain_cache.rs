@@ -329,7 +329,7 @@ impl StoredEntry {
         Self {
             status: entry.status.as_u16(),
             age: lifetime.age(now).as_secs(),
-            ttl: lifetime.ttl(now),
+            ttl: lifetime.ttl(lifetime.age(now)),
             bytes: entry.body.whole().map_or(0, WholeBody::len),
             hits: entry.hits(),
             under_way: !entry.is_complete(),

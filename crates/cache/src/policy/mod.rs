@@ -165,13 +165,13 @@ impl Lifetime {
         }
     }
 
-    /// Seconds of freshness left, negative if stale: `ttl` of `Cache-Status` (RFC 9211, 2.4).
-    pub fn ttl(&self, now: SystemTime) -> i64 {
+    /// Seconds of freshness left at this age, negative if stale: `ttl` of `Cache-Status` (RFC 9211,
+    /// 2.4).
+    pub fn ttl(&self, age: Duration) -> i64 {
         let seconds = |span: Duration| i64::try_from(span.as_secs()).unwrap_or(i64::MAX);
-        if self.is_fresh(now) {
-            seconds(self.fresh_left(now))
-        } else {
-            -seconds(self.stale_for(now))
+        match self.fresh_for.checked_sub(age) {
+            Some(left) if !left.is_zero() => seconds(left),
+            _ => -seconds(age.saturating_sub(self.fresh_for)),
         }
     }
 }

@@ -73,7 +73,7 @@ pub(super) fn use_found(entry: &Arc<Entry>, ctx: &mut Context) -> FoundUse {
         };
         facts.why = None;
         facts.is_collapsed = is_new;
-        facts.ttl = Some(lifetime.ttl(now));
+        facts.ttl = Some(lifetime.ttl(lifetime.age(now)));
         facts.age = Some(lifetime.age(now));
     }
     FoundUse::Whole
@@ -116,7 +116,7 @@ pub(crate) fn replaces_failure(entry: &Arc<Entry>, error: &Error, ctx: &mut Cont
         facts.outcome = CacheOutcome::Stale;
         facts.why = Some("origin-failed");
         facts.origin_status = ctx.facts.upstream.status;
-        facts.ttl = Some(lifetime.ttl(now));
+        facts.ttl = Some(lifetime.ttl(lifetime.age(now)));
         facts.age = Some(lifetime.age(now));
     }
     ctx.reply = None;

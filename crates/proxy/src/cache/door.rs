@@ -328,16 +328,19 @@ impl Request<'_> {
             .filter(|it| self.is_served_meanwhile(it))
             .unwrap_or(entry);
         let lifetime = entry.lifetime();
+        let age = lifetime.age(self.now);
         // An action changes no image.
         let ago = changed::ago(self.head, self.now).filter(|_| !self.is_image());
-        let ago = ago.filter(|ago| lifetime.age(self.now) >= *ago);
-        let now = self.live.world.clock.now();
-        if ago.is_some() && self.cache.policy.after_changes.hears(self.client, now) {
-            self.seen.wants.max_age = ago;
+        let is_heard = || {
+            let now = self.live.world.clock.now();
+            self.cache.policy.after_changes.hears(self.client, now)
+        };
+        if let Some(ago) = ago.filter(|ago| age >= *ago && is_heard()) {
+            self.seen.wants.max_age = Some(ago);
         }
         let facts = |outcome| CacheFacts {
-            ttl: Some(lifetime.ttl(self.now)),
-            age: Some(lifetime.age(self.now)),
+            ttl: Some(lifetime.ttl(age)),
+            age: Some(age),
             ..CacheFacts::new(outcome)
         };
         // The exchange cuts ranges and reads responses that are still being stored.

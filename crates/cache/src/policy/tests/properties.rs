@@ -138,7 +138,7 @@ proptest! {
         let wants = RequestDirectives::parse(&request);
         prop_assert!(lifetime.age(at(early)) <= lifetime.age(at(late)));
         prop_assert!(lifetime.is_fresh(at(early)) >= lifetime.is_fresh(at(late)));
-        prop_assert!(lifetime.ttl(at(early)) >= lifetime.ttl(at(late)));
+        prop_assert!(lifetime.ttl(lifetime.age(at(early))) >= lifetime.ttl(lifetime.age(at(late))));
         prop_assert!(rank(judge(&lifetime, &wants, at(early))) >= rank(judge(&lifetime, &wants, at(late))));
         prop_assert!(after_error(&lifetime, &wants, at(early)) >= after_error(&lifetime, &wants, at(late)));
         prop_assert_eq!(lifetime.fresh_until() > at(late), lifetime.is_fresh(at(late)) );
