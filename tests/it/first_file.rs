@@ -18,7 +18,7 @@ use crate::{
     cli::{BROKEN, EX_CONFIG, edgeway},
     support::{
         certificates::files_of_examples, client::get, gateway::Gateway, mmdb::loopback_in_munich,
-        origins::EchoOrigin, ports::free_port,
+        origins::EchoOrigin, ports::free_port, wait::wait_for,
     },
 };
 
@@ -210,7 +210,6 @@ fn overlapping_listeners_are_those_that_the_system_refuses() {
         Ok(socket.into())
     };
     let has_ipv6 = TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok();
-    let port = free_port();
     let hosts = ["127.0.0.1", "127.0.0.2", "0.0.0.0", "[::1]", "[::]", ""];
     let mut refused = 0;
     for one in hosts {
@@ -222,6 +221,8 @@ fn overlapping_listeners_are_those_that_the_system_refuses() {
             {
                 continue;
             }
+            // A process that another test starts may have a socket of an earlier pair for a moment.
+            let port = free_port();
             let (one, two) = (format!("{one}:{port}"), format!("{two}:{port}"));
             let first = bind(&one).unwrap_or_else(|error| panic!("{one}: {error}"));
             let is_refused = bind(&two).is_err();
@@ -485,8 +486,11 @@ async fn a_refused_websocket_names_the_missing_key() {
         "{log:?}"
     );
     // One line for each route: clients may ask as often as they like.
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    let stderr = gateway.stderr();
+    let stderr = wait_for("there is a line", Duration::from_secs(5), async || {
+        let stderr = gateway.stderr();
+        stderr.contains("lacks `websocket: true`").then_some(stderr)
+    })
+    .await;
     let hints: Vec<_> = stderr
         .lines()
         .filter(|line| line.contains("lacks `websocket: true`"))

@@ -101,7 +101,7 @@ routes:
         .iter()
         .filter(|line| line["status"] == 200 && line["reason"] == "forward_auth_unavailable");
     assert_eq!(unjudged.count(), 1);
-    assert_eq!(gateway.refused("forward_auth_unavailable").await, 20);
+    gateway.refuses("forward_auth_unavailable", 20).await;
 
     service.settings().set(200, &[("X-User", "bob")], "");
     service.resume().await;

@@ -143,7 +143,7 @@ async fn administrators_pass_users_are_forbidden_and_strangers_unknown() {
             format!("edgeway_auth_total{{filter=\"jwt\",outcome=\"{outcome}\",route=\"app\"}}");
         assert_eq!(gateway.count(&series).await, count, "{outcome}");
     }
-    assert_eq!(gateway.refused("jwt_claims").await, 1);
+    gateway.refuses("jwt_claims", 1).await;
     let noted = gateway.audit_log(4, |line| line["action"] == "auth").await;
     let denied = noted
         .iter()

@@ -112,7 +112,7 @@ async fn metrics_count_by_route_and_never_by_values_of_clients() {
         gateway.count(&format!("{total}{{status=\"404\"}}")).await,
         1
     );
-    assert_eq!(gateway.refused("no_route").await, 1);
+    gateway.refuses("no_route", 1).await;
     assert_eq!(
         gateway
             .count("edgeway_http_request_duration_seconds_count{route=\"the-app\"}")

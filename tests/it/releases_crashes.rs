@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path, pin::pin, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,7 +19,7 @@ use crate::support::{
     client::{self, get},
     fleet::{Running, begin, edgeway},
     gateway::Gateway,
-    releases::{Behaviour, Site, tried_app},
+    releases::{Behaviour, Site, all_processes, processes, tried_app},
     seed,
     wait::{pass, wait_for},
 };
@@ -55,18 +55,19 @@ fn broken() -> TempDir {
     broken
 }
 
-fn text(path: &Path) -> &str {
-    path.to_str().expect("the path is text")
+/// Makes a release whose app never listens, so that its deploy does not end.
+fn hanging() -> TempDir {
+    let hanging = release();
+    fs::write(
+        hanging.path().join("server.js"),
+        "setInterval(() => {}, 1000);\n",
+    )
+    .unwrap();
+    hanging
 }
 
-/// Returns the processes that run in a folder of releases: its apps.
-pub(crate) fn processes(folder: &Path) -> Vec<String> {
-    let folder = folder.canonicalize().unwrap();
-    let all = fs::read_dir("/proc").expect("Linux has it").flatten();
-    let folders = all.filter_map(|entry| fs::read_link(entry.path().join("cwd")).ok());
-    let below =
-        folders.filter_map(|cwd| Some(cwd.strip_prefix(&folder).ok()?.display().to_string()));
-    below.collect()
+fn text(path: &Path) -> &str {
+    path.to_str().expect("the path is text")
 }
 
 /// Returns the folders of releases, also of unfinished copies.
@@ -471,7 +472,7 @@ routes: [{{ match: {{ path: /* }}, upstream: web }}]
 #[tokio::test]
 async fn instances_that_ended_with_the_machine_are_resumed() {
     let mut site = site("      linger: 1h").await;
-    let [one, two, killed] = [release(), release(), release()];
+    let [one, two, killed] = [release(), release(), hanging()];
     for (name, folder) in [("one", &one), ("two", &two)] {
         site.run(&["deploy", "web", text(folder.path()), "--name", name])
             .await;
@@ -480,30 +481,22 @@ async fn instances_that_ended_with_the_machine_are_resumed() {
         &site.gateway,
         &["deploy", "web", text(killed.path()), "--name", "killed"],
     );
-    pass(Duration::from_millis(900)).await;
-    drop(running);
-    // All processes end at once.
-    let state = site.folder.path().join(".state");
-    for entry in fs::read_dir(&state).unwrap().flatten() {
-        let is_one = entry
-            .path()
-            .extension()
-            .is_some_and(|it| it == "pid" || it == "lock");
-        let id = fs::read_to_string(entry.path()).unwrap_or_default();
-        if let (true, Some(id)) = (is_one, id.trim().parse().ok().and_then(Pid::from_raw)) {
-            let _may_have_ended = kill_process(id, Signal::KILL);
-        }
-    }
     let folder = site.folder.path().canonicalize().unwrap();
-    for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let cwd = fs::read_link(entry.path().join("cwd"));
-        if cwd.is_ok_and(|cwd| cwd.starts_with(&folder)) {
-            let id = entry.file_name().to_str().and_then(|id| id.parse().ok());
-            let _may_have_ended = id
-                .and_then(Pid::from_raw)
-                .map(|id| kill_process(id, Signal::KILL));
+    wait_for("an instance of it runs", SOON, async || {
+        processes(&folder)
+            .contains(&"killed".to_owned())
+            .then_some(())
+    })
+    .await;
+    drop(running);
+    wait_for("all processes have ended", SOON, async || {
+        let left = all_processes(&folder);
+        for id in &left {
+            let _may_have_ended = kill_process(*id, Signal::KILL);
         }
-    }
+        left.is_empty().then_some(())
+    })
+    .await;
     site.gateway.start_again(&[], &[]).await;
     let gone = client::send(site.gateway.address(), &get("/"))
         .await

@@ -8,7 +8,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::releases_crashes::processes;
+use crate::support::releases::processes;
 use crate::support::{
     client::{self, get},
     fleet::edgeway,

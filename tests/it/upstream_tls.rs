@@ -69,7 +69,7 @@ async fn refused(gateway: &Gateway, why: &str) -> Response {
     assert_eq!(response.status(), 502, "{}", response.text());
     let line = gateway.log_lines(1).await.remove(0);
     assert_eq!(line["reason"], "upstream_tls", "{line}");
-    assert_eq!(gateway.refused("upstream_tls").await, 1);
+    gateway.refuses("upstream_tls", 1).await;
     let log = gateway.stderr();
     assert!(log.contains("TLS handshake with a backend failed"), "{log}");
     assert!(log.contains(why), "not `{why}`: {log}");

@@ -14,7 +14,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::support::{gateway::tail, ports::free_port, wait::until};
+use crate::support::{files::tail, ports::free_port, wait::until};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 

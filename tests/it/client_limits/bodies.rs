@@ -52,7 +52,7 @@ async fn a_slow_body_gets_408_and_the_backend_is_not_blamed() {
         assert!(closes(&response), "{response}");
         about(took, SECOND);
     }
-    assert_eq!(gateway.refused("body_timeout").await, 2);
+    gateway.refuses("body_timeout", 2).await;
     let lines = gateway.log_lines(2).await;
     assert_eq!(lines[0]["reason"], "body_timeout", "{lines:?}");
     // The control: a body that arrives fast enough, for longer than the grace.
@@ -224,7 +224,7 @@ async fn an_unread_response_is_closed_and_one_with_a_slow_reader_is_not() {
         stream.read_exact(&mut piece).await.unwrap();
         pass(Duration::from_millis(500)).await;
     }
-    assert_eq!(gateway.refused("send_timeout").await, 1);
+    gateway.refuses("send_timeout", 1).await;
 }
 
 #[tokio::test]

@@ -30,7 +30,7 @@ async fn the_21st_connection_of_an_address_is_refused_and_others_are_served() {
     }
     let mut refused_one = from("127.0.0.1", &gateway).await;
     assert!(refused_one.is_closed().await);
-    assert_eq!(gateway.refused("connections_per_ip").await, 1);
+    gateway.refuses("connections_per_ip", 1).await;
     assert!(is_served(&mut from("127.0.0.2", &gateway).await).await);
     // After one connection closes, the next one is accepted.
     drop(inside.pop());
@@ -74,7 +74,7 @@ async fn connections_are_bounded_by_network_and_in_all() {
         "connections_per_network",
         "connections",
     ] {
-        assert_eq!(gateway.refused(reason).await, 1, "{reason}");
+        gateway.refuses(reason, 1).await;
     }
     inside.clear();
     wait_for("there is room", Duration::from_secs(5), async || {
@@ -140,7 +140,7 @@ async fn without_free_files_the_gateway_waits_and_responds_and_does_not_spin() {
     limit(4096);
     assert_eq!(waiting.send(&get("/here")).await.unwrap().status(), 200);
     assert_eq!(gateway.get("/app").await.status(), 200);
-    assert_eq!(gateway.refused("cannot_accept").await, 1);
+    gateway.refuses("cannot_accept", 1).await;
     let log = gateway.stderr();
     assert_eq!(log.matches("connections not accepted").count(), 1, "{log}");
     assert!(log.contains("accepting connections again"), "{log}");
@@ -161,7 +161,7 @@ async fn a_flood_is_counted_completely_and_logged_in_part() {
     for _ in 0..100 {
         assert!(gateway.connect().await.is_closed().await);
     }
-    assert_eq!(gateway.refused("connections_per_ip").await, 100);
+    gateway.refuses("connections_per_ip", 100).await;
     drop(inside);
     gateway.terminate(Duration::from_secs(10)).await;
     let log = gateway.stderr();

@@ -87,8 +87,9 @@ fn closes(response: &str) -> bool {
 
 #[track_caller]
 fn about(took: Duration, expected: Duration) {
-    // A machine that runs many tests at once is late; `drills slow-clients` measures.
-    let tolerance = Duration::from_secs(5);
+    // A machine that runs many tests at once is late; `drills slow-clients` measures. The default
+    // of each limit is 10 s or more.
+    let tolerance = Duration::from_secs(8);
     assert!(
         took + Duration::from_millis(150) >= expected && took <= expected + tolerance,
         "{took:?} is not about {expected:?}"
@@ -121,7 +122,7 @@ async fn a_slow_header_section_has_a_deadline() {
         assert!(closes(&response), "{response}");
         about(took, SECOND);
     }
-    assert_eq!(gateway.refused("header_timeout").await, 3);
+    gateway.refuses("header_timeout", 3).await;
     let lines = gateway.log_lines(3).await;
     let timeouts = lines.iter().filter(|line| line["status"] == 408);
     let reasons: Vec<_> = timeouts.map(|line| &line["reason"]).collect();
@@ -173,7 +174,7 @@ async fn an_idle_connection_is_closed_at_its_timeout_without_a_response() {
     let (response, took) = drip(connection, b"", GAP).await;
     assert_eq!(response, "");
     about(took, SECOND);
-    assert_eq!(gateway.refused("idle_timeout").await, 1);
+    gateway.refuses("idle_timeout", 1).await;
 }
 
 #[tokio::test]

@@ -344,7 +344,7 @@ async fn all_sides_collapse_alike() {
                 let address = gateway.address();
                 clients.spawn(async move {
                     pass(Duration::from_millis(client as u64 / 4)).await;
-                    way.received(address, &drawn).await
+                    way.received(address, &drawn).await.0
                 });
             }
             let deadline = tokio::time::timeout(PATIENCE, clients.join_all()).await;
@@ -408,7 +408,7 @@ async fn nobody_waits_twice_for_a_response_that_is_too_large() {
             clients.spawn(async move {
                 let request = "GET /kept/n0 HTTP/1.1\r\nHost: app.test\r\n\r\n";
                 let drawn = Drawn::plain(0, "GET", request);
-                Way::Http1.received(address, &drawn).await
+                Way::Http1.received(address, &drawn).await.0
             });
         }
         gateway

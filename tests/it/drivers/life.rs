@@ -137,10 +137,10 @@ fn request(dice: &mut fastrand::Rng, number: usize, way: Way) -> (Drawn, Client)
 /// Sends the request, and returns the ids of the messages that came back.
 async fn send(gateway: SocketAddr, way: Way, drawn: &Drawn, client: Client) -> Vec<Message> {
     match client {
-        Client::Waits => way.received(gateway, drawn).await,
+        Client::Waits => way.received(gateway, drawn).await.0,
         Client::Leaves(after) => {
             let left = timeout(after, way.received(gateway, drawn)).await;
-            left.unwrap_or_default()
+            left.unwrap_or_default().0
         }
         Client::Stops => {
             let whole = drawn.pieces.concat();

@@ -249,8 +249,13 @@ fn unchunk(body: &[u8]) -> (Vec<u8>, Vec<(String, String)>, usize, bool) {
     (content, trailers, at, false)
 }
 
-/// Sends the request on a connection of its own, and returns the messages that come back.
-pub(super) async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
+/// Sends the request on a connection of its own. Returns the messages that come back, and the
+/// connection if its end would be seen before that of the response, or after it: the client has all
+/// of a response whose end the origin sends apart.
+pub(super) async fn received(
+    gateway: SocketAddr,
+    drawn: &Drawn,
+) -> (Vec<Message>, Option<TcpStream>) {
     let mut stream = TcpStream::connect(gateway)
         .await
         .expect("the gateway listens");
@@ -288,11 +293,7 @@ pub(super) async fn received(gateway: SocketAddr, drawn: &Drawn) -> Vec<Message>
             Err(_) => End::Reset,
         };
     }
-    // A client that has all of a response would leave before the origin has ended it, or after.
-    if let Script::Frames(frames) = &drawn.script
-        && matches!(frames.end, streams::End::Empty | streams::End::Trailers)
-    {
-        pass(Duration::from_millis(20)).await;
-    }
-    messages
+    let ends_apart = matches!(&drawn.script, Script::Frames(frames)
+        if matches!(frames.end, streams::End::Empty | streams::End::Trailers));
+    (messages, ends_apart.then_some(stream))
 }

@@ -24,6 +24,8 @@ mod uploads;
 
 use std::{net::SocketAddr, time::Duration};
 
+use tokio::net::TcpStream;
+
 use self::{
     draw::Drawn,
     message::Message,
@@ -67,10 +69,15 @@ impl Way {
         }
     }
 
-    async fn received(self, gateway: SocketAddr, drawn: &Drawn) -> Vec<Message> {
+    /// Returns what comes back, and a connection that must stay open until the request is over.
+    async fn received(
+        self,
+        gateway: SocketAddr,
+        drawn: &Drawn,
+    ) -> (Vec<Message>, Option<TcpStream>) {
         match self {
             Self::Http1 | Self::Http10 => message::received(gateway, drawn).await,
-            Self::Http2 => http2::received(gateway, drawn).await,
+            Self::Http2 => (http2::received(gateway, drawn).await, None),
         }
     }
 }

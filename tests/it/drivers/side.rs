@@ -180,6 +180,11 @@ impl Comparison<'_> {
                 self.way.received(bench.gateway.address(), case)
             });
             let received = futures_util::future::join_all(received).await;
+            let (received, open): (Vec<_>, Vec<_>) = received.into_iter().unzip();
+            for (bench, _) in benches.iter().zip(&open).filter(|(_, open)| open.is_some()) {
+                bench.gateway.counts("edgeway_http_in_flight", 0).await;
+            }
+            drop(open);
             let is_late = received.iter().flatten().any(|it| *it == Message::late());
             for (outcomes, messages) in outcomes.iter_mut().zip(received) {
                 outcomes.push(Outcome {

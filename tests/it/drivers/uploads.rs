@@ -84,7 +84,7 @@ async fn a_body_that_is_sent_again_counts_once() {
             let body = format!("46\r\n{}\r\n0\r\n\r\n", "x".repeat(0x46));
             let request = format!("PUT /small/n{number} HTTP/1.1\r\n{head}{body}");
             let case = Drawn::plain(number, "PUT", request);
-            let messages = received(gateway.address(), &case).await;
+            let (messages, _) = received(gateway.address(), &case).await;
             assert_eq!(messages[0].start, "HTTP/1.1 200 OK", "request {number}");
         }
         // The control: some were sent again, which is no attempt more.

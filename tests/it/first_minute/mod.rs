@@ -31,7 +31,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 use crate::support::{
-    gateway::tail,
+    files::tail,
     ports::free_port,
     wait::{until, wait_for},
 };

@@ -19,7 +19,8 @@ use tokio::sync::OnceCell;
 
 use super::{
     client::{self, Request, Response, get},
-    gateway::{cpu_of, rss_of, tail},
+    files::tail,
+    gateway::{cpu_of, rss_of},
     ports::free_port,
     wait::until,
 };

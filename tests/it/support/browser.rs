@@ -12,8 +12,8 @@ use tokio::{process::Command, time::timeout};
 
 /// Path of the browser in Debian's package.
 const BROWSER: &str = "/usr/bin/chromium-headless-shell";
-/// About three times as long as a busy machine needs.
-const LIMIT: Duration = Duration::from_mins(4);
+/// Several times as long as a busy machine needs.
+const LIMIT: Duration = Duration::from_mins(10);
 
 /// Output of a script.
 #[derive(Debug, Deserialize)]

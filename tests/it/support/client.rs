@@ -25,8 +25,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Timeout of each step of an exchange; a hang is a failed test, not a stuck one.
-const PATIENCE: Duration = Duration::from_secs(40);
+/// Timeout of each step of an exchange; a hang is a failed test, not a stuck one. An image of an app
+/// may take a minute on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Bytes that are in memory at once, far more than any response has.
+pub(crate) const MOST: usize = 512 << 20;
 
 /// Size of one write of a generated body.
 const PIECE: usize = 64 * 1024;
@@ -183,6 +187,8 @@ pub(crate) enum ClientError {
     Unsound(String),
     #[error("nothing came for {PATIENCE:?}")]
     Stuck,
+    #[error("more than {MOST} bytes came, and no end")]
+    Endless,
 }
 
 impl ClientError {
@@ -471,6 +477,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         while let Some(piece) = self.piece().await? {
             body.extend_from_slice(&piece);
             pieces.push((self.started.elapsed(), piece));
+            if body.len() > MOST {
+                self.owed.0 = None;
+                return Err(ClientError::Endless);
+            }
         }
         Ok(Response {
             headers,
@@ -763,6 +773,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn fill(&mut self) -> Result<usize> {
+        if self.buffer.len() > MOST {
+            return Err(ClientError::Endless);
+        }
         self.buffer.reserve(PIECE);
         let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
             .await

@@ -9,20 +9,28 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Output, Stdio},
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    time::timeout,
+};
 
 use super::{
     apps::Kind,
     client::{self, get},
+    files::read_text,
     gateway::Gateway,
     ports::free_ports,
     wait::wait_for,
 };
+
+/// Time for a command, far more than any takes; it is killed then.
+const LIMIT: Duration = Duration::from_mins(5);
 
 /// Replacement for `systemctl` with the behaviour of systemd: a start returns at once, a stop when
 /// the process has exited, and `show` tells of the apps that run. `build` selects the code that is started: `good` listens, any other
@@ -214,19 +222,19 @@ impl Fleet {
 
     /// Returns the process that serves a port.
     pub(crate) fn pid(&self, port: u16) -> Option<i32> {
-        let text = fs::read_to_string(self.dir.path().join(format!("{port}.pid"))).ok()?;
+        let text = read_text(self.dir.path().join(format!("{port}.pid"))).ok()?;
         text.trim().parse().ok()
     }
 
     /// Returns the calls of `systemctl`.
     pub(crate) fn log(&self) -> Vec<String> {
-        let text = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        let text = read_text(self.dir.path().join("log")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
     /// Runs a command against the gateway, with this `systemctl` before the machine's in `PATH`.
     pub(crate) async fn edgeway(&self, gateway: &Gateway, arguments: &[&str]) -> Ran {
-        ran(self.command(gateway, arguments).output().await)
+        ran(self.command(gateway, arguments).output()).await
     }
 
     /// Starts a command that [`Self::edgeway`] would run to its end.
@@ -258,7 +266,7 @@ impl Running {
 
     /// Waits for the end, and returns the outcome.
     pub(crate) async fn end(self) -> Ran {
-        ran(self.0.wait_with_output().await)
+        ran(self.0.wait_with_output()).await
     }
 }
 
@@ -283,7 +291,7 @@ pub(crate) struct Ran {
 
 /// Runs a command against a gateway.
 pub(crate) async fn edgeway(gateway: &Gateway, arguments: &[&str]) -> Ran {
-    ran(command(gateway, arguments).output().await)
+    ran(command(gateway, arguments).output()).await
 }
 
 /// Starts a command against a gateway.
@@ -304,7 +312,8 @@ fn command(gateway: &Gateway, arguments: &[&str]) -> Command {
     command
 }
 
-fn ran(output: io::Result<Output>) -> Ran {
+async fn ran(output: impl Future<Output = io::Result<Output>>) -> Ran {
+    let output = timeout(LIMIT, output).await.expect("the command ends");
     let Output {
         status,
         stdout,

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{Read as _, Seek as _, SeekFrom},
     net::SocketAddr,
     os::unix::{fs::symlink, process::CommandExt},
     path::Path,
@@ -19,10 +18,11 @@ use tokio::net::UnixStream;
 
 use super::{
     client::{self, Connection, Request, Response, get, post_json},
+    files::{read_text, tail},
     wait::{until, wait_for},
 };
 
-const READY_WITHIN: Duration = Duration::from_secs(20);
+const READY_WITHIN: Duration = Duration::from_mins(1);
 
 /// Running gateway; killed when dropped.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ impl Gateway {
         let before = self.pid();
         let file = self.dir.path().join("ready.json");
         self.ready = wait_for("another process serves", READY_WITHIN, async || {
-            let text = fs::read_to_string(&file).ok()?;
+            let text = read_text(&file).ok()?;
             let ready: Ready = serde_json::from_str(&text).expect("the ready file is JSON");
             (ready.pid != before).then_some(ready)
         })
@@ -219,7 +219,7 @@ impl Gateway {
         let file = self.dir.path().join("access.log");
         let mut found = 0;
         let mut complete = async || {
-            let text = fs::read_to_string(&file).unwrap_or_default();
+            let text = read_text(&file).unwrap_or_default();
             // A line that is being written has no end yet.
             let complete = text.rfind('\n').map_or("", |end| &text[..end]);
             found = complete.lines().count();
@@ -260,7 +260,7 @@ impl Gateway {
             "the audit log is written",
             Duration::from_secs(10),
             async || {
-                let text = fs::read_to_string(&file).unwrap_or_default();
+                let text = read_text(&file).unwrap_or_default();
                 let complete = text.rfind('\n').map_or("", |end| &text[..end]);
                 let lines = complete.lines().map(serde_json::from_str);
                 let lines = lines.map(|line| line.expect("each line is JSON"));
@@ -283,9 +283,15 @@ impl Gateway {
         self.count(&series).await
     }
 
+    /// Waits until so many were refused: a refusal is counted when its response has been sent.
+    pub(crate) async fn refuses(&self, reason: &str, expected: u64) {
+        let series = format!("edgeway_refused_total{{reason=\"{reason}\"}}");
+        self.counts(&series, expected).await;
+    }
+
     /// Returns the complete lines that the gateway logged so far.
     pub(crate) fn stderr(&self) -> String {
-        let mut text = fs::read_to_string(self.dir.path().join("stderr")).unwrap_or_default();
+        let mut text = read_text(self.dir.path().join("stderr")).unwrap_or_default();
         // A line that is being written has no end yet.
         text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
         text
@@ -411,7 +417,7 @@ async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (C
         .spawn()
         .expect("the gateway's binary starts");
     let ready = until(READY_WITHIN, &mut async || {
-        if let Ok(text) = fs::read_to_string(&ready_file) {
+        if let Ok(text) = read_text(&ready_file) {
             return Some(Ok(
                 serde_json::from_str(&text).expect("the ready file is JSON")
             ));
@@ -428,7 +434,7 @@ async fn run(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (C
         None => format!("the gateway was not ready within {READY_WITHIN:?}"),
     };
     stop(&mut child);
-    let yaml = fs::read_to_string(&file).unwrap_or_default();
+    let yaml = read_text(&file).unwrap_or_default();
     panic!("{problem}\n{}\n{yaml}", tail(&dir.join("stderr")));
 }
 
@@ -448,7 +454,7 @@ impl Drop for Gateway {
 
 /// Returns the resident memory of a process in bytes.
 pub(crate) fn rss_of(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let status = read_text(format!("/proc/{pid}/status")).expect("the process runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
     kib.expect("a process has resident memory") * 1024
@@ -456,7 +462,7 @@ pub(crate) fn rss_of(pid: u32) -> u64 {
 
 /// Returns the CPU time of a process since its start, to a hundredth of a second.
 pub(crate) fn cpu_of(pid: u32) -> Duration {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    let stat = read_text(format!("/proc/{pid}/stat")).expect("the process runs");
     // The name, in parentheses, may hold spaces; user and system time are 14th and 15th.
     let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
     let ticks = rest.split(' ').skip(11).take(2).map(|field| {
@@ -479,7 +485,7 @@ fn socket_of(address: SocketAddr) -> String {
     };
     let ip = u32::from_ne_bytes(address.ip().octets());
     let local = format!("{ip:08X}:{:04X}", address.port());
-    let table = fs::read_to_string("/proc/net/tcp").expect("Linux tells its sockets");
+    let table = read_text("/proc/net/tcp").expect("Linux tells its sockets");
     let fields = table.lines().map(|line| line.split_whitespace().collect());
     let listening = fields
         .into_iter()
@@ -500,41 +506,7 @@ fn holds(pid: u32, file: &str) -> bool {
 
 /// Checks whether a process exists and is not a zombie.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-/// Returns the last lines of a file: enough for a failed test, not a flood. A device has none: reading
-/// `/dev/full` would not end.
-pub(crate) fn tail(file: &Path) -> String {
-    const LONGEST: u64 = 64 << 10;
-    let Ok(mut file) = File::open(file) else {
-        return String::new();
-    };
-    let length = match file.metadata() {
-        Ok(of_file) if of_file.is_file() => of_file.len(),
-        _ => return String::new(),
-    };
-    let mut end = Vec::new();
-    let from = SeekFrom::Start(length.saturating_sub(LONGEST));
-    if file
-        .seek(from)
-        .and_then(|_| file.take(LONGEST).read_to_end(&mut end))
-        .is_err()
-    {
-        return String::new();
-    }
-    let text = String::from_utf8_lossy(&end);
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(60)..].join("\n")
-}
-
-#[test]
-fn the_end_of_a_file_is_bounded_and_a_device_has_none() {
-    assert_eq!(tail(Path::new("/dev/full")), "");
-    let file = tempfile::NamedTempFile::new().expect("a file can be made");
-    let lines: Vec<String> = (0..100_000).map(|line| line.to_string()).collect();
-    fs::write(&file, lines.join("\n")).expect("it can be written");
-    assert_eq!(tail(file.path()), lines[99_940..].join("\n"));
+    read_text(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 fn complete(yaml: &str, dir: &Path) -> String {

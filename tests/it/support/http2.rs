@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::verify::Verifier;
+use super::{client::MOST, verify::Verifier};
 
 /// Timeout of each step; a hang is a failed test, not a stuck one.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -129,7 +129,7 @@ impl Client {
             // reason.
             drop(upload(&mut stream, body, true).await);
         }
-        within(read(response, is_head)).await
+        read(response, is_head).await
     }
 
     pub(crate) async fn get(&self, target: &str) -> Response {
@@ -190,7 +190,7 @@ pub(crate) async fn read_response(
 }
 
 async fn read(response: h2::client::ResponseFuture, is_head: bool) -> Result<Response, h2::Error> {
-    let (parts, mut body) = response.await?.into_parts();
+    let (parts, mut body) = within(response).await?.into_parts();
     let header = |name: &str| {
         let value = parts.headers.get(name)?;
         Some(value.to_str().expect("a header is text").to_owned())
@@ -201,12 +201,13 @@ async fn read(response: h2::client::ResponseFuture, is_head: bool) -> Result<Res
     let mut all = BytesMut::new();
     while let Some(piece) = next(&mut body).await? {
         all.extend_from_slice(&piece);
+        assert!(all.len() <= MOST, "the body has no end");
         if let Some(verifier) = &mut verifier {
             let held = verifier.take(&piece);
             held.unwrap_or_else(|why| panic!("a body that does not hold: {why}"));
         }
     }
-    let trailers = body.trailers().await?;
+    let trailers = within(body.trailers()).await?;
     assert!(has_body || all.is_empty(), "a body where none may be");
     if let Some(verifier) = verifier {
         let held = verifier.end();

@@ -21,6 +21,7 @@ pub(crate) mod apps;
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod client;
+pub(crate) mod files;
 pub(crate) mod fleet;
 pub(crate) mod front;
 pub(crate) mod gateway;

@@ -13,7 +13,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{ports::free_port, wait::until};
+use super::{files::read_text, ports::free_port, wait::until};
 
 /// Running nginx; ends with this value.
 pub(crate) struct Nginx {
@@ -55,7 +55,7 @@ http {{
             TcpStream::connect(address).await.ok()
         })
         .await;
-        let errors = fs::read_to_string(home.join("stderr")).unwrap_or_default();
+        let errors = read_text(home.join("stderr")).unwrap_or_default();
         assert!(ready.is_some(), "nginx does not start: {errors}");
         Self {
             address,

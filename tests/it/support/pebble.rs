@@ -21,17 +21,20 @@ use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
     certificates::Ca,
-    gateway::tail,
+    files::{read_text, tail},
     ports::free_port,
     wait::{until, wait_for},
 };
 
 const READY_WITHIN: Duration = Duration::from_secs(20);
+/// Bytes of a response, far more than any has.
+const LARGEST: u64 = 1 << 20;
 
 /// Running CA, for which every name is at 127.0.0.1. It ends with the test.
 #[derive(Debug)]
@@ -155,7 +158,7 @@ impl Pebble {
     }
 
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.log_file()).unwrap_or_default()
+        read_text(self.log_file()).unwrap_or_default()
     }
 
     fn log_file(&self) -> PathBuf {
@@ -243,7 +246,9 @@ pub(crate) async fn get(
     let request = format!("GET {path} HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut text = Vec::new();
-    stream.read_to_end(&mut text).await?;
+    let mut stream = stream.take(LARGEST);
+    let read = timeout(READY_WITHIN, stream.read_to_end(&mut text));
+    read.await.map_err(std::io::Error::other)??;
     let text = String::from_utf8_lossy(&text).into_owned();
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
     Ok(Fetched {

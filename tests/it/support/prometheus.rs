@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::{
     client::{self, get},
-    gateway::tail,
+    files::tail,
     ports::free_port,
     wait::until,
 };

@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{
-    gateway::tail,
+    files::tail,
     ports::free_ports,
     wait::{until, wait_for},
 };

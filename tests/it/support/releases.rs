@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -9,7 +10,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::{fleet::edgeway, gateway::Gateway, ports::free_ports, redis::Redis, wait::wait_for};
+use super::{
+    client::find, files::read_text, fleet::edgeway, gateway::Gateway, ports::free_ports,
+    redis::Redis, wait::wait_for,
+};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -137,7 +141,7 @@ routes:
             if to.file_name().is_some_and(|name| name == release) {
                 let port = link.file_name().expect("it has a name").to_string_lossy();
                 let pid = folder.join(format!(".state/instance-{port}.pid"));
-                let id = fs::read_to_string(pid).expect("it is there");
+                let id = read_text(pid).expect("it is there");
                 let id = id.trim().parse().ok().and_then(Pid::from_raw);
                 kill_process(id.expect("an id"), Signal::TERM).expect("it runs");
                 let address = format!("127.0.0.1:{port}");
@@ -169,7 +173,7 @@ impl Drop for Site {
 /// one: they are no children of the gateway, and would wait for it to come back.
 fn end_retiring(socket: &str) {
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(command) = fs::read_to_string(process.path().join("cmdline")) else {
+        let Ok(command) = read_text(process.path().join("cmdline")) else {
             continue;
         };
         let mut arguments = command.split('\0');
@@ -184,6 +188,38 @@ fn end_retiring(socket: &str) {
     }
 }
 
+/// Returns the processes that run in a folder of releases: its apps.
+pub(crate) fn processes(folder: &Path) -> Vec<String> {
+    let folder = folder.canonicalize().unwrap();
+    let all = fs::read_dir("/proc").expect("Linux has it").flatten();
+    let folders = all.filter_map(|entry| fs::read_link(entry.path().join("cwd")).ok());
+    let below =
+        folders.filter_map(|cwd| Some(cwd.strip_prefix(&folder).ok()?.display().to_string()));
+    below.collect()
+}
+
+/// Returns all processes of a folder of releases: the apps, which run in it, their supervisors, whose
+/// arguments name it, and the one that ends releases, which has a lock there.
+pub(crate) fn all_processes(folder: &Path) -> Vec<Pid> {
+    let number = |text: &str| text.trim().parse().ok().and_then(Pid::from_raw);
+    let is_below = |path: &Path| {
+        let cwd = fs::read_link(path.join("cwd"));
+        let arguments = fs::read(path.join("cmdline")).unwrap_or_default();
+        cwd.is_ok_and(|cwd| cwd.starts_with(folder))
+            || find(&arguments, folder.as_os_str().as_bytes()).is_some()
+    };
+    let all = fs::read_dir("/proc").expect("Linux has it").flatten();
+    let mut ids: Vec<Pid> = all
+        .filter(|entry| is_below(&entry.path()))
+        .filter_map(|entry| number(entry.file_name().to_str()?))
+        .collect();
+    let lock = folder.join(".state/retire.lock");
+    if fs::File::open(&lock).is_ok_and(|file| file.try_lock().is_err()) {
+        ids.extend(number(&read_text(&lock).unwrap_or_default()));
+    }
+    ids
+}
+
 /// Ends the instances in a folder of releases: they are no children of the gateway.
 pub(crate) fn end_processes(folder: &Path) {
     for entry in fs::read_dir(folder.join(".state"))
@@ -195,7 +231,7 @@ pub(crate) fn end_processes(folder: &Path) {
         let names_one = path
             .extension()
             .is_some_and(|it| it == "pid" || it == "lock");
-        let Ok(text) = fs::read_to_string(&path) else {
+        let Ok(text) = read_text(&path) else {
             continue;
         };
         let is_running = fs::File::open(&path).is_ok_and(|file| file.try_lock().is_err());

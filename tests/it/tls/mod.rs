@@ -24,7 +24,6 @@ use crate::support::{
     front::Front,
     gateway::Gateway,
     origins::{EchoOrigin, Origin},
-    wait::wait_for,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -97,10 +96,7 @@ impl Site {
 
     /// Waits until `times` handshakes were refused: a client learns of it before it is counted.
     async fn refuses(&self, reason: &str, times: u64) {
-        wait_for(&format!("{times} of {reason}"), SOON, async || {
-            (self.refused(reason).await == times).then_some(())
-        })
-        .await;
+        self.gateway.refuses(reason, times).await;
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::{
     certificates::{Issued, replace},
-    gateway::tail,
+    files::tail,
     ports::free_port,
     wait::{until, wait_for},
 };

@@ -111,7 +111,7 @@ async fn a_killed_collector_costs_spans_only_and_they_are_counted() {
     collector.requests(1).await;
     gateway.counts(FAILING, 0).await;
     collector.kill().await;
-    assert!(slowest(&gateway, 200).await < Duration::from_secs(2));
+    assert!(slowest(&gateway, 200).await < SOON);
     wait_for("every span is counted", SOON, async || {
         (gateway.count(DROPPED).await >= 200).then_some(())
     })
@@ -137,18 +137,14 @@ async fn a_hung_collector_costs_spans_only_and_a_bounded_memory() {
     for keys in [collector.grpc(), collector.http()] {
         let keys = format!("{keys}, sample: 100%, timeout: 1min, queue: 10");
         let mut gateway = front(&keys, nobody()).await;
-        assert!(slowest(&gateway, 1000).await < Duration::from_secs(2));
+        assert!(slowest(&gateway, 1000).await < SOON);
         // One batch is on its way, ten requests wait, and the others are dropped.
         let dropped = gateway.count(DROPPED).await;
         assert!(dropped > 300, "{dropped}");
         // The process does not wait for it for long.
         let begun = Instant::now();
         gateway.terminate(Duration::from_secs(10)).await;
-        assert!(
-            begun.elapsed() < Duration::from_secs(6),
-            "{:?}",
-            begun.elapsed()
-        );
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
         assert!(
             gateway.stderr().contains("some traces were lost"),
             "{}",

@@ -94,6 +94,7 @@ async fn exemplars_name_exported_traces() {
     gateway
         .send(&get("/").header("traceparent", &PARENT[1..]))
         .await;
+    gateway.log_lines(2).await;
     assert_eq!(exemplars(&gateway).await, [PARENT_TRACE]);
 }
 

@@ -49,7 +49,7 @@ use self::{
     pace::Pace,
     progress::Progress,
     registry::RegistryPlace,
-    socket::{forget_unsent, reset, shut_down},
+    socket::{forget_unsent, has_unread, reset, shut_down},
 };
 
 /// Time for a connection that is being closed to send its last response.
@@ -308,6 +308,11 @@ impl Connection {
             0 => None,
             code => CloseReason::from_code(code),
         }
+    }
+
+    /// Returns true if no request is in flight, nor one that nobody has begun to read.
+    fn may_end(&self) -> bool {
+        self.is_idle() && !has_unread(&self.socket.lock())
     }
 
     /// Returns true if no request is in flight.

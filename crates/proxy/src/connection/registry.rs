@@ -143,7 +143,7 @@ impl Connections {
     pub fn end(&self, listener: ListenerId, which: ConnectionSelection) {
         self.each(|connection| {
             let is_meant = connection.listener.id == listener
-                && (which == ConnectionSelection::All || connection.is_idle());
+                && (which == ConnectionSelection::All || connection.may_end());
             if is_meant {
                 connection.go_away();
             }
@@ -196,6 +196,11 @@ impl Connections {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        os::{fd::AsRawFd as _, unix::net::UnixStream},
+    };
+
     use super::*;
     use crate::connection::{CloseReason, Stage};
 
@@ -274,6 +279,24 @@ mod tests {
         drop(kept);
         assert_eq!(connections.open(), 0);
         assert_eq!(connections.check(), None);
+    }
+
+    /// Invariant: no request that has arrived at an idle connection is lost because it ends.
+    #[test]
+    fn an_idle_connection_ends_once_what_has_arrived_is_read() {
+        let connections = Connections::new(Clock::test());
+        let open = Connection::test();
+        connections.add(&open);
+        let (mut client, mut socket) = UnixStream::pair().unwrap();
+        open.socket(socket.as_raw_fd());
+        let end = || connections.end(open.listener.id, ConnectionSelection::Idle);
+        client.write_all(b"GET").unwrap();
+        end();
+        socket.write_all(b"it is open").unwrap();
+        socket.read_exact(&mut [0; 3]).unwrap();
+        end();
+        assert!(socket.write_all(b"it is not").is_err());
+        open.socket_gone();
     }
 
     #[tokio::test]

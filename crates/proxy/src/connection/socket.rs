@@ -8,15 +8,19 @@ use std::{
 use edgeway_base::system;
 use parking_lot::MutexGuard;
 
-/// Shuts down the socket whose lock is held, unless it is closed.
+/// Borrows the socket whose lock is held, unless it is closed.
 #[allow(
     unsafe_code,
     reason = "the socket's owner lets go of it under the lock that is held here"
 )]
-pub(super) fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown) {
-    let Some(fd) = **socket else { return };
+fn open<'l>(socket: &'l MutexGuard<'_, Option<RawFd>>) -> Option<BorrowedFd<'l>> {
     // SAFETY: the owner calls `socket_gone` before it closes the socket, which waits for the lock.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    Some(unsafe { BorrowedFd::borrow_raw((**socket)?) })
+}
+
+/// Shuts down the socket whose lock is held, unless it is closed.
+pub(super) fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net::Shutdown) {
+    let Some(fd) = open(socket) else { return };
     if let Err(error) = rustix::net::shutdown(fd, how) {
         log::debug!(error:%; "client left before its connection was closed");
     }
@@ -24,14 +28,8 @@ pub(super) fn shut_down(socket: &MutexGuard<'_, Option<RawFd>>, how: rustix::net
 
 /// Resets the connection. RFC 9112, 8: a response that ends with its connection counts as complete,
 /// unless the connection ends in an error.
-#[allow(
-    unsafe_code,
-    reason = "the socket's owner lets go of it under the lock that is held here"
-)]
 pub(super) fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
-    let Some(fd) = **socket else { return };
-    // SAFETY: as in `shut_down`.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let Some(fd) = open(socket) else { return };
     if let Err(error) = system::reset(fd) {
         log::debug!(error:%; "cannot reset a client's connection");
         shut_down(socket, rustix::net::Shutdown::Both);
@@ -39,28 +37,20 @@ pub(super) fn reset(socket: &MutexGuard<'_, Option<RawFd>>) {
 }
 
 /// Bytes that the kernel holds until the peer has acknowledged them.
-#[allow(
-    unsafe_code,
-    reason = "the socket's owner lets go of it under the lock that is held here"
-)]
 pub(super) fn unsent(socket: &MutexGuard<'_, Option<RawFd>>) -> Option<u64> {
-    let fd = (**socket)?;
-    // SAFETY: as in `shut_down`.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    system::unsent(fd)
+    system::unsent(open(socket)?)
 }
 
 /// Discards unsent data when the socket closes. Otherwise the kernel would retry for minutes, and
 /// keep the memory for that long.
-#[allow(
-    unsafe_code,
-    reason = "the socket's owner lets go of it under the lock that is held here"
-)]
 pub(super) fn forget_unsent(socket: &MutexGuard<'_, Option<RawFd>>) {
-    let Some(fd) = **socket else { return };
-    // SAFETY: as in `shut_down`.
-    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let Some(fd) = open(socket) else { return };
     if let Err(error) = rustix::net::sockopt::set_socket_linger(fd, Some(Duration::ZERO)) {
         log::debug!(error:%; "cannot discard the unsent data of a client's socket");
     }
+}
+
+/// Returns true if the client has sent bytes that nobody has read yet.
+pub(super) fn has_unread(socket: &MutexGuard<'_, Option<RawFd>>) -> bool {
+    open(socket).is_some_and(|fd| rustix::io::ioctl_fionread(fd).is_ok_and(|unread| unread > 0))
 }
