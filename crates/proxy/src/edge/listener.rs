@@ -19,9 +19,9 @@ use edgeway_base::{descriptors, system};
 use edgeway_gateway::ListenAddress;
 use edgeway_net::unix_socket;
 use log::{debug, info, warn};
-use socket2::{Domain, Protocol, SockAddr, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket as RawSocket, Type};
 use tokio::{
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::oneshot,
 };
 use tokio_util::task::TaskTracker;
@@ -178,6 +178,22 @@ impl BoundListener {
         }
     }
 
+    /// Accepts a connection of the queue, which the runtime may not have heard of.
+    fn accept_queued(&self) -> io::Result<(Socket, Option<SocketAddr>)> {
+        let (accepted, peer) = SockRef::from(self).accept()?;
+        accepted.set_nonblocking(true)?;
+        match &self.0 {
+            BoundSocket::Tcp(_) => {
+                let stream = TcpStream::from_std(accepted.into())?;
+                Ok((Socket::tcp(stream), peer.as_socket()))
+            }
+            BoundSocket::Unix(..) => {
+                let stream = UnixStream::from_std(accepted.into())?;
+                Ok((Socket::unix(stream), None))
+            }
+        }
+    }
+
     /// Accepts until stopped, then closes the socket, drops `closed`, and waits until every
     /// connection has ended.
     pub(super) async fn serve(
@@ -247,9 +263,10 @@ impl BoundListener {
         // Clients that wait in the queue are connected: they are served, not reset. No more than
         // the queue holds, because during a flood new ones arrive as fast as these are accepted.
         for _ in 0..BACKLOG {
-            match tokio::time::timeout(Duration::ZERO, self.accept()).await {
-                Ok(Ok(accepted)) => begin(accepted),
-                Ok(Err(_)) | Err(_) => break,
+            match self.accept_queued() {
+                Ok(accepted) => begin(accepted),
+                Err(error) if is_transient(&error) => {}
+                Err(_) => break,
             }
         }
         drop(self);
@@ -324,9 +341,18 @@ fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpStream;
-
     use super::*;
+
+    #[tokio::test]
+    async fn a_connection_is_accepted_that_the_runtime_has_not_heard_of() {
+        let any = ListenAddress::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+        let bound = BoundListener::bind(&any).unwrap();
+        let address: SocketAddr = bound.address().parse().unwrap();
+        assert!(bound.accept_queued().is_err());
+        let client = std::net::TcpStream::connect(address).unwrap();
+        let (_, peer) = bound.accept_queued().unwrap();
+        assert_eq!(peer, client.local_addr().ok());
+    }
 
     #[tokio::test]
     async fn an_accepted_connection_has_the_options_of_its_listener() {
