@@ -24,9 +24,7 @@ impl Compiler<'_> {
             return;
         };
         if has_cache && !is_same_to_all(request) {
-            self.diagnostics.error(
-                CODE,
-                written.place,
+            self.at(written.place, CODE).error(
                 "`cache` would store responses to requests that no client sent",
                 "write `cache: false` for this route, or leave `method` and the text of `body` out",
             );

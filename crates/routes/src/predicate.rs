@@ -224,7 +224,7 @@ impl Reader<'_> {
             let text = method.value.as_str();
             let checked = check_method(text).map(|()| text);
             let code = "edgeway::route::bad_method";
-            names.extend(self.diagnostics.reported(method.place, code, checked));
+            names.extend(self.diagnostics.at(method.place, code).reported(checked));
         }
         // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
         // that names HEAD alone has fewer methods and so comes first.
@@ -260,7 +260,7 @@ impl Reader<'_> {
         for (name, value) in written {
             let read = name_of(name).and_then(|name| Ok((name, want(&value.value)?)));
             let code = "edgeway::route::bad_predicate";
-            list.extend(self.diagnostics.reported(value.place, code, read));
+            list.extend(self.diagnostics.at(value.place, code).reported(read));
             let name = match kind {
                 "header" => name.to_ascii_lowercase(),
                 _ => name.clone(),

@@ -86,7 +86,7 @@ impl RestartAt {
             } else {
                 return Some(bytes);
             };
-            cx.report_at(written.place, CODE, message, help);
+            cx.at(written.place, CODE).error(message, help);
             None
         };
         let limits = Self {
@@ -94,17 +94,13 @@ impl RestartAt {
             heap_bytes: limit("heap", &written.heap),
         };
         if written.rss.is_none() && written.heap.is_none() {
-            cx.report_at(
-                *place,
-                CODE,
+            cx.at(*place, CODE).error(
                 "`restart_at` has no limit",
                 "write `rss`, `heap` or both, such as `restart_at: { rss: 900MiB }`",
             );
         }
         if config.protocol == ProtocolConfig::H2 {
-            cx.report_at(
-                *place,
-                CODE,
+            cx.at(*place, CODE).error(
                 "`restart_at` has no effect with `protocol: h2`",
                 "apps report their memory over HTTP/1.1 only: remove one of the two",
             );

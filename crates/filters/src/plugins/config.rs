@@ -196,7 +196,7 @@ impl PluginsConfig {
                 Some(header::AUTHORIZATION | header::COOKIE) => {
                     let what = format!("`{}` carries the client's own credentials", written.value);
                     let help = "write a header that clients do not use, such as `X-User-Id`";
-                    cx.report_at(written.place, CODE, what, help);
+                    cx.at(written.place, CODE).error(what, help);
                 }
                 Some(name) if !names.contains(&name) => names.push(name),
                 _ => {}
@@ -288,9 +288,7 @@ impl PluginConfig {
                     logs: WorkPermits::default(),
                 })
             }
-            Err(failure) => cx.refuse_at(
-                self.file.place,
-                "edgeway::plugins::load",
+            Err(failure) => cx.at(self.file.place, "edgeway::plugins::load").refuse(
                 format!("plugin `{name}` cannot be loaded: {failure}"),
                 "the file must be an ES module that exports hooks such as `onRequest`; see \
                      `docs/plugins.md`",
@@ -333,9 +331,7 @@ impl PluginConfig {
             Ok(Some(schema)) => schema,
             Ok(None) => return,
             Err(failure) => {
-                return cx.report_at(
-                    self.file.place,
-                    "edgeway::plugins::schema",
+                return cx.at(self.file.place, "edgeway::plugins::schema").error(
                     format!("plugin `{name}` cannot be loaded: {failure}"),
                     "it must be a JSON Schema of draft 2020-12 for `config`",
                 );
@@ -349,12 +345,11 @@ impl PluginConfig {
         }
         for wrong in schema.check(&config) {
             let place = self.config.place(&wrong.at);
-            cx.report_at(
-                place.unwrap_or(self.file.place),
-                "edgeway::plugins::config",
-                format!("{wrong}: invalid for plugin `{name}`"),
-                format!("the plugin's `{}` says what is valid", schema::FILE),
-            );
+            cx.at(place.unwrap_or(self.file.place), "edgeway::plugins::config")
+                .error(
+                    format!("{wrong}: invalid for plugin `{name}`"),
+                    format!("the plugin's `{}` says what is valid", schema::FILE),
+                );
         }
     }
 
@@ -376,7 +371,7 @@ impl PluginConfig {
             } else {
                 let what = format!("the environment has no variable `{}`", name.value);
                 let help = "set it where the gateway is started, or remove it from `env`";
-                cx.report_at(name.place, "edgeway::plugins::env", what, help);
+                cx.at(name.place, "edgeway::plugins::env").error(what, help);
             }
         }
         if let Some(kv) = &self.kv {
@@ -397,7 +392,7 @@ impl PluginConfig {
                     let what = "`kv: redis` needs a `redis` section";
                     let help =
                         "add `redis: { url: redis://127.0.0.1:6379 }`, or write `kv: memory`";
-                    cx.report_at(kv.place, "edgeway::plugins::kv", what, help);
+                    cx.at(kv.place, "edgeway::plugins::kv").error(what, help);
                 }
                 redis.map(|redis| Kv::redis(redis, plugin))
             }
@@ -405,7 +400,8 @@ impl PluginConfig {
         let fetch = self.fetch.as_ref().and_then(|fetch| {
             let help = "list origins: `fetch: { origins: [https://flags.example.com] }`";
             let reach = reach(&fetch.value).map_err(|why| (why, help.to_owned()));
-            cx.reported(fetch.place, "edgeway::plugins::fetch", reach)
+            cx.at(fetch.place, "edgeway::plugins::fetch")
+                .reported(reach)
         });
         Capabilities {
             env: serde_json::Value::Object(env).to_string(),
@@ -530,7 +526,7 @@ fn each<T>(
     cx.checked(|cx| {
         let all = written.0.iter().filter_map(|one| {
             let read = read(&one.value).map_err(|why| (why, help.to_owned()));
-            cx.reported(one.place, "edgeway::plugins::match", read)
+            cx.at(one.place, "edgeway::plugins::match").reported(read)
         });
         all.collect()
     })

@@ -106,9 +106,7 @@ struct EntryCheck<'a, 'c> {
 impl EntryCheck<'_, '_> {
     fn find(&mut self, limits: &Limits, name: &str, is_twice: bool) -> Option<Arc<Limit>> {
         if is_twice {
-            return self.cx.refuse_at(
-                self.place,
-                "edgeway::rate_limit::twice",
+            return self.cx.at(self.place, "edgeway::rate_limit::twice").refuse(
                 format!("`{name}` is listed twice"),
                 format!("write `{{ limit: {name}, cost: 2 }}` if a request is to count twice"),
             );
@@ -127,12 +125,9 @@ impl EntryCheck<'_, '_> {
             names.sort_unstable();
             suggest(name, names.into_iter(), "the limits are")
         };
-        self.cx.refuse_at(
-            self.place,
-            "edgeway::rate_limit::unknown",
-            format!("unknown limit `{name}` in `rate_limits`"),
-            help,
-        )
+        self.cx
+            .at(self.place, "edgeway::rate_limit::unknown")
+            .refuse(format!("unknown limit `{name}` in `rate_limits`"), help)
     }
 
     fn cost(&mut self, limit: &Limit, cost: u32) -> bool {
@@ -155,7 +150,7 @@ impl EntryCheck<'_, '_> {
         } else {
             return true;
         };
-        self.cx.report_at(self.place, code, message, help);
+        self.cx.at(self.place, code).error(message, help);
         false
     }
 }

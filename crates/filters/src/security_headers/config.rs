@@ -207,12 +207,11 @@ fn insert<T>(
         headers.insert(name, value);
         return;
     }
-    cx.report_at(
-        written.place,
-        "edgeway::security_headers::value",
-        format!("invalid value `{}` of `{name}`", text.escape_debug()),
-        "write plain text on one line, or `false` for no such header",
-    );
+    cx.at(written.place, "edgeway::security_headers::value")
+        .error(
+            format!("invalid value `{}` of `{name}`", text.escape_debug()),
+            "write plain text on one line, or `false` for no such header",
+        );
 }
 
 fn hsts(fields: &Hsts, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
@@ -221,8 +220,7 @@ fn hsts(fields: &Hsts, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
     }
     let seconds = fields.max_age.0.as_secs();
     if fields.preload && (seconds < 31_536_000 || !fields.include_subdomains) {
-        cx.warn(
-            "edgeway::security_headers::preload",
+        cx.here("edgeway::security_headers::preload").warn(
             "browsers do not accept this `hsts` for their built-in lists",
             "with `preload: true` write `max_age: 365d` or more and `include_subdomains: true`",
         );

@@ -191,7 +191,9 @@ fn parse(
     diagnostics: &mut Diagnostics,
 ) -> ParsedRoute {
     let mut report = |code, place, problem: InvalidValue| {
-        diagnostics.error(code, place, problem.message, problem.help);
+        diagnostics
+            .at(place, code)
+            .error(problem.message, problem.help);
     };
     let mut hosts = Vec::new();
     for host in &config.host.0 {
