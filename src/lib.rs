@@ -7,11 +7,8 @@
 //! The code is in the crates of `crates/` (`docs/architecture.md`); this one joins them.
 
 mod commands;
-#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
-pub mod fuzzing;
-#[doc(hidden)]
-pub mod testing;
+pub mod testkit;
 
 pub use edgeway_base::VERSION;
 pub use edgeway_filters::custom::CustomFilter;

@@ -108,15 +108,6 @@ pub struct Client {
 }
 
 impl Client {
-    #[cfg(test)]
-    pub fn new(target: Target) -> Self {
-        Self {
-            targets: vec![target],
-            token: None,
-            configuration: None,
-        }
-    }
-
     /// Fetches the gateway's state.
     ///
     /// # Errors
@@ -372,6 +363,16 @@ mod tests {
     };
 
     use super::*;
+
+    impl Client {
+        pub fn new(target: Target) -> Self {
+            Self {
+                targets: vec![target],
+                token: None,
+                configuration: None,
+            }
+        }
+    }
 
     /// Creates a client of a server that sends `response` on each connection.
     async fn somebody(response: &'static str) -> (Client, Tasks) {

@@ -280,7 +280,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{base::metrics::Metrics, pair::certificate};
+    use crate::{base::metrics::Metrics, testkit::certificate};
 
     fn certificates(unknown: UnknownNamesConfig, acme: &[&str]) -> (Certificates, Metrics) {
         let metrics = Metrics::default();

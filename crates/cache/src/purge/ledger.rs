@@ -113,12 +113,6 @@ impl<P> PurgeLedger<P> {
         purges.map(|(position, purge)| (*position, purge))
     }
 
-    /// Number of purges that there is memory for.
-    #[cfg(test)]
-    pub(crate) fn capacity(&self) -> usize {
-        self.last.capacity()
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.floor == 0 && self.by_kind.iter().all(|list| list.purges.is_empty())
     }
@@ -274,6 +268,13 @@ impl PurgeLedger {
 mod tests {
     use super::*;
     use crate::purge::stamps::WriteChange;
+
+    impl PurgeLedger {
+        /// Number of purges that there is memory for.
+        pub(crate) fn capacity(&self) -> usize {
+            self.last.capacity()
+        }
+    }
 
     fn digest(number: usize) -> Digest {
         (number as u128).to_be_bytes()

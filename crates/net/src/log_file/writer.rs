@@ -5,6 +5,9 @@
 //! While lines arrive, the log's thread checks every 50 ms, or when a buffer is half full of one
 //! write's worth; after a second without lines it sleeps until the next line wakes it.
 
+#[cfg(test)]
+pub(super) mod testkit;
+
 use std::{
     collections::HashMap,
     io,
@@ -224,31 +227,6 @@ impl WriterHandle {
             shared.wake();
         }
     }
-}
-
-#[cfg(test)]
-impl WriterHandle {
-    pub fn is_asleep(&self) -> bool {
-        self.shared.is_asleep.load(Ordering::Relaxed)
-    }
-
-    pub fn shares_with(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    pub fn flush(&self, deadline: Duration) -> bool {
-        let end = Clock::machine().now() + deadline;
-        let wanted = self.shared.ask_flush();
-        self.shared.wait_flushed(wanted, end)
-    }
-}
-
-#[cfg(test)]
-pub(super) fn is_open(path: &std::path::Path) -> bool {
-    WRITERS
-        .lock()
-        .keys()
-        .any(|(_, target)| *target == Target::File(path.to_owned()))
 }
 
 impl Drop for WriterHandle {

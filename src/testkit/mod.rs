@@ -1,6 +1,9 @@
 //! Parts of the gateway for the end-to-end tests: they compile configurations and read lists that a
 //! page or a table must agree with. No part of the public API.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 pub use edgeway_base::trace_context::TraceContext;
 pub use edgeway_filters::{FILTERS, access_log::field_names as access_log_fields};
 pub use edgeway_gateway::metrics::FilePart;
