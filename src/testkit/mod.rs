@@ -3,16 +3,16 @@
 
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod metrics_page;
 
 pub use edgeway_base::trace_context::TraceContext;
 pub use edgeway_filters::{FILTERS, access_log::field_names as access_log_fields};
 pub use edgeway_gateway::metrics::FilePart;
 pub use edgeway_process::handover::Upgrades;
 pub use edgeway_proxy::{connection::listener::ListenerMetrics, live::Live};
-pub use edgeway_status::{
-    http::{RejectionReason, paths},
-    metrics_page::markdown as metrics_page,
-};
+pub use edgeway_status::http::{RejectionReason, paths};
+
+pub use self::metrics_page::markdown as metrics_page;
 
 /// Loading and compiling a configuration.
 pub mod gateway {

@@ -2,11 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use edgeway_base::metrics::Metrics;
+use edgeway_base::{clock::rfc3339, metrics::Metrics};
 use edgeway_proxy::live::ReloadRecord;
 use edgeway_status::snapshot::{CacheStatus, CertificateExpiry, LimitStatus, ReloadStatus};
-
-use super::source::rfc3339;
 
 pub(super) fn reload(record: ReloadRecord) -> ReloadStatus {
     let (changes, error) = match record.outcome {

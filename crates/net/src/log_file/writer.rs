@@ -26,6 +26,7 @@ use edgeway_base::{
 };
 use log::{error, info, warn};
 use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
 
 use super::{
     output::{Batch, LineCounts, Output, Target},
@@ -88,28 +89,31 @@ type Key = (&'static str, Target);
 static WRITERS: LazyLock<Mutex<HashMap<Key, Arc<Shared>>>> = LazyLock::new(Mutex::default);
 
 /// A log that cannot be written.
-pub struct FailingLog {
-    /// Name of its kind, such as `access log`.
-    pub kind: &'static str,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogFailure {
+    /// Kind, such as `access log`.
+    pub log: String,
+    /// Path of the file, or name of the socket.
     pub target: String,
     pub error: String,
-    /// Lines of all logs of this kind that were dropped.
+    /// Lines of all logs of this kind that were dropped since the process began.
     pub dropped: u64,
 }
 
 /// Returns the logs that cannot be written, sorted by kind and target.
-pub fn failing() -> Vec<FailingLog> {
+pub fn failing() -> Vec<LogFailure> {
     let writers = WRITERS.lock();
     let failing = writers.iter().filter_map(|((kind, target), shared)| {
-        Some(FailingLog {
-            kind,
+        Some(LogFailure {
+            log: (*kind).to_owned(),
             target: target.to_string(),
             error: shared.error.lock().clone()?,
             dropped: shared.counts.dropped.get(),
         })
     });
     let mut failing: Vec<_> = failing.collect();
-    failing.sort_by(|a, b| (a.kind, &a.target).cmp(&(b.kind, &b.target)));
+    failing.sort_by(|a, b| (&a.log, &a.target).cmp(&(&b.log, &b.target)));
     failing
 }
 

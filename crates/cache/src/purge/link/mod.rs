@@ -30,7 +30,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
-pub use self::status::{LinkStatus, PeerStatus};
+pub use self::status::{OtherGateway, PurgeLinkStatus};
 use self::{
     outgoing::is_written,
     tickets::{Ticket, Tickets},
