@@ -250,7 +250,9 @@ impl Upstream {
         metrics.panic.set(self.shared.live.in_panic().into());
         metrics.queue.set(self.shared.live.queue.len().into());
         metrics.ready.set(self.is_ready().into());
-        self.publish_optional();
+        if let Some(sessions) = &self.optional_metrics.sessions {
+            sessions.publish();
+        }
         for backend in &members.list {
             let gauges = &backend.metrics;
             gauges.healthy.set(backend.state.is_up(now).into());

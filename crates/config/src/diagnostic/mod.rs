@@ -19,10 +19,12 @@ pub struct Place {
     pub end: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Error,
-    Warning,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Severity => word {
+        Error = "error",
+        Warning = "warning",
+    }
 }
 
 /// A problem of a configuration.

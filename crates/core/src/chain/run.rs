@@ -136,7 +136,8 @@ macro_rules! run_round {
                 step.name
             );
             if let (Some(started), Some(trace)) = (timed, &mut $ex.facts.trace) {
-                trace.end_filter(step.name, started, &verdict);
+                let is_last = matches!(verdict, Verdict::Reply(_));
+                trace.end_step(step.name, started, is_last);
             }
             if let Verdict::Reply(reply) = &verdict {
                 // A failure of its own, such as a redirect without a target, protects nothing.

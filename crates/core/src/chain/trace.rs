@@ -158,11 +158,6 @@ impl RequestTrace {
         }
     }
 
-    /// Records a filter that ran since `started`.
-    pub fn end_filter(&mut self, name: &'static str, started: Instant, verdict: &Verdict) {
-        self.end_step(name, started, matches!(verdict, Verdict::Reply(_)));
-    }
-
     /// Records a wait before an attempt, if there was one worth a span.
     pub fn waited(&mut self, name: &'static str, started: Instant, ended: Instant) {
         const SHORT: Duration = Duration::from_millis(1);

@@ -26,7 +26,7 @@ pub struct RateLimitConfig(OneOrMany<Spanned<UseConfig>>);
 /// A limit by its name, or with the cost of a request.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
-#[schemars(transform = or_name)]
+#[schemars(transform = short::or_text)]
 struct UseConfig {
     /// Name of a limit in `rate_limits`.
     limit: String,
@@ -37,11 +37,6 @@ struct UseConfig {
 
 fn one() -> u32 {
     1
-}
-
-/// Extends the schema: a name alone is valid too.
-fn or_name(schema: &mut Schema) {
-    short::or_text(schema);
 }
 
 impl Short for UseConfig {

@@ -137,18 +137,13 @@ pub(super) struct LineCounts {
 pub(super) struct Batch {
     bytes: Vec<u8>,
     /// Number of line ends in the bytes that are left.
-    lines: u64,
+    pub(super) lines: u64,
     offset: usize,
 }
 
 impl Batch {
     pub(super) fn is_done(&self) -> bool {
         self.offset == self.bytes.len()
-    }
-
-    /// Number of lines that are not completely written.
-    pub(super) fn lines_left(&self) -> u64 {
-        self.lines
     }
 
     /// Takes the next lines from `bytes` and leaves its own buffer there in exchange.
@@ -185,10 +180,6 @@ impl Batch {
 
     fn is_mid_line(&self) -> bool {
         self.offset > 0 && self.bytes[self.offset - 1] != b'\n'
-    }
-
-    fn back_to_line_start(&mut self) {
-        self.offset = whole_lines_length(&self.bytes[..self.offset]);
     }
 }
 
@@ -371,7 +362,7 @@ impl Output {
             });
             let is_other = regular.as_ref().map(|r| r.identity) != self.last;
             if is_other && batch.is_mid_line() {
-                batch.back_to_line_start();
+                batch.offset = whole_lines_length(&batch.bytes[..batch.offset]);
             }
         }
         self.open = Some(OpenOutput { sink, regular });

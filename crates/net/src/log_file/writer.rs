@@ -455,7 +455,7 @@ impl WriterThread {
         }
         writers.remove(&(self.shared.counts.kind, self.target.clone()));
         drop(writers);
-        let mut lost = self.batch.lines_left();
+        let mut lost = self.batch.lines;
         for lane in self.shared.lanes.iter() {
             lost += lane.lock().lines;
         }
@@ -463,14 +463,10 @@ impl WriterThread {
         if self.failing.is_some() {
             self.shared.counts.failing.dec();
         }
-        self.report_flushed_for_ever();
-        true
-    }
-
-    /// Releases all flushes, so that none waits for a writer that is gone.
-    fn report_flushed_for_ever(&self) {
+        // Releases all flushes, so that none waits for a writer that is gone.
         *self.shared.flushed.lock() = u64::MAX;
         self.shared.flushed_changed.notify_all();
+        true
     }
 
     /// Sleeps until another thread wakes it.

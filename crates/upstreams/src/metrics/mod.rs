@@ -44,7 +44,7 @@ pub(super) struct OptionalMetrics {
     /// True for a histogram of each backend.
     pub(super) backends: bool,
     server_timing: Option<ServerTiming>,
-    sessions: Option<Sessions>,
+    pub(super) sessions: Option<Sessions>,
 }
 
 impl OptionalMetrics {
@@ -156,13 +156,6 @@ impl Upstream {
                 timing.is_some_and(|timing| timing.has(name))
             }
             _ => true,
-        }
-    }
-
-    /// Updates the gauges of optional metrics.
-    pub(super) fn publish_optional(&self) {
-        if let Some(sessions) = &self.optional_metrics.sessions {
-            sessions.publish();
         }
     }
 }
