@@ -12,6 +12,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use smart_default::SmartDefault;
 
 use crate::{
     base::{
@@ -27,9 +28,9 @@ use crate::{
 pub struct Key(pub u128);
 
 /// The parts of a request that may identify a client, in order of preference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, SmartDefault)]
 #[serde(transparent)]
-pub struct KeyList(OneOrMany<KeyItem>);
+pub struct KeyList(#[default(OneOrMany(vec![KeyItem(vec![Source::ClientIp])]))] OneOrMany<KeyItem>);
 
 /// Entry of a list: parts that must all be present, such as `client.ip+route`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,12 +117,6 @@ const NAMES: [&str; 11] = [
     "user",
     "client.certificate",
 ];
-
-impl Default for KeyList {
-    fn default() -> Self {
-        Self(OneOrMany(vec![KeyItem(vec![Source::ClientIp])]))
-    }
-}
 
 impl KeyList {
     /// Returns the request's key. A request without any part of the list is counted by its client's

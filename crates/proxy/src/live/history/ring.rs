@@ -4,6 +4,7 @@ use std::{ops::Range, slice, time::SystemTime};
 
 use edgeway_core::chain::{FixedFields, LoggedRequest, Text};
 use edgeway_filters::access_log::Redactor;
+use smart_default::SmartDefault;
 
 /// Maximum length of a name of the configuration.
 const NAME: usize = 256;
@@ -46,8 +47,10 @@ pub(super) struct Ring {
 }
 
 /// A request without its secrets. The texts follow one another in `bytes`.
+#[derive(SmartDefault)]
 struct Record {
     fixed: FixedFields,
+    #[default([ABSENT; Text::COUNT])]
     lengths: [u16; Text::COUNT],
     bytes: Vec<u8>,
 }
@@ -113,16 +116,6 @@ impl Ring {
     pub(super) fn get(&self, number: u64) -> LoggedRequest<'_> {
         let index = usize::try_from(number % self.capacity as u64).unwrap_or(0);
         self.records[index].request()
-    }
-}
-
-impl Default for Record {
-    fn default() -> Self {
-        Self {
-            fixed: FixedFields::default(),
-            lengths: [ABSENT; Text::COUNT],
-            bytes: Vec::new(),
-        }
     }
 }
 
