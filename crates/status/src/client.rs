@@ -1,8 +1,9 @@
 //! Client of a running gateway's admin listener, for the command line.
 
-use std::{fmt, io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use derive_more::Display;
 use edgeway_base::secret::Secret;
 use edgeway_cache::purge::Receipt;
 use edgeway_net::fetch::{self, FetchError};
@@ -37,19 +38,11 @@ const SUCCESSION: Duration = Duration::from_millis(50);
 pub(super) const MAX_RESPONSE_LEN: usize = 64 * 1024 * 1024;
 
 /// Location of a gateway's admin listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub enum Target {
+    #[display("{}", _0.display())]
     Socket(PathBuf),
     Address(SocketAddr),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(path) => write!(f, "{}", path.display()),
-            Self::Address(address) => write!(f, "{address}"),
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,24 +34,13 @@ pub struct RestartAt {
 }
 
 /// Memory of an app that has reached its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+#[display("`restart_at` reached: {kind} {} MiB, limit {}", mebibytes(*bytes), ByteSize(*limit))]
 pub struct MemoryExcess {
     /// `rss` or `heap`.
     kind: &'static str,
     bytes: u64,
     limit: u64,
-}
-
-impl fmt::Display for MemoryExcess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`restart_at` reached: {} {} MiB, limit {}",
-            self.kind,
-            mebibytes(self.bytes),
-            ByteSize(self.limit)
-        )
-    }
 }
 
 impl fmt::Display for RestartAt {

@@ -5,7 +5,6 @@
 //! new one.
 
 use std::{
-    fmt,
     fs::{File, Metadata, OpenOptions},
     io::{self, Write as _},
     mem,
@@ -17,6 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use derive_more::Display;
 use edgeway_base::clock::Clock;
 use log::warn;
 use rustix::fs::OFlags;
@@ -30,12 +30,15 @@ use super::{
 };
 
 /// A destination of log lines. Equal targets share one writer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Display)]
 pub enum Target {
+    #[display("stdout")]
     Stdout,
     /// An absolute path.
+    #[display("{}", _0.display())]
     File(PathBuf),
     /// The journal, by the path of its socket.
+    #[display("journald:{}", _0.display())]
     Journald(PathBuf),
     Syslog(SyslogAddress),
 }
@@ -44,17 +47,6 @@ impl Target {
     /// Returns the journal of this machine.
     pub fn journald() -> Self {
         Self::Journald(journald::SOCKET.into())
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdout => f.write_str("stdout"),
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Journald(path) => write!(f, "journald:{}", path.display()),
-            Self::Syslog(address) => write!(f, "{address}"),
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use derive_more::Display;
 use edgeway_config::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     model::MatchConfig,
@@ -38,6 +39,7 @@ pub(super) struct ParsedRoute {
     is_partial: bool,
 }
 
+#[derive(Display)]
 pub(super) enum Path {
     Pattern(PathPattern),
     /// A folded pattern whose last parameter is empty, which some apps allow.
@@ -331,16 +333,6 @@ impl Path {
                 }
                 Location::Regex { .. } => PathKey::LocationRegex(route, location.to_string()),
             },
-        }
-    }
-}
-
-impl std::fmt::Display for Path {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Pattern(pattern) | Self::EmptyEnd(pattern) => pattern.fmt(f),
-            Self::Regex(text) => f.write_str(text),
-            Self::Location(location) => location.fmt(f),
         }
     }
 }

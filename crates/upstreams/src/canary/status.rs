@@ -2,14 +2,18 @@
 
 use std::{borrow::Cow, fmt};
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::judge::Counts;
 use crate::base::units::millis;
 
 /// Trial of a release at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Display)]
 #[serde(default)]
+#[display(
+    "release `{release}` gets {share} % of the visitors, step {step} of {steps}: {new}; the current release: {current}"
+)]
 pub struct CanaryStatus {
     pub release: String,
     /// Part of the visitors that it gets, in percent.
@@ -29,8 +33,9 @@ pub struct CanaryStatus {
 }
 
 /// Requests of one of the two releases since the trial began.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Display)]
 #[serde(default)]
+#[display("{failed} of {requests} requests failed ({error_percent} %), p95 {p95_ms:.1} ms")]
 pub struct ArmStatus {
     pub requests: u64,
     /// Requests with a status of 500 and above, or whose response broke off.
@@ -93,26 +98,6 @@ impl ArmStatus {
             error_percent: (counts.error_ratio() * 1e4).round() / 1e2,
             p95_ms: millis(times.quantile(0.95)),
         }
-    }
-}
-
-impl fmt::Display for ArmStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} requests failed ({} %), p95 {:.1} ms",
-            self.failed, self.requests, self.error_percent, self.p95_ms
-        )
-    }
-}
-
-impl fmt::Display for CanaryStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "release `{}` gets {} % of the visitors, step {} of {}: {}; the current release: {}",
-            self.release, self.share, self.step, self.steps, self.new, self.current
-        )
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
+use derive_more::Display;
 use edgeway_base::{
     clock::Clock,
     evidence::{CERTAIN, Events, Evidence, MAX_FAILED_ALONE},
@@ -63,7 +64,8 @@ pub enum WorseFigure {
 }
 
 /// Requests of a route in a time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Display)]
+#[display("{error_percent} % of {requests} requests failed, p95 {p95_ms:.1} ms")]
 pub struct RouteFigures {
     pub requests: u64,
     /// Requests that failed, in percent.
@@ -236,20 +238,6 @@ impl Latency {
             evidence.add(above(self, index), above(before, index));
             evidence.log() >= certain
         })
-    }
-}
-
-impl fmt::Display for RouteFigures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            requests,
-            error_percent,
-            p95_ms,
-        } = self;
-        write!(
-            f,
-            "{error_percent} % of {requests} requests failed, p95 {p95_ms:.1} ms"
-        )
     }
 }
 
