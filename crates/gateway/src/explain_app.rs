@@ -103,7 +103,7 @@ impl<'a> AppRequest<'a> {
     /// Names the release that the request belongs to.
     pub(super) fn release(&self) -> Option<String> {
         let choice = self.choice.as_ref()?;
-        let is_tried = choice.trial.as_ref().is_some_and(TrialRequest::is_of_new);
+        let is_tried = choice.trial.as_ref().is_some_and(|trial| trial.is_new);
         Some(match (&choice.destination, &choice.own) {
             (Destination::Current, Some(own)) if is_tried => format!("{own} (on trial)"),
             (Destination::Current, Some(own)) => format!("{own} (the current one)"),

@@ -297,7 +297,7 @@ mod tests {
         let (gateway, messages) = gateway(section, &World::default());
         let gateway = gateway.unwrap_or_else(|| panic!("{messages:?}"));
         let tracing = gateway.tracing.unwrap().tracing;
-        (tracing.exporter().settings().clone(), *tracing.rules())
+        (tracing.exporter.settings().clone(), *tracing.rules())
     }
 
     #[test]
@@ -417,7 +417,7 @@ mod tests {
         let exporter = |section: &str| {
             let (gateway, messages) = gateway(section, &world);
             let gateway = gateway.unwrap_or_else(|| panic!("{messages:?}"));
-            Arc::clone(gateway.tracing.unwrap().tracing.exporter())
+            Arc::clone(&gateway.tracing.unwrap().tracing.exporter)
         };
         let first = exporter("{ endpoint: http://a }");
         let sampled = exporter("{ endpoint: http://a, sample: 100% }");

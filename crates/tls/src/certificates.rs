@@ -30,7 +30,7 @@ pub struct Certificates {
     unknown_names: UnknownNamesConfig,
     files: ArcSwap<Index>,
     /// Names managed by ACME, in the order of the configuration.
-    acme_names: Box<[Box<str>]>,
+    pub acme_names: Box<[Box<str>]>,
     managed: ArcSwap<ByName<Arc<CertifiedKey>>>,
     challenges: ArcSwap<ByName<Arc<CertifiedKey>>>,
     expiries: Expiries,
@@ -69,11 +69,6 @@ impl Certificates {
             challenges: ArcSwap::default(),
             expiries,
         }
-    }
-
-    /// Names managed by ACME, in lower case.
-    pub fn acme_names(&self) -> &[Box<str>] {
-        &self.acme_names
     }
 
     /// Returns the names of certificates from files and the ends of their validity, in seconds since

@@ -39,7 +39,7 @@ pub struct Server {
     /// Configuration for handshakes of an ACME challenge.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
-    handshakes: Handshakes,
+    pub(super) handshakes: Handshakes,
     clock: Clock,
     pub handshake_timeout: Duration,
     /// True if clients are asked for certificates. The server name of the handshake must then be
@@ -165,10 +165,6 @@ impl Server {
     /// Configuration for the handshake of a CA that validates a challenge.
     pub(super) fn challenge(&self) -> Option<Arc<ServerConfig>> {
         self.challenge.clone()
-    }
-
-    pub(super) fn handshakes(&self) -> &Handshakes {
-        &self.handshakes
     }
 
     /// Counts a handshake that failed; `None` stands for one that exceeded its deadline.

@@ -228,7 +228,8 @@ pub struct Chain {
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
-    replaces_location: bool,
+    /// True if a filter changes `Location` in place of the gateway.
+    pub replaces_location: bool,
     /// True if no filter changes what the gateway tells backends about the client.
     leaves_forwarding: bool,
     /// Filters of which one is enough.
@@ -326,11 +327,6 @@ impl Chain {
     pub fn proves_identity(&self) -> bool {
         let mut filters = self.all.iter();
         filters.any(|each| each.traits.guard == Guard::Identity)
-    }
-
-    /// Returns true if a filter changes `Location` in place of the gateway.
-    pub fn replaces_location(&self) -> bool {
-        self.replaces_location
     }
 
     /// Returns true if no filter changes the headers that report the client to a backend, so that

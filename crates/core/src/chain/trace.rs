@@ -32,7 +32,8 @@ pub struct RequestTrace {
     pub is_sampled: bool,
     /// True if the response is a stream or a tunnel, whose end says nothing about its speed.
     pub is_stream: bool,
-    is_passed_on: bool,
+    /// True if the backend gets [`Self::outgoing`].
+    pub is_passed_on: bool,
     clock: Clock,
     steps: Vec<TraceStep>,
     /// Most requests have one attempt, which needs no allocation.
@@ -131,11 +132,6 @@ impl RequestTrace {
     /// Leaves `traceparent` and `tracestate` to the backend as the client sent them.
     pub fn leave_headers(&mut self) {
         self.is_passed_on = false;
-    }
-
-    /// Returns true if the backend gets [`Self::outgoing`].
-    pub fn is_passed_on(&self) -> bool {
-        self.is_passed_on
     }
 }
 

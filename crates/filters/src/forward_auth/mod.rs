@@ -217,7 +217,7 @@ impl ForwardAuth {
         if !ex.facts.request_id.is_empty() {
             headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
         }
-        if let Some(trace) = ex.facts.trace.as_ref().filter(|trace| trace.is_passed_on()) {
+        if let Some(trace) = ex.facts.trace.as_ref().filter(|trace| trace.is_passed_on) {
             headers.insert(TRACEPARENT, trace.outgoing().header_value());
         }
         Some(request)

@@ -122,7 +122,7 @@ async fn make(
 /// Returns true if the route changes error responses of the app.
 fn has_own_errors(ctx: &Context) -> bool {
     let pages = context::error_pages(&ctx.gateway, ctx.route);
-    pages.is_some_and(ErrorPages::intercepts)
+    pages.is_some_and(|pages| pages.intercepts)
         || context::chain(&ctx.gateway, ctx.route).has(Phase::UpstreamResponse)
 }
 

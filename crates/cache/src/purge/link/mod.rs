@@ -513,7 +513,7 @@ impl PurgeLink {
     }
 
     fn publish_trust(&self, state: &State) {
-        let until = state.follower.held_until();
+        let until = state.follower.held_until;
         let until = until.map_or(0, |until| {
             whole_millis(until.saturating_duration_since(self.began))
         });

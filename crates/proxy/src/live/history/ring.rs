@@ -43,7 +43,7 @@ pub(super) struct Ring {
     next: usize,
     /// Number of records ever written.
     written: u64,
-    overwritten: Option<SystemTime>,
+    pub(super) overwritten: Option<SystemTime>,
 }
 
 /// A request without its secrets. The texts follow one another in `bytes`.
@@ -105,11 +105,6 @@ impl Ring {
     /// Returns the numbers of the records that are stored.
     pub(super) fn numbers(&self) -> Range<u64> {
         self.written - self.records.len() as u64..self.written
-    }
-
-    /// Returns the end of the request that was overwritten last.
-    pub(super) fn overwritten(&self) -> Option<SystemTime> {
-        self.overwritten
     }
 
     /// Returns the record of a stored number.
