@@ -114,7 +114,7 @@ impl RunningState {
                 lacked_descriptors: descriptors::were_lacking(),
             },
             traffic: std::mem::take(&mut traffic.figures),
-            reloads: live.reloads().into_iter().map(totals::reload).collect(),
+            reloads: live.reloads(),
             expiries: totals::expiries(&live.world.metrics),
             limits: totals::limits(&live.world.metrics),
             cache: gateway

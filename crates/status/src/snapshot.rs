@@ -16,6 +16,7 @@ pub use edgeway_cache::{
 };
 pub use edgeway_net::{log_file::LogFailure, redis::RedisStatus};
 pub use edgeway_proxy::live::{
+    ReloadStatus,
     traffic::{RouteTraffic, SlowRoute, TrafficFigures, TrafficPoint},
     trial::TrialOutcome,
 };
@@ -188,21 +189,6 @@ pub struct ProcessStatus {
     /// True if none was left within the last minute.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lacked_descriptors: bool,
-}
-
-/// A reload, or an attempt at one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ReloadStatus {
-    /// RFC 3339, UTC.
-    pub at: String,
-    /// The configuration that serves since then.
-    pub generation: u64,
-    /// The changes, one line each.
-    pub changes: Vec<String>,
-    /// The error of a configuration that was refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
 }
 
 /// Expiry of a certificate.

@@ -92,11 +92,13 @@ pub(super) struct Hsts {
 }
 
 /// Handling of `Server`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Server {
     #[default]
     Remove,
     Keep,
+    #[serde(untagged)]
     Text(String),
 }
 
@@ -345,16 +347,6 @@ impl<'de> Deserialize<'de> for Server {
             "remove" => Self::Remove,
             "keep" => Self::Keep,
             _ => Self::Text(text),
-        })
-    }
-}
-
-impl Serialize for Server {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(match self {
-            Self::Remove => "remove",
-            Self::Keep => "keep",
-            Self::Text(text) => text,
         })
     }
 }

@@ -16,7 +16,9 @@ pub(super) enum ReadError {
     #[display("`{_0}` is missing")]
     Missing(&'static str),
     #[display("expected {expected}")]
-    WrongType { expected: String },
+    WrongType {
+        expected: String,
+    },
     #[display("unknown value `{word}`")]
     UnknownWord {
         word: String,
