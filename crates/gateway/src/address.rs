@@ -12,7 +12,10 @@ pub enum ListenAddress {
     #[display(":{_0}")]
     All(u16),
     #[display("unix:{}", path.display())]
-    Unix { path: PathBuf, mode: u32 },
+    Unix {
+        path: PathBuf,
+        mode: u32,
+    },
 }
 
 /// Default mode of a unix socket: its owner and group may connect, as for any web server behind

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use edgeway_base::http::asks_for_websocket;
 use edgeway_cache::nextjs::{Destination, ReleaseRequest};
 use edgeway_routes::{Params, Target};
-use edgeway_upstreams::{TrialRequest, Upstream};
+use edgeway_upstreams::Upstream;
 use http::Method;
 use pingora::http::RequestHeader;
 

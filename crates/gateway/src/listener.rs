@@ -307,7 +307,7 @@ impl Compiler<'_> {
                     self.at(*place, "edgeway::listener::mode").error(
                         format!("invalid file mode `{value}`"),
                         "write it in octal, such as `\"0660\"`",
-                    )
+                    );
                 }
                 _ => self.at(*place, "edgeway::listener::mode").error(
                     "`mode` is for unix sockets only",

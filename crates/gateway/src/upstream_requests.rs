@@ -1,7 +1,7 @@
 //! Checks `upstream_request` of routes against what else they have.
 
 use edgeway_config::model::RouteNode;
-use edgeway_routes::{Action, UpstreamRequest};
+use edgeway_routes::Action;
 
 use super::compile::Compiler;
 

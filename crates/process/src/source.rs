@@ -28,7 +28,7 @@ use edgeway_status::snapshot::{
 };
 use edgeway_upstreams::{ReleaseSettings, Upstream, UpstreamStatus};
 
-use super::{bans, control::Control, plugins, purges, totals};
+use super::{bans, control::Control, plugins, totals};
 
 /// Reads the state of a serving process.
 pub(super) struct RunningState {

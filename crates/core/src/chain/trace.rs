@@ -11,7 +11,6 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::Verdict;
 use crate::base::{
     clock::Clock,
     trace_context::{TraceContext, TraceFlags},

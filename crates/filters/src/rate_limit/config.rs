@@ -13,7 +13,7 @@ use edgeway_core::{
     chain::CompileContext,
     limits::limit::{Limit, Limits},
 };
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Charge, RateLimit};

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use edgeway_cache::nextjs::max_age_of;
 use edgeway_core::chain::{Phase, Reply};
 use edgeway_core::open_headers::OpenResponseHeaders;
-use edgeway_filters::error_pages::ErrorPages;
 use edgeway_gateway::{
     AppImages, FetchPlace, FetchedSource, ImageFailure, ImageSource, MadeImage, Refusal,
     SourceFailure, WantedImage,
