@@ -11,10 +11,10 @@ use http::{Method, Request, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
+use tokio_util::either::Either;
 
 use super::{
     Snapshot,
@@ -297,21 +297,12 @@ async fn ask(target: &Target, request: Request<Bytes>) -> Result<Response<Bytes>
     response.map_err(|error| failed(target, error))
 }
 
-/// A connection to a gateway, over TCP or a Unix socket.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-pub(super) async fn connect(target: &Target) -> Result<Box<dyn Stream>, ClientError> {
+pub(super) async fn connect(target: &Target) -> Result<Either<UnixStream, TcpStream>, ClientError> {
     let connected = match target {
-        Target::Socket(path) => UnixStream::connect(path).await.map(boxed),
-        Target::Address(address) => TcpStream::connect(address).await.map(boxed),
+        Target::Socket(path) => UnixStream::connect(path).await.map(Either::Left),
+        Target::Address(address) => TcpStream::connect(address).await.map(Either::Right),
     };
     connected.map_err(|error| ClientError::Connect(target.clone(), error))
-}
-
-fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
-    Box::new(stream)
 }
 
 pub(super) fn failed(target: &Target, error: FetchError) -> ClientError {
