@@ -82,6 +82,7 @@ pub trait Gateway {
         name: &Name,
         weight: u16,
         drained: bool,
+        release: Option<&str>,
     ) -> Result<BackendStatus, RequestFailure>;
     async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure>;
 
