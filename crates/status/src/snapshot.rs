@@ -3,8 +3,9 @@
 //! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
 //! and counts, never header values, keys or the text of the configuration.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use derive_more::Display;
 use edgeway_base::metrics::Exposition;
 use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
 use edgeway_proxy::live::history::RequestHistory;
@@ -60,12 +61,14 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// Reason why new requests should be sent elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub enum NotReady {
     /// Not all listeners are open yet.
+    #[display("starting")]
     Starting,
+    #[display("draining")]
     Draining,
-    /// No backend of this required upstream is in rotation.
+    #[display("no backend of the required upstream `{_0}` is in rotation")]
     Upstream(String),
 }
 
@@ -76,20 +79,6 @@ impl NotReady {
             Self::Starting => "starting",
             Self::Draining => "draining",
             Self::Upstream(_) => "no backend of a required upstream is in rotation",
-        }
-    }
-}
-
-impl fmt::Display for NotReady {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Starting | Self::Draining => f.write_str(self.public()),
-            Self::Upstream(name) => {
-                write!(
-                    f,
-                    "no backend of the required upstream `{name}` is in rotation"
-                )
-            }
         }
     }
 }

@@ -25,6 +25,7 @@ use edgeway_script::{
 use http::{HeaderName, Method, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{
     PluginSelection, Plugins, RoutePlugin,
@@ -148,32 +149,24 @@ edgeway_base::enum_table! {
 }
 
 /// Limits of one hook.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct LimitsConfig {
     /// CPU time.
+    #[default(Span(HookLimits::default().cpu))]
     #[serde(deserialize_with = "some_time")]
     pub(super) cpu: Span,
     /// Elapsed time, including the time that the hook waits.
+    #[default(Span(HookLimits::default().wall))]
     #[serde(deserialize_with = "some_time")]
     pub(super) wall: Span,
     /// Elapsed time of the work that the hook leaves behind (`ctx.waitUntil`).
+    #[default(Span(HookLimits::default().wait_until))]
     #[serde(deserialize_with = "some_time")]
     wait_until: Span,
     /// Heap of each instance.
+    #[default(ByteSize(HookLimits::default().memory as u64))]
     memory: ByteSize,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        let limits = HookLimits::default();
-        Self {
-            cpu: Span(limits.cpu),
-            wall: Span(limits.wall),
-            wait_until: Span(limits.wait_until),
-            memory: ByteSize(limits.memory as u64),
-        }
-    }
 }
 
 impl PluginsConfig {
@@ -291,7 +284,7 @@ impl PluginConfig {
             Err(failure) => cx.at(self.file.place, "edgeway::plugins::load").refuse(
                 format!("plugin `{name}` cannot be loaded: {failure}"),
                 "the file must be an ES module that exports hooks such as `onRequest`; see \
-                     `docs/plugins.md`",
+                 `docs/plugins.md`",
             ),
         }
     }

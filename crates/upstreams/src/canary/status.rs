@@ -1,6 +1,6 @@
 //! State of a trial and the verdict on it, as plain data for the admin API.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 use derive_more::Display;
 use serde::{Deserialize, Serialize};
@@ -49,33 +49,44 @@ pub struct ArmStatus {
 
 edgeway_base::enum_table! {
     /// End of a trial.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
     #[serde(rename_all = "snake_case")]
     pub enum Outcome => as_str {
         /// The release became the current one.
+        #[display("is the current one now")]
         Promoted = "promoted",
+        #[display("was rolled back")]
         RolledBack = "rolled_back",
         /// An operator ended it.
         #[default]
+        #[display("is no longer on trial, by an operator")]
         Ended = "ended",
     }
 }
 
 /// Reason for the end of a trial.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "snake_case")]
 pub enum CanaryReason {
+    #[display("")]
     Passed,
+    #[display(" for its errors")]
     Errors,
+    #[display(" for its latency")]
     Latency,
+    #[display(" because no instance was in rotation")]
     Down,
     #[default]
+    #[display("")]
     Operator,
 }
 
 /// Verdict on a release, with the figures that led to it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Display)]
 #[serde(default)]
+#[display(
+    "release `{release}` {outcome}{reason}: {new}; the release it was compared with: {current}"
+)]
 pub struct CanaryVerdict {
     pub release: String,
     pub outcome: Outcome,
@@ -98,24 +109,5 @@ impl ArmStatus {
             error_percent: (counts.error_ratio() * 1e4).round() / 1e2,
             p95_ms: millis(times.quantile(0.95)),
         }
-    }
-}
-
-impl fmt::Display for CanaryVerdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = match self.outcome {
-            Outcome::Promoted => "is the current one now",
-            Outcome::RolledBack => "was rolled back",
-            Outcome::Ended => "is no longer on trial, by an operator",
-        };
-        write!(f, "release `{}` {end}", self.release)?;
-        match self.reason {
-            CanaryReason::Errors => f.write_str(" for its errors")?,
-            CanaryReason::Latency => f.write_str(" for its latency")?,
-            CanaryReason::Down => f.write_str(" because no instance was in rotation")?,
-            CanaryReason::Passed | CanaryReason::Operator => {}
-        }
-        let (new, current) = (&self.new, &self.current);
-        write!(f, ": {new}; the release it was compared with: {current}")
     }
 }
