@@ -12,7 +12,6 @@ mod tests;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::diagnostic::Place;
@@ -55,7 +54,7 @@ pub struct Key {
 }
 
 /// A value and its place. Deserializes from any node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Spanned<T> {
     pub value: T,
