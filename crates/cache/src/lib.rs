@@ -260,7 +260,7 @@ impl Cache {
     /// resource (RFC 9111, 4.4).
     pub fn remove(&self, key: &Key) {
         self.store().remove(key);
-        self.link().notes().removed(key);
+        self.link().notes.removed(key);
     }
 
     /// Applies a purge that the predecessor still receives.

@@ -262,7 +262,7 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions
 
 async fn next_purge(cache: Option<&Cache>) -> SuccessorPurge {
     match cache {
-        Some(cache) => cache.link().notes().next().await,
+        Some(cache) => cache.link().notes.next().await,
         None => pending().await,
     }
 }

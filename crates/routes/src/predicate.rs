@@ -25,7 +25,7 @@ pub(super) struct Predicates {
     headers: Vec<(HeaderName, PredicateCondition)>,
     queries: Vec<(Vec<u8>, PredicateCondition)>,
     cookies: Vec<(Vec<u8>, PredicateCondition)>,
-    rank: Rank,
+    pub(super) rank: Rank,
     /// True if the route has access control. If a name has several values, an app may use any of
     /// them: such a route takes the request if one value fits, so that no other value bypasses it,
     /// and an open route only if all fit, so that no other value enters it.
@@ -130,10 +130,6 @@ impl Predicates {
 
     pub(super) fn guard(&mut self, is_guarded: bool) {
         self.is_guarded = is_guarded;
-    }
-
-    pub(super) fn rank(&self) -> &Rank {
-        &self.rank
     }
 
     pub(super) fn is_empty(&self) -> bool {

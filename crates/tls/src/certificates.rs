@@ -33,7 +33,7 @@ pub struct Certificates {
     pub acme_names: Box<[Box<str>]>,
     managed: ArcSwap<ByName<Arc<CertifiedKey>>>,
     challenges: ArcSwap<ByName<Arc<CertifiedKey>>>,
-    expiries: Expiries,
+    pub(super) expiries: Expiries,
 }
 
 /// Certificates from files, by name.
@@ -114,11 +114,6 @@ impl Certificates {
             };
             challenges
         });
-    }
-
-    /// Expiry metrics of the certificates.
-    pub(super) fn expiries(&self) -> &Expiries {
-        &self.expiries
     }
 
     /// Returns true if a file has a certificate for `name`, in lower case.

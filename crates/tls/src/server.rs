@@ -35,7 +35,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Server {
     configs: ArcSwap<Configs>,
-    sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     /// Configuration for handshakes of an ACME challenge.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
@@ -153,10 +153,6 @@ impl Server {
         self.configs.store(Arc::new(configs));
     }
 
-    pub(super) fn sessions(&self) -> &Sessions {
-        &self.sessions
-    }
-
     /// Rotates the ticket keys if that is due.
     pub(super) fn turn_keys(&self) -> Result<(), NoRandomness> {
         self.sessions.turn(self.now())
@@ -186,14 +182,14 @@ impl Server {
     pub fn has_series(server: Option<&Self>, series: Series<'_>) -> bool {
         const OF_TLS: [&str; 3] = [expiry::NAME, watch::RELOAD_SUCCESS_METRIC, handshakes::NAME];
         server.map_or(!OF_TLS.contains(&series.family), |server| {
-            server.certificates.expiries().has(series)
+            server.certificates.expiries.has(series)
         })
     }
 
     /// Publishes the expiry metrics again, after a configuration that was refused has overwritten
     /// them.
     pub fn publish(&self) {
-        self.certificates.expiries().publish();
+        self.certificates.expiries.publish();
     }
 
     /// Watches the files, rotates the ticket keys, and warns of certificates that expire, for as

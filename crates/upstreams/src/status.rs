@@ -315,7 +315,7 @@ impl Upstream {
                 .and_then(|_| state.ejection.lock().cause())
                 .map(|cause| cause.as_str().into()),
             slow_start: is_slow.then_some(share),
-            refused_in_a_row: is_failing.then(|| state.ejection.lock().refused()),
+            refused_in_a_row: is_failing.then(|| state.ejection.lock().refused),
             silence: state.silence.status(now).filter(|_| state.requests() > 0),
             process_rss_bytes: None,
             memory_growth: None,

@@ -52,7 +52,7 @@ pub(crate) trait Noted: Clone {
 pub(crate) struct PurgeLedger<P = Stamp> {
     position: u64,
     /// Entries below this position count as purged.
-    floor: u64,
+    pub(crate) floor: u64,
     /// Position of the last purge of each id.
     last: HashMap<Digest, u64>,
     by_kind: [KindPurges<P>; 3],
@@ -100,11 +100,6 @@ impl<P> PurgeLedger<P> {
     /// Returns the position of the last purge.
     pub(crate) fn position(&self) -> u64 {
         self.position
-    }
-
-    /// Returns the position below which all entries count as purged.
-    pub(crate) fn floor(&self) -> u64 {
-        self.floor
     }
 
     /// Returns the purges of a kind with their positions, the oldest first.

@@ -21,7 +21,7 @@ pub(super) fn repeated_regexes(
             continue;
         };
         let earlier = known.entry(text).or_default();
-        let rank = |entry: &Entry| parsed[entry.route].predicates.rank();
+        let rank = |entry: &Entry| &parsed[entry.route].predicates.rank;
         if let Some(first) = earlier.iter().find(|first| rank(first) == rank(entry)) {
             diagnostics.push(conflict(parsed, first, entry));
         }

@@ -144,7 +144,7 @@ impl RouteTable {
                     let (path, _) = &parsed[entry.route].paths[entry.path];
                     (
                         matches!(path, Path::EmptyEnd(_)),
-                        parsed[entry.route].predicates.rank(),
+                        &parsed[entry.route].predicates.rank,
                         guarding.is_exact,
                         !guarding.has_access,
                         std::cmp::Reverse(guarding.guards.len()),
@@ -364,10 +364,10 @@ fn draft(
     let mut reported = BTreeSet::new();
     for draft in drafts.values_mut() {
         for entries in draft.values_mut() {
-            entries.sort_by_key(|entry| parsed[entry.route].predicates.rank());
+            entries.sort_by_key(|entry| &parsed[entry.route].predicates.rank);
             for pair in entries.windows(2) {
                 let [first, second] = pair else { continue };
-                let rank = |entry: &Entry| parsed[entry.route].predicates.rank();
+                let rank = |entry: &Entry| &parsed[entry.route].predicates.rank;
                 if [first, second]
                     .iter()
                     .any(|own| parsed[own.route].is_partial)

@@ -117,7 +117,7 @@ pub struct PurgeLink {
     state: Mutex<State>,
     wake: Notify,
     /// Purges for the successor of this process.
-    notes: SuccessorPurges,
+    pub notes: SuccessorPurges,
     /// Set once the lease is given up for good.
     has_left: AtomicBool,
     /// Held by the supervisor: one at a time.
@@ -257,11 +257,6 @@ impl PurgeLink {
                 Trust::OnlyAfter(lost.unwrap_or(SystemTime::UNIX_EPOCH))
             }
         }
-    }
-
-    /// Returns the purges for the successor of this process.
-    pub fn notes(&self) -> &SuccessorPurges {
-        &self.notes
     }
 
     /// Applies `purges` here at once, and waits for the other gateways, for five seconds at most.
