@@ -61,7 +61,7 @@ impl Compiler<'_> {
             Ok(_) => self.at(*place, "edgeway::admin::not_loopback").refuse(
                 format!("the admin listener on `{value}` would be open to others"),
                 "add a `token` beside it, such as `token: file:admin.token`, or write a \
-                     loopback address such as `127.0.0.1:9900`",
+                 loopback address such as `127.0.0.1:9900`",
             ),
             Err(_) => self.at(*place, "edgeway::admin::address").refuse(
                 format!("invalid address `{value}`"),

@@ -344,7 +344,7 @@ impl Compiler<'_> {
                     self.at(folder.place, "edgeway::upstream::folder").warn(
                         format!("cannot read the build of `{name}`: {error}"),
                         "no page is shared until there is a build: write the folder in which \
-                             `next build` leaves `BUILD_ID`, usually `.next`",
+                         `next build` leaves `BUILD_ID`, usually `.next`",
                     );
                 }
                 let watch = Arc::new(watch);

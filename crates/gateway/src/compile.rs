@@ -399,7 +399,7 @@ impl Compiler<'_> {
                     .error(
                         format!("no WebSocket can reach `{value}`, which uses HTTP/2"),
                         "remove `websocket`, or send these requests to an upstream without \
-                     `protocol: h2`",
+                         `protocol: h2`",
                     );
             }
         }

@@ -73,7 +73,7 @@ impl Compiler<'_> {
             self.at(path.place, "edgeway::route::root_alone").warn(
                 "`path: /` is the path `/` alone, and no route takes the rest of the site",
                 "write `path: /*` for every path; if the start page alone is meant, add a \
-                     route for the rest, such as `{ match: { path: /* }, respond: 404 }`",
+                 route for the rest, such as `{ match: { path: /* }, respond: 404 }`",
             );
         }
     }
@@ -97,12 +97,12 @@ impl Compiler<'_> {
             self.at(path.place, "edgeway::upstream::socket_io").warn(
                 format!(
                     "Socket.IO before {} backends: a client's next request goes to an instance \
-                         that does not know it, and gets 400",
+                     that does not know it, and gets 400",
                     app.backends.len()
                 ),
                 format!(
                     "write `sticky: {{ cookie: instance }}` in upstream `{}`; for clients that \
-                         keep no cookies, `balance: hash:client.ip`",
+                     keep no cookies, `balance: hash:client.ip`",
                     key.name
                 ),
             );
@@ -155,7 +155,7 @@ impl Compiler<'_> {
                     "`{text}` is a listener of this gateway: requests would go round in a circle"
                 ),
                 "write the port that the app listens on; if that is this one, give the \
-                     listener another port, such as `127.0.0.1:8081`",
+                 listener another port, such as `127.0.0.1:8081`",
             );
         }
     }
@@ -189,7 +189,7 @@ impl Compiler<'_> {
         self.at(key.place, "edgeway::upstream::build_unknown").warn(
             format!(
                 "pages of `{}` are cached, but its build is unknown: stored pages outlive a \
-                     deploy, and pages that its middleware guards may be stored",
+                 deploy, and pages that its middleware guards may be stored",
                 key.name
             ),
             format!(

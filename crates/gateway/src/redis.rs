@@ -64,7 +64,7 @@ impl Compiler<'_> {
                 .error(
                     format!("`timeout: {}` is out of range", config.timeout.value),
                     "every request that asks Redis may wait this long: write from `2ms` to `1s`, \
-                 such as `20ms`",
+                     such as `20ms`",
                 );
         }
         if !CONNECTIONS.contains(&config.connections.value) {
@@ -181,7 +181,7 @@ impl Compiler<'_> {
                         .refuse(
                             "`nodes` is for a cluster",
                             "add `mode: cluster`; for one machine write `url`, for sentinels \
-                         `sentinel`",
+                             `sentinel`",
                         );
                 }
                 let nodes = self.redis_nodes(&config.nodes, RedisSettings::PORT)?;

@@ -306,7 +306,7 @@ fn warn_of_blind_balance(
             .warn(
                 format!("`{name}` needs more than one address to choose from"),
                 "if several workers share this port (PM2 cluster mode), give each its own and list \
-             them all; otherwise leave `balance` out",
+                 them all; otherwise leave `balance` out",
             );
     }
 }

@@ -182,7 +182,7 @@ mod tests {
     fn the_configured_scale_is_in_the_status() {
         let upstream = Bench::new().upstream(
             "{ backends: ['127.0.0.1:3000'], \
-               scale: { unit: 'node-app@{port}.service', ports: 3000-3031, manager: user } }",
+             scale: { unit: 'node-app@{port}.service', ports: 3000-3031, manager: user } }",
         );
         let status = serde_json::to_value(upstream.snapshot()).unwrap();
         assert_eq!(

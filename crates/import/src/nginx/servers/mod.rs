@@ -106,10 +106,10 @@ impl<'a> Servers<'a> {
             }
             let rejects = server.scope.own("ssl_reject_handshake");
             for reject in rejects.iter().filter(|one| one.is_on()) {
-                reject.weaker(if !server.default_of.is_empty() {
-                    "`unknown_names: refuse`: only names that no certificate has are refused"
-                } else {
+                reject.weaker(if server.default_of.is_empty() {
                     "handshakes for these names are not refused"
+                } else {
+                    "`unknown_names: refuse`: only names that no certificate has are refused"
                 });
             }
         }

@@ -1,3 +1,5 @@
+//! Lines and datagrams as the journal gets them.
+
 use super::*;
 
 /// Reads a datagram as the protocol's documentation has it.

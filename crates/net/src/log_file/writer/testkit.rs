@@ -1,4 +1,4 @@
-//! What only tests ask of a log's writer.
+//! Functions of a log's writer that only tests call.
 
 use std::{
     path::Path,
