@@ -338,7 +338,6 @@ mod tests {
 
     impl Encoder {
         /// Takes `input` of a stream in, without a flush after it.
-
         pub(in crate::encoding) fn push_quietly(&mut self, input: &[u8], out: &mut Vec<u8>) {
             let CodecState::GzipUnbegun { level } = self.0 else {
                 return;
