@@ -7,11 +7,8 @@
 //! The code is in the crates of `crates/` (`docs/architecture.md`); this one joins them.
 
 mod commands;
-#[cfg(any(test, fuzzing))]
 #[doc(hidden)]
-pub mod fuzzing;
-#[doc(hidden)]
-pub mod testing;
+pub mod testkit;
 
 pub use edgeway_base::VERSION;
 pub use edgeway_filters::custom::CustomFilter;
@@ -41,7 +38,7 @@ pub mod filter {
             CacheOutcome, Certificate, Claims, Class, Client, ClientCertificate, CompileContext,
             Exchange, Filter, FilterKind, FixedFields, Guard, HeaderUse, Identity, KeyBuilder,
             LateFields, LogFields, LoggedRequest, OpenRefusals, Outcome, PageOfError, Phase,
-            Phases, Protocol, ReadyLines, Refusal, Reply, ReplyBody, RequestChanges, RequestFacts,
+            Phases, Protocol, ReadyLines, Reply, ReplyBody, RequestChanges, RequestFacts,
             RequestId, RequestTrace, RerouteFacts, RouteRequest, RouteTarget, Scheme, Shared, Text,
             TlsParameters, TlsWords, TraceAttempt, TraceIds, TraceStep, Traits, UpstreamFacts,
             Verdict, host::public_host,

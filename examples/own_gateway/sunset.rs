@@ -41,9 +41,7 @@ impl FilterKind for Sunset {
 
     fn compile(config: SunsetConfig, cx: &mut CompileContext<'_>) -> Option<Self> {
         let at = DateTime::parse_from_rfc3339(&config.at.value).map_err(|error| {
-            cx.report_at(
-                config.at.place,
-                "sunset::at",
+            cx.at(config.at.place, "sunset::at").error(
                 format!("`{}` is no moment: {error}", config.at.value),
                 "write one such as `2030-01-31T00:00:00Z`",
             );
@@ -54,9 +52,7 @@ impl FilterKind for Sunset {
                 HeaderValue::try_from(format!("<{}>; rel=\"successor-version\"", url.value))
                     .map(Some)
                     .map_err(|_| {
-                        cx.report_at(
-                            url.place,
-                            "sunset::successor",
+                        cx.at(url.place, "sunset::successor").error(
                             format!("`{}` cannot stand in a header", url.value),
                             "write a URL such as `https://api.example.com/v2`",
                         );

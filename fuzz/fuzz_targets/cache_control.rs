@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `cache_control`.
+//! Runs `edgeway::testkit::fuzzing`'s target `cache_control`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("cache_control")(data);
+    edgeway::testkit::fuzzing::target("cache_control")(data);
 });

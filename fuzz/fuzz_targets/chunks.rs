@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `chunks`.
+//! Runs `edgeway::testkit::fuzzing`'s target `chunks`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("chunks")(data);
+    edgeway::testkit::fuzzing::target("chunks")(data);
 });

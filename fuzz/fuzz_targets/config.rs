@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `config`.
+//! Runs `edgeway::testkit::fuzzing`'s target `config`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("config")(data);
+    edgeway::testkit::fuzzing::target("config")(data);
 });

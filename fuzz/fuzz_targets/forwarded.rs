@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `forwarded`.
+//! Runs `edgeway::testkit::fuzzing`'s target `forwarded`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("forwarded")(data);
+    edgeway::testkit::fuzzing::target("forwarded")(data);
 });

@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `head`.
+//! Runs `edgeway::testkit::fuzzing`'s target `head`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("head")(data);
+    edgeway::testkit::fuzzing::target("head")(data);
 });

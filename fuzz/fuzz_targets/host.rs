@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `host`.
+//! Runs `edgeway::testkit::fuzzing`'s target `host`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("host")(data);
+    edgeway::testkit::fuzzing::target("host")(data);
 });

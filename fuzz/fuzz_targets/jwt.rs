@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `jwt`.
+//! Runs `edgeway::testkit::fuzzing`'s target `jwt`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("jwt")(data);
+    edgeway::testkit::fuzzing::target("jwt")(data);
 });

@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `path`.
+//! Runs `edgeway::testkit::fuzzing`'s target `path`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("path")(data);
+    edgeway::testkit::fuzzing::target("path")(data);
 });

@@ -1,6 +1,6 @@
-//! Runs `edgeway::fuzzing`'s target `proxy_protocol`.
+//! Runs `edgeway::testkit::fuzzing`'s target `proxy_protocol`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::fuzzing::target("proxy_protocol")(data);
+    edgeway::testkit::fuzzing::target("proxy_protocol")(data);
 });

@@ -239,7 +239,7 @@ fn documented() -> Vec<String> {
 #[test]
 fn each_field_is_documented() {
     let documented: BTreeSet<String> = documented().into_iter().collect();
-    for name in edgeway::testing::access_log_fields() {
+    for name in edgeway::testkit::access_log_fields() {
         assert!(documented.contains(name), "{name} is not documented");
     }
 }
@@ -255,7 +255,7 @@ fn yaml(path: &str) -> Value {
 /// The samples for collectors of logs name fields that a line has.
 #[test]
 fn the_samples_for_collectors_name_fields_that_exist() {
-    let fields: BTreeSet<&str> = edgeway::testing::access_log_fields().into_iter().collect();
+    let fields: BTreeSet<&str> = edgeway::testkit::access_log_fields().into_iter().collect();
     let promtail = yaml("deploy/logs/promtail.yaml");
     let stages = &promtail["scrape_configs"][0]["pipeline_stages"];
     let expressions = stages[0]["json"]["expressions"].as_object();

@@ -331,7 +331,7 @@ async fn local_processes_see_health_and_counts_and_change_nothing() {
             .replace("{address}", "127.0.0.1:1")
     };
     let mut closed = 0;
-    for (method, path) in edgeway::testing::paths() {
+    for (method, path) in edgeway::testkit::paths() {
         let path = fill(path);
         let mut request = Request::new(method, &path);
         if method == "POST" {
@@ -547,14 +547,14 @@ fn each_path_is_documented_and_each_documented_path_is_there() {
             Some((method.to_owned(), path.to_owned()))
         })
         .collect();
-    let there: BTreeSet<_> = edgeway::testing::paths()
+    let there: BTreeSet<_> = edgeway::testkit::paths()
         .into_iter()
         .filter(|(_, path)| !is_of_the_page(path))
         .map(|(method, path)| (method.to_owned(), path.to_owned()))
         .collect();
     assert_eq!(documented, there);
     // The page also lists every reason for which the listener refuses a request.
-    for reason in edgeway::testing::RejectionReason::ALL {
+    for reason in edgeway::testkit::RejectionReason::ALL {
         let row = format!("| `{}` |", reason.word());
         assert!(page.contains(&row), "{row}");
     }

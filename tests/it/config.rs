@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use edgeway::testing::gateway::{self, World};
+use edgeway::testkit::gateway::{self, World};
 use edgeway_config::{
     diagnostic::{Diagnostics, Style},
     model::File,

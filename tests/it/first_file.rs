@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use edgeway::testing::gateway::{self, World};
+use edgeway::testkit::gateway::{self, World};
 use edgeway_config::{
     diagnostic::{Diagnostics, Severity, Style},
     source::Sources,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use http::HeaderValue;
 
-use edgeway::testing::{
+use edgeway::testkit::{
     FilePart, ListenerMetrics, Live, RejectionReason, Upgrades,
     gateway::{self, World},
     metrics_page,

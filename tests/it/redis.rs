@@ -226,7 +226,7 @@ async fn a_single_redis_that_became_a_replica_rejects_writes_and_stays_up() {
             "{refused:?}"
         );
         let status = supervised.client.status();
-        assert!(status.is_up && status.since == since, "{status:?}");
+        assert!(status.up && status.since == since, "{status:?}");
         let why = status.rejection?;
         assert!(why.contains("ReadOnly"), "{why}");
         (supervised.metric("edgeway_redis_errors_total{kind=\"response\"}") > 20).then_some(())

@@ -11,7 +11,7 @@ use std::{
 };
 
 use boon::{Compiler, SchemaIndex, Schemas};
-use edgeway::testing::gateway::{self, World};
+use edgeway::testkit::gateway::{self, World};
 use edgeway_config::{diagnostic::Diagnostics, tree};
 use serde_json::Value;
 

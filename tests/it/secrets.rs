@@ -5,7 +5,7 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use edgeway::testing::gateway::{self, World};
+use edgeway::testkit::gateway::{self, World};
 use edgeway_config::diagnostic::Style;
 use serde_json::Value;
 

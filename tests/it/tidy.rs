@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use edgeway::testing::FILTERS;
+use edgeway::testkit::FILTERS;
 
 use crate::support::certificates::files_of_examples;
 
@@ -372,7 +372,7 @@ fn the_schema_in_the_repository_is_fresh() {
     let stored = fs::read_to_string(&path).expect("conf/schema.json is there");
     let stored: serde_json::Value = serde_json::from_str(&stored).expect("it is JSON");
     assert!(
-        stored == edgeway::testing::gateway::schema(),
+        stored == edgeway::testkit::gateway::schema(),
         "conf/schema.json is stale: run `make config-page`"
     );
 }
@@ -381,13 +381,13 @@ fn the_schema_in_the_repository_is_fresh() {
 fn every_example_configuration_is_well_formed() {
     let mut seen = 0;
     for path in files(&root().join("conf"), ".yaml") {
-        let loaded = edgeway::testing::gateway::load(&path);
+        let loaded = edgeway::testkit::gateway::load(&path);
         let file = loaded
             .file
             .unwrap_or_else(|| panic!("{}: {:#?}", path.display(), loaded.diagnostics));
-        let world = edgeway::testing::gateway::World::default();
+        let world = edgeway::testkit::gateway::World::default();
         let folder = files_of_examples();
-        let (gateway, diagnostics) = edgeway::testing::gateway::compile(&file, folder, &world);
+        let (gateway, diagnostics) = edgeway::testkit::gateway::compile(&file, folder, &world);
         assert!(gateway.is_some(), "{}: {diagnostics:#?}", path.display());
         // A warning in an example would teach readers to ignore warnings.
         let problems = diagnostics.list().iter().chain(loaded.diagnostics.list());
@@ -401,7 +401,7 @@ fn every_example_configuration_is_well_formed() {
 fn the_example_of_a_filter_uses_it() {
     for entry in FILTERS {
         let path = root().join(format!("conf/examples/{}.yaml", entry.name));
-        let loaded = edgeway::testing::gateway::load(&path);
+        let loaded = edgeway::testkit::gateway::load(&path);
         let file = loaded.file.expect("another test says what is wrong");
         let routes = file.routes.iter().flat_map(|route| &route.filters);
         let mut written = routes.chain(&file.defaults).chain(&file.access_log);
@@ -420,12 +420,12 @@ fn every_word_of_yaml_in_the_readme_is_well_formed() {
         .split_once("```yaml\n")
         .expect("it shows a configuration");
     let (yaml, _) = rest.split_once("```").expect("the block ends");
-    let loaded = edgeway::testing::gateway::load_text("README.md", yaml);
+    let loaded = edgeway::testkit::gateway::load_text("README.md", yaml);
     let file = loaded
         .file
         .unwrap_or_else(|| panic!("{:#?}", loaded.diagnostics));
-    let world = edgeway::testing::gateway::World::default();
-    let (gateway, diagnostics) = edgeway::testing::gateway::compile(&file, root(), &world);
+    let world = edgeway::testkit::gateway::World::default();
+    let (gateway, diagnostics) = edgeway::testkit::gateway::compile(&file, root(), &world);
     assert!(gateway.is_some(), "{diagnostics:#?}");
 }
 

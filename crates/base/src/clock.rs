@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use chrono::{DateTime, SecondsFormat, Utc};
+
 use crate::units::whole_nanos;
 
 /// A source of time: the machine's, or one that a test moves.
@@ -84,4 +86,9 @@ impl Clock {
             moved_nanos.fetch_add(whole_nanos(by), Ordering::Relaxed);
         }
     }
+}
+
+/// Formats a time as in RFC 3339, in UTC and with milliseconds.
+pub fn rfc3339(at: SystemTime) -> String {
+    DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -7,6 +7,7 @@ use std::{
     str::FromStr,
 };
 
+use derive_more::Display;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -35,7 +36,7 @@ fn truncated(client: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
 /// A network such as `10.0.0.0/8`, or a single address.
 ///
 /// IPv4 networks written as IPv4-mapped IPv6 are kept as IPv4.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
 pub struct Cidr(IpNet);
 
 impl FromStr for Cidr {
@@ -103,12 +104,6 @@ fn canonical(net: IpNet) -> IpNet {
 /// is too long for it.
 pub fn network_of(address: IpAddr, prefix: u8) -> Option<IpAddr> {
     Some(IpNet::new(address, prefix).ok()?.network())
-}
-
-impl fmt::Display for Cidr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
 }
 
 impl<'de> Deserialize<'de> for Cidr {

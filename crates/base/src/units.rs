@@ -5,6 +5,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
 
+use derive_more::Display;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -24,7 +25,8 @@ pub struct Rate {
 }
 
 /// A share of a whole: `10%`, `0.5%`; never above `100%`.
-#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Display)]
+#[display("{_0}%")]
 pub struct Percent(pub f64);
 
 /// Reason why a quantity was refused; the text is the user's message.
@@ -270,12 +272,6 @@ impl FromStr for Percent {
             return Err(refuse("it must lie between 0% and 100%"));
         }
         Ok(Self(value))
-    }
-}
-
-impl fmt::Display for Percent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}%", self.0)
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
+use smart_default::SmartDefault;
 
 use super::{key::Key, policy::Variance, unusual_request::unusual_headers};
 use crate::base::recent_values::{Fingerprint, RecentValues};
@@ -20,13 +21,8 @@ const TTL: Duration = Duration::from_secs(30);
 /// A request is identified by its key, its values of the fields that the stored responses vary by,
 /// and the client's unusual headers. An origin may choose a response by one of these without
 /// listing it in `Vary`. A client that sends such a header does not end collapsing for the others.
-pub struct HitForMiss(RecentValues<Instant>);
-
-impl Default for HitForMiss {
-    fn default() -> Self {
-        Self(RecentValues::new(MAX_ENTRIES))
-    }
-}
+#[derive(SmartDefault)]
+pub struct HitForMiss(#[default(RecentValues::new(MAX_ENTRIES))] RecentValues<Instant>);
 
 impl HitForMiss {
     pub fn contains(

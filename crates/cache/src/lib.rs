@@ -35,7 +35,7 @@ use self::{
     policy::{Lifetime, Variance},
     purge::{Position, Purge, PurgeLink, Source, SuccessorPurge, WaitScope, stamps::Stamp},
     store::{Entry, Store},
-    tier::{DiskSettings, DiskStatus, Tiers, WaitHistograms},
+    tier::{CacheDiskStatus, DiskSettings, Tiers, WaitHistograms},
 };
 use crate::{
     base::{clock::Clock, encoding::Encoding, metrics::Metrics, net::CidrSet},
@@ -192,7 +192,7 @@ impl Cache {
     }
 
     /// Returns the state of the disk tier, if there is one.
-    pub fn disk(&self) -> Option<DiskStatus> {
+    pub fn disk(&self) -> Option<CacheDiskStatus> {
         self.zone.tiers.disk.status()
     }
 
@@ -260,7 +260,7 @@ impl Cache {
     /// resource (RFC 9111, 4.4).
     pub fn remove(&self, key: &Key) {
         self.store().remove(key);
-        self.link().notes().removed(key);
+        self.link().notes.removed(key);
     }
 
     /// Applies a purge that the predecessor still receives.

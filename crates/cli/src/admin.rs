@@ -294,7 +294,8 @@ impl ConfiguredAdmin {
         if path != Path::new(HERE) || path.exists() {
             return Self::read(path);
         }
-        let mut all = usual_sockets();
+        let sockets = admin_socket::likely().into_iter();
+        let mut all: Vec<Target> = sockets.map(Target::Socket).collect();
         let Self { targets, token, .. } = Self::read(installed);
         for target in targets.unwrap_or_else(|_| vec![Target::Address(ADMIN)]) {
             if !all.contains(&target) {
@@ -355,11 +356,6 @@ impl ConfiguredAdmin {
             named: is_usual.then(|| std::path::absolute(path).ok()).flatten(),
         }
     }
-}
-
-fn usual_sockets() -> Vec<Target> {
-    let paths = admin_socket::likely().into_iter();
-    paths.map(Target::Socket).collect()
 }
 
 /// Returns the problems of a configuration as `edgeway check` reports them. A variable or a secret

@@ -73,15 +73,12 @@ fn root(config: &FilesConfig, place: Place, cx: &mut CompileContext<'_>) -> Opti
     let shown = value.display();
     if value.as_os_str().is_empty() {
         let help = "write the folder whose files are served, such as `/srv/www`";
-        cx.report_at(place, CODE, "`root` is empty", help);
-        return None;
+        return cx.at(place, CODE).refuse("`root` is empty", help);
     }
     let path = cx.folder.join(value);
     let path = std::path::absolute(&path).unwrap_or(path);
     let Ok(real) = path.canonicalize() else {
-        cx.warn_at(
-            place,
-            CODE,
+        cx.at(place, CODE).warn(
             format!("the folder `{shown}` does not exist"),
             "every request gets 404 until there is one: create it, or correct `root`",
         );
@@ -89,28 +86,22 @@ fn root(config: &FilesConfig, place: Place, cx: &mut CompileContext<'_>) -> Opti
     };
     if !real.is_dir() {
         let help = "write the folder that contains the files";
-        cx.report_at(place, CODE, format!("`{shown}` is not a folder"), help);
-        return None;
+        return cx
+            .at(place, CODE)
+            .refuse(format!("`{shown}` is not a folder"), help);
     }
     if real.parent().is_none() {
         let help = "write a folder that contains nothing else than what clients may see";
-        cx.report_at(
-            place,
-            CODE,
-            "`root: /` would serve every file of this machine",
-            help,
-        );
-        return None;
+        return cx
+            .at(place, CODE)
+            .refuse("`root: /` would serve every file of this machine", help);
     }
     let configuration = cx.folder.canonicalize();
     if configuration.is_ok_and(|folder| folder.starts_with(&real)) {
-        cx.report_at(
-            place,
-            CODE,
+        return cx.at(place, CODE).refuse(
             format!("`{shown}` contains the folder of this configuration, which would be served"),
             "move the files into a folder of their own, such as `public`",
         );
-        return None;
     }
     Some(path)
 }
@@ -122,7 +113,7 @@ fn index(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Box<[Strin
         if !is_name {
             let message = format!("invalid index `{value}`");
             let help = "write the name of a file, such as `index.html`";
-            cx.report_at(*place, CODE, message, help);
+            cx.at(*place, CODE).error(message, help);
             is_well = false;
         }
     }
@@ -146,7 +137,7 @@ fn headers(
     let mut is_well = true;
     for (path, Spanned { value, place }) in &config.headers {
         let mut report = |message: String, help: &str| {
-            cx.report_at(*place, CODE, message, help);
+            cx.at(*place, CODE).error(message, help);
             is_well = false;
         };
         let relative = RelativePath::parse(path.as_bytes(), config.dot_files);
@@ -202,7 +193,7 @@ fn immutable(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<Patter
     let mut patterns = Patterns::default();
     let mut is_well = true;
     for Spanned { value, place } in &config.immutable.0 {
-        is_well &= cx.reported(*place, CODE, patterns.add(value)).is_some();
+        is_well &= cx.at(*place, CODE).reported(patterns.add(value)).is_some();
     }
     is_well.then_some(patterns)
 }
@@ -223,9 +214,7 @@ fn page(
     if is_file && Path::new(value).is_absolute() {
         return Some(Some(value.as_bytes().into()));
     }
-    cx.report_at(
-        *place,
-        CODE,
+    cx.at(*place, CODE).error(
         format!("invalid `{key}`: `{value}` is not the path of a file below the root"),
         "write it from the root, such as `/index.html`",
     );
@@ -238,7 +227,8 @@ fn open_files(config: &FilesConfig, cx: &mut CompileContext<'_>) -> Option<NonZe
     if number.is_none() {
         let help = "write how many files are kept open, such as `1024`; `recheck: 0s` compares them \
                     with the disk for each request";
-        cx.report_at(place, CODE, "`open_files: 0` keeps no file open", help);
+        cx.at(place, CODE)
+            .error("`open_files: 0` keeps no file open", help);
     }
     number
 }

@@ -69,7 +69,7 @@ impl MediaTypes {
                     let message = format!("invalid media type `{value}`");
                     let help = "write one such as `text/markdown; charset=utf-8`, after the end of \
                                 the file's name: `md: text/markdown`";
-                    cx.report_at(*place, code, message, help);
+                    cx.at(*place, code).error(message, help);
                     is_well = false;
                 }
             }
@@ -78,7 +78,8 @@ impl MediaTypes {
             let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:+".contains(&byte);
             if value.is_empty() || !value.bytes().all(is_name) {
                 let help = "write the name of one, such as `utf-8`, or `none`";
-                cx.report_at(*place, code, format!("invalid charset `{value}`"), help);
+                cx.at(*place, code)
+                    .error(format!("invalid charset `{value}`"), help);
                 is_well = false;
             }
             all.charset = Some(value.as_str().into());

@@ -168,7 +168,7 @@ fn read_list(
         Ok(text) => Some(text),
         Err(error) => {
             let message = format!("cannot read the {what} in `{}`: {error}", path.display());
-            cx.refuse_at(file.place, code, message, help)
+            cx.at(file.place, code).refuse(message, help)
         }
     }
 }

@@ -1,13 +1,17 @@
 //! Parsed address of a listener.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
+use std::{net::SocketAddr, path::PathBuf, str::FromStr};
+
+use derive_more::Display;
 
 /// Address to bind.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Display)]
 pub enum ListenAddress {
     Tcp(SocketAddr),
     /// `:PORT`: every address of both families.
+    #[display(":{_0}")]
     All(u16),
+    #[display("unix:{}", path.display())]
     Unix {
         path: PathBuf,
         mode: u32,
@@ -104,16 +108,6 @@ impl FromStr for ListenAddress {
         Err(
             "write `IP:PORT` such as `127.0.0.1:8080` or `[::1]:8080`, `:PORT` for all addresses, or `unix:/PATH`",
         )
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::All(port) => write!(f, ":{port}"),
-            Self::Unix { path, .. } => write!(f, "unix:{}", path.display()),
-        }
     }
 }
 

@@ -58,16 +58,12 @@ impl Compiler<'_> {
         }
         match value.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() || config.token.is_some() => Some(address),
-            Ok(_) => self.diagnostics.refuse(
-                "edgeway::admin::not_loopback",
-                *place,
+            Ok(_) => self.at(*place, "edgeway::admin::not_loopback").refuse(
                 format!("the admin listener on `{value}` would be open to others"),
                 "add a `token` beside it, such as `token: file:admin.token`, or write a \
-                     loopback address such as `127.0.0.1:9900`",
+                 loopback address such as `127.0.0.1:9900`",
             ),
-            Err(_) => self.diagnostics.refuse(
-                "edgeway::admin::address",
-                *place,
+            Err(_) => self.at(*place, "edgeway::admin::address").refuse(
                 format!("invalid address `{value}`"),
                 "write `IP:PORT` such as `127.0.0.1:9900`, or `off`",
             ),
@@ -87,9 +83,7 @@ impl Compiler<'_> {
         } else {
             return Some(value);
         };
-        self.diagnostics.refuse(
-            "edgeway::admin::token",
-            place,
+        self.at(place, "edgeway::admin::token").refuse(
             problem,
             "`openssl rand -hex 32 > admin.token` makes one; then write `token: file:admin.token`",
         )

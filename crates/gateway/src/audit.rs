@@ -61,18 +61,14 @@ impl Compiler<'_> {
         let path = match std::path::absolute(self.folder.join(&file.value)) {
             Ok(path) if !file.value.as_os_str().is_empty() && !path.is_dir() => path,
             _ => {
-                return self.diagnostics.refuse(
-                    "edgeway::audit_log::file",
-                    file.place,
+                return self.at(file.place, "edgeway::audit_log::file").refuse(
                     format!("invalid file path `{shown}`"),
                     "write the path of a file, such as `audit.log`",
                 );
             }
         };
         if !path.parent().is_some_and(Path::is_dir) {
-            self.diagnostics.warn(
-                "edgeway::audit_log::folder",
-                file.place,
+            self.at(file.place, "edgeway::audit_log::folder").warn(
                 format!("the folder of the audit log `{shown}` does not exist"),
                 "make it, and let the gateway's user write there; until then lines are dropped",
             );

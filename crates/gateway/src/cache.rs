@@ -116,19 +116,17 @@ impl Compiler<'_> {
         };
         let (memory, max_object) = (config.memory.value.0, config.max_object().0);
         if memory < MIN_MEMORY {
-            return self.diagnostics.refuse(
-                "edgeway::cache::memory",
-                config.memory.place,
-                format!("`memory: {}` is too small", config.memory.value),
-                "write `1MiB` or more, such as `256MiB`",
-            );
+            return self
+                .at(config.memory.place, "edgeway::cache::memory")
+                .refuse(
+                    format!("`memory: {}` is too small", config.memory.value),
+                    "write `1MiB` or more, such as `256MiB`",
+                );
         }
         if let Some(written) = &config.max_object
             && (max_object == 0 || max_object > memory / 4)
         {
-            return self.diagnostics.refuse(
-                "edgeway::cache::max_object",
-                written.place,
+            return self.at(written.place, "edgeway::cache::max_object").refuse(
                 format!(
                     "`max_object: {}` must be above 0 and at most a quarter of `memory: {}`",
                     written.value, config.memory.value
@@ -137,9 +135,7 @@ impl Compiler<'_> {
             );
         }
         if let Some(place) = place.filter(|_| !is_used) {
-            self.diagnostics.warn(
-                "edgeway::cache::unused",
-                place,
+            self.at(place, "edgeway::cache::unused").warn(
                 "no route has a cache",
                 "write `cache: {}` on a route or in `defaults`, or remove the section",
             );
@@ -178,9 +174,7 @@ impl Compiler<'_> {
             return None;
         }
         if self.file.redis.is_none() {
-            return self.diagnostics.refuse(
-                "edgeway::cache::shared",
-                *place,
+            return self.at(*place, "edgeway::cache::shared").refuse(
                 "there is no Redis to share responses in",
                 "add `redis: { url: redis://HOST:PORT, secret: file:PATH }`, or remove `shared`",
             );
@@ -190,9 +184,7 @@ impl Compiler<'_> {
             place: at,
         } = &value.max_object;
         if max_object.0 == 0 || max_object.0 > MAX_SHARED {
-            return self.diagnostics.refuse(
-                "edgeway::cache::shared",
-                *at,
+            return self.at(*at, "edgeway::cache::shared").refuse(
                 format!("`max_object: {max_object}` is out of range"),
                 "write from `1KiB` to `64MiB`, such as `1MiB`: while Redis sends a large value, \
                  every other command waits for it",
@@ -206,27 +198,21 @@ impl Compiler<'_> {
     fn disk_cache(&mut self, config: &Spanned<DiskConfig>, most: u64) -> Option<DiskSettings> {
         let value = &config.value;
         if value.folder.value.trim().is_empty() {
-            return self.diagnostics.refuse(
-                "edgeway::cache::disk",
-                value.folder.place,
+            return self.at(value.folder.place, "edgeway::cache::disk").refuse(
                 "`folder` is empty",
                 "write a folder for this gateway alone, such as `/var/cache/edgeway`",
             );
         }
         let size = value.size.value.0;
         if size < MIN_DISK {
-            return self.diagnostics.refuse(
-                "edgeway::cache::disk",
-                value.size.place,
+            return self.at(value.size.place, "edgeway::cache::disk").refuse(
                 format!("`size: {}` is too small", value.size.value),
                 "write `1MiB` or more, such as `2GiB`",
             );
         }
         let max_object = value.max_object.as_ref();
         if let Some(given) = max_object.filter(|it| it.value.0 == 0 || it.value.0 > size) {
-            return self.diagnostics.refuse(
-                "edgeway::cache::disk",
-                given.place,
+            return self.at(given.place, "edgeway::cache::disk").refuse(
                 format!(
                     "`max_object: {}` must be above 0 and at most `size: {}`",
                     given.value, value.size.value
@@ -258,9 +244,7 @@ impl Compiler<'_> {
         for tag in &policy.tags {
             match tag.bind(|name| names.slot(name)) {
                 Ok(tag) => tags.push(tag),
-                Err(problem) => self.diagnostics.error(
-                    "edgeway::cache::tag",
-                    node.place,
+                Err(problem) => self.at(node.place, "edgeway::cache::tag").error(
                     problem.to_string(),
                     "name a parameter of the route's path, such as `/products/{id}`",
                 ),
@@ -271,9 +255,7 @@ impl Compiler<'_> {
             if let Source::Header(name) = source
                 && unchanged.names(name)
             {
-                self.diagnostics.error(
-                    "edgeway::cache::key",
-                    node.place,
+                self.at(node.place, "edgeway::cache::key").error(
                     format!(
                         "`key.by` names `header:{name}`, which a filter of this route writes: the \
                          client's own value is not what the origin gets"
@@ -359,12 +341,10 @@ impl Compiler<'_> {
                 let path = self.folder.join(&folder.value);
                 let (watch, error) = BuildWatch::new(name, &path, serves_files || makes_images);
                 if let Some(error) = error {
-                    self.diagnostics.warn(
-                        "edgeway::upstream::folder",
-                        folder.place,
+                    self.at(folder.place, "edgeway::upstream::folder").warn(
                         format!("cannot read the build of `{name}`: {error}"),
                         "no page is shared until there is a build: write the folder in which \
-                             `next build` leaves `BUILD_ID`, usually `.next`",
+                         `next build` leaves `BUILD_ID`, usually `.next`",
                     );
                 }
                 let watch = Arc::new(watch);
@@ -438,9 +418,7 @@ impl Compiler<'_> {
             return false;
         };
         if upstream.folder.is_none() && upstream.releases.is_none() {
-            self.diagnostics.error(
-                "edgeway::upstream::static_files",
-                place,
+            self.at(place, "edgeway::upstream::static_files").error(
                 format!("the files of `{}` cannot be found", key.name),
                 "write the folder of its build: `folder: /srv/web/.next`",
             );
@@ -459,9 +437,7 @@ impl Compiler<'_> {
             .into_iter()
             .flatten()
         {
-            self.diagnostics.error(
-                "edgeway::upstream::nextjs",
-                place,
+            self.at(place, "edgeway::upstream::nextjs").error(
                 format!("`{}` is not a Next.js app", key.name),
                 "add `app: nextjs`, or remove `folder`, `static_files`, `images`, `guarded` and \
                  `crawlers`",
@@ -473,9 +449,7 @@ impl Compiler<'_> {
     fn budget(&mut self, key: &Key, upstream: &UpstreamConfig) -> Arc<RenderBudget> {
         let Spanned { value, place } = upstream.revalidations;
         if value == 0 {
-            self.diagnostics.error(
-                "edgeway::upstream::revalidations",
-                place,
+            self.at(place, "edgeway::upstream::revalidations").error(
                 "`revalidations: 0` would leave every stale response as it is",
                 "write how many responses may be revalidated at once, such as `4`",
             );
@@ -502,9 +476,7 @@ impl Compiler<'_> {
         }
         match Crawlers::new(value.iter().map(String::as_str)) {
             Ok(crawlers) => Some(Arc::new(crawlers)),
-            Err(error) => self.diagnostics.refuse(
-                "edgeway::upstream::crawlers",
-                *place,
+            Err(error) => self.at(*place, "edgeway::upstream::crawlers").refuse(
                 format!("invalid list of crawlers: {error}"),
                 "write fewer names, such as `[Googlebot, bingbot]`",
             ),

@@ -13,7 +13,7 @@ use edgeway_base::{
     secret,
 };
 use edgeway_config::{
-    diagnostic::{Diagnostics, Place},
+    diagnostic::{Diagnostics, Place, Reporter},
     model::{File, RouteNode, SatisfyConfig},
     source::ReferencedFiles,
     tree::{Key, Node, Spanned},
@@ -120,6 +120,11 @@ fn compile_all(
 }
 
 impl Compiler<'_> {
+    /// Returns what reports a problem with this code at a place.
+    pub(super) fn at(&mut self, place: Place, code: &'static str) -> Reporter<'_> {
+        self.diagnostics.at(place, code)
+    }
+
     fn gateway(&mut self) -> Option<Gateway> {
         metrics::admit(self.file, &self.world.metrics);
         let listeners = self.listeners();
@@ -228,9 +233,7 @@ impl Compiler<'_> {
         let maps = self.shared.get::<Maps>().unwrap_or_default();
         for (key, _) in &self.file.upstreams {
             if !used.contains(key.name.as_str()) && !maps.result_in(&key.name) {
-                self.diagnostics.warn(
-                    "edgeway::upstream::unused",
-                    key.place,
+                self.at(key.place, "edgeway::upstream::unused").warn(
                     format!("no route uses the upstream `{}`", key.name),
                     "remove it, or send a route to it with `upstream:`",
                 );
@@ -289,24 +292,18 @@ impl Compiler<'_> {
         let Spanned { value, place } = &self.file.drain;
         let (idle, deadline) = (value.idle().0, value.deadline.0);
         if deadline.is_zero() {
-            self.diagnostics.error(
-                "edgeway::drain::deadline",
-                *place,
+            self.at(*place, "edgeway::drain::deadline").error(
                 "`deadline: 0s` would end every request in flight",
                 "write a time such as `30s`",
             );
         } else if idle.is_zero() {
-            self.diagnostics.error(
-                "edgeway::drain::idle",
-                *place,
+            self.at(*place, "edgeway::drain::idle").error(
                 "`idle: 0s` would close connections whose client has sent its next request",
                 "write a time such as `1s`",
             );
         }
         if idle > deadline {
-            self.diagnostics.error(
-                "edgeway::drain::deadline",
-                *place,
+            self.at(*place, "edgeway::drain::deadline").error(
                 format!(
                     "idle connections would stay for `{}`, longer than requests in flight",
                     value.idle()
@@ -344,10 +341,11 @@ impl Compiler<'_> {
                 .parse::<Cidr>()
                 .is_ok_and(|network| network.parts().1 == 0)
             {
-                self.diagnostics.warn(
-                    "edgeway::trusted_proxies::everyone",
-                    *place,
-                    format!("`{value}` trusts every client: each chooses its own address, and so passes limits and `access`"),
+                self.at(*place, "edgeway::trusted_proxies::everyone").warn(
+                    format!(
+                        "`{value}` trusts every client: each chooses its own address, and so \
+                         passes limits and `access`"
+                    ),
                     "write the networks of the proxies alone, such as `[10.0.0.0/8]`",
                 );
             }
@@ -358,8 +356,7 @@ impl Compiler<'_> {
     /// Returns the networks of a list without those that are invalid, each of which is reported.
     pub(super) fn networks(&mut self, code: &'static str, written: &[Spanned<String>]) -> CidrSet {
         let networks = written.iter().filter_map(|Spanned { value, place }| {
-            self.diagnostics
-                .reported(*place, code, value.parse::<Cidr>())
+            self.at(*place, code).reported(value.parse::<Cidr>())
         });
         networks.collect()
     }
@@ -398,22 +395,19 @@ impl Compiler<'_> {
             if let (Some(websocket), Some(upstream)) = (websocket, &upstream)
                 && upstream.protocol() == Protocol::H2
             {
-                self.diagnostics.error(
-                    "edgeway::route::websocket_over_h2",
-                    websocket.place,
-                    format!("no WebSocket can reach `{value}`, which uses HTTP/2"),
-                    "remove `websocket`, or send these requests to an upstream without \
-                     `protocol: h2`",
-                );
+                self.at(websocket.place, "edgeway::route::websocket_over_h2")
+                    .error(
+                        format!("no WebSocket can reach `{value}`, which uses HTTP/2"),
+                        "remove `websocket`, or send these requests to an upstream without \
+                         `protocol: h2`",
+                    );
             }
         }
         if node.config.files.is_some()
             && node.config.upstream.is_none()
             && let Some((key, _)) = node.filters.iter().find(|(key, _)| key.name == "cache")
         {
-            self.diagnostics.warn(
-                "edgeway::route::cache_of_files",
-                key.place,
+            self.at(key.place, "edgeway::route::cache_of_files").warn(
                 "`cache` has no effect with `files`, which are on this machine already",
                 "leave it out; `max_age` and `immutable` of `files` are for browsers",
             );
@@ -471,9 +465,7 @@ impl Compiler<'_> {
         let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
         let any = AnyOf::of(filters).map(Arc::new);
         if any.is_none() {
-            self.diagnostics.error(
-                "edgeway::route::satisfy",
-                satisfy.place,
+            self.at(satisfy.place, "edgeway::route::satisfy").error(
                 "`satisfy: any` needs two filters of which one is enough",
                 format!(
                     "leave it out, or give the route two of `{}`",

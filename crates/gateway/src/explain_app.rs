@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use edgeway_base::http::asks_for_websocket;
 use edgeway_cache::nextjs::{Destination, ReleaseRequest};
 use edgeway_routes::{Params, Target};
-use edgeway_upstreams::{TrialRequest, Upstream};
+use edgeway_upstreams::Upstream;
 use http::Method;
 use pingora::http::RequestHeader;
 
@@ -103,7 +103,7 @@ impl<'a> AppRequest<'a> {
     /// Names the release that the request belongs to.
     pub(super) fn release(&self) -> Option<String> {
         let choice = self.choice.as_ref()?;
-        let is_tried = choice.trial.as_ref().is_some_and(TrialRequest::is_of_new);
+        let is_tried = choice.trial.as_ref().is_some_and(|trial| trial.is_new);
         Some(match (&choice.destination, &choice.own) {
             (Destination::Current, Some(own)) if is_tried => format!("{own} (on trial)"),
             (Destination::Current, Some(own)) => format!("{own} (the current one)"),

@@ -149,18 +149,14 @@ impl Compiler<'_> {
         } = section.value.fan_out.as_ref()?;
         let upstream = upstreams(&name.value);
         match upstream {
-            None => self.diagnostics.error(
-                "edgeway::cache::fan_out",
-                name.place,
+            None => self.at(name.place, "edgeway::cache::fan_out").error(
                 format!("unknown upstream `{}`", name.value),
                 "name the upstream whose instances get the purges",
             ),
             Some(upstream)
                 if upstream.protocol() == Protocol::H2 || upstream.tls_name().is_some() =>
             {
-                return self.diagnostics.refuse(
-                    "edgeway::cache::fan_out",
-                    name.place,
+                return self.at(name.place, "edgeway::cache::fan_out").refuse(
                     format!("`{}` does not use plain HTTP/1.1", name.value),
                     "purges are sent in plain HTTP/1.1 only: name an upstream without `tls` and \
                      `protocol: h2`",
@@ -171,9 +167,7 @@ impl Compiler<'_> {
         let target = path.value.parse::<Uri>().ok();
         let target = target.filter(|uri| path.value.starts_with('/') && uri.authority().is_none());
         if target.is_none() {
-            self.diagnostics.error(
-                "edgeway::cache::fan_out",
-                path.place,
+            self.at(path.place, "edgeway::cache::fan_out").error(
                 format!("invalid path `{}`", path.value),
                 "write the path that each instance has for it, such as `/api/edgeway/revalidate`",
             );
@@ -183,11 +177,10 @@ impl Compiler<'_> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok();
         if !is_fit || authorization.is_none() {
             authorization = None;
-            self.diagnostics.error(
-                "edgeway::cache::fan_out",
-                token.place,
+            self.at(token.place, "edgeway::cache::fan_out").error(
                 format!("the token needs {MIN_TOKEN_LEN} visible characters or more"),
-                "`openssl rand -hex 32 > fan_out.token` makes one; then write `token: file:fan_out.token`",
+                "`openssl rand -hex 32 > fan_out.token` makes one; then write `token: \
+                 file:fan_out.token`",
             );
         }
         let mut authorization = authorization?;

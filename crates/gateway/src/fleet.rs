@@ -15,9 +15,7 @@ impl Compiler<'_> {
     pub(super) fn redis_secrets(&mut self, config: &RedisConfig) -> Vec<Secret> {
         for Spanned { value, place } in &config.secret.0 {
             if value.reveal().len() < MIN_SECRET_LEN {
-                self.diagnostics.error(
-                    "edgeway::redis::secret",
-                    *place,
+                self.at(*place, "edgeway::redis::secret").error(
                     "this secret is shorter than 32 characters: it could be guessed",
                     MAKE_A_SECRET,
                 );
@@ -35,9 +33,7 @@ impl Compiler<'_> {
         if !value.secret.is_empty() {
             return Some(());
         }
-        self.diagnostics.refuse(
-            "edgeway::redis::secret",
-            *place,
+        self.at(*place, "edgeway::redis::secret").refuse(
             "`redis` has no `secret`: anyone who can write there could change any stored response",
             MAKE_A_SECRET,
         )

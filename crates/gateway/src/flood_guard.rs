@@ -123,39 +123,36 @@ impl Compiler<'_> {
             ..
         } = config;
         if !(MIN_WINDOW..=MAX_WINDOW).contains(&requests.value.per) {
-            self.diagnostics.error(
-                "edgeway::flood_guard::requests",
-                requests.place,
-                format!(
-                    "`{}` counts over {}, and the guard counts over {} to {}",
-                    requests.value,
-                    Span(requests.value.per),
-                    Span(MIN_WINDOW),
-                    Span(MAX_WINDOW),
-                ),
-                "write a rate such as `100/s`; for a longer time use `rate_limits`",
-            );
+            self.at(requests.place, "edgeway::flood_guard::requests")
+                .error(
+                    format!(
+                        "`{}` counts over {}, and the guard counts over {} to {}",
+                        requests.value,
+                        Span(requests.value.per),
+                        Span(MIN_WINDOW),
+                        Span(MAX_WINDOW),
+                    ),
+                    "write a rate such as `100/s`; for a longer time use `rate_limits`",
+                );
         }
         if in_flight.value == 0 {
-            self.diagnostics.error(
-                "edgeway::flood_guard::in_flight",
-                in_flight.place,
-                "`in_flight: 0` would refuse every request",
-                "write how many requests one address may have in flight, such as `50`",
-            );
+            self.at(in_flight.place, "edgeway::flood_guard::in_flight")
+                .error(
+                    "`in_flight: 0` would refuse every request",
+                    "write how many requests one address may have in flight, such as `50`",
+                );
         }
         if !CLIENTS.contains(&clients.value) {
-            self.diagnostics.error(
-                "edgeway::flood_guard::clients",
-                clients.place,
-                format!(
-                    "`clients: {}` is not from {} to {}",
-                    clients.value,
-                    CLIENTS.start(),
-                    CLIENTS.end()
-                ),
-                "write how many different addresses come at a time, such as `65536`",
-            );
+            self.at(clients.place, "edgeway::flood_guard::clients")
+                .error(
+                    format!(
+                        "`clients: {}` is not from {} to {}",
+                        clients.value,
+                        CLIENTS.start(),
+                        CLIENTS.end()
+                    ),
+                    "write how many different addresses come at a time, such as `65536`",
+                );
         }
     }
 
@@ -175,9 +172,7 @@ impl Compiler<'_> {
                 lasts,
             });
         };
-        self.diagnostics.refuse(
-            "edgeway::flood_guard::ban",
-            *place,
+        self.at(*place, "edgeway::flood_guard::ban").refuse(
             problem,
             "write it such as `{ after: 20, within: 1min, for: 10min }`",
         )
@@ -198,8 +193,8 @@ impl Compiler<'_> {
         let slashes = self.slashes();
         let target = target(&redirect.value, slashes);
         let mut wrong = |place: Place, message: String, help: &str| {
-            self.diagnostics
-                .error("edgeway::flood_guard::challenge", place, message, help);
+            self.at(place, "edgeway::flood_guard::challenge")
+                .error(message, help);
         };
         if target.is_none() {
             wrong(

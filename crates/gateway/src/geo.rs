@@ -71,11 +71,10 @@ impl Compiler<'_> {
             self.referenced.missed(path.clone());
             match databases.get(path) {
                 Ok(database) => all.push(database),
-                Err(why) => self.diagnostics.error(
-                    "edgeway::geo::file",
-                    file.place,
+                Err(why) => self.at(file.place, "edgeway::geo::file").error(
                     format!("cannot read `{}`: {why}", file.value),
-                    "name a file in MaxMind's format, such as `GeoLite2-City.mmdb`, from the folder of this configuration",
+                    "name a file in MaxMind's format, such as `GeoLite2-City.mmdb`, from the \
+                     folder of this configuration",
                 ),
             }
         }

@@ -49,9 +49,7 @@ impl Compiler<'_> {
             let Some((theirs, ours)) = variable else {
                 continue;
             };
-            self.diagnostics.warn(
-                "edgeway::route::nginx_variable",
-                place,
+            self.at(place, "edgeway::route::nginx_variable").warn(
                 format!("`{theirs}` is a variable of nginx: it is sent as it is written"),
                 format!("write `{ours}`"),
             );
@@ -72,12 +70,10 @@ impl Compiler<'_> {
             if path.value != "/" || has_rest() {
                 continue;
             }
-            self.diagnostics.warn(
-                "edgeway::route::root_alone",
-                path.place,
+            self.at(path.place, "edgeway::route::root_alone").warn(
                 "`path: /` is the path `/` alone, and no route takes the rest of the site",
                 "write `path: /*` for every path; if the start page alone is meant, add a \
-                     route for the rest, such as `{ match: { path: /* }, respond: 404 }`",
+                 route for the rest, such as `{ match: { path: /* }, respond: 404 }`",
             );
         }
     }
@@ -98,17 +94,15 @@ impl Compiler<'_> {
             {
                 continue;
             }
-            self.diagnostics.warn(
-                "edgeway::upstream::socket_io",
-                path.place,
+            self.at(path.place, "edgeway::upstream::socket_io").warn(
                 format!(
                     "Socket.IO before {} backends: a client's next request goes to an instance \
-                         that does not know it, and gets 400",
+                     that does not know it, and gets 400",
                     app.backends.len()
                 ),
                 format!(
                     "write `sticky: {{ cookie: instance }}` in upstream `{}`; for clients that \
-                         keep no cookies, `balance: hash:client.ip`",
+                     keep no cookies, `balance: hash:client.ip`",
                     key.name
                 ),
             );
@@ -130,12 +124,13 @@ impl Compiler<'_> {
                 .filter(|(_, other, _)| other.value == cookie.value);
             let other = others.find(|(name, _, other)| *name != key.name && meet(route, other));
             if let Some((other, ..)) = other.filter(|_| !is_known) {
-                self.diagnostics.warn(
-                    "edgeway::upstream::shared_cookie",
-                    cookie.place,
-                    format!("upstream `{other}` has this cookie too: each replaces the other's"),
-                    format!("write a name of its own, such as `cookie: {}`", key.name),
-                );
+                self.at(cookie.place, "edgeway::upstream::shared_cookie")
+                    .warn(
+                        format!(
+                            "upstream `{other}` has this cookie too: each replaces the other's"
+                        ),
+                        format!("write a name of its own, such as `cookie: {}`", key.name),
+                    );
             }
             seen.push((&key.name, cookie, route));
         }
@@ -155,14 +150,12 @@ impl Compiler<'_> {
             if !listeners.iter().any(|own| own.address.takes(&target)) {
                 continue;
             }
-            self.diagnostics.warn(
-                "edgeway::upstream::circle",
-                backend.place,
+            self.at(backend.place, "edgeway::upstream::circle").warn(
                 format!(
                     "`{text}` is a listener of this gateway: requests would go round in a circle"
                 ),
                 "write the port that the app listens on; if that is this one, give the \
-                     listener another port, such as `127.0.0.1:8081`",
+                 listener another port, such as `127.0.0.1:8081`",
             );
         }
     }
@@ -181,9 +174,7 @@ impl Compiler<'_> {
         }
         if app.folder.is_some() {
             if self.is_every_page_guarded(&key.name) {
-                self.diagnostics.warn(
-                    "edgeway::upstream::every_page_guarded",
-                    key.place,
+                self.at(key.place, "edgeway::upstream::every_page_guarded").warn(
                     format!(
                         "the middleware of `{}` runs for every page, so that none is stored",
                         key.name
@@ -195,12 +186,10 @@ impl Compiler<'_> {
             }
             return;
         }
-        self.diagnostics.warn(
-            "edgeway::upstream::build_unknown",
-            key.place,
+        self.at(key.place, "edgeway::upstream::build_unknown").warn(
             format!(
                 "pages of `{}` are cached, but its build is unknown: stored pages outlive a \
-                     deploy, and pages that its middleware guards may be stored",
+                 deploy, and pages that its middleware guards may be stored",
                 key.name
             ),
             format!(

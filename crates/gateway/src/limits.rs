@@ -63,18 +63,15 @@ impl Compiler<'_> {
             ("send_timeout", limits.send_timeout),
         ] {
             if time.0.is_zero() {
-                self.diagnostics.error(
-                    CODE,
-                    place,
+                self.at(place, CODE).error(
                     format!("`{key}: 0s` would close every connection at once"),
-                    "write a time such as `10s`; a long one such as `1h` has the effect of no limit",
+                    "write a time such as `10s`; a long one such as `1h` has the effect of no \
+                     limit",
                 );
             }
         }
         if limits.body_grace.0.is_zero() && limits.body_rate.0 > 0 {
-            self.diagnostics.error(
-                CODE,
-                place,
+            self.at(place, CODE).error(
                 "`body_grace: 0s` would end every request with a body",
                 "write a time such as `10s`, or `body_rate: 0` for no such limit",
             );
@@ -85,9 +82,7 @@ impl Compiler<'_> {
             ("connections_per_network", limits.connections_per_network),
         ] {
             if most == Some(0) {
-                self.diagnostics.error(
-                    CODE,
-                    place,
+                self.at(place, CODE).error(
                     format!("`{key}: 0` lets no client connect"),
                     "write a number, or leave the key out",
                 );
@@ -102,17 +97,13 @@ impl Compiler<'_> {
         let limits = &listener.limits.value;
         let (request_line, headers) = (limits.request_line(), limits.headers());
         if headers.0 > MAX_HEAD_LEN.0 {
-            self.diagnostics.error(
-                CODE,
-                place,
+            self.at(place, CODE).error(
                 format!("`headers: {headers}` is more than {MAX_HEAD_LEN}"),
                 format!("write at most {MAX_HEAD_LEN}; browsers need less than 32KiB"),
             );
         }
         if request_line.0 == 0 || headers.0 < request_line.0 {
-            self.diagnostics.error(
-                CODE,
-                place,
+            self.at(place, CODE).error(
                 format!(
                     "`request_line: {request_line}` does not fit in `headers: {headers}`, of which \
                      it is a part"
@@ -121,9 +112,7 @@ impl Compiler<'_> {
             );
         }
         if limits.header_count > MAX_HEADERS {
-            self.diagnostics.error(
-                CODE,
-                place,
+            self.at(place, CODE).error(
                 format!(
                     "`header_count: {}` is more than {MAX_HEADERS}",
                     limits.header_count
@@ -150,9 +139,7 @@ impl Compiler<'_> {
                 continue;
             };
             if many < few {
-                self.diagnostics.warn(
-                    CODE,
-                    place,
+                self.at(place, CODE).warn(
                     format!("`{inner}: {few}` has no effect: `{outer}: {many}` is reached first"),
                     format!("raise `{outer}`, or leave `{inner}` out"),
                 );
@@ -161,9 +148,7 @@ impl Compiler<'_> {
         let by_address = limits.connections_per_ip.is_some();
         let is_counted = by_address || limits.connections_per_network.is_some();
         if is_counted && is_unix && listener.proxy_protocol.is_none() {
-            self.diagnostics.warn(
-                CODE,
-                place,
+            self.at(place, CODE).warn(
                 "connections to a unix socket have no address to count them by",
                 "leave `connections_per_ip` and `connections_per_network` out, or have the \
                  clients' addresses sent by `proxy_protocol`",

@@ -226,9 +226,7 @@ impl Compiler<'_> {
     fn redirect_of(&mut self, config: &ListenerConfig, port: u16) -> Option<ToHttps> {
         let Spanned { value, place } = config.redirect.as_ref()?;
         if config.tls.is_some() {
-            return self.diagnostics.refuse(
-                "edgeway::listener::redirect",
-                *place,
+            return self.at(*place, "edgeway::listener::redirect").refuse(
                 "this listener has `tls`: its clients already use HTTPS",
                 "remove `redirect`, or write it at the listener without `tls`",
             );
@@ -245,9 +243,7 @@ impl Compiler<'_> {
             .collect();
         for Spanned { value, place } in &value.except {
             if !value.starts_with('/') {
-                self.diagnostics.error(
-                    "edgeway::listener::redirect",
-                    *place,
+                self.at(*place, "edgeway::listener::redirect").error(
                     format!("invalid path `{value}`"),
                     "write a path such as `/health`, or `/public/*` for all below it",
                 );
@@ -273,20 +269,18 @@ impl Compiler<'_> {
         let config = config?;
         // The mode of a unix socket decides who may connect to it.
         if config.value.from.is_empty() && !is_unix {
-            self.diagnostics.error(
-                "edgeway::listener::proxy_protocol",
-                config.place,
-                "no client may send the PROXY protocol: no connection could be served",
-                "write the networks of the balancers, such as `[10.0.0.0/8]`",
-            );
+            self.at(config.place, "edgeway::listener::proxy_protocol")
+                .error(
+                    "no client may send the PROXY protocol: no connection could be served",
+                    "write the networks of the balancers, such as `[10.0.0.0/8]`",
+                );
         }
         if config.value.timeout.0.is_zero() {
-            self.diagnostics.error(
-                "edgeway::listener::proxy_protocol",
-                config.place,
-                "`timeout: 0s` leaves the header no time: no connection could be served",
-                "write a time such as `3s`",
-            );
+            self.at(config.place, "edgeway::listener::proxy_protocol")
+                .error(
+                    "`timeout: 0s` leaves the header no time: no connection could be served",
+                    "write a time such as `3s`",
+                );
         }
         let code = "edgeway::listener::proxy_protocol";
         Some(ProxyProtocol {
@@ -300,27 +294,22 @@ impl Compiler<'_> {
         let mut address: ListenAddress = match text.parse() {
             Ok(address) => address,
             Err(help) => {
-                return self.diagnostics.refuse(
-                    "edgeway::listener::address",
-                    *place,
-                    format!("invalid listen address `{text}`"),
-                    help,
-                );
+                return self
+                    .at(*place, "edgeway::listener::address")
+                    .refuse(format!("invalid listen address `{text}`"), help);
             }
         };
         if let Some(Spanned { value, place }) = &config.mode {
             let parsed = u32::from_str_radix(value, 8).ok().filter(|m| *m <= 0o777);
             match (&mut address, parsed) {
                 (ListenAddress::Unix { mode, .. }, Some(parsed)) => *mode = parsed,
-                (ListenAddress::Unix { .. }, None) => self.diagnostics.error(
-                    "edgeway::listener::mode",
-                    *place,
-                    format!("invalid file mode `{value}`"),
-                    "write it in octal, such as `\"0660\"`",
-                ),
-                _ => self.diagnostics.error(
-                    "edgeway::listener::mode",
-                    *place,
+                (ListenAddress::Unix { .. }, None) => {
+                    self.at(*place, "edgeway::listener::mode").error(
+                        format!("invalid file mode `{value}`"),
+                        "write it in octal, such as `\"0660\"`",
+                    );
+                }
+                _ => self.at(*place, "edgeway::listener::mode").error(
                     "`mode` is for unix sockets only",
                     "remove it, or listen on `unix:/PATH`",
                 ),

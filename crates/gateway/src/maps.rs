@@ -32,9 +32,7 @@ impl Compiler<'_> {
         }
         if let Some(first) = users.iter().position(|user| *user == key.name) {
             let circle = [&users[first..], &[&*key.name]].concat().join("` uses `");
-            self.diagnostics.error(
-                "edgeway::maps::circle",
-                node.place,
+            self.at(node.place, "edgeway::maps::circle").error(
                 format!("the map `{}` uses itself: `{circle}`", key.name),
                 "look up a value of the request in one of them",
             );
@@ -81,9 +79,7 @@ impl Compiler<'_> {
         let is_unused = |key: &Key| maps.get(&key.name).is_some_and(|map| !map.is_used());
         for (key, _) in &self.file.maps {
             if is_unused(key) {
-                self.diagnostics.warn(
-                    "edgeway::maps::unused",
-                    key.place,
+                self.at(key.place, "edgeway::maps::unused").warn(
                     format!("no value uses the map `{}`", key.name),
                     format!(
                         "remove it, or write `{{map.{}}}` in a value of `headers`",

@@ -170,8 +170,8 @@ impl Compiler<'_> {
             };
             if let Some((message, help)) = problem {
                 is_wrong = true;
-                self.diagnostics
-                    .error("edgeway::profile::route", route.place, message, help);
+                self.at(route.place, "edgeway::profile::route")
+                    .error(message, help);
             }
         }
         if is_wrong {
@@ -192,8 +192,8 @@ impl Compiler<'_> {
             "write a setting, such as `cache: { ttl: 30min }`, or remove it"
         };
         let message = format!("the profile `{}` changes nothing", key.name);
-        self.diagnostics
-            .error("edgeway::profile::empty", key.place, message, help);
+        self.at(key.place, "edgeway::profile::empty")
+            .error(message, help);
     }
 }
 

@@ -60,9 +60,7 @@ impl Compiler<'_> {
             .iter()
             .filter(|(key, _)| is_unused(&key.name))
         {
-            self.diagnostics.warn(
-                "edgeway::rate_limits::unused",
-                key.place,
+            self.at(key.place, "edgeway::rate_limits::unused").warn(
                 format!("no route applies the limit `{}`", key.name),
                 format!(
                     "remove it, or write `rate_limit: [{}]` on a route or in `defaults`",
@@ -83,7 +81,9 @@ fn counted_by(by: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Box<d
             "`{}` has a status, and requests are counted before",
             by.value
         );
-        return cx.refuse_at(by.place, code, message, "count by values of the request");
+        return cx
+            .at(by.place, code)
+            .refuse(message, "count by values of the request");
     }
     Some(Box::new(template))
 }

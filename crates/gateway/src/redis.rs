@@ -60,33 +60,31 @@ impl Compiler<'_> {
         let target = self.redis_target(config, place);
         let timeout = config.timeout.value.0;
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
-            self.diagnostics.error(
-                "edgeway::redis::timeout",
-                config.timeout.place,
-                format!("`timeout: {}` is out of range", config.timeout.value),
-                "every request that asks Redis may wait this long: write from `2ms` to `1s`, such as `20ms`",
-            );
+            self.at(config.timeout.place, "edgeway::redis::timeout")
+                .error(
+                    format!("`timeout: {}` is out of range", config.timeout.value),
+                    "every request that asks Redis may wait this long: write from `2ms` to `1s`, \
+                     such as `20ms`",
+                );
         }
         if !CONNECTIONS.contains(&config.connections.value) {
-            self.diagnostics.error(
-                "edgeway::redis::connections",
-                config.connections.place,
-                format!(
-                    "`connections: {}` is out of range",
-                    config.connections.value
-                ),
-                "write a number from 1 to 64; commands share connections, so 2 are plenty",
-            );
+            self.at(config.connections.place, "edgeway::redis::connections")
+                .error(
+                    format!(
+                        "`connections: {}` is out of range",
+                        config.connections.value
+                    ),
+                    "write a number from 1 to 64; commands share connections, so 2 are plenty",
+                );
         }
         let prefix = &config.prefix.value;
         let is_odd = |c: char| c.is_control() || c.is_whitespace() || "{}".contains(c);
         if prefix.is_empty() || prefix.len() > 64 || prefix.contains(is_odd) {
-            self.diagnostics.error(
-                "edgeway::redis::prefix",
-                config.prefix.place,
-                format!("invalid key prefix `{}`", prefix.escape_debug()),
-                "write from 1 to 64 characters without spaces and braces, such as `edgeway:`",
-            );
+            self.at(config.prefix.place, "edgeway::redis::prefix")
+                .error(
+                    format!("invalid key prefix `{}`", prefix.escape_debug()),
+                    "write from 1 to 64 characters without spaces and braces, such as `edgeway:`",
+                );
         }
         let secrets = self.redis_secrets(config);
         let RedisTarget {
@@ -99,9 +97,11 @@ impl Compiler<'_> {
         let identity = self.redis_identity(config, identity);
         let tls = self.redis_tls(config.tls.as_ref(), is_tls);
         if matches!(mode, Mode::Cluster) && database != 0 {
-            self.diagnostics.error(
-                "edgeway::redis::database",
+            self.at(
                 config.url.as_ref().map_or(place, |url| url.place),
+                "edgeway::redis::database",
+            )
+            .error(
                 format!("a cluster has no database {database}"),
                 "leave the number out: a cluster has database 0 only",
             );
@@ -121,12 +121,15 @@ impl Compiler<'_> {
             signer: Signer::new(&secrets),
         };
         if let Err(error) = settings.check() {
-            return self.diagnostics.refuse(
-                "edgeway::redis::tls",
-                config.tls.as_ref().map_or(place, |tls| tls.place),
-                format!("cannot connect with these settings: {error}"),
-                "check the files of `tls`: certificates and keys in PEM",
-            );
+            return self
+                .at(
+                    config.tls.as_ref().map_or(place, |tls| tls.place),
+                    "edgeway::redis::tls",
+                )
+                .refuse(
+                    format!("cannot connect with these settings: {error}"),
+                    "check the files of `tls`: certificates and keys in PEM",
+                );
         }
         Some(settings)
     }
@@ -147,13 +150,16 @@ impl Compiler<'_> {
                 let parsed: Result<Url, _> = url.value.reveal().parse();
                 let parsed = match parsed {
                     Ok(parsed) => parsed,
-                    Err(error) => return self.diagnostics.refuse(
-                            "edgeway::redis::url",
-                            if url.place == Place::default() { place } else { url.place },
+                    Err(error) => {
+                        let is_short = url.place == Place::default();
+                        let place = if is_short { place } else { url.place };
+                        return self.at(place, "edgeway::redis::url").refuse(
                             error.to_string(),
-                            "write `redis://HOST:PORT`, `rediss://HOST:PORT` with TLS, or `unix:///PATH`; \
-                             in a password write `@`, `/` and `:` as `%40`, `%2F` and `%3A`",
-                        ),
+                            "write `redis://HOST:PORT`, `rediss://HOST:PORT` with TLS, or \
+                             `unix:///PATH`; in a password write `@`, `/` and `:` as `%40`, `%2F` \
+                             and `%3A`",
+                        );
+                    }
                 };
                 let is_cluster = mode.is_some_and(|mode| mode.value == RedisMode::Cluster);
                 Some(RedisTarget {
@@ -167,12 +173,16 @@ impl Compiler<'_> {
             (None, [first, more @ ..], None) => {
                 let is_cluster = mode.map(|mode| mode.value == RedisMode::Cluster);
                 if is_cluster != Some(true) && !(is_cluster == Some(false) && more.is_empty()) {
-                    return self.diagnostics.refuse(
-                        "edgeway::redis::mode",
-                        mode.map_or(first.place, |mode| mode.place),
-                        "`nodes` is for a cluster",
-                        "add `mode: cluster`; for one machine write `url`, for sentinels `sentinel`",
-                    );
+                    return self
+                        .at(
+                            mode.map_or(first.place, |mode| mode.place),
+                            "edgeway::redis::mode",
+                        )
+                        .refuse(
+                            "`nodes` is for a cluster",
+                            "add `mode: cluster`; for one machine write `url`, for sentinels \
+                             `sentinel`",
+                        );
                 }
                 let nodes = self.redis_nodes(&config.nodes, RedisSettings::PORT)?;
                 Some(RedisTarget {
@@ -185,12 +195,9 @@ impl Compiler<'_> {
             }
             (None, [], Some(sentinel)) => {
                 if let Some(mode) = mode {
-                    return self.diagnostics.refuse(
-                        "edgeway::redis::mode",
-                        mode.place,
-                        "`mode` does not go with `sentinel`",
-                        "remove `mode`",
-                    );
+                    return self
+                        .at(mode.place, "edgeway::redis::mode")
+                        .refuse("`mode` does not go with `sentinel`", "remove `mode`");
                 }
                 self.redis_sentinel(sentinel)
             }
@@ -200,7 +207,7 @@ impl Compiler<'_> {
                     _ => "`redis` has more than one address",
                 };
                 let code = "edgeway::redis::address";
-                self.diagnostics.refuse(code, place, message, WAYS)
+                self.at(place, code).refuse(message, WAYS)
             }
         }
     }
@@ -210,9 +217,7 @@ impl Compiler<'_> {
         Spanned { value, place }: &Spanned<SentinelConfig>,
     ) -> Option<RedisTarget> {
         if value.master.value.is_empty() || value.nodes.is_empty() {
-            return self.diagnostics.refuse(
-                "edgeway::redis::sentinel",
-                *place,
+            return self.at(*place, "edgeway::redis::sentinel").refuse(
                 "`sentinel` needs addresses and the name of the master",
                 "write `sentinel: { master: NAME, nodes: [HOST:26379, …] }`",
             );
@@ -242,12 +247,9 @@ impl Compiler<'_> {
         for Spanned { value, place } in written {
             match Node::parse(value, port) {
                 Ok(node) => nodes.push(node),
-                Err(error) => self.diagnostics.error(
-                    "edgeway::redis::address",
-                    *place,
-                    error.to_string(),
-                    "write `HOST:PORT`",
-                ),
+                Err(error) => self
+                    .at(*place, "edgeway::redis::address")
+                    .error(error.to_string(), "write `HOST:PORT`"),
             }
         }
         (nodes.len() == written.len()).then_some(nodes)
@@ -256,9 +258,7 @@ impl Compiler<'_> {
     /// Returns the gateway's credentials, from the URL or from the keys beside it.
     fn redis_identity(&mut self, config: &RedisConfig, url: Identity) -> Identity {
         let mut twice = |place, key: &str| {
-            self.diagnostics.error(
-                "edgeway::redis::identity",
-                place,
+            self.at(place, "edgeway::redis::identity").error(
                 format!("`{key}` is also in the URL"),
                 "write it in one of the two places",
             );
@@ -285,9 +285,7 @@ impl Compiler<'_> {
     }
 
     fn no_password(&mut self, code: &'static str, place: Place) {
-        self.diagnostics.error(
-            code,
-            place,
+        self.at(place, code).error(
             "a user without a password",
             "add `password: file:PATH` or `${NAME}`",
         );
@@ -307,9 +305,7 @@ impl Compiler<'_> {
             } else {
                 ("rediss", "redis")
             };
-            self.diagnostics.error(
-                "edgeway::redis::tls",
-                *place,
+            self.at(*place, "edgeway::redis::tls").error(
                 format!("`tls` contradicts `{scheme}://`"),
                 format!("write the URL with `{other}://`, or remove `tls`"),
             );
@@ -318,9 +314,7 @@ impl Compiler<'_> {
             return None;
         }
         if value.insecure {
-            self.diagnostics.warn(
-                "edgeway::redis::insecure",
-                *place,
+            self.at(*place, "edgeway::redis::insecure").warn(
                 "the certificate of Redis is not verified",
                 "write `tls: { ca: FILE }` with the CA certificate that signed it",
             );
@@ -333,12 +327,12 @@ impl Compiler<'_> {
                 let key = key.map(|key| Secret::new(String::from_utf8_lossy(&key)));
                 cert.zip(key)
             }
-            (Some(one), None) | (None, Some(one)) => self.diagnostics.refuse(
-                "edgeway::redis::tls",
-                one.place,
-                "a certificate and its key go together",
-                "write both `cert` and `key`, or neither",
-            ),
+            (Some(one), None) | (None, Some(one)) => {
+                self.at(one.place, "edgeway::redis::tls").refuse(
+                    "a certificate and its key go together",
+                    "write both `cert` and `key`, or neither",
+                )
+            }
         };
         let ca = value.ca.as_ref();
         Some(Tls {
@@ -354,9 +348,7 @@ impl Compiler<'_> {
         let path = path.map_or(written, Path::new);
         match std::fs::read(self.folder.join(path)) {
             Ok(content) => Some(content),
-            Err(error) => self.diagnostics.refuse(
-                "edgeway::redis::tls",
-                place,
+            Err(error) => self.at(place, "edgeway::redis::tls").refuse(
                 format!("cannot read `{}`: {error}", path.display()),
                 "write the path of a file in PEM, from the folder of the configuration",
             ),

@@ -64,9 +64,9 @@ impl Compiler<'_> {
             };
             let releases = value.releases.as_ref().map(|it| it.value.ports.place);
             let scale = value.scale.as_ref().map(|it| it.value.ports.place);
-            self.diagnostics.error(
-                "edgeway::upstream::shared_ports",
-                releases.or(scale).unwrap_or(key.place),
+            let place = releases.or(scale).unwrap_or(key.place);
+            let code = "edgeway::upstream::shared_ports";
+            self.at(place, code).error(
                 format!(
                     "instances of upstream `{}` have some of these ports",
                     other.name
@@ -92,9 +92,11 @@ impl Compiler<'_> {
                 .is_some_and(|it| is_same_place(&self.folder.join(&it.value.folder.value), &folder))
         };
         if let Some((other, _)) = others.find(|(_, other)| is_same(&other.value)) {
-            self.diagnostics.error(
-                "edgeway::upstream::bad_releases",
+            self.at(
                 written.value.folder.place,
+                "edgeway::upstream::bad_releases",
+            )
+            .error(
                 format!("the releases of `{}` are in this folder", other.name),
                 "write a folder of its own for each app",
             );

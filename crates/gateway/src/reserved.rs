@@ -39,17 +39,13 @@ impl Compiler<'_> {
             let filters = route.chain.filters().iter();
             let mut read_here = { filters }.flat_map(|each| &each.traits.credential_headers);
             if let Some(name) = read_here.clone().find(|name| self.drops(name)) {
-                self.diagnostics.error(
-                    "edgeway::headers::underscore",
-                    route.place,
+                self.at(route.place, "edgeway::headers::underscore").error(
                     format!("a filter reads `{name}`, which {DROPPED}"),
                     DROPPED_HELP,
                 );
             }
             if let Some(name) = read_here.find(|name| is_claim(name)) {
-                self.diagnostics.error(
-                    "edgeway::headers::claim",
-                    route.place,
+                self.at(route.place, "edgeway::headers::claim").error(
                     format!("a filter reads `{name}`, which is removed from every request"),
                     "read another header: this one is a claim that only proxies could make",
                 );
@@ -59,9 +55,7 @@ impl Compiler<'_> {
                 .flat_map(|each| &each.traits.own_headers)
                 .find(|name| !CREDENTIALS.contains(name) && read.contains(name));
             if let Some(name) = both {
-                self.diagnostics.error(
-                    "edgeway::headers::own",
-                    route.place,
+                self.at(route.place, "edgeway::headers::own").error(
                     format!(
                         "`{name}` identifies the client to the backend, so no client may send it, and a \
                          filter reads it from clients"
@@ -133,12 +127,11 @@ impl Compiler<'_> {
                         "remove it, or let it pass with `pass_headers`",
                     ),
                 };
-                self.diagnostics.error(
-                    "edgeway::route::reserved_header",
-                    value.place,
-                    format!("no request has `{name}` when its route is chosen: {why}"),
-                    help,
-                );
+                self.at(value.place, "edgeway::route::reserved_header")
+                    .error(
+                        format!("no request has `{name}` when its route is chosen: {why}"),
+                        help,
+                    );
             }
         }
     }
@@ -161,9 +154,7 @@ impl Compiler<'_> {
                 passing.push(HeaderName::from_static(known));
                 continue;
             }
-            self.diagnostics.error(
-                "edgeway::route::pass_headers",
-                *place,
+            self.at(*place, "edgeway::route::pass_headers").error(
                 format!(
                     "`{}` is not a header that a route can let pass",
                     value.escape_debug()
@@ -192,12 +183,8 @@ impl Compiler<'_> {
                 if !names.contains(&value.as_str()) {
                     let help = suggest(value, names.iter().copied(), "they are");
                     let message = format!("unknown listener `{}`", value.escape_debug());
-                    self.diagnostics.error(
-                        "edgeway::route::unknown_listener",
-                        *place,
-                        message,
-                        help,
-                    );
+                    self.at(*place, "edgeway::route::unknown_listener")
+                        .error(message, help);
                 }
             }
             let filters = super::effective::filters(file, node.place, &node.filters);
@@ -210,10 +197,9 @@ impl Compiler<'_> {
                 listener.tls.as_ref().is_some_and(|tls| tls.asks_clients)
             };
             if !listeners.iter().filter(takes).any(asks_clients) {
-                self.diagnostics.error(
-                    "edgeway::client_cert::nobody_asks",
-                    wanted.place,
-                    "no listener of this route asks clients for a certificate: no request could pass",
+                self.at(wanted.place, "edgeway::client_cert::nobody_asks").error(
+                    "no listener of this route asks clients for a certificate: no request could \
+                     pass",
                     "write `client_ca: ca.pem` in a listener's `tls`",
                 );
             }

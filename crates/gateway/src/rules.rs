@@ -52,8 +52,8 @@ impl Compiler<'_> {
                 None => format!("add it: `sites: {{ {}: {{ rules: … }} }}`", site.value),
             };
             let message = format!("unknown site `{}`", site.value);
-            self.diagnostics
-                .error("edgeway::route::unknown_site", site.place, message, help);
+            self.at(site.place, "edgeway::route::unknown_site")
+                .error(message, help);
         }
         (rules, own.cloned().flatten())
     }
@@ -74,14 +74,14 @@ impl Compiler<'_> {
             let Some(name) = &node.config.name else {
                 let help = "write its name: `name: old`";
                 let message = "nothing leads to a named route without a name".to_owned();
-                self.diagnostics
-                    .error("edgeway::route::named", matches.place, message, help);
+                self.at(matches.place, "edgeway::route::named")
+                    .error(message, help);
                 continue;
             };
             if named.insert(Arc::from(&*name.value), index).is_some() {
                 let message = format!("two named routes are `{}`", name.value);
-                self.diagnostics
-                    .error("edgeway::route::named", name.place, message, "rename one");
+                self.at(name.place, "edgeway::route::named")
+                    .error(message, "rename one");
             }
         }
         let mut wanted: Vec<(Arc<str>, Place)> = pages_of(routes, fallback)
@@ -108,8 +108,8 @@ impl Compiler<'_> {
                 None => format!("add a route with `name: {name}` and `match: {{ named: true }}`"),
             };
             let message = format!("no route is named `{name}`");
-            self.diagnostics
-                .error("edgeway::route::unknown_name", place, message, help);
+            self.at(place, "edgeway::route::unknown_name")
+                .error(message, help);
         }
         named
     }

@@ -66,11 +66,10 @@ impl Compiler<'_> {
     fn sampling(&mut self, config: &TracingConfig) -> SamplingRules {
         let slow = &config.slow;
         if slow.value.0.is_some_and(|slow| slow.0.is_zero()) {
-            self.diagnostics.error(
-                "edgeway::tracing::slow",
-                slow.place,
+            self.at(slow.place, "edgeway::tracing::slow").error(
                 "`slow: 0s` would trace every request",
-                "write a duration such as `1s`, `slow: false` for none, or `sample: 100%` for every request",
+                "write a duration such as `1s`, `slow: false` for none, or `sample: 100%` for \
+                 every request",
             );
         }
         SamplingRules {
@@ -91,38 +90,32 @@ impl Compiler<'_> {
         let headers = self.collector_headers(config);
         for (name, time) in [("timeout", &config.timeout), ("interval", &config.interval)] {
             if !TIMES.contains(&time.value.0) {
-                self.diagnostics.error(
-                    "edgeway::tracing::time",
-                    time.place,
+                self.at(time.place, "edgeway::tracing::time").error(
                     format!("`{name}: {}` is out of range", time.value),
                     "write from `100ms` to `1min`, such as `5s`",
                 );
             }
         }
         if !QUEUE.contains(&config.queue.value) {
-            self.diagnostics.error(
-                "edgeway::tracing::queue",
-                config.queue.place,
-                format!("`queue: {}` is out of range", config.queue.value),
-                "write a number of requests from 1 to 65536, such as 1024",
-            );
+            self.at(config.queue.place, "edgeway::tracing::queue")
+                .error(
+                    format!("`queue: {}` is out of range", config.queue.value),
+                    "write a number of requests from 1 to 65536, such as 1024",
+                );
         }
         let name = &config.service_name;
         if name.value.trim().is_empty() {
-            self.diagnostics.error(
-                "edgeway::tracing::service_name",
-                name.place,
+            self.at(name.place, "edgeway::tracing::service_name").error(
                 "the name of the service is empty",
                 "write a name such as `edgeway`",
             );
         }
         for (key, value) in &config.resource {
             if key.is_empty() || key == "service.name" {
-                self.diagnostics.error(
-                    "edgeway::tracing::resource",
-                    value.place,
+                self.at(value.place, "edgeway::tracing::resource").error(
                     format!("invalid attribute `{key}`"),
-                    "write a name such as `deployment.environment.name`; that of the service is `service_name`",
+                    "write a name such as `deployment.environment.name`; that of the service is \
+                     `service_name`",
                 );
             }
         }
@@ -153,9 +146,7 @@ impl Compiler<'_> {
             queue: usize::try_from(config.queue.value).unwrap_or(1),
         };
         if let Err(error) = settings.check() {
-            return self.diagnostics.refuse(
-                "edgeway::tracing::endpoint",
-                place,
+            return self.at(place, "edgeway::tracing::endpoint").refuse(
                 format!("cannot connect with these settings: {error}"),
                 "check `endpoint`, and the file of `tls`: CA certificates in PEM",
             );
@@ -176,9 +167,7 @@ impl Compiler<'_> {
                 && url.host().is_some_and(|host| !host.is_empty())
         });
         let Some(url) = url else {
-            return self.diagnostics.refuse(
-                code,
-                *place,
+            return self.at(*place, code).refuse(
                 format!(
                     "invalid URL of a collector `{}`",
                     secret::without_shapes(value)
@@ -191,18 +180,14 @@ impl Compiler<'_> {
             .is_some_and(|authority| authority.as_str().contains('@'))
             || url.query().is_some()
         {
-            return self.diagnostics.refuse(
-                code,
-                *place,
+            return self.at(*place, code).refuse(
                 "the URL of a collector has a user or a query",
                 "leave it out; a key goes into `headers: { NAME: file:PATH }`",
             );
         }
         let path = url.path().trim_end_matches('/');
         if protocol == TracingProtocol::Grpc && !path.is_empty() {
-            return self.diagnostics.refuse(
-                code,
-                *place,
+            return self.at(*place, code).refuse(
                 format!("OTLP over gRPC has no path such as `{path}`"),
                 "leave the path out, or write `protocol: http`",
             );
@@ -212,9 +197,7 @@ impl Compiler<'_> {
             TracingProtocol::Http => (GRPC_PORT, "grpc"),
         };
         if url.port_u16() == Some(usual) {
-            self.diagnostics.warn(
-                "edgeway::tracing::port",
-                *place,
+            self.at(*place, "edgeway::tracing::port").warn(
                 format!("port {usual} is usually for `protocol: {other}`"),
                 format!("write `protocol: {other}`, or {example} if it is a mistake"),
             );
@@ -237,9 +220,7 @@ impl Compiler<'_> {
                     value.set_sensitive(true);
                     headers.append(name, value);
                 }
-                _ => self.diagnostics.error(
-                    "edgeway::tracing::headers",
-                    value.place,
+                _ => self.at(value.place, "edgeway::tracing::headers").error(
                     format!("the header `{name}` cannot be sent to a collector"),
                     "write a header such as `authorization` with a value in plain text on one line",
                 ),
@@ -251,9 +232,7 @@ impl Compiler<'_> {
     fn collector_ca(&mut self, config: &TracingConfig, is_tls: bool) -> Option<Vec<u8>> {
         let tls = config.tls.as_ref()?;
         if !is_tls {
-            return self.diagnostics.refuse(
-                "edgeway::tracing::tls",
-                tls.place,
+            return self.at(tls.place, "edgeway::tracing::tls").refuse(
                 "`tls` has no effect on a URL with `http://`",
                 "write `endpoint: https://…`, or remove `tls`",
             );
@@ -263,9 +242,7 @@ impl Compiler<'_> {
         self.referenced.missed(path.clone());
         match std::fs::read(&path) {
             Ok(pem) => Some(pem),
-            Err(error) => self.diagnostics.refuse(
-                "edgeway::tracing::tls",
-                *place,
+            Err(error) => self.at(*place, "edgeway::tracing::tls").refuse(
                 format!("cannot read `{}`: {error}", Path::new(value).display()),
                 "write the path of a file in PEM, from the folder of the configuration",
             ),
@@ -320,7 +297,7 @@ mod tests {
         let (gateway, messages) = gateway(section, &World::default());
         let gateway = gateway.unwrap_or_else(|| panic!("{messages:?}"));
         let tracing = gateway.tracing.unwrap().tracing;
-        (tracing.exporter().settings().clone(), *tracing.rules())
+        (tracing.exporter.settings().clone(), *tracing.rules())
     }
 
     #[test]
@@ -440,7 +417,7 @@ mod tests {
         let exporter = |section: &str| {
             let (gateway, messages) = gateway(section, &world);
             let gateway = gateway.unwrap_or_else(|| panic!("{messages:?}"));
-            Arc::clone(gateway.tracing.unwrap().tracing.exporter())
+            Arc::clone(&gateway.tracing.unwrap().tracing.exporter)
         };
         let first = exporter("{ endpoint: http://a }");
         let sampled = exporter("{ endpoint: http://a, sample: 100% }");

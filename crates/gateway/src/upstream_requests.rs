@@ -1,7 +1,7 @@
 //! Checks `upstream_request` of routes against what else they have.
 
 use edgeway_config::model::RouteNode;
-use edgeway_routes::{Action, UpstreamRequest};
+use edgeway_routes::Action;
 
 use super::compile::Compiler;
 
@@ -23,21 +23,15 @@ impl Compiler<'_> {
         let Some(request) = forward.request.as_deref() else {
             return;
         };
-        if has_cache && !is_same_to_all(request) {
-            self.diagnostics.error(
-                CODE,
-                written.place,
+        // The response to a `GET` of a client is one to a `GET` without a text of its own.
+        let is_get = request.method.as_ref().is_none_or(|method| method == "GET");
+        if has_cache && (!is_get || request.has_text()) {
+            self.at(written.place, CODE).error(
                 "`cache` would store responses to requests that no client sent",
                 "write `cache: false` for this route, or leave `method` and the text of `body` out",
             );
         }
     }
-}
-
-/// Returns true if the response to a `GET` of a client is one to a `GET` without a text of its own.
-fn is_same_to_all(request: &UpstreamRequest) -> bool {
-    let is_get = request.method.as_ref().is_none_or(|method| method == "GET");
-    is_get && !request.has_text()
 }
 
 #[cfg(test)]

@@ -1,20 +1,22 @@
 //! Types of images by their first bytes, as Next.js tells them.
 
-/// Type of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Jpeg,
-    Png,
-    Gif,
-    WebP,
-    Svg,
-    Avif,
-    Ico,
-    Icns,
-    Tiff,
-    Bmp,
-    Jxl,
-    Heic,
+edgeway_base::enum_table! {
+    /// Type of an image: its media type, and the ending of file names.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Kind => texts: (&'static str, &'static str) {
+        Jpeg = ("image/jpeg", "jpeg"),
+        Png = ("image/png", "png"),
+        Gif = ("image/gif", "gif"),
+        WebP = ("image/webp", "webp"),
+        Svg = ("image/svg+xml", "svg"),
+        Avif = ("image/avif", "avif"),
+        Ico = ("image/x-icon", "ico"),
+        Icns = ("image/x-icns", "icns"),
+        Tiff = ("image/tiff", "tiff"),
+        Bmp = ("image/bmp", "bmp"),
+        Jxl = ("image/jxl", "jxl"),
+        Heic = ("image/heic", "heic"),
+    }
 }
 
 /// First bytes of a type; zeros of WebP are its length.
@@ -57,38 +59,12 @@ impl Kind {
 
     /// Returns the media type.
     pub fn media_type(self) -> &'static str {
-        match self {
-            Self::Jpeg => "image/jpeg",
-            Self::Png => "image/png",
-            Self::Gif => "image/gif",
-            Self::WebP => "image/webp",
-            Self::Svg => "image/svg+xml",
-            Self::Avif => "image/avif",
-            Self::Ico => "image/x-icon",
-            Self::Icns => "image/x-icns",
-            Self::Tiff => "image/tiff",
-            Self::Bmp => "image/bmp",
-            Self::Jxl => "image/jxl",
-            Self::Heic => "image/heic",
-        }
+        self.texts().0
     }
 
     /// Returns the ending of file names, as Next.js has it in `Content-Disposition`.
     pub fn extension(self) -> &'static str {
-        match self {
-            Self::Jpeg => "jpeg",
-            Self::Png => "png",
-            Self::Gif => "gif",
-            Self::WebP => "webp",
-            Self::Svg => "svg",
-            Self::Avif => "avif",
-            Self::Ico => "ico",
-            Self::Icns => "icns",
-            Self::Tiff => "tiff",
-            Self::Bmp => "bmp",
-            Self::Jxl => "jxl",
-            Self::Heic => "heic",
-        }
+        self.texts().1
     }
 }
 

@@ -45,33 +45,6 @@ impl Remote {
         self.0.snapshot().await.map_err(|error| self.trouble(error))
     }
 
-    /// Adds a backend on which `release` runs. It gets no requests yet.
-    pub async fn add_of_release(
-        &self,
-        name: &Name,
-        release: &str,
-    ) -> Result<BackendStatus, RequestFailure> {
-        let release = Some(release.to_owned());
-        self.add_member(name, 1, true, release).await
-    }
-
-    async fn add_member(
-        &self,
-        name: &Name,
-        weight: u16,
-        drained: bool,
-        release: Option<String>,
-    ) -> Result<BackendStatus, RequestFailure> {
-        let new = NewMember {
-            address: name.address.clone(),
-            weight,
-            drained,
-            release,
-        };
-        let added: BackendResult = self.post(&name.upstream, "backends", &new).await?;
-        Ok(added.backend)
-    }
-
     async fn post<T: DeserializeOwned>(
         &self,
         upstream: &str,
@@ -211,8 +184,16 @@ impl Gateway for Remote {
         name: &Name,
         weight: u16,
         drained: bool,
+        release: Option<&str>,
     ) -> Result<BackendStatus, RequestFailure> {
-        self.add_member(name, weight, drained, None).await
+        let new = NewMember {
+            address: name.address.clone(),
+            weight,
+            drained,
+            release: release.map(str::to_owned),
+        };
+        let added: BackendResult = self.post(&name.upstream, "backends", &new).await?;
+        Ok(added.backend)
     }
 
     async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure> {

@@ -65,7 +65,8 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 fn add(options: &AddOptions) -> Result<(), Failure> {
     let name = Name::new(&options.upstream, &options.address);
     client::ask(&options.admin, async |gateway| {
-        gateway.add(&name, options.weight, options.drained).await?;
+        let (weight, drained) = (options.weight, options.drained);
+        gateway.add(&name, weight, drained, None).await?;
         out::note(&if options.drained {
             format!("{name} is added; then: `edgeway undrain {name}`")
         } else {

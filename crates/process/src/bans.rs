@@ -2,6 +2,7 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
+use edgeway_base::clock::rfc3339;
 use edgeway_core::limits::{
     Address, Ban, BanOrigin,
     bans::{MAX_DURATION, MIN_DURATION},
@@ -63,7 +64,7 @@ fn address(text: &str) -> Result<Address, ActionError> {
 
 /// A ban in the form of the status API.
 pub(super) fn status(ban: &Ban) -> BanStatus {
-    let at = |millis| super::source::rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
+    let at = |millis| rfc3339(UNIX_EPOCH + Duration::from_millis(millis));
     BanStatus {
         address: ban.address.to_string(),
         reason: ban.reason.clone(),

@@ -242,7 +242,7 @@ async fn serve_until_the_end(
         Ok(succeeded) = &mut hears => Some(succeeded),
     };
     let hurried = async {
-        stop_signal(&mut signals).await;
+        while signals.next_action().await != SignalAction::Stop {}
         warn!("stopping at once, not waiting for requests in flight");
     };
     match succeeded {
@@ -325,8 +325,4 @@ async fn until_stopped(control: &Arc<Control>, signals: &mut Signals, hangup: Ha
             }
         }
     }
-}
-
-async fn stop_signal(signals: &mut Signals) {
-    while signals.next_action().await != SignalAction::Stop {}
 }

@@ -501,7 +501,9 @@ fn cannot_bind(candidate: &Candidate, error: &PrepareError) -> ActionError {
     };
     let mut diagnostics = Diagnostics::default();
     let message = error::chain(error);
-    diagnostics.error("edgeway::listener::bind", place, message, help);
+    diagnostics
+        .at(place, "edgeway::listener::bind")
+        .error(message, help);
     ActionError {
         status: 409,
         reason: "listener".into(),

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use edgeway_base::clock::rfc3339;
 use edgeway_config::changes::Versions;
 use edgeway_gateway::Gateway;
 use edgeway_script::report::{Report, Reports};
 use edgeway_status::snapshot::{PluginRouteStatus, PluginStatus};
-
-use super::source::rfc3339;
 
 /// Each version of each plugin once, with the routes that use it.
 pub(super) fn status(gateway: &Gateway) -> Vec<PluginStatus> {

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use edgeway_base::clock::rfc3339;
 use edgeway_cache::{Cache, purge::SuccessorPurge};
 use edgeway_net::tasks::Tasks;
 use edgeway_proxy::live::Live;
@@ -28,8 +29,6 @@ use tokio::{
     net::unix::pipe,
     sync::watch,
 };
-
-use super::source::rfc3339;
 
 /// Interval of reports from a draining process. A script that waits for a drained backend restarts
 /// its app once no request is in flight here either.
@@ -263,7 +262,7 @@ pub(super) async fn report_to_successor(pipe: OwnedFd, live: Arc<Live>, sessions
 
 async fn next_purge(cache: Option<&Cache>) -> SuccessorPurge {
     match cache {
-        Some(cache) => cache.link().notes().next().await,
+        Some(cache) => cache.link().notes.next().await,
         None => pending().await,
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use edgeway_base::{
-    clock::Clock,
+    clock::{Clock, rfc3339},
     metrics::{IntGauge, Metrics},
     units::Span,
 };
@@ -20,10 +20,7 @@ use edgeway_status::{
 };
 use log::{info, warn};
 
-use super::{
-    control::Control,
-    source::{RunningState, rfc3339},
-};
+use super::{control::Control, source::RunningState};
 
 /// Interval of looks.
 const EVERY: Duration = Duration::from_secs(2);

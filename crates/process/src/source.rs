@@ -1,15 +1,9 @@
 //! Data of the running gateway for the admin listener.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use edgeway_base::{
+    clock::rfc3339,
     descriptors,
     metrics::{self, Exposition},
 };
@@ -18,10 +12,7 @@ use edgeway_gateway::{
     Gateway,
     explain::{self, ExplainError, ExplainRequest, ExplainScope, Explanation},
 };
-use edgeway_net::{
-    log_file::{self, FailingLog},
-    redis::Redis,
-};
+use edgeway_net::{log_file, redis::Redis};
 use edgeway_proxy::{
     connection::listener::ListenerMetrics,
     edge::listeners::ListenerInfo,
@@ -32,13 +23,12 @@ use edgeway_proxy::{
     },
 };
 use edgeway_status::snapshot::{
-    BanStatus, BansStatus, CertificateStatus, ConfigCanaryStatus, ConfigStatus,
-    ConfigVerdictStatus, ListenerStatus, LogFailure, NotReady, ProcessStatus, RedisStatus,
-    RouteStatus, Snapshot, Source, State,
+    BanStatus, BansStatus, ConfigCanaryStatus, ConfigStatus, ConfigVerdictStatus, ListenerStatus,
+    NotReady, ProcessStatus, RouteStatus, Snapshot, Source, State,
 };
 use edgeway_upstreams::{ReleaseSettings, Upstream, UpstreamStatus};
 
-use super::{bans, control::Control, plugins, purges, totals};
+use super::{bans, control::Control, plugins, totals};
 
 /// Reads the state of a serving process.
 pub(super) struct RunningState {
@@ -124,7 +114,7 @@ impl RunningState {
                 lacked_descriptors: descriptors::were_lacking(),
             },
             traffic: std::mem::take(&mut traffic.figures),
-            reloads: live.reloads().into_iter().map(totals::reload).collect(),
+            reloads: live.reloads(),
             expiries: totals::expiries(&live.world.metrics),
             limits: totals::limits(&live.world.metrics),
             cache: gateway
@@ -140,16 +130,13 @@ impl RunningState {
                 .iter()
                 .map(|open| self.listener(open))
                 .collect(),
-            certificates: certificates(&gateway),
-            redis: gateway.redis.as_deref().map(redis),
-            purges: gateway
-                .cache
-                .as_ref()
-                .map(|cache| purges::status(cache.link().status())),
-            cache_disk: purges::disk(&gateway),
+            certificates: gateway.acme.iter().flat_map(|acme| acme.status()).collect(),
+            redis: gateway.redis.as_deref().map(Redis::status),
+            purges: gateway.cache.as_ref().map(|cache| cache.link().status()),
+            cache_disk: gateway.cache.as_ref().and_then(|cache| cache.disk()),
             plugins: plugins::status(&gateway),
             unsaved_decisions: live.world.keeper.unsaved(),
-            failing_logs: log_file::failing().into_iter().map(failing_log).collect(),
+            failing_logs: log_file::failing(),
             problem_onsets: self.control.problem_onsets.lock().clone(),
             routes: gateway
                 .routes
@@ -294,15 +281,6 @@ impl Source for RunningState {
     }
 }
 
-fn failing_log(log: FailingLog) -> LogFailure {
-    LogFailure {
-        log: log.kind.to_owned(),
-        target: log.target,
-        error: log.error,
-        dropped: log.dropped,
-    }
-}
-
 /// Returns the names of the releases that were read for an upstream.
 fn known_releases(gateway: &Gateway, upstream: &str) -> Vec<String> {
     let mut apps = gateway.app_releases.iter();
@@ -311,34 +289,4 @@ fn known_releases(gateway: &Gateway, upstream: &str) -> Vec<String> {
     found
         .map(|(_, releases)| names(releases))
         .unwrap_or_default()
-}
-
-/// Returns the certificates that ACME manages.
-fn certificates(gateway: &Gateway) -> Vec<CertificateStatus> {
-    let names = gateway.acme.iter().flat_map(|acme| acme.status());
-    names
-        .map(|name| CertificateStatus {
-            name: name.name.to_string(),
-            expires: name.expires.map(rfc3339),
-            next: name.next.map(rfc3339),
-            failures: name.failures,
-            problem: name.problem,
-        })
-        .collect()
-}
-
-fn redis(redis: &Redis) -> RedisStatus {
-    let status = redis.status();
-    RedisStatus {
-        mode: status.mode.to_owned(),
-        address: status.address,
-        up: status.is_up,
-        since: rfc3339(status.since),
-        last_error: status.last_error,
-        rejection: status.rejection,
-    }
-}
-
-pub(super) fn rfc3339(at: SystemTime) -> String {
-    DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true)
 }

@@ -2,24 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use edgeway_base::metrics::Metrics;
-use edgeway_proxy::live::ReloadRecord;
-use edgeway_status::snapshot::{CacheStatus, CertificateExpiry, LimitStatus, ReloadStatus};
-
-use super::source::rfc3339;
-
-pub(super) fn reload(record: ReloadRecord) -> ReloadStatus {
-    let (changes, error) = match record.outcome {
-        Ok(changes) => (changes, None),
-        Err(error) => (Vec::new(), Some(error)),
-    };
-    ReloadStatus {
-        at: rfc3339(record.at),
-        generation: record.generation,
-        changes,
-        error,
-    }
-}
+use edgeway_base::{clock::rfc3339, metrics::Metrics};
+use edgeway_status::snapshot::{CacheStatus, CertificateExpiry, LimitStatus};
 
 /// Returns the expiry of all certificates, the next one first.
 pub(super) fn expiries(metrics: &Metrics) -> Vec<CertificateExpiry> {

@@ -227,7 +227,7 @@ impl Control {
             );
             return Err(ActionError::new(400, "binary", message));
         }
-        let program = binary.as_deref().unwrap_or(self.line.launch.program());
+        let program = binary.as_deref().unwrap_or(&self.line.launch.program);
         info!(program:% = program.display(); "upgrade: starting the process that takes over");
         let begun = self.live.world.clock.now();
         match self.hand_over(binary).await {
@@ -262,9 +262,9 @@ impl Control {
         self: &Arc<Self>,
         binary: Option<PathBuf>,
     ) -> Result<(u32, String), HandoverError> {
-        let prepared = self.estate().map_err(|error| {
-            HandoverError::Prepare(self.line.launch.program().to_owned(), error)
-        })?;
+        let prepared = self
+            .estate()
+            .map_err(|error| HandoverError::Prepare(self.line.launch.program.clone(), error))?;
         let SuccessorResources {
             estate,
             report_writer,
@@ -277,7 +277,7 @@ impl Control {
             Err(failure) => {
                 self.line.predecessors.resume();
                 if let Some((cache, _)) = cache {
-                    cache.link().notes().end();
+                    cache.link().notes.end();
                 }
                 return Err(failure);
             }
@@ -342,7 +342,7 @@ impl Control {
             Some(cache) => {
                 let (cached, pipe) = cache::pipe()?;
                 // Entries removed from here on may already have been sent.
-                cache.link().notes().begin();
+                cache.link().notes.begin();
                 (Some(cached), Some((Arc::clone(cache), pipe)))
             }
             None => (None, None),
@@ -382,7 +382,7 @@ impl Control {
         let mut successor = match started.await {
             Ok(started) => started?,
             Err(broken) => {
-                let program = binary.unwrap_or_else(|| self.line.launch.program().to_owned());
+                let program = binary.unwrap_or_else(|| self.line.launch.program.clone());
                 return Err(HandoverError::Start(program, broken.into()));
             }
         };
@@ -416,7 +416,7 @@ impl Control {
         }
         if let Some(cache) = &gateway.cache {
             // The last requests may have removed something.
-            let reported = cache.link().notes().all_sent();
+            let reported = cache.link().notes.all_sent();
             if tokio::time::timeout(REPORT_TIMEOUT, reported)
                 .await
                 .is_err()

@@ -101,7 +101,7 @@ pub(super) fn challenge(
     if !is_navigation(request) {
         // This window makes the next one suspicious, no matter how many requests come in it.
         let windows = &ctx.gateway.flood_guard.as_ref()?.windows;
-        let left = windows.left() + windows.length();
+        let left = windows.left() + windows.length;
         return Some(
             Reply::refuse(StatusCode::TOO_MANY_REQUESTS, CHALLENGE)
                 .retry_after(left)

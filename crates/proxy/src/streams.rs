@@ -55,11 +55,6 @@ fn asks_for_events(headers: &HeaderMap) -> bool {
     accept.is_some_and(|accept| begins_with(accept.as_bytes(), b"text/event-stream"))
 }
 
-/// Returns true if the backend ended this stream only, not its connection.
-pub(super) fn is_own_end(error: &Error) -> bool {
-    reset(error).is_some()
-}
-
 /// Returns true if the backend refused the stream before it processed anything of it: by a reset
 /// (RFC 9113, 8.7), or because its GOAWAY names an earlier stream as the last (6.8).
 pub(super) fn is_refused(error: &Error) -> bool {
@@ -69,7 +64,8 @@ pub(super) fn is_refused(error: &Error) -> bool {
     reset(error) == Some(h2::Reason::REFUSED_STREAM) || cause.is_some_and(is_excluded)
 }
 
-fn reset(error: &Error) -> Option<h2::Reason> {
+/// Returns the reason for which the backend ended this stream only, not its connection.
+pub(super) fn reset(error: &Error) -> Option<h2::Reason> {
     let error = error.root_cause().downcast_ref::<h2::Error>()?;
     error
         .reason()

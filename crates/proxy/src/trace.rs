@@ -43,7 +43,7 @@ pub(super) fn end_part(facts: &mut RequestFacts, name: &'static str, started: Op
 
 /// Writes `traceparent` into the headers for a backend, which has those of the client.
 pub(super) fn pass_on(headers: &mut HeaderMap, trace: &RequestTrace) {
-    if !trace.is_passed_on() {
+    if !trace.is_passed_on {
         return;
     }
     headers.insert(TRACEPARENT, trace.outgoing().header_value());

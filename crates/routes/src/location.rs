@@ -1,33 +1,35 @@
 //! Locations as in nginx, as they are written: an exact path, a prefix or a regular expression,
 //! each within others or not.
 
-use std::{fmt, ops::Range};
+use std::ops::Range;
 
+use derive_more::Display;
 use edgeway_base::expression::Expression;
 use regex::bytes::Regex;
 
 use super::InvalidValue;
 
 /// A location, and those around it, the outermost first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
+#[display("{}{own}", self.around())]
 pub(super) struct PlacedLocation {
     pub(super) within: Vec<Location>,
     pub(super) own: Location,
 }
 
 /// A location as written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub(super) enum Location {
+    #[display("= {}", String::from_utf8_lossy(_0))]
     Exact(Vec<u8>),
+    #[display("{}{}", if *is_final { "^~ " } else { "" }, String::from_utf8_lossy(text))]
     Prefix {
         text: Vec<u8>,
         /// True with `^~`: regular expressions are not considered.
         is_final: bool,
     },
-    Regex {
-        text: String,
-        ignores_case: bool,
-    },
+    #[display("~{} {text}", if *ignores_case { "*" } else { "" })]
+    Regex { text: String, ignores_case: bool },
 }
 
 impl Location {
@@ -176,27 +178,6 @@ impl PlacedLocation {
             own,
         };
         self.own.folded().into_iter().map(placed).collect()
-    }
-}
-
-impl fmt::Display for PlacedLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.around(), self.own)
-    }
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(text) => write!(f, "= {}", String::from_utf8_lossy(text)),
-            Self::Prefix { text, is_final } => {
-                let mark = if *is_final { "^~ " } else { "" };
-                write!(f, "{mark}{}", String::from_utf8_lossy(text))
-            }
-            Self::Regex { text, ignores_case } => {
-                write!(f, "~{} {text}", if *ignores_case { "*" } else { "" })
-            }
-        }
     }
 }
 

@@ -42,7 +42,7 @@ pub struct ParamNames {
     names: Vec<Name>,
     /// Names of groups in regular expressions of hosts.
     of_hosts: Vec<Name>,
-    has_rest: bool,
+    pub(super) has_rest: bool,
     /// True if all paths are valid; otherwise a missing name needs no report.
     is_whole: bool,
 }
@@ -239,10 +239,6 @@ impl ParamNames {
 
     pub(super) fn len(&self) -> usize {
         self.names.len()
-    }
-
-    pub(super) fn has_rest(&self) -> bool {
-        self.has_rest
     }
 
     pub(super) fn is_whole(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Host and path patterns of routes.
 
+use derive_more::Display;
 use edgeway_base::spelling;
 
 use super::{
@@ -10,14 +11,17 @@ use super::{
 };
 
 /// A host pattern. The order is by specificity only together with [`HostPattern::rank`].
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
 pub(super) enum HostPattern {
     Exact(String),
     /// Every host below this domain, at any depth, but not the domain itself.
+    #[display("*.{_0}")]
     Below(String),
     /// Every host that begins with this name and a dot.
+    #[display("{_0}.*")]
     After(String),
     /// Every host that this regular expression matches.
+    #[display("~{_0}")]
     Regex(String),
 }
 
@@ -128,17 +132,6 @@ impl HostPattern {
                 Self::Exact(_) | Self::Below(_) | Self::After(_) | Self::Regex(_),
                 Self::Below(_) | Self::After(_) | Self::Regex(_),
             ) => false,
-        }
-    }
-}
-
-impl std::fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exact(name) => f.write_str(name),
-            Self::Below(name) => write!(f, "*.{name}"),
-            Self::After(name) => write!(f, "{name}.*"),
-            Self::Regex(text) => write!(f, "~{text}"),
         }
     }
 }

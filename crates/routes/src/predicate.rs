@@ -25,7 +25,7 @@ pub(super) struct Predicates {
     headers: Vec<(HeaderName, PredicateCondition)>,
     queries: Vec<(Vec<u8>, PredicateCondition)>,
     cookies: Vec<(Vec<u8>, PredicateCondition)>,
-    rank: Rank,
+    pub(super) rank: Rank,
     /// True if the route has access control. If a name has several values, an app may use any of
     /// them: such a route takes the request if one value fits, so that no other value bypasses it,
     /// and an open route only if all fit, so that no other value enters it.
@@ -132,10 +132,6 @@ impl Predicates {
         self.is_guarded = is_guarded;
     }
 
-    pub(super) fn rank(&self) -> &Rank {
-        &self.rank
-    }
-
     pub(super) fn is_empty(&self) -> bool {
         self.rank.count.0 == 0
     }
@@ -224,7 +220,7 @@ impl Reader<'_> {
             let text = method.value.as_str();
             let checked = check_method(text).map(|()| text);
             let code = "edgeway::route::bad_method";
-            names.extend(self.diagnostics.reported(method.place, code, checked));
+            names.extend(self.diagnostics.at(method.place, code).reported(checked));
         }
         // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
         // that names HEAD alone has fewer methods and so comes first.
@@ -260,7 +256,7 @@ impl Reader<'_> {
         for (name, value) in written {
             let read = name_of(name).and_then(|name| Ok((name, want(&value.value)?)));
             let code = "edgeway::route::bad_predicate";
-            list.extend(self.diagnostics.reported(value.place, code, read));
+            list.extend(self.diagnostics.at(value.place, code).reported(read));
             let name = match kind {
                 "header" => name.to_ascii_lowercase(),
                 _ => name.clone(),

@@ -360,8 +360,9 @@ impl Rule {
             )?),
             None if own.is.is_some() || own.not => {
                 let help = "write the value that is compared: `if: \"{cookie.session}\"`";
-                cx.report_at(*place, SHAPE, "a rule has `is` or `not` without `if`", help);
-                return None;
+                return cx
+                    .at(*place, SHAPE)
+                    .refuse("a rule has `is` or `not` without `if`", help);
             }
             None => None,
         };
@@ -380,8 +381,9 @@ impl Rule {
             (false, true, None) => {
                 let Some(status) = &own.status else {
                     let help = "write one: `status: 301`";
-                    cx.report_at(*place, SHAPE, "the response of a rule has no status", help);
-                    return None;
+                    return cx
+                        .at(*place, SHAPE)
+                        .refuse("the response of a rule has no status", help);
                 };
                 let parts = ResponseParts {
                     status,
@@ -400,8 +402,9 @@ impl Rule {
             _ => {
                 let help = "write `regex` and `with` of a rewrite, `status` of a response, \
                             `route` alone or with `then: stop`, or `then` alone";
-                cx.report_at(*place, SHAPE, "the rule has no action, or several", help);
-                return None;
+                return cx
+                    .at(*place, SHAPE)
+                    .refuse("the rule has no action, or several", help);
             }
         };
         Some(Self {
@@ -423,7 +426,7 @@ fn pattern(regex: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Patte
         let message = format!("invalid regular expression `{text}`: {reason}");
         (message, "correct it".to_owned())
     });
-    cx.reported(regex.place, CODES.regex, compiled)
+    cx.at(regex.place, CODES.regex).reported(compiled)
 }
 
 impl PathRewrite {
@@ -435,8 +438,9 @@ impl PathRewrite {
     ) -> Option<Self> {
         let Spanned { value: own, place } = rule;
         let Some(with) = &own.with else {
-            cx.report_at(*place, SHAPE, "a rewrite has no new path", "write `with`");
-            return None;
+            return cx
+                .at(*place, SHAPE)
+                .refuse("a rewrite has no new path", "write `with`");
         };
         let text = with.value.as_str();
         let drops_query = text.ends_with('?');
@@ -447,8 +451,9 @@ impl PathRewrite {
         };
         if !path.starts_with(['/', '{']) {
             let message = format!("`{path}` is no path");
-            cx.report_at(with.place, SHAPE, message, "begin it with `/`");
-            return None;
+            return cx
+                .at(with.place, SHAPE)
+                .refuse(message, "begin it with `/`");
         }
         let mut compile = |text: &str, destination| {
             let text = Spanned {

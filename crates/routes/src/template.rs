@@ -117,7 +117,7 @@ fn placeholder(
 ) -> Result<Option<Piece>, InvalidValue> {
     if RESERVED.contains(&name) && reserved.contains(&name) {
         return match name {
-            "rest" if !names.has_rest() && names.is_whole() => Err(InvalidValue::new(
+            "rest" if !names.has_rest && names.is_whole() => Err(InvalidValue::new(
                 format!("`{text}` uses `{{rest}}`, but a path of this route has no `/*`"),
                 "`{rest}` is what `/*` matched: end each path of the route with `/*`",
             )),

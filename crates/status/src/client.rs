@@ -1,8 +1,9 @@
 //! Client of a running gateway's admin listener, for the command line.
 
-use std::{fmt, io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
+use std::{io, net::SocketAddr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use derive_more::Display;
 use edgeway_base::secret::Secret;
 use edgeway_cache::purge::Receipt;
 use edgeway_net::fetch::{self, FetchError};
@@ -10,10 +11,10 @@ use http::{Method, Request, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
     time::timeout,
 };
+use tokio_util::either::Either;
 
 use super::{
     Snapshot,
@@ -37,19 +38,11 @@ const SUCCESSION: Duration = Duration::from_millis(50);
 pub(super) const MAX_RESPONSE_LEN: usize = 64 * 1024 * 1024;
 
 /// Location of a gateway's admin listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub enum Target {
+    #[display("{}", _0.display())]
     Socket(PathBuf),
     Address(SocketAddr),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Socket(path) => write!(f, "{}", path.display()),
-            Self::Address(address) => write!(f, "{address}"),
-        }
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -108,15 +101,6 @@ pub struct Client {
 }
 
 impl Client {
-    #[cfg(test)]
-    pub fn new(target: Target) -> Self {
-        Self {
-            targets: vec![target],
-            token: None,
-            configuration: None,
-        }
-    }
-
     /// Fetches the gateway's state.
     ///
     /// # Errors
@@ -313,21 +297,12 @@ async fn ask(target: &Target, request: Request<Bytes>) -> Result<Response<Bytes>
     response.map_err(|error| failed(target, error))
 }
 
-/// A connection to a gateway, over TCP or a Unix socket.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
-
-pub(super) async fn connect(target: &Target) -> Result<Box<dyn Stream>, ClientError> {
+pub(super) async fn connect(target: &Target) -> Result<Either<UnixStream, TcpStream>, ClientError> {
     let connected = match target {
-        Target::Socket(path) => UnixStream::connect(path).await.map(boxed),
-        Target::Address(address) => TcpStream::connect(address).await.map(boxed),
+        Target::Socket(path) => UnixStream::connect(path).await.map(Either::Left),
+        Target::Address(address) => TcpStream::connect(address).await.map(Either::Right),
     };
     connected.map_err(|error| ClientError::Connect(target.clone(), error))
-}
-
-fn boxed(stream: impl Stream + 'static) -> Box<dyn Stream> {
-    Box::new(stream)
 }
 
 pub(super) fn failed(target: &Target, error: FetchError) -> ClientError {
@@ -372,6 +347,16 @@ mod tests {
     };
 
     use super::*;
+
+    impl Client {
+        pub fn new(target: Target) -> Self {
+            Self {
+                targets: vec![target],
+                token: None,
+                configuration: None,
+            }
+        }
+    }
 
     /// Creates a client of a server that sends `response` on each connection.
     async fn somebody(response: &'static str) -> (Client, Tasks) {

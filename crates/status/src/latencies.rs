@@ -1,6 +1,6 @@
 //! Backends that respond much more slowly than the others of their upstream.
 
-use std::fmt;
+use derive_more::Display;
 
 use super::{
     problems::is_in_rotation,
@@ -27,7 +27,8 @@ pub fn backends(
 pub struct Latencies(Vec<f64>);
 
 /// Times, in milliseconds, of a backend that is slow.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Display)]
+#[display("slow: {own:.0} ms, the others {usual:.0} ms")]
 pub struct Slowness {
     own: f64,
     usual: f64,
@@ -56,16 +57,6 @@ impl Latencies {
         let middle = (self.0.len() - 1) / 2;
         let skipped = usize::from(middle >= place);
         self.0.get(middle + skipped).copied()
-    }
-}
-
-impl fmt::Display for Slowness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "slow: {:.0} ms, the others {:.0} ms",
-            self.own, self.usual
-        )
     }
 }
 

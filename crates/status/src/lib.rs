@@ -7,7 +7,6 @@ pub mod client;
 pub mod events;
 pub mod http;
 pub mod latencies;
-pub mod metrics_page;
 mod plugins;
 pub mod problems;
 pub mod receipt;

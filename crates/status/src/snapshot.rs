@@ -3,17 +3,25 @@
 //! JSON, page and terminal table all use this type. It contains nothing secret: names, addresses
 //! and counts, never header values, keys or the text of the configuration.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
+use derive_more::Display;
 use edgeway_base::metrics::Exposition;
 use edgeway_gateway::explain::{ExplainError, ExplainRequest, Explanation};
 use edgeway_proxy::live::history::RequestHistory;
 use serde::{Deserialize, Serialize};
 
+pub use edgeway_cache::{
+    purge::link::{OtherGateway, PurgeLinkStatus},
+    tier::CacheDiskStatus,
+};
+pub use edgeway_net::{log_file::LogFailure, redis::RedisStatus};
 pub use edgeway_proxy::live::{
+    ReloadStatus,
     traffic::{RouteTraffic, SlowRoute, TrafficFigures, TrafficPoint},
     trial::TrialOutcome,
 };
+pub use edgeway_tls::acme::CertificateStatus;
 pub use edgeway_upstreams::{BackendStatus, RestartAt, Scale, UpstreamStatus, UpstreamTraffic};
 
 /// State of the running gateway for the admin listener.
@@ -53,12 +61,14 @@ pub trait Source: Send + Sync + 'static {
 }
 
 /// Reason why new requests should be sent elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub enum NotReady {
     /// Not all listeners are open yet.
+    #[display("starting")]
     Starting,
+    #[display("draining")]
     Draining,
-    /// No backend of this required upstream is in rotation.
+    #[display("no backend of the required upstream `{_0}` is in rotation")]
     Upstream(String),
 }
 
@@ -69,20 +79,6 @@ impl NotReady {
             Self::Starting => "starting",
             Self::Draining => "draining",
             Self::Upstream(_) => "no backend of a required upstream is in rotation",
-        }
-    }
-}
-
-impl fmt::Display for NotReady {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Starting | Self::Draining => f.write_str(self.public()),
-            Self::Upstream(name) => {
-                write!(
-                    f,
-                    "no backend of the required upstream `{name}` is in rotation"
-                )
-            }
         }
     }
 }
@@ -184,21 +180,6 @@ pub struct ProcessStatus {
     pub lacked_descriptors: bool,
 }
 
-/// A reload, or an attempt at one.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ReloadStatus {
-    /// RFC 3339, UTC.
-    pub at: String,
-    /// The configuration that serves since then.
-    pub generation: u64,
-    /// The changes, one line each.
-    pub changes: Vec<String>,
-    /// The error of a configuration that was refused.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
 /// Expiry of a certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(default)]
@@ -230,19 +211,6 @@ pub struct ProblemOnset {
     pub subject: String,
     /// RFC 3339, UTC.
     pub since: String,
-}
-
-/// A log that cannot be written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct LogFailure {
-    /// Kind, such as `access log`.
-    pub log: String,
-    /// Path of the file, or name of the socket.
-    pub target: String,
-    pub error: String,
-    /// Lines of all logs of this kind that were dropped since the process began.
-    pub dropped: u64,
 }
 
 /// The cache's memory.
@@ -351,105 +319,6 @@ pub struct BanStatus {
     pub until: String,
     /// The refusals that led to the ban; zero if an operator set it.
     pub strikes: u32,
-}
-
-/// A certificate managed by ACME.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CertificateStatus {
-    pub name: String,
-    /// RFC 3339, UTC; `None` while a self-signed certificate stands in.
-    pub expires: Option<String>,
-    /// Time of the next order; `None` if another gateway orders.
-    pub next: Option<String>,
-    /// Failed attempts in a row.
-    pub failures: u32,
-    /// Why the last attempt failed.
-    pub problem: Option<String>,
-}
-
-/// State of the connection to Redis.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct RedisStatus {
-    /// `single`, `cluster` or `sentinel`.
-    pub mode: String,
-    /// Address without user and password.
-    pub address: String,
-    pub up: bool,
-    /// Time of the last change of `up`; RFC 3339, UTC.
-    pub since: String,
-    /// The last error, kept after recovery.
-    pub last_error: Option<String>,
-    /// Why it rejects commands, if it has rejected several within the last minute.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejection: Option<String>,
-}
-
-impl RedisStatus {
-    /// Returns its state in a word or two.
-    pub fn state(&self) -> &'static str {
-        match (self.up, &self.rejection) {
-            (false, _) => "down",
-            (true, Some(_)) => "rejects commands",
-            (true, None) => "up",
-        }
-    }
-}
-
-/// The folder of the cache.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CacheDiskStatus {
-    pub folder: String,
-    /// `up`; `opening`, `busy` (another process has the folder), `catching_up` (with purges) or
-    /// `off` (handed to the process that serves now); or an error: `full`, `read_only`, `missing`,
-    /// `permission`, `slow`, `io`.
-    pub state: String,
-    /// Time of the last change of `state`; RFC 3339, UTC.
-    pub since: String,
-    /// The last error, kept after recovery.
-    pub last_error: Option<String>,
-    pub objects: usize,
-    pub bytes: u64,
-    pub budget_bytes: u64,
-}
-
-/// The purge link between gateways.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct PurgeLinkStatus {
-    /// This gateway's name in receipts.
-    pub gateway: String,
-    /// True if there is a Redis. Without it this gateway knows no others.
-    pub shared: bool,
-    /// True if every purge waits for this gateway.
-    pub leased: bool,
-    /// Time since which purges may complete without this gateway; RFC 3339, UTC.
-    pub lost_since: Option<String>,
-    /// Error of the last request to Redis, if it failed.
-    pub last_error: Option<String>,
-    /// The last entry of the log that is applied here.
-    pub applied: Option<String>,
-    /// Purges that have not been sent to the others yet.
-    pub unsent: usize,
-    /// Number of times that the lease expired.
-    pub losses: u64,
-    /// Number of times that the whole cache was dropped because the log no longer had this
-    /// gateway's position.
-    pub gaps: u64,
-    /// Entries that were applied after a lost lease.
-    pub replayed: u64,
-    pub others: Vec<OtherGateway>,
-}
-
-/// Another gateway according to the purge log.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct OtherGateway {
-    pub gateway: String,
-    pub leased: bool,
-    pub applied: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -94,7 +94,7 @@ impl Server {
             .await?;
         let connection = stream.get_ref().1;
         let facts = self.facts(connection)?;
-        self.handshakes().complete(connection);
+        self.handshakes.complete(connection);
         Ok((stream, facts))
     }
 

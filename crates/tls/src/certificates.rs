@@ -30,10 +30,10 @@ pub struct Certificates {
     unknown_names: UnknownNamesConfig,
     files: ArcSwap<Index>,
     /// Names managed by ACME, in the order of the configuration.
-    acme_names: Box<[Box<str>]>,
+    pub acme_names: Box<[Box<str>]>,
     managed: ArcSwap<ByName<Arc<CertifiedKey>>>,
     challenges: ArcSwap<ByName<Arc<CertifiedKey>>>,
-    expiries: Expiries,
+    pub(super) expiries: Expiries,
 }
 
 /// Certificates from files, by name.
@@ -69,11 +69,6 @@ impl Certificates {
             challenges: ArcSwap::default(),
             expiries,
         }
-    }
-
-    /// Names managed by ACME, in lower case.
-    pub fn acme_names(&self) -> &[Box<str>] {
-        &self.acme_names
     }
 
     /// Returns the names of certificates from files and the ends of their validity, in seconds since
@@ -119,11 +114,6 @@ impl Certificates {
             };
             challenges
         });
-    }
-
-    /// Expiry metrics of the certificates.
-    pub(super) fn expiries(&self) -> &Expiries {
-        &self.expiries
     }
 
     /// Returns true if a file has a certificate for `name`, in lower case.
@@ -280,7 +270,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{base::metrics::Metrics, pair::certificate};
+    use crate::{base::metrics::Metrics, testkit::certificate};
 
     fn certificates(unknown: UnknownNamesConfig, acme: &[&str]) -> (Certificates, Metrics) {
         let metrics = Metrics::default();

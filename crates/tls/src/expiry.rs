@@ -155,7 +155,7 @@ pub(super) fn seconds(at: SystemTime) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use crate::pair::{Certificate, certificate};
+    use crate::{pair::Certificate, testkit::certificate};
 
     /// Warning about a certificate with a lifetime of `lifetime` days that is `age` days old.
     fn message(lifetime: i64, age: i64) -> Option<String> {

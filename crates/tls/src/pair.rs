@@ -311,24 +311,6 @@ pub(super) fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(parse(certificate)?.validity().not_after.timestamp())
 }
 
-/// Creates a certificate for these names that counts as valid until `not_after`, in seconds since
-/// 1970, regardless of its own dates.
-#[cfg(test)]
-pub(crate) fn certificate(names: &[&str], not_after: i64) -> std::sync::Arc<Certificate> {
-    let folder = tempfile::tempdir().unwrap();
-    crate::testkit::write_pair(folder.path(), "a", names);
-    let paths = PairPaths {
-        cert: folder.path().join("a.pem"),
-        key: folder.path().join("a.key"),
-        ocsp: None,
-    };
-    let certificate = load(&paths, crate::policy::provider()).unwrap();
-    std::sync::Arc::new(Certificate {
-        not_after,
-        ..certificate
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

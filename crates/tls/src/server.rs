@@ -35,11 +35,11 @@ use crate::{
 #[derive(Debug)]
 pub struct Server {
     configs: ArcSwap<Configs>,
-    sessions: Arc<Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     /// Configuration for handshakes of an ACME challenge.
     challenge: Option<Arc<ServerConfig>>,
     certificates: Arc<Certificates>,
-    handshakes: Handshakes,
+    pub(super) handshakes: Handshakes,
     clock: Clock,
     pub handshake_timeout: Duration,
     /// True if clients are asked for certificates. The server name of the handshake must then be
@@ -63,10 +63,10 @@ impl Server {
         let config = &config.value;
         let is_bare = config.certificates.0.is_empty() && config.acme.is_empty();
         if is_bare && config.unknown_names == UnknownNamesConfig::Default {
-            cx.report(
-                "edgeway::tls::no_certificates",
+            cx.here("edgeway::tls::no_certificates").error(
                 "this listener has `tls` but no certificate",
-                "write `certificates: { cert: FILE, key: FILE }`, `certificates: { dir: FOLDER }`, or `acme: [NAME]`",
+                "write `certificates: { cert: FILE, key: FILE }`, `certificates: { dir: FOLDER \
+                 }`, or `acme: [NAME]`",
             );
         }
         let names = config
@@ -95,20 +95,17 @@ impl Server {
                 .client_ca
                 .as_ref()
                 .map_or(cx.place, |path| path.place);
-            cx.report_at(
-                place,
-                "edgeway::tls::client_ca",
-                error.to_string(),
-                error.help(),
-            );
+            cx.at(place, "edgeway::tls::client_ca")
+                .error(error.to_string(), error.help());
             None
         });
         let now = expiry::seconds(cx.clock.wall());
         let sessions = match Sessions::open(zones, listener, now) {
             Ok(sessions) => sessions,
             Err(error) => {
-                cx.report("edgeway::tls::tickets", error.to_string(), "try again");
-                return None;
+                return cx
+                    .here("edgeway::tls::tickets")
+                    .refuse(error.to_string(), "try again");
             }
         };
         let unusable = |error: rustls::Error| error.to_string();
@@ -122,12 +119,9 @@ impl Server {
         let (configs, challenge) = match (configs, challenge) {
             (Ok(configs), Ok(challenge)) => (configs, challenge),
             (Err(error), _) | (_, Err(error)) => {
-                cx.report(
-                    "edgeway::tls::policy",
-                    error,
-                    "this is a bug of Edgeway: report it",
-                );
-                return None;
+                return cx
+                    .here("edgeway::tls::policy")
+                    .refuse(error, "this is a bug of Edgeway: report it");
             }
         };
         let watch = Watch::new(listener, files, policy, client_ca, cx.metrics);
@@ -159,10 +153,6 @@ impl Server {
         self.configs.store(Arc::new(configs));
     }
 
-    pub(super) fn sessions(&self) -> &Sessions {
-        &self.sessions
-    }
-
     /// Rotates the ticket keys if that is due.
     pub(super) fn turn_keys(&self) -> Result<(), NoRandomness> {
         self.sessions.turn(self.now())
@@ -171,10 +161,6 @@ impl Server {
     /// Configuration for the handshake of a CA that validates a challenge.
     pub(super) fn challenge(&self) -> Option<Arc<ServerConfig>> {
         self.challenge.clone()
-    }
-
-    pub(super) fn handshakes(&self) -> &Handshakes {
-        &self.handshakes
     }
 
     /// Counts a handshake that failed; `None` stands for one that exceeded its deadline.
@@ -196,14 +182,14 @@ impl Server {
     pub fn has_series(server: Option<&Self>, series: Series<'_>) -> bool {
         const OF_TLS: [&str; 3] = [expiry::NAME, watch::RELOAD_SUCCESS_METRIC, handshakes::NAME];
         server.map_or(!OF_TLS.contains(&series.family), |server| {
-            server.certificates.expiries().has(series)
+            server.certificates.expiries.has(series)
         })
     }
 
     /// Publishes the expiry metrics again, after a configuration that was refused has overwritten
     /// them.
     pub fn publish(&self) {
-        self.certificates.expiries().publish();
+        self.certificates.expiries.publish();
     }
 
     /// Watches the files, rotates the ticket keys, and warns of certificates that expire, for as
@@ -264,7 +250,8 @@ fn sources<'c>(
                 "write `{ cert: FILE, key: FILE }` or `{ dir: FOLDER }`",
             ),
         };
-        cx.report_at(entry.place, "edgeway::tls::certificates", message, help);
+        cx.at(entry.place, "edgeway::tls::certificates")
+            .error(message, help);
     }
     sources
 }
@@ -285,17 +272,14 @@ fn read(
         match trouble {
             SourceProblem::Folder(error) => {
                 let place = place(&entry.value.dir);
-                cx.report_at(
-                    place,
-                    "edgeway::tls::folder",
-                    error.to_string(),
-                    error.help(),
-                );
+                cx.at(place, "edgeway::tls::folder")
+                    .error(error.to_string(), error.help());
             }
             // A bad pair of one customer must not stop the certificates of the others.
             SourceProblem::Pair(error) if entry.value.dir.is_some() => {
                 let message = format!("a pair is left out: {error}");
-                cx.warn_at(place(&entry.value.dir), CERTIFICATE, message, error.help());
+                cx.at(place(&entry.value.dir), CERTIFICATE)
+                    .warn(message, error.help());
             }
             SourceProblem::Pair(error) => {
                 let place = place(match error.part {
@@ -303,7 +287,8 @@ fn read(
                     Part::Key => &entry.value.key,
                     Part::Ocsp => &entry.value.ocsp,
                 });
-                cx.report_at(place, CERTIFICATE, error.to_string(), error.help());
+                cx.at(place, CERTIFICATE)
+                    .error(error.to_string(), error.help());
             }
         }
     });
@@ -313,9 +298,7 @@ fn read(
             let path = entry.value.cert.as_ref().or(entry.value.dir.as_ref());
             let place = path.map_or(entry.place, |path| path.place);
             let title = certificate.title();
-            cx.warn_at(
-                place,
-                "edgeway::tls::expiry",
+            cx.at(place, "edgeway::tls::expiry").warn(
                 format!("the certificate for `{title}` {worry}"),
                 match worry {
                     ExpiryWarning::NotYet => {
@@ -341,7 +324,7 @@ fn warn_of_double(config: &TlsConfig, certificates: &Certificates, cx: &mut Comp
                 name.value
             );
             let help = "remove the name here, or the file";
-            cx.warn_at(name.place, "edgeway::tls::twice", message, help);
+            cx.at(name.place, "edgeway::tls::twice").warn(message, help);
         }
     }
 }
@@ -356,9 +339,7 @@ fn client_ca(config: &TlsConfig, cx: &mut CompileContext<'_>) -> Option<ClientCa
             Some(ClientCa::new(cx.folder.join(&path.value), mode))
         }
         (None, Some(mode)) => {
-            cx.report_at(
-                mode.place,
-                "edgeway::tls::client_certificate",
+            cx.at(mode.place, "edgeway::tls::client_certificate").error(
                 "no CA is given for client certificates",
                 "add `client_ca: FILE` with the CA certificates in PEM",
             );

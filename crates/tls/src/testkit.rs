@@ -6,9 +6,14 @@
     reason = "a failure here fails the test that uses it"
 )]
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
+
+use crate::{
+    pair::{Certificate, PairPaths, load},
+    policy,
+};
 
 /// Creates a self-signed certificate and its key, in PEM.
 pub(super) fn pair(names: &[&str]) -> (String, String) {
@@ -23,4 +28,21 @@ pub(super) fn write_pair(folder: &Path, name: &str, names: &[&str]) {
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join(format!("{name}.pem")), cert).unwrap();
     fs::write(folder.join(format!("{name}.key")), key).unwrap();
+}
+
+/// Creates a certificate for these names that counts as valid until `not_after`, in seconds since
+/// 1970, regardless of its own dates.
+pub(super) fn certificate(names: &[&str], not_after: i64) -> Arc<Certificate> {
+    let folder = tempfile::tempdir().unwrap();
+    write_pair(folder.path(), "a", names);
+    let paths = PairPaths {
+        cert: folder.path().join("a.pem"),
+        key: folder.path().join("a.key"),
+        ocsp: None,
+    };
+    let certificate = load(&paths, policy::provider()).unwrap();
+    Arc::new(Certificate {
+        not_after,
+        ..certificate
+    })
 }

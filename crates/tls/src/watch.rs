@@ -182,7 +182,7 @@ impl Watch {
 
     fn set_verifier(&self, verifier: &Arc<dyn ClientCertVerifier>, server: &Server) {
         let listener = &*self.listener;
-        match self.policy.configs(server.sessions(), Some(verifier)) {
+        match self.policy.configs(&server.sessions, Some(verifier)) {
             Ok(configs) => {
                 server.set_configs(configs);
                 info!(listener; "client CA certificates reloaded");

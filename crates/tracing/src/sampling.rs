@@ -36,7 +36,7 @@ pub struct SamplingRules {
 #[derive(Debug)]
 pub struct Tracing {
     rules: SamplingRules,
-    exporter: Arc<Exporter>,
+    pub exporter: Arc<Exporter>,
     clock: Clock,
 }
 
@@ -51,10 +51,6 @@ impl Tracing {
 
     pub fn rules(&self) -> &SamplingRules {
         &self.rules
-    }
-
-    pub fn exporter(&self) -> &Arc<Exporter> {
-        &self.exporter
     }
 
     /// Begins the trace of a request with these headers.

@@ -84,14 +84,6 @@ impl Backend {
         &self.target
     }
 
-    pub fn weight(&self) -> u16 {
-        self.weight
-    }
-
-    pub fn origin(&self) -> BackendOrigin {
-        self.origin
-    }
-
     /// Returns the release of the app that runs here.
     pub fn release(&self) -> Option<&Arc<str>> {
         self.release.as_ref()

@@ -140,9 +140,7 @@ fn sources(
     cx: &mut CompileContext<'_>,
 ) -> Vec<Source> {
     if config.backends.is_empty() && config.releases.is_none() {
-        cx.report_at(
-            place,
-            "edgeway::upstream::no_backends",
+        cx.at(place, "edgeway::upstream::no_backends").error(
             format!("upstream `{}` has no backends", key.name),
             "write at least one, such as `backends: [127.0.0.1:3000]`",
         );
@@ -175,9 +173,7 @@ fn sources(
     if let Some(first) = config.backends.first()
         && config.backends.iter().all(is_backup)
     {
-        cx.report_at(
-            first.place,
-            "edgeway::upstream::only_backups",
+        cx.at(first.place, "edgeway::upstream::only_backups").error(
             format!("every backend of upstream `{}` is a backup", key.name),
             "remove `backup: true` from backends that usually get requests",
         );
@@ -188,9 +184,7 @@ fn sources(
 fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Option<Source> {
     let (place, config) = (backend.place, &backend.value);
     if config.weight == 0 {
-        cx.report_at(
-            place,
-            "edgeway::upstream::weight_zero",
+        cx.at(place, "edgeway::upstream::weight_zero").error(
             "a backend's weight must be at least 1",
             "remove the backend to send it nothing, or write `weight: 1`",
         );
@@ -209,7 +203,8 @@ fn source(backend: &Spanned<BackendConfig>, cx: &mut CompileContext<'_>) -> Opti
             is_backup,
         }),
     };
-    cx.reported(place, "edgeway::upstream::bad_address", source)
+    cx.at(place, "edgeway::upstream::bad_address")
+        .reported(source)
 }
 
 fn balance(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Balance> {
@@ -227,8 +222,7 @@ fn balance(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Balan
             None => format!("one of `{}`", HashKey::NAMES.join("`, `")),
         };
         let message = format!("unknown hash key `{key}`");
-        cx.report_at(written.place, CODE, message, help);
-        return None;
+        return cx.at(written.place, CODE).refuse(message, help);
     }
     match text {
         "round_robin" => return Some(Balance::RoundRobin),
@@ -244,7 +238,7 @@ fn balance(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Balan
         (_, None) => format!("one of `{}`", Balance::NAMES.join("`, `")),
     };
     let message = format!("unknown balancing method `{text}`");
-    cx.report_at(written.place, CODE, message, help);
+    cx.at(written.place, CODE).error(message, help);
     None
 }
 
@@ -252,12 +246,11 @@ fn sticky(config: &UpstreamConfig, cx: &mut CompileContext<'_>) -> Option<Sticky
     let written = config.sticky.as_ref()?;
     let sticky = Sticky::new(&written.cookie.value, written.max_age.map(|age| age.0));
     if sticky.is_none() {
-        cx.report_at(
-            written.cookie.place,
-            "edgeway::upstream::bad_cookie_name",
-            format!("invalid cookie name `{}`", written.cookie.value),
-            "write letters, digits, `-` and `_`, such as `backend`",
-        );
+        cx.at(written.cookie.place, "edgeway::upstream::bad_cookie_name")
+            .error(
+                format!("invalid cookie name `{}`", written.cookie.value),
+                "write letters, digits, `-` and `_`, such as `backend`",
+            );
     }
     sticky
 }
@@ -292,7 +285,7 @@ fn check_numbers(config: &UpstreamConfig, place: Place, cx: &mut CompileContext<
 
 pub(super) fn report_zero(place: Place, name: &str, help: &str, cx: &mut CompileContext<'_>) {
     let message = format!("`{name}` must be more than zero");
-    cx.report_at(place, "edgeway::upstream::zero", message, help);
+    cx.at(place, "edgeway::upstream::zero").error(message, help);
 }
 
 /// Warns of a balancing method without effect: behind one port there may be many workers, each with
@@ -309,12 +302,11 @@ fn warn_of_blind_balance(
     let is_one_address = matches!(sources, [Source::Fixed { .. }]);
     if is_one_address && matches!(balance, Balance::LeastConn | Balance::P2c | Balance::Node) {
         let name = balance.name();
-        cx.warn_at(
-            written.place,
-            "edgeway::upstream::blind_balance",
-            format!("`{name}` needs more than one address to choose from"),
-            "if several workers share this port (PM2 cluster mode), give each its own and list \
-             them all; otherwise leave `balance` out",
-        );
+        cx.at(written.place, "edgeway::upstream::blind_balance")
+            .warn(
+                format!("`{name}` needs more than one address to choose from"),
+                "if several workers share this port (PM2 cluster mode), give each its own and list \
+                 them all; otherwise leave `balance` out",
+            );
     }
 }

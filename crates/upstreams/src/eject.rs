@@ -49,8 +49,10 @@ edgeway_base::enum_table! {
 /// Failures of one backend so far. Times are nanoseconds of the upstream's epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Ejection {
-    streak: u32,
-    refused: u32,
+    /// Failures in a row, up to now.
+    pub(super) streak: u32,
+    /// Refused connections in a row, up to now.
+    pub(super) refused: u32,
     last: Option<LastEjection>,
 }
 
@@ -110,16 +112,6 @@ impl Ejection {
                 ended_ago_ms: millis(now.saturating_sub(last.until)),
             }),
         }
-    }
-
-    /// Number of failures in a row, up to now.
-    pub(super) fn streak(&self) -> u32 {
-        self.streak
-    }
-
-    /// Number of refused connections in a row, up to now.
-    pub(super) fn refused(&self) -> u32 {
-        self.refused
     }
 
     /// Returns the cause of the last ejection.
@@ -296,7 +288,7 @@ mod tests {
                     1 => { row += 1; fail(&mut ejection, Cause::Refused, now) }
                     _ => { row += 1; fail(&mut ejection, Cause::Errors, now) }
                 };
-                prop_assert!(ejection.streak() < POLICY.errors, "five in a row always eject");
+                prop_assert!(ejection.streak < POLICY.errors, "five in a row always eject");
                 if let Some(until) = until {
                     prop_assert!(row >= REFUSED_THRESHOLD);
                     let span = Duration::from_nanos(until - now);

@@ -19,7 +19,7 @@ pub struct Lease {
     backend: Arc<Backend>,
     /// Nanoseconds of the upstream's epoch.
     pub(super) since: u64,
-    by_cookie: bool,
+    pub(super) by_cookie: bool,
     /// True if the lease counts as a stream, and not as a place of `max_in_flight`.
     is_stream: bool,
 }
@@ -78,10 +78,6 @@ impl Lease {
     #[inline]
     pub fn heard(&self) {
         self.backend.state.silence.heard();
-    }
-
-    pub(super) fn came_by_cookie(&self) -> bool {
-        self.by_cookie
     }
 
     /// Turns the lease into a stream: the response has begun and lasts as long as both sides like.

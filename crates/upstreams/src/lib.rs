@@ -298,7 +298,7 @@ impl Upstream {
     /// Returns the `Set-Cookie` that keeps the client on the lease's backend; `None` if the
     /// upstream is not sticky or the client has it already.
     pub fn sticky_cookie(&self, lease: &Lease) -> Option<HeaderValue> {
-        if lease.came_by_cookie() {
+        if lease.by_cookie {
             return None;
         }
         let cookie = lease.backend().cookie.as_ref()?;

@@ -3,10 +3,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
     net::IpAddr,
     sync::Arc,
 };
+
+use derive_more::Display;
 
 use super::{
     Upstream,
@@ -18,13 +19,15 @@ use super::{
 };
 
 /// Backend as written: an address, or a name that stands for several.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub(super) enum Source {
+    #[display("{target}")]
     Fixed {
         target: Target,
         weight: u16,
         is_backup: bool,
     },
+    #[display("{name}:{port}")]
     Dns {
         name: String,
         port: u16,
@@ -32,15 +35,6 @@ pub(super) enum Source {
         weight: u16,
         is_backup: bool,
     },
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Fixed { target, .. } => target.fmt(f),
-            Self::Dns { name, port, .. } => write!(f, "{name}:{port}"),
-        }
-    }
 }
 
 #[derive(Debug)]

@@ -235,7 +235,7 @@ impl Upstream {
         let mut decisions = self.shared.live.decisions();
         let backend = self.known(address)?;
         let address = backend.address().to_string();
-        match backend.origin() {
+        match backend.origin {
             BackendOrigin::File => return Err(MemberError::Written { address }),
             BackendOrigin::Dns => return Err(MemberError::FromDns { address }),
             BackendOrigin::Added => {}

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,24 +34,13 @@ pub struct RestartAt {
 }
 
 /// Memory of an app that has reached its limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
+#[display("`restart_at` reached: {kind} {} MiB, limit {}", mebibytes(*bytes), ByteSize(*limit))]
 pub struct MemoryExcess {
     /// `rss` or `heap`.
     kind: &'static str,
     bytes: u64,
     limit: u64,
-}
-
-impl fmt::Display for MemoryExcess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "`restart_at` reached: {} {} MiB, limit {}",
-            self.kind,
-            mebibytes(self.bytes),
-            ByteSize(self.limit)
-        )
-    }
 }
 
 impl fmt::Display for RestartAt {
@@ -86,7 +76,7 @@ impl RestartAt {
             } else {
                 return Some(bytes);
             };
-            cx.report_at(written.place, CODE, message, help);
+            cx.at(written.place, CODE).error(message, help);
             None
         };
         let limits = Self {
@@ -94,17 +84,13 @@ impl RestartAt {
             heap_bytes: limit("heap", &written.heap),
         };
         if written.rss.is_none() && written.heap.is_none() {
-            cx.report_at(
-                *place,
-                CODE,
+            cx.at(*place, CODE).error(
                 "`restart_at` has no limit",
                 "write `rss`, `heap` or both, such as `restart_at: { rss: 900MiB }`",
             );
         }
         if config.protocol == ProtocolConfig::H2 {
-            cx.report_at(
-                *place,
-                CODE,
+            cx.at(*place, CODE).error(
                 "`restart_at` has no effect with `protocol: h2`",
                 "apps report their memory over HTTP/1.1 only: remove one of the two",
             );

@@ -72,9 +72,7 @@ impl Scale {
             }
             is_right = false;
             let (first, last) = (self.first_port, self.last_port);
-            cx.report_at(
-                place,
-                CODE,
+            cx.at(place, CODE).error(
                 format!("`scale` cannot start backend `{source}`"),
                 format!(
                     "with `scale` every backend must be at `{}` with a port from {first} to \
@@ -114,13 +112,10 @@ impl Upstream {
 pub(super) fn unit(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<String> {
     let name = written.value.as_str();
     if !name.contains(PORT) {
-        cx.report_at(
-            written.place,
-            CODE,
+        return cx.at(written.place, CODE).refuse(
             format!("unit `{name}` is the same for every port"),
             "write `{port}` in place of the port, such as `node-app@{port}.service`",
         );
-        return None;
     }
     // systemd.unit(5): the characters of a unit's name.
     let is_name = !name.starts_with('-')
@@ -129,13 +124,10 @@ pub(super) fn unit(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Op
             .bytes()
             .all(|b| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b));
     if !is_name {
-        cx.report_at(
-            written.place,
-            CODE,
+        return cx.at(written.place, CODE).refuse(
             format!("invalid unit name `{name}`"),
             "write letters, digits and `:-_.\\@`, such as `node-app@{port}.service`",
         );
-        return None;
     }
     Some(name.to_owned())
 }
@@ -147,9 +139,7 @@ pub(super) fn ports(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> O
         .and_then(|(first, last)| Some((first.trim().parse().ok()?, last.trim().parse().ok()?)))
         .filter(|(first, last): &(u16, u16)| *first > 0 && first <= last);
     if range.is_none() {
-        cx.report_at(
-            written.place,
-            CODE,
+        cx.at(written.place, CODE).error(
             format!("invalid port range `{text}`"),
             "write the first and the last port, such as `3000-3031`",
         );
@@ -167,9 +157,7 @@ pub(super) fn address(
     let address = written.value.parse().ok();
     let address = address.filter(|address: &IpAddr| !address.is_unspecified());
     if address.is_none() {
-        cx.report_at(
-            written.place,
-            CODE,
+        cx.at(written.place, CODE).error(
             format!("invalid address `{}`", written.value),
             "write an IP address without a port, such as `127.0.0.1`",
         );
@@ -194,7 +182,7 @@ mod tests {
     fn the_configured_scale_is_in_the_status() {
         let upstream = Bench::new().upstream(
             "{ backends: ['127.0.0.1:3000'], \
-               scale: { unit: 'node-app@{port}.service', ports: 3000-3031, manager: user } }",
+             scale: { unit: 'node-app@{port}.service', ports: 3000-3031, manager: user } }",
         );
         let status = serde_json::to_value(upstream.snapshot()).unwrap();
         assert_eq!(

@@ -250,7 +250,9 @@ impl Upstream {
         metrics.panic.set(self.shared.live.in_panic().into());
         metrics.queue.set(self.shared.live.queue.len().into());
         metrics.ready.set(self.is_ready().into());
-        self.publish_optional();
+        if let Some(sessions) = &self.optional_metrics.sessions {
+            sessions.publish();
+        }
         for backend in &members.list {
             let gauges = &backend.metrics;
             gauges.healthy.set(backend.state.is_up(now).into());
@@ -313,7 +315,7 @@ impl Upstream {
                 .and_then(|_| state.ejection.lock().cause())
                 .map(|cause| cause.as_str().into()),
             slow_start: is_slow.then_some(share),
-            refused_in_a_row: is_failing.then(|| state.ejection.lock().refused()),
+            refused_in_a_row: is_failing.then(|| state.ejection.lock().refused),
             silence: state.silence.status(now).filter(|_| state.requests() > 0),
             process_rss_bytes: None,
             memory_growth: None,

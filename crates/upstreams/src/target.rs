@@ -1,30 +1,22 @@
 //! Addresses of backends, parsed from the configuration.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     str::FromStr,
 };
 
+use derive_more::Display;
 use pingora::{Error, ErrorType, protocols::l4::socket::SocketAddr as PingoraAddress};
 
 use crate::base::error::InvalidValue;
 
 /// Address on which a backend listens.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Display)]
 pub enum Target {
     Inet(SocketAddr),
+    #[display("unix:{}", _0.display())]
     Unix(PathBuf),
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inet(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 impl Target {

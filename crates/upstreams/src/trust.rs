@@ -64,13 +64,13 @@ fn trust(
         (Some(alone), None) => {
             let message = "`cert` has no `key`";
             let help = "write the file of its private key: `key: client.key`";
-            cx.report_at(alone.place, PAIR, message, help);
+            cx.at(alone.place, PAIR).error(message, help);
             None
         }
         (None, Some(alone)) => {
             let message = "`key` has no `cert`";
             let help = "write the file of the certificate that it is for: `cert: client.pem`";
-            cx.report_at(alone.place, PAIR, message, help);
+            cx.at(alone.place, PAIR).error(message, help);
             None
         }
     };
@@ -105,7 +105,7 @@ fn connections(
         Err(error) => {
             let message = format!("TLS to the backends cannot be set up: {error}");
             let help = "check the certificate and the key that `tls` names";
-            cx.report_at(place, PAIR, message, help);
+            cx.at(place, PAIR).error(message, help);
             None
         }
     }
@@ -121,9 +121,7 @@ fn name(
     if let Some(written) = &config.name {
         let name = ServerName::parse(&written.value);
         if name.is_none() {
-            cx.report_at(
-                written.place,
-                NAME,
+            cx.at(written.place, NAME).error(
                 format!("invalid certificate name `{}`", written.value),
                 "write a DNS name from the backends' certificate, without port or wildcard, such \
                  as `api.internal`",
@@ -136,22 +134,17 @@ fn name(
         match source {
             Source::Dns { name, .. } => names.push(name.as_str()),
             Source::Fixed { target, .. } => {
-                cx.report_at(
-                    place,
-                    NAME,
+                return cx.at(place, NAME).refuse(
                     format!("`{target}` has no name to verify its certificate against"),
                     "write the name that the certificate is for: `tls: { name: api.internal }`",
                 );
-                return None;
             }
         }
     }
     names.dedup();
     let [name] = names[..] else {
         if !names.is_empty() {
-            cx.report_at(
-                place,
-                NAME,
+            cx.at(place, NAME).error(
                 format!("the backends have several names: `{}`", names.join("`, `")),
                 "write the one that their certificates are for: `tls: { name: api.internal }`",
             );
@@ -160,9 +153,7 @@ fn name(
     };
     let parsed = ServerName::parse(name);
     if parsed.is_none() {
-        cx.report_at(
-            place,
-            NAME,
+        cx.at(place, NAME).error(
             format!("invalid certificate name `{name}`"),
             "write the name that it is for: `tls: { name: api.internal }`",
         );
@@ -180,7 +171,7 @@ fn warn_of_no_system(place: Place, cx: &mut CompileContext<'_>) {
     let code = "edgeway::upstream::tls_no_ca_certificates";
     let help =
         "install the package `ca-certificates`, or name the trusted ones: `tls: { ca: ca.pem }`";
-    cx.warn_at(place, code, why, help);
+    cx.at(place, code).warn(why, help);
 }
 
 fn ca_certificates(
@@ -191,9 +182,7 @@ fn ca_certificates(
     let mut store = RootCertStore::empty();
     for (index, certificate) in list.iter().enumerate() {
         if store.add(certificate.clone()).is_err() {
-            cx.report_at(
-                file.place,
-                FILE,
+            return cx.at(file.place, FILE).refuse(
                 format!(
                     "certificate {} of `{}` is not a CA certificate",
                     index + 1,
@@ -201,7 +190,6 @@ fn ca_certificates(
                 ),
                 "remove it, or write a PEM file of CA certificates",
             );
-            return None;
         }
     }
     Some(list)
@@ -247,7 +235,7 @@ fn pair(
                 "write an X.509 certificate and its RSA, ECDSA or Ed25519 key, both in PEM",
             ),
         };
-    cx.report_at(cert.place, PAIR, message, help);
+    cx.at(cert.place, PAIR).error(message, help);
     None
 }
 
@@ -261,9 +249,7 @@ fn certificates(
     match list {
         Ok(list) if !list.is_empty() => Some(list),
         _ => {
-            cx.report_at(
-                file.place,
-                FILE,
+            cx.at(file.place, FILE).error(
                 format!("no certificate in `{}`", file.value.display()),
                 format!("`{key}` must be a PEM file with `-----BEGIN CERTIFICATE-----`"),
             );
@@ -279,9 +265,7 @@ fn private_key(
     let bytes = read(file, cx)?;
     let key = PrivateKeyDer::from_pem_slice(&bytes).ok();
     if key.is_none() {
-        cx.report_at(
-            file.place,
-            FILE,
+        cx.at(file.place, FILE).error(
             format!("no private key in `{}`", file.value.display()),
             "`key` must be a PEM file with `-----BEGIN PRIVATE KEY-----`, without a password",
         );
@@ -300,9 +284,7 @@ fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>>
         io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
         _ => error.to_string(),
     };
-    cx.report_at(
-        file.place,
-        FILE,
+    cx.at(file.place, FILE).error(
         format!("cannot read `{}`: {why}", file.value.display()),
         format!("searched at `{}`", path.display()),
     );

@@ -224,7 +224,7 @@ impl Shared {
         }
         let mut ejection = state.ejection.lock();
         let until = ejection.failure(self.eject, cause, now, || self.others_allow(now));
-        state.streak().store(ejection.streak(), Ordering::Relaxed);
+        state.streak().store(ejection.streak, Ordering::Relaxed);
         let Some(until) = until else { return false };
         let cause = ejection.cause().unwrap_or(cause);
         state.eject(until);

@@ -1,7 +1,8 @@
 //! Protocols to an upstream's backends: TLS or plain text, and the HTTP version.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
+use derive_more::Display;
 use rustls::ClientConfig;
 
 use super::{
@@ -47,7 +48,7 @@ pub(super) struct Trust {
 }
 
 /// DNS name that a certificate can be for: never empty, no address, no wildcard.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub(super) struct ServerName(Arc<str>);
 
 /// Streams at once on one connection. Many backends allow no more (nginx 128, Go 250).
@@ -69,12 +70,6 @@ impl ServerName {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for ServerName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

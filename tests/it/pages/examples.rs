@@ -10,7 +10,7 @@ use std::{
     sync::OnceLock,
 };
 
-use edgeway::testing::gateway::{self, World};
+use edgeway::testkit::gateway::{self, World};
 use regex::Regex;
 use serde_json::Value;
 

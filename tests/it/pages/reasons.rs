@@ -17,9 +17,8 @@ const CACHE: &str = "## The cache";
 
 /// Calls that take a reason, and the position of that argument; in one file where the name is a
 /// common one. A function with a parameter `reason: &'static str` must be in this list.
-const TAKE_A_REASON: [(&str, usize, &str); 18] = [
+const TAKE_A_REASON: [(&str, usize, &str); 17] = [
     ("Reply::refuse", 1, ""),
-    ("Refusal::new", 1, ""),
     ("ActionError::new", 1, ""),
     ("Self::new", 1, "crates/status/src/actions.rs"),
     ("live.refuse", 0, ""),
@@ -57,7 +56,7 @@ const WORDS: &str = "words";
 
 /// Functions of these names that return something else.
 const NO_REASONS: [&str; 2] = [
-    "crates/config/src/diagnostic/render.rs",
+    "crates/config/src/diagnostic/mod.rs",
     "crates/cache/src/tier/disk/health.rs",
 ];
 
@@ -460,10 +459,10 @@ fn a_word_that_the_page_lacks_is_found_wherever_it_is_written() {
     };
     let of_filter = |code: &str| check("crates/filters/src/new/mod.rs", code);
     let calls = "const OLD: &str = \"old\";\nfn a() { Reply::refuse(b(1, 2), \"new\"); \
-        Refusal::new(x, OLD); }";
+        ActionError::new(x, OLD); }";
     assert_eq!(of_filter(calls), "new old");
     let chosen = "fn a() { let (b, reason) = if c { (1, \"one\") } else { (2, \"two\") };\n\
-        Refusal::new(b, reason).detail(\"A text.\") }";
+        Reply::refuse(b, reason).detail(\"A text.\") }";
     assert_eq!(of_filter(chosen), "one two");
     let set = "fn a() { reply.reason = Some(\"set\"); ex.facts.degraded = Some(b); }";
     assert_eq!(of_filter(set), "set unclear");

@@ -31,8 +31,9 @@ pub(super) struct Function {
 /// Returns the sources of the gateway.
 pub(super) fn sources() -> Vec<Source> {
     let is_test = |file: &String| {
-        file.contains("/tests/")
-            || ["tests.rs", "testkit.rs", "testing.rs", "fuzzing.rs"]
+        let is_in = |folder: &&str| file.contains(*folder);
+        ["/tests/", "/testkit/"].iter().any(is_in)
+            || ["tests.rs", "testkit.rs"]
                 .iter()
                 .any(|name| file.ends_with(name))
     };

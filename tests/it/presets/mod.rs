@@ -15,7 +15,7 @@ mod shop;
 
 use std::{fs, path::Path};
 
-use edgeway::testing::gateway::{self, World, printed};
+use edgeway::testkit::gateway::{self, World, printed};
 use edgeway_config::{
     diagnostic::{Diagnostics, Severity, Style},
     presets::PRESETS,

@@ -2,7 +2,7 @@
 
 use std::{io::Write as _, net::SocketAddr, path::Path, process::Stdio};
 
-use edgeway::testing::TraceContext;
+use edgeway::testkit::TraceContext;
 use tokio::{io::AsyncWriteExt, process::Command};
 
 use super::{PARENT, PARENT_SPAN, PARENT_TRACE, collector::peers, front, got, parts, traced};

@@ -157,19 +157,6 @@ impl Encoder {
         self.step(input, FlushGoal::Ended, out)
     }
 
-    /// Takes `input` of a stream in, without a flush after it.
-    #[cfg(test)]
-    pub(super) fn push_quietly(&mut self, input: &[u8], out: &mut Vec<u8>) {
-        let CodecState::GzipUnbegun { level } = self.0 else {
-            return;
-        };
-        let mut state = pool::gzip(level);
-        out.reserve(OUTPUT_STEP);
-        let taken = state.compress_vec(input, out, FlushCompress::None);
-        taken.expect("there is room");
-        self.0 = CodecState::Gzip { level, state };
-    }
-
     fn step(
         &mut self,
         input: &[u8],
@@ -348,6 +335,20 @@ fn zstd_error(code: usize) -> EncodeError {
 #[cfg(test)]
 mod tests {
     use super::{super::testkit::noise, *};
+
+    impl Encoder {
+        /// Takes `input` of a stream in, without a flush after it.
+        pub(in crate::encoding) fn push_quietly(&mut self, input: &[u8], out: &mut Vec<u8>) {
+            let CodecState::GzipUnbegun { level } = self.0 else {
+                return;
+            };
+            let mut state = pool::gzip(level);
+            out.reserve(OUTPUT_STEP);
+            let taken = state.compress_vec(input, out, FlushCompress::None);
+            taken.expect("there is room");
+            self.0 = CodecState::Gzip { level, state };
+        }
+    }
 
     #[test]
     fn zstd_stays_small_at_every_level() {

@@ -49,7 +49,9 @@ pub struct RequestShape {
     bypass: Option<&'static str>,
     /// Reason why the response must not be stored.
     personal: Option<&'static str>,
-    keeps_credentials: bool,
+    /// True if the origin may receive `Cookie` and `Authorization`. The image optimizer may not: its
+    /// responses are shared by all clients (CVE-2025-57752).
+    pub keeps_credentials: bool,
     /// Mark of the build; 0 if none is known.
     build: u128,
     /// Digest of the build's settings for images; 0 if none are known.
@@ -131,7 +133,7 @@ pub fn shape(
         personal: is_personal.then_some("cookies"),
         keeps_credentials: credentials_count,
         build: build.map_or(0, Build::mark),
-        image_mark: build.map_or(0, Build::image_mark),
+        image_mark: build.map_or(0, |build| build.image_mark),
         image: match (kind, build) {
             (PathKind::Image { .. }, Some(build)) => {
                 let checked = build.image_query(path, query);
@@ -169,12 +171,6 @@ impl RequestShape {
             personal: None,
             ..self
         }
-    }
-
-    /// Returns true if the origin may receive `Cookie` and `Authorization`. The image optimizer may
-    /// not: its responses are shared by all clients (CVE-2025-57752).
-    pub fn keeps_credentials(&self) -> bool {
-        self.keeps_credentials
     }
 
     /// Returns the error of an invalid image request: the app would respond with 400 and this text.

@@ -340,7 +340,7 @@ fn requests_with_an_identity_read_but_do_not_fill() {
         "/_next/image?url=%2Fa.png&w=64&q=75",
     ] {
         assert_eq!(may(&off, target, credentials), (true, true), "{target}");
-        assert!(!shape_of(target, credentials).keeps_credentials());
+        assert!(!shape_of(target, credentials).keeps_credentials);
     }
     let passed = NextRules {
         image_credentials: true,
@@ -350,7 +350,7 @@ fn requests_with_an_identity_read_but_do_not_fill() {
         may(&passed, "/_next/image?url=%2Fa.png", member),
         (true, false)
     );
-    assert!(shape_of("/isr", credentials).keeps_credentials());
+    assert!(shape_of("/isr", credentials).keeps_credentials);
 }
 
 /// R4; cases 7, 8, 14 and 25.

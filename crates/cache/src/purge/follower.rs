@@ -49,7 +49,7 @@ impl Trust {
 pub(super) struct Follower {
     position: Option<Position>,
     /// Invariant: a purge that is over is applied here, or it was over after this.
-    held_until: Option<Instant>,
+    pub(super) held_until: Option<Instant>,
     /// Leases that count once an entry is applied: the last one from before each lease. Oldest
     /// first.
     granted: VecDeque<(Id, Instant)>,
@@ -87,10 +87,6 @@ impl Follower {
 
     pub(super) fn position(&self) -> Option<&Position> {
         self.position.as_ref()
-    }
-
-    pub(super) fn held_until(&self) -> Option<Instant> {
-        self.held_until
     }
 
     /// Ends the lease: from now on another log is followed.
@@ -226,13 +222,13 @@ mod tests {
             &response(false, LogContinuity::Gap(at(7))),
         );
         assert_eq!(step, FollowerAction::Forget(at(7)));
-        assert_eq!(follower.held_until(), None);
+        assert_eq!(follower.held_until, None);
         follower.forgot(at(7));
         assert_eq!(follower.question("a").position, Some(at(7)));
         let step = follower.next(clock.now(), clock.now(), &response(true, all(vec![])));
         assert_eq!(step, FollowerAction::Rest(true));
         assert_eq!(
-            follower.held_until(),
+            follower.held_until,
             Some(clock.now() + (LEASE.saturating_sub(MARGIN)))
         );
     }
@@ -253,7 +249,7 @@ mod tests {
             follower.applied(at(number), 0);
         }
         assert_eq!(follower.question("a").done.len(), MAX_REPORTED);
-        assert_eq!(follower.held_until(), None);
+        assert_eq!(follower.held_until, None);
     }
 
     /// Under a stream of purges there is always another entry.
@@ -266,15 +262,15 @@ mod tests {
         let two = response(true, all(vec![entry(2), entry(3)]));
         follower.next(clock.now(), clock.now(), &two);
         follower.applied(at(2), 0);
-        assert_eq!(follower.held_until(), None);
+        assert_eq!(follower.held_until, None);
         follower.applied(at(3), 0);
-        assert_eq!(follower.held_until(), Some(until));
+        assert_eq!(follower.held_until, Some(until));
         // While it is held, a renewal counts at once, whatever follows.
         clock.advance(Duration::from_secs(1));
         let one = response(true, all(vec![entry(4)]));
         follower.next(clock.now(), clock.now(), &one);
         let until = clock.now() + LEASE.saturating_sub(MARGIN);
-        assert_eq!(follower.held_until(), Some(until));
+        assert_eq!(follower.held_until, Some(until));
         // Once it has ended, one with a part of the entries does not.
         clock.advance(LEASE);
         let follows = LogContinuity::Entries {
@@ -283,7 +279,7 @@ mod tests {
         };
         follower.next(clock.now(), clock.now(), &response(true, follows));
         follower.applied(at(4), 0);
-        assert_eq!(follower.held_until(), Some(until));
+        assert_eq!(follower.held_until, Some(until));
     }
 
     #[test]
@@ -313,9 +309,9 @@ mod tests {
         let early = clock.now();
         clock.advance(Duration::from_secs(1));
         follower.next(clock.now(), clock.now(), &response(true, all(vec![])));
-        let until = follower.held_until();
+        let until = follower.held_until;
         follower.next(early, clock.now(), &response(true, all(vec![])));
-        assert_eq!(follower.held_until(), until);
+        assert_eq!(follower.held_until, until);
     }
 
     #[test]

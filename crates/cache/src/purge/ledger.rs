@@ -52,7 +52,7 @@ pub(crate) trait Noted: Clone {
 pub(crate) struct PurgeLedger<P = Stamp> {
     position: u64,
     /// Entries below this position count as purged.
-    floor: u64,
+    pub(crate) floor: u64,
     /// Position of the last purge of each id.
     last: HashMap<Digest, u64>,
     by_kind: [KindPurges<P>; 3],
@@ -102,21 +102,10 @@ impl<P> PurgeLedger<P> {
         self.position
     }
 
-    /// Returns the position below which all entries count as purged.
-    pub(crate) fn floor(&self) -> u64 {
-        self.floor
-    }
-
     /// Returns the purges of a kind with their positions, the oldest first.
     pub(crate) fn purges(&self, kind: Kind) -> impl Iterator<Item = (u64, &P)> {
         let purges = self.by_kind[kind as usize].purges.iter();
         purges.map(|(position, purge)| (*position, purge))
-    }
-
-    /// Number of purges that there is memory for.
-    #[cfg(test)]
-    pub(crate) fn capacity(&self) -> usize {
-        self.last.capacity()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -274,6 +263,13 @@ impl PurgeLedger {
 mod tests {
     use super::*;
     use crate::purge::stamps::WriteChange;
+
+    impl PurgeLedger {
+        /// Number of purges that there is memory for.
+        pub(crate) fn capacity(&self) -> usize {
+            self.last.capacity()
+        }
+    }
 
     fn digest(number: usize) -> Digest {
         (number as u128).to_be_bytes()

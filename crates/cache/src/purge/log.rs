@@ -9,8 +9,9 @@
 //! Purges, and the positions reported by gateways, are signed with the secret of the fleet: the
 //! scripts only transport both.
 
-use std::{collections::VecDeque, fmt, future::Future, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, str::FromStr, sync::Arc, time::Duration};
 
+use derive_more::Display;
 use edgeway_net::redis::{FromRedisValue, Redis, Script, Signer, TAG, Unavailable};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,8 @@ const BATCH: usize = 64;
 
 /// Id of an entry: milliseconds since 1970 by the clock of Redis, and a sequence number within the
 /// millisecond.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
+#[display("{_0}-{_1}")]
 pub struct Id(pub u64, pub u64);
 
 /// A position in the log: everything up to this entry is applied.
@@ -339,12 +341,6 @@ fn read(done: &str) -> Vec<(Id, u64)> {
     pairs
         .filter_map(|(id, n)| Some((id.parse().ok()?, n.parse().ok()?)))
         .collect()
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.0, self.1)
-    }
 }
 
 impl FromStr for Id {

@@ -61,9 +61,9 @@ impl SuccessorPurges {
 
     fn note(&self, note: SuccessorPurge) {
         if let Some(Queue { notes, .. }) = &mut *self.queue.lock() {
-            let is_all = notes.floor() > 0 || note.id().is_none();
+            let is_all = notes.floor > 0 || note.id().is_none();
             notes.push(note);
-            if !is_all && notes.floor() > 0 {
+            if !is_all && notes.floor > 0 {
                 warn!("too many purges for the next process to replay, it drops the whole cache");
             }
             self.more.notify_one();

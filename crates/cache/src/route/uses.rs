@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use smart_default::SmartDefault;
+
 use crate::{base::recent_values::RecentValues, key::Key, policy::Variance, zones::Zone};
 
 /// Number of counts kept at once.
@@ -15,14 +17,8 @@ const IDLE: Duration = Duration::from_mins(10);
 
 /// Recent requests for responses that are not stored, counted by key and variant. Routes with the
 /// same keys count together.
-#[derive(Debug)]
-pub struct UseCounts(RecentValues<(u32, Instant)>);
-
-impl Default for UseCounts {
-    fn default() -> Self {
-        Self(RecentValues::new(MAX_COUNTS))
-    }
-}
+#[derive(Debug, SmartDefault)]
+pub struct UseCounts(#[default(RecentValues::new(MAX_COUNTS))] RecentValues<(u32, Instant)>);
 
 impl Zone for UseCounts {}
 

@@ -99,7 +99,7 @@ impl RecentPurges {
             self.forgotten = *last;
             self.steps.pop_front();
         }
-        if self.ledger.floor() < self.forgotten {
+        if self.ledger.floor < self.forgotten {
             self.ledger.forget_until(self.forgotten);
         }
         for stamp in stamps {

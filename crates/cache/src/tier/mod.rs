@@ -32,7 +32,7 @@ use tokio::time::timeout;
 
 use self::{disk::Disk, flight::LookupsInFlight, level2::Level2, metrics::TierMetrics};
 pub use self::{
-    disk::{DiskSettings, Status as DiskStatus, register as register_disk},
+    disk::{CacheDiskStatus, DiskSettings, register as register_disk},
     metrics::WaitHistograms,
 };
 use super::{

@@ -170,7 +170,7 @@ impl PurgePartition {
         if round.written.is_empty() {
             unstamped.done.written = written;
         }
-        if sent.floor() > 0 || round.stamps.len() > MAX_SENT {
+        if sent.floor > 0 || round.stamps.len() > MAX_SENT {
             // They get one position, so one purge of all has the same effect.
             round.stamps = vec![Stamp::All];
         }

@@ -19,10 +19,12 @@ pub struct Place {
     pub end: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    Error,
-    Warning,
+edgeway_base::enum_table! {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Severity => word {
+        Error = "error",
+        Warning = "warning",
+    }
 }
 
 /// A problem of a configuration.
@@ -92,54 +94,52 @@ impl Diagnostic {
     }
 }
 
-impl Diagnostics {
-    /// Adds an error with its help text.
-    pub fn error(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.push(Diagnostic::error(code, place, message).help(help));
+/// A place and the code of what is wrong there: a problem is added with a message and a help text.
+#[derive(Debug)]
+pub struct Reporter<'a> {
+    diagnostics: &'a mut Diagnostics,
+    place: Place,
+    code: &'static str,
+}
+
+impl Reporter<'_> {
+    /// Adds an error.
+    pub fn error(self, message: impl Into<String>, help: impl Into<String>) {
+        let error = Diagnostic::error(self.code, self.place, message);
+        self.diagnostics.push(error.help(help));
     }
 
-    /// Adds an error with its help text, and returns the nothing that an invalid value becomes.
-    pub fn refuse<T>(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) -> Option<T> {
-        self.error(code, place, message, help);
+    /// Adds an error, and returns the nothing that an invalid value becomes.
+    pub fn refuse<T>(self, message: impl Into<String>, help: impl Into<String>) -> Option<T> {
+        self.error(message, help);
         None
     }
 
     /// Returns what was found; if it is a problem, which has a message and a help text, adds that.
-    pub fn reported<T>(
-        &mut self,
-        place: Place,
-        code: &'static str,
-        found: Result<T, impl Into<(String, String)>>,
-    ) -> Option<T> {
+    pub fn reported<T>(self, found: Result<T, impl Into<(String, String)>>) -> Option<T> {
         found
             .map_err(|problem| {
                 let (message, help) = problem.into();
-                self.error(code, place, message, help);
+                self.error(message, help);
             })
             .ok()
     }
 
-    /// Adds a warning with its help text.
-    pub fn warn(
-        &mut self,
-        code: &'static str,
-        place: Place,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.push(Diagnostic::warning(code, place, message).help(help));
+    /// Adds a warning, which is no error.
+    pub fn warn(self, message: impl Into<String>, help: impl Into<String>) {
+        let warning = Diagnostic::warning(self.code, self.place, message);
+        self.diagnostics.push(warning.help(help));
+    }
+}
+
+impl Diagnostics {
+    /// Returns what adds a problem with this code at a place.
+    pub fn at(&mut self, place: Place, code: &'static str) -> Reporter<'_> {
+        Reporter {
+            diagnostics: self,
+            place,
+            code,
+        }
     }
 
     pub fn push(&mut self, diagnostic: Diagnostic) {

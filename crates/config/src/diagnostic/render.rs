@@ -22,15 +22,6 @@ pub enum Style {
     Json,
 }
 
-impl Severity {
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-        }
-    }
-}
-
 impl Diagnostics {
     /// Returns all problems in the order of their places, main file first.
     pub fn sorted(&self) -> Vec<&Diagnostic> {

@@ -100,12 +100,13 @@ impl Sections<'_> {
                 "expected a mapping with `listeners` and `routes`, found {}",
                 self.node.kind()
             );
-            return self.found.refuse(
-                "edgeway::config::wrong_type",
-                self.node.place,
-                message,
-                "see `conf/edgeway.yaml` for the smallest useful file",
-            );
+            return self
+                .found
+                .at(self.node.place, "edgeway::config::wrong_type")
+                .refuse(
+                    message,
+                    "see `conf/edgeway.yaml` for the smallest useful file",
+                );
         };
         for (key, _) in entries {
             let meant = self.known(key, KEYS, &[], self.node);
@@ -252,7 +253,8 @@ impl Sections<'_> {
         );
         let message = format!("unknown key `{name}`");
         self.found
-            .error("edgeway::config::unknown_key", key.place, message, help);
+            .at(key.place, "edgeway::config::unknown_key")
+            .error(message, help);
         Some(MeantKey {
             name: meant?,
             is_translated,
@@ -283,7 +285,7 @@ impl Sections<'_> {
             None => "edgeway::config::missing_key",
             Some(_) => "edgeway::config::wrong_type",
         };
-        self.found.error(code, place, found, example);
+        self.found.at(place, code).error(found, example);
         Vec::new()
     }
 
@@ -296,12 +298,12 @@ impl Sections<'_> {
             Value::Map(entries) => entries.clone(),
             Value::Null => Vec::new(),
             _ => {
-                self.found.error(
-                    "edgeway::config::wrong_type",
-                    node.place,
-                    format!("expected a mapping, found {}", node.kind()),
-                    format!("write `{key}:` and below it one `name: …` each"),
-                );
+                self.found
+                    .at(node.place, "edgeway::config::wrong_type")
+                    .error(
+                        format!("expected a mapping, found {}", node.kind()),
+                        format!("write `{key}:` and below it one `name: …` each"),
+                    );
                 Vec::new()
             }
         }

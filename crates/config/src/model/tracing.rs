@@ -4,6 +4,7 @@ use std::{borrow::Cow, collections::BTreeMap, path::PathBuf};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize, Serializer};
+use smart_default::SmartDefault;
 
 use super::{Spanned, placed_number, placed_seconds, yes};
 use crate::{
@@ -92,14 +93,8 @@ pub struct TracingTlsConfig {
 }
 
 /// Duration from which a request is slow, if any is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlowConfig(pub Option<Span>);
-
-impl Default for SlowConfig {
-    fn default() -> Self {
-        Self(Some(Span::secs(1)))
-    }
-}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SmartDefault)]
+pub struct SlowConfig(#[default(Some(Span::secs(1)))] pub Option<Span>);
 
 impl Short for SlowConfig {
     const WHAT: &'static str = "a duration such as `1s`, or `false`";

@@ -272,14 +272,8 @@ pub struct HealthConfig {
 }
 
 /// Statuses: `200`, `200-399`, or a list of both. Ranges include both ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StatusSet(pub Vec<(u16, u16)>);
-
-impl Default for StatusSet {
-    fn default() -> Self {
-        Self(vec![(200, 399)])
-    }
-}
+#[derive(Clone, Debug, PartialEq, Eq, SmartDefault)]
+pub struct StatusSet(#[default(vec![(200, 399)])] pub Vec<(u16, u16)>);
 
 impl StatusSet {
     pub fn contains(&self, status: u16) -> bool {

@@ -11,15 +11,15 @@ pub(super) fn into(entries: &mut Vec<(Key, Node)>, included: Node, diagnostics: 
         Value::Map(added) => added,
         Value::Null => return,
         _ => {
-            diagnostics.error(
-                "edgeway::include::content",
-                included.place,
-                format!(
-                    "an included file must be a mapping, found {}",
-                    included.kind()
-                ),
-                "begin it with a key such as `routes:`",
-            );
+            diagnostics
+                .at(included.place, "edgeway::include::content")
+                .error(
+                    format!(
+                        "an included file must be a mapping, found {}",
+                        included.kind()
+                    ),
+                    "begin it with a key such as `routes:`",
+                );
             return;
         }
     };

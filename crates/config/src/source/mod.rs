@@ -210,12 +210,12 @@ impl<'a> Loader<'a> {
         let Some(config) = config else { return file };
         let Some(preset) = presets::find(&config.preset) else {
             let names = presets::PRESETS.iter().map(|preset| preset.name);
-            self.diagnostics.error(
-                "edgeway::extends::unknown",
-                written.place,
-                format!("unknown preset `{}`", config.preset),
-                suggest(&config.preset, names, "the presets are"),
-            );
+            self.diagnostics
+                .at(written.place, "edgeway::extends::unknown")
+                .error(
+                    format!("unknown preset `{}`", config.preset),
+                    suggest(&config.preset, names, "the presets are"),
+                );
             return file;
         };
         let path = PathBuf::from(format!("{PRESET_PREFIX}{}", preset.name));
@@ -369,12 +369,13 @@ impl<'a> Loader<'a> {
                 Value::Text(pattern) if !pattern.is_empty() => {
                     patterns.push((node.place, pattern.clone()));
                 }
-                _ => self.diagnostics.error(
-                    "edgeway::config::wrong_type",
-                    node.place,
-                    format!("expected a path or a list of paths, found {}", node.kind()),
-                    "write `include: routes.d/*.yaml`",
-                ),
+                _ => self
+                    .diagnostics
+                    .at(node.place, "edgeway::config::wrong_type")
+                    .error(
+                        format!("expected a path or a list of paths, found {}", node.kind()),
+                        "write `include: routes.d/*.yaml`",
+                    ),
             }
         }
         patterns
@@ -395,12 +396,12 @@ impl<'a> Loader<'a> {
             _ if Path::new(pattern).is_absolute() || folder == Path::new(".") => pattern.to_owned(),
             Some(folder) => format!("{}/{pattern}", glob::Pattern::escape(folder)),
             None => {
-                self.diagnostics.error(
-                    "edgeway::include::pattern",
-                    place,
-                    "patterns need a folder whose name is UTF-8",
-                    "rename the folder, or list the files one by one",
-                );
+                self.diagnostics
+                    .at(place, "edgeway::include::pattern")
+                    .error(
+                        "patterns need a folder whose name is UTF-8",
+                        "rename the folder, or list the files one by one",
+                    );
                 return Vec::new();
             }
         };
@@ -419,12 +420,12 @@ impl<'a> Loader<'a> {
         let paths = match glob::glob_with(&escaped, options) {
             Ok(paths) => paths,
             Err(error) => {
-                self.diagnostics.error(
-                    "edgeway::include::pattern",
-                    place,
-                    format!("invalid pattern `{pattern}`: {}", error.msg),
-                    "use `*` for a part of a name, `**` for any folders, `?` for one character",
-                );
+                self.diagnostics
+                    .at(place, "edgeway::include::pattern")
+                    .error(
+                        format!("invalid pattern `{pattern}`: {}", error.msg),
+                        "use `*` for a part of a name, `**` for any folders, `?` for one character",
+                    );
                 return Vec::new();
             }
         };
@@ -445,12 +446,12 @@ impl<'a> Loader<'a> {
             }
         }
         if found.is_empty() {
-            self.diagnostics.warn(
-                "edgeway::include::nothing",
-                place,
-                format!("`{pattern}` matches no file"),
-                format!("patterns start from `{}`", folder.display()),
-            );
+            self.diagnostics
+                .at(place, "edgeway::include::nothing")
+                .warn(
+                    format!("`{pattern}` matches no file"),
+                    format!("patterns start from `{}`", folder.display()),
+                );
         }
         found
     }
@@ -461,9 +462,7 @@ impl<'a> Loader<'a> {
             place.start = at;
             place.end = at + 3;
         }
-        self.diagnostics.error(
-            "edgeway::config::unreadable",
-            place,
+        self.diagnostics.at(place, "edgeway::config::unreadable").error(
             format!("cannot read `{}`: {}", path.display(), problem.why),
             match problem.why.as_str() {
                 "no such file" if is_main => {

@@ -12,6 +12,8 @@ mod tests;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use serde::Serialize;
+
 use crate::diagnostic::Place;
 
 pub(crate) use self::parse::parse_with;
@@ -52,9 +54,11 @@ pub struct Key {
 }
 
 /// A value and its place. Deserializes from any node.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct Spanned<T> {
     pub value: T,
+    #[serde(skip)]
     pub place: Place,
 }
 

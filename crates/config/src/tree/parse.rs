@@ -159,9 +159,7 @@ impl<'t> Builder<'t, '_, '_> {
         };
         if let Some(tag) = tag {
             let text = format!("{}{}", tag.handle, tag.suffix).replace("tag:yaml.org,2002:", "!!");
-            self.diagnostics.error(
-                "edgeway::yaml::tag",
-                place,
+            self.diagnostics.at(place, "edgeway::yaml::tag").error(
                 format!("the tag `{text}` is not supported"),
                 "leave it out; put quotes round a value that is text",
             );
@@ -191,9 +189,7 @@ impl<'t> Builder<'t, '_, '_> {
             expanded.is_some() && style != ScalarStyle::Plain && is_only_a_variable(text);
         let text = expanded.as_deref().unwrap_or(text);
         if text.contains(REDACTED) {
-            self.diagnostics.error(
-                "edgeway::yaml::redacted",
-                place,
+            self.diagnostics.at(place, "edgeway::yaml::redacted").error(
                 "this is what `check --print` shows instead of a secret",
                 "write `file:PATH` or `${NAME}`",
             );
@@ -312,9 +308,7 @@ impl<'t> Builder<'t, '_, '_> {
             }
             event => {
                 let place = self.node(event, span, depth + 1)?.place;
-                self.diagnostics.error(
-                    "edgeway::yaml::key",
-                    place,
+                self.diagnostics.at(place, "edgeway::yaml::key").error(
                     "a key must be text",
                     "a value that begins with `{` or `[` or `*` needs quotes to be text",
                 );
@@ -322,7 +316,8 @@ impl<'t> Builder<'t, '_, '_> {
             }
         };
         self.diagnostics
-            .error("edgeway::yaml::key", place, message, help);
+            .at(place, "edgeway::yaml::key")
+            .error(message, help);
         Ok(None)
     }
 

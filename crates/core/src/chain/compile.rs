@@ -14,7 +14,7 @@ use super::BoxFuture;
 use crate::{
     base::{clock::Clock, gateway_headers::GatewayHeaders, metrics::Metrics},
     config::{
-        diagnostic::{Diagnostics, Place},
+        diagnostic::{Diagnostics, Place, Reporter},
         source::ReferencedFiles,
         tree::Spanned,
     },
@@ -107,68 +107,14 @@ impl CompileContext<'_> {
         (self.diagnostics.errors() == before).then_some(compiled)
     }
 
-    /// Reports a problem at the place of this filter.
-    pub fn report(
-        &mut self,
-        code: &'static str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        let place = self.place;
-        self.report_at(place, code, message, help);
+    /// Returns what reports a problem with this code at the place of this filter.
+    pub fn here(&mut self, code: &'static str) -> Reporter<'_> {
+        self.diagnostics.at(self.place, code)
     }
 
-    /// Reports a problem at the given place.
-    pub fn report_at(
-        &mut self,
-        place: Place,
-        code: &'static str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.diagnostics.error(code, place, message, help);
-    }
-
-    /// Reports a problem at the place of this filter, which is not compiled.
-    pub fn refuse<T>(
-        &mut self,
-        code: &'static str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) -> Option<T> {
-        self.refuse_at(self.place, code, message, help)
-    }
-
-    /// Reports a problem at the given place, whose value is not compiled.
-    pub fn refuse_at<T>(
-        &mut self,
-        place: Place,
-        code: &'static str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) -> Option<T> {
-        self.diagnostics.refuse(code, place, message, help)
-    }
-
-    /// Reports a warning, which is no error, at the given place.
-    pub fn warn_at(
-        &mut self,
-        place: Place,
-        code: &'static str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.diagnostics.warn(code, place, message, help);
-    }
-
-    /// Returns what was found; if it is a problem, which has a message and a help text, reports that.
-    pub fn reported<T>(
-        &mut self,
-        place: Place,
-        code: &'static str,
-        found: Result<T, impl Into<(String, String)>>,
-    ) -> Option<T> {
-        self.diagnostics.reported(place, code, found)
+    /// Returns what reports a problem with this code at the given place.
+    pub fn at(&mut self, place: Place, code: &'static str) -> Reporter<'_> {
+        self.diagnostics.at(place, code)
     }
 
     /// Parses the name of a header that only the gateway may send to a backend. Reports an invalid
@@ -178,16 +124,7 @@ impl CompileContext<'_> {
         written: &Spanned<String>,
         code: &'static str,
     ) -> Option<HeaderName> {
-        self.reported(written.place, code, GatewayHeaders::parse(&written.value))
-    }
-
-    /// Reports a warning, which is no error, at the place of this filter.
-    pub fn warn(
-        &mut self,
-        code: &'static str,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.warn_at(self.place, code, message, help);
+        self.at(written.place, code)
+            .reported(GatewayHeaders::parse(&written.value))
     }
 }

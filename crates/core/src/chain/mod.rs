@@ -39,7 +39,7 @@ use serde::{Serialize, de::DeserializeOwned};
 pub use self::{
     any_of::{ALTERNATIVES, AnyOf},
     async_filter::AsyncFilter,
-    auth::{AuthMetrics, Outcome, Refusal},
+    auth::{AuthMetrics, Outcome},
     body::Body,
     cached::{CacheFacts, CacheOutcome},
     client_certificate::ClientCertificate,

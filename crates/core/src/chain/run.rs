@@ -136,7 +136,8 @@ macro_rules! run_round {
                 step.name
             );
             if let (Some(started), Some(trace)) = (timed, &mut $ex.facts.trace) {
-                trace.end_filter(step.name, started, &verdict);
+                let is_last = matches!(verdict, Verdict::Reply(_));
+                trace.end_step(step.name, started, is_last);
             }
             if let Verdict::Reply(reply) = &verdict {
                 // A failure of its own, such as a redirect without a target, protects nothing.
@@ -227,7 +228,8 @@ pub struct Chain {
     /// Filters that may need every header of a response.
     in_need: Box<[Arc<dyn Filter>]>,
     dropped_queries: Box<[Box<str>]>,
-    replaces_location: bool,
+    /// True if a filter changes `Location` in place of the gateway.
+    pub replaces_location: bool,
     /// True if no filter changes what the gateway tells backends about the client.
     leaves_forwarding: bool,
     /// Filters of which one is enough.
@@ -325,11 +327,6 @@ impl Chain {
     pub fn proves_identity(&self) -> bool {
         let mut filters = self.all.iter();
         filters.any(|each| each.traits.guard == Guard::Identity)
-    }
-
-    /// Returns true if a filter changes `Location` in place of the gateway.
-    pub fn replaces_location(&self) -> bool {
-        self.replaces_location
     }
 
     /// Returns true if no filter changes the headers that report the client to a backend, so that

@@ -11,7 +11,6 @@ use std::{
 
 use smallvec::SmallVec;
 
-use super::Verdict;
 use crate::base::{
     clock::Clock,
     trace_context::{TraceContext, TraceFlags},
@@ -32,7 +31,8 @@ pub struct RequestTrace {
     pub is_sampled: bool,
     /// True if the response is a stream or a tunnel, whose end says nothing about its speed.
     pub is_stream: bool,
-    is_passed_on: bool,
+    /// True if the backend gets [`Self::outgoing`].
+    pub is_passed_on: bool,
     clock: Clock,
     steps: Vec<TraceStep>,
     /// Most requests have one attempt, which needs no allocation.
@@ -132,11 +132,6 @@ impl RequestTrace {
     pub fn leave_headers(&mut self) {
         self.is_passed_on = false;
     }
-
-    /// Returns true if the backend gets [`Self::outgoing`].
-    pub fn is_passed_on(&self) -> bool {
-        self.is_passed_on
-    }
 }
 
 impl RequestTrace {
@@ -156,11 +151,6 @@ impl RequestTrace {
                 is_last,
             });
         }
-    }
-
-    /// Records a filter that ran since `started`.
-    pub fn end_filter(&mut self, name: &'static str, started: Instant, verdict: &Verdict) {
-        self.end_step(name, started, matches!(verdict, Verdict::Reply(_)));
     }
 
     /// Records a wait before an attempt, if there was one worth a span.

@@ -33,7 +33,7 @@ const ROWS: usize = 4;
 pub struct Windows {
     clock: Clock,
     began: Instant,
-    length: Duration,
+    pub length: Duration,
     /// Tables of the present window, the window before, and a clean one for the next window.
     tables: [Estimator; 3],
     /// Number of the present window; its table is the remainder modulo three.
@@ -73,10 +73,6 @@ impl Windows {
     pub fn before(&self, client: IpAddr) -> u64 {
         let table = &self.tables[(self.window.load(Ordering::Relaxed) + 2) % 3];
         unsigned(table.get(Address::from(client)))
-    }
-
-    pub fn length(&self) -> Duration {
-        self.length
     }
 
     /// Returns the time until the next window.

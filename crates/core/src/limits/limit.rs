@@ -27,7 +27,7 @@ use crate::{
     },
     chain::{Class, CompileContext, Exchange},
     config::{
-        diagnostic::Place,
+        diagnostic::{Place, Reporter},
         tree::{Key as Name, Spanned},
     },
 };
@@ -329,25 +329,21 @@ struct LimitCheck<'a, 'c> {
 }
 
 impl LimitCheck<'_, '_> {
-    /// Reports a problem. A value in a short form has no place of its own.
-    fn refuse(&mut self, place: Place, code: &'static str, message: String, help: &str) {
+    /// Returns what reports a problem. A value in a short form has no place of its own.
+    fn at(&mut self, place: Place, code: &'static str) -> Reporter<'_> {
         self.is_good = false;
-        let place = if place == Place::default() {
-            self.cx.place
-        } else {
-            place
-        };
-        self.cx.report_at(place, code, message, help);
+        let is_short = place == Place::default();
+        self.cx
+            .at(if is_short { self.cx.place } else { place }, code)
     }
 
     /// Checks the name, which appears in headers, metrics and keys of Redis.
     fn name(&mut self, place: Place) {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);
-        if self.name.is_empty() || self.name.len() > 64 || !self.name.bytes().all(plain) {
-            self.refuse(
-                place,
-                "edgeway::rate_limits::name",
-                format!("invalid limit name `{}`", self.name.escape_debug()),
+        let name = self.name;
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(plain) {
+            self.at(place, "edgeway::rate_limits::name").error(
+                format!("invalid limit name `{}`", name.escape_debug()),
                 "write up to 64 letters, digits, `_`, `-` and `.`, such as `login`",
             );
         }
@@ -355,9 +351,7 @@ impl LimitCheck<'_, '_> {
 
     fn delay(&mut self, delay: &Spanned<Span>) {
         if delay.value.0 > MAX_DELAY {
-            self.refuse(
-                delay.place,
-                "edgeway::rate_limits::delay",
+            self.at(delay.place, "edgeway::rate_limits::delay").error(
                 format!("`delay: {}` holds requests back for too long", delay.value),
                 "write `1min` or less: refused clients can retry after `Retry-After`",
             );
@@ -366,36 +360,34 @@ impl LimitCheck<'_, '_> {
 
     fn max_keys(&mut self, max_keys: &Spanned<usize>) {
         if !(MIN_KEYS..=MAX_CONFIGURED_KEYS).contains(&max_keys.value) {
-            self.refuse(
-                max_keys.place,
-                "edgeway::rate_limits::max_keys",
-                format!(
-                    "`max_keys: {}` is not between {MIN_KEYS} and {MAX_CONFIGURED_KEYS}",
-                    max_keys.value
-                ),
-                "a million keys take 27 MiB; remove it unless you count more clients",
-            );
+            self.at(max_keys.place, "edgeway::rate_limits::max_keys")
+                .error(
+                    format!(
+                        "`max_keys: {}` is not between {MIN_KEYS} and {MAX_CONFIGURED_KEYS}",
+                        max_keys.value
+                    ),
+                    "a million keys take 27 MiB; remove it unless you count more clients",
+                );
         }
     }
 
     fn store(&mut self, config: &LimitConfig, has_redis: bool) {
+        const STORE: &str = "edgeway::rate_limits::store";
         if let Some(lease) = &config.lease
             && !(lease.value.0 > 0.0 && lease.value.0 <= 50.0)
         {
-            self.refuse(
-                lease.place,
-                "edgeway::rate_limits::lease",
+            self.at(lease.place, "edgeway::rate_limits::lease").error(
                 format!("invalid share of a bucket `lease: {}`", lease.value),
                 "write a share up to `50%`, such as `10%`; remove it for none",
             );
         }
+        let name = self.name;
         if config.store.value == StoreConfig::Redis {
             if !has_redis {
-                self.refuse(
-                    config.store.place,
-                    "edgeway::rate_limits::store",
-                    format!("`{}` is kept in Redis, which needs a `redis` section", self.name),
-                    "add `redis: { url: \"redis://127.0.0.1:6379\" }` to the file, or remove `store`",
+                self.at(config.store.place, STORE).error(
+                    format!("`{name}` is kept in Redis, which needs a `redis` section"),
+                    "add `redis: { url: \"redis://127.0.0.1:6379\" }` to the file, or remove \
+                     `store`",
                 );
             }
             return;
@@ -408,13 +400,8 @@ impl LimitCheck<'_, '_> {
             config.lease.as_ref().map(|lease| ("lease", lease.place)),
         ];
         for (key, place) in of_redis.into_iter().flatten() {
-            self.refuse(
-                place,
-                "edgeway::rate_limits::store",
-                format!(
-                    "`{key}` is for limits in Redis, but `{}` is kept in memory",
-                    self.name
-                ),
+            self.at(place, STORE).error(
+                format!("`{key}` is for limits in Redis, but `{name}` is kept in memory"),
                 "add `store: redis`, or remove it",
             );
         }
@@ -429,25 +416,19 @@ impl LimitCheck<'_, '_> {
         let Rate { count, per } = config.rate;
         let burst = config.burst.unwrap_or(count);
         if burst == 0 {
-            self.refuse(
-                place,
-                "edgeway::rate_limits::burst",
-                "with `burst: 0` no request would ever pass".to_owned(),
+            return self.at(place, "edgeway::rate_limits::burst").refuse(
+                "with `burst: 0` no request would ever pass",
                 "write how many may come at once, 1 at least; remove it to use the rate's count",
             );
-            return None;
         }
         let Some(quota) = Quota::new(count, per, burst) else {
-            self.refuse(
-                place,
-                "edgeway::rate_limits::rate",
+            return self.at(place, "edgeway::rate_limits::rate").refuse(
                 format!(
                     "at `{}` a bucket of {burst} takes more than a hundred years to fill",
                     config.rate
                 ),
                 "write a faster rate, or a smaller `burst`",
             );
-            return None;
         };
         Some(Tier {
             // An invalid name may have any characters.
@@ -461,10 +442,9 @@ impl LimitCheck<'_, '_> {
     /// Refuses addresses as tiers: they are not compared by text.
     fn has_texts(&mut self, source: &Source) {
         if let Source::ClientIp | Source::ClientNetwork = source {
-            self.refuse(
-                Place::default(),
-                "edgeway::rate_limits::tiers",
-                format!("`{source}` of `{}` cannot have tiers", self.name),
+            let message = format!("`{source}` of `{}` cannot have tiers", self.name);
+            self.at(Place::default(), "edgeway::rate_limits::tiers").error(
+                message,
                 "write `exempt` for networks that are not counted, or a separate limit for a route \
                  that only they can reach",
             );
@@ -474,8 +454,7 @@ impl LimitCheck<'_, '_> {
     /// Warns if a client can choose the value that gives it a higher rate.
     fn raises(&mut self, source: &Source, value: &str, base: &Tier, tier: &Tier) {
         if source.is_claimed_by_client() && tier.quota.allows_more_than(&base.quota) {
-            self.cx.warn(
-                "edgeway::rate_limits::open_tier",
+            self.cx.here("edgeway::rate_limits::open_tier").warn(
                 format!(
                     "any client can send `{value}` as `{source}` and get {} instead of {}",
                     tier.rate, base.rate

@@ -40,7 +40,8 @@ pub(super) fn run(options: &Options) -> Outcome {
             "invalid plugin name `{name}`: it has letters, digits, `-` and `_`, such as `ab-split`"
         ));
     }
-    let is_inside = options.within.is_none() && is_plugins_folder();
+    let current = std::env::current_dir().unwrap_or_default();
+    let is_inside = options.within.is_none() && current.ends_with(PLUGINS);
     let folder = match &options.within {
         Some(within) => within.join(name),
         None if is_inside => PathBuf::from(name),
@@ -63,12 +64,6 @@ pub(super) fn run(options: &Options) -> Outcome {
         out::program()
     ));
     Ok(true)
-}
-
-/// Returns true if the current folder is one of plugins, by its name.
-fn is_plugins_folder() -> bool {
-    let current = std::env::current_dir();
-    current.is_ok_and(|folder| folder.file_name().is_some_and(|name| name == PLUGINS))
 }
 
 fn write(folder: &Path, name: &str) -> Result<(), String> {

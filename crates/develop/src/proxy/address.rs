@@ -1,26 +1,29 @@
 //! Addresses as people type them: `3000`, `localhost:3000`, `https://api.internal`, `unix:/run/a`.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
+use derive_more::Display;
 use edgeway_config::scalar::quoted;
 use url::{Host, Url};
 
 /// An app's address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub(crate) enum AppAddress {
     /// A port of this machine, by IPv4 or IPv6: frameworks differ in what `localhost` is.
+    #[display("localhost:{_0}")]
     Local(u16),
     Ip(SocketAddr),
+    #[display("{}{name}:{port}", if *tls { "https://" } else { "" })]
     Name {
         name: String,
         port: u16,
         /// True for `https://`.
         tls: bool,
     },
+    #[display("unix:{_0}")]
     Unix(String),
 }
 
@@ -136,20 +139,6 @@ impl AppAddress {
             }
             (Self::Unix(path), _) => quoted(&format!("unix:{path}")),
             (Self::Local(_) | Self::Ip(_), None) => String::new(),
-        }
-    }
-}
-
-impl fmt::Display for AppAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Local(port) => write!(f, "localhost:{port}"),
-            Self::Ip(address) => write!(f, "{address}"),
-            Self::Name { name, port, tls } => {
-                let scheme = if *tls { "https://" } else { "" };
-                write!(f, "{scheme}{name}:{port}")
-            }
-            Self::Unix(path) => write!(f, "unix:{path}"),
         }
     }
 }

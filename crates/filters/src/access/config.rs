@@ -22,15 +22,13 @@ impl AccessConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Access> {
         // An empty `allow` is a list that lost its entries, not a wish to let all clients pass.
         if self.allow.as_ref().is_some_and(Vec::is_empty) {
-            return cx.refuse(
-                "edgeway::access::empty",
+            return cx.here("edgeway::access::empty").refuse(
                 "`allow` is empty, so no client could pass",
                 "list networks such as `10.0.0.0/8`, or remove `allow` to let all clients pass",
             );
         }
         if self.allow.is_none() && self.deny.is_empty() {
-            return cx.refuse(
-                "edgeway::access::nothing",
+            return cx.here("edgeway::access::nothing").refuse(
                 "`access` has neither `allow` nor `deny`",
                 "write `allow: [10.0.0.0/8]` or `deny: [192.0.2.0/24]`",
             );

@@ -183,7 +183,8 @@ impl AccessLogConfig {
     /// Returns `None` if a problem was reported.
     fn chosen_fields(&self, cx: &mut CompileContext<'_>) -> Option<Fields> {
         let mut refuse = |written: &Spanned<String>, message: String, help: &str| {
-            cx.refuse_at(written.place, "edgeway::access_log::fields", message, help)
+            cx.at(written.place, "edgeway::access_log::fields")
+                .refuse(message, help)
         };
         let (Some(first), is_chosen) = (
             self.fields.first().or(self.omit.first()),
@@ -236,7 +237,8 @@ impl AccessLogConfig {
         };
         let folder = cx.folder;
         let mut refuse = |message: &str, help: &str| {
-            cx.refuse_at(file.place, "edgeway::access_log::file", message, help)
+            cx.at(file.place, "edgeway::access_log::file")
+                .refuse(message, help)
         };
         match file.value.as_str() {
             STDOUT => return Some(Target::Stdout),
@@ -279,8 +281,7 @@ impl AccessLogConfig {
         }
         let has_folder = path.parent().is_some_and(Path::is_dir);
         if !has_folder {
-            cx.warn(
-                "edgeway::access_log::folder",
+            cx.here("edgeway::access_log::folder").warn(
                 format!(
                     "the folder of the access log `{}` does not exist",
                     file.value
@@ -310,9 +311,7 @@ impl AccessLogConfig {
             None => RotateConfig::default().compile(cx),
             Some(rotate) if rotate.value.is_off => RotationPolicy::NEVER,
             Some(rotate) if is_stream => {
-                cx.report_at(
-                    rotate.place,
-                    "edgeway::access_log::rotate",
+                cx.at(rotate.place, "edgeway::access_log::rotate").error(
                     "only a file can be rotated",
                     "remove `rotate`, or name a `file`",
                 );
@@ -341,7 +340,8 @@ impl RotateConfig {
 
     fn compile(&self, cx: &mut CompileContext<'_>) -> RotationPolicy {
         let mut refuse = |place, message: String, help: &str| {
-            cx.report_at(place, "edgeway::access_log::rotate", message, help);
+            cx.at(place, "edgeway::access_log::rotate")
+                .error(message, help);
         };
         if let Some(every) = &self.every
             && every.value < MINUTE

@@ -77,9 +77,7 @@ impl LoggedHeadersConfig {
 fn compile(names: &[Spanned<String>], cx: &mut CompileContext<'_>) -> Box<[LoggedHeader]> {
     let compiled = names.iter().filter_map(|written| {
         let Ok(name) = written.value.parse::<HeaderName>() else {
-            return cx.refuse_at(
-                written.place,
-                "edgeway::access_log::headers",
+            return cx.at(written.place, "edgeway::access_log::headers").refuse(
                 format!("invalid header name `{}`", written.value),
                 "write a name such as `content-type`",
             );

@@ -58,9 +58,7 @@ impl Sample {
                     let is_class = key.to_ascii_lowercase().contains("xx");
                     listed.push((is_class, statuses, Share::new(share.value)));
                 }
-                Err(error) => cx.report_at(
-                    share.place,
-                    "edgeway::access_log::sample",
+                Err(error) => cx.at(share.place, "edgeway::access_log::sample").error(
                     error.to_string(),
                     "write `default`, or a status or class with its share: `2xx: 10%`",
                 ),

@@ -82,13 +82,14 @@ impl ApiKeyConfig {
             found.read(file, cx);
         }
         let header = GatewayHeaders::parse_credential(&self.header.value);
-        let header = cx.reported(self.header.place, "edgeway::api_key::header", header);
+        let header = cx
+            .at(self.header.place, "edgeway::api_key::header")
+            .reported(header);
         let forward = self.forward.as_ref();
         let forward = forward.and_then(|name| cx.own_header(name, "edgeway::api_key::forward"));
         let header = header?;
         if found.names.is_empty() && cx.diagnostics.errors() == errors {
-            return cx.refuse(
-                "edgeway::api_key::nobody",
+            return cx.here("edgeway::api_key::nobody").refuse(
                 "`api_key` has no keys, so no client could pass",
                 CREATE_KEY_HELP,
             );
@@ -138,7 +139,8 @@ impl KeysFound {
                         Err(error) => {
                             let message = format!("{at}{error}");
                             let help = "write a rate such as `100/min` behind the hash";
-                            cx.report_at(file.place, "edgeway::api_key::rate", message, help);
+                            cx.at(file.place, "edgeway::api_key::rate")
+                                .error(message, help);
                             continue;
                         }
                     };
@@ -152,12 +154,8 @@ impl KeysFound {
                 }
                 _ => {
                     let message = format!("{at}expected `NAME HASH` or `NAME HASH RATE`");
-                    cx.report_at(
-                        file.place,
-                        "edgeway::api_key::line",
-                        message,
-                        CREATE_KEY_HELP,
-                    );
+                    cx.at(file.place, "edgeway::api_key::line")
+                        .error(message, CREATE_KEY_HELP);
                 }
             }
         }
@@ -170,14 +168,15 @@ impl KeysFound {
         let Some(header) = header else {
             let message = format!("{at}invalid key name `{shown}`");
             let help = "write a name of visible characters";
-            cx.report_at(place, "edgeway::api_key::name", message, help);
+            cx.at(place, "edgeway::api_key::name").error(message, help);
             return;
         };
         let hash: ApiKeyHash = match key.hash.parse() {
             Ok(hash) => hash,
             Err(error) => {
                 let message = format!("{at}the key `{shown}`: {error}");
-                cx.report_at(place, "edgeway::api_key::hash", message, error.help);
+                cx.at(place, "edgeway::api_key::hash")
+                    .error(message, error.help);
                 return;
             }
         };
@@ -188,7 +187,7 @@ impl KeysFound {
                     let message = format!("{at}the key `{shown}` could never be used at this rate");
                     let help =
                         "write a rate such as `100/min`, and a `burst` above 0 if one is wanted";
-                    cx.report_at(place, "edgeway::api_key::rate", message, help);
+                    cx.at(place, "edgeway::api_key::rate").error(message, help);
                     return;
                 };
                 let mut hasher = self.counts.hashing().begin();
@@ -199,7 +198,7 @@ impl KeysFound {
             (None, Some(_)) => {
                 let message = format!("{at}the key `{shown}` has a `burst` and no `rate`");
                 let help = "write a `rate` beside it, or remove it";
-                cx.report_at(place, "edgeway::api_key::burst", message, help);
+                cx.at(place, "edgeway::api_key::burst").error(message, help);
                 return;
             }
             (None, None) => None,
@@ -210,7 +209,7 @@ impl KeysFound {
             let kind = if is_twice { "hash" } else { "name" };
             let message = format!("{at}duplicate {kind}, already used by `{shown}`");
             let help = "remove one of the two";
-            cx.report_at(place, "edgeway::api_key::twice", message, help);
+            cx.at(place, "edgeway::api_key::twice").error(message, help);
             return;
         }
         self.has_limits |= limit.is_some();

@@ -13,8 +13,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use edgeway_base::{clock::Clock, credential::ApiKeyHash, gateway_headers::GatewayHeaders};
 use edgeway_core::{
     chain::{
-        AuthMetrics, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Refusal,
-        Reply, RequestChanges, Traits, Verdict,
+        AuthMetrics, CompileContext, Exchange, Filter, FilterKind, Guard, Outcome, Phases, Reply,
+        RequestChanges, Traits, Verdict,
     },
     limits::{
         gcra::{Decision, Quota},
@@ -22,7 +22,7 @@ use edgeway_core::{
         memory::BucketTable,
     },
 };
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// Longest key that can be valid.
 const MAX_KEY_LEN: usize = 512;
@@ -126,8 +126,9 @@ impl Filter for ApiKey {
             } else {
                 (Outcome::Invalid, "api_key_invalid")
             };
-            let refusal = Refusal::new(outcome, reason).challenge(self.challenge.clone());
-            return self.metrics.refuse(ex.facts, refusal);
+            let reply = Reply::refuse(StatusCode::UNAUTHORIZED, reason)
+                .header(header::WWW_AUTHENTICATE, self.challenge.clone());
+            return self.metrics.refuse(ex.facts, outcome, reply, None);
         };
         if let (Some(KeyLimit { quota, place }), Some(counts)) = (&key.limit, &self.counts) {
             let now = self.clock.now();

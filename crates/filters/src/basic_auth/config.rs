@@ -53,8 +53,7 @@ impl BasicAuthConfig {
         let forward = self.forward.as_ref();
         let forward = forward.and_then(|name| cx.own_header(name, "edgeway::basic_auth::forward"));
         if list.0.is_empty() && cx.diagnostics.errors() == errors {
-            return cx.refuse(
-                "edgeway::basic_auth::nobody",
+            return cx.here("edgeway::basic_auth::nobody").refuse(
                 "`basic_auth` has no users, so no user could pass",
                 "write `file: users.htpasswd`, and create its lines with `edgeway hash password \
                  --user NAME`",
@@ -92,21 +91,15 @@ impl UsersFound {
                 self.add(name, hash, file.place, &at, cx);
                 continue;
             }
-            cx.report_at(
-                file.place,
-                "edgeway::basic_auth::line",
-                format!("{at}expected `NAME:HASH`"),
-                help,
-            );
+            cx.at(file.place, "edgeway::basic_auth::line")
+                .error(format!("{at}expected `NAME:HASH`"), help);
         }
     }
 
     fn add(&mut self, name: &str, hash: &str, place: Place, at: &str, cx: &mut CompileContext<'_>) {
         let shown = name.escape_debug();
         if name.is_empty() || HeaderValue::from_str(name).is_err() || name.contains(':') {
-            cx.report_at(
-                place,
-                "edgeway::basic_auth::name",
+            cx.at(place, "edgeway::basic_auth::name").error(
                 format!("{at}invalid user name `{shown}`"),
                 "write a name of visible characters without `:`",
             );
@@ -115,20 +108,17 @@ impl UsersFound {
         let hash: PasswordHash = match hash.trim().parse() {
             Ok(hash) => hash,
             Err(error) => {
-                cx.report_at(
-                    place,
-                    "edgeway::basic_auth::hash",
-                    format!("{at}the user `{shown}`: {error}"),
-                    error.help,
-                );
+                cx.at(place, "edgeway::basic_auth::hash")
+                    .error(format!("{at}the user `{shown}`: {error}"), error.help);
                 return;
             }
         };
         if hash.is_weak() {
-            cx.warn_at(
-                place,
-                "edgeway::basic_auth::weak",
-                format!("{at}the hash of the user `{shown}` is weak: a thief of it can guess the password"),
+            cx.at(place, "edgeway::basic_auth::weak").warn(
+                format!(
+                    "{at}the hash of the user `{shown}` is weak: a thief of it can guess the \
+                     password"
+                ),
                 "make a new one with `edgeway hash password --user NAME`",
             );
         }
@@ -137,9 +127,7 @@ impl UsersFound {
             hash: Arc::new(hash),
         };
         if self.0.insert(name.into(), user).is_some() {
-            cx.report_at(
-                place,
-                "edgeway::basic_auth::twice",
+            cx.at(place, "edgeway::basic_auth::twice").error(
                 format!("{at}the user `{shown}` is listed twice"),
                 "remove one of the two",
             );
@@ -164,9 +152,7 @@ fn challenge(realm: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Hea
     let quoted = realm.value.replace('\\', "\\\\").replace('"', "\\\"");
     let value = format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"");
     let Ok(value) = HeaderValue::try_from(value) else {
-        return cx.refuse_at(
-            realm.place,
-            "edgeway::basic_auth::realm",
+        return cx.at(realm.place, "edgeway::basic_auth::realm").refuse(
             "this `realm` has characters that are not allowed in a header",
             "write a few plain words such as `Staff only`",
         );

@@ -9,15 +9,15 @@ mod config;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use edgeway_base::{clock::Clock, credential::PasswordHash, gateway_headers::GatewayHeaders};
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Refusal,
+    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Reply,
     RequestChanges, Traits, Verdict,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use self::check::{ComparisonResult, Comparisons, Credentials};
 
@@ -128,10 +128,12 @@ impl BasicAuth {
                 return self.refuse(ex, Outcome::Invalid, INVALID, known);
             }
             ComparisonResult::Busy => {
-                let refusal = Refusal::new(Outcome::Unavailable, "basic_auth_busy")
+                let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "basic_auth_busy")
                     .detail("Too many passwords are being verified.")
-                    .retry_after(1);
-                return self.metrics.refuse(ex.facts, refusal);
+                    .retry_after(Duration::from_secs(1));
+                return self
+                    .metrics
+                    .refuse(ex.facts, Outcome::Unavailable, reply, None);
             }
         }
         self.metrics.count(Outcome::Passed);
@@ -154,10 +156,9 @@ impl BasicAuth {
         reason: &'static str,
         subject: Option<&str>,
     ) -> Verdict {
-        let refusal = Refusal::new(outcome, reason)
-            .challenge(self.challenge.clone())
-            .subject(subject);
-        self.metrics.refuse(ex.facts, refusal)
+        let reply = Reply::refuse(StatusCode::UNAUTHORIZED, reason)
+            .header(header::WWW_AUTHENTICATE, self.challenge.clone());
+        self.metrics.refuse(ex.facts, outcome, reply, subject)
     }
 }
 

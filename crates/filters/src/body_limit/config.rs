@@ -46,10 +46,10 @@ impl BodyLimitConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<BodyLimit> {
         // In some products 0 means "no limit", in others "no body": report it.
         if self.max.0 == 0 {
-            return cx.refuse(
-                "edgeway::body_limit::zero",
+            return cx.here("edgeway::body_limit::zero").refuse(
                 "`body_limit` of 0 bytes",
-                "write `body_limit: false` for no limit, or `methods: [GET]` where no body is wanted",
+                "write `body_limit: false` for no limit, or `methods: [GET]` where no body is \
+                 wanted",
             );
         }
         Some(BodyLimit { max: self.max.0 })

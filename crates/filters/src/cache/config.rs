@@ -210,9 +210,7 @@ impl ClientDirectivesConfig {
     fn compile(&self, cx: &mut CompileContext<'_>) -> Option<CompiledLimits> {
         let Spanned { value: rate, place } = self.per_address;
         let Some(quota) = Quota::new(rate.count, rate.per, rate.count) else {
-            return cx.refuse_at(
-                place,
-                "edgeway::cache::client_directives",
+            return cx.at(place, "edgeway::cache::client_directives").refuse(
                 format!("no client could ever send one at `per_address: {rate}`"),
                 "write a rate such as `10/min`, or `client_directives: false`",
             );
@@ -298,8 +296,7 @@ impl RouteCacheConfig {
         let ignored = self.ignored(cx);
         let min_uses = cx.checked(|cx| self.min_uses(cx))?;
         if self.keep_on_write && self.purge_on_write {
-            return cx.refuse(
-                "edgeway::cache::keep_on_write",
+            return cx.here("edgeway::cache::keep_on_write").refuse(
                 "`keep_on_write` keeps what `purge_on_write` removes",
                 "write one of the two",
             );
@@ -307,9 +304,7 @@ impl RouteCacheConfig {
         if let Some(max) = &self.max_object
             && max.value.0 > memory / 4
         {
-            return cx.refuse_at(
-                max.place,
-                "edgeway::cache::max_object",
+            return cx.at(max.place, "edgeway::cache::max_object").refuse(
                 format!(
                     "a `max_object` of {} is more than a quarter of the cache's memory",
                     max.value
@@ -346,7 +341,7 @@ impl RouteCacheConfig {
             if matches!(&*value, "client.ip" | "client.network" | "host" | "route") {
                 let message = format!("every request has `{value}`: none would use the cache");
                 let help = "write one such as `cookie:session`, or leave `cache` out";
-                cx.report_at(*place, "edgeway::cache::bypass", message, help);
+                cx.at(*place, "edgeway::cache::bypass").error(message, help);
             }
         }
         let own_cookie = [CHANGED_COOKIE];
@@ -387,9 +382,7 @@ impl RouteCacheConfig {
                 Ok(code @ 200..=599) if code != 206 && code != 304 => {
                     by_status.push((code, span.value.0));
                 }
-                _ => cx.report_at(
-                    span.place,
-                    "edgeway::cache::status",
+                _ => cx.at(span.place, "edgeway::cache::status").error(
                     format!("responses of status `{status}` are not stored"),
                     "write a status such as `404`; 206 and 304 are incomplete responses",
                 ),
@@ -404,7 +397,7 @@ impl RouteCacheConfig {
         let tags = self.tags.iter().filter_map(|tag| {
             let parsed = TagTemplate::parse(&tag.value);
             let parsed = parsed.map_err(|problem| (problem.to_string(), HELP.to_owned()));
-            cx.reported(tag.place, "edgeway::cache::tag", parsed)
+            cx.at(tag.place, "edgeway::cache::tag").reported(parsed)
         });
         tags.collect()
     }
@@ -418,22 +411,20 @@ impl RouteCacheConfig {
             values: _,
         } = &self.key;
         let ignored = || NameSet::new(ignore_query.iter().map(String::as_str));
-        let query =
-            match query {
-                Some(only) if !ignore_query.is_empty() => return cx.refuse_at(
-                    only.place,
-                    "edgeway::cache::query",
+        let query = match query {
+            Some(only) if !ignore_query.is_empty() => {
+                return cx.at(only.place, "edgeway::cache::query").refuse(
                     "`query` lists the parameters of the cache key, and `ignore_query` those left \
                      out",
                     "write one of the two",
-                ),
-                Some(only) => Query::Only(NameSet::new(only.value.iter().map(String::as_str))),
-                None if ignore_query.is_empty() => Query::All,
-                None => Query::Without(ignored()),
-            };
+                );
+            }
+            Some(only) => Query::Only(NameSet::new(only.value.iter().map(String::as_str))),
+            None if ignore_query.is_empty() => Query::All,
+            None => Query::Without(ignored()),
+        };
         if *pass_unkeyed && query.is_all() {
-            return cx.refuse(
-                "edgeway::cache::query",
+            return cx.here("edgeway::cache::query").refuse(
                 "`pass_unkeyed` has no effect: all parameters are in the cache key",
                 "write `ignore_query: [utm_*]` beside it, or remove it",
             );
@@ -454,8 +445,7 @@ impl RouteCacheConfig {
             vary: is(IgnoredHeader::Vary),
         };
         if ignored.cache_control || ignored.set_cookie || ignored.vary {
-            cx.warn(
-                "edgeway::cache::ignore_headers",
+            cx.here("edgeway::cache::ignore_headers").warn(
                 "`ignore_headers` may store responses for all clients that the origin made for one \
                  client",
                 "make sure that no response of this route is personal; cookies themselves are \
@@ -469,10 +459,9 @@ impl RouteCacheConfig {
         let written = self.min_uses.as_ref()?;
         let (number, place) = (written.value, written.place);
         if number == 0 {
-            return cx.refuse_at(
-                place,
-                "edgeway::cache::min_uses",
-                "`min_uses: 0` has no meaning: a response is stored after a request at the earliest",
+            return cx.at(place, "edgeway::cache::min_uses").refuse(
+                "`min_uses: 0` has no meaning: a response is stored after a request at the \
+                 earliest",
                 "write `1` or more; `cache: false` stores nothing",
             );
         }
@@ -482,14 +471,12 @@ impl RouteCacheConfig {
 
     fn warn_of_force(&self, cx: &mut CompileContext<'_>) -> Option<()> {
         if self.ttl.is_none() && self.by_status.is_empty() {
-            return cx.refuse(
-                "edgeway::cache::force",
+            return cx.here("edgeway::cache::force").refuse(
                 "`force` makes `ttl` override the origin, and there is no `ttl`",
                 "write `ttl: 1min`, or remove `force`",
             );
         }
-        cx.warn(
-            "edgeway::cache::force",
+        cx.here("edgeway::cache::force").warn(
             "`force` stores responses that the origin forbids to store",
             "make sure that no response of this route is private; those with `Set-Cookie` or to \
              requests with `Authorization` are still not stored",

@@ -97,9 +97,7 @@ impl RuleConfig {
         let has_lifetime = self.browser.is_some() || self.shared.is_some() || self.cdn.is_some();
         if self.no_store {
             if has_lifetime || self.immutable {
-                return cx.refuse_at(
-                    place,
-                    CODE,
+                return cx.at(place, CODE).refuse(
                     "`no_store` keeps the response out of every cache, so that a lifetime has no \
                      meaning",
                     "remove `no_store`, or the lifetimes",
@@ -108,17 +106,13 @@ impl RuleConfig {
             return Some(Effect::Forbid);
         }
         if !has_lifetime {
-            return cx.refuse_at(
-                place,
-                CODE,
+            return cx.at(place, CODE).refuse(
                 "this rule sets no lifetime",
                 "write `browser: 1h`, `shared: 24h`, `cdn: 24h` or `no_store: true`",
             );
         }
         if self.immutable && self.browser.is_none_or(|span| span.0.is_zero()) {
-            return cx.refuse_at(
-                place,
-                CODE,
+            return cx.at(place, CODE).refuse(
                 "`immutable` is for responses that browsers store",
                 "write `browser: 365d` beside it, or remove it",
             );
@@ -140,9 +134,7 @@ fn path(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<PathRul
     };
     let is_path = (text.starts_with('/') || prefix.is_empty()) && !prefix.contains(['*', '{', '?']);
     if !is_path || text.is_empty() {
-        return cx.refuse_at(
-            place,
-            "edgeway::cache_control::path",
+        return cx.at(place, "edgeway::cache_control::path").refuse(
             format!("invalid path `{text}`"),
             "write a path such as `/logo.svg`, or `/assets/*` for all below it",
         );

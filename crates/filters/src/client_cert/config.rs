@@ -51,7 +51,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Sub
                 let why = reason_of(&error);
                 let message = format!("`{pattern}` is not a regular expression: {why}");
                 let help = "write one such as `~CN=[a-z]+,O=Example`";
-                cx.refuse_at(written.place, CODE, message, help)
+                cx.at(written.place, CODE).refuse(message, help)
             }
         };
     }
@@ -59,7 +59,7 @@ fn subject(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Sub
         let message = format!("invalid subject `{}`", text.escape_debug());
         let help = "write the whole subject as in RFC 4514, such as `CN=ann,O=Example`: `openssl \
                     x509 -noout -subject -nameopt RFC2253` prints it";
-        return cx.refuse_at(written.place, CODE, message, help);
+        return cx.at(written.place, CODE).refuse(message, help);
     }
     Some(Subject::Exact(text.into()))
 }
@@ -77,10 +77,9 @@ fn fingerprint(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option
     if digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Some(digits.to_ascii_lowercase().into());
     }
-    cx.refuse_at(
-        written.place,
-        "edgeway::client_cert::fingerprint",
-        format!("invalid SHA-256 `{}`", written.value.escape_debug()),
-        "write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints",
-    )
+    cx.at(written.place, "edgeway::client_cert::fingerprint")
+        .refuse(
+            format!("invalid SHA-256 `{}`", written.value.escape_debug()),
+            "write the 64 digits that `openssl x509 -noout -fingerprint -sha256` prints",
+        )
 }

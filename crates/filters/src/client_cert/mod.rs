@@ -58,8 +58,7 @@ impl Filter for ClientCert {
         let Certificate::Verified(certificate) = ex.facts.client.certificate.clone() else {
             let reply = Reply::refuse(StatusCode::FORBIDDEN, "client_cert_missing")
                 .detail("A client certificate is required.");
-            self.metrics.note(ex.facts, Outcome::Missing, &reply, None);
-            return reply.into();
+            return self.metrics.refuse(ex.facts, Outcome::Missing, reply, None);
         };
         let subject = text(&certificate.subject);
         let is_wanted = self.takes_subject(subject)
@@ -67,9 +66,10 @@ impl Filter for ClientCert {
         if !is_wanted {
             let reply = Reply::refuse(StatusCode::FORBIDDEN, "client_cert_denied")
                 .detail("This client certificate is not allowed here.");
-            let whom = Some(subject.to_owned());
-            self.metrics.note(ex.facts, Outcome::Denied, &reply, whom);
-            return reply.into();
+            let subject = Some(subject);
+            return self
+                .metrics
+                .refuse(ex.facts, Outcome::Denied, reply, subject);
         }
         self.metrics.count(Outcome::Passed);
         let identity = ex.facts.identity_mut();

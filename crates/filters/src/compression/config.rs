@@ -115,27 +115,21 @@ impl CompressionConfig {
         for written in &self.encodings {
             let name = written.value.as_str();
             let Some(encoding) = Encoding::ALL.into_iter().find(|e| e.name() == name) else {
-                cx.report_at(
-                    written.place,
-                    "edgeway::compression::encoding",
-                    format!("unknown content coding `{name}`"),
-                    guess(name),
-                );
+                cx.at(written.place, "edgeway::compression::encoding")
+                    .error(format!("unknown content coding `{name}`"), guess(name));
                 continue;
             };
             if encodings.contains(&encoding) {
-                cx.report_at(
-                    written.place,
-                    "edgeway::compression::encoding",
-                    format!("`{name}` is listed twice"),
-                    "keep one, in its place of the order of preference",
-                );
+                cx.at(written.place, "edgeway::compression::encoding")
+                    .error(
+                        format!("`{name}` is listed twice"),
+                        "keep one, in its place of the order of preference",
+                    );
             }
             encodings.push(encoding);
         }
         if self.encodings.is_empty() {
-            cx.report(
-                "edgeway::compression::encoding",
+            cx.here("edgeway::compression::encoding").error(
                 "no content coding is listed",
                 "write `compression: false` to leave responses uncompressed",
             );
@@ -149,12 +143,11 @@ impl CompressionConfig {
             Ok(types) => Some(types),
             Err(errors) => {
                 for (index, help) in errors {
-                    cx.report_at(
-                        written[index].place,
-                        "edgeway::compression::type",
-                        format!("invalid media type `{}`", written[index].value),
-                        help,
-                    );
+                    cx.at(written[index].place, "edgeway::compression::type")
+                        .error(
+                            format!("invalid media type `{}`", written[index].value),
+                            help,
+                        );
                 }
                 None
             }
@@ -194,9 +187,7 @@ impl LevelsConfig {
             }
             let level = self.of(encoding);
             if !(least..=most).contains(&level.value) {
-                cx.report_at(
-                    level.place,
-                    "edgeway::compression::level",
+                cx.at(level.place, "edgeway::compression::level").error(
                     format!("{} has no level {}", encoding.name(), level.value),
                     format!("write a number from {least} to {most}"),
                 );

@@ -50,8 +50,7 @@ struct ConditionConfig {
 impl ConditionsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Conditions> {
         if self.0.is_empty() {
-            return cx.refuse(
-                "edgeway::conditions::none",
+            return cx.here("edgeway::conditions::none").refuse(
                 "`conditions` has no condition",
                 "write `[{ if: \"{map.bad_bot}\", status: 403 }]`, or remove it",
             );

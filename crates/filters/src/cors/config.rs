@@ -62,8 +62,7 @@ impl CorsConfig {
     fn allowed(&self, cx: &mut CompileContext<'_>) -> Option<Allowed> {
         const CODE: &str = "edgeway::cors::origin";
         if self.origins.is_empty() {
-            return cx.refuse(
-                CODE,
+            return cx.here(CODE).refuse(
                 "`cors` lists no origin",
                 "list the origins allowed to read, such as `https://shop.example.com`, or remove \
                  `cors`",
@@ -79,12 +78,10 @@ impl CorsConfig {
                 continue;
             }
             let parsed = OriginPattern::parse(&origin.value);
-            origins.extend(cx.reported(origin.place, CODE, parsed));
+            origins.extend(cx.at(origin.place, CODE).reported(parsed));
         }
         if null && self.credentials.value {
-            cx.report_at(
-                self.credentials.place,
-                "edgeway::cors::credentials",
+            cx.at(self.credentials.place, "edgeway::cors::credentials").error(
                 "with `credentials`, the origin `null` would let any page read in a user's name, \
                  from a sandboxed frame",
                 "remove `credentials`, or the origin `null`",
@@ -98,17 +95,13 @@ impl CorsConfig {
 
     fn anybody(&self, any: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Allowed> {
         if self.credentials.value {
-            return cx.refuse_at(
-                self.credentials.place,
-                "edgeway::cors::credentials",
+            return cx.at(self.credentials.place, "edgeway::cors::credentials").refuse(
                 "`credentials` cannot go with the origin `*`: any page could read in a user's name",
                 "list the origins that you trust, or remove `credentials`",
             );
         }
         if self.origins.len() > 1 {
-            return cx.refuse_at(
-                any.place,
-                "edgeway::cors::origin",
+            return cx.at(any.place, "edgeway::cors::origin").refuse(
                 "the origin `*` allows all, so the others have no effect",
                 "keep `*` alone, or remove it",
             );
@@ -125,9 +118,7 @@ fn list_of_methods(
         let upper = method.value.to_ascii_uppercase();
         // Methods are case-sensitive, and browsers compare them so.
         if method.value != upper || Method::from_bytes(upper.as_bytes()).is_err() {
-            cx.report_at(
-                method.place,
-                "edgeway::cors::method",
+            cx.at(method.place, "edgeway::cors::method").error(
                 format!("invalid method `{}`", method.value),
                 "write it in upper case, such as `GET` or `POST`",
             );
@@ -148,12 +139,8 @@ fn list_of_headers(
         } else {
             "write a name such as `X-Request-Id`"
         };
-        cx.report_at(
-            name.place,
-            "edgeway::cors::header",
-            format!("invalid header name `{}`", name.value),
-            help,
-        );
+        cx.at(name.place, "edgeway::cors::header")
+            .error(format!("invalid header name `{}`", name.value), help);
     }
     joined(names.iter().map(|name| name.value.as_str()))
 }

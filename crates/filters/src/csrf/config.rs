@@ -38,7 +38,8 @@ impl CsrfConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Csrf {
         let mut pattern = |origin: &Spanned<String>| {
             let parsed = OriginPattern::parse(&origin.value);
-            cx.reported(origin.place, "edgeway::csrf::origin", parsed)
+            cx.at(origin.place, "edgeway::csrf::origin")
+                .reported(parsed)
         };
         Csrf {
             origins: self.origins.iter().filter_map(&mut pattern).collect(),

@@ -125,8 +125,7 @@ short_form!(PageConfig);
 impl ErrorPagesConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<ErrorPages> {
         if self.pages.is_empty() && self.built_in.is_none() {
-            return cx.refuse(
-                "edgeway::error_pages::none",
+            return cx.here("edgeway::error_pages::none").refuse(
                 "`error_pages` names no page",
                 "write `pages: { 404: errors/404.html, 5xx: errors/50x.html }`",
             );
@@ -135,9 +134,7 @@ impl ErrorPagesConfig {
         for (key, page) in &self.pages {
             let statuses = statuses(key);
             if statuses.is_none() {
-                cx.report_at(
-                    page.place,
-                    "edgeway::error_pages::status",
+                cx.at(page.place, "edgeway::error_pages::status").error(
                     format!("`{key}` is no status of an error"),
                     "write one from 400 to 599, or `4xx` or `5xx`",
                 );
@@ -185,12 +182,9 @@ impl PageConfig {
                 Ok(value) if self.redirect.is_none() => Some(value),
                 _ => {
                     let help = "write one such as `application/json` beside `file` or `body`";
-                    return cx.refuse_at(
-                        place,
-                        CODE,
-                        format!("misplaced or invalid media type `{text}`"),
-                        help,
-                    );
+                    return cx
+                        .at(place, CODE)
+                        .refuse(format!("misplaced or invalid media type `{text}`"), help);
                 }
             },
         };
@@ -203,11 +197,11 @@ impl PageConfig {
             let help = "write the `upstream` that has the page, or leave them out";
             let message = "`path`, `credentials`, `as_sent` and `own_status` are for pages of an \
                            upstream";
-            return cx.refuse_at(place, CODE, message, help);
+            return cx.at(place, CODE).refuse(message, help);
         }
         if self.own_status && self.status.is_some() {
             let help = "leave one of them out";
-            return cx.refuse_at(place, CODE, "the page has two statuses", help);
+            return cx.at(place, CODE).refuse("the page has two statuses", help);
         }
         match (&self.file, &self.body, &self.redirect) {
             (None, None, None) if content_type.is_none() && is_of_upstream => {
@@ -216,7 +210,7 @@ impl PageConfig {
             _ if is_of_upstream => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`, and \
                             `content_type` beside `file` or `body` alone";
-                cx.refuse_at(place, CODE, "a page needs one content", help)
+                cx.at(place, CODE).refuse("a page needs one content", help)
             }
             (Some(file), None, None) => {
                 let (body, facts) = read(file, content_type.is_some(), place, cx)?;
@@ -242,7 +236,7 @@ impl PageConfig {
             }
             _ => {
                 let help = "write one of `file`, `body`, `redirect` and `upstream`";
-                cx.refuse_at(place, CODE, "a page needs one content", help)
+                cx.at(place, CODE).refuse("a page needs one content", help)
             }
         }
     }
@@ -269,7 +263,7 @@ impl PageConfig {
         }
         let help = "write `route` with the name of a route, or `reroute` with a path, and `status` \
                     or `own_status` alone beside it";
-        cx.refuse_at(place, CODE, "a page needs one content", help)
+        cx.at(place, CODE).refuse("a page needs one content", help)
     }
 
     /// Compiles the source of a page that an upstream has.
@@ -282,7 +276,9 @@ impl PageConfig {
             }
             Some(path) => {
                 let help = "write one such as `/errors/404`";
-                return cx.refuse_at(place, CODE, format!("`{path}` is no path"), help);
+                return cx
+                    .at(place, CODE)
+                    .refuse(format!("`{path}` is no path"), help);
             }
         };
         if !cx.upstreams.iter().any(|known| known == name) {
@@ -291,7 +287,9 @@ impl PageConfig {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("add it: `upstreams: {{ {name}: … }}`"),
             };
-            return cx.refuse_at(place, CODE, format!("unknown upstream `{name}`"), help);
+            return cx
+                .at(place, CODE)
+                .refuse(format!("unknown upstream `{name}`"), help);
         }
         Some(PageSource {
             upstream: name.into(),
@@ -315,12 +313,8 @@ impl PageConfig {
         }
         let help =
             "write one from 200 to 599 that has a body, for a redirect 301, 302, 303, 307 or 308";
-        cx.refuse_at(
-            place,
-            CODE,
-            format!("status {number} does not fit the page"),
-            help,
-        )
+        cx.at(place, CODE)
+            .refuse(format!("status {number} does not fit the page"), help)
     }
 }
 
@@ -347,11 +341,10 @@ fn read(
             Some((bytes.into(), facts))
         }
         Err(why) => {
-            cx.report_at(
-                place,
-                "edgeway::error_pages::file",
+            cx.at(place, "edgeway::error_pages::file").error(
                 format!("`{}` cannot be used as a page: {why}", path.display()),
-                "write the path of an HTML file, relative to this one, or `file` and `content_type`",
+                "write the path of an HTML file, relative to this one, or `file` and \
+                 `content_type`",
             );
             cx.referenced.missed(path);
             None

@@ -41,7 +41,7 @@ pub struct ErrorPages {
     /// Single statuses before classes.
     pages: Box<[ErrorPage]>,
     /// True to replace responses of backends.
-    intercepts: bool,
+    pub intercepts: bool,
     /// True if the built-in page is HTML for all clients.
     is_html: bool,
 }
@@ -194,11 +194,6 @@ impl Filter for ErrorPages {
 }
 
 impl ErrorPages {
-    /// Returns true if error responses of backends are replaced too.
-    pub fn intercepts(&self) -> bool {
-        self.intercepts
-    }
-
     /// Returns a reply in place of an error response of a backend, before a cache stores it.
     pub fn reply_in_place_of(
         &self,

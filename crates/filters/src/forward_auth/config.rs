@@ -170,9 +170,7 @@ impl ForwardAuthConfig {
             place if place == edgeway_config::diagnostic::Place::default() => cx.place,
             place => place,
         };
-        cx.refuse_at(
-            place,
-            "edgeway::forward_auth::url",
+        cx.at(place, "edgeway::forward_auth::url").refuse(
             message,
             "write one such as `url: http://127.0.0.1:9000/verify`",
         )
@@ -185,7 +183,7 @@ impl ForwardAuthConfig {
             .map_err(|error| {
                 let place = ca.filter(|_| error.is_file).map_or(cx.place, |ca| ca.place);
                 let code = "edgeway::forward_auth::ca";
-                cx.report_at(place, code, error.to_string(), error.help);
+                cx.at(place, code).error(error.to_string(), error.help);
             })
             .ok()
     }
@@ -197,9 +195,7 @@ impl ForwardAuthConfig {
                 continue;
             };
             if GATEWAY_HEADERS.contains(&name.as_str()) {
-                cx.report_at(
-                    written.place,
-                    "edgeway::forward_auth::header",
+                cx.at(written.place, "edgeway::forward_auth::header").error(
                     format!("the gateway sets `{}` itself", written.value),
                     "remove it: the client's value is never forwarded",
                 );
@@ -221,14 +217,15 @@ impl ForwardAuthConfig {
         for (key, span, most) in std::iter::once(timeout).chain(cache) {
             if !(least..=most).contains(&span.value) {
                 let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
-                cx.report_at(span.place, CODE, message, "write a time such as `1s`");
+                cx.at(span.place, CODE)
+                    .error(message, "write a time such as `1s`");
             }
         }
         let Spanned { value, place } = self.max_in_flight;
         if !(1..=MAX_IN_FLIGHT).contains(&value) {
             let message = format!("`max_in_flight: {value}` is not between 1 and {MAX_IN_FLIGHT}");
             let help = format!("write a number such as `{IN_FLIGHT}`");
-            cx.report_at(place, CODE, message, help);
+            cx.at(place, CODE).error(message, help);
         }
     }
 }
@@ -272,9 +269,7 @@ fn header_name(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option
             && text != "transfer-encoding"
     });
     if name.is_none() {
-        cx.report_at(
-            written.place,
-            "edgeway::forward_auth::header",
+        cx.at(written.place, "edgeway::forward_auth::header").error(
             format!("header `{}` cannot be forwarded", written.value),
             "write a name such as `X-Api-Version`",
         );

@@ -21,11 +21,11 @@ use edgeway_base::{
     trace_context::TRACEPARENT,
 };
 use edgeway_core::chain::{
-    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Refusal,
+    AsyncFilter, AuthMetrics, BoxFuture, Exchange, Filter, Guard, Outcome, Phases, Reply,
     RequestChanges, Traits, Verdict, host::public_host,
 };
 use edgeway_net::fetch::{Fetch, FetchError};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, header};
 use log::{info, warn};
 
 use self::{
@@ -217,7 +217,7 @@ impl ForwardAuth {
         if !ex.facts.request_id.is_empty() {
             headers.insert(X_REQUEST_ID, ex.facts.request_id.header_value());
         }
-        if let Some(trace) = ex.facts.trace.as_ref().filter(|trace| trace.is_passed_on()) {
+        if let Some(trace) = ex.facts.trace.as_ref().filter(|trace| trace.is_passed_on) {
             headers.insert(TRACEPARENT, trace.outgoing().header_value());
         }
         Some(request)
@@ -309,8 +309,7 @@ impl ForwardAuth {
                     denied.reply()
                 };
                 reply.reason = Some(DENIED);
-                self.metrics.note(ex.facts, denied.outcome(), &reply, None);
-                reply.into()
+                self.metrics.refuse(ex.facts, denied.outcome(), reply, None)
             }
         }
     }
@@ -330,10 +329,11 @@ impl ForwardAuth {
             }
             VerdictError::Busy => (BUSY, "Too many permission checks are in progress."),
         };
-        let refusal = Refusal::new(Outcome::Unavailable, reason)
+        let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, reason)
             .detail(detail)
-            .retry_after(1);
-        self.metrics.refuse(ex.facts, refusal)
+            .retry_after(Duration::from_secs(1));
+        self.metrics
+            .refuse(ex.facts, Outcome::Unavailable, reply, None)
     }
 }
 

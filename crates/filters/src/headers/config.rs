@@ -109,8 +109,7 @@ impl HeadersConfig {
         };
         let is_empty = headers.request.is_empty() && !headers.changes_responses();
         if is_empty && cx.diagnostics.errors() == errors {
-            return cx.refuse(
-                "edgeway::headers::nothing",
+            return cx.here("edgeway::headers::nothing").refuse(
                 "`headers` changes nothing",
                 "write `request:` or `response:` with `set`, `add` or `remove`",
             );
@@ -128,11 +127,8 @@ fn compile_expires(written: &Spanned<String>, cx: &mut CompileContext<'_>) -> Op
     let (destination, code) = (Destination::Comparison, "edgeway::headers::expires");
     let template = Template::compile_of_response(text, *place, destination, code, cx)?;
     let expires = Expires::new(text, template, clock);
-    cx.reported(
-        *place,
-        code,
-        expires.map_err(|message| (message, HELP.to_owned())),
-    )
+    cx.at(*place, code)
+        .reported(expires.map_err(|message| (message, HELP.to_owned())))
 }
 
 /// Serializes values to add, redacted as those of other headers are.
@@ -170,7 +166,8 @@ impl ChangesConfig {
                     Ok(name) if is_set && compiled.iter().any(|(own, _)| *own == name) => {
                         let message = format!("`{name}` is set twice, in two spellings");
                         let help = "remove one of the two; `add` sends two values";
-                        cx.report_at(value.place, "edgeway::headers::twice", message, help);
+                        cx.at(value.place, "edgeway::headers::twice")
+                            .error(message, help);
                     }
                     Ok(name) => {
                         let template = template(&value, &name, side, cx);
@@ -202,7 +199,7 @@ struct Problem(&'static str, String, String);
 
 impl Problem {
     fn report(self, at: &Spanned<String>, cx: &mut CompileContext<'_>) {
-        cx.report_at(at.place, self.0, self.1, self.2);
+        cx.at(at.place, self.0).error(self.1, self.2);
     }
 }
 

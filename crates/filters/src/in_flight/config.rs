@@ -51,23 +51,20 @@ impl RouteInFlightConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<InFlight> {
         let Self { max, per_key, key } = self;
         if max == Some(0) || per_key == Some(0) {
-            return cx.refuse(
-                "edgeway::in_flight::zero",
+            return cx.here("edgeway::in_flight::zero").refuse(
                 "`in_flight` of 0 would refuse every request",
-                "write how many may be in flight, such as `200`, or `in_flight: false` for no limit",
+                "write how many may be in flight, such as `200`, or `in_flight: false` for no \
+                 limit",
             );
         }
         if max.is_none() && per_key.is_none() {
-            return cx.refuse(
-                "edgeway::in_flight::nothing",
+            return cx.here("edgeway::in_flight::nothing").refuse(
                 "`in_flight` has no limit",
                 "write `max` for the route, `per_key` for each client, or both",
             );
         }
         if let (Some(key), None) = (&key, per_key) {
-            return cx.refuse_at(
-                key.place,
-                "edgeway::in_flight::key",
+            return cx.at(key.place, "edgeway::in_flight::key").refuse(
                 "`key` has no effect without `per_key`",
                 "write how many each client may have in flight as `per_key`, or remove `key`",
             );
@@ -76,8 +73,7 @@ impl RouteInFlightConfig {
         if let (Some(max), Some(per_key)) = (max, per_key)
             && per_key >= max
         {
-            cx.warn(
-                "edgeway::in_flight::one_client",
+            cx.here("edgeway::in_flight::one_client").warn(
                 format!(
                     "one client may have {per_key} requests in flight, and the whole route {max}"
                 ),

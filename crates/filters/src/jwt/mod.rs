@@ -22,9 +22,9 @@ use std::{
 use edgeway_base::{clock::Clock, gateway_headers::GatewayHeaders, recent_values::RecentValues};
 use edgeway_core::chain::{
     AsyncFilter, AuthMetrics, BoxFuture, CompileContext, Exchange, Filter, FilterKind, Guard,
-    Outcome, Phases, Refusal, RequestChanges, Traits, Verdict,
+    Outcome, Phases, Reply, RequestChanges, Traits, Verdict,
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use self::{
     jwks::{Jwks, KeySet, RefreshOutcome},
@@ -37,7 +37,7 @@ use self::{
 const MAX_REMEMBERED_LEN: usize = 4 * 1024;
 
 /// Value of `Retry-After`, in seconds, while there are no keys yet.
-const RETRY_AFTER: u32 = 2;
+const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// The compiled filter.
 #[derive(Debug)]
@@ -298,18 +298,20 @@ impl Jwt {
             TokenVerdict::Passed(verified) => verified,
             TokenVerdict::Wrong(problem) => return self.refuse(ex, Some(problem)),
             TokenVerdict::Unavailable => {
-                let refusal = Refusal::new(Outcome::Unavailable, "jwt_unavailable")
+                let reply = Reply::refuse(StatusCode::SERVICE_UNAVAILABLE, "jwt_unavailable")
                     .detail("Tokens cannot be verified at the moment.")
                     .retry_after(RETRY_AFTER);
-                return self.metrics.refuse(ex.facts, refusal);
+                return self
+                    .metrics
+                    .refuse(ex.facts, Outcome::Unavailable, reply, None);
             }
         };
         if !verified.is_entitled {
-            let refusal = Refusal::new(Outcome::Denied, "jwt_claims")
+            let reply = Reply::refuse(StatusCode::FORBIDDEN, "jwt_claims")
                 .detail("You are signed in, but not allowed to do this.")
-                .challenge(self.challenges.denied.clone())
-                .subject(verified.user.as_deref());
-            return self.metrics.refuse(ex.facts, refusal);
+                .header(header::WWW_AUTHENTICATE, self.challenges.denied.clone());
+            let user = verified.user.as_deref();
+            return self.metrics.refuse(ex.facts, Outcome::Denied, reply, user);
         }
         self.metrics.count(Outcome::Passed);
         let identity = ex.facts.identity_mut();
@@ -334,14 +336,19 @@ impl Jwt {
             self.metrics.count(outcome);
             return Verdict::Next;
         }
-        let refusal = match problem {
-            Some(problem) => Refusal::new(outcome, problem.reason())
-                .detail("The token of this request is not valid.")
-                .challenge(self.challenges.problems[problem as usize].clone()),
-            None => Refusal::new(outcome, "jwt_missing")
-                .detail("A token is required.")
-                .challenge(self.challenges.missing.clone()),
+        let (reply, challenge) = match problem {
+            Some(problem) => (
+                Reply::refuse(StatusCode::UNAUTHORIZED, problem.reason())
+                    .detail("The token of this request is not valid."),
+                &self.challenges.problems[problem as usize],
+            ),
+            None => (
+                Reply::refuse(StatusCode::UNAUTHORIZED, "jwt_missing")
+                    .detail("A token is required."),
+                &self.challenges.missing,
+            ),
         };
-        self.metrics.refuse(ex.facts, refusal)
+        let reply = reply.header(header::WWW_AUTHENTICATE, challenge.clone());
+        self.metrics.refuse(ex.facts, outcome, reply, None)
     }
 }

@@ -43,8 +43,7 @@ short_form!(MethodsConfig);
 impl MethodsConfig {
     pub(super) fn compile(self, cx: &mut CompileContext<'_>) -> Option<Methods> {
         if self.allow.is_empty() {
-            return cx.refuse(
-                "edgeway::methods::empty",
+            return cx.here("edgeway::methods::empty").refuse(
                 "`methods` allows no method",
                 "list the allowed methods, such as `[GET, POST]`",
             );
@@ -54,12 +53,9 @@ impl MethodsConfig {
             match parse(&name.value) {
                 Ok(method) if allowed.contains(&method) => {}
                 Ok(method) => allowed.push(method),
-                Err(help) => cx.report_at(
-                    name.place,
-                    "edgeway::methods::name",
-                    format!("invalid method `{}`", name.value),
-                    help,
-                ),
+                Err(help) => cx
+                    .at(name.place, "edgeway::methods::name")
+                    .error(format!("invalid method `{}`", name.value), help),
             }
         }
         // RFC 9110, 9.1: a resource that supports GET supports HEAD.
@@ -76,7 +72,8 @@ impl MethodsConfig {
         if status.is_none() {
             let message = format!("a refusal cannot have the status {value}");
             let help = "write one from 400 to 599, or leave `status` out for 405";
-            cx.report_at(place, "edgeway::methods::status", message, help);
+            cx.at(place, "edgeway::methods::status")
+                .error(message, help);
         }
         Some(Methods {
             allowed: allowed.into(),

@@ -24,9 +24,7 @@ impl BodyConfig {
     pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<usize> {
         let most = self.max.value.0;
         if !(1..=MAX_BODY_LEN).contains(&most) {
-            return cx.refuse_at(
-                self.max.place,
-                "edgeway::plugins::body",
+            return cx.at(self.max.place, "edgeway::plugins::body").refuse(
                 format!("`max: {}` is out of range", self.max.value),
                 "write from 1 byte to `64KiB`: a body is buffered whole before it is forwarded",
             );

@@ -25,6 +25,7 @@ use edgeway_script::{
 use http::{HeaderName, Method, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smart_default::SmartDefault;
 
 use super::{
     PluginSelection, Plugins, RoutePlugin,
@@ -148,32 +149,24 @@ edgeway_base::enum_table! {
 }
 
 /// Limits of one hook.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Deserialize, Serialize, JsonSchema, SmartDefault)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct LimitsConfig {
     /// CPU time.
+    #[default(Span(HookLimits::default().cpu))]
     #[serde(deserialize_with = "some_time")]
     pub(super) cpu: Span,
     /// Elapsed time, including the time that the hook waits.
+    #[default(Span(HookLimits::default().wall))]
     #[serde(deserialize_with = "some_time")]
     pub(super) wall: Span,
     /// Elapsed time of the work that the hook leaves behind (`ctx.waitUntil`).
+    #[default(Span(HookLimits::default().wait_until))]
     #[serde(deserialize_with = "some_time")]
     wait_until: Span,
     /// Heap of each instance.
+    #[default(ByteSize(HookLimits::default().memory as u64))]
     memory: ByteSize,
-}
-
-impl Default for LimitsConfig {
-    fn default() -> Self {
-        let limits = HookLimits::default();
-        Self {
-            cpu: Span(limits.cpu),
-            wall: Span(limits.wall),
-            wait_until: Span(limits.wait_until),
-            memory: ByteSize(limits.memory as u64),
-        }
-    }
 }
 
 impl PluginsConfig {
@@ -196,7 +189,7 @@ impl PluginsConfig {
                 Some(header::AUTHORIZATION | header::COOKIE) => {
                     let what = format!("`{}` carries the client's own credentials", written.value);
                     let help = "write a header that clients do not use, such as `X-User-Id`";
-                    cx.report_at(written.place, CODE, what, help);
+                    cx.at(written.place, CODE).error(what, help);
                 }
                 Some(name) if !names.contains(&name) => names.push(name),
                 _ => {}
@@ -288,12 +281,10 @@ impl PluginConfig {
                     logs: WorkPermits::default(),
                 })
             }
-            Err(failure) => cx.refuse_at(
-                self.file.place,
-                "edgeway::plugins::load",
+            Err(failure) => cx.at(self.file.place, "edgeway::plugins::load").refuse(
                 format!("plugin `{name}` cannot be loaded: {failure}"),
                 "the file must be an ES module that exports hooks such as `onRequest`; see \
-                     `docs/plugins.md`",
+                 `docs/plugins.md`",
             ),
         }
     }
@@ -333,9 +324,7 @@ impl PluginConfig {
             Ok(Some(schema)) => schema,
             Ok(None) => return,
             Err(failure) => {
-                return cx.report_at(
-                    self.file.place,
-                    "edgeway::plugins::schema",
+                return cx.at(self.file.place, "edgeway::plugins::schema").error(
                     format!("plugin `{name}` cannot be loaded: {failure}"),
                     "it must be a JSON Schema of draft 2020-12 for `config`",
                 );
@@ -349,12 +338,11 @@ impl PluginConfig {
         }
         for wrong in schema.check(&config) {
             let place = self.config.place(&wrong.at);
-            cx.report_at(
-                place.unwrap_or(self.file.place),
-                "edgeway::plugins::config",
-                format!("{wrong}: invalid for plugin `{name}`"),
-                format!("the plugin's `{}` says what is valid", schema::FILE),
-            );
+            cx.at(place.unwrap_or(self.file.place), "edgeway::plugins::config")
+                .error(
+                    format!("{wrong}: invalid for plugin `{name}`"),
+                    format!("the plugin's `{}` says what is valid", schema::FILE),
+                );
         }
     }
 
@@ -376,7 +364,7 @@ impl PluginConfig {
             } else {
                 let what = format!("the environment has no variable `{}`", name.value);
                 let help = "set it where the gateway is started, or remove it from `env`";
-                cx.report_at(name.place, "edgeway::plugins::env", what, help);
+                cx.at(name.place, "edgeway::plugins::env").error(what, help);
             }
         }
         if let Some(kv) = &self.kv {
@@ -397,7 +385,7 @@ impl PluginConfig {
                     let what = "`kv: redis` needs a `redis` section";
                     let help =
                         "add `redis: { url: redis://127.0.0.1:6379 }`, or write `kv: memory`";
-                    cx.report_at(kv.place, "edgeway::plugins::kv", what, help);
+                    cx.at(kv.place, "edgeway::plugins::kv").error(what, help);
                 }
                 redis.map(|redis| Kv::redis(redis, plugin))
             }
@@ -405,7 +393,8 @@ impl PluginConfig {
         let fetch = self.fetch.as_ref().and_then(|fetch| {
             let help = "list origins: `fetch: { origins: [https://flags.example.com] }`";
             let reach = reach(&fetch.value).map_err(|why| (why, help.to_owned()));
-            cx.reported(fetch.place, "edgeway::plugins::fetch", reach)
+            cx.at(fetch.place, "edgeway::plugins::fetch")
+                .reported(reach)
         });
         Capabilities {
             env: serde_json::Value::Object(env).to_string(),
@@ -530,7 +519,7 @@ fn each<T>(
     cx.checked(|cx| {
         let all = written.0.iter().filter_map(|one| {
             let read = read(&one.value).map_err(|why| (why, help.to_owned()));
-            cx.reported(one.place, "edgeway::plugins::match", read)
+            cx.at(one.place, "edgeway::plugins::match").reported(read)
         });
         all.collect()
     })

@@ -80,25 +80,18 @@ impl PluginConfig {
         };
         if self.role.is_some() {
             for (source, condition) in plugin.clients_choice() {
-                cx.warn_at(
-                    self.file.place,
-                    "edgeway::plugins::clients_choice",
-                    format!(
+                cx.at(self.file.place, "edgeway::plugins::clients_choice").warn(format!(
                         "plugin `{name}` decides which requests pass, and a client can bypass it: \
                          the entry `{source}` of its `config.matcher` has {condition}"
-                    ),
-                    "remove `has` and `missing` from the entry, and check them in `onRequest`",
-                );
+                    ), "remove `has` and `missing` from the entry, and check them in `onRequest`");
             }
         }
         let found = what.map_err(|(place, what, help)| {
             let what = format!("plugin `{name}` {what}");
-            cx.report_at(place, "edgeway::plugins::on_error", what, help);
+            cx.at(place, "edgeway::plugins::on_error").error(what, help);
         });
         if let (Ok(OnErrorConfig::Refuse), Some(breaker)) = (&found, &self.breaker) {
-            return cx.refuse_at(
-                breaker.place,
-                "edgeway::plugins::breaker",
+            return cx.at(breaker.place, "edgeway::plugins::breaker").refuse(
                 format!("plugin `{name}` refuses requests when it fails, and is never paused"),
                 "remove `breaker`: such a plugin runs for each request, so that one client cannot \
                  affect others",

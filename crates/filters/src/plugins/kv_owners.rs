@@ -15,5 +15,5 @@ pub(super) fn claim(plugin: &str, file: &str, at: Place, cx: &mut CompileContext
         first.display()
     );
     let help = "write a different `name` for one of the two";
-    cx.report_at(at, "edgeway::plugins::kv", what, help);
+    cx.at(at, "edgeway::plugins::kv").error(what, help);
 }

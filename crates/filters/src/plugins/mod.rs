@@ -541,7 +541,7 @@ impl RoutePlugin {
             trace: facts
                 .trace
                 .as_ref()
-                .filter(|trace| trace.is_passed_on())
+                .filter(|trace| trace.is_passed_on)
                 .map(RequestTrace::context),
         }
     }

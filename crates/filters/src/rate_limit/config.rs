@@ -13,7 +13,7 @@ use edgeway_core::{
     chain::CompileContext,
     limits::limit::{Limit, Limits},
 };
-use schemars::{JsonSchema, Schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{Charge, RateLimit};
@@ -26,7 +26,7 @@ pub struct RateLimitConfig(OneOrMany<Spanned<UseConfig>>);
 /// A limit by its name, or with the cost of a request.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(remote = "Self", deny_unknown_fields)]
-#[schemars(transform = or_name)]
+#[schemars(transform = short::or_text)]
 struct UseConfig {
     /// Name of a limit in `rate_limits`.
     limit: String,
@@ -37,11 +37,6 @@ struct UseConfig {
 
 fn one() -> u32 {
     1
-}
-
-/// Extends the schema: a name alone is valid too.
-fn or_name(schema: &mut Schema) {
-    short::or_text(schema);
 }
 
 impl Short for UseConfig {
@@ -106,9 +101,7 @@ struct EntryCheck<'a, 'c> {
 impl EntryCheck<'_, '_> {
     fn find(&mut self, limits: &Limits, name: &str, is_twice: bool) -> Option<Arc<Limit>> {
         if is_twice {
-            return self.cx.refuse_at(
-                self.place,
-                "edgeway::rate_limit::twice",
+            return self.cx.at(self.place, "edgeway::rate_limit::twice").refuse(
                 format!("`{name}` is listed twice"),
                 format!("write `{{ limit: {name}, cost: 2 }}` if a request is to count twice"),
             );
@@ -127,12 +120,9 @@ impl EntryCheck<'_, '_> {
             names.sort_unstable();
             suggest(name, names.into_iter(), "the limits are")
         };
-        self.cx.refuse_at(
-            self.place,
-            "edgeway::rate_limit::unknown",
-            format!("unknown limit `{name}` in `rate_limits`"),
-            help,
-        )
+        self.cx
+            .at(self.place, "edgeway::rate_limit::unknown")
+            .refuse(format!("unknown limit `{name}` in `rate_limits`"), help)
     }
 
     fn cost(&mut self, limit: &Limit, cost: u32) -> bool {
@@ -155,7 +145,7 @@ impl EntryCheck<'_, '_> {
         } else {
             return true;
         };
-        self.cx.report_at(self.place, code, message, help);
+        self.cx.at(self.place, code).error(message, help);
         false
     }
 }

@@ -34,14 +34,6 @@ pub(super) fn unavailable() -> Reply {
         .retry_after(Duration::from_secs(1))
 }
 
-fn is_standard(headers: HeadersConfig) -> bool {
-    matches!(headers, HeadersConfig::Standard | HeadersConfig::Both)
-}
-
-fn is_legacy(headers: HeadersConfig) -> bool {
-    matches!(headers, HeadersConfig::Legacy | HeadersConfig::Both)
-}
-
 impl RateLimit {
     /// Returns true if responses carry rate limit headers.
     pub(super) fn writes_headers(&self) -> bool {
@@ -55,8 +47,10 @@ impl RateLimit {
     }
 
     fn write_standard(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
-        let is_written =
-            |take: &&LimitDecision| is_standard(self.charges[take.charge].limit.headers);
+        let is_written = |take: &&LimitDecision| {
+            let headers = self.charges[take.charge].limit.headers;
+            matches!(headers, HeadersConfig::Standard | HeadersConfig::Both)
+        };
         let (mut state, mut policies) = (Vec::with_capacity(64), Vec::new());
         let mut only = None;
         for take in list.iter().filter(is_written) {
@@ -101,7 +95,10 @@ impl RateLimit {
     /// Adds the legacy headers. They have room for one limit: the one with the fewest requests
     /// left.
     fn write_legacy(&self, list: &[LimitDecision], headers: &mut HeaderMap) {
-        let is_written = |take: &&LimitDecision| is_legacy(self.charges[take.charge].limit.headers);
+        let is_written = |take: &&LimitDecision| {
+            let headers = self.charges[take.charge].limit.headers;
+            matches!(headers, HeadersConfig::Legacy | HeadersConfig::Both)
+        };
         let Some(take) = list
             .iter()
             .filter(is_written)

@@ -88,8 +88,7 @@ impl ResponseRewriteConfig {
         };
         let is_empty = location.is_none() && cookies.is_empty();
         if is_empty && cx.diagnostics.errors() == errors {
-            return cx.refuse(
-                "edgeway::response_rewrite::nothing",
+            return cx.here("edgeway::response_rewrite::nothing").refuse(
                 "`response_rewrite` changes nothing",
                 "write `location: [{ from: \"http://app.internal/\", to: / }]`, or `cookies`",
             );
@@ -114,7 +113,7 @@ fn rules(list: &[RuleConfig], plain: Plain, cx: &mut CompileContext<'_>) -> Box<
         if !is_value(&rule.to.value) || rule.from.value.is_empty() {
             let message = format!("invalid rule from `{}`", rule.from.value.escape_debug());
             let help = "write texts of visible characters, such as `http://app.internal/` and `/`";
-            return cx.refuse_at(rule.to.place, CODE, message, help);
+            return cx.at(rule.to.place, CODE).refuse(message, help);
         }
         Some(Rule {
             from,
@@ -141,9 +140,7 @@ fn regex(text: &Spanned<String>, cx: &mut CompileContext<'_>) -> Option<Option<R
         Ok(regex) => Some(Some(regex)),
         Err(error) => {
             let reason = reason_of(&error);
-            cx.refuse_at(
-                text.place,
-                CODE,
+            cx.at(text.place, CODE).refuse(
                 format!("invalid regular expression `{regex}`: {reason}"),
                 "correct it; look-around and back-references are not supported",
             )

@@ -92,11 +92,13 @@ pub(super) struct Hsts {
 }
 
 /// Handling of `Server`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub(super) enum Server {
     #[default]
     Remove,
     Keep,
+    #[serde(untagged)]
     Text(String),
 }
 
@@ -207,12 +209,11 @@ fn insert<T>(
         headers.insert(name, value);
         return;
     }
-    cx.report_at(
-        written.place,
-        "edgeway::security_headers::value",
-        format!("invalid value `{}` of `{name}`", text.escape_debug()),
-        "write plain text on one line, or `false` for no such header",
-    );
+    cx.at(written.place, "edgeway::security_headers::value")
+        .error(
+            format!("invalid value `{}` of `{name}`", text.escape_debug()),
+            "write plain text on one line, or `false` for no such header",
+        );
 }
 
 fn hsts(fields: &Hsts, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
@@ -221,8 +222,7 @@ fn hsts(fields: &Hsts, cx: &mut CompileContext<'_>) -> Option<HeaderValue> {
     }
     let seconds = fields.max_age.0.as_secs();
     if fields.preload && (seconds < 31_536_000 || !fields.include_subdomains) {
-        cx.warn(
-            "edgeway::security_headers::preload",
+        cx.here("edgeway::security_headers::preload").warn(
             "browsers do not accept this `hsts` for their built-in lists",
             "with `preload: true` write `max_age: 365d` or more and `include_subdomains: true`",
         );
@@ -347,16 +347,6 @@ impl<'de> Deserialize<'de> for Server {
             "remove" => Self::Remove,
             "keep" => Self::Keep,
             _ => Self::Text(text),
-        })
-    }
-}
-
-impl Serialize for Server {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(match self {
-            Self::Remove => "remove",
-            Self::Keep => "keep",
-            Self::Text(text) => text,
         })
     }
 }

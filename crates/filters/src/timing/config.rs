@@ -22,8 +22,7 @@ pub struct TimingConfig {
 impl TimingConfig {
     pub(super) fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Timing> {
         if !self.server_timing && !self.response_time {
-            return cx.refuse(
-                "edgeway::timing::nothing",
+            return cx.here("edgeway::timing::nothing").refuse(
                 "`timing` adds no header",
                 "write `timing: true` for both headers, or `timing: false`",
             );

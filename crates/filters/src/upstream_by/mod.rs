@@ -52,9 +52,7 @@ impl FilterKind for UpstreamBy {
         let mut tables = text.strip_prefix("{map.").into_iter();
         let is_table = tables.any(|rest| rest.find('}') == Some(rest.len() - 1));
         if !is_table {
-            return cx.refuse_at(
-                *place,
-                CODE,
+            return cx.at(*place, CODE).refuse(
                 format!("`{text}` is no lookup table: clients could choose any upstream"),
                 "write `\"{map.NAME}\"`, and the table in `maps`",
             );
@@ -62,9 +60,7 @@ impl FilterKind for UpstreamBy {
         // A table with a problem of its own is reported there.
         let table = value.lookup()?;
         let Some(results) = table.fixed_results() else {
-            return cx.refuse_at(
-                *place,
-                CODE,
+            return cx.at(*place, CODE).refuse(
                 format!("results of `{text}` have placeholders"),
                 "write the names of upstreams in the table",
             );
@@ -88,7 +84,7 @@ impl FilterKind for UpstreamBy {
                 None => "name upstreams of `upstreams` in the table".to_owned(),
             };
             let message = format!("`{text}` names the unknown upstream `{name}`");
-            cx.report_at(*place, CODE, message, help);
+            cx.at(*place, CODE).error(message, help);
         }
         unknown.is_empty().then(|| Self {
             value,

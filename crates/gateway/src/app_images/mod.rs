@@ -140,19 +140,16 @@ impl Compiler<'_> {
         };
         if images.value.at == ImagesAt::App {
             if images.value.remote.value {
-                self.diagnostics.error(
-                    "edgeway::upstream::images",
-                    images.value.remote.place,
-                    format!("the images of `{}` are made by the app", key.name),
-                    "write `images: { at: edge, remote: true }`, or remove `remote`",
-                );
+                self.at(images.value.remote.place, "edgeway::upstream::images")
+                    .error(
+                        format!("the images of `{}` are made by the app", key.name),
+                        "write `images: { at: edge, remote: true }`, or remove `remote`",
+                    );
             }
             return false;
         }
         if upstream.folder.is_none() && upstream.releases.is_none() {
-            self.diagnostics.error(
-                "edgeway::upstream::images",
-                images.place,
+            self.at(images.place, "edgeway::upstream::images").error(
                 format!("the images of `{}` cannot be found", key.name),
                 "write the folder of its build: `folder: /srv/web/.next`",
             );

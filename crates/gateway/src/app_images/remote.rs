@@ -36,12 +36,12 @@ impl Compiler<'_> {
                     resolver: Arc::new(EveryAddress),
                 })
             }
-            Err(error) => self.diagnostics.refuse(
-                "edgeway::upstream::images",
-                images.remote.place,
-                format!("cannot load the system's CA certificates: {error}"),
-                "install the package `ca-certificates`, or remove `remote`",
-            ),
+            Err(error) => self
+                .at(images.remote.place, "edgeway::upstream::images")
+                .refuse(
+                    format!("cannot load the system's CA certificates: {error}"),
+                    "install the package `ca-certificates`, or remove `remote`",
+                ),
         }
     }
 }

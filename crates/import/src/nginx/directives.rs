@@ -58,17 +58,13 @@ pub(super) fn is_listed(heading: &str, name: &str) -> bool {
         .is_some_and(|names| names.contains(name))
 }
 
-/// Marks directives that nothing has read.
-pub(super) fn mark_rest(whole: &[Directive]) {
-    mark_block(whole, whole);
-}
-
-fn mark_block(all: &[Directive], whole: &[Directive]) {
+/// Marks the directives of a block that nothing has read.
+pub(super) fn mark_rest(all: &[Directive], whole: &[Directive]) {
     for directive in all {
         if !directive.has_fate() {
             rest(directive, whole);
         }
-        mark_block(directive.children(), whole);
+        mark_rest(directive.children(), whole);
     }
 }
 

@@ -260,7 +260,7 @@ fn import(path: &Path, wishes: &Wishes) -> Result<(String, Report), String> {
     output.upstreams = routes.upstreams.parts(&wishes.apps);
     upstreams::name_all(&mut output.routes, &output.upstreams);
     output.maps = tables::parts(&http, output.values());
-    directives::mark_rest(&source.directives);
+    directives::mark_rest(&source.directives, &source.directives);
     includes(&source);
     let mut top = source.directives.iter();
     let whole = top.find(|directive| directive.name == "http");

@@ -152,7 +152,7 @@ impl Output {
         if let Value::Object(defaults) = defaults {
             self.defaults = defaults;
         }
-        repeated.has_names()
+        !repeated.names.is_empty()
     }
 
     /// Moves to `defaults` what most routes have in common.

@@ -16,7 +16,7 @@ pub(super) struct Repeated {
     /// Number of times that each value is there, outside of others that are repeated.
     counts: HashMap<String, usize>,
     /// Names of the values that were written.
-    names: HashMap<String, String>,
+    pub(super) names: HashMap<String, String>,
 }
 
 impl Repeated {
@@ -84,10 +84,5 @@ impl Repeated {
             self.names.insert(text, name);
             *value = Map::from_iter([(marked, value.take())]).into();
         }
-    }
-
-    /// Returns true if some value has a name.
-    pub(super) fn has_names(&self) -> bool {
-        !self.names.is_empty()
     }
 }

@@ -13,7 +13,7 @@ pub(super) struct Scope<'a> {
     levels: Vec<&'a [Directive]>,
     /// Directive of each block; `None` for the outermost.
     owners: Vec<Option<&'a Directive>>,
-    derived: Derived,
+    pub(super) derived: Derived,
 }
 
 impl<'a> Scope<'a> {
@@ -55,10 +55,6 @@ impl<'a> Scope<'a> {
     pub(super) fn server(&self) -> Option<&'a Directive> {
         let mut owners = self.owners.iter().copied().flatten();
         owners.find(|owner| owner.name == "server")
-    }
-
-    pub(super) fn derived(&self) -> &Derived {
-        &self.derived
     }
 
     pub(super) fn outermost(&self) -> &'a [Directive] {

@@ -359,7 +359,7 @@ fn table_of(
 
 /// Adds a table under a free name, and returns its placeholder.
 pub(super) fn add(name: &str, comment: String, value: Value, scope: &Scope<'_>) -> String {
-    let mut derived = scope.derived().borrow_mut();
+    let mut derived = scope.derived.borrow_mut();
     let mut free = name.to_owned();
     while derived.get(&free).is_some_and(|known| known.value != value) {
         free.push_str("-b");

@@ -16,5 +16,5 @@ pub use self::{
     rotation::RotationPolicy,
     stamp::{TimestampCache, put_thousandths},
     syslog::SyslogAddress,
-    writer::{FailingLog, LogKind, LogMetrics, WriterHandle, failing, flush, reopen},
+    writer::{LogFailure, LogKind, LogMetrics, WriterHandle, failing, flush, reopen},
 };

@@ -5,7 +5,6 @@
 //! new one.
 
 use std::{
-    fmt,
     fs::{File, Metadata, OpenOptions},
     io::{self, Write as _},
     mem,
@@ -17,6 +16,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use derive_more::Display;
 use edgeway_base::clock::Clock;
 use log::warn;
 use rustix::fs::OFlags;
@@ -30,12 +30,15 @@ use super::{
 };
 
 /// A destination of log lines. Equal targets share one writer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Display)]
 pub enum Target {
+    #[display("stdout")]
     Stdout,
     /// An absolute path.
+    #[display("{}", _0.display())]
     File(PathBuf),
     /// The journal, by the path of its socket.
+    #[display("journald:{}", _0.display())]
     Journald(PathBuf),
     Syslog(SyslogAddress),
 }
@@ -44,17 +47,6 @@ impl Target {
     /// Returns the journal of this machine.
     pub fn journald() -> Self {
         Self::Journald(journald::SOCKET.into())
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdout => f.write_str("stdout"),
-            Self::File(path) => write!(f, "{}", path.display()),
-            Self::Journald(path) => write!(f, "journald:{}", path.display()),
-            Self::Syslog(address) => write!(f, "{address}"),
-        }
     }
 }
 
@@ -137,18 +129,13 @@ pub(super) struct LineCounts {
 pub(super) struct Batch {
     bytes: Vec<u8>,
     /// Number of line ends in the bytes that are left.
-    lines: u64,
+    pub(super) lines: u64,
     offset: usize,
 }
 
 impl Batch {
     pub(super) fn is_done(&self) -> bool {
         self.offset == self.bytes.len()
-    }
-
-    /// Number of lines that are not completely written.
-    pub(super) fn lines_left(&self) -> u64 {
-        self.lines
     }
 
     /// Takes the next lines from `bytes` and leaves its own buffer there in exchange.
@@ -185,10 +172,6 @@ impl Batch {
 
     fn is_mid_line(&self) -> bool {
         self.offset > 0 && self.bytes[self.offset - 1] != b'\n'
-    }
-
-    fn back_to_line_start(&mut self) {
-        self.offset = whole_lines_length(&self.bytes[..self.offset]);
     }
 }
 
@@ -371,7 +354,7 @@ impl Output {
             });
             let is_other = regular.as_ref().map(|r| r.identity) != self.last;
             if is_other && batch.is_mid_line() {
-                batch.back_to_line_start();
+                batch.offset = whole_lines_length(&batch.bytes[..batch.offset]);
             }
         }
         self.open = Some(OpenOutput { sink, regular });

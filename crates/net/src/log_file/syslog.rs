@@ -2,7 +2,6 @@
 //! (RFC 6587, 3.4.1).
 
 use std::{
-    fmt,
     io::{self, Write as _},
     net::{SocketAddr, TcpStream, ToSocketAddrs as _, UdpSocket},
     os::unix::net::UnixDatagram,
@@ -13,6 +12,7 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use derive_more::Display;
 
 use super::output::FULL_QUEUE_WAIT;
 
@@ -24,13 +24,16 @@ const PRIORITY: u8 = 16 * 8 + 6;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Address of a syslog server.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Display)]
 pub enum SyslogAddress {
     /// A datagram socket of this machine.
+    #[display("syslog:unix:{}", _0.display())]
     Unix(PathBuf),
     /// Host and port.
+    #[display("syslog:udp://{_0}")]
     Udp(String),
     /// Host and port.
+    #[display("syslog:tcp://{_0}")]
     Tcp(String),
 }
 
@@ -74,16 +77,6 @@ impl FromStr for SyslogAddress {
         match place.strip_prefix("tcp://") {
             Some(address) => host(address).map(Self::Tcp),
             None => Err(error()),
-        }
-    }
-}
-
-impl fmt::Display for SyslogAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unix(path) => write!(f, "syslog:unix:{}", path.display()),
-            Self::Udp(address) => write!(f, "syslog:udp://{address}"),
-            Self::Tcp(address) => write!(f, "syslog:tcp://{address}"),
         }
     }
 }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::{
     LogKind, LogMetrics, RotationPolicy, Target, WriterHandle,
-    writer::{is_open, reopen},
+    writer::{reopen, testkit::is_open},
 };
 
 const COUNTED: LogKind = LogKind {

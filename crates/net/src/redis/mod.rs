@@ -21,11 +21,16 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use edgeway_base::{clock::Clock, metrics::Metrics, units::Span};
+use edgeway_base::{
+    clock::{Clock, rfc3339},
+    metrics::Metrics,
+    units::Span,
+};
 use log::{info, warn};
 use parking_lot::Mutex;
 pub use redis::{Cmd, FromRedisValue, ParsingError, ToRedisArgs, Value, cmd};
 use redis::{ErrorKind, RedisError, ServerErrorKind};
+use serde::{Deserialize, Serialize};
 use tokio::{runtime::Handle, sync::Notify, time::timeout};
 
 use self::{
@@ -71,19 +76,33 @@ pub enum Unavailable {
     Response,
 }
 
-/// State of the connection to Redis, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
+/// State of the connection to Redis.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RedisStatus {
     /// `single`, `cluster` or `sentinel`.
-    pub mode: &'static str,
+    pub mode: String,
     /// Address without user and password.
     pub address: String,
-    pub is_up: bool,
-    pub since: SystemTime,
-    /// Last error, kept after recovery.
+    pub up: bool,
+    /// Time of the last change of `up`; RFC 3339, UTC.
+    pub since: String,
+    /// The last error, kept after recovery.
     pub last_error: Option<String>,
     /// Why it rejects commands, if it has rejected several within the last minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub rejection: Option<String>,
+}
+
+impl RedisStatus {
+    /// Returns its state in a word or two.
+    pub fn state(&self) -> &'static str {
+        match (self.up, &self.rejection) {
+            (false, _) => "down",
+            (true, Some(_)) => "rejects commands",
+            (true, None) => "up",
+        }
+    }
 }
 
 /// Commands that Redis has rejected, such as for want of memory. Others may pass meanwhile.
@@ -157,13 +176,13 @@ impl Redis {
         metrics::FAMILIES.contains(&name)
     }
 
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> RedisStatus {
         let state = self.state.lock();
-        Status {
-            mode: self.settings.mode.name(),
+        RedisStatus {
+            mode: self.settings.mode.name().to_owned(),
             address: self.settings.address(),
-            is_up: state.is_up == Some(true),
-            since: state.since,
+            up: state.is_up == Some(true),
+            since: rfc3339(state.since),
             last_error: state.last_error.clone(),
             rejection: self
                 .recent(&state)

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use derive_more::Display;
 use edgeway_base::system;
 use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
 use tokio::{
@@ -21,7 +22,8 @@ use tokio::{
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// `UPSTREAM/ADDRESS`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
+#[display("{upstream}/{address}")]
 pub struct Name {
     pub upstream: String,
     pub address: String,
@@ -47,12 +49,6 @@ impl FromStr for Name {
             }
             _ => Err("write UPSTREAM/ADDRESS, such as web/127.0.0.1:3001".to_owned()),
         }
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.upstream, self.address)
     }
 }
 
@@ -86,6 +82,7 @@ pub trait Gateway {
         name: &Name,
         weight: u16,
         drained: bool,
+        release: Option<&str>,
     ) -> Result<BackendStatus, RequestFailure>;
     async fn remove(&self, name: &Name, force: bool) -> Result<BackendStatus, RequestFailure>;
 

@@ -150,6 +150,7 @@ impl Gateway for FakeGateway {
         name: &Name,
         _weight: u16,
         drained: bool,
+        _release: Option<&str>,
     ) -> Result<BackendStatus, RequestFailure> {
         self.note(format!("add {}", name.address));
         let mut added = backend(&name.address, "added");

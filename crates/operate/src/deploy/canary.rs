@@ -64,7 +64,7 @@ impl Deploy<'_> {
              {0}` shows the trial, `edgeway rollback {0}` ends it",
             self.upstream
         ));
-        retire::begin(&self.upstream, self.admin)?;
+        retire::begin(&self.upstream, &self.common.admin)?;
         Ok(())
     }
 

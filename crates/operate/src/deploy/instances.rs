@@ -2,13 +2,14 @@
 
 use std::{
     collections::HashSet,
-    fmt, fs, io,
+    fs, io,
     net::{SocketAddr, TcpListener},
     os::unix::fs::symlink,
     path::Path,
     time::Duration,
 };
 
+use derive_more::Display;
 use edgeway_base::{private_file::if_there, shell::shown};
 use edgeway_status::snapshot::Snapshot;
 use edgeway_upstreams::{ReleaseSettings, StartMethod};
@@ -25,16 +26,12 @@ use crate::{
 const DRAIN: Duration = Duration::from_mins(1);
 
 /// An instance of a release, on a port.
+#[derive(Display)]
+#[display("instance on port {port}")]
 pub(super) struct Instance {
     pub(super) name: Name,
     pub(super) port: u16,
     pub(super) release: String,
-}
-
-impl fmt::Display for Instance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "instance on port {}", self.port)
-    }
 }
 
 impl Instance {

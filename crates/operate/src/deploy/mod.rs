@@ -58,9 +58,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "canary")]
     hold: bool,
     #[command(flatten)]
-    checks: Checks,
-    #[command(flatten)]
-    admin: AdminOption,
+    common: CommonOptions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,9 +68,7 @@ pub struct RollbackOptions {
     /// The release to go back to; the one before the current one if absent
     release: Option<String>,
     #[command(flatten)]
-    checks: Checks,
-    #[command(flatten)]
-    admin: AdminOption,
+    common: CommonOptions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -82,9 +78,7 @@ pub struct SwitchOptions {
     /// The release that visitors get, such as one that `edgeway deploy --hold` has started
     release: String,
     #[command(flatten)]
-    checks: Checks,
-    #[command(flatten)]
-    admin: AdminOption,
+    common: CommonOptions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -92,9 +86,7 @@ pub struct ResumeOptions {
     /// The upstream; its configuration has `releases`
     upstream: String,
     #[command(flatten)]
-    checks: Checks,
-    #[command(flatten)]
-    admin: AdminOption,
+    common: CommonOptions,
 }
 
 #[derive(Debug, clap::Args)]
@@ -112,24 +104,20 @@ pub struct ListOptions {
     admin: AdminOption,
 }
 
-#[derive(Clone, Debug, clap::Args)]
-struct Checks {
+#[derive(Debug, clap::Args)]
+struct CommonOptions {
     /// Good checks in a row until an instance counts as healthy
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     probes: u64,
     /// Time limit for an instance to pass its checks
     #[arg(long, value_name = "TIME", default_value = "60s")]
     timeout: Span,
+    #[command(flatten)]
+    admin: AdminOption,
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
-    let Options {
-        upstream,
-        checks,
-        admin,
-        ..
-    } = options;
-    begun(upstream, checks, admin, async |mut deploy| {
+    begun(&options.upstream, &options.common, async |mut deploy| {
         deploy.check_no_trial(options.canary).await?;
         deploy.check_overlap(options)?;
         let release = deploy.put(&options.folder, options.name.as_deref())?;
@@ -152,24 +140,19 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 
 pub fn run_rollback(options: &RollbackOptions) -> Result<(), Failure> {
     let release = options.release.as_deref();
-    go_to(&options.upstream, release, &options.checks, &options.admin)
+    go_to(&options.upstream, release, &options.common)
 }
 
 pub fn run_switch(options: &SwitchOptions) -> Result<(), Failure> {
     let release = Some(&*options.release);
-    go_to(&options.upstream, release, &options.checks, &options.admin)
+    go_to(&options.upstream, release, &options.common)
 }
 
 /// Makes a release that is there the current one: the one before the current one if none is given.
-fn go_to(
-    upstream: &str,
-    release: Option<&str>,
-    checks: &Checks,
-    admin: &AdminOption,
-) -> Result<(), Failure> {
-    begun(upstream, checks, admin, async |mut deploy| {
+fn go_to(upstream: &str, release: Option<&str>, common: &CommonOptions) -> Result<(), Failure> {
+    begun(upstream, common, async |mut deploy| {
         if release.is_none() && deploy.end_trial().await? {
-            return Ok(retire::begin(upstream, admin)?);
+            return Ok(retire::begin(upstream, &common.admin)?);
         }
         let release = deploy.earlier(release)?;
         deploy.serve(&release).await
@@ -177,8 +160,7 @@ fn go_to(
 }
 
 pub fn run_resume(options: &ResumeOptions) -> Result<(), Failure> {
-    let (checks, admin) = (&options.checks, &options.admin);
-    begun(&options.upstream, checks, admin, async |mut deploy| {
+    begun(&options.upstream, &options.common, async |mut deploy| {
         deploy.resume().await
     })
 }
@@ -186,12 +168,11 @@ pub fn run_resume(options: &ResumeOptions) -> Result<(), Failure> {
 /// Runs a command that changes the releases of an upstream.
 fn begun(
     upstream: &str,
-    checks: &Checks,
-    admin: &AdminOption,
+    common: &CommonOptions,
     work: impl AsyncFnOnce(Deploy<'_>) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
-    client::ask_interruptible(admin, async |gateway, interrupt| {
-        let deploy = Deploy::begin(&gateway, upstream, checks, admin, interrupt);
+    client::ask_interruptible(&common.admin, async |gateway, interrupt| {
+        let deploy = Deploy::begin(&gateway, upstream, common, interrupt);
         work(deploy.await?).await
     })
 }
@@ -235,8 +216,7 @@ struct Deploy<'a> {
     upstream: String,
     settings: ReleaseSettings,
     folder: ReleaseFolder,
-    checks: &'a Checks,
-    admin: &'a AdminOption,
+    common: &'a CommonOptions,
     progress: Progress,
     interrupt: Interrupt,
     /// True if the release is new, and no rollback: that waits for nothing.
@@ -251,8 +231,7 @@ impl<'a> Deploy<'a> {
     async fn begin(
         gateway: &'a Remote,
         upstream: &str,
-        checks: &'a Checks,
-        admin: &'a AdminOption,
+        common: &'a CommonOptions,
         interrupt: Interrupt,
     ) -> Result<Self, Failure> {
         let (_, own) = settings(gateway, upstream).await?;
@@ -268,8 +247,7 @@ impl<'a> Deploy<'a> {
             upstream: upstream.to_owned(),
             alone: Some(alone),
             folder,
-            checks,
-            admin,
+            common,
             progress: Progress::of(settings.instances as usize + 1),
             settings,
             interrupt,
@@ -325,7 +303,7 @@ impl<'a> Deploy<'a> {
             ReleaseOverlap::One => self.replace_one_by_one(release).await?,
             ReleaseOverlap::All => self.replace_at_once(release).await?,
         }
-        retire::begin(&self.upstream, self.admin)?;
+        retire::begin(&self.upstream, &self.common.admin)?;
         Ok(())
     }
 
@@ -345,7 +323,7 @@ impl<'a> Deploy<'a> {
             self.upstream,
             Span(linger)
         ));
-        retire::begin(&self.upstream, self.admin)?;
+        retire::begin(&self.upstream, &self.common.admin)?;
         Ok(())
     }
 
@@ -401,8 +379,8 @@ impl<'a> Deploy<'a> {
             .now(&format!("{release}: starting {instance}"));
         let healthy = async {
             instance.start(&self.settings, &self.folder).await?;
-            let added = self.gateway.add_of_release(&name, release).await?;
-            let (probes, timeout) = (self.checks.probes, self.checks.timeout.0);
+            let added = self.gateway.add(&name, 1, true, Some(release)).await?;
+            let (probes, timeout) = (self.common.probes, self.common.timeout.0);
             let since = CheckBaseline::now(&added);
             let waited =
                 until_good(self.gateway, &name, since, probes, timeout, &self.interrupt).await;
@@ -413,7 +391,7 @@ impl<'a> Deploy<'a> {
                 }
                 Err(WaitFailure::TooLong(seen)) => Err(Failure::from(format!(
                     "{instance} of release `{release}` is not healthy after {}: {seen}; {}",
-                    self.checks.timeout,
+                    self.common.timeout,
                     instance.log_hint(&self.settings, &self.folder)
                 ))),
                 Err(WaitFailure::Trouble(trouble)) => Err(trouble.into()),

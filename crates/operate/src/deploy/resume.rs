@@ -85,7 +85,7 @@ impl Deploy<'_> {
             let switched = self.gateway.switch_release(&self.upstream, &current);
             switched.await?;
         }
-        retire::begin(&self.upstream, self.admin)?;
+        retire::begin(&self.upstream, &self.common.admin)?;
         self.progress.pause();
         match failed {
             0 => Ok(()),
@@ -116,7 +116,7 @@ impl Deploy<'_> {
             Some(backend) if backend.release.as_deref() == Some(&*instance.release) => None,
             Some(_) => return Err("another release has its port".to_owned()),
             None => {
-                let added = self.gateway.add_of_release(name, &instance.release);
+                let added = self.gateway.add(name, 1, true, Some(&instance.release));
                 Some(added.await?)
             }
         };
@@ -124,12 +124,12 @@ impl Deploy<'_> {
             .as_ref()
             .or(known)
             .map_or_else(CheckBaseline::return_of_gateway, CheckBaseline::now);
-        let (probes, timeout) = (self.checks.probes, self.checks.timeout.0);
+        let (probes, timeout) = (self.common.probes, self.common.timeout.0);
         let waited = until_good(self.gateway, name, since, probes, timeout, &self.interrupt).await;
         waited.map_err(|failure| match failure {
             WaitFailure::TooLong(seen) => format!(
                 "is not healthy after {}: {seen}; {}",
-                self.checks.timeout,
+                self.common.timeout,
                 instance.log_hint(&self.settings, &self.folder)
             ),
             WaitFailure::Trouble(trouble) => trouble.to_string(),

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use edgeway_base::clock::rfc3339;
 use serde::{Deserialize, Serialize};
 
 /// The longest pause.
@@ -33,7 +34,7 @@ impl Restarts {
     pub(super) fn count(&mut self, unit: &str, now: DateTime<Utc>, first: Duration) {
         let count = self.0.get(unit).map_or(0, |restart| restart.count) + 1;
         let pause = first.saturating_mul(1 << (count - 1).min(16)).min(LONGEST);
-        let until = super::rfc3339(now + delta(pause));
+        let until = rfc3339((now + delta(pause)).into());
         self.0.insert(unit.to_owned(), Restart { count, until });
     }
 

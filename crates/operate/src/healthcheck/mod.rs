@@ -10,9 +10,9 @@ mod tests;
 
 use std::{collections::BTreeSet, fs, path::PathBuf, time::Duration};
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
 use edgeway_base::{
-    clock::Clock,
+    clock::{Clock, rfc3339},
     secret::Secret,
     units::{Span, millis},
 };
@@ -227,7 +227,7 @@ impl<P: Programs> Check<'_, P> {
         // A slow probe must not delay the others.
         let all = probes.iter().map(|probe| self.probe(probe));
         let probes = futures_util::future::join_all(all).await;
-        let at = rfc3339(self.clock.wall().into());
+        let at = rfc3339(self.clock.wall());
         let (restarts, problem) = self.restart(&probes).await;
         let outcome = Outcome {
             at,
@@ -346,7 +346,7 @@ impl<P: Programs> Check<'_, P> {
         let outcome = if bad.is_alive {
             RestartResult::NotNeeded
         } else if let Some(end) = restarts.pausing(bad.unit, now) {
-            until = Some(rfc3339(end));
+            until = Some(rfc3339(end.into()));
             RestartResult::Pausing
         } else if self.options.dry_run {
             RestartResult::DryRun
@@ -380,8 +380,4 @@ struct BadUnit<'a> {
     probe: &'a str,
     /// True if one of them says that the program responds.
     is_alive: bool,
-}
-
-fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }

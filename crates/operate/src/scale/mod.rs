@@ -361,7 +361,7 @@ impl<G: Gateway, P: Programs> Scaling<'_, G, P> {
         let member = if app.is_member {
             self.gateway.backend(name).await
         } else {
-            self.gateway.add(name, 1, true).await
+            self.gateway.add(name, 1, true, None).await
         };
         let since = match member {
             Ok(backend) => CheckBaseline::now(&backend),

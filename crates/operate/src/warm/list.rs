@@ -1,22 +1,16 @@
 //! The list of URLs to fetch, one per line.
 
-use std::fmt;
-
+use derive_more::Display;
 use http::Uri;
 
 /// Problem with a line.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Display)]
+#[display("line {line}: `{text}` {why}")]
 pub(super) struct InvalidLine {
     /// Line number, from 1.
     line: usize,
     text: String,
     why: &'static str,
-}
-
-impl fmt::Display for InvalidLine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: `{}` {}", self.line, self.text, self.why)
-    }
 }
 
 /// A URL without a path, the base of paths in the list.

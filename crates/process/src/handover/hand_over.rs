@@ -39,7 +39,7 @@ const LEAVE: Duration = Duration::from_secs(2);
 /// Command line of this process, so that a successor can be started in the same way.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    program: PathBuf,
+    pub program: PathBuf,
     arguments: Vec<OsString>,
 }
 
@@ -56,10 +56,6 @@ impl Launch {
             program,
             arguments: arguments.collect(),
         })
-    }
-
-    pub fn program(&self) -> &Path {
-        &self.program
     }
 }
 

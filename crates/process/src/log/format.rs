@@ -7,14 +7,13 @@ use std::{
     time::SystemTime,
 };
 
+use edgeway_base::clock::rfc3339;
 use edgeway_filters::access_log::put_json_text;
 use env_logger::fmt::{Formatter, default_kv_format};
 use log::{
     Record,
     kv::{self, Key, Value, VisitSource},
 };
-
-use crate::source::rfc3339;
 
 /// Format of lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -15,7 +15,7 @@ impl Flow {
     /// Returns true for an image that all clients may get, and for which the store is asked.
     pub(crate) fn is_image(&self) -> bool {
         let shape = self.shape.as_ref();
-        let is_shared = |shape: &RequestShape| shape.is_image() && !shape.keeps_credentials();
+        let is_shared = |shape: &RequestShape| shape.is_image() && !shape.keeps_credentials;
         let is_stored = !self.is_unstorable && !self.is_renewing && !self.wants.no_store;
         is_stored && shape.is_some_and(is_shared)
     }

@@ -45,7 +45,7 @@ pub(crate) fn forward(request: &mut RequestHeader, ctx: &mut Context) {
         return;
     };
     flow.asked = now;
-    let is_everybodys = |shape: &nextjs::RequestShape| !shape.keeps_credentials();
+    let is_everybodys = |shape: &nextjs::RequestShape| !shape.keeps_credentials;
     if flow.shape.as_ref().is_some_and(is_everybodys) {
         for name in &nextjs::CREDENTIALS {
             request.remove_header(name);

@@ -143,16 +143,6 @@ impl AdmissionGuard {
         }
         Ok(())
     }
-
-    /// Creates a guard that is not counted.
-    #[cfg(test)]
-    pub fn uncounted() -> Self {
-        Self {
-            admission: None,
-            address: None,
-            network: None,
-        }
-    }
 }
 
 impl Drop for AdmissionGuard {
@@ -226,17 +216,29 @@ impl Counts {
             }
         }
     }
-
-    #[cfg(test)]
-    fn keys(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().len()).sum()
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use edgeway_config::model::LimitsConfig;
+
+    impl AdmissionGuard {
+        /// Creates a guard that is not counted.
+        pub fn uncounted() -> Self {
+            Self {
+                admission: None,
+                address: None,
+                network: None,
+            }
+        }
+    }
+
+    impl Counts {
+        fn keys(&self) -> usize {
+            self.shards.iter().map(|shard| shard.lock().len()).sum()
+        }
+    }
 
     fn admission(limits: &LimitsConfig) -> Arc<Admission> {
         Admission::new(&Limits::new(limits), &Arc::default())

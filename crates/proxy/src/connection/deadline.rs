@@ -17,25 +17,15 @@ use parking_lot::Mutex;
 
 use super::pace::{Pace, PaceLimits};
 
-/// The deadline that expired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Expired {
-    FirstByte,
-    Idle,
-    Total,
-    /// The client's body arrived too slowly, so this is not the backend's deadline.
-    Body,
-}
-
-impl Expired {
-    /// Says what did not come in time, for the log.
-    pub(crate) const fn text(self) -> &'static str {
-        match self {
-            Self::FirstByte => "no response came in time",
-            Self::Idle => "the response paused for too long",
-            Self::Total => "the whole request took too long",
-            Self::Body => "the request body came too slowly",
-        }
+edgeway_base::enum_table! {
+    /// The deadline that expired: what did not come in time, for the log.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Expired => text {
+        FirstByte = "no response came in time",
+        Idle = "the response paused for too long",
+        Total = "the whole request took too long",
+        /// The client's body arrived too slowly, so this is not the backend's deadline.
+        Body = "the request body came too slowly",
     }
 }
 

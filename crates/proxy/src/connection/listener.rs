@@ -116,19 +116,3 @@ impl ListenerFacts {
         self.config.store(config);
     }
 }
-
-#[cfg(test)]
-impl ListenerFacts {
-    /// Creates a listener with defaults only.
-    pub fn test() -> Arc<Self> {
-        let config = Arc::new(Listener::test());
-        let id = ListenerId::next();
-        Arc::new(Self::new(
-            config,
-            id,
-            0,
-            &Metrics::default(),
-            Arc::default(),
-        ))
-    }
-}

@@ -21,6 +21,8 @@ pub mod refusal;
 pub mod registry;
 pub mod response_header;
 mod socket;
+#[cfg(test)]
+mod testkit;
 
 use std::{
     fmt,
@@ -66,18 +68,6 @@ pub struct ConnectionFacts {
     pub tls: Option<tls::TlsFacts>,
     pub progress: Arc<Progress>,
     pub guard: AdmissionGuard,
-}
-
-#[cfg(test)]
-impl ConnectionFacts {
-    pub fn test() -> Self {
-        Self {
-            peer: None,
-            tls: None,
-            progress: Arc::default(),
-            guard: AdmissionGuard::uncounted(),
-        }
-    }
 }
 
 /// A client's connection.
@@ -412,14 +402,6 @@ impl Connection {
     #[inline]
     pub fn is_websocket(&self) -> bool {
         self.is_websocket.load(Ordering::Acquire)
-    }
-}
-
-#[cfg(test)]
-impl Connection {
-    /// Creates a connection to a listener with defaults only.
-    pub fn test() -> Arc<Self> {
-        Arc::new(Self::new(ListenerFacts::test(), ConnectionFacts::test()))
     }
 }
 

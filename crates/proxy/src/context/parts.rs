@@ -33,11 +33,6 @@ pub(crate) struct GuardedRequest {
 }
 
 impl GuardedRequest {
-    /// Returns true if the client sends more requests than people do.
-    pub(crate) fn is_suspicious(&self) -> bool {
-        self.is_suspicious
-    }
-
     /// Stops counting a request that became a tunnel. The connection limits of the listener bound
     /// tunnels.
     pub(crate) fn is_tunnel(&mut self) {

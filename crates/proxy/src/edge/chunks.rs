@@ -4,6 +4,8 @@
 //! ordinary byte. A proxy in front may end such a body elsewhere than the session, which takes out
 //! the content after this module, so here they end the request.
 
+use smart_default::SmartDefault;
+
 use super::head::is_name_byte;
 
 /// Length limit of a line with a size: no recipient uses extensions, and they cost the same as
@@ -22,9 +24,10 @@ pub(super) struct Chunks {
     length: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SmartDefault)]
 enum State {
     /// In the size, after this many digits.
+    #[default]
     Size {
         digits: u8,
         size: u64,
@@ -45,12 +48,6 @@ enum State {
     LastLf,
     Whole,
     Broken,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self::Size { digits: 0, size: 0 }
-    }
 }
 
 impl Chunks {

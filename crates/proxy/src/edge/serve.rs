@@ -189,7 +189,7 @@ impl Shared {
             }
         }
         let refuse = |reason| self.turn_away(peer, reason);
-        let progress = Arc::clone(socket.progress());
+        let progress = Arc::clone(&socket.progress);
         let entry = |tls| ConnectionFacts {
             peer,
             tls,

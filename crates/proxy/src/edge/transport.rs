@@ -28,7 +28,7 @@ const MAX_UNSENT_OF_FILES: u32 = (1 << 20) + 4096;
 #[derive(Debug)]
 pub(super) struct Socket {
     stream: Stream,
-    progress: Arc<Progress>,
+    pub(super) progress: Arc<Progress>,
     /// True while the kernel may hold as many unsent bytes as a segment of a file has.
     holds_segments: bool,
 }
@@ -82,10 +82,6 @@ impl Socket {
             progress: Arc::default(),
             holds_segments: false,
         }
-    }
-
-    pub(super) fn progress(&self) -> &Arc<Progress> {
-        &self.progress
     }
 
     pub(super) fn fd(&self) -> RawFd {

@@ -1,6 +1,8 @@
 //! Finds the frame boundaries in the bytes sent to a WebSocket client: only there the gateway may
 //! insert a Close frame (RFC 6455, 5.2). It does no IO and ignores payloads.
 
+use smart_default::SmartDefault;
+
 /// Close frame with the code 1001: the endpoint is going away (RFC 6455, 7.4.1).
 pub(super) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 
@@ -17,10 +19,11 @@ const MAX_FRAME_HEADER_LEN: usize = 14;
 /// Length of the beginning of a status line, including its status.
 const STATUS: usize = 12;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, SmartDefault)]
 enum FramePosition {
     /// In HTTP response headers, of which there may be several: only those of status 101 are the
     /// last.
+    #[default]
     Head {
         begin: [u8; STATUS],
         seen: usize,
@@ -36,16 +39,6 @@ enum FramePosition {
     Payload(u64),
     /// The bytes are not WebSocket frames, so no boundary is known.
     Lost,
-}
-
-impl Default for FramePosition {
-    fn default() -> Self {
-        Self::Head {
-            begin: [0; STATUS],
-            seen: 0,
-            end: 0,
-        }
-    }
 }
 
 const BEFORE_A_FRAME: FramePosition = FramePosition::Header {

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use edgeway_cache::nextjs::max_age_of;
 use edgeway_core::chain::{Phase, Reply};
 use edgeway_core::open_headers::OpenResponseHeaders;
-use edgeway_filters::error_pages::ErrorPages;
 use edgeway_gateway::{
     AppImages, FetchPlace, FetchedSource, ImageFailure, ImageSource, MadeImage, Refusal,
     SourceFailure, WantedImage,
@@ -122,7 +121,7 @@ async fn make(
 /// Returns true if the route changes error responses of the app.
 fn has_own_errors(ctx: &Context) -> bool {
     let pages = context::error_pages(&ctx.gateway, ctx.route);
-    pages.is_some_and(ErrorPages::intercepts)
+    pages.is_some_and(|pages| pages.intercepts)
         || context::chain(&ctx.gateway, ctx.route).has(Phase::UpstreamResponse)
 }
 

@@ -13,6 +13,7 @@ use std::{
 };
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use derive_more::Display;
 use edgeway_base::units::{Span, millis};
 use edgeway_cache::purge::{Purge, Receipt};
 use edgeway_core::{
@@ -47,8 +48,9 @@ pub enum Actor {
 }
 
 /// Outcome of an action.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Display)]
 #[serde(rename_all = "lowercase")]
+#[display(rename_all = "lowercase")]
 pub enum Outcome {
     Ok,
     /// The action was not begun.
@@ -336,16 +338,6 @@ impl fmt::Display for Actor {
             Self::Client(address) => write!(f, "{address}"),
             Self::Gateway => f.write_str("gateway"),
         }
-    }
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ok => "ok",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
-        })
     }
 }
 

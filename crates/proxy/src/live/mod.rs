@@ -16,10 +16,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use edgeway_base::metrics::{IntGauge, Metrics};
+use edgeway_base::{
+    clock::rfc3339,
+    metrics::{IntGauge, Metrics},
+};
 use edgeway_gateway::{Gateway, World, metrics::HttpMetrics};
 use edgeway_net::tasks::Tasks;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use self::{
     audit::LineBound, event_loop::EventLoops, history::RequestHistory, traffic::Traffic,
@@ -33,7 +37,7 @@ pub struct Live {
     loaded: Mutex<ServingConfiguration>,
     metrics: ReloadMetrics,
     /// The last reloads, the newest first.
-    reloads: Mutex<VecDeque<ReloadRecord>>,
+    reloads: Mutex<VecDeque<ReloadStatus>>,
     pub traffic: Traffic,
     pub trials: ConfigTrials,
     /// Limits of lines about clients in the audit log.
@@ -67,13 +71,18 @@ pub struct ServingConfiguration {
 const MAX_RELOADS: usize = 20;
 
 /// A reload, or an attempt at one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReloadRecord {
-    pub at: SystemTime,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReloadStatus {
+    /// RFC 3339, UTC.
+    pub at: String,
     /// The configuration that serves since then.
     pub generation: u64,
-    /// The changes, one line each; the error of a configuration that was refused.
-    pub outcome: Result<Vec<String>, String>,
+    /// The changes, one line each.
+    pub changes: Vec<String>,
+    /// The error of a configuration that was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// Reason why a configuration came to serve.
@@ -257,18 +266,22 @@ impl Live {
 
     /// Remembers a reload, and forgets the oldest of many.
     pub fn remember(&self, generation: u64, outcome: Result<Vec<String>, String>) {
-        let at = self.world.clock.wall();
+        let (changes, error) = match outcome {
+            Ok(changes) => (changes, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
         let mut reloads = self.reloads.lock();
         reloads.truncate(MAX_RELOADS - 1);
-        reloads.push_front(ReloadRecord {
-            at,
+        reloads.push_front(ReloadStatus {
+            at: rfc3339(self.world.clock.wall()),
             generation,
-            outcome,
+            changes,
+            error,
         });
     }
 
     /// The last reloads, the newest first.
-    pub fn reloads(&self) -> Vec<ReloadRecord> {
+    pub fn reloads(&self) -> Vec<ReloadStatus> {
         self.reloads.lock().iter().cloned().collect()
     }
 

@@ -1,7 +1,6 @@
 //! Trials of configurations, `edgeway reload --canary`: the one in progress and the last verdict.
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use derive_more::Display;
 use edgeway_base::{
     metrics::{IntCounter, Metrics},
     units::Percent,
@@ -30,21 +30,25 @@ pub struct ConfigTrial {
 
 edgeway_base::enum_table! {
     /// End of a trial.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
     #[serde(rename_all = "snake_case")]
     pub enum TrialOutcome => as_str {
         /// The configuration stays.
+        #[display("stays")]
         Kept = "kept",
         /// The one before it serves again.
+        #[display("was taken back, the previous one serves again")]
         TakenBack = "taken_back",
         /// Another one came to serve meanwhile.
         #[default]
+        #[display("was replaced by another one during its trial")]
         Superseded = "superseded",
     }
 }
 
 /// Verdict on a configuration.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
+#[display("configuration {generation} {outcome}{}{text}", if text.is_empty() { "" } else { ": " })]
 pub struct ConfigVerdict {
     pub generation: u64,
     pub outcome: TrialOutcome,
@@ -60,9 +64,7 @@ pub struct ConfigTrials {
     /// Set while there is a split. Requests read it first.
     is_split: AtomicBool,
     split: ArcSwapOption<TrialSplit>,
-    kept: IntCounter,
-    taken_back: IntCounter,
-    superseded: IntCounter,
+    ended: [IntCounter; TrialOutcome::ALL.len()],
 }
 
 /// The trial in progress and the last verdict.
@@ -74,21 +76,19 @@ pub struct TrialState {
 
 impl ConfigTrials {
     pub(super) fn new(metrics: &Metrics) -> Self {
-        let counter = |verdict: TrialOutcome| {
+        let ended = TrialOutcome::ALL.map(|verdict| {
             metrics.counter(
                 "edgeway_config_canary_verdicts_total",
                 "Trials of configurations by their end: `kept`, `taken_back`, or `superseded` by \
                  another configuration.",
                 &[("verdict", verdict.as_str())],
             )
-        };
+        });
         Self {
             state: Mutex::default(),
             is_split: AtomicBool::new(false),
             split: ArcSwapOption::empty(),
-            kept: counter(TrialOutcome::Kept),
-            taken_back: counter(TrialOutcome::TakenBack),
-            superseded: counter(TrialOutcome::Superseded),
+            ended,
         }
     }
 
@@ -117,30 +117,11 @@ impl ConfigTrials {
     }
 
     pub fn end(&self, verdict: ConfigVerdict) {
-        match verdict.outcome {
-            TrialOutcome::Kept => self.kept.inc(),
-            TrialOutcome::TakenBack => self.taken_back.inc(),
-            TrialOutcome::Superseded => self.superseded.inc(),
-        }
+        self.ended[verdict.outcome as usize].inc();
         let mut state = self.state.lock();
         // A later trial has taken its place.
         let is_last = |trial: &mut ConfigTrial| trial.generation == verdict.generation;
         state.trial.take_if(is_last);
         state.verdict = Some(verdict);
-    }
-}
-
-impl fmt::Display for ConfigVerdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = match self.outcome {
-            TrialOutcome::Kept => "stays",
-            TrialOutcome::TakenBack => "was taken back, the previous one serves again",
-            TrialOutcome::Superseded => "was replaced by another one during its trial",
-        };
-        write!(f, "configuration {} {end}", self.generation)?;
-        if self.text.is_empty() {
-            return Ok(());
-        }
-        write!(f, ": {}", self.text)
     }
 }

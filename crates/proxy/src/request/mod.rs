@@ -166,7 +166,7 @@ fn set_up(
         listener: &ctx.facts.client.listener,
         ..Target::new(&host, request.raw_path())
     };
-    if ctx.guarded.is_suspicious()
+    if ctx.guarded.is_suspicious
         && let Some(reply) = guard::challenge(ctx, request, &target)
     {
         return Err(reply);

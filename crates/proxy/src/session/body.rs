@@ -24,7 +24,7 @@ pub(crate) struct RequestBody {
     /// Content so far, for another attempt; `None` if it was too long.
     kept: Option<KeptContent>,
     /// Pieces that were read before, and are to be read again.
-    again: VecDeque<Piece>,
+    pub(super) again: VecDeque<Piece>,
     /// True if another body has taken the place of the client's.
     pub(crate) is_replaced: bool,
     /// Number of content bytes received.
@@ -122,11 +122,6 @@ impl RequestBody {
             }),
             None => {}
         }
-    }
-
-    /// Takes the next piece that was read before.
-    pub(super) fn next_again(&mut self) -> Option<Piece> {
-        self.again.pop_front()
     }
 
     /// Records a piece that was read from the client.

@@ -242,7 +242,7 @@ impl Client {
     /// Reads the next piece of the request's body, from what was read before or from the client.
     pub(crate) fn poll_piece(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<Piece>> {
         let Self { wire, body, .. } = self;
-        if let Some(piece) = body.next_again() {
+        if let Some(piece) = body.again.pop_front() {
             return Poll::Ready(Ok(piece));
         }
         let Some(framing) = &mut body.framing else {

@@ -333,7 +333,7 @@ pub(super) fn failed(
         && failure == Failure::Reset
         && ctx.responded_at.is_none()
         && !ctx.has_interim
-        && !streams::is_own_end(&error);
+        && streams::reset(&error).is_none();
     let may_retry = if streams::is_refused(&error) {
         replay.is_whole()
     } else {

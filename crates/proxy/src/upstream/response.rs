@@ -54,7 +54,7 @@ pub(crate) fn on_origin_response(
     }
     set_deadlines(is_switch, directives.streams, now, ctx);
     clean(response, &directives, now, ctx)?;
-    if directives.has_location && !context::chain(&ctx.gateway, ctx.route).replaces_location() {
+    if directives.has_location && !context::chain(&ctx.gateway, ctx.route).replaces_location {
         make_public(replay.request, response, ctx)?;
     }
     Ok(())

@@ -58,13 +58,14 @@ impl Otherwise {
                 let known = known.filter(|known| known.as_u16() >= 400);
                 if known.is_none() {
                     let message = format!("{} is no status of an error", status.value);
-                    cx.report_at(status.place, CODE, message, "write one from 400 to 599");
+                    cx.at(status.place, CODE)
+                        .error(message, "write one from 400 to 599");
                 }
                 known.map(Self::Status)
             }
             _ => {
                 let help = "write one of `route`, `reroute` and `status`";
-                cx.report_at(*place, CODE, "`otherwise` needs one key", help);
+                cx.at(*place, CODE).error("`otherwise` needs one key", help);
                 None
             }
         }
@@ -81,8 +82,7 @@ fn template(
 ) -> Option<Template> {
     if !path.value.starts_with(['/', '{']) {
         let message = format!("`{}` is no path", path.value);
-        cx.report_at(path.place, CODE, message, "begin it with `/`");
-        return None;
+        return cx.at(path.place, CODE).refuse(message, "begin it with `/`");
     }
     Template::compile(&path.value, path.place, destination, CODE, cx)
 }
@@ -110,8 +110,7 @@ impl ServeFiles {
         if otherwise.is_some() && (config.fallback.is_some() || config.not_found.is_some()) {
             let help = "leave out `otherwise`, or `fallback` and `not_found`";
             let message = "`files` has two rules for paths without a file";
-            cx.report_at(place, CODE, message, help);
-            return None;
+            return cx.at(place, CODE).refuse(message, help);
         }
         let index = config.index.0.iter().map(|name| name.value.as_str().into());
         let files = Files::compile(config, place, cx)?;
@@ -144,13 +143,10 @@ impl ServeFiles {
         ];
         let mut misplaced = keys.into_iter().filter(|(_, is_there)| *is_there);
         if let Some((key, _)) = misplaced.next() {
-            cx.report_at(
-                place,
-                "edgeway::route::action",
+            return cx.at(place, "edgeway::route::action").refuse(
                 format!("`{key}` has no effect beside `upstream`, which gets all other requests"),
                 format!("leave `{key}` out, or the `upstream`"),
             );
-            return None;
         }
         Files::compile(config, place, cx)
     }

@@ -86,7 +86,9 @@ impl Action {
         let names = ParamNames::collect(&config.matches.value);
         if let Some(redirect) = &config.redirect {
             let compiled = Redirect::compile(&redirect.value, &names);
-            let compiled = cx.reported(redirect.place, "edgeway::route::bad_redirect", compiled);
+            let compiled = cx
+                .at(redirect.place, "edgeway::route::bad_redirect")
+                .reported(compiled);
             let conditions = &config.matches.value;
             // Rules and pages of errors come with another path, and the next request may lack the rest.
             let is_met_again = conditions.method.is_empty()
@@ -98,9 +100,7 @@ impl Action {
                 && config.site.is_none();
             let to = redirect.value.to.as_str();
             if is_met_again && matches!(to, "{path}" | "{path}?{query}") {
-                cx.warn_at(
-                    redirect.place,
-                    "edgeway::route::redirect_loop",
+                cx.at(redirect.place, "edgeway::route::redirect_loop").warn(
                     format!("`{to}` leads to the route itself, again and again"),
                     "write another path, or `match` what the next request lacks, such as `query`",
                 );
@@ -158,7 +158,9 @@ impl Action {
 fn host(config: &RouteConfig, cx: &mut CompileContext<'_>) -> Option<HostHeader> {
     let host = config.host_header.as_ref()?;
     let compiled = Names::with(cx, |names| HostHeader::compile(&host.value, names));
-    let compiled = cx.reported(host.place, "edgeway::route::bad_host_header", compiled);
+    let compiled = cx
+        .at(host.place, "edgeway::route::bad_host_header")
+        .reported(compiled);
     compiled.flatten()
 }
 
@@ -177,9 +179,7 @@ fn checked_timeouts(
     ];
     for (name, time) in all {
         if time.is_some_and(|time| time.0.is_zero()) {
-            cx.report_at(
-                *place,
-                "edgeway::route::zero_timeout",
+            cx.at(*place, "edgeway::route::zero_timeout").error(
                 format!("`timeouts.{name}` must be more than zero"),
                 "write how long to wait at most, such as `30s`",
             );
@@ -196,7 +196,9 @@ fn rewrite(
 ) -> Option<Rewrite> {
     let rewrite = config.rewrite.as_ref()?;
     let compiled = Rewrite::compile(&rewrite.value, names, slashes(cx));
-    let compiled = cx.reported(rewrite.place, "edgeway::route::bad_rewrite", compiled);
+    let compiled = cx
+        .at(rewrite.place, "edgeway::route::bad_rewrite")
+        .reported(compiled);
     compiled.flatten()
 }
 
@@ -233,7 +235,7 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) {
             _ => (cx.place, "this route has no action".to_owned()),
         };
         let help = "give it one of `upstream`, `redirect`, `respond` and `files`";
-        return cx.report_at(place, CODE, message, help);
+        return cx.at(place, CODE).error(message, help);
     };
     let sent = config.upstream_request.as_ref().map(|s| s.place);
     let extras = [
@@ -253,12 +255,8 @@ fn check_shape(config: &RouteConfig, cx: &mut CompileContext<'_>) {
                 "rewrite" => "an `upstream` or `files`",
                 _ => "an `upstream`",
             };
-            cx.report_at(
-                place,
-                CODE,
-                message,
-                format!("`{key}` needs {needs}: leave it out"),
-            );
+            cx.at(place, CODE)
+                .error(message, format!("`{key}` needs {needs}: leave it out"));
         }
     }
 }
@@ -274,7 +272,8 @@ fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) {
         None => format!("there are `{}`", known().collect::<Vec<_>>().join("`, `")),
     };
     let message = format!("unknown upstream `{name}`");
-    cx.report_at(place, "edgeway::route::unknown_upstream", message, help);
+    cx.at(place, "edgeway::route::unknown_upstream")
+        .error(message, help);
 }
 
 #[cfg(test)]

@@ -56,9 +56,9 @@ impl Respond {
         place: Place,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let status = cx.reported(place, CODE, status(config));
-        let headers = cx.reported(place, CODE, headers(config));
-        let content_type = cx.reported(place, CODE, content_type(config)).flatten();
+        let status = cx.at(place, CODE).reported(status(config));
+        let headers = cx.at(place, CODE).reported(headers(config));
+        let content_type = cx.at(place, CODE).reported(content_type(config)).flatten();
         let body = body(config, content_type, place, cx);
         let (status, mut headers, body) = (status?, headers?, body?);
         if let Some(maintenance) = &config.maintenance {
@@ -237,9 +237,7 @@ fn body(
         }
         (None, None, Some(maintenance)) => Some(maintenance_page(maintenance)),
         _ => {
-            cx.report_at(
-                place,
-                CODE,
+            cx.at(place, CODE).error(
                 "a reply has one body",
                 "write one of `body`, `file` and `maintenance`",
             );
@@ -259,22 +257,16 @@ fn read(
     let read = std::fs::File::open(&path)
         .and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut body));
     if let Err(error) = read {
-        cx.report_at(
-            file.place,
-            CODE,
+        return cx.at(file.place, CODE).refuse(
             format!("cannot read `{shown}`: {error}"),
             "the path is relative to the folder of the configuration",
         );
-        return None;
     }
     if body.len() as u64 > MAX_FILE {
-        cx.report_at(
-            file.place,
-            CODE,
+        return cx.at(file.place, CODE).refuse(
             format!("`{shown}` is larger than 1 MiB"),
             "let an upstream serve it: the gateway's own replies are kept in memory",
         );
-        return None;
     }
     Some((path, Bytes::from(body)))
 }

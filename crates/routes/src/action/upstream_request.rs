@@ -69,8 +69,7 @@ impl UpstreamRequest {
             ));
         }
         if let Some((message, help)) = problem {
-            cx.report_at(place, CODE, message, help);
-            return None;
+            return cx.at(place, CODE).refuse(message, help);
         }
         let body = match text {
             None => None,

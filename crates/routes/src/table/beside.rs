@@ -21,7 +21,7 @@ pub(super) fn repeated_regexes(
             continue;
         };
         let earlier = known.entry(text).or_default();
-        let rank = |entry: &Entry| parsed[entry.route].predicates.rank();
+        let rank = |entry: &Entry| &parsed[entry.route].predicates.rank;
         if let Some(first) = earlier.iter().find(|first| rank(first) == rank(entry)) {
             diagnostics.push(conflict(parsed, first, entry));
         }
@@ -48,12 +48,12 @@ pub(super) fn refuse_missing_outer(
             .iter()
             .any(|(other, _)| other.own == *outer && other.within == around)
         {
-            diagnostics.error(
-                "edgeway::route::bad_location",
-                *place,
-                format!("no route of this host has the location `{outer}` of `within`"),
-                "add that route, or write `within` as its `location` is written",
-            );
+            diagnostics
+                .at(*place, "edgeway::route::bad_location")
+                .error(
+                    format!("no route of this host has the location `{outer}` of `within`"),
+                    "add that route, or write `within` as its `location` is written",
+                );
         }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use derive_more::Display;
 use edgeway_config::{
     diagnostic::{Diagnostic, Diagnostics, Place},
     model::MatchConfig,
@@ -38,6 +39,7 @@ pub(super) struct ParsedRoute {
     is_partial: bool,
 }
 
+#[derive(Display)]
 pub(super) enum Path {
     Pattern(PathPattern),
     /// A folded pattern whose last parameter is empty, which some apps allow.
@@ -142,7 +144,7 @@ impl RouteTable {
                     let (path, _) = &parsed[entry.route].paths[entry.path];
                     (
                         matches!(path, Path::EmptyEnd(_)),
-                        parsed[entry.route].predicates.rank(),
+                        &parsed[entry.route].predicates.rank,
                         guarding.is_exact,
                         !guarding.has_access,
                         std::cmp::Reverse(guarding.guards.len()),
@@ -191,7 +193,9 @@ fn parse(
     diagnostics: &mut Diagnostics,
 ) -> ParsedRoute {
     let mut report = |code, place, problem: InvalidValue| {
-        diagnostics.error(code, place, problem.message, problem.help);
+        diagnostics
+            .at(place, code)
+            .error(problem.message, problem.help);
     };
     let mut hosts = Vec::new();
     for host in &config.host.0 {
@@ -333,16 +337,6 @@ impl Path {
     }
 }
 
-impl std::fmt::Display for Path {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Pattern(pattern) | Self::EmptyEnd(pattern) => pattern.fmt(f),
-            Self::Regex(text) => f.write_str(text),
-            Self::Location(location) => location.fmt(f),
-        }
-    }
-}
-
 /// Sorts every route to each of its hosts and paths (`None` is any host), and the routes of one
 /// host and path by their predicates.
 fn draft(
@@ -370,10 +364,10 @@ fn draft(
     let mut reported = BTreeSet::new();
     for draft in drafts.values_mut() {
         for entries in draft.values_mut() {
-            entries.sort_by_key(|entry| parsed[entry.route].predicates.rank());
+            entries.sort_by_key(|entry| &parsed[entry.route].predicates.rank);
             for pair in entries.windows(2) {
                 let [first, second] = pair else { continue };
-                let rank = |entry: &Entry| parsed[entry.route].predicates.rank();
+                let rank = |entry: &Entry| &parsed[entry.route].predicates.rank;
                 if [first, second]
                     .iter()
                     .any(|own| parsed[own.route].is_partial)

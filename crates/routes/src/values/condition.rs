@@ -89,7 +89,7 @@ impl Test {
             Some(Err(reason)) => {
                 let text = is.value[1..].trim_start_matches('*');
                 let message = format!("invalid regular expression `{text}`: {reason}");
-                cx.report_at(is.place, codes.regex, message, "correct it");
+                cx.at(is.place, codes.regex).error(message, "correct it");
                 None
             }
         }
@@ -360,7 +360,8 @@ impl ResponseParts<'_> {
             return StatusCode::from_u16(number).ok();
         };
         let message = format!("status {number} {why}");
-        cx.report_at(self.status.place, codes.response, message, help);
+        cx.at(self.status.place, codes.response)
+            .error(message, help);
         None
     }
 
@@ -397,15 +398,15 @@ impl ResponseParts<'_> {
                     None if is_by_path => {
                         let help = "write the media type, or a body without placeholders";
                         let message = "a body with placeholders has one media type";
-                        cx.report_at(body.place, codes.response, message, help);
-                        return None;
+                        return cx.at(body.place, codes.response).refuse(message, help);
                     }
                     None => ConditionReply::Text(content_type, text),
                 })
             }
             Err(place) => {
                 let help = "write one such as `text/html; charset=utf-8`";
-                cx.report_at(place, codes.response, "invalid media type", help);
+                cx.at(place, codes.response)
+                    .error("invalid media type", help);
                 None
             }
         }

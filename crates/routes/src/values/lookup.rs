@@ -136,7 +136,7 @@ impl MapConfig {
         let networks = results(&self.networks);
         let from =
             Template::parse_of_response(&self.from.value, Destination::Comparison, None, names);
-        let from = cx.reported(self.from.place, CODE, from);
+        let from = cx.at(self.from.place, CODE).reported(from);
         let values = self.values.0.iter().map(|(key, result)| {
             let regex = Pattern::of_text(key).and_then(Result::ok);
             self::result(&result.value, result.place, regex.as_ref(), names, cx)
@@ -148,16 +148,14 @@ impl MapConfig {
         let file = self.file(names, cx);
         let has_entries = !self.values.is_empty() || !self.networks.is_empty();
         if !has_entries && self.shares.is_empty() && self.exists.is_none() {
-            cx.report(
-                CODE,
+            cx.here(CODE).error(
                 "the map is empty",
                 "write `values` with a result for each text, `networks`, or `shares`",
             );
         }
         let kinds = [has_entries, !self.shares.is_empty(), self.exists.is_some()];
         if kinds.into_iter().filter(|is_there| *is_there).count() > 1 {
-            cx.report(
-                CODE,
+            cx.here(CODE).error(
                 "the map has `shares` or `exists` beside other entries",
                 "make it two maps, of which one uses the other",
             );
@@ -181,9 +179,7 @@ impl MapConfig {
             let template = self::result(result, share.place, None, names, cx);
             let percent = share.value.parse::<Percent>().map(|percent| percent.0);
             let Ok(percent) = percent else {
-                cx.report_at(
-                    share.place,
-                    CODE,
+                cx.at(share.place, CODE).error(
                     format!("`{}` is no share", share.value),
                     "write one such as `5%` or `0.5%`",
                 );
@@ -201,8 +197,7 @@ impl MapConfig {
             bounds.push((u32::try_from(last).unwrap_or(u32::MAX), template));
         }
         if sum > 100.0 {
-            cx.report(
-                CODE,
+            cx.here(CODE).error(
                 format!("the shares are {sum}% together"),
                 "write shares of at most 100% together",
             );
@@ -219,13 +214,10 @@ impl MapConfig {
         let exists = self.exists.as_ref()?;
         let path = &self.from.value;
         if path.contains('{') || path.is_empty() {
-            cx.report_at(
-                self.from.place,
-                CODE,
+            return cx.at(self.from.place, CODE).refuse(
                 format!("`{path}` is no path of one file"),
                 "write a path without placeholders",
             );
-            return None;
         }
         let result = result(&exists.value, exists.place, None, names, cx);
         Some((WatchedFile::watch(cx.folder.join(path), cx), result))
@@ -247,7 +239,7 @@ impl MapConfig {
                 Err(reason) => {
                     let text = key[1..].trim_start_matches('*');
                     let message = format!("invalid regular expression `{text}`: {reason}");
-                    cx.report_at(at.place, CODE, message, "correct it");
+                    cx.at(at.place, CODE).error(message, "correct it");
                 }
             }
         }
@@ -257,7 +249,7 @@ impl MapConfig {
     fn networks(&self, results: Vec<Template>, cx: &mut CompileContext<'_>) -> Networks {
         let mut networks = Networks::default();
         for ((network, at), result) in self.networks.0.iter().zip(results) {
-            let parsed = cx.reported(at.place, CODE, network.parse::<Cidr>());
+            let parsed = cx.at(at.place, CODE).reported(network.parse::<Cidr>());
             if parsed.is_some_and(|parsed| networks.insert(parsed, result).is_some()) {
                 twice(at.place, network, cx);
             }
@@ -281,7 +273,7 @@ fn result(
 
 fn twice(place: Place, key: &str, cx: &mut CompileContext<'_>) {
     let message = format!("`{key}` is in the map twice, perhaps in another spelling");
-    cx.report_at(place, CODE, message, "remove one of the two");
+    cx.at(place, CODE).error(message, "remove one of the two");
 }
 
 impl Lookup {

@@ -124,11 +124,9 @@ impl Template {
         code: &'static str,
         cx: &mut CompileContext<'_>,
     ) -> Option<Self> {
-        let template = cx.reported(place, code, parsed)?;
+        let template = cx.at(place, code).reported(parsed)?;
         if template.has(|_, encoding| encoding == PieceEncoding::Raw) {
-            cx.warn_at(
-                place,
-                "edgeway::value::raw",
+            cx.at(place, "edgeway::value::raw").warn(
                 format!(
                     "`{text}` has a value as the client sent it: it may end the text around it"
                 ),
@@ -136,9 +134,7 @@ impl Template {
             );
         }
         if template.ends_authority() {
-            cx.warn_at(
-                place,
-                "edgeway::value::authority",
+            cx.at(place, "edgeway::value::authority").warn(
                 format!("`{text}` lets a client choose the host it is sent to"),
                 "end the host with text: `https://shop.example.com/{query.next}`; or take the host \
                  from a map",

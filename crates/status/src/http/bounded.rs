@@ -173,7 +173,7 @@ impl ConnectionLifetime {
 /// A connection that fails once its lifetime is over.
 pub(super) struct BoundedConnection<T> {
     inner: T,
-    life: Arc<ConnectionLifetime>,
+    pub(super) life: Arc<ConnectionLifetime>,
     open: Connections,
     /// Timer for the end at the time when it was set. When it fires, `life` is checked again.
     end: Pin<Box<Sleep>>,
@@ -190,10 +190,6 @@ impl<T> BoundedConnection<T> {
     /// Returns all connections of the listener.
     pub(super) fn open(&self) -> &Connections {
         &self.open
-    }
-
-    pub(super) fn life(&self) -> &Arc<ConnectionLifetime> {
-        &self.life
     }
 
     /// Returns `Err` once the lifetime is over. Otherwise the task is woken at its end.
@@ -311,7 +307,7 @@ mod tests {
         let _client = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut connection, _) = bounded.accept().await;
         let began = Instant::now();
-        connection.life().allow(ACTION);
+        connection.life.allow(ACTION);
         let error = connection.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(began.elapsed() >= ACTION && began.elapsed() < 2 * ACTION);

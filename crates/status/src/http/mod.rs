@@ -168,7 +168,7 @@ impl PeerAddress {
     fn new<T>(who: Actor, connection: &BoundedConnection<T>) -> Self {
         Self {
             who,
-            life: Arc::clone(connection.life()),
+            life: Arc::clone(&connection.life),
             open: connection.open().clone(),
         }
     }

@@ -58,20 +58,18 @@ impl Acme {
         let (config, first) = match (config, first) {
             (None, None) => return None,
             (None, Some(name)) => {
-                cx.report_at(
-                    name.place,
-                    "edgeway::acme::missing",
+                return cx.at(name.place, "edgeway::acme::missing").refuse(
                     "names for ACME, but no section `acme` with a folder for the certificates",
-                    "write `acme: { folder: /var/lib/edgeway/acme, email: you@example.com }` at the top level",
+                    "write `acme: { folder: /var/lib/edgeway/acme, email: you@example.com }` at \
+                     the top level",
                 );
-                return None;
             }
             (Some(config), None) => {
                 cx.place = config.place;
-                cx.warn(
-                    "edgeway::acme::unused",
+                cx.here("edgeway::acme::unused").warn(
                     "no listener has names for ACME",
-                    "write them at a listener as `tls: { acme: [shop.example.com] }`, or remove this section",
+                    "write them at a listener as `tls: { acme: [shop.example.com] }`, or remove \
+                     this section",
                 );
                 return None;
             }
@@ -126,9 +124,7 @@ fn issue(
     cx: &mut CompileContext<'_>,
 ) -> Option<Role> {
     if let Err(error) = store.is_writable() {
-        cx.report_at(
-            config.folder.place,
-            "edgeway::acme::folder",
+        cx.at(config.folder.place, "edgeway::acme::folder").error(
             format!(
                 "cannot store account and certificates in `{}`: {error}",
                 config.folder.value.display()
@@ -153,9 +149,7 @@ fn ca_client(
         if is_email(&email.value) {
             return Some(email.value.clone());
         }
-        cx.report_at(
-            email.place,
-            "edgeway::acme::email",
+        cx.at(email.place, "edgeway::acme::email").error(
             format!("invalid mail address `{}`", email.value),
             "write one such as `ops@example.com`, without `mailto:`",
         );
@@ -180,9 +174,7 @@ fn follow(
     if let Some(challenge) = &config.challenge
         && challenge.value == ChallengeConfig::TlsAlpn01
     {
-        cx.report_at(
-            challenge.place,
-            "edgeway::acme::challenge",
+        cx.at(challenge.place, "edgeway::acme::challenge").error(
             "tls-alpn-01 challenges cannot be forwarded to the issuer",
             "write `challenge: http-01` at all gateways that share these names",
         );
@@ -193,22 +185,16 @@ fn follow(
         parsed.port_u16().is_some() && !parsed.host().is_empty() && !value.contains('@')
     });
     if !is_address {
-        cx.report_at(
-            *place,
-            code,
+        return cx.at(*place, code).refuse(
             format!("invalid gateway address `{value}`"),
             "write `HOST:PORT` of a listener without TLS, such as `10.0.0.5:80`",
         );
-        return None;
     }
     if uses.addresses.contains(&value.as_str()) {
-        cx.report_at(
-            *place,
-            code,
+        return cx.at(*place, code).refuse(
             format!("`{value}` is this gateway: it would forward challenges to itself"),
             "remove `issuer` from the gateway that asks for certificates",
         );
-        return None;
     }
     Some(Role::Follows {
         issuer: Box::new(Issuer::new(value.clone())),
@@ -247,18 +233,15 @@ fn names(
         && chosen.value == ChallengeConfig::Http01
         && uses.plain_ports.is_empty()
     {
-        cx.report_at(
-            chosen.place,
-            "edgeway::acme::challenge",
+        cx.at(chosen.place, "edgeway::acme::challenge").error(
             "no listener can respond to an http-01 challenge: all have TLS",
-            "add a listener without `tls`, on port 80 as clients see it, or write `challenge: tls-alpn-01`",
+            "add a listener without `tls`, on port 80 as clients see it, or write `challenge: \
+             tls-alpn-01`",
         );
     }
     let follows = config.issuer.is_some();
     if follows && uses.plain_ports.is_empty() {
-        cx.report_at(
-            place,
-            "edgeway::acme::issuer",
+        cx.at(place, "edgeway::acme::issuer").error(
             "no listener can take challenges for the issuer: all have TLS",
             "add a listener without `tls`, on port 80 as clients see it",
         );
@@ -301,7 +284,8 @@ fn host_name(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<Ar
         return Some(text.to_ascii_lowercase().into());
     };
     let message = format!("`{text}` {}", problem.0);
-    cx.report_at(place, "edgeway::acme::name", message, problem.1);
+    cx.at(place, "edgeway::acme::name")
+        .error(message, problem.1);
     None
 }
 
@@ -367,20 +351,17 @@ fn directory(config: Option<&Spanned<String>>, cx: &mut CompileContext<'_>) -> O
         Some(("https", _)) => Some(value.clone()),
         Some(("http", host)) if is_loopback(host) => Some(value.clone()),
         Some(("http", _)) => {
-            cx.report_at(
-                *place,
-                code,
+            cx.at(*place, code).error(
                 format!("the directory `{value}` does not use HTTPS"),
                 "write `https:`; without TLS anyone on the path could forge certificates",
             );
             None
         }
         _ => {
-            cx.report_at(
-                *place,
-                code,
+            cx.at(*place, code).error(
                 format!("unknown ACME directory `{value}`"),
-                "write `letsencrypt`, `letsencrypt-staging`, or a URL such as `https://ca.example.com/acme/directory`",
+                "write `letsencrypt`, `letsencrypt-staging`, or a URL such as \
+                 `https://ca.example.com/acme/directory`",
             );
             None
         }
@@ -400,9 +381,7 @@ fn roots(
     match fetch::roots(&path) {
         Ok(roots) => Some(Arc::new(roots)),
         Err(problem) => {
-            cx.report_at(
-                ca.place,
-                "edgeway::acme::ca",
+            cx.at(ca.place, "edgeway::acme::ca").error(
                 format!("cannot use `{}`: {problem}", ca.value.display()),
                 "name a PEM file with the CA certificate that signs the directory's own",
             );

@@ -10,6 +10,7 @@ use instant_acme::CertificateIdentifier;
 use log::{info, warn};
 use parking_lot::Mutex;
 use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{
@@ -108,14 +109,16 @@ edgeway_base::enum_table! {
     }
 }
 
-/// Status of a name, for display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NameStatus {
-    pub name: Arc<str>,
-    /// `None` while a stand-in is served.
-    pub expires: Option<SystemTime>,
-    /// Time of the next order. `None` if another gateway orders.
-    pub next: Option<SystemTime>,
+/// A certificate managed by ACME.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CertificateStatus {
+    pub name: String,
+    /// RFC 3339, UTC; `None` while a self-signed certificate stands in.
+    pub expires: Option<String>,
+    /// Time of the next order; `None` if another gateway orders.
+    pub next: Option<String>,
+    /// Failed attempts in a row.
     pub failures: u32,
     /// Why the last attempt failed.
     pub problem: Option<String>,

@@ -28,7 +28,7 @@ use tokio::{task::JoinSet, time::sleep};
 pub use self::{
     config::{ListenerUse, ListenerUses},
     follower::FORWARDED,
-    managed::NameStatus,
+    managed::CertificateStatus,
 };
 use self::{
     follower::Issuer,
@@ -37,7 +37,7 @@ use self::{
     store::Store,
 };
 use crate::{
-    base::{error::chain, metrics::Series},
+    base::{clock::rfc3339, error::chain, metrics::Series},
     files::Stamps,
 };
 
@@ -118,22 +118,22 @@ impl Acme {
     }
 
     /// Status of each name.
-    pub fn status(&self) -> Vec<NameStatus> {
+    pub fn status(&self) -> Vec<CertificateStatus> {
         self.names
             .iter()
             .map(|name| self.status_of(&name.managed))
             .collect()
     }
 
-    fn status_of(&self, managed: &ManagedName) -> NameStatus {
+    fn status_of(&self, managed: &ManagedName) -> CertificateStatus {
         let state = managed.state();
-        NameStatus {
-            name: Arc::clone(&managed.name),
-            expires: managed.expires(),
+        CertificateStatus {
+            name: managed.name.to_string(),
+            expires: managed.expires().map(rfc3339),
             next: match &self.role {
                 Role::Issues(issuing) => {
                     let now = issuing.clock.wall();
-                    Some(managed.due(&issuing.ca.directory, now))
+                    Some(rfc3339(managed.due(&issuing.ca.directory, now)))
                 }
                 Role::Follows { .. } => None,
             },

@@ -1,8 +1,9 @@
 //! Consistent hashing with a ring as in ketama: a backend that is added or removed moves only its
 //! own share of the keys.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
+use derive_more::Display;
 use http::HeaderName;
 use pingora::http::RequestHeader;
 
@@ -10,16 +11,22 @@ use super::sticky::cookie;
 use crate::backend::Backend;
 
 /// Property of a request that is hashed. A request that lacks it is hashed by client address.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub(crate) enum HashKey {
+    #[display("client.ip")]
     ClientIp,
     /// Path as sent.
+    #[display("path")]
     Path,
     /// Path and query as sent.
+    #[display("uri")]
     Uri,
+    #[display("header:{_0}")]
     Header(HeaderName),
+    #[display("cookie:{_0}")]
     Cookie(String),
     /// First value of a query parameter, as sent.
+    #[display("query:{_0}")]
     Query(String),
 }
 
@@ -72,19 +79,6 @@ impl HashKey {
             (Some(part), _) => hash64(part),
             (None, IpAddr::V4(ip)) => hash64(&ip.octets()),
             (None, IpAddr::V6(ip)) => hash64(&ip.octets()),
-        }
-    }
-}
-
-impl fmt::Display for HashKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClientIp => f.write_str("client.ip"),
-            Self::Path => f.write_str("path"),
-            Self::Uri => f.write_str("uri"),
-            Self::Header(name) => write!(f, "header:{name}"),
-            Self::Cookie(name) => write!(f, "cookie:{name}"),
-            Self::Query(name) => write!(f, "query:{name}"),
         }
     }
 }

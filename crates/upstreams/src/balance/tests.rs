@@ -419,7 +419,7 @@ proptest! {
             "{ balance: 'hash:client.ip', backends: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80, 10.0.0.4:80, 10.0.0.5:80, 10.0.0.6:80] }",
         );
         let list = upstream.backends();
-        let ring = Ring::new(list.iter().map(|b| (&**b.address(), b.weight())));
+        let ring = Ring::new(list.iter().map(|b| (&**b.address(), b.weight)));
         let only = list[left].id();
         prop_assert_eq!(ring.choose(&list, key, |b| b.id() == only), Some(left));
         prop_assert_eq!(ring.choose(&list, key, |_| false), None);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smart_default::SmartDefault;
+
 /// Number of buckets; the last one has no upper bound.
 pub(super) const BUCKETS: usize = 76;
 /// Upper bound of the first bucket, in microseconds.
@@ -10,14 +12,8 @@ const FIRST: f64 = 250.0;
 const PER_DOUBLING: f64 = 4.0;
 
 /// Latencies of a number of requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Latencies(pub(super) [u64; BUCKETS]);
-
-impl Default for Latencies {
-    fn default() -> Self {
-        Self([0; BUCKETS])
-    }
-}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, SmartDefault)]
+pub(super) struct Latencies(#[default([0; BUCKETS])] pub(super) [u64; BUCKETS]);
 
 /// Returns the bucket of a latency.
 #[expect(

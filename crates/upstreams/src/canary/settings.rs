@@ -69,9 +69,7 @@ pub(crate) fn compile(config: &CanaryConfig, cx: &mut CompileContext<'_>) -> Can
             || !steps.value.iter().all(is_share)
             || !is_ascending(&steps.value))
     {
-        cx.report_at(
-            steps.place,
-            CODE,
+        cx.at(steps.place, CODE).error(
             "`steps` must be ascending shares between 0% and 100%",
             "write such as `steps: [5%, 25%, 50%]`; after the last step all visitors get the new \
              release",
@@ -81,9 +79,7 @@ pub(crate) fn compile(config: &CanaryConfig, cx: &mut CompileContext<'_>) -> Can
         if let Some(tolerated) = tolerated
             && !(1.0..=100.0).contains(&tolerated.value)
         {
-            cx.report_at(
-                tolerated.place,
-                CODE,
+            cx.at(tolerated.place, CODE).error(
                 format!("`{key}` must be between 1 and 100"),
                 "write how many times the current release's value is tolerated, such as `1.5`",
             );

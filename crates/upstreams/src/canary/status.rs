@@ -1,15 +1,19 @@
 //! State of a trial and the verdict on it, as plain data for the admin API.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 use super::judge::Counts;
 use crate::base::units::millis;
 
 /// Trial of a release at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Display)]
 #[serde(default)]
+#[display(
+    "release `{release}` gets {share} % of the visitors, step {step} of {steps}: {new}; the current release: {current}"
+)]
 pub struct CanaryStatus {
     pub release: String,
     /// Part of the visitors that it gets, in percent.
@@ -29,8 +33,9 @@ pub struct CanaryStatus {
 }
 
 /// Requests of one of the two releases since the trial began.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Display)]
 #[serde(default)]
+#[display("{failed} of {requests} requests failed ({error_percent} %), p95 {p95_ms:.1} ms")]
 pub struct ArmStatus {
     pub requests: u64,
     /// Requests with a status of 500 and above, or whose response broke off.
@@ -44,33 +49,44 @@ pub struct ArmStatus {
 
 edgeway_base::enum_table! {
     /// End of a trial.
-    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
     #[serde(rename_all = "snake_case")]
     pub enum Outcome => as_str {
         /// The release became the current one.
+        #[display("is the current one now")]
         Promoted = "promoted",
+        #[display("was rolled back")]
         RolledBack = "rolled_back",
         /// An operator ended it.
         #[default]
+        #[display("is no longer on trial, by an operator")]
         Ended = "ended",
     }
 }
 
 /// Reason for the end of a trial.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Display)]
 #[serde(rename_all = "snake_case")]
 pub enum CanaryReason {
+    #[display("")]
     Passed,
+    #[display(" for its errors")]
     Errors,
+    #[display(" for its latency")]
     Latency,
+    #[display(" because no instance was in rotation")]
     Down,
     #[default]
+    #[display("")]
     Operator,
 }
 
 /// Verdict on a release, with the figures that led to it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Display)]
 #[serde(default)]
+#[display(
+    "release `{release}` {outcome}{reason}: {new}; the release it was compared with: {current}"
+)]
 pub struct CanaryVerdict {
     pub release: String,
     pub outcome: Outcome,
@@ -93,44 +109,5 @@ impl ArmStatus {
             error_percent: (counts.error_ratio() * 1e4).round() / 1e2,
             p95_ms: millis(times.quantile(0.95)),
         }
-    }
-}
-
-impl fmt::Display for ArmStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} requests failed ({} %), p95 {:.1} ms",
-            self.failed, self.requests, self.error_percent, self.p95_ms
-        )
-    }
-}
-
-impl fmt::Display for CanaryStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "release `{}` gets {} % of the visitors, step {} of {}: {}; the current release: {}",
-            self.release, self.share, self.step, self.steps, self.new, self.current
-        )
-    }
-}
-
-impl fmt::Display for CanaryVerdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let end = match self.outcome {
-            Outcome::Promoted => "is the current one now",
-            Outcome::RolledBack => "was rolled back",
-            Outcome::Ended => "is no longer on trial, by an operator",
-        };
-        write!(f, "release `{}` {end}", self.release)?;
-        match self.reason {
-            CanaryReason::Errors => f.write_str(" for its errors")?,
-            CanaryReason::Latency => f.write_str(" for its latency")?,
-            CanaryReason::Down => f.write_str(" because no instance was in rotation")?,
-            CanaryReason::Passed | CanaryReason::Operator => {}
-        }
-        let (new, current) = (&self.new, &self.current);
-        write!(f, ": {new}; the release it was compared with: {current}")
     }
 }

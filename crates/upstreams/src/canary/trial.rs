@@ -38,7 +38,8 @@ pub(crate) struct Trial {
 #[derive(Clone, Debug)]
 pub struct TrialRequest {
     trial: Arc<Trial>,
-    is_new: bool,
+    /// True if the request goes to the release on trial.
+    pub is_new: bool,
 }
 
 /// Requests of one release since they were last weighed.
@@ -178,11 +179,6 @@ impl Trial {
 }
 
 impl TrialRequest {
-    /// Returns true if the request goes to the release on trial.
-    pub fn is_of_new(&self) -> bool {
-        self.is_new
-    }
-
     fn arm(&self) -> &Arm {
         if self.is_new {
             &self.trial.new

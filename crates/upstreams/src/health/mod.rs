@@ -110,9 +110,7 @@ impl ProbeMethod {
                 ("host", health.host.is_some()),
             ];
             for (name, _) in for_http.iter().filter(|(_, is_set)| *is_set) {
-                cx.report_at(
-                    place,
-                    CODE,
+                cx.at(place, CODE).error(
                     format!("`health.{name}` needs an HTTP check, and this is a TCP one"),
                     "add `path`, such as `path: /api/health`",
                 );
@@ -127,37 +125,28 @@ impl ProbeMethod {
             Some(written) => {
                 let is_status = |(from, to): &(u16, u16)| (100..=*to).contains(from) && *to < 600;
                 if written.value.0.is_empty() || !written.value.0.iter().all(is_status) {
-                    cx.report_at(
-                        written.place,
-                        CODE,
+                    return cx.at(written.place, CODE).refuse(
                         "invalid `health.expect`",
                         "write statuses from 100 to 599, such as `200` or `[200-299, 401]`",
                     );
-                    return None;
                 }
                 written.value.clone()
             }
         };
         let written = path;
         let Some(path) = parse_path(&written.value) else {
-            cx.report_at(
-                written.place,
-                CODE,
+            return cx.at(written.place, CODE).refuse(
                 format!("invalid path `{}`", written.value),
                 "write a path that starts with `/`, percent-encoded: `/api/health`",
             );
-            return None;
         };
         if let Some(host) = &health.host
             && http::uri::Authority::try_from(host.as_str()).is_err()
         {
-            cx.report_at(
-                place,
-                CODE,
+            return cx.at(place, CODE).refuse(
                 format!("invalid host `{host}`"),
                 "write a name, with a port if it needs one: `shop.example.com`",
             );
-            return None;
         }
         Some(Self::Http(Arc::new(HttpPlan {
             path,

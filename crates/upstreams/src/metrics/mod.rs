@@ -44,7 +44,7 @@ pub(super) struct OptionalMetrics {
     /// True for a histogram of each backend.
     pub(super) backends: bool,
     server_timing: Option<ServerTiming>,
-    sessions: Option<Sessions>,
+    pub(super) sessions: Option<Sessions>,
 }
 
 impl OptionalMetrics {
@@ -77,31 +77,24 @@ impl OptionalMetrics {
                 names.push(text);
                 continue;
             };
-            cx.report_at(
-                name.place,
-                "edgeway::upstream::server_timing",
-                message,
-                help,
-            );
+            cx.at(name.place, "edgeway::upstream::server_timing")
+                .error(message, help);
         }
         let sessions = config.sessions.as_ref().and_then(|sessions| {
             let (cookie, window) = (&sessions.cookie, &sessions.window);
             if cookie.value.is_empty() || !cookie.value.bytes().all(is_token_byte) {
                 let message = format!("invalid cookie name `{}`", cookie.value);
                 let help = "write the name of the app's session cookie, such as `connect.sid`";
-                cx.report_at(
-                    cookie.place,
-                    "edgeway::upstream::bad_cookie_name",
-                    message,
-                    help,
-                );
-                return None;
+                return cx
+                    .at(cookie.place, "edgeway::upstream::bad_cookie_name")
+                    .refuse(message, help);
             }
             if window.value.0 < MIN_WINDOW {
                 let message = "`sessions.window` must be at least 1s";
                 let help = "write the time after which a session counts as inactive, such as `15m`";
-                cx.report_at(window.place, "edgeway::upstream::zero", message, help);
-                return None;
+                return cx
+                    .at(window.place, "edgeway::upstream::zero")
+                    .refuse(message, help);
             }
             let (cookie, window) = (cookie.value.as_str(), window.value.0);
             Some(Sessions::new(
@@ -163,13 +156,6 @@ impl Upstream {
                 timing.is_some_and(|timing| timing.has(name))
             }
             _ => true,
-        }
-    }
-
-    /// Updates the gauges of optional metrics.
-    pub(super) fn publish_optional(&self) {
-        if let Some(sessions) = &self.optional_metrics.sessions {
-            sessions.publish();
         }
     }
 }

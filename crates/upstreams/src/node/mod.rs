@@ -7,11 +7,11 @@
 mod report;
 
 use std::{
-    fmt,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use derive_more::Display;
 use serde::{Deserialize, Serialize};
 
 pub use self::report::REPORT_HEADER;
@@ -34,8 +34,14 @@ pub(super) struct NodeState {
 }
 
 /// Status of an app that reports.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, Display)]
 #[serde(default)]
+#[display(
+    "loop {:.0} % busy, {delay_ms:.0}ms late; heap {} MiB, rss {} MiB",
+    utilisation * 100.0,
+    mebibytes(*heap_bytes),
+    mebibytes(*rss_bytes)
+)]
 pub struct NodeStatus {
     /// Part of the time in which the event loop was busy, 0 to 1, smoothed.
     pub utilisation: f64,
@@ -55,19 +61,6 @@ impl NodeStatus {
     /// Returns true if the report is about the process that runs now.
     pub fn is_fresh(&self) -> bool {
         (0.0..Self::FRESH.as_secs_f64()).contains(&self.age)
-    }
-}
-
-impl fmt::Display for NodeStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "loop {:.0} % busy, {:.0}ms late; heap {} MiB, rss {} MiB",
-            self.utilisation * 100.0,
-            self.delay_ms,
-            mebibytes(self.heap_bytes),
-            mebibytes(self.rss_bytes),
-        )
     }
 }
 

@@ -115,26 +115,20 @@ impl ReleaseSettings {
             place,
         } = config.releases.as_ref()?;
         if config.app != App::Nextjs {
-            cx.report_at(
-                *place,
-                CODE,
+            cx.at(*place, CODE).error(
                 "`releases` needs `app: nextjs`",
                 "add `app: nextjs`; other apps are deployed with `edgeway rollout`",
             );
         }
         if config.scale.is_some() {
-            cx.report_at(
-                *place,
-                CODE,
+            cx.at(*place, CODE).error(
                 "`releases` and `scale` exclude each other",
                 "remove `scale`: `edgeway deploy` starts the instances of a release, as many as \
                  `releases.instances`",
             );
         }
         if let Some(folder) = &config.folder {
-            cx.report_at(
-                folder.place,
-                CODE,
+            cx.at(folder.place, CODE).error(
                 "`releases` and `folder` exclude each other",
                 "remove `folder`: each release has a build of its own",
             );
@@ -152,17 +146,13 @@ impl ReleaseSettings {
             ReleaseOverlap::One => (instances + 1, format!("{} instances", instances + 1)),
         };
         if u64::from(last_port - first_port) + 1 < needed {
-            cx.report_at(
-                written.ports.place,
-                CODE,
+            cx.at(written.ports.place, CODE).error(
                 format!("`ports` has too few ports for {used}"),
                 format!("write a range of at least {needed} ports, such as `4000-4031`"),
             );
         }
         if written.warm.value > MAX_WARM {
-            cx.report_at(
-                written.warm.place,
-                CODE,
+            cx.at(written.warm.place, CODE).error(
                 format!("`warm: {}` is more than {MAX_WARM}", written.warm.value),
                 "write as many as `edgeway deploy` can fetch in a minute, such as `200`",
             );
@@ -218,7 +208,7 @@ fn start(
             "write `unit: web@{port}.service`, or `start: [npm, start]` without systemd",
         ),
     };
-    cx.report_at(place, CODE, message, help);
+    cx.at(place, CODE).error(message, help);
     None
 }
 

@@ -128,7 +128,7 @@ async fn when_all_are_drained_no_request_waits() {
     let bench = Bench::new();
     let upstream = bench.upstream(
         "{ backends: [10.0.0.1:80, 10.0.0.2:80], \
-           max_in_flight: { per_backend: 1, queue: 8, wait: 60s } }",
+         max_in_flight: { per_backend: 1, queue: 8, wait: 60s } }",
     );
     upstream.drain("10.0.0.1:80", Force::No).unwrap();
     let _held = acquire(&upstream).await.unwrap();
@@ -152,7 +152,7 @@ async fn a_waiter_gets_a_permit_as_soon_as_a_backend_is_no_longer_drained() {
     let bench = Bench::new();
     let upstream = bench.upstream(
         "{ backends: [10.0.0.1:80, 10.0.0.2:80], \
-           max_in_flight: { per_backend: 1, queue: 8, wait: 60s } }",
+         max_in_flight: { per_backend: 1, queue: 8, wait: 60s } }",
     );
     upstream.drain("10.0.0.1:80", Force::No).unwrap();
     let _held = acquire(&upstream).await.unwrap();
@@ -367,7 +367,7 @@ fn decisions_survive_the_process() {
     assert_eq!(addresses(&second), list);
     let states: Vec<_> = list.iter().map(|address| state(&second, address)).collect();
     assert_eq!(states, ["healthy", "drained", "healthy", "drained"]);
-    assert_eq!(second.backends()[2].weight(), 2);
+    assert_eq!(second.backends()[2].weight, 2);
     second.undrain("10.0.0.2:80").unwrap();
     second.remove_member("10.0.0.9:80", Force::No).unwrap();
 

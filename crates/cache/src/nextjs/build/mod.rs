@@ -75,7 +75,7 @@ pub struct Build {
     deciders: Deciders,
     images: Option<ImageRules>,
     /// Digest of the settings for images.
-    image_mark: u64,
+    pub(super) image_mark: u64,
     /// Settings of the image optimizer, if images may be made without the app.
     optimizer: Option<Arc<Optimizer>>,
     /// Files that the gateway serves itself, if it does.
@@ -234,11 +234,6 @@ impl Build {
 
     pub(super) fn deployment(&self) -> Option<&str> {
         self.deployment.as_deref()
-    }
-
-    /// Returns the digest of the settings for images; 0 if none are known.
-    pub(super) fn image_mark(&self) -> u64 {
-        self.image_mark
     }
 
     /// Returns true for the raw path of the image optimizer, if the build has one.

@@ -30,7 +30,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::timeout};
 
-pub use self::status::{LinkStatus, PeerStatus};
+pub use self::status::{OtherGateway, PurgeLinkStatus};
 use self::{
     outgoing::is_written,
     tickets::{Ticket, Tickets},
@@ -117,7 +117,7 @@ pub struct PurgeLink {
     state: Mutex<State>,
     wake: Notify,
     /// Purges for the successor of this process.
-    notes: SuccessorPurges,
+    pub notes: SuccessorPurges,
     /// Set once the lease is given up for good.
     has_left: AtomicBool,
     /// Held by the supervisor: one at a time.
@@ -257,11 +257,6 @@ impl PurgeLink {
                 Trust::OnlyAfter(lost.unwrap_or(SystemTime::UNIX_EPOCH))
             }
         }
-    }
-
-    /// Returns the purges for the successor of this process.
-    pub fn notes(&self) -> &SuccessorPurges {
-        &self.notes
     }
 
     /// Applies `purges` here at once, and waits for the other gateways, for five seconds at most.
@@ -513,7 +508,7 @@ impl PurgeLink {
     }
 
     fn publish_trust(&self, state: &State) {
-        let until = state.follower.held_until();
+        let until = state.follower.held_until;
         let until = until.map_or(0, |until| {
             whole_millis(until.saturating_duration_since(self.began))
         });

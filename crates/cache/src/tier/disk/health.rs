@@ -1,12 +1,13 @@
 //! Health of the disk: its state for logs and status, and the pause before the next attempt.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
 use log::{info, warn};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use super::metrics::FolderFault;
 use crate::base::clock::Clock;
@@ -44,20 +45,22 @@ impl State {
     }
 }
 
-/// State of the disk for the status page.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    pub folder: PathBuf,
-    /// `up`; `opening`, `busy` (another process has the folder) or `catching_up` (with the purges
-    /// of other gateways); or the fault: `full`, `read_only`, `missing`, `permission`, `slow`,
-    /// `io`.
-    pub state: &'static str,
-    pub since: SystemTime,
+/// The folder of the cache.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheDiskStatus {
+    pub folder: String,
+    /// `up`; `opening`, `busy` (another process has the folder), `catching_up` (with purges) or
+    /// `off` (handed to the process that serves now); or an error: `full`, `read_only`, `missing`,
+    /// `permission`, `slow`, `io`.
+    pub state: String,
+    /// Time of the last change of `state`; RFC 3339, UTC.
+    pub since: String,
     /// The last error, kept after recovery.
     pub last_error: Option<String>,
     pub objects: usize,
     pub bytes: u64,
-    pub budget: u64,
+    pub budget_bytes: u64,
 }
 
 #[derive(Debug)]

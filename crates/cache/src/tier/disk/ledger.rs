@@ -173,7 +173,7 @@ impl DiskLedger {
         let mut records = vec![Record::Begin {
             id: self.id,
             position: self.purges.position(),
-            floor: self.purges.floor(),
+            floor: self.purges.floor,
         }];
         let varies = self.varies.iter().filter_map(Vary::names);
         records.extend(varies.map(Record::Vary));

@@ -46,7 +46,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use self::health::Status;
+pub use self::health::CacheDiskStatus;
 use self::{
     deferred_purges::DeferredPurges,
     health::{Health, State},
@@ -58,7 +58,10 @@ use super::{
     codec::Decoded, metrics::LookupOutcome, queue::BoundedQueue, stamps::Stamp, time_to_live,
 };
 use crate::{
-    base::{clock::Clock, metrics::Metrics},
+    base::{
+        clock::{Clock, rfc3339},
+        metrics::Metrics,
+    },
     key::Key,
     policy::{Variance, Vary},
     purge::ledger::{Kind, Noted as _},
@@ -171,19 +174,19 @@ impl Disk {
     }
 
     /// Returns the state of the disk; `None` if no disk is configured.
-    pub(crate) fn status(&self) -> Option<Status> {
+    pub(crate) fn status(&self) -> Option<CacheDiskStatus> {
         let settings = self.settings.load_full()?;
         let (since, last_error) = self.health.since();
         let open = self.open.load_full();
         let (objects, bytes) = open.map_or((0, 0), |opened| opened.open.count());
-        Some(Status {
-            folder: settings.folder.clone(),
-            state: self.health.state().word(),
-            since,
+        Some(CacheDiskStatus {
+            folder: settings.folder.display().to_string(),
+            state: self.health.state().word().to_owned(),
+            since: rfc3339(since),
             last_error,
             objects,
             bytes,
-            budget: settings.size,
+            budget_bytes: settings.size,
         })
     }
 

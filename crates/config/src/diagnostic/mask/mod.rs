@@ -254,9 +254,10 @@ impl FoundSecret {
                 let mut parts = parts.iter();
                 parts.any(|part| part.contains(&name.start()))
             };
-            if name.as_str() == "users" || (is_headers(name.as_str()) && is_within(&tracing)) {
+            let is_like = |word| strsim::damerau_levenshtein(name.as_str(), word) <= 1;
+            if name.as_str() == "users" || (is_like("headers") && is_within(&tracing)) {
                 found.nested(text, colon, name.start(), true);
-            } else if is_config(name.as_str()) && is_within(&plugins) {
+            } else if is_like("config") && is_within(&plugins) {
                 found.all(text, colon, name.start());
             } else if name.as_str() == "key" && is_within(&no_secrets) {
                 // Whatever is written there: a private key has a shape of its own.
@@ -456,14 +457,6 @@ fn extents(text: &str, wanted: &str, block: impl Fn(Range<usize>) -> usize) -> V
             name.start..flow.max(block(name))
         })
         .collect()
-}
-
-fn is_headers(name: &str) -> bool {
-    strsim::damerau_levenshtein(name, "headers") <= 1
-}
-
-fn is_config(name: &str) -> bool {
-    strsim::damerau_levenshtein(name, "config") <= 1
 }
 
 fn is_secret(name: &str) -> bool {

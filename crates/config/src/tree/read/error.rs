@@ -2,41 +2,34 @@
 
 use std::fmt;
 
+use derive_more::Display;
 use serde::de;
 
 use crate::tree::{Node, Value};
 
 /// Reason why reading a value failed, before its place is known.
-#[derive(Debug)]
+#[derive(Debug, Display)]
 pub(super) enum ReadError {
     /// Reported already, at the place of a part.
+    #[display("reported")]
     Reported,
+    #[display("`{_0}` is missing")]
     Missing(&'static str),
+    #[display("expected {expected}")]
     WrongType {
         expected: String,
     },
+    #[display("unknown value `{word}`")]
     UnknownWord {
         word: String,
         known: &'static [&'static str],
     },
+    #[display("unknown key `{key}`")]
     UnknownKey {
         key: String,
         known: &'static [&'static str],
     },
     Message(String),
-}
-
-impl fmt::Display for ReadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Reported => f.write_str("reported"),
-            Self::Missing(field) => write!(f, "`{field}` is missing"),
-            Self::WrongType { expected } => write!(f, "expected {expected}"),
-            Self::UnknownWord { word, .. } => write!(f, "unknown value `{word}`"),
-            Self::UnknownKey { key, .. } => write!(f, "unknown key `{key}`"),
-            Self::Message(text) => f.write_str(text),
-        }
-    }
 }
 
 impl std::error::Error for ReadError {}

@@ -6,12 +6,14 @@ mod tests;
 
 use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref, str::FromStr};
 
+use derive_more::Display;
 use http::HeaderName;
 use ring::digest::{Context, SHA256};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use siphasher::sip128::{Hasher128 as _, SipHasher13};
+use smart_default::SmartDefault;
 
 use crate::{
     base::{
@@ -27,35 +29,46 @@ use crate::{
 pub struct Key(pub u128);
 
 /// The parts of a request that may identify a client, in order of preference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, SmartDefault)]
 #[serde(transparent)]
-pub struct KeyList(OneOrMany<KeyItem>);
+pub struct KeyList(#[default(OneOrMany(vec![KeyItem(vec![Source::ClientIp])]))] OneOrMany<KeyItem>);
 
 /// Entry of a list: parts that must all be present, such as `client.ip+route`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyItem(Vec<Source>);
 
 /// A part of a request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Display)]
 pub enum Source {
     /// Address of the client; IPv6 by its /64, which is what one subscriber gets.
+    #[display("client.ip")]
     ClientIp,
     /// Network of the client: the /24 of an IPv4 address, the /48 of an IPv6 one.
+    #[display("client.network")]
     ClientNetwork,
+    #[display("header:{_0}")]
     Header(HeaderName),
+    #[display("cookie:{_0}")]
     Cookie(String),
     /// First value of a query parameter, decoded.
+    #[display("query:{_0}")]
     Query(String),
     /// Host of the request, without its port.
+    #[display("host")]
     Host,
+    #[display("route")]
     Route,
     /// A claim of a verified token.
+    #[display("jwt.{_0}")]
     Claim(String),
     /// Name of the API key.
+    #[display("api_key")]
     ApiKey,
     /// User found by an identity filter.
+    #[display("user")]
     User,
     /// SHA-256 of the client certificate.
+    #[display("client.certificate")]
     Certificate,
 }
 
@@ -116,12 +129,6 @@ const NAMES: [&str; 11] = [
     "user",
     "client.certificate",
 ];
-
-impl Default for KeyList {
-    fn default() -> Self {
-        Self(OneOrMany(vec![KeyItem(vec![Source::ClientIp])]))
-    }
-}
 
 impl KeyList {
     /// Returns the request's key. A request without any part of the list is counted by its client's
@@ -479,24 +486,6 @@ impl FromStr for KeyItem {
             ));
         }
         Ok(Self(sources))
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ClientIp => f.write_str("client.ip"),
-            Self::ClientNetwork => f.write_str("client.network"),
-            Self::Header(name) => write!(f, "header:{name}"),
-            Self::Cookie(name) => write!(f, "cookie:{name}"),
-            Self::Query(name) => write!(f, "query:{name}"),
-            Self::Host => f.write_str("host"),
-            Self::Route => f.write_str("route"),
-            Self::Claim(name) => write!(f, "jwt.{name}"),
-            Self::ApiKey => f.write_str("api_key"),
-            Self::User => f.write_str("user"),
-            Self::Certificate => f.write_str("client.certificate"),
-        }
     }
 }
 

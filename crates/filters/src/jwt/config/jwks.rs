@@ -81,7 +81,7 @@ impl JwksConfig {
                 let (least, most) = (bounds.start(), bounds.end());
                 let message = format!("`{key}: {}` is not between {least} and {most}", span.value);
                 let help = format!("write a time such as `{most}`");
-                cx.report_at(span.place, CODE, message, help);
+                cx.at(span.place, CODE).error(message, help);
             }
         }
         let url = url?;
@@ -90,7 +90,7 @@ impl JwksConfig {
             Ok(fetch) => fetch,
             Err(error) => {
                 let place = ca.filter(|_| error.is_file).map_or(place, |ca| ca.place);
-                return cx.refuse_at(place, CODE, error.to_string(), error.help);
+                return cx.at(place, CODE).refuse(error.to_string(), error.help);
             }
         };
         if cx.diagnostics.errors() > errors {
@@ -170,6 +170,6 @@ impl JwksConfig {
             ),
             _ => (format!("invalid JWK set URL `{}`", self.url), EXAMPLE),
         };
-        cx.refuse_at(place, CODE, message, help)
+        cx.at(place, CODE).refuse(message, help)
     }
 }

@@ -92,7 +92,7 @@ pub(super) fn read(key: &Spanned<KeyConfig>, cx: &mut CompileContext<'_>) -> Opt
             let message = format!("cannot read the key in `{path}`: {error}");
             let help = "name a file with a public key or a certificate in PEM, a JWK set, or \
                         a secret";
-            return cx.refuse_at(key.place, CODE, message, help);
+            return cx.at(key.place, CODE).refuse(message, help);
         }
     };
     let mut keys = match keys::read(&text) {
@@ -102,18 +102,15 @@ pub(super) fn read(key: &Spanned<KeyConfig>, cx: &mut CompileContext<'_>) -> Opt
                 Some(path) => format!("`{path}`: {error}"),
                 None => error.to_string(),
             };
-            return cx.refuse_at(key.place, CODE, message, error.help);
+            return cx.at(key.place, CODE).refuse(message, error.help);
         }
     };
     if let Some(kid) = &key.value.kid {
         let [only] = &mut keys[..] else {
             let message = format!("several keys have the name `{kid}`");
-            return cx.refuse_at(
-                key.place,
-                CODE,
-                message,
-                "remove `kid`: the set names its keys itself",
-            );
+            return cx
+                .at(key.place, CODE)
+                .refuse(message, "remove `kid`: the set names its keys itself");
         };
         only.kid = Some(kid.as_str().into());
     }

@@ -159,19 +159,22 @@ impl JwtConfig {
                 })?;
                 if keys.len() > MAX_KEYS {
                     let message = format!("more than {MAX_KEYS} keys");
-                    return cx.refuse(CODE, message, "remove keys that no longer sign");
+                    return cx
+                        .here(CODE)
+                        .refuse(message, "remove keys that no longer sign");
                 }
                 Some(Keys::Fixed(keys.into()))
             }
             (None, Some(jwks)) => jwks.value.compile(jwks.place, cx),
             (Some(_), Some(jwks)) => {
                 let message = "`jwt` has both `keys` and `jwks`";
-                cx.refuse_at(jwks.place, CODE, message, "remove one of them")
+                cx.at(jwks.place, CODE)
+                    .refuse(message, "remove one of them")
             }
             (None, None) => {
                 let message = "`jwt` has neither `keys` nor `jwks`";
                 let help = "write `keys: file:jwt.pub`, or `jwks: https://…`";
-                cx.refuse(CODE, message, help)
+                cx.here(CODE).refuse(message, help)
             }
         }
     }
@@ -192,7 +195,7 @@ impl JwtConfig {
                     let message = format!("`{}` needs a secret", alg.value.name());
                     let help = "a fetched JWK set has public keys only: write one of their \
                                 algorithms, such as `RS256`";
-                    return cx.refuse_at(alg.place, CODE, message, help);
+                    return cx.at(alg.place, CODE).refuse(message, help);
                 }
                 if self.algorithms.is_empty() {
                     let kinds = [
@@ -219,9 +222,7 @@ impl JwtConfig {
         for alg in &self.algorithms {
             if !keys.iter().any(|key| key.fits(alg.value)) {
                 let kinds: Vec<&str> = keys.iter().map(|key| key.kind.name()).collect();
-                cx.report_at(
-                    alg.place,
-                    CODE,
+                cx.at(alg.place, CODE).error(
                     format!("no key fits `{}`", alg.value.name()),
                     format!("the keys are {}: write their algorithm", kinds.join(", ")),
                 );
@@ -229,9 +230,7 @@ impl JwtConfig {
         }
         if let Some(idle) = keys.iter().find(|key| !written().any(|alg| key.fits(alg))) {
             let place = self.algorithms.first().map_or(cx.place, |alg| alg.place);
-            cx.report_at(
-                place,
-                CODE,
+            cx.at(place, CODE).error(
                 format!("{} is listed, and no algorithm uses it", idle.kind.name()),
                 format!("add `{}`, or remove the key", idle.usual().name()),
             );
@@ -246,12 +245,8 @@ impl JwtConfig {
             match cx.own_header(header, CODE) {
                 Some(name) if names.contains(&name) => {
                     let message = format!("two claims are forwarded as `{}`", header.value);
-                    cx.report_at(
-                        header.place,
-                        CODE,
-                        message,
-                        "write a different name for each",
-                    );
+                    cx.at(header.place, CODE)
+                        .error(message, "write a different name for each");
                 }
                 Some(name) => names.push(name),
                 None => {}
@@ -262,24 +257,25 @@ impl JwtConfig {
 
     fn check_times(&self, cx: &mut CompileContext<'_>) {
         if self.leeway.value > MAX_LEEWAY {
-            cx.report_at(
-                self.leeway.place,
-                "edgeway::jwt::leeway",
+            cx.at(self.leeway.place, "edgeway::jwt::leeway").error(
                 format!(
                     "`leeway: {}` is longer than {MAX_LEEWAY}",
                     self.leeway.value
                 ),
-                "expired tokens would stay valid: synchronize clocks by NTP, and write `5s` or less",
+                "expired tokens would stay valid: synchronize clocks by NTP, and write `5s` or \
+                 less",
             );
         }
         if let Some(most) = &self.max_ttl {
             const CODE: &str = "edgeway::jwt::max_ttl";
             if most.value < Span::secs(1) {
                 let message = format!("no token is valid for `{}`", most.value);
-                cx.report_at(most.place, CODE, message, "write a time such as `90s`");
+                cx.at(most.place, CODE)
+                    .error(message, "write a time such as `90s`");
             } else if !self.require_exp {
                 let message = "`max_ttl` needs tokens that expire, and `require_exp` is `false`";
-                cx.report_at(most.place, CODE, message, "remove `require_exp: false`");
+                cx.at(most.place, CODE)
+                    .error(message, "remove `require_exp: false`");
             }
         }
     }
@@ -289,9 +285,7 @@ impl JwtConfig {
         let realm = &self.realm.value;
         let is_plain = |c: char| (c.is_ascii_graphic() || c == ' ') && c != '"' && c != '\\';
         if realm.is_empty() || !realm.chars().all(is_plain) {
-            return cx.refuse_at(
-                self.realm.place,
-                "edgeway::jwt::realm",
+            return cx.at(self.realm.place, "edgeway::jwt::realm").refuse(
                 format!("invalid realm `{realm}`"),
                 "write plain ASCII without quotes",
             );

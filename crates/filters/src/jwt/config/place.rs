@@ -84,17 +84,18 @@ impl SourceConfig {
                 let message = "a token source is one of `header`, `cookie` and `query`";
                 let help =
                     "write a list for several: `[{ header: Authorization }, { query: token }]`";
-                return cx.refuse_at(place, CODE, message, help);
+                return cx.at(place, CODE).refuse(message, help);
             }
         };
         if kind == "header" {
-            cx.reported(place, CODE, GatewayHeaders::parse_credential(name))?;
+            cx.at(place, CODE)
+                .reported(GatewayHeaders::parse_credential(name))?;
         }
         let source = TokenSource::new(kind, name);
         if source.is_none() {
             let message = format!("invalid {kind} name `{name}`");
             let help = "write the name as clients send it, such as `query: token`";
-            cx.report_at(place, CODE, message, help);
+            cx.at(place, CODE).error(message, help);
         }
         source
     }

@@ -64,13 +64,6 @@ pub(super) struct Servers<'a> {
     listeners: Vec<Listener<'a>>,
 }
 
-impl Server<'_> {
-    /// Returns true if a listener has this server for requests that no name takes.
-    pub(super) fn is_default(&self) -> bool {
-        !self.default_of.is_empty()
-    }
-}
-
 impl<'a> Servers<'a> {
     /// Returns the default servers of all listeners with TLS, or of all others.
     pub(super) fn defaults(&self, is_tls: bool) -> impl Iterator<Item = &Server<'a>> {
@@ -113,10 +106,10 @@ impl<'a> Servers<'a> {
             }
             let rejects = server.scope.own("ssl_reject_handshake");
             for reject in rejects.iter().filter(|one| one.is_on()) {
-                reject.weaker(if server.is_default() {
-                    "`unknown_names: refuse`: only names that no certificate has are refused"
-                } else {
+                reject.weaker(if server.default_of.is_empty() {
                     "handshakes for these names are not refused"
+                } else {
+                    "`unknown_names: refuse`: only names that no certificate has are refused"
                 });
             }
         }

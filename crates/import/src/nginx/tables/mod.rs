@@ -107,7 +107,7 @@ fn with_tables(value: &str, scope: &Scope<'_>) -> String {
 /// Returns the table of a placeholder.
 pub(super) fn table(name: &str, scope: &Scope<'_>) -> Option<Value> {
     let known = scope
-        .derived()
+        .derived
         .borrow()
         .get(name)
         .map(|part| part.value.clone());
@@ -421,7 +421,7 @@ fn networks(table: &Directive, from: Option<String>) -> Result<Value, &'static s
 pub(super) fn parts(http: &Scope<'_>, mut uses: String) -> Vec<(String, Part)> {
     let mut found: Vec<(String, Part)> = Vec::new();
     let mut left: Vec<&Directive> = all(http).collect();
-    let mut derived = http.derived().borrow().clone();
+    let mut derived = http.derived.borrow().clone();
     let is_used = |name: &str, uses: &str| uses.contains(&format!("{{map.{name}}}"));
     loop {
         let own = derived.keys().find(|name| is_used(name, &uses)).cloned();

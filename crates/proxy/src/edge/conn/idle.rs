@@ -43,12 +43,6 @@ impl ConnIo {
             self.output = Vec::new();
         }
     }
-
-    /// Returns the bytes that the buffers have room for.
-    #[cfg(test)]
-    pub(super) fn buffered(&self) -> usize {
-        self.input.capacity() + self.output.capacity()
-    }
 }
 
 #[cfg(test)]
@@ -69,6 +63,13 @@ mod tests {
         },
     };
     use edgeway_config::model::UnderscoresConfig;
+
+    impl ConnIo {
+        /// Returns the bytes that the buffers have room for.
+        pub(in crate::edge::conn) fn buffered(&self) -> usize {
+            self.input.capacity() + self.output.capacity()
+        }
+    }
 
     /// Polls the wait for a header section once.
     async fn is_waiting(io: &mut ConnIo, limits: &HeadLimits) -> bool {

@@ -171,7 +171,7 @@ impl RequestHistory {
                     if !query.may_match(kind) {
                         return false;
                     }
-                    let overwritten = ring.overwritten();
+                    let overwritten = ring.overwritten;
                     overwritten.is_some_and(|ended| micros(ended) > known)
                 });
                 missed += u64::from(is_lost);

@@ -4,6 +4,7 @@ use std::{ops::Range, slice, time::SystemTime};
 
 use edgeway_core::chain::{FixedFields, LoggedRequest, Text};
 use edgeway_filters::access_log::Redactor;
+use smart_default::SmartDefault;
 
 /// Maximum length of a name of the configuration.
 const NAME: usize = 256;
@@ -42,12 +43,14 @@ pub(super) struct Ring {
     next: usize,
     /// Number of records ever written.
     written: u64,
-    overwritten: Option<SystemTime>,
+    pub(super) overwritten: Option<SystemTime>,
 }
 
 /// A request without its secrets. The texts follow one another in `bytes`.
+#[derive(SmartDefault)]
 struct Record {
     fixed: FixedFields,
+    #[default([ABSENT; Text::COUNT])]
     lengths: [u16; Text::COUNT],
     bytes: Vec<u8>,
 }
@@ -104,25 +107,10 @@ impl Ring {
         self.written - self.records.len() as u64..self.written
     }
 
-    /// Returns the end of the request that was overwritten last.
-    pub(super) fn overwritten(&self) -> Option<SystemTime> {
-        self.overwritten
-    }
-
     /// Returns the record of a stored number.
     pub(super) fn get(&self, number: u64) -> LoggedRequest<'_> {
         let index = usize::try_from(number % self.capacity as u64).unwrap_or(0);
         self.records[index].request()
-    }
-}
-
-impl Default for Record {
-    fn default() -> Self {
-        Self {
-            fixed: FixedFields::default(),
-            lengths: [ABSENT; Text::COUNT],
-            bytes: Vec::new(),
-        }
     }
 }
 

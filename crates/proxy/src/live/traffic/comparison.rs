@@ -1,8 +1,9 @@
 //! Requests of a configuration on trial, compared with those that the configuration before it gets
 //! at the same time: has a route become worse?
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use derive_more::Display;
 use edgeway_base::{
     clock::Clock,
     evidence::{CERTAIN, Events, Evidence, MAX_FAILED_ALONE},
@@ -46,7 +47,8 @@ struct Period {
 }
 
 /// A route that has become worse.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Display)]
+#[display("route `{route}` {what}: {now}; with the configuration before: {other}")]
 pub struct Worsening {
     pub route: String,
     pub what: WorseFigure,
@@ -56,14 +58,17 @@ pub struct Worsening {
 }
 
 /// Figure that has become worse.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Display)]
 pub enum WorseFigure {
+    #[display("has more errors")]
     Errors,
+    #[display("is slower")]
     Latency,
 }
 
 /// Requests of a route in a time.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Display)]
+#[display("{error_percent} % of {requests} requests failed, p95 {p95_ms:.1} ms")]
 pub struct RouteFigures {
     pub requests: u64,
     /// Requests that failed, in percent.
@@ -236,36 +241,6 @@ impl Latency {
             evidence.add(above(self, index), above(before, index));
             evidence.log() >= certain
         })
-    }
-}
-
-impl fmt::Display for RouteFigures {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            requests,
-            error_percent,
-            p95_ms,
-        } = self;
-        write!(
-            f,
-            "{error_percent} % of {requests} requests failed, p95 {p95_ms:.1} ms"
-        )
-    }
-}
-
-impl fmt::Display for Worsening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let worse = match self.what {
-            WorseFigure::Errors => "has more errors",
-            WorseFigure::Latency => "is slower",
-        };
-        let Self {
-            route, other, now, ..
-        } = self;
-        write!(
-            f,
-            "route `{route}` {worse}: {now}; with the configuration before: {other}"
-        )
     }
 }
 

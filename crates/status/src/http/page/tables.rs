@@ -213,7 +213,8 @@ fn ban_table(bans: &[BanStatus], csrf: Option<&str>) -> Markup {
                 td { (ban.reason) }
                 td { (ban.by) }
                 td { (when(&ban.until)) }
-                td { (unban_button(csrf, &ban.address)) }
+                @let address = &*ban.address;
+                td { (button(csrf, "unban", &[("address", address)], ("Unban", address))) }
             }
         }
         @if bans.len() > SHOWN {
@@ -221,10 +222,6 @@ fn ban_table(bans: &[BanStatus], csrf: Option<&str>) -> Markup {
         }
     };
     table(&["Banned client", "Reason", "By", "Until", ACTION], &rows)
-}
-
-fn unban_button(csrf: Option<&str>, address: &str) -> Markup {
-    button(csrf, "unban", &[("address", address)], ("Unban", address))
 }
 
 pub(super) fn cache(status: &Snapshot) -> Markup {

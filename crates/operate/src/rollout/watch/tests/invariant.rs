@@ -70,7 +70,13 @@ impl Gateway for Checked<'_> {
         self.inner.undrain(name).await
     }
 
-    async fn add(&self, _: &Name, _: u16, _: bool) -> Result<BackendStatus, RequestFailure> {
+    async fn add(
+        &self,
+        _: &Name,
+        _: u16,
+        _: bool,
+        _: Option<&str>,
+    ) -> Result<BackendStatus, RequestFailure> {
         Err(RequestFailure::Refused("not by a watch".into()))
     }
 

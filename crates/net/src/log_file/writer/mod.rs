@@ -5,6 +5,9 @@
 //! While lines arrive, the log's thread checks every 50 ms, or when a buffer is half full of one
 //! write's worth; after a second without lines it sleeps until the next line wakes it.
 
+#[cfg(test)]
+pub(super) mod testkit;
+
 use std::{
     collections::HashMap,
     io,
@@ -23,6 +26,7 @@ use edgeway_base::{
 };
 use log::{error, info, warn};
 use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
 
 use super::{
     output::{Batch, LineCounts, Output, Target},
@@ -85,28 +89,31 @@ type Key = (&'static str, Target);
 static WRITERS: LazyLock<Mutex<HashMap<Key, Arc<Shared>>>> = LazyLock::new(Mutex::default);
 
 /// A log that cannot be written.
-pub struct FailingLog {
-    /// Name of its kind, such as `access log`.
-    pub kind: &'static str,
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogFailure {
+    /// Kind, such as `access log`.
+    pub log: String,
+    /// Path of the file, or name of the socket.
     pub target: String,
     pub error: String,
-    /// Lines of all logs of this kind that were dropped.
+    /// Lines of all logs of this kind that were dropped since the process began.
     pub dropped: u64,
 }
 
 /// Returns the logs that cannot be written, sorted by kind and target.
-pub fn failing() -> Vec<FailingLog> {
+pub fn failing() -> Vec<LogFailure> {
     let writers = WRITERS.lock();
     let failing = writers.iter().filter_map(|((kind, target), shared)| {
-        Some(FailingLog {
-            kind,
+        Some(LogFailure {
+            log: (*kind).to_owned(),
             target: target.to_string(),
             error: shared.error.lock().clone()?,
             dropped: shared.counts.dropped.get(),
         })
     });
     let mut failing: Vec<_> = failing.collect();
-    failing.sort_by(|a, b| (a.kind, &a.target).cmp(&(b.kind, &b.target)));
+    failing.sort_by(|a, b| (&a.log, &a.target).cmp(&(&b.log, &b.target)));
     failing
 }
 
@@ -224,31 +231,6 @@ impl WriterHandle {
             shared.wake();
         }
     }
-}
-
-#[cfg(test)]
-impl WriterHandle {
-    pub fn is_asleep(&self) -> bool {
-        self.shared.is_asleep.load(Ordering::Relaxed)
-    }
-
-    pub fn shares_with(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
-    pub fn flush(&self, deadline: Duration) -> bool {
-        let end = Clock::machine().now() + deadline;
-        let wanted = self.shared.ask_flush();
-        self.shared.wait_flushed(wanted, end)
-    }
-}
-
-#[cfg(test)]
-pub(super) fn is_open(path: &std::path::Path) -> bool {
-    WRITERS
-        .lock()
-        .keys()
-        .any(|(_, target)| *target == Target::File(path.to_owned()))
 }
 
 impl Drop for WriterHandle {
@@ -473,7 +455,7 @@ impl WriterThread {
         }
         writers.remove(&(self.shared.counts.kind, self.target.clone()));
         drop(writers);
-        let mut lost = self.batch.lines_left();
+        let mut lost = self.batch.lines;
         for lane in self.shared.lanes.iter() {
             lost += lane.lock().lines;
         }
@@ -481,14 +463,10 @@ impl WriterThread {
         if self.failing.is_some() {
             self.shared.counts.failing.dec();
         }
-        self.report_flushed_for_ever();
-        true
-    }
-
-    /// Releases all flushes, so that none waits for a writer that is gone.
-    fn report_flushed_for_ever(&self) {
+        // Releases all flushes, so that none waits for a writer that is gone.
         *self.shared.flushed.lock() = u64::MAX;
         self.shared.flushed_changed.notify_all();
+        true
     }
 
     /// Sleeps until another thread wakes it.
