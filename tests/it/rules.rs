@@ -439,6 +439,37 @@ routes:
     assert_eq!(gateway.get("/open").await.header("x-of"), Some("location"));
 }
 
+/// As a location with `@` of nginx.
+#[tokio::test]
+async fn the_rules_of_a_route_by_name_run_where_a_rule_leads_to_it() {
+    let gateway = Gateway::start(
+        "
+routes:
+- { match: { path: /a/* }, respond: first, rules: [{ if: '{query.n}', route: one }] }
+- { match: { named: true }, name: one, respond: one,
+    rules: [{ if: '{query.n}', is: '2', route: two }, { if: '{query.n}', is: '3', status: 403 }] }
+- { match: { named: true }, name: two, respond: two, rules: [{ if: '{query.back}', route: one }] }
+",
+    )
+    .await;
+    for (target, status, body) in [
+        ("/a/", 200, "first"),
+        ("/a/?n=1", 200, "one"),
+        ("/a/?n=2", 200, "two"),
+        ("/a/?n=3", 403, ""),
+        ("/a/?n=2&back=1", 500, ""),
+    ] {
+        let response = gateway.send(&get(target)).await;
+        assert_eq!(response.status(), status, "{target}");
+        assert!(
+            response.text().starts_with(body),
+            "{target}: {}",
+            response.text()
+        );
+    }
+    assert_eq!(gateway.log_lines(5).await[4]["reason"], "route_loop");
+}
+
 #[tokio::test]
 async fn a_circle_of_rules_ends_without_the_page_of_its_error() {
     let gateway = Gateway::start(

@@ -251,7 +251,7 @@ impl<'a> Routes<'a, '_> {
             ..*place
         };
         let mut keys = self.keys(&inner, &block);
-        // The rules of the location run, and not those of this route: the new path is lost.
+        // The rules of the location, which have those of the block, lead here: the new path is lost.
         let passes = keys.contains_key("upstream") && keys.contains_key("rules");
         let own_pass = scope.own("proxy_pass");
         if passes && (directive.name == "limit_except" || !own_pass.is_empty()) {
@@ -261,6 +261,7 @@ impl<'a> Routes<'a, '_> {
             }
             keys = closed();
         }
+        keys.remove("rules");
         self.push_named(&name, &keys, &directive.place());
         name
     }

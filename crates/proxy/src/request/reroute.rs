@@ -36,20 +36,23 @@ const ABOUT_COPIES: [HeaderName; 6] = [
     header::RANGE,
 ];
 
-/// Runs the rules of the request's route and of its site, which may lead to another route. Returns
-/// the reply of a rule.
+/// Runs the rules of the request's route and of its site, and those of the routes that they lead to.
+/// Returns the reply of a rule.
 #[cold]
 pub(crate) fn follow_rules(
     request: &mut RequestHeader,
     ctx: &mut Context,
 ) -> Result<(), Box<Reply>> {
     let gateway = Arc::clone(&ctx.gateway);
-    let mut is_first = true;
+    let (mut is_first, mut named) = (true, 0);
     loop {
         let Some(route) = context::route(&gateway, ctx.route) else {
             return Ok(());
         };
-        if route.is_internal && ctx.facts.rerouted.is_none() {
+        if named > MAX_ROUTES {
+            return Err(circle(ctx));
+        }
+        if route.is_internal && named == 0 && ctx.facts.rerouted.is_none() {
             // As with nginx: it is not said that there is anything.
             return Err(Failure::NoRoute.into());
         }
@@ -63,7 +66,11 @@ pub(crate) fn follow_rules(
             let before = request.raw_path().to_vec();
             match run(site, request, ctx)? {
                 RuleCourse::Reply(reply, name) => return reply_as(reply, name, request, ctx),
-                RuleCourse::Named(name) => return enter(&name, request, ctx),
+                RuleCourse::Named(name) => {
+                    named += 1;
+                    enter(&name, request, ctx)?;
+                    continue;
+                }
                 RuleCourse::GoOn | RuleCourse::Reroute => {}
             }
             if *request.raw_path() != *before {
@@ -76,7 +83,10 @@ pub(crate) fn follow_rules(
             Some(rules) => match run(rules, request, ctx)? {
                 RuleCourse::GoOn => return Ok(()),
                 RuleCourse::Reply(reply, name) => return reply_as(reply, name, request, ctx),
-                RuleCourse::Named(name) => return enter(&name, request, ctx),
+                RuleCourse::Named(name) => {
+                    named += 1;
+                    enter(&name, request, ctx)?;
+                }
                 RuleCourse::Reroute => {
                     count(ctx)?;
                     super::locate(request, ctx)?;
@@ -113,11 +123,16 @@ fn count(ctx: &mut Context) -> Result<(), Box<Reply>> {
     let rerouted = ctx.facts.rerouted.get_or_insert_default();
     rerouted.count += 1;
     if rerouted.count > MAX_ROUTES {
-        let route = ctx.facts.route.as_deref().unwrap_or_default();
-        log::warn!(route; "request refused: its routes lead in a circle");
-        return Err(Failure::RouteLoop.into());
+        return Err(circle(ctx));
     }
     Ok(())
+}
+
+/// Returns the refusal of a request whose routes lead to each other.
+fn circle(ctx: &Context) -> Box<Reply> {
+    let route = ctx.facts.route.as_deref().unwrap_or_default();
+    log::warn!(route; "request refused: its routes lead in a circle");
+    Failure::RouteLoop.into()
 }
 
 /// Finds the route with the page of an error that a reply is about, and runs the error phase of the
