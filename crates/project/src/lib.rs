@@ -2,30 +2,35 @@
 //! so. Nothing is run but configuration files, in an engine without files or network.
 
 mod code;
+mod command_line;
 mod compose;
 mod framework;
 mod manager;
 mod package;
 pub mod pm2;
+mod running_app;
 mod script;
 mod site;
 mod workspace;
 
 use std::{
     collections::HashSet,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use self::{
     code::FoundPort,
+    command_line::{is_next_server, port_of, relative, runs},
     framework::SERVERS,
     package::Package,
     script::{Program, Started},
 };
 pub use self::{
     code::GUESS,
+    command_line::port_in_command,
     framework::Framework,
     manager::PackageManager,
+    running_app::{RunningApp, WebSocket},
     site::{Generator, Site},
 };
 
@@ -39,72 +44,6 @@ edgeway_base::enum_table! {
         Nextjs = "nextjs",
         Node = "node",
         None = "none",
-    }
-}
-
-/// An app that the project runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RunningApp {
-    pub name: String,
-    pub framework: Framework,
-    /// Ports of its instances; at least one, unless it is a `site`.
-    pub ports: Vec<u16>,
-    /// Place where the ports were found.
-    pub source: String,
-    /// Processes that share one port, if there are several.
-    pub workers: u32,
-    /// Folder with its package.json, relative to the project.
-    pub folder: PathBuf,
-    /// Folder of the app within its workspace, under which `standalone` of the build has it.
-    pub nested: PathBuf,
-    /// Folder of its build below its own, for a Next.js app.
-    pub dist: PathBuf,
-    /// True if that holds a build.
-    pub has_build: bool,
-    /// True if it will hold one: a script of the folder builds, and no container runs the app.
-    pub can_build: bool,
-    /// True if its server speaks TLS.
-    pub tls: bool,
-    /// Files in place of a server.
-    pub site: Option<Site>,
-    pub websocket: Option<WebSocket>,
-    /// Path of its health check.
-    pub health: Option<String>,
-}
-
-/// WebSockets of an app.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WebSocket {
-    pub dependency: String,
-    /// Path of the endpoint; `None` if it may be any.
-    pub path: Option<&'static str>,
-}
-
-impl RunningApp {
-    /// Makes the app a server, whatever its build is.
-    pub fn set_server(&mut self) {
-        if self.site.take().is_some() {
-            self.ports = vec![self.framework.default_port()];
-        }
-    }
-
-    /// Returns true for a Next.js app whose build has a server of its own.
-    pub fn is_standalone(&self) -> bool {
-        self.framework == (Framework::Next { standalone: true })
-    }
-
-    /// Returns the folder of that server, relative to the app's.
-    pub fn standalone(&self) -> PathBuf {
-        let place = self.dist.join("standalone").join(&self.nested);
-        // Without a slash at the end where the app is not nested.
-        place.components().collect()
-    }
-}
-
-impl WebSocket {
-    /// Returns true for Socket.IO, whose clients begin with several requests to one instance.
-    pub fn is_socket_io(&self) -> bool {
-        self.path.is_some()
     }
 }
 
@@ -498,102 +437,4 @@ pub fn gateway_port<'a>(taken: impl Iterator<Item = &'a u16>) -> u16 {
     let taken: HashSet<u16> = taken.copied().collect();
     let found = (FIRST..=u16::MAX).find(|port| !taken.contains(port));
     found.unwrap_or(FIRST)
-}
-
-/// Returns a folder as the project's files write it, without `.`: the project's own is empty.
-fn relative(folder: &str) -> PathBuf {
-    let parts = Path::new(folder).components();
-    parts.filter(|part| *part != Component::CurDir).collect()
-}
-
-/// Returns true for a command line that may start the server of a Next.js app: Next.js itself, a
-/// package manager, or a server of its own.
-fn is_next_server(command: &str) -> bool {
-    let programs = ["next", "npm", "pnpm", "yarn", "bun"];
-    command.split_whitespace().any(|word| {
-        let name = word.rsplit('/').next().unwrap_or(word);
-        programs.contains(&name) || name.starts_with("server.")
-    })
-}
-
-/// Returns the port in a command line: `-p 3001`, `--port=3001`, `PORT=3001 node …`.
-pub fn port_in_command(command: &str) -> Option<u16> {
-    let words: Vec<&str> = command.split_whitespace().collect();
-    let number = |text: &str| port_of(text.trim_matches(['"', '\'']));
-    words.iter().enumerate().find_map(|(at, word)| {
-        let next = || words.get(at + 1).and_then(|next| number(next));
-        match *word {
-            "-p" | "--port" => next(),
-            _ => {
-                let value = ["--port=", "-p=", "PORT="];
-                let value = value.into_iter().find_map(|start| word.strip_prefix(start));
-                value.or_else(|| word.strip_prefix("-p")).and_then(number)
-            }
-        }
-    })
-}
-
-/// Reads a port other than 0.
-fn port_of(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|port| *port != 0)
-}
-
-/// Returns true if a command line runs this command of a program.
-fn runs(line: &str, program: &str, command: &str) -> bool {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    words
-        .windows(2)
-        .any(|pair| pair[0].rsplit('/').next() == Some(program) && pair[1] == command)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_found_in_command_lines() {
-        for (line, port) in [
-            ("next start -p 3001", Some(3001)),
-            ("next start --port=3001", Some(3001)),
-            ("next start -p3001", Some(3001)),
-            ("PORT=4000 node server.js", Some(4000)),
-            ("cross-env PORT=4000 node server.js", Some(4000)),
-            ("vite preview --port 5000 --host", Some(5000)),
-            ("next start", None),
-            ("node -p 'x' server.js", None),
-            ("next start -p $PORT", None),
-            ("node server.js --port 0", None),
-            ("tsc -project x", None),
-        ] {
-            assert_eq!(port_in_command(line), port, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_folder_is_that_of_the_file() {
-        for (written, folder) in [
-            ("", ""),
-            (".", ""),
-            ("./web", "web"),
-            ("./", ""),
-            ("../web", "../web"),
-            (".web", ".web"),
-            ("/srv/web", "/srv/web"),
-        ] {
-            assert_eq!(relative(written), Path::new(folder), "{written}");
-        }
-    }
-
-    #[test]
-    fn a_command_is_recognised_behind_its_path() {
-        for (line, expected) in [
-            ("next dev", true),
-            ("next dev --turbopack", true),
-            ("NODE_OPTIONS=x node_modules/.bin/next dev", true),
-            ("next build", false),
-            ("nextdev", false),
-        ] {
-            assert_eq!(runs(line, "next", "dev"), expected, "{line}");
-        }
-    }
 }
