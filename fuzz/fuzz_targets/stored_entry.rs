@@ -1,6 +1,6 @@
-//! Runs `edgeway::testkit::fuzzing`'s target `coded`.
+//! Runs `edgeway::testkit::fuzzing`'s target `stored_entry`.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    edgeway::testkit::fuzzing::target("coded")(data);
+    edgeway::testkit::fuzzing::target("stored_entry")(data);
 });

@@ -26,7 +26,7 @@ pub const TARGETS: [(&str, Check); 10] = [
     ("jwt", jwt::testkit::token),
     ("config", config),
     ("cache_control", policy::testkit::cache_control),
-    ("coded", tier::testkit::coded),
+    ("stored_entry", tier::testkit::stored_entry),
 ];
 
 /// Returns the target of this name.
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn stored_entries_hold_what_they_promise() {
-        run("coded", ROUNDS, &[]);
+        run("stored_entry", ROUNDS, &[]);
     }
 
     /// The control: a check with a hole fails on the mutations.

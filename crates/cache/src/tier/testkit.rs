@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::codec;
 
 /// Reads an entry as it is, and once more with a correct checksum.
-pub fn coded(data: &[u8]) {
+pub fn stored_entry(data: &[u8]) {
     read(data);
     if data.len() > 5 {
         let mut mended = data.to_vec();
