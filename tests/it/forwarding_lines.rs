@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 /// Features of a route: changes in `headers.request`, and other keys.
-const FEATURES: [(&str, &str); 18] = [
+const FEATURES: [(&str, &str); 19] = [
     ("", ""),
     ("set: { X-Forwarded-For: 192.0.2.1 }", ""),
     ("add: { X-Forwarded-Host: more.test }", ""),
@@ -43,6 +43,7 @@ const FEATURES: [(&str, &str); 18] = [
     ),
     ("", "host_header: '{header.x-real-ip}.test'"),
     ("", "rules: [{ route: by-name }]"),
+    ("", "site: reads"),
     (
         "",
         "rules: [{ regex: '^(.*)$', with: '/reading{group.1}', then: reroute }]",
@@ -85,6 +86,7 @@ const HOSTS: [&str; 5] = [
 fn config(app: &Origin<EchoOrigin>, is_trusted: bool, has_reader: bool) -> String {
     let mut yaml = format!(
         "listeners: [{{ address: 127.0.0.1:0, http2: {{ cleartext: true }} }}]
+sites: {{ reads: {{ rules: [{{ if: '{{header.x-real-ip}}', is: 127.0.0.1, status: 403 }}] }} }}
 upstreams: {{ app: {{ backends: ['127.0.0.1:{}', '{}'], health: false, eject: {{ errors: 0 }} }} }}
 routes:
 - {{ name: reading, match: {{ path: '/reading/*' }}, upstream: app, plugins: [{{ file: reads.js, on_error: refuse }}] }}

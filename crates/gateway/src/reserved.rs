@@ -86,14 +86,18 @@ impl Compiler<'_> {
         is_open
             || predicates.any(names_a_written_header)
             || shared.any(|(_, node)| names_one(node))
-            || file.tree.get("sites").is_some_and(names_one)
             || self.read_written(Place::default(), &[])
     }
 
-    /// Returns true if a filter or another key of this route reads a header that the gateway writes.
-    /// A plugin can read all of them.
+    /// Returns true if a filter, its site or another key of this route reads a header that the gateway
+    /// writes.
     pub(super) fn reads_written(&self, route: &RouteNode) -> bool {
-        names_one(&route.keys) || self.read_written(route.place, &route.filters)
+        let sites = self.file.tree.get("sites");
+        let site = route.config.site.as_ref();
+        let site = site.and_then(|site| sites?.get(&site.value));
+        names_one(&route.keys)
+            || site.is_some_and(names_one)
+            || self.read_written(route.place, &route.filters)
     }
 
     /// Returns the same for the filters of a route with the settings `own`.
