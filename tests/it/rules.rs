@@ -439,7 +439,7 @@ routes:
     assert_eq!(gateway.get("/open").await.header("x-of"), Some("location"));
 }
 
-/// As a location with `@` of nginx.
+/// Invariant: the rules of a route run whichever way leads to it, as in a location with `@` of nginx.
 #[tokio::test]
 async fn the_rules_of_a_route_by_name_run_where_a_rule_leads_to_it() {
     let gateway = Gateway::start(

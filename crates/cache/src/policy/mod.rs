@@ -128,11 +128,6 @@ impl Lifetime {
         self.age(now) < self.fresh_for
     }
 
-    /// Time left until the response turns stale; zero if it is stale.
-    pub fn fresh_left(&self, now: SystemTime) -> Duration {
-        self.fresh_for.saturating_sub(self.age(now))
-    }
-
     /// Time since the response turned stale; zero if it is fresh, and at the moment it turns stale.
     pub fn stale_for(&self, now: SystemTime) -> Duration {
         self.age(now).saturating_sub(self.fresh_for)

@@ -73,8 +73,8 @@ pub(super) fn use_found(entry: &Arc<Entry>, ctx: &mut Context) -> FoundUse {
         };
         facts.why = None;
         facts.is_collapsed = is_new;
-        facts.ttl = Some(lifetime.ttl(lifetime.age(now)));
-        facts.age = Some(lifetime.age(now));
+        let age = lifetime.age(now);
+        (facts.ttl, facts.age) = (Some(lifetime.ttl(age)), Some(age));
     }
     FoundUse::Whole
 }
@@ -116,8 +116,8 @@ pub(crate) fn replaces_failure(entry: &Arc<Entry>, error: &Error, ctx: &mut Cont
         facts.outcome = CacheOutcome::Stale;
         facts.why = Some("origin-failed");
         facts.origin_status = ctx.facts.upstream.status;
-        facts.ttl = Some(lifetime.ttl(lifetime.age(now)));
-        facts.age = Some(lifetime.age(now));
+        let age = lifetime.age(now);
+        (facts.ttl, facts.age) = (Some(lifetime.ttl(age)), Some(age));
     }
     ctx.reply = None;
     true

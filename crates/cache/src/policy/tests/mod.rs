@@ -35,6 +35,13 @@ fn head(lines: &str) -> HeaderMap {
 }
 
 /// Returns a time, in seconds from the fixed time of every test.
+impl Lifetime {
+    /// Time left until the response turns stale; zero if it is stale.
+    fn fresh_left(&self, now: SystemTime) -> Duration {
+        self.fresh_for.saturating_sub(self.age(now))
+    }
+}
+
 fn at(offset: i64) -> SystemTime {
     let start = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
     let span = Duration::from_secs(offset.unsigned_abs());
