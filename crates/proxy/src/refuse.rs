@@ -1,6 +1,9 @@
 //! Connections and streams that end without a request: counted and logged.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    fmt::Display,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::guard::BANNED;
 use crate::{connection::Connection, live::Live};
@@ -42,14 +45,17 @@ pub(super) fn bars(live: &Live, client: IpAddr) -> Option<&'static str> {
     (!gateway.trusted.trusts(client)).then_some(BANNED)
 }
 
-/// Counts and logs a connection that was refused before its handshake was complete.
+/// Counts and logs a connection that was refused before its handshake was complete. `why` follows the
+/// message, if the reason does not say it.
 pub(super) fn turned_away(
     live: &Live,
     listener: &str,
     peer: Option<SocketAddr>,
     reason: &'static str,
+    why: Option<&dyn Display>,
 ) {
     live.refuse(reason);
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
     let client = peer.map(|peer| peer.ip().to_string()).unwrap_or_default();
     // The ban was already logged, and a banned client is expected to come again.
     let level = if reason == BANNED {
@@ -57,5 +63,5 @@ pub(super) fn turned_away(
     } else {
         log::Level::Warn
     };
-    log::log!(level, listener, client = client.as_str(), reason; "connection rejected");
+    log::log!(level, listener, client = client.as_str(), reason; "connection rejected{why}");
 }

@@ -119,6 +119,7 @@ impl Server {
             alpn: match connection.alpn_protocol() {
                 Some(b"h2") => Some("h2"),
                 Some(b"http/1.1") => Some("http/1.1"),
+                Some(b"http/1.0") => Some("http/1.0"),
                 _ => None,
             },
             protocol: match connection.alpn_protocol() {

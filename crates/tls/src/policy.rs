@@ -12,8 +12,13 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::CertificateDer;
+use x509_parser::{certificate::X509Certificate, x509::X509Version};
 
-use super::{certificates::ACME_TLS, pair::PairError, sessions::Sessions};
+use super::{
+    certificates::ACME_TLS,
+    pair::{self, PairError},
+    sessions::Sessions,
+};
 use crate::config::model::{ClientCertificateConfig, MinVersionConfig};
 
 /// Tickets issued per handshake. A ticket resumes one session, in which the client gets the next
@@ -142,7 +147,9 @@ impl Policy {
         if self.http2 {
             config.alpn_protocols.push(b"h2".to_vec());
         }
-        config.alpn_protocols.push(b"http/1.1".to_vec());
+        // Clients of HTTP/1.0 may offer nothing else.
+        let plain = [&b"http/1.1"[..], b"http/1.0"];
+        config.alpn_protocols.extend(plain.map(<[u8]>::to_vec));
         config.ignore_client_order = true;
         config.send_tls13_tickets = TICKETS;
         Ok(config)
@@ -169,6 +176,8 @@ pub(super) enum ClientCaError {
     File(#[from] PairError),
     #[error("a certificate in the file is not a CA certificate: {0}")]
     Unusable(TlsError),
+    #[error("certificate {0} of the file may not sign others: it is not that of a CA")]
+    NotCa(usize),
     #[error("client certificates cannot be verified: {0}")]
     Verifier(#[from] VerifierBuilderError),
 }
@@ -182,8 +191,25 @@ impl ClientCaError {
                 "write the CA certificates that sign clients' certificates, in PEM, one after the other"
                     .to_owned()
             }
+            Self::NotCa(_) => "whoever has its key could sign certificates for any name: write the \
+                               CA that signed it, and the client's subject or fingerprint in \
+                               `client_cert`"
+                .to_owned(),
         }
     }
+}
+
+/// Returns true for a certificate whose key may sign others (RFC 5280, 4.2.1.3 and 4.2.1.9), which
+/// an anchor of trust does not say itself. Version 1 has no extensions; those that sign themselves
+/// are taken for CAs, as by OpenSSL.
+fn may_sign(certificate: &X509Certificate<'_>) -> bool {
+    if certificate.version() != X509Version::V3 {
+        return certificate.issuer() == certificate.subject();
+    }
+    let basic = certificate.basic_constraints().ok().flatten();
+    let usage = certificate.key_usage();
+    basic.is_some_and(|basic| basic.value.ca)
+        && usage.is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
 /// Creates a verifier that trusts these CA certificates.
@@ -192,7 +218,10 @@ pub(super) fn verifier(
     mode: ClientCertificateConfig,
 ) -> Result<Arc<dyn ClientCertVerifier>, ClientCaError> {
     let mut roots = RootCertStore::empty();
-    for ca in cas {
+    for (index, ca) in cas.iter().enumerate() {
+        if !pair::parse(ca).is_some_and(|certificate| may_sign(&certificate)) {
+            return Err(ClientCaError::NotCa(index + 1));
+        }
         roots.add(ca.clone()).map_err(ClientCaError::Unusable)?;
     }
     let builder =

@@ -6,6 +6,7 @@
 //! costs no request.
 
 use std::{
+    fmt::Display,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -90,7 +91,7 @@ impl Shared {
         match counted {
             Ok(guard) => Some(guard),
             Err(reason) => {
-                self.turn_away(peer, reason);
+                self.turn_away(peer, reason, None);
                 None
             }
         }
@@ -105,8 +106,8 @@ impl Shared {
         }
     }
 
-    fn turn_away(&self, peer: Option<SocketAddr>, reason: &'static str) {
-        refuse::turned_away(self.live(), &self.listener().name, peer, reason);
+    fn turn_away(&self, peer: Option<SocketAddr>, reason: &'static str, why: Option<&dyn Display>) {
+        refuse::turned_away(self.live(), &self.listener().name, peer, reason, why);
     }
 
     /// Serves one connection to its end.
@@ -173,22 +174,21 @@ impl Shared {
                 Ok(Ok(Source::Peer)) => {}
                 Ok(Err(error)) => {
                     log::debug!(error:%; "connection did not begin with the PROXY protocol");
-                    self.turn_away(peer, "proxy_protocol");
+                    self.turn_away(peer, "proxy_protocol", None);
                     return None;
                 }
                 Err(_) => {
-                    self.turn_away(peer, "proxy_protocol_timeout");
+                    self.turn_away(peer, "proxy_protocol_timeout", None);
                     return None;
                 }
             }
             if let Some(client) = peer
                 && let Err(reason) = self.count(&mut guard, client.ip())
             {
-                self.turn_away(peer, reason);
+                self.turn_away(peer, reason, None);
                 return None;
             }
         }
-        let refuse = |reason| self.turn_away(peer, reason);
         let progress = Arc::clone(&socket.progress);
         let entry = |tls| ConnectionFacts {
             peer,
@@ -208,14 +208,13 @@ impl Shared {
                 Some((Transport::Tls(Box::new(stream)), entry))
             }
             Ok(Err(failed)) => {
-                log::debug!(error:% = failed; "no handshake");
                 server.handshake_failed(Some(&failed));
-                refuse(failed.reason());
+                self.turn_away(peer, failed.reason(), Some(&failed));
                 None
             }
             Err(_) => {
                 server.handshake_failed(None);
-                refuse("tls_timeout");
+                self.turn_away(peer, "tls_timeout", None);
                 None
             }
         }
