@@ -1,6 +1,7 @@
 //! Effects on users while instances die, drop connections or close them at the wrong moment.
 
 use std::{
+    collections::HashSet,
     io,
     net::SocketAddr,
     sync::{
@@ -21,7 +22,7 @@ use crate::support::{
     client::{get, post},
     gateway::Gateway,
     load::{lanes, paced, race},
-    origins::{ClosingOrigin, Failure, FixedOrigin, FlappingOrigin, MARK, OnceOrigin},
+    origins::{ClosingOrigin, Failure, FixedOrigin, FlappingOrigin, MARK, OnceOrigin, Origin},
     wait::{pass, wait_for},
 };
 
@@ -161,6 +162,34 @@ async fn a_dropped_connection_is_retried_for_reads_and_never_for_writes() {
         lines.iter().filter(read).all(|line| line["attempts"] == 1),
         "{lines:#?}"
     );
+}
+
+/// Invariant: a client stays at its backend while that one is in rotation, also where a kept
+/// connection to it closes on use.
+#[tokio::test]
+async fn a_dropped_connection_moves_no_client_that_has_a_backend() {
+    let origins = [OnceOrigin::start().await, OnceOrigin::start().await];
+    let both = quoted(&origins.each_ref().map(Origin::address));
+    let settings = "    health: false\n    pool: { idle: 60s }\n    eject: { errors: 0 }\n";
+    for (balance, stays) in [
+        ("sticky: { cookie: at }", true),
+        ("balance: 'hash:header:x-room'", true),
+        // The control.
+        ("balance: round_robin", false),
+    ] {
+        let gateway = front(&both, &format!("{settings}    {balance}")).await;
+        let first = gateway.get("/").await;
+        let cookie = first.header("set-cookie").unwrap_or("a=b").to_owned();
+        let request = get("/").header("cookie", &cookie).header("x-room", "r");
+        for _ in 0..12 {
+            let response = gateway.send(&request).await;
+            assert_eq!(response.status(), 200, "{balance}");
+            assert_eq!(response.header("set-cookie"), None, "{balance}");
+        }
+        let lines = gateway.log_lines(13).await;
+        let backends: HashSet<_> = lines[1..].iter().map(|line| &line["backend"]).collect();
+        assert_eq!(backends.len() == 1, stays, "{balance}: {backends:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

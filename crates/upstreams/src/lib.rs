@@ -295,6 +295,11 @@ impl Upstream {
         self.wire.tls.as_ref().map(|trust| trust.identity.name())
     }
 
+    /// Returns true if a client has a backend of its own while it is in rotation.
+    pub fn keeps_clients(&self) -> bool {
+        self.sticky.is_some() || matches!(self.balance, Balance::Hash(_))
+    }
+
     /// Returns the `Set-Cookie` that keeps the client on the lease's backend; `None` if the
     /// upstream is not sticky or the client has it already.
     pub fn sticky_cookie(&self, lease: &Lease) -> Option<HeaderValue> {

@@ -176,17 +176,21 @@ impl Framing {
         if has_coding {
             // No request says that it takes another one (`TE`), which the cache and HTTP/2 clients
             // would get undecoded.
-            return if is_coding(&response.headers, b"chunked") {
-                Ok(Self::Chunked)
-            } else {
-                Err(invalid("Transfer-Encoding has more than `chunked`"))
-            };
+            if !is_coding(&response.headers, b"chunked") {
+                return Err(invalid("Transfer-Encoding has more than `chunked`"));
+            }
+            let lines = values(&response.headers, &header::TRANSFER_ENCODING);
+            if lines.map(HeaderValue::as_bytes).ne([b"chunked"]) {
+                // Not every client understands `, chunked`.
+                response.insert_header(header::TRANSFER_ENCODING, "chunked")?;
+            }
+            return Ok(Self::Chunked);
         }
         let Some((length, is_once)) = stated else {
             return Ok(Self::UntilClose);
         };
         if !is_once {
-            // Not every client understands several.
+            // Not every client understands several, or zeros in front.
             response.insert_header(header::CONTENT_LENGTH, length)?;
         }
         Ok(Self::Length(length))
@@ -202,13 +206,14 @@ fn is_coding(headers: &HeaderMap, only: &[u8]) -> bool {
         && codings.next().is_none()
 }
 
-/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), and true if that is once.
+/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), and true if that is once, as a number is
+/// written.
 fn length(headers: &HeaderMap) -> Result<Option<(u64, bool)>> {
     let mut stated: Option<(u64, bool)> = None;
     let lines = values(headers, &header::CONTENT_LENGTH);
     for text in lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')) {
         match (decimal(text.trim_ascii()), stated) {
-            (Some(length), None) => stated = Some((length, true)),
+            (Some(length), None) => stated = Some((length, text.len() == 1 || text[0] != b'0')),
             (Some(length), Some((before, _))) if length == before => stated = Some((length, false)),
             _ => return Err(invalid("invalid Content-Length")),
         }

@@ -270,7 +270,13 @@ fn a_body_is_read_where_its_backend_writes_more_than_it_must() {
             "Transfer-Encoding: chunked",
             "00000000000000001\r\nx\r\n00000000000000000000\r\n\r\n",
         ),
+        (
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding:",
+            "1\r\nx\r\n0\r\n\r\n",
+        ),
         ("Transfer-Encoding: Identity\r\nContent-Length: 1", "x"),
+        ("Content-Length: 01", "x"),
+        ("Content-Length: 1, 1", "x"),
     ] {
         let sent = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n{body}");
         for cuts in [&[999][..], &[1]] {
@@ -280,6 +286,10 @@ fn a_body_is_read_where_its_backend_writes_more_than_it_must() {
                 read.is_kept_alive && !read.headers.contains_key("trailer"),
                 "{fields}"
             );
+            // Clients get it as all of them understand it.
+            let sent = |name| read.headers.get_all(name).iter().collect::<Vec<_>>();
+            let framing = [sent("transfer-encoding"), sent("content-length")].concat();
+            assert!(framing == ["chunked"] || framing == ["1"], "{framing:?}");
         }
     }
     // Without a length, its body ends with the connection.

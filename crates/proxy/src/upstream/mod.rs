@@ -10,7 +10,7 @@ use edgeway_base::units::whole_millis;
 use edgeway_upstreams::{
     AttemptFailure, BackendSocket, LeaseRequest, Outcome, Timeouts, Unavailable, Upstream,
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use pingora::{
     Error, ErrorSource, ErrorType, Result,
     http::{RequestHeader, ResponseHeader},
@@ -207,9 +207,13 @@ pub(super) fn bound_interim(length: usize) -> Result<()> {
 /// Handles an interim response of a backend.
 pub(super) fn interim(response: &mut ResponseHeader, ctx: &mut Context) {
     ctx.has_interim = true;
-    // Filters of responses do not see it: what they remove or replace must not pass in it.
+    // Filters of responses do not see it: what they remove or replace must not pass in it. The
+    // others tell a client of resumable uploads where to continue.
+    let passes = |name: &HeaderName| {
+        [header::LINK, header::LOCATION].contains(name) || name.as_str().starts_with("upload-")
+    };
     let names: Vec<_> = response.headers.keys().cloned().collect();
-    for name in names.iter().filter(|name| *name != header::LINK) {
+    for name in names.iter().filter(|name| !passes(name)) {
         response.remove_header(name);
     }
     if response.status == StatusCode::CONTINUE && !ctx.is_background() {
@@ -342,8 +346,12 @@ pub(super) fn failed(
     let retry = may_retry && ctx.stale_attempts < MAX_STALE;
     if is_stale || retry {
         // The backend is not at fault, but it may be stopping, so another backend is the better
-        // choice.
-        if let Some(lease) = ctx.lease.take() {
+        // choice; a client that has a backend of its own asks that once more.
+        let upstream = ctx.upstream.as_ref();
+        let stays = upstream.is_some_and(|upstream| upstream.keeps_clients());
+        if let Some(lease) = ctx.lease.take()
+            && (!stays || ctx.stale_attempts > 0)
+        {
             ctx.tried.push(lease.backend().id());
         }
         ctx.stale_attempts += u32::from(retry);
