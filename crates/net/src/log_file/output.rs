@@ -10,7 +10,7 @@ use std::{
     mem,
     os::{
         fd::AsFd as _,
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+        unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -357,6 +357,15 @@ impl Output {
                 batch.offset = whole_lines_length(&batch.bytes[..batch.offset]);
             }
         }
+        if let (Sink::File(file), Some(regular), Target::File(path)) =
+            (&sink, &mut regular, &self.target)
+            && !batch.is_mid_line()
+            && !ends_with_line(path, regular.size)
+        {
+            // The process before this one ended within a line, on a full disk.
+            (&*file).write_all(b"\n")?;
+            regular.size += 1;
+        }
         self.open = Some(OpenOutput { sink, regular });
         Ok(())
     }
@@ -368,6 +377,16 @@ impl Output {
         let moment: SystemTime = if metadata.len() == 0 { now } else { changed };
         self.rotation.period(since_epoch(moment))
     }
+}
+
+/// Returns true if a file is empty, ends with a line, or cannot be read.
+fn ends_with_line(path: &Path, size: u64) -> bool {
+    let mut last = *b"\n";
+    let Some(place) = size.checked_sub(1) else {
+        return true;
+    };
+    let read = File::open(path).and_then(|file| file.read_exact_at(&mut last, place));
+    read.is_err() || last == *b"\n"
 }
 
 fn open_log(path: &Path) -> io::Result<File> {

@@ -128,6 +128,15 @@ fn wait_written(log: &Log, lines: u64) {
 }
 
 #[test]
+fn a_line_that_another_process_did_not_finish_stands_alone() {
+    let log = Log::new();
+    std::fs::write(log.path(), "whole\nhal").unwrap();
+    push(&log.user(), "next");
+    wait_written(&log, 1);
+    assert_eq!(lines_of(&log.path()), ["whole", "hal", "next"]);
+}
+
+#[test]
 fn every_line_of_many_threads_arrives_once_and_complete() {
     let log = Log::new();
     let user = Arc::new(log.user());
