@@ -132,7 +132,7 @@ struct CountedRequests {
     /// Counters by status below 600, then of all others, in blocks.
     requests: [OnceLock<Block>; BLOCKS],
     seconds: TracedHistogram,
-    first_byte: OnceLock<Histogram>,
+    first_byte: Histogram,
     received: OnceLock<IntCounter>,
     sent: OnceLock<IntCounter>,
 }
@@ -179,7 +179,11 @@ impl RouteMetrics {
                     SECONDS,
                     &self.clock,
                 ),
-                first_byte: OnceLock::new(),
+                first_byte: self.metrics.histogram(
+                    "edgeway_http_first_byte_seconds",
+                    "Time from the request headers to the first byte of the response, or to the end of a request without one.",
+                    &[("route", &self.route)],
+                ),
                 received: OnceLock::new(),
                 sent: OnceLock::new(),
             })
@@ -195,14 +199,7 @@ impl RouteMetrics {
     /// Records the time from the request headers to the first byte.
     #[inline]
     pub fn observe_first_byte(&self, seconds: f64) {
-        let histogram = self.counted().first_byte.get_or_init(|| {
-            self.metrics.histogram(
-                "edgeway_http_first_byte_seconds",
-                "Time from the request headers to the first byte of the response.",
-                &[("route", &self.route)],
-            )
-        });
-        histogram.observe(seconds);
+        self.counted().first_byte.observe(seconds);
     }
 
     /// Counts a response from a file.
@@ -421,7 +418,7 @@ mod tests {
         };
         route.count(&Method::GET, 200);
         assert!(has("edgeway_http_requests_total{"));
-        assert!(!has("edgeway_http_bytes_total{") && !has("edgeway_http_first_byte_seconds_sum{"));
+        assert!(!has("edgeway_http_bytes_total{"));
         route.count_bytes(0, 3);
         route.observe_first_byte(0.1);
         route.seconds().observe_plain(0.1);

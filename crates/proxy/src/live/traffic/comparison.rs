@@ -207,7 +207,6 @@ impl RouteCounts {
             lookups: self.lookups.saturating_sub(earlier.lookups),
             hits: self.hits.saturating_sub(earlier.hits),
             latency: self.latency.since(&earlier.latency),
-            first_byte: self.first_byte.since(&earlier.first_byte),
         }
     }
 
@@ -270,7 +269,7 @@ mod tests {
         }
 
         fn latency(&self, route: &str) -> Histogram {
-            let name = "edgeway_http_request_duration_seconds";
+            let name = "edgeway_http_first_byte_seconds";
             self.metrics.histogram(name, "d", &[("route", route)])
         }
 

@@ -36,7 +36,7 @@ pub struct TrafficPoint {
     /// Share of requests that failed, 0 to 1; `None` without requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error_share: Option<f64>,
-    /// 95th percentile of the time to the last byte, in milliseconds.
+    /// 95th percentile of the time to the first byte, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p95_ms: Option<f64>,
     /// Share of lookups that the cache served, 0 to 1; `None` without lookups.

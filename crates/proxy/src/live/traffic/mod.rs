@@ -76,9 +76,8 @@ struct RouteCounts {
     server_errors: u64,
     lookups: u64,
     hits: u64,
-    latency: Latency,
     /// Time to the first byte, which neither streams nor slow clients prolong.
-    first_byte: Latency,
+    latency: Latency,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -126,7 +125,7 @@ pub struct RouteTraffic {
     /// Share of lookups that the cache served, 0 to 1; `None` without lookups.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hit_ratio: Option<f64>,
-    /// Percentiles of the time from the request headers to the last byte, in milliseconds.
+    /// Percentiles of the time from the request headers to the first byte, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -334,18 +333,10 @@ impl Record {
             }
         });
         metrics.each_histogram(
-            "edgeway_http_request_duration_seconds",
-            |series, buckets, count| {
-                if let Some(route) = series.get("route") {
-                    of(&mut routes, route).latency = Latency::new(buckets, count);
-                }
-            },
-        );
-        metrics.each_histogram(
             "edgeway_http_first_byte_seconds",
             |series, buckets, count| {
                 if let Some(route) = series.get("route") {
-                    of(&mut routes, route).first_byte = Latency::new(buckets, count);
+                    of(&mut routes, route).latency = Latency::new(buckets, count);
                 }
             },
         );

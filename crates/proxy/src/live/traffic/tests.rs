@@ -71,7 +71,7 @@ fn rates_after_a_quiet_time_are_those_of_their_window() {
     let (metrics, clock) = (Metrics::default(), Clock::test());
     let seconds = {
         let labels = [("route", "shop")];
-        metrics.histogram("edgeway_http_request_duration_seconds", "d", &labels)
+        metrics.histogram("edgeway_http_first_byte_seconds", "d", &labels)
     };
     requests(&metrics, "shop", "200", 1_000);
     (0..1_000).for_each(|_| seconds.observe(20.0));
@@ -176,7 +176,7 @@ fn failures_of_a_backend_count_for_a_minute() {
 fn latencies_forget_what_is_older_than_a_minute() {
     let (metrics, clock) = (Metrics::default(), Clock::test());
     let labels = [("route", "shop")];
-    let seconds = metrics.histogram("edgeway_http_request_duration_seconds", "d", &labels);
+    let seconds = metrics.histogram("edgeway_http_first_byte_seconds", "d", &labels);
     let traffic = Traffic::new(metrics.clone(), clock.clone());
     (0..100).for_each(|_| seconds.observe(20.0));
     traffic.record();

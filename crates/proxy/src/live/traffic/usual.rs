@@ -71,9 +71,9 @@ impl UsualLatencies {
         self.0.retain(|name, _| routes.contains_key(name));
         for (name, counts) in routes.iter() {
             if let Some(usual) = self.0.get_mut(name) {
-                usual.add(&counts.first_byte, now);
+                usual.add(&counts.latency, now);
             } else {
-                let usual = UsualLatency::new(&counts.first_byte, now);
+                let usual = UsualLatency::new(&counts.latency, now);
                 self.0.insert(Arc::clone(name), usual);
             }
         }
@@ -199,7 +199,7 @@ mod tests {
     impl Site {
         fn new(seed: u64) -> Self {
             let mut counts = RouteCounts::default();
-            counts.first_byte.buckets = vec![0; SECONDS.len()];
+            counts.latency.buckets = vec![0; SECONDS.len()];
             Self {
                 random: fastrand::Rng::with_seed(seed),
                 now: Clock::test().now(),
@@ -212,7 +212,7 @@ mod tests {
         fn serve(&mut self, requests: u64, typical_ms: f64) -> Option<SlowRoute> {
             for _ in 0..requests {
                 let seconds = typical_ms / 1e3 * 0.4 / (1.01 - self.random.f64()).sqrt();
-                let latency = &mut self.counts.first_byte;
+                let latency = &mut self.counts.latency;
                 latency.count += 1;
                 for (bound, count) in SECONDS.iter().zip(&mut latency.buckets) {
                     *count += u64::from(seconds <= *bound);
