@@ -88,6 +88,9 @@ async fn a_start_from_the_last_good_serves_the_stored_configuration() {
         "{stderr}"
     );
     assert!(stderr.contains("began to serve at 20"), "{stderr}");
+    let config = &gateway.status().await["config"];
+    let error = config["last_error"].as_str().unwrap_or_default();
+    assert!(error.contains("repair the file and reload"), "{config}");
     // The bundle is still from the moment when it began to serve.
     assert_eq!(fs::read_to_string(&bundle).unwrap(), stored);
 }

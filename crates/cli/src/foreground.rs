@@ -58,6 +58,7 @@ pub fn serve(birth: LaunchState, served: Foreground<'_>) -> Result<(), Failure> 
         threads: None,
         hello: served.hello,
         sources: None,
+        is_outdated: false,
         overlay: None,
         warn: check::note_of(&loaded.sources),
         hangup: hangup(),

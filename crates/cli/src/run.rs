@@ -77,6 +77,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         hello,
         // The stored copy stays as it is, with its time.
         sources: (!options.last_good).then(|| loaded.sources.clone()),
+        is_outdated: options.last_good,
         overlay: None,
         warn: check::note_of(&loaded.sources),
         hangup: boot::Hangup::Reload,

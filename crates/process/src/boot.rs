@@ -55,6 +55,8 @@ pub struct BootOptions {
     pub hello: Vec<String>,
     /// The texts of the file, to be stored once they serve. `None` if they need not be stored.
     pub sources: Option<Sources>,
+    /// True if an earlier state of the file serves, as with `--last-good`.
+    pub is_outdated: bool,
     /// Changes to the file at `path`, at this start and at each reload.
     pub overlay: Option<Arc<Overlay>>,
     /// Receives the warnings of a configuration that serves all the same.
@@ -125,6 +127,14 @@ pub fn serve(setup: BootOptions) -> Result<u8, BootError> {
     outcome
 }
 
+fn live(gateway: gateway::Gateway, world: World, is_outdated: bool) -> Arc<Live> {
+    let live = Live::new(gateway, world);
+    if is_outdated {
+        live.refused("`--last-good` was given at the start; repair the file and reload".to_owned());
+    }
+    Arc::new(live)
+}
+
 async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let BootOptions {
         birth,
@@ -177,7 +187,7 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
     let mut read = sources.clone().or_else(on_disk).unwrap_or_default();
     read.referenced = referenced;
     let inheritance = InheritedCache::of(inherited.cache.take(), &gateway);
-    let live = Arc::new(Live::new(gateway, world));
+    let live = live(gateway, world, setup.is_outdated);
     let (line, succeeded) = Lineage::new(launch, &mut inherited);
     let control = Control::new(&live, file, path, read, line, compiling, workers.clone());
     if let Some(sessions) = sessions {

@@ -285,6 +285,7 @@ fn serve(birth: LaunchState, prepared: Prepared) -> Result<(), Failure> {
         hello,
         // A configuration for development is nothing to start a gateway from later.
         sources: None,
+        is_outdated: false,
         overlay,
         warn: check::note_of(&loaded.sources),
         hangup: foreground::hangup(),
