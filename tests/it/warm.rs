@@ -85,7 +85,7 @@ async fn each_encoding_of_an_origin_that_compresses_is_fetched() {
     assert_eq!(ran.status, 0, "{}{}", ran.stdout, ran.stderr);
     let first = ran.stdout.lines().next().unwrap_or_default();
     assert!(
-        first.starts_with("1 requests for 1 URLs, 5 bytes in "),
+        first.starts_with("1 request for 1 URL, 5 bytes in "),
         "{first}"
     );
     let response = gateway.send(&get("/a").header("x-form", "b")).await;

@@ -13,7 +13,7 @@ pub const REDACTED: &str = "[redacted]";
 
 /// Words that mark a name of a query parameter, header or cookie as secret. With `=` in front, only
 /// the whole name counts.
-pub const NAMES: [&str; 25] = [
+pub const NAMES: [&str; 28] = [
     "token",
     "accesstoken",
     "idtoken",
@@ -36,13 +36,24 @@ pub const NAMES: [&str; 25] = [
     "assertion",
     "session",
     "sessionid",
+    "session_id",
+    "session-id",
+    "sessid",
     "sid",
     "otp",
     "=code",
 ];
 
-/// Words that end names even without a separator (`dbpassword`).
-const SUFFIXES: [&[u8]; 3] = [b"password", b"passwd", b"secret"];
+/// Words that end names even without a separator (`dbpassword`, `csrftoken`).
+const SUFFIXES: [&[u8]; 7] = [
+    b"password",
+    b"passwd",
+    b"secret",
+    b"token",
+    b"apikey",
+    b"sessionid",
+    b"sessid",
+];
 
 /// Patterns of secrets: the password of a URL, credentials of HTTP, hashes of passwords, private
 /// keys.
@@ -348,6 +359,9 @@ mod tests {
             "smtp_pass",
             "dbpassword",
             "clientsecret",
+            "csrftoken",
+            "session_id",
+            "PHPSESSID",
         ] {
             assert_eq!(shown(name, "hunter2"), REDACTED, "{name}");
             assert_eq!(shown(name, "*"), "*", "{name}");

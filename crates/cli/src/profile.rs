@@ -43,7 +43,10 @@ pub fn run(options: &Options) -> Result<(), Failure> {
             };
             out::note(&match switched.reset {
                 0 => active,
-                count => format!("{active}; {count} stored responses have its times"),
+                count => format!(
+                    "{active}; the times of {} were set again",
+                    out::counted(count, "stored response")
+                ),
             });
         },
     )

@@ -28,13 +28,13 @@ impl Patterns {
                         .to_owned(),
                 )
             })?)
-        } else if !text.starts_with('/') {
+        } else if !text.starts_with('/') && !text.contains('*') {
             return Err((
                 format!("invalid pattern `{text}`: it does not begin with `/` or `~`"),
                 format!("write `/{text}`, `/{text}/*`, or `~` before a regular expression"),
             ));
         } else if let Some(prefix) = text.strip_suffix('*') {
-            if !prefix.ends_with('/') || prefix.contains('*') {
+            if !prefix.starts_with('/') || !prefix.ends_with('/') || prefix.contains('*') {
                 return Err(star(text));
             }
             Pattern::Below(prefix.as_bytes().into())
@@ -65,6 +65,6 @@ impl Patterns {
 fn star(text: &str) -> (String, String) {
     (
         format!("invalid pattern `{text}`: `*` stands only at the end, after a `/`"),
-        "write a prefix such as `/assets/*`, or `~` before a regular expression".to_owned(),
+        "write a prefix such as `/assets/*`, or a regular expression such as `~[.]js$`".to_owned(),
     )
 }

@@ -2,7 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use edgeway_base::net::CidrSet;
+use edgeway_base::{
+    net::CidrSet,
+    target::{Slashes, normalise},
+};
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
     model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
@@ -65,7 +68,10 @@ impl ToHttps {
         path.starts_with(b"/")
             && !self.except.iter().any(|except| match except {
                 ExceptPath::Exact(exact) => path == exact.as_bytes(),
-                ExceptPath::Below(prefix) => path.starts_with(prefix.as_bytes()),
+                ExceptPath::Below(prefix) => {
+                    path.starts_with(prefix.as_bytes())
+                        || Some(path) == prefix.as_bytes().strip_suffix(b"/")
+                }
             })
     }
 }
@@ -233,7 +239,8 @@ impl Compiler<'_> {
         }
         let health = self.file.upstreams.iter().filter_map(|(_, upstream)| {
             let health = upstream.value.health.as_ref()?;
-            health.value.path.as_ref().map(|path| path.value.as_str())
+            let path = &health.value.path.as_ref()?.value;
+            Some(path.split_once('?').map_or(path.as_str(), |(path, _)| path))
         });
         let written = value.except.iter().map(|path| path.value.as_str());
         let paths: Vec<&str> = ALWAYS_PLAIN
@@ -242,7 +249,13 @@ impl Compiler<'_> {
             .chain(written)
             .collect();
         for Spanned { value, place } in &value.except {
-            if !value.starts_with('/') {
+            let below = value.strip_suffix('*');
+            let path = below.unwrap_or(value);
+            // No other spelling reaches the comparison.
+            let is_normal = normalise(path.as_bytes(), Slashes::Merge)
+                .is_ok_and(|normal| normal.rewritten().is_none());
+            let is_path = path.starts_with('/') && !path.contains(['*', '{', '?']);
+            if !is_normal || !is_path || below.is_some_and(|prefix| !prefix.ends_with('/')) {
                 self.at(*place, "edgeway::listener::redirect").error(
                     format!("invalid path `{value}`"),
                     "write a path such as `/health`, or `/public/*` for all below it",

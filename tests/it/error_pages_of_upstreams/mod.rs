@@ -360,7 +360,7 @@ routes:
 - {{ match: {{ path: /methods/* }}, upstream: app, methods: [DELETE] }}
 - {{ match: {{ path: /key/* }}, upstream: app, api_key: {{ keys: [{{ name: a, hash: 'sha256:{}' }}] }} }}
 - {{ match: {{ path: /dots/* }}, upstream: app, access: {{ allow: [192.0.2.1] }},
-     error_pages: {{ pages: {{ 403: {{ upstream: app, path: '/errors/{{header.x-page}}', own_status: true }} }} }} }}
+     error_pages: {{ pages: {{ 403: {{ upstream: app, path: '/errors-{{status}}/{{header.x-page}}', own_status: true }} }} }} }}
 - {{ match: {{ path: /other/* }}, upstream: app, access: {{ allow: [192.0.2.1] }},
      error_pages: {{ pages: {{ 403: {{ upstream: other }} }} }} }}
 - {{ match: {{ path: /open/* }}, upstream: app }}
@@ -433,7 +433,7 @@ routes:
             }
             "dots" if page == "a" => {
                 assert_eq!(reached.len(), 1, "{shown}");
-                assert_eq!(reached[0].target, "/errors/a", "{shown}");
+                assert_eq!(reached[0].target, "/errors-403/a", "{shown}");
                 pages += 1;
             }
             _ => {

@@ -11,8 +11,14 @@ pub(super) fn drop_ins(folder: &Path, project: &Project, apps: &[RunningApp]) ->
     let others = others
         .iter()
         .filter(|app| !app.folder.as_os_str().is_empty());
-    let shown = site.iter().chain(others).filter(|app| app.site.is_none());
-    let shown: Vec<&RunningApp> = shown.collect();
+    // Containers have a manager of their own.
+    let is_shown = |app: &&RunningApp| app.site.is_none() && !app.source.contains("compose");
+    let shown: Vec<(&RunningApp, String)> = site
+        .iter()
+        .chain(others)
+        .filter(is_shown)
+        .filter_map(|app| Some((app, command(&project.of(app), app)?)))
+        .collect();
     if shown.is_empty() {
         return String::new();
     }
@@ -25,10 +31,10 @@ pub(super) fn drop_ins(folder: &Path, project: &Project, apps: &[RunningApp]) ->
     let mut lines = vec![format!(
         "To run the {what} under systemd (systemd/README.md), save {save} as"
     )];
-    for app in &shown {
-        lines.extend(drop_in(folder, project, app, is_only));
+    for (app, command) in &shown {
+        lines.extend(drop_in(folder, app, command, is_only));
     }
-    let ports = shown.iter().flat_map(|app| &app.ports);
+    let ports = shown.iter().flat_map(|(app, _)| &app.ports);
     let units: Vec<String> = ports.map(|port| format!("node-app@{port}")).collect();
     lines.push(format!(
         "  systemctl daemon-reload && systemctl enable --now {}",
@@ -39,8 +45,7 @@ pub(super) fn drop_ins(folder: &Path, project: &Project, apps: &[RunningApp]) ->
 }
 
 /// Returns the drop-in of an app: of all units, or of its own ones if it is not the only app.
-fn drop_in(folder: &Path, project: &Project, app: &RunningApp, is_only: bool) -> Vec<String> {
-    let project = project.of(app);
+fn drop_in(folder: &Path, app: &RunningApp, command: &str, is_only: bool) -> Vec<String> {
     let folder = folder.join(&app.folder);
     let folder = folder.canonicalize().unwrap_or(folder);
     let (place, is_copied) = place(&folder);
@@ -50,7 +55,6 @@ fn drop_in(folder: &Path, project: &Project, app: &RunningApp, is_only: bool) ->
         .to_string_lossy()
         .into_owned();
     let shown = place.display();
-    let command = command(&project, app);
     let files: Vec<String> = if is_only {
         vec![format!("node-app@.service.d/{name}.conf")]
     } else {
@@ -103,9 +107,9 @@ fn place(folder: &Path) -> (PathBuf, bool) {
     (Path::new("/srv").join(name), true)
 }
 
-/// Returns the arguments of `node` that start the app.
-fn command(project: &Project, app: &RunningApp) -> String {
-    match app.framework {
+/// Returns the arguments of `node` that start the app, if its files say them.
+fn command(project: &Project, app: &RunningApp) -> Option<String> {
+    Some(match app.framework {
         Framework::Next { standalone: true } => {
             let server = app.standalone().join("server.js");
             server.display().to_string()
@@ -124,10 +128,10 @@ fn command(project: &Project, app: &RunningApp) -> String {
             };
             let started = project.started().and_then(|started| started.node);
             let words = started.filter(|words| words.iter().all(plain));
-            words.map_or_else(
-                || project.entry().unwrap_or_else(|| "server.js".to_owned()),
-                |words| words.join(" "),
-            )
+            match words {
+                Some(words) => words.join(" "),
+                None => project.entry()?,
+            }
         }
-    }
+    })
 }

@@ -284,6 +284,7 @@ fn hello(
         format!("edgeway: serving {scheme}://{host}:{port} from {apps}: {kind}"),
         "  compressed responses, security headers and forwarding headers; WebSockets pass"
             .to_owned(),
+        "  bodies of at most 1 MiB: `body_limit` in a file of your own raises it".to_owned(),
         format!("  {cache}"),
     ];
     if !options.host.is_empty() {

@@ -108,7 +108,7 @@ impl Filter for ErrorPages {
             return;
         };
         if let Content::Upstream(source) = &page.content {
-            source.request(page, ex);
+            source.request(page, ex, reply.status);
         }
         // The proxy leads the request to a route before, as far as it can.
         let Some(replacement) = page.replacement(ex, reply.status, false) else {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use edgeway_core::chain::{Exchange, Reply, ReplyBody};
-use edgeway_routes::values::Template;
+use edgeway_routes::values::{Template, Values};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::ErrorPage;
@@ -55,12 +55,12 @@ pub(super) struct Chosen;
 
 impl PageSource {
     /// Leaves the request for the page among the facts of `ex`.
-    pub(super) fn request(&self, page: &ErrorPage, ex: &mut Exchange<'_>) {
+    pub(super) fn request(&self, page: &ErrorPage, ex: &mut Exchange<'_>, of: StatusCode) {
         let target = match &self.path {
             None => ex.head.raw_path().into(),
             Some(path) => {
                 let mut target = String::new();
-                let _undecided = path.write(ex, &mut target);
+                let _undecided = path.write_with(&Values::of_status(ex, of), None, &mut target);
                 target.into_bytes().into()
             }
         };

@@ -242,9 +242,9 @@ impl Summary {
 
     fn text(&self) -> String {
         let mut lines = vec![format!(
-            "{} requests for {} URLs, {} bytes in {:.1} s{}",
-            self.requests,
-            self.urls,
+            "{} for {}, {} bytes in {:.1} s{}",
+            out::counted(self.requests, "request"),
+            out::counted(self.urls, "URL"),
             self.bytes,
             self.seconds,
             if self.stopped { ", stopped" } else { "" }

@@ -391,9 +391,11 @@ fn number(text: &str) -> Option<u16> {
 fn port(arguments: &[(String, String)]) -> ScriptPort {
     let mut found = None;
     for (at, (word, script)) in arguments.iter().enumerate() {
-        let next = || arguments.get(at + 1).and_then(|(next, _)| number(next));
+        // `serve -l 127.0.0.1:5000`.
+        let value = |text: &str| number(text).or_else(|| number(text.rsplit_once(':')?.1));
+        let next = || arguments.get(at + 1).and_then(|(next, _)| value(next));
         let port = match word.as_str() {
-            "-p" | "--port" => next(),
+            "-p" | "--port" | "-l" | "--listen" => next(),
             word => {
                 let value = ["--port=", "-p=", "-p"].iter();
                 let mut value = value.filter_map(|start| word.strip_prefix(start));

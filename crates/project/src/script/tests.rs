@@ -61,6 +61,10 @@ fn a_script_is_followed_to_its_program() {
             "dev: src/a.ts",
         ),
         (
+            json!({ "start": "verdaccio -l 127.0.0.1:4873" }),
+            "start: Other on 4873 of start",
+        ),
+        (
             json!({ "start": "next start -p ${PORT:-3100}" }),
             "start: Next on 3100 of start",
         ),

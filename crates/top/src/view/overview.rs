@@ -61,8 +61,8 @@ pub(super) fn facts(observation: &Observation) -> Vec<(&'static str, String)> {
         facts.push((
             "cache",
             format!(
-                "{} responses in {} of {} ({}), {} evicted",
-                cache.objects,
+                "{} in {} of {} ({}), {} evicted",
+                out::counted(cache.objects, "response"),
                 bytes(as_number(cache.bytes)),
                 bytes(as_number(cache.budget_bytes)),
                 percent(share),

@@ -130,9 +130,10 @@ pub(super) async fn link(
     OptionalJsonBody(NoFields {}): OptionalJsonBody<NoFields>,
 ) -> Response {
     let Some(address) = served.source.admin_address() else {
-        let message = "the page needs an admin address, and `admin.address` is off: forward the \
-                       socket instead, `ssh -L 9901:/run/edgeway/admin.sock HOST`, and open \
-                       http://localhost:9901/";
+        let message = "the page needs an admin address, and this gateway has none: \
+                       `admin.address` is off, or another program had it at the start. Write \
+                       another one, or forward the gateway's socket, as in `ssh -L \
+                       9901:/run/edgeway/admin.sock HOST`, and open http://localhost:9901/";
         return ActionError::new(409, "no_address", message).into_response();
     };
     served.actions.session_changed(peer.who, "page_link");

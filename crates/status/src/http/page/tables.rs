@@ -16,6 +16,7 @@ use crate::{
         CertificateStatus, LimitStatus, ListenerStatus, PurgeLinkStatus, RedisStatus, ReloadStatus,
         Snapshot, State, UpstreamStatus, UpstreamTraffic,
     },
+    table,
 };
 
 /// Text in green or red.
@@ -143,7 +144,7 @@ pub(super) fn summary(view: &PageView<'_>) -> Markup {
         }
         (summary::list(&problems))
         p class="soft" {
-            "pid " (status.pid) ", up " (status.uptime_seconds) " s, started " (when(&status.started))
+            "pid " (status.pid) ", up " (table::uptime(status.uptime_seconds)) ", started " (when(&status.started))
             ", CPU " (format!("{:.0}", process.cpu * 100.0)) " %, memory "
             (mebibytes(process.memory_bytes)) " MiB"
         }
@@ -490,11 +491,13 @@ fn upstream_name(upstream: &UpstreamStatus) -> Markup {
 
 fn upstream_traffic(traffic: &UpstreamTraffic) -> Markup {
     html! {
-        (rate(traffic.rate)) " requests/s, "
+        (rate(traffic.rate)) " requests/s"
         @if traffic.failure_rate > 0.0 {
-            (mark(false, &format!("{} failed/s", rate(traffic.failure_rate)))) ", "
+            ", " (mark(false, &format!("{} failed/s", rate(traffic.failure_rate))))
         }
-        "p95 " (milliseconds(traffic.p95_ms)) " ms, p99 " (milliseconds(traffic.p99_ms)) " ms"
+        @if traffic.p95_ms.is_some() {
+            ", p95 " (milliseconds(traffic.p95_ms)) " ms, p99 " (milliseconds(traffic.p99_ms)) " ms"
+        }
     }
 }
 
