@@ -134,7 +134,9 @@ const JUMPS: (&str, &[&str]) = (
         location /own/ { error_page 418 = @rules; return 418; }
         location /kept/ { error_page 404 @w; return 404; }
         location @w { client_max_body_size 0; add_header X-A w; proxy_pass http://127.0.0.1:3000; }
-        location @rules { if ($arg_x) { return 403; } proxy_pass http://127.0.0.1:3001; } }",
+        location @rules { if ($arg_x) { return 403; } proxy_pass http://127.0.0.1:3001; }
+        location = /php/own/ { internal; return 200 own; }
+        location /php/own/ { proxy_pass http://127.0.0.1:3000; } }",
     &[
         "GET /g/x",
         "POST /g/x?a=b",
@@ -145,6 +147,8 @@ const JUMPS: (&str, &[&str]) = (
         "GET /own/",
         "GET /own/?x=1",
         "GET /kept/",
+        "GET /php/own",
+        "GET /php/own/a",
     ],
 );
 

@@ -190,6 +190,12 @@ fn what_is_asked_of_backends_is_that_of_nginx() {
             "mode: strict",
             "Range]",
         ),
+        (
+            "location /a/ { proxy_pass http://127.0.0.1:3000; }
+             location = /a/ { internal; return 200 a; }",
+            "location: \"= /a\", internal: true",
+            "name: \"= /a\"",
+        ),
     ] {
         let text = directives.replace("\\\n", "");
         let (yaml, _) = imported(&format!("http {{ server {{ listen 8080; {text} }} }}"));
