@@ -135,6 +135,9 @@ const JUMPS: (&str, &[&str]) = (
         location /kept/ { error_page 404 @w; return 404; }
         location @w { client_max_body_size 0; add_header X-A w; proxy_pass http://127.0.0.1:3000; }
         location @rules { if ($arg_x) { return 403; } proxy_pass http://127.0.0.1:3001; }
+        location /php/ { deny 10.0.0.9; fastcgi_pass 127.0.0.1:9; }
+        location /fpm/ { error_page 502 =200 @w; fastcgi_pass 127.0.0.1:9; }
+        location /status/ { stub_status; deny all; }
         location = /php/own/ { internal; return 200 own; }
         location /php/own/ { proxy_pass http://127.0.0.1:3000; } }",
     &[
@@ -147,6 +150,9 @@ const JUMPS: (&str, &[&str]) = (
         "GET /own/",
         "GET /own/?x=1",
         "GET /kept/",
+        "GET /php/a",
+        "GET /fpm/a",
+        "GET /status/",
         "GET /php/own",
         "GET /php/own/a",
     ],

@@ -190,6 +190,18 @@ fn what_is_asked_of_backends_is_that_of_nginx() {
             "mode: strict",
             "Range]",
         ),
+        // Without the server that it passes to, nginx responds so.
+        (
+            "location ~ \\.php$ { deny 10.0.0.9; fastcgi_pass 127.0.0.1:9000; }",
+            "respond: 502",
+            "respond: 503",
+        ),
+        (
+            "root /srv; location /status { stub_status; allow 127.0.0.1; deny all; }
+             location /dot.gif { empty_gif; }",
+            "{ match: { location: /dot.gif }, respond: 404",
+            "location: /status }\n    files",
+        ),
         (
             "location /a/ { proxy_pass http://127.0.0.1:3000; }
              location = /a/ { internal; return 200 a; }",
