@@ -109,8 +109,9 @@ const FORWARDED: (&str, &[&str]) = (
         location / { proxy_pass http://127.0.0.1:3000;
             proxy_set_header X-H $h; proxy_set_header X-P $http_x_forwarded_for; }
         location /r/ { return 302 http://$h:$p/x; }
+        location /a/ { add_header X-A $proxy_add_x_forwarded_for; return 200 a; }
         location /i/ { if ($http_x_forwarded_proto = http) { return 403; } return 200 i; } }"#,
-    &["GET /", "GET /r/", "GET /i/"],
+    &["GET /", "GET /r/", "GET /i/", "GET /a/"],
 );
 
 const IFS: (&str, &[&str]) = (

@@ -190,6 +190,11 @@ fn what_is_asked_of_backends_is_that_of_nginx() {
             "mode: strict",
             "Range]",
         ),
+        (
+            "location / { add_header X-Forwarded-For $proxy_add_x_forwarded_for; return 200 a; }",
+            "X-Forwarded-For: \"{header.x-forwarded-for}\"",
+            "nothing of these",
+        ),
         // Without the server that it passes to, nginx responds so.
         (
             "location ~ \\.php$ { deny 10.0.0.9; fastcgi_pass 127.0.0.1:9000; }",
