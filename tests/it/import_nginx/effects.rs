@@ -371,7 +371,13 @@ fn asks(name: &str) -> bool {
 
 /// Returns true for a header that only the gateway has, or that backends get in another form.
 fn is_stated(name: &str, note: &str, difference: &Difference) -> bool {
-    const FORWARDED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"];
+    const FORWARDED: [&str; 5] = [
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "cf-connecting-ip",
+    ];
     let may_be = difference.nginx.is_empty() || FORWARDED.contains(&name);
     // Of `Cache-Control`, one value is stated.
     let is_stated = name != "cache-control" || difference.own == "no-store";
