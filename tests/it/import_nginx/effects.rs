@@ -399,8 +399,12 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
     let edge = effect.request.edge;
     let mut spellings = SPELLINGS.iter();
     let path = effect.request.path();
-    // `proxy_pass` with a slash for a location without one makes two of them.
-    let is_doubled = note.contains("slash") && difference.nginx.starts_with("//");
+    // `proxy_pass` with a slash at its end for a location without one makes two of them.
+    let (target, _) = difference
+        .nginx
+        .split_once('?')
+        .unwrap_or((&difference.nginx, ""));
+    let is_doubled = note.contains("slash") && target.contains("//");
     let is_spelling =
         is_doubled || spellings.any(|(part, word)| path.contains(part) && note.contains(word));
     let is_guarded = note.contains("spelling") && is_other_spelling(effect.directive, path);
