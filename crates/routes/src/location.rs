@@ -116,8 +116,9 @@ impl Location {
                 let shorter = trimmed(text).map(Self::Exact);
                 shorter.into_iter().chain([same]).collect()
             }
-            Self::Regex { text, .. } => vec![Self::Regex {
-                text: text.clone(),
+            // Beside one that ignores case already, it stays another expression.
+            Self::Regex { text, ignores_case } => vec![Self::Regex {
+                text: Self::pattern(text, !ignores_case),
                 ignores_case: true,
             }],
         }

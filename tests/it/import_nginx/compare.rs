@@ -178,6 +178,11 @@ fn response(
                 "expires" if is_same_time(nginx, own) => Vec::new(),
                 "expires" => values.iter().map(|text| moved(outcome, text)).collect(),
                 "location" => values.iter().map(|text| resolved(request, text)).collect(),
+                // As `content-encoding`: whether a page of its own is worth it, each says itself.
+                "vary" if is_page => {
+                    let list = values.join(",").to_lowercase();
+                    vec![listed(&list.replace("accept-encoding", ""))]
+                }
                 "vary" | "cache-control" => vec![listed(&values.join(","))],
                 _ => values.iter().map(ToString::to_string).collect(),
             };

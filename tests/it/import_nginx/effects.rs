@@ -136,7 +136,7 @@ const HEADERS: [(&[&str], &[&str]); 9] = [
     ),
     (
         &["proxy_redirect", "proxy_pass", "return", "rewrite"],
-        &["location"],
+        &["location", "refresh"],
     ),
     (
         &[
@@ -345,9 +345,12 @@ fn is_of_page(entry: &Entry, (theirs, ours): (&str, &str), effect: &Effect<'_>) 
     is_entry("413") && is_too_large || is_entry("conditions and ranges") && is_given && is_partial
 }
 
-/// Returns true if a location is left out, and the status is the one that its entry names.
+/// Returns true if a location, or what it does, is left out, and the status is the one that its entry
+/// names.
 fn is_left_out(entry: &Entry, name: &str, (_, ours): (&str, &str)) -> bool {
-    name == "location" && matches!(ours, "404" | "503") && entry.note.contains(ours)
+    let is_whole =
+        matches!(name, "location" | "stub_status" | "empty_gif") || name.ends_with("_pass");
+    is_whole && matches!(ours, "404" | "502" | "503") && entry.note.contains(ours)
 }
 
 /// Directives that choose which backends are asked.
@@ -368,7 +371,13 @@ fn asks(name: &str) -> bool {
 
 /// Returns true for a header that only the gateway has, or that backends get in another form.
 fn is_stated(name: &str, note: &str, difference: &Difference) -> bool {
-    const FORWARDED: [&str; 4] = ["host", "x-forwarded-for", "x-forwarded-proto", "x-real-ip"];
+    const FORWARDED: [&str; 5] = [
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "cf-connecting-ip",
+    ];
     let may_be = difference.nginx.is_empty() || FORWARDED.contains(&name);
     // Of `Cache-Control`, one value is stated.
     let is_stated = name != "cache-control" || difference.own == "no-store";
@@ -390,8 +399,12 @@ fn fits_all(note: &str, effect: &Effect<'_>) -> bool {
     let edge = effect.request.edge;
     let mut spellings = SPELLINGS.iter();
     let path = effect.request.path();
-    // `proxy_pass` with a slash for a location without one makes two of them.
-    let is_doubled = note.contains("slash") && difference.nginx.starts_with("//");
+    // `proxy_pass` with a slash at its end for a location without one makes two of them.
+    let (target, _) = difference
+        .nginx
+        .split_once('?')
+        .unwrap_or((&difference.nginx, ""));
+    let is_doubled = note.contains("slash") && target.contains("//");
     let is_spelling =
         is_doubled || spellings.any(|(part, word)| path.contains(part) && note.contains(word));
     let is_guarded = note.contains("spelling") && is_other_spelling(effect.directive, path);
@@ -457,7 +470,8 @@ fn is_same_path(request: &Drawn, difference: &Difference) -> bool {
 /// Returns true if a path is another spelling of a location that keeps requests out, and a header is
 /// one that some location adds or sends.
 pub(super) fn is_of_guarded(whole: &Directive, path: &str, header: &str) -> bool {
-    const GUARDS: [&str; 7] = [
+    const GUARDS: [&str; 8] = [
+        "if",
         "limit_except",
         "auth_basic",
         "auth_request",
@@ -472,8 +486,11 @@ pub(super) fn is_of_guarded(whole: &Directive, path: &str, header: &str) -> bool
         is_guarded |= directive.name() == "location"
             && guards.any(|guard| directive.all(guard).next().is_some())
             && is_spelling_of(directive, path);
-        is_written |= matches!(directive.name(), "add_header" | "proxy_set_header")
-            && directive.first().eq_ignore_ascii_case(header);
+        is_written |= match directive.name() {
+            "add_header" | "proxy_set_header" => directive.first().eq_ignore_ascii_case(header),
+            "expires" => matches!(header, "expires" | "cache-control"),
+            _ => false,
+        };
     });
     is_guarded && is_written
 }
@@ -539,13 +556,15 @@ fn is_spelling_of(location: &Directive, path: &str) -> bool {
     }
 }
 
-/// Returns a path without dot segments: both sides choose the location without them.
+/// Returns a path without dot segments and doubled slashes: both sides choose the location without
+/// them.
 fn without_dots(path: &str) -> String {
     let mut segments = Vec::new();
     for segment in path.split_inclusive('/') {
         match segment.trim_end_matches('/') {
             ".." if segments.len() > 1 => drop(segments.pop()),
             "." | ".." => {}
+            "" if !segments.is_empty() => {}
             _ => segments.push(segment),
         }
     }

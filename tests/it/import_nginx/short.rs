@@ -109,8 +109,9 @@ const FORWARDED: (&str, &[&str]) = (
         location / { proxy_pass http://127.0.0.1:3000;
             proxy_set_header X-H $h; proxy_set_header X-P $http_x_forwarded_for; }
         location /r/ { return 302 http://$h:$p/x; }
+        location /a/ { add_header X-A $proxy_add_x_forwarded_for; return 200 a; }
         location /i/ { if ($http_x_forwarded_proto = http) { return 403; } return 200 i; } }"#,
-    &["GET /", "GET /r/", "GET /i/"],
+    &["GET /", "GET /r/", "GET /i/", "GET /a/"],
 );
 
 const IFS: (&str, &[&str]) = (
@@ -134,7 +135,12 @@ const JUMPS: (&str, &[&str]) = (
         location /own/ { error_page 418 = @rules; return 418; }
         location /kept/ { error_page 404 @w; return 404; }
         location @w { client_max_body_size 0; add_header X-A w; proxy_pass http://127.0.0.1:3000; }
-        location @rules { if ($arg_x) { return 403; } proxy_pass http://127.0.0.1:3001; } }",
+        location @rules { if ($arg_x) { return 403; } proxy_pass http://127.0.0.1:3001; }
+        location /php/ { deny 10.0.0.9; fastcgi_pass 127.0.0.1:9; }
+        location /fpm/ { error_page 502 =200 @w; fastcgi_pass 127.0.0.1:9; }
+        location /status/ { stub_status; deny all; }
+        location = /php/own/ { internal; return 200 own; }
+        location /php/own/ { proxy_pass http://127.0.0.1:3000; } }",
     &[
         "GET /g/x",
         "POST /g/x?a=b",
@@ -145,6 +151,11 @@ const JUMPS: (&str, &[&str]) = (
         "GET /own/",
         "GET /own/?x=1",
         "GET /kept/",
+        "GET /php/a",
+        "GET /fpm/a",
+        "GET /status/",
+        "GET /php/own",
+        "GET /php/own/a",
     ],
 );
 

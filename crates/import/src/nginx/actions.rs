@@ -69,6 +69,16 @@ impl<'a> Routes<'a, '_> {
             directive.closed("this gateway speaks HTTP to its backends");
             return shut();
         }
+        // Status without the module: of nginx without the server that it passes to, or of no file.
+        let without = |status: u16| Map::from_iter([("respond".to_owned(), json!(status))]);
+        if let Some(directive) = listed("other protocols").find_map(|name| handler(scope, name)) {
+            directive.missing("this gateway speaks HTTP to its backends: 502 until you replace it");
+            return without(502);
+        }
+        if let Some(directive) = listed("pages of nginx").find_map(|name| handler(scope, name)) {
+            directive.missing("has no counterpart: 404 until you replace it");
+            return without(404);
+        }
         if let Some(pass) = handler(scope, "proxy_pass") {
             return self.pass(pass, location);
         }

@@ -386,10 +386,13 @@ impl<'a> Routes<'a, '_> {
         headers::of(&exact.scope, (false, false), &mut own);
         action.extend(own.keys);
         // It guards the location's other spellings, and must not ask for more than that does.
-        for key in ["site", "body_limit", INTERNAL] {
+        for key in ["site", "body_limit"] {
             if let Some(value) = keys.get(key) {
                 action.insert(key.to_owned(), value.clone());
             }
+        }
+        if exact.scope.one("internal").is_some() {
+            action.insert(INTERNAL.to_owned(), true.into());
         }
         let added = format!("{comment} adds the slash");
         self.push(audience, (&[], &text), &action, &added);

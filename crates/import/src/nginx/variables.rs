@@ -169,6 +169,8 @@ fn built_in(name: &str, at: At<'_, '_>) -> Option<Option<String>> {
                 _ => "{status}",
             }
         }
+        // The gateway has added the client by then.
+        "proxy_add_x_forwarded_for" if at.has_response => "{header.x-forwarded-for}",
         "server_name" => {
             let names = scope.one("server_name");
             let name = names.map_or("", |names| names.arg(0));

@@ -523,3 +523,21 @@ fn a_location_before_a_guarding_expression_takes_its_path_with_a_slash_too() {
         ],
     );
 }
+
+#[test]
+fn expressions_that_differ_in_case_alone_keep_their_order() {
+    let all = guarded(
+        "[{ location: / }, { location: '~ ^/(?!x).*b$' }, { location: '~* ^/(?!x).*b$' },
+          { within: '~* ^/(?!x).*b$', location: '~ /b' }]",
+        &["", "", "", "a"],
+    );
+    check(
+        &all,
+        &[
+            ("GET h/b", 1, &[]),
+            ("GET h/a/b", 1, &[]),
+            ("GET h/b/B", 3, &[]),
+            ("GET h/xb", 0, &[]),
+        ],
+    );
+}

@@ -190,6 +190,29 @@ fn what_is_asked_of_backends_is_that_of_nginx() {
             "mode: strict",
             "Range]",
         ),
+        (
+            "location / { add_header X-Forwarded-For $proxy_add_x_forwarded_for; return 200 a; }",
+            "X-Forwarded-For: \"{header.x-forwarded-for}\"",
+            "nothing of these",
+        ),
+        // Without the server that it passes to, nginx responds so.
+        (
+            "location ~ \\.php$ { deny 10.0.0.9; fastcgi_pass 127.0.0.1:9000; }",
+            "respond: 502",
+            "respond: 503",
+        ),
+        (
+            "root /srv; location /status { stub_status; allow 127.0.0.1; deny all; }
+             location /dot.gif { empty_gif; }",
+            "{ match: { location: /dot.gif }, respond: 404",
+            "location: /status }\n    files",
+        ),
+        (
+            "location /a/ { proxy_pass http://127.0.0.1:3000; }
+             location = /a/ { internal; return 200 a; }",
+            "location: \"= /a\", internal: true",
+            "name: \"= /a\"",
+        ),
     ] {
         let text = directives.replace("\\\n", "");
         let (yaml, _) = imported(&format!("http {{ server {{ listen 8080; {text} }} }}"));
