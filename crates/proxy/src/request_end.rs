@@ -177,9 +177,7 @@ fn measure(
             .seconds()
             .observe(seconds, now, || client_trace(request)),
     }
-    // A client that leaves earlier has waited until then.
-    let first_byte = facts.first_byte.unwrap_or(facts.total);
-    metrics.observe_first_byte(first_byte.as_secs_f64());
+    metrics.observe_first_byte(facts.waited().as_secs_f64());
     if let Some(reason) = facts.reason {
         metrics.refuse(reason);
     }

@@ -335,6 +335,12 @@ impl RequestFacts {
         self.reason.or(self.degraded)
     }
 
+    /// Returns the time until the first byte of the response, or until the end of a request without
+    /// one: its client left, or was refused.
+    pub fn waited(&self) -> Duration {
+        self.first_byte.unwrap_or(self.total)
+    }
+
     /// Returns true if the gateway or a backend failed the request.
     pub fn is_failed(&self) -> bool {
         is_failed(self.status, self.reason)

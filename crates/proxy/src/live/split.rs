@@ -116,8 +116,7 @@ impl SplitRequest {
             if facts.is_failed() {
                 counters.count_failed();
             }
-            let seconds = facts.total.as_secs_f64();
-            counters.seconds().observe_plain(seconds);
+            counters.observe_first_byte(facts.waited().as_secs_f64());
         }
     }
 }
