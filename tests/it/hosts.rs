@@ -54,7 +54,7 @@ async fn a_listener_sends_its_clients_to_https() {
         Front::to(&origin)
             .listener(&format!("redirect: {redirect}"))
             .with("trusted_proxies: [127.0.0.1]")
-            .upstream("health: { path: /api/health }")
+            .upstream("health: { path: /api/health?deep=1 }")
             .yaml()
     };
     let gateway = Gateway::start(&config("https")).await;
@@ -99,8 +99,9 @@ async fn a_listener_sends_its_clients_to_https() {
     let moved = gateway.send(&get("/x").header("host", "[::1]:8080")).await;
     assert_eq!(moved.header("location"), Some("https://[::1]:8443/x"));
     assert_eq!(gateway.get("/open/x").await.status(), 200);
-    // The control: no other path.
-    assert_eq!(gateway.get("/open").await.status(), 308);
+    // As in a route, it is the folder itself as well. The control: no other path.
+    assert_eq!(gateway.get("/open").await.status(), 200);
+    assert_eq!(gateway.get("/opened").await.status(), 308);
 }
 
 #[tokio::test]

@@ -464,7 +464,10 @@ impl Compiler<'_> {
         let satisfy = node.config.satisfy.as_ref();
         let satisfy = satisfy.filter(|satisfy| satisfy.value == SatisfyConfig::Any)?;
         let any = AnyOf::of(filters).map(Arc::new);
-        if any.is_none() {
+        // One that is refused is reported already.
+        let written = effective::filters(self.file, node.place, &node.filters);
+        let written = written.filter(|(entry, _)| ALTERNATIVES.contains(&entry.name));
+        if any.is_none() && written.count() < 2 {
             self.at(satisfy.place, "edgeway::route::satisfy").error(
                 "`satisfy: any` needs two filters of which one is enough",
                 format!(

@@ -213,6 +213,10 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
     let bad = || Fault::BadCertificate.at(Part::Cert, &paths.cert);
     let parsed = parse(leaf).ok_or_else(bad)?;
     let (names, has_addresses) = names(&parsed).ok_or_else(bad)?;
+    // Certificates of version 1 have none.
+    if names.is_empty() && !has_addresses {
+        return Err(Fault::NoNames.at(Part::Cert, &paths.cert));
+    }
     let not_before = parsed.validity().not_before.timestamp();
     let serial = format!("{:X}", parsed.serial).into_boxed_str();
     let not_after = parsed.validity().not_after.timestamp();
@@ -234,9 +238,6 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
         Err(TlsError::InvalidCertificate(_)) => return Err(bad()),
         Err(error) => return Err(Fault::BadKey(error).at(Part::Key, &paths.key)),
     };
-    if names.is_empty() && !has_addresses {
-        return Err(Fault::NoNames.at(Part::Cert, &paths.cert));
-    }
     if let Some(ocsp) = &paths.ocsp {
         certified.ocsp = ocsp.read()?;
     }

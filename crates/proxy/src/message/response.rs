@@ -47,6 +47,11 @@ pub(crate) fn parse(input: &mut BytesMut, memory: ValueMemory) -> Result<Option<
         .take_while(|byte| matches!(byte, b'\r' | b'\n'));
     let empty_lines = empty_lines.count();
     input.advance(empty_lines);
+    // RFC 9110, 2.5: a later minor version is read as the latest that is known.
+    let minor = input.get(7).filter(|_| input.starts_with(b"HTTP/1."));
+    if minor.is_some_and(|minor| (b'2'..=b'9').contains(minor)) {
+        input[7] = b'1';
+    }
     let mut room = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut read = httparse::Response::new(&mut []);
     let mut config = ParserConfig::default();

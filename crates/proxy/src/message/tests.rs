@@ -258,6 +258,17 @@ fn a_body_whose_end_cannot_be_known_is_refused() {
 }
 
 #[test]
+fn a_later_minor_version_is_read_as_the_latest_that_is_known() {
+    let by_version = |version: &str| {
+        let sent = format!("HTTP/{version} 200 OK\r\nContent-Length: 1\r\n\r\nx");
+        by_us(sent.as_bytes(), "GET", &[7]).map(|read| read.content)
+    };
+    assert_eq!(by_version("1.2"), Some(b"x".to_vec()));
+    assert_eq!(by_version("2.0"), None);
+    assert_eq!(by_version("1.10"), None);
+}
+
+#[test]
 fn a_body_is_read_where_its_backend_writes_more_than_it_must() {
     for (fields, body) in [
         ("Transfer-Encoding: Chunked", "1\r\nx\r\n0\r\n\r\n"),

@@ -269,7 +269,10 @@ fn check_upstream(name: &str, place: Place, cx: &mut CompileContext<'_>) {
     let help = match closest(name, known()) {
         Some(near) => format!("did you mean `{near}`?"),
         None if cx.upstreams.is_empty() => format!("add it: `upstreams: {{ {name}: … }}`"),
-        None => format!("there are `{}`", known().collect::<Vec<_>>().join("`, `")),
+        None => {
+            let known = known().collect::<Vec<_>>().join("`, `");
+            format!("write `{known}`, or add it to `upstreams`")
+        }
     };
     let message = format!("unknown upstream `{name}`");
     cx.at(place, "edgeway::route::unknown_upstream")

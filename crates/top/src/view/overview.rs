@@ -199,7 +199,8 @@ pub(super) fn draw(screen: &Screen, area: Rect, buffer: &mut Buffer) {
         part,
         buffer,
     );
-    free.top(u16::from(area.height > 24));
+    // Where all routes still fit.
+    free.top(u16::from(free.0.height > height(&routes)));
     grid::draw(&routes, &busiest, screen.has_colour, free.0, buffer);
 }
 
