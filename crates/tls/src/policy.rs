@@ -191,8 +191,8 @@ impl ClientCaError {
                 "write the CA certificates that sign clients' certificates, in PEM, one after the other"
                     .to_owned()
             }
-            Self::NotCa(_) => "whoever has its key could sign certificates for any name: write the \
-                               CA that signed it, and the client's subject or fingerprint in \
+            Self::NotCa(_) => "the holder of its key could sign certificates for any name: write \
+                               the CA that signed it, and the client's subject or fingerprint in \
                                `client_cert`"
                 .to_owned(),
         }

@@ -211,8 +211,8 @@ fn is_coding(headers: &HeaderMap, only: &[u8]) -> bool {
         && codings.next().is_none()
 }
 
-/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), and true if that is once, as a number is
-/// written.
+/// Returns the length that all of `Content-Length` states (RFC 9110, 8.6), and true if that is once,
+/// as a number is written.
 fn length(headers: &HeaderMap) -> Result<Option<(u64, bool)>> {
     let mut stated: Option<(u64, bool)> = None;
     let lines = values(headers, &header::CONTENT_LENGTH);
