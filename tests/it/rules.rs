@@ -467,7 +467,10 @@ routes:
             response.text()
         );
     }
-    assert_eq!(gateway.log_lines(5).await[4]["reason"], "route_loop");
+    // Lines of two workers may change places.
+    let lines = gateway.log_lines(5).await;
+    let circles = lines.iter().filter(|line| line["reason"] == "route_loop");
+    assert_eq!(circles.count(), 1, "{lines:?}");
 }
 
 #[tokio::test]
