@@ -79,7 +79,6 @@ use edgeway_upstreams::{DecisionStore, Upstream};
 use http::HeaderName;
 
 pub use self::compile::compile;
-pub use self::listener::ExceptPath;
 use self::metrics::RouteMetrics;
 pub use self::{
     address::ListenAddress,

@@ -2,10 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use edgeway_base::{
-    net::CidrSet,
-    target::{Slashes, normalise},
-};
+use edgeway_base::{net::CidrSet, target::PathRule};
 use edgeway_config::{
     diagnostic::{Diagnostic, Place},
     model::{Http2Config, ListenerConfig, ProxyProtocolConfig, UnderscoresConfig},
@@ -51,28 +48,14 @@ impl Listener {
 pub struct ToHttps {
     /// Public HTTPS port, as in the browser's address bar.
     pub port: u16,
-    pub except: Box<[ExceptPath]>,
-}
-
-/// Path that is served without TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ExceptPath {
-    Exact(Box<str>),
-    /// Prefix, including its trailing slash.
-    Below(Box<str>),
+    /// Paths that are served without TLS.
+    pub except: Box<[PathRule]>,
 }
 
 impl ToHttps {
     /// Returns true if a request for `path` must be redirected. `*` is not a path to redirect to.
     pub fn takes(&self, path: &[u8]) -> bool {
-        path.starts_with(b"/")
-            && !self.except.iter().any(|except| match except {
-                ExceptPath::Exact(exact) => path == exact.as_bytes(),
-                ExceptPath::Below(prefix) => {
-                    path.starts_with(prefix.as_bytes())
-                        || Some(path) == prefix.as_bytes().strip_suffix(b"/")
-                }
-            })
+        path.starts_with(b"/") && !self.except.iter().any(|except| except.takes(path))
     }
 }
 
@@ -242,35 +225,21 @@ impl Compiler<'_> {
             let path = &health.value.path.as_ref()?.value;
             Some(path.split_once('?').map_or(path.as_str(), |(path, _)| path))
         });
-        let written = value.except.iter().map(|path| path.value.as_str());
-        let paths: Vec<&str> = ALWAYS_PLAIN
-            .into_iter()
-            .chain(health)
-            .chain(written)
-            .collect();
+        let known = ALWAYS_PLAIN.into_iter().chain(health);
+        let mut except: Vec<PathRule> = known.filter_map(PathRule::parse).collect();
         for Spanned { value, place } in &value.except {
-            let below = value.strip_suffix('*');
-            let path = below.unwrap_or(value);
-            // No other spelling reaches the comparison.
-            let is_normal = normalise(path.as_bytes(), Slashes::Merge)
-                .is_ok_and(|normal| normal.rewritten().is_none());
-            let is_path = path.starts_with('/') && !path.contains(['*', '{', '?']);
-            if !is_normal || !is_path || below.is_some_and(|prefix| !prefix.ends_with('/')) {
+            let rule = PathRule::parse(value);
+            if rule.is_none() {
                 self.at(*place, "edgeway::listener::redirect").error(
                     format!("invalid path `{value}`"),
                     "write a path such as `/health`, or `/public/*` for all below it",
                 );
             }
+            except.extend(rule);
         }
         Some(ToHttps {
             port: value.port.unwrap_or(port),
-            except: paths
-                .into_iter()
-                .map(|path| match path.strip_suffix('*') {
-                    Some(prefix) => ExceptPath::Below(prefix.into()),
-                    None => ExceptPath::Exact(path.into()),
-                })
-                .collect(),
+            except: except.into(),
         })
     }
 

@@ -39,16 +39,14 @@ pub(super) fn reply(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use edgeway_gateway::ExceptPath;
+    use edgeway_base::target::PathRule;
 
     fn location(port: u16, host: Option<&str>, target: &str, scheme: Scheme) -> Option<String> {
         let to = ToHttps {
             port,
-            except: [
-                ExceptPath::Exact("/health".into()),
-                ExceptPath::Below("/.well-known/acme-challenge/".into()),
-            ]
-            .into(),
+            except: ["/health", "/.well-known/acme-challenge/*"]
+                .map(|path| PathRule::parse(path).unwrap())
+                .into(),
         };
         let mut request = RequestHeader::build("POST", target.as_bytes(), None).unwrap();
         if let Some(host) = host {

@@ -4,10 +4,13 @@
 //! resolved; repeated slashes become one. Ambiguous targets are refused. An encoded slash stays:
 //! names such as `@scope%2Fpackage` depend on it.
 
+mod path_rule;
+
 use std::borrow::Cow;
 
 use percent_encoding::percent_encode_byte;
 
+pub use self::path_rule::PathRule;
 use super::spelling::is_of_page;
 
 /// The request properties that routes are matched against. Path and query are in normal form.

@@ -1,6 +1,6 @@
 //! Configuration of `cache_control` as written, and its compilation.
 
-use edgeway_base::units::Span;
+use edgeway_base::{target::PathRule, units::Span};
 use edgeway_cache::policy::ClientLifetimes;
 use edgeway_config::{
     diagnostic::Place,
@@ -12,7 +12,7 @@ use http::HeaderValue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{CacheControl, Effect, PathRule, Rule};
+use super::{CacheControl, Effect, Rule};
 
 const CODE: &str = "edgeway::cache_control::rule";
 
@@ -128,20 +128,10 @@ impl RuleConfig {
 }
 
 fn path(text: &str, place: Place, cx: &mut CompileContext<'_>) -> Option<PathRule> {
-    let (prefix, is_below) = match text.strip_suffix("/*") {
-        Some(prefix) => (prefix, true),
-        None => (text, false),
-    };
-    let is_path = (text.starts_with('/') || prefix.is_empty()) && !prefix.contains(['*', '{', '?']);
-    if !is_path || text.is_empty() {
-        return cx.at(place, "edgeway::cache_control::path").refuse(
+    PathRule::parse(text).or_else(|| {
+        cx.at(place, "edgeway::cache_control::path").refuse(
             format!("invalid path `{text}`"),
             "write a path such as `/logo.svg`, or `/assets/*` for all below it",
-        );
-    }
-    Some(if is_below {
-        PathRule::Below(prefix.as_bytes().into())
-    } else {
-        PathRule::Exact(text.as_bytes().into())
+        )
     })
 }

@@ -8,6 +8,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use edgeway_base::target::PathRule;
 use edgeway_cache::policy::{self, ClientLifetimes};
 use edgeway_core::chain::{Certificate, Class, Exchange, Filter, Guard, Phases, Traits};
 use http::{HeaderMap, Method, StatusCode, header, response};
@@ -29,13 +30,6 @@ struct Rule {
     is_hashed: bool,
     statuses: Box<[(u16, u16)]>,
     effect: Effect,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum PathRule {
-    Exact(Box<[u8]>),
-    /// The prefix without its trailing slash, and all below it.
-    Below(Box<[u8]>),
 }
 
 #[derive(Debug)]
@@ -93,17 +87,6 @@ impl Rule {
             && (self.classes.is_empty() || self.classes.contains(&class))
             && (self.paths.is_empty() || self.paths.iter().any(|rule| rule.takes(path)))
             && (!self.is_hashed || hashed_name::is_hashed(path))
-    }
-}
-
-impl PathRule {
-    fn takes(&self, path: &[u8]) -> bool {
-        match self {
-            Self::Exact(exact) => path == &**exact,
-            Self::Below(prefix) => path
-                .strip_prefix(&**prefix)
-                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/'),
-        }
     }
 }
 
