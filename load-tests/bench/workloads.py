@@ -90,6 +90,7 @@ WORKLOADS = {
     "tls-64k": Workload("/64k", 65536, tls=True),
     "h2-1k": Workload("/1k", 1024, tls=True, http2=True),
     "h2-cache-1k": Workload("/c1k", 1024, tls=True, http2=True),
+    "h2-64k": Workload("/64k", 65536, tls=True, http2=True),
     "tls-conn-1k": Workload("/1k", 1024, keep_alive=False, tls=True),
 }
 

@@ -141,12 +141,23 @@ pub(super) fn adapted(folder: &Path, framework: Framework) -> Option<String> {
 
 /// Returns the folder of a site's files and the path that it is below, where its configuration
 /// names them.
-pub(super) fn output(folder: &Path, generator: Generator) -> (Option<String>, Option<String>) {
+pub(super) fn output(
+    folder: &Path,
+    generator: Generator,
+    package: Option<&Package>,
+) -> (Option<String>, Option<String>) {
     let (text, key, base) = match generator {
         Generator::Next => (config(folder, "next"), "distDir", "basePath"),
         Generator::SvelteKit => (svelte(folder), "pages", "base"),
         Generator::Astro => (config(folder, "astro"), "outDir", "base"),
         Generator::Vite => (config(folder, "vite"), "outDir", "base"),
+        Generator::VitePress => {
+            let text = module(folder, ".vitepress/config").map(|(_, text)| text);
+            (text, "outDir", "base")
+        }
+        // The folder is an argument of the build.
+        Generator::Docusaurus => (config(folder, "docusaurus"), "", "baseUrl"),
+        Generator::ReactScripts => return (None, package.and_then(Package::homepage)),
     };
     let text = text.unwrap_or_default();
     (folder_setting(&text, key), path_setting(&text, base))
@@ -167,8 +178,12 @@ fn svelte(folder: &Path) -> Option<String> {
 
 /// Returns name and text of `NAME.config.js`, or of another kind of it.
 fn config_file(folder: &Path, name: &str) -> Option<(String, String)> {
+    module(folder, &format!("{name}.config"))
+}
+
+fn module(folder: &Path, name: &str) -> Option<(String, String)> {
     let kinds = ["js", "mjs", "ts", "cjs", "mts"];
-    let mut names = kinds.iter().map(|kind| format!("{name}.config.{kind}"));
+    let mut names = kinds.iter().map(|kind| format!("{name}.{kind}"));
     names.find_map(|name| read(&folder.join(&name)).map(|text| (name, text)))
 }
 

@@ -61,6 +61,9 @@ impl Framework {
             Self::Static(Generator::Next) => "static files of Next.js",
             Self::Static(Generator::SvelteKit) => "static files of SvelteKit",
             Self::Static(Generator::Astro) => "static files of Astro",
+            Self::Static(Generator::VitePress) => "static files of VitePress",
+            Self::Static(Generator::Docusaurus) => "static files of Docusaurus",
+            Self::Static(Generator::ReactScripts) => "static files of Create React App",
             Self::Static(Generator::Vite) => "static files of Vite",
             Self::VitePreview => "Vite (preview)",
             Self::Node => "Node",
@@ -77,7 +80,8 @@ impl Framework {
 
     pub(super) fn default_port(self) -> u16 {
         match self {
-            Self::VitePreview | Self::Static(Generator::Vite | Generator::SvelteKit) => {
+            Self::VitePreview
+            | Self::Static(Generator::Vite | Generator::SvelteKit | Generator::VitePress) => {
                 VITE_PREVIEW_PORT
             }
             Self::Astro | Self::Static(Generator::Astro) => ASTRO_PORT,

@@ -136,6 +136,9 @@ impl Project {
             ("nuxt", Framework::Nuxt),
             ("@astrojs/node", Framework::Astro),
             ("astro", Framework::Static(Generator::Astro)),
+            ("vitepress", Framework::Static(Generator::VitePress)),
+            ("@docusaurus/core", Framework::Static(Generator::Docusaurus)),
+            ("react-scripts", Framework::Static(Generator::ReactScripts)),
         ];
         let mut known = SERVERS.into_iter().chain(sites);
         match known.find(|(name, _)| package.has(name)) {
@@ -325,7 +328,9 @@ impl Project {
             framework => framework,
         };
         let site = match framework {
-            Framework::Static(generator) => Some(generator.site(&self.folder)),
+            Framework::Static(generator) => {
+                Some(generator.site(&self.folder, self.package.as_ref()))
+            }
             _ => None,
         };
         RunningApp {

@@ -70,6 +70,27 @@ impl Package {
         patterns.filter_map(Value::as_str)
     }
 
+    /// Returns the folder of the pages that a script builds: `docs` of `vitepress build docs`.
+    pub(super) fn vitepress_root(&self) -> Option<&str> {
+        let mut builds = self.scripts().filter_map(|(_, script)| {
+            let (_, arguments) = script.split_once("vitepress build")?;
+            let root = arguments.split_whitespace().next()?;
+            root.starts_with(|c: char| c.is_ascii_alphanumeric())
+                .then_some(root)
+        });
+        builds.next()
+    }
+
+    /// Returns the path that Create React App makes a site for: `/shop` of `homepage`.
+    pub(super) fn homepage(&self) -> Option<String> {
+        let page = self.0.get("homepage")?.as_str()?;
+        let page = page.split_once("://").map_or(page, |(_, rest)| rest);
+        let path = page
+            .find('/')
+            .map(|slash| page[slash..].trim_end_matches('/'))?;
+        (!path.is_empty() && !page.starts_with('.')).then(|| path.to_owned())
+    }
+
     /// Returns the first module of the app, as `main` names it.
     pub(super) fn main(&self) -> Option<&str> {
         self.0.get("main")?.as_str()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::code;
+use super::{code, package::Package};
 
 /// Program whose build makes the files of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,10 @@ pub enum Generator {
     /// The static adapter.
     SvelteKit,
     Astro,
+    VitePress,
+    Docusaurus,
+    /// Create React App: an app with a router of its own.
+    ReactScripts,
     /// An app with a router of its own.
     Vite,
 }
@@ -33,19 +37,28 @@ pub struct Site {
 
 impl Generator {
     /// Returns the site of a project, as its configuration says.
-    pub(super) fn site(self, project: &Path) -> Site {
+    pub(super) fn site(self, project: &Path, package: Option<&Package>) -> Site {
         let (folder, immutable, fallback) = match self {
             Self::Next => ("out", "/_next/static/*", None),
             Self::SvelteKit => ("build", "/_app/immutable/*", code::svelte_fallback(project)),
             Self::Astro => ("dist", "/_astro/*", None),
+            Self::VitePress => (".vitepress/dist", "/assets/*", None),
+            Self::Docusaurus => ("build", "/assets/*", None),
+            Self::ReactScripts => ("build", "/static/*", Some("/index.html".to_owned())),
             Self::Vite => ("dist", "/assets/*", Some("/index.html".to_owned())),
         };
-        let (set, base) = code::output(project, self);
+        let root = match self {
+            Self::VitePress => package.and_then(Package::vitepress_root),
+            _ => None,
+        };
+        let root = root.unwrap_or_default();
+        let (set, base) = code::output(&project.join(root), self, package);
+        let folder = Path::new(root).join(set.as_deref().unwrap_or(folder));
         Site {
-            folder: set.unwrap_or_else(|| folder.to_owned()),
+            folder: folder.display().to_string(),
             base,
             fallback,
-            has_html: matches!(self, Self::Next | Self::SvelteKit),
+            has_html: !matches!(self, Self::Astro | Self::ReactScripts | Self::Vite),
             immutable,
         }
     }

@@ -44,7 +44,15 @@ impl Command {
             words.any(|word| word.rsplit('/').next() == Some(program))
         };
         let is_vite = ["vite", "react-router", "remix"].into_iter().any(runs);
-        let mut without_variable = ["astro", "ng", "webpack", "vue-cli-service"].into_iter();
+        let mut without_variable = [
+            "astro",
+            "docusaurus",
+            "ng",
+            "vitepress",
+            "vue-cli-service",
+            "webpack",
+        ]
+        .into_iter();
         let arguments: &[&str] = if runs("next") {
             &["-p", &port_text, "-H", LOCALHOST]
         } else if is_vite {

@@ -446,6 +446,33 @@ fn a_site_without_a_server_is_served_from_its_files() {
             )],
             "      root: dist\n      not_found: /404.html\n      immutable: /_astro/*\n",
         ),
+        (
+            vec![(
+                "package.json",
+                r#"{ "scripts": { "build": "vitepress build docs" }, "devDependencies": { "vitepress": "1" } }"#,
+            )],
+            &format!("      root: docs/.vitepress/dist\n{html}      not_found: /404.html\n"),
+        ),
+        (
+            vec![
+                (
+                    "package.json",
+                    r#"{ "scripts": { "build": "docusaurus build", "serve": "docusaurus serve" }, "dependencies": { "@docusaurus/core": "3" } }"#,
+                ),
+                (
+                    "docusaurus.config.ts",
+                    "const config = { baseUrl: '/guide/' }",
+                ),
+            ],
+            "  - match: { path: \"/guide/*\" }\n    files:\n      root: build\n",
+        ),
+        (
+            vec![(
+                "package.json",
+                r#"{ "scripts": { "build": "react-scripts build", "start": "react-scripts start" }, "homepage": "https://www.example.com/shop/", "dependencies": { "react-scripts": "5" } }"#,
+            )],
+            "  - match: { path: \"/shop/*\" }\n    files:\n      root: build\n      fallback: /index.html\n      immutable: /static/*\n",
+        ),
     ] {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in &files {
