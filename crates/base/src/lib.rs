@@ -26,6 +26,7 @@ pub mod http_date;
 pub mod lanes;
 pub mod loopback;
 pub mod metrics;
+pub mod named_file;
 pub mod net;
 pub mod node_app;
 mod opaque_debug;

@@ -1,12 +1,14 @@
 //! Secret texts: redacted in `Debug`, in dumps and in `edgeway check --print`. Some are recognized
 //! by their type, others by the name next to them.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range, sync::LazyLock};
+use std::{borrow::Cow, collections::BTreeMap, fmt, ops::Range, path::Path, sync::LazyLock};
 
 use regex::Regex;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
+
+use crate::named_file;
 
 /// Text printed in place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -197,6 +199,14 @@ pub fn redact(value: &mut Value) {
     }
 }
 
+/// Newtype name that requests a `file:PATH` with an absolute path from a reader.
+pub const FILE: &str = "$edgeway::file";
+
+/// Text of a configuration, or `file:` and an absolute path.
+#[derive(Clone, Deserialize)]
+#[serde(rename = "$edgeway::file")]
+pub struct TextOrFile(pub String);
+
 /// A password, key or token; written in YAML as `file:PATH` or `${NAME}`.
 #[derive(Clone)]
 pub struct Secret {
@@ -242,11 +252,11 @@ impl fmt::Debug for Secret {
 impl<'de> Deserialize<'de> for Secret {
     /// Reads the file of a `file:PATH`, trailing line ends removed.
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
+        let TextOrFile(text) = TextOrFile::deserialize(d)?;
         let Some(path) = text.strip_prefix("file:") else {
             return Ok(Self::new(text));
         };
-        match std::fs::read_to_string(path) {
+        match named_file::read_text(Path::new(path), named_file::MAX_LEN) {
             Ok(content) => Ok(Self {
                 text: content.trim_end_matches(['\r', '\n']).to_owned(),
                 file: Some(path.into()),

@@ -51,8 +51,9 @@ mod tests;
 pub mod timing;
 pub mod upstream_by;
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
+use edgeway_base::named_file;
 use edgeway_config::{
     diagnostic::Diagnostics,
     tree::{self, Node, Spanned},
@@ -158,13 +159,7 @@ fn read_list(
     // A larger one is not a list of users or keys.
     const MAX_FILE_SIZE: u64 = 8 << 20;
     let path = cx.folder.join(&file.value);
-    let text = fs::metadata(&path).and_then(|metadata| match metadata.len() {
-        length if length > MAX_FILE_SIZE => Err(io::Error::other(format!(
-            "it has {length} bytes, too many for a list of {what}"
-        ))),
-        _ => fs::read_to_string(&path),
-    });
-    match text {
+    match named_file::read_text(&path, MAX_FILE_SIZE) {
         Ok(text) => Some(text),
         Err(error) => {
             let message = format!("cannot read the {what} in `{}`: {error}", path.display());

@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use edgeway_base::secret::Secret;
+use edgeway_base::{named_file, secret::Secret};
 use edgeway_config::{
     diagnostic::Place,
     model::{RedisConfig, RedisMode, RedisTlsConfig, SentinelConfig},
@@ -346,7 +346,7 @@ impl Compiler<'_> {
         // Secrets beside it are written as `file:PATH`.
         let path = written.to_str().and_then(|path| path.strip_prefix("file:"));
         let path = path.map_or(written, Path::new);
-        match std::fs::read(self.folder.join(path)) {
+        match named_file::read(&self.folder.join(path), named_file::MAX_LEN) {
             Ok(content) => Some(content),
             Err(error) => self.at(place, "edgeway::redis::tls").refuse(
                 format!("cannot read `{}`: {error}", path.display()),

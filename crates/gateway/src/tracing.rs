@@ -3,7 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use edgeway_base::secret;
+use edgeway_base::{named_file, secret};
 use edgeway_config::{
     diagnostic::Place,
     model::{TraceTrust, TracingConfig, TracingProtocol},
@@ -240,7 +240,7 @@ impl Compiler<'_> {
         let Spanned { value, place } = tls.value.ca.as_ref()?;
         let path = self.folder.join(value);
         self.referenced.missed(path.clone());
-        match std::fs::read(&path) {
+        match named_file::read(&path, named_file::MAX_LEN) {
             Ok(pem) => Some(pem),
             Err(error) => self.at(*place, "edgeway::tracing::tls").refuse(
                 format!("cannot read `{}`: {error}", Path::new(value).display()),

@@ -2,11 +2,12 @@
 //! for, and how long they are valid.
 
 use std::{
-    fmt, fs, io,
+    fmt, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use edgeway_base::named_file;
 use rustls::{Error as TlsError, InconsistentKeys, crypto::CryptoProvider, sign::CertifiedKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
@@ -57,7 +58,7 @@ impl Ocsp {
 
     fn read(&self) -> Result<Option<Vec<u8>>, PairError> {
         let path = self.path();
-        let response = match fs::read(path) {
+        let response = match named_file::read(path, named_file::MAX_LEN) {
             Ok(response) => response,
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && matches!(self, Self::IfThere(_)) =>
@@ -253,7 +254,8 @@ pub(super) fn load(paths: &PairPaths, provider: &CryptoProvider) -> Result<Certi
 /// Reads every certificate of a PEM file, which must have at least one.
 pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairError> {
     let failed = |fault: Fault| fault.at(Part::Cert, path);
-    let text = fs::read(path).map_err(|error| failed(Fault::Read(error)))?;
+    let text =
+        named_file::read(path, named_file::MAX_LEN).map_err(|error| failed(Fault::Read(error)))?;
     let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
         .collect::<Result<_, _>>()
         .map_err(|error| failed(Fault::Pem(error)))?;
@@ -265,7 +267,8 @@ pub(super) fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, PairErr
 
 fn key(path: &Path) -> Result<PrivateKeyDer<'static>, PairError> {
     let failed = |fault: Fault| fault.at(Part::Key, path);
-    let text = fs::read(path).map_err(|error| failed(Fault::Read(error)))?;
+    let text =
+        named_file::read(path, named_file::MAX_LEN).map_err(|error| failed(Fault::Read(error)))?;
     let is_encrypted = [&b"ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"]
         .iter()
         .any(|mark| memchr::memmem::find(&text, mark).is_some());

@@ -1,6 +1,6 @@
 //! Compilation of an upstream's `tls` and `protocol`: files are opened here, once.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc};
 
 use ring::digest::{Context as Hasher, SHA256};
 use rustls::{ClientConfig, RootCertStore, sign::CertifiedKey};
@@ -13,6 +13,7 @@ use super::{
     wire::{Protocol, ServerName, Trust, Wire},
 };
 use crate::{
+    base::named_file,
     chain::CompileContext,
     config::{
         diagnostic::Place,
@@ -275,7 +276,7 @@ fn private_key(
 
 fn read(file: &Spanned<PathBuf>, cx: &mut CompileContext<'_>) -> Option<Vec<u8>> {
     let path = cx.folder.join(&file.value);
-    let error = match fs::read(&path) {
+    let error = match named_file::read(&path, named_file::MAX_LEN) {
         Ok(bytes) => return Some(bytes),
         Err(error) => error,
     };

@@ -3,7 +3,31 @@
 use std::path::Path;
 
 use super::Environment;
-use crate::diagnostic::{Diagnostic, Diagnostics, Place};
+use crate::{
+    diagnostic::{Diagnostic, Diagnostics, Place},
+    tree::{Node, Value},
+};
+
+/// Makes relative `file:` paths start from a folder. Only secrets are read so: a text that begins
+/// with `file:` anywhere else stays as it is written.
+pub(super) fn set_file_paths(node: &mut Node, folder: &Path) {
+    match &mut node.value {
+        Value::Text(text) => {
+            let path = text.strip_prefix("file:");
+            let path = path.filter(|path| !path.is_empty() && !path.starts_with(['/', ' ']));
+            if let Some(path) = path.filter(|path| !path.contains('\n')) {
+                node.file = Some(format!("file:{}", folder.join(path).display()).into());
+            }
+        }
+        Value::List(items) => items
+            .iter_mut()
+            .for_each(|item| set_file_paths(item, folder)),
+        Value::Map(entries) => entries
+            .iter_mut()
+            .for_each(|(_, value)| set_file_paths(value, folder)),
+        _ => {}
+    }
+}
 
 /// Expansion of a scalar's text before its type is decided.
 ///
@@ -14,8 +38,6 @@ pub(super) struct Expander<'a> {
     /// The file's whole text.
     pub(super) source: &'a str,
     pub(super) environment: Environment<'a>,
-    /// Base folder of a relative `file:` path.
-    pub(super) folder: &'a Path,
 }
 
 impl Expander<'_> {
@@ -26,18 +48,8 @@ impl Expander<'_> {
         place: Place,
         diagnostics: &mut Diagnostics,
     ) -> Option<String> {
-        let expanded = text
-            .contains("${")
-            .then(|| self.variables(text, place, diagnostics));
-        let now = expanded.as_deref().unwrap_or(text);
-        match now.strip_prefix("file:") {
-            Some(path)
-                if !path.is_empty() && !path.starts_with(['/', ' ']) && !path.contains('\n') =>
-            {
-                Some(format!("file:{}", self.folder.join(path).display()))
-            }
-            _ => expanded,
-        }
+        text.contains("${")
+            .then(|| self.variables(text, place, diagnostics))
     }
 
     fn variables(&self, text: &str, place: Place, diagnostics: &mut Diagnostics) -> String {

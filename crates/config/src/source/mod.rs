@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::expand::Expander;
+use self::expand::{Expander, set_file_paths};
 pub(crate) use self::locator::{Lines, Locator};
 pub use self::{
     local_site::LocalSite, referenced_files::ReferencedFiles, source_texts::SourceTexts,
@@ -324,7 +324,6 @@ impl<'a> Loader<'a> {
         let mut expander = Expander {
             source: text,
             environment: self.environment,
-            folder: &self.folder,
         };
         let mut expanded = Vec::new();
         let node = parse_with(
@@ -333,13 +332,13 @@ impl<'a> Loader<'a> {
             &mut self.diagnostics,
             &mut |scalar, place, diagnostics| {
                 let now = expander.expand(scalar, place, diagnostics);
-                let value = now.as_ref().filter(|_| scalar.contains("${"));
-                expanded.extend(value.map(|value| (place, value.clone())));
+                expanded.extend(now.as_ref().map(|value| (place, value.clone())));
                 now
             },
         );
         self.sources.expanded.extend(expanded);
         let mut node = node?;
+        set_file_paths(&mut node, &self.folder);
         let Value::Map(entries) = &mut node.value else {
             return Some(node);
         };

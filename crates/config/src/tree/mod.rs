@@ -32,6 +32,8 @@ pub struct Node {
     /// True for a text in quotes that is nothing but a variable of the environment: where a number
     /// or a flag is expected, it is one. Quotes are needed there inside `{ }` and `[ ]`.
     pub is_variable: bool,
+    /// A relative `file:PATH` with an absolute path: what it means where a secret is expected.
+    pub file: Option<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +70,7 @@ impl Node {
             place,
             value,
             is_variable: false,
+            file: None,
         }
     }
 

@@ -202,6 +202,7 @@ impl<'t> Builder<'t, '_, '_> {
             place,
             value,
             is_variable,
+            file: None,
         }
     }
 

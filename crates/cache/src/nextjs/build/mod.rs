@@ -28,6 +28,7 @@ use super::{
     optimizer::{ImageRequest, Optimizer},
     paths,
 };
+use crate::base::named_file;
 
 pub use assets::AssetKind;
 use assets::Assets;
@@ -357,7 +358,7 @@ fn read(file: &Path) -> Result<Option<Vec<u8>>, BuildError> {
     if is_large {
         return Err(BuildError::Large { file });
     }
-    match fs::read(&file) {
+    match named_file::read(&file, MAX_FILE_SIZE) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(BuildError::Read { file, source }),

@@ -110,15 +110,21 @@ fn plain_words(expected: &str) -> String {
     }
 }
 
+/// Returns true if the source of a node is as long as this text.
+fn is_written(node: &Node, text: &str) -> bool {
+    (node.place.end - node.place.start) as usize == text.len()
+}
+
 /// Suggests a replacement for a value of the wrong type.
 pub(super) fn wrong_type_help(node: &Node, expected: &str) -> Option<String> {
     let wants_text = expected.starts_with("text");
     let wants_number = expected.contains("number");
     match &node.value {
-        Value::Integer(number) if wants_text => {
+        // `0x10` is 16, and as a text what is written.
+        Value::Integer(number) if wants_text && is_written(node, &number.to_string()) => {
             Some(format!("put quotes round it: `\"{number}\"`"))
         }
-        Value::Float(_) | Value::Bool(_) if wants_text => {
+        Value::Integer(_) | Value::Float(_) | Value::Bool(_) if wants_text => {
             Some("put quotes round it to make it text".to_owned())
         }
         Value::Text(text) if wants_number && text.parse::<f64>().is_ok() => {

@@ -8,6 +8,7 @@ use serde::{
 
 use super::{Rounds, error::ReadError};
 use crate::{
+    base::secret,
     diagnostic::Place,
     tree::{
         Key, Node, Value,
@@ -115,6 +116,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 next: 0,
             }),
             Value::List(_) if name == ONE_OR_MANY => self.deserialize_any(visitor),
+            _ if name == secret::FILE => match self.node.file.as_deref() {
+                Some(file) => visitor.visit_newtype_struct(file.into_deserializer()),
+                None => visitor.visit_newtype_struct(self),
+            },
             _ => match SHORT_FORMS.iter().flatten().position(|form| *form == name) {
                 Some(form) => self.short_form(form / 2 == 1, form % 2 == 1, visitor),
                 None => visitor.visit_newtype_struct(self),

@@ -1,6 +1,6 @@
 //! Configuration of a key as written, and the keys it yields.
 
-use edgeway_base::secret;
+use edgeway_base::{named_file, secret};
 use edgeway_config::tree::{
     Spanned,
     short::{self, Short, reads_short},
@@ -75,15 +75,7 @@ pub(super) fn read(key: &Spanned<KeyConfig>, cx: &mut CompileContext<'_>) -> Opt
     const CODE: &str = "edgeway::jwt::key";
     let text = match key.value.key.path() {
         None => Ok(key.value.key.0.clone()),
-        Some(path) => std::fs::metadata(path)
-            .map_err(|error| error.to_string())
-            .and_then(|metadata| {
-                if metadata.len() > MAX_FILE_SIZE {
-                    return Err(format!("it is larger than {MAX_FILE_SIZE} bytes"));
-                }
-                let text = std::fs::read_to_string(path);
-                text.map_err(|error| error.to_string())
-            }),
+        Some(path) => named_file::read_text(&cx.folder.join(path), MAX_FILE_SIZE),
     };
     let text = match text {
         Ok(text) => text,
