@@ -19,6 +19,7 @@ mod cache_floods;
 mod cache_key;
 mod cache_origin_gone;
 mod cache_owners;
+mod cache_reload;
 mod cache_scripts;
 mod cache_tiers;
 mod cache_under_pressure;

@@ -268,7 +268,7 @@ impl Compiler<'_> {
             let mut sources = policy.key.sources();
             !sources.any(|source| matches!(source, Source::Header(keyed) if keyed == *name))
         };
-        let identity = self.route_identity(node, passing);
+        let identity = self.route_identity(node, chain, passing);
         let upstream = node.config.upstream.as_ref();
         let own = upstream.map(|name| RouteKeyParts::new(&name.value, identity));
         Some(RouteCache {

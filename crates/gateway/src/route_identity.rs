@@ -5,7 +5,8 @@ use edgeway_config::{
     model::RouteNode,
     tree::{Node, Value},
 };
-use edgeway_core::chain::KeyBuilder;
+use edgeway_core::chain::{Chain, KeyBuilder};
+use edgeway_script::report::Reports;
 use http::HeaderName;
 use ring::digest::{Context, SHA256};
 
@@ -92,7 +93,12 @@ impl RouteIdentity {
 
 impl Compiler<'_> {
     /// Returns the identity of a route; `passing` are the headers that this route lets pass.
-    pub(super) fn route_identity(&self, node: &RouteNode, passing: &[HeaderName]) -> RouteIdentity {
+    pub(super) fn route_identity(
+        &self,
+        node: &RouteNode,
+        chain: &Chain,
+        passing: &[HeaderName],
+    ) -> RouteIdentity {
         let mut text = HashedNodes(Context::new(&SHA256));
         if !passing.is_empty() {
             let mut names: Vec<&str> = passing.iter().map(HeaderName::as_str).collect();
@@ -154,6 +160,15 @@ impl Compiler<'_> {
                     }
                 }
                 "compression" => text.part(b"compression"),
+                // What is stored is what the code has made.
+                "plugins" => {
+                    text.part(b"plugins");
+                    text.node(&filter);
+                    let reports = chain.extension::<Reports>();
+                    for report in reports.iter().flat_map(|reports| reports.ask()) {
+                        text.part(report.version.as_bytes());
+                    }
+                }
                 name => {
                     text.part(name.as_bytes());
                     text.node(&filter);

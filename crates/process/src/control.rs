@@ -241,6 +241,7 @@ impl Control {
         let lines = changes.lines();
         let trial = trial.filter(|_| !lines.is_empty());
         let split = trial.map(|trial| self.split(&candidate, trial));
+        let is_trial = split.is_some();
         let earlier = split.as_deref().map(|split| BeforeTrial {
             file: file.clone(),
             profile: profile.as_deref().map(str::to_owned),
@@ -257,7 +258,8 @@ impl Control {
             }
         };
         *file = candidate.file;
-        if profile.is_some() {
+        // A trial may be taken back.
+        if profile.is_some() || !is_trial {
             self.reset_lifetimes(running, &candidate.gateway).await;
         }
         if self.live.world.overlay.is_none() {

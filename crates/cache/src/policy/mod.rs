@@ -113,13 +113,19 @@ pub struct Lifetime {
     pub must_revalidate: bool,
 }
 
+/// Difference between the clocks of gateways that share responses, at most.
+const CLOCK_SKEW: Duration = Duration::from_secs(5);
+
 impl Lifetime {
-    /// Calculates `current_age` of RFC 9111, 4.2.3. If the clock goes back, the age does not fall
-    /// below the initial age.
+    /// Calculates `current_age` of RFC 9111, 4.2.3. If the clock went back, the age is unknown: the
+    /// response has just expired. Clocks of a fleet may differ by a few seconds.
     #[inline]
     pub fn age(&self, now: SystemTime) -> Duration {
-        let resident = now.duration_since(self.response_time).unwrap_or_default();
-        self.initial_age.saturating_add(resident)
+        match now.duration_since(self.response_time) {
+            Ok(resident) => self.initial_age.saturating_add(resident),
+            Err(back) if back.duration() > CLOCK_SKEW => self.initial_age.max(self.fresh_for),
+            Err(_) => self.initial_age,
+        }
     }
 
     /// Returns true if the response is fresh by the clock; [`judge`] decides if it may be used.

@@ -95,7 +95,7 @@ pub struct RouteCacheConfig {
     /// Purges a path and its parent path on every gateway after a successful `POST`, `PUT`, `PATCH`
     /// or `DELETE` to it.
     purge_on_write: bool,
-    /// `max-age` sent to browsers in place of the origin's.
+    /// `max-age` sent to browsers in place of the origin's, unless the request bypasses the cache.
     browser_ttl: Option<Span>,
     /// Honors `Cache-Control` request directives that send a request to the origin although a fresh
     /// response is stored: `no-cache`, `max-age`, `min-fresh`, `Pragma`. Browsers reload with them.

@@ -29,6 +29,8 @@ use self::types::MediaTypes;
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
+/// The same with `vary: false`, for the cache alone: its case tells it from a line of the origin.
+const HIDDEN: HeaderValue = HeaderValue::from_static("accept-encoding");
 
 /// Headers that describe the bytes as the origin sent them: their length, ranges and digests.
 const PLAIN_BYTES_HEADERS: [HeaderName; 6] = [
@@ -127,53 +129,11 @@ impl Filter for Compression {
     }
 
     fn on_response(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
-        if ex.facts.is_coding_settled {
-            if !self.coder.has_vary {
-                // The cache keeps one form for each encoding, and says so.
-                remove_vary(&mut head.headers);
-            }
-            return;
+        self.encode(ex, head);
+        if !self.coder.has_vary {
+            // The cache keeps one form for each encoding, and says so.
+            remove_vary(&mut head.headers);
         }
-        if ex.facts.slot::<SignedEncoding>().is_some() {
-            return;
-        }
-        // A response that was started and then replaced by a reply leaves its stream behind.
-        ex.facts.take::<EncodedStream>();
-        if head.status == StatusCode::NOT_MODIFIED {
-            self.coder.confirm(ex, head);
-            return;
-        }
-        let (index, offer) = match self.coder.fate(ex, head) {
-            CompressionDecision::Untouched => return,
-            CompressionDecision::Plain => {
-                if self.coder.has_vary {
-                    add_vary(&mut head.headers);
-                } else if ex.facts.cache.is_some() {
-                    // The cache has said so of what it stores.
-                    remove_vary(&mut head.headers);
-                }
-                return;
-            }
-            CompressionDecision::Encode(index, offer) => (index, offer),
-        };
-        // A response to HEAD has the headers of the response to GET, and no body to compress.
-        let has_body = ex.head.method != Method::HEAD;
-        if has_body {
-            let length = content_length(&head.headers);
-            match Encoder::new(offer.encoding, offer.level, length) {
-                Ok(encoder) => ex.facts.put(EncodedStream {
-                    encoder: Some(encoder),
-                    offer: index,
-                }),
-                Err(error) => {
-                    log::warn!(error:%; "response left uncompressed");
-                    return;
-                }
-            }
-        }
-        // The length that framed the body is removed now. HTTP/1.1 has chunks in its place.
-        let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
-        offer.announce(&mut head.headers, is_chunked, self.coder.has_vary);
     }
 
     fn on_response_body(&self, ex: &mut Exchange<'_>, chunk: &mut Option<Bytes>, end: bool) {
@@ -208,6 +168,49 @@ impl Filter for Compression {
     }
 }
 
+impl Compression {
+    /// Compresses a response that is not settled, or says that others get it compressed.
+    fn encode(&self, ex: &mut Exchange<'_>, head: &mut response::Parts) {
+        if ex.facts.is_coding_settled || ex.facts.slot::<SignedEncoding>().is_some() {
+            return;
+        }
+        // A response that was started and then replaced by a reply leaves its stream behind.
+        ex.facts.take::<EncodedStream>();
+        if head.status == StatusCode::NOT_MODIFIED {
+            self.coder.confirm(ex, head);
+            return;
+        }
+        let (index, offer) = match self.coder.fate(ex, head) {
+            CompressionDecision::Untouched => return,
+            CompressionDecision::Plain => {
+                if self.coder.has_vary {
+                    add_vary(&mut head.headers);
+                }
+                return;
+            }
+            CompressionDecision::Encode(index, offer) => (index, offer),
+        };
+        // A response to HEAD has the headers of the response to GET, and no body to compress.
+        let has_body = ex.head.method != Method::HEAD;
+        if has_body {
+            let length = content_length(&head.headers);
+            match Encoder::new(offer.encoding, offer.level, length) {
+                Ok(encoder) => ex.facts.put(EncodedStream {
+                    encoder: Some(encoder),
+                    offer: index,
+                }),
+                Err(error) => {
+                    log::warn!(error:%; "response left uncompressed");
+                    return;
+                }
+            }
+        }
+        // The length that framed the body is removed now. HTTP/1.1 has chunks in its place.
+        let is_chunked = has_body && ex.facts.client.protocol == Protocol::Http11;
+        offer.announce(&mut head.headers, is_chunked, self.coder.has_vary);
+    }
+}
+
 impl CompressionRules {
     /// Returns the coding in which this client gets a compressible response, if any.
     pub fn choose(&self, ex: &Exchange<'_>) -> Option<&Offer> {
@@ -218,8 +221,10 @@ impl CompressionRules {
     /// client does.
     pub fn prepare(&self, status: StatusCode, headers: &mut HeaderMap) -> bool {
         let may_code = self.may_code(status, headers);
-        if may_code {
+        if may_code && self.has_vary {
             add_vary(headers);
+        } else if may_code && !varies_by(headers, &header::ACCEPT_ENCODING) {
+            headers.append(header::VARY, HIDDEN);
         }
         may_code
     }
@@ -259,7 +264,7 @@ impl CompressionRules {
 
     /// Returns true if some client may get this response compressed; depends on the response, not
     /// on the client.
-    fn may_code(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+    pub fn may_code(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         if status.is_informational()
             || matches!(
                 status,
@@ -372,12 +377,12 @@ fn add_vary(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes the line that [`add_vary`] added.
+/// Removes the line that only the cache needs, and no other of the origin.
 fn remove_vary(headers: &mut HeaderMap) {
     let lines: Vec<HeaderValue> = headers.get_all(header::VARY).iter().cloned().collect();
-    if lines.contains(&ACCEPT_ENCODING) {
+    if lines.contains(&HIDDEN) {
         headers.remove(header::VARY);
-        for line in lines.into_iter().filter(|line| *line != ACCEPT_ENCODING) {
+        for line in lines.into_iter().filter(|line| *line != HIDDEN) {
             headers.append(header::VARY, line);
         }
     }

@@ -136,9 +136,14 @@ impl Fetch {
 pub(crate) fn present(
     request: &RequestHeader,
     head: &mut ResponseHeader,
+    is_stored: bool,
     ctx: &Context,
 ) -> Result<Content> {
-    let content = if not_modified(request, head) {
+    // `Date` stands in for a missing `Last-Modified` only of what is stored (RFC 9111, 4.3.2).
+    let has_validator = is_stored
+        || request.headers.contains_key(header::IF_NONE_MATCH)
+        || head.headers.contains_key(header::LAST_MODIFIED);
+    let content = if has_validator && not_modified(request, head) {
         let mut open = OpenResponseHeaders::of(head, 0);
         open.parts.status = StatusCode::NOT_MODIFIED;
         policy::to_not_modified(&mut open.parts.headers);

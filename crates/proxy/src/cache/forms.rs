@@ -30,14 +30,16 @@ pub(super) fn choose(
     head: &mut response::Parts,
 ) -> Option<Bytes> {
     let coder = cache.coder.as_ref()?;
-    // An entry from a lower tier marks itself as compressible only by its `Vary`.
-    let may_code =
-        |_: &&Offer| entry.is_compressible() && varies_by(&head.headers, &header::ACCEPT_ENCODING);
-    let offer = coder.choose(ex).filter(may_code);
-    let Some(offer) = offer else {
+    // The rules may be others than those by which it was stored.
+    let may_code = |_: &&Offer| coder.may_code(head.status, &head.headers);
+    let Some(offer) = coder.choose(ex).filter(may_code) else {
         ex.facts.is_coding_settled = true;
         return None;
     };
+    // An entry from a lower tier marks itself as compressible only by its `Vary`.
+    if !entry.is_compressible() || !varies_by(&head.headers, &header::ACCEPT_ENCODING) {
+        return None;
+    }
     let encoding = offer.encoding();
     let Some(form) = entry.form(encoding) else {
         if entry.hits() >= MIN_REQUESTS {

@@ -163,7 +163,7 @@ where
             mut reader,
         } = stored;
         let client = client(self.upload.session);
-        let content = cache::present(&client.request, &mut head, ctx)?.seek(&mut reader);
+        let content = cache::present(&client.request, &mut head, true, ctx)?.seek(&mut reader);
         let is_bare = content.is_nothing();
         respond::prepare(&client.request, &mut head, ctx).await;
         if ctx.is_draining() {
@@ -193,7 +193,7 @@ where
             return store_body(wire, fill, has_body, &Mutex::new(ctx)).await;
         }
         let client = client(self.upload.session);
-        let content = cache::present(&client.request, &mut head, ctx)?;
+        let content = cache::present(&client.request, &mut head, true, ctx)?;
         let is_bare = content.is_nothing() || !has_body;
         respond::prepare(&client.request, &mut head, ctx).await;
         if ctx.is_draining() {

@@ -261,7 +261,7 @@ where
             return upstream::received_body(true, ctx);
         }
         let content = if is_storing {
-            cache::present(&self.client().request, &mut response, ctx)?
+            cache::present(&self.client().request, &mut response, false, ctx)?
         } else {
             Content::Whole
         };
