@@ -201,14 +201,14 @@ fn spec_of(spec: &[u8], size: u64) -> Option<(u64, u64)> {
         if trimmed.get(dash + 1).is_none_or(|byte| *byte == b' ') {
             return None;
         }
-        let length = number(last)?;
+        let length = capped_number(last)?;
         return Some((size.saturating_sub(length), size));
     }
     let start = number(first)?;
     if last.is_empty() {
         return Some((start, size));
     }
-    let last = number(last)?;
+    let last = capped_number(last)?;
     Some((start, last.saturating_add(1).min(size)))
 }
 
@@ -223,6 +223,12 @@ fn trim_end(text: &[u8]) -> &[u8] {
 }
 
 /// Reads digits. `None` also for a number that does not fit a file's size.
+/// Reads a number as [`number`] does; the largest one stands for those beyond.
+fn capped_number(digits: &[u8]) -> Option<u64> {
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| number(digits).unwrap_or(u64::MAX))
+}
+
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -366,6 +372,9 @@ mod tests {
             ("BYTES=10-", Range(10, 100)),
             ("bytes=-10", Range(90, 100)),
             ("bytes=-1000", Range(0, 100)),
+            ("bytes=5-18446744073709551616", Range(5, 100)),
+            ("bytes=-18446744073709551616", Range(0, 100)),
+            ("bytes=18446744073709551616-", Unsatisfiable),
             ("bytes= 1 - 5 ", Range(1, 6)),
             ("bytes=5-1000", Range(5, 100)),
             ("bytes=100-", Unsatisfiable),

@@ -76,6 +76,9 @@ impl ListenAddress {
     }
 }
 
+/// Length of the path of a socket, at most: `sun_path` of unix(7), without the end.
+const MAX_SOCKET_PATH: usize = 107;
+
 impl FromStr for ListenAddress {
     /// Hint about what to write instead.
     type Err = &'static str;
@@ -85,6 +88,9 @@ impl FromStr for ListenAddress {
             let path = PathBuf::from(path);
             if !path.is_absolute() {
                 return Err("write an absolute path, such as `unix:/run/edgeway/http.sock`");
+            }
+            if path.as_os_str().len() > MAX_SOCKET_PATH {
+                return Err("write a path of at most 107 bytes, which is the system's limit");
             }
             return Ok(Self::Unix {
                 path,

@@ -70,9 +70,17 @@ pub fn keep(path: &Path, sources: &Sources) {
 
 /// Same as [`keep`], on a thread that may block.
 pub async fn keep_later(path: PathBuf, sources: Sources) {
-    let stored = tokio::task::spawn_blocking(move || keep(&path, &sources)).await;
-    if let Err(error) = stored {
-        warn!(error:%; "configuration not stored for `--last-good`");
+    let (stored, done) = tokio::sync::oneshot::channel();
+    // Tokio's own threads panic where the system has no more.
+    let thread = std::thread::Builder::new().spawn(move || {
+        keep(&path, &sources);
+        let _gone = stored.send(());
+    });
+    match thread {
+        Ok(_) => {
+            let _ended = done.await;
+        }
+        Err(error) => warn!(error:%; "configuration not stored for `--last-good`"),
     }
 }
 

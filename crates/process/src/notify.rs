@@ -145,13 +145,20 @@ impl ServiceManager {
 
     /// Feeds the watchdog for as long as this thread and one of the workers respond.
     pub(super) async fn watchdog(self: Arc<Self>, workers: Handle) {
-        let Some(limit) = sd_notify::watchdog_enabled().filter(|_| self.is_there) else {
+        let limit = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero());
+        let Some(limit) = limit.filter(|_| self.is_there) else {
             return;
         };
         debug!(seconds = limit.as_secs_f64(); "service manager watchdog enabled");
-        beat(limit / 2, &workers, || self.send(&[NotifyState::Watchdog])).await;
+        beat((limit / 2).max(MIN_BEAT), &workers, || {
+            self.send(&[NotifyState::Watchdog]);
+        })
+        .await;
     }
 }
+
+/// Shortest time between two signs of life, whatever the manager's limit.
+const MIN_BEAT: Duration = Duration::from_millis(100);
 
 /// Name of a socket in the manager's store, if it can be represented there.
 fn store_name(place: &str) -> Option<String> {

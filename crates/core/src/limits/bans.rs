@@ -15,7 +15,7 @@ use std::{
 use ahash::RandomState;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     Address,
@@ -279,16 +279,22 @@ impl Zone for Bans {
             return None;
         }
         let bans = bans.iter().map(|ban| serde_json::to_value(&**ban));
-        bans.collect::<Result<Vec<_>, _>>().ok().map(Value::Array)
+        let bans = bans.collect::<Result<Vec<_>, _>>().ok()?;
+        Some(json!({ "now": self.now(), "bans": bans }))
     }
 
     fn import(&self, exported: &Value) {
         let now = self.now();
         let mut ends = self.ends.lock();
-        for ban in exported.as_array().into_iter().flatten() {
-            if let Ok(ban) = Ban::deserialize(ban)
-                && ban.until > now
+        // The wall clock may be behind that with which the other process began.
+        let then = exported.get("now").and_then(Value::as_u64).unwrap_or(now);
+        let behind = then.saturating_sub(now);
+        let bans = exported.get("bans").unwrap_or(exported).as_array();
+        for ban in bans.into_iter().flatten() {
+            if let Ok(mut ban) = Ban::deserialize(ban)
+                && ban.until.saturating_sub(behind) > now
             {
+                ban.until -= behind;
                 self.put(&mut ends, Arc::new(ban));
             }
         }
@@ -411,16 +417,23 @@ mod tests {
         by_hand(&old, "192.0.2.1", MINUTE);
         by_hand(&old, "2001:db8::1", 2 * MINUTE);
         let mut exported = old.export().unwrap();
-        exported
-            .as_array_mut()
-            .unwrap()
-            .push(serde_json::json!({ "address": 1 }));
+        let list = exported["bans"].as_array_mut().unwrap();
+        list.push(json!({ "address": 1 }));
         clock.advance(MINUTE);
         let new = Bans::new(&clock, &Metrics::default());
         new.import(&exported);
         assert_eq!(new.left(ip("192.0.2.1")), None);
         assert_eq!(new.left(ip("2001:db8::7")), Some(MINUTE));
         assert_eq!(new.list(), old.list());
+        // The other process began an hour ahead of this clock.
+        let hour = 3_600_000;
+        exported["now"] = json!(new.now() + hour);
+        for ban in exported["bans"].as_array_mut().unwrap() {
+            ban["until"] = json!(ban["until"].as_u64().unwrap_or_default() + hour);
+        }
+        let behind = Bans::new(&clock, &Metrics::default());
+        behind.import(&exported);
+        assert_eq!(behind.left(ip("2001:db8::7")), Some(MINUTE));
         assert_eq!(Bans::new(&clock, &Metrics::default()).export(), None);
     }
 }

@@ -272,15 +272,19 @@ impl Output {
     }
 
     /// Returns true if the file must rotate before a line of `length` bytes.
-    fn is_due(&self, length: usize) -> bool {
-        let Some(regular) = self.regular() else {
+    fn is_due(&mut self, length: usize) -> bool {
+        let period = self.rotation.period(since_epoch(self.clock.wall()));
+        let open = self.open.as_mut();
+        let Some(regular) = open.and_then(|open| open.regular.as_mut()) else {
             return false;
         };
+        // A clock that was ahead when the file was opened must not delay the next rotation.
+        regular.period = regular.period.min(period);
         let is_too_large = self
             .rotation
             .size
             .is_some_and(|limit| regular.size > 0 && regular.size + length as u64 > limit);
-        is_too_large || regular.period < self.rotation.period(since_epoch(self.clock.wall()))
+        is_too_large || regular.period < period
     }
 
     /// Length of the whole lines that still fit, at least one line.

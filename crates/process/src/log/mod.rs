@@ -3,6 +3,9 @@
 //! A client that can trigger a log line with each request could fill a disk, or block the workers
 //! that write. Twenty lines of a kind in ten seconds are as useful as a million; another line then
 //! reports how many were left out.
+//!
+//! Where nobody reads stderr (a stopped log driver, Ctrl-S), lines are lost and counted: otherwise
+//! each thread that logs would wait for the reader, and the gateway with it.
 
 mod format;
 
@@ -17,6 +20,7 @@ use edgeway_base::clock::Clock;
 use edgeway_proxy::live::audit;
 use log::{Level, Log, Metadata, Record};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Notify;
 
 pub use self::format::LogFormat;
@@ -28,6 +32,12 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Interval of checks for ended windows, which also end the windows of places that have stopped
 /// logging.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// Time that a line waits for the reader of stderr, unless the line before was lost.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
 
 /// Default level if `EDGEWAY_LOG` sets none.
 pub const DEFAULT: &str = "info";
@@ -113,6 +123,8 @@ struct BoundedLogger {
     shards: [Mutex<HashMap<u64, RecentLines>>; 8],
     /// Notified of the first line of a window that is left out.
     left_out: Notify,
+    /// Number of lines that nobody has read. One line is written at a time.
+    lost: Mutex<u64>,
 }
 
 /// Recent lines of one place in the code.
@@ -140,7 +152,29 @@ impl BoundedLogger {
             hash: RandomState::new(),
             shards: Default::default(),
             left_out: Notify::new(),
+            lost: Mutex::default(),
         }
+    }
+
+    fn put(&self, record: &Record<'_>) {
+        let mut lost = self.lost.lock();
+        let patience = if *lost == 0 {
+            PATIENCE
+        } else {
+            Timespec::default()
+        };
+        if !is_writable(patience) {
+            *lost += 1;
+            return;
+        }
+        if *lost > 0 {
+            let lost = std::mem::take(&mut *lost);
+            let builder = &mut Record::builder();
+            builder.level(Level::Warn).target(module_path!());
+            let text = format_args!("{lost} lines lost: nobody read them");
+            self.inner.log(&builder.args(text).build());
+        }
+        self.inner.log(record);
     }
 
     /// Returns true if this line is to be written, and a window that ended with lines left out.
@@ -219,7 +253,7 @@ impl BoundedLogger {
     }
 
     fn write(&self, window: &RecentLines) {
-        self.inner.log(
+        self.put(
             &Record::builder()
                 .level(window.level)
                 .target(&window.target)
@@ -266,14 +300,14 @@ impl Log for BoundedLogger {
         // A level above `info` is chosen to see everything. Audit lines are a record and must be
         // complete.
         if record.level() > Level::Info || record.target() == audit::TARGET {
-            return self.inner.log(record);
+            return self.put(record);
         }
         let (takes, ended) = self.takes(record);
         if let Some(window) = ended {
             self.write(&window);
         }
         if takes {
-            self.inner.log(record);
+            self.put(record);
         }
     }
 
@@ -281,6 +315,14 @@ impl Log for BoundedLogger {
         self.report(LineKind::All);
         self.inner.flush();
     }
+}
+
+/// Returns true if a line that is written to stderr now does not wait for its reader. An error is
+/// that of the line itself.
+fn is_writable(patience: Timespec) -> bool {
+    let stderr = std::io::stderr();
+    let mut all = [PollFd::new(&stderr, PollFlags::OUT)];
+    poll(&mut all, Some(&patience)) != Ok(0)
 }
 
 #[cfg(test)]
