@@ -2,11 +2,7 @@
 
 use std::fs;
 
-use crate::support::{
-    client::get,
-    front::Front,
-    origins::NumberedOrigin,
-};
+use crate::support::{client::get, front::Front, origins::NumberedOrigin};
 
 /// Seconds for which a hit is fresh, by `Cache-Status`.
 fn ttl(response: &crate::support::client::Response) -> u64 {

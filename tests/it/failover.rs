@@ -225,7 +225,8 @@ async fn a_lost_race_for_an_idle_connection_repeats_reads_and_no_write() {
     assert!(origin.settings().closed() > 0);
 }
 
-/// Serves requests on one connection, and closes it after early hints for those of `/hint`.
+/// Serves requests on one connection, and closes it after early hints for those of `/hint`, and after
+/// a second for those of `/work`.
 async fn hint_and_close(mut socket: TcpStream, requests: Arc<AtomicUsize>) -> io::Result<()> {
     loop {
         let mut head = Vec::new();
@@ -237,14 +238,20 @@ async fn hint_and_close(mut socket: TcpStream, requests: Arc<AtomicUsize>) -> io
             let hints = b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
             return socket.write_all(hints).await;
         }
+        if head.starts_with(b"GET /work") {
+            requests.fetch_add(1, Ordering::Relaxed);
+            pass(Duration::from_secs(1)).await;
+            return Ok(());
+        }
         let response = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
         socket.write_all(response).await?;
     }
 }
 
-/// A kept connection that closes on use is no attempt, unless the backend has begun to respond.
+/// A kept connection that closes on use is no attempt, unless the backend has begun to respond or has
+/// worked on the request.
 #[tokio::test]
-async fn a_request_that_got_early_hints_is_an_attempt() {
+async fn a_request_that_an_app_worked_on_is_an_attempt() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let backend = quoted(&[listener.local_addr().unwrap()]);
     let requests = Arc::new(AtomicUsize::new(0));
@@ -261,6 +268,9 @@ async fn a_request_that_got_early_hints_is_an_attempt() {
     assert_eq!(gateway.get("/").await.status(), 200);
     assert_eq!(gateway.get("/hint").await.status(), 502);
     assert_eq!(requests.load(Ordering::Relaxed), 1);
+    assert_eq!(gateway.get("/").await.status(), 200);
+    assert_eq!(gateway.get("/work").await.status(), 502);
+    assert_eq!(requests.load(Ordering::Relaxed), 2);
 }
 
 #[tokio::test]

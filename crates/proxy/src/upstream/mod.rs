@@ -42,6 +42,10 @@ const BAD_STATUS: &str = "upstream_status";
 /// Each retry gets a new connection, so a second one is only needed if the app restarts right then.
 const MAX_STALE: u32 = 3;
 
+/// Time within which a kept connection that has been closed already resets. An app that resets later
+/// has worked on the request.
+const ON_USE: Duration = Duration::from_millis(500);
+
 /// Returns the time limits of a request to `upstream`: the route's own, if it has some.
 fn timeouts<'a>(ctx: &'a Context, upstream: &'a Upstream) -> &'a Timeouts {
     ctx.timeouts.as_deref().unwrap_or(&upstream.timeouts)
@@ -333,8 +337,10 @@ pub(super) fn failed(
     trace::attempt_failed(&mut ctx.facts, Some(failure.reason()));
     // An app closes idle connections when it likes. That one of them closed at the moment of reuse
     // does not mean that the app is unhealthy.
+    let waited = ctx.live().world.clock.now() - ctx.tried_at;
     let is_stale = is_pooled
         && failure == Failure::Reset
+        && waited < ON_USE
         && ctx.responded_at.is_none()
         && !ctx.has_interim
         && streams::reset(&error).is_none();

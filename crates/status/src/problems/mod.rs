@@ -349,12 +349,7 @@ impl Found {
             "the {log} {target} cannot be written: {error}; lines are kept in memory, and \
              {dropped} were dropped"
         );
-        self.error(
-            "log_failing",
-            target,
-            text,
-            "the free space there (`df`), and its permissions",
-        );
+        self.error("log_failing", target, text, where_to_write(error));
     }
 
     /// Redis, the purge link and the folder of the cache.
@@ -373,7 +368,22 @@ impl Found {
         {
             let address = &redis.address;
             let text = format!("Redis at {address} rejects commands: {why}");
-            let look = "its memory (`maxmemory`), and the permissions of its user";
+            let looks = [
+                ("read only replica", "which instance is the primary"),
+                (
+                    "wrong kind of value",
+                    "who else writes keys with the gateway's `prefix`",
+                ),
+                (
+                    "no permission",
+                    "the commands and keys that its ACL allows the gateway",
+                ),
+            ];
+            let mut looks = looks.into_iter().filter(|(part, _)| why.contains(part));
+            let (_, look) = looks.next().unwrap_or((
+                "",
+                "its memory (`maxmemory`), and the permissions of its user",
+            ));
             self.error("redis_rejects", address, text, look);
         }
         if let Some(link) = &status.purges
@@ -390,8 +400,7 @@ impl Found {
             let why = disk.last_error.as_deref().unwrap_or("no reason recorded");
             let (folder, state) = (&disk.folder, &disk.state);
             let text = format!("the cache folder {folder} is unused ({state}): {why}");
-            let look = "the free space there (`df`), and its permissions";
-            self.warn("cache_folder", folder, text, look);
+            self.warn("cache_folder", folder, text, where_to_write(why));
             self.since(Some(disk.since.clone()));
         }
     }
@@ -454,4 +463,15 @@ fn place(message: &str) -> &str {
             && word.matches(':').count() >= 2
     });
     places.next().unwrap_or_default()
+}
+
+/// Names what to look at where a file cannot be written.
+fn where_to_write(error: &str) -> &'static str {
+    if error.contains("Too many open files") {
+        return "the limit of open files (`LimitNOFILE`, `ulimit -n`)";
+    }
+    if error.contains("Broken pipe") {
+        return "the program that reads it: it has ended";
+    }
+    "the free space there (`df`), and its permissions"
 }
