@@ -196,6 +196,7 @@ impl Build {
             let prefix = build.asset_prefix.as_deref();
             build.assets = has_rules.then(|| Assets::list(folder, &rules, prefix));
         }
+        build.guards.languages = rules.i18n;
         Ok(build)
     }
 
@@ -254,7 +255,7 @@ impl Build {
     /// Returns true if the app's middleware runs for this raw path. Conditions of a matcher on
     /// headers or cookies are ignored: they decide when it runs, and not for whom.
     pub fn is_guarded(&self, path: &[u8]) -> bool {
-        self.guards.have(path)
+        self.guards.have(path, &self.base_path)
     }
 
     /// Returns what of a request decides about this raw path beside the app's code: conditions of its

@@ -114,6 +114,68 @@ fn a_matcher_that_looks_ahead_is_understood() {
     }
 }
 
+/// Invariant: Next.js adds the default language to a path that has none before it compares it, so
+/// such a path is guarded too.
+#[test]
+fn a_path_without_its_language_is_guarded_like_the_one_with_it() {
+    // As Next.js 16.4 writes `matcher: ['/', '/account']`, without and with `basePath`.
+    let matchers = |base: &str| {
+        let of = |page: &str| {
+            format!(
+                r#"{{ "regexp": "^{base}(?:\\/(_next\\/data\\/[^/]{{1,}}))?(?:\\/((?!_next\\/)[^/.]{{1,}})){page}[\\/#\\?]?$" }}"#
+            )
+        };
+        let home = of(r"(|\\.json|\\/?index|\\/?index\\.json)?");
+        let account = of(r"\\/account(\\.json)?");
+        format!(r#"{{ "functions": {{ "/_middleware": {{ "matchers": [{home}, {account}] }} }} }}"#)
+    };
+    let languages = r#""i18n": { "locales": ["en", "de"], "defaultLocale": "en",
+        "domains": [{ "domain": "laden.test", "defaultLocale": "de" }] }"#;
+    for base in ["", "/site"] {
+        let routes = format!(r#"{{ "basePath": "{base}", {languages} }}"#);
+        let functions = matchers(&base.replace('/', r"\\/"));
+        let files = [
+            (BUILD_ID, "abc"),
+            (FUNCTIONS, &functions),
+            (ROUTES, &routes),
+        ];
+        let build = Folder::new(&files).build();
+        for guarded in [
+            "/",
+            "/en",
+            "/account",
+            "/%61ccount/",
+            "/de/account",
+            "/_next/data/abc/account.json",
+            "/_next/data/abc/en/account.json",
+            "/_next/data/abc/index.json",
+        ] {
+            let path = format!("{base}{guarded}");
+            assert!(build.is_guarded(path.as_bytes()), "{path}");
+        }
+        assert!(base.is_empty() || build.is_guarded(base.as_bytes()));
+        for open in [
+            "/plain/one",
+            "/de/plain",
+            "/a/b/account",
+            "/_next/image",
+            "/_next/data/abc",
+        ] {
+            let path = format!("{base}{open}");
+            assert!(!build.is_guarded(path.as_bytes()), "{path}");
+        }
+    }
+    // Of a path with a language, nothing but the rest is compared with a negated matcher.
+    let all_but = r#"{ "functions": { "/_middleware": { "matchers": [
+        { "regexp": "^(?:\\/((?!_next\\/)[^/.]{1,}))(?:\\/((?!login).*))$" }] } } }"#;
+    let routes = format!("{{ {languages} }}");
+    let files = [(BUILD_ID, "abc"), (FUNCTIONS, all_but), (ROUTES, &*routes)];
+    let build = Folder::new(&files).build();
+    for (path, is_guarded) in [("/login", false), ("/DE/login", false), ("/other", true)] {
+        assert_eq!(build.is_guarded(path.as_bytes()), is_guarded, "{path}");
+    }
+}
+
 #[test]
 fn a_middleware_without_a_matcher_guards_all_but_the_files_of_the_build() {
     let all = r#"{ "middleware": { "/": { "page": "/" } } }"#;
