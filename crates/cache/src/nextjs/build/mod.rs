@@ -270,8 +270,10 @@ impl Build {
         let assets = self.assets.as_ref()?;
         let below = self.below(path)?;
         let found = assets.find(below)?;
-        let is_apps =
-            paths::may_be_another(path) || self.is_guarded(path) || assets.has_rule_for(path);
+        let is_apps = assets.has_languages
+            || paths::may_be_another(path)
+            || self.is_guarded(path)
+            || assets.has_rule_for(path);
         (!is_apps).then_some(found)
     }
 

@@ -369,6 +369,48 @@ fn images_that_the_app_would_refuse_are_refused_alike() {
     assert_eq!(allowed(&build, Some(b"w=65")), Ok(()));
 }
 
+/// Invariant: where paths have languages, the app serves its files; images of the optimizer, whose
+/// path has none, are made at the edge.
+#[test]
+fn images_need_no_app_where_paths_have_languages() {
+    let images = IMAGES_MANIFEST.replace(
+        "\"unoptimized\": false",
+        r#""unoptimized": false, "minimumCacheTTL": 60, "maximumResponseBody": 50000000,
+        "contentSecurityPolicy": "sandbox", "contentDispositionType": "attachment""#,
+    );
+    let redirect =
+        |path: &str| format!(r#""redirects": [{{ "source": "/x", "regex": "^{path}$" }}]"#);
+    let languages = r#""i18n": { "locales": ["en"], "defaultLocale": "en" }"#;
+    for (rules, has_image, has_file) in [
+        (redirect("/(en)/plain"), true, true),
+        (languages.to_owned(), true, false),
+        (
+            format!("{languages}, {}", redirect("/(en)/plain")),
+            true,
+            false,
+        ),
+        (
+            format!("{languages}, {}", redirect("/_next/image")),
+            false,
+            false,
+        ),
+    ] {
+        let routes = format!("{{ {rules} }}");
+        let files = [(BUILD_ID, "abc"), (IMAGES, &*images), (ROUTES, &routes)];
+        let folder = Folder::new(&files);
+        let build = Build::read(folder.path(), true).unwrap();
+        let accept: [&[u8]; 1] = [b"image/webp"];
+        let query = Some(&b"url=%2Fpic.png&w=64&q=75"[..]);
+        let image = build.image(b"/_next/image", query, accept.into_iter());
+        assert_eq!(image.is_some(), has_image, "{rules}");
+        assert_eq!(
+            build.asset(b"/_next/static/a.js").is_some(),
+            has_file,
+            "{rules}"
+        );
+    }
+}
+
 /// R6: the effect of a deploy on keys.
 #[test]
 fn pages_are_keyed_by_build_and_its_files_are_not() {
