@@ -154,7 +154,7 @@ release prefixed-two "" other '{ "assetPrefix": "/cdn" }'
 # languages NAME BASE: builds the app whose languages and rewrites depend on the visitor.
 languages() {
     cd apps/next/languages
-    built=$(stamp ../package-lock.json next.config.js pages)
+    built=$(stamp ../package-lock.json next.config.js proxy.js pages)
     if ! is_fresh ".next/$1/.stamp" "$built"; then
         export BASE="$2"
         next_build ".next/$1"

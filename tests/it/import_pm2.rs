@@ -26,7 +26,7 @@ use crate::{
 /// Serves its port, the variables that it was asked for, and its arguments.
 const APP: &str = r"
 const http = require('node:http');
-const names = ['NODE_ENV', 'NODE_APP_INSTANCE', 'HOSTNAME', 'SECRET'];
+const names = ['NODE_ENV', 'NODE_APP_INSTANCE', 'HOSTNAME', 'HOST', 'SECRET'];
 http.createServer((_, response) => {
   const env = Object.fromEntries(names.map((name) => [name, process.env[name]]));
   response.setHeader('content-type', 'application/json');
@@ -187,6 +187,7 @@ module.exports = {{
         })
         .await;
         assert_eq!(shown["env"]["NODE_ENV"], "production");
+        assert_eq!(shown["env"]["HOST"], "localhost");
         assert_eq!(shown["env"]["NODE_APP_INSTANCE"], number.to_string());
         assert_eq!(shown["env"]["SECRET"], "a \"$x\" `y` \\ 100%");
         assert_eq!(shown["args"], serde_json::json!(["--title", "a b"]));

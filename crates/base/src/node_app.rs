@@ -8,7 +8,7 @@ pub const LOCALHOST: &str = "localhost";
 /// Option of Node.js by which that name is an address of IPv4, where backends are looked for.
 pub const IPV4_FIRST: &str = "--dns-result-order=ipv4first";
 
-/// Returns the value of `HOSTNAME` for an app that is to listen on `address`.
+/// Returns the value of `HOSTNAME`, and of `HOST`, for an app that is to listen on `address`.
 pub fn hostname(address: &str) -> &str {
     let is_loopback = |ip: IpAddr| ip == Ipv4Addr::LOCALHOST;
     match address.parse() {

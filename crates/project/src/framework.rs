@@ -24,6 +24,8 @@ pub enum Framework {
     /// A site of `SvelteKit` as a program for Node, which `vite build` has made.
     SvelteKit,
     Nuxt,
+    /// A site of Angular, rendered by a server of its own.
+    Angular,
     /// A site of Astro with the adapter for Node.
     Astro,
     /// Files that a build has made.
@@ -57,6 +59,7 @@ impl Framework {
             Self::Remix => "Remix",
             Self::SvelteKit => "SvelteKit",
             Self::Nuxt => "Nuxt",
+            Self::Angular => "Angular",
             Self::Astro => "Astro",
             Self::Static(Generator::Next) => "static files of Next.js",
             Self::Static(Generator::SvelteKit) => "static files of SvelteKit",
@@ -96,18 +99,31 @@ impl Framework {
         }
     }
 
-    /// Returns the variables with which a server learns host, scheme and client from the gateway.
+    /// Returns the variables with which a server listens on this machine only, and learns host,
+    /// scheme and client from the gateway.
     pub fn environment(self) -> Option<&'static str> {
-        let names = "PROTOCOL_HEADER=x-forwarded-proto HOST_HEADER=x-forwarded-host ADDRESS_HEADER=x-real-ip";
-        (self == Self::SvelteKit).then_some(names)
+        let svelte = "HOST=127.0.0.1 PROTOCOL_HEADER=x-forwarded-proto HOST_HEADER=x-forwarded-host ADDRESS_HEADER=x-real-ip";
+        match self {
+            Self::SvelteKit => Some(svelte),
+            Self::Nuxt | Self::ReactRouter | Self::Remix => Some("HOST=127.0.0.1"),
+            _ => None,
+        }
     }
 
-    /// Returns what the configuration of the app must name before its forms work behind HTTPS.
+    /// Returns what the app's own configuration needs behind a gateway with a public name.
     pub fn origins(self) -> Option<&'static str> {
         match self {
+            Self::Angular => Some(
+                "`security: { allowedHosts: ['www.example.com'] }` in angular.json, and `trustProxyHeaders` \
+                 for the engine in src/server.ts",
+            ),
             Self::ReactRouter => {
                 Some("`allowedActionOrigins: ['www.example.com']` in react-router.config")
             }
+            Self::VitePreview => Some(
+                "`preview: { allowedHosts: ['www.example.com'] }` in vite.config, or a server for production \
+                 (adapter-node, Nitro)",
+            ),
             Self::Astro => Some(
                 "`security: { allowedDomains: [{ hostname: 'www.example.com' }] }` in astro.config",
             ),

@@ -34,6 +34,16 @@ pub use self::{
     site::{Generator, Site},
 };
 
+/// Bundlers of pages, each with the path of its WebSocket for hot module replacement.
+const BUNDLERS: [(&str, &str); 6] = [
+    ("@docusaurus/core", "/ws"),
+    ("@rsbuild/core", "/rsbuild-hmr"),
+    ("@rspack/cli", "/ws"),
+    ("@vue/cli-service", "/ws"),
+    ("react-scripts", "/ws"),
+    ("webpack-dev-server", "/ws"),
+];
+
 /// Paths of Next.js' WebSocket for hot module replacement, of newer and older versions.
 const HMR: [&str; 2] = ["/_next/hmr", "/_next/webpack-hmr"];
 
@@ -78,6 +88,7 @@ impl Project {
             return by_package;
         };
         match (started.program, by_package) {
+            (_, Framework::Angular) => Framework::Angular,
             (Program::Next, _) => self.next(),
             // The adapter makes a server for production.
             (Program::VitePreview, known @ (Framework::SvelteKit | Framework::Static(_))) => known,
@@ -125,6 +136,10 @@ impl Project {
         if package.has("next") {
             return self.next();
         }
+        // It comes with Express.
+        if package.has("@angular/ssr") {
+            return Framework::Angular;
+        }
         let sites = [
             ("@react-router/serve", Framework::ReactRouter),
             ("@remix-run/serve", Framework::Remix),
@@ -155,7 +170,17 @@ impl Project {
     /// Returns the file or folder that `node` would start, if it has a usual name.
     pub fn entry(&self) -> Option<String> {
         let adapted = code::adapted(&self.folder, self.framework_of_package());
-        adapted.or_else(|| code::entry(&self.folder).map(str::to_owned))
+        // In `src` a bundler has the code of a page.
+        let is_server = |file: &&str| self.bundler().is_none() || !file.contains('/');
+        let entry = code::entry(&self.folder).filter(is_server);
+        adapted.or_else(|| entry.map(str::to_owned))
+    }
+
+    /// Returns the path of the bundler's WebSocket, if the project has a bundler.
+    fn bundler(&self) -> Option<&'static str> {
+        let package = self.package.as_ref()?;
+        let known = BUNDLERS.iter().find(|(name, _)| package.has(name));
+        known.map(|(_, path)| *path)
     }
 
     /// Returns true if an adapter makes the server, whatever the scripts start.
@@ -190,8 +215,11 @@ impl Project {
         PackageManager::of(&self.folder, self.package.as_ref())
     }
 
-    /// Returns the paths of hot module replacement, below the `basePath` of the app.
+    /// Returns the paths of hot module replacement; those of Next.js are below its `basePath`.
     pub fn hmr_paths(&self) -> Vec<String> {
+        if let Some(path) = self.bundler().filter(|_| self.app() != App::Nextjs) {
+            return vec![path.to_owned()];
+        }
         let base = code::base_path(&self.folder).unwrap_or_default();
         HMR.map(|path| format!("{base}{path}")).into()
     }

@@ -34,7 +34,9 @@ pub fn classify(path: &[u8], request: &RequestHeader) -> Class {
     if path.starts_with(b"/_next/static/") {
         return Class::Static;
     }
-    if is_at(path, b"/_next/image") {
+    // Below a base path, too.
+    let page = path.strip_suffix(b"/").unwrap_or(path);
+    if page.ends_with(b"/_next/image") {
         return Class::Image;
     }
     if let Some(ending) = ending(path) {
@@ -77,11 +79,6 @@ fn by_headers(request: &RequestHeader) -> Class {
     } else {
         Class::Page
     }
-}
-
-/// Returns true for `prefix` itself and paths below it.
-fn is_at(path: &[u8], prefix: &[u8]) -> bool {
-    matches!(path.strip_prefix(prefix), Some([] | [b'/', ..]))
 }
 
 /// Returns true for `/api` and paths below it, in any spelling that an app may treat as such:
@@ -141,6 +138,8 @@ mod tests {
         check("GET", "/fonts/inter.WOFF2", &[], Class::Static);
         check("HEAD", "/app.js", &[], Class::Static);
         check("GET", "/_next/image", &[], Class::Image);
+        check("GET", "/site/_next/image/", &[], Class::Image);
+        check("GET", "/api/_next/image", &[], Class::Api);
         check("GET", "/logo.svg", &[], Class::Image);
         check("GET", "/js", &[], Class::Page);
         check("GET", "/a.js/b", &[], Class::Page);

@@ -1,6 +1,6 @@
 //! Visitors whom a Next.js app tells apart without a word to caches. Invariant: whatever the app's
-//! configuration looks at (a language, cookies, headers, hosts, below a path or not), each visitor
-//! gets what the app itself would send.
+//! configuration or proxy looks at (a language, cookies, headers, hosts, below a path or not), each
+//! visitor gets what the app itself would send.
 //!
 //! `EDGEWAY_SEED` draws other visitors.
 
@@ -15,7 +15,8 @@ use crate::support::{
     seed,
 };
 
-const PATHS: [&str; 12] = [
+/// `BUILD` stands for the identity of the build.
+const PATHS: [&str; 18] = [
     "/",
     "/",
     "/index",
@@ -28,10 +29,17 @@ const PATHS: [&str; 12] = [
     "/left",
     "/other",
     "/beta",
+    // Behind the app's proxy, with a language or without.
+    "/account",
+    "/de/account",
+    "/_next/data/BUILD/account.json",
+    "/_next/data/BUILD/en/account.json",
+    "/_next/data/BUILD/de/plain.json",
+    "/_next/data/BUILD/en/now.json",
 ];
 
 /// Headers of visitors, each with the values that it may have.
-const HEADERS: [(&str, &[&str]); 6] = [
+const HEADERS: [(&str, &[&str]); 7] = [
     ("host", &["shop.test", "laden.test", "other.test"]),
     ("accept-language", &["de", "fr-CH, fr;q=0.9", "en", "*"]),
     (
@@ -49,12 +57,16 @@ const HEADERS: [(&str, &[&str]); 6] = [
     ("x-kind", &["small", "large"]),
     ("x-old", &["1"]),
     ("x-mark", &["1"]),
+    ("x-key", &["ok"]),
 ];
 
-fn drawn(random: &mut Rng, base: &str) -> Request {
-    let path = PATHS[random.usize(..PATHS.len())];
+/// Headers of the router when it loads data, and when it does so before a click.
+const OF_ROUTER: [(&str, &str); 2] = [("x-nextjs-data", "1"), ("x-middleware-prefetch", "1")];
+
+fn drawn(random: &mut Rng, base: &str, build: &str) -> Request {
+    let path = PATHS[random.usize(..PATHS.len())].replace("BUILD", build);
     // Next.js redirects `/site/` to `/site`.
-    let target = match (base, path) {
+    let target = match (base, &*path) {
         ("", path) => path.to_owned(),
         (base, "/") => base.to_owned(),
         (base, path) => format!("{base}{path}"),
@@ -65,12 +77,23 @@ fn drawn(random: &mut Rng, base: &str) -> Request {
             request = request.header(name, values[random.usize(..values.len())]);
         }
     }
+    if path.contains("/_next/data/") {
+        for (name, value) in OF_ROUTER.into_iter().take(random.usize(..3)) {
+            request = request.header(name, value);
+        }
+    }
     request
 }
 
 /// Returns what a visitor sees of a response.
 fn seen(response: &Response) -> (u16, Vec<Option<String>>, String) {
-    let own = ["location", "x-marked", "content-type"];
+    let own = [
+        "location",
+        "x-marked",
+        "content-type",
+        "x-middleware-skip",
+        "x-nextjs-redirect",
+    ];
     let own = own.map(|name| response.header(name).map(str::to_owned));
     let text = response.text();
     let page = text.split_once("<p>").map_or(&*text, |(_, rest)| rest);
@@ -90,9 +113,10 @@ async fn front(app: &App, more: &str) -> Gateway {
 /// would not have sent, with the first of these.
 async fn compare(app: &App, gateway: &Gateway, base: &str, count: usize) -> (usize, Vec<String>) {
     let mut random = Rng::with_seed(seed::drawn());
+    let build = std::fs::read_to_string(app.kind().build().join("BUILD_ID")).expect("a build");
     let (mut stored, mut wrong) = (0, Vec::new());
     for _ in 0..count {
-        let request = drawn(&mut random, base);
+        let request = drawn(&mut random, base, &build);
         let response = gateway.send(&request).await;
         let own = app.send(&request).await;
         stored += usize::from(["HIT", "STALE"].contains(&status_of(&response)));
@@ -106,7 +130,7 @@ async fn compare(app: &App, gateway: &Gateway, base: &str, count: usize) -> (usi
 
 #[tokio::test]
 async fn each_visitor_gets_what_the_app_has_for_it() {
-    let count = seed::cases(150, 1500);
+    let count = seed::cases(300, 1500);
     for base in ["", "/site"] {
         let app = LanguagesApp::start(base).await;
         let gateway = front(&app, &format!("folder: {}", folder(app.kind()))).await;
@@ -117,7 +141,7 @@ async fn each_visitor_gets_what_the_app_has_for_it() {
         );
         assert!(wrong.is_empty(), "{} of {count}: {}", wrong.len(), wrong[0]);
         assert!(
-            stored > count / 10,
+            stored > count / 20,
             "{stored} stored responses show nothing"
         );
         // The control: without the build, nothing tells them apart.

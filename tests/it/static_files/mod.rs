@@ -264,20 +264,26 @@ routes:
 #[tokio::test]
 async fn a_page_comes_after_all_paths_of_try() {
     let files = "root: www, immutable: /assets/*, try: ['{path.decoded}', '{path.decoded}.html', '{path.decoded}/']";
+    let of_next = files.replace("decoded}/'", "decoded}/index.html'");
     let yaml = format!(
         "
 routes:
   - match: {{ path: /* }}
     files: {{ {files}, not_found: /404.html }}
+  - match: {{ path: /next/* }}
+    files: {{ {of_next}, not_found: /404.html }}
+    rewrite: {{ prefix: /next, with: / }}
   - match: {{ path: /app/* }}
     files: {{ {files}, fallback: /index.html }}
     rewrite: {{ prefix: /app, with: / }}
 "
     );
     let gateway = Gateway::start_in(&yaml, |folder| {
-        let pages: [(&str, &[u8]); 4] = [
+        let pages: [(&str, &[u8]); 5] = [
             ("index.html", b"home"),
             ("about.html", b"about"),
+            // As an export of Next.js has it.
+            ("about/__next._tree.txt", b"segment"),
             ("docs/index.html", b"docs"),
             ("404.html", b"gone"),
         ];
@@ -289,6 +295,10 @@ routes:
         ("/about", 200, "about"),
         ("/docs/", 200, "docs"),
         ("/none", 404, "gone"),
+        ("/next/", 200, "home"),
+        ("/next/about", 200, "about"),
+        ("/next/about/", 404, "gone"),
+        ("/next/docs/", 200, "docs"),
         ("/app/about", 200, "about"),
         ("/app/docs/", 200, "docs"),
         ("/app/none", 200, "home"),

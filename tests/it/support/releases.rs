@@ -258,7 +258,7 @@ http.createServer((request, response) => {
     return setTimeout(() => response.destroy(), 20);
   }
   setTimeout(() => response.end('ok'), delay);
-}).listen(process.env.PORT, '127.0.0.1');
+}).listen(process.env.PORT, process.env.HOST ?? 'unknown');
 ";
 
 /// Behaviour of an app that is tried.

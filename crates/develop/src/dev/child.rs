@@ -47,7 +47,6 @@ impl Command {
         let mut without_variable = [
             "astro",
             "docusaurus",
-            "ng",
             "vitepress",
             "vue-cli-service",
             "webpack",
@@ -57,6 +56,9 @@ impl Command {
             &["-p", &port_text, "-H", LOCALHOST]
         } else if is_vite {
             &["--port", &port_text, "--strictPort", "--host", "127.0.0.1"]
+        } else if runs("ng") {
+            // A server of Angular refuses requests for other names.
+            &["--port", &port_text, "--host", LOCALHOST]
         } else if without_variable.any(runs) {
             &["--port", &port_text, "--host", "127.0.0.1"]
         } else {
@@ -208,6 +210,10 @@ mod tests {
         assert_eq!(
             words("astro check && astro dev"),
             "npm run dev -- --port 41000 --host 127.0.0.1"
+        );
+        assert_eq!(
+            words("ng serve"),
+            "npm run dev -- --port 41000 --host localhost"
         );
         // It reads PORT, or its own configuration.
         assert_eq!(words("node --watch server.js"), "npm run dev");

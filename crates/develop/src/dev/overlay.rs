@@ -108,23 +108,22 @@ pub(super) fn text(file: &File, base: &ProxyYaml, site: &LocalSite, hmr: &[Strin
         .filter(|path| !written.contains(&path.as_str()))
         .map(|path| quoted(path))
         .collect();
-    let clients = match (is_next, missing.as_slice()) {
-        (true, []) => None,
-        (true, missing) => Some(format!("path: [{}]", missing.join(", "))),
-        // Those of Vite, also below Astro, Nuxt, React Router and SvelteKit, have any path.
-        (false, _) => Some("header: { sec-websocket-protocol: \"~^vite-\" }".to_owned()),
-    };
-    if let Some(clients) = clients {
-        // A route with a host comes before those without.
-        let hosts = site.host(&file.tree).map_or_else(String::new, |host| {
-            let hosts = std::iter::once(&host).chain(&site.names);
-            let hosts: Vec<String> = hosts.map(|host| quoted(host)).collect();
-            format!("host: [{}], ", hosts.join(", "))
-        });
+    let paths = (!missing.is_empty()).then(|| format!("path: [{}]", missing.join(", ")));
+    // Those of Vite, also below Astro, Nuxt, React Router and SvelteKit, have any path.
+    let vite = (!is_next).then(|| "header: { sec-websocket-protocol: \"~^vite-\" }".to_owned());
+    // A route with a host comes before those without.
+    let hosts = site.host(&file.tree).map_or_else(String::new, |host| {
+        let hosts = std::iter::once(&host).chain(&site.names);
+        let hosts: Vec<String> = hosts.map(|host| quoted(host)).collect();
+        format!("host: [{}], ", hosts.join(", "))
+    });
+    let mut key = "routes:\n";
+    for clients in paths.into_iter().chain(vite) {
         let _infallible = writeln!(
             text,
-            "routes:\n  - match: {{ {hosts}{clients} }}\n    upstream: {name}\n    websocket: true"
+            "{key}  - match: {{ {hosts}{clients} }}\n    upstream: {name}\n    websocket: true"
         );
+        key = "";
     }
     text
 }
@@ -294,9 +293,10 @@ routes:
         assert!(api.contains("upstream api"), "{api}");
     }
 
-    /// Invariant: WebSockets of Vite pass, whatever the routes of the file allow, and no others.
+    /// Invariant: WebSockets of Vite and of the project's bundler pass, whatever the routes of the
+    /// file allow, and no others.
     #[test]
-    fn the_clients_of_vite_reach_the_dev_script() {
+    fn the_clients_of_other_bundlers_reach_the_dev_script() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("edgeway.yaml");
         let node = "
@@ -312,17 +312,21 @@ routes:
         let site = local_site("web", base().listen);
         let overlay = Overlay {
             name: "edgeway dev".into(),
-            text: text(&written, &base(), &site, &["/_next/hmr".to_owned()]),
+            text: text(&written, &base(), &site, &["/ws".to_owned()]),
             local_site: Some(site),
         };
         let file = gateway::load_with(&path, Some(&overlay)).file.unwrap();
         let (gateway, found) = gateway::compile(&file, folder.path(), &World::default());
         assert!(found.list().is_empty());
         let gateway = gateway.unwrap();
-        for (protocol, expected) in [("vite-hmr", "web (websocket)"), ("chat", "web")] {
+        for (path, protocol, expected) in [
+            ("/_nuxt/", "vite-hmr", "web (websocket)"),
+            ("/_nuxt/", "chat", "web"),
+            ("/ws", "", "web (websocket)"),
+        ] {
             let request = ExplainRequest {
                 method: "GET".to_owned(),
-                url: "http://localhost:8080/_nuxt/?token=x".to_owned(),
+                url: format!("http://localhost:8080{path}?token=x"),
                 headers: vec![format!("sec-websocket-protocol: {protocol}")],
                 client: [127, 0, 0, 1].into(),
                 listener: None,
@@ -330,7 +334,7 @@ routes:
             let explained = explain(&gateway, &request, ExplainScope::AtTheRules).unwrap();
             let explained = serde_json::to_value(explained).unwrap();
             let action = explained["action"].as_str().unwrap_or_default();
-            assert!(action.ends_with(expected), "{protocol}: {action}");
+            assert!(action.ends_with(expected), "{path} {protocol}: {action}");
         }
     }
 

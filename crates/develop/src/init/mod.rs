@@ -212,16 +212,16 @@ fn start(folder: Option<&Path>, project: &Project, app: &RunningApp) -> String {
             shown(&[server.display().to_string()])
         );
     }
+    let variables = app.framework.environment();
+    let variables = variables.map_or_else(String::new, |variables| format!("{variables} "));
     let has_server = project.has_adapter() && is_by_tool;
     if project.script(&script).is_some() && !has_server {
-        return project.manager().run(folder, &script);
+        return format!("{variables}{}", project.manager().run(folder, &script));
     }
     let Some(file) = project.entry() else {
         return "start your app".to_owned();
     };
     let path = folder.map_or_else(|| PathBuf::from(&file), |folder| folder.join(&file));
-    let variables = app.framework.environment();
-    let variables = variables.map_or_else(String::new, |variables| format!("{variables} "));
     format!("{variables}node {}", shown(&[path.display().to_string()]))
 }
 

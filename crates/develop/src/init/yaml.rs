@@ -149,7 +149,7 @@ impl Draft<'_> {
             "# Port from {source}; one entry for each instance."
         ));
         if let Some(origins) = app.framework.origins() {
-            line(&format!("# Behind HTTPS, its forms need {origins}."));
+            line(&format!("# With a public name it needs {origins}."));
         }
         if app.workers > 1 {
             line(&format!(
@@ -255,8 +255,11 @@ fn files(app: &RunningApp, site: &Site, path: &str) -> Vec<String> {
         format!("      root: {}", quoted(&root.display().to_string())),
     ];
     if site.has_html {
-        let html = r#"      try: ["{path.decoded}", "{path.decoded}.html", "{path.decoded}/"]"#;
-        lines.push(html.to_owned());
+        let html = r#"      try: ["{path.decoded}", "{path.decoded}.html", "{path.decoded}/"#;
+        // Next.js has a folder without an index beside each page.
+        let is_next = app.framework.app() == App::Nextjs;
+        let index = if is_next { "index.html" } else { "" };
+        lines.push(format!("{html}{index}\"]"));
     }
     lines.push(match &site.fallback {
         Some(fallback) => format!("      fallback: {}", quoted(fallback)),

@@ -69,9 +69,9 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=exec
-# An app that reads HOSTNAME, as Next.js does, is reachable through the gateway only. Behind TLS,
-# Next.js rewrites to its own paths only under this name.
-Environment=NODE_ENV=production HOSTNAME=localhost NODE_OPTIONS={IPV4_FIRST}
+# An app that reads HOSTNAME, as Next.js does, or HOST is reachable through the gateway only. Behind
+# TLS, Next.js rewrites to its own paths only under this name.
+Environment=NODE_ENV=production HOSTNAME=localhost HOST=localhost NODE_OPTIONS={IPV4_FIRST}
 EnvironmentFile=-/etc/edgeway/apps/{name}.env
 {port}WorkingDirectory={folder}
 ExecStart=/usr/bin/env {command}

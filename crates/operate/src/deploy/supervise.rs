@@ -232,6 +232,7 @@ fn start(options: &Options) -> Result<(Child, ProcessGroup), String> {
         .current_dir(&options.folder)
         .env("PORT", options.port.to_string())
         .env("HOSTNAME", node_app::hostname(&options.address))
+        .env("HOST", node_app::hostname(&options.address))
         .env("NODE_OPTIONS", node_app::options(set.as_deref()))
         .env("EDGEWAY_RELEASE", &options.release)
         .stdin(Stdio::null())

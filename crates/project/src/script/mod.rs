@@ -80,7 +80,14 @@ pub struct Started {
 
 /// Returns what the project's scripts start: the first script that starts a server.
 pub(super) fn started(package: &Package) -> Option<Started> {
-    let names = NAMES.iter().filter(|name| package.script(name).is_some());
+    // That of Angular, whose `start` is for development.
+    let names = package.scripts().map(|(name, _)| name);
+    let names = names.filter(|name| name.starts_with("serve:ssr:"));
+    let names = names.chain(
+        NAMES
+            .into_iter()
+            .filter(|name| package.script(name).is_some()),
+    );
     let mut found = names.filter_map(|name| follow(package, name));
     found.next()
 }

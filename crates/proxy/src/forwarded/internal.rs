@@ -27,6 +27,10 @@ pub(super) fn doomed_names(request: &RequestHeader) -> Vec<HeaderName> {
 
 /// Checks for headers that frameworks use internally; `name` comes without its `x-`.
 fn is_internal_x(name: &[u8], request: &RequestHeader) -> bool {
+    // The router sends these two.
+    if matches!(name, b"middleware-prefetch" | b"nextjs-data") {
+        return !asks_for_data(request.raw_path());
+    }
     match name.first() {
         Some(b'm') => name.starts_with(b"middleware-") || name == b"matched-path",
         Some(b'i') => name.starts_with(b"invoke-"),
@@ -35,7 +39,6 @@ fn is_internal_x(name: &[u8], request: &RequestHeader) -> bool {
                 || name.starts_with(b"nextjs-rewritten-")
                 || name.starts_with(b"next-revalidate")
                 || name.starts_with(b"next-resume-")
-                || (name == b"nextjs-data" && !asks_for_data(request.raw_path()))
         }
         Some(b'p') => name.starts_with(b"prerender-revalidate"),
         Some(b'v') => name.starts_with(b"vercel-"),
@@ -43,8 +46,8 @@ fn is_internal_x(name: &[u8], request: &RequestHeader) -> bool {
     }
 }
 
-/// Returns true below `/_next/data/` (perhaps under a base path), where the router itself sends
-/// `x-nextjs-data`.
+/// Returns true below `/_next/data/` (perhaps under a base path), where the router asks for the
+/// data of pages.
 fn asks_for_data(target: &[u8]) -> bool {
     let path = target.split(|b| *b == b'?').next().unwrap_or(target);
     path.windows(b"/_next/data/".len())
@@ -114,8 +117,8 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 /// Removes headers that a framework's middleware sends to its own server, and those that an app
-/// sends to the gateway. `x-nextjs-*` and `x-action-*` stay, because the router in the browser reads
-/// them.
+/// sends to the gateway. Those stay that the router in the browser reads: `x-nextjs-*`,
+/// `x-action-*`, `x-middleware-skip` and `x-middleware-cache`.
 pub fn strip_internal_response(response: &mut ResponseHeader) {
     let is_doomed = |name: &&HeaderName| is_internal_response(name);
     let doomed: Vec<HeaderName> = response.headers.keys().filter(is_doomed).cloned().collect();
@@ -130,5 +133,6 @@ pub fn is_internal_response(name: &HeaderName) -> bool {
     let Some(rest) = name.as_str().strip_prefix("x-") else {
         return false;
     };
-    rest.starts_with("middleware-") || *name == NODE_REPORT_HEADER
+    let is_routers = matches!(rest, "middleware-skip" | "middleware-cache");
+    rest.starts_with("middleware-") && !is_routers || *name == NODE_REPORT_HEADER
 }

@@ -431,14 +431,16 @@ fn only_we_speak_of_a_clients_certificate() {
 }
 
 #[test]
-fn the_routers_data_header_passes_where_it_belongs() {
+fn the_routers_headers_pass_where_it_asks_for_data() {
     for (target, expected) in [
         ("/_next/data/build/index.json", "1"),
         ("/shop/_next/data/build/index.json", "1"),
         ("/page?x=/_next/data/", "(absent)"),
     ] {
-        let seen = upstream(&[], App::Nextjs, request(target, &[("x-nextjs-data", "1")]));
-        assert_eq!(value(&seen, "x-nextjs-data"), expected, "{target}");
+        for name in ["x-nextjs-data", "x-middleware-prefetch"] {
+            let seen = upstream(&[], App::Nextjs, request(target, &[(name, "1")]));
+            assert_eq!(value(&seen, name), expected, "{name} {target}");
+        }
     }
 }
 
@@ -475,13 +477,21 @@ fn responses_lose_the_headers_of_middleware_for_its_server() {
         "x-edgeway-node",
         "x-nextjs-cache",
         "x-action-redirect",
+        "x-middleware-cache",
+        "x-middleware-skip",
     ] {
         response.append_header(name, "1").unwrap();
     }
     strip_internal_response(&mut response);
     let mut left: Vec<_> = response.headers.keys().map(HeaderName::as_str).collect();
     left.sort_unstable();
-    assert_eq!(left, ["x-action-redirect", "x-nextjs-cache"]);
+    let expected = [
+        "x-action-redirect",
+        "x-middleware-cache",
+        "x-middleware-skip",
+        "x-nextjs-cache",
+    ];
+    assert_eq!(left, expected);
 }
 
 #[test]

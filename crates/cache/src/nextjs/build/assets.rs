@@ -36,6 +36,8 @@ pub(super) struct Assets {
     rules: Vec<Expression>,
     /// True if a rule cannot be read, so that it could match any path.
     has_unknown_rule: bool,
+    /// True if paths of files may begin with a language; that of the image optimizer does not.
+    pub(super) has_languages: bool,
     /// Files below `public/` when the build was read, as Next.js lists them when it starts.
     public: HashSet<Box<[u8]>>,
 }
@@ -62,7 +64,7 @@ impl Assets {
     /// it is not the app's base path.
     pub(super) fn list(folder: &Path, rules: &Rules, prefix: Option<&str>) -> Self {
         let mut assets = Self {
-            has_unknown_rule: rules.i18n.is_some(),
+            has_languages: rules.i18n.is_some(),
             ..Self::default()
         };
         let before_files = match &rules.rewrites {

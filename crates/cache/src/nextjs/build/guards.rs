@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
-use super::{super::paths, BuildError};
+use super::{super::paths, BuildError, rules::Languages};
 use crate::base::expression::Expression;
 
 #[derive(Debug, Default)]
@@ -12,6 +12,8 @@ pub(super) struct Guards {
     /// Matchers; a path that one cannot decide about counts as a match.
     matchers: Vec<Expression>,
     has_all: bool,
+    /// Languages of the app's paths.
+    pub(super) languages: Option<Languages>,
 }
 
 /// Content of `server/functions-config-manifest.json`.
@@ -87,10 +89,10 @@ impl Guards {
         self.matchers.len() + usize::from(self.has_all)
     }
 
-    /// Returns true if a middleware runs for the path. Matches the path as sent and as decoded,
-    /// like Next.js, and in no other form: a negated matcher would match less under more lenient
-    /// rules.
-    pub(super) fn have(&self, path: &[u8]) -> bool {
+    /// Returns true if a middleware runs for the path, which lies below `base`. Matches the path as
+    /// sent and as decoded, with a default language if it has none, like Next.js, and in no other
+    /// form: a negated matcher would match less under more lenient rules.
+    pub(super) fn have(&self, path: &[u8], base: &str) -> bool {
         if self.has_all {
             return true;
         }
@@ -104,17 +106,19 @@ impl Guards {
         let Ok(raw) = std::str::from_utf8(path) else {
             return true;
         };
-        if self.matches(raw) {
-            return true;
-        }
-        match paths::decoded(path) {
-            decoded if *decoded == *path => false,
-            decoded => std::str::from_utf8(&decoded).is_ok_and(|path| self.matches(path)),
-        }
+        let languages = self.languages.as_ref();
+        let localized = languages.and_then(|all| all.localized(raw, base));
+        let mut localized = localized.into_iter().flatten();
+        self.matches(raw) || localized.any(|path| self.matches(&path))
     }
 
     fn matches(&self, path: &str) -> bool {
-        let mut matchers = self.matchers.iter();
-        matchers.any(|matcher| matcher.is_match(path).unwrap_or(true))
+        let is_match = |path: &str| {
+            let mut matchers = self.matchers.iter();
+            matchers.any(|matcher| matcher.is_match(path).unwrap_or(true))
+        };
+        let decoded = paths::decoded(path.as_bytes());
+        is_match(path)
+            || *decoded != *path.as_bytes() && std::str::from_utf8(&decoded).is_ok_and(is_match)
     }
 }

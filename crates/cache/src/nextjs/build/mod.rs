@@ -197,6 +197,7 @@ impl Build {
             let prefix = build.asset_prefix.as_deref();
             build.assets = has_rules.then(|| Assets::list(folder, &rules, prefix));
         }
+        build.guards.languages = rules.i18n;
         Ok(build)
     }
 
@@ -255,7 +256,7 @@ impl Build {
     /// Returns true if the app's middleware runs for this raw path. Conditions of a matcher on
     /// headers or cookies are ignored: they decide when it runs, and not for whom.
     pub fn is_guarded(&self, path: &[u8]) -> bool {
-        self.guards.have(path)
+        self.guards.have(path, &self.base_path)
     }
 
     /// Returns what of a request decides about this raw path beside the app's code: conditions of its
@@ -270,8 +271,10 @@ impl Build {
         let assets = self.assets.as_ref()?;
         let below = self.below(path)?;
         let found = assets.find(below)?;
-        let is_apps =
-            paths::may_be_another(path) || self.is_guarded(path) || assets.has_rule_for(path);
+        let is_apps = assets.has_languages
+            || paths::may_be_another(path)
+            || self.is_guarded(path)
+            || assets.has_rule_for(path);
         (!is_apps).then_some(found)
     }
 

@@ -37,10 +37,46 @@ pub(super) struct Rules {
     pub(super) i18n: Option<Languages>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Languages {
     locale_detection: Option<bool>,
+    locales: Vec<Box<str>>,
+    default_locale: Box<str>,
+    domains: Vec<Domain>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Domain {
+    default_locale: Box<str>,
+}
+
+impl Languages {
+    /// Returns the raw path with each language that a host has by default, as Next.js compares it
+    /// with matchers; `None` if the path has a language, or needs none.
+    pub(super) fn localized<'p>(
+        &'p self,
+        path: &'p str,
+        base: &str,
+    ) -> Option<impl Iterator<Item = String> + 'p> {
+        let below = path.strip_prefix(base)?;
+        let page = match below.strip_prefix("/_next/") {
+            // The build comes first.
+            Some(rest) => &rest[rest.strip_prefix("data/")?.find('/')? + "data/".len()..],
+            None => below,
+        };
+        let before = &path[..path.len() - page.len()];
+        let first = page.split('/').nth(1).unwrap_or_default();
+        let mut locales = self.locales.iter();
+        if locales.any(|locale| locale.eq_ignore_ascii_case(first)) {
+            return None;
+        }
+        let page = if page == "/" { "" } else { page };
+        let domains = self.domains.iter().map(|domain| &domain.default_locale);
+        let defaults = std::iter::once(&self.default_locale).chain(domains);
+        Some(defaults.map(move |locale| format!("{before}/{locale}{page}")))
+    }
 }
 
 #[derive(Deserialize)]

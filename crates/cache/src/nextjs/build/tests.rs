@@ -114,6 +114,68 @@ fn a_matcher_that_looks_ahead_is_understood() {
     }
 }
 
+/// Invariant: Next.js adds the default language to a path that has none before it compares it, so
+/// such a path is guarded too.
+#[test]
+fn a_path_without_its_language_is_guarded_like_the_one_with_it() {
+    // As Next.js 16.4 writes `matcher: ['/', '/account']`, without and with `basePath`.
+    let matchers = |base: &str| {
+        let of = |page: &str| {
+            format!(
+                r#"{{ "regexp": "^{base}(?:\\/(_next\\/data\\/[^/]{{1,}}))?(?:\\/((?!_next\\/)[^/.]{{1,}})){page}[\\/#\\?]?$" }}"#
+            )
+        };
+        let home = of(r"(|\\.json|\\/?index|\\/?index\\.json)?");
+        let account = of(r"\\/account(\\.json)?");
+        format!(r#"{{ "functions": {{ "/_middleware": {{ "matchers": [{home}, {account}] }} }} }}"#)
+    };
+    let languages = r#""i18n": { "locales": ["en", "de"], "defaultLocale": "en",
+        "domains": [{ "domain": "laden.test", "defaultLocale": "de" }] }"#;
+    for base in ["", "/site"] {
+        let routes = format!(r#"{{ "basePath": "{base}", {languages} }}"#);
+        let functions = matchers(&base.replace('/', r"\\/"));
+        let files = [
+            (BUILD_ID, "abc"),
+            (FUNCTIONS, &functions),
+            (ROUTES, &routes),
+        ];
+        let build = Folder::new(&files).build();
+        for guarded in [
+            "/",
+            "/en",
+            "/account",
+            "/%61ccount/",
+            "/de/account",
+            "/_next/data/abc/account.json",
+            "/_next/data/abc/en/account.json",
+            "/_next/data/abc/index.json",
+        ] {
+            let path = format!("{base}{guarded}");
+            assert!(build.is_guarded(path.as_bytes()), "{path}");
+        }
+        assert!(base.is_empty() || build.is_guarded(base.as_bytes()));
+        for open in [
+            "/plain/one",
+            "/de/plain",
+            "/a/b/account",
+            "/_next/image",
+            "/_next/data/abc",
+        ] {
+            let path = format!("{base}{open}");
+            assert!(!build.is_guarded(path.as_bytes()), "{path}");
+        }
+    }
+    // Of a path with a language, nothing but the rest is compared with a negated matcher.
+    let all_but = r#"{ "functions": { "/_middleware": { "matchers": [
+        { "regexp": "^(?:\\/((?!_next\\/)[^/.]{1,}))(?:\\/((?!login).*))$" }] } } }"#;
+    let routes = format!("{{ {languages} }}");
+    let files = [(BUILD_ID, "abc"), (FUNCTIONS, all_but), (ROUTES, &*routes)];
+    let build = Folder::new(&files).build();
+    for (path, is_guarded) in [("/login", false), ("/DE/login", false), ("/other", true)] {
+        assert_eq!(build.is_guarded(path.as_bytes()), is_guarded, "{path}");
+    }
+}
+
 #[test]
 fn a_middleware_without_a_matcher_guards_all_but_the_files_of_the_build() {
     let all = r#"{ "middleware": { "/": { "page": "/" } } }"#;
@@ -305,6 +367,48 @@ fn images_that_the_app_would_refuse_are_refused_alike() {
     let none = IMAGES_MANIFEST.replace("\"unoptimized\": false", "\"unoptimized\": true");
     let build = Folder::new(&[(BUILD_ID, "abc"), (IMAGES, &none)]).build();
     assert_eq!(allowed(&build, Some(b"w=65")), Ok(()));
+}
+
+/// Invariant: where paths have languages, the app serves its files; images of the optimizer, whose
+/// path has none, are made at the edge.
+#[test]
+fn images_need_no_app_where_paths_have_languages() {
+    let images = IMAGES_MANIFEST.replace(
+        "\"unoptimized\": false",
+        r#""unoptimized": false, "minimumCacheTTL": 60, "maximumResponseBody": 50000000,
+        "contentSecurityPolicy": "sandbox", "contentDispositionType": "attachment""#,
+    );
+    let redirect =
+        |path: &str| format!(r#""redirects": [{{ "source": "/x", "regex": "^{path}$" }}]"#);
+    let languages = r#""i18n": { "locales": ["en"], "defaultLocale": "en" }"#;
+    for (rules, has_image, has_file) in [
+        (redirect("/(en)/plain"), true, true),
+        (languages.to_owned(), true, false),
+        (
+            format!("{languages}, {}", redirect("/(en)/plain")),
+            true,
+            false,
+        ),
+        (
+            format!("{languages}, {}", redirect("/_next/image")),
+            false,
+            false,
+        ),
+    ] {
+        let routes = format!("{{ {rules} }}");
+        let files = [(BUILD_ID, "abc"), (IMAGES, &*images), (ROUTES, &routes)];
+        let folder = Folder::new(&files);
+        let build = Build::read(folder.path(), true).unwrap();
+        let accept: [&[u8]; 1] = [b"image/webp"];
+        let query = Some(&b"url=%2Fpic.png&w=64&q=75"[..]);
+        let image = build.image(b"/_next/image", query, accept.into_iter());
+        assert_eq!(image.is_some(), has_image, "{rules}");
+        assert_eq!(
+            build.asset(b"/_next/static/a.js").is_some(),
+            has_file,
+            "{rules}"
+        );
+    }
 }
 
 /// R6: the effect of a deploy on keys.

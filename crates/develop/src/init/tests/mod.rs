@@ -7,6 +7,8 @@ use edgeway_config::model::BackendTarget;
 
 use super::*;
 
+mod servers;
+
 /// Runs `init` on a folder with these files; returns the text that it wrote.
 fn made(files: &[(&str, &str)]) -> (String, Vec<String>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
@@ -297,103 +299,6 @@ fn the_apps_of_a_workspace_are_found_and_share_no_port_with_the_gateway() {
     assert!(!text.contains("api"), "{text}");
 }
 
-#[test]
-fn servers_of_react_router_and_remix_are_no_preview_of_vite() {
-    for (start, package, command) in [
-        (
-            "react-router-serve ./build/server/index.js",
-            "@react-router/serve",
-            "node_modules/@react-router/serve/bin.js ./build/server/index.js",
-        ),
-        (
-            "cross-env NODE_ENV=production remix-serve build/server/index.js",
-            "@remix-run/serve",
-            "node_modules/@remix-run/serve/dist/cli.js build/server/index.js",
-        ),
-    ] {
-        let package = serde_json::json!({
-            "scripts": { "start": start, "dev": "vite" },
-            "dependencies": { package: "1" },
-            "devDependencies": { "vite": "7" },
-        });
-        let (text, backends, folder) = made(&[("package.json", &package.to_string())]);
-        assert_eq!(backends, ["127.0.0.1:3000"], "{text}");
-        let mut project = Project::read(folder.path());
-        let apps = project.apps();
-        let units = service::drop_ins(folder.path(), &project, &apps);
-        assert!(
-            units.contains(&format!("APP_COMMAND={command}\"")),
-            "{units}"
-        );
-    }
-}
-
-/// Invariant: where an adapter makes the server for production, `init` names that one, with the
-/// variables that it needs behind a gateway, and not the server of the scripts.
-#[test]
-fn an_adapter_makes_the_server_for_production() {
-    let svelte = r#""@sveltejs/adapter-node": "5", "vite": "7""#;
-    let headers =
-        "PROTOCOL_HEADER=x-forwarded-proto HOST_HEADER=x-forwarded-host ADDRESS_HEADER=x-real-ip";
-    for (packages, config, text, port, command) in [
-        (
-            svelte,
-            "svelte.config.js",
-            "adapter: adapter()",
-            3000,
-            "build",
-        ),
-        (
-            svelte,
-            "vite.config.ts",
-            "adapter: adapter({ out: './dist' })",
-            3000,
-            "dist",
-        ),
-        (
-            r#""nuxt": "4""#,
-            "nuxt.config.ts",
-            "",
-            3000,
-            ".output/server/index.mjs",
-        ),
-        (
-            r#""astro": "5", "@astrojs/node": "9""#,
-            "astro.config.mjs",
-            "outDir: './web'",
-            4321,
-            "web/server/entry.mjs",
-        ),
-    ] {
-        let package = format!(
-            r#"{{ "scripts": {{ "preview": "vite preview" }}, "devDependencies": {{ {packages} }} }}"#
-        );
-        let package = package.replace(
-            "vite preview",
-            if packages == svelte {
-                "vite preview"
-            } else {
-                "astro preview"
-            },
-        );
-        let (text, backends, folder) = made(&[("package.json", &package), (config, text)]);
-        assert_eq!(backends, [format!("127.0.0.1:{port}")], "{text}");
-        let mut project = Project::read(folder.path());
-        let apps = project.apps();
-        let variables = if packages == svelte { headers } else { "" };
-        let started = starts(Path::new("."), &project, &apps);
-        let expected = format!("{variables} node {command}");
-        assert_eq!(started, [expected.trim_start()], "{text}");
-        let units = service::drop_ins(folder.path(), &project, &apps);
-        assert!(
-            units.contains(&format!("APP_COMMAND={command}\"\n")),
-            "{units}"
-        );
-        let environment = format!("  Environment={headers}\n");
-        assert_eq!(units.contains(&environment), packages == svelte, "{units}");
-    }
-}
-
 /// Invariant: a site without a server is a route with its files, below its own path, and names
 /// nothing to start; `--app`, a container and a server of the project's own leave it to a server.
 #[test]
@@ -401,8 +306,9 @@ fn a_site_without_a_server_is_served_from_its_files() {
     let page = ("index.html", "");
     let vite = r#"{ "scripts": { "build": "vite build", "preview": "vite preview" }, "devDependencies": { "vite": "7" } }"#;
     let html = "      try: [\"{path.decoded}\", \"{path.decoded}.html\", \"{path.decoded}/\"]\n";
+    let next = html.replace("{path.decoded}/", "{path.decoded}/index.html");
     let next = format!(
-        "  - match: {{ path: \"/docs/*\" }}\n    files:\n      root: out\n{html}      not_found: /404.html\n      \
+        "  - match: {{ path: \"/docs/*\" }}\n    files:\n      root: out\n{next}      not_found: /404.html\n      \
          immutable: /_next/static/*\n    rewrite: {{ prefix: /docs, with: / }}\n"
     );
     let svelte = format!(
