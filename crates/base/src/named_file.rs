@@ -1,7 +1,7 @@
 //! Files that a configuration names.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io::{self, Read},
     os::unix::fs::OpenOptionsExt,
     path::Path,
@@ -10,19 +10,33 @@ use std::{
 /// Size limit of a file that has no other one, in bytes.
 pub const MAX_LEN: u64 = 16 << 20;
 
-/// Reads a file of at most `max` bytes. Another kind of file is an error: opening a pipe waits for
-/// its writer, and a device may have no end. The pipes of a shell are below `/dev`.
-pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+/// Opens a file. Another kind of file is an error: opening a pipe waits for its writer, and a device
+/// may have no end. What a shell passes (`<(…)`) is a file here.
+pub fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);
-    if !path.starts_with("/dev") {
-        options.custom_flags(libc::O_NONBLOCK);
+    if is_passed(path) {
+        return options.open(path);
     }
-    let file = options.open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() && (metadata.is_dir() || !path.starts_with("/dev")) {
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
+    Ok(file)
+}
+
+/// Returns true for a file that the program that started this one has opened.
+pub fn is_passed(path: &Path) -> bool {
+    let text = path.to_str().unwrap_or_default();
+    let number = ["/dev/fd/", "/proc/self/fd/"]
+        .iter()
+        .find_map(|folder| text.strip_prefix(folder));
+    text == "/dev/stdin" || number.is_some_and(|it| it.parse::<u16>().is_ok())
+}
+
+/// Reads a file of at most `max` bytes, as [`open`] takes it.
+pub fn read(path: &Path, max: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
     let mut bytes = Vec::new();
     file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
@@ -55,7 +69,8 @@ mod tests {
             (text.as_path(), 3, "it is larger than 3 bytes"),
             (&pipe, 4, "it is no regular file"),
             (folder.path(), 4, "it is no regular file"),
-            (Path::new("/dev/zero"), 4, "it is larger than 4 bytes"),
+            (Path::new("/dev/zero"), 4, "it is no regular file"),
+            (Path::new("/dev/fd/../zero"), 4, "it is no regular file"),
         ] {
             assert_eq!(read(path, max).unwrap_err().to_string(), why);
         }

@@ -223,12 +223,6 @@ fn trim_end(text: &[u8]) -> &[u8] {
 }
 
 /// Reads digits. `None` also for a number that does not fit a file's size.
-/// Reads a number as [`number`] does; the largest one stands for those beyond.
-fn capped_number(digits: &[u8]) -> Option<u64> {
-    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    is_number.then(|| number(digits).unwrap_or(u64::MAX))
-}
-
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
@@ -238,6 +232,12 @@ fn number(digits: &[u8]) -> Option<u64> {
         number.checked_mul(10)?.checked_add(digit)
     })?;
     i64::try_from(number).ok().map(i64::unsigned_abs)
+}
+
+/// Reads a number as [`number`] does; the largest one stands for those beyond.
+fn capped_number(digits: &[u8]) -> Option<u64> {
+    let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+    is_number.then(|| number(digits).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -120,10 +120,12 @@ pub fn serve(setup: BootOptions) -> Result<u8, BootError> {
     // Signals, deadlines, probes, DNS and the admin listener have this thread to themselves. An
     // idle worker then has no timers of ours to check.
     let own = worker::single().map_err(BootError::Runtime)?;
+    own_log::detach();
     let outcome = own.block_on(run(setup, workers.handle()));
     // A disk that hangs must not delay the exit.
     own.shutdown_timeout(Duration::from_millis(100));
     workers.shutdown_timeout(Duration::from_millis(100));
+    log::logger().flush();
     outcome
 }
 
@@ -236,7 +238,6 @@ async fn run(setup: BootOptions, workers: &Handle) -> Result<u8, BootError> {
         warn!("some lines of the access log or the audit log were lost");
     }
     info!("stopped");
-    log::logger().flush();
     Ok(status)
 }
 

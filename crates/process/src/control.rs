@@ -243,6 +243,7 @@ impl Control {
         let split = trial.map(|trial| self.split(&candidate, trial));
         let is_trial = split.is_some();
         let earlier = split.as_deref().map(|split| BeforeTrial {
+            gateway: Arc::clone(&running),
             file: file.clone(),
             profile: profile.as_deref().map(str::to_owned),
             sources: Arc::clone(&self.sources.borrow()),
@@ -259,7 +260,7 @@ impl Control {
         };
         *file = candidate.file;
         // A trial may be taken back.
-        if profile.is_some() || !is_trial {
+        if !is_trial {
             self.reset_lifetimes(running, &candidate.gateway).await;
         }
         if self.live.world.overlay.is_none() {

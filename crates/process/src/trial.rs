@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use edgeway_base::units::Span;
 use edgeway_config::{model::File, source::Sources};
+use edgeway_gateway::Gateway;
 use edgeway_proxy::live::{
     SwitchReason, reload,
     traffic::Comparison,
@@ -24,6 +25,7 @@ pub(super) const LONGEST: Duration = Duration::from_hours(1);
 
 /// Configuration that serves until another one has passed its trial.
 pub(super) struct BeforeTrial {
+    pub(super) gateway: Arc<Gateway>,
     pub(super) file: File,
     pub(super) profile: Option<String>,
     pub(super) sources: Arc<Sources>,
@@ -96,17 +98,20 @@ impl Control {
                     }
                     [own, _] => format!("no route got worse in {length}, with {own} requests"),
                 };
-                self.keep(generation, text).await;
+                self.keep(generation, text, Some(before.gateway)).await;
                 return;
             }
         }
     }
 
     /// Serves the configuration on trial to all clients.
-    async fn keep(&self, generation: u64, text: String) {
+    async fn keep(&self, generation: u64, text: String, before: Option<Arc<Gateway>>) {
         let turn = self.turn.lock().await;
         if self.live.loaded().generation == generation {
             reload::end_split(&self.live, &self.supervisor);
+            if let Some(before) = before {
+                self.reset_lifetimes(before, &self.live.gateway()).await;
+            }
         }
         drop(turn);
         self.end_trial(generation, TrialOutcome::Kept, text);
@@ -139,7 +144,7 @@ impl Control {
             );
             let text = format!("{why}; the previous one cannot serve: {}", error.message);
             drop(file);
-            self.keep(generation, text).await;
+            self.keep(generation, text, None).await;
             return;
         }
         *file = earlier;

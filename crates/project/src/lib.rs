@@ -156,7 +156,10 @@ impl Project {
             ("react-scripts", Framework::Static(Generator::ReactScripts)),
         ];
         let mut known = SERVERS.into_iter().chain(sites);
-        match known.find(|(name, _)| package.has(name)) {
+        let is_it = |name: &str| {
+            package.has(name) && (name != "vitepress" || package.builds_vitepress(&self.folder))
+        };
+        match known.find(|(name, _)| is_it(name)) {
             Some((_, framework)) => framework,
             None if package.has("vite") => self.vite(),
             None => Framework::Node,

@@ -70,11 +70,21 @@ impl Package {
         patterns.filter_map(Value::as_str)
     }
 
+    /// Returns true if the build of the project is that of `VitePress`, which apps have beside them
+    /// for their documentation.
+    pub(super) fn builds_vitepress(&self, folder: &Path) -> bool {
+        match self.script("build") {
+            Some(build) => build.contains("vitepress"),
+            None => !folder.join("index.html").is_file(),
+        }
+    }
+
     /// Returns the folder of the pages that a script builds: `docs` of `vitepress build docs`.
     pub(super) fn vitepress_root(&self) -> Option<&str> {
         let mut builds = self.scripts().filter_map(|(_, script)| {
             let (_, arguments) = script.split_once("vitepress build")?;
             let root = arguments.split_whitespace().next()?;
+            let root = root.trim_start_matches("./");
             root.starts_with(|c: char| c.is_ascii_alphanumeric())
                 .then_some(root)
         });

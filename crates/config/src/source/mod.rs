@@ -22,6 +22,7 @@ pub use self::{
     local_site::LocalSite, referenced_files::ReferencedFiles, source_texts::SourceTexts,
 };
 use super::{
+    base::named_file,
     diagnostic::{Diagnostic, Diagnostics, Place, suggest},
     model::ExtendsConfig,
     presets,
@@ -495,7 +496,7 @@ fn read_text(path: &Path) -> Result<String, Unreadable> {
         return Err(unreadable("it is a folder, not a file".to_owned()));
     }
     // Opening another pipe than that of a shell, as `/dev/stdin`, would wait for its writer.
-    if !kind.is_file() && !path.starts_with("/dev") {
+    if !kind.is_file() && !named_file::is_passed(path) {
         return Err(unreadable("it is no regular file".to_owned()));
     }
     let file = File::open(path).map_err(io)?;

@@ -3,11 +3,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     hash::{DefaultHasher, Hasher as _},
     io::Read as _,
     path::{Path, PathBuf},
 };
+
+use crate::base::named_file;
 
 /// Length up to which the bytes of a file are compared.
 const MAX_FILE_SIZE: u64 = 16 << 20;
@@ -50,7 +51,7 @@ impl ReferencedFiles {
 
 /// Reads the stamp of a file, if it is readable.
 fn look(path: &Path) -> Option<Stamp> {
-    let file = File::open(path).ok()?;
+    let file = named_file::open(path).ok()?;
     let length = file.metadata().ok()?.len();
     let mut bytes = Vec::new();
     file.take(MAX_FILE_SIZE).read_to_end(&mut bytes).ok()?;

@@ -32,6 +32,8 @@ use crate::{
 
 /// Name of the zone. There is one for each process, whatever its configuration.
 const NAME: &str = "bans";
+/// Time that a handover takes at most, in milliseconds. A longer one is a change of the wall clock.
+const HANDOVER: u64 = 300_000;
 
 /// Maximum number of bans. Beyond it the ban that ends first is dropped.
 const MAX_BANS: usize = 100_000;
@@ -286,15 +288,17 @@ impl Zone for Bans {
     fn import(&self, exported: &Value) {
         let now = self.now();
         let mut ends = self.ends.lock();
-        // The wall clock may be behind that with which the other process began.
+        // The wall clock may have been set since the other process began. The time of a handover
+        // counts.
         let then = exported.get("now").and_then(Value::as_u64).unwrap_or(now);
-        let behind = then.saturating_sub(now);
+        let passed = now.checked_sub(then).filter(|passed| *passed < HANDOVER);
+        let shifted = |at: u64| (at + now).saturating_sub(then + passed.unwrap_or_default());
         let bans = exported.get("bans").unwrap_or(exported).as_array();
         for ban in bans.into_iter().flatten() {
             if let Ok(mut ban) = Ban::deserialize(ban)
-                && ban.until.saturating_sub(behind) > now
+                && shifted(ban.until) > now
             {
-                ban.until -= behind;
+                (ban.since, ban.until) = (shifted(ban.since), shifted(ban.until));
                 self.put(&mut ends, Arc::new(ban));
             }
         }
@@ -425,15 +429,15 @@ mod tests {
         assert_eq!(new.left(ip("192.0.2.1")), None);
         assert_eq!(new.left(ip("2001:db8::7")), Some(MINUTE));
         assert_eq!(new.list(), old.list());
-        // The other process began an hour ahead of this clock.
+        // The wall clock was set by an hour.
         let hour = 3_600_000;
-        exported["now"] = json!(new.now() + hour);
-        for ban in exported["bans"].as_array_mut().unwrap() {
-            ban["until"] = json!(ban["until"].as_u64().unwrap_or_default() + hour);
+        for then in [new.now() + hour, new.now() - hour] {
+            exported["now"] = json!(then);
+            exported["bans"][1]["until"] = json!(then + 60_000);
+            let other = Bans::new(&clock, &Metrics::default());
+            other.import(&exported);
+            assert_eq!(other.left(ip("2001:db8::7")), Some(MINUTE));
         }
-        let behind = Bans::new(&clock, &Metrics::default());
-        behind.import(&exported);
-        assert_eq!(behind.left(ip("2001:db8::7")), Some(MINUTE));
         assert_eq!(Bans::new(&clock, &Metrics::default()).export(), None);
     }
 }

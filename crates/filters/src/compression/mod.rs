@@ -29,8 +29,8 @@ use self::types::MediaTypes;
 const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
 const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("Accept-Encoding");
-/// The same with `vary: false`, for the cache alone: its case tells it from a line of the origin.
-const HIDDEN: HeaderValue = HeaderValue::from_static("accept-encoding");
+/// The same with `vary: false`, for the cache alone: no origin spells it so.
+const HIDDEN: HeaderValue = HeaderValue::from_static("aCCEPT-eNCODING");
 
 /// Headers that describe the bytes as the origin sent them: their length, ranges and digests.
 const PLAIN_BYTES_HEADERS: [HeaderName; 6] = [

@@ -3,24 +3,26 @@
 //! A client that can trigger a log line with each request could fill a disk, or block the workers
 //! that write. Twenty lines of a kind in ten seconds are as useful as a million; another line then
 //! reports how many were left out.
-//!
-//! Where nobody reads stderr (a stopped log driver, Ctrl-S), lines are lost and counted: otherwise
-//! each thread that logs would wait for the reader, and the gateway with it.
+//! Lines that nobody reads are left out as well.
 
 mod format;
+mod stderr;
 
 use std::{
     collections::HashMap,
-    sync::OnceLock,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use ahash::RandomState;
-use edgeway_base::clock::Clock;
+use edgeway_base::{clock::Clock, out};
 use edgeway_proxy::live::audit;
+use env_logger::{Target, WriteStyle};
 use log::{Level, Log, Metadata, Record};
 use parking_lot::Mutex;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::Notify;
 
 pub use self::format::LogFormat;
@@ -32,12 +34,6 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Interval of checks for ended windows, which also end the windows of places that have stopped
 /// logging.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// Time that a line waits for the reader of stderr, unless the line before was lost.
-const PATIENCE: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};
 
 /// Default level if `EDGEWAY_LOG` sets none.
 pub const DEFAULT: &str = "info";
@@ -67,9 +63,15 @@ pub fn init_with(format: LogFormat, level: &str) {
     let style = std::env::var(env_logger::DEFAULT_WRITE_STYLE_ENV);
     let mut builder = env_logger::Builder::new();
     let clock = Clock::machine();
+    // Of a pipe to a thread, it does not know whether it ends at a terminal.
+    match style {
+        Ok(style) => builder.parse_write_style(&style),
+        Err(_) if out::colour() => builder.write_style(WriteStyle::Always),
+        Err(_) => builder.write_style(WriteStyle::Never),
+    };
     builder
+        .target(Target::Pipe(Box::new(stderr::Stderr)))
         .parse_filters(&filters(written.as_deref().unwrap_or(level)))
-        .parse_write_style(style.as_deref().unwrap_or_default())
         .format(move |out, record| match format {
             LogFormat::Text => format::write_text(out, record, clock.wall()),
             LogFormat::Json | LogFormat::Logfmt => format::write(out, format, record, clock.wall()),
@@ -81,6 +83,11 @@ pub fn init_with(format: LogFormat, level: &str) {
     if log::set_logger(logger).is_ok() {
         log::set_max_level(filter);
     }
+}
+
+/// Lets a thread of its own write the lines, for as long as the gateway serves.
+pub(super) fn detach() {
+    stderr::detach();
 }
 
 /// Returns these filters, and the defaults of crates that they do not name.
@@ -123,8 +130,8 @@ struct BoundedLogger {
     shards: [Mutex<HashMap<u64, RecentLines>>; 8],
     /// Notified of the first line of a window that is left out.
     left_out: Notify,
-    /// Number of lines that nobody has read. One line is written at a time.
-    lost: Mutex<u64>,
+    /// Number of lines that nobody has read.
+    lost: AtomicU64,
 }
 
 /// Recent lines of one place in the code.
@@ -152,25 +159,19 @@ impl BoundedLogger {
             hash: RandomState::new(),
             shards: Default::default(),
             left_out: Notify::new(),
-            lost: Mutex::default(),
+            lost: AtomicU64::default(),
         }
     }
 
     fn put(&self, record: &Record<'_>) {
-        let mut lost = self.lost.lock();
-        let patience = if *lost == 0 {
-            PATIENCE
-        } else {
-            Timespec::default()
-        };
-        if !is_writable(patience) {
-            *lost += 1;
+        if !stderr::has_room() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        if *lost > 0 {
-            let lost = std::mem::take(&mut *lost);
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
             let builder = &mut Record::builder();
-            builder.level(Level::Warn).target(module_path!());
+            builder.level(Level::Error).target(module_path!());
             let text = format_args!("{lost} lines lost: nobody read them");
             self.inner.log(&builder.args(text).build());
         }
@@ -314,15 +315,8 @@ impl Log for BoundedLogger {
     fn flush(&self) {
         self.report(LineKind::All);
         self.inner.flush();
+        stderr::drain();
     }
-}
-
-/// Returns true if a line that is written to stderr now does not wait for its reader. An error is
-/// that of the line itself.
-fn is_writable(patience: Timespec) -> bool {
-    let stderr = std::io::stderr();
-    let mut all = [PollFd::new(&stderr, PollFlags::OUT)];
-    poll(&mut all, Some(&patience)) != Ok(0)
 }
 
 #[cfg(test)]

@@ -32,12 +32,14 @@ pub(super) fn choose(
     let coder = cache.coder.as_ref()?;
     // The rules may be others than those by which it was stored.
     let may_code = |_: &&Offer| coder.may_code(head.status, &head.headers);
+    // An entry from a lower tier marks itself as compressible only by its `Vary`.
+    let has_forms = entry.is_compressible() && varies_by(&head.headers, &header::ACCEPT_ENCODING);
     let Some(offer) = coder.choose(ex).filter(may_code) else {
-        ex.facts.is_coding_settled = true;
+        // The plain response says that others get it compressed.
+        ex.facts.is_coding_settled = has_forms || !coder.may_code(head.status, &head.headers);
         return None;
     };
-    // An entry from a lower tier marks itself as compressible only by its `Vary`.
-    if !entry.is_compressible() || !varies_by(&head.headers, &header::ACCEPT_ENCODING) {
+    if !has_forms {
         return None;
     }
     let encoding = offer.encoding();

@@ -3,7 +3,7 @@
 use std::{io::Read, path::Path};
 
 use bytes::Bytes;
-use edgeway_base::{accept, units::whole_seconds};
+use edgeway_base::{accept, named_file, units::whole_seconds};
 use edgeway_config::{
     diagnostic::Place,
     model::{MaintenanceConfig, RespondConfig},
@@ -254,8 +254,8 @@ fn read(
     let shown = path.display();
     let mut body = Vec::new();
     // A byte more than allowed distinguishes a file that is too large from one that just fits.
-    let read = std::fs::File::open(&path)
-        .and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut body));
+    let read =
+        named_file::open(&path).and_then(|opened| opened.take(MAX_FILE + 1).read_to_end(&mut body));
     if let Err(error) = read {
         return cx.at(file.place, CODE).refuse(
             format!("cannot read `{shown}`: {error}"),

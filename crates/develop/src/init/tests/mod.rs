@@ -355,7 +355,7 @@ fn a_site_without_a_server_is_served_from_its_files() {
         (
             vec![(
                 "package.json",
-                r#"{ "scripts": { "build": "vitepress build docs" }, "devDependencies": { "vitepress": "1" } }"#,
+                r#"{ "scripts": { "build": "vitepress build ./docs" }, "devDependencies": { "vitepress": "1" } }"#,
             )],
             &format!("      root: docs/.vitepress/dist\n{html}      not_found: /404.html\n"),
         ),
@@ -408,6 +408,9 @@ fn a_site_without_a_server_is_served_from_its_files() {
         assert!(text.contains("backends: [127.0.0.1:"), "{text}");
     }
     // Controls.
+    let beside = r#"{ "scripts": { "build": "vite build", "docs": "vitepress build docs" }, "devDependencies": { "vite": "8", "vitepress": "1" } }"#;
+    let (text, ..) = made(&[("package.json", beside), page]);
+    assert!(text.contains("root: dist\n"), "{text}");
     let compose = (
         "compose.yaml",
         "services: { web: { build: ., ports: ['7000:80'] } }",

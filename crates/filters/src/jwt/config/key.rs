@@ -1,13 +1,16 @@
 //! Configuration of a key as written, and the keys it yields.
 
-use edgeway_base::{named_file, secret};
+use edgeway_base::{
+    named_file,
+    secret::{self, TextOrFile},
+};
 use edgeway_config::tree::{
     Spanned,
     short::{self, Short, reads_short},
 };
 use edgeway_core::chain::CompileContext;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::jwt::keys::{self, Key};
 
@@ -48,9 +51,15 @@ impl Serialize for KeyConfig {
 }
 
 /// A path, which may be shown, or a key, which may not.
-#[derive(Deserialize, JsonSchema)]
-#[serde(transparent)]
+#[derive(JsonSchema)]
+#[schemars(transparent)]
 pub(super) struct KeyText(String);
+
+impl<'de> Deserialize<'de> for KeyText {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        TextOrFile::deserialize(d).map(|TextOrFile(text)| Self(text))
+    }
+}
 
 impl KeyText {
     fn path(&self) -> Option<&str> {
