@@ -9,7 +9,7 @@ use std::{
         mpsc::{self, Receiver, Sender},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Number of lines that wait at most.
@@ -17,7 +17,13 @@ const MAX_WAITING: usize = 4096;
 /// Time that waiting lines have at the end of the process.
 const END: Duration = Duration::from_secs(2);
 
-static LINES: OnceLock<Sender<Vec<u8>>> = OnceLock::new();
+enum Line {
+    Text(Vec<u8>),
+    /// The lines before it are written.
+    End(Sender<()>),
+}
+
+static LINES: OnceLock<Sender<Line>> = OnceLock::new();
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 
 /// Writer of whole lines.
@@ -29,7 +35,7 @@ impl Write for Stderr {
             return io::stderr().write(line);
         };
         WAITING.fetch_add(1, Ordering::Relaxed);
-        match lines.send(line.to_vec()) {
+        match lines.send(Line::Text(line.to_vec())) {
             Ok(()) => Ok(line.len()),
             Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
         }
@@ -49,10 +55,17 @@ pub(super) fn detach() {
     }
 }
 
-fn write(lines: &Receiver<Vec<u8>>) {
+fn write(lines: &Receiver<Line>) {
     for line in lines {
-        let _unreadable = io::stderr().write_all(&line);
-        WAITING.fetch_sub(1, Ordering::Relaxed);
+        match line {
+            Line::Text(text) => {
+                let _unreadable = io::stderr().write_all(&text);
+                WAITING.fetch_sub(1, Ordering::Relaxed);
+            }
+            Line::End(done) => {
+                let _late = done.send(());
+            }
+        }
     }
 }
 
@@ -63,8 +76,10 @@ pub(super) fn has_room() -> bool {
 
 /// Waits for the lines that are not written yet, for a moment.
 pub(super) fn drain() {
-    let end = Instant::now() + END;
-    while WAITING.load(Ordering::Relaxed) > 0 && Instant::now() < end {
-        thread::sleep(Duration::from_millis(1));
+    if let Some(lines) = LINES.get() {
+        let (done, waiting) = mpsc::channel();
+        if lines.send(Line::End(done)).is_ok() {
+            let _late = waiting.recv_timeout(END);
+        }
     }
 }
