@@ -452,6 +452,7 @@ routes: [{{ match: {{ path: /* }}, upstream: web }}]
         &["switch", "web", "one"],
         &["rollback", "web"],
         &["resume", "web"],
+        &["deploys", "web", "--stop"],
     ] {
         let ran = edgeway(&other, arguments).await;
         assert_eq!(ran.status, Some(1), "{arguments:?}");
