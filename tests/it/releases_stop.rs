@@ -80,6 +80,7 @@ async fn what_releases_have_started_is_stopped() {
     );
     assert!(status.contains("release two"), "{status}");
     let top = site.run(&["top", "--once"]).await;
+    assert!(top.contains("release two"), "{top}");
     let line = top
         .lines()
         .find(|line| line.contains("ends releases of web: one"));
@@ -392,8 +393,8 @@ async fn instances_of_an_earlier_configuration_are_ended() {
     deploy(&site, "one", "", Behaviour::default()).await;
     let first = crate::support::ports::free_ports(8);
     let others = format!("ports: {first}-{} #", first + 7);
-    let said = reload("ports: ", &others).await;
-    assert!(!said.contains(&lost), "{said}");
+    let message = reload("ports: ", &others).await;
+    assert!(!message.contains(&lost), "{message}");
     deploy(&site, "two", "", Behaviour::default()).await;
     wait_for("it has ended", SOON, async || {
         (site.state("one").await == "stopped").then_some(())
@@ -401,8 +402,8 @@ async fn instances_of_an_earlier_configuration_are_ended() {
     .await;
     assert_eq!(processes(site.folder.path()), ["two"]);
     let elsewhere = tempfile::tempdir().unwrap();
-    let said = reload(folder, elsewhere.path().to_str().unwrap()).await;
-    assert!(said.contains(&lost), "{said}");
+    let message = reload(folder, elsewhere.path().to_str().unwrap()).await;
+    assert!(message.contains(&lost), "{message}");
     reload("", "").await;
     site.run(&["deploys", "web", "--stop"]).await;
     assert_eq!(processes(site.folder.path()), [""; 0]);
