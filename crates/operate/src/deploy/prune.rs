@@ -57,7 +57,8 @@ impl ReleaseFolder {
                     .map_err(|error| format!("cannot remove release `{name}`: {error}"))?;
             }
         }
-        let left = self.names();
+        // One whose folder was removed still has to end in its time.
+        let left = [&self.names()[..], running].concat();
         self.change(|state| state.releases.retain(|name, _| left.contains(name)))?;
         Ok(self.own(REMOVED).exists())
     }
@@ -68,7 +69,7 @@ impl ReleaseFolder {
         let removed = self.own(REMOVED);
         fs::create_dir_all(&removed)?;
         let number = fs::read_dir(&removed)?.count();
-        fs::rename(path, removed.join(number.to_string()))
+        fs::rename(path, removed.join(format!("{}-{number}", now())))
     }
 
     /// Removes what was taken out of the releases.
@@ -185,7 +186,15 @@ mod tests {
         folder.switched("place", None, Duration::ZERO).unwrap();
         folder.switched("latest", None, Duration::ZERO).unwrap();
 
-        assert!(folder.prune(&settings, &[]).unwrap());
+        // Control: a record goes with its folder, once nothing runs.
+        assert!(deploy(&path("latest"), "removed"));
+        fs::remove_dir_all(path("releases/removed")).unwrap();
+        let is_known = || folder.state().unwrap().releases.contains_key("removed");
+        folder.prune(&settings, &["removed".to_owned()]).unwrap();
+        assert!(is_known());
+        folder.prune(&settings, &[]).unwrap();
+        assert!(!is_known());
+
         folder.empty_removed().unwrap();
         assert_whole(&path("project"));
         assert_whole(&path("releases/link"));

@@ -7,7 +7,7 @@ use edgeway_base::units::Span;
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
 use rustix::process::setsid;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     folder::{ReleaseFolder, State, now},
@@ -23,6 +23,8 @@ use crate::{
 
 /// Interval of checks: a gateway may be upgraded, and an operator may go back to a release.
 const EVERY: Duration = Duration::from_secs(5);
+/// Interval of looks at a signal while a deploy is waited for.
+const POLL: Duration = Duration::from_millis(10);
 /// Attempts to take the place of another such process, a second each. Within them it has looked at
 /// what the gateway does now, or has ended.
 const ATTEMPTS: u32 = 11;
@@ -149,19 +151,26 @@ struct Settled {
 }
 
 impl Settled {
-    /// Reads them; `None` while a command changes them.
+    /// Reads them once no command changes them; `None` if the process is to end before.
     async fn read(
         gateway: &Remote,
         upstream: &str,
         folder: &ReleaseFolder,
+        interrupt: &Interrupt,
     ) -> Result<Option<Self>, String> {
-        // The lock would make it again.
         let place = folder.own("");
-        if !place.exists() {
-            return Err(format!("`{}` is gone", place.display()));
-        }
-        let Ok(alone) = folder.lock("deploy", "a deploy has not ended") else {
-            return Ok(None);
+        let alone = loop {
+            if *interrupt.borrow() {
+                return Ok(None);
+            }
+            // The lock would make it again.
+            if !place.exists() {
+                return Err(format!("`{}` is gone", place.display()));
+            }
+            match folder.lock("deploy", "a deploy has not ended") {
+                Ok(alone) => break alone,
+                Err(_) => sleep(POLL).await,
+            }
         };
         let (status, own) = settings(gateway, upstream).await?;
         let linger = Duration::from_secs(own.linger);
@@ -214,8 +223,7 @@ async fn round(
     folder: &ReleaseFolder,
     interrupt: &Interrupt,
 ) -> Result<Round, String> {
-    folder.empty_removed()?;
-    let read = || Settled::read(gateway, upstream, folder);
+    let read = || Settled::read(gateway, upstream, folder, interrupt);
     let Some(settled) = read().await? else {
         return Ok(Round::Again);
     };
@@ -239,5 +247,8 @@ async fn round(
     running.extend(settled.status.current_release.clone());
     let has_removed = folder.prune(&settled.own, &running)?;
     let is_over = !lingers && !has_removed && settled.status.canary.is_none();
+    // The commands are kept out no longer.
+    drop(settled);
+    folder.empty_removed()?;
     Ok(if is_over { Round::Over } else { Round::Again })
 }
