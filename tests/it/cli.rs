@@ -129,6 +129,34 @@ fn a_command_that_does_not_exist_is_refused_on_stderr() {
     }
 }
 
+/// Invariant: data that cannot be written make a command fail, and a reader that wants no more does
+/// not.
+#[test]
+fn output_that_is_lost_makes_a_command_fail() {
+    for arguments in [
+        &["schema"][..],
+        &["check", "-c", ROUTES, "--print"],
+        &["completions", "bash"],
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_edgeway"));
+        command
+            .args(arguments)
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        let full = fs::File::create("/dev/full").expect("Linux has it");
+        let ran = command.stdout(full).output().expect("it runs");
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{arguments:?}: {errors}");
+        assert!(
+            errors.contains("cannot write the output: No space left"),
+            "{errors}"
+        );
+        let (reader, closed) = std::io::pipe().expect("it can be made");
+        drop(reader);
+        let ran = command.stdout(closed).output().expect("it runs");
+        assert_eq!(ran.status.code(), Some(0), "{arguments:?}");
+    }
+}
+
 #[test]
 fn check_succeeds_for_valid_files_and_fails_for_others() {
     let right = edgeway(&["check", "-c", ROUTES]);

@@ -102,6 +102,11 @@ routes: [{{ match: {{ path: /* }}, upstream: app }}]
     found.assert("clock", "ok", "in step with 2 others");
     found.assert("gateway", "ok", &gateway.pid().to_string());
     found.assert("rotation", "ok", "1 of 1");
+    // A user who may run no script is of no use to the counters.
+    redis.cli(&["ACL", "SETUSER", "default", "-eval"]);
+    let refused = doctor(gateway.folder()).await;
+    refused.assert("redis", "error", "rejected the command");
+    redis.cli(&["ACL", "SETUSER", "default", "+eval"]);
     // The port of another program is none of the gateway, although one is running.
     let file = gateway.folder().join("edgeway.yaml");
     let text = fs::read_to_string(&file).expect("it is there");

@@ -408,19 +408,19 @@ async fn deploys_that_fail_in_any_way_leave_nothing_behind() {
         },
     )
     .await;
-    let state: Value = {
-        let text = fs::read_to_string(folder.join(".state/releases.json")).unwrap();
-        serde_json::from_str(&text).unwrap()
-    };
-    let known: BTreeSet<String> = state["releases"]
-        .as_object()
-        .unwrap()
-        .keys()
-        .cloned()
-        .collect();
-    assert_eq!(folders(folder), known, "after {done:?}");
+    wait_for(
+        &format!("all folders are recorded after {done:?}"),
+        SOON,
+        async || {
+            let text = fs::read_to_string(folder.join(".state/releases.json")).unwrap();
+            let state: Value = serde_json::from_str(&text).unwrap();
+            let known = state["releases"].as_object().unwrap().keys();
+            known.eq(&folders(folder)).then_some(())
+        },
+    )
+    .await;
     let listed = team.site.releases().await;
-    assert_eq!(listed.len(), known.len(), "{listed:?}");
+    assert_eq!(listed.len(), folders(folder).len(), "{listed:?}");
 }
 
 /// Invariant: the releases in a folder are those of one gateway; another one changes nothing of them.
@@ -452,6 +452,7 @@ routes: [{{ match: {{ path: /* }}, upstream: web }}]
         &["switch", "web", "one"],
         &["rollback", "web"],
         &["resume", "web"],
+        &["deploys", "web", "--stop"],
     ] {
         let ran = edgeway(&other, arguments).await;
         assert_eq!(ran.status, Some(1), "{arguments:?}");

@@ -5,7 +5,7 @@ use std::{
     fmt::Display,
     io::{self, IsTerminal, Write},
     process::ExitCode,
-    sync::LazyLock,
+    sync::{LazyLock, OnceLock},
 };
 
 use rustix::termios::tcgetwinsize;
@@ -21,6 +21,9 @@ const NAME: &str = "edgeway";
 /// Variable with the command that starts this program where that is not its name: the npm package,
 /// the container image and the manifests set it.
 const CALLED_AS: &str = "EDGEWAY_CALLED_AS";
+
+/// Why the first data that could not be written were lost.
+static LOST: OnceLock<io::Error> = OnceLock::new();
 
 /// Reason why a command does not succeed.
 #[derive(Debug, PartialEq, Eq)]
@@ -75,7 +78,10 @@ impl<E: Display> From<E> for Failure {
 
 /// Prints why a command failed, and returns its exit status.
 pub fn exit_code(outcome: Result<(), Failure>) -> ExitCode {
-    match outcome {
+    let lost = LOST.get().map(|error| {
+        format!("cannot write the output: {error}; write it to another place, or make room there")
+    });
+    match outcome.and(lost.map_or(Ok(()), |why| Err(Failure::Message(why)))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Status(status)) => ExitCode::from(status),
         Err(Failure::Message(why)) => {
@@ -112,9 +118,18 @@ fn hints_of<'t>(text: &'t str, program: &str) -> Cow<'t, str> {
     text.replace(&written, &format!("`{program} ")).into()
 }
 
-/// Writes data. A closed pipe (`| head`) is no error.
+/// Writes data. What cannot be written makes the command fail at its end, but for a closed pipe
+/// (`| head`).
 pub fn data(text: &str) {
-    write(&mut io::stdout().lock(), text);
+    if let Err(error) = write(&mut io::stdout().lock(), text) {
+        lost(error);
+    }
+}
+
+fn lost(error: io::Error) {
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        let _first = LOST.set(error);
+    }
 }
 
 /// Writes data as JSON, for people to read as well.
@@ -126,11 +141,12 @@ pub fn json(value: &impl Serialize) {
 ///
 /// # Errors
 ///
-/// If it cannot be written: the reader of a pipe is gone, and no more data are wanted.
+/// If no more data are wanted: it cannot be written, as [`data`], or the reader of a pipe is gone.
 pub fn line(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "{text}")?;
-    stdout.flush()
+    write(&mut io::stdout().lock(), text).map_err(|error| {
+        lost(error);
+        io::ErrorKind::BrokenPipe.into()
+    })
 }
 
 /// Lists names, as in `there is ...`.
@@ -166,7 +182,8 @@ pub fn width() -> Option<usize> {
 
 /// Writes anything that is not data, with its [`hints`]: progress, problems.
 pub fn note(text: &str) {
-    write(&mut io::stderr().lock(), &hints(text));
+    // Nobody could be told that it failed.
+    drop(write(&mut io::stderr().lock(), &hints(text)));
 }
 
 /// Returns true for a terminal without `NO_COLOR` (no-color.org).
@@ -174,19 +191,12 @@ pub fn colour() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
-fn write(target: &mut impl Write, text: &str) {
-    let outcome = target.write_all(text.as_bytes()).and_then(|()| {
-        if text.ends_with('\n') {
-            Ok(())
-        } else {
-            target.write_all(b"\n")
-        }
-    });
-    if let Err(error) = outcome.and_then(|()| target.flush())
-        && error.kind() != io::ErrorKind::BrokenPipe
-    {
-        log::debug!(error:%; "cannot write to the terminal");
+fn write(target: &mut impl Write, text: &str) -> io::Result<()> {
+    target.write_all(text.as_bytes())?;
+    if !text.ends_with('\n') {
+        target.write_all(b"\n")?;
     }
+    target.flush()
 }
 
 /// Escapes what a terminal obeys: controls, and marks that change the direction of text. A text of

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use edgeway_base::out::counted;
 use edgeway_cache::nextjs::{Destination, ReleaseRequest, Releases};
 use edgeway_config::{
     model::UpstreamConfig,
@@ -45,6 +46,29 @@ impl Gateway {
             destination,
             own,
         })
+    }
+
+    /// Returns warnings about instances of releases that no command reaches once `next` serves.
+    pub fn lost_releases(&self, next: &Self) -> Vec<String> {
+        let folder = |upstream: &Arc<Upstream>| Some(upstream.snapshot().releases?.folder);
+        let mut lost = Vec::new();
+        for (name, upstream) in &self.upstreams {
+            let running = upstream.snapshot().backends.into_iter();
+            let running = running.filter(|backend| backend.release.is_some()).count();
+            let Some(before) = folder(upstream).filter(|_| running > 0) else {
+                continue;
+            };
+            if next.upstreams.get(name).and_then(folder).as_ref() != Some(&before) {
+                lost.push(format!(
+                    "upstream `{name}` has {} of releases in `{}`, which no command stops any more: \
+                     write it again, reload and run `edgeway deploys {name} --stop` first; if the \
+                     upstream has another name now, run `edgeway resume` with that",
+                    counted(running, "instance"),
+                    before.display()
+                ));
+            }
+        }
+        lost
     }
 }
 

@@ -232,6 +232,7 @@ impl Control {
         };
         let running = self.live.gateway();
         let profile = running.profiles.active.clone();
+        let lost = running.lost_releases(&candidate.gateway);
         let before = plugins::versions(&running);
         let after = plugins::versions(&candidate.gateway);
         let changes = Changes {
@@ -271,6 +272,7 @@ impl Control {
             .send_replace(Arc::new(candidate.sources.clone()));
         let took = self.live.world.clock.now() - begun;
         let mut warnings = candidate.diagnostics.lines(&candidate.sources);
+        warnings.extend(lost);
         if let Some(gone) = profile
             && candidate.gateway.profiles.active.is_none()
         {

@@ -56,6 +56,11 @@ pub enum MemberError {
          get 503; force it if that is intended"
     )]
     Last { upstream: String, address: String },
+    #[error(
+        "`{address}` is the last backend in rotation of the current release `{release}`: without it \
+         clients get another release; force it if that is intended"
+    )]
+    LastOfRelease { release: Arc<str>, address: String },
     #[error("{}; {}", .0.message, .0.help)]
     BadAddress(InvalidValue),
     #[error("a backend's weight must be at least 1")]
@@ -119,7 +124,7 @@ impl MemberError {
         match self {
             Self::Unknown { .. } => (404, "no_such_backend"),
             Self::NoCanary { .. } => (404, "no_canary"),
-            Self::Last { .. } => (409, "last_backend"),
+            Self::Last { .. } | Self::LastOfRelease { .. } => (409, "last_backend"),
             Self::Exists { .. } => (409, "backend_exists"),
             Self::Written { .. } => (409, "backend_written"),
             Self::FromDns { .. } => (409, "backend_from_dns"),
@@ -146,11 +151,8 @@ impl Upstream {
     pub fn drain(&self, address: &str, force: Force) -> Result<BackendStatus, MemberError> {
         let mut decisions = self.shared.live.decisions();
         let backend = self.known(address)?;
-        if force == Force::No && !backend.is_drained() && self.is_last(&backend) {
-            return Err(MemberError::Last {
-                upstream: self.name.to_string(),
-                address: backend.address().to_string(),
-            });
+        if force == Force::No && !backend.is_drained() {
+            self.check_not_last(&backend)?;
         }
         decisions.drained.insert(backend.address().to_string());
         if backend.state.set_drained(true) {
@@ -297,18 +299,33 @@ impl Upstream {
         self.shared.live.changed.notify_one();
     }
 
-    /// Returns true if no other backend would be left in rotation without `backend`.
-    fn is_last(&self, backend: &Backend) -> bool {
+    /// Checks that another backend would be left in rotation without `backend`: of the current
+    /// release, if this one is of it.
+    fn check_not_last(&self, backend: &Backend) -> Result<(), MemberError> {
         let now = self.shared.now();
         let members = self.members.load();
-        let mut others = members
-            .list
-            .iter()
-            .filter(|other| other.id() != backend.id() && !other.is_drained())
-            .peekable();
+        let current = members.current.as_ref();
+        let current = current.filter(|current| backend.is_of(current));
+        let is_other = |other: &&Arc<Backend>| {
+            let is_own = current.is_none_or(|current| other.is_of(current));
+            other.id() != backend.id() && !other.is_drained() && is_own
+        };
+        let mut others = members.list.iter().filter(is_other).peekable();
         // If the others are out as well, panic mode uses them.
-        others.peek().is_none()
-            || (backend.state.is_up(now) && !others.any(|other| other.state.is_up(now)))
+        let is_last = others.peek().is_none()
+            || (backend.state.is_up(now) && !others.any(|other| other.state.is_up(now)));
+        let address = backend.address().to_string();
+        match current {
+            _ if !is_last => Ok(()),
+            Some(release) => Err(MemberError::LastOfRelease {
+                release: Arc::clone(release),
+                address,
+            }),
+            None => Err(MemberError::Last {
+                upstream: self.name.to_string(),
+                address,
+            }),
+        }
     }
 
     fn known(&self, address: &str) -> Result<Arc<Backend>, MemberError> {

@@ -171,7 +171,7 @@ impl Drop for Site {
 
 /// Kills the processes that end replaced releases, also those that wait for the lock of another
 /// one: they are no children of the gateway, and would wait for it to come back.
-fn end_retiring(socket: &str) {
+pub(crate) fn end_retiring(socket: &str) {
     for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(command) = read_text(process.path().join("cmdline")) else {
             continue;

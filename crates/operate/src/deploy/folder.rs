@@ -11,25 +11,15 @@ use std::{
 
 use edgeway_base::{clock::Clock, out::counted, private_file::if_there, units::Span};
 use edgeway_net::log_file::TimestampCache;
-use edgeway_status::snapshot::UpstreamStatus;
-use edgeway_upstreams::ReleaseSettings;
+use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
+use edgeway_upstreams::{ReleaseSettings, StartMethod};
 use serde::{Deserialize, Serialize};
 
 use super::supervise;
-use crate::state_file;
+use crate::{backends::is_drained, state_file};
 
 /// Names in the folder that no release can have.
 pub(super) const RESERVED: [&str; 2] = ["instances", "current"];
-
-/// Files of a build that are kept for browsers which still have its pages, and to tell which build
-/// they are of.
-const KEPT: [&str; 5] = [
-    "static",
-    "BUILD_ID",
-    "routes-manifest.json",
-    "required-server-files.json",
-    "images-manifest.json",
-];
 
 /// Kind of what is left of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -67,14 +57,15 @@ pub(super) struct ReleaseState {
     /// Time at which its instances are stopped, if it was replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<u64>,
-    /// True if only its files are left.
-    pub(super) is_files: bool,
     /// True while it is on trial, until the process that ends releases has seen the verdict.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_tried: bool,
     /// True while it waits for a switch.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_held: bool,
+    /// True if no deploy copied its folder: it is the user's, and none of it is removed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_in_place: bool,
 }
 
 /// A release in a listing.
@@ -86,7 +77,7 @@ pub(super) struct Listed {
     /// Part of the visitors that it gets while it is on trial, in percent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) share: Option<f64>,
-    /// Number of healthy instances.
+    /// Number of healthy instances that are not drained.
     pub(super) instances: usize,
     /// Seconds since 1970.
     pub(super) since: u64,
@@ -100,15 +91,18 @@ pub(super) struct ReleaseFolder {
 }
 
 impl State {
-    /// Records that a release has become one of the others.
-    fn complete(&mut self, release: &str) {
-        self.begun = self.begun.take().filter(|begun| begun.name != release);
+    /// Records that a release has become one of the others, and returns it.
+    fn complete(&mut self, release: &str) -> &mut ReleaseState {
+        let deployed = self.begun.take_if(|begun| begun.name == release);
+        let complete = self.releases.entry(release.to_owned()).or_default();
+        complete.is_in_place |= deployed.is_some_and(|begun| !begun.is_copy);
+        complete
     }
 
     /// Records that `release` has replaced `before`.
     fn switched(&mut self, release: &str, before: Option<&str>, linger: Duration) {
         let now = now();
-        self.complete(release);
+        let is_in_place = self.complete(release).is_in_place;
         if let Some(before) = before.filter(|before| *before != release) {
             let replaced = self.releases.entry(before.to_owned()).or_default();
             replaced.until = Some(now + linger.as_secs());
@@ -118,6 +112,7 @@ impl State {
         let since = latest.map_or(now, |latest| now.max(latest + 1));
         let current = ReleaseState {
             since,
+            is_in_place,
             ..ReleaseState::default()
         };
         self.releases.insert(release.to_owned(), current);
@@ -301,17 +296,12 @@ impl ReleaseFolder {
             |what: &str, error: io::Error| format!("cannot {what} `{}`: {error}", new.display());
         remove(&new).map_err(|error| failed("remove", error))?;
         fs::create_dir_all(&self.root).map_err(|error| failed("create", error))?;
-        // Keeps links, times and permissions, and shares blocks where the file system can.
-        let copied = Command::new("cp")
-            .args(["-a", "--reflink=auto", "--"])
-            .arg(from.join("."))
-            .arg(&new)
-            .output();
-        let copied = copied.map_err(|error| format!("cannot run `cp`: {error}"))?;
-        if !copied.status.success() {
-            let why = String::from_utf8_lossy(&copied.stderr);
-            let why = why.lines().next().unwrap_or("cp failed").to_owned();
-            return Err(format!("cannot copy `{}`: {why}", from.display()));
+        copy_content(from, &new)?;
+        let build = new.join(".next");
+        if build.is_symlink() {
+            // The next build would change it, and what it leads to is not ours to remove.
+            remove(&build).map_err(|error| failed("change", error))?;
+            copy_content(&from.join(".next"), &build)?;
         }
         fs::rename(&new, &to).map_err(|error| failed("rename", error))
     }
@@ -334,7 +324,7 @@ impl ReleaseFolder {
                     .map_err(|error| format!("cannot remove `{}`: {error}", folder.display()))?;
             }
         }
-        self.change(|state| state.complete(name))
+        self.change(|state| state.begun.take_if(|begun| begun.name == name))
     }
 
     /// Records that `release` has replaced `before`.
@@ -350,8 +340,7 @@ impl ReleaseFolder {
     /// Records that a release is on trial.
     pub(super) fn trial_began(&self, release: &str) -> Result<(), String> {
         self.change(|state| {
-            state.complete(release);
-            let tried = state.releases.entry(release.to_owned()).or_default();
+            let tried = state.complete(release);
             (tried.is_tried, tried.until) = (true, None);
         })
     }
@@ -359,8 +348,7 @@ impl ReleaseFolder {
     /// Records that a release waits for a switch, for as long as a replaced one would stay.
     pub(super) fn held(&self, release: &str, linger: Duration) -> Result<(), String> {
         self.change(|state| {
-            state.complete(release);
-            let held = state.releases.entry(release.to_owned()).or_default();
+            let held = state.complete(release);
             (held.is_held, held.until) = (true, Some(now() + linger.as_secs()));
         })
     }
@@ -389,9 +377,12 @@ impl ReleaseFolder {
     ) -> Result<Vec<Listed>, String> {
         let mut state = self.state()?;
         state.settle(status, linger);
-        // The gateway may have lost their backends.
+        // The gateway may have lost their backends. The link of a unit leaves with the unit.
+        let releases = status.releases.as_ref();
+        let is_unit = releases.is_some_and(|own| matches!(own.start, StartMethod::Unit { .. }));
         let supervised = self.instances().into_iter();
-        let supervised = supervised.filter(|(port, _)| supervise::is_running(self, *port));
+        let supervised =
+            supervised.filter(|(port, _)| is_unit || supervise::is_running(self, *port));
         let supervised: HashSet<String> = supervised.map(|(_, release)| release).collect();
         let mut list: Vec<Listed> = self
             .names()
@@ -399,11 +390,11 @@ impl ReleaseFolder {
             .filter_map(|name| {
                 let kind = self.kind(&name)?;
                 let own = state.releases.get(&name).copied().unwrap_or_default();
-                let of_it = |backend: &&edgeway_status::snapshot::BackendStatus| {
-                    backend.release.as_ref() == Some(&name)
+                let is_in_rotation = |backend: &&BackendStatus| {
+                    let is_own = backend.release.as_ref() == Some(&name);
+                    is_own && backend.healthy && !is_drained(backend)
                 };
-                let instances = status.backends.iter().filter(of_it);
-                let instances = instances.filter(|backend| backend.healthy).count();
+                let instances = status.backends.iter().filter(is_in_rotation).count();
                 let runs = instances > 0 || supervised.contains(&name);
                 let is_current = status.current_release.as_ref() == Some(&name);
                 let canary = status.canary.as_ref();
@@ -429,88 +420,40 @@ impl ReleaseFolder {
         Ok(list)
     }
 
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         entries
             .filter_map(|entry| entry.file_name().into_string().ok())
             .filter(|name| !name.starts_with('.') && !RESERVED.contains(&name.as_str()))
             .collect()
     }
+}
 
-    /// Reduces and removes releases that nobody needs any more. `running` are those with instances,
-    /// and the current one.
-    pub(super) fn prune(
-        &self,
-        settings: &ReleaseSettings,
-        running: &[String],
-    ) -> Result<(), String> {
-        let state = self.state()?;
-        let of = |name: &str| state.releases.get(name).copied().unwrap_or_default();
-        let mut names = self.names();
-        names.retain(|name| state.releases.contains_key(name));
-        names.sort_by_key(|name| std::cmp::Reverse(of(name).since));
-        let is_whole = |name: &&String| self.kind(name) == Some(Kind::Whole);
-        let spare = names.iter().filter(is_whole).skip(settings.keep as usize);
-        for name in spare.filter(|name| !running.contains(name)) {
-            self.reduce(name)
-                .map_err(|error| format!("cannot reduce release `{name}`: {error}"))?;
-        }
-        let (now, mut size) = (now(), 0);
-        for name in &names {
-            if self.kind(name) != Some(Kind::Files) || running.contains(name) {
-                continue;
-            }
-            size += size_of(&self.release(name));
-            let is_old = of(name)
-                .until
-                .is_none_or(|until| until + settings.vault < now);
-            if is_old || size > settings.vault_size {
-                remove(&self.release(name))
-                    .map_err(|error| format!("cannot remove release `{name}`: {error}"))?;
-            }
-        }
-        let left = self.names();
-        self.change(|state| state.releases.retain(|name, _| left.contains(name)))
+/// Copies what is in a folder. Keeps links, times and permissions, and shares blocks where the file
+/// system can.
+fn copy_content(from: &Path, to: &Path) -> Result<(), String> {
+    let copied = Command::new("cp")
+        .args(["-a", "--reflink=auto", "--"])
+        .arg(from.join("."))
+        .arg(to)
+        .output();
+    let copied = copied.map_err(|error| format!("cannot run `cp`: {error}"))?;
+    if copied.status.success() {
+        return Ok(());
     }
-
-    /// Leaves of a release only the files for browsers.
-    fn reduce(&self, name: &str) -> io::Result<()> {
-        let folder = self.release(name);
-        let build = folder.join(".next");
-        for entry in fs::read_dir(&build)?.flatten() {
-            if !KEPT.iter().any(|kept| entry.file_name() == *kept) {
-                remove(&entry.path())?;
-            }
-        }
-        for entry in fs::read_dir(&folder)?.flatten() {
-            if entry.file_name() != ".next" {
-                remove(&entry.path())?;
-            }
-        }
-        Ok(())
-    }
+    let why = String::from_utf8_lossy(&copied.stderr);
+    let why = why.lines().next().unwrap_or("cp failed");
+    Err(format!("cannot copy `{}`: {why}", from.display()))
 }
 
 /// Removes a file or a folder, if it is there.
-fn remove(path: &Path) -> io::Result<()> {
+pub(super) fn remove(path: &Path) -> io::Result<()> {
     let removed = match fs::symlink_metadata(path) {
         Ok(about) if about.is_dir() => fs::remove_dir_all(path),
         Ok(_) => fs::remove_file(path),
         Err(error) => Err(error),
     };
     if_there(removed).map(drop)
-}
-
-/// Returns the bytes of all files in a folder.
-fn size_of(folder: &Path) -> u64 {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .map(|entry| match entry.metadata() {
-            Ok(about) if about.is_dir() => size_of(&entry.path()),
-            Ok(about) => about.len(),
-            Err(_) => 0,
-        })
-        .sum()
 }
 
 pub(super) fn now() -> u64 {
@@ -550,13 +493,13 @@ pub(super) fn table(list: &[Listed]) -> String {
             |share| format!("{state} with {share} % of the visitors"),
         );
         let left = until.filter(|_| ["lingers", "held"].contains(&listed.state));
-        let left = left.map(|until| {
-            let left = Span(Duration::from_secs(until.saturating_sub(now)));
-            format!(", for {left}")
+        let left = left.map(|until| match until.saturating_sub(now) {
+            0 => ", being stopped".to_owned(),
+            left => format!(", for {}", Span(Duration::from_secs(left))),
         });
         let left = left.unwrap_or_default();
         match instances {
-            0 => format!("{name}  {state}"),
+            0 => format!("{name}  {state}{left}"),
             _ => format!("{name}  {state}, {}{left}", counted(*instances, "instance")),
         }
     };

@@ -35,10 +35,12 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Returns an instance on a port that nothing uses.
+    /// Returns an instance on a port that nothing uses: neither a backend nor an instance that is
+    /// still being stopped.
     pub(super) fn free(
         upstream: &str,
         settings: &ReleaseSettings,
+        folder: &ReleaseFolder,
         snapshot: &Snapshot,
         release: &str,
     ) -> Result<Self, String> {
@@ -47,10 +49,13 @@ impl Instance {
         let taken: HashSet<&str> = backends.map(|b| b.address.as_str()).collect();
         let is_free = |port: &u16| {
             let address = SocketAddr::new(settings.address, *port);
-            !taken.contains(address.to_string().as_str()) && TcpListener::bind(address).is_ok()
+            !taken.contains(address.to_string().as_str())
+                && !folder.instance(*port).is_symlink()
+                && !supervise::is_running(folder, *port)
+                && TcpListener::bind(address).is_ok()
         };
         let port = (settings.first_port..=settings.last_port).find(is_free);
-        let free = port.and_then(|port| Self::on(upstream, settings, port, release));
+        let free = port.map(|port| Self::on(upstream, settings, port, release));
         free.ok_or_else(|| {
             format!(
                 "no port of {} to {} is free: extend `releases.ports` of upstream `{upstream}` and \
@@ -60,31 +65,23 @@ impl Instance {
         })
     }
 
-    /// Returns the running instance at an address; `None` if it is not one of these settings.
-    pub(super) fn at(
-        upstream: &str,
-        settings: &ReleaseSettings,
-        address: &str,
-        release: &str,
-    ) -> Option<Self> {
+    /// Returns the running instance at an address, also outside of the present ports.
+    pub(super) fn at(upstream: &str, address: &str, release: &str) -> Option<Self> {
         let at: SocketAddr = address.parse().ok()?;
-        let own = Self::on(upstream, settings, at.port(), release);
-        own.filter(|_| at.ip() == settings.address)
+        Some(Self {
+            name: Name::new(upstream, at),
+            port: at.port(),
+            release: release.to_owned(),
+        })
     }
 
-    /// Returns the instance on a port; `None` if the port is not one of these settings.
-    pub(super) fn on(
-        upstream: &str,
-        settings: &ReleaseSettings,
-        port: u16,
-        release: &str,
-    ) -> Option<Self> {
-        let is_own = (settings.first_port..=settings.last_port).contains(&port);
-        is_own.then(|| Self {
+    /// Returns the instance on a port.
+    pub(super) fn on(upstream: &str, settings: &ReleaseSettings, port: u16, release: &str) -> Self {
+        Self {
             name: Name::new(upstream, SocketAddr::new(settings.address, port)),
             port,
             release: release.to_owned(),
-        })
+        }
     }
 
     pub(super) async fn start(
@@ -141,19 +138,28 @@ impl Instance {
     }
 
     /// Ends the instance: it gets no new requests, those in flight have a minute, and it stops.
-    pub(super) async fn end(
+    /// Before each step `may_end` says with `None` that it must not end any more.
+    pub(super) async fn end<T>(
         &self,
         gateway: Option<&Remote>,
         settings: &ReleaseSettings,
         folder: &ReleaseFolder,
         interrupt: &Interrupt,
+        may_end: impl AsyncFn() -> Result<Option<T>, String>,
     ) -> Result<(), String> {
+        let Some(alone) = may_end().await? else {
+            return Ok(());
+        };
         if let Some(gateway) = gateway
             && gateway.backend(&self.name).await.is_ok()
         {
             gateway.drain(&self.name, true).await?;
+            drop(alone);
             // What is still in flight then is aborted.
             drop(until_idle(gateway, &self.name, DRAIN, interrupt).await);
+            let Some(_alone) = may_end().await? else {
+                return Ok(());
+            };
             gateway.remove(&self.name, true).await?;
         }
         self.stop(settings, folder).await

@@ -1,12 +1,22 @@
 //! Processes that a command leaves behind when it ends.
 
 use std::{
-    fs, io,
+    env, fs, io,
     os::fd::{BorrowedFd, RawFd},
+    path::Path,
     process::{Command, Stdio},
 };
 
 use rustix::io::{FdFlags, fcntl_setfd};
+
+/// Returns a command of our own program, also if another one has replaced its file meanwhile.
+pub(super) fn command(name: &str) -> io::Result<Command> {
+    let own = env::current_exe()?;
+    let running = Path::new("/proc/self/exe");
+    let mut command = Command::new(if own.exists() { &own } else { running });
+    command.arg(name);
+    Ok(command)
+}
 
 /// Starts a program of ours that outlives this one. Of the files that this one has inherited it gets
 /// none: the lock of `flock FILE edgeway deploy …` would be held for as long as the app runs.

@@ -7,6 +7,7 @@ mod folder;
 mod instances;
 mod left_behind;
 mod overlap;
+mod prune;
 mod resume;
 mod retire;
 mod stop;
@@ -20,7 +21,7 @@ use std::{
 
 use edgeway_base::units::{Percent, Span};
 use edgeway_config::model::ReleaseOverlap;
-use edgeway_status::snapshot::UpstreamStatus;
+use edgeway_status::snapshot::{BackendStatus, UpstreamStatus};
 use edgeway_upstreams::{ReleaseSettings, is_release_name};
 use serde_json::json;
 
@@ -32,7 +33,7 @@ pub use self::{retire::run as run_retire, supervise::run as run_supervise};
 use super::{
     Failure,
     admin::AdminOption,
-    backends::{CheckBaseline, Gateway, Interrupt, WaitFailure, until_good},
+    backends::{CheckBaseline, Gateway, Interrupt, WaitFailure, is_drained, until_good},
     client::{self, Remote},
     out,
     progress::Progress,
@@ -347,14 +348,30 @@ impl<'a> Deploy<'a> {
         done
     }
 
+    /// Returns the healthy instances of a release. Those that were drained get requests again: the
+    /// process that ends releases may have begun to end them.
+    async fn running(
+        &self,
+        status: &UpstreamStatus,
+        release: &str,
+    ) -> Result<Vec<Instance>, Failure> {
+        let mut running = Vec::new();
+        let of_it = |it: &&BackendStatus| it.healthy && it.release.as_deref() == Some(release);
+        for backend in status.backends.iter().filter(of_it) {
+            let instance = Instance::at(&self.upstream, &backend.address, release);
+            if let (true, Some(drained)) = (is_drained(backend), &instance) {
+                self.gateway.undrain(&drained.name).await?;
+            }
+            running.extend(instance);
+        }
+        Ok(running)
+    }
+
     /// Starts the instances of a release that do not run.
     async fn start_missing(&mut self, release: &str) -> Result<Vec<Instance>, Failure> {
         let (status, _) = settings(self.gateway, &self.upstream).await?;
-        let running = status
-            .backends
-            .iter()
-            .filter(|backend| backend.release.as_deref() == Some(release) && backend.healthy);
-        let missing = (self.settings.instances as usize).saturating_sub(running.count());
+        let running = self.running(&status, release).await?.len();
+        let missing = (self.settings.instances as usize).saturating_sub(running);
         let mut started = Vec::new();
         for _ in 0..missing {
             match self.start(release).await {
@@ -373,7 +390,13 @@ impl<'a> Deploy<'a> {
     async fn start(&mut self, release: &str) -> Result<Instance, Failure> {
         self.check_interrupt()?;
         let snapshot = self.gateway.snapshot().await?;
-        let instance = Instance::free(&self.upstream, &self.settings, &snapshot, release)?;
+        let instance = Instance::free(
+            &self.upstream,
+            &self.settings,
+            &self.folder,
+            &snapshot,
+            release,
+        )?;
         let name = instance.name.clone();
         self.progress
             .now(&format!("{release}: starting {instance}"));

@@ -106,17 +106,9 @@ impl Deploy<'_> {
         let Some(current) = current.filter(|current| current != release) else {
             return self.replace_at_once(release).await;
         };
-        let mut new = Vec::new();
+        let new = self.running(&status, release).await?;
         for instance in self.instances(&status) {
-            let is_healthy = |instance: &Instance| {
-                let mut backends = status.backends.iter();
-                backends.any(|it| it.address == instance.name.address && it.healthy)
-            };
-            if instance.release == current {
-                continue;
-            }
-            if instance.release == release && is_healthy(&instance) {
-                new.push(instance);
+            if instance.release == current || new.iter().any(|it| it.port == instance.port) {
                 continue;
             }
             // Another release that lingers: there is no memory for it.
@@ -223,7 +215,7 @@ impl Deploy<'_> {
         backends
             .filter_map(|backend| {
                 let release = backend.release.as_deref()?;
-                Instance::at(&self.upstream, &self.settings, &backend.address, release)
+                Instance::at(&self.upstream, &backend.address, release)
             })
             .collect()
     }

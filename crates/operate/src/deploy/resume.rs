@@ -36,7 +36,7 @@ impl Deploy<'_> {
         }
         let own = linked.iter().filter(|(_, linked)| *linked == release);
         let instances: Vec<Instance> = own
-            .filter_map(|(port, _)| Instance::on(&self.upstream, &self.settings, *port, release))
+            .map(|(port, _)| Instance::on(&self.upstream, &self.settings, *port, release))
             .collect();
         self.take_back(&instances).await;
         self.folder.remove_new(release, begun.is_copy)?;
@@ -61,9 +61,6 @@ impl Deploy<'_> {
                 continue;
             }
             let instance = Instance::on(&self.upstream, &self.settings, port, &release);
-            let Some(instance) = instance else {
-                continue;
-            };
             match self.start_again(&instance).await {
                 Ok(()) => begun.push(instance),
                 Err(why) => {

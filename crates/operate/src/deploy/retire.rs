@@ -1,16 +1,16 @@
 //! End of replaced releases: a process that `edgeway deploy` leaves behind stops their instances
 //! once browsers had time to leave them, and removes releases that nobody needs any more.
 
-use std::{collections::BTreeMap, io::Write as _, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, fs::File, io::Write as _, process::Stdio, time::Duration};
 
 use edgeway_base::units::Span;
 use edgeway_status::snapshot::UpstreamStatus;
 use edgeway_upstreams::ReleaseSettings;
 use rustix::process::setsid;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    folder::{ReleaseFolder, now},
+    folder::{ReleaseFolder, State, now},
     instances::Instance,
     left_behind, settings,
 };
@@ -23,6 +23,8 @@ use crate::{
 
 /// Interval of checks: a gateway may be upgraded, and an operator may go back to a release.
 const EVERY: Duration = Duration::from_secs(5);
+/// Interval of looks at a signal while a deploy is waited for.
+const POLL: Duration = Duration::from_millis(10);
 /// Attempts to take the place of another such process, a second each. Within them it has looked at
 /// what the gateway does now, or has ended.
 const ATTEMPTS: u32 = 11;
@@ -40,16 +42,14 @@ pub struct Options {
 
 /// Begins a process that ends replaced releases.
 pub(super) fn begin(upstream: &str, admin: &AdminOption) -> Result<(), String> {
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut process = std::process::Command::new(program);
+    let failed = |error| format!("cannot start the process that ends releases: {error}");
+    let mut process = left_behind::command("retire-releases").map_err(failed)?;
     process
-        .arg("retire-releases")
         .arg(upstream)
         .args(admin.arguments())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    left_behind::begin(&mut process)
-        .map_err(|error| format!("cannot start the process that ends releases: {error}"))
+    left_behind::begin(&mut process).map_err(failed)
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
@@ -142,85 +142,113 @@ enum Round {
     Over,
 }
 
+/// Releases of an upstream, which no command changes meanwhile.
+struct Settled {
+    status: UpstreamStatus,
+    own: ReleaseSettings,
+    state: State,
+    _alone: File,
+}
+
+impl Settled {
+    /// Reads them once no command changes them; `None` if the process is to end before.
+    async fn read(
+        gateway: &Remote,
+        upstream: &str,
+        folder: &ReleaseFolder,
+        interrupt: &Interrupt,
+    ) -> Result<Option<Self>, String> {
+        let place = folder.own("");
+        let alone = loop {
+            if *interrupt.borrow() {
+                return Ok(None);
+            }
+            // The lock would make it again.
+            if !place.exists() {
+                return Err(format!("`{}` is gone", place.display()));
+            }
+            match folder.lock("deploy", "a deploy has not ended") {
+                Ok(alone) => break alone,
+                Err(_) => sleep(POLL).await,
+            }
+        };
+        let (status, own) = settings(gateway, upstream).await?;
+        let linger = Duration::from_secs(own.linger);
+        let mut state = folder.state()?;
+        if state.settle(&status, linger) {
+            folder.change(|state| state.settle(&status, linger))?;
+        }
+        Ok(Some(Self {
+            status,
+            own,
+            state,
+            _alone: alone,
+        }))
+    }
+
+    /// Returns true if a release has been replaced for long enough. An unfinished deploy may have left
+    /// one without a time: it is not the business of this process.
+    fn is_over(&self, release: &str) -> bool {
+        let until = self.state.releases.get(release).and_then(|own| own.until);
+        let is_current = self.status.current_release.as_deref() == Some(release);
+        !is_current && until.is_some_and(|until| until <= now())
+    }
+
+    /// Returns the instances of releases that are not the current one, also if the gateway has lost
+    /// their backends.
+    fn replaced(&self, folder: &ReleaseFolder) -> Vec<Instance> {
+        let upstream = &self.status.name;
+        let linked = folder.instances().into_iter();
+        let linked =
+            linked.map(|(port, release)| (port, Instance::on(upstream, &self.own, port, &release)));
+        let mut all: BTreeMap<u16, Instance> = linked.collect();
+        for backend in &self.status.backends {
+            let release = backend.release.as_ref();
+            let served = release.and_then(|it| Instance::at(upstream, &backend.address, it));
+            all.extend(served.map(|instance| (instance.port, instance)));
+        }
+        let current = self.status.current_release.as_ref();
+        all.retain(|_, instance| current != Some(&instance.release));
+        all.into_values().collect()
+    }
+}
+
 /// Ends the releases whose time is over.
+///
+/// Invariant: no instance ends whose release is the current one, lingers or is being started. An
+/// operator may go back to it at any time, so each step looks again, with the commands kept out.
 async fn round(
     gateway: &Remote,
     upstream: &str,
     folder: &ReleaseFolder,
     interrupt: &Interrupt,
 ) -> Result<Round, String> {
-    let (mut status, own) = settings(gateway, upstream).await?;
-    if !own.folder.exists() {
-        return Err(format!("`{}` is gone", own.folder.display()));
-    }
-    let linger = Duration::from_secs(own.linger);
-    let mut state = folder.state()?;
-    if state.settle(&status, linger) {
-        let Ok(_alone) = folder.lock("deploy", "a deploy has not ended") else {
-            // It decides itself.
-            return Ok(Round::Again);
-        };
-        (status, _) = settings(gateway, upstream).await?;
-        folder.change(|state| state.settle(&status, linger))?;
-        state = folder.state()?;
-    }
-    let replaced = replaced(&status, &own, folder);
-    let mut running: Vec<String> = status.current_release.iter().cloned().collect();
-    let mut has_stopped = false;
-    for (release, instances) in &replaced {
-        let until = state.releases.get(release).and_then(|state| state.until);
-        // An unfinished deploy may have left it: it is not the business of this process.
-        let Some(until) = until else {
-            running.push(release.clone());
-            continue;
-        };
-        if until > now() {
-            running.push(release.clone());
-            continue;
-        }
-        has_stopped = true;
-        for instance in instances {
-            instance.end(Some(gateway), &own, folder, interrupt).await?;
-        }
-    }
-    folder.prune(&own, &running)?;
-    let lingers = replaced
-        .keys()
-        .any(|release| running.contains(release) && state.releases.contains_key(release));
-    // A release may have been deployed while instances were stopped.
-    Ok(if lingers || has_stopped || status.canary.is_some() {
-        Round::Again
-    } else {
-        Round::Over
-    })
-}
-
-/// Returns the instances of releases that are not the current one, also if the gateway has lost
-/// their backends.
-fn replaced(
-    status: &UpstreamStatus,
-    own: &ReleaseSettings,
-    folder: &ReleaseFolder,
-) -> BTreeMap<String, Vec<Instance>> {
-    let mut linked = folder.instances();
-    let mut replaced: BTreeMap<String, Vec<Instance>> = BTreeMap::new();
-    let mut add = |release: &String, instance: Option<Instance>| {
-        if status.current_release.as_ref() != Some(release) {
-            let instances = replaced.entry(release.clone()).or_default();
-            instances.extend(instance);
-        }
+    let read = || Settled::read(gateway, upstream, folder, interrupt);
+    let Some(settled) = read().await? else {
+        return Ok(Round::Again);
     };
-    for backend in &status.backends {
-        if let Some(release) = &backend.release {
-            let instance = Instance::at(&status.name, own, &backend.address, release);
-            linked.retain(|port, _| instance.as_ref().is_none_or(|known| known.port != *port));
-            add(release, instance);
-        }
+    let mut over = settled.replaced(folder);
+    over.retain(|instance| settled.is_over(&instance.release));
+    let settings = settled.own.clone();
+    drop(settled);
+    for instance in &over {
+        let may_end = async || Ok(read().await?.filter(|now| now.is_over(&instance.release)));
+        let ended = instance.end(Some(gateway), &settings, folder, interrupt, may_end);
+        // One that cannot be stopped is tried again, and keeps no other one from its end.
+        drop(ended.await);
     }
-    for (port, release) in &linked {
-        if let Some(lost) = Instance::on(&status.name, own, *port, release) {
-            add(release, Some(lost));
-        }
-    }
-    replaced
+    let Some(settled) = read().await? else {
+        return Ok(Round::Again);
+    };
+    let replaced = settled.replaced(folder).into_iter();
+    let mut running: Vec<String> = replaced.map(|instance| instance.release).collect();
+    let is_known = |release: &String| settled.state.releases.contains_key(release);
+    let lingers = running.iter().any(is_known);
+    running.extend(settled.status.current_release.clone());
+    let has_removed = folder.prune(&settled.own, &running)?;
+    let is_over = !lingers && !has_removed && settled.status.canary.is_none();
+    // The commands are kept out no longer.
+    drop(settled);
+    folder.empty_removed()?;
+    Ok(if is_over { Round::Over } else { Round::Again })
 }

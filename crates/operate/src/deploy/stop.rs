@@ -19,12 +19,15 @@ pub(super) fn run(options: &ListOptions) -> Result<(), Failure> {
         match gateway.upstream(name).await {
             Ok(_) => {
                 let (_, releases) = settings(&gateway, name).await?;
-                stop(Some(&gateway), name, &releases, &interrupt).await
+                let file = gateway.snapshot().await?.config.file;
+                stop(Some(&gateway), name, &releases, &file, &interrupt).await
             }
             Err(RequestFailure::Refused(why)) => Err(why.into()),
             Err(_) => {
-                let releases = written(options.admin.configuration(), name)?;
-                stop(None, name, &releases, &interrupt).await
+                let path = options.admin.configuration();
+                let releases = written(path, name)?;
+                let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+                stop(None, name, &releases, &file.to_string_lossy(), &interrupt).await
             }
         }
     })
@@ -53,6 +56,7 @@ async fn stop(
     gateway: Option<&Remote>,
     upstream: &str,
     releases: &ReleaseSettings,
+    file: &str,
     interrupt: &Interrupt,
 ) -> Result<(), Failure> {
     let folder = ReleaseFolder::new(releases);
@@ -63,14 +67,24 @@ async fn stop(
         )
         .into());
     }
-    let _alone = folder.lock("deploy", "another deploy of this upstream has not ended")?;
+    let _alone = folder.begin_deploy(file)?;
     releases.stop_retiring();
-    let instances = folder.instances();
-    for (port, release) in &instances {
-        if let Some(instance) = Instance::on(upstream, releases, *port, release) {
-            instance.end(gateway, releases, &folder, interrupt).await?;
-            out::note(&format!("{release}: {instance} is stopped"));
+    let mut failed = 0;
+    for (port, release) in folder.instances() {
+        let instance = Instance::on(upstream, releases, port, &release);
+        let may_end = async || Ok(Some(()));
+        let ended = instance.end(gateway, releases, &folder, interrupt, may_end);
+        match ended.await {
+            Ok(()) => out::note(&format!("{release}: {instance} is stopped")),
+            Err(why) => {
+                out::note(&format!("edgeway: {release}: {instance}: {why}"));
+                failed += 1;
+            }
         }
+    }
+    if failed > 0 {
+        let failed = out::counted(failed, "instance");
+        return Err(format!("{failed} could not be stopped").into());
     }
     if let Some(release) = folder.state()?.current() {
         out::note(&format!(

@@ -78,10 +78,9 @@ pub(super) fn begin(
     let log = open_log(&path)
         .and_then(|log| Ok((log.try_clone()?, log)))
         .map_err(|error| format!("cannot write `{}`: {error}", path.display()))?;
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut supervisor = std::process::Command::new(program);
+    let failed = |error| format!("cannot start a supervisor: {error}");
+    let mut supervisor = left_behind::command("supervise-instance").map_err(failed)?;
     supervisor
-        .arg("supervise-instance")
         .arg("--lock")
         .arg(lock_path(folder, port))
         .arg("--folder")
@@ -94,8 +93,7 @@ pub(super) fn begin(
         .stdout(log.0)
         .stderr(log.1);
     // It is a session of its own, and init inherits it.
-    left_behind::begin(&mut supervisor)
-        .map_err(|error| format!("cannot start a supervisor: {error}"))
+    left_behind::begin(&mut supervisor).map_err(failed)
 }
 
 fn open_log(path: &Path) -> std::io::Result<File> {

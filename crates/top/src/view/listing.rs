@@ -310,8 +310,10 @@ fn notes(of: &Member<'_>) -> String {
     }
     notes.extend(upstream.excess(backend).map(|excess| excess.to_string()));
     notes.extend(backend.node.as_ref().map(ToString::to_string));
-    if backend.origin == "added" {
-        notes.push("added at run time".to_owned());
+    match &backend.release {
+        Some(release) => notes.push(format!("release {release}")),
+        None if backend.origin == "added" => notes.push("added at run time".to_owned()),
+        None => {}
     }
     if upstream.panic {
         notes.push("none is healthy, so all are used".to_owned());

@@ -433,6 +433,12 @@ mod tests {
         let upstream = restarted.upstream(&yaml);
         assert_eq!(upstream.current_release().as_deref(), Some("one"));
         assert!(upstream.is_release_up("one"));
+        // Its last backend stays in rotation, whatever runs beside it.
+        add(&upstream, 4001, "two").unwrap();
+        let last = upstream.drain("127.0.0.1:4000", Force::No).unwrap_err();
+        assert_eq!(last.reason(), "last_backend");
+        upstream.drain("127.0.0.1:4001", Force::No).unwrap();
+        upstream.drain("127.0.0.1:4000", Force::Yes).unwrap();
         for bad in ["", ".hidden", "a/b", "../up", "-x"] {
             assert!(add(&upstream, 4001, bad).is_err(), "{bad}");
         }

@@ -59,7 +59,14 @@ pub(super) fn command(
         None => Some(by_extension.to_owned()),
     };
     let mut command: Vec<String> = interpreter.into_iter().collect();
-    command.extend(options);
+    if !command.is_empty() {
+        command.extend(options);
+    } else if !options.is_empty() {
+        left.push(format!(
+            "`node_args`: PM2 ignores them, as node does not start `{script}` itself; write \
+             `NODE_OPTIONS` in `env`"
+        ));
+    }
     command.push(script.to_owned());
     command.extend(arguments);
     command

@@ -154,6 +154,10 @@ fn commands_are_those_that_pm2_would_run() {
             json!({ "script": "dist/main.js", "node_args": "--max-old-space-size=512" }),
             "node --max-old-space-size=512 dist/main.js",
         ),
+        (
+            json!({ "script": "npm", "args": "start", "node_args": "--max-old-space-size=512" }),
+            "npm start",
+        ),
         (json!({ "script": "worker.py" }), "python3 worker.py"),
         (
             json!({ "script": "./run", "interpreter": "none", "args": ["a b", 1] }),
