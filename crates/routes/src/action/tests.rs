@@ -547,7 +547,7 @@ fn a_file_is_read_once_and_bounded() {
     for (file, message) in [
         ("large", "is larger than 1 MiB"),
         ("gone", "No such file"),
-        (".", "Is a directory"),
+        (".", "it is no regular file"),
     ] {
         let compiled = compiled(file);
         assert!(compiled.action.is_none(), "{file}");

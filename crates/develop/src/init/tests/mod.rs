@@ -409,7 +409,7 @@ fn a_site_without_a_server_is_served_from_its_files() {
     }
     // Controls.
     let beside = r#"{ "scripts": { "build": "vite build", "docs": "vitepress build docs" }, "devDependencies": { "vite": "8", "vitepress": "1" } }"#;
-    let (text, ..) = made(&[("package.json", beside), page]);
+    let (text, ..) = made(&[("package.json", beside), page, ("dist/index.html", "")]);
     assert!(text.contains("root: dist\n"), "{text}");
     let compose = (
         "compose.yaml",
