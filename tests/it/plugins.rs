@@ -438,6 +438,28 @@ routes:
 }
 
 #[test]
+fn an_upstream_that_only_a_plugin_chooses_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let yaml = "listeners: [{ address: 127.0.0.1:8080 }]
+upstreams: { a: { backends: [127.0.0.1:1] }, b: { backends: [127.0.0.1:2] } }
+routes:
+  - match: { path: /* }
+    upstream: a
+    plugins: [{ file: plugins/x.js, on_error: continue }]
+";
+    let config = folder.path().join("edgeway.yaml");
+    fs::write(&config, yaml).unwrap();
+    fs::create_dir(folder.path().join("plugins")).unwrap();
+    for (hook, is_reported) in [("onRequest", true), ("onRoute", false)] {
+        let text = format!("export const {hook} = () => {{}};");
+        fs::write(folder.path().join("plugins/x.js"), text).unwrap();
+        let checked = edgeway(&["check", "-c", &config.display().to_string()]);
+        let is_unused = checked.stderr.contains("no route uses the upstream `b`");
+        assert_eq!(is_unused, is_reported, "{}", checked.stderr);
+    }
+}
+
+#[test]
 fn a_config_that_a_plugins_schema_refuses_is_shown_at_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let made = new_plugin(folder.path());

@@ -19,7 +19,9 @@ use edgeway_config::{
     tree::{Key, Node, Spanned},
 };
 use edgeway_core::{
-    chain::{ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Shared},
+    chain::{
+        ALTERNATIVES, AnyOf, BackgroundWork, Chain, CompileContext, CompiledFilter, Phase, Shared,
+    },
     limits::Bans,
 };
 use edgeway_filters::{Entry, access_log::Redactor, error_pages::ErrorPages};
@@ -179,7 +181,7 @@ impl Compiler<'_> {
         self.page_upstreams(pages, &mut used);
         let named = self.named(&routes, &fallback);
         if !is_unclear {
-            self.unused_upstreams(&used);
+            self.unused_upstreams(&used, &routes);
             self.unused_rate_limits();
             self.unused_maps();
             self.roots_alone();
@@ -229,7 +231,15 @@ impl Compiler<'_> {
         })
     }
 
-    fn unused_upstreams(&mut self, used: &HashSet<&str>) {
+    fn unused_upstreams(&mut self, used: &HashSet<&str>, routes: &[Option<Route>]) {
+        // A plugin with `onRoute` may choose any upstream.
+        let mut filters = routes
+            .iter()
+            .flatten()
+            .flat_map(|route| route.chain.filters());
+        if filters.any(|each| each.name == "plugins" && each.traits.phases.wants(Phase::Route)) {
+            return;
+        }
         let maps = self.shared.get::<Maps>().unwrap_or_default();
         for (key, _) in &self.file.upstreams {
             if !used.contains(key.name.as_str()) && !maps.result_in(&key.name) {

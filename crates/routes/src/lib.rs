@@ -26,6 +26,7 @@ pub use self::{
     action::{Action, HostHeader, Otherwise, Respond, Rewrite, ServeFiles, UpstreamRequest},
     class::classify,
     params::{ParamNames, Params, Slot},
+    predicate::methods,
     rules::{RuleCourse, Rules, move_to},
     table::{
         GuardSearchResult, LackedGuards, LackedGuardsBy, LiteralMatch, RouteProtection,

@@ -215,24 +215,12 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn methods(&mut self, written: &[Spanned<String>]) -> Vec<Method> {
-        let mut names: Vec<&str> = Vec::new();
-        for method in written {
-            let text = method.value.as_str();
-            let checked = check_method(text).map(|()| text);
-            let code = "edgeway::route::bad_method";
-            names.extend(self.diagnostics.at(method.place, code).reported(checked));
-        }
-        // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
-        // that names HEAD alone has fewer methods and so comes first.
-        if names.contains(&"GET") {
-            names.push("HEAD");
-        }
-        names.sort_unstable();
-        names.dedup();
-        if !names.is_empty() {
+        let methods = methods(written, self.diagnostics);
+        if !methods.is_empty() {
+            let names: Vec<_> = methods.iter().map(Method::as_str).collect();
             self.text.push(format!("method {}", names.join(",")));
         }
-        names.iter().filter_map(|name| name.parse().ok()).collect()
+        methods
     }
 
     /// Reads listener names; their existence is checked where the listeners are known.
@@ -266,6 +254,25 @@ impl Reader<'_> {
         self.text.sort_unstable();
         list
     }
+}
+
+/// Returns the methods that a `match` takes, in order; any if there are none.
+pub fn methods(written: &[Spanned<String>], diagnostics: &mut Diagnostics) -> Vec<Method> {
+    let mut names: Vec<&str> = Vec::new();
+    for method in written {
+        let text = method.value.as_str();
+        let checked = check_method(text).map(|()| text);
+        let code = "edgeway::route::bad_method";
+        names.extend(diagnostics.at(method.place, code).reported(checked));
+    }
+    // RFC 9110, 9.3.2: HEAD is GET without the body, so a route for GET takes HEAD too. A route
+    // that names HEAD alone has fewer methods and so comes first.
+    if names.contains(&"GET") {
+        names.push("HEAD");
+    }
+    names.sort_unstable();
+    names.dedup();
+    names.iter().filter_map(|name| name.parse().ok()).collect()
 }
 
 fn check_method(text: &str) -> Result<(), InvalidValue> {

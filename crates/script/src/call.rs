@@ -146,6 +146,11 @@ pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Fa
     }
 }
 
+/// Returns true if a URL can have this host and port.
+pub fn is_of_url(host: &str) -> bool {
+    Url::parse(&format!("http://{host}/")).is_ok()
+}
+
 /// Result of a hook.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use edgeway_net::fetch::{Fetch, FetchError};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use parking_lot::Mutex;
+use url::Url;
 
 use super::{kv::Kv, wait_until::WaitUntil};
 use crate::base::user_metrics::UserMetrics;
@@ -119,7 +120,10 @@ impl FetchOrigins {
         if let Some(fixtures) = &self.fixtures {
             return fixtures.next(url);
         }
-        let uri: Uri = url.parse().map_err(|_| format!("invalid URL `{url}`"))?;
+        // As the URL standard writes it, such as `%C3%BC` for `ü`.
+        let written = Url::parse(url);
+        let uri = written.as_ref().map_or(url, Url::as_str);
+        let uri: Uri = uri.parse().map_err(|_| format!("invalid URL `{url}`"))?;
         let origin =
             Origin::from_url(&uri).ok_or_else(|| format!("`{url}` is not an http or https URL"))?;
         let listed = self.origins.iter().find(|(listed, _)| *listed == origin);

@@ -284,13 +284,16 @@ fn load<'js>(
 ) -> rquickjs::Result<Exports> {
     let host = host::functions(ctx, state, capabilities)?;
     let web = Object::new(ctx.clone())?;
-    web.set("config", ctx.json_parse(config)?)?;
+    // Frozen: all requests of an isolate have the same objects.
+    let frozen: Function<'js> =
+        ctx.eval("json => JSON.parse(json, (key, value) => Object.freeze(value))")?;
+    web.set("config", frozen.call::<_, Value<'js>>((config,))?)?;
     let env = if capabilities.env.is_empty() {
         "{}"
     } else {
         &capabilities.env
     };
-    web.set("env", ctx.json_parse(env)?)?;
+    web.set("env", frozen.call::<_, Value<'js>>((env,))?)?;
     for (name, text) in WEB {
         let mut options = rquickjs::context::EvalOptions::default();
         options.filename = Some(name.to_owned());

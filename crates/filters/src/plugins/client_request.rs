@@ -1,15 +1,42 @@
 //! Decision, without JavaScript, whether a plugin handles a request.
 
+use std::mem;
+
 use edgeway_base::{spelling::readings, target::has_spellings};
 use edgeway_core::chain::{Exchange, host::public_host};
 use edgeway_script::{ClientRequest, matcher::host_name};
 
-use super::{RoutePlugin, path_of};
+use super::{Plugins, RoutePlugin, path_of};
+
+impl Plugins {
+    /// Returns the guards before the plugin at `place` that handle the path which it gave to the
+    /// request, and did not handle the one `before`.
+    pub(super) fn skipped_guards(
+        &self,
+        place: usize,
+        before: Option<Box<[u8]>>,
+        ex: &mut Exchange<'_>,
+    ) -> Vec<(usize, &RoutePlugin)> {
+        let turn = |place: usize| (self.uses[place].after_auth, place);
+        let rewritten = mem::replace(&mut ex.facts.rewritten, before);
+        let mut guards: Vec<_> = self.uses.iter().enumerate().collect();
+        guards.retain(|(at, each)| each.is_guard && turn(*at) < turn(place) && !each.is_for(ex));
+        ex.facts.rewritten = rewritten;
+        guards.retain(|(_, each)| each.is_for(ex));
+        guards
+    }
+}
 
 impl RoutePlugin {
-    /// Returns true if the plugin handles the request; decided without JavaScript.
+    /// Returns true if the plugin handles the request; decided without JavaScript. A guard also
+    /// handles the path that a plugin gave to the request.
     pub(super) fn is_for(&self, ex: &Exchange<'_>) -> bool {
-        let target = ex.head.raw_path();
+        let rewritten = ex.facts.rewritten.as_deref().filter(|_| self.is_guard);
+        self.is_for_target(ex, ex.head.raw_path())
+            || rewritten.is_some_and(|target| self.is_for_target(ex, target))
+    }
+
+    fn is_for_target(&self, ex: &Exchange<'_>, target: &[u8]) -> bool {
         let path = &*path_of(target);
         let host = || host_name(public_host(ex.head, &ex.facts.client));
         let request = || ClientRequest {

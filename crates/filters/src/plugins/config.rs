@@ -22,7 +22,7 @@ use edgeway_script::{
     schema::{self, ConfigSchema},
     wait_until::{WaitUntil, WorkPermits},
 };
-use http::{HeaderName, Method, header};
+use http::{HeaderName, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use smart_default::SmartDefault;
@@ -494,13 +494,9 @@ impl MatchConfig {
     }
 
     fn compile(&self, cx: &mut CompileContext<'_>) -> Option<Matcher> {
-        let method = |text: &str| {
-            Method::from_bytes(text.as_bytes())
-                .map_err(|_| format!("invalid method `{text}`: write one such as `GET`"))
-        };
         let hosts = each(&self.host, cx, HostPattern::parse);
         let paths = each(&self.path, cx, PathPattern::of_route);
-        let methods = each(&self.method, cx, method);
+        let methods = cx.checked(|cx| edgeway_routes::methods(&self.method.0, cx.diagnostics));
         Some(Matcher {
             hosts: hosts?,
             paths: paths?,

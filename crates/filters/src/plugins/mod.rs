@@ -44,7 +44,7 @@ use edgeway_core::chain::{
 use edgeway_net::tasks::Tasks;
 use edgeway_script::{
     ContextFacts, Failure, Hook, HookResult, Input, Plugin, Response,
-    call::rewritten,
+    call::{is_of_url, rewritten},
     header_changes::{apply, apply_to_request, may_become},
     matcher::Matcher,
     wait_until::WorkPermits,
@@ -342,19 +342,16 @@ impl Plugins {
             if each.after_auth != after_auth || !is_meant() {
                 continue;
             }
-            if each.plugin.has(Hook::Request)
-                && let Some(reply) = each.request(ex).await
-            {
+            let before = ex.facts.rewritten.clone();
+            if let Some(reply) = each.begin(place, ex).await {
                 return reply.into();
             }
-            if each.plugin.has(Hook::CacheKey) {
-                let returned = each.text(ex, Hook::CacheKey).await;
-                effects::differ(ex, place, returned);
-            }
-            if each.plugin.has(Hook::Route)
-                && let Some(reply) = each.route(ex).await
-            {
-                return reply.into();
+            if ex.facts.rewritten != before {
+                for (place, guard) in self.skipped_guards(place, before, ex) {
+                    if let Some(reply) = guard.begin(place, ex).await {
+                        return reply.into();
+                    }
+                }
             }
         }
         Verdict::Next
@@ -414,6 +411,23 @@ impl RoutePlugin {
             | Phases::UPSTREAM_RESPONSE.when(has(Hook::UpstreamResponse))
             | Phases::ERROR.when(has(Hook::Error))
             | Phases::RESPONSE.when(has(Hook::Response))
+    }
+
+    /// Calls the hooks before a backend is chosen.
+    async fn begin(&self, place: usize, ex: &mut Exchange<'_>) -> Option<Reply> {
+        if self.plugin.has(Hook::Request)
+            && let Some(reply) = self.request(ex).await
+        {
+            return Some(reply);
+        }
+        if self.plugin.has(Hook::CacheKey) {
+            let returned = self.text(ex, Hook::CacheKey).await;
+            effects::differ(ex, place, returned);
+        }
+        if self.plugin.has(Hook::Route) {
+            return self.route(ex).await;
+        }
+        None
     }
 
     async fn request(&self, ex: &mut Exchange<'_>) -> Option<Reply> {
@@ -554,12 +568,11 @@ fn path_of(raw: &[u8]) -> Cow<'_, str> {
     str::from_utf8(path).map_or_else(|_| String::from_utf8_lossy(path), Cow::Borrowed)
 }
 
-/// Returns the origin as the client sees it; an HTTP/1.0 client may have sent no host.
+/// Returns the origin as the client sees it. An HTTP/1.0 client may have sent no host, and any
+/// client one that no URL can have, such as `a.1`.
 fn origin(ex: &Exchange<'_>) -> String {
-    let host = match public_host(ex.head, &ex.facts.client) {
-        "" => "localhost",
-        host => host,
-    };
+    let host = Some(public_host(ex.head, &ex.facts.client));
+    let host = host.filter(|host| is_of_url(host)).unwrap_or("localhost");
     let scheme = ex.facts.client.scheme.as_str();
     // Capacity for most targets as well.
     let mut origin = String::with_capacity(128);

@@ -151,3 +151,20 @@ async fn the_text_that_a_hook_returns_is_bounded() {
         assert_eq!(failure.message, why);
     }
 }
+
+#[tokio::test]
+async fn what_has_no_effect_is_an_error() {
+    let rewrite = "NextResponse.rewrite('https://a.test/')";
+    for outcome in ["NextResponse.next()", rewrite] {
+        let text = format!("export const onError = () => {outcome};");
+        let failure = run(&text, Hook::Error).await.unwrap_err();
+        let why =
+            "TypeError: onError can respond, not continue or rewrite: return a Response or nothing";
+        assert_eq!(failure.message, why);
+    }
+    let text = "export const onRequest = () => {
+        new TextDecoder().decode(new Uint8Array([195]), { stream: true });
+    };";
+    let failure = run(text, Hook::Request).await.unwrap_err();
+    assert!(failure.message.contains("(`stream`)"), "{failure}");
+}

@@ -78,6 +78,7 @@ note('Response.redirect', () => {
   const response = Response.redirect('https://a.test/x', 308);
   return [response.status, [...response.headers]];
 });
+note('Response.redirect to other characters', () => Response.redirect('https://a.test/ü?q=a b').headers.get('location'));
 for (const [body, status] of [['x', 204], [null, 204], ['x', 99], ['x', 600], [null, 304]]) {
   note(`Response ${body} ${status}`, () => new Response(body, { status }).status);
 }
@@ -110,6 +111,10 @@ const later = async () => {
     const bytes = hex(await new Response(body).arrayBuffer());
     seen.push([`a body of ${name}`, [[...response.headers], await response.text(), bytes]]);
   }
+  const changed = new TextEncoder().encode('abc');
+  const copied = new Response(changed);
+  changed.fill(0);
+  seen.push(['a body whose bytes change later', await copied.text()]);
   const data = new TextEncoder().encode('message');
   for (const hash of ['SHA-1', 'SHA-256', 'sha-384', { name: 'SHA-512' }]) {
     seen.push([`digest ${JSON.stringify(hash)}`, hex(await crypto.subtle.digest(hash, data))]);

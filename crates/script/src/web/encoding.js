@@ -40,7 +40,8 @@
       return this.#ignoreBOM;
     }
 
-    decode(data) {
+    decode(data, options) {
+      if (options?.stream) throw new TypeError('TextDecoder cannot decode a part of a text (`stream`): join the bytes and decode them at once');
       if (data === undefined) return '';
       const text = host.utf8Decode(bytesOf(data), this.#fatal);
       if (text === undefined || text === null) throw new TypeError('invalid UTF-8');

@@ -164,6 +164,7 @@
   finishers.onError = (call, value) => {
     if (value === undefined || value === null) return host.finish(call, 0);
     if (!(value instanceof Response)) throw new TypeError(INVALID_RESULT);
+    if (web.outcomeOf(value).kind !== 'respond') throw new TypeError('onError can respond, not continue or rewrite: return a Response or nothing');
     host.respond(call, value.status, web.pairsOf(value.headers).flat(), web.bodyOf(value) ?? '');
   };
 

@@ -7,7 +7,7 @@
   // Converts a body to text or bytes, and returns it with its default content type.
   web.bodyFrom = (body) => {
     if (body === undefined || body === null) return [null];
-    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [web.bytes(body)];
+    if (body instanceof ArrayBuffer || ArrayBuffer.isView(body)) return [web.bytes(body).slice()];
     if (body instanceof FormData) throw new TypeError('FormData cannot be sent: use `new URLSearchParams([...form])`');
     const isForm = body instanceof URLSearchParams;
     if (typeof body === 'object' && !isForm) {
@@ -61,7 +61,7 @@
       if (![301, 302, 303, 307, 308].includes(status)) {
         throw new RangeError(`invalid redirect status ${status}`);
       }
-      return new this(null, { status, headers: { location: String(url) } });
+      return new this(null, { status, headers: { location: URL.parse(url)?.href ?? String(url) } });
     }
 
     get bodyUsed() {

@@ -1,6 +1,6 @@
 //! Plugins that guard: their verdicts, and the requests for which they fail.
 
-use edgeway_core::chain::testkit::{refused, warnings};
+use edgeway_core::chain::testkit::{check, refused, warnings};
 
 use super::{folder, route, with};
 use crate::plugins::Plugins;
@@ -94,4 +94,57 @@ fn a_guard_that_a_client_can_avoid_is_reported() {
             "{entries}{more}: {reported}"
         );
     }
+}
+
+/// Invariant: no plugin of the same route leads around a guard with `match`, in any order.
+#[test]
+fn a_path_that_a_plugin_gives_to_a_request_is_guarded() {
+    let rewriting = folder(
+        "export const onRequest = (request) => {
+            const to = request.nextUrl.searchParams.get('to');
+            return to ? NextResponse.rewrite(new URL(to, request.url)) : undefined;
+        };",
+    );
+    let code = "export const onRequest = (request) => {
+        if (request.headers.get('x-key') !== 'k') return new Response('who?', { status: 401 });
+    };";
+    let guard = folder(code);
+    let by_matcher = folder(&format!(
+        "{code}\nexport const config = {{ matcher: ['/admin/:path*'] }};"
+    ));
+    let rewriting = |more: &str| route(&[&rewriting], &format!(", on_error: refuse{more}"));
+    let by_match = route(&[&guard], ", role: auth, match: { path: /admin/* }");
+    let by_matcher = route(&[&by_matcher], ", role: auth");
+    for yaml in [
+        rewriting("") + &by_match,
+        by_match.clone() + &rewriting(""),
+        by_match + &rewriting(", run: after_auth"),
+        rewriting("") + &by_matcher,
+        by_matcher + &rewriting(""),
+    ] {
+        let mut check = check::<Plugins>(&yaml);
+        for (target, headers, status) in [
+            ("/go", &[][..], 200),
+            ("/go?to=/open", &[], 200),
+            ("/go?to=/admin/x", &[], 401),
+            ("/go?to=/%61dmin/x", &[], 401),
+            ("/go?to=/admin/x", &[("x-key", "k")], 200),
+        ] {
+            check = check.send("GET", target, headers, &[]);
+            assert_eq!(check.last().status, status, "{target} {yaml}");
+        }
+    }
+}
+
+#[test]
+fn the_methods_of_a_plugin_are_read_as_those_of_a_route() {
+    let text = "export const onRequest = () => new Response('who?', { status: 401 });";
+    let mut check = with(text, ", role: auth, match: { method: GET }");
+    for (method, status) in [("GET", 401), ("HEAD", 401), ("POST", 200)] {
+        check = check.send(method, "/", &[], &[]);
+        assert_eq!(check.last().status, status, "{method}");
+    }
+    let folder = folder(text);
+    let reported = refused::<Plugins>(&route(&[&folder], ", match: { method: get }")).join("\n");
+    assert!(reported.contains("write `GET`"), "{reported}");
 }

@@ -529,3 +529,28 @@ fn a_plugin_with_only_on_upstream_request_gets_the_body() {
     let head = check.last().upstream.as_ref().expect("it went on");
     assert_eq!(head.headers["x-name"], "ann");
 }
+
+#[test]
+fn the_configuration_of_a_plugin_cannot_be_changed() {
+    let text = "export function onRequest(request, ctx) {
+        ctx.config.list.push(3);
+    }";
+    let check = with(text, ", config: { list: [1, 2] }, on_error: refuse").get("/");
+    assert_eq!(check.last().status, 503);
+}
+
+#[test]
+fn a_host_that_no_url_can_have_is_not_part_of_one() {
+    let text = "export const onRequest = (request) => new Response(request.nextUrl.href);";
+    let mut check = with(text, "");
+    for (host, url) in [
+        ("a.1", "http://localhost/x"),
+        ("256.1.1.1", "http://localhost/x"),
+        ("a:99999", "http://localhost/x"),
+        ("xn--", "http://localhost/x"),
+        ("a.test:81", "http://a.test:81/x"),
+    ] {
+        check = check.send("GET", "/x", &[("host", host)], &[]);
+        assert_eq!(check.last().body, url.as_bytes(), "{host}");
+    }
+}
