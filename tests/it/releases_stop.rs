@@ -447,7 +447,7 @@ port=${port%.service}
 cd -P FOLDER/instances/$port
 case $2 in
 start)
-  export PORT=$port EDGEWAY_RELEASE=$(basename $PWD)
+  export PORT=$port HOST=127.0.0.1 EDGEWAY_RELEASE=$(basename $PWD)
   setsid timeout 120 node server.js >/dev/null 2>&1 </dev/null &
   echo $! >FOLDER/.state/$port
   ;;

@@ -205,7 +205,8 @@ mod tests {
             }
         }
         let estimate = u32::try_from(sessions.counted.estimate()).unwrap();
-        assert!(estimate.abs_diff(count) < count / 20, "{estimate}");
+        // The error depends on the keys of the hash; one of a twentieth came once in some hundred runs.
+        assert!(estimate.abs_diff(count) < count / 10, "{estimate}");
         for parts in sessions.counted.parts.iter() {
             let parts = parts.lock();
             let bytes: usize = parts.iter().map(|part| part.sketch.size_of()).sum();
