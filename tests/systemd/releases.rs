@@ -161,7 +161,7 @@ fn write_unit(work: &Path, name: &str, folder: &Path, install: &str) {
     let unit = format!(
         "[Service]
 WorkingDirectory={folder}/instances/%i
-Environment=PORT=%i NODE_ENV=production EDGEWAY_RELEASE=unit \"PATH={path}\"
+Environment=PORT=%i HOST=127.0.0.1 NODE_ENV=production EDGEWAY_RELEASE=unit \"PATH={path}\"
 ExecStart=/usr/bin/env node server.js
 Restart=always
 RestartSec=100ms

@@ -9,6 +9,8 @@ use std::{
 use maxminddb::{MaxMindDbError, Reader};
 use serde::{Deserialize, Serialize};
 
+use crate::named_file;
+
 /// Databases searched in order: `MaxMind` has cities and networks in two files.
 #[derive(Clone)]
 pub struct Geo(Box<[Arc<Database>]>);
@@ -96,9 +98,12 @@ struct Location<'a> {
     time_zone: Option<&'a str>,
 }
 
+/// Size limit of a database, in bytes: those of cities have about 60 MB.
+const MAX_LEN: u64 = 1 << 30;
+
 impl Database {
     pub fn read(path: &Path) -> Result<Self, MaxMindDbError> {
-        Reader::open_readfile(path).map(Self)
+        Reader::from_source(named_file::read(path, MAX_LEN)?).map(Self)
     }
 }
 

@@ -1,11 +1,12 @@
 //! Lines on their way to stderr. In a gateway they have a thread of their own: where nobody reads
-//! (a stopped log driver, Ctrl-S), only that one waits.
+//! (a stopped log driver, Ctrl-S), only that one waits. A thread that logs goes on once its line is
+//! written, unless the reader has stopped.
 
 use std::{
     io::{self, Write},
     sync::{
         OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{self, Receiver, Sender},
     },
     thread,
@@ -14,17 +15,18 @@ use std::{
 
 /// Number of lines that wait at most.
 const MAX_WAITING: usize = 4096;
+/// Time that a line has until the reader counts as stopped.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Time that waiting lines have at the end of the process.
 const END: Duration = Duration::from_secs(2);
 
-enum Line {
-    Text(Vec<u8>),
-    /// The lines before it are written.
-    End(Sender<()>),
-}
+/// Bytes to write, and the receiver of a message that they and all before them are written.
+type Line = (Vec<u8>, Sender<()>);
 
 static LINES: OnceLock<Sender<Line>> = OnceLock::new();
 static WAITING: AtomicUsize = AtomicUsize::new(0);
+/// True while the reader has stopped.
+static IS_STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Writer of whole lines.
 pub(super) struct Stderr;
@@ -35,10 +37,13 @@ impl Write for Stderr {
             return io::stderr().write(line);
         };
         WAITING.fetch_add(1, Ordering::Relaxed);
-        match lines.send(Line::Text(line.to_vec())) {
-            Ok(()) => Ok(line.len()),
-            Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+        let (done, written) = mpsc::channel();
+        let sent = lines.send((line.to_vec(), done));
+        sent.map_err(|_| io::ErrorKind::BrokenPipe)?;
+        if !IS_STOPPED.load(Ordering::Relaxed) && written.recv_timeout(PATIENCE).is_err() {
+            IS_STOPPED.store(true, Ordering::Relaxed);
         }
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -57,15 +62,12 @@ pub(super) fn detach() {
 
 fn write(lines: &Receiver<Line>) {
     for line in lines {
-        match line {
-            Line::Text(text) => {
-                let _unreadable = io::stderr().write_all(&text);
-                WAITING.fetch_sub(1, Ordering::Relaxed);
-            }
-            Line::End(done) => {
-                let _late = done.send(());
-            }
+        let (text, done) = line;
+        let _unreadable = io::stderr().write_all(&text);
+        if WAITING.fetch_sub(1, Ordering::Relaxed) == 1 {
+            IS_STOPPED.store(false, Ordering::Relaxed);
         }
+        let _late = done.send(());
     }
 }
 
@@ -77,9 +79,10 @@ pub(super) fn has_room() -> bool {
 /// Waits for the lines that are not written yet, for a moment.
 pub(super) fn drain() {
     if let Some(lines) = LINES.get() {
-        let (done, waiting) = mpsc::channel();
-        if lines.send(Line::End(done)).is_ok() {
-            let _late = waiting.recv_timeout(END);
+        let (done, written) = mpsc::channel();
+        WAITING.fetch_add(1, Ordering::Relaxed);
+        if lines.send((Vec::new(), done)).is_ok() {
+            let _late = written.recv_timeout(END);
         }
     }
 }
