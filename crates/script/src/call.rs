@@ -148,6 +148,13 @@ pub fn rewritten(own: &str, url: &str, slashes: Slashes) -> Result<Box<[u8]>, Fa
 
 /// Returns true if a URL can have this host and port.
 pub fn is_of_url(host: &str) -> bool {
+    // Most hosts are names without a port. A number at the end would be an address.
+    let is_plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'.' || b == b'-';
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let is_name = last.starts_with(|c: char| c.is_ascii_lowercase());
+    if is_name && host.bytes().all(is_plain) && !host.contains("xn--") {
+        return true;
+    }
     Url::parse(&format!("http://{host}/")).is_ok()
 }
 

@@ -10,7 +10,6 @@ use edgeway_base::{
 };
 use edgeway_cache::store::Entry;
 use edgeway_core::chain::Exchange;
-use edgeway_filters::compression::Offer;
 use edgeway_gateway::RouteCache;
 use http::{HeaderValue, header, response};
 
@@ -30,13 +29,15 @@ pub(super) fn choose(
     head: &mut response::Parts,
 ) -> Option<Bytes> {
     let coder = cache.coder.as_ref()?;
-    // The rules may be others than those by which it was stored.
-    let may_code = |_: &&Offer| coder.may_code(head.status, &head.headers);
+    let offer = coder.choose(ex);
     // An entry from a lower tier marks itself as compressible only by its `Vary`.
     let has_forms = entry.is_compressible() && varies_by(&head.headers, &header::ACCEPT_ENCODING);
-    let Some(offer) = coder.choose(ex).filter(may_code) else {
-        // The plain response says that others get it compressed.
-        ex.facts.is_coding_settled = has_forms || !coder.may_code(head.status, &head.headers);
+    // The rules may be others than those by which it was stored.
+    let needs_rules = offer.is_some() || !has_forms;
+    let may_code = needs_rules && coder.may_code(head.status, &head.headers);
+    let Some(offer) = offer.filter(|_| may_code) else {
+        // Otherwise the plain response says that others get it compressed.
+        ex.facts.is_coding_settled = has_forms || !may_code;
         return None;
     };
     if !has_forms {
