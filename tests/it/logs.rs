@@ -1,12 +1,18 @@
 //! The requests that ended last: the admin API's list and stream, and `edgeway logs`.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    fs,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpStream,
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     time::Duration,
 };
 
+use rustix::{
+    pipe::fcntl_setpipe_size,
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::Value;
 
 use crate::{
@@ -406,4 +412,70 @@ fn logs_status(gateway: &Gateway) -> String {
     let lines = ran.stdout.lines();
     let problems = lines.filter(|line| line.starts_with("error") || line.starts_with("warning"));
     problems.collect::<Vec<_>>().join("\n")
+}
+
+/// Gateway that ends with its test.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+    }
+}
+
+/// Returns what the gateway responds at this address.
+fn ask(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(SOON)).expect("it is a time");
+    let request = b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).expect("it reads");
+    let mut response = String::new();
+    let read = stream.read_to_string(&mut response);
+    read.expect("the connection ends");
+    response
+}
+
+/// Invariant: nobody has to read stderr for the gateway to serve and to stop.
+#[tokio::test]
+async fn a_reader_of_stderr_that_stops_stops_nothing_else() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("edgeway.yaml");
+    let yaml = "listeners: [{ address: '127.0.0.1:0' }]\nadmin: false\naccess_log: false\n\
+                routes: [{ match: { path: /* }, respond: ok }]\n";
+    fs::write(&file, yaml).expect("there is room");
+    let gateway = Command::new(env!("CARGO_BIN_EXE_edgeway"))
+        .args(["run", "-c"])
+        .arg(&file)
+        .env("EDGEWAY_LOG", "trace")
+        .env("XDG_STATE_HOME", folder.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it is built");
+    let mut gateway = Started(gateway);
+    let mut reader = BufReader::new(gateway.0.stderr.take().expect("it is piped"));
+    let address = loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("it is text");
+        assert!(!line.is_empty(), "it ended");
+        if let Some((_, rest)) = line.split_once("listening listener=")
+            && let Some((_, address)) = rest.trim_end().split_once("address=")
+        {
+            break address.to_owned();
+        }
+    };
+    let least = fcntl_setpipe_size(reader.get_ref(), 4096).expect("it is a pipe");
+    for number in 0..200 {
+        let response = ask(&address);
+        assert!(response.starts_with("HTTP/1.1 200"), "{number}: {response}");
+    }
+    kill_process(Pid::from_child(&gateway.0), Signal::TERM).expect("it runs");
+    wait_for("it stops", SOON, async || {
+        gateway.0.try_wait().expect("it is ours")
+    })
+    .await;
+    // The control: not all lines had room.
+    let mut rest = Vec::new();
+    let buffered = reader.buffer().len();
+    reader.read_to_end(&mut rest).expect("it has ended");
+    assert!(rest.len() - buffered <= least, "{}", rest.len());
 }
