@@ -2,6 +2,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
+# Whole builds: incremental compilation makes our own crates take a seventh more. The loop of an edit has it.
+export CARGO_INCREMENTAL ?= 0
 
 .PHONY: help
 help: ## list the targets
