@@ -112,6 +112,32 @@ async fn requests_that_outlive_the_deadline_are_closed() {
     assert!(busy.read_headers().await.is_err());
 }
 
+/// The gateway's own end of a connection is not a client's that sends no more and still reads.
+#[tokio::test]
+async fn a_stream_that_says_nothing_ends_at_the_deadline_and_is_logged() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let backend = listener.local_addr().expect("an address");
+    let yaml = Front::to(backend)
+        .with("drain: { idle: 100ms, deadline: 700ms }")
+        .yaml();
+    let mut gateway = Gateway::start(&yaml).await;
+    let mut client = gateway.connect().await;
+    let request = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    client.write(request).await.expect("the connection is open");
+    let (mut app, _) = listener.accept().await.expect("the gateway connects");
+    let start = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\
+        transfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+    app.write_all(start).await.expect("the gateway reads");
+    let response = client.read_headers().await.unwrap();
+    assert_eq!(response.status, 200);
+    assert!(gateway.terminate(SOON).await.success());
+    assert!(client.finish(response).await.is_err());
+    let lines = gateway.log_lines(1).await;
+    assert_eq!(lines[0]["reason"], "going_away", "{lines:?}");
+    let messages = gateway.stderr();
+    assert!(!messages.contains("connections abandoned"), "{messages}");
+}
+
 #[tokio::test]
 async fn a_second_signal_ends_the_drain() {
     let (origin, mut gateway) = slow_front(Duration::from_secs(20), "").await;

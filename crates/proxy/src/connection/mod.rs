@@ -354,14 +354,18 @@ impl Connection {
     /// Ends this connection. A WebSocket's client is sent a close frame once the frame in flight is
     /// complete. Any other connection ends at once.
     pub fn go_away(&self) {
+        // A response that waits for its backend would take our own end for a client that sends no more.
+        let has_request = matches!(self.stage(), Stage::Request);
+        if has_request || self.is_websocket() {
+            let why = CloseReason::GoingAway.code();
+            // If it was closed before, its last response is being sent already.
+            let _first = self
+                .closed
+                .compare_exchange(0, why, Ordering::AcqRel, Ordering::Relaxed);
+        }
         if !self.is_websocket() {
             return self.end();
         }
-        let why = CloseReason::GoingAway.code();
-        // If it was closed before, its last response is being sent already.
-        let _first = self
-            .closed
-            .compare_exchange(0, why, Ordering::AcqRel, Ordering::Relaxed);
         let reader = self.reader.lock().take();
         if let Some(reader) = reader {
             reader.wake();
