@@ -16,7 +16,14 @@ use pingora::{
     http::{RequestHeader, ResponseHeader},
 };
 
-use crate::{body, context::Context, grpc, message::date, page::Page, session::Client};
+use crate::{
+    body,
+    context::Context,
+    grpc,
+    message::date,
+    page::{self, Page},
+    session::Client,
+};
 
 /// Length of the content that a page of an upstream would have, in a response without content; `None`
 /// if it is not known.
@@ -170,7 +177,12 @@ async fn build(
         None if has_no_body => {}
         None => drop(headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()))),
     }
+    let has_policy = headers.contains_key(header::CONTENT_SECURITY_POLICY);
     chain.on_response(&mut ex, &mut open.parts).await;
+    let headers = &mut open.parts.headers;
+    if is_page && !has_policy && headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, page::POLICY);
+    }
     open.close(&mut response);
     // A filter that announced another body than this one, such as a compressed one, makes it here.
     let mut body = Some(body)

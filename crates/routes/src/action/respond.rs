@@ -330,14 +330,9 @@ fn maintenance_headers(
 
 fn maintenance_page(config: &MaintenanceConfig) -> Body {
     let message = config.message.as_str();
-    let html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Down for maintenance</title>\n</head>\n<body>\n\
-         <h1>Down for maintenance</h1>\n<p>{}</p>\n</body>\n</html>\n",
-        escape(message)
-    );
-    let json = serde_json::json!({ "error": "maintenance", "message": message }).to_string();
+    let html = include_str!("maintenance.html").replace("{{message}}", &escape(message));
+    let error = serde_json::json!({ "reason": "maintenance", "message": message });
+    let json = serde_json::json!({ "error": error }).to_string();
     Body::Maintenance {
         html: ReplyBody::Bytes {
             content_type: Some(HeaderValue::from_static("text/html; charset=utf-8")),

@@ -516,7 +516,7 @@ fn maintenance_is_503_with_a_time_and_a_page() {
             content(&route.reply(accept)),
             (
                 "application/json",
-                r#"{"error":"maintenance","message":"<b>soon</b>"}"#
+                r#"{"error":{"reason":"maintenance","message":"<b>soon</b>"}}"#
             )
         );
     }
