@@ -417,7 +417,9 @@ impl Control {
         }
         // From here on, no reload may open a listener.
         let _turn = self.turn.lock().await;
-        info!("stopping: no new connections, requests in flight may finish");
+        info!(
+            "stopping: no new connections, requests in flight may finish; a second signal stops at once"
+        );
         if self.line.manager.is_there() {
             // The manager keeps the sockets for the next process, and their paths with them.
             self.listeners.hand_over();

@@ -9,8 +9,9 @@ const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** Milliseconds of a dot from one place to the next. */
 const HOP = 150;
-/** The filters in their order. */
+/** The filters in their order, and those of each route. */
 const FILTERS = ['plugin', 'limit', 'cache'];
+const HAS = { '/split': ['plugin'], '/limited': ['limit'], '/product': ['cache'], '/stock': [] };
 
 const make = (tag, className, text) => {
   const element = document.createElement(tag);
@@ -30,10 +31,8 @@ function light(name, tone = '', word = '') {
   const flag = node.querySelector('.flag');
   clearTimeout(dims.get(name));
   node.setAttribute('class', `node is-lit ${tone}`);
-  if (word) {
-    flag.textContent = word;
-    flag.classList.add('is-up');
-  }
+  flag.textContent = word;
+  flag.classList.toggle('is-up', word !== '');
   const dim = () => {
     node.setAttribute('class', 'node');
     flag.classList.remove('is-up');
@@ -55,12 +54,12 @@ async function move(dot, from, to, hops = 1) {
 }
 
 /** Shows a request: it goes until it is known where it ended, and back. */
-async function travel(response) {
+async function travel(path, response) {
   let end;
   const ended = response.then((seen) => (end = endOf(seen)));
   if (calm.matches) {
     const { at, tone, word } = await ended;
-    for (const filter of FILTERS.slice(0, FILTERS.indexOf(at) + 1 || FILTERS.length)) light(filter);
+    for (const filter of HAS[path]) light(filter);
     light(at, tone, word);
     return;
   }
@@ -73,7 +72,7 @@ async function travel(response) {
   for (const next of FILTERS) {
     await move(dot, at, next);
     at = next;
-    light(at);
+    if (HAS[path].includes(at)) light(at);
     if (end?.at === at) break;
   }
   if (end?.at !== at) {
@@ -96,7 +95,8 @@ function endOf({ status, cache, backend }) {
   if (status === 429) return { at: 'limit', tone: 'warn', word: '429' };
   if (cache === 'HIT') return { at: 'cache', tone: 'good', word: 'HIT' };
   if (backend && status < 400) return { at: backend, tone: 'good', word: cache ?? String(status) };
-  return { at: backend ?? 'cache', tone: 'bad', word: String(status || 'failed') };
+  if (!status) return { at: 'client', tone: 'bad', word: 'failed' };
+  return { at: backend ?? 'cache', tone: 'bad', word: String(status) };
 }
 
 const served = { 'shop-1': 0, 'shop-2': 0 };
@@ -125,8 +125,9 @@ async function ask(path, options = {}) {
       return { status: 0, ms: performance.now() - begun, text: '', cache: null, backend: null };
     }
   })();
-  travel(sent);
+  travel(path, sent);
   const seen = await sent;
+  if (!seen.status) throw new Error('the gateway does not respond');
   // A stored response has the header of the backend that made it.
   if (seen.cache === 'HIT') seen.backend = null;
   if (seen.backend in served) count(seen.backend);
@@ -154,7 +155,7 @@ const tries = {
     let wait = 0;
     for (let number = 0; number < 4; number += 1) {
       const { status, headers } = await ask('/limited');
-      chips.append(make('span', `chip ${status === 429 ? 'warn' : 'good'}`, status));
+      chips.append(make('span', `chip ${status === 429 ? 'warn' : status < 400 ? 'good' : 'bad'}`, status));
       if (status === 429) wait = Number(headers.get('retry-after'));
       say('GET /limited  ', String(status), status === 429 ? `  Retry-After: ${wait}` : '');
       await pause(200);
@@ -194,7 +195,8 @@ const tries = {
       if (since >= seconds && way.classList.contains('is-stopped')) way.classList.remove('is-stopped');
       find('stop-says').textContent = since < seconds ? `shop-2 refuses connections for ${Math.ceil(seconds - since)} s more.` : 'shop-2 listens again; two checks must pass.';
       if (since >= seconds) label('shop-2', 'checked');
-      isBack = since >= seconds && backend === 'shop-2' || since > 60;
+      isBack = since >= seconds && backend === 'shop-2';
+      if (since > 60 && !isBack) throw new Error('shop-2 has not come back within 60 s');
       await pause(220);
     }
     label('shop-2', `${served['shop-2']} served`);
@@ -285,6 +287,9 @@ for (const button of document.querySelectorAll('[data-try]')) {
     for (const each of buttons) each.disabled = true;
     try {
       await tries[button.dataset.try]();
+    } catch (error) {
+      way.classList.remove('is-stopped');
+      say('', 'Failed', `: ${error.message}. Does \`edgeway demo\` still run?`);
     } finally {
       for (const each of buttons) each.disabled = false;
       button.focus({ preventScroll: true });
