@@ -188,7 +188,13 @@ pub fn note(text: &str) {
 
 /// Returns true for a terminal without `NO_COLOR` (no-color.org).
 pub fn colour() -> bool {
-    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    let no_colour = std::env::var_os("NO_COLOR");
+    io::stderr().is_terminal() && !is_dumb() && no_colour.is_none_or(|v| v.is_empty())
+}
+
+/// Returns true if the terminal knows no control sequences.
+pub fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 fn write(target: &mut impl Write, text: &str) -> io::Result<()> {

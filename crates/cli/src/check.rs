@@ -27,6 +27,8 @@ pub struct Options {
 pub struct Checked {
     loaded: Loaded,
     pub gateway: Option<Gateway>,
+    /// False if names and values could not be looked at.
+    is_whole: bool,
 }
 
 impl Checked {
@@ -64,7 +66,7 @@ impl Checked {
 pub fn load(path: &Path) -> Checked {
     let mut loaded = gateway::load(path);
     let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-    loaded.find_rest(&folder);
+    let is_whole = loaded.find_rest(&folder);
     let mut compiled = None;
     if let Some(file) = &loaded.file {
         let (gateway, diagnostics) = gateway::compile(file, &folder, &World::default());
@@ -74,6 +76,7 @@ pub fn load(path: &Path) -> Checked {
     Checked {
         loaded,
         gateway: compiled,
+        is_whole,
     }
 }
 
@@ -109,6 +112,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         out::data(&diagnostics.render(sources, Style::Json));
     } else if !diagnostics.list().is_empty() {
         out::note(&report(&checked.loaded));
+        if !checked.is_whole {
+            out::note("names, paths and values are checked once these keys are right");
+        }
     }
     let (Some(file), Some(gateway)) = (&checked.loaded.file, &checked.gateway) else {
         return Err(Failure::CONFIG);

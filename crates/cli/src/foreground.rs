@@ -136,7 +136,7 @@ fn taken(error: &BootError) -> Option<(SocketAddr, String)> {
     let port = address.port();
     let holder = match holder(port) {
         Some(holder) => format!("{holder} listens there: end it"),
-        None => format!("another program listens there (`ss -ltnp 'sport = :{port}'`): end it"),
+        None => format!("another program uses this port (`ss -tanp 'sport = :{port}'`): end it"),
     };
     Some((address, holder))
 }

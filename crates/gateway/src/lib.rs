@@ -293,12 +293,15 @@ fn read(
 }
 
 impl Loaded {
-    /// Finds the problems that only compiling finds, of a file that cannot serve.
-    pub fn find_rest(&mut self, folder: &Path) {
-        if let Some(flawed) = self.flawed.take() {
-            let (_, found) = compile(&flawed, folder, &World::default());
-            self.diagnostics.extend(found);
-        }
+    /// Finds the problems that only compiling finds, of a file that cannot serve. Returns false if a
+    /// wrong key or type keeps them from being found.
+    pub fn find_rest(&mut self, folder: &Path) -> bool {
+        let Some(flawed) = self.flawed.take() else {
+            return self.file.is_some();
+        };
+        let (_, problems) = compile(&flawed, folder, &World::default());
+        self.diagnostics.extend(problems);
+        true
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<(), Failure> {
     let form = OutputFormat::of(options.json);
-    let is_live = !options.once && io::stdout().is_terminal();
+    let is_live = !options.once && io::stdout().is_terminal() && !out::is_dumb();
     let interval = options.interval.0;
     let done = options.admin.ask(form, async |client| {
         let mut observer = Observer::new(client, &options.units);

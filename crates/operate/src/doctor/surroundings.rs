@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use edgeway_base::clock::Clock;
+use edgeway_base::{clock::Clock, out::counted};
 use edgeway_config::model::{BackendTarget, File, ProtocolConfig, StatusSet, UpstreamConfig};
 use edgeway_gateway::Gateway;
 use edgeway_net::{
@@ -93,7 +93,10 @@ fn clock(findings: &mut Findings, others: &[OtherClock]) {
             "run an NTP client, such as systemd-timesyncd or chrony, on both machines",
         );
     } else {
-        findings.ok(CHECK, format!("in step with {} others", others.len()));
+        findings.ok(
+            CHECK,
+            format!("in step with {}", counted(others.len(), "other")),
+        );
     }
 }
 

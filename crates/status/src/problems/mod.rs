@@ -232,7 +232,9 @@ impl Found {
     }
 
     fn gateway(&mut self, status: &Snapshot) {
-        for reason in &status.not_ready {
+        // One stop is one problem.
+        let not_ready = status.not_ready.iter();
+        for reason in not_ready.filter(|_| status.state != State::Draining) {
             let text = format!("not ready: {reason}");
             self.error(
                 "not_ready",
@@ -419,6 +421,9 @@ impl Found {
         };
         let text = format!("certificate {name} of listener {listener} {when}");
         self.add(severity, "certificate_expiry", name, text, "what renews it");
+        if left.num_seconds() <= 0 {
+            self.since(Some(expiry.expires.clone()));
+        }
     }
 
     fn certificates(&mut self, status: &Snapshot) {

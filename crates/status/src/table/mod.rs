@@ -182,7 +182,7 @@ fn put_head(out: &mut Layout, snapshot: &Snapshot) {
 
 fn bans_line(bans: &BansStatus) -> String {
     let clients = counted(bans.active, "client");
-    format!("{clients} banned, {} refused recently", bans.struck)
+    format!("{clients} banned, {} with strikes", bans.struck)
 }
 
 /// Describes a predecessor that is draining.

@@ -17,7 +17,7 @@ fn columns_line_up() {
     warning    plugin ab-split (plugins/ab-split/plugin.js) failed too often on route api and is suspended there; look at the file, and `edgeway logs --problems`
     profile    peak (there is calm, peak)
     older      process 1234 (0.0.9): 3 connections, draining since 2027-01-16T09:59:00Z
-    bans       1 client banned, 12 refused recently
+    bans       1 client banned, 12 with strikes
 
     LISTENER  ADDRESS         OPEN  ACCEPTED
     public    127.0.0.1:8080  12    3400

@@ -455,7 +455,7 @@ fn bans(observation: &Observation) -> Listing {
     let rows = bans.map(|ban| (format!("ban {}", ban.address), Tone::Plain, ban));
     let none = match observation.snapshot.bans.struck {
         0 => "no client is banned".to_owned(),
-        struck => format!("no client is banned; {struck} were refused recently"),
+        struck => format!("no client is banned; {struck} have strikes"),
     };
     Listing::new(
         rows,

@@ -139,10 +139,20 @@ pub(super) fn wrong_type_help(node: &Node, expected: &str) -> Option<String> {
             _ => None,
         },
         Value::Null => Some("write a value, or remove the key".to_owned()),
+        Value::Text(text) if expected == "a mapping" && is_address(text) => Some(format!(
+            "write `{{ backends: [{text}] }}` if this is an upstream"
+        )),
         _ if expected == "a list" => Some("write `[…]`, or one `- …` on each line".to_owned()),
         Value::List(_) if !expected.contains("mapping") => {
             Some("write a single value, not a list".to_owned())
         }
         _ => None,
     }
+}
+
+/// True of `HOST:PORT`.
+fn is_address(text: &str) -> bool {
+    let name = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
+    let parts = text.rsplit_once(':');
+    parts.is_some_and(|(host, port)| host.chars().all(name) && port.parse::<u16>().is_ok())
 }

@@ -94,7 +94,7 @@ fn a_right_text_is_read_with_its_places() {
 #[test]
 fn every_problem_is_found_at_once() {
     let text = "nmae: x\nport: \"80\"\nopen: maybe\nkind: super_markt\nsize: 8 MBit\nshelves:\n  \
-                - label: 7\n  - weight: 1\n  - { label: ok, wieght: 2 }\n  - 3\nnotes: [a]\nwait: 5\n";
+                - label: 7\n  - weight: 1\n  - { label: ok, wieght: 2 }\n  - 3\n  - web:80\nnotes: [a]\nwait: 5\n";
     assert_eq!(
         read_text::<Shop>(text).unwrap_err(),
         [
@@ -107,6 +107,7 @@ fn every_problem_is_found_at_once() {
             "<weight: 1>: `label` is missing here; add `label: …`",
             "<wieght>: unknown key `wieght`; did you mean `weight`?",
             "<3>: expected a mapping, found the number 3; ",
+            "<web:80>: expected a mapping, found the text `web:80`; write `{ backends: [web:80] }` if this is an upstream",
             "<[a]>: expected a mapping, found a list; ",
             "<5>: invalid duration `5`: the unit is missing; write `5s` or `5ms`",
         ]

@@ -167,6 +167,8 @@ function chosen() {
 let source;
 /** The query of the present stream. */
 let followed;
+/** Time at which the connection was lost. */
+let lost;
 
 /** Begins again: a stream sends what has changed since its own start, and not since a form. */
 function followAgain() {
@@ -187,16 +189,19 @@ function follow(query) {
   source.addEventListener('open', () => {
     // The stream begins with the latest ones again.
     requests.replaceChildren();
+    lost = undefined;
     mark('live', 'good');
   });
   source.addEventListener('unfollowed', ({ data }) => mark(`live, but ${data}`, 'bad'));
   source.addEventListener('section', ({ data }) => {
     const { id, html } = JSON.parse(data);
     replace(id, html);
+    if (id === main.querySelector('h1').closest('section').id) mark(live.textContent, live.className);
   });
   source.addEventListener('error', async () => {
     if (own !== source) return;
-    mark('not connected', 'bad');
+    lost ??= new Date().toLocaleTimeString();
+    mark(`not connected since ${lost}: these are the last figures`, 'bad');
     // The browser connects again by itself, unless it got a refusal.
     if (source.readyState !== EventSource.CLOSED) return;
     const { problem, isLoggedOut, page } = await reason(query).catch(() => ({}));
@@ -230,9 +235,13 @@ async function reason(query) {
   return { page: new DOMParser().parseFromString(await response.text(), 'text/html') };
 }
 
+/** Says whether the page is up to date. What is not is dimmed, and the title of the tab says so. */
 function mark(text, style) {
   live.textContent = text;
   live.className = style;
+  const isOld = text.startsWith('not connected');
+  main.classList.toggle('is-old', isOld);
+  document.title = `edgeway · ${isOld ? 'not connected' : main.querySelector('h1').textContent}`;
 }
 
 if (main) follow(chosen());

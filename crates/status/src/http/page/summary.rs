@@ -38,7 +38,7 @@ pub(super) fn list(problems: &[Problem]) -> Markup {
                         strong { (problem.severity.name()) } " "
                         a href={ "#" (problem.section) } { (problem.text) }
                         @if let Some(since) = &problem.since {
-                            span class="soft" { " since " (when(since)) " UTC" }
+                            span class="soft" { " since " (when(since)) }
                         }
                     }
                 }

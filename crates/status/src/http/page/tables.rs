@@ -80,10 +80,10 @@ pub(super) fn none(columns: usize) -> Markup {
     html! { tr { td colspan=(columns) class="soft" { "none" } } }
 }
 
-/// Formats a time of RFC 3339 to the second.
+/// Formats a time of RFC 3339 in UTC to the second.
 pub(super) fn when(time: &str) -> Markup {
     let short = time.get(..19).map(|text| text.replace('T', " "));
-    html! { time datetime=(time) { (short.as_deref().unwrap_or(time)) } }
+    html! { time datetime=(time) { (short.as_deref().unwrap_or(time)) " UTC" } }
 }
 
 /// A number per second, without digits that say nothing.
@@ -172,7 +172,7 @@ pub(super) fn limits(view: &PageView<'_>) -> Markup {
         @if !bans.is_empty() { (ban_table(bans, view.csrf.as_deref())) }
         p class="soft" {
             (counted(status.bans.active, "client")) " banned, " (status.bans.struck)
-            " refused recently"
+            " with strikes"
         }
     }
 }

@@ -38,7 +38,7 @@ const TILES: [Tile; 4] = [
         top: 0.05,
     },
     Tile {
-        name: "95 % within",
+        name: "95th percentile",
         value: |point| point.p95_ms,
         text: |value| {
             value.map_or_else(|| "–".to_owned(), |_| format!("{} ms", milliseconds(value)))
@@ -60,19 +60,31 @@ pub(super) fn tiles(figures: &TrafficFigures) -> Markup {
                 div class="tile" {
                     p class="soft" { (tile.name) }
                     p class="figure" { ((tile.text)((tile.value)(&figures.now))) }
-                    (line(tile, "minute", &figures.minute, MINUTE))
-                    (line(tile, "hour", &figures.hour, HOUR))
+                    (line(tile, "last minute", &figures.minute, MINUTE, (tile.value)(&figures.now)))
+                    (line(tile, "last hour, by minutes", &figures.hour, HOUR, None))
                 }
             }
         }
     }
 }
 
-fn line(tile: &Tile, span: &str, points: &[TrafficPoint], whole: usize) -> Markup {
+/// Line of a `span`, whose highest value is written beside it; `now` may be above those of the points.
+fn line(
+    tile: &Tile,
+    span: &str,
+    points: &[TrafficPoint],
+    whole: usize,
+    now: Option<f64>,
+) -> Markup {
     let values: Vec<_> = points.iter().map(tile.value).collect();
-    let highest = values.iter().flatten().copied().reduce(f64::max);
+    let highest = values
+        .iter()
+        .copied()
+        .chain([now])
+        .flatten()
+        .reduce(f64::max);
     let limit = (tile.text)(highest);
-    let label = format!("{} in the last {span}: at most {limit}", tile.name);
+    let label = format!("{} in the {span}: at most {limit}", tile.name);
     html! {
         div class="span" {
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } preserveAspectRatio="none" role="img"
@@ -131,17 +143,17 @@ mod tests {
         };
         let figures = TrafficFigures {
             now: point(12.0, Some(0.004)),
-            minute: vec![point(40.0, Some(0.5)), point(12.0, None)],
+            minute: vec![point(9.0, Some(0.5)), point(12.0, None)],
             hour: Vec::new(),
         };
         let page = tiles(&figures).into_string();
         for text in [
             "12/s",
             "0.4 %",
-            "Requests in the last minute: at most 40/s",
+            "Requests in the last minute: at most 12/s",
             "Failed requests in the last minute: at most 50 %",
-            "95 % within in the last hour: at most –",
-            "Requests in the last hour: at most –",
+            "95th percentile in the last hour, by minutes: at most –",
+            "Requests in the last hour, by minutes: at most –",
         ] {
             assert!(page.contains(text), "{text}: {page}");
         }
