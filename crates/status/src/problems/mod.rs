@@ -361,7 +361,12 @@ impl Found {
             let why = redis.last_error.as_deref().unwrap_or("no reason recorded");
             let address = &redis.address;
             let text = format!("Redis at {address} is down: {why}");
-            let look = "Redis and the network to it; each gateway goes on alone";
+            let is_cluster = ["Moved", "ClusterDown"].iter().any(|kind| why.contains(kind));
+            let look = if is_cluster {
+                "`nodes` of `redis`: this is a node of a cluster"
+            } else {
+                "Redis and the network to it; each gateway goes on alone"
+            };
             self.error("redis_down", address, text, look);
             self.since(Some(redis.since.clone()));
         }

@@ -172,34 +172,29 @@ fn draw_header(screen: &Screen, area: Rect, buffer: &mut Buffer) {
 }
 
 fn draw_tabs(screen: &Screen, area: Rect, buffer: &mut Buffer) {
-    let mut spans = Vec::new();
-    for (at, pane) in Pane::ALL.into_iter().enumerate() {
-        let style = if pane == screen.pane {
-            Style::new().add_modifier(Modifier::REVERSED)
-        } else {
-            Style::new()
-        };
-        let mark = if pane == screen.pane {
-            ['[', ']']
-        } else {
-            [' ', ' ']
-        };
-        let title = format!("{}{} {}{}", mark[0], at + 1, pane.title(), mark[1]);
-        spans.push(Span::styled(title, style));
-    }
-    Line::from(spans).render(area, buffer);
     let alarms = alarms(&screen.observation);
     let count = match alarms.len() {
-        0 => return,
+        0 => String::new(),
         1 => "1 alarm".to_owned(),
         more => format!("{more} alarms"),
     };
-    let titles: u16 = Pane::ALL
-        .map(|pane| grid::width(pane.title()) + 4)
-        .iter()
-        .sum();
-    if titles + grid::width(&count) < area.width {
-        let style = overview::tone(&alarms[0]).style(screen.has_colour);
+    let titles = Pane::ALL.map(|pane| grid::width(pane.title()) + 4);
+    let is_whole = titles.iter().sum::<u16>() + grid::width(&count) < area.width;
+    let spans = Pane::ALL.into_iter().enumerate().map(|(at, pane)| {
+        let number = at + 1;
+        if pane == screen.pane {
+            let reversed = Style::new().add_modifier(Modifier::REVERSED);
+            return Span::styled(format!("[{number} {}]", pane.title()), reversed);
+        }
+        Span::raw(if is_whole {
+            format!(" {number} {} ", pane.title())
+        } else {
+            format!(" {number} ")
+        })
+    });
+    Line::from_iter(spans).render(area, buffer);
+    if let Some(first) = alarms.first() {
+        let style = overview::tone(first).style(screen.has_colour);
         Line::styled(count, style)
             .right_aligned()
             .render(area, buffer);
