@@ -329,6 +329,15 @@ fn guessing_tokens_is_counted_by_address() {
 }
 
 #[test]
+fn a_guess_stays_charged_to_the_limits_before_the_one_that_refuses_it() {
+    let limits = "edge: 5/h\nuser: { rate: 2/h, key: [jwt.sub, client.ip] }";
+    let guessing = times(check(limits, "[edge, user]").refused_behind(401), 6);
+    let known = known(guessing.refused_behind(0), &json!({ "sub": "u" })).get("/");
+    assert_eq!(header(&known, "ratelimit"), Some("\"edge\";r=0;t=3600"));
+    known.expect([401, 401, 429, 429, 429, 429, 429]);
+}
+
+#[test]
 fn requests_may_cost_more_than_one() {
     let check = check("login: 5/min", "{ limit: login, cost: 2 }");
     let check = times(check, 3);
