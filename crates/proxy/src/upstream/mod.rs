@@ -168,9 +168,11 @@ pub(super) fn body_is_free(ctx: &Context) {
     }
 }
 
-/// Records that the backend could have more of the request body than the client has sent.
+/// Records that the backend could have more of the request body than the client has sent, unless
+/// the client waits for the backend's `100 Continue`.
 pub(super) fn awaits_body(ctx: &Context) {
-    if let Some(watch) = &ctx.watch {
+    let is_held = ctx.connection.as_ref().is_some_and(|c| c.pace.is_held());
+    if let Some(watch) = ctx.watch.as_ref().filter(|_| !is_held) {
         watch.body.awaited();
     }
 }
