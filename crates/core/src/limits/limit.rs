@@ -279,10 +279,7 @@ impl LimitConfig {
         let serving = Arc::clone(&table);
         let fills = all.iter().map(|tier| tier.quota.fill());
         let longest = fills.max().unwrap_or_default() + self.delay.value.0;
-        cx.work.add(zone, move || {
-            serving.resize(max_keys, longest);
-            std::future::ready(())
-        });
+        cx.work.add_alone(move || serving.resize(max_keys, longest));
         let remote = match self.store.value {
             StoreConfig::Memory => None,
             // Without a client the section `redis` has a problem, which is reported there.
