@@ -27,7 +27,8 @@ fn share(limits: &str, cx: &mut CompileContext<'_>, shared: &mut Shared) {
     let mut all = Limits::default();
     for (name, node) in section.entries() {
         let config = tree::read::<LimitConfig>(node, cx.diagnostics);
-        if let Some(limit) = config.and_then(|config| config.compile(name, None, false, cx)) {
+        if let Some(limit) = config.and_then(|config| config.compile(name, None, (false, true), cx))
+        {
             all.0.insert(name.name.clone(), Arc::new(limit));
         }
     }
